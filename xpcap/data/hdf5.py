@@ -272,7 +272,7 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
 
 
 def _about(path: Path, text: str) -> dict[str, Any]:
-    """The object in a dataset file's attribute; its format first, since newer ones may lack more."""
+    """The object in a dataset file's attribute; its format is checked before all else."""
     try:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:

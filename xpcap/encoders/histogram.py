@@ -1,6 +1,4 @@
-"""Histograms of colours, edges and corners on a grid: features for pictures of plain shapes that
-need NumPy alone.
-"""
+"""Histograms of colours, edges and corners: features for plain drawings that need NumPy alone."""
 
 import functools
 from collections.abc import Iterable
@@ -12,23 +10,13 @@ from xpcap.encoders.pictures import border_colour, corner, fit, fitted
 from xpcap.threads import in_turn
 
 SIDE = 128  # pixels; pictures are fitted to the area of a square of it
-HUES = (
-    0,
-    33,
-    54,
-    125,
-    165,
-    222,
-    285,
-    335,
-    360,
-)  # degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again
+# degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again
+HUES = (0, 33, 54, 125, 165, 222, 285, 335, 360)
 COLOURS = 3 + len(HUES) - 1  # black, grey, white, then the hues
 DIRECTIONS = 12  # of an edge, from 0 to 330 degrees
 TURNS = DIRECTIONS // 2  # between two edges, from 30 to 180 degrees
-TURNED = (
-    np.arange(DIRECTIONS) - np.arange(1, TURNS + 1)[:, None]
-) % DIRECTIONS  # (6, 12), the direction that each turns to
+# (6, 12), the direction that each turns to
+TURNED = (np.arange(DIRECTIONS) - np.arange(1, TURNS + 1)[:, None]) % DIRECTIONS
 CELLS = 9  # of a 3 x 3 grid over what is drawn
 BLOCK = 4  # pixels; edges in neighbouring blocks make corners
 BLUR = 0.5  # width of the fade between cells, in cells
@@ -74,8 +62,7 @@ class HistogramEncoder:
         self._grid = grid
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape),
-        float32.
+        """Features (n, *shape), float32, of pictures (height, width, 3), uint8, of any sizes.
 
         Raises
         ------
@@ -88,12 +75,10 @@ class HistogramEncoder:
     def _encode(self, picture: np.ndarray) -> np.ndarray:
         layers, position = _encode_one(fit(picture, SIDE))
         if self._grid is None:
-            return np.concatenate([layer.ravel() for layer in (*layers, position)]).astype(
-                np.float32
-            )
-        cells = np.concatenate(
-            [layer.reshape(CELLS, -1) for layer in layers[3:]], axis=1
-        )  # the first three are of the whole picture
+            parts = [layer.ravel() for layer in (*layers, position)]
+            return np.concatenate(parts).astype(np.float32)
+        # the first three are of the whole picture
+        cells = np.concatenate([layer.reshape(CELLS, -1) for layer in layers[3:]], axis=1)
         return pool(cells.reshape(3, 3, -1), self._grid).astype(np.float32)
 
 
@@ -137,13 +122,11 @@ def _colours() -> np.ndarray:
     white = np.clip((brightest - 0.6) / 0.2, 0, 1)
     position = np.interp(hue, HUES, np.arange(len(HUES)))  # red is both the first and the last
     count = len(HUES) - 1
-    light = np.clip((0.6 - spread / np.maximum(brightest, 1e-6)) / 0.2, 0, 1) * (
-        position > count - 1
-    )
+    pink = position > count - 1
+    light = np.clip((0.6 - spread / np.maximum(brightest, 1e-6)) / 0.2, 0, 1) * pink
     position -= light * (position - (count - 1))  # light red is pink
-    away = np.abs(
-        (position[:, None] - np.arange(count) + count / 2) % count - count / 2
-    )  # (2**18, 8)
+    # (2**18, 8)
+    away = np.abs((position[:, None] - np.arange(count) + count / 2) % count - count / 2)
     hues = vivid[:, None] * np.clip(1.5 - 2 * away, 0, 1)
     pale = np.maximum(1 - vivid - black, 0)  # rounding may leave it slightly negative
     plain = np.stack((black, pale * (1 - white), pale * white), axis=1)
@@ -152,37 +135,26 @@ def _colours() -> np.ndarray:
 
 @in_turn
 def _encode_one(picture: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Shares, edges and turns of the whole picture (1, ...), then of its cells (9, ...); and the
-    grid's position (11,).
-    """
+    """Shares, edges and turns of the picture (1, ...) and of cells (9, ...); position (11,)."""
     table, codes, paper = _colours(), _codes(picture), border_colour(picture)
     box = _drawn(picture, paper)
     (top, bottom), (left, right) = box
     # np.take is several times faster than indexing
-    inside = np.take(table, codes[top:bottom, left:right].ravel(), axis=0).reshape(
-        bottom - top, right - left, COLOURS
-    )
+    inside = np.take(table, codes[top:bottom, left:right].ravel(), axis=0)
     rows, columns = (_thirds(np.arange(start, stop) + 0.5, start, stop) for start, stop in box)
-    area = (
-        columns.T @ (rows.T @ inside.reshape(bottom - top, -1)).reshape(3, -1, COLOURS)
-    ).reshape(-1, COLOURS)
+    area = columns.T @ (rows.T @ inside.reshape(bottom - top, -1)).reshape(3, -1, COLOURS)
+    area = area.reshape(-1, COLOURS)
     pixels = len(rows) * len(columns)
-    whole = (area.sum(axis=0) + (codes.size - pixels) * table[_codes(paper)])[
-        None
-    ] / codes.size  # all around is paper
+    around = (codes.size - pixels) * table[_codes(paper)]  # all of it is paper
+    whole = (area.sum(axis=0) + around)[None] / codes.size
     area *= CELLS / pixels
     edges, turns = _outlines(codes, table, box)
     layers = []
-    for shares, e, t in (
-        (whole, edges.sum(axis=0, keepdims=True), turns.sum(axis=0, keepdims=True)),
-        (area, edges, turns),
-    ):
+    of_whole = edges.sum(axis=0, keepdims=True), turns.sum(axis=0, keepdims=True)
+    for shares, e, t in ((whole, *of_whole), (area, edges, turns)):
         strength = e.sum(axis=-1, keepdims=True) + FEW
-        layers += [
-            np.sqrt(np.maximum(shares, 0)),
-            e / strength,
-            t / (4 * strength),
-        ]  # each edge is in four windows
+        # each edge is in four windows
+        layers += [np.sqrt(np.maximum(shares, 0)), e / strength, t / (4 * strength)]
     return layers, _position(box, codes.shape)
 
 
@@ -196,16 +168,13 @@ def _drawn(picture: np.ndarray, paper: np.ndarray) -> Box:
     box = []
     for axis, pixels in ((1, len(picture)), (0, len(picture[0]))):
         at = np.flatnonzero(drawn.any(axis=axis))
-        box.append(
-            (max(int(at[0]) - 1, 0), min(int(at[-1]) + 2, pixels)) if len(at) else (0, pixels)
-        )
+        found = (max(int(at[0]) - 1, 0), min(int(at[-1]) + 2, pixels)) if len(at) else (0, pixels)
+        box.append(found)
     return box[0], box[1]
 
 
 def _position(box: Box, shape: tuple[int, ...]) -> np.ndarray:
-    """Middle of the drawing on the sheet, as shares of nine cells, and its height and width
-    relative to the sheet.
-    """
+    """The drawing's middle on the sheet, as shares of nine cells, and its relative size."""
     down, across = (
         _thirds(np.array([(start + stop) / 2]), 0, pixels)[0]
         for (start, stop), pixels in zip(box, shape, strict=True)
@@ -223,18 +192,13 @@ def _thirds(at: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """Edge strength of each colour in each cell by direction (9, 11, 12), and by the turn to
-    neighbouring edges (9, 11, 6).
-    """
+    """Edges of each cell and colour by direction (9, 11, 12), and by turns to others (9, 11, 6)."""
     left, right, up, down = (
         x.ravel() for x in (codes[1:-1, :-2], codes[1:-1, 2:], codes[:-2, 1:-1], codes[2:, 1:-1])
     )
-    at = np.flatnonzero(
-        (left != right) | (up != down)
-    )  # pixels where anything changes: few in a drawing
-    x = np.take(table, right[at], axis=0) - np.take(
-        table, left[at], axis=0
-    )  # (P, 11), horizontal change of each colour
+    at = np.flatnonzero((left != right) | (up != down))  # few pixels of a drawing
+    # (P, 11), horizontal and vertical change of each colour
+    x = np.take(table, right[at], axis=0) - np.take(table, left[at], axis=0)
     y = np.take(table, down[at], axis=0) - np.take(table, up[at], axis=0)
     strength = np.hypot(x, y)
     pixel, colour = np.nonzero(strength > FAINT)
@@ -249,8 +213,7 @@ def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarra
     def gather(
         row: np.ndarray, column: np.ndarray, size: int, repeats: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Histograms of directions (K, 12), shares of the nine cells (K, 9) and colours (K,) of the
-        K pairs of a block and a colour that has edges there."""
+        """Histograms (K, 12), cells' shares (K, 9), colours (K,) of K pairs of block and colour."""
         key = (row * across + column) * COLOURS + np.tile(colour, repeats)
         used, slot = np.unique(key, return_inverse=True)
         first, second = np.tile(direction, repeats), np.tile((direction + 1) % DIRECTIONS, repeats)

@@ -16,8 +16,7 @@ from xpcap.errors import DataError, unknown
 
 
 def open_session(where: str, model: bytes) -> Any:
-    """An ONNX Runtime session on one thread, since pictures run side by side, each on a core of its
-    own.
+    """An ONNX Runtime session on one thread, since pictures run in parallel, each on its own core.
 
     Parameters
     ----------
@@ -25,17 +24,16 @@ def open_session(where: str, model: bytes) -> Any:
 
     Raises
     ------
-    DataError : it is no model, or has operators that this version does not know.
+    DataError : it is no model, or has operators unknown to this version.
     """
     with telemetry_off():
         import onnxruntime
 
-    # More than the variable in two cases: it was imported before, or is a version for Windows
-    # without it
+    # for two cases without the variable: imported before, or a version for Windows
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # fatal errors; what it logs about others, our error says
+    options.log_severity_level = 4  # fatal errors; our error reports others
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no type in common
@@ -47,8 +45,7 @@ def open_session(where: str, model: bytes) -> Any:
 
 
 class Network:
-    """An encoder that runs a network on one picture after the other, so that features do not depend
-    on the batch.
+    """An encoder that runs a network on each picture alone: features do not depend on the batch.
 
     A picture is scaled to the network's input (bicubic, not cropped); its levels, 0 to 255, become
     ``(level - offset) / scale``.
@@ -59,7 +56,7 @@ class Network:
     output : name of the output that is a feature (1, D), (1, D, 1, 1), or for a grid a map (1, D,
         h, w), or (1, h, w, D) if the input has its channels last
     size : height and width of its input
-    channels_last : whether that is (1, height, width, 3), not (1, 3, height, width)
+    channels_last : True if that is (1, height, width, 3), not (1, 3, height, width)
     offset, scale : one number or three
     grid : K, to average a map over K x K regions
 
@@ -87,8 +84,7 @@ class Network:
         self.shape = self._run(np.zeros((*size, 3), np.uint8)).shape
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape),
-        float32.
+        """Features (n, *shape), float32, of pictures (height, width, 3), uint8, of any sizes.
 
         Raises
         ------
@@ -103,18 +99,13 @@ class Network:
         from PIL import Image
 
         require_picture("encode", picture)
-        return np.asarray(
-            Image.fromarray(picture).resize(self._size[::-1], Image.Resampling.BICUBIC)
-        )
+        size, how = self._size[::-1], Image.Resampling.BICUBIC
+        return np.asarray(Image.fromarray(picture).resize(size, how))
 
     def _run(self, picture: np.ndarray) -> np.ndarray:
         levels = (picture.astype(np.float32) - self._offset) / self._scale
-        x = (
-            levels[None]
-            if self._channels_last
-            else np.ascontiguousarray(levels.transpose(2, 0, 1))[None]
-        )
-        (out,) = self._session.run([self._output], {self._input: x})
+        x = levels if self._channels_last else np.ascontiguousarray(levels.transpose(2, 0, 1))
+        (out,) = self._session.run([self._output], {self._input: x[None]})
         if self._grid is None:
             return out.reshape(-1)
         map_ = out[0] if self._channels_last else out[0].transpose(1, 2, 0)  # (h, w, D)
@@ -128,24 +119,23 @@ MOST_SIDE = 4096
 
 
 def onnx_file(name: str) -> Network:
-    """The encoder ``onnx:FILE``, with options:
-    ``onnx:model.onnx:size=224:mean=0.485,0.456,0.406:std=0.229,0.224,0.225``.
+    """The encoder ``onnx:FILE``, with options: ``onnx:model.onnx:size=224:mean=0.5:std=0.25``.
 
     Parameters
     ----------
-    name : FILE and any of these, each of which goes before what the file says
-        size : side of the square that pictures are scaled to; needed where the model's input has no
-            fixed height and width
-        mean, std : of red, green and blue, or one number for all, where levels are 0 to 1; needed
-            unless the model's metadata has them
+    name : FILE and any of these options, which go before the file's own metadata
+        size : side of the square that pictures are scaled to; needed where the model's input has no fixed
+            height and width
+        mean, std : of red, green and blue, as ``0.485,0.456,0.406``, or one number for all, where levels
+            are 0 to 1; needed unless the model's metadata has them
         output : name of the output that is the feature, if not the first
         grid : K, to average an output that is a map over K x K regions
         sha256 : the first digits of the file's digest; the encoder's own name has 16
 
     Raises
     ------
-    DataError : ONNX Runtime is missing; the file is none, or other than it was; an option is wrong
-        or lacks; the model is of another kind.
+    DataError : ONNX Runtime is missing; the file is none, or has changed; an option is wrong or
+        lacks; the model is of another kind.
     """
     where, options = split_options(name, OPTIONS)
     require(name, "images", "onnxruntime")
@@ -162,33 +152,19 @@ def onnx_file(name: str) -> Network:
         )
     grid = grid_of(name, options)
     output = _output(path, session, options.get("output"), grid is not None)
-    kept = {
-        key: options[key] for key in ("size", "mean", "std", "output", "grid") if key in options
-    } | {"sha256": digest}
-    whole = ":".join((f"onnx:{path.resolve()}", *(f"{key}={value}" for key, value in kept.items())))
-    return Network(
-        whole,
-        session,
-        output,
-        size,
-        255 * scaling["mean"],
-        255 * scaling["std"],
-        channels_last,
-        grid,
-    )
+    options["sha256"] = digest
+    named = [f"{key}={options[key]}" for key in OPTIONS if key in options]
+    whole = ":".join((f"onnx:{path.resolve()}", *named))
+    offset, scale = 255 * scaling["mean"], 255 * scaling["std"]
+    return Network(whole, session, output, size, offset, scale, channels_last, grid)
 
 
 def _read(path: Path) -> bytes:
     try:
         about = path.stat()
-        if (
-            not stat.S_ISREG(about.st_mode) or about.st_size > MOST_BYTES
-        ):  # opening a pipe would wait for a writer
-            came = (
-                f"has {about.st_size:,} bytes"
-                if stat.S_ISREG(about.st_mode)
-                else "is a folder, a pipe or a device"
-            )
+        is_file = stat.S_ISREG(about.st_mode)  # opening a pipe would wait for a writer
+        if not is_file or about.st_size > MOST_BYTES:
+            came = f"has {about.st_size:,} bytes" if is_file else "is a folder, a pipe or a device"
             raise DataError(
                 f"find_encoder: {path} {came}, expected an ONNX file of at most {MOST_BYTES:,}"
                 " bytes"
@@ -202,7 +178,7 @@ def _read(path: Path) -> bytes:
 
 
 def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int, int]]:
-    """Whether the input has its channels last, and its height and width."""
+    """True if the input has its channels last, else False; and its height and width."""
     if given is not None and not (given.isdecimal() and 0 < int(given) <= MOST_SIDE):
         raise DataError(
             f"find_encoder: {path}: size is {given!r}, expected pixels, 1 to {MOST_SIDE:,}"
@@ -257,17 +233,12 @@ def _output(path: Path, session: Any, wanted: str | None, is_map: bool) -> str:
         raise unknown("find_encoder", f"{path}: output", wanted, outputs, DataError)
     name = wanted or next(iter(outputs))
     shape = outputs[name].shape
-    fits = (
-        len(shape) == 4
-        if is_map
-        else len(shape) in (2, 4) and list(shape[2:]) == [1] * (len(shape) - 2)
-    )
+    is_pooled = len(shape) in (2, 4) and list(shape[2:]) == [1] * (len(shape) - 2)
+    fits = len(shape) == 4 if is_map else is_pooled
     if outputs[name].type != "tensor(float)" or not fits:
-        wanted = (
-            "a map, float (N, D, height, width)"
-            if is_map
-            else "pooled features, float (N, D) or (N, D, 1, 1)"
-        )
+        wanted = "pooled features, float (N, D) or (N, D, 1, 1)"
+        if is_map:
+            wanted = "a map, float (N, D, height, width)"
         raise DataError(
             f"find_encoder: {path} gives {name} {outputs[name].type} {shape}, expected {wanted}; "
             f"its outputs are {', '.join(outputs)}: choose one with :output=NAME"

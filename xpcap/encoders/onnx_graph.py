@@ -1,6 +1,4 @@
-"""Networks as ONNX, in memory: the few messages of onnx.proto that a network of fixed sizes needs,
-without the onnx package.
-"""
+"""Networks as ONNX, in memory, without the onnx package: the few messages that fixed sizes need."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,9 +22,7 @@ class Graph:
         self._names = 0
 
     def node(self, kind: str, *inputs: str | np.ndarray, **attributes: int | Sequence[int]) -> str:
-        """Add an operator of ONNX; arrays among its inputs become weights, float32. Returns the
-        name of its output.
-        """
+        """Add an operator of ONNX, arrays as float32 weights; return the name of its output."""
         names = [name if isinstance(name, str) else self._weight(name) for name in inputs]
         output = self._name()
         fields = [*(_field(1, name) for name in names), _field(2, output), _field(4, kind)]
@@ -41,7 +37,7 @@ class Graph:
 
         Parameters
         ----------
-        output, shape : the name of what the network gives, as `node` returned it, and its shape
+        output, shape : the name of the network's output, as `node` returned it, and its shape
         metadata : texts that the file carries
         """
         ends = _field(11, _value(self.input, self._shape)) + _field(12, _value(output, shape))
@@ -79,9 +75,7 @@ def _attribute(name: str, value: int | Sequence[int]) -> bytes:
 
 
 def _field(number: int, value: int | str | bytes) -> bytes:
-    """A field of a protocol buffer: its number and kind, then a number, or a length and that many
-    bytes.
-    """
+    """A field of a protocol buffer: number and kind, then a number, or a length and its bytes."""
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
     content = value.encode() if isinstance(value, str) else value
@@ -89,7 +83,7 @@ def _field(number: int, value: int | str | bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Seven bits a byte, the lowest first; the eighth is set if more follow."""
     groups = bytearray()
     while value > 0x7F:
         groups.append(value & 0x7F | 0x80)

@@ -1,6 +1,4 @@
-"""Picture files, as they come from phones, cameras and drawing programs, as RGB arrays; and arrays
-scaled to one area.
-"""
+"""Picture files of phones, cameras and drawing programs as RGB arrays; arrays scaled to an area."""
 
 import codecs
 import contextlib
@@ -23,18 +21,16 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
 MOST_BYTES = 256 << 20  # of a file; some formats are read whole
-MOST_EXIF = (
-    1 << 16
-)  # bytes, what a segment of a JPEG holds; longer EXIF could make Pillow copy it thousands of times
-HEAD = 4096  # bytes that say what a file is which is no picture
+# bytes, as many as a segment of a JPEG holds; Pillow may copy longer EXIF thousands of times
+MOST_EXIF = 1 << 16
+HEAD = 4096  # bytes that show the kind of a file which is no picture
 LONGEST = 1024  # pixels of the longer side; no encoder uses more
 STRIP = 1 << 20  # pixels converted at once
 DOUBLED = ("WEBP", "AVIF")  # decoded, they take twice the memory of other formats
 WIDEST = 2.25  # longer side over shorter on the sheet of `fit`; longer pictures are padded to it
 
-logging.getLogger("PIL").addHandler(
-    logging.NullHandler()
-)  # our error says what Pillow would log about a damaged picture
+# our errors report what Pillow would log about a damaged picture
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
@@ -78,12 +74,10 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
                     f" {MOST_BYTES >> 20} MB; is it a picture?"
                 )
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow warns of large pictures, and of odd metadata, which does no harm
-            with Image.open(
-                source, formats=[kind for kind in FORMATS if kind in Image.OPEN]
-            ) as picture:
+            # Pillow warns of large pictures, and of odd metadata, which does no harm
+            warnings.simplefilter("ignore")
+            known = [kind for kind in FORMATS if kind in Image.OPEN]
+            with Image.open(source, formats=known) as picture:
                 width, height = picture.size
                 # A JPEG is decoded at an eighth, a quarter or half of its size if that is enough
                 shrink = max(1.0, max(width, height) / LONGEST)
@@ -111,9 +105,8 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
         raise DataError(
             f"read_picture: {name} does not exist, expected a picture; is the path right?"
         ) from error
-    except (
-        Exception
-    ) as error:  # damaged pictures raise errors of many types, from Pillow and from what it calls
+    # damaged pictures raise errors of many types, from Pillow and from what it calls
+    except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise DataError(
                 f"read_picture: {name}: {error.strerror}, expected a picture file; is the path"
@@ -123,16 +116,13 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
 
 
 def formats() -> str:
-    """The formats that the Pillow of this machine reads, in words: ``JPEG, PNG, GIF, WebP, AVIF,
-    BMP or TIFF``.
-    """
+    """The formats that this Pillow reads: ``JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF``."""
     from PIL import features
 
-    optional = [
-        name
-        for name in ("WebP", "AVIF")
-        if name.lower() in features.modules and features.check(name.lower())
-    ]  # not in every build
+    def is_built(name: str) -> bool:  # not in every Pillow
+        return name in features.modules and bool(features.check(name))
+
+    optional = [name for name in ("WebP", "AVIF") if is_built(name.lower())]
     return f"{', '.join(['JPEG', 'PNG', 'GIF', *optional, 'BMP'])} or TIFF"
 
 
@@ -159,20 +149,17 @@ def _why_not(source: Path | BinaryIO, name: str) -> str:
     if kind == AVIF and "AVIF" not in formats():
         hint = "it is an AVIF picture, which this Pillow cannot read; a newer Pillow can"
     elif kind is not None and kind.family != "picture":
-        hint = f"it is {kind.name}" + (
-            "; export it as JPEG" if kind.family in ("raw", "document") and kind != PAGE else ""
-        )
-    elif (
-        kind is None and content and not re.match(rb"P[1-6]\s", content) and _is_text(content)
-    ):  # a PPM begins as text
+        hint = f"it is {kind.name}"
+        if kind.family in ("raw", "document") and kind != PAGE:
+            hint += "; export it as JPEG"
+    # a PPM begins as text
+    elif kind is None and content and not re.match(rb"P[1-6]\s", content) and _is_text(content):
         hint = "it is text"
     return f"cannot be read as a picture, expected {formats()}; {hint}"
 
 
 def _is_text(content: bytes) -> bool:
-    """Whether bytes are text, cut anywhere: no control characters, and UTF-8 but for a last
-    character in part.
-    """
+    """True if bytes are UTF-8 text without control characters; the last one may be cut."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(content)
     except UnicodeDecodeError:
@@ -190,17 +177,13 @@ def _upright_rgb(picture: "Picture") -> np.ndarray:
     picture.load()
     # RGB or RGBA, modes that can be scaled; a large picture at a whole fraction of its size
     factor = max(1, max(picture.size) // (2 * LONGEST))
-    mode = "RGBA" if picture.has_transparency_data and not _is_finer(picture) else "RGB"
+    finer = _is_finer(picture)
+    mode = "RGBA" if picture.has_transparency_data and not finer else "RGB"
     small = Image.new(mode, (-(-picture.width // factor), -(-picture.height // factor)))
     white = _white_level(picture)
     for top, strip in _strips(picture, factor):
-        rgb = (
-            _grey_as_rgb(strip, white)
-            if _is_finer(picture)
-            else strip
-            if strip.mode == mode
-            else strip.convert(mode)
-        )
+        rgb = _grey_as_rgb(strip, white) if finer else strip
+        rgb = rgb if finer or rgb.mode == mode else rgb.convert(mode)
         small.paste(rgb.reduce(factor), (0, top // factor))
     small.thumbnail((LONGEST, LONGEST), reducing_gap=2.0)
     small.getexif()[ExifTags.Base.Orientation] = _orientation(picture)
@@ -215,22 +198,16 @@ def _strips(picture: "Picture", factor: int = 1) -> Iterator[tuple[int, "Picture
     width, height = picture.size
     rows = factor * max(1, STRIP // (width * factor))
     for top in range(0, height, rows):
-        yield (
-            top,
-            picture if rows >= height else picture.crop((0, top, width, min(height, top + rows))),
-        )
+        box = (0, top, width, min(height, top + rows))
+        yield top, picture if rows >= height else picture.crop(box)
 
 
 def _orientation(picture: "Picture") -> int:
-    """The EXIF orientation, 1 to 8. It alone is read: what else stands in EXIF may be odd, and does
-    no harm.
-    """
+    """The EXIF orientation, 1 to 8; nothing else of EXIF is used, as it may be odd."""
     from PIL import ExifTags
 
-    if (
-        len(picture.info.get("exif", "")) > MOST_EXIF
-        or len(picture.info.get("Raw profile type exif", "")) > 2 * MOST_EXIF
-    ):
+    in_hex = picture.info.get("Raw profile type exif", "")
+    if len(picture.info.get("exif", "")) > MOST_EXIF or len(in_hex) > 2 * MOST_EXIF:
         return 1
     try:
         found = picture.getexif().get(ExifTags.Base.Orientation)
@@ -240,14 +217,12 @@ def _orientation(picture: "Picture") -> int:
 
 
 def _is_finer(picture: "Picture") -> bool:
-    """Whether a picture is grey of 16 or 32 bits."""
+    """True if a picture is grey of 16 or 32 bits."""
     return picture.mode.startswith("I") or picture.mode == "F"
 
 
 def _white_level(picture: "Picture") -> float:
-    """The value of white in a finer grey: 65535 of 16 bits; else the least of 1, 255 and 65535 that
-    no pixel exceeds.
-    """
+    """White of a finer grey: 65535 of 16 bits; else the least of 1, 255, 65535 above all pixels."""
     if not _is_finer(picture) or picture.mode.startswith("I;16"):
         return 65535.0
     most = max(float(_finite(np.asarray(strip)).max(initial=0)) for _, strip in _strips(picture))
@@ -272,8 +247,7 @@ def _finite(levels: np.ndarray) -> np.ndarray:
 
 
 def fit(picture: np.ndarray, side: int) -> np.ndarray:
-    """Scale a picture to the area of a square of `side`, so that things are as large on a wide
-    sheet as on a square one.
+    """Scale a picture to the area of a square, so that things are as large on a wide sheet.
 
     A picture whose sides differ more than 2.25 times is padded to that ratio, evenly on both sides,
     in the commonest colour of its border.
@@ -286,7 +260,7 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
     Returns
     -------
     array (height, width, 3), uint8, of about side * side pixels; the picture itself if it has that
-        size already
+    size already
 
     Raises
     ------
@@ -300,11 +274,8 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
     from PIL import Image
 
     shrinks = math.prod(inner) < height * width
-    scaled = np.asarray(
-        Image.fromarray(picture).resize(
-            inner[::-1], Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-        )
-    )
+    how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+    scaled = np.asarray(Image.fromarray(picture).resize(inner[::-1], how))
     if inner == sheet:
         return scaled
     padded = np.empty((*sheet, 3), np.uint8)
@@ -315,7 +286,7 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def fitted(height: int, width: int, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of the sheet that `fit` makes, and of the scaled picture on it."""
+    """Height and width of the sheet that `fit` returns, and of the scaled picture on it."""
     stretch = math.sqrt(min(max(height / width, 1 / WIDEST), WIDEST))
     sheet = round(side * stretch), round(side / stretch)
     scale = min(sheet[0] / height, sheet[1] / width)
@@ -335,18 +306,15 @@ def require_picture(where: str, picture: np.ndarray) -> None:
         or picture.dtype != np.uint8
         or not picture.size
     ):
-        came = (
-            f"shape {picture.shape} and dtype {picture.dtype}"
-            if hasattr(picture, "dtype")
-            else f"type {type(picture).__name__}"
-        )
+        came = f"type {type(picture).__name__}"
+        if hasattr(picture, "dtype"):
+            came = f"shape {picture.shape} and dtype {picture.dtype}"
         raise ValueError(f"{where}: a picture has {came}, expected uint8 (height, width, 3)")
 
 
 def border_colour(picture: np.ndarray) -> np.ndarray:
     """The commonest colour (3,) along the border of a picture."""
     border = np.concatenate((picture[0], picture[-1], picture[:, 0], picture[:, -1]))
-    _, first, counts = np.unique(
-        border @ np.array([65536, 256, 1]), return_index=True, return_counts=True
-    )
+    codes = border @ np.array([65536, 256, 1])
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
     return border[first[counts.argmax()]]

@@ -1,6 +1,4 @@
-"""Encoders from timm: any of its models without its last layer, with its own preprocessing. timm
-fetches the weights.
-"""
+"""Encoders from timm, which fetches the weights: any model without its last layer."""
 
 import hashlib
 import math
@@ -16,18 +14,17 @@ from xpcap.errors import DataError, unknown
 
 
 class TimmEncoder:
-    """The input of a timm model's classifier: pooled features, or the last hidden layer
-    (``timm:vgg16``: the course's fc7).
+    """The input of a timm model's classifier: pooled features, or the last hidden layer.
 
-    Pictures are encoded one after the other, each on one thread, so that features do not depend on
-    the batch.
+    ``timm:vgg16`` has the course's fc7. Each picture is encoded alone, on one thread, so that
+    features do not depend on the batch.
 
     Parameters
     ----------
     name : ``timm:MODEL``, or ``timm:MODEL.TAG`` for other weights of it, as
         ``timm.list_models(pretrained=True)`` lists them; then perhaps ``:grid=K``, to average the
         map of its last layers over K x K regions, and ``:sha256=DIGITS``, the first digits of the
-        digest of the weights, as the encoder's own name has it
+        digest of the weights, as in the encoder's own name
     pretrained : False leaves the weights random
 
     Raises
@@ -46,15 +43,13 @@ class TimmEncoder:
             import timm
 
         model_name = asked.removeprefix("timm:")
-        if not timm.is_model(
-            model_name
-        ):  # nor any place on the network or the disk, which timm also takes for a name
-            raise unknown(
-                "find_encoder", "model of timm", model_name, timm.list_models(), DataError
-            )
+        # timm would also take addresses and paths as names
+        if not timm.is_model(model_name):
+            known = timm.list_models()
+            raise unknown("find_encoder", "model of timm", model_name, known, DataError)
         try:
             self._model = timm.create_model(model_name, pretrained=pretrained, num_classes=0).eval()
-        except Exception as error:  # of many types, from timm and from what it downloads with
+        except Exception as error:  # of many types, from timm and its downloads
             reason = " ".join(str(error).split())[:200]
             raise DataError(
                 f"find_encoder: timm cannot make {model_name!r} with its weights: {reason}; is"
@@ -64,16 +59,14 @@ class TimmEncoder:
         self._transform = timm.data.create_transform(**data, is_training=False)
         digest = require_digest(name, _digest(self._model), options.get("sha256"))
         about = self._model.pretrained_cfg
-        tagged = ".".join(
-            part for part in (about.get("architecture") or model_name, about.get("tag")) if part
-        )
+        parts = about.get("architecture") or model_name, about.get("tag")
+        tagged = ".".join(part for part in parts if part)
         self.name = f"{grid_name(f'timm:{tagged}', self._grid)}:sha256={digest}"
         with torch.inference_mode():
             self.shape = self._feature(torch.zeros((1, *data["input_size"]))).shape
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Encode pictures, each (height, width, 3) uint8 of any size, as features (n, *shape),
-        float32.
+        """Features (n, *shape), float32, of pictures (height, width, 3), uint8, of any sizes.
 
         Raises
         ------
@@ -103,9 +96,7 @@ class TimmEncoder:
 
 
 def seen_area(name: str, picture: np.ndarray) -> Area | None:
-    """The part of a picture that the preprocessing of ``timm:MODEL`` keeps: most crop. None: timm
-    or the model is missing.
-    """
+    """The area of a picture that ``timm:MODEL`` sees, mostly a crop; None without timm or model."""
     try:
         with telemetry_off():
             import timm

@@ -12,7 +12,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class _Tensor(NamedTuple):
-    """The arguments of `torch._utils._rebuild_tensor_v2`, for which the file has it called."""
+    """The arguments of `torch._utils._rebuild_tensor_v2`, as the pickle passes them."""
 
     storage: str
     offset: int
@@ -32,7 +32,7 @@ class _Tensor(NamedTuple):
     hooks: object
 
 
-ALLOWED: Mapping[tuple[str, str], Any] = {
+ALLOWED: Mapping[tuple[str, str], object] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
     ("torch", "FloatStorage"): "<f4",
@@ -43,16 +43,14 @@ ALLOWED: Mapping[tuple[str, str], Any] = {
 class _Reader(pickle.Unpickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
-        self.dtypes: dict[
-            str, tuple[str, int]
-        ] = {}  # of each storage, and how many numbers it holds
+        self.dtypes: dict[str, tuple[str, int]] = {}  # of each storage, and its length
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which weights do not need")
         return ALLOWED[module, name]
 
-    def persistent_load(self, reference: Any) -> str:
+    def persistent_load(self, reference: tuple[str, str, str, str, int, None]) -> str:
         """The key of a storage, whose numbers lie behind the pickles.
 
         `reference` is ("storage", type, key, device, count, None).
@@ -67,8 +65,7 @@ def read_torch(path: Path, sha256: str) -> dict[str, np.ndarray]:
 
     Parameters
     ----------
-    sha256 : the digest that the file must have, as 64 hexadecimal digits; it is compared before
-        anything is read as a pickle
+    sha256 : the file's digest, 64 hexadecimal digits; compared before anything is read as a pickle
 
     Raises
     ------
@@ -97,7 +94,7 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
         raise ValueError(f"it starts with {str(magic)[:40]}, expected {MAGIC}")
     reader = _Reader(file)
     tensors, keys = reader.load(), _Reader(file).load()
-    # The storages follow one another, each behind its count
+    # the storages follow one another, each behind its count
     storages, at = {}, file.tell()
     for key in keys:
         dtype, count = reader.dtypes[key]
@@ -120,10 +117,5 @@ def _array(name: str, tensor: _Tensor, storage: np.ndarray) -> np.ndarray:
             " its storage"
         )
     size = storage.itemsize
-    return np.ndarray(
-        tensor.shape,
-        storage.dtype,
-        storage,
-        tensor.offset * size,
-        [stride * size for stride in tensor.strides],
-    )
+    offset, strides = tensor.offset * size, [stride * size for stride in tensor.strides]
+    return np.ndarray(tensor.shape, storage.dtype, storage, offset, strides)

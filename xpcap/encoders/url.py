@@ -20,8 +20,7 @@ from xpcap.progress import say
 
 MOST_BYTES, SECONDS, MOST_REDIRECTS, CHUNK = 20_000_000, 20.0, 10, 65_536
 PORTS = {"http": 80, "https": 443}
-# Protocols, 6to4, multicast, Teredo, examples, all but unicast: some are global to some versions of
-# Python
+# protocols, 6to4, multicast, Teredo, examples, all but unicast: global to some versions of Python
 RESERVED = (
     "192.0.0.0/24 192.88.99.0/24 224.0.0.0/3 2001::/23 2001:db8::/32 2002::/16 3fff::/20 ::/3"
     " 4000::/2 8000::/1"
@@ -29,7 +28,7 @@ RESERVED = (
 
 
 def is_url(text: object) -> bool:
-    """Whether something is the text of an http or https URL, and no path."""
+    """True for the text of an http or https URL, which is no path."""
     return isinstance(text, str) and text.lower().startswith(("http://", "https://"))
 
 
@@ -37,15 +36,17 @@ def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
     """Download a picture from a public address: array (height, width, 3), uint8, RGB.
 
     `timeout` is in seconds, for everything. A name is resolved once, and the address that was
-    checked is the
-    one connected to, so no proxy is used. DataError : why it failed.
+    checked is the one connected to, so no proxy is used.
+
+    Raises
+    ------
+    DataError : the download failed, for the reason in the message.
     """
     return _read("read_url", url, timeout, private=False)
 
 
 def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
-    """CS231n's function: `read_url` that prints why it failed and returns None, so that a notebook
-    goes on.
+    """CS231n's function: `read_url` that prints errors and returns None: a notebook goes on.
 
     It may start at a private address, as of a course on localhost; no public one redirects it
     there.
@@ -58,9 +59,7 @@ def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
 
 
 def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
-    """The picture at a URL. `private` : whether private addresses will do. DataError : why not, in
-    one line.
-    """
+    """The picture at a URL, also a private one if `private`. DataError : why not, in one line."""
     body: Future[bytes] = Future()
     over = threading.Event()
 
@@ -70,25 +69,21 @@ def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
         except Exception as error:
             body.set_exception(error)
 
-    # In a thread that can be left behind: a resolver has no time limit, and drips outlast a
-    # socket's
+    # in a thread that can be left behind: a resolver has no time limit, and drips outlast a socket's
     threading.Thread(target=work, daemon=True).start()
     try:
         return read_picture(io.BytesIO(body.result(timeout)))
     except (OSError, HTTPException, ValueError) as error:
-        late = isinstance(error, TimeoutError)
-        reason = (
-            f"timed out after {timeout:g} seconds"
-            if late
-            else str(error).removeprefix("read_picture: the picture ")
-        )
+        reason = str(error).removeprefix("read_picture: the picture ")
+        if isinstance(error, TimeoutError):
+            reason = f"timed out after {timeout:g} seconds"
         raise DataError(f"{where}: {url}: {' '.join(reason.split())}") from error
     finally:
         over.set()
 
 
 def _download(url: str, timeout: float, private: bool, over: threading.Event) -> bytes:
-    """What a URL leads to; private addresses will do, if at all, until a public one was visited."""
+    """The content of a URL; `private` addresses count until a public one was visited."""
     for _ in range(MOST_REDIRECTS + 1):
         parts = urlsplit(quote(url, safe=punctuation))  # spaces and umlauts, as people paste them
         if parts.scheme not in PORTS or not parts.hostname:
@@ -124,15 +119,13 @@ def _download(url: str, timeout: float, private: bool, over: threading.Event) ->
             return answer.read()
         if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
             raise DataError(f"HTTP Error {answer.status}: {answer.reason}")
-        url = urljoin(
-            parts.geturl(),
-            quote(answer.headers["Location"], safe=punctuation, encoding="iso-8859-1"),
-        )
+        target = quote(answer.headers["Location"], safe=punctuation, encoding="iso-8859-1")
+        url = urljoin(parts.geturl(), target)
     raise DataError(f"more than {MOST_REDIRECTS} redirects")
 
 
 def is_public(address: str) -> bool:
-    """Whether a numeric address is neither private, local nor reserved."""
+    """True if a numeric address is neither private, local nor reserved."""
     found = ip_address(address)
     if any(found in ip_network(one) for one in ("::ffff:0:0/96", "64:ff9b::/96")):  # mapped, NAT64
         found = IPv4Address(int(found) & 0xFFFF_FFFF)

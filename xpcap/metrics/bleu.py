@@ -1,6 +1,4 @@
-"""BLEU-1 to BLEU-4 of a corpus (Papineni et al. 2002), smoothed sentence BLEU-4 for each picture,
-and the course's BLEU of single words.
-"""
+"""BLEU-1 to BLEU-4 (Papineni et al. 2002) of a corpus, smoothed BLEU, the course's unigram BLEU."""
 
 from collections.abc import Collection, Sequence
 
@@ -13,9 +11,7 @@ SMOOTH = 0.1  # stands in for a count of 0 in a single sentence
 
 
 class Bleu:
-    """Corpus BLEU-1 to BLEU-4; for each picture its smoothed sentence BLEU-4, since BLEU of one
-    sentence is mostly 0.
-    """
+    """Corpus BLEU-1 to BLEU-4; for a picture smoothed BLEU-4, since plain BLEU is mostly 0."""
 
     name = "bleu"
     title = "BLEU-1..4"
@@ -30,16 +26,10 @@ class Bleu:
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus values ``bleu1`` to ``bleu4``."""
         counts = _counts(references, hypotheses)
-        sums = Sums(
-            counts,
-            lambda totals: {
-                f"bleu{n}": values for n, values in zip(ORDERS, _bleu(totals).T, strict=True)
-            },
-        )
-        corpus = {
-            name: float(values[0])
-            for name, values in sums.values(counts.sum(axis=0, keepdims=True)).items()
-        }
+        names = [f"bleu{n}" for n in ORDERS]
+        sums = Sums(counts, lambda totals: dict(zip(names, _bleu(totals).T, strict=True)))
+        totals = sums.values(counts.sum(axis=0, keepdims=True))
+        corpus = {name: float(values[0]) for name, values in totals.items()}
         return Scored(corpus, _bleu(counts, SMOOTH)[:, -1].tolist(), sums)
 
 
@@ -51,65 +41,56 @@ def corpus_bleu(
     Notes
     -----
     No smoothing: an order without a single match makes that BLEU 0 (nltk returns about 1e-77 and
-    warns). As nltk counts, a hypothesis of fewer than n words adds one n-gram that is not found;
-    Papineni et al. add none.
+    warns). As in nltk, a hypothesis of fewer than n words adds one n-gram without a match; Papineni
+    et al. add none.
     """
     b1, b2, b3, b4 = _bleu(_counts(references, hypotheses).sum(axis=0, keepdims=True))[0].tolist()
     return b1, b2, b3, b4
 
 
 def smoothed_bleu(references: Sequence[Words], hypothesis: Words) -> float:
-    """Sentence BLEU-4 for ranking captions: a count of 0 is taken as 0.1 (Chen & Cherry 2014,
-    method 1). 0 without a common word.
+    """Sentence BLEU-4 for ranking captions; 0 without a common word.
+
+    Notes
+    -----
+    A count of 0 is taken as 0.1 (Chen & Cherry 2014, method 1).
     """
     return float(_bleu(_counts([references], [hypothesis]), SMOOTH)[0, -1])
 
 
 def _counts(references: References, hypotheses: Sequence[Words]) -> np.ndarray:
-    """Counts that each picture adds to corpus BLEU (n, 10): n-grams matched, n-grams, words, words
-    of the reference closest in length; by nltk.
-    """
+    """Each picture's n-gram matches and n-grams, words, closest reference length: (n, 10)."""
     from nltk.translate.bleu_score import closest_ref_length, modified_precision
 
     counts = np.zeros((len(hypotheses), 2 * len(ORDERS) + 2))
-    for row, written, said in zip(counts, references, hypotheses, strict=True):
-        precisions = [modified_precision(written, said, n) for n in ORDERS]
+    for row, captions, words in zip(counts, references, hypotheses, strict=True):
+        precisions = [modified_precision(captions, words, n) for n in ORDERS]
         row[:] = [
             *(precision.numerator for precision in precisions),
             *(precision.denominator for precision in precisions),
-            len(said),
-            closest_ref_length(written, len(said)),
+            len(words),
+            closest_ref_length(captions, len(words)),
         ]
     return counts
 
 
 def _bleu(counts: np.ndarray, smooth: float = 0.0) -> np.ndarray:
-    """BLEU-1 to BLEU-4 (b, 4) of rows of counts (b, 10), each the sum over a corpus. `smooth`
-    stands in for counts of 0, single words apart.
-    """
+    """BLEU-1 to BLEU-4 (b, 4) of sums of counts (b, 10); `smooth` replaces 0 above single words."""
     orders = len(ORDERS)
-    found, said, words, closest = (
-        counts[:, :orders],
-        counts[:, orders : 2 * orders],
-        counts[:, -2:-1],
-        counts[:, -1:],
-    )
-    with np.errstate(divide="ignore"):  # nothing found: log(0)
-        precision = np.log(
-            np.where((found == 0) & (found[:, :1] > 0), smooth, found) / np.maximum(said, 1)
-        )
+    matches, grams, words, closest = np.split(counts, [orders, 2 * orders, -1], axis=1)
+    smoothed = np.where((matches == 0) & (matches[:, :1] > 0), smooth, matches)
+    with np.errstate(divide="ignore"):  # no match: log(0)
+        precision = np.log(smoothed / np.maximum(grams, 1))
     brevity = np.minimum(0, 1 - closest / np.maximum(words, 1))
     return np.exp(brevity + np.cumsum(precision, axis=1) / ORDERS)
 
 
 class UnigramBleu:
-    """The score of CS231n's notebook: unigram sentence BLEU against one reference, mean over all
-    reference captions.
+    """The score of CS231n's notebook: unigram sentence BLEU, mean over all reference captions.
 
     Parameters
     ----------
-    known : the words that the captioner can say; references are read without all others. None: with
-        all words
+    known : the captioner's vocabulary; other words are dropped from references. None: no word is
     """
 
     name = "unigram_bleu"
@@ -143,12 +124,9 @@ class UnigramBleu:
 
 
 def unigram_bleu(references: Sequence[Words], hypotheses: Sequence[Words]) -> float:
-    """Mean of the unigram sentence BLEU of each hypothesis against its one reference, as the
-    course's notebook computes it.
-    """
-    return _mean(
-        [sentence_unigram_bleu(one, said) for one, said in zip(references, hypotheses, strict=True)]
-    )
+    """Mean unigram sentence BLEU of hypotheses against one reference each, as in the course."""
+    pairs = zip(references, hypotheses, strict=True)
+    return _mean([sentence_unigram_bleu(reference, words) for reference, words in pairs])
 
 
 def sentence_unigram_bleu(reference: Words, hypothesis: Words) -> float:

@@ -1,5 +1,4 @@
-"""CIDEr (Vedantam, Zitnick & Parikh 2015): a caption is good if it has the n-grams that people use
-for this picture, and rarely for others.
+"""CIDEr (Vedantam, Zitnick & Parikh 2015): n-grams shared with references, weighted by idf.
 
 The n-grams of many sentences are counted as numbers, so that counting them is NumPy's work.
 """
@@ -20,27 +19,21 @@ FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd; makes one number of two
 
 
 class Counts(NamedTuple):
-    """Counts of each n-gram in each sentence: one entry a pair, sorted by sentence, then by
-    n-gram.
-    """
+    """Counts of each n-gram in each sentence, an entry a pair, sorted by sentence, then n-gram."""
 
     sentence: np.ndarray  # (e,) int
-    gram: (
-        np.ndarray
-    )  # (e,) uint64, a hash: the chance that two of ten million n-grams share theirs is 3e-6
+    # (e,) uint64, a hash: the chance that two of ten million n-grams share theirs is 3e-6
+    gram: np.ndarray
     order: np.ndarray  # (e,) int, 0 for single words
     times: np.ndarray  # (e,) int
 
 
 class Hashes(dict[str, int]):
-    """Word to 64 bits. The same in every process, as Python's own hash is not, so that sums run in
-    the same order and give the same bits.
-    """
+    """Word to 64 bits, the same in every process, unlike Python's hash: sums have the same bits."""
 
     def __missing__(self, word: str) -> int:
-        self[word] = number = int.from_bytes(
-            blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-        )
+        digest = blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        self[word] = number = int.from_bytes(digest, "little")
         return number
 
 
@@ -51,9 +44,8 @@ def count_grams(sentences: Sequence[Words], hashes: Hashes) -> Counts:
         map(hashes.__getitem__, chain.from_iterable(sentences)), np.uint64, lengths.sum()
     )
     sentence = np.repeat(np.arange(len(lengths)), lengths)
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(
-        len(words)
-    )  # words from here to the end of the sentence, this one included
+    # words from here to the end of the sentence, this one included
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))
     start, gram = np.arange(len(words)), np.zeros(len(words), np.uint64)
     parts = []
     for order in range(ORDERS):
@@ -64,7 +56,7 @@ def count_grams(sentences: Sequence[Words], hashes: Hashes) -> Counts:
 
 
 def _merge(sentence: np.ndarray, gram: np.ndarray, order: np.ndarray) -> Counts:
-    """Equal pairs of sentence and n-gram as one entry with their count."""
+    """Merge equal pairs of sentence and n-gram into one entry with their count."""
     sort = np.lexsort((gram, sentence))
     sentence, gram, order = sentence[sort], gram[sort], order[sort]
     new = np.ones(len(gram), bool)
@@ -97,13 +89,14 @@ class Cider:
     )
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``cider``; `ALIASES` gives it the name ``cider_d`` as well."""
+        """Corpus value ``cider``, which `ALIASES` also calls ``cider_d``."""
         return averaged(self.name, CiderD(references).scores(hypotheses))
 
 
 class Cider2015:
-    """CIDEr as first defined, equations 1 to 3 of the paper. Few report it, since captions can be
-    written to please it: section 5 there.
+    """CIDEr as first defined, equations 1 to 3 of the paper.
+
+    Few report it, since captions can be written to please it (section 5 there).
     """
 
     name = "cider_2015"
@@ -119,13 +112,12 @@ class Cider2015:
         from nltk.stem import PorterStemmer
 
         stem = cache(PorterStemmer().stem)
-        stemmed = [
-            [[stem(word) for word in caption] for caption in captions] for captions in references
-        ]
-        return averaged(
-            self.name,
-            CiderD(stemmed).unclipped([[stem(word) for word in said] for said in hypotheses]),
-        )
+
+        def stems(captions: Sequence[Words]) -> list[list[str]]:
+            return [[stem(word) for word in caption] for caption in captions]
+
+        scores = CiderD([stems(captions) for captions in references]).unclipped(stems(hypotheses))
+        return averaged(self.name, scores)
 
 
 class DocumentFrequencies:
@@ -146,57 +138,46 @@ class DocumentFrequencies:
 
     @classmethod
     def of_counts(cls, counts: Counts, picture: np.ndarray, pictures: int) -> Self:
-        """The same of n-grams that are counted already; picture (e,) is the number of the picture
-        that each entry is of.
-        """
+        """Frequencies of n-grams that are counted; picture (e,) numbers entries' pictures."""
         frequencies = cls.__new__(cls)
         frequencies.pictures = pictures
         frequencies._merge([_documents(counts, picture)])
         return frequencies
 
     def _merge(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Take over n-grams and in how many pictures they occur, from parts of the pictures."""
+        """Add up n-grams and the numbers of their pictures from parts of the pictures."""
         grams = np.concatenate([grams for grams, _ in parts] or [np.zeros(0, np.uint64)])
-        self._grams, place = np.unique(grams, return_inverse=True)
-        times = np.bincount(
-            place,
-            np.concatenate([times for _, times in parts]) if parts else None,
-            len(self._grams),
-        )
-        self._frequencies = np.append(times, 1)  # the last for what is beyond all grams
+        self._grams, index = np.unique(grams, return_inverse=True)
+        weights = np.concatenate([times for _, times in parts]) if parts else None
+        times = np.bincount(index, weights, len(self._grams))
+        self._frequencies = np.append(times, 1)  # the last for hashes beyond all of them
 
     def idf(self, grams: np.ndarray) -> np.ndarray:
-        """log(pictures / pictures with the n-gram); an n-gram of no picture counts as one of a
-        single picture.
-        """
+        """log(pictures / pictures with the n-gram); an unseen n-gram counts as of one picture."""
         left, right = (np.searchsorted(self._grams, grams, side) for side in ("left", "right"))
-        return np.log(max(self.pictures, 1)) - np.log(
-            np.where(right > left, self._frequencies[left], 1)
-        )
+        frequencies = np.where(right > left, self._frequencies[left], 1)
+        return np.log(max(self.pictures, 1)) - np.log(frequencies)
 
 
 class Matches(NamedTuple):
-    """Matches of captions and references: one entry for each n-gram of a caption and each reference
-    of its picture that has it.
-    """
+    """Matches: an entry for each n-gram of a caption and each reference of its picture with it."""
 
     caption: np.ndarray  # (p,) int
-    said: np.ndarray  # (p,) its value in the caption's vector
-    written: np.ndarray  # (p,) and in the reference's
+    ours: np.ndarray  # (p,) the n-gram's value in the caption's vector
+    theirs: np.ndarray  # (p,) and in the reference's
     norms: np.ndarray  # (p,) product of the two vectors' norms
     gap: np.ndarray  # (p,) how much longer the caption is
 
 
 class CiderD:
-    """CIDEr-D of captions. References are prepared once and serve for many sets of captions, in
-    training too.
+    """CIDEr-D of captions. References are prepared once and serve for many sets of captions.
 
     For each n of 1 to 4 a sentence is the vector g of its n-gram counts times idf = log(pictures /
     pictures whose references hold the n-gram). With l the length, a caption c has, averaged over
     the references r of its picture,
 
-        CIDEr-D(c, r) = 10/4 sum_n  min(g(c), g(r)) . g(r) / (|g(c)| |g(r)|)  exp(-(l(c) - l(r))^2 /
-        (2 sigma^2)),  sigma = 6
+        CIDEr-D(c, r) = 10/4 sum_n  min(g(c), g(r)) . g(r) / (|g(c)| |g(r)|)
+                        exp(-(l(c) - l(r))^2 / (2 sigma^2)),  sigma = 6
 
     Parameters
     ----------
@@ -237,11 +218,8 @@ class CiderD:
         self._each = np.array([len(captions) for captions in references], np.int64)
         keys = join(counts.gram, picture)
         by_key = np.argsort(keys, kind="stable")
-        self._keys, self._reference, self._values = (
-            keys[by_key],
-            counts.sentence[by_key],
-            values[by_key],
-        )
+        self._keys, self._values = keys[by_key], values[by_key]
+        self._reference = counts.sentence[by_key]
 
     def scores(
         self, hypotheses: Sequence[Words], pictures: Sequence[int] | np.ndarray | None = None
@@ -251,8 +229,8 @@ class CiderD:
         Parameters
         ----------
         hypotheses : captions as lists of words; they may be empty
-        pictures : number of the picture that each caption is of (n,), int; repeats are allowed.
-            Default: one caption a picture, in their order
+        pictures : number of each caption's picture (n,), int; repeats are allowed. Default: one
+            caption a picture, in their order
 
         Returns
         -------
@@ -264,54 +242,37 @@ class CiderD:
         """
         picture = self._check(len(hypotheses), pictures)
         shared = self._matches(hypotheses, picture)
-        cosines = (
-            np.minimum(shared.said, shared.written) * shared.written / shared.norms
-        )  # summands of them
+        # summands of cosines
+        cosines = np.minimum(shared.ours, shared.theirs) * shared.theirs / shared.norms
         penalty = np.exp(-(shared.gap**2) / (2 * SIGMA**2))
-        return (
-            10
-            / ORDERS
-            * np.bincount(shared.caption, cosines * penalty, len(picture))
-            / self._each[picture]
-        )
+        sums = np.bincount(shared.caption, cosines * penalty, len(picture))
+        return 10 / ORDERS * sums / self._each[picture]
 
     def unclipped(self, hypotheses: Sequence[Words]) -> np.ndarray:
-        """CIDEr as first defined of one caption a picture, 0 to 1: g(c) . g(r) in place of
-        min(g(c), g(r)) . g(r), no penalty, no factor 10.
+        """CIDEr as first defined, 0 to 1, of one caption a picture.
+
+        g(c) . g(r) replaces min(g(c), g(r)) . g(r); without the penalty and the factor 10.
         """
         picture = self._check(len(hypotheses), None)
         shared = self._matches(hypotheses, picture)
-        return (
-            np.bincount(shared.caption, shared.said * shared.written / shared.norms, len(picture))
-            / ORDERS
-            / self._each[picture]
-        )
+        cosines = shared.ours * shared.theirs / shared.norms
+        return np.bincount(shared.caption, cosines, len(picture)) / ORDERS / self._each[picture]
 
     def _matches(self, hypotheses: Sequence[Words], picture: np.ndarray) -> Matches:
         counts = count_grams(hypotheses, self._hashes)
         values, norms = self._vectors(counts, len(hypotheses))
         keys = join(counts.gram, picture[counts.sentence])
         first, end = (np.searchsorted(self._keys, keys, side) for side in ("left", "right"))
-        own = np.repeat(
-            np.arange(len(keys)), end - first
-        )  # an entry of the captions, once for every reference that has the n-gram too: (p,)
-        theirs = np.arange(len(own)) - np.repeat(
-            np.cumsum(end - first) - end, end - first
-        )  # that reference's entry
-        caption, reference, order = counts.sentence[own], self._reference[theirs], counts.order[own]
+        # entries of captions, each once for every reference with its n-gram, and theirs: (p,)
+        own = np.repeat(np.arange(len(keys)), end - first)
+        other = np.arange(len(own)) - np.repeat(np.cumsum(end - first) - end, end - first)
+        caption, reference, order = counts.sentence[own], self._reference[other], counts.order[own]
         both = norms[caption, order] * self._norms[reference, order]
-        return Matches(
-            caption,
-            values[own],
-            self._values[theirs],
-            both,
-            _lengths(hypotheses)[caption] - self._lengths[reference],
-        )
+        gap = _lengths(hypotheses)[caption] - self._lengths[reference]
+        return Matches(caption, values[own], self._values[other], both, gap)
 
     def _vectors(self, counts: Counts, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Values of the vectors of n sentences, an entry each, and norms (n, 4); a vector of zeros
-        has norm 1, so that it can be divided by.
-        """
+        """Values of n sentences' vectors, one an entry, and norms (n, 4), 1 for zero vectors."""
         values = counts.times * self.frequencies.idf(counts.gram)
         squares = np.bincount(counts.sentence * ORDERS + counts.order, values**2, n * ORDERS)
         return values, np.sqrt(np.where(squares > 0, squares, 1.0)).reshape(n, ORDERS)
@@ -339,14 +300,13 @@ def _documents(counts: Counts, picture: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _batches(things: Iterable[Sequence[Words]], size: int) -> Iterator[list[Sequence[Words]]]:
-    """Lists of `size` things, the last one shorter."""
     rest = iter(things)
     while some := list(itertools.islice(rest, size)):
         yield some
 
 
 def _number_of_picture(references: References) -> np.ndarray:
-    """For each caption the number of its picture."""
+    """The number of each caption's picture."""
     return np.repeat(np.arange(len(references)), [len(captions) for captions in references])
 
 

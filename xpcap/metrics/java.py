@@ -1,6 +1,4 @@
-"""METEOR (Denkowski & Lavie 2014) and SPICE (Anderson et al. 2016): Java programs in the package
-pycocoevalcap.
-"""
+"""METEOR (Denkowski & Lavie 2014), SPICE (Anderson et al. 2016): pycocoevalcap's Java programs."""
 
 import importlib.util
 import shutil
@@ -15,9 +13,7 @@ from xpcap.metrics.metric import Metric, References, Scored, Words, averaged
 
 PACKAGE = "pycocoevalcap"
 METEOR = Path("meteor", "meteor-1.5.jar")
-MODELS = Path(
-    "spice", "lib", "stanford-corenlp-3.6.0.jar"
-)  # which SPICE would download when called
+MODELS = Path("spice", "lib", "stanford-corenlp-3.6.0.jar")  # SPICE would download it when called
 
 
 class JavaError(RuntimeError):
@@ -31,8 +27,7 @@ class JavaError(RuntimeError):
 
 
 class Meteor:
-    """METEOR 1.5. No interval: it does not tell the sums over pictures that its corpus value is
-    made of.
+    """METEOR 1.5, without an interval: it does not report sums over pictures.
 
     Parameters
     ----------
@@ -56,18 +51,7 @@ class Meteor:
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``meteor``. JavaError : the program failed."""
-        command = [
-            "java",
-            "-jar",
-            "-Xmx2G",
-            self._jar.name,
-            "-",
-            "-",
-            "-stdio",
-            "-l",
-            "en",
-            "-norm",
-        ]
+        command = ["java", "-jar", "-Xmx2G", self._jar.name, *"- - -stdio -l en -norm".split()]
         with tempfile.TemporaryFile() as log:
             try:
                 with subprocess.Popen(
@@ -84,9 +68,8 @@ class Meteor:
                         process.kill()
             except (OSError, ValueError) as error:  # ValueError: no answer, or no number
                 log.seek(0)
-                raise JavaError(
-                    self.title, " ".join(log.read().decode(errors="replace").split()) or str(error)
-                ) from error
+                printed = " ".join(log.read().decode(errors="replace").split())
+                raise JavaError(self.title, printed or str(error)) from error
         return Scored({self.name: corpus}, pictures)
 
 
@@ -104,38 +87,30 @@ class Spice:
         """Corpus value ``spice``. JavaError : the program failed."""
         from pycocoevalcap.spice.spice import Spice as Program
 
-        written = {
-            i: [" ".join(caption) for caption in captions] for i, captions in enumerate(references)
-        }
+        theirs = {i: [*map(" ".join, captions)] for i, captions in enumerate(references)}
+        ours = {i: [" ".join(words)] for i, words in enumerate(hypotheses)}
         try:
-            _, pictures = Program().compute_score(
-                written, {i: [" ".join(words)] for i, words in enumerate(hypotheses)}
-            )
+            _, pictures = Program().compute_score(theirs, ours)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise JavaError(self.title, str(error)) from error
         return averaged(self.name, np.nan_to_num([score["All"]["f"] for score in pictures]))
 
 
 def java_metrics() -> tuple[list[Metric], dict[str, str]]:
-    """Those of the two that can be computed here; and name to reason for the others. Nothing is
-    downloaded.
-    """
+    """The two metrics as far as they can run here, and name to reason for others; no downloads."""
     jar = _file(METEOR)
     if jar is None or not shutil.which("java"):
         reason = f"{PACKAGE} is not installed" if jar is None else "there is no java on the PATH"
         return [], dict.fromkeys((Meteor.name, Spice.name), reason)
     if _file(MODELS) is None:
-        return [Meteor(jar)], {
-            Spice.name: (
-                f"its language models are not there; python -m {PACKAGE}.spice.get_stanford_models"
-                " downloads them"
-            )
-        }
+        command = f"python -m {PACKAGE}.spice.get_stanford_models"
+        reason = f"its language models are not there; {command} downloads them"
+        return [Meteor(jar)], {Spice.name: reason}
     return [Meteor(jar), Spice()], {}
 
 
 def _file(name: Path) -> Path | None:
-    """The package's file of that name; None where it is missing."""
+    """A file of the package; None where it is missing."""
     found = importlib.util.find_spec(PACKAGE)
     folders = found.submodule_search_locations if found else None  # the package has no __init__.py
     return next((path for folder in folders or () if (path := Path(folder, name)).is_file()), None)

@@ -1,11 +1,10 @@
-"""A metric: a name, a protocol in words, a score of captions against references, and how sure that
-score is.
+"""Metrics: names, protocols, scores of captions against references, and their intervals.
 
 Intervals are of 95 %, from resampled pictures (Efron 1979). A resample draws as many pictures as
 there are, with replacement. Every score that is a function of sums over pictures is computed anew
-for each of 1,000 resamples; 95 % of the values lie in the interval. It says what other pictures of
-the same kind would do to the score; it does not say what another seed of training would. The same
-resamples serve for the difference between two sets of captions of the same pictures.
+for each of 1,000 resamples; 95 % of the values lie in the interval. It covers other pictures of the
+same kind, not other seeds of training. The same resamples serve for the difference between two sets
+of captions of the same pictures.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +19,7 @@ References = Sequence[Sequence[Words]]  # for each picture its captions, each a 
 
 
 class Sums(NamedTuple):
-    """Corpus values as functions of sums over pictures, so that they can be had for any resample of
-    the pictures: see `intervals`.
-    """
+    """Corpus values as functions of sums over pictures, so that `resample` can compute them."""
 
     parts: np.ndarray  # (n, k) float, what each picture adds
     values: Callable[[np.ndarray], dict[str, np.ndarray]]  # sums (b, k) to name and values (b,)
@@ -31,12 +28,8 @@ class Sums(NamedTuple):
 class Scored(NamedTuple):
     """Scores of a set of captions by one metric."""
 
-    corpus: dict[
-        str, float
-    ]  # over all pictures; a metric may have several values, such as BLEU-1 to BLEU-4
-    pictures: list[
-        float
-    ]  # one value a picture, in the order of the references; empty if a picture alone has none
+    corpus: dict[str, float]  # over all pictures; one or more values, such as BLEU-1 to BLEU-4
+    pictures: list[float]  # one a picture, in order of the references; empty without such values
     sums: Sums | None = None  # None: no interval
 
 
@@ -48,7 +41,7 @@ class Metric(Protocol):
     name : key of its protocol and of its values a picture
     title : as tables show it
     plain : its meaning, for people who know no metric
-    protocol : how it is computed, in words
+    protocol : the computation, in words
     """
 
     name: str
@@ -73,19 +66,13 @@ def averaged(
     *,
     weights: Sequence[float] | np.ndarray | None = None,
 ) -> Scored:
-    """A score whose corpus value is the mean over pictures, weighted if `weights` are given; 0
-    without any picture.
-    """
+    """A score whose corpus value is the mean over pictures, perhaps weighted; 0 without any."""
     values = np.asarray(pictures, np.float64)
     weight = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
-    sums = Sums(
-        np.stack([values * weight, weight], axis=1), lambda total: {name: total[:, 0] / total[:, 1]}
-    )
-    return Scored(
-        {name: float(np.average(values, weights=weight)) if len(values) else 0.0},
-        values.tolist(),
-        sums,
-    )
+    parts = np.stack([values * weight, weight], axis=1)
+    mean = float(np.average(values, weights=weight)) if len(values) else 0.0
+    sums = Sums(parts, lambda total: {name: total[:, 0] / total[:, 1]})
+    return Scored({name: mean}, values.tolist(), sums)
 
 
 RESAMPLES, SEED, LEVEL = 1000, 0, 95
@@ -93,9 +80,7 @@ Interval = tuple[float, float]
 
 
 def resample(sums: Sequence[Sums]) -> dict[str, np.ndarray]:
-    """Name to values (RESAMPLES,) over the same resamples for every score; and for other captions
-    of as many pictures, so that pairs can be formed.
-    """
+    """Name to values (RESAMPLES,), of equal resamples for all scores of as many pictures."""
     parts = np.hstack([one.parts for one in sums])  # (n, k)
     n, rng = len(parts), np.random.default_rng(SEED)
     with blas().turn():
@@ -124,9 +109,7 @@ def intervals(sums: Sequence[Sums]) -> dict[str, Interval]:
 
 
 def paired(ours: Sequence[Sums], theirs: Sequence[Sums]) -> dict[str, Interval]:
-    """Interval of the difference, ours - theirs, of each score that both have: of the same
-    resamples of the same pictures, in the same order.
-    """
+    """Intervals of the differences ours - theirs, by pairs of equal resamples of the pictures."""
     if not ours or not theirs or not len(ours[0].parts):
         return {}
     one, other = resample(ours), resample(theirs)

@@ -1,4 +1,4 @@
-"""ROUGE-L (Lin 2004): the longest common subsequence of a caption and what people wrote."""
+"""ROUGE-L (Lin 2004): the longest common subsequence of a caption and its references."""
 
 from collections.abc import Sequence
 
@@ -20,16 +20,12 @@ class RougeL:
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``rouge_l``."""
-        return averaged(
-            self.name,
-            [rouge_l(written, said) for written, said in zip(references, hypotheses, strict=True)],
-        )
+        pairs = zip(references, hypotheses, strict=True)
+        return averaged(self.name, [rouge_l(captions, words) for captions, words in pairs])
 
 
 def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
-    """ROUGE-L of one caption. Precision and recall may be of two different references. 0 for an
-    empty caption.
-    """
+    """ROUGE-L of one caption; precision and recall may be of two references. 0 if it is empty."""
     common = [(common_words(reference, hypothesis), len(reference)) for reference in references]
     precision = max((count / len(hypothesis) for count, _ in common if count), default=0.0)
     recall = max((count / length for count, length in common if count), default=0.0)
@@ -45,11 +41,11 @@ def common_words(one: Words, other: Words) -> int:
     column i to i + 1, and a word of `other` is one step from row to row. A tenth of the time of the
     table.
     """
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}  # word to a bit for each position
     for i, word in enumerate(one):
-        places[word] = places.get(word, 0) | 1 << i
+        positions[word] = positions.get(word, 0) | 1 << i
     row = every = (1 << len(one)) - 1
     for word in other:
-        match = row & places.get(word, 0)
+        match = row & positions.get(word, 0)
         row = (row + match | row - match) & every
     return len(one) - row.bit_count()

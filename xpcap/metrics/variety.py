@@ -1,4 +1,4 @@
-"""Variety of captions, whatever the references: distinct and novel captions, words used, length."""
+"""Variety of captions, without references: distinct and novel captions, words used, length."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -6,9 +6,7 @@ from xpcap.metrics.metric import References, Scored, Words, averaged
 
 
 class Distinct:
-    """Share of distinct captions. No interval: a resample repeats pictures, and with them
-    captions.
-    """
+    """Share of distinct captions. No interval: resamples repeat pictures, and so captions."""
 
     name = "distinct"
     title = "distinct captions"
@@ -17,9 +15,8 @@ class Distinct:
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``distinct``, 0 to 1."""
-        return Scored(
-            {self.name: len({tuple(said) for said in hypotheses}) / max(len(hypotheses), 1)}, []
-        )
+        distinct = {tuple(words) for words in hypotheses}
+        return Scored({self.name: len(distinct) / max(len(hypotheses), 1)}, [])
 
 
 class Novel:
@@ -27,7 +24,7 @@ class Novel:
 
     Parameters
     ----------
-    train : gives its captions as lists of words, each time it is called. They are never all in
+    train : returns an iterable of the split's captions as lists of words; they are never all in
         memory
     """
 
@@ -44,7 +41,7 @@ class Novel:
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``novel``, 0 to 1; 1 or 0 for each picture."""
-        captions = [tuple(said) for said in hypotheses]
+        captions = [tuple(words) for words in hypotheses]
         wanted = set(captions)
         known = {caption for caption in map(tuple, self._train()) if caption in wanted}
         return averaged(self.name, [float(caption not in known) for caption in captions])
@@ -60,7 +57,7 @@ class WordsUsed:
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``words``, a whole number."""
-        return Scored({self.name: len({word for said in hypotheses for word in said})}, [])
+        return Scored({self.name: len({word for words in hypotheses for word in words})}, [])
 
 
 class Length:
@@ -73,4 +70,4 @@ class Length:
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``length``."""
-        return averaged(self.name, [float(len(said)) for said in hypotheses])
+        return averaged(self.name, [float(len(words)) for words in hypotheses])

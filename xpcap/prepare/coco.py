@@ -1,7 +1,6 @@
 """COCO's annotations and Karpathy's data sets: JSON objects with a list of ``images``."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from xpcap.errors import DataError
 from xpcap.prepare.rows import CaptionRow, ImportReport
@@ -11,10 +10,12 @@ COCO = "COCO annotations"
 KARPATHY = "Karpathy's data set"
 
 
-def read_coco(where: str, content: dict[str, Any], report: ImportReport) -> Iterator[CaptionRow]:
+def read_coco(
+    where: str, content: Mapping[str, object], report: ImportReport
+) -> Iterator[CaptionRow]:
     """Rows of ``images`` (id, file_name) and ``annotations`` (image_id, caption), image by image.
 
-    Annotations of no image, and a second one of the same id, are skipped.
+    Annotations of no image, and repeated ids, are skipped.
 
     Raises
     ------
@@ -35,10 +36,8 @@ def read_coco(where: str, content: dict[str, Any], report: ImportReport) -> Iter
     seen = set()
     for number, annotation in enumerate(annotations, start=1):
         source = f"{where}, annotation {number}"
-        caption, image_id = (
-            _text(source, annotation, "caption"),
-            _id(source, annotation, "image_id"),
-        )
+        caption = _text(source, annotation, "caption")
+        image_id = _id(source, annotation, "image_id")
         if "id" in annotation and (own := _id(source, annotation, "id")) in seen:
             report.skip("annotations with the id of another", str(own))
         elif image_id not in names:
@@ -52,22 +51,22 @@ def read_coco(where: str, content: dict[str, Any], report: ImportReport) -> Iter
         yield from rows or [CaptionRow(name, None, None, where)]
 
 
-def _objects(where: str, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def _objects(where: str, content: Mapping[str, object], key: str) -> list[dict[str, object]]:
     value = content.get(key)
     if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
-        what = "is no list of objects"
+        fault = "is no list of objects"
         if key not in content:
-            what = "is missing"
+            fault = "is missing"
         elif value == []:
-            what = "is empty"
+            fault = "is empty"
         raise DataError(
-            f"{where}: {key!r} {what}, expected COCO's images and annotations; is it a"
+            f"{where}: {key!r} {fault}, expected COCO's images and annotations; is it a"
             " captions_*.json?"
         )
     return value
 
 
-def _text(where: str, thing: dict[str, Any], key: str) -> str:
+def _text(where: str, thing: Mapping[str, object], key: str) -> str:
     value = thing.get(key)
     if not isinstance(value, str):
         cause = ""
@@ -78,7 +77,7 @@ def _text(where: str, thing: dict[str, Any], key: str) -> str:
     return value
 
 
-def _id(where: str, thing: dict[str, Any], key: str) -> int | str:
+def _id(where: str, thing: Mapping[str, object], key: str) -> int | str:
     value = thing.get(key)
     if type(value) is int or isinstance(value, str):
         return value
@@ -86,7 +85,9 @@ def _id(where: str, thing: dict[str, Any], key: str) -> int | str:
     raise DataError(f"{where}: {key!r} is {came}, expected a whole number or text")
 
 
-def read_karpathy(where: str, images: list[Any], report: ImportReport) -> Iterator[CaptionRow]:
+def read_karpathy(
+    where: str, images: Sequence[object], report: ImportReport
+) -> Iterator[CaptionRow]:
     """Rows of ``images`` (filename, split, sentences with their ``raw`` text).
 
     If any image has a split, all are expected to. A second image of the same name is skipped.

@@ -5,12 +5,12 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from xpcap.data.dataset import CaptionData, Source, Split, check_finite
-from xpcap.data.features import Function, Projection, Table, blocks, fit_projection
+from xpcap.data.features import Function, Projection, RowSource, Table, blocks, fit_projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, has_word, tokenize
 from xpcap.distributed import SINGLE, Group, RankDone
 from xpcap.encoders import PHOTOGRAPHS, Encoder, HistogramEncoder, find_encoder
@@ -48,7 +48,7 @@ def import_captions(
     progress: bool = False,
     group: Group = SINGLE,
 ) -> tuple[CaptionData, ImportReport]:
-    """Read captions of any known form, split them, bring in features, and assemble a data set.
+    """Read captions of any known form, split them, add features, and assemble a data set.
 
     Parameters
     ----------
@@ -57,23 +57,23 @@ def import_captions(
     fractions, seed : of train, val and test, and of the draw, for files with neither
     features_file, pictures : an .npz; the folder of the pictures
     encoder : encodes the pictures if there is no .npz; default efficientnet-lite2
-    cache : file for the features as they are made, so that a killed encoding can be resumed;
+    cache : file for the features as they are computed, so that a killed encoding can be resumed;
         remove it once the data set is written
     min_count, max_words, vocabulary_size, pca, float16 : as in `assemble`
-    mirror : also encode mirror images of the train split; training takes them half the time
-    strict : refuse what would be left out: captions and pictures without each other, captions
+    mirror : also encode mirror images of the train split; training draws them half the time
+    strict : refuse whatever would be left out: captions and pictures without each other, captions
         without a word, rows of another form, ...
-    group : ranks that share the encoding; rank 0 alone makes the data set
+    group : ranks that share the encoding; rank 0 alone builds the data set
 
     Returns
     -------
-    the data set, whose record holds the counts, and the report of what was left out
+    the data set, whose record holds the counts, and the report of omissions
 
     Raises
     ------
-    RankDone : this is another rank than 0, and has done its part.
-    DataError : nothing is left, a picture is in two splits, a name leads out of the folder,
-        a file is damaged; or anything is left out, if `strict`.
+    RankDone : on ranks other than 0, when the encoding is done.
+    DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file
+        is damaged; or anything is left out, if `strict`.
     OSError : a file cannot be read.
     """
     _check_origin(WHERE, features_file, pictures, encoder)
@@ -87,10 +87,8 @@ def import_captions(
     report = ImportReport()
     rows = read_captions(files, columns=columns, report=report, progress=progress)
     splits = list(dict.fromkeys(row.split for row in rows))  # [None] if the files have none
-    record: dict[str, Any] = {
-        "captions": [Path(path).name for _, path in files],
-        "forms": report.forms,
-    }
+    names = [Path(path).name for _, path in files]
+    record: dict[str, object] = {"captions": names, "forms": report.forms}
     features = None
     if features_file is not None:
         features, record["features"] = read_features(features_file), Path(features_file).name
@@ -154,7 +152,7 @@ def _check_origin(where: str, features: object, pictures: object, encoder: Encod
         )
 
 
-def _count(data: CaptionData) -> dict[str, Any]:
+def _count(data: CaptionData) -> dict[str, Mapping[str, float]]:
     """Captions cut, and the share of unknown words, by split."""
     cut, unknown = {}, {}
     words = data.vocabulary
@@ -196,8 +194,8 @@ def _match(
 ) -> tuple[list[CaptionRow], dict[str, str], Table | None]:
     """Match captions with features or picture files.
 
-    Returns the rows of pictures that are there, each picture's path in the folder, and the
-    features by that path, or by name where there is no file.
+    Returns the matched rows, each picture's path in the folder, and the features by that path, or
+    by name where there is no file.
     """
     names = list(dict.fromkeys(row.picture for row in rows))
     files = None if folder is None else PictureFolder(WHERE, folder)
@@ -264,10 +262,10 @@ def _divide(
     lists: Mapping[str, str | Path] | None,
     fractions: Sequence[float] | None,
     seed: int,
-    record: dict[str, Any],
+    record: dict[str, object],
     report: ImportReport,
 ) -> tuple[list[CaptionRow], list[str | None]]:
-    """Rows with splits, and the names of the splits that there should be."""
+    """Rows with splits, and the names of the splits that must not be empty."""
     if lists and fractions:
         raise DataError(f"{WHERE}: got lists and fractions, expected one of them to make splits")
     if None not in splits:
@@ -301,18 +299,18 @@ def _check_left(
 
 def _report_unreadable(unreadable: Mapping[str, str], folder: Path, report: ImportReport) -> None:
     """Report pictures that cannot be read, each reason once."""
-    told: set[str] = set()
+    given: set[str] = set()
     for name, why in unreadable.items():
         reason = why.removeprefix(f"read_picture: {folder / name}").lstrip(": ")
-        remark = "" if reason in told else reason
+        remark = "" if reason in given else reason
         report.skip("pictures that cannot be read", name, remark=remark)
-        told.add(reason)
+        given.add(reason)
 
 
 def assemble(
     captions: Iterable[CaptionRow],
     *,
-    features: Mapping[str, Any] | None = None,
+    features: Mapping[str, ArrayLike] | None = None,
     pictures: str | Path | None = None,
     encoder: Encoder | None = None,
     min_count: int = 5,
@@ -321,34 +319,35 @@ def assemble(
     pca: int | None = None,
     float16: bool = False,
     mirror: bool = False,
-    source: Mapping[str, Any] | None = None,
+    source: Mapping[str, object] | None = None,
     progress: bool = False,
 ) -> CaptionData:
-    """Build a data set: vocabulary, encoded captions, features. `write_dataset` checks the whole.
+    """Build a data set: vocabulary, encoded captions, features; `write_dataset` checks it.
 
     Parameters
     ----------
-    captions : rows with splits, as a reader yields them; a picture is in one split. Splits,
-        their pictures and their captions keep the order of first appearance
-    features : picture to its feature (D,) or grid (P, D); those of no caption are ignored.
-        None: `encoder` makes them from `pictures`
-    pictures : folder of the pictures, which the data set remembers for pages
-    encoder : default HistogramEncoder. The data set remembers its name; a run captions new
-        pictures if `find_encoder` knows that name
+    captions : rows with splits, as a reader yields them; a picture is in one split. Splits, their
+        pictures and their captions stay in order of first appearance
+    features : picture to its feature (D,) or grid (P, D); others are ignored. None: `encoder`
+        computes them from `pictures`
+    pictures : folder of the pictures, which the data set records for pages
+    encoder : default HistogramEncoder. The data set records its name; a run captions new pictures
+        if `find_encoder` knows that name
     min_count : rarer words of the train split (of all splits without one) become ``<UNK>``
-    max_words : the ids of longer captions are cut; their text is kept whole
-    vocabulary_size : most words kept, beside the four special ones, by frequency; None: all
-    pca : project features onto so many principal components of the train split (of all
-        splits without one), D' of each D numbers
+    max_words : the ids of longer captions are cut, not their text
+    vocabulary_size : largest number of words, by frequency, without the four special ones; None:
+        all
+    pca : project features onto so many principal components of the train split (of all splits
+        without one), D' of each D numbers
     float16 : store features in half the bytes; they differ by up to a two-thousandth
-    mirror : also features of the train split's mirror images, which training takes half the
-        time: made by `encoder`, or found in `features` under `mirror_of` the name
-    source : JSON-like facts to store beside those above, such as the names of the files
+    mirror : also features of the train split's mirror images, which training draws half the time:
+        computed by `encoder`, or found in `features` under `mirror_of` the name
+    source : JSON-like facts to record as well, such as the names of the files
     progress : show a progress bar while pictures are encoded
 
     Returns
     -------
-    CaptionData; features float16 or float32, read as needed from a table that lies on disk
+    CaptionData; features float16 or float32, read as needed from a table on disk
 
     Raises
     ------
@@ -384,7 +383,7 @@ def assemble(
         features = encode_folder(folder, names, encoder, progress=progress, mirrored=mirrored)
     table = _table(numbers, features)
 
-    settings: dict[str, Any] = {"min_count": min_count, "max_words": max_words}
+    settings: dict[str, object] = {"min_count": min_count, "max_words": max_words}
     if vocabulary_size is not None:
         settings["vocabulary_size"] = vocabulary_size
     if mirror:
@@ -447,7 +446,7 @@ def _vocabulary(
     rows: Sequence[CaptionRow], words: Sequence[Sequence[str]], min_count: int, most: int | None
 ) -> Vocabulary:
     """The frequent words of the train split, or of all splits without one."""
-    train = [said for row, said in zip(rows, words, strict=True) if row.split == "train"]
+    train = [caption for row, caption in zip(rows, words, strict=True) if row.split == "train"]
     vocabulary = Vocabulary.build_from_words(train or words, min_count, most=most)
     if len(vocabulary) == len(SPECIAL):
         raise DataError(
@@ -457,8 +456,8 @@ def _vocabulary(
     return vocabulary
 
 
-def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, Any]) -> Table:
-    """Features as a table, after checking that all pictures have some and that they are alike."""
+def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayLike]) -> Table:
+    """Features as a table, checked: every picture has one, and all have one shape."""
     for split, pictures in numbers.items():
         covered(f"assemble: split {split!r}", list(pictures), features, "features")
     if isinstance(features, Table):
@@ -479,14 +478,14 @@ def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, Any]) 
     return Table({name: number for number, name in enumerate(rows)}, stacked)
 
 
-def _project(names: Collection[str], table: Table, d: int) -> tuple[Projection, dict[str, Any]]:
+def _project(names: Collection[str], table: Table, d: int) -> tuple[Projection, dict[str, float]]:
     """A projection fitted to the features of some pictures, and the record of it."""
     projection, share = fit_projection(table.pick(list(names), _as_float(table)), d)
     return projection, {"from": len(projection.mean), "to": d, "variance": round(share, 4)}
 
 
 def _as_float(table: Table) -> Function | None:
-    """The cast to float32 of numbers that are neither float16 nor float32."""
+    """The cast to float32 of numbers that are neither float16 nor float32; else None."""
     if table.rows.dtype in (np.float16, np.float32):
         return None
     return lambda rows: rows.astype(np.float32)
@@ -494,7 +493,7 @@ def _as_float(table: Table) -> Function | None:
 
 def _features(
     table: Table, pictures: Sequence[str], projection: Projection | None, float16: bool
-) -> Any:
+) -> RowSource:
     """Features (m, *shape) of the pictures, projected, as float16 or float32."""
     project = _as_float(table) if projection is None else projection.__call__
     features = table.pick(pictures, project)

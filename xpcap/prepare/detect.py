@@ -1,8 +1,7 @@
-"""read_captions: tell the form of each file of captions by looking at it, and join their rows."""
+"""read_captions: detect the form of each file of captions, and join their rows."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from xpcap.errors import DataError
 from xpcap.prepare.coco import COCO, KARPATHY, read_coco, read_karpathy
@@ -42,17 +41,17 @@ def read_captions(
     Parameters
     ----------
     files : (split, path) each; split None: the file names the splits itself, or has none
-    columns : names of a table's columns, where they are not the usual ones
-    report : takes what was left out, and the form of each file
+    columns : names of a table's columns, if they are not the usual ones
+    report : takes the omissions, and the form of each file
     progress : show a bar of the files on a terminal
 
     Returns
     -------
-    rows, those of a split together, and in it those of a picture, in the order of first appearance
+    rows, grouped by split, then by picture, in order of first appearance
 
     Raises
     ------
-    DataError : a file of no known form or a damaged one, or files with splits beside files without.
+    DataError : a file of no known form or a damaged one, or files with splits and files without.
     OSError : a file cannot be read.
     """
     columns, report = columns or Columns(), report or ImportReport()
@@ -113,12 +112,8 @@ def _read_json(
         rows = [(f"{where}, row {number}", row) for number, row in enumerate(whole, start=1)]
         return "a JSON list of rows", read_objects(where, rows, columns, report)
     images = whole.get("images")
-    if (
-        isinstance(images, list)
-        and images
-        and isinstance(images[0], dict)
-        and "sentences" in images[0]
-    ):
+    first = images[0] if isinstance(images, list) and images else None
+    if isinstance(images, list) and isinstance(first, dict) and "sentences" in first:
         return KARPATHY, read_karpathy(where, images, report)
     if "images" in whole or "annotations" in whole:
         return COCO, read_coco(where, whole, report)
@@ -126,7 +121,9 @@ def _read_json(
     raise DataError(f"{where} is a JSON object with {keys}, expected {FORMS}")
 
 
-def _parse_unless_lines(where: str, text: str, line: str) -> Any:
+def _parse_unless_lines(
+    where: str, text: str, line: str
+) -> dict[str, object] | list[object] | None:
     """The value of a JSON text, an object or a list; None if each line is an object of its own."""
     refuse_masses(where, text)
     if line[0] == "[" or line[-1] != "}":

@@ -1,15 +1,13 @@
-"""Features by picture: read from an .npz, or encoded from a folder; on disk where they are
-large.
-"""
+"""Features by picture, read from an .npz or encoded from a folder; large ones stay on disk."""
 
 import base64
 import collections
 import hashlib
-import itertools
 import json
 import sys
 import threading
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -33,7 +31,8 @@ DIGEST = 32  # bytes
 def read_features(path: str | Path) -> Table:
     """Features by picture name, from the arrays of an .npz.
 
-    More than 64 MB that `numpy.savez` wrote stay on disk and are read as needed.
+    If uncompressed, as `numpy.savez` writes them, more than 64 MB stay on disk and are read as
+    needed.
 
     Parameters
     ----------
@@ -96,20 +95,20 @@ def encode_folder(
     Parameters
     ----------
     progress : show a bar, or lines where there is no terminal
-    cache : file for the features as they are made. If it exists, left by a killed process, its
-        features are reused unchanged; those from another encoder or a changed picture are
-        computed again. More than 64 MB of features stay in the file and are read from it as
-        needed: remove it once they are saved elsewhere
-    unreadable : takes pictures that cannot be read, name to reason; the result lacks them.
-        None: the first is an error
+    cache : file for the features as they are computed. If it exists, left by a killed process, its
+        features are reused unchanged; those of another encoder or a changed picture are computed
+        again. More than 64 MB of features stay in the file and are read from it as needed: remove
+        it once they are saved elsewhere
+    unreadable : takes pictures that cannot be read, name to reason; the result lacks them. None:
+        the first is an error
     mirrored : pictures whose mirror image is encoded as well, under `mirror_of` the name
     group : ranks that share the pictures. Rank 0 has the cache and returns the features
 
     Raises
     ------
-    RankDone : this is another rank than 0, and all is encoded.
-    DataError : a picture is missing, cannot be read, or would lie outside the folder; or
-        `cache` is another file.
+    RankDone : on ranks other than 0, when all is encoded.
+    DataError : a picture is missing, cannot be read, or would lie outside the folder; or `cache` is
+        another file.
     OSError : the cache cannot be written.
     """
     folder = Path(folder)
@@ -120,13 +119,9 @@ def encode_folder(
     path = Path(cache) if cache and group.rank == 0 else None
     store = FeatureCache(path, [*names, *_mirrors(names, mirrored)], encoder.shape)
     blocks = [names[start : start + BLOCK] for start in range(0, len(names), BLOCK)]
-    keys = (
-        {}
-        if path is None
-        else {
-            name: key for block in blocks for name, key in _keys(folder, block, encoder, mirrored)
-        }
-    )
+    keys: dict[str, bytes] = {}
+    if path is not None:
+        keys = dict(chain.from_iterable(_keys(folder, one, encoder, mirrored) for one in blocks))
     done = store.matching(keys)
     # whole blocks, since the last bits of some encoders depend on the batch
     left = [block for block in blocks if not done >= {*block, *_mirrors(block, mirrored)}]
@@ -138,9 +133,8 @@ def encode_folder(
         return _encode_block(folder, block, encoder, mirrored, strict=unreadable is None)
 
     shown_here = progress and group.rank == 0
-    with bar(
-        (), shown_here, "encoding pictures", total=len(names), done=begun, lines=True
-    ) as shown:
+    label, total = "encoding pictures", len(names)
+    with bar((), shown_here, label, total=total, done=begun, lines=True) as shown:
 
         def take(encoded: Encoded) -> None:
             with lock:
@@ -164,13 +158,13 @@ def encode_folder(
 class FeatureCache:
     """Features by name with a digest each: in memory, or in an .npy file that survives a kill.
 
-    A digest covers the feature and all that it depends on. So a row that was half written, that
-    another encoder made or whose picture has changed does not match, in whatever order the
-    parts of the file reached the disk.
+    A digest covers the feature and all that it depends on. So a row that is half written, of
+    another encoder or of a picture that has changed does not match, in whatever order the parts of
+    the file reached the disk.
 
     Parameters
     ----------
-    path : of the file, made if it is missing; None: in memory
+    path : of the file, created if it is missing; None: in memory
     names : of all features to come
     shape : of a feature
 
@@ -189,12 +183,12 @@ class FeatureCache:
             self._rows = np.lib.format.open_memmap(path, mode="r+")
 
     def matching(self, keys: Mapping[str, bytes]) -> set[str]:
-        """The names whose features are there and made as their keys say."""
+        """The names whose stored features match their keys."""
         return {name for name, key in keys.items() if self._matches(name, key)}
 
     def _matches(self, name: str, key: bytes) -> bool:
         row = self._rows[self._numbers[name]]
-        written = row["digest"].any()  # else there is nothing to compute a digest of
+        written = row["digest"].any()  # else there is no feature yet
         return bool(written) and row["digest"].tobytes() == _digest(key, row["feature"])
 
     def put(self, name: str, feature: np.ndarray, key: bytes) -> None:
@@ -222,7 +216,7 @@ def _digest(key: bytes, feature: np.ndarray) -> bytes:
 
 
 def _is_cache(path: Path, like: np.ndarray) -> bool:
-    """Whether a file is a cache of such rows; False if it is one of others, or missing."""
+    """True if a file is a cache of such rows, False if of others, or missing."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise DataError(
             f"encode_folder: {path} is a link, a folder or a device, expected a cache of features,"
@@ -271,20 +265,18 @@ def _encode_on_ranks(
     take: Callable[[Encoded], None],
     shape: Sequence[int],
 ) -> None:
-    """Encode the blocks that rank 0 lists, each rank its shard in rounds; rank 0 takes the
-    result.
-    """
+    """Encode the blocks that rank 0 lists, each rank its shard in rounds; results go to rank 0."""
     blocks = json.loads(group.all_gather(json.dumps(blocks) if group.rank == 0 else "")[0])
     for batch in batches(group, len(blocks), ROUND):
         encoded: list[Encoded] = []
         _in_parallel(lambda block, to=encoded: to.append(encode(block)), blocks[batch])  # type: ignore[misc]  # bound at once
         gathered = group.all_gather(json.dumps([_to_json(block) for block in encoded]))
         if group.rank == 0:
-            for block in itertools.chain.from_iterable(map(json.loads, gathered)):
+            for block in chain.from_iterable(map(json.loads, gathered)):
                 take(_from_json(block, shape))
 
 
-def _to_json(encoded: Encoded) -> dict[str, Any]:
+def _to_json(encoded: Encoded) -> dict[str, object]:
     rows = {
         name: base64.b64encode(row.astype("<f4").tobytes()).decode()
         for name, row in encoded.features.items()
@@ -312,7 +304,7 @@ def _mirrors(names: Iterable[str], mirrored: Collection[str]) -> list[str]:
 def _keys(
     folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """What each feature of a block depends on: encoder, and name, size and time of its files."""
+    """Digests of what a block's features depend on: encoder, name, size and time of files."""
     stats = [(name, (folder / name).stat()) for name in block]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     for name in (*block, *_mirrors(block, mirrored)):
@@ -350,8 +342,8 @@ def _encode_block(
 def _in_parallel(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequence[str]]) -> None:
     """Work on blocks on all cores, each taking the next one when it is free.
 
-    After an error, or Ctrl-C, none is begun. Another thread of the program that waits for the
-    cores has a turn between two blocks.
+    After an error, or Ctrl-C, no block is started. Between blocks, other threads that wait for the
+    cores have their turn.
     """
     queue = collections.deque(blocks)
 
@@ -386,7 +378,7 @@ def covered(where: str, pictures: Sequence[str], known: Container[str], thing: s
 
 
 def leads_out(name: str, kind: type[PurePath] = PurePath) -> bool:
-    """Whether a name, read as a path, could lead out of its folder."""
+    """True if a name, read as a path, could lead out of its folder."""
     path = kind(name)
     return bool(path.anchor) or ".." in path.parts or "\0" in name
 
@@ -408,13 +400,12 @@ def _exists(path: Path) -> bool:
 
 
 def _texts(path: Path, names: np.ndarray) -> Iterator[str]:
-    if (
-        names.dtype.kind == "U"
-        and (most := int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))) > sys.maxunicode
-    ):
-        raise DataError(
-            f"read_features: {path}, 'names' holds a character of number {most:,}, expected at most"
-            f" {sys.maxunicode:,}; damaged?"
-        )
+    if names.dtype.kind == "U":
+        most = int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))
+        if most > sys.maxunicode:
+            raise DataError(
+                f"read_features: {path}, 'names' holds a character of number {most:,}, expected at"
+                f" most {sys.maxunicode:,}; damaged?"
+            )
     for name in names:
         yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)

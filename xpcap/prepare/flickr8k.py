@@ -10,12 +10,12 @@ _LINE = re.compile(r"(?P<key>(?P<picture>[^\t]+?)#\d+)\t(?P<caption>.*)")
 
 
 def is_token_line(line: str) -> bool:
-    """Whether a line has the form ``NAME#K<TAB>CAPTION``."""
+    """True if a line has the form ``NAME#K<TAB>CAPTION``."""
     return _LINE.fullmatch(line) is not None
 
 
 def read_tokens(where: str, text: str, report: ImportReport) -> Iterator[CaptionRow]:
-    """Rows of a token file; lines of another form, and a second NAME#K, are skipped."""
+    """Rows of a token file; lines of another form, and repeated NAME#K, are skipped."""
     seen: set[str] = set()
     for number, line in enumerate(text.split("\n"), start=1):
         if not (line := line.rstrip()):

@@ -18,7 +18,7 @@ from xpcap.errors import DataError
 from xpcap.prepare.features import leads_out, stay_in
 
 LEAST_RATIO = 0.85  # of letters in common of two names that differ by a typo
-MOST_LOST = 10  # names for which typos are looked for
+MOST_LOST = 10  # unmatched names that are compared for typos
 MOST_COMPARED = 10_000  # names that each of them is compared with
 _SUFFIX = re.compile(r"(?<=.)\.[a-z]\w{1,4}$")
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
@@ -26,11 +26,11 @@ _NO_DIGITS = re.compile(r"\D+")
 
 
 class Matches(NamedTuple):
-    """Names of captions and what they are called in a folder, or among features."""
+    """Names in captions and the names that match them in a folder, or among features."""
 
-    found: dict[str, str]  # name to what it is called there
-    respelt: dict[str, str]  # those of `found` that differ in capitals or Unicode form
-    near: dict[str, str]  # unmatched names and what is there under nearly that name
+    found: dict[str, str]  # name to its match
+    respelt: dict[str, str]  # matches of `found` that differ in capitals or Unicode form
+    near: dict[str, str]  # unmatched names to suggestions
 
 
 def match_names(
@@ -108,9 +108,8 @@ class PictureFolder:
         if name in self.top:
             return True
         try:
-            return (
-                "/" in str(name) and not leads_out(str(name)) and (self.path / str(name)).is_file()
-            )
+            path = str(name)
+            return "/" in path and not leads_out(path) and (self.path / path).is_file()
         except OSError:  # a name that no file can have
             return False
 
@@ -120,17 +119,16 @@ class PictureFolder:
         return self._called(path) if path is not None and path.is_file() else None
 
     def pictures(self) -> list[str]:
-        """Relative paths of all pictures."""
         return [self._called(path) for path in self.inside.pictures]
 
     def without_captions(self, used: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Pictures that are not used: those directly in the folder, and those in subfolders."""
+        """Pictures that are not used: directly in the folder, and in subfolders."""
         known = set(used)
         left = [name for name in self.pictures() if name not in known]
         return [name for name in left if "/" not in name], [name for name in left if "/" in name]
 
     def others(self, used: Iterable[str]) -> list[Path]:
-        """Files that are no pictures by their names, and are not used."""
+        """Files not named as pictures are, and not used."""
         known = set(used)
         return [path for path in self.inside.others if self._called(path) not in known]
 
@@ -139,9 +137,9 @@ class PictureFolder:
 
 
 def _respelt(lost: Sequence[str], there: Iterable[str], taken: Collection[str]) -> dict[str, str]:
-    """Names and the one thing there that differs only in capitals or Unicode form.
+    """Names to the one unmatched name that differs only in capitals or Unicode form.
 
-    It must not be taken, and no second name may claim it.
+    No second name may claim it.
     """
     spelt: dict[str, list[str]] = defaultdict(list)
     for called in there:
@@ -157,7 +155,7 @@ def _respelt(lost: Sequence[str], there: Iterable[str], taken: Collection[str]) 
 
 
 def _near(lost: Sequence[str], there: Collection[str]) -> dict[str, str]:
-    """Names and what is there with the same letters and numbers.
+    """Names to those with the same letters and numbers.
 
     For the first few also with nearly the same letters; numbers must always agree.
     """

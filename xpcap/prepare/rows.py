@@ -1,4 +1,4 @@
-"""What readers yield and where they report: a row for each caption, and the import report."""
+"""CaptionRow, which readers yield, and ImportReport, in which they count omissions."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ class CaptionRow(NamedTuple):
 
 
 class ImportReport:
-    """The forms of the files read, what an import left out by kind, and notes."""
+    """An import's report: forms of the files, omissions by kind, and notes."""
 
     def __init__(self) -> None:
         self.skipped: Counter[str] = Counter()
@@ -29,7 +29,7 @@ class ImportReport:
         self._remarked: dict[str, list[str]] = {}
 
     def skip(self, kind: str, name: str, *, remark: str = "") -> None:
-        """Count one thing left out: a plural `kind`, its name, and optionally why."""
+        """Count one omission: a plural `kind`, its name, and optionally why."""
         self.skipped[kind] += 1
         named = (self._remarked if remark else self._named).setdefault(kind, [])
         if len(named) < NAMED:

@@ -1,4 +1,4 @@
-"""Which picture is in which split: by what a file says, by lists, or by fractions."""
+"""Splits of pictures: named by the file, by lists, or drawn by fractions."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 
 
 def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterator[CaptionRow]:
-    """Rows of one file with their splits by our names; those without picture or split skipped.
+    """Rows of one file with their splits by our names; those without picture or split are skipped.
 
     Raises
     ------
@@ -61,10 +61,9 @@ def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterat
 def by_lists(
     rows: Sequence[CaptionRow], lists: Mapping[str, str | Path], report: ImportReport
 ) -> list[CaptionRow]:
-    """Rows of the listed pictures, in the order of the lists; a listed name without rows is
-    skipped.
+    """Rows of the listed pictures, in the order of the lists; names without rows are skipped.
 
-    Pictures of no list are left aside, and noted.
+    Pictures of no list are dropped, and noted.
     """
     captioned = {row.picture for row in rows}
     divided: list[CaptionRow] = []
@@ -98,7 +97,7 @@ def check_fractions(where: str, fractions: Sequence[float]) -> None:
 def by_fractions(
     rows: Sequence[CaptionRow], fractions: Sequence[float], seed: int
 ) -> list[CaptionRow]:
-    """Draw train, val and test by picture; rows keep their order within a split.
+    """Draw train, val and test by picture; rows stay in order within a split.
 
     The draw depends on the names and the seed, not on the order of the rows.
 

@@ -6,12 +6,15 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from xpcap.encoders.finding import SUFFIXES
 from xpcap.errors import DataError
 from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.text import kind_of, parse_json
+
+if TYPE_CHECKING:
+    import _csv
 
 KNOWN = {  # names of columns, the likeliest first, in lower case and with underscores
     "image": (
@@ -72,7 +75,7 @@ class _Found:
 
 
 def find_delimiter(text: str, columns: Columns) -> str | None:
-    """The delimiter of a table whose heading names a picture and a caption; None without one."""
+    """The delimiter of a table whose heading names a picture and a caption; else None."""
     heading = text[_start(text) :][:10_000]
     return next((sign for sign in DELIMITERS if _find(_heading(heading, sign), columns)), None)
 
@@ -117,8 +120,8 @@ def read_table(
 ) -> Iterator[CaptionRow]:
     """Rows of a table in text. Quotes are as in CSV, except between pipes, where they are text.
 
-    A row with too few or too many columns is skipped; if the caption's column is the last,
-    whatever follows belongs to the caption.
+    A row with too few or too many columns is skipped; if the caption's column is the last, further
+    cells belong to the caption.
 
     Raises
     ------
@@ -134,7 +137,7 @@ def read_table(
 
 
 def read_objects(
-    where: str, objects: Iterable[tuple[str, Any]], columns: Columns, report: ImportReport
+    where: str, objects: Iterable[tuple[str, object]], columns: Columns, report: ImportReport
 ) -> Iterator[CaptionRow]:
     """Rows of objects, each with its source: a caption, or a list of them, with its picture.
 
@@ -155,7 +158,7 @@ def read_objects(
     return _rows(records, found, report)
 
 
-def json_lines(where: str, text: str) -> Iterator[tuple[str, Any]]:
+def json_lines(where: str, text: str) -> Iterator[tuple[str, object]]:
     """The value of each line, with its source."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -181,7 +184,7 @@ def _start(text: str) -> int:
     return match.end() if match else len(text) - len(text.lstrip())
 
 
-def _reader(text: str, delimiter: str) -> Any:
+def _reader(text: str, delimiter: str) -> "_csv.Reader":
     lines = io.StringIO(text, newline="")
     if delimiter == "|":
         return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
@@ -202,19 +205,14 @@ def _find(names: Sequence[str], columns: Columns) -> _Found | None:
     for key, known in KNOWN.items():
         given = getattr(columns, key, None)
         wanted = known if given is None else (re.sub(r"[\s-]+", "_", given.strip().lower()),)
-        found[key] = (
-            given
-            if given in names
-            else next((usual[name] for name in wanted if name in usual), None)
-        )
+        first = next((usual[name] for name in wanted if name in usual), None)
+        found[key] = given if given in names else first
         if found[key] is None and (given is not None or key in ("image", "caption")):
             return None
     image, caption = found["image"], found["caption"]
-    return (
-        None
-        if image is None or caption is None or image == caption
-        else _Found(image, caption, found["split"], found["number"])
-    )
+    if image is None or caption is None or image == caption:
+        return None
+    return _Found(image, caption, found["split"], found["number"])
 
 
 def _records(
@@ -252,7 +250,7 @@ def _records(
 
 
 def _rows(
-    records: Iterable[tuple[str, Any]], found: _Found, report: ImportReport
+    records: Iterable[tuple[str, object]], found: _Found, report: ImportReport
 ) -> Iterator[CaptionRow]:
     seen: set[tuple[str, str]] = set()
     for source, record in records:

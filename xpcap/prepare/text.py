@@ -9,22 +9,17 @@ from xpcap.errors import DataError
 from xpcap.files import read_text
 from xpcap.signatures import ENDS, Kind, kind_of_file
 
-MOST_TEXT = (
-    256 << 20
-)  # bytes of a captions file or list; the largest in use, Karpathy's of COCO, takes 144 MB
-WHAT_NEXT = {  # what to do with a file of another kind, by its family
+MOST_TEXT = 256 << 20  # bytes of a captions file or list; Karpathy's of COCO takes 144 MB
+REMEDIES = {  # by a file's family
     "spreadsheet": "save the sheet as CSV UTF-8 (comma delimited) and give that file",
     "archive": "unpack it first",
     "document": "copy its table into a spreadsheet and save that as CSV UTF-8",
 }
-MOST_VALUES = (
-    16 << 20
-)  # of a JSON text, counted by its commas and brackets; Karpathy's of COCO has about 10 million
+MOST_VALUES = 16 << 20  # commas and brackets of a JSON text; Karpathy's of COCO has 10 million
 
 
 def read_whole(function: str, path: str | Path) -> str:
-    """The text of a UTF-8 file, without byte order mark and with line ends of any system as
-    newlines.
+    """The text of a UTF-8 file, without byte order mark, with newlines as line ends.
 
     Raises
     ------
@@ -58,10 +53,10 @@ def read_whole(function: str, path: str | Path) -> str:
 
 
 def _other(function: str, path: str | Path, kind: Kind) -> DataError:
-    next_ = WHAT_NEXT.get(kind.family, "is the path right?")
+    remedy = REMEDIES.get(kind.family, "is the path right?")
     return DataError(
         f"{function}: {path} is {kind.name}, expected a text file of captions or picture names;"
-        f" {next_}"
+        f" {remedy}"
     )
 
 
@@ -94,11 +89,10 @@ def first_line(text: str) -> str:
     return text.lstrip().partition("\n")[0].rstrip()
 
 
-def kind_of(value: Any) -> str:
+def kind_of(value: object) -> str:
     """A value of JSON in messages: ``null``, ``an object``, or the value itself, shortened."""
-    return {dict: "an object", list: "a list", type(None): "null"}.get(type(value)) or repr(value)[
-        :60
-    ]
+    names = {dict: "an object", list: "a list", type(None): "null"}
+    return names.get(type(value)) or repr(value)[:60]
 
 
 def read_list(path: str | Path) -> list[str]:

@@ -19,7 +19,6 @@ class NamedExactly:
         "share of captions that name exactly the (colour, shape) pairs of their scene, none missing"
         " and none made up"
     )
-    known_only = False
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``named``; 1 or 0 for each picture."""
