@@ -1,5 +1,4 @@
-"""Mistakes that GPU paths are known for, and the tests that have to catch them; see
-test_planted.py.
+"""Known mistakes of GPU code, and the tests that must catch them; see test_planted.py.
 
 No mutation tool makes them. mutmut 3.8 leaves decorated functions alone, which is every forward and
 backward pass. cosmic-ray 8.7 swaps operators and starts pytest anew for each; of a sample of 24 it
@@ -21,8 +20,10 @@ from planting import in_cuda, in_python
 
 @dataclass(frozen=True)
 class Mistake:
-    """In a function of the package, what the pattern finds is replaced (see planting.py); `test`
-    then fails with a message that holds `says`."""
+    """Code that replaces the match of a pattern in a function of the package; see planting.py.
+
+    `test` must then fail with a message that contains `says`.
+    """
 
     name: str
     kind: str
@@ -30,23 +31,23 @@ class Mistake:
     pattern: str
     instead: str
     test: str
-    says: str
+    says: str = "Not equal to tolerance"
     suffix: ClassVar[str] = ".py"
 
     def change(self, text: str) -> tuple[str, int]:
         return in_python(text, self.function, self.pattern, self.instead)
 
     def planted(self, root: Path) -> tuple[Path, str]:
-        """The one file of the project at `root` that it changes, and the file's text with it."""
-        places = []
+        """The file of the project at `root` that it changes, and the changed text."""
+        found = []
         for path in sorted((root / "xpcap").rglob(f"*{self.suffix}")):
             before = path.read_text(encoding="utf-8")
             after, count = self.change(before)
             assert count == 0 or after != before, f"{self.name}: nothing is changed"
-            places += [(path, after)] * count
-        where = f"{self.pattern!r} in a function {self.function}"
-        assert len(places) == 1, f"{self.name}: found {len(places)} times, expected once: {where}"
-        return places[0]
+            found += [(path, after)] * count
+        code = f"{self.pattern!r} in a function {self.function}"
+        assert len(found) == 1, f"{self.name}: found {len(found)} times, expected once: {code}"
+        return found[0]
 
     def plant(self, root: Path) -> None:
         path, text = self.planted(root)
@@ -57,9 +58,9 @@ class Mistake:
 
 @dataclass(frozen=True)
 class KernelMistake(Mistake):
-    """One in CUDA C, where the pattern is a regular expression."""
+    """A mistake in CUDA C, where the pattern is a regular expression."""
 
-    nth: int | None = None  # of the matches, counted from 0; None: all there are
+    nth: int | None = None  # match to replace, from 0; None: all
     suffix: ClassVar[str] = ".cu"
 
     def change(self, text: str) -> tuple[str, int]:
@@ -67,7 +68,7 @@ class KernelMistake(Mistake):
 
 
 def table() -> Iterator[str]:
-    """The mistakes as lines of Markdown."""
+    """Lines of a Markdown table of the mistakes."""
     yield "| mistake | where | caught by | which says |"
     yield "|---|---|---|---|"
     for mistake in MISTAKES:
@@ -101,7 +102,9 @@ LOOP = "test_emulated_steps_forward_touch_their_own_rows[rnn]"
 KEPT = "test_emulated_row_products_keep_the_memory_of_their_arrays"
 ALONE = "test_packed_rows_equal_each_caption_alone[emulated-{}]"
 SECOND_BLOCK = "test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_scores[emulated-6-2]"
-MANY_PLACES = "test_emulated_attention_runs_the_plain_equations_where_a_picture_has_too_many_places"
+MANY_REGIONS = (
+    "test_emulated_attention_runs_the_plain_equations_where_a_picture_has_too_many_places"
+)
 LARGE_SCORES = "test_twin_attention_takes_scores_of_any_size_and_passes_nan_on[float]"
 NO_SUCH_WORD = "test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan[2147483647-float]"
 NO_KERNEL = "test_emulated_plain_equations_run_where_no_kernel_fits"
@@ -109,12 +112,17 @@ _ANY_ORDER = "test_twin_equals_the_equations_in_any_order_and_stays_inside_its_a
 ANY_ORDER, ATTENTION_ORDER = f"{_ANY_ORDER}[softmax_loss-float]", f"{_ANY_ORDER}[attend_step-float]"
 
 
+ZEROS = (
+    "$out = get_array_module($rows).zeros(($groups.starts.size - 1, $rows.shape[1]), $rows.dtype)"
+)
+
+
 def kernel(op: str, dtype: str = "float32") -> str:
     return f"test_emulated_kernel_equals_the_plain_equations[{dtype}-{op}]"
 
 
 MISTAKES = [
-    # What NumPy takes and CuPy does not
+    # Accepted by NumPy, not by CuPy
     Mistake(
         "np-for-xp",
         "np. for xp. in the mathematics",
@@ -135,7 +143,7 @@ MISTAKES = [
     ),
     Mistake(
         "host-numbers",
-        "the row numbers of dropout masks are sent, and those on the host used",
+        "row numbers of dropout masks are uploaded, and those on the host used",
         "prepare_batch",
         "[$more for $first, $more in $sent]",
         "numbers",
@@ -162,7 +170,7 @@ MISTAKES = [
     ),
     Mistake(
         "device-into-host",
-        "words chosen on the device are put into a host array unread",
+        "words on the device are put into a host array without a copy to the host",
         "Reading.__init__",
         "xp is np",
         "True",
@@ -244,7 +252,7 @@ MISTAKES = [
     ),
     Mistake(
         "read-each-step",
-        "each loss is read when it is made",
+        "each loss is read in its own step",
         "LossBuffer.add",
         "self.full",
         "self._unread",
@@ -280,17 +288,17 @@ MISTAKES = [
     ),
     Mistake(
         "unread",
-        "an epoch is kept although nobody looked whether its steps were finite",
+        "an epoch is recorded without a check that its losses are finite",
         "CaptioningSolver._evaluate_epoch",
         "self._require_finite()",
         "None",
         NOT_FINITE,
         "CaptioningSolver: val_loss of epoch 1 is nan",
     ),
-    # Launches and transfers that nobody needs
+    # Needless launches and transfers
     Mistake(
         "stacked",
-        "losses are stacked where one kernel notes them",
+        "losses are stacked, although one kernel can record them",
         "LossBuffer.add",
         "record_step($record, $i, $loss, $norm)",
         "$record[1 + $i] = get_array_module($loss).stack([$loss, $norm])",
@@ -308,7 +316,7 @@ MISTAKES = [
     ),
     Mistake(
         "product-without-out",
-        "a product in the time loop into memory of its own, and copied",
+        "a product in the time loop allocates its result, which is then copied",
         "rnn_backward_steps",
         "multiply($step.first, 0, $step.n)",
         "dh_next[: $step.n] = da[$step.rows] @ Wh.T",
@@ -317,7 +325,7 @@ MISTAKES = [
     ),
     Mistake(
         "copy-beside-the-loop",
-        "an astype that changes nothing, and copies",
+        "an astype to the same dtype, which copies",
         "forward",
         "gather($here, packed.kept, ...)",
         "$here.astype($here.dtype)",
@@ -326,7 +334,7 @@ MISTAKES = [
     ),
     Mistake(
         "one-by-one",
-        "each index vector is sent by itself",
+        "one transfer for each index vector",
         "send_joined",
         'joined, $views, $start = buffer.upload("indices", $all), [], 0',
         "return [buffer.upload(f'indices {k}', part) for k, part in enumerate(parts)]",
@@ -335,7 +343,7 @@ MISTAKES = [
     ),
     Mistake(
         "features-by-the-batch",
-        "features are sent with each batch although they are on the device",
+        "features are uploaded with each batch although they are on the device",
         "CaptioningSolver.train_batch",
         "$feed.minibatch($split, $rows, $views, $shard)",
         "Batch(*self.data.minibatch($split, $rows))",
@@ -344,7 +352,7 @@ MISTAKES = [
     ),
     Mistake(
         "features-beyond-memory",
-        "features may take all memory, and none is left to compute with",
+        "features may take all memory, and none is left for training",
         "Feed._send",
         "SHARE * $free",
         "$free",
@@ -354,7 +362,7 @@ MISTAKES = [
     # Indices
     Mistake(
         "ids-from-one",
-        "ids counted from 1, so that the last one is V, and a kernel reads beyond the table",
+        "ids counted from 1: the last one is V, and a kernel reads beyond the table",
         "forward",
         'gather(params["W_embed"], $here, ...)',
         "$here + 1",
@@ -368,7 +376,6 @@ MISTAKES = [
         r"(\w+) < end",
         r"\1 <= end",
         kernel("segment_sum"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "before-the-start",
@@ -377,14 +384,13 @@ MISTAKES = [
         r"(targets\[blockIdx\.x\])",
         r"\1 - 1",
         kernel("softmax_loss"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "duplicates",
-        "rows added by an index that names some of them twice: one addition of each is left",
+        "rows added by an index with duplicates: one addition of each is left",
         "backward",
         "$out = segment_sum($rows, $groups, ...)",
-        "$out = get_array_module($rows).zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\n$out[$groups.ids] += $rows",
+        f"{ZEROS}\n$out[$groups.ids] += $rows",
         STEP,
         "duplicate indices in an assignment",
     ),
@@ -393,14 +399,14 @@ MISTAKES = [
         "rows added by atomics, in another order each time",
         "backward",
         "$out = segment_sum($rows, $groups, ...)",
-        "$out = get_array_module($rows).zeros((len($groups.starts) - 1, $rows.shape[1]), $rows.dtype)\nget_array_module($rows).add.at($out, $groups.ids, $rows)",
+        f"{ZEROS}\nget_array_module($rows).add.at($out, $groups.ids, $rows)",
         SAME_BITS,
         "assert b'",
     ),
     # Ranks
     Mistake(
         "not-summed",
-        "each rank goes its own way",
+        "gradients are not summed over ranks",
         "_all_reduce",
         "$group.all_reduce($grads.flat)",
         "None",
@@ -409,26 +415,24 @@ MISTAKES = [
     ),
     Mistake(
         "share-of-the-total",
-        "each rank divides by the captions of its share, and the sum is too large",
+        "each rank divides by the size of its shard, and the sum is too large",
         "CaptioningRNN.loss",
         "max($n, 1) if $total is None else $total",
         "max($n if shard is None else len(shard), 1) if $total is None else $total",
         RANKS,
-        "Not equal to tolerance",
     ),
     Mistake(
         "masks-of-a-share",
-        "dropout masks are numbered within a rank's share, so that they depend on the number of ranks",
+        "rows of dropout masks are numbered within a shard: masks depend on the number of ranks",
         "prepare_batch",
         "row_numbers($packed, $whole)",
         "row_numbers($packed)",
         RANKS,
-        "Not equal to tolerance",
     ),
     # Memory
     KernelMistake(
         "rows-not-zeroed",
-        "rows without a target keep what was in memory",
+        "gradients of rows without a target are left uninitialised",
         "scatter_drop",
         r"(1 / keep)\) : 0;",
         r"\1) : out[k];",
@@ -437,7 +441,7 @@ MISTAKES = [
     ),
     Mistake(
         "state-not-zeroed",
-        "the last step starts its gradient from what was in memory",
+        "the gradient of the last step starts from uninitialised memory",
         "rnn_cell_backward_steps",
         "i32(more)",
         "i32(n)",
@@ -446,7 +450,7 @@ MISTAKES = [
     ),
     Mistake(
         "buffer-used-twice",
-        "one buffer for two things, after a line was copied",
+        "one buffer for two arrays, after a line was copied",
         "forward",
         'buffer("projected", $shape)',
         'buffer("projected image", $shape)',
@@ -473,7 +477,7 @@ MISTAKES = [
     ),
     Mistake(
         "kernel-of-another-device",
-        "a kernel is loaded once, and not once a device",
+        "one loaded kernel for all devices",
         "kernel",
         "_function($xp, $here, ...)",
         "0",
@@ -492,7 +496,7 @@ MISTAKES = [
     ),
     Mistake(
         "flags-of-the-factors",
-        "the flags of the two factors change places, as the factors have",
+        "the flags of the two factors are swapped, as the factors are",
         "_multiply",
         "(flag_x, leading_x), (flag_w, leading_w) = $factors",
         "(flag_w, leading_x), (flag_x, leading_w) = $factors",
@@ -501,7 +505,7 @@ MISTAKES = [
     ),
     Mistake(
         "rows-for-columns",
-        "m and n change places: cuBLAS counts by column",
+        "m and n are swapped: cuBLAS is column-major",
         "_multiply",
         "(n, k), m, real = $sizes",
         "(m, k), n, real = $sizes",
@@ -519,34 +523,31 @@ MISTAKES = [
     ),
     Mistake(
         "beta-forgotten",
-        "a product that is to be added takes the place of what is there",
+        "beta is 0 where a product is to be added",
         "add_product",
         "_multiply($x, $w, $out, ONE)",
         "_multiply($x, $w, $out, ZERO)",
         kernel("add_product"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "beta-left-over",
-        "a product is added to what was in memory",
+        "beta is 1 where a product is to be stored",
         "product",
         "_multiply($x, $w, $out, ZERO)",
         "_multiply($x, $w, $out, ONE)",
         kernel("product"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "beta-forgotten-by-row",
-        "a product of a step's rows takes the place of what it is to be added to",
+        "beta is 0 where a product of a step's rows is to be added",
         "row_products_add",
         "_multiply_rows($x, $w, $out, ONE)",
         "_multiply_rows($x, $w, $out, ZERO)",
         kernel("row_products_add"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "handle-of-another-device",
-        "the handle of cuBLAS is asked for once, and not once a device",
+        "one cuBLAS handle for all devices",
         "gemm",
         "$xp.cuda.device.get_cublas_handle()",
         "vars(gemm).setdefault('handle', $xp.cuda.device.get_cublas_handle())",
@@ -564,7 +565,7 @@ MISTAKES = [
     ),
     Mistake(
         "no-cublas",
-        "nobody asks whether the binding of cuBLAS can be loaded",
+        "no check that the binding of cuBLAS can be loaded",
         "fits_product",
         '_binding(sys.modules["cupy"])',
         "True",
@@ -591,16 +592,15 @@ MISTAKES = [
     ),
     Mistake(
         "stride-of-the-factor",
-        "rows of the result are found by the length of the factor's",
+        "rows of the result are addressed by the factor's row length",
         "_multiply_rows",
         "$o * out_row",
         "$o * x_row",
         kernel("row_products"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "transpose-forgotten",
-        "the recurrent weights go backward as they went forward",
+        "the recurrent weights are not transposed in the backward pass",
         "row_products_transpose",
         "row_products($x, $here, $out)",
         "w",
@@ -609,30 +609,27 @@ MISTAKES = [
     ),
     Mistake(
         "first-for-before",
-        "a row where the stack of states wants the state before it",
+        "the index of a step's rows, where that of its previous states is needed",
         "rnn_steps",
         "multiply($here, ...)",
         "step.first",
         ALONE.format("rnn"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "first-for-before-in-a-launch",
-        "the same in the launch of a kernel",
+        "the same in the launch of a kernel: rows for previous states",
         "lstm_gate_steps",
         "i32(before)",
         "i32(first)",
         kernel("lstm_gate_steps"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "state-before",
-        "the derivative of tanh is taken of the state before the step",
+        "the derivative of tanh is taken at the previous state",
         "rnn_cell_backward_steps",
         "first, _, after, n, more = step",
         "first, after, _, n, more = step",
         kernel("rnn_cell_backward_steps"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "first-row-in-a-kernel",
@@ -641,7 +638,6 @@ MISTAKES = [
         r"at_i = \(first \+ row\)",
         "at_i = row",
         kernel("lstm_gate_steps"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "short-stack",
@@ -663,34 +659,31 @@ MISTAKES = [
     ),
     KernelMistake(
         "all-go-on-in-a-kernel",
-        "the same in a kernel: what a step of other sequences left is added to dc",
+        "the same in a kernel: another sequence's gradient is added to dc",
         "lstm_gates_backward",
         r"row < more \? dc\[k\] \+ dc_here : dc_here",
         "dc[k] + dc_here",
         kernel("lstm_gate_backward_steps"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "without-a-step",
-        "the gradient of a state that no step starts from is what was in memory",
+        "the gradient of a sequence without steps is left uninitialised",
         "lstm_rows_backward",
         "zero_without_steps($rows, ...)",
         "None",
         ALONE.format("lstm"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "second-block",
-        "the second block of rows takes the place of the first one's gradients",
+        "the second block of rows overwrites the gradients of the first",
         "vocabulary_loss",
         "$rows.start == 0",
         "$rows.stop > 0",
         SECOND_BLOCK,
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "no-such-word",
-        "a target is taken as it comes, and a kernel reads beyond the scores",
+        "a target is not checked, and a kernel reads beyond the scores",
         "softmax_loss",
         r"known = [^;]*;",
         "known = true;",
@@ -699,17 +692,17 @@ MISTAKES = [
     ),
     Mistake(
         "memory-in-a-step",
-        "a step takes fresh memory where it has a buffer",
+        "a step allocates where it has a buffer",
         "backward",
         'buffer("dvectors", $x.shape)',
         "get_array_module($x).empty_like($x)",
         NO_MEMORY,
         "Allocation(",
     ),
-    # Hypotheses and models side by side
+    # Beams and ensembles
     Mistake(
         "parents-ignored",
-        "a hypothesis adds its word to what stood in its place, and not to what its parent said",
+        "a hypothesis extends the caption of its slot, and not of its parent",
         "Transcript.write",
         '$step.before[$found["parents"]]',
         "$step.after",
@@ -727,12 +720,11 @@ MISTAKES = [
     ),
     Mistake(
         "mean-of-scores",
-        "an ensemble adds the models' logarithms in place of their probabilities",
+        "an ensemble averages logarithms, and not probabilities",
         "log_mean",
         "$mean += _softmax($scores, $K)",
         "_softmax($scores, $K)\n$mean *= xp.exp($scores)",
         ENSEMBLE,
-        "Not equal to tolerance",
     ),
     # Launching kernels
     Mistake(
@@ -751,16 +743,14 @@ MISTAKES = [
         "-(-$n // THREADS)",
         "max(1, $n // THREADS)",
         kernel("adam_update"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "grid-turned",
-        "the axes of a grid change places",
+        "the axes of a grid are swapped",
         "segment_sum",
         "$count, blocks($C)",
         "(blocks($C), $count)",
         kernel("segment_sum"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "macro",
@@ -773,7 +763,7 @@ MISTAKES = [
     ),
     Mistake(
         "partial-sums",
-        "a buffer of floats where a kernel writes doubles",
+        "a float32 buffer for a kernel that writes doubles",
         "_squares",
         'buffer("squares", $shape, np.float64)',
         'buffer("squares", $shape)',
@@ -788,7 +778,6 @@ MISTAKES = [
         r"(\w+) = (\w+) \+ H, (\w+) = \1 \+ H",
         r"\3 = \2 + H, \1 = \3 + H",
         kernel("lstm_gates"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "gradient-forgotten",
@@ -797,7 +786,6 @@ MISTAKES = [
         r"row < more \? dh\[at\] \+ dh_next\[k\] :",
         "",
         kernel("lstm_gates_backward"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "row-of-the-state-before",
@@ -806,7 +794,6 @@ MISTAKES = [
         r"\(before \+ row0\)",
         "(before + row0 + 1)",
         kernel("lstm_steps"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "ended-sequences",
@@ -815,7 +802,6 @@ MISTAKES = [
         r"row < more \? dc\[k\] \+ dc_here : dc_here",
         "dc[k] + dc_here",
         kernel("lstm_backward_steps"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "last-cell",
@@ -824,16 +810,14 @@ MISTAKES = [
         "i32(n if carried else more)",
         "i32(more)",
         kernel("lstm_gate_backward_steps"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "more-is-n",
-        "a step looks for the next one of all its sequences",
+        "every sequence of a step gets a gradient from the next one",
         "lstm_backward_steps",
         "i32(more)",
         "i32(n)",
         kernel("lstm_backward_steps"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "Wh-transposed",
@@ -842,21 +826,19 @@ MISTAKES = [
         r"\(\(k \+ j % 2 \* apart\) \* 4 \+ j / 2\) \* H \+ unit",
         "(j / 2 * H + unit) * H + k + j % 2 * apart",
         kernel("lstm_steps"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "tiles-in-use",
-        "the sums take the place of tiles that are still multiplied",
+        "sums overwrite tiles that are still multiplied",
         "lstm_step",
         r"__syncthreads\(\);",
         "",
         kernel("lstm_steps"),
-        "Not equal to tolerance",
         nth=1,
     ),
     KernelMistake(
         "guard",
-        "threads of the last block that have no number write beyond the array",
+        "surplus threads of the last block write beyond the array",
         "dropout",
         r"if \(\w+ >= n\) return;",
         "",
@@ -865,27 +847,25 @@ MISTAKES = [
     ),
     KernelMistake(
         "barrier-between-uses",
-        "no barrier before shared memory is used for something else",
+        "no barrier before shared memory is reused",
         "softmax_loss",
         r"__syncthreads\(\);",
         "",
         kernel("softmax_loss"),
-        "Not equal to tolerance",
         nth=2,
     ),
     KernelMistake(
         "barrier-before-the-tree",
-        "no barrier before the sums of a block's threads meet",
+        "no barrier before the reduction over a block's threads",
         "squares",
         r"__syncthreads\(\);",
         "",
         kernel("global_norm"),
-        "Not equal to tolerance",
         nth=0,
     ),
     KernelMistake(
         "read-after-write",
-        "a score is read after another thread may have put its gradient there",
+        "a score is read after another thread may have overwritten it with its gradient",
         "softmax_loss",
         r"most - target_score",
         "most - scores[row + target]",
@@ -894,12 +874,11 @@ MISTAKES = [
     ),
     KernelMistake(
         "share-forgotten",
-        "label smoothing leaves the other words' share out of the gradient",
+        "the gradient lacks label smoothing's share of the other words",
         "softmax_loss",
         r"kept \+ rest : rest",
         "kept : 0",
         kernel("softmax_loss"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "scale-forgotten",
@@ -908,83 +887,75 @@ MISTAKES = [
         r"\(scores\[p\] - most\) \* scale",
         "scores[p] - most",
         kernel("attend_steps"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "not-shifted",
-        "the softmax of scores as they are, whose exp() overflows",
+        "a softmax without subtraction of the maximum: exp() overflows",
         "attend_step",
         r"\(scores\[p\] - most\) \* scale",
         "scores[p] * scale",
         LARGE_SCORES,
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "row-of-a-sequence",
-        "where a step looks is written from row 0 on",
+        "attention weights of each step are written from row 0 on",
         "attend_step",
         r"row = first \+ i",
         "row = i",
         kernel("attend_steps"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "first-for-before-in-attention",
-        "a row where attention wants the state before it",
+        "the index of a step's rows, where attention needs that of its previous states",
         "attend_steps",
         "i32(before)",
         "i32(first)",
         kernel("attend_steps"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "gradient-replaced",
-        "the gradient through the scores takes the place of that through Wh",
+        "the gradient through the scores overwrites that through Wh",
         "attend_step_backward",
         r"(dh_next\[.*?\]) \+=",
         r"\1 =",
         kernel("attend_backward_steps"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "mean-forgotten",
-        "the gradient of a softmax without the mean over its places",
+        "the gradient of a softmax without the weighted mean over regions",
         "attend_step_backward",
         r"dweights\[p\] - mean",
         "dweights[p]",
         kernel("attend_backward_steps"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "state-of-the-step-itself",
-        "the sum over all steps takes the state that a step produced for the one it started from",
+        "the sum over steps takes the state after each step for the one before it",
         "attention_sum",
         r"firsts\[t - 1\]",
         "firsts[t]",
         kernel("attention_sum"),
-        "Not equal to tolerance",
     ),
     Mistake(
         "slabs-rounded-down",
-        "the last places of a picture get no gradient",
+        "the last regions of a picture get no gradient",
         "attention_sum",
         "-(-$P // SLAB)",
         "max(1, $P // SLAB)",
         kernel("attention_sum"),
-        "Not equal to tolerance",
     ),
     Mistake(
-        "too-many-places",
-        "nobody asks whether the scores of a picture fit into a block",
+        "too-many-regions",
+        "no check that the scores of a picture fit into a block",
         "_fits_attention",
         "$A.shape[1] <= REGIONS",
         "True",
-        MANY_PLACES,
+        MANY_REGIONS,
         "is None",
     ),
     KernelMistake(
         "parts-in-use",
-        "the parts of the next products take the place of those that are still added up",
+        "partial products are overwritten while they are still summed",
         "multiply",
         r"__syncthreads\(\);",
         "",
@@ -994,12 +965,11 @@ MISTAKES = [
     ),
     KernelMistake(
         "masks-of-step-0",
-        "the number of the step is left out of the counter, so that each step drops the same units",
+        "the counter lacks the number of the step: each step drops the same units",
         "draw",
         r"0, 0, step",
         "0, 0, 0",
         kernel("dropout_masks"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "nine-rounds",
@@ -1008,7 +978,6 @@ MISTAKES = [
         r"round < 10",
         "round < 9",
         kernel("dropout_masks"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "high-first",
@@ -1017,11 +986,10 @@ MISTAKES = [
         r"\(u % 4\)",
         "(3 - u % 4)",
         kernel("dropout_masks"),
-        "Not equal to tolerance",
     ),
     KernelMistake(
         "flag",
-        "the flag for what is not finite is never set",
+        "the flag for numbers that are not finite is never set",
         "record_step",
         r"record\[0\] = 0;",
         ";",

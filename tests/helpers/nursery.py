@@ -1,8 +1,7 @@
-"""Run pytest again and again, each time in a process forked from one that has the heavy libraries
-loaded, and none of the code under test.
+"""Runs of pytest in processes forked from one that has loaded the heavy libraries already.
 
-Run as a script it is that process: it reads one request a line from standard input, as JSON, and
-answers each by a line.
+It has loaded none of the code under test. This file is also its script: one request a line from
+standard input, as JSON, and one line in answer.
 """
 
 import contextlib
@@ -31,28 +30,25 @@ LOADED = (
     "cupy",
 )
 OPTIONS = ("-x", "-q", "-p", "no:cacheprovider", "-o", "verbosity_assertions=2")
-SECONDS = 300  # that one run may take
+SECONDS = 300  # time limit of one run
 
 
 class Result(NamedTuple):
-    """What pytest says of one test: "passed", "failed", "error" or "skipped", and why."""
+    """Pytest's outcome of one test: "passed", "failed", "error" or "skipped", and the reason."""
 
     outcome: str
     why: str
 
 
 class Nursery:
-    """Runs tests of copies of the project; a context manager."""
+    """A context manager that runs tests of copies of the project."""
 
     def __enter__(self) -> "Nursery":
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("PYTEST_", "PYTHON"))
-        }
+        hidden = "PYTEST_", "PYTHON"
+        env = {name: x for name, x in os.environ.items() if not name.startswith(hidden)}
         command = [sys.executable, "-P", __file__]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kept
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
         return self
 
@@ -113,9 +109,7 @@ def main() -> None:
 
 
 def _become(root: str, log: str, arguments: list[str]) -> None:
-    """Be a process that was started in `root` to run pytest there. Another xpcap that is installed
-    is not met.
-    """
+    """Run pytest in `root`, as if this process had started there, on no other xpcap."""
     signal.alarm(SECONDS)
     os.chdir(root)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

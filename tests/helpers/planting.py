@@ -1,10 +1,9 @@
-"""Find a place in the code by what stands there, and change it: Python by its shape, CUDA C by a
-regular expression.
+"""Find code and replace it: Python by its syntax tree, CUDA C by a regular expression.
 
-A pattern is Python, with holes: `$name` stands for any expression (the same one each time), `...`
-among a call's arguments for any number of further ones. Layout and comments do not matter, nor do
-names behind holes. Where the pattern has a hole `$here`, only that part is replaced; else the whole
-match is. In what comes instead, `$name` is the code that the hole stood for.
+A pattern is Python with holes: `$name` matches any expression (the same one each time), `...` among
+a call's arguments any number of further ones. Layout and comments do not matter. The hole `$here`,
+if there is one, is what is replaced, else the whole match; in the replacement, `$name` is the code
+that the hole matched.
 
     in_python(text, "lstm_rows_forward", "lstm_gates($here, ...)", "$here.copy()")
 """
@@ -22,7 +21,7 @@ Holes = dict[str, ast.AST]
 
 
 def function_named(text: str, name: str) -> ast.AST:
-    """The function, method or class of that name: ``"pack"``, ``"CaptioningRNN._forward"``."""
+    """The function, method, class or constant of a name, such as ``"CaptioningRNN.loss"``."""
     found = list(_named(ast.parse(text), name))
     if len(found) != 1:
         raise LookupError(
@@ -47,8 +46,10 @@ def _definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST
 
 
 def in_python(text: str, function: str, pattern: str, instead: str) -> tuple[str, int]:
-    """The text with every match replaced within the functions, methods, classes or constants of
-    that name, and the number of matches. Comments and layout are lost where there is one."""
+    """The text with every match replaced in functions, methods, classes or constants of that name.
+
+    Also the number of matches. A match costs the text its comments and layout.
+    """
     if not re.search(rf"^\s*(def |class )?{function.rpartition('.')[2]}\b", text, flags=re.M):
         return text, 0
     (shape,), new = _parsed(pattern), _parsed(instead)
@@ -91,7 +92,7 @@ class _Replaced(ast.NodeTransformer):
 
 
 def _matches(shape: object, node: object, holes: Holes) -> bool:
-    """Whether a node has this shape; what the holes stand for is put into `holes`."""
+    """Compare a node with a pattern; `holes` receives what its holes match."""
     if isinstance(shape, ast.Name) and shape.id.startswith(HOLE):
         name = shape.id.removeprefix(HOLE)
         return isinstance(node, ast.expr) and ast.unparse(
@@ -119,9 +120,7 @@ def _is_rest(node: ast.AST) -> bool:
 
 
 def _call_matches(shape: ast.Call, node: ast.Call, holes: Holes) -> bool:
-    """A call whose pattern ends in `...`: the arguments before it, and the keywords that are named,
-    among others.
-    """
+    """Compare a call with a pattern that has `...`; further arguments do not matter."""
     first = shape.args[: next(k for k, argument in enumerate(shape.args) if _is_rest(argument))]
     keywords = {keyword.arg: keyword.value for keyword in node.keywords}
     return (
@@ -139,9 +138,7 @@ def _call_matches(shape: ast.Call, node: ast.Call, holes: Holes) -> bool:
 
 
 def functions_in_cuda(text: str) -> dict[str, tuple[int, int]]:
-    """The functions of a kernel file, and where the text of each begins and ends, braces left
-    out.
-    """
+    """Start and end of the body of each function of a kernel file, without its braces."""
     bare = re.sub(
         r"//[^\n]*|/\*.*?\*/|__launch_bounds__\(.*?\)",
         lambda comment: re.sub(r"[^\n]", " ", comment[0]),
@@ -161,11 +158,9 @@ def functions_in_cuda(text: str) -> dict[str, tuple[int, int]]:
 def in_cuda(
     text: str, function: str, pattern: str, instead: str, nth: int | None = None
 ) -> tuple[str, int]:
-    """The text with every match within a function replaced, or only the one counted `nth` from 0,
-    and the number of matches replaced.
+    """The text with every match in a function replaced, or only match `nth`, from 0.
 
-    A space in the pattern is any number of blanks, and brackets and operators stand for themselves
-    if escaped by the caller as usual.
+    Also the number of replacements. A space in the pattern matches any number of blanks.
     """
     start, end = functions_in_cuda(text).get(function, (0, 0))
     found = list(re.finditer(pattern.replace(" ", r"\s*"), text[start:end]))

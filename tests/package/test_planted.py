@@ -1,4 +1,4 @@
-"""Planted mistakes are caught: each is made in a copy of the project, and its test fails there."""
+"""Planted mistakes are caught: each is made in a copy of the project, where its test fails."""
 
 import ast
 import shutil
@@ -17,7 +17,7 @@ COPIED = ("xpcap", "tests", "pyproject.toml")
 
 @pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
-    """Skipped, with the reason, where the tests of a copy could not run."""
+    """Runs of pytest; skips, with the reason, where the tests of a copy cannot run."""
     if not real.is_installed():
         pytest.skip(MISSING)
     try:
@@ -30,7 +30,6 @@ def nursery() -> Iterator[Nursery]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what the tests need."""
     base = tmp_path_factory.mktemp("planted").resolve() / "base"
     base.mkdir()
     for path in (ROOT / name for name in COPIED):
@@ -43,7 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nodes() -> dict[str, str]:
-    """The test of each mistake as pytest wants it, with the file that defines it."""
+    """Pytest's node id, with the file, of the test of each mistake."""
     defined: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for statement in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -59,7 +58,7 @@ def nodes() -> dict[str, str]:
     return found
 
 
-def test_planted_mistakes_are_many_and_each_changes_one_place(nodes: dict[str, str]) -> None:
+def test_planted_mistakes_are_many_and_each_changes_one_match(nodes: dict[str, str]) -> None:
     assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES) >= 70
     assert len(nodes) > 20
     for mistake in MISTAKES:
@@ -70,7 +69,7 @@ def test_planted_mistakes_are_many_and_each_changes_one_place(nodes: dict[str, s
 def test_planted_copy_without_a_mistake_passes(
     nursery: Nursery, base: Path, nodes: dict[str, str]
 ) -> None:
-    """The compiled files that this leaves serve the copies."""
+    """It leaves compiled files, which the copies use."""
     results = nursery.run(base, sorted(nodes.values()))
     failed = [result for result in results if result.outcome != "passed"]
     assert results == [Result("passed", "")] * len(nodes), failed

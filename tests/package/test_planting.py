@@ -1,6 +1,4 @@
-"""Places in the code are found by what stands there, whatever its layout, and only what was named
-is changed.
-"""
+"""Code is found by its shape, whatever its layout, and only what was named is changed."""
 
 import pytest
 from planting import function_named, in_cuda, in_python
