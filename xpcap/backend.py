@@ -1,7 +1,6 @@
-"""Chooses the library for new arrays, proves that it is usable on this machine, and moves arrays
-between host and device.
+"""Choice of the library for new arrays, proof that it is usable, copies from and to the host.
 
-The choice decides only where *new* arrays are made. Computation follows the arrays it is given:
+The choice decides only where *new* arrays are created. Computation follows its arguments:
 `get_array_module(x)` returns their library, and no layer reads the choice. Only this file imports
 cupy, and only when something asks for it.
 """
@@ -17,6 +16,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from xpcap.errors import BackendError, OptionError, install, unknown
 
@@ -32,9 +32,8 @@ def first_line(error: BaseException) -> str:
 
 def reason_of(error: Exception) -> str:
     """The error in brackets, with a remedy if CuPy could not write its compiled kernels."""
-    is_file = (
-        isinstance(error, OSError) and error.filename is not None
-    )  # a library that cannot be loaded is an OSError too, without one
+    # a library that cannot be loaded is an OSError too, without a file's name
+    is_file = isinstance(error, OSError) and error.filename is not None
     return f"({first_line(error)})" + (
         "; CuPy keeps compiled kernels on disk: set CUPY_CACHE_DIR to a folder you may write to"
         if is_file
@@ -43,13 +42,8 @@ def reason_of(error: Exception) -> str:
 
 
 def _cached_kernels() -> int:
-    """Files in CuPy's cache of compiled kernels."""
-    return sum(
-        1
-        for _ in (
-            Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser().glob("*")
-        )
-    )
+    folder = Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser()
+    return len([*folder.glob("*")])
 
 
 def _announce(card: str) -> None:
@@ -62,20 +56,18 @@ def _announce(card: str) -> None:
 
 
 def prove(cupy: ModuleType, card: str) -> None:
-    """Prove the current device by computing on it: a driver alone proves neither NVRTC and its
-    headers nor cuBLAS.
+    """Prove the current device by computing: a driver proves neither NVRTC nor cuBLAS.
 
     An elementwise kernel, a sum, a product (8 x 8, since CuPy computes very small ones without
-    cuBLAS), an argmax and a kernel of our own: all the ways in which xpcap computes. If one of them
-    had to be compiled, the others will be too, and a line on standard error says so.
+    cuBLAS), an argmax and a kernel of our own: all kinds of computation in xpcap. If one of them
+    had to be compiled, the others will be too, and a line on standard error announces it.
     """
     cached = _cached_kernels()
     if not cached:
         _announce(card)
     x = cupy.ones((8, 8), dtype="float32")
-    code = (
-        f"// xpcap {sys.modules['xpcap'].__version__}: other versions have other kernels\n{KERNEL}"
-    )
+    version = sys.modules["xpcap"].__version__
+    code = f"// xpcap {version}: other versions have other kernels\n{KERNEL}"
     cupy.RawModule(code=code, options=("-DREAL=float",)).get_function("twice")((1,), (64,), (x,))
     found = (
         float((x * 2).sum()),
@@ -89,17 +81,13 @@ def prove(cupy: ModuleType, card: str) -> None:
 
 
 def device_in_use(cupy: ModuleType) -> int | None:
-    """This thread's current device; None if it has no context, which making it current would create
-    (from CUDA 12 on).
-    """
+    """This thread's current device; None without a context, which making it current creates."""
     return int(cupy.cuda.runtime.getDevice()) if cupy.cuda.driver.ctxGetCurrent() else None
 
 
 @contextlib.contextmanager
 def current(cupy: ModuleType, device: int) -> Iterator[None]:
-    """Make a device current inside the ``with``, then the one before, but without a context on a
-    device that had none.
-    """
+    """Make a device current inside the ``with``, then the one before if it had a context."""
     before = device_in_use(cupy)
     cupy.cuda.Device(device).use()
     try:
@@ -122,9 +110,7 @@ VARIABLE = "XPCAP_BACKEND"
 
 
 class BackendStatus(NamedTuple):
-    """State of a backend on this machine. `reason` says why it is not `usable`, and is empty if it
-    is.
-    """
+    """State of a backend on this machine; `reason` is why it is not `usable`, else empty."""
 
     name: str
     usable: bool
@@ -135,18 +121,15 @@ class BackendStatus(NamedTuple):
 
 def _load() -> ModuleType:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # CuPy warns if two of its wheels are installed; the probe decides
+        # CuPy warns if two of its wheels are installed; the probe decides
+        warnings.simplefilter("ignore")
         import cupy
     return cupy
 
 
 @functools.cache
 def _cupy_status(device: int) -> BackendStatus:
-    """The state of CuPy on one device. The others are only counted, since computing there would
-    leave a context behind.
-    """
+    """The state of CuPy on one device; others are counted, not used, to leave no context there."""
     try:
         cupy = _load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
@@ -157,38 +140,26 @@ def _cupy_status(device: int) -> BackendStatus:
         if not cards:
             raise RuntimeError("no CUDA device is visible")
         if device >= len(cards):
-            return BackendStatus(
-                "cupy",
-                False,
-                cupy.__version__,
-                cards,
-                f"this machine has {len(cards)} CUDA device(s), numbered from 0",
-            )
+            reason = f"this machine has {len(cards)} CUDA device(s), numbered from 0"
+            return BackendStatus("cupy", False, cupy.__version__, cards, reason)
         with current(cupy, device):
             prove(cupy, cards[device])
     except Exception as error:  # faults of driver, toolkit and libraries have many types
-        other = (
-            f"CUDA device {device} of {len(cards)} is not usable {reason_of(error)}; cupy:N asks"
-            " for another"
-        )
-        return BackendStatus(
-            "cupy",
-            False,
-            cupy.__version__,
-            cards,
-            other if len(cards) > 1 else f"no usable CUDA device {reason_of(error)}",
-        )
+        reason = f"no usable CUDA device {reason_of(error)}"
+        if len(cards) > 1:
+            reason = (
+                f"CUDA device {device} of {len(cards)} is not usable {reason_of(error)}; cupy:N"
+                " asks for another"
+            )
+        return BackendStatus("cupy", False, cupy.__version__, cards, reason)
     return BackendStatus("cupy", True, cupy.__version__, cards, "")
 
 
 def backend_status() -> dict[str, BackendStatus]:
     """Probe both backends.
 
-    Returns
-    -------
-    dict : name -> BackendStatus. The first call imports cupy, if installed (about 0.3 s), and runs
-        a few small computations on device 0; the result is cached. Other devices are listed, and
-        proved when they are asked for.
+    The first call imports cupy, if installed (about 0.3 s), and runs a few small computations on
+    device 0; the result is cached. Other devices are listed, and proved when they are asked for.
     """
     return {
         "numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""),
@@ -210,19 +181,15 @@ def parse_backend(spec: str) -> tuple[str, int]:
 
 
 def _resolve(spec: str) -> str:
-    """Resolve `spec` to a backend string for this machine, or raise a BackendError if it is not
-    usable.
-    """
+    """The backend string of `spec` on this machine. BackendError : it is not usable."""
     name, device = parse_backend(spec)
     if name == "numpy":
         return "numpy"
     status = _cupy_status(device)
     if name == "auto":
         chosen = "cupy" if status.usable else "numpy"
-        print(
-            f"xpcap: backend auto chose {chosen} ({status.reason or status.devices[0]})",
-            file=sys.stderr,
-        )
+        why = status.reason or status.devices[0]
+        print(f"xpcap: backend auto chose {chosen} ({why})", file=sys.stderr)
         return chosen
     if not status.usable:
         raise BackendError(
@@ -236,9 +203,7 @@ _active: str | None = None
 
 
 def _activate(resolved: str) -> int | None:
-    """Make a backend and its device, if it has one, the current ones. Returns the device to
-    restore, or None.
-    """
+    """Make a backend and its device the current ones; return the device to restore, or None."""
     global _active
     before = None
     if resolved != "numpy":
@@ -250,8 +215,8 @@ def _activate(resolved: str) -> int | None:
     return before
 
 
-class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N801 - reads as a function
-    """Choose where new arrays are made, from now on or inside a ``with``.
+class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N801 - as a function
+    """Choose where new arrays are created, from now on or inside a ``with``.
 
     Parameters
     ----------
@@ -304,9 +269,7 @@ def array_module() -> ModuleType:
 
 
 def import_cupy() -> ModuleType:
-    """The package cupy, whether or not it has a device here. BackendError : it cannot be
-    imported.
-    """
+    """The package cupy, with or without a device here. BackendError : it cannot be imported."""
     try:
         return _load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
@@ -318,9 +281,7 @@ def import_cupy() -> ModuleType:
 
 
 def import_nccl() -> ModuleType | None:
-    """CuPy's module of NCCL, for a process that computes on a device; None where the library is not
-    installed.
-    """
+    """CuPy's NCCL, for a process that computes on a device; None if it is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CuPy tells how to install what is missing
         import cupy.cuda.nccl
@@ -329,17 +290,12 @@ def import_nccl() -> ModuleType | None:
 
 @contextlib.contextmanager
 def stand_in(module: ModuleType) -> Iterator[None]:
-    """Inside the ``with``, `module` stands in for cupy and is the backend of the whole process; its
-    device counts as usable.
-    """
+    """Inside the ``with``, `module` is cupy and the backend of the process, its device usable."""
     global _active, _cupy_status
     backend, probe, cupy = _active, _cupy_status, sys.modules["cupy"]
     status = BackendStatus("cupy", True, module.__version__, (module.__name__,), "")
-    sys.modules["cupy"], _active, _cupy_status = (
-        module,
-        "cupy",
-        functools.cache(lambda device: status),
-    )
+    sys.modules["cupy"], _active = module, "cupy"
+    _cupy_status = functools.cache(lambda device: status)
     try:
         yield
     finally:
@@ -347,7 +303,7 @@ def stand_in(module: ModuleType) -> Iterator[None]:
 
 
 def is_device_array(x: object) -> bool:
-    """Whether `x` is a cupy array. Never imports cupy: if nobody has, `x` cannot be one."""
+    """True for a cupy array. Never imports cupy: if nobody has, `x` cannot be one."""
     if isinstance(x, np.ndarray):  # the common case, and the fastest answer
         return False
     cupy = sys.modules.get("cupy")
@@ -372,27 +328,21 @@ def get_array_module(*arrays: Array) -> ModuleType:
     return sys.modules["cupy"] if any(device) else np
 
 
-def asarray(x: Any, *, dtype: Any = None, like: Array | None = None) -> Array:
-    """`x` as an array of the current backend, or of the library of `like`; copied only if
-    necessary.
-    """
+def asarray(x: Any, *, dtype: DTypeLike | None = None, like: Array | None = None) -> Array:
+    """`x` as an array of the backend, or of the library of `like`; copied only if necessary."""
     xp = array_module() if like is None else get_array_module(like)
     return xp.asarray(to_numpy(x) if xp is np else x, dtype=dtype)
 
 
 def to_numpy(x: Any) -> np.ndarray:
-    """`x` as a host array. For a device array, this waits until everything it depends on has been
-    computed.
-    """
+    """`x` as a host array; a device array is waited for."""
     if is_device_array(x):
         return np.asarray(x.get())
     return np.asarray(x)
 
 
 def free_memory(like: Array) -> int | None:
-    """Free bytes on the device of `like`, including the free part of CuPy's pool; None for a host
-    array.
-    """
+    """Free bytes on the device of `like`, CuPy's pool included; None for a host array."""
     if not is_device_array(like):
         return None
     cupy = sys.modules["cupy"]
@@ -400,8 +350,6 @@ def free_memory(like: Array) -> int | None:
 
 
 def free_staging(like: Array) -> None:
-    """Give back the page-locked host memory through which arrays were sent to the device of `like`;
-    a copy under way keeps its own.
-    """
+    """Free the page-locked memory of copies to the device of `like`, except of unfinished ones."""
     if is_device_array(like):
         sys.modules["cupy"].get_default_pinned_memory_pool().free_all_blocks()

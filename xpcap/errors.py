@@ -9,7 +9,6 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable
-from typing import Any
 
 LARGEST = 2**63 - 1  # of seeds and steps: what a random stream's key and counter hold
 
@@ -62,9 +61,8 @@ def unknown(
     """The error for a name that is not among the known ones: lists them, suggests the nearest."""
     known = list(known)
     more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-    listed = ", ".join(
-        one if one.isprintable() else repr(one) for one in known[:20]
-    )  # names may come from a file that others made
+    # names may come from a stranger's file
+    listed = ", ".join(one if one.isprintable() else repr(one) for one in known[:20])
     return error(
         f"{function}: {thing} {name!r} does not exist, expected one of"
         f" {listed}{more}{nearest(name, known)}"
@@ -74,7 +72,7 @@ def unknown(
 def check_whole(
     where: str,
     name: str,
-    value: Any,
+    value: object,
     low: int,
     high: float = math.inf,
     *,
@@ -99,7 +97,7 @@ def check_whole(
 def check_number(
     where: str,
     name: str,
-    value: Any,
+    value: object,
     low: float = -math.inf,
     high: float = math.inf,
     *,
@@ -108,10 +106,7 @@ def check_number(
     hint: str = "",
     error: type[Exception] = OptionError,
 ) -> float:
-    """A finite number in low..high, more than `above` and less than `below`, as a float.
-
-    Parameters otherwise as in check_whole.
-    """
+    """A finite number in low..high, above `above` and below `below`; else as `check_whole`."""
     try:
         number = float(value) if isinstance(value, numbers.Real) else math.nan
     except OverflowError:
@@ -129,5 +124,5 @@ def check_number(
     raise error(f"{where}: {name} is {_shown(value)}, expected a {wanted}{hint}")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return str(value) if isinstance(value, numbers.Number) else repr(value)

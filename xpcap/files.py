@@ -1,6 +1,4 @@
-"""Reading and writing files: a reader finds the old file or the new one, whole, never half of
-one.
-"""
+"""Reading and writing files: a reader finds the old file or the new one, never half of one."""
 
 import contextlib
 import os
@@ -16,11 +14,11 @@ PART = ".part"  # suffix of files that are being written
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A new file, open for writing bytes, that replaces `path` if the ``with`` block succeeds and
-    is removed if it fails.
+    """A new file, open for writing bytes, that replaces `path` if the ``with`` block succeeds.
 
-    It is written beside `path` under a name that cannot be guessed, flushed to disk and renamed;
-    then its folder is flushed. If `path` is a link, the link is replaced and its target left alone.
+    It is written in the same folder under a name that cannot be guessed, flushed to disk and
+    renamed; then its folder is flushed. If the block fails it is removed. If `path` is a link, the
+    link is replaced and its target left alone.
 
     Raises
     ------
@@ -36,16 +34,13 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
     finally:
-        with contextlib.suppress(
-            NotADirectoryError
-        ):  # the parent is no folder, so there is nothing to remove
+        # the parent may be no folder, with nothing to remove
+        with contextlib.suppress(NotADirectoryError):
             temporary.unlink(missing_ok=True)
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in a folder. Call it only while nobody
-    else writes there.
-    """
+    """Remove temporary files of a killed process from a folder that nobody writes to now."""
     for path in folder.glob(f".*{PART}"):
         if re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(PART)}", path.name):
             path.unlink()
@@ -59,19 +54,13 @@ def read_text(path: Path, most: int) -> str:
     ValueError : more bytes, not UTF-8, or a pipe or device, which might never end. OSError : it
         cannot be opened.
     """
-    # NONBLOCK, so that opening a pipe does not wait for a writer; BINARY, so that Windows does not
-    # change line ends
+    # NONBLOCK: a pipe may have no writer; BINARY: Windows would change line ends
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     about = os.fstat(handle)
-    wrong = (
-        ""
-        if stat.S_ISREG(about.st_mode)
-        else (
-            "a folder, expected a file"
-            if stat.S_ISDIR(about.st_mode)
-            else "a pipe or a device, expected a file"
-        )
-    )
+    wrong = ""
+    if not stat.S_ISREG(about.st_mode):
+        kind = "a folder" if stat.S_ISDIR(about.st_mode) else "a pipe or a device"
+        wrong = f"{kind}, expected a file"
     if wrong or about.st_size > most:
         os.close(handle)
         raise ValueError(wrong or f"{about.st_size:,} bytes, expected at most {most:,}")
@@ -83,9 +72,7 @@ def read_text(path: Path, most: int) -> str:
 
 
 def obstacle(path: Path) -> str:
-    """Why no new file can be made at `path`; empty if it can. Ask before the work whose result goes
-    there.
-    """
+    """The reason why no new file can be created at `path`, asked before long work; else empty."""
     if path.exists() or path.is_symlink():
         return "exists, and is not overwritten; remove it, or choose another name"
     if not path.parent.is_dir():

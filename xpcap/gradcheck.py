@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import SupportsFloat
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
 
 
 def eval_numerical_gradient(
-    f: Callable[[Array], Any], x: Array, verbose: bool = True, h: float = 1e-5
+    f: Callable[[Array], SupportsFloat], x: Array, verbose: bool = True, h: float = 1e-5
 ) -> Array:
     """Gradient of a scalar function by centred differences.
 
@@ -94,7 +94,11 @@ def eval_numerical_gradient_array(
 
 
 def grad_check_sparse(
-    f: Callable[[Array], Any], x: Array, analytic_grad: Array, num_checks: int = 10, h: float = 1e-5
+    f: Callable[[Array], SupportsFloat],
+    x: Array,
+    analytic_grad: Array,
+    num_checks: int = 10,
+    h: float = 1e-5,
 ) -> None:
     """Print relative errors of `num_checks` elements, drawn from NumPy's legacy global stream."""
     with _restored("grad_check_sparse", x):
@@ -114,7 +118,7 @@ def grad_check_sparse(
 
 
 def directional_errors(
-    f: Callable[[], Any],
+    f: Callable[[], SupportsFloat],
     params: Mapping[str, Array],
     grads: Mapping[str, Array],
     rng: np.random.Generator,

@@ -8,6 +8,7 @@ the device goes on computing.
 import itertools
 import math
 from collections.abc import Callable, Collection
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -160,7 +161,7 @@ class Uploads:
     the device is AHEAD uploads behind.
     """
 
-    def __init__(self, xp: Any) -> None:
+    def __init__(self, xp: ModuleType) -> None:
         self._xp, self._turn = xp, 0
         # Pinned memory as bytes, and the event behind its last copy
         self._slots: list[tuple[np.ndarray, Any]] = []
@@ -224,6 +225,6 @@ class Reading:
             self._copied.synchronize()  # CuPy reuses the memory next: no copy may end there
 
 
-def _pinned(xp: Any, x: Array) -> np.ndarray:
+def _pinned(xp: ModuleType, x: Array) -> np.ndarray:
     """Pinned memory for `x`: a copy to other memory makes the host wait."""
     return np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes))

@@ -1,6 +1,4 @@
-"""Progress bars on a terminal, lines elsewhere where work takes long, and a limit on how often what
-is shown is renewed.
-"""
+"""Progress of long work: a bar on a terminal, lines elsewhere, at a limited rate."""
 
 import math
 import os
@@ -15,17 +13,14 @@ WORTH_A_LINE = 50  # things that are left to do
 
 
 class Pace:
-    """A rate limit: at once the first time, then no sooner than `seconds` after the last.
-
-    `clock` gives the time in seconds.
-    """
+    """A rate limit: at once, then no sooner than `seconds` after the last, by `clock`."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock, self._next = seconds, clock, -math.inf
 
     @property
     def due(self) -> bool:
-        """Whether the time has come."""
+        """True once the time has come."""
         return self._clock() >= self._next
 
     def done(self) -> None:
@@ -34,7 +29,7 @@ class Pace:
 
 
 def bar(
-    things: Iterable[Any],
+    things: Iterable[object],
     shown: bool,
     label: str,
     total: int | None = None,
@@ -43,8 +38,8 @@ def bar(
 ) -> Any:
     """`things` with a progress bar on standard error, if that is a terminal and `shown` is set.
 
-    With `lines`, what is no terminal gets a line at once and one every `LINE_SECONDS`, unless there
-    are few things: the work takes minutes.
+    With `lines`, another stream gets a line at once and one every `LINE_SECONDS`, unless there are
+    few things: the work takes minutes.
     """
     from tqdm import tqdm
 
@@ -64,13 +59,11 @@ def bar(
 
 
 class Lines:
-    """Progress in lines on standard error, for a log or a pipe. Used as tqdm's bars are: as an
-    iterator, or by ``update(n)`` in a ``with`` block.
-    """
+    """Progress in lines on standard error; used like tqdm's bars, by iteration or ``update(n)``."""
 
     def __init__(
         self,
-        things: Iterable[Any],
+        things: Iterable[object],
         label: str,
         total: int,
         done: int,
@@ -86,7 +79,7 @@ class Lines:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         for thing in self._things:
             yield thing
             self.update()
@@ -100,21 +93,16 @@ class Lines:
 
 
 def _size() -> dict[str, int]:
-    """The size of a bar for a terminal that does not know its own, as in a container, where tqdm
-    would draw none; else tqdm asks the terminal.
-    """
+    """A size for a terminal that does not know its own, as in a container; else tqdm asks it."""
     try:
-        return (
-            {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 20}
-        )
+        known = os.get_terminal_size(sys.stderr.fileno()).columns
+        return {} if known else {"ncols": 80, "nrows": 20}
     except (OSError, ValueError):
         return {}
 
 
 def say(line: str) -> None:
-    """Print a line at once, without breaking a bar on the screen. BrokenPipeError : nobody reads
-    it.
-    """
+    """Print a line at once, without breaking a bar. BrokenPipeError : nobody reads it."""
     from tqdm import tqdm
 
     tqdm.write(line)

@@ -1,6 +1,4 @@
-"""Safetensors files: arrays and one JSON object beside them, written whole and read with nothing
-taken on trust.
-"""
+"""Safetensors files: arrays and a JSON object, written whole, and checked when they are read."""
 
 import json
 import os
@@ -24,8 +22,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[s
 
     Raises
     ------
-    OSError : the file cannot be written; what was there before is intact. ValueError : `meta` holds
-        what JSON cannot express.
+    OSError : the file cannot be written; an older one is intact. ValueError : `meta` is not JSON.
     """
     from safetensors.numpy import save
 
@@ -36,7 +33,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[s
 
 
 def read_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read what write_tensors wrote.
+    """Read the arrays and `meta` of a file of `write_tensors`.
 
     Parameters
     ----------
@@ -52,7 +49,7 @@ def read_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict
     try:
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (
         SafetensorError,
         OSError,
@@ -71,7 +68,7 @@ def read_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict
     return tensors, meta
 
 
-def check_format(function: str, path: Path, found: Any, known: int) -> None:
+def check_format(function: str, path: Path, found: object, known: int) -> None:
     """DataError : a file has another format version than `known`."""
     if type(found) is int and found > known:
         raise DataError(
@@ -86,9 +83,7 @@ def check_format(function: str, path: Path, found: Any, known: int) -> None:
 
 
 def _check_header(path: Path, function: str) -> None:
-    """Check the kind and size of a file, and the header length it claims, before anything is read
-    into memory.
-    """
+    """Check a file's kind, size and claimed header length, before it is read into memory."""
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):

@@ -1,13 +1,12 @@
-"""Kinds of files, told by their first bytes: for messages about a file that is not what was
-expected.
-"""
+"""Kinds of files by their first bytes, for messages about an unexpected file."""
 
 from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """A kind of file as messages name it, as in ``an Excel workbook``, and its family: picture,
-    raw, video, spreadsheet, document, archive or data.
+    """A kind of file as in messages, ``an Excel workbook``, and its family.
+
+    Families: picture, raw, video, spreadsheet, document, archive, data.
     """
 
     name: str
@@ -15,15 +14,10 @@ class Kind(NamedTuple):
 
 
 HEIC, AVIF = Kind("a HEIC picture", "picture"), Kind("an AVIF picture", "picture")
-EXCEL, OLD_OFFICE = (
-    Kind("an Excel workbook", "spreadsheet"),
-    Kind("an old Excel workbook (.xls), or another old Office file", "spreadsheet"),
-)
-HDF5, RAW, PAGE = (
-    Kind("an HDF5 file", "data"),
-    Kind("a camera's RAW file", "raw"),
-    Kind("an HTML page", "document"),
-)
+EXCEL = Kind("an Excel workbook", "spreadsheet")
+OLD_OFFICE = Kind("an old Excel workbook (.xls), or another old Office file", "spreadsheet")
+HDF5, RAW = Kind("an HDF5 file", "data"), Kind("a camera's RAW file", "raw")
+PAGE = Kind("an HTML page", "document")
 ENDS = 1 << 16  # bytes at either end of a zip archive that hold names of its members
 
 _BEGINNINGS = {
@@ -56,36 +50,24 @@ _BRANDS = {  # of ISO media files
 
 
 def kind_of_file(content: bytes) -> Kind | None:
-    """The kind of a file with these bytes; the first 64 are enough but for zip archives. None: not
-    one of those known here.
-    """
+    """The kind of a file by its bytes; 64 are enough, but for zip archives. None: unknown."""
     if content[4:8] == b"ftyp":
         return _kind_of_media(content)
     if content.startswith((b"PK\3\4", b"PK\5\6")):
         ends = content[:ENDS] + content[-ENDS:]
-        return next(
-            (kind for name, kind in _MEMBERS.items() if name in ends),
-            Kind("a zip archive", "archive"),
-        )
+        kinds = (kind for name, kind in _MEMBERS.items() if name in ends)
+        return next(kinds, Kind("a zip archive", "archive"))
     if content[:4] == b"II*\0" and content[8:10] == b"CR":
         return RAW  # Canon's older ones, in the shape of a TIFF
-    if (
-        content[:200]
-        .removeprefix(b"\xef\xbb\xbf")
-        .lstrip()
-        .lower()
-        .startswith((b"<!doctype html", b"<html"))
-    ):
+    text = content[:200].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
         return PAGE
-    return next(
-        (kind for beginning, kind in _BEGINNINGS.items() if content.startswith(beginning)), None
-    )
+    kinds = (kind for beginning, kind in _BEGINNINGS.items() if content.startswith(beginning))
+    return next(kinds, None)
 
 
 def _kind_of_media(content: bytes) -> Kind:
-    """The kind of an ISO media file, by its major brand, then by the compatible ones: an AVIF may
-    begin as ``mif1``.
-    """
+    """The kind of an ISO media file, by its major brand, then others: AVIF may begin ``mif1``."""
     size = min(int.from_bytes(content[:4], "big"), 64)
     compatible = [content[start : start + 4] for start in range(16, size, 4)]
     brands = [content[8:12], *compatible]

@@ -1,8 +1,7 @@
-"""Threads: NumPy's BLAS, whose threads one thread of the program has at a time, and parallel work
-on the cores of the host.
+"""Threads: turns of the program's threads at NumPy's BLAS, and parallel work on the host's cores.
 
-BLAS can spread one product over the cores, but what lies between two products stays on one core.
-A part of the work for each core keeps both on that core, with BLAS on one thread in each.
+BLAS can spread one product over the cores, but the work between two products stays on one core. A
+part of the work for each core occupies both, with BLAS on one thread in each.
 
 Loads NumPy, with a setting of OpenBLAS around it, so it is imported before anything else does.
 """
@@ -37,18 +36,15 @@ def _short_wait() -> Iterator[None]:
         del os.environ[WAIT_VARIABLE]
 
 
-NUMPY_CAME_FIRST = (
-    "numpy" in sys.modules
-)  # then it is too late for the variable: OpenBLAS reads it when it is loaded
+# then it is too late for the variable: OpenBLAS reads it when it is loaded
+NUMPY_CAME_FIRST = "numpy" in sys.modules
 with contextlib.nullcontext() if NUMPY_CAME_FIRST or WAIT_VARIABLE in os.environ else _short_wait():
     # with the usual wait, of 30 to 100 ms, OpenBLAS's idle threads get in the way of ours
     import numpy as np
 
 
-def symbol(library: Any, name: str) -> Any:
-    """A function of an OpenBLAS, whose names may have been built with a prefix or suffix; None
-    where it has none of that name.
-    """
+def symbol(library: ctypes.CDLL, name: str) -> Any:
+    """A function of an OpenBLAS, under any prefix or suffix of its names; None if it is missing."""
     names = (
         f"{prefix}{name}{suffix}" for prefix in ("", "scipy_") for suffix in ("", "64_", "_64", "_")
     )
@@ -56,8 +52,7 @@ def symbol(library: Any, name: str) -> Any:
 
 
 def shorten_wait(path: str) -> bool:
-    """Let the idle threads of an OpenBLAS that is loaded already sleep after the short wait; return
-    whether they do.
+    """Let idle threads of a loaded OpenBLAS sleep after the short wait; return True if they do.
 
     The library reads the variable again and ends its threads, which start anew at the next product,
     as after a fork. It stays as it is where the caller has set the variable, where the library has
@@ -82,10 +77,9 @@ def shorten_wait(path: str) -> bool:
 
 
 def _others_sleep() -> bool:
-    """True if all other threads of the process sleep, as far as Linux tells, and none of Python's
-    can wake before this one has acted on it.
+    """True if all other threads sleep, as far as Linux shows, and cannot wake at once.
 
-    Threads that wait for the interpreter's lock sleep. A thread that has just got it keeps it for a
+    Threads that wait for the interpreter's lock sleep. A thread that has just got it holds it for a
     switch interval at least, unless it gives it away.
     """
     if not sys.platform.startswith("linux") or not getattr(sys, "_is_gil_enabled", lambda: True)():
@@ -96,9 +90,8 @@ def _others_sleep() -> bool:
     for thread in threads:
         if int(thread.name) == threading.get_native_id():
             continue
-        file = libc.open(
-            bytes(thread / "stat"), os.O_RDONLY
-        )  # Python's own open and read would give it away again
+        # Python's own open and read would give it away again
+        file = libc.open(bytes(thread / "stat"), os.O_RDONLY)
         size = libc.read(file, text, len(text))
         libc.close(file)
         if size > 0 and not text.raw[:size].rpartition(b")")[2].startswith(b" S"):
@@ -111,7 +104,7 @@ R = TypeVar("R")
 
 
 class _Library(NamedTuple):
-    """A BLAS library, and how to read and set its number of threads."""
+    """A BLAS library's functions that read and set its number of threads."""
 
     threads: Callable[[], int]
     limit: Callable[[int], object]
@@ -127,10 +120,7 @@ def _library(found: Any) -> _Library:
     openmp = getattr(found, "threading_layer", None) == "openmp"
     if found.internal_api == "openblas" and not openmp:
         library = ctypes.CDLL(found.filepath)
-        get, put = (
-            symbol(library, "openblas_get_num_threads"),
-            symbol(library, "openblas_set_num_threads"),
-        )
+        get, put = (symbol(library, f"openblas_{verb}_num_threads") for verb in ("get", "set"))
         if get is not None and put is not None:
             return _Library(get, put, False)
     return _Library(lambda: int(found.num_threads), found.set_num_threads, openmp)
@@ -141,8 +131,7 @@ in_part = contextvars.ContextVar("xpcap_part", default=False)
 
 
 class Blas:
-    """The BLAS libraries of this process, and the turns that threads of the program take at their
-    threads.
+    """The BLAS libraries of this process, and the turns that threads of the program take at them.
 
     The number of BLAS threads belongs to the whole process, and a product's last bits depend on it.
     So threads that compute with xpcap take turns where BLAS has several: each sees all of them, or
@@ -162,9 +151,7 @@ class Blas:
         self._threads = 1
 
     def threads(self) -> int:
-        """Threads that BLAS may use, as the environment or the caller set them; 1 where no library
-        can be asked.
-        """
+        """Threads that BLAS may use, by environment or caller; 1 if no library can be asked."""
         with self._lock:
             return self._threads if self._before is not None else self._least()
 
@@ -177,18 +164,14 @@ class Blas:
             library.limit(min(threads, library.threads()))
 
     def keep_this_thread_to_one(self) -> None:
-        """Set this thread's own limit, where each thread has one: for a thread that only works on
-        parts.
-        """
+        """Set this thread's own limit, if there are such: for threads that only work on parts."""
         for library in self._libraries:
             if library.each_thread:
                 library.limit(1)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """A lock on all threads of BLAS, which a thread may take again within its own turn; free
-        where BLAS has one thread.
-        """
+        """A lock on all threads of BLAS, reentrant; none where BLAS has one thread."""
         if in_part.get() or self.threads() == 1:
             yield
             return
@@ -206,28 +189,22 @@ class Blas:
         return bool(self._waiting)
 
     def give_way(self) -> None:
-        """Let the threads that wait now have their turn first: for the gap between two turns of
-        long work.
-        """
+        """Let the threads that wait now have their turn first, between two turns of long work."""
         before = set(self._waiting)
         while before & self._waiting:
             time.sleep(1e-3)  # a thread that wakes takes a tenth of that
 
     @contextlib.contextmanager
     def on_one_thread(self) -> Iterator[None]:
-        """Hold BLAS to one thread for a turn, then restore what it had. What somebody else set
-        meanwhile stays.
-        """
+        """Hold BLAS to one thread for a turn, then restore it, except for others' own changes."""
         with self.turn():
             if in_part.get() or self._before is not None or self.threads() == 1:
                 yield
                 return
             try:
                 with self._lock:
-                    self._threads, self._before = (
-                        self._least(),
-                        [library.threads() for library in self._libraries],
-                    )
+                    self._threads = self._least()
+                    self._before = [library.threads() for library in self._libraries]
                     for library in self._libraries:
                         library.limit(1)
                 yield
@@ -256,7 +233,7 @@ _first = threading.Lock()
 
 
 def blas() -> Blas:
-    """The process-wide instance, made at the first call."""
+    """The process-wide instance, created at the first call."""
     global _blas
     if _blas is None:
         with _first:
@@ -269,8 +246,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def in_turn(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of functions whose products use all threads of BLAS: take a turn if the first
-    argument is a host array, or has one as `like`.
+    """Decorator of functions whose products use all threads of BLAS: take a turn.
+
+    Only if the first argument is a host array, or has one as `like`.
     """
 
     @functools.wraps(function)
@@ -285,29 +263,26 @@ def in_turn(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class ContentionGuard:
-    """Takes small products on one BLAS thread while another process keeps a core busy.
+    """Small products on one BLAS thread while another process occupies a core.
 
     A product on two threads waits for the slower one. If another process holds a core, that thread
     can be off the processor for many milliseconds, while OpenBLAS's other thread spins. On one
     thread the product would take less than twice its usual time. So a product that takes
-    milliseconds longer than it is known to take on one thread shows contention: for a pause,
-    products stay on one thread; then one of them tries all threads again. Pauses get longer while
-    the contention lasts.
+    milliseconds longer than on one thread shows contention: for a pause, products stay on one
+    thread; then one of them tries all threads again. Pauses get longer while the contention lasts.
 
     Results do not depend on this: a shape goes to one thread only after a product of that shape
     gave the same bits both ways. Where its first factors are mostly zero, equal bits prove nothing,
     and the shape stays on all threads.
     """
 
-    # seconds longer than on one thread: waking a sleeping thread takes a tenth of that, a
-    # neighbour's turn several times as long
+    # seconds longer than on one thread; waking a thread takes a tenth, a neighbour's turn far more
     LATE = 2e-3
     SHORTEST, LONGEST = 0.05, 2.0  # seconds of a pause
 
     def __init__(self) -> None:
-        self._known: dict[
-            tuple[object, ...], float
-        ] = {}  # by shapes: the fewest seconds on one thread; infinite where bits differ
+        # by shapes: the fewest seconds on one thread; infinite where bits differ
+        self._known: dict[tuple[object, ...], float] = {}
         self._until, self._pause = 0.0, self.SHORTEST
 
     def dot(self, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -326,9 +301,7 @@ class ContentionGuard:
         return out
 
     def _judge(self, start: float, end: float, most: float) -> None:
-        """Set the pause by a product on all threads that took from `start` to `end`; up to `most`
-        seconds are usual.
-        """
+        """Set the pause by a product on all threads, which usually takes `most` seconds at most."""
         if end - start > most:
             self._until, self._pause = end + self._pause, min(2 * self._pause, self.LONGEST)
         elif most < np.inf:
@@ -338,15 +311,14 @@ class ContentionGuard:
         self, key: tuple[object, ...], x: np.ndarray, w: np.ndarray, out: np.ndarray
     ) -> np.ndarray:
         """Compute a shape's first product both ways, to compare the bits and to time one thread."""
-        telling = all(np.count_nonzero(factor) > factor.size // 4 for factor in (x, w))
+        proves = all(np.count_nonzero(factor) > factor.size // 4 for factor in (x, w))
         with blas().on_one_thread():
             start = time.perf_counter()
             alone = np.dot(x, w)
             seconds = time.perf_counter() - start
         np.dot(x, w, out=out)
-        self._known[key] = (
-            seconds if telling and np.array_equal(alone, out, equal_nan=True) else np.inf
-        )
+        same = proves and np.array_equal(alone, out, equal_nan=True)
+        self._known[key] = seconds if same else np.inf
         return out
 
 
@@ -372,17 +344,16 @@ def _pool() -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        after_in_child=_pool.cache_clear
-    )  # a forked process has none of its parent's threads
+    # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def cores() -> int:
     """Number of cores for parallel work: the threads that NumPy's BLAS may use.
 
-    That is the number of the machine's cores, or what ``OPENBLAS_NUM_THREADS``, ``OMP_NUM_THREADS``
-    or threadpoolctl made of it. It is 1 where BLAS cannot be held to one thread (Apple's
-    Accelerate), which then spreads its products as it sees fit.
+    That is the number of the machine's cores, or a limit set by ``OPENBLAS_NUM_THREADS``,
+    ``OMP_NUM_THREADS`` or threadpoolctl. It is 1 where BLAS cannot be held to one thread (Apple's
+    Accelerate), which then spreads its products itself.
     """
     return blas().threads()
 
@@ -393,8 +364,7 @@ def free_cores() -> int:
 
 
 def parallel_map(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list[Outcome]:
-    """[work(part) for part in parts], in parallel: the first in this thread, the others on other
-    cores.
+    """[work(part) for part in parts], in parallel: the first in this thread, the rest elsewhere.
 
     An exception is raised once all have ended. Inside a part of other work the parts are done one
     after the other. Another thread of the program that works in parallel is waited for.
@@ -417,11 +387,10 @@ def parallel_map(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list
 
 
 def run_parallel(like: object, work: int, *tasks: Callable[[], object]) -> None:
-    """Run independent tasks: in parallel on the host, in turn on a device, which has cores of its
-    own.
+    """Run independent tasks: in parallel on the host, in turn on a device, which has its own cores.
 
-    `like` is an array of the library that they compute with, `work` the multiplications of a task;
-    a small task is done before a thread has woken.
+    `like` is an array of their library, `work` the multiplications of a task; a small task is done
+    before a thread has woken.
     """
     if isinstance(like, np.ndarray) and work >= WORTH_WAKING:
         parallel_map(lambda task: task(), tasks)
@@ -431,8 +400,6 @@ def run_parallel(like: object, work: int, *tasks: Callable[[], object]) -> None:
 
 
 def split_evenly(length: int, parts: int) -> list[slice]:
-    """0..length as at most `parts` slices whose sizes differ by at most one; none is empty unless
-    length is 0.
-    """
+    """0..length as at most `parts` slices, whose sizes differ by at most one; empty only for 0."""
     parts = max(1, min(parts, length))
     return [slice(length * k // parts, length * (k + 1) // parts) for k in range(parts)]

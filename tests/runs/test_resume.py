@@ -356,9 +356,9 @@ def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device
 
 def begun(arguments: list[object], out: Path, code: str = "") -> "subprocess.Popen[str]":
     """Training in a process of its own, once something of it is saved."""
+    folders = [str(ROOT), str(ROOT / "tests" / "helpers")]
     script = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import commands;"
-        " from xpcap.runs import training"
+        f"import sys; sys.path[:0] = {folders}; import commands; from xpcap.runs import training"
     )
     script += f"{code}; training.generate = commands.few; from xpcap.cli import main; main()"
     whole = [

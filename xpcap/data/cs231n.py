@@ -247,7 +247,6 @@ def _vocabulary(path: Path) -> dict[str, Any]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """All data sets of an HDF5 file, by name."""
     if not path.exists():
         raise DataError(f"load_coco_data: {path} is missing, expected {FOLDER}")
     screen_hdf5("load_coco_data", path, None, "what the course ships")

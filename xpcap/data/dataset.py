@@ -227,10 +227,7 @@ class CaptionData:
     def reference_words(
         self, name: str, words: Sequence[list[str]] | None = None
     ) -> dict[int, list[list[str]]]:
-        """`references` as words for metrics, without the mark of lost words.
-
-        `words` : the split's captions as `words` returns them, if the caller has them already.
-        """
+        """`references` as words, for metrics, without ``<UNK>``; `words` if known already."""
         references: dict[int, list[list[str]]] = {}
         for image, caption in zip(
             self.split(name).image_idxs.tolist(),

@@ -78,10 +78,7 @@ class Stored:
 
 
 class Picked:
-    """Lazy rows: rows `numbers` (n,) of a row source.
-
-    `then` maps (k, *shape) to as many rows and is applied when rows are read.
-    """
+    """Lazy rows: rows `numbers` (n,) of a row source, mapped by `then` when they are read."""
 
     def __init__(self, rows: RowSource, numbers: np.ndarray, then: Function | None = None) -> None:
         self._rows, self._numbers, self._then = rows, numbers, then

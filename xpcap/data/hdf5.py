@@ -40,15 +40,9 @@ _known: set[tuple[str | int | None, ...]] = set()
 def screen_hdf5(function: str, path: Path, most: int | None, expected: str) -> None:
     """Screen an HDF5 file: it must be plain, and HDF5 must read it to its end.
 
-    Parameters
-    ----------
-    function, expected : the caller and the kind of file it expects, for messages
-    most : features of more bytes are not read; None: read all
-
-    Raises
-    ------
+    Features of more than `most` bytes are not read. `function` and `expected` are for messages.
     DataError : it links to another file, claims more than it stores, takes too long, or makes HDF5
-        fail.
+    fail.
     """
     try:
         now = (*_state_of(path), most)

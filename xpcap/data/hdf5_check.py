@@ -138,7 +138,6 @@ def _check_described(name: str, data: h5py.Dataset) -> int:
 
 
 def _read(data: h5py.Dataset) -> None:
-    """Read all values, a block at a time."""
     if data.chunks:
         for piece in data.iter_chunks():
             data[piece]

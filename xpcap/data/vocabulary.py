@@ -186,10 +186,7 @@ class Vocabulary:
         return tokenize(text, tokeniser=self.tokeniser)
 
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
-        """Encode captions as ids (n, max_words + 2), int32.
-
-        START, at most `max_words` words (UNK if unknown), END, then NULL.
-        """
+        """Captions as ids (n, max_words + 2), int32: START, words (perhaps UNK), END, NULL."""
         if isinstance(texts, str) or max_words < 1:
             raise ValueError(
                 f"Vocabulary.encode: got {type(texts).__name__} and max_words {max_words}, expected"

@@ -195,6 +195,6 @@ class Search:
         best, entries = (x.reshape(-1)[group.next_rows] for x in found)  # (m,)
         parents = group.firsts + entries // size
         chosen = words[parents, entries % size]
-        there = best > -np.inf  # else no word is left for this slot
-        new_totals = xp.where(there, totals[parents] + scores[parents, chosen], -np.inf)
-        return Choice(xp.where(there, chosen, self._null), parents, new_totals)
+        exists = best > -np.inf  # else no word is left for this slot
+        new_totals = xp.where(exists, totals[parents] + scores[parents, chosen], -np.inf)
+        return Choice(xp.where(exists, chosen, self._null), parents, new_totals)

@@ -96,7 +96,10 @@ class Policy:
         return type(self).choose is Policy.choose
 
     def banned(self, function: str, V: int, end: int | None) -> list[int]:
-        """The forbidden ids, sorted. ValueError : they, or a limit on lengths, are out of range."""
+        """The forbidden ids, sorted.
+
+        ValueError : one, or a limit on lengths, is out of range, or too few words are left.
+        """
         if not (isinstance(self.max_length, int | np.integer) and self.max_length >= 1):
             shown, hint = repr(self.max_length), ""
             if isinstance(self.max_length, Policy):

@@ -1,5 +1,6 @@
-"""Groups of ranks, as in MPI, that train one model or share pictures out; `init` joins the ranks
-that a launcher started. `SINGLE` is a group of one.
+"""Groups of ranks, as in MPI, that train one model or share pictures.
+
+`init` joins the ranks that a launcher started; `SINGLE` is a group of one.
 """
 
 import functools
@@ -19,21 +20,18 @@ class RankDone(Exception):  # noqa: N818 - no error
 class Group(Protocol):
     """`size` ranks, of which this process is number `rank`. Rank 0 writes files and prints.
 
-    All ranks call the same methods in the same order, as in MPI; each call returns when every rank
-    has made it.
+    All ranks call the same methods in the same order, as in MPI; a call returns when all have made
+    it.
     """
 
     rank: int
     size: int
 
     def all_reduce(self, flat: Array) -> None:
-        """Sum a contiguous array of floats over all ranks, in place; every rank gets the same
-        bits.
-        """
+        """Sum a contiguous array of floats over all ranks, in place, with the same bits on each."""
 
     def sum_buffer(self, like: Array) -> Array | None:
-        """A flat array like `like` (itself flat) that `all_reduce` sums faster than others; None
-        where all are alike.
+        """An array like `like`, flat, that `all_reduce` sums faster than others; None: no such.
 
         Repeated calls return the same array; its content is valid from writing until the sum has
         been used.
@@ -50,8 +48,6 @@ class Group(Protocol):
 
 
 class _Single:
-    """One process."""
-
     rank, size = 0, 1
 
     def all_reduce(self, flat: Array) -> None:
@@ -74,18 +70,14 @@ SINGLE: Group = _Single()
 
 
 def batches(group: Group, n: int, size: int) -> Iterator[slice]:
-    """This rank's shard of n items in batches of `size`; as many on every rank, so the last of some
-    may be empty.
-    """
+    """This rank's shard of n items in batches of `size`; as many as on other ranks, some empty."""
     shard = group.shard(n)
-    most = -(-n // group.size)  # the largest shard
-    for first in range(0, most, size):
+    for first in range(0, -(-n // group.size), size):  # up to the largest shard
         start = shard.start + first
         yield slice(min(start, shard.stop), min(start + size, shard.stop))
 
 
-# What launchers set for each process: the number of ranks, and its own. MPICH's and Intel's mpiexec
-# and srun; Open MPI's; srun with PMIx.
+# variables of launchers: MPICH's and Intel's mpiexec and srun; Open MPI's; srun with PMIx
 VARIABLES = (
     ("PMI_SIZE", "PMI_RANK"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -94,9 +86,7 @@ VARIABLES = (
 
 
 def launcher_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """Rank and number of ranks, from the launcher's environment variables; (0, 1) without a
-    launcher.
-    """
+    """Rank and number of ranks, from the launcher's environment variables; (0, 1) without one."""
     for size, rank in VARIABLES:
         if environment.get(size, "").isdecimal() and environment.get(rank, "").isdecimal():
             return int(environment[rank]), int(environment[size])
@@ -105,8 +95,7 @@ def launcher_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int
 
 @functools.cache
 def init() -> Group:
-    """The group of all processes that a launcher started together: SINGLE, without importing
-    anything, where there is only this one.
+    """The group of all processes that a launcher started; SINGLE, without imports, for one process.
 
     Raises
     ------

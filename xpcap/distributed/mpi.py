@@ -1,7 +1,6 @@
-"""Ranks that MPI connects, with their sums in shared memory and on devices, and a watchdog that
-names a rank that hangs.
+"""Ranks that MPI connects: sums in shared memory and on devices, a watchdog for hanging ranks.
 
-Importing mpi4py's MPI starts it, so that happens where a group is made, and not before.
+mpi4py's MPI is imported where a group is created, since the import starts MPI.
 """
 
 import contextlib
@@ -25,18 +24,14 @@ from xpcap.backend import Array, get_array_module, import_nccl, is_device_array
 from xpcap.errors import GroupError, OptionError, install
 from xpcap.threads import blas
 
-# Sums
-# numbers: so many are gathered and summed in the order of ranks, with the same bits everywhere in
-# any MPI
+# numbers: so many are gathered and summed in the order of ranks, with equal bits in any MPI
 FEW = 1024
-PIECE = (
-    4 << 20
-)  # bytes summed at once: pieces of 50 MB in one call leave the cache before their turn
+PIECE = 4 << 20  # bytes summed in a call: 50 MB would leave the cache before their turn
 BLOCK = 1 << 16  # numbers of shared memory summed at once, in the cache
-PLACE = Path(
-    "/dev/shm"
-)  # where MPI libraries take shared memory from; without room there, writing to it ends the process
-# The watchdog
+# folder of MPI's shared memory; without room there, writing to it ends the process
+SHARED = Path("/dev/shm")
+
+# of the watchdog
 VARIABLE = "XPCAP_RANK_TIMEOUT"
 SECONDS = 600.0
 ASKED, ANSWERED = 1, 2  # kinds of message
@@ -46,9 +41,7 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_N
 
 
 def timeout() -> float:
-    """How long a rank waits for the others, in seconds. OptionError : the variable holds something
-    else.
-    """
+    """Seconds that a rank waits for the others. OptionError : the variable is no such number."""
     text = os.environ.get(VARIABLE, "")
     try:
         seconds = float(text) if text else SECONDS
@@ -110,7 +103,6 @@ class Watchdog:
         self._communicator.Send(np.array([kind, self._calls], np.int64), dest=other)
 
     def _read(self) -> None:
-        """Answer questions, and note answers."""
         from mpi4py import MPI
 
         status, message = MPI.Status(), np.empty(2, np.int64)
@@ -144,8 +136,7 @@ class Watchdog:
 
 
 class SharedMemory:
-    """One array a rank in memory that all ranks of a machine share; each rank sums a part of it for
-    all.
+    """One array a rank in memory that a machine's ranks share; each rank sums a part of it for all.
 
     Parameters
     ----------
@@ -171,7 +162,7 @@ class SharedMemory:
         self.own = self._arrays[communicator.Get_rank()]
 
     def holds(self, flat: np.ndarray) -> bool:
-        """Whether an array is this rank's own, or a view of all of it."""
+        """True for this rank's own array, or a view of all of it."""
         return flat.nbytes == self.own.nbytes and flat.ctypes.data == self.own.ctypes.data
 
     def all_reduce(self) -> None:
@@ -197,8 +188,8 @@ class SharedMemory:
 
 
 def has_room(nbytes: int) -> bool:
-    """Whether twice so many bytes of shared memory are likely to be free."""
-    return (shutil.disk_usage(PLACE).free if PLACE.is_dir() else math.inf) > 2 * nbytes
+    """True if twice so many bytes of shared memory are likely to be free."""
+    return (shutil.disk_usage(SHARED).free if SHARED.is_dir() else math.inf) > 2 * nbytes
 
 
 class DeviceSum(Protocol):
@@ -207,9 +198,7 @@ class DeviceSum(Protocol):
     name: str
 
     def all_reduce(self, flat: Array) -> None:
-        """Sum a contiguous array of floats over all ranks, in place; every rank gets the same
-        bits.
-        """
+        """As `Group.all_reduce`."""
 
 
 class NCCL:
@@ -218,7 +207,7 @@ class NCCL:
     Parameters
     ----------
     nccl : the module cupy.cuda.nccl
-    group : the ranks; each has made its device the current one
+    group : the ranks, each with its device as the current one
     """
 
     name = "NCCL"
@@ -238,9 +227,7 @@ class NCCL:
 
 
 class Staged:
-    """Through page-locked memory of the host, where MPI sums: for ranks that share a device, or
-    have no NCCL.
-    """
+    """Through page-locked host memory and MPI: for ranks that share a device, or have no NCCL."""
 
     name = "MPI, through page-locked host memory"
 
@@ -263,8 +250,9 @@ class Staged:
 
 
 def device_sum(group: "MPIGroup", like: Array) -> DeviceSum:
-    """NCCL if all ranks have it and no two share a device, which NCCL refuses; else Staged. All
-    ranks choose the same.
+    """NCCL if all ranks have it and no two share a device, which NCCL refuses; else Staged.
+
+    All ranks choose the same.
     """
     xp, nccl = get_array_module(like), import_nccl()
     ours = [nccl is not None, group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
@@ -284,7 +272,7 @@ class MPIGroup:
 
     Attributes
     ----------
-    local_rank, local_size : this rank's number among those of its machine, and how many they are
+    local_rank, local_size : this rank's number on its machine, and how many ranks the machine has
     """
 
     def __init__(self, communicator: Any) -> None:
@@ -313,7 +301,7 @@ class MPIGroup:
             self.all_reduce_on_host(flat)
 
     def all_reduce_on_host(self, flat: np.ndarray) -> None:
-        """`add` for an array of NumPy."""
+        """`all_reduce` of a NumPy array."""
         with self._waiting():
             shared = self._shared.get((flat.size, flat.dtype))
             if shared is not None and shared.holds(flat):
@@ -322,9 +310,8 @@ class MPIGroup:
             if flat.size > FEW:
                 numbers = PIECE // flat.itemsize
                 for start in range(0, flat.size, numbers):
-                    self._communicator.Allreduce(
-                        self._mpi.IN_PLACE, flat.reshape(-1)[start : start + numbers]
-                    )
+                    piece = flat.reshape(-1)[start : start + numbers]
+                    self._communicator.Allreduce(self._mpi.IN_PLACE, piece)
                 return
             everyone = np.empty((self.size, *flat.shape), flat.dtype)
             self._communicator.Allgather(np.ascontiguousarray(flat), everyone)
@@ -370,14 +357,12 @@ class MPIGroup:
     @property
     def library(self) -> str:
         """Name and version of the MPI library."""
-        return " ".join(
-            self._mpi.Get_library_version().split("\n")[0].replace("\0", " ").split()[:4]
-        ).rstrip(",")
+        first, *_ = self._mpi.Get_library_version().split("\n")
+        return " ".join(first.replace("\0", " ").split()[:4]).rstrip(",")
 
 
 def world(size: int) -> MPIGroup:
-    """The group of all `size` processes that the launcher started; the cores of a machine are
-    divided among its ranks.
+    """The group of all `size` processes of the launcher; ranks of a machine divide its cores.
 
     Raises
     ------
@@ -405,17 +390,12 @@ def world(size: int) -> MPIGroup:
 
 
 def _divide_cores(group: MPIGroup) -> None:
-    """Limit BLAS to this rank's part of the cores, unless the launcher or the user has dealt them
-    out.
-    """
-    own = (
-        sorted(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else list(range(os.cpu_count() or 1))
-    )
-    everyone = [
-        json.loads(text) for text in group.all_gather(json.dumps([group.hosts[group.rank], own]))
-    ]
-    sharing = everyone.count([group.hosts[group.rank], own])  # ranks that may use the same cores
+    """Limit BLAS to this rank's cores, unless the launcher or the user has divided them."""
+    own = list(range(os.cpu_count() or 1))
+    if hasattr(os, "sched_getaffinity"):
+        own = sorted(os.sched_getaffinity(0))
+    ours = [group.hosts[group.rank], own]
+    everyone = [json.loads(text) for text in group.all_gather(json.dumps(ours))]
+    sharing = everyone.count(ours)  # ranks that may use the same cores
     if not any(name in os.environ for name in THREADS):
         blas().limit(max(1, len(own) // sharing))

@@ -74,10 +74,7 @@ class _Builder:
         self._weights, self._side = weights, SIDE
 
     def block(self, x: str, name: str, stride: int) -> str:
-        """An inverted residual: widen, convolve each channel by itself, narrow.
-
-        The input is added where shapes allow.
-        """
+        """An inverted residual: widen, convolve by channel, narrow; plus input, if it fits."""
         wide, deep, narrow = (
             f"{name}.{part}" for part in ("_expand_conv", "_depthwise_conv", "_project_conv")
         )
@@ -91,10 +88,7 @@ class _Builder:
         return self.graph.node("Add", out, x) if same else out
 
     def convolve(self, x: str, name: str, norm: str, stride: int = 1, clipped: bool = True) -> str:
-        """A convolution with its batch norm folded in, and ReLU6.
-
-        Padded as in TensorFlow, with one more at the end where it is odd.
-        """
+        """A convolution, padded as in TensorFlow, with its batch norm folded in, and ReLU6."""
         weight = self._weights[f"{name}.weight"]  # (out, in of each group, k, k)
         gain, bias, mean, variance = (
             self._weights[f"{norm}.{part}"].astype(np.float64)

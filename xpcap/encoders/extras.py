@@ -52,8 +52,6 @@ def require(encoder: str, extra: str, *packages: str) -> None:
 def split_options(name: str, known: Collection[str]) -> tuple[str, dict[str, str]]:
     """``"onnx:a.onnx:size=64:std=0.5"`` as ``"onnx:a.onnx"`` and ``{"size": "64", "std": "0.5"}``.
 
-    Raises
-    ------
     DataError : an option that is not among the `known`, or given twice.
     """
     rest, options = name, {}

@@ -9,10 +9,7 @@ from xpcap.errors import DataError
 
 
 class Area(NamedTuple):
-    """A rectangle, in shares of a picture's height and width from its upper left.
-
-    It may reach beyond the picture, as where an encoder pads it.
-    """
+    """A rectangle in shares of a picture's sides, from its upper left; padding may lie beyond."""
 
     top: float
     left: float
@@ -26,10 +23,8 @@ WHOLE_PICTURE = Area(0, 0, 1, 1)
 def traced_area(transform: Callable[[np.ndarray], np.ndarray], height: int, width: int) -> Area:
     """The area of pictures of a size that a preprocessing keeps, traced by numbered pixels.
 
-    Parameters
-    ----------
-    transform : maps a picture (height, width, 3), uint8, to the network's input as levels (h, w, 3)
-        from 0 to 255; it may scale, crop and pad
+    `transform` maps a picture (height, width, 3), uint8, to the network's input as levels (h, w, 3)
+    from 0 to 255; it may scale, crop and pad.
     """
     levels = np.zeros((height, width, 3), np.uint8)
     rows, columns = (np.linspace(0, 255, side).round().astype(np.uint8) for side in (height, width))

@@ -103,10 +103,7 @@ def _codes(picture: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _colours() -> np.ndarray:
-    """Shares of the eleven colours in each of 2**18 levels of RGB: (2**18, 11) float32.
-
-    Rows sum to about 1, since names of colours fade into each other.
-    """
+    """Shares of 11 colours at each level of RGB: (2**18, 11) float32; rows sum to about 1."""
     levels = (np.arange(2**BITS, dtype=np.float32) + 0.5) / 2**BITS
     r, g, b = (channel.ravel() for channel in np.meshgrid(levels, levels, levels, indexing="ij"))
     brightest = np.maximum(np.maximum(r, g), b)

@@ -18,13 +18,7 @@ from xpcap.errors import DataError, unknown
 def open_session(where: str, model: bytes) -> Any:
     """An ONNX Runtime session on one thread, since pictures run in parallel, each on its own core.
 
-    Parameters
-    ----------
-    where : name of the model in messages
-
-    Raises
-    ------
-    DataError : it is no model, or has operators unknown to this version.
+    `where` names the model in messages. DataError : it is no model, or has unknown operators.
     """
     with telemetry_off():
         import onnxruntime
@@ -121,16 +115,15 @@ MOST_SIDE = 4096
 def onnx_file(name: str) -> Network:
     """The encoder ``onnx:FILE``, with options: ``onnx:model.onnx:size=224:mean=0.5:std=0.25``.
 
-    Parameters
-    ----------
-    name : FILE and any of these options, which go before the file's own metadata
-        size : side of the square that pictures are scaled to; needed where the model's input has no fixed
-            height and width
-        mean, std : of red, green and blue, as ``0.485,0.456,0.406``, or one number for all, where levels
-            are 0 to 1; needed unless the model's metadata has them
-        output : name of the output that is the feature, if not the first
-        grid : K, to average an output that is a map over K x K regions
-        sha256 : the first digits of the file's digest; the encoder's own name has 16
+    Options go before the file's own metadata:
+
+    - size : side of the square that pictures are scaled to; needed where the model's input has no
+        fixed height and width
+    - mean, std : of red, green and blue, as ``0.485,0.456,0.406``, or one number for all, where
+        levels are 0 to 1; needed unless the model's metadata has them
+    - output : name of the output that is the feature, if not the first
+    - grid : K, to average an output that is a map over K x K regions
+    - sha256 : the first digits of the file's digest; the encoder's own name has 16
 
     Raises
     ------

@@ -9,12 +9,7 @@ FLOAT, INT, INTS = 1, 2, 7  # TensorProto.FLOAT; AttributeProto.INT and INTS
 
 
 class Graph:
-    """A network of one input and one output, built from its input on.
-
-    Parameters
-    ----------
-    shape : of the input, called ``"pictures"``; a text stands for a size that may vary
-    """
+    """A network of one input of a `shape`, with texts for sizes that vary, and one output."""
 
     def __init__(self, shape: Sequence[int | str]) -> None:
         self.input = "pictures"
@@ -33,13 +28,7 @@ class Graph:
     def to_bytes(
         self, output: str, shape: Sequence[int | str], metadata: Mapping[str, str] | None = None
     ) -> bytes:
-        """The model as an ONNX file has it.
-
-        Parameters
-        ----------
-        output, shape : the name of the network's output, as `node` returned it, and its shape
-        metadata : texts that the file carries
-        """
+        """The ONNX file with an output, as `node` returned it, its shape, and metadata."""
         ends = _field(11, _value(self.input, self._shape)) + _field(12, _value(output, shape))
         graph = self._nodes + _field(2, "network") + self._weights + ends
         model = _field(1, IR_VERSION) + _field(2, "xpcap") + _field(7, graph)
@@ -62,13 +51,11 @@ class Graph:
 
 
 def _value(name: str, shape: Sequence[int | str]) -> bytes:
-    """A ValueInfoProto of a float tensor."""
     dims = b"".join(_field(1, _field(2 if isinstance(size, str) else 1, size)) for size in shape)
     return _field(1, name) + _field(2, _field(1, _field(1, FLOAT) + _field(2, dims)))
 
 
 def _attribute(name: str, value: int | Sequence[int]) -> bytes:
-    """An AttributeProto of a number or of several."""
     if isinstance(value, int):
         return _field(1, name) + _field(3, value) + _field(20, INT)
     return _field(1, name) + b"".join(_field(8, one) for one in value) + _field(20, INTS)

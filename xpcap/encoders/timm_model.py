@@ -120,10 +120,7 @@ def seen_area(name: str, picture: np.ndarray) -> Area | None:
 
 
 def _map(name: str, out: np.ndarray, model: Any) -> np.ndarray:
-    """The output of the layers before pooling as a map (h, w, D).
-
-    It has channels first or last, or is the tokens of a square of patches.
-    """
+    """The last layers' output, channels first or last or a square of tokens, as a map (h, w, D)."""
     channels = model.num_features
     if out.ndim == 3:
         return out if out.shape[2] == channels != out.shape[0] else out.transpose(1, 2, 0)

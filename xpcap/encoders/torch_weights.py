@@ -51,11 +51,8 @@ class _Reader(pickle.Unpickler):
         return ALLOWED[module, name]
 
     def persistent_load(self, reference: tuple[str, str, str, str, int, None]) -> str:
-        """The key of a storage, whose numbers lie behind the pickles.
-
-        `reference` is ("storage", type, key, device, count, None).
-        """
-        _, dtype, key, _, count, _ = reference
+        """The key of a storage, whose numbers lie behind the pickles."""
+        _, dtype, key, _, count, _ = reference  # "storage", type, key, device, count, None
         self.dtypes[key] = dtype, count
         return key
 

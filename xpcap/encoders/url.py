@@ -69,7 +69,7 @@ def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
         except Exception as error:
             body.set_exception(error)
 
-    # in a thread that can be left behind: a resolver has no time limit, and drips outlast a socket's
+    # in a thread that can be abandoned: a resolver has no time limit, and drips outlast a socket's
     threading.Thread(target=work, daemon=True).start()
     try:
         return read_picture(io.BytesIO(body.result(timeout)))
@@ -113,7 +113,8 @@ def _download(url: str, timeout: float, private: bool, over: threading.Event) ->
                     raise DataError(
                         f"more than {MOST_BYTES:,} bytes, expected a picture of at most that"
                     )
-        answer = HTTPResponse(SimpleNamespace(makefile=lambda _, got=received: io.BytesIO(got)))  # type: ignore[arg-type]
+        opened = SimpleNamespace(makefile=lambda _, got=received: io.BytesIO(got))
+        answer = HTTPResponse(opened)  # type: ignore[arg-type]
         answer.begin()
         if answer.status == 200:
             return answer.read()
@@ -133,7 +134,6 @@ def is_public(address: str) -> bool:
 
 
 def _connect(addresses: list[str], port: int, timeout: float) -> socket.socket:
-    """A connection to the first address that answers."""
     for address in addresses[:-1]:
         with contextlib.suppress(OSError):
             return socket.create_connection((address, port), timeout / len(addresses))

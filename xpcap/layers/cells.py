@@ -62,7 +62,7 @@ class Cell(NamedTuple):
     shapes: Callable[[int, int], Shapes]
     states: int  # number of arrays in a state
     step: Callable[..., State]
-    rows_forward: Callable[..., tuple[Array, Any]]
+    rows_forward: Callable[..., tuple[Array, object]]
     rows_backward: Callable[..., tuple[Array, State, Params]]
     activations: Callable[[Any], dict[str, Activation]] = no_activations  # of a cache
     takes_extra_term: bool = False
@@ -81,7 +81,7 @@ def one_layer(
     gates: int,
     states: int,
     advance: Callable[..., State],
-    rows_forward: Callable[..., tuple[Array, Any]],
+    rows_forward: Callable[..., tuple[Array, object]],
     rows_backward: Callable[..., tuple[Array, State, Array]],
     activations: Callable[[Any], dict[str, Activation]],
 ) -> Cell:

@@ -101,7 +101,7 @@ def lstm_step_backward(
     x, prev_h, prev_c, Wx, Wh, gates = cache
     check_upstream("lstm_step_backward", "dnext_h", dnext_h, prev_c.shape, prev_c)
     check_upstream("lstm_step_backward", "dnext_c", dnext_c, prev_c.shape, prev_c)
-    zeros = get_array_module(dnext_h).zeros_like(dnext_h)  # of a next step: dnext_h is all there is
+    zeros = get_array_module(dnext_h).zeros_like(dnext_h)  # none comes from a next step
     da, dprev_c = lstm_gates_backward(dnext_h, zeros, dnext_c, gates.gates, gates.tanh_c, prev_c)
     return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 

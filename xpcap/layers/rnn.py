@@ -85,7 +85,7 @@ def rnn_step_backward(
     """Gradients of rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dWx, dWh, db."""
     x, prev_h, Wx, Wh, next_h = cache
     check_upstream("rnn_step_backward", "dnext_h", dnext_h, next_h.shape, next_h)
-    zeros = get_array_module(dnext_h).zeros_like(dnext_h)  # of a next step: dnext_h is all there is
+    zeros = get_array_module(dnext_h).zeros_like(dnext_h)  # none comes from a next step
     da = rnn_cell_backward(dnext_h, zeros, next_h)
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(axis=0)
 

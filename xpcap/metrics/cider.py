@@ -94,10 +94,7 @@ class Cider:
 
 
 class Cider2015:
-    """CIDEr as first defined, equations 1 to 3 of the paper.
-
-    Few report it, since captions can be written to please it (section 5 there).
-    """
+    """CIDEr as first defined, equations 1 to 3; rarely used, as captions can please it."""
 
     name = "cider_2015"
     title = "CIDEr of 2015"

@@ -110,7 +110,6 @@ def java_metrics() -> tuple[list[Metric], dict[str, str]]:
 
 
 def _file(name: Path) -> Path | None:
-    """A file of the package; None where it is missing."""
     found = importlib.util.find_spec(PACKAGE)
     folders = found.submodule_search_locations if found else None  # the package has no __init__.py
     return next((path for folder in folders or () if (path := Path(folder, name)).is_file()), None)

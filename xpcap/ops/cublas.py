@@ -9,6 +9,7 @@ checks nothing: `fits_product` does.
 import functools
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
 
 
 @functools.cache
-def _binding(xp: Any) -> Any:
+def _binding(xp: ModuleType) -> Any:
     """CuPy's binding to cuBLAS; None where its library cannot be loaded."""
     try:
         return xp.cuda.cublas

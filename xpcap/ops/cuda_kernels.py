@@ -91,8 +91,8 @@ def _fits_word_loss(
     dscores: Array,
     dh: Array,
 ) -> bool:
-    there = are_reals(h, w, b, nll, dscores, dh) and are_indices(targets) and _fits_scale(scale, h)
-    return there and cublas.fits_product(h, w, dscores)
+    fits = are_reals(h, w, b, nll, dscores, dh) and are_indices(targets) and _fits_scale(scale, h)
+    return fits and cublas.fits_product(h, w, dscores)
 
 
 @cuda_kernel(equations.word_loss, fits=_fits_word_loss)
@@ -131,8 +131,8 @@ def _is_mask(mask: Array, x: Array) -> bool:
 
 def _fits_table(table: Array, rows: Array | None, out: Array, mask: Array | None) -> bool:
     """True if the kernels of gather.cu take these."""
-    there = are_reals(table, out) and table.ndim == out.ndim == 2 and out.size <= INT_MAX
-    return there and (rows is None or are_indices(rows)) and (mask is None or _is_mask(mask, out))
+    fits = are_reals(table, out) and table.ndim == out.ndim == 2 and out.size <= INT_MAX
+    return fits and (rows is None or are_indices(rows)) and (mask is None or _is_mask(mask, out))
 
 
 def _fits_gather(
@@ -170,8 +170,8 @@ def _fits_image(
     table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
 ) -> bool:
     indexed = rows.sequence is not None and are_indices(ids, rows.sequence)
-    there = indexed and are_reals(table, b, image, out)
-    return there and table.ndim == image.ndim == out.ndim == 2 and out.size <= INT_MAX
+    fits = indexed and are_reals(table, b, image, out)
+    return fits and table.ndim == image.ndim == out.ndim == 2 and out.size <= INT_MAX
 
 
 @cuda_kernel(recurrent.gather_plus_image, fits=_fits_image)
@@ -468,8 +468,8 @@ def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> T
 def _fits_lstm_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array
 ) -> bool:
-    there = len(dc) <= FUSED and are_reals(dh, dh_next, dc, *out, Wh, da)
-    return there and cublas.fits_row_products_transpose(da, Wh, dh_next, scratch)
+    fits = len(dc) <= FUSED and are_reals(dh, dh_next, dc, *out, Wh, da)
+    return fits and cublas.fits_row_products_transpose(da, Wh, dh_next, scratch)
 
 
 @cuda_kernel(recurrent.lstm_backward_steps, fits=_fits_lstm_backward_steps)
@@ -534,8 +534,8 @@ def attend_backward_steps(
 def _fits_attention_sum(
     weights: Array, dcontext: Array, dscores: Array, h: Array, rows: PackedSequences, out: Array
 ) -> bool:
-    there = rows.firsts is not None and are_indices(rows.firsts)
-    return there and _fits_attention(out, weights, dcontext, dscores, h)
+    fits = rows.firsts is not None and are_indices(rows.firsts)
+    return fits and _fits_attention(out, weights, dcontext, dscores, h)
 
 
 @cuda_kernel(attention.attention_sum, fits=_fits_attention_sum)

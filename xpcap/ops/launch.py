@@ -8,7 +8,7 @@ import functools
 import sys
 from collections.abc import Callable
 from importlib import resources
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -21,21 +21,21 @@ REALS = {"f": "float", "d": "double"}
 INT_MAX = 2**31 - 1
 
 # A kernel, called with grid, BLOCK and arguments: arrays and NumPy scalars
-Launch = Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None]
+Launch = Callable[[tuple[int, ...], tuple[int, ...], tuple[object, ...]], None]
 
 # Cached, since the next step needs most of them again, and a new one costs more than a lookup
 i32 = functools.lru_cache(maxsize=1 << 14)(np.int32)
 
 
 @functools.cache
-def _function(xp: Any, device: int, file: str, name: str, real: str) -> Launch:
+def _function(xp: ModuleType, device: int, file: str, name: str, real: str) -> Launch:
     """A kernel, cached for each device: a module loads on the current one."""
     code = resources.files("xpcap.ops").joinpath("cuda", f"{file}.cu").read_text(encoding="utf-8")
     options = (f"-DREAL={REALS.get(real, 'float')}",)
     return xp.RawModule(code=code, options=options).get_function(name)
 
 
-def current_device(name: str, like: Array) -> tuple[Any, int]:
+def current_device(name: str, like: Array) -> tuple[ModuleType, int]:
     """CuPy and the device of `like`. ValueError : it is not this thread's current device."""
     xp, device = sys.modules["cupy"], like.data.device_id
     if device != (current := xp.cuda.runtime.getDevice()):
@@ -53,7 +53,7 @@ def kernel(file: str, name: str, like: Array) -> Launch:
     return _function(xp, device, file, name, like.dtype.char)
 
 
-def launch(file: str, name: str, like: Array, grid: int | tuple[int, ...], *args: Any) -> None:
+def launch(file: str, name: str, like: Array, grid: int | tuple[int, ...], *args: object) -> None:
     """Launch a kernel with `grid` blocks, in the dtype and on the device of `like`."""
     kernel(file, name, like)(grid if isinstance(grid, tuple) else (grid,), BLOCK, args)
 

@@ -157,8 +157,8 @@ def _fits_word_loss(
     dscores: Array,
     dh: Array,
 ) -> bool:
-    there = on_host(w, b, targets, dscores, dh) and _is_scale(scale)
-    return there and h.size * len(b) >= SMALL and free_cores() > 1
+    fits = on_host(w, b, targets, dscores, dh) and _is_scale(scale)
+    return fits and h.size * len(b) >= SMALL and free_cores() > 1
 
 
 @numpy_kernel(equations.word_loss, fits=_fits_word_loss)

@@ -15,11 +15,8 @@ def read_coco(
 ) -> Iterator[CaptionRow]:
     """Rows of ``images`` (id, file_name) and ``annotations`` (image_id, caption), image by image.
 
-    Annotations of no image, and repeated ids, are skipped.
-
-    Raises
-    ------
-    DataError : parts that are missing or of other types.
+    Annotations of no image, and repeated ids, are skipped. DataError : parts missing, or of other
+        types.
     """
     images = _objects(where, content, "images")
     annotations = _objects(where, content, "annotations")
@@ -91,10 +88,7 @@ def read_karpathy(
     """Rows of ``images`` (filename, split, sentences with their ``raw`` text).
 
     If any image has a split, all are expected to. A second image of the same name is skipped.
-
-    Raises
-    ------
-    DataError : parts that are missing or of other types.
+        DataError : parts missing, or of other types.
     """
     has_split = any(isinstance(image, dict) and "split" in image for image in images)
     seen = set()

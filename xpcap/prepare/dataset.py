@@ -245,7 +245,6 @@ def _note_twice(rows: Iterable[CaptionRow], report: ImportReport) -> None:
 
 
 def _note_rest(files: PictureFolder, paths: Mapping[str, str], report: ImportReport) -> None:
-    """Report pictures without captions, other files, and folders that cannot be read."""
     directly, deeper = files.without_captions(paths.values())
     for name in directly:
         report.skip(f"pictures in {files.path} without captions", name)
@@ -298,7 +297,6 @@ def _check_left(
 
 
 def _report_unreadable(unreadable: Mapping[str, str], folder: Path, report: ImportReport) -> None:
-    """Report pictures that cannot be read, each reason once."""
     given: set[str] = set()
     for name, why in unreadable.items():
         reason = why.removeprefix(f"read_picture: {folder / name}").lstrip(": ")
@@ -479,7 +477,7 @@ def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayL
 
 
 def _project(names: Collection[str], table: Table, d: int) -> tuple[Projection, dict[str, float]]:
-    """A projection fitted to the features of some pictures, and the record of it."""
+    """A projection fitted to the features of these pictures, and its record."""
     projection, share = fit_projection(table.pick(list(names), _as_float(table)), d)
     return projection, {"from": len(projection.mean), "to": d, "variance": round(share, 4)}
 

@@ -269,7 +269,10 @@ def _encode_on_ranks(
     blocks = json.loads(group.all_gather(json.dumps(blocks) if group.rank == 0 else "")[0])
     for batch in batches(group, len(blocks), ROUND):
         encoded: list[Encoded] = []
-        _in_parallel(lambda block, to=encoded: to.append(encode(block)), blocks[batch])  # type: ignore[misc]  # bound at once
+        _in_parallel(
+            lambda block, to=encoded: to.append(encode(block)),  # type: ignore[misc]
+            blocks[batch],
+        )
         gathered = group.all_gather(json.dumps([_to_json(block) for block in encoded]))
         if group.rank == 0:
             for block in chain.from_iterable(map(json.loads, gathered)):

@@ -137,10 +137,7 @@ class PictureFolder:
 
 
 def _respelt(lost: Sequence[str], there: Iterable[str], taken: Collection[str]) -> dict[str, str]:
-    """Names to the one unmatched name that differs only in capitals or Unicode form.
-
-    No second name may claim it.
-    """
+    """Names to the one unmatched name that differs only in capitals or Unicode form."""
     spelt: dict[str, list[str]] = defaultdict(list)
     for called in there:
         spelt[_spelling(_last(called))].append(called)
@@ -155,10 +152,7 @@ def _respelt(lost: Sequence[str], there: Iterable[str], taken: Collection[str]) 
 
 
 def _near(lost: Sequence[str], there: Collection[str]) -> dict[str, str]:
-    """Names to those with the same letters and numbers.
-
-    For the first few also with nearly the same letters; numbers must always agree.
-    """
+    """Names to those of equal numbers and letters, or, for the first few, nearly equal letters."""
     cores: dict[str, list[str]] = defaultdict(list)
     numbers: dict[str, list[str]] = defaultdict(list)  # the digits of a name to its cores
     for called in there:

@@ -41,10 +41,7 @@ class ImportReport:
             self.notes.append(_listed(kind, len(names), [name[:100] for name in names[:NAMED]]))
 
     def lines(self) -> list[str]:
-        """One line a kind, as in ``captions without a word: 4 (a.jpg, b.jpg, c.jpg, ...)``.
-
-        Names with a remark come after those without.
-        """
+        """Lines such as ``captions without a word: 4 (a.jpg, b.jpg, ...)``; remarks come last."""
         return [
             _listed(kind, count, self._named.get(kind, []) + self._remarked.get(kind, []))
             for kind, count in self.skipped.items()

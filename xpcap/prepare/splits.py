@@ -26,8 +26,6 @@ DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterator[CaptionRow]:
     """Rows of one file with their splits by our names; those without picture or split are skipped.
 
-    Raises
-    ------
     DataError : a name that no split can have, or more than 20 of them.
     """
     known: set[str] = set()
@@ -99,11 +97,8 @@ def by_fractions(
 ) -> list[CaptionRow]:
     """Draw train, val and test by picture; rows stay in order within a split.
 
-    The draw depends on the names and the seed, not on the order of the rows.
-
-    Raises
-    ------
-    DataError : fractions that are no fractions, or too few pictures for as many splits.
+    The draw depends on the names and the seed, not on the order of the rows. DataError : fractions
+        that are no fractions, or too few pictures for as many splits.
     """
     check_fractions("by_fractions", fractions)
     wanted = {split: part for split, part in zip(SPLITS, fractions, strict=False) if part}

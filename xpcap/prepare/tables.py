@@ -121,11 +121,8 @@ def read_table(
     """Rows of a table in text. Quotes are as in CSV, except between pipes, where they are text.
 
     A row with too few or too many columns is skipped; if the caption's column is the last, further
-    cells belong to the caption.
-
-    Raises
-    ------
-    DataError : a quote that is never closed, an enormous field; the message gives the line.
+    cells belong to the caption. DataError : a quote that is never closed, an enormous field; with
+    the line.
     """
     start = _start(text)
     names = _heading(text[start:][:10_000], delimiter)
@@ -141,8 +138,6 @@ def read_objects(
 ) -> Iterator[CaptionRow]:
     """Rows of objects, each with its source: a caption, or a list of them, with its picture.
 
-    Raises
-    ------
     DataError : no object, no key for pictures or captions, or a value of another type.
     """
     records = list(objects)

@@ -21,10 +21,8 @@ MOST_VALUES = 16 << 20  # commas and brackets of a JSON text; Karpathy's of COCO
 def read_whole(function: str, path: str | Path) -> str:
     """The text of a UTF-8 file, without byte order mark, with newlines as line ends.
 
-    Raises
-    ------
     DataError : not UTF-8, too large, a pipe or a device, a workbook, a picture or another kind.
-    OSError : it cannot be opened.
+        OSError : it cannot be opened.
     """
     try:
         text = read_text(Path(path), MOST_TEXT)

@@ -16,7 +16,7 @@ from xpcap.report.text import pieces, visible
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DIMMEST = 0.75  # opacity of the black overlay where it is densest
+DIMMEST = 0.75  # largest opacity of the black overlay
 ROUNDING = 1e-3  # tolerance of the sum of a word's weights
 DPI = 110
 CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; box of a picture

@@ -1,4 +1,4 @@
-"""Untrusted text made safe to show, escaped and cut; and its width, and where lines may break."""
+"""Escaping and cutting of untrusted text for display; its width in columns, and line breaks."""
 
 import unicodedata
 

@@ -195,8 +195,8 @@ def model_config(file: Path, config: Config) -> ModelConfig:
     for name, size in (*sizes.items(), *(("feature_shape", size) for size in shape)):
         _check_size(file, name, size)
     try:
-        entering = {"dropout": config.get("dropout"), "inject": config["inject"]}
-        return ModelConfig(**sizes, feature_shape=tuple(shape), cell=config["cell"], **entering)  # type: ignore[arg-type]
+        rest = {name: config.get(name) for name in ("cell", "dropout", "inject")}
+        return ModelConfig(**sizes, feature_shape=tuple(shape), **rest)  # type: ignore[arg-type]
     except ValueError as error:
         raise DataError(f"open_run: {file} holds no model: {error}; damaged?") from error
 

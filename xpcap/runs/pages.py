@@ -228,7 +228,7 @@ def _read_or_none(path: Path) -> np.ndarray | None:
     try:
         return read_picture(path)
     except DataError:
-        return None  # the page shows an empty frame that says so
+        return None  # the page shows an empty frame with a note
 
 
 def _card(run: Run, caption: PictureCaption, look: Look, note: str = "") -> Card:

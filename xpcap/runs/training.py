@@ -115,7 +115,7 @@ def train_run(
     """
     interval(options.save_every)  # complains before any work is done
     check_options(options)
-    # A rank without the data ends all, before the folder is made.
+    # A rank without the data ends all, before the folder is created
     opened = open_data(options.data) if group.rank and options.data else None
     out = Path(group.all_gather(str(options.out or default_out(options)))[0])
 

@@ -83,9 +83,8 @@ WAYS = {
 def describe(scene: Scene, rng: np.random.Generator) -> str:
     """Draw one caption of a scene from the grammar."""
     ways, names = _parts(scene)
-    way = CHOICE.sub(
-        lambda choice: _draw(_odds(choice[1].split("|")), rng), _draw(_odds(ways), rng)
-    )
+    way = _draw(_odds(ways), rng)
+    way = CHOICE.sub(lambda choice: _draw(_odds(choice[1].split("|")), rng), way)
     return way.format(*(_draw(texts, rng) for texts in names))
 
 
@@ -114,15 +113,13 @@ def _alike(scene: Scene) -> bool:
 
 def _parts(scene: Scene) -> tuple[Sequence[str], list[dict[str, float]]]:
     """Phrasings of a scene's arrangement, and the texts of each slot with probabilities."""
+    thing = scene.things[0]
     if len(scene.things) == 1:
-        return [way.replace("POSITION", POSITION[scene.arrangement]) for way in ALONE], [
-            _names(scene.things[0])
-        ]
+        ways = [way.replace("POSITION", POSITION[scene.arrangement]) for way in ALONE]
+        return ways, [_names(thing)]
     if _alike(scene):
-        thing = scene.things[0]
-        return WAYS[f"{TWO} {scene.arrangement}"], [
-            _names(thing._replace(shape=f"{thing.shape}s"), article="two")
-        ]
+        plural = thing._replace(shape=f"{thing.shape}s")
+        return WAYS[f"{TWO} {scene.arrangement}"], [_names(plural, article="two")]
     return WAYS[scene.arrangement], [_names(thing) for thing in scene.things]
 
 
@@ -131,7 +128,7 @@ def _names(thing: Thing, article: str = "") -> dict[str, float]:
     texts = {f"{thing.colour} {thing.shape}": PLAIN}
     for size, share in _odds(SIZES[thing.size]).items():
         texts[f"{size} {thing.colour} {thing.shape}"] = (1 - PLAIN) * share
-    return {
-        f"{article or ('an' if text[0] in 'aeio' else 'a')} {text}": share
-        for text, share in texts.items()
-    }
+    odds = {}
+    for text, share in texts.items():
+        odds[f"{article or ('an' if text[0] in 'aeio' else 'a')} {text}"] = share
+    return odds

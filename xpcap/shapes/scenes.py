@@ -113,26 +113,19 @@ def make_scene(split: str, number: int, seed: int) -> Scene:
     count = int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3)))
     arrangement, centres = _arrange(count, rng)
     things = []
-    for (colour, shape), (x, y) in zip(
-        _choose(split, arrangement, count, rng), centres, strict=True
-    ):
+    kinds = _choose(split, arrangement, count, rng)
+    for (colour, shape), (x, y) in zip(kinds, centres, strict=True):
         size = str(rng.choice(("small", "large")))
         radius = rng.uniform(*(SMALL if size == "small" else LARGE if count > 1 else LARGE_ALONE))
         x, y = (float(np.clip(at, 1.3 * radius, SIDE - 1.3 * radius)) for at in (x, y))
-        red, green, blue = (
-            int(np.clip(part + rng.uniform(-14, 14), 0, 255)) for part in COLOURS[colour]
-        )
-        things.append(
-            Thing(size, colour, shape, x, y, radius, rng.uniform(-0.15, 0.15), (red, green, blue))
-        )
+        shades = (int(np.clip(part + rng.uniform(-14, 14), 0, 255)) for part in COLOURS[colour])
+        red, green, blue = shades
+        turn = rng.uniform(-0.15, 0.15)
+        things.append(Thing(size, colour, shape, x, y, radius, turn, (red, green, blue)))
     light = rng.uniform(215, 255) + rng.uniform(-8, 8, 3) if rng.random() < 0.8 else np.full(3, 255)
     red, green, blue = (int(part) for part in np.clip(light, 0, 255))
-    return Scene(
-        tuple(things),
-        arrangement,
-        (red, green, blue),
-        float(rng.uniform(0.7, 1.5)) if rng.random() < LINED else 0.0,
-    )
+    line = float(rng.uniform(0.7, 1.5)) if rng.random() < LINED else 0.0
+    return Scene(tuple(things), arrangement, (red, green, blue), line)
 
 
 def scene_of(name: str, seed: int) -> Scene:
@@ -170,10 +163,8 @@ def _arrange(count: int, rng: np.random.Generator) -> tuple[str, list[tuple[floa
     arrangement = str(rng.choice(PAIRS if count == 2 else TRIPLES))
     gaps = rng.uniform(*APART[count], 2)
     span = float(gaps[: count - 1].sum())
-    first, across = (
-        rng.uniform(LINES[0], LINES[2] - span) if span < LINES[2] - LINES[0] else LINES[0],
-        rng.uniform(LINES[0], LINES[2]),
-    )
+    first = rng.uniform(LINES[0], LINES[2] - span) if span < LINES[2] - LINES[0] else LINES[0]
+    across = rng.uniform(LINES[0], LINES[2])
     if arrangement == "pyramid":
         top = SIDE / 2 + rng.uniform(-ASTRAY, ASTRAY)
         height = rng.uniform(APART[2][0], LINES[2] - LINES[0])
@@ -195,12 +186,8 @@ def paint(scene: Scene) -> np.ndarray:
         corners = [((thing.x + x) * SMOOTH, (thing.y + y) * SMOOTH) for x, y in _outline(thing)]
         pen.polygon(corners, thing.paint)
         if scene.line:
-            pen.line(
-                [*corners, *corners[:2]],
-                COLOURS["black"],
-                round(scene.line * SMOOTH),
-                joint="curve",
-            )
+            width = round(scene.line * SMOOTH)
+            pen.line([*corners, *corners[:2]], COLOURS["black"], width, joint="curve")
     return np.asarray(picture.reduce(SMOOTH))
 
 
@@ -215,9 +202,7 @@ def _outline(thing: Thing) -> list[tuple[float, float]]:
     first = math.pi / 4 if thing.shape == "square" else 0.0
     points = []
     for k in range(corners):
-        angle, radius = (
-            first + thing.turn + 2 * math.pi * k / corners,
-            thing.radius * radii[k % len(radii)],
-        )
+        angle = first + thing.turn + 2 * math.pi * k / corners
+        radius = thing.radius * radii[k % len(radii)]
         points.append((radius * math.sin(angle), -radius * math.cos(angle)))
     return points
