@@ -886,8 +886,8 @@ def test_emulated_bench_checks_our_own_device_before_timing_it(
     train(config, TINY.data(2), "cupy")
     right = network.vocabulary_loss
 
-    def spoilt(*args: Any) -> Any:
-        nll, grads = right(*args)
+    def spoilt(*args: Any, **options: Any) -> Any:
+        nll, grads = right(*args, **options)
         return nll * (1 + 1e-4), grads
 
     monkeypatch.setattr(network, "vocabulary_loss", spoilt)

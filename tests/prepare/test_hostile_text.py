@@ -112,7 +112,7 @@ def everywhere(folder: Path, text: Any) -> str:
     words = [(text, 0.5), (text, 0.9)]
     looked = AttentionMap(np.full((2, 2, 2), 0.25), Area(0, 0, 1, 1))
     cards = [
-        Card(text, PICTURE, words, [text, text, text], text, looked=looked),
+        Card(text, PICTURE, words, [text, text, text], text, attention=looked),
         Card(text, PICTURE, words),
         Card(text, None, [], [text]),
     ]

@@ -51,11 +51,10 @@ class Meteor:
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
         """Corpus value ``meteor``. JavaError : the program failed."""
-        command = ["java", "-jar", "-Xmx2G", self._jar.name, *"- - -stdio -l en -norm".split()]
         with tempfile.TemporaryFile() as log:
             try:
                 with subprocess.Popen(
-                    command,
+                    ["java", "-jar", "-Xmx2G", self._jar.name, *"- - -stdio -l en -norm".split()],
                     cwd=self._jar.parent,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
