@@ -128,7 +128,7 @@ def test_nothing_scores_where_nothing_is_to_be_found() -> None:
 def test_scores_have_the_same_bits_in_every_process() -> None:
     """Python draws its hashes of words anew in each; the order of sums must not follow them."""
     code = (
-        "import tests.test_cider as t; rng = t.np.random.default_rng(1); r ="
+        "import test_cider as t; rng = t.np.random.default_rng(1); r ="
         " [t.random_captions(rng, 5) for _ in range(40)]"
     )
     code += "; print(t.CiderD(r).scores(t.random_captions(rng, 40)).tobytes().hex())"
