@@ -84,17 +84,16 @@ def main() -> None:
     for name in given.config or ["notebook", "coco"]:
         pairs = []
         for k in range(given.pairs):
-            order = (before, after) if k % 2 == 0 else (after, before)
-            times = {checkout: measured(checkout, name) for checkout in order}
-            pairs.append((times[before], times[after]))
+            if k % 2 == 0:
+                old, new = measured(before, name), measured(after, name)
+            else:
+                new, old = measured(after, name), measured(before, name)
+            pairs.append((old, new))
         for what in pairs[0][0]:
-            old, new = ([pair[k][what] for pair in pairs] for k in (0, 1))
-            ratio = statistics.median(b / a for a, b in zip(old, new, strict=True))
-            print(
-                f"| {name} | {what} | {statistics.median(old):.1f} | {statistics.median(new):.1f} "
-                f"| {ratio:.2f} |",
-                flush=True,
-            )
+            olds, news = ([pair[k][what] for pair in pairs] for k in (0, 1))
+            ratio = statistics.median(b / a for a, b in zip(olds, news, strict=True))
+            times = f"{statistics.median(olds):.1f} | {statistics.median(news):.1f}"
+            print(f"| {name} | {what} | {times} | {ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
