@@ -5,14 +5,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xpcap.backend import Array
+from xpcap.backend import Array, to_numpy
 from xpcap.decoding.decode import Decoded, decode
 from xpcap.decoding.policies import Policy
 from xpcap.layers.cells import State
 from xpcap.memory import Buffer, fresh
-from xpcap.models.batch import FeatureRows, prepare_features
+from xpcap.models import network
+from xpcap.models.batch import FeatureRows, Part, pack, prepare_batch, prepare_features
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Score
+from xpcap.threads import cores, in_turn, parallel_map, split_evenly
+
+LEAST_PART = 64  # captions, at least, for another core to pay off
 
 
 class Captioner(ABC):
@@ -67,9 +71,43 @@ class Captioner(ABC):
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
         """Attention as of CaptioningRNN.attention (N, T, P); of several models the mean."""
 
-    @abstractmethod
+    @in_turn
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
         """Scores of given captions, without dropout. Arguments are as in CaptioningRNN.loss."""
+        return network.score(self._members, self._part("score", features, captions))
+
+    @in_turn
+    def word_log_probabilities(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
+        """Log-probability of each word of given captions, without dropout.
+
+        Arguments are as in `score`. On the host, the cores compute parts of the captions.
+
+        Returns
+        -------
+        array (N, T), the model's dtype, on the host: [n, t] is that of captions[n, t + 1], END
+        included, given the words before; 0 after END
+        """
+        captions = to_numpy(captions)
+        parts = [slice(0, len(captions))]
+        if isinstance(self.like, np.ndarray):
+            parts = split_evenly(len(captions), min(cores(), len(captions) // LEAST_PART))
+
+        def of_part(part: slice) -> np.ndarray:
+            some = captions[part]
+            own = features[part]
+            if isinstance(features, FeatureRows):
+                own = features._replace(rows=features.rows[part])
+            prepared = self._part("word_log_probabilities", own, some)
+            packed = pack(some, self.word_to_idx["<NULL>"])
+            found = np.zeros((len(some), some.shape[1] - 1), self.like.dtype)
+            steps = np.arange(len(packed.rows.batch_sizes)).repeat(packed.rows.batch_sizes)
+            caption, kept = packed.order[packed.rows.sequence], packed.kept
+            if kept is not None:
+                caption, steps = caption[kept], steps[kept]
+            found[caption, steps] = network.log_likelihoods(self._members, prepared)
+            return found
+
+        return np.concatenate(parallel_map(of_part, parts))
 
     def step(self, words: Array, state: State) -> tuple[Array, State]:
         """Scores (n, V) of the next word after `words` (n,), ids on its device, and the state."""
@@ -143,6 +181,19 @@ class Captioner(ABC):
         function = f"{self._name}.{method}"
         features = prepare_features(function, features, self.config.feature_shape, self.like)
         return decode(self, features, policy, scored, function, numbers)
+
+    def _part(self, method: str, features: Array | FeatureRows, captions: Array) -> Part:
+        """Given captions as one part on the model's device."""
+        null, buffers = self.word_to_idx["<NULL>"], [fresh(self.like)]
+        (part,) = prepare_batch(
+            f"{self._name}.{method}", self.config, self.like, null, features, captions, buffers
+        )
+        return part
+
+    @property
+    @abstractmethod
+    def _members(self) -> Sequence[network.Member]:
+        """Config and parameters of each model."""
 
     @property
     def _name(self) -> str:

@@ -25,7 +25,7 @@ from xpcap.models.batch import (
 )
 from xpcap.models.captioner import Captioner
 from xpcap.models.config import ModelConfig, check_size
-from xpcap.models.network import Score, cell_params, project_image
+from xpcap.models.network import cell_params, project_image
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.ops import gather, product
 from xpcap.threads import in_turn, parallel_map
@@ -205,6 +205,10 @@ class CaptioningRNN(Captioner):
     def size(self) -> int:
         return int(self.params.flat.size)
 
+    @property
+    def _members(self) -> list[network.Member]:
+        return [(self.config, self.params)]
+
     # ---- Training
 
     @in_turn
@@ -295,14 +299,6 @@ class CaptioningRNN(Captioner):
             flat += other.flat
         self._next_step = step + 1
         return loss, grads
-
-    @in_turn
-    def score(self, features: Array | FeatureRows, captions: Array) -> Score:
-        buffers = [fresh(self.like)]
-        (part,) = prepare_batch(
-            f"{self._name}.score", self.config, self.like, self._null, features, captions, buffers
-        )
-        return network.score([(self.config, self.params)], part)
 
     @in_turn
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:

@@ -10,11 +10,9 @@ from xpcap.decoding.logits import log_mean
 from xpcap.layers.cells import State
 from xpcap.memory import Buffer, fresh
 from xpcap.models import network
-from xpcap.models.batch import FeatureRows, prepare_batch, prepare_features
+from xpcap.models.batch import FeatureRows, prepare_features
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
-from xpcap.models.network import Score
-from xpcap.threads import in_turn
 
 
 class Ensemble(Captioner):
@@ -78,13 +76,9 @@ class Ensemble(Captioner):
             after += own_state
         return log_mean(scores), tuple(after)
 
-    @in_turn
-    def score(self, features: Array | FeatureRows, captions: Array) -> Score:
-        null, buffers = self.word_to_idx["<NULL>"], [fresh(self.like)]
-        (part,) = prepare_batch(
-            f"{self._name}.score", self.config, self.like, null, features, captions, buffers
-        )
-        return network.score([(model.config, model.params) for model in self.models], part)
+    @property
+    def _members(self) -> list[network.Member]:
+        return [(model.config, model.params) for model in self.models]
 
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
         # Features have one shape, so regions are the same

@@ -2,12 +2,12 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, get_array_module
+from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.decoding.logits import log_mean, normalise
 from xpcap.layers.attention import Attention
 from xpcap.layers.vocabulary_loss import blocks, vocabulary_loss
@@ -252,13 +252,29 @@ def image_backward(
 
 def score(members: Sequence[Member], part: Part) -> Score:
     """Teacher-forced scores of a part, without dropout, by the mean probabilities of the models."""
-    hidden = [forward(*member, part, fresh(member[1].flat)).hidden for member in members]
-    xp, targets = get_array_module(hidden[0]), part.packed.targets
+    xp, targets = get_array_module(part.table), part.packed.targets
     nll, correct = xp.zeros((), np.float64), xp.zeros((), np.int64)
-    for rows in blocks(len(targets), members[0][0].vocabulary, hidden[0]):
-        pairs = zip(hidden, members, strict=True)
-        scores = log_mean([h[rows] @ p["W_vocab"] + p["b_vocab"] for h, (_, p) in pairs])
+    for rows, scores in _target_scores(members, part):
         correct = correct + (scores.argmax(axis=1) == targets[rows]).sum()
         log_p = normalise(scores)[xp.arange(len(scores)), targets[rows]]
         nll = nll - log_p.sum(dtype=np.float64)
     return Score(nll, correct, len(targets))
+
+
+def log_likelihoods(members: Sequence[Member], part: Part) -> np.ndarray:
+    """Log-probability (L,) of each target of a part, by the models' mean probabilities; host."""
+    xp, targets = get_array_module(part.table), part.packed.targets
+    return np.concatenate(
+        [
+            to_numpy(normalise(scores)[xp.arange(len(scores)), targets[rows]])
+            for rows, scores in _target_scores(members, part)
+        ]
+    )
+
+
+def _target_scores(members: Sequence[Member], part: Part) -> Iterator[tuple[slice, Array]]:
+    """Blocks of the rows with a target, and scores (n, V) of their words, up to a constant."""
+    hidden = [forward(*member, part, fresh(member[1].flat)).hidden for member in members]
+    for rows in blocks(len(part.packed.targets), members[0][0].vocabulary, hidden[0]):
+        pairs = zip(hidden, members, strict=True)
+        yield rows, log_mean([h[rows] @ p["W_vocab"] + p["b_vocab"] for h, (_, p) in pairs])
