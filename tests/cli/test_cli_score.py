@@ -14,10 +14,11 @@ import pytest
 from commands import SMALL, call, failing, good
 
 from xpcap import open_run
-from xpcap.data import open_data, tokenize, write_dataset
+from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
+from xpcap.data.dataset import Split
 from xpcap.errors import DataError
 from xpcap.metrics import CiderD
-from xpcap.runs import compare, evaluate_run, read_captions_json
+from xpcap.runs import compare, evaluate_run, read_captions_json, score_captions
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -71,6 +72,76 @@ def test_score_gives_captions_the_scores_that_evaluate_gives_their_run(
         "METEOR is not scored: ",
     ):
         assert words in output
+
+
+def data_of(**texts: list[list[str]]) -> CaptionData:
+    """A data set with the captions of each picture of each split."""
+    flat = {name: [text for some in each for text in some] for name, each in texts.items()}
+    vocabulary = Vocabulary.build([text for some in flat.values() for text in some], 1)
+    return CaptionData(
+        vocabulary,
+        {
+            name: Split(
+                vocabulary.encode(flat[name], 9),
+                np.repeat(np.arange(len(each)), [len(some) for some in each]).astype(np.int32),
+                np.zeros((len(each), 2), np.float32),
+                [f"{name}{i}" for i in range(len(each))],
+                flat[name],
+            )
+            for name, each in texts.items()
+        },
+    )
+
+
+VAL = [["a dog runs", "the dog runs fast"], ["the the cat on"], ["a dog", "a dog"]]
+SAID = {"val0": "a dog", "val1": "a dog", "val2": "a dog"}
+
+
+def test_people_are_scored_by_their_first_captions_against_their_others() -> None:
+    """The second picture has one caption: nothing to compare it with."""
+    train = [["a dog runs on the grass", "a dog runs"]] * 50 + [["a cat"]]
+    people = score_captions(data_of(train=train, val=VAL), "val", SAID).people
+    brevity = np.exp(1 - 6 / 5)
+    assert people.scores["bleu1"] == pytest.approx(brevity * 4 / 5)  # 2 of 3 words and 2 of 2
+    assert people.scores["bleu2"] == pytest.approx(brevity * (4 / 5 * 2 / 3) ** 0.5)
+    precision, recall = 2 / 3, 2 / 4
+    rouge = (1 + 1.44) * precision * recall / (recall + 1.44 * precision)
+    assert people.scores["rouge_l"] == pytest.approx((rouge + 1) / 2)
+    assert people.scores["cider"] == people.scores["cider_d"] > 0
+    free = ("distinct", "words", "length", "repeats", "novel", "unseen_bigrams", "bad_endings")
+    assert [people.scores[name] for name in free] == [
+        *(1, 6, 3),
+        *(pytest.approx(1 / 3), pytest.approx(2 / 3)),
+        pytest.approx((0 + 5 + 1) / (4 + 5 + 3)),
+        pytest.approx(2 / 3),  # "on" and "dog"
+    ]
+    assert "its others, of the 2 pictures that have" in people.protocol
+
+
+def test_where_nobody_wrote_twice_people_have_the_scores_that_need_no_reference() -> None:
+    scored = score_captions(data_of(train=[["a dog"]], val=[one[:1] for one in VAL]), "val", SAID)
+    names = {"distinct", "words", "length", "repeats", "novel", "unseen_bigrams"}
+    assert set(scored.people.scores) == names
+    assert "no picture has another" in scored.people.protocol
+    assert scored.unscored["bad_endings"].startswith("too few train captions")
+    assert "bad_endings" not in scored.scores
+
+
+def test_without_a_train_split_no_score_is_about_one() -> None:
+    scored = score_captions(data_of(val=VAL), "val", SAID)
+    absent = {"novel", "unseen_bigrams", "bad_endings"}
+    assert not absent & {*scored.scores, *scored.people.scores, *scored.unscored}
+
+
+def test_the_table_has_a_column_for_people(evaluated: dict[str, Any]) -> None:
+    output = good("score", "said.json", "--data", "data.h5").output.splitlines()
+    people = evaluated["people"]["scores"]
+    heads = next(line for line in output if line.startswith("score "))
+    assert heads.split()[:3] == ["score", "captions", "people"]
+    for title, name in (("CIDEr (CIDEr-D)", "cider"), ("length", "length")):
+        row = next(line for line in output if line.startswith(title))
+        assert row[heads.index("people") :].startswith(f"{people[name]:.3f} ")
+    assert f"people: {evaluated['people']['protocol']}" in output
 
 
 def test_score_tokenises_captions_as_references_are(evaluated: dict[str, Any]) -> None:

@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 
 from xpcap.metrics import (
+    BadEndings,
     Bleu,
     Cider2015,
     Distinct,
     Length,
     Metric,
     Novel,
+    Repeats,
     RougeL,
     UnigramBleu,
+    UnseenBigrams,
+    Usage,
     WordsUsed,
     averaged,
     corpus_bleu,
@@ -116,6 +120,40 @@ def test_variety_counts_captions_and_words() -> None:
     assert Length().score(references, said).corpus == {"length": 7 / 4}
     novel = Novel(lambda: iter([["a", "dog"], ["cats", "run"]])).score(references, said)
     assert (novel.corpus, novel.pictures) == ({"novel": 0.5}, [0, 0, 1, 1])
+
+
+def test_repeats_are_captions_with_one_to_three_words_twice_in_a_row() -> None:
+    said = ["a dog is is", "a dog of a dog of", "a b c a b c", "a b c d a b c d", "a dog and a dog"]
+    scored = Repeats().score([], [caption.split() for caption in said])
+    assert (scored.corpus, scored.pictures) == ({"repeats": 3 / 5}, [1, 1, 1, 0, 0])
+    assert scored.sums is not None
+
+
+def test_unseen_bigrams_are_shares_of_pairs_with_the_ends_of_a_caption() -> None:
+    """Of "dog a" nobody starts with "dog", ends with "a", or writes the two in this order."""
+    train = Usage(iter([["a", "dog", "runs"], ["two", "dogs"]]))
+    said = [["a", "dog", "runs"], ["dog", "a"], ["a", "dogs"], []]
+    scored = UnseenBigrams(train).score([], said)
+    assert scored.pictures == [0, 1, pytest.approx(1 / 3), 1]
+    assert scored.corpus == {"unseen_bigrams": pytest.approx((0 + 3 + 1 + 1) / (4 + 3 + 3 + 1))}
+
+
+def test_bad_endings_are_learnt_from_captions_in_any_language() -> None:
+    """Words of 50 occurrences that end at most one in 200: "laut" has 49, "bellt" ends captions,
+    "eine" ends 2 of 400 and "und" 3 of 400.
+    """
+    captions = [["ein", "hund", "bellt"]] * 49
+    captions += [["laut", "und", "eine", "katze"]] * 49 + [["und", "eine", "katze"]] * 348
+    captions += [["ein"], *[["eine"]] * 2, ["eine", "katze"], *[["und"]] * 3]
+    train = Usage(iter(captions))
+    assert train.never_last == {"eine": 400}
+    metric = BadEndings(train)
+    said = [["ein", "hund", "und", "eine"], ["eine", "katze"], ["eine", "maus"], []]
+    scored = metric.score([], said)
+    assert (scored.corpus, scored.pictures) == ({"bad_endings": 1 / 4}, [1, 0, 0, 0])
+    assert metric.protocol.endswith("; 1 words, such as eine")
+    with pytest.raises(ValueError, match="BadEndings: no word occurs 50 times in the train capti"):
+        BadEndings(Usage(captions[:49]))
 
 
 def test_an_interval_is_that_of_scores_of_resampled_captions(

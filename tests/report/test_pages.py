@@ -264,7 +264,8 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
     """Training, scores, page and the captions that the command prints share one open data set and
     the captions that were scored.
 
-    Words are made twice: captions that choose the epoch are scored as well.
+    Words of val are made twice: captions that choose the epoch are scored as well; those of train
+    once, for the bigrams and endings that people wrote.
     """
     data = open_data(made / "data.h5")
     counts: Counter[str] = Counter()
@@ -288,9 +289,10 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
     )
     count(Vocabulary, "tokenize")
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)
-    val = data.split("val")
+    val, train = data.split("val"), data.split("train")
     opened = {"read_dataset": 1, "stamp_of": 1, "check_data": 1}
-    assert counts == {**opened, "decode": len(val.images), "tokenize": 2 * len(val.captions)}
+    tokenised = 2 * len(val.captions) + len(train.captions)
+    assert counts == {**opened, "decode": len(val.images), "tokenize": tokenised}
     counts.clear()
     commands.good(
         "train",
@@ -367,7 +369,10 @@ def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(
         "distinct",
         "words",
         "length",
+        "repeats",
         "novel",
+        "unseen_bigrams",
+        "bad_endings",
     ]
     assert list(result.scores) == [*bleu, *others, "cider_d", "perplexity", "loss", "accuracy"]
     assert set(result.protocol) == {"bleu", *others, "perplexity"}
@@ -398,6 +403,7 @@ def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(
         "scores",
         "intervals",
         "unscored",
+        "people",
         "decoding",
     }
     assert told["named"] is None
@@ -443,11 +449,12 @@ def test_a_metric_of_ones_own_is_scored_beside_the_others(made: Path, tmp_path: 
     alone = runs.score_captions(
         data, "val", {one.image: one.caption for one in result.captions}, metrics=[Colours()]
     )
-    assert set(alone.scores) == {"colours", "novel"}
+    of_train = {"novel", "unseen_bigrams", "bad_endings"}
+    assert set(alone.scores) == {"colours", *of_train}
     assert alone.scores["colours"] == result.scores["colours"]
     assert (alone.to_json()["bleu"], set(alone.to_json()["intervals"])) == (
         None,
-        {"colours", "novel"},
+        {"colours", *of_train},
     )
 
 

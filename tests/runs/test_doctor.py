@@ -34,6 +34,8 @@ NAMES = [
     "features",
     "variety",
     "repeats",
+    "unseen_bigrams",
+    "bad_endings",
     "ending",
     "length",
     "unknown",
@@ -272,6 +274,50 @@ def test_stuttering_captions_are_bad_and_the_word_is_named(
     assert "60 of 60 captions" in found["repeats"].text
 
 
+def judged(run: Run, captions: list[list[str]], data: CaptionData = DATA) -> dict[str, Diagnosis]:
+    return {one.name: one for one in examine_run(run, captions, data)}
+
+
+def test_captions_by_people_read_well(healthy: dict[tuple[str, str], Run]) -> None:
+    found = judged(healthy["lstm", "init"], DATA.words("val")[::2])
+    for name in ("variety", "repeats", "unseen_bigrams", "bad_endings", "ending", "length"):
+        assert found[name].verdict == "ok", name
+
+
+def test_captions_that_break_off_are_bad_and_the_word_is_named(
+    healthy: dict[tuple[str, str], Run],
+) -> None:
+    broken = [["a", "red", "dog", "on", "the"]] * 10 + [["a", "red", "dog", "on"]] * 5
+    found = judged(healthy["lstm", "init"], broken + DATA.words("val")[::2][15:])["bad_endings"]
+    assert (found.verdict, found.value) == ("bad", 15 / 60)
+    assert "15 of 60 captions end in" in found.text
+    assert "'the' (10), 'on' (5)" in found.text
+    assert "of people's 0.0%" in found.text
+
+
+def test_words_that_do_not_go_together_are_bad_and_words_that_are_not_known_do_not_count(
+    healthy: dict[tuple[str, str], Run],
+) -> None:
+    """Of six pairs in "dog the red cat zebra", two are with "zebra" and one is "red cat"."""
+    salad = [["dog", "the", "red", "cat", "zebra"]] * 60
+    found = judged(healthy["lstm", "init"], salad)["unseen_bigrams"]
+    assert (found.verdict, found.value) == ("bad", pytest.approx(2 / 4))
+    assert "'dog the', 'the red'" in found.text
+
+
+def test_what_people_write_moves_the_limits(healthy: dict[tuple[str, str], Run]) -> None:
+    """Where a tenth of people's captions say a word twice, as many of a run's are no fault."""
+    val = DATA.splits["val"]
+    texts = [f"very {text}" if i < 12 else text for i, text in enumerate(val.text or ())]
+    texts = [text.replace("very", "very very") for text in texts]
+    data = replace(DATA, splits={**DATA.splits, "val": replace(val, text=texts)})
+    said = [text.split() for text in texts[::2]]
+    found = judged(healthy["lstm", "init"], said, data)["repeats"]
+    assert (found.verdict, found.value) == ("ok", 0.1)
+    assert found.limit == pytest.approx(0.15)
+    assert judged(healthy["lstm", "init"], said)["repeats"].verdict == "check"
+
+
 @pytest.mark.usefixtures("few_pictures")
 def test_where_words_are_lacking_the_command_to_type_is_printed_and_makes_a_larger_vocabulary(
     tmp_path: Path, rng: np.random.Generator
@@ -464,8 +510,12 @@ def test_what_cannot_be_measured_is_unknown(
     assert [name for name, finding in found.items() if finding.verdict == "unknown"] == [
         "alike",
         "features",
+        "unseen_bigrams",
+        "bad_endings",
         "gates",
     ]
+    assert "no train split" in found["unseen_bigrams"].text
+    assert "no train split" in found["bad_endings"].text
     assert found["features"].to_json()["value"] is None
 
 

@@ -170,11 +170,17 @@ def print_captions(captions: Sequence[PictureCaption]) -> None:
 
 
 def print_scores(scores: Scores) -> None:
-    """Print scores with intervals and protocols, and the metrics that could not be computed."""
+    """Print scores with intervals, people's and protocols, and metrics that cannot be computed."""
     click.echo(f"{scores.summary}; ± is half of the 95 % interval, over pictures")
-    click.echo(table(scores.rows()))
+    people = scores.people.figures
+    rows = [
+        (title, value, width, people.get(title, ""), protocol)
+        for title, value, width, protocol in scores.rows()
+    ]
+    click.echo(table([("score", "captions", "", "people", "how it is measured"), *rows]))
+    click.echo(f"people: {scores.people.protocol}")
     for name, reason in scores.unscored.items():
-        click.echo(f"{name.upper()} is not scored: {reason}")
+        click.echo(f"{name.upper().replace('_', ' ')} is not scored: {reason}")
 
 
 def describe_data(file: Path, data: CaptionData) -> str:

@@ -14,7 +14,17 @@ from xpcap.metrics.metric import (
     paired,
 )
 from xpcap.metrics.rouge import RougeL, rouge_l
-from xpcap.metrics.variety import Distinct, Length, Novel, WordsUsed
+from xpcap.metrics.variety import (
+    WITHOUT_REFERENCES,
+    BadEndings,
+    Distinct,
+    Length,
+    Novel,
+    Repeats,
+    UnseenBigrams,
+    Usage,
+    WordsUsed,
+)
 
 # in the order that tables show them
 METRICS: tuple[Metric, ...] = (
@@ -26,12 +36,15 @@ METRICS: tuple[Metric, ...] = (
     Distinct(),
     WordsUsed(),
     Length(),
+    Repeats(),
 )
 ALIASES = {"cider_d": "cider"}  # a second name of a score, to its first
 
 __all__ = [
     "ALIASES",
     "METRICS",
+    "WITHOUT_REFERENCES",
+    "BadEndings",
     "Bleu",
     "Cider",
     "Cider2015",
@@ -43,10 +56,13 @@ __all__ = [
     "Metric",
     "Novel",
     "References",
+    "Repeats",
     "RougeL",
     "Scored",
     "Sums",
     "UnigramBleu",
+    "UnseenBigrams",
+    "Usage",
     "Words",
     "WordsUsed",
     "averaged",

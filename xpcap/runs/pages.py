@@ -89,14 +89,16 @@ def write_run_page(
 
 
 def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    """Title, value, meaning and protocol of each score, with half the width of its interval."""
-    plain = evaluation.plain
+    """Title, value, meaning with people's value, and protocol with the interval of each score."""
+    plain, people = evaluation.plain, evaluation.people.figures
+    about = f"; people: {evaluation.people.protocol}"
     return [
         (
             title,
             value,
-            plain[title],
-            f"{width}, half of the 95 % interval; {protocol}" if width else protocol,
+            plain[title] + (f". People: {people[title]}" if title in people else ""),
+            (f"{width}, half of the 95 % interval; {protocol}" if width else protocol)
+            + (about if title in people else ""),
         )
         for title, value, width, protocol in evaluation.rows()
     ]

@@ -21,12 +21,17 @@ from xpcap.files import write_text
 from xpcap.metrics import (
     ALIASES,
     METRICS,
+    WITHOUT_REFERENCES,
+    BadEndings,
     Bleu,
     Interval,
     Metric,
     Novel,
+    References,
     Scored,
     UnigramBleu,
+    UnseenBigrams,
+    Usage,
     intervals,
     paired,
 )
@@ -41,6 +46,7 @@ from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
 
 TAKEN = {*ALIASES, "perplexity", "loss", "accuracy"}  # names of scores that are no metric's
+TOO_FEW = "too few train captions to learn which words hardly ever end one"
 
 
 class Result(NamedTuple):
@@ -48,6 +54,27 @@ class Result(NamedTuple):
 
     metric: Metric
     scored: Scored
+
+
+class People(NamedTuple):
+    """Scores of people's captions: of each picture the first reference in place of a caption.
+
+    Metrics that compare with references get the picture's others, and pictures that have others.
+    `protocol` says so in words.
+    """
+
+    results: Sequence[Result] = ()
+    protocol: str = ""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Value by name, as in `Scores`; without what needs a second reference, if none has one."""
+        return _by_name(self.results)
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """Title of each score to its value, as tables show it."""
+        return {metric.title: _figures(scored) for metric, scored in self.results}
 
 
 @dataclass(frozen=True)
@@ -62,6 +89,7 @@ class Scores:
     unscored : name of each requested metric that could not be computed to the reason
     seconds : time taken
     words : the tokenisation of captions and references, in words
+    people : scores of what people wrote, by the same metrics
     """
 
     split: str
@@ -70,6 +98,7 @@ class Scores:
     seconds: float
     unscored: dict[str, str] = field(default_factory=dict, kw_only=True)
     words: str = field(default=TOKENISERS[UNICODE], kw_only=True)
+    people: People = field(default_factory=People, kw_only=True)
 
     @property
     def n(self) -> int:
@@ -84,10 +113,7 @@ class Scores:
     @property
     def scores(self) -> dict[str, float]:
         """Value by name: ``bleu1`` to ``bleu4``, ``unigram_bleu``, ``rouge_l``, ``cider``, ..."""
-        scores: dict[str, float] = {}
-        for _, scored in self.results:
-            scores |= scored.corpus
-        return scores | {alias: scores[name] for alias, name in ALIASES.items() if name in scores}
+        return _by_name(self.results)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -123,7 +149,7 @@ class Scores:
         return [
             (
                 metric.title,
-                "  ".join(map(figure, scored.corpus.values())),
+                _figures(scored),
                 self._widths(scored.corpus),
                 self.protocol[metric.name],
             )
@@ -151,6 +177,7 @@ class Scores:
             "scores": scores,
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "unscored": self.unscored,
+            "people": {"scores": self.people.scores, "protocol": self.people.protocol},
         }
 
     def write_csv(self, path: str | Path) -> None:
@@ -170,6 +197,18 @@ class Scores:
 def figure(value: float) -> str:
     """A score as tables show it: three decimals, a count without."""
     return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _figures(scored: Scored) -> str:
+    return "  ".join(map(figure, scored.corpus.values()))
+
+
+def _by_name(results: Sequence[Result]) -> dict[str, float]:
+    """All scores by name, aliases last."""
+    scores: dict[str, float] = {}
+    for _, scored in results:
+        scores |= scored.corpus
+    return scores | {alias: scores[name] for alias, name in ALIASES.items() if name in scores}
 
 
 def score_captions(
@@ -212,11 +251,16 @@ def score_captions(
     shown = [
         PictureCaption(name, captions[name], [], refs, words=words) for name, refs, words in rows
     ]
-    results, unscored = score_words(
-        data, split, data.words(split), data.vocabulary, hypotheses, java, metrics
+    found = score_words(data, split, data.words(split), data.vocabulary, hypotheses, java, metrics)
+    return Scores(
+        split,
+        shown,
+        found.results,
+        time.perf_counter() - start,
+        unscored=found.unscored,
+        words=words_of(data, split),
+        people=found.people,
     )
-    seconds, words = time.perf_counter() - start, words_of(data, split)
-    return Scores(split, shown, results, seconds, unscored=unscored, words=words)
 
 
 def words_of(data: CaptionData, split: str) -> str:
@@ -224,6 +268,14 @@ def words_of(data: CaptionData, split: str) -> str:
     if data.split(split).text is None:
         return "words as the data set has them"
     return TOKENISERS[data.vocabulary.tokeniser]
+
+
+class WordScores(NamedTuple):
+    """Scores of captions and of people's captions, and why a metric has none."""
+
+    results: list[Result]
+    unscored: dict[str, str]  # name of a metric to the reason
+    people: People
 
 
 def score_words(
@@ -234,8 +286,8 @@ def score_words(
     hypotheses: Sequence[Sequence[str]],
     java: bool,
     metrics: Sequence[Metric],
-) -> tuple[list[Result], dict[str, str]]:
-    """Score one caption a picture by each metric, and collect the reasons why one cannot.
+) -> WordScores:
+    """Score one caption a picture by each metric, and people's, and say why a metric cannot.
 
     Parameters
     ----------
@@ -253,21 +305,60 @@ def score_words(
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
     # The course reads references without the words that the captioner does not know
     bleu = UnigramBleu(known=known)
-    metrics = [bleu if type(metric) is UnigramBleu else metric for metric in metrics]
+    chosen = [bleu if type(metric) is UnigramBleu else metric for metric in metrics]
+    chosen, unscored = _metrics(data, chosen)
     results: list[Result] = []
-    usable, unscored = java_metrics() if java else ([], {})
-    for metric in (*_metrics(data, metrics), *usable):
+    usable: list[Metric] = []
+    if java:
+        usable, lacking = java_metrics()
+        unscored |= lacking
+    for metric in (*chosen, *usable):
         try:
             scored = metric.score(written, hypotheses)
         except JavaError as error:
             unscored[metric.name] = str(error)
             continue
         results.append(_result(metric, scored, results, len(hypotheses)))
-    return results, unscored
+    _, firsts = np.unique(data.split(split).image_idxs, return_index=True)
+    people = _people(chosen, written, [words[i] for i in firsts.tolist()])
+    return WordScores(results, unscored, people)
 
 
-def _metrics(data: CaptionData, metrics: Sequence[Metric]) -> list[Metric]:
-    """`metrics`, those of generated pictures below BLEU, and novelty if there is a train split."""
+def _people(
+    metrics: Sequence[Metric], references: References, firsts: Sequence[list[str]]
+) -> People:
+    """Scores of people's captions.
+
+    Parameters
+    ----------
+    firsts : each picture's first caption; ``<UNK>`` in it counts as a word where metrics take no
+        references
+    """
+    several = [captions for captions in references if len(captions) > 1]
+    first, others = [one[0] for one in several], [one[1:] for one in several]
+    results: list[Result] = []
+    for metric in metrics:
+        if isinstance(metric, WITHOUT_REFERENCES):
+            scored = metric.score(references, firsts)
+            results.append(_result(metric, scored, results, len(firsts)))
+        elif several:
+            results.append(_result(metric, metric.score(others, first), results, len(several)))
+    n, whole = len(several), len(references)
+    which = "its other captions" if n == whole else f"its others, of the {n:,} pictures that have"
+    protocol = "the first caption of each picture, as if it were the one to be scored" + (
+        f"; BLEU, ROUGE-L and CIDEr compare it with {which}: one reference fewer than in the first"
+        " column, which lowers BLEU and ROUGE-L, CIDEr hardly"
+        if several
+        else "; no picture has another to compare it with"
+    )
+    return People(results, protocol)
+
+
+def _metrics(data: CaptionData, metrics: Sequence[Metric]) -> tuple[list[Metric], dict[str, str]]:
+    """`metrics`, the data's own, and why a metric cannot be: its name to the reason.
+
+    Those of generated pictures come below BLEU, and those of the train split, if there is one, last.
+    """
     needed = ("name", "title", "protocol", "score")
     for metric in metrics:
         if lacking := [name for name in needed if not hasattr(metric, name)]:
@@ -282,8 +373,15 @@ def _metrics(data: CaptionData, metrics: Sequence[Metric]) -> list[Metric]:
                 f"metrics: got the class {metric.__name__}, expected an object: {metric.__name__}()"
             )
     below = 1 + next((k for k, metric in enumerate(metrics) if metric.name == Bleu.name), -1)
-    novel = [Novel(lambda: _train_captions(data))] if "train" in data.splits else []
-    return [*metrics[:below], *metrics_of(data), *metrics[below:], *novel]
+    found, unscored = [*metrics[:below], *metrics_of(data), *metrics[below:]], {}
+    if "train" in data.splits:
+        usage = train_usage(data)
+        found += [Novel(lambda: _train_captions(data)), UnseenBigrams(usage)]
+        if usage.never_last:
+            found.append(BadEndings(usage))
+        else:
+            unscored[BadEndings.name] = TOO_FEW
+    return found, unscored
 
 
 def _result(metric: Metric, scored: object, others: Sequence[Result], n: int) -> Result:
@@ -324,6 +422,17 @@ def _train_captions(data: CaptionData) -> Iterator[list[str]]:
     skipped = {vocabulary.null, vocabulary.start, vocabulary.end}
     rows = map(np.ndarray.tolist, data.split("train").captions)
     return ([words[i] for i in row if i not in skipped] for row in rows)
+
+
+def train_usage(data: CaptionData) -> Usage:
+    """Bigrams and endings of the train split's captions as people wrote them, where the file has it.
+
+    Of the text, since people's captions hold words that the vocabulary lacks.
+    """
+    train = data.split("train")
+    if train.text is None:
+        return Usage(_train_captions(data))
+    return Usage(map(data.vocabulary.tokenize, train.text))
 
 
 # A run on a split
@@ -420,14 +529,23 @@ def evaluate_run(
     hypotheses = [
         caption.words if same else seen.vocabulary.tokenize(caption.caption) for caption in captions
     ]
-    results, unscored = score_words(
+    found = score_words(
         seen, split, words, run.vocabulary, hypotheses, java and group.rank == 0, metrics
     )
     decoding = (policy or Policy()).title
     if run.others:
         decoding += f", probabilities averaged over {len(run.paths)} models"
-    found = split, captions, results, time.perf_counter() - start, forced, decoding
-    return Evaluation(*found, unscored=unscored, words=words_of(seen, split))
+    return Evaluation(
+        split,
+        captions,
+        found.results,
+        time.perf_counter() - start,
+        forced,
+        decoding,
+        unscored=found.unscored,
+        words=words_of(seen, split),
+        people=found.people,
+    )
 
 
 # Two sides
