@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,14 @@ from xpcap.files import atomic
 
 FORMAT = 1
 KEY = "xpcap"  # the only metadata key: safetensors writes several in random order
+DTYPES = {  # of arrays that are mapped, all little-endian
+    "F16": "<f2",
+    "F32": "<f4",
+    "U8": "u1",
+    "U16": "<u2",
+    "U32": "<u4",
+    "U64": "<u8",
+}
 MOST_HEADER = 16 * 2**20  # bytes; our longest hold the history of a run, some 400 bytes an epoch
 
 
@@ -32,12 +40,15 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[s
         file.write(content)
 
 
-def read_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_tensors(
+    path: Path, function: str, names: Sequence[str] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read the arrays and `meta` of a file of `write_tensors`.
 
     Parameters
     ----------
     function : named in messages
+    names : of the arrays to read; None: all
 
     Raises
     ------
@@ -49,7 +60,8 @@ def read_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict
     try:
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            wanted = file.keys() if names is None else names
+            tensors = {name: file.get_tensor(name) for name in wanted}
     except (
         SafetensorError,
         OSError,
@@ -65,6 +77,29 @@ def read_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict
         ) from error
     found = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
     check_format(function, path, found, FORMAT)
+    return tensors, meta
+
+
+def map_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """As `read_tensors`, but the arrays are read-only views of the mapped file, read as needed."""
+    _, meta = read_tensors(path, function, names=())  # safetensors checks sizes and offsets
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    tensors = {}
+    for name, about in header.items():
+        if name == "__metadata__":
+            continue
+        if about["dtype"] not in DTYPES:
+            raise DataError(
+                f"{function}: {path}, {name} is of type {str(about['dtype'])[:20]}, expected one of"
+                f" {', '.join(DTYPES)}; damaged, or another program's?"
+            )
+        start, end = about["data_offsets"]
+        content = np.zeros(0, np.uint8)
+        if end > start:
+            content = np.memmap(path, np.uint8, "r", 8 + length + start, end - start)
+        tensors[name] = content.view(DTYPES[about["dtype"]]).reshape(about["shape"])
     return tensors, meta
 
 

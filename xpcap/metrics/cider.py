@@ -141,13 +141,31 @@ class DocumentFrequencies:
         frequencies._merge([_documents(counts, picture)])
         return frequencies
 
+    @classmethod
+    def of_repeated(cls, grams: np.ndarray, times: np.ndarray, pictures: int) -> Self:
+        """Frequencies from `repeated`, and the number of all pictures."""
+        frequencies = cls.__new__(cls)
+        frequencies.pictures = pictures
+        frequencies._set(grams, times)
+        return frequencies
+
+    @property
+    def repeated(self) -> tuple[np.ndarray, np.ndarray]:
+        """The n-grams of two pictures or more (g,) uint64, rising, and of how many (g,) uint32."""
+        return self._grams, self._frequencies[:-1].astype(np.uint32)
+
     def _merge(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         """Add up n-grams and the numbers of their pictures from parts of the pictures."""
         grams = np.concatenate([grams for grams, _ in parts] or [np.zeros(0, np.uint64)])
-        self._grams, index = np.unique(grams, return_inverse=True)
+        grams, index = np.unique(grams, return_inverse=True)
         weights = np.concatenate([times for _, times in parts]) if parts else None
-        times = np.bincount(index, weights, len(self._grams))
-        self._frequencies = np.append(times, 1)  # the last for hashes beyond all of them
+        times = np.bincount(index, weights, len(grams))
+        several = times > 1  # all others count as of one
+        self._set(grams[several], times[several])
+
+    def _set(self, grams: np.ndarray, times: np.ndarray) -> None:
+        self._grams = grams
+        self._frequencies = np.append(times, 1.0)  # the last for hashes beyond all of them
 
     def idf(self, grams: np.ndarray) -> np.ndarray:
         """log(pictures / pictures with the n-gram); an unseen n-gram counts as of one picture."""

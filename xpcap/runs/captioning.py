@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,26 +14,51 @@ from xpcap.backend import Array
 from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, evenly_spaced, size
 from xpcap.data.vocabulary import Vocabulary, detokenize
-from xpcap.decoding.policies import check_ids
 from xpcap.distributed import SINGLE, Group
 from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
-from xpcap.errors import DataError, OptionError
+from xpcap.errors import DataError
 from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.progress import bar
+from xpcap.ranking import Ranker, Ranking
 from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
+from xpcap.runs.ranking import RankedBeam, default_policy, limited, rank, word_log_probabilities
 
 
 class Ranked(NamedTuple):
-    """A caption of a beam, and its total log-probability, END included."""
+    """A caption of an n-best list, and its total log-probability, END included."""
 
     caption: str
     log_probability: float
 
 
+class Neighbour(NamedTuple):
+    """A training photo like the one captioned, and its captions."""
+
+    image: str
+    similarity: float  # cosine of their features, at most 1
+    captions: list[str]
+
+
+class CandidateCaption(NamedTuple):
+    """A caption that was ranked."""
+
+    caption: str
+    score: float  # the sum of `parts`
+    parts: dict[str, float]  # name in ranking.FEATURES to its share of the score
+    image: str = ""  # the training photo that it is a caption of; empty: a model made it
+
+
+class Explanation(NamedTuple):
+    """The choice of a ranked caption."""
+
+    neighbours: list[Neighbour]  # the nearest first
+    candidates: list[CandidateCaption]  # the best first
+
+
 class PictureCaption(NamedTuple):
     """A captioned picture: name, caption, word probabilities, references.
 
-    Optionally also the n-best list of a beam, and attention weights (T, P).
+    Optionally also the n-best list, attention weights (T, P), and the reasons for its choice.
     """
 
     image: str
@@ -43,6 +68,7 @@ class PictureCaption(NamedTuple):
     n_best: Sequence[Ranked] = ()
     attention: Sequence[Sequence[float]] | None = None
     words: Sequence[str] = ()  # of the caption; empty: split at white space
+    explanation: Explanation | None = None
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
@@ -103,14 +129,17 @@ def caption_run(
     count: int = 10,
     policy: Policy | None = None,
     attend: bool = False,
+    explain: bool = False,
 ) -> list[PictureCaption]:
     """Captions of `count` pictures spread evenly over a split, each with its references.
 
     Parameters
     ----------
     data : as in `data_of`
-    policy : chooses the words; captions keep to the run's limits as well. None: greedy
+    policy : chooses the words; captions keep to the run's limits as well. None: a beam, ranked by
+        the run's ranker; greedy where the run has none. `Policy()` is greedy
     attend : fill `attention` of each caption, for a model that attends
+    explain : fill `explanation` of each caption that is ranked
 
     Raises
     ------
@@ -120,7 +149,7 @@ def caption_run(
     seen = data_of(run, data)
     pictures = captioned(seen, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
-    return caption_chosen(run, seen, split, chosen, policy=policy, attend=attend)
+    return caption_chosen(run, seen, split, chosen, policy=policy, attend=attend, explain=explain)
 
 
 def captioned(data: CaptionData, split: str) -> np.ndarray:
@@ -139,10 +168,11 @@ def caption_chosen(
     policy: Policy | None = None,
     group: Group = SINGLE,
     attend: bool = False,
+    explain: bool = False,
 ) -> list[PictureCaption]:
     """Captions of the pictures numbered `pictures` of a split of `data_of`, with references.
 
-    `policy` and `attend` are as in `caption_run`. The ranks of `group` share the work; each returns
+    `policy`, `attend` and `explain` are as in `caption_run`. The ranks of `group` share the work; each returns
     all captions.
     """
     images = data.split(split).images
@@ -152,7 +182,7 @@ def caption_chosen(
         numbers = shard[start : start + batch_size]
         names = [images[i] for i in numbers.tolist()]
         features = data.features(split, numbers)
-        captions += caption_features(run, names, features, numbers, policy, attend)
+        captions += caption_features(run, names, features, numbers, policy, attend, explain)
     references = data.references(split)
     everything = zip(pictures.tolist(), _all_gather(group, captions), strict=True)
     return [caption._replace(references=references[i]) for i, caption in everything]
@@ -165,28 +195,92 @@ def caption_features(
     numbers: np.ndarray,
     policy: Policy | None = None,
     attend: bool = False,
+    explain: bool = False,
 ) -> Iterator[PictureCaption]:
     """Captions of pictures from their features (n, *shape), preprocessed for the model.
 
     They end at END or after the run's `max_words`, and never hold NULL, START or UNK. `numbers`
-    (n,) seed a policy that samples; `policy` and `attend` are as in `caption_run`.
+    (n,) seed a policy that samples; `policy`, `attend` and `explain` are as in `caption_run`.
     """
-    model, vocabulary, max_words = run.model, run.vocabulary, run.config["max_words"]
-    within = _limited(policy or Policy(max_length=max_words), vocabulary, max_words)
-    decoded = model.decode(features, within, numbers=numbers)
-    captions = [vocabulary.words(ids[0]) for ids in decoded.captions]
+    vocabulary, max_words = run.vocabulary, run.config["max_words"]
+    within = limited(policy or default_policy(run), vocabulary, max_words)
+    if isinstance(within, RankedBeam) and run.ranker is not None:
+        found = _ranked(run, features, within, explain)
+    else:
+        found = _decoded(run, features, numbers, within)
+    captions = [one.words for one in found]
     maps = attention_maps(run, features, captions) if attend else [None] * len(captions)
-    for name, words, attention, ids, probabilities, totals in zip(
-        names, captions, maps, *decoded, strict=True
-    ):
-        best = zip(ids, totals.tolist(), strict=True) if within.n_best else ()
+    for name, one, attention in zip(names, found, maps, strict=True):
+        yield one._replace(image=name, attention=attention)
+
+
+def _decoded(
+    run: Run[Captioner], features: np.ndarray, numbers: np.ndarray, policy: Policy
+) -> list[PictureCaption]:
+    """Captions by the run's model, without names."""
+    decoded, vocabulary = run.model.decode(features, policy, numbers=numbers), run.vocabulary
+    captions = []
+    for ids, probabilities, totals in zip(*decoded, strict=True):
+        words = vocabulary.words(ids[0])
+        best = zip(ids, totals.tolist(), strict=True) if policy.n_best else ()
         n_best = [
             Ranked(detokenize(vocabulary.words(one)), total)
             for one, total in best
             if total > -np.inf
         ]
         likely = [float(p) for p in probabilities[0][: len(words)]]
-        yield PictureCaption(name, detokenize(words), likely, [], n_best, attention, words)
+        captions.append(PictureCaption("", detokenize(words), likely, [], n_best, words=words))
+    return captions
+
+
+def _ranked(
+    run: Run[Captioner], features: np.ndarray, policy: RankedBeam, explain: bool
+) -> list[PictureCaption]:
+    """Captions by the run's ranker, without names; a photo without candidates has an empty one."""
+    vocabulary, rankings = run.vocabulary, rank(run, features, policy)
+    texts = [[vocabulary.idx_to_word[i] for i in one.best] for one in rankings]
+    probabilities = np.exp(word_log_probabilities(run, features, [one.best for one in rankings]))
+    captions = []
+    for words, ranking, likely in zip(texts, rankings, probabilities.tolist(), strict=True):
+        n_best = [
+            Ranked(_text(vocabulary, one.candidate.words), one.candidate.log_probability)
+            for one in ranking.candidates[: policy.n_best]
+        ]
+        reasons = _explained(run.ranker, ranking) if explain and run.ranker else None
+        captions.append(
+            PictureCaption(
+                "",
+                detokenize(words),
+                likely[: len(words)],
+                [],
+                n_best,
+                words=words,
+                explanation=reasons,
+            )
+        )
+    return captions
+
+
+def _explained(ranker: Ranker, ranking: Ranking) -> Explanation:
+    index, vocabulary = ranker.index, ranker.vocabulary
+    neighbours = [
+        Neighbour(index.images[row], cosine, [_text(vocabulary, c) for c in index.captions(row)])
+        for row, cosine in ranking.neighbours
+    ]
+    candidates = [
+        CandidateCaption(
+            _text(vocabulary, one.candidate.words),
+            one.score,
+            one.parts,
+            index.images[one.candidate.photo] if one.candidate.photo >= 0 else "",
+        )
+        for one in ranking.candidates
+    ]
+    return Explanation(neighbours, candidates)
+
+
+def _text(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+    return detokenize([vocabulary.idx_to_word[i] for i in ids])
 
 
 def attention_maps(
@@ -203,25 +297,25 @@ def attention_maps(
     return [of_one[: len(words)].tolist() for of_one, words in zip(weights, captions, strict=True)]
 
 
-def _limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
-    """The policy within `max_words`, and without NULL, START and UNK."""
-    special = {vocabulary.null, vocabulary.start, vocabulary.unk}
-    never = special | {*check_ids("caption", policy.forbid)}
-    if not set(range(len(vocabulary))) - never - {vocabulary.end}:
-        raise OptionError(
-            f"caption: `forbid` leaves none of {len(vocabulary)} words, expected some to be left;"
-            " which are to be said?"
-        )
-    most = min(policy.max_length, max_words)
-    return replace(policy, max_length=most, forbid=tuple(sorted(never)))
-
-
 def _all_gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption]:
     if group.size == 1:
         return captions
     shards = group.all_gather(json.dumps(captions))
     everything = [PictureCaption(*one) for text in shards for one in json.loads(text)]
-    return [one._replace(n_best=[Ranked(*best) for best in one.n_best]) for one in everything]
+    return [
+        one._replace(
+            n_best=[Ranked(*best) for best in one.n_best],
+            explanation=one.explanation and _explanation(*one.explanation),
+        )
+        for one in everything
+    ]
+
+
+def _explanation(neighbours: Sequence[Any], candidates: Sequence[Any]) -> Explanation:
+    """An explanation that was JSON."""
+    return Explanation(
+        [Neighbour(*one) for one in neighbours], [CandidateCaption(*one) for one in candidates]
+    )
 
 
 # New pictures
@@ -246,6 +340,7 @@ def caption_files(
     policy: Policy | None = None,
     group: Group = SINGLE,
     attend: bool = False,
+    explain: bool = False,
     on_remark: Callable[[str], object] | None = None,
 ) -> tuple[list[PictureCaption], list[Skipped]]:
     """Captions of picture files, of pictures in folders (recursively), and of URLs.
@@ -257,7 +352,7 @@ def caption_files(
     paths : files, folders and URLs, or one of them; text that begins with ``http://`` or
         ``https://`` is a URL
     keep : called with each URL and its picture, to show it without another download
-    policy, attend : as in `caption_run`
+    policy, attend, explain : as in `caption_run`
     group : ranks that share the work; each returns all captions. Rank 0 does all if there are URLs
     on_remark : called with a sentence on each folder's other files, and on unreadable subfolders
 
@@ -283,7 +378,9 @@ def caption_files(
     while batch := list(islice(encoded, BATCH)):
         numbers, names, rows = zip(*batch, strict=True)
         features = run.preprocessing(np.stack(rows))
-        captions += caption_features(run, names, features, np.array(numbers), policy, attend)
+        captions += caption_features(
+            run, names, features, np.array(numbers), policy, attend, explain
+        )
     shards = group.all_gather(json.dumps(unreadable))
     skipped += [Skipped(*one) for text in shards for one in json.loads(text)]
     return _all_gather(group, captions), skipped
@@ -377,7 +474,7 @@ def open_runs(
 ) -> Run[Captioner]:
     """Open run folders as one run, whose model is an Ensemble; one alone as by `open_run`.
 
-    Its data, config and record are those of the first. `on_remark` is as in `open_run`.
+    Its data, config, record and ranker are those of the first. `on_remark` is as in `open_run`.
 
     Raises
     ------
@@ -395,16 +492,19 @@ def open_runs(
             )
     if not others:
         return first
-    model = Ensemble([run.model for run in (first, *others)])
+    runs = (first, *others)
     return Run(
         first.path,
         first.config,
         first.vocabulary,
         first.scaling,
-        model,
+        Ensemble([run.model for run in runs]),
         first.meta,
         first.projection,
         tuple(run.path for run in others),
+        first.ranker,
+        first.ranking,
+        tuple(companion for run in runs for companion in run.companions),
     )
 
 

@@ -18,6 +18,8 @@ from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser
 from xpcap.errors import DataError
 from xpcap.files import PART, read_text, remove_parts, write_text
 from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
+from xpcap.ranking import Ranker
+from xpcap.ranking.file import read_ranker
 from xpcap.safetensors_file import check_format, read_tensors, write_tensors
 from xpcap.training.state import Record, TrainingState, best_of, from_tensors, to_tensors
 
@@ -25,6 +27,8 @@ FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
+RANKING = "ranking.safetensors"  # where captions are ranked with the help of similar photos
+COMPANION = "first-stage.safetensors"  # where the first of two stages takes part in that; float16
 DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
 FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a run of its own
 LOCK = ".lock"
@@ -61,6 +65,9 @@ class Run(NamedTuple, Generic[Model_co]):
     meta: Record  # of the epoch that the parameters are from
     projection: Projection | None = None  # of raw features, if the data was prepared with PCA
     others: tuple[Path, ...] = ()  # folders of the other runs, of several opened as one
+    ranker: Ranker | None = None  # None: captions are not ranked
+    ranking: Record = {}  # noqa: RUF012  # what the ranker's file says of its fit
+    companions: tuple[CaptioningRNN, ...] = ()  # models that also make candidates to rank
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -123,7 +130,36 @@ def open_run(
             f" epoch {meta.get('epoch')} of {config['epochs']}"
         )
     model = build_model(shape, vocabulary.word_to_idx, params=tensors)
-    return Run(path, config, vocabulary, scaling, model, meta, projection)
+    run = Run(path, config, vocabulary, scaling, model, meta, projection)
+    return _with_ranking(run)
+
+
+def _with_ranking(run: Run[CaptioningRNN]) -> Run[CaptioningRNN]:
+    """The run with the ranker and the companion in its folder, if it has them."""
+    file = run.path / RANKING
+    if not file.is_file():
+        return run
+    ranker, about = read_ranker(file, run.vocabulary, run.model.config.feature_shape[-1])
+    companions = (read_companion(run.path, run),) if about.get("both") is True else ()
+    return run._replace(ranker=ranker, ranking=about, companions=companions)
+
+
+def write_companion(path: Path, params: Mapping[str, Array]) -> None:
+    """Write parameters as float16. OSError : the file cannot be written."""
+    tensors = {name: to_numpy(x).astype(np.float16) for name, x in params.items()}
+    write_tensors(path / COMPANION, tensors, {})
+
+
+def read_companion(path: Path, run: Run[CaptioningRNN]) -> CaptioningRNN:
+    """A model like the run's with the parameters of `write_companion`.
+
+    DataError : they are missing, damaged, or of another model.
+    """
+    file, model = path / COMPANION, run.model
+    tensors, _ = read_tensors(file, "open_run")
+    whole = {name: x.astype(np.float32) for name, x in tensors.items() if x.dtype == np.float16}
+    check_parameters(file, whole, model.params.shapes)
+    return build_model(model.config, run.vocabulary.word_to_idx, params=whole)
 
 
 def opened_folder(path: str | Path) -> Path:

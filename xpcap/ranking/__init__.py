@@ -1,0 +1,19 @@
+"""Ranking of candidate captions with the help of the nearest training photos. Open ranker.py first.
+
+`PhotoIndex` finds the photos, a `Ranker` scores candidates, and `fit` chooses its weights.
+"""
+
+from xpcap.ranking.fit import Fitted, fit
+from xpcap.ranking.index import PhotoIndex
+from xpcap.ranking.ranker import FEATURES, Candidate, Ranked, Ranker, Ranking
+
+__all__ = [
+    "FEATURES",
+    "Candidate",
+    "Fitted",
+    "PhotoIndex",
+    "Ranked",
+    "Ranker",
+    "Ranking",
+    "fit",
+]

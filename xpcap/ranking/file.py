@@ -1,0 +1,140 @@
+"""The file of a ranker: the index of photos, mapped into memory when it is opened, and weights."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xpcap.data.features import Projection
+from xpcap.data.vocabulary import Vocabulary
+from xpcap.errors import DataError
+from xpcap.metrics.cider import DocumentFrequencies
+from xpcap.ranking.index import PhotoIndex
+from xpcap.ranking.ranker import FEATURES, Ranker
+from xpcap.safetensors_file import map_tensors, write_tensors
+
+LARGEST_WEIGHT = 1e6
+LIMITS = {"neighbours": (1, 1000), "width": (1, 100), "borrowed": (0, 1000)}
+FUNCTION = "open_run"
+
+
+def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
+    """Write a ranker, and `meta`, anything in JSON. OSError : it cannot be written."""
+    index = ranker.index
+    grams, times = index.frequencies.repeated
+    tensors = {
+        "mean": index.projection.mean,
+        "components": index.projection.components,
+        "directions": index.directions,
+        "images": np.frombuffer(json.dumps(list(index.images)).encode(), np.uint8),
+        "counts": index.counts,
+        "lengths": index.lengths,
+        "words": index.words,
+        "grams": grams,
+        "times": times,
+        "predictor": index.predictor,
+    }
+    settings = {name: getattr(ranker, name) for name in ("weights", *LIMITS)}
+    write_tensors(path, tensors, {**meta, **settings, "pictures": index.frequencies.pictures})
+
+
+def read_ranker(path: Path, vocabulary: Vocabulary, D: int) -> tuple[Ranker, dict[str, Any]]:
+    """The ranker of a file for features of size D, and the file's `meta`. Arrays are mapped.
+
+    DataError : missing, damaged, not ours, of a newer format, or of another run.
+    """
+    tensors, meta = map_tensors(path, FUNCTION)
+    where = f"{FUNCTION}: {path}"
+    settings = _settings(where, meta)
+    _check_shapes(where, tensors, D, len(vocabulary))
+    try:
+        images = json.loads(tensors["images"].tobytes())
+    except (ValueError, RecursionError):
+        images = None
+    m = len(tensors["directions"])
+    if not isinstance(images, list) or len(images) != m or not all(map(_is_text, images)):
+        raise _damaged(where, f"images that are no list of {m:,} names")
+    if (total := meta.pop("pictures", None)) != m:
+        raise _damaged(where, f"n-grams of {str(total)[:20]} pictures, where {m:,} are indexed")
+    index = PhotoIndex(
+        Projection(tensors["mean"], tensors["components"]),
+        tensors["directions"],
+        images,
+        tensors["counts"],
+        tensors["lengths"],
+        tensors["words"],
+        DocumentFrequencies.of_repeated(tensors["grams"], tensors["times"], m),
+        tensors["predictor"],
+    )
+    return Ranker(index, vocabulary, **settings), meta
+
+
+def _settings(where: str, meta: dict[str, Any]) -> dict[str, Any]:
+    """Weights and whole numbers of a ranker, taken out of `meta`, checked."""
+    weights = meta.pop("weights", None)
+    if (
+        not isinstance(weights, dict)
+        or set(weights) != set(FEATURES)
+        or not all(
+            type(x) in (int, float) and math.isfinite(x) and abs(x) <= LARGEST_WEIGHT
+            for x in weights.values()
+        )
+    ):
+        raise _damaged(where, f"weights {str(weights)[:60]}, expected one of each feature")
+    settings: dict[str, Any] = {"weights": weights}
+    for name, (least, most) in LIMITS.items():
+        value = meta.pop(name, None)
+        if type(value) is not int or not least <= value <= most:
+            raise _damaged(where, f"{name} {str(value)[:20]}, expected {least} to {most}")
+        settings[name] = value
+    return settings
+
+
+def _check_shapes(where: str, tensors: Mapping[str, np.ndarray], D: int, V: int) -> None:
+    """DataError : arrays that do not fit together, or values out of range."""
+    kinds = {
+        "mean": ("f4", (D,)),
+        "components": ("f4", (D, "d")),
+        "directions": ("f2", ("m", "d")),
+        "images": ("u1", ("b",)),
+        "counts": ("u2", ("m",)),
+        "lengths": ("u2", ("n",)),
+        "words": ("u2" if V < 1 << 16 else "u4", ("w",)),
+        "grams": ("u8", ("g",)),
+        "times": ("u4", ("g",)),
+        "predictor": ("f2", ("d+1", V)),
+    }
+    if set(tensors) != set(kinds):
+        raise _damaged(where, f"the arrays {', '.join(sorted(tensors))[:200]}")
+    d = tensors["components"].shape[-1] if tensors["components"].ndim == 2 else 0
+    sizes: dict[object, int] = {"d": d, "d+1": d + 1}
+    for name, (kind, shape) in kinds.items():
+        array = tensors[name]
+        wanted = tuple(
+            size if isinstance(size, int) else sizes.setdefault(size, found)
+            for size, found in zip(shape, array.shape, strict=False)
+        )
+        if array.dtype != np.dtype(f"<{kind}") or array.shape != wanted or len(shape) != array.ndim:
+            raise _damaged(where, f"{name} of shape {array.shape} and dtype {array.dtype}")
+        if kind.startswith("f") and not np.isfinite(array).all():
+            raise _damaged(where, f"{name} with numbers that are not finite")
+    n, w = len(tensors["lengths"]), len(tensors["words"])
+    if int(tensors["counts"].sum(dtype=np.int64)) != n or not len(tensors["directions"]):
+        raise _damaged(where, f"counts that do not add up to {n:,} captions")
+    if int(tensors["lengths"].sum(dtype=np.int64)) != w:
+        raise _damaged(where, f"lengths that do not add up to {w:,} words")
+    if w and int(tensors["words"].max()) >= V:
+        raise _damaged(where, f"a word {int(tensors['words'].max())}, expected 0..{V - 1}")
+    if (tensors["grams"][1:] <= tensors["grams"][:-1]).any() or (tensors["times"] < 1).any():
+        raise _damaged(where, "n-grams that do not rise, or occur in no picture")
+
+
+def _is_text(name: object) -> bool:
+    return isinstance(name, str)
+
+
+def _damaged(where: str, what: str) -> DataError:
+    return DataError(f"{where} has {what}; damaged, or from another run?")

@@ -1,0 +1,239 @@
+"""Ranker: candidate captions of a photo, scored by a linear function of their features."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from xpcap.backend import Array, to_numpy
+from xpcap.data.vocabulary import Vocabulary
+from xpcap.metrics.cider import CiderD
+from xpcap.metrics.variety import repeated
+from xpcap.ranking.index import Neighbours, PhotoIndex, pair
+
+LENDERS = 10  # nearest photos whose captions may become candidates
+RARE = 1e-3  # added to shares of captions before their ratio is taken
+
+# Features of a candidate, with their meaning
+FEATURES = {
+    "log_probability": "log-probability a word, END included",
+    "consensus": "mean CIDEr-D against the captions of the nearest photos",
+    "words": "mean over words of log(share expected from the features / share in all captions)",
+    "length": "number of words",
+    "unseen": "share of its pairs of neighbouring words that no training caption holds",
+    "repeats": "1 if one to three words stand twice in a row",
+    "borrowed": "1 if it is the caption of a neighbour",
+}
+Words = tuple[int, ...]  # ids, without START and END
+LogLikelihood = Callable[[Sequence[int], Sequence[Words]], np.ndarray]
+
+
+class Candidate(NamedTuple):
+    """A caption that may be chosen."""
+
+    words: Words
+    log_probability: float  # total, END included
+    photo: int = -1  # row in the index of the photo that it is a caption of; -1: the model's own
+
+
+class Ranked(NamedTuple):
+    """A candidate with its score, the sum of its parts."""
+
+    candidate: Candidate
+    score: float
+    parts: dict[str, float]  # by FEATURES: weight times feature
+
+
+class Ranking(NamedTuple):
+    """The candidates of a photo, the best first, and the photos that took part in the choice."""
+
+    candidates: list[Ranked]
+    neighbours: list[tuple[int, float]]  # rows of the index, the nearest first, and similarities
+
+    @property
+    def best(self) -> Words:
+        """The caption chosen; empty without a candidate."""
+        return self.candidates[0].candidate.words if self.candidates else ()
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Scores candidates by ``sum over features of weight * feature``.
+
+    Parameters
+    ----------
+    index : of the training photos
+    vocabulary : of the ids
+    weights : name in FEATURES to weight
+    neighbours : k, nearest photos whose captions are compared with
+    width : of the beam that makes candidates
+    borrowed : captions of neighbours, at most, that become candidates; 0: none
+
+    Notes
+    -----
+    Consensus is that of Devlin et al. 2015, *Exploring Nearest Neighbor Approaches for Image
+    Captioning*, with CIDEr-D as the similarity of captions.
+    """
+
+    index: PhotoIndex
+    vocabulary: Vocabulary
+    weights: Mapping[str, float]
+    neighbours: int
+    width: int
+    borrowed: int
+
+    def rank(
+        self,
+        features: Array,
+        made: Sequence[Sequence[Candidate]],
+        log_likelihood: LogLikelihood,
+        allowed: Callable[[Words], bool] = lambda words: True,
+    ) -> list[Ranking]:
+        """Rank the candidates of N photos.
+
+        Parameters
+        ----------
+        features : (N, *shape), preprocessed, on any device
+        made : of each photo the candidates that models made
+        log_likelihood : of captions, given the number of the photo of each
+        allowed : tells whether a neighbour's caption may be a candidate
+        """
+        directions = self.index.directions_of(features)
+        near = self.index.nearest(directions, self.neighbours)
+        candidates = self.with_borrowed(near, made, log_likelihood, allowed)
+        values = self.features(to_numpy(directions), near, candidates)
+        parts = values * np.array([self.weights[name] for name in FEATURES])
+        scores, first = parts.sum(axis=1), 0
+        rankings = []
+        for n, some in enumerate(candidates):
+            of_one = slice(first, first + len(some))
+            first = of_one.stop
+            ranked = [
+                Ranked(candidate, score, dict(zip(FEATURES, part, strict=True)))
+                for candidate, score, part in zip(
+                    some, scores[of_one].tolist(), parts[of_one].tolist(), strict=True
+                )
+            ]
+            ranked.sort(key=lambda one: -one.score)
+            pairs = zip(near.photos[n].tolist(), near.similarities[n].tolist(), strict=True)
+            rankings.append(Ranking(ranked, [(row, cosine) for row, cosine in pairs if row >= 0]))
+        return rankings
+
+    def with_borrowed(
+        self,
+        near: Neighbours,
+        made: Sequence[Sequence[Candidate]],
+        log_likelihood: LogLikelihood,
+        allowed: Callable[[Words], bool] = lambda words: True,
+    ) -> list[list[Candidate]]:
+        """The candidates of each photo, and the neighbours' captions of the most consensus."""
+        candidates = [list(some) for some in made]
+        if not self.borrowed:
+            return candidates
+        offered: list[list[Candidate]] = []
+        for photos, some in zip(near.photos[:, :LENDERS].tolist(), made, strict=True):
+            known = {candidate.words for candidate in some}
+            lent: dict[Words, int] = {}
+            for photo in photos:
+                for caption in self.index.captions(photo) if photo >= 0 else ():
+                    words = tuple(caption)
+                    if words and self.vocabulary.unk not in words and words not in known:
+                        lent.setdefault(words, photo)
+            offered.append(
+                [Candidate(words, 0.0, photo) for words, photo in lent.items() if allowed(words)]
+            )
+        consensus = self._consensus(near, offered)
+        first = 0
+        numbers: list[int] = []
+        chosen: list[Candidate] = []
+        for number, some in enumerate(offered):
+            order = np.argsort(-consensus[first : first + len(some)], kind="stable")
+            first += len(some)
+            best = [some[i] for i in order[: self.borrowed].tolist()]
+            numbers += [number] * len(best)
+            chosen += best
+        if chosen:
+            totals = log_likelihood(numbers, [one.words for one in chosen]).tolist()
+            for number, one, total in zip(numbers, chosen, totals, strict=True):
+                candidates[number].append(one._replace(log_probability=total))
+        return candidates
+
+    def features(
+        self, directions: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
+    ) -> np.ndarray:
+        """Features (C, F) of the candidates of N photos, photo by photo, float64."""
+        flat = [one for some in candidates for one in some]
+        words = self.vocabulary.idx_to_word
+        lengths = np.array([len(one.words) for one in flat])
+        totals = np.array([one.log_probability for one in flat])
+        known = {
+            "log_probability": totals / (lengths + 1),
+            "consensus": self._consensus(near, candidates),
+            "words": self._lift(directions, candidates),
+            "length": lengths,
+            "unseen": self._unseen([one.words for one in flat]),
+            "repeats": [bool(repeated([words[i] for i in one.words])) for one in flat],
+            "borrowed": [one.photo >= 0 for one in flat],
+        }
+        return np.stack([np.asarray(known[name], np.float64) for name in FEATURES], axis=1)
+
+    def _consensus(self, near: Neighbours, candidates: Sequence[Sequence[Candidate]]) -> np.ndarray:
+        """Mean CIDEr-D of each candidate against the captions of the photo's neighbours (C,).
+
+        A caption of a neighbour is not compared with the captions of its own photo.
+        """
+        words, unknown = self.vocabulary.idx_to_word, self.vocabulary.unk
+        texts = {
+            photo: [
+                [words[i] for i in caption if i != unknown]
+                for caption in self.index.captions(photo)
+            ]
+            for photo in np.unique(near.photos).tolist()
+            if photo >= 0
+        }
+        references = [
+            [caption for photo in photos if photo >= 0 for caption in texts[photo]] or [[]]
+            for photos in near.photos.tolist()
+        ]
+        flat = [one for some in candidates for one in some]
+        hypotheses = [[words[i] for i in one.words] for one in flat]
+        number = np.repeat(np.arange(len(candidates)), [len(some) for some in candidates])
+        frequencies = self.index.frequencies
+        consensus = CiderD(references, frequencies).scores(hypotheses, number)
+        borrowed = [c for c, one in enumerate(flat) if one.photo >= 0]
+        if borrowed:
+            own = CiderD([texts[flat[c].photo] for c in borrowed], frequencies)
+            n = np.array([len(references[i]) for i in number[borrowed].tolist()])
+            own_n = np.array([len(texts[flat[c].photo]) for c in borrowed])
+            others = consensus[borrowed] * n - own.scores([hypotheses[c] for c in borrowed]) * own_n
+            consensus[borrowed] = others / np.maximum(n - own_n, 1)
+        return consensus
+
+    def _lift(
+        self, directions: np.ndarray, candidates: Sequence[Sequence[Candidate]]
+    ) -> np.ndarray:
+        """Mean log-lift of the words of each candidate (C,)."""
+        prior = self.index.predictor[-1].astype(np.float32)
+        base, slopes = np.log(prior + RARE), self.index.predictor[:-1]
+        lifts = []
+        for direction, some in zip(directions, candidates, strict=True):
+            ids = np.array([i for one in some for i in one.words], np.int64)
+            expected = prior[ids] + direction @ slopes[:, ids].astype(np.float32)
+            lift = np.log(np.maximum(expected, 0) + RARE) - base[ids]
+            first = 0
+            for one in some:
+                own = lift[first : first + len(one.words)]
+                first += len(own)
+                lifts.append(own.mean() if len(own) else 0.0)
+        return np.array(lifts, np.float64)
+
+    def _unseen(self, captions: Sequence[Words]) -> np.ndarray:
+        """Share of the pairs of neighbouring words of each caption that the index lacks (C,)."""
+        pairs = [pair(np.array(words[:-1]), np.array(words[1:])) for words in captions]
+        each = np.array([len(some) for some in pairs])
+        flat, known = np.concatenate([*pairs, np.zeros(0, np.int64)]), self.index.pairs
+        at = np.minimum(np.searchsorted(known, flat), max(len(known) - 1, 0))
+        unseen = known[at] != flat if len(known) else np.ones(len(flat), bool)
+        caption = np.repeat(np.arange(len(captions)), each)
+        return np.bincount(caption, unseen, len(captions)) / np.maximum(each, 1)

@@ -1,0 +1,249 @@
+"""Ranked captions of a run: candidates of its models, put in order by its ranker; and its fit."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from xpcap.backend import asarray
+from xpcap.data import CaptionData
+from xpcap.data.dataset import evenly_spaced
+from xpcap.data.vocabulary import Vocabulary
+from xpcap.decoding.policies import check_ids
+from xpcap.distributed import SINGLE, Group
+from xpcap.errors import OptionError
+from xpcap.metrics.cider import CiderD
+from xpcap.models import Beam, Captioner, Ensemble, Policy
+from xpcap.models.batch import FeatureRows
+from xpcap.progress import bar
+from xpcap.ranking import Candidate, PhotoIndex, Ranker, Ranking, fit
+from xpcap.ranking.file import write_ranker
+from xpcap.ranking.fit import PRIOR, Fitted
+from xpcap.runs.folder import (
+    BEST,
+    COMPANION,
+    FIRST,
+    RANKING,
+    Run,
+    best_digest,
+    open_run,
+    read_companion,
+    write_companion,
+)
+
+WIDTH = 10  # of the beam that makes candidates
+NEIGHBOURS = 30  # photos: between 10 and 60 of them captions are as good
+BORROWED = 8  # captions of neighbours among the candidates of a photo
+FEW = 2000  # training photos, below which neighbours' captions are candidates
+MOST = 1000  # val photos that weights are fitted to
+AT_ONCE = 250  # photos, in the fit
+CAPTIONS_AT_ONCE = 2048  # whose log-likelihood is computed together
+
+
+@dataclass(frozen=True)
+class RankedBeam(Beam):
+    """Beam search whose captions the ranker of the run puts in order.
+
+    Without a ranker, as for a model alone, it is a Beam. See `xpcap.ranking.Ranker`.
+    """
+
+    width: int = WIDTH
+
+    @property
+    def title(self) -> str:
+        return f"{super().title}, ranked by similar photos"
+
+
+def default_policy(run: Run[Captioner], **limits: object) -> Policy:
+    """The policy of a run's captions where none is given; `limits` are fields of Policy."""
+    if run.ranker is None:
+        return Policy(**limits)  # type: ignore[arg-type]
+    return RankedBeam(run.ranker.width, **limits)
+
+
+def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
+    """The policy within `max_words`, and without NULL, START and UNK."""
+    special = {vocabulary.null, vocabulary.start, vocabulary.unk}
+    never = special | {*check_ids("caption", policy.forbid)}
+    if not set(range(len(vocabulary))) - never - {vocabulary.end}:
+        raise OptionError(
+            f"caption: `forbid` leaves none of {len(vocabulary)} words, expected some to be left;"
+            " which are to be said?"
+        )
+    most = min(policy.max_length, max_words)
+    return replace(policy, max_length=most, forbid=tuple(sorted(never)))
+
+
+def captioner(run: Run[Captioner]) -> Captioner:
+    """The model that makes candidates: of the run, and of its first stage if that helps."""
+    if not run.companions:
+        return run.model
+    models = run.model.models if isinstance(run.model, Ensemble) else [run.model]
+    return Ensemble([*models, *run.companions])  # type: ignore[list-item]
+
+
+def rank(run: Run[Captioner], features: np.ndarray, policy: Beam) -> list[Ranking]:
+    """Candidates of N photos, ranked, from preprocessed features (N, *shape).
+
+    `policy` : the beam that makes candidates, within the limits of the run; neighbours' captions
+    keep to them as well
+    """
+    if run.ranker is None:
+        raise OptionError(
+            f"caption: {run.path} has no ranking, expected a run that `neighbours` was trained"
+            " with; give another policy"
+        )
+    model = captioner(run)
+    made = make_candidates(model, run.vocabulary, features, policy)
+    score = partial(log_likelihoods, model, run.vocabulary, features)
+    return run.ranker.rank(features, made, score, partial(_keeps_to, policy))
+
+
+def make_candidates(
+    model: Captioner, vocabulary: Vocabulary, features: np.ndarray, policy: Beam
+) -> list[list[Candidate]]:
+    """All captions of a beam, of each of N photos."""
+    decoded = model.decode(features, replace(policy, n_best=policy.width))
+    ends = {vocabulary.end, vocabulary.null}
+    candidates: list[list[Candidate]] = []
+    for captions, totals in zip(decoded.captions, decoded.log_probabilities, strict=True):
+        found = {
+            tuple(i for i in ids if i not in ends): total
+            for ids, total in zip(captions.tolist(), totals.tolist(), strict=True)
+            if total > -np.inf
+        }
+        candidates.append([Candidate(words, total) for words, total in found.items()])
+    return candidates
+
+
+def log_likelihoods(
+    model: Captioner,
+    vocabulary: Vocabulary,
+    features: np.ndarray,
+    numbers: Sequence[int],
+    captions: Sequence[Sequence[int]],
+) -> np.ndarray:
+    """Log-likelihood (C,), float64, of captions, given the number of the photo of each."""
+    table = asarray(features.astype(model.like.dtype, copy=False), like=model.like)
+    totals = [np.zeros(0)]
+    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
+        some = slice(start, start + CAPTIONS_AT_ONCE)
+        rows = FeatureRows(table, np.array(numbers[some], np.int64))
+        words = model.word_log_probabilities(rows, _encoded(vocabulary, captions[some]))
+        totals.append(words.sum(axis=1, dtype=np.float64))
+    return np.concatenate(totals)
+
+
+def word_log_probabilities(
+    run: Run[Captioner], features: np.ndarray, captions: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Log-probability (N, T) of the words of one caption a photo, by the candidates' model."""
+    encoded = _encoded(run.vocabulary, captions)
+    return captioner(run).word_log_probabilities(features, encoded)
+
+
+def _encoded(vocabulary: Vocabulary, captions: Sequence[Sequence[int]]) -> np.ndarray:
+    """Captions (C, T+1) with START, END and NULL."""
+    encoded = np.full((len(captions), max(map(len, captions)) + 2), vocabulary.null, np.int32)
+    for row, words in zip(encoded, captions, strict=True):
+        row[: len(words) + 2] = [vocabulary.start, *words, vocabulary.end]
+    return encoded
+
+
+def _keeps_to(policy: Policy, words: tuple[int, ...]) -> bool:
+    """True if a caption keeps to the limits of a policy, and was not cut at them."""
+    if not policy.least_length <= len(words) < policy.max_length:
+        return False
+    threes = [words[i : i + 3] for i in range(len(words) - 2)]
+    if policy.no_repeat_trigram and len(set(threes)) < len(threes):
+        return False
+    return not {*words} & {*policy.forbid}
+
+
+# The fit, when training ends
+
+
+def fit_ranking(
+    folder: Path, data: CaptionData, *, progress: bool = False, group: Group = SINGLE
+) -> None:
+    """Fit the ranking of the run in `folder` to its data's val split, and write it there.
+
+    Both stages of a run make candidates if that gives better captions of photos that took no part
+    in the fit. Without a val split the weights are those of ranking.fit. A ranking that fits the
+    run's parameters already stays.
+
+    Parameters
+    ----------
+    data : what the run was trained on, with the run's scaling
+    group : ranks that share the candidates; rank 0 fits and writes
+    """
+    best = best_digest(folder)
+    run = open_run(folder)
+    if run.ranking.get("best") == best:
+        return
+    first = folder / FIRST
+    companion = None
+    if (first / BEST).is_file() and run.meta.get("epoch"):
+        if group.rank == 0:
+            write_companion(folder, open_run(first).model.params)
+        group.all_gather("the first stage is written")
+        companion = read_companion(folder, run)
+    index = PhotoIndex.of(data)
+    borrowed = BORROWED if len(index) < FEW else 0
+    ranker = Ranker(index, run.vocabulary, PRIOR, NEIGHBOURS, WIDTH, borrowed)
+    alone = run._replace(ranker=ranker, companions=())
+    chosen, fitted = alone, None
+    if "val" in data.splits:
+        fitted = _fit(alone, data, progress, group)
+        if companion is not None:
+            both = alone._replace(companions=(companion,))
+            of_both = _fit(both, data, progress, group)
+            if of_both.held_out > fitted.held_out:
+                chosen, fitted = both, of_both
+    if group.rank == 0:
+        if not chosen.companions:
+            (folder / COMPANION).unlink(missing_ok=True)
+        scores = {} if fitted is None else fitted._asdict()
+        weights = scores.pop("weights", PRIOR)
+        meta = {"best": best, "both": bool(chosen.companions), "fit": scores}
+        write_ranker(folder / RANKING, replace(ranker, weights=weights), meta)
+    group.all_gather("the ranking is written")
+
+
+def _fit(run: Run, data: CaptionData, progress: bool, group: Group) -> Fitted:
+    """Weights fitted to candidates for the val split."""
+    references = data.reference_words("val")
+    pictures = np.array(list(references))[evenly_spaced(len(references), MOST)]
+    policy = limited(RankedBeam(), run.vocabulary, run.config["max_words"])
+    assert isinstance(policy, Beam)
+    assert run.ranker is not None
+    model, ranker = captioner(run), run.ranker
+    shard = pictures[group.shard(len(pictures))]
+    ours: list[list[Candidate]] = []
+    for start in bar(range(0, len(shard), AT_ONCE), progress, "fitting the ranking"):
+        features = data.features("val", shard[start : start + AT_ONCE])
+        made = make_candidates(model, run.vocabulary, features, policy)
+        directions = ranker.index.directions_of(features)
+        near = ranker.index.nearest(directions, ranker.neighbours)
+        score = partial(log_likelihoods, model, run.vocabulary, features)
+        ours += ranker.with_borrowed(near, made, score, partial(_keeps_to, policy))
+    shards = group.all_gather(json.dumps(ours))
+    candidates = [
+        [Candidate(tuple(words), *rest) for words, *rest in some]
+        for text in shards
+        for some in json.loads(text)
+    ]
+    values = []
+    for start in range(0, len(pictures), AT_ONCE):
+        batch = slice(start, start + AT_ONCE)
+        directions = ranker.index.directions_of(data.features("val", pictures[batch]))
+        near = ranker.index.nearest(directions, ranker.neighbours)
+        values.append(ranker.features(directions, near, candidates[batch]))
+    number = np.repeat(np.arange(len(pictures)), [len(some) for some in candidates])
+    words = run.vocabulary.idx_to_word
+    captions = [[words[i] for i in one.words] for some in candidates for one in some]
+    rewards = CiderD([references[i] for i in pictures.tolist()]).scores(captions, number)
+    return fit(np.concatenate(values), number, rewards)
