@@ -79,6 +79,7 @@ class Length:
 # Faults
 
 MOST_REPEATED = 3  # words
+UNKNOWN = "<UNK>"  # in captions that are known by ids alone; two of them may be two words
 
 
 class Repeats:
@@ -95,10 +96,14 @@ class Repeats:
 
 
 def repeated(words: Words) -> str:
-    """The first one to three words that stand twice in a row, both times; empty: none."""
+    """The first one to three words that stand twice in a row, both times; empty: none.
+
+    ``<UNK>`` repeats nothing: it may be another word each time.
+    """
     for n in range(1, MOST_REPEATED + 1):
         for i in range(len(words) - 2 * n + 1):
-            if words[i : i + n] == words[i + n : i + 2 * n]:
+            one, next_one = words[i : i + n], words[i + n : i + 2 * n]
+            if one == next_one and UNKNOWN not in one:
                 return " ".join(words[i : i + 2 * n])
     return ""
 
