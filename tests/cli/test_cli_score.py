@@ -127,6 +127,19 @@ def test_where_nobody_wrote_twice_people_have_the_scores_that_need_no_reference(
     assert "bad_endings" not in scored.scores
 
 
+def test_lost_words_of_people_repeat_nothing_and_are_neighbours_as_in_the_train_captions() -> None:
+    """Of data without text: "a <UNK> <UNK>" in both splits, which were two words each."""
+    data = data_of(train=[["a small dog"], ["a cat"]], val=[["a big bird"], ["a cat cat"]])
+    few = Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "a", "cat"])
+    splits = {
+        name: dataclasses.replace(split, captions=few.encode(split.text or (), 9), text=None)
+        for name, split in data.splits.items()
+    }
+    people = score_captions(CaptionData(few, splits), "val", {"val0": "a", "val1": "a"}).people
+    assert people.scores["repeats"] == 1 / 2
+    assert people.scores["unseen_bigrams"] == pytest.approx(1 / 8)  # cat cat
+
+
 def test_without_a_train_split_no_score_is_about_one() -> None:
     scored = score_captions(data_of(val=VAL), "val", SAID)
     absent = {"novel", "unseen_bigrams", "bad_endings"}
