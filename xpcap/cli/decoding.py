@@ -11,7 +11,7 @@ from xpcap.cli.shared import Function
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.errors import OptionError, nearest
 from xpcap.models import Beam, Policy, Sampling
-from xpcap.runs import Run
+from xpcap.runs import Run, default_policy
 
 OF_BEAMS = ("length_penalty", "n_best", "groups", "diversity")
 OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
@@ -33,9 +33,12 @@ class Decoding:
     least_length: int
     no_repeat_trigram: bool
     forbid: Sequence[str]
+    greedy: bool
 
     def policy(self, run: Run, n_best: int = 1) -> Policy:
         """The policy for a run; a beam returns up to `n_best` captions, unless the option is given.
+
+        Without an option that chooses one, it is the run's default.
 
         OptionError : options clash or are out of range, or a banned word is none of the run's.
         """
@@ -46,11 +49,21 @@ class Decoding:
             "no_repeat_trigram": self.no_repeat_trigram,
         }
         beam, sampling = self._given(OF_BEAMS), self._given(OF_SAMPLING)
+        if self.greedy and (self.width is not None or beam or sampling):
+            other = "width" if self.width is not None else next(iter({**beam, **sampling}))
+            raise OptionError(
+                f"decoding: `greedy` and `{other}` are given, expected one or the other"
+            )
         if self.width is None:
+            ranked = run.ranker is not None and not (self.greedy or sampling)
             for name in beam:
-                raise OptionError(
-                    f"decoding: `{name}` is given without `width`, expected both: it is of a beam"
-                )
+                if not (ranked and name == "n_best"):
+                    raise OptionError(
+                        f"decoding: `{name}` is given without `width`, expected both: it is of a"
+                        " beam"
+                    )
+            if ranked:
+                return default_policy(run, **{"n_best": n_best, **beam}, **limits)
             return Sampling(**sampling, **limits) if sampling else Policy(**limits)
         for name in sampling:
             raise OptionError(
@@ -97,8 +110,12 @@ OPTIONS = (  # the policies check ranges, also for users of the library
         "width",
         metavar="K",
         type=int,
-        help="Beam search with K hypotheses. Default: the likeliest word at each step.",
+        help=(
+            "Beam search with K hypotheses. Default: a beam of 10, ranked by training photos that"
+            " look alike, for a run that has an index of them; else --greedy."
+        ),
     ),
+    click.option("--greedy", is_flag=True, help="The likeliest word at each step."),
     click.option(
         "--length-penalty",
         metavar="A",

@@ -158,6 +158,14 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
     click.IntRange(0, LARGEST),
     "Stop after this many epochs in a row without a better one; 0: never.",
 )
+@click.option(
+    "--neighbours/--no-neighbours",
+    default=None,
+    help=(
+        "Keep an index of the training photos in the run folder, and rank captions by those that"
+        " look alike.  [default: neighbours; generated pictures: no-neighbours]"
+    ),
+)
 @option(
     "save-every",
     str,

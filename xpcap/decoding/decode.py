@@ -147,7 +147,7 @@ def _decode(
     # The host reads the words of each step, to know which hypotheses have ended. On a device, where
     # no choice depends on that, it reads them one step late: the next step is launched first, so
     # that the device never waits, and captions leave the batch a step later.
-    behind = int(xp is not np and policy.rowwise and not policy.no_repeat_trigram)
+    behind = int(xp is not np and policy.rowwise and not policy.reads_words)
     unread = deque[Step]()
 
     # Row k of the batch is the hypothesis in slot alive[k], with words[k] and totals[k]. `state`

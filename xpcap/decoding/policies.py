@@ -12,6 +12,8 @@ from xpcap.decoding.transcript import Transcript
 from xpcap.errors import LARGEST, OptionError, check_number, check_whole
 from xpcap.memory import Buffer
 
+LONGEST_STUTTER = 3  # words
+
 
 class Special(NamedTuple):
     """Ids of START, END and NULL; a vocabulary may lack END."""
@@ -60,12 +62,14 @@ class Policy:
     forbid : ids of words that are never chosen
     least_length : least words in a caption, END not counted
     no_repeat_trigram : forbid any three words to follow each other twice in a caption
+    no_stutter : forbid one to three words to stand twice in a row
     """
 
     max_length: int = 30
     forbid: Sequence[int] = ()
     least_length: int = 0
     no_repeat_trigram: bool = False
+    no_stutter: bool = False
 
     @property
     def title(self) -> str:
@@ -94,6 +98,11 @@ class Policy:
         are dropped.
         """
         return type(self).choose is Policy.choose
+
+    @property
+    def reads_words(self) -> bool:
+        """True if the words before decide which may follow."""
+        return self.no_repeat_trigram or self.no_stutter
 
     def banned(self, function: str, V: int, end: int | None) -> list[int]:
         """The forbidden ids, sorted.
@@ -124,8 +133,10 @@ class Policy:
         left = V - len({*banned, *(() if end is None else (end,))})
         # In a caption at most max_length / 2 words have followed the same two words
         needed = 1 + self.max_length // 2 if self.no_repeat_trigram else 1
-        if (self.least_length or self.no_repeat_trigram) and left < needed:
-            limit = "no_repeat_trigram" if self.no_repeat_trigram else "least_length"
+        needed += LONGEST_STUTTER if self.no_stutter else 0
+        if (self.least_length or self.reads_words) and left < needed:
+            limit = "no_stutter" if self.no_stutter else "least_length"
+            limit = "no_repeat_trigram" if self.no_repeat_trigram else limit
             raise OptionError(
                 f"{function}: `forbid` leaves {left} of {V} words besides END, expected at least"
                 f" {needed} with `{limit}`: no word might be left"
@@ -250,7 +261,7 @@ class LogitMask:
     def __init__(
         self, policy: Policy, banned: Sequence[int], special: Special, buffer: Buffer
     ) -> None:
-        self._least, self._trigram = policy.least_length, policy.no_repeat_trigram
+        self._least, self._policy = policy.least_length, policy
         short = set(banned) if special.end is None else {*banned, special.end}
         self._buffer = buffer
         self._always = self._send("banned", banned)
@@ -273,11 +284,20 @@ class LogitMask:
         if mask := self._first if t < self._least else self._always:
             ids, hidden = mask
             scores[:, ids] = hidden
-        if self._trigram and t >= 3:
-            rows, words = _repeating(transcript.captions[slots, :t])
-            if rows.size:
-                at = self._buffer.upload("repeated", rows * scores.shape[1] + words)
-                scores.reshape(-1)[at] = self._hidden("hidden", rows.size)
+        if not (self._policy.reads_words and t):
+            return
+        words = transcript.captions[slots, :t]
+        found = []
+        if self._policy.no_repeat_trigram and t >= 3:
+            found.append(_repeating(words))
+        if self._policy.no_stutter:
+            found += [
+                _stuttering(words, n) for n in range(1, LONGEST_STUTTER + 1) if t >= 2 * n - 1
+            ]
+        rows, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        if rows.size:
+            at = self._buffer.upload("repeated", rows * scores.shape[1] + ids)
+            scores.reshape(-1)[at] = self._hidden("hidden", rows.size)
 
 
 def _repeating(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -285,3 +305,10 @@ def _repeating(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     again = (words[:, :-2] == words[:, -2:-1]) & (words[:, 1:-1] == words[:, -1:])
     rows, starts = again.nonzero()
     return rows, words[rows, starts + 2].astype(np.int64)
+
+
+def _stuttering(words: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and word of each word that would make the last n words of its row stand twice there."""
+    t = words.shape[1]
+    rows = np.flatnonzero((words[:, t - 2 * n + 1 : t - n] == words[:, t - n + 1 :]).all(axis=1))
+    return rows, words[rows, t - n].astype(np.int64)

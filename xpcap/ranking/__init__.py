@@ -3,9 +3,9 @@
 `PhotoIndex` finds the photos, a `Ranker` scores candidates, and `fit` chooses its weights.
 """
 
-from xpcap.ranking.fit import Fitted, fit
 from xpcap.ranking.index import PhotoIndex
 from xpcap.ranking.ranker import FEATURES, Candidate, Ranked, Ranker, Ranking
+from xpcap.ranking.weights import Fitted, fit
 
 __all__ = [
     "FEATURES",

@@ -37,7 +37,7 @@ def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
         "times": times,
         "predictor": index.predictor,
     }
-    settings = {name: getattr(ranker, name) for name in ("weights", *LIMITS)}
+    settings = {name: getattr(ranker, name) for name in ("weights", "no_stutter", *LIMITS)}
     write_tensors(path, tensors, {**meta, **settings, "pictures": index.frequencies.pictures})
 
 
@@ -90,6 +90,7 @@ def _settings(where: str, meta: dict[str, Any]) -> dict[str, Any]:
         if type(value) is not int or not least <= value <= most:
             raise _damaged(where, f"{name} {str(value)[:20]}, expected {least} to {most}")
         settings[name] = value
+    settings["no_stutter"] = meta.pop("no_stutter", None) is True
     return settings
 
 

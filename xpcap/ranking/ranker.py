@@ -69,6 +69,7 @@ class Ranker:
     neighbours : k, nearest photos whose captions are compared with
     width : of the beam that makes candidates
     borrowed : captions of neighbours, at most, that become candidates; 0: none
+    no_stutter : candidates have no one to three words twice in a row, as people's captions
 
     Notes
     -----
@@ -82,6 +83,7 @@ class Ranker:
     neighbours: int
     width: int
     borrowed: int
+    no_stutter: bool
 
     def rank(
         self,

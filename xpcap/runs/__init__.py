@@ -24,6 +24,7 @@ from xpcap.runs.pages import (
     write_caption_page,
     write_caption_png,
 )
+from xpcap.runs.ranking import RankedBeam, default_policy
 from xpcap.runs.saver import Stopped
 from xpcap.runs.scoring import (
     Comparison,
@@ -44,6 +45,7 @@ __all__ = [
     "Evaluation",
     "Look",
     "PictureCaption",
+    "RankedBeam",
     "Run",
     "Scores",
     "Skipped",
@@ -56,6 +58,7 @@ __all__ = [
     "choose",
     "compare",
     "data_of",
+    "default_policy",
     "evaluate_run",
     "examine_run",
     "is_run",

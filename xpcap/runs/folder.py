@@ -196,7 +196,9 @@ def read_config(path: Path) -> Config:
     config = _read_json(file, MOST_CONFIG)
     found = config.get("format") if isinstance(config, dict) else type(config).__name__
     check_format("open_run", file, found, FORMAT)
-    config.setdefault("tokeniser", ASCII)  # runs from before it was recorded
+    # Runs from before these were recorded
+    config.setdefault("tokeniser", ASCII)
+    config.setdefault("neighbours", False)
     for key in TEXTS:
         if not isinstance(config.get(key), str):
             raise DataError(

@@ -58,6 +58,8 @@ class TrainOptions:
     feature_scaling : "standardize" or "none", fitted on the train split
     seed : of weights, order of captions, dropout and generated pictures
     patience : stop after this many epochs in a row without a better one; 0: never
+    neighbours : when training ends, index the training photos and fit the ranking of captions by
+        those that look alike; see xpcap.ranking. Off: captions are greedy by default
     save_every : interval between checkpoints within an epoch, in seconds ("60s") or steps ("200")
     resume : continue the run at `out` if there is one
     """
@@ -85,18 +87,25 @@ class TrainOptions:
     feature_scaling: str = "standardize"
     seed: int = 0
     patience: int = 0
+    neighbours: bool = True
     save_every: str = "60s"
     resume: bool = False
 
 
 NO_SETTINGS = ("out", "save_every", "resume")  # no effect on the parameters; not in the config
-MAY_CHANGE = ("data", "start", "epochs", "patience")  # on resume: no effect on training so far
+MAY_CHANGE = (
+    "data",
+    "start",
+    "epochs",
+    "patience",
+    "neighbours",
+)  # on resume: no effect on training so far
 OF_MODEL = ("cell", "hidden", "wordvec", "inject", "feature_scaling")  # fixed by the parameters
 
 
 # Fifteen thousand scenes need few epochs, and no regularisation. Their features stay unscaled:
 # standardising would blow up rare ones, and a captioner that memorises those does not generalise
-# to new combinations.
+# to new combinations. Nor do neighbours help: a scene is said in one way.
 GENERATED = TrainOptions(
     hidden=256,
     wordvec=128,
@@ -110,6 +119,7 @@ GENERATED = TrainOptions(
     smoothing=0.0,
     inject="init",
     feature_scaling="none",
+    neighbours=False,
 )
 
 

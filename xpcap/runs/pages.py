@@ -13,7 +13,7 @@ from xpcap.data.dataset import Source
 from xpcap.encoders import grid_area, read_picture
 from xpcap.errors import DataError
 from xpcap.files import obstacle
-from xpcap.models import Beam
+from xpcap.models import Beam, Policy
 from xpcap.progress import bar
 from xpcap.report import AttentionMap, Card, Gallery, draw_captions, write_page
 from xpcap.runs.captioning import (
@@ -26,6 +26,7 @@ from xpcap.runs.captioning import (
     source_of,
 )
 from xpcap.runs.folder import FIRST, PICTURES, Run, origin, read_history
+from xpcap.runs.ranking import default_policy
 from xpcap.runs.scoring import Evaluation
 from xpcap.shapes import KIND, picture_of
 from xpcap.training.state import Record
@@ -296,10 +297,15 @@ def _searched(
     """Scored captions by number, each with the n-best list of a beam and its attention map."""
     seen = data_of(run, data)
     pictures = captioned(seen, evaluation.split)[list(numbers)]
-    policy = Beam(BEAM, n_best=BEAM, max_length=run.config["max_words"])
-    beams = caption_chosen(run, seen, evaluation.split, pictures, policy=policy)
+    policy: Policy = Beam(BEAM, n_best=BEAM, max_length=run.config["max_words"])
+    if run.ranker is not None:
+        policy = default_policy(run, n_best=BEAM)
+    beams = caption_chosen(run, seen, evaluation.split, pictures, policy=policy, explain=True)
     scored = [evaluation.captions[i] for i in numbers]
     features = seen.features(evaluation.split, pictures)
     maps = attention_maps(run, features, [one.words for one in scored])
     found = zip(numbers, scored, beams, maps, strict=True)
-    return {i: one._replace(n_best=beam.n_best, attention=of) for i, one, beam, of in found}
+    return {
+        i: one._replace(n_best=beam.n_best, attention=of, explanation=beam.explanation)
+        for i, one, beam, of in found
+    }

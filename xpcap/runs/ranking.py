@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,13 @@ from xpcap.decoding.policies import check_ids
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import OptionError
 from xpcap.metrics.cider import CiderD
+from xpcap.metrics.variety import repeated
 from xpcap.models import Beam, Captioner, Ensemble, Policy
 from xpcap.models.batch import FeatureRows
 from xpcap.progress import bar
 from xpcap.ranking import Candidate, PhotoIndex, Ranker, Ranking, fit
 from xpcap.ranking.file import write_ranker
-from xpcap.ranking.fit import PRIOR, Fitted
+from xpcap.ranking.weights import PRIOR, Fitted
 from xpcap.runs.folder import (
     BEST,
     COMPANION,
@@ -37,6 +39,7 @@ from xpcap.runs.folder import (
 WIDTH = 10  # of the beam that makes candidates
 NEIGHBOURS = 30  # photos: between 10 and 60 of them captions are as good
 BORROWED = 8  # captions of neighbours among the candidates of a photo
+STUTTER = 0.01  # share of training captions with words twice in a row, from which on they may
 FEW = 2000  # training photos, below which neighbours' captions are candidates
 MOST = 1000  # val photos that weights are fitted to
 AT_ONCE = 250  # photos, in the fit
@@ -54,14 +57,27 @@ class RankedBeam(Beam):
 
     @property
     def title(self) -> str:
-        return f"{super().title}, ranked by similar photos"
+        return f"beam of {self.width}, ranked by similar photos"
 
 
-def default_policy(run: Run[Captioner], **limits: object) -> Policy:
+def default_policy(run: Run[Captioner], **limits: Any) -> Policy:
     """The policy of a run's captions where none is given; `limits` are fields of Policy."""
     if run.ranker is None:
-        return Policy(**limits)  # type: ignore[arg-type]
-    return RankedBeam(run.ranker.width, **limits)
+        return Policy(**limits)
+    return RankedBeam(run.ranker.width, no_stutter=run.ranker.no_stutter, **limits)
+
+
+def decoding_title(run: Run[Captioner], policy: Policy | None) -> str:
+    """The decoding of a run's captions, in words."""
+    policy = policy or default_policy(run)
+    models = len(run.paths)
+    if isinstance(policy, RankedBeam):
+        models += len(run.companions)
+    if models == 1:
+        return policy.title
+    if len(run.paths) == 1:
+        return f"{policy.title}, probabilities averaged over both stages"
+    return f"{policy.title}, probabilities averaged over {models} models"
 
 
 def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
@@ -82,7 +98,7 @@ def captioner(run: Run[Captioner]) -> Captioner:
     if not run.companions:
         return run.model
     models = run.model.models if isinstance(run.model, Ensemble) else [run.model]
-    return Ensemble([*models, *run.companions])  # type: ignore[list-item]
+    return Ensemble([*models, *run.companions])
 
 
 def rank(run: Run[Captioner], features: np.ndarray, policy: Beam) -> list[Ranking]:
@@ -193,7 +209,9 @@ def fit_ranking(
         companion = read_companion(folder, run)
     index = PhotoIndex.of(data)
     borrowed = BORROWED if len(index) < FEW else 0
-    ranker = Ranker(index, run.vocabulary, PRIOR, NEIGHBOURS, WIDTH, borrowed)
+    stutter = np.mean([bool(repeated(words)) for words in data.words("train")])
+    no_stutter = bool(stutter < STUTTER)
+    ranker = Ranker(index, run.vocabulary, PRIOR, NEIGHBOURS, WIDTH, borrowed, no_stutter)
     alone = run._replace(ranker=ranker, companions=())
     chosen, fitted = alone, None
     if "val" in data.splits:
@@ -217,7 +235,7 @@ def _fit(run: Run, data: CaptionData, progress: bool, group: Group) -> Fitted:
     """Weights fitted to candidates for the val split."""
     references = data.reference_words("val")
     pictures = np.array(list(references))[evenly_spaced(len(references), MOST)]
-    policy = limited(RankedBeam(), run.vocabulary, run.config["max_words"])
+    policy = limited(default_policy(run), run.vocabulary, run.config["max_words"])
     assert isinstance(policy, Beam)
     assert run.ranker is not None
     model, ranker = captioner(run), run.ranker

@@ -42,6 +42,7 @@ from xpcap.models import Policy
 from xpcap.prepare.text import kind_of, parse_json, read_whole
 from xpcap.runs.captioning import PictureCaption, caption_chosen, captioned, data_of
 from xpcap.runs.folder import Run
+from xpcap.runs.ranking import decoding_title
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
 
@@ -507,7 +508,7 @@ def evaluate_run(
     ----------
     data : as in `data_of`: an open data set, a path, or None for the run's own
     java : METEOR and SPICE too, if they can be computed here
-    policy : chooses the words, as in `caption_run`. None: greedy
+    policy : chooses the words, as in `caption_run`. None: the run's default
     group : ranks that share the work; each returns the same, except that `java` scores are rank 0's
     metrics : objects that score captions against references, such as (*xpcap.metrics.METRICS,
         Own()); see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added
@@ -532,9 +533,7 @@ def evaluate_run(
     found = score_words(
         seen, split, words, run.vocabulary, hypotheses, java and group.rank == 0, metrics
     )
-    decoding = (policy or Policy()).title
-    if run.others:
-        decoding += f", probabilities averaged over {len(run.paths)} models"
+    decoding = decoding_title(run, policy)
     return Evaluation(
         split,
         captions,

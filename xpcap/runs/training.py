@@ -45,6 +45,7 @@ from xpcap.runs.options import (
     settings_of,
 )
 from xpcap.runs.pages import write_run_page
+from xpcap.runs.ranking import fit_ranking
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, interval, write_start
 from xpcap.runs.scoring import Evaluation, evaluate_run
 from xpcap.safetensors_file import read_tensors
@@ -147,6 +148,8 @@ def train_run(
                     on_step=on_step,
                 )
                 group.all_gather("all is written")
+                if stage.options.neighbours and stage is plan.stages[-1]:
+                    fit_ranking(stage.folder, plan.data, progress=progress, group=group)
                 run = open_run(stage.folder)
                 evaluation = None
                 if "val_loss" in records[-1]:
