@@ -35,6 +35,7 @@ from xpcap.progress import say
 from xpcap.report import visible
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, train_run
 from xpcap.runs.folder import DATA, LARGEST, LAST, find_file, origin
+from xpcap.runs.options import LARGE, SMALL, SMALL_BELOW
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.evaluate import SELECT
@@ -64,6 +65,8 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
     """An option of train, with the defaults of TrainOptions and GENERATED in its help."""
     field = name.replace("-", "_")
     default, generated = getattr(DEFAULTS, field), getattr(GENERATED, field)
+    if field in LARGE:
+        default = f"{LARGE[field]}; fewer than {SMALL_BELOW:,} captions: {SMALL[field]}"
     shown = str(default) if default == generated else f"{default}; generated pictures: {generated}"
     return click.option(f"--{name}", type=kind, default=None, help=f"{text}  [default: {shown}]")
 
@@ -111,7 +114,7 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
 @option(
     "epochs",
     click.IntRange(0, LARGEST),
-    "Passes over the training captions; 0: 8, or up to 60 where few captions make few steps.",
+    "Passes over the training captions; 0: 8, or more where few captions make few steps.",
 )
 @option(
     "score-epochs",

@@ -11,6 +11,7 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.data.dataset import CaptionData
 from xpcap.data.features import Projection, blocks, fit_projection
+from xpcap.data.vocabulary import Vocabulary
 from xpcap.decoding.logits import largest
 from xpcap.metrics.cider import DocumentFrequencies
 from xpcap.threads import blas
@@ -62,39 +63,45 @@ class PhotoIndex:
     @classmethod
     def of(cls, data: CaptionData, split: str = "train") -> Self:
         """The index of a split whose features `data` preprocesses."""
-        photos, vocabulary = data.split(split), data.vocabulary
-        captioned, numbers = np.unique(photos.image_idxs, return_inverse=True)
-        features = _Pooled(data, split, captioned)
-        d = min(SIZE, len(captioned) - 1, features.shape[1])
-        projection, _ = fit_projection(features, d)
-        directions = np.concatenate([_unit(projection(x)) for _, x in blocks(features)])
-        order = np.argsort(numbers, kind="stable")
-        ids = photos.captions[order]
-        inside = (ids != vocabulary.null) & (ids != vocabulary.start) & (ids != vocabulary.end)
-        small = np.uint16 if len(vocabulary) < 1 << 16 else np.uint32
-        images = [photos.images[i] for i in captioned.tolist()]
-        counts = np.bincount(numbers, minlength=len(captioned))
-        references = data.reference_words(split)
-        return cls(
-            projection,
-            directions.astype(np.float16),
-            images,
-            counts.astype(np.uint16),
-            inside.sum(axis=1).astype(np.uint16),
-            ids[inside].astype(small),
-            DocumentFrequencies(references.values()),
-            _predictor(directions, numbers[order], ids, inside, len(vocabulary)),
+        features = _Pooled(data, split)
+        projection, _ = fit_projection(features, min(SIZE, len(features) - 1, features.shape[1]))
+        return cls._build(data.vocabulary, projection, _Photos.of(data, split, projection))
+
+    def extended(self, data: CaptionData, split: str = "train") -> Self:
+        """The index of its own photos and those of a split, by the same projection.
+
+        The vocabulary of `data` begins with the words of the index.
+        """
+        others = _Photos.of(data, split, self.projection)
+        merged = _Photos(
+            np.concatenate([self.directions, others.directions]),
+            [*self.images, *others.images],
+            np.concatenate([self.counts, others.counts]),
+            np.concatenate([self.lengths, others.lengths]),
+            np.concatenate([self.words, others.words]),
         )
+        return self._build(data.vocabulary, self.projection, merged)
+
+    @classmethod
+    def _build(cls, vocabulary: Vocabulary, projection: Projection, photos: "_Photos") -> Self:
+        words, lengths, counts = photos.words, photos.lengths, photos.counts
+        bounds = np.append(0, np.cumsum(lengths, dtype=np.int64)).tolist()
+        known = vocabulary.idx_to_word
+        captions = [
+            [known[i] for i in words[start:stop].tolist() if i != vocabulary.unk]
+            for start, stop in pairwise(bounds)
+        ]
+        ends = np.append(0, np.cumsum(counts, dtype=np.int64)).tolist()
+        frequencies = DocumentFrequencies([captions[a:b] for a, b in pairwise(ends)])
+        predictor = _predictor(photos, len(vocabulary))
+        return cls(projection, *photos, frequencies, predictor)
 
     def __len__(self) -> int:
         return len(self.directions)
 
     def directions_of(self, features: Array) -> Array:
         """Directions (N, d) float32 of preprocessed features (N, D) or (N, P, D)."""
-        pooled = features.mean(axis=1) if features.ndim == 3 else features
-        mean, components = (asarray(x, like=features) for x in self.projection)
-        with blas().turn():
-            return _unit((pooled.astype(np.float32) - mean) @ components)
+        return _unit(_project(self.projection, _pooled(features)))
 
     def nearest(self, directions: Array, k: int) -> Neighbours:
         """The k nearest photos but the same, by exact search; of equals the first of the index.
@@ -149,19 +156,58 @@ def pair(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 class _Pooled:
-    """Rows of preprocessed features (m, D), of grids the mean over the regions."""
+    """Preprocessed features (m, D) of the captioned photos of a split, of grids the mean."""
 
-    def __init__(self, data: CaptionData, split: str, rows: np.ndarray) -> None:
-        self._data, self._split, self._rows = data, split, rows
-        self.shape, self.dtype = (len(rows), data.feature_shape[-1]), np.dtype(np.float32)
+    def __init__(self, data: CaptionData, split: str) -> None:
+        self._data, self._split = data, split
+        self.photos = np.unique(data.split(split).image_idxs)
+        self.shape, self.dtype = (len(self.photos), data.feature_dim), np.dtype(np.float32)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.photos)
 
     def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
-        features = self._data.features(self._split, self._rows[which])
-        pooled: np.ndarray = features.mean(axis=1) if features.ndim == 3 else features
-        return pooled.astype(np.float32, copy=False)
+        return _pooled(self._data.features(self._split, self.photos[which]))
+
+
+class _Photos(NamedTuple):
+    """The photos of an index and their captions, as PhotoIndex has them."""
+
+    directions: np.ndarray
+    images: Sequence[str]
+    counts: np.ndarray
+    lengths: np.ndarray
+    words: np.ndarray
+
+    @classmethod
+    def of(cls, data: CaptionData, split: str, projection: Projection) -> Self:
+        """The photos of a split that have captions."""
+        features, of, vocabulary = _Pooled(data, split), data.split(split), data.vocabulary
+        directions = [_unit(_project(projection, x)) for _, x in blocks(features)]
+        _, numbers = np.unique(of.image_idxs, return_inverse=True)
+        ids = of.captions[np.argsort(numbers, kind="stable")]
+        inside = (ids != vocabulary.null) & (ids != vocabulary.start) & (ids != vocabulary.end)
+        small = np.uint16 if len(vocabulary) < 1 << 16 else np.uint32
+        return cls(
+            np.concatenate(directions).astype(np.float16),
+            [of.images[i] for i in features.photos.tolist()],
+            np.bincount(numbers).astype(np.uint16),
+            inside.sum(axis=1).astype(np.uint16),
+            ids[inside].astype(small),
+        )
+
+
+def _pooled(features: Array) -> Array:
+    """Features (N, D) float32, of grids the mean over the regions."""
+    pooled = features.mean(axis=1) if features.ndim == 3 else features
+    return pooled.astype(np.float32, copy=False)
+
+
+def _project(projection: Projection, pooled: Array) -> Array:
+    """Projected features (N, d), of any device."""
+    mean, components = (asarray(x, like=pooled) for x in projection)
+    with blas().turn():
+        return (pooled - mean) @ components
 
 
 def _unit(x: Array) -> Array:
@@ -171,27 +217,19 @@ def _unit(x: Array) -> Array:
     return xp.where(norm > NEGLIGIBLE, x / xp.maximum(norm, NEGLIGIBLE), 0).astype(np.float32)
 
 
-def _predictor(
-    directions: np.ndarray, photos: np.ndarray, ids: np.ndarray, inside: np.ndarray, V: int
-) -> np.ndarray:
-    """The word predictor, by ridge regression of word shares on directions.
-
-    Parameters
-    ----------
-    photos : (n,) int, photo of each caption, rising
-    ids, inside : (n, T) words of each caption, and the mask of its own
-    """
-    m, d = directions.shape
-    each = np.bincount(photos, minlength=m)
-    caption, _ = np.nonzero(inside)
+def _predictor(photos: _Photos, V: int) -> np.ndarray:
+    """The word predictor, by ridge regression of word shares on directions."""
+    m, d = photos.directions.shape
     # A caption counts for a word once
-    caption, word = np.divmod(np.unique(caption * np.int64(V) + ids[inside]), V)
-    photo, weight = photos[caption], 1 / each[photos[caption]]
+    number = np.repeat(np.arange(len(photos.lengths)), photos.lengths)
+    caption, word = np.divmod(np.unique(number * np.int64(V) + photos.words), V)
+    photo = np.repeat(np.arange(m), photos.counts)[caption]
+    weight = 1 / photos.counts[photo]
     prior = np.bincount(word, weight, V) / m
     products, squares = np.zeros((d, V)), np.zeros((d, d))
     step = max(1, AT_ONCE // V)
     for start in range(0, m, step):
-        x = directions[start : start + step].astype(np.float64)
+        x = photos.directions[start : start + step].astype(np.float64)
         own = slice(*np.searchsorted(photo, [start, start + len(x)]))
         share = np.zeros((len(x), V))
         np.add.at(share, (photo[own] - start, word[own]), weight[own])

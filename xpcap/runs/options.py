@@ -43,16 +43,18 @@ class TrainOptions:
     hidden : H, size of the hidden state
     wordvec : W, size of a word vector
     epochs : passes over the training captions, in self-critical training over the training
-        pictures; 0: see `epochs_for`
-    score_epochs : epochs of self-critical training that follow, from the best parameters; 0: none
+        pictures; 0: see `suited_to`
+    score_epochs : epochs of self-critical training that follow, from the best parameters; 0: none;
+        None: see `suited_to`
     batch_size : N, captions in a batch; in self-critical training those sampled, of batch_size //
-        samples pictures
+        samples pictures; None: see `suited_to`
     lr : Adam's learning rate in the first epoch
     lr_decay : factor on the learning rate after each epoch; "linear": a linear fall to zero
     select : criterion of the best epoch: "loss" or "cider"; see CaptioningSolver
     clip : largest global norm of a gradient; 0: no clipping
     dropout : share of features, word vectors and hidden units dropped, in [0, 1)
-    smoothing : share of the target probability spread evenly over all words, in [0, 1)
+    smoothing : share of the target probability spread evenly over all words, in [0, 1); None: see
+        `suited_to`
     inject : how the image enters, a name in xpcap.models.config.INJECT; "attention" and
         "attention+every-step" need a data set of grids
     feature_scaling : "standardize" or "none", fitted on the train split
@@ -75,14 +77,14 @@ class TrainOptions:
     hidden: int = 512
     wordvec: int = 256
     epochs: int = 0
-    score_epochs: int = 5
-    batch_size: int = 64
+    score_epochs: int | None = None
+    batch_size: int | None = None
     lr: float = 1e-3
     lr_decay: float | str = LINEAR
     select: str = "cider"
     clip: float = 50.0
     dropout: float = 0.4
-    smoothing: float = 0.1
+    smoothing: float | None = None
     inject: str = "every-step"
     feature_scaling: str = "standardize"
     seed: int = 0
@@ -143,6 +145,8 @@ def check_options(options: TrainOptions) -> None:
     least_of = {"epochs": 0, "score_epochs": 0, "patience": 0, "seed": 0, "samples": 2}
     for name, least in least_of.items():
         value = getattr(options, name)
+        if value is None and name in LARGE:
+            continue
         if not (isinstance(value, int | np.integer) and value >= least):
             raise OptionError(
                 f"train_run: `{name}` is {value!r}, expected a whole number of at least {least}"
@@ -153,12 +157,33 @@ def check_options(options: TrainOptions) -> None:
         )
 
 
-def epochs_for(captions: int, batch_size: int) -> int:
-    """Default number of cross-entropy epochs for a train split of `captions` captions.
+# Options that depend on the number of training captions
+LARGE: Config = {"batch_size": 64, "smoothing": 0.1, "score_epochs": 5}
+SMALL: Config = {"batch_size": 16, "smoothing": 0.0, "score_epochs": 0}
+SMALL_BELOW = 4000  # training captions
+LEAST_STEPS = {"small": 1700, "large": 1200}
 
-    8, or up to 60 if 8 would be fewer than 1,200 steps.
+
+def is_small(captions: int) -> bool:
+    """True if a train split of so many captions wants the options of SMALL."""
+    return captions < SMALL_BELOW
+
+
+def suited_to(captions: int, options: TrainOptions) -> TrainOptions:
+    """The options, with those left open chosen for a train split of `captions` captions.
+
+    Few captions are learnt in small batches, without smoothing and without training on the score,
+    which would learn them by heart. There are 8 epochs of cross entropy, or as many as make 1,700
+    steps of few captions, 1,200 of many.
     """
-    return max(8, min(60, math.ceil(1200 / math.ceil(captions / batch_size))))
+    chosen = SMALL if is_small(captions) else LARGE
+    left = {name: value for name, value in chosen.items() if getattr(options, name) is None}
+    options = replace(options, **left)
+    if not options.epochs:
+        steps = LEAST_STEPS["small" if is_small(captions) else "large"]
+        each = math.ceil(captions / (options.batch_size or 1))
+        options = replace(options, epochs=max(8, math.ceil(steps / each)))
+    return options
 
 
 def default_out(options: TrainOptions) -> Path:
@@ -200,7 +225,7 @@ def options_of(config: Config, out: Path) -> TrainOptions:
     data = None if config["data"] == DATA else out / config["data"]
     start = out / config["start"] if config["start"] else None
     settings: Config = {"data": data, "out": out, "start": start}
-    for name, default in asdict(TrainOptions()).items():
+    for name, default in asdict(TrainOptions(**LARGE)).items():
         if name in (*settings, *NO_SETTINGS):
             continue
         value, kind = config.get(name), type(default)
@@ -332,33 +357,29 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
     out = Path(options.out or "")
     begun = _run_at(out)
     first = _run_at(out / FIRST) or begun
-    staged = options.objective == CROSS_ENTROPY and options.score_epochs > 0
-    staged = staged and not (begun and begun.options.objective == CROSS_ENTROPY)
-    folder = out / FIRST if staged else out
-
     options = replace(options, out=out)
     if first:
-        options = replace(options, epochs=options.epochs or first.options.epochs)
+        options = _completed_by(first.options, options)
         check_agreement(options, replace(first.options, out=out))
-        if staged and begun and options.epochs != first.options.epochs:
-            raise OptionError(
-                f"train_run: `epochs` {options.epochs} given with `resume`, but the first stage of "
-                f"{out} is done after {first.options.epochs}; leave it out"
-            )
     if options.objective == SELF_CRITICAL and options.start is None and not (out / LAST).exists():
         raise OptionError(
             "train_run: `objective` is self-critical without `start`, expected the run folder of a"
             " captioner that speaks already"
         )
 
-    path = options.data or (begun.options.data if staged and begun else None)
-    if path is None and (folder / DATA).exists():
-        path = folder / DATA
+    generated = (file for file in (out / DATA, out / FIRST / DATA) if file.exists())
+    path = options.data or (begun and begun.options.data) or next(generated, None)
     data = open_path(Path(path) if path else None)
-    if not options.epochs:
-        captions = len(data.split("train").captions)
-        options = replace(options, epochs=epochs_for(captions, options.batch_size))
+    options = suited_to(len(data.split("train").captions), options)
 
+    staged = options.objective == CROSS_ENTROPY and bool(options.score_epochs)
+    staged = staged and not (begun and begun.options.objective == CROSS_ENTROPY)
+    folder = out / FIRST if staged else out
+    if first and begun and staged and options.epochs != first.options.epochs:
+        raise OptionError(
+            f"train_run: `epochs` {options.epochs} given with `resume`, but the first stage of "
+            f"{out} is done after {first.options.epochs}; leave it out"
+        )
     stages = [Stage(replace(options, out=folder), first and first.config)]
     if staged:
         changed: Config = {"save_every": options.save_every, "resume": True}
@@ -377,6 +398,12 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
                 " another run"
             )
     return Plan(stages, data)
+
+
+def _completed_by(run: TrainOptions, options: TrainOptions) -> TrainOptions:
+    """The options, with those left open as in a run's."""
+    left = {name: getattr(run, name) for name in LARGE if getattr(options, name) is None}
+    return replace(options, epochs=options.epochs or run.epochs, **left)
 
 
 def _run_at(folder: Path) -> Stage | None:

@@ -238,8 +238,9 @@ def _both(first: Hook, second: Hook | None) -> Hook:
 
 def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[Objective, int]:
     """The objective, and its batch size: in captions, or in pictures to sample captions of."""
+    assert options.batch_size is not None  # as `resolve` completes options
     if options.objective == CROSS_ENTROPY:
-        return CrossEntropy(options.smoothing), options.batch_size
+        return CrossEntropy(options.smoothing or 0.0), options.batch_size
     objective = SelfCritical(data, samples=options.samples, group=group)
     return objective, max(1, options.batch_size // options.samples)
 
