@@ -188,6 +188,14 @@ def distinct_trigrams(caption: list[int]) -> bool:
     return len(set(trigrams)) == len(trigrams)
 
 
+def stutters(caption: list[int]) -> bool:
+    return any(
+        caption[i : i + n] == caption[i + n : i + 2 * n]
+        for n in (1, 2, 3)
+        for i in range(len(caption) - 2 * n + 1)
+    )
+
+
 @pytest.mark.parametrize(
     "policy",
     [Policy(), Sampling(seed=1, temperature=0.3), Beam(3, n_best=3), Beam(4, n_best=4, groups=2)],
@@ -210,6 +218,8 @@ def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> N
     assert not any(map(distinct_trigrams, said()))
     assert all(map(distinct_trigrams, said(no_repeat_trigram=True)))
     assert 3 not in {word for caption in said(forbid=(*SILENT, 3)) for word in caption}
+    assert any(map(stutters, said()))
+    assert not any(map(stutters, said(no_stutter=True)))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from xpcap.encoders.grid import MOST, grid_name
 from xpcap.errors import DataError, install
 from xpcap.files import obstacle
 from xpcap.prepare import Columns, ImportReport, import_captions
+from xpcap.prepare.dataset import FEW_CAPTIONS
 from xpcap.prepare.splits import check_fractions
 from xpcap.prepare.tables import ColumnsError
 from xpcap.report import visible
@@ -29,7 +30,6 @@ EXAMPLES = examples(
     "prepare Flickr8k.token.txt --features features.npz --out flickr8k.h5 \\",
     "      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt",
 )
-MIN_COUNT = 5  # the default of --min-count
 ENOUGH = 250  # training pictures without a remark: see docs/own-data.md
 MOST_UNKNOWN = 0.1  # share of unknown words without a remark
 
@@ -133,7 +133,10 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.option(
     "--min-count",
     type=click.IntRange(1, LARGEST),
-    help=f"Rarer words of the train split become <UNK>.  [default: {MIN_COUNT}]",
+    help=(
+        "Rarer words of the train split become <UNK>.  [default: 5; fewer than"
+        f" {FEW_CAPTIONS:,} captions: 2]"
+    ),
 )
 @click.option(
     "--vocabulary",
@@ -248,7 +251,7 @@ def _import(given: dict[str, Any], cache: Path) -> tuple[CaptionData, ImportRepo
         pictures=given["pictures"],
         encoder=encoder,
         cache=cache,
-        min_count=given["min_count"] or (1 if given["vocabulary"] else MIN_COUNT),
+        min_count=given["min_count"],
         vocabulary_size=given["vocabulary"],
         max_words=given["max_words"],
         pca=given["pca"],

@@ -13,6 +13,7 @@ from xpcap.errors import LARGEST, OptionError, check_number, check_whole
 from xpcap.memory import Buffer
 
 LONGEST_STUTTER = 3  # words
+NONE = np.zeros(0, np.int64)
 
 
 class Special(NamedTuple):
@@ -294,7 +295,7 @@ class LogitMask:
             found += [
                 _stuttering(words, n) for n in range(1, LONGEST_STUTTER + 1) if t >= 2 * n - 1
             ]
-        rows, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        rows, ids = (np.concatenate(parts) for parts in zip(*found, (NONE, NONE), strict=True))
         if rows.size:
             at = self._buffer.upload("repeated", rows * scores.shape[1] + ids)
             scores.reshape(-1)[at] = self._hidden("hidden", rows.size)

@@ -24,6 +24,7 @@ from xpcap.prepare.splits import DEFAULT_FRACTIONS, by_fractions, by_lists
 from xpcap.prepare.tables import Columns
 
 WHERE = "import_captions"
+FEW_CAPTIONS = 4000  # to learn from: of fewer, words that occur twice are worth learning
 _LINE_END = re.compile(r"\s*\n\s*")
 
 
@@ -38,7 +39,7 @@ def import_captions(
     pictures: str | Path | None = None,
     encoder: Encoder | None = None,
     cache: str | Path | None = None,
-    min_count: int = 5,
+    min_count: int | None = None,
     max_words: int = 20,
     vocabulary_size: int | None = None,
     pca: int | None = None,
@@ -103,7 +104,8 @@ def import_captions(
 
     if features is None:
         assert pictures is not None
-        _vocabulary(rows, _words(rows), min_count, vocabulary_size)  # refused before the long work
+        least = min_count or _least_count(rows, vocabulary_size)
+        _vocabulary(rows, _words(rows), least, vocabulary_size)  # refused before the long work
         encoder = encoder or find_encoder(PHOTOGRAPHS)
         names = list(dict.fromkeys(row.picture for row in rows))
         unreadable: dict[str, str] = {}
@@ -311,7 +313,7 @@ def assemble(
     features: Mapping[str, ArrayLike] | None = None,
     pictures: str | Path | None = None,
     encoder: Encoder | None = None,
-    min_count: int = 5,
+    min_count: int | None = None,
     max_words: int = 20,
     vocabulary_size: int | None = None,
     pca: int | None = None,
@@ -331,7 +333,8 @@ def assemble(
     pictures : folder of the pictures, which the data set records for pages
     encoder : default HistogramEncoder. The data set records its name; a run captions new pictures
         if `find_encoder` knows that name
-    min_count : rarer words of the train split (of all splits without one) become ``<UNK>``
+    min_count : rarer words of the train split (of all splits without one) become ``<UNK>``; None: 1
+        with `vocabulary_size`, else 2 of fewer than 4,000 captions, 5 of more
     max_words : the ids of longer captions are cut, not their text
     vocabulary_size : largest number of words, by frequency, without the four special ones; None:
         all
@@ -363,6 +366,8 @@ def assemble(
             raise DataError(f"assemble: `{name}` is {size}, expected at least 1")
     rows = list(captions)
     words = _words(rows)
+    if min_count is None:
+        min_count = _least_count(rows, vocabulary_size)
     vocabulary = _vocabulary(rows, words, min_count, vocabulary_size)
     numbers: dict[str, dict[str, int]] = {}  # split to its pictures and their numbers
     for row in rows:
@@ -438,6 +443,12 @@ def _words(rows: Sequence[CaptionRow]) -> list[list[str]]:
                 lack = "no caption, expected one or more"
             raise DataError(f"assemble: split {row.split!r}: {name} has {lack}")
     return words
+
+
+def _least_count(rows: Sequence[CaptionRow], most: int | None) -> int:
+    """The default of `min_count`."""
+    train = sum(row.split == "train" for row in rows) or len(rows)
+    return 1 if most else 2 if train < FEW_CAPTIONS else 5
 
 
 def _vocabulary(

@@ -11,6 +11,7 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.optim import LINEAR
+from xpcap.prepare.dataset import FEW_CAPTIONS
 from xpcap.runs.folder import (
     CONFIG,
     DATA,
@@ -160,7 +161,7 @@ def check_options(options: TrainOptions) -> None:
 # Options that depend on the number of training captions
 LARGE: Config = {"batch_size": 64, "smoothing": 0.1, "score_epochs": 5}
 SMALL: Config = {"batch_size": 16, "smoothing": 0.0, "score_epochs": 0}
-SMALL_BELOW = 4000  # training captions
+SMALL_BELOW = FEW_CAPTIONS
 LEAST_STEPS = {"small": 1700, "large": 1200}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from xpcap.backend import asarray
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
-from xpcap.data.vocabulary import Vocabulary
+from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.decoding.policies import check_ids
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import OptionError
@@ -40,6 +40,7 @@ WIDTH = 10  # of the beam that makes candidates
 NEIGHBOURS = 30  # photos: between 10 and 60 of them captions are as good
 BORROWED = 8  # captions of neighbours among the candidates of a photo
 STUTTER = 0.01  # share of training captions with words twice in a row, from which on they may
+LEAST_WORDS = 20  # of a vocabulary: else the next word might be the last one left
 FEW = 2000  # training photos, below which neighbours' captions are candidates
 MOST = 1000  # val photos that weights are fitted to
 AT_ONCE = 250  # photos, in the fit
@@ -210,7 +211,7 @@ def fit_ranking(
     index = PhotoIndex.of(data)
     borrowed = BORROWED if len(index) < FEW else 0
     stutter = np.mean([bool(repeated(words)) for words in data.words("train")])
-    no_stutter = bool(stutter < STUTTER)
+    no_stutter = bool(stutter < STUTTER) and len(run.vocabulary) > len(SPECIAL) + LEAST_WORDS
     ranker = Ranker(index, run.vocabulary, PRIOR, NEIGHBOURS, WIDTH, borrowed, no_stutter)
     alone = run._replace(ranker=ranker, companions=())
     chosen, fitted = alone, None
