@@ -1,0 +1,350 @@
+"""Ranking by similar photos: neighbours by brute force, features and scores by hand, weights that
+follow rewards, and a file that survives the disk and refuses damage.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Lib
+
+import xpcap.ranking.index as of_index
+from xpcap.data import CaptionData, Vocabulary
+from xpcap.data.dataset import Split
+from xpcap.data.vocabulary import SPECIAL
+from xpcap.errors import DataError
+from xpcap.metrics import CiderD
+from xpcap.ranking import FEATURES, Candidate, PhotoIndex, Ranker, fit
+from xpcap.ranking.file import read_ranker, write_ranker
+from xpcap.ranking.weights import PRIOR
+
+D, PHOTOS = 12, 40
+THINGS = ("dog", "cat", "boat", "tree")
+TEXTS = [f"a {one} near a {other}" for one in THINGS for other in THINGS]
+VOCABULARY = Vocabulary.build(TEXTS, 1)
+Words = tuple[int, ...]
+
+
+def ids(text: str) -> Words:
+    return tuple(VOCABULARY.word_to_idx.get(word, VOCABULARY.unk) for word in text.split())
+
+
+def data_of(n: int = PHOTOS, seed: int = 0, captions: int = 2) -> CaptionData:
+    """Photos whose features and captions both tell two things apart, and an unknown word."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((n, D)).astype(np.float32)
+    kinds = rng.integers(0, len(TEXTS), n)
+    features[:, :4] += 4 * np.eye(4)[kinds // 4]
+    features[:, 4:8] += 4 * np.eye(4)[kinds % 4]
+    texts = [TEXTS[kind] for kind in kinds for _ in range(captions)]
+    texts[1] = "a zebra near a dog"
+    split = Split(
+        captions=VOCABULARY.encode(texts, 6),
+        image_idxs=np.repeat(np.arange(n), captions).astype(np.int32),
+        features=features,
+        images=[f"photo{seed}-{i}.jpg" for i in range(n)],
+        text=texts,
+    )
+    return CaptionData(VOCABULARY, {"train": split})
+
+
+@pytest.fixture(scope="module")
+def data() -> CaptionData:
+    return data_of()
+
+
+@pytest.fixture(scope="module")
+def index(data: CaptionData) -> PhotoIndex:
+    return PhotoIndex.of(data)
+
+
+def queries(data: CaptionData, n: int = 7) -> np.ndarray:
+    features = np.asarray(data.split("train").features)
+    return features[:n] + np.random.default_rng(5).standard_normal((n, D)).astype(np.float32)
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 24])  # rows of the index together
+def test_neighbours_are_those_of_a_search_through_all_cosines(
+    at_once: int,
+    data: CaptionData,
+    index: PhotoIndex,
+    lib: Lib,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(of_index, "AT_ONCE", at_once)
+    x = np.asarray(data.split("train").features, np.float64)
+    mean, (_, _, axes) = x.mean(axis=0), np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    assert index.directions.shape == (PHOTOS, D)  # all components: cosines are those of x - mean
+    assert index.directions.dtype == np.float16
+    q = queries(data)
+    cosines = (q - mean) @ (x - mean).T
+    cosines /= np.linalg.norm(q - mean, axis=1)[:, None] * np.linalg.norm(x - mean, axis=1)
+    found = index.nearest(index.directions_of(lib(q)), 5)
+    assert (found.photos == np.argsort(-cosines, axis=1)[:, :5]).all()
+    wanted = -np.sort(-cosines, axis=1)[:, :5]
+    np.testing.assert_allclose(found.similarities, wanted, atol=2e-3)
+    assert len(axes) == D
+
+
+def test_a_photo_is_not_its_own_neighbour(data: CaptionData, index: PhotoIndex) -> None:
+    own = index.nearest(index.directions_of(np.asarray(data.split("train").features)), 4)
+    assert not (own.photos == np.arange(PHOTOS)[:, None]).any()
+    few = index.nearest(index.directions_of(queries(data, 1)), PHOTOS + 3)
+    assert few.photos[0, -3:].tolist() == [-1] * 3  # there are no more
+    assert np.unique(few.photos).size == PHOTOS + 1
+
+
+def test_an_index_of_grids_is_that_of_their_means(data: CaptionData, index: PhotoIndex) -> None:
+    split = data.split("train")
+    flat = np.asarray(split.features)
+    away = np.random.default_rng(1).standard_normal(flat.shape).astype(np.float32)
+    grid = np.stack([flat + away, flat - away], axis=1)
+    of_grids = PhotoIndex.of(replace(data, splits={"train": replace(split, features=grid)}))
+    one, other = of_grids.directions_of(grid), index.directions_of(flat)
+    np.testing.assert_allclose(np.abs(one @ one.T), np.abs(other @ other.T), atol=1e-5)
+
+
+def test_captions_and_pairs_are_those_of_the_split(data: CaptionData, index: PhotoIndex) -> None:
+    texts = data.split("train").text
+    assert texts is not None
+    for photo in (0, 1, PHOTOS - 1):
+        wanted = [list(ids(text)) for text in texts[2 * photo : 2 * photo + 2]]
+        assert index.captions(photo) == wanted
+    seen = {pair for text in texts for pair in zip(ids(text), ids(text)[1:], strict=False)}
+    assert index.pairs.tolist() == sorted(first << 32 | second for first, second in seen)
+    assert ids("near a") in seen  # and nothing across the end of a caption
+    assert (VOCABULARY.word_to_idx["dog"], VOCABULARY.word_to_idx["a"]) not in seen
+
+
+def test_an_index_is_extended_by_photos_of_another_data_set(
+    data: CaptionData, index: PhotoIndex
+) -> None:
+    more = data_of(5, seed=1)
+    longer = index.extended(more)
+    assert len(longer) == PHOTOS + 5
+    assert longer.images[-1] == "photo1-4.jpg"
+    assert longer.captions(PHOTOS)[0] == list(ids(more.texts("train")[0]))
+    assert longer.frequencies.pictures == PHOTOS + 5
+    near = longer.nearest(longer.directions_of(np.asarray(more.split("train").features)), 1)
+    assert longer.predictor.shape == (D + 1, len(VOCABULARY))
+    assert (near.similarities < of_index.SAME).all()
+
+
+def test_the_predictor_expects_the_words_of_similar_photos(
+    data: CaptionData, index: PhotoIndex
+) -> None:
+    split = data.split("train")
+    directions = index.directions_of(np.asarray(split.features))
+    expected = directions @ index.predictor[:-1].astype(np.float32) + index.predictor[-1]
+    texts = data.texts("train")[::2]
+    for thing in THINGS:
+        column = expected[:, VOCABULARY.word_to_idx[thing]]
+        has = np.array([thing in text for text in texts])
+        assert column[has].mean() > column[~has].mean() + 0.3
+    everywhere = expected[:, VOCABULARY.word_to_idx["near"]]
+    np.testing.assert_allclose(everywhere, 1, atol=0.02)
+
+
+# Features and scores
+
+
+def ranker(index: PhotoIndex, borrowed: int = 0, **weights: float) -> Ranker:
+    own = {name: weights.get(name, 0.0) for name in FEATURES}
+    return Ranker(index, VOCABULARY, own, 3, 4, borrowed, False)
+
+
+def never(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
+    raise AssertionError("nothing is borrowed")
+
+
+def test_features_are_those_computed_by_hand(data: CaptionData, index: PhotoIndex) -> None:
+    q = queries(data, 2)
+    directions = index.directions_of(q)
+    near = index.nearest(directions, 3)
+    texts = ["a dog near a boat", "dog dog a a dog", "tree"]
+    made = [[Candidate(ids(texts[0]), -3.0)], [Candidate(ids(t), -2.0) for t in texts[1:]]]
+    found = ranker(index).features(directions, near, made)
+    columns = dict(zip(FEATURES, found.T, strict=True))
+    assert columns["log_probability"].tolist() == [-3 / 6, -2 / 6, -2 / 2]
+    assert columns["length"].tolist() == [5, 5, 1]
+    assert columns["repeats"].tolist() == [0, 1, 0]
+    assert columns["borrowed"].tolist() == [0, 0, 0]
+    # dog-dog, dog-a, a-a and not a-dog
+    assert columns["unseen"].tolist() == [0, 3 / 4, 0]
+    own = data.texts("train")
+    references = [
+        [own[2 * photo + k].replace("zebra ", "").split() for photo in photos for k in (0, 1)]
+        for photos in near.photos.tolist()
+    ]
+    score = CiderD(references, index.frequencies)
+    hypotheses = [text.split() for text in texts]
+    np.testing.assert_allclose(columns["consensus"], score.scores(hypotheses, [0, 1, 1]))
+    prior = index.predictor[-1].astype(np.float64)
+    expected = directions[1] @ index.predictor[:-1].astype(np.float32) + index.predictor[-1]
+    tree = VOCABULARY.word_to_idx["tree"]
+    lift = np.log(max(expected[tree], 0) + 1e-3) - np.log(prior[tree] + 1e-3)
+    np.testing.assert_allclose(columns["words"][2], lift, rtol=1e-4)
+
+
+def test_the_best_score_comes_first_and_is_the_sum_of_its_parts(
+    data: CaptionData, index: PhotoIndex
+) -> None:
+    made = [[Candidate(ids("a dog"), -9.0), Candidate(ids("a dog near a boat"), -1.0)]] * 2
+    found = ranker(index, log_probability=2.0, length=0.5).rank(queries(data, 2), made, never)
+    for ranking in found:
+        assert ranking.best == ids("a dog near a boat")
+        scores = [one.score for one in ranking.candidates]
+        np.testing.assert_allclose(scores, [2 * -1 / 6 + 2.5, 2 * -3 + 1])
+        for one in ranking.candidates:
+            np.testing.assert_allclose(sum(one.parts.values()), one.score)
+        cosines = [cosine for _, cosine in ranking.neighbours]
+        assert cosines == sorted(cosines, reverse=True)
+        assert len(cosines) == 3
+
+
+def test_neighbours_lend_captions_that_are_not_compared_with_their_own_photo(
+    data: CaptionData, index: PhotoIndex
+) -> None:
+    q = queries(data, 3)
+    asked: list[tuple[int, Words]] = []
+
+    def likely(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
+        asked.extend(zip(numbers, captions, strict=True))
+        return np.full(len(captions), -4.0)
+
+    def allowed(words: Words) -> bool:
+        return words != ids("a boat near a boat")
+
+    own = ranker(index, borrowed=2, consensus=1.0)
+    rankings = own.rank(q, [[]] * 3, likely, allowed)
+    texts, near = data.texts("train"), index.nearest(index.directions_of(q), 3)
+    for number, ranking in enumerate(rankings):
+        lent = [one.candidate for one in ranking.candidates]
+        assert {(number, one.words) for one in lent} <= set(asked)
+        assert 1 <= len(lent) <= 2
+        photos = near.photos[number].tolist()
+        for one in ranking.candidates:
+            photo, words = one.candidate.photo, one.candidate.words
+            assert photo in photos
+            assert words in [ids(text) for text in texts[2 * photo : 2 * photo + 2]]
+            assert VOCABULARY.unk not in words
+            others = [
+                [word for word in text.split() if word != "zebra"]
+                for other in photos
+                if other != photo
+                for text in texts[2 * other : 2 * other + 2]
+            ]
+            said = [[VOCABULARY.idx_to_word[i] for i in words]]
+            alone = CiderD([others], index.frequencies).scores(said)
+            np.testing.assert_allclose(one.score, alone[0], atol=1e-9)
+
+
+def test_a_photo_without_candidates_has_an_empty_caption(
+    data: CaptionData, index: PhotoIndex
+) -> None:
+    (one,) = ranker(index).rank(queries(data, 1), [[]], never)
+    assert one.best == ()
+
+
+# Weights
+
+
+def a_fit(rewards: Callable[[np.ndarray], np.ndarray], photos: int = 200) -> Any:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((5 * photos, len(FEATURES)))
+    features[:, list(FEATURES).index("borrowed")] = 0
+    return fit(features, np.repeat(np.arange(photos), 5), rewards(features))
+
+
+def test_weights_follow_what_is_rewarded_and_stay_put_where_nothing_is() -> None:
+    length = list(FEATURES).index("length")
+    found = a_fit(lambda features: features[:, length])
+    assert found.weights["length"] > 1
+    assert found.cider > found.likeliest + 0.5
+    assert found.held_out > found.likeliest + 0.5
+    same = a_fit(lambda features: np.ones(len(features)))
+    np.testing.assert_allclose([*same.weights.values()], [PRIOR[name] for name in FEATURES])
+
+
+def test_what_val_does_not_show_is_not_learnt_from_it() -> None:
+    """Rewards without any reason: the photos of the fit flatter it, by little."""
+    found = a_fit(lambda features: np.random.default_rng(1).uniform(0, 1, len(features)), 60)
+    assert abs(found.held_out - 0.5) < 0.1
+    near = [abs(found.weights[name] - PRIOR[name]) for name in FEATURES]
+    assert max(near) < 1.5
+
+
+# The file
+
+
+@pytest.fixture
+def file(index: PhotoIndex, tmp_path: Path) -> Path:
+    path = tmp_path / "ranking.safetensors"
+    write_ranker(path, ranker(index, borrowed=1, consensus=2.0), {"best": "x"})
+    return path
+
+
+def test_a_ranker_survives_the_disk_and_its_arrays_stay_there(
+    data: CaptionData, index: PhotoIndex, file: Path
+) -> None:
+    read, about = read_ranker(file, VOCABULARY, D)
+    assert about == {"best": "x"}
+    assert isinstance(read.index.directions.base, np.memmap)
+    made = [[Candidate(ids("a dog near a boat"), -3.0), Candidate(ids("a cat"), -1.0)]] * 2
+    q = queries(data, 2)
+
+    def likely(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
+        return np.full(len(captions), -4.0)
+
+    ours = ranker(index, borrowed=1, consensus=2.0).rank(q, made, likely)
+    assert read.rank(q, made, likely) == ours
+    before = file.read_bytes()
+    write_ranker(file, read, about)
+    assert file.read_bytes() == before
+
+
+DAMAGES: dict[str, tuple[Callable[[dict[str, np.ndarray], dict[str, Any]], object], str]] = {
+    "a missing array": (lambda t, m: t.pop("words"), "the arrays"),
+    "another size": (lambda t, m: t.update(mean=t["mean"][:-1]), "mean of shape"),
+    "another type": (lambda t, m: t.update(counts=t["counts"].astype("f4")), "counts of shape"),
+    "a word beyond": (lambda t, m: t["words"].__setitem__(0, 999), "a word 999"),
+    "too few words": (lambda t, m: t.update(words=t["words"][1:]), "do not add up"),
+    "too few captions": (lambda t, m: t["counts"].__setitem__(0, 9), "do not add up"),
+    "not finite": (lambda t, m: t["directions"].__setitem__(0, np.nan), "not finite"),
+    "n-grams that fall": (lambda t, m: t.update(grams=t["grams"][::-1].copy()), "do not rise"),
+    "no names": (lambda t, m: t.update(images=np.frombuffer(b"[1,", "u1")), "images"),
+    "other names": (lambda t, m: t.update(images=np.frombuffer(b"[1]", "u1")), "images"),
+    "no weight": (lambda t, m: m["weights"].pop("words"), "weights"),
+    "a weight beyond": (lambda t, m: m["weights"].update(words=1e300), "weights"),
+    "a weight that is text": (lambda t, m: m["weights"].update(words="1"), "weights"),
+    "no width": (lambda t, m: m.pop("width"), "width"),
+    "a wide beam": (lambda t, m: m.update(width=10**9), "width"),
+    "other photos": (lambda t, m: m.update(pictures=3), "n-grams of 3 pictures"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_refused_in_words(damage: str, file: Path) -> None:
+    from xpcap.safetensors_file import read_tensors, write_tensors
+
+    change, says = DAMAGES[damage]
+    tensors, meta = read_tensors(file, "test")
+    tensors = {name: x.copy() for name, x in tensors.items()}
+    change(tensors, meta)
+    write_tensors(file, tensors, json.loads(json.dumps(meta)))
+    with pytest.raises(DataError, match=f"^open_run: .*{says}"):
+        read_ranker(file, VOCABULARY, D)
+
+
+def test_other_words_and_features_are_refused(file: Path) -> None:
+    with pytest.raises(DataError, match="mean of shape"):
+        read_ranker(file, VOCABULARY, D + 1)
+    with pytest.raises(DataError, match="predictor of shape"):
+        read_ranker(file, Vocabulary([*SPECIAL, "a"]), D)
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_ranker(file, VOCABULARY, D)
