@@ -148,7 +148,7 @@ def write_caption_page(
     check_new_file(path, ".html")
     of_split = any(caption.references for caption in captions)
     about = "Spread evenly over the split." if of_split else "In the order they were given."
-    similar = _small(look_in(run, source_of(run)))
+    similar = _training_photos(run)
     cards = (
         _card(run, caption, look, similar)
         for caption in bar(captions, progress, "writing the page")
@@ -261,15 +261,15 @@ def _shrunk(picture: np.ndarray, most: int) -> np.ndarray:
     return np.asarray(small)
 
 
-def _small(look: Look) -> Look:
-    """Lookup of small copies, each picture opened once."""
+def _training_photos(run: Run) -> Look:
+    """Lookup of small copies of the pictures of a run's own data, each opened once."""
 
     @functools.cache
-    def small(name: str) -> np.ndarray | None:
-        picture = look(name)
+    def look(name: str) -> np.ndarray | None:
+        picture = look_in(run, source_of(run))(name)
         return None if picture is None else _shrunk(picture, SIDE)
 
-    return small
+    return look
 
 
 def _card(run: Run, caption: PictureCaption, look: Look, similar: Look, note: str = "") -> Card:
@@ -349,7 +349,7 @@ def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> li
     }
     shown = sorted({i for _, numbers in chosen.values() for i in numbers})
     searched = _searched(run, evaluation, data, shown)
-    similar = _small(look)
+    similar = _training_photos(run)
     return [
         Gallery(
             title,
