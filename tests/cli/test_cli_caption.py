@@ -3,6 +3,7 @@ captions of others.
 """
 
 import errno
+import html
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
@@ -38,6 +40,16 @@ def photos(run: Path) -> Path:
         path.unlink()
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     (folder / "notes.txt").write_text("not for captioning")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ranks captions by training photos that look alike."""
+    folder = tmp_path_factory.mktemp("ranked") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        commands.use_few_pictures(patch)
+        good("train", "--neighbours", "--out", folder, *SMALL)
     return folder
 
 
@@ -208,6 +220,84 @@ def test_generated_pictures_that_are_no_files_are_drawn_again(run: Path) -> None
         Path("p.png").unlink()
     look = pages.look_in(open_run(run), runs.data_of(open_run(run)).source)
     np.testing.assert_array_equal(look("train00007.png"), paint(make_scene("train", 7, seed=0)))
+
+
+def test_json_explains_a_ranked_caption_by_photos_and_all_candidates(ranked: Path) -> None:
+    said = json.loads(good("caption", ranked, "-n", 3, "--explain", "--json").stdout)
+    of_train = {f"train{i:05d}.png" for i in range(60)}
+    for one in said:
+        neighbours, candidates = (one["explanation"][x] for x in ("neighbours", "candidates"))
+        similarities = [neighbour["similarity"] for neighbour in neighbours]
+        assert len(similarities) == 30
+        assert similarities == sorted(similarities, reverse=True)
+        assert {neighbour["image"] for neighbour in neighbours} < of_train
+        assert all(neighbour["captions"] for neighbour in neighbours)
+        assert candidates[0]["caption"] == one["caption"]
+        scores = [candidate["score"] for candidate in candidates]
+        assert scores == sorted(scores, reverse=True)
+        assert scores == pytest.approx([sum(one["parts"].values()) for one in candidates])
+        assert {candidate["image"] for candidate in candidates} < {"", *of_train}
+    plain = json.loads(good("caption", ranked, "-n", 3, "--json").stdout)
+    for one in said:
+        del one["explanation"]
+    assert plain == said
+
+
+def test_text_explains_a_ranked_caption_relative_to_the_likeliest(ranked: Path) -> None:
+    (one,) = json.loads(good("caption", ranked, "-n", 1, "--explain", "--json").stdout)
+    neighbours, candidates = (one["explanation"][x] for x in ("neighbours", "candidates"))
+    lines = good("caption", ranked, "-n", 1, "--explain").stdout.splitlines()
+    assert lines[3] == f"  why    {one['explanation']['decision']}"
+    photos = [line.split() for line in lines[6:11]]
+    assert [words[:2] for words in photos] == [
+        [f"{near['similarity']:.2f}", near["image"]] for near in neighbours[:5]
+    ]
+    assert [" ".join(words[2:]) for words in photos] == [
+        near["captions"][0] for near in neighbours[:5]
+    ]
+    head, *rows = lines[13:-1]
+    made = [candidate for candidate in candidates if not candidate["image"]]
+    likeliest = max(made, key=lambda candidate: candidate["log_probability"])
+    shown = candidates[:5] if likeliest in candidates[:5] else [*candidates[:5], likeliest]
+    assert len(rows) == len(shown)
+    column = head.split().index("agreement")
+    for row, candidate in zip(rows, shown, strict=True):
+        assert (candidate["caption"] or "(nothing)") in row
+        assert ("(likeliest)" in row) == (candidate is likeliest)
+        assert (f"(caption of {candidate['image']})" in row) == bool(candidate["image"])
+        for number, name, part in ((0, "score", None), (column, "parts", "consensus")):
+            ours, theirs = (
+                x[name] if part is None else x[name][part] for x in (candidate, likeliest)
+            )
+            assert float(row.split()[number]) == pytest.approx(ours - theirs, abs=0.00501)
+    assert "why" not in good("caption", ranked, "-n", 1, "--html", "p.html").stdout
+
+
+def test_a_page_shows_the_photos_that_look_alike_and_embeds_each_once(ranked: Path) -> None:
+    said = json.loads(
+        good("caption", ranked, "-n", 14, "--html", "p.html", "--explain", "--json").stdout
+    )
+    page = Path("p.html").read_text(encoding="utf-8")
+    near = [photo["image"] for one in said for photo in one["explanation"]["neighbours"][:5]]
+    assert page.count("<summary>Why this caption?</summary>") == 14
+    assert page.count('<use href="#photo-') == len(near) > len(set(near))
+    assert page.count('<image id="photo-') == len(set(near))
+    text = html.unescape(page)
+    assert all(one["explanation"]["decision"] in text for one in said)
+
+
+@pytest.mark.parametrize("options", ["--greedy", "--beam 5", "--temperature 0.8"])
+def test_captions_that_are_not_ranked_are_not_explained(
+    options: str, ranked: Path, run: Path
+) -> None:
+    for folder, words in (
+        (ranked, "expected the default: only its captions are ranked"),
+        (run, "expected a run trained with --neighbours"),
+    ):
+        result = call("caption", folder, "--explain", *options.split())
+        assert result.exit_code == 2
+        assert "--explain is given" in result.output
+        assert words in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("option", ["--html", "--png"])

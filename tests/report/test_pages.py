@@ -38,6 +38,7 @@ from xpcap.metrics import METRICS, Scored, averaged, smoothed_bleu  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs import folder as run_folder  # noqa: E402
+from xpcap.runs.explanation import decision  # noqa: E402
 from xpcap.shapes import generate, named, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +142,23 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
             (one.caption or "(nothing)", f"{one.log_probability:.2f}") for one in beams[card.name]
         ]
         assert len(set(card.ranked)) == 5
+
+
+def test_cards_explain_ranked_captions_by_names_where_training_photos_are_not_at_hand(
+    made: Path,
+) -> None:
+    run = run_folder.open_run(made / "run")
+    page = (made / "run" / "index.html").read_text()
+    cards = re.findall(r"<article>(.*?)</article>", page, re.DOTALL)
+    said = {one.image: one for one in runs.caption_run(run, count=40, explain=True)}
+    assert len(cards) == 27
+    for card in cards:
+        one = said[re.findall(r"<h3[^>]*>(.*?)</h3>", card)[0]].explanation
+        assert one is not None
+        assert decision(one) in html.unescape(card)
+        names = re.findall(r'<span class="name"><bdi>(.*?)</bdi>', card)
+        assert names == [near.image for near in one.neighbours[:5]]
+    assert '<use href="#photo' not in page
 
 
 def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:

@@ -21,6 +21,9 @@ from xpcap.report import (
     AttentionMap,
     Card,
     Gallery,
+    Option,
+    Reasons,
+    Similar,
     draw_captions,
     draw_loss,
     loss_curve,
@@ -120,7 +123,26 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
             [long, NASTY],
             long,
         ),
-        Card(NASTY, None, [(NASTY, 0.5)], [NASTY], NASTY, [(NASTY, -1.0)]),
+        Card(
+            NASTY,
+            None,
+            [(NASTY, 0.5)],
+            [NASTY],
+            NASTY,
+            [(NASTY, -1.0)],
+            reasons=Reasons(
+                NASTY,
+                [
+                    Similar(NASTY, photo(4), 0.5, NASTY),
+                    Similar(long, scene(2), -0.25, long),
+                    Similar(long, None, 0.25, ""),
+                ],
+                [
+                    Option(text, note, 1.5, [("agreement", 2.0), (long, -0.5), (NASTY, 0.001)])
+                    for text, note in ((NASTY, ""), (long, NASTY), ("", "likeliest"))
+                ],
+            ),
+        ),
         Card("strip.jpg", photo(2, 9, 2000), []),
         Card(
             "looked.png",
@@ -245,6 +267,24 @@ def test_text_from_outside_stays_text(full: Path) -> None:
         "Picture strip.jpg",
         "مرحبا عالم",
     }
+
+
+def test_candidates_are_a_table_of_signed_numbers_that_a_keyboard_reaches(full: Path) -> None:
+    page = Page(full)
+    assert page.all("div", role="region", tabindex="0", **{"aria-label": "Candidates"})
+    (table,) = re.findall(r'<table class="options">(.*?)</table>', page.source, re.DOTALL)
+    cells = re.findall(r"<td([^>]*)>(.*?)</td>", table)
+    assert cells[:4] == [
+        ("", "+1.50"),
+        (' style="--p: 1.00"', "+2.00"),
+        (' class="minus" style="--p: 0.25"', "-0.50"),
+        (' style="--p: 0.00"', "0"),
+    ]
+    assert len(cells) == 12
+    assert table.count('scope="rowgroup" colspan="4"') == 3
+    uses, defined = page.all("use"), {image["id"] for image in page.all("image") if "id" in image}
+    assert {"photo-0", "photo-1"} <= defined
+    assert {use["href"][1:] for use in uses} <= defined
 
 
 def test_the_page_asks_for_nothing_outside_itself(full: Path) -> None:

@@ -22,14 +22,28 @@ from xpcap.cli.shared import (
 )
 from xpcap.distributed import RankDone, init
 from xpcap.encoders import is_url
+from xpcap.errors import OptionError
+from xpcap.models import Policy
 from xpcap.report import visible
-from xpcap.runs import Downloads, Look, PictureCaption, Run, Skipped, is_run, open_runs, pages
+from xpcap.runs import (
+    Downloads,
+    Look,
+    PictureCaption,
+    RankedBeam,
+    Run,
+    Skipped,
+    is_run,
+    open_runs,
+    pages,
+)
+from xpcap.runs.explanation import decision
 
 EXAMPLES = examples(
     "caption runs/pictures-lstm drawing.png",
     "caption runs/pictures-lstm photos more/one.jpg --html page.html",
     "caption runs/pictures-lstm https://example.org/drawing.png",
     "caption runs/flickr8k --split val -n 20 --beam 5",
+    "caption runs/flickr8k --split val -n 3 --explain",
     "caption runs/flickr8k runs/another drawing.png",
 )
 DIGITS = 4  # of an attention weight in JSON
@@ -79,6 +93,14 @@ class PictureOrUrl(click.Path):
     type=PATH,
     help="Also draw them in one PNG, at most 60 of them. An existing file is never overwritten.",
 )
+@click.option(
+    "--explain",
+    is_flag=True,
+    help=(
+        "Of ranked captions, also print the nearest training photos, the candidates with the parts"
+        " of their score, and what decided."
+    ),
+)
 @decoding_options(n_best=True)
 @backend_option
 @json_option
@@ -92,6 +114,7 @@ def caption(
     data: Path | None,
     html: Path | None,
     png: Path | None,
+    explain: bool,
     decoding: Decoding,
     backend: str | None,
     as_json: bool,
@@ -111,8 +134,9 @@ def caption(
     status is 1 if none could be read. URLs have 20 seconds and 20 MB each, and must lead to public
     addresses.
 
-    Captions are greedy. --beam searches for likelier ones; --temperature, --top-k and --top-p draw
-    words at random.
+    Captions come from a beam search, ranked by training photos that look alike, where the run has
+    an index of them; else they are greedy. --explain shows why a ranked caption was chosen.
+    --temperature, --top-k and --top-p draw words at random.
     """
     more_runs, pictures = _split_runs(pictures)
     if pictures:
@@ -123,7 +147,10 @@ def caption(
     choose_backend(backend)
     opened = open_runs([run, *more_runs], on_remark=remark)
     policy = decoding.policy(opened, SHOWN if html or as_json else 1)
+    if explain:
+        _require_ranked(opened, policy)
     skipped: list[Skipped] = []
+    reasons = explain or html is not None
     attend = bool(as_json or html)  # nothing else shows attention maps
     if pictures:
         downloads = Downloads()
@@ -136,19 +163,38 @@ def caption(
             policy=policy,
             group=init(),
             attend=attend,
+            explain=reasons,
             on_remark=remark if init().rank == 0 else None,
         )
     elif init().rank == 0:
         seen = runs.data_of(opened, data)
         look = runs.look_in(opened, seen.source)
-        captions = runs.caption_run(opened, seen, split, count=count, policy=policy, attend=attend)
+        captions = runs.caption_run(
+            opened, seen, split, count=count, policy=policy, attend=attend, explain=reasons
+        )
     if init().rank:
         raise RankDone
     shown = captions
     if not (as_json or decoding.n_best):
         shown = [one._replace(n_best=()) for one in captions]
+    if not explain:
+        shown = [one._replace(explanation=None) for one in shown]
     _print(shown, skipped, as_json)
     _write(html, png, opened, captions, skipped, look, as_json)
+
+
+def _require_ranked(run: Run, policy: Policy) -> None:
+    """OptionError : the policy's captions are not ranked."""
+    if run.ranker is None:
+        raise OptionError(
+            f"caption: `explain` is given, but {run.path} has no index of training photos to rank"
+            " captions by, expected a run trained with `neighbours`"
+        )
+    if not isinstance(policy, RankedBeam):
+        raise OptionError(
+            f"caption: `explain` is given with other decoding ({policy.title}), expected the"
+            " default: only its captions are ranked"
+        )
 
 
 def _split_runs(
@@ -209,6 +255,13 @@ def _object(caption: PictureCaption) -> dict[str, object]:
         one["attention"] = [
             [round(weight, DIGITS) for weight in weights] for weights in caption.attention
         ]
+    if caption.explanation is not None:
+        neighbours, candidates = caption.explanation
+        one["explanation"] = {
+            "decision": decision(caption.explanation),
+            "neighbours": [neighbour._asdict() for neighbour in neighbours],
+            "candidates": [candidate._asdict() for candidate in candidates],
+        }
     return one
 
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import click
@@ -22,10 +23,19 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.distributed import init
 from xpcap.errors import BackendError, OptionError, nearest
-from xpcap.report import columns, visible
+from xpcap.report import columns, signed, visible
+from xpcap.report.captions import NOTHING
 from xpcap.runs import PictureCaption, Scores
+from xpcap.runs.explanation import (
+    PARTS,
+    Explanation,
+    compare_candidates,
+    decision,
+    sample_caption,
+)
 
 PATH = click.Path(path_type=Path)
+SHOWN = 5  # training photos, and candidates, of an explanation
 TYPED = "xpcap.typed"  # key of a context's `meta`: the words of the command line
 Function = Callable[..., None]
 
@@ -159,14 +169,45 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def print_captions(captions: Sequence[PictureCaption]) -> None:
-    """Print each picture's name, its caption, the first reference, and the captions of a beam."""
-    for caption in captions:
+    """Print each picture's name, caption, first reference, captions of a beam, and explanation."""
+    for number, caption in enumerate(captions):
+        if number and caption.explanation is not None:
+            click.echo()
         click.echo(f"{visible(caption.image)}\n  model  {visible(caption.caption)}")
         for reference in caption.references[:1]:
             click.echo(f"  truth  {visible(reference)}")
         for ranked in caption.n_best if len(caption.n_best) > 1 else ():
             click.echo(f"  {ranked.log_probability:6.2f}  {visible(ranked.caption)}")
+        if caption.explanation is not None:
+            click.echo(_explanation(caption.explanation))
     click.echo()
+
+
+def _explanation(explanation: Explanation) -> str:
+    lines = [f"  why    {visible(decision(explanation))}"]
+    if explanation.neighbours:
+        lines += ["", "  training photos that look most alike, by similarity (at most 1)"]
+        similar = [
+            (f"{one.similarity:5.2f}", visible(one.image), visible(sample_caption(one)))
+            for one in explanation.neighbours[:SHOWN]
+        ]
+        lines.append(indent(table(similar), "  "))
+    if compared := compare_candidates(explanation, SHOWN):
+        lines += ["", "  candidates: the score and its parts, less those of the likeliest"]
+        heads = ["score", *(PARTS[name][0] for name in compared[0].parts)]
+        numbers = [[signed(x) for x in (one.score, *one.parts.values())] for one in compared]
+        widths = [max(map(len, column)) for column in zip(heads, *numbers, strict=True)]
+        texts = [
+            visible(one.candidate.caption or NOTHING)
+            + (f"  ({visible(one.note)})" if one.note else "")
+            for one in compared
+        ]
+        rows = [
+            [*(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), text]
+            for row, text in zip([heads, *numbers], ["", *texts], strict=True)
+        ]
+        lines.append(indent(table(rows), "  "))
+    return "\n".join(lines)
 
 
 def print_scores(scores: Scores) -> None:

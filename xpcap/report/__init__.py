@@ -2,13 +2,16 @@
 
 from xpcap.report.captions import AttentionMap, draw_captions, overlay
 from xpcap.report.curves import cider_curve, draw_loss, loss_curve, perplexity_curve
-from xpcap.report.page import Card, Gallery, write_page
-from xpcap.report.text import columns, visible
+from xpcap.report.page import Card, Gallery, Option, Reasons, Similar, write_page
+from xpcap.report.text import columns, signed, visible
 
 __all__ = [
     "AttentionMap",
     "Card",
     "Gallery",
+    "Option",
+    "Reasons",
+    "Similar",
     "cider_curve",
     "columns",
     "draw_captions",
@@ -16,6 +19,7 @@ __all__ = [
     "loss_curve",
     "overlay",
     "perplexity_curve",
+    "signed",
     "visible",
     "write_page",
 ]

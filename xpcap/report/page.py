@@ -32,7 +32,7 @@ from xpcap.report.curves import (
     perplexity_curve,
     points,
 )
-from xpcap.report.text import visible
+from xpcap.report.text import signed, visible
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -42,11 +42,13 @@ if TYPE_CHECKING:
 FLAT, COLOURS = 128, 256
 ENLARGED = 256  # most pixels of a flat picture as shown; the factor is a whole number
 LONGEST = 320  # pixels of any other picture's long side
+SMALL = 96  # pixels of the long side of a similar photo
 QUALITY = 80  # of JPEG
 OVERLAP = 2  # pixels as shown: the mask reaches so far into the area, or a bright seam would show
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
 MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
 MOST_RANKED = 20  # captions of a beam
+MOST_SIMILAR = 10  # photos, and candidates, that explain a caption
 COLUMNS = {  # of the table of epochs: key of a record, heading, format
     "epoch": ("epoch", "d"),
     "train_loss": ("train loss", ".2f"),
@@ -61,6 +63,32 @@ COLUMNS = {  # of the table of epochs: key of a record, heading, format
 }
 
 
+class Similar(NamedTuple):
+    """A training photo that looks like a picture."""
+
+    name: str
+    picture: np.ndarray | None  # (h, w, 3) uint8; None if its file is not at hand
+    similarity: float
+    caption: str
+
+
+class Option(NamedTuple):
+    """A caption that might have been chosen."""
+
+    caption: str
+    note: str  # e.g. "likeliest"
+    score: float  # less that of the likeliest
+    parts: Sequence[tuple[str, float]]  # of `score`: heading and value, the same headings for all
+
+
+class Reasons(NamedTuple):
+    """The choice of a caption with the help of training photos."""
+
+    sentence: str  # on what decided
+    similar: Sequence[Similar]  # the nearest first
+    options: Sequence[Option]  # the best first
+
+
 class Card(NamedTuple):
     """One picture of a gallery."""
 
@@ -71,6 +99,7 @@ class Card(NamedTuple):
     note: str = ""  # e.g. "BLEU-4 0.81"
     ranked: Sequence[tuple[str, float]] = ()  # captions of a beam and log-probabilities, best first
     attention: AttentionMap | None = None  # shown if the picture is
+    reasons: Reasons | None = None
 
 
 class Gallery(NamedTuple):
@@ -88,6 +117,9 @@ class _Image(NamedTuple):
     width: int  # as shown
     height: int
     flat: bool
+
+
+_Photos = dict[str, tuple[int, _Image]]  # by URI: those that several cards may show, numbered
 
 
 def write_page(
@@ -121,8 +153,9 @@ def write_page(
     ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3);
         attention weights of a word that do not sum to 1. OSError : the file cannot be written.
     """
+    photos: _Photos = {}
     shown = [
-        (gallery.title, gallery.about, [_card(card) for card in gallery.cards])
+        (gallery.title, gallery.about, [_card(card, photos) for card in gallery.cards])
         for gallery in galleries
     ]
     cards = [card for _, _, cards in shown for card in cards]
@@ -140,6 +173,8 @@ def write_page(
         described=any(card["references"] for card in cards),
         searched=any(card["ranked"] for card in cards),
         attending=any(card["attention"] for card in cards),
+        explained=any(card["reasons"] for card in cards),
+        photos=[image for _, image in photos.values()],
         nothing=NOTHING,
         light=LIGHT,
         dark=DARK,
@@ -177,7 +212,8 @@ def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return first
 
 
-def _card(card: Card) -> dict[str, object]:
+def _card(card: Card, photos: _Photos) -> dict[str, object]:
+    """A card as the template takes it; `photos` collects those that several cards may show."""
     references = [reference for reference in card.references if reference.strip()]
     image = None if card.picture is None else _embed(card.name, card.picture)
     attention = None
@@ -193,7 +229,26 @@ def _card(card: Card) -> dict[str, object]:
         "more": len(references) - 1,
         "note": card.note,
         "ranked": card.ranked[:MOST_RANKED],
+        "reasons": card.reasons and _reasons(card.reasons, photos),
     }
+
+
+def _reasons(reasons: Reasons, photos: _Photos) -> dict[str, object]:
+    similar = []
+    for one in reasons.similar[:MOST_SIMILAR]:
+        number = None
+        if one.picture is not None:
+            image = _embed(one.name, one.picture, SMALL)
+            number, _ = photos.setdefault(image.uri, (len(photos), image))
+        similar.append((one, number))
+    options = reasons.options[:MOST_SIMILAR]
+    largest = max((abs(x) for option in options for _, x in option.parts), default=0) or 1
+    rows = [
+        (option, signed(option.score), [(signed(x), x / largest) for _, x in option.parts])
+        for option in options
+    ]
+    heads = [name for name, _ in options[0].parts] if options else []
+    return {"sentence": reasons.sentence, "similar": similar, "heads": heads, "rows": rows}
 
 
 def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bool]]:
@@ -239,8 +294,11 @@ def _probability(word: str, p: float) -> float:
     return min(max(float(p), 0.0), 1.0)
 
 
-def _embed(name: str, picture: np.ndarray) -> _Image:
-    """A picture as a data URI: a small flat one as PNG, enlarged by a whole factor, else a JPEG."""
+def _embed(name: str, picture: np.ndarray, most: int = LONGEST) -> _Image:
+    """A picture as a data URI: a small flat one as PNG, enlarged by a whole factor, else a JPEG.
+
+    A JPEG has `most` pixels on its long side.
+    """
     from PIL import Image
 
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
@@ -253,8 +311,8 @@ def _embed(name: str, picture: np.ndarray) -> _Image:
     if longest <= FLAT and image.getcolors(COLOURS):
         uri, factor = _uri("png", image, optimize=True), ENLARGED // longest
         return _Image(uri, image.width * factor, image.height * factor, True)
-    if longest > LONGEST:
-        size = [max(1, round(side * LONGEST / longest)) for side in image.size]
+    if longest > most:
+        size = [max(1, round(side * most / longest)) for side in image.size]
         image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     uri = _uri("jpeg", image, quality=QUALITY, optimize=True)
     return _Image(uri, image.width, image.height, False)

@@ -1,4 +1,4 @@
-"""Escaping and cutting of untrusted text for display; its width in columns, and line breaks."""
+"""Escaping and cutting of untrusted text; its width in columns, line breaks; signed numbers."""
 
 import unicodedata
 
@@ -31,6 +31,11 @@ def visible(text: str, most: int = LONGEST) -> str:
         signs.append(sign)
         length += len(sign)
     return "".join(signs)
+
+
+def signed(x: float) -> str:
+    """A difference with its sign and two decimals; 0 without."""
+    return f"{x:+.2f}" if round(x, 2) else "0"
 
 
 def columns(text: str) -> int:

@@ -20,6 +20,7 @@ from xpcap.errors import DataError
 from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.progress import bar
 from xpcap.ranking import Ranker, Ranking
+from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
 from xpcap.runs.ranking import RankedBeam, default_policy, limited, rank, word_log_probabilities
 
@@ -29,30 +30,6 @@ class Ranked(NamedTuple):
 
     caption: str
     log_probability: float
-
-
-class Neighbour(NamedTuple):
-    """A training photo like the one captioned, and its captions."""
-
-    image: str
-    similarity: float  # cosine of their features, at most 1
-    captions: list[str]
-
-
-class CandidateCaption(NamedTuple):
-    """A caption that was ranked."""
-
-    caption: str
-    score: float  # the sum of `parts`
-    parts: dict[str, float]  # name in ranking.FEATURES to its share of the score
-    image: str = ""  # the training photo that it is a caption of; empty: a model made it
-
-
-class Explanation(NamedTuple):
-    """The choice of a ranked caption."""
-
-    neighbours: list[Neighbour]  # the nearest first
-    candidates: list[CandidateCaption]  # the best first
 
 
 class PictureCaption(NamedTuple):
@@ -270,6 +247,7 @@ def _explained(ranker: Ranker, ranking: Ranking) -> Explanation:
     candidates = [
         CandidateCaption(
             _text(vocabulary, one.candidate.words),
+            one.candidate.log_probability / (len(one.candidate.words) + 1),
             one.score,
             one.parts,
             index.images[one.candidate.photo] if one.candidate.photo >= 0 else "",

@@ -1,5 +1,6 @@
 """Pages of a run (scores, curves, captions), and pages or PNGs of any captioned pictures."""
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,7 +16,16 @@ from xpcap.errors import DataError
 from xpcap.files import obstacle
 from xpcap.models import Beam, Policy
 from xpcap.progress import bar
-from xpcap.report import AttentionMap, Card, Gallery, draw_captions, write_page
+from xpcap.report import (
+    AttentionMap,
+    Card,
+    Gallery,
+    Option,
+    Reasons,
+    Similar,
+    draw_captions,
+    write_page,
+)
 from xpcap.runs.captioning import (
     PictureCaption,
     Skipped,
@@ -24,6 +34,13 @@ from xpcap.runs.captioning import (
     captioned,
     data_of,
     source_of,
+)
+from xpcap.runs.explanation import (
+    PARTS,
+    Explanation,
+    compare_candidates,
+    decision,
+    sample_caption,
 )
 from xpcap.runs.folder import FIRST, PICTURES, Run, origin, read_history
 from xpcap.runs.ranking import default_policy
@@ -36,6 +53,7 @@ SHOWN = 9  # pictures in each gallery of a run
 BEAM = 5  # hypotheses of a picture, all of them shown
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
 THUMBNAIL = 320  # pixels of a downloaded picture's longer side, as many as a page or PNG shows
+SIMILAR, SIDE = 5, 96  # training photos that explain a caption; pixels of one's longer side
 NOTE = "sentence BLEU-4"
 Look = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
 
@@ -130,7 +148,11 @@ def write_caption_page(
     check_new_file(path, ".html")
     of_split = any(caption.references for caption in captions)
     about = "Spread evenly over the split." if of_split else "In the order they were given."
-    cards = (_card(run, caption, look) for caption in bar(captions, progress, "writing the page"))
+    similar = _training_photos(run)
+    cards = (
+        _card(run, caption, look, similar)
+        for caption in bar(captions, progress, "writing the page")
+    )
     write_page(
         path,
         f"Captions by {run.name}",
@@ -194,11 +216,7 @@ class Downloads:
 
     def keep(self, url: str, picture: np.ndarray) -> None:
         """Store a thumbnail."""
-        from PIL import Image
-
-        small = Image.fromarray(picture)
-        small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        self._small[url] = np.asarray(small)
+        self._small[url] = _shrunk(picture, THUMBNAIL)
 
     def look(self, name: str) -> np.ndarray | None:
         """The thumbnail of a URL, or the picture at a path."""
@@ -234,11 +252,61 @@ def _read_or_none(path: Path) -> np.ndarray | None:
         return None  # the page shows an empty frame with a note
 
 
-def _card(run: Run, caption: PictureCaption, look: Look, note: str = "") -> Card:
+def _shrunk(picture: np.ndarray, most: int) -> np.ndarray:
+    """A picture with at most so many pixels on its longer side."""
+    from PIL import Image
+
+    small = Image.fromarray(picture)
+    small.thumbnail((most, most), Image.Resampling.LANCZOS)
+    return np.asarray(small)
+
+
+def _training_photos(run: Run) -> Look:
+    """Lookup of small copies of the pictures of a run's own data, each opened once."""
+
+    @functools.cache
+    def look(name: str) -> np.ndarray | None:
+        picture = look_in(run, source_of(run))(name)
+        return None if picture is None else _shrunk(picture, SIDE)
+
+    return look
+
+
+def _card(run: Run, caption: PictureCaption, look: Look, similar: Look, note: str = "") -> Card:
+    """The card of a picture; `similar` finds training photos."""
     words = list(zip(caption.words or caption.caption.split(), caption.probabilities, strict=True))
     picture = look(caption.image)
     attention = _attention_map(run, caption, picture)
-    return Card(caption.image, picture, words, caption.references, note, caption.n_best, attention)
+    reasons = caption.explanation and _reasons(caption.explanation, similar)
+    return Card(
+        caption.image,
+        picture,
+        words,
+        caption.references,
+        note,
+        caption.n_best,
+        attention,
+        reasons,
+    )
+
+
+def _reasons(explanation: Explanation, look: Look) -> Reasons:
+    return Reasons(
+        decision(explanation),
+        [
+            Similar(one.image, look(one.image), one.similarity, sample_caption(one))
+            for one in explanation.neighbours[:SIMILAR]
+        ],
+        [
+            Option(
+                one.candidate.caption,
+                one.note,
+                one.score,
+                [(PARTS[name][0], x) for name, x in one.parts.items()],
+            )
+            for one in compare_candidates(explanation)
+        ],
+    )
 
 
 def _attention_map(
@@ -281,11 +349,12 @@ def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> li
     }
     shown = sorted({i for _, numbers in chosen.values() for i in numbers})
     searched = _searched(run, evaluation, data, shown)
+    similar = _training_photos(run)
     return [
         Gallery(
             title,
             about,
-            [_card(run, searched[i], look, f"{NOTE} {scores[i]:.2f}") for i in numbers],
+            [_card(run, searched[i], look, similar, f"{NOTE} {scores[i]:.2f}") for i in numbers],
         )
         for title, (about, numbers) in chosen.items()
     ]

@@ -1,0 +1,144 @@
+"""Explanation of a ranked caption: similar photos, candidates with their scores, what decided."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from xpcap.data.vocabulary import UNK
+from xpcap.report import signed
+from xpcap.report.captions import NOTHING
+
+SMALL = 0.05  # share of the largest difference of two scores' parts; smaller ones are left out
+# Parts of a score: heading, and name in a sentence, which fit either sign; see ranking.FEATURES
+PARTS = {
+    "consensus": ("agreement", "agreement with the captions of similar photos"),
+    "log_probability": ("likelihood", "likelihood"),
+    "words": ("words", "words that suit the photo"),
+    "length": ("length", "length"),
+    "unseen": ("pairs", "pairs of words that people wrote"),
+    "repeats": ("repeats", "repetition"),
+    "borrowed": ("person", "a person's wording"),
+}
+
+
+class Neighbour(NamedTuple):
+    """A training photo like the one captioned, and its captions."""
+
+    image: str
+    similarity: float  # cosine of their features, at most 1
+    captions: list[str]
+
+
+class CandidateCaption(NamedTuple):
+    """A caption that was ranked."""
+
+    caption: str
+    log_probability: float  # a word, END included
+    score: float  # the sum of `parts`
+    parts: Mapping[str, float]  # name in ranking.FEATURES to its share of the score
+    image: str = ""  # the training photo that it is a caption of; empty: a model made it
+
+
+class Explanation(NamedTuple):
+    """The choice of a ranked caption."""
+
+    neighbours: list[Neighbour]  # the nearest first
+    candidates: list[CandidateCaption]  # the best first
+
+    @property
+    def likeliest(self) -> CandidateCaption:
+        """The candidate of the highest log-probability a word, made by a model if any is.
+
+        ValueError : there is no candidate.
+        """
+        made = [one for one in self.candidates if not one.image] or self.candidates
+        return max(made, key=lambda one: one.log_probability)
+
+
+def sample_caption(neighbour: Neighbour) -> str:
+    """The caption of a training photo with the fewest unknown words, each shown as an ellipsis."""
+    fewest = min(neighbour.captions, key=lambda text: text.count(UNK), default="")
+    return fewest.replace(UNK, "…")
+
+
+class Comparison(NamedTuple):
+    """A candidate, compared with the likeliest one."""
+
+    candidate: CandidateCaption
+    note: str  # on its origin
+    score: float  # less the likeliest one's
+    parts: dict[str, float]  # key of PARTS to the same difference of that part
+
+
+def compare_candidates(explanation: Explanation, most: int = 5) -> list[Comparison]:
+    """The `most` best candidates, and the likeliest one, compared with the likeliest.
+
+    All have the same `parts`, those of PARTS that matter to any of them.
+    """
+    if not explanation.candidates:
+        return []
+    likeliest = explanation.likeliest
+    shown = explanation.candidates[:most]
+    if not any(one is likeliest for one in shown):
+        shown = [*shown, likeliest]
+    differences = [_difference(one, likeliest) for one in shown]
+    matter = set().union(*map(_large, differences))
+    return [
+        Comparison(
+            one,
+            f"caption of {one.image}" if one.image else "likeliest" if one is likeliest else "",
+            one.score - likeliest.score,
+            {name: x for name, x in parts.items() if name in matter},
+        )
+        for one, parts in zip(shown, differences, strict=True)
+    ]
+
+
+def _difference(one: CandidateCaption, other: CandidateCaption) -> dict[str, float]:
+    return {name: one.parts[name] - other.parts[name] for name in PARTS}
+
+
+def _large(difference: Mapping[str, float]) -> list[str]:
+    """Names of the parts that matter to a difference, the largest first."""
+    names = sorted(difference, key=lambda name: -abs(difference[name]))
+    least = SMALL * abs(difference[names[0]])
+    return [name for name in names if difference[name] and abs(difference[name]) >= least]
+
+
+def decision(explanation: Explanation) -> str:
+    """The reason for the choice, in one to three sentences.
+
+    They name the parts of the score in which the best candidate is behind the likeliest one, and
+    the fewest of those in which it is ahead that outweigh them.
+    """
+    if not explanation.candidates:
+        return "No caption kept to the limits."
+    best, likeliest = explanation.candidates[0], explanation.likeliest
+    origin = ""
+    if best.image:
+        similarity = [one.similarity for one in explanation.neighbours if one.image == best.image]
+        alike = f" (similarity {similarity[0]:.2f})" if similarity else ""
+        origin = f"A person wrote it of the training photo {best.image}{alike}. "
+    if len(explanation.candidates) == 1:
+        return f"{origin}There was no other candidate."
+    if best is likeliest:
+        return f"{origin}The model alone finds it likeliest, too."
+    parts = _difference(best, likeliest)
+    ahead = [name for name in _large(parts) if parts[name] > 0]
+    behind = [name for name in _large(parts) if parts[name] < 0]
+    fewest = 1
+    while sum(parts[name] for name in [*ahead[:fewest], *behind]) <= 0 and fewest < len(ahead):
+        fewest += 1
+    outcome = [
+        f"{verb} on {_listed([f'{PARTS[name][1]} ({signed(parts[name])})' for name in names])}"
+        for verb, names in (("wins", ahead[:fewest]), ("loses", behind))
+        if names
+    ]
+    return (
+        f"{origin}The model alone finds “{likeliest.caption or NOTHING}” likeliest. This caption"
+        f" {', and '.join(outcome) or 'scores the same'}."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
