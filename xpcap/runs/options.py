@@ -129,15 +129,15 @@ SELF_CRITICAL_DEFAULTS: Config = {
 # Defaults of a head start: cross entropy from a run, on other data than its own
 HEAD_START_DEFAULTS: Config = {
     "objective": CROSS_ENTROPY,
-    "epochs": 10,
+    "epochs": 0,
     "score_epochs": 0,
     "batch_size": 64,
-    "lr": 2e-4,
+    "lr": 1e-3,
     "lr_decay": LINEAR,
     "select": "cider",
     "dropout": 0.4,
     "smoothing": 0.1,
-    "patience": 0,
+    "patience": 10,
 }
 
 

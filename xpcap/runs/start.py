@@ -23,8 +23,10 @@ from xpcap.runs.folder import (
     read_vocabulary,
 )
 from xpcap.runs.options import Stage
+from xpcap.training.objectives import SELF_CRITICAL
 
 AT_ONCE = 256  # captions in a batch
+LEAST_GAIN = 0.02  # share of the validation loss by which a head start must lower it
 
 
 def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
@@ -122,3 +124,9 @@ def first_parameters(model: CaptioningRNN, base: Run, data: CaptionData, group: 
         if group.rank:
             model.params.flat[...] = 0
         group.all_reduce(model.params.flat)
+
+
+def sharpened(base: Run) -> float:
+    """Factor that self-critical training began with on the logits of a run's parameters."""
+    own = base.config["objective"] == SELF_CRITICAL and base.meta.get("epoch") != 0
+    return float(base.config["sharpen"]) if own else 1.0

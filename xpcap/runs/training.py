@@ -45,7 +45,13 @@ from xpcap.runs.options import (
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, interval, write_start
 from xpcap.runs.scoring import Evaluation, evaluate_run
-from xpcap.runs.start import data_from, first_parameters, open_base
+from xpcap.runs.start import (
+    LEAST_GAIN,
+    data_from,
+    first_parameters,
+    open_base,
+    sharpened,
+)
 from xpcap.safetensors_file import read_tensors
 from xpcap.shapes import generate
 from xpcap.training.objectives import (
@@ -206,6 +212,9 @@ def _train(
             solver.score_start()
         if options.objective == SELF_CRITICAL:
             scale_logits(model.params, options.sharpen)
+        elif base is not None and base.config["data_stamp"] != data.stamp:
+            scale_logits(model.params, 1 / sharpened(base))
+            solver.require_gain(LEAST_GAIN)
     if group.rank == 0:
         write_start(stage, data, model.config)
     if checkpoint is None:
