@@ -9,7 +9,6 @@ from typing import Any
 import kill
 import numpy as np
 import pytest
-from emulated import Emulator
 from ranks import together
 from stopping import stop_after
 
@@ -18,14 +17,15 @@ pytest.importorskip("filelock")
 
 from commands import SMALL, call, failing, few, good
 
-import xpcap
-from xpcap import CaptionData, CaptioningRNN, asarray, open_data, open_run, to_numpy
+from xpcap import CaptionData, open_data, open_run, to_numpy
 from xpcap.data.features import fit_projection
 from xpcap.data.hdf5 import write_dataset
 from xpcap.data.vocabulary import ASCII, Vocabulary
 from xpcap.distributed import Group
-from xpcap.models.head_start import with_new_words
-from xpcap.runs import GENERATED, choose, train_run
+from xpcap.models import ModelConfig, Parameters
+from xpcap.models.parameters import add_words
+from xpcap.runs import GENERATED, choose, load_state, train_run, training
+from xpcap.runs.folder import save_parameters
 from xpcap.runs.options import HEAD_START_DEFAULTS
 
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
@@ -57,72 +57,20 @@ def own(tmp_path: Path) -> Path:
 # ---- Parameters
 
 
-def hand_model(
-    **options: Any,
-) -> tuple[CaptioningRNN, list[tuple[np.ndarray, np.ndarray]]]:
-    """A model of six words, and two captions with the new words 6 and 7."""
-    words = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog"]
-    model = CaptioningRNN(
-        {word: i for i, word in enumerate(words)}, 3, 4, 5, "lstm", np.float64, seed=3, **options
-    )
-    rng = np.random.default_rng(1)
-    model.params.flat[...] = asarray(rng.standard_normal(model.params.flat.shape))
-    features = rng.standard_normal((2, 3))
-    captions = np.array([[1, 4, 6, 5, 6, 2, 0], [1, 6, 7, 4, 2, 0, 0]], np.int32)
-    return model, [(features[:1], captions[:1]), (features[1:], captions[1:])]
-
-
-def predictions(model: CaptioningRNN, features: np.ndarray, caption: np.ndarray) -> np.ndarray:
-    """Probabilities of the next word at each target of a caption, new words as UNK before it."""
-    state, rows = model.start(features), []
-    for word in caption[:-1].tolist():
-        scores, state = model.step(np.array([word if word < 6 else 3]), state)
-        rows.append(np.exp(scores[0] - np.log(np.exp(scores[0]).sum())))
-    return np.array(rows)
-
-
-@pytest.mark.parametrize("inject", ["init", "every-step"])
-def test_a_new_word_starts_as_the_words_that_the_model_expects_in_its_place(inject: str) -> None:
-    model, batches = hand_model(inject=inject, dropout=0.5)
-    larger = with_new_words(model, 3, 3, lambda: batches)
-    p = [predictions(model, *batch) for batch in ((f, c[0]) for f, c in batches)]
-    for word, expected in (
-        (6, (p[0][1] + p[0][3] + p[1][0]) / 3),
-        (7, p[1][1]),
-        (8, np.eye(6)[3]),
-    ):
-        np.testing.assert_allclose(larger["W_embed"][word], expected @ model.params["W_embed"])
-        np.testing.assert_allclose(larger["W_vocab"][:, word], model.params["W_vocab"] @ expected)
-    for name, value in model.params.items():
-        words = slice(6) if name in ("W_embed", "b_vocab") else (slice(None), slice(6))
-        shared = larger[name][words] if name in ("W_embed", "W_vocab", "b_vocab") else larger[name]
-        np.testing.assert_array_equal(shared, value)
-
-
-def test_a_new_word_is_as_likely_as_it_is_frequent() -> None:
-    model, batches = hand_model()
-    larger = with_new_words(model, 3, 3, lambda: batches)
-    odds = np.zeros(3)
-    for features, caption in batches:
-        state = model.start(features)
-        for word, target in zip(caption[0, :-1].tolist(), caption[0, 1:].tolist(), strict=True):
-            _, state = model.step(np.array([word if word < 6 else 3]), state)
-            if target:
-                scores = state[0][0] @ larger["W_vocab"] + larger["b_vocab"]
-                odds += np.exp(scores[6:]) / np.exp(scores[:6]).sum()
-    np.testing.assert_allclose(odds, [3, 1, 0.5])
-
-
-def test_emulated_new_words_are_those_of_numpy(device: Emulator) -> None:
-    def found(backend: str) -> dict[str, np.ndarray]:
-        with xpcap.use_backend(backend):
-            model, batches = hand_model()
-            larger = with_new_words(model, 3, 3, lambda: batches)
-            return {name: to_numpy(value) for name, value in larger.items()}
-
-    theirs = found("numpy")
-    for name, value in found("cupy").items():
-        np.testing.assert_allclose(value, theirs[name], rtol=1e-9)
+def test_new_words_start_as_the_mean_word_and_all_else_stays(lib: Any) -> None:
+    config = ModelConfig(6, (3,), 2, 4, cell="lstm", inject="every-step")
+    params = Parameters.empty(config.shapes(), np.float64, np)
+    params.flat[...] = np.random.default_rng(1).standard_normal(params.flat.shape)
+    moved = Parameters(params.shapes, lib(params.flat))
+    larger = add_words(moved, replace(config, vocabulary=9).shapes(), [4, 5])
+    for name, theirs in params.items():
+        ours, old = to_numpy(larger[name]).T, theirs.T
+        if name == "W_embed":
+            ours, old = ours.T, old.T
+        if name in ("W_embed", "W_vocab", "b_vocab"):
+            np.testing.assert_array_equal(ours[6:], [(old[4] + old[5]) / 2] * 3)
+            ours = ours[:6]
+        np.testing.assert_array_equal(ours, old)
 
 
 # ---- Runs
@@ -281,3 +229,35 @@ def test_options_of_a_head_start_are_its_own_unless_given(run: Path, own: Path) 
     assert {name: getattr(chosen, name) for name in expected} == expected
     again = choose(run / "data.h5", {"start": run})
     assert (again.lr, again.epochs, again.data) == (GENERATED.lr, 2, run / "data.h5")
+
+
+def test_an_epoch_of_higher_score_but_no_lower_loss_does_not_replace_the_run(
+    run: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [own, "--from", run, *FEW, "--epochs", 3, "--lr", 0.02]
+    good("train", *options, "--out", tmp_path / "better")
+    assert open_run(tmp_path / "better").meta["epoch"] > 0
+    monkeypatch.setattr(training, "LEAST_GAIN", 0.9)
+    output = good("train", *options, "--out", tmp_path / "kept").output
+    assert f"Captions are those of {run}, which training started from: none of 3 epochs" in output
+    kept, base = open_run(tmp_path / "kept").model.params, open_run(run).model.params
+    np.testing.assert_array_equal(kept["W_embed"][: len(base["W_embed"])], base["W_embed"])
+    np.testing.assert_array_equal(kept["Wx"], base["Wx"])
+
+
+def test_a_run_trained_on_the_score_is_scored_as_it_is_and_goes_on_unsharpened(
+    run: Path, own: Path, tmp_path: Path
+) -> None:
+    score = ["--objective", "self-critical", "--samples", 2, "--sharpen", 2, "--lr", 1e-12]
+    good("train", "--from", run, "--out", tmp_path / "score", *score, "--epochs", 1)
+    base = open_run(tmp_path / "score")
+    # epoch 0 is the run before the score: take the parameters of epoch 1, which are sharpened
+    state = load_state(tmp_path / "score" / "last.safetensors", base.model.params.shapes)
+    meta = {**base.meta, "epoch": 1}
+    save_parameters(tmp_path / "score" / "best.safetensors", state.params, base.scaling, meta)
+    good("train", own, "--from", tmp_path / "score", "--out", tmp_path / "on", *FEW, "--lr", 1e-12)
+    on, V = open_run(tmp_path / "on"), len(base.vocabulary)
+    last = load_state(tmp_path / "on" / "last.safetensors", on.model.params.shapes).params
+    assert on.meta["epoch"] == 0
+    np.testing.assert_array_equal(on.model.params["W_vocab"][:, :V], state.params["W_vocab"])
+    np.testing.assert_allclose(last["W_vocab"][:, :V] * 2, state.params["W_vocab"], atol=1e-8)

@@ -1,16 +1,11 @@
 """Start of training from another run: what must agree, the words of both, the first parameters."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from xpcap.backend import Array
 from xpcap.data import CaptionData
-from xpcap.distributed import Group
 from xpcap.errors import DataError
-from xpcap.models import CaptioningRNN
-from xpcap.models.head_start import with_new_words
+from xpcap.models import CaptioningRNN, ModelConfig, Parameters
+from xpcap.models.parameters import add_words
 from xpcap.runs.captioning import source_of
 from xpcap.runs.folder import (
     BEST,
@@ -25,7 +20,6 @@ from xpcap.runs.folder import (
 from xpcap.runs.options import Stage
 from xpcap.training.objectives import SELF_CRITICAL
 
-AT_ONCE = 256  # captions in a batch
 LEAST_GAIN = 0.02  # share of the validation loss by which a head start must lower it
 
 
@@ -106,24 +100,12 @@ def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
     return data
 
 
-def first_parameters(model: CaptioningRNN, base: Run, data: CaptionData, group: Group) -> None:
-    """Give a model the run's parameters, those of new words fitted to the data's train split."""
-    new = len(data.vocabulary) - len(base.vocabulary)
-    if not new:
-        model.params = base.model.params
-        return
-
-    def batches() -> Iterator[tuple[Array, np.ndarray]]:
-        n = len(data.split("train").captions)
-        for start in range(0, n, AT_ONCE):
-            yield data.minibatch("train", np.arange(start, min(start + AT_ONCE, n)))
-
-    if group.rank == 0:
-        model.params = with_new_words(base.model, base.vocabulary.unk, new, batches)
-    if group.size > 1:  # the same bits on every rank
-        if group.rank:
-            model.params.flat[...] = 0
-        group.all_reduce(model.params.flat)
+def first_parameters(base: Run, model: ModelConfig) -> Parameters:
+    """The run's parameters for a model that may know more words."""
+    vocabulary = base.vocabulary
+    silent = {vocabulary.null, vocabulary.start, vocabulary.end, vocabulary.unk}
+    known = [i for i in range(len(vocabulary)) if i not in silent]
+    return add_words(base.model.params, model.shapes(), known)
 
 
 def sharpened(base: Run) -> float:

@@ -182,7 +182,12 @@ def _train(
     config, words = _model_config(options, data), data.vocabulary.word_to_idx
     model = build_model(config, words, seed=options.seed)
     checkpoint = _checkpoint(stage, data, model) if resumed else None
-    scaling = checkpoint.scaling if checkpoint else _initial(stage, data, model, base, group)
+    if checkpoint is not None:
+        scaling = checkpoint.scaling
+    elif base is not None:
+        scaling, model.params = base.scaling, first_parameters(base, config)
+    else:
+        scaling = _fitted_scaling(group, options.feature_scaling, data)
     data.scaling = scaling
     writer = RunWriter(folder, options.epochs, scaling, digest(data.vocabulary), group.rank == 0)
     stop = StopRequest(speaks=group.rank == 0)
@@ -282,17 +287,6 @@ def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkp
         )
     check_scaling(path, checkpoint.scaling, stage.config or {})
     return checkpoint
-
-
-def _initial(
-    stage: Stage, data: CaptionData, model: CaptioningRNN, base: Run | None, group: Group
-) -> FeatureScaling:
-    """The scaling to begin with. A stage that starts from a run also gets its parameters."""
-    if base is None:
-        return _fitted_scaling(group, stage.options.feature_scaling, data)
-    data.scaling = base.scaling
-    first_parameters(model, base, data, group)
-    return base.scaling
 
 
 def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path, on_remark: Remark) -> None:
