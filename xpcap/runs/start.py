@@ -39,8 +39,7 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
             f"train_run: {start / BEST} has changed since the run that starts from it began;"
             " begin another run"
         )
-    if data.stamp != run.config["data_stamp"]:
-        _check_features(start, run, data)
+    _check_features(start, run, data)
     ours, theirs = data.vocabulary, run.vocabulary
     if digest(ours) != digest(theirs) and ours.tokeniser != theirs.tokeniser:
         raise DataError(
@@ -53,7 +52,7 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
 def _check_features(start: Path, run: Run, data: CaptionData) -> None:
     """DataError : the data's encoder, projection or shape of a feature is not the run's."""
     ours, theirs = data.source.encoder, source_of(run).encoder
-    if ours != theirs:
+    if ours != theirs and data.stamp != run.config["data_stamp"]:
         raise DataError(
             f"train_run: {start} was trained on features of {_encoder(theirs)}, the data has those"
             f" of {_encoder(ours)}, expected one encoder; prepare the data with that of the run"
