@@ -703,3 +703,15 @@ def test_epochs_with_equal_captions_are_told_apart_by_their_loss() -> None:
         for k, (cider, loss) in enumerate([(0.1, 9.0), (0.2, 8.0), (0.2, 7.0), (0.2, 7.0)])
     ]
     assert best_of(history) is history[2]
+
+
+def test_an_epoch_above_the_starts_limit_of_the_validation_loss_is_not_the_best() -> None:
+    cider, loss = [0.5, 0.9, 0.6, 0.7], [40.0, 39.9, 39.0, 39.5]
+    records = [
+        {"epoch": k, "val_cider": c, "val_loss": x}
+        for k, (c, x) in enumerate(zip(cider, loss, strict=True))
+    ]
+    assert best_of(records) is records[1]
+    records[0]["val_loss_limit"] = 39.2
+    assert best_of(records) is records[2]
+    assert best_of(records[:2]) is records[0]

@@ -34,7 +34,15 @@ from xpcap.optim import LINEAR
 from xpcap.progress import say
 from xpcap.report import visible
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, train_run
-from xpcap.runs.folder import DATA, LARGEST, LAST, find_file, origin
+from xpcap.runs.folder import (
+    DATA,
+    LARGEST,
+    LAST,
+    find_file,
+    opened_folder,
+    origin,
+    read_vocabulary,
+)
 from xpcap.runs.options import LARGE, SMALL, SMALL_BELOW
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, kind_of_file
@@ -88,7 +96,8 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
     type=PATH,
     help=(
         "Run folder whose best parameters to start from; its model and data are used, and its"
-        " options by default."
+        " options by default. With other DATA: a head start, whose options suit few captions, and"
+        " whose words are the run's and the data's."
     ),
 )
 @option(
@@ -321,10 +330,22 @@ class Progress:
                 f" {len(train.images):,} pictures with {len(train.captions):,} captions of"
                 f" {words:,} words{ranks}; the run folder is {self._options.out}"
             )
+            if self._options.start is not None and not solver.iteration:
+                self._print_start(self._options.start, words, solver)
         # Steps and time after the first step, which includes allocation and compilation
         self._first: tuple[int, float] | None = None
         self._last = self._begun = solver.iteration, self._clock()
         self._due = True
+
+    def _print_start(self, start: str | Path, words: int, solver: CaptioningSolver) -> None:
+        """Print what comes from the run that training starts from."""
+        folder = opened_folder(start)
+        tokeniser = solver.data.vocabulary.tokeniser
+        known = len(read_vocabulary(folder, tokeniser)) - len(SPECIAL)
+        line = f"from {start}: {known:,} words known, {words - known:,} new"
+        if solver.start and "val_cider" in solver.start:
+            line += f"; before the first step CIDEr {solver.start['val_cider']:.3f} on val"
+        say(line)
 
     def step(self, solver: CaptioningSolver) -> None:
         """A step is done, or a part of a validation, whose time does not count."""

@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.data.features import FeatureScaling, Preprocessing, Projection, RowSource
+from xpcap.data.features import (
+    FeatureScaling,
+    Picked,
+    Preprocessing,
+    Projection,
+    RowSource,
+    whole,
+)
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize
 from xpcap.errors import DataError, unknown
 from xpcap.layers.checks import all_below
@@ -255,6 +262,30 @@ class CaptionData:
             vocabulary=vocabulary,
             splits={name: replace(self.split(name), captions=captions, text=self.texts(name))},
         )
+
+    def with_vocabulary(self, vocabulary: Vocabulary) -> "CaptionData":
+        """The data with the captions of all splits encoded by another vocabulary, cut as they are.
+
+        Its words are taken from the text where there is text, so that it need not know this
+        vocabulary's. It must have the same tokeniser.
+        """
+        splits = {
+            name: replace(split, captions=vocabulary.encode_words(self.words(name), self.max_words))
+            for name, split in self.splits.items()
+        }
+        return replace(self, vocabulary=vocabulary, splits=splits)
+
+    def projected(self, projection: Projection) -> "CaptionData":
+        """The data with its features, which no projection has been applied to, projected."""
+        splits = {}
+        for name, split in self.splits.items():
+            features: RowSource = Picked(
+                split.features, np.arange(len(split.features)), projection.__call__
+            )
+            if isinstance(split.features, np.ndarray):
+                features = whole(features)
+            splits[name] = replace(split, features=features)
+        return replace(self, splits=splits, projection=projection)
 
 
 def check_finite(where: str, features: RowSource, images: Sequence[str]) -> None:

@@ -178,6 +178,20 @@ class Vocabulary:
         )
         return cls([*SPECIAL, *frequent[:most]])
 
+    def union(self, other: "Vocabulary") -> "Vocabulary":
+        """These words with their ids, then the other vocabulary's that are not among them.
+
+        DataError : the two have different tokenisers.
+        """
+        if other.tokeniser != self.tokeniser:
+            raise DataError(
+                f"Vocabulary.union: the words of one are made by the tokeniser {self.tokeniser!r},"
+                f" those of the other by {other.tokeniser!r}, expected one tokeniser; prepare the"
+                " data anew"
+            )
+        new = [word for word in other.idx_to_word if word not in self.word_to_idx]
+        return Vocabulary([*self.idx_to_word, *new], tokeniser=self.tokeniser)
+
     def __len__(self) -> int:
         return len(self.idx_to_word)
 

@@ -1,16 +1,18 @@
 """Named arrays in one flat buffer."""
 
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.backend import Array, asarray
+from xpcap.backend import Array, asarray, get_array_module
 from xpcap.errors import nearest
 from xpcap.memory import view
 from xpcap.models.config import ModelConfig
+
+OF_WORDS = ("W_embed", "W_vocab", "b_vocab")  # a row, column or number for each word
 
 
 class Parameters(MutableMapping[str, Array]):
@@ -119,6 +121,31 @@ class Parameters(MutableMapping[str, Array]):
             " **params), or use params.flat, the whole buffer (xpcap.to_numpy brings device arrays"
             " to the host)"
         )
+
+
+def add_words(
+    params: Parameters, shapes: Mapping[str, tuple[int, ...]], known: Sequence[int]
+) -> Parameters:
+    """Parameters of a larger vocabulary, whose first V words are those of `params`.
+
+    A new word starts with the mean word vector, the mean column of W_vocab and the mean bias of the
+    words `known` (ids). All else is as in `params`.
+
+    Parameters
+    ----------
+    shapes : of the larger vocabulary's parameters
+    """
+    larger = Parameters.empty(shapes, params.flat.dtype, get_array_module(params.flat))
+    ids = asarray(np.array(known), like=params.flat)
+    for name, old in params.items():
+        new = larger[name]
+        if name not in OF_WORDS:
+            new[...] = old
+            continue
+        new, old = (new.T, old.T) if name == "W_vocab" else (new, old)  # a row for each word
+        new[: len(old)] = old
+        new[len(old) :] = old[ids].mean(axis=0)
+    return larger
 
 
 # Divisors of initial weights: the image begins as a small part of a step

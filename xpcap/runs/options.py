@@ -139,6 +139,21 @@ SELF_CRITICAL_DEFAULTS: Config = {
 }
 
 
+# Defaults of a head start: cross entropy from a run, on other data than its own
+HEAD_START_DEFAULTS: Config = {
+    "objective": CROSS_ENTROPY,
+    "epochs": 0,
+    "score_epochs": 0,
+    "batch_size": 64,
+    "lr": 1e-3,
+    "lr_decay": LINEAR,
+    "select": "cider",
+    "dropout": 0.4,
+    "smoothing": 0.1,
+    "patience": 10,
+}
+
+
 def check_options(options: TrainOptions) -> None:
     """OptionError : an option out of range that would be noticed after a first stage, or never."""
     if options.objective not in OBJECTIVES:
@@ -282,7 +297,7 @@ def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions
         if begun := _run_at(Path(out) / FIRST) or _run_at(Path(out)):
             return replace(begun.options, out=out)
     if start is not None:
-        return _options_from(start, given)
+        return _options_from(start, data, given)
     if given.get("objective") == SELF_CRITICAL:
         raise OptionError(
             "train_run: `objective` is self-critical without `start`, expected the run folder of a "
@@ -291,8 +306,10 @@ def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions
     return replace(GENERATED if data is None else TrainOptions(), data=data)
 
 
-def _options_from(start: str | Path, given: Mapping[str, Any]) -> TrainOptions:
-    """Options of training that starts from a run: its model and data, then the objective's.
+def _options_from(
+    start: str | Path, data: str | Path | None, given: Mapping[str, Any]
+) -> TrainOptions:
+    """Options of training that starts from a run: its model and data, then those chosen for it.
 
     OptionError : one given contradicts the model. DataError : `start` is no run folder.
     """
@@ -309,11 +326,13 @@ def _options_from(start: str | Path, given: Mapping[str, Any]) -> TrainOptions:
             f"train_run: {listed} given with `start`, expected the model of {start}; leave them"
             " out, or train from the beginning"
         )
+    own = Path(start / DATA if run.data is None else run.data)
     chosen: Config = {"objective": CROSS_ENTROPY, "score_epochs": 0}
     if given.get("objective") == SELF_CRITICAL:
         chosen = SELF_CRITICAL_DEFAULTS
-    data = start / DATA if run.data is None else run.data
-    chosen = {"out": None, "start": start, "data": data, "seed": TrainOptions.seed, **chosen}
+    elif data is not None and Path(data).resolve() != own.resolve():
+        chosen = HEAD_START_DEFAULTS
+    chosen = {"out": None, "start": start, "data": own, "seed": TrainOptions.seed, **chosen}
     return replace(run, **chosen)
 
 

@@ -22,13 +22,11 @@ from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.runs.folder import (
-    BEST,
     CONFIG,
     LAST,
     LOCK,
     Checkpoint,
     Run,
-    best_digest,
     check_scaling,
     digest,
     load_checkpoint,
@@ -48,6 +46,13 @@ from xpcap.runs.pages import write_run_page
 from xpcap.runs.ranking import fit_ranking
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, interval, write_start
 from xpcap.runs.scoring import Evaluation, evaluate_run
+from xpcap.runs.start import (
+    LEAST_GAIN,
+    data_from,
+    first_parameters,
+    open_base,
+    sharpened,
+)
 from xpcap.safetensors_file import read_tensors
 from xpcap.shapes import generate
 from xpcap.training.objectives import (
@@ -173,10 +178,19 @@ def _train(
 ) -> list[Record]:
     """Train a stage to its end; return its records. The memory of training is free afterwards."""
     options, folder = stage.options, stage.folder
+    resumed = stage.config is not None and (folder / LAST).exists()
+    base = None if options.start is None or resumed else open_base(stage, data)
+    if options.start is not None:
+        data = data_from(stage, data, base)
     config, words = _model_config(options, data), data.vocabulary.word_to_idx
     model = build_model(config, words, seed=options.seed)
-    checkpoint = _checkpoint(stage, data, model)
-    scaling = checkpoint.scaling if checkpoint else _initial(stage, data, model, group)
+    checkpoint = _checkpoint(stage, data, model) if resumed else None
+    if checkpoint is not None:
+        scaling = checkpoint.scaling
+    elif base is not None:
+        scaling, model.params = base.scaling, first_parameters(base, config)
+    else:
+        scaling = _fitted_scaling(group, options.feature_scaling, data)
     data.scaling = scaling
     writer = RunWriter(folder, options.epochs, scaling, digest(data.vocabulary), group.rank == 0)
     stop = StopRequest(speaks=group.rank == 0)
@@ -206,6 +220,9 @@ def _train(
             solver.score_start()
         if options.objective == SELF_CRITICAL:
             scale_logits(model.params, options.sharpen)
+        elif base is not None and base.config["data_stamp"] != data.stamp:
+            scale_logits(model.params, 1 / sharpened(base))
+            solver.require_gain(LEAST_GAIN)
     if group.rank == 0:
         write_start(stage, data, model.config)
     if checkpoint is None:
@@ -263,51 +280,17 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
     return ModelConfig(*sizes, cell=options.cell, dropout=options.dropout, inject=options.inject)
 
 
-def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkpoint | None:
-    """The checkpoint to continue from; None: the run is new, or ended before its first."""
+def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkpoint:
+    """The checkpoint to continue from."""
     path = stage.folder / LAST
-    if stage.config is None or not path.exists():
-        return None
     checkpoint = load_checkpoint(path, model.params.shapes)
     if checkpoint.vocabulary != digest(data.vocabulary):
         raise DataError(
             f"train_run: {path} was trained with another vocabulary than that of its data, expected"
             " the same; from another run?"
         )
-    check_scaling(path, checkpoint.scaling, stage.config)
+    check_scaling(path, checkpoint.scaling, stage.config or {})
     return checkpoint
-
-
-def _initial(stage: Stage, data: CaptionData, model: CaptioningRNN, group: Group) -> FeatureScaling:
-    """The scaling to begin with. A stage that starts from a run also gets its parameters.
-
-    DataError : that run's vocabulary or features are not the data's, or its parameters have changed
-    since the stage began.
-    """
-    start = stage.options.start
-    if start is None:
-        return _fitted_scaling(group, stage.options.feature_scaling, data)
-    run = open_run(start)
-    if digest(run.vocabulary) != digest(data.vocabulary):
-        raise DataError(
-            f"train_run: {start} has {len(run.vocabulary):,} words and the data"
-            f" {len(data.vocabulary):,}, expected the same vocabulary; was the data prepared anew,"
-            " or from other captions?"
-        )
-    ours, theirs = data.feature_shape, run.model.config.feature_shape
-    if ours != theirs:
-        raise DataError(
-            f"train_run: {start} takes features of shape {theirs}, the data has {ours}, expected"
-            " the same; were pictures encoded otherwise?"
-        )
-    recorded = (stage.config or {}).get("start_digest")
-    if recorded is not None and recorded != best_digest(start):
-        raise DataError(
-            f"train_run: {Path(start) / BEST} has changed since the run that starts from it began;"
-            " begin another run"
-        )
-    model.params = run.model.params
-    return run.scaling
 
 
 def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path, on_remark: Remark) -> None:

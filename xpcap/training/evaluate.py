@@ -170,12 +170,16 @@ class EpochEvaluator:
         accuracy = self._scored(model, "train", ACCURACY_SAMPLE, between).accuracy
         figures = {"train_accuracy": accuracy}
         if "val" in self._data.splits:
-            val = self._scored(model, "val", len(self._data.split("train").captions), between)
+            val = self.validation(model, between)
             figures |= {"val_loss": val.loss, "val_perplexity": val.perplexity}
             figures["val_accuracy"] = val.accuracy
         if self._captions is not None:
             figures |= self._captions(model, between)
         return figures
+
+    def validation(self, model: Captioner, between: Callable[[], None]) -> TeacherForced:
+        """Teacher-forced scores of the val split."""
+        return self._scored(model, "val", len(self._data.split("train").captions), between)
 
     def warm_up(self, model: Captioner) -> None:
         """Run the work of captioning once on a device."""

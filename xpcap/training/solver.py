@@ -30,7 +30,7 @@ from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import LossFunction, Objective, as_objective, loss_and_gradients
-from xpcap.training.state import EpochOrder, Record, TrainingState, best_of, with_start
+from xpcap.training.state import LIMIT, EpochOrder, Record, TrainingState, best_of, with_start
 
 
 class CaptioningSolver:
@@ -167,6 +167,16 @@ class CaptioningSolver:
         figures = self._evaluate(self.model, between=lambda: None)
         self.start = {"epoch": 0, "iteration": 0, **figures}
         self.best_params = self.model.params.copy()
+
+    def require_gain(self, share: float) -> None:
+        """Let no epoch count as better than the start whose validation loss is not lower as well.
+
+        It must be lower by `share` of that of the model as it is now. CIDEr-D of few pictures alone
+        is too noisy to tell.
+        """
+        if self.start is not None and "val_loss" in self.start:
+            loss = self._evaluate.validation(self.model, between=lambda: None).loss
+            self.start[LIMIT] = (1 - share) * loss
 
     def _train_epoch(self) -> None:
         """One epoch, or the rest of an interrupted one. It is done once all is recorded."""

@@ -1,0 +1,263 @@
+"""A head start: training on data of other words begins with what another run has learnt."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kill
+import numpy as np
+import pytest
+from ranks import together
+from stopping import stop_after
+
+pytest.importorskip("PIL")
+pytest.importorskip("filelock")
+
+from commands import SMALL, call, failing, few, good
+
+from xpcap import CaptionData, open_data, open_run, to_numpy
+from xpcap.data.features import fit_projection
+from xpcap.data.hdf5 import write_dataset
+from xpcap.data.vocabulary import ASCII, Vocabulary
+from xpcap.distributed import Group
+from xpcap.models import ModelConfig, Parameters
+from xpcap.models.parameters import add_words
+from xpcap.runs import GENERATED, choose, load_state, train_run, training
+from xpcap.runs.folder import save_parameters
+from xpcap.runs.options import HEAD_START_DEFAULTS
+
+pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
+FEW = ["--epochs", 2, "--batch-size", 20]  # 15 steps an epoch
+
+
+def of_other_words(path: Path, **changes: Any) -> Path:
+    """A data set whose stars are asterisks, of words that occur five times, of ten a caption."""
+    data = few(5)
+    texts = {
+        name: [caption.replace("star", "asterisk") for caption in split.text or ()]
+        for name, split in data.splits.items()
+    }
+    vocabulary = Vocabulary.build(texts["train"], 5)
+    splits = {
+        name: replace(split, text=texts[name], captions=vocabulary.encode(texts[name], 10))
+        for name, split in data.splits.items()
+    }
+    own = CaptionData(vocabulary, splits, source=data.source)
+    write_dataset(path, replace(own, **changes))
+    return path
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return of_other_words(tmp_path / "own.h5")
+
+
+# ---- Parameters
+
+
+def test_new_words_start_as_the_mean_word_and_all_else_stays(lib: Any) -> None:
+    config = ModelConfig(6, (3,), 2, 4, cell="lstm", inject="every-step")
+    params = Parameters.empty(config.shapes(), np.float64, np)
+    params.flat[...] = np.random.default_rng(1).standard_normal(params.flat.shape)
+    moved = Parameters(params.shapes, lib(params.flat))
+    larger = add_words(moved, replace(config, vocabulary=9).shapes(), [4, 5])
+    for name, theirs in params.items():
+        ours, old = to_numpy(larger[name]).T, theirs.T
+        if name == "W_embed":
+            ours, old = ours.T, old.T
+        if name in ("W_embed", "W_vocab", "b_vocab"):
+            np.testing.assert_array_equal(ours[6:], [(old[4] + old[5]) / 2] * 3)
+            ours = ours[:6]
+        np.testing.assert_array_equal(ours, old)
+
+
+# ---- Runs
+
+
+def test_words_of_the_run_stay_and_new_ones_follow(run: Path, own: Path, tmp_path: Path) -> None:
+    output = good("train", own, "--from", run, "--out", tmp_path / "on", *FEW, "--lr", 1e-12).output
+    base, after = open_run(run), open_run(tmp_path / "on")
+    known, words = base.vocabulary.idx_to_word, after.vocabulary.idx_to_word
+    new = [word for word in open_data(own).vocabulary.idx_to_word if word not in known]
+    assert "asterisk" in new
+    assert words == [*known, *new]
+    assert (
+        f"from {run}: {len(known) - 4} words known, {len(new)} new; before the first step CIDEr 0."
+        in output
+    )
+    for name, value in base.model.params.items():
+        ours = after.model.params[name]
+        if name in ("W_embed", "W_vocab", "b_vocab"):
+            ours = ours[..., : len(known)] if name != "W_embed" else ours[: len(known)]
+        np.testing.assert_allclose(ours, value, atol=1e-9)
+    np.testing.assert_array_equal(after.scaling.mean, base.scaling.mean)
+    assert after.config["data_stamp"] == open_data(own).stamp
+    good("evaluate", tmp_path / "on")
+
+
+def test_captions_are_encoded_by_their_text_and_cut_as_before(tmp_path: Path) -> None:
+    data = open_data(of_other_words(tmp_path / "own.h5"))
+    union = few(0).vocabulary.union(data.vocabulary)
+    encoded = data.with_vocabulary(union)
+    for name, split in encoded.splits.items():
+        texts = [text.split()[:10] for text in data.split(name).text or ()]
+        assert split.captions.shape[1] == 12
+        assert [union.words(row) for row in split.captions] == [
+            [word for word in text if word in union.word_to_idx] for text in texts
+        ]
+    rare = set(few(0).vocabulary.idx_to_word) - set(data.vocabulary.idx_to_word)
+    assert rare & {word for row in encoded.split("train").captions for word in union.words(row)}
+    silent = replace(data, splits={n: replace(s, text=None) for n, s in data.splits.items()})
+    again = silent.with_vocabulary(union)
+    for name, split in silent.splits.items():
+        assert [again.vocabulary.idx_to_word[i] for i in again.split(name).captions.ravel()] == [
+            data.vocabulary.idx_to_word[i] for i in split.captions.ravel()
+        ]
+
+
+def test_a_head_start_goes_on_to_the_same_bytes_without_the_run_that_it_began_from(
+    run: Path, own: Path, tmp_path: Path
+) -> None:
+    options = [own, "--from", run, *FEW, "--dropout", 0.2]
+    good("train", *options, "--out", tmp_path / "whole" / "on")
+    for pauses, more in ((3, options), (9, ["--resume"])):
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(pauses, patch)
+            assert call("train", *more, "--out", tmp_path / "broken" / "on").exit_code == 143
+    shutil.rmtree(run)
+    good("train", "--out", tmp_path / "broken" / "on", "--resume")
+    whole, broken = kill.files(tmp_path / "whole" / "on"), kill.files(tmp_path / "broken" / "on")
+    assert {
+        name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)
+    } == (set())
+
+
+def test_both_stages_of_a_head_start_have_the_words_of_both(
+    run: Path, own: Path, tmp_path: Path
+) -> None:
+    good("train", own, "--from", run, "--out", tmp_path / "on", *FEW, "--score-epochs", 1)
+    words = [
+        open_run(tmp_path / "on" / stage).vocabulary.idx_to_word for stage in (".", "cross-entropy")
+    ]
+    assert words[0] == words[1]
+    assert "asterisk" in words[0]
+
+
+def test_ranks_begin_with_the_same_bits(run: Path, own: Path, tmp_path: Path) -> None:
+    def train(out: str) -> Callable[[Group], np.ndarray]:
+        options = choose(own, {"start": run, "out": tmp_path / out, "epochs": 1, "lr": 1e-12})
+        return lambda group: np.array(train_run(options, group=group).run.model.params.flat)
+
+    (alone,) = together(1, train("alone"))
+    ours, theirs = together(2, train("two"))
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(ours, alone, atol=1e-9)
+
+
+def test_data_without_a_projection_goes_through_the_runs(run: Path, tmp_path: Path) -> None:
+    raw = few(0)
+    projection, _ = fit_projection(raw.split("train").features, 20)
+    write_dataset(tmp_path / "base.h5", raw.projected(projection))
+    base = tmp_path / "projected"
+    good("train", tmp_path / "base.h5", *SMALL, "--out", base)
+    own = of_other_words(tmp_path / "own.h5")
+    options = [own, "--from", base, *FEW, "--out", tmp_path / "on"]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(3, patch)
+        assert call("train", *options).exit_code == 143
+    shutil.move(base, tmp_path / "moved")
+    good("train", "--out", tmp_path / "on", "--resume")
+    after = open_run(tmp_path / "on")
+    assert projection.is_like(after.projection)
+    assert after.model.config.feature_shape == (20,)
+    good("evaluate", tmp_path / "on")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"source": few(5).source.__class__(encoder="other")},
+            "was trained on features of the encoder 'histogram', the data has those of the encoder"
+            " 'other', expected one encoder",
+        ),
+        (
+            {"source": few(5).source.__class__()},
+            "of the encoder 'histogram', the data has those of an unknown encoder",
+        ),
+        (
+            {"tokeniser": ASCII},
+            "has words by the tokeniser 'unicode', the data by 'ascii', expected the same",
+        ),
+        ({"projected": True}, "the data was prepared with another PCA than the data of"),
+        ({"narrow": True}, "takes features of shape (2101,), the data has (2000,)"),
+    ],
+)
+def test_data_made_otherwise_is_refused(
+    changes: dict[str, Any], words: str, run: Path, tmp_path: Path
+) -> None:
+    data = open_data(of_other_words(tmp_path / "fits.h5"))
+    if changes.pop("projected", None):
+        data = data.projected(fit_projection(data.split("train").features, 20)[0])
+    if changes.pop("narrow", None):
+        narrow = {n: replace(s, features=s.features[:][:, :2000]) for n, s in data.splits.items()}
+        data = replace(data, splits=narrow)
+    if tokeniser := changes.pop("tokeniser", None):
+        data = replace(
+            data, vocabulary=Vocabulary(data.vocabulary.idx_to_word, tokeniser=tokeniser)
+        )
+    write_dataset(tmp_path / "own.h5", replace(data, **changes))
+    failing(["train", tmp_path / "own.h5", "--from", run, "--out", tmp_path / "on"], words)
+
+
+def test_a_run_that_is_gone_before_the_first_checkpoint_is_named(
+    run: Path, own: Path, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(1, patch)
+        call("train", own, "--from", run, "--out", tmp_path / "on", *FEW)
+    (tmp_path / "on" / "last.safetensors").unlink()
+    shutil.rmtree(run)
+    failing(["train", "--out", tmp_path / "on", "--resume"], f"{run} does not exist")
+
+
+def test_options_of_a_head_start_are_its_own_unless_given(run: Path, own: Path) -> None:
+    chosen = choose(own, {"start": run, "dropout": 0.1})
+    expected: dict[str, Any] = {**HEAD_START_DEFAULTS, "dropout": 0.1, "hidden": 16}
+    assert {name: getattr(chosen, name) for name in expected} == expected
+    again = choose(run / "data.h5", {"start": run})
+    assert (again.lr, again.epochs, again.data) == (GENERATED.lr, 2, run / "data.h5")
+
+
+def test_an_epoch_of_higher_score_but_no_lower_loss_does_not_replace_the_run(
+    run: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [own, "--from", run, *FEW, "--epochs", 3, "--lr", 0.02]
+    good("train", *options, "--out", tmp_path / "better")
+    assert open_run(tmp_path / "better").meta["epoch"] > 0
+    monkeypatch.setattr(training, "LEAST_GAIN", 0.9)
+    output = good("train", *options, "--out", tmp_path / "kept").output
+    assert f"Captions are those of {run}, which training started from: none of 3 epochs" in output
+    kept, base = open_run(tmp_path / "kept").model.params, open_run(run).model.params
+    np.testing.assert_array_equal(kept["W_embed"][: len(base["W_embed"])], base["W_embed"])
+    np.testing.assert_array_equal(kept["Wx"], base["Wx"])
+
+
+def test_a_run_trained_on_the_score_is_scored_as_it_is_and_goes_on_unsharpened(
+    run: Path, own: Path, tmp_path: Path
+) -> None:
+    score = ["--objective", "self-critical", "--samples", 2, "--sharpen", 2, "--lr", 1e-12]
+    good("train", "--from", run, "--out", tmp_path / "score", *score, "--epochs", 1)
+    base = open_run(tmp_path / "score")
+    # epoch 0 is the run before the score: take the parameters of epoch 1, which are sharpened
+    state = load_state(tmp_path / "score" / "last.safetensors", base.model.params.shapes)
+    meta = {**base.meta, "epoch": 1}
+    save_parameters(tmp_path / "score" / "best.safetensors", state.params, base.scaling, meta)
+    good("train", own, "--from", tmp_path / "score", "--out", tmp_path / "on", *FEW, "--lr", 1e-12)
+    on, V = open_run(tmp_path / "on"), len(base.vocabulary)
+    last = load_state(tmp_path / "on" / "last.safetensors", on.model.params.shapes).params
+    assert on.meta["epoch"] == 0
+    np.testing.assert_array_equal(on.model.params["W_vocab"][:, :V], state.params["W_vocab"])
+    np.testing.assert_allclose(last["W_vocab"][:, :V] * 2, state.params["W_vocab"], atol=1e-8)

@@ -1,0 +1,113 @@
+"""Start of training from another run: what must agree, the words of both, the first parameters."""
+
+from pathlib import Path
+
+from xpcap.data import CaptionData
+from xpcap.errors import DataError
+from xpcap.models import CaptioningRNN, ModelConfig, Parameters
+from xpcap.models.parameters import add_words
+from xpcap.runs.captioning import source_of
+from xpcap.runs.folder import (
+    BEST,
+    VOCAB,
+    Run,
+    best_digest,
+    digest,
+    open_run,
+    read_projection,
+    read_vocabulary,
+)
+from xpcap.runs.options import Stage
+from xpcap.training.objectives import SELF_CRITICAL
+
+LEAST_GAIN = 0.02  # share of the validation loss by which a head start must lower it
+
+
+def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
+    """Open the run that a stage starts from.
+
+    Raises
+    ------
+    DataError : it is no run, or has changed since the stage began; or the data's features or words
+        are not made as the run's.
+    """
+    start = Path(stage.options.start or "")
+    run = open_run(start)
+    recorded = (stage.config or {}).get("start_digest")
+    if recorded is not None and recorded != best_digest(start):
+        raise DataError(
+            f"train_run: {start / BEST} has changed since the run that starts from it began;"
+            " begin another run"
+        )
+    _check_features(start, run, data)
+    ours, theirs = data.vocabulary, run.vocabulary
+    if digest(ours) != digest(theirs) and ours.tokeniser != theirs.tokeniser:
+        raise DataError(
+            f"train_run: {start} has words by the tokeniser {theirs.tokeniser!r}, the data by"
+            f" {ours.tokeniser!r}, expected the same; prepare the data of both with this version"
+        )
+    return run
+
+
+def _check_features(start: Path, run: Run, data: CaptionData) -> None:
+    """DataError : the data's encoder, projection or shape of a feature is not the run's."""
+    ours, theirs = data.source.encoder, source_of(run).encoder
+    if ours != theirs and data.stamp != run.config["data_stamp"]:
+        raise DataError(
+            f"train_run: {start} was trained on features of {_encoder(theirs)}, the data has those"
+            f" of {_encoder(ours)}, expected one encoder; prepare the data with that of the run"
+        )
+    if data.projection is not None and not data.projection.is_like(run.projection):
+        raise DataError(
+            f"train_run: the data was prepared with another PCA than the data of {start}, expected"
+            " the same, or none: it then goes through the run's; prepare it without"
+        )
+    shape = data.feature_shape
+    expected = run.raw_shape if data.projection is None else run.model.config.feature_shape
+    if shape != expected:
+        raise DataError(
+            f"train_run: {start} takes features of shape {expected}, the data has {shape}, expected"
+            " the same; were pictures encoded otherwise?"
+        )
+
+
+def _encoder(name: str | None) -> str:
+    return "an unknown encoder" if name is None else f"the encoder {name!r}"
+
+
+def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
+    """The data as a stage trains on it that starts, or once started, from a run.
+
+    Captions are encoded by the run's words and, behind them, the data's others; features go through
+    the run's projection.
+
+    Parameters
+    ----------
+    base : the run; None: the stage goes on from a checkpoint, and its own folder has both
+    """
+    vocabulary, projection = data.vocabulary, None
+    if base is not None:
+        vocabulary, projection = base.vocabulary, base.projection
+    elif (stage.folder / VOCAB).exists():
+        vocabulary = read_vocabulary(stage.folder, data.vocabulary.tokeniser)
+        if data.projection is None:
+            projection = read_projection(stage.folder, stage.config or {})
+    if projection is not None and data.projection is None:
+        data = data.projected(projection)
+    if digest(vocabulary) != digest(data.vocabulary):
+        data = data.with_vocabulary(vocabulary.union(data.vocabulary))
+    return data
+
+
+def first_parameters(base: Run, model: ModelConfig) -> Parameters:
+    """The run's parameters for a model that may know more words."""
+    vocabulary = base.vocabulary
+    silent = {vocabulary.null, vocabulary.start, vocabulary.end, vocabulary.unk}
+    known = [i for i in range(len(vocabulary)) if i not in silent]
+    return add_words(base.model.params, model.shapes(), known)
+
+
+def sharpened(base: Run) -> float:
+    """Factor that self-critical training began with on the logits of a run's parameters."""
+    own = base.config["objective"] == SELF_CRITICAL and base.meta.get("epoch") != 0
+    return float(base.config["sharpen"]) if own else 1.0
