@@ -91,6 +91,7 @@ COMPUTED_ON = {  # what a function computes on, where it may be left out
     "generate": {"seed"},
     "read_cases": {"name"},
     "Beam": {"width"},
+    "RankedBeam": {"width"},
     "CaptionData.encoded_with": {"words"},
     "CaptionData.reference_words": {"words"},
     "CaptionData.words": {"captions"},

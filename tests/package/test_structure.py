@@ -20,7 +20,7 @@ LEVELS = [
     {"decoding"},
     {"models"},
     {"data"},
-    {"prepare", "shapes", "training", "report"},
+    {"prepare", "ranking", "shapes", "training", "report"},
     {"runs", "verify"},
     {"cli"},
     {"__main__"},

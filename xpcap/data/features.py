@@ -244,12 +244,15 @@ class Preprocessing(NamedTuple):
         return self.scaling(features if self.projection is None else self.projection(features))
 
 
-def fit_projection(features: RowSource, d: int) -> tuple[Projection, float]:
+def fit_projection(
+    features: RowSource, d: int, *, at_most: bool = False
+) -> tuple[Projection, float]:
     """Fit a projection onto the `d` directions in which features vary most.
 
     Parameters
     ----------
     features : (m, D) or (m, P, D); read twice, a block at a time
+    at_most : take fewer directions, perhaps none, where the features do not vary in so many
 
     Returns
     -------
@@ -281,6 +284,8 @@ def fit_projection(features: RowSource, d: int) -> tuple[Projection, float]:
     with blas().on_one_thread():
         variances, vectors = np.linalg.eigh(covariance)  # in rising order
     rank = int(np.count_nonzero(variances > NEGLIGIBLE * variances[-1]))
+    if at_most:
+        d = min(d, rank)
     if d > rank:
         raise DataError(
             f"fit_projection: {len(features):,} pictures with features of {D:,} numbers vary in"
@@ -288,5 +293,6 @@ def fit_projection(features: RowSource, d: int) -> tuple[Projection, float]:
         )
     components = vectors[:, : -d - 1 : -1]
     components = components * np.sign(components[np.abs(components).argmax(axis=0), np.arange(d)])
-    share = float(variances[: -d - 1 : -1].sum() / variances.sum())
+    whole = max(float(variances.sum()), np.finfo(np.float64).tiny)
+    share = float(variances[: -d - 1 : -1].sum()) / whole
     return Projection(mean.astype(np.float32), np.ascontiguousarray(components, np.float32)), share

@@ -41,15 +41,25 @@ def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
     write_tensors(path, tensors, {**meta, **settings, "pictures": index.frequencies.pictures})
 
 
-def read_ranker(path: Path, vocabulary: Vocabulary, D: int) -> tuple[Ranker, dict[str, Any]]:
+def read_ranker(
+    path: Path, vocabulary: Vocabulary, D: int, *, first_words: bool = False
+) -> tuple[Ranker, dict[str, Any]]:
     """The ranker of a file for features of size D, and the file's `meta`. Arrays are mapped.
 
+    Parameters
+    ----------
+    first_words : the ranker may know the first words of the vocabulary alone
+
+    Raises
+    ------
     DataError : missing, damaged, not ours, of a newer format, or of another run.
     """
     tensors, meta = map_tensors(path, FUNCTION)
-    where = f"{FUNCTION}: {path}"
+    where, V = f"{FUNCTION}: {path}", len(vocabulary)
     settings = _settings(where, meta)
-    _check_shapes(where, tensors, D, len(vocabulary))
+    if first_words and "predictor" in tensors:
+        V = min(V, tensors["predictor"].shape[-1])
+    _check_shapes(where, tensors, D, V)
     try:
         images = json.loads(tensors["images"].tobytes())
     except (ValueError, RecursionError):

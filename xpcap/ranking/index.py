@@ -64,7 +64,7 @@ class PhotoIndex:
     def of(cls, data: CaptionData, split: str = "train") -> Self:
         """The index of a split whose features `data` preprocesses."""
         features = _Pooled(data, split)
-        projection, _ = fit_projection(features, min(SIZE, len(features) - 1, features.shape[1]))
+        projection, _ = fit_projection(features, SIZE, at_most=True)
         return cls._build(data.vocabulary, projection, _Photos.of(data, split, projection))
 
     def extended(self, data: CaptionData, split: str = "train") -> Self:
@@ -121,7 +121,8 @@ class PhotoIndex:
             values = xp.concatenate([values, found], axis=1)
             rows = xp.concatenate([rows, columns + start], axis=1)
             values, columns = largest(values, k)
-            rows = xp.take_along_axis(rows, columns.astype(np.int64), axis=1)
+            starts = xp.arange(n, dtype=np.int64)[:, None] * rows.shape[1]
+            rows = rows.reshape(-1)[starts + columns]
         photos, similarities = to_numpy(rows), to_numpy(values)
         return Neighbours(np.where(similarities > -np.inf, photos, -1), similarities)
 

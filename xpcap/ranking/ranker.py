@@ -232,8 +232,9 @@ class Ranker:
 
     def _unseen(self, captions: Sequence[Words]) -> np.ndarray:
         """Share of the pairs of neighbouring words of each caption that the index lacks (C,)."""
-        pairs = [pair(np.array(words[:-1]), np.array(words[1:])) for words in captions]
-        each = np.array([len(some) for some in pairs])
+        ids = [np.array(words, np.int64) for words in captions]
+        pairs = [pair(one[:-1], one[1:]) for one in ids]
+        each = np.array([len(some) for some in pairs], np.int64)
         flat, known = np.concatenate([*pairs, np.zeros(0, np.int64)]), self.index.pairs
         at = np.minimum(np.searchsorted(known, flat), max(len(known) - 1, 0))
         unseen = known[at] != flat if len(known) else np.ones(len(flat), bool)

@@ -29,6 +29,7 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
 RANKING = "ranking.safetensors"  # where captions are ranked with the help of similar photos
 COMPANION = "first-stage.safetensors"  # where the first of two stages takes part in that; float16
+START_RANKING = "start-ranking.safetensors"  # of the run that a head start began from
 DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
 FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a run of its own
 LOCK = ".lock"

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,19 +17,22 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.errors import OptionError
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
-from xpcap.models import Beam, Captioner, Ensemble, Policy
+from xpcap.models import Beam, Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.models.batch import FeatureRows
 from xpcap.progress import bar
 from xpcap.ranking import Candidate, PhotoIndex, Ranker, Ranking, fit
-from xpcap.ranking.file import write_ranker
+from xpcap.ranking.file import read_ranker, write_ranker
 from xpcap.ranking.weights import PRIOR, Fitted
 from xpcap.runs.folder import (
     BEST,
     COMPANION,
     FIRST,
     RANKING,
+    START_RANKING,
     Run,
     best_digest,
+    digest,
+    find_file,
     open_run,
     read_companion,
     write_companion,
@@ -184,41 +186,35 @@ def _keeps_to(policy: Policy, words: tuple[int, ...]) -> bool:
 
 
 def fit_ranking(
-    folder: Path, data: CaptionData, *, progress: bool = False, group: Group = SINGLE
+    run: Run[CaptioningRNN], data: CaptionData, *, progress: bool = False, group: Group = SINGLE
 ) -> None:
-    """Fit the ranking of the run in `folder` to its data's val split, and write it there.
+    """Index the training photos of a run, fit its ranking to the val split, and write both.
 
     Both stages of a run make candidates if that gives better captions of photos that took no part
-    in the fit. Without a val split the weights are those of ranking.fit. A ranking that fits the
-    run's parameters already stays.
+    in the fit. After a head start the index also has the photos of the run that it began from,
+    whose weights are the prior; if no epoch was better than that run, it captions as that run does.
+    Without a val split the weights are the prior. A ranking of these parameters stays as it is.
 
     Parameters
     ----------
-    data : what the run was trained on, with the run's scaling
+    data : of the run's training, as of `data_of`
     group : ranks that share the candidates; rank 0 fits and writes
     """
-    best = best_digest(folder)
-    run = open_run(folder)
+    folder, best = run.path, best_digest(run.path)
     if run.ranking.get("best") == best:
         return
-    first = folder / FIRST
-    companion = None
-    if (first / BEST).is_file() and run.meta.get("epoch"):
-        if group.rank == 0:
-            write_companion(folder, open_run(first).model.params)
-        group.all_gather("the first stage is written")
-        companion = read_companion(folder, run)
-    index = PhotoIndex.of(data)
-    borrowed = BORROWED if len(index) < FEW else 0
-    stutter = np.mean([bool(repeated(words)) for words in data.words("train")])
-    no_stutter = bool(stutter < STUTTER) and len(run.vocabulary) > len(SPECIAL) + LEAST_WORDS
-    ranker = Ranker(index, run.vocabulary, PRIOR, NEIGHBOURS, WIDTH, borrowed, no_stutter)
-    alone = run._replace(ranker=ranker, companions=())
+    if digest(data.vocabulary) != digest(run.vocabulary):
+        data = data.with_vocabulary(run.vocabulary)
+    ranker = _new_ranker(run, data)
+    alone = run._replace(ranker=ranker, companions=_companions(run, group))
+    both = alone
+    alone = alone._replace(companions=())
     chosen, fitted = alone, None
+    if run.meta.get("epoch") == 0:
+        chosen = both
     if "val" in data.splits:
-        fitted = _fit(alone, data, progress, group)
-        if companion is not None:
-            both = alone._replace(companions=(companion,))
+        fitted = _fit(chosen, data, progress, group)
+        if both.companions and chosen is alone:
             of_both = _fit(both, data, progress, group)
             if of_both.held_out > fitted.held_out:
                 chosen, fitted = both, of_both
@@ -226,10 +222,39 @@ def fit_ranking(
         if not chosen.companions:
             (folder / COMPANION).unlink(missing_ok=True)
         scores = {} if fitted is None else fitted._asdict()
-        weights = scores.pop("weights", PRIOR)
+        weights = scores.pop("weights", ranker.weights)
         meta = {"best": best, "both": bool(chosen.companions), "fit": scores}
         write_ranker(folder / RANKING, replace(ranker, weights=weights), meta)
     group.all_gather("the ranking is written")
+
+
+def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
+    """The ranker of a run's training photos, with the prior weights."""
+    D, prior = run.model.config.feature_shape[-1], PRIOR
+    if inherited := find_file(run.path, START_RANKING):
+        start, _ = read_ranker(inherited, run.vocabulary, D, first_words=True)
+        index, prior = start.index.extended(data), dict(start.weights)
+    else:
+        index = PhotoIndex.of(data)
+    borrowed = BORROWED if len(index) < FEW else 0
+    stutter = np.mean([bool(repeated(words)) for words in data.words("train")])
+    no_stutter = bool(stutter < STUTTER) and len(run.vocabulary) > len(SPECIAL) + LEAST_WORDS
+    return Ranker(index, run.vocabulary, prior, NEIGHBOURS, WIDTH, borrowed, no_stutter)
+
+
+def _companions(run: Run[CaptioningRNN], group: Group) -> tuple[CaptioningRNN, ...]:
+    """The first stage of a run, in float16, or what a head start has brought; none: there is none.
+
+    It is written to the run's folder.
+    """
+    first = run.path / FIRST
+    if (first / BEST).is_file() and run.meta.get("epoch"):
+        if group.rank == 0:
+            write_companion(run.path, open_run(first).model.params)
+        group.all_gather("the first stage is written")
+    elif not (run.path / COMPANION).is_file():
+        return ()
+    return (read_companion(run.path, run),)
 
 
 def _fit(run: Run, data: CaptionData, progress: bool, group: Group) -> Fitted:
@@ -265,4 +290,4 @@ def _fit(run: Run, data: CaptionData, progress: bool, group: Group) -> Fitted:
     words = run.vocabulary.idx_to_word
     captions = [[words[i] for i in one.words] for some in candidates for one in some]
     rewards = CiderD([references[i] for i in pictures.tolist()]).scores(captions, number)
-    return fit(np.concatenate(values), number, rewards)
+    return fit(np.concatenate(values), number, rewards, ranker.weights)

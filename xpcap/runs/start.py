@@ -6,9 +6,11 @@ from xpcap.data import CaptionData
 from xpcap.errors import DataError
 from xpcap.models import CaptioningRNN, ModelConfig, Parameters
 from xpcap.models.parameters import add_words
+from xpcap.ranking.file import write_ranker
 from xpcap.runs.captioning import source_of
 from xpcap.runs.folder import (
     BEST,
+    START_RANKING,
     VOCAB,
     Run,
     best_digest,
@@ -16,6 +18,7 @@ from xpcap.runs.folder import (
     open_run,
     read_projection,
     read_vocabulary,
+    write_companion,
 )
 from xpcap.runs.options import Stage
 from xpcap.training.objectives import SELF_CRITICAL
@@ -99,12 +102,23 @@ def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
     return data
 
 
-def first_parameters(base: Run, model: ModelConfig) -> Parameters:
-    """The run's parameters for a model that may know more words."""
+def first_parameters(
+    base: Run[CaptioningRNN], model: ModelConfig, of: CaptioningRNN | None = None
+) -> Parameters:
+    """The run's parameters, or those of its companion `of`, for a model that may know more words."""
     vocabulary = base.vocabulary
     silent = {vocabulary.null, vocabulary.start, vocabulary.end, vocabulary.unk}
     known = [i for i in range(len(vocabulary)) if i not in silent]
-    return add_words(base.model.params, model.shapes(), known)
+    return add_words((of or base.model).params, model.shapes(), known)
+
+
+def write_inherited(folder: Path, base: Run[CaptioningRNN], model: ModelConfig) -> None:
+    """Write the ranking of the run that a head start begins from, to be extended at its end."""
+    if base.ranker is None:
+        return
+    write_ranker(folder / START_RANKING, base.ranker, {})
+    for companion in base.companions:
+        write_companion(folder, first_parameters(base, model, companion))
 
 
 def sharpened(base: Run) -> float:

@@ -21,6 +21,7 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
+from xpcap.runs.captioning import data_of
 from xpcap.runs.folder import (
     CONFIG,
     LAST,
@@ -52,6 +53,7 @@ from xpcap.runs.start import (
     first_parameters,
     open_base,
     sharpened,
+    write_inherited,
 )
 from xpcap.safetensors_file import read_tensors
 from xpcap.shapes import generate
@@ -153,9 +155,10 @@ def train_run(
                     on_step=on_step,
                 )
                 group.all_gather("all is written")
-                if stage.options.neighbours and stage is plan.stages[-1]:
-                    fit_ranking(stage.folder, plan.data, progress=progress, group=group)
                 run = open_run(stage.folder)
+                if stage.options.neighbours and stage is plan.stages[-1]:
+                    fit_ranking(run, data_of(run, plan.data), progress=progress, group=group)
+                    run = open_run(stage.folder)
                 evaluation = None
                 if "val_loss" in records[-1]:
                     evaluation = evaluate_run(run, plan.data, "val", progress=progress, group=group)
@@ -225,6 +228,8 @@ def _train(
             solver.require_gain(LEAST_GAIN)
     if group.rank == 0:
         write_start(stage, data, model.config)
+        if base is not None and base.config["data_stamp"] != data.stamp:
+            write_inherited(folder, base, model.config)
     if checkpoint is None:
         writer.begin(solver)
     else:
