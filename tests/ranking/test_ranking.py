@@ -175,14 +175,16 @@ def test_features_are_those_computed_by_hand(data: CaptionData, index: PhotoInde
     assert columns["borrowed"].tolist() == [0, 0, 0]
     # dog-dog, dog-a, a-a and not a-dog
     assert columns["unseen"].tolist() == [0, 3 / 4, 0]
-    own = data.texts("train")
-    references = [
-        [own[2 * photo + k].replace("zebra ", "").split() for photo in photos for k in (0, 1)]
-        for photos in near.photos.tolist()
-    ]
-    score = CiderD(references, index.frequencies)
-    hypotheses = [text.split() for text in texts]
-    np.testing.assert_allclose(columns["consensus"], score.scores(hypotheses, [0, 1, 1]))
+    own, shares = data.texts("train"), np.exp(near.similarities / 0.1)
+    for c, number in ((0, 0), (1, 1), (2, 1)):
+        alone = [
+            [own[2 * photo + k].replace("zebra ", "").split() for k in (0, 1)]
+            for photo in near.photos[number].tolist()
+        ]
+        score = CiderD(alone, index.frequencies)
+        of_each = score.scores([texts[c].split()] * 3)
+        wanted = np.average(of_each, weights=shares[number])
+        np.testing.assert_allclose(columns["consensus"][c], wanted, rtol=1e-5)
     prior = index.predictor[-1].astype(np.float64)
     expected = directions[1] @ index.predictor[:-1].astype(np.float32) + index.predictor[-1]
     tree = VOCABULARY.word_to_idx["tree"]
@@ -232,15 +234,16 @@ def test_neighbours_lend_captions_that_are_not_compared_with_their_own_photo(
             assert photo in photos
             assert words in [ids(text) for text in texts[2 * photo : 2 * photo + 2]]
             assert VOCABULARY.unk not in words
-            others = [
-                [word for word in text.split() if word != "zebra"]
-                for other in photos
-                if other != photo
-                for text in texts[2 * other : 2 * other + 2]
+            others = [other for other in photos if other != photo]
+            references = [
+                [text.replace("zebra ", "").split() for text in texts[2 * other : 2 * other + 2]]
+                for other in others
             ]
-            said = [[VOCABULARY.idx_to_word[i] for i in words]]
-            alone = CiderD([others], index.frequencies).scores(said)
-            np.testing.assert_allclose(one.score, alone[0], atol=1e-9)
+            said = [VOCABULARY.idx_to_word[i] for i in words]
+            alone = CiderD(references, index.frequencies).scores([said] * len(others))
+            kept = near.similarities[number][[photos.index(other) for other in others]]
+            wanted = np.average(alone, weights=np.exp(kept / 0.1))
+            np.testing.assert_allclose(one.score, wanted, rtol=1e-5)
 
 
 def test_a_photo_without_candidates_has_an_empty_caption(

@@ -178,6 +178,7 @@ class Matches(NamedTuple):
     """Matches: an entry for each n-gram of a caption and each reference of its picture with it."""
 
     caption: np.ndarray  # (p,) int
+    reference: np.ndarray  # (p,) int
     ours: np.ndarray  # (p,) the n-gram's value in the caption's vector
     theirs: np.ndarray  # (p,) and in the reference's
     norms: np.ndarray  # (p,) product of the two vectors' norms
@@ -237,7 +238,11 @@ class CiderD:
         self._reference = counts.sentence[by_key]
 
     def scores(
-        self, hypotheses: Sequence[Words], pictures: Sequence[int] | np.ndarray | None = None
+        self,
+        hypotheses: Sequence[Words],
+        pictures: Sequence[int] | np.ndarray | None = None,
+        *,
+        weights: np.ndarray | None = None,
     ) -> np.ndarray:
         """CIDEr-D of each caption, 0 to 10.
 
@@ -246,6 +251,8 @@ class CiderD:
         hypotheses : captions as lists of words; they may be empty
         pictures : number of each caption's picture (n,), int; repeats are allowed. Default: one
             caption a picture, in their order
+        weights : of all references (R,), picture by picture, for a weighted sum over the references
+            of a picture. Default: their mean
 
         Returns
         -------
@@ -259,8 +266,11 @@ class CiderD:
         shared = self._matches(hypotheses, picture)
         # summands of cosines
         cosines = np.minimum(shared.ours, shared.theirs) * shared.theirs / shared.norms
-        penalty = np.exp(-(shared.gap**2) / (2 * SIGMA**2))
-        sums = np.bincount(shared.caption, cosines * penalty, len(picture))
+        cosines *= np.exp(-(shared.gap**2) / (2 * SIGMA**2))  # the penalty
+        if weights is not None:
+            weighted = cosines * weights[shared.reference]
+            return 10 / ORDERS * np.bincount(shared.caption, weighted, len(picture))
+        sums = np.bincount(shared.caption, cosines, len(picture))
         return 10 / ORDERS * sums / self._each[picture]
 
     def unclipped(self, hypotheses: Sequence[Words]) -> np.ndarray:
@@ -284,7 +294,7 @@ class CiderD:
         caption, reference, order = counts.sentence[own], self._reference[other], counts.order[own]
         both = norms[caption, order] * self._norms[reference, order]
         gap = _lengths(hypotheses)[caption] - self._lengths[reference]
-        return Matches(caption, values[own], self._values[other], both, gap)
+        return Matches(caption, reference, values[own], self._values[other], both, gap)
 
     def _vectors(self, counts: Counts, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of n sentences' vectors, one an entry, and norms (n, 4), 1 for zero vectors."""

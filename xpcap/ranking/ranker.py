@@ -13,12 +13,14 @@ from xpcap.metrics.variety import repeated
 from xpcap.ranking.index import Neighbours, PhotoIndex, pair
 
 LENDERS = 10  # nearest photos whose captions may become candidates
+FALL = 0.1  # of similarity, over which the weight of a neighbour falls to 1/e
+SMALLEST = 1e-6  # share of the weights that is divided by, of a photo with a single neighbour
 RARE = 1e-3  # added to shares of captions before their ratio is taken
 
 # Features of a candidate, with their meaning
 FEATURES = {
     "log_probability": "log-probability a word, END included",
-    "consensus": "mean CIDEr-D against the captions of the nearest photos",
+    "consensus": "mean CIDEr-D against the captions of the nearest photos, the nearer the heavier",
     "words": "mean over words of log(share expected from the features / share in all captions)",
     "length": "number of words",
     "unseen": "share of its pairs of neighbouring words that no training caption holds",
@@ -183,7 +185,8 @@ class Ranker:
     def _consensus(self, near: Neighbours, candidates: Sequence[Sequence[Candidate]]) -> np.ndarray:
         """Mean CIDEr-D of each candidate against the captions of the photo's neighbours (C,).
 
-        A caption of a neighbour is not compared with the captions of its own photo.
+        A neighbour's weight falls with its distance: exp((similarity - largest) / FALL), divided by
+        the sum. A caption of a neighbour is not compared with those of its own photo.
         """
         words, unknown = self.vocabulary.idx_to_word, self.vocabulary.unk
         texts = {
@@ -194,22 +197,28 @@ class Ranker:
             for photo in np.unique(near.photos).tolist()
             if photo >= 0
         }
-        references = [
-            [caption for photo in photos if photo >= 0 for caption in texts[photo]] or [[]]
-            for photos in near.photos.tolist()
-        ]
+        weight = np.exp((near.similarities - near.similarities[:, :1]) / FALL)
+        weight /= weight.sum(axis=1, keepdims=True)  # (N, k)
+        references: list[list[list[str]]] = []
+        weights: list[float] = []
+        for photos, of_photos in zip(near.photos.tolist(), weight.tolist(), strict=True):
+            known = [(photo, w) for photo, w in zip(photos, of_photos, strict=True) if photo >= 0]
+            references.append([caption for photo, _ in known for caption in texts[photo]] or [[]])
+            each = [w / len(texts[photo]) for photo, w in known for _ in texts[photo]]
+            weights += each or [0.0]
         flat = [one for some in candidates for one in some]
         hypotheses = [[words[i] for i in one.words] for one in flat]
         number = np.repeat(np.arange(len(candidates)), [len(some) for some in candidates])
-        frequencies = self.index.frequencies
-        consensus = CiderD(references, frequencies).scores(hypotheses, number)
+        score = CiderD(references, self.index.frequencies)
+        consensus = score.scores(hypotheses, number, weights=np.array(weights))
         borrowed = [c for c, one in enumerate(flat) if one.photo >= 0]
         if borrowed:
-            own = CiderD([texts[flat[c].photo] for c in borrowed], frequencies)
-            n = np.array([len(references[i]) for i in number[borrowed].tolist()])
-            own_n = np.array([len(texts[flat[c].photo]) for c in borrowed])
-            others = consensus[borrowed] * n - own.scores([hypotheses[c] for c in borrowed]) * own_n
-            consensus[borrowed] = others / np.maximum(n - own_n, 1)
+            lenders = [flat[c].photo for c in borrowed]
+            own = CiderD([texts[photo] for photo in lenders], self.index.frequencies)
+            is_own = near.photos[number[borrowed]] == np.array(lenders)[:, None]
+            share = np.where(is_own, weight[number[borrowed]], 0).sum(axis=1)
+            others = consensus[borrowed] - share * own.scores([hypotheses[c] for c in borrowed])
+            consensus[borrowed] = others / np.maximum(1 - share, SMALLEST)
         return consensus
 
     def _lift(

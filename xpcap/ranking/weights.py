@@ -10,19 +10,17 @@ from xpcap.ranking.ranker import FEATURES
 from xpcap.threads import blas
 
 # Weights before any fit, good from 450 photos with one caption each to 6,000 with five. Their scale
-# matters to the fit alone: it says how sure a choice is.
+# matters to the fit alone: the larger, the more the softmax is a choice of the best.
 PRIOR = {
-    "log_probability": 3.0,
-    "consensus": 8.0,
-    "words": 1.5,
-    "length": 0.0,
-    "unseen": -6.0,
-    "repeats": -6.0,
+    "log_probability": 12.0,
+    "consensus": 28.0,
+    "words": 4.0,
+    "length": 0.2,
+    "unseen": -24.0,
+    "repeats": -24.0,
     "borrowed": 0.0,
 }
-# Strength of the prior, in CIDEr-D times photos, for a feature's standard deviation: 500 photos do
-# not show which weights are best to more than this
-STRENGTH = 10.0
+STRENGTH = 3.0  # of the prior, in CIDEr-D times photos, for a feature's standard deviation
 STEPS, RATE = 300, 0.1
 FOLDS = 5
 
