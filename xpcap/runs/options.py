@@ -142,7 +142,7 @@ SELF_CRITICAL_DEFAULTS: Config = {
 # Defaults of a head start: cross entropy from a run, on other data than its own
 HEAD_START_DEFAULTS: Config = {
     "objective": CROSS_ENTROPY,
-    "epochs": 0,
+    "epochs": 60,
     "score_epochs": 0,
     "batch_size": 64,
     "lr": 1e-3,
@@ -151,6 +151,7 @@ HEAD_START_DEFAULTS: Config = {
     "dropout": 0.4,
     "smoothing": 0.1,
     "patience": 10,
+    "neighbours": True,
 }
 
 
