@@ -192,8 +192,8 @@ def fit_ranking(
 
     Both stages of a run make candidates if that gives better captions of photos that took no part
     in the fit. After a head start the index also has the photos of the run that it began from,
-    whose weights are the prior; if no epoch was better than that run, it captions as that run does.
-    Without a val split the weights are the prior. A ranking of these parameters stays as it is.
+    whose weights are the prior. Without a val split, and if no epoch was better than that run,
+    weights are the prior. A ranking of these parameters stays as it is.
 
     Parameters
     ----------
@@ -206,15 +206,14 @@ def fit_ranking(
     if digest(data.vocabulary) != digest(run.vocabulary):
         data = data.with_vocabulary(run.vocabulary)
     ranker = _new_ranker(run, data)
-    alone = run._replace(ranker=ranker, companions=_companions(run, group))
-    both = alone
-    alone = alone._replace(companions=())
+    both = run._replace(ranker=ranker, companions=_companions(run, group))
+    alone = both._replace(companions=())
     chosen, fitted = alone, None
-    if run.meta.get("epoch") == 0:
-        chosen = both
-    if "val" in data.splits:
-        fitted = _fit(chosen, data, progress, group)
-        if both.companions and chosen is alone:
+    if run.meta.get("epoch") == 0 and (folder / START_RANKING).is_file():
+        chosen = both  # the run that it began from
+    elif "val" in data.splits:
+        fitted = _fit(alone, data, progress, group)
+        if both.companions:
             of_both = _fit(both, data, progress, group)
             if of_both.held_out > fitted.held_out:
                 chosen, fitted = both, of_both
