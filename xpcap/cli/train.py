@@ -140,7 +140,7 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
 @option(
     "select",
     Choice(*SELECT),
-    "What tells the best epoch: loss, or CIDEr-D of greedy captions, of the val split.",
+    "What tells the best epoch: loss, or CIDEr-D of greedy captions, of the val split; or the last.",
 )
 @option("clip", Number(0), "Largest global norm of a gradient; 0: no clipping.")
 @option(

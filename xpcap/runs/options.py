@@ -51,7 +51,8 @@ class TrainOptions:
         samples pictures; None: see `suited_to`
     lr : Adam's learning rate in the first epoch
     lr_decay : factor on the learning rate after each epoch; "linear": a linear fall to zero
-    select : criterion of the best epoch: "loss" or "cider"; see CaptioningSolver
+    select : criterion of the best epoch: "loss", "cider" or "last"; see CaptioningSolver; None: see
+        `suited_to`
     clip : largest global norm of a gradient; 0: no clipping
     dropout : share of features, word vectors and hidden units dropped, in [0, 1)
     smoothing : share of the target probability spread evenly over all words, in [0, 1); None: see
@@ -82,7 +83,7 @@ class TrainOptions:
     batch_size: int | None = None
     lr: float = 1e-3
     lr_decay: float | str = LINEAR
-    select: str = "cider"
+    select: str | None = None
     clip: float = 50.0
     dropout: float = 0.4
     smoothing: float | None = None
@@ -175,8 +176,8 @@ def check_options(options: TrainOptions) -> None:
 
 
 # Options that depend on the number of training captions
-LARGE: Config = {"batch_size": 64, "smoothing": 0.1, "score_epochs": 5}
-SMALL: Config = {"batch_size": 16, "smoothing": 0.0, "score_epochs": 0}
+LARGE: Config = {"batch_size": 64, "smoothing": 0.1, "score_epochs": 5, "select": "cider"}
+SMALL: Config = {"batch_size": 16, "smoothing": 0.0, "score_epochs": 0, "select": "last"}
 SMALL_BELOW = FEW_CAPTIONS
 LEAST_STEPS = {"small": 1700, "large": 1200}
 
@@ -190,7 +191,8 @@ def suited_to(captions: int, options: TrainOptions) -> TrainOptions:
     """The options, with those left open chosen for a train split of `captions` captions.
 
     Few captions are learnt in small batches, without smoothing and without training on the score,
-    which would learn them by heart. There are 8 epochs of cross entropy, or as many as make 1,700
+    which would learn them by heart, and the last epoch counts, since their val split is too small
+    to tell. There are 8 epochs of cross entropy, or as many as make 1,700
     steps of few captions, 1,200 of many.
     """
     chosen = SMALL if is_small(captions) else LARGE

@@ -205,7 +205,7 @@ def _train(
         update_rule="adam",
         optim_config={"learning_rate": options.lr},
         lr_decay=options.lr_decay,
-        select=options.select,
+        select=options.select or "cider",
         batch_size=batch_size,
         num_epochs=options.epochs,
         patience=options.patience or None,

@@ -17,7 +17,8 @@ from xpcap.metrics.cider import CiderD
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
 
-SELECT = ("loss", "cider")  # epoch to keep: of the lowest loss, or the highest CIDEr-D, on val
+# Epoch to keep: of the lowest loss, or the highest CIDEr-D, on val; or the last one
+SELECT = ("loss", "cider", "last")
 PLAIN = (
     "as unsure as a choice among so many words, at each word that people wrote; the fewer the"
     " better"
@@ -150,7 +151,7 @@ class EpochEvaluator:
     """Evaluation at the end of an epoch.
 
     Training accuracy; with a validation split also its loss, perplexity and accuracy, and CIDEr-D
-    if that selects the best epoch. Validation takes no more captions than there are to train on,
+    unless loss selects the best epoch. Validation takes no more captions than there are to train on,
     spread evenly over the split, so that it remains a small part of an epoch.
 
     Parameters
@@ -162,7 +163,7 @@ class EpochEvaluator:
 
     def __init__(self, data: CaptionData, feed: Feed, select: str, group: Group = SINGLE) -> None:
         self._data, self._feed, self._group = data, feed, group
-        scored = select == "cider" and "val" in data.splits
+        scored = select != "loss" and "val" in data.splits
         self._captions = CaptionScore(data, group) if scored else None
 
     def __call__(self, model: Captioner, between: Callable[[], None]) -> dict[str, float]:

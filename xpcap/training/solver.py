@@ -30,7 +30,15 @@ from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import LossFunction, Objective, as_objective, loss_and_gradients
-from xpcap.training.state import LIMIT, EpochOrder, Record, TrainingState, best_of, with_start
+from xpcap.training.state import (
+    LATEST,
+    LIMIT,
+    EpochOrder,
+    Record,
+    TrainingState,
+    best_of,
+    with_start,
+)
 
 
 class CaptioningSolver:
@@ -47,8 +55,9 @@ class CaptioningSolver:
     optim_config : hyperparameters of the rule, as in xpcap.optim
     lr_decay : factor on the learning rate after each epoch; "linear": the rate falls with every
         step, to zero after the last epoch
-    select : epoch to keep: "loss", that of the lowest validation loss, or "cider", that of the
-        highest CIDEr-D of greedy captions of the val split
+    select : epoch to keep: "loss", that of the lowest validation loss; "cider", that of the highest
+        CIDEr-D of greedy captions of the val split; "last", the last one, where the split is too
+        small to tell
     batch_size, num_epochs : the last batch of an epoch may be smaller
     print_every, verbose : print the loss every `print_every` steps
     clip_norm : largest global norm of a gradient; None: no clipping. The loss is summed over time:
@@ -71,8 +80,8 @@ class CaptioningSolver:
     ----------
     loss_history : one float an iteration
     history : one dict an epoch: epoch, iteration, learning_rate, train_loss or train_reward,
-        train_accuracy, with a val split val_loss, val_perplexity, val_accuracy, and if captions
-        select the best, val_cider, val_distinct, val_length
+        train_accuracy, with a val split val_loss, val_perplexity, val_accuracy, and unless loss
+        selects the best, val_cider, val_distinct, val_length; latest, if the last is kept
     times : one dict an epoch: epoch, steps, train_seconds, check_seconds
     start : record of the parameters that training starts from, as epoch 0, if they were scored
     best_params : parameters of the best record, in a buffer of their own; empty before the first.
@@ -389,6 +398,8 @@ class CaptioningSolver:
             **self.objective.figures(float(np.mean(losses))),
             **self._evaluate(self.model, between=self._call_on_step),
         }
+        if self.select == "last":
+            record[LATEST] = 1
         if not np.isfinite(val_loss := record.get("val_loss", 0.0)):
             self._fail(
                 f"val_loss of epoch {record['epoch']} is {val_loss}, expected a finite number; "

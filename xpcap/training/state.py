@@ -12,6 +12,7 @@ from xpcap.optim import STATE, Optimizer, init
 
 Record = dict[str, Any]
 
+LATEST = "latest"  # key of a record that is the best while it is the latest
 LIMIT = "val_loss_limit"  # in the record of a start
 ORDER_STREAM = 2  # of a seed; CaptioningRNN draws from streams 0 and 1
 
@@ -22,11 +23,13 @@ ORDER_STREAM = 2  # of a seed; CaptioningRNN draws from streams 0 and 1
 def best_of(history: Sequence[Record]) -> Record | None:
     """Record of the highest CIDEr-D on val, of equals the one of the lowest validation loss.
 
-    Without CIDEr-D loss alone decides; without validation it is the latest record. The first of
+    The latest record if it has a LATEST. Without CIDEr-D loss alone decides; without validation it is the latest record. The first of
     equals; None of no records. An epoch whose validation loss is above the `val_loss_limit` of the
     start does not count.
     """
     figures = history[-1] if history else {}
+    if LATEST in figures:
+        return history[-1]
     if history and LIMIT in history[0]:
         start, *epochs = history
         history = [start, *(one for one in epochs if one["val_loss"] <= start[LIMIT])]
