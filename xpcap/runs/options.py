@@ -178,6 +178,8 @@ LARGE: Config = {"batch_size": 64, "smoothing": 0.1, "score_epochs": 5}
 SMALL: Config = {"batch_size": 16, "smoothing": 0.0, "score_epochs": 0}
 SMALL_BELOW = FEW_CAPTIONS
 LEAST_STEPS = {"small": 1700, "large": 1200}
+LEAST_EPOCHS = 8
+MOST_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
 
 
 def is_small(captions: int) -> bool:
@@ -190,7 +192,7 @@ def suited_to(captions: int, options: TrainOptions) -> TrainOptions:
 
     Few captions are learnt in small batches, without smoothing and without training on the score,
     which would learn them by heart. There are 8 epochs of cross entropy, or as many as make 1,700
-    steps of few captions, 1,200 of many.
+    steps of few captions, 1,200 of many, at most 300.
     """
     chosen = SMALL if is_small(captions) else LARGE
     left = {name: value for name, value in chosen.items() if getattr(options, name) is None}
@@ -198,7 +200,8 @@ def suited_to(captions: int, options: TrainOptions) -> TrainOptions:
     if not options.epochs:
         steps = LEAST_STEPS["small" if is_small(captions) else "large"]
         each = math.ceil(captions / (options.batch_size or 1))
-        options = replace(options, epochs=max(8, math.ceil(steps / each)))
+        epochs = min(max(math.ceil(steps / each), LEAST_EPOCHS), MOST_EPOCHS)
+        options = replace(options, epochs=epochs)
     return options
 
 
