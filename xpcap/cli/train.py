@@ -280,7 +280,7 @@ class Progress:
 
     Parameters
     ----------
-    options : of training, or of its first stage
+    options : of training, as given
     verbose : print all options as well
     clock : returns the time in seconds
     """
@@ -292,18 +292,16 @@ class Progress:
         verbose: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._options, self._group, self._verbose, self._clock = options, group, verbose, clock
+        self._given, self._options, self._group = options, options, group
+        self._verbose, self._clock = verbose, clock
         self._second = False  # self-critical training, after cross entropy
-        self._print_options()
         if options.data is None and not find_file(str(options.out), DATA):
             say(f"drawing {TRAIN + VAL:,} pictures of shapes")
 
     def stage(self, options: TrainOptions) -> None:
-        """The second stage is about to begin."""
-        self._options, self._second = options, True
-        self._print_options()
-
-    def _print_options(self) -> None:
+        """A stage is about to begin, or to go on; `options` are those that it trains with."""
+        self._options = dataclasses.replace(options, out=self._given.out)
+        self._second = options.objective != self._given.objective
         if not self._verbose:
             return
         shown = dataclasses.asdict(self._options)
