@@ -2,6 +2,7 @@
 stops, read by every command, and passed on to a head start.
 """
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -146,6 +147,27 @@ def test_a_run_that_was_stopped_ends_with_the_same_ranking(
     assert RANKING in whole
     differ = {name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)}
     assert differ == set()
+
+
+@pytest.mark.parametrize("name", ["ranked", "staged"])
+def test_a_run_of_before_gets_its_ranking_when_it_is_resumed_with_neighbours(
+    name: str, made: Path, tmp_path: Path
+) -> None:
+    whole = made / name / "run"
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    for file in (RANKING, COMPANION):
+        (folder / file).unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("neighbours") is True
+    (folder / "config.json").write_text(json.dumps(config))
+    assert open_run(folder).config["neighbours"] is False
+    good("train", "--out", folder, "--resume")
+    assert not (folder / RANKING).exists()
+    good("train", "--out", folder, "--resume", "--neighbours")
+    assert (folder / RANKING).read_bytes() == (whole / RANKING).read_bytes()
+    assert captions(open_run(folder)) == captions(open_run(whole))
+    good("train", "--out", folder, "--resume")
+    assert open_run(folder).config["neighbours"] is True
 
 
 def test_ranks_fit_and_caption_as_one_process_does(made: Path, tmp_path: Path) -> None:

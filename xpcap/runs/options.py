@@ -297,8 +297,10 @@ def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions
                 " continue?"
             )
         check_resumable(Path(out))
-        if begun := _run_at(Path(out) / FIRST) or _run_at(Path(out)):
-            return replace(begun.options, out=out)
+        own, first = _run_at(Path(out)), _run_at(Path(out) / FIRST)
+        if begun := first or own:
+            neighbours = (own or begun).options.neighbours
+            return replace(begun.options, out=out, neighbours=neighbours)
     if start is not None:
         return _options_from(start, data, given)
     if given.get("objective") == SELF_CRITICAL:
@@ -408,6 +410,7 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
         changed: Config = {"save_every": options.save_every, "resume": True}
         if begun:
             changed["data"] = options.data or begun.options.data
+            changed["neighbours"] = options.neighbours
             stages = [Stage(replace(begun.options, **changed), begun.config)]
         else:
             changed["data"] = options.data or folder / DATA
