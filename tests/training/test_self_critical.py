@@ -689,7 +689,9 @@ def test_what_suits_the_captions_is_trained_and_stays_when_a_run_goes_on(
     sizes = ("--hidden", 16, "--wordvec", 8)
     with pytest.MonkeyPatch.context() as patch:
         stop_after(20, patch)
-        assert call("train", data, "--out", out, *sizes).exit_code == 143
+        stopped = call("train", data, "--out", out, *sizes, "--verbose")
+    assert stopped.exit_code == 143
+    assert "epochs 2  score_epochs 0  batch_size 16" in stopped.output
     expected = {"batch_size": 16, "smoothing": 0.0, "score_epochs": 0, "epochs": 2}
     assert expected.items() <= json.loads((out / "config.json").read_text()).items()
     monkeypatch.setattr(of_options, "SMALL", of_options.LARGE)
