@@ -28,6 +28,7 @@ from xpcap.distributed import SINGLE
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs import saver
+from xpcap.runs.options import suited_to
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures(
@@ -74,6 +75,7 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
     )  # a second run gets a folder of its own
     assert "data generated  out runs/pictures-lstm-2" in again
     assert "hidden 16" in again
+    assert "epochs 2  score_epochs 0  batch_size 32" in again
     assert "hidden 16" not in output
 
 
@@ -211,11 +213,12 @@ def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
         "--samples",
         "--sharpen",
         "--score-epochs",
+        "--neighbours",
         "--verbose",
     }
     assert (
         set(changes) == options - elsewhere
-    )  # tests/runs/test_resume.py and tests/training/test_self_critical.py have those
+    )  # test_resume.py and test_ranking_of_runs.py in tests/runs and test_self_critical.py have those
     results = {option: trained(option, option, value) for option, value in changes.items()}
     assert len({trained("plain"), *results.values()}) == len(changes) + 1
 
@@ -334,7 +337,7 @@ def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Gen
     ]
     assert "8 pictures" in good(*made).output
     about = json.loads(good("info", "small.h5", "--json").stdout)
-    assert (about["source"]["min_count"], about["max_words"], about["vocabulary"]) == (5, 20, 4 + 4)
+    assert (about["source"]["min_count"], about["max_words"], about["vocabulary"]) == (2, 20, 4 + 4)
     good(*made[:-1], "other.h5", "--min-count", 9, "--max-words", 2)
     about = json.loads(good("info", "other.h5", "--json").stdout)
     assert (about["max_words"], about["vocabulary"]) == (2, 4 + 2)  # a, thing
@@ -765,6 +768,7 @@ def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_n
         verbose=False,
         clock=lambda: next(seconds),
     )
+    progress.stage(suited_to(5000, runs.TrainOptions(data="own.h5", out="run")))
     data = generate(0, train=6, val=2)
     model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 4, 4, "lstm")
     solver = CaptioningSolver(model, data, batch_size=5, num_epochs=40, verbose=False)

@@ -45,6 +45,7 @@ def trained_rnn(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         "standardize",
         "--seed",
         1,
+        "--no-neighbours",
     ]
     good("train", trained / "data.h5", "--out", folder, *settings)
     return folder

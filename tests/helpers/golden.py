@@ -320,7 +320,8 @@ def ranks(chain: Chain) -> None:
 def use(chain: Chain) -> None:
     draws = ("--temperature", "0.9", "--top-k", "12", "--top-p", "0.95", "--sample-seed", "4")
     choices = {
-        "greedy": (),
+        "ranked": (),
+        "greedy": ("--greedy",),
         "beam": ("--beam", "3", "--length-penalty", "0.7", "--no-repeat", "--least-words", "4"),
         "groups": ("--beam", "4", "--groups", "2", "--diversity", "0.8", "--ban", "red"),
         "sampling": draws,

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -29,6 +30,7 @@ from xpcap.cli import main
 from xpcap.encoders import read_picture
 from xpcap.ops import dispatch
 from xpcap.runs import captioning, training
+from xpcap.runs import options as of_runs
 from xpcap.shapes import generate, picture_of
 
 ROOT = Path(__file__).parents[2]
@@ -70,16 +72,29 @@ def test_every_option_of_a_command_is_described(name: str) -> None:
 def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> None:
     if option.name in ("out", "backend", "resume", "start", "verbose"):
         return
-    row = re.search(rf"^\| `{option.opts[-1]}` \| ([^|]+) \|", section("train"), re.MULTILINE)
+    row = re.search(rf"^\| `{option.opts[-1]}`[^|]* \| ([^|]+) \|", section("train"), re.MULTILINE)
     assert row
-    real, generated = (
-        getattr(options, str(option.name)) for options in (runs.TrainOptions(), runs.GENERATED)
+    many, few, generated = (
+        getattr(options, str(option.name))
+        for options in (
+            replace(runs.TrainOptions(), **of_runs.LARGE),
+            replace(runs.TrainOptions(), **of_runs.SMALL),
+            runs.GENERATED,
+        )
     )
     shown = [
-        f"{value:g}" if isinstance(value, float) else str(value) for value in (real, generated)
+        "yes" if x is True else "no" if x is False else f"{x:g}" if isinstance(x, float) else str(x)
+        for x in (many, few, generated)
     ]
-    assert row[1] == (shown[0] if real == generated else f"{shown[0]} ({shown[1]})")
-    assert f"[default: {real}" in str(option.help)
+    expected = shown[0]
+    if few != many:
+        expected += f", of few captions {shown[1]}"
+    if generated != many:
+        expected += f" ({shown[2]})"
+    assert row[1] == expected
+    default = option.opts[-1].strip("-") if many is True else many
+    told = f"[default: {default}" + (f"; fewer than 4,000 captions: {few}" if few != many else "")
+    assert told in str(option.help)
 
 
 @pytest.mark.parametrize("block", BLOCKS)

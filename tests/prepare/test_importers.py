@@ -254,6 +254,21 @@ def test_captions_by_split_and_features_by_name_are_a_data_set() -> None:
     assert data.source == Source(record={"made by": "hand", "min_count": 1, "max_words": 4})
 
 
+@pytest.mark.parametrize(("captions", "least"), [(3999, 2), (4000, 5)])
+@pytest.mark.parametrize("splits", [("train", "val"), ("test", "test")])
+def test_words_of_few_captions_are_kept_if_they_occur_twice(
+    captions: int, least: int, splits: tuple[str, str]
+) -> None:
+    """Of those to learn from, and without a train split of all; of a val split none counts."""
+    texts = ["dog cat cow"] * (least - 1) + ["dog cat"] + ["dog"] * (captions - least)
+    rows = [CaptionRow("a", text, splits[0]) for text in texts]
+    if splits[1] != splits[0]:
+        rows += [CaptionRow("b", "cow", splits[1])] * 10
+    data = assemble(rows, features={"a": [1.0], "b": [2.0]})
+    assert data.vocabulary.idx_to_word[4:] == ["dog", "cat"]
+    assert data.source.record["min_count"] == least
+
+
 class Brightness:
     """An encoder of one's own."""
 

@@ -741,7 +741,7 @@ def test_too_few_words_are_remarked_with_an_option_that_keeps_what_it_says() -> 
     words = [f"rare{i // 3} often often" for i in range(300)]  # each rare word three times
     write("c.csv", forms.table({name: [text] for name, text in zip(names, words, strict=True)}))
     command = ["prepare", "train=c.csv", "--features", "features.npz", "--out"]
-    line = good(*command, "own.h5").output.splitlines()[-1]
+    line = good(*command, "own.h5", "--min-count", 5).output.splitlines()[-1]
     assert (
         line == "note: 5 words only: 33.3% of the words to learn from are unknown; prepare it with"
         " --min-count 3 and another --out, which keeps 105 words and leaves 0.0% unknown"

@@ -73,7 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         good(*PREPARE, "--out", "whole.h5")
         for seed in (0, 1):
             good("train", "grid.h5", "--out", f"run{seed}", "--seed", seed, *SETTINGS)
-        good("train", "whole.h5", "--out", "plain", *SETTINGS[2:])
+        good("train", "whole.h5", "--out", "plain", *SETTINGS[2:], "--no-neighbours")
     return folder
 
 

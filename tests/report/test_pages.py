@@ -106,10 +106,16 @@ def galleries(page: str) -> dict[str, list[Shown]]:
     return found
 
 
+@pytest.mark.parametrize("neighbours", [True, False])
 def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_them(
-    made: Path,
+    neighbours: bool, made: Path, tmp_path: Path
 ) -> None:
-    run, data = run_folder.open_run(made / "run"), open_data(made / "data.h5")
+    """Below captions that are ranked, the best of the ranking; below greedy ones, a beam's."""
+    folder = made / "run"
+    if not neighbours:
+        folder = tmp_path / "run"
+        train_run(TrainOptions(made / "data.h5", out=folder, neighbours=False, **SMALL))
+    run, data = run_folder.open_run(folder), open_data(made / "data.h5")
     said = evaluate_run(run).to_json()["captions"]
     images = data.split("val").images
     references = {images[i]: texts for i, texts in data.references("val").items()}
@@ -117,7 +123,7 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
         name: smoothed_bleu([tokenize(text) for text in references[name]], said[name].split())
         for name in images
     }
-    shown = galleries((made / "run" / "index.html").read_text())
+    shown = galleries((folder / "index.html").read_text())
     assert list(shown) == ["Best", "Worst", "Random"]
     assert {len(cards) for cards in shown.values()} == {9}
     ranked = sorted(scores.values())
@@ -130,11 +136,11 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
         assert card.note == f"sentence BLEU-4 {scores[card.name]:.2f}"
         assert card.has_picture == (card.name != "val00000.png")
     captions = {caption.image: caption for caption in runs.caption_run(run, count=40)}
+    policy = Beam(5, n_best=5, max_length=run.config["max_words"])
+    if neighbours:
+        policy = runs.RankedBeam(10, n_best=5, no_stutter=True)
     beams = {
-        caption.image: caption.n_best
-        for caption in runs.caption_run(
-            run, count=40, policy=Beam(5, n_best=5, max_length=run.config["max_words"])
-        )
+        caption.image: caption.n_best for caption in runs.caption_run(run, count=40, policy=policy)
     }
     for card in shown["Random"]:
         np.testing.assert_allclose(card.probabilities, captions[card.name].probabilities, atol=6e-4)
@@ -306,7 +312,8 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
         lambda model, features, policy, **_: 0 if policy.n_best else len(features),
     )
     count(Vocabulary, "tokenize")
-    commands.good("train", made / "data.h5", "--out", tmp_path / "run", *commands.SMALL)
+    options = [*commands.SMALL, "--no-neighbours"]
+    commands.good("train", made / "data.h5", "--out", tmp_path / "run", *options)
     val, train = data.split("val"), data.split("train")
     opened = {"read_dataset": 1, "stamp_of": 1, "check_data": 1}
     tokenised = 2 * len(val.captions) + len(train.captions)
@@ -321,7 +328,7 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
         "--score-epochs",
         1,
     )
-    assert {name: counts[name] for name in opened} == opened  # once for both stages
+    assert {name: counts[name] for name in opened} == opened  # once for both stages, and the fit
 
 
 def test_generated_pictures_are_stamped_once_and_never_opened(

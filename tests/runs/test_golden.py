@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from commands import good
 
+from xpcap import open_run
+
 TESTS = Path(__file__).parent
 KEPT, RECORDED = TESTS / "kept", TESTS / "golden.json"
 LOOSELY = 1e-4  # relative: float32, summed in another order
@@ -97,8 +99,20 @@ def left_by(run: Path) -> Outcome:
 
 def lstm(folder: Path) -> Outcome:
     """An LSTM that attends, on the kept data set."""
-    good("train", KEPT / "data.h5", "--out", folder / "run", *TRAIN, *LSTM)
+    good("train", KEPT / "data.h5", "--out", folder / "run", *TRAIN, *LSTM, "--no-neighbours")
     return {**left_by(folder / "run"), **scored(folder / "run", "--beam", 3)}
+
+
+def ranked(folder: Path) -> Outcome:
+    """An LSTM on the kept data set, whose captions are ranked by similar photos."""
+    good("train", KEPT / "data.h5", "--out", folder / "run", *TRAIN, *LSTM)
+    fit = open_run(folder / "run").ranking["fit"]
+    return {
+        "files": sorted(path.name for path in (folder / "run").iterdir()),
+        "ranking": tensors(folder / "run" / "ranking.safetensors"),
+        "fit": fit,
+        **scored(folder / "run"),
+    }
 
 
 def rnn(folder: Path) -> Outcome:
@@ -115,7 +129,7 @@ def rnn(folder: Path) -> Outcome:
     np.savez(folder / "features.npz", names=names, features=features)
     given = ("--features", folder / "features.npz", "--min-count", 1, "--float16")
     good("prepare", folder / "captions.csv", *given, "--out", folder / "data.h5")
-    good("train", folder / "data.h5", "--out", folder / "run", *TRAIN, *RNN)
+    good("train", folder / "data.h5", "--out", folder / "run", *TRAIN, *RNN, "--no-neighbours")
     found = {**left_by(folder / "run"), **scored(folder / "run")}
     return {**found, "data": arrays(folder / "data.h5"), "words": vocabulary(folder / "run")}
 
@@ -153,6 +167,7 @@ def resumed(folder: Path) -> Outcome:
 
 OUTCOMES: dict[str, Callable[[Path], Outcome]] = {
     "lstm": lstm,
+    "ranked": ranked,
     "rnn": rnn,
     "used": used,
     "resumed": resumed,

@@ -24,6 +24,7 @@ from emulated import Emulator
 from stopping import stop_after
 
 from xpcap import CaptionData, CaptioningRNN, CaptioningSolver
+from xpcap.data import write_dataset
 from xpcap.data.dataset import Split
 from xpcap.data.vocabulary import END, Vocabulary
 from xpcap.distributed import SINGLE, Group
@@ -31,8 +32,9 @@ from xpcap.errors import DataError, OptionError
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
 from xpcap.runs import load_state, save_state
-from xpcap.runs.folder import HISTORY, open_run
-from xpcap.runs.options import SELF_CRITICAL_DEFAULTS, epochs_for
+from xpcap.runs import options as of_options
+from xpcap.runs.folder import HISTORY, open_run, read_history
+from xpcap.runs.options import SELF_CRITICAL_DEFAULTS, TrainOptions, suited_to
 from xpcap.runs.pages import whole_history
 from xpcap.shapes import generate
 from xpcap.training import objectives
@@ -645,23 +647,56 @@ class TestStages:
 
 
 @pytest.mark.parametrize(
-    ("captions", "epochs"), [(1, 60), (1250, 60), (5000, 16), (9600, 8), (30000, 8), (400000, 8)]
+    ("captions", "batch_size", "smoothing", "score_epochs", "epochs"),
+    [
+        (1, 16, 0.0, 0, 300),
+        (90, 16, 0.0, 0, 284),
+        (450, 16, 0.0, 0, 59),
+        (3999, 16, 0.0, 0, 8),
+        (4000, 64, 0.1, 5, 20),
+        (9600, 64, 0.1, 5, 8),
+        (400_000, 64, 0.1, 5, 8),
+    ],
 )
-def test_few_captions_get_more_epochs(captions: int, epochs: int) -> None:
-    assert epochs_for(captions, 64) == epochs
+def test_options_left_open_suit_the_captions(
+    captions: int, batch_size: int, smoothing: float, score_epochs: int, epochs: int
+) -> None:
+    suited = suited_to(captions, TrainOptions())
+    found = suited.batch_size, suited.smoothing, suited.score_epochs, suited.epochs
+    assert found == (batch_size, smoothing, score_epochs, epochs)
+
+
+def test_options_that_are_given_win_over_those_that_suit() -> None:
+    given = {"batch_size": 50, "smoothing": 0.3, "score_epochs": 2, "epochs": 7, "lr": 0.5}
+    options = TrainOptions(**given)
+    assert [suited_to(n, options) for n in (100, 10_000)] == [options, options]
+    none = {"smoothing": 0.0, "score_epochs": 0}
+    large = suited_to(10_000, TrainOptions(**none))
+    assert (large.batch_size, large.smoothing, large.score_epochs) == (64, 0.0, 0)
+    few, many = (suited_to(n, TrainOptions(batch_size=50)).epochs for n in (500, 5000))
+    assert (few, many) == (170, 12)
 
 
 @pytest.mark.usefixtures("few_pictures", "plain_curves")
-def test_as_many_epochs_as_suit_the_captions_are_trained_where_none_are_given(
+def test_what_suits_the_captions_is_trained_and_stays_when_a_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "xpcap.runs.options.epochs_for",
-        lambda captions, batch_size: (captions, batch_size) == (300, 20) and 3,
-    )
-    good("train", "--out", tmp_path / "run", *SMALL, "--epochs", 0, "--batch-size", 20)
-    assert (
-        open_run(tmp_path / "run").config["epochs"]
-        == len((tmp_path / "run" / HISTORY).read_text().splitlines())
-        == 3
-    )
+    """Of 300 captions, in steps of 16; resumed by a version that would choose otherwise."""
+    write_dataset(tmp_path / "data.h5", commands.few(0))
+    monkeypatch.setattr(of_options, "LEAST_EPOCHS", 2)
+    monkeypatch.setattr(of_options, "LEAST_STEPS", {"small": 38, "large": 1})
+    data, out = tmp_path / "data.h5", tmp_path / "run"
+    sizes = ("--hidden", 16, "--wordvec", 8)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(20, patch)
+        stopped = call("train", data, "--out", out, *sizes, "--verbose")
+    assert stopped.exit_code == 143
+    assert "epochs 2  score_epochs 0  batch_size 16" in stopped.output
+    expected = {"batch_size": 16, "smoothing": 0.0, "score_epochs": 0, "epochs": 2}
+    assert expected.items() <= json.loads((out / "config.json").read_text()).items()
+    monkeypatch.setattr(of_options, "SMALL", of_options.LARGE)
+    monkeypatch.setattr(of_options, "LEAST_EPOCHS", 5)
+    good("train", data, "--out", out, "--resume")
+    config = open_run(out).config
+    assert expected.items() <= config.items()
+    assert [record["epoch"] for record in read_history(out)] == [1, 2]

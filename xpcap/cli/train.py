@@ -43,7 +43,7 @@ from xpcap.runs.folder import (
     origin,
     read_vocabulary,
 )
-from xpcap.runs.options import LARGE, SMALL, SMALL_BELOW
+from xpcap.runs.options import LARGE, SMALL, SMALL_BELOW, is_small, is_tiny
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.evaluate import SELECT
@@ -280,7 +280,7 @@ class Progress:
 
     Parameters
     ----------
-    options : of training, or of its first stage
+    options : of training, as given
     verbose : print all options as well
     clock : returns the time in seconds
     """
@@ -292,18 +292,16 @@ class Progress:
         verbose: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._options, self._group, self._verbose, self._clock = options, group, verbose, clock
+        self._given, self._options, self._group = options, options, group
+        self._verbose, self._clock = verbose, clock
         self._second = False  # self-critical training, after cross entropy
-        self._print_options()
         if options.data is None and not find_file(str(options.out), DATA):
             say(f"drawing {TRAIN + VAL:,} pictures of shapes")
 
     def stage(self, options: TrainOptions) -> None:
-        """The second stage is about to begin."""
-        self._options, self._second = options, True
-        self._print_options()
-
-    def _print_options(self) -> None:
+        """A stage is about to begin, or to go on; `options` are those that it trains with."""
+        self._options = dataclasses.replace(options, out=self._given.out)
+        self._second = options.objective != self._given.objective
         if not self._verbose:
             return
         shown = dataclasses.asdict(self._options)
@@ -332,10 +330,27 @@ class Progress:
             )
             if self._options.start is not None and not solver.iteration:
                 self._print_start(self._options.start, words, solver)
+            elif self._given.data is not None and is_small(len(train.captions)):
+                self._print_small(len(train.captions))
         # Steps and time after the first step, which includes allocation and compilation
         self._first: tuple[int, float] | None = None
         self._last = self._begun = solver.iteration, self._clock()
         self._due = True
+
+    def _print_small(self, captions: int) -> None:
+        """Print that there are few captions, and what follows from that."""
+        options = self._options
+        second = f"{counted(options.score_epochs or 0, 'epoch')} of training on the score"
+        line = (
+            f"few captions: batches of {options.batch_size}, {counted(options.epochs, 'epoch')},"
+            f" then {second if options.score_epochs else 'no training on the score'}"
+        )
+        if is_tiny(captions):
+            line += (
+                "; too few to learn to write: captions will be those of the training photos that"
+                " look most alike"
+            )
+        say(f"{line}; what to expect, and how another run helps: docs/own-data.md")
 
     def _print_start(self, start: str | Path, words: int, solver: CaptioningSolver) -> None:
         """Print what comes from the run that training starts from."""

@@ -106,6 +106,8 @@ class PhotoIndex:
     def nearest(self, directions: Array, k: int) -> Neighbours:
         """The k nearest photos but the same, by exact search; of equals the first of the index.
 
+        A similarity is above 0; there may be fewer than k such photos, or none.
+
         directions : (N, d) float32, of `directions_of`, on any device
         """
         xp, n = get_array_module(directions), len(directions)
@@ -116,7 +118,8 @@ class PhotoIndex:
             block = self.directions[start : start + step].astype(np.float32)
             with blas().turn():
                 similarities = directions @ asarray(block, like=directions).T
-            similarities = xp.where(similarities < SAME, similarities, -np.inf)
+            similar = (similarities > 0) & (similarities < SAME)
+            similarities = xp.where(similar, similarities, -np.inf)
             found, columns = largest(similarities, min(k, len(block)))
             values = xp.concatenate([values, found], axis=1)
             rows = xp.concatenate([rows, columns + start], axis=1)

@@ -157,8 +157,19 @@ def read_companion(path: Path, run: Run[CaptioningRNN]) -> CaptioningRNN:
     DataError : they are missing, damaged, or of another model.
     """
     file, model = path / COMPANION, run.model
+    if not file.is_file():
+        raise DataError(
+            f"open_run: {file} is missing, expected the first stage, which makes candidates for the"
+            " run's captions; copy the run folder whole"
+        )
     tensors, _ = read_tensors(file, "open_run")
-    whole = {name: x.astype(np.float32) for name, x in tensors.items() if x.dtype == np.float16}
+    for name, x in tensors.items():
+        if x.dtype != np.float16:
+            raise DataError(
+                f"open_run: {file}, {name} has dtype {x.dtype}, expected float16; damaged, or from"
+                " another run?"
+            )
+    whole = {name: x.astype(np.float32) for name, x in tensors.items()}
     check_parameters(file, whole, model.params.shapes)
     return build_model(model.config, run.vocabulary.word_to_idx, params=whole)
 

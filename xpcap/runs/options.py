@@ -180,6 +180,16 @@ LARGE: Config = {"batch_size": 64, "smoothing": 0.1, "score_epochs": 5, "select"
 SMALL: Config = {"batch_size": 16, "smoothing": 0.0, "score_epochs": 0, "select": "last"}
 SMALL_BELOW = FEW_CAPTIONS
 LEAST_STEPS = {"small": 1700, "large": 1200}
+LEAST_EPOCHS = 8
+MOST_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
+
+
+TINY_BELOW = 60  # training captions
+
+
+def is_tiny(captions: int) -> bool:
+    """True if so few captions teach no captioner that is better than the neighbours' captions."""
+    return captions < TINY_BELOW
 
 
 def is_small(captions: int) -> bool:
@@ -192,8 +202,8 @@ def suited_to(captions: int, options: TrainOptions) -> TrainOptions:
 
     Few captions are learnt in small batches, without smoothing and without training on the score,
     which would learn them by heart, and the last epoch counts, since their val split is too small
-    to tell. There are 8 epochs of cross entropy, or as many as make 1,700
-    steps of few captions, 1,200 of many.
+    to tell. There are 8 epochs of cross entropy, or as many as make 1,700 steps of few captions,
+    1,200 of many, at most 300.
     """
     chosen = SMALL if is_small(captions) else LARGE
     left = {name: value for name, value in chosen.items() if getattr(options, name) is None}
@@ -201,7 +211,8 @@ def suited_to(captions: int, options: TrainOptions) -> TrainOptions:
     if not options.epochs:
         steps = LEAST_STEPS["small" if is_small(captions) else "large"]
         each = math.ceil(captions / (options.batch_size or 1))
-        options = replace(options, epochs=max(8, math.ceil(steps / each)))
+        epochs = min(max(math.ceil(steps / each), LEAST_EPOCHS), MOST_EPOCHS)
+        options = replace(options, epochs=epochs)
     return options
 
 
@@ -297,8 +308,10 @@ def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions
                 " continue?"
             )
         check_resumable(Path(out))
-        if begun := _run_at(Path(out) / FIRST) or _run_at(Path(out)):
-            return replace(begun.options, out=out)
+        own, first = _run_at(Path(out)), _run_at(Path(out) / FIRST)
+        if begun := first or own:
+            neighbours = (own or begun).options.neighbours
+            return replace(begun.options, out=out, neighbours=neighbours)
     if start is not None:
         return _options_from(start, data, given)
     if given.get("objective") == SELF_CRITICAL:
@@ -408,6 +421,7 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
         changed: Config = {"save_every": options.save_every, "resume": True}
         if begun:
             changed["data"] = options.data or begun.options.data
+            changed["neighbours"] = options.neighbours
             stages = [Stage(replace(begun.options, **changed), begun.config)]
         else:
             changed["data"] = options.data or folder / DATA

@@ -37,10 +37,12 @@ from xpcap.runs.folder import (
     read_companion,
     write_companion,
 )
+from xpcap.runs.options import is_tiny
 
 WIDTH = 10  # of the beam that makes candidates
 NEIGHBOURS = 30  # photos: between 10 and 60 of them captions are as good
 BORROWED = 8  # captions of neighbours among the candidates of a photo
+LARGEST_PART = 1000.0  # of a score: beyond what all other features together can be
 STUTTER = 0.01  # share of training captions with words twice in a row, from which on they may
 LEAST_WORDS = 20  # of a vocabulary: else the next word might be the last one left
 FEW = 2000  # training photos, below which neighbours' captions are candidates
@@ -230,12 +232,15 @@ def fit_ranking(
 def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
     """The ranker of a run's training photos, with the prior weights."""
     D, prior = run.model.config.feature_shape[-1], PRIOR
-    if inherited := find_file(run.path, START_RANKING):
+    inherited = find_file(run.path, START_RANKING)
+    if inherited:
         start, _ = read_ranker(inherited, run.vocabulary, D, first_words=True)
         index, prior = start.index.extended(data), dict(start.weights)
     else:
         index = PhotoIndex.of(data)
     borrowed = BORROWED if len(index) < FEW else 0
+    if is_tiny(len(data.split("train").captions)) and not inherited:
+        prior = {**prior, "borrowed": LARGEST_PART}  # a caption of people, before all of the model
     stutter = np.mean([bool(repeated(words)) for words in data.words("train")])
     no_stutter = bool(stutter < STUTTER) and len(run.vocabulary) > len(SPECIAL) + LEAST_WORDS
     return Ranker(index, run.vocabulary, prior, NEIGHBOURS, WIDTH, borrowed, no_stutter)

@@ -109,7 +109,7 @@ def train_run(
     on_remark : called with a sentence if a run continues on another number of ranks
     group : the ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's.
         Rank 0 writes; all return the same
-    on_stage : called with the options of the second stage before it begins or goes on
+    on_stage : called with the options of a stage, all of them chosen, before it begins or goes on
     on_begin : called with the solver before the first step of a stage, or before the stage goes on
     on_step : called with the solver after each step, and between the batches of a validation
 
@@ -140,7 +140,7 @@ def train_run(
         plan = resolve(replace(options, out=out), open_path)
         _check_ranks(group, out, plan)
         for stage in plan.stages:
-            if on_stage is not None and stage.options.objective != options.objective:
+            if on_stage is not None:
                 on_stage(stage.options)
             with contextlib.nullcontext() if stage.folder == out else reserve(stage.folder, True):
                 records = _train(

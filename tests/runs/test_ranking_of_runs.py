@@ -1,0 +1,327 @@
+"""Ranking by similar photos in runs: fitted when training ends, whoever trains and however often it
+stops, read by every command, and passed on to a head start.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kill
+import numpy as np
+import pytest
+from conftest import BLAS
+from ranks import together
+from stopping import stop_after
+
+pytest.importorskip("filelock")
+
+import commands
+from commands import call, good
+from emulated import Emulator
+
+from xpcap import CaptionData, open_run, use_backend
+from xpcap.data import Vocabulary, write_dataset
+from xpcap.data.dataset import Split
+from xpcap.distributed import Group
+from xpcap.errors import DataError
+from xpcap.models import Policy
+from xpcap.runs import TrainOptions, caption_run, choose, data_of, evaluate_run, train_run
+from xpcap.runs import ranking as of_runs
+from xpcap.runs.folder import BEST, COMPANION, FIRST, RANKING, START_RANKING, Run
+from xpcap.runs.options import SELF_CRITICAL_DEFAULTS
+from xpcap.runs.ranking import RankedBeam, default_policy, fit_ranking, limited, rank
+from xpcap.safetensors_file import read_tensors, write_tensors
+
+pytestmark = pytest.mark.usefixtures("plain_curves")
+
+D = 10
+THINGS = ("dog", "cat", "boat", "tree", "car", "ball")
+SIZES: dict[str, Any] = {
+    **{"hidden": 12, "wordvec": 6, "epochs": 3, "batch_size": 4, "lr": 0.02},
+    **{"dropout": 0.2, "samples": 2},
+}
+RATE = 0.003  # of the second stage
+LINE = [part for name, x in SIZES.items() for part in (f"--{name.replace('_', '-')}", x)]
+STAGED = [*LINE, "--score-epochs", 2]
+
+
+def data_set(path: Path, seed: int = 0, things: tuple[str, ...] = THINGS) -> Path:
+    """Photos whose features and captions both tell two things apart, in a dataset file."""
+    rng = np.random.default_rng(seed)
+    texts, features = {}, {}
+    for name, n in (("train", 60), ("val", 20)):
+        pairs = rng.integers(0, len(things), (n, 2))
+        features[name] = rng.standard_normal((n, D)).astype(np.float32)
+        for kinds, strength in zip(pairs.T, (4, 3), strict=True):
+            features[name] += strength * np.eye(len(THINGS), D, dtype=np.float32)[kinds]
+        forms = ("a {} near a {}", "there is a {} and a {}", "the {} is by the {}")
+        texts[name] = [
+            forms[rng.integers(3)].format(*(things[k] for k in pair))
+            for pair in pairs
+            for _ in "ab"
+        ]
+    vocabulary = Vocabulary.build(texts["train"], 1)
+    splits = {
+        name: Split(
+            vocabulary.encode(texts[name], 8),
+            np.repeat(np.arange(len(x)), 2).astype(np.int32),
+            x,
+            [f"{name}{seed}-{i}.jpg" for i in range(len(x))],
+            texts[name],
+        )
+        for name, x in features.items()
+    }
+    write_dataset(path, CaptionData(vocabulary, splits))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A dataset file, and runs on it: `ranked` and `greedy` of one stage, `staged` of two."""
+    folder = tmp_path_factory.mktemp("made")
+    data = data_set(folder / "data.h5")
+    with pytest.MonkeyPatch.context() as patch:
+        commands.use_plain_curves(patch)
+        patch.setitem(SELF_CRITICAL_DEFAULTS, "lr", RATE)
+        for name, score_epochs in (("ranked", 0), ("greedy", 0), ("staged", 2)):
+            options = TrainOptions(data, score_epochs=score_epochs, **SIZES)
+            train_run(replace(options, out=folder / name / "run", neighbours=name != "greedy"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fast_second_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It improves on the first within two epochs of thirty steps."""
+    monkeypatch.setitem(SELF_CRITICAL_DEFAULTS, "lr", RATE)
+
+
+def captions(run: Run[Any], policy: Policy | None = None, **more: Any) -> list[str]:
+    return [one.caption for one in caption_run(run, count=20, policy=policy, **more)]
+
+
+def features_of(run: Run[Any]) -> np.ndarray:
+    return data_of(run).features("val", np.arange(20))
+
+
+def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: Path) -> None:
+    ranked, greedy = made / "ranked" / "run", made / "greedy" / "run"
+    for name in (BEST, "last.safetensors", "history.jsonl"):
+        assert (ranked / name).read_bytes() == (greedy / name).read_bytes()
+    assert not {*kill.files(greedy)} & {RANKING, COMPANION}
+    run, plain = open_run(ranked), open_run(greedy)
+    words = run.vocabulary.idx_to_word
+    policy = limited(RankedBeam(10, no_stutter=True), run.vocabulary, run.config["max_words"])
+    assert isinstance(policy, RankedBeam)
+    expected = [" ".join(words[i] for i in one.best) for one in rank(run, features_of(run), policy)]
+    assert captions(run) == expected == [*evaluate_run(run).to_json()["captions"].values()]
+    assert captions(run, Policy()) == captions(plain) != expected
+    borrowed = [one.candidates[0].candidate.photo for one in rank(run, features_of(run), policy)]
+    assert max(borrowed) >= 0  # few photos: captions of neighbours are candidates
+
+
+@pytest.mark.parametrize("pauses", [(4,), (110, 8)])
+def test_a_run_that_was_stopped_ends_with_the_same_ranking(
+    pauses: tuple[int, ...], made: Path, tmp_path: Path
+) -> None:
+    """In its first stage; in its second, twice; and in each case again in the fit."""
+    data, out = made / "data.h5", tmp_path / "run"
+    for number in pauses:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(number, patch)
+            result = call("train", data, "--out", out, *STAGED, "--resume")
+            assert result.exit_code == 143, result.output
+        assert (out / "config.json").exists() == (len(pauses) == 2)  # its second stage has begun
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(of_runs, "write_ranker", interrupted)
+        assert call("train", "--out", out, "--resume").exit_code == 130
+    assert not (out / RANKING).exists()
+    good("train", "--out", out, "--resume")
+    whole, broken = kill.files(made / "staged" / "run"), kill.files(out)
+    assert RANKING in whole
+    differ = {name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)}
+    assert differ == set()
+
+
+@pytest.mark.parametrize("name", ["ranked", "staged"])
+def test_a_run_of_before_gets_its_ranking_when_it_is_resumed_with_neighbours(
+    name: str, made: Path, tmp_path: Path
+) -> None:
+    whole = made / name / "run"
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    for file in (RANKING, COMPANION):
+        (folder / file).unlink(missing_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("neighbours") is True
+    (folder / "config.json").write_text(json.dumps(config))
+    assert open_run(folder).config["neighbours"] is False
+    good("train", "--out", folder, "--resume")
+    assert not (folder / RANKING).exists()
+    good("train", "--out", folder, "--resume", "--neighbours")
+    assert (folder / RANKING).read_bytes() == (whole / RANKING).read_bytes()
+    assert captions(open_run(folder)) == captions(open_run(whole))
+    good("train", "--out", folder, "--resume")
+    assert open_run(folder).config["neighbours"] is True
+
+
+def test_ranks_fit_and_caption_as_one_process_does(made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made / "greedy" / "run", tmp_path / "run"))
+
+    def work(group: Group) -> list[str]:
+        fit_ranking(open_run(folder), data_of(open_run(folder)), group=group)
+        return [*evaluate_run(open_run(folder), group=group).to_json()["captions"].values()]
+
+    alone = made / "ranked" / "run"
+    assert together(3, work) == [captions(open_run(alone))] * 3
+    assert (folder / RANKING).read_bytes() == (alone / RANKING).read_bytes()
+
+
+def test_a_training_of_two_ranks_ends_with_one_ranking(made: Path, tmp_path: Path) -> None:
+    def train(group: Group) -> list[str]:
+        options = TrainOptions(made / "data.h5", out=tmp_path / "run", score_epochs=0, **SIZES)
+        run, evaluation = train_run(options, group=group)
+        assert evaluation is not None
+        assert evaluation.to_json()["decoding"] == "beam of 10, ranked by similar photos"
+        assert captions(run) == [*evaluation.to_json()["captions"].values()]
+        return captions(run)
+
+    first, second = together(2, train)
+    assert first == second == captions(open_run(tmp_path / "run"))
+
+
+def test_emulated_captions_are_ranked_as_on_numpy(made: Path, device: Emulator) -> None:
+    said = {}
+    for backend in ("numpy", "cupy"):
+        with use_backend(backend):
+            said[backend] = captions(open_run(made / "staged" / "run"))
+    assert said["cupy"] == said["numpy"]
+
+
+@pytest.mark.threads
+def test_threads_of_blas_change_no_bit_of_a_ranking(made: Path, tmp_path: Path) -> None:
+    said, files = [], []
+    for threads in (1, 2):
+        folder = Path(shutil.copytree(made / "greedy" / "run", tmp_path / str(threads)))
+        with BLAS.limit(limits=threads):
+            fit_ranking(open_run(folder), data_of(open_run(folder)))
+            said.append(captions(open_run(folder)))
+        files.append((folder / RANKING).read_bytes())
+    assert files[0] == files[1]
+    assert said[0] == said[1]
+
+
+# Two stages
+
+
+def held_out(alone: float, both: float, patch: pytest.MonkeyPatch) -> None:
+    """Fits find this CIDEr-D of photos that take no part."""
+    fit = of_runs._fit
+
+    def fitted(run: Run[Any], *args: Any) -> Any:
+        return fit(run, *args)._replace(held_out=both if run.companions else alone)
+
+    patch.setattr(of_runs, "_fit", fitted)
+
+
+def fitted_anew(made: Path, folder: Path) -> Run[Any]:
+    """A copy of the run of two stages, fitted; its second stage has improved the first."""
+    shutil.copytree(made / "staged" / "run", folder)
+    for name in (RANKING, COMPANION):
+        (folder / name).unlink(missing_ok=True)
+    assert open_run(folder).meta["epoch"] > 0
+    fit_ranking(open_run(folder), data_of(open_run(folder)))
+    return open_run(folder)
+
+
+@pytest.mark.parametrize(("alone", "both"), [(50.0, 50.0), (50.0, 50.1)])
+def test_the_first_stage_makes_candidates_where_that_gives_better_captions(
+    alone: float, both: float, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out(alone, both, monkeypatch)
+    run = fitted_anew(made, tmp_path / "run")
+    assert run.ranking["fit"]["held_out"] == max(alone, both)
+    assert (run.path / COMPANION).exists() == bool(run.companions) == (both > alone)
+    policy = limited(default_policy(run), run.vocabulary, run.config["max_words"])
+    assert isinstance(policy, RankedBeam)
+    models = [run.model]
+    if both > alone:
+        tensors, _ = read_tensors(run.path / COMPANION, "test")
+        first = open_run(run.path / FIRST).model
+        assert {str(x.dtype) for x in tensors.values()} == {"float16"}
+        for name, x in first.params.items():
+            np.testing.assert_array_equal(tensors[name], x.astype(np.float16))
+            np.testing.assert_array_equal(
+                run.companions[0].params[name], x.astype(np.float16).astype(np.float32)
+            )
+        models.append(first)
+    (one, *_) = rank(run, features_of(run)[:1], policy)
+    own = next(one.candidate for one in one.candidates if one.candidate.photo < 0)
+    encoded = np.array([[run.vocabulary.start, *own.words, run.vocabulary.end]], np.int32)
+    each = [model.word_log_probabilities(features_of(run)[:1], encoded) for model in models]
+    mean = np.log(np.mean(np.exp(each), axis=0)).sum()
+    np.testing.assert_allclose(own.log_probability, mean, rtol=2e-3)
+
+
+DAMAGES = {
+    "missing": (lambda file: file.unlink(), "is missing"),
+    "cut": (lambda file: file.write_bytes(file.read_bytes()[:-8]), "cannot be read"),
+    "float32": (
+        lambda file: rewrite(file, lambda x: x.astype(np.float32)),
+        "dtype float32, expected float16",
+    ),
+    "smaller": (lambda file: rewrite(file, lambda x: x[:-1]), "has shape"),
+    "infinite": (lambda file: rewrite(file, lambda x: x + np.float16(np.inf)), "finite"),
+}
+
+
+def rewrite(file: Path, change: Any) -> None:
+    tensors, meta = read_tensors(file, "test")
+    write_tensors(file, {name: change(x) for name, x in tensors.items()}, meta)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_first_stage_is_refused_in_words(
+    damage: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out(0.0, 1.0, monkeypatch)
+    run = fitted_anew(made, tmp_path / "run")
+    change, says = DAMAGES[damage]
+    change(run.path / COMPANION)
+    with pytest.raises(DataError, match=rf"^open_run: .*first-stage\.safetensors.*{says}"):
+        open_run(run.path)
+
+
+# A head start
+
+
+def test_a_head_start_ranks_with_the_photos_of_both_without_the_run_that_it_began_from(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out(0.0, 1.0, monkeypatch)
+    base = fitted_anew(made, tmp_path / "base")
+    own = data_set(tmp_path / "own.h5", seed=1, things=("dog", "bird", "boat"))
+    given = {"start": base.path, "out": tmp_path / "on", "epochs": 2, "batch_size": 10}
+    run, _ = train_run(choose(own, given))
+    assert run.ranker is not None
+    assert base.ranker is not None
+    of_base, of_own = ([f"train{seed}-{i}.jpg" for i in range(60)] for seed in (0, 1))
+    assert list(run.ranker.index.images) == [*of_base, *of_own]
+    before = base.ranker.index
+    np.testing.assert_array_equal(run.ranker.index.directions[:60], before.directions)
+    texts = {
+        name: [" ".join(run.vocabulary.idx_to_word[i] for i in c) for c in index.captions(7)]
+        for name, index in (("both", run.ranker.index), ("base", before))
+    }
+    assert texts["both"] == texts["base"]
+    assert run.companions
+    said = captions(run)
+    shutil.rmtree(base.path)
+    assert captions(open_run(tmp_path / "on")) == said
+    (tmp_path / "on" / START_RANKING).unlink()
+    assert captions(open_run(tmp_path / "on")) == said
