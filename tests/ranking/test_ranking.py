@@ -172,7 +172,7 @@ def test_photos_that_do_not_look_alike_are_no_neighbours(lib: Lib) -> None:
 
 def ranker(index: PhotoIndex, borrowed: int = 0, **weights: float) -> Ranker:
     own = {name: weights.get(name, 0.0) for name in FEATURES}
-    return Ranker(index, VOCABULARY, own, 3, 4, borrowed, False)
+    return Ranker(index, VOCABULARY, own, 3, 0.1, 4, borrowed, False)
 
 
 def never(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
@@ -344,6 +344,7 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, np.ndarray], dict[str, Any]], objec
     "a weight beyond": (lambda t, m: m["weights"].update(words=1e300), "weights"),
     "a weight that is text": (lambda t, m: m["weights"].update(words="1"), "weights"),
     "no width": (lambda t, m: m.pop("width"), "width"),
+    "no fall": (lambda t, m: m.update(fall=0), "fall 0"),
     "a wide beam": (lambda t, m: m.update(width=10**9), "width"),
     "other photos": (lambda t, m: m.update(pictures=3), "n-grams of 3 pictures"),
 }

@@ -16,7 +16,7 @@ from xpcap.ranking.index import PhotoIndex
 from xpcap.ranking.ranker import FEATURES, Ranker
 from xpcap.safetensors_file import map_tensors, write_tensors
 
-LARGEST_WEIGHT = 1e6
+LARGEST_WEIGHT, LEAST_FALL = 1e6, 1e-3
 LIMITS = {"neighbours": (1, 1000), "width": (1, 100), "borrowed": (0, 1000)}
 FUNCTION = "open_run"
 
@@ -37,7 +37,7 @@ def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
         "times": times,
         "predictor": index.predictor,
     }
-    settings = {name: getattr(ranker, name) for name in ("weights", "no_stutter", *LIMITS)}
+    settings = {name: getattr(ranker, name) for name in ("weights", "fall", "no_stutter", *LIMITS)}
     write_tensors(path, tensors, {**meta, **settings, "pictures": index.frequencies.pictures})
 
 
@@ -100,6 +100,10 @@ def _settings(where: str, meta: dict[str, Any]) -> dict[str, Any]:
         if type(value) is not int or not least <= value <= most:
             raise _damaged(where, f"{name} {str(value)[:20]}, expected {least} to {most}")
         settings[name] = value
+    fall = meta.pop("fall", None)
+    if type(fall) not in (int, float) or not LEAST_FALL <= fall <= 1:
+        raise _damaged(where, f"fall {str(fall)[:20]}, expected {LEAST_FALL} to 1")
+    settings["fall"] = fall
     settings["no_stutter"] = meta.pop("no_stutter", None) is True
     return settings
 

@@ -13,7 +13,6 @@ from xpcap.metrics.variety import repeated
 from xpcap.ranking.index import Neighbours, PhotoIndex, pair
 
 LENDERS = 10  # nearest photos whose captions may become candidates
-FALL = 0.1  # of similarity, over which the weight of a neighbour falls to 1/e
 SMALLEST = 1e-6  # share of the weights that is divided by, of a photo with a single neighbour
 RARE = 1e-3  # added to shares of captions before their ratio is taken
 
@@ -69,6 +68,7 @@ class Ranker:
     vocabulary : of the ids
     weights : name in FEATURES to weight
     neighbours : k, nearest photos whose captions are compared with
+    fall : difference in similarity over which the weight of a neighbour falls to 1/e
     width : of the beam that makes candidates
     borrowed : captions of neighbours, at most, that become candidates; 0: none
     no_stutter : candidates have no one to three words twice in a row, as people's captions
@@ -83,6 +83,7 @@ class Ranker:
     vocabulary: Vocabulary
     weights: Mapping[str, float]
     neighbours: int
+    fall: float
     width: int
     borrowed: int
     no_stutter: bool
@@ -185,7 +186,7 @@ class Ranker:
     def _consensus(self, near: Neighbours, candidates: Sequence[Sequence[Candidate]]) -> np.ndarray:
         """Mean CIDEr-D of each candidate against the captions of the photo's neighbours (C,).
 
-        A neighbour's weight falls with its distance: exp((similarity - largest) / FALL), divided by
+        A neighbour's weight falls with its distance: exp((similarity - largest) / fall), divided by
         the sum. A caption of a neighbour is not compared with those of its own photo.
         """
         words, unknown = self.vocabulary.idx_to_word, self.vocabulary.unk
@@ -197,8 +198,9 @@ class Ranker:
             for photo in np.unique(near.photos).tolist()
             if photo >= 0
         }
-        weight = np.exp((near.similarities - near.similarities[:, :1]) / FALL)
-        weight /= weight.sum(axis=1, keepdims=True)  # (N, k)
+        largest = np.maximum(near.similarities[:, :1], 0)  # -inf: there is no neighbour
+        weight = np.exp((near.similarities - largest) / self.fall)
+        weight /= np.maximum(weight.sum(axis=1, keepdims=True), SMALLEST)  # (N, k)
         references: list[list[list[str]]] = []
         weights: list[float] = []
         for photos, of_photos in zip(near.photos.tolist(), weight.tolist(), strict=True):

@@ -41,6 +41,7 @@ from xpcap.runs.options import is_tiny
 
 WIDTH = 10  # of the beam that makes candidates
 NEIGHBOURS = 30  # photos: between 10 and 60 of them captions are as good
+FALL, FALL_OF_FEW = 0.1, 0.2  # of few photos the nearest are further away, and more of them count
 BORROWED = 8  # captions of neighbours among the candidates of a photo
 LARGEST_PART = 1000.0  # of a score: beyond what all other features together can be
 STUTTER = 0.01  # share of training captions with words twice in a row, from which on they may
@@ -238,12 +239,21 @@ def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
         index, prior = start.index.extended(data), dict(start.weights)
     else:
         index = PhotoIndex.of(data)
-    borrowed = BORROWED if len(index) < FEW else 0
+    few = len(index) < FEW
     if is_tiny(len(data.split("train").captions)) and not inherited:
         prior = {**prior, "borrowed": LARGEST_PART}  # a caption of people, before all of the model
     stutter = np.mean([bool(repeated(words)) for words in data.words("train")])
     no_stutter = bool(stutter < STUTTER) and len(run.vocabulary) > len(SPECIAL) + LEAST_WORDS
-    return Ranker(index, run.vocabulary, prior, NEIGHBOURS, WIDTH, borrowed, no_stutter)
+    return Ranker(
+        index,
+        run.vocabulary,
+        prior,
+        neighbours=NEIGHBOURS,
+        fall=FALL_OF_FEW if few else FALL,
+        width=WIDTH,
+        borrowed=BORROWED if few else 0,
+        no_stutter=no_stutter,
+    )
 
 
 def _companions(run: Run[CaptioningRNN], group: Group) -> tuple[CaptioningRNN, ...]:
