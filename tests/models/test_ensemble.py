@@ -10,6 +10,7 @@ from emulated import Emulator
 from plain_beam import END, NULL, SILENT, START, pictures, plain_beam
 
 import xpcap
+import xpcap.models.captioner as of_captioners
 from xpcap import CaptioningRNN
 from xpcap.decoding.logits import log_mean
 from xpcap.models import Beam, Ensemble, FeatureRows, Policy, Sampling
@@ -185,16 +186,22 @@ def given() -> np.ndarray:
 
 
 @pytest.mark.parametrize("kinds", [("other lstm",), ("attentive lstm",), *SEVERAL], ids="+".join)
-def test_score_is_that_of_the_mean_of_probabilities(kinds: tuple[str, ...]) -> None:
+def test_score_is_that_of_the_mean_of_probabilities(
+    kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_captioners, "LEAST_PART", 7)  # so that two cores share the captions
     models, captions, features = make(*kinds), given(), seen(kinds, 20)
     nll, correct, tokens = 0.0, 0, 0
+    logs: list[list[float]] = []
     for feature, caption in zip(features, captions, strict=True):
         words = iter(caption[1:])
+        logs.append([])
 
         def follow(t: int, p: np.ndarray, words: Any = words) -> int:
             nonlocal nll, correct, tokens
             word = int(next(words))
             nll, correct, tokens = nll - np.log(p[word]), correct + (p.argmax() == word), tokens + 1
+            logs[-1].append(float(np.log(p[word])))
             return word
 
         plain(models, feature, follow)
@@ -205,6 +212,10 @@ def test_score_is_that_of_the_mean_of_probabilities(kinds: tuple[str, ...]) -> N
             correct,
             tokens,
         )
+        by_word = Ensemble(models).word_log_probabilities(batch, captions)
+        for found, wanted in zip(by_word, logs, strict=True):
+            np.testing.assert_allclose(found[: len(wanted)], wanted, rtol=1e-11)
+            assert not found[len(wanted) :].any()
     assert correct > 0
 
 

@@ -498,6 +498,12 @@ def test_the_epoch_whose_captions_score_best_is_kept_if_that_is_asked_for() -> N
     )
     assert max(scores) == pytest.approx(expected.mean(), rel=1e-12)
 
+    last = make(select="last", num_epochs=8, optim_config={"learning_rate": 5e-2})
+    last.train()
+    assert [record["val_cider"] for record in last.history] == scores
+    assert last.best_epoch == 8
+    np.testing.assert_array_equal(last.best_params.flat, last.model.params.flat)
+
 
 @pytest.mark.parametrize("rule", list(optim.DEFAULTS))
 def test_a_step_is_loss_clipping_and_the_rule(rule: str) -> None:

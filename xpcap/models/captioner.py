@@ -87,17 +87,17 @@ class Captioner(ABC):
         array (N, T), the model's dtype, on the host: [n, t] is that of captions[n, t + 1], END
         included, given the words before; 0 after END
         """
-        captions = to_numpy(captions)
+        captions, name = to_numpy(captions), "word_log_probabilities"
         parts = [slice(0, len(captions))]
         if isinstance(self.like, np.ndarray):
             parts = split_evenly(len(captions), min(cores(), len(captions) // LEAST_PART))
 
         def of_part(part: slice) -> np.ndarray:
             some = captions[part]
-            own = features[part]
             if isinstance(features, FeatureRows):
-                own = features._replace(rows=features.rows[part])
-            prepared = self._part("word_log_probabilities", own, some)
+                prepared = self._part(name, features._replace(rows=features.rows[part]), some)
+            else:
+                prepared = self._part(name, features[part], some)
             packed = pack(some, self.word_to_idx["<NULL>"])
             found = np.zeros((len(some), some.shape[1] - 1), self.like.dtype)
             steps = np.arange(len(packed.rows.batch_sizes)).repeat(packed.rows.batch_sizes)

@@ -4,7 +4,7 @@
 """
 
 from xpcap.ranking.index import PhotoIndex
-from xpcap.ranking.ranker import FEATURES, Candidate, Ranked, Ranker, Ranking
+from xpcap.ranking.ranker import FEATURES, Candidate, RankedCandidate, Ranker, Ranking
 from xpcap.ranking.weights import Fitted, fit
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "Candidate",
     "Fitted",
     "PhotoIndex",
-    "Ranked",
+    "RankedCandidate",
     "Ranker",
     "Ranking",
     "fit",

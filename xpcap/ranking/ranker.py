@@ -38,7 +38,7 @@ class Candidate(NamedTuple):
     photo: int = -1  # row in the index of the photo that it is a caption of; -1: the model's own
 
 
-class Ranked(NamedTuple):
+class RankedCandidate(NamedTuple):
     """A candidate with its score, the sum of its parts."""
 
     candidate: Candidate
@@ -49,7 +49,7 @@ class Ranked(NamedTuple):
 class Ranking(NamedTuple):
     """The candidates of a photo, the best first, and the photos that took part in the choice."""
 
-    candidates: list[Ranked]
+    candidates: list[RankedCandidate]
     neighbours: list[tuple[int, float]]  # rows of the index, the nearest first, and similarities
 
     @property
@@ -115,7 +115,7 @@ class Ranker:
             of_one = slice(first, first + len(some))
             first = of_one.stop
             ranked = [
-                Ranked(candidate, score, dict(zip(FEATURES, part, strict=True)))
+                RankedCandidate(candidate, score, dict(zip(FEATURES, part, strict=True)))
                 for candidate, score, part in zip(
                     some, scores[of_one].tolist(), parts[of_one].tolist(), strict=True
                 )
