@@ -239,7 +239,9 @@ def test_best_keeps_the_epoch_with_the_least_validation_loss(tmp_path: Path) -> 
             )
 
     runs.train_run(
-        runs.TrainOptions(out=tmp_path / "r", hidden=16, wordvec=8, epochs=3, score_epochs=0),
+        runs.TrainOptions(
+            out=tmp_path / "r", hidden=16, wordvec=8, epochs=3, score_epochs=0, select="loss"
+        ),
         on_epoch=spoil,
     )
     losses = [
@@ -778,8 +780,13 @@ def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_n
         solver._record.add(np.zeros(()), np.zeros(()))
         progress.step(solver)
         progress.step(solver)  # between the batches of a validation
-    first, second = capsys.readouterr().out.splitlines()
+    first, few, second = capsys.readouterr().out.splitlines()
     assert first.startswith("training an LSTM of 4 units on 6 pictures with 30 captions of ")
+    assert few == (
+        "few captions: batches of 64, 16 epochs, then 5 epochs of training on the score; too few to"
+        " learn to write: captions will be those of the training photos that look most alike; what"
+        " to expect, and how another run helps: docs/own-data.md"
+    )
     assert (
         second
         == "40 epochs of 6 steps, about 4 minutes as the first 3 steps went, plus the scores after"

@@ -668,6 +668,7 @@ def test_options_left_open_suit_the_captions(
 
 def test_options_that_are_given_win_over_those_that_suit() -> None:
     given = {"batch_size": 50, "smoothing": 0.3, "score_epochs": 2, "epochs": 7, "lr": 0.5}
+    given["select"] = "loss"
     options = TrainOptions(**given)
     assert [suited_to(n, options) for n in (100, 10_000)] == [options, options]
     none = {"smoothing": 0.0, "score_epochs": 0}
