@@ -40,7 +40,7 @@ from xpcap.runs.folder import (
 from xpcap.runs.options import is_tiny
 
 WIDTH = 10  # of the beam that makes candidates
-NEIGHBOURS = 30  # photos: between 10 and 60 of them captions are as good
+NEIGHBOURS = 30  # photos: further ones weigh little
 FALL, FALL_OF_FEW = 0.1, 0.2  # of few photos the nearest are further away, and more of them count
 BORROWED = 8  # captions of neighbours among the candidates of a photo
 LARGEST_PART = 1000.0  # of a score: beyond what all other features together can be
