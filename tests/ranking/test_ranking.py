@@ -20,6 +20,7 @@ from xpcap.errors import DataError
 from xpcap.metrics import CiderD
 from xpcap.ranking import FEATURES, Candidate, PhotoIndex, Ranker, fit
 from xpcap.ranking.file import read_ranker, write_ranker
+from xpcap.ranking.index import OVER
 from xpcap.ranking.weights import PRIOR
 
 D, PHOTOS = 12, 40
@@ -117,9 +118,17 @@ def test_captions_and_pairs_are_those_of_the_split(data: CaptionData, index: Pho
         wanted = [list(ids(text)) for text in texts[2 * photo : 2 * photo + 2]]
         assert index.captions(photo) == wanted
     seen = {pair for text in texts for pair in zip(ids(text), ids(text)[1:], strict=False)}
-    assert index.pairs.tolist() == sorted(first << 32 | second for first, second in seen)
+    last = {(ids(text)[-1], OVER) for text in texts}
+    assert index.pairs.tolist() == sorted(first << 32 | second for first, second in seen | last)
     assert ids("near a") in seen  # and nothing across the end of a caption
     assert (VOCABULARY.word_to_idx["dog"], VOCABULARY.word_to_idx["a"]) not in seen
+
+
+def test_captions_that_were_cut_do_not_tell_how_captions_end(data: CaptionData) -> None:
+    split = data.split("train")
+    cut = VOCABULARY.encode(list(split.text or ()), 4)  # before the last word
+    index = PhotoIndex.of(replace(data, splits={"train": replace(split, captions=cut)}))
+    assert index.ends.size == 0
 
 
 def test_an_index_is_extended_by_photos_of_another_data_set(
@@ -191,8 +200,8 @@ def test_features_are_those_computed_by_hand(data: CaptionData, index: PhotoInde
     assert columns["length"].tolist() == [5, 5, 1]
     assert columns["repeats"].tolist() == [0, 1, 0]
     assert columns["borrowed"].tolist() == [0, 0, 0]
-    # dog-dog, dog-a, a-a and not a-dog
-    assert columns["unseen"].tolist() == [0, 3 / 4, 0]
+    # dog-dog, dog-a, a-a and not a-dog, nor a dog at the end
+    assert columns["unseen"].tolist() == [0, 3 / 5, 0]
     own, shares = data.texts("train"), np.exp(near.similarities / 0.1)
     for c, number in ((0, 0), (1, 1), (2, 1)):
         alone = [

@@ -33,6 +33,7 @@ def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
         "counts": index.counts,
         "lengths": index.lengths,
         "words": index.words,
+        "ends": index.ends,
         "grams": grams,
         "times": times,
         "predictor": index.predictor,
@@ -76,6 +77,7 @@ def read_ranker(
         tensors["counts"],
         tensors["lengths"],
         tensors["words"],
+        tensors["ends"],
         DocumentFrequencies.of_repeated(tensors["grams"], tensors["times"], m),
         tensors["predictor"],
     )
@@ -118,6 +120,7 @@ def _check_shapes(where: str, tensors: Mapping[str, np.ndarray], D: int, V: int)
         "counts": ("u2", ("m",)),
         "lengths": ("u2", ("n",)),
         "words": ("u2" if V < 1 << 16 else "u4", ("w",)),
+        "ends": ("u2" if V < 1 << 16 else "u4", ("e",)),
         "grams": ("u8", ("g",)),
         "times": ("u4", ("g",)),
         "predictor": ("f2", ("d+1", V)),
@@ -141,8 +144,9 @@ def _check_shapes(where: str, tensors: Mapping[str, np.ndarray], D: int, V: int)
         raise _damaged(where, f"counts that do not add up to {n:,} captions")
     if int(tensors["lengths"].sum(dtype=np.int64)) != w:
         raise _damaged(where, f"lengths that do not add up to {w:,} words")
-    if w and int(tensors["words"].max()) >= V:
-        raise _damaged(where, f"a word {int(tensors['words'].max())}, expected 0..{V - 1}")
+    for name in ("words", "ends"):
+        if tensors[name].size and (most := int(tensors[name].max())) >= V:
+            raise _damaged(where, f"a word {most} in {name}, expected 0..{V - 1}")
     if (tensors["grams"][1:] <= tensors["grams"][:-1]).any() or (tensors["times"] < 1).any():
         raise _damaged(where, "n-grams that do not rise, or occur in no picture")
 

@@ -20,6 +20,7 @@ SIZE = 128  # numbers of a photo in the index: with more of them, neighbours are
 AT_ONCE = 1 << 24  # similarities computed together
 NEGLIGIBLE = 1e-6  # norm of a photo without a direction of its own
 SAME = 0.999  # similarity from which on two photos count as one and the same
+OVER = (1 << 32) - 1  # stands for the end of a caption in a pair
 RIDGE = 1.0  # penalty of the word predictor, for directions of norm 1
 
 
@@ -46,6 +47,7 @@ class PhotoIndex:
     counts : (m,) int, captions of each photo
     lengths : (n,) int, words of each caption, photo by photo
     words : (sum of lengths,) int, ids, without START and END; unknown ones are UNK
+    ends : (e,) int, rising, the words that end a caption that was not cut
     frequencies : of the n-grams of the captions, as CIDEr counts them
     predictor : (d + 1, V) float16; the share of a photo's captions that hold each word is
         ``direction @ predictor[:-1] + predictor[-1]``, whose last row is the mean over photos
@@ -57,6 +59,7 @@ class PhotoIndex:
     counts: np.ndarray
     lengths: np.ndarray
     words: np.ndarray
+    ends: np.ndarray
     frequencies: DocumentFrequencies
     predictor: np.ndarray
 
@@ -79,6 +82,7 @@ class PhotoIndex:
             np.concatenate([self.counts, others.counts]),
             np.concatenate([self.lengths, others.lengths]),
             np.concatenate([self.words, others.words]),
+            np.union1d(self.ends, others.ends),
         )
         return self._build(data.vocabulary, self.projection, merged)
 
@@ -147,11 +151,12 @@ class PhotoIndex:
 
     @cached_property
     def pairs(self) -> np.ndarray:
-        """Pairs of words that follow each other in a caption, rising; see `pair`."""
+        """Pairs of words that follow each other in a caption, or a last word and OVER, rising."""
         inside = np.ones(len(self.words), bool)
         inside[self._starts[:-1][self.lengths > 0]] = False  # a first word follows none
         (second,) = np.nonzero(inside)
-        return np.unique(pair(self.words[second - 1], self.words[second]))
+        last = pair(self.ends, np.full(len(self.ends), OVER))
+        return np.union1d(pair(self.words[second - 1], self.words[second]), last)
 
 
 def pair(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -182,6 +187,7 @@ class _Photos(NamedTuple):
     counts: np.ndarray
     lengths: np.ndarray
     words: np.ndarray
+    ends: np.ndarray
 
     @classmethod
     def of(cls, data: CaptionData, split: str, projection: Projection) -> Self:
@@ -192,12 +198,15 @@ class _Photos(NamedTuple):
         ids = of.captions[np.argsort(numbers, kind="stable")]
         inside = (ids != vocabulary.null) & (ids != vocabulary.start) & (ids != vocabulary.end)
         small = np.uint16 if len(vocabulary) < 1 << 16 else np.uint32
+        lengths, words = inside.sum(axis=1), ids[inside].astype(small)
+        whole = (ids[:, -1] != vocabulary.end) & (lengths > 0)
         return cls(
             np.concatenate(directions).astype(np.float16),
             [of.images[i] for i in features.photos.tolist()],
             np.bincount(numbers).astype(np.uint16),
-            inside.sum(axis=1).astype(np.uint16),
-            ids[inside].astype(small),
+            lengths.astype(np.uint16),
+            words,
+            np.unique(words[np.cumsum(lengths)[whole] - 1]),
         )
 
 

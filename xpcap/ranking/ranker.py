@@ -10,7 +10,7 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
-from xpcap.ranking.index import Neighbours, PhotoIndex, pair
+from xpcap.ranking.index import OVER, Neighbours, PhotoIndex, pair
 
 LENDERS = 10  # nearest photos whose captions may become candidates
 SMALLEST = 1e-6  # share of the weights that is divided by, of a photo with a single neighbour
@@ -22,7 +22,7 @@ FEATURES = {
     "consensus": "mean CIDEr-D against the captions of the nearest photos, the nearer the heavier",
     "words": "mean over words of log(share expected from the features / share in all captions)",
     "length": "number of words",
-    "unseen": "share of its pairs of neighbouring words that no training caption holds",
+    "unseen": "share of its pairs of words, the end counted as one, that no training caption holds",
     "repeats": "1 if one to three words stand twice in a row",
     "borrowed": "1 if it is the caption of a neighbour",
 }
@@ -242,8 +242,8 @@ class Ranker:
         return np.array(lifts, np.float64)
 
     def _unseen(self, captions: Sequence[Words]) -> np.ndarray:
-        """Share of the pairs of neighbouring words of each caption that the index lacks (C,)."""
-        ids = [np.array(words, np.int64) for words in captions]
+        """Share of the pairs of words of each caption, its end included, that the index lacks."""
+        ids = [np.array([*words, OVER], np.int64) for words in captions]
         pairs = [pair(one[:-1], one[1:]) for one in ids]
         each = np.array([len(some) for some in pairs], np.int64)
         flat, known = np.concatenate([*pairs, np.zeros(0, np.int64)]), self.index.pairs
