@@ -93,7 +93,7 @@ def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> 
         expected += f" ({shown[2]})"
     assert row[1] == expected
     default = option.opts[-1].strip("-") if many is True else many
-    told = f"[default: {default}" + (f"; fewer than 4,000 captions: {few}" if few != many else "")
+    told = f"[default: {default}" + (f"; fewer than 1,000 captions: {few}" if few != many else "")
     assert told in str(option.help)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.optim import LINEAR
-from xpcap.prepare.dataset import FEW_CAPTIONS
 from xpcap.runs.folder import (
     CONFIG,
     DATA,
@@ -178,7 +177,7 @@ def check_options(options: TrainOptions) -> None:
 # Options that depend on the number of training captions
 LARGE: Config = {"batch_size": 64, "smoothing": 0.1, "score_epochs": 5, "select": "cider"}
 SMALL: Config = {"batch_size": 16, "smoothing": 0.0, "score_epochs": 0, "select": "last"}
-SMALL_BELOW = FEW_CAPTIONS
+SMALL_BELOW = 1000  # training captions
 LEAST_STEPS = {"small": 1700, "large": 1200}
 LEAST_EPOCHS = 8
 MOST_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
