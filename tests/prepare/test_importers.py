@@ -254,7 +254,7 @@ def test_captions_by_split_and_features_by_name_are_a_data_set() -> None:
     assert data.source == Source(record={"made by": "hand", "min_count": 1, "max_words": 4})
 
 
-@pytest.mark.parametrize(("captions", "least"), [(3999, 2), (4000, 5)])
+@pytest.mark.parametrize(("captions", "least"), [(59, 1), (60, 2), (3999, 2), (4000, 5)])
 @pytest.mark.parametrize("splits", [("train", "val"), ("test", "test")])
 def test_words_of_few_captions_are_kept_if_they_occur_twice(
     captions: int, least: int, splits: tuple[str, str]

@@ -18,7 +18,7 @@ from xpcap.encoders.grid import MOST, grid_name
 from xpcap.errors import DataError, install
 from xpcap.files import obstacle
 from xpcap.prepare import Columns, ImportReport, import_captions
-from xpcap.prepare.dataset import FEW_CAPTIONS
+from xpcap.prepare.dataset import FEW_CAPTIONS, TINY_CAPTIONS
 from xpcap.prepare.splits import check_fractions
 from xpcap.prepare.tables import ColumnsError
 from xpcap.report import visible
@@ -135,7 +135,7 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     type=click.IntRange(1, LARGEST),
     help=(
         "Rarer words of the train split become <UNK>.  [default: 5; fewer than"
-        f" {FEW_CAPTIONS:,} captions: 2]"
+        f" {FEW_CAPTIONS:,} captions: 2, than {TINY_CAPTIONS}: 1]"
     ),
 )
 @click.option(
@@ -287,7 +287,8 @@ def _remarks(data: CaptionData, vocabulary: int | None) -> list[str]:
         much = "far too few" if number < ENOUGH / 5 else "few"
         remarks.append(
             f"{number:,} pictures to learn from are {much}: captions begin to fit at about {ENOUGH}"
-            " with five captions each (docs/own-data.md)"
+            " with five captions each; train --from another run gives a head start"
+            " (docs/own-data.md)"
         )
     if (unknown := data.source.record["unknown"]["train"]) > MOST_UNKNOWN:
         remarks.append(

@@ -25,6 +25,7 @@ from xpcap.prepare.tables import Columns
 
 WHERE = "import_captions"
 FEW_CAPTIONS = 4000  # to learn from: of fewer, words that occur twice are worth learning
+TINY_CAPTIONS = 60  # of fewer, a run says the captions themselves, and so needs all their words
 _LINE_END = re.compile(r"\s*\n\s*")
 
 
@@ -334,7 +335,7 @@ def assemble(
     encoder : default HistogramEncoder. The data set records its name; a run captions new pictures
         if `find_encoder` knows that name
     min_count : rarer words of the train split (of all splits without one) become ``<UNK>``; None: 1
-        with `vocabulary_size`, else 2 of fewer than 4,000 captions, 5 of more
+        with `vocabulary_size` or of fewer than 60 captions, 2 of fewer than 4,000, 5 of more
     max_words : the ids of longer captions are cut, not their text
     vocabulary_size : largest number of words, by frequency, without the four special ones; None:
         all
@@ -448,7 +449,9 @@ def _words(rows: Sequence[CaptionRow]) -> list[list[str]]:
 def _least_count(rows: Sequence[CaptionRow], most: int | None) -> int:
     """The default of `min_count`."""
     train = sum(row.split == "train" for row in rows) or len(rows)
-    return 1 if most else 2 if train < FEW_CAPTIONS else 5
+    if most or train < TINY_CAPTIONS:
+        return 1
+    return 2 if train < FEW_CAPTIONS else 5
 
 
 def _vocabulary(

@@ -11,6 +11,7 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.optim import LINEAR
+from xpcap.prepare.dataset import TINY_CAPTIONS
 from xpcap.runs.folder import (
     CONFIG,
     DATA,
@@ -183,12 +184,9 @@ LEAST_EPOCHS = 8
 MOST_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
 
 
-TINY_BELOW = 60  # training captions
-
-
 def is_tiny(captions: int) -> bool:
     """True if so few captions teach no captioner that is better than the neighbours' captions."""
-    return captions < TINY_BELOW
+    return captions < TINY_CAPTIONS
 
 
 def is_small(captions: int) -> bool:
