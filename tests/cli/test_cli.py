@@ -339,7 +339,7 @@ def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Gen
     ]
     assert "8 pictures" in good(*made).output
     about = json.loads(good("info", "small.h5", "--json").stdout)
-    assert (about["source"]["min_count"], about["max_words"], about["vocabulary"]) == (2, 20, 4 + 4)
+    assert (about["source"]["min_count"], about["max_words"], about["vocabulary"]) == (1, 20, 4 + 4)
     good(*made[:-1], "other.h5", "--min-count", 9, "--max-words", 2)
     about = json.loads(good("info", "other.h5", "--json").stdout)
     assert (about["max_words"], about["vocabulary"]) == (2, 4 + 2)  # a, thing
