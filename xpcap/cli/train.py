@@ -340,10 +340,12 @@ class Progress:
     def _print_small(self, captions: int) -> None:
         """Print that there are few captions, and what follows from that."""
         options = self._options
-        second = f"{counted(options.score_epochs or 0, 'epoch')} of training on the score"
+        second = "no training on the score"
+        if options.score_epochs:
+            second = f"then {counted(options.score_epochs, 'epoch')} of training on the score"
         line = (
             f"few captions: batches of {options.batch_size}, {counted(options.epochs, 'epoch')},"
-            f" then {second if options.score_epochs else 'no training on the score'}"
+            f" {second}"
         )
         if is_tiny(captions):
             line += (

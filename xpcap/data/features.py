@@ -293,6 +293,6 @@ def fit_projection(
         )
     components = vectors[:, : -d - 1 : -1]
     components = components * np.sign(components[np.abs(components).argmax(axis=0), np.arange(d)])
-    whole = max(float(variances.sum()), np.finfo(np.float64).tiny)
-    share = float(variances[: -d - 1 : -1].sum()) / whole
+    variance = max(float(variances.sum()), np.finfo(np.float64).tiny)
+    share = float(variances[: -d - 1 : -1].sum()) / variance
     return Projection(mean.astype(np.float32), np.ascontiguousarray(components, np.float32)), share

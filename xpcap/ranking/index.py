@@ -108,11 +108,10 @@ class PhotoIndex:
         return _unit(_project(self.projection, _pooled(features)))
 
     def nearest(self, directions: Array, k: int) -> Neighbours:
-        """The k nearest photos but the same, by exact search; of equals the first of the index.
+        """The k nearest photos, by exact search; of equals the first of the index.
 
-        A similarity is above 0; there may be fewer than k such photos, or none.
-
-        directions : (N, d) float32, of `directions_of`, on any device
+        The photo itself, at a similarity of SAME or more, and photos at 0 or less are none.
+        `directions` are (N, d) float32, of `directions_of`, on any device.
         """
         xp, n = get_array_module(directions), len(directions)
         values = xp.full((n, k), -np.inf, np.float32)
