@@ -37,6 +37,9 @@ SECONDS = 600.0
 ASKED, ANSWERED = 1, 2  # kinds of message
 TICK = 0.5  # seconds between two looks at the clock and the mail
 PATIENCE = 3.0  # seconds that the others have to answer
+
+# seconds in which the launcher reads why a rank ends all: it drops what it has not read by then
+DELIVERY = 1.0
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS")
 
 
@@ -132,7 +135,13 @@ class Watchdog:
             file=sys.stderr,
             flush=True,
         )
-        self._communicator.Abort(1)
+        _abort(self._communicator, 1)
+
+
+def _abort(communicator: Any, status: int) -> None:
+    sys.stderr.flush()
+    time.sleep(DELIVERY)
+    communicator.Abort(status)
 
 
 class SharedMemory:
@@ -352,7 +361,7 @@ class MPIGroup:
 
     def abort(self, status: int) -> None:
         """End all ranks at once."""
-        self._communicator.Abort(status)
+        _abort(self._communicator, status)
 
     @property
     def library(self) -> str:
