@@ -21,7 +21,7 @@ LEVELS = [
     {"models"},
     {"data"},
     {"prepare", "ranking", "shapes", "training", "report"},
-    {"runs", "verify"},
+    {"runs", "verify", "grading"},
     {"cli"},
     {"__main__"},
 ]
