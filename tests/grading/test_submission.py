@@ -159,8 +159,8 @@ def test_results_of_other_types_are_foreign(odds: Submission) -> None:
 
 
 def test_a_driver_gets_the_students_modules(odds: Submission) -> None:
-    returned = odds.call("driver.parameters", "rnn_layers", "rnn_step_forward")
-    assert returned.values == (["x", "y", "kind"],)
+    returned = odds.call("driver.twice", "rnn_layers", "sigmoid", [1.5], [2.5])
+    assert returned.values == (1.5, 1.5)
 
 
 # Files
@@ -173,8 +173,11 @@ def test_only_what_the_submission_itself_defines_is_graded_and_the_rest_is_there
     write(tmp_path, {"final version.py": source})
     with Submission(tmp_path / "final version.py") as submission:
         assert submission.defines == {"rnn": {"CaptioningRNN"}}
-        (names,) = submission.call("driver.parameters", "rnn", "CaptioningRNN").values
-        assert names[0] == "word_to_idx"
+        settings = {"word_to_idx": {"<NULL>": 0}, "input_dim": 2, "wordvec_dim": 3, "hidden_dim": 4}
+        (shapes,) = submission.call(
+            "driver.captioner_parameters", {**settings, "cell_type": "rnn"}, module="rnn"
+        ).values
+        assert shapes["Wx"] == [[3, 4], "float64"]
 
 
 @pytest.mark.parametrize("shape", ["package", "assignment", "flat", "module"])
@@ -202,7 +205,7 @@ def test_a_folder_is_graded_whatever_is_around_it(
         assert submission.defines["optim"] == {"adam", "sgd"}
         assert submission.call("sigmoid", 0.0).values == (0.5,)
         assert submission.call("sgd", 2, 3).values == (3,)
-        assert submission.call("driver.parameters", "rnn", "CaptioningRNN").values == ([],)
+        assert submission.call("CaptioningRNN").values == (Foreign("CaptioningRNN"),)
     assert not (tmp_path / prefix / "__pycache__").exists()
 
 

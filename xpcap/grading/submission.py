@@ -20,14 +20,13 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-import xpcap.grading
 from xpcap.errors import DataError, check_number
 from xpcap.grading import child
 from xpcap.grading.child import Foreign, Kept
 
 __all__ = ["Foreign", "Kept", "Returned", "Stopped", "StudentError", "Submission", "course_files"]
 
-HERE = Path(xpcap.grading.__file__).parent
+HERE = Path(child.__file__).parent
 FILES = {  # of the course, in its package
     "rnn_layers": "rnn_layers.py",
     "rnn": "classifiers/rnn.py",
