@@ -167,8 +167,8 @@ class Submission:
         memory: float = 2.0,
         plain: Collection[str] = (),
     ) -> None:
-        self.seconds = check_number("Submission", "`seconds`", seconds, above=0)
-        self.memory = check_number("Submission", "`memory`", memory, above=0)
+        self.seconds = check_number("grade", "`seconds`", seconds, above=0)
+        self.memory = check_number("grade", "`memory`", memory, above=0)
         self.path = _find(path)
         course = course_files()
         known = {
@@ -184,7 +184,7 @@ class Submission:
         self._homes = _homes(self._own, known)
         if not self._homes:
             raise DataError(
-                f"Submission: {self.path} defines nothing of the course, expected functions such as"
+                f"grade: {self.path} defines nothing of the course, expected functions such as"
                 " lstm_step_forward, the class CaptioningRNN or CaptioningSolver, or update rules"
                 " such as adam; is it the right file?"
             )
@@ -383,7 +383,7 @@ def _find(path: str | Path) -> Path:
                 if found.exists():
                     return found
     raise DataError(
-        f"Submission: {path} does not exist, expected a file, a folder, or the name of a module"
+        f"grade: {path} does not exist, expected a file, a folder, or the name of a module"
         " that Python can find"
     )
 
@@ -405,7 +405,7 @@ def _read(path: Path, known: Names) -> tuple[dict[str, bytes], dict[str, str]]:
         files[file], shown[file] = content, found.relative_to(path).as_posix()
         if len(files) > MOST_FILES:
             raise DataError(
-                f"Submission: {path} has more than {MOST_FILES} Python files, expected a few; is it"
+                f"grade: {path} has more than {MOST_FILES} Python files, expected a few; is it"
                 " the right folder?"
             )
     return files, shown
@@ -445,7 +445,7 @@ def _content(path: Path) -> bytes:
         content = file.read(MOST_FILE + 1)
     if len(content) > MOST_FILE:
         raise DataError(
-            f"Submission: {path} has more than {MOST_FILE:,} bytes, expected a file of Python"
+            f"grade: {path} has more than {MOST_FILE:,} bytes, expected a file of Python"
         )
     return content
 
@@ -569,7 +569,8 @@ class _Process:
         self, request: dict[str, Any], arrays: list[np.ndarray], seconds: float
     ) -> tuple[dict[str, Any], bytearray]:
         self._requests.put((request, arrays))
-        return self._wait(seconds, f"did not end within {seconds:g} seconds")
+        limit = f"{seconds:g} second{'s' if seconds != 1 else ''}"
+        return self._wait(seconds, f"did not end within {limit}")
 
     def _wait(self, seconds: float, late: str) -> tuple[dict[str, Any], bytearray]:
         end = time.monotonic() + seconds
