@@ -106,7 +106,7 @@ def test_the_page_has_every_function_and_escapes_what_a_submission_says(tmp_path
     assert "2 of 6 functions pass" in text
     assert "Grading of &lt;b&gt;work.py" in text
     assert "Content-Security-Policy" in text
-    assert not re.search(r"<script|\x1b|\u202e|src=|http", text)
+    assert not re.search(r"<script|\x1b|\u202e|src=|://", text)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x1b[2J\\u202e&amp;" in text
     assert max(map(len, text.split())) < 2500
 

@@ -180,7 +180,7 @@ def test_only_what_the_submission_itself_defines_is_graded_and_the_rest_is_there
         assert shapes["Wx"] == [[3, 4], "float64"]
 
 
-@pytest.mark.parametrize("shape", ["package", "assignment", "flat", "module"])
+@pytest.mark.parametrize("shape", ["package", "assignment", "flat", "absolute", "module"])
 def test_a_folder_is_graded_whatever_is_around_it(
     shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,8 +191,9 @@ def test_a_folder_is_graded_whatever_is_around_it(
         "optim.py": b"from cs231n.layers import affine_forward\nadam = None\nif 1:\n    sgd = max\n",
         "helpers.py": b"def relu(x): pass\n",
     }
-    if shape == "flat":
-        inside["rnn.py"] = inside.pop("classifiers/rnn.py")
+    if shape in ("flat", "absolute"):
+        source = inside.pop("classifiers/rnn.py")
+        inside["rnn.py"] = source if shape == "flat" else source.replace(b"..", b"")
     prefix = {"assignment": "assignment3/cs231n/", "module": "cs231n_of_ada/part/"}.get(shape, "")
     write(tmp_path, {f"{prefix}{name}": content for name, content in inside.items()})
     (tmp_path / prefix / "datasets").mkdir()
@@ -312,6 +313,12 @@ def test_a_link_that_leads_out_is_left_where_it_is(tmp_path: Path) -> None:
             3,
             "subprocess.run(['true'])",
         ),
+        (
+            "import os\ndef sgd(w):\n    while True:\n        os.mkdir('a')\n        os.chdir('a')\n",
+            "cannot change files outside",
+            4,
+            "os.mkdir('a')",
+        ),
         ("import os\ndef sgd(w):\n    os.fork()\n", "cannot start or end", 3, "os.fork()"),
         (
             "import socket\ndef sgd(w):\n    socket.create_connection(('127.0.0.1', 9))\n",
@@ -375,6 +382,11 @@ def sgd(w):
         ("for _ in range(10**6): print('a line of text')", "more than 10 MB", False),
         ("open('f', 'wb').write(bytes(2 * 10**7))", "more than 10 MB", False),
         ("os._exit(3)", "ended its process (exit status 3)", False),
+        (
+            "for i in range(3, 20):\n        with contextlib.suppress(OSError): os.write(i, b'A' * 99)",
+            "answered what no function returns",
+            False,
+        ),
         ("faulthandler._sigsegv()", "ended its process (SIGSEGV)", True),
         ("signal.signal(signal.SIGALRM, signal.SIG_IGN); time.sleep(99)", "did not end", True),
         ("[os.close(i) for i in range(3, 20)]", "ended its process", False),
@@ -388,7 +400,7 @@ def sgd(w):
 def test_hostile_code_is_stopped_with_a_message_and_the_next_call_works(
     body: str, says: str, at: bool, tmp_path: Path
 ) -> None:
-    source = f"import faulthandler, os, signal, time\nimport numpy as np\ndef sgd(w):\n    {body}\n"
+    source = f"import contextlib, faulthandler, os, signal, time\nimport numpy as np\ndef sgd(w):\n    {body}\n"
     write(tmp_path, {"work.py": source + "def adam(w): return w\n"})
     with Submission(tmp_path / "work.py", seconds=1, memory=1) as submission:
         with pytest.raises(Stopped) as caught:

@@ -33,6 +33,7 @@ PACKAGE = "cs231n"
 KINDS = "biufcSU"  # of dtypes that travel
 MOST_BYTES = 2**28  # of the arrays of one message
 MOST_VALUES, MOST_DEPTH, MOST_TEXT = 100_000, 30, 10_000  # members, nesting, characters
+MOST_NAME = 100  # characters of a type's name
 MOST_PRINTED = 2_000  # characters that come back of what a call printed
 MOST_OUTPUT = 10 * 2**20  # bytes that the process may print in a call, or write to a file
 MOST_WARNINGS = 20
@@ -90,7 +91,7 @@ class _Packer:
             return _foreign(value)
         self.values += len(value)
         if self.values > MOST_VALUES:
-            return {"foreign": f"{kind.__name__} of too many members"}
+            return {"foreign": f"{kind.__name__[:MOST_NAME]} of too many members"}
         if isinstance(value, dict):
             return {
                 "dict": [
@@ -115,7 +116,7 @@ class _Packer:
 
 
 def _foreign(value: Any) -> dict[str, str]:
-    return {"foreign": type(value).__name__}
+    return {"foreign": type(value).__name__[:MOST_NAME]}
 
 
 def _padded(size: int) -> int:
@@ -292,7 +293,11 @@ class Refusal:
 
     def _check_change(self, path: Any) -> None:
         name = os.fsdecode(path)
-        if name != os.devnull and not (os.path.realpath(name) + os.sep).startswith(self._own):
+        if name == os.devnull:
+            return
+        whole = os.path.realpath(name) + os.sep
+        depth = whole.count(os.sep) - self._own.count(os.sep)  # too deep a folder defies removal
+        if not whole.startswith(self._own) or depth > MOST_DEPTH:
             raise PermissionError(
                 "a submission cannot change files outside the empty folder that it runs in"
             )
@@ -422,7 +427,7 @@ class Server:
         except BaseException:  # of the student's own error class
             message = "an error that cannot be printed"
         where = self._where(error)
-        return {"type": type(error).__name__, "message": str(message)[:500], **where}
+        return {"type": type(error).__name__[:MOST_NAME], "message": str(message)[:500], **where}
 
     def _note(
         self, message: Any, category: type, file: str, line: int, *_: object, **__: object
@@ -430,7 +435,7 @@ class Server:
         if len(self._warnings) < MOST_WARNINGS:
             own = self._own(file)
             at = f" ({own}, line {line})" if own else ""
-            text = f"{category.__name__}: {str(message)[:300]}{at}"
+            text = f"{category.__name__[:MOST_NAME]}: {str(message)[:300]}{at}"
             if text not in self._warnings:
                 self._warnings.append(text)
 
@@ -511,7 +516,9 @@ def main() -> None:
     spec.loader.exec_module(drivers)
 
     sys.path.insert(0, setup["root"])
-    sys.path.append(setup["libraries"])  # NumPy's, if it is not on the path without PYTHONPATH
+    # NumPy's folder, which may have been on the path by PYTHONPATH alone; then those of the
+    # submission, for files that import each other without a package
+    sys.path += [setup["libraries"], *setup["folders"]]
     sys.meta_path.insert(0, NoXpcap())
     sys.argv = [""]
     server = Server(setup, drivers)

@@ -56,6 +56,8 @@ Message = tuple[dict[str, Any], list[np.ndarray]]
 Answer = tuple[dict[str, Any], bytearray]
 TOO_MUCH = f"printed, or wrote to a file, more than {child.MOST_OUTPUT // 2**20} MB"
 NONSENSE = "answered what no function returns"
+# of a message that a submission wrote itself
+ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class StudentError(Exception):
@@ -254,7 +256,7 @@ class Submission:
         answer, content = self._ask(request, packed)
         try:
             return _returned(answer, content)
-        except (KeyError, TypeError, ValueError, RecursionError):
+        except ODD:
             self._end()
             raise Stopped(NONSENSE) from None
 
@@ -304,6 +306,7 @@ class Submission:
             setup = {
                 "root": str(self._root),
                 "files": {file: self._shown[file] for file in self._own},
+                "folders": [str(self._root / child.PACKAGE / one) for one in ("", "classifiers")],
                 "modules": self._modules(),
                 "seconds": self.seconds,
                 "memory": self.memory,
@@ -323,7 +326,7 @@ class Submission:
             if "error" in answer:
                 error = answer["error"]
                 raise StudentError(str(error["type"]), str(error["message"]), *_where(error))
-        except (KeyError, TypeError, ValueError):
+        except ODD:
             self._end()
             raise Stopped(NONSENSE) from None
         return answer, content
@@ -553,11 +556,11 @@ class _Process:
             env=environment,
             start_new_session=True,
         )
+        self._started = self._odd = False
         self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._exchange, daemon=True)
         self._thread.start()
-        self._started = False
 
     def check_started(self) -> None:
         """Wait until the process is ready for its first request."""
@@ -594,17 +597,24 @@ class _Process:
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
-        with contextlib.suppress(OSError, EOFError, ValueError, RecursionError), requests, answers:
-            while True:
-                self._answers.put(child.receive(answers))
-                message = self._requests.get()
-                if message is None:
-                    break
-                child.send(requests, *message)
+        with contextlib.suppress(OSError), requests, answers:
+            try:
+                while True:
+                    self._answers.put(child.receive(answers))
+                    message = self._requests.get()
+                    if message is None:
+                        break
+                    child.send(requests, *message)
+            except EOFError:
+                pass
+            except ODD:
+                self._odd = True
         self._answers.put(None)
 
     def _cause(self) -> str:
         """The reason of an end that nobody asked for."""
+        if self._odd:
+            return NONSENSE
         try:
             status = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
