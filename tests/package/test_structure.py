@@ -21,7 +21,7 @@ LEVELS = [
     {"models"},
     {"data"},
     {"prepare", "ranking", "shapes", "training", "report"},
-    {"runs", "verify"},
+    {"runs", "verify", "course"},
     {"cli"},
     {"__main__"},
 ]
