@@ -5,9 +5,9 @@ and ``deeplearning.*``, as some courses call them, from xpcap, unless there is a
 name. imports.py has the table; data.py makes a small data set in the layout of the course's.
 """
 
-from xpcap.course.data import write_course_data
+from xpcap.course.data import image_from_url, write_course_data
 from xpcap.course.imports import install, override
 
 install()
 
-__all__ = ["override", "write_course_data"]
+__all__ = ["image_from_url", "override", "write_course_data"]
