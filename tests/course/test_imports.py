@@ -7,27 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from course_folder import NAMES, own_package
+
 ROOT = Path(__file__).parents[2]
-NAMES = {  # of the course, by module, as its notebooks of 2016 to 2024 import them
-    "rnn_layers": {
-        *("affine_forward", "affine_backward", "word_embedding_forward", "word_embedding_backward"),
-        *(f"{name}_{way}" for name in ("rnn", "rnn_step") for way in ("forward", "backward")),
-        *(f"{name}_{way}" for name in ("lstm", "lstm_step") for way in ("forward", "backward")),
-        *("temporal_affine_forward", "temporal_affine_backward", "temporal_softmax_loss"),
-        "sigmoid",
-    },
-    "layers": {"affine_forward", "affine_backward", "dropout_forward", "dropout_backward"},
-    "classifiers.rnn": {"CaptioningRNN"},
-    "captioning_solver": {"CaptioningSolver"},
-    "coco_utils": {"load_coco_data", "sample_coco_minibatch", "decode_captions"},
-    "optim": {"sgd", "sgd_momentum", "rmsprop", "adam"},
-    "gradient_check": {
-        "eval_numerical_gradient",
-        "eval_numerical_gradient_array",
-        "grad_check_sparse",
-    },
-    "image_utils": {"image_from_url"},
-}
 SETUP = """
 from PACKAGE.gradient_check import eval_numerical_gradient, eval_numerical_gradient_array
 from PACKAGE.rnn_layers import *
@@ -55,18 +37,6 @@ def python(code: str, folder: Path, *, fails: bool = False) -> str:
     assert bool(result.returncode) == fails, result.stderr
     assert fails or result.stderr == ""
     return result.stderr if fails else result.stdout
-
-
-def own_package(folder: Path, name: str = "cs231n") -> Path:
-    """A package as a student has it: its functions are not written yet."""
-    package = folder / name
-    (package / "classifiers").mkdir(parents=True)
-    for file in ("__init__", "classifiers/__init__"):
-        (package / f"{file}.py").write_text("")
-    for module, names in NAMES.items():
-        text = "".join(f"def {name}(*args, **options):\n    pass\n\n\n" for name in sorted(names))
-        (package / f"{module.replace('.', '/')}.py").write_text(text)
-    return package
 
 
 def test_the_courses_imports_give_xpcaps_functions_under_the_courses_names(tmp_path: Path) -> None:
@@ -209,7 +179,7 @@ assert not hasattr(cs231n.optim, "__file__")
 def test_modules_survive_reloads_and_their_objects_copies_pickles_and_other_processes(
     tmp_path: Path,
 ) -> None:
-    """`%autoreload 2` reloads nothing, and a pickle names xpcap alone."""
+    """A pickle names xpcap alone. test_notebooks.py has `%autoreload 2`."""
     code = """
 import copy, importlib, multiprocessing, pickle, subprocess, sys
 import xpcap.course
