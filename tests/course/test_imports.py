@@ -160,18 +160,31 @@ for line, name, words in (
     ("from cs231n.classifiers.cnn import *", "classifiers.cnn", (has, own)),
     ("from cs231n.classifiers import cnn", "classifiers.cnn", (has, own)),
     ("from cs231n import fast_layers", "fast_layers", (has, own)),
-    ("from cs231n.layers import relu_forward", "layers.relu_forward", ("dropout_backward", own)),
     ("from cs231n.rnn_layers_pytorch import *", "rnn_layers_pytorch", ("from 2025 on", own)),
 ):
     try:
         exec(line)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         for word in (f"xpcap.course: cs231n.{name} is not among what xpcap has", *words):
             assert word in str(error), (word, str(error))
     else:
         raise AssertionError(line)
-import cs231n.optim
-assert not hasattr(cs231n.optim, "__file__")
+import cs231n.layers, pickle
+for line, kind, words in (
+    ("from cs231n.layers import relu_forward", ImportError, ("'relu_forward'", "course/imports.py")),
+    ("cs231n.layers.relu_forward", AttributeError, ("dropout_backward", own)),
+):
+    try:
+        exec(line)
+    except kind as error:
+        for word in words:
+            assert word in str(error).replace(chr(92), "/"), (word, str(error))
+    else:
+        raise AssertionError(line)
+# Pickle asks every module for a name of that kind
+import numpy as np
+assert pickle.loads(pickle.dumps(np.add)) is np.add
+assert not hasattr(cs231n.layers, "add")
 """
     python(code, tmp_path)
 

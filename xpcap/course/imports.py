@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -17,7 +16,7 @@ from xpcap.models import CaptioningRNN
 from xpcap.training.solver import CaptioningSolver
 
 NAMES = ("cs231n", "deeplearning")  # of the package, at Stanford and at Berkeley
-ORIGIN = "xpcap.course"  # of the modules made here
+ORIGIN = __file__  # of the modules made here: Python names it where one lacks a name
 
 
 def _of(module: ModuleType, names: str) -> dict[str, Any]:
@@ -67,7 +66,7 @@ class CourseFinder(MetaPathFinder):
 
         Raises
         ------
-        ImportError : the package is xpcap's, and has no such module.
+        ModuleNotFoundError : the package is xpcap's, and has no such module.
         """
         package, _, name = fullname.partition(".")
         if package not in NAMES:
@@ -79,9 +78,12 @@ class CourseFinder(MetaPathFinder):
         if name and _imported_elsewhere(package):
             return None
         if name not in MODULES and name not in PACKAGES:
-            _refuse(fullname, package, [f"{package}.{one}" for one in sorted(MODULES)])
-        loader = CourseLoader()
-        return spec_from_loader(fullname, loader, origin=ORIGIN, is_package=name in PACKAGES)
+            known = [f"{package}.{one}" for one in sorted(MODULES)]
+            # Without `name`, which `from package import module` would take for leave to say less
+            raise ModuleNotFoundError(_lacking(fullname, package, known))
+        spec = ModuleSpec(fullname, CourseLoader(), origin=ORIGIN, is_package=name in PACKAGES)
+        spec.has_location = True
+        return spec
 
 
 class CourseLoader(Loader):
@@ -97,11 +99,9 @@ class CourseLoader(Loader):
         vars(module).update(content, __all__=list(content))
 
         def missing(attribute: str) -> NoReturn:
-            if attribute.startswith("__"):  # Python and IPython ask every module for some
-                raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r}")
-            _refuse(f"{module.__name__}.{attribute}", package, content)
+            raise AttributeError(_lacking(f"{module.__name__}.{attribute}", package, content))
 
-        vars(module)["__getattr__"] = missing  # else `from module import name` says less
+        vars(module)["__getattr__"] = missing
 
 
 FINDER = CourseFinder()
@@ -169,12 +169,11 @@ def _used(package: str, found: str) -> str:
     )
 
 
-def _refuse(name: str, package: str, known: Iterable[str]) -> NoReturn:
+def _lacking(name: str, package: str, known: Iterable[str]) -> str:
     why = ""
     if "pytorch" in name:
         why = "; from 2025 on the exercise is in PyTorch, whose autograd takes the backward passes"
-    raise ImportError(
+    return (
         f"xpcap.course: {name} is not among what xpcap has of the course, {', '.join(known)}{why};"
-        f" for more, put the course's own folder {package}/ beside the notebook",
-        name=name,
+        f" for more, put the course's own folder {package}/ beside the notebook"
     )
