@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from course_folder import own_package
 
 pytest.importorskip("PIL")  # generated pictures
 
@@ -136,8 +137,11 @@ def run(*words: str) -> Result:
 def test_the_pages_command_makes_it_where_the_course_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And says what was made and what comes next; a second one is refused without a traceback."""
+    """And says what was made and what comes next, with a student's own package and without; a
+    second one is refused without a traceback.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(
         command,
         "write_course_data",
@@ -150,6 +154,9 @@ def test_the_pages_command_makes_it_where_the_course_looks(
         assert result.exit_code == 0, result.output
     assert "cs231n/datasets/coco_captioning: 20 train pictures with" in result.output
     assert "next: write `import xpcap.course` as the first line" in result.output
+    own_package(tmp_path)
+    line = "next: write `import xpcap.course; xpcap.course.override()` as the first line"
+    assert line in run("other").output
     with h5py.File("cs231n/datasets/coco_captioning/train2014_vgg16_fc7.h5") as file:
         assert file["features"].shape == (20, 2101)
     again = run()

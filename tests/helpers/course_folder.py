@@ -27,7 +27,7 @@ NAMES = {  # of the course, by module, as its notebooks of 2016 to 2024 import t
 def own_package(folder: Path, name: str = "cs231n") -> Path:
     """A package as a student has it: its functions are not written yet."""
     package = folder / name
-    (package / "classifiers").mkdir(parents=True)
+    (package / "classifiers").mkdir(parents=True, exist_ok=True)
     for file in ("__init__", "classifiers/__init__"):
         (package / f"{file}.py").write_text("")
     for module, names in NAMES.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from xpcap.course.data import REDUCED, write_course_data
+from xpcap.course.imports import NAMES, found_elsewhere
 from xpcap.errors import EXPECTED
 from xpcap.report import visible
 
@@ -40,8 +41,14 @@ def main(folder: Path) -> None:
         f"{visible(str(folder))}: {counts}, {len(data.vocabulary)} words\n"
         f"pictures are drawn shapes; features are xpcap's, {REDUCED} numbers each, or"
         f" {data.feature_dim:,} with pca_features=False\n"
-        "next: write `import xpcap.course` as the first line of RNN_Captioning.ipynb, and run it"
+        f"next: write `{_first_line()}` as the first line of RNN_Captioning.ipynb, and run it"
     )
+
+
+def _first_line() -> str:
+    """Line after which a notebook in the working folder runs on xpcap's functions."""
+    own = any(found_elsewhere(name) for name in NAMES)
+    return "import xpcap.course" + "; xpcap.course.override()" * own
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class CourseFinder(MetaPathFinder):
         package, _, name = fullname.partition(".")
         if package not in NAMES:
             return None
-        if not name and not self.overrides and (found := _found_elsewhere(package)):
+        if not name and not self.overrides and (found := found_elsewhere(package)):
             # At the line that imports: frames of the import system do not count
             warnings.warn(_used(package, found), stacklevel=2)
             return None
@@ -154,8 +154,8 @@ def _imported_elsewhere(package: str) -> str | None:
     return None if spec is None or spec.origin == ORIGIN else _place(spec)
 
 
-def _found_elsewhere(package: str) -> str | None:
-    """Place of a package that another finder finds."""
+def found_elsewhere(package: str) -> str | None:
+    """Place of a package that another finder finds; None: imports of it are answered here."""
     others = (finder for finder in sys.meta_path if not isinstance(finder, CourseFinder))
     places = (_place(finder.find_spec(package, None)) for finder in others)
     return next((place for place in places if place is not None), None)
