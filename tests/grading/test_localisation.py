@@ -18,7 +18,7 @@ from students import (
 )
 
 from xpcap.grading import Result, grade
-from xpcap.grading.grade import LAYERS
+from xpcap.grading.layers import LAYERS
 from xpcap.grading.known import LABELS
 
 NOTATION = Path(__file__).parents[2] / "docs" / "notation.md"
