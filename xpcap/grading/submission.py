@@ -243,7 +243,7 @@ class Submission:
             if module is None:
                 raise ValueError(f"Submission.call: {self.path} does not define {name}")
         if module is not None:
-            self._import(module)
+            self.load(module)
         packed: list[np.ndarray] = []
         request = {
             "act": "drive" if driver else "call",
@@ -265,8 +265,13 @@ class Submission:
         if self._process is not None:
             self._ask({"act": "forget"})
 
-    def _import(self, module: str) -> None:
-        """Import a course module in the process, once."""
+    def load(self, module: str) -> None:
+        """Import a course module in the process, once; `call` does so first.
+
+        Raises
+        ------
+        StudentError, Stopped : it cannot be imported, now and at each later call for it.
+        """
         if module in self._broken:
             raise self._broken[module]
         if module in self._imported:
