@@ -12,21 +12,19 @@ import numpy as np
 CAPTIONS, BATCH = 12, 4  # of the solver's data, and of its minibatches
 
 
-def twice(modules: Mapping[str, Any], module: str, function: str, first: Any, second: Any) -> Any:
+def twice(modules: Any, module: str, function: str, first: Any, second: Any) -> Any:
     """Results of two calls on `first`, cache left out, with one on `second` between them."""
-    call = getattr(modules[module], function)
+    call = getattr(getattr(modules, module), function)
     before = call(*_copied(first))
     call(*_copied(second))
     after = call(*_copied(first))
     return _without_cache(before), _without_cache(after)
 
 
-def two_caches(
-    modules: Mapping[str, Any], layer: str, first: Any, second: Any, upstream: Any
-) -> Any:
+def two_caches(modules: Any, layer: str, first: Any, second: Any, upstream: Any) -> Any:
     """Gradients of two backward passes on the cache of `first`, made before that of `second`."""
-    forward = getattr(modules["rnn_layers"], f"{layer}_forward")
-    backward = getattr(modules["rnn_layers"], f"{layer}_backward")
+    forward = getattr(modules.rnn_layers, f"{layer}_forward")
+    backward = getattr(modules.rnn_layers, f"{layer}_backward")
     cache = forward(*_copied(first))[-1]
     forward(*_copied(second))
     once = backward(*_copied(upstream), cache)
@@ -42,9 +40,9 @@ def _without_cache(results: Any) -> Any:
     return results[:-1] if isinstance(results, tuple) else results
 
 
-def captioner(modules: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+def captioner(modules: Any, settings: Mapping[str, Any]) -> Any:
     """A CaptioningRNN in float64 with given parameters."""
-    model = modules["rnn"].CaptioningRNN(
+    model = modules.rnn.CaptioningRNN(
         settings["word_to_idx"],
         input_dim=settings["input_dim"],
         wordvec_dim=settings["wordvec_dim"],
@@ -57,35 +55,29 @@ def captioner(modules: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
     return model
 
 
-def captioner_parameters(modules: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+def captioner_parameters(modules: Any, settings: Mapping[str, Any]) -> Any:
     """Shapes and types of the parameters that a CaptioningRNN begins with."""
     model = captioner(modules, {**settings, "params": {}})
     return {name: [list(value.shape), str(value.dtype)] for name, value in model.params.items()}
 
 
-def captioner_loss(
-    modules: Mapping[str, Any], settings: Mapping[str, Any], features: Any, captions: Any
-) -> Any:
+def captioner_loss(modules: Any, settings: Mapping[str, Any], features: Any, captions: Any) -> Any:
     """Loss and gradients of a CaptioningRNN."""
     loss, grads = captioner(modules, settings).loss(features, captions)
     return loss, grads
 
 
-def captioner_sample(
-    modules: Mapping[str, Any], settings: Mapping[str, Any], features: Any, length: int
-) -> Any:
+def captioner_sample(modules: Any, settings: Mapping[str, Any], features: Any, length: int) -> Any:
     """Captions that a CaptioningRNN samples."""
     return captioner(modules, settings).sample(features, max_length=length)
 
 
-def rule(
-    modules: Mapping[str, Any], name: str, w: Any, gradients: Sequence[Any], config: Any
-) -> Any:
+def rule(modules: Any, name: str, w: Any, gradients: Sequence[Any], config: Any) -> Any:
     """Weights after each of some steps of an update rule."""
     weights = []
     w, config = np.array(w), dict(config)
     for gradient in gradients:
-        w, config = getattr(modules["optim"], name)(w, np.array(gradient), config)
+        w, config = getattr(modules.optim, name)(w, np.array(gradient), config)
         weights.append(np.array(w))
     return weights
 
@@ -107,7 +99,7 @@ class _Bowl:
         return loss, {name: np.array(value) for name, value in self.params.items()}
 
 
-def solver(modules: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def solver(modules: Any, options: Mapping[str, Any]) -> Any:
     """Losses, parameters and counts after a solver trained `_Bowl`."""
     np.random.seed(0)
     numbers = np.arange(CAPTIONS)
@@ -116,15 +108,16 @@ def solver(modules: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         "train_image_idxs": numbers % 5,
         "train_features": np.arange(5.0)[:, None] * np.ones((1, 3)),
         "train_urls": np.array([f"picture {k}" for k in range(5)]),
+        # of other pictures, to count
         "val_captions": np.stack([np.ones(2, int), numbers[:2] + 5, numbers[:2] * 0], axis=1),
-        "val_image_idxs": numbers[:2],
+        "val_image_idxs": 1 - numbers[:2],
         "val_features": np.arange(2.0)[:, None] * np.ones((1, 3)),
         "val_urls": np.array(["picture 0", "picture 1"]),
         "idx_to_word": ["<NULL>", "<START>", "<END>"],
         "word_to_idx": {"<NULL>": 0, "<START>": 1, "<END>": 2},
     }
     model = _Bowl()
-    trained = modules["captioning_solver"].CaptioningSolver(
+    trained = modules.captioning_solver.CaptioningSolver(
         model, data, batch_size=BATCH, verbose=False, **options
     )
     trained.train()

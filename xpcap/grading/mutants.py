@@ -25,6 +25,7 @@ import numpy as np
 
 TOLERANCE = 1e-5  # relative, since some students compute in float32 throughout
 SECONDS = 4.0  # that a search may take
+UNLIKELY = 4  # rank from which changes are tried only where no likelier one explains
 WIDTH, DEPTH = 6, 3  # partial explanations that are followed, and changes on top of each other
 
 # Kinds by what a change takes away, or exchanges, in the order of looking
@@ -101,15 +102,20 @@ def explain(
     best = None
     for depth in range(DEPTH):
         found: list[tuple[bool, int, int, list[Change], ast.FunctionDef]] = []
-        for changes, start in starts:
-            for change in _changed(start, special):
-                if time.monotonic() > deadline:
-                    break
-                agreed, whole = _agreement(_outputs(run, start, scope), student, gates)
-                if whole or agreed > level:
-                    trail = [*changes, change]
-                    rank = sum(one.rank for one in trail)
-                    found.append((not whole, -agreed, rank, trail, copy.deepcopy(start)))
+        for likely in (True, False):
+            for changes, start in starts:
+                for change in _changed(start, special):
+                    if (change.rank < UNLIKELY) != likely:
+                        continue
+                    if time.monotonic() > deadline:
+                        break
+                    agreed, whole = _agreement(_outputs(run, start, scope), student, gates)
+                    if whole or agreed > level:
+                        trail = [*changes, change]
+                        rank = sum(2 * one.rank + (not one.gate) for one in trail)
+                        found.append((not whole, -agreed, rank, trail, copy.deepcopy(start)))
+            if any(not partial for partial, *_ in found) or depth:
+                break
         if not found:
             break
         found.sort(key=lambda entry: entry[:3])
@@ -131,9 +137,12 @@ def _agreement(
     for ours, theirs in zip(outputs, student, strict=True):
         if ours.shape != theirs.shape:
             return -1, False
-        scale = float(np.abs(ours).max(initial=0.0)) or 1.0
+        missing = np.isnan(ours) & np.isnan(theirs)
+        scale = float(np.abs(np.where(missing, 0, ours)).max(initial=0.0)) or 1.0
+        if not np.isfinite(scale):
+            return -1, False
         cuts = 4 if gates and ours.ndim and ours.shape[-1] % 4 == 0 else 1
-        difference = np.abs(ours - theirs)
+        difference = np.where(missing, 0, np.abs(ours - theirs))
         for part in np.split(difference, cuts, axis=-1) if cuts > 1 else [difference]:
             blocks += 1
             equal += bool(part.max(initial=0.0) <= TOLERANCE * scale)
@@ -152,7 +161,9 @@ def _outputs(
         exec(code, namespace)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            return [np.asarray(value, dtype=float) for value in run(namespace[tree.name])]
+            results = list(run(namespace[tree.name]))
+            numbers = all(isinstance(one, np.ndarray | np.generic | float | int) for one in results)
+            return [np.asarray(one, dtype=float) for one in results] if numbers else None
     except Exception:  # a mutant may raise anything
         return None
 
@@ -198,7 +209,8 @@ def _changed(tree: ast.FunctionDef, special: Sequence[Special]) -> Iterator[Chan
                 block[number : number + len(new)] = [statement]
         for new, rank, kind, detail in _other_statements(statement, in_loop, first):
             block[number] = new
-            yield change(rank, kind, _gates(target), detail)
+            gate = _gates("", *re.findall(r"`([^`]*)`", detail)) if "gates" in kind else ""
+            yield change(rank, kind, gate or _gates(target), detail)
             block[number] = statement
         for parent, field, index, node in list(_slots(statement)):
             holder = parent if index is None else getattr(parent, field)
@@ -221,7 +233,7 @@ def _statements(block: list[ast.stmt], in_loop: bool) -> Iterator[tuple[list[Any
     for number, statement in enumerate(block):
         yield block, number, in_loop
         for inner in ("body", "orelse"):
-            if isinstance(statement, ast.For | ast.If | ast.While):
+            if isinstance(statement, ast.For | ast.If):
                 loop = in_loop or isinstance(statement, ast.For)
                 yield from _statements(getattr(statement, inner), loop)
 
@@ -242,7 +254,9 @@ def _slots(statement: ast.stmt) -> Iterator[tuple[ast.AST, str, int | None, ast.
                 entries = enumerate(value) if isinstance(value, list) else [(None, value)]
                 for index, node in entries:
                     stored = isinstance(getattr(node, "ctx", None), ast.Store)
-                    if isinstance(node, ast.expr) and not stored:
+                    if isinstance(node, ast.Subscript) or (
+                        isinstance(node, ast.expr) and not stored
+                    ):
                         yield parent, field, index, node
 
 
@@ -266,6 +280,7 @@ def _other_statements(
 ) -> Iterator[tuple[ast.stmt, int, str, str]]:
     """Statements that might stand in the place of one, with rank, kind and detail."""
     if isinstance(statement, ast.AugAssign):
+        yield ast.Pass(), 3, "term missing", f"`{ast.unparse(statement)}` is left out"
         target = ast.unparse(statement.target)
         yield (
             ast.Assign([statement.target], statement.value, lineno=0),
@@ -273,7 +288,6 @@ def _other_statements(
             "not added up over steps" if in_loop else "overwritten, not added",
             f"`{target}` is overwritten, not added to",
         )
-        yield ast.Pass(), 3, "term missing", f"`{ast.unparse(statement)}` is left out"
     if isinstance(statement, ast.Assign):
         value, target = statement.value, _target(statement)
         if not isinstance(value, ast.Tuple | ast.List | ast.Dict) and not in_loop:
@@ -380,7 +394,8 @@ def _other_expressions(
         yield parsed(again), 1, f"derivative of {function} wrong", detail
         for wrong in (f"1 - {value}", value, f"1 + {value} ** 2", f"{value} ** 2 - 1"):
             detail = f"`{wrong}` stands where `{text}` belongs"
-            yield parsed(wrong), 2, f"derivative of {function} wrong", detail
+            rank = 4 if wrong.endswith("- 1") else 2
+            yield parsed(wrong), rank, f"derivative of {function} wrong", detail
     if isinstance(node, ast.BinOp):
         yield from _other_operations(node, parsed)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -390,16 +405,25 @@ def _other_expressions(
     elif isinstance(node, ast.Call):
         yield from _other_calls(node, text, parsed)
     elif isinstance(node, ast.Subscript):
+        if isinstance(node.slice, ast.Constant) and isinstance(parent, ast.Call):
+            kind = _kind_of_term(text, "term missing")
+            yield parsed(f"np.zeros_like({text})"), 2, kind, f"zeros stand where `{text}` belongs"
         for code in _other_subscripts(node):
             slices = re.search(r"\[:, (1:|:-1)\]", text) is not None
             kind = "captions off by one" if slices else "wrong time step"
-            yield parsed(code), 2, kind, f"`{code}` stands where `{text}` belongs"
+            other = parsed(code)
+            assert isinstance(other, ast.Subscript)
+            other.ctx = node.ctx
+            yield other, 2, kind, f"`{code}` stands where `{text}` belongs"
+    elif isinstance(node, ast.Compare) and isinstance(parent, ast.If):
+        yield parsed("True"), 2, "condition missing", f"`{text}` is not asked"
     elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.NotEq):
         yield parsed(text.replace("!=", "==")), 2, "mask ignored", f"`{text}` is inverted"
         yield parsed(f"({text}) | True"), 1, "mask ignored", f"`{text}` is true everywhere"
     elif isinstance(node, ast.Name) and node.id in names and not isinstance(parent, ast.keyword):
         if isinstance(parent, ast.Call | ast.Return | ast.Tuple):
-            kind = _kind_of_term(node.id, "term missing")
+            returned = not isinstance(parent, ast.Call)
+            kind = "left at zero" if returned else _kind_of_term(node.id, "term missing")
             yield (
                 parsed(f"np.zeros_like({node.id})"),
                 2,
@@ -452,7 +476,10 @@ def _other_operations(
         for kept, dropped in halves:
             gone = ast.unparse(dropped)
             kind = _kind_of_term(gone, "term missing")
-            yield kept, 2, kind, f"the term `{gone}` is missing"
+            rank = 4 if isinstance(kept, ast.Constant) else 2
+            yield kept, rank, kind, f"the term `{gone}` is missing"
+            doubled = ast.BinOp(node, node.op, dropped)
+            yield doubled, 3, "added twice", f"the term `{gone}` is there twice"
         other = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
         yield ast.BinOp(node.left, other, node.right), 3, "sign", f"a sign in `{text}` is wrong"
     elif isinstance(node.op, ast.Div):
@@ -473,6 +500,9 @@ def _other_calls(
     node: ast.Call, text: str, parsed: Callable[[str], ast.expr]
 ) -> Iterator[tuple[ast.expr, int, str, str]]:
     called = ast.unparse(node.func)
+    if (axis := re.search(r"axis=([01])", text)) and called != "np.concatenate":
+        other = text.replace(axis[0], f"axis={1 - int(axis[1])}")
+        yield parsed(other), 2, "wrong axis", f"`{other}` stands where `{text}` belongs"
     if called in ACTIVATIONS:
         argument = ast.unparse(node.args[0])
         other = "np.tanh" if called == "sigmoid" else "sigmoid"
@@ -483,6 +513,13 @@ def _other_calls(
             1,
             "missing activation",
             f"the {ACTIVATIONS[called]} of `{argument}` is missing",
+        )
+    elif called == "np.sqrt":
+        yield (
+            node.args[0],
+            1,
+            "square root missing",
+            f"the root of `{ast.unparse(node.args[0])}` is missing",
         )
     elif called.endswith(".sum"):
         of = called.removesuffix(".sum")
