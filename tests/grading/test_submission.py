@@ -416,14 +416,11 @@ def test_hostile_code_is_stopped_with_a_message_and_the_next_call_works(
 def test_a_module_that_does_not_end_costs_its_seconds_once(tmp_path: Path) -> None:
     write(tmp_path, {"work.py": "def sgd(w): 0\nwhile True:\n    pass\n"})
     with Submission(tmp_path / "work.py", seconds=0.5) as submission:
-        errors = []
-        for _ in range(3):
-            with pytest.raises(
-                Stopped, match=r"within 0.5 seconds \(work.py, line [23]: "
-            ) as caught:
-                submission.call("sgd", 1)
-            errors.append(caught.value)
-    assert errors[0] is errors[1] is errors[2]
+        with pytest.raises(Stopped, match=r"0.5 seconds \(work.py, line [23]: ") as first:
+            submission.load("optim")
+        with pytest.raises(Stopped) as second:
+            submission.call("sgd", 1)
+    assert first.value is second.value
 
 
 @linux
