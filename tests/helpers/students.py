@@ -1,17 +1,17 @@
 """Students' solutions of the course: right ones in several styles, and mistakes to plant in one.
 
-`python tests/helpers/students.py` prints the table of mistakes: what was planted, what the grading
-found.
+`python tests/helpers/students.py` writes the table of docs/mistakes.md.
 """
 
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-LAYERS = '''
+from xpcap.grading import Result, grade
+
+LAYERS = """
 import numpy as np
 
 
@@ -202,9 +202,9 @@ def temporal_softmax_loss(x, y, mask, verbose=False):
     dx_flat /= N
     dx_flat *= mask_flat[:, None]
     return loss, dx_flat.reshape(N, T, V)
-'''
+"""
 
-RNN = '''
+RNN = """
 import numpy as np
 
 from ..rnn_layers import *
@@ -282,9 +282,9 @@ class CaptioningRNN:
             word = np.argmax(scores, axis=1)
             captions[:, t] = word
         return captions
-'''
+"""
 
-OPTIM = '''
+OPTIM = """
 import numpy as np
 
 
@@ -337,9 +337,9 @@ def adam(w, dw, config=None):
     vt = config["v"] / (1 - config["beta2"] ** config["t"])
     next_w = w - config["learning_rate"] * mt / (np.sqrt(vt) + config["epsilon"])
     return next_w, config
-'''
+"""
 
-SOLVER = '''
+SOLVER = """
 import numpy as np
 
 from cs231n import optim
@@ -393,7 +393,7 @@ class CaptioningSolver(object):
                 self.epoch += 1
                 for k in self.optim_configs:
                     self.optim_configs[k]["learning_rate"] *= self.lr_decay
-'''
+"""
 
 FILES = {
     "rnn_layers.py": LAYERS,
@@ -653,98 +653,596 @@ PLANTED = [
     # one step of the RNN
     P("tanh forgotten", "rnn_step_forward", "np.tanh(forward)", "forward", "missing activation"),
     P("bias forgotten", "rnn_step_forward", " + b\n", "\n", "bias missing"),
-    P("sigmoid for tanh", "rnn_step_forward", "np.tanh(forward)", "sigmoid(forward)", "wrong activation"),
-    P("input and state mixed up", "rnn_step_forward", "np.dot(prev_h, Wh)", "np.dot(prev_h, Wh.T)", "transposed weight", ("next_h",)),
-    P("no tanh derivative", "rnn_step_backward", "dnext_h * (1 - next_h ** 2)", "dnext_h", "missing derivative of tanh"),
-    P("tanh derivative of a sum", "rnn_step_backward", "(1 - next_h ** 2)", "(1 - next_h)", "derivative of tanh wrong"),
-    P("plus for minus", "rnn_step_backward", "(1 - next_h ** 2)", "(1 + next_h ** 2)", "derivative of tanh wrong"),
-    P("tanh applied again", "rnn_step_backward", "(1 - next_h ** 2)", "(1 - np.tanh(next_h) ** 2)", "derivative of tanh wrong"),
-    P("no transpose", "rnn_step_backward", "np.dot(dforward, Wh.T)", "np.dot(dforward, Wh)", "transposed weight", ("dprev_h",)),
-    P("shapes that do not fit", "rnn_step_backward", "np.dot(dforward, Wx.T)", "np.dot(dforward, Wx)", "transposed weight"),
-    P("weights' gradient transposed", "rnn_step_backward", "np.dot(x.T, dforward)", "np.dot(dforward.T, x)", "transposed", ("dWx",)),
-    P("no sum over the batch", "rnn_step_backward", "np.sum(dforward, axis=0)", "dforward", "sum over the batch missing", ("db",)),
-    P("mean over the batch", "rnn_step_backward", "np.sum(dforward, axis=0)", "np.mean(dforward, axis=0)", "mean for a sum", ("db",)),
-    P("first sample alone", "rnn_step_backward", "np.sum(dforward, axis=0)", "dforward[0]", "sum over the batch missing", ("db",)),
-    P("dWh from x", "rnn_step_backward", "dWh = np.dot(prev_h.T, dforward)", "dWh = np.dot(next_h.T, dforward)", "wrong variable", ("dWh",)),
+    P(
+        "sigmoid for tanh",
+        "rnn_step_forward",
+        "np.tanh(forward)",
+        "sigmoid(forward)",
+        "wrong activation",
+    ),
+    P(
+        "input and state mixed up",
+        "rnn_step_forward",
+        "np.dot(prev_h, Wh)",
+        "np.dot(prev_h, Wh.T)",
+        "transposed weight",
+        ("next_h",),
+    ),
+    P(
+        "no tanh derivative",
+        "rnn_step_backward",
+        "dnext_h * (1 - next_h ** 2)",
+        "dnext_h",
+        "missing derivative of tanh",
+    ),
+    P(
+        "tanh derivative of a sum",
+        "rnn_step_backward",
+        "(1 - next_h ** 2)",
+        "(1 - next_h)",
+        "derivative of tanh wrong",
+    ),
+    P(
+        "plus for minus",
+        "rnn_step_backward",
+        "(1 - next_h ** 2)",
+        "(1 + next_h ** 2)",
+        "derivative of tanh wrong",
+    ),
+    P(
+        "tanh applied again",
+        "rnn_step_backward",
+        "(1 - next_h ** 2)",
+        "(1 - np.tanh(next_h) ** 2)",
+        "derivative of tanh wrong",
+    ),
+    P(
+        "no transpose",
+        "rnn_step_backward",
+        "np.dot(dforward, Wh.T)",
+        "np.dot(dforward, Wh)",
+        "transposed weight",
+        ("dprev_h",),
+    ),
+    P(
+        "shapes that do not fit",
+        "rnn_step_backward",
+        "np.dot(dforward, Wx.T)",
+        "np.dot(dforward, Wx)",
+        "transposed weight",
+    ),
+    P(
+        "weights' gradient transposed",
+        "rnn_step_backward",
+        "np.dot(x.T, dforward)",
+        "np.dot(dforward.T, x)",
+        "transposed",
+        ("dWx",),
+    ),
+    P(
+        "no sum over the batch",
+        "rnn_step_backward",
+        "np.sum(dforward, axis=0)",
+        "dforward",
+        "sum over the batch missing",
+        ("db",),
+    ),
+    P(
+        "mean over the batch",
+        "rnn_step_backward",
+        "np.sum(dforward, axis=0)",
+        "np.mean(dforward, axis=0)",
+        "mean for a sum",
+        ("db",),
+    ),
+    P(
+        "first sample alone",
+        "rnn_step_backward",
+        "np.sum(dforward, axis=0)",
+        "dforward[0]",
+        "sum over the batch missing",
+        ("db",),
+    ),
+    P(
+        "dWh from x",
+        "rnn_step_backward",
+        "dWh = np.dot(prev_h.T, dforward)",
+        "dWh = np.dot(next_h.T, dforward)",
+        "wrong variable",
+        ("dWh",),
+    ),
     # a sequence of the RNN
-    P("state not carried", "rnn_forward", "x[:, t, :], prev, Wx", "x[:, t, :], h0, Wx", "state not carried", ("time step 1, 2, 3",)),
-    P("first state ignored", "rnn_forward", "prev = h0", "prev = np.zeros_like(h0)", "state not reset"),
-    P("last step left out", "rnn_forward", "for t in range(T):", "for t in range(T - 1):", "step left out", ("time step 3",)),
-    P("carried gradient not added", "rnn_backward", "dh[:, t, :] + dprev", "dh[:, t, :]", "dh not added", ("time step 0, 1, 2",)),
-    P("gradient of the step's loss not added", "rnn_backward", "dh[:, t, :] + dprev", "dprev if t < T - 1 else dh[:, t, :]", "dh not added"),
-    P("overwritten", "rnn_backward", "dWx += dWxt", "dWx = dWxt", "not added up over steps", ("dWx",)),
-    P("forward in time", "rnn_backward", "range(T - 1, -1, -1)", "range(T)", "steps in the wrong order"),
+    P(
+        "state not carried",
+        "rnn_forward",
+        "x[:, t, :], prev, Wx",
+        "x[:, t, :], h0, Wx",
+        "state not carried",
+        ("time step 1, 2, 3",),
+    ),
+    P(
+        "first state ignored",
+        "rnn_forward",
+        "prev = h0",
+        "prev = np.zeros_like(h0)",
+        "state not reset",
+    ),
+    P(
+        "last step left out",
+        "rnn_forward",
+        "for t in range(T):",
+        "for t in range(T - 1):",
+        "step left out",
+        ("time step 3",),
+    ),
+    P(
+        "carried gradient not added",
+        "rnn_backward",
+        "dh[:, t, :] + dprev",
+        "dh[:, t, :]",
+        "dh not added",
+        ("time step 0, 1, 2",),
+    ),
+    P(
+        "gradient of the step's loss not added",
+        "rnn_backward",
+        "dh[:, t, :] + dprev",
+        "dprev if t < T - 1 else dh[:, t, :]",
+        "dh not added",
+    ),
+    P(
+        "overwritten",
+        "rnn_backward",
+        "dWx += dWxt",
+        "dWx = dWxt",
+        "not added up over steps",
+        ("dWx",),
+    ),
+    P(
+        "forward in time",
+        "rnn_backward",
+        "range(T - 1, -1, -1)",
+        "range(T)",
+        "steps in the wrong order",
+    ),
     P("one cache for all", "rnn_backward", "cache[t]", "cache[-1]", "wrong time step"),
-    P("dh0 forgotten", "rnn_backward", "dh0 = dprev", "dh0 = np.zeros((N, H))", "left at zero", ("dh0",)),
-    P("dh0 is that of the first step's loss", "rnn_backward", "dh0 = dprev", "dh0 = dh[:, 0, :]", "", ("dh0",)),
-    P("last gradient twice", "rnn_backward", "dprev = np.zeros((N, H))", "dprev = dh[:, -1, :]", "dh added twice"),
+    P(
+        "dh0 forgotten",
+        "rnn_backward",
+        "dh0 = dprev",
+        "dh0 = np.zeros((N, H))",
+        "left at zero",
+        ("dh0",),
+    ),
+    P(
+        "dh0 is that of the first step's loss",
+        "rnn_backward",
+        "dh0 = dprev",
+        "dh0 = dh[:, 0, :]",
+        "",
+        ("dh0",),
+    ),
+    P(
+        "last gradient twice",
+        "rnn_backward",
+        "dprev = np.zeros((N, H))",
+        "dprev = dh[:, -1, :]",
+        "dh added twice",
+    ),
     # words
-    P("scatter by +=", "word_embedding_backward", "np.add.at(dW, x, dout)", "dW[x] += dout", "scatter without adding"),
-    P("scatter by =", "word_embedding_backward", "np.add.at(dW, x, dout)", "dW[x] = dout", "scatter without adding"),
+    P(
+        "scatter by +=",
+        "word_embedding_backward",
+        "np.add.at(dW, x, dout)",
+        "dW[x] += dout",
+        "scatter without adding",
+    ),
+    P(
+        "scatter by =",
+        "word_embedding_backward",
+        "np.add.at(dW, x, dout)",
+        "dW[x] = dout",
+        "scatter without adding",
+    ),
     # one step of the LSTM
-    P("gates i, f, g, o", "lstm_step_forward", "o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:])", "g = np.tanh(a[:, 2 * H:3 * H])\n    o = sigmoid(a[:, 3 * H:])", "gates swapped", ("o, g",)),
-    P("forget and input gate", "lstm_step_forward", "f * prev_c + i * g", "i * prev_c + f * g", "gates swapped", ("i, f",)),
-    P("no tanh of the cell", "lstm_step_forward", "o * tanh_next_c", "o * next_c", "missing activation", ("next_h",)),
-    P("sigmoid for g", "lstm_step_forward", "g = np.tanh(", "g = sigmoid(", "wrong activation", ("gate g",)),
-    P("old cell dropped", "lstm_step_forward", "f * prev_c + i * g", "i * g", "state not carried", ("next_c",)),
-    P("no sigmoid derivative of f", "lstm_step_backward", "dgate_f * f * (1 - f)", "dgate_f", "missing derivative of sigmoid", ("gate f",)),
-    P("no tanh derivative of g", "lstm_step_backward", "dgate_g * (1 - g ** 2)", "dgate_g", "missing derivative of tanh", ("gate g",)),
-    P("sigmoid derivative for g", "lstm_step_backward", "(1 - g ** 2)", "g * (1 - g)", "derivative of sigmoid in place of tanh", ("gate g",)),
-    P("tanh derivative for o", "lstm_step_backward", "dgate_o * o * (1 - o)", "dgate_o * (1 - o ** 2)", "derivative of tanh in place of sigmoid", ("gate o",)),
-    P("half a sigmoid derivative", "lstm_step_backward", "dgate_i * i * (1 - i)", "dgate_i * (1 - i)", "derivative of sigmoid wrong", ("gate i",)),
-    P("no tanh derivative of the cell", "lstm_step_backward", "o * (1 - tanh_next_c ** 2) * dnext_h", "o * dnext_h", "missing derivative of tanh"),
-    P("o forgotten", "lstm_step_backward", "o * (1 - tanh_next_c ** 2)", "(1 - tanh_next_c ** 2)", "factor missing", ("dx",)),
+    P(
+        "gates i, f, g, o",
+        "lstm_step_forward",
+        "o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:])",
+        "g = np.tanh(a[:, 2 * H:3 * H])\n    o = sigmoid(a[:, 3 * H:])",
+        "gates swapped",
+        ("o, g",),
+    ),
+    P(
+        "forget and input gate",
+        "lstm_step_forward",
+        "f * prev_c + i * g",
+        "i * prev_c + f * g",
+        "gates swapped",
+        ("i, f",),
+    ),
+    P(
+        "no tanh of the cell",
+        "lstm_step_forward",
+        "o * tanh_next_c",
+        "o * next_c",
+        "missing activation",
+        ("next_h",),
+    ),
+    P(
+        "sigmoid for g",
+        "lstm_step_forward",
+        "g = np.tanh(",
+        "g = sigmoid(",
+        "wrong activation",
+        ("gate g",),
+    ),
+    P(
+        "old cell dropped",
+        "lstm_step_forward",
+        "f * prev_c + i * g",
+        "i * g",
+        "state not carried",
+        ("next_c",),
+    ),
+    P(
+        "no sigmoid derivative of f",
+        "lstm_step_backward",
+        "dgate_f * f * (1 - f)",
+        "dgate_f",
+        "missing derivative of sigmoid",
+        ("gate f",),
+    ),
+    P(
+        "no tanh derivative of g",
+        "lstm_step_backward",
+        "dgate_g * (1 - g ** 2)",
+        "dgate_g",
+        "missing derivative of tanh",
+        ("gate g",),
+    ),
+    P(
+        "sigmoid derivative for g",
+        "lstm_step_backward",
+        "(1 - g ** 2)",
+        "g * (1 - g)",
+        "derivative of sigmoid in place of tanh",
+        ("gate g",),
+    ),
+    P(
+        "tanh derivative for o",
+        "lstm_step_backward",
+        "dgate_o * o * (1 - o)",
+        "dgate_o * (1 - o ** 2)",
+        "derivative of tanh in place of sigmoid",
+        ("gate o",),
+    ),
+    P(
+        "half a sigmoid derivative",
+        "lstm_step_backward",
+        "dgate_i * i * (1 - i)",
+        "dgate_i * (1 - i)",
+        "derivative of sigmoid wrong",
+        ("gate i",),
+    ),
+    P(
+        "no tanh derivative of the cell",
+        "lstm_step_backward",
+        "o * (1 - tanh_next_c ** 2) * dnext_h",
+        "o * dnext_h",
+        "missing derivative of tanh",
+    ),
+    P(
+        "o forgotten",
+        "lstm_step_backward",
+        "o * (1 - tanh_next_c ** 2)",
+        "(1 - tanh_next_c ** 2)",
+        "factor missing",
+        ("dx",),
+    ),
     P("dc not carried", "lstm_step_backward", "dnext_c + o * (", "o * (", "dc not carried"),
-    P("dh does not reach the cell", "lstm_step_backward", " + o * (1 - tanh_next_c ** 2) * dnext_h", "", "dh not added"),
+    P(
+        "dh does not reach the cell",
+        "lstm_step_backward",
+        " + o * (1 - tanh_next_c ** 2) * dnext_h",
+        "",
+        "dh not added",
+    ),
     P("minus", "lstm_step_backward", "dnext_c + o * (", "dnext_c - o * (", "sign"),
-    P("sign of one gate", "lstm_step_backward", "dgate_o = dnext_h", "dgate_o = -dnext_h", "sign", ("gate o",)),
-    P("dprev_c without f", "lstm_step_backward", "dprev_c = dcell * f", "dprev_c = dcell", "factor missing", ("dprev_c",)),
-    P("dprev_c of the upstream alone", "lstm_step_backward", "dprev_c = dcell * f", "dprev_c = dnext_c * f", "", ("dprev_c",)),
-    P("next cell for the old one", "lstm_step_backward", "dcell * prev_c", "dcell * tanh_next_c", "wrong variable", ("gate f",)),
-    P("i and g", "lstm_step_backward", "dgate_i = dcell * g", "dgate_i = dcell * i", "gates swapped", ("i, g",)),
-    P("stacked i, f, g, o", "lstm_step_backward", "(dai, daf, dao, dag)", "(dai, daf, dag, dao)", "gates swapped", ("gate o, g",)),
-    P("two derivatives forgotten", "lstm_step_backward", "dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)", "dai = dgate_i\n    daf = dgate_f", "missing derivative of sigmoid", ("gate",)),
+    P(
+        "sign of one gate",
+        "lstm_step_backward",
+        "dgate_o = dnext_h",
+        "dgate_o = -dnext_h",
+        "sign",
+        ("gate o",),
+    ),
+    P(
+        "dprev_c without f",
+        "lstm_step_backward",
+        "dprev_c = dcell * f",
+        "dprev_c = dcell",
+        "factor missing",
+        ("dprev_c",),
+    ),
+    P(
+        "dprev_c of the upstream alone",
+        "lstm_step_backward",
+        "dprev_c = dcell * f",
+        "dprev_c = dnext_c * f",
+        "",
+        ("dprev_c",),
+    ),
+    P(
+        "next cell for the old one",
+        "lstm_step_backward",
+        "dcell * prev_c",
+        "dcell * tanh_next_c",
+        "wrong variable",
+        ("gate f",),
+    ),
+    P(
+        "i and g",
+        "lstm_step_backward",
+        "dgate_i = dcell * g",
+        "dgate_i = dcell * i",
+        "gates swapped",
+        ("i, g",),
+    ),
+    P(
+        "stacked i, f, g, o",
+        "lstm_step_backward",
+        "(dai, daf, dao, dag)",
+        "(dai, daf, dag, dao)",
+        "gates swapped",
+        ("gate o, g",),
+    ),
+    P(
+        "two derivatives forgotten",
+        "lstm_step_backward",
+        "dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)",
+        "dai = dgate_i\n    daf = dgate_f",
+        "missing derivative of sigmoid",
+        ("gate",),
+    ),
     # a sequence of the LSTM
-    P("cell not carried", "lstm_forward", "prev_h, prev_c, step = lstm", "prev_h, _, step = lstm", "state not carried"),
-    P("cell starts as h0", "lstm_forward", "prev_c = np.zeros((N, H))", "prev_c = h0", "state not reset"),
-    P("gradient of the cell not carried", "lstm_backward", "dnext_c = dprev_c", "dnext_c = np.zeros((N, H))", "dc not carried"),
-    P("carried state gradient not added", "lstm_backward", "dh[:, t, :] + dprev_h", "dh[:, t, :]", "dh not added"),
-    P("bias gradient overwritten", "lstm_backward", "db += dbt", "db = dbt", "not added up over steps", ("db",)),
-    P("gradient averaged over steps", "lstm_backward", "    dh0 = dprev_h", "    dWx /= T\n    dh0 = dprev_h", "mean for a sum", ("dWx",)),
+    P(
+        "cell not carried",
+        "lstm_forward",
+        "prev_h, prev_c, step = lstm",
+        "prev_h, _, step = lstm",
+        "state not carried",
+    ),
+    P(
+        "cell starts as h0",
+        "lstm_forward",
+        "prev_c = np.zeros((N, H))",
+        "prev_c = h0",
+        "state not reset",
+    ),
+    P(
+        "gradient of the cell not carried",
+        "lstm_backward",
+        "dnext_c = dprev_c",
+        "dnext_c = np.zeros((N, H))",
+        "dc not carried",
+    ),
+    P(
+        "carried state gradient not added",
+        "lstm_backward",
+        "dh[:, t, :] + dprev_h",
+        "dh[:, t, :]",
+        "dh not added",
+    ),
+    P(
+        "bias gradient overwritten",
+        "lstm_backward",
+        "db += dbt",
+        "db = dbt",
+        "not added up over steps",
+        ("db",),
+    ),
+    P(
+        "gradient averaged over steps",
+        "lstm_backward",
+        "    dh0 = dprev_h",
+        "    dWx /= T\n    dh0 = dprev_h",
+        "mean for a sum",
+        ("dWx",),
+    ),
     # loss
-    P("no mask", "temporal_softmax_loss", "np.sum(mask_flat * np.log(probs[np.arange(N * T), y_flat]))", "np.sum(np.log(probs[np.arange(N * T), y_flat]))", "mask ignored", ("loss",)),
-    P("gradient not masked", "temporal_softmax_loss", "dx_flat *= mask_flat[:, None]", "pass", "mask ignored", ("dx",)),
-    P("mean over words", "temporal_softmax_loss", "y_flat])) / N", "y_flat])) / (N * T)", "mean for a sum", ("loss",)),
-    P("gradient not divided", "temporal_softmax_loss", "dx_flat /= N", "pass", "sum for a mean", ("dx",)),
-    P("one not subtracted", "temporal_softmax_loss", "dx_flat[np.arange(N * T), y_flat] -= 1", "pass", "term missing", ("dx",)),
-    P("overflow", "temporal_softmax_loss", "x_flat - np.max(x_flat, axis=1, keepdims=True)", "x_flat", "not stable"),
-    P("sum over steps missing", "temporal_affine_backward", "dout.sum(axis=(0, 1))", "dout.sum(axis=0)", "sum over the batch missing", ("db",)),
+    P(
+        "no mask",
+        "temporal_softmax_loss",
+        "np.sum(mask_flat * np.log(probs[np.arange(N * T), y_flat]))",
+        "np.sum(np.log(probs[np.arange(N * T), y_flat]))",
+        "mask ignored",
+        ("loss",),
+    ),
+    P(
+        "gradient not masked",
+        "temporal_softmax_loss",
+        "dx_flat *= mask_flat[:, None]",
+        "pass",
+        "mask ignored",
+        ("dx",),
+    ),
+    P(
+        "mean over words",
+        "temporal_softmax_loss",
+        "y_flat])) / N",
+        "y_flat])) / (N * T)",
+        "mean for a sum",
+        ("loss",),
+    ),
+    P(
+        "gradient not divided",
+        "temporal_softmax_loss",
+        "dx_flat /= N",
+        "pass",
+        "sum for a mean",
+        ("dx",),
+    ),
+    P(
+        "one not subtracted",
+        "temporal_softmax_loss",
+        "dx_flat[np.arange(N * T), y_flat] -= 1",
+        "pass",
+        "term missing",
+        ("dx",),
+    ),
+    P(
+        "overflow",
+        "temporal_softmax_loss",
+        "x_flat - np.max(x_flat, axis=1, keepdims=True)",
+        "x_flat",
+        "not stable",
+    ),
+    P(
+        "sum over steps missing",
+        "temporal_affine_backward",
+        "dout.sum(axis=(0, 1))",
+        "dout.sum(axis=0)",
+        "sum over the batch missing",
+        ("db",),
+    ),
     # captioner
-    P("targets are the inputs", "CaptioningRNN.loss", "captions_out = captions[:, 1:]", "captions_out = captions[:, :-1]", "captions off by one"),
-    P("inputs are the targets", "CaptioningRNN.loss", "captions_in = captions[:, :-1]", "captions_in = captions[:, 1:]", "captions off by one"),
-    P("mask of the inputs", "CaptioningRNN.loss", "mask = captions_out != self._null", "mask = captions_in != self._null", "mask ignored"),
-    P("everything counts", "CaptioningRNN.loss", "mask = captions_out != self._null", "mask = np.ones_like(captions_out)", "mask ignored"),
-    P("no bias of the image", "CaptioningRNN.loss", "features.dot(W_proj) + b_proj", "features.dot(W_proj)", "bias missing"),
-    P("gradient of the image forgotten", "CaptioningRNN.loss", 'grads["W_proj"] = features.T.dot(dh0)', "pass", "gradient missing", ("W_proj",)),
-    P("word not fed back", "CaptioningRNN.sample", "word = np.argmax(scores, axis=1)\n            captions[:, t] = word", "captions[:, t] = np.argmax(scores, axis=1)", "word not fed back"),
-    P("starts with NULL", "CaptioningRNN.sample", "word = self._start *", "word = self._null *", "wrong start"),
-    P("state not carried", "CaptioningRNN.sample", "h, _ = rnn_step_forward(x, h, Wx", "h, _ = rnn_step_forward(x, features.dot(W_proj) + b_proj, Wx", ""),
-    P("cell not carried", "CaptioningRNN.sample", "h, c, _ = lstm", "h, _, _ = lstm", "state not carried"),
+    P(
+        "targets are the inputs",
+        "CaptioningRNN.loss",
+        "captions_out = captions[:, 1:]",
+        "captions_out = captions[:, :-1]",
+        "captions off by one",
+    ),
+    P(
+        "inputs are the targets",
+        "CaptioningRNN.loss",
+        "captions_in = captions[:, :-1]",
+        "captions_in = captions[:, 1:]",
+        "captions off by one",
+    ),
+    P(
+        "mask of the inputs",
+        "CaptioningRNN.loss",
+        "mask = captions_out != self._null",
+        "mask = captions_in != self._null",
+        "mask ignored",
+    ),
+    P(
+        "everything counts",
+        "CaptioningRNN.loss",
+        "mask = captions_out != self._null",
+        "mask = np.ones_like(captions_out)",
+        "mask ignored",
+    ),
+    P(
+        "no bias of the image",
+        "CaptioningRNN.loss",
+        "features.dot(W_proj) + b_proj",
+        "features.dot(W_proj)",
+        "bias missing",
+    ),
+    P(
+        "gradient of the image forgotten",
+        "CaptioningRNN.loss",
+        'grads["W_proj"] = features.T.dot(dh0)',
+        "pass",
+        "gradient missing",
+        ("W_proj",),
+    ),
+    P(
+        "word not fed back",
+        "CaptioningRNN.sample",
+        "word = np.argmax(scores, axis=1)\n            captions[:, t] = word",
+        "captions[:, t] = np.argmax(scores, axis=1)",
+        "word not fed back",
+    ),
+    P(
+        "starts with NULL",
+        "CaptioningRNN.sample",
+        "word = self._start *",
+        "word = self._null *",
+        "wrong start",
+    ),
+    P(
+        "state not carried",
+        "CaptioningRNN.sample",
+        "h, _ = rnn_step_forward(x, h, Wx",
+        "h, _ = rnn_step_forward(x, features.dot(W_proj) + b_proj, Wx",
+        "",
+    ),
+    P(
+        "cell not carried",
+        "CaptioningRNN.sample",
+        "h, c, _ = lstm",
+        "h, _, _ = lstm",
+        "state not carried",
+    ),
     # update rules and solver
-    P("momentum the wrong way", "sgd_momentum", '- config["learning_rate"] * dw', '+ config["learning_rate"] * dw', "sign"),
+    P(
+        "momentum the wrong way",
+        "sgd_momentum",
+        '- config["learning_rate"] * dw',
+        '+ config["learning_rate"] * dw',
+        "sign",
+    ),
     P("velocity not kept", "sgd_momentum", 'config["velocity"] = v', "pass", "state not carried"),
     P("no root", "rmsprop", 'np.sqrt(config["cache"])', 'config["cache"]', ""),
-    P("no bias correction", "adam", 'mt = config["m"] / (1 - config["beta1"] ** config["t"])', 'mt = config["m"]', "bias correction missing"),
+    P(
+        "no bias correction",
+        "adam",
+        'mt = config["m"] / (1 - config["beta1"] ** config["t"])',
+        'mt = config["m"]',
+        "bias correction missing",
+    ),
     P("t not counted", "adam", 'config["t"] += 1', 'config["t"] = 1', ""),
     P("no square", "adam", "(dw * dw)", "dw", "factor wrong"),
-    P("configs shared", "CaptioningSolver", "self.optim_configs[p] = d", "self.optim_configs[p] = self.optim_config", "state shared"),
-    P("learning rate never falls", "CaptioningSolver", '*= self.lr_decay', '*= 1.0', ""),
-    P("losses not recorded", "CaptioningSolver", "self.loss_history.append(loss)", "self.loss_history = [loss]", "wrong number of steps"),
+    P(
+        "configs shared",
+        "CaptioningSolver",
+        "self.optim_configs[p] = d",
+        "self.optim_configs[p] = self.optim_config",
+        "state shared",
+    ),
+    P("learning rate never falls", "CaptioningSolver", "*= self.lr_decay", "*= 1.0", ""),
+    P(
+        "losses not recorded",
+        "CaptioningSolver",
+        "self.loss_history.append(loss)",
+        "self.loss_history = [loss]",
+        "wrong number of steps",
+    ),
     # ordinary Python that goes wrong
-    P("not written", "lstm_backward", "    dh0 = dprev_h\n    return dx, dh0, dWx, dWh, db\n\n\ndef temporal_affine_forward", "    return None, None, None, None, None\n\n\ndef temporal_affine_forward", "not written yet"),
-    P("overwrites x", "rnn_step_forward", "    forward = np.dot(x, Wx)", "    x *= 2\n    forward = np.dot(x / 2, Wx)", "overwrites its arguments", ("x",)),
-    P("a typing error", "lstm_forward", "prev_c = np.zeros((N, H))", "prev_c = np.zeros(N, H)", "raises an error", ("np.zeros(N, H)",)),
-    P("cache in a global", "rnn_step_backward", "x, prev_h, Wx, Wh, b, next_h = cache", "x, prev_h, Wx, Wh, b, next_h = LAST", "state outside the cache"),
+    P(
+        "not written",
+        "lstm_backward",
+        "    dh0 = dprev_h\n    return dx, dh0, dWx, dWh, db\n\n\ndef temporal_affine_forward",
+        "    return None, None, None, None, None\n\n\ndef temporal_affine_forward",
+        "not written yet",
+    ),
+    P(
+        "overwrites x",
+        "rnn_step_forward",
+        "    forward = np.dot(x, Wx)",
+        "    x *= 2\n    forward = np.dot(x / 2, Wx)",
+        "overwrites its arguments",
+        ("x",),
+    ),
+    P(
+        "a typing error",
+        "lstm_forward",
+        "prev_c = np.zeros((N, H))",
+        "prev_c = np.zeros(N, H)",
+        "raises an error",
+        ("np.zeros(N, H)",),
+    ),
+    P(
+        "cache in a global",
+        "rnn_step_backward",
+        "x, prev_h, Wx, Wh, b, next_h = cache",
+        "x, prev_h, Wx, Wh, b, next_h = LAST",
+        "state outside the cache",
+    ),
 ]
 
 
@@ -776,29 +1274,49 @@ def written(files: Mapping[str, str], folder: Path) -> Path:
     return folder / "cs231n"
 
 
-def main() -> None:
-    from xpcap.grading import grade
+def named(mistake: Planted, folder: Path) -> tuple[list[Result], list[Result]]:
+    """What grading finds: of the planted function, and of others that do not follow from it."""
+    results = list(grade(written(planted(mistake), folder)))
+    there = [r for r in results if r.kind and r.function.startswith(mistake.function)]
+    there = [r for r in there if not r.kind.startswith("follows")]
+    others = [r for r in results if not r.passed and not r.kind.startswith("follows")]
+    return there, [r for r in others if r not in there]
 
-    wrong = 0
-    begun = time.perf_counter()
+
+def is_right(mistake: Planted, there: list[Result], others: list[Result]) -> bool:
+    return not others and any(
+        mistake.kind in r.kind and all(word in f"{r.where} {r.advice}" for word in mistake.where)
+        for r in there
+    )
+
+
+def table() -> Iterator[str]:
+    """Lines of a Markdown table: each mistake, and what grading says of it."""
+    yield "| function | in the student's code | kind | where |"
+    yield "|---|---|---|---|"
     for mistake in PLANTED:
         with tempfile.TemporaryDirectory() as folder:
-            results = list(grade(written(planted(mistake), Path(folder))))
-        named = [r for r in results if r.function.startswith(mistake.function) and r.kind]
-        right = any(
-            mistake.kind in r.kind and all(word in f"{r.where} {r.advice}" for word in mistake.where)
-            for r in named
-        )
-        others = [r for r in results if not r.passed and r not in named and "follows" not in r.kind]
-        wrong += not right or bool(others)
-        print("ok   " if right and not others else "WRONG", mistake.function, "|", mistake.name)
-        for r in named[: 1 if right else 9]:
-            print("        ", r.kind, "|", r.where, "|", r.advice)
-        for r in others:
-            print("   other", r.function, r.kind, "|", r.where, "|", r.advice)
-    print(f"{len(PLANTED)} mistakes, {wrong} wrong, {time.perf_counter() - begun:.0f} s")
+            there, others = named(mistake, Path(folder))
+        first = there[0] if there else Result("", False)
+        kind = first.kind if is_right(mistake, there, others) else f"WRONG: {first.kind}"
+        code = "; ".join(mistake.wrong.split("\n\n")[0].strip().splitlines())
+        code = " ".join(code.split()).replace("|", "\\|")
+        where = first.where.replace("|", "\\|")
+        yield f"| `{mistake.function}` | {mistake.name}: `{code}` | {kind} | {where} |"
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "mistakes.md"
+
+
+def main() -> None:
+    begun = time.perf_counter()
+    lines = list(table())
+    head = PAGE.read_text(encoding="utf-8").split("| function |")[0]
+    PAGE.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    wrong = [line for line in lines if "WRONG" in line]
+    print("\n".join(wrong))
+    print(f"{len(PLANTED)} mistakes, {len(wrong)} wrong, {time.perf_counter() - begun:.0f} s")
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
     main()

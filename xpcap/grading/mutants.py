@@ -184,49 +184,51 @@ def _parsed(module: ModuleType, name: str) -> ast.FunctionDef:
 
 def _changed(tree: ast.FunctionDef, special: Sequence[Special]) -> Iterator[Change]:
     """Every change of a function; the tree has it until the next one is asked for."""
-    names = sorted(
-        {argument.arg for argument in tree.args.args}
-        | {
-            node.id
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-        }
-    )
-    first = tree.args.args[0].arg if tree.args.args[0].arg != "self" else "features"
+    arguments = [argument.arg for argument in tree.args.args]
+    stored = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    names = sorted({*arguments, *stored})
+    samples = next((name for name in arguments if name != "self"), "self")  # has N rows
     for block, number, in_loop in list(_statements(tree.body, False)):
         statement = block[number]
-        target, before = _target(statement), ast.unparse(statement).splitlines()[0]
-
-        def change(rank: int, kind: str, gate: str, detail: str) -> Change:
-            after = ast.unparse(block[number]).splitlines()[0]  # noqa: B023
-            return Change(rank, kind, gate, target, before, after, detail)  # noqa: B023
-
+        target, before = _target(statement), _first_line(statement)
         for text, instead, kind, detail in special:
             if text == before:
-                new = ast.parse(instead).body
-                block[number : number + 1] = new
-                yield change(0, kind, _gates(target), detail)._replace(instead=instead)
-                block[number : number + len(new)] = [statement]
-        for new, rank, kind, detail in _other_statements(statement, in_loop, first):
-            block[number] = new
-            gate = _gates("", *re.findall(r"`([^`]*)`", detail)) if "gates" in kind else ""
-            yield change(rank, kind, gate or _gates(target), detail)
+                lines = ast.parse(instead).body
+                block[number : number + 1] = lines
+                yield Change(0, kind, _gates(target), target, before, instead, detail)
+                block[number : number + len(lines)] = [statement]
+        for other, rank, kind, detail in _other_statements(statement, in_loop, samples):
+            block[number] = other
+            gate = _gates_of(kind, target, detail)
+            yield Change(rank, kind, gate, target, before, _first_line(other), detail)
             block[number] = statement
         for parent, field, index, node in list(_slots(statement)):
-            holder = parent if index is None else getattr(parent, field)
             for new, rank, kind, detail in _other_expressions(node, parent, names):
-                if index is None:
-                    setattr(holder, field, new)
-                else:
-                    holder[index] = new
-                gate = _gates(target)
-                if kind == "gates swapped":
-                    gate = _gates("", *re.findall(r"`([^`]*)`", detail)) or gate
-                yield change(rank, kind, gate, detail)
-                if index is None:
-                    setattr(holder, field, node)
-                else:
-                    holder[index] = node
+                _put(parent, field, index, new)
+                gate = _gates_of(kind, target, detail)
+                yield Change(rank, kind, gate, target, before, _first_line(statement), detail)
+                _put(parent, field, index, node)
+
+
+def _put(parent: ast.AST, field: str, index: int | None, node: ast.expr) -> None:
+    if index is None:
+        setattr(parent, field, node)
+    else:
+        getattr(parent, field)[index] = node
+
+
+def _first_line(statement: ast.stmt) -> str:
+    return ast.unparse(statement).splitlines()[0]
+
+
+def _gates_of(kind: str, target: str, detail: str) -> str:
+    """Gates of a change: those that it exchanges, else that of the variable that it computes."""
+    exchanged = re.findall(r"`([^`]*)`", detail) if kind == "gates swapped" else []
+    return _gates("", *exchanged) or _gates(target)
 
 
 def _statements(block: list[ast.stmt], in_loop: bool) -> Iterator[tuple[list[Any], int, bool]]:
@@ -411,10 +413,10 @@ def _other_expressions(
         for code in _other_subscripts(node):
             slices = re.search(r"\[:, (1:|:-1)\]", text) is not None
             kind = "captions off by one" if slices else "wrong time step"
-            other = parsed(code)
-            assert isinstance(other, ast.Subscript)
-            other.ctx = node.ctx
-            yield other, 2, kind, f"`{code}` stands where `{text}` belongs"
+            subscript = parsed(code)
+            assert isinstance(subscript, ast.Subscript)
+            subscript.ctx = node.ctx
+            yield subscript, 2, kind, f"`{code}` stands where `{text}` belongs"
     elif isinstance(node, ast.Compare) and isinstance(parent, ast.If):
         yield parsed("True"), 2, "condition missing", f"`{text}` is not asked"
     elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.NotEq):
