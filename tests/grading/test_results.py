@@ -104,6 +104,7 @@ def test_the_page_has_every_function_and_escapes_what_a_submission_says(tmp_path
         assert f">{name}<" in text
     assert "Mend <code>dx</code>." in text
     assert "2 of 6 functions pass" in text
+    assert text.count("Error: ") == text.count("Error: 5.0e-01") == 2
     assert "Grading of &lt;b&gt;work.py" in text
     assert "Content-Security-Policy" in text
     assert not re.search(r"<script|\x1b|\u202e|src=|://", text)

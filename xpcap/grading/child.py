@@ -191,7 +191,7 @@ def _exactly(file: IO[bytes], size: int) -> bytearray:
 
 
 def limit(memory: float) -> None:
-    """Limit memory and the size of files, and write no core, where the system can."""
+    """Limit memory (on Linux) and the size of files, and write no core, where the system can."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -199,7 +199,8 @@ def limit(memory: float) -> None:
         # its signal ends the process, where an error could be caught
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         _lower(resource.RLIMIT_FSIZE, MOST_OUTPUT)
-        _lower(resource.RLIMIT_AS, _present() + int(memory * GB))
+        if present := _present():
+            _lower(resource.RLIMIT_AS, present + int(memory * GB))
 
 
 def _lower(which: int, most: int) -> None:
@@ -307,7 +308,7 @@ class Refusal:
 
 
 def load(name: str) -> types.ModuleType:
-    """Import a module of the submission: the one place of the package that runs a file's code."""
+    """Import a module of the submission. No other line of the package runs what a file says."""
     return importlib.import_module(name)
 
 
@@ -331,7 +332,7 @@ class Server:
         self._drivers = drivers
         self._called: Any = None  # the student's function that runs
         self._kept: dict[int, Any] = {}
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(setup["first"])
         self._warnings: list[str] = []
         warnings.showwarning = self._note  # type: ignore[assignment]
 
@@ -496,9 +497,9 @@ def serve(server: Server, requests: IO[bytes], answers: IO[bytes], seconds: floa
 
 
 def main() -> None:
-    """Take the pipes from stdin and stdout, send a first message when ready, then serve."""
-    setup = json.loads(sys.argv[1])
+    """Take the pipes from stdin and stdout, answer a first message when ready, then serve."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    setup, _ = receive(requests)
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 0)
     os.dup2(2, 1)  # what is printed goes to a file, as stderr does

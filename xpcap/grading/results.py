@@ -164,6 +164,7 @@ def write_report(path: str | Path, title: str, results: Iterable[Result]) -> Non
 def _shown(result: Result) -> Mapping[str, Any]:
     """A result as the page takes it: the student's line apart, and code in the advice."""
     line = LINE.fullmatch(result.where)
+    error = math.nan if result.passed or result.error is None else result.error
     return {
         "kind": result.kind,
         "where": "" if line else result.where,
@@ -171,5 +172,5 @@ def _shown(result: Result) -> Mapping[str, Any]:
         "text": line[2] if line else "",
         # between backquotes stands code: every second piece
         "advice": result.advice[:MOST_TEXT].split("`"),
-        "error": f"{result.error:.1e}" if result.error is not None and not result.passed else "",
+        "error": f"{error:.1e}" if math.isfinite(error) else "",
     }

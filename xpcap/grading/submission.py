@@ -2,7 +2,7 @@
 
 import ast
 import contextlib
-import json
+import itertools
 import os
 import queue
 import re
@@ -38,11 +38,12 @@ FILES = {  # of the course, in its package
 GRADED = ("rnn_layers", "rnn", "optim", "captioning_solver")
 GIVEN = ("affine_forward", "affine_backward")  # what the course's layers.py has besides
 MOST_FILE, MOST_FILES = 10**6, 500  # bytes of a file, files of a folder
+MOST_IN_ALL = 4 * 10**6  # bytes of a folder's files
 SKIPPED = {"datasets", "build", "node_modules", "__pycache__"}  # folders
 START = 60.0  # seconds that Python and NumPy may take to start on a busy machine
 SLICE = 0.05  # seconds between two looks at what the process has printed
 # of the environment, what Python, NumPy and their libraries may need to start
-ENVIRONMENT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "NIX_LD")
+ENVIRONMENT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 ONE_THREAD = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -194,6 +195,7 @@ class Submission:
         self._files = {**course, **self._own}
         self._broken: dict[str, StudentError | Stopped] = {}  # by module that cannot be imported
         self._imported: set[str] = set()  # modules, in the present process
+        self._kept = itertools.count(0, 10**9)  # the first `Kept` of each process
         self._process: _Process | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -243,7 +245,7 @@ class Submission:
             if module is None:
                 raise ValueError(f"Submission.call: {self.path} does not define {name}")
         if module is not None:
-            self._import(module)
+            self.load(module)
         packed: list[np.ndarray] = []
         request = {
             "act": "drive" if driver else "call",
@@ -265,8 +267,13 @@ class Submission:
         if self._process is not None:
             self._ask({"act": "forget"})
 
-    def _import(self, module: str) -> None:
-        """Import a course module in the process, once."""
+    def load(self, module: str) -> None:
+        """Import a course module in the process, once; `call` does so first.
+
+        Raises
+        ------
+        StudentError, Stopped : it cannot be imported, now and at each later call for it.
+        """
         if module in self._broken:
             raise self._broken[module]
         if module in self._imported:
@@ -308,6 +315,7 @@ class Submission:
                 "files": {file: self._shown[file] for file in self._own},
                 "folders": [str(self._root / child.PACKAGE / one) for one in ("", "classifiers")],
                 "modules": self._modules(),
+                "first": next(self._kept),
                 "seconds": self.seconds,
                 "memory": self.memory,
             }
@@ -406,10 +414,10 @@ def _read(path: Path, known: Names) -> tuple[dict[str, bytes], dict[str, str]]:
         content = _content(found)
         file = name if "/" in name else _beside(content, name)
         files[file], shown[file] = content, found.relative_to(path).as_posix()
-        if len(files) > MOST_FILES:
+        if len(files) > MOST_FILES or sum(map(len, files.values())) > MOST_IN_ALL:
             raise DataError(
-                f"grade: {path} has more than {MOST_FILES} Python files, expected a few; is it"
-                " the right folder?"
+                f"grade: {path} has more than {MOST_FILES} Python files, or more than"
+                f" {MOST_IN_ALL:,} bytes of them, expected a few; is it the right folder?"
             )
     return files, shown
 
@@ -530,7 +538,7 @@ class _Process:
         self._memory: float = setup["memory"]
         self._faults = folder / "faults"
         self._package = f"{folder / 'root' / child.PACKAGE}{os.sep}"
-        setup = {
+        self._setup = {
             **setup,
             "work": str(work),
             "faults": str(self._faults),
@@ -540,7 +548,7 @@ class _Process:
         }
         command = [
             *(sys.executable, "-I", "-B", "-X", "utf8"),
-            *(child.__file__, json.dumps(setup)),
+            child.__file__,
         ]
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         environment |= dict.fromkeys(("HOME", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR"), str(work))
@@ -565,6 +573,7 @@ class _Process:
     def check_started(self) -> None:
         """Wait until the process is ready for its first request."""
         if not self._started:
+            self._requests.put((self._setup, []))
             self._wait(START, "did not start")
             self._started = True
 
@@ -593,18 +602,15 @@ class _Process:
             return answer
 
     def _exchange(self) -> None:
-        """Read the first message, then write a request and read its answer, until an end."""
+        """Write a request and read its answer, until an end."""
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
         with contextlib.suppress(OSError), requests, answers:
             try:
-                while True:
-                    self._answers.put(child.receive(answers))
-                    message = self._requests.get()
-                    if message is None:
-                        break
+                while message := self._requests.get():
                     child.send(requests, *message)
+                    self._answers.put(child.receive(answers))
             except EOFError:
                 pass
             except ODD:
@@ -627,8 +633,10 @@ class _Process:
             self._printed.seek(0)
             last = self._printed.read().decode("utf-8", "replace").strip().splitlines()[-1:]
             return f"did not start: {''.join(last)[:300]}"
-        name = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-        return f"ended its process ({name})"
+        if status >= 0:
+            return f"ended its process (exit status {status})"
+        names = {one.value: one.name for one in signal.Signals}
+        return f"ended its process ({names.get(-status, f'signal {-status}')})"
 
     def _dump(self) -> None:
         """Have the process write the lines that it is at, where the system can."""
