@@ -83,7 +83,7 @@ def test_a_right_submission_passes_on_numpy_whatever_backend_is_in_force(work: P
         (
             2,
             ["--against", "my layers.py", "--only", "nothing"],
-            "has none of the functions nothing",
+            "is named nothing",
         ),
     ],
 )

@@ -18,8 +18,8 @@ from students import (
 )
 
 from xpcap.grading import Result, grade
-from xpcap.grading.layers import LAYERS
 from xpcap.grading.known import LABELS
+from xpcap.grading.layers import LAYERS
 
 NOTATION = Path(__file__).parents[2] / "docs" / "notation.md"
 A_FEW = [
@@ -37,7 +37,7 @@ A_FEW = [
 
 @pytest.mark.parametrize("style", STYLES)
 def test_right_solutions_pass_in_any_style(style: str, tmp_path: Path) -> None:
-    results = list(grade(written(STYLES[style], tmp_path)))
+    results = grade(written(STYLES[style], tmp_path))
     assert [result for result in results if not result.passed] == []
     assert len(results) == 25
 

@@ -1276,7 +1276,7 @@ def written(files: Mapping[str, str], folder: Path) -> Path:
 
 def named(mistake: Planted, folder: Path) -> tuple[list[Result], list[Result]]:
     """What grading finds: of the planted function, and of others that do not follow from it."""
-    results = list(grade(written(planted(mistake), folder)))
+    results = grade(written(planted(mistake), folder))
     there = [r for r in results if r.kind and r.function.startswith(mistake.function)]
     there = [r for r in there if not r.kind.startswith("follows")]
     others = [r for r in results if not r.passed and not r.kind.startswith("follows")]

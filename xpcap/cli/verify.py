@@ -128,11 +128,21 @@ def verify(
     for file, suffix in ((gradescope, ".json"), (html, ".html")):
         if file is not None:
             check_new_file(file, suffix, command="verify")
+    shown: list[Result] = []
+
+    def show(result: Result) -> None:
+        _print_result(result, shown[-1] if shown else None)
+        shown.append(result)
+
     with use_backend("numpy"):
-        results = run_grade(against, only=only, seconds=seconds, memory=memory)
-        graded = list(results) if as_json else _printed(results)
-    if as_json:
-        click.echo(json.dumps(to_json(graded)))
+        graded = run_grade(
+            against,
+            only=only,
+            seconds=seconds,
+            memory=memory,
+            on_result=None if as_json else show,  # as it comes: code that hangs takes its seconds
+        )
+    click.echo(json.dumps(to_json(graded)) if as_json else summary(graded))
     if gradescope is not None:
         write_gradescope(gradescope, graded)
     if html is not None:
@@ -167,24 +177,17 @@ def _line(row: Row) -> tuple[str, ...]:
     return row.case, row.backend, row.dtype, *numbers, "yes" if row.passed else "NO"
 
 
-def _printed(results: Iterable[Result]) -> list[Result]:
-    """Print each result when it is there, since code that hangs takes its seconds."""
-    graded: list[Result] = []
-    for result in results:
-        if not graded:
-            click.echo(COLUMNS.format("function", "pass", "where", "kind"))
-        again = bool(graded) and graded[-1].function == result.function
-        graded.append(result)
-        where = visible(result.where)
-        line = LINE.fullmatch(where)
-        cell = f"line {line[1]}" if line else visible(where, MOST_WHERE)
-        name, passed = ("", "") if again else (result.function, "yes" if result.passed else "NO")
-        click.echo(COLUMNS.format(name, passed, cell, visible(result.kind)).rstrip())
-        whole = line[2] if line else where if cell != where else ""
-        for text in (whole, visible(result.advice, MOST_TEXT)):
-            if text:
-                click.echo(
-                    textwrap.fill(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
-                )
-    click.echo(summary(graded))
-    return graded
+def _print_result(result: Result, before: Result | None) -> None:
+    """Print a row of the table of a grading, and below it what to do."""
+    if before is None:
+        click.echo(COLUMNS.format("function", "pass", "where", "kind"))
+    again = before is not None and before.function == result.function
+    where = visible(result.where)
+    line = LINE.fullmatch(where)
+    cell = f"line {line[1]}" if line else visible(where, MOST_WHERE)
+    name, passed = ("", "") if again else (result.function, "yes" if result.passed else "NO")
+    click.echo(COLUMNS.format(name, passed, cell, visible(result.kind)).rstrip())
+    whole = line[2] if line else where if cell != where else ""
+    for text in (whole, visible(result.advice, MOST_TEXT)):
+        if text:
+            click.echo(textwrap.fill(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))

@@ -30,15 +30,17 @@ class Student:
     def __init__(self, submission: Submission) -> None:
         self.submission = submission
         self.verdicts: dict[str, Result] = {}
+        self._broken: set[str] = set()  # modules that cannot be imported
 
-    def judge(self, name: str, check: Check) -> Iterator[Result]:
+    def judge(self, name: str, module: str, check: Check) -> Iterator[Result]:
         """The results of a check, whose faults are results too."""
-        for result in self._results(name, check):
+        for result in self._results(name, module, check):
             self.verdicts.setdefault(name, result)
             yield result
 
-    def _results(self, name: str, check: Check) -> Iterator[Result]:
+    def _results(self, name: str, module: str, check: Check) -> Iterator[Result]:
         try:
+            self._load(name, module)
             yield from check()
         except FaultError as fault:
             wrong = self.wrong_below(name)
@@ -47,6 +49,18 @@ class Student:
                 yield Result(name, False, fault.where, FOLLOWS, advice)
             else:
                 yield Result(name, False, fault.where, fault.kind, fault.advice)
+
+    def _load(self, name: str, module: str) -> None:
+        """A fault if a module of the submission cannot be imported; told whole the first time."""
+        if module in self._broken:
+            advice = f"Mend {module} first: importing it fails, as said above."
+            raise FaultError(FOLLOWS, advice)
+        try:
+            self.ask(name, lambda: self.submission.load(module))
+        except FaultError as fault:
+            self._broken.add(module)
+            advice = f"Importing {module} fails, so nothing of it can be graded. {fault.advice}"
+            raise FaultError(fault.kind, advice, fault.where) from fault
 
     def wrong_below(self, name: str) -> str:
         """The first function that is wrong, of those that a function calls."""

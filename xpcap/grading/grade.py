@@ -7,7 +7,7 @@ explains.
 """
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from xpcap.errors import OptionError
@@ -43,7 +43,8 @@ def grade(
     only: Sequence[str] = (),
     seconds: float = 10.0,
     memory: float = 2.0,
-) -> Iterator[Result]:
+    on_result: Callable[[Result], None] | None = None,
+) -> list[Result]:
     """Grade the functions of a student's file, folder or module, in the order of the course.
 
     Parameters
@@ -51,31 +52,42 @@ def grade(
     submission : a file such as rnn_layers.py, a folder such as cs231n/, or a module's dotted name
     only : patterns of function names, as in a shell; none: all
     seconds, memory : limits of each call, and of the process, in GB
+    on_result : called with each result when it is there
 
-    Yields
-    ------
-    Result : one a function; a second one where two mistakes were found
+    Returns
+    -------
+    list of Result : one a function; a second one where two mistakes were found
 
     Raises
     ------
-    OptionError : no such file or module, or nothing of the course in it.
+    DataError : no such file or module, or nothing of the course in it. OptionError : no function
+        has a name of `only`.
     """
+    results: list[Result] = []
     with Submission(submission, seconds=seconds, memory=memory) as brought:
         student = Student(brought)
-        work: dict[str, Check] = {}
+        work: dict[str, tuple[str, Check]] = {}  # function to its module and check
         for module, checks in CHECKS.items():
             if defined := brought.defines.get(module):
-                work.update(checks(student).checks({*defined, *TO_WRITE.get(module, ())}))
-        chosen = {
-            name for name in work if any(fnmatch.fnmatchcase(name, one) for one in only or ("*",))
-        }
+                names = {*defined, *TO_WRITE.get(module, ())}
+                for name, check in checks(student).checks(names):
+                    work[name] = module, check
+        chosen = [name for name in work if _matches(name, only)]
         if not chosen:
             raise OptionError(
                 f"grade: none of {', '.join(work)} is named {' or '.join(only)}, expected patterns"
                 " of these"
             )
-        for name, check in work.items():
-            if name in chosen:
-                yield from student.judge(name, check)
-            elif any(builds_on(other, name) for other in chosen):
-                list(student.judge(name, check))  # to know what follows from it
+        for name, (module, check) in work.items():
+            # What a chosen function calls is graded too: what is wrong may follow from it
+            if name in chosen or any(builds_on(other, name) for other in chosen):
+                for result in student.judge(name, module, check):
+                    if name in chosen:
+                        results.append(result)
+                        if on_result is not None:
+                            on_result(result)
+    return results
+
+
+def _matches(name: str, only: Sequence[str]) -> bool:
+    return not only or any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
