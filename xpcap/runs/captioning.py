@@ -343,7 +343,7 @@ def caption_files(
     ------
     DataError : the run's features come from no encoder of this package.
     """
-    encoder = _encoder_of(run)
+    encoder = encoder_of(run, "caption_files")
     captions: list[PictureCaption] = []
     unreadable: list[Skipped] = []
     pictures, skipped = _find([paths] if isinstance(paths, str | Path) else paths, on_remark)
@@ -388,11 +388,12 @@ def _encode(
         yield number, str(source), feature
 
 
-def _encoder_of(run: Run) -> Encoder:
+def encoder_of(run: Run, where: str) -> Encoder:
+    """The encoder of a run's features. DataError, which `where` begins: it has none here."""
     name = source_of(run).encoder
     if name is None:
         raise DataError(
-            f"caption_files: {run.path} learnt from features that were given to it, expected a run "
+            f"{where}: {run.path} learnt from features that were given to it, expected a run "
             "whose data was prepared from pictures; new pictures need the encoder that made those "
             "features; the command 'prepare' encodes a folder of pictures by a known one, to train "
             "on"
@@ -400,7 +401,7 @@ def _encoder_of(run: Run) -> Encoder:
     encoder = find_encoder(name)
     if encoder.shape != run.raw_shape:
         raise DataError(
-            f"caption_files: {run.path} learnt from features of size {size(run.raw_shape)},"
+            f"{where}: {run.path} learnt from features of size {size(run.raw_shape)},"
             f" expected the {size(encoder.shape)} of the {name} encoder; prepared by another"
             " version?"
         )
@@ -463,7 +464,7 @@ def open_runs(
         raise ValueError("open_runs: got no run folder, expected at least one")
     first, *others = (open_run(path, on_remark=on_remark) for path in paths)
     for other in others:
-        if what := _difference(first, other):
+        if what := difference(first, other):
             raise DataError(
                 f"open_runs: {first.path} and {other.path} {what}, expected the same of runs that"
                 " caption together; were they trained on the same data?"
@@ -486,8 +487,8 @@ def open_runs(
     )
 
 
-def _difference(first: Run[CaptioningRNN], other: Run[CaptioningRNN]) -> str:
-    """The reason why two runs cannot caption together; empty: none."""
+def difference(first: Run[CaptioningRNN], other: Run[CaptioningRNN]) -> str:
+    """The reason why two runs cannot read the same captions of the same features; empty: none."""
     runs = first, other
     if digest(first.vocabulary) != digest(other.vocabulary):
         return (
