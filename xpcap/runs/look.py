@@ -260,11 +260,13 @@ def findings(traced: Sequence[Traced]) -> list[str]:
     before = next(one for one in others if one.cell == own.cell and not one.run)
     then, now = factor(sizes[before.title]), factor(sizes[own.title])
     if then is not None and now is not None:
-        turn = "Training changed little of that here"
+        turn = "Training changes the gradient little here"
         if abs(now - then) > CLEAR:
-            turn = f"Training makes it {'go further' if now > then else 'fade faster'} here"
+            turn = (
+                f"Training makes the gradient {'go further' if now > then else 'fade faster'} here"
+            )
         found.append(
-            f"{turn}: from the first step back on, each one multiplies the gradient by {then:.2f}"
+            f"{turn}: from the first step back on, each one multiplies it by {then:.2f}"
             f" before training, by {now:.2f} after."
         )
     # An LSTM and an RNN, both trained if they are at hand
@@ -282,6 +284,6 @@ def findings(traced: Sequence[Traced]) -> list[str]:
         found.append(
             f"{back} steps back the gradient has {percent(lstm)} of its size in this LSTM,"
             f" {percent(rnn)} in an untrained RNN, whose weights are drawn so that a product with Wh"
-            " keeps it. The fair comparison is a trained RNN."
+            " keeps its size. The fair comparison is a trained RNN."
         )
     return found
