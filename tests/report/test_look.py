@@ -92,7 +92,7 @@ def test_a_heatmap_has_a_colour_for_each_unit_and_step(
 
 def test_the_captions_own_word_is_framed_even_below_the_likeliest(page: Path) -> None:
     source = Page(page).source
-    assert source.count('class="next"') == T
+    assert source.count('class="next" aria-current="true"') == T
     assert source.count("number 9<") == 1
 
 

@@ -5,8 +5,14 @@ from pathlib import Path
 import click
 
 from xpcap import runs
-from xpcap.cli.caption import PictureOrUrl
-from xpcap.cli.shared import PATH, backend_option, choose_backend, examples, remark
+from xpcap.cli.shared import (
+    PATH,
+    PictureOrUrl,
+    backend_option,
+    choose_backend,
+    examples,
+    remark,
+)
 from xpcap.report import visible
 
 

@@ -373,19 +373,29 @@ def _encode(
     """Number, name and feature of each picture that can be read; the others go to `skipped`."""
     for number, source in pictures:
         try:
-            picture = read_url(source) if isinstance(source, str) else read_picture(source)
-            feature = encoder.encode([picture])[0]
-            if not np.isfinite(feature).all():
-                raise DataError(
-                    f"caption_files: {source}: the encoder {encoder.name} makes a feature of it"
-                    " that is not finite"
-                )
+            picture, feature = encode_picture("caption_files", source, encoder)
         except DataError as error:
             skipped.append(_skipped(source, error))
             continue
         if keep and isinstance(source, str):
             keep(source, picture)
         yield number, str(source), feature
+
+
+def encode_picture(
+    where: str, source: str | Path, encoder: Encoder
+) -> tuple[np.ndarray, np.ndarray]:
+    """The picture (h, w, 3) at a path, or behind a URL, which is text; and its feature.
+
+    DataError : it cannot be read, or its feature is not finite, which `where` begins.
+    """
+    picture = read_url(source) if isinstance(source, str) else read_picture(source)
+    feature = encoder.encode([picture])[0]
+    if not np.isfinite(feature).all():
+        raise DataError(
+            f"{where}: {source}: the encoder {encoder.name} makes a feature of it that is not finite"
+        )
+    return picture, feature
 
 
 def encoder_of(run: Run, where: str) -> Encoder:

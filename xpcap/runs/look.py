@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.data.vocabulary import detokenize
-from xpcap.encoders import is_url, read_picture, read_url
+from xpcap.encoders import is_url
 from xpcap.errors import DataError, OptionError
 from xpcap.models import CaptioningRNN, Trace
 from xpcap.report import Curve, Heatmap, Share, Step, write_look_page
+from xpcap.report.captions import NOTHING
 from xpcap.report.look import factor, percent
-from xpcap.runs.captioning import caption_features, difference, encoder_of
+from xpcap.runs.captioning import caption_features, difference, encode_picture, encoder_of
 from xpcap.runs.folder import Run
 from xpcap.runs.pages import check_new_file
 from xpcap.runs.ranking import decoding_title, default_policy
@@ -96,9 +97,10 @@ def look_inside(
                 f"{run.path} does not know {', '.join(unknown)}, and reads"
                 f" {vocabulary.idx_to_word[vocabulary.unk]} instead"
             )
+    source = picture if isinstance(picture, str) and is_url(picture) else Path(picture)
     encoder = encoder_of(run, "look_inside")
-    pixels = read_url(str(picture)) if is_url(picture) else read_picture(picture)
-    features = run.preprocessing(encoder.encode([pixels]))
+    pixels, feature = encode_picture("look_inside", source, encoder)
+    features = run.preprocessing(feature[None])
     if caption is None:
         (one,) = caption_features(run, [str(picture)], features, np.arange(1))
         words = list(one.words)
@@ -159,7 +161,7 @@ def write_inside_page(path: str | Path, run: Run[CaptioningRNN], inside: Inside)
         path,
         f"Inside the cell of {run.name}",
         summary=(
-            f"“{detokenize(inside.words)}”: {'a given' if inside.given else 'the'} caption of"
+            f"“{detokenize(inside.words) or NOTHING}”: {'a given' if inside.given else 'the'} caption of"
             f" {name}, word by word in the {config.hidden} units of this {config.cell.upper()}."
         ),
         picture=(name, inside.picture),
@@ -270,19 +272,20 @@ def findings(traced: Sequence[Traced]) -> list[str]:
             f" before training, by {now:.2f} after."
         )
     # An LSTM and an RNN, both trained if they are at hand
-    back, ends = len(sizes[own.title]) - 1, {title: one[-1] for title, one in sizes.items()}
+    ends, steps = {title: one[-1] for title, one in sizes.items()}, len(sizes[own.title]) - 1
+    back = f"{steps} step{'s' if steps > 1 else ''} back"
     trained = {one.cell: ends[one.title] for one in traced if one.run}
     if {"LSTM", "RNN"} <= set(trained):
         lstm, rnn = trained["LSTM"], trained["RNN"]
         why = "This is why the LSTM" if lstm > FAR * rnn else "No fading RNN shows here"
         found.append(
-            f"{why}: {back} steps back the gradient has {percent(lstm)} of its size in the trained"
+            f"{why}: {back} the gradient has {percent(lstm)} of its size in the trained"
             f" LSTM, {percent(rnn)} in the trained RNN."
         )
     elif own.cell == "LSTM":
         lstm, rnn = ends[own.title], ends["untrained (RNN)"]
         found.append(
-            f"{back} steps back the gradient has {percent(lstm)} of its size in this LSTM,"
+            f"{back} the gradient has {percent(lstm)} of its size in this LSTM,"
             f" {percent(rnn)} in an untrained RNN, whose weights are drawn so that a product with Wh"
             " keeps its size. The fair comparison is a trained RNN."
         )
