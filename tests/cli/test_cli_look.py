@@ -1,5 +1,7 @@
 """`look`: what the page says of a run is what the model computes, and what it refuses."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -47,6 +49,17 @@ def steps(page: str) -> list[tuple[str, list[tuple[str, str]]]]:
     return found
 
 
+def pixels(page: str, name: str) -> np.ndarray:
+    """The heatmap (H, T) of a gate or state, as shares of its range."""
+    from PIL import Image
+
+    (uri,) = re.findall(rf'src="data:image/png;base64,([^"]+)" alt="{name} of each unit', page)
+    with Image.open(io.BytesIO(base64.b64decode(uri))) as image:
+        levels = np.asarray(image) / 255
+    units = 16
+    return levels[:: len(levels) // units, ::20]
+
+
 @pytest.mark.parametrize("given", [None, "A red zebra"])
 def test_the_page_has_the_likeliest_words_of_each_step_and_the_gradients_of_the_trace(
     given: str | None, run: Path, rnn: Path, picture: Path
@@ -76,7 +89,16 @@ def test_the_page_has_the_likeliest_words_of_each_step_and_the_gradients_of_the_
         last = inside.gradient_sizes(model.trace(features, ids))[-1]
         (row,) = re.findall(rf">{re.escape(title)}</th>(.*?)</tr>", page)
         assert re.findall(r"<td>(.*?)</td>", row)[-2] == inside.percent(last)
-    assert page.count("<figure>") == 6
+    # Gates, cell and hidden state, the units with the highest mean forget gate at the top
+    (f, *_), (c, *_) = trace.gates["f"], trace.states["c"]
+    order = np.argsort(-f.mean(axis=0), kind="stable")
+    assert re.findall(r"<h3>[\w ]+ <i>(\w)</i></h3>", page) == [*"ifogch"]
+    np.testing.assert_allclose(pixels(page, "f"), f.T[order], atol=0.003)
+    assert np.corrcoef(pixels(page, "c").ravel(), c[1:].T[order].ravel())[0, 1] > 0.99
+    for end, beyond in (("below 0.05", f < 0.05), ("above 0.95", f > 0.95)):
+        (row,) = re.findall(rf">gate f {end}</th>(.*?)</tr>", page)
+        shares = [float(share) for share in re.findall(r">(\d+) %</td>", row)]
+        np.testing.assert_allclose(shares, 100 * beyond.mean(axis=1), atol=0.51)
     assert "plain-rnn" in page
     good("look", run, picture)  # a fresh name, and no other run
     assert "the other run" not in Path("look-drawing-2.html").read_text()
