@@ -165,7 +165,7 @@ def write_inside_page(path: str | Path, run: Run[CaptioningRNN], inside: Inside)
             f" {name}, word by word in the {config.hidden} units of this {config.cell.upper()}."
         ),
         picture=(name, inside.picture),
-        steps=_steps(run, inside),
+        steps=_word_steps(run, inside),
         heatmaps=[
             Heatmap(name, *NAMES.get(name, (name, "")), values[:, order])
             for name, values in _values(trace)
@@ -185,7 +185,7 @@ def write_inside_page(path: str | Path, run: Run[CaptioningRNN], inside: Inside)
     )
 
 
-def _steps(run: Run[CaptioningRNN], inside: Inside) -> list[Step]:
+def _word_steps(run: Run[CaptioningRNN], inside: Inside) -> list[Step]:
     """The steps of the caption: START and its words are read, its words and END are predicted."""
     names, vocabulary = run.vocabulary.idx_to_word, run.vocabulary
     ids = [vocabulary.start, *(vocabulary.word_to_idx[word] for word in inside.words)]
