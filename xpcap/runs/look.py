@@ -167,7 +167,7 @@ def write_inside_page(path: str | Path, run: Run[CaptioningRNN], inside: Inside)
         picture=(name, inside.picture),
         steps=_word_steps(run, inside),
         heatmaps=[
-            Heatmap(name, *NAMES.get(name, (name, "")), values[:, order])
+            Heatmap(name, *NAMES.get(name, ("", "")), values[:, order])
             for name, values in _values(trace)
         ],
         order=note,
