@@ -126,7 +126,7 @@ def test_backends_agree(cell: str, inject: str, lib: Any, rng: np.random.Generat
         for name, x in one.items():
             np.testing.assert_allclose(x, other[name], rtol=1e-8, atol=1e-10)
     for name, found in there.saturation.items():
-        np.testing.assert_allclose(found.share, here.saturation[name].share, rtol=1e-12)
+        np.testing.assert_allclose(found.above, here.saturation[name].above, rtol=1e-12)
 
 
 def test_the_gates_of_an_lstm_are_those_of_its_step_and_make_its_next_state(
@@ -148,12 +148,12 @@ def test_the_gates_of_an_lstm_are_those_of_its_step_and_make_its_next_state(
     for name, gate in zip("ifog", expected, strict=True):
         np.testing.assert_allclose(gates[name][live[:, 2], 2], gate[live[:, 2]], rtol=1e-9)
         assert not gates[name][~live].any()
-    share, low, high = saturation["gate f"]
-    f = gates["f"]
     assert list(saturation) == ["gate i", "gate f", "gate o"]
-    np.testing.assert_allclose(share[live], ((f < low) | (f > high)).mean(axis=2)[live])
-    assert 0 < share[live].mean() < 1
-    assert not share[~live].any()
+    below, above, low, high = saturation["gate f"]
+    for share, beyond in ((below, gates["f"] < low), (above, gates["f"] > high)):
+        np.testing.assert_allclose(share[live], beyond.mean(axis=2)[live])
+        assert 0 < share[live].mean() < 1
+        assert not share[~live].any()
 
 
 def test_an_rnn_has_no_gates_and_the_saturation_of_its_state(rng: np.random.Generator) -> None:

@@ -19,9 +19,10 @@ AT_ONCE = 16  # captions whose gradients are computed together; each has T * T /
 
 
 class Saturation(NamedTuple):
-    """Saturated units of an activation: those outside low..high, where hardly any gradient passes."""
+    """Shares (N, T) of an activation's H units beyond its limits, where hardly any gradient passes."""
 
-    share: np.ndarray  # (N, T), of H units
+    below: np.ndarray
+    above: np.ndarray
     low: float
     high: float
 
@@ -123,9 +124,9 @@ def trace(
         return np.where(mask[:, :, None], steps, 0).astype(like.dtype, copy=False)
 
     def saturation(one: Activation) -> Saturation:
-        outside = (one.values < one.low) | (one.values > one.high)
-        share = by_caption(outside.mean(axis=1, keepdims=True))[:, :, 0]
-        return Saturation(share, one.low, one.high)
+        beyond = one.values < one.low, one.values > one.high
+        shares = [by_caption(x.mean(axis=1, keepdims=True))[:, :, 0] for x in beyond]
+        return Saturation(shares[0], shares[1], one.low, one.high)
 
     names = cell.state_names or ("h", *(f"state {k}" for k in range(2, cell.states + 1)))
     by_loss = np.moveaxis(to_numpy(norms), 3, 1)  # (states, N, T, T+1)

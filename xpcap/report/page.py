@@ -212,7 +212,12 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
     before = [" ", *after]
     last = len(words) - 1
     return [
-        (word, _probability(word, p), after[i], not (before[i] and (after[i] or i == last)))
+        (
+            word,
+            probability("write_page", word, p),
+            after[i],
+            not (before[i] and (after[i] or i == last)),
+        )
         for i, (word, p) in enumerate(words)
     ]
 
@@ -241,10 +246,11 @@ def _overlays(card: Card, attention: AttentionMap, image: Embedded) -> dict[str,
     return {"words": words, "dimmest": DIMMEST, **shown}
 
 
-def _probability(word: str, p: float) -> float:
+def probability(function: str, word: str, p: float) -> float:
+    """A word's probability, cut to 0..1. ValueError, which `function` begins: it is none."""
     if not -ROUNDING <= p <= 1 + ROUNDING:
         raise ValueError(
-            f"write_page: word {word!r} has probability {p}, expected one from 0 to 1; a logarithm?"
+            f"{function}: word {word!r} has probability {p}, expected one from 0 to 1; a logarithm?"
         )
     return min(max(float(p), 0.0), 1.0)
 
