@@ -27,7 +27,7 @@ HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e&" + "x" * 5000
 RESULTS = [
     Result("sigmoid", True, error=1e-16),
     Result("rnn_step_forward", True, "", "dtype changed", "Right, but `float32` comes back.", 1e-8),
-    Result("rnn_step_backward", False, "dx", "wrong values", "Mend `dx`.", 0.5),
+    Result("rnn_step_backward", False, "dx", "wrong values", "Fix `dx`.", 0.5),
     Result("rnn_step_backward", False, "db", "bias missing", "Sum over N.", 0.5),
     Result("lstm_forward", False, f"line 7: {HOSTILE}", "raises an error", HOSTILE),
     Result("lstm_backward", False, "dx", "wrong values", "It is not finite.", math.nan),
@@ -102,7 +102,7 @@ def test_the_page_has_every_function_and_escapes_what_a_submission_says(tmp_path
     text = page.read_text(encoding="utf-8")
     for name, *_ in functions(RESULTS):
         assert f">{name}<" in text
-    assert "Mend <code>dx</code>." in text
+    assert "Fix <code>dx</code>." in text
     assert "2 of 6 functions pass" in text
     assert text.count("Error: ") == text.count("Error: 5.0e-01") == 2
     assert "Grading of &lt;b&gt;work.py" in text

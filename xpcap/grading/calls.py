@@ -45,7 +45,7 @@ class Student:
         except FaultError as fault:
             wrong = self.wrong_below(name)
             if wrong and fault.kind not in (NOT_WRITTEN, FOLLOWS):
-                advice = f"Mend {wrong} first: {name} calls it. {fault.advice}"
+                advice = f"Fix {wrong} first: {name} calls it. {fault.advice}"
                 yield Result(name, False, fault.where, FOLLOWS, advice)
             else:
                 yield Result(name, False, fault.where, fault.kind, fault.advice)
@@ -53,7 +53,7 @@ class Student:
     def _load(self, name: str, module: str) -> None:
         """A fault if a module of the submission cannot be imported; told whole the first time."""
         if module in self._broken:
-            advice = f"Mend {module} first: importing it fails, as said above."
+            advice = f"Fix {module} first: importing it fails."
             raise FaultError(FOLLOWS, advice)
         try:
             self.ask(name, lambda: self.submission.load(module))

@@ -146,7 +146,7 @@ class LayerChecks:
         if spec.step and self._composed(layer, inputs, answer.values) is not None:
             step = f"{spec.step}_forward"
             yield Result(
-                name, False, observed, FOLLOWS, f"Mend {step} first: the loop is right.", error
+                name, False, observed, FOLLOWS, f"Fix {step} first: the loop is right.", error
             )
             return
         found = self._search(name, spec, lambda mutant: mutant(*inputs)[:-1], answer.values)
@@ -176,16 +176,16 @@ class LayerChecks:
             numeric = self._numeric(forward, spec, inputs, upstream)
             error = distance(answer.values, numeric)
             if error <= NUMERIC_TOLERANCE:
-                remark = f"Right for {forward} as you wrote it, which is wrong: mend that one."
+                remark = f"Right for {forward} as you wrote it, which is wrong: fix that one."
                 yield Result(name, True, "", FOLLOWS, remark, error)
             else:
-                advice = f"Mend {forward} first: its cache is what {name} reads."
+                advice = f"Fix {forward} first: its cache is what {name} reads."
                 yield Result(name, False, observed, FOLLOWS, advice, error)
             return
         if spec.step:
             composed = self._composed(layer, inputs, answered.values, upstream, answer.values)
             if composed is not None:
-                advice = f"Mend {composed} first: the loop is right."
+                advice = f"Fix {composed} first: the loop is right."
                 yield Result(name, False, observed, FOLLOWS, advice, error)
                 return
         found = self._search(
@@ -222,7 +222,7 @@ class LayerChecks:
         if missing or (verdict and verdict.kind == NOT_WRITTEN):
             raise FaultError(FOLLOWS, f"Write {forward} first: {name} reads its cache.")
         if verdict and verdict.error is None and not verdict.passed:
-            raise FaultError(FOLLOWS, f"Mend {forward} first: {name} reads its cache.")
+            raise FaultError(FOLLOWS, f"Fix {forward} first: {name} reads its cache.")
 
     def _explain_raised(self, layer: str, way: str, fault: FaultError) -> None:
         """Name a transposed array where shapes do not fit, by sizes for which they do."""

@@ -126,7 +126,7 @@ class CaptionerChecks:
     ) -> Iterator[Result]:
         error = distance(values, wanted)
         if wrong := self.student.wrong_below(name):
-            advice = f"Mend {wrong} first: CaptioningRNN calls it."
+            advice = f"Fix {wrong} first: CaptioningRNN calls it."
             yield Result(name, False, observed, FOLLOWS, advice, error)
             return
 
@@ -240,7 +240,7 @@ class SolverChecks:
         observed = observe(labels, arrays, wanted)
         if wrong := self.student.wrong_below(name):
             yield Result(
-                name, False, observed, FOLLOWS, f"Mend {wrong} first: {name} calls it.", error
+                name, False, observed, FOLLOWS, f"Fix {wrong} first: {name} calls it.", error
             )
             return
         for method in ("train", "_step"):

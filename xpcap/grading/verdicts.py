@@ -154,7 +154,7 @@ def explained(
         where = f"gate {change.gate}: {observed.split('; gate')[0]}" if change.gate else observed
         advice = advice_of(name, page, change)
         if not found.whole:
-            advice += " That does not explain all: mend this, then grade again."
+            advice += " That does not explain all: fix this, then grade again."
         yield Result(name, False, where, change.kind, advice, error)
 
 
@@ -175,13 +175,13 @@ def _seen(name: str, values: Sequence[np.ndarray], wanted: Sequence[np.ndarray])
             "left at zero",
             f"What is wrong of {name} is all zeros: is it computed, and returned?",
         )
-    return "wrong values", f"No single slip explains {name}: go through it line by line."
+    return "wrong values", f"No known mistake explains {name}: go through it line by line."
 
 
 def advice_of(name: str, page: str, change: Change) -> str:
     detail = change.detail[0].upper() + change.detail[1:]
-    instead = "without that line" if change.instead == "pass" else f"of `{change.instead}`"
-    return f"{detail}. Your results are those {instead}.{_derivation(name, page, change.target)}"
+    match = "" if change.instead == "pass" else f" Your results match `{change.instead}`."
+    return f"{detail}.{match}{_derivation(name, page, change.target)}"
 
 
 def _derivation(name: str, page: str, target: str) -> str:
