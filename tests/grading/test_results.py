@@ -90,7 +90,7 @@ def test_gradescope_gets_points_for_what_passes_and_advice_for_what_does_not(
         "rnn_step_forward",
     ]
     assert tests["rnn_step_backward"]["output"] == (
-        "wrong values, dx\nMend `dx`.\nbias missing, db\nSum over N."
+        "wrong values, dx\nFix `dx`.\nbias missing, db\nSum over N."
     )
     assert "\x1b" not in tests["lstm_forward"]["output"]
     assert len(tests["lstm_forward"]["output"]) < 5000
