@@ -145,7 +145,7 @@ def builds_on(name: str, other: str) -> bool:
             return way == "forward" and layer not in ("rnn", "lstm")
         return way in ("forward", "backward") or other == "temporal_softmax_loss"
     own, _, own_way = name.rpartition("_")
-    below = [f"{own}_step_forward"]
+    below = ["sigmoid"] * own.startswith("lstm") + [f"{own}_step_forward"]
     if own_way == "backward":
         below += [f"{own}_forward", f"{own}_step_backward"]
     return other in below

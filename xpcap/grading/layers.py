@@ -149,6 +149,10 @@ class LayerChecks:
                 name, False, observed, FOLLOWS, f"Fix {step} first: the loop is right.", error
             )
             return
+        if self.student.wrong_below(name) == "sigmoid":
+            advice = f"Fix sigmoid first: {name} calls it."
+            yield Result(name, False, observed, FOLLOWS, advice, error)
+            return
         found = self._search(name, spec, lambda mutant: mutant(*inputs)[:-1], answer.values)
         yield from explained(name, spec.page, observed, error, found, answer.values, wanted)
 
