@@ -126,6 +126,41 @@ def test_a_handout_overwrites_nothing_and_refuses_what_is_no_notebook(tmp_path: 
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("from xpcap.layers import *", r"from xpcap\.layers import \*"),
+        ("import xpcap\nmodel = xpcap.CaptioningRNN({})", r"xpcap\.CaptioningRNN"),
+        ("import xpcap.layers\nh = xpcap.layers.lstm_forward(x)", r"xpcap\.layers\.lstm_forward"),
+    ],
+)
+def test_a_notebook_that_would_run_the_librarys_solution_is_refused(
+    code: str, found: str, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.ipynb"
+    mine.write_text(json.dumps({"cells": [cell_of(code)]}))
+    with pytest.raises(DataError, match=rf"handout: .*mine\.ipynb has {found}, which would run"):
+        handout(tmp_path / "out", [mine])
+    assert not (tmp_path / "out").exists()
+
+
+def test_imports_keep_the_names_that_a_notebook_gives_them(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.ipynb"
+    code = "from xpcap.layers import attention_forward, lstm_forward as run\nrun()"
+    mine.write_text(json.dumps({"cells": [cell_of(code)]}))
+    handout(tmp_path / "out", [mine])
+    cells = json.loads((tmp_path / "out" / "mine.ipynb").read_text())["cells"]
+    assert cells[1]["source"].splitlines()[3:] == [
+        "from xpcap.layers import attention_forward",
+        "from rnn_layers import lstm_forward as run",
+        "run()",
+    ]
+
+
+def cell_of(code: str) -> dict[str, Any]:
+    return {"cell_type": "code", "metadata": {}, "source": [code], "outputs": []}
+
+
 def test_the_command_writes_a_folder_and_says_what_is_to_be_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "xpcap.grading.handout", out, NOTEBOOKS[0]]

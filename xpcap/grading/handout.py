@@ -37,8 +37,9 @@ MOST = 50_000_000  # bytes of a notebook
 ANSWER = re.compile(r"\n*<details>.*?</details>", re.DOTALL)
 INTRODUCTION = """{title}
 
-Write the functions marked `TODO` in {files}, in this notebook's folder, and run the cells from top to bottom. A cell that needs
-a function you have not written stops with `NotImplementedError`, which names it. A changed file takes effect when you run a cell again.
+Write the functions marked `TODO` in {files}, in this notebook's folder, and run the cells from top to bottom. On Colab, upload
+all files of the handout first. A cell that needs a function you have not written stops with `NotImplementedError`, which names it. A changed
+file takes effect when you run a cell again.
 
 To check your functions one by one, and to learn where one goes wrong, run this in a terminal, or in a cell with `!` in front:
 
@@ -62,7 +63,7 @@ def handout(
     Raises
     ------
     OptionError : a pattern that fits no function, or a file that cannot be written or exists.
-    DataError : no notebook.
+    DataError : no notebook, or one that uses the library's functions without importing their names.
     """
     sources = {name: course_file(name) for name in FILES}
     known = [name for source in sources.values() for name, _ in functions(source)]
@@ -131,6 +132,11 @@ def _without_answers(path: Path, sources: Mapping[str, str], to_write: str) -> s
         raise DataError(
             f"handout: {path} is no notebook ({error}), expected a file of Jupyter's, .ipynb"
         ) from None
+    if found := _use_of_library(cells, sources):
+        raise DataError(
+            f"handout: {path} has {found}, which would run the library's solution, expected an"
+            " import by name, such as from xpcap.layers import lstm_forward"
+        )
     title = cells[0]["source"].partition("\n")[0] if cells else ""
     first = {
         "cell_type": "markdown",
@@ -160,32 +166,47 @@ def _imports_from(sources: Mapping[str, str], code: str) -> str:
     """Code whose ``from xpcap... import`` statements name the handout's files where they can."""
     if not re.search(r"^from xpcap\b", code, re.MULTILINE):
         return code
-    owner = {
+    owner, lines = _owners(sources), code.splitlines()
+    for node in reversed(ast.parse(code).body):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "xpcap":
+            names: dict[str, list[str]] = {}  # by module
+            for alias in node.names:
+                module = owner.get(alias.name, str(node.module))
+                names.setdefault(module, []).append(ast.unparse(alias))
+            lines[node.lineno - 1 : node.end_lineno] = [
+                line for module in names for line in _import(module, names[module])
+            ]
+    changed = "\n".join(lines)
+    return code if changed == code else RELOAD + changed
+
+
+def _owners(sources: Mapping[str, str]) -> dict[str, str]:
+    """The module of each function and class of the handout's files."""
+    return {
         node.name: file.removesuffix(".py")
         for file, source in sources.items()
         for node in ast.parse(source).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
-    lines, moved = code.splitlines(), dict[str, list[str]]()
-    for node in reversed(ast.parse(code).body):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "xpcap":
-            stay = [alias.name for alias in node.names if alias.name not in owner]
-            for alias in node.names:
-                if alias.name in owner:
-                    moved.setdefault(owner[alias.name], []).append(alias.name)
-            lines[node.lineno - 1 : node.end_lineno] = _import(str(node.module), stay)
-    if not moved:
-        return code
-    ours = [line for module in sorted(moved) for line in _import(module, sorted(moved[module]))]
-    return RELOAD + "\n".join([*lines, "", *ours])
+
+
+def _use_of_library(cells: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> str:
+    """What a cell takes from xpcap although the handout's files define it; "" for nothing."""
+    names = "|".join(_owners(sources))
+    pattern = rf"\bxpcap\.(?:\w+\.)*(?:{names})\b|^from xpcap\S* import \*"
+    for cell in cells:
+        ours = cell["cell_type"] != "code" or LIBRARY in cell["metadata"].get("tags", ())
+        if not ours and (found := re.search(pattern, cell["source"], re.MULTILINE)):
+            return found[0]
+    return ""
 
 
 def _import(module: str, names: Sequence[str]) -> list[str]:
-    """Lines of an import statement, one name a line where there are many; none without names."""
+    """Lines of an import statement, one name a line where there are many."""
     line = f"from {module} import {', '.join(names)}"
     if len(line) > 100:
         return [f"from {module} import (", *(f"    {name}," for name in names), ")"]
-    return [line] if names else []
+    return [line]
 
 
 @click.command(epilog="Example: python -m xpcap.grading.handout handout docs/rnn_captioning.ipynb")
