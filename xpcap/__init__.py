@@ -44,13 +44,16 @@ from xpcap.training.solver import CaptioningSolver
 
 if TYPE_CHECKING:
     from xpcap import gradcheck as gradcheck
+    from xpcap import grading as grading
     from xpcap import verify as verify
 else:
 
     def __getattr__(name):
-        """Import `xpcap.gradcheck` and `xpcap.verify` when they are first used."""
+        """Import `xpcap.gradcheck`, `xpcap.grading` and `xpcap.verify` when they are first used."""
         if name == "gradcheck":
             import xpcap.gradcheck as module
+        elif name == "grading":
+            import xpcap.grading as module
         elif name == "verify":
             import xpcap.verify as module
         else:

@@ -4,6 +4,7 @@ is refused.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -107,13 +108,23 @@ def test_the_archive_unpacked_as_the_docs_say_lies_where_load_coco_data_looks(
 def test_without_a_name_the_courses_own_places_are_looked_at(
     coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From the assignment's folder, from cs231n/ in it, and from elsewhere."""
+    """From the assignment's folder, at Stanford and Berkeley, from cs231n/ in it, and from
+    elsewhere.
+    """
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        DataError, match="neither datasets/coco_captioning nor cs231n/datasets/coco_captioning"
+        DataError,
+        match=(
+            r"has none of datasets/coco_captioning, cs231n/datasets/coco_captioning,"
+            r" deeplearning/datasets/coco_captioning.*python -m xpcap.course"
+        ),
     ) as caught:
         load_coco_data()
     assert str(tmp_path) in str(caught.value)
+    (tmp_path / "deeplearning" / "datasets").mkdir(parents=True)
+    shutil.copytree(coco, tmp_path / "deeplearning" / "datasets" / "coco_captioning")
+    load_coco_data()
+    assert "base dir deeplearning/datasets/coco_captioning" in capsys.readouterr().out
     (tmp_path / "cs231n" / "datasets").mkdir(parents=True)
     coco.rename(tmp_path / "cs231n" / "datasets" / "coco_captioning")
     from_assignment = load_coco_data()

@@ -65,7 +65,8 @@ def solver(
         "select": "cider",
         "clip_norm": 5.0,
     }
-    return CaptioningSolver(model, data, seed=2, verbose=False, group=group, **{**usual, **options})
+    usual["seed"] = 2
+    return CaptioningSolver(model, data, verbose=False, group=group, **{**usual, **options})
 
 
 def trained(group: Group, **options: Any) -> CaptioningSolver:
@@ -105,6 +106,14 @@ def test_ranks_train_the_model_that_one_process_trains(
         np.testing.assert_allclose(ranks[0].loss_history, alone.loss_history, rtol=100 * tolerance)
         for ours, theirs in zip(ranks[0].history, alone.history, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_ranks_draw_the_same_captions_with_replacement_and_need_a_seed() -> None:
+    alone = trained(SINGLE, replacement=True, num_epochs=1)
+    for rank in together(3, lambda group: trained(group, replacement=True, num_epochs=1)):
+        np.testing.assert_allclose(rank.loss_history, alone.loss_history, rtol=1e-3)
+    with pytest.raises(OptionError, match="`seed` is None for 3 ranks, expected a whole number"):
+        together(3, lambda group: solver(group, seed=None))
 
 
 class OnDevice(Rank):

@@ -29,13 +29,17 @@ METADATA = {
 }
 
 
-def run(notebook: nbformat.NotebookNode, environment: Mapping[str, str] | None = None) -> None:
+def run(
+    notebook: nbformat.NotebookNode,
+    environment: Mapping[str, str] | None = None,
+    work: Path | None = None,
+) -> None:
     """Run a notebook from top to bottom and fill in its outputs. A failing cell raises
     CellExecutionError.
 
-    It runs in a temporary folder, where Jupyter and IPython also write their files. Installed
-    kernels are ignored: without kernel folders, Jupyter uses this interpreter's ipykernel. Times
-    and versions are left out, so that equal runs give equal files.
+    It runs in the folder `work`; None: in the temporary one where Jupyter and IPython write their
+    files. Installed kernels are ignored: without kernel folders, Jupyter uses this interpreter's
+    ipykernel. Times and versions are left out, so that equal runs give equal files.
     """
     with TemporaryDirectory() as folder:
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -54,7 +58,7 @@ def run(notebook: nbformat.NotebookNode, environment: Mapping[str, str] | None =
         client = NotebookClient(
             notebook, km=manager, timeout=600, record_timing=False, coalesce_streams=True
         )
-        client.execute(cleanup_kc=True, cwd=folder, env=env)
+        client.execute(cleanup_kc=True, cwd=str(work or folder), env=env)
     notebook.metadata = nbformat.from_dict(METADATA)
 
 

@@ -187,3 +187,38 @@ def test_a_stack_is_trained_saved_reopened_and_sampled(tmp_path: Path) -> None:
     assert (
         len(np.unique(beam.captions[:, 0], axis=0)) > 3
     )  # it says different things of different pictures
+
+
+def test_a_stack_is_traced_and_its_gradient_norms_are_those_of_finite_differences(
+    rng: np.random.Generator,
+) -> None:
+    """Of the last word, with respect to each array of the first state."""
+    data = draw_data(2, 6, 20, seed=0)
+    model = CaptioningRNN(
+        data.vocabulary.word_to_idx, 6, 5, 7, "lstm2", np.float64, inject="init", seed=0
+    )
+    model.params.flat[...] *= 3
+    features, captions = data.minibatch("train", np.arange(2))
+    captions = np.concatenate((captions[:, :3], np.full((2, 1), data.vocabulary.end)), axis=1)
+    trace = model.trace(features, captions)
+    assert list(trace.states) == ["h", "state 2", "state 3", "state 4"]
+    assert not trace.gates
+    start = [x[:, 0] for x in trace.states.values()]
+
+    def loss(state: list[Any]) -> Any:
+        scores = None
+        for t in range(3):
+            scores, state = model.step(captions[:, t], tuple(state))
+        p = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return -np.log(p[:, data.vocabulary.end] / p.sum(axis=1))
+
+    for which, norms in enumerate(trace.gradient_norms.values()):
+        numeric = np.zeros((2, 7))
+        for unit in range(7):
+            for sign in (1, -1):
+                moved = [x.copy() for x in start]
+                moved[which][:, unit] += sign * 1e-6
+                numeric[:, unit] += sign * loss(moved) / 2e-6
+        expected = np.sqrt((numeric**2).sum(axis=1))
+        np.testing.assert_allclose(norms[:, 2, 0], expected, rtol=1e-6)
+        assert (expected > 1e-6).all()

@@ -28,6 +28,7 @@ import xpcap
 from xpcap import backend, layers, ops, runs
 from xpcap.cli import main
 from xpcap.encoders import read_picture
+from xpcap.grading.submission import course_files
 from xpcap.ops import dispatch
 from xpcap.runs import captioning, training
 from xpcap.runs import options as of_runs
@@ -163,6 +164,10 @@ def put_files_that_the_docs_speak_of() -> None:
             names=names,
             features=np.random.default_rng(0).standard_normal((12, 6)).astype("f4"),
         )
+    for name, content in course_files().items():
+        for file in (Path("cs231n", name), *([Path(name)] if name == "rnn_layers.py" else [])):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
     arguments = (
         "prepare captions.txt --split train=train.txt --split test=val.txt --features features.npz"
         " --out other.h5"
@@ -209,7 +214,7 @@ def test_commands_in_the_docs_run_in_their_order(
 
 def test_no_other_command_stands_in_the_docs_unproven() -> None:
     """Besides those there are set-up and make targets, which the suite cannot run inside itself,
-    and the course's archive.
+    and the course's archive. test_course_data.py runs those of xpcap.course.
     """
     others = re.findall(
         r"^(?: {4})?((?:make|pip|source|git|conda|curl|xpcap) \S.*)$",
@@ -222,6 +227,7 @@ def test_no_other_command_stands_in_the_docs_unproven() -> None:
     )
     known = (
         "pip install '.[",
+        "pip install ~/xpcap",
         "source .venv/bin/activate",
         archive,
         *(f"make {target}" for target in targets),

@@ -2,6 +2,7 @@
 course's digits and that attention is on what a word names, afresh and as committed.
 """
 
+import ast
 import importlib.util
 import os
 import re
@@ -19,8 +20,14 @@ pytest.importorskip("nbclient")
 pytest.importorskip("PIL")  # generated pictures
 nbformat = pytest.importorskip("nbformat")
 
+from course_folder import own_package  # noqa: E402
 from IPython.core.inputtransformer2 import TransformerManager  # noqa: E402 - with nbclient
-from notebooks import NOTEBOOKS, run  # noqa: E402 - not there without nbclient
+from notebooks import NOTEBOOKS, ROOT, run  # noqa: E402 - not there without nbclient
+
+from xpcap.course import write_course_data  # noqa: E402
+from xpcap.course.imports import MODULES  # noqa: E402
+
+DOCS = ROOT / "docs"
 
 SMALLER = {
     "lstm_captioning": "PICTURES, VAL_PICTURES, EPOCHS, SCORED = 80, 20, 1, 20",
@@ -201,6 +208,69 @@ def test_a_notebook_runs_from_top_to_bottom_in_smaller_sizes(path: Path, tmp_pat
                 False,
                 True,
             ]
+
+
+def on_the_courses_imports(source: str, first: str) -> str:
+    """The cell of imports as the course's notebooks have it, after a first line; the names that the
+    course lacks still come from xpcap.
+    """
+    modules = {name: module for module, names in MODULES.items() for name in names}
+    lines = [first, "from cs231n.rnn_layers import *"]
+    for node in ast.parse(source).body:
+        if not (isinstance(node, ast.ImportFrom) and str(node.module).startswith("xpcap")):
+            lines.append(ast.unparse(node))
+            continue
+        for name in (alias.name for alias in node.names):
+            module = modules.get(name, "")
+            if module == "":
+                lines.append(f"from {node.module} import {name}")
+            elif module != "rnn_layers":
+                lines.append(f"from cs231n.{module} import {name}")
+    return "\n".join(lines)
+
+
+@pytest.mark.hunt
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("rnn_captioning", "nothing"),
+        ("rnn_captioning", "functions"),
+        ("lstm_captioning", "data"),
+    ],
+)
+def test_a_notebook_runs_on_the_courses_imports(name: str, found: str, tmp_path: Path) -> None:
+    """In a folder without cs231n/, with the data set that `python -m xpcap.course` makes in it, and
+    with a student's functions, which are not written yet and are overridden.
+    """
+    sizes, first = SMALLER[name], "import xpcap.course\n%load_ext autoreload\n%autoreload 2"
+    if found == "functions":
+        own_package(tmp_path)
+        first += "\nxpcap.course.override()"
+    if found == "data":
+        write_course_data(tmp_path / "cs231n/datasets/coco_captioning", train=300, val=20)
+        sizes += "\nCOCO = 'cs231n/datasets/coco_captioning'"
+    notebook = nbformat.read(DOCS / f"{name}.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    imports = next(cell for cell in cells if "\nfrom xpcap" in cell.source)
+    imports.source = on_the_courses_imports(imports.source, first)
+    assert "from cs231n.captioning_solver import CaptioningSolver" in imports.source
+    for cell in cells:
+        if found == "data":  # pictures come by their URLs
+            cell.source = cell.source.replace('if name.startswith("http") else', "if True else")
+            cell.source = cell.source.replace("load_coco_data(COCO)", "load_coco_data()")
+    (at,) = [
+        k for k, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())
+    ]
+    notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(sizes))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(STRICT))
+    notebook.cells.append(nbformat.v4.new_code_cell("print(lstm_forward.__module__)"))
+    run(notebook, {"MPLCONFIGDIR": str(tmp_path / "matplotlib")}, tmp_path)
+    text = printed(notebook)
+    check_digits(name, text)
+    assert text.endswith("xpcap.layers.lstm\n")
+    if found == "data":
+        assert "base dir cs231n/datasets/coco_captioning" in text
+    assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) >= 4
 
 
 def test_a_committed_notebook_shows_the_digits_of_one_whole_run(path: Path) -> None:

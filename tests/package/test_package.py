@@ -74,6 +74,7 @@ ROOMS = (
     "metrics",
     "training",
     "verify",
+    "grading",
 )  # whose names docs/library.md lists
 COURSE = {  # what the course's callers may give by position
     "CaptioningRNN": {"input_dim", "wordvec_dim", "hidden_dim", "cell_type", "dtype"},
@@ -162,11 +163,14 @@ def test_import_stays_light() -> None:
     assert result.returncode == 0, f"import xpcap loads {result.stderr}"
 
 
-def test_verify_and_gradcheck_are_there_after_import_xpcap_alone_and_loaded_when_used() -> None:
+def test_verify_grading_and_gradcheck_are_there_after_import_xpcap_alone_and_loaded_when_used() -> (
+    None
+):
     code = (
-        "import sys, xpcap; late = ('xpcap.verify', 'xpcap.gradcheck'); assert not any(name in"
+        "import sys, xpcap; late = ('xpcap.verify', 'xpcap.gradcheck', 'xpcap.grading'); assert not any(name in"
         " sys.modules for name in late);assert next(xpcap.verify.verify()).error < 1e-6 and"
-        " xpcap.gradcheck.rel_error(1.0, 1.0) == 0; assert all(name in sys.modules for name in"
+        " xpcap.gradcheck.rel_error(1.0, 1.0) == 0 and xpcap.grading.Result('f', True).passed;"
+        " assert all(name in sys.modules for name in"
         " late);assert not hasattr(xpcap, 'verifi')"
     )
     result = subprocess.run(
@@ -203,7 +207,7 @@ def test_every_message_installs_an_extra_by_one_command_and_each_exists() -> Non
     )
     assert len(commands) > 9
     for command in commands:
-        assert command == "." or set(
+        assert command in (".", "~/xpcap") or set(
             re.fullmatch(r"'\.\[([\w,]+)\]'", command)[1].split(",")
         ) <= set(extras), command  # type: ignore[index]
 

@@ -17,6 +17,7 @@ import forms
 import pytest
 import sockets
 
+from xpcap.grading.submission import course_files
 from xpcap.shapes import picture_of
 
 ROOT = Path(__file__).parents[2]
@@ -176,12 +177,17 @@ def sources() -> dict[str, str]:
 
 def test_the_package_holds_nothing_that_runs_what_a_file_says() -> None:
     """One file imports pickle, for weights whose digest it compares first; test_torch_weights.py
-    shows that nothing in them runs.
+    shows that nothing in them runs. One is the process that runs a submission, and one runs changed
+    functions of grading/plain/.
     """
     assert len(sources()) > 50
     assert {
         name: found for name, source in sources().items() if (found := Scanner(source).found)
-    } == {"encoders/torch_weights.py": ["import pickle"]}
+    } == {
+        "encoders/torch_weights.py": ["import pickle"],
+        "grading/child.py": ["importlib.import_module"],
+        "grading/mutants.py": ["builtins.compile", "builtins.exec"],
+    }
 
 
 def test_the_file_that_imports_pickle_may_not_load_one_as_it_is() -> None:
@@ -201,7 +207,10 @@ def test_the_network_is_known_to_one_file_and_no_command_reaches_private_address
     assert {name for name, source in sources().items() if Scanner(source).network} == {
         "encoders/url.py"
     }
-    assert users["image_from_url"] == door  # which goes to private addresses too
+    # which goes to private addresses too; the course's opens file: URLs as well
+    assert users["image_from_url"] == door | {
+        f"course/{name}.py" for name in ("__init__", "data", "imports")
+    }
     assert users["read_url"] == door | {"runs/captioning.py"}  # what `caption` is given
 
 
@@ -379,17 +388,20 @@ def test_commands_write_in_their_place_connect_to_nothing_and_follow_no_link(
         (home / "runs/a" / name).symlink_to(victim / "letter.txt")
     (home / "linked.html").symlink_to(victim / "page.html")
     (home / "linked.png").symlink_to(victim / "letter.txt")
+    (home / "rnn_layers.py").write_bytes(course_files()["rnn_layers.py"])
     before = snapshot(home)
     looks = watch(
         home,
         ["evaluate", "runs/a"],
         ["info", "runs/a"],
+        ["verify", "--against", "rnn_layers.py"],
         ["caption", "runs/a", "-n", "3", "--html", "page.html", "--png", "page.png"],
         ["caption", "runs/a", "--html", "linked.html"],
         ["caption", "runs/a", "--png", "linked.png"],
     )
-    evaluate, info, caption, *refused = looks
-    assert changed(evaluate, home) == changed(info, home) == set()
+    evaluate, info, grading, caption, *refused = looks
+    for record in (evaluate, info, grading):
+        assert changed(record, home) == set()
     written = changed(caption, home)
     assert {"page.html", "page.png"} < written
     assert all(

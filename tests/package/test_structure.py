@@ -21,7 +21,8 @@ LEVELS = [
     {"models"},
     {"data"},
     {"prepare", "ranking", "shapes", "training", "report"},
-    {"runs", "verify", "grading"},
+    {"runs", "verify", "course"},
+    {"grading"},
     {"cli"},
     {"__main__"},
 ]

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Parameters
 from xpcap.models.batch import Batch, FeatureRows
+from xpcap.runs import load_state, save_state
 from xpcap.shapes import generate
 from xpcap.training import CrossEntropy, evaluate
 from xpcap.training.evaluate import teacher_forced
@@ -163,6 +165,105 @@ def test_without_a_seed_the_order_comes_from_the_legacy_stream() -> None:
         solver.train()
         losses.append(solver.loss_history)
     assert losses[0] == losses[1] != losses[2]
+
+
+def course_losses(cell: str, batch_size: int, epochs: int) -> list[float]:
+    """Losses of the course's exercise: 50 captions drawn, parameters drawn in its order, and its
+    solver, whose batches are drawn with replacement; each from NumPy's global stream.
+    """
+    V, D, W, H = len(DATA.vocabulary), DATA.feature_dim, 12, 16
+    gates = 4 * H if cell == "lstm" else H
+    drawn = np.random.randint(len(COURSE["train_captions"]), size=50)
+    captions, images = COURSE["train_captions"][drawn], COURSE["train_image_idxs"][drawn]
+    params = {
+        "W_embed": np.random.randn(V, W) / 100,
+        "W_proj": np.random.randn(D, H) / np.sqrt(D),
+        "b_proj": np.zeros(H),
+        "Wx": np.random.randn(W, gates) / np.sqrt(W),
+        "Wh": np.random.randn(H, gates) / np.sqrt(H),
+        "b": np.zeros(gates),
+        "W_vocab": np.random.randn(H, V) / np.sqrt(H),
+        "b_vocab": np.zeros(V),
+    }
+    model = CaptioningRNN(DATA.vocabulary.word_to_idx, D, W, H, cell, seed=0)
+    configs: dict[str, Any] = {name: {"learning_rate": 5e-3} for name in params}
+    losses, steps = [], max(50 // batch_size, 1)
+    for t in range(epochs * steps):
+        chosen = np.random.choice(50, batch_size)
+        model.params = params
+        loss, grads = model.loss(COURSE["train_features"][images[chosen]], captions[chosen])
+        losses.append(float(loss))
+        for name, w in params.items():
+            w = w.astype(np.float32)
+            params[name], configs[name] = optim.adam(w, grads[name], configs[name])
+            if (t + 1) % steps == 0:
+                configs[name]["learning_rate"] *= 0.9
+    return losses
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("batch_size", [16, 60])
+def test_with_replacement_the_courses_losses_come_of_its_seed(cell: str, batch_size: int) -> None:
+    """An epoch has as many steps as there are whole batches, at least one; and what is drawn next
+    is the course's as well.
+    """
+    np.random.seed(231)
+    expected, after = course_losses(cell, batch_size, epochs=4), np.random.rand()
+    np.random.seed(231)
+    drawn = np.random.randint(len(COURSE["train_captions"]), size=50)
+    few = {key: COURSE[key][drawn] for key in ("train_captions", "train_image_idxs")}
+    model = CaptioningRNN(DATA.vocabulary.word_to_idx, DATA.feature_dim, 12, 16, cell)
+    solver = CaptioningSolver(
+        model,
+        {**COURSE, **few},
+        update_rule="adam",
+        optim_config={"learning_rate": 5e-3},
+        lr_decay=0.9,
+        batch_size=batch_size,
+        num_epochs=2,
+        verbose=False,
+        replacement=True,
+    )
+    solver.train()
+    solver.train()  # two epochs more
+    assert len(expected) == 4 * max(50 // batch_size, 1)
+    np.testing.assert_allclose(solver.loss_history, expected, rtol=1e-4)
+    assert np.random.rand() == after
+
+
+def test_with_replacement_and_a_seed_a_training_goes_on_from_a_file(tmp_path: Path) -> None:
+    """Within an epoch, bit for bit, and the global stream is left alone."""
+    before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    whole, saved = make(replacement=True), tmp_path / "state.safetensors"
+    whole.train()
+
+    def save(solver: CaptioningSolver) -> None:
+        if solver.iteration == 6:  # 4 of an epoch's 200 // 48
+            save_state(saved, solver.state())
+
+    make(replacement=True, num_epochs=2, on_step=save).train()
+    resumed = make(replacement=True)
+    resumed.restore(load_state(saved, resumed.model.params.shapes))
+    assert (resumed.epoch, resumed.best_params) == (1, {})  # two steps after the best
+    resumed.train()
+    assert resumed.loss_history == whole.loss_history
+    assert len(whole.loss_history) == 12
+    np.testing.assert_array_equal(resumed.model.params.flat, whole.model.params.flat)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # type: ignore[index]
+    with pytest.raises(DataError, match="replacement of the state: True, of this solver: False"):
+        make().restore(load_state(saved, resumed.model.params.shapes))
+    odd = load_state(saved, resumed.model.params.shapes)._replace(position=5)
+    save_state(tmp_path / "odd.safetensors", odd)
+    with pytest.raises(DataError, match="position 5 in 200 captions by 48"):
+        load_state(tmp_path / "odd.safetensors", resumed.model.params.shapes)
+
+
+def test_a_state_is_refused_where_captions_come_from_the_global_stream() -> None:
+    solver = make(replacement=True, seed=None)
+    with pytest.raises(OptionError, match=r"`replacement` without `seed` .* expected a seed"):
+        solver.state()
+    with pytest.raises(OptionError, match="`replacement` without `seed`"):
+        solver.restore(make(replacement=True).state())
 
 
 def test_train_called_again_goes_on_as_one_longer_training_would() -> None:

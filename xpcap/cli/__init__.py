@@ -3,7 +3,7 @@
 group.py holds what all commands share: errors, exit statuses, and which ranks speak.
 """
 
-from xpcap.cli import caption, evaluate, info, prepare, score, train, verify
+from xpcap.cli import caption, evaluate, info, look, prepare, score, train, verify
 from xpcap.cli.group import main
 
 for command in (
@@ -12,6 +12,7 @@ for command in (
     evaluate.evaluate,
     score.score,
     caption.caption,
+    look.look,
     verify.verify,
     info.info,
 ):

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -13,6 +12,7 @@ from xpcap import runs
 from xpcap.cli.decoding import Decoding, decoding_options
 from xpcap.cli.shared import (
     PATH,
+    PictureOrUrl,
     backend_option,
     choose_backend,
     examples,
@@ -21,7 +21,6 @@ from xpcap.cli.shared import (
     remark,
 )
 from xpcap.distributed import RankDone, init
-from xpcap.encoders import is_url
 from xpcap.errors import OptionError
 from xpcap.models import Policy
 from xpcap.report import visible
@@ -49,16 +48,6 @@ EXAMPLES = examples(
 DIGITS = 4  # of an attention weight in JSON
 SHOWN = 5  # captions of a beam in JSON and on a page
 OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if none are given
-
-
-class PictureOrUrl(click.Path):
-    """A URL, as text, or a path, which need not be readable."""
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path, readable=False)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if is_url(value) else super().convert(value, param, ctx)
 
 
 @click.command(epilog=EXAMPLES)

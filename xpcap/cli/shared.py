@@ -22,6 +22,7 @@ from xpcap.backend import (
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.distributed import init
+from xpcap.encoders import is_url
 from xpcap.errors import BackendError, OptionError, nearest
 from xpcap.report import columns, signed, visible
 from xpcap.report.captions import NOTHING
@@ -68,6 +69,16 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"got {value}, expected a finite number", param, ctx)
         return float(number)
+
+
+class PictureOrUrl(click.Path):
+    """A URL, as text, or a path, which need not be readable."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if is_url(value) else super().convert(value, param, ctx)
 
 
 def examples(*lines: str) -> str:

@@ -17,8 +17,8 @@ from xpcap.files import read_text
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
 TEXT_BYTES = 64 * 2**20  # the course's longest list of URLs has 5 MB
-# seen from cs231n/ and from the assignment's folder
-USUAL = ("datasets/coco_captioning", "cs231n/datasets/coco_captioning")
+# seen from cs231n/ and from the assignment's folder, at Stanford and at Berkeley
+USUAL = tuple(f"{at}datasets/coco_captioning" for at in ("", "cs231n/", "deeplearning/"))
 FOLDER = "the folder that the course's coco_captioning.zip unpacks to"
 
 
@@ -29,8 +29,8 @@ def load_coco_data(
 
     Parameters
     ----------
-    base_dir : the folder that coco_captioning.zip unpacks to; None: datasets/coco_captioning, or
-        else cs231n/datasets/coco_captioning
+    base_dir : the folder that coco_captioning.zip unpacks to; None: the first that is there of
+        datasets/coco_captioning, and the same in cs231n/ and deeplearning/
     max_train : draw this many training captions with replacement from NumPy's legacy global stream,
         as the course does; None: take all
     pca_features : read the 512-d features instead of the 4096-d ones
@@ -195,8 +195,8 @@ def _find() -> Path:
     found = next((Path(folder) for folder in USUAL if Path(folder).is_dir()), None)
     if found is None:
         raise DataError(
-            f"load_coco_data: there is neither {USUAL[0]} nor {USUAL[1]} in {Path.cwd()},"
-            f" expected {FOLDER}; give its path as `base_dir`"
+            f"load_coco_data: {Path.cwd()} has none of {', '.join(USUAL)}, expected {FOLDER}; give"
+            " its path as `base_dir`, or make a small one: python -m xpcap.course"
         )
     return found
 

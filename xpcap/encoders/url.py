@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import Future
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from ipaddress import IPv4Address, ip_address, ip_network
+from pathlib import Path
 from string import punctuation
 from types import SimpleNamespace
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -30,6 +31,15 @@ RESERVED = (
 def is_url(text: object) -> bool:
     """True for the text of an http or https URL, which is no path."""
     return isinstance(text, str) and text.lower().startswith(("http://", "https://"))
+
+
+def local_path(text: str) -> Path | None:
+    """Path of a ``file:`` URL of this machine; None for any other text. Nothing is opened."""
+    if not text.lower().startswith("file:///") or text.startswith("//", len("file://")):
+        return None  # of another machine: opening it would call there, at least on Windows
+    from urllib.request import url2pathname
+
+    return Path(url2pathname(text[len("file://") :]))
 
 
 def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:

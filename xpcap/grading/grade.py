@@ -1,29 +1,40 @@
-"""Checks of each function of a submission: right or wrong, and where."""
+"""Grade a submission: the checks of each function that it brings, or should, in order.
 
-from collections.abc import Iterator, Sequence
+Inputs are random and small; wanted results come from plain/, and of a backward pass whose forward
+pass is wrong, from numeric gradients of that forward pass. The student's functions run in a process
+of their own, see submission.py; nothing here runs them. layers.py and models.py check, mutants.py
+explains.
+"""
+
+import fnmatch
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from xpcap.errors import OptionError
+from xpcap.grading.calls import Check, Student, builds_on
+from xpcap.grading.layers import LayerChecks
+from xpcap.grading.models import CaptionerChecks, RuleChecks, SolverChecks
+from xpcap.grading.submission import Submission
+from xpcap.grading.verdicts import Result
 
-class Result(NamedTuple):
-    """What the grading found of one function.
+__all__ = ["Result", "grade"]
 
-    Attributes
-    ----------
-    function : name in the course's files, such as "lstm_step_backward", "CaptioningRNN.loss"
-    passed : right; a passed function may still have a remark in `kind` and `advice`
-    where : output, gate, time step or argument concerned; "" where all is well
-    kind : kind of mistake, such as "missing derivative of tanh", "not written yet"; "" for none
-    advice : one sentence, which names the page and line of the derivation
-    error : relative error of the worst output; None where nothing could be compared
-    """
-
-    function: str
-    passed: bool
-    where: str = ""
-    kind: str = ""
-    advice: str = ""
-    error: float | None = None
+CHECKS: dict[
+    str, Callable[[Student], LayerChecks | CaptionerChecks | RuleChecks | SolverChecks]
+] = {
+    "rnn_layers": LayerChecks,
+    "rnn": CaptionerChecks,
+    "optim": RuleChecks,
+    "captioning_solver": SolverChecks,
+}
+# What the course has its students write; the rest is graded where a submission has it
+TO_WRITE = {
+    "rnn_layers": [
+        f"{layer}_{way}"
+        for layer in ("rnn_step", "rnn", "word_embedding", "lstm_step", "lstm")
+        for way in ("forward", "backward")
+    ],
+}
 
 
 def grade(
@@ -32,6 +43,51 @@ def grade(
     only: Sequence[str] = (),
     seconds: float = 10.0,
     memory: float = 2.0,
-) -> Iterator[Result]:
-    """Grade the functions of a file, folder or module, in the order of the course."""
-    raise NotImplementedError
+    on_result: Callable[[Result], None] | None = None,
+) -> list[Result]:
+    """Grade the functions of a student's file, folder or module, in the order of the course.
+
+    Parameters
+    ----------
+    submission : a file such as rnn_layers.py, a folder such as cs231n/, or a module's dotted name
+    only : patterns of function names, as in a shell; none: all
+    seconds, memory : limits of each call, and of the process, in GB
+    on_result : called with each result when it is there
+
+    Returns
+    -------
+    list of Result : one a function; a second one where two mistakes were found
+
+    Raises
+    ------
+    DataError : no such file or module, or nothing of the course in it. OptionError : no function
+        has a name of `only`.
+    """
+    results: list[Result] = []
+    with Submission(submission, seconds=seconds, memory=memory) as brought:
+        student = Student(brought)
+        work: dict[str, tuple[str, Check]] = {}  # function to its module and check
+        for module, checks in CHECKS.items():
+            if defined := brought.defines.get(module):
+                names = {*defined, *TO_WRITE.get(module, ())}
+                for name, check in checks(student).checks(names):
+                    work[name] = module, check
+        chosen = [name for name in work if _matches(name, only)]
+        if not chosen:
+            raise OptionError(
+                f"grade: none of {', '.join(work)} is named {' or '.join(only)}, expected patterns"
+                " of these"
+            )
+        for name, (module, check) in work.items():
+            # What a chosen function calls is graded too: what is wrong may follow from it
+            if name in chosen or any(builds_on(other, name) for other in chosen):
+                for result in student.judge(name, module, check):
+                    if name in chosen:
+                        results.append(result)
+                        if on_result is not None:
+                            on_result(result)
+    return results
+
+
+def _matches(name: str, only: Sequence[str]) -> bool:
+    return not only or any(fnmatch.fnmatchcase(name, pattern) for pattern in only)

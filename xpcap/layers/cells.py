@@ -28,6 +28,11 @@ def no_activations(cache: object) -> dict[str, Activation]:
     return {}
 
 
+def no_gates(cache: object) -> dict[str, Array]:
+    """No gates, for a cell that has none or does not name them."""
+    return {}
+
+
 class Cell(NamedTuple):
     """A recurrent cell: parameters, a step for sampling, a loop with gradients for training.
 
@@ -48,7 +53,9 @@ class Cell(NamedTuple):
     gradients of a (R, G), of each array in state0, and of the cell's own parameters by name. It may
     write the latter to the arrays of `grads`, if given.
 
-    ``activations(cache)`` are the nonlinearities to watch for saturation, for the doctor.
+    ``activations(cache)`` are the nonlinearities to watch for saturation, for the doctor and for
+    `CaptioningRNN.trace`. ``gates(cache)`` are all gates (R, H) by name, and `state_names` the
+    names of a state's arrays, for the trace alone.
 
     A cell with `takes_extra_term` has one more parameter, ``extra_term=None``, in `step` and in
     `rows_forward`: a RecurrentTerm, such as attention, that each step adds to its pre-activation a.
@@ -67,6 +74,8 @@ class Cell(NamedTuple):
     activations: Callable[[Any], dict[str, Activation]] = no_activations  # of a cache
     takes_extra_term: bool = False
     inputs: tuple[str, str] = ("Wx", "b")  # weight (W, G) and bias (G,)
+    gates: Callable[[Any], dict[str, Array]] = no_gates  # of a cache
+    state_names: tuple[str, ...] = ()  # of all arrays of a state; empty: h, state 2, ...
 
     def initial(self, h0: Array) -> State:
         """The state before the first step: h0 (n, H), with zeros for the other arrays."""
@@ -118,10 +127,15 @@ def one_layer(
     return Cell(shapes, states, step, forward, backward, activations, takes_extra_term=True)
 
 
+def lstm_gates(cache: LSTMRowsCache) -> dict[str, Array]:
+    """Gates i, f, o and g."""
+    return dict(zip("ifog", split_gates(cache.out.gates), strict=True))
+
+
 def lstm_activations(cache: LSTMRowsCache) -> dict[str, Activation]:
     """Gates i, f and o. At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope."""
-    gates = zip("ifo", split_gates(cache.out.gates)[:3], strict=True)
-    return {f"gate {name}": Activation(gate, 0.05, 0.95) for name, gate in gates}
+    gates = lstm_gates(cache)
+    return {f"gate {name}": Activation(gates[name], 0.05, 0.95) for name in "ifo"}
 
 
 def rnn_activations(cache: RNNRowsCache) -> dict[str, Activation]:
@@ -129,9 +143,11 @@ def rnn_activations(cache: RNNRowsCache) -> dict[str, Activation]:
     return {"state": Activation(cache.h[cache.rows.N :], -0.99, 0.99)}
 
 
+RNN = one_layer(1, 1, rnn_advance, rnn_rows_forward, rnn_rows_backward, rnn_activations)
+LSTM = one_layer(4, 2, lstm_advance, lstm_rows_forward, lstm_rows_backward, lstm_activations)
 CELLS: dict[str, Cell] = {
-    "rnn": one_layer(1, 1, rnn_advance, rnn_rows_forward, rnn_rows_backward, rnn_activations),
-    "lstm": one_layer(4, 2, lstm_advance, lstm_rows_forward, lstm_rows_backward, lstm_activations),
+    "rnn": RNN._replace(state_names=("h",)),
+    "lstm": LSTM._replace(state_names=("h", "c"), gates=lstm_gates),
 }
 
 

@@ -13,6 +13,7 @@ from xpcap.models.config import ModelConfig
 from xpcap.models.ensemble import Ensemble
 from xpcap.models.network import Score
 from xpcap.models.parameters import Parameters
+from xpcap.models.trace import Saturation, Trace
 
 __all__ = [
     "Batch",
@@ -27,6 +28,8 @@ __all__ = [
     "Parameters",
     "Policy",
     "Sampling",
+    "Saturation",
     "Score",
+    "Trace",
     "build_model",
 ]

@@ -231,7 +231,7 @@ def pack(
     A caption ends with its last non-NULL target; later steps are left out. A step with a NULL
     target inside a caption stays, since later steps depend on it, but does not enter the loss.
     """
-    T, lengths = captions.shape[1] - 1, _lengths(captions, null)
+    T, lengths = captions.shape[1] - 1, caption_lengths(captions, null)
     shard = np.arange(len(captions)) if shard is None else shard
     order = shard[(-lengths[shard]).argsort(kind="stable")][part::parts]
     steps = np.bincount(lengths[order], minlength=1)  # captions of each length
@@ -249,10 +249,10 @@ def pack(
 
 def dealt(captions: np.ndarray, null: int, part: int, parts: int) -> np.ndarray:
     """Captions in part `part` of `parts`: dealt by length, so that parts cost the same."""
-    return (-_lengths(captions, null)).argsort(kind="stable")[part::parts]
+    return (-caption_lengths(captions, null)).argsort(kind="stable")[part::parts]
 
 
-def _lengths(captions: np.ndarray, null: int) -> np.ndarray:
+def caption_lengths(captions: np.ndarray, null: int) -> np.ndarray:
     """Steps of each caption: up to its last non-NULL target."""
     live = captions[:, 1:] != null
     return np.where(live.any(axis=1), live.shape[1] - live[:, ::-1].argmax(axis=1), 0)

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.backend import Array, array_module, to_numpy
+from xpcap.backend import Array, array_module, asarray, to_numpy
 from xpcap.errors import LARGEST, check_whole, unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
@@ -27,6 +27,7 @@ from xpcap.models.captioner import Captioner
 from xpcap.models.config import ModelConfig, check_size
 from xpcap.models.network import cell_params, project_image
 from xpcap.models.parameters import Parameters, draw_weights
+from xpcap.models.trace import Trace, trace
 from xpcap.ops import gather, product
 from xpcap.threads import in_turn, parallel_map
 
@@ -333,6 +334,34 @@ class CaptioningRNN(Captioner):
         steps = np.arange(len(packed.rows.batch_sizes)).repeat(packed.rows.batch_sizes)
         weights[packed.order[packed.rows.sequence], steps] = to_numpy(attention.weights)
         return weights
+
+    @in_turn
+    def trace(self, features: Array | FeatureRows, captions: Array) -> Trace:
+        """Values inside the cell at each step of given captions, and gradients through time.
+
+        Without dropout. Meant for a few captions: time grows with the cube of their length.
+
+        Parameters
+        ----------
+        features, captions : as in `loss`
+
+        Returns
+        -------
+        Trace : states, gates, log-probabilities of the next word, saturation, and the norm of the
+            gradient of each word's loss with respect to each state before it
+
+        Raises
+        ------
+        TypeError, ValueError : as in `loss`.
+        """
+        config, params, buffer = self.config, self.params, fresh(self.like)
+        part = self._part("trace", features, captions)
+        captions = to_numpy(captions)
+        # The part has the pictures sorted by the length of their captions
+        unsorted = asarray(np.argsort(pack(captions, self._null).order), like=self.like)
+        order = part.packed.order[unsorted]
+        image = network.image_forward(config, params, part.table, order, None, buffer)
+        return trace(config, params, image, captions, self._null)
 
     # ---- Sampling
 

@@ -74,6 +74,12 @@ class ModelConfig:
                 f"ModelConfig: cell {self.cell!r} has a parameter {taken[0]!r}, expected another"
                 " name: that one is the captioner's"
             )
+        names, states = self.recurrent.state_names, self.recurrent.states
+        if names and len(names) != states:
+            raise OptionError(
+                f"ModelConfig: cell {self.cell!r} names {len(names)} arrays of a state,"
+                f" {', '.join(names)}, expected {states}"
+            )
         weight, bias = (own.get(name, ()) for name in self.recurrent.inputs)
         if len(bias) != 1 or weight != (self.wordvec, *bias):
             raise OptionError(

@@ -2,16 +2,21 @@
 
 from xpcap.report.captions import AttentionMap, draw_captions, overlay
 from xpcap.report.curves import cider_curve, draw_loss, loss_curve, perplexity_curve
+from xpcap.report.look import Curve, Heatmap, Share, Step, write_look_page
 from xpcap.report.page import Card, Gallery, Option, Reasons, Similar, write_page
 from xpcap.report.text import columns, signed, visible
 
 __all__ = [
     "AttentionMap",
     "Card",
+    "Curve",
     "Gallery",
+    "Heatmap",
     "Option",
     "Reasons",
+    "Share",
     "Similar",
+    "Step",
     "cider_curve",
     "columns",
     "draw_captions",
@@ -21,5 +26,6 @@ __all__ = [
     "perplexity_curve",
     "signed",
     "visible",
+    "write_look_page",
     "write_page",
 ]

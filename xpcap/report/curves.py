@@ -1,10 +1,10 @@
-"""Learning curves as PNG: loss by epoch, and perplexity and CIDEr-D of the val split."""
+"""Curves as PNG: loss, perplexity and CIDEr-D by epoch, and gradients through time."""
 
 import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -97,6 +97,39 @@ def cider_curve(history: History, dark: bool = False) -> bytes:
     return _png(figure)
 
 
+class Gradient(Protocol):
+    """Sizes of a gradient 0, 1, 2, ... steps back in time, as shares of the first."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shares(self) -> Sequence[float]: ...
+    @property
+    def trained(self) -> bool:
+        """True if the model is trained."""
+
+
+def gradient_curve(curves: Sequence[Gradient], dark: bool = False) -> bytes:
+    """Draw the size of gradients by steps back in time, on a log scale, as PNG."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    palette = DARK if dark else LIGHT
+    figure, axes = _axes(palette, "share of the gradient", "steps back in time")
+    styles: dict[bool, Iterator[tuple[str, dict[str, Any]]]] = {
+        True: iter(((palette.val, VAL_LINE), (palette.ink, TRAIN_LINE))),
+        False: iter([(palette.train, {"linestyle": dashes}) for dashes in ("-", "--", ":")]),
+    }
+    for curve in curves:
+        colour, style = next(styles[curve.trained])
+        steps = range(len(curve.shares))
+        axes.plot(steps, curve.shares, color=colour, label=curve.name, **style)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
+    return _png(figure)
+
+
 def best_point(history: History, key: str) -> tuple[int, float, str]:
     """Epoch and value of the best, and "highest" (scores) or "lowest" (losses)."""
     best, word = (max, "highest") if key in SCORES else (min, "lowest")
@@ -116,13 +149,13 @@ def _val_curve(history: History, key: str, label: str, dark: bool) -> bytes:
     return _png(figure)
 
 
-def _axes(palette: Palette, label: str) -> "tuple[Figure, Axes]":
+def _axes(palette: Palette, label: str, below: str = "epoch") -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=SIZE, layout="constrained", facecolor=palette.paper)
     axes = figure.add_subplot(facecolor=palette.paper)
-    axes.set_xlabel("epoch", color=palette.ink, fontsize=10)
+    axes.set_xlabel(below, color=palette.ink, fontsize=10)
     axes.set_ylabel(label, color=palette.ink, fontsize=10)
     axes.tick_params(colors=palette.ink, labelsize=9, color=palette.faint)
     axes.spines[["top", "right"]].set_visible(False)

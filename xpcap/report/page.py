@@ -1,12 +1,8 @@
 """HTML page of a run or of captioned pictures, in one file: scores, curves, settings, galleries."""
 
-import base64
-import functools
-import io
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +18,6 @@ from xpcap.report.captions import (
     overlay_alpha,
 )
 from xpcap.report.curves import (
-    DARK,
-    LIGHT,
     PIXELS,
     History,
     best_point,
@@ -32,18 +26,10 @@ from xpcap.report.curves import (
     perplexity_curve,
     points,
 )
-from xpcap.report.text import signed, visible
+from xpcap.report.markup import Embedded, data_uri, embed, image_uri, render
+from xpcap.report.text import signed
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-    from PIL import Image
-
-# A picture of at most FLAT pixels a side and COLOURS colours is stored as it is and shown enlarged
-FLAT, COLOURS = 128, 256
-ENLARGED = 256  # most pixels of a flat picture as shown; the factor is a whole number
-LONGEST = 320  # pixels of any other picture's long side
 SMALL = 96  # pixels of the long side of a similar photo
-QUALITY = 80  # of JPEG
 OVERLAP = 2  # pixels as shown: the mask reaches so far into the area, or a bright seam would show
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
 MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
@@ -110,16 +96,7 @@ class Gallery(NamedTuple):
     cards: Iterable[Card]  # read once, in order: a generator keeps one picture in memory at a time
 
 
-class _Image(NamedTuple):
-    """A picture as it is embedded in the page."""
-
-    uri: str
-    width: int  # as shown
-    height: int
-    flat: bool
-
-
-_Photos = dict[str, tuple[int, _Image]]  # by URI: those that several cards may show, numbered
+_Photos = dict[str, tuple[int, Embedded]]  # by URI: those that several cards may show, numbered
 
 
 def write_page(
@@ -159,7 +136,8 @@ def write_page(
         for gallery in galleries
     ]
     cards = [card for _, _, cards in shown for card in cards]
-    page = _template().render(
+    page = render(
+        "page.html",
         title=title,
         summary=summary,
         facts=_first(facts),
@@ -176,32 +154,9 @@ def write_page(
         explained=any(card["reasons"] for card in cards),
         photos=[image for _, image in photos.values()],
         nothing=NOTHING,
-        light=LIGHT,
-        dark=DARK,
     )
     with atomic(Path(path)) as file:
-        file.write(page.encode("utf-8"))
-
-
-@functools.cache
-def _template() -> "Template":
-    from jinja2 import Environment, StrictUndefined
-
-    # finalize gets all that the template prints, so no text evades it; autoescape comes after it
-    environment = Environment(
-        autoescape=True,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    file = resources.files("xpcap.report").joinpath("page.html")
-    return environment.from_string(file.read_text(encoding="utf-8"))
-
-
-def _finalize(value: object) -> object:
-    ours = hasattr(value, "__html__")  # Markup
-    return visible(value) if isinstance(value, str) and not ours else value
+        file.write(page)
 
 
 def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -215,7 +170,7 @@ def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
 def _card(card: Card, photos: _Photos) -> dict[str, object]:
     """A card as the template takes it; `photos` collects those that several cards may show."""
     references = [reference for reference in card.references if reference.strip()]
-    image = None if card.picture is None else _embed(card.name, card.picture)
+    image = None if card.picture is None else embed("write_page", card.name, card.picture)
     attention = None
     if image is not None and card.attention is not None and card.words:
         attention = _overlays(card, card.attention, image)
@@ -238,7 +193,7 @@ def _reasons(reasons: Reasons, photos: _Photos) -> dict[str, object]:
     for one in reasons.similar[:MOST_SIMILAR]:
         number = None
         if one.picture is not None:
-            image = _embed(one.name, one.picture, SMALL)
+            image = embed("write_page", one.name, one.picture, SMALL)
             number, _ = photos.setdefault(image.uri, (len(photos), image))
         similar.append((one, number))
     options = reasons.options[:MOST_SIMILAR]
@@ -257,12 +212,17 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
     before = [" ", *after]
     last = len(words) - 1
     return [
-        (word, _probability(word, p), after[i], not (before[i] and (after[i] or i == last)))
+        (
+            word,
+            probability("write_page", word, p),
+            after[i],
+            not (before[i] and (after[i] or i == last)),
+        )
         for i, (word, p) in enumerate(words)
     ]
 
 
-def _overlays(card: Card, attention: AttentionMap, image: _Image) -> dict[str, object]:
+def _overlays(card: Card, attention: AttentionMap, image: Embedded) -> dict[str, object]:
     """For each word an overlay image (one pixel per region) and its alt text.
 
     Also the rectangle to stretch it over, and the hole in the mask around it, in displayed pixels.
@@ -274,7 +234,7 @@ def _overlays(card: Card, attention: AttentionMap, image: _Image) -> dict[str, o
     for (word, _), weights in zip(card.words[:MOST_WORDS], attention.weights, strict=False):
         row, column, weight = heaviest(weights)
         black, alpha = Image.new("L", weights.shape[::-1]), Image.fromarray(overlay_alpha(weights))
-        uri = _uri("png", Image.merge("LA", (black, alpha)), optimize=True)
+        uri = image_uri("png", Image.merge("LA", (black, alpha)), optimize=True)
         side = len(weights)
         words.append((word, uri, f"{weight:.0%} on row {row}, column {column} of {side} x {side}"))
     top, left, bottom, right = attention.area
@@ -286,48 +246,13 @@ def _overlays(card: Card, attention: AttentionMap, image: _Image) -> dict[str, o
     return {"words": words, "dimmest": DIMMEST, **shown}
 
 
-def _probability(word: str, p: float) -> float:
+def probability(function: str, word: str, p: float) -> float:
+    """A word's probability, cut to 0..1. ValueError, which `function` begins: it is none."""
     if not -ROUNDING <= p <= 1 + ROUNDING:
         raise ValueError(
-            f"write_page: word {word!r} has probability {p}, expected one from 0 to 1; a logarithm?"
+            f"{function}: word {word!r} has probability {p}, expected one from 0 to 1; a logarithm?"
         )
     return min(max(float(p), 0.0), 1.0)
-
-
-def _embed(name: str, picture: np.ndarray, most: int = LONGEST) -> _Image:
-    """A picture as a data URI: a small flat one as PNG, enlarged by a whole factor, else a JPEG.
-
-    A JPEG has `most` pixels on its long side.
-    """
-    from PIL import Image
-
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        raise ValueError(
-            f"write_page: picture {name!r} has shape {picture.shape} and dtype {picture.dtype},"
-            " expected uint8 (h, w, 3)"
-        )
-    image = Image.fromarray(picture)
-    longest = max(image.size)
-    if longest <= FLAT and image.getcolors(COLOURS):
-        uri, factor = _uri("png", image, optimize=True), ENLARGED // longest
-        return _Image(uri, image.width * factor, image.height * factor, True)
-    if longest > most:
-        size = [max(1, round(side * most / longest)) for side in image.size]
-        image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    uri = _uri("jpeg", image, quality=QUALITY, optimize=True)
-    return _Image(uri, image.width, image.height, False)
-
-
-def _uri(kind: str, image: "Image.Image", **options: int) -> str:
-    file = io.BytesIO()
-    image.save(file, format=kind, **options)
-    return _data(kind, file.getvalue())
-
-
-def _data(kind: str, content: bytes) -> str:
-    from markupsafe import Markup
-
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}")
 
 
 def _curves(history: History) -> list[dict[str, str]]:
@@ -342,7 +267,7 @@ def _curves(history: History) -> list[dict[str, str]]:
     ):
         courses = [_course(history, key) for key in keys if points(history, key)]
         if courses:
-            light, dark = (_data("png", draw(history, shade)) for shade in (False, True))
+            light, dark = (data_uri("png", draw(history, shade)) for shade in (False, True))
             curves.append({"light": light, "dark": dark, "alt": "; ".join(courses)})
     return curves
 

@@ -14,6 +14,7 @@ from xpcap.runs.captioning import (
 )
 from xpcap.runs.doctor import Diagnosis, examine_run
 from xpcap.runs.folder import Run, load_state, open_run, save_state
+from xpcap.runs.look import Inside, fresh_page, look_inside, write_inside_page
 from xpcap.runs.options import GENERATED, TrainOptions, choose
 from xpcap.runs.pages import (
     Downloads,
@@ -43,6 +44,7 @@ __all__ = [
     "Diagnosis",
     "Downloads",
     "Evaluation",
+    "Inside",
     "Look",
     "PictureCaption",
     "RankedBeam",
@@ -61,10 +63,12 @@ __all__ = [
     "default_policy",
     "evaluate_run",
     "examine_run",
+    "fresh_page",
     "is_run",
     "load_state",
     "look_at_files",
     "look_in",
+    "look_inside",
     "open_run",
     "open_runs",
     "read_captions_json",
@@ -73,4 +77,5 @@ __all__ = [
     "train_run",
     "write_caption_page",
     "write_caption_png",
+    "write_inside_page",
 ]

@@ -343,7 +343,7 @@ def caption_files(
     ------
     DataError : the run's features come from no encoder of this package.
     """
-    encoder = _encoder_of(run)
+    encoder = encoder_of(run, "caption_files")
     captions: list[PictureCaption] = []
     unreadable: list[Skipped] = []
     pictures, skipped = _find([paths] if isinstance(paths, str | Path) else paths, on_remark)
@@ -373,13 +373,7 @@ def _encode(
     """Number, name and feature of each picture that can be read; the others go to `skipped`."""
     for number, source in pictures:
         try:
-            picture = read_url(source) if isinstance(source, str) else read_picture(source)
-            feature = encoder.encode([picture])[0]
-            if not np.isfinite(feature).all():
-                raise DataError(
-                    f"caption_files: {source}: the encoder {encoder.name} makes a feature of it"
-                    " that is not finite"
-                )
+            picture, feature = encode_picture("caption_files", source, encoder)
         except DataError as error:
             skipped.append(_skipped(source, error))
             continue
@@ -388,11 +382,28 @@ def _encode(
         yield number, str(source), feature
 
 
-def _encoder_of(run: Run) -> Encoder:
+def encode_picture(
+    where: str, source: str | Path, encoder: Encoder
+) -> tuple[np.ndarray, np.ndarray]:
+    """The picture (h, w, 3) at a path, or behind a URL, which is text; and its feature.
+
+    DataError : it cannot be read, or its feature is not finite, which `where` begins.
+    """
+    picture = read_url(source) if isinstance(source, str) else read_picture(source)
+    feature = encoder.encode([picture])[0]
+    if not np.isfinite(feature).all():
+        raise DataError(
+            f"{where}: {source}: the encoder {encoder.name} makes a feature of it that is not finite"
+        )
+    return picture, feature
+
+
+def encoder_of(run: Run, where: str) -> Encoder:
+    """The encoder of a run's features. DataError, which `where` begins: it has none here."""
     name = source_of(run).encoder
     if name is None:
         raise DataError(
-            f"caption_files: {run.path} learnt from features that were given to it, expected a run "
+            f"{where}: {run.path} learnt from features that were given to it, expected a run "
             "whose data was prepared from pictures; new pictures need the encoder that made those "
             "features; the command 'prepare' encodes a folder of pictures by a known one, to train "
             "on"
@@ -400,7 +411,7 @@ def _encoder_of(run: Run) -> Encoder:
     encoder = find_encoder(name)
     if encoder.shape != run.raw_shape:
         raise DataError(
-            f"caption_files: {run.path} learnt from features of size {size(run.raw_shape)},"
+            f"{where}: {run.path} learnt from features of size {size(run.raw_shape)},"
             f" expected the {size(encoder.shape)} of the {name} encoder; prepared by another"
             " version?"
         )
@@ -463,7 +474,7 @@ def open_runs(
         raise ValueError("open_runs: got no run folder, expected at least one")
     first, *others = (open_run(path, on_remark=on_remark) for path in paths)
     for other in others:
-        if what := _difference(first, other):
+        if what := difference(first, other):
             raise DataError(
                 f"open_runs: {first.path} and {other.path} {what}, expected the same of runs that"
                 " caption together; were they trained on the same data?"
@@ -486,8 +497,8 @@ def open_runs(
     )
 
 
-def _difference(first: Run[CaptioningRNN], other: Run[CaptioningRNN]) -> str:
-    """The reason why two runs cannot caption together; empty: none."""
+def difference(first: Run[CaptioningRNN], other: Run[CaptioningRNN]) -> str:
+    """The reason why two runs cannot read the same captions of the same features; empty: none."""
     runs = first, other
     if digest(first.vocabulary) != digest(other.vocabulary):
         return (

@@ -44,7 +44,7 @@ from xpcap.training.state import (
 class CaptioningSolver:
     """The training loop: CS231n's class, with the validation and best parameters it only promised.
 
-    An epoch visits every training caption once, in an order of its own.
+    An epoch visits every training caption once, in an order of its own, unless `replacement` is set.
 
     Parameters
     ----------
@@ -59,11 +59,14 @@ class CaptioningSolver:
         CIDEr-D of greedy captions of the val split; "last", the last one, where the split is too
         small to tell
     batch_size, num_epochs : the last batch of an epoch may be smaller
+    replacement : draw each batch from all captions with replacement, as the course's solver does,
+        in ``max(n // batch_size, 1)`` steps an epoch. Without a `seed` the draws are the course's,
+        from NumPy's legacy global stream: after the same `np.random.seed`, the same batches
     print_every, verbose : print the loss every `print_every` steps
     clip_norm : largest global norm of a gradient; None: no clipping. The loss is summed over time:
         5 on a per-word mean is about 55 here
-    seed : of the order of captions; None draws it from NumPy's legacy global stream. Dropout masks
-        come from `model.seed` and the iteration
+    seed : of the order of captions; None draws it from NumPy's legacy global stream, which only a
+        single process can. Dropout masks come from `model.seed` and the iteration
     patience : stop after this many epochs in a row without a better one; None: never before
         `num_epochs`
     progress : show a progress bar if standard error is a terminal
@@ -106,6 +109,7 @@ class CaptioningSolver:
         select: str = "loss",
         batch_size: int = 100,
         num_epochs: int = 10,
+        replacement: bool = False,
         print_every: int = 10,
         verbose: bool = True,
         clip_norm: float | None = None,
@@ -140,7 +144,7 @@ class CaptioningSolver:
         flat = model.params.flat
         self._on_host = get_array_module(flat) is np
         self._captions = self.objective.epoch_indices(self.data)
-        self._order = EpochOrder(len(self._captions), seed)
+        self._order = EpochOrder(len(self._captions), seed, replacement)
         self._feed, self._record = Feed(self.data, flat), LossBuffer(flat, self.steps_per_epoch)
         self._evaluate = EpochEvaluator(self.data, self._feed, select, group)
         self._optimizer = Optimizer(update_rule, self.optim_config, flat)
@@ -290,8 +294,8 @@ class CaptioningSolver:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that visit every training caption once."""
-        return -(-self._order.count // self.batch_size)
+        """Batches that visit every training caption once; fewer with replacement."""
+        return self._order.steps(self.batch_size)
 
     @property
     def iteration(self) -> int:
@@ -445,8 +449,9 @@ class CaptioningSolver:
         """State of the training, copied to the host. For callbacks, and between trainings.
 
         TrainingError : a loss, gradient norm, parameter or moment is not finite: nothing to go on
-        from.
+        from. OptionError : captions are drawn from NumPy's global stream, which no state holds.
         """
+        self._require_stream("state")
         self._require_finite()
         return TrainingState.of(
             self.model.params,
@@ -476,7 +481,7 @@ class CaptioningSolver:
         Raises
         ------
         DataError : a state of another model, data set, rule or batch size. ValueError : best_params
-            of another model. Nothing is changed then.
+            of another model. OptionError : as in `state`. Nothing is changed then.
         """
         if not isinstance(state, TrainingState):
             raise TypeError(
@@ -484,6 +489,7 @@ class CaptioningSolver:
                 " TrainingState, as CaptioningSolver.state() or load_state returns"
             )
         params = self.model.params
+        self._require_stream("restore")
         state.check_fits(params, self._optimizer, self._order, self.batch_size)
         best = None if best_params is None else params.holding(best_params)
         state.restore_into(params, self._optimizer, self._order)
@@ -495,6 +501,14 @@ class CaptioningSolver:
         self.history, self.times = [dict(record) for record in state.history], []
         self.best_params = {} if best is None else best
         self._last_epoch = self.num_epochs
+
+    def _require_stream(self, method: str) -> None:
+        """OptionError : captions are drawn from NumPy's global stream."""
+        if self._order.rng is None:
+            raise OptionError(
+                f"CaptioningSolver.{method}: `replacement` without `seed` draws captions from NumPy's"
+                " global stream, which a state does not hold, expected a seed"
+            )
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -534,6 +548,11 @@ def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
         raise unknown(where, "select", solver.select, SELECT)
     if seed is not None:
         check_whole(where, "seed", seed, 0, hint=", or None")
+    elif solver.group.size > 1:
+        raise OptionError(
+            f"{where}: `seed` is None for {solver.group.size} ranks, expected a whole number: each"
+            " would draw captions of its own from its NumPy's global stream"
+        )
     if solver.batch_size < solver.group.size:
         raise OptionError(
             f"{where}: `batch_size` is {solver.batch_size} for {solver.group.size} ranks, expected "

@@ -51,27 +51,42 @@ def with_start(start: Record | None, history: Sequence[Record]) -> list[Record]:
 class EpochOrder:
     """Order of the captions of an epoch, drawn anew for each, and the position in the current one.
 
+    With replacement each batch is drawn by itself from all captions, as the course's solver does.
+
     Parameters
     ----------
     count : training captions
-    seed : None draws one from NumPy's legacy global stream
+    seed : None draws one from NumPy's legacy global stream; with replacement, the captions
+        themselves
+    replacement : draw with replacement
 
     Attributes
     ----------
-    rng : numpy.random.Generator that draws the orders
-    captions : array (count,), int, of the epoch under way; None between two epochs
-    position : batches of it done
+    rng : numpy.random.Generator that draws the orders; None: NumPy's legacy global stream does
+    captions : array (count,), int, of the epoch under way; None between two epochs, and with
+        replacement
+    position : batches of the epoch done
     """
 
-    def __init__(self, count: int, seed: int | None) -> None:
-        self.count = count
-        drawn = np.random.randint(2**31) if seed is None else int(seed)
-        self.rng = np.random.default_rng([drawn, ORDER_STREAM])
+    def __init__(self, count: int, seed: int | None, replacement: bool = False) -> None:
+        self.count, self.replacement = count, replacement
+        self.rng: np.random.Generator | None = None
+        if seed is not None or not replacement:
+            drawn = np.random.randint(2**31) if seed is None else int(seed)
+            self.rng = np.random.default_rng([drawn, ORDER_STREAM])
         self.captions: np.ndarray | None = None
         self.position = 0
 
+    def steps(self, size: int) -> int:
+        """Batches of an epoch; with replacement as many as are whole, at least one."""
+        return batches_of_epoch(self.count, size, self.replacement)
+
     def batches(self, size: int) -> Iterator[np.ndarray]:
         """Captions of each batch from `position`, which the caller advances, in a drawn order."""
+        if self.replacement:
+            draw = np.random.choice if self.rng is None else self.rng.choice
+            return (draw(self.count, size) for _ in range(self.position, self.steps(size)))
+        assert self.rng is not None
         if self.captions is None:
             self.captions, self.position = self.rng.permutation(self.count), 0
         captions, first = self.captions, self.position
@@ -80,6 +95,11 @@ class EpochOrder:
     def end(self) -> None:
         """End the epoch under way, done or not: the next batch begins another."""
         self.captions, self.position = None, 0
+
+
+def batches_of_epoch(count: int, size: int, replacement: bool) -> int:
+    """Batches of `size` in an epoch of `count` captions."""
+    return max(count // size, 1) if replacement else -(-count // size)
 
 
 # ---- The state
@@ -100,6 +120,7 @@ class TrainingState(NamedTuple):
     history: list[Record]  # one an epoch
     order_rng: dict[str, Any]  # of numpy.random.Generator.bit_generator
     start: Record | None = None  # of the parameters that training started from, if scored
+    replacement: bool = False  # captions are drawn with replacement: there is no order
 
     @classmethod
     def of(
@@ -118,6 +139,7 @@ class TrainingState(NamedTuple):
         def on_host(flat: Array) -> Parameters:
             return Parameters(params.shapes, np.array(to_numpy(flat)))
 
+        assert order.rng is not None
         rule, config = optimizer.rule, optimizer.config
         state = cls(
             params=on_host(params.flat),
@@ -132,6 +154,7 @@ class TrainingState(NamedTuple):
             history=[dict(record) for record in history],
             order_rng=dict(order.rng.bit_generator.state),
             start=None if start is None else dict(start),
+            replacement=order.replacement,
         )
         rate = config["learning_rate"]
         cause = f"iteration {state.iteration}; is the learning rate, now {rate:g}, too high?"
@@ -158,7 +181,7 @@ class TrainingState(NamedTuple):
     @property
     def is_best(self) -> bool:
         """True if `params` are the best so far: the best epoch has just ended."""
-        between = self.order is None and bool(self.history)
+        between = self.order is None and not self.position and bool(self.history)
         return between and best_of(self.records) is self.history[-1]
 
     def check_fits(
@@ -169,6 +192,7 @@ class TrainingState(NamedTuple):
             "update rule": (self.rule, optimizer.rule),
             "batch_size": (self.batch_size, batch_size),
             "number of captions": (self.captions, order.count),
+            "replacement": (self.replacement, order.replacement),
             "parameters": (dict(self.params.shapes), dict(params.shapes)),
             "dtype": (self.params.flat.dtype, params.flat.dtype),
         }
@@ -191,6 +215,7 @@ class TrainingState(NamedTuple):
             config[key][...] = asarray(moment.flat, like=config[key])
         optimizer.config = config
         params.flat[...] = asarray(self.params.flat, like=params.flat)
+        assert order.rng is not None
         order.rng.bit_generator.state = self.order_rng
         order.captions = None if self.order is None else self.order.astype(np.int64)
         order.position = self.position
@@ -232,6 +257,7 @@ def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, A
         "history": state.history,
         "rng": {"order": state.order_rng},
         **({} if state.start is None else {"start": state.start}),
+        **({"replacement": True} if state.replacement else {}),
     }
     return tensors, meta
 
@@ -274,6 +300,9 @@ def from_tensors(
         fits = type(value) is int and 0 <= value <= MOST
         require(fits, f"{key} is {_short(value)}", f"a count; {no_state}")
     captions, batch_size, position = (counts[k] for k in ("captions", "batch_size", "position"))
+    replacement = meta.get("replacement", False)
+    found = f"replacement is {_short(replacement)}"
+    require(type(replacement) is bool, found, f"true or nothing; {no_state}")
 
     # The optimizer's hyperparameters
     optimizer = dict(meta["optimizer"])
@@ -298,7 +327,8 @@ def from_tensors(
     require(fits and bool(np.isfinite(losses).all()), found, expected)
     found = f"position {position} in {captions} captions by {batch_size}"
     fits = captions >= 1 and batch_size >= 1
-    fits = fits and position <= (0 if order is None else -(-captions // batch_size))
+    most = batches_of_epoch(captions, batch_size, replacement) if fits else 0
+    fits = fits and position <= (most if replacement or order is not None else 0)
     require(fits, found, "one within an epoch; damaged?")
     if order is not None:
         fits = order.shape == (captions,) and order.dtype == np.int32
@@ -341,6 +371,7 @@ def from_tensors(
         history=history,
         order_rng=_checked_rng(where, meta["rng"].get("order")),
         start=start,
+        replacement=replacement,
     )
 
 

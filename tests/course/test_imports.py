@@ -1,0 +1,222 @@
+"""`import xpcap.course`: the course's imports are xpcap's in that process, unless the course's
+package is there.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from course_folder import NAMES, own_package
+
+ROOT = Path(__file__).parents[2]
+SETUP = """
+from PACKAGE.gradient_check import eval_numerical_gradient, eval_numerical_gradient_array
+from PACKAGE.rnn_layers import *
+from PACKAGE.captioning_solver import CaptioningSolver
+from PACKAGE.classifiers.rnn import CaptioningRNN
+from PACKAGE.coco_utils import load_coco_data, sample_coco_minibatch, decode_captions
+from PACKAGE.image_utils import image_from_url
+"""
+
+
+def python(code: str, folder: Path, *, fails: bool = False) -> str:
+    """Run code in a process of its own, with `folder` first on its path as in a notebook; warnings
+    are errors.
+    """
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "XPCAP_BACKEND": "numpy"}
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert bool(result.returncode) == fails, result.stderr
+    assert fails or result.stderr == ""
+    return result.stderr if fails else result.stdout
+
+
+def test_the_courses_imports_give_xpcaps_functions_under_the_courses_names(tmp_path: Path) -> None:
+    """Under either name of the package; a star brings the course's names alone; nothing is
+    written.
+    """
+    code = f"""
+import xpcap.course
+{SETUP.replace("PACKAGE", "cs231n")}
+import importlib, deeplearning.rnn_layers, xpcap.layers, xpcap.models.captioning_rnn
+names = {NAMES!r}
+for package in "cs231n", "deeplearning":
+    for module, expected in names.items():
+        scope = {{}}
+        exec(f"from {{package}}.{{module}} import *", scope)
+        del scope["__builtins__"]
+        assert set(scope) == expected, (module, scope)
+        for value in scope.values():
+            assert value.__module__.startswith("xpcap."), value
+assert lstm_forward is deeplearning.rnn_layers.lstm_forward is xpcap.layers.lstm_forward
+assert CaptioningRNN is xpcap.models.captioning_rnn.CaptioningRNN
+"""
+    python(code, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_xpcap_alone_answers_no_import(tmp_path: Path) -> None:
+    code = """
+import sys
+before = list(sys.meta_path)
+import xpcap, xpcap.cli, xpcap.runs
+assert sys.meta_path == before
+assert not [name for name in sys.modules if name.startswith("xpcap.course")]
+try:
+    import cs231n
+except ModuleNotFoundError:
+    import xpcap.course
+    import cs231n
+else:
+    raise AssertionError
+"""
+    python(code, tmp_path)
+
+
+def test_a_package_of_that_name_wins_and_is_named_in_a_warning_at_the_import(
+    tmp_path: Path,
+) -> None:
+    """Also one that comes onto the path later, as on Colab, and one without an __init__.py."""
+    own = own_package(tmp_path / "later", "deeplearning")
+    own_package(tmp_path)
+    (tmp_path / "cs231n" / "__init__.py").unlink()
+    code = f"""
+import sys, warnings
+import xpcap.course
+sys.path.append({str(own.parent)!r})
+for package, place in (("cs231n", {str(tmp_path / "cs231n")!r}), ("deeplearning", {str(own)!r})):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        exec(f"from {{package}}.rnn_layers import *")
+        exec(f"from {{package}}.optim import adam")
+    (warning,) = caught
+    assert warning.filename == "<string>", warning.filename
+    assert f"{{package}} is the package in {{place}}, which is used as it is" in str(warning.message)
+    assert "xpcap.course.override()" in str(warning.message)
+    assert lstm_forward(1) is None and lstm_forward.__module__ == f"{{package}}.rnn_layers"
+    try:
+        exec(f"import {{package}}.fast_layers")
+    except ModuleNotFoundError as error:
+        assert "xpcap" not in str(error)
+    else:
+        raise AssertionError
+"""
+    python(code, tmp_path)
+
+
+def test_override_answers_in_place_of_that_package_if_it_comes_first(tmp_path: Path) -> None:
+    own_package(tmp_path)
+    code = f"""
+import xpcap.course
+xpcap.course.override()
+{SETUP.replace("PACKAGE", "cs231n")}
+assert lstm_forward.__module__ == "xpcap.layers.lstm"
+"""
+    python(code, tmp_path)
+    late = "import cs231n, xpcap.course"
+    message = f"UserWarning: xpcap.course: cs231n is the package in {tmp_path / 'cs231n'}"
+    assert message in python(late, tmp_path, fails=True)
+    late = """
+import cs231n, warnings
+warnings.simplefilter("ignore")
+import xpcap.course
+xpcap.course.override()
+"""
+    message = (
+        f"ImportError: xpcap.course.override: cs231n in {tmp_path / 'cs231n'} is imported already"
+    )
+    assert message in python(late, tmp_path, fails=True)
+
+
+def test_a_folder_with_nothing_but_data_is_no_package(tmp_path: Path) -> None:
+    """Not even to a notebook that failed for want of the first line, and is tried again."""
+    (tmp_path / "cs231n" / "datasets" / "coco_captioning").mkdir(parents=True)
+    code = """
+try:
+    from cs231n.rnn_layers import *
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError
+import xpcap.course
+from cs231n.rnn_layers import *
+import cs231n.optim
+assert lstm_forward.__module__ == "xpcap.layers.lstm"
+"""
+    python(code, tmp_path)
+    python(code.partition("import xpcap")[1] + code.partition("import xpcap")[2], tmp_path)
+
+
+def test_what_xpcap_lacks_is_refused_with_what_it_has(tmp_path: Path) -> None:
+    code = """
+import xpcap.course
+has = ("cs231n.captioning_solver, cs231n.classifiers.rnn, cs231n.coco_utils, cs231n.gradient_check,"
+       " cs231n.image_utils, cs231n.layers, cs231n.optim, cs231n.rnn_layers")
+own = "for more, put the course's own folder cs231n/ beside the notebook"
+for line, name, words in (
+    ("import cs231n.transformer_layers", "transformer_layers", (has, own)),
+    ("from cs231n.classifiers.cnn import *", "classifiers.cnn", (has, own)),
+    ("from cs231n.classifiers import cnn", "classifiers.cnn", (has, own)),
+    ("from cs231n import fast_layers", "fast_layers", (has, own)),
+    ("from cs231n.rnn_layers_pytorch import *", "rnn_layers_pytorch", ("from 2025 on", own)),
+):
+    try:
+        exec(line)
+    except ModuleNotFoundError as error:
+        for word in (f"xpcap.course: cs231n.{name} is not among what xpcap has", *words):
+            assert word in str(error), (word, str(error))
+    else:
+        raise AssertionError(line)
+import cs231n.layers, pickle
+for line, kind, words in (
+    ("from cs231n.layers import relu_forward", ImportError, ("'relu_forward'", "course/imports.py")),
+    ("cs231n.layers.relu_forward", AttributeError, ("dropout_backward", own)),
+):
+    try:
+        exec(line)
+    except kind as error:
+        for word in words:
+            assert word in str(error).replace(chr(92), "/"), (word, str(error))
+    else:
+        raise AssertionError(line)
+# Pickle asks every module for a name of that kind
+import numpy as np
+assert pickle.loads(pickle.dumps(np.add)) is np.add
+assert not hasattr(cs231n.layers, "add")
+"""
+    python(code, tmp_path)
+
+
+def test_modules_survive_reloads_and_their_objects_copies_pickles_and_other_processes(
+    tmp_path: Path,
+) -> None:
+    """A pickle names xpcap alone. test_notebooks.py has `%autoreload 2`."""
+    code = """
+import copy, importlib, multiprocessing, pickle, subprocess, sys
+import xpcap.course
+finders = list(sys.meta_path)
+importlib.reload(xpcap.course)
+import xpcap.course
+assert sys.meta_path == finders
+import cs231n.classifiers.rnn
+from cs231n.rnn_layers import lstm_forward
+for name in "cs231n", "cs231n.classifiers", "cs231n.classifiers.rnn":
+    assert importlib.reload(sys.modules[name]) is sys.modules[name]
+model = cs231n.classifiers.rnn.CaptioningRNN({"<NULL>": 0, "a": 1}, 3, 4, 5)
+for other in copy.deepcopy(model), pickle.loads(pickle.dumps(model)):
+    assert type(other) is type(model) and (other.params.flat == model.params.flat).all()
+text = pickle.dumps((model, lstm_forward))
+assert b"cs231n" not in text
+read = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
+subprocess.run([sys.executable, "-c", read], input=text, check=True)
+assert subprocess.run([sys.executable, "-c", "import cs231n"], capture_output=True).returncode
+"""
+    python(code, tmp_path)

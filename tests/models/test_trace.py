@@ -1,0 +1,187 @@
+"""The trace of captions: equations between its arrays, gradient norms against finite differences,
+and cells of one's own.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_captioning_rnn import CELLS, INJECT, batch, make
+
+from xpcap import CaptioningRNN, OptionError, layers, to_numpy, use_backend
+from xpcap.layers import CELLS as TABLE
+from xpcap.models import Trace
+from xpcap.models.batch import FeatureRows, caption_lengths
+
+
+def strong(cell: str, inject: str, rng: np.random.Generator, **how: Any) -> CaptioningRNN:
+    """A model in which every term matters."""
+    model = make(cell, inject=inject, **how)
+    for name in model.params:
+        model.params[name] = rng.standard_normal(model.params[name].shape)
+    return model
+
+
+def loss_from(
+    model: CaptioningRNN, features: Any, captions: np.ndarray, state: Any, k: int, t: int
+) -> Any:
+    """-log p of the word that step t predicts, of each caption, from the state after k steps."""
+    state = (*state, *model.start(features)[len(state) :])
+    if k == t + 1:  # the word is read from h
+        scores = state[0] @ model.params["W_vocab"] + model.params["b_vocab"]
+    for step in range(k, t + 1):
+        scores, state = model.step(captions[:, step], state)
+    top = scores.max(axis=1, keepdims=True)
+    log_p = scores - top - np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
+    return -log_p[np.arange(len(captions)), captions[:, t + 1]]
+
+
+def numeric_norms(
+    model: CaptioningRNN, trace: Trace, features: Any, captions: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Gradient norms by centred differences, each loss and state on its own."""
+    (N, T), d = captions[:, 1:].shape, 1e-6
+    states = list(trace.states.values())
+    norms = {name: np.zeros((N, T, T + 1)) for name in trace.states}
+    for t in range(T):
+        for k in range(t + 2):
+            for which, name in enumerate(trace.states):
+                total = np.zeros(N)
+                for unit in range(states[0].shape[2]):
+                    sides = []
+                    for sign in (d, -d):
+                        state = [x[:, k].copy() for x in states]
+                        state[which][:, unit] += sign
+                        sides.append(loss_from(model, features, captions, state, k, t))
+                    total += ((sides[0] - sides[1]) / (2 * d)) ** 2
+                norms[name][:, t, k] = np.sqrt(total)
+        for one in norms.values():
+            one[captions[:, t + 1] == 0, t] = 0
+    return norms
+
+
+@CELLS
+@INJECT
+def test_gradient_norms_are_those_of_finite_differences(
+    cell: str, inject: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captions of several lengths and one without a word; gradients in blocks of captions."""
+    monkeypatch.setattr("xpcap.models.trace.AT_ONCE", 2)
+    features, captions = batch(rng, inject)
+    features, captions = features[:6], captions[:6, :5]
+    model = strong(cell, inject, rng)
+    trace = model.trace(features, captions)
+    assert list(trace.gradient_norms) == list(trace.states)
+    for name, expected in numeric_norms(model, trace, features, captions).items():
+        np.testing.assert_allclose(trace.gradient_norms[name], expected, rtol=1e-6, atol=1e-8)
+        assert (expected > 1e-3).sum() > 20
+
+
+@CELLS
+@INJECT
+def test_states_and_word_probabilities_are_those_of_decoding_that_reads_the_caption(
+    cell: str, inject: str, lib: Any, rng: np.random.Generator
+) -> None:
+    features, captions = batch(rng, inject)
+    model = strong(cell, inject, rng, dropout=0.4)  # dropout is for training
+    trace = model.trace(lib(features), captions)
+    table = FeatureRows(lib(features[::-1].copy()), np.arange(len(features))[::-1])
+    again = model.trace(table, captions)
+    state, lengths = model.start(lib(features)), caption_lengths(captions, 0)
+    for t in range(captions.shape[1]):
+        for one in (trace, again):
+            for x, expected in zip(one.states.values(), state, strict=False):
+                taken = t <= lengths
+                assert (type(x), x.dtype) == (np.ndarray, model.dtype)
+                np.testing.assert_allclose(
+                    x[taken, t], to_numpy(expected)[taken], rtol=1e-9, atol=1e-12
+                )
+                assert not x[~taken & (t > 0), t].any()
+        if t < captions.shape[1] - 1:
+            _, state = model.step(lib(captions[:, t]), state)
+    picked = np.take_along_axis(trace.log_probabilities, captions[:, 1:, None], 2)[:, :, 0]
+    np.testing.assert_allclose(
+        np.where(captions[:, 1:] != 0, picked, 0),
+        model.word_log_probabilities(lib(features), captions),
+        rtol=1e-9,
+    )
+
+
+@CELLS
+@INJECT
+def test_backends_agree(cell: str, inject: str, lib: Any, rng: np.random.Generator) -> None:
+    features, captions = batch(rng, inject)
+    model = strong(cell, inject, rng)
+    there = model.trace(lib(features), captions)
+    with use_backend("numpy"):
+        host = make(cell, inject=inject)
+        host.params = {name: to_numpy(x) for name, x in model.params.items()}
+        here = host.trace(features, captions)
+    for one, other in (
+        (there.states, here.states),
+        (there.gates, here.gates),
+        (there.gradient_norms, here.gradient_norms),
+    ):
+        assert list(one) == list(other)
+        for name, x in one.items():
+            np.testing.assert_allclose(x, other[name], rtol=1e-8, atol=1e-10)
+    for name, found in there.saturation.items():
+        np.testing.assert_allclose(found.above, here.saturation[name].above, rtol=1e-12)
+
+
+def test_the_gates_of_an_lstm_are_those_of_its_step_and_make_its_next_state(
+    rng: np.random.Generator,
+) -> None:
+    features, captions = batch(rng)
+    model = strong("lstm", "init", rng)
+    p, (_, gates, _, saturation, _) = model.params, model.trace(features, captions)
+    h, c = model.trace(features, captions).states.values()
+    live = np.arange(captions.shape[1] - 1) < caption_lengths(captions, 0)[:, None]
+    assert list(gates) == ["i", "f", "o", "g"]
+    np.testing.assert_allclose(
+        c[:, 1:][live], (gates["f"] * c[:, :-1] + gates["i"] * gates["g"])[live], rtol=1e-12
+    )
+    np.testing.assert_allclose(h[:, 1:][live], (gates["o"] * np.tanh(c[:, 1:]))[live], rtol=1e-12)
+    x = p["W_embed"][captions[:, 2]]
+    _, _, cache = layers.lstm_step_forward(x, h[:, 2], c[:, 2], p["Wx"], p["Wh"], p["b"])
+    expected = np.split(cache.gates.gates, 4, axis=1)
+    for name, gate in zip("ifog", expected, strict=True):
+        np.testing.assert_allclose(gates[name][live[:, 2], 2], gate[live[:, 2]], rtol=1e-9)
+        assert not gates[name][~live].any()
+    assert list(saturation) == ["gate i", "gate f", "gate o"]
+    below, above, low, high = saturation["gate f"]
+    for share, beyond in ((below, gates["f"] < low), (above, gates["f"] > high)):
+        np.testing.assert_allclose(share[live], beyond.mean(axis=2)[live])
+        assert 0 < share[live].mean() < 1
+        assert not share[~live].any()
+
+
+def test_an_rnn_has_no_gates_and_the_saturation_of_its_state(rng: np.random.Generator) -> None:
+    features, captions = batch(rng)
+    trace = strong("rnn", "init", rng).trace(features, captions)
+    assert (list(trace.states), trace.gates, list(trace.saturation)) == (["h"], {}, ["state"])
+
+
+def test_a_cell_that_names_nothing_is_traced_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    features, captions = batch(rng, "attention")
+    model = strong("lstm", "attention", rng)
+    named = model.trace(features, captions)
+    quiet = layers.Cell(*TABLE["lstm"][:5], takes_extra_term=True)
+    monkeypatch.setitem(TABLE, "lstm", quiet)
+    found = model.trace(features, captions)
+    assert (list(found.states), found.gates, found.saturation) == (["h", "state 2"], {}, {})
+    np.testing.assert_array_equal(found.states["state 2"], named.states["c"])
+    np.testing.assert_array_equal(found.gradient_norms["state 2"], named.gradient_norms["c"])
+    monkeypatch.setitem(TABLE, "lstm", quiet._replace(state_names=("h",)))
+    with pytest.raises(OptionError, match=r"cell 'lstm' names 1 arrays of a state, h, expected 2"):
+        make("lstm")
+
+
+def test_what_is_no_batch_is_refused(rng: np.random.Generator) -> None:
+    features, captions = batch(rng)
+    with pytest.raises(ValueError, match=r"CaptioningRNN.trace: features have shape"):
+        make("lstm").trace(features[:2], captions)
+    with pytest.raises(ValueError, match=r"CaptioningRNN.trace: captions hold ids"):
+        make("lstm").trace(features, captions + 50)

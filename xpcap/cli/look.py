@@ -1,0 +1,72 @@
+"""`look`: a page of what happens inside the cell as a run captions a picture."""
+
+from pathlib import Path
+
+import click
+
+from xpcap import runs
+from xpcap.cli.shared import (
+    PATH,
+    PictureOrUrl,
+    backend_option,
+    choose_backend,
+    examples,
+    remark,
+)
+from xpcap.report import visible
+
+
+@click.command(
+    epilog=examples(
+        "look runs/pictures-lstm drawing.png",
+        'look runs/pictures-lstm drawing.png --caption "a red circle" --out circle.html',
+        "look runs/flickr8k photo.jpg --beside runs/flickr8k-rnn",
+    )
+)
+@click.argument("run", type=PATH)
+@click.argument("picture", metavar="PICTURE|URL", type=PictureOrUrl())
+@click.option(
+    "--caption",
+    metavar="TEXT",
+    help="Words to look at instead of the run's own caption.",
+)
+@click.option(
+    "--beside",
+    type=PATH,
+    help="Another run on the same data, such as one of an RNN: also draw its gradients.",
+)
+@click.option(
+    "--out",
+    type=PATH,
+    help=(
+        "The page to write; an existing file is never overwritten. Default: look-PICTURE.html, or a"
+        " fresh look-PICTURE-N.html."
+    ),
+)
+@backend_option
+def look(
+    run: Path,
+    picture: str | Path,
+    caption: str | None,
+    beside: Path | None,
+    out: Path | None,
+    backend: str | None,
+) -> None:
+    """Write a page of what happens inside the cell as a run captions a picture.
+
+    The page shows the likeliest next words at each step, gates, cell and hidden state of every
+    unit over the words, how many units are saturated, and how much of a loss's gradient is left
+    when it is followed back through time, beside that of an untrained RNN and an untrained LSTM. It
+    is one file, without scripts or links to the network.
+
+    The picture is captioned as by 'caption'; --caption looks at words of yours. The same arrays in
+    Python: model.trace(features, captions).
+    """
+    path = runs.fresh_page(picture) if out is None else out
+    runs.check_new_file(path, ".html", command="look")  # before any work is done
+    choose_backend(backend)
+    opened = runs.open_run(run, on_remark=remark)
+    other = None if beside is None else runs.open_run(beside, on_remark=remark)
+    inside = runs.look_inside(opened, picture, caption=caption, beside=other, on_remark=remark)
+    runs.write_inside_page(path, opened, inside)
+    click.echo(f"{visible(' '.join(inside.words))}\nwrote {path}")

@@ -1,0 +1,179 @@
+"""The course's modules made of xpcap's functions, and the finder that imports them."""
+
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from xpcap import gradcheck, layers, optim
+from xpcap.course.data import image_from_url
+from xpcap.data import decode_captions, load_coco_data, sample_coco_minibatch
+from xpcap.models import CaptioningRNN
+from xpcap.training.solver import CaptioningSolver
+
+NAMES = ("cs231n", "deeplearning")  # of the package, at Stanford and at Berkeley
+ORIGIN = __file__  # of the modules made here: Python names it where one lacks a name
+
+
+def _of(module: ModuleType, names: str) -> dict[str, Any]:
+    return {name: getattr(module, name) for name in names.split()}
+
+
+# Name of a module in the course's package to its content
+MODULES: dict[str, dict[str, Any]] = {
+    "rnn_layers": _of(
+        layers,
+        "affine_forward affine_backward rnn_step_forward rnn_step_backward rnn_forward rnn_backward"
+        " word_embedding_forward word_embedding_backward sigmoid lstm_step_forward"
+        " lstm_step_backward lstm_forward lstm_backward temporal_affine_forward"
+        " temporal_affine_backward temporal_softmax_loss",
+    ),
+    "layers": _of(layers, "affine_forward affine_backward dropout_forward dropout_backward"),
+    "classifiers.rnn": {"CaptioningRNN": CaptioningRNN},
+    "captioning_solver": {"CaptioningSolver": CaptioningSolver},
+    "coco_utils": {
+        "load_coco_data": load_coco_data,
+        "decode_captions": decode_captions,
+        "sample_coco_minibatch": sample_coco_minibatch,
+    },
+    "optim": _of(optim, "sgd sgd_momentum rmsprop adam"),
+    "gradient_check": _of(
+        gradcheck, "eval_numerical_gradient eval_numerical_gradient_array grad_check_sparse"
+    ),
+    "image_utils": {"image_from_url": image_from_url},
+}
+PACKAGES = ("", "classifiers")
+
+
+class CourseFinder(MetaPathFinder):
+    """Finds the course's modules, unless a package of that name is found elsewhere.
+
+    Attributes
+    ----------
+    overrides : find them in that case as well
+    """
+
+    overrides = False
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Spec of a module of xpcap's answer; None where somebody else is to answer.
+
+        Raises
+        ------
+        ModuleNotFoundError : the package is xpcap's, and has no such module.
+        """
+        package, _, name = fullname.partition(".")
+        if package not in NAMES:
+            return None
+        if not name and not self.overrides and (found := found_elsewhere(package)):
+            # At the line that imports: frames of the import system do not count
+            warnings.warn(_used(package, found), stacklevel=2)
+            return None
+        if name and _imported_elsewhere(package):
+            return None
+        if name not in MODULES and name not in PACKAGES:
+            known = [f"{package}.{one}" for one in sorted(MODULES)]
+            # Without `name`, which `from package import module` would take for leave to say less
+            raise ModuleNotFoundError(_lacking(fullname, package, known))
+        spec = ModuleSpec(fullname, CourseLoader(), origin=ORIGIN, is_package=name in PACKAGES)
+        spec.has_location = True
+        return spec
+
+
+class CourseLoader(Loader):
+    """Fills a module with xpcap's functions and classes, which keep their own `__module__`."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        package, _, name = module.__name__.partition(".")
+        if name in PACKAGES:
+            module.__doc__ = f"CS231n's {module.__name__}, from xpcap."
+            return
+        content = MODULES[name]
+        module.__doc__ = f"CS231n's {module.__name__}, from xpcap: {', '.join(content)}."
+        vars(module).update(content, __all__=list(content))
+
+        def missing(attribute: str) -> NoReturn:
+            raise AttributeError(_lacking(f"{module.__name__}.{attribute}", package, content))
+
+        vars(module)["__getattr__"] = missing
+
+
+FINDER = CourseFinder()
+
+
+def install() -> None:
+    """Answer imports of the course's modules from now on, in this process. Repeated, no change."""
+    if FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, FINDER)
+    for package in NAMES:
+        if found := _imported_elsewhere(package):
+            warnings.warn(_used(package, found), stacklevel=3)
+
+
+def override() -> None:
+    """Answer the course's imports even where a package of that name is there, such as your own.
+
+    Raises
+    ------
+    ImportError : that package has been imported already, and notebooks hold its functions.
+    """
+    for package in NAMES:
+        if found := _imported_elsewhere(package):
+            raise ImportError(
+                f"xpcap.course.override: {package} in {found} is imported already, expected to come"
+                " before it; restart Python, and let this be the first line"
+            )
+    FINDER.overrides = True
+
+
+def _place(spec: ModuleSpec | None) -> str | None:
+    """Folder of a package, or file of a module; None of one without Python files in it.
+
+    The course's folder with nothing but data in it is a package to Python, and none to us.
+    """
+    if spec is None:
+        return None
+    if spec.origin is not None:
+        path = Path(spec.origin)
+        return str(path.parent if path.name == "__init__.py" else path)
+    for folder in spec.submodule_search_locations or ():
+        if any(any(Path(folder).glob(pattern)) for pattern in ("*.py", "*/*.py")):
+            return folder
+    return None
+
+
+def _imported_elsewhere(package: str) -> str | None:
+    """Place of a package that was imported, and not from here."""
+    spec = getattr(sys.modules.get(package), "__spec__", None)
+    return None if spec is None or spec.origin == ORIGIN else _place(spec)
+
+
+def found_elsewhere(package: str) -> str | None:
+    """Place of a package that another finder finds; None: imports of it are answered here."""
+    others = (finder for finder in sys.meta_path if not isinstance(finder, CourseFinder))
+    places = (_place(finder.find_spec(package, None)) for finder in others)
+    return next((place for place in places if place is not None), None)
+
+
+def _used(package: str, found: str) -> str:
+    return (
+        f"xpcap.course: {package} is the package in {found}, which is used as it is, unfinished"
+        " functions included; for xpcap's in their place restart Python and begin with: import"
+        " xpcap.course; xpcap.course.override()"
+    )
+
+
+def _lacking(name: str, package: str, known: Iterable[str]) -> str:
+    why = ""
+    if "pytorch" in name:
+        why = "; from 2025 on the exercise is in PyTorch, whose autograd takes the backward passes"
+    return (
+        f"xpcap.course: {name} is not among what xpcap has of the course, {', '.join(known)}{why};"
+        f" for more, put the course's own folder {package}/ beside the notebook"
+    )

@@ -1,0 +1,152 @@
+"""Trace of given captions: states, gates, word probabilities, and gradients through time."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from xpcap.backend import Array, asarray, get_array_module, to_numpy
+from xpcap.decoding.logits import normalise
+from xpcap.layers.attention import Attention
+from xpcap.layers.cells import Activation, State
+from xpcap.memory import fresh
+from xpcap.models.batch import caption_lengths
+from xpcap.models.config import ModelConfig
+from xpcap.models.network import Image, cell_params
+from xpcap.models.parameters import Parameters
+from xpcap.ops import PackedSequences
+
+AT_ONCE = 16  # captions whose gradients are computed together; each has T * T / 2 rows
+
+
+class Saturation(NamedTuple):
+    """Shares (N, T) of an activation's H units beyond its limits, where hardly any gradient passes."""
+
+    below: np.ndarray
+    above: np.ndarray
+    low: float
+    high: float
+
+
+class Trace(NamedTuple):
+    """Values inside a model at each step of N captions, on the host and in the model's dtype.
+
+    Step t reads captions[:, t] and predicts captions[:, t + 1]. It starts from states[name][:, t]
+    and ends in states[name][:, t + 1]. After the end of a caption everything is 0.
+
+    Attributes
+    ----------
+    states : each array of the cell's state (N, T+1, H) by name, "h" first; of an LSTM "h" and "c".
+        [:, 0] is the state before the first step
+    gates : each gate (N, T, H) by name; of an LSTM "i", "f", "o" and "g". Empty for an RNN, and for
+        a cell that does not name its gates
+    log_probabilities : array (N, T, V), of the next word
+    saturation : Saturation of each of the cell's activations, by name: of an LSTM "gate i", "gate f"
+        and "gate o", of an RNN "state". Empty for a cell that does not name them
+    gradient_norms : array (N, T, T+1) for each name in `states`; [n, t, k] is the Euclidean norm of
+        the gradient of -log p(captions[n, t + 1]) with respect to states[name][n, k], where the
+        state's other arrays are held. 0 for k > t + 1, and where the target is NULL
+    """
+
+    states: dict[str, np.ndarray]
+    gates: dict[str, np.ndarray]
+    log_probabilities: np.ndarray
+    saturation: dict[str, Saturation]
+    gradient_norms: dict[str, np.ndarray]
+
+
+def trace(
+    config: ModelConfig, params: Parameters, image: Image, captions: np.ndarray, null: int
+) -> Trace:
+    """Trace of checked captions (N, T+1), int; `image` has their pictures, in the same order."""
+    cell, like, own = config.recurrent, params.flat, cell_params(config, params)
+    xp, N, T = get_array_module(like), len(captions), captions.shape[1] - 1
+    weight, bias = (params[name] for name in cell.inputs)
+    words = asarray(captions.T, like=like)  # (T+1, N)
+    a = params["W_embed"][words[:T]] @ weight + bias  # (T, N, G)
+    if image.term is not None:
+        a += image.term
+
+    def extra(pictures: slice, times: int) -> dict[str, Attention]:
+        """Attention of sequences: those of `pictures`, in their order, so many times."""
+        if image.attention is None:
+            return {}
+        A = xp.tile(image.attention.A[pictures], (times, 1, 1))
+        return {"extra_term": Attention(A, params["Wattn"])}
+
+    # States, step by step as in sampling
+    h0, *others = image.start(cell.states)
+    state: State = (h0, *(xp.zeros_like(h0) if x is None else x for x in others))
+    steps = [state]
+    for t in range(T):
+        state = cell.step(a[t].copy(), state, own, fresh(like), **extra(slice(N), 1))
+        steps.append(state)
+    states = [xp.stack(arrays) for arrays in zip(*steps, strict=True)]  # each (T+1, N, H)
+
+    # Gates, of each step as a sequence of its own
+    rows, before = PackedSequences.full(T * N, 1), tuple(_rows(x[:T]) for x in states)
+    _, cache = cell.rows_forward(_rows(a).copy(), before, own, rows, **extra(slice(N), T))
+    gates, activations = cell.gates(cache), cell.activations(cache)
+
+    # Word probabilities, and the gradient of each step's loss with respect to its h
+    log_p = normalise(_rows(states[0][1:]) @ params["W_vocab"] + params["b_vocab"])  # (T*N, V)
+    dscores = xp.exp(log_p)
+    dscores[xp.arange(T * N), words[1:].ravel()] -= 1
+    dh = (dscores @ params["W_vocab"].T).reshape(T, N, -1)
+
+    # The gradient with respect to a state is the one that the cell returns for its initial state,
+    # if it starts there. So each loss has a sequence from every state before it: (k, caption)
+    # starts from state k and takes steps k..t. At its step j those with k <= t - j are alive.
+    norms = xp.zeros((cell.states, T, T + 1, N), like.dtype)
+    for first in range(0, N, AT_ONCE):
+        some = slice(first, min(first + AT_ONCE, N))
+        n = some.stop - first
+        for t in range(T):
+            norms[0, t, t + 1, some] = _norm(dh[t, some])
+            rows = PackedSequences.of([k * n for k in range(t + 1, 0, -1)], (t + 1) * n)
+            inputs = xp.concatenate([_rows(a[j : t + 1, some]) for j in range(t + 1)])
+            before = tuple(_rows(x[: t + 1, some]) for x in states)
+            _, cache = cell.rows_forward(inputs, before, own, rows, **extra(some, t + 1))
+            upstream = xp.zeros((rows.R, dh.shape[2]), like.dtype)
+            for step in rows.steps:
+                upstream[step.rows][-n:] = dh[t, some]  # of the sequences that end with this step
+            _, gradients, _ = cell.rows_backward(upstream, cache)
+            for which, gradient in enumerate(gradients):
+                norms[which, t, : t + 1, some] = _norm(gradient).reshape(t + 1, n)
+
+    # To the host, captions first, 0 after their ends
+    live = caption_lengths(captions, null)[:, None] > np.arange(T)  # (N, T)
+    begun = np.concatenate((np.ones((N, 1), bool), live), axis=1)  # (N, T+1)
+    lost = live & (captions[:, 1:] != null)
+
+    def by_caption(x: Array, mask: np.ndarray = live) -> np.ndarray:
+        """Steps (T, N, H) or rows (T*N, H) as (N, T, H), 0 outside the mask."""
+        steps = to_numpy(x).reshape(mask.shape[1], N, -1).swapaxes(0, 1)
+        return np.where(mask[:, :, None], steps, 0).astype(like.dtype, copy=False)
+
+    def saturation(one: Activation) -> Saturation:
+        beyond = one.values < one.low, one.values > one.high
+        shares = [by_caption(x.mean(axis=1, keepdims=True))[:, :, 0] for x in beyond]
+        return Saturation(shares[0], shares[1], one.low, one.high)
+
+    names = cell.state_names or ("h", *(f"state {k}" for k in range(2, cell.states + 1)))
+    by_loss = np.moveaxis(to_numpy(norms), 3, 1)  # (states, N, T, T+1)
+    return Trace(
+        {name: by_caption(x, begun) for name, x in zip(names, states, strict=True)},
+        {name: by_caption(gate) for name, gate in gates.items()},
+        by_caption(log_p),
+        {name: saturation(one) for name, one in activations.items()},
+        {
+            name: np.where(lost[:, :, None], one, 0).astype(like.dtype, copy=False)
+            for name, one in zip(names, by_loss, strict=True)
+        },
+    )
+
+
+def _rows(x: Array) -> Array:
+    """Steps (T, N, H) as rows (T*N, H)."""
+    return x.reshape(-1, x.shape[2])
+
+
+def _norm(x: Array) -> Array:
+    """Euclidean norm (n,) of rows (n, H)."""
+    return get_array_module(x).sqrt((x * x).sum(axis=1))

@@ -1,0 +1,102 @@
+"""HTML of untrusted text and pictures in one file: templates, escaping, pictures as data URIs."""
+
+import base64
+import functools
+import io
+from importlib import resources
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from xpcap.report.curves import DARK, LIGHT
+from xpcap.report.text import visible
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from PIL import Image
+
+# A picture of at most FLAT pixels a side and COLOURS colours is stored as it is and shown enlarged
+FLAT, COLOURS = 128, 256
+ENLARGED = 256  # most pixels of a flat picture as shown; the factor is a whole number
+LONGEST = 320  # pixels of any other picture's long side
+QUALITY = 80  # of JPEG
+
+
+class Embedded(NamedTuple):
+    """A picture as it is embedded in a page."""
+
+    uri: str
+    width: int  # as shown
+    height: int
+    flat: bool
+
+
+def render(template: str, **values: object) -> bytes:
+    """A page from a template of this folder, in UTF-8.
+
+    All text is escaped, control and bidi characters are spelt out, and long text is cut.
+    """
+    page = _environment().get_template(template).render(light=LIGHT, dark=DARK, **values)
+    return page.encode("utf-8")
+
+
+@functools.cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    def load(name: str) -> str:
+        return resources.files("xpcap.report").joinpath(name).read_text(encoding="utf-8")
+
+    # finalize gets all that the template prints, so no text evades it; autoescape comes after it
+    return Environment(
+        autoescape=True,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        loader=FunctionLoader(load),
+    )
+
+
+def _finalize(value: object) -> object:
+    ours = hasattr(value, "__html__")  # Markup
+    return visible(value) if isinstance(value, str) and not ours else value
+
+
+def embed(function: str, name: str, picture: np.ndarray, most: int = LONGEST) -> Embedded:
+    """A picture as a data URI: a small flat one as PNG, enlarged by a whole factor, else a JPEG.
+
+    A JPEG has `most` pixels on its long side. ValueError, which `function` begins: it is not uint8
+    of shape (h, w, 3).
+    """
+    from PIL import Image
+
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
+        raise ValueError(
+            f"{function}: picture {name!r} has shape {picture.shape} and dtype {picture.dtype},"
+            " expected uint8 (h, w, 3)"
+        )
+    image = Image.fromarray(picture)
+    longest = max(image.size)
+    if longest <= FLAT and image.getcolors(COLOURS):
+        uri, factor = image_uri("png", image, optimize=True), ENLARGED // longest
+        return Embedded(uri, image.width * factor, image.height * factor, True)
+    if longest > most:
+        size = [max(1, round(side * most / longest)) for side in image.size]
+        image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    uri = image_uri("jpeg", image, quality=QUALITY, optimize=True)
+    return Embedded(uri, image.width, image.height, False)
+
+
+def image_uri(kind: str, image: "Image.Image", **options: int) -> str:
+    """An image as a data URI of `kind`, png or jpeg."""
+    file = io.BytesIO()
+    image.save(file, format=kind, **options)
+    return data_uri(kind, file.getvalue())
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """The bytes of a PNG or JPEG as a data URI."""
+    from markupsafe import Markup
+
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}")
