@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help demo test hunt fuzz kill-test lint format docs notebooks bench gpu-check clean
+.PHONY: help demo test hunt fuzz kill-test lint format docs notebooks blanks bench gpu-check clean
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
@@ -14,6 +14,7 @@ help:
 	@echo "make format     let ruff format the code"
 	@echo "make docs       bring what the docs quote from the code up to date"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
+	@echo "make blanks     write handout/: the course's files with blanks for students, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
 	@echo "make bench      time training and sampling: ARGS='--config coco --peer torch', or ARGS=--help"
 	@echo "make gpu-check  gpu tests, verify and benchmarks on CuPy, and a page about it (PAGE=gpu-check.md); installs nothing, uses the packages of $(PYTHON)"
 	@echo "make clean      remove .venv and caches (runs/ stays)"
@@ -75,6 +76,9 @@ docs: .venv/ready
 
 notebooks: .venv/ready
 	$(VENV) tests/helpers/notebooks.py
+
+blanks: .venv/ready
+	$(VENV) -m xpcap.grading.handout $(ARGS) handout docs/rnn_captioning.ipynb docs/lstm_captioning.ipynb
 
 bench: .venv/ready
 	$(VENV) -m benchmarks $(ARGS)

@@ -1,5 +1,5 @@
-"""Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, and the table of planted
-mistakes. `make docs` runs this.
+"""Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, those that end in `whole`
+with signature and docstring, and the table of planted mistakes. `make docs` runs this.
 """
 
 import ast
@@ -12,7 +12,7 @@ from planting import function_named
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-FENCE = re.compile(r"^```python (\S+) (\S+)\n(?:.*\n)*?```$", re.MULTILINE)
+FENCE = re.compile(r"^```python (\S+) (\S+)( whole)?\n(?:.*\n)*?```$", re.MULTILINE)
 TABLE = re.compile(r"^\| mistake \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
 
@@ -34,6 +34,13 @@ def excerpt(file: str, function: str) -> str:
     return textwrap.dedent("".join(lines[start : node.end_lineno])).strip("\n") + "\n"
 
 
+def whole(file: str, function: str) -> str:
+    """The source of a function."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    node = function_named(text, function)
+    return "".join(text.splitlines(keepends=True)[node.lineno - 1 : node.end_lineno])
+
+
 def _is_ceremony(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.If):
         checks = all(
@@ -53,9 +60,13 @@ def _is_ceremony(statement: ast.stmt) -> bool:
 
 def filled(page: str) -> str:
     """The text of a page with every excerpt and table as the code has it now."""
-    page = FENCE.sub(
-        lambda fence: f"```python {fence[1]} {fence[2]}\n{excerpt(fence[1], fence[2])}```", page
-    )
+
+    def fill(fence: re.Match[str]) -> str:
+        file, function, entire = fence.groups(default="")
+        code = whole(file, function) if entire else excerpt(file, function)
+        return f"```python {file} {function}{entire}\n{code}```"
+
+    page = FENCE.sub(fill, page)
     return TABLE.sub(lambda _: "".join(f"{line}\n" for line in mistakes.table()), page)
 
 

@@ -44,11 +44,16 @@ DOCS = {
 COMMANDS, LAYERS = DOCS["commands.md"], DOCS["layers.md"]
 FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 FENCES = [(name, info, code) for name, text in DOCS.items() for info, code in FENCE.findall(text)]
+PROGRAMS = sorted({name for name, info, _ in FENCES if info.endswith(" whole")})
 BLOCKS = [
     code
-    for info, code in (*FENCE.findall(README), *(fence[1:] for fence in FENCES))
-    if info == "python"
+    for name, info, code in (*(("README.md", *fence) for fence in FENCE.findall(README)), *FENCES)
+    if info == "python" and name not in PROGRAMS
 ]  # to be run; ```python FILE FUNCTION is an excerpt
+BLOCKS += [  # a page that quotes whole functions is one program
+    "\n".join(code for page, info, code in FENCES if page == name and info.startswith("python"))
+    for name in PROGRAMS
+]
 
 
 def section(name: str) -> str:
@@ -249,7 +254,10 @@ def test_excerpts_name_their_function_and_the_sentence_before_links_to_its_file(
         LAYERS,
         re.MULTILINE,
     )
-    assert len(labelled) == sum(info.startswith("python ") for _, info, _ in FENCES) > 20
+    excerpts_of_layers = [info for name, info, _ in FENCES if name == "layers.md" and " " in info]
+    assert len(labelled) == len(excerpts_of_layers) > 20
+    elsewhere = {name for name, info, _ in FENCES if " " in info} - {"layers.md"}
+    assert elsewhere == set(PROGRAMS) == {"plain-lstm.md"}
 
 
 def test_tables_name_functions_and_variables_of_the_file_that_heads_their_column() -> None:

@@ -2,7 +2,7 @@
 
 submission.py runs the student's code in a process of its own, child.py is that process; mutants.py
 explains wrong results by changes to the plain functions of plain/; results.py prints, as a table,
-as JSON, for Gradescope, as a page.
+as JSON, for Gradescope, as a page. handout.py makes the files that students start from.
 """
 
 from xpcap.grading.grade import Result, grade

@@ -56,7 +56,7 @@ class CaptioningRNN:
         self.params = {name: value.astype(dtype) for name, value in params.items()}
 
     def loss(self, features, captions):
-        """Loss of the captions, and its gradient for every parameter."""
+        """Loss of captions (N, T + 1) given features (N, D), and the gradient of each parameter."""
         captions_in = captions[:, :-1]
         captions_out = captions[:, 1:]
         mask = captions_out != self._null
@@ -80,7 +80,7 @@ class CaptioningRNN:
         return loss, grads
 
     def sample(self, features, max_length=30):
-        """Greedy captions (N, max_length): at each step the word of the highest score."""
+        """Greedy captions (N, max_length) of features (N, D): each word has the highest score."""
         p = self.params
         N = len(features)
         captions = np.full((N, max_length), self._null)

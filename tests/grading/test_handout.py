@@ -1,0 +1,241 @@
+"""Handouts hold no solution, fail at the first function that is not written, and work once it is."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xpcap.errors import DataError, OptionError
+from xpcap.grading.handout import BLANK, FILES, course_file, functions, handout
+from xpcap.verify import verify
+
+DOCS = Path(__file__).parents[2] / "docs"
+NOTEBOOKS = [DOCS / f"{cell}_captioning.ipynb" for cell in ("rnn", "lstm")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    handout(tmp_path, NOTEBOOKS)
+    return tmp_path
+
+
+def lines_of(node: ast.FunctionDef, source: str) -> set[str]:
+    """Lines of a function's body, without its docstring."""
+    start = node.body[0].end_lineno if ast.get_docstring(node) else node.body[0].lineno - 1
+    return {line.strip() for line in source.splitlines()[start : node.end_lineno]} - {""}
+
+
+def test_no_solved_line_is_in_a_handout(folder: Path) -> None:
+    """Statements of the functions to write, unless a given function has the same one."""
+    solved, given = set(), set()
+    for file in FILES:
+        source = course_file(file)
+        for name, node in functions(source):
+            (solved if name in BLANK else given).update(lines_of(node, source))
+    solved = {line for line in solved - given if "=" in line or "np." in line}
+    assert {"da = dnext_h * (1 - next_h**2)", "np.add.at(dW, x, dout)"} <= solved
+    assert len(solved) > 70
+    for path in folder.iterdir():
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+        found = [line for line in solved if re.search(rf"^\s*{re.escape(line)}$", text, re.M)]
+        assert found == [], path.name
+
+
+def test_functions_to_write_keep_signature_and_docstring_and_the_rest_stays(folder: Path) -> None:
+    seen = []
+    for file in FILES:
+        before = course_file(file)
+        after = (folder / file).read_text(encoding="utf-8")
+        originals = dict(functions(before))
+        assert [name for name, _ in functions(after)] == list(originals)
+        for name, node in functions(after):
+            original = originals[name]
+            if name not in BLANK:
+                assert ast.unparse(node) == ast.unparse(original)
+                continue
+            seen.append(name)
+            assert ast.unparse(node.args) == ast.unparse(original.args)
+            assert re.search(r"\([NV], ", ast.get_docstring(node) or "")
+            assert ast.get_docstring(node) == ast.get_docstring(original)
+            _, only = node.body
+            message = f"{name} is not written yet"
+            assert ast.unparse(only) == f"raise NotImplementedError('{message}')"
+            assert "# TODO\n" in (ast.get_source_segment(after, node) or "")
+        assert "xpcap" not in after
+    assert sorted(seen) == sorted(BLANK)
+
+
+def test_notebooks_have_no_answers_outputs_or_links_that_lead_nowhere(folder: Path) -> None:
+    for original in NOTEBOOKS:
+        notebook = json.loads((folder / original.name).read_text(encoding="utf-8"))
+        cells = notebook["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+        assert "<details" not in text
+        assert "</details" not in text
+        assert "xpcap.layers" not in text
+        assert re.search(r"(?m)^from rnn import CaptioningRNN$", text)
+        assert "**Question 1.**" in text
+        for symbol in (r"da\b", r"dh_\{t-1\}", r"dW_h"):  # of the derivations
+            assert not re.search(rf"\$[^$\n]*{symbol}[^$\n]*=", text), symbol
+        assert all(
+            cell["outputs"] == [] and cell["execution_count"] is None
+            for cell in cells
+            if cell["cell_type"] == "code"
+        )
+        assert "verify --against rnn_layers.py" in cells[0]["source"]
+        assert "`rnn_layers.py` and `rnn.py`" in cells[0]["source"]
+        for link in re.findall(r"\]\((\S+?)\)", text):
+            assert (folder / link).exists(), link
+        kept = ["".join(cell["source"]) for cell in cells]
+        whole = json.loads(original.read_text(encoding="utf-8"))["cells"]
+        lost = ["".join(c["source"]) for c in whole if "xpcap" in c["metadata"].get("tags", ())]
+        assert len(cells) == len(whole) - len(lost) + 1
+        assert not set(kept) & set(lost)
+
+
+def test_a_teacher_chooses_what_is_blank(tmp_path: Path) -> None:
+    files = handout(tmp_path, blank=["rnn_step_*", "sigmoid", "adam"])
+    written = {path.name: names for path, names in files.items()}
+    assert written["rnn_layers.py"] == ["sigmoid", "rnn_step_forward", "rnn_step_backward"]
+    assert written["optim.py"] == ["adam"]
+    assert written["rnn.py"] == []
+    assert (tmp_path / "rnn.py").read_text(encoding="utf-8") == course_file("rnn.py")
+    with pytest.raises(OptionError, match=r"handout: no function is called 'lstm_stp'.*did you"):
+        handout(tmp_path / "other", blank=["lstm_stp"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_handout_overwrites_nothing_and_refuses_what_is_no_notebook(tmp_path: Path) -> None:
+    mine = tmp_path / "rnn.py"
+    mine.write_text("my own")
+    with pytest.raises(OptionError, match=r"rnn\.py exists, and is not overwritten"):
+        handout(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["rnn.py"]
+    assert mine.read_text() == "my own"
+    for text in ("my own", "[]", '{"cells": [{}]}', '{"cells": 3}'):
+        mine.write_text(text)
+        with pytest.raises(DataError, match=r"handout: .*rnn\.py is no notebook"):
+            handout(tmp_path / "other", [mine])
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("from xpcap.layers import *", r"from xpcap\.layers import \*"),
+        ("import xpcap\nmodel = xpcap.CaptioningRNN({})", r"xpcap\.CaptioningRNN"),
+        ("import xpcap.layers\nh = xpcap.layers.lstm_forward(x)", r"xpcap\.layers\.lstm_forward"),
+    ],
+)
+def test_a_notebook_that_would_run_the_librarys_solution_is_refused(
+    code: str, found: str, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.ipynb"
+    mine.write_text(json.dumps({"cells": [cell_of(code)]}))
+    with pytest.raises(DataError, match=rf"handout: .*mine\.ipynb has {found}, which would run"):
+        handout(tmp_path / "out", [mine])
+    assert not (tmp_path / "out").exists()
+
+
+def test_imports_keep_the_names_that_a_notebook_gives_them(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.ipynb"
+    code = "from xpcap.layers import attention_forward, lstm_forward as run\nrun()"
+    mine.write_text(json.dumps({"cells": [cell_of(code)]}))
+    handout(tmp_path / "out", [mine])
+    cells = json.loads((tmp_path / "out" / "mine.ipynb").read_text())["cells"]
+    assert cells[1]["source"].splitlines()[3:] == [
+        "from xpcap.layers import attention_forward",
+        "from rnn_layers import lstm_forward as run",
+        "run()",
+    ]
+
+
+def cell_of(code: str) -> dict[str, Any]:
+    return {"cell_type": "code", "metadata": {}, "source": [code], "outputs": []}
+
+
+def test_the_command_writes_a_folder_and_says_what_is_to_be_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "xpcap.grading.handout", out, NOTEBOOKS[0]]
+    done = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    names = {*FILES, NOTEBOOKS[0].name}
+    assert {path.name for path in out.iterdir()} == names
+    assert "rnn.py: to write: CaptioningRNN.loss, CaptioningRNN.sample\n" in done.stdout
+    again = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert again.stderr.startswith("Error: handout: ")
+    assert "Traceback" not in again.stderr
+
+
+def run_in(folder: Path, name: str, sizes: str) -> Any:
+    """A notebook of a handout, run in smaller sizes with the files of that folder."""
+    nbformat = pytest.importorskip("nbformat")
+    from notebooks import ROOT, run
+
+    notebook = nbformat.read(folder / name, as_version=4)
+    nbformat.validate(notebook)
+    (at,) = [k for k, c in enumerate(notebook.cells) if "parameters" in c.metadata.get("tags", ())]
+    notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(sizes))
+    run(notebook, {"PYTHONPATH": f"{ROOT}:{folder}"})
+    return notebook
+
+
+@pytest.mark.hunt
+@pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
+def test_a_notebook_of_a_handout_works_once_all_is_written(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the course's digits, and the same code but for imports."""
+    pytest.importorskip("nbclient")
+    monkeypatch.syspath_prepend(str(DOCS.parent / "tests" / "package"))
+    from test_notebooks import SMALLER, check_digits, printed
+
+    for file in FILES:
+        (folder / file).write_text(course_file(file), encoding="utf-8")
+    text = printed(run_in(folder, name, SMALLER[name.removesuffix(".ipynb")]))
+    if name.startswith("lstm"):  # whose loop over steps is no part of a handout
+        text += "steps_one_by_one h           error 0.0e+00\n"
+    check_digits(name.removesuffix(".ipynb"), text)
+
+
+@pytest.mark.hunt
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("rnn_captioning.ipynb", "rnn_step_forward"), ("lstm_captioning.ipynb", "rnn_forward")],
+)
+def test_a_blank_notebook_stops_at_the_first_function_that_is_not_written(
+    name: str, first: str, folder: Path
+) -> None:
+    exceptions = pytest.importorskip("nbclient.exceptions")
+    message = rf"NotImplementedError\S*: {first} is not written yet\n"  # in colours
+    with pytest.raises(exceptions.CellExecutionError, match=message):
+        run_in(folder, name, "PICTURES, VAL_PICTURES = 60, 8")
+
+
+def test_files_of_a_handout_give_the_published_numbers_once_all_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As files of their own, which import each other by bare names."""
+    import importlib
+
+    names = [file.removesuffix(".py") for file in FILES]
+    handout(tmp_path, blank=[])
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        layers, captioner, rules = (importlib.import_module(name) for name in names[:3])
+        assert Path(str(captioner.__file__)).parent == tmp_path
+        rows = verify(layers=layers, optim=rules, captioner=captioner.CaptioningRNN)
+        assert [row for row in rows if not row.passed] == []
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)

@@ -1,0 +1,186 @@
+"""The course's files in plain NumPy equal the library, and give the course's published numbers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xpcap
+from xpcap import layers, optim
+from xpcap.data import to_coco
+from xpcap.grading.plain import captioning_solver, coco_utils, rnn, rnn_layers
+from xpcap.grading.plain import optim as plain_optim
+from xpcap.verify import verify
+
+N, T, D, H, V = 3, 5, 4, 6, 7
+DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
+TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
+
+
+def assert_equal(got: Any, expected: Any, dtype: str) -> None:
+    """Same dtype and shape, and values equal to rounding."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.dtype == expected.dtype == dtype
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def shapes_of(layer: str) -> list[tuple[int, ...]]:
+    return {
+        "lstm_step": [(N, D), (N, H), (N, H), (D, 4 * H), (H, 4 * H), (4 * H,)],
+        "lstm": [(N, T, D), (N, H), (D, 4 * H), (H, 4 * H), (4 * H,)],
+        "rnn_step": [(N, D), (N, H), (D, H), (H, H), (H,)],
+        "rnn": [(N, T, D), (N, H), (D, H), (H, H), (H,)],
+        "word_embedding": [(V, D)],
+        "affine": [(N, 2, D), (2 * D, H), (H,)],
+        "temporal_affine": [(N, T, D), (D, H), (H,)],
+    }[layer]
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    "layer",
+    ["lstm_step", "lstm", "rnn_step", "rnn", "word_embedding", "affine", "temporal_affine"],
+)
+def test_a_layer_equals_the_librarys_both_ways(
+    layer: str, dtype: str, rng: np.random.Generator
+) -> None:
+    inputs = [rng.standard_normal(shape).astype(dtype) for shape in shapes_of(layer)]
+    if layer == "word_embedding":
+        inputs = [rng.integers(0, V, (N, T)), *inputs]
+    *outputs, cache = getattr(rnn_layers, f"{layer}_forward")(*inputs)
+    *expected, our_cache = getattr(layers, f"{layer}_forward")(*inputs)
+    upstream = [rng.standard_normal(out.shape).astype(dtype) for out in expected]
+    grads = getattr(rnn_layers, f"{layer}_backward")(*upstream, cache)
+    our_grads = getattr(layers, f"{layer}_backward")(*upstream, our_cache)
+    assert len(outputs) == len(expected)
+    if layer == "word_embedding":
+        grads, our_grads = (grads,), (our_grads,)
+    for got, wanted in zip((*outputs, *grads), (*expected, *our_grads), strict=True):
+        assert_equal(got, wanted, dtype)
+
+
+@DTYPES
+def test_sigmoid_and_loss_equal_the_librarys(dtype: str, rng: np.random.Generator) -> None:
+    x = (40 * rng.standard_normal((N, T, V))).astype(dtype)
+    assert_equal(rnn_layers.sigmoid(x), layers.sigmoid(x), dtype)
+    y, mask = rng.integers(0, V, (N, T)), rng.random((N, T)) < 0.6
+    loss, dx = rnn_layers.temporal_softmax_loss(x, y, mask)
+    our_loss, our_dx = layers.temporal_softmax_loss(x, y, mask)
+    np.testing.assert_allclose(loss, our_loss, rtol=TOLERANCE[dtype])
+    assert_equal(dx, our_dx, dtype)
+
+
+def two_captioners(word_to_idx: dict[str, int], cell: str, dtype: str) -> tuple[Any, Any]:
+    """A plain captioner and the library's, drawn from one seed of NumPy's global stream."""
+    both = []
+    for captioner in (rnn.CaptioningRNN, xpcap.CaptioningRNN):
+        np.random.seed(231)
+        both.append(captioner(word_to_idx, D, 5, H, cell, np.dtype(dtype).type))
+    return both[0], both[1]
+
+
+@DTYPES
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_the_captioner_equals_the_librarys(
+    cell: str, dtype: str, word_to_idx: dict[str, int], rng: np.random.Generator
+) -> None:
+    """Parameters, loss, gradients and captions."""
+    plain, ours = two_captioners(word_to_idx, cell, dtype)
+    features = rng.standard_normal((N, D)).astype(dtype)
+    captions = rng.integers(0, len(word_to_idx), (N, T + 1))
+    loss, grads = plain.loss(features, captions)
+    our_loss, our_grads = ours.loss(features, captions)
+    np.testing.assert_allclose(loss, our_loss, rtol=TOLERANCE[dtype])
+    assert grads.keys() == plain.params.keys() == ours.params.keys()
+    for name, value in ours.params.items():
+        assert_equal(plain.params[name], value, dtype)
+        assert_equal(grads[name], our_grads[name], dtype)
+    for name, value in plain.params.items():  # large, so that captions differ
+        if name != "b_vocab":
+            drawn = 2 * rng.standard_normal(value.shape).astype(dtype)
+            plain.params[name] = ours.params[name] = drawn
+    features = rng.standard_normal((20, D)).astype(dtype)
+    captions = plain.sample(features, max_length=9)
+    assert len(np.unique(captions, axis=0)) > 4
+    ends = np.cumsum(captions == plain._end, axis=1) - (captions == plain._end) > 0
+    captions[ends] = plain._null  # after END the library's are empty
+    np.testing.assert_array_equal(captions, ours.sample(features, max_length=9))
+
+
+@pytest.mark.parametrize("rule", ["sgd", "sgd_momentum", "rmsprop", "adam"])
+def test_three_steps_of_an_update_rule_equal_the_librarys(
+    rule: str, rng: np.random.Generator
+) -> None:
+    """With Adam's epsilon as good as zero: it is added to the root of v-hat here, of v there."""
+
+    def after(rules: Any) -> np.ndarray:
+        w, config = start, {"epsilon": 1e-300} if rule == "adam" else None
+        for dw in gradients:
+            w, config = getattr(rules, rule)(w, dw, config)
+        return w
+
+    start, *gradients = rng.standard_normal((4, N, D))
+    assert_equal(after(plain_optim), after(optim), "float64")
+
+
+def test_the_solvers_losses_are_those_of_a_loop_with_the_library() -> None:
+    """The same batches, since both draw captions with replacement from NumPy's global stream."""
+    data = to_coco(xpcap.generate(seed=0, train=12, val=4))
+    size, words = data["train_features"].shape[1], data["word_to_idx"]
+
+    def losses(captioner: type, train: Callable[[Any], list[float]]) -> list[float]:
+        np.random.seed(231)
+        return train(captioner(words, size, 8, 10, "lstm", np.float32))
+
+    def plain(model: Any) -> list[float]:
+        solver = captioning_solver.CaptioningSolver(
+            model, data, "adam", {"learning_rate": 5e-3}, 0.5, 20, num_epochs=2, verbose=False
+        )
+        solver.train()
+        return solver.loss_history
+
+    def ours(model: Any) -> list[float]:
+        history, configs = [], {name: {"learning_rate": 5e-3} for name in model.params}
+        for step in range(6):
+            captions, features, _ = xpcap.sample_coco_minibatch(data, batch_size=20)
+            loss, grads = model.loss(features, captions)
+            history.append(float(loss))
+            for name, config in configs.items():
+                config["learning_rate"] = 5e-3 if step < 3 else 2.5e-3
+                model.params[name], configs[name] = optim.adam(
+                    model.params[name].copy(), grads[name], config
+                )
+        return history
+
+    expected = losses(xpcap.CaptioningRNN, ours)
+    assert expected[-1] < expected[0] - 0.5
+    np.testing.assert_allclose(losses(rnn.CaptioningRNN, plain), expected, rtol=1e-5)
+
+
+def test_minibatches_and_texts_are_the_librarys() -> None:
+    data = to_coco(xpcap.generate(seed=0, train=12, val=4))
+    both = []
+    for room in (coco_utils, xpcap):
+        np.random.seed(231)
+        captions, features, urls = room.sample_coco_minibatch(data, batch_size=6, split="val")
+        texts = room.decode_captions(captions, data["idx_to_word"])
+        both.append(
+            (
+                captions,
+                features,
+                urls,
+                texts,
+                room.decode_captions(captions[0], data["idx_to_word"]),
+            )
+        )
+    for got, expected in zip(*both, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_the_published_numbers_hold() -> None:
+    """Those of xpcap/verify/conformance.json, and the course's gradient checks."""
+    rows = list(verify(layers=rnn_layers, optim=plain_optim, captioner=rnn.CaptioningRNN))
+    assert [row for row in rows if not row.passed] == []
+    assert len(rows) > 60

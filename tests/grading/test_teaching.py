@@ -1,0 +1,90 @@
+"""The commands of docs/teaching.md grade a class, and its autograder writes Gradescope's results."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xpcap.grading.handout import BLANK, handout
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+ODD = "o'neill & $(touch x) ada"  # a student's folder
+
+pytestmark = [
+    pytest.mark.hunt,
+    pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here"),
+]
+
+
+def script_after(line: str) -> str:
+    """The indented block below a line of the page."""
+    block = re.split(rf"^{re.escape(line)}$\n", PAGE, flags=re.MULTILINE)[1]
+    found = re.search(r"^(?: {4}.*\n|\n)+", block[block.index("    ") :])
+    assert found
+    return re.sub(r"^ {4}", "", found[0], flags=re.MULTILINE)
+
+
+def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One who wrote all, and one with an odd name who wrote nothing, in `submissions/`."""
+    for name, blank in (("solved", []), (ODD, BLANK)):
+        for path in handout(tmp_path / "submissions" / name, blank=blank):
+            if path.name not in ("rnn_layers.py", "rnn.py"):
+                path.unlink()
+    return tmp_path
+
+
+def test_the_shell_lines_grade_a_class_and_a_table_of_scores_comes_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = script_after("## Grading a class")
+    assert "python cli.py verify --against" in script
+    run(script.replace("python cli.py", f'"{sys.executable}" "{ROOT}/cli.py"'), folder)
+    reports = folder / "reports"
+    names = [f"{name}.{kind}" for name in ("solved", ODD) for kind in ("html", "json", "txt")]
+    assert sorted(path.name for path in reports.iterdir()) == sorted(names)
+    assert "not written yet" in (reports / f"{ODD}.txt").read_text(encoding="utf-8")
+    assert sorted(path.name for path in folder.iterdir()) == ["reports", "submissions"]
+    (table,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(folder)
+    exec(table, {})
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head == "name,score"
+    scores = {name: float(score) for name, score in (row.rsplit(",", 1) for row in rows)}
+    assert scores["solved"] == pytest.approx(100)
+    assert scores[ODD] == 0
+
+
+def test_the_autograder_leaves_results_whether_or_not_a_function_fails(folder: Path) -> None:
+    setup, grade = script_after("`setup.sh`:"), script_after("`run_autograder`:")
+    assert run(f"bash -n <<'END'\n{setup}\nEND", folder).returncode == 0
+    for name, passed in (("solved", True), (ODD, False)):
+        autograder = folder / f"autograder-{passed}"
+        (autograder / "results").mkdir(parents=True)
+        (folder / "submissions" / name).rename(autograder / "submission")
+        grade = grade.replace("/autograder/venv/bin/python", sys.executable)
+        (folder / "run_autograder").write_text(grade.replace("/autograder/", "$PWD/"))
+        done = run(f'cd "{autograder}"; bash "{folder}/run_autograder"', folder)
+        assert done.returncode == 0, done.stderr
+        results = json.loads((autograder / "results" / "results.json").read_text())
+        assert (results["score"] == pytest.approx(100)) is passed
+    empty = folder / "autograder-none"
+    (empty / "submission").mkdir(parents=True)
+    assert run(f'cd "{empty}"; bash "{folder}/run_autograder"', folder).returncode != 0
