@@ -18,6 +18,7 @@ from xpcap.grading.verdicts import (
     FaultError,
     Result,
     advice_of,
+    derivation,
     distance,
     explained,
     observe,
@@ -230,9 +231,11 @@ class LayerChecks:
 
     def _explain_raised(self, layer: str, way: str, fault: FaultError) -> None:
         """Name a transposed array where shapes do not fit, by sizes for which they do."""
+        name, spec = f"{layer}_{way}", LAYERS[layer]
+        if fault.where in (*spec.outputs, *spec.grads):
+            fault.advice += derivation(name, spec.page, fault.where)
         if fault.kind not in ("raises an error", "wrong shape"):
             return
-        name, spec = f"{layer}_{way}", LAYERS[layer]
         sizes = SQUARE["lstm" if spec.gates else "rnn"]
         inputs, upstream = _drawn(spec.inputs, sizes), _upstream(spec, sizes)
         *outputs, cache = _plain(f"{layer}_forward")(*inputs)

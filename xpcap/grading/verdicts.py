@@ -148,7 +148,7 @@ def explained(
     """Results for the changes that explain what came, or for what can be seen without."""
     if found is None:
         kind, advice = _seen(name, values, wanted)
-        yield Result(name, False, observed, kind, f"{advice}{_derivation(name, page, '')}", error)
+        yield Result(name, False, observed, kind, f"{advice}{derivation(name, page, '')}", error)
         return
     for change in found.changes:
         where = f"gate {change.gate}: {observed.split('; gate')[0]}" if change.gate else observed
@@ -181,12 +181,13 @@ def _seen(name: str, values: Sequence[np.ndarray], wanted: Sequence[np.ndarray])
 def advice_of(name: str, page: str, change: Change) -> str:
     detail = change.detail[0].upper() + change.detail[1:]
     match = "" if change.instead == "pass" else f" Your results match `{change.instead}`."
-    return f"{detail}.{match}{_derivation(name, page, change.target)}"
+    return f"{detail}.{match}{derivation(name, page, change.target)}"
 
 
-def _derivation(name: str, page: str, target: str) -> str:
+def derivation(name: str, page: str, target: str) -> str:
+    """The sentence that leads to a section of docs/notation.md, and to the line of a variable."""
     if not page:
         return ""
     label = LABELS.get(name, {}).get(target, "")
-    place = f", line {label}" if label.startswith("F") else ""
-    return f" Derivation: docs/notation.md#{page}{place}."
+    line = f", line {label}" if label.startswith("F") else ""
+    return f" Derivation: docs/notation.md#{page}{line}."
