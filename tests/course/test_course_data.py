@@ -134,6 +134,7 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(command.main, words)
 
 
+@pytest.mark.hunt
 def test_the_pages_command_makes_it_where_the_course_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

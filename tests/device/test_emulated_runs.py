@@ -91,6 +91,7 @@ def test_emulated_commands_say_what_numpy_says(runs: dict[str, Path], tmp_path: 
     assert json.loads(good("info", "--json").stdout)["backends"]["cupy"]["devices"] == ["emulated"]
 
 
+@pytest.mark.hunt
 def test_emulated_run_folder_is_as_whole_as_any(runs: dict[str, Path]) -> None:
     names = [sorted(path.relative_to(run) for path in run.rglob("*")) for run in runs.values()]
     assert names[0] == names[1]
@@ -109,6 +110,7 @@ def test_emulated_vanilla_rnn_without_dropout_trains_too(
     np.testing.assert_allclose(*histories, **LOOSE)
 
 
+@pytest.mark.hunt
 def test_emulated_checkpoints_are_written_without_the_device(
     few_pictures: None,
     plain_curves: None,

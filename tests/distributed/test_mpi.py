@@ -28,6 +28,7 @@ MPIEXEC = Path(sys.executable).with_name("mpiexec")
 if not MPIEXEC.exists():
     pytest.skip("no mpiexec beside this Python: pip install '.[mpi]'", allow_module_level=True)
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.hunt  # each starts processes of its own
 SMALL = (
     "--hidden",
     "16",
@@ -159,7 +160,6 @@ def test_two_processes_leave_the_run_of_one(data: Path, run: Path) -> None:
     )
 
 
-@pytest.mark.hunt
 def test_evaluate_and_caption_say_on_two_processes_what_one_says(run: Path, tmp_path: Path) -> None:
     theirs, ours = (
         json.loads(made("evaluate", str(run), "--json", "--beam", "2")) for made in (alone, on_two)
@@ -228,7 +228,6 @@ def long_run(data: Path, name: str, **environment: str) -> tuple[Path, "subproce
     return out, process
 
 
-@pytest.mark.hunt
 def test_sigterm_to_mpiexec_saves_and_one_process_goes_on(data: Path) -> None:
     out, process = long_run(data, "stopped")
     process.send_signal(signal.SIGTERM)
@@ -244,7 +243,6 @@ def test_sigterm_to_mpiexec_saves_and_one_process_goes_on(data: Path) -> None:
     assert ended(resumed)[0] == 143
 
 
-@pytest.mark.hunt
 def test_a_killed_rank_ends_all_and_the_last_save_is_whole(data: Path) -> None:
     out, process = long_run(data, "killed")
     killed = time.monotonic()
@@ -258,7 +256,6 @@ def test_a_killed_rank_ends_all_and_the_last_save_is_whole(data: Path) -> None:
     assert ended(again)[0] == 143
 
 
-@pytest.mark.hunt
 def test_a_rank_that_hangs_is_named_and_all_are_ended(data: Path) -> None:
     out, process = long_run(data, "hanging", XPCAP_RANK_TIMEOUT="1")
     os.kill(rank_1(out), signal.SIGSTOP)
@@ -268,7 +265,6 @@ def test_a_rank_that_hangs_is_named_and_all_are_ended(data: Path) -> None:
     assert "did not answer; ending all" in err
 
 
-@pytest.mark.hunt
 def test_ranks_that_differ_and_a_rank_that_fails_alone_are_named(
     data: Path, tmp_path: Path
 ) -> None:
@@ -294,12 +290,10 @@ def test_commands_that_ranks_do_not_share_run_once(data: Path) -> None:
     assert "2 ranks on 1 machine" in on_two("info")
 
 
-@pytest.mark.hunt
 def test_runs_whose_ranks_are_killed_at_random_moments_end_as_unbroken_ones() -> None:
     assert kill.hunt(kills=6, seed=1, ranks=2).kills == 6
 
 
-@pytest.mark.hunt
 def test_two_processes_that_attend_and_train_on_the_score_leave_the_run_of_one(
     data: Path, tmp_path: Path
 ) -> None:

@@ -258,6 +258,7 @@ def options(few_pictures: None) -> TrainOptions:
     )
 
 
+@pytest.mark.hunt
 def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
     trained = train_run(options).run
     assert trained.path == Path("runs/x")

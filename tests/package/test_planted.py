@@ -58,6 +58,7 @@ def nodes() -> dict[str, str]:
     return found
 
 
+@pytest.mark.hunt
 def test_planted_mistakes_are_many_and_each_changes_one_match(nodes: dict[str, str]) -> None:
     assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES) >= 70
     assert len(nodes) > 20

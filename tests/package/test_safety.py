@@ -539,6 +539,7 @@ needs_photographs = pytest.mark.skipif(
 
 @needs_photographs
 @pytest.mark.usefixtures("refuses_sockets")
+@pytest.mark.hunt
 def test_no_command_asks_for_the_network_or_leaves_more_in_a_home_than_the_docs_say(
     tmp_path: Path,
 ) -> None:

@@ -196,6 +196,7 @@ def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_pat
                 assert f'alt="{card.caption}"' in (made / "run" / "index.html").read_text()
 
 
+@pytest.mark.hunt
 def test_equal_runs_have_equal_pages(made: Path, tmp_path: Path) -> None:
     train_run(TrainOptions(data=made / "data.h5", out=tmp_path / "run", **SMALL))
     assert (tmp_path / "run" / "index.html").read_bytes() == (
@@ -203,6 +204,7 @@ def test_equal_runs_have_equal_pages(made: Path, tmp_path: Path) -> None:
     ).read_bytes()
 
 
+@pytest.mark.hunt
 def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
     """Besides matplotlib's list of fonts, which it keeps in a cache folder of its own."""
     folders = {
@@ -282,6 +284,7 @@ def test_a_run_stopped_on_the_way_has_a_page_that_says_so(made: Path, tmp_path: 
     assert "After epoch 1 of 2" in (tmp_path / "run" / "index.html").read_text()
 
 
+@pytest.mark.hunt
 def test_one_training_opens_stamps_tokenises_and_captions_once(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,6 +334,7 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
     assert {name: counts[name] for name in opened} == opened  # once for both stages, and the fit
 
 
+@pytest.mark.hunt
 def test_generated_pictures_are_stamped_once_and_never_opened(
     few_pictures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

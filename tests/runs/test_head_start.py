@@ -134,6 +134,7 @@ def test_a_head_start_goes_on_to_the_same_bytes_without_the_run_that_it_began_fr
     } == (set())
 
 
+@pytest.mark.hunt
 def test_both_stages_of_a_head_start_have_the_words_of_both(
     run: Path, own: Path, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_both_stages_of_a_head_start_have_the_words_of_both(
     assert "asterisk" in words[0]
 
 
+@pytest.mark.hunt
 def test_ranks_begin_with_the_same_bits(run: Path, own: Path, tmp_path: Path) -> None:
     def train(out: str) -> Callable[[Group], np.ndarray]:
         options = choose(own, {"start": run, "out": tmp_path / out, "epochs": 1, "lr": 1e-12})
@@ -156,6 +158,7 @@ def test_ranks_begin_with_the_same_bits(run: Path, own: Path, tmp_path: Path) ->
     np.testing.assert_allclose(ours, alone, atol=1e-9)
 
 
+@pytest.mark.hunt
 def test_data_without_a_projection_goes_through_the_runs(run: Path, tmp_path: Path) -> None:
     raw = few(0)
     projection, _ = fit_projection(raw.split("train").features, 20)
@@ -231,6 +234,7 @@ def test_options_of_a_head_start_are_its_own_unless_given(run: Path, own: Path) 
     assert (again.lr, again.epochs, again.data) == (GENERATED.lr, 2, run / "data.h5")
 
 
+@pytest.mark.hunt
 def test_an_epoch_of_higher_score_but_no_lower_loss_does_not_replace_the_run(
     run: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +249,7 @@ def test_an_epoch_of_higher_score_but_no_lower_loss_does_not_replace_the_run(
     np.testing.assert_array_equal(kept["Wx"], base["Wx"])
 
 
+@pytest.mark.hunt
 def test_a_run_trained_on_the_score_is_scored_as_it_is_and_goes_on_unsharpened(
     run: Path, own: Path, tmp_path: Path
 ) -> None:

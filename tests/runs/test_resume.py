@@ -183,6 +183,7 @@ def use_clock(clock: Callable[[], float], patch: pytest.MonkeyPatch) -> None:
     patch.setattr(training, "RunWriter", functools.partial(RunWriter, clock=clock))
 
 
+@pytest.mark.hunt
 def test_curves_are_drawn_now_and_then_while_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +320,7 @@ def test_only_a_run_or_a_free_place_is_taken_for_one(run: Path, tmp_path: Path) 
     assert call("train", "--resume").exit_code == 2
 
 
+@pytest.mark.hunt
 def test_data_that_moved_is_found_by_its_name_and_data_that_changed_is_refused(
     run: Path, tmp_path: Path
 ) -> None:
