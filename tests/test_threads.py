@@ -52,6 +52,7 @@ def run(version: str, *arguments: str) -> dict[str, Any]:
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
+@pytest.mark.hunt
 def test_any_thread_has_the_bits_of_main_also_beside_another_and_blas_keeps_its_threads(
     version: str, arguments: list[str]
 ) -> None:

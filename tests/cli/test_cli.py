@@ -231,6 +231,7 @@ def test_the_scaling_is_fitted_on_the_train_split_alone(run: Path) -> None:
     )
 
 
+@pytest.mark.hunt
 def test_best_keeps_the_epoch_with_the_least_validation_loss(tmp_path: Path) -> None:
 
     def spoil(solver: Any) -> None:
@@ -829,6 +830,7 @@ def begin(*args: object, **streams: Any) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
+@pytest.mark.hunt
 def test_a_command_whose_reader_has_gone_ends_quietly_as_unix_tools_do(run: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -839,6 +841,7 @@ def test_a_command_whose_reader_has_gone_ends_quietly_as_unix_tools_do(run: Path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
+@pytest.mark.hunt
 def test_training_whose_reader_has_gone_is_saved_and_says_how_to_go_on(tmp_path: Path) -> None:
     with begin(
         "train", "--out", tmp_path / "run", *SMALL, "--epochs", 100_000, stdout=subprocess.PIPE

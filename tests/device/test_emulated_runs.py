@@ -55,6 +55,7 @@ def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.hunt
 def test_emulated_commands_say_what_numpy_says(runs: dict[str, Path], tmp_path: Path) -> None:
     """train, info, evaluate, and caption of a split and of files."""
     host, emulated = runs["numpy"], runs["cupy"]

@@ -82,6 +82,7 @@ def arch(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("real", twin.REALS)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.hunt
 def test_nvrtc_compiles_for_every_architecture_without_a_warning(
     path: Path, real: str, arch: str
 ) -> None:

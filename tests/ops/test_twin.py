@@ -489,6 +489,7 @@ GUARDS = [
 @pytest.mark.parametrize(
     ("kernels", "guard", "instead"), GUARDS, ids=[guard for _, guard, _ in GUARDS]
 )
+@pytest.mark.hunt
 def test_twin_step_reads_nothing_beyond_its_arrays(kernels: Any, guard: str, instead: str) -> None:
     """Not even what it drops afterwards, which no result shows; without one of its guards it
     does.

@@ -177,6 +177,7 @@ def put_files_that_the_docs_speak_of() -> None:
 
 @pytest.mark.usefixtures("verify_once", "plain_curves")
 @pytest.mark.parametrize("name", [name for name, commands in SCRIPTS.items() if commands])
+@pytest.mark.hunt
 def test_commands_in_the_docs_run_in_their_order(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

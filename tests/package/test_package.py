@@ -310,6 +310,7 @@ def test_what_is_no_state_is_not_saved(tmp_path: Path) -> None:
         save_state({}, tmp_path)  # type: ignore[arg-type]
 
 
+@pytest.mark.hunt
 def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +335,7 @@ def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(
     ]
 
 
+@pytest.mark.hunt
 def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_was_trained_with(
     options: TrainOptions,
 ) -> None:
@@ -367,6 +369,7 @@ def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_wa
     assert float(run.model.loss(*batch)[0]) != float(run.model.loss(*batch)[0])
 
 
+@pytest.mark.hunt
 def test_open_run_draws_no_random_number(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -364,6 +364,7 @@ def changed(record: dict[str, Any], folder: Path) -> set[str]:
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the record looks up folders in /proc"
 )
+@pytest.mark.hunt
 def test_commands_write_in_their_place_connect_to_nothing_and_follow_no_link(
     tmp_path: Path,
 ) -> None:

@@ -247,6 +247,7 @@ def test_a_run_on_data_without_val_has_a_page_of_curves(made: Path, tmp_path: Pa
     assert "Training" in page
 
 
+@pytest.mark.hunt
 def test_few_pictures_make_short_galleries(made: Path, tmp_path: Path) -> None:
     data = open_data(made / "data.h5")
     val = data.split("val")
@@ -353,6 +354,7 @@ def test_generated_pictures_are_stamped_once_and_never_opened(
     assert stamps == [run.config["data_stamp"]] == [open_data(run.path / "data.h5").stamp]
 
 
+@pytest.mark.hunt
 def test_a_data_set_is_taken_open_or_by_any_kind_of_path(made: Path) -> None:
     run = run_folder.open_run(made / "run")
     path = made / "data.h5"
@@ -527,6 +529,7 @@ def test_what_is_no_metric_is_refused(
         )
 
 
+@pytest.mark.hunt
 def test_generated_pictures_bring_scores_of_their_own(few_pictures: None) -> None:
     _, result = train_run(TrainOptions(out=Path("run"), **SMALL))
     assert result is not None

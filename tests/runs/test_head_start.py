@@ -76,6 +76,7 @@ def test_new_words_start_as_the_mean_word_and_all_else_stays(lib: Any) -> None:
 # ---- Runs
 
 
+@pytest.mark.hunt
 def test_words_of_the_run_stay_and_new_ones_follow(run: Path, own: Path, tmp_path: Path) -> None:
     output = good("train", own, "--from", run, "--out", tmp_path / "on", *FEW, "--lr", 1e-12).output
     base, after = open_run(run), open_run(tmp_path / "on")
@@ -117,6 +118,7 @@ def test_captions_are_encoded_by_their_text_and_cut_as_before(tmp_path: Path) ->
         ]
 
 
+@pytest.mark.hunt
 def test_a_head_start_goes_on_to_the_same_bytes_without_the_run_that_it_began_from(
     run: Path, own: Path, tmp_path: Path
 ) -> None:

@@ -210,6 +210,7 @@ class TheirWrongCaptioner(TheirCaptioner):
         return loss, {**grads, "W_proj": grads["W_proj"] * 1.01}
 
 
+@pytest.mark.hunt
 def test_verify_grades_other_peoples_captioners() -> None:
     assert [row for row in verify(captioner=TheirCaptioner) if not row.passed] == []
     failed = {row.case for row in verify(captioner=TheirWrongCaptioner) if not row.passed}

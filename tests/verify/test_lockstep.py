@@ -233,6 +233,7 @@ def test_emulated_device_stays_together_with_numpy(cell: str, dtype: str, device
 
 
 @CELLS
+@pytest.mark.hunt
 def test_emulated_device_stays_together_with_numpy_at_the_notebooks_width(
     cell: str, device: Emulator
 ) -> None:
