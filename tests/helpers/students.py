@@ -3,6 +3,7 @@
 `python tests/helpers/students.py` writes the table of docs/mistakes.md.
 """
 
+import difflib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -1290,6 +1291,21 @@ def is_right(mistake: Planted, there: list[Result], others: list[Result]) -> boo
     )
 
 
+def changed_line(mistake: Planted) -> str:
+    """The lines of the solution that a mistake changes, as they are then; or the line that is gone."""
+    wrong = planted(mistake)
+    (name,) = (name for name in FILES if FILES[name] != wrong[name])
+    before, after = (text.splitlines() for text in (FILES[name], wrong[name]))
+    changes = [
+        line
+        for line in difflib.ndiff(before, after)
+        if line[:2] in ("- ", "+ ") and "global LAST" not in line
+    ]
+    came = [line[2:].strip() for line in changes if line[0] == "+"]
+    gone = "; ".join(line[2:].strip() for line in changes if line[0] == "-")
+    return "; ".join(came) if came not in ([], ["pass"]) else f"without {gone}"
+
+
 def table() -> Iterator[str]:
     """Lines of a Markdown table: each mistake, and what grading says of it."""
     yield "| function | in the student's code | kind | where |"
@@ -1299,8 +1315,7 @@ def table() -> Iterator[str]:
             there, others = named(mistake, Path(folder))
         first = there[0] if there else Result("", False)
         kind = first.kind if is_right(mistake, there, others) else f"WRONG: {first.kind}"
-        code = "; ".join(mistake.wrong.split("\n\n")[0].strip().splitlines())
-        code = " ".join(code.split()).replace("|", "\\|")
+        code = changed_line(mistake).replace("|", "\\|")
         where = first.where.replace("|", "\\|")
         yield f"| `{mistake.function}` | {mistake.name}: `{code}` | {kind} | {where} |"
 

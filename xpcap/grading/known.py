@@ -161,6 +161,12 @@ for _layer in ("rnn", "lstm"):
             " as zeros",
         ),
         (
+            "return (dx, dstate, dWx, dWh, db)",
+            "return (dx, dh[:, 0], dWx, dWh, db)",
+            "dh not carried",
+            "dh0 is the gradient of the first step's loss, not what the loop carries to h0",
+        ),
+        (
             "dstate = dh[:, t] + dstate",
             "dstate = dh[:, t] if t == T - 1 else dstate",
             "dh not added",
