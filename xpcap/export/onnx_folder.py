@@ -1,0 +1,143 @@
+"""A run as a folder of ONNX files: names, metadata, checks, and the whole write."""
+
+import importlib.util
+import json
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xpcap import __version__
+from xpcap.errors import DataError, OptionError, check_whole, install, unknown
+from xpcap.export.onnx_graphs import WEIGHTS, Captioner, greedy_graph, start_graph, step_graph
+from xpcap.files import PART, atomic, obstacle
+from xpcap.models import CaptioningRNN
+from xpcap.runs import Run
+from xpcap.runs.captioning import source_of
+
+FORMAT = "1"  # of the names, shapes and metadata
+OPSET = 17  # ONNX Runtime has it from 1.12
+START, STEP, GREEDY, PICTURES = "start.onnx", "step.onnx", "greedy.onnx", "pictures.onnx"
+
+
+class Exported(NamedTuple):
+    """The files of an export."""
+
+    files: list[Path]
+    opset: int
+
+
+def export_onnx(
+    run: Run[CaptioningRNN],
+    folder: str | Path,
+    *,
+    weights: str = "float32",
+    opset: int | None = None,
+    with_encoder: bool = False,
+) -> Exported:
+    """Write the run's own model to a new folder, as ONNX.
+
+    ``start.onnx`` computes the state before the first word from features, as the encoder gives
+    them: the run's PCA and scaling are part of the graph. ``step.onnx`` computes the scores of the
+    next word and the next state. ``greedy.onnx`` decodes a whole caption. Ranking, and the first
+    stage that takes part in it, stay behind. docs/export.md lists names and shapes.
+
+    Parameters
+    ----------
+    weights : of the matrices: ``float32``; ``float16``, cast when a file is loaded; ``int8``, with
+        inputs quantised as they come. States and scores are float32
+    opset : of the ONNX operators. None: 17, or more if the encoder needs it
+    with_encoder : also write ``pictures.onnx``, from pixels to captions
+
+    Raises
+    ------
+    DataError : the package onnx is missing; the folder exists or cannot be written to; the encoder
+        is no ONNX graph.
+    OptionError : no such `weights`; the cell has no ONNX form; the opset lacks an operator.
+    """
+    if importlib.util.find_spec("onnx") is None:
+        raise DataError(
+            "export_onnx: the package onnx is missing, expected it to build the graphs;"
+            f" {install('export')} installs it"
+        )
+    import onnx
+
+    folder = Path(folder)
+    if weights not in WEIGHTS:
+        raise unknown("export_onnx", "`weights`", weights, WEIGHTS)
+    newest = onnx.defs.onnx_opset_version()
+    if opset is not None:
+        check_whole("export_onnx", "`opset`", opset, 1, newest)
+    if why := obstacle(folder):
+        raise DataError(f"export_onnx: {folder} {why}")
+    captioner = Captioner(run.model, run.preprocessing)
+    most = run.config["max_words"]
+    graphs: dict[str, Any] = {
+        START: start_graph(captioner, weights),
+        STEP: step_graph(captioner, weights),
+        GREEDY: greedy_graph(captioner, weights, run.vocabulary, most),
+    }
+    about = _metadata(run, weights, most)
+    opset = opset or OPSET
+    models = {name: _model(graph, opset, {**about, "graph": name}) for name, graph in graphs.items()}
+    _write(folder, models)
+    return Exported([folder / name for name in models], opset)
+
+
+def _metadata(run: Run[CaptioningRNN], weights: str, most: int) -> dict[str, str]:
+    """Text by name, as ONNX has it: what a caption needs besides the graphs, and their origin."""
+    config, vocabulary = run.model.config, run.vocabulary
+    special = {name: getattr(vocabulary, name) for name in ("null", "start", "end", "unk")}
+    return {
+        "format": FORMAT,
+        "run": run.name,
+        "vocabulary": json.dumps(vocabulary.idx_to_word, ensure_ascii=False),
+        "special": json.dumps(special),
+        "tokeniser": vocabulary.tokeniser,
+        "max_words": str(most),
+        "encoder": source_of(run).encoder or "",
+        "pca": "" if run.projection is None else json.dumps(list(run.projection.components.shape)),
+        "feature_scaling": run.config["feature_scaling"],
+        "cell": config.cell,
+        "inject": config.inject,
+        "hidden": str(config.hidden),
+        "weights": weights,
+    }
+
+
+def _model(graph: Any, opset: int, metadata: dict[str, str]) -> Any:
+    """A checked ModelProto. OptionError : the opset lacks an operator."""
+    import onnx
+    from onnx import helper
+
+    imports = [helper.make_opsetid("", opset)]
+    model = helper.make_model(
+        graph,
+        opset_imports=imports,
+        ir_version=helper.find_min_ir_version_for(imports),
+        producer_name="xpcap",
+        producer_version=__version__,
+    )
+    helper.set_model_props(model, metadata)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise OptionError(
+            f"export_onnx: `opset` is {opset}, which lacks an operator of {metadata['graph']},"
+            f" expected a newer one, such as {OPSET}: {reason}"
+        ) from error
+    return model
+
+
+def _write(folder: Path, models: dict[str, Any]) -> None:
+    """Write the files to a new folder, which is there with all of them or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{PART}")
+    try:
+        temporary.mkdir()
+        for name, model in models.items():
+            with atomic(temporary / name) as file:
+                file.write(model.SerializeToString(deterministic=True))
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
