@@ -47,9 +47,7 @@ def export(run: Path, folder: Path, weights: str, opset: int | None, with_encode
     'evaluate --greedy' scores what the export says.
     """
     opened = open_run(run, on_remark=remark)
-    exported = export_onnx(
-        opened, folder, weights=weights, opset=opset, with_encoder=with_encoder
-    )
+    exported = export_onnx(opened, folder, weights=weights, opset=opset, with_encoder=with_encoder)
     if opened.ranker is not None:
         remark(
             f"{opened.name} ranks the captions of a beam; the export is its model alone, and decodes"

@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xpcap import __version__
+from xpcap.encoders.onnx import Network
 from xpcap.errors import DataError, OptionError, check_whole, install, unknown
-from xpcap.export.onnx_graphs import WEIGHTS, Captioner, greedy_graph, start_graph, step_graph
+from xpcap.export.onnx_encoder import add_encoder, converted, load_encoder, opset_of
+from xpcap.export.onnx_graphs import (
+    WEIGHTS,
+    Builder,
+    Captioner,
+    greedy_graph,
+    start_graph,
+    step_graph,
+)
 from xpcap.files import PART, atomic, obstacle
 from xpcap.models import CaptioningRNN
 from xpcap.runs import Run
-from xpcap.runs.captioning import source_of
+from xpcap.runs.captioning import encoder_of, source_of
 
 FORMAT = "1"  # of the names, shapes and metadata
 OPSET = 17  # ONNX Runtime has it from 1.12
@@ -72,14 +81,27 @@ def export_onnx(
         raise DataError(f"export_onnx: {folder} {why}")
     captioner = Captioner(run.model, run.preprocessing)
     most = run.config["max_words"]
+    encoder, network = None, None
+    if with_encoder:
+        encoder = _network_of(run)
+        network = load_encoder(encoder)
+        opset = opset or max(OPSET, opset_of(network))
+        network = converted(network, opset, encoder.name)
+    opset = opset or OPSET
     graphs: dict[str, Any] = {
         START: start_graph(captioner, weights),
         STEP: step_graph(captioner, weights),
         GREEDY: greedy_graph(captioner, weights, run.vocabulary, most),
     }
     about = _metadata(run, weights, most)
-    opset = opset or OPSET
-    models = {name: _model(graph, opset, {**about, "graph": name}) for name, graph in graphs.items()}
+    models = {
+        name: _model(graph, opset, {**about, "graph": name}) for name, graph in graphs.items()
+    }
+    if encoder is not None:
+        graph = Builder(weights)
+        pixels = add_encoder(graph, encoder, network, captioner.features.name)
+        whole = greedy_graph(captioner, weights, run.vocabulary, most, (graph, pixels))
+        models[PICTURES] = _model(whole, opset, {**about, "graph": PICTURES}, network)
     _write(folder, models)
     return Exported([folder / name for name in models], opset)
 
@@ -105,16 +127,36 @@ def _metadata(run: Run[CaptioningRNN], weights: str, most: int) -> dict[str, str
     }
 
 
-def _model(graph: Any, opset: int, metadata: dict[str, str]) -> Any:
-    """A checked ModelProto. OptionError : the opset lacks an operator."""
+def _network_of(run: Run[CaptioningRNN]) -> Network:
+    """The run's encoder. DataError : it is none, or no ONNX graph."""
+    encoder = encoder_of(run, "export_onnx")
+    if not isinstance(encoder, Network):
+        raise DataError(
+            f"export_onnx: {run.path} has the encoder {encoder.name!r}, which is no ONNX graph,"
+            " expected efficientnet-lite2 or onnx:FILE; leave `with_encoder` out, and give"
+            f" {GREEDY} its features"
+        )
+    return encoder
+
+
+def _model(graph: Any, opset: int, metadata: dict[str, str], encoder: Any = None) -> Any:
+    """A checked ModelProto, with what the ModelProto of an encoder in it declares.
+
+    OptionError : the opset lacks an operator.
+    """
     import onnx
     from onnx import helper
 
-    imports = [helper.make_opsetid("", opset)]
+    imports, functions = [helper.make_opsetid("", opset)], []
+    ir_version = helper.find_min_ir_version_for(imports)
+    if encoder is not None:
+        imports += [one for one in encoder.opset_import if one.domain not in ("", "ai.onnx")]
+        functions, ir_version = encoder.functions, max(ir_version, encoder.ir_version)
     model = helper.make_model(
         graph,
         opset_imports=imports,
-        ir_version=helper.find_min_ir_version_for(imports),
+        functions=functions,
+        ir_version=ir_version,
         producer_name="xpcap",
         producer_version=__version__,
     )

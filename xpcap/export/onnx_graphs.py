@@ -99,6 +99,19 @@ class Builder:
             (self._outer or self).cast(name, np.float32, whole)
         return whole
 
+    def stored(self, weight: Any) -> None:
+        """Add a weight of another network, a TensorProto; its float32 matrices as float16, unless
+        `weights` is float32.
+        """
+        from onnx import TensorProto, numpy_helper
+
+        whole = weight.data_type != TensorProto.FLOAT or len(weight.dims) < 2
+        if self.weights == "float32" or whole:
+            self.initializers[weight.name] = weight
+            return
+        half = self.constant(f"{weight.name}.float16", numpy_helper.to_array(weight).astype("f2"))
+        self.cast(half, np.float32, weight.name)
+
     def rows(self, ids: str, name: str, table: np.ndarray) -> str:
         """Rows `ids` (n,) of a table (k, m), which `weights` stores."""
         if self.weights == "float32":
