@@ -130,15 +130,19 @@ class Builder:
         """The GraphProto; of a body without the weights."""
         from onnx import helper
 
-        ends = (
-            [
-                helper.make_tensor_value_info(one.name, _element(one.dtype), list(one.dims))
-                for one in values
-            ]
-            for values in (inputs, outputs)
-        )
         weights = [] if self._outer else list(self.initializers.values())
-        return helper.make_graph(self.nodes, name, *ends, initializer=weights)
+        return helper.make_graph(
+            self.nodes, name, _infos(inputs), _infos(outputs), initializer=weights
+        )
+
+
+def _infos(values: Sequence[Value]) -> list[Any]:
+    from onnx import helper
+
+    return [
+        helper.make_tensor_value_info(one.name, _element(one.dtype), list(one.dims))
+        for one in values
+    ]
 
 
 def _element(dtype: type) -> int:
