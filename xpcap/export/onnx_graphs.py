@@ -77,9 +77,13 @@ class Builder:
     def cast(self, x: str, dtype: type, name: str | None = None) -> str:
         return self.node("Cast", x, name=name, to=_element(dtype))
 
-    def product(self, x: str, name: str, matrix: np.ndarray) -> str:
-        """x (..., k) times a matrix (k, m), which `weights` stores."""
-        if self.weights == "int8":
+    def product(self, x: str, name: str, matrix: np.ndarray, *, of_state: bool = True) -> str:
+        """x (..., k) times a matrix (k, m), which `weights` stores.
+
+        `of_state`: x is a state or a word, whose numbers are of one size. Others, such as features,
+        keep float16 where `weights` is int8: one scale for all would leave most of them few levels.
+        """
+        if self.weights == "int8" and of_state:
             levels, scale = quantise(matrix, axis=0)
             q, x_scale, zero = names = [self.new_name() for _ in range(3)]
             self.several("DynamicQuantizeLinear", x, names=names)
@@ -87,9 +91,8 @@ class Builder:
             total = self.node("MatMulInteger", q, self.constant(name, levels), zero, middle)
             unit = self.node("Mul", x_scale, self.constant(f"{name}.scale", scale))
             return self.node("Mul", self.cast(total, np.float32), unit)
-        if self.weights == "float16":
-            return self.node("MatMul", x, self._widened(name, matrix))
-        return self.node("MatMul", x, self.constant(name, matrix))
+        stored = self.constant if self.weights == "float32" else self._widened
+        return self.node("MatMul", x, stored(name, matrix))
 
     def _widened(self, name: str, matrix: np.ndarray) -> str:
         """A matrix stored as float16, cast once in the outer graph."""
@@ -223,7 +226,8 @@ class Captioner:
         if scaling.mean is not None:
             x = graph.node("Sub", x, graph.constant("scaling.mean", scaling.mean))
             x = graph.node("Div", x, graph.constant("scaling.scale", scaling.scale))
-        x = self._affine(graph, x, "W_proj", "b_proj")
+        x = graph.product(x, "W_proj", self._params["W_proj"], of_state=False)
+        x = graph.node("Add", x, graph.constant("b_proj", self._params["b_proj"]))
         if config.attends:
             A = graph.node("Identity", x, name="regions")
             total = graph.node("ReduceSum", A, graph.constant("axis 1", [1]), keepdims=0)
@@ -237,7 +241,7 @@ class Captioner:
             else:  # zeros
                 graph.node("ConstantOfShape", graph.node("Shape", h), name="c")
         if config.every_step:
-            image = graph.product(h, "W_image", self._params["W_image"])
+            image = graph.product(h, "W_image", self._params["W_image"], of_state=False)
             graph.node("Identity", image, name="image")
 
     def add_step(self, graph: Builder, words: str, state: Sequence[str]) -> None:
