@@ -76,10 +76,12 @@ def add_encoder(graph: Builder, encoder: Network, model: Any, features: str) -> 
         graph.node("Div", x, divisor, name=source.name)
     else:
         graph.node("Transpose", graph.node("Div", x, divisor), perm=(0, 3, 1, 2), name=source.name)
-    for weight in network.initializer:
-        graph.stored(weight)
-    graph.nodes.extend(network.node)
     output = PREFIX + encoder.output
+    nodes, names = _needed(network, output)
+    for weight in network.initializer:
+        if weight.name in names:
+            graph.stored(weight)
+    graph.nodes.extend(nodes)
     if encoder.grid is None:
         graph.node("Flatten", output, axis=1, name=features)
         return pixels
@@ -92,3 +94,25 @@ def add_encoder(graph: Builder, encoder: Network, model: Any, features: str) -> 
     rows = graph.node("Reshape", rows, flat)
     graph.node("MatMul", graph.constant("grid", average), rows, name=features)
     return pixels
+
+
+def _needed(network: Any, output: str) -> tuple[list[Any], set[str]]:
+    """The operators that make an output, in order, and the names that they read: a classifier that
+    the feature does not pass through stays behind.
+    """
+    names, nodes = {output}, []
+    for node in reversed(network.node):
+        if names.intersection(node.output):
+            nodes.append(node)
+            names |= _reads(node)
+    return nodes[::-1], names
+
+
+def _reads(node: Any) -> set[str]:
+    """Names that an operator reads, the graphs inside it included."""
+    inner = [
+        graph
+        for one in node.attribute
+        for graph in (*one.graphs, *([one.g] if one.HasField("g") else []))
+    ]
+    return {*node.input, *(name for graph in inner for each in graph.node for name in _reads(each))}
