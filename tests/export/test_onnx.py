@@ -185,6 +185,8 @@ def test_with_the_encoder_pixels_go_in_and_the_runs_captions_come_out(
     assert (files[-1].name, len(files)) == ("pictures.onnx", 4)
     weights_in = onnx.load(files[-1]).graph.initializer
     assert not [weight for weight in weights_in if 4321 in weight.dims]
+    about = session.get_modelmeta().custom_metadata_map
+    assert re.fullmatch(rf"onnx:net.onnx{grid}:sha256=\w{{16}}", about["encoder"])  # no folder
     rng = np.random.default_rng(2)
     pixels = rng.integers(0, 2, (N, 17, 13, 3), np.uint8) * rng.integers(
         0, 256, (N, 1, 1, 3), np.uint8

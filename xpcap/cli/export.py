@@ -43,8 +43,8 @@ def export(run: Path, folder: Path, weights: str, opset: int | None, with_encode
     a new state of a word and a state, greedy.onnx makes whole captions of features. Each holds the
     vocabulary. ONNX Runtime runs them without xpcap: docs/export.md has names, shapes and code.
 
-    The export is the run's own model, decoded greedily. Where the run ranks the captions of a beam,
-    'evaluate --greedy' scores what the export says.
+    The export is the run's own model, decoded greedily, without the ranking of a beam that a run may
+    have. 'evaluate --greedy' has the scores of its captions.
     """
     opened = open_run(run, on_remark=remark)
     exported = export_onnx(opened, folder, weights=weights, opset=opset, with_encoder=with_encoder)

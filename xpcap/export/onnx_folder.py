@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xpcap import __version__
-from xpcap.encoders.onnx import Network
+from xpcap.encoders.extras import split_options
+from xpcap.encoders.onnx import OPTIONS, Network
 from xpcap.errors import DataError, OptionError, check_whole, install, unknown
 from xpcap.export.onnx_encoder import add_encoder, converted, load_encoder, opset_of
 from xpcap.export.onnx_graphs import (
@@ -117,7 +118,7 @@ def _metadata(run: Run[CaptioningRNN], weights: str, most: int) -> dict[str, str
         "special": json.dumps(special),
         "tokeniser": vocabulary.tokeniser,
         "max_words": str(most),
-        "encoder": source_of(run).encoder or "",
+        "encoder": _without_folder(source_of(run).encoder or ""),
         "pca": "" if run.projection is None else json.dumps(list(run.projection.components.shape)),
         "feature_scaling": run.config["feature_scaling"],
         "cell": config.cell,
@@ -125,6 +126,17 @@ def _metadata(run: Run[CaptioningRNN], weights: str, most: int) -> dict[str, str
         "hidden": str(config.hidden),
         "weights": weights,
     }
+
+
+def _without_folder(encoder: str) -> str:
+    """An encoder's name without the folder of ``onnx:FILE``: the export goes to other machines."""
+    if not encoder.startswith("onnx:"):
+        return encoder
+    file, options = split_options(encoder, OPTIONS)
+    name = Path(file.removeprefix("onnx:")).name
+    return ":".join(
+        (f"onnx:{name}", *(f"{key}={options[key]}" for key in OPTIONS if key in options))
+    )
 
 
 def _network_of(run: Run[CaptioningRNN]) -> Network:
