@@ -19,7 +19,7 @@ from xpcap.encoders.onnx_graph import Graph
 from xpcap.errors import OptionError
 from xpcap.layers import CELLS
 from xpcap.memory import fresh
-from xpcap.models import CaptioningRNN, Policy
+from xpcap.models import CaptioningRNN, Ensemble, Policy
 from xpcap.models.config import INJECT
 from xpcap.runs import Run, open_run
 from xpcap.runs.ranking import limited
@@ -334,7 +334,7 @@ def test_without_the_package_the_command_names_what_installs_it(
     failing(["export", run, "--onnx", "out"], "onnx is missing", "pip install '.[export]'")
 
 
-def test_a_cell_of_ones_own_is_refused_by_name(
+def test_a_cell_of_ones_own_and_an_ensemble_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CELLS, "gru", CELLS["rnn"])
@@ -342,6 +342,11 @@ def test_a_cell_of_ones_own_is_refused_by_name(
         OptionError, match="an ONNX form of cell 'gru' does not exist, expected one"
     ):
         export_onnx(make_run("gru"), tmp_path / "out")
+    several: Any = make_run()._replace(model=Ensemble([make_run().model]))
+    with pytest.raises(
+        OptionError, match="has Ensemble as its model, expected the model of one run"
+    ):
+        export_onnx(several, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -63,7 +63,8 @@ def export_onnx(
     ------
     DataError : the package onnx is missing; the folder exists or cannot be written to; the encoder
         is no ONNX graph.
-    OptionError : no such `weights`; the cell has no ONNX form; the opset lacks an operator.
+    OptionError : no such `weights`; the model is an ensemble, or its cell has no ONNX form; the
+        opset lacks an operator.
     """
     if importlib.util.find_spec("onnx") is None:
         raise DataError(
@@ -80,6 +81,11 @@ def export_onnx(
         check_whole("export_onnx", "`opset`", opset, 1, newest)
     if why := obstacle(folder):
         raise DataError(f"export_onnx: {folder} {why}")
+    if not isinstance(run.model, CaptioningRNN):
+        raise OptionError(
+            f"export_onnx: {run.name} has {type(run.model).__name__} as its model, expected the"
+            " model of one run; export each run, and average the scores of their steps"
+        )
     captioner = Captioner(run.model, run.preprocessing)
     most = run.config["max_words"]
     encoder, network = None, None

@@ -178,7 +178,9 @@ class Captioner:
         self.config: ModelConfig = model.config
         if self.config.cell not in STEPS:
             raise unknown("export_onnx", "an ONNX form of cell", self.config.cell, STEPS)
-        self._params = {name: to_numpy(array) for name, array in model.params.items()}
+        self._params = {
+            name: np.asarray(to_numpy(array), np.float32) for name, array in model.params.items()
+        }
         self._preprocessing = preprocessing
 
     @property
