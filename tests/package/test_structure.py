@@ -22,7 +22,7 @@ LEVELS = [
     {"data"},
     {"prepare", "ranking", "shapes", "training", "report"},
     {"runs", "verify", "course"},
-    {"grading"},
+    {"grading", "export"},
     {"cli"},
     {"__main__"},
 ]

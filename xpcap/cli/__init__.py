@@ -3,7 +3,7 @@
 group.py holds what all commands share: errors, exit statuses, and which ranks speak.
 """
 
-from xpcap.cli import caption, evaluate, info, look, prepare, score, train, verify
+from xpcap.cli import caption, evaluate, export, info, look, prepare, score, train, verify
 from xpcap.cli.group import main
 
 for command in (
@@ -13,6 +13,7 @@ for command in (
     score.score,
     caption.caption,
     look.look,
+    export.export,
     verify.verify,
     info.info,
 ):

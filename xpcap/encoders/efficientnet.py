@@ -40,12 +40,26 @@ def efficientnet_lite2(*, grid: int | None = None) -> Network:
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     assert spec is not None
     assert spec.origin is not None
-    weights = read_torch(Path(spec.origin).parent / "models" / FILE, SHA256)
-    graph, output = _build(weights, pooled=grid is None)
-    shape = ("N", DIM) if grid is None else ("N", DIM, "h", "w")
-    session = open_session(NAME, graph.to_bytes(output, shape))
+    file = Path(spec.origin).parent / "models" / FILE
+    output, model = _model(file, grid)
     name, offset, scale = grid_name(NAME, grid), np.array(127), np.array(128)
-    return Network(name, session, output, (SIDE, SIDE), offset, scale, grid=grid)
+    return Network(
+        name,
+        open_session(NAME, model),
+        lambda: _model(file, grid)[1],
+        output,
+        (SIDE, SIDE),
+        offset,
+        scale,
+        grid=grid,
+    )
+
+
+def _model(file: Path, grid: int | None) -> tuple[str, bytes]:
+    """The name of the output, and the network as ONNX."""
+    graph, output = _build(read_torch(file, SHA256), pooled=grid is None)
+    shape = ("N", DIM) if grid is None else ("N", DIM, "h", "w")
+    return output, graph.to_bytes(output, shape)
 
 
 def _build(weights: Mapping[str, np.ndarray], pooled: bool) -> tuple[Graph, str]:

@@ -83,15 +83,15 @@ def pool(features: np.ndarray, grid: int) -> np.ndarray:
     -----
     PyTorch's AdaptiveAvgPool2d.
     """
-    down, across = (_shares(side, grid).astype(features.dtype) for side in features.shape[:2])
+    down, across = (shares(side, grid).astype(features.dtype) for side in features.shape[:2])
     pooled: np.ndarray = np.einsum("ih,jw,hwd->ijd", down, across, features, optimize=True)
     return pooled.reshape(grid * grid, -1)
 
 
-def _shares(side: int, grid: int) -> np.ndarray:
+def shares(side: int, grid: int) -> np.ndarray:
     """Weights of `side` rows in the average of each of `grid` regions: (grid, side)."""
-    shares = np.zeros((grid, side))
+    weights = np.zeros((grid, side))
     for i in range(grid):
         start, stop = i * side // grid, -(-(i + 1) * side // grid)
-        shares[i, start:stop] = 1 / (stop - start)
-    return shares
+        weights[i, start:stop] = 1 / (stop - start)
+    return weights

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,15 @@ class Network:
     Parameters
     ----------
     session : of ONNX Runtime
+    read : the ONNX file that it runs
     output : name of the output that is a feature (1, D), (1, D, 1, 1), or for a grid a map (1, D,
         h, w), or (1, h, w, D) if the input has its channels last
     size : height and width of its input
     channels_last : True if that is (1, height, width, 3), not (1, 3, height, width)
     offset, scale : one number or three
     grid : K, to average a map over K x K regions
+
+    All but the session are also attributes.
 
     Raises
     ------
@@ -63,6 +66,7 @@ class Network:
         self,
         name: str,
         session: Any,
+        read: Callable[[], bytes],
         output: str,
         size: tuple[int, int],
         offset: np.ndarray,
@@ -71,10 +75,10 @@ class Network:
         grid: int | None = None,
     ) -> None:
         self.name = name
-        self._session, self._input, self._output = session, session.get_inputs()[0].name, output
-        self._size, self._channels_last = size, channels_last
-        self._offset, self._scale = np.asarray(offset, np.float32), np.asarray(scale, np.float32)
-        self._grid = grid
+        self._session, self._input = session, session.get_inputs()[0].name
+        self.read, self.output, self.size, self.channels_last = read, output, size, channels_last
+        self.offset, self.scale = np.asarray(offset, np.float32), np.asarray(scale, np.float32)
+        self.grid = grid
         self.shape = self._run(np.zeros((*size, 3), np.uint8)).shape
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
@@ -93,18 +97,26 @@ class Network:
         from PIL import Image
 
         require_picture("encode", picture)
-        size, how = self._size[::-1], Image.Resampling.BICUBIC
+        size, how = self.size[::-1], Image.Resampling.BICUBIC
         return np.asarray(Image.fromarray(picture).resize(size, how))
 
     def _run(self, picture: np.ndarray) -> np.ndarray:
-        levels = (picture.astype(np.float32) - self._offset) / self._scale
-        x = levels if self._channels_last else np.ascontiguousarray(levels.transpose(2, 0, 1))
-        (out,) = self._session.run([self._output], {self._input: x[None]})
-        if self._grid is None:
-            return out.reshape(-1)
-        map_ = out[0] if self._channels_last else out[0].transpose(1, 2, 0)  # (h, w, D)
-        require_regions(self.name, map_.shape, self._grid)
-        return pool(map_, self._grid)
+        if self.grid is None:
+            return self._output_of(picture).reshape(-1)
+        map_ = self.map_of(picture)
+        require_regions(self.name, map_.shape, self.grid)
+        return pool(map_, self.grid)
+
+    def map_of(self, picture: np.ndarray) -> np.ndarray:
+        """The map (h, w, D) of a picture of the input's size, of a network that makes one."""
+        (map_,) = self._output_of(picture)
+        return map_ if self.channels_last else map_.transpose(1, 2, 0)
+
+    def _output_of(self, picture: np.ndarray) -> np.ndarray:
+        levels = (picture.astype(np.float32) - self.offset) / self.scale
+        x = levels if self.channels_last else np.ascontiguousarray(levels.transpose(2, 0, 1))
+        out: np.ndarray = self._session.run([self.output], {self._input: x[None]})[0]
+        return out
 
 
 OPTIONS = ("size", "mean", "std", "output", "grid", "sha256")
@@ -149,7 +161,9 @@ def onnx_file(name: str) -> Network:
     named = [f"{key}={options[key]}" for key in OPTIONS if key in options]
     whole = ":".join((f"onnx:{path.resolve()}", *named))
     offset, scale = 255 * scaling["mean"], 255 * scaling["std"]
-    return Network(whole, session, output, size, offset, scale, channels_last, grid)
+    return Network(
+        whole, session, lambda: _read(path), output, size, offset, scale, channels_last, grid
+    )
 
 
 def _read(path: Path) -> bytes:

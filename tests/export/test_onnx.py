@@ -1,0 +1,360 @@
+"""A run as ONNX graphs, run by ONNX Runtime beside the run itself."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import call, failing, good
+
+from xpcap.data.features import FeatureScaling, Projection
+from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.encoders import find_encoder
+from xpcap.encoders.onnx_graph import Graph
+from xpcap.errors import OptionError
+from xpcap.layers import CELLS
+from xpcap.memory import fresh
+from xpcap.models import CaptioningRNN, Ensemble, Policy
+from xpcap.models.config import INJECT
+from xpcap.runs import Run, open_run
+from xpcap.runs.ranking import limited
+
+runtime = pytest.importorskip("onnxruntime", reason="the extra `images` is not installed")
+onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
+
+from xpcap.export import export_onnx  # noqa: E402 - after the skips
+
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+DECODE, PICTURE, TORCH = re.findall(r"```py\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+MOST, N = 9, 7
+WORDS = [*SPECIAL, *(f"word{i}" for i in range(40))]
+
+
+def make_run(
+    cell: str = "lstm", inject: str = "every-step", raw: tuple[int, ...] = (20,), **source: str
+) -> Run[CaptioningRNN]:
+    """A run with random weights, a PCA and a scaling, on raw features of a shape."""
+    rng = np.random.default_rng(3)
+    vocabulary, d = Vocabulary(WORDS), raw[-1] - 2
+    shape = d if len(raw) == 1 else (raw[0], d)
+    model = CaptioningRNN(vocabulary.word_to_idx, shape, 8, 16, cell, inject=inject, seed=1)
+    for name, value in model.params.items():
+        model.params[name] = rng.standard_normal(value.shape) * 0.4
+    model.params["b_vocab"][vocabulary.end] += 1  # captions of different lengths
+    model.params["b_vocab"][vocabulary.unk] += 4  # never chosen, however likely
+    basis = np.linalg.qr(rng.standard_normal((raw[-1], d)))[0].astype(np.float32)
+    projection = Projection(rng.standard_normal(raw[-1]).astype(np.float32), basis)
+    mean, scale = rng.standard_normal((2, d)).astype(np.float32)
+    config = {"max_words": MOST, "feature_scaling": "standardize", "source": source}
+    scaling = FeatureScaling(mean, np.abs(scale) + np.float32(0.5))
+    return Run(Path("run"), config, vocabulary, scaling, model, {}, projection)
+
+
+def raw_features(run: Run, n: int = N) -> np.ndarray:
+    return np.random.default_rng(5).standard_normal((n, *run.raw_shape)).astype(np.float32)
+
+
+def greedy(run: Run[CaptioningRNN], features: np.ndarray) -> np.ndarray:
+    """Captions (n, MOST) of raw features."""
+    policy = limited(Policy(max_length=MOST), run.vocabulary, MOST)
+    return run.model.decode(run.preprocessing(features), policy).captions[:, 0]
+
+
+def texts(run: Run, captions: np.ndarray) -> list[str]:
+    return [" ".join(run.vocabulary.words(caption)) for caption in captions]
+
+
+def opened(path: Path) -> Any:
+    return runtime.InferenceSession(path)
+
+
+def padded(captions: np.ndarray) -> np.ndarray:
+    return np.pad(captions, ((0, 0), (0, MOST - captions.shape[1])))
+
+
+def scores_along(folder: Path, run: Run[CaptioningRNN], features: np.ndarray) -> Any:
+    """Scores (T, n, V) of the files, and of the run, along the run's own captions."""
+    start, step = opened(folder / "start.onnx"), opened(folder / "step.onnx")
+    names = [value.name for value in start.get_outputs()]
+    state = dict(zip(names, start.run(None, {"features": features}), strict=True))
+    own = run.model.start(run.preprocessing(features))
+    words, found, wanted = np.full(len(features), run.vocabulary.start), [], []
+    for column in greedy(run, features).T:
+        outputs = [value.name for value in step.get_outputs()]
+        out = dict(zip(outputs, step.run(None, {"words": words, **state}), strict=True))
+        state |= {name: out[f"next_{name}"] for name in ("h", "c") if name in state}
+        scores, own = run.model.advance(run.model.project(words), own, fresh(run.model.like))
+        found.append(out["scores"])
+        wanted.append(scores.copy())
+        words = column.astype(np.int64)
+    return np.array(found), np.array(wanted)
+
+
+@pytest.mark.parametrize("inject", INJECT)
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_the_graphs_compute_the_runs_scores_and_captions(
+    cell: str, inject: str, tmp_path: Path
+) -> None:
+    run = make_run(cell, inject, (5, 20) if "attention" in inject else (20,))
+    files = export_onnx(run, tmp_path / "out").files
+    assert [file.name for file in files] == ["start.onnx", "step.onnx", "greedy.onnx"]
+    captions = greedy(run, raw_features(run))
+    assert len({*texts(run, captions)}) > 3
+    for n in (N, 1):  # the batch is dynamic
+        features = raw_features(run, n)
+        found, wanted = scores_along(tmp_path / "out", run, features)
+        assert np.abs(wanted).max() > 1
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+        ids, words = opened(files[2]).run(["captions", "words"], {"features": features})
+        np.testing.assert_array_equal(padded(ids), captions[:n])
+        assert [" ".join(filter(None, row)) for row in words] == texts(run, captions[:n])
+
+
+def test_smaller_weights_make_smaller_files_and_nearly_the_same_scores(tmp_path: Path) -> None:
+    run, sizes = make_run("lstm", "attention+every-step", (5, 20)), {}
+    for weights, most in (("float32", 1e-5), ("float16", 0.01), ("int8", 0.5)):
+        folder = tmp_path / weights
+        export_onnx(run, folder, weights=weights)
+        found, wanted = scores_along(folder, run, raw_features(run))
+        error = np.abs(found - wanted).max()
+        assert error < most, weights
+        assert error > 1e-5 or weights == "float32"
+        stored = onnx.load(folder / "step.onnx").graph.initializer
+        sizes[weights] = sum(len(x.raw_data) for x in stored if x.name.partition(".")[0][0] == "W")
+        ids, _ = opened(folder / "greedy.onnx").run(None, {"features": raw_features(run)})
+        same = (padded(ids) == greedy(run, raw_features(run))).all(axis=1).sum()
+        assert same >= N - 2, weights
+    assert sizes["float16"] == sizes["float32"] / 2
+    assert sizes["int8"] < sizes["float32"] * 0.4  # with the scales
+
+
+def test_int8_weights_are_the_nearest_levels_of_their_column() -> None:
+    from xpcap.export.onnx_graphs import MIDDLE, quantise
+
+    matrix = np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32)
+    matrix[:, 2] = 0
+    levels, scale = quantise(matrix, axis=0)
+    back = (levels.astype(np.float32) - MIDDLE) * scale
+    assert (levels.dtype, scale.shape) == (np.uint8, (1, 5))
+    assert (np.abs(back - matrix) <= scale * 0.501).all()
+    assert {*np.abs(levels.astype(int) - MIDDLE).max(axis=0).tolist()} == {0, 127}
+
+
+def network(pooled: bool, shape: list[Any]) -> bytes:
+    """A small convolution, of one input layout or the other, with the levels' mean and std."""
+    graph = Graph(shape)
+    weight = np.random.default_rng(1).standard_normal((6, 3, 3, 3)) * 2
+    x = graph.input if shape[1] == 3 else graph.node("Transpose", graph.input, perm=(0, 3, 1, 2))
+    x = graph.node("Conv", x, weight, np.zeros(6), kernel_shape=(3, 3), strides=(2, 2))
+    about = {"mean": "0.4,0.5,0.6", "std": "0.25"}
+    if pooled:
+        x = graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1)
+        graph.node("MatMul", x, np.zeros((6, 4321)))  # a classifier, which no feature needs
+        return graph.to_bytes(x, ["N", 6], about)
+    if shape[1] != 3:
+        return graph.to_bytes(
+            graph.node("Transpose", x, perm=(0, 2, 3, 1)), ["N", "h", "w", 6], about
+        )
+    return graph.to_bytes(x, ["N", 6, "h", "w"], about)
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
+@pytest.mark.parametrize(
+    ("grid", "shape"),
+    [
+        ("", [1, 3, 17, 13]),
+        ("", ["N", 17, 13, 3]),
+        (":grid=3", ["N", 3, 17, 13]),
+        (":grid=3", ["N", 17, 13, 3]),
+    ],
+)
+def test_with_the_encoder_pixels_go_in_and_the_runs_captions_come_out(
+    grid: str, shape: list[Any], weights: str, tmp_path: Path
+) -> None:
+    (tmp_path / "net.onnx").write_bytes(network(not grid, shape))
+    encoder = find_encoder(f"onnx:{tmp_path / 'net.onnx'}{grid}")
+    inject = "attention" if grid else "every-step"
+    run = make_run("lstm", inject, encoder.shape, encoder=encoder.name)
+    files = export_onnx(run, tmp_path / "out", weights=weights, with_encoder=True).files
+    session = opened(files[-1])
+    assert (files[-1].name, len(files)) == ("pictures.onnx", 4)
+    weights_in = onnx.load(files[-1]).graph.initializer
+    assert not [weight for weight in weights_in if 4321 in weight.dims]
+    about = session.get_modelmeta().custom_metadata_map
+    assert re.fullmatch(rf"onnx:net.onnx{grid}:sha256=\w{{16}}", about["encoder"])  # no folder
+    rng = np.random.default_rng(2)
+    pixels = rng.integers(0, 2, (N, 17, 13, 3), np.uint8) * rng.integers(
+        0, 256, (N, 1, 1, 3), np.uint8
+    )
+    captions = greedy(run, encoder.encode(pixels))
+    assert len({*texts(run, captions)}) > 2
+    size = 1 if shape[0] == 1 else N  # of a call
+    ids = [
+        padded(session.run(["captions"], {"pixels": pixels[i : i + size]})[0])
+        for i in range(0, N, size)
+    ]
+    same = (np.concatenate(ids) == captions).all(axis=1).sum()
+    assert same >= {"float32": N, "float16": N - 1, "int8": N - 3}[weights]
+
+
+def test_the_pages_programs_caption_as_the_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(network(True, ["N", 3, 16, 16]))
+    run = make_run(raw=(6,), encoder=find_encoder("onnx:net.onnx").name)
+    export_onnx(run, "own-onnx", with_encoder=True)
+    features = raw_features(run)
+    np.save("features.npy", features)
+    photo = np.random.default_rng(2).integers(0, 256, (31, 22, 3), np.uint8)
+    Image.fromarray(photo).save("photo.jpg", format="png")
+    picture = find_encoder("onnx:net.onnx").encode([photo])
+    for program, seen in ((DECODE, features), (PICTURE, picture)):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(program, "program", "exec"), {})
+        assert printed.getvalue().splitlines() == texts(run, greedy(run, seen))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None,
+    reason="PyTorch, of the extra `bench`, is not installed",
+)
+def test_the_pages_lstm_of_pytorch_has_the_runs_states(run: Path, monkeypatch: Any) -> None:
+    import torch
+
+    from xpcap.layers import lstm_forward
+
+    monkeypatch.chdir(run.parent)
+    found: dict[str, Any] = {}
+    exec(compile(TORCH.replace("runs/own", "run"), "program", "exec"), found)
+    params, rng = open_run(run).model.params, np.random.default_rng(0)
+    W, H = params["Wx"].shape[0], params["Wh"].shape[0]
+    x, h0 = (rng.standard_normal(s).astype("f4") for s in ((3, 5, W), (3, H)))
+    wanted, _ = lstm_forward(x, h0, params["Wx"], params["Wh"], params["b"])
+    state = torch.from_numpy(h0)[None], torch.zeros(1, 3, H)
+    out, _ = found["lstm"](torch.from_numpy(x), state)
+    np.testing.assert_allclose(out.detach().numpy(), wanted, atol=1e-5)
+
+
+def test_each_file_names_what_a_stranger_needs(tmp_path: Path) -> None:
+    run = make_run()
+    for file in export_onnx(run, tmp_path / "out", opset=18).files:
+        model = onnx.load(file)
+        about = {entry.key: entry.value for entry in model.metadata_props}
+        assert json.loads(about["vocabulary"]) == run.vocabulary.idx_to_word
+        assert json.loads(about["special"]) == {"null": 0, "start": 1, "end": 2, "unk": 3}
+        assert (about["max_words"], about["cell"], about["graph"]) == (str(MOST), "lstm", file.name)
+        assert [one.version for one in model.opset_import] == [18]
+        named = set(re.findall(r"`(\w+)`", PAGE.read_text("utf-8")))
+        assert {*about, *(one.name for one in (*model.graph.input, *model.graph.output))} <= named
+    stored = {x.name: x for x in onnx.load(tmp_path / "out/start.onnx").graph.initializer}
+    mean = onnx.numpy_helper.to_array(stored["scaling.mean"])
+    np.testing.assert_array_equal(mean, run.scaling.mean)
+    assert {"pca.mean", "pca.components", "scaling.scale"} <= set(stored)
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    one, other = (export_onnx(make_run(), tmp_path / name).files for name in "ab")
+    assert [file.read_bytes() for file in one] == [file.read_bytes() for file in other]
+
+
+# ---- Bad input
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_the_command_writes_a_folder_and_never_over_one(run: Path) -> None:
+    said = good("export", run, "--onnx", "out", "--weights", "float16").output
+    assert "greedy.onnx" in said
+    assert "float16 weights, opset 17" in said
+    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+    failing(["export", run, "--onnx", "out"], "out exists, and is not overwritten")
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+    failing(["export", run, "--onnx", "none/out"], "none, which is no folder")
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_a_run_of_a_newer_format_or_with_another_encoder_is_refused(run: Path) -> None:
+    failing(
+        ["export", run, "--onnx", "out", "--with-encoder"],
+        "encoder 'histogram', which is no ONNX graph",
+        "leave --with-encoder out",
+    )
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "format": 2}))
+    failing(["export", run, "--onnx", "out"], "newer")
+
+
+def test_an_opset_without_an_operator_is_refused(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = call("export", run, "--onnx", out, "--opset", "12")
+    assert result.exit_code == 2
+    assert "--opset is 12, which lacks an operator of st" in result.output
+    with pytest.raises(OptionError, match="`opset` is 9999, expected a whole number in"):
+        export_onnx(make_run(), out, opset=9999)
+    (tmp_path / "net.onnx").write_bytes(_of_opset_20())
+    encoder = find_encoder(f"onnx:{tmp_path / 'net.onnx'}:mean=0:std=1").name
+    newer = make_run(raw=(3,), encoder=encoder)
+    with pytest.raises(
+        OptionError, match=r"`opset` is 17, expected 20, that of encoder 'onnx:.*Gelu"
+    ):
+        export_onnx(newer, out, opset=17, with_encoder=True)
+    assert not out.exists()
+    assert export_onnx(newer, out, with_encoder=True).opset == 20
+    assert opened(out / "pictures.onnx").get_inputs()[0].shape[1:] == [8, 8, 3]
+
+
+def _of_opset_20() -> bytes:
+    """A network with an operator that opset 20 has first."""
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        helper.make_node("Gelu", ["mean"], ["y"]),
+    ]
+    ends = (
+        [helper.make_tensor_value_info(name, float32, ["N", 3, side, side])]
+        for name, side in (("x", 8), ("y", 1))
+    )
+    opset = [helper.make_opsetid("", 20)]
+    graph = helper.make_graph(nodes, "network", *ends)
+    return helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_without_the_package_the_command_names_what_installs_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    failing(["export", run, "--onnx", "out"], "onnx is missing", "pip install '.[export]'")
+
+
+def test_a_cell_of_ones_own_and_an_ensemble_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CELLS, "gru", CELLS["rnn"])
+    with pytest.raises(
+        OptionError, match="an ONNX form of cell 'gru' does not exist, expected one"
+    ):
+        export_onnx(make_run("gru"), tmp_path / "out")
+    several: Any = make_run()._replace(model=Ensemble([make_run().model]))
+    with pytest.raises(
+        OptionError, match="has Ensemble as its model, expected the model of one run"
+    ):
+        export_onnx(several, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("xpcap.files._flush", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_onnx(make_run(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
