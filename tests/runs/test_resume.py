@@ -166,7 +166,10 @@ class AtOnce:
 
 def assert_equal_runs_but_for_their_names(ours: Path, theirs: Path) -> None:
     a, b = kill.files(ours), kill.files(theirs)
-    assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == {"index.html"}
+    assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == {
+        "README.md",
+        "index.html",
+    }
 
 
 # Pictures of the history
