@@ -1,11 +1,13 @@
 """Builds sdist and wheel, installs the wheel into an environment of its own, and uses it there as a
 stranger would: away from the checkout, with nothing of it on any path.
 
-python tests/helpers/clean_room.py     installs the dependencies from the package index
+python tests/helpers/clean_room.py [FOLDER]    installs the dependencies from the package index; what
+                                               was built and worked goes into FOLDER
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -137,7 +139,9 @@ def use(room: Room) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Build, install from the index, use, and print what was done."""
+    """Build, install from the index, use, print what was done, and copy the files to the folder
+    that the command line names.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         sdist, wheel = build(folder)
@@ -145,6 +149,10 @@ def main() -> None:
         room = Room(folder, wheel, from_index=True)
         for what, output in use(room):
             print(f"{what}: {output.strip().splitlines()[-1]}", flush=True)
+        for target in sys.argv[1:2]:
+            Path(target).mkdir(exist_ok=True)
+            for built in (sdist, wheel):
+                shutil.copy(built, target)
 
 
 if __name__ == "__main__":
