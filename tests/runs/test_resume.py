@@ -641,6 +641,26 @@ def test_going_on_replaces_links_and_leaves_what_they_lead_to_alone(
     assert (victim / "times.jsonl").read_bytes() == times != b""
 
 
+def test_a_new_folder_that_a_held_lock_keeps_goes_once_the_lock_is_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which deletes no open file, and where the lock deletes its own at the end."""
+
+    @contextlib.contextmanager
+    def held(path: Path) -> Iterator[None]:
+        (path / ".lock").touch()
+        try:
+            yield
+        finally:
+            (path / ".lock").unlink()
+
+    monkeypatch.setattr(folder, "lock", held)
+    monkeypatch.setattr(folder.shutil, "rmtree", lambda path, ignore_errors: None)
+    with pytest.raises(DataError), folder.reserved(tmp_path / "runs" / "x", resume=False):
+        raise DataError("the data is bad")
+    assert list(tmp_path.iterdir()) == []
+
+
 # Sick training
 
 

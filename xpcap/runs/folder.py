@@ -583,15 +583,18 @@ def reserved(path: Path, resume: bool) -> Iterator[None]:
     else:
         check_free(path)
     created = _create(path, may_exist=resume)
-    with lock(path):
-        try:
-            _tidy(path)
-            yield
-        except BaseException:
-            if created and not find_file(path, LAST):
-                shutil.rmtree(path, ignore_errors=True)
-                _remove_empty(created)
-            raise
+    try:
+        with lock(path):
+            try:
+                _tidy(path)
+                yield
+            except BaseException:
+                if created and not find_file(path, LAST):
+                    shutil.rmtree(path, ignore_errors=True)
+                raise
+    except BaseException:
+        _remove_empty(created)  # only now on Windows, which deletes no open file, so no held lock
+        raise
 
 
 def check_free(path: Path) -> None:

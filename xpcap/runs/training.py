@@ -158,6 +158,8 @@ def train_run(
                 group.all_gather("all is written")
                 run = open_run(stage.folder)
                 if stage.options.neighbours and stage is plan.stages[-1]:
+                    # Windows replaces no file that is mapped, as the ranker of an earlier end is
+                    run = run._replace(ranker=None, companions=())
                     fit_ranking(run, data_of(run, plan.data), progress=progress, group=group)
                     run = open_run(stage.folder)
                 evaluation = None
