@@ -83,6 +83,48 @@ def test_a_card_lists_the_tensors_that_are_in_the_file(run: Path) -> None:
     assert "stacked i, f, o, g" in table
 
 
+def test_the_equations_of_a_card_and_the_tensors_alone_give_the_runs_probabilities(
+    run: Path,
+) -> None:
+    card = section((run / "README.md").read_text(encoding="utf-8"), "Tensors")
+    for line in (
+        "h0 = feature W_proj + b_proj;  h = h0;  c = 0",
+        "a = x Wx + h Wh + b ",
+        "i, f, o = sigmoid(a[:, :3H]);  g = tanh(a[:, 3H:])",
+        "c = f * c + i * g;  h = o * tanh(c)",
+        "logits = h W_vocab + b_vocab",
+    ):
+        assert f"\n    {line}" in card
+    x = load_file(run / "best.safetensors")
+    data, opened = few(0), open_run(run)
+    feature = data.split("val").features[:3].astype(np.float64)
+    h = (feature - x["feature_scaling.mean"]) / x["feature_scaling.scale"] @ x["W_proj"]
+    h, c, nll = h + x["b_proj"], 0.0, 0.0
+    captions = data.split("val").captions[[0, 5, 10]]  # of the first three pictures, five each
+    for words, targets in zip(captions.T[:-1], captions.T[1:], strict=True):
+        a = x["W_embed"][words] @ x["Wx"] + h @ x["Wh"] + x["b"]
+        i, f, o = np.split(1 / (1 + np.exp(-a[:, : 3 * h.shape[1]])), 3, axis=1)
+        c = f * c + i * np.tanh(a[:, 3 * h.shape[1] :])
+        h = o * np.tanh(c)
+        logits = h @ x["W_vocab"] + x["b_vocab"]
+        each = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(3), targets]
+        nll += each[targets != data.vocabulary.null].sum()
+    data.scaling = opened.scaling
+    expected = opened.model.score(data.features("val", np.arange(3)), captions).nll
+    assert nll == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_card_names_the_run_that_training_started_from(
+    scored: tuple[Run, Evaluation, CaptionData],
+) -> None:
+    run, evaluation, data = scored
+    config = {**run.config, "start": "/home/someone/runs/base", "start_digest": "0123abc"}
+    write_card(run._replace(config=config), evaluation, data)
+    card = (run.path / "README.md").read_text(encoding="utf-8")
+    assert "started from the run `base`, SHA-256 of its `best.safetensors` `0123abc`" in card
+    assert "someone" not in card
+
+
 def test_the_text_of_a_data_set_is_only_ever_code_in_a_card(
     scored: tuple[Run, Evaluation, CaptionData],
 ) -> None:

@@ -313,10 +313,15 @@ def _recipe(run: Run) -> str:
         for name, title in (("python", "Python"), ("numpy", "NumPy"), ("backend", "backend"))
         if name in run.config
     )
+    first = stages[0]
+    began = (
+        f"Training started from the run {_base(first['start'])}, SHA-256 of its `{BEST}`"
+        f" {code(str(first.get('start_digest')))}, and so from the data of that run too. "
+    )
     return "\n".join(
         (
             "## Training\n",
-            "Adam, with the options of `xpcap train`:\n",
+            f"{began if first['start'] else ''}Adam, with the options of `xpcap train`:\n",
             *(f"| {' | '.join(map(str, row))} |" for row in table),
             f"\n{_plain(versions)}. All options are in `{CONFIG}`.\n",
         )
@@ -340,19 +345,18 @@ def _tensors(run: Run) -> str:
         f"| {code(name)} | {' × '.join(map(str, shape))} | {MEANINGS.get(name, 'of the cell')} |"
         for name, shape in shapes.items()
     ]
-    start = "A = features W_proj + b_proj, for each region;  h = c = mean of A"
-    if not config.attends:
-        start = "h0 = feature W_proj + b_proj;  h = h0"
-        start += ";  c = 0" if config.cell == "lstm" else ""
-    term = " + h0 W_image" if config.every_step else ""
+    lstm, term = config.cell == "lstm", " + h0 W_image" if config.every_step else ""
     if config.attends:
-        term = f"{term.replace('h0', 'mean of A')} + context Wattn"
+        start = (
+            f"A = features W_proj + b_proj;  h0 = mean of A over regions;  h = {'c = ' * lstm}h0\n"
+            "    context = softmax(A h / sqrt(H)) A"
+        )
+        term += " + context Wattn"
+    else:
+        start = f"h0 = feature W_proj + b_proj;  h = h0{';  c = 0' * lstm}"
     step = {"lstm": LSTM, "rnn": RNN}.get(config.cell, "").format(term=term)
-    equations = (
-        f"\nA step, with word vector x and state h; a caption is begun with `<START>`:\n\n    {start}\n{step}"
-        if step
-        else ""
-    )
+    about = "A step, with word vector x and state h; a caption is begun with `<START>`:"
+    equations = f"\n{about}\n\n    {start}\n{step}" if step else ""
     return "\n".join(
         (
             "## Tensors\n",
