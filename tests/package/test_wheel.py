@@ -3,6 +3,8 @@ needs no more than it declares.
 """
 
 import re
+import shutil
+import subprocess
 import tarfile
 import tomllib
 import zipfile
@@ -67,6 +69,21 @@ def test_the_wheel_of_the_sdist_holds_the_package_and_works_with_what_it_declare
     assert "BLEU-1..4" in found["evaluate"]
     assert (room.work / "captions.html").stat().st_size > 1000
     assert (room.work / "run" / "README.md").read_text(encoding="utf-8").startswith("---\n")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_release_only_says_how_to_upload() -> None:
+    dry = subprocess.run(
+        ["make", "-n", "-o", ".venv/release", "release"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = dry.stdout.splitlines()
+    assert any("twine check --strict dist/*" in line for line in lines)
+    for line in lines:
+        assert line.strip().startswith("echo ") or not re.search("upload|git (tag|push)", line)
 
 
 def test_the_version_stands_in_one_place() -> None:
