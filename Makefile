@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help demo test hunt fuzz kill-test lint format docs notebooks blanks bench gpu-check clean
+.PHONY: help demo test hunt fuzz kill-test lint format docs notebooks blanks bench gpu-check release clean
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
@@ -17,6 +17,7 @@ help:
 	@echo "make blanks     write handout/: the course's files with blanks for students, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
 	@echo "make bench      time training and sampling: ARGS='--config coco --peer torch', or ARGS=--help"
 	@echo "make gpu-check  gpu tests, verify and benchmarks on CuPy, and a page about it (PAGE=gpu-check.md); installs nothing, uses the packages of $(PYTHON)"
+	@echo "make release    build sdist and wheel into dist/, check them in a clean environment, and list the steps of a release; uploads nothing"
 	@echo "make clean      remove .venv and caches (runs/ stays)"
 
 # .venv is made anew when pyproject.toml changes, and only counts once everything is in it.
@@ -85,6 +86,22 @@ bench: .venv/ready
 
 gpu-check:
 	$(PYTHON) tests/helpers/gpu_check.py $(PAGE)
+
+.venv/release: .venv/ready
+	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[release]'
+	@touch $@
+
+# A dry run: what dist/ holds at the end is what was installed and used in the clean environment.
+release: .venv/release
+	rm -rf dist
+	$(VENV) tests/helpers/clean_room.py dist
+	$(VENV) -m twine check --strict dist/*
+	@test -z "$$(git status --porcelain)" || echo "note: the checkout has changes that are not committed, and dist/ has them too"
+	@version=$$($(VENV) -c 'import xpcap; print(xpcap.__version__)'); \
+	echo "dist/ holds xpcap $$version; nothing was uploaded. To release it:"; \
+	echo "1. xpcap/__init__.py has the version, the only place; the news of CHANGELOG.md stand under it; commit, and make release again"; \
+	echo "2. git tag v$$version, and push the tag once CI has passed"; \
+	echo "3. $(VENV) -m twine upload dist/*"
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -58,9 +58,11 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
     names = {path.name for path in Path("runs/pictures-lstm").iterdir()}
     assert names == {
         ".lock",
+        "README.md",
         "best.safetensors",
         "config.json",
         "data.h5",
+        "examples.jpg",
         "history.jsonl",
         "index.html",
         "last.safetensors",

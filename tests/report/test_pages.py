@@ -199,9 +199,8 @@ def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_pat
 @pytest.mark.hunt
 def test_equal_runs_have_equal_pages(made: Path, tmp_path: Path) -> None:
     train_run(TrainOptions(data=made / "data.h5", out=tmp_path / "run", **SMALL))
-    assert (tmp_path / "run" / "index.html").read_bytes() == (
-        made / "run" / "index.html"
-    ).read_bytes()
+    for name in ("index.html", "README.md", "examples.jpg"):
+        assert (tmp_path / "run" / name).read_bytes() == (made / "run" / name).read_bytes()
 
 
 @pytest.mark.hunt

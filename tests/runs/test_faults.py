@@ -38,8 +38,10 @@ def test_at_every_step_of_every_write_a_fault_costs_nothing_that_was_saved(tmp_p
         "times.jsonl",
         "loss.png",
         "index.html",
+        "examples.jpg",
+        "README.md",
     }
-    assert len(chosen) == 9 * len(faults.STEPS)
+    assert len(chosen) == 11 * len(faults.STEPS)
     for i, fault in enumerate(chosen):
         output = faults.check(fault, whole, tmp_path / str(i))
         assert f"{fault.name}" in output, (fault, output)

@@ -166,7 +166,10 @@ class AtOnce:
 
 def assert_equal_runs_but_for_their_names(ours: Path, theirs: Path) -> None:
     a, b = kill.files(ours), kill.files(theirs)
-    assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == {"index.html"}
+    assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == {
+        "README.md",
+        "index.html",
+    }
 
 
 # Pictures of the history
@@ -636,6 +639,26 @@ def test_going_on_replaces_links_and_leaves_what_they_lead_to_alone(
     times = (victim / "times.jsonl").read_bytes()
     assert call("train", "--out", run, "--resume", "--epochs", 4).exit_code == 1
     assert (victim / "times.jsonl").read_bytes() == times != b""
+
+
+def test_a_new_folder_that_a_held_lock_keeps_goes_once_the_lock_is_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which deletes no open file, and where the lock deletes its own at the end."""
+
+    @contextlib.contextmanager
+    def held(path: Path) -> Iterator[None]:
+        (path / ".lock").touch()
+        try:
+            yield
+        finally:
+            (path / ".lock").unlink()
+
+    monkeypatch.setattr(folder, "lock", held)
+    monkeypatch.setattr(folder.shutil, "rmtree", lambda path, ignore_errors: None)
+    with pytest.raises(DataError), folder.reserved(tmp_path / "runs" / "x", resume=False):
+        raise DataError("the data is bad")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Sick training

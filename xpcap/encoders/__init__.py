@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from xpcap.encoders.efficientnet import efficientnet_lite2
+from xpcap.encoders.efficientnet import PACKAGE, efficientnet_lite2
 from xpcap.encoders.extras import split_options
 from xpcap.encoders.finding import find_pictures
 from xpcap.encoders.grid import WHOLE_PICTURE, Area, grid_of
@@ -53,6 +53,12 @@ class Encoder(Protocol):
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "histogram": HistogramEncoder,
     PHOTOGRAPHS: efficientnet_lite2,
+}
+LICENCES = {  # kind of an encoder to the licence of its weights, as their package states it
+    "histogram": "none needed, it has no weights",
+    PHOTOGRAPHS: f"Apache 2.0, as the package {PACKAGE} states",
+    "timm": "not stated here; timm's page of the model has it",
+    "onnx": "not stated; it is a file of your own",
 }
 ENCODER_SCHEMES: dict[str, Callable[[str], Encoder]] = {"timm": TimmEncoder, "onnx": onnx_file}
 

@@ -519,8 +519,11 @@ def learnt(run: Run) -> tuple[list[Record], object]:
     return (read_history(run.path), epoch) if best is None else (first, best.get("epoch"))
 
 
-def origin(run: Run) -> str:
-    """The epoch, and of two stages the stage, that a run's parameters are from, in a sentence."""
+def origin(run: Run, *, quote: Callable[[str], str] = str) -> str:
+    """The epoch, and of two stages the stage, that a run's parameters are from, in a sentence.
+
+    `quote` is applied to the path of the run that training started from.
+    """
 
     def cider(value: float | None) -> str:
         return "" if value is None else f", CIDEr {value:.3f} on val"
@@ -530,8 +533,8 @@ def origin(run: Run) -> str:
     first = read_history(run.path / FIRST)
     if not first and epoch == 0:
         return (
-            f"Captions are those of {run.config['start']}, which training started from: none of"
-            f" {epochs} epochs made them better."
+            f"Captions are those of {quote(run.config['start'])}, which training started from: none"
+            f" of {epochs} epochs made them better."
         )
     if not first:
         return f"Captions come from epoch {epoch} of {epochs}."
@@ -580,15 +583,18 @@ def reserved(path: Path, resume: bool) -> Iterator[None]:
     else:
         check_free(path)
     created = _create(path, may_exist=resume)
-    with lock(path):
-        try:
-            _tidy(path)
-            yield
-        except BaseException:
-            if created and not find_file(path, LAST):
-                shutil.rmtree(path, ignore_errors=True)
-                _remove_empty(created)
-            raise
+    try:
+        with lock(path):
+            try:
+                _tidy(path)
+                yield
+            except BaseException:
+                if created and not find_file(path, LAST):
+                    shutil.rmtree(path, ignore_errors=True)
+                raise
+    except BaseException:
+        _remove_empty(created)  # only now on Windows, which deletes no open file, so no held lock
+        raise
 
 
 def check_free(path: Path) -> None:

@@ -22,6 +22,7 @@ from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.runs.captioning import data_of
+from xpcap.runs.card import write_card
 from xpcap.runs.folder import (
     CONFIG,
     LAST,
@@ -93,7 +94,7 @@ def train_run(
     on_begin: Hook | None = None,
     on_step: Hook | None = None,
 ) -> Trained:
-    """Train a captioner, score it, and write its run folder and page.
+    """Train a captioner, score it, and write its run folder, page and model card.
 
     With `score_epochs` the run has two stages. The first, of cross entropy, is a run of its own in
     the subfolder ``cross-entropy``; if no epoch of the second has a higher CIDEr-D on the val
@@ -157,6 +158,8 @@ def train_run(
                 group.all_gather("all is written")
                 run = open_run(stage.folder)
                 if stage.options.neighbours and stage is plan.stages[-1]:
+                    # Windows replaces no file that is mapped, as the ranker of an earlier end is
+                    run = run._replace(ranker=None, companions=())
                     fit_ranking(run, data_of(run, plan.data), progress=progress, group=group)
                     run = open_run(stage.folder)
                 evaluation = None
@@ -164,6 +167,7 @@ def train_run(
                     evaluation = evaluate_run(run, plan.data, "val", progress=progress, group=group)
                 if group.rank == 0:
                     write_run_page(run, records, evaluation, plan.data)
+                    write_card(run, evaluation, plan.data)
         return Trained(run, evaluation)
 
 

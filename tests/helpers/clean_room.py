@@ -1,0 +1,159 @@
+"""Builds sdist and wheel, installs the wheel into an environment of its own, and uses it there as a
+stranger would: away from the checkout, with nothing of it on any path.
+
+python tests/helpers/clean_room.py [FOLDER]    installs the dependencies from the package index; what
+                                               was built and worked goes into FOLDER
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--hidden", "16", "--wordvec", "8", "--epochs", "1", "--score-epochs", "0")
+DRAW = "from xpcap import generate, write_dataset; write_dataset('few.h5', generate(0, train=60, val=14))"
+
+
+def build(folder: Path) -> tuple[Path, Path]:
+    """Build the sdist, and the wheel from what the sdist holds."""
+    hatch(ROOT, "sdist", folder)
+    (sdist,) = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    hatch(unpacked, "wheel", folder)
+    (wheel,) = folder.glob("*.whl")
+    return sdist, wheel
+
+
+def hatch(source: Path, target: str, folder: Path) -> None:
+    run([sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)], source)
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Output of a command that knows nothing of this process's environment."""
+    hidden = ("PYTHON", "XPCAP_", "VIRTUAL_ENV")
+    environment = {key: x for key, x in os.environ.items() if not key.startswith(hidden)}
+    # UTF-8: Windows would print in another encoding where output is no terminal
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env={**environment, "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if result.returncode:
+        raise RuntimeError(
+            f"{command} ended with {result.returncode}\n{result.stdout}{result.stderr}"
+        )
+    return result.stdout
+
+
+class Room:
+    """An environment with the wheel and what it declares to need, and an empty folder to work in.
+
+    Parameters
+    ----------
+    folder : to create it in
+    wheel : to install
+    from_index : pip installs the dependencies from the package index. Else the distributions of
+        this environment that the wheel names, and those that they name, are linked in, and no others
+    """
+
+    def __init__(self, folder: Path, wheel: Path, *, from_index: bool) -> None:
+        self.work = folder / "work"
+        self.work.mkdir()
+        venv.create(folder / "room", symlinks=os.name == "posix", with_pip=False)
+        self.programs = folder / "room" / ("bin" if os.name == "posix" else "Scripts")
+        python = str(self.programs / "python")
+        pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+        options = [] if from_index else ["--no-deps", "--no-index"]
+        run([*pip, "--disable-pip-version-check", *options, str(wheel)], self.work)
+        if not from_index:
+            where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+            link_dependencies(Path(self("python", "-c", where).strip()))
+
+    def __call__(self, program: str, *arguments: str) -> str:
+        """Output of a program of the room, in the folder to work in."""
+        return run([str(self.programs / program), *arguments], self.work)
+
+
+def link_dependencies(site: Path) -> None:
+    """Link what xpcap needs from this environment into another one's packages."""
+    for name in sorted(closure("xpcap", site) - {"xpcap"}):
+        installed = metadata.distribution(name)
+        for top in {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}:
+            link = site / top
+            if not link.exists():
+                link.symlink_to(Path(str(installed.locate_file(top))).resolve())
+
+
+def closure(name: str, site: Path) -> set[str]:
+    """The distributions that the xpcap installed in `site` needs, itself among them."""
+    (own,) = metadata.distributions(name=name, path=[str(site)])
+    found, left = {name}, [*needed(own)]
+    while left:
+        if (one := left.pop()) not in found:
+            found.add(one)
+            left += needed(metadata.distribution(one))
+    return found
+
+
+def needed(of: metadata.Distribution) -> Iterator[str]:
+    """Names of what a distribution needs without extras, on this machine."""
+    for text in of.requires or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield re.sub(r"[-_.]+", "-", requirement.name).lower()
+
+
+def example() -> str:
+    """The first example of docs/library.md."""
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    return page.split("```python\n", 1)[1].split("```")[0]
+
+
+def use(room: Room) -> Iterator[tuple[str, str]]:
+    """Use the package; a name and the output of each use."""
+    yield "help", room("xpcap", "--help")
+    yield "version", room("xpcap", "--version")
+    yield "module", room("python", "-m", "xpcap", "--version")
+    yield "file", room("python", "-c", "import xpcap; print(xpcap.__file__)")
+    yield "example", room("python", "-c", example())
+    room("python", "-c", DRAW)
+    yield "train", room("xpcap", "train", "few.h5", "--out", "run", *SMALL)
+    yield "evaluate", room("xpcap", "evaluate", "run")
+    yield "caption", room("xpcap", "caption", "run", "--html", "captions.html")
+    yield "verify", room("xpcap", "verify")
+
+
+def main() -> None:
+    """Build, install from the index, use, print what was done, and copy the files to the folder
+    that the command line names.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        sdist, wheel = build(folder)
+        print(sdist.name, wheel.name)
+        room = Room(folder, wheel, from_index=True)
+        for what, output in use(room):
+            print(f"{what}: {output.strip().splitlines()[-1]}", flush=True)
+        for target in sys.argv[1:2]:
+            Path(target).mkdir(exist_ok=True)
+            for built in (sdist, wheel):
+                shutil.copy(built, target)
+
+
+if __name__ == "__main__":
+    main()
