@@ -569,3 +569,33 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "locked", tmp_path / "locked" / "a.png"):
         with pytest.raises(DataError, match=r"find_pictures: .*locked.*: Permission denied"):
             find_pictures([path])
+
+
+def test_content_images_and_arrays_are_read_as_their_file_is(tmp_path: Path) -> None:
+    turned = Image.fromarray(patches()).rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    file = save(turned, "PNG", exif=exif)
+    (tmp_path / "a.png").write_bytes(file.getvalue())
+    expected = read_picture(tmp_path / "a.png")
+    np.testing.assert_array_equal(expected, patches())
+    with Image.open(tmp_path / "a.png") as image:
+        for source in (file.getvalue(), bytearray(file.getvalue()), image, expected):
+            np.testing.assert_array_equal(read_picture(source), expected)
+        assert image.size == (32, 48)  # as it was
+    clear = np.dstack([patches(), np.full((32, 48), 255, np.uint8)])
+    clear[0, 0, 3] = 0
+    np.testing.assert_array_equal(read_picture(clear)[0, 0], [255, 255, 255])
+    np.testing.assert_array_equal(read_picture(clear)[1:], patches()[1:])
+    grey = patches()[..., 0]
+    np.testing.assert_array_equal(read_picture(grey), np.dstack([grey] * 3))
+    assert read_picture(np.zeros((10, 3000, 3), np.uint8)).shape == (3, 1024, 3)
+
+
+def test_an_image_that_was_opened_is_held_to_the_limit_of_pixels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Image.open(io.BytesIO(png(7_000, 7_000))) as image:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        with pytest.raises(DataError, match="the picture has 7000 x 7000 pixels"):
+            read_picture(image)

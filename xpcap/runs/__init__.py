@@ -5,11 +5,13 @@ options.py plans a training, saver.py writes it down, and folder.py has the form
 
 from xpcap.runs.captioning import (
     PictureCaption,
+    PictureCaptioner,
     Skipped,
     caption_files,
     caption_run,
     data_of,
     is_run,
+    open_captioner,
     open_runs,
 )
 from xpcap.runs.doctor import Diagnosis, examine_run
@@ -47,6 +49,7 @@ __all__ = [
     "Inside",
     "Look",
     "PictureCaption",
+    "PictureCaptioner",
     "RankedBeam",
     "Run",
     "Scores",
@@ -69,6 +72,7 @@ __all__ = [
     "look_at_files",
     "look_in",
     "look_inside",
+    "open_captioner",
     "open_run",
     "open_runs",
     "read_captions_json",
