@@ -3,6 +3,7 @@
 options.py plans a training, saver.py writes it down, and folder.py has the format of the folder.
 """
 
+from xpcap.runs.caption_outputs import CaptionTable, Written, write_captions
 from xpcap.runs.captioning import (
     PictureCaption,
     PictureCaptioner,
@@ -42,6 +43,7 @@ from xpcap.runs.training import Trained, train_run
 
 __all__ = [
     "GENERATED",
+    "CaptionTable",
     "Comparison",
     "Diagnosis",
     "Downloads",
@@ -57,6 +59,7 @@ __all__ = [
     "Stopped",
     "TrainOptions",
     "Trained",
+    "Written",
     "caption_files",
     "caption_run",
     "check_new_file",
@@ -81,5 +84,6 @@ __all__ = [
     "train_run",
     "write_caption_page",
     "write_caption_png",
+    "write_captions",
     "write_inside_page",
 ]
