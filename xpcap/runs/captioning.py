@@ -1,9 +1,10 @@
 """Captions by a run, or by several as one: of a data set's pictures, and of new pictures."""
 
 import json
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from xpcap.ranking import Ranker, Ranking
 from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
 from xpcap.runs.ranking import RankedBeam, default_policy, limited, rank, word_log_probabilities
+from xpcap.threads import blas
 
 
 class Ranked(NamedTuple):
@@ -338,6 +340,9 @@ class PictureCaptioner:
 
     run: Run[Captioner]
     encoder: Encoder
+    # Threads encode side by side, outside Python's lock. Decoding holds that, but for short products
+    # between which it would change hands: two threads that decode are slower than one
+    _decoding: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def caption(
         self,
@@ -407,15 +412,17 @@ class PictureCaptioner:
     ) -> Iterator[Any]:
         """Each encoded picture as a caption; those that were skipped as they are."""
         encoded = [one for one in waiting if not isinstance(one, Skipped)]
-        captions: Iterator[PictureCaption] = iter(())
+        captions: list[PictureCaption] = []
         if encoded:
             numbers, names, rows = zip(*encoded, strict=True)
-            features = self.run.preprocessing(np.stack(rows))
-            captions = caption_features(
-                self.run, names, features, np.array(numbers), policy, attend, explain
-            )
+            with blas().turn(), self._decoding:  # in this order, so that none waits for the other
+                features = self.run.preprocessing(np.stack(rows))
+                captions += caption_features(
+                    self.run, names, features, np.array(numbers), policy, attend, explain
+                )
+        following = iter(captions)
         for one in waiting:
-            yield one if isinstance(one, Skipped) else next(captions)
+            yield one if isinstance(one, Skipped) else next(following)
 
 
 def open_captioner(
