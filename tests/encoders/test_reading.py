@@ -20,7 +20,7 @@ import pytest
 Image = pytest.importorskip("PIL.Image")
 
 
-from xpcap.encoders import find_pictures, read_picture  # noqa: E402
+from xpcap.encoders import find_pictures, pictures, read_picture  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 
 ORIENTATION = 0x0112
@@ -342,18 +342,34 @@ def test_what_is_no_picture_is_named(name: str, tmp_path: Path) -> None:
         ("a.heic", bytes(99)),
     ],
 )
-def test_a_heic_is_known_by_its_bytes_and_how_to_convert_it_is_said(
-    name: str, content: bytes, tmp_path: Path
+def test_a_heic_is_known_by_its_bytes_and_the_message_names_what_reads_it(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pictures, "reads_heic", lambda: False)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     (tmp_path / name).write_bytes(content)
     refused(
         tmp_path / name,
         f"{name} is a HEIC picture",
-        "convert it to JPEG first",
-        "heif-convert",
+        "pillow-heif reads it, pip install '.[heic]' installs that",
+        "export it as JPEG",
         "Most Compatible",
     )
     refused(io.BytesIO(HEIC), "the picture is a HEIC picture")
+
+
+def test_a_heic_is_read_upright_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="the heic extra is not installed")
+    assert pictures.reads_heic()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    turned = Image.fromarray(patches()).rotate(90, expand=True)
+    heif.from_pillow(turned).save(tmp_path / "a.heic", quality=-1, exif=exif.tobytes())
+    found = read_picture(tmp_path / "a.heic").astype(int)
+    assert found.shape == (32, 48, 3)
+    assert abs(found - patches()).mean() < 8  # colours are stored in half the size
+    (tmp_path / "cut.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:-300])
+    refused(tmp_path / "cut.heic", "AVIF, HEIC, BMP or TIFF", "damaged")
 
 
 def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
@@ -370,6 +386,7 @@ def test_formats_are_those_that_this_pillow_reads(
 
     monkeypatch.setitem(features.modules, "avif", features.modules["pil"])
     monkeypatch.setattr(features, "check", lambda name: able)
+    monkeypatch.setattr(pictures, "reads_heic", lambda: False)
     (tmp_path / "a.jpg").write_bytes(AVIF)
     hint = (
         "damaged, or of another kind?"

@@ -2,6 +2,8 @@
 
 import codecs
 import contextlib
+import functools
+import importlib.util
 import io
 import logging
 import math
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 
-from xpcap.errors import DataError
+from xpcap.errors import DataError, install
 from xpcap.signatures import AVIF, HEIC, PAGE, kind_of_file
 
 if TYPE_CHECKING:
@@ -23,14 +25,14 @@ if TYPE_CHECKING:
 PictureSource: TypeAlias = (
     "str | Path | bytes | bytearray | memoryview | BinaryIO | Picture | np.ndarray"
 )
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF", "PPM")
 MOST_BYTES = 256 << 20  # of a file; some formats are read whole
 # bytes, as many as a segment of a JPEG holds; Pillow may copy longer EXIF thousands of times
 MOST_EXIF = 1 << 16
 HEAD = 4096  # bytes that show the kind of a file which is no picture
 LONGEST = 1024  # pixels of the longer side; no encoder uses more
 STRIP = 1 << 20  # pixels converted at once
-DOUBLED = ("WEBP", "AVIF")  # decoded, they take twice the memory of other formats
+DOUBLED = ("WEBP", "AVIF", "HEIF")  # decoded, they take twice the memory of other formats
 WIDEST = 2.25  # longer side over shorter on the sheet of `fit`; longer pictures are padded to it
 
 # our errors report what Pillow would log about a damaged picture
@@ -82,6 +84,7 @@ def read_picture(source: PictureSource) -> np.ndarray:
             " a file opened for reading bytes, a Pillow image, or an array of uint8"
         )
     Image.init()
+    reads_heic()
     try:
         if isinstance(source, Path):
             about = source.stat()
@@ -169,14 +172,26 @@ def _image_of(levels: np.ndarray) -> "Picture":
     return Image.fromarray(levels)
 
 
+@functools.cache
+def reads_heic() -> bool:
+    """True if pillow-heif is installed; then Pillow reads HEIC from now on."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
+
+
 def formats() -> str:
-    """The formats that this Pillow reads: ``JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF``."""
+    """The formats that are read here: ``JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF``."""
     from PIL import features
 
     def is_built(name: str) -> bool:  # not in every Pillow
         return name in features.modules and bool(features.check(name))
 
     optional = [name for name in ("WebP", "AVIF") if is_built(name.lower())]
+    optional += ["HEIC"] if reads_heic() else []
     return f"{', '.join(['JPEG', 'PNG', 'GIF', *optional, 'BMP'])} or TIFF"
 
 
@@ -194,11 +209,12 @@ def _why_not(source: "Path | BinaryIO | Picture", name: str) -> str:
     if content == b"":
         return f"is empty, expected {formats()}; copied or downloaded only in part?"
     kind = kind_of_file(content or b"")
-    if kind == HEIC or (kind is None and name.lower().endswith((".heic", ".heif"))):
+    is_heic = kind == HEIC or (kind is None and name.lower().endswith((".heic", ".heif")))
+    if is_heic and not reads_heic():
         return (
-            f"is a HEIC picture, as iPhones make, expected {formats()}; convert it to JPEG first:"
-            " export it from the program that shows it, or run heif-convert; an iPhone makes JPEG"
-            " with Settings, Camera, Formats, Most Compatible"
+            f"is a HEIC picture, as iPhones make, expected {formats()}; pillow-heif reads it,"
+            f" {install('heic')} installs that; or export it as JPEG from the program that shows"
+            " it; an iPhone makes JPEG with Settings, Camera, Formats, Most Compatible"
         )
     hint = "damaged, or of another kind?"
     if kind == AVIF and "AVIF" not in formats():
