@@ -213,7 +213,7 @@ def test_a_missing_exiv2_is_named_before_any_work(
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_description_leaves_all_else_of_a_picture_and_that_of_others(
-    form: str, tmp_path: Path
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pyexiv2 = pytest.importorskip("pyexiv2", reason="the describe extra is not installed")
     path = tmp_path / f"a.{form.lower()}"
@@ -237,6 +237,8 @@ def test_a_description_leaves_all_else_of_a_picture_and_that_of_others(
         assert image.read_exif()["Exif.Image.Orientation"] == "6"
     assert describe_picture(path, "ein Hündchen läuft") == ""
     assert "has another description" in describe_picture(path, "a dog")
+    monkeypatch.setattr(os, "access", lambda *args: False)
+    assert "may not be written to" in describe_picture(path, "ein Hündchen läuft")
     assert path.read_bytes() == after
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
 

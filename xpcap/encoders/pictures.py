@@ -277,8 +277,9 @@ def _orientation(picture: "Picture") -> int:
     """The EXIF orientation, 1 to 8; nothing else of EXIF is used, as it may be odd."""
     from PIL import ExifTags
 
-    in_hex = picture.info.get("Raw profile type exif", "")
-    if len(picture.info.get("exif", "")) > MOST_EXIF or len(in_hex) > 2 * MOST_EXIF:
+    # pillow-heif has None for a picture without EXIF
+    exif, in_hex = (picture.info.get(key) or "" for key in ("exif", "Raw profile type exif"))
+    if len(exif) > MOST_EXIF or len(in_hex) > 2 * MOST_EXIF:
         return 1
     try:
         found = picture.getexif().get(ExifTags.Base.Orientation)

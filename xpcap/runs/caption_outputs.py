@@ -274,6 +274,8 @@ def describe_picture(path: Path, caption: str) -> str:
     import pyexiv2
 
     path = path.resolve()  # of a link, the file
+    if not os.access(path, os.W_OK):
+        return "may not be written to"
     content = path.read_bytes()
     try:
         with _exiv2:
