@@ -86,6 +86,7 @@ def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
     monkeypatch.setattr(captioning, "encode_picture", five)
     result = call("caption", run, photos, "--csv", "part.csv")
     assert result.exit_code == 130
+    assert "part.csv has 5 of 12 pictures; the same command adds the others" in result.stderr
     part = Path("part.csv").read_bytes()
     assert len(rows("part.csv")) == 1 + 5  # header, two batches, a broken picture
     assert Path("whole.csv").read_bytes().startswith(part)

@@ -3,6 +3,7 @@
 A table that was not finished is continued. Text files and descriptions by others are left alone.
 """
 
+import contextlib
 import csv as csv_format
 import importlib.util
 import io
@@ -84,7 +85,7 @@ def write_captions(
         )
     best = (policy.n_best if policy else None) or 1
     table = None if csv is None else CaptionTable(csv, best)
-    with table or _Nothing():
+    with table or contextlib.nullcontext():
         begun = table.pictures if table else set()
         numbers = [n for n, name in enumerate(pictures) if name not in begun]
         before = len(pictures) - len(numbers)
@@ -102,31 +103,31 @@ def write_captions(
         )
         left: list[Skipped] = []
         captions = texts = described = 0
-        for one in captioner.captions(shown, policy=policy, numbers=numbers):
-            if isinstance(one, Skipped):
-                skipped.append(one)
-            else:
-                captions += 1
-                picture = Path(one.image)
-                if txt and write_text_file(picture, _texts(one, best)):
-                    texts += 1
-                elif txt:
-                    left.append(Skipped(str(picture.with_suffix(".txt")), OTHERS))
-                if describe and (why := describe_picture(picture, one.caption)):
-                    left.append(Skipped(one.image, why))
-                elif describe:
-                    described += 1
-            if table:
-                table.add(one)
+        try:
+            for one in captioner.captions(shown, policy=policy, numbers=numbers):
+                if isinstance(one, Skipped):
+                    skipped.append(one)
+                else:
+                    captions += 1
+                    picture = Path(one.image)
+                    if txt and write_text_file(picture, _texts(one, best)):
+                        texts += 1
+                    elif txt:
+                        left.append(Skipped(str(picture.with_suffix(".txt")), OTHERS))
+                    if describe and (why := describe_picture(picture, one.caption)):
+                        left.append(Skipped(one.image, why))
+                    elif describe:
+                        described += 1
+                if table:
+                    table.add(one)
+        except KeyboardInterrupt as interrupt:
+            if table is None:
+                raise
+            rows = len(pictures.keys() & table.pictures)
+            raise KeyboardInterrupt(
+                f"{csv} has {rows:,} of {len(pictures):,} pictures; the same command adds the others"
+            ) from interrupt
     return Written(captions, before, texts, described, skipped, left)
-
-
-class _Nothing:
-    """A context without a table."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: object) -> None: ...
 
 
 def _texts(caption: PictureCaption, best: int) -> list[str]:
