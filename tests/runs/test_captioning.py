@@ -58,7 +58,7 @@ def test_a_picture_has_the_commands_caption_to_the_bit_in_every_form(
             photo(1),
         ):
             one = captioner.caption(picture)
-            name = str(path) if isinstance(picture, str | Path) else ""
+            name = str(path) if isinstance(picture, str | Path) or picture is file else ""
             assert (one.image, one.caption, one.probabilities) == (
                 name,
                 expected["caption"],

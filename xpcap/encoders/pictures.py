@@ -77,7 +77,7 @@ def read_picture(source: PictureSource) -> np.ndarray:
     elif isinstance(source, Path):
         name = source
     elif hasattr(source, "read"):
-        name = getattr(source, "name", name)
+        name = getattr(source, "name", None) or name  # a spooled upload has none
     elif not isinstance(source, Image.Image):
         raise TypeError(
             f"read_picture: the picture is of type {type(source).__name__}, expected a path, bytes,"

@@ -354,7 +354,7 @@ class PictureCaptioner:
     ) -> PictureCaption:
         """The caption of a picture. `policy`, `attend` and `explain` are as in `caption_run`.
 
-        Its `image` is the path or URL, or empty.
+        Its `image` is the path, the URL, or the name of an open file; else empty.
 
         Raises
         ------
@@ -529,7 +529,8 @@ def encode_picture(
 
 
 def _name(source: PictureSource) -> str:
-    return str(source) if isinstance(source, str | Path) else ""
+    """A path, URL or the name of an open file; else empty."""
+    return str(source if isinstance(source, str | Path) else getattr(source, "name", None) or "")
 
 
 def encoder_of(run: Run, where: str) -> Encoder:
