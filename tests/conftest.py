@@ -157,6 +157,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, trained once, that ranks captions by training photos that look alike."""
+    folder = tmp_path_factory.mktemp("ranked") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        commands.use_few_pictures(patch)
+        commands.good("train", "--neighbours", "--out", folder, *commands.SMALL)
+    return folder
+
+
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))

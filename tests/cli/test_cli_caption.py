@@ -11,7 +11,6 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-import commands
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
@@ -40,16 +39,6 @@ def photos(run: Path) -> Path:
         path.unlink()
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     (folder / "notes.txt").write_text("not for captioning")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that ranks captions by training photos that look alike."""
-    folder = tmp_path_factory.mktemp("ranked") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        commands.use_few_pictures(patch)
-        good("train", "--neighbours", "--out", folder, *SMALL)
     return folder
 
 

@@ -20,7 +20,7 @@ import pytest
 Image = pytest.importorskip("PIL.Image")
 
 
-from xpcap.encoders import find_pictures, read_picture  # noqa: E402
+from xpcap.encoders import find_pictures, pictures, read_picture  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 
 ORIENTATION = 0x0112
@@ -342,18 +342,36 @@ def test_what_is_no_picture_is_named(name: str, tmp_path: Path) -> None:
         ("a.heic", bytes(99)),
     ],
 )
-def test_a_heic_is_known_by_its_bytes_and_how_to_convert_it_is_said(
-    name: str, content: bytes, tmp_path: Path
+def test_a_heic_is_known_by_its_bytes_and_the_message_names_what_reads_it(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pictures, "reads_heic", lambda: False)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     (tmp_path / name).write_bytes(content)
     refused(
         tmp_path / name,
         f"{name} is a HEIC picture",
-        "convert it to JPEG first",
-        "heif-convert",
+        "pillow-heif reads it, pip install '.[heic]' installs that",
+        "export it as JPEG",
         "Most Compatible",
     )
     refused(io.BytesIO(HEIC), "the picture is a HEIC picture")
+
+
+def test_a_heic_is_read_upright_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="the heic extra is not installed")
+    assert pictures.reads_heic()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    turned = Image.fromarray(patches()).rotate(90, expand=True)
+    heif.from_pillow(turned).save(tmp_path / "a.heic", quality=-1, exif=exif.tobytes())
+    heif.from_pillow(Image.fromarray(patches())).save(tmp_path / "plain.heic", quality=-1)
+    for name in ("a.heic", "plain.heic"):
+        found = read_picture(tmp_path / name).astype(int)
+        assert found.shape == (32, 48, 3)
+        assert abs(found - patches()).mean() < 8  # colours are stored in half the size
+    (tmp_path / "cut.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:-300])
+    refused(tmp_path / "cut.heic", "AVIF, HEIC, BMP or TIFF", "damaged")
 
 
 def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
@@ -370,6 +388,7 @@ def test_formats_are_those_that_this_pillow_reads(
 
     monkeypatch.setitem(features.modules, "avif", features.modules["pil"])
     monkeypatch.setattr(features, "check", lambda name: able)
+    monkeypatch.setattr(pictures, "reads_heic", lambda: False)
     (tmp_path / "a.jpg").write_bytes(AVIF)
     hint = (
         "damaged, or of another kind?"
@@ -569,3 +588,33 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "locked", tmp_path / "locked" / "a.png"):
         with pytest.raises(DataError, match=r"find_pictures: .*locked.*: Permission denied"):
             find_pictures([path])
+
+
+def test_content_images_and_arrays_are_read_as_their_file_is(tmp_path: Path) -> None:
+    turned = Image.fromarray(patches()).rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    file = save(turned, "PNG", exif=exif)
+    (tmp_path / "a.png").write_bytes(file.getvalue())
+    expected = read_picture(tmp_path / "a.png")
+    np.testing.assert_array_equal(expected, patches())
+    with Image.open(tmp_path / "a.png") as image:
+        for source in (file.getvalue(), bytearray(file.getvalue()), image, expected):
+            np.testing.assert_array_equal(read_picture(source), expected)
+        assert image.size == (32, 48)  # as it was
+    clear = np.dstack([patches(), np.full((32, 48), 255, np.uint8)])
+    clear[0, 0, 3] = 0
+    np.testing.assert_array_equal(read_picture(clear)[0, 0], [255, 255, 255])
+    np.testing.assert_array_equal(read_picture(clear)[1:], patches()[1:])
+    grey = patches()[..., 0]
+    np.testing.assert_array_equal(read_picture(grey), np.dstack([grey] * 3))
+    assert read_picture(np.zeros((10, 3000, 3), np.uint8)).shape == (3, 1024, 3)
+
+
+def test_an_image_that_was_opened_is_held_to_the_limit_of_pixels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Image.open(io.BytesIO(png(7_000, 7_000))) as image:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+        with pytest.raises(DataError, match="the picture has 7000 x 7000 pixels"):
+            read_picture(image)

@@ -31,6 +31,7 @@ from xpcap.runs import (
     RankedBeam,
     Run,
     Skipped,
+    Written,
     is_run,
     open_runs,
     pages,
@@ -41,12 +42,15 @@ EXAMPLES = examples(
     "caption runs/pictures-lstm drawing.png",
     "caption runs/pictures-lstm photos more/one.jpg --html page.html",
     "caption runs/pictures-lstm https://example.org/drawing.png",
+    "caption runs/flickr8k photos --csv captions.csv",
     "caption runs/flickr8k --split val -n 20 --beam 5",
     "caption runs/flickr8k --split val -n 3 --explain",
     "caption runs/flickr8k runs/another drawing.png",
 )
 DIGITS = 4  # of an attention weight in JSON
 SHOWN = 5  # captions of a beam in JSON and on a page
+WRITTEN = ("csv", "txt", "describe")  # parameters that write captions one by one
+SHOWN_AT_THE_END = ("html", "png", "explain", "as_json")  # parameters that need all captions
 OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if none are given
 
 
@@ -90,6 +94,29 @@ OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if no
         " of their score, and what decided."
     ),
 )
+@click.option(
+    "--csv",
+    type=PATH,
+    help=(
+        "Write a table, a row a picture, in place of printing. Started again with the same table,"
+        " the command leaves out the pictures that it has."
+    ),
+)
+@click.option(
+    "--txt",
+    is_flag=True,
+    help=(
+        "Write NAME.txt beside each picture, in place of printing. Another text is never replaced."
+    ),
+)
+@click.option(
+    "--describe",
+    is_flag=True,
+    help=(
+        "Write each caption into its picture file, as XMP and IPTC description, in place of"
+        " printing. Another description is never replaced."
+    ),
+)
 @decoding_options(n_best=True)
 @backend_option
 @json_option
@@ -104,6 +131,9 @@ def caption(
     html: Path | None,
     png: Path | None,
     explain: bool,
+    csv: Path | None,
+    txt: bool,
+    describe: bool,
     decoding: Decoding,
     backend: str | None,
     as_json: bool,
@@ -123,6 +153,8 @@ def caption(
     status is 1 if none could be read. URLs have 20 seconds and 20 MB each, and must lead to public
     addresses.
 
+    --csv, --txt and --describe write captions while they are made, of any number of pictures.
+
     Captions come from a beam search, ranked by training photos that look alike, where the run has
     an index of them; else they are greedy. --explain shows why a ranked caption was chosen.
     --temperature, --top-k and --top-p draw words at random.
@@ -130,6 +162,8 @@ def caption(
     more_runs, pictures = _split_runs(pictures)
     if pictures:
         _refuse_both(ctx)
+    if csv is not None or txt or describe:
+        _require_alone(ctx, pictures)
     for file, suffix in ((html, ".html"), (png, ".png")):
         if file is not None:
             runs.check_new_file(file, suffix)  # before any work is done
@@ -138,6 +172,19 @@ def caption(
     policy = decoding.policy(opened, SHOWN if html or as_json else 1)
     if explain:
         _require_ranked(opened, policy)
+    if csv is not None or txt or describe:
+        written = runs.write_captions(
+            runs.open_captioner(opened),
+            pictures,
+            csv=csv,
+            txt=txt,
+            describe=describe,
+            policy=policy,
+            progress=True,
+            on_remark=remark,
+        )
+        _report(written, csv, txt, describe)
+        return
     skipped: list[Skipped] = []
     reasons = explain or html is not None
     attend = bool(as_json or html)  # nothing else shows attention maps
@@ -219,6 +266,52 @@ def _was_given(ctx: click.Context, param: click.Parameter) -> bool:
     return ctx.get_parameter_source(str(param.name)) is not ParameterSource.DEFAULT
 
 
+def _require_alone(ctx: click.Context, pictures: Sequence[str | Path]) -> None:
+    """Captions that are written one by one are not also shown, and come from one process."""
+    of_files, others = (
+        [
+            param.opts[-1]
+            for param in ctx.command.params
+            if param.name in names and _was_given(ctx, param)
+        ]
+        for names in (WRITTEN, SHOWN_AT_THE_END)
+    )
+    if not pictures:
+        raise click.UsageError(
+            f"{of_files[0]} is given without pictures, expected files or folders"
+        )
+    if others:
+        raise click.UsageError(
+            f"{of_files[0]} and {', '.join(others)} are given, expected one or the other"
+        )
+    if init().size > 1:
+        raise click.UsageError(
+            f"{of_files[0]} is given to {init().size} processes, expected a single one"
+        )
+
+
+def _report(written: Written, csv: Path | None, txt: bool, describe: bool) -> None:
+    for verb, those in (("skipped", written.skipped), ("left", written.left)):
+        for one in those:
+            click.echo(f"{verb} {visible(one.image)}: {visible(one.reason)}", err=True)
+    if written.skipped and not written.captions and not written.before:
+        raise _none_read(len(written.skipped))
+    count = f"{written.captions:,} {'caption' if written.captions == 1 else 'captions'}"
+    if csv is not None:
+        click.echo(f"wrote {count} to {visible(str(csv))}")
+    if txt:
+        click.echo(f"wrote {written.texts:,} of {count} beside their pictures, as .txt")
+    if describe:
+        click.echo(f"wrote {written.described:,} of {count} into their pictures")
+
+
+def _none_read(count: int) -> click.ClickException:
+    return click.ClickException(
+        f"caption: none of {count} could be read, expected at least one picture; the reasons are"
+        " listed above"
+    )
+
+
 def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_json: bool) -> None:
     for one in skipped:
         click.echo(f"skipped {visible(one.image)}: {visible(one.reason)}", err=True)
@@ -227,10 +320,7 @@ def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_js
     else:
         print_captions(captions)
     if skipped and not captions:
-        raise click.ClickException(
-            f"caption: none of {len(skipped)} could be read, expected at least one picture; the"
-            " reasons are listed above"
-        )
+        raise _none_read(len(skipped))
 
 
 def _object(caption: PictureCaption) -> dict[str, object]:

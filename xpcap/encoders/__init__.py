@@ -11,7 +11,7 @@ from xpcap.encoders.finding import find_pictures
 from xpcap.encoders.grid import WHOLE_PICTURE, Area, grid_of
 from xpcap.encoders.histogram import HistogramEncoder, drawn_area
 from xpcap.encoders.onnx import onnx_file
-from xpcap.encoders.pictures import read_picture
+from xpcap.encoders.pictures import PictureSource, read_picture
 from xpcap.encoders.timm_model import TimmEncoder, seen_area
 from xpcap.encoders.url import image_from_url, is_url, read_url
 from xpcap.errors import DataError, unknown
@@ -23,6 +23,7 @@ __all__ = [
     "Area",
     "Encoder",
     "HistogramEncoder",
+    "PictureSource",
     "TimmEncoder",
     "find_encoder",
     "find_pictures",

@@ -2,6 +2,9 @@
 
 import codecs
 import contextlib
+import functools
+import importlib.util
+import io
 import logging
 import math
 import re
@@ -9,40 +12,45 @@ import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 
-from xpcap.errors import DataError
+from xpcap.errors import DataError, install
 from xpcap.signatures import AVIF, HEIC, PAGE, kind_of_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "PPM")
+PictureSource: TypeAlias = (
+    "str | Path | bytes | bytearray | memoryview | BinaryIO | Picture | np.ndarray"
+)
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF", "PPM")
 MOST_BYTES = 256 << 20  # of a file; some formats are read whole
 # bytes, as many as a segment of a JPEG holds; Pillow may copy longer EXIF thousands of times
 MOST_EXIF = 1 << 16
 HEAD = 4096  # bytes that show the kind of a file which is no picture
 LONGEST = 1024  # pixels of the longer side; no encoder uses more
 STRIP = 1 << 20  # pixels converted at once
-DOUBLED = ("WEBP", "AVIF")  # decoded, they take twice the memory of other formats
+DOUBLED = ("WEBP", "AVIF", "HEIF")  # decoded, they take twice the memory of other formats
 WIDEST = 2.25  # longer side over shorter on the sheet of `fit`; longer pictures are padded to it
 
 # our errors report what Pillow would log about a damaged picture
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
-    """Read a picture file as a person sees it: upright, in colour, on white.
+def read_picture(source: PictureSource) -> np.ndarray:
+    """Read a picture as a person sees it: upright, in colour, on white.
 
     EXIF orientation is applied; grey, palette, 16-bit and CMYK pictures become RGB; transparent
     parts become white; the first of several frames is read; larger pictures are scaled down to 1024
-    pixels on the longer side.
+    pixels on the longer side. The result of an RGB array of that size or less is equal to it.
 
     Parameters
     ----------
-    source : a path, or a file opened for reading bytes
+    source : a path; the content of a file as bytes, or a file opened for reading bytes; a Pillow
+        image, whose current frame is read; or an array, uint8, (height, width) grey, (height,
+        width, 3) RGB or (height, width, 4) RGBA
 
     Returns
     -------
@@ -54,12 +62,29 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
         or a folder, pipe or device; or, by its header, more pixels to decode than Pillow's
         `PIL.Image.MAX_IMAGE_PIXELS`, 89 million. A JPEG may have twice as many, since it is decoded
         at a fraction of its size, a WebP or AVIF half as many, since it takes twice the memory.
+    ValueError : an array of another shape, or without pixels. TypeError : one of another dtype, or
+        a source of another kind.
     """
     from PIL import Image
 
+    if isinstance(source, np.ndarray):
+        return _upright_rgb(_image_of(source))
     source = Path(source) if isinstance(source, str) else source
-    name = source if isinstance(source, Path) else getattr(source, "name", "the picture")
+    name: object = "the picture"
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = io.BytesIO(source)
+        _require_size(name, source.getbuffer().nbytes)
+    elif isinstance(source, Path):
+        name = source
+    elif hasattr(source, "read"):
+        name = getattr(source, "name", None) or name  # a spooled upload has none
+    elif not isinstance(source, Image.Image):
+        raise TypeError(
+            f"read_picture: the picture is of type {type(source).__name__}, expected a path, bytes,"
+            " a file opened for reading bytes, a Pillow image, or an array of uint8"
+        )
     Image.init()
+    reads_heic()
     try:
         if isinstance(source, Path):
             about = source.stat()
@@ -68,27 +93,20 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
                 raise DataError(
                     f"read_picture: {name} is {kind}, expected a picture file; is the path right?"
                 )
-            if about.st_size > MOST_BYTES:
-                raise DataError(
-                    f"read_picture: {name} has {about.st_size:,} bytes, expected at most"
-                    f" {MOST_BYTES >> 20} MB; is it a picture?"
-                )
+            _require_size(name, about.st_size)
         with warnings.catch_warnings():
             # Pillow warns of large pictures, and of odd metadata, which does no harm
             warnings.simplefilter("ignore")
+            if isinstance(source, Image.Image):
+                _require_area(name, source, source.size)
+                return _upright_rgb(source)
             known = [kind for kind in FORMATS if kind in Image.OPEN]
             with Image.open(source, formats=known) as picture:
-                width, height = picture.size
+                width, height = whole = picture.size
                 # A JPEG is decoded at an eighth, a quarter or half of its size if that is enough
                 shrink = max(1.0, max(width, height) / LONGEST)
                 picture.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))
-                times = 2 if picture.format in DOUBLED else 1
-                if times * math.prod(picture.size) > (most := Image.MAX_IMAGE_PIXELS or math.inf):
-                    doubled = f", which count double in {picture.format}" if times == 2 else ""
-                    raise DataError(
-                        f"read_picture: {name} has {width} x {height} pixels{doubled}, expected at"
-                        f" most {most:,}; scale it down first"
-                    )
+                _require_area(name, picture, whole)
                 return _upright_rgb(picture)
     except DataError:
         raise
@@ -115,35 +133,88 @@ def read_picture(source: str | Path | BinaryIO) -> np.ndarray:
         raise DataError(f"read_picture: {name} {_why_not(source, str(name))}") from error
 
 
+def _require_size(name: object, size: int) -> None:
+    if size > MOST_BYTES:
+        raise DataError(
+            f"read_picture: {name} has {size:,} bytes, expected at most {MOST_BYTES >> 20} MB; is"
+            " it a picture?"
+        )
+
+
+def _require_area(name: object, picture: "Picture", whole: tuple[int, int]) -> None:
+    """DataError : too many pixels to decode; of the `whole` picture it is perhaps a fraction."""
+    from PIL import Image
+
+    times = 2 if picture.format in DOUBLED else 1
+    if times * math.prod(picture.size) > (most := Image.MAX_IMAGE_PIXELS or math.inf):
+        width, height = whole
+        doubled = f", which count double in {picture.format}" if times == 2 else ""
+        raise DataError(
+            f"read_picture: {name} has {width} x {height} pixels{doubled}, expected at most"
+            f" {most:,}; scale it down first"
+        )
+
+
+def _image_of(levels: np.ndarray) -> "Picture":
+    """An array as a Pillow image."""
+    from PIL import Image
+
+    if levels.dtype != np.uint8:
+        raise TypeError(
+            f"read_picture: the picture has dtype {levels.dtype}, expected uint8, levels of 0 to"
+            " 255; multiply levels of 0 to 1 by 255 and round them"
+        )
+    if levels.ndim not in (2, 3) or levels.shape[2:] not in ((), (3,), (4,)) or not levels.size:
+        raise ValueError(
+            f"read_picture: the picture has shape {levels.shape}, expected (height, width, 3),"
+            " (height, width, 4) or (height, width); are its channels the first axis?"
+        )
+    return Image.fromarray(levels)
+
+
+@functools.cache
+def reads_heic() -> bool:
+    """True if pillow-heif is installed; then Pillow reads HEIC from now on."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
+
+
 def formats() -> str:
-    """The formats that this Pillow reads: ``JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF``."""
+    """The formats that are read here: ``JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF``."""
     from PIL import features
 
     def is_built(name: str) -> bool:  # not in every Pillow
         return name in features.modules and bool(features.check(name))
 
     optional = [name for name in ("WebP", "AVIF") if is_built(name.lower())]
+    optional += ["HEIC"] if reads_heic() else []
     return f"{', '.join(['JPEG', 'PNG', 'GIF', *optional, 'BMP'])} or TIFF"
 
 
-def _why_not(source: Path | BinaryIO, name: str) -> str:
+def _why_not(source: "Path | BinaryIO | Picture", name: str) -> str:
     """The end of a message: why a file is no picture, its kind by its first bytes, and a remedy."""
     try:
         with (
             source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
         ) as file:
             file.seek(0)
-            content = file.read(HEAD)
-    except (OSError, ValueError):  # gone meanwhile, or a name that no file can have
+            content = file.read(HEAD)  # type: ignore[union-attr]
+    # gone meanwhile, a name that no file can have, or a Pillow image, whose file has been opened
+    except (OSError, ValueError, AttributeError):
         content = None
     if content == b"":
         return f"is empty, expected {formats()}; copied or downloaded only in part?"
     kind = kind_of_file(content or b"")
-    if kind == HEIC or (kind is None and name.lower().endswith((".heic", ".heif"))):
+    is_heic = kind == HEIC or (kind is None and name.lower().endswith((".heic", ".heif")))
+    if is_heic and not reads_heic():
         return (
-            f"is a HEIC picture, as iPhones make, expected {formats()}; convert it to JPEG first:"
-            " export it from the program that shows it, or run heif-convert; an iPhone makes JPEG"
-            " with Settings, Camera, Formats, Most Compatible"
+            f"is a HEIC picture, as iPhones make, expected {formats()}; pillow-heif reads it,"
+            f" {install('heic')} installs that; or export it as JPEG from the program that shows"
+            " it; an iPhone makes JPEG with Settings, Camera, Formats, Most Compatible"
         )
     hint = "damaged, or of another kind?"
     if kind == AVIF and "AVIF" not in formats():
@@ -206,8 +277,9 @@ def _orientation(picture: "Picture") -> int:
     """The EXIF orientation, 1 to 8; nothing else of EXIF is used, as it may be odd."""
     from PIL import ExifTags
 
-    in_hex = picture.info.get("Raw profile type exif", "")
-    if len(picture.info.get("exif", "")) > MOST_EXIF or len(in_hex) > 2 * MOST_EXIF:
+    # pillow-heif has None for a picture without EXIF
+    exif, in_hex = (picture.info.get(key) or "" for key in ("exif", "Raw profile type exif"))
+    if len(exif) > MOST_EXIF or len(in_hex) > 2 * MOST_EXIF:
         return 1
     try:
         found = picture.getexif().get(ExifTags.Base.Orientation)

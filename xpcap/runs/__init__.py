@@ -3,13 +3,16 @@
 options.py plans a training, saver.py writes it down, and folder.py has the format of the folder.
 """
 
+from xpcap.runs.caption_outputs import CaptionTable, Written, write_captions
 from xpcap.runs.captioning import (
     PictureCaption,
+    PictureCaptioner,
     Skipped,
     caption_files,
     caption_run,
     data_of,
     is_run,
+    open_captioner,
     open_runs,
 )
 from xpcap.runs.doctor import Diagnosis, examine_run
@@ -40,6 +43,7 @@ from xpcap.runs.training import Trained, train_run
 
 __all__ = [
     "GENERATED",
+    "CaptionTable",
     "Comparison",
     "Diagnosis",
     "Downloads",
@@ -47,6 +51,7 @@ __all__ = [
     "Inside",
     "Look",
     "PictureCaption",
+    "PictureCaptioner",
     "RankedBeam",
     "Run",
     "Scores",
@@ -54,6 +59,7 @@ __all__ = [
     "Stopped",
     "TrainOptions",
     "Trained",
+    "Written",
     "caption_files",
     "caption_run",
     "check_new_file",
@@ -69,6 +75,7 @@ __all__ = [
     "look_at_files",
     "look_in",
     "look_inside",
+    "open_captioner",
     "open_run",
     "open_runs",
     "read_captions_json",
@@ -77,5 +84,6 @@ __all__ = [
     "train_run",
     "write_caption_page",
     "write_caption_png",
+    "write_captions",
     "write_inside_page",
 ]

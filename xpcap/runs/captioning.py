@@ -1,10 +1,11 @@
 """Captions by a run, or by several as one: of a data set's pictures, and of new pictures."""
 
 import json
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,15 @@ from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, evenly_spaced, size
 from xpcap.data.vocabulary import Vocabulary, detokenize
 from xpcap.distributed import SINGLE, Group
-from xpcap.encoders import Encoder, find_encoder, find_pictures, is_url, read_picture, read_url
+from xpcap.encoders import (
+    Encoder,
+    PictureSource,
+    find_encoder,
+    find_pictures,
+    is_url,
+    read_picture,
+    read_url,
+)
 from xpcap.errors import DataError
 from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.progress import bar
@@ -23,6 +32,7 @@ from xpcap.ranking import Ranker, Ranking
 from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
 from xpcap.runs.ranking import RankedBeam, default_policy, limited, rank, word_log_probabilities
+from xpcap.threads import blas
 
 
 class Ranked(NamedTuple):
@@ -300,6 +310,7 @@ def _explanation(neighbours: Sequence[Any], candidates: Sequence[Any]) -> Explan
 
 
 BATCH = 64  # pictures captioned at once
+Keep = Callable[[str, np.ndarray], object]
 
 
 class Skipped(NamedTuple):
@@ -309,12 +320,141 @@ class Skipped(NamedTuple):
     reason: str
 
 
+@dataclass(frozen=True)
+class PictureCaptioner:
+    """A run and its encoder, opened once, to caption pictures of any kind.
+
+    Pictures are paths; http and https URLs, as text; the contents of files as bytes, or files
+    opened for reading bytes; Pillow images; and arrays of uint8, as `xpcap.encoders.read_picture`
+    takes them. Text is a path or a URL: what a stranger sends is given as bytes.
+
+    Several threads may caption at a time. A caption does not depend on the thread, nor on other
+    pictures, but for the last bits of its probabilities, since pictures that are captioned together
+    share matrix products.
+
+    Parameters
+    ----------
+    run : of `open_run` or `open_runs`
+    encoder : of the run's features
+    """
+
+    run: Run[Captioner]
+    encoder: Encoder
+    # Threads encode side by side, outside Python's lock. Decoding holds that, but for short products
+    # between which it would change hands: two threads that decode are slower than one
+    _decoding: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def caption(
+        self,
+        picture: PictureSource,
+        *,
+        policy: Policy | None = None,
+        attend: bool = False,
+        explain: bool = False,
+    ) -> PictureCaption:
+        """The caption of a picture. `policy`, `attend` and `explain` are as in `caption_run`.
+
+        Its `image` is the path, the URL, or the name of an open file; else empty.
+
+        Raises
+        ------
+        DataError : the picture cannot be read, for the reason in the message. ValueError,
+            TypeError : an array of another shape or dtype, or no picture at all.
+        """
+        _, feature = encode_picture("caption", picture, self.encoder)
+        (one,) = self._decode([(0, _name(picture), feature)], policy, attend, explain)
+        return one
+
+    def captions(
+        self,
+        pictures: Iterable[PictureSource],
+        *,
+        policy: Policy | None = None,
+        attend: bool = False,
+        explain: bool = False,
+        numbers: Iterable[int] | None = None,
+        keep: Keep | None = None,
+    ) -> "Iterator[PictureCaption | Skipped]":
+        """Captions of many pictures, in their order, with a Skipped for each that cannot be read.
+
+        Pictures are read as the results are asked for, and decoded 64 at a time; no more are in
+        memory.
+
+        Parameters
+        ----------
+        policy, attend, explain : as in `caption_run`
+        numbers : of the pictures, which seed a policy that samples. None: 0, 1, ...
+        keep : called with each URL and its picture, to show it without another download
+        """
+        waiting: list[tuple[int, str, np.ndarray] | Skipped] = []
+        encoded = 0
+        for source, number in zip(pictures, count() if numbers is None else numbers, strict=False):
+            try:
+                picture, feature = encode_picture("caption_files", source, self.encoder)
+            except DataError as error:
+                waiting.append(_skipped(source, error))
+                continue
+            if keep and isinstance(source, str) and is_url(source):
+                keep(source, picture)
+            waiting.append((number, _name(source), feature))
+            encoded += 1
+            if encoded % BATCH == 0:
+                yield from self._decode(waiting, policy, attend, explain)
+                waiting = []
+        yield from self._decode(waiting, policy, attend, explain)
+
+    def _decode(
+        self,
+        waiting: Sequence[tuple[int, str, np.ndarray] | Skipped],
+        policy: Policy | None,
+        attend: bool,
+        explain: bool,
+    ) -> Iterator[Any]:
+        """Each encoded picture as a caption; those that were skipped as they are."""
+        encoded = [one for one in waiting if not isinstance(one, Skipped)]
+        captions: list[PictureCaption] = []
+        if encoded:
+            numbers, names, rows = zip(*encoded, strict=True)
+            with blas().turn(), self._decoding:  # in this order, so that none waits for the other
+                features = self.run.preprocessing(np.stack(rows))
+                captions += caption_features(
+                    self.run, names, features, np.array(numbers), policy, attend, explain
+                )
+        following = iter(captions)
+        for one in waiting:
+            yield one if isinstance(one, Skipped) else next(following)
+
+
+def open_captioner(
+    run: "Run[Captioner] | str | Path | Sequence[str | Path]",
+    *,
+    on_remark: Callable[[str], object] = warnings.warn,
+) -> PictureCaptioner:
+    """Open a run folder, or several as one, with its encoder, to caption pictures in a program.
+
+    Parameters
+    ----------
+    run : a run folder, several, or a run that is open
+    on_remark : as in `open_run`
+
+    Raises
+    ------
+    DataError : as in `open_run`; or the run's features come from no encoder of this package, or
+        from one whose package is missing.
+    """
+    if isinstance(run, Run):
+        opened: Run[Any] = run
+    else:
+        opened = open_runs([run] if isinstance(run, str | Path) else run, on_remark=on_remark)
+    return PictureCaptioner(opened, encoder_of(opened, "open_captioner"))
+
+
 def caption_files(
     run: Run[Captioner],
     paths: str | Path | Iterable[str | Path],
     *,
     progress: bool = False,
-    keep: Callable[[str, np.ndarray], object] | None = None,
+    keep: Keep | None = None,
     policy: Policy | None = None,
     group: Group = SINGLE,
     attend: bool = False,
@@ -343,59 +483,54 @@ def caption_files(
     ------
     DataError : the run's features come from no encoder of this package.
     """
-    encoder = encoder_of(run, "caption_files")
+    captioner = PictureCaptioner(run, encoder_of(run, "caption_files"))
     captions: list[PictureCaption] = []
     unreadable: list[Skipped] = []
-    pictures, skipped = _find([paths] if isinstance(paths, str | Path) else paths, on_remark)
+    pictures, skipped = find_sources(paths, on_remark)
     share = group.shard(len(pictures))
     if any(isinstance(picture, str) for picture in pictures):  # rank 0 shows downloads later
         share = slice(0, len(pictures) if group.rank == 0 else 0)
-    shard = list(enumerate(pictures))[share]
-    shown = bar(shard, progress and group.rank == 0, "captioning pictures", lines=True)
-    encoded = _encode(shown, encoder, unreadable, keep)
-    while batch := list(islice(encoded, BATCH)):
-        numbers, names, rows = zip(*batch, strict=True)
-        features = run.preprocessing(np.stack(rows))
-        captions += caption_features(
-            run, names, features, np.array(numbers), policy, attend, explain
-        )
+    shown = bar(pictures[share], progress and group.rank == 0, "captioning pictures", lines=True)
+    for one in captioner.captions(
+        shown,
+        policy=policy,
+        attend=attend,
+        explain=explain,
+        numbers=range(len(pictures))[share],
+        keep=keep,
+    ):
+        if isinstance(one, Skipped):
+            unreadable.append(one)
+        else:
+            captions.append(one)
     shards = group.all_gather(json.dumps(unreadable))
     skipped += [Skipped(*one) for text in shards for one in json.loads(text)]
     return _all_gather(group, captions), skipped
 
 
-def _encode(
-    pictures: Iterable[tuple[int, str | Path]],
-    encoder: Encoder,
-    skipped: list[Skipped],
-    keep: Callable[[str, np.ndarray], object] | None,
-) -> Iterator[tuple[int, str, np.ndarray]]:
-    """Number, name and feature of each picture that can be read; the others go to `skipped`."""
-    for number, source in pictures:
-        try:
-            picture, feature = encode_picture("caption_files", source, encoder)
-        except DataError as error:
-            skipped.append(_skipped(source, error))
-            continue
-        if keep and isinstance(source, str):
-            keep(source, picture)
-        yield number, str(source), feature
-
-
 def encode_picture(
-    where: str, source: str | Path, encoder: Encoder
+    where: str, source: PictureSource, encoder: Encoder
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The picture (h, w, 3) at a path, or behind a URL, which is text; and its feature.
+    """A picture (h, w, 3), of a kind that PictureCaptioner takes, and its feature.
 
     DataError : it cannot be read, or its feature is not finite, which `where` begins.
     """
-    picture = read_url(source) if isinstance(source, str) else read_picture(source)
+    if isinstance(source, str) and is_url(source):
+        picture = read_url(source)
+    else:
+        picture = read_picture(source)
     feature = encoder.encode([picture])[0]
     if not np.isfinite(feature).all():
         raise DataError(
-            f"{where}: {source}: the encoder {encoder.name} makes a feature of it that is not finite"
+            f"{where}: {_name(source) or 'the picture'}: the encoder {encoder.name} makes a feature"
+            " of it that is not finite"
         )
     return picture, feature
+
+
+def _name(source: PictureSource) -> str:
+    """A path, URL or the name of an open file; else empty."""
+    return str(source if isinstance(source, str | Path) else getattr(source, "name", None) or "")
 
 
 def encoder_of(run: Run, where: str) -> Encoder:
@@ -418,14 +553,14 @@ def encoder_of(run: Run, where: str) -> Encoder:
     return encoder
 
 
-def _find(
-    paths: Iterable[str | Path], on_remark: Callable[[str], object] | None
+def find_sources(
+    paths: str | Path | Iterable[str | Path], on_remark: Callable[[str], object] | None
 ) -> tuple[list[str | Path], list[Skipped]]:
     """URLs as text and picture files as paths, in order; and the paths that hold none."""
     pictures: list[str | Path] = []
     skipped: list[Skipped] = []
     remarks: list[str] = []
-    for path in paths:
+    for path in [paths] if isinstance(paths, str | Path) else paths:
         try:
             if isinstance(path, str) and is_url(path):
                 pictures.append(path)
@@ -439,9 +574,11 @@ def _find(
     return pictures, skipped
 
 
-def _skipped(source: str | Path, error: DataError) -> Skipped:
+def _skipped(source: PictureSource, error: DataError) -> Skipped:
     """The error's reason, without the function and path that its message begins with."""
-    return Skipped(str(source), str(error).partition(f": {source}")[2].lstrip(": ") or str(error))
+    name = _name(source)
+    reason = str(error).partition(f": {name or 'the picture'}")[2].lstrip(": ")
+    return Skipped(name, reason or str(error))
 
 
 # Several runs as one

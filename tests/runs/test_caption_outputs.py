@@ -1,0 +1,255 @@
+"""Captions of new pictures in tables that can be continued, in text files, and in the pictures."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import call, failing, good
+
+from xpcap import DataError, runs
+from xpcap.encoders import read_picture
+from xpcap.runs import CaptionTable, PictureCaption, Skipped, captioning, write_captions
+from xpcap.runs.caption_outputs import describe_picture
+from xpcap.runs.captioning import Ranked
+
+Image = pytest.importorskip("PIL.Image")
+
+pytestmark = pytest.mark.usefixtures("few_pictures")
+
+
+@pytest.fixture
+def photos(run: Path) -> Path:
+    """Twelve pictures in two folders, and two that are broken."""
+    folder = Path(shutil.copytree(run / "pictures", "photos"))
+    for path in sorted(folder.iterdir())[10:]:
+        path.unlink()
+    (folder / "2023").mkdir()
+    for name in ("val00003.png", "val00004.png"):
+        (folder / name).rename(folder / "2023" / name)
+    (folder / "2023" / "empty.jpg").write_bytes(b"")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
+    return folder
+
+
+def rows(path: str) -> list[list[str]]:
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def captions_by_name(run: Path, photos: Path) -> dict[str, str]:
+    said = json.loads(good("caption", run, photos, "--json").stdout)
+    return {one["image"]: one["caption"] for one in said}
+
+
+def test_a_table_has_a_row_of_every_picture_in_order_with_the_reason_of_a_broken_one(
+    run: Path, photos: Path
+) -> None:
+    expected = captions_by_name(run, photos)
+    result = good("caption", run, photos, "--csv", "captions.csv")
+    header, *found = rows("captions.csv")
+    assert header == ["picture", "caption", "error"]
+    assert [row[0] for row in found] == [
+        *(str(path) for path in sorted(photos.glob("*.*g"))),
+        *(str(path) for path in sorted(photos.glob("2023/*"))),
+    ]
+    assert {name: caption for name, caption, error in found if not error} == expected
+    reasons = {name: error for name, caption, error in found if not caption}
+    assert reasons.keys() == {"photos/broken.jpg", "photos/2023/empty.jpg"}
+    assert "is empty" in reasons["photos/2023/empty.jpg"]
+    assert result.stdout == "wrote 10 captions to captions.csv\n"
+    assert [line for line in result.stderr.splitlines() if line.startswith("skipped")] == [
+        f"skipped {name}: {why}" for name, why in reasons.items()
+    ]
+
+
+def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good("caption", run, photos, "--csv", "whole.csv")
+    monkeypatch.setattr(captioning, "BATCH", 2)
+    encode = captioning.encode_picture
+    encoded: list[Any] = []
+
+    def five(where: str, source: Any, encoder: Any) -> Any:
+        if len(encoded) == 5:
+            raise KeyboardInterrupt
+        encoded.append(source)
+        return encode(where, source, encoder)
+
+    monkeypatch.setattr(captioning, "encode_picture", five)
+    result = call("caption", run, photos, "--csv", "part.csv")
+    assert result.exit_code == 130
+    assert "part.csv has 5 of 12 pictures; the same command adds the others" in result.stderr
+    part = Path("part.csv").read_bytes()
+    assert len(rows("part.csv")) == 1 + 5  # header, two batches, a broken picture
+    assert Path("whole.csv").read_bytes().startswith(part)
+
+    encoded.clear()
+    monkeypatch.setattr(
+        captioning, "encode_picture", lambda *args: encoded.append(args[1]) or encode(*args)
+    )
+    result = good("caption", run, photos, "--csv", "part.csv")
+    assert "note: part.csv has 5 of 12 pictures already; the other 7 are added" in result.stderr
+    assert Path("part.csv").read_bytes() == Path("whole.csv").read_bytes()
+    assert len(encoded) == 7
+    again = good("caption", run, photos, "--csv", "part.csv")
+    assert "note: part.csv has 12 of 12 pictures already\n" in again.stderr
+    assert again.stdout == "wrote 0 captions to part.csv\n"
+    assert len(encoded) == 7
+
+
+class Fixed:
+    """A captioner that knows its captions."""
+
+    def captions(
+        self, pictures: Iterable[Path], *, policy: object, numbers: Iterable[int]
+    ) -> Iterator[PictureCaption | Skipped]:
+        for path, number in zip(pictures, numbers, strict=True):
+            if number % 3 == 2:
+                yield Skipped(str(path), 'is "no" picture,\nexpected one')
+            else:
+                yield PictureCaption(str(path), f"Hündchen Nr. {number}", [], [])
+
+
+def test_a_table_cut_at_any_byte_is_continued_to_the_same_bytes() -> None:
+    names = ["a.png", 'q"uo"te.png', "two\nlines.png", "a, b.png", "犬.png"]
+    if os.name == "posix":
+        names.append(os.fsdecode(b"\xff.png"))
+    for name in names:
+        Path(name).touch()
+    write_captions(Fixed(), names, csv="whole.csv")  # type: ignore[arg-type]
+    whole = Path("whole.csv").read_bytes()
+    for cut in range(0, len(whole), 2):
+        Path("cut.csv").write_bytes(whole[:cut])
+        written = write_captions(Fixed(), names, csv="cut.csv")  # type: ignore[arg-type]
+        assert Path("cut.csv").read_bytes() == whole, cut
+        assert written.before + written.captions + len(written.skipped) == len(names)
+    Path("excel.csv").write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
+    with CaptionTable("excel.csv") as table:
+        assert table.pictures >= {"a.png", "a, b.png", "犬.png"}
+
+
+def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Path) -> None:
+    for name, content in (
+        ("notes.csv", "name,price\na,1\n"),
+        ("text.csv", "no table at all"),
+        ("more.csv", "picture,caption,caption_2,error\n"),
+        ("wide.csv", "picture,caption,error\na.png,a dog,,and more\n"),
+        ("one.txt", ""),
+    ):
+        Path(name).write_text(content)
+        failing(["caption", run, photos, "--csv", name], name, "expected a")
+        assert Path(name).read_text() == content
+    failing(["caption", run, photos, "--csv", "nowhere/a.csv"], "nowhere, which is no folder")
+    Path("link.csv").symlink_to("nowhere.csv")
+    failing(["caption", run, photos, "--csv", "link.csv"], "exists, and is not overwritten")
+
+
+def test_the_captions_of_a_beam_have_a_column_each(run: Path, photos: Path) -> None:
+    beam = ("--beam", 3, "--n-best", 3)
+    said = json.loads(good("caption", run, photos, *beam, "--json").stdout)
+    good("caption", run, photos, *beam, "--csv", "c.csv", "--txt")
+    header, *found = rows("c.csv")
+    assert header == ["picture", "caption", "caption_2", "caption_3", "error"]
+    assert [row[:4] for row in found if not row[4]] == [
+        [one["image"], *(best["caption"] for best in one["n_best"])] for one in said
+    ]
+    for one in said:
+        text = Path(one["image"]).with_suffix(".txt").read_text(encoding="utf-8")
+        assert text.splitlines() == [best["caption"] for best in one["n_best"]]
+    assert Ranked._fields == tuple(said[0]["n_best"][0])
+
+
+def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(
+    run: Path, photos: Path
+) -> None:
+    expected = captions_by_name(run, photos)
+    (photos / "val00001.txt").write_text("my dog\n")
+    result = good("caption", run, photos, "--txt")
+    assert result.stdout == "wrote 9 of 10 captions beside their pictures, as .txt\n"
+    assert "left photos/val00001.txt: has another text, which was left" in result.stderr
+    texts = {path: path.read_text(encoding="utf-8") for path in photos.rglob("*.txt")}
+    assert texts.pop(photos / "val00001.txt") == "my dog\n"
+    assert texts == {
+        Path(name).with_suffix(".txt"): f"{caption}\n"
+        for name, caption in expected.items()
+        if name != "photos/val00001.png"
+    }
+    times = {path: path.stat().st_mtime_ns for path in texts}
+    assert good("caption", run, photos, "--txt").stdout == result.stdout
+    assert {path: path.stat().st_mtime_ns for path in texts} == times
+
+
+def test_what_is_written_one_by_one_is_not_shown_as_well(run: Path, photos: Path) -> None:
+    for args, words in (
+        (("--csv", "a.csv"), "--csv is given without pictures"),
+        ((photos, "--txt", "--html", "p.html"), "--txt and --html are given"),
+        ((photos, "--csv", "a.csv", "--json", "--explain"), "--csv and --explain, --json are"),
+        (("https://example.org/a.png", "--txt"), "--txt is given with the URL https://example"),
+    ):
+        result = call("caption", run, *args)
+        assert result.exit_code == 2
+        assert words in " ".join(result.output.split())
+    assert not Path("a.csv").exists()
+    failing(
+        ["caption", run, photos / "broken.jpg", "--csv", "a.csv"],
+        "none of 1 could be read",
+        left=("a.csv",),
+    )
+
+
+def test_a_missing_exiv2_is_named_before_any_work(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    failing(["caption", run, photos, "--describe"], "pip install '.[describe]'")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_description_leaves_all_else_of_a_picture_and_that_of_others(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyexiv2 = pytest.importorskip("pyexiv2", reason="the describe extra is not installed")
+    path = tmp_path / f"a.{form.lower()}"
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(path, form, exif=exif)
+    path.chmod(0o640)
+    before = path.read_bytes()
+    shown = read_picture(path)
+    assert describe_picture(path, "ein Hündchen läuft") == ""
+    after = path.read_bytes()
+    np.testing.assert_array_equal(read_picture(path), shown)
+    if form == "JPEG":  # from the first scan on
+        assert after.endswith(before[before.index(b"\xff\xda") :])
+    assert path.stat().st_mode & 0o777 == 0o640
+    with pyexiv2.ImageData(after) as image:
+        assert image.read_xmp()["Xmp.dc.description"] == {'lang="x-default"': "ein Hündchen läuft"}
+        if form in ("JPEG", "TIFF"):
+            assert image.read_iptc()["Iptc.Application2.Caption"] == "ein Hündchen läuft"
+        assert image.read_exif()["Exif.Image.Orientation"] == "6"
+    assert describe_picture(path, "ein Hündchen läuft") == ""
+    assert "has another description" in describe_picture(path, "a dog")
+    monkeypatch.setattr(os, "access", lambda *args: False)
+    assert "may not be written to" in describe_picture(path, "ein Hündchen läuft")
+    assert path.read_bytes() == after
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_picture_of_a_format_without_descriptions_stays(tmp_path: Path) -> None:
+    pytest.importorskip("pyexiv2", reason="the describe extra is not installed")
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "BMP")
+    (tmp_path / "a.bmp").write_bytes(file.getvalue())
+    assert "takes no description" in describe_picture(tmp_path / "a.bmp", "a dog")
+    assert (tmp_path / "a.bmp").read_bytes() == file.getvalue()
+    with pytest.raises(DataError):
+        runs.CaptionTable(tmp_path / "a.bmp")
