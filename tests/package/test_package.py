@@ -197,7 +197,7 @@ def test_every_message_installs_an_extra_by_one_command_and_each_exists() -> Non
     )
     assert (
         {one or other for one, other in named}
-        == {"bench", "export", "images", "kernels", "mpi", "timm"}
+        == {"bench", "describe", "export", "heic", "images", "kernels", "mpi", "timm"}
         <= set(extras)
     )
     assert install("images") == "pip install '.[images]'"

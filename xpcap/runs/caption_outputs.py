@@ -84,7 +84,7 @@ def write_captions(
             " pictures in files; download it first"
         )
     best = (policy.n_best if policy else None) or 1
-    table = None if csv is None else CaptionTable(csv, best)
+    table = None if csv is None else CaptionTable(csv, best=best)
     with table or contextlib.nullcontext():
         begun = table.pictures if table else set()
         numbers = [n for n, name in enumerate(pictures) if name not in begun]
@@ -155,7 +155,7 @@ class CaptionTable:
     DataError : no name that ends in ``.csv``, another file, or none can be created there.
     """
 
-    def __init__(self, path: str | Path, best: int = 1) -> None:
+    def __init__(self, path: str | Path, *, best: int = 1) -> None:
         self._path, self._best = Path(path), best
         more = [f"caption_{number}" for number in range(2, best + 1)]
         self._header = ["picture", "caption", *more, "error"]

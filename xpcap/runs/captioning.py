@@ -342,7 +342,9 @@ class PictureCaptioner:
     encoder: Encoder
     # Threads encode side by side, outside Python's lock. Decoding holds that, but for short products
     # between which it would change hands: two threads that decode are slower than one
-    _decoding: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _decoding: threading.Lock = field(
+        default_factory=threading.Lock, init=False, repr=False, compare=False
+    )
 
     def caption(
         self,
