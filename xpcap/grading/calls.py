@@ -133,7 +133,7 @@ class Student:
 
 
 def builds_on(name: str, other: str) -> bool:
-    """Whether a function of the course calls another, or reads its cache."""
+    """True if a function of the course calls another, or reads its cache."""
     if name == "CaptioningSolver":
         return other in ("sgd", "adam")
     layer, _, way = other.rpartition("_")

@@ -191,7 +191,7 @@ def _owners(sources: Mapping[str, str]) -> dict[str, str]:
 
 
 def _use_of_library(cells: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> str:
-    """What a cell takes from xpcap although the handout's files define it; "" for nothing."""
+    """Names that a cell takes from xpcap although the handout defines them; "" for none."""
     names = "|".join(_owners(sources))
     pattern = rf"\bxpcap\.(?:\w+\.)*(?:{names})\b|^from xpcap\S* import \*"
     for cell in cells:

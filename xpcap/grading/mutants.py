@@ -130,7 +130,7 @@ def explain(
 def _agreement(
     outputs: Sequence[np.ndarray] | None, student: Sequence[np.ndarray], gates: bool
 ) -> tuple[int, bool]:
-    """How many blocks of the results are equal, and whether all are."""
+    """The number of equal blocks of the results, and True if all are equal."""
     if outputs is None or len(outputs) != len(student):
         return -1, False
     equal, blocks = 0, 0

@@ -1,4 +1,4 @@
-"""What a grading gives others: JSON, points in Gradescope's format, a page for the student."""
+"""Output of a grading: JSON, points in Gradescope's format, a page for the student."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What grading says of a function: the result, faults, and the words for what is wrong and where."""
+"""Verdicts on a function: the result, faults, and the words for what is wrong and where."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ FACTORS += [(2.0, "added twice", "2"), (0.5, "wrong factor", "1 / 2")]
 
 
 class Result(NamedTuple):
-    """What grading found of one function.
+    """Finding of one function.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ def observe(
     gates: bool = False,
     sequences: Collection[str] = (),
 ) -> str:
-    """Which outputs are wrong; and which gates or time steps alone.
+    """Names of wrong outputs, and the gates or time steps if only some are wrong.
 
     Parameters
     ----------
