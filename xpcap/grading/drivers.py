@@ -21,15 +21,13 @@ def twice(modules: Any, module: str, function: str, first: Any, second: Any) -> 
     return _without_cache(before), _without_cache(after)
 
 
-def two_caches(modules: Any, layer: str, first: Any, second: Any, upstream: Any) -> Any:
-    """Gradients of two backward passes on the cache of `first`, made before that of `second`."""
+def first_cache(modules: Any, layer: str, first: Any, second: Any, upstream: Any) -> Any:
+    """Gradients of a backward pass on the cache of `first`, which is older than that of `second`."""
     forward = getattr(modules.rnn_layers, f"{layer}_forward")
     backward = getattr(modules.rnn_layers, f"{layer}_backward")
     cache = forward(*_copied(first))[-1]
     forward(*_copied(second))
-    once = backward(*_copied(upstream), cache)
-    again = backward(*_copied(upstream), cache)
-    return once, again
+    return backward(*_copied(upstream), cache)
 
 
 def _copied(arrays: Sequence[Any]) -> list[Any]:

@@ -78,7 +78,7 @@ class CaptionerChecks:
             yield Result(name, True, error=error)
             return
         observed = observe(labels, values, wanted)
-        yield from self._explained_model(name, "loss", cell, values, wanted, observed, results)
+        yield from self._explained_model(name, "loss", values, wanted, observed, results)
 
     def _sample(self, cell: str) -> Iterator[Result]:
         name = f"CaptioningRNN.sample ({cell})"
@@ -112,13 +112,12 @@ class CaptionerChecks:
             yield Result(name, True, error=0.0)
             return
         observed = observe(("captions",), [got], [right], sequences=["captions"])
-        yield from self._explained_model(name, "sample", cell, [value], wanted, observed, results)
+        yield from self._explained_model(name, "sample", [value], wanted, observed, results)
 
     def _explained_model(
         self,
         name: str,
         method: str,
-        cell: str,
         values: Sequence[np.ndarray],
         wanted: Sequence[np.ndarray],
         observed: str,

@@ -552,7 +552,6 @@ def _other_subscripts(node: ast.Subscript) -> Iterator[str]:
     wrong = {
         "t": ("0", "-1", "t - 1"),
         ":, t": (":, t - 1", ":, 0", ":, -1"),
-        "(slice(None, None, None), t)": (":, t - 1", ":, 0", ":, -1"),
         ":, :-1": (":, 1:",),
         ":, 1:": (":, :-1",),
     }
