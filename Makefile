@@ -79,7 +79,7 @@ notebooks: .venv/ready
 	$(VENV) tests/helpers/notebooks.py
 
 blanks: .venv/ready
-	$(VENV) -m xpcap.grading.handout $(ARGS) handout docs/rnn_captioning.ipynb docs/lstm_captioning.ipynb
+	$(VENV) -m xpcap.grading.handout $(ARGS) handout docs/tutorials/rnn_captioning.ipynb docs/tutorials/lstm_captioning.ipynb
 
 bench: .venv/ready
 	$(VENV) -m benchmarks $(ARGS)

@@ -3,7 +3,7 @@
 To read the code, open in this order: layers/lstm.py (the equations and their gradients),
 ops/recurrent.py (the same as loops over packed sequences), models/network.py (the captioner's
 forward and backward pass), training/solver.py (the training loop), decoding/decode.py (captions).
-docs/internals.md follows one caption through them, and maps each change to the file to open.
+docs/explain/how-it-works.md follows one caption through them, and maps each change to the file to open.
 """
 
 from typing import TYPE_CHECKING

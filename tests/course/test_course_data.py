@@ -25,7 +25,7 @@ from xpcap.encoders.url import local_path
 from xpcap.errors import DataError
 from xpcap.shapes import generate, picture_of
 
-PAGE = (Path(__file__).parents[2] / "docs/course.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/tutorials/course.md").read_text(encoding="utf-8")
 FILES = {
     "coco2014_captions.h5",
     "coco2014_vocab.json",

@@ -29,7 +29,7 @@ onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
 from xpcap.export import export_onnx  # noqa: E402 - after the skips
 
-PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "export.md"
 DECODE, PICTURE, TORCH = re.findall(r"```py\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
 MOST, N = 9, 7
 WORDS = [*SPECIAL, *(f"word{i}" for i in range(40))]

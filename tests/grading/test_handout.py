@@ -14,7 +14,7 @@ from xpcap.errors import DataError, OptionError
 from xpcap.grading.handout import BLANK, FILES, course_file, functions, handout
 from xpcap.verify import verify
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "tutorials"
 NOTEBOOKS = [DOCS / f"{cell}_captioning.ipynb" for cell in ("rnn", "lstm")]
 
 

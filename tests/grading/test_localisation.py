@@ -21,7 +21,7 @@ from xpcap.grading import Result, grade
 from xpcap.grading.known import LABELS
 from xpcap.grading.layers import LAYERS
 
-NOTATION = Path(__file__).parents[2] / "docs" / "notation.md"
+NOTATION = Path(__file__).parents[2] / "docs" / "explain" / "backward.md"
 A_FEW = [
     "no sigmoid derivative of f",
     "stacked i, f, g, o",

@@ -1,4 +1,4 @@
-"""The commands of docs/teaching.md grade a class, and its autograder writes Gradescope's results."""
+"""The commands of docs/howto/teaching.md grade a class, and its autograder writes Gradescope's results."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 from xpcap.grading.handout import BLANK, handout
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "howto" / "teaching.md").read_text(encoding="utf-8")
 ODD = "o'neill & $(touch x) ada"  # a student's folder
 
 pytestmark = [
@@ -55,8 +55,8 @@ def test_the_shell_lines_grade_a_class_and_a_table_of_scores_comes_of_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = script_after("## Grading a class")
-    assert "python cli.py verify --against" in script
-    run(script.replace("python cli.py", f'"{sys.executable}" "{ROOT}/cli.py"'), folder)
+    assert "xpcap verify --against" in script
+    run(script.replace("xpcap verify", f'"{sys.executable}" "{ROOT}/cli.py" verify'), folder)
     reports = folder / "reports"
     names = [f"{name}.{kind}" for name in ("solved", ODD) for kind in ("html", "json", "txt")]
     assert sorted(path.name for path in reports.iterdir()) == sorted(names)

@@ -119,8 +119,8 @@ def needed(of: metadata.Distribution) -> Iterator[str]:
 
 
 def example() -> str:
-    """The first example of docs/library.md."""
-    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    """The first example of docs/reference/python.md."""
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
     return page.split("```python\n", 1)[1].split("```")[0]
 
 

@@ -11,7 +11,7 @@ import mistakes
 from planting import function_named
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```python (\S+) (\S+)( whole)?\n(?:.*\n)*?```$", re.MULTILINE)
 TABLE = re.compile(r"^\| mistake \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
@@ -76,7 +76,7 @@ def main() -> None:
         after = filled(before)
         if after != before:
             path.write_text(after, encoding="utf-8")
-            print(f"docs/{path.name} is brought up to date")
+            print(f"{path.relative_to(ROOT)} is brought up to date")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Students' solutions of the course: right ones in several styles, and mistakes to plant in one.
 
-`python tests/helpers/students.py` writes the table of docs/mistakes.md.
+`python tests/helpers/students.py` writes the table of docs/develop/mistakes.md.
 """
 
 import difflib
@@ -1320,7 +1320,7 @@ def table() -> Iterator[str]:
         yield f"| `{mistake.function}` | {mistake.name}: `{code}` | {kind} | {where} |"
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "mistakes.md"
+PAGE = Path(__file__).parents[2] / "docs" / "develop" / "mistakes.md"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The models of docs/own-models.md, as the page shows them, in float64: those of PyTorch, and
+"""The models of docs/howto/own-models.md, as the page shows them, in float64: those of PyTorch, and
 everywhere those of single steps and finite differences.
 """
 
@@ -14,7 +14,7 @@ import pytest
 from xpcap.gradcheck import directional_errors
 from xpcap.layers import lstm_step_forward
 
-PAGE = (Path(__file__).parents[2] / "docs" / "own-models.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "own-models.md").read_text(encoding="utf-8")
 N, T, D, H, V = 5, 9, 3, 6, 4
 LENGTHS = np.array([3, 9, 1, 7, 7])
 Arrays = dict[str, np.ndarray]

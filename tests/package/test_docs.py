@@ -39,9 +39,10 @@ README, CONTRIBUTING = (
     (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")
 )
 DOCS = {
-    path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))
+    path.relative_to(ROOT / "docs").as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs").rglob("*.md"))
 }
-COMMANDS, LAYERS = DOCS["commands.md"], DOCS["layers.md"]
+COMMANDS, LAYERS = DOCS["reference/commands.md"], DOCS["explain/layers.md"]
 FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 FENCES = [(name, info, code) for name, text in DOCS.items() for info, code in FENCE.findall(text)]
 PROGRAMS = sorted({name for name, info, _ in FENCES if info.endswith(" whole")})
@@ -66,7 +67,7 @@ def test_every_option_of_a_command_is_described(name: str) -> None:
     rows = set(re.findall(r"^\| `([^`]+)`", section(name), re.MULTILINE))
     options = {p.opts[-1] for p in main.commands[name].params if isinstance(p, click.Option)}
     assert rows == options
-    assert f"python cli.py {name}" in section(name)
+    assert f"xpcap {name}" in section(name)
     assert "Examples:" in (main.commands[name].epilog or "")
     assert all(p.help for p in main.commands[name].params if isinstance(p, click.Option))
 
@@ -116,7 +117,7 @@ def test_code_blocks_run(
     assert capsys.readouterr().out
 
 
-COMMAND = re.compile(r"^(?: {4})?(make demo|python cli\.py(?:.*\\\n)*.*)$", re.MULTILINE)
+COMMAND = re.compile(r"^(?: {4})?(make demo|xpcap (?:.*\\\n)*.*)$", re.MULTILINE)
 SCRIPTS = {name: COMMAND.findall(text) for name, text in {"README.md": README, **DOCS}.items()}
 
 
@@ -199,10 +200,10 @@ def test_commands_in_the_docs_run_in_their_order(
             continue
         if "torch" in command and importlib.util.find_spec("torch") is None:
             continue
-        if "py export" in command and importlib.util.find_spec("onnx") is None:
+        if "xpcap export" in command and importlib.util.find_spec("onnx") is None:
             continue
         words = (
-            ["train"] if command == "make demo" else shlex.split(command.replace("\\\n", " "))[2:]
+            ["train"] if command == "make demo" else shlex.split(command.replace("\\\n", " "))[1:]
         )
         words += SMALL if words[0] == "train" and "--resume" not in words else []
         if (
@@ -221,7 +222,7 @@ def test_no_other_command_stands_in_the_docs_unproven() -> None:
     and the course's archive. test_course_data.py runs those of xpcap.course.
     """
     others = re.findall(
-        r"^(?: {4})?((?:make|pip|source|git|conda|curl|xpcap) \S.*)$",
+        r"^(?: {4})?((?:make|pip|source|git|conda|curl) \S.*)$",
         "\n".join([*DOCS.values(), README, CONTRIBUTING]),
         re.MULTILINE,
     )
@@ -247,7 +248,7 @@ def test_fences_are_blocks_excerpts_or_mathematics() -> None:
     export beside them: test_onnx.py runs them.
     """
     assert {info.split(" ")[0] for _, info, _ in FENCES} == {"python", "math", "py"}
-    assert {name for name, info, _ in FENCES if info == "py"} == {"export.md"}
+    assert {name for name, info, _ in FENCES if info == "py"} == {"howto/export.md"}
     assert sum(text.count("```") for text in DOCS.values()) == 2 * len(FENCES)
 
 
@@ -258,21 +259,25 @@ def test_what_a_page_quotes_is_what_the_code_says(name: str) -> None:
 
 def test_excerpts_name_their_function_and_the_sentence_before_links_to_its_file() -> None:
     labelled = re.findall(
-        r"^`(\w+)` in \[\w+\.py\]\(\.\./(\S+)\):\n\n```python \2 (?:\w+\.)?\1$",
+        r"^`(\w+)` in \[\w+\.py\]\(\.\./\.\./(\S+)\):\n\n```python \2 (?:\w+\.)?\1$",
         LAYERS,
         re.MULTILINE,
     )
-    excerpts_of_layers = [info for name, info, _ in FENCES if name == "layers.md" and " " in info]
+    excerpts_of_layers = [
+        info for name, info, _ in FENCES if name == "explain/layers.md" and " " in info
+    ]
     assert len(labelled) == len(excerpts_of_layers) > 20
     elsewhere = {name for name, info, _ in FENCES if " " in info and info != SERVICE}
-    elsewhere -= {"layers.md"}
-    assert elsewhere == set(PROGRAMS) == {"plain-lstm.md"}
+    elsewhere -= {"explain/layers.md"}
+    assert elsewhere == set(PROGRAMS) == {"explain/plain-lstm.md"}
 
 
 def test_tables_name_functions_and_variables_of_the_file_that_heads_their_column() -> None:
     seen = 0
     for file, rows in re.findall(
-        r"^\|.*\| \[`(xpcap/\S+)`\]\(\S+\) \|\n((?:\|.*\n)+)", DOCS["notation.md"], re.MULTILINE
+        r"^\|.*\| \[`(xpcap/\S+)`\]\(\S+\) \|\n((?:\|.*\n)+)",
+        DOCS["explain/backward.md"],
+        re.MULTILINE,
     ):
         text = (ROOT / file).read_text(encoding="utf-8")
         for function, rest in re.findall(r"\| `(\w+)`([^|]*) \|$", rows, re.MULTILINE):
@@ -324,12 +329,12 @@ def test_readme_is_short() -> None:
 
 
 def test_reference_lists_every_public_name() -> None:
-    reference = DOCS["library.md"].split("\n## Reference\n")[1].split("\n## ")[0]
+    reference = DOCS["reference/python.md"].split("\n## Reference\n")[1].split("\n## ")[0]
     assert set(xpcap.__all__) <= set(re.findall(r"`(\w+)", reference))
 
 
 def test_functions_that_internals_names_are_in_the_files_it_links() -> None:
-    links = re.findall(r"\[`([\w.]+)`\]\(\.\./(\S+\.py)\)", DOCS["internals.md"])
+    links = re.findall(r"\[`([\w.]+)`\]\(\.\./\.\./(\S+\.py)\)", DOCS["explain/how-it-works.md"])
     assert len(links) > 60
     for name, file in links:
         source, last = (ROOT / file).read_text(encoding="utf-8"), name.rpartition(".")[2]
@@ -339,7 +344,7 @@ def test_functions_that_internals_names_are_in_the_files_it_links() -> None:
 
 
 def test_internals_walks_in_few_stops_and_its_map_names_one_or_two_places_for_each_change() -> None:
-    walk, rows = DOCS["internals.md"].split("\n## To change X, open Y\n")
+    walk, rows = DOCS["explain/how-it-works.md"].split("\n## To change X, open Y\n")
     assert 6 <= len(re.findall(r"^\d+\. ", walk, re.MULTILINE)) <= 8
     table = re.findall(r"^\| (.+?) \| (.+) \|$", rows, re.MULTILINE)[1:]
     assert len(table) > 25
@@ -379,7 +384,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def test_pictures_in_the_docs_are_different_ones() -> None:
-    pictures = [path.read_bytes() for path in (ROOT / "docs").glob("*.png")]
+    pictures = [path.read_bytes() for path in (ROOT / "docs").rglob("*.png")]
     assert len(pictures) == len(set(pictures)) >= 2
 
 
@@ -397,8 +402,8 @@ def test_gpu_page_lists_every_difference(monkeypatch: pytest.MonkeyPatch) -> Non
     from test_emulated_device import DIFFERENCES
 
     for number, difference, _ in DIFFERENCES:
-        assert f"\n| {number} | {difference} | " in DOCS["gpu.md"], difference
+        assert f"\n| {number} | {difference} | " in DOCS["howto/gpu.md"], difference
 
 
 def test_gpu_page_has_the_table_of_planted_mistakes() -> None:
-    assert "\n".join(mistakes.table()) in DOCS["gpu.md"]
+    assert "\n".join(mistakes.table()) in DOCS["howto/gpu.md"]

@@ -27,7 +27,7 @@ from notebooks import NOTEBOOKS, ROOT, run  # noqa: E402 - not there without nbc
 from xpcap.course import write_course_data  # noqa: E402
 from xpcap.course.imports import MODULES  # noqa: E402
 
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "tutorials"
 
 SMALLER = {
     "lstm_captioning": "PICTURES, VAL_PICTURES, EPOCHS, SCORED = 80, 20, 1, 20",

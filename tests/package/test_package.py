@@ -75,7 +75,7 @@ ROOMS = (
     "training",
     "verify",
     "grading",
-)  # whose names docs/library.md lists
+)  # whose names docs/reference/python.md lists
 COURSE = {  # what the course's callers may give by position
     "CaptioningRNN": {"input_dim", "wordvec_dim", "hidden_dim", "cell_type", "dtype"},
     "Captioner.sample": {"max_length"},
@@ -201,7 +201,7 @@ def test_every_message_installs_an_extra_by_one_command_and_each_exists() -> Non
         <= set(extras)
     )
     assert install("images") == "pip install '.[images]'"
-    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
     commands = re.findall(
         r"pip install ([^`\s#|]+)", "".join(page.read_text(encoding="utf-8") for page in pages)
     )

@@ -524,7 +524,7 @@ def in_an_empty_home(
 def documented() -> tuple[str, ...]:
     """Folders of a home that the docs say something is left in."""
     section = (
-        (ROOT / "docs/commands.md")
+        (ROOT / "docs/reference/commands.md")
         .read_text(encoding="utf-8")
         .split("\n## What it leaves on your machine\n")[1]
         .split("\n## ")[0]

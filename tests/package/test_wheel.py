@@ -38,7 +38,7 @@ def test_the_wheel_of_the_sdist_holds_the_package_and_works_with_what_it_declare
     sdist, wheel = clean_room.build(tmp_path)
     with tarfile.open(sdist) as archive:
         inside = {name.split("/", 1)[1] for name in archive.getnames()}
-    assert {"CITATION.cff", "LICENSE", "README.md", "docs/library.md", "cli.py"} <= inside
+    assert {"CITATION.cff", "LICENSE", "README.md", "docs/reference/python.md", "cli.py"} <= inside
     assert {name.split("/")[0] for name in inside if "/" in name} == {
         ".ci",
         ".github",

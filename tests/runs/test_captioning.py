@@ -20,7 +20,7 @@ from xpcap.shapes import picture_of
 
 Image = pytest.importorskip("PIL.Image")
 
-LIBRARY = Path(__file__).parents[2] / "docs" / "library.md"
+LIBRARY = Path(__file__).parents[2] / "docs" / "reference" / "python.md"
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 

@@ -41,7 +41,7 @@ def export(run: Path, folder: Path, weights: str, opset: int | None, with_encode
 
     start.onnx makes a state of the encoder's features, step.onnx makes scores of the next word and
     a new state of a word and a state, greedy.onnx makes whole captions of features. Each holds the
-    vocabulary. ONNX Runtime runs them without xpcap: docs/export.md has names, shapes and code.
+    vocabulary. ONNX Runtime runs them without xpcap: docs/howto/export.md has names, shapes and code.
 
     The export is the run's own model, decoded greedily, without the ranking of a beam that a run may
     have. 'evaluate --greedy' has the scores of its captions.

@@ -30,7 +30,7 @@ EXAMPLES = examples(
     "prepare Flickr8k.token.txt --features features.npz --out flickr8k.h5 \\",
     "      --split train=Flickr_8k.trainImages.txt --split val=Flickr_8k.devImages.txt",
 )
-ENOUGH = 250  # training pictures without a remark: see docs/own-data.md
+ENOUGH = 250  # training pictures without a remark: see docs/tutorials/your-photos.md
 MOST_UNKNOWN = 0.1  # share of unknown words without a remark
 
 
@@ -288,7 +288,7 @@ def _remarks(data: CaptionData, vocabulary: int | None) -> list[str]:
         remarks.append(
             f"{number:,} pictures to learn from are {much}: captions begin to fit at about {ENOUGH}"
             " with five captions each; train --from another run gives a head start"
-            " (docs/own-data.md)"
+            " (docs/tutorials/your-photos.md)"
         )
     if (unknown := data.source.record["unknown"]["train"]) > MOST_UNKNOWN:
         remarks.append(

@@ -83,7 +83,7 @@ class PictureOrUrl(click.Path):
 
 def examples(*lines: str) -> str:
     """Examples for the foot of a help page, one command a line; an indented line continues one."""
-    shown = [line if line.startswith(" ") else f"  python cli.py {line}" for line in lines]
+    shown = [line if line.startswith(" ") else f"  xpcap {line}" for line in lines]
     return "\b\nExamples:\n" + "\n".join(shown)
 
 

@@ -352,7 +352,7 @@ class Progress:
                 "; too few to learn to write: captions will be those of the training photos that"
                 " look most alike"
             )
-        say(f"{line}; what to expect, and how another run helps: docs/own-data.md")
+        say(f"{line}; what to expect, and how another run helps: docs/tutorials/your-photos.md")
 
     def _print_start(self, start: str | Path, words: int, solver: CaptioningSolver) -> None:
         """Print what comes from the run that training starts from."""

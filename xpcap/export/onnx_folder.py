@@ -50,7 +50,7 @@ def export_onnx(
     ``start.onnx`` computes the state before the first word from features, as the encoder gives
     them: the run's PCA and scaling are part of the graph. ``step.onnx`` computes the scores of the
     next word and the next state. ``greedy.onnx`` decodes a whole caption. Ranking, and the first
-    stage that takes part in it, stay behind. docs/export.md lists names and shapes.
+    stage that takes part in it, stay behind. docs/howto/export.md lists names and shapes.
 
     Parameters
     ----------

@@ -209,7 +209,9 @@ def _import(module: str, names: Sequence[str]) -> list[str]:
     return [line]
 
 
-@click.command(epilog="Example: python -m xpcap.grading.handout handout docs/rnn_captioning.ipynb")
+@click.command(
+    epilog="Example: python -m xpcap.grading.handout handout docs/tutorials/rnn_captioning.ipynb"
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("notebooks", nargs=-1, type=click.Path(path_type=Path))
 @click.option(

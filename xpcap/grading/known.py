@@ -6,7 +6,7 @@ the sentence that the advice begins with.
 
 from xpcap.grading.mutants import Special
 
-# Lines of the derivation in docs/notation.md, by the variable that a statement computes
+# Lines of the derivation in docs/explain/backward.md, by the variable that a statement computes
 LABELS = {
     "lstm_step_forward": {"a": "F1", "i": "F2", "f": "F2", "o": "F2", "g": "F3", "next_c": "F4"}
     | {"next_h": "F6", "a_i, a_f, a_o, a_g": "gate order"},

@@ -468,7 +468,7 @@ class LayerChecks:
             raise FaultError(
                 "wrong values",
                 "sigmoid(x) is 1 / (1 + exp(-x)); for large |x| without overflow."
-                " Derivation: docs/notation.md#five-rules, rule 3.",
+                " Derivation: docs/explain/backward.md#five-rules, rule 3.",
             )
         yield Result("sigmoid", True, error=error)
 
@@ -498,7 +498,7 @@ class LayerChecks:
             raise FaultError(
                 "not stable",
                 "With scores near 1000 the loss is not finite: subtract the largest score of each"
-                " step first. Derivation: docs/notation.md#the-loss.",
+                " step first. Derivation: docs/explain/backward.md#the-loss.",
             )
         yield Result(name, True, error=error)
 

@@ -185,9 +185,9 @@ def advice_of(name: str, page: str, change: Change) -> str:
 
 
 def derivation(name: str, page: str, target: str) -> str:
-    """The sentence that leads to a section of docs/notation.md, and to the line of a variable."""
+    """The sentence that leads to a section of docs/explain/backward.md, and to the line of a variable."""
     if not page:
         return ""
     label = LABELS.get(name, {}).get(target, "")
     line = f", line {label}" if label.startswith("F") else ""
-    return f" Derivation: docs/notation.md#{page}{line}."
+    return f" Derivation: docs/explain/backward.md#{page}{line}."
