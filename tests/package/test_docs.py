@@ -276,7 +276,7 @@ def test_tables_name_functions_and_variables_of_the_file_that_heads_their_column
     seen = 0
     for file, rows in re.findall(
         r"^\|.*\| \[`(xpcap/\S+)`\]\(\S+\) \|\n((?:\|.*\n)+)",
-        DOCS["explain/backward.md"],
+        DOCS["explain/backward.md"] + DOCS["explain/attention-and-score.md"],
         re.MULTILINE,
     ):
         text = (ROOT / file).read_text(encoding="utf-8")
