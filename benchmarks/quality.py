@@ -1,4 +1,4 @@
-"""The table of docs/quality.md: each recipe trained with three seeds and scored on the val split.
+"""The recipes of docs/quality.md: each one trained with three seeds and scored on the val split.
 
     python -m benchmarks.quality flickr8k.h5 FOLDER [RECIPE...]
     python -m benchmarks.quality --curves FOLDER
@@ -47,7 +47,8 @@ ON_GRIDS = ("attention", "longer attention")  # so only where they are asked for
 SCORES = ("val_perplexity", "val_cider")
 OF_DEFAULT = ("first stage", "both stages")
 DECODING: dict[str, list[str]] = {
-    "greedy": [],
+    "ranked": [],
+    "greedy": ["--greedy"],
     "beam": ["--beam", "5"],
     "beam at 0.7": ["--beam", "5", "--length-penalty", "0.7"],
     "beam, no repeats": ["--beam", "5", "--no-repeat"],
@@ -76,6 +77,8 @@ def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
         )
     scores: dict[str, Any] = {}
     for name, options in DECODING.items():
+        if name == "ranked" and recipe in OF_DEFAULT:
+            continue  # the index of training photos belongs to the run as a whole
         kept = (
             folder
             / f"{recipe.replace(' ', '-')}-{seed}.{name.replace(',', '').replace(' ', '-')}.json"
@@ -101,6 +104,8 @@ def row(recipe: str, results: Sequence[dict[str, Any]]) -> list[str]:
     """Means over the seeds; of CIDEr also the lowest and the highest."""
 
     def cell(decoding: str, score: str, digits: int = 3, ends: bool = False) -> str:
+        if decoding not in results[0]:
+            return ""
         values = [result[decoding][score] for result in results]
         return f"{np.mean(values):.{digits}f}" + (
             f" ({min(values):.3f} to {max(values):.3f})" if ends else ""

@@ -7,10 +7,11 @@ import ast
 import csv
 import io
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib import rc_context
@@ -24,6 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 RESULTS = ROOT / "docs" / "develop" / "results"
+MEASURED = {"stages": "stages", "speed": "pytorch", "captions-by-photos": "captions_by_photos"}
 STYLE = {
     "font.family": "DejaVu Sans",
     "mathtext.fontset": "dejavusans",
@@ -327,8 +329,8 @@ def caption_path() -> Figure:
     def lane(y: float, title: str, x: float = 0.1) -> None:
         text(axes, x, y, title, ha="left", weight="bold", size=10.5)
 
-    def station(x: float, y: float, words: str, room: str, colour: str, w: float = 2.9) -> None:
-        box(axes, x, y, w, 1.25, "", colour)
+    def station(x: float, y: float, words: str, room: str, colour: str) -> None:
+        box(axes, x, y, 2.9, 1.25, "", colour)
         text(axes, x, y + 0.23, words, size=9.5)
         text(axes, x, y - 0.33, room, size=8.5, color=colour, family="DejaVu Sans Mono")
 
@@ -395,14 +397,9 @@ def read_results(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def panels(height: float, **options: Any) -> tuple[Figure, Sequence[Axes]]:
+def panels(height: float) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(7, height), layout="constrained")
-    return figure, figure.subplots(1, 2, **options)
-
-
-def mean_of(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return sum(numbers) / len(numbers)
+    return figure, figure.subplots(1, 2)
 
 
 def stages() -> Figure:
@@ -424,8 +421,7 @@ def stages() -> Figure:
                 line = [float(row[column]) for row in ours if row["seed"] == seed]
                 axes.plot([start + e for e in epochs], line, color=colour, lw=0.8, alpha=0.4)
             means = [
-                mean_of(float(row[column]) for row in ours if int(row["epoch"]) == e)
-                for e in epochs
+                fmean(float(row[column]) for row in ours if int(row["epoch"]) == e) for e in epochs
             ]
             axes.plot([start + e for e in epochs], means, color=colour, marker="o", ms=3.5)
         axes.axvline(crossed, color=SOFT, lw=0.8, ls=":")
@@ -509,8 +505,7 @@ def captions_by_photos() -> Figure:
             ("cider_greedy", ":", "greedy"),
         ):
             means = [
-                mean_of(float(row[column]) for row in ours if int(row["photos"]) == n)
-                for n in photos
+                fmean(float(row[column]) for row in ours if int(row["photos"]) == n) for n in photos
             ]
             axes.plot(
                 photos, means, color=colour, ls=style, marker="o", ms=4.5, label=f"{words}, {how}"
@@ -533,7 +528,6 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "speed": speed,
     "captions-by-photos": captions_by_photos,
 }
-MEASURED = {"stages": "stages", "speed": "pytorch", "captions-by-photos": "captions_by_photos"}
 
 
 def digest(name: str) -> str:

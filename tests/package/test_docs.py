@@ -350,6 +350,7 @@ def test_layout_lists_every_part_of_the_package_on_its_floor() -> None:
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "SECURITY.md",
+        "benchmarks/README.md",
         *(f"docs/{name}" for name in DOCS),
     ],
 )
