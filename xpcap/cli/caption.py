@@ -299,7 +299,7 @@ def _report(written: Written, csv: Path | None, txt: bool, describe: bool) -> No
     if csv is not None:
         click.echo(f"wrote {count} to {visible(str(csv))}")
     if txt:
-        click.echo(f"wrote {written.texts:,} of {count} beside their pictures, as .txt")
+        click.echo(f"wrote {written.texts:,} of {count} next to their pictures, as .txt")
     if describe:
         click.echo(f"wrote {written.described:,} of {count} into their pictures")
 

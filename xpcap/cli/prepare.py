@@ -208,7 +208,7 @@ def prepare(**given: Any) -> None:
         if not cache.exists():
             raise
         raise KeyboardInterrupt(
-            f"{visible(str(cache))} holds the features that were made; the same command goes on"
+            f"{visible(str(cache))} holds the features that were made; the same command continues"
             " from there, and removes it at the end"
         ) from interrupt
     write_dataset(out, data)
