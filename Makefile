@@ -12,7 +12,7 @@ help:
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff format the code"
-	@echo "make docs       bring what the docs quote from the code up to date"
+	@echo "make docs       bring what the docs quote from the code up to date, and draw their figures"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
 	@echo "make blanks     write handout/: the course's files with blanks for students, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
 	@echo "make bench      time training and sampling: ARGS='--config coco --peer torch', or ARGS=--help"
@@ -37,7 +37,7 @@ help:
 	@touch $@
 
 # The list of fonts that matplotlib keeps stays with the set-up.
-demo test hunt fuzz kill-test notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+demo test hunt fuzz kill-test docs notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 demo: .venv/ready
 	$(VENV) cli.py train
@@ -74,6 +74,7 @@ format: .venv/ready
 
 docs: .venv/ready
 	$(VENV) tests/helpers/excerpts.py
+	$(VENV) docs/figures.py
 
 notebooks: .venv/ready
 	$(VENV) tests/helpers/notebooks.py
