@@ -151,7 +151,12 @@ class Attention:
         return self.A.shape[2]
 
     def start(self) -> Array:
-        """State before the first step, and c0: the mean of A over regions, (N, H)."""
+        """State before the first step, and c0: the mean of A over regions.
+
+        Returns
+        -------
+        h0 : array (N, H), float
+        """
         N, _, H = self.A.shape
         return self.A.mean(axis=1, out=self._buffer("h0", (N, H)))
 
