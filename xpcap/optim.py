@@ -164,7 +164,9 @@ def sgd(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Confi
 
 
 def sgd_momentum(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
-    """Gradient descent with momentum::
+    """Gradient descent with momentum.
+
+    The velocity is a decaying sum of gradients::
 
         velocity = momentum * velocity - learning_rate * dw
         w += velocity
@@ -188,7 +190,9 @@ def sgd_momentum(w: Array, dw: Array, config: Config | None = None) -> tuple[Arr
 
 
 def rmsprop(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
-    """RMSProp::
+    """RMSProp.
+
+    Steps are divided by the root of a running mean of squared gradients::
 
         cache = decay_rate * cache + (1 - decay_rate) * dw**2
         w -= learning_rate * dw / (sqrt(cache) + epsilon)
@@ -213,7 +217,9 @@ def rmsprop(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, C
 
 
 def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
-    """Adam (Kingma & Ba 2015, the efficient form at the end of section 2)::
+    """Adam.
+
+    Kingma & Ba 2015, the efficient form at the end of section 2::
 
         t += 1; m = beta1 * m + (1 - beta1) * dw; v = beta2 * v + (1 - beta2) * dw**2
         w -= learning_rate * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + epsilon)

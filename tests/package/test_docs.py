@@ -254,7 +254,9 @@ def test_fences_are_blocks_excerpts_or_mathematics() -> None:
 
 @pytest.mark.parametrize("name", DOCS)
 def test_what_a_page_quotes_is_what_the_code_says(name: str) -> None:
-    assert excerpts.filled(DOCS[name]) == DOCS[name], f"docs/{name} is out of date: run make docs"
+    assert excerpts.filled(DOCS[name]) == DOCS[name], (
+        f"docs/{name} is out of date: run make excerpts"
+    )
 
 
 def test_excerpts_name_their_function_and_the_sentence_before_links_to_its_file() -> None:

@@ -43,7 +43,9 @@ class DotProductCache(NamedTuple):
 
 @in_turn
 def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array, DotProductCache]:
-    """Attention to the regions of each picture from a state::
+    """Attention to the regions of each picture from a state.
+
+    The scaled dot product::
 
         scores = A . prev_h / sqrt(H);  attn_weights = softmax(scores) over regions
         attn = attn_weights . A
@@ -79,7 +81,9 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
 
 @in_turn
 def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tuple[Array, Array]:
-    """Gradients of dot_product_attention_forward; `attn_weights` has no upstream gradient::
+    """Gradients of dot_product_attention_forward.
+
+    `attn_weights` has no upstream gradient::
 
         dweights = A . dattn
         dscores = attn_weights * (dweights - attn_weights . dweights) / sqrt(H)

@@ -298,7 +298,9 @@ def apply_mask(x: Array, mask: Array | None, p: float) -> Array:
 def temporal_softmax_loss(
     x: Array, y: Array, mask: Array, verbose: bool = False
 ) -> tuple[Array, Array]:
-    """Softmax cross entropy of a batch of sequences::
+    """Softmax cross entropy of a batch of sequences.
+
+    Summed over time, averaged over sequences::
 
         loss = 1/N * sum over n, t with mask[n, t] of -log softmax(x[n, t])[y[n, t]]
 

@@ -64,7 +64,9 @@ class LSTMCache(NamedTuple):
 def lstm_step_forward(
     x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array
 ) -> tuple[Array, Array, LSTMStepCache]:
-    """One LSTM step::
+    """One LSTM step.
+
+    Gates stack i, f, o, g::
 
         a = x @ Wx + prev_h @ Wh + b
         i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
