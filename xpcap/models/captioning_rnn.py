@@ -263,51 +263,51 @@ class CaptioningRNN(Captioner):
 
         The loss is summed over time::
 
-                loss = 1 / total * sum over captions of weight * sum over time of cross entropy
+            loss = 1 / total * sum over captions of weight * sum over time of cross entropy
 
-            The cross entropy of a word is -log p(target word); with smoothing, (1 - smoothing) times
-            that, and smoothing times the mean over the vocabulary of -log p(word) (Szegedy et al. 2016,
-            section 7).
+        The cross entropy of a word is -log p(target word); with smoothing, (1 - smoothing) times
+        that, and smoothing times the mean over the vocabulary of -log p(word) (Szegedy et al. 2016,
+        section 7).
 
-            Parameters
-            ----------
-            features : array (N, D), with attention (N, P, D), or FeatureRows
-                On the host or a device, or rows of a table on the model's device; of the captions in
-                `shard`, if that is given.
-            captions : array (N, T+1), int
-                Inputs are all columns but the last, targets all but the first; NULL targets do not
-                count.
-            workspace : Workspace or None
-                An xpcap.memory.Workspace for memory; the gradients, and on a device the loss, stay
-                valid until its next use. A large enough batch is split into as many parts as the
-                workspace has, computed in parallel. None: fresh memory, one part.
-            weights : array (N,), real, or None
-                The weight of each caption, on the host. None: 1 each.
-            total : float or None
-                Divisor of the sum. None: N.
-            step : int or None
-                Number of the training step, which decides the dropout masks of a batch. None: one more
-                than in the last call, 0 in the first.
-            smoothing : float
-                Probability, in [0, 1), that a target gives up to all words alike.
-            shard : array (n,), int, or None
-                Indices of some of the captions, distinct. Loss and gradients are then the shard's: with
-                the same `step`, the shards of several processes add up to those of one, dropout
-                included. None: all captions.
+        Parameters
+        ----------
+        features : array (N, D), with attention (N, P, D), or FeatureRows
+            On the host or a device, or rows of a table on the model's device; of the captions in
+            `shard`, if that is given.
+        captions : array (N, T+1), int
+            Inputs are all columns but the last, targets all but the first; NULL targets do not
+            count.
+        workspace : Workspace or None
+            An xpcap.memory.Workspace for memory; the gradients, and on a device the loss, stay
+            valid until its next use. A large enough batch is split into as many parts as the
+            workspace has, computed in parallel. None: fresh memory, one part.
+        weights : array (N,), real, or None
+            The weight of each caption, on the host. None: 1 each.
+        total : float or None
+            Divisor of the sum. None: N.
+        step : int or None
+            Number of the training step, which decides the dropout masks of a batch. None: one more
+            than in the last call, 0 in the first.
+        smoothing : float
+            Probability, in [0, 1), that a target gives up to all words alike.
+        shard : array (n,), int, or None
+            Indices of some of the captions, distinct. Loss and gradients are then the shard's: with
+            the same `step`, the shards of several processes add up to those of one, dropout
+            included. None: all captions.
 
-            Returns
-            -------
-            loss : array (), float
-            grads : Parameters
-                With the keys and shapes of `params`.
+        Returns
+        -------
+        loss : array (), float
+        grads : Parameters
+            With the keys and shapes of `params`.
 
-            Raises
-            ------
-            ValueError
-                Shapes do not match, word ids are outside the vocabulary, a number is out of range, or
-                features of the host are not finite; those on a device are not checked.
-            TypeError
-                Captions are not integers, features no real numbers, or NumPy cannot read them.
+        Raises
+        ------
+        ValueError
+            Shapes do not match, word ids are outside the vocabulary, a number is out of range, or
+            features of the host are not finite; those on a device are not checked.
+        TypeError
+            Captions are not integers, features no real numbers, or NumPy cannot read them.
         """
         if step is None:
             step = self._next_step
