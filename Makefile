@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help demo test hunt fuzz kill-test lint format docs notebooks blanks bench gpu-check release clean
+.PHONY: help demo test hunt fuzz kill-test lint format docs site excerpts notebooks blanks bench gpu-check release clean
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
@@ -12,13 +12,15 @@ help:
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff format the code"
-	@echo "make docs       bring what the docs quote from the code up to date, and draw their figures"
+	@echo "make docs       make excerpts and make site, and open the site in a browser"
+	@echo "make site       build the site of docs/ and of the docstrings into site/; a warning is an error"
+	@echo "make excerpts   bring what the docs quote from the code up to date, and draw their figures"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
 	@echo "make blanks     write handout/: the course's files with blanks for students, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
 	@echo "make bench      time training and sampling: ARGS='--config coco --peer torch', or ARGS=--help"
 	@echo "make gpu-check  gpu tests, verify and benchmarks on CuPy, and a page about it (PAGE=gpu-check.md); installs nothing, uses the packages of $(PYTHON)"
 	@echo "make release    build sdist and wheel into dist/, check them in a clean environment, and list the steps of a release; uploads nothing"
-	@echo "make clean      remove .venv and caches (runs/ stays)"
+	@echo "make clean      remove .venv, caches and site/ (runs/ stays)"
 
 # .venv is made anew when pyproject.toml changes, and only counts once everything is in it.
 .venv/ready: pyproject.toml
@@ -37,7 +39,7 @@ help:
 	@touch $@
 
 # The list of fonts that matplotlib keeps stays with the set-up.
-demo test hunt fuzz kill-test docs notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+demo test hunt fuzz kill-test excerpts notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 demo: .venv/ready
 	$(VENV) cli.py train
@@ -72,9 +74,19 @@ format: .venv/ready
 	$(VENV) -m ruff check --fix .
 	$(VENV) -m ruff format .
 
-docs: .venv/ready
+excerpts: .venv/ready
 	$(VENV) tests/helpers/excerpts.py
 	$(VENV) docs/figures.py
+
+.venv/docs: .venv/ready
+	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+site: .venv/docs
+	$(VENV) -m sphinx --quiet --fail-on-warning -d .venv/doctrees docs site
+
+docs: excerpts site
+	$(VENV) -m webbrowser "file://$(CURDIR)/site/index.html"
 
 notebooks: .venv/ready
 	$(VENV) tests/helpers/notebooks.py
@@ -105,4 +117,4 @@ release: .venv/release
 	echo "3. $(VENV) -m twine upload dist/*"
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -160,6 +160,11 @@ def backend_status() -> dict[str, BackendStatus]:
 
     The first call imports cupy, if installed (about 0.3 s), and runs a few small computations on
     device 0; the result is cached. Other devices are listed, and proved when they are asked for.
+
+    Returns
+    -------
+    status : dict of str to BackendStatus
+        The state of ``"numpy"`` and ``"cupy"``: usable or not, version, devices, reason.
     """
     return {
         "numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""),
@@ -220,13 +225,16 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
 
     Parameters
     ----------
-    spec : ``"numpy"``, ``"cupy"``, ``"cupy:1"`` (a device number) or ``"auto"`` (cupy if usable,
-        else numpy; prints its choice to standard error)
+    spec : str
+        ``"numpy"``, ``"cupy"``, ``"cupy:1"`` (a device number) or ``"auto"`` (cupy if usable, else
+        numpy; prints its choice to standard error).
 
     Raises
     ------
-    OptionError : the backend does not exist. BackendError : it is not usable here, with the reason;
-        there is no silent fallback.
+    OptionError
+        The backend does not exist.
+    BackendError
+        The backend is not usable here, with the reason; there is no silent fallback.
 
     Notes
     -----
@@ -248,7 +256,18 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
 
 
 def get_backend() -> str:
-    """The current backend: ``"numpy"``, ``"cupy"`` or ``"cupy:N"``."""
+    """The current backend.
+
+    Returns
+    -------
+    backend : str
+        ``"numpy"``, ``"cupy"`` or ``"cupy:N"``.
+
+    Raises
+    ------
+    BackendError, OptionError
+        `XPCAP_BACKEND` names a backend that is not usable here, or none.
+    """
     if _active is None:
         wanted = os.environ.get(VARIABLE) or "numpy"
         try:
@@ -311,11 +330,22 @@ def is_device_array(x: object) -> bool:
 
 
 def get_array_module(*arrays: Array) -> ModuleType:
-    """The library of `arrays`; numpy if there are none.
+    """The library of arrays, numpy if there are none.
+
+    Parameters
+    ----------
+    *arrays : array
+        Of NumPy or of CuPy.
+
+    Returns
+    -------
+    xp : module
+        numpy or cupy.
 
     Raises
     ------
-    TypeError : numpy and cupy arrays are mixed. CuPy rejects that too, but later and less clearly.
+    TypeError
+        numpy and cupy arrays are mixed. CuPy rejects that too, but later and less clearly.
     """
     if len(arrays) == 1:
         return sys.modules["cupy"] if is_device_array(arrays[0]) else np
@@ -329,13 +359,35 @@ def get_array_module(*arrays: Array) -> ModuleType:
 
 
 def asarray(x: Any, *, dtype: DTypeLike | None = None, like: Array | None = None) -> Array:
-    """`x` as an array of the backend, or of the library of `like`; copied only if necessary."""
+    """An array of the current backend, or of the library of `like`; copied only if necessary.
+
+    Parameters
+    ----------
+    x : array or sequence of numbers
+    dtype : dtype or None
+        None: that of `x`.
+    like : array or None
+        An array whose library to use. None: that of the current backend.
+
+    Returns
+    -------
+    array : array, shape of x
+    """
     xp = array_module() if like is None else get_array_module(like)
     return xp.asarray(to_numpy(x) if xp is np else x, dtype=dtype)
 
 
 def to_numpy(x: Any) -> np.ndarray:
-    """`x` as a host array; a device array is waited for."""
+    """A host array; the transfer waits for the device.
+
+    Parameters
+    ----------
+    x : array or sequence of numbers
+
+    Returns
+    -------
+    array : numpy.ndarray, shape and dtype of x
+    """
     if is_device_array(x):
         return np.asarray(x.get())
     return np.asarray(x)

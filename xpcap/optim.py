@@ -27,9 +27,28 @@ STATE: dict[str, tuple[str, ...]] = {
 
 
 def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config:
-    """Complete config for `rule`: `config` over the course's defaults, and state arrays of zeros.
+    """Complete config for a rule: `config` over the course's defaults, and state arrays of zeros.
 
-    OptionError : an unknown rule or key. ValueError : a hyperparameter out of its range.
+    Parameters
+    ----------
+    rule : str
+        "sgd", "sgd_momentum", "rmsprop" or "adam".
+    w : array, float, any shape
+        The parameters to update; state arrays have its shape, dtype and library.
+    config : mapping or None
+        Hyperparameters, and state arrays of an earlier step.
+
+    Returns
+    -------
+    config : dict
+        All hyperparameters, as Python floats, and all state.
+
+    Raises
+    ------
+    OptionError
+        An unknown rule or key.
+    ValueError
+        A hyperparameter out of its range, or a state array of another shape.
     """
     if rule not in DEFAULTS:
         raise unknown("optim", "update rule", rule, DEFAULTS)
@@ -90,7 +109,19 @@ _IN_PLACE: dict[str, Callable[[Array, Array, Config], None]] = {
 
 
 def update(rule: str, w: Array, dw: Array, config: Config) -> None:
-    """A step of `rule` in place, on w and on the state in `config`, completed by `init`."""
+    """A step of a rule in place, on w and on the state in `config`.
+
+    Parameters
+    ----------
+    rule : str
+        A name in DEFAULTS.
+    w : array, float, any shape
+        The parameters. They are overwritten.
+    dw : array, shape and dtype of w
+        Their gradient.
+    config : dict
+        As `init` returns it. Its state is overwritten.
+    """
     _IN_PLACE[rule](w, dw, config)
 
 
@@ -112,46 +143,127 @@ def _pure(rule: str, w: Array, dw: Array, config: Config | None) -> tuple[Array,
 
 
 def sgd(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
-    """w -= learning_rate * dw (default 1e-2). Returns (next_w, config); w itself is unchanged."""
+    """Stochastic gradient descent, w -= learning_rate * dw.
+
+    Parameters
+    ----------
+    w : array, float, any shape
+        The parameters. They are unchanged.
+    dw : array, shape and dtype of w
+        Their gradient.
+    config : dict or None
+        ``learning_rate`` (1e-2 if missing).
+
+    Returns
+    -------
+    next_w : array, shape and dtype of w
+    config : dict
+        `config` itself, completed in place, or a new one; to be passed to the next step.
+    """
     return _pure("sgd", w, dw, config)
 
 
 def sgd_momentum(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
-    """velocity = momentum * velocity - learning_rate * dw; w += velocity.
+    """Gradient descent with momentum.
 
-    Defaults: learning_rate 1e-2, momentum 0.9.
+    The velocity is a decaying sum of gradients::
+
+        velocity = momentum * velocity - learning_rate * dw
+        w += velocity
+
+    Parameters
+    ----------
+    w : array, float, any shape
+        The parameters. They are unchanged.
+    dw : array, shape and dtype of w
+        Their gradient.
+    config : dict or None
+        ``learning_rate`` (1e-2 if missing), ``momentum`` (0.9), and the state ``velocity``.
+
+    Returns
+    -------
+    next_w : array, shape and dtype of w
+    config : dict
+        As in `sgd`.
     """
     return _pure("sgd_momentum", w, dw, config)
 
 
 def rmsprop(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
-    """cache = decay_rate * cache + (1 - decay_rate) * dw**2
+    """RMSProp.
 
-    w -= learning_rate * dw / (sqrt(cache) + epsilon)
+    Steps are divided by the root of a running mean of squared gradients::
 
-    Defaults: learning_rate 1e-2, decay_rate 0.99, epsilon 1e-8.
+        cache = decay_rate * cache + (1 - decay_rate) * dw**2
+        w -= learning_rate * dw / (sqrt(cache) + epsilon)
+
+    Parameters
+    ----------
+    w : array, float, any shape
+        The parameters. They are unchanged.
+    dw : array, shape and dtype of w
+        Their gradient.
+    config : dict or None
+        ``learning_rate`` (1e-2 if missing), ``decay_rate`` (0.99), ``epsilon`` (1e-8), and the
+        state ``cache``.
+
+    Returns
+    -------
+    next_w : array, shape and dtype of w
+    config : dict
+        As in `sgd`.
     """
     return _pure("rmsprop", w, dw, config)
 
 
 def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Config]:
-    """Adam (Kingma & Ba 2015, the efficient form at the end of section 2).
+    """Adam.
 
-    t += 1; m = beta1 * m + (1 - beta1) * dw; v = beta2 * v + (1 - beta2) * dw**2
-    w -= learning_rate * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + epsilon)
+    Kingma & Ba 2015, the efficient form at the end of section 2::
 
-    Defaults: learning_rate 1e-3, beta1 0.9, beta2 0.999, epsilon 1e-8, t 0 (the steps done).
+        t += 1; m = beta1 * m + (1 - beta1) * dw; v = beta2 * v + (1 - beta2) * dw**2
+        w -= learning_rate * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + epsilon)
+
+    Parameters
+    ----------
+    w : array, float, any shape
+        The parameters. They are unchanged.
+    dw : array, shape and dtype of w
+        Their gradient.
+    config : dict or None
+        ``learning_rate`` (1e-3 if missing), ``beta1`` (0.9), ``beta2`` (0.999), ``epsilon`` (1e-8),
+        and the state ``m``, ``v`` and ``t``, the number of steps done.
+
+    Returns
+    -------
+    next_w : array, shape and dtype of w
+    config : dict
+        As in `sgd`.
     """
     return _pure("adam", w, dw, config)
 
 
 def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None = None) -> Array:
-    """Norm of `grads` (flat), which are scaled down in place to `max_norm` if it is larger.
+    """Scale gradients down in place to the norm `max_norm` if theirs is larger.
+
+    Parameters
+    ----------
+    grads : array (n,), float
+        All gradients, flat.
+    max_norm : float
+        Largest Euclidean norm.
+    buffer : Buffer or None
+        Memory for the norm, which the next step overwrites. None allocates.
 
     Returns
     -------
-    norm : 0-d, before clipping; not read from a device. With a `buffer` it lies there, until the
-        next step overwrites it
+    norm : array (), float
+        The norm before clipping; not read from a device.
+
+    Raises
+    ------
+    OptionError
+        `max_norm` is not a positive number.
 
     Notes
     -----
@@ -172,11 +284,17 @@ class Optimizer:
 
     Parameters
     ----------
-    rule, config : as in init, for parameters laid out like `like`
+    rule : str
+        A name in DEFAULTS.
+    config : mapping
+        Hyperparameters, as in `init`.
+    like : array (n,), float
+        Parameters with the layout of those to update.
 
     Attributes
     ----------
-    config : of the rule, with its state arrays
+    config : dict
+        Of the rule, with its state arrays.
     """
 
     def __init__(self, rule: str, config: Mapping[str, Any], like: Array) -> None:
@@ -185,21 +303,46 @@ class Optimizer:
         self._first_rate = self.config["learning_rate"]
 
     def update(self, params: Array, grads: Array) -> None:
-        """Update flat parameters in place by a flat gradient."""
+        """Update parameters in place by their gradient.
+
+        Parameters
+        ----------
+        params, grads : array (n,), float
+        """
         update(self.rule, params, grads, self.config)
 
     def end_step(self, lr_decay: float | str, left: int) -> None:
-        """Lower the learning rate after a step, one of `left` to the end of training."""
+        """Lower the learning rate after a step, if the decay is linear.
+
+        Parameters
+        ----------
+        lr_decay : float or "linear"
+            As in CaptioningSolver.
+        left : int
+            Steps that were left in training before this one was taken, it included.
+        """
         if lr_decay == LINEAR:
             self.config["learning_rate"] *= (left - 1) / left
 
     def end_epoch(self, lr_decay: float | str) -> None:
-        """Lower the learning rate after an epoch."""
+        """Lower the learning rate after an epoch, if the decay is a factor.
+
+        Parameters
+        ----------
+        lr_decay : float or "linear"
+            As in CaptioningSolver.
+        """
         if not isinstance(lr_decay, str):
             # As a float: a NumPy scalar would spread into the saved state
             self.config["learning_rate"] *= float(lr_decay)
 
     def begin_again(self, lr_decay: float | str) -> None:
-        """Restore a learning rate that has fallen to zero, before more epochs than were planned."""
+        """Restore a learning rate that has fallen to zero, before more epochs than were planned.
+
+        Parameters
+        ----------
+        lr_decay : float or "linear"
+            As in CaptioningSolver.
+        """
         if lr_decay == LINEAR:
             self.config["learning_rate"] = self._first_rate

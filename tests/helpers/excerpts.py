@@ -1,5 +1,5 @@
 """Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, those that end in `whole`
-with signature and docstring, and the table of planted mistakes. `make docs` runs this.
+with signature and docstring, and the table of planted mistakes. `make excerpts` runs this.
 """
 
 import ast

@@ -212,6 +212,14 @@ def test_every_message_installs_an_extra_by_one_command_and_each_exists() -> Non
         ) <= set(extras), command  # type: ignore[index]
 
 
+def test_ci_installs_every_extra_alone() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    listed = re.search(r"^ +extra: \[(.+)\]$", workflow, re.MULTILINE)
+    assert listed
+    assert listed[1].split(", ") == list(project["optional-dependencies"])
+
+
 def test_types_are_shipped() -> None:
     assert (ROOT / "xpcap" / "py.typed").is_file()
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][

@@ -15,9 +15,18 @@ from xpcap.errors import DataError
 def open_data(path: str | Path) -> CaptionData:
     """Open a dataset file, or CS231n's coco_captioning folder.
 
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    data : CaptionData
+
     Raises
     ------
-    DataError : nothing there, or damaged, or of another kind.
+    DataError
+        Nothing is there, or it is damaged or of another kind.
     """
     path = Path(path)
     if path.is_dir():

@@ -29,20 +29,25 @@ def load_coco_data(
 
     Parameters
     ----------
-    base_dir : the folder that coco_captioning.zip unpacks to; None: the first that is there of
-        datasets/coco_captioning, and the same in cs231n/ and deeplearning/
-    max_train : draw this many training captions with replacement from NumPy's legacy global stream,
-        as the course does; None: take all
-    pca_features : read the 512-d features instead of the 4096-d ones
+    base_dir : str, Path or None
+        The folder that coco_captioning.zip unpacks to. None: the first of datasets/coco_captioning,
+        and the same in cs231n/ and deeplearning/, that exists.
+    max_train : int or None
+        Draw this many training captions with replacement from NumPy's legacy global stream, as the
+        course does. None: take all.
+    pca_features : bool
+        Read the 512-d features instead of the 4096-d ones.
 
     Returns
     -------
-    dict : ``train_captions`` (n, 17), ``train_image_idxs`` (n,), ``train_features`` (m, D),
-        ``train_urls`` (m,), likewise for ``val``, ``idx_to_word`` (list), ``word_to_idx`` (dict)
+    data : dict
+        ``train_captions`` (n, 17), ``train_image_idxs`` (n,), ``train_features`` (m, D),
+        ``train_urls`` (m,), likewise for ``val``, ``idx_to_word`` (list), ``word_to_idx`` (dict).
 
     Raises
     ------
-    DataError : a file is missing, truncated, or not as the course ships it.
+    DataError
+        A file is missing, truncated, or not as the course ships it.
     """
     base_dir = _find() if base_dir is None else base_dir
     print("base dir", base_dir)
@@ -59,13 +64,25 @@ def sample_coco_minibatch(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw captions with replacement from NumPy's legacy global stream, as the course does.
 
+    Parameters
+    ----------
+    data : mapping
+        As load_coco_data returns it.
+    batch_size : int
+        N.
+    split : str
+        "train" or "val".
+
     Returns
     -------
-    captions (N, T+1) int, image_features (N, D) float, urls (N,) str
+    captions : array (N, T+1), int
+    image_features : array (N, D), float
+    urls : array (N,), str
 
     Raises
     ------
-    DataError : no such split.
+    DataError
+        There is no such split.
     """
     if f"{split}_captions" not in data:
         raise unknown("sample_coco_minibatch", "split", split, SPLITS, DataError)
@@ -142,19 +159,21 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
 
     Parameters
     ----------
-    data : with a train or a val split; the course's dict has no keys for others, so they are left
-        out
+    data : CaptionData
+        With a train or a val split. The course's dict has no keys for others, so they are left out.
 
     Returns
     -------
-    dict : for each of the two splits ``train_captions`` (n, T+1) int32, ``train_image_idxs`` (n,)
+    data : dict
+        For each of the two splits ``train_captions`` (n, T+1) int32, ``train_image_idxs`` (n,)
         int32, ``train_features`` (m, D) float, scaled and in memory, ``train_urls`` (m,) str, the
         names of the pictures; ``idx_to_word`` (list), ``word_to_idx`` (dict). Arrays may be those
-        of `data` itself
+        of `data` itself.
 
     Raises
     ------
-    DataError : neither split is there, or a feature on disk is not finite.
+    DataError
+        Neither split is there, or a feature on disk is not finite.
     """
     names = [name for name in SPLITS if name in data.splits]
     if not names:

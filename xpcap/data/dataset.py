@@ -115,9 +115,22 @@ class CaptionData:
 
     Parameters
     ----------
-    scaling : applied to every feature that `features` and `minibatch` return
-    stamp : digest of its contents, if it was read from a stamped file
-    projection : the PCA that the features have been through since an encoder computed them
+    vocabulary : Vocabulary
+    splits : mapping of str to Split
+        Captions and features by name, such as "train" and "val".
+    source : Source
+        The origin of the data: encoder, folder of pictures, seed.
+    scaling : FeatureScaling or Preprocessing
+        Applied to every feature that `features` and `minibatch` return.
+    stamp : str
+        Digest of the contents, if the data was read from a stamped file.
+    projection : Projection or None
+        The PCA that the features have been through since an encoder computed them.
+
+    Raises
+    ------
+    TypeError
+        `source` is no Source.
     """
 
     vocabulary: Vocabulary
@@ -136,7 +149,21 @@ class CaptionData:
             )
 
     def split(self, name: str) -> Split:
-        """The split of that name. DataError : there is none."""
+        """A split of the data.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        split : Split
+
+        Raises
+        ------
+        DataError
+            There is no split of that name.
+        """
         if name not in self.splits:
             raise unknown("this data set", "split", name, self.splits, DataError)
         return self.splits[name]
@@ -157,17 +184,26 @@ class CaptionData:
         return next(iter(self.splits.values())).captions.shape[1] - 2
 
     def features(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Scaled features of a split's pictures, or of views, by row number; repeats are allowed.
+        """Scaled features of a split's pictures, or of views, by row number.
+
+        Parameters
+        ----------
+        name : str
+            Of a split.
+        rows : array (n,), int
+            Row numbers; repeats are allowed.
 
         Returns
         -------
-        array (len(rows), D), or (len(rows), P, D) for grids; float32, or float64 if the data set is
-        float64
+        features : array (n, D), or (n, P, D) for grids
+            float32, or float64 if the data set is float64.
 
         Raises
         ------
-        DataError : a feature is not finite; the message names the picture. ValueError : no such
-            row.
+        DataError
+            A feature is not finite; the message names the picture.
+        ValueError
+            There is no such row.
         """
         split = self.split(name)
         if not all_below(np.asarray(rows), len(split.features)):
@@ -193,7 +229,27 @@ class CaptionData:
         return self.scaling(raw)
 
     def minibatch(self, name: str, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features (N, D) and captions (N, T+1) of a split's captions numbered `captions` (N,)."""
+        """Scaled features of captions, and the captions as ids.
+
+        Parameters
+        ----------
+        name : str
+            Of a split.
+        captions : array (N,), int
+            Numbers of captions of this split.
+
+        Returns
+        -------
+        features : array (N, D), or (N, P, D) for grids, float
+        captions : array (N, T+1), int
+
+        Raises
+        ------
+        DataError
+            There is no such split, or a feature is not finite.
+        ValueError
+            There is no such caption.
+        """
         split = self.split(name)
         if not all_below(np.asarray(captions), len(split.captions)):
             came = f"{np.min(captions)}..{np.max(captions)}"
@@ -204,16 +260,35 @@ class CaptionData:
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 
     def texts(self, name: str) -> list[str]:
-        """Captions of a split as written, or from their ids, with ``<UNK>`` for lost words."""
+        """Captions as written, or from their ids, with ``<UNK>`` for lost words.
+
+        Parameters
+        ----------
+        name : str
+            Of a split.
+
+        Returns
+        -------
+        texts : list of str
+        """
         split = self.split(name)
         if split.text is not None:
             return list(split.text)
         return [detokenize(words) for words in self.words(name)]
 
     def words(self, name: str, captions: np.ndarray | None = None) -> list[list[str]]:
-        """Captions of a split as words, of their text or ids, with ``<UNK>`` for lost ones.
+        """Captions as words, of their text or ids, with ``<UNK>`` for lost ones.
 
-        `captions` : their numbers, int. None: all.
+        Parameters
+        ----------
+        name : str
+            Of a split.
+        captions : array (n,), int, or None
+            Numbers of captions of this split. None: all.
+
+        Returns
+        -------
+        words : list of list of str
         """
         split = self.split(name)
         if split.text is None:
@@ -225,7 +300,18 @@ class CaptionData:
         return [self.vocabulary.tokenize(text) for text in texts]
 
     def references(self, name: str) -> dict[int, list[str]]:
-        """Picture number to captions as text, in rising order, of pictures that have some."""
+        """Captions as text, by picture, of pictures that have some.
+
+        Parameters
+        ----------
+        name : str
+            Of a split.
+
+        Returns
+        -------
+        references : dict of int to list of str
+            In rising order of the picture's number.
+        """
         references: dict[int, list[str]] = {}
         for image, text in zip(self.split(name).image_idxs.tolist(), self.texts(name), strict=True):
             references.setdefault(image, []).append(text)
@@ -234,7 +320,20 @@ class CaptionData:
     def reference_words(
         self, name: str, words: Sequence[list[str]] | None = None
     ) -> dict[int, list[list[str]]]:
-        """`references` as words, for metrics, without ``<UNK>``; `words` if known already."""
+        """Captions as words, by picture, for metrics, without ``<UNK>``.
+
+        Parameters
+        ----------
+        name : str
+            Of a split.
+        words : sequence of list of str, or None
+            The split's captions as `words` returns them, if the caller has them already.
+
+        Returns
+        -------
+        references : dict of int to list of list of str
+            In rising order of the picture's number.
+        """
         references: dict[int, list[list[str]]] = {}
         for image, caption in zip(
             self.split(name).image_idxs.tolist(),
@@ -249,8 +348,20 @@ class CaptionData:
     ) -> "CaptionData":
         """One split of the data, its captions encoded by another vocabulary, and not cut.
 
-        Where there is text, the other vocabulary's tokeniser is used. `words` : the split's
-        captions as `words` returns them, if the caller has them already; tokenising takes long.
+        The other vocabulary's tokeniser is used, if there is text.
+
+        Parameters
+        ----------
+        vocabulary : Vocabulary
+        name : str
+            Of a split.
+        words : sequence of sequence of str, or None
+            The split's captions as `words` returns them, if the caller has them already; tokenising
+            takes long.
+
+        Returns
+        -------
+        data : CaptionData
         """
         text = self.split(name).text
         if text is not None and vocabulary.tokeniser != self.vocabulary.tokeniser:
@@ -266,8 +377,17 @@ class CaptionData:
     def with_vocabulary(self, vocabulary: Vocabulary) -> "CaptionData":
         """The data with the captions of all splits encoded by another vocabulary, cut as they are.
 
-        Its words are taken from the text where there is text, so that it need not know this
-        vocabulary's. It must have the same tokeniser.
+        Words are taken from the text, if there is text, so that it need not know this vocabulary's
+        words.
+
+        Parameters
+        ----------
+        vocabulary : Vocabulary
+            With the same tokeniser.
+
+        Returns
+        -------
+        data : CaptionData
         """
         splits = {
             name: replace(split, captions=vocabulary.encode_words(self.words(name), self.max_words))
@@ -276,7 +396,17 @@ class CaptionData:
         return replace(self, vocabulary=vocabulary, splits=splits)
 
     def projected(self, projection: Projection) -> "CaptionData":
-        """The data with its features, which no projection has been applied to, projected."""
+        """The data with projected features.
+
+        Parameters
+        ----------
+        projection : Projection
+            For features that no projection has been applied to.
+
+        Returns
+        -------
+        data : CaptionData
+        """
         splits = {}
         for name, split in self.splits.items():
             features: RowSource = Picked(

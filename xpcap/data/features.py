@@ -169,16 +169,26 @@ class FeatureScaling(NamedTuple):
 
 
 def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
-    """Fit a scaling to features (m, D) or grids (m, P, D), an array or an HDF5 data set.
+    """Fit a scaling to features of pictures.
 
     Parameters
     ----------
-    kind : ``standardize``: mean 0 and standard deviation 1 for each feature over these m rows; a
-        constant feature is only centred. ``none``: features as they are
+    kind : str
+        ``standardize``: mean 0 and standard deviation 1 for each feature over these m rows; a
+        constant feature is only centred. ``none``: features as they are.
+    features : array (m, D) or (m, P, D), float, or HDF5 data set
+        Grids have P regions.
+
+    Returns
+    -------
+    scaling : FeatureScaling
 
     Raises
     ------
-    OptionError : another kind. ValueError : a feature is not finite.
+    OptionError
+        Another kind.
+    ValueError
+        A feature is not finite.
     """
     if not isinstance(kind, str) or kind not in KINDS:
         name = kind if isinstance(kind, str) else type(kind).__name__

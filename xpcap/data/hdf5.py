@@ -106,12 +106,20 @@ FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets"
 
 
 def write_dataset(path: str | Path, data: CaptionData) -> None:
-    """Check `data`, stamp it, and write it to `path`, whole or not at all.
+    """Check a data set, stamp it, and write it whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        Dataset file to create.
+    data : CaptionData
 
     Raises
     ------
-    DataError : the data are at fault, `path` exists, or its folder does not. OSError : it cannot be
-        written.
+    DataError
+        The data are at fault, `path` exists, or its folder does not.
+    OSError
+        The file cannot be written.
     """
     _check(Path(path), data)
     _write(Path(path), stamped(data))

@@ -234,17 +234,21 @@ def decode_captions(
 
     Parameters
     ----------
-    captions : array (T,) or (N, T), int, host or device
-    idx_to_word : list, or mapping of id to word
-    special : write ``<START>`` and ``<END>``, as the course does
+    captions : array (T,) or (N, T), int
+        On the host or a device.
+    idx_to_word : list of str, or mapping of int to str
+    special : bool
+        Write ``<START>`` and ``<END>``, as the course does.
 
     Returns
     -------
-    str for one caption, list of N str for a batch
+    text : str, or list of N str
+        One text for one caption, a list for a batch.
 
     Raises
     ------
-    ValueError : an id without a word.
+    ValueError
+        The captions are not integers of one of these shapes, or an id has no word.
     """
     ids = to_numpy(captions)
     if ids.ndim not in (1, 2) or (ids.size and ids.dtype.kind not in "iu"):

@@ -45,24 +45,30 @@ class DotProductCache(NamedTuple):
 def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array, DotProductCache]:
     """Attention to the regions of each picture from a state.
 
-    scores = A . prev_h / sqrt(H);  attn_weights = softmax(scores) over regions
-    attn = attn_weights . A
+    The scaled dot product::
+
+        scores = A . prev_h / sqrt(H);  attn_weights = softmax(scores) over regions
+        attn = attn_weights . A
 
     Parameters
     ----------
     prev_h : array (N, H), float
-    A : array (N, P, H), float; the regions, projected to the size of a state; or (N, H, K, K), the
-        layout of the assignment
+    A : array (N, P, H), float, or (N, H, K, K)
+        The regions, projected to the size of a state. (N, H, K, K) is the layout of the assignment.
 
     Returns
     -------
-    attn : array (N, H), float; the context
-    attn_weights : array (N, P), float, rows sum to 1; (N, K, K) for the other layout
-    cache : for dot_product_attention_backward
+    attn : array (N, H), float
+        The context.
+    attn_weights : array (N, P), float, or (N, K, K)
+        In the layout of A; the weights of a picture have the sum 1.
+    cache : DotProductCache
+        For dot_product_attention_backward.
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match, or there is no region.
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match, or there is no region.
     """
     check_regions("dot_product_attention_forward", A, "prev_h:N,H", prev_h)
     regions = to_regions(A)
@@ -75,12 +81,31 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
 
 @in_turn
 def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tuple[Array, Array]:
-    """Gradients of dot_product_attention_forward: dattn (N, H) to dprev_h (N, H), dA (shape of A).
+    """Gradients of dot_product_attention_forward.
 
-    `attn_weights` has no upstream gradient.
+    `attn_weights` has no upstream gradient::
 
-    dweights = A . dattn;  dscores = attn_weights * (dweights - attn_weights . dweights) / sqrt(H)
-    dprev_h = dscores . A;  dA = attn_weights (x) dattn + dscores (x) prev_h
+        dweights = A . dattn
+        dscores = attn_weights * (dweights - attn_weights . dweights) / sqrt(H)
+        dprev_h = dscores . A;  dA = attn_weights (x) dattn + dscores (x) prev_h
+
+    Parameters
+    ----------
+    dattn : array (N, H), float
+        The upstream gradient of attn.
+    cache : DotProductCache
+        Of dot_product_attention_forward.
+
+    Returns
+    -------
+    dprev_h : array (N, H), float
+    dA : array, float
+        In the shape of A.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
     """
     prev_h, A, weights, shape = cache
     check_upstream("dot_product_attention_backward", "dattn", dattn, prev_h.shape, prev_h)
@@ -100,14 +125,18 @@ class Attention:
 
     Parameters
     ----------
-    A : array (N, P, H), float; the regions of each sequence's picture, in the order of sequences
+    A : array (N, P, H), float
+        The regions of each sequence's picture, in the order of sequences.
     Wattn : array (H, G), float
-    buffer : memory for cache and results; None allocates
+    buffer : Buffer or None
+        Memory for cache and results. None allocates.
 
     Attributes
     ----------
-    A : as given
-    weights : array (R, P), float; attention of each row, after the forward pass
+    A : array (N, P, H), float
+        As given.
+    weights : array (R, P), float
+        Attention of each row, after the forward pass.
     """
 
     weights: Array
@@ -126,12 +155,30 @@ class Attention:
         return self.A.shape[2]
 
     def start(self) -> Array:
-        """State before the first step, and c0: the mean of A over regions, (N, H)."""
+        """State before the first step, and c0: the mean of A over regions.
+
+        Returns
+        -------
+        h0 : array (N, H), float
+        """
         N, _, H = self.A.shape
         return self.A.mean(axis=1, out=self._buffer("h0", (N, H)))
 
     def forward_steps(self, h: Array, r: Array) -> TakeStep:
-        """As in layers.RecurrentTerm."""
+        """Steps that add the term, as in RecurrentTerm.
+
+        Parameters
+        ----------
+        h : array (N + R, H), float
+            The stack of states that steps start from.
+        r : array (R, G), float
+            The recurrent part of the pre-activations. The term is added to it in place.
+
+        Returns
+        -------
+        take : callable
+            Function of one Step.
+        """
         buffer, R, (N, P, H) = self._buffer, len(r), self.A.shape
         self._h = h
         self.weights, self._context = buffer("weights", (R, P)), buffer("context", (R, H))
@@ -145,7 +192,20 @@ class Attention:
         return take
 
     def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
-        """As in layers.RecurrentTerm."""
+        """Steps that backpropagate through the term, as in RecurrentTerm.
+
+        Parameters
+        ----------
+        da : array (R, G), float
+            Gradients of the pre-activations.
+        dh_prev : array (N, H), float
+            The gradient of the states before a step is added to its first rows, in place.
+
+        Returns
+        -------
+        take : callable
+            Function of one Step.
+        """
         buffer, (N, _, H) = self._buffer, self.A.shape
         self._dcontext = buffer("dcontext", self._context.shape)
         self._dscores = buffer("dscores", self.weights.shape)
@@ -162,10 +222,23 @@ class Attention:
     def gradients(
         self, da: Array, dh0: Array, rows: PackedSequences, dWattn: Array | None = None
     ) -> tuple[Array, Array]:
-        """dA (N, P, H) and dWattn (H, G), after the backward loop.
+        """Gradients of A and Wattn, after the backward loop.
 
-        From da (R, G) of the pre-activations, and dh0 (N, H), summed over the states that began as
-        `start()`; it is overwritten. dWattn : array to write to; None allocates.
+        Parameters
+        ----------
+        da : array (R, G), float
+            Gradients of the pre-activations.
+        dh0 : array (N, H), float
+            Gradient of `start()`, summed over the states that began as it. It is overwritten.
+        rows : PackedSequences
+            Of the loop.
+        dWattn : array (H, G), float, or None
+            Memory for the gradient of Wattn. None allocates.
+
+        Returns
+        -------
+        dA : array (N, P, H), float
+        dWattn : array (H, G), float
         """
         if dWattn is None:
             dWattn = self._buffer("dWattn", self._Wattn.shape)
@@ -203,22 +276,28 @@ def attention_forward(
     Parameters
     ----------
     x : array (N, T, D), float
-    A : array (N, P, H), float; the regions of each picture, projected to the size of a state; or
-        (N, H, K, K)
-    Wx : array (D, G), float; G is 4H for an LSTM, H for an RNN
+    A : array (N, P, H), float, or (N, H, K, K)
+        The regions of each picture, projected to the size of a state.
+    Wx : array (D, G), float
+        G is 4H for an LSTM, H for an RNN.
     Wh, Wattn : array (H, G), float
     b : array (G,), float
-    cell : a name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b
+    cell : str
+        A name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b.
 
     Returns
     -------
-    h : array (N, T, H), float; the state after each step, without h0
-    cache : for attention_backward
+    h : array (N, T, H), float
+        The state after each step, without h0.
+    cache : AttentionCache
+        For attention_backward.
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match, or there is no region.
-    OptionError : the cell is unknown, cannot attend, or has other parameters.
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match, or there is no region.
+    OptionError
+        The cell is unknown, cannot attend, or has other parameters.
     """
     if cell not in CELLS:
         raise unknown("attention_forward", "cell", cell, CELLS)
@@ -247,7 +326,29 @@ def attention_forward(
 def attention_backward(
     dh: Array, cache: AttentionCache
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Gradients of attention_forward: dh (N, T, H) to dx (N, T, D), dA, dWx, dWh, dWattn, db."""
+    """Gradients of attention_forward.
+
+    Parameters
+    ----------
+    dh : array (N, T, H), float
+        The upstream gradient of each step.
+    cache : AttentionCache
+        Of attention_forward.
+
+    Returns
+    -------
+    dx : array (N, T, D), float
+    dA : array, float
+        In the shape of A.
+    dWx : array (D, G), float
+    dWh, dWattn : array (H, G), float
+    db : array (G,), float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
+    """
     x, Wx, shape, attention, rows, cell, loop = cache
     N, T = rows.N, len(rows.batch_sizes)
     check_upstream("attention_backward", "dh", dh, (N, T, attention.hidden), x)
@@ -278,7 +379,7 @@ def attention_lstm_step_forward(
     Wattn: Array,
     b: Array,
 ) -> tuple[Array, Array, AttentionLSTMStepCache]:
-    """One LSTM step with a context: a = x @ Wx + prev_h @ Wh + attn @ Wattn + b.
+    """One LSTM step with a context, a = x @ Wx + prev_h @ Wh + attn @ Wattn + b.
 
     The context is more of the input: [x, attn] @ [Wx; Wattn].
 
@@ -286,7 +387,8 @@ def attention_lstm_step_forward(
     ----------
     x : array (N, D), float
     prev_h, prev_c : array (N, H), float
-    attn : array (N, H), float; the context, as from dot_product_attention_forward
+    attn : array (N, H), float
+        The context, as from dot_product_attention_forward.
     Wx : array (D, 4H), float
     Wh, Wattn : array (H, 4H), float
     b : array (4H,), float
@@ -294,11 +396,13 @@ def attention_lstm_step_forward(
     Returns
     -------
     next_h, next_c : array (N, H), float
-    cache : for attention_lstm_step_backward
+    cache : AttentionLSTMStepCache
+        For attention_lstm_step_backward.
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match.
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
     """
     shapes = "x:N,D prev_h:N,H prev_c:N,H attn:N,H Wx:D,4H Wh:H,4H Wattn:H,4H b:4H"
     check_arrays(
@@ -315,7 +419,28 @@ def attention_lstm_step_forward(
 def attention_lstm_step_backward(
     dnext_h: Array, dnext_c: Array, cache: AttentionLSTMStepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
-    """dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db."""
+    """Gradients of attention_lstm_step_forward.
+
+    Parameters
+    ----------
+    dnext_h, dnext_c : array (N, H), float
+        The upstream gradients of next_h and next_c.
+    cache : AttentionLSTMStepCache
+        Of attention_lstm_step_forward.
+
+    Returns
+    -------
+    dx : array (N, D), float
+    dprev_h, dprev_c, dattn : array (N, H), float
+    dWx : array (D, 4H), float
+    dWh, dWattn : array (H, 4H), float
+    db : array (4H,), float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
+    """
     D, step = cache
     dinput, dprev_h, dprev_c, dweights, dWh, db = lstm_step_backward(dnext_h, dnext_c, step)
     return dinput[:, :D], dprev_h, dprev_c, dinput[:, D:], dweights[:D], dWh, dweights[D:], db

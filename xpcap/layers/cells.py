@@ -38,32 +38,41 @@ class Cell(NamedTuple):
 
     A cell works on pre-activations a = x @ weight + bias, (n, G), of the parameters that `inputs`
     names. The caller computes a, once for each distinct word, and the gradients of these two; all
-    other parameters are the cell's own. `params` is a mapping of the names in `shapes`.
+    other parameters are the cell's own. Dropout is the captioner's: of image features, word vectors
+    and h. A cell drops nothing.
 
-    ``shapes(W, H)`` names the parameters, in the order of the buffer, for word vectors of W and
-    states of H numbers. Matrices are drawn from randn / sqrt(rows); vectors begin at zero.
-
-    ``step(a, state, params, buffer) -> state`` takes one step of n hypotheses. The first array of a
-    state is the cell's output. `buffer` is memory for temporaries, not for the new state.
-
-    ``rows_forward(a, state0, params, rows, buffer=None) -> h, cache`` takes all steps of
-    PackedSequences; h (R, H). In state0 all arrays but the first may be None: zeros.
-
-    ``rows_backward(dh, cache, buffer=None, grads=None) -> da, dstate0, grads`` returns the
-    gradients of a (R, G), of each array in state0, and of the cell's own parameters by name. It may
-    write the latter to the arrays of `grads`, if given.
-
-    ``activations(cache)`` are the nonlinearities to watch for saturation, for the doctor and for
-    `CaptioningRNN.trace`. ``gates(cache)`` are all gates (R, H) by name, and `state_names` the
-    names of a state's arrays, for the trace alone.
-
-    A cell with `takes_extra_term` has one more parameter, ``extra_term=None``, in `step` and in
-    `rows_forward`: a RecurrentTerm, such as attention, that each step adds to its pre-activation a.
-    It may be added to any part of the pre-activation whose gradient is da, but not to a part that a
-    reset gate scales: the term's own gradients are computed from da. A cell without
-    `takes_extra_term` is never given a term, and is refused where one is needed.
-
-    Dropout is the captioner's: of image features, word vectors and h. A cell drops nothing.
+    Parameters
+    ----------
+    shapes : callable
+        ``shapes(W, H)`` names the parameters, in the order of the buffer, for word vectors of W and
+        states of H numbers. Matrices are drawn from randn / sqrt(rows); vectors begin at zero.
+    states : int
+        Number of arrays in a state, each (n, H). The first is the cell's output.
+    step : callable
+        ``step(a, state, params, buffer) -> state`` takes one step of n hypotheses. `params` is a
+        mapping of the names in `shapes`. `buffer` is memory for temporaries, not for the new state.
+    rows_forward : callable
+        ``rows_forward(a, state0, params, rows, buffer=None) -> h, cache`` takes all steps of
+        PackedSequences; h (R, H). In state0 all arrays but the first may be None: zeros.
+    rows_backward : callable
+        ``rows_backward(dh, cache, buffer=None, grads=None) -> da, dstate0, grads`` returns the
+        gradients of a (R, G), of each array in state0, and of the cell's own parameters by name. It
+        may write the latter to the arrays of `grads`, if given.
+    activations : callable
+        ``activations(cache)`` are the nonlinearities to watch for saturation, for the doctor and
+        for `CaptioningRNN.trace`.
+    takes_extra_term : bool
+        True if `step` and `rows_forward` have one more parameter, ``extra_term=None``: a
+        RecurrentTerm, such as attention, that each step adds to its pre-activation a. It may be
+        added to any part of the pre-activation whose gradient is da, but not to a part that a reset
+        gate scales: the term's own gradients are computed from da. A cell without it is never given
+        a term, and is refused if one is needed.
+    inputs : tuple of two str
+        Names of the weight (W, G) and of the bias (G,) of pre-activations.
+    gates : callable
+        ``gates(cache)`` are all gates (R, H) by name, for the trace alone.
+    state_names : tuple of str
+        Names of the arrays of a state, for the trace alone. Empty: h, state 2, ...
     """
 
     shapes: Callable[[int, int], Shapes]
@@ -78,7 +87,17 @@ class Cell(NamedTuple):
     state_names: tuple[str, ...] = ()  # of all arrays of a state; empty: h, state 2, ...
 
     def initial(self, h0: Array) -> State:
-        """The state before the first step: h0 (n, H), with zeros for the other arrays."""
+        """The state before the first step.
+
+        Parameters
+        ----------
+        h0 : array (n, H), float
+
+        Returns
+        -------
+        state : tuple of array
+            h0, and zeros for the other arrays.
+        """
         xp = get_array_module(h0)
         return (h0, *(xp.zeros_like(h0) for _ in range(self.states - 1)))
 

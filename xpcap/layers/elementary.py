@@ -23,22 +23,25 @@ class AffineCache(NamedTuple):
 
 @in_turn
 def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
-    """out = x @ w + b, with all axes of x after the first flattened into one.
+    """An affine layer, out = x @ w + b, with all axes of x after the first flattened into one.
 
     Parameters
     ----------
-    x : array (N, d1, ..., dk), float; D = d1 * ... * dk
+    x : array (N, d1, ..., dk), float
+        D = d1 * ... * dk.
     w : array (D, M), float
     b : array (M,), float
 
     Returns
     -------
     out : array (N, M), float
-    cache : for affine_backward
+    cache : AffineCache
+        For affine_backward.
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match.
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
 
     Notes
     -----
@@ -52,7 +55,25 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
 
 @in_turn
 def affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
-    """Gradients of affine_forward: dout (N, M) to dx (shape of x), dw (D, M), db (M,)."""
+    """Gradients of affine_forward.
+
+    Parameters
+    ----------
+    dout : array (N, M), float
+    cache : AffineCache
+        Of affine_forward.
+
+    Returns
+    -------
+    dx : array (N, d1, ..., dk), float
+    dw : array (D, M), float
+    db : array (M,), float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
+    """
     x, w, _ = cache
     check_upstream("affine_backward", "dout", dout, (x.shape[0], w.shape[1]), x)
     return (dout @ w.T).reshape(x.shape), _rows(x).T @ dout, dout.sum(axis=0)
@@ -60,7 +81,7 @@ def affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Arra
 
 @in_turn
 def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
-    """out[n, t] = x[n, t] @ w + b, computed as one product over all N * T rows.
+    """An affine layer at each step, out[n, t] = x[n, t] @ w + b, as one product over N * T rows.
 
     Parameters
     ----------
@@ -71,11 +92,13 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Affine
     Returns
     -------
     out : array (N, T, M), float
-    cache : for temporal_affine_backward
+    cache : AffineCache
+        For temporal_affine_backward.
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match.
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
     """
     check_arrays("temporal_affine_forward", "x:N,T,D w:D,M b:M", x, w, b)
     N, T, D = x.shape
@@ -84,7 +107,25 @@ def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, Affine
 
 @in_turn
 def temporal_affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
-    """Gradients of temporal_affine_forward: dout (N, T, M) to dx (N, T, D), dw (D, M), db (M,)."""
+    """Gradients of temporal_affine_forward.
+
+    Parameters
+    ----------
+    dout : array (N, T, M), float
+    cache : AffineCache
+        Of temporal_affine_forward.
+
+    Returns
+    -------
+    dx : array (N, T, D), float
+    dw : array (D, M), float
+    db : array (M,), float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
+    """
     x, w, _ = cache
     N, T, D = x.shape
     check_upstream("temporal_affine_backward", "dout", dout, (N, T, w.shape[1]), x)
@@ -111,23 +152,28 @@ class EmbeddingCache(NamedTuple):
 
 
 def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
-    """out[n, t] = W[x[n, t]].
+    """Word vectors, out[n, t] = W[x[n, t]].
 
     Parameters
     ----------
-    x : array (N, T), int; word ids in 0..V-1
+    x : array (N, T), int
+        Word ids in 0..V-1.
     W : array (V, D), float
+        The table of word vectors.
 
     Returns
     -------
     out : array (N, T, D), float
-    cache : for word_embedding_backward
+    cache : EmbeddingCache
+        For word_embedding_backward.
 
     Raises
     ------
-    TypeError : x is not integer, or in another library than W. ValueError : an id on the host is
-        outside 0..V-1. Ids on a device are not read here, and CuPy wraps bad ones silently; the
-        model checks ids before it sends them.
+    TypeError
+        x is not integer, or in another library than W.
+    ValueError
+        An id on the host is outside 0..V-1. Ids on a device are not read here, and CuPy wraps bad
+        ones silently; the model checks ids before it sends them.
     """
     check_arrays("word_embedding_forward", "W:V,D", W)
     check_ids("word_embedding_forward", "x", x, W.shape[0], W)
@@ -135,7 +181,24 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
 
 
 def word_embedding_backward(dout: Array, cache: EmbeddingCache) -> Array:
-    """Gradient of the table: dout (N, T, D) to dW (V, D). Those of a repeated word add up."""
+    """Gradient of the table of word_embedding_forward.
+
+    Parameters
+    ----------
+    dout : array (N, T, D), float
+    cache : EmbeddingCache
+        Of word_embedding_forward.
+
+    Returns
+    -------
+    dW : array (V, D), float
+        The gradients of a repeated word are added up.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
+    """
     x, W = cache
     V, D = W.shape
     check_upstream("word_embedding_backward", "dout", dout, (*x.shape, D), W)
@@ -159,19 +222,24 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
     Parameters
     ----------
     x : array, float, any shape
-    dropout_param : ``p``, the probability of *keeping* a unit (as in the course; CaptioningRNN's
-        `dropout` is the share dropped); ``mode``, "train" or "test"; optionally ``seed``, an int.
-        The mask is the course's: ``rand(*x.shape) < p`` from NumPy's legacy generator, the global
-        one or, given a seed, a fresh one
+    dropout_param : dict
+        ``p``, the probability of *keeping* a unit (as in the course; CaptioningRNN's `dropout` is
+        the share dropped); ``mode``, "train" or "test"; optionally ``seed``, an int. The mask is
+        the course's: ``rand(*x.shape) < p`` from NumPy's legacy generator, the global one or, given
+        a seed, a fresh one.
 
     Returns
     -------
     out : array, shape and dtype of x
-    cache : for dropout_backward
+    cache : DropoutCache
+        For dropout_backward.
 
     Raises
     ------
-    ValueError : p is missing or outside (0, 1]. OptionError : the mode is unknown.
+    ValueError
+        p is missing or outside (0, 1].
+    OptionError
+        The mode is unknown.
 
     Notes
     -----
@@ -198,7 +266,23 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
 
 
 def dropout_backward(dout: Array, cache: DropoutCache) -> Array:
-    """Gradient of dropout_forward: dx, in the shape of dout."""
+    """Gradient of dropout_forward.
+
+    Parameters
+    ----------
+    dout : array, shape and dtype of x
+    cache : DropoutCache
+        Of dropout_forward.
+
+    Returns
+    -------
+    dx : array, shape and dtype of x
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
+    """
     check_upstream("dropout_backward", "dout", dout, cache.x.shape, cache.x)
     return dout.copy() if cache.mask is None else apply_mask(dout, cache.mask, cache.p)
 
@@ -216,24 +300,31 @@ def temporal_softmax_loss(
 ) -> tuple[Array, Array]:
     """Softmax cross entropy of a batch of sequences.
 
-    loss = 1/N * sum over n, t with mask[n, t] of -log softmax(x[n, t])[y[n, t]]
+    Summed over time, averaged over sequences::
+
+        loss = 1/N * sum over n, t with mask[n, t] of -log softmax(x[n, t])[y[n, t]]
 
     Parameters
     ----------
-    x : array (N, T, V), float; scores
-    y : array (N, T), int; target words in 0..V-1
-    mask : array (N, T), bool; true for steps that count. The others add no loss and get no gradient
-    verbose : print the shape of the gradient, as the course does
+    x : array (N, T, V), float
+        Scores.
+    y : array (N, T), int
+        Target words in 0..V-1.
+    mask : array (N, T), bool
+        True for steps that count. The others add no loss and get no gradient.
+    verbose : bool
+        Print the shape of the gradient, as the course does.
 
     Returns
     -------
-    loss : 0-d, float; stays on the device
+    loss : array (), float
+        Stays on the device.
     dx : array (N, T, V), float
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match, or a target on the host is
-        outside 0..V-1.
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match, or a target on the host is outside 0..V-1.
 
     Notes
     -----

@@ -66,9 +66,11 @@ def lstm_step_forward(
 ) -> tuple[Array, Array, LSTMStepCache]:
     """One LSTM step.
 
-    a = x @ Wx + prev_h @ Wh + b
-    i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
-    next_c = f * prev_c + i * g;  next_h = o * tanh(next_c)
+    Gates stack i, f, o, g::
+
+        a = x @ Wx + prev_h @ Wh + b
+        i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
+        next_c = f * prev_c + i * g;  next_h = o * tanh(next_c)
 
     Parameters
     ----------
@@ -81,11 +83,13 @@ def lstm_step_forward(
     Returns
     -------
     next_h, next_c : array (N, H), float
-    cache : for lstm_step_backward
+    cache : LSTMStepCache
+        For lstm_step_backward.
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match.
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
     """
     shapes = "x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H"
     check_arrays("lstm_step_forward", shapes, x, prev_h, prev_c, Wx, Wh, b, note=ORDER)
@@ -97,7 +101,28 @@ def lstm_step_forward(
 def lstm_step_backward(
     dnext_h: Array, dnext_c: Array, cache: LSTMStepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """dnext_h, dnext_c (N, H) to dx, dprev_h, dprev_c, dWx, dWh, db: gradients of a step."""
+    """Gradients of lstm_step_forward.
+
+    Parameters
+    ----------
+    dnext_h, dnext_c : array (N, H), float
+        The upstream gradients of next_h and next_c.
+    cache : LSTMStepCache
+        Of lstm_step_forward.
+
+    Returns
+    -------
+    dx : array (N, D), float
+    dprev_h, dprev_c : array (N, H), float
+    dWx : array (D, 4H), float
+    dWh : array (H, 4H), float
+    db : array (4H,), float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
+    """
     x, prev_h, prev_c, Wx, Wh, gates = cache
     check_upstream("lstm_step_backward", "dnext_h", dnext_h, prev_c.shape, prev_c)
     check_upstream("lstm_step_backward", "dnext_c", dnext_c, prev_c.shape, prev_c)
@@ -131,21 +156,29 @@ def lstm_rows_forward(
 
     Parameters
     ----------
-    a : array (R, 4H), float; x @ Wx + b of every row, time-major
-    state0 : (h0, c0), each an array (N, H), float; c0 None: zeros
+    a : array (R, 4H), float
+        x @ Wx + b of every row, time-major.
+    state0 : tuple of h0 and c0, each an array (N, H), float
+        The state before the first step. c0 None: zeros.
     Wh : array (H, 4H), float
-    rows : PackedSequences; sequence and step of each of the R rows
-    buffer : memory for results and cache; None allocates
-    extra_term : RecurrentTerm that each step adds to its pre-activation, such as attention
+    rows : PackedSequences
+        Sequence and step of each of the R rows.
+    buffer : Buffer or None
+        Memory for results and cache. None allocates.
+    extra_term : RecurrentTerm or None
+        A term that each step adds to its pre-activation, such as attention.
 
     Returns
     -------
-    h : array (R, H), float; a view into the cache
-    cache : for lstm_rows_backward
+    h : array (R, H), float
+        A view into the cache.
+    cache : LSTMRowsCache
+        For lstm_rows_backward.
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes, shapes or sizes do not match.
+    TypeError, ValueError
+        Libraries, dtypes, shapes or sizes do not match.
     """
     h0, c0 = state0
     check_arrays("lstm_rows_forward", "a:R,4H h0:N,H Wh:H,4H", a, h0, Wh, note=ORDER)
@@ -176,15 +209,27 @@ def lstm_rows_backward(
 
     Parameters
     ----------
-    dh : array (R, H), float; the upstream gradient of each row, from the layers above
-    buffer : memory for da, dh0 and dc0; None allocates
-    dWh : array (H, 4H) to write to; None allocates
-    dc_T : array (N, H), float; the upstream gradient of each sequence's c after its last step;
-        None: zeros
+    dh : array (R, H), float
+        The upstream gradient of each row, from the layers above.
+    cache : LSTMRowsCache
+        Of lstm_rows_forward.
+    buffer : Buffer or None
+        Memory for da, dh0 and dc0. None allocates.
+    dWh : array (H, 4H), float, or None
+        Memory for the gradient of Wh. None allocates.
+    dc_T : array (N, H), float, or None
+        The upstream gradient of each sequence's c after its last step. None: zeros.
 
     Returns
     -------
-    da (R, 4H), (dh0, dc0), each (N, H), dWh (H, 4H)
+    da : array (R, 4H), float
+    dstate0 : tuple of dh0 and dc0, each an array (N, H), float
+    dWh : array (H, 4H), float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
     """
     out, Wh, rows, extra_term = cache
     h, (R, H), N = out.h, out.tanh_c.shape, rows.N
@@ -217,21 +262,27 @@ def lstm_forward(
     Parameters
     ----------
     x : array (N, T, D), float
-    h0 : array (N, H), float; the state before the first step
+    h0 : array (N, H), float
+        The state before the first step.
     Wx : array (D, 4H), float
     Wh : array (H, 4H), float
     b : array (4H,), float
-    c0 : array (N, H), float; the cell before the first step; None: zeros, and c_T is not returned
+    c0 : array (N, H), float, or None
+        The cell before the first step. None: zeros, and c_T is not returned.
 
     Returns
     -------
-    h : array (N, T, H), float; the state after each step, without h0
-    c_T : array (N, H), float; the cell after the last step. Only if c0 is given
-    cache : for lstm_backward
+    h : array (N, T, H), float
+        The state after each step, without h0.
+    c_T : array (N, H), float
+        The cell after the last step. Only if c0 is given.
+    cache : LSTMCache
+        For lstm_backward.
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match.
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
     """
     shapes = "x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H"
     check_arrays("lstm_forward", shapes, x, h0, Wx, Wh, b, note=ORDER)
@@ -252,19 +303,28 @@ def lstm_backward(dh: Array, cache: LSTMCache, *, dc_T: Array | None = None) -> 
 
     Parameters
     ----------
-    dh : array (N, T, H), float; the upstream gradient of each step
-    cache : of lstm_forward
-    dc_T : array (N, H), float; the upstream gradient of c_T, where the forward pass was given c0;
-        None: zeros
+    dh : array (N, T, H), float
+        The upstream gradient of each step.
+    cache : LSTMCache
+        Of lstm_forward.
+    dc_T : array (N, H), float, or None
+        The upstream gradient of c_T, if the forward pass was given c0. None: zeros.
 
     Returns
     -------
-    dx (N, T, D), dh0 (N, H), dWx, dWh, db; then dc0 (N, H) if the forward pass was given c0
+    dx : array (N, T, D), float
+    dh0 : array (N, H), float
+    dWx : array (D, 4H), float
+    dWh : array (H, 4H), float
+    db : array (4H,), float
+    dc0 : array (N, H), float
+        Only if the forward pass was given c0.
 
     Raises
     ------
-    TypeError, ValueError : library, dtype or shape do not match those of the forward pass, or dc_T
-        is given and the forward pass was not given c0.
+    TypeError, ValueError
+        Library, dtype or shape do not match those of the forward pass, or dc_T is given and the
+        forward pass was not given c0.
     """
     x, Wx, loop, carried = cache
     N, T, H = loop.rows.N, len(loop.rows.batch_sizes), loop.out.h.shape[1]

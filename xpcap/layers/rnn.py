@@ -54,7 +54,7 @@ class RNNCache(NamedTuple):
 def rnn_step_forward(
     x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array
 ) -> tuple[Array, RNNStepCache]:
-    """next_h = tanh(x @ Wx + prev_h @ Wh + b).
+    """One RNN step, next_h = tanh(x @ Wx + prev_h @ Wh + b).
 
     Parameters
     ----------
@@ -67,11 +67,13 @@ def rnn_step_forward(
     Returns
     -------
     next_h : array (N, H), float
-    cache : for rnn_step_backward
+    cache : RNNStepCache
+        For rnn_step_backward.
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match.
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
     """
     check_arrays("rnn_step_forward", "x:N,D prev_h:N,H Wx:D,H Wh:H,H b:H", x, prev_h, Wx, Wh, b)
     next_h = rnn_cell(x @ Wx + b, prev_h @ Wh)
@@ -82,7 +84,28 @@ def rnn_step_forward(
 def rnn_step_backward(
     dnext_h: Array, cache: RNNStepCache
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of rnn_step_forward: dnext_h (N, H) to dx, dprev_h, dWx, dWh, db."""
+    """Gradients of rnn_step_forward.
+
+    Parameters
+    ----------
+    dnext_h : array (N, H), float
+        The upstream gradient of next_h.
+    cache : RNNStepCache
+        Of rnn_step_forward.
+
+    Returns
+    -------
+    dx : array (N, D), float
+    dprev_h : array (N, H), float
+    dWx : array (D, H), float
+    dWh : array (H, H), float
+    db : array (H,), float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
+    """
     x, prev_h, Wx, Wh, next_h = cache
     check_upstream("rnn_step_backward", "dnext_h", dnext_h, next_h.shape, next_h)
     zeros = get_array_module(dnext_h).zeros_like(dnext_h)  # none comes from a next step
@@ -113,21 +136,29 @@ def rnn_rows_forward(
 
     Parameters
     ----------
-    a : array (R, H), float; x @ Wx + b of every row, time-major
-    state0 : (h0,), an array (N, H), float
+    a : array (R, H), float
+        x @ Wx + b of every row, time-major.
+    state0 : tuple of h0, an array (N, H), float
+        The state before the first step.
     Wh : array (H, H), float
-    rows : PackedSequences; sequence and step of each of the R rows
-    buffer : memory for results and cache; None allocates
-    extra_term : RecurrentTerm that each step adds to its pre-activation, such as attention
+    rows : PackedSequences
+        Sequence and step of each of the R rows.
+    buffer : Buffer or None
+        Memory for results and cache. None allocates.
+    extra_term : RecurrentTerm or None
+        A term that each step adds to its pre-activation, such as attention.
 
     Returns
     -------
-    h : array (R, H), float; a view into the cache
-    cache : for rnn_rows_backward
+    h : array (R, H), float
+        A view into the cache.
+    cache : RNNRowsCache
+        For rnn_rows_backward.
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes, shapes or sizes do not match.
+    TypeError, ValueError
+        Libraries, dtypes, shapes or sizes do not match.
     """
     (h0,) = state0
     check_arrays("rnn_rows_forward", "a:R,H h0:N,H Wh:H,H", a, h0, Wh)
@@ -149,13 +180,25 @@ def rnn_rows_backward(
 
     Parameters
     ----------
-    dh : array (R, H), float; the upstream gradient of each row, from the layers above
-    buffer : memory for da and dh0; None allocates
-    dWh : array (H, H) to write to; None allocates
+    dh : array (R, H), float
+        The upstream gradient of each row, from the layers above.
+    cache : RNNRowsCache
+        Of rnn_rows_forward.
+    buffer : Buffer or None
+        Memory for da and dh0. None allocates.
+    dWh : array (H, H), float, or None
+        Memory for the gradient of Wh. None allocates.
 
     Returns
     -------
-    da (R, H), (dh0,), (N, H), dWh (H, H)
+    da : array (R, H), float
+    dstate0 : tuple of dh0, an array (N, H), float
+    dWh : array (H, H), float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
     """
     h, Wh, rows, extra_term = cache
     R, N, H = rows.R, rows.N, h.shape[1]
@@ -179,19 +222,23 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
     Parameters
     ----------
     x : array (N, T, D), float
-    h0 : array (N, H), float; the state before the first step
+    h0 : array (N, H), float
+        The state before the first step.
     Wx : array (D, H), float
     Wh : array (H, H), float
     b : array (H,), float
 
     Returns
     -------
-    h : array (N, T, H), float; the state after each step, without h0
-    cache : for rnn_backward
+    h : array (N, T, H), float
+        The state after each step, without h0.
+    cache : RNNCache
+        For rnn_backward.
 
     Raises
     ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match.
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
     """
     check_arrays("rnn_forward", "x:N,T,D h0:N,H Wx:D,H Wh:H,H b:H", x, h0, Wx, Wh, b)
     N, T, _ = x.shape
@@ -204,7 +251,28 @@ def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Ar
 
 @in_turn
 def rnn_backward(dh: Array, cache: RNNCache) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of rnn_forward: dh (N, T, H), of each step, to dx (N, T, D), dh0, dWx, dWh, db."""
+    """Gradients of rnn_forward.
+
+    Parameters
+    ----------
+    dh : array (N, T, H), float
+        The upstream gradient of each step.
+    cache : RNNCache
+        Of rnn_forward.
+
+    Returns
+    -------
+    dx : array (N, T, D), float
+    dh0 : array (N, H), float
+    dWx : array (D, H), float
+    dWh : array (H, H), float
+    db : array (H,), float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Libraries, dtypes or shapes do not match.
+    """
     x, Wx, loop = cache
     N, T, H = loop.rows.N, len(loop.rows.batch_sizes), loop.h.shape[1]
     check_upstream("rnn_backward", "dh", dh, (N, T, H), loop.h)

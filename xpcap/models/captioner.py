@@ -27,9 +27,12 @@ class Captioner(ABC):
 
     Attributes
     ----------
-    config : ModelConfig; of several models the first one's: they share the sizes of vocabulary and
-        features
-    word_to_idx, idx_to_word : the vocabulary, as mappings of word to id and of id to word
+    config : ModelConfig
+        Of several models the first one's: they share the sizes of vocabulary and features.
+    word_to_idx : dict of str to int
+        The vocabulary, word to id.
+    idx_to_word : dict of int to str
+        The vocabulary, id to word.
     """
 
     config: ModelConfig
@@ -48,44 +51,107 @@ class Captioner(ABC):
 
     @abstractmethod
     def start(self, features: Array) -> State:
-        """State before the first word, arrays by caption first. Features are (n, D)."""
+        """State before the first word.
+
+        Parameters
+        ----------
+        features : array (n, D), float
+            With attention (n, P, D).
+
+        Returns
+        -------
+        state : tuple of array
+            With captions as the first axis.
+        """
 
     @abstractmethod
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
-        """Inputs (n, G) of a step that reads `words` (n,), ids on the model's device.
+        """Inputs of a step that reads given words. A row depends on its word alone.
 
-        A row depends on its word alone. The result lies in `buffer`, if given.
+        Parameters
+        ----------
+        words : array (n,), int
+            Ids, on the model's device.
+        buffer : Buffer or None
+            Memory for the result. None allocates.
+
+        Returns
+        -------
+        a : array (n, G), float
         """
 
     @abstractmethod
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
-        """Take a step on a = project(words), which may be overwritten.
+        """Take a step.
+
+        Parameters
+        ----------
+        a : array (n, G), float
+            Of `project`. It may be overwritten.
+        state : tuple of array
+            Of `start`, or of the step before.
+        buffer : Buffer
+            Memory for temporaries and scores.
 
         Returns
         -------
-        scores : (n, V), held in `buffer`; log-probabilities of the next word, up to a constant
-        state : the new one
+        scores : array (n, V), float
+            Held in `buffer`; log-probabilities of the next word, up to a constant.
+        state : tuple of array
+            The new one.
         """
 
     @abstractmethod
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
-        """Attention as of CaptioningRNN.attention (N, T, P); of several models the mean."""
+        """Attention as of CaptioningRNN.attention; of several models the mean.
+
+        Parameters
+        ----------
+        features : array (N, P, D) or FeatureRows
+        captions : array (N, T+1), int
+
+        Returns
+        -------
+        weights : array (N, T, P), float
+        """
 
     @in_turn
     def score(self, features: Array | FeatureRows, captions: Array) -> Score:
-        """Scores of given captions, without dropout. Arguments are as in CaptioningRNN.loss."""
+        """Scores of given captions, without dropout.
+
+        Parameters
+        ----------
+        features : array (N, D) or FeatureRows
+            As in CaptioningRNN.loss.
+        captions : array (N, T+1), int
+            As in CaptioningRNN.loss.
+
+        Returns
+        -------
+        score : Score
+            ``nll``, the negative log-likelihood of all target words; ``correct``, how many of them
+            the model scores highest; ``tokens``, how many there are.
+        """
         return network.score(self._members, self._part("score", features, captions))
 
     @in_turn
     def word_log_probabilities(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
         """Log-probability of each word of given captions, without dropout.
 
-        Arguments are as in `score`. On the host, the cores compute parts of the captions.
+        On the host, the cores compute parts of the captions.
+
+        Parameters
+        ----------
+        features : array (N, D) or FeatureRows
+            As in `score`.
+        captions : array (N, T+1), int
+            As in `score`.
 
         Returns
         -------
-        array (N, T), the model's dtype, on the host: [n, t] is that of captions[n, t + 1], END
-        included, given the words before; 0 after END
+        log_probabilities : array (N, T), the model's dtype
+            On the host: [n, t] is that of captions[n, t + 1], END included, given the words before;
+            0 after END.
         """
         captions, name = to_numpy(captions), "word_log_probabilities"
         parts = [slice(0, len(captions))]
@@ -110,7 +176,22 @@ class Captioner(ABC):
         return np.concatenate(parallel_map(of_part, parts))
 
     def step(self, words: Array, state: State) -> tuple[Array, State]:
-        """Scores (n, V) of the next word after `words` (n,), ids on its device, and the state."""
+        """Take a step from the words themselves: `advance` after `project`, in fresh memory.
+
+        Parameters
+        ----------
+        words : array (n,), int
+            Ids, on the model's device.
+        state : tuple of array
+            Of `start`, or of the step before.
+
+        Returns
+        -------
+        scores : array (n, V), float
+            Log-probabilities of the next word, up to a constant.
+        state : tuple of array
+            The new one.
+        """
         return self.advance(self.project(words), state, fresh(self.like))
 
     def sample(
@@ -125,20 +206,26 @@ class Captioner(ABC):
 
         Parameters
         ----------
-        features : array (N, D), host or device
-        max_length : most words in a caption, END included
-        forbid : ids of words that are never chosen
-        policy : Beam, Sampling or another Policy, which has limits of its own. None: the likeliest
-            word at each step
+        features : array (N, D), float
+            On the host or a device; with attention (N, P, D).
+        max_length : int
+            Most words in a caption, END included.
+        forbid : sequence of int
+            Ids of words that are never chosen.
+        policy : Policy or None
+            Beam, Sampling or another Policy, which has limits of its own. None: the likeliest word
+            at each step.
 
         Returns
         -------
-        captions : array (N, max_length), int32, on the host; without START, NULL after END
+        captions : array (N, max_length), int32
+            On the host; without START, NULL after END.
 
         Raises
         ------
-        ValueError : features do not match or are not finite, the vocabulary has no ``<START>``,
-            max_length is below 1, or `forbid` has an id outside the vocabulary or all of it.
+        ValueError
+            Features do not match or are not finite, the vocabulary has no ``<START>``, max_length
+            is below 1, or `forbid` has an id outside the vocabulary or all of it.
         """
         if policy is not None and (max_length != Policy.max_length or len(forbid)):
             raise ValueError(
@@ -151,13 +238,24 @@ class Captioner(ABC):
     def sample_with_probabilities(
         self, features: Array, max_length: int = 30, *, forbid: Sequence[int] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Greedy captions, as in `sample`, and the probability of each word.
+        """Greedy captions, and the probability of each word.
+
+        Parameters
+        ----------
+        features : array (N, D), float
+            As in `sample`.
+        max_length : int
+            As in `sample`.
+        forbid : sequence of int
+            As in `sample`.
 
         Returns
         -------
-        captions : as in `sample`
-        probabilities : array (N, max_length), the model's dtype, on the host: softmax over the
-            whole vocabulary, forbidden words included, given the words before; 0 after END
+        captions : array (N, max_length), int32
+            As in `sample`.
+        probabilities : array (N, max_length), the model's dtype
+            On the host: softmax over the whole vocabulary, forbidden words included, given the
+            words before; 0 after END.
         """
         policy = Policy(max_length=max_length, forbid=forbid)
         decoded = self._decode("sample_with_probabilities", features, policy, scored=True)
@@ -166,7 +264,22 @@ class Captioner(ABC):
     def decode(
         self, features: Array, policy: Policy, *, numbers: Sequence[int] | np.ndarray | None = None
     ) -> Decoded:
-        """Captions by a policy, with probabilities. Sampling's keys are `numbers`, or 0..N-1."""
+        """Captions by a policy, with probabilities.
+
+        Parameters
+        ----------
+        features : array (N, D), float
+            As in `sample`.
+        policy : Policy
+        numbers : sequence of int, or None
+            Numbers of the pictures, the keys of a policy that samples. None: 0..N-1.
+
+        Returns
+        -------
+        decoded : Decoded
+            ``captions`` (N, n, max_length), with n of each picture, the best first; their words'
+            ``probabilities``, and their ``log_probabilities`` (N, n). On the host.
+        """
         return self._decode("decode", features, policy, scored=True, numbers=numbers)
 
     def _decode(

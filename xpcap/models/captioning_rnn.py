@@ -38,42 +38,58 @@ LEAST_PART = 32  # captions, at least: products with fewer rows gain nothing fro
 class CaptioningRNN(Captioner):
     """An image captioner with a vanilla RNN or an LSTM.
 
-    h0 = features @ W_proj + b_proj
-    h_t = cell(W_embed[word_t] @ Wx + b, h_{t-1});  scores_t = h_t @ W_vocab + b_vocab
+    The image sets the first state, and each word takes a step::
 
-    With `inject` "every-step", the pre-activation W_embed[word_t] @ Wx + b has a further term
-    h0 @ W_image. With "attention", features are grids of P regions: A = features @ W_proj + b_proj
-    for each region, h0 = c0 = mean of A over the regions, and each step has a term attn_t @ Wattn,
+        h0 = features @ W_proj + b_proj
+        h_t = cell(W_embed[word_t] @ Wx + b, h_{t-1});  scores_t = h_t @ W_vocab + b_vocab
+
+    With `inject` "every-step", the pre-activation W_embed[word_t] @ Wx + b has a further term h0 @
+    W_image. With "attention", features are grids of P regions: A = features @ W_proj + b_proj for
+    each region, h0 = c0 = mean of A over the regions, and each step has a term attn_t @ Wattn,
     where attn_t attends to A from h_{t-1} (layers.dot_product_attention_forward).
     "attention+every-step" has both terms. Wx and b are the cell's, under its own names.
 
     Parameters
     ----------
-    word_to_idx : mapping of word to id. It needs ``<NULL>``; sampling also needs ``<START>``, and
-        stops early at ``<END>``
-    input_dim : D, size of an image feature; with attention (P, D), regions and the size of each
-    wordvec_dim : W, size of a word vector
-    hidden_dim : H, size of the state
-    cell_type : a name in xpcap.layers.CELLS: "rnn" or "lstm"
-    dtype : numpy.float32 or numpy.float64
-    dropout : share of units dropped in training, in [0, 1), to the nearest 1 / 65536: of image
-        features, of word vectors (one mask per distinct word and batch) and of hidden states before
-        the vocabulary
-    inject : entry of the image, a name in xpcap.models.config.INJECT: "init", "every-step",
-        "attention" or "attention+every-step"
-    seed : int in 0..2**63-1, of weights and dropout masks; None draws weights from NumPy's legacy
-        global stream, as the course does, and with dropout a seed of the masks
+    word_to_idx : mapping of str to int
+        The vocabulary. It needs ``<NULL>``; sampling also needs ``<START>``, and stops early at
+        ``<END>``.
+    input_dim : int, or tuple of two int
+        D, size of an image feature; with attention (P, D), regions and the size of each.
+    wordvec_dim : int
+        W, size of a word vector.
+    hidden_dim : int
+        H, size of the state.
+    cell_type : str
+        A name in xpcap.layers.CELLS: "rnn" or "lstm".
+    dtype : dtype
+        numpy.float32 or numpy.float64.
+    dropout : float
+        Share of units dropped in training, in [0, 1), to the nearest 1 / 65536: of image features,
+        of word vectors (one mask per distinct word and batch) and of hidden states before the
+        vocabulary.
+    inject : str
+        Entry of the image, a name in xpcap.models.config.INJECT: "init", "every-step", "attention"
+        or "attention+every-step".
+    seed : int in 0..2**63-1, or None
+        Of weights and dropout masks. None draws weights from NumPy's legacy global stream, as the
+        course does, and with dropout a seed of the masks.
 
     Attributes
     ----------
     config : ModelConfig
-    params : Parameters; views of one flat buffer, on the backend current when the model was made.
-        Assigning a mapping copies its values in
-    seed : int; with the number of the training step it decides the dropout masks
+    params : Parameters
+        Views of one flat buffer, on the backend current when the model was made. Assigning a
+        mapping copies its values in.
+    seed : int
+        With the number of the training step it decides the dropout masks.
 
     Raises
     ------
-    OptionError : unknown cell_type. ValueError : any other bad argument.
+    OptionError
+        Unknown cell_type.
+    ValueError
+        Any other bad argument.
 
     Notes
     -----
@@ -125,12 +141,30 @@ class CaptioningRNN(Captioner):
         seed: int | None = None,
         params: Mapping[str, Array] | None = None,
     ) -> Self:
-        """Model of a config, with weights copied from `params` or, if None, drawn.
+        """Model of a config.
+
+        Parameters
+        ----------
+        config : ModelConfig
+        word_to_idx : mapping of str to int
+            The vocabulary, as in the constructor.
+        dtype : dtype
+            numpy.float32 or numpy.float64.
+        seed : int or None
+            As in the constructor.
+        params : mapping of str to array, or None
+            Weights to copy in. None: they are drawn.
+
+        Returns
+        -------
+        model : CaptioningRNN
 
         Raises
         ------
-        ValueError : the number of words differs from the config, or names or shapes of params do.
-        TypeError : a subclass has a constructor of its own, which would not run.
+        ValueError
+            The number of words differs from the config, or names or shapes of params do.
+        TypeError
+            A subclass has a constructor of its own, which would not run.
         """
         if cls.__init__ is not CaptioningRNN.__init__:
             raise TypeError(
@@ -227,7 +261,9 @@ class CaptioningRNN(Captioner):
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of a batch, with dropout if the model has any.
 
-        loss = 1 / total * sum over captions of weight * sum over time of cross entropy
+        The loss is summed over time::
+
+            loss = 1 / total * sum over captions of weight * sum over time of cross entropy
 
         The cross entropy of a word is -log p(target word); with smoothing, (1 - smoothing) times
         that, and smoothing times the mean over the vocabulary of -log p(word) (Szegedy et al. 2016,
@@ -235,32 +271,43 @@ class CaptioningRNN(Captioner):
 
         Parameters
         ----------
-        features : array (N, D), with attention (N, P, D), host or device, or FeatureRows of a table
-            on the model's device; of the captions in `shard`, if that is given
-        captions : array (N, T+1), int; inputs are all columns but the last, targets all but the
-            first; NULL targets do not count
-        workspace : xpcap.memory.Workspace for memory; the gradients, and on a device the loss, stay
+        features : array (N, D), with attention (N, P, D), or FeatureRows
+            On the host or a device, or rows of a table on the model's device; of the captions in
+            `shard`, if that is given.
+        captions : array (N, T+1), int
+            Inputs are all columns but the last, targets all but the first; NULL targets do not
+            count.
+        workspace : Workspace or None
+            An xpcap.memory.Workspace for memory; the gradients, and on a device the loss, stay
             valid until its next use. A large enough batch is split into as many parts as the
-            workspace has, computed in parallel. None: fresh memory, one part
-        weights : array (N,), real, on the host; the weight of each caption. None: 1 each
-        total : divisor of the sum. None: N
-        step : number of the training step, which decides the dropout masks of a batch. None: one
-            more than in the last call, 0 in the first
-        smoothing : probability, in [0, 1), that a target gives up to all words alike
-        shard : indices of some of the captions (n,), int, distinct. Loss and gradients are then the
-            shard's: with the same `step`, the shards of several processes add up to those of one,
-            dropout included. None: all captions
+            workspace has, computed in parallel. None: fresh memory, one part.
+        weights : array (N,), real, or None
+            The weight of each caption, on the host. None: 1 each.
+        total : float or None
+            Divisor of the sum. None: N.
+        step : int or None
+            Number of the training step, which decides the dropout masks of a batch. None: one more
+            than in the last call, 0 in the first.
+        smoothing : float
+            Probability, in [0, 1), that a target gives up to all words alike.
+        shard : array (n,), int, or None
+            Indices of some of the captions, distinct. Loss and gradients are then the shard's: with
+            the same `step`, the shards of several processes add up to those of one, dropout
+            included. None: all captions.
 
         Returns
         -------
-        loss : 0-d
-        grads : Parameters with the keys and shapes of `params`
+        loss : array (), float
+        grads : Parameters
+            With the keys and shapes of `params`.
 
         Raises
         ------
-        ValueError : shapes do not match, word ids are outside the vocabulary, a number is out of
-            range, or features of the host are not finite; those on a device are not checked.
-        TypeError : captions are not integers, features no real numbers, or NumPy cannot read them.
+        ValueError
+            Shapes do not match, word ids are outside the vocabulary, a number is out of range, or
+            features of the host are not finite; those on a device are not checked.
+        TypeError
+            Captions are not integers, features no real numbers, or NumPy cannot read them.
         """
         if step is None:
             step = self._next_step
@@ -307,16 +354,21 @@ class CaptioningRNN(Captioner):
 
         Parameters
         ----------
-        features, captions : as in `loss`
+        features : array (N, P, D) or FeatureRows
+            As in `loss`.
+        captions : array (N, T+1), int
+            As in `loss`.
 
         Returns
         -------
-        weights : array (N, T, P), the model's dtype, on the host. [n, t] are the weights of
-            regions, with sum 1, at the step that predicts captions[n, t + 1]; 0 after the end
+        weights : array (N, T, P), the model's dtype
+            On the host. [n, t] are the weights of regions, with sum 1, at the step that predicts
+            captions[n, t + 1]; 0 after the end.
 
         Raises
         ------
-        ValueError : as in `loss`, or the model does not attend.
+        ValueError
+            As in `loss`, or the model does not attend.
         """
         if not self.config.attends:
             raise ValueError(
@@ -343,16 +395,21 @@ class CaptioningRNN(Captioner):
 
         Parameters
         ----------
-        features, captions : as in `loss`
+        features : array (N, D), with attention (N, P, D), or FeatureRows
+            As in `loss`.
+        captions : array (N, T+1), int
+            As in `loss`.
 
         Returns
         -------
-        Trace : states, gates, log-probabilities of the next word, saturation, and the norm of the
-            gradient of each word's loss with respect to each state before it
+        trace : Trace
+            States, gates, log-probabilities of the next word, saturation, and the norm of the
+            gradient of each word's loss with respect to each state before it.
 
         Raises
         ------
-        TypeError, ValueError : as in `loss`.
+        TypeError, ValueError
+            As in `loss`.
         """
         config, params, buffer = self.config, self.params, fresh(self.like)
         part = self._part("trace", features, captions)
@@ -367,10 +424,18 @@ class CaptioningRNN(Captioner):
 
     @in_turn
     def start(self, features: Array) -> State:
-        """State before the first word, from features (n, D) or (n, P, D) on host or device.
+        """State before the first word.
 
-        The cell's state; then, if `inject` has them, the image's term of every step (n, G) and the
-        regions A (n, P, H), both constant.
+        Parameters
+        ----------
+        features : array (n, D), with attention (n, P, D), float
+            On the host or a device.
+
+        Returns
+        -------
+        state : tuple of array
+            The cell's state; then, if `inject` has them, the image's term of every step (n, G) and
+            the regions A (n, P, H), both constant.
         """
         config, params = self.config, self.params
         shape, where = config.feature_shape, "CaptioningRNN.start"
@@ -383,7 +448,19 @@ class CaptioningRNN(Captioner):
 
     @in_turn
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
-        """Input half of a step: W_embed[words] @ weight + bias of the cell, (n, G)."""
+        """Input half of a step: W_embed[words] @ weight + bias of the cell.
+
+        Parameters
+        ----------
+        words : array (n,), int
+            Ids, on the model's device.
+        buffer : Buffer or None
+            Memory for the result. None allocates.
+
+        Returns
+        -------
+        a : array (n, G), float
+        """
         params = self.params
         weight, bias = (params[name] for name in self.config.recurrent.inputs)
         if buffer is None:

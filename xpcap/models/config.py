@@ -15,24 +15,32 @@ class ModelConfig:
 
     Parameters
     ----------
-    vocabulary : V, number of words, including special ones
-    feature_shape : shape of an image feature, (D,); with attention of a grid of P regions, (P, D)
-    wordvec : W, size of a word vector
-    hidden : H, size of the state
-    cell : a name in xpcap.layers.CELLS
-    dropout : share of units dropped in training, in [0, 1)
-    inject : entry of the image. ``init``: as the initial state, h0 = features @ W_proj + b_proj.
+    vocabulary : int
+        V, number of words, including special ones.
+    feature_shape : tuple of int
+        Shape of an image feature, (D,); with attention of a grid of P regions, (P, D).
+    wordvec : int
+        W, size of a word vector.
+    hidden : int
+        H, size of the state.
+    cell : str
+        A name in xpcap.layers.CELLS.
+    dropout : float
+        Share of units dropped in training, in [0, 1).
+    inject : str
+        Entry of the image. ``init``: as the initial state, h0 = features @ W_proj + b_proj.
         ``every-step``: also as a term h0 @ W_image of the pre-activation of every step.
         ``attention``: A = features @ W_proj + b_proj for each region, h0 = c0 = mean of A over the
         regions, and each step has a term context @ Wattn, with the context of
-        layers.dot_product_attention_forward. ``attention+every-step``: both terms
+        layers.dot_product_attention_forward. ``attention+every-step``: both terms.
 
     Raises
     ------
-    OptionError : the cell or `inject` is unknown, the cell cannot attend, or its parameters do not
-        fit
-        in. ValueError : a size is below 1, dropout is out of range, or a grid is given without
-        attention, or a single feature with it.
+    OptionError
+        The cell or `inject` is unknown, the cell cannot attend, or its parameters do not fit.
+    ValueError
+        A size is below 1, dropout is out of range, or a grid is given without attention, or a
+        single feature with it.
     """
 
     vocabulary: int
@@ -93,7 +101,12 @@ class ModelConfig:
         return CELLS[self.cell]
 
     def cell_shapes(self) -> Shapes:
-        """Names and shapes of the cell's parameters."""
+        """Names and shapes of the cell's parameters.
+
+        Returns
+        -------
+        shapes : dict of str to tuple of int
+        """
         return self.recurrent.shapes(self.wordvec, self.hidden)
 
     @property
@@ -102,7 +115,12 @@ class ModelConfig:
         return self.cell_shapes()[self.recurrent.inputs[1]][0]
 
     def shapes(self) -> Shapes:
-        """Parameter names and shapes, in the order of the flat buffer."""
+        """Names and shapes of all parameters, in the order of the flat buffer.
+
+        Returns
+        -------
+        shapes : dict of str to tuple of int
+        """
         (*_, D), V, W, H = self.feature_shape, self.vocabulary, self.wordvec, self.hidden
         shapes: Shapes = {"W_proj": (D, H), "b_proj": (H,), "W_embed": (V, W)}
         shapes |= self.cell_shapes()

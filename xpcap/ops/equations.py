@@ -14,7 +14,16 @@ from xpcap.threads import in_turn
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)), without overflow and accurate for either sign; dtype in is dtype out."""
+    """The logistic function 1 / (1 + exp(-x)), without overflow and accurate for either sign.
+
+    Parameters
+    ----------
+    x : array, float, any shape
+
+    Returns
+    -------
+    y : array, shape and dtype of x
+    """
     xp = get_array_module(x)
     z = xp.exp(-xp.abs(x))  # in (0, 1]
     return xp.where(x >= 0, 1, z) / (1 + z)

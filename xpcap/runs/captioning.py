@@ -118,20 +118,34 @@ def caption_run(
     attend: bool = False,
     explain: bool = False,
 ) -> list[PictureCaption]:
-    """Captions of `count` pictures spread evenly over a split, each with its references.
+    """Captions of pictures spread evenly over a split, each with its references.
 
     Parameters
     ----------
-    data : as in `data_of`
-    policy : chooses the words; captions keep to the run's limits as well. None: a beam, ranked by
-        the run's ranker; greedy where the run has none. `Policy()` is greedy
-    attend : fill `attention` of each caption, for a model that attends
-    explain : fill `explanation` of each caption that is ranked
+    run : Run
+    data : CaptionData, str, Path or None
+        An open data set, or the path of one. None: the one that the run was trained on.
+    split : str
+    count : int
+        Number of pictures.
+    policy : Policy or None
+        Chooses the words; captions keep to the run's limits as well. None: a beam, ranked by the
+        run's ranker; greedy if the run has none. `Policy()` is greedy.
+    attend : bool
+        Fill `attention` of each caption, for a model that attends.
+    explain : bool
+        Fill `explanation` of each caption that is ranked.
+
+    Returns
+    -------
+    captions : list of PictureCaption
 
     Raises
     ------
-    DataError : the data set or the split is missing, or does not fit the run. OptionError : the
-        policy's captions are longer than the run's, or it forbids every word.
+    DataError
+        The data set or the split is missing, or does not fit the run.
+    OptionError
+        The policy's captions are longer than the run's, or it forbids every word.
     """
     seen = data_of(run, data)
     pictures = captioned(seen, split)
@@ -334,8 +348,10 @@ class PictureCaptioner:
 
     Parameters
     ----------
-    run : of `open_run` or `open_runs`
-    encoder : of the run's features
+    run : Run
+        Of `open_run` or `open_runs`.
+    encoder : Encoder
+        Of the run's features.
     """
 
     run: Run[Captioner]
@@ -354,14 +370,29 @@ class PictureCaptioner:
         attend: bool = False,
         explain: bool = False,
     ) -> PictureCaption:
-        """The caption of a picture. `policy`, `attend` and `explain` are as in `caption_run`.
+        """The caption of a picture.
 
-        Its `image` is the path, the URL, or the name of an open file; else empty.
+        Parameters
+        ----------
+        picture : str, Path, bytes, file, PIL.Image.Image, or array (height, width, 3), uint8
+        policy : Policy or None
+            As in `caption_run`.
+        attend : bool
+            As in `caption_run`.
+        explain : bool
+            As in `caption_run`.
+
+        Returns
+        -------
+        caption : PictureCaption
+            Its `image` is the path, the URL, or the name of an open file; else empty.
 
         Raises
         ------
-        DataError : the picture cannot be read, for the reason in the message. ValueError,
-            TypeError : an array of another shape or dtype, or no picture at all.
+        DataError
+            The picture cannot be read, for the reason in the message.
+        ValueError, TypeError
+            An array of another shape or dtype, or no picture at all.
         """
         _, feature = encode_picture("caption", picture, self.encoder)
         (one,) = self._decode([(0, _name(picture), feature)], policy, attend, explain)
@@ -377,16 +408,29 @@ class PictureCaptioner:
         numbers: Iterable[int] | None = None,
         keep: Keep | None = None,
     ) -> "Iterator[PictureCaption | Skipped]":
-        """Captions of many pictures, in their order, with a Skipped for each that cannot be read.
+        """Captions of many pictures, in their order.
 
         Pictures are read as the results are asked for, and decoded 64 at a time; no more are in
         memory.
 
         Parameters
         ----------
-        policy, attend, explain : as in `caption_run`
-        numbers : of the pictures, which seed a policy that samples. None: 0, 1, ...
-        keep : called with each URL and its picture, to show it without another download
+        pictures : iterable
+            Pictures in any form that `caption` takes.
+        policy : Policy or None
+            As in `caption_run`.
+        attend : bool
+            As in `caption_run`.
+        explain : bool
+            As in `caption_run`.
+        numbers : iterable of int, or None
+            Numbers of the pictures, which seed a policy that samples. None: 0, 1, ...
+        keep : callable or None
+            Called with each URL and its picture, to show it without another download.
+
+        Yields
+        ------
+        caption : PictureCaption, or Skipped for a picture that cannot be read
         """
         waiting: list[tuple[int, str, np.ndarray] | Skipped] = []
         encoded = 0
@@ -436,13 +480,20 @@ def open_captioner(
 
     Parameters
     ----------
-    run : a run folder, several, or a run that is open
-    on_remark : as in `open_run`
+    run : str, Path or Run, or sequence of str or Path
+        A run folder, several, or a run that is open.
+    on_remark : callable
+        As in `open_run`.
+
+    Returns
+    -------
+    captioner : PictureCaptioner
 
     Raises
     ------
-    DataError : as in `open_run`; or the run's features come from no encoder of this package, or
-        from one whose package is missing.
+    DataError
+        As in `open_run`; or the run's features come from no encoder of this package, or from one
+        whose package is missing.
     """
     if isinstance(run, Run):
         opened: Run[Any] = run
@@ -469,21 +520,37 @@ def caption_files(
 
     Parameters
     ----------
-    paths : files, folders and URLs, or one of them; text that begins with ``http://`` or
-        ``https://`` is a URL
-    keep : called with each URL and its picture, to show it without another download
-    policy, attend, explain : as in `caption_run`
-    group : ranks that share the work; each returns all captions. Rank 0 does all if there are URLs
-    on_remark : called with a sentence on each folder's other files, and on unreadable subfolders
+    run : Run
+    paths : str or Path, or iterable of them
+        Files, folders and URLs, or one of them; text that begins with ``http://`` or ``https://``
+        is a URL.
+    progress : bool
+        Show a progress bar on a terminal.
+    keep : callable or None
+        Called with each URL and its picture, to show it without another download.
+    policy : Policy or None
+        As in `caption_run`.
+    group : Group
+        Ranks that share the work; each returns all captions. Rank 0 does all if there are URLs.
+    attend : bool
+        As in `caption_run`.
+    explain : bool
+        As in `caption_run`.
+    on_remark : callable or None
+        Called with a sentence on each folder's other files, and on unreadable subfolders.
 
     Returns
     -------
-    captions, in the order of `paths`; and a Skipped for each unreadable picture or URL, and each
-        folder without a picture. URLs are limited as in `read_url`
+    captions : list of PictureCaption
+        In the order of `paths`.
+    skipped : list of Skipped
+        One for each unreadable picture or URL, and each folder without a picture. URLs are limited
+        as in `read_url`.
 
     Raises
     ------
-    DataError : the run's features come from no encoder of this package.
+    DataError
+        The run's features come from no encoder of this package.
     """
     captioner = PictureCaptioner(run, encoder_of(run, "caption_files"))
     captions: list[PictureCaption] = []

@@ -101,11 +101,22 @@ def open_run(
     """Open a run folder: its model with the best parameters, on the backend in force.
 
     No random number is drawn. Of two stages whose second has no parameters yet, the first is
-    opened, with its best so far; `on_remark` is then called with a sentence.
+    opened, with its best so far.
+
+    Parameters
+    ----------
+    path : str or Path
+    on_remark : callable
+        Called with a sentence if the first of two stages is opened.
+
+    Returns
+    -------
+    run : Run
 
     Raises
     ------
-    DataError : no run folder, or one that is damaged, incomplete or of a newer format.
+    DataError
+        No run folder, or one that is damaged, incomplete or of a newer format.
     """
     asked, path = Path(path), opened_folder(path)
     config = read_config(path)
@@ -459,13 +470,24 @@ def save_state(
     scaling: FeatureScaling | None = None,
     vocabulary: str = "",
 ) -> None:
-    """Write a training state, with its run's feature scaling and digest of the vocabulary.
+    """Write a training state. Equal states give equal bytes.
 
-    Equal states give equal bytes.
+    Parameters
+    ----------
+    path : str or Path
+        File to write; one that exists is replaced.
+    state : TrainingState
+    scaling : FeatureScaling or None
+        Of the run's features.
+    vocabulary : str
+        Digest of the run's vocabulary.
 
     Raises
     ------
-    OSError : the file cannot be written; the one before is intact. TypeError : no TrainingState.
+    OSError
+        The file cannot be written; the one before is intact.
+    TypeError
+        `state` is no TrainingState.
     """
     if not isinstance(state, TrainingState):
         raise TypeError(
@@ -478,11 +500,22 @@ def save_state(
 
 
 def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> TrainingState:
-    """Read a training state, for a model with these parameters: ``model.params.shapes``.
+    """Read a training state.
+
+    Parameters
+    ----------
+    path : str or Path
+    shapes : mapping of str to tuple of int
+        Parameter shapes of the model that is to continue, ``model.params.shapes``.
+
+    Returns
+    -------
+    state : TrainingState
 
     Raises
     ------
-    DataError : missing, damaged, not ours, or of another model.
+    DataError
+        The file is missing, damaged, no training state, or of another model.
     """
     return load_checkpoint(Path(path), shapes).state
 

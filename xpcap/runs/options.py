@@ -32,40 +32,64 @@ class TrainOptions:
 
     Parameters
     ----------
-    data : dataset file or coco_captioning folder; None: that of the run `start`, or generated
-        pictures
-    start : run folder whose best parameters to start from; None: random ones
-    objective : "cross-entropy", or "self-critical", which goes on from a run: see
-        xpcap.training.objectives
-    samples : captions of a picture that self-critical training samples
-    sharpen : factor on the logits at the start of self-critical training
-    out : run folder to create; None: a fresh folder under runs/
-    cell : "lstm" or "rnn"
-    hidden : H, size of the hidden state
-    wordvec : W, size of a word vector
-    epochs : passes over the training captions, in self-critical training over the training
-        pictures; 0: see `suited_to`
-    score_epochs : epochs of self-critical training that follow, from the best parameters; 0: none;
-        None: see `suited_to`
-    batch_size : N, captions in a batch; in self-critical training those sampled, of batch_size //
-        samples pictures; None: see `suited_to`
-    lr : Adam's learning rate in the first epoch
-    lr_decay : factor on the learning rate after each epoch; "linear": a linear fall to zero
-    select : criterion of the best epoch: "loss", "cider" or "last"; see CaptioningSolver; None: see
-        `suited_to`
-    clip : largest global norm of a gradient; 0: no clipping
-    dropout : share of features, word vectors and hidden units dropped, in [0, 1)
-    smoothing : share of the target probability spread evenly over all words, in [0, 1); None: see
-        `suited_to`
-    inject : how the image enters, a name in xpcap.models.config.INJECT; "attention" and
-        "attention+every-step" need a data set of grids
-    feature_scaling : "standardize" or "none", fitted on the train split
-    seed : of weights, order of captions, dropout and generated pictures
-    patience : stop after this many epochs in a row without a better one; 0: never
-    neighbours : when training ends, index the training photos and fit the ranking of captions by
-        those that look alike; see xpcap.ranking. Off: captions are greedy by default
-    save_every : interval between checkpoints within an epoch, in seconds ("60s") or steps ("200")
-    resume : continue the run at `out` if there is one
+    data : str, Path or None
+        Dataset file or coco_captioning folder. None: that of the run `start`, or generated
+        pictures.
+    out : str, Path or None
+        Run folder to create. None: a fresh folder under runs/.
+    start : str, Path or None
+        Run folder whose best parameters to start from. None: random ones.
+    objective : str
+        "cross-entropy", or "self-critical", which continues a run: see xpcap.training.objectives.
+    samples : int
+        Captions sampled per picture in self-critical training.
+    sharpen : float
+        Factor on the logits at the start of self-critical training.
+    cell : str
+        "lstm" or "rnn".
+    hidden : int
+        H, size of the hidden state.
+    wordvec : int
+        W, size of a word vector.
+    epochs : int
+        Passes over the training captions, in self-critical training over the training pictures. 0:
+        see `suited_to`.
+    score_epochs : int or None
+        Epochs of self-critical training that follow, from the best parameters. 0: none. None: see
+        `suited_to`.
+    batch_size : int or None
+        N, captions in a batch; in self-critical training those sampled, of batch_size // samples
+        pictures. None: see `suited_to`.
+    lr : float
+        Adam's learning rate in the first epoch.
+    lr_decay : float or "linear"
+        Factor on the learning rate after each epoch; "linear": a linear fall to zero.
+    select : str or None
+        Criterion of the best epoch: "loss", "cider" or "last"; see CaptioningSolver. None: see
+        `suited_to`.
+    clip : float
+        Largest global norm of a gradient. 0: no clipping.
+    dropout : float
+        Share of features, word vectors and hidden units dropped, in [0, 1).
+    smoothing : float or None
+        Share of the target probability spread evenly over all words, in [0, 1). None: see
+        `suited_to`.
+    inject : str
+        Entry of the image, a name in xpcap.models.config.INJECT; "attention" and
+        "attention+every-step" need a data set of grids.
+    feature_scaling : str
+        "standardize" or "none", fitted on the train split.
+    seed : int
+        Of weights, order of captions, dropout and generated pictures.
+    patience : int
+        Stop after this many epochs in a row without a better one. 0: never.
+    neighbours : bool
+        When training ends, index the training photos and fit the ranking of captions by those that
+        look alike; see xpcap.ranking. Off: captions are greedy by default.
+    save_every : str
+        Interval between checkpoints within an epoch, in seconds ("60s") or steps ("200").
+    resume : bool
+        Continue the run at `out` if there is one.
     """
 
     data: str | Path | None = None

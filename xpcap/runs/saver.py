@@ -60,12 +60,21 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """Training was stopped by a signal, and is saved.
+    """Training was stopped by a signal, and is saved. A KeyboardInterrupt.
+
+    Parameters
+    ----------
+    signum : int
+        Number of the signal.
+    iteration : int
+        Steps done by then.
+    epoch : int
+        Epochs done by then.
 
     Attributes
     ----------
-    signal : number of the signal
-    iteration, epoch : steps and epochs done by then
+    signal, iteration, epoch : int
+        The arguments.
     """
 
     def __init__(self, signum: int, iteration: int, epoch: int) -> None:

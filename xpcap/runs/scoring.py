@@ -506,17 +506,33 @@ def evaluate_run(
 
     Parameters
     ----------
-    data : as in `data_of`: an open data set, a path, or None for the run's own
-    java : METEOR and SPICE too, if they can be computed here
-    policy : chooses the words, as in `caption_run`. None: the run's default
-    group : ranks that share the work; each returns the same, except that `java` scores are rank 0's
-    metrics : objects that score captions against references, such as (*xpcap.metrics.METRICS,
-        Own()); see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added
+    run : Run
+    data : CaptionData, str, Path or None
+        An open data set, or the path of one. None: the one that the run was trained on.
+    split : str
+    progress : bool
+        Show progress bars on a terminal.
+    java : bool
+        METEOR and SPICE too, if they can be computed here.
+    policy : Policy or None
+        Chooses the words, as in `caption_run`. None: the run's default.
+    group : Group
+        Ranks that share the work; each returns the same, except that `java` scores are rank 0's.
+    metrics : sequence of Metric
+        Objects that score captions against references, such as ``(*xpcap.metrics.METRICS, Own())``;
+        see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added.
+
+    Returns
+    -------
+    evaluation : Evaluation
+        Captions, scores and their protocols.
 
     Raises
     ------
-    DataError : the data set or the split is missing, or does not fit the run. TypeError,
-        ValueError : one of `metrics` is no metric, or has the name of another.
+    DataError
+        The data set or the split is missing, or does not fit the run.
+    TypeError, ValueError
+        One of `metrics` is no metric, or has the name of another.
     """
     start = time.perf_counter()
     seen = data_of(run, data)

@@ -103,24 +103,48 @@ def train_run(
 
     Parameters
     ----------
-    options : of training. With `resume` the run at `out` is continued as if it had never stopped
-    on_epoch : called with the solver at the end of each epoch, once its checkpoint is being written
-    progress : show progress bars on a terminal
-    on_resume : called with the solver when a run is continued, before its first step
-    on_remark : called with a sentence if a run continues on another number of ranks
-    group : the ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's.
-        Rank 0 writes; all return the same
-    on_stage : called with the options of a stage, all of them chosen, before it begins or goes on
-    on_begin : called with the solver before the first step of a stage, or before the stage goes on
-    on_step : called with the solver after each step, and between the batches of a validation
+    options : TrainOptions
+        With `resume` the run at `out` is continued as if it had never stopped.
+    on_epoch : callable or None
+        Called with the solver at the end of each epoch, once its checkpoint is being written.
+    progress : bool
+        Show progress bars on a terminal.
+    on_resume : callable or None
+        Called with the solver when a run is continued, before its first step.
+    on_remark : callable
+        Called with a sentence if a run continues on another number of ranks.
+    group : Group
+        The ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's. Rank
+        0 writes; all return the same.
+    on_stage : callable or None
+        Called with the options of a stage, all of them chosen, before it begins or continues.
+    on_begin : callable or None
+        Called with the solver before the first step of a stage, or before the stage continues.
+    on_step : callable or None
+        Called with the solver after each step, and between the batches of a validation.
+
+    Returns
+    -------
+    trained : Trained
+        The run, opened with its best parameters, and its scores on val if there is such a split.
 
     Raises
     ------
-    GroupError : ranks that differ. DataError : the data does not fit; `out` exists, holds something
-        else, or is being trained by another process. OptionError : a bad option, or options that
-        contradict those of the run to continue. SaveError : a checkpoint could not be written.
-        TrainingError : the loss or a gradient is no longer finite. Stopped : a signal stopped
-        training, which is saved. OSError : `out` cannot be written to.
+    GroupError
+        Ranks that differ.
+    DataError
+        The data does not fit; `out` exists, holds something else, or is being trained by another
+        process.
+    OptionError
+        A bad option, or options that contradict those of the run to continue.
+    SaveError
+        A checkpoint could not be written.
+    TrainingError
+        The loss or a gradient is no longer finite.
+    Stopped
+        A signal stopped training, which is saved.
+    OSError
+        `out` cannot be written to.
     """
     interval(options.save_every)  # complains before any work is done
     check_options(options)

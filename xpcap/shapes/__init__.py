@@ -30,9 +30,18 @@ def generate(
 
     Parameters
     ----------
-    seed : of scenes and captions
-    train, val : numbers of scenes; scene i of a split does not depend on them
-    progress : show a progress bar on a terminal
+    seed : int
+        Of scenes and captions.
+    train : int
+        Number of scenes for training; scene i of a split does not depend on it.
+    val : int
+        Number of scenes for validation.
+    progress : bool
+        Show a progress bar on a terminal.
+
+    Returns
+    -------
+    data : CaptionData
 
     Notes
     -----

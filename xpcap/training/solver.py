@@ -44,58 +44,87 @@ from xpcap.training.state import (
 class CaptioningSolver:
     """The training loop: CS231n's class, with the validation and best parameters it only promised.
 
-    An epoch visits every training caption once, in an order of its own, unless `replacement` is set.
+    An epoch visits every training caption once, in an order of its own, unless `replacement` is
+    set.
 
     Parameters
     ----------
-    model : CaptioningRNN, or anything with `params` (a Parameters), `score`, and the methods that
-        the objective needs
-    data : CaptionData, or the dict that load_coco_data returns
-    update_rule : "sgd", "sgd_momentum", "rmsprop" or "adam"
-    optim_config : hyperparameters of the rule, as in xpcap.optim
-    lr_decay : factor on the learning rate after each epoch; "linear": the rate falls with every
-        step, to zero after the last epoch
-    select : epoch to keep: "loss", that of the lowest validation loss; "cider", that of the highest
-        CIDEr-D of greedy captions of the val split; "last", the last one, where the split is too
-        small to tell
-    batch_size, num_epochs : the last batch of an epoch may be smaller
-    replacement : draw each batch from all captions with replacement, as the course's solver does,
-        in ``max(n // batch_size, 1)`` steps an epoch. Without a `seed` the draws are the course's,
-        from NumPy's legacy global stream: after the same `np.random.seed`, the same batches
-    print_every, verbose : print the loss every `print_every` steps
-    clip_norm : largest global norm of a gradient; None: no clipping. The loss is summed over time:
-        5 on a per-word mean is about 55 here
-    seed : of the order of captions; None draws it from NumPy's legacy global stream, which only a
-        single process can. Dropout masks come from `model.seed` and the iteration
-    patience : stop after this many epochs in a row without a better one; None: never before
-        `num_epochs`
-    progress : show a progress bar if standard error is a terminal
-    on_step : called with the solver after each step and between the batches of a validation, when
-        `state` may be called. An exception from it ends training; `train`, or the state, goes on
-        from there
-    on_epoch : called with the solver after each epoch, once it is recorded
-    objective : an Objective, or a function of (model, batch, workspace) that returns loss and
-        gradients; None: cross entropy
-    group : the processes that train together; each computes its shard of every batch, and all do
-        the same steps. SINGLE: this one
+    model : CaptioningRNN
+        Or anything with `params` (a Parameters), `score`, and the methods that the objective needs.
+    data : CaptionData, or dict
+        A dict is that of load_coco_data.
+    update_rule : str
+        "sgd", "sgd_momentum", "rmsprop" or "adam".
+    optim_config : mapping or None
+        Hyperparameters of the rule, as in xpcap.optim.
+    lr_decay : float or "linear"
+        Factor on the learning rate after each epoch; "linear": the rate falls with every step, to
+        zero after the last epoch.
+    select : str
+        Epoch to keep: "loss", that of the lowest validation loss; "cider", that of the highest
+        CIDEr-D of greedy captions of the val split; "last", the last one, for a split too small to
+        tell.
+    batch_size : int
+        N, captions in a batch; the last batch of an epoch may be smaller.
+    num_epochs : int
+        Epochs of a call of `train`.
+    replacement : bool
+        Draw each batch from all captions with replacement, as the course's solver does, in ``max(n
+        // batch_size, 1)`` steps an epoch. Without a `seed` the draws are the course's, from
+        NumPy's legacy global stream: after the same `np.random.seed`, the same batches.
+    print_every : int
+        Steps from one printed loss to the next.
+    verbose : bool
+        Print losses.
+    clip_norm : float or None
+        Largest global norm of a gradient. None: no clipping. The loss is summed over time: 5 on a
+        per-word mean is about 55 here.
+    seed : int or None
+        Of the order of captions. None draws it from NumPy's legacy global stream, which only a
+        single process can. Dropout masks come from `model.seed` and the iteration.
+    patience : int or None
+        Stop after this many epochs in a row without a better one. None: never before `num_epochs`.
+    progress : bool
+        Show a progress bar if standard error is a terminal.
+    on_step : callable or None
+        Called with the solver after each step and between the batches of a validation, when `state`
+        may be called. An exception from it ends training; `train`, or the state, continues from
+        there.
+    on_epoch : callable or None
+        Called with the solver after each epoch, once it is recorded.
+    objective : Objective, callable or None
+        A function of (model, batch, workspace) that returns loss and gradients, or an Objective.
+        None: cross entropy.
+    group : Group
+        The processes that train together; each computes its shard of every batch, and all do the
+        same steps. SINGLE: this one.
 
     Attributes
     ----------
-    loss_history : one float an iteration
-    history : one dict an epoch: epoch, iteration, learning_rate, train_loss or train_reward,
+    loss_history : list of float
+        The loss of each iteration.
+    history : list of dict
+        One for each epoch: epoch, iteration, learning_rate, train_loss or train_reward,
         train_accuracy, with a val split val_loss, val_perplexity, val_accuracy, and unless loss
-        selects the best, val_cider, val_distinct, val_length; latest, if the last is kept
-    times : one dict an epoch: epoch, steps, train_seconds, check_seconds
-    start : record of the parameters that training starts from, as epoch 0, if they were scored
-    best_params : parameters of the best record, in a buffer of their own; empty before the first.
-        The model itself goes on from the latest parameters
-    learning_rate : of the next step; may be set
+        selects the best, val_cider, val_distinct, val_length; latest, if the last is kept.
+    times : list of dict
+        One for each epoch: epoch, steps, train_seconds, check_seconds.
+    start : dict or None
+        Record of the parameters that training starts from, as epoch 0, if they were scored.
+    best_params : Parameters, or empty dict
+        Parameters of the best record, in a buffer of their own; empty before the first. The model
+        itself continues from the latest parameters.
+    learning_rate : float
+        Of the next step; may be set.
 
     Raises
     ------
-    OptionError : an unknown keyword, rule or hyperparameter, with the nearest known one, or a bad
-        value. DataError : data that does not fit together, or a word to which model and data give
-        different ids. TypeError : a model whose parameters are not a Parameters.
+    OptionError
+        An unknown keyword, rule or hyperparameter, with the nearest known one, or a bad value.
+    DataError
+        Data that does not fit together, or a word to which model and data give different ids.
+    TypeError
+        A model whose parameters are not a Parameters.
     """
 
     def __init__(
@@ -156,15 +185,16 @@ class CaptioningSolver:
     def train(self) -> None:
         """Train for `num_epochs` epochs, or until patience ends.
 
-        Called again it goes on: with an interrupted epoch, else for as many epochs more. An
+        Called again it continues: with an interrupted epoch, else for as many epochs more. An
         interrupt may come anywhere; one in the middle of the update of the parameters can apply
         that batch twice.
 
         Raises
         ------
-        TrainingError : a loss or gradient is not finite. On the host that is found at once, on a
-            device when losses are read: to print or save, and at the end of an epoch before
-            anything of it is recorded. Best parameters and history are those of the epochs before.
+        TrainingError
+            A loss or gradient is not finite. On the host that is found at once, on a device when
+            losses are read: to print or save, and at the end of an epoch before anything of it is
+            recorded. Best parameters and history are those of the epochs before.
         """
         if self._report_due:
             self._report_epoch()
@@ -184,8 +214,13 @@ class CaptioningSolver:
     def require_gain(self, share: float) -> None:
         """Let no epoch count as better than the start whose validation loss is not lower as well.
 
-        It must be lower by `share` of that of the model as it is now. CIDEr-D of few pictures alone
-        is too noisy to tell.
+        CIDEr-D of few pictures alone is too noisy to tell.
+
+        Parameters
+        ----------
+        share : float
+            Share of the validation loss of the model as it is now by which an epoch's must be
+            lower.
         """
         if self.start is not None and "val_loss" in self.start:
             loss = self._evaluate.validation(self.model, between=lambda: None).loss
@@ -216,7 +251,13 @@ class CaptioningSolver:
         self._report_epoch()
 
     def train_batch(self, positions: np.ndarray) -> None:
-        """A training step, recorded, on captions by their positions in the objective's list."""
+        """A training step, recorded.
+
+        Parameters
+        ----------
+        positions : array (N,), int
+            Positions of captions in the objective's list.
+        """
         split, captions = self._feed.split("train"), self._captions[positions]
         seed = getattr(self.model, "seed", 0)
         views = draw_views(len(captions), split.views, seed, self.iteration)
@@ -250,17 +291,24 @@ class CaptioningSolver:
         """An optimisation step on a minibatch of your own, which is not recorded.
 
         Nothing is read from a device. Dropout masks are those of the step after the model's last
-        one: `model.loss` counts. On the host, a loss or gradient that is not finite raises a
-        TrainingError, and nothing has changed. On a device it shows in the loss.
+        one: `model.loss` counts.
 
         Parameters
         ----------
-        features : array (N, D), host or device, or FeatureRows, scaled as the model is to see them
+        features : array (N, D), with attention (N, P, D), or FeatureRows
+            On the host or a device, scaled as the model is to see them.
         captions : array (N, T+1), int
 
         Returns
         -------
-        loss : 0-d, of the model's library; reading it waits for the device
+        loss : array (), float
+            Of the model's library; reading it waits for the device.
+
+        Raises
+        ------
+        TrainingError
+            On the host, the loss or a gradient is not finite, and nothing has changed. On a device
+            it shows in the loss.
         """
         loss, _ = self._step(Batch(features, captions), require_finite=self._on_host)
         return loss.copy()  # on a device the next step overwrites the original
@@ -382,9 +430,21 @@ class CaptioningSolver:
     def check_accuracy(
         self, X: Array, y: Array, num_samples: int | None = None, batch_size: int = 100
     ) -> float:
-        """Share of the words of captions y (N, T+1) scored highest, given features X (N, D).
+        """Share of the words of captions that the model scores highest.
 
-        On at most `num_samples` captions, spread evenly.
+        Parameters
+        ----------
+        X : array (N, D), float
+            Features.
+        y : array (N, T+1), int
+            Captions.
+        num_samples : int or None
+            Most captions to score, spread evenly. None: all.
+        batch_size : int
+
+        Returns
+        -------
+        accuracy : float
         """
         return accuracy(self.model, X, y, num_samples, batch_size)
 
@@ -448,8 +508,17 @@ class CaptioningSolver:
     def state(self) -> TrainingState:
         """State of the training, copied to the host. For callbacks, and between trainings.
 
-        TrainingError : a loss, gradient norm, parameter or moment is not finite: nothing to go on
-        from. OptionError : captions are drawn from NumPy's global stream, which no state holds.
+        Returns
+        -------
+        state : TrainingState
+
+        Raises
+        ------
+        TrainingError
+            A loss, gradient norm, parameter or moment is not finite: training cannot continue from
+            it.
+        OptionError
+            Captions are drawn from NumPy's global stream, which no state holds.
         """
         self._require_stream("state")
         self._require_finite()
@@ -466,22 +535,30 @@ class CaptioningSolver:
     def restore(
         self, state: TrainingState, *, best_params: Mapping[str, Array] | None = None
     ) -> None:
-        """Go on from a state: the next `train` continues it.
+        """Continue from a state: the next `train` takes the step after its last.
 
         On the host that is bit for bit with the same machine and threads, on a device with the same
         card model, CUDA libraries, CuPy and their settings.
 
         Parameters
         ----------
-        state : of a solver for the same model, data, update rule and batch size; hyperparameters
-            are taken from it
-        best_params : the best ones by then. If the last epoch was the best and nothing was trained
-            since, they are in `state`
+        state : TrainingState
+            Of a solver for the same model, data, update rule and batch size; hyperparameters are
+            taken from it.
+        best_params : mapping of str to array, or None
+            The best ones by then. If the last epoch was the best and nothing was trained since,
+            they are in `state`.
 
         Raises
         ------
-        DataError : a state of another model, data set, rule or batch size. ValueError : best_params
-            of another model. OptionError : as in `state`. Nothing is changed then.
+        DataError
+            A state of another model, data set, rule or batch size. Nothing is changed then.
+        ValueError
+            `best_params` of another model. Nothing is changed then.
+        OptionError
+            As in `state`.
+        TypeError
+            `state` is no TrainingState.
         """
         if not isinstance(state, TrainingState):
             raise TypeError(

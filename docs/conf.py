@@ -1,0 +1,119 @@
+"""Settings of the site, which Sphinx builds from these pages and the docstrings: `make site`."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
+
+import xpcap
+
+REPOSITORY = ""  # address of a folder of the default branch, once the project has one; ends with /
+DOCS = Path(__file__).parent
+API = "Python, from the docstrings"
+# Commands of LaTeX that docutils lacks, in its own
+SPELLINGS = {"dots": r"\ldots ", "mathrel": "", "textstyle": "", "Big": r"\Bigl"}
+
+project = "xpcap"
+author = "The xpcap authors"
+copyright = author
+version = release = xpcap.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "numpydoc", "sphinx.ext.viewcode"]
+
+# Markdown as code hosts read it: ```math fences, $...$ in a line, links to headings
+myst_enable_extensions = ["dollarmath"]
+myst_fence_as_directive = ["math"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"
+highlight_language = "none"  # of blocks that name no language: commands, output and equations
+
+# Docstrings in NumPy's form, whose types are prose such as `array (N, D), float`
+default_role = "code"
+autodoc_member_order = "groupwise"
+autodoc_typehints = "none"
+numpydoc_show_class_members = False  # autodoc lists them
+
+html_theme = "furo"
+html_title = f"{project} {release}"
+html_copy_source = False
+html_math_renderer = "mathml"
+
+
+def tables_of_contents(index: str) -> str:
+    """Tables of contents in the order of docs/index.md: a caption for each group of links.
+
+    A group is a bold line, or a row of a table, with the links that follow.
+    """
+    groups, seen, caption = dict[str, list[str]](), set[str](), "Start"
+    for line in index.splitlines():
+        heading = re.match(r"\*\*(.+?)\.?\*\*|\| ([\w -]+?) \|", line)
+        caption = heading[1] or heading[2].capitalize() if heading else caption
+        group = groups.setdefault(caption, [])
+        for page in re.findall(r"\]\((\w[\w/-]*)\.(?:md|ipynb)\)", line):
+            if page not in seen:
+                group.append(page)
+                seen.add(page)
+    groups[API] = ["reference/api/xpcap", "reference/api/layers", "reference/api/optim"]
+    return "\n".join(
+        "\n".join(("```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```"))
+        for caption, pages in groups.items()
+        if pages
+    )
+
+
+def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
+    if page == "index":
+        source[0] += f"\n\n{tables_of_contents(source[0])}\n"
+
+
+class LinksOutOfTheDocs(SphinxTransform):
+    """Links to files of the repository: to their page there, or plain text without an address."""
+
+    default_priority = 1  # before Sphinx copies what is linked to
+
+    def apply(self) -> None:
+        folder = (DOCS / self.env.docname).parent
+        for kind in (addnodes.download_reference, addnodes.pending_xref):
+            for link in list(self.document.findall(kind)):
+                target, _, anchor = link["reftarget"].partition("#")
+                path = Path(os.path.relpath(os.path.normpath(folder / target), DOCS.parent))
+                if link.get("reftype") != "myst" or path.parts[0] == "docs":
+                    continue
+                if link.get("refdomain") == "doc":  # MyST takes the suffix off
+                    path, anchor = path.with_suffix(".md"), link["reftargetid"] or ""
+                address = f"{REPOSITORY}{path.as_posix()}{anchor and '#'}{anchor}"
+                plain = nodes.reference(refuri=address) if REPOSITORY else nodes.inline()
+                plain += link.children
+                link.replace_self(plain)
+
+
+def visit_math(self: Any, node: nodes.math | nodes.math_block) -> None:
+    """Formulas as MathML, which browsers show without a script from another site."""
+    formula = re.sub(r"\\([A-Za-z]+)", lambda m: SPELLINGS.get(m[1], m[0]), node.astext())
+    try:
+        block = isinstance(node, nodes.math_block)
+        self.body.append(tex2mathml(formula, as_block=block))
+    except MathError as error:
+        logging.getLogger(__name__).warning(f"{error}: {formula}", location=node)
+    raise nodes.SkipNode
+
+
+def hide_fields(
+    app: Sphinx, kind: str, name: str, one: object, skip: bool, options: object
+) -> bool:
+    """Fields of a NamedTuple have a docstring that says nothing."""
+    return skip or str(one.__doc__).startswith("Alias for field number")
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", add_contents)
+    app.connect("autodoc-skip-member", hide_fields)
+    app.add_transform(LinksOutOfTheDocs)
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))

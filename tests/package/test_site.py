@@ -1,0 +1,102 @@
+"""The site of docs/ and of the docstrings builds without a warning, and holds all of them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xpcap
+from xpcap import layers
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.hunt
+for package in ("sphinx", "myst_nb", "numpydoc", "furo"):
+    pytest.importorskip(package, reason="the site is not built: the docs extra is not installed")
+
+
+def build(folder: Path, docs: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "-d"]
+    return subprocess.run(
+        [*command, folder / "doctrees", docs, folder / "site"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site. Sphinx warns of a page without a group in docs/index.md, of a link to nothing,
+    of a formula that it cannot read, and of a docstring out of form.
+    """
+    folder = tmp_path_factory.mktemp("site")
+    result = build(folder, ROOT / "docs")
+    assert result.returncode == 0, result.stderr
+    return folder / "site"
+
+
+def test_every_page_and_notebook_is_in_the_contents_of_the_site(site: Path) -> None:
+    menu = (site / "index.html").read_text(encoding="utf-8").split('class="sidebar-tree"')[1]
+    listed = set(re.findall(r'href="([\w/-]+)\.html"', menu.split("</aside>")[0]))
+    pages = {
+        path.relative_to(ROOT / "docs").with_suffix("").as_posix()
+        for pattern in ("*.md", "*.ipynb", "*.rst")
+        for path in (ROOT / "docs").rglob(pattern)
+    }
+    assert listed == pages - {"index"}
+
+
+def test_every_public_name_has_an_entry_with_its_parameters(site: Path) -> None:
+    pages = {
+        name: (site / "reference" / "api" / f"{name}.html").read_text(encoding="utf-8")
+        for name in ("xpcap", "layers", "optim")
+    }
+    entries = set(re.findall(r'<dt class="sig[^>]* id="([\w.]+)"', "".join(pages.values())))
+    wanted = {f"xpcap.{name}" for name in {*xpcap.__all__} - {"__version__"}}
+    wanted |= {f"xpcap.layers.{name}" for name in layers.__all__ if name != "CELLS"}
+    assert wanted | {"xpcap.optim.adam", "xpcap.CaptioningRNN.sample"} <= entries
+    assert re.search(r"<strong>Wh</strong>.*array \(H, 4H\), float", pages["layers"])
+    assert "Alias for field" not in pages["layers"]
+
+
+def test_mathematics_code_and_links_out_of_the_docs_are_read(site: Path) -> None:
+    quoted = (site / "explain" / "plain-lstm.html").read_text(encoding="utf-8")
+    assert 'highlight-python notranslate"' in quoted
+    assert '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block"' in (
+        site / "explain" / "backward.html"
+    ).read_text(encoding="utf-8")
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r'href="(?:\.\./)+(?:xpcap|tests|README|SECURITY)', text), page
+        assert "```" not in text or page.name == "index.html", page
+        assert not re.search(r'<(?:script|link|img)[^>]*(?:src|href)="https?:', text), page
+
+
+def test_a_fault_of_a_page_fails_the_build(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "conf.py").write_text((ROOT / "docs" / "conf.py").read_text(encoding="utf-8"))
+    (docs / "index.md").write_text("# Pages\n\n**For all.** [one](one.md)\n")
+    for name in ("xpcap", "layers", "optim"):
+        page = docs / "reference" / "api" / f"{name}.rst"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(f"{name}\n======\n")
+    (docs / "one.md").write_text(
+        "# One\n\n$a_t$, [code](../xpcap/optim.py), [all](index.md#pages)\n"
+    )
+    assert build(tmp_path, docs).stderr == ""
+    for fault, complaint in {
+        "[there](two.md)": "two.md",
+        "[there](index.md#nowhere)": "nowhere",
+        r"$\nosuch x$": "nosuch",
+    }.items():
+        (docs / "one.md").write_text(f"# One\n\n{fault}\n")
+        result = build(tmp_path, docs)
+        assert result.returncode == 1
+        assert complaint in result.stderr
+    (docs / "one.md").write_text("# One\n")
+    (docs / "lost.md").write_text("# Lost\n")
+    assert "lost.md" in build(tmp_path, docs).stderr
