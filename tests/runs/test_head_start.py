@@ -1,5 +1,6 @@
 """A head start: training on data of other words begins with what another run has learnt."""
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,9 +25,9 @@ from xpcap.data.vocabulary import ASCII, Vocabulary
 from xpcap.distributed import Group
 from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
-from xpcap.runs import GENERATED, choose, load_state, train_run, training
+from xpcap.runs import GENERATED, TrainOptions, choose, load_state, train_run, training
 from xpcap.runs.folder import save_parameters
-from xpcap.runs.options import HEAD_START_DEFAULTS
+from xpcap.runs.options import HEAD_START_DEFAULTS, SELF_CRITICAL_DEFAULTS
 
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
 FEW = ["--epochs", 2, "--batch-size", 20]  # 15 steps an epoch
@@ -268,3 +269,23 @@ def test_a_run_trained_on_the_score_is_scored_as_it_is_and_goes_on_unsharpened(
     assert on.meta["epoch"] == 0
     np.testing.assert_array_equal(on.model.params["W_vocab"][:, :V], state.params["W_vocab"])
     np.testing.assert_allclose(last["W_vocab"][:, :V] * 2, state.params["W_vocab"], atol=1e-8)
+
+
+def test_docs_have_the_defaults_of_training_that_starts_from_a_run() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/commands.md").read_text(encoding="utf-8")
+    table = page.split("| option | self-critical | head start |\n|---|---|---|\n")[1].split("\n\n")[
+        0
+    ]
+    expected = [
+        {**defaults, "seed": TrainOptions.seed}
+        for defaults in (SELF_CRITICAL_DEFAULTS, HEAD_START_DEFAULTS)
+    ]
+    for row in table.splitlines():
+        options, *columns = row.strip("| ").split(" | ")
+        names = [name.replace("-", "_") for name in re.findall(r"--([\w-]+)", options)]
+        for defaults, column in zip(expected, columns, strict=True):
+            for name, shown in zip(names, column.split(", "), strict=True):
+                value = defaults.pop(name, "the run's")
+                told = f"{value:g}" if isinstance(value, float) else str(value)
+                assert shown.split(";")[0] == told, name
+    assert all(set(left) <= {"objective", "score_epochs", "neighbours"} for left in expected)
