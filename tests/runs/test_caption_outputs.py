@@ -96,7 +96,7 @@ def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
         captioning, "encode_picture", lambda *args: encoded.append(args[1]) or encode(*args)
     )
     result = good("caption", run, photos, "--csv", "part.csv")
-    assert "note: part.csv has 5 of 12 pictures already; the other 7 are added" in result.stderr
+    assert "note: part.csv has 5 of 12 pictures already; adding the other 7" in result.stderr
     assert Path("part.csv").read_bytes() == Path("whole.csv").read_bytes()
     assert len(encoded) == 7
     again = good("caption", run, photos, "--csv", "part.csv")

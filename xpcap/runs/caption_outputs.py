@@ -90,7 +90,7 @@ def write_captions(
         numbers = [n for n, name in enumerate(pictures) if name not in begun]
         before = len(pictures) - len(numbers)
         if before and on_remark is not None:
-            rest = f"; the other {len(numbers):,} are added" if numbers else ""
+            rest = f"; adding the other {len(numbers):,}" if numbers else ""
             on_remark(f"{csv} has {before:,} of {len(pictures):,} pictures already{rest}")
         given = list(pictures.values())
         shown = bar(
