@@ -167,7 +167,7 @@ def export_web(
         title=f"{run.name} captions pictures",
         run=run.name,
         draws=isinstance(encoder, HistogramEncoder),
-        colours={name: "#%02x%02x%02x" % rgb for name, rgb in COLOURS.items()},
+        colours={name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in COLOURS.items()},
         megabytes=round(sum(map(len, files.values())) / 1e6),
         runtime=f"{RUNTIME} {VERSION}",
     )

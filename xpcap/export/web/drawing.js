@@ -1,7 +1,13 @@
 // A sheet to draw shapes on, as those that generated pictures have.
 
 const STEP = 16; // pixels that an arrow key moves the cross
-const RADIUS = { small: 27, large: 44 }; // of generated shapes, 3 pixels for each of theirs
+const RADIUS = { small: 26, large: 42 }; // as generated shapes, with 3 pixels for each of theirs
+const BRUSH = 0.2; // of that
+const OUTLINES = {
+  square: { corners: 4, radii: [1.25], first: Math.PI / 4 },
+  triangle: { corners: 3, radii: [1.3], first: 0 },
+  star: { corners: 10, radii: [1.25, 0.55], first: 0 },
+};
 const PAPER = "#f4f4f2";
 const PAUSE = 350; // milliseconds from the last stroke to its caption
 
@@ -59,10 +65,9 @@ export function openDrawing(find, onPicture) {
   function put(x, y) {
     hideCross();
     context.fillStyle = chosen.colour;
-    const radius = RADIUS[chosen.size];
     context.beginPath();
-    outline(context, chosen.shape === "brush" ? "circle" : chosen.shape, x, y,
-      chosen.shape === "brush" ? radius / 5 : radius);
+    if (chosen.shape === "brush") outline(context, "circle", x, y, BRUSH * RADIUS[chosen.size]);
+    else outline(context, chosen.shape, x, y, RADIUS[chosen.size]);
     context.fill();
     changed();
   }
@@ -70,7 +75,7 @@ export function openDrawing(find, onPicture) {
   function stroke(x, y) {
     hideCross();
     context.strokeStyle = chosen.colour;
-    context.lineWidth = (2 * RADIUS[chosen.size]) / 5;
+    context.lineWidth = 2 * BRUSH * RADIUS[chosen.size];
     context.lineCap = "round";
     context.beginPath();
     context.moveTo(last.x, last.y);
@@ -118,20 +123,19 @@ export function openDrawing(find, onPicture) {
   find("clear").onclick = clear;
 
   clear();
-  return { begin: () => canvas.scrollIntoView({ block: "nearest" }) };
 }
 
-// The outline of a shape of a radius, pointing up.
-function outline(context, shape, x, y, radius) {
+// The outline of a shape, as xpcap's generated pictures have it, without a turn.
+function outline(context, shape, x, y, size) {
   if (shape === "circle") {
-    context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.arc(x, y, size, 0, 2 * Math.PI);
     return;
   }
-  const corners = { square: 4, triangle: 3, star: 10 }[shape];
-  for (let i = 0; i < corners; i++) {
-    const angle = ((i + (shape === "square" ? 0.5 : 0)) / corners) * 2 * Math.PI - Math.PI / 2;
-    const length = shape === "star" && i % 2 ? radius * 0.42 : radius;
-    context.lineTo(x + length * Math.cos(angle), y + length * Math.sin(angle));
+  const { corners, radii, first } = OUTLINES[shape];
+  for (let k = 0; k < corners; k++) {
+    const angle = first + (2 * Math.PI * k) / corners;
+    const radius = size * radii[k % radii.length];
+    context.lineTo(x + radius * Math.sin(angle), y - radius * Math.cos(angle));
   }
   context.closePath();
 }

@@ -5,6 +5,7 @@ import { PictureError, readPicture } from "./pictures.js";
 
 const DIMMEST = 0.75; // largest opacity of the veil of attention
 const FLAT = 128; // pixels; smaller pictures are shown enlarged, pixel by pixel
+const TALL = 24; // rem, the most height of a picture
 const find = (id) => document.getElementById(id);
 
 let manifest = null;
@@ -82,9 +83,10 @@ function complain(text) {
 
 // ---- A picture
 
-async function caption(blob) {
+async function caption(blob, isDrawn = false) {
   given += 1;
   const number = given;
+  if (!isDrawn) showPad(false);
   complain("");
   clearCaptions();
   try {
@@ -112,6 +114,7 @@ function show(blob, { width, height }) {
   shownUrl = URL.createObjectURL(blob);
   find("picture").src = shownUrl;
   find("picture").classList.toggle("flat", Math.max(width, height) <= FLAT);
+  find("shown").style.width = `min(100%, ${((TALL * width) / height).toFixed(2)}rem)`;
   find("veil").hidden = true;
   find("shown").hidden = false;
   find("hint").hidden = true;
@@ -137,7 +140,7 @@ function showCaptions({ captions, area }, milliseconds) {
   find("attends").hidden = !manifest.attends;
   find("ranks").textContent = manifest.ranking
     ? `Captions are ranked with the help of the ${manifest.ranking.photos.toLocaleString("en")}` +
-      " training photos, as in xpcap."
+      " training pictures, as in xpcap."
     : `Captions of a beam of ${manifest.policy.width}, by log-probability a word; the run ranks` +
       " them by nothing else.";
 }
@@ -256,14 +259,21 @@ function listen() {
   };
   document.onpaste = (event) => accept(event.clipboardData, "The clipboard");
   if (find("draw")) {
-    const drawing = openDrawing(find, caption);
+    openDrawing(find, (blob) => caption(blob, true));
     find("draw").onclick = () => {
-      const opens = find("pad").hidden;
-      find("pad").hidden = !opens;
-      find("draw").setAttribute("aria-expanded", String(opens));
-      if (opens) drawing.begin();
+      showPad(find("pad").hidden);
+      if (!find("pad").hidden) find("canvas").focus();
     };
   }
+}
+
+// The sheet to draw on, in place of the picture.
+function showPad(opens) {
+  if (!find("pad")) return;
+  find("pad").hidden = !opens;
+  find("stage").hidden = opens && !manifest?.attends; // where words show what the model looked at
+  find("draw").setAttribute("aria-expanded", String(opens));
+  find("draw").setAttribute("aria-pressed", String(opens));
 }
 
 function accept(transfer, what) {

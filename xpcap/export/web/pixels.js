@@ -4,6 +4,7 @@
 export const BICUBIC = { support: 2, weight: bicubic };
 export const BOX = { support: 0.5, weight: (x) => (x > -0.5 && x <= 0.5 ? 1 : 0) };
 const PRECISION = 22; // bits of a weight: 32, less 8 of a level and 2 for overshoot
+const HALF = 1 << (PRECISION - 1);
 const WIDEST = 2.25; // longer side over shorter on the sheet of `fit`
 
 function bicubic(x) {
@@ -51,47 +52,55 @@ function clip(sum) {
   return level < 0 ? 0 : level > 255 ? 255 : level;
 }
 
+// Two passes, each rounded to whole levels. As in Pillow from version 13 on, the height is scaled
+// first where it shrinks by more than twice as many pixels as the width.
 export function resize(picture, width, height, filter) {
-  let { data } = picture;
-  const half = 1 << (PRECISION - 1);
-  if (width !== picture.width) {
-    const rows = kernels(picture.width, width, filter);
-    const out = new Uint8Array(width * picture.height * 3);
-    let at = 0;
-    for (let y = 0; y < picture.height; y++) {
-      const start = y * picture.width * 3;
-      for (const { first, weights } of rows) {
-        let r = half;
-        let g = half;
-        let b = half;
-        let from = start + first * 3;
-        for (let k = 0; k < weights.length; k++) {
-          r += data[from] * weights[k];
-          g += data[from + 1] * weights[k];
-          b += data[from + 2] * weights[k];
-          from += 3;
-        }
-        out[at++] = clip(r);
-        out[at++] = clip(g);
-        out[at++] = clip(b);
+  const shrunk = picture.height - height;
+  const heightFirst = shrunk > 0 && shrunk > 2 * (picture.width - width);
+  if (heightFirst) return scaleWidth(scaleHeight(picture, height, filter), width, filter);
+  return scaleHeight(scaleWidth(picture, width, filter), height, filter);
+}
+
+function scaleWidth(picture, width, filter) {
+  if (width === picture.width) return picture;
+  const { height, data } = picture;
+  const rows = kernels(picture.width, width, filter);
+  const out = new Uint8Array(width * height * 3);
+  let at = 0;
+  for (let y = 0; y < height; y++) {
+    const start = y * picture.width * 3;
+    for (const { first, weights } of rows) {
+      let r = HALF;
+      let g = HALF;
+      let b = HALF;
+      let from = start + first * 3;
+      for (let k = 0; k < weights.length; k++) {
+        r += data[from] * weights[k];
+        g += data[from + 1] * weights[k];
+        b += data[from + 2] * weights[k];
+        from += 3;
       }
+      out[at++] = clip(r);
+      out[at++] = clip(g);
+      out[at++] = clip(b);
     }
-    data = out;
   }
-  if (height !== picture.height) {
-    const rows = kernels(picture.height, height, filter);
-    const out = new Uint8Array(width * height * 3);
-    const line = width * 3;
-    rows.forEach(({ first, weights }, y) => {
-      for (let x = 0; x < line; x++) {
-        let sum = half;
-        for (let k = 0; k < weights.length; k++) sum += data[(first + k) * line + x] * weights[k];
-        out[y * line + x] = clip(sum);
-      }
-    });
-    data = out;
-  }
-  return { width, height, data };
+  return { width, height, data: out };
+}
+
+function scaleHeight(picture, height, filter) {
+  if (height === picture.height) return picture;
+  const { width, data } = picture;
+  const line = width * 3;
+  const out = new Uint8Array(line * height);
+  kernels(picture.height, height, filter).forEach(({ first, weights }, y) => {
+    for (let x = 0; x < line; x++) {
+      let sum = HALF;
+      for (let k = 0; k < weights.length; k++) sum += data[(first + k) * line + x] * weights[k];
+      out[y * line + x] = clip(sum);
+    }
+  });
+  return { width, height, data: out };
 }
 
 // Means over blocks of factor x factor pixels; those at the right and lower border may be smaller.
@@ -136,6 +145,8 @@ export function thumbnailSize(width, height, longest) {
   return [longest, nearest(longest / aspect, distance)];
 }
 
+// At most `longest` pixels long; the picture is less than four times as long, beyond which Pillow
+// reduces it first.
 export function thumbnail(picture, longest) {
   const [width, height] = thumbnailSize(picture.width, picture.height, longest);
   return resize(picture, width, height, BICUBIC);

@@ -1,0 +1,448 @@
+"""A run as a page: its folder, its modules by Node.js beside Python, and the page in Chromium."""
+
+import base64
+import functools
+import hashlib
+import http.server
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import tarfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import pytest
+from browser import NAMES, Browser, find_browser
+from commands import call, failing, few, good
+from PIL import Image
+
+from xpcap.data.features import Preprocessing
+from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.decoding.decode import decode
+from xpcap.encoders import HistogramEncoder, read_picture
+from xpcap.encoders.pictures import fit
+from xpcap.models import Beam, Policy
+from xpcap.ranking import PhotoIndex, Ranker
+from xpcap.ranking.weights import PRIOR
+from xpcap.runs import Run, open_captioner, open_run
+from xpcap.runs.ranking import limited, make_candidates
+from xpcap.shapes import picture_of
+
+pytest.importorskip("onnx", reason="the extra `export` is not installed")
+
+from xpcap.export import web_folder  # noqa: E402 - after the skip
+from xpcap.export.web_folder import MODULES, TARBALL, export_web  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+SOURCE = Path(web_folder.__file__).parent / "web"
+NODE = shutil.which("node")
+needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
+
+
+# ---- The folder
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for npm's package, as the .tgz that npm pack leaves."""
+    contents = {name: f"// {name}".encode() for name in web_folder.SHA256}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setattr(web_folder, "SHA256", digests)
+    return tar(tmp_path / TARBALL, contents)
+
+
+def tar(path: Path, contents: Mapping[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as file:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(f"package/dist/{name}")
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    return path
+
+
+def contents_of(folder: Path) -> dict[Path, bytes]:
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_the_command_writes_a_folder_and_never_over_one(run: Path, runtime: Path) -> None:
+    said = good("export", run, "--web", "page").output  # the runtime lies where npm left it
+    assert "python -m http.server --directory page" in said
+    before = contents_of(Path("page"))
+    names = {path.as_posix() for path in before}
+    assert {"index.html", "captioner.json", "runtime/ort.mjs", *MODULES} <= names
+    assert {*SOURCE.glob("*.js")} == {SOURCE / name for name in MODULES}
+    assert b"Copyright (c) Microsoft Corporation" in before[Path("runtime/LICENSE.txt")]
+    failing(["export", run, "--web", "page"], "page exists, and is not overwritten")
+    assert contents_of(Path("page")) == before
+    good("export", run, "--web", "other", "--runtime", runtime)
+    assert contents_of(Path("other")) == before
+    failing(["export", run, "--web", "none/page"], "none, which is no folder")
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_the_runtime_is_asked_for_by_the_line_that_fetches_it(run: Path, runtime: Path) -> None:
+    pack = f"npm pack onnxruntime-web@{web_folder.VERSION}"
+    failing(
+        ["export", run, "--web", "page", "--runtime", "none.tgz"], "is missing", pack, "--runtime"
+    )
+    for content in (b"", b"no archive", runtime.read_bytes()[:60]):
+        Path("cut.tgz").write_bytes(content)
+        failing(["export", run, "--web", "page", "--runtime", "cut.tgz"], "cannot be read as", pack)
+    tar(Path("other.tgz"), dict.fromkeys(web_folder.SHA256, b"// another version"))
+    failing(
+        ["export", run, "--web", "page", "--runtime", "other.tgz"],
+        "SHA-256",
+        "another version",
+        pack,
+    )
+    shutil.unpack_archive(runtime, "node_modules")
+    Path("node_modules/package").rename("node_modules/onnxruntime-web")
+    runtime.unlink()
+    good("export", run, "--web", "page")
+    shutil.rmtree("node_modules")
+    failing(["export", run, "--web", "again"], "is missing", pack)
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_options_of_the_other_export_are_refused(run: Path, runtime: Path) -> None:
+    for args, words in (
+        ([], "one of --onnx and --web"),
+        (["--onnx", "a", "--web", "b"], "one of --onnx and --web"),
+        (["--web", "b", "--opset", "17"], "--opset goes with --onnx"),
+        (["--web", "b", "--with-encoder"], "a page always has the encoder"),
+        (["--onnx", "a", "--runtime", runtime], "--runtime goes with --web"),
+    ):
+        result = call("export", run, *args)
+        assert result.exit_code == 2
+        assert words in result.output
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "format": 2}))
+    failing(["export", run, "--web", "b"], "newer")
+    config["source"]["encoder"] = None
+    (run / "config.json").write_text(json.dumps(config))
+    failing(["export", run, "--web", "b"], "features that were given")
+
+
+def test_the_page_may_load_nothing_from_elsewhere(run: Path, runtime: Path, tmp_path: Path) -> None:
+    export_web(open_run(run), tmp_path / "page", runtime=runtime)
+    page = (tmp_path / "page/index.html").read_text()
+    policy = page.partition('Policy" content="')[2].partition('"')[0]
+    sources = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert sources["default-src"] == "'none'"
+    assert sources["connect-src"] == "'self'"
+    assert sources["script-src"] == "'self' 'wasm-unsafe-eval'"
+    ours = "".join(one.read_text() for one in (tmp_path / "page").glob("*.*s*"))
+    assert "https://" not in ours
+
+
+# ---- The modules beside Python
+
+
+class Script:
+    """A program of Node.js that imports the page's modules and turns JSON into JSON."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in MODULES:
+            shutil.copy(SOURCE / name, folder / name)
+        (folder / "package.json").write_text('{"type": "module"}')
+
+    def __call__(self, program: str, given: Any) -> Any:
+        (self.folder / "given.json").write_text(json.dumps(given))
+        head = 'import { readFileSync } from "node:fs";\n'
+        head += 'const given = JSON.parse(readFileSync("given.json"));\n'
+        (self.folder / "program.js").write_text(head + program)
+        done = subprocess.run(
+            [str(NODE), "program.js"], cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    return Script(folder)
+
+
+def of_python(picture: np.ndarray) -> dict[str, Any]:
+    return {"width": picture.shape[1], "height": picture.shape[0], "data": picture.ravel().tolist()}
+
+
+def of_script(picture: dict[str, Any]) -> np.ndarray:
+    return np.array(picture["data"], np.uint8).reshape(picture["height"], picture["width"], 3)
+
+
+@needs_node
+@pytest.mark.skipif(
+    int(PIL.__version__.partition(".")[0]) < 13,
+    reason="Pillow before version 13 scales the width of every picture first",
+)
+def test_pixels_are_scaled_to_the_bit_as_by_pillow(
+    script: Script, rng: np.random.Generator
+) -> None:
+    sizes = [(5, 7), (1, 9), (40, 23), (64, 64), (31, 90)]
+    pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    pictures.append(np.where(pictures[2] > 127, 255, 0).astype(np.uint8))  # overshoots
+    rgba = rng.integers(0, 256, (17, 17, 4), np.uint8)
+    rgba[0, :, 3], rgba[1, :, 3] = 0, 255
+    found = script(
+        """import * as pixels from "./pixels.js";
+        const plain = (one) => ({ ...one, data: Array.from(one.data) });
+        const out = { resized: [], fitted: [], reduced: [], thumbnails: [] };
+        for (const picture of given.pictures) {
+          for (const filter of [pixels.BICUBIC, pixels.BOX]) {
+            for (const [w, h] of given.targets) {
+              out.resized.push(plain(pixels.resize(picture, w, h, filter)));
+            }
+          }
+          out.fitted.push(plain(pixels.fit(picture, 32)));
+          for (const k of [1, 2, 3, 5]) out.reduced.push(plain(pixels.reduce(picture, k)));
+          out.thumbnails.push(plain(pixels.thumbnail(picture, 30)));
+        }
+        out.sizes = given.sizes.map(([w, h]) => pixels.thumbnailSize(w, h, 1024));
+        out.white = Array.from(pixels.onWhite(given.rgba));
+        console.log(JSON.stringify(out));""",
+        {
+            "pictures": list(map(of_python, pictures)),
+            "targets": (targets := [(26, 26), (3, 50), (64, 8), (1, 1)]),
+            "sizes": (sizes := [(2000, 1500), (1500, 2000), (1025, 3), (3, 2049), (1999, 1333)]),
+            "rgba": rgba.ravel().tolist(),
+        },
+    )
+    resized, reduced = iter(found["resized"]), iter(found["reduced"])
+    for picture, fitted, small in zip(pictures, found["fitted"], found["thumbnails"], strict=True):
+        image = Image.fromarray(picture)
+        for how in (Image.Resampling.BICUBIC, Image.Resampling.BOX):
+            for target in targets:
+                wanted = np.asarray(image.resize(target, how))
+                np.testing.assert_array_equal(of_script(next(resized)), wanted)
+        np.testing.assert_array_equal(of_script(fitted), fit(picture, 32))
+        for k in (1, 2, 3, 5):
+            np.testing.assert_array_equal(of_script(next(reduced)), np.asarray(image.reduce(k)))
+        image.thumbnail((30, 30))
+        np.testing.assert_array_equal(of_script(small), np.asarray(image))
+    for (width, height), size in zip(sizes, found["sizes"], strict=True):
+        large = Image.new("L", (width, height))
+        large.thumbnail((1024, 1024))
+        assert tuple(size) == large.size
+    white = Image.new("RGBA", (17, 17), "white")
+    wanted = Image.alpha_composite(white, Image.fromarray(rgba)).convert("RGB")
+    np.testing.assert_array_equal(np.array(found["white"]).reshape(17, 17, 3), wanted)
+
+
+@needs_node
+def test_histograms_are_those_of_the_encoder(script: Script, rng: np.random.Generator) -> None:
+    pictures = [picture_of(f"val{number:05}.png", 0) for number in range(4)]
+    pictures.append(np.full((30, 200, 3), 240, np.uint8))  # nothing is drawn
+    pictures[-1][10:20, 40:90] = [200, 30, 30]
+    pictures += [pictures[-1][:9, :9], rng.integers(0, 256, (60, 80, 3), np.uint8)]
+    found = script(
+        """import { encode } from "./histogram.js";
+        const out = given.pictures.map((picture) => given.grids.map((grid) => {
+          const { features, area } = encode(picture, 128, grid);
+          return [Array.from(features), [area.top, area.left, area.bottom, area.right]];
+        }));
+        console.log(JSON.stringify(out));""",
+        {"pictures": list(map(of_python, pictures)), "grids": (grids := [None, 1, 2, 3])},
+    )
+    from xpcap.encoders.histogram import drawn_area
+
+    for picture, of_picture in zip(pictures, found, strict=True):
+        for grid, (features, area) in zip(grids, of_picture, strict=True):
+            (wanted,) = HistogramEncoder(grid=grid).encode([picture])
+            np.testing.assert_allclose(features, wanted.ravel(), atol=1e-4)
+            np.testing.assert_allclose(area, drawn_area(picture), atol=1e-12)
+
+
+class Chain:
+    """A model whose next word depends on the last two words: a table of scores (V, V, V)."""
+
+    def __init__(self, words: list[str], table: np.ndarray) -> None:
+        self.word_to_idx = {word: i for i, word in enumerate(words)}
+        self.like, self._table = table, table
+
+    def start(self, features: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (np.zeros((len(features), 1), np.float32),)
+
+    def project(self, words: np.ndarray, *, buffer: Any = None) -> np.ndarray:
+        return words[:, None].astype(np.float32)
+
+    def advance(self, a: np.ndarray, state: Any, buffer: Any) -> Any:
+        last, before = a[:, 0].astype(int), state[0][:, 0].astype(int)
+        return self._table[before, last].copy(), (a.copy(),)
+
+
+SEARCH = """import { normalise, search } from "./decode.js";
+const { V, table, policies, special } = given;
+const out = [];
+for (const policy of policies) {
+  let last = null;
+  const next = async (words, parents) => {
+    const before = words.map((_, i) => (last ? last[parents[i]] : 0));
+    last = words;
+    return normalise(Float32Array.from(words.flatMap((word, i) => table[before[i]][word])), V);
+  };
+  out.push(await search(next, V, special, policy));
+}
+console.log(JSON.stringify(out));"""
+
+
+@needs_node
+@pytest.mark.parametrize("words", [3, 30])
+def test_the_search_is_the_beams(words: int, script: Script, rng: np.random.Generator) -> None:
+    vocabulary = Vocabulary([*SPECIAL, *(f"w{i}" for i in range(words))])
+    V = len(vocabulary)
+    table = rng.standard_normal((V, V, V)).astype(np.float32) * 2
+    model: Any = Chain(vocabulary.idx_to_word, table)
+    beams = [
+        Beam(6, n_best=6, max_length=9),
+        Beam(6, n_best=6, max_length=9, length_penalty=0.0, no_stutter=words > 3),
+        Beam(3, n_best=3, max_length=1),
+        Beam(20, n_best=20, max_length=12, no_stutter=words > 3),
+    ]
+    within = [limited(beam, vocabulary, 9) for beam in beams]
+    special = {name: getattr(vocabulary, name) for name in ("null", "start", "end", "unk")}
+    names = "width", "length_penalty", "max_length", "forbid", "no_stutter"
+    found = script(
+        SEARCH,
+        {
+            "V": V,
+            "table": table.tolist(),
+            "special": special,
+            "policies": [{name: getattr(beam, name) for name in names} for beam in within],
+        },
+    )
+    for beam, candidates in zip(within, found, strict=True):
+        assert isinstance(beam, Beam)
+
+        class Decoding:
+            def decode(self, features: np.ndarray, policy: Policy) -> Any:
+                return decode(model, features, policy, True)
+
+        one: Any = Decoding()
+        (wanted,) = make_candidates(one, vocabulary, np.zeros((1, 1), np.float32), beam)
+        assert [tuple(one["words"]) for one in candidates] == [one.words for one in wanted]
+        totals = [one["log_probability"] for one in candidates]
+        np.testing.assert_allclose(totals, [one.log_probability for one in wanted], rtol=1e-5)
+        assert len(candidates) > 1
+
+
+@needs_node
+@pytest.mark.parametrize("borrowed", [0, 4])
+def test_ranking_is_the_rankers(borrowed: int, script: Script, rng: np.random.Generator) -> None:
+    from xpcap.ranking import Candidate
+
+    data = few(0)
+    vocabulary = data.vocabulary
+    index = PhotoIndex.of(data)
+    weights = {**PRIOR, "borrowed": 0.5, "repeats": -2.0, "unseen": -3.0}
+    ranker = Ranker(
+        index,
+        vocabulary,
+        weights,
+        neighbours=7,
+        fall=0.2,
+        width=5,
+        borrowed=borrowed,
+        no_stutter=True,
+    )
+    (script.folder / "ranking.safetensors").write_bytes(web_folder._ranking(ranker))
+    features = data.features("val", np.arange(6))
+    captions = [
+        tuple(caption)
+        for caption in map(tuple, map(index.captions, range(9)))
+        for caption in caption
+    ]
+    made = []
+    for _ in features:
+        some = {captions[i]: None for i in rng.integers(len(captions), size=5)}
+        some = {tuple(rng.permutation(words).tolist()): None for words in some} | {(5, 5, 6): None}
+        made.append([Candidate(words, float(-rng.random() * 9)) for words in some])
+    allowed = lambda words: len(words) < 12  # noqa: E731
+    likelihood = lambda numbers, some: np.array([-0.7 * len(words) for words in some])  # noqa: E731
+    wanted = ranker.rank(features, made, likelihood, allowed)
+    assert any(
+        one.candidate.photo >= 0 for ranking in wanted for one in ranking.candidates
+    ) == bool(borrowed)
+    projected = (features - index.projection.mean) @ index.projection.components
+    found = script(
+        """import { Ranker, readTensors } from "./ranking.js";
+        const tensors = readTensors(new Uint8Array(readFileSync("ranking.safetensors")));
+        const ranker = new Ranker(tensors, given.settings, given.special);
+        const likelihood = (captions) => captions.map((words) => {
+          return [...words.map(() => -0.7), 0];
+        });
+        const out = [];
+        for (const [i, projected] of given.projected.entries()) {
+          const made = given.made[i];
+          const allowed = (words) => words.length < 12;
+          out.push(await ranker.rank(Float32Array.from(projected), made, likelihood, allowed));
+        }
+        console.log(JSON.stringify(out));""",
+        {
+            "settings": web_folder._settings(ranker),
+            "special": {"unk": vocabulary.unk},
+            "projected": projected.tolist(),
+            "made": [
+                [
+                    {"words": one.words, "log_probability": one.log_probability, "photo": -1}
+                    for one in some
+                ]
+                for some in made
+            ],
+        },
+    )
+    for ranking, ours in zip(wanted, found, strict=True):
+        candidates = [one.candidate for one in ranking.candidates]
+        assert [tuple(one["words"]) for one in ours] == [one.words for one in candidates]
+        assert [one["photo"] for one in ours] == [one.photo for one in candidates]
+        scores = [one["score"] for one in ours]
+        np.testing.assert_allclose(scores, [one.score for one in ranking.candidates], atol=1e-3)
+
+
+@needs_node
+def test_a_file_that_did_not_arrive_whole_is_named(
+    script: Script, rng: np.random.Generator
+) -> None:
+    content = rng.integers(0, 9, 1001, np.uint8).tobytes()
+    packed = web_folder.pack(content, 2)
+    about = {
+        "path": "weights/step.onnx.packed",
+        "planes": 2,
+        "bytes": len(content),
+        "stored": len(packed),
+        "sha256": hashlib.sha256(packed).hexdigest(),
+    }
+    turned = bytearray(packed)
+    turned[200] ^= 1
+    files = [packed, packed[:-1], bytes(turned), b""]
+    found = script(
+        """import { unpack, openCaptioner } from "./captioner.js";
+        const tell = (promise) => promise.then((bytes) => Array.from(bytes), (e) => e.message);
+        const out = [];
+        for (const bytes of given.files) {
+          out.push(await tell(unpack(given.about, async () => Uint8Array.from(bytes))));
+        }
+        out.push(await tell(openCaptioner({ format: 2 })));
+        console.log(JSON.stringify(out));""",
+        {"about": about, "files": [list(one) for one in files]},
+    )
+    assert bytes(found[0]) == content
+    assert found[1].startswith("weights/step.onnx.packed did not arrive whole: ")
+    assert found[2].startswith("weights/step.onnx.packed is damaged")
+    assert found[3].startswith("weights/step.onnx.packed did not arrive whole: 0 of")
+    assert "format 2, and this page reads 1" in found[4]
