@@ -11,8 +11,8 @@ export class LoadError extends Error {}
 
 // Open the captioner that a manifest describes.
 //
-// ort: the module of ONNX Runtime Web. fetchFile(path, onBytes): the bytes of a file of the folder.
-// onBytes(count) is called as bytes come in.
+// ort: the module of ONNX Runtime Web. fetchFile(path, version, onBytes): the bytes of a file of the
+// folder. onBytes(count) is called as bytes come in.
 export async function openCaptioner(manifest, ort, fetchFile, onBytes = () => {}) {
   if (manifest.format !== FORMAT) {
     throw new LoadError(
@@ -43,7 +43,7 @@ export async function openCaptioner(manifest, ort, fetchFile, onBytes = () => {}
 export async function unpack(about, fetchFile, onBytes = () => {}) {
   const { path, planes, bytes, stored, sha256 } = about;
   const again = "Load the page again; if that does not help, copy the folder again, whole.";
-  const packed = await fetchFile(`${path}?${sha256.slice(0, 16)}`, onBytes);
+  const packed = await fetchFile(path, sha256.slice(0, 16), onBytes);
   if (packed.length !== stored) {
     throw new LoadError(
       `${path} did not arrive whole: ${packed.length} of ${stored} bytes. ${again}`,

@@ -231,7 +231,6 @@ function veil(weights, { top, left, bottom, right }) {
   context.globalAlpha = DIMMEST;
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.clearRect(x, y, width, height);
-  context.imageSmoothingQuality = "high";
   context.drawImage(small, x, y, width, height);
   canvas.hidden = false;
 }

@@ -5,10 +5,11 @@ import { LoadError, openCaptioner } from "./captioner.js";
 
 let captioner = null;
 
-async function fetchFile(path, onBytes) {
+// `version` keeps a browser from serving another export's file from its cache.
+async function fetchFile(path, version, onBytes) {
   let response;
   try {
-    response = await fetch(new URL(path, import.meta.url));
+    response = await fetch(new URL(`${path}?${version}`, import.meta.url));
   } catch {
     throw new LoadError(`${path} cannot be fetched. Is the server still running?`);
   }
