@@ -15,9 +15,9 @@ export async function readPicture(blob, limits) {
     throw new PictureError(`The file has more than ${most} MB. Is it a picture?`);
   }
   const [width, height] = await sizeOf(blob);
-  const shrink = await fractionOf(blob, width, height, limits.longest);
-  const head = await kindOf(blob);
-  const times = head === "webp" || head === "avif" ? 2 : 1; // decoded, these take twice the memory
+  const kind = await kindOf(blob);
+  const shrink = kind === "jpeg" ? fractionOf(width, height, limits.longest) : 1;
+  const times = kind === "webp" || kind === "avif" ? 2 : 1; // decoded, these take twice the memory
   const pixels = Math.ceil(width / shrink) * Math.ceil(height / shrink) * times;
   if (pixels > limits.most_pixels || width * height > 2 * limits.most_pixels) {
     const most = Math.round(limits.most_pixels / 1e6);
@@ -82,8 +82,7 @@ async function whyNot(blob) {
 }
 
 // A JPEG is decoded at an eighth, a quarter or half of its size if that is enough.
-async function fractionOf(blob, width, height, longest) {
-  if ((await kindOf(blob)) !== "jpeg") return 1;
+function fractionOf(width, height, longest) {
   const wanted = Math.max(1, Math.max(width, height) / longest);
   const scale = Math.min(
     Math.floor(width / Math.ceil(width / wanted)),
