@@ -21,7 +21,7 @@ import numpy as np
 import PIL
 import pytest
 from browser import NAMES, Browser, find_browser
-from commands import SMALL, call, failing, few, good
+from commands import SMALL, call, failing, good
 from PIL import Image
 
 from xpcap.data.features import FeatureScaling
@@ -31,10 +31,9 @@ from xpcap.encoders import HistogramEncoder, read_picture
 from xpcap.encoders.histogram import drawn_area
 from xpcap.encoders.pictures import fit
 from xpcap.models import Beam, CaptioningRNN, Policy
-from xpcap.ranking import Candidate, PhotoIndex, Ranker
-from xpcap.ranking.weights import PRIOR
+from xpcap.ranking import Candidate
 from xpcap.report.captions import overlay_alpha
-from xpcap.runs import Run, open_captioner, open_run
+from xpcap.runs import Run, data_of, open_captioner, open_run
 from xpcap.runs.ranking import default_policy, limited, make_candidates
 from xpcap.shapes import picture_of
 
@@ -252,9 +251,10 @@ def test_pixels_are_scaled_to_the_bit_as_by_pillow(
 @needs_node
 def test_histograms_are_those_of_the_encoder(script: Script, rng: np.random.Generator) -> None:
     pictures = [picture_of(f"val{number:05}.png", 0) for number in range(4)]
-    pictures.append(np.full((30, 200, 3), 240, np.uint8))  # nothing is drawn
-    pictures[-1][10:20, 40:90] = [200, 30, 30]
-    pictures += [pictures[-1][:9, :9], rng.integers(0, 256, (60, 80, 3), np.uint8)]
+    wide = np.full((30, 200, 3), 240, np.uint8)
+    wide[10:20, 40:90] = [200, 30, 30]
+    nothing = wide[:9, :9]
+    pictures += [wide, nothing, rng.integers(0, 256, (30, 40, 3), np.uint8)]
     found = script(
         """import { encode } from "./histogram.js";
         const out = given.pictures.map((picture) => given.grids.map((grid) => {
@@ -346,36 +346,27 @@ def test_the_search_is_the_beams(words: int, script: Script, rng: np.random.Gene
 
 @needs_node
 @pytest.mark.parametrize("borrowed", [0, 4])
-def test_ranking_is_the_rankers(borrowed: int, script: Script, rng: np.random.Generator) -> None:
-    data = few(0)
-    vocabulary = data.vocabulary
-    index = PhotoIndex.of(data)
-    weights = {**PRIOR, "borrowed": 0.5, "repeats": -2.0, "unseen": -3.0}
-    ranker = Ranker(
-        index,
-        vocabulary,
-        weights,
-        neighbours=7,
-        fall=0.2,
-        width=5,
-        borrowed=borrowed,
-        no_stutter=True,
-    )
+def test_ranking_is_the_rankers(
+    borrowed: int, script: Script, ranked: Path, rng: np.random.Generator
+) -> None:
+    run = open_run(ranked)
+    assert run.ranker is not None
+    weights = {**run.ranker.weights, "borrowed": 0.5, "repeats": -2.0, "unseen": -3.0}
+    ranker = replace(run.ranker, weights=weights, neighbours=7, fall=0.2, borrowed=borrowed)
+    index, vocabulary = ranker.index, run.vocabulary
     (script.folder / "ranking.safetensors").write_bytes(web_folder._ranking(ranker))
-    features = data.features("val", np.arange(6))
-    captions = [
-        tuple(caption)
-        for caption in map(tuple, map(index.captions, range(9)))
-        for caption in caption
-    ]
+    features = data_of(run).features("val", np.arange(6))
+    captions = [tuple(words) for photo in range(9) for words in index.captions(photo)]
     made = []
     for _ in features:
         some = {captions[i]: None for i in rng.integers(len(captions), size=5)}
         some = {tuple(rng.permutation(words).tolist()): None for words in some} | {(5, 5, 6): None}
         made.append([Candidate(words, float(-rng.random() * 9)) for words in some])
-    allowed = lambda words: len(words) < 12  # noqa: E731
-    likelihood = lambda numbers, some: np.array([-0.7 * len(words) for words in some])  # noqa: E731
-    wanted = ranker.rank(features, made, likelihood, allowed)
+
+    def likelihood(numbers: Any, some: Any) -> np.ndarray:
+        return np.array([-0.7 * len(words) for words in some])
+
+    wanted = ranker.rank(features, made, likelihood, lambda words: len(words) < 12)
     assert any(
         one.candidate.photo >= 0 for ranking in wanted for one in ranking.candidates
     ) == bool(borrowed)

@@ -251,9 +251,7 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
     if chosen.data is None:
         page = command_line("export", str(run.path), "--web", "page")
-        click.echo(
-            f"to draw in a browser, and have it captioned:\n  {page}\n(docs/export.md#in-a-browser)"
-        )
+        click.echo(f"for a page that captions drawings in the browser (docs/export.md):\n  {page}")
 
 
 def _refuse_captions(data: Path | None) -> None:

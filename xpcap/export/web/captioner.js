@@ -11,8 +11,8 @@ export class LoadError extends Error {}
 
 // Open the captioner that a manifest describes.
 //
-// ort: the module of ONNX Runtime Web. fetchFile(path, version, onBytes): the bytes of a file of the
-// folder. onBytes(count) is called as bytes come in.
+// ort: the module of ONNX Runtime Web. fetchFile(path, version, onBytes): the bytes of a file.
+// onBytes(count) is called as bytes come in.
 export async function openCaptioner(manifest, ort, fetchFile, onBytes = () => {}) {
   if (manifest.format !== FORMAT) {
     throw new LoadError(
@@ -31,7 +31,8 @@ export async function openCaptioner(manifest, ort, fetchFile, onBytes = () => {}
   ort.env.logLevel = "error";
   const open = (name) => ort.InferenceSession.create(files[name], { executionProviders: ["wasm"] });
   const sessions = {};
-  for (const name of names.filter((one) => one.endsWith(".onnx"))) sessions[name] = await open(name);
+  const graphs = names.filter((name) => name.endsWith(".onnx"));
+  for (const name of graphs) sessions[name] = await open(name);
   const tensors = files["ranking.safetensors"];
   const { ranking, special } = manifest;
   const ranker = tensors ? new Ranker(readTensors(tensors), ranking, special) : null;
@@ -49,7 +50,8 @@ export async function unpack(about, fetchFile, onBytes = () => {}) {
       `${path} did not arrive whole: ${packed.length} of ${stored} bytes. ${again}`,
     );
   }
-  if (globalThis.crypto?.subtle) { // not on http pages of other machines
+  if (globalThis.crypto?.subtle) {
+    // not on http pages of other machines
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", packed));
     const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
     if (found !== sha256) throw new LoadError(`${path} is damaged, or of another export. ${again}`);

@@ -1,4 +1,4 @@
-// Beam search for one picture, as xpcap's Beam: the `width` likeliest beginnings of a caption go on.
+// Beam search for one picture, as xpcap's Beam: the likeliest beginnings of a caption go on.
 
 const LONGEST_STUTTER = 3; // words
 

@@ -42,7 +42,6 @@ self.onmessage = async ({ data }) => {
   try {
     postMessage({ id: data.id, result: await handlers[data.kind](data) });
   } catch (error) {
-    const expected = error instanceof LoadError;
-    postMessage({ id: data.id, error: error.message ?? String(error), expected });
+    postMessage({ id: data.id, error: error.message ?? String(error) });
   }
 };
