@@ -109,21 +109,24 @@ export function reduce(picture, factor) {
   const width = Math.ceil(picture.width / factor);
   const height = Math.ceil(picture.height / factor);
   const data = new Uint8Array(width * height * 3);
+  const sums = new Int32Array(width * 3);
   for (let y = 0; y < height; y++) {
     const bottom = Math.min((y + 1) * factor, picture.height);
-    for (let x = 0; x < width; x++) {
-      const right = Math.min((x + 1) * factor, picture.width);
-      const count = (bottom - y * factor) * (right - x * factor);
-      const multiplier = Math.floor(2 ** 24 / count);
-      for (let channel = 0; channel < 3; channel++) {
-        let sum = Math.floor(count / 2);
-        for (let row = y * factor; row < bottom; row++) {
-          for (let column = x * factor; column < right; column++) {
-            sum += picture.data[(row * picture.width + column) * 3 + channel];
-          }
-        }
-        data[(y * width + x) * 3 + channel] = Math.floor((sum * multiplier) / 2 ** 24);
+    sums.fill(0);
+    for (let row = y * factor; row < bottom; row++) {
+      let from = row * picture.width * 3;
+      for (let x = 0; x < picture.width; x++) {
+        const to = 3 * Math.floor(x / factor);
+        sums[to] += picture.data[from++];
+        sums[to + 1] += picture.data[from++];
+        sums[to + 2] += picture.data[from++];
       }
+    }
+    for (let i = 0; i < sums.length; i++) {
+      const left = Math.floor(i / 3) * factor;
+      const count = (bottom - y * factor) * (Math.min(left + factor, picture.width) - left);
+      const sum = sums[i] + Math.floor(count / 2);
+      data[y * width * 3 + i] = Math.floor((sum * Math.floor(2 ** 24 / count)) / 2 ** 24);
     }
   }
   return { width, height, data };
@@ -158,8 +161,9 @@ export function onWhite(rgba) {
   for (let from = 0, to = 0; from < rgba.length; from += 4) {
     const alpha = rgba[from + 3];
     for (let channel = 0; channel < 3; channel++) {
-      const sum = rgba[from + channel] * alpha + 255 * (255 - alpha) + 128;
-      data[to++] = alpha === 255 ? rgba[from + channel] : ((sum >> 8) + sum) >> 8;
+      const level = rgba[from + channel];
+      const sum = level * alpha + 255 * (255 - alpha) + 128;
+      data[to++] = alpha === 255 ? level : ((sum >> 8) + sum) >> 8;
     }
   }
   return data;
