@@ -662,6 +662,7 @@ def test_bad_pictures_get_a_message_and_the_next_one_a_caption(
         "text.jpg": (b"a dog runs on the grass", "cannot be read as a picture"),
         "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture, as iPhones make"),
         "large.png": (png_head(20_000, 20_000), "20000 × 20000 pixels, more than the 89 million"),
+        "wide.png": (png_head(20_000, 10), "20000 pixels wide, more than the 16384"),
     }
     good_one = saved(tmp_path, 0)
     with Server(page_of_ranked) as server:

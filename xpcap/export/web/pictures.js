@@ -3,6 +3,7 @@
 
 import { onWhite, reduce, thumbnail } from "./pixels.js";
 
+const WIDEST = 16384; // pixels across that every browser's canvas holds
 const STRIP = 1 << 22; // pixels copied out of a canvas at once
 
 export class PictureError extends Error {}
@@ -24,6 +25,12 @@ export async function readPicture(blob, limits) {
     throw new PictureError(
       `The picture has ${width} × ${height} pixels, more than the ${most} million that can be` +
         " read here. Scale it down first.",
+    );
+  }
+  if (width > WIDEST) {
+    throw new PictureError(
+      `The picture is ${width} pixels wide, more than the ${WIDEST} that a browser holds.` +
+        " Scale it down first.",
     );
   }
   let bitmap;
