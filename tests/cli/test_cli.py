@@ -49,6 +49,7 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
         "Captions come from epoch 2 of 2.",
         "named exactly",
         "wrote runs/pictures-lstm; open runs/pictures-lstm/index.html",
+        "export runs/pictures-lstm --web page",
         "model  ",
         "truth  ",
         "BLEU-1..4",

@@ -83,8 +83,8 @@ class Browser:
         os.close(self._out)
         os.close(self._in)
 
-    def show(self, page: Path, width: int, dark: bool, scale: float = 1) -> None:
-        """Load a page in a window of this width and theme."""
+    def show(self, page: Path | str, width: int, dark: bool, scale: float = 1) -> None:
+        """Load a page, a file or a URL, in a window of this width and theme."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -94,7 +94,8 @@ class Browser:
         )
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[theme])
-        self.call("Page.navigate", until="Page.loadEventFired", url=page.as_uri())
+        url = page if isinstance(page, str) else page.as_uri()
+        self.call("Page.navigate", until="Page.loadEventFired", url=url)
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression on the page; promises are awaited."""

@@ -1,11 +1,11 @@
-"""`export`: a run as files for other programs."""
+"""`export`: a run as files for other programs, or as a page for browsers."""
 
 from pathlib import Path
 
 import click
 
 from xpcap.cli.shared import PATH, Choice, examples, remark, table
-from xpcap.export import WEIGHTS, export_onnx
+from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
 from xpcap.runs import open_run
 
 
@@ -13,18 +13,21 @@ from xpcap.runs import open_run
     epilog=examples(
         "export runs/flickr8k --onnx flickr8k-onnx",
         "export runs/flickr8k --onnx flickr8k-int8 --weights int8 --with-encoder",
+        f"export runs/flickr8k --web page --runtime onnxruntime-web-{RUNTIME_VERSION}.tgz",
     )
 )
 @click.argument("run", type=PATH)
 @click.option(
-    "--onnx", "folder", type=PATH, required=True, help="The folder to write; it must not exist."
+    "--onnx", "onnx", type=PATH, help="The folder to write ONNX files to; it must not exist."
+)
+@click.option(
+    "--web", "web", type=PATH, help="The folder to write a web page to; it must not exist."
 )
 @click.option(
     "--weights",
     type=Choice(*WEIGHTS),
-    default="float32",
-    show_default=True,
-    help="Type of the stored matrices. int8 also quantises what they are multiplied with.",
+    help="Type of the stored matrices. int8 also quantises what they are multiplied with."
+    " Default: float32, of a page float16.",
 )
 @click.option(
     "--opset",
@@ -36,23 +39,61 @@ from xpcap.runs import open_run
     is_flag=True,
     help="Also write pictures.onnx, from pixels to words; the run's encoder must be an ONNX graph.",
 )
-def export(run: Path, folder: Path, weights: str, opset: int | None, with_encoder: bool) -> None:
-    """Write a run's model as ONNX.
+@click.option(
+    "--runtime",
+    type=PATH,
+    help=f"npm's package onnxruntime-web {RUNTIME_VERSION} for a page: its .tgz or folder. Default:"
+    " the one here, where npm leaves it.",
+)
+def export(
+    run: Path,
+    onnx: Path | None,
+    web: Path | None,
+    weights: str | None,
+    opset: int | None,
+    with_encoder: bool,
+    runtime: Path | None,
+) -> None:
+    """Write a run's model as ONNX, or as a page that captions in the browser.
 
-    start.onnx computes the initial state from features, step.onnx the next word's scores and state,
-    greedy.onnx whole captions. Each contains the vocabulary. ONNX Runtime runs them without xpcap:
-    docs/howto/export.md has names, shapes and code.
+    --onnx: start.onnx computes the initial state from features, step.onnx the next word's scores
+    and state, greedy.onnx whole captions. Each contains the vocabulary. ONNX Runtime runs them
+    without xpcap: docs/howto/export.md has names, shapes and code. The export is the run's model,
+    decoded greedily, without its ranking. 'evaluate --greedy' scores its captions.
 
-    The export is the run's model, decoded greedily, without its ranking. 'evaluate --greedy' scores
-    its captions.
+    --web: a folder for any web server, such as 'python -m http.server'. The page captions pictures
+    that are dropped, pasted, chosen or photographed, and ranks captions as the run does. It
+    computes with onnxruntime-web, which is not part of xpcap: 'npm pack onnxruntime-web@VERSION'
+    downloads it.
     """
+    if (onnx is None) == (web is None):
+        raise click.UsageError("export: give one of --onnx and --web, with a folder to write")
+    if web is not None and (opset is not None or with_encoder):
+        flag = "--with-encoder" if with_encoder else "--opset"
+        raise click.UsageError(f"export: {flag} goes with --onnx; a page always has the encoder")
+    if onnx is not None and runtime is not None:
+        raise click.UsageError("export: --runtime goes with --web; ONNX files need none")
     opened = open_run(run, on_remark=remark)
-    exported = export_onnx(opened, folder, weights=weights, opset=opset, with_encoder=with_encoder)
-    if opened.ranker is not None:
-        remark(
-            f"{opened.name} ranks the captions of a beam; the export is its model alone, and decodes"
-            " greedily"
+    if web is not None:
+        weights = weights or "float16"
+        exported = export_web(opened, web, runtime=runtime, weights=weights)
+    else:
+        assert onnx is not None
+        weights = weights or "float32"
+        exported = export_onnx(
+            opened, onnx, weights=weights, opset=opset, with_encoder=with_encoder
         )
+        if opened.ranker is not None:
+            remark(
+                f"{opened.name} ranks the captions of a beam; the export is its model alone, and"
+                " decodes greedily"
+            )
     rows = [(str(path), f"{path.stat().st_size / 1e6:.1f} MB") for path in exported.files]
     click.echo(table(rows))
     click.echo(f"{weights} weights, opset {exported.opset}")
+    if web is not None:
+        size = sum(path.stat().st_size for path in exported.files)
+        click.echo(
+            f"{size / 1e6:.1f} MB in {web}; to see the page, type\n"
+            f"  python -m http.server --directory {web}\nand open http://localhost:8000"
+        )

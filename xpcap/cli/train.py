@@ -247,6 +247,9 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
         print_captions(evaluation.spread())
         print_scores(evaluation)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
+    if chosen.data is None:
+        page = command_line("export", str(run.path), "--web", "page")
+        click.echo(f"for a page that captions drawings in the browser (docs/export.md):\n  {page}")
 
 
 def _refuse_captions(data: Path | None) -> None:

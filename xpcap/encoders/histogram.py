@@ -59,7 +59,7 @@ class HistogramEncoder:
         if grid is not None:
             require_regions(self.name, (3, 3), grid)
         self.shape: tuple[int, ...] = (ALL,) if grid is None else (grid * grid, OF_CELL)
-        self._grid = grid
+        self.grid = grid
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
         """Features (n, *shape), float32, of pictures (height, width, 3), uint8, of any sizes.
@@ -74,12 +74,12 @@ class HistogramEncoder:
 
     def _encode(self, picture: np.ndarray) -> np.ndarray:
         layers, position = _encode_one(fit(picture, SIDE))
-        if self._grid is None:
+        if self.grid is None:
             parts = [layer.ravel() for layer in (*layers, position)]
             return np.concatenate(parts).astype(np.float32)
         # the first three are of the whole picture
         cells = np.concatenate([layer.reshape(CELLS, -1) for layer in layers[3:]], axis=1)
-        return pool(cells.reshape(3, 3, -1), self._grid).astype(np.float32)
+        return pool(cells.reshape(3, 3, -1), self.grid).astype(np.float32)
 
 
 def drawn_area(picture: np.ndarray) -> Area:

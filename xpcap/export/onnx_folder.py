@@ -4,6 +4,7 @@ import importlib.util
 import json
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,26 +67,12 @@ def export_onnx(
     OptionError : no such `weights`; the model is an ensemble, or its cell has no ONNX form; the
         opset lacks an operator.
     """
-    if importlib.util.find_spec("onnx") is None:
-        raise DataError(
-            "export_onnx: the package onnx is missing, expected it to build the graphs;"
-            f" {install('export')} installs it"
-        )
-    import onnx
-
     folder = Path(folder)
-    if weights not in WEIGHTS:
-        raise unknown("export_onnx", "`weights`", weights, WEIGHTS)
-    newest = onnx.defs.onnx_opset_version()
+    require_exportable("export_onnx", run, folder, weights)
     if opset is not None:
-        check_whole("export_onnx", "`opset`", opset, 1, newest)
-    if why := obstacle(folder):
-        raise DataError(f"export_onnx: {folder} {why}")
-    if not isinstance(run.model, CaptioningRNN):
-        raise OptionError(
-            f"export_onnx: {run.name} has {type(run.model).__name__} as its model, expected the"
-            " model of one run; export each run, and average the scores of their steps"
-        )
+        import onnx
+
+        check_whole("export_onnx", "`opset`", opset, 1, onnx.defs.onnx_opset_version())
     captioner = Captioner(run.model, run.preprocessing)
     most = run.config["max_words"]
     encoder, network = None, None
@@ -102,15 +89,34 @@ def export_onnx(
     }
     about = _metadata(run, weights, most)
     models = {
-        name: _model(graph, opset, {**about, "graph": name}) for name, graph in graphs.items()
+        name: checked_model(graph, opset, {**about, "graph": name})
+        for name, graph in graphs.items()
     }
     if encoder is not None:
         graph = Builder(weights)
         pixels = add_encoder(graph, encoder, network, captioner.features.name)
         whole = greedy_graph(captioner, weights, run.vocabulary, most, (graph, pixels))
-        models[PICTURES] = _model(whole, opset, {**about, "graph": PICTURES}, network)
-    _write(folder, models)
+        models[PICTURES] = checked_model(whole, opset, {**about, "graph": PICTURES}, network)
+    write_folder(folder, {name: content_of(model) for name, model in models.items()})
     return Exported([folder / name for name in models], opset)
+
+
+def require_exportable(where: str, run: Run[CaptioningRNN], folder: Path, weights: str) -> None:
+    """DataError, OptionError, which `where` begins : as of `export_onnx`, but for the encoder."""
+    if importlib.util.find_spec("onnx") is None:
+        raise DataError(
+            f"{where}: the package onnx is missing, expected it to build the graphs;"
+            f" {install('export')} installs it"
+        )
+    if weights not in WEIGHTS:
+        raise unknown(where, "`weights`", weights, WEIGHTS)
+    if why := obstacle(folder):
+        raise DataError(f"{where}: {folder} {why}")
+    if not isinstance(run.model, CaptioningRNN):
+        raise OptionError(
+            f"{where}: {run.name} has {type(run.model).__name__} as its model, expected the"
+            " model of one run; export each run, and average the scores of their steps"
+        )
 
 
 def _metadata(run: Run[CaptioningRNN], weights: str, most: int) -> dict[str, str]:
@@ -157,7 +163,7 @@ def _network_of(run: Run[CaptioningRNN]) -> Network:
     return encoder
 
 
-def _model(graph: Any, opset: int, metadata: dict[str, str], encoder: Any = None) -> Any:
+def checked_model(graph: Any, opset: int, metadata: dict[str, str], encoder: Any = None) -> Any:
     """A checked ModelProto, with what the ModelProto of an encoder in it declares.
 
     OptionError : the opset lacks an operator.
@@ -190,14 +196,22 @@ def _model(graph: Any, opset: int, metadata: dict[str, str], encoder: Any = None
     return model
 
 
-def _write(folder: Path, models: dict[str, Any]) -> None:
-    """Write the files to a new folder, which is there with all of them or not at all."""
+def content_of(model: Any) -> bytes:
+    """A ModelProto as the content of a file; equal graphs give equal bytes."""
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by name to a new folder, which is there with all of them or not at all."""
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{PART}")
     try:
         temporary.mkdir()
-        for name, model in models.items():
-            with atomic(temporary / name) as file:
-                file.write(model.SerializeToString(deterministic=True))
+        for name, content in files.items():
+            path = temporary / name
+            path.parent.mkdir(exist_ok=True)
+            with atomic(path) as file:
+                file.write(content)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

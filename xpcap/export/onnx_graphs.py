@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import to_numpy
-from xpcap.data.features import Preprocessing
+from xpcap.data.features import Preprocessing, Projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import unknown
 from xpcap.models import CaptioningRNN, ModelConfig
@@ -218,17 +218,24 @@ class Captioner:
             return []
         return [Value("attention", np.float32, ("N", self.config.feature_shape[0]))]
 
-    def add_start(self, graph: Builder, features: str) -> None:
-        """Features to the first state, under the names of `state` and `constants`."""
-        config, (projection, scaling) = self.config, self._preprocessing
-        x = features
+    def _preprocess(self, graph: Builder, features: str) -> str:
+        """The name of features after the run's PCA and scaling."""
+        x, (projection, scaling) = features, self._preprocessing
         if projection is not None:
             x = graph.node("Sub", x, graph.constant("pca.mean", projection.mean))
             x = graph.node("MatMul", x, graph.constant("pca.components", projection.components))
         if scaling.mean is not None:
             x = graph.node("Sub", x, graph.constant("scaling.mean", scaling.mean))
             x = graph.node("Div", x, graph.constant("scaling.scale", scaling.scale))
-        x = graph.product(x, "W_proj", self._params["W_proj"], of_state=False)
+        return x
+
+    def add_start(self, graph: Builder, features: str) -> str:
+        """Features to the first state, under the names of `state` and `constants`.
+
+        Returns the name of the preprocessed features.
+        """
+        config, preprocessed = self.config, self._preprocess(graph, features)
+        x = graph.product(preprocessed, "W_proj", self._params["W_proj"], of_state=False)
         x = graph.node("Add", x, graph.constant("b_proj", self._params["b_proj"]))
         if config.attends:
             A = graph.node("Identity", x, name="regions")
@@ -245,6 +252,7 @@ class Captioner:
         if config.every_step:
             image = graph.product(h, "W_image", self._params["W_image"], of_state=False)
             graph.node("Identity", image, name="image")
+        return preprocessed
 
     def add_step(self, graph: Builder, words: str, state: Sequence[str]) -> None:
         """Words (N,) and the names of `state` to `scores`, `attention` and the ``next_`` state."""
@@ -300,11 +308,24 @@ STEPS: Mapping[str, Callable[[Builder, str, Sequence[str], int], str]] = {
 # ---- The graphs
 
 
-def start_graph(captioner: Captioner, weights: str) -> Any:
-    """Features to the state before the first word."""
+def start_graph(captioner: Captioner, weights: str, index: Projection | None = None) -> Any:
+    """Features to the state before the first word.
+
+    `index` : of a PhotoIndex, to compute `projected` (N, d) as well, a photo's direction times its
+    norm
+    """
     graph = Builder(weights)
-    captioner.add_start(graph, captioner.features.name)
+    x = captioner.add_start(graph, captioner.features.name)
     outputs = [*captioner.state(), *captioner.constants]
+    if index is not None:
+        if captioner.config.attends:
+            total = graph.node("ReduceSum", x, graph.constant("axis 1", [1]), keepdims=0)
+            P = graph.constant("number of regions", np.float32(captioner.config.feature_shape[0]))
+            x = graph.node("Div", total, P)
+        x = graph.node("Sub", x, graph.constant("index.mean", index.mean))
+        components = graph.constant("index.components", index.components)
+        graph.node("MatMul", x, components, name="projected")
+        outputs.append(Value("projected", np.float32, ("N", index.components.shape[1])))
     return graph.graph("start", [captioner.features], outputs)
 
 

@@ -1,0 +1,128 @@
+// Picture files, of the browser's decoders, as xpcap's read_picture reads them: upright, in colour,
+// on white, at most `longest` pixels long.
+
+import { onWhite, reduce, thumbnail } from "./pixels.js";
+
+const WIDEST = 16384; // pixels across that every browser's canvas holds
+const STRIP = 1 << 22; // pixels copied out of a canvas at once
+
+export class PictureError extends Error {}
+
+// Read a File or Blob. PictureError : it is no picture, or too large.
+export async function readPicture(blob, limits) {
+  if (!blob.size) throw new PictureError("The file is empty. Was it copied only in part?");
+  if (blob.size > limits.most_bytes) {
+    const most = limits.most_bytes / 2 ** 20;
+    throw new PictureError(`The file has more than ${most} MB. Is it a picture?`);
+  }
+  const [width, height] = await sizeOf(blob);
+  const kind = await kindOf(blob);
+  const shrink = kind === "jpeg" ? fractionOf(width, height, limits.longest) : 1;
+  const times = kind === "webp" || kind === "avif" ? 2 : 1; // decoded, these take twice the memory
+  const pixels = Math.ceil(width / shrink) * Math.ceil(height / shrink) * times;
+  if (pixels > limits.most_pixels || width * height > 2 * limits.most_pixels) {
+    const most = Math.round(limits.most_pixels / 1e6);
+    throw new PictureError(
+      `The picture has ${width} × ${height} pixels, more than the ${most} million that can be` +
+        " read here. Scale it down first.",
+    );
+  }
+  if (width > WIDEST) {
+    throw new PictureError(
+      `The picture is ${width} pixels wide, more than the ${WIDEST} that a browser holds.` +
+        " Scale it down first.",
+    );
+  }
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+  } catch {
+    throw new PictureError(
+      "The picture cannot be decoded. It is damaged, or takes more memory than is free.",
+    );
+  }
+  try {
+    return shrunk(bitmap, shrink, limits.longest);
+  } finally {
+    bitmap.close();
+  }
+}
+
+// Width and height by the header: browsers decode an image element's pixels only to show them.
+async function sizeOf(blob) {
+  const image = new Image();
+  const url = URL.createObjectURL(blob);
+  try {
+    await new Promise((resolve, reject) => {
+      image.onload = resolve;
+      image.onerror = reject;
+      image.src = url;
+    });
+  } catch {
+    throw new PictureError(await whyNot(blob));
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+  if (!image.naturalWidth || !image.naturalHeight) {
+    throw new PictureError("The picture has no size of its own. Save it as PNG or JPEG first.");
+  }
+  return [image.naturalWidth, image.naturalHeight];
+}
+
+async function kindOf(blob) {
+  const bytes = new Uint8Array(await blob.slice(0, 16).arrayBuffer());
+  const text = String.fromCharCode(...bytes);
+  if (text.startsWith("\xff\xd8\xff")) return "jpeg";
+  if (text.startsWith("RIFF") && text.slice(8, 12) === "WEBP") return "webp";
+  if (text.slice(4, 8) !== "ftyp") return "";
+  return text.slice(8, 12) === "avif" || text.slice(8, 12) === "avis" ? "avif" : "heic";
+}
+
+async function whyNot(blob) {
+  if ((await kindOf(blob)) === "heic") {
+    return (
+      "This is a HEIC picture, as iPhones make, which this browser does not read." +
+      " Save it as JPEG first."
+    );
+  }
+  return "This file cannot be read as a picture. Choose a JPEG, PNG, WebP or GIF.";
+}
+
+// A JPEG is decoded at an eighth, a quarter or half of its size if that is enough.
+function fractionOf(width, height, longest) {
+  const wanted = Math.max(1, Math.max(width, height) / longest);
+  const scale = Math.min(
+    Math.floor(width / Math.ceil(width / wanted)),
+    Math.floor(height / Math.ceil(height / wanted)),
+  );
+  return [8, 4, 2].find((fraction) => scale >= fraction) ?? 1;
+}
+
+// The pixels of a bitmap, strip by strip, since a canvas may not hold a large one.
+function shrunk(bitmap, fraction, longest) {
+  const { width, height } = bitmap;
+  const after = Math.ceil(Math.max(width, height) / fraction);
+  const factor = Math.max(1, Math.floor(after / (2 * longest)));
+  const step = fraction * factor;
+  const rows = Math.min(height, step * Math.max(1, Math.floor(STRIP / (width * step))));
+  const canvas = document.createElement("canvas");
+  canvas.width = width;
+  canvas.height = rows;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  if (!context) throw new PictureError("This browser gave no canvas to read the picture with.");
+  const parts = [];
+  for (let top = 0; top < height; top += rows) {
+    const count = Math.min(rows, height - top);
+    context.clearRect(0, 0, width, rows);
+    context.drawImage(bitmap, 0, -top);
+    const data = onWhite(context.getImageData(0, 0, width, count).data);
+    parts.push(reduce(reduce({ width, height: count, data }, fraction), factor));
+  }
+  const size = parts.reduce((sum, part) => sum + part.data.length, 0);
+  const whole = { width: parts[0].width, height: 0, data: new Uint8Array(size) };
+  for (const part of parts) {
+    whole.data.set(part.data, whole.height * whole.width * 3);
+    whole.height += part.height;
+  }
+  return thumbnail(whole, longest);
+}

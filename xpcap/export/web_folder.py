@@ -1,0 +1,310 @@
+"""A run as a static page that captions in the browser: its files, manifest, and checks."""
+
+import gzip
+import hashlib
+import json
+import tarfile
+import zlib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xpcap import __version__
+from xpcap.data.vocabulary import gaps
+from xpcap.encoders import Encoder, HistogramEncoder
+from xpcap.encoders.histogram import SIDE
+from xpcap.encoders.onnx import Network
+from xpcap.encoders.pictures import LONGEST, MOST_BYTES
+from xpcap.errors import DataError
+from xpcap.export.onnx_encoder import add_encoder, converted, load_encoder, opset_of
+from xpcap.export.onnx_folder import (
+    OPSET,
+    Exported,
+    checked_model,
+    content_of,
+    require_exportable,
+    write_folder,
+)
+from xpcap.export.onnx_graphs import Builder, Captioner, Value, start_graph, step_graph
+from xpcap.metrics.cider import Hashes
+from xpcap.models import Beam, CaptioningRNN
+from xpcap.ranking import Ranker
+from xpcap.report.markup import render
+from xpcap.runs import Run
+from xpcap.runs.captioning import encoder_of
+from xpcap.runs.ranking import RankedBeam, default_policy, limited
+from xpcap.shapes.scenes import COLOURS
+
+FORMAT = 1  # of the manifest, which captioner.js reads
+RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
+SHA256 = {  # of its files that a page needs, to that of the version
+    "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
+    "ort-wasm-simd-threaded.wasm": (
+        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
+    ),
+}
+TARBALL = f"{RUNTIME}-{VERSION}.tgz"
+HAVE = (TARBALL, f"node_modules/{RUNTIME}")  # where npm leaves it
+MOST_RUNTIME = 64 << 20  # bytes of a file of the runtime
+MODULES = (
+    "pixels.js",
+    "pictures.js",
+    "histogram.js",
+    "decode.js",
+    "ranking.js",
+    "captioner.js",
+    "worker.js",
+    "drawing.js",
+    "page.js",
+    "start.js",
+)
+LICENCE = "runtime-licence.txt"
+WIDTH = 5  # of the beam of a run that ranks nothing, and captions that are shown
+PACKED = ".packed"  # behind the name of a file that is stored as of `pack`
+
+
+def export_web(
+    run: Run[CaptioningRNN],
+    folder: str | Path,
+    *,
+    runtime: str | Path | None = None,
+    weights: str = "float16",
+) -> Exported:
+    """Write a page that captions pictures in the browser to a new folder.
+
+    The page computes a picture's features, decodes with a beam, and ranks the captions as the run
+    does. A run that ranks nothing has a beam of 5. Nothing that it is given leaves the browser.
+
+    Parameters
+    ----------
+    runtime : npm's package onnxruntime-web of the version `VERSION`, as a .tgz or unpacked. None:
+        the one in the working folder, or its node_modules
+    weights : of the matrices, as in `export_onnx`
+
+    Raises
+    ------
+    DataError : the package onnx or the runtime is missing, or is of another version; the folder
+        exists or cannot be written to; the run's encoder is no ONNX graph and no histogram.
+    OptionError : as in `export_onnx`.
+    """
+    folder = Path(folder)
+    require_exportable("export_web", run, folder, weights)
+    encoder = _encoder_of(run)
+    engine = _runtime(runtime)
+    ranker = run.ranker
+    models = [run.model, *(run.companions if ranker else ())]
+    graphs: dict[str, bytes] = {}
+    opset = OPSET
+    about: dict[str, Any] = {"kind": "histogram", "side": SIDE, "grid": None}
+    if isinstance(encoder, Network):
+        network = load_encoder(encoder)
+        opset = max(OPSET, opset_of(network))
+        graphs["encoder.onnx"] = _encoder_graph(encoder, network, weights, opset)
+        about = {"kind": "network", "size": encoder.size, "grid": encoder.grid}
+    elif isinstance(encoder, HistogramEncoder):
+        about["grid"] = encoder.grid
+    named = []
+    for k, model in enumerate(models):
+        captioner = Captioner(model, run.preprocessing)
+        index = ranker.index.projection if ranker and k == 0 else None
+        start, step = start_graph(captioner, weights, index), step_graph(captioner, weights)
+        number = k or ""
+        for name, graph in ((f"start{number}.onnx", start), (f"step{number}.onnx", step)):
+            graphs[name] = content_of(checked_model(graph, OPSET, {"graph": name}))
+        named.append(
+            {
+                "start": f"start{number}.onnx",
+                "step": f"step{number}.onnx",
+                "state": [value.name for value in captioner.state()],
+                "constants": [value.name for value in captioner.constants],
+            }
+        )
+    if ranker:
+        graphs["ranking.safetensors"] = _ranking(ranker)
+    files: dict[str, bytes] = {}
+    listed: dict[str, Any] = {}
+    program = {"ort.wasm": engine["ort-wasm-simd-threaded.wasm"]}
+    for place, planes, contents in (("weights", 2, graphs), ("runtime", 1, program)):
+        for name, content in contents.items():
+            path = f"{place}/{name}{PACKED}"
+            files[path] = stored = pack(content, planes)
+            listed[name] = {
+                "path": path,
+                "planes": planes,
+                "bytes": len(content),
+                "stored": len(stored),
+                "sha256": hashlib.sha256(stored).hexdigest(),
+            }
+    policy = _policy(run)
+    vocabulary = run.vocabulary
+    words = vocabulary.idx_to_word
+    manifest = {
+        "format": FORMAT,
+        "run": run.name,
+        "xpcap": __version__,
+        "runtime": f"{RUNTIME} {VERSION}",
+        "weights": weights,
+        "files": listed,
+        "vocabulary": words,
+        "unspaced": [i for i, word in enumerate(words) if gaps([word, word])[0] == ""],
+        "special": {name: getattr(vocabulary, name) for name in ("null", "start", "end", "unk")},
+        "encoder": about,
+        "models": named,
+        "attends": run.model.config.attends,
+        "policy": {
+            name: getattr(policy, name)
+            for name in ("width", "length_penalty", "max_length", "forbid", "no_stutter")
+        },
+        "best": WIDTH,
+        "ranking": _settings(ranker),
+        "pictures": {"most_pixels": _most_pixels(), "most_bytes": MOST_BYTES, "longest": LONGEST},
+    }
+    files["captioner.json"] = json.dumps(manifest, ensure_ascii=False, indent=1).encode()
+    files["index.html"] = render(
+        "web.html",
+        title=f"{run.name} captions pictures",
+        run=run.name,
+        draws=isinstance(encoder, HistogramEncoder),
+        colours={name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in COLOURS.items()},
+        megabytes=round(sum(map(len, files.values())) / 1e6),
+        runtime=f"{RUNTIME} {VERSION}",
+    )
+    files["runtime/ort.mjs"] = engine["ort.wasm.bundle.min.mjs"]
+    source = resources.files("xpcap.export") / "web"
+    files["runtime/LICENSE.txt"] = (source / LICENCE).read_bytes()
+    files |= {name: (source / name).read_bytes() for name in MODULES}
+    write_folder(folder, files)
+    return Exported([folder / name for name in files], opset)
+
+
+def _encoder_of(run: Run[CaptioningRNN]) -> Encoder:
+    encoder = encoder_of(run, "export_web")
+    if not isinstance(encoder, Network | HistogramEncoder):
+        raise DataError(
+            f"export_web: {run.path} has the encoder {encoder.name!r}, which runs in Python alone,"
+            " expected efficientnet-lite2, onnx:FILE or histogram; export the encoder as ONNX, and"
+            " train on its features"
+        )
+    return encoder
+
+
+def _encoder_graph(encoder: Network, network: Any, weights: str, opset: int) -> bytes:
+    graph = Builder(weights)
+    pixels = add_encoder(graph, encoder, converted(network, opset, encoder.name), "features")
+    features = Value("features", np.float32, (pixels.dims[0], *encoder.shape))
+    model = checked_model(
+        graph.graph("encoder", [pixels], [features]), opset, {"graph": "encoder"}, network
+    )
+    return content_of(model)
+
+
+def _policy(run: Run[CaptioningRNN]) -> Beam:
+    """The beam that makes captions, within the limits of the run."""
+    policy = default_policy(run)
+    if not isinstance(policy, RankedBeam):
+        policy = Beam(WIDTH, n_best=WIDTH)
+    within = limited(policy, run.vocabulary, run.config["max_words"])
+    assert isinstance(within, Beam)
+    return within
+
+
+def _most_pixels() -> int:
+    from PIL import Image
+
+    return Image.MAX_IMAGE_PIXELS or 1 << 53
+
+
+def _settings(ranker: Ranker | None) -> dict[str, Any] | None:
+    if ranker is None:
+        return None
+    names = "neighbours", "fall", "borrowed"
+    return {
+        "weights": dict(ranker.weights),
+        "photos": len(ranker.index),
+        **{name: getattr(ranker, name) for name in names},
+    }
+
+
+def _ranking(ranker: Ranker) -> bytes:
+    """The index of photos without their names, as safetensors, with the hash of each word."""
+    from safetensors.numpy import save
+
+    index, hashes = ranker.index, Hashes()
+    grams, times = index.frequencies.repeated
+    words = ranker.vocabulary.idx_to_word
+    arrays = {
+        "directions": index.directions,
+        "counts": index.counts,
+        "lengths": index.lengths,
+        "words": index.words.astype(np.uint32),
+        "ends": index.ends.astype(np.uint32),
+        "grams": grams,
+        "times": times,
+        "predictor": index.predictor,
+        "hashes": np.array([hashes[word] for word in words], np.uint64),
+    }
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+# ---- The runtime
+
+
+def _runtime(given: str | Path | None) -> dict[str, bytes]:
+    """The runtime's files by name, each checked by its digest."""
+    how = f"`npm pack {RUNTIME}@{VERSION}` downloads {TARBALL}"
+    path = next((Path(one) for one in HAVE if Path(one).exists()), None)
+    path = path if given is None else Path(given)
+    if path is None or not path.exists():
+        place = " or ".join(HAVE) + " in this folder" if path is None else str(path)
+        raise DataError(
+            f"export_web: {RUNTIME} {VERSION} is missing, expected {place}; {how}, and `runtime`"
+            " names it elsewhere"
+        )
+    try:
+        files = _unpacked(path) if path.is_dir() else _untarred(path)
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"export_web: {path} cannot be read as npm's package {RUNTIME}, expected its .tgz, or"
+            f" the folder that it unpacks to: {reason}; {how}"
+        ) from error
+    for name, content in files.items():
+        if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
+            raise DataError(
+                f"export_web: {name} of {path} has SHA-256 {found}, expected {SHA256[name]}, that"
+                f" of {RUNTIME} {VERSION}; another version, or damaged? {how}"
+            )
+    return files
+
+
+def _unpacked(folder: Path) -> dict[str, bytes]:
+    inner = folder / "package" if (folder / "package").is_dir() else folder
+    return {name: (inner / "dist" / name).read_bytes() for name in SHA256}
+
+
+def _untarred(path: Path) -> dict[str, bytes]:
+    """Members of a tar file, read into memory: no path in it is ever written to."""
+    files = {}
+    with tarfile.open(path, "r:gz") as tar:
+        for name in SHA256:
+            member = tar.extractfile(f"package/dist/{name}")
+            if member is None:
+                raise KeyError(f"{name} is no file")
+            with member:
+                files[name] = member.read(MOST_RUNTIME)
+    return files
+
+
+# ---- Packed files
+
+
+def pack(content: bytes, planes: int = 1) -> bytes:
+    """Bytes, gzipped. Two planes: those at even positions before those at odd ones.
+
+    The high bytes of float16 weights are alike, and shrink where they are side by side. Browsers
+    have gzip, which also notices a damaged file.
+    """
+    split = b"".join(content[first::planes] for first in range(planes))
+    return gzip.compress(split, 9, mtime=0)
