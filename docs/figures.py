@@ -511,7 +511,7 @@ def captions_by_photos() -> Figure:
                 photos, means, color=colour, ls=style, marker="o", ms=4.5, label=f"{words}, {how}"
             )
     ticks = sorted({int(row["photos"]) for row in rows})
-    axes.set(xscale="log", xlabel="photos, a tenth of them for validation", ylabel="CIDEr-D")
+    axes.set(xscale="log", xlabel="photos", ylabel="CIDEr-D")
     axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
     axes.minorticks_off()
     axes.set_ylim(0, None)
