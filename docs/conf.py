@@ -44,6 +44,8 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_copy_source = False
 html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 
 def tables_of_contents(index: str) -> str:
