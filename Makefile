@@ -14,7 +14,7 @@ help:
 	@echo "make format     let ruff format the code"
 	@echo "make docs       make excerpts and make site, and open the site in a browser"
 	@echo "make site       build the site of docs/ and of the docstrings into site/; a warning is an error"
-	@echo "make excerpts   bring what the docs quote from the code up to date"
+	@echo "make excerpts   bring what the docs quote from the code up to date, and draw their figures"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
 	@echo "make blanks     write handout/: the course's files with blanks for students, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
 	@echo "make bench      time training and sampling: ARGS='--config coco --peer torch', or ARGS=--help"
@@ -39,7 +39,7 @@ help:
 	@touch $@
 
 # The list of fonts that matplotlib keeps stays with the set-up.
-demo test hunt fuzz kill-test notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+demo test hunt fuzz kill-test excerpts notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 demo: .venv/ready
 	$(VENV) cli.py train
@@ -76,6 +76,7 @@ format: .venv/ready
 
 excerpts: .venv/ready
 	$(VENV) tests/helpers/excerpts.py
+	$(VENV) docs/figures.py
 
 .venv/docs: .venv/ready
 	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

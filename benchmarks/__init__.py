@@ -6,8 +6,8 @@ and `peer_torch` are two of them), `measure` (one round of one) and `results` (r
 plot). To add a contender, add an entry to `contenders.CONTENDERS`. `host_time` and `fake_cupy`
 measure our own Python of a step on a card, without one; `step_profile` divides a step on a card.
 
-The others each print a table of docs/benchmarks.md or docs/quality.md: `ablation`, `coco_sized`,
-`quality`, `ranks`, `saving_cost`, `step_cost`, `threads`.
+The others each print a table of docs/develop/results: `ablation`, `coco_sized`, `parts`, `quality`,
+`ranks`, `saving_cost`, `step_cost`, `threads`. README.md has options, columns and method.
 """
 
 import xpcap  # noqa: F401 - before NumPy: its BLAS reads how long idle threads wait as it is loaded

@@ -1,13 +1,14 @@
-"""The table of docs/quality.md: each recipe trained with three seeds and scored on the val split.
+"""The recipes of docs/quality.md: each one trained with three seeds and scored on the val split.
 
     python -m benchmarks.quality flickr8k.h5 FOLDER [RECIPE...]
-    python -m benchmarks.quality --plot FOLDER PNG [RECIPE...]
+    python -m benchmarks.quality --curves FOLDER
 
 Runs and scores gather in FOLDER; what is there already is not made again, so that it can be stopped
 and given again. Minutes are those of training and validation in `times.jsonl`: they mean something
 if nothing else ran.
 """
 
+import csv
 import json
 import subprocess
 import sys
@@ -17,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.runs.folder import read_history
-from xpcap.runs.pages import whole_history
+from xpcap.runs.folder import FIRST, read_history
 
 COMMAND = [sys.executable, str(Path(__file__).parent.parent / "cli.py")]
 SEEDS = (0, 1, 2)
@@ -44,10 +44,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "longer attention": {"--inject": "attention+every-step", "--epochs": 15, "--score-epochs": 3},
 }
 ON_GRIDS = ("attention", "longer attention")  # so only where they are asked for
-PLOTTED = ("init", "every step", "default")
+SCORES = ("val_perplexity", "val_cider")
 OF_DEFAULT = ("first stage", "both stages")
 DECODING: dict[str, list[str]] = {
-    "greedy": [],
+    "ranked": [],
+    "greedy": ["--greedy"],
     "beam": ["--beam", "5"],
     "beam at 0.7": ["--beam", "5", "--length-penalty", "0.7"],
     "beam, no repeats": ["--beam", "5", "--no-repeat"],
@@ -61,7 +62,7 @@ def place_of(folder: Path, recipe: str, seed: int) -> Path:
 
 def captioners(out: Path, recipe: str) -> list[Path]:
     """The run folders that caption as one, of a recipe that was trained in `out`."""
-    first = out / "cross-entropy"
+    first = out / FIRST
     return {"first stage": [first], "both stages": [out, first]}.get(recipe, [out])
 
 
@@ -76,6 +77,8 @@ def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
         )
     scores: dict[str, Any] = {}
     for name, options in DECODING.items():
+        if name == "ranked" and recipe in OF_DEFAULT:
+            continue  # the index of training photos belongs to the run as a whole
         kept = (
             folder
             / f"{recipe.replace(' ', '-')}-{seed}.{name.replace(',', '').replace(' ', '-')}.json"
@@ -89,7 +92,7 @@ def scored(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Any]:
             )
             kept.write_text(done.stdout)
         scores[name] = json.loads(kept.read_text())["scores"]
-    stages = [out / "cross-entropy"] if recipe == "first stage" else [out / "cross-entropy", out]
+    stages = [out / FIRST] if recipe == "first stage" else [out / FIRST, out]
     files = [stage / "times.jsonl" for stage in stages if (stage / "times.jsonl").exists()]
     times = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return scores | {
@@ -101,6 +104,8 @@ def row(recipe: str, results: Sequence[dict[str, Any]]) -> list[str]:
     """Means over the seeds; of CIDEr also the lowest and the highest."""
 
     def cell(decoding: str, score: str, digits: int = 3, ends: bool = False) -> str:
+        if decoding not in results[0]:
+            return ""
         values = [result[decoding][score] for result in results]
         return f"{np.mean(values):.{digits}f}" + (
             f" ({min(values):.3f} to {max(values):.3f})" if ends else ""
@@ -122,60 +127,22 @@ def row(recipe: str, results: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def plot(folder: Path, recipes: Sequence[str], path: Path) -> None:
-    """Plot perplexity and CIDEr-D of the val split by epoch, or at the end; a line a seed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for recipe, colour in zip(recipes, ("#6f8fc0", "#c79a3a", "#b3402f"), strict=False):
-        for seed in SEEDS:
-            out = place_of(folder, recipe, seed)
-            if not (out / "index.html").exists():
-                continue
-            history, _ = whole_history(out, read_history(out))
-            epochs = [record["epoch"] for record in history]
-            label = recipe if seed == SEEDS[0] else None
-            left.plot(
-                epochs,
-                [record["val_perplexity"] for record in history],
-                color=colour,
-                linewidth=1.2,
-                label=label,
-            )
-            if "val_cider" in history[0]:
-                right.plot(
-                    epochs,
-                    [record["val_cider"] for record in history],
-                    color=colour,
-                    linewidth=1.2,
-                    label=label,
-                )
-            else:
-                final = json.loads(
-                    (folder / f"{recipe.replace(' ', '-')}-{seed}.greedy.json").read_text()
-                )["scores"]["cider_d"]
-                right.plot(
-                    epochs[-1:],
-                    [final],
-                    color=colour,
-                    marker="o",
-                    markersize=5,
-                    linestyle="none",
-                    label=label,
-                )
-    left.set(xlabel="epoch", ylabel="perplexity on the dev photos", ylim=(15, 36))
-    right.set(xlabel="epoch", ylabel="CIDEr-D of greedy captions of them", ylim=(0.3, 0.6))
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#d9dde2", linewidth=0.6)
-        axes.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+def curves(folder: Path) -> list[list[str]]:
+    """Rows for docs/develop/results/stages.csv, after its date, machine and versions: validation
+    scores of the default by seed and epoch; epoch 0 of the second stage is what it starts from.
+    """
+    return [
+        [str(seed), stage, str(record["epoch"]), *(f"{record[score]:.4f}" for score in SCORES)]
+        for seed in SEEDS
+        for out in [place_of(folder, "default", seed)]
+        for stage, run in (("cross entropy", out / FIRST), ("self-critical", out))
+        for record in read_history(run)
+    ]
 
 
 def main() -> None:
-    if sys.argv[1] == "--plot":
-        plot(Path(sys.argv[2]), sys.argv[4:] or PLOTTED, Path(sys.argv[3]))
+    if sys.argv[1] == "--curves":
+        csv.writer(sys.stdout, lineterminator="\n").writerows(curves(Path(sys.argv[2])))
         return
     data, folder = map(Path, sys.argv[1:3])
     folder.mkdir(exist_ok=True)

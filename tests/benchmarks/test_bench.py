@@ -24,7 +24,7 @@ from click.testing import CliRunner, Result
 from emulated import Emulator
 
 from benchmarks import __main__ as command
-from benchmarks import contenders, measure, results, step_profile, timing, work
+from benchmarks import contenders, measure, parts, results, step_profile, timing, work
 from benchmarks.measure import Measurement
 from benchmarks.textbook import Textbook
 from benchmarks.timing import Timer, host_clock
@@ -41,13 +41,10 @@ from xpcap import backend
 from xpcap.data.synthetic import LIKE_COCO, draw_data
 from xpcap.errors import BackendError, OptionError
 from xpcap.models import network
+from xpcap.ops import dispatch
 from xpcap.runs import TrainOptions
 
-DOCS = (
-    (Path(__file__).parents[2] / "docs" / "benchmarks.md")
-    .read_text(encoding="utf-8")
-    .split("\n## Running them\n")[1]
-)
+DOCS = (Path(__file__).parents[2] / "benchmarks" / "README.md").read_text(encoding="utf-8")
 POPEN = subprocess.Popen
 TINY = work.Config("tiny", N=5, D=12, W=6, H=10, V=40)
 OTHER = work.Config("other", N=3, D=4, W=5, H=6, V=30)
@@ -424,6 +421,18 @@ def test_versions_of_cuda_and_its_driver_are_read_as_people_say_them(
     ):
         file.write_text(f"NVRM version: {line}\nGCC version: 12.2.0\n")
         assert timing.driver() == "580.159.04"
+
+
+# Single operations and layers
+
+
+def test_operations_that_are_timed_alone_have_a_fast_version_and_layers_four_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed = parts.op_times(pairs=1)
+    assert {name.split(",")[0] for name in timed} <= {op.__name__ for op in dispatch.HOST}
+    monkeypatch.setattr(parts, "SIZES", ((2, 3, 4, 5),))
+    assert [len(times) for times in parts.layer_times(runs=1).values()] == [4]
 
 
 # The command

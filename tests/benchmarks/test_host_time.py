@@ -222,7 +222,7 @@ def test_host_time_table_has_a_column_for_each_number(monkeypatch: pytest.Monkey
 
 
 def test_host_time_costs_in_the_docs_are_those_of_the_stubs() -> None:
-    text = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    text = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
     section = text.split("\n## Host time of a step on a card\n")[1].split("\n## ")[0]
     table = section.split("\n|---|---|\n")[1].split("\n\n")[0]
     assert table.splitlines() == [

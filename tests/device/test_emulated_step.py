@@ -18,7 +18,7 @@ from emulated import Counts, Emulator, install
 from tqdm import tqdm
 
 import xpcap
-from xpcap import CaptioningRNN, CaptioningSolver, training
+from xpcap import CaptioningRNN, CaptioningSolver, to_numpy, training
 from xpcap.data import feed
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import FeatureScaling
@@ -245,6 +245,24 @@ def test_emulated_training_equals_numpy_where_cublas_cannot_be_called(
     check_training_equals_numpy(cell, np.float32)
     assert device.products == []
     assert device.names()["product dot"] > 4 * T
+
+
+@pytest.mark.hunt
+def test_the_loop_of_the_docs_trains_the_same_model_on_the_device(
+    device: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "howto" / "own-loop.md"
+    loop = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    loop = loop.replace("train=500", "train=64").replace("range(5)", "range(2)")
+    models = []
+    for backend in ("numpy", "cupy"):
+        names: dict[str, Any] = {}
+        exec(compile(loop.replace('"auto"', repr(backend)), backend, "exec"), names)
+        models.append(to_numpy(names["model"].params.flat))
+    np.testing.assert_allclose(models[1], models[0], rtol=1e-3, atol=1e-4)
+    assert "raw adam_update" in device.names()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[: len(printed) // 2] == printed[len(printed) // 2 :]
 
 
 def check_training_equals_numpy(cell: str, dtype: Any, inject: str = "init") -> None:

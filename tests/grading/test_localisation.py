@@ -93,7 +93,7 @@ def test_advice_leads_to_lines_of_the_derivation_that_are_there() -> None:
         re.sub(r"[^\w -]", "", head).lower().replace(" ", "-")
         for head in re.findall(r"^##+ (.*)$", text, re.MULTILINE)
     }
-    assert {spec.page for spec in LAYERS.values()} | {"the-loss", "all-of-it-at-once"} <= heads
+    assert {spec.page for spec in LAYERS.values()} | {"the-loss", "the-whole-captioner"} <= heads
     labels = {label for lines in LABELS.values() for label in lines.values()}
     for label in {one for several in labels for one in several.split(", ") if one[0] == "F"}:
         assert f"**{label}**" in text or f"| {label} |" in text

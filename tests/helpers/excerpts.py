@@ -17,21 +17,42 @@ TABLE = re.compile(r"^\| mistake \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
 
 def excerpt(file: str, function: str) -> str:
-    """The body of a function: its mathematics, without docstring, checks, the allocation of `out`,
-    and the way to a fast version.
+    """The body of a function: its mathematics, without docstring, checks, variables that only checks
+    read, the allocation of `out`, and the way to a fast version.
     """
     text = (ROOT / file).read_text(encoding="utf-8")
     node = function_named(text, function)
-    first, *statements = node.body
-    statements = statements if ast.get_docstring(node) else node.body
+    has_docstring = ast.get_docstring(node) is not None
+    first, statements = node.body[0], node.body[1 if has_docstring else 0 :]
+    shown = _without_unread([statement for statement in statements if not _is_ceremony(statement)])
     lines = text.splitlines(keepends=True)
-    for statement in reversed(statements):
-        if _is_ceremony(statement):
+    for statement in statements:
+        if statement not in shown:
             lines[statement.lineno - 1 : statement.end_lineno] = [""] * (
                 statement.end_lineno - statement.lineno + 1
             )
-    start = first.end_lineno if ast.get_docstring(node) else first.lineno - 1
+    start = first.end_lineno if has_docstring else first.lineno - 1
     return textwrap.dedent("".join(lines[start : node.end_lineno])).strip("\n") + "\n"
+
+
+def _without_unread(statements: list[ast.stmt]) -> list[ast.stmt]:
+    """Statements without assignments to names that no later statement reads."""
+    read: set[str] = set()
+    shown: list[ast.stmt] = []
+    for statement in reversed(statements):
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        inner = [node for target in targets for node in ast.walk(target)]
+        names = {node.id for node in inner if isinstance(node, ast.Name)}
+        stores_names = all(isinstance(node, ast.Name | ast.Tuple | ast.Store) for node in inner)
+        if names and stores_names and not names & read:
+            continue
+        read |= {
+            node.id
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
+        shown.insert(0, statement)
+    return shown
 
 
 def whole(file: str, function: str) -> str:

@@ -785,7 +785,7 @@ def test_after_ctrl_c_prepare_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatc
     assert (
         result.output
         == "prepare: interrupted; own.h5.encoding holds the features that were made; the same"
-        " command goes on from there, and removes it at the end\n"
+        " command continues from there, and removes it at the end\n"
     )
     good(*command)
     assert not Path("own.h5.encoding").exists()

@@ -20,7 +20,7 @@ from xpcap.shapes import picture_of
 
 Image = pytest.importorskip("PIL.Image")
 
-LIBRARY = Path(__file__).parents[2] / "docs" / "reference" / "python.md"
+SERVE = Path(__file__).parents[2] / "docs" / "howto" / "serve.md"
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -178,7 +178,7 @@ def test_the_service_of_the_docs_serves_eight_clients_and_refuses_bad_uploads(
     pytest.importorskip("fastapi", reason="FastAPI is not installed")
     monkeypatch.setenv("RUN", str(ranked))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the service sets it
-    code = re.search(r"^```python service\n(.*?)^```", LIBRARY.read_text(), re.S | re.M)
+    code = re.search(r"^```python service\n(.*?)^```", SERVE.read_text(), re.S | re.M)
     assert code
     service: dict[str, Any] = {}
     exec(compile(code[1], "service.py", "exec"), service)

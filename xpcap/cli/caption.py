@@ -63,7 +63,7 @@ OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if no
     "--split",
     default="val",
     show_default=True,
-    help="If no pictures are given: the split to take them from.",
+    help="Without pictures: the split to take them from.",
 )
 @click.option(
     "-n",
@@ -71,7 +71,7 @@ OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if no
     type=click.IntRange(1),
     default=10,
     show_default=True,
-    help="How many to take, spread evenly over the split.",
+    help="Number of pictures, spread evenly over the split.",
 )
 @click.option(
     "--data", type=PATH, help="Another dataset file to take them from. Default: the run's own data."
@@ -84,37 +84,37 @@ OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if no
 @click.option(
     "--png",
     type=PATH,
-    help="Also draw them in one PNG, at most 60 of them. An existing file is never overwritten.",
+    help="Also draw at most 60 of them in one PNG. An existing file is never overwritten.",
 )
 @click.option(
     "--explain",
     is_flag=True,
     help=(
-        "Of ranked captions, also print the nearest training photos, the candidates with the parts"
-        " of their score, and what decided."
+        "Also print why each ranked caption was chosen: similar training photos, candidates and the"
+        " parts of their scores."
     ),
 )
 @click.option(
     "--csv",
     type=PATH,
     help=(
-        "Write a table, a row a picture, in place of printing. Started again with the same table,"
-        " the command leaves out the pictures that it has."
+        "Write a table with one row per picture instead of printing. Pictures that an existing table"
+        " has are skipped."
     ),
 )
 @click.option(
     "--txt",
     is_flag=True,
     help=(
-        "Write NAME.txt beside each picture, in place of printing. Another text is never replaced."
+        "Write NAME.txt next to each picture instead of printing. A different text is never replaced."
     ),
 )
 @click.option(
     "--describe",
     is_flag=True,
     help=(
-        "Write each caption into its picture file, as XMP and IPTC description, in place of"
-        " printing. Another description is never replaced."
+        "Write each caption into its picture file, as XMP and IPTC description, instead of printing."
+        " A different description is never replaced."
     ),
 )
 @decoding_options(n_best=True)
@@ -140,24 +140,23 @@ def caption(
 ) -> None:
     """Caption pictures with a run, or with several as one.
 
-    Captions picture files, the pictures in folders and in folders inside those, and pictures behind
-    http and https URLs, in the order given. Without any it captions pictures of a split and prints
-    a reference beside each. RUN is a run folder; to caption pictures of yours, it must have learnt
-    from pictures, generated, or prepared with --pictures and without --features.
+    PICTURES are files, folders (searched recursively) and http or https URLs. Without any, pictures
+    of a split are captioned and shown with a reference. RUN must have been trained on pictures that
+    xpcap encoded (generated, or 'prepare --pictures'), not on --features.
 
-    Run folders right behind RUN caption with it: each word is chosen by the mean of the models'
-    probabilities. They must share the vocabulary and what is done to features, as runs on the same
-    data do.
+    Several run folders, given before the pictures, caption together: each word is chosen by the
+    mean of the models' probabilities. They must have the same vocabulary and feature scaling, as
+    runs on the same data do.
 
-    A picture that cannot be read or downloaded is named on standard error and skipped. The exit
-    status is 1 if none could be read. URLs have 20 seconds and 20 MB each, and must lead to public
-    addresses.
+    Pictures that cannot be read or downloaded are named on standard error and skipped. The exit
+    status is 1 if none could be read. A URL may have 20 seconds and 20 MB, and must lead to a
+    public address.
 
-    --csv, --txt and --describe write captions while they are made, of any number of pictures.
+    --csv, --txt and --describe write captions as they are made, of any number of pictures.
 
-    Captions come from a beam search, ranked by training photos that look alike, where the run has
-    an index of them; else they are greedy. --explain shows why a ranked caption was chosen.
-    --temperature, --top-k and --top-p draw words at random.
+    If the run has an index of training photos, its captions come from a beam search, ranked by
+    similar photos; else they are greedy. --explain shows why a ranked caption was chosen.
+    --temperature, --top-k and --top-p sample words.
     """
     more_runs, pictures = _split_runs(pictures)
     if pictures:
@@ -300,7 +299,7 @@ def _report(written: Written, csv: Path | None, txt: bool, describe: bool) -> No
     if csv is not None:
         click.echo(f"wrote {count} to {visible(str(csv))}")
     if txt:
-        click.echo(f"wrote {written.texts:,} of {count} beside their pictures, as .txt")
+        click.echo(f"wrote {written.texts:,} of {count} next to their pictures, as .txt")
     if describe:
         click.echo(f"wrote {written.described:,} of {count} into their pictures")
 

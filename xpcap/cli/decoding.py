@@ -102,7 +102,10 @@ N_BEST = click.option(
     "--n-best",
     metavar="N",
     type=int,
-    help="Of a beam: the N best captions of a picture, with log-probabilities. Default: 1.",
+    help=(
+        "Of a beam: the N best captions, with log-probabilities. Default: 1; 5 with --json or"
+        " --html."
+    ),
 )
 OPTIONS = (  # the policies check ranges, also for users of the library
     click.option(
@@ -111,49 +114,52 @@ OPTIONS = (  # the policies check ranges, also for users of the library
         metavar="K",
         type=int,
         help=(
-            "Beam search with K hypotheses. Default: a beam of 10, ranked by training photos that"
-            " look alike, for a run that has an index of them; else --greedy."
+            "Beam search with K hypotheses. Default: a beam of 10, ranked by similar training"
+            " photos, if the run has an index of them; else --greedy."
         ),
     ),
-    click.option("--greedy", is_flag=True, help="The likeliest word at each step."),
+    click.option("--greedy", is_flag=True, help="Choose the likeliest word at each step."),
     click.option(
         "--length-penalty",
         metavar="A",
         type=float,
-        help="Of a beam: captions rank by log-probability / words to this power. Default: 1.",
+        help="Of a beam: rank captions by log-probability / words to this power. Default: 1.",
     ),
     N_BEST,
     click.option(
         "--groups",
         metavar="G",
         type=int,
-        help="Of a beam: G groups of hypotheses that are made to differ. Default: 1.",
+        help="Of a beam: divide it into G groups with different captions. Default: 1.",
     ),
     click.option(
         "--diversity",
         metavar="D",
         type=float,
-        help="Of groups: what a word costs that a group before has just said. Default: 0.5.",
+        help=(
+            "Of groups: penalty for a word that an earlier group chose in the same step. Default:"
+            " 0.5."
+        ),
     ),
     click.option(
         "--temperature",
         metavar="T",
         type=float,
-        help="Draw words at random, above 1 with more surprise, below with less.",
+        help="Sample words; above 1 flattens the distribution, below 1 sharpens it.",
     ),
-    click.option("--top-k", metavar="K", type=int, help="Draw words, from the K likeliest."),
+    click.option("--top-k", metavar="K", type=int, help="Sample from the K likeliest words."),
     click.option(
         "--top-p",
         metavar="P",
         type=float,
-        help="Draw words, from the likeliest that together reach probability P.",
+        help="Sample from the likeliest words that together reach probability P.",
     ),
     click.option(
         "--sample-seed",
         "seed",
         metavar="SEED",
         type=int,
-        help="Draw words, by this seed. Default: 0.",
+        help="Sample words with this seed. Default: 0.",
     ),
     click.option(
         "--least-words",
@@ -161,17 +167,20 @@ OPTIONS = (  # the policies check ranges, also for users of the library
         metavar="N",
         type=int,
         default=0,
-        help="Captions of N words at least.",
+        help="Shortest caption, in words.  [default: 0]",
     ),
     click.option(
-        "--no-repeat", "no_repeat_trigram", is_flag=True, help="No three words twice in a caption."
+        "--no-repeat",
+        "no_repeat_trigram",
+        is_flag=True,
+        help="Never generate the same three words twice in a caption.",
     ),
     click.option(
         "--ban",
         "forbid",
         metavar="WORD",
         multiple=True,
-        help="Never say this word. May be repeated.",
+        help="Never generate this word. Repeatable.",
     ),
 )
 

@@ -58,24 +58,21 @@ EXAMPLES = examples(
 @click.option(
     "--data",
     type=PATH,
-    help=(
-        "Another dataset file; its text is encoded with the run's vocabulary. Default: the run's"
-        " own data."
-    ),
+    help=("Another dataset file, encoded with the run's vocabulary. Default: the run's own data."),
 )
 @click.option("--split", default="val", show_default=True, help="The split to score.")
 @click.option(
     "--against",
     type=PATH,
     help=(
-        "Another run folder: score its captions of the same pictures too, and say how sure the"
-        " differences are."
+        "Another run folder: also score its captions of the same pictures, and print a 95 % interval"
+        " of each difference."
     ),
 )
 @click.option(
     "--doctor",
     is_flag=True,
-    help="Also look for the usual reasons of bad captions, and say what to do.",
+    help="Also look for common causes of bad captions, and print advice.",
 )
 @csv_option
 @decoding_options(n_best=False)
@@ -94,11 +91,10 @@ def evaluate(
 ) -> None:
     """Score a run, or several as one.
 
-    Captions every picture of a split with the best parameters of the run folder RUN, greedily if no
-    option says otherwise, scores the captions against all references, and computes the perplexity
-    of the references. Several runs are one captioner, which chooses each word by the mean of their
-    probabilities; they must share the vocabulary and what is done to features, as runs on the same
-    data do.
+    Captions every picture of a split as 'caption' does, scores the captions against all references,
+    and computes the perplexity of the references. Several runs are one captioner, which chooses
+    each word by the mean of their probabilities; they must have the same vocabulary and feature
+    scaling, as runs on the same data do.
     """
     if doctor and len(folders) > 1:
         raise click.UsageError(

@@ -24,12 +24,12 @@ from xpcap.runs import open_run
     type=Choice(*WEIGHTS),
     default="float32",
     show_default=True,
-    help="How the matrices are stored. int8 also quantises what is multiplied with them.",
+    help="Type of the stored matrices. int8 also quantises what they are multiplied with.",
 )
 @click.option(
     "--opset",
     type=click.IntRange(min=1),
-    help="Version of the ONNX operators. Default: 17, or what the encoder needs, if that is more.",
+    help="Version of the ONNX operators. Default: 17, or more if the encoder needs it.",
 )
 @click.option(
     "--with-encoder",
@@ -39,12 +39,12 @@ from xpcap.runs import open_run
 def export(run: Path, folder: Path, weights: str, opset: int | None, with_encoder: bool) -> None:
     """Write a run's model as ONNX.
 
-    start.onnx makes a state of the encoder's features, step.onnx makes scores of the next word and
-    a new state of a word and a state, greedy.onnx makes whole captions of features. Each holds the
-    vocabulary. ONNX Runtime runs them without xpcap: docs/howto/export.md has names, shapes and code.
+    start.onnx computes the initial state from features, step.onnx the next word's scores and state,
+    greedy.onnx whole captions. Each contains the vocabulary. ONNX Runtime runs them without xpcap:
+    docs/howto/export.md has names, shapes and code.
 
-    The export is the run's own model, decoded greedily, without the ranking of a beam that a run may
-    have. 'evaluate --greedy' has the scores of its captions.
+    The export is the run's model, decoded greedily, without its ranking. 'evaluate --greedy' scores
+    its captions.
     """
     opened = open_run(run, on_remark=remark)
     exported = export_onnx(opened, folder, weights=weights, opset=opset, with_encoder=with_encoder)

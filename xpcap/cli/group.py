@@ -144,9 +144,9 @@ def in_options(message: str, params: list[click.Parameter]) -> str:
 def main() -> None:
     """Train and run LSTM image captioners with hand-written gradients, on NumPy or CuPy.
 
-    Start with 'train': without data it generates pictures of shapes, learns to caption them and
-    shows the result. 'COMMAND --help' has examples of each command. Exit status: 0 done, 1 failed,
-    2 wrong usage, 130 or 143 stopped by Ctrl-C or SIGTERM, 141 nobody reads the output any more.
+    Start with 'train': without data it generates pictures of shapes, trains a captioner on them and
+    shows its captions. 'COMMAND --help' has examples. Exit status: 0 done, 1 failed, 2 wrong usage,
+    130 or 143 stopped by Ctrl-C or SIGTERM, 141 the reader of the output has gone.
     """
     # Captions may hold characters that the terminal cannot show
     if isinstance(sys.stdout, io.TextIOWrapper):

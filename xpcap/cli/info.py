@@ -23,10 +23,10 @@ from xpcap.threads import cores
 @click.argument("file", required=False, type=PATH)
 @json_option
 def info(file: Path | None, as_json: bool) -> None:
-    """Show usable backends, or what a file holds.
+    """Show usable backends, or the content of a file.
 
-    Without FILE: the backends of this machine, and why one is unusable. FILE is a dataset file, a
-    coco_captioning folder or a run folder.
+    FILE is a dataset file, a coco_captioning folder or a run folder. Without it, the backends of
+    this machine are shown, with the reason if one is not usable.
     """
     if file is None:
         _print_machine(as_json)

@@ -28,12 +28,12 @@ from xpcap.report import visible
 @click.option(
     "--caption",
     metavar="TEXT",
-    help="Words to look at instead of the run's own caption.",
+    help="Words to read instead of the run's caption.",
 )
 @click.option(
     "--beside",
     type=PATH,
-    help="Another run on the same data, such as one of an RNN: also draw its gradients.",
+    help="Another run on the same data, such as an RNN: also draw its gradients.",
 )
 @click.option(
     "--out",
@@ -54,13 +54,12 @@ def look(
 ) -> None:
     """Write a page of what happens inside the cell as a run captions a picture.
 
-    The page shows the likeliest next words at each step, gates, cell and hidden state of every
-    unit over the words, how many units are saturated, and how much of a loss's gradient is left
-    when it is followed back through time, beside that of an untrained RNN and an untrained LSTM. It
-    is one file, without scripts or links to the network.
+    The page shows the likeliest next words at each step, the gates and states of every unit, the
+    share of saturated units, and the gradient of a word's loss back through time, compared with an
+    untrained RNN and an untrained LSTM. It is one file, without scripts or links to the network.
 
-    The picture is captioned as by 'caption'; --caption looks at words of yours. The same arrays in
-    Python: model.trace(features, captions).
+    The picture is captioned as by 'caption'; --caption reads your words instead. In Python,
+    model.trace(features, captions) returns the same arrays.
     """
     path = runs.fresh_page(picture) if out is None else out
     runs.check_new_file(path, ".html", command="look")  # before any work is done

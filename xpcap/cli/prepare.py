@@ -86,15 +86,16 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     callback=split_lists,
     metavar="NAME=LIST",
     help=(
-        "A split and the file that lists its pictures, one name a line. Repeat for each split. "
-        "A run learns from 'train' and checks itself on 'val'."
+        "A split and a file with its pictures' names, one per line. Repeatable. "
+        "Training uses 'train' and validates on 'val'."
     ),
 )
 @click.option(
     "--fractions",
     callback=shares,
     help=(
-        "Shares of train, val and test, where neither files nor lists say it. Default: 0.8,0.1,0.1."
+        "Shares of train, val and test, if neither files nor lists define splits. Default:"
+        " 0.8,0.1,0.1."
     ),
 )
 @click.option(
@@ -102,26 +103,26 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     type=click.IntRange(0, LARGEST),
     default=0,
     show_default=True,
-    help="Seed of the draw that --fractions makes.",
+    help="Seed of the random split of --fractions.",
 )
 @click.option(
     "--pictures",
     type=PATH,
     help=(
-        "Folder of the pictures, or of folders of them. Pages show them; without --features they"
-        " are encoded."
+        "Folder of the pictures, searched recursively. They are encoded unless --features is given,"
+        " and shown on pages."
     ),
 )
 @click.option(
     "--features",
     type=PATH,
-    help="An .npz with 'names' (m,) and 'features' (m, D), made by an encoder of your own.",
+    help="An .npz with 'names' (m,) and 'features' (m, D), from your own encoder.",
 )
 @click.option(
     "--encoder",
     help=(
-        f"What encodes the pictures: {PHOTOGRAPHS} (the default; {install('images')}), "
-        "histogram (colours and shapes; needs nothing), onnx:FILE, timm:MODEL."
+        f"Encoder of the pictures: {PHOTOGRAPHS} (default; {install('images')}), "
+        "histogram (for drawings; always installed), onnx:FILE, timm:MODEL."
     ),
 )
 @click.option(
@@ -141,7 +142,8 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.option(
     "--vocabulary",
     type=click.IntRange(1, LARGEST),
-    help="Instead of --min-count: keep so many words, the most frequent of the train split.",
+    help="Instead of --min-count: keep the N most frequent words of the train split.",
+    metavar="N",
 )
 @click.option(
     "--max-words",
@@ -153,40 +155,42 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
 @click.option(
     "--grid",
     type=click.IntRange(1, MOST),
-    help="Features of GRID x GRID regions of each picture, in place of one for the whole.",
+    help="Features of K x K regions of each picture instead of one vector, for attention.",
+    metavar="K",
 )
 @click.option(
     "--mirror/--no-mirror",
     default=None,
     help=(
-        "Also encode the mirror images of the train split's pictures; training takes them half "
-        "the time. Default: yes, but for histogram."
+        "Also encode mirror images of the train split, which training uses half of the time. "
+        "Default: yes, except for histogram."
     ),
 )
 @click.option(
     "--pca",
     type=click.IntRange(1, LARGEST),
-    help="Project features onto their first PCA principal components, fitted on the train split.",
+    help="Project features onto N principal components, fitted on the train split.",
+    metavar="N",
 )
 @click.option("--float16", is_flag=True, help="Store features in half the bytes.")
 @click.option(
     "--strict",
     is_flag=True,
     help=(
-        "Refuse what would be skipped: captions without a picture or a word, pictures without"
-        " captions, ..."
+        "Fail on anything that would be skipped, such as captions without a picture or pictures"
+        " without captions."
     ),
 )
-@click.option("--image-column", help="Name of a table's column of pictures, if it is not found.")
-@click.option("--caption-column", help="Name of a table's column of captions, if it is not found.")
-@click.option("--split-column", help="Name of a table's column of splits, if it is not found.")
+@click.option("--image-column", help="A table's column of pictures, if it is not detected.")
+@click.option("--caption-column", help="A table's column of captions, if it is not detected.")
+@click.option("--split-column", help="A table's column of splits, if it is not detected.")
 def prepare(**given: Any) -> None:
     """Make a dataset file from captions and pictures.
 
-    CAPTIONS are files, or SPLIT=FILE each: COCO's or Karpathy's JSON, Flickr8k's token file, or a
-    table (CSV, TSV, JSON lines) of pictures and captions. Their form is found by looking. Give
-    --pictures, --features or both. What does not fit together is skipped, counted and named. A run
-    on data whose pictures were encoded here can caption new pictures.
+    CAPTIONS are files, each as FILE or SPLIT=FILE: COCO's or Karpathy's JSON, Flickr8k's token
+    file, or a table (CSV, TSV, JSON lines) of pictures and captions. The format is detected. Give
+    --pictures, --features or both. Captions without pictures, unreadable pictures and the like are
+    skipped, counted and named. Only runs on pictures that are encoded here can caption new pictures.
     """
     _check_usage(given)
     out: Path = given["out"]
@@ -204,7 +208,7 @@ def prepare(**given: Any) -> None:
         if not cache.exists():
             raise
         raise KeyboardInterrupt(
-            f"{visible(str(cache))} holds the features that were made; the same command goes on"
+            f"{visible(str(cache))} holds the features that were made; the same command continues"
             " from there, and removes it at the end"
         ) from interrupt
     write_dataset(out, data)

@@ -17,21 +17,16 @@ from xpcap.runs import check_new_file, read_captions_json, score_captions
     )
 )
 @click.argument("captions", type=PATH)
-@click.option(
-    "--data", type=PATH, required=True, help="The dataset file whose captions are the references."
-)
-@click.option(
-    "--split", default="val", show_default=True, help="The split that the captions are of."
-)
+@click.option("--data", type=PATH, required=True, help="Dataset file with the references.")
+@click.option("--split", default="val", show_default=True, help="Split of the captions.")
 @csv_option
 @json_option
 def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: bool) -> None:
-    """Score captions that anything made.
+    """Score captions from any source.
 
-    CAPTIONS is a JSON file: an object of picture and caption, a list of objects with 'caption' and
-    'image', 'image_id' or 'file_name', as COCO's evaluation takes it, or what 'evaluate --json'
-    prints. Each picture of the split needs one caption. The scores are those of 'evaluate', without
-    those that need a model.
+    CAPTIONS is a JSON file: an object of picture and caption; a list of objects with 'caption' and
+    'image', 'image_id' or 'file_name', as in COCO's evaluation; or the output of 'evaluate --json'.
+    Every picture of the split needs one caption. Scores that need a model are left out.
     """
     if csv is not None:
         check_new_file(csv, ".csv", command="score")

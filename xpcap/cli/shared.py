@@ -153,7 +153,7 @@ def json_option(command: Function) -> Function:
 
 def csv_option(command: Function) -> Function:
     text = (
-        "Also write a table with one row a picture: its caption and scores. Must end in .csv; an"
+        "Also write a table with one row per picture: caption and scores. Must end in .csv; an"
         " existing file is never overwritten."
     )
     return click.option("--csv", type=PATH, help=text)(command)

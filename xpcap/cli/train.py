@@ -85,8 +85,8 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
     "--out",
     type=PATH,
     help=(
-        "Run folder to make. An existing one is never overwritten. Default: runs/NAME, or a fresh"
-        " runs/NAME-N."
+        "Run folder to create; never overwritten. Default: runs/NAME-CELL, or a fresh"
+        " runs/NAME-CELL-N."
     ),
 )
 @backend_option
@@ -95,27 +95,26 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
     "start",
     type=PATH,
     help=(
-        "Run folder whose best parameters to start from; its model and data are used, and its"
-        " options by default. With other DATA: a head start, whose options suit few captions, and"
-        " whose words are the run's and the data's."
+        "Run folder whose best parameters to start from, with its model and data, and its options"
+        " by default. With other DATA: a head start, whose defaults suit few captions, with the words"
+        " of both."
     ),
 )
 @option(
     "objective",
     Choice(*OBJECTIVES),
-    "What is trained on: captions that people wrote, or CIDEr-D of captions that the model samples,"
-    " which needs --from.",
+    "Objective: cross entropy on the training captions, or CIDEr-D of sampled captions, which needs"
+    " --from.",
 )
 @option(
     "samples",
     click.IntRange(2, LARGEST),
-    "Captions that self-critical training samples of a picture.",
+    "Captions sampled per picture in self-critical training.",
 )
 @option(
     "sharpen",
     Number(0, min_open=True),
-    "Factor on the scores of words that self-critical training begins with; above 1, likely words"
-    " become likelier.",
+    "Factor on the logits when self-critical training begins; above 1 favours likely words.",
 )
 @option("cell", Choice(*CELLS), "Recurrent cell.")
 @option("hidden", click.IntRange(1, LARGEST), "H, size of the hidden state.")
@@ -123,26 +122,26 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
 @option(
     "epochs",
     click.IntRange(0, LARGEST),
-    "Passes over the training captions; 0: 8, or more where few captions make few steps.",
+    "Passes over the training captions; 0: 8, or up to 300 if 8 make too few steps.",
 )
 @option(
     "score-epochs",
     click.IntRange(0, LARGEST),
-    "Passes of self-critical training that follow, over the training pictures; 0: none.",
+    "Epochs of fine-tuning on CIDEr-D (self-critical) after cross entropy; 0: none.",
 )
 @option("batch-size", click.IntRange(1, LARGEST), "N, captions in a batch.")
 @option("lr", Number(0, min_open=True), "Adam's learning rate in the first epoch.")
 @option(
     "lr-decay",
     Decay(0, min_open=True),
-    "Factor on the learning rate after each epoch, or linear: to zero, step by step.",
+    "Factor on the learning rate after each epoch, or linear: to zero over all steps.",
 )
 @option(
     "select",
     Choice(*SELECT),
-    "What tells the best epoch: loss, or CIDEr-D of greedy captions, of the val split; or the last.",
+    "Epoch to keep: the least val loss, the highest CIDEr-D of greedy val captions, or the last.",
 )
-@option("clip", Number(0), "Largest global norm of a gradient; 0: no clipping.")
+@option("clip", Number(0), "Largest global norm of the gradient; 0: no clipping.")
 @option(
     "dropout",
     Number(0, 1, max_open=True),
@@ -151,19 +150,18 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
 @option(
     "smoothing",
     Number(0, 1, max_open=True),
-    "Label smoothing: share of each target word's probability that all words get alike.",
+    "Label smoothing: probability mass spread evenly over the vocabulary.",
 )
 @option(
     "inject",
     Choice(*INJECT),
-    "How the image enters: as the initial state, also as a term of every step, or as a grid that"
-    " steps attend to.",
+    "Use of the image: as initial state, also as a term of every step, or by attention over a grid.",
 )
 @option("feature-scaling", Choice(*KINDS), "Scaling of image features, fitted on the train split.")
 @option(
     "seed",
     click.IntRange(0, 2**63 - 1),
-    "Seed of weights, order of captions, dropout and generated pictures.",
+    "Seed of weights, caption order, dropout and generated pictures.",
 )
 @option(
     "patience",
@@ -174,21 +172,21 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
     "--neighbours/--no-neighbours",
     default=None,
     help=(
-        "Keep an index of the training photos in the run folder, and rank captions by those that"
-        " look alike.  [default: neighbours; generated pictures: no-neighbours]"
+        "Index the training photos when training ends, to rank captions by similar photos."
+        "  [default: neighbours; generated pictures: no-neighbours]"
     ),
 )
 @option(
     "save-every",
     str,
-    "How often to save within an epoch: seconds, as in 30s, or steps, as in 200. The end of an"
-    " epoch is always saved.",
+    "Interval between saves within an epoch: seconds (30s) or steps (200). Each epoch ends with a"
+    " save.",
 )
 @click.option(
     "--resume",
     is_flag=True,
     default=None,
-    help="Continue the run at --out as if it had never stopped; begin it if there is none.",
+    help="Continue the run at --out, or begin it if there is none.",
 )
 @click.option(
     "-v",
@@ -200,16 +198,16 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     """Train a captioner.
 
     DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures
-    of shapes are generated and learnt.
+    of shapes are generated.
 
-    The result is a run folder. It keeps the best epoch's parameters (see --select) beside the
-    latest ones; when training ends, the former caption the val split and are scored. Open
-    index.html in the run folder for captions, scores and curves.
+    The result is a run folder with the parameters of the best epoch (see --select) and of the
+    latest. When training ends, the best ones caption the val split and are scored. Open index.html
+    in the run folder for captions, scores and curves.
 
     Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; a second Ctrl-C exits at
-    once. Where nobody reads the output any more, as behind a pipe into 'head', training ends at the
-    next line, saved, with 141. With --resume the same command begins a run and continues it,
-    however it ended; options that you leave out are then the run's own.
+    once. If the reader of the output has gone, as in a pipe into 'head', training saves and exits
+    with 141. With --resume the same command begins a run and continues it after any interruption;
+    options that you leave out are the run's.
     """
     _refuse_captions(data)
     group = init()

@@ -55,15 +55,15 @@ MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
     "--against",
     metavar="PATH",
     help=(
-        "Grade this code in xpcap's place: a file such as rnn_layers.py or rnn.py, a folder such as"
-        " cs231n, or the dotted name of a module."
+        "Grade this code instead of xpcap: a file such as rnn_layers.py, a folder such as cs231n, or"
+        " a dotted module name."
     ),
 )
 @click.option(
     "--only",
     multiple=True,
     metavar="PATTERN",
-    help="Of --against: grade the functions of these names, such as 'lstm_*'. Repeatable.",
+    help="Of --against: grade only functions that match, such as 'lstm_*'. Repeatable.",
 )
 @click.option(
     "--gradescope",
@@ -82,14 +82,14 @@ MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
     type=Number(0, min_open=True),
     default=10.0,
     show_default=True,
-    help="Of --against: most that one call may take.",
+    help="Of --against: time limit of one call.",
 )
 @click.option(
     "--memory",
     type=Number(0, min_open=True),
     default=2.0,
     show_default=True,
-    help="Of --against: most GB that the code may take (Linux).",
+    help="Of --against: memory limit in GB (Linux).",
 )
 @backend_option
 @json_option
@@ -107,14 +107,14 @@ def verify(
 ) -> None:
     """Check published numbers and gradients on a backend, or grade a student's code.
 
-    Compares with the values that CS231n publishes, and gradients with finite differences: one row
-    each, with its error and tolerance. On CuPy, training steps are also compared with NumPy's, and
-    with themselves. The exit status is 1 if any row fails.
+    Compares results with the values that CS231n publishes, and gradients with finite differences:
+    one row each, with its error and tolerance. On CuPy, training steps are also compared with
+    NumPy's, and repeated. The exit status is 1 if any row fails.
 
-    --against grades the layers, captioner, update rules and solver of a student instead: one row a
-    function; what is wrong has where, the kind of mistake and advice below. The code runs in a
-    process of its own with little time and memory, which is no sandbox: see SECURITY.md. The exit
-    status is 1 if any function fails.
+    --against grades a student's layers, captioner, update rules and solver instead. A function that
+    fails is shown with the wrong output, the kind of mistake and advice. The code runs in a process
+    with limits on time and memory, which is no sandbox: see SECURITY.md. The exit status is 1 if
+    any function fails.
     """
     if against is None:
         _refuse(ctx, GRADING)

@@ -134,7 +134,7 @@ class CaptionerChecks:
 
         key = f"CaptioningRNN.{method}"
         found = explain(rnn, key, run, values, special=SPECIAL[key])
-        yield from explained(name, "all-of-it-at-once", observed, error, found, values, wanted)
+        yield from explained(name, "the-whole-captioner", observed, error, found, values, wanted)
 
 
 class RuleChecks:

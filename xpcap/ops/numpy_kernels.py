@@ -1,4 +1,4 @@
-"""NumPy kernels: versions of operations that work in place, each with a row in docs/benchmarks.md.
+"""NumPy kernels: versions of operations that work in place, each timed by benchmarks/parts.py.
 
 Elementwise work runs in blocks that fit in cache; large products and Adam use all cores. The time
 loops prepare everything that stays the same: with small batches NumPy's calls cost more than their

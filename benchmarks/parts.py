@@ -1,0 +1,113 @@
+"""Tables docs/develop/results/ops.csv and layers.csv: operations with and without their fast
+version, and LSTM layers against a textbook loop.
+
+    python -m benchmarks.parts
+
+Times are milliseconds: medians of 31 pairs in turn for operations, the least of 300 runs in turn
+for layers. They mean something if nothing else runs.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import textbook
+from xpcap import layers, ops
+from xpcap.memory import fresh
+from xpcap.threads import parallel_map
+
+PAIRS, RUNS = 31, 300
+SIZES = ((1, 40, 32, 128), (4, 20, 16, 32), (20, 40, 32, 128), (64, 16, 64, 64))
+
+
+def in_turn(functions: Sequence[Callable[[], Any]], runs: int) -> list[list[float]]:
+    """Milliseconds of each function by run; each run calls all of them."""
+    taken: list[list[float]] = []
+    for _ in range(runs):
+        times = []
+        for function in functions:
+            start = time.perf_counter()
+            function()
+            times.append(1e3 * (time.perf_counter() - start))
+        taken.append(times)
+    return taken
+
+
+def time_op(function: Callable[..., Any], *args: Any, pairs: int = PAIRS) -> tuple[float, float]:
+    """Milliseconds of a call of `xpcap.ops` with its fast version and by the plain equations."""
+
+    def plain() -> None:
+        with ops.plain_only():
+            function(*args)
+
+    fast, slow = np.median(in_turn((lambda: function(*args), plain), pairs), axis=0)
+    return float(fast), float(slow)
+
+
+def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
+    """Milliseconds with and without the fast version, by operation, at sizes of training."""
+    rng = np.random.default_rng(0)
+    words = 1 / np.arange(1, 351)
+    rows = rng.standard_normal((1500, 2048)).astype("f4")
+    ids = rng.choice(350, 1500, p=words / words.sum())
+    scores, weights = rng.standard_normal((1500, 1004)).astype("f4"), np.ones(1500, "f4")
+    w, dw, m, v = rng.standard_normal((4, 5_300_000)).astype("f4")
+    a, r, c = rng.standard_normal((3, 128, 2048)).astype("f4")
+    c, Wh = c[:, :512].copy(), rows[:512]
+    gates, halves = ops.lstm_gates(a, r, c), [slice(0, 64), slice(64, 128)]
+
+    def step(half: slice) -> None:
+        for _ in range(16):
+            ops.lstm_gates(a[half], r[half], c[half], ops.Gates(*(x[half] for x in gates)))
+
+    def back(half: slice) -> None:
+        for _ in range(16):
+            ops.times_transpose(a[half], Wh, c[half], fresh(c))
+
+    calls: dict[str, tuple[Any, ...]] = {
+        "segment_sum": (ops.segment_sum, rows, ops.segments(ids, 350)),
+        "global_norm": (ops.global_norm, w),
+        "clip_by_norm": (ops.clip_by_norm, dw, 5.0),
+        "adam_update": (ops.adam_update, w, dw, m, v * v, 1e-3, 0.9, 0.999, 1e-8),
+        "softmax_loss": (ops.softmax_loss, scores, ids, weights, scores.copy()),
+        "gather": (ops.gather, rows[:350], ids, rows.copy()),
+        "lstm_gates, 16 times": (parallel_map, step, halves),
+        "times_transpose, 16 times": (parallel_map, back, halves),
+    }
+    return {name: time_op(*call, pairs=pairs) for name, call in calls.items()}
+
+
+def layer_times(runs: int = RUNS) -> dict[tuple[int, ...], list[float]]:
+    """The least milliseconds forward, textbook forward, backward, textbook backward, by size."""
+    rng = np.random.default_rng(0)
+    found: dict[tuple[int, ...], list[float]] = {}
+    for N, T, W, H in SIZES:
+        shapes = (N, T, W), (N, H), (W, 4 * H), (H, 4 * H), (4 * H,)
+        inputs = [(rng.standard_normal(shape) / 8).astype("f4") for shape in shapes]
+        dh = rng.standard_normal((N, T, H)).astype("f4")
+        found[N, T, W, H] = _least_of_layers(inputs, dh, runs)
+    return found
+
+
+def _least_of_layers(inputs: Sequence[Any], dh: Any, runs: int) -> list[float]:
+    """Those of one size."""
+    (_, cache), (_, caches) = layers.lstm_forward(*inputs), textbook.lstm_forward(*inputs)
+    forward = lambda: layers.lstm_forward(*inputs), lambda: textbook.lstm_forward(*inputs)
+    backward = lambda: layers.lstm_backward(dh, cache), lambda: textbook.lstm_backward(dh, caches)
+    return [float(t) for pair in (forward, backward) for t in np.min(in_turn(pair, runs), axis=0)]
+
+
+def main() -> None:
+    for name, (fast, plain) in op_times().items():
+        print(f"{name}: {fast:.2f} ms, plain {plain:.2f} ms")
+    for (N, T, W, H), (forward, by_loop, backward, back) in layer_times().items():
+        print(
+            f"N {N}, T {T}, W {W}, H {H}: forward {forward:.2f} ms, textbook {by_loop:.2f};"
+            f" backward {backward:.2f} ms, textbook {back:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
