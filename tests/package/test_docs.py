@@ -494,19 +494,16 @@ def test_paragraphs_have_at_most_sixty_words(name: str) -> None:
     assert facts.long_paragraphs((ROOT / name).read_text(encoding="utf-8")) == []
 
 
-@written
 @pytest.mark.parametrize("name", BUDGETS)
 def test_columns_have_a_heading_and_pictures_a_description(name: str) -> None:
     assert facts.unnamed((ROOT / name).read_text(encoding="utf-8")) == []
 
 
-@written
 @pytest.mark.parametrize("name", BUDGETS)
 def test_pages_say_it_as_to_a_colleague(name: str) -> None:
     assert facts.banned((ROOT / name).read_text(encoding="utf-8")) == []
 
 
-@written
 @pytest.mark.parametrize("command", main.commands)
 def test_help_says_it_as_to_a_colleague(command: str) -> None:
     assert facts.banned(facts.help_texts()[command]) == []
