@@ -54,10 +54,11 @@ class TrainOptions:
     wordvec : int
         W, size of a word vector.
     epochs : int
-        Passes over the training captions, in self-critical training over the X.
+        Passes over the training captions, in self-critical training over the training pictures. 0:
+        chosen by the number of captions.
     score_epochs : int or None
-        Epochs of self-critical training that follow, from the best parameters. 0: none. None: chosen
-        by the number of captions.
+        Epochs of self-critical training that follow, from the best parameters. 0: none. None:
+        chosen by the number of captions.
     batch_size : int or None
         N, captions in a batch; in self-critical training those sampled, of batch_size // samples
         pictures. None: chosen by the number of captions.
