@@ -62,7 +62,7 @@ def tables_of_contents(index: str) -> str:
             if page not in seen:
                 group.append(page)
                 seen.add(page)
-    groups[API] = ["reference/api/xpcap", "reference/api/layers", "reference/api/optim"]
+    groups[API] = [f"reference/api/{name}" for name in ("xpcap", "layers", "optim", "checks")]
     return "\n".join(
         "\n".join(("```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```"))
         for caption, pages in groups.items()

@@ -81,7 +81,7 @@ def test_a_fault_of_a_page_fails_the_build(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs" / "_static", docs / "_static")
     shutil.copy(ROOT / "docs" / "conf.py", docs)
     (docs / "index.md").write_text("# Pages\n\n**For all.** [one](one.md)\n")
-    for name in ("xpcap", "layers", "optim"):
+    for name in ("xpcap", "layers", "optim", "checks"):
         page = docs / "reference" / "api" / f"{name}.rst"
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(f"{name}\n======\n")
