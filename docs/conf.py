@@ -44,6 +44,8 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_copy_source = False
 html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 
 def tables_of_contents(index: str) -> str:
@@ -60,7 +62,7 @@ def tables_of_contents(index: str) -> str:
             if page not in seen:
                 group.append(page)
                 seen.add(page)
-    groups[API] = ["reference/api/xpcap", "reference/api/layers", "reference/api/optim"]
+    groups[API] = [f"reference/api/{name}" for name in ("xpcap", "layers", "optim", "checks")]
     return "\n".join(
         "\n".join(("```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```"))
         for caption, pages in groups.items()

@@ -10,7 +10,16 @@ from xpcap.backend import Array, asarray, get_array_module, to_numpy
 
 
 def rel_error(x: Array, y: Array) -> float:
-    """The course's relative error, max(|x - y| / max(1e-8, |x| + |y|)), of arrays of one shape."""
+    """The course's relative error, ``max(|x - y| / max(1e-8, |x| + |y|))``.
+
+    Parameters
+    ----------
+    x, y : array, float, of one shape
+
+    Returns
+    -------
+    error : float
+    """
     a, b = to_numpy(x), to_numpy(y)
     if a.shape != b.shape:
         raise ValueError(f"rel_error: got shapes {a.shape} and {b.shape}, expected equal shapes")
@@ -41,14 +50,18 @@ def eval_numerical_gradient(
 
     Parameters
     ----------
-    f : maps x to a number; it may ignore its argument and read x itself, as closures of the course
-    x : array; use float64 for accurate slopes. Modified in place during the call, then restored
-    verbose : print each index and slope
-    h : step size
+    f : callable
+        Maps x to a number. It may ignore its argument and read x itself, as closures of the course.
+    x : array, float, any shape
+        Use float64 for accurate slopes. Modified in place during the call, then restored.
+    verbose : bool
+        Print each index and slope.
+    h : float
+        Step size.
 
     Returns
     -------
-    grad : array like x
+    grad : array, shape and dtype of x
     """
     slopes = np.zeros(x.shape, x.dtype)
     with _restored("eval_numerical_gradient", x) as (saved,):
@@ -71,10 +84,18 @@ def eval_numerical_gradient_array(
 
     Parameters
     ----------
-    f : maps x to an array in the shape of df
-    x : array; use float64 for accurate slopes. Modified in place during the call, then restored
-    df : array, float; upstream gradient
-    h : step size
+    f : callable
+        Maps x to an array in the shape of df.
+    x : array, float, any shape
+        Use float64 for accurate slopes. Modified in place during the call, then restored.
+    df : array, float
+        The upstream gradient.
+    h : float
+        Step size.
+
+    Returns
+    -------
+    grad : array, shape and dtype of x
     """
     slopes = np.zeros(x.shape, x.dtype)
     with _restored("eval_numerical_gradient_array", x) as (saved,):
@@ -100,7 +121,21 @@ def grad_check_sparse(
     num_checks: int = 10,
     h: float = 1e-5,
 ) -> None:
-    """Print relative errors of `num_checks` elements, drawn from NumPy's legacy global stream."""
+    """Print relative errors of some elements, drawn from NumPy's legacy global stream.
+
+    Parameters
+    ----------
+    f : callable
+        Maps x to a number.
+    x : array, float, any shape
+        Modified in place during the call, then restored.
+    analytic_grad : array, shape of x
+        The gradient to check.
+    num_checks : int
+        Number of elements.
+    h : float
+        Step size.
+    """
     with _restored("grad_check_sparse", x):
         for _ in range(num_checks):
             index = tuple(np.random.randint(size) for size in x.shape)
@@ -133,15 +168,23 @@ def directional_errors(
 
     Parameters
     ----------
-    f : returns the loss at the current parameters
-    params, grads : mappings with the same keys; params are modified in place during the call, then
-        restored to the bit
-    rng : draws directions of unit length, on the host
-    h : step size along a direction
+    f : callable
+        Returns the loss at the current parameters.
+    params : mapping of str to array, float
+        Modified in place during the call, then restored to the bit.
+    grads : mapping of str to array, float
+        With the keys of `params`.
+    rng : numpy.random.Generator
+        Draws directions of unit length, on the host.
+    directions : int
+        Number of directions.
+    h : float
+        Step size along a direction.
 
     Returns
     -------
-    |numeric - analytic| / max(1e-8, |numeric| + |analytic|) for each direction
+    errors : list of float
+        ``|numeric - analytic| / max(1e-8, |numeric| + |analytic|)`` for each direction.
     """
     errors = []
     with _restored("directional_errors", *params.values()) as values:

@@ -7,8 +7,10 @@ import types
 from collections.abc import Iterator
 
 import xpcap
-from xpcap import layers, optim
+from xpcap import gradcheck, layers, optim
+from xpcap.grading import Result, grade
 from xpcap.runs import PictureCaptioner
+from xpcap.verify import verify
 
 SECTION = re.compile(r"^(\w+)\n-{3,}\n", re.MULTILINE)
 ENTRY = re.compile(r"^\S.*$", re.MULTILINE)
@@ -16,15 +18,21 @@ NAMED = ("Parameters", "Returns", "Yields", "Attributes")
 
 
 def public() -> Iterator[tuple[str, object]]:
-    """What `xpcap.__all__` names, the functions of layers and optim, and their methods."""
+    """What `xpcap.__all__` names, the functions of layers, optim and checks, and their methods."""
     objects = {name: getattr(xpcap, name) for name in xpcap.__all__}
     objects |= {f"layers.{name}": getattr(layers, name) for name in layers.__all__}
+    for module in (optim, gradcheck):
+        objects |= {
+            f"{module.__name__.removeprefix('xpcap.')}.{name}": one
+            for name, one in vars(module).items()
+            if getattr(one, "__module__", "") == module.__name__ and not name.startswith("_")
+        }
     objects |= {
-        f"optim.{name}": one
-        for name, one in vars(optim).items()
-        if getattr(one, "__module__", "") == optim.__name__ and not name.startswith("_")
+        "runs.PictureCaptioner": PictureCaptioner,
+        "verify": verify,
+        "grade": grade,
+        "Result": Result,
     }
-    objects["runs.PictureCaptioner"] = PictureCaptioner
     for name, one in objects.items():
         defined = getattr(one, "__module__", "")
         if inspect.isfunction(one) or (inspect.isclass(one) and not defined.endswith("recurrent")):

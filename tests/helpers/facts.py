@@ -293,6 +293,16 @@ def long_paragraphs(text: str, most: int = 60) -> list[str]:
     ]
 
 
+def unnamed(text: str) -> list[str]:
+    """Columns of tables without a heading, and pictures without a description: a screen reader has
+    nothing to read out.
+    """
+    text = FENCE.sub("", text)
+    heads = re.findall(r"^(\|.*\|)\n\|[ :|-]+\|$", text, re.MULTILINE)
+    empty = [head for head in heads if any(not cell.strip() for cell in head[1:-1].split("|"))]
+    return [*empty, *re.findall(r"!\[\s*\]\([^)]*\)", text)]
+
+
 def help_texts() -> dict[str, str]:
     """What --help prints of each command."""
     texts = {}

@@ -494,13 +494,16 @@ def test_paragraphs_have_at_most_sixty_words(name: str) -> None:
     assert facts.long_paragraphs((ROOT / name).read_text(encoding="utf-8")) == []
 
 
-@written
+@pytest.mark.parametrize("name", BUDGETS)
+def test_columns_have_a_heading_and_pictures_a_description(name: str) -> None:
+    assert facts.unnamed((ROOT / name).read_text(encoding="utf-8")) == []
+
+
 @pytest.mark.parametrize("name", BUDGETS)
 def test_pages_say_it_as_to_a_colleague(name: str) -> None:
     assert facts.banned((ROOT / name).read_text(encoding="utf-8")) == []
 
 
-@written
 @pytest.mark.parametrize("command", main.commands)
 def test_help_says_it_as_to_a_colleague(command: str) -> None:
     assert facts.banned(facts.help_texts()[command]) == []
@@ -546,6 +549,8 @@ PLANTED = {
     ),
     "an old word": (facts.banned, "A run\nbeside another, `beside`, is trained anew.", "next to"),
     "captions that talk": (facts.banned, "The captions say little.", "the verb"),
+    "a column without a heading": (facts.unnamed, "| | name |\n|---|---|\n| x | y |", "| | name"),
+    "a picture without a description": (facts.unnamed, "See ![](images/x.png).", "images/x.png"),
     "a long paragraph": (facts.long_paragraphs, "# Title\n\n" + "word " * 61, "61 words"),
 }
 
@@ -572,6 +577,7 @@ def test_a_planted_fault_is_found(plant: str) -> None:
         ),
         (facts.defaults_in_prose, "`--min-count`: 5 by default, 2 below 4,000 captions."),
         (facts.banned, "It stays; `goes on` in code does not count."),
+        (facts.unnamed, "| a | b |\n|---|:-:|\n| | y |\n\n![A curve](images/x.png)"),
         (facts.long_paragraphs, "word " * 60 + "\n\n| " + "cell " * 70),
     ],
 )

@@ -1,6 +1,7 @@
 """The site of docs/ and of the docstrings builds without a warning, and holds all of them."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,10 +78,10 @@ def test_mathematics_code_and_links_out_of_the_docs_are_read(site: Path) -> None
 
 def test_a_fault_of_a_page_fails_the_build(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
-    docs.mkdir()
-    (docs / "conf.py").write_text((ROOT / "docs" / "conf.py").read_text(encoding="utf-8"))
+    shutil.copytree(ROOT / "docs" / "_static", docs / "_static")
+    shutil.copy(ROOT / "docs" / "conf.py", docs)
     (docs / "index.md").write_text("# Pages\n\n**For all.** [one](one.md)\n")
-    for name in ("xpcap", "layers", "optim"):
+    for name in ("xpcap", "layers", "optim", "checks"):
         page = docs / "reference" / "api" / f"{name}.rst"
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(f"{name}\n======\n")

@@ -49,19 +49,28 @@ def grade(
 
     Parameters
     ----------
-    submission : a file such as rnn_layers.py, a folder such as cs231n/, or a module's dotted name
-    only : patterns of function names, as in a shell; none: all
-    seconds, memory : limits of each call, and of the process, in GB
-    on_result : called with each result when it is there
+    submission : str or Path
+        A file such as rnn_layers.py, a folder such as cs231n/, or a module's dotted name.
+    only : sequence of str
+        Patterns of function names, as in a shell. None: all.
+    seconds : float
+        Limit of each call.
+    memory : float
+        Limit of the process, in GB.
+    on_result : callable or None
+        Called with each result when it is there.
 
     Returns
     -------
-    list of Result : one a function; a second one where two mistakes were found
+    results : list of Result
+        One for each function; a second one for a function with two mistakes.
 
     Raises
     ------
-    DataError : no such file or module, or nothing of the course in it. OptionError : no function
-        has a name of `only`.
+    DataError
+        No such file or module, or nothing of the course in it.
+    OptionError
+        No function has a name of `only`.
     """
     results: list[Result] = []
     with Submission(submission, seconds=seconds, memory=memory) as brought:

@@ -28,14 +28,20 @@ FACTORS += [(2.0, "added twice", "2"), (0.5, "wrong factor", "1 / 2")]
 class Result(NamedTuple):
     """Finding of one function.
 
-    Attributes
+    Parameters
     ----------
-    function : name in the course's files, such as "lstm_step_backward", "CaptioningRNN.loss (lstm)"
-    passed : right; a function that passes may still have a remark in `kind` and `advice`
-    where : outputs, gate and time steps that are wrong, or the line that raised; "" for nowhere
-    kind : kind of mistake, such as "missing derivative of tanh"; "" for none
-    advice : one sentence, and the page and line of the derivation
-    error : max |got - wanted| / max |wanted| of the worst output; None where nothing was compared
+    function : str
+        Name in the course's files, such as "lstm_step_backward", "CaptioningRNN.loss (lstm)".
+    passed : bool
+        True if the function is right. It may still have a remark in `kind` and `advice`.
+    where : str
+        Outputs, gate and time steps that are wrong, or the line that raised. "" for nowhere.
+    kind : str
+        Kind of mistake, such as "missing derivative of tanh". "" for none.
+    advice : str
+        One sentence, and the page and line of the derivation.
+    error : float or None
+        ``max |got - wanted| / max |wanted|`` of the worst output. None if nothing was compared.
     """
 
     function: str

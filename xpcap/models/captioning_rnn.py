@@ -289,7 +289,7 @@ class CaptioningRNN(Captioner):
             Number of the training step, which decides the dropout masks of a batch. None: one more
             than in the last call, 0 in the first.
         smoothing : float
-            Probability, in [0, 1), that a target gives up to all words alike.
+            Probability, in [0, 1), that a target gives up to all words in equal parts.
         shard : array (n,), int, or None
             Indices of some of the captions, distinct. Loss and gradients are then the shard's: with
             the same `step`, the shards of several processes add up to those of one, dropout

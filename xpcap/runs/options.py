@@ -30,6 +30,8 @@ from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 class TrainOptions:
     """The options of `train`, with their defaults; those of generated pictures are in GENERATED.
 
+    `suited_to` chooses what depends on the number of captions; ``xpcap train --help`` lists it.
+
     Parameters
     ----------
     data : str, Path or None
@@ -53,27 +55,27 @@ class TrainOptions:
         W, size of a word vector.
     epochs : int
         Passes over the training captions, in self-critical training over the training pictures. 0:
-        see `suited_to`.
+        chosen by the number of captions.
     score_epochs : int or None
-        Epochs of self-critical training that follow, from the best parameters. 0: none. None: see
-        `suited_to`.
+        Epochs of self-critical training that follow, from the best parameters. 0: none. None:
+        chosen by the number of captions.
     batch_size : int or None
         N, captions in a batch; in self-critical training those sampled, of batch_size // samples
-        pictures. None: see `suited_to`.
+        pictures. None: chosen by the number of captions.
     lr : float
         Adam's learning rate in the first epoch.
     lr_decay : float or "linear"
         Factor on the learning rate after each epoch; "linear": a linear fall to zero.
     select : str or None
-        Criterion of the best epoch: "loss", "cider" or "last"; see CaptioningSolver. None: see
-        `suited_to`.
+        Criterion of the best epoch: "loss", "cider" or "last"; see CaptioningSolver. None:
+        chosen by the number of captions.
     clip : float
         Largest global norm of a gradient. 0: no clipping.
     dropout : float
         Share of features, word vectors and hidden units dropped, in [0, 1).
     smoothing : float or None
-        Share of the target probability spread evenly over all words, in [0, 1). None: see
-        `suited_to`.
+        Share of the target probability spread evenly over all words, in [0, 1). None:
+        chosen by the number of captions.
     inject : str
         Entry of the image, a name in xpcap.models.config.INJECT; "attention" and
         "attention+every-step" need a data set of grids.

@@ -25,15 +25,18 @@ def verify(
 
     Parameters
     ----------
-    layers : module, or any object, with the functions of the course's ``rnn_layers``; attention is
-        checked where it has that as well
-    optim : with those of its ``optim``
-    captioner : a class like its ``CaptioningRNN``
+    layers : module or object
+        With the functions of the course's ``rnn_layers``; attention is checked if it has that too.
+    optim : module or object
+        With the functions of the course's ``optim``.
+    captioner : type
+        A class like the course's ``CaptioningRNN``.
 
     Yields
     ------
-    Row : one a comparison. On CuPy our own captioner also trains beside NumPy's, and beside itself:
-        see xpcap.verify.lockstep
+    row : Row
+        One for each comparison. On CuPy our own captioner also trains in lock-step with NumPy's:
+        see xpcap.verify.lockstep.
 
     Notes
     -----
