@@ -282,7 +282,8 @@ def banned(text: str) -> list[str]:
 
 def long_paragraphs(text: str, most: int = 60) -> list[str]:
     """Beginnings of paragraphs with more words than `most`; tables, lists and headings are none."""
-    blocks = re.split(r"\n\s*\n", FENCE.sub("\n", text))
+    text = re.sub(r"\$[^$\n]+\$", "x", FENCE.sub("\n", text))  # a formula is read as one word
+    blocks = re.split(r"\n\s*\n", text)
     paragraphs = [
         block for block in blocks if not re.match(r"\s*(?:[|#>*-] |    |\d+\. |!\[)", block)
     ]
