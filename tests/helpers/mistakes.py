@@ -372,9 +372,9 @@ MISTAKES = [
     KernelMistake(
         "past-the-end",
         "a kernel takes one row too many, the last time beyond the array",
-        "segment_sum",
-        r"(\w+) < end",
-        r"\1 <= end",
+        "sum_of",
+        r"j < to",
+        "j <= to",
         kernel("segment_sum"),
     ),
     KernelMistake(
@@ -748,8 +748,8 @@ MISTAKES = [
         "grid-turned",
         "the axes of a grid are swapped",
         "segment_sum",
-        "$count, blocks($C)",
-        "(blocks($C), $count)",
+        "$count, -(-$C // SEGMENT_COLUMNS)",
+        "(-(-$C // SEGMENT_COLUMNS), $count)",
         kernel("segment_sum"),
     ),
     Mistake(
@@ -853,6 +853,22 @@ MISTAKES = [
         "",
         kernel("softmax_loss"),
         nth=2,
+    ),
+    KernelMistake(
+        "part-forgotten",
+        "a word that occurs often lacks the last part of its rows",
+        "segment_sum",
+        r"p < PARTS",
+        "p < PARTS - 1",
+        kernel("segment_sum"),
+    ),
+    KernelMistake(
+        "lines-forgotten",
+        "the sum of a column lacks half of its rows",
+        "column_sum",
+        r"half >= COLUMNS",
+        "half > COLUMNS",
+        kernel("column_sum"),
     ),
     KernelMistake(
         "barrier-before-the-tree",

@@ -21,6 +21,8 @@ TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
 ATTENTION = ("attend_step", "attend_step_backward", "attention_sum")
 BARRIERS = (
     "softmax_loss",
+    "segment_sum",
+    "column_sum",
     "weighted_sum",
     "squares",
     "root",
@@ -108,6 +110,7 @@ def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(
     [
         "softmax_loss",
         "segment_sum",
+        "column_sum",
         "squares",
         "root",
         "lstm_step",
@@ -389,6 +392,9 @@ PLANTS = [
         r"out\[\(long long\)k \* C",
         "out[0LL * C",
     ),
+    Plant("segment_sum", "no barrier before the parts are added", BARRIER, "", 0, -1),
+    Plant("column_sum", "no barrier before the lines meet", BARRIER, "", 0),
+    Plant("column_sum", "no barrier within the tree", BARRIER, "", 1),
     Plant(
         "sequence_sum",
         "all sequences in the first one's place",

@@ -35,6 +35,7 @@ NORM_BLOCKS = 256
 FUSED = 128
 # Units of a block in lstm_step.cu; its threads divided by them are its rows
 FORWARD_UNITS, BACKWARD_UNITS = 8, 16
+SEGMENT_COLUMNS, SUM_COLUMNS = 64, 8  # of a block in segment_sum.cu and column_sum.cu
 REGIONS = 1024  # regions of a picture, at most, as in attention.cu
 SLAB = 16  # regions for a thread of attention_sum
 
@@ -210,7 +211,14 @@ def scatter(
 def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
     count, C = out.shape
     args = rows, groups.order, groups.starts, out, i32(C)
-    launch("segment_sum", "segment_sum", rows, (count, blocks(C)), *args)
+    launch("segment_sum", "segment_sum", rows, (count, -(-C // SEGMENT_COLUMNS)), *args)
+    return out
+
+
+@cuda_kernel(equations.column_sum, fits=are_reals)
+def column_sum(x: Array, out: Array) -> Array:
+    R, C = x.shape
+    launch("column_sum", "column_sum", x, -(-C // SUM_COLUMNS), x, out, i32(R), i32(C))
     return out
 
 

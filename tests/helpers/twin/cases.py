@@ -370,11 +370,17 @@ def segment_sum(draw: Draw, R: int, C: int, K: int, first: int = 0) -> Case:
     np.add.at(wanted, ids, wide(rows))
     return Case(
         "segment_sum",
-        (K, draw.blocks(C)),
+        (K, -(-C // (draw.threads // 4))),
         draw.threads,
         [rows, guarded(order), guarded(starts), draw.poison(K, C), np.int32(C)],
         {3: wanted},
     )
+
+
+def column_sum(draw: Draw, R: int, C: int) -> Case:
+    x = draw.normal(R, C)
+    args = [x, draw.poison(C), *ints(R, C)]
+    return Case("column_sum", (-(-C // 8),), draw.threads, args, {1: wide(x).sum(axis=0)})
 
 
 def squares(draw: Draw, n: int) -> Case:
@@ -815,7 +821,16 @@ CASES = {
             {"R": 5, "C": 7, "K": 4, "first": 3},
             {"R": 40, "C": 255, "K": 60},
             {"R": 200, "C": 33, "K": 31, "first": 5},
+            {"R": 33, "C": 65, "K": 1},
             {"R": 90, "C": 512, "K": 2},
+        ],
+    ),
+    "column_sum": Kernel(
+        "column_sum.cu",
+        column_sum,
+        [
+            {"R": R, "C": C}
+            for R, C in ((70, 19), (1, 1), (3, 8), (31, 7), (32, 9), (700, 33), (257, 40))
         ],
     ),
     "sequence_sum": Kernel(
