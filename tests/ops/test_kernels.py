@@ -56,10 +56,18 @@ def softmax_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, .
     ]
 
 
-def segment_sum_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def segment_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     ids = np.abs(draw(200) * 10).astype(np.int32) % 30
     ids[ids == 12] = 13  # one id without a row, and a last one
-    return draw(200, 33), ops.segments(ids, 31), draw(31, 33)
+    often = np.where(np.arange(200) % 3, ids, 7)
+    return [
+        (draw(200, C), ops.segments(words, 31), draw(31, C))
+        for words, C in ((ids, 33), (often, 70))
+    ]
+
+
+def column_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(draw(rows, C), draw(C)) for rows, C in ((301, 37), (3, 8))]
 
 
 def gather_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
@@ -372,6 +380,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "word_loss": word_loss_arguments,
     "times_transpose": times_transpose_arguments,
     "segment_sum": segment_sum_arguments,
+    "column_sum": column_sum_arguments,
     "drop": drop_arguments,
     "adam_update": adam_update_arguments,
     "global_norm": global_norm_arguments,

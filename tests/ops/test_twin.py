@@ -21,6 +21,8 @@ TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
 ATTENTION = ("attend_step", "attend_step_backward", "attention_sum")
 BARRIERS = (
     "softmax_loss",
+    "segment_sum",
+    "column_sum",
     "weighted_sum",
     "squares",
     "root",
@@ -108,6 +110,7 @@ def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(
     [
         "softmax_loss",
         "segment_sum",
+        "column_sum",
         "squares",
         "root",
         "lstm_step",
@@ -163,8 +166,7 @@ def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(re
         bias,
         targets,
         bias,
-        np.float64(1),
-        np.float64(0),
+        *Draw(real).reals(1, 1, 0),
         got_nll,
         got,
         np.int32(0),
@@ -191,8 +193,7 @@ def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(
         one,
         np.array([target], np.int32),
         one,
-        np.float64(1),
-        np.float64(0),
+        *Draw(real).reals(1, 1, 0),
         nll,
         got,
         *ints(1, 0, 4),
@@ -241,7 +242,7 @@ def test_twin_clip_follows_the_norm_wherever_it_goes(real: str, norm: float) -> 
         wanted = x * (5.0 / np.maximum(norm_array, 5.0))
     partial, found = np.zeros(256), np.zeros(1, REALS[real])
     partial[7] = norm * norm
-    launch("clip", real, 256, x, partial, found, np.float64(5), np.int64(len(x)))
+    launch("clip", real, 256, x, partial, found, *Draw(real).reals(5), np.int64(len(x)))
     np.testing.assert_allclose(x, wanted, rtol=TOLERANCE[real])
     np.testing.assert_allclose(found[0], norm_array, rtol=TOLERANCE[real])
 
@@ -299,7 +300,7 @@ def test_twin_record_step_notes_what_is_not_finite_for_good(
 @pytest.mark.parametrize("real", REALS)
 def test_twin_dropped_units_are_zero_whatever_they_were(real: str) -> None:
     x, mask = np.array([np.nan, np.inf, 2, 3], REALS[real]), np.array([False, False, False, True])
-    launch("dropout", real, 1, x, mask, x, np.float64(0.5), np.int64(4))
+    launch("dropout", real, 1, x, mask, x, *Draw(real).reals(2), np.int64(4))
     np.testing.assert_array_equal(x, [0, 0, 0, 6])
 
 
@@ -315,7 +316,7 @@ def test_twin_adam_leaves_what_has_no_gradient(real: str) -> None:
         zero,
         m,
         v,
-        *map(np.float64, (1e-3, 0.9, 0.999, 1e-8)),
+        *Draw(real).reals(1e-3, 0.9, 0.1, 0.999, 0.001, 1e-8),
         np.int64(2),
     )
     np.testing.assert_array_equal([w, m, v], [[1.25, -3], [0, 0], [0, 0]])
@@ -391,6 +392,9 @@ PLANTS = [
         r"out\[\(long long\)k \* C",
         "out[0LL * C",
     ),
+    Plant("segment_sum", "no barrier before the parts are added", BARRIER, "", 0, -1),
+    Plant("column_sum", "no barrier before the lines meet", BARRIER, "", 0),
+    Plant("column_sum", "no barrier within the tree", BARRIER, "", 1),
     Plant(
         "sequence_sum",
         "all sequences in the first one's place",
@@ -618,8 +622,9 @@ def test_twin_reads_what_a_kernel_takes() -> None:
         ("bias", "real", True, True),
         ("targets", "int", True, True),
         ("scale", "real", True, True),
-        ("same", "double", False, False),
-        ("smoothing", "double", False, False),
+        ("same", "real", False, False),
+        ("kept", "real", False, False),
+        ("rest", "real", False, False),
         ("nll", "real", True, False),
         ("dscores", "real", True, False),
         ("biased", "int", False, False),
@@ -663,8 +668,8 @@ def test_twin_finds_barriers_behind_calls() -> None:
     (0, np.zeros(4), "array of float32"),
     (0, np.zeros((4, 2), np.float32)[:, 0], "contiguous"),
     (1, np.zeros(4, np.int64), "array of uint8"),
-    (3, 0.5, "a NumPy scalar of float64"),
-    (3, np.float32(0.5), "a NumPy scalar of float64"),
+    (3, 0.5, "a NumPy scalar of float32"),
+    (3, np.float64(0.5), "a NumPy scalar of float32"),
     (4, np.int32(4), "a NumPy scalar of int64"),
     (4, 4, "a NumPy scalar of int64"),
 ])  # fmt: skip
@@ -673,21 +678,21 @@ def test_twin_refuses_arguments_of_another_type(number: int, wrong: Any, error: 
         np.zeros(4, np.float32),
         np.ones(4, bool),
         np.zeros(4, np.float32),
-        np.float64(0.5),
+        np.float32(0.5),
         np.int64(4),
     ]
     launch("dropout", "float", 1, *args)
     args[number] = wrong
     with pytest.raises((TypeError, ValueError), match=error):
         launch("dropout", "float", 1, *args)
-    with pytest.raises(TypeError, match="expected 5: x, mask, out, keep, n"):
+    with pytest.raises(TypeError, match="expected 5: x, mask, out, scale, n"):
         launch("dropout", "float", 1, *args[:4])
 
 
 def test_twin_refuses_read_only_outputs_and_launches_that_a_card_refuses() -> None:
     x = np.zeros(4, np.float32)
     x.flags.writeable = False
-    args = [x, np.ones(4, bool), x.copy(), np.float64(0.5), np.int64(4)]
+    args = [x, np.ones(4, bool), x.copy(), np.float32(0.5), np.int64(4)]
     launch("dropout", "float", 1, *args)
     with pytest.raises(ValueError, match="writable"):
         launch("dropout", "float", 1, *args[:2], x, *args[3:])

@@ -18,6 +18,7 @@ from xpcap.models.parameters import Parameters
 from xpcap.ops import (
     PackedSequences,
     add_product,
+    column_sum,
     gather,
     gather_plus,
     gather_plus_image,
@@ -162,7 +163,7 @@ def backward(
     # Rows of one word share its projection, so their gradients add up before the products.
     out = buffer("dwords", (len(vectors), da.shape[1]))
     dwords = segment_sum(da, packed.inputs, out=out)  # (K, G)
-    dwords.sum(axis=0, out=grads[bias])
+    column_sum(dwords, out=grads[bias])
 
     def weights_and_image() -> None:
         image_backward(config, params, da, dstate0, packed.rows, image, grads, buffer)
@@ -244,7 +245,7 @@ def image_backward(
         dA, _ = attention.gradients(da, dh0, rows, grads["Wattn"])
         dprojected = dA.reshape(len(x), config.hidden)
     product(x.T, dprojected, out=grads["W_proj"])
-    dprojected.sum(axis=0, out=grads["b_proj"])
+    column_sum(dprojected, out=grads["b_proj"])
 
 
 # ---- Scores

@@ -21,6 +21,7 @@ from xpcap.ops.equations import (
     adam_update,
     add_product,
     clip_by_norm,
+    column_sum,
     drop,
     gather,
     gather_plus,

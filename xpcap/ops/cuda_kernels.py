@@ -23,6 +23,7 @@ from xpcap.ops.launch import (
     i32,
     kernel,
     launch,
+    real,
 )
 from xpcap.ops.recurrent import Gates, PackedSequences, Step, TakeStep
 
@@ -34,6 +35,7 @@ NORM_BLOCKS = 256
 FUSED = 128
 # Units of a block in lstm_step.cu; its threads divided by them are its rows
 FORWARD_UNITS, BACKWARD_UNITS = 8, 16
+SEGMENT_COLUMNS, SUM_COLUMNS = 64, 8  # of a block in segment_sum.cu and column_sum.cu
 REGIONS = 1024  # regions of a picture, at most, as in attention.cu
 SLAB = 16  # regions for a thread of attention_sum
 
@@ -41,11 +43,11 @@ SLAB = 16  # regions for a thread of attention_sum
 # ---- Losses
 
 
-def _scale(scale: Array | float, like: Array) -> tuple[Array, np.float64, np.int32]:
+def _scale(scale: Array | float, like: Array) -> tuple[Array, np.floating, np.int32]:
     """Scale for a kernel: an array, a number, and 1 to read the array, which else is any."""
     if isinstance(scale, float):
-        return like, np.float64(scale), i32(0)
-    return scale, np.float64(0), i32(1)
+        return like, real(scale, like), i32(0)
+    return scale, real(0, like), i32(1)
 
 
 def _fits_scale(scale: Array | float, x: Array) -> bool:
@@ -77,7 +79,8 @@ def _softmax_loss(
     """Loss nll and gradient of softmax(scores + bias), written to nll and out."""
     (R, V), (array, number, each) = scores.shape, _scale(scale, nll)
     b, biased = (scores, i32(0)) if bias is None else (bias, i32(1))
-    args = scores, b, targets, array, number, np.float64(smoothing), nll, out, biased, each, i32(V)
+    mix = real(1 - smoothing, nll), real(smoothing / V, nll)
+    args = scores, b, targets, array, number, *mix, nll, out, biased, each, i32(V)
     launch("softmax_loss", "softmax_loss", scores, R, *args)
 
 
@@ -146,13 +149,13 @@ def gather(
     table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
 ) -> Array:
     size, grid = (i32(out.size), i32(out.shape[1])), blocks(out.size)
-    share = np.float64(keep)
+    scale = real(1 / keep, out)
     if rows is None:
-        launch("dropout", "dropout", out, grid, table, mask, out, share, np.int64(out.size))
+        launch("dropout", "dropout", out, grid, table, mask, out, scale, np.int64(out.size))
     elif mask is None:
         launch("gather", "gather", out, grid, table, rows, out, *size)
     else:
-        launch("gather", "gather_drop", out, grid, table, rows, mask, out, share, *size)
+        launch("gather", "gather_drop", out, grid, table, rows, mask, out, scale, *size)
     return out
 
 
@@ -194,7 +197,7 @@ def scatter(
     if mask is None:
         launch("gather", "scatter", x, blocks(out.size), x, rows, out, *size)
     else:
-        args = x, rows, mask, out, np.float64(keep), *size
+        args = x, rows, mask, out, real(1 / keep, x), *size
         launch("gather", "scatter_drop", x, blocks(out.size), *args)
     return out
 
@@ -208,7 +211,14 @@ def scatter(
 def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
     count, C = out.shape
     args = rows, groups.order, groups.starts, out, i32(C)
-    launch("segment_sum", "segment_sum", rows, (count, blocks(C)), *args)
+    launch("segment_sum", "segment_sum", rows, (count, -(-C // SEGMENT_COLUMNS)), *args)
+    return out
+
+
+@cuda_kernel(equations.column_sum, fits=are_reals)
+def column_sum(x: Array, out: Array) -> Array:
+    R, C = x.shape
+    launch("column_sum", "column_sum", x, -(-C // SUM_COLUMNS), x, out, i32(R), i32(C))
     return out
 
 
@@ -229,7 +239,7 @@ def sequence_sum(x: Array, rows: PackedSequences, out: Array) -> Array:
 @cuda_kernel(equations.drop, fits=lambda x, mask, keep: are_reals(x) and _is_mask(mask, x))
 def drop(x: Array, mask: Array, keep: float) -> Array:
     out = get_array_module(x).empty_like(x)
-    args = x, mask, out, np.float64(keep), np.int64(x.size)
+    args = x, mask, out, real(1 / keep, x), np.int64(x.size)
     launch("dropout", "dropout", x, blocks(x.size), *args)
     return out
 
@@ -283,7 +293,7 @@ def global_norm(x: Array, buffer: Buffer) -> Array:
 @cuda_kernel(equations.clip_by_norm, fits=lambda x, most: are_reals(x))
 def clip_by_norm(x: Array, most: float, buffer: Buffer) -> Array:
     partial, norm = _squares(x, buffer)
-    launch("norm", "clip", x, NORM_BLOCKS, x, partial, norm, np.float64(most), np.int64(x.size))
+    launch("norm", "clip", x, NORM_BLOCKS, x, partial, norm, real(most, x), np.int64(x.size))
     return norm
 
 
@@ -298,8 +308,9 @@ def adam_update(
     beta2: float,
     epsilon: float,
 ) -> None:
-    numbers = map(np.float64, (alpha, beta1, beta2, epsilon))
-    launch("adam", "adam_update", w, blocks(w.size), w, dw, m, v, *numbers, np.int64(w.size))
+    numbers = (alpha, beta1, 1 - beta1, beta2, 1 - beta2, epsilon)
+    scalars = (real(number, w) for number in numbers)
+    launch("adam", "adam_update", w, blocks(w.size), w, dw, m, v, *scalars, np.int64(w.size))
 
 
 @cuda_kernel(

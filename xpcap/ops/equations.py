@@ -198,6 +198,13 @@ def segment_sum(rows: Array, groups: Segments, out: Array | None = None) -> Arra
     return out
 
 
+def column_sum(x: Array, out: Array) -> Array:
+    """out (C,) = sum of the rows of x (R, C)."""
+    if fast := find(column_sum, x, out):
+        return fast(x, out)
+    return x.sum(axis=0, out=out)
+
+
 def drop(x: Array, mask: Array, keep: float) -> Array:
     """Inverted dropout: x / keep where `mask` (bool, as x) is true, else 0. Its own gradient."""
     if fast := find(drop, x, mask, keep):

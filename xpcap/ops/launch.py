@@ -27,6 +27,11 @@ Launch = Callable[[tuple[int, ...], tuple[int, ...], tuple[object, ...]], None]
 i32 = functools.lru_cache(maxsize=1 << 14)(np.int32)
 
 
+def real(number: float, like: Array) -> np.floating:
+    """A number as a kernel's `real`, for the dtype of `like`: float kernels compute nothing in double."""
+    return like.dtype.type(number)
+
+
 @functools.cache
 def _function(xp: ModuleType, device: int, file: str, name: str, real: str) -> Launch:
     """A kernel, cached for each device: a module loads on the current one."""

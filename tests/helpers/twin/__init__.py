@@ -82,7 +82,12 @@ DTYPES = {
     "float": np.float32,
     "unsigned char": np.uint8,
 }
-SLOTS = {"int": "i4x", "long long": "q", "double": "d"}  # of scalars, eight bytes each
+SLOTS = {
+    "int": "i4x",
+    "long long": "q",
+    "float": "f4x",
+    "double": "d",
+}  # of scalars, eight bytes each
 
 
 def files() -> list[Path]:
@@ -333,8 +338,12 @@ def _block(name: str, size: Size) -> Size:
 
 @functools.cache
 def _layout(wanted: tuple[Parameter, ...], real: str) -> tuple[str, list[np.dtype]]:
-    dtypes = [np.dtype(DTYPES[real if p.type == "real" else p.type]) for p in wanted]
-    return "<" + "".join("Q" if p.pointer else SLOTS[p.type] for p in wanted), dtypes
+    dtypes = [np.dtype(DTYPES[_c_type(p, real)]) for p in wanted]
+    return "<" + "".join("Q" if p.pointer else SLOTS[_c_type(p, real)] for p in wanted), dtypes
+
+
+def _c_type(parameter: Parameter, real: str) -> str:
+    return real if parameter.type == "real" else parameter.type
 
 
 def pack(

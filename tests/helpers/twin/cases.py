@@ -61,6 +61,10 @@ class Draw:
     def poison(self, *shape: int) -> np.ndarray:
         return guarded(np.full(shape, np.nan, self.dtype))
 
+    def reals(self, *numbers: float) -> list[np.floating]:
+        """Scalars of the real type."""
+        return [self.dtype.type(number) for number in numbers]
+
     def blocks(self, n: int) -> int:
         return -(-n // self.threads)
 
@@ -329,8 +333,7 @@ def softmax_loss(
         bias,
         targets,
         scale,
-        np.float64(0.375),
-        np.float64(smoothing),
+        *draw.reals(0.375, 1 - smoothing, smoothing / V),
         draw.poison(rows),
         out,
         *ints(biased, each, V),
@@ -340,7 +343,7 @@ def softmax_loss(
         (rows,),
         draw.threads,
         args,
-        {6: nll, 7: dscores * (wide(scale)[:, None] if each else 0.375)},
+        {7: nll, 8: dscores * (wide(scale)[:, None] if each else 0.375)},
     )
 
 
@@ -367,11 +370,17 @@ def segment_sum(draw: Draw, R: int, C: int, K: int, first: int = 0) -> Case:
     np.add.at(wanted, ids, wide(rows))
     return Case(
         "segment_sum",
-        (K, draw.blocks(C)),
+        (K, -(-C // (draw.threads // 4))),
         draw.threads,
         [rows, guarded(order), guarded(starts), draw.poison(K, C), np.int32(C)],
         {3: wanted},
     )
+
+
+def column_sum(draw: Draw, R: int, C: int) -> Case:
+    x = draw.normal(R, C)
+    args = [x, draw.poison(C), *ints(R, C)]
+    return Case("column_sum", (-(-C // 8),), draw.threads, args, {1: wide(x).sum(axis=0)})
 
 
 def squares(draw: Draw, n: int) -> Case:
@@ -403,7 +412,7 @@ def clip(draw: Draw, n: int, norm: float, most: float = 5.0) -> Case:
     x, threads = draw.normal(n), draw.threads  # as many blocks as threads
     partial = guarded(draw.rng.random(threads))
     partial *= norm * norm / partial.sum()
-    args = [x, partial, draw.poison(1), np.float64(most), np.int64(n)]
+    args = [x, partial, draw.poison(1), *draw.reals(most), np.int64(n)]
     return Case(
         "clip",
         (threads,),
@@ -416,7 +425,8 @@ def clip(draw: Draw, n: int, norm: float, most: float = 5.0) -> Case:
 def adam_update(draw: Draw, n: int) -> Case:
     w, dw, m, v = (draw.normal(n) for _ in range(4))
     v *= v
-    alpha, beta1, beta2, epsilon = numbers = 1e-3, 0.9, 0.999, 1e-8
+    alpha, beta1, beta2, epsilon = 1e-3, 0.9, 0.999, 1e-8
+    numbers = draw.reals(alpha, beta1, 1 - beta1, beta2, 1 - beta2, epsilon)
     m_new = beta1 * wide(m) + (1 - beta1) * wide(dw)
     v_new = beta2 * wide(v) + (1 - beta2) * wide(dw) ** 2
     w_new = wide(w) - alpha * m_new / (np.sqrt(v_new) + epsilon)
@@ -424,7 +434,7 @@ def adam_update(draw: Draw, n: int) -> Case:
         "adam_update",
         (draw.blocks(n),),
         draw.threads,
-        [w, dw, m, v, *map(np.float64, numbers), np.int64(n)],
+        [w, dw, m, v, *numbers, np.int64(n)],
         {0: w_new, 2: m_new, 3: v_new},
     )
 
@@ -437,7 +447,7 @@ def dropout(draw: Draw, n: int, same: str = "", keep: float = 0.7) -> Case:
         "dropout",
         (draw.blocks(n),),
         draw.threads,
-        [x, mask, out, np.float64(keep), np.int64(n)],
+        [x, mask, out, *draw.reals(1 / keep), np.int64(n)],
         {2: wanted},
     )
 
@@ -497,7 +507,7 @@ def record_step(draw: Draw, capacity: int, i: int) -> Case:
 def weighted_sum(draw: Draw, n: int, each: bool = True) -> Case:
     x, scale = draw.normal(n), draw.normal(n) if each else draw.poison(n)
     wanted = (wide(x) * (wide(scale) if each else 0.375)).sum()
-    args = [x, scale, np.float64(0.375), draw.poison(1), *ints(each, n)]
+    args = [x, scale, *draw.reals(0.375), draw.poison(1), *ints(each, n)]
     return Case("weighted_sum", (1,), draw.threads, args, {3: np.array([wanted])})
 
 
@@ -523,7 +533,7 @@ def gather_drop(draw: Draw, R: int, K: int, C: int, keep: float = 0.7) -> Case:
         guarded(draw.rng.integers(0, K, R).astype(np.int32)),
         guarded(draw.rng.random((R, C)) < keep),
     )
-    args = [table, rows, mask, draw.poison(R, C), np.float64(keep), *ints(R * C, C)]
+    args = [table, rows, mask, draw.poison(R, C), *draw.reals(1 / keep), *ints(R * C, C)]
     return Case(
         "gather_drop",
         (draw.blocks(R * C),),
@@ -672,7 +682,7 @@ def scatter_drop(draw: Draw, R: int, K: int, C: int, keep: float = 0.7) -> Case:
         np.zeros((K, C)),
     )
     wanted[rows] = wide(x) * mask / keep
-    args = [x, rows, mask, draw.poison(K, C), np.float64(keep), *ints(R, K * C, C)]
+    args = [x, rows, mask, draw.poison(K, C), *draw.reals(1 / keep), *ints(R, K * C, C)]
     return Case("scatter_drop", (draw.blocks(K * C),), draw.threads, args, {3: wanted})
 
 
@@ -811,7 +821,16 @@ CASES = {
             {"R": 5, "C": 7, "K": 4, "first": 3},
             {"R": 40, "C": 255, "K": 60},
             {"R": 200, "C": 33, "K": 31, "first": 5},
+            {"R": 33, "C": 65, "K": 1},
             {"R": 90, "C": 512, "K": 2},
+        ],
+    ),
+    "column_sum": Kernel(
+        "column_sum.cu",
+        column_sum,
+        [
+            {"R": R, "C": C}
+            for R, C in ((70, 19), (1, 1), (3, 8), (31, 7), (32, 9), (700, 33), (257, 40))
         ],
     ),
     "sequence_sum": Kernel(

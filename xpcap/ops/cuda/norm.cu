@@ -42,10 +42,10 @@ extern "C" __global__ void root(const double* partial, real* out) {
     if (threadIdx.x == 0) out[0] = length;
 }
 
-extern "C" __global__ void clip(real* x, const double* partial, real* norm, double most, long long n) {
+extern "C" __global__ void clip(real* x, const double* partial, real* norm, real most, long long n) {
     __shared__ double sums[BLOCKS];
-    const real limit = most, length = root_of(partial, sums);
-    const real factor = limit / (length <= limit ? limit : length);  // a NaN length stays NaN, as with xp.maximum
+    const real length = root_of(partial, sums);
+    const real factor = most / (length <= most ? most : length);  // a NaN length stays NaN, as with xp.maximum
     if (blockIdx.x == 0 && threadIdx.x == 0) norm[0] = length;
     if (factor == 1) return;  // usually, and then x is not even read
     for (long long k = (long long)blockIdx.x * THREADS + threadIdx.x; k < n; k += BLOCKS * THREADS) x[k] *= factor;
