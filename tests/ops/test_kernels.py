@@ -27,26 +27,6 @@ def lstm_gates_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     )
 
 
-def lstm_gates_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return (
-        draw(N, H),
-        draw(N, H),
-        draw(N, H),
-        ops.sigmoid(draw(N, 4 * H)),
-        np.tanh(draw(N, H)),
-        draw(N, H),
-        (draw(N, 4 * H), draw(N, H)),
-    )
-
-
-def rnn_cell_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(N, H), draw(N, H), draw(N, H)
-
-
-def rnn_cell_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(N, H), draw(N, H), np.tanh(draw(N, H)), draw(N, H)
-
-
 def softmax_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     scores, targets = 3 * draw(N, V), np.array([0, 3, 3, V - 1, 5], np.int32)
     return [
@@ -351,9 +331,6 @@ DRIVES |= {
 }
 ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a list of several
     "lstm_gates": lstm_gates_arguments,
-    "lstm_gates_backward": lstm_gates_backward_arguments,
-    "rnn_cell": rnn_cell_arguments,
-    "rnn_cell_backward": rnn_cell_backward_arguments,
     "softmax_loss": softmax_loss_arguments,
     "gather": gather_arguments,
     "gather_regions": gather_regions_arguments,

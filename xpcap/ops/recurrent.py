@@ -336,8 +336,6 @@ def lstm_gates_backward(
     if out is None:
         xp = get_array_module(gates, dc)
         out = xp.empty_like(gates), xp.empty_like(dc)
-    if fast := find(lstm_gates_backward, dh, dh_next, dc, gates, tanh_c, c_prev, out):
-        return fast(dh, dh_next, dc, gates, tanh_c, c_prev, out)
     i, f, o, g = split_gates(gates)
     da, dc_prev = out
     dh_all = dh + dh_next  # (n, H)
@@ -474,8 +472,6 @@ def rnn_cell(a: Array, r: Array, out: Array | None = None) -> Array:
     """Elementwise half of an RNN step: h = tanh(a + r), each (n, H). `out` may be a or r."""
     if out is None:
         out = get_array_module(a).empty_like(a)
-    if fast := find(rnn_cell, a, r, out):
-        return fast(a, r, out)
     xp = get_array_module(a, r)
     out[...] = xp.tanh(a + r)
     return out
@@ -488,8 +484,6 @@ def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = N
     """
     if out is None:
         out = get_array_module(h).empty_like(h)
-    if fast := find(rnn_cell_backward, dh, dh_next, h, out):
-        return fast(dh, dh_next, h, out)
     out[...] = (dh + dh_next) * (1 - h * h)
     return out
 

@@ -237,8 +237,12 @@ POOL, PINNED = MemoryPool(), PinnedMemoryPool()
 
 def driver() -> Module:
     """cupy.cuda.driver."""
+    from emulated.kernels import launch_kernel
+
     return Module(
-        "cuda.driver", ctxGetCurrent=lambda: 1 + EMULATOR.current if EMULATOR.has_context else 0
+        "cuda.driver",
+        ctxGetCurrent=lambda: 1 + EMULATOR.current if EMULATOR.has_context else 0,
+        launchKernel=launch_kernel,
     )
 
 

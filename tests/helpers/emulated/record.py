@@ -299,6 +299,11 @@ class Emulator(Counts):
         self._thread.stream = stream
 
     @property
+    def stream_ptr(self) -> int:
+        """The address of this thread's current stream; 0 for the null stream."""
+        return 0 if self.stream is None else self.stream.ptr
+
+    @property
     def has_context(self) -> bool:
         """Whether this thread has a context by now."""
         return hasattr(self._thread, "device")
