@@ -32,6 +32,11 @@ class Buffer:
     take : maps a full name, a shape and a dtype (None for the usual one) to an array
     send : maps a full name and a host array to that array on the buffer's device
     prefix : put in front of every name
+
+    Attributes
+    ----------
+    records : what whoever uses the buffers knows of their addresses, by keys of its own; cleared
+        when an array moves. None: each array is new
     """
 
     def __init__(
@@ -39,8 +44,9 @@ class Buffer:
         take: Callable[[str, tuple[int, ...], DTypeLike | None], Array],
         send: Callable[[str, np.ndarray], Array],
         prefix: str = "",
+        records: dict[object, Any] | None = None,
     ) -> None:
-        self._take, self._send, self._prefix = take, send, prefix
+        self._take, self._send, self._prefix, self.records = take, send, prefix, records
         self._cache: dict[str, tuple[Array, object, Any]] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
@@ -62,7 +68,7 @@ class Buffer:
 
     def scope(self, name: str) -> "Buffer":
         """The same memory under names that begin with ``name.``"""
-        return Buffer(self._take, self._send, f"{self._prefix}{name}.")
+        return Buffer(self._take, self._send, f"{self._prefix}{name}.", self.records)
 
 
 def fresh(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
@@ -115,7 +121,8 @@ class Workspace:
         self._views: dict[str, Array] = {}
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self._uploads = Uploads(self._xp)
-        self.buffer = Buffer(self._take, self._send)
+        self._records: dict[object, Any] = {}
+        self.buffer = Buffer(self._take, self._send, records=self._records)
 
     def _take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
         last = self._views.get(name)
@@ -124,6 +131,7 @@ class Workspace:
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].size < size:
             self._views.pop(name, None)
+            self._records.clear()
             self._buffers.pop(name, None)  # free the old memory before asking for more
             self._buffers[name] = self._xp.empty(size, dtype or self._dtype)
         result = self._views[name] = view(self._buffers[name], 0, shape)
@@ -133,6 +141,7 @@ class Workspace:
         """Use `flat` as the buffer of a name."""
         self._buffers[name] = flat
         self._views.pop(name, None)
+        self._records.clear()
 
     def _send(self, name: str, host: np.ndarray) -> Array:
         if self._xp is np:

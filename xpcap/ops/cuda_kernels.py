@@ -166,6 +166,12 @@ def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
     return out
 
 
+@cuda_kernel(equations.add_rows, fits=lambda x, b: are_reals(x, b) and x.size <= INT_MAX)
+def add_rows(x: Array, b: Array) -> Array:
+    launch("add_rows", "add_rows", x, blocks(x.size), x, b, x.size, b.size)
+    return x
+
+
 def _fits_image(
     table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
 ) -> bool:
@@ -319,13 +325,16 @@ def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
 # ---- Steps of the time loops: the product, by cuBLAS, and one launch
 
 
-def _fits_start(h0: Array, c0: Array | None, h: Array, c: Array) -> bool:
-    return are_reals(h0, h, c) and (c0 is None or are_reals(h0, c0))
+def _fits_start(h0: Array, c0: Array | None, h: Array, c: Array | None) -> bool:
+    return are_reals(*(x for x in (h0, c0, h, c) if x is not None))
 
 
 @cuda_kernel(recurrent.start_states, fits=_fits_start)
-def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
-    args = h0, h0 if c0 is None else c0, h, c, c0 is not None, h0.size
+def start_states(h0: Array, c0: Array | None, h: Array, c: Array | None) -> None:
+    given = c is None or c0 is not None
+    if c is None:
+        c0, c = h0, h  # then both write the same
+    args = h0, h0 if c0 is None else c0, h, c, given, h0.size
     launch("start", "start_states", h0, blocks(h0.size), *args)
 
 
@@ -442,6 +451,41 @@ def lstm_backward_steps(
 
 
 # ---- Attention
+
+
+@cuda_kernel(
+    attention.gather_regions,
+    fits=lambda table, rows, out, mask, keep: (
+        are_reals(table, out)
+        and are_indices(rows)
+        and out.size <= INT_MAX
+        and (mask is None or (mask.dtype == bool and mask.flags.c_contiguous))
+    ),
+)
+def gather_regions(
+    table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
+) -> Array:
+    _, P, D = out.shape
+    if mask is None:
+        launch("gather", "gather", out, blocks(out.size), table, rows, out, out.size, P * D)
+    else:
+        args = table, rows, mask, out, 1 / keep, out.size, P, D
+        launch("gather", "gather_regions", out, blocks(out.size), *args)
+    return out
+
+
+@cuda_kernel(attention.mean_regions, fits=are_reals)
+def mean_regions(A: Array, out: Array) -> Array:
+    _, P, H = A.shape
+    launch("attention", "mean_regions", A, blocks(out.size), A, out, out.size, P, H)
+    return out
+
+
+@cuda_kernel(attention.add_to_regions, fits=are_reals)
+def add_to_regions(dA: Array, dmean: Array) -> Array:
+    _, P, H = dA.shape
+    launch("attention", "add_to_regions", dA, blocks(dmean.size), dA, dmean, dmean.size, P, H)
+    return dA
 
 
 def _fits_attention(A: Array, *others: Array) -> bool:

@@ -349,13 +349,15 @@ def lstm_gates_backward(
     return out
 
 
-def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
-    """Put the initial states, (N, H), on top of their stacks h and c. c0 None: zeros."""
+def start_states(h0: Array, c0: Array | None, h: Array, c: Array | None) -> None:
+    """Put the initial states, (N, H), on top of their stacks h and c. c0 None: zeros. c None: no c."""
     if fast := find(start_states, h0, c0, h, c):
         fast(h0, c0, h, c)
         return
     N = len(h0)
-    h[:N], c[:N] = h0, 0 if c0 is None else c0
+    h[:N] = h0
+    if c is not None:
+        c[:N] = 0 if c0 is None else c0
 
 
 def lstm_steps(
