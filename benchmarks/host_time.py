@@ -13,7 +13,8 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from xpcap.training.objectives import CrossEntropy
 from xpcap.training.solver import CaptioningSolver
 
 SIZES = (25, 64, 128)
-STEPS, WARM_UP = 400, 20
+STEPS, WARM_UP = 400, 100  # all layouts have come by then, and are recorded
 BATCHES = 100  # the steps go round them: more than any cache of layouts holds, as in training
 KEPT = 10  # one in so many steps counts: those that lost least time to other processes
 CELL = "lstm"
@@ -56,14 +57,18 @@ WORKS = {
 SEAMS = {
     "packing": ("xpcap.models.batch:prepare_batch",),
     "masks": ("xpcap.models.batch:masks_of",),
-    "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
-    "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
-    "vocabulary": ("xpcap.layers.vocabulary_loss:vocabulary_loss",),
+    "gradients": ("xpcap.models.network:gradients",),
     "update": (
         "xpcap.optim:clip_by_global_norm",
         "xpcap.optim:update",
         "xpcap.training.losses:LossBuffer.add",
     ),
+}
+# Parts of the gradients, which a step enters that does not repeat the launches of another
+LOOPS = {
+    "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
+    "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
+    "vocabulary": ("xpcap.layers.vocabulary_loss:vocabulary_loss",),
 }
 REST = "rest"
 PARTS = (*SEAMS, REST)
@@ -78,6 +83,7 @@ class HostTime(NamedTuple):
 
     n: int
     work: str  # a name in WORKS
+    graphs: bool  # whether a step's launches are one CUDA graph
     ms: float  # with the time that passed in stubs
     python_ms: float  # without it: our own Python
     calls: int  # launches, products, copies, memsets and transfers
@@ -127,6 +133,7 @@ class Clock:
 def host_times(
     sizes: Sequence[int] = SIZES,
     works: Sequence[str] = tuple(WORKS),
+    graphs: Sequence[bool] = (False, True),
     steps: int = STEPS,
     warm_up: int = WARM_UP,
 ) -> list[HostTime]:
@@ -134,7 +141,7 @@ def host_times(
 
     Parameters
     ----------
-    sizes, works : of the steps
+    sizes, works, graphs : of the steps
     steps : how many are measured; medians are over a tenth of them
     warm_up : how many come before
 
@@ -146,7 +153,10 @@ def host_times(
         clock = Clock(meter)
         with seams(clock.timed):
             return [
-                _measure(meter, clock, n, work, steps, warm_up) for n in sizes for work in works
+                _measure(meter, clock, n, work, by_graph, steps, warm_up)
+                for n in sizes
+                for work in works
+                for by_graph in graphs
             ]
 
 
@@ -155,6 +165,7 @@ def host_time_rows(results: Sequence[HostTime]) -> list[tuple[str, ...]]:
     headings = [
         ("", "N"),
         ("", "work"),
+        ("", "graph"),
         ("", "ms"),
         ("Python", "ms"),
         ("", "calls"),
@@ -181,6 +192,7 @@ def _line(result: HostTime) -> tuple[str, ...]:
     return (
         str(result.n),
         result.work,
+        "yes" if result.graphs else "no",
         f"{result.ms:.2f}",
         f"{result.python_ms:.2f}",
         *counts,
@@ -201,7 +213,7 @@ def _data(n: int, work: Work) -> CaptionData:
     return data
 
 
-def _solver(n: int, work: Work) -> CaptioningSolver:
+def _solver(n: int, work: Work, graphs: bool) -> CaptioningSolver:
     config, data = Config("host time", n), _data(n, work)
     model = CaptioningRNN(
         data.vocabulary.word_to_idx,
@@ -214,11 +226,13 @@ def _solver(n: int, work: Work) -> CaptioningSolver:
         inject=work.inject,
         seed=SEED,
     )
-    return make_solver(config, data, model, objective=CrossEntropy(work.smoothing))
+    return make_solver(config, data, model, objective=CrossEntropy(work.smoothing), graphs=graphs)
 
 
-def _measure(meter: Meter, clock: Clock, n: int, name: str, steps: int, warm_up: int) -> HostTime:
-    solver = _solver(n, WORKS[name])
+def _measure(
+    meter: Meter, clock: Clock, n: int, name: str, graphs: bool, steps: int, warm_up: int
+) -> HostTime:
+    solver = _solver(n, WORKS[name], graphs)
     batches = itertools.cycle(np.arange(BATCHES * n).reshape(BATCHES, n))
     for _ in range(warm_up):
         solver.train_batch(next(batches))
@@ -235,6 +249,7 @@ def _measure(meter: Meter, clock: Clock, n: int, name: str, steps: int, warm_up:
     return HostTime(
         n,
         name,
+        graphs,
         ms=1e3 * statistics.median(step.seconds for step in kept),
         python_ms=1e3 * statistics.median(sum(step.parts.values()) for step in kept),
         parts={part: 1e6 * statistics.median(step.parts[part] for step in kept) for part in PARTS},
@@ -275,10 +290,13 @@ def _step(meter: Meter, clock: Clock, work: Callable[[], object]) -> Step:
 
 
 @contextlib.contextmanager
-def seams(timed: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Replace each function of SEAMS by `timed(part, function)` inside the ``with``."""
+def seams(
+    timed: Callable[[str, Callable[..., Any]], Callable[..., Any]],
+    parts: Mapping[str, Sequence[str]] = MappingProxyType(SEAMS),
+) -> Iterator[None]:
+    """Replace each function of the parts by `timed(part, function)` inside the ``with``."""
     with contextlib.ExitStack() as stack:
-        for part, names in SEAMS.items():
+        for part, names in parts.items():
             for owner, name, function in itertools.chain.from_iterable(map(_holders, names)):
                 stack.enter_context(replaced(owner, name, timed(part, function)))
         stack.enter_context(_cell(lstm.lstm_rows_forward, lstm.lstm_rows_backward))

@@ -35,9 +35,12 @@ class Buffer:
 
     Attributes
     ----------
-    records : what whoever uses the buffers knows of their addresses, by keys of its own; cleared
-        when an array moves. None: each array is new
+    records : recorded work by keys of its user, see ops.replayed; cleared when an array moves. None:
+        each array is new
+    graphs : True if records are to run as CUDA graphs
     """
+
+    graphs = False
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class Buffer:
 
     def scope(self, name: str) -> "Buffer":
         """The same memory under names that begin with ``name.``"""
-        return Buffer(self._take, self._send, f"{self._prefix}{name}.", self.records)
+        return Buffer(self._take, self._send, f"{self._prefix}{name}.")
 
 
 def fresh(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
@@ -111,9 +114,10 @@ class Workspace:
     ----------
     like : array whose library, device and dtype the buffers have
     parts : most parts of a step; each has buffers of its own
+    graphs : run what is recorded as CUDA graphs, where they give the same bits
     """
 
-    def __init__(self, like: Array, parts: int = 1) -> None:
+    def __init__(self, like: Array, parts: int = 1, *, graphs: bool = False) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
         # The last view of each: most are needed in the same shape again, and a new one costs a
@@ -123,6 +127,7 @@ class Workspace:
         self._uploads = Uploads(self._xp)
         self._records: dict[object, Any] = {}
         self.buffer = Buffer(self._take, self._send, records=self._records)
+        self.buffer.graphs = graphs
 
     def _take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
         last = self._views.get(name)

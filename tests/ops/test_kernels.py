@@ -50,6 +50,18 @@ def column_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...
     return [(draw(rows, C), draw(C)) for rows, C in ((301, 37), (3, 8))]
 
 
+def add_rows_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(draw(N, V), draw(V)), (draw(N, V), draw(N, V))]
+
+
+def mean_regions_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(N, 4, H), draw(N, H)
+
+
+def add_to_regions_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(N, 4, H), draw(N, H)
+
+
 def gather_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     table, rows, mask = draw(N, V), np.array([4, 0, 4, 2], np.int32), draw(4, V) > 0
     return [
@@ -358,6 +370,9 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "times_transpose": times_transpose_arguments,
     "segment_sum": segment_sum_arguments,
     "column_sum": column_sum_arguments,
+    "add_rows": add_rows_arguments,
+    "mean_regions": mean_regions_arguments,
+    "add_to_regions": add_to_regions_arguments,
     "drop": drop_arguments,
     "adam_update": adam_update_arguments,
     "global_norm": global_norm_arguments,
@@ -374,6 +389,7 @@ SCRATCH = {
     "gather_plus": 0,
     "gather_plus_image": 0,
     "weighted_sum": 2,
+    "add_to_regions": 1,
 }  # the argument that a version may leave anything in
 TOLERANCES = {"float32": 3e-6, "float64": 1e-14}
 

@@ -86,7 +86,7 @@ def gradients(
     sizes = layout, len(part.packed.words), part.table.shape
     addresses = params.flat.data.ptr, part.table.data.ptr
     key = config, sizes, addresses, scale, smoothing, part.masks.hidden is None
-    return replayed(records, key, compute, lambda result: (result[0], result[1].flat))
+    return replayed(records, key, compute, lambda done: (done[0], done[1].flat), buffer.graphs)
 
 
 def _gradients(

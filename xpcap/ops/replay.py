@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from xpcap.backend import Array, to_numpy
-from xpcap.progress import say
 
 T = TypeVar("T")
 
@@ -112,7 +111,8 @@ class Replay(Generic[T]):
         except RuntimeError as error:  # CuPy's errors of CUDA are, too
             reason = str(error)
         if reason:
-            say(f"xpcap: no CUDA graph of {len(self.work)} launches: {reason}; training goes on")
+            text = f"no CUDA graph of {len(self.work)} launches: {reason}; training goes on without"
+            print(f"xpcap: {text}", file=sys.stderr)
             self.run()
         else:
             self._graph, self._refused = graph, False

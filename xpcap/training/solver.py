@@ -81,6 +81,8 @@ class CaptioningSolver:
         gradients; None: cross entropy
     group : the processes that train together; each computes its shard of every batch, and all do
         the same steps. SINGLE: this one
+    graphs : on a device, run steps that are padded to one layout as a CUDA graph, if it gives the
+        bits of the same launches one by one; it is tested when it is made
 
     Attributes
     ----------
@@ -123,6 +125,7 @@ class CaptioningSolver:
         on_epoch: Callable[["CaptioningSolver"], None] | None = None,
         objective: Objective | LossFunction | None = None,
         group: Group = SINGLE,
+        graphs: bool = False,
         **unknown_keywords: object,
     ) -> None:
         if unknown_keywords:
@@ -151,7 +154,7 @@ class CaptioningSolver:
         self._feed, self._record = Feed(self.data, flat), LossBuffer(flat, self.steps_per_epoch)
         self._evaluate = EpochEvaluator(self.data, self._feed, select, group)
         self._optimizer = Optimizer(update_rule, self.optim_config, flat)
-        self._workspace = Workspace(flat, cores() if self._on_host else 1)
+        self._workspace = Workspace(flat, cores() if self._on_host else 1, graphs=graphs)
         if (memory := group.sum_buffer(flat)) is not None:
             self._workspace.hold(GRADIENTS, memory)  # where the group sums gradients fastest
         self._layouts = self._layouts_of_batches()

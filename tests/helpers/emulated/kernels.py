@@ -155,14 +155,20 @@ def launch_kernel(
     """cupy.cuda.driver.launchKernel."""
     if f not in _functions:
         raise ValueError(f"launchKernel: {f:#x} is no function, expected RawKernel.kernel.ptr")
-    kernel = _functions[f]
-    if stream != EMULATOR.stream_ptr or extra:
+    kernel, capture = _functions[f], EMULATOR.capture
+    capturing = capture is not None and stream == capture.stream.ptr
+    if (not capturing and stream != EMULATOR.stream_ptr) or extra:
         raise ValueError(
             f"{kernel.name}: was given to stream {stream:#x} with extra {extra}, expected the"
-            f" current stream {EMULATOR.stream_ptr:#x} and 0"
+            f" current stream {EMULATOR.stream_ptr:#x}, or one that captures, and 0"
         )
-    arguments = kernel.arguments(kernel_params)
-    kernel((gx, gy, gz), (bx, by, bz), arguments, shared_mem=shared)
+    arguments, shape = kernel.arguments(kernel_params), ((gx, gy, gz), (bx, by, bz))
+    run = functools.partial(kernel, *shape, arguments, shared_mem=shared)
+    if capturing:
+        capture.work.append(run)
+    else:
+        EMULATOR.refuse_in_capture(f"{kernel.name} on the null stream")
+        run()
 
 
 class Guarded:
