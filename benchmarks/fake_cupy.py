@@ -463,7 +463,9 @@ def _cuda(meter: Meter) -> StandIn:
     gemm = meter.stub(
         "gemm", lambda handle, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc: None
     )
-    cublas = StandIn("cupy.cuda.cublas", sgemm=gemm, dgemm=gemm, CUBLAS_OP_N=0, CUBLAS_OP_T=1)
+    modes = dict.fromkeys(("getMathMode", "getPointerMode"), lambda handle: 0)
+    operations = {"CUBLAS_OP_N": 0, "CUBLAS_OP_T": 1}
+    cublas = StandIn("cupy.cuda.cublas", sgemm=gemm, dgemm=gemm, **operations, **modes)
     runtime = StandIn(
         "cupy.cuda.runtime",
         getDeviceCount=lambda: 1,

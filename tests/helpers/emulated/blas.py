@@ -46,6 +46,8 @@ class Cublas(Module):
         super().__init__("cuda.cublas", "is not modelled; add it to tests/helpers/emulated/blas.py")
         self.CUBLAS_OP_N, self.CUBLAS_OP_T = 0, 1
         self.sgemm, self.dgemm = _gemm("sgemm", np.float32), _gemm("dgemm", np.float64)
+        self.getMathMode = lambda handle: EMULATOR.math_mode
+        self.getPointerMode = lambda handle: EMULATOR.pointer_mode
 
     def __getattr__(self, name: str) -> Any:
         try:

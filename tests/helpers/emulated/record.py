@@ -263,6 +263,7 @@ class Emulator(Counts):
             cublas,
         )
         self.handles: dict[tuple[int, int], int] = {}  # of cuBLAS, by device and thread
+        self.math_mode = self.pointer_mode = 0  # of all handles
         self.pool_used, self.pool_free = (
             0,
             0,
