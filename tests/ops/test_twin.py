@@ -104,6 +104,17 @@ def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(
         assert row.error < TOLERANCE[real], row
 
 
+@pytest.mark.parametrize("real", ["float", pytest.param("double", marks=pytest.mark.hunt)])
+@pytest.mark.parametrize("kernel", CASES)
+def test_twin_that_rounds_as_a_card_equals_the_equations(kernel: str, real: str) -> None:
+    for size in CASES[kernel].sizes:
+        case = CASES[kernel].make(Draw(real), **size)
+        try:
+            assert case.error(case.run(real, as_card=True)) < TOLERANCE[real], size
+        except twin.UnavailableError as reason:
+            pytest.skip(str(reason))
+
+
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize(
     "kernel",
@@ -726,6 +737,22 @@ def test_twin_shuffles_the_order_of_threads() -> None:
     assert orders[0] == orders[2] == list(range(32))
     assert orders[1] == orders[3] != orders[0]
     assert sorted(orders[1]) == orders[0]
+
+
+def test_twin_rounds_as_a_card_where_it_is_asked_to() -> None:
+    text = HEAD + "f(real* x, real* y) { y[0] = x[0] * x[0] - x[1]; y[1] = x[2] * x[3]; }"
+    x = np.array([1 + 2**-12, 1 + 2**-11, 1e-30, 1e-10], np.float32)
+    found = []
+    for as_card in (False, True):
+        y = np.zeros(2, np.float32)
+        try:
+            twin.build(text, "float", as_card).launch("f", (1,), (1,), [x, y])
+        except twin.UnavailableError as reason:
+            pytest.skip(str(reason))
+        found.append(y)
+    assert found[0].tolist() == [0, np.float32(1e-40)]
+    assert found[1].tolist() == [2**-24, 0]
+    assert np.float32(1e-30) * np.float32(1e-10) > 0  # and the process rounds as before
 
 
 def test_twin_barrier_that_some_threads_miss_is_an_error() -> None:

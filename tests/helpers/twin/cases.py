@@ -26,9 +26,9 @@ class Case(NamedTuple):
     args: list[Any]
     wanted: dict[int, np.ndarray]  # number of an argument: its values in float64
 
-    def run(self, real: str, seed: int = 0) -> list[np.ndarray]:
+    def run(self, real: str, seed: int = 0, as_card: bool = False) -> list[np.ndarray]:
         """Launch it; the arrays of `wanted`, in that order."""
-        twin.build(source(self.kernel), real).launch(
+        twin.build(source(self.kernel), real, as_card).launch(
             self.kernel, self.grid, (self.block,), self.args, seed
         )
         return self.results(self.args)
