@@ -21,6 +21,10 @@ TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
 ATTENTION = ("attend_step", "attend_step_backward", "attention_sum")
 BARRIERS = (
     "softmax_loss",
+    "normalise",
+    "likeliest",
+    "draw_words",
+    "continue_beams",
     "segment_sum",
     "column_sum",
     "weighted_sum",
@@ -120,6 +124,8 @@ def test_twin_that_rounds_as_a_card_equals_the_equations(kernel: str, real: str)
     "kernel",
     [
         "softmax_loss",
+        "normalise",
+        "draw_words",
         "segment_sum",
         "column_sum",
         "squares",
@@ -404,6 +410,24 @@ PLANTS = [
         "out[0LL * C",
     ),
     Plant("segment_sum", "no barrier before the parts are added", BARRIER, "", 0, -1),
+    *(
+        Plant("normalise", f"no barrier {place}", BARRIER, "", nth, function="maximum")
+        for nth, place in enumerate(
+            (
+                "before the maxima meet",
+                "within the tree of maxima",
+                "before the sums take the maxima's place",
+            )
+        )
+    ),
+    Plant("normalise", "no barrier before the sums meet", BARRIER, "", 0),
+    Plant("likeliest", "no barrier before the scores meet", BARRIER, "", 0),
+    Plant("likeliest", "no barrier within the tree", BARRIER, "", 1),
+    Plant("draw_words", "no barrier before the sums are added up", BARRIER, "", 0),
+    Plant("draw_words", "no barrier before the sums are used", BARRIER, "", 1),
+    Plant("continue_beams", "no barrier before the candidates meet", BARRIER, "", 0),
+    Plant("continue_beams", "no barrier within the tree", BARRIER, "", 1),
+    Plant("continue_beams", "no barrier before the next pass", BARRIER, "", 2),
     Plant("column_sum", "no barrier before the lines meet", BARRIER, "", 0),
     Plant("column_sum", "no barrier within the tree", BARRIER, "", 1),
     Plant(

@@ -4,6 +4,7 @@
 equations.py         single operations: contracts and plain equations
 recurrent.py         LSTM and RNN: equations, and loops over packed sequences
 attention.py         attention in those loops
+choosing.py          the choice of the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
 dispatch.py          `find`: the kernel of an operation, if one fits its arguments
 numpy_kernels.py     kernels on the host
@@ -15,6 +16,17 @@ cuda_kernels.py      kernels on a GPU: the CUDA C files of cuda/, loaded by laun
 
 from xpcap.ops import cublas, cuda_kernels, numpy_kernels
 from xpcap.ops.attention import attend_backward_steps, attend_steps, attention_sum, gather_regions
+from xpcap.ops.choosing import (
+    BeamRows,
+    continue_beams,
+    draw_words,
+    forbid,
+    largest,
+    likeliest,
+    normalise,
+    row_blocks,
+    soft_weights,
+)
 from xpcap.ops.dispatch import find, plain_only
 from xpcap.ops.equations import (
     Segments,
