@@ -251,6 +251,56 @@ def test_twin_attention_takes_scores_of_any_size_and_passes_nan_on(real: str) ->
 
 
 @pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_twin_draws_no_word_of_probability_0(soft: bool, real: str) -> None:
+    """Wherever the uniform falls: at 0, as near 1 as it can come, and on the sums themselves."""
+    rng, (n, V) = np.random.default_rng(7), (40, 1004)
+    p = rng.random((n, V)).astype(REALS[real]) * (rng.random((n, V)) < 0.05)
+    p[0], p[1], p[2, :-1] = 0, 0, 0
+    p[0, V - 1], p[1, 0], p[2, -1] = 1, 1, 0.5
+    sums = p.cumsum(axis=1)
+    below_1 = np.nextafter(REALS[real](1), REALS[real](0))
+    on_a_sum = sums[np.arange(n), rng.integers(V, size=n)] / sums[:, -1]
+    with np.errstate(divide="ignore"):
+        x = np.log(p) if soft else p
+    for u in (np.zeros(n), np.full(n, below_1), on_a_sum, rng.random(n)):
+        words = guarded(np.full(n, -1, np.int32))
+        uniforms = np.minimum(u, below_1).astype(REALS[real])
+        launch("draw_words", real, n, x, uniforms, words, *Draw(real).reals(1), *ints(soft, V))
+        assert (p[np.arange(n), words] > 0).all()
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_twin_choices_from_odd_scores_are_words_all_the_same(real: str) -> None:
+    inf, nan = np.inf, np.nan
+    scores = np.array(
+        [[1, nan, 3, nan], [-inf, -inf, -inf, -inf], [-inf, 2, inf, inf], [0, 5, 5, nan]],
+        REALS[real],
+    )
+    words = guarded(np.full(4, -1, np.int32))
+    launch("likeliest", real, 4, scores, words, np.int32(4))
+    assert words.tolist() == scores.argmax(axis=1).tolist() == [1, 0, 2, 3]
+    u = np.full(4, 0.5, REALS[real])
+    launch("draw_words", real, 4, scores, u, words, *Draw(real).reals(1), *ints(1, 4))
+    assert words.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_twin_beam_without_enough_words_goes_on_with_null(real: str) -> None:
+    """Two pictures: the second one's only hypothesis has one word left, the first two of none."""
+    inf = np.inf
+    scores = np.array([[-inf, np.nan, -inf], [-inf, -3, -inf]], REALS[real])
+    totals, rows = np.array([1, 2], REALS[real]), np.array([0, 2], np.int32)
+    words, parents = (guarded(np.full(4, -1, np.int32)) for _ in range(2))
+    new = guarded(np.full(4, np.nan, REALS[real]))
+    args = [scores, scores, totals, rows, words, parents, new, *ints(2, 2, 2, 9, 3)]
+    launch("continue_beams", real, 2, *args)
+    assert words.tolist() == [9, 9, 1, 9]
+    assert parents.tolist() == [0, 0, 1, 1]
+    assert new.tolist() == [-inf, -inf, -1, -inf]
+
+
+@pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("norm", [np.nan, np.inf, 0.0, 5.0, 4.999, 1e150])
 def test_twin_clip_follows_the_norm_wherever_it_goes(real: str, norm: float) -> None:
     with np.errstate(all="ignore"):
