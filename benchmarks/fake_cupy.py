@@ -489,7 +489,9 @@ def _cuda(meter: Meter) -> StandIn:
     gemm = meter.stub(
         "gemm", lambda handle, transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc: None
     )
-    binding = StandIn("cupy.cuda.cublas", sgemm=gemm, dgemm=gemm, getVersion=lambda handle: 130000)
+    modes = dict.fromkeys(("getMathMode", "getPointerMode"), lambda handle: 0)
+    version = {"getVersion": lambda handle: 130_000}
+    binding = StandIn("cupy.cuda.cublas", sgemm=gemm, dgemm=gemm, **modes, **version)
     runtime = StandIn(
         "cupy.cuda.runtime",
         getDeviceCount=lambda: 1,

@@ -1,7 +1,6 @@
 """Rounds of contenders in turn; results as tables, and as a plot of step time against size."""
 
 import io
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,19 +23,13 @@ from benchmarks.work import (
 )
 from xpcap.errors import BackendError, OptionError, install, unknown
 from xpcap.files import atomic
+from xpcap.ops import cublas
 from xpcap.progress import bar
 from xpcap.report.curves import LIGHT
 
 # Contenders by the name of the peer
 PEERS = {"textbook": ("textbook",), "torch": ("torch padded", "torch packed")}
-# Variables by which CuPy, cuBLAS and PyTorch compute products in less than float32, or imitate it
-IMITATIONS = (
-    "CUPY_TF32",
-    "NVIDIA_TF32_OVERRIDE",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "CUBLAS_EMULATE_SINGLE_PRECISION",
-    "CUBLAS_EMULATION_STRATEGY",
-)
+IMITATIONS = (*cublas.IMITATIONS, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # PyTorch's, too
 Rounds = dict[str, list[Measurement]]  # by contender
 
 
@@ -193,12 +186,12 @@ def _import_peer() -> ModuleType:
 
 def _check_float32() -> None:
     """Refuse products in TF32, with factors of ten bits, or in float32 of shorter numbers."""
-    for name in IMITATIONS:
-        if os.environ.get(name, "0") not in ("", "0"):
-            raise BackendError(
-                f"bench: {name} is {os.environ[name]}, expected it unset: xpcap and its peers"
-                " multiply in plain float32 alike"
-            )
+    if found := cublas.imitations(IMITATIONS):
+        name, _, value = found[0].partition("=")
+        raise BackendError(
+            f"bench: {name} is {value}, expected it unset: xpcap and its peers multiply in plain"
+            " float32 alike"
+        )
 
 
 def _result(

@@ -18,7 +18,7 @@ from xpcap.backend import Array, asarray, get_array_module
 
 T = TypeVar("T")
 ALIGNED = 128  # elements; arrays in one allocation begin at multiples
-AHEAD = 4  # uploads under way at most; one more waits for the oldest
+AHEAD = 8  # uploads under way at most, of two steps or more; one more waits for the oldest
 
 
 class Buffer:
@@ -108,7 +108,8 @@ class Workspace:
 
     A buffer is as large as its largest use so far, and a smaller use gets its beginning. Each step
     overwrites the results of the step before, so the owner of a workspace decides when that may
-    happen. The solver owns one; a sampler makes one for each call.
+    happen. The solver owns one; a sampler makes one for each call. On a device all work with it
+    belongs to the stream that was current when it was made: nothing orders two streams.
 
     Parameters
     ----------
@@ -177,15 +178,26 @@ class Uploads:
 
     def __init__(self, xp: ModuleType) -> None:
         self._xp, self._turn = xp, 0
+        self._stream = 0 if xp is np else xp.cuda.get_current_stream().ptr
         # Pinned memory as bytes, and the event behind its last copy
         self._slots: list[tuple[np.ndarray, Any]] = []
 
     def send(self, host: np.ndarray, device: Array) -> None:
-        """Copy `host` to `device` for later launches; `host` may be overwritten at once."""
+        """Copy `host` to `device` for later launches; `host` may be overwritten at once.
+
+        ValueError : another stream is current than when this was made.
+        """
+        stream = self._xp.cuda.get_current_stream()
+        if stream.ptr != self._stream:
+            raise ValueError(
+                f"Workspace: was made on CUDA stream {self._stream:#x}, and the current stream is"
+                f" {stream.ptr:#x}, expected the same: nothing orders work of two streams; train"
+                " and sample inside the `with` of one stream, and make the solver there"
+            )
         pinned, copied = self._take(host.nbytes)
         staged = np.ndarray(host.shape, host.dtype, pinned.data)
         staged[...] = host
-        device.set(staged, stream=self._xp.cuda.get_current_stream())
+        device.set(staged, stream=stream)
         copied.record()
 
     def _take(self, nbytes: int) -> tuple[np.ndarray, Any]:

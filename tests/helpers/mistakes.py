@@ -107,6 +107,7 @@ MANY_REGIONS = (
 )
 LARGE_SCORES = "test_twin_attention_takes_scores_of_any_size_and_passes_nan_on[float]"
 NO_SUCH_WORD = "test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan[2147483647-float]"
+NO_PROBABILITY = "test_twin_draws_no_word_of_probability_0[False-float]"
 NO_KERNEL = "test_emulated_plain_equations_run_where_no_kernel_fits"
 _ANY_ORDER = "test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays"
 ANY_ORDER, ATTENTION_ORDER = f"{_ANY_ORDER}[softmax_loss-float]", f"{_ANY_ORDER}[attend_step-float]"
@@ -861,6 +862,57 @@ MISTAKES = [
         r"p < PARTS",
         "p < PARTS - 1",
         kernel("segment_sum"),
+    ),
+    KernelMistake(
+        "sum-of-the-row",
+        "log-probabilities of a sum that lacks half of the row",
+        "normalise",
+        r"half > 0",
+        "half > 1",
+        kernel("normalise"),
+    ),
+    KernelMistake(
+        "word-of-the-next-share",
+        "a draw begins behind the words before",
+        "draw_words",
+        r"running = before",
+        "running = 0",
+        f"{_ANY_ORDER}[draw_words-float]",
+        "Row(kernel='draw_words'",
+    ),
+    KernelMistake(
+        "word-of-no-probability",
+        "a draw takes words of probability 0",
+        "draw_words",
+        r"if \(p > 0\) word",
+        "word",
+        NO_PROBABILITY,
+        "assert ",
+    ),
+    KernelMistake(
+        "last-of-equals",
+        "the last of equal scores is the likeliest",
+        "leads",
+        r"i < j\);$",
+        "i > j);",
+        f"{_ANY_ORDER}[likeliest-float]",
+        "Row(kernel='likeliest'",
+    ),
+    KernelMistake(
+        "beam-of-the-ranking",
+        "totals add up what ranks, with the penalty of a group, and not the scores",
+        "continue_beams",
+        r"\+ scores\[",
+        "+ ranked[",
+        kernel("continue_beams"),
+    ),
+    KernelMistake(
+        "found-twice",
+        "the best continuation of a picture is found again in each pass",
+        "continue_beams",
+        r"k > 0 && !precedes\(last, candidate\)",
+        "false",
+        kernel("continue_beams"),
     ),
     KernelMistake(
         "lines-forgotten",

@@ -46,6 +46,37 @@ def segment_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ..
     ]
 
 
+def rows_of_scores_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(3 * draw(rows, width),) for rows, width in ((N, V), (3, 300))]
+
+
+def draw_words_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    """Uniforms in the middle of a word's share; of the probabilities some are 0."""
+    x, u = np.zeros_like(draw(4, 260)), draw(4)
+    x[:, [3, 70, 200]] = 0.25, 0.5, 0.25
+    u[:] = 0.1, 0.5, 0.9, 0.99
+    with np.errstate(divide="ignore"):
+        return [(x, u, None), (np.log(x), u, 1.0), (np.log(x) / 2, u, 0.5)]
+
+
+def continue_beams_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    """Three pictures, the second without a hypothesis left, and their first step."""
+    later, first = np.array([0, 1, 2, 6, 7], np.int32), np.array([0, 3, 6], np.int32)
+    firsts = np.array([0, 0, 0, 3, 3], np.int32)
+    begun = first.repeat(3) + np.tile(np.arange(3, dtype=np.int32), 3)
+    beams = [
+        ops.BeamRows(later, later, firsts, 3, 3),
+        ops.BeamRows(first, begun, np.arange(3, dtype=np.int32).repeat(3), 3, 3),
+    ]
+    cases = []
+    for each in beams:
+        ranked, n = draw(len(each.rows), V), len(each.rows)
+        ranked[0, 2:] = -np.inf
+        ranked[1, 4] = ranked[1, 5]  # equals
+        cases.append((ranked, ranked + draw(n, V), draw(n), each, 0))
+    return cases
+
+
 def column_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     return [(draw(rows, C), draw(C)) for rows, C in ((301, 37), (3, 8))]
 
@@ -373,6 +404,11 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "add_rows": add_rows_arguments,
     "mean_regions": mean_regions_arguments,
     "add_to_regions": add_to_regions_arguments,
+    "normalise": rows_of_scores_arguments,
+    "forbid": lambda draw: (3 * draw(N, V), np.array([1, 4, V - 1], np.int32)),
+    "likeliest": rows_of_scores_arguments,
+    "draw_words": draw_words_arguments,
+    "continue_beams": continue_beams_arguments,
     "drop": drop_arguments,
     "adam_update": adam_update_arguments,
     "global_norm": global_norm_arguments,

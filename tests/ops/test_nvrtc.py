@@ -37,6 +37,8 @@ def limits(row: Row) -> tuple[int, int]:
     """
     if row.file == "lstm_step.cu":
         return (128, 17 * 4) if row.real == "float" else (255, 17 * 8)
+    if row.file == "choosing.cu":
+        return 64, 24
     if row.file == "attention.cu":
         return (80 if (row.kernel, row.real) == ("attention_sum", "double") else 64), 64
     return 64, 8

@@ -21,6 +21,10 @@ TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
 ATTENTION = ("attend_step", "attend_step_backward", "attention_sum")
 BARRIERS = (
     "softmax_loss",
+    "normalise",
+    "likeliest",
+    "draw_words",
+    "continue_beams",
     "segment_sum",
     "column_sum",
     "weighted_sum",
@@ -104,11 +108,24 @@ def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(
         assert row.error < TOLERANCE[real], row
 
 
+@pytest.mark.parametrize("real", ["float", pytest.param("double", marks=pytest.mark.hunt)])
+@pytest.mark.parametrize("kernel", CASES)
+def test_twin_that_rounds_as_a_card_equals_the_equations(kernel: str, real: str) -> None:
+    for size in CASES[kernel].sizes:
+        case = CASES[kernel].make(Draw(real), **size)
+        try:
+            assert case.error(case.run(real, as_card=True)) < TOLERANCE[real], size
+        except twin.UnavailableError as reason:
+            pytest.skip(str(reason))
+
+
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize(
     "kernel",
     [
         "softmax_loss",
+        "normalise",
+        "draw_words",
         "segment_sum",
         "column_sum",
         "squares",
@@ -231,6 +248,56 @@ def test_twin_attention_takes_scores_of_any_size_and_passes_nan_on(real: str) ->
     np.testing.assert_allclose(
         context, np.matmul(p[:, None], A)[:, 0], rtol=TOLERANCE[real], atol=16 * TOLERANCE[real]
     )
+
+
+@pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_twin_draws_no_word_of_probability_0(soft: bool, real: str) -> None:
+    """Wherever the uniform falls: at 0, as near 1 as it can come, and on the sums themselves."""
+    rng, (n, V) = np.random.default_rng(7), (40, 1004)
+    p = rng.random((n, V)).astype(REALS[real]) * (rng.random((n, V)) < 0.05)
+    p[0], p[1], p[2, :-1] = 0, 0, 0
+    p[0, V - 1], p[1, 0], p[2, -1] = 1, 1, 0.5
+    sums = p.cumsum(axis=1)
+    below_1 = np.nextafter(REALS[real](1), REALS[real](0))
+    on_a_sum = sums[np.arange(n), rng.integers(V, size=n)] / sums[:, -1]
+    with np.errstate(divide="ignore"):
+        x = np.log(p) if soft else p
+    for u in (np.zeros(n), np.full(n, below_1), on_a_sum, rng.random(n)):
+        words = guarded(np.full(n, -1, np.int32))
+        uniforms = np.minimum(u, below_1).astype(REALS[real])
+        launch("draw_words", real, n, x, uniforms, words, *Draw(real).reals(1), *ints(soft, V))
+        assert (p[np.arange(n), words] > 0).all()
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_twin_choices_from_odd_scores_are_words_all_the_same(real: str) -> None:
+    inf, nan = np.inf, np.nan
+    scores = np.array(
+        [[1, nan, 3, nan], [-inf, -inf, -inf, -inf], [-inf, 2, inf, inf], [0, 5, 5, nan]],
+        REALS[real],
+    )
+    words = guarded(np.full(4, -1, np.int32))
+    launch("likeliest", real, 4, scores, words, np.int32(4))
+    assert words.tolist() == scores.argmax(axis=1).tolist() == [1, 0, 2, 3]
+    u = np.full(4, 0.5, REALS[real])
+    launch("draw_words", real, 4, scores, u, words, *Draw(real).reals(1), *ints(1, 4))
+    assert words.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_twin_beam_without_enough_words_goes_on_with_null(real: str) -> None:
+    """Two pictures: the second one's only hypothesis has one word left, the first two of none."""
+    inf = np.inf
+    scores = np.array([[-inf, np.nan, -inf], [-inf, -3, -inf]], REALS[real])
+    totals, rows = np.array([1, 2], REALS[real]), np.array([0, 2], np.int32)
+    words, parents = (guarded(np.full(4, -1, np.int32)) for _ in range(2))
+    new = guarded(np.full(4, np.nan, REALS[real]))
+    args = [scores, scores, totals, rows, words, parents, new, *ints(2, 2, 2, 9, 3)]
+    launch("continue_beams", real, 2, *args)
+    assert words.tolist() == [9, 9, 1, 9]
+    assert parents.tolist() == [0, 0, 1, 1]
+    assert new.tolist() == [-inf, -inf, -1, -inf]
 
 
 @pytest.mark.parametrize("real", REALS)
@@ -393,6 +460,24 @@ PLANTS = [
         "out[0LL * C",
     ),
     Plant("segment_sum", "no barrier before the parts are added", BARRIER, "", 0, -1),
+    *(
+        Plant("normalise", f"no barrier {place}", BARRIER, "", nth, function="maximum")
+        for nth, place in enumerate(
+            (
+                "before the maxima meet",
+                "within the tree of maxima",
+                "before the sums take the maxima's place",
+            )
+        )
+    ),
+    Plant("normalise", "no barrier before the sums meet", BARRIER, "", 0),
+    Plant("likeliest", "no barrier before the scores meet", BARRIER, "", 0),
+    Plant("likeliest", "no barrier within the tree", BARRIER, "", 1),
+    Plant("draw_words", "no barrier before the sums are added up", BARRIER, "", 0),
+    Plant("draw_words", "no barrier before the sums are used", BARRIER, "", 1),
+    Plant("continue_beams", "no barrier before the candidates meet", BARRIER, "", 0),
+    Plant("continue_beams", "no barrier within the tree", BARRIER, "", 1),
+    Plant("continue_beams", "no barrier before the next pass", BARRIER, "", 2),
     Plant("column_sum", "no barrier before the lines meet", BARRIER, "", 0),
     Plant("column_sum", "no barrier within the tree", BARRIER, "", 1),
     Plant(
@@ -726,6 +811,22 @@ def test_twin_shuffles_the_order_of_threads() -> None:
     assert orders[0] == orders[2] == list(range(32))
     assert orders[1] == orders[3] != orders[0]
     assert sorted(orders[1]) == orders[0]
+
+
+def test_twin_rounds_as_a_card_where_it_is_asked_to() -> None:
+    text = HEAD + "f(real* x, real* y) { y[0] = x[0] * x[0] - x[1]; y[1] = x[2] * x[3]; }"
+    x = np.array([1 + 2**-12, 1 + 2**-11, 1e-30, 1e-10], np.float32)
+    found = []
+    for as_card in (False, True):
+        y = np.zeros(2, np.float32)
+        try:
+            twin.build(text, "float", as_card).launch("f", (1,), (1,), [x, y])
+        except twin.UnavailableError as reason:
+            pytest.skip(str(reason))
+        found.append(y)
+    assert found[0].tolist() == [0, np.float32(1e-40)]
+    assert found[1].tolist() == [2**-24, 0]
+    assert np.float32(1e-30) * np.float32(1e-10) > 0  # and the process rounds as before
 
 
 def test_twin_barrier_that_some_threads_miss_is_an_error() -> None:

@@ -7,13 +7,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.decoding.logits import normalise
 from xpcap.decoding.policies import Choice, LogitMask, Policy, Special
 from xpcap.decoding.transcript import Step, Transcript
 from xpcap.layers.cells import State
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace
-from xpcap.ops import gather, log_softmax
+from xpcap.ops import gather, log_softmax, normalise
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
 LEAST_PART = 64  # hypotheses, at least, for another core to pay off

@@ -30,6 +30,7 @@ from xpcap.models.network import cell_params, project_image
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
 from xpcap.ops import gather, product
+from xpcap.ops.cublas import check_handle
 from xpcap.threads import in_turn, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
@@ -166,6 +167,7 @@ class CaptioningRNN(Captioner):
         # The course's names, which its notebooks read
         self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")
         self._params = Parameters.empty(config.shapes(), self.dtype, array_module())
+        check_handle(self._params.flat)
         self._next_step = 0  # of `loss` without a step
 
     def _draw_weights(self, seed: int | None) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, to_numpy
-from xpcap.decoding.logits import log_mean, normalise
+from xpcap.decoding.logits import log_mean
 from xpcap.layers.attention import Attention
 from xpcap.layers.vocabulary_loss import blocks, vocabulary_loss
 from xpcap.memory import Buffer, fresh
@@ -24,6 +24,7 @@ from xpcap.ops import (
     gather_plus,
     gather_plus_image,
     gather_regions,
+    normalise,
     product,
     replayed,
     scatter,

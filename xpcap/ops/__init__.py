@@ -4,6 +4,7 @@
 equations.py         single operations: contracts and plain equations
 recurrent.py         LSTM and RNN: equations, and loops over packed sequences
 attention.py         attention in those loops
+choosing.py          the choice of the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
 dispatch.py          `find`: the kernel of an operation, if one fits its arguments
 replay.py            work on a device recorded, and run again as a list or a CUDA graph
@@ -22,6 +23,17 @@ from xpcap.ops.attention import (
     attention_sum,
     gather_regions,
     mean_regions,
+)
+from xpcap.ops.choosing import (
+    BeamRows,
+    continue_beams,
+    draw_words,
+    forbid,
+    largest,
+    likeliest,
+    normalise,
+    row_blocks,
+    soft_weights,
 )
 from xpcap.ops.dispatch import find, plain_only
 from xpcap.ops.equations import (

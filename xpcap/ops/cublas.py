@@ -8,8 +8,9 @@ checks nothing: `fits_product` does.
 
 import ctypes
 import functools
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -27,6 +28,13 @@ GEMM = {"f": "sgemm", "d": "dgemm"}  # by NumPy's character for the dtype
 FACTORS = {real: np.array([0, 1], real) for real in GEMM}
 ZERO = {real: pair.ctypes.data for real, pair in FACTORS.items()}
 ONE = {real: pair.ctypes.data + pair.itemsize for real, pair in FACTORS.items()}
+# Variables by which CuPy and cuBLAS compute products in less than float32, or imitate it
+IMITATIONS = (
+    "CUPY_TF32",
+    "NVIDIA_TF32_OVERRIDE",
+    "CUBLAS_EMULATE_SINGLE_PRECISION",
+    "CUBLAS_EMULATION_STRATEGY",
+)
 AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
 
 
@@ -37,6 +45,12 @@ def _binding(xp: ModuleType) -> Any:
         return xp.cuda.cublas
     except ImportError:
         return None
+
+
+def imitations(names: Sequence[str] = IMITATIONS) -> list[str]:
+    """The variables of the environment, as NAME=value, that take products out of float32."""
+    set_to = {name: os.environ.get(name, "0") for name in names}
+    return [f"{name}={value}" for name, value in set_to.items() if value not in ("", "0")]
 
 
 def layout(x: Array) -> tuple[int, int]:
@@ -121,6 +135,22 @@ def gemm(like: Array) -> tuple[Callable[..., None], int]:
 def _run(product: Product) -> None:
     product.gemm(*product.arguments)
     note(product)
+
+
+def check_handle(like: Array) -> None:
+    """ValueError : other code left cuBLAS's handle of this device in a state of its own.
+
+    A product would then be in TF32, or read its factors 0 and 1 at an address on the device.
+    """
+    if not is_device_array(like) or (binding := _binding(sys.modules["cupy"])) is None:
+        return
+    _, handle = gemm(like)
+    for setting in ("MathMode", "PointerMode"):
+        if mode := getattr(binding, f"get{setting}")(handle):
+            raise ValueError(
+                f"cuBLAS: the handle of CUDA device {like.data.device_id} has {setting} {mode},"
+                f" expected 0, the default; did other code of this process call set{setting}?"
+            )
 
 
 def fits_product(x: Array, w: Array, out: Array, scratch: Array | None = None) -> bool:

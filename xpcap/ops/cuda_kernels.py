@@ -10,7 +10,8 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.memory import Buffer
-from xpcap.ops import attention, cublas, equations, random, recurrent
+from xpcap.ops import attention, choosing, cublas, equations, random, recurrent
+from xpcap.ops.choosing import BeamRows
 from xpcap.ops.dispatch import cuda_kernel
 from xpcap.ops.equations import Segments
 from xpcap.ops.launch import (
@@ -120,6 +121,57 @@ def weighted_sum(x: Array, scale: Array | float, out: Array) -> Array:
     array, number, each = _scale(scale, x)
     launch("weighted_sum", "weighted_sum", x, 1, x, array, number, out, each, x.size)
     return out
+
+
+# ---- Choices of words
+
+
+@cuda_kernel(choosing.normalise, fits=are_reals)
+def normalise(scores: Array) -> Array:
+    launch("choosing", "normalise", scores, len(scores), scores, scores.shape[1])
+    return scores
+
+
+@cuda_kernel(
+    choosing.forbid,
+    fits=lambda scores, words: (
+        are_reals(scores) and are_indices(words) and len(scores) * len(words) <= INT_MAX
+    ),
+)
+def forbid(scores: Array, words: Array) -> None:
+    (n, V), count = scores.shape, len(words)
+    launch("choosing", "forbid", scores, blocks(n * count), scores, words, n, count, V)
+
+
+@cuda_kernel(choosing.likeliest, fits=are_reals)
+def likeliest(scores: Array) -> Array:
+    words = get_array_module(scores).empty(len(scores), np.int32)
+    launch("choosing", "likeliest", scores, len(scores), scores, words, scores.shape[1])
+    return words
+
+
+@cuda_kernel(choosing.draw_words, fits=lambda x, u, temperature: are_reals(x, u))
+def draw_words(x: Array, u: Array, temperature: float | None = None) -> Array:
+    words = get_array_module(x).empty(len(x), np.int32)
+    soft, degree = temperature is not None, temperature or 1
+    launch("choosing", "draw_words", x, len(x), x, u, words, degree, soft, x.shape[1])
+    return words
+
+
+def _fits_beams(ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int) -> bool:
+    return are_reals(ranked, scores, totals) and are_indices(beams.rows)
+
+
+@cuda_kernel(choosing.continue_beams, fits=_fits_beams)
+def continue_beams(
+    ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int
+) -> tuple[Array, Array, Array]:
+    empty, (n, V), m = get_array_module(scores).empty, scores.shape, len(beams.next_rows)
+    words, parents, new_totals = empty(m, np.int32), empty(m, np.int32), empty(m, scores.dtype)
+    args = ranked, scores, totals, beams.rows, words, parents, new_totals
+    numbers = n, m // n, beams.size, null, V
+    launch("choosing", "continue_beams", scores, n, *args, *numbers)
+    return words, parents, new_totals
 
 
 # ---- Rows of tables

@@ -48,6 +48,8 @@ class Cublas(Module):
         self.CUBLAS_OP_N, self.CUBLAS_OP_T = 0, 1
         self.getVersion = lambda handle: 130_000
         self.sgemm, self.dgemm = _gemm("sgemm", np.float32), _gemm("dgemm", np.float64)
+        self.getMathMode = lambda handle: EMULATOR.math_mode
+        self.getPointerMode = lambda handle: EMULATOR.pointer_mode
 
     def __getattr__(self, name: str) -> Any:
         try:

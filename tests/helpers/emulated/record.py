@@ -266,6 +266,7 @@ class Emulator(Counts):
         self.handles: dict[tuple[int, int], int] = {}  # of cuBLAS, by device and thread
         # Of handles that were given to a stream: its address, and whether it got a workspace
         self.streams: dict[int, tuple[int, bool]] = {}
+        self.math_mode = self.pointer_mode = 0  # of all handles
         self.pool_used, self.pool_free = (
             0,
             0,

@@ -44,6 +44,11 @@ FLAGS = [
     "-Wno-unused-function",
 ]
 PLAIN = ["-O2", "-fvisibility=hidden", "-fPIC", "-shared", "-Wl,-z,defs"]
+# As a card rounds: a product and a sum at once, and in float32 no denormal numbers
+CARD = {
+    "float": [*PLAIN, "-mfma", "-ffp-contract=fast", "-DTWIN_FTZ"],
+    "double": [*PLAIN, "-mfma", "-ffp-contract=fast"],
+}
 SANITIZED = ["-O1", "-g", "-fsanitize=thread", "-DTWIN_THREADS"]
 ADDRESSED = ["-O1", "-g", "-fsanitize=address", "-DTWIN_THREADS"]
 
@@ -281,13 +286,15 @@ _THREE = ctypes.c_uint * 3
 
 class Twin:
     """One kernel file, built for one real type ("float" or "double") and loaded; its kernels can be
-    launched on NumPy arrays.
+    launched on NumPy arrays. Arithmetic rounds as plain C++ does, or as on a card.
     """
 
-    def __init__(self, source: Path | str, real: str) -> None:
+    def __init__(self, source: Path | str, real: str, as_card: bool = False) -> None:
         self.real = real
         self.parameters = parameters(source)
-        built = _built(source, real, PLAIN)
+        if as_card and platform.machine() not in ("x86_64", "AMD64"):
+            raise UnavailableError(f"no flags for the roundings of a card on {platform.machine()}")
+        built = _built(source, real, CARD[real] if as_card else PLAIN)
         self.warnings = built.with_suffix(".log").read_text(encoding="utf-8")
         library = ctypes.PyDLL(
             str(built)
@@ -312,11 +319,11 @@ class Twin:
 
 
 @functools.cache
-def build(source: Path | str, real: str) -> Twin:
+def build(source: Path | str, real: str, as_card: bool = False) -> Twin:
     """A kernel file, by its path or as text, for one real type ("float" or "double"). Built once:
     later calls find it.
     """
-    return Twin(source, real)
+    return Twin(source, real, as_card)
 
 
 def _size(name: str, what: str, size: Size, limits: Size) -> Size:

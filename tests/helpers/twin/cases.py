@@ -27,9 +27,9 @@ class Case(NamedTuple):
     args: list[Any]
     wanted: dict[int, np.ndarray]  # number of an argument: its values in float64
 
-    def run(self, real: str, seed: int = 0) -> list[np.ndarray]:
+    def run(self, real: str, seed: int = 0, as_card: bool = False) -> list[np.ndarray]:
         """Launch it; the arrays of `wanted`, in that order."""
-        twin.build(source(self.kernel), real).launch(
+        twin.build(source(self.kernel), real, as_card).launch(
             self.kernel, self.grid, (self.block,), self.args, seed
         )
         return self.results(self.args)
@@ -42,10 +42,18 @@ class Case(NamedTuple):
         where a value is missing.
         """
         return max(
-            float(np.abs(got - want).max() / (np.abs(want).max() or 1))
+            _error(got, want)
             for got, want in zip(results, self.wanted.values(), strict=True)
             if want.size
         )
+
+
+def _error(got: np.ndarray, want: np.ndarray) -> float:
+    infinite = np.isinf(want)
+    if not np.array_equal(infinite, np.isinf(got)) or (got[infinite] != want[infinite]).any():
+        return np.nan
+    far = np.abs(got[~infinite] - want[~infinite])
+    return float(far.max(initial=0) / (np.abs(want[~infinite]).max(initial=0) or 1))
 
 
 class Draw:
@@ -362,6 +370,79 @@ def softmax_equations(
         return -log_p[every, targets], np.exp(log_p) - onehot
     wanted = (1 - smoothing) * onehot + smoothing / scores.shape[1]
     return -(wanted * log_p).sum(axis=1), np.exp(log_p) - wanted
+
+
+def normalise(draw: Draw, rows: int, V: int) -> Case:
+    scores = draw.normal(rows, V)
+    scores *= 3
+    shifted = wide(scores) - wide(scores).max(axis=1, keepdims=True)
+    wanted = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return Case("normalise", (rows,), draw.threads, [scores, np.int32(V)], {0: wanted})
+
+
+def forbid(draw: Draw, rows: int, V: int) -> Case:
+    scores = draw.normal(rows, V)
+    words = guarded(draw.rng.permutation(V)[: -(-V // 3)].astype(np.int32))
+    args = [scores, words, *ints(rows, len(words), V)]
+    wanted = wide(scores)
+    wanted[:, words] = -np.inf
+    return Case("forbid", (draw.blocks(rows * len(words)),), draw.threads, args, {0: wanted})
+
+
+def likeliest(draw: Draw, rows: int, V: int) -> Case:
+    """Every other row has its largest score twice."""
+    scores, words = draw.normal(rows, V), guarded(np.full(rows, 113, np.int32))
+    found = scores.argmax(axis=1)
+    for row in range(0, rows, 2):
+        scores[row, draw.rng.integers(V)] = scores[row, found[row]]
+    args = [scores, words, np.int32(V)]
+    return Case("likeliest", (rows,), draw.threads, args, {1: wide(scores.argmax(axis=1))})
+
+
+def draw_words(draw: Draw, rows: int, V: int, temperature: float | None = None) -> Case:
+    """Half of the words have no probability; each uniform is in the middle of a likely word's."""
+    x, words = draw.normal(rows, V), guarded(np.full(rows, 113, np.int32))
+    never = draw.rng.random((rows, V)) < 0.5
+    never[:, draw.rng.integers(V)] = False
+    x[never] = 0 if temperature is None else -np.inf
+    if temperature is None:
+        np.abs(x, out=x)
+    p = wide(x)
+    if temperature is not None:
+        p = np.exp((p - p.max(axis=1, keepdims=True)) / temperature)
+    likely = p >= np.median(p[p > 0])
+    likely[np.arange(rows), p.argmax(axis=1)] = True
+    chosen = np.array([draw.rng.choice(np.flatnonzero(row)) for row in likely])
+    ends, every = p.cumsum(axis=1), np.arange(rows)
+    u = guarded(((ends - p / 2)[every, chosen] / ends[:, -1]).astype(draw.dtype))
+    soft = temperature is not None
+    args = [x, u, words, *draw.reals(temperature or 1), *ints(soft, V)]
+    return Case("draw_words", (rows,), draw.threads, args, {2: wide(chosen)})
+
+
+def continue_beams(draw: Draw, pictures: int, size: int, V: int, first: bool = False) -> Case:
+    """Pictures with a hypothesis each before the first word, then with any number of them, some
+    without. A word in three cannot follow. Another ranking than the scores' decides.
+    """
+    counts = np.ones(pictures, int) if first else draw.rng.integers(0, size + 1, pictures)
+    counts[-1], each = 1 if first else size, size if first else 1
+    picture = np.repeat(np.arange(pictures), counts)
+    n, starts = len(picture), np.cumsum(counts) - counts
+    rows = guarded((picture * size + np.arange(n) - starts[picture]).astype(np.int32))
+    ranked, scores, totals = draw.normal(n, V), draw.normal(n, V), draw.normal(n)
+    ranked[:, ::3] = -np.inf
+    words, parents = (guarded(np.full(n * each, 113, np.int32)) for _ in range(2))
+    found = []
+    for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+        own = wide(ranked)[start : start + count] + wide(totals)[start : start + count, None]
+        order = np.argsort(-own, axis=None, kind="stable")[: count * each]
+        found += [(start + at // V, at % V) for at in order.tolist()]
+    parent, word = (np.array(x) for x in zip(*found, strict=True))
+    new = wide(totals)[parent] + wide(scores)[parent, word]
+    args = [ranked, scores, totals, rows, words, parents, draw.poison(n * each)]
+    args += ints(n, each, size, 7, V)
+    wanted = {4: wide(word), 5: wide(parent), 6: new}
+    return Case("continue_beams", (n,), draw.threads, args, wanted)
 
 
 def segment_sum(draw: Draw, R: int, C: int, K: int, first: int = 0) -> Case:
@@ -855,6 +936,52 @@ CASES = {
             ("scatter_drop", scatter_drop),
         )
     },
+    **{
+        name: Kernel(
+            "choosing.cu",
+            make,
+            [
+                {"rows": rows, "V": V}
+                for rows, V in ((3, 70), (1, 1), (2, 2), (4, 255), (5, 256), (3, 1004), (2, 2539))
+            ],
+        )
+        for name, make in (
+            ("normalise", normalise),
+            ("forbid", forbid),
+            ("likeliest", likeliest),
+        )
+    },
+    "draw_words": Kernel(
+        "choosing.cu",
+        draw_words,
+        [
+            {"rows": rows, "V": V, "temperature": temperature}
+            for rows, V, temperature in (
+                (3, 70, 0.7),
+                (1, 1, 1.0),
+                (2, 2, None),
+                (4, 255, 2.0),
+                (5, 256, None),
+                (9, 1004, 1.0),
+                (4, 2539, None),
+            )
+        ],
+    ),
+    "continue_beams": Kernel(
+        "choosing.cu",
+        continue_beams,
+        [
+            {"pictures": pictures, "size": size, "V": V, "first": first}
+            for pictures, size, V, first in (
+                (3, 2, 50, False),
+                (1, 1, 3, True),
+                (4, 5, 40, True),
+                (5, 3, 255, False),
+                (2, 5, 1004, False),
+                (6, 4, 300, False),
+            )
+        ],
+    ),
     "segment_sum": Kernel(
         "segment_sum.cu",
         segment_sum,
