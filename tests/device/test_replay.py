@@ -73,13 +73,16 @@ def test_emulated_batches_of_one_layout_make_the_same_launches(
     one.train_batch(first)  # grows the buffers
     for rows in (second, third):
         records.clear()
-        one.train_batch(rows)
+        with device.counting() as counts:
+            one.train_batch(rows)
         (record,) = records.values()
         found.append(texts(record.work))
+        beside = len(counts.launches) - len(record.work)
+        assert beside == len(BESIDE_RECORD) + 1, "launches beside the record"  # and record_step
     assert found[0] == found[1]
     with device.counting() as counts:
         one.train_batch(first)
-    assert len(counts.launches) == len(found[0]) + len(BESIDE_RECORD) + 1  # and record_step
+    assert len(counts.launches) == len(found[0]) + len(BESIDE_RECORD) + 1
     assert (counts.reads, counts.waits, counts.allocations) == ([], [], [])
     assert len(counts.transfers) == 1
 
