@@ -1,4 +1,7 @@
-"""Host time of decoding and of a self-critical step on a card, measured as in host_time.py."""
+"""Host time of decoding and of a self-critical step on a card, measured as in host_time.py.
+
+python -m benchmarks.host_decoding
+"""
 
 import functools
 import statistics
@@ -11,6 +14,7 @@ from benchmarks.fake_cupy import Meter, fake_device
 from benchmarks.host_time import KEPT, Clock, _step
 from benchmarks.work import Config, make_model, make_solver
 from xpcap.backend import Array, array_module
+from xpcap.cli.shared import table
 from xpcap.data.dataset import CaptionData
 from xpcap.decoding import Beam, Policy
 from xpcap.models.batch import FeatureRows
@@ -111,3 +115,11 @@ def decoding_rows(results: Sequence[Decoding]) -> list[tuple[str, ...]]:
     columns = zip(headings, *lines, strict=True)
     padded = [[cell.rjust(max(map(len, column))) for cell in column] for column in columns]
     return list(zip(*padded, strict=True))
+
+
+def main() -> None:
+    print(f"{HOST_DECODING}\n{table(decoding_rows(decoding_times()))}")
+
+
+if __name__ == "__main__":
+    main()

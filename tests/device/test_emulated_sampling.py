@@ -132,8 +132,8 @@ def test_emulated_step_of_sampling_launches_little_and_sends_nothing(device: Emu
     )
     assert longer.names() - shorter.names() <= Counter(
         {
-            "product dgemm": 2,
-            "elementwise add": 2,
+            "product dgemm": 1,
+            "elementwise add": 1,
             "raw gather": 1,
             "raw lstm_step": 1,
             "raw forbid": 1,

@@ -233,8 +233,10 @@ class SelfCritical(Objective):
 
     def rewards(self, captions: np.ndarray, pictures: np.ndarray) -> np.ndarray:
         """CIDEr-D (n,) of captions (n, T) of train pictures (n,); END, if it comes, is a word."""
-        end = self._words.end
-        words = [self._words.words(ids) + ([END] if end in ids else []) for ids in captions]
+        ended = (captions == self._words.end).any(axis=1).tolist()
+        words = [
+            self._words.words(ids) + [END] * end for ids, end in zip(captions, ended, strict=True)
+        ]
         return self._score.scores(words, np.searchsorted(self._pictures, pictures))
 
     def _references(self, picture: int) -> list[list[str]]:
