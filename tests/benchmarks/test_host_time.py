@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from emulated import EMULATOR, MISSING, install, real
 
 from benchmarks import __main__ as command
-from benchmarks import fake_cupy, host_time
+from benchmarks import fake_cupy, host_decoding, host_time
 from benchmarks.fake_cupy import fake_device
 from xpcap import backend, optim
 from xpcap.layers.cells import CELLS
@@ -276,3 +276,15 @@ def test_host_time_by_graph_is_a_few_calls() -> None:
     assert other.calls == 7
     assert one.calls > 60
     assert (other.reads, other.allocations) == (0, 0)
+
+
+@NEEDS_CUPY
+def test_host_time_of_decoding_has_few_calls_and_one_read_a_word_and_array() -> None:
+    found = {one.work: one for one in host_decoding.decoding_times(calls=3, warm_up=1)}
+    assert [*found] == ["greedy", "sampling", "beam of 5", "self-critical step"]
+    calls = {"greedy": 7, "sampling": 8, "beam of 5": 12, "self-critical step": 205}
+    for work, one in found.items():
+        assert 0 < one.calls <= calls[work], one
+        assert 0 < one.python_us < one.us
+    assert [round(one.reads) for one in found.values()] == [1, 1, 3, 17]
+    assert len({len(line) for line in host_decoding.decoding_rows([*found.values()])}) == 1
