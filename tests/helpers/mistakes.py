@@ -61,7 +61,7 @@ class KernelMistake(Mistake):
     """A mistake in CUDA C, where the pattern is a regular expression."""
 
     nth: int | None = None  # match to replace, from 0; None: all
-    suffix: ClassVar[str] = ".cu"
+    suffix: ClassVar[str] = ".cu*"  # with gates.cuh
 
     def change(self, text: str) -> tuple[str, int]:
         return in_cuda(text, self.function, self.pattern, self.instead, self.nth)
@@ -734,8 +734,8 @@ MISTAKES = [
         "all-go-on-in-a-kernel",
         "the same in a kernel: another sequence's gradient is added to dc",
         "lstm_gates_backward",
-        r"row < more \? dc\[k\] \+ dc_here : dc_here",
-        "dc[k] + dc_here",
+        r"dc_next = row < more \? dc\[k\] : 0",
+        "dc_next = dc[k]",
         kernel("lstm_gate_backward_steps"),
     ),
     Mistake(
@@ -847,18 +847,18 @@ MISTAKES = [
     KernelMistake(
         "gates-transposed",
         "gates stacked i, f, g, o, as other libraries have them",
-        "lstm_gates",
-        r"(\w+) = (\w+) \+ H, (\w+) = \1 \+ H",
-        r"\3 = \2 + H, \1 = \3 + H",
-        kernel("lstm_gates"),
+        "lstm_unit",
+        r"gates\[2 \* H\] = o;\s+gates\[3 \* H\] = g;",
+        "gates[2 * H] = g; gates[3 * H] = o;",
+        kernel("lstm_gate_steps"),
     ),
     KernelMistake(
         "gradient-forgotten",
         "the gradient from the step after is forgotten",
         "lstm_gates_backward",
-        r"row < more \? dh\[at\] \+ dh_next\[k\] :",
-        "",
-        kernel("lstm_gates_backward"),
+        r"from_next = row < more \? dh_next\[k\] : 0",
+        "from_next = 0",
+        kernel("lstm_gate_backward_steps"),
     ),
     KernelMistake(
         "row-of-the-state-before",
@@ -872,8 +872,8 @@ MISTAKES = [
         "ended-sequences",
         "sequences that have ended get a gradient from the next step, too",
         "lstm_step_backward",
-        r"row < more \? dc\[k\] \+ dc_here : dc_here",
-        "dc[k] + dc_here",
+        r"dc_next = row < more \? dc\[k\] : 0",
+        "dc_next = dc[k]",
         kernel("lstm_backward_steps"),
     ),
     Mistake(
@@ -931,8 +931,8 @@ MISTAKES = [
         "part-forgotten",
         "a word that occurs often lacks the last part of its rows",
         "segment_sum",
-        r"p < PARTS",
-        "p < PARTS - 1",
+        r"p < SEGMENT_PARTS",
+        "p < SEGMENT_PARTS - 1",
         kernel("segment_sum"),
     ),
     KernelMistake(
@@ -990,8 +990,8 @@ MISTAKES = [
         "lines-forgotten",
         "the sum of a column lacks half of its rows",
         "column_sum",
-        r"half >= COLUMNS",
-        "half > COLUMNS",
+        r"half >= SUM_COLUMNS",
+        "half > SUM_COLUMNS",
         kernel("column_sum"),
     ),
     KernelMistake(

@@ -15,6 +15,7 @@ from xpcap.ops.choosing import BeamRows
 from xpcap.ops.dispatch import cuda_kernel
 from xpcap.ops.equations import Segments
 from xpcap.ops.launch import (
+    CONSTANTS,
     INT_MAX,
     THREADS,
     are_indices,
@@ -25,17 +26,13 @@ from xpcap.ops.launch import (
 )
 from xpcap.ops.recurrent import Gates, PackedSequences, Step, TakeStep
 
-# Blocks in the first pass of a norm; fixed, so that sums have the same order on every GPU
-NORM_BLOCKS = 256
-
 # Most sequences for which an LSTM's step is one launch each way, product and gates together. Not
 # yet timed on a card
 FUSED = 128
-# Units of a block in lstm_step.cu; its threads divided by them are its rows
-FORWARD_UNITS, BACKWARD_UNITS = 8, 16
-SEGMENT_COLUMNS, SUM_COLUMNS = 64, 8  # of a block in segment_sum.cu and column_sum.cu
-REGIONS = 1024  # regions of a picture, at most, as in attention.cu
-SLAB = 16  # regions for a thread of attention_sum
+NORM_BLOCKS, SUM_COLUMNS = CONSTANTS["NORM_BLOCKS"], CONSTANTS["SUM_COLUMNS"]
+FORWARD_UNITS, BACKWARD_UNITS = CONSTANTS["FORWARD_UNITS"], CONSTANTS["BACKWARD_UNITS"]
+SEGMENT_COLUMNS = THREADS // CONSTANTS["SEGMENT_PARTS"]
+REGIONS, SLAB = CONSTANTS["REGIONS"], CONSTANTS["SLAB"]
 
 
 # ---- Losses

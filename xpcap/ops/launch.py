@@ -18,9 +18,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, is_device_array
+from xpcap.ops.equations import NO_TARGET
 from xpcap.ops.replay import note
 
-THREADS = 256  # per block, in every kernel
+# What host and kernels agree on: `#define`s before each file
+CONSTANTS = {
+    "THREADS": 256,  # per block, in every kernel
+    "NORM_BLOCKS": 256,  # of the first pass of a norm: sums have the same order on every GPU
+    "FORWARD_UNITS": 8,  # of a block in lstm_step.cu; its threads divided by them are its rows
+    "BACKWARD_UNITS": 16,
+    "SEGMENT_PARTS": 4,  # of a long segment
+    "SUM_COLUMNS": 8,  # of a block in column_sum.cu
+    "REGIONS": 1024,  # of a picture, at most: whole tiles; 13 KiB of shared memory in double
+    "SLAB": 16,  # regions for a thread of attention_sum
+    "NO_TARGET": NO_TARGET,
+}
+THREADS = CONSTANTS["THREADS"]
 # C types by NumPy's character for the dtype, which costs far less than its name
 REALS = {"f": "float", "d": "double"}
 INT_MAX = 2**31 - 1
@@ -81,8 +94,13 @@ class Kernel:
 
 @functools.cache
 def source(file: str) -> str:
-    """The text of a CUDA C file."""
-    return resources.files("xpcap.ops").joinpath("cuda", f"{file}.cu").read_text(encoding="utf-8")
+    """The text of a CUDA C file as it is compiled: after the constants, with what it includes."""
+    folder = resources.files("xpcap.ops").joinpath("cuda")
+    text = folder.joinpath(f"{file}.cu").read_text(encoding="utf-8")
+    for line, name in re.findall(r'(#include "(.*)")', text):
+        text = text.replace(line, folder.joinpath(name).read_text(encoding="utf-8"))
+    defines = "".join(f"#define {name} {value}\n" for name, value in CONSTANTS.items())
+    return f"{defines}{text}"
 
 
 def parameter_types(text: str, name: str, real: str) -> tuple[str, ...]:

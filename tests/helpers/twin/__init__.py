@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from planting import functions_in_cuda
 
+from xpcap.ops.launch import source as compiled_text
+
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "xpcap" / "ops" / "cuda"
 HEADERS = ("shim.h", "fibers.h", "threads.h")
@@ -101,8 +103,8 @@ def files() -> list[Path]:
 
 
 def text_of(source: Path | str) -> str:
-    """The text of a kernel file; text itself is passed on."""
-    return source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+    """The text of a kernel file as it is compiled; text itself is passed on."""
+    return compiled_text(source.stem) if isinstance(source, Path) else source
 
 
 def _bare(text: str) -> str:

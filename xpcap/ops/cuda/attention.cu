@@ -9,15 +9,12 @@
 // P * H numbers. Each order of adding is fixed, without atomics: results are reproducible to the
 // bit.
 typedef REAL real;
-#define THREADS 256
 #define BLOCKS_AT_ONCE 4            // on a multiprocessor, in a step: that leaves a thread 64 registers
-#define REGIONS 1024                // of a picture, at most: whole tiles. With all else 13 KiB of shared memory in double
 #define LANES 16                    // threads that share the terms of a product: in float they read 64 neighbouring bytes
 #define LINES (THREADS / LANES)     // groups of so many threads
 #define TURNS 2                     // products of a group at the same time
 #define TILE (LINES * TURNS)        // regions whose products are added up between two barriers
 #define PARTS (TILE * (LANES + 1))  // with one number of padding a line, so that a column lies in different banks
-#define SLAB 16                     // regions for a thread of attention_sum
 #define DEPTH 16                    // rows that its block copies to shared memory at a time
 #define FACTORS (DEPTH * 2 * SLAB)
 

@@ -6,7 +6,6 @@
 // thread takes every THREADS-th score. Sums and choices are reduced in a tree of fixed shape, so
 // results are reproducible to the bit.
 typedef REAL real;
-#define THREADS 256
 
 // The maximum of a row, in every thread. Comparisons drop a NaN, but the sums bring it back.
 __device__ real maximum(const real* row, int V, real* partial) {

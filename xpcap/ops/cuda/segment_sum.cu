@@ -4,13 +4,11 @@
 // out[k] = sum of rows[order[j]] for starts[k] <= j < starts[k + 1], 0 for an empty segment; rows
 // (R, C), out (K, C). Grid: segments along x, blocks of WIDTH columns along y. A block sums a short
 // segment in THREADS columns, one a thread, and those beyond have nothing to do. It cuts a longer
-// one, such as that of "a", into PARTS parts, one for WIDTH threads each, and adds their sums in
+// one, such as that of "a", into SEGMENT_PARTS parts, one for WIDTH threads each, and adds their sums in
 // order. The order of adding depends on the length alone, without atomics, so results are
 // reproducible to the bit.
 typedef REAL real;
-#define THREADS 256
-#define PARTS 4
-#define WIDTH (THREADS / PARTS)
+#define WIDTH (THREADS / SEGMENT_PARTS)
 #define SHORT 32  // rows
 
 // Sum of rows[order[j]] in a column, for from <= j < to.
@@ -29,14 +27,14 @@ extern "C" __global__ void segment_sum(const real* rows, const int* order, const
         if (column < C) out[(long long)k * C + column] = sum_of(rows, order, start, end, column, C);
         return;
     }
-    const int part = thread / WIDTH, column = blockIdx.y * WIDTH + thread % WIDTH, share = (end - start + PARTS - 1) / PARTS;
+    const int part = thread / WIDTH, column = blockIdx.y * WIDTH + thread % WIDTH, share = (end - start + SEGMENT_PARTS - 1) / SEGMENT_PARTS;
     const int from = start + part * share, to = from + share < end ? from + share : end;
     sums[thread] = column < C ? sum_of(rows, order, from, to, column, C) : 0;
     __syncthreads();
     if (part > 0 || column >= C) return;
     real sum = sums[thread];
 #pragma unroll
-    for (int p = 1; p < PARTS; ++p) sum += sums[p * WIDTH + thread];
+    for (int p = 1; p < SEGMENT_PARTS; ++p) sum += sums[p * WIDTH + thread];
     out[(long long)k * C + column] = sum;
 }
 

@@ -9,8 +9,6 @@
 // and to write the gradient; once more for smoothed targets. dscores may alias scores. Partial
 // results are reduced in a tree of fixed shape, so results are reproducible to the bit.
 typedef REAL real;
-#define THREADS 256
-#define NO_TARGET -1
 
 extern "C" __global__ void softmax_loss(const real* scores, const real* bias, const int* targets, const real* scale, real same,
                                         real kept, real rest, real* nll, real* dscores, int biased, int each, int V) {

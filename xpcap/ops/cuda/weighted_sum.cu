@@ -4,7 +4,6 @@
 // One block of THREADS threads. Sums are in double, reduced in a tree of fixed shape, so the result
 // is reproducible to the bit.
 typedef REAL real;
-#define THREADS 256
 
 extern "C" __global__ void weighted_sum(const real* x, const real* scale, real same, real* out, int each, int n) {
     __shared__ double sums[THREADS];
