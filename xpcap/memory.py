@@ -32,15 +32,24 @@ class Buffer:
     take : maps a full name, a shape and a dtype (None for the usual one) to an array
     send : maps a full name and a host array to that array on the buffer's device
     prefix : put in front of every name
+
+    Attributes
+    ----------
+    records : recorded work by keys of its user, see ops.replayed; cleared when an array moves. None:
+        each array is new
+    graphs : True if records are to run as CUDA graphs
     """
+
+    graphs = False
 
     def __init__(
         self,
         take: Callable[[str, tuple[int, ...], DTypeLike | None], Array],
         send: Callable[[str, np.ndarray], Array],
         prefix: str = "",
+        records: dict[object, Any] | None = None,
     ) -> None:
-        self._take, self._send, self._prefix = take, send, prefix
+        self._take, self._send, self._prefix, self.records = take, send, prefix, records
         self._cache: dict[str, tuple[Array, object, Any]] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
@@ -106,9 +115,10 @@ class Workspace:
     ----------
     like : array whose library, device and dtype the buffers have
     parts : most parts of a step; each has buffers of its own
+    graphs : run what is recorded as CUDA graphs, where they give the same bits
     """
 
-    def __init__(self, like: Array, parts: int = 1) -> None:
+    def __init__(self, like: Array, parts: int = 1, *, graphs: bool = False) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
         # The last view of each: most are needed in the same shape again, and a new one costs a
@@ -116,7 +126,9 @@ class Workspace:
         self._views: dict[str, Array] = {}
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self._uploads = Uploads(self._xp)
-        self.buffer = Buffer(self._take, self._send)
+        self._records: dict[object, Any] = {}
+        self.buffer = Buffer(self._take, self._send, records=self._records)
+        self.buffer.graphs = graphs
 
     def _take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
         last = self._views.get(name)
@@ -125,6 +137,7 @@ class Workspace:
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].size < size:
             self._views.pop(name, None)
+            self._records.clear()
             self._buffers.pop(name, None)  # free the old memory before asking for more
             self._buffers[name] = self._xp.empty(size, dtype or self._dtype)
         result = self._views[name] = view(self._buffers[name], 0, shape)
@@ -134,6 +147,7 @@ class Workspace:
         """Use `flat` as the buffer of a name."""
         self._buffers[name] = flat
         self._views.pop(name, None)
+        self._records.clear()
 
     def _send(self, name: str, host: np.ndarray) -> Array:
         if self._xp is np:

@@ -27,26 +27,6 @@ def lstm_gates_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     )
 
 
-def lstm_gates_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return (
-        draw(N, H),
-        draw(N, H),
-        draw(N, H),
-        ops.sigmoid(draw(N, 4 * H)),
-        np.tanh(draw(N, H)),
-        draw(N, H),
-        (draw(N, 4 * H), draw(N, H)),
-    )
-
-
-def rnn_cell_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(N, H), draw(N, H), draw(N, H)
-
-
-def rnn_cell_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(N, H), draw(N, H), np.tanh(draw(N, H)), draw(N, H)
-
-
 def softmax_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     scores, targets = 3 * draw(N, V), np.array([0, 3, 3, V - 1, 5], np.int32)
     return [
@@ -99,6 +79,18 @@ def continue_beams_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any,
 
 def column_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     return [(draw(rows, C), draw(C)) for rows, C in ((301, 37), (3, 8))]
+
+
+def add_rows_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(draw(N, V), draw(V)), (draw(N, V), draw(N, V))]
+
+
+def mean_regions_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(N, 4, H), draw(N, H)
+
+
+def add_to_regions_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(N, 4, H), draw(N, H)
 
 
 def gather_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
@@ -382,9 +374,6 @@ DRIVES |= {
 }
 ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a list of several
     "lstm_gates": lstm_gates_arguments,
-    "lstm_gates_backward": lstm_gates_backward_arguments,
-    "rnn_cell": rnn_cell_arguments,
-    "rnn_cell_backward": rnn_cell_backward_arguments,
     "softmax_loss": softmax_loss_arguments,
     "gather": gather_arguments,
     "gather_regions": gather_regions_arguments,
@@ -412,6 +401,9 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "times_transpose": times_transpose_arguments,
     "segment_sum": segment_sum_arguments,
     "column_sum": column_sum_arguments,
+    "add_rows": add_rows_arguments,
+    "mean_regions": mean_regions_arguments,
+    "add_to_regions": add_to_regions_arguments,
     "normalise": rows_of_scores_arguments,
     "forbid": lambda draw: (3 * draw(N, V), np.array([1, 4, V - 1], np.int32)),
     "likeliest": rows_of_scores_arguments,
@@ -433,6 +425,7 @@ SCRATCH = {
     "gather_plus": 0,
     "gather_plus_image": 0,
     "weighted_sum": 2,
+    "add_to_regions": 1,
 }  # the argument that a version may leave anything in
 TOLERANCES = {"float32": 3e-6, "float64": 1e-14}
 

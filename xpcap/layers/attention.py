@@ -17,10 +17,12 @@ from xpcap.ops import (
     PackedSequences,
     Step,
     TakeStep,
+    add_to_regions,
     attend_backward_steps,
     attend_steps,
     attention_sum,
     from_rows,
+    mean_regions,
     product,
     row_products_add,
     row_products_transpose,
@@ -128,7 +130,7 @@ class Attention:
     def start(self) -> Array:
         """State before the first step, and c0: the mean of A over regions, (N, H)."""
         N, _, H = self.A.shape
-        return self.A.mean(axis=1, out=self._buffer("h0", (N, H)))
+        return mean_regions(self.A, self._buffer("h0", (N, H)))
 
     def forward_steps(self, h: Array, r: Array) -> TakeStep:
         """As in layers.RecurrentTerm."""
@@ -172,8 +174,7 @@ class Attention:
         product(self._context.T, da, out=dWattn)
         out = self._buffer("dA", self.A.shape)
         dA = attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, out)
-        dh0 /= self.A.shape[1]
-        dA += dh0[:, None]  # each region has its share of the mean
+        add_to_regions(dA, dh0)  # each region has its share of the mean
         return dA, dWattn
 
 

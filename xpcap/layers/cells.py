@@ -57,6 +57,9 @@ class Cell(NamedTuple):
     `CaptioningRNN.trace`. ``gates(cache)`` are all gates (R, H) by name, and `state_names` the
     names of a state's arrays, for the trace alone.
 
+    A cell is `replayable` if on a device its loops do nothing but call operations of xpcap.ops that
+    have kernels, for then launches can be recorded and repeated.
+
     A cell with `takes_extra_term` has one more parameter, ``extra_term=None``, in `step` and in
     `rows_forward`: a RecurrentTerm, such as attention, that each step adds to its pre-activation a.
     It may be added to any part of the pre-activation whose gradient is da, but not to a part that a
@@ -73,6 +76,7 @@ class Cell(NamedTuple):
     rows_backward: Callable[..., tuple[Array, State, Params]]
     activations: Callable[[Any], dict[str, Activation]] = no_activations  # of a cache
     takes_extra_term: bool = False
+    replayable: bool = False  # its loops launch only kernels and products of xpcap.ops
     inputs: tuple[str, str] = ("Wx", "b")  # weight (W, G) and bias (G,)
     gates: Callable[[Any], dict[str, Array]] = no_gates  # of a cache
     state_names: tuple[str, ...] = ()  # of all arrays of a state; empty: h, state 2, ...
@@ -124,7 +128,8 @@ def one_layer(
         da, dstate0, dWh = rows_backward(dh, cache, buffer, None if grads is None else grads["Wh"])
         return da, dstate0, {"Wh": dWh}
 
-    return Cell(shapes, states, step, forward, backward, activations, takes_extra_term=True)
+    loops = forward, backward
+    return Cell(shapes, states, step, *loops, activations, takes_extra_term=True, replayable=True)
 
 
 def lstm_gates(cache: LSTMRowsCache) -> dict[str, Array]:

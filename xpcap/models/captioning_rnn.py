@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.backend import Array, array_module, asarray, to_numpy
+from xpcap.backend import Array, array_module, asarray, is_device_array, to_numpy
 from xpcap.errors import LARGEST, check_whole, unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
@@ -16,6 +16,7 @@ from xpcap.models import network
 from xpcap.models.batch import (
     DropoutKey,
     FeatureRows,
+    Layouts,
     as_array,
     check_terms,
     check_words,
@@ -226,6 +227,7 @@ class CaptioningRNN(Captioner):
         step: int | None = None,
         smoothing: float = 0.0,
         shard: np.ndarray | None = None,
+        layouts: Layouts = (),
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of a batch, with dropout if the model has any.
 
@@ -252,6 +254,8 @@ class CaptioningRNN(Captioner):
         shard : indices of some of the captions (n,), int, distinct. Loss and gradients are then the
             shard's: with the same `step`, the shards of several processes add up to those of one,
             dropout included. None: all captions
+        layouts : as from xpcap.models.batch.layouts_of; on a device the batch is padded to the first
+            that fits, if one does. Launches of batches of one layout are recorded and repeated
 
         Returns
         -------
@@ -288,6 +292,7 @@ class CaptioningRNN(Captioner):
             scale=1 / total if weights is None else np.asarray(np.asarray(weights) / total),
             draw=DropoutKey(self.seed, step) if self.dropout else None,
             shard=shard,
+            layouts=layouts if is_device_array(self.params.flat) else (),
         )
 
         # Parts are computed in parallel, each with gradients of its own, and added up in order

@@ -93,6 +93,7 @@ def train_run(
     on_stage: Callable[[TrainOptions], object] | None = None,
     on_begin: Hook | None = None,
     on_step: Hook | None = None,
+    graphs: bool = False,
 ) -> Trained:
     """Train a captioner, score it, and write its run folder, page and model card.
 
@@ -113,6 +114,7 @@ def train_run(
     on_stage : called with the options of a stage, all of them chosen, before it begins or goes on
     on_begin : called with the solver before the first step of a stage, or before the stage goes on
     on_step : called with the solver after each step, and between the batches of a validation
+    graphs : as in CaptioningSolver; it changes no result
 
     Raises
     ------
@@ -154,6 +156,7 @@ def train_run(
                     on_remark=on_remark,
                     on_begin=on_begin,
                     on_step=on_step,
+                    graphs=graphs,
                 )
                 group.all_gather("all is written")
                 run = open_run(stage.folder)
@@ -182,6 +185,7 @@ def _train(
     on_remark: Remark,
     on_begin: Hook | None,
     on_step: Hook | None,
+    graphs: bool,
 ) -> list[Record]:
     """Train a stage to its end; return its records. The memory of training is free afterwards."""
     options, folder = stage.options, stage.folder
@@ -221,6 +225,7 @@ def _train(
         on_epoch=_both(saver.on_epoch, on_epoch),
         objective=objective,
         group=group,
+        graphs=graphs,
     )
     if checkpoint is None and options.start is not None:
         if "val" in data.splits:

@@ -67,6 +67,8 @@ class CrossEntropy(Objective):
         more: dict[str, Any] = {} if batch.shard is None else {"shard": batch.shard}
         if self.smoothing:
             more["smoothing"] = self.smoothing
+        if batch.layouts:
+            more["layouts"] = batch.layouts
         more |= {"weights": batch.weights, "total": batch.total, "step": batch.step}
         return model.loss(batch.features, batch.captions, workspace=workspace, **more)
 

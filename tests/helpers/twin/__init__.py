@@ -343,6 +343,14 @@ def _block(name: str, size: Size) -> Size:
     return _size(name, "block", size, (1024, 1024, 64))
 
 
+def dtype_of(parameter: Parameter, real: str) -> np.dtype:
+    """The dtype of a parameter of a kernel that is built for `real`; of a pointer that of an
+    address.
+    """
+    type_ = real if parameter.type == "real" else parameter.type
+    return np.dtype(np.uint64 if parameter.pointer else DTYPES[type_])
+
+
 @functools.cache
 def _layout(wanted: tuple[Parameter, ...], real: str) -> tuple[str, list[np.dtype]]:
     dtypes = [np.dtype(DTYPES[_c_type(p, real)]) for p in wanted]

@@ -12,6 +12,7 @@ import numpy as np
 
 import twin
 from twin import KERNELS, REALS, THREADS
+from xpcap.ops import NO_TARGET
 
 # elements before and behind each array: as far as the threads of a block reach that have no guard
 BAND = 256
@@ -333,6 +334,8 @@ def softmax_loss(
     nll, dscores = softmax_equations(
         wide(scores) + (wide(bias) if biased else 0), targets, smoothing
     )
+    if rows > 2:
+        targets[1], scores[1], nll[1], dscores[1] = NO_TARGET, np.nan, 0, 0
     out = scores if same == "dscores is scores" else draw.poison(rows, V)
     if not each:
         scale[...] = np.nan
@@ -464,6 +467,14 @@ def column_sum(draw: Draw, R: int, C: int) -> Case:
     return Case("column_sum", (-(-C // 8),), draw.threads, args, {1: wide(x).sum(axis=0)})
 
 
+def add_rows(draw: Draw, R: int, C: int) -> Case:
+    x, b = draw.normal(R, C), draw.normal(C)
+    wanted = wide(x) + wide(b)
+    return Case(
+        "add_rows", (draw.blocks(R * C),), draw.threads, [x, b, *ints(R * C, C)], {0: wanted}
+    )
+
+
 def squares(draw: Draw, n: int) -> Case:
     x, threads = draw.normal(n), draw.threads  # as many blocks as threads
     padded = np.zeros(-(-n // threads**2) * threads**2)
@@ -544,6 +555,8 @@ def dropout_masks(
     numbers = [
         np.append(2 * n - 1, draw.rng.permutation(2 * n))[:n].astype(np.int32) for n in counts
     ]
+    for rows in numbers:
+        rows[1:2] = -1  # of a row that keeps nothing
     wanted = {}
     for place, (n, width) in enumerate(zip(counts, widths, strict=True)):
         key, counter = np.array([seed, place], np.uint64), np.array([0, 0, 0, step], np.uint64)
@@ -554,7 +567,8 @@ def dropout_masks(
             .view(np.uint16)
         )
         wanted[3 + place] = wide(
-            bits.reshape(2 * n, 16 * blocks)[numbers[place], :width] < 65536 * keep
+            (bits.reshape(2 * n, 16 * blocks)[numbers[place], :width] < 65536 * keep)
+            & (numbers[place] >= 0)[:, None]
         )
     threads = sum(n * draw_blocks(width) for n, width in zip(counts, widths, strict=True))
     scalars = [
@@ -621,6 +635,22 @@ def gather_drop(draw: Draw, R: int, K: int, C: int, keep: float = 0.7) -> Case:
         draw.threads,
         args,
         {3: wide(table)[rows] * mask / keep},
+    )
+
+
+def gather_regions(draw: Draw, R: int, K: int, C: int, P: int, keep: float = 0.7) -> Case:
+    table, rows, mask = (
+        draw.normal(K, P, C),
+        guarded(draw.rng.integers(0, K, R).astype(np.int32)),
+        guarded(draw.rng.random((R, C)) < keep),
+    )
+    args = [table, rows, mask, draw.poison(R, P, C), *draw.reals(1 / keep), *ints(R * P * C, P, C)]
+    return Case(
+        "gather_regions",
+        (draw.blocks(R * P * C),),
+        draw.threads,
+        args,
+        {3: wide(table)[rows] * mask[:, None] / keep},
     )
 
 
@@ -718,6 +748,20 @@ def attend_step_backward(draw: Draw, n: int, P: int, H: int) -> Case:
         4: placed(dh_next, 0, wide(dh_next)[:n] + (d[:, None] @ wide(A)[:n])[:, 0]),
     }
     return Case("attend_step_backward", (n,), draw.threads, args, wanted)
+
+
+def mean_regions(draw: Draw, N: int, P: int, H: int) -> Case:
+    A, out = draw.normal(N, P, H), draw.poison(N, H)
+    args = [A, out, *ints(N * H, P, H)]
+    return Case(
+        "mean_regions", (draw.blocks(N * H),), draw.threads, args, {1: wide(A).mean(axis=1)}
+    )
+
+
+def add_to_regions(draw: Draw, N: int, P: int, H: int) -> Case:
+    dA, dmean = draw.normal(N, P, H), draw.normal(N, H)
+    wanted, args = wide(dA) + wide(dmean)[:, None] / P, [dA, dmean, *ints(N * H, P, H)]
+    return Case("add_to_regions", (draw.blocks(N * H),), draw.threads, args, {0: wanted})
 
 
 def attention_sum(draw: Draw, N: int, T: int, P: int, H: int) -> Case:
@@ -950,6 +994,26 @@ CASES = {
             {"R": 200, "C": 33, "K": 31, "first": 5},
             {"R": 33, "C": 65, "K": 1},
             {"R": 90, "C": 512, "K": 2},
+        ],
+    ),
+    "add_rows": Kernel(
+        "add_rows.cu", add_rows, [{"R": 5, "C": 17}, {"R": 1, "C": 1}, {"R": 9, "C": 64}]
+    ),
+    **{
+        name: Kernel(
+            "attention.cu",
+            make,
+            [{"N": n, "P": P, "H": H} for n, P, H in ((5, 3, 17), (1, 1, 1), (3, 49, 64))],
+        )
+        for name, make in (("mean_regions", mean_regions), ("add_to_regions", add_to_regions))
+    },
+    "gather_regions": Kernel(
+        "gather.cu",
+        gather_regions,
+        [
+            {"R": 2, "K": 3, "C": 9, "P": 2},
+            {"R": 1, "K": 1, "C": 1, "P": 1},
+            {"R": 5, "K": 3, "C": 37, "P": 3},
         ],
     ),
     "column_sum": Kernel(

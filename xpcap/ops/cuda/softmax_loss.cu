@@ -1,7 +1,8 @@
 // Softmax loss of scores (rows, V), plus a bias (V,) if `biased`, and its gradient with a scale per
 // row if `each`, else one scale for all. Targets are smoothed: a word has the probability `rest`,
-// the target has `kept` besides. Contracts: ops.softmax_loss, ops.word_loss. A target outside
-// 0..V-1 gives a loss of NaN, so that it is seen and nothing beyond the scores is read.
+// the target has `kept` besides. Contracts: ops.softmax_loss, ops.word_loss. With NO_TARGET loss and
+// gradient are 0. Any other target outside 0..V-1 gives a loss of NaN, so that it is seen and nothing
+// beyond the scores is read.
 //
 // One block of THREADS threads per row; each thread takes every THREADS-th score. The row is read
 // three times, the last two times from cache: for its maximum, for the sum of exp(score - maximum),
@@ -9,12 +10,18 @@
 // results are reduced in a tree of fixed shape, so results are reproducible to the bit.
 typedef REAL real;
 #define THREADS 256
+#define NO_TARGET -1
 
 extern "C" __global__ void softmax_loss(const real* scores, const real* bias, const int* targets, const real* scale, real same,
                                         real kept, real rest, real* nll, real* dscores, int biased, int each, int V) {
     __shared__ real partial[THREADS];
     const int thread = threadIdx.x, target = targets[blockIdx.x];
     const long long row = (long long)blockIdx.x * V;
+    if (target == NO_TARGET) {  // the whole block
+        for (int j = thread; j < V; j += THREADS) dscores[row + j] = 0;
+        if (thread == 0) nll[blockIdx.x] = 0;
+        return;
+    }
     const bool known = target >= 0 && target < V;
     const int at = known ? target : 0;
     const real target_score = scores[row + at] + (biased ? bias[at] : 0);  // read before any thread overwrites it with the gradient
