@@ -146,7 +146,7 @@ def test_emulated_step_of_sampling_launches_little_and_sends_nothing(device: Emu
 
 
 @pytest.mark.parametrize(
-    ("policy", "most"), [(Sampling(), 16), (Sampling(top_p=0.9), 30), (Beam(5), 117)], ids=str
+    ("policy", "most"), [(Sampling(), 7), (Sampling(top_p=0.9), 26), (Beam(5), 12)], ids=str
 )
 def test_emulated_word_of_draws_and_beams_takes_no_more_launches_than_the_docs_say(
     policy: Policy, most: int, device: Emulator

@@ -10,7 +10,7 @@ from xpcap.backend import Array, get_array_module
 from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
 from xpcap.decoding.transcript import Transcript
 from xpcap.errors import OptionError, check_number, check_whole
-from xpcap.memory import Buffer
+from xpcap.memory import Buffer, view
 from xpcap.ops import BeamRows, continue_beams
 
 
@@ -137,12 +137,13 @@ class Search:
         choices: list[Choice] = []
         chosen: list[Array] = []  # by the groups before, (N * size,) words each; -1: none
         for group in self._groups(beams, t == 0):
+            if self._beam.groups == 1:
+                return Choice(*continue_beams(scores, scores, totals, group.beams, self._null))
             own = scores[group.own]
             penalised = self._penalised(own, chosen, group)
-            found = continue_beams(penalised, own, totals[group.own], group.beams, self._null)
-            if self._beam.groups == 1:
-                return Choice(*found)
-            words, parents, new = found
+            words, parents, new = continue_beams(
+                penalised, own, totals[group.own], group.beams, self._null
+            )
             choices.append(Choice(words, (parents + group.own.start) % n, new))
             chosen.append(xp.full(self._N * self._beam.size, -1, np.int32))
             chosen[-1][group.beams.next_rows] = words
@@ -163,9 +164,13 @@ class Search:
         sent = self._buffer.upload("groups", indices)  # all indices at once
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             if start < stop:
-                new = slice(n + start * each, n + stop * each)
-                own, its_firsts = slice(start, stop), sent[new.start + m : new.stop + m]
-                yield Group(own, BeamRows(sent[own], sent[new], its_firsts, self._N, size))
+                own_rows = view(sent, start, (stop - start,))
+                next_rows, firsts = (
+                    view(sent, first + start * each, ((stop - start) * each,))
+                    for first in (n, n + m)
+                )
+                group_rows = BeamRows(own_rows, next_rows, firsts, self._N, size)
+                yield Group(slice(start, stop), group_rows)
 
     def _penalised(self, scores: Array, chosen: Sequence[Array], group: Group) -> Array:
         """Scores (n, V) less `diversity` per earlier group's hypothesis that chose the word."""

@@ -214,9 +214,10 @@ def _rows(x: Array, rows: Array) -> Array:
     """x[rows]: x (n, ...), rows (m,), int."""
     if isinstance(x, np.ndarray):
         return x[rows]
-    flat, m = x.reshape(len(x), -1), len(rows)
+    flat, m = x if x.ndim == 2 else x.reshape(len(x), -1), len(rows)
     out = get_array_module(x).empty((m, flat.shape[1]), x.dtype)
-    return gather(flat, rows, out=out).reshape(m, *x.shape[1:])
+    found = gather(flat, rows, out=out)
+    return found if x.ndim == 2 else found.reshape(m, *x.shape[1:])
 
 
 def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
