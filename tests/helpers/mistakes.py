@@ -7,7 +7,7 @@ Neither takes host arrays for device arrays, waits for the device or addresses a
 
 Functions and tests are named without their files, and Python is matched by its shape, so that
 moving or formatting code breaks nothing here. python tests/helpers/excerpts.py writes the table of
-docs/gpu.md.
+docs/testing-without-a-gpu.md.
 """
 
 from collections.abc import Iterator
