@@ -35,8 +35,8 @@ class Buffer:
 
     Attributes
     ----------
-    records : recorded work by keys of its user, see ops.replayed; cleared when an array moves. None:
-        each array is new
+    records : whatever its user keeps that holds addresses, such as views and recorded launches, by
+        keys of his own; cleared when an array moves. None: each array is new
     graphs : True if records are to run as CUDA graphs
     """
 

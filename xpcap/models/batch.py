@@ -409,9 +409,8 @@ def send(
     assert rows.firsts is not None
     optional = [x for x in (kept, rows.previous) if x is not None]
     vectors = [order, words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more]
-    order, words, ids, by_word, starts, targets, sequence, firsts, *rest = send_joined(
-        vectors, buffer
-    )
+    views = send_joined(vectors, buffer, packed.layout is not None)
+    order, words, ids, by_word, starts, targets, sequence, firsts, *rest = views
     kept = None if kept is None else rest.pop(0)
     previous = None if rows.previous is None else rest.pop(0)
     sent = packed._replace(
@@ -425,13 +424,22 @@ def send(
     return sent, rest
 
 
-def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:
-    """Index vectors on the device as int32: one transfer, views of one array in `buffer`."""
+def send_joined(parts: Sequence[np.ndarray], buffer: Buffer, again: bool = False) -> list[Array]:
+    """Index vectors on the device as int32: one transfer, views of one array in `buffer`.
+
+    again : vectors of these sizes will be sent again, so the views are kept
+    """
     all_parts = np.concatenate(parts, dtype=np.int32, casting="same_kind")
-    joined, views, start = buffer.upload("indices", all_parts), [], 0
-    for part in parts:
-        views.append(view(joined, start, part.shape))
-        start += part.size
+    joined = buffer.upload("indices", all_parts)  # first: it clears the records if the array moves
+    sizes, records = tuple([part.size for part in parts]), buffer.records if again else None
+    if records is not None and (known := records.get(sizes)) is not None:
+        return list(known)
+    views, start = [], 0
+    for size in sizes:
+        views.append(view(joined, start, (size,)))
+        start += size
+    if records is not None:
+        records[sizes] = tuple(views)
     return views
 
 
