@@ -95,7 +95,7 @@ def make(
 def count_step(device: Emulator, solver: CaptioningSolver) -> Counts:
     """What one step costs, the features resident and the buffers as large as they have to be."""
     rows = np.arange(N)
-    solver.step(*solver._feed.minibatch("train", rows)[:2])
+    solver._step(solver._feed.minibatch("train", rows))
     gc.collect()  # the uploads of an earlier solver wait when they go, which would be counted here
     with device.counting() as counts:
         loss, norm = solver._step(solver._feed.minibatch("train", rows))

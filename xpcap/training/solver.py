@@ -280,7 +280,8 @@ class CaptioningSolver:
         -------
         loss : 0-d, of the model's library; reading it waits for the device
         """
-        loss, _ = self._step(Batch(features, captions), require_finite=self._on_host)
+        batch = Batch(features, captions, layouts=self._layouts)
+        loss, _ = self._step(batch, require_finite=self._on_host)
         return loss.copy()  # on a device the next step overwrites the original
 
     def warm_up(self) -> None:
