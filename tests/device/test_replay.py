@@ -3,6 +3,7 @@ as a graph.
 """
 
 import dataclasses
+import sys
 from collections import Counter
 from typing import Any
 
@@ -140,6 +141,29 @@ def again(one: CaptioningSolver, graphs: bool) -> CaptioningSolver:
             objective=CrossEntropy(0.1),
             graphs=graphs,
         )
+
+
+def test_emulated_blocks_of_scores_are_repeated_as_well(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a step is recorded, where its scores take more than one block."""
+    blocks = sys.modules["xpcap.layers.vocabulary_loss"]
+    monkeypatch.setattr(blocks, "LEAST", 64)
+    monkeypatch.setattr(blocks, "DEVICE_BLOCK", 64)
+    ours, theirs = solver(), solver("numpy")
+    leave_losses(ours)
+    for k, rows in enumerate(fitting(ours, 3)):
+        with device.counting() as counts:
+            ours.train_batch(rows)
+        theirs.train_batch(rows)
+        if k == 1:
+            (record,) = replays(ours)
+            assert len(counts.launches) == len(record.work) + len(BESIDE_RECORD) + 1
+    assert counts.names()["raw softmax_loss"] > 1
+    np.testing.assert_allclose(ours.loss_history, theirs.loss_history, rtol=2e-6)
+    np.testing.assert_allclose(
+        xpcap.to_numpy(ours.model.params.flat), theirs.model.params.flat, atol=2e-6
+    )
 
 
 def test_emulated_padding_changes_no_loss_and_no_gradient(device: Emulator) -> None:

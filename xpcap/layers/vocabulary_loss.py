@@ -5,7 +5,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_arrays, check_ids
 from xpcap.memory import Buffer, fresh
-from xpcap.ops import add_product, column_sum, product, word_loss
+from xpcap.ops import add_product, add_rows, column_sum, product, word_loss
 from xpcap.threads import in_turn
 
 BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache
@@ -82,7 +82,7 @@ def vocabulary_loss(
             column_sum(dscores, out=db)
         else:
             add_product(x.T, dscores, dw, buffer("dw_block", w.shape))
-            db += column_sum(dscores, out=buffer("db_block", b.shape))
+            add_rows(db, column_sum(dscores, out=buffer("db_block", b.shape)))
     return nll, VocabularyGrads(dh, dw, db)
 
 
