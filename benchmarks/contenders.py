@@ -36,7 +36,7 @@ class Contender(NamedTuple):
     """How a contender prepares to train, to sample and to search, on the device of a backend."""
 
     train: Callable[[Config, CaptionData, str], Job]
-    sample: Callable[[Config, CaptionData, str], Sample]
+    sample: Callable[[Config, CaptionData, str], Sample] | None = None
     search: Callable[[Config, CaptionData, str], Sample] | None = None
 
 
@@ -151,9 +151,17 @@ def torch(layout: str) -> Contender:
     return Contender(train, sample, search)
 
 
+def train_torch_graph(config: Config, data: CaptionData, backend: str) -> Job:
+    """PyTorch's padded step, captured in CUDA graphs."""
+    from benchmarks import peer_torch
+
+    return peer_torch.train_captured(config, data, backend)
+
+
 CONTENDERS = {
     "xpcap": Contender(train_xpcap, sample_xpcap, search_xpcap),
     "textbook": Contender(train_textbook, sample_textbook),
     "torch padded": torch("padded"),
     "torch packed": torch("packed"),
+    "torch graph": Contender(train_torch_graph),
 }

@@ -7,42 +7,68 @@ time to other processes.
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.fake_cupy import Meter, fake_device, replaced
-from benchmarks.work import Config, make_solver
+from benchmarks.work import SEED, Config, make_solver
 from xpcap.data.dataset import CaptionData
+from xpcap.data.synthetic import draw_data
 from xpcap.layers import lstm
 from xpcap.layers.cells import CELLS, one_layer
+from xpcap.models import CaptioningRNN
+from xpcap.training.objectives import CrossEntropy
+from xpcap.training.solver import CaptioningSolver
 
 SIZES = (25, 64, 128)
-DROPOUTS = (0.0, 0.5)  # a step makes the same calls with 0.4, the default of `train`
-STEPS, WARM_UP = 400, 20
-BATCHES = 50  # the steps go round them
+STEPS, WARM_UP = 400, 100  # all layouts have come by then, and are recorded
+BATCHES = 100  # the steps go round them: more than any cache of layouts holds, as in training
 KEPT = 10  # one in so many steps counts: those that lost least time to other processes
 CELL = "lstm"
+
+
+class Work(NamedTuple):
+    """What a step trains, besides its batch size."""
+
+    inject: str
+    dropout: float = 0.4
+    smoothing: float = 0.1
+    views: int = 1  # of each picture, one of which a step draws
+    features: int | tuple[int, int] = 512
+
+
+WORKS = {
+    "init": Work("init", dropout=0, smoothing=0),
+    "default": Work("every-step", views=2),  # of `train`, with mirror views
+    "attention": Work("attention", features=(25, 64)),
+}
 
 # The parts of a step: functions and methods, replaced wherever they were imported. All that exist
 # count, and one of a part must be entered in each step. A part inside another is counted apart.
 SEAMS = {
     "packing": ("xpcap.models.batch:prepare_batch",),
     "masks": ("xpcap.models.batch:masks_of",),
-    "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
-    "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
-    "vocabulary": ("xpcap.layers.vocabulary_loss:vocabulary_loss",),
+    "gradients": ("xpcap.models.network:gradients",),
     "update": (
         "xpcap.optim:clip_by_global_norm",
         "xpcap.optim:update",
         "xpcap.training.losses:LossBuffer.add",
     ),
+}
+# Parts of the gradients, which a step enters that does not repeat the launches of another
+LOOPS = {
+    "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
+    "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
+    "vocabulary": ("xpcap.layers.vocabulary_loss:vocabulary_loss",),
 }
 REST = "rest"
 PARTS = (*SEAMS, REST)
@@ -56,7 +82,8 @@ class HostTime(NamedTuple):
     """Host time of a training step of N captions, medians over steps."""
 
     n: int
-    dropout: float
+    work: str  # a name in WORKS
+    graphs: bool  # whether a step's launches are one CUDA graph
     ms: float  # with the time that passed in stubs
     python_ms: float  # without it: our own Python
     calls: int  # launches, products, copies, memsets and transfers
@@ -105,15 +132,16 @@ class Clock:
 
 def host_times(
     sizes: Sequence[int] = SIZES,
-    dropouts: Sequence[float] = DROPOUTS,
+    works: Sequence[str] = tuple(WORKS),
+    graphs: Sequence[bool] = (False, True),
     steps: int = STEPS,
     warm_up: int = WARM_UP,
 ) -> list[HostTime]:
-    """Measure the host time of a step for each batch size and dropout.
+    """Measure the host time of a step for each batch size and kind of work.
 
     Parameters
     ----------
-    sizes, dropouts : of the steps
+    sizes, works, graphs : of the steps
     steps : how many are measured; medians are over a tenth of them
     warm_up : how many come before
 
@@ -125,9 +153,10 @@ def host_times(
         clock = Clock(meter)
         with seams(clock.timed):
             return [
-                _measure(meter, clock, n, dropout, steps, warm_up)
+                _measure(meter, clock, n, work, by_graph, steps, warm_up)
                 for n in sizes
-                for dropout in dropouts
+                for work in works
+                for by_graph in graphs
             ]
 
 
@@ -135,7 +164,8 @@ def host_time_rows(results: Sequence[HostTime]) -> list[tuple[str, ...]]:
     """A table: two rows of headings, then one row for each result; parts in microseconds."""
     headings = [
         ("", "N"),
-        ("", "dropout"),
+        ("", "work"),
+        ("", "graph"),
         ("", "ms"),
         ("Python", "ms"),
         ("", "calls"),
@@ -161,7 +191,8 @@ def _line(result: HostTime) -> tuple[str, ...]:
     counts = [str(count) for count in (result.calls, result.reads, result.allocations)]
     return (
         str(result.n),
-        f"{result.dropout:g}",
+        result.work,
+        "yes" if result.graphs else "no",
         f"{result.ms:.2f}",
         f"{result.python_ms:.2f}",
         *counts,
@@ -169,19 +200,39 @@ def _line(result: HostTime) -> tuple[str, ...]:
     )
 
 
-def _data(config: Config) -> CaptionData:
-    """The contenders' captions, but one of the longest first in each batch: 16 time steps."""
-    data = config.data(BATCHES)
-    captions = data.split("train").captions
-    captions[:: config.N] = captions[np.argmax((captions != data.vocabulary.null).sum(axis=1))]
+def _data(n: int, work: Work) -> CaptionData:
+    """Captions like those of the contenders, but one of the longest first in each batch of n."""
+    data = draw_data(BATCHES * n, work.features, Config("", n).V, SEED)
+    split = data.split("train")
+    captions = split.captions
+    captions[::n] = captions[np.argmax((captions != data.vocabulary.null).sum(axis=1))]
+    if work.views > 1:
+        features = np.concatenate([split.features] * work.views)
+        split = dataclasses.replace(split, features=features, views=work.views)
+        data = CaptionData(data.vocabulary, {"train": split}, source=data.source)
     return data
 
 
+def _solver(n: int, work: Work, graphs: bool) -> CaptioningSolver:
+    config, data = Config("host time", n), _data(n, work)
+    model = CaptioningRNN(
+        data.vocabulary.word_to_idx,
+        work.features,
+        config.W,
+        config.H,
+        CELL,
+        np.float32,
+        dropout=work.dropout,
+        inject=work.inject,
+        seed=SEED,
+    )
+    return make_solver(config, data, model, objective=CrossEntropy(work.smoothing), graphs=graphs)
+
+
 def _measure(
-    meter: Meter, clock: Clock, n: int, dropout: float, steps: int, warm_up: int
+    meter: Meter, clock: Clock, n: int, name: str, graphs: bool, steps: int, warm_up: int
 ) -> HostTime:
-    config = Config("host time", n, dropout=dropout)
-    solver = make_solver(config, _data(config))
+    solver = _solver(n, WORKS[name], graphs)
     batches = itertools.cycle(np.arange(BATCHES * n).reshape(BATCHES, n))
     for _ in range(warm_up):
         solver.train_batch(next(batches))
@@ -189,7 +240,7 @@ def _measure(
         _step(meter, clock, functools.partial(solver.train_batch, next(batches)))
         for _ in range(steps)
     ]
-    if missing := set(SEAMS) - clock.entered - (set() if dropout else {"masks"}):
+    if missing := set(SEAMS) - clock.entered - (set() if WORKS[name].dropout else {"masks"}):
         raise NotImplementedError(
             f"host_time: no step entered {', '.join(sorted(missing))}, expected every part; name"
             " its functions in SEAMS"
@@ -197,7 +248,8 @@ def _measure(
     kept = sorted(taken, key=lambda step: step.lost)[: max(1, steps // KEPT)]
     return HostTime(
         n,
-        dropout,
+        name,
+        graphs,
         ms=1e3 * statistics.median(step.seconds for step in kept),
         python_ms=1e3 * statistics.median(sum(step.parts.values()) for step in kept),
         parts={part: 1e6 * statistics.median(step.parts[part] for step in kept) for part in PARTS},
@@ -238,10 +290,13 @@ def _step(meter: Meter, clock: Clock, work: Callable[[], object]) -> Step:
 
 
 @contextlib.contextmanager
-def seams(timed: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """Replace each function of SEAMS by `timed(part, function)` inside the ``with``."""
+def seams(
+    timed: Callable[[str, Callable[..., Any]], Callable[..., Any]],
+    parts: Mapping[str, Sequence[str]] = MappingProxyType(SEAMS),
+) -> Iterator[None]:
+    """Replace each function of the parts by `timed(part, function)` inside the ``with``."""
     with contextlib.ExitStack() as stack:
-        for part, names in SEAMS.items():
+        for part, names in parts.items():
             for owner, name, function in itertools.chain.from_iterable(map(_holders, names)):
                 stack.enter_context(replaced(owner, name, timed(part, function)))
         stack.enter_context(_cell(lstm.lstm_rows_forward, lstm.lstm_rows_backward))

@@ -1,7 +1,6 @@
 """Rounds of contenders in turn; results as tables, and as a plot of step time against size."""
 
 import io
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -24,19 +23,15 @@ from benchmarks.work import (
 )
 from xpcap.errors import BackendError, OptionError, install, unknown
 from xpcap.files import atomic
+from xpcap.ops import cublas
 from xpcap.progress import bar
 from xpcap.report.curves import LIGHT
 
 # Contenders by the name of the peer
 PEERS = {"textbook": ("textbook",), "torch": ("torch padded", "torch packed")}
-# Variables by which CuPy, cuBLAS and PyTorch compute products in less than float32, or imitate it
-IMITATIONS = (
-    "CUPY_TF32",
-    "NVIDIA_TF32_OVERRIDE",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "CUBLAS_EMULATE_SINGLE_PRECISION",
-    "CUBLAS_EMULATION_STRATEGY",
-)
+# Contenders that a peer has on a card besides, and that only train
+CAPTURED = {"torch": ("torch graph",)}
+IMITATIONS = (*cublas.IMITATIONS, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # PyTorch's, too
 Rounds = dict[str, list[Measurement]]  # by contender
 
 
@@ -63,14 +58,14 @@ class Result(NamedTuple):
     memory: int | None  # bytes: peak of xpcap's process on the host, or size of CuPy's pool
     machine: dict[str, str]
     slowdown: float | None = None  # time beside a busy neighbour / time alone, in the same round
+    ms_graph: float | None = None  # PyTorch's padded step in a captured CUDA graph
+    ratio_graph: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; `slowdown` appears only if a neighbour was timed."""
-        sizes = asdict(self.config)
+        """A JSON object; the last three fields appear only if they were timed."""
+        sizes, rare = asdict(self.config), ("slowdown", "ms_graph", "ratio_graph")
         fields = {**self._asdict(), "config": sizes.pop("name"), "sizes": sizes}
-        return {
-            key: value for key, value in fields.items() if key != "slowdown" or value is not None
-        }
+        return {key: value for key, value in fields.items() if key not in rare or value is not None}
 
 
 def bench(
@@ -124,19 +119,22 @@ def bench(
     about |= _check_peers(peers, backend)
     _check_float32()
     contenders = [OURS, *(contender for peer in peers for contender in PEERS[peer])]
+    if backend != "numpy" and TRAINING in works:
+        contenders += [contender for peer in peers for contender in CAPTURED.get(peer, ())]
     run = measure if alone and backend != "numpy" and contenders == [OURS] else measure_in_process
     found: dict[tuple[str, Config], Rounds] = {
-        (work, config): {name: [] for name in contenders}
+        (work, config): {name: [] for name in contenders if work in _works(name, works)}
         for work in works
         for config in configs
         if work in works_of(config, works)
     }
-    with bar((), progress, "bench", plan.rounds * len(found) * len(contenders)) as steps:
+    with bar((), progress, "bench", plan.rounds * sum(map(len, found.values()))) as steps:
         for _ in range(plan.rounds):
             for contender, group in _turns(contenders, configs, backend):
-                tasks = [(work, config) for config in group for work in works_of(config, works)]
+                own = _works(contender, works)
+                tasks = [(work, config) for config in group for work in works_of(config, own)]
                 for task, measurement in zip(
-                    tasks, run(contender, group, plan, backend, works), strict=True
+                    tasks, run(contender, group, plan, backend, own), strict=True
                 ):
                     found[task][contender].append(measurement)
                     steps.update()
@@ -144,6 +142,12 @@ def bench(
         _result(config, work, rounds, about, found.get((TRAINING, config)))
         for (work, config), rounds in found.items()
     ]
+
+
+def _works(contender: str, works: Sequence[str]) -> Sequence[str]:
+    """The kinds of work that a contender does."""
+    trains_only = any(contender in names for names in CAPTURED.values())
+    return [TRAINING] if trains_only else works
 
 
 def _turns(
@@ -193,12 +197,12 @@ def _import_peer() -> ModuleType:
 
 def _check_float32() -> None:
     """Refuse products in TF32, with factors of ten bits, or in float32 of shorter numbers."""
-    for name in IMITATIONS:
-        if os.environ.get(name, "0") not in ("", "0"):
-            raise BackendError(
-                f"bench: {name} is {os.environ[name]}, expected it unset: xpcap and its peers"
-                " multiply in plain float32 alike"
-            )
+    if found := cublas.imitations(IMITATIONS):
+        name, _, value = found[0].partition("=")
+        raise BackendError(
+            f"bench: {name} is {value}, expected it unset: xpcap and its peers multiply in plain"
+            " float32 alike"
+        )
 
 
 def _result(
@@ -228,6 +232,8 @@ def _result(
         ratio_textbook=ratios.get("textbook"),
         ratio_padded=ratios.get("torch padded"),
         ratio_packed=ratios.get("torch packed"),
+        ms_graph=times.get("torch graph"),
+        ratio_graph=ratios.get("torch graph"),
         gflops=statistics.median(m.gflops for m in ours),
         gemm_gflops=_median(ours, lambda m: m.gemm_gflops),
         gemm_fraction=_median(
@@ -279,6 +285,8 @@ COLUMNS = (
     Column("", "ratio", lambda r: r.ratio_padded, ".2f"),
     Column("torch packed", "ms", lambda r: r.ms_packed, ".2f"),
     Column("", "ratio", lambda r: r.ratio_packed, ".2f"),
+    Column("torch graph", "ms", lambda r: r.ms_graph, ".2f"),
+    Column("", "ratio", lambda r: r.ratio_graph, ".2f"),
     Column("needed", "GFLOP/s", lambda r: r.gflops, ".0f"),
     Column("GEMM", "GFLOP/s", lambda r: r.gemm_gflops, ".0f"),
     Column("share", "of GEMM", lambda r: r.gemm_fraction, ".0%"),
@@ -355,6 +363,7 @@ LINES = (
     Line("textbook NumPy", lambda r: r.ms_textbook, {"color": "#8a8f3c", "marker": "D"}),
     Line("PyTorch, padded", lambda r: r.ms_padded, {"color": "#8fb3e0", "marker": "s"}),
     Line("PyTorch, packed", lambda r: r.ms_packed, {"color": "#33609e", "marker": "^"}),
+    Line("PyTorch, padded, CUDA graph", lambda r: r.ms_graph, {"color": "#1d3a5c", "marker": "v"}),
     Line("xpcap", lambda r: r.ms, {"color": LIGHT.val, "marker": "o", "linewidth": 2.0}),
 )
 FLOOR = {"color": LIGHT.ink, "linestyle": (0, (4, 3)), "linewidth": 1.0}

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.host_time import PARTS, REST, seams
+from benchmarks.host_time import LOOPS, REST, SEAMS, seams
 from benchmarks.timing import device_clock
 from benchmarks.work import CONFIGS, Config, batch_rows, make_solver
 from xpcap.backend import array_module, get_backend, use_backend
@@ -29,6 +29,8 @@ from xpcap.training.solver import CaptioningSolver
 USUAL_CONFIGS = ("notebook", "coco-n64", "coco", "coco-dropout", "vocab10k")
 STEPS, WARM_UP = 40, 5
 PRODUCT = 2048  # size of the matrices that keep the device busy
+ALL_SEAMS = {**SEAMS, **LOOPS}
+PARTS = (*ALL_SEAMS, REST)
 Times = dict[str, float]  # milliseconds by part
 
 
@@ -108,7 +110,7 @@ def step_profiles(
             " the step"
         )
     marks = Marks(xp)
-    with seams(marks.timed):
+    with seams(marks.timed, ALL_SEAMS):
         return [_profile(marks, config, _Ahead(xp), steps, warm_up) for config in configs]
 
 
@@ -117,6 +119,7 @@ def _profile(
 ) -> StepProfile:
     data = config.data(warm_up + steps)
     solver, rows = make_solver(config, data), batch_rows(config, data)
+    solver._layouts = ()  # each step launches anew, so that its parts show
     for captions in rows[:warm_up]:
         host, _ = _step(marks, solver, captions, lambda: None)
     last = sum(host.values())

@@ -177,10 +177,10 @@ def parse_backend(spec: str) -> tuple[str, int]:
     name, colon, index = str(spec).partition(":")
     if name not in (*BACKENDS, "auto"):
         raise unknown("use_backend", "backend", name, (*BACKENDS, "auto"))
-    if colon and (name != "cupy" or not (index.isascii() and index.isdecimal())):
+    if colon and (name == "numpy" or not (index.isascii() and index.isdecimal())):
         raise OptionError(
-            f"use_backend: got {spec!r}, expected 'numpy', 'auto', 'cupy' or 'cupy:N' with N a"
-            " device number"
+            f"use_backend: got {spec!r}, expected 'numpy', 'auto', 'cupy', 'auto:N' or 'cupy:N'"
+            " with N a device number"
         )
     return name, int(index) if colon else 0
 
@@ -192,8 +192,8 @@ def _resolve(spec: str) -> str:
         return "numpy"
     status = _cupy_status(device)
     if name == "auto":
-        chosen = "cupy" if status.usable else "numpy"
-        why = status.reason or status.devices[0]
+        chosen = "numpy" if not status.usable else f"cupy:{device}" if device else "cupy"
+        why = status.reason or status.devices[device]
         print(f"xpcap: backend auto chose {chosen} ({why})", file=sys.stderr)
         return chosen
     if not status.usable:
@@ -226,8 +226,8 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
     Parameters
     ----------
     spec : str
-        ``"numpy"``, ``"cupy"``, ``"cupy:1"`` (a device number) or ``"auto"`` (cupy if usable, else
-        numpy; prints its choice to standard error).
+        ``"numpy"``, ``"cupy"``, ``"cupy:1"`` (a device number), ``"auto"`` or ``"auto:1"`` (that
+        device if usable, else numpy; prints its choice to standard error).
 
     Raises
     ------

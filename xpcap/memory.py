@@ -18,7 +18,7 @@ from xpcap.backend import Array, asarray, get_array_module
 
 T = TypeVar("T")
 ALIGNED = 128  # elements; arrays in one allocation begin at multiples
-AHEAD = 4  # uploads under way at most; one more waits for the oldest
+AHEAD = 8  # uploads under way at most, of two steps or more; one more waits for the oldest
 
 
 class Buffer:
@@ -32,15 +32,24 @@ class Buffer:
     take : maps a full name, a shape and a dtype (None for the usual one) to an array
     send : maps a full name and a host array to that array on the buffer's device
     prefix : put in front of every name
+
+    Attributes
+    ----------
+    records : whatever its user keeps that holds addresses, such as views and recorded launches, by
+        keys of his own; cleared when an array moves. None: each array is new
+    graphs : True if records are to run as CUDA graphs
     """
+
+    graphs = False
 
     def __init__(
         self,
         take: Callable[[str, tuple[int, ...], DTypeLike | None], Array],
         send: Callable[[str, np.ndarray], Array],
         prefix: str = "",
+        records: dict[object, Any] | None = None,
     ) -> None:
-        self._take, self._send, self._prefix = take, send, prefix
+        self._take, self._send, self._prefix, self.records = take, send, prefix, records
         self._cache: dict[str, tuple[Array, object, Any]] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
@@ -99,15 +108,17 @@ class Workspace:
 
     A buffer is as large as its largest use so far, and a smaller use gets its beginning. Each step
     overwrites the results of the step before, so the owner of a workspace decides when that may
-    happen. The solver owns one; a sampler makes one for each call.
+    happen. The solver owns one; a sampler makes one for each call. On a device all work with it
+    belongs to the stream that was current when it was made: nothing orders two streams.
 
     Parameters
     ----------
     like : array whose library, device and dtype the buffers have
     parts : most parts of a step; each has buffers of its own
+    graphs : run what is recorded as CUDA graphs, where they give the same bits
     """
 
-    def __init__(self, like: Array, parts: int = 1) -> None:
+    def __init__(self, like: Array, parts: int = 1, *, graphs: bool = False) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
         # The last view of each: most are needed in the same shape again, and a new one costs a
@@ -115,7 +126,9 @@ class Workspace:
         self._views: dict[str, Array] = {}
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self._uploads = Uploads(self._xp)
-        self.buffer = Buffer(self._take, self._send)
+        self._records: dict[object, Any] = {}
+        self.buffer = Buffer(self._take, self._send, records=self._records)
+        self.buffer.graphs = graphs
 
     def _take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
         last = self._views.get(name)
@@ -124,6 +137,7 @@ class Workspace:
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].size < size:
             self._views.pop(name, None)
+            self._records.clear()
             self._buffers.pop(name, None)  # free the old memory before asking for more
             self._buffers[name] = self._xp.empty(size, dtype or self._dtype)
         result = self._views[name] = view(self._buffers[name], 0, shape)
@@ -133,6 +147,7 @@ class Workspace:
         """Use `flat` as the buffer of a name."""
         self._buffers[name] = flat
         self._views.pop(name, None)
+        self._records.clear()
 
     def _send(self, name: str, host: np.ndarray) -> Array:
         if self._xp is np:
@@ -163,15 +178,26 @@ class Uploads:
 
     def __init__(self, xp: ModuleType) -> None:
         self._xp, self._turn = xp, 0
+        self._stream = 0 if xp is np else xp.cuda.get_current_stream().ptr
         # Pinned memory as bytes, and the event behind its last copy
         self._slots: list[tuple[np.ndarray, Any]] = []
 
     def send(self, host: np.ndarray, device: Array) -> None:
-        """Copy `host` to `device` for later launches; `host` may be overwritten at once."""
+        """Copy `host` to `device` for later launches; `host` may be overwritten at once.
+
+        ValueError : another stream is current than when this was made.
+        """
+        stream = self._xp.cuda.get_current_stream()
+        if stream.ptr != self._stream:
+            raise ValueError(
+                f"Workspace: was made on CUDA stream {self._stream:#x}, and the current stream is"
+                f" {stream.ptr:#x}, expected the same: nothing orders work of two streams; train"
+                " and sample inside the `with` of one stream, and make the solver there"
+            )
         pinned, copied = self._take(host.nbytes)
         staged = np.ndarray(host.shape, host.dtype, pinned.data)
         staged[...] = host
-        device.set(staged, stream=self._xp.cuda.get_current_stream())
+        device.set(staged, stream=stream)
         copied.record()
 
     def _take(self, nbytes: int) -> tuple[np.ndarray, Any]:

@@ -776,6 +776,55 @@ def test_a_peer_trains_says_what_we_say_and_is_timed(contender: str, one_thread:
 
 
 @TORCH
+def test_the_peers_captured_step_is_its_step(one_thread: None) -> None:
+    """Replayed on the memory that it was captured on, which each batch is copied to."""
+    from benchmarks import peer_torch
+
+    data, captured = TINY.data(6), []
+
+    def capture(work: Any) -> Any:
+        captured.append(work)
+        return work  # as a graph would: the same work on the same memory
+
+    (model, batches), (other, _) = (
+        peer_torch._on_device(TINY, data, "numpy", "padded") for _ in range(2)
+    )
+    step, replayed = (
+        peer_torch.training_step(model),
+        peer_torch.captured_step(other, batches, capture),
+    )
+    assert 1 < len(captured) == len({len(batch.words) for batch in batches})
+    losses = [(step(batch).item(), replayed(batch).item()) for batch in 2 * batches]
+    assert all(ours == theirs for ours, theirs in losses)
+
+
+def test_on_a_card_a_peer_is_timed_in_a_graph_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training alone, and named in the table."""
+    asked: list[tuple[str, list[str]]] = []
+
+    def fake(contender: str, configs: Any, plan: Any, name: str, works: Any) -> Any:
+        asked.append((contender, list(works)))
+        ms = 3.0 if contender == "torch graph" else 4.0
+        return [Measurement(ms, 50.0, 40.0, 100.0, None, None) for _ in works]
+
+    monkeypatch.setattr(results, "measure_in_process", fake)
+    monkeypatch.setattr(results, "_check_peers", lambda peers, name: {})
+    about = {"backend": "cupy", "card": "Card 0"}
+    found = results.bench([TINY], ["torch"], timing.Plan(rounds=1), about=about)
+    assert asked == [
+        *((name, list(work.WORKS)) for name in ("xpcap", "torch padded", "torch packed")),
+        ("torch graph", [TRAINING]),
+    ]
+    assert [(one.work, one.ms_graph, one.ratio_graph) for one in found] == [
+        (TRAINING, 3.0, 0.75),
+        (SAMPLING, None, None),
+    ]
+    (_, (first, *_)), (_, (second, *_)) = results.tables(found)
+    assert [cell.strip() for cell in first].count("torch graph") == 1
+    assert "torch graph" not in [cell.strip() for cell in second]
+
+
+@TORCH
 @LAYOUTS
 def test_the_peers_beam_finds_the_captions_that_ours_finds(layout: str, one_thread: None) -> None:
     ours, theirs = (
@@ -1060,6 +1109,7 @@ def test_a_card_is_timed_beside_torch_where_it_is_there() -> None:
         assert row["gemm_fraction"] > 0
         assert row["machine"]["card"]
         assert all((row[key] is not None) == torch for key in ("ratio_padded", "ratio_packed"))
+    assert ["ratio_graph" in row for row in rows] == [torch, False]
 
 
 @pytest.mark.gpu

@@ -17,16 +17,18 @@ from click.testing import CliRunner, Result
 from emulated import EMULATOR, MISSING, install, real
 
 from benchmarks import __main__ as command
-from benchmarks import fake_cupy, host_time
+from benchmarks import fake_cupy, host_decoding, host_time
 from benchmarks.fake_cupy import fake_device
 from xpcap import backend, optim
 from xpcap.layers.cells import CELLS
+from xpcap.ops import recurrent
+from xpcap.runs.options import LARGE, TrainOptions
 from xpcap.training.losses import LossBuffer
 
 ROOT = Path(__file__).parents[2]
 NEEDS_CUPY = pytest.mark.skipif(not real.is_installed(), reason=MISSING)
-KEYS = ["n", "dropout", "ms", "python_ms", "calls", "parts", "reads", "allocations"]
-PARTS = ["packing", "masks", "loop_forward", "loop_backward", "vocabulary", "update", "rest"]
+KEYS = ["n", "work", "graphs", "ms", "python_ms", "calls", "parts", "reads", "allocations"]
+PARTS = ["packing", "masks", "gradients", "update", "rest"]
 BRIEF = (
     "import functools; from benchmarks import __main__, host_time; host_time.host_times ="
     " functools.partial(host_time.host_times, steps=3, warm_up=1); __main__.main()"
@@ -39,8 +41,8 @@ def real_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_active", None)
 
 
-def measure(dropout: float = 0.5) -> host_time.HostTime:
-    return host_time.host_times((6,), (dropout,), steps=3, warm_up=1)[0]
+def measure(work: str = "default") -> host_time.HostTime:
+    return host_time.host_times((6,), (work,), (False,), steps=3, warm_up=1)[0]
 
 
 def call(*args: str) -> Result:
@@ -53,8 +55,9 @@ def test_host_time_prints_the_objects_that_are_promised() -> None:
     rows = json.loads(
         subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     )
-    assert [(row["n"], row["dropout"]) for row in rows] == [
-        (n, p) for n in (25, 64, 128) for p in (0.0, 0.5)
+    works = [(work, graphs) for work in ("init", "default", "attention") for graphs in (0, 1)]
+    assert [(row["n"], row["work"], row["graphs"]) for row in rows] == [
+        (n, *work) for n in (25, 64, 128) for work in works
     ]
     for row in rows:
         assert list(row) == KEYS
@@ -62,11 +65,11 @@ def test_host_time_prints_the_objects_that_are_promised() -> None:
         assert all(isinstance(row[key], int) for key in ("n", "calls", "reads", "allocations"))
         assert all(
             isinstance(value, float)
-            for value in (row["dropout"], row["ms"], row["python_ms"], *row["parts"].values())
+            for value in (row["ms"], row["python_ms"], *row["parts"].values())
         )
         assert 0 < row["python_ms"] < row["ms"]
         assert [part for part, value in row["parts"].items() if value == 0] == (
-            [] if row["dropout"] else ["masks"]
+            ["masks"] if row["work"] == "init" else []
         )
         assert row["reads"] == 0
 
@@ -162,7 +165,7 @@ def test_host_time_leaves_everything_as_it_was() -> None:
     "use",
     [
         lambda xp, x: xp.sort(x),
-        lambda xp, x: xp.cuda.Stream(),
+        lambda xp, x: xp.cuda.ExternalStream(1),
         lambda xp, x: xp.cuda.cublas.gemmEx(),
         lambda xp, x: xp.add.at(x, 0, 1),
         lambda xp, x: x.sort(),
@@ -203,9 +206,9 @@ def test_host_time_stands_still_in_stubs() -> None:
 
 @NEEDS_CUPY
 def test_host_time_notices_a_part_that_nothing_enters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(host_time.SEAMS, "vocabulary", ("xpcap.layers.vocabulary_loss:renamed",))
-    with pytest.raises(NotImplementedError, match="no step entered vocabulary"):
-        measure(0.0)
+    monkeypatch.setitem(host_time.SEAMS, "gradients", ("xpcap.models.network:renamed",))
+    with pytest.raises(NotImplementedError, match="no step entered gradients"):
+        measure("init")
 
 
 @NEEDS_CUPY
@@ -213,7 +216,7 @@ def test_host_time_table_has_a_column_for_each_number(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         host_time,
         "host_times",
-        functools.partial(host_time.host_times, (6,), (0.5,), steps=2, warm_up=1),
+        functools.partial(host_time.host_times, (6,), ("default",), (False,), steps=2, warm_up=1),
     )
     title, *lines = call("--host-time").output.splitlines()
     assert "published" in title
@@ -253,3 +256,35 @@ def test_host_time_says_how_to_get_cupy(monkeypatch: pytest.MonkeyPatch) -> None
     assert result.exit_code == 1
     assert "pip install '.[kernels]'" in result.output
     assert "Traceback" not in result.output
+
+
+def test_host_time_default_is_the_step_of_train() -> None:
+    """Its inject, dropout and smoothing, of mirror views, and batches that no cache has seen."""
+    usual, work = TrainOptions(), host_time.WORKS["default"]
+    assert (work.inject, work.dropout) == (usual.inject, usual.dropout)
+    assert work.smoothing == LARGE["smoothing"]
+    assert LARGE["batch_size"] in host_time.SIZES
+    assert work.views == 2
+    assert recurrent._steps.cache_parameters()["maxsize"] < host_time.BATCHES
+
+
+@NEEDS_CUPY
+def test_host_time_by_graph_is_a_few_calls() -> None:
+    """A list of launches makes as many calls as a step that decides anew; a graph is one of seven."""
+    one, other = host_time.host_times((6,), ("default",), steps=20, warm_up=60)
+    assert (one.graphs, other.graphs) == (False, True)
+    assert other.calls == 7
+    assert one.calls > 60
+    assert (other.reads, other.allocations) == (0, 0)
+
+
+@NEEDS_CUPY
+def test_host_time_of_decoding_has_few_calls_and_one_read_a_word_and_array() -> None:
+    found = {one.work: one for one in host_decoding.decoding_times(calls=3, warm_up=1)}
+    assert [*found] == ["greedy", "sampling", "beam of 5", "self-critical step"]
+    calls = {"greedy": 7, "sampling": 8, "beam of 5": 12, "self-critical step": 205}
+    for work, one in found.items():
+        assert 0 < one.calls <= calls[work], one
+        assert 0 < one.python_us < one.us
+    assert [round(one.reads) for one in found.values()] == [1, 1, 3, 17]
+    assert len({len(line) for line in host_decoding.decoding_rows([*found.values()])}) == 1

@@ -10,9 +10,9 @@ from plain_beam import END, NULL, SILENT, START, pictures, plain_beam
 
 from xpcap import CaptioningRNN
 from xpcap.decoding import decode
-from xpcap.decoding.logits import largest
 from xpcap.errors import OptionError
 from xpcap.models import Beam
+from xpcap.ops import largest
 from xpcap.threads import split_evenly
 
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("PIL")  # generated pictures
 
-from commands import SMALL, few, good
+from commands import SMALL, call, few, good
 from emulated import Emulator
 
 from xpcap.runs.folder import BEST, CONFIG, HISTORY, LAST, load_parameters
@@ -146,3 +146,15 @@ def test_emulated_verify_passes(device: Emulator) -> None:
     assert {row["backend"] for row in rows} == {"cupy"}
     assert len(rows) > 80
     assert [row for row in rows if not row["passed"]] == []
+
+
+def test_training_names_variables_that_take_products_out_of_float32(
+    device: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.setenv("CUPY_TF32", "0")
+    (tmp_path / "letter.txt").write_text("mine")  # so that the folder is refused
+    words = ("train", "--out", tmp_path, *SMALL)
+    said = "products on the GPU are not in plain float32, as NVIDIA_TF32_OVERRIDE=1 is set"
+    assert said in call(*words, "--backend", "cupy").output
+    assert said not in call(*words, "--backend", "numpy").output

@@ -24,7 +24,7 @@ from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import TrainingError
-from xpcap.memory import Workspace
+from xpcap.memory import AHEAD, Uploads, Workspace
 from xpcap.ops import cuda_kernels, plain_only
 from xpcap.progress import Pace
 from xpcap.runs import folder as run_folder
@@ -95,7 +95,7 @@ def make(
 def count_step(device: Emulator, solver: CaptioningSolver) -> Counts:
     """What one step costs, the features resident and the buffers as large as they have to be."""
     rows = np.arange(N)
-    solver.step(*solver._feed.minibatch("train", rows)[:2])
+    solver._step(solver._feed.minibatch("train", rows))
     gc.collect()  # the uploads of an earlier solver wait when they go, which would be counted here
     with device.counting() as counts:
         loss, norm = solver._step(solver._feed.minibatch("train", rows))
@@ -444,3 +444,54 @@ def test_emulated_parameters_are_saved_as_they_are(device: Emulator, tmp_path: P
     run_folder.save_parameters(tmp_path / "p.safetensors", params, FeatureScaling(), {})
     for name, saved in run_folder.load_parameters(tmp_path / "p.safetensors")[0].items():
         np.testing.assert_array_equal(saved, xpcap.to_numpy(params[name]))
+
+
+def test_emulated_workspace_refuses_another_current_stream(device: Emulator) -> None:
+    """Nothing orders two streams: buffers would be overwritten while the other one reads them."""
+    import cupy
+
+    rows, solver = np.arange(N), make("cupy")
+    solver.step(*solver._feed.minibatch("train", rows)[:2])
+    cupy.cuda.Stream(non_blocking=True).use()
+    with pytest.raises(
+        ValueError, match=r"made on CUDA stream 0x0, and the current stream is 0x.*"
+    ):
+        solver._step(solver._feed.minibatch("train", rows))
+    here = Workspace(solver.model.params.flat)
+    here.buffer.upload("rows", rows)
+    cupy.cuda.Stream.null.use()
+    with pytest.raises(
+        ValueError, match=r"made on CUDA stream 0x.*, and the current stream is 0x0"
+    ):
+        here.buffer.upload("rows", rows)
+
+
+@pytest.mark.parametrize("mode", ["math", "pointer"])
+def test_emulated_model_refuses_a_cublas_handle_that_others_have_set(
+    mode: str, device: Emulator
+) -> None:
+    vars(device)[f"{mode}_mode"] = 1
+    with pytest.raises(
+        ValueError, match=rf"handle of CUDA device 0 has {mode.title()}Mode 1, expe"
+    ):
+        make("cupy")
+
+
+def test_emulated_uploads_of_two_self_critical_steps_go_at_once(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With features that do not stay on the device: the host prepares a step while one is under
+    way.
+    """
+    monkeypatch.setattr(feed, "SHARE", 0.0)
+    solver, sent = make("cupy", inject="every-step"), []
+    solver.objective = training.SelfCritical(solver.data, samples=2)
+    send = Uploads.send
+
+    def counted(self: Uploads, *arrays: Any) -> None:
+        sent.append(self is solver._workspace._uploads)
+        send(self, *arrays)
+
+    monkeypatch.setattr(Uploads, "send", counted)
+    solver.train_batch(np.arange(N))
+    assert 0 < 2 * sum(sent) <= AHEAD

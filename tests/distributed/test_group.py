@@ -2,18 +2,20 @@
 would not be so.
 """
 
+import contextlib
 import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from emulated import nccl
+from emulated import install_or_skip, nccl
 from ranks import Rank, together
 
 pytest.importorskip("PIL")  # generated pictures
@@ -134,6 +136,7 @@ class OnDevice(Rank):
         self.way.all_reduce(flat)
 
     all_reduce_on_host = Rank.all_reduce
+    waiting = staticmethod(contextlib.nullcontext)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +174,27 @@ def test_ranks_train_on_devices_what_one_process_trains(
             atol=1e-5,
         )
         assert rank.loss_history == pytest.approx(expected.loss_history, rel=1e-4)
+
+
+def test_the_watchdog_watches_while_nccl_connects_ranks() -> None:
+    seen: list[bool] = []
+    group: Any = SimpleNamespace(rank=0, size=2, all_gather=lambda text: [text, ""], inside=False)
+
+    @contextlib.contextmanager
+    def waiting() -> Iterator[None]:
+        group.inside = True
+        yield
+        group.inside = False
+
+    group.waiting = waiting
+    library: Any = SimpleNamespace(
+        NCCL_FLOAT32=7,
+        NCCL_FLOAT64=8,
+        get_unique_id=lambda: b"id",
+        NcclCommunicator=lambda *_: seen.append(group.inside),
+    )
+    NCCL(library, group, np)
+    assert seen == [True]
 
 
 def test_every_caption_of_a_batch_is_one_ranks_and_no_rank_reads_the_features_of_others() -> None:
@@ -319,6 +343,20 @@ def test_a_rank_without_a_gpu_of_its_own_is_told_so(
     group.local_rank = 0  # type: ignore[attr-defined]
     shared.choose_backend("cupy")
     assert xpcap.get_backend() == "cupy"
+    xpcap.use_backend("numpy")
+
+
+def test_auto_proves_the_device_of_the_rank_and_leaves_the_others_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Device 0 belongs to rank 0, which has it to itself."""
+    device = install_or_skip(monkeypatch, devices=2, busy=(0,))
+    group = Rank(None, 1, 2)  # type: ignore[arg-type]  # never meets the others
+    group.local_rank = 1  # type: ignore[attr-defined]
+    monkeypatch.setattr(shared, "init", lambda: group)
+    shared.choose_backend("auto")
+    assert xpcap.get_backend() == "cupy:1"
+    assert device.contexts == {1}
     xpcap.use_backend("numpy")
 
 

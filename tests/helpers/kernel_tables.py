@@ -1,4 +1,4 @@
-"""Prints what can be measured of the CUDA kernels without a GPU, as Markdown for docs/howto/gpu.md:
+"""Prints what can be measured of the CUDA kernels without a GPU, as Markdown for docs/develop/testing-without-a-gpu.md:
 python tests/helpers/kernel_tables.py
 """
 

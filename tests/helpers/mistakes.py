@@ -7,7 +7,7 @@ Neither takes host arrays for device arrays, waits for the device or addresses a
 
 Functions and tests are named without their files, and Python is matched by its shape, so that
 moving or formatting code breaks nothing here. python tests/helpers/excerpts.py writes the table of
-docs/howto/gpu.md.
+docs/develop/testing-without-a-gpu.md.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ class KernelMistake(Mistake):
     """A mistake in CUDA C, where the pattern is a regular expression."""
 
     nth: int | None = None  # match to replace, from 0; None: all
-    suffix: ClassVar[str] = ".cu"
+    suffix: ClassVar[str] = ".cu*"  # with gates.cuh
 
     def change(self, text: str) -> tuple[str, int]:
         return in_cuda(text, self.function, self.pattern, self.instead, self.nth)
@@ -107,6 +107,7 @@ MANY_REGIONS = (
 )
 LARGE_SCORES = "test_twin_attention_takes_scores_of_any_size_and_passes_nan_on[float]"
 NO_SUCH_WORD = "test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan[2147483647-float]"
+NO_PROBABILITY = "test_twin_draws_no_word_of_probability_0[False-float]"
 NO_KERNEL = "test_emulated_plain_equations_run_where_no_kernel_fits"
 _ANY_ORDER = "test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays"
 ANY_ORDER, ATTENTION_ORDER = f"{_ANY_ORDER}[softmax_loss-float]", f"{_ANY_ORDER}[attend_step-float]"
@@ -154,7 +155,7 @@ MISTAKES = [
         "host-index",
         "an index vector stays on the host and is used on the device",
         "send",
-        "PackedCaptions(PackedSequences(...), $order, $here, ...)",
+        "packed._replace(rows=$rows, order=$order, words=$here, inputs=$i, kept=$k, targets=$t)",
         "packed.words",
         STEP,
         "got a numpy.ndarray, expected a device array",
@@ -208,7 +209,7 @@ MISTAKES = [
     Mistake(
         "boolean-index",
         "a boolean index in the step, whose size the host waits for",
-        "gradients",
+        "_gradients",
         "weighted_sum($here, $part.scale, ...)",
         "$here[$part.packed.targets != 0]",
         STEP,
@@ -372,9 +373,9 @@ MISTAKES = [
     KernelMistake(
         "past-the-end",
         "a kernel takes one row too many, the last time beyond the array",
-        "segment_sum",
-        r"(\w+) < end",
-        r"\1 <= end",
+        "sum_of",
+        r"j < to",
+        "j <= to",
         kernel("segment_sum"),
     ),
     KernelMistake(
@@ -434,8 +435,8 @@ MISTAKES = [
         "rows-not-zeroed",
         "gradients of rows without a target are left uninitialised",
         "scatter_drop",
-        r"(1 / keep)\) : 0;",
-        r"\1) : out[k];",
+        r"\* scale : 0;",
+        "* scale : out[k];",
         TRAINING,
         "gradient of norm nan",
     ),
@@ -443,8 +444,8 @@ MISTAKES = [
         "state-not-zeroed",
         "the gradient of the last step starts from uninitialised memory",
         "rnn_cell_backward_steps",
-        "i32(more)",
-        "i32(n)",
+        "backward($grid, *arrays, first, after, n, more, H)",
+        "backward($grid, *arrays, first, after, n, n, H)",
         TRAINING_RNN,
         "gradient of norm nan",
     ),
@@ -479,10 +480,82 @@ MISTAKES = [
         "kernel-of-another-device",
         "one loaded kernel for all devices",
         "kernel",
-        "_function($xp, $here, ...)",
+        "_kernel($xp, $here, ...)",
         "0",
         SECOND_DEVICE,
         "was loaded on device 0",
+    ),
+    # Launches that are recorded and repeated
+    Mistake(
+        "record-outlives-its-buffers",
+        "launches are repeated at the old addresses of a buffer that has moved",
+        "Workspace._take",
+        "self._records.clear()",
+        "None",
+        "test_emulated_record_is_made_anew_when_a_buffer_moves",
+        "assert not",
+    ),
+    Mistake(
+        "key-without-layout",
+        "launches of one layout are repeated for another",
+        "gradients",
+        "(layout, $words, $table)",
+        "(None, $words, $table)",
+        "test_emulated_repeated_steps_train_as_numpy_does[every-step-list]",
+        "has loss nan",
+    ),
+    Mistake(
+        "copy-is-not-recorded",
+        "CuPy copies the initial states, which a repeated step does not",
+        "rnn_rows_forward",
+        "start_states(h0, None, h, None)",
+        "h[:N] = h0",
+        "test_emulated_batches_of_one_layout_make_the_same_launches[init-rnn]",
+        "launches beside the record",
+    ),
+    Mistake(
+        "plain-equations-recorded",
+        "a record misses an operation that CuPy computes",
+        "find",
+        "spoil(operation.__name__)",
+        "None",
+        "test_emulated_operation_without_a_kernel_spoils_a_record",
+        "assert not",
+    ),
+    Mistake(
+        "padding-is-a-word",
+        "the word of padding counts among the distinct, and others get its mask",
+        "_padded",
+        "np.where($live, $words, captions[order[0], 0])",
+        "$words",
+        "test_emulated_padding_changes_no_loss_and_no_gradient",
+    ),
+    Mistake(
+        "untested-graph",
+        "a graph is used without a look at its bits",
+        "Replay._capture",
+        "self._bits(graph.launch) == expected",
+        "self._bits(graph.launch) is not expected",
+        "test_emulated_graph_that_is_not_right_is_not_used[other-bits]",
+        "assert 0 == 1",
+    ),
+    KernelMistake(
+        "padding-has-a-gradient",
+        "a row without a target gets the gradient of some word",
+        "softmax_loss",
+        r"if \(target == NO_TARGET\)",
+        "if (false)",
+        "test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays[softmax_loss-float]",
+        "error=nan",
+    ),
+    KernelMistake(
+        "padding-keeps-units",
+        "a row without a number keeps units of another",
+        "draw",
+        r"any && ",
+        "",
+        "test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays[dropout_masks-float]",
+        "error=",
     ),
     # Raw products, and loops over whole buffers
     Mistake(
@@ -619,8 +692,8 @@ MISTAKES = [
         "first-for-before-in-a-launch",
         "the same in the launch of a kernel: rows for previous states",
         "lstm_gate_steps",
-        "i32(before)",
-        "i32(first)",
+        "gates($grid, *arrays, first, before, after, n, H)",
+        "gates($grid, *arrays, first, first, after, n, H)",
         kernel("lstm_gate_steps"),
     ),
     Mistake(
@@ -661,8 +734,8 @@ MISTAKES = [
         "all-go-on-in-a-kernel",
         "the same in a kernel: another sequence's gradient is added to dc",
         "lstm_gates_backward",
-        r"row < more \? dc\[k\] \+ dc_here : dc_here",
-        "dc[k] + dc_here",
+        r"dc_next = row < more \? dc\[k\] : 0",
+        "dc_next = dc[k]",
         kernel("lstm_gate_backward_steps"),
     ),
     Mistake(
@@ -728,13 +801,13 @@ MISTAKES = [
     ),
     # Launching kernels
     Mistake(
-        "python-int",
-        "a Python int, which CuPy passes as 64 bits, where a kernel takes 32",
+        "float-for-int",
+        "a float where a kernel takes an int, which would read its bits",
         "segment_sum",
-        "i32($C)",
-        "$C",
+        "(rows, groups.order, groups.starts, out, C)",
+        "(rows, groups.order, groups.starts, out, C / 1)",
         kernel("segment_sum"),
-        "C is int 33, expected a NumPy scalar of int32",
+        "required argument is not an integer",
     ),
     Mistake(
         "blocks-rounded-down",
@@ -748,8 +821,8 @@ MISTAKES = [
         "grid-turned",
         "the axes of a grid are swapped",
         "segment_sum",
-        "$count, blocks($C)",
-        "(blocks($C), $count)",
+        "$count, -(-$C // SEGMENT_COLUMNS)",
+        "(-(-$C // SEGMENT_COLUMNS), $count)",
         kernel("segment_sum"),
     ),
     Mistake(
@@ -774,18 +847,18 @@ MISTAKES = [
     KernelMistake(
         "gates-transposed",
         "gates stacked i, f, g, o, as other libraries have them",
-        "lstm_gates",
-        r"(\w+) = (\w+) \+ H, (\w+) = \1 \+ H",
-        r"\3 = \2 + H, \1 = \3 + H",
-        kernel("lstm_gates"),
+        "lstm_unit",
+        r"gates\[2 \* H\] = o;\s+gates\[3 \* H\] = g;",
+        "gates[2 * H] = g; gates[3 * H] = o;",
+        kernel("lstm_gate_steps"),
     ),
     KernelMistake(
         "gradient-forgotten",
         "the gradient from the step after is forgotten",
         "lstm_gates_backward",
-        r"row < more \? dh\[at\] \+ dh_next\[k\] :",
-        "",
-        kernel("lstm_gates_backward"),
+        r"from_next = row < more \? dh_next\[k\] : 0",
+        "from_next = 0",
+        kernel("lstm_gate_backward_steps"),
     ),
     KernelMistake(
         "row-of-the-state-before",
@@ -799,24 +872,24 @@ MISTAKES = [
         "ended-sequences",
         "sequences that have ended get a gradient from the next step, too",
         "lstm_step_backward",
-        r"row < more \? dc\[k\] \+ dc_here : dc_here",
-        "dc[k] + dc_here",
+        r"dc_next = row < more \? dc\[k\] : 0",
+        "dc_next = dc[k]",
         kernel("lstm_backward_steps"),
     ),
     Mistake(
         "last-cell",
         "the gradient of the cell after a sequence's last step is not read",
         "lstm_gate_backward_steps",
-        "i32(n if carried else more)",
-        "i32(more)",
+        "n if carried else more",
+        "more",
         kernel("lstm_gate_backward_steps"),
     ),
     Mistake(
         "more-is-n",
         "every sequence of a step gets a gradient from the next one",
         "lstm_backward_steps",
-        "i32(more)",
-        "i32(n)",
+        "fused($grid, *arrays, first, before, n, more, H)",
+        "fused($grid, *arrays, first, before, n, n, H)",
         kernel("lstm_backward_steps"),
     ),
     KernelMistake(
@@ -853,6 +926,73 @@ MISTAKES = [
         "",
         kernel("softmax_loss"),
         nth=2,
+    ),
+    KernelMistake(
+        "part-forgotten",
+        "a word that occurs often lacks the last part of its rows",
+        "segment_sum",
+        r"p < SEGMENT_PARTS",
+        "p < SEGMENT_PARTS - 1",
+        kernel("segment_sum"),
+    ),
+    KernelMistake(
+        "sum-of-the-row",
+        "log-probabilities of a sum that lacks half of the row",
+        "normalise",
+        r"half > 0",
+        "half > 1",
+        kernel("normalise"),
+    ),
+    KernelMistake(
+        "word-of-the-next-share",
+        "a draw begins behind the words before",
+        "draw_words",
+        r"running = before",
+        "running = 0",
+        f"{_ANY_ORDER}[draw_words-float]",
+        "Row(kernel='draw_words'",
+    ),
+    KernelMistake(
+        "word-of-no-probability",
+        "a draw takes words of probability 0",
+        "draw_words",
+        r"if \(p > 0\) word",
+        "word",
+        NO_PROBABILITY,
+        "assert ",
+    ),
+    KernelMistake(
+        "last-of-equals",
+        "the last of equal scores is the likeliest",
+        "leads",
+        r"i < j\);$",
+        "i > j);",
+        f"{_ANY_ORDER}[likeliest-float]",
+        "Row(kernel='likeliest'",
+    ),
+    KernelMistake(
+        "beam-of-the-ranking",
+        "totals add up what ranks, with the penalty of a group, and not the scores",
+        "continue_beams",
+        r"\+ scores\[",
+        "+ ranked[",
+        kernel("continue_beams"),
+    ),
+    KernelMistake(
+        "found-twice",
+        "the best continuation of a picture is found again in each pass",
+        "continue_beams",
+        r"k > 0 && !precedes\(last, candidate\)",
+        "false",
+        kernel("continue_beams"),
+    ),
+    KernelMistake(
+        "lines-forgotten",
+        "the sum of a column lacks half of its rows",
+        "column_sum",
+        r"half >= SUM_COLUMNS",
+        "half > SUM_COLUMNS",
+        kernel("column_sum"),
     ),
     KernelMistake(
         "barrier-before-the-tree",
@@ -908,8 +1048,8 @@ MISTAKES = [
         "first-for-before-in-attention",
         "the index of a step's rows, where attention needs that of its previous states",
         "attend_steps",
-        "i32(before)",
-        "i32(first)",
+        "attend($grid, *arrays, first, before, P, H)",
+        "attend($grid, *arrays, first, first, P, H)",
         kernel("attend_steps"),
     ),
     KernelMistake(

@@ -14,7 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+ARCHITECTURES = (
+    "sm_70",
+    "sm_75",
+    "sm_80",
+    "sm_86",
+    "sm_89",
+    "sm_90",
+    "sm_100",
+    "sm_103",
+    "sm_120",
+    "sm_121",
+)
 OPTIONS = (
     "-ftz=true",
     "--std=c++17",
@@ -42,8 +53,17 @@ class Usage(NamedTuple):
 
 class Compiled(NamedTuple):
     cubin: bytes
+    ptx: str
     kernels: dict[str, Usage]
     warnings: list[str]
+
+    def doubles(self) -> dict[str, int]:
+        """Instructions of each kernel's PTX on double-precision numbers."""
+        _, *entries = re.split(r"\.entry\s+", self.ptx)
+        return {
+            re.match(r"\w+", entry)[0]: len(re.findall(r"^\s+[^./\s]\S*\.f64\S*\s", entry, re.M))  # type: ignore[index]
+            for entry in entries
+        }
 
 
 class Compiler(NamedTuple):
@@ -153,7 +173,8 @@ def _by_nvrtc(nvrtc: ctypes.CDLL, text: str, real: str, arch: str) -> Compiled:
         )
         log = _bytes(nvrtc, "ProgramLog", program).decode(errors="replace")
         _check(nvrtc, status, log)
-        return Compiled(_bytes(nvrtc, "CUBIN", program), *read_log(log))
+        ptx = _bytes(nvrtc, "PTX", program).decode()
+        return Compiled(_bytes(nvrtc, "CUBIN", program), ptx, *read_log(log))
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
@@ -171,19 +192,13 @@ def _bytes(nvrtc: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
 
 def _by_nvcc(nvcc: str, text: str, real: str, arch: str) -> Compiled:
     with tempfile.TemporaryDirectory() as folder:
-        source, cubin = Path(folder, "kernel.cu"), Path(folder, "kernel.cubin")
+        source, cubin, ptx = (Path(folder, f"kernel.{end}") for end in ("cu", "cubin", "ptx"))
         source.write_text(text, encoding="utf-8")
-        command = [
-            nvcc,
-            "-cubin",
-            *OPTIONS,
-            f"-arch={arch}",
-            f"-DREAL={real}",
-            "-o",
-            str(cubin),
-            str(source),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise CompileError(done.stdout + done.stderr)
-        return Compiled(cubin.read_bytes(), *read_log(done.stdout + done.stderr))
+        options = [*OPTIONS, f"-arch={arch}", f"-DREAL={real}", str(source), "-o"]
+        for kind, target in (("-ptx", ptx), ("-cubin", cubin)):
+            command = [nvcc, kind, *options, str(target)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise CompileError(done.stdout + done.stderr)
+        log = read_log(done.stdout + done.stderr)  # of ptxas, which makes the cubin
+        return Compiled(cubin.read_bytes(), ptx.read_text(encoding="utf-8"), *log)

@@ -27,26 +27,6 @@ def lstm_gates_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     )
 
 
-def lstm_gates_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return (
-        draw(N, H),
-        draw(N, H),
-        draw(N, H),
-        ops.sigmoid(draw(N, 4 * H)),
-        np.tanh(draw(N, H)),
-        draw(N, H),
-        (draw(N, 4 * H), draw(N, H)),
-    )
-
-
-def rnn_cell_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(N, H), draw(N, H), draw(N, H)
-
-
-def rnn_cell_backward_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(N, H), draw(N, H), np.tanh(draw(N, H)), draw(N, H)
-
-
 def softmax_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     scores, targets = 3 * draw(N, V), np.array([0, 3, 3, V - 1, 5], np.int32)
     return [
@@ -56,10 +36,61 @@ def softmax_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, .
     ]
 
 
-def segment_sum_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def segment_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     ids = np.abs(draw(200) * 10).astype(np.int32) % 30
     ids[ids == 12] = 13  # one id without a row, and a last one
-    return draw(200, 33), ops.segments(ids, 31), draw(31, 33)
+    often = np.where(np.arange(200) % 3, ids, 7)
+    return [
+        (draw(200, C), ops.segments(words, 31), draw(31, C))
+        for words, C in ((ids, 33), (often, 70))
+    ]
+
+
+def rows_of_scores_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(3 * draw(rows, width),) for rows, width in ((N, V), (3, 300))]
+
+
+def draw_words_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    """Uniforms in the middle of a word's share; of the probabilities some are 0."""
+    x, u = np.zeros_like(draw(4, 260)), draw(4)
+    x[:, [3, 70, 200]] = 0.25, 0.5, 0.25
+    u[:] = 0.1, 0.5, 0.9, 0.99
+    with np.errstate(divide="ignore"):
+        return [(x, u, None), (np.log(x), u, 1.0), (np.log(x) / 2, u, 0.5)]
+
+
+def continue_beams_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    """Three pictures, the second without a hypothesis left, and their first step."""
+    later, first = np.array([0, 1, 2, 6, 7], np.int32), np.array([0, 3, 6], np.int32)
+    firsts = np.array([0, 0, 0, 3, 3], np.int32)
+    begun = first.repeat(3) + np.tile(np.arange(3, dtype=np.int32), 3)
+    beams = [
+        ops.BeamRows(later, later, firsts, 3, 3),
+        ops.BeamRows(first, begun, np.arange(3, dtype=np.int32).repeat(3), 3, 3),
+    ]
+    cases = []
+    for each in beams:
+        ranked, n = draw(len(each.rows), V), len(each.rows)
+        ranked[0, 2:] = -np.inf
+        ranked[1, 4] = ranked[1, 5]  # equals
+        cases.append((ranked, ranked + draw(n, V), draw(n), each, 0))
+    return cases
+
+
+def column_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(draw(rows, C), draw(C)) for rows, C in ((301, 37), (3, 8))]
+
+
+def add_rows_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+    return [(draw(N, V), draw(V)), (draw(N, V), draw(N, V))]
+
+
+def mean_regions_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(N, 4, H), draw(N, H)
+
+
+def add_to_regions_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+    return draw(N, 4, H), draw(N, H)
 
 
 def gather_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
@@ -343,9 +374,6 @@ DRIVES |= {
 }
 ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a list of several
     "lstm_gates": lstm_gates_arguments,
-    "lstm_gates_backward": lstm_gates_backward_arguments,
-    "rnn_cell": rnn_cell_arguments,
-    "rnn_cell_backward": rnn_cell_backward_arguments,
     "softmax_loss": softmax_loss_arguments,
     "gather": gather_arguments,
     "gather_regions": gather_regions_arguments,
@@ -372,6 +400,15 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "word_loss": word_loss_arguments,
     "times_transpose": times_transpose_arguments,
     "segment_sum": segment_sum_arguments,
+    "column_sum": column_sum_arguments,
+    "add_rows": add_rows_arguments,
+    "mean_regions": mean_regions_arguments,
+    "add_to_regions": add_to_regions_arguments,
+    "normalise": rows_of_scores_arguments,
+    "forbid": lambda draw: (3 * draw(N, V), np.array([1, 4, V - 1], np.int32)),
+    "likeliest": rows_of_scores_arguments,
+    "draw_words": draw_words_arguments,
+    "continue_beams": continue_beams_arguments,
     "drop": drop_arguments,
     "adam_update": adam_update_arguments,
     "global_norm": global_norm_arguments,
@@ -388,6 +425,7 @@ SCRATCH = {
     "gather_plus": 0,
     "gather_plus_image": 0,
     "weighted_sum": 2,
+    "add_to_regions": 1,
 }  # the argument that a version may leave anything in
 TOLERANCES = {"float32": 3e-6, "float64": 1e-14}
 

@@ -21,6 +21,12 @@ TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
 ATTENTION = ("attend_step", "attend_step_backward", "attention_sum")
 BARRIERS = (
     "softmax_loss",
+    "normalise",
+    "likeliest",
+    "draw_words",
+    "continue_beams",
+    "segment_sum",
+    "column_sum",
     "weighted_sum",
     "squares",
     "root",
@@ -102,12 +108,26 @@ def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(
         assert row.error < TOLERANCE[real], row
 
 
+@pytest.mark.parametrize("real", ["float", pytest.param("double", marks=pytest.mark.hunt)])
+@pytest.mark.parametrize("kernel", CASES)
+def test_twin_that_rounds_as_a_card_equals_the_equations(kernel: str, real: str) -> None:
+    for size in CASES[kernel].sizes:
+        case = CASES[kernel].make(Draw(real), **size)
+        try:
+            assert case.error(case.run(real, as_card=True)) < TOLERANCE[real], size
+        except twin.UnavailableError as reason:
+            pytest.skip(str(reason))
+
+
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize(
     "kernel",
     [
         "softmax_loss",
+        "normalise",
+        "draw_words",
         "segment_sum",
+        "column_sum",
         "squares",
         "root",
         "lstm_step",
@@ -163,8 +183,7 @@ def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(re
         bias,
         targets,
         bias,
-        np.float64(1),
-        np.float64(0),
+        *Draw(real).reals(1, 1, 0),
         got_nll,
         got,
         np.int32(0),
@@ -176,7 +195,7 @@ def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(re
 
 
 @pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize("target", [-1, 4, 2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("target", [-2, 4, 2**31 - 1, -(2**31)])
 def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(
     real: str, target: int
 ) -> None:
@@ -191,8 +210,7 @@ def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(
         one,
         np.array([target], np.int32),
         one,
-        np.float64(1),
-        np.float64(0),
+        *Draw(real).reals(1, 1, 0),
         nll,
         got,
         *ints(1, 0, 4),
@@ -233,6 +251,56 @@ def test_twin_attention_takes_scores_of_any_size_and_passes_nan_on(real: str) ->
 
 
 @pytest.mark.parametrize("real", REALS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_twin_draws_no_word_of_probability_0(soft: bool, real: str) -> None:
+    """Wherever the uniform falls: at 0, as near 1 as it can come, and on the sums themselves."""
+    rng, (n, V) = np.random.default_rng(7), (40, 1004)
+    p = rng.random((n, V)).astype(REALS[real]) * (rng.random((n, V)) < 0.05)
+    p[0], p[1], p[2, :-1] = 0, 0, 0
+    p[0, V - 1], p[1, 0], p[2, -1] = 1, 1, 0.5
+    sums = p.cumsum(axis=1)
+    below_1 = np.nextafter(REALS[real](1), REALS[real](0))
+    on_a_sum = sums[np.arange(n), rng.integers(V, size=n)] / sums[:, -1]
+    with np.errstate(divide="ignore"):
+        x = np.log(p) if soft else p
+    for u in (np.zeros(n), np.full(n, below_1), on_a_sum, rng.random(n)):
+        words = guarded(np.full(n, -1, np.int32))
+        uniforms = np.minimum(u, below_1).astype(REALS[real])
+        launch("draw_words", real, n, x, uniforms, words, *Draw(real).reals(1), *ints(soft, V))
+        assert (p[np.arange(n), words] > 0).all()
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_twin_choices_from_odd_scores_are_words_all_the_same(real: str) -> None:
+    inf, nan = np.inf, np.nan
+    scores = np.array(
+        [[1, nan, 3, nan], [-inf, -inf, -inf, -inf], [-inf, 2, inf, inf], [0, 5, 5, nan]],
+        REALS[real],
+    )
+    words = guarded(np.full(4, -1, np.int32))
+    launch("likeliest", real, 4, scores, words, np.int32(4))
+    assert words.tolist() == scores.argmax(axis=1).tolist() == [1, 0, 2, 3]
+    u = np.full(4, 0.5, REALS[real])
+    launch("draw_words", real, 4, scores, u, words, *Draw(real).reals(1), *ints(1, 4))
+    assert words.tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("real", REALS)
+def test_twin_beam_without_enough_words_goes_on_with_null(real: str) -> None:
+    """Two pictures: the second one's only hypothesis has one word left, the first two of none."""
+    inf = np.inf
+    scores = np.array([[-inf, np.nan, -inf], [-inf, -3, -inf]], REALS[real])
+    totals, rows = np.array([1, 2], REALS[real]), np.array([0, 2], np.int32)
+    words, parents = (guarded(np.full(4, -1, np.int32)) for _ in range(2))
+    new = guarded(np.full(4, np.nan, REALS[real]))
+    args = [scores, scores, totals, rows, words, parents, new, *ints(2, 2, 2, 9, 3)]
+    launch("continue_beams", real, 2, *args)
+    assert words.tolist() == [9, 9, 1, 9]
+    assert parents.tolist() == [0, 0, 1, 1]
+    assert new.tolist() == [-inf, -inf, -1, -inf]
+
+
+@pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("norm", [np.nan, np.inf, 0.0, 5.0, 4.999, 1e150])
 def test_twin_clip_follows_the_norm_wherever_it_goes(real: str, norm: float) -> None:
     with np.errstate(all="ignore"):
@@ -241,7 +309,7 @@ def test_twin_clip_follows_the_norm_wherever_it_goes(real: str, norm: float) -> 
         wanted = x * (5.0 / np.maximum(norm_array, 5.0))
     partial, found = np.zeros(256), np.zeros(1, REALS[real])
     partial[7] = norm * norm
-    launch("clip", real, 256, x, partial, found, np.float64(5), np.int64(len(x)))
+    launch("clip", real, 256, x, partial, found, *Draw(real).reals(5), np.int64(len(x)))
     np.testing.assert_allclose(x, wanted, rtol=TOLERANCE[real])
     np.testing.assert_allclose(found[0], norm_array, rtol=TOLERANCE[real])
 
@@ -299,7 +367,7 @@ def test_twin_record_step_notes_what_is_not_finite_for_good(
 @pytest.mark.parametrize("real", REALS)
 def test_twin_dropped_units_are_zero_whatever_they_were(real: str) -> None:
     x, mask = np.array([np.nan, np.inf, 2, 3], REALS[real]), np.array([False, False, False, True])
-    launch("dropout", real, 1, x, mask, x, np.float64(0.5), np.int64(4))
+    launch("dropout", real, 1, x, mask, x, *Draw(real).reals(2), np.int64(4))
     np.testing.assert_array_equal(x, [0, 0, 0, 6])
 
 
@@ -315,7 +383,7 @@ def test_twin_adam_leaves_what_has_no_gradient(real: str) -> None:
         zero,
         m,
         v,
-        *map(np.float64, (1e-3, 0.9, 0.999, 1e-8)),
+        *Draw(real).reals(1e-3, 0.9, 0.1, 0.999, 0.001, 1e-8),
         np.int64(2),
     )
     np.testing.assert_array_equal([w, m, v], [[1.25, -3], [0, 0], [0, 0]])
@@ -339,7 +407,7 @@ class Plant(NamedTuple):
 
     def text(self) -> str:
         text, count = in_cuda(
-            source(self.kernel).read_text(encoding="utf-8"),
+            twin.text_of(source(self.kernel)),
             self.function or self.kernel,
             self.pattern,
             self.instead,
@@ -391,6 +459,27 @@ PLANTS = [
         r"out\[\(long long\)k \* C",
         "out[0LL * C",
     ),
+    Plant("segment_sum", "no barrier before the parts are added", BARRIER, "", 0, -1),
+    *(
+        Plant("normalise", f"no barrier {place}", BARRIER, "", nth, function="maximum")
+        for nth, place in enumerate(
+            (
+                "before the maxima meet",
+                "within the tree of maxima",
+                "before the sums take the maxima's place",
+            )
+        )
+    ),
+    Plant("normalise", "no barrier before the sums meet", BARRIER, "", 0),
+    Plant("likeliest", "no barrier before the scores meet", BARRIER, "", 0),
+    Plant("likeliest", "no barrier within the tree", BARRIER, "", 1),
+    Plant("draw_words", "no barrier before the sums are added up", BARRIER, "", 0),
+    Plant("draw_words", "no barrier before the sums are used", BARRIER, "", 1),
+    Plant("continue_beams", "no barrier before the candidates meet", BARRIER, "", 0),
+    Plant("continue_beams", "no barrier within the tree", BARRIER, "", 1),
+    Plant("continue_beams", "no barrier before the next pass", BARRIER, "", 2),
+    Plant("column_sum", "no barrier before the lines meet", BARRIER, "", 0),
+    Plant("column_sum", "no barrier within the tree", BARRIER, "", 1),
     Plant(
         "sequence_sum",
         "all sequences in the first one's place",
@@ -462,7 +551,7 @@ def _sanitize(kernel: str, real: str, size: dict[str, Any], text: str) -> tuple[
     threads = FEWEST.get(kernel, FEW)
     case = CASES[kernel].make(Draw(real, threads=threads), **size)
     small = text.replace("#define THREADS 256", f"#define THREADS {threads}").replace(
-        "#define BLOCKS 256", f"#define BLOCKS {threads}"
+        "#define NORM_BLOCKS 256", f"#define NORM_BLOCKS {threads}"
     )
     return (
         twin.sanitize(
@@ -618,8 +707,9 @@ def test_twin_reads_what_a_kernel_takes() -> None:
         ("bias", "real", True, True),
         ("targets", "int", True, True),
         ("scale", "real", True, True),
-        ("same", "double", False, False),
-        ("smoothing", "double", False, False),
+        ("same", "real", False, False),
+        ("kept", "real", False, False),
+        ("rest", "real", False, False),
         ("nll", "real", True, False),
         ("dscores", "real", True, False),
         ("biased", "int", False, False),
@@ -663,8 +753,8 @@ def test_twin_finds_barriers_behind_calls() -> None:
     (0, np.zeros(4), "array of float32"),
     (0, np.zeros((4, 2), np.float32)[:, 0], "contiguous"),
     (1, np.zeros(4, np.int64), "array of uint8"),
-    (3, 0.5, "a NumPy scalar of float64"),
-    (3, np.float32(0.5), "a NumPy scalar of float64"),
+    (3, 0.5, "a NumPy scalar of float32"),
+    (3, np.float64(0.5), "a NumPy scalar of float32"),
     (4, np.int32(4), "a NumPy scalar of int64"),
     (4, 4, "a NumPy scalar of int64"),
 ])  # fmt: skip
@@ -673,21 +763,21 @@ def test_twin_refuses_arguments_of_another_type(number: int, wrong: Any, error: 
         np.zeros(4, np.float32),
         np.ones(4, bool),
         np.zeros(4, np.float32),
-        np.float64(0.5),
+        np.float32(0.5),
         np.int64(4),
     ]
     launch("dropout", "float", 1, *args)
     args[number] = wrong
     with pytest.raises((TypeError, ValueError), match=error):
         launch("dropout", "float", 1, *args)
-    with pytest.raises(TypeError, match="expected 5: x, mask, out, keep, n"):
+    with pytest.raises(TypeError, match="expected 5: x, mask, out, scale, n"):
         launch("dropout", "float", 1, *args[:4])
 
 
 def test_twin_refuses_read_only_outputs_and_launches_that_a_card_refuses() -> None:
     x = np.zeros(4, np.float32)
     x.flags.writeable = False
-    args = [x, np.ones(4, bool), x.copy(), np.float64(0.5), np.int64(4)]
+    args = [x, np.ones(4, bool), x.copy(), np.float32(0.5), np.int64(4)]
     launch("dropout", "float", 1, *args)
     with pytest.raises(ValueError, match="writable"):
         launch("dropout", "float", 1, *args[:2], x, *args[3:])
@@ -723,6 +813,22 @@ def test_twin_shuffles_the_order_of_threads() -> None:
     assert sorted(orders[1]) == orders[0]
 
 
+def test_twin_rounds_as_a_card_where_it_is_asked_to() -> None:
+    text = HEAD + "f(real* x, real* y) { y[0] = x[0] * x[0] - x[1]; y[1] = x[2] * x[3]; }"
+    x = np.array([1 + 2**-12, 1 + 2**-11, 1e-30, 1e-10], np.float32)
+    found = []
+    for as_card in (False, True):
+        y = np.zeros(2, np.float32)
+        try:
+            twin.build(text, "float", as_card).launch("f", (1,), (1,), [x, y])
+        except twin.UnavailableError as reason:
+            pytest.skip(str(reason))
+        found.append(y)
+    assert found[0].tolist() == [0, np.float32(1e-40)]
+    assert found[1].tolist() == [2**-24, 0]
+    assert np.float32(1e-30) * np.float32(1e-10) > 0  # and the process rounds as before
+
+
 def test_twin_barrier_that_some_threads_miss_is_an_error() -> None:
     body, x = "if (t == 1) return; __syncthreads(); x[t] = t;", np.zeros(4, np.float32)
     for _ in range(2):  # and it leaves the next launch alone
@@ -751,12 +857,12 @@ def test_twin_writing_beyond_an_end_is_seen() -> None:
 def test_twin_files_are_plain_cuda_c_and_say_whose_contract_they_keep() -> None:
     assert twin.files()
     for path in twin.files():
-        text = twin.text_of(path)
+        text = path.read_text(encoding="utf-8")
         head, code = text.split("typedef REAL real;")
         named = re.findall(r"\bops\.(\w+)", head)
         assert named, path
         assert all(callable(getattr(ops, name)) for name in named), path
         assert all(line.startswith("//") for line in head.splitlines()), path
         assert not re.search(
-            r"#include|atomic|__shfl|__ballot|__any|__all|warp|template|double_t", code
+            "#include (?!.gates)|atomic|__shfl|__ballot|__any|__all|warp|template|double_t", code
         ), path

@@ -78,7 +78,7 @@ def test_every_option_of_a_command_is_described(name: str) -> None:
     ids=lambda p: p.name,
 )
 def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> None:
-    if option.name in ("out", "backend", "resume", "start", "verbose"):
+    if option.name in ("out", "backend", "graphs", "resume", "start", "verbose"):
         return
     row = re.search(rf"^\| `{option.opts[-1]}`[^|]* \| ([^|]+) \|", section("train"), re.MULTILINE)
     assert row
@@ -384,11 +384,11 @@ def test_gpu_page_lists_every_difference(monkeypatch: pytest.MonkeyPatch) -> Non
     from test_emulated_device import DIFFERENCES
 
     for number, difference, _ in DIFFERENCES:
-        assert f"\n| {number} | {difference} | " in DOCS["howto/gpu.md"], difference
+        assert f"\n| {number} | {difference} | " in DOCS["develop/testing-without-a-gpu.md"], difference
 
 
 def test_gpu_page_has_the_table_of_planted_mistakes() -> None:
-    assert "\n".join(mistakes.table()) in DOCS["howto/gpu.md"]
+    assert "\n".join(mistakes.table()) in DOCS["develop/testing-without-a-gpu.md"]
 
 
 # ---- Facts: each check also finds what is planted for it

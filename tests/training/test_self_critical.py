@@ -29,6 +29,7 @@ from xpcap.data.dataset import Split
 from xpcap.data.vocabulary import END, Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError
+from xpcap.metrics import cider
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
 from xpcap.runs import load_state, save_state
@@ -115,6 +116,22 @@ def test_advantages_compare_a_sample_with_the_others_of_its_picture() -> None:
     np.testing.assert_allclose(
         advantages(np.array([[1.0, 2.0, 6.0], [3.0, 3.0, 3.0]])), [[-3, -1.5, 4.5], [0, 0, 0]]
     )
+
+
+def test_rewards_count_the_words_of_references_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    count = cider.count_grams
+
+    def counting(sentences: Any, hashes: Any) -> Any:
+        counted.append(len(sentences))
+        return count(sentences, hashes)
+
+    monkeypatch.setattr(cider, "count_grams", counting)
+    objective = SelfCritical(DATA)
+    assert sum(counted) == len(DATA.split("train").captions)
+    counted.clear()
+    objective.rewards(DATA.split("train").captions[:6, 1:], np.zeros(6, int))
+    assert counted == [6]
 
 
 def test_rewards_are_cider_d_with_train_frequencies_and_end_as_a_word() -> None:

@@ -14,7 +14,6 @@ import click
 from xpcap.backend import (
     BACKENDS,
     VARIABLE,
-    backend_status,
     get_backend,
     parse_backend,
     use_backend,
@@ -116,18 +115,16 @@ def choose_backend(backend: str | None) -> None:
     wanted = wanted_backend(backend)
     if group.size > 1 and wanted in ("cupy", "auto"):
         local: int = group.local_rank  # type: ignore[attr-defined]  # of an MPIGroup
-        if wanted == "cupy" or backend_status()["cupy"].usable:
-            _use_own(local, group.rank)
-            return
-    if backend is None:
+        _use_own(wanted, local, group.rank)
+    elif backend is None:
         get_backend()
     else:
         use_backend(backend)
 
 
-def _use_own(device: int, rank: int) -> None:
+def _use_own(wanted: str, device: int, rank: int) -> None:
     try:
-        use_backend(f"cupy:{device}")
+        use_backend(f"{wanted}:{device}")
     except BackendError as error:
         raise BackendError(
             f"rank {rank} is number {device} on its machine and wants a GPU of its own: {error};"

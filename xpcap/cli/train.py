@@ -30,6 +30,7 @@ from xpcap.data.vocabulary import SPECIAL
 from xpcap.distributed import Group, init
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
+from xpcap.ops.cublas import imitations
 from xpcap.optim import LINEAR
 from xpcap.progress import say
 from xpcap.report import visible
@@ -90,6 +91,15 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
     ),
 )
 @backend_option
+@click.option(
+    "--graphs",
+    type=Choice("auto", "off"),
+    default="off",
+    help=(
+        "On a GPU, launch the steps of small batches as CUDA graphs; auto tests each on the GPU"
+        " before it is used. No result changes.  [default: off]"
+    ),
+)
 @click.option(
     "--from",
     "start",
@@ -194,7 +204,9 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
     is_flag=True,
     help="Print all options, which also go to config.json in the run folder.",
 )
-def train(data: Path | None, backend: str | None, verbose: bool, **options: Any) -> None:
+def train(
+    data: Path | None, backend: str | None, graphs: str, verbose: bool, **options: Any
+) -> None:
     """Train a captioner.
 
     DATA is a dataset file from 'prepare' or CS231n's coco_captioning folder. Without it, pictures
@@ -212,6 +224,8 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
     _refuse_captions(data)
     group = init()
     choose_backend(backend)
+    if get_backend() != "numpy" and (found := imitations()):
+        say(f"products on the GPU are not in plain float32, as {', '.join(found)} is set")
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
     progress = Progress(chosen, group, verbose)
     try:
@@ -225,19 +239,21 @@ def train(data: Path | None, backend: str | None, verbose: bool, **options: Any)
             on_stage=progress.stage,
             on_begin=progress.begin,
             on_step=progress.step,
+            graphs=graphs == "auto",
         )
     except BrokenPipeError as closed:
         if group.rank == 0 and find_file(str(chosen.out), LAST):
             leave_closed_pipe()
             with contextlib.suppress(BrokenPipeError):  # errors may have no reader either
                 why = "nobody reads the output any more, so training was stopped, and saved"
-                _print_how_to_continue(why, chosen, backend)
+                _print_how_to_continue(why, chosen, backend, graphs)
         raise closed
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not find_file(str(chosen.out), LAST):
             raise
         if group.rank == 0:
-            _print_how_to_continue(str(stopped) or "interrupted", chosen, backend)
+            why = str(stopped) or "interrupted"
+            _print_how_to_continue(why, chosen, backend, graphs)
         if isinstance(stopped, Stopped):
             group.all_gather("printed")  # a rank that leaves may end the others
         sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
@@ -411,8 +427,11 @@ def duration(seconds: float) -> str:
     return f"{round(minutes)} minutes" if minutes < 95 else f"{minutes / 60:.1f} hours"
 
 
-def _print_how_to_continue(why: str, options: TrainOptions, backend: str | None) -> None:
-    given = ("--backend", backend) if backend else ()
+def _print_how_to_continue(
+    why: str, options: TrainOptions, backend: str | None, graphs: str
+) -> None:
+    given = ["--backend", backend] if backend else []
+    given += ["--graphs", graphs] if graphs != "off" else []
     again = command_line("train", "--out", str(options.out), "--resume", *given)
     click.echo(f"train: {why}; continue with\n  {again}", err=True)
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.decoding.logits import largest
 from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
 from xpcap.decoding.transcript import Transcript
 from xpcap.errors import OptionError, check_number, check_whole
-from xpcap.memory import Buffer
+from xpcap.memory import Buffer, view
+from xpcap.ops import BeamRows, continue_beams
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,10 @@ class Beam(Policy):
 
 
 class Group(NamedTuple):
-    """The n hypotheses of one group, and the m that continue them, with a table of best words."""
+    """The hypotheses of one group."""
 
-    # In a table with `size` rows a picture, each hypothesis puts its best words into its row
-    own: slice  # of all hypotheses; the rows below count from its first
-    rows: Array  # (n,) int, row of each in the table
-    # (m,) int, rows after the step: a picture's j-th row takes the j-th best entry of its table
-    next_rows: Array
-    firsts: Array  # (m,) int, the picture's first hypothesis before the step
+    own: slice  # of all hypotheses; the rows of `beams` count from its first
+    beams: BeamRows
 
 
 class Search:
@@ -135,19 +131,22 @@ class Search:
         xp, n, beams = get_array_module(scores), len(scores), slots // self._beam.size
         if totals is None:  # the first step: every group starts from a picture's one hypothesis
             copies = self._beam.groups
-            scores = xp.concatenate([scores] * copies)
+            if copies > 1:
+                scores = xp.concatenate([scores] * copies)
             totals, beams = xp.zeros(n * copies, scores.dtype), np.arange(n * copies)
         choices: list[Choice] = []
         chosen: list[Array] = []  # by the groups before, (N * size,) words each; -1: none
         for group in self._groups(beams, t == 0):
+            if self._beam.groups == 1:
+                return Choice(*continue_beams(scores, scores, totals, group.beams, self._null))
             own = scores[group.own]
             penalised = self._penalised(own, chosen, group)
-            words, parents, new = self._choose(penalised, own, totals[group.own], group)
+            words, parents, new = continue_beams(
+                penalised, own, totals[group.own], group.beams, self._null
+            )
             choices.append(Choice(words, (parents + group.own.start) % n, new))
-            if self._beam.groups == 1:
-                return choices[0]
             chosen.append(xp.full(self._N * self._beam.size, -1, np.int32))
-            chosen[-1][group.next_rows] = words
+            chosen[-1][group.beams.next_rows] = words
         return Choice(*(xp.concatenate(parts) for parts in zip(*choices, strict=True)))
 
     def _groups(self, beams: np.ndarray, first_step: bool) -> Iterator[Group]:
@@ -165,9 +164,13 @@ class Search:
         sent = self._buffer.upload("groups", indices)  # all indices at once
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             if start < stop:
-                new = slice(n + start * each, n + stop * each)
-                own, its_firsts = slice(start, stop), sent[new.start + m : new.stop + m]
-                yield Group(own, sent[own], sent[new], its_firsts)
+                own_rows = view(sent, start, (stop - start,))
+                next_rows, firsts = (
+                    view(sent, first + start * each, ((stop - start) * each,))
+                    for first in (n, n + m)
+                )
+                group_rows = BeamRows(own_rows, next_rows, firsts, self._N, size)
+                yield Group(slice(start, stop), group_rows)
 
     def _penalised(self, scores: Array, chosen: Sequence[Array], group: Group) -> Array:
         """Scores (n, V) less `diversity` per earlier group's hypothesis that chose the word."""
@@ -176,7 +179,7 @@ class Search:
         xp, (n, V), dtype = get_array_module(scores), scores.shape, scores.dtype
         penalised = scores.copy()
         flat, starts = penalised.reshape(-1), xp.arange(n, dtype=np.int64) * V
-        first = group.rows // self._beam.size * self._beam.size
+        first = group.beams.rows // self._beam.size * self._beam.size
         for words in chosen:
             for j in range(self._beam.size):
                 word = words[first + j]
@@ -184,17 +187,3 @@ class Search:
                 penalty = xp.where(word < 0, 0, self._beam.diversity).astype(dtype)
                 flat[at] = flat[at] - penalty
         return penalised
-
-    def _choose(self, ranked: Array, scores: Array, totals: Array, group: Group) -> Choice:
-        """Best continuations in a group by totals + ranked (n, V); totals add up `scores`."""
-        xp, size = get_array_module(scores), self._beam.size
-        values, words = largest(ranked, size)  # (n, size)
-        table = xp.full((self._N * size, size), -np.inf, scores.dtype)
-        table[group.rows] = values + totals[:, None]
-        found = largest(table.reshape(self._N, -1), size)
-        best, entries = (x.reshape(-1)[group.next_rows] for x in found)  # (m,)
-        parents = group.firsts + entries // size
-        chosen = words[parents, entries % size]
-        exists = best > -np.inf  # else no word is left for this slot
-        new_totals = xp.where(exists, totals[parents] + scores[parents, chosen], -np.inf)
-        return Choice(xp.where(exists, chosen, self._null), parents, new_totals)

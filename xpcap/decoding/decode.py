@@ -1,21 +1,22 @@
 """Decoding: captions from image features, word by word, as a policy chooses. It knows no model."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.decoding.logits import normalise
 from xpcap.decoding.policies import Choice, LogitMask, Policy, Special
 from xpcap.decoding.transcript import Step, Transcript
 from xpcap.layers.cells import State
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace
-from xpcap.ops import gather, log_softmax
+from xpcap.ops import gather, log_softmax, normalise
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
+TABLE_WORDS = 1 << 12  # at most, that a device projects at once: larger products would take longer
 LEAST_PART = 64  # hypotheses, at least, for another core to pay off
 
 
@@ -138,7 +139,7 @@ def _decode(
     state = model.start(features)
     h = state[0]
     xp, buffer = get_array_module(h), Workspace(h).buffer
-    project = WordTable(model).project if xp is np else model.project
+    project = WordTable(model).project if xp is np else _projection(model, xp, buffer)
     choose = policy.start(numbers, special, buffer.scope("policy"))
     mask = LogitMask(policy, banned, special, buffer.scope("mask"))
     slots = len(features) * policy.slots
@@ -165,7 +166,7 @@ def _decode(
             totals = None if totals is None else totals[rows]
             parents = rows if parents is None else parents[rows]
         if parents is not None:
-            state = tuple(s[parents] for s in state)
+            state = tuple(_rows(s, parents) for s in state)
 
         # Probabilities are over the whole vocabulary, so they come before the mask. To compare
         # totals of several hypotheses, the policy gets log-probabilities, too.
@@ -194,6 +195,29 @@ def _decode(
     while unread:
         transcript.write(unread.popleft())
     return _selected(policy, transcript, scored)
+
+
+def _projection(model: Decodable, xp: ModuleType, buffer: Buffer) -> Callable[..., Array]:
+    """model.project on a device, of all words at once where they are few: then each step picks."""
+    V = len(model.word_to_idx)
+    if V > TABLE_WORDS:
+        return model.project
+    table = model.project(xp.arange(V, dtype=np.int32), buffer=buffer.scope("table"))
+
+    def project(words: Array, *, buffer: Buffer) -> Array:
+        return gather(table, words, out=buffer("a", (len(words), table.shape[1])))
+
+    return project
+
+
+def _rows(x: Array, rows: Array) -> Array:
+    """x[rows]: x (n, ...), rows (m,), int."""
+    if isinstance(x, np.ndarray):
+        return x[rows]
+    flat, m = x if x.ndim == 2 else x.reshape(len(x), -1), len(rows)
+    out = get_array_module(x).empty((m, flat.shape[1]), x.dtype)
+    found = gather(flat, rows, out=out)
+    return found if x.ndim == 2 else found.reshape(m, *x.shape[1:])
 
 
 def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:

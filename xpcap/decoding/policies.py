@@ -11,6 +11,7 @@ from xpcap.backend import Array, asarray, get_array_module
 from xpcap.decoding.transcript import Transcript
 from xpcap.errors import LARGEST, OptionError, check_number, check_whole
 from xpcap.memory import Buffer
+from xpcap.ops import draw_words, forbid, likeliest, soft_weights
 
 LONGEST_STUTTER = 3  # words
 NONE = np.zeros(0, np.int64)
@@ -166,7 +167,7 @@ class Policy:
         totals : the totals of the previous Choice; None in the first step
         t : number of words chosen so far
         """
-        return Choice(scores.argmax(axis=1))
+        return Choice(likeliest(scores))
 
     def select(self, transcript: Transcript) -> np.ndarray:
         """Slots (N, n_best or 1) of the captions to return, the best one of a picture first."""
@@ -225,9 +226,10 @@ class Sampling(Policy):
         uniforms = np.minimum(self.uniforms(numbers).T.astype(dtype), below_1)  # (T, N)
 
         def choose(scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
-            cumulative = self.weights(scores).cumsum(axis=1)
             u = buffer.upload("uniforms", np.ascontiguousarray(uniforms[t, slots]))
-            return Choice((cumulative <= (u * cumulative[:, -1])[:, None]).sum(axis=1))
+            if self.top_k is None and self.top_p is None:
+                return Choice(draw_words(scores, u, self.temperature))
+            return Choice(draw_words(self.weights(scores), u))
 
         return choose
 
@@ -241,7 +243,7 @@ class Sampling(Policy):
     def weights(self, scores: Array) -> Array:
         """Unnormalised probabilities (n, V) of the words; 0 for words that are cut off."""
         xp, (n, V) = get_array_module(scores), scores.shape
-        p = xp.exp((scores - scores.max(axis=1, keepdims=True)) / self.temperature)
+        p = soft_weights(scores, self.temperature)
         if self.top_k is None and self.top_p is None:
             return p
         rising = xp.sort(p, axis=1)
@@ -265,26 +267,17 @@ class LogitMask:
         self._least, self._policy = policy.least_length, policy
         short = set(banned) if special.end is None else {*banned, special.end}
         self._buffer = buffer
-        self._always = self._send("banned", banned)
-        self._first = self._send("banned at first", sorted(short) if policy.least_length else ())
+        self._always = self._send(banned)
+        self._first = self._send(sorted(short) if policy.least_length else ())
 
-    def _send(self, name: str, ids: Sequence[int]) -> tuple[Array, Array] | None:
-        if not ids:
-            return None
-        like = self._buffer("", (0,))
-        return asarray(np.array(ids, np.int32), like=like), self._hidden(name, len(ids))
-
-    def _hidden(self, name: str, count: int) -> Array:
-        """An array (count,) of -inf: a number would have to be sent to a device."""
-        hidden = self._buffer(name, (count,))
-        hidden[...] = -np.inf
-        return hidden
+    def _send(self, ids: Sequence[int]) -> Array | None:
+        return asarray(np.array(ids, np.int32), like=self._buffer("", (0,))) if ids else None
 
     def __call__(self, scores: Array, t: int, transcript: Transcript, slots: np.ndarray) -> None:
         """Mask scores (n, V) of the word after t others, of the hypotheses in `slots` (n,)."""
-        if mask := self._first if t < self._least else self._always:
-            ids, hidden = mask
-            scores[:, ids] = hidden
+        banned = self._first if t < self._least else self._always
+        if banned is not None:
+            forbid(scores, banned)
         if not (self._policy.reads_words and t):
             return
         words = transcript.captions[slots, :t]
@@ -298,7 +291,9 @@ class LogitMask:
         rows, ids = (np.concatenate(parts) for parts in zip(*found, (NONE, NONE), strict=True))
         if rows.size:
             at = self._buffer.upload("repeated", rows * scores.shape[1] + ids)
-            scores.reshape(-1)[at] = self._hidden("hidden", rows.size)
+            hidden = self._buffer("hidden", (rows.size,))  # a number would have to be sent
+            hidden[...] = -np.inf
+            scores.reshape(-1)[at] = hidden
 
 
 def _repeating(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

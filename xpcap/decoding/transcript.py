@@ -55,7 +55,8 @@ class Transcript:
         if "parents" in found:
             past = step.before[found["parents"]]
             self.captions[step.after] = self.captions[past]
-            self.probabilities[step.after] = self.probabilities[past]
+            if "probabilities" in found:
+                self.probabilities[step.after] = self.probabilities[past]
         going = ~self.ended[step.after]
         slots = step.after[going]
         self.captions[slots, step.t] = words = found["words"][going]

@@ -225,7 +225,8 @@ class NCCL:
         first, *_ = group.all_gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
         self._nccl, self._xp = nccl, xp
         self._kinds = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
-        self._communicator = nccl.NcclCommunicator(group.size, bytes.fromhex(first), group.rank)
+        with group.waiting():
+            self._communicator = nccl.NcclCommunicator(group.size, bytes.fromhex(first), group.rank)
 
     def all_reduce(self, flat: Array) -> None:
         """Launch the sum on the current stream, behind the gradients and before their use."""
@@ -282,6 +283,7 @@ class MPIGroup:
     Attributes
     ----------
     local_rank, local_size : this rank's number on its machine, and how many ranks the machine has
+    waiting : context of one call that waits for the other ranks, which the watchdog watches
     """
 
     def __init__(self, communicator: Any) -> None:
@@ -294,24 +296,24 @@ class MPIGroup:
         local.Free()
         self._device: DeviceSum | None = None
         self._shared: dict[tuple[int, np.dtype], SharedMemory] = {}  # by size and dtype
-        self._waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+        self.waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self.hosts = self.all_gather(platform.node())
         names = [f"rank {rank} on {host}" for rank, host in enumerate(self.hosts)]
         if MPI.Query_thread() == MPI.THREAD_MULTIPLE:  # else a second thread may not speak
-            self._waiting = Watchdog(communicator.Dup(), names, timeout())
+            self.waiting = Watchdog(communicator.Dup(), names, timeout())
 
     def all_reduce(self, flat: Array) -> None:
         if is_device_array(flat):
             if self._device is None:
                 self._device = device_sum(self, flat)
-            with self._waiting():
+            with self.waiting():
                 self._device.all_reduce(flat)
         else:
             self.all_reduce_on_host(flat)
 
     def all_reduce_on_host(self, flat: np.ndarray) -> None:
         """`all_reduce` of a NumPy array."""
-        with self._waiting():
+        with self.waiting():
             shared = self._shared.get((flat.size, flat.dtype))
             if shared is not None and shared.holds(flat):
                 shared.all_reduce()
@@ -333,20 +335,20 @@ class MPIGroup:
         if key not in self._shared:
             if self.max(not has_room(self.size * like.nbytes)):
                 return None
-            with self._waiting():
+            with self.waiting():
                 self._shared[key] = SharedMemory(self._communicator, *key)
         return self._shared[key].own
 
     def max(self, number: int) -> int:
         found = np.array([number], np.int64)
-        with self._waiting():
+        with self.waiting():
             self._communicator.Allreduce(self._mpi.IN_PLACE, found, self._mpi.MAX)
         return int(found[0])
 
     def all_gather(self, text: str) -> list[str]:
         content = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
         lengths = np.empty(self.size, np.int64)
-        with self._waiting():
+        with self.waiting():
             self._communicator.Allgather(np.array([len(content)], np.int64), lengths)
             everything = np.empty(int(lengths.sum()), np.uint8)
             self._communicator.Allgatherv(content, [everything, lengths])

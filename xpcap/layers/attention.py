@@ -17,10 +17,12 @@ from xpcap.ops import (
     PackedSequences,
     Step,
     TakeStep,
+    add_to_regions,
     attend_backward_steps,
     attend_steps,
     attention_sum,
     from_rows,
+    mean_regions,
     product,
     row_products_add,
     row_products_transpose,
@@ -162,7 +164,7 @@ class Attention:
         h0 : array (N, H), float
         """
         N, _, H = self.A.shape
-        return self.A.mean(axis=1, out=self._buffer("h0", (N, H)))
+        return mean_regions(self.A, self._buffer("h0", (N, H)))
 
     def forward_steps(self, h: Array, r: Array) -> TakeStep:
         """Steps that add the term, as in RecurrentTerm.
@@ -245,8 +247,7 @@ class Attention:
         product(self._context.T, da, out=dWattn)
         out = self._buffer("dA", self.A.shape)
         dA = attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, out)
-        dh0 /= self.A.shape[1]
-        dA += dh0[:, None]  # each region has its share of the mean
+        add_to_regions(dA, dh0)  # each region has its share of the mean
         return dA, dWattn
 
 

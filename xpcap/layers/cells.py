@@ -67,6 +67,9 @@ class Cell(NamedTuple):
         added to any part of the pre-activation whose gradient is da, but not to a part that a reset
         gate scales: the term's own gradients are computed from da. A cell without it is never given
         a term, and is refused if one is needed.
+    replayable : bool
+        True if on a device the loops do nothing but call operations of xpcap.ops that have kernels,
+        for then launches can be recorded and repeated.
     inputs : tuple of two str
         Names of the weight (W, G) and of the bias (G,) of pre-activations.
     gates : callable
@@ -82,6 +85,7 @@ class Cell(NamedTuple):
     rows_backward: Callable[..., tuple[Array, State, Params]]
     activations: Callable[[Any], dict[str, Activation]] = no_activations  # of a cache
     takes_extra_term: bool = False
+    replayable: bool = False  # its loops launch only kernels and products of xpcap.ops
     inputs: tuple[str, str] = ("Wx", "b")  # weight (W, G) and bias (G,)
     gates: Callable[[Any], dict[str, Array]] = no_gates  # of a cache
     state_names: tuple[str, ...] = ()  # of all arrays of a state; empty: h, state 2, ...
@@ -143,7 +147,8 @@ def one_layer(
         da, dstate0, dWh = rows_backward(dh, cache, buffer, None if grads is None else grads["Wh"])
         return da, dstate0, {"Wh": dWh}
 
-    return Cell(shapes, states, step, forward, backward, activations, takes_extra_term=True)
+    loops = forward, backward
+    return Cell(shapes, states, step, *loops, activations, takes_extra_term=True, replayable=True)
 
 
 def lstm_gates(cache: LSTMRowsCache) -> dict[str, Array]:

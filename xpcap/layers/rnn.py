@@ -15,6 +15,7 @@ from xpcap.ops import (
     rnn_cell_backward,
     rnn_steps,
     single_step,
+    start_states,
     to_rows,
     zero_without_steps,
 )
@@ -165,7 +166,7 @@ def rnn_rows_forward(
     R, (N, H) = len(a), h0.shape
     rows.check("rnn_rows_forward", R, N)
     h = (buffer or fresh(a))("h", (N + R, H))
-    h[:N] = h0
+    start_states(h0, None, h, None)
     take = rnn_steps(a, Wh, h, h, extra_term)
     for step in rows.steps:
         take(step)

@@ -70,6 +70,7 @@ def join(number: np.ndarray, other: np.ndarray) -> np.ndarray:
     return number + other.astype(np.uint64) * FACTOR
 
 
+FEW = 4  # an index of their own for pictures of which there are so many times as many
 AT_ONCE = 2000  # pictures whose n-grams are counted together
 SIGMA = 6.0  # of the penalty on a difference in length
 
@@ -134,11 +135,11 @@ class DocumentFrequencies:
         self._merge(parts)
 
     @classmethod
-    def of_counts(cls, counts: Counts, picture: np.ndarray, pictures: int) -> Self:
-        """Frequencies of n-grams that are counted; picture (e,) numbers entries' pictures."""
+    def of_counts(cls, parts: Sequence[tuple[Counts, np.ndarray]], pictures: int) -> Self:
+        """Frequencies of counted n-grams; each part of the pictures with its entries' pictures."""
         frequencies = cls.__new__(cls)
         frequencies.pictures = pictures
-        frequencies._merge([_documents(counts, picture)])
+        frequencies._merge([_documents(counts, picture) for counts, picture in parts])
         return frequencies
 
     @classmethod
@@ -169,8 +170,11 @@ class DocumentFrequencies:
 
     def idf(self, grams: np.ndarray) -> np.ndarray:
         """log(pictures / pictures with the n-gram); an unseen n-gram counts as of one picture."""
-        left, right = (np.searchsorted(self._grams, grams, side) for side in ("left", "right"))
-        frequencies = np.where(right > left, self._frequencies[left], 1)
+        at = np.searchsorted(self._grams, grams)
+        known = np.zeros(len(grams), bool)
+        known[at < len(self._grams)] = True
+        known[known] = self._grams[at[known]] == grams[known]
+        frequencies = np.where(known, self._frequencies[at], 1)
         return np.log(max(self.pictures, 1)) - np.log(frequencies)
 
 
@@ -185,6 +189,14 @@ class Matches(NamedTuple):
     gap: np.ndarray  # (p,) how much longer the caption is
 
 
+class Index(NamedTuple):
+    """Entries of references by n-gram and picture: e of them, in the order of their key."""
+
+    keys: np.ndarray  # (e,) uint64, of n-gram and picture
+    values: np.ndarray  # (e,) in the reference's vector
+    reference: np.ndarray  # (e,) int
+
+
 class CiderD:
     """CIDEr-D of captions. References are prepared once and serve for many sets of captions.
 
@@ -197,7 +209,7 @@ class CiderD:
 
     Parameters
     ----------
-    references : for each picture its captions as lists of words
+    references : for each picture its captions as lists of words; read once, some pictures at a time
     frequencies : of other pictures. Default: of these references
 
     Raises
@@ -212,30 +224,46 @@ class CiderD:
     """
 
     def __init__(
-        self, references: References, frequencies: DocumentFrequencies | None = None
+        self,
+        references: Iterable[Sequence[Words]],
+        frequencies: DocumentFrequencies | None = None,
     ) -> None:
-        for number, captions in enumerate(references):
-            if not captions:
-                raise ValueError(
-                    f"CiderD: picture {number} of {len(references):,} has no reference, expected at"
-                    " least one"
-                )
         self._hashes = Hashes()
-        sentences = [caption for captions in references for caption in captions]
-        counts = count_grams(sentences, self._hashes)
-        picture = _number_of_picture(references)[counts.sentence]
-        self.frequencies = (
-            DocumentFrequencies.of_counts(counts, picture, len(references))
-            if frequencies is None
-            else frequencies
-        )
-        values, self._norms = self._vectors(counts, len(sentences))  # (R, 4)
-        self._lengths = _lengths(sentences)  # (R,)
-        self._each = np.array([len(captions) for captions in references], np.int64)
-        keys = join(counts.gram, picture)
-        by_key = np.argsort(keys, kind="stable")
-        self._keys, self._values = keys[by_key], values[by_key]
-        self._reference = counts.sentence[by_key]
+        counted: list[tuple[Counts, np.ndarray]] = []  # n-grams of some pictures, and their picture
+        each: list[int] = []
+        lengths = [np.zeros(0)]
+        for some in _batches(references, AT_ONCE):
+            if empty := [number for number, captions in enumerate(some) if not captions]:
+                raise ValueError(
+                    f"CiderD: picture {len(each) + empty[0]} has no reference, expected at least"
+                    " one"
+                )
+            sentences = [caption for captions in some for caption in captions]
+            counts = count_grams(sentences, self._hashes)
+            counted.append((counts, len(each) + _number_of_picture(some)[counts.sentence]))
+            each += map(len, some)
+            lengths.append(_lengths(sentences))
+        if frequencies is None:
+            frequencies = DocumentFrequencies.of_counts(counted, len(each))
+        self.frequencies = frequencies
+        self._each = np.array(each, np.int64)
+        self._lengths = np.concatenate(lengths)  # (R,)
+        vectors = [
+            self._vectors(counts, len(part))
+            for (counts, _), part in zip(counted, lengths[1:], strict=True)
+        ]
+        self._norms = np.concatenate([np.zeros((0, ORDERS)), *(norms for _, norms in vectors)])
+        starts = np.cumsum([len(part) for part in lengths])  # the first reference of each part
+        reference = [
+            start + counts.sentence for start, (counts, _) in zip(starts, counted, strict=False)
+        ]
+        # An entry for each n-gram of each reference, picture by picture
+        self._grams = np.concatenate([np.zeros(0, np.uint64), *(part.gram for part, _ in counted)])
+        self._values = np.concatenate([np.zeros(0), *(values for values, _ in vectors)])
+        self._reference = np.concatenate([np.zeros(0, np.int64), *reference]).astype(np.int32)
+        ends = np.cumsum(self._each)  # of references, by picture
+        self._starts = np.searchsorted(self._reference, np.append(0, ends))  # of entries
+        self._whole: Index | None = None  # of all pictures, once it is needed
 
     def scores(
         self,
@@ -286,15 +314,32 @@ class CiderD:
     def _matches(self, hypotheses: Sequence[Words], picture: np.ndarray) -> Matches:
         counts = count_grams(hypotheses, self._hashes)
         values, norms = self._vectors(counts, len(hypotheses))
+        index = self._index(np.unique(picture))
         keys = join(counts.gram, picture[counts.sentence])
-        first, end = (np.searchsorted(self._keys, keys, side) for side in ("left", "right"))
+        first, end = (np.searchsorted(index.keys, keys, side) for side in ("left", "right"))
         # entries of captions, each once for every reference with its n-gram, and theirs: (p,)
         own = np.repeat(np.arange(len(keys)), end - first)
         other = np.arange(len(own)) - np.repeat(np.cumsum(end - first) - end, end - first)
-        caption, reference, order = counts.sentence[own], self._reference[other], counts.order[own]
+        caption, reference, order = counts.sentence[own], index.reference[other], counts.order[own]
         both = norms[caption, order] * self._norms[reference, order]
         gap = _lengths(hypotheses)[caption] - self._lengths[reference]
-        return Matches(caption, reference, values[own], self._values[other], both, gap)
+        return Matches(caption, reference, values[own], index.values[other], both, gap)
+
+    def _index(self, pictures: np.ndarray) -> "Index":
+        """Entries of pictures (n,), which rise: of all where they are many."""
+        if many := FEW * len(pictures) > len(self._each):
+            if self._whole is not None:
+                return self._whole
+            pictures = np.arange(len(self._each))
+        starts, counts = self._starts[pictures], self._starts[pictures + 1] - self._starts[pictures]
+        entries = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        keys = join(self._grams[entries], np.repeat(pictures, counts))
+        by_key = np.argsort(keys, kind="stable")
+        entries = entries[by_key]
+        index = Index(keys[by_key], self._values[entries], self._reference[entries])
+        if many:
+            self._whole = index
+        return index
 
     def _vectors(self, counts: Counts, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of n sentences' vectors, one an entry, and norms (n, 4), 1 for zero vectors."""

@@ -4,6 +4,7 @@ A batch is checked, packed without padding, given dropout masks, and sent to the
 transfer.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from xpcap.errors import check_number
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace, view
 from xpcap.models.config import ModelConfig
-from xpcap.ops import PackedSequences, Segments, dropout_masks
+from xpcap.ops import NO_TARGET, PackedSequences, Segments, dropout_masks
 
 
 class FeatureRows(NamedTuple):
@@ -46,6 +47,10 @@ class FeatureRows(NamedTuple):
         return self.table
 
 
+# Captions alive at each step, the least first: what a padded batch has
+Layouts = Sequence[tuple[int, ...]]
+
+
 class Batch(NamedTuple):
     """A minibatch of N captions.
 
@@ -61,6 +66,7 @@ class Batch(NamedTuple):
     total: float | None = None  # divisor of the loss; None: N
     shard: np.ndarray | None = None  # (n,) int, captions that this process computes; None: all
     step: int | None = None  # training step of the dropout masks, from 0; None: one after the last
+    layouts: Layouts = ()  # to one of which a device may pad the batch, if it fits; see layouts_of
 
 
 class PackedCaptions(NamedTuple):
@@ -68,6 +74,10 @@ class PackedCaptions(NamedTuple):
 
     N captions, R rows or live (caption, step) pairs, K distinct input words, L rows with a target.
     Index arrays are int32 on a device, of any integer type on the host.
+
+    Padded to a layout, captions have more steps than words, and all rows have a place in `targets`:
+    NO_TARGET where there is none. `words` then has ids besides that no row reads. Losses and
+    gradients are those without padding, up to rounding.
     """
 
     rows: PackedSequences
@@ -76,7 +86,10 @@ class PackedCaptions(NamedTuple):
     inputs: Segments  # rows grouped by input word; ids index `words`
     kept: Array | None  # (L,) rows whose target is not NULL; None if all are
     targets: Array  # (L,) their target ids
-    source: np.ndarray  # (L,) their positions in the list of live steps, caption by caption; host
+    # Host: (L,) their positions in the list of live steps, caption by caption; -1 without a target
+    source: np.ndarray
+    numbers: np.ndarray  # host: (K,) position of each word among those of the batch; -1 if of none
+    layout: tuple[int, ...] | None = None  # that it is padded to
 
 
 class Masks(NamedTuple):
@@ -118,6 +131,7 @@ def prepare_batch(
     scale: np.ndarray | float = 1.0,
     draw: DropoutKey | None = None,
     shard: np.ndarray | None = None,
+    layouts: Layouts = (),
 ) -> list[Part]:
     """Parts of a batch on the device: checked, packed, with dropout masks drawn there.
 
@@ -130,6 +144,7 @@ def prepare_batch(
     buffers : memory for transfers and masks, one for each part
     scale : array (N,), the factor of each caption's loss; or one number for all
     draw : seed and step of the dropout masks; None: no dropout
+    layouts : pad to the first that fits, if any does; for a batch of one part on a device
     """
     captions = to_numpy(as_array(where, "captions", captions))
     if not isinstance(features, FeatureRows):
@@ -138,7 +153,10 @@ def prepare_batch(
     check_batch(where, features, captions, config.feature_shape, config.vocabulary, weights, shard)
 
     # On the host: the captions of each part, their order, and the numbers of its mask rows
-    packed = [pack(captions, null, part, len(buffers), shard) for part in range(len(buffers))]
+    V = config.vocabulary
+    packed = [
+        pack(captions, null, part, len(buffers), shard, layouts, V) for part in range(len(buffers))
+    ]
     numbers: Sequence[Sequence[np.ndarray]] = [()] * len(packed)
     counts: Sequence[int] = ()
     if draw is not None:
@@ -214,7 +232,13 @@ def to_device(where: str, features: Array, like: Array, buffer: Buffer | None = 
 
 
 def pack(
-    captions: np.ndarray, null: int, part: int = 0, parts: int = 1, shard: np.ndarray | None = None
+    captions: np.ndarray,
+    null: int,
+    part: int = 0,
+    parts: int = 1,
+    shard: np.ndarray | None = None,
+    layouts: Layouts = (),
+    V: int = 0,
 ) -> PackedCaptions:
     """Pack a batch of captions, or one part of it, on the host.
 
@@ -225,6 +249,7 @@ def pack(
     part, parts : pack part `part` of `parts`, as in `dealt`; `order` and `source` are then those
         of the whole batch
     shard : (n,), int, the captions to pack, or to pack a part of. None: all
+    layouts, V : pad to the first of the layouts that fits, if one does, for V words in all
 
     Notes
     -----
@@ -235,7 +260,11 @@ def pack(
     shard = np.arange(len(captions)) if shard is None else shard
     order = shard[(-lengths[shard]).argsort(kind="stable")][part::parts]
     steps = np.bincount(lengths[order], minlength=1)  # captions of each length
-    rows = PackedSequences.of((len(order) - steps.cumsum()[:-1]).tolist(), len(order))
+    sizes = (len(order) - steps.cumsum()[:-1]).tolist()
+    for layout in layouts:
+        if _fits(sizes, layout, len(order), T):
+            return _padded(captions, null, order, lengths, layout, V)
+    rows = PackedSequences.of(sizes, len(order))
     caption = order[rows.sequence]
     t = np.arange(len(rows.batch_sizes)).repeat(rows.batch_sizes)
     at, words = caption * (T + 1) + t, captions.ravel()
@@ -244,7 +273,96 @@ def pack(
     if not (has_target := targets != null).all():
         kept = has_target.nonzero()[0]
         targets, source = targets[kept], source[kept]
-    return PackedCaptions(rows, order, distinct, segments, kept, targets, source)
+    numbers = np.arange(len(distinct))  # sorted, so each is its own
+    return PackedCaptions(rows, order, distinct, segments, kept, targets, source, numbers)
+
+
+# ---- Padding to a layout
+#
+# On a device a step of a small batch takes as long as the host needs to launch it. Steps of one
+# layout make the same launches, so they are recorded once. A layout says how many captions are
+# alive at each step. Few layouts are enough, with few rows of padding, because captions are drawn
+# from one set: at each step a batch of n has n * s alive, s the share of longer captions, give or
+# take some deviations.
+
+DEVIATIONS = 1.0, 2.0, 3.0  # of the layouts: half of all batches fit the first, 98 % the last
+WORDS = 64  # distinct words are padded to a multiple
+
+
+def layouts_of(captions: np.ndarray, null: int, n: int) -> Layouts:
+    """Layouts for batches of n of these captions (m, T+1). They depend on nothing else."""
+    lengths = caption_lengths(captions, null)
+    T = captions.shape[1] - 1
+    alive = (lengths > np.arange(T)[:, None]).mean(axis=1)
+    found: dict[tuple[int, ...], None] = {}
+    for deviations in DEVIATIONS:
+        sizes = n * alive + deviations * np.sqrt(n * alive * (1 - alive))
+        sizes = np.minimum(np.rint(sizes), n).astype(int)
+        sizes[0] = n  # every caption has a step, if need be without a target
+        sizes = np.minimum.accumulate(sizes)
+        found[tuple(sizes[sizes > 0].tolist())] = None
+    return tuple(found)
+
+
+def _fits(sizes: Sequence[int], layout: tuple[int, ...], n: int, T: int) -> bool:
+    """True if a batch of n captions, sizes[t] alive at step t, can be padded to a layout."""
+    if n != layout[0] or not len(sizes) <= len(layout) <= T:
+        return False
+    return all(alive <= most for alive, most in zip(sizes, layout, strict=False))
+
+
+@functools.lru_cache(maxsize=64)
+def _laid_out(layout: tuple[int, ...]) -> tuple[PackedSequences, np.ndarray]:
+    """Rows of a layout, and the step of each."""
+    return PackedSequences.of(layout, layout[0]), np.arange(len(layout)).repeat(layout)
+
+
+def _padded(
+    captions: np.ndarray,
+    null: int,
+    order: np.ndarray,
+    lengths: np.ndarray,
+    layout: tuple[int, ...],
+    V: int,
+) -> PackedCaptions:
+    """Captions in sorted order, padded to a layout that fits."""
+    T, (rows, t) = captions.shape[1] - 1, _laid_out(layout)
+    caption = order[rows.sequence]
+    at, words = caption * (T + 1) + t, captions.ravel()
+    targets, first = words.take(at + 1), (lengths.cumsum() - lengths).take(caption)
+    has_target = targets != null
+    # A row of padding reads a word that the batch has anyway: it may not count among the distinct
+    inputs = np.where(t < lengths.take(caption), words.take(at), captions[order[0], 0])
+    distinct, segments, numbers = _grouped_with_room(inputs, V)
+    return PackedCaptions(
+        rows,
+        order,
+        distinct,
+        segments,
+        None,
+        np.where(has_target, targets, NO_TARGET),
+        np.where(has_target, first + t, -1),
+        numbers,
+        layout,
+    )
+
+
+def _grouped_with_room(words: np.ndarray, V: int) -> tuple[np.ndarray, Segments, np.ndarray]:
+    """As _grouped, but the distinct words are a multiple of WORDS, or all V: others, of no row, are
+    among them. Also the position of each among those of the rows; -1 if it is another.
+    """
+    counts = np.bincount(words, minlength=V)
+    used = counts > 0
+    missing = -np.count_nonzero(used) % WORDS
+    with_others = used.copy()
+    with_others[(~used).nonzero()[0][:missing]] = True
+    (distinct,) = with_others.nonzero()
+    of_rows, starts = used.take(distinct), np.zeros(len(distinct) + 1, np.intp)
+    counts.take(distinct).cumsum(out=starts[1:])
+    numbers = np.where(of_rows, of_rows.cumsum() - 1, -1)
+    ids = (with_others.cumsum() - 1).take(words)
+    narrow = words.astype(np.uint16) if V <= 1 << 16 else words  # as in _grouped
+    return distinct, Segments(ids, narrow.argsort(kind="stable"), starts), numbers
 
 
 def dealt(captions: np.ndarray, null: int, part: int, parts: int) -> np.ndarray:
@@ -284,37 +402,44 @@ def send(
     buffer: Buffer,
 ) -> tuple[PackedCaptions, list[Array]]:
     """Packed captions, with `order` for their own, and `more` index vectors, in one transfer."""
-    rows, _, words, inputs, kept, targets, source = packed
+    rows, _, words, inputs, kept, targets, *_ = packed
     if get_array_module(like) is np:
-        return PackedCaptions(rows, order, words, inputs, kept, targets, source), list(more)
+        return packed._replace(order=order), list(more)
     assert rows.sequence is not None  # pack() sets both
     assert rows.firsts is not None
     optional = [x for x in (kept, rows.previous) if x is not None]
     vectors = [order, words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more]
-    order, words, ids, by_word, starts, targets, sequence, firsts, *rest = send_joined(
-        vectors, buffer
-    )
+    views = send_joined(vectors, buffer, packed.layout is not None)
+    order, words, ids, by_word, starts, targets, sequence, firsts, *rest = views
     kept = None if kept is None else rest.pop(0)
     previous = None if rows.previous is None else rest.pop(0)
-    sent = PackedCaptions(
-        PackedSequences(rows.batch_sizes, rows.N, previous, sequence, firsts),
-        order,
-        words,
-        Segments(ids, by_word, starts),
-        kept,
-        targets,
-        source,
+    sent = packed._replace(
+        rows=PackedSequences(rows.batch_sizes, rows.N, previous, sequence, firsts),
+        order=order,
+        words=words,
+        inputs=Segments(ids, by_word, starts),
+        kept=kept,
+        targets=targets,
     )
     return sent, rest
 
 
-def send_joined(parts: Sequence[np.ndarray], buffer: Buffer) -> list[Array]:
-    """Index vectors on the device as int32: one transfer, views of one array in `buffer`."""
+def send_joined(parts: Sequence[np.ndarray], buffer: Buffer, again: bool = False) -> list[Array]:
+    """Index vectors on the device as int32: one transfer, views of one array in `buffer`.
+
+    again : vectors of these sizes will be sent again, so the views are kept
+    """
     all_parts = np.concatenate(parts, dtype=np.int32, casting="same_kind")
-    joined, views, start = buffer.upload("indices", all_parts), [], 0
-    for part in parts:
-        views.append(view(joined, start, part.shape))
-        start += part.size
+    joined = buffer.upload("indices", all_parts)  # first: it clears the records if the array moves
+    sizes, records = tuple([part.size for part in parts]), buffer.records if again else None
+    if records is not None and (known := records.get(sizes)) is not None:
+        return list(known)
+    views, start = [], 0
+    for size in sizes:
+        views.append(view(joined, start, (size,)))
+        start += size
+    if records is not None:
+        records[sizes] = tuple(views)
     return views
 
 
@@ -337,14 +462,22 @@ def row_numbers(
     has the parts that make up the whole batch, where `parts` do not.
     """
     whole = parts if whole is None else whole
-    counts = sum(part.rows.N for part in whole), sum(part.rows.R for part in whole)
+    captions, rows = sum(part.rows.N for part in whole), sum(part.rows.R for part in whole)
     if len(whole) == 1 and whole is parts:
         (part,) = parts
-        K = len(part.words)  # sorted, so each is its own number
-        return RowNumbers([[part.order, np.arange(K), part.source]], (counts[0], K, counts[1]))
+        return RowNumbers(
+            [[part.order, part.numbers, part.source]], (captions, len(part.words), rows)
+        )
     words = np.unique(np.concatenate([part.words for part in whole]))  # sorted
-    numbers = [[part.order, np.searchsorted(words, part.words), part.source] for part in parts]
-    return RowNumbers(numbers, (counts[0], len(words), counts[1]))
+    numbers = [
+        [
+            part.order,
+            np.where(part.numbers < 0, -1, np.searchsorted(words, part.words)),
+            part.source,
+        ]
+        for part in parts
+    ]
+    return RowNumbers(numbers, (captions, len(words), rows))
 
 
 def masks_of(

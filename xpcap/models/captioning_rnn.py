@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.backend import Array, array_module, asarray, to_numpy
+from xpcap.backend import Array, array_module, asarray, is_device_array, to_numpy
 from xpcap.errors import LARGEST, check_whole, unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
@@ -16,6 +16,7 @@ from xpcap.models import network
 from xpcap.models.batch import (
     DropoutKey,
     FeatureRows,
+    Layouts,
     as_array,
     check_terms,
     check_words,
@@ -29,6 +30,7 @@ from xpcap.models.network import cell_params, project_image
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
 from xpcap.ops import gather, product
+from xpcap.ops.cublas import check_handle
 from xpcap.threads import in_turn, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
@@ -199,6 +201,7 @@ class CaptioningRNN(Captioner):
         # The course's names, which its notebooks read
         self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")
         self._params = Parameters.empty(config.shapes(), self.dtype, array_module())
+        check_handle(self._params.flat)
         self._next_step = 0  # of `loss` without a step
 
     def _draw_weights(self, seed: int | None) -> None:
@@ -258,6 +261,7 @@ class CaptioningRNN(Captioner):
         step: int | None = None,
         smoothing: float = 0.0,
         shard: np.ndarray | None = None,
+        layouts: Layouts = (),
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of a batch, with dropout if the model has any.
 
@@ -294,6 +298,9 @@ class CaptioningRNN(Captioner):
             Indices of some of the captions, distinct. Loss and gradients are then the shard's: with
             the same `step`, the shards of several processes add up to those of one, dropout
             included. None: all captions.
+        layouts : sequence of tuple of int
+            As from xpcap.models.batch.layouts_of. On a device the batch is padded to the first that
+            fits, if one does. Launches of batches of one layout are recorded and repeated.
 
         Returns
         -------
@@ -333,6 +340,7 @@ class CaptioningRNN(Captioner):
             scale=1 / total if weights is None else np.asarray(np.asarray(weights) / total),
             draw=DropoutKey(self.seed, step) if self.dropout else None,
             shard=shard,
+            layouts=layouts if is_device_array(self.params.flat) else (),
         )
 
         # Parts are computed in parallel, each with gradients of its own, and added up in order

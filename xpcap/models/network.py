@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, to_numpy
-from xpcap.decoding.logits import log_mean, normalise
+from xpcap.decoding.logits import log_mean
 from xpcap.layers.attention import Attention
 from xpcap.layers.vocabulary_loss import blocks, vocabulary_loss
 from xpcap.memory import Buffer, fresh
@@ -18,11 +18,15 @@ from xpcap.models.parameters import Parameters
 from xpcap.ops import (
     PackedSequences,
     add_product,
+    add_rows,
+    column_sum,
     gather,
     gather_plus,
     gather_plus_image,
     gather_regions,
+    normalise,
     product,
+    replayed,
     scatter,
     segment_sum,
     sequence_sum,
@@ -70,7 +74,25 @@ class Forward(NamedTuple):
 def gradients(
     config: ModelConfig, params: Parameters, part: Part, smoothing: float, buffer: Buffer
 ) -> tuple[Array, Parameters]:
-    """Loss and gradients of one part; those of a batch are the sum over its parts."""
+    """Loss and gradients of one part; those of a batch are the sum over its parts.
+
+    On a device what a padded part launches is recorded, and run again for parts of its layout: all
+    that differs lies in what was uploaded.
+    """
+    compute = functools.partial(_gradients, config, params, part, smoothing, buffer)
+    layout, records = part.packed.layout, buffer.records
+    if layout is None or records is None or not config.recurrent.replayable:
+        return compute()
+    scale = part.scale if isinstance(part.scale, float) else None
+    sizes = layout, len(part.packed.words), part.table.shape
+    addresses = params.flat.data.ptr, part.table.data.ptr
+    key = config, sizes, addresses, scale, smoothing, part.masks.hidden is None
+    return replayed(records, key, compute, lambda done: (done[0], done[1].flat), buffer.graphs)
+
+
+def _gradients(
+    config: ModelConfig, params: Parameters, part: Part, smoothing: float, buffer: Buffer
+) -> tuple[Array, Parameters]:
     grads = _gradients_in(params, buffer)
     cache = forward(config, params, part, buffer)
     nll, (dh, _, _) = vocabulary_loss(
@@ -162,7 +184,7 @@ def backward(
     # Rows of one word share its projection, so their gradients add up before the products.
     out = buffer("dwords", (len(vectors), da.shape[1]))
     dwords = segment_sum(da, packed.inputs, out=out)  # (K, G)
-    dwords.sum(axis=0, out=grads[bias])
+    column_sum(dwords, out=grads[bias])
 
     def weights_and_image() -> None:
         image_backward(config, params, da, dstate0, packed.rows, image, grads, buffer)
@@ -205,7 +227,7 @@ def project_image(
     N, H, (*regions, D) = len(features), config.hidden, config.feature_shape
     x = features.reshape(math.prod((N, *regions)), D)
     projected = product(x, params["W_proj"], out=buffer("projected image", (len(x), H)))
-    projected += params["b_proj"]
+    add_rows(projected, params["b_proj"])
     h0, attention, term = projected, None, None
     if config.attends:
         A = projected.reshape(N, *regions, H)
@@ -240,11 +262,11 @@ def image_backward(
         dprojected = dh0
     else:
         for other in others:  # c0 is h0
-            dh0 += other
+            add_rows(dh0, other)
         dA, _ = attention.gradients(da, dh0, rows, grads["Wattn"])
         dprojected = dA.reshape(len(x), config.hidden)
     product(x.T, dprojected, out=grads["W_proj"])
-    dprojected.sum(axis=0, out=grads["b_proj"])
+    column_sum(dprojected, out=grads["b_proj"])
 
 
 # ---- Scores

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
-from xpcap.decoding.logits import normalise
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import Activation, State
 from xpcap.memory import fresh
@@ -13,7 +12,7 @@ from xpcap.models.batch import caption_lengths
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Image, cell_params
 from xpcap.models.parameters import Parameters
-from xpcap.ops import PackedSequences
+from xpcap.ops import PackedSequences, normalise
 
 AT_ONCE = 16  # captions whose gradients are computed together; each has T * T / 2 rows
 

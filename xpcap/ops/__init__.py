@@ -4,8 +4,10 @@
 equations.py         single operations: contracts and plain equations
 recurrent.py         LSTM and RNN: equations, and loops over packed sequences
 attention.py         attention in those loops
+choosing.py          the choice of the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
 dispatch.py          `find`: the kernel of an operation, if one fits its arguments
+replay.py            work on a device recorded, and run again as a list or a CUDA graph
 numpy_kernels.py     kernels on the host
 cuda_kernels.py      kernels on a GPU: the CUDA C files of cuda/, loaded by launch.py; cublas.py
 ===================  ==============================================================================
@@ -14,13 +16,34 @@ cuda_kernels.py      kernels on a GPU: the CUDA C files of cuda/, loaded by laun
 # ruff: noqa: F401 - imported for others; and kernels register themselves
 
 from xpcap.ops import cublas, cuda_kernels, numpy_kernels
-from xpcap.ops.attention import attend_backward_steps, attend_steps, attention_sum, gather_regions
+from xpcap.ops.attention import (
+    add_to_regions,
+    attend_backward_steps,
+    attend_steps,
+    attention_sum,
+    gather_regions,
+    mean_regions,
+)
+from xpcap.ops.choosing import (
+    BeamRows,
+    continue_beams,
+    draw_words,
+    forbid,
+    largest,
+    likeliest,
+    normalise,
+    row_blocks,
+    soft_weights,
+)
 from xpcap.ops.dispatch import find, plain_only
 from xpcap.ops.equations import (
+    NO_TARGET,
     Segments,
     adam_update,
     add_product,
+    add_rows,
     clip_by_norm,
+    column_sum,
     drop,
     gather,
     gather_plus,
@@ -68,3 +91,4 @@ from xpcap.ops.recurrent import (
     to_rows,
     zero_without_steps,
 )
+from xpcap.ops.replay import replayed

@@ -27,6 +27,22 @@ def gather_regions(
     return out
 
 
+def mean_regions(A: Array, out: Array) -> Array:
+    """out (N, H) = mean over the regions of A (N, P, H)."""
+    if fast := find(mean_regions, A, out):
+        return fast(A, out)
+    return A.mean(axis=1, out=out)
+
+
+def add_to_regions(dA: Array, dmean: Array) -> Array:
+    """dA (N, P, H) += dmean / P, in place: the gradient of mean_regions. dmean may be overwritten."""
+    if fast := find(add_to_regions, dA, dmean):
+        return fast(dA, dmean)
+    dmean /= dA.shape[1]
+    dA += dmean[:, None]
+    return dA
+
+
 def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep:
     """A step of attention, for each row r of sequence i:
 

@@ -10,42 +10,39 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.memory import Buffer
-from xpcap.ops import attention, cublas, equations, random, recurrent
+from xpcap.ops import attention, choosing, cublas, equations, random, recurrent
+from xpcap.ops.choosing import BeamRows
 from xpcap.ops.dispatch import cuda_kernel
 from xpcap.ops.equations import Segments
 from xpcap.ops.launch import (
-    BLOCK,
+    CONSTANTS,
     INT_MAX,
     THREADS,
     are_indices,
     are_reals,
     blocks,
-    i32,
     kernel,
     launch,
 )
 from xpcap.ops.recurrent import Gates, PackedSequences, Step, TakeStep
 
-# Blocks in the first pass of a norm; fixed, so that sums have the same order on every GPU
-NORM_BLOCKS = 256
-
 # Most sequences for which an LSTM's step is one launch each way, product and gates together. Not
 # yet timed on a card
 FUSED = 128
-# Units of a block in lstm_step.cu; its threads divided by them are its rows
-FORWARD_UNITS, BACKWARD_UNITS = 8, 16
-REGIONS = 1024  # regions of a picture, at most, as in attention.cu
-SLAB = 16  # regions for a thread of attention_sum
+NORM_BLOCKS, SUM_COLUMNS = CONSTANTS["NORM_BLOCKS"], CONSTANTS["SUM_COLUMNS"]
+FORWARD_UNITS, BACKWARD_UNITS = CONSTANTS["FORWARD_UNITS"], CONSTANTS["BACKWARD_UNITS"]
+SEGMENT_COLUMNS = THREADS // CONSTANTS["SEGMENT_PARTS"]
+REGIONS, SLAB = CONSTANTS["REGIONS"], CONSTANTS["SLAB"]
 
 
 # ---- Losses
 
 
-def _scale(scale: Array | float, like: Array) -> tuple[Array, np.float64, np.int32]:
+def _scale(scale: Array | float, like: Array) -> tuple[Array, float, int]:
     """Scale for a kernel: an array, a number, and 1 to read the array, which else is any."""
     if isinstance(scale, float):
-        return like, np.float64(scale), i32(0)
-    return scale, np.float64(0), i32(1)
+        return like, scale, 0
+    return scale, 0, 1
 
 
 def _fits_scale(scale: Array | float, x: Array) -> bool:
@@ -76,8 +73,9 @@ def _softmax_loss(
 ) -> None:
     """Loss nll and gradient of softmax(scores + bias), written to nll and out."""
     (R, V), (array, number, each) = scores.shape, _scale(scale, nll)
-    b, biased = (scores, i32(0)) if bias is None else (bias, i32(1))
-    args = scores, b, targets, array, number, np.float64(smoothing), nll, out, biased, each, i32(V)
+    b, biased = (scores, 0) if bias is None else (bias, 1)
+    mix = 1 - smoothing, smoothing / V
+    args = scores, b, targets, array, number, *mix, nll, out, biased, each, V
     launch("softmax_loss", "softmax_loss", scores, R, *args)
 
 
@@ -118,8 +116,59 @@ def word_loss(
 )
 def weighted_sum(x: Array, scale: Array | float, out: Array) -> Array:
     array, number, each = _scale(scale, x)
-    launch("weighted_sum", "weighted_sum", x, 1, x, array, number, out, each, i32(x.size))
+    launch("weighted_sum", "weighted_sum", x, 1, x, array, number, out, each, x.size)
     return out
+
+
+# ---- Choices of words
+
+
+@cuda_kernel(choosing.normalise, fits=are_reals)
+def normalise(scores: Array) -> Array:
+    launch("choosing", "normalise", scores, len(scores), scores, scores.shape[1])
+    return scores
+
+
+@cuda_kernel(
+    choosing.forbid,
+    fits=lambda scores, words: (
+        are_reals(scores) and are_indices(words) and len(scores) * len(words) <= INT_MAX
+    ),
+)
+def forbid(scores: Array, words: Array) -> None:
+    (n, V), count = scores.shape, len(words)
+    launch("choosing", "forbid", scores, blocks(n * count), scores, words, n, count, V)
+
+
+@cuda_kernel(choosing.likeliest, fits=are_reals)
+def likeliest(scores: Array) -> Array:
+    words = get_array_module(scores).empty(len(scores), np.int32)
+    launch("choosing", "likeliest", scores, len(scores), scores, words, scores.shape[1])
+    return words
+
+
+@cuda_kernel(choosing.draw_words, fits=lambda x, u, temperature: are_reals(x, u))
+def draw_words(x: Array, u: Array, temperature: float | None = None) -> Array:
+    words = get_array_module(x).empty(len(x), np.int32)
+    soft, degree = temperature is not None, temperature or 1
+    launch("choosing", "draw_words", x, len(x), x, u, words, degree, soft, x.shape[1])
+    return words
+
+
+def _fits_beams(ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int) -> bool:
+    return are_reals(ranked, scores, totals) and are_indices(beams.rows)
+
+
+@cuda_kernel(choosing.continue_beams, fits=_fits_beams)
+def continue_beams(
+    ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int
+) -> tuple[Array, Array, Array]:
+    empty, (n, V), m = get_array_module(scores).empty, scores.shape, len(beams.next_rows)
+    words, parents, new_totals = empty(m, np.int32), empty(m, np.int32), empty(m, scores.dtype)
+    args = ranked, scores, totals, beams.rows, words, parents, new_totals
+    numbers = n, m // n, beams.size, null, V
+    launch("choosing", "continue_beams", scores, n, *args, *numbers)
+    return words, parents, new_totals
 
 
 # ---- Rows of tables
@@ -145,14 +194,14 @@ def _fits_gather(
 def gather(
     table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
 ) -> Array:
-    size, grid = (i32(out.size), i32(out.shape[1])), blocks(out.size)
-    share = np.float64(keep)
+    size, grid = (out.size, out.shape[1]), blocks(out.size)
+    scale = 1 / keep
     if rows is None:
-        launch("dropout", "dropout", out, grid, table, mask, out, share, np.int64(out.size))
+        launch("dropout", "dropout", out, grid, table, mask, out, scale, out.size)
     elif mask is None:
         launch("gather", "gather", out, grid, table, rows, out, *size)
     else:
-        launch("gather", "gather_drop", out, grid, table, rows, mask, out, share, *size)
+        launch("gather", "gather_drop", out, grid, table, rows, mask, out, scale, *size)
     return out
 
 
@@ -161,9 +210,15 @@ def gather(
     fits=lambda table, rows, b, out: _fits_table(table, rows, out, None) and are_reals(b, out),
 )
 def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
-    size = i32(out.size), i32(out.shape[1])
+    size = out.size, out.shape[1]
     launch("gather", "gather_plus", out, blocks(out.size), table, rows, b, out, *size)
     return out
+
+
+@cuda_kernel(equations.add_rows, fits=lambda x, b: are_reals(x, b) and x.size <= INT_MAX)
+def add_rows(x: Array, b: Array) -> Array:
+    launch("add_rows", "add_rows", x, blocks(x.size), x, b, x.size, b.size)
+    return x
 
 
 def _fits_image(
@@ -178,7 +233,7 @@ def _fits_image(
 def gather_plus_image(
     table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
 ) -> Array:
-    args = table, ids, b, image, rows.sequence, out, i32(out.size), i32(out.shape[1])
+    args = table, ids, b, image, rows.sequence, out, out.size, out.shape[1]
     launch("gather", "gather_plus_image", out, blocks(out.size), *args)
     return out
 
@@ -190,11 +245,11 @@ def gather_plus_image(
 def scatter(
     x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
 ) -> Array:
-    size = i32(len(rows)), i32(out.size), i32(out.shape[1])
+    size = len(rows), out.size, out.shape[1]
     if mask is None:
         launch("gather", "scatter", x, blocks(out.size), x, rows, out, *size)
     else:
-        args = x, rows, mask, out, np.float64(keep), *size
+        args = x, rows, mask, out, 1 / keep, *size
         launch("gather", "scatter_drop", x, blocks(out.size), *args)
     return out
 
@@ -207,8 +262,15 @@ def scatter(
 )
 def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
     count, C = out.shape
-    args = rows, groups.order, groups.starts, out, i32(C)
-    launch("segment_sum", "segment_sum", rows, (count, blocks(C)), *args)
+    args = rows, groups.order, groups.starts, out, C
+    launch("segment_sum", "segment_sum", rows, (count, -(-C // SEGMENT_COLUMNS)), *args)
+    return out
+
+
+@cuda_kernel(equations.column_sum, fits=are_reals)
+def column_sum(x: Array, out: Array) -> Array:
+    R, C = x.shape
+    launch("column_sum", "column_sum", x, -(-C // SUM_COLUMNS), x, out, R, C)
     return out
 
 
@@ -221,7 +283,7 @@ def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
 def sequence_sum(x: Array, rows: PackedSequences, out: Array) -> Array:
     assert rows.firsts is not None
     N, C = out.shape
-    args = x, rows.firsts, out, i32(len(rows.firsts) - 1), i32(C)
+    args = x, rows.firsts, out, len(rows.firsts) - 1, C
     launch("segment_sum", "sequence_sum", x, (N, blocks(C)), *args)
     return out
 
@@ -229,7 +291,7 @@ def sequence_sum(x: Array, rows: PackedSequences, out: Array) -> Array:
 @cuda_kernel(equations.drop, fits=lambda x, mask, keep: are_reals(x) and _is_mask(mask, x))
 def drop(x: Array, mask: Array, keep: float) -> Array:
     out = get_array_module(x).empty_like(x)
-    args = x, mask, out, np.float64(keep), np.int64(x.size)
+    args = x, mask, out, 1 / keep, x.size
     launch("dropout", "dropout", x, blocks(x.size), *args)
     return out
 
@@ -255,12 +317,12 @@ def dropout_masks(
     step: int,
     keep: float,
 ) -> None:
-    scalars = i32(round(65536 * keep)), np.int64(seed), np.int64(step)
+    scalars = round(65536 * keep), seed, step
     for part, rows in zip(masks, numbers, strict=True):
         (N, D), (K, W), (L, H) = (mask.shape for mask in part)
         threads = N * -(-D // 16) + K * -(-W // 16) + L * -(-H // 16)
-        sizes = map(i32, (N, D, K, W, L, H))
-        launch("philox", "dropout_masks", part[0], blocks(threads), *rows, *part, *sizes, *scalars)
+        args = *rows, *part, N, D, K, W, L, H, *scalars
+        launch("philox", "dropout_masks", part[0], blocks(threads), *args)
 
 
 # ---- The update of a training step
@@ -269,7 +331,7 @@ def dropout_masks(
 def _squares(x: Array, buffer: Buffer) -> tuple[Array, Array]:
     """Partial sums of squares, and memory for the norm."""
     partial = buffer("squares", (NORM_BLOCKS,), np.float64)
-    launch("norm", "squares", x, NORM_BLOCKS, x, partial, np.int64(x.size))
+    launch("norm", "squares", x, NORM_BLOCKS, x, partial, x.size)
     return partial, buffer("norm", ())
 
 
@@ -283,7 +345,7 @@ def global_norm(x: Array, buffer: Buffer) -> Array:
 @cuda_kernel(equations.clip_by_norm, fits=lambda x, most: are_reals(x))
 def clip_by_norm(x: Array, most: float, buffer: Buffer) -> Array:
     partial, norm = _squares(x, buffer)
-    launch("norm", "clip", x, NORM_BLOCKS, x, partial, norm, np.float64(most), np.int64(x.size))
+    launch("norm", "clip", x, NORM_BLOCKS, x, partial, norm, most, x.size)
     return norm
 
 
@@ -298,80 +360,30 @@ def adam_update(
     beta2: float,
     epsilon: float,
 ) -> None:
-    numbers = map(np.float64, (alpha, beta1, beta2, epsilon))
-    launch("adam", "adam_update", w, blocks(w.size), w, dw, m, v, *numbers, np.int64(w.size))
+    numbers = alpha, beta1, 1 - beta1, beta2, 1 - beta2, epsilon
+    launch("adam", "adam_update", w, blocks(w.size), w, dw, m, v, *numbers, w.size)
 
 
 @cuda_kernel(
     equations.record_step, fits=lambda record, i, loss, norm: are_reals(record, loss, norm)
 )
 def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
-    launch("record", "record_step", record, 1, record, loss, norm, i32(i))
-
-
-# ---- Single steps of the cells
-
-
-@cuda_kernel(recurrent.lstm_gates, fits=lambda a, r, c_prev, out: are_reals(a, r, c_prev, *out))
-def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates) -> Gates:
-    n, H = c_prev.shape
-    args = a, r, c_prev, *out, *map(i32, (0, 0, 0, n, H))
-    launch("lstm_gates", "lstm_gates", a, blocks(n * H), *args)
-    return out
-
-
-def _fits_lstm_gates_backward(
-    dh: Array,
-    dh_next: Array,
-    dc: Array,
-    gates: Array,
-    tanh_c: Array,
-    c_prev: Array,
-    out: tuple[Array, Array],
-) -> bool:
-    return are_reals(dh, dh_next, dc, gates, tanh_c, c_prev, *out)
-
-
-@cuda_kernel(recurrent.lstm_gates_backward, fits=_fits_lstm_gates_backward)
-def lstm_gates_backward(
-    dh: Array,
-    dh_next: Array,
-    dc: Array,
-    gates: Array,
-    tanh_c: Array,
-    c_prev: Array,
-    out: tuple[Array, Array],
-) -> tuple[Array, Array]:
-    n, H = c_prev.shape
-    args = dh, dh_next, dc, gates, tanh_c, c_prev, *out, *map(i32, (0, 0, n, n, H))
-    launch("lstm_gates", "lstm_gates_backward", dh, blocks(n * H), *args)
-    return out
-
-
-@cuda_kernel(recurrent.rnn_cell, fits=are_reals)
-def rnn_cell(a: Array, r: Array, out: Array) -> Array:
-    launch("rnn_cell", "rnn_cell", a, blocks(a.size), a, r, out, i32(0), i32(0), *map(i32, a.shape))
-    return out
-
-
-@cuda_kernel(recurrent.rnn_cell_backward, fits=are_reals)
-def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array) -> Array:
-    n, H = dh.shape
-    args = dh, dh_next, h, out, *map(i32, (0, 0, n, n, H))
-    launch("rnn_cell", "rnn_cell_backward", dh, blocks(dh.size), *args)
-    return out
+    launch("record", "record_step", record, 1, record, loss, norm, i)
 
 
 # ---- Steps of the time loops: the product, by cuBLAS, and one launch
 
 
-def _fits_start(h0: Array, c0: Array | None, h: Array, c: Array) -> bool:
-    return are_reals(h0, h, c) and (c0 is None or are_reals(h0, c0))
+def _fits_start(h0: Array, c0: Array | None, h: Array, c: Array | None) -> bool:
+    return are_reals(*(x for x in (h0, c0, h, c) if x is not None))
 
 
 @cuda_kernel(recurrent.start_states, fits=_fits_start)
-def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
-    args = h0, h0 if c0 is None else c0, h, c, i32(c0 is not None), i32(h0.size)
+def start_states(h0: Array, c0: Array | None, h: Array, c: Array | None) -> None:
+    given = c is None or c0 is not None
+    if c is None:
+        c0, c = h0, h  # then both write the same
+    args = h0, h0 if c0 is None else c0, h, c, given, h0.size
     launch("start", "start_states", h0, blocks(h0.size), *args)
 
 
@@ -380,12 +392,11 @@ def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
 )
 def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
     gates, H = kernel("lstm_gates", "lstm_gates", a), c_prev.shape[1]
-    arrays, width = (a, r, c_prev, *out), i32(H)
+    arrays = a, r, c_prev, *out
 
     def take(step: Step) -> None:
         first, before, after, n, _ = step
-        numbers = i32(first), i32(before), i32(after), i32(n)
-        gates((blocks(n * H),), BLOCK, (*arrays, *numbers, width))
+        gates((blocks(n * H),), *arrays, first, before, after, n, H)
 
     return take
 
@@ -400,14 +411,14 @@ def lstm_gate_backward_steps(
     """With dc_T, every sequence of a step reads dh_next and dc: they begin as 0 and dc_T."""
     backward, H = kernel("lstm_gates", "lstm_gates_backward", dh), dc.shape[1]
     carried = dc_T is not None
-    arrays, width = (dh, dh_next, dc, out.gates, out.tanh_c, out.c, da, dc), i32(H)
+    arrays = dh, dh_next, dc, out.gates, out.tanh_c, out.c, da, dc
     if carried:
         dh_next[...], dc[...] = 0, dc_T
 
     def take(step: Step) -> None:
         first, before, _, n, more = step
-        numbers = i32(first), i32(before), i32(n), i32(n if carried else more)
-        backward((blocks(n * H),), BLOCK, (*arrays, *numbers, width))
+        more = n if carried else more
+        backward((blocks(n * H),), *arrays, first, before, n, more, H)
 
     return take
 
@@ -415,11 +426,11 @@ def lstm_gate_backward_steps(
 @cuda_kernel(recurrent.rnn_cell_steps, fits=are_reals)
 def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
     cell, H = kernel("rnn_cell", "rnn_cell", a), h.shape[1]
-    arrays, width = (a, h, h), i32(H)
+    arrays = a, h, h
 
     def take(step: Step) -> None:
         first, _, after, n, _ = step
-        cell((blocks(n * H),), BLOCK, (*arrays, i32(first), i32(after), i32(n), width))
+        cell((blocks(n * H),), *arrays, first, after, n, H)
 
     return take
 
@@ -427,12 +438,11 @@ def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
 @cuda_kernel(recurrent.rnn_cell_backward_steps, fits=are_reals)
 def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> TakeStep:
     backward, H = kernel("rnn_cell", "rnn_cell_backward", dh), h.shape[1]
-    arrays, width = (dh, dh_next, h, da), i32(H)
+    arrays = dh, dh_next, h, da
 
     def take(step: Step) -> None:
         first, _, after, n, more = step
-        numbers = i32(first), i32(after), i32(n), i32(more)
-        backward((blocks(n * H),), BLOCK, (*arrays, *numbers, width))
+        backward((blocks(n * H),), *arrays, first, after, n, more, H)
 
     return take
 
@@ -455,12 +465,11 @@ def _fits_lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates
 @cuda_kernel(recurrent.lstm_steps, fits=_fits_lstm_steps)
 def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> TakeStep:
     fused, H = kernel("lstm_step", "lstm_step", a), len(Wh)
-    arrays, width = (a, Wh, *state, *out), i32(H)
+    arrays = a, Wh, *state, *out
 
     def take(step: Step) -> None:
         first, before, after, n, _ = step
-        numbers = i32(first), i32(before), i32(after), i32(n)
-        fused(_grid(n, H, FORWARD_UNITS), BLOCK, (*arrays, *numbers, width))
+        fused(_grid(n, H, FORWARD_UNITS), *arrays, first, before, after, n, H)
 
     return take
 
@@ -478,13 +487,12 @@ def lstm_backward_steps(
 ) -> TakeStep:
     """Each step multiplies the da of its next one itself: only the first step writes dh_next."""
     fused, H = kernel("lstm_step", "lstm_step_backward", dh), len(Wh)
-    arrays, width = (dh, out.gates, out.tanh_c, out.c, Wh, da, dc), i32(H)
+    arrays = dh, out.gates, out.tanh_c, out.c, Wh, da, dc
     multiply = cublas.row_products_transpose(da, Wh, dh_next, scratch)
 
     def take(step: Step) -> None:
         first, before, _, n, more = step
-        numbers = i32(first), i32(before), i32(n), i32(more)
-        fused(_grid(n, H, BACKWARD_UNITS), BLOCK, (*arrays, *numbers, width))
+        fused(_grid(n, H, BACKWARD_UNITS), *arrays, first, before, n, more, H)
         if not first:
             multiply(0, 0, n)
 
@@ -492,6 +500,41 @@ def lstm_backward_steps(
 
 
 # ---- Attention
+
+
+@cuda_kernel(
+    attention.gather_regions,
+    fits=lambda table, rows, out, mask, keep: (
+        are_reals(table, out)
+        and are_indices(rows)
+        and out.size <= INT_MAX
+        and (mask is None or (mask.dtype == bool and mask.flags.c_contiguous))
+    ),
+)
+def gather_regions(
+    table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
+) -> Array:
+    _, P, D = out.shape
+    if mask is None:
+        launch("gather", "gather", out, blocks(out.size), table, rows, out, out.size, P * D)
+    else:
+        args = table, rows, mask, out, 1 / keep, out.size, P, D
+        launch("gather", "gather_regions", out, blocks(out.size), *args)
+    return out
+
+
+@cuda_kernel(attention.mean_regions, fits=are_reals)
+def mean_regions(A: Array, out: Array) -> Array:
+    _, P, H = A.shape
+    launch("attention", "mean_regions", A, blocks(out.size), A, out, out.size, P, H)
+    return out
+
+
+@cuda_kernel(attention.add_to_regions, fits=are_reals)
+def add_to_regions(dA: Array, dmean: Array) -> Array:
+    _, P, H = dA.shape
+    launch("attention", "add_to_regions", dA, blocks(dmean.size), dA, dmean, dmean.size, P, H)
+    return dA
 
 
 def _fits_attention(A: Array, *others: Array) -> bool:
@@ -504,11 +547,11 @@ def _fits_attention(A: Array, *others: Array) -> bool:
 )
 def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep:
     attend, (_, P, H) = kernel("attention", "attend_step", A), A.shape
-    arrays, sizes = (h, A, weights, context), (i32(P), i32(H))
+    arrays = h, A, weights, context
 
     def take(step: Step) -> None:
         first, before, _, n, _ = step
-        attend((n,), BLOCK, (*arrays, i32(first), i32(before), *sizes))
+        attend((n,), *arrays, first, before, P, H)
 
     return take
 
@@ -523,10 +566,10 @@ def attend_backward_steps(
     dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
 ) -> TakeStep:
     backward, (_, P, H) = kernel("attention", "attend_step_backward", A), A.shape
-    arrays, sizes = (dcontext, A, weights, dscores, dh_next), (i32(P), i32(H))
+    arrays = dcontext, A, weights, dscores, dh_next
 
     def take(step: Step) -> None:
-        backward((step.n,), BLOCK, (*arrays, i32(step.first), *sizes))
+        backward((step.n,), *arrays, step.first, P, H)
 
     return take
 
@@ -544,7 +587,7 @@ def attention_sum(
 ) -> Array:
     assert rows.firsts is not None
     N, P, H = out.shape
-    sizes = map(i32, (N, len(rows.firsts) - 1, P, H))
+    sizes = N, len(rows.firsts) - 1, P, H
     grid, arrays = (N, blocks(H), -(-P // SLAB)), (weights, dcontext, dscores, h, rows.firsts, out)
     launch("attention", "attention_sum", out, grid, *arrays, *sizes)
     return out

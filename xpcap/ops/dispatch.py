@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from xpcap.ops.replay import spoil
+
 Operation = TypeVar("Operation", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
@@ -64,12 +66,18 @@ def _registers(
 def find(operation: Operation, *args: Any) -> Operation | None:
     """The kernel of an operation for these arguments; None: the plain equations are to run."""
     if _plain.get():
+        spoil("plain_only")
         return None
     first = args[0]
     while type(first) in (tuple, list):
         first = first[0]
-    kernel = (HOST if isinstance(first, np.ndarray) else DEVICE).get(operation)
-    return kernel.run if kernel is not None and kernel.fits(*args) else None
+    on_host = isinstance(first, np.ndarray)
+    kernel = (HOST if on_host else DEVICE).get(operation)
+    if kernel is not None and kernel.fits(*args):
+        return kernel.run
+    if not on_host:
+        spoil(operation.__name__)
+    return None
 
 
 @contextlib.contextmanager

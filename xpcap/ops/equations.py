@@ -7,7 +7,7 @@ them. Results are written to `out`; None allocates.
 
 from typing import NamedTuple
 
-from xpcap.backend import Array, get_array_module
+from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.memory import Buffer, fresh
 from xpcap.ops.dispatch import find
 from xpcap.threads import in_turn
@@ -59,6 +59,8 @@ def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
 
 # ---- Losses
 
+NO_TARGET = -1  # target of a row of padding, on a device
+
 
 def log_softmax(scores: Array) -> Array:
     """log(exp(s) / sum(exp(s))) of each row s of scores (R, V), after subtracting its maximum."""
@@ -81,7 +83,7 @@ def softmax_loss(
     dscores[r] = scale[r] * (softmax(scores[r]) - q[r]), with scale (R,), or one number for all rows
 
     Without smoothing nll is the negative log-likelihood of the targets. `out` receives dscores and
-    may be scores itself.
+    may be scores itself. On a device a row may have NO_TARGET: its nll and dscores are 0.
     """
     if out is None:
         out = get_array_module(scores).empty_like(scores)
@@ -89,7 +91,9 @@ def softmax_loss(
         return fast(scores, targets, scale, out, smoothing)
     xp = get_array_module(scores, targets)
     rows = xp.arange(scores.shape[0])
-    log_p = log_softmax(scores)
+    given, log_p = targets, log_softmax(scores)
+    if is_device_array(given):
+        targets = xp.maximum(given, 0)
     xp.exp(log_p, out=out)
     out[rows, targets] -= 1 - smoothing
     nll = (smoothing - 1) * log_p[rows, targets]
@@ -97,6 +101,9 @@ def softmax_loss(
         out -= smoothing / scores.shape[1]
         nll -= smoothing * log_p.mean(axis=1)
     out *= scale if isinstance(scale, float) else scale[:, None]
+    if is_device_array(given):
+        out *= (given != NO_TARGET)[:, None]
+        nll *= given != NO_TARGET
     return nll, out
 
 
@@ -205,6 +212,21 @@ def segment_sum(rows: Array, groups: Segments, out: Array | None = None) -> Arra
     out[...] = 0
     xp.add.at(out, groups.ids, rows)
     return out
+
+
+def column_sum(x: Array, out: Array) -> Array:
+    """out (C,) = sum of the rows of x (R, C)."""
+    if fast := find(column_sum, x, out):
+        return fast(x, out)
+    return x.sum(axis=0, out=out)
+
+
+def add_rows(x: Array, b: Array) -> Array:
+    """x += b, in place: x (R, C); b (C,), added to every row, or (R, C)."""
+    if fast := find(add_rows, x, b):
+        return fast(x, b)
+    x += b
+    return x
 
 
 def drop(x: Array, mask: Array, keep: float) -> Array:

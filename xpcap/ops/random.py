@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xpcap.backend import Array, asarray
+from xpcap.backend import Array, asarray, is_device_array
 from xpcap.ops.dispatch import find
 from xpcap.ops.equations import gather
 
@@ -40,7 +40,8 @@ def dropout_masks(
     Parameters
     ----------
     masks : of each part of the batch, for each stream: array (n, width), bool, written to
-    numbers : likewise: array (n,), int32, the row number of each row
+    numbers : likewise: array (n,), int32, the row number of each row; -1, on a device alone, of one
+        that keeps no unit
     counts : for each stream, the rows of the whole batch; its numbers are 0..count-1
     seed, step : int in 0..2**63-1
     """
@@ -50,7 +51,10 @@ def dropout_masks(
     for stream, count in enumerate(counts):
         kept = _kept_units(seed, stream, step, (count, masks[0][stream].shape[1]), keep)
         for part, rows in zip(masks, numbers, strict=True):
-            gather(asarray(kept, like=part[stream]), rows[stream], out=part[stream])
+            mask = part[stream]
+            gather(asarray(kept, like=mask), rows[stream], out=mask)
+            if is_device_array(mask):
+                mask &= (rows[stream] >= 0)[:, None]
 
 
 def _kept_units(

@@ -336,8 +336,6 @@ def lstm_gates_backward(
     if out is None:
         xp = get_array_module(gates, dc)
         out = xp.empty_like(gates), xp.empty_like(dc)
-    if fast := find(lstm_gates_backward, dh, dh_next, dc, gates, tanh_c, c_prev, out):
-        return fast(dh, dh_next, dc, gates, tanh_c, c_prev, out)
     i, f, o, g = split_gates(gates)
     da, dc_prev = out
     dh_all = dh + dh_next  # (n, H)
@@ -351,13 +349,15 @@ def lstm_gates_backward(
     return out
 
 
-def start_states(h0: Array, c0: Array | None, h: Array, c: Array) -> None:
-    """Put the initial states, (N, H), on top of their stacks h and c. c0 None: zeros."""
+def start_states(h0: Array, c0: Array | None, h: Array, c: Array | None) -> None:
+    """Put the initial states, (N, H), on top of their stacks h and c. c0 None: zeros. c None: no c."""
     if fast := find(start_states, h0, c0, h, c):
         fast(h0, c0, h, c)
         return
     N = len(h0)
-    h[:N], c[:N] = h0, 0 if c0 is None else c0
+    h[:N] = h0
+    if c is not None:
+        c[:N] = 0 if c0 is None else c0
 
 
 def lstm_steps(
@@ -474,8 +474,6 @@ def rnn_cell(a: Array, r: Array, out: Array | None = None) -> Array:
     """Elementwise half of an RNN step: h = tanh(a + r), each (n, H). `out` may be a or r."""
     if out is None:
         out = get_array_module(a).empty_like(a)
-    if fast := find(rnn_cell, a, r, out):
-        return fast(a, r, out)
     xp = get_array_module(a, r)
     out[...] = xp.tanh(a + r)
     return out
@@ -488,8 +486,6 @@ def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = N
     """
     if out is None:
         out = get_array_module(h).empty_like(h)
-    if fast := find(rnn_cell_backward, dh, dh_next, h, out):
-        return fast(dh, dh_next, h, out)
     out[...] = (dh + dh_next) * (1 - h * h)
     return out
 

@@ -12,8 +12,8 @@ from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.data.dataset import CaptionData
 from xpcap.data.features import Projection, blocks, fit_projection
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.decoding.logits import largest
 from xpcap.metrics.cider import DocumentFrequencies
+from xpcap.ops import largest
 from xpcap.threads import blas
 
 SIZE = 128  # numbers of a photo in the index: with more of them, neighbours are no better

@@ -93,6 +93,7 @@ def train_run(
     on_stage: Callable[[TrainOptions], object] | None = None,
     on_begin: Hook | None = None,
     on_step: Hook | None = None,
+    graphs: bool = False,
 ) -> Trained:
     """Train a captioner, score it, and write its run folder, page and model card.
 
@@ -122,6 +123,8 @@ def train_run(
         Called with the solver before the first step of a stage, or before the stage continues.
     on_step : callable or None
         Called with the solver after each step, and between the batches of a validation.
+    graphs : bool
+        As in CaptioningSolver. It changes no result.
 
     Returns
     -------
@@ -178,6 +181,7 @@ def train_run(
                     on_remark=on_remark,
                     on_begin=on_begin,
                     on_step=on_step,
+                    graphs=graphs,
                 )
                 group.all_gather("all is written")
                 run = open_run(stage.folder)
@@ -206,6 +210,7 @@ def _train(
     on_remark: Remark,
     on_begin: Hook | None,
     on_step: Hook | None,
+    graphs: bool,
 ) -> list[Record]:
     """Train a stage to its end; return its records. The memory of training is free afterwards."""
     options, folder = stage.options, stage.folder
@@ -245,6 +250,7 @@ def _train(
         on_epoch=_both(saver.on_epoch, on_epoch),
         objective=objective,
         group=group,
+        graphs=graphs,
     )
     if checkpoint is None and options.start is not None:
         if "val" in data.splits:

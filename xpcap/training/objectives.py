@@ -15,7 +15,7 @@ from xpcap.decoding.policies import Sampling
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import check_number, check_whole
 from xpcap.memory import Workspace
-from xpcap.metrics.cider import CiderD, DocumentFrequencies
+from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.parameters import Parameters
 from xpcap.ops.random import draw_uniforms
@@ -67,6 +67,8 @@ class CrossEntropy(Objective):
         more: dict[str, Any] = {} if batch.shard is None else {"shard": batch.shard}
         if self.smoothing:
             more["smoothing"] = self.smoothing
+        if batch.layouts:
+            more["layouts"] = batch.layouts
         more |= {"weights": batch.weights, "total": batch.total, "step": batch.step}
         return model.loss(batch.features, batch.captions, workspace=workspace, **more)
 
@@ -176,14 +178,13 @@ class SelfCritical(Objective):
         self._group, self._words = group, data.vocabulary
         self._max_length = data.max_words + 1
         self._data, split = data, data.split("train")
-        pictures = np.unique(split.image_idxs)
+        self._pictures = np.unique(split.image_idxs)
         # Captions by picture: those of picture i lie from _first[i] to _first[i + 1]
         self._captions = np.argsort(split.image_idxs, kind="stable")
         ordered = split.image_idxs[self._captions]
         self._first = np.searchsorted(ordered, np.arange(len(split.images) + 1))
         self._length = float(self._lengths().mean())
-        references = (self._references(picture) for picture in pictures.tolist())
-        self._frequencies = DocumentFrequencies(references)
+        self._score = CiderD(self._references(picture) for picture in self._pictures.tolist())
 
     def epoch_indices(self, data: CaptionData) -> np.ndarray:
         """Index of the first caption of each picture that has any."""
@@ -234,11 +235,11 @@ class SelfCritical(Objective):
 
     def rewards(self, captions: np.ndarray, pictures: np.ndarray) -> np.ndarray:
         """CIDEr-D (n,) of captions (n, T) of train pictures (n,); END, if it comes, is a word."""
-        distinct, number = np.unique(pictures, return_inverse=True)
-        references = [self._references(picture) for picture in distinct.tolist()]
-        end = self._words.end
-        words = [self._words.words(ids) + ([END] if end in ids else []) for ids in captions]
-        return CiderD(references, self._frequencies).scores(words, number)
+        ended = (captions == self._words.end).any(axis=1).tolist()
+        words = [
+            self._words.words(ids) + [END] * end for ids, end in zip(captions, ended, strict=True)
+        ]
+        return self._score.scores(words, np.searchsorted(self._pictures, pictures))
 
     def _references(self, picture: int) -> list[list[str]]:
         """Reference captions of a picture of the train split, END as a word."""

@@ -19,7 +19,7 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError, TrainingError, check_number, check_whole, unknown
 from xpcap.memory import Workspace
-from xpcap.models.batch import Batch, FeatureRows, dealt
+from xpcap.models.batch import Batch, FeatureRows, Layouts, dealt, layouts_of
 from xpcap.models.network import GRADIENTS
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
@@ -39,6 +39,9 @@ from xpcap.training.state import (
     best_of,
     with_start,
 )
+
+# Captions of a batch, at most, that a device pads. In larger ones it has more to do than the host
+MOST_PADDED = 128
 
 
 class CaptioningSolver:
@@ -98,6 +101,9 @@ class CaptioningSolver:
     group : Group
         The processes that train together; each computes its shard of every batch, and all do the
         same steps. SINGLE: this one.
+    graphs : bool
+        On a device, run steps that are padded to one layout as a CUDA graph, if it gives the bits
+        of the same launches one by one; it is tested when it is made.
 
     Attributes
     ----------
@@ -149,6 +155,7 @@ class CaptioningSolver:
         on_epoch: Callable[["CaptioningSolver"], None] | None = None,
         objective: Objective | LossFunction | None = None,
         group: Group = SINGLE,
+        graphs: bool = False,
         **unknown_keywords: object,
     ) -> None:
         if unknown_keywords:
@@ -177,9 +184,10 @@ class CaptioningSolver:
         self._feed, self._record = Feed(self.data, flat), LossBuffer(flat, self.steps_per_epoch)
         self._evaluate = EpochEvaluator(self.data, self._feed, select, group)
         self._optimizer = Optimizer(update_rule, self.optim_config, flat)
-        self._workspace = Workspace(flat, cores() if self._on_host else 1)
+        self._workspace = Workspace(flat, cores() if self._on_host else 1, graphs=graphs)
         if (memory := group.sum_buffer(flat)) is not None:
             self._workspace.hold(GRADIENTS, memory)  # where the group sums gradients fastest
+        self._layouts = self._layouts_of_batches()
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
 
     def train(self) -> None:
@@ -265,12 +273,23 @@ class CaptioningSolver:
         if self.group.size > 1:  # of equal work on every rank
             null = self.data.vocabulary.null
             shard = dealt(split.captions[captions], null, self.group.rank, self.group.size)
-        batch = self._feed.minibatch("train", captions, views, shard)._replace(step=self.iteration)
+        batch = self._feed.minibatch("train", captions, views, shard)
+        batch = batch._replace(step=self.iteration, layouts=self._layouts)
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
         left = (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position
         self._optimizer.end_step(self.lr_decay, left)
         self._order.position += 1
+
+    def _layouts_of_batches(self) -> Layouts:
+        """Layouts for whole batches of this rank; none where the host does not hold up a device."""
+        n = len(range(self.group.rank, self.batch_size, self.group.size))
+        if self._on_host or n > MOST_PADDED or not 0 < n <= len(self._captions):
+            return ()
+        if "layouts" not in inspect.signature(self.model.loss).parameters:
+            return ()
+        captions = self.data.split("train").captions[self._captions]
+        return layouts_of(captions, self.data.vocabulary.null, n)
 
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """Loss of an optimisation step, and the gradient's norm before clipping, both 0-d."""
@@ -310,7 +329,8 @@ class CaptioningSolver:
             On the host, the loss or a gradient is not finite, and nothing has changed. On a device
             it shows in the loss.
         """
-        loss, _ = self._step(Batch(features, captions), require_finite=self._on_host)
+        batch = Batch(features, captions, layouts=self._layouts)
+        loss, _ = self._step(batch, require_finite=self._on_host)
         return loss.copy()  # on a device the next step overwrites the original
 
     def warm_up(self) -> None:

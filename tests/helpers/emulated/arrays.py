@@ -46,7 +46,14 @@ class Pointer:
 
     def __init__(self, host: np.ndarray, device_id: int, offset: int = 0) -> None:
         self.host, self.offset, self.device_id = host, offset, device_id
-        self.ptr = host.ctypes.data + offset
+
+    @property
+    def ptr(self) -> int:
+        """The address. Whoever asks may hand it to a kernel: the device remembers whose it is."""
+        address = self.host.ctypes.data + self.offset
+        if not self.offset:
+            memory.asked(address, self.host, self.device_id)
+        return address
 
     def __add__(self, nbytes: int) -> "Pointer":
         return Pointer(self.host, self.device_id, self.offset + nbytes)
@@ -213,6 +220,13 @@ def view(host: np.ndarray, like: ndarray) -> ndarray:
     """NumPy's array `host`, which lies in the memory of `like`."""
     x = ndarray.__new__(ndarray)
     x.host, x.number = host, like.number
+    return x
+
+
+def view_on(host: np.ndarray, number: int) -> ndarray:
+    """NumPy's array `host`, which lies in memory of device `number`."""
+    x = ndarray.__new__(ndarray)
+    x.host, x.number = host, number
     return x
 
 

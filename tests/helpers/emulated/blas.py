@@ -7,6 +7,7 @@ a bigger buffer hides is in `Counts.products`.
 """
 
 import ctypes
+import functools
 import operator
 import threading
 from typing import Any
@@ -45,7 +46,10 @@ class Cublas(Module):
     def __init__(self) -> None:
         super().__init__("cuda.cublas", "is not modelled; add it to tests/helpers/emulated/blas.py")
         self.CUBLAS_OP_N, self.CUBLAS_OP_T = 0, 1
+        self.getVersion = lambda handle: 130_000
         self.sgemm, self.dgemm = _gemm("sgemm", np.float32), _gemm("dgemm", np.float64)
+        self.getMathMode = lambda handle: EMULATOR.math_mode
+        self.getPointerMode = lambda handle: EMULATOR.pointer_mode
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -64,6 +68,11 @@ def _gemm(name: str, dtype: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise TypeError(f"cupy.cuda.cublas.{name}() {error}") from None
+        if EMULATOR.capture is not None:
+            raise NotImplementedError(
+                "calling cuBLAS API during stream capture is currently unsupported"
+            )
+        EMULATOR.streams.pop(given["handle"], None)  # CuPy gives the handle to the current stream
         Call(name, np.dtype(dtype), given).run()
 
     call.__name__ = name
@@ -203,4 +212,51 @@ class Call:
         )
 
 
+class Library:
+    """cuBLAS itself, as ctypes shows it: functions return a status, and take a handle's stream."""
+
+    def __init__(self) -> None:
+        for name, dtype in (("cublasSgemm_v2", np.float32), ("cublasDgemm_v2", np.float64)):
+            setattr(self, name, Entry(functools.partial(self._gemm, name, np.dtype(dtype)), 14))
+        self.cublasSetStream_v2 = Entry(self._set_stream, 2)
+        self.cublasSetWorkspace_v2 = Entry(self._set_workspace, 3)
+
+    def _set_stream(self, handle: int, stream: int) -> int:
+        EMULATOR.streams[handle] = stream, False
+        return 0
+
+    def _set_workspace(self, handle: int, address: int, nbytes: int) -> int:
+        block = memory.find(address)
+        if handle not in EMULATOR.streams or block is None or block.nbytes < nbytes:
+            return 7  # CUBLAS_STATUS_INVALID_VALUE
+        EMULATOR.streams[handle] = EMULATOR.streams[handle][0], True
+        return 0
+
+    def _gemm(self, name: str, dtype: np.dtype, *args: int) -> int:
+        names = [part.split()[-1] for part in SIGNATURE.strip("()").split(", ")]
+        call, capture = Call(name, dtype, dict(zip(names, args, strict=True))), EMULATOR.capture
+        stream, has_workspace = EMULATOR.streams.get(args[0], (0, False))
+        if capture is None or stream != capture.stream.ptr or not has_workspace:
+            return 14  # CUBLAS_STATUS_INTERNAL_ERROR: here it is called in a capture alone
+        capture.work.append(call.run)
+        return 0
+
+
+class Entry:
+    """A function of the library, whose arguments have to have types before it is called."""
+
+    argtypes: tuple[Any, ...] | None = None
+
+    def __init__(self, run: Any, count: int) -> None:
+        self._run, self._count = run, count
+
+    def __call__(self, *args: int) -> int:
+        if self.argtypes is None or len(self.argtypes) != self._count != len(args):
+            raise TypeError("ctypes would cut addresses down to 32 bits: argtypes are not set")
+        for type_, value in zip(self.argtypes, args, strict=True):
+            type_(value)
+        return int(self._run(*args))
+
+
 CUBLAS = Cublas()
+LIBRARY = Library()

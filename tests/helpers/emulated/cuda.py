@@ -125,9 +125,30 @@ class Event:
         return EMULATOR.clock > self._mark
 
 
+class Capture:
+    """A stream that captures, and the work that it was given."""
+
+    def __init__(self, stream: "Stream") -> None:
+        self.stream, self.work = stream, []  # type: ignore[var-annotated]
+
+
+class Graph:
+    """Captured work, run again at each launch, on what its arrays hold by then."""
+
+    def __init__(self, work: list[Any]) -> None:
+        self._work, self._machine = work, EMULATOR.machine
+
+    def launch(self, stream: Any = None) -> None:
+        assert self._machine is EMULATOR.machine, "a graph of an earlier test"
+        EMULATOR.launch("graph", f"{len(self._work)} nodes")
+        with EMULATOR.uncounted():
+            for run in self._work:
+                run()
+
+
 class Stream:
     """A stream: the null stream, or one of its own, which can be made current, but is given no work
-    (`Emulator.launch`).
+    (`Emulator.launch`) except to capture it.
     """
 
     done = True
@@ -140,6 +161,21 @@ class Stream:
         priority: int | None = None,
     ) -> None:
         self.ptr = 0 if null else id(self)
+
+    def begin_capture(self, mode: int | None = None) -> None:
+        if self.ptr == 0:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        EMULATOR.refuse_in_capture("begin_capture")
+        EMULATOR.capture = Capture(self)
+
+    def is_capturing(self) -> bool:
+        return EMULATOR.capture is not None and EMULATOR.capture.stream is self
+
+    def end_capture(self) -> Graph:
+        if not self.is_capturing():
+            raise RuntimeError(f"{self!r}: end_capture without begin_capture")
+        capture, EMULATOR.capture = EMULATOR.capture, None
+        return Graph(capture.work)
 
     def use(self) -> "Stream":
         EMULATOR.stream = self if self.ptr else None
@@ -237,8 +273,12 @@ POOL, PINNED = MemoryPool(), PinnedMemoryPool()
 
 def driver() -> Module:
     """cupy.cuda.driver."""
+    from emulated.kernels import launch_kernel
+
     return Module(
-        "cuda.driver", ctxGetCurrent=lambda: 1 + EMULATOR.current if EMULATOR.has_context else 0
+        "cuda.driver",
+        ctxGetCurrent=lambda: 1 + EMULATOR.current if EMULATOR.has_context else 0,
+        launchKernel=launch_kernel,
     )
 
 

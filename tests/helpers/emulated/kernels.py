@@ -1,18 +1,21 @@
 """The emulated RawModule: the same CUDA C text, built by g++ as its twin and run on the host.
 
-Arguments are held against the C parameter list: device arrays and NumPy scalars of exactly the C
-type, since CuPy passes on whatever it is given. Each array is laid between margins while the kernel
+A kernel is launched as CuPy launches it, or through the driver's binding by addresses. Arguments are
+held against the C parameter list: CuPy passes on whatever it is given, and the driver reads what
+lies at an address. Each array is laid between margins while the kernel
 runs, so that what it reads beyond an end is NaN and what it writes there is an error. What a launch
 changed inside its arrays is in `Counts.written`.
 """
 
+import ctypes
 import functools
+import itertools
 from typing import Any
 
 import numpy as np
 
-from emulated import real
-from emulated.arrays import ndarray
+from emulated import memory, real
+from emulated.arrays import ndarray, view_on
 from emulated.record import EMULATOR, Changes
 
 MARGIN = 1024  # elements before and behind: more than the threads of a last block that has no guard
@@ -55,11 +58,75 @@ class RawModule:
         return RawKernel(built, name, self._device)
 
 
+class Function:
+    """What the driver knows of a kernel."""
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+
+_addresses = itertools.count(0xF00D000, 64)
+_functions: dict[int, "RawKernel"] = {}  # by address
+# The arrays of a launch through the driver, by its function and the address of its parameters, with
+# the parameters: a launch that is repeated asks no array for its address again
+_launched: dict[tuple[int, int], tuple[tuple[Any, ...], list[memory.Asked]]] = {}
+
+
 class RawKernel:
     """A kernel of a module, on the device that the module was loaded on."""
 
     def __init__(self, built: Any, name: str, number: int) -> None:
         self._built, self.name, self._device = built, name, number
+
+    @functools.cached_property
+    def kernel(self) -> Function:
+        function = Function(next(_addresses))
+        _functions[function.ptr] = self
+        return function
+
+    def arguments(self, address: int) -> tuple[Any, ...]:
+        """The arguments at the addresses that lie at `address`, one behind the other."""
+        import twin
+
+        parameters = self._built.parameters[self.name]
+        slots = (ctypes.c_uint64 * len(parameters)).from_address(address)
+        values = tuple(
+            np.frombuffer(ctypes.string_at(slot, 8), twin.dtype_of(parameter, self._built.real), 1)[
+                0
+            ]
+            for slot, parameter in zip(slots, parameters, strict=True)
+        )
+        pointers = [int(v) for v, p in zip(values, parameters, strict=True) if p.pointer]
+        key, found = (self.kernel.ptr, address), memory.take_asked(pointers)
+        if found is not None:
+            _launched[key] = values, found
+        elif key in _launched and _launched[key][0] == values:
+            found = _launched[key][1]
+        else:
+            raise ValueError(
+                f"{self.name}: a pointer among {pointers} is no address that an array was asked for"
+                " before this launch"
+            )
+        arrays = iter([self._array(at, one) for at, one in zip(pointers, found, strict=True)])
+        return tuple(
+            next(arrays) if p.pointer else value
+            for p, value in zip(parameters, values, strict=True)
+        )
+
+    def _array(self, address: int, asked: memory.Asked) -> ndarray:
+        block = memory.find(address)
+        size = asked.dtype.itemsize * int(np.prod(asked.shape))
+        if not size:
+            return view_on(np.empty(asked.shape, asked.dtype), asked.device)
+        if block is None or address + size > block.start + block.nbytes:
+            raise ValueError(f"{self.name}: the array at {address:#x} was freed before this launch")
+        if not asked.contiguous:
+            raise ValueError(
+                f"{self.name}: an argument has strides {asked.strides} for shape {asked.shape},"
+                " expected C-contiguous rows; a kernel gets a bare pointer"
+            )
+        held = (ctypes.c_char * size).from_address(address)
+        return view_on(np.ndarray(asked.shape, asked.dtype, held), asked.device)
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         for what, value in (("grid", grid), ("block", block), ("args", args)):
@@ -79,6 +146,29 @@ class RawKernel:
         changes = guarded.leave()
         EMULATOR.launch("raw", self.name)
         EMULATOR.wrote(self.name, changes)
+
+
+def launch_kernel(
+    f: int, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int, stream: int,
+    kernel_params: int, extra: int,
+) -> None:  # fmt: skip
+    """cupy.cuda.driver.launchKernel."""
+    if f not in _functions:
+        raise ValueError(f"launchKernel: {f:#x} is no function, expected RawKernel.kernel.ptr")
+    kernel, capture = _functions[f], EMULATOR.capture
+    capturing = capture is not None and stream == capture.stream.ptr
+    if (not capturing and stream != EMULATOR.stream_ptr) or extra:
+        raise ValueError(
+            f"{kernel.name}: was given to stream {stream:#x} with extra {extra}, expected the"
+            f" current stream {EMULATOR.stream_ptr:#x}, or one that captures, and 0"
+        )
+    arguments, shape = kernel.arguments(kernel_params), ((gx, gy, gz), (bx, by, bz))
+    run = functools.partial(kernel, *shape, arguments, shared_mem=shared)
+    if capturing:
+        capture.work.append(run)
+    else:
+        EMULATOR.refuse_in_capture(f"{kernel.name} on the null stream")
+        run()
 
 
 class Guarded:

@@ -23,7 +23,18 @@ class Block(NamedTuple):
     owner: "weakref.ref[np.ndarray]"
 
 
+class Asked(NamedTuple):
+    """The array that was last asked for its address, when no kernel had got it yet."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    strides: tuple[int, ...]
+    contiguous: bool
+    device: int
+
+
 _blocks: dict[int, Block] = {}  # by start
+_asked: dict[int, list[Asked]] = {}  # by address
 
 
 def allocate(host: np.ndarray) -> np.ndarray:
@@ -54,3 +65,23 @@ def find(address: int) -> Block | None:
     i = bisect.bisect_right(starts, address) - 1
     block = _blocks.get(starts[i]) if i >= 0 else None
     return block if block and address < block.start + block.nbytes else None
+
+
+def asked(address: int, host: np.ndarray, device: int) -> None:
+    """Remember the array that an address was asked of."""
+    _asked.setdefault(address, []).append(
+        Asked(host.shape, host.dtype, host.strides, bool(host.flags.c_contiguous), device)
+    )
+
+
+def take_asked(addresses: list[int]) -> list[Asked] | None:
+    """The arrays that these addresses were asked of since the last launch; None if not all were.
+
+    Of an address that comes twice, the last two.
+    """
+    try:
+        found = [_asked[address].pop() for address in reversed(addresses)][::-1]
+    except (KeyError, IndexError):
+        found = None
+    _asked.clear()
+    return found

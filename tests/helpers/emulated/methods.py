@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from emulated import indexing, products, real
+from emulated import indexing, products, real, scan
 from emulated.arrays import array, cast, deliver, fresh, ndarray, supported, view, wrap
 from emulated.elementwise import UFUNCS, clip
 from emulated.record import EMULATOR, SCRATCH
@@ -232,7 +232,10 @@ def reduction(name: str) -> Callable[..., ndarray]:
         if name in ("cumsum", "cumprod"):
             del arguments["keepdims"]
         with np.errstate(all="ignore"):
-            result = np.asarray(getattr(np, name)(array(self, name), **arguments), order="C")
+            if _by_rows(name, self.host, arguments.get("axis")):
+                result = scan.sums_along_rows(array(self, name))
+            else:
+                result = np.asarray(getattr(np, name)(array(self, name), **arguments), order="C")
         if dtype is not None:
             result = result.astype(dtype)
         _count_reduction(name, self.host, arguments.get("axis"), result, out)
@@ -248,6 +251,8 @@ def _count_reduction(name: str, host: np.ndarray, axis: Any, result: np.ndarray,
     where there is an out= (cupy/cuda/cub.pyx).
     """
     between, steps = STEPS.get(name, (0, (("reduction", name),)))
+    if _by_rows(name, host, axis):
+        steps = scan.FEW if host.shape[1] <= scan.BLOCK else scan.MANY
     adjacent = _is_adjacent(host, axis)
     for kind, step in steps:
         EMULATOR.launch(
@@ -264,6 +269,10 @@ def _count_reduction(name: str, host: np.ndarray, axis: Any, result: np.ndarray,
         EMULATOR.allocate(result.nbytes)
     if adjacent and name in CUB and out is not None:
         EMULATOR.launch("copy", f"{name}: result to out", result.nbytes)
+
+
+def _by_rows(name: str, host: np.ndarray, axis: Any) -> bool:
+    return name == "cumsum" and host.ndim == 2 and axis in (1, -1) and host.dtype.kind == "f"
 
 
 def _is_adjacent(host: np.ndarray, axis: Any) -> bool:

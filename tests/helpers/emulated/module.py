@@ -102,7 +102,9 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     monkeypatch : pytest's fixture, or a pytest.MonkeyPatch in a script
     machine : devices, name, free, total, busy; see Emulator.configure
     """
+    from emulated import blas
     from xpcap import backend
+    from xpcap.ops import cublas
 
     EMULATOR.configure(**machine)
     module = Cupy()
@@ -114,6 +116,7 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
         backend, "_cupy_status", functools.cache(inspect.unwrap(backend._cupy_status))
     )
     monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setattr(cublas, "load_library", lambda version: blas.LIBRARY)
     backend.backend_status()  # the probe reads; what it reads is not the test's
     EMULATOR.reset()
     return EMULATOR

@@ -20,7 +20,8 @@ import xpcap
 HERE = str(Path(__file__).parent) + os.sep
 PACKAGE = str(Path(xpcap.__file__).parent) + os.sep
 CONVERSIONS = tuple(
-    PACKAGE + name for name in ("backend.py", "memory.py")
+    PACKAGE + name
+    for name in ("backend.py", "memory.py", "ops/launch.py", "ops/cublas.py", "ops/replay.py")
 )  # who called them says more
 # bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
 SCRATCH = 512
@@ -263,6 +264,9 @@ class Emulator(Counts):
             cublas,
         )
         self.handles: dict[tuple[int, int], int] = {}  # of cuBLAS, by device and thread
+        # Of handles that were given to a stream: its address, and whether it got a workspace
+        self.streams: dict[int, tuple[int, bool]] = {}
+        self.math_mode = self.pointer_mode = 0  # of all handles
         self.pool_used, self.pool_free = (
             0,
             0,
@@ -277,6 +281,8 @@ class Emulator(Counts):
         self.copies: list[
             Callable[[], None]
         ] = []  # to pinned memory, in order; what they bring is there after a wait
+        self._silent = False
+        self.capture: Any = None  # the stream that captures, with the work that it has got
         self.atomics = 0  # atomic additions so far: the order of each is another one
 
     @property
@@ -299,6 +305,11 @@ class Emulator(Counts):
         self._thread.stream = stream
 
     @property
+    def stream_ptr(self) -> int:
+        """The address of this thread's current stream; 0 for the null stream."""
+        return 0 if self.stream is None else self.stream.ptr
+
+    @property
     def has_context(self) -> bool:
         """Whether this thread has a context by now."""
         return hasattr(self._thread, "device")
@@ -315,13 +326,30 @@ class Emulator(Counts):
         finally:
             self._open.remove(counts)
 
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Count nothing inside the ``with``: a graph is one launch, whatever is in it."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+
     def _record(self, events: str, event: Any) -> None:
+        if self._silent:
+            return
         self.contexts.add(self.current)
         for counts in (self, *self._open):
             getattr(counts, events).append(event)
             counts.events.append(event)
 
+    def refuse_in_capture(self, what: str) -> None:
+        """RuntimeError : a stream captures, and CUDA would refuse this."""
+        if self.capture is not None:
+            raise RuntimeError(f"{what}: operation not permitted when stream is capturing")
+
     def _launched(self, kind: str, name: str, where: str) -> None:
+        self.refuse_in_capture(f"{name} on the null stream")
         if self.stream is not None:
             raise ValueError(
                 f"{name}: was given to {self.stream!r}, expected the null stream, where all other"
@@ -340,6 +368,7 @@ class Emulator(Counts):
 
     def allocate(self, nbytes: int) -> None:
         if nbytes:
+            self.refuse_in_capture("an allocation")
             self._record("allocations", Allocation(nbytes, place()))
 
     def multiply(self, name: str, A: "Footprint", B: "Footprint", C: "Footprint") -> None:
@@ -353,15 +382,18 @@ class Emulator(Counts):
         self._record("written", Written(name, changes, place()))
 
     def read(self, how: str) -> None:
+        self.refuse_in_capture(how)
         self.clock += 1
         self.arrive()
         self._record("reads", Read(how, place()))
 
     def transfer(self, nbytes: int) -> None:
+        self.refuse_in_capture("a transfer on the null stream")
         self._record("transfers", Transfer(nbytes, place()))
 
     def wait(self, how: str, begun: int | None = None) -> None:
         """Wait for everything, or for the first `begun` copies to pinned memory."""
+        self.refuse_in_capture(how)
         self.clock += 1
         self.arrive(begun)
         self._record("waits", Wait(how, place()))

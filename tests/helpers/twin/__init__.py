@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from planting import functions_in_cuda
 
+from xpcap.ops.launch import source as compiled_text
+
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "xpcap" / "ops" / "cuda"
 HEADERS = ("shim.h", "fibers.h", "threads.h")
@@ -44,6 +46,11 @@ FLAGS = [
     "-Wno-unused-function",
 ]
 PLAIN = ["-O2", "-fvisibility=hidden", "-fPIC", "-shared", "-Wl,-z,defs"]
+# As a card rounds: a product and a sum at once, and in float32 no denormal numbers
+CARD = {
+    "float": [*PLAIN, "-mfma", "-ffp-contract=fast", "-DTWIN_FTZ"],
+    "double": [*PLAIN, "-mfma", "-ffp-contract=fast"],
+}
 SANITIZED = ["-O1", "-g", "-fsanitize=thread", "-DTWIN_THREADS"]
 ADDRESSED = ["-O1", "-g", "-fsanitize=address", "-DTWIN_THREADS"]
 
@@ -82,7 +89,12 @@ DTYPES = {
     "float": np.float32,
     "unsigned char": np.uint8,
 }
-SLOTS = {"int": "i4x", "long long": "q", "double": "d"}  # of scalars, eight bytes each
+SLOTS = {
+    "int": "i4x",
+    "long long": "q",
+    "float": "f4x",
+    "double": "d",
+}  # of scalars, eight bytes each
 
 
 def files() -> list[Path]:
@@ -91,8 +103,8 @@ def files() -> list[Path]:
 
 
 def text_of(source: Path | str) -> str:
-    """The text of a kernel file; text itself is passed on."""
-    return source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+    """The text of a kernel file as it is compiled; text itself is passed on."""
+    return compiled_text(source.stem) if isinstance(source, Path) else source
 
 
 def _bare(text: str) -> str:
@@ -276,13 +288,15 @@ _THREE = ctypes.c_uint * 3
 
 class Twin:
     """One kernel file, built for one real type ("float" or "double") and loaded; its kernels can be
-    launched on NumPy arrays.
+    launched on NumPy arrays. Arithmetic rounds as plain C++ does, or as on a card.
     """
 
-    def __init__(self, source: Path | str, real: str) -> None:
+    def __init__(self, source: Path | str, real: str, as_card: bool = False) -> None:
         self.real = real
         self.parameters = parameters(source)
-        built = _built(source, real, PLAIN)
+        if as_card and platform.machine() not in ("x86_64", "AMD64"):
+            raise UnavailableError(f"no flags for the roundings of a card on {platform.machine()}")
+        built = _built(source, real, CARD[real] if as_card else PLAIN)
         self.warnings = built.with_suffix(".log").read_text(encoding="utf-8")
         library = ctypes.PyDLL(
             str(built)
@@ -307,11 +321,11 @@ class Twin:
 
 
 @functools.cache
-def build(source: Path | str, real: str) -> Twin:
+def build(source: Path | str, real: str, as_card: bool = False) -> Twin:
     """A kernel file, by its path or as text, for one real type ("float" or "double"). Built once:
     later calls find it.
     """
-    return Twin(source, real)
+    return Twin(source, real, as_card)
 
 
 def _size(name: str, what: str, size: Size, limits: Size) -> Size:
@@ -331,10 +345,22 @@ def _block(name: str, size: Size) -> Size:
     return _size(name, "block", size, (1024, 1024, 64))
 
 
+def dtype_of(parameter: Parameter, real: str) -> np.dtype:
+    """The dtype of a parameter of a kernel that is built for `real`; of a pointer that of an
+    address.
+    """
+    type_ = real if parameter.type == "real" else parameter.type
+    return np.dtype(np.uint64 if parameter.pointer else DTYPES[type_])
+
+
 @functools.cache
 def _layout(wanted: tuple[Parameter, ...], real: str) -> tuple[str, list[np.dtype]]:
-    dtypes = [np.dtype(DTYPES[real if p.type == "real" else p.type]) for p in wanted]
-    return "<" + "".join("Q" if p.pointer else SLOTS[p.type] for p in wanted), dtypes
+    dtypes = [np.dtype(DTYPES[_c_type(p, real)]) for p in wanted]
+    return "<" + "".join("Q" if p.pointer else SLOTS[_c_type(p, real)] for p in wanted), dtypes
+
+
+def _c_type(parameter: Parameter, real: str) -> str:
+    return real if parameter.type == "real" else parameter.type
 
 
 def pack(

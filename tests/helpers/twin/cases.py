@@ -12,6 +12,7 @@ import numpy as np
 
 import twin
 from twin import KERNELS, REALS, THREADS
+from xpcap.ops import NO_TARGET
 
 # elements before and behind each array: as far as the threads of a block reach that have no guard
 BAND = 256
@@ -26,9 +27,9 @@ class Case(NamedTuple):
     args: list[Any]
     wanted: dict[int, np.ndarray]  # number of an argument: its values in float64
 
-    def run(self, real: str, seed: int = 0) -> list[np.ndarray]:
+    def run(self, real: str, seed: int = 0, as_card: bool = False) -> list[np.ndarray]:
         """Launch it; the arrays of `wanted`, in that order."""
-        twin.build(source(self.kernel), real).launch(
+        twin.build(source(self.kernel), real, as_card).launch(
             self.kernel, self.grid, (self.block,), self.args, seed
         )
         return self.results(self.args)
@@ -41,10 +42,18 @@ class Case(NamedTuple):
         where a value is missing.
         """
         return max(
-            float(np.abs(got - want).max() / (np.abs(want).max() or 1))
+            _error(got, want)
             for got, want in zip(results, self.wanted.values(), strict=True)
             if want.size
         )
+
+
+def _error(got: np.ndarray, want: np.ndarray) -> float:
+    infinite = np.isinf(want)
+    if not np.array_equal(infinite, np.isinf(got)) or (got[infinite] != want[infinite]).any():
+        return np.nan
+    far = np.abs(got[~infinite] - want[~infinite])
+    return float(far.max(initial=0) / (np.abs(want[~infinite]).max(initial=0) or 1))
 
 
 class Draw:
@@ -60,6 +69,10 @@ class Draw:
 
     def poison(self, *shape: int) -> np.ndarray:
         return guarded(np.full(shape, np.nan, self.dtype))
+
+    def reals(self, *numbers: float) -> list[np.floating]:
+        """Scalars of the real type."""
+        return [self.dtype.type(number) for number in numbers]
 
     def blocks(self, n: int) -> int:
         return -(-n // self.threads)
@@ -321,6 +334,8 @@ def softmax_loss(
     nll, dscores = softmax_equations(
         wide(scores) + (wide(bias) if biased else 0), targets, smoothing
     )
+    if rows > 2:
+        targets[1], scores[1], nll[1], dscores[1] = NO_TARGET, np.nan, 0, 0
     out = scores if same == "dscores is scores" else draw.poison(rows, V)
     if not each:
         scale[...] = np.nan
@@ -329,8 +344,7 @@ def softmax_loss(
         bias,
         targets,
         scale,
-        np.float64(0.375),
-        np.float64(smoothing),
+        *draw.reals(0.375, 1 - smoothing, smoothing / V),
         draw.poison(rows),
         out,
         *ints(biased, each, V),
@@ -340,7 +354,7 @@ def softmax_loss(
         (rows,),
         draw.threads,
         args,
-        {6: nll, 7: dscores * (wide(scale)[:, None] if each else 0.375)},
+        {7: nll, 8: dscores * (wide(scale)[:, None] if each else 0.375)},
     )
 
 
@@ -358,6 +372,79 @@ def softmax_equations(
     return -(wanted * log_p).sum(axis=1), np.exp(log_p) - wanted
 
 
+def normalise(draw: Draw, rows: int, V: int) -> Case:
+    scores = draw.normal(rows, V)
+    scores *= 3
+    shifted = wide(scores) - wide(scores).max(axis=1, keepdims=True)
+    wanted = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return Case("normalise", (rows,), draw.threads, [scores, np.int32(V)], {0: wanted})
+
+
+def forbid(draw: Draw, rows: int, V: int) -> Case:
+    scores = draw.normal(rows, V)
+    words = guarded(draw.rng.permutation(V)[: -(-V // 3)].astype(np.int32))
+    args = [scores, words, *ints(rows, len(words), V)]
+    wanted = wide(scores)
+    wanted[:, words] = -np.inf
+    return Case("forbid", (draw.blocks(rows * len(words)),), draw.threads, args, {0: wanted})
+
+
+def likeliest(draw: Draw, rows: int, V: int) -> Case:
+    """Every other row has its largest score twice."""
+    scores, words = draw.normal(rows, V), guarded(np.full(rows, 113, np.int32))
+    found = scores.argmax(axis=1)
+    for row in range(0, rows, 2):
+        scores[row, draw.rng.integers(V)] = scores[row, found[row]]
+    args = [scores, words, np.int32(V)]
+    return Case("likeliest", (rows,), draw.threads, args, {1: wide(scores.argmax(axis=1))})
+
+
+def draw_words(draw: Draw, rows: int, V: int, temperature: float | None = None) -> Case:
+    """Half of the words have no probability; each uniform is in the middle of a likely word's."""
+    x, words = draw.normal(rows, V), guarded(np.full(rows, 113, np.int32))
+    never = draw.rng.random((rows, V)) < 0.5
+    never[:, draw.rng.integers(V)] = False
+    x[never] = 0 if temperature is None else -np.inf
+    if temperature is None:
+        np.abs(x, out=x)
+    p = wide(x)
+    if temperature is not None:
+        p = np.exp((p - p.max(axis=1, keepdims=True)) / temperature)
+    likely = p >= np.median(p[p > 0])
+    likely[np.arange(rows), p.argmax(axis=1)] = True
+    chosen = np.array([draw.rng.choice(np.flatnonzero(row)) for row in likely])
+    ends, every = p.cumsum(axis=1), np.arange(rows)
+    u = guarded(((ends - p / 2)[every, chosen] / ends[:, -1]).astype(draw.dtype))
+    soft = temperature is not None
+    args = [x, u, words, *draw.reals(temperature or 1), *ints(soft, V)]
+    return Case("draw_words", (rows,), draw.threads, args, {2: wide(chosen)})
+
+
+def continue_beams(draw: Draw, pictures: int, size: int, V: int, first: bool = False) -> Case:
+    """Pictures with a hypothesis each before the first word, then with any number of them, some
+    without. A word in three cannot follow. Another ranking than the scores' decides.
+    """
+    counts = np.ones(pictures, int) if first else draw.rng.integers(0, size + 1, pictures)
+    counts[-1], each = 1 if first else size, size if first else 1
+    picture = np.repeat(np.arange(pictures), counts)
+    n, starts = len(picture), np.cumsum(counts) - counts
+    rows = guarded((picture * size + np.arange(n) - starts[picture]).astype(np.int32))
+    ranked, scores, totals = draw.normal(n, V), draw.normal(n, V), draw.normal(n)
+    ranked[:, ::3] = -np.inf
+    words, parents = (guarded(np.full(n * each, 113, np.int32)) for _ in range(2))
+    found = []
+    for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+        own = wide(ranked)[start : start + count] + wide(totals)[start : start + count, None]
+        order = np.argsort(-own, axis=None, kind="stable")[: count * each]
+        found += [(start + at // V, at % V) for at in order.tolist()]
+    parent, word = (np.array(x) for x in zip(*found, strict=True))
+    new = wide(totals)[parent] + wide(scores)[parent, word]
+    args = [ranked, scores, totals, rows, words, parents, draw.poison(n * each)]
+    args += ints(n, each, size, 7, V)
+    wanted = {4: wide(word), 5: wide(parent), 6: new}
+    return Case("continue_beams", (n,), draw.threads, args, wanted)
+
+
 def segment_sum(draw: Draw, R: int, C: int, K: int, first: int = 0) -> Case:
     """R rows in K segments; those up to `first`, and most likely some others, have no rows."""
     rows, ids = draw.normal(R, C), draw.rng.integers(first, K, R)
@@ -367,10 +454,24 @@ def segment_sum(draw: Draw, R: int, C: int, K: int, first: int = 0) -> Case:
     np.add.at(wanted, ids, wide(rows))
     return Case(
         "segment_sum",
-        (K, draw.blocks(C)),
+        (K, -(-C // (draw.threads // 4))),
         draw.threads,
         [rows, guarded(order), guarded(starts), draw.poison(K, C), np.int32(C)],
         {3: wanted},
+    )
+
+
+def column_sum(draw: Draw, R: int, C: int) -> Case:
+    x = draw.normal(R, C)
+    args = [x, draw.poison(C), *ints(R, C)]
+    return Case("column_sum", (-(-C // 8),), draw.threads, args, {1: wide(x).sum(axis=0)})
+
+
+def add_rows(draw: Draw, R: int, C: int) -> Case:
+    x, b = draw.normal(R, C), draw.normal(C)
+    wanted = wide(x) + wide(b)
+    return Case(
+        "add_rows", (draw.blocks(R * C),), draw.threads, [x, b, *ints(R * C, C)], {0: wanted}
     )
 
 
@@ -403,7 +504,7 @@ def clip(draw: Draw, n: int, norm: float, most: float = 5.0) -> Case:
     x, threads = draw.normal(n), draw.threads  # as many blocks as threads
     partial = guarded(draw.rng.random(threads))
     partial *= norm * norm / partial.sum()
-    args = [x, partial, draw.poison(1), np.float64(most), np.int64(n)]
+    args = [x, partial, draw.poison(1), *draw.reals(most), np.int64(n)]
     return Case(
         "clip",
         (threads,),
@@ -416,7 +517,8 @@ def clip(draw: Draw, n: int, norm: float, most: float = 5.0) -> Case:
 def adam_update(draw: Draw, n: int) -> Case:
     w, dw, m, v = (draw.normal(n) for _ in range(4))
     v *= v
-    alpha, beta1, beta2, epsilon = numbers = 1e-3, 0.9, 0.999, 1e-8
+    alpha, beta1, beta2, epsilon = 1e-3, 0.9, 0.999, 1e-8
+    numbers = draw.reals(alpha, beta1, 1 - beta1, beta2, 1 - beta2, epsilon)
     m_new = beta1 * wide(m) + (1 - beta1) * wide(dw)
     v_new = beta2 * wide(v) + (1 - beta2) * wide(dw) ** 2
     w_new = wide(w) - alpha * m_new / (np.sqrt(v_new) + epsilon)
@@ -424,7 +526,7 @@ def adam_update(draw: Draw, n: int) -> Case:
         "adam_update",
         (draw.blocks(n),),
         draw.threads,
-        [w, dw, m, v, *map(np.float64, numbers), np.int64(n)],
+        [w, dw, m, v, *numbers, np.int64(n)],
         {0: w_new, 2: m_new, 3: v_new},
     )
 
@@ -437,7 +539,7 @@ def dropout(draw: Draw, n: int, same: str = "", keep: float = 0.7) -> Case:
         "dropout",
         (draw.blocks(n),),
         draw.threads,
-        [x, mask, out, np.float64(keep), np.int64(n)],
+        [x, mask, out, *draw.reals(1 / keep), np.int64(n)],
         {2: wanted},
     )
 
@@ -453,6 +555,8 @@ def dropout_masks(
     numbers = [
         np.append(2 * n - 1, draw.rng.permutation(2 * n))[:n].astype(np.int32) for n in counts
     ]
+    for rows in numbers:
+        rows[1:2] = -1  # of a row that keeps nothing
     wanted = {}
     for place, (n, width) in enumerate(zip(counts, widths, strict=True)):
         key, counter = np.array([seed, place], np.uint64), np.array([0, 0, 0, step], np.uint64)
@@ -463,7 +567,8 @@ def dropout_masks(
             .view(np.uint16)
         )
         wanted[3 + place] = wide(
-            bits.reshape(2 * n, 16 * blocks)[numbers[place], :width] < 65536 * keep
+            (bits.reshape(2 * n, 16 * blocks)[numbers[place], :width] < 65536 * keep)
+            & (numbers[place] >= 0)[:, None]
         )
     threads = sum(n * draw_blocks(width) for n, width in zip(counts, widths, strict=True))
     scalars = [
@@ -497,7 +602,7 @@ def record_step(draw: Draw, capacity: int, i: int) -> Case:
 def weighted_sum(draw: Draw, n: int, each: bool = True) -> Case:
     x, scale = draw.normal(n), draw.normal(n) if each else draw.poison(n)
     wanted = (wide(x) * (wide(scale) if each else 0.375)).sum()
-    args = [x, scale, np.float64(0.375), draw.poison(1), *ints(each, n)]
+    args = [x, scale, *draw.reals(0.375), draw.poison(1), *ints(each, n)]
     return Case("weighted_sum", (1,), draw.threads, args, {3: np.array([wanted])})
 
 
@@ -523,13 +628,29 @@ def gather_drop(draw: Draw, R: int, K: int, C: int, keep: float = 0.7) -> Case:
         guarded(draw.rng.integers(0, K, R).astype(np.int32)),
         guarded(draw.rng.random((R, C)) < keep),
     )
-    args = [table, rows, mask, draw.poison(R, C), np.float64(keep), *ints(R * C, C)]
+    args = [table, rows, mask, draw.poison(R, C), *draw.reals(1 / keep), *ints(R * C, C)]
     return Case(
         "gather_drop",
         (draw.blocks(R * C),),
         draw.threads,
         args,
         {3: wide(table)[rows] * mask / keep},
+    )
+
+
+def gather_regions(draw: Draw, R: int, K: int, C: int, P: int, keep: float = 0.7) -> Case:
+    table, rows, mask = (
+        draw.normal(K, P, C),
+        guarded(draw.rng.integers(0, K, R).astype(np.int32)),
+        guarded(draw.rng.random((R, C)) < keep),
+    )
+    args = [table, rows, mask, draw.poison(R, P, C), *draw.reals(1 / keep), *ints(R * P * C, P, C)]
+    return Case(
+        "gather_regions",
+        (draw.blocks(R * P * C),),
+        draw.threads,
+        args,
+        {3: wide(table)[rows] * mask[:, None] / keep},
     )
 
 
@@ -629,6 +750,20 @@ def attend_step_backward(draw: Draw, n: int, P: int, H: int) -> Case:
     return Case("attend_step_backward", (n,), draw.threads, args, wanted)
 
 
+def mean_regions(draw: Draw, N: int, P: int, H: int) -> Case:
+    A, out = draw.normal(N, P, H), draw.poison(N, H)
+    args = [A, out, *ints(N * H, P, H)]
+    return Case(
+        "mean_regions", (draw.blocks(N * H),), draw.threads, args, {1: wide(A).mean(axis=1)}
+    )
+
+
+def add_to_regions(draw: Draw, N: int, P: int, H: int) -> Case:
+    dA, dmean = draw.normal(N, P, H), draw.normal(N, H)
+    wanted, args = wide(dA) + wide(dmean)[:, None] / P, [dA, dmean, *ints(N * H, P, H)]
+    return Case("add_to_regions", (draw.blocks(N * H),), draw.threads, args, {0: wanted})
+
+
 def attention_sum(draw: Draw, N: int, T: int, P: int, H: int) -> Case:
     firsts, caption = _ragged(N, T)
     R = len(caption)
@@ -672,7 +807,7 @@ def scatter_drop(draw: Draw, R: int, K: int, C: int, keep: float = 0.7) -> Case:
         np.zeros((K, C)),
     )
     wanted[rows] = wide(x) * mask / keep
-    args = [x, rows, mask, draw.poison(K, C), np.float64(keep), *ints(R, K * C, C)]
+    args = [x, rows, mask, draw.poison(K, C), *draw.reals(1 / keep), *ints(R, K * C, C)]
     return Case("scatter_drop", (draw.blocks(K * C),), draw.threads, args, {3: wanted})
 
 
@@ -801,6 +936,52 @@ CASES = {
             ("scatter_drop", scatter_drop),
         )
     },
+    **{
+        name: Kernel(
+            "choosing.cu",
+            make,
+            [
+                {"rows": rows, "V": V}
+                for rows, V in ((3, 70), (1, 1), (2, 2), (4, 255), (5, 256), (3, 1004), (2, 2539))
+            ],
+        )
+        for name, make in (
+            ("normalise", normalise),
+            ("forbid", forbid),
+            ("likeliest", likeliest),
+        )
+    },
+    "draw_words": Kernel(
+        "choosing.cu",
+        draw_words,
+        [
+            {"rows": rows, "V": V, "temperature": temperature}
+            for rows, V, temperature in (
+                (3, 70, 0.7),
+                (1, 1, 1.0),
+                (2, 2, None),
+                (4, 255, 2.0),
+                (5, 256, None),
+                (9, 1004, 1.0),
+                (4, 2539, None),
+            )
+        ],
+    ),
+    "continue_beams": Kernel(
+        "choosing.cu",
+        continue_beams,
+        [
+            {"pictures": pictures, "size": size, "V": V, "first": first}
+            for pictures, size, V, first in (
+                (3, 2, 50, False),
+                (1, 1, 3, True),
+                (4, 5, 40, True),
+                (5, 3, 255, False),
+                (2, 5, 1004, False),
+                (6, 4, 300, False),
+            )
+        ],
+    ),
     "segment_sum": Kernel(
         "segment_sum.cu",
         segment_sum,
@@ -811,7 +992,36 @@ CASES = {
             {"R": 5, "C": 7, "K": 4, "first": 3},
             {"R": 40, "C": 255, "K": 60},
             {"R": 200, "C": 33, "K": 31, "first": 5},
+            {"R": 33, "C": 65, "K": 1},
             {"R": 90, "C": 512, "K": 2},
+        ],
+    ),
+    "add_rows": Kernel(
+        "add_rows.cu", add_rows, [{"R": 5, "C": 17}, {"R": 1, "C": 1}, {"R": 9, "C": 64}]
+    ),
+    **{
+        name: Kernel(
+            "attention.cu",
+            make,
+            [{"N": n, "P": P, "H": H} for n, P, H in ((5, 3, 17), (1, 1, 1), (3, 49, 64))],
+        )
+        for name, make in (("mean_regions", mean_regions), ("add_to_regions", add_to_regions))
+    },
+    "gather_regions": Kernel(
+        "gather.cu",
+        gather_regions,
+        [
+            {"R": 2, "K": 3, "C": 9, "P": 2},
+            {"R": 1, "K": 1, "C": 1, "P": 1},
+            {"R": 5, "K": 3, "C": 37, "P": 3},
+        ],
+    ),
+    "column_sum": Kernel(
+        "column_sum.cu",
+        column_sum,
+        [
+            {"R": R, "C": C}
+            for R, C in ((70, 19), (1, 1), (3, 8), (31, 7), (32, 9), (700, 33), (257, 40))
         ],
     ),
     "sequence_sum": Kernel(

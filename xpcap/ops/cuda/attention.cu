@@ -1,6 +1,7 @@
 // Dot-product attention over the regions of pictures: a step in one launch each way, and the
-// gradient for the pictures in one launch after the loop. Contracts: ops.attend_steps,
-// ops.attend_backward_steps, ops.attention_sum.
+// gradient for the pictures in one launch after the loop; and the mean of regions. Contracts:
+// ops.attend_steps, ops.attend_backward_steps, ops.attention_sum, ops.mean_regions,
+// ops.add_to_regions.
 //
 // Arrays are whole buffers with the step's rows at `first` and the states it starts from at
 // `before`, as in lstm_gates.cu; A is (N, P, H). In a step a block of THREADS threads has one
@@ -8,15 +9,12 @@
 // P * H numbers. Each order of adding is fixed, without atomics: results are reproducible to the
 // bit.
 typedef REAL real;
-#define THREADS 256
 #define BLOCKS_AT_ONCE 4            // on a multiprocessor, in a step: that leaves a thread 64 registers
-#define REGIONS 1024                // of a picture, at most: whole tiles. With all else 13 KiB of shared memory in double
 #define LANES 16                    // threads that share the terms of a product: in float they read 64 neighbouring bytes
 #define LINES (THREADS / LANES)     // groups of so many threads
 #define TURNS 2                     // products of a group at the same time
 #define TILE (LINES * TURNS)        // regions whose products are added up between two barriers
 #define PARTS (TILE * (LANES + 1))  // with one number of padding a line, so that a column lies in different banks
-#define SLAB 16                     // regions for a thread of attention_sum
 #define DEPTH 16                    // rows that its block copies to shared memory at a time
 #define FACTORS (DEPTH * 2 * SLAB)
 
@@ -160,4 +158,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_sum(const real* 
 #pragma unroll
     for (int p = 0; p < SLAB; ++p)
         if (p0 + p < P) out[((long long)i * P + p0 + p) * H + k] = sums[p];
+}
+
+// out[i] = mean of A[i] over its P regions; one thread per element of out (n,) = (N, H).
+extern "C" __global__ void mean_regions(const real* A, real* out, int n, int P, int H) {
+    const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
+    if (k >= (unsigned)n) return;
+    const real* unit = A + (long long)(k / H) * P * H + k % H;
+    real sum = 0;
+#pragma unroll 8  // keep several loads in flight
+    for (int p = 0; p < P; ++p) sum += unit[(long long)p * H];
+    out[k] = sum / P;
+}
+
+// dA[i, p] += dmean[i] / P for all regions p; one thread per element of dmean (n,) = (N, H).
+extern "C" __global__ void add_to_regions(real* dA, const real* dmean, int n, int P, int H) {
+    const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
+    if (k >= (unsigned)n) return;
+    real* unit = dA + (long long)(k / H) * P * H + k % H;
+    const real share = dmean[k] / P;
+    for (int p = 0; p < P; ++p) unit[(long long)p * H] += share;
 }

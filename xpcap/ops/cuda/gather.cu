@@ -1,5 +1,6 @@
-// Rows of a table to where they are used, and gradients back; with inverted dropout if there is a
-// mask. Contracts: ops.gather, ops.gather_plus, ops.scatter, ops.gather_plus_image.
+// Rows of a table to where they are used, and gradients back; with inverted dropout, of scale 1 /
+// keep, if there is a mask. Contracts: ops.gather, ops.gather_plus, ops.scatter, ops.gather_plus_image,
+// ops.gather_regions.
 //
 // One thread per element of `out`, n < 2^31; `rows` (R,) are rows of the table. In a scatter they
 // are distinct and ascend, so each row of `out` can look for itself among them: all of `out` is
@@ -12,10 +13,18 @@ extern "C" __global__ void gather(const real* table, const int* rows, real* out,
     out[k] = table[(long long)rows[k / C] * C + k % C];
 }
 
-extern "C" __global__ void gather_drop(const real* table, const int* rows, const unsigned char* mask, real* out, double keep, int n, int C) {
+extern "C" __global__ void gather_drop(const real* table, const int* rows, const unsigned char* mask, real* out, real scale, int n, int C) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= (unsigned)n) return;
-    out[k] = mask[k] ? table[(long long)rows[k / C] * C + k % C] * (real)(1 / keep) : 0;
+    out[k] = mask[k] ? table[(long long)rows[k / C] * C + k % C] * scale : 0;
+}
+
+// Pictures of P regions of D numbers; `mask` (N, D) drops a unit in all regions.
+extern "C" __global__ void gather_regions(const real* table, const int* rows, const unsigned char* mask, real* out, real scale, int n, int P, int D) {
+    const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
+    if (k >= (unsigned)n) return;
+    const unsigned picture = k / D / P;
+    out[k] = mask[picture * D + k % D] ? table[(long long)rows[picture] * P * D + k % ((unsigned)P * D)] * scale : 0;
 }
 
 extern "C" __global__ void gather_plus(const real* table, const int* rows, const real* b, real* out, int n, int C) {
@@ -55,10 +64,10 @@ extern "C" __global__ void scatter(const real* x, const int* rows, real* out, in
     out[k] = from < R ? x[(long long)from * C + k % C] : 0;
 }
 
-extern "C" __global__ void scatter_drop(const real* x, const int* rows, const unsigned char* mask, real* out, double keep, int R, int n, int C) {
+extern "C" __global__ void scatter_drop(const real* x, const int* rows, const unsigned char* mask, real* out, real scale, int R, int n, int C) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= (unsigned)n) return;
     const int from = position_of(k / C, rows, R);
     const long long at = (long long)from * C + k % C;
-    out[k] = from < R && mask[at] ? x[at] * (real)(1 / keep) : 0;
+    out[k] = from < R && mask[at] ? x[at] * scale : 0;
 }

@@ -8,29 +8,15 @@
 // c_prev itself, da may alias gates, and dc_prev may alias dc or dh_next.
 typedef REAL real;
 
-__device__ real sigmoid(real x) { return (real)0.5 * (1 + tanh((real)0.5 * x)); }
+#include "gates.cuh"
 
 extern "C" __global__ void lstm_gates(const real* a, const real* r, const real* c_prev, real* h, real* c, real* gates, real* tanh_c,
                                       int first, int before, int after, int n, int H) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= (unsigned)n * H) return;
-    const long long row = k / H, unit = k % H, at = (first + row) * H + unit, at_before = (before + row) * H + unit, at_after = (after + row) * H + unit;
-    const long long at_i = (first + row) * 4 * H + unit, at_f = at_i + H, at_o = at_f + H, at_g = at_o + H;
-
-    const real i = sigmoid(a[at_i] + r[at_i]);
-    const real f = sigmoid(a[at_f] + r[at_f]);
-    const real o = sigmoid(a[at_o] + r[at_o]);
-    const real g = tanh(a[at_g] + r[at_g]);
-    const real cell = f * c_prev[at_before] + i * g;
-    const real tanh_cell = tanh(cell);
-
-    gates[at_i] = i;
-    gates[at_f] = f;
-    gates[at_o] = o;
-    gates[at_g] = g;
-    c[at_after] = cell;
-    tanh_c[at] = tanh_cell;
-    h[at_after] = o * tanh_cell;
+    const long long row = k / H, unit = k % H, at = (first + row) * H + unit, at_i = (first + row) * 4 * H + unit, at_after = (after + row) * H + unit;
+    lstm_unit(a[at_i] + r[at_i], a[at_i + H] + r[at_i + H], a[at_i + 2 * H] + r[at_i + 2 * H], a[at_i + 3 * H] + r[at_i + 3 * H],
+              c_prev[(before + row) * H + unit], H, gates + at_i, c + at_after, tanh_c + at, h + at_after);
 }
 
 // dh comes from the layer above; dh_next and dc, one row per sequence, from the next time step,
@@ -39,18 +25,7 @@ extern "C" __global__ void lstm_gates_backward(const real* dh, const real* dh_ne
                                                const real* c_prev, real* da, real* dc_prev, int first, int before, int n, int more, int H) {
     const unsigned k = blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= (unsigned)n * H) return;
-    const long long row = k / H, unit = k % H, at = (first + row) * H + unit;
-    const long long at_i = (first + row) * 4 * H + unit, at_f = at_i + H, at_o = at_f + H, at_g = at_o + H;
-
-    const real i = gates[at_i], f = gates[at_f], o = gates[at_o], g = gates[at_g];
-    const real tanh_cell = tanh_c[at], cell_prev = c_prev[(before + row) * H + unit];
-    const real dh_all = row < more ? dh[at] + dh_next[k] : dh[at];
-    const real dc_here = dh_all * o * (1 - tanh_cell * tanh_cell);
-    const real dc_all = row < more ? dc[k] + dc_here : dc_here;
-
-    da[at_i] = dc_all * g * i * (1 - i);
-    da[at_f] = dc_all * cell_prev * f * (1 - f);
-    da[at_o] = dh_all * tanh_cell * o * (1 - o);
-    da[at_g] = dc_all * i * (1 - g * g);
-    dc_prev[k] = dc_all * f;
+    const long long row = k / H, unit = k % H, at = (first + row) * H + unit, at_i = (first + row) * 4 * H + unit;
+    const real from_next = row < more ? dh_next[k] : 0, dc_next = row < more ? dc[k] : 0;
+    lstm_unit_backward(dh[at] + from_next, dc_next, gates + at_i, tanh_c[at], c_prev[(before + row) * H + unit], H, da + at_i, dc_prev + k);
 }

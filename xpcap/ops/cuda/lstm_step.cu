@@ -29,7 +29,6 @@
 // sums, 16 threads hold them, and 16 groups share 128 terms. Each order is fixed: results are
 // reproducible to the bit.
 typedef REAL real;
-#define THREADS 256
 #define BLOCKS_AT_ONCE (8 / sizeof(real))  // on a multiprocessor: two in float, 128 registers a thread
 #define LOADS 8                            // numbers of a tile, at most, that a thread copies
 #define PAD 4                // between lines of a tile: 4 numbers of 8 lines lie in 32 different banks
@@ -41,12 +40,10 @@ struct Tile {
 // At H = 512, 25 sequences make 64 blocks each way, and 128 make 256: two for nearly every
 // multiprocessor of an H100. Of all shapes of 1024 sums a square reads least. Backward there are 256
 // sums, over four times as many terms.
-#define FORWARD_UNITS 8
-#define BACKWARD_UNITS 16
 #define FORWARD {THREADS / FORWARD_UNITS, 4 * FORWARD_UNITS, THREADS / 4}
 #define BACKWARD {THREADS / BACKWARD_UNITS, BACKWARD_UNITS, THREADS / 2}
 
-__device__ real sigmoid(real x) { return (real)0.5 * (1 + tanh((real)0.5 * x)); }
+#include "gates.cuh"
 
 // ---- tiles: a thread loads its share of the next one before the block multiplies the present one.
 // Beyond the edges of a matrix there are zeros.
@@ -151,23 +148,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) lstm_step(
     const int block_row = threadIdx.x / FORWARD_UNITS, block_unit = threadIdx.x % FORWARD_UNITS;
     const long long row = row0 + block_row, unit = unit0 + block_unit;
     if (row >= n || unit >= H) return;
-    const long long at = (first + row) * H + unit, at_before = (before + row) * H + unit, at_after = (after + row) * H + unit;
-    const long long at_i = (first + row) * 4 * H + unit, at_f = at_i + H, at_o = at_f + H, at_g = at_o + H;
-
-    const real i = sigmoid(a[at_i] + total(room, tile, patch, block_row, block_unit));
-    const real f = sigmoid(a[at_f] + total(room, tile, patch, block_row, block_unit + FORWARD_UNITS));
-    const real o = sigmoid(a[at_o] + total(room, tile, patch, block_row, block_unit + 2 * FORWARD_UNITS));
-    const real g = tanh(a[at_g] + total(room, tile, patch, block_row, block_unit + 3 * FORWARD_UNITS));
-    const real cell = f * c_prev[at_before] + i * g;
-    const real tanh_cell = tanh(cell);
-
-    gates[at_i] = i;
-    gates[at_f] = f;
-    gates[at_o] = o;
-    gates[at_g] = g;
-    c[at_after] = cell;
-    tanh_c[at] = tanh_cell;
-    h[at_after] = o * tanh_cell;
+    const long long at = (first + row) * H + unit, at_i = (first + row) * 4 * H + unit, at_after = (after + row) * H + unit;
+    lstm_unit(a[at_i] + total(room, tile, patch, block_row, block_unit),
+              a[at_i + H] + total(room, tile, patch, block_row, block_unit + FORWARD_UNITS),
+              a[at_i + 2 * H] + total(room, tile, patch, block_row, block_unit + 2 * FORWARD_UNITS),
+              a[at_i + 3 * H] + total(room, tile, patch, block_row, block_unit + 3 * FORWARD_UNITS),
+              c_prev[(before + row) * H + unit], H, gates + at_i, c + at_after, tanh_c + at, h + at_after);
 }
 
 // The first `more` sequences have a next step, whose rows begin at first + n: its da @ Wh.T is added
@@ -202,18 +188,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE) lstm_step_
     const int block_row = threadIdx.x / BACKWARD_UNITS, block_unit = threadIdx.x % BACKWARD_UNITS;
     const long long row = row0 + block_row, unit = unit0 + block_unit, k = row * H + unit;
     if (row >= n || unit >= H) return;
-    const long long at = (first + row) * H + unit;
-    const long long at_i = (first + row) * 4 * H + unit, at_f = at_i + H, at_o = at_f + H, at_g = at_o + H;
-
-    const real i = gates[at_i], f = gates[at_f], o = gates[at_o], g = gates[at_g];
-    const real tanh_cell = tanh_c[at], cell_prev = c_prev[(before + row) * H + unit];
-    const real dh_all = row < more ? dh[at] + total(room, tile, patch, block_row, block_unit) : dh[at];
-    const real dc_here = dh_all * o * (1 - tanh_cell * tanh_cell);
-    const real dc_all = row < more ? dc[k] + dc_here : dc_here;
-
-    da[at_i] = dc_all * g * i * (1 - i);
-    da[at_f] = dc_all * cell_prev * f * (1 - f);
-    da[at_o] = dh_all * tanh_cell * o * (1 - o);
-    da[at_g] = dc_all * i * (1 - g * g);
-    dc[k] = dc_all * f;
+    const long long at = (first + row) * H + unit, at_i = (first + row) * 4 * H + unit;
+    const real from_next = row < more ? total(room, tile, patch, block_row, block_unit) : 0, dc_next = row < more ? dc[k] : 0;
+    lstm_unit_backward(dh[at] + from_next, dc_next, gates + at_i, tanh_c[at], c_prev[(before + row) * H + unit], H, da + at_i, dc + k);
 }

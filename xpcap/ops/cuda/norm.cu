@@ -1,20 +1,18 @@
 // The Euclidean norm of the flat gradient, and clipping by it, in two launches each. Contracts:
 // ops.global_norm, ops.clip_by_norm.
 //
-// squares: each of BLOCKS blocks of THREADS threads writes a partial sum of squares; root: one
-// block of THREADS threads adds them and takes the square root; clip: each of BLOCKS blocks does so
+// squares: each of NORM_BLOCKS blocks of THREADS threads writes a partial sum of squares; root: one
+// block of THREADS threads adds them and takes the square root; clip: each of NORM_BLOCKS blocks does so
 // for itself, and scales its share of x in place. Sums are in double, reduced in trees of fixed
 // shape, so results are reproducible to the bit.
 typedef REAL real;
-#define THREADS 256
-#define BLOCKS 256
 
 extern "C" __global__ void squares(const real* x, double* partial, long long n) {
     __shared__ double sums[THREADS];
     const int thread = threadIdx.x;
     double sum = 0;
 #pragma unroll 4
-    for (long long k = (long long)blockIdx.x * THREADS + thread; k < n; k += BLOCKS * THREADS) sum += (double)x[k] * x[k];
+    for (long long k = (long long)blockIdx.x * THREADS + thread; k < n; k += NORM_BLOCKS * THREADS) sum += (double)x[k] * x[k];
     sums[thread] = sum;
     __syncthreads();
     for (int half = THREADS / 2; half > 0; half /= 2) {
@@ -29,7 +27,7 @@ __device__ real root_of(const double* partial, double* sums) {
     const int thread = threadIdx.x;
     sums[thread] = partial[thread];
     __syncthreads();
-    for (int half = BLOCKS / 2; half > 0; half /= 2) {
+    for (int half = NORM_BLOCKS / 2; half > 0; half /= 2) {
         if (thread < half) sums[thread] += sums[thread + half];
         __syncthreads();
     }
@@ -37,16 +35,16 @@ __device__ real root_of(const double* partial, double* sums) {
 }
 
 extern "C" __global__ void root(const double* partial, real* out) {
-    __shared__ double sums[BLOCKS];
+    __shared__ double sums[NORM_BLOCKS];
     const real length = root_of(partial, sums);
     if (threadIdx.x == 0) out[0] = length;
 }
 
-extern "C" __global__ void clip(real* x, const double* partial, real* norm, double most, long long n) {
-    __shared__ double sums[BLOCKS];
-    const real limit = most, length = root_of(partial, sums);
-    const real factor = limit / (length <= limit ? limit : length);  // a NaN length stays NaN, as with xp.maximum
+extern "C" __global__ void clip(real* x, const double* partial, real* norm, real most, long long n) {
+    __shared__ double sums[NORM_BLOCKS];
+    const real length = root_of(partial, sums);
+    const real factor = most / (length <= most ? most : length);  // a NaN length stays NaN, as with xp.maximum
     if (blockIdx.x == 0 && threadIdx.x == 0) norm[0] = length;
     if (factor == 1) return;  // usually, and then x is not even read
-    for (long long k = (long long)blockIdx.x * THREADS + threadIdx.x; k < n; k += BLOCKS * THREADS) x[k] *= factor;
+    for (long long k = (long long)blockIdx.x * THREADS + threadIdx.x; k < n; k += NORM_BLOCKS * THREADS) x[k] *= factor;
 }

@@ -29,13 +29,14 @@ __device__ long long blocks_of(int width) { return (width + 15) / 16; }
 __device__ void draw(const int* numbers, unsigned char* mask, int width, long long k, int place, int below, word seed, word step) {
     const long long row = k / blocks_of(width), block = k % blocks_of(width);
     const Words counter = {1 + numbers[row] * (word)blocks_of(width) + block, 0, 0, step};
+    const bool any = numbers[row] >= 0;  // -1: no unit is kept
     const Words bits = philox(counter, seed, place);
     const word words[4] = {bits.a, bits.b, bits.c, bits.d};
     unsigned char* out = mask + row * width + 16 * block;
     const long long left = width - 16 * block;
 #pragma unroll  // so that `words` stays in registers
     for (int u = 0; u < 16; ++u)
-        if (u < left) out[u] = (int)(words[u / 4] >> 16 * (u % 4) & 0xffff) < below;
+        if (u < left) out[u] = any && (int)(words[u / 4] >> 16 * (u % 4) & 0xffff) < below;
 }
 
 extern "C" __global__ void dropout_masks(const int* feature_numbers, const int* word_numbers, const int* hidden_numbers, unsigned char* features,

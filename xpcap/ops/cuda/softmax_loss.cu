@@ -1,20 +1,25 @@
-// Softmax loss of scores (rows, V), plus a bias (V,) if `biased`, with smoothed targets, and its
-// gradient with a scale per row if `each`, else one scale for all. Contracts: ops.softmax_loss,
-// ops.word_loss. A target outside 0..V-1 gives a loss of NaN, so that it is seen and nothing beyond
-// the scores is read.
+// Softmax loss of scores (rows, V), plus a bias (V,) if `biased`, and its gradient with a scale per
+// row if `each`, else one scale for all. Targets are smoothed: a word has the probability `rest`,
+// the target has `kept` besides. Contracts: ops.softmax_loss, ops.word_loss. With NO_TARGET loss and
+// gradient are 0. Any other target outside 0..V-1 gives a loss of NaN, so that it is seen and nothing
+// beyond the scores is read.
 //
 // One block of THREADS threads per row; each thread takes every THREADS-th score. The row is read
 // three times, the last two times from cache: for its maximum, for the sum of exp(score - maximum),
 // and to write the gradient; once more for smoothed targets. dscores may alias scores. Partial
 // results are reduced in a tree of fixed shape, so results are reproducible to the bit.
 typedef REAL real;
-#define THREADS 256
 
-extern "C" __global__ void softmax_loss(const real* scores, const real* bias, const int* targets, const real* scale, double same,
-                                        double smoothing, real* nll, real* dscores, int biased, int each, int V) {
+extern "C" __global__ void softmax_loss(const real* scores, const real* bias, const int* targets, const real* scale, real same,
+                                        real kept, real rest, real* nll, real* dscores, int biased, int each, int V) {
     __shared__ real partial[THREADS];
     const int thread = threadIdx.x, target = targets[blockIdx.x];
     const long long row = (long long)blockIdx.x * V;
+    if (target == NO_TARGET) {  // the whole block
+        for (int j = thread; j < V; j += THREADS) dscores[row + j] = 0;
+        if (thread == 0) nll[blockIdx.x] = 0;
+        return;
+    }
     const bool known = target >= 0 && target < V;
     const int at = known ? target : 0;
     const real target_score = scores[row + at] + (biased ? bias[at] : 0);  // read before any thread overwrites it with the gradient
@@ -44,7 +49,7 @@ extern "C" __global__ void softmax_loss(const real* scores, const real* bias, co
     sum = partial[0];
 
     real away = 0;  // sum of all scores, each from the maximum
-    if (smoothing > 0) {
+    if (rest > 0) {
         __syncthreads();  // all have read the sum
         for (int j = thread; j < V; j += THREADS) away += scores[row + j] + (biased ? bias[j] : 0) - most;
         partial[thread] = away;
@@ -56,10 +61,10 @@ extern "C" __global__ void softmax_loss(const real* scores, const real* bias, co
         away = partial[0];
     }
 
-    const real share = 1 / sum, factor = each ? scale[blockIdx.x] : (real)same, rest = smoothing / V, kept = 1 - smoothing;
+    const real share = 1 / sum, factor = each ? scale[blockIdx.x] : same;
     for (int j = thread; j < V; j += THREADS) {
         const real p = exp(scores[row + j] + (biased ? bias[j] : 0) - most) * share;
         dscores[row + j] = (p - (j == target ? kept + rest : rest)) * factor;
     }
-    if (thread == 0) nll[blockIdx.x] = known ? log(sum) + kept * (most - target_score) - rest * away : nan("");
+    if (thread == 0) nll[blockIdx.x] = known ? log(sum) + kept * (most - target_score) - rest * away : (real)nan("");
 }

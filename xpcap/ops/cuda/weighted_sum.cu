@@ -4,13 +4,12 @@
 // One block of THREADS threads. Sums are in double, reduced in a tree of fixed shape, so the result
 // is reproducible to the bit.
 typedef REAL real;
-#define THREADS 256
 
-extern "C" __global__ void weighted_sum(const real* x, const real* scale, double same, real* out, int each, int n) {
+extern "C" __global__ void weighted_sum(const real* x, const real* scale, real same, real* out, int each, int n) {
     __shared__ double sums[THREADS];
     const int thread = threadIdx.x;
     double sum = 0;
-    for (int k = thread; k < n; k += THREADS) sum += (double)x[k] * (each ? (double)scale[k] : same);
+    for (int k = thread; k < n; k += THREADS) sum += (double)x[k] * (each ? scale[k] : same);
     sums[thread] = sum;
     __syncthreads();
     for (int half = THREADS / 2; half > 0; half /= 2) {
