@@ -384,7 +384,9 @@ def test_gpu_page_lists_every_difference(monkeypatch: pytest.MonkeyPatch) -> Non
     from test_emulated_device import DIFFERENCES
 
     for number, difference, _ in DIFFERENCES:
-        assert f"\n| {number} | {difference} | " in DOCS["develop/testing-without-a-gpu.md"], difference
+        assert f"\n| {number} | {difference} | " in DOCS["develop/testing-without-a-gpu.md"], (
+            difference
+        )
 
 
 def test_gpu_page_has_the_table_of_planted_mistakes() -> None:
@@ -445,12 +447,12 @@ BUDGETS = {  # words of a page at most, as `wc -w` counts; a page that needs mor
     "SECURITY.md": 450,
     "CHANGELOG.md": 900,
     "CONTRIBUTING.md": 700,
-    "docs/index.md": 180,
+    "docs/index.md": 190,
     "docs/install.md": 350,
     "docs/benchmarks.md": 800,
     "docs/quality.md": 900,
     "docs/tutorials/demo.md": 400,
-    "docs/tutorials/your-photos.md": 900,
+    "docs/tutorials/your-photos.md": 950,
     "docs/tutorials/check-your-lstm.md": 700,
     "docs/tutorials/course.md": 600,
     "docs/howto/better-captions.md": 650,
@@ -460,11 +462,14 @@ BUDGETS = {  # words of a page at most, as `wc -w` counts; a page that needs mor
     "docs/howto/stop-and-resume.md": 350,
     "docs/howto/troubleshooting.md": 600,
     "docs/howto/own-loop.md": 600,
+    "docs/howto/export.md": 1100,
+    "docs/howto/gpu.md": 600,
     "docs/howto/own-models.md": 1300,
     "docs/howto/serve.md": 600,
     "docs/howto/several-processes.md": 500,
     "docs/howto/teaching.md": 500,
-    "docs/reference/commands.md": 3000,
+    "docs/howto/web-page.md": 450,
+    "docs/reference/commands.md": 3100,
     "docs/reference/python.md": 500,
     "docs/reference/files.md": 900,
     "docs/reference/scores.md": 700,
@@ -473,15 +478,13 @@ BUDGETS = {  # words of a page at most, as `wc -w` counts; a page that needs mor
     "docs/explain/plain-lstm.md": 900,
     "docs/explain/backward.md": 2600,
     "docs/explain/attention-and-score.md": 900,
-    "docs/explain/layers.md": 2500,
+    "docs/explain/layers.md": 2600,
     "docs/explain/glossary.md": 500,
     "docs/about/data-and-licences.md": 300,
     "docs/develop/experiments.md": 800,
 }
-written = pytest.mark.skipif(True, reason="the pages are being rewritten")
 
 
-@written
 @pytest.mark.parametrize("name", BUDGETS)
 def test_pages_keep_to_their_budget(name: str) -> None:
     words = len((ROOT / name).read_text(encoding="utf-8").split())

@@ -30,7 +30,7 @@ from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 class TrainOptions:
     """The options of `train`, with their defaults; those of generated pictures are in GENERATED.
 
-    `suited_to` chooses what depends on the number of captions; ``xpcap train --help`` lists it.
+    `suited_to` chooses what depends on the number of captions; the help of `xpcap train` lists it.
 
     Parameters
     ----------
