@@ -337,7 +337,7 @@ MISTAKES = [
         "one-by-one",
         "one transfer for each index vector",
         "send_joined",
-        'joined, $views, $start = buffer.upload("indices", $all), [], 0',
+        'joined = buffer.upload("indices", $all)',
         "return [buffer.upload(f'indices {k}', part) for k, part in enumerate(parts)]",
         STEP,
         "Wait(how='Event.synchronize'",
