@@ -134,6 +134,12 @@ def test_rewards_count_the_words_of_references_once(monkeypatch: pytest.MonkeyPa
     assert counted == [6]
 
 
+def test_rewards_refuse_a_picture_without_captions() -> None:
+    captions = DATA.split("train").captions[:2, 1:]
+    with pytest.raises(ValueError, match=r"picture 20 has no caption in the train split"):
+        SelfCritical(DATA).rewards(captions, np.array([19, 20]))
+
+
 def test_rewards_are_cider_d_with_train_frequencies_and_end_as_a_word() -> None:
     data, _ = tiny()
     references = [[[*text.split(), END] for text in SAID[i : i + 2]] for i in (0, 2)]

@@ -234,7 +234,18 @@ class SelfCritical(Objective):
         return None
 
     def rewards(self, captions: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-        """CIDEr-D (n,) of captions (n, T) of train pictures (n,); END, if it comes, is a word."""
+        """CIDEr-D (n,) of captions (n, T) of train pictures (n,); END, if it comes, is a word.
+
+        Raises
+        ------
+        ValueError
+            A picture has no caption in the train split.
+        """
+        if lacks := np.setdiff1d(pictures, self._pictures).tolist():
+            raise ValueError(
+                f"SelfCritical.rewards: picture {lacks[0]} has no caption in the train split,"
+                " expected pictures that captions refer to"
+            )
         ended = (captions == self._words.end).any(axis=1).tolist()
         words = [
             self._words.words(ids) + [END] * end for ids, end in zip(captions, ended, strict=True)
