@@ -140,7 +140,7 @@ MISTAKES = [
         "xp.zeros_like($h)",
         "__import__('numpy').zeros($h.shape, $h.dtype)",
         SAMPLING,
-        "c_prev is a numpy.ndarray, expected a device array",
+        "'memoryview' object has no attribute 'ptr'",
     ),
     Mistake(
         "host-numbers",
@@ -190,9 +190,9 @@ MISTAKES = [
     Mistake(
         "keyword",
         "a keyword that CuPy lacks",
-        "normalise",
-        "$scores.max(axis=1, keepdims=True)",
-        "$scores.max(axis=1, keepdims=True, initial=-xp.inf)",
+        "score",
+        "$log_p.sum(dtype=np.float64)",
+        "$log_p.sum(dtype=np.float64, initial=0)",
         TRAINING,
         "unexpected keyword argument 'initial'",
     ),
