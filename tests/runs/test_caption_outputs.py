@@ -173,7 +173,7 @@ def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(
     expected = captions_by_name(run, photos)
     (photos / "val00001.txt").write_text("my dog\n")
     result = good("caption", run, photos, "--txt")
-    assert result.stdout == "wrote 9 of 10 captions beside their pictures, as .txt\n"
+    assert result.stdout == "wrote 9 of 10 captions next to their pictures, as .txt\n"
     assert "left photos/val00001.txt: has another text, which was left" in result.stderr
     texts = {path: path.read_text(encoding="utf-8") for path in photos.rglob("*.txt")}
     assert texts.pop(photos / "val00001.txt") == "my dog\n"
