@@ -791,7 +791,7 @@ def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_n
     assert first.startswith("training an LSTM of 4 units on 6 pictures with 30 captions of ")
     assert few == (
         "few captions: batches of 64, 16 epochs, then 5 epochs of training on the score; too few to"
-        " learn to write: captions will be those of the training photos that look most alike; what"
+        " train on alone: each caption will be copied from the most similar training photo; what"
         " to expect, and how another run helps: docs/tutorials/your-photos.md"
     )
     assert (

@@ -160,7 +160,7 @@ def test_what_xpcap_lacks_is_refused_with_what_it_has(tmp_path: Path) -> None:
 import xpcap.course
 has = ("cs231n.captioning_solver, cs231n.classifiers.rnn, cs231n.coco_utils, cs231n.gradient_check,"
        " cs231n.image_utils, cs231n.layers, cs231n.optim, cs231n.rnn_layers")
-own = "for more, put the course's own folder cs231n/ beside the notebook"
+own = "for more, put the course's own folder cs231n/ next to the notebook"
 for line, name, words in (
     ("import cs231n.transformer_layers", "transformer_layers", (has, own)),
     ("from cs231n.classifiers.cnn import *", "classifiers.cnn", (has, own)),

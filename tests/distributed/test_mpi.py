@@ -236,7 +236,7 @@ def test_sigterm_to_mpiexec_saves_and_one_process_goes_on(data: Path) -> None:
     assert err.count("stopped by SIGTERM after iteration") == 1
     done = int(err.split("after iteration ")[1].split(",")[0])
     resumed = start([sys.executable, str(ROOT / "cli.py"), "train", "--out", str(out), "--resume"])
-    assert "was trained by 2 process(es) and goes on with 1" in until(resumed, "train_run: ")
+    assert "was trained by 2 process(es) and continues with 1" in until(resumed, "train_run: ")
     assert until(resumed, "resuming").startswith(f"resuming after iteration {done};")
     until(resumed, "epoch")
     resumed.send_signal(signal.SIGTERM)

@@ -907,7 +907,7 @@ PLANTED = [
         "lstm_step_backward",
         "(1 - g ** 2)",
         "g * (1 - g)",
-        "derivative of sigmoid in place of tanh",
+        "derivative of sigmoid instead of tanh",
         ("gate g",),
     ),
     P(
@@ -915,7 +915,7 @@ PLANTED = [
         "lstm_step_backward",
         "dgate_o * o * (1 - o)",
         "dgate_o * (1 - o ** 2)",
-        "derivative of tanh in place of sigmoid",
+        "derivative of tanh instead of sigmoid",
         ("gate o",),
     ),
     P(

@@ -804,7 +804,7 @@ def test_features_too_large_for_float16_are_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["no CAPTIONS are given"]),
+        ([], ["CAPTIONS is missing"]),
         (["c", "--encoder", "histogram"], ["--features and --encoder are both given"]),
         (["c", "--min-count", "2", "--vocabulary", "2"], ["--min-count and --vocabulary"]),
         (["c", "--split", "a=b", "--fractions", "1"], ["--split and --fractions"]),

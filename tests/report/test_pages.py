@@ -173,7 +173,7 @@ def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
         for text in row:
             assert text in page
     assert re.search(
-        r"perplexity</dt>.*?as unsure as a choice.*?<summary>How it is"
+        r"perplexity</dt>.*?leave the model as unsure.*?<summary>How it is"
         r" measured</summary>.*?log-likelihood",
         page,
         re.DOTALL,

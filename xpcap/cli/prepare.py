@@ -226,7 +226,7 @@ def _check_usage(given: dict[str, object]) -> None:
             " features come from?"
         )
     if not given["files"]:
-        raise click.UsageError("no CAPTIONS are given, expected files of captions")
+        raise click.UsageError("CAPTIONS is missing, expected one or more caption files")
     for one, other in (
         ("features", "encoder"),
         ("features", "grid"),

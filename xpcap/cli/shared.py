@@ -194,7 +194,7 @@ def print_captions(captions: Sequence[PictureCaption]) -> None:
 def _explanation(explanation: Explanation) -> str:
     lines = [f"  why    {visible(decision(explanation))}"]
     if explanation.neighbours:
-        lines += ["", "  training photos that look most alike, by similarity (at most 1)"]
+        lines += ["", "  most similar training photos, by similarity (at most 1)"]
         similar = [
             (f"{one.similarity:5.2f}", visible(one.image), visible(sample_caption(one)))
             for one in explanation.neighbours[:SHOWN]

@@ -366,8 +366,8 @@ class Progress:
         )
         if is_tiny(captions):
             line += (
-                "; too few to learn to write: captions will be those of the training photos that"
-                " look most alike"
+                "; too few to train on alone: each caption will be copied from the most similar"
+                " training photo"
             )
         say(f"{line}; what to expect, and how another run helps: docs/tutorials/your-photos.md")
 

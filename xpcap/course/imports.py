@@ -175,5 +175,5 @@ def _lacking(name: str, package: str, known: Iterable[str]) -> str:
         why = "; from 2025 on the exercise is in PyTorch, whose autograd takes the backward passes"
     return (
         f"xpcap.course: {name} is not among what xpcap has of the course, {', '.join(known)}{why};"
-        f" for more, put the course's own folder {package}/ beside the notebook"
+        f" for more, put the course's own folder {package}/ next to the notebook"
     )

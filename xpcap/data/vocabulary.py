@@ -187,7 +187,7 @@ class Vocabulary:
             raise DataError(
                 f"Vocabulary.union: the words of one are made by the tokeniser {self.tokeniser!r},"
                 f" those of the other by {other.tokeniser!r}, expected one tokeniser; prepare the"
-                " data anew"
+                " data again"
             )
         new = [word for word in other.idx_to_word if word not in self.word_to_idx]
         return Vocabulary([*self.idx_to_word, *new], tokeniser=self.tokeniser)

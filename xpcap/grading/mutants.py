@@ -386,7 +386,7 @@ def _other_expressions(
         function, value = slope
         other = f"1 - {value} ** 2" if function == "sigmoid" else f"{value} * (1 - {value})"
         swapped = "tanh" if function == "sigmoid" else "sigmoid"
-        kind = f"derivative of {swapped} in place of {function}"
+        kind = f"derivative of {swapped} instead of {function}"
         yield parsed(other), 1, kind, f"`{other}` stands where `{text}` belongs"
         call = "sigmoid" if function == "sigmoid" else "np.tanh"
         again = text.replace(value, f"{call}({value})")

@@ -87,7 +87,7 @@ class Repeats:
 
     name = "repeats"
     title = "repeats"
-    plain = "share of captions that say one to three words twice in a row, as in 'is is'"
+    plain = "share of captions that repeat one to three words at once, as in 'is is'"
     protocol = "share of captions in which one to three words stand twice in a row"
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:

@@ -111,7 +111,9 @@ class Replay(Generic[T]):
         except RuntimeError as error:  # CuPy's errors of CUDA are, too
             reason = str(error)
         if reason:
-            text = f"no CUDA graph of {len(self.work)} launches: {reason}; training goes on without"
+            text = (
+                f"no CUDA graph of {len(self.work)} launches: {reason}; training continues without"
+            )
             print(f"xpcap: {text}", file=sys.stderr)
             self.run()
         else:

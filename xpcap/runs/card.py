@@ -192,7 +192,7 @@ def _overview(run: Run) -> str:
         "attention+every-step": "every step attends to a grid of the image's regions, and has a"
         " term of the whole image",
     }[config.inject]
-    return f"""<!-- Written by xpcap when training ends, and written anew when training goes on. -->
+    return f"""<!-- Written by xpcap when training ends, and rewritten when training continues. -->
 # {code(run.name)}
 
 An image captioner: an {config.cell.upper()} of {config.hidden} units writes a caption word by word; {image}. It has

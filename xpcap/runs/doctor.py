@@ -242,8 +242,8 @@ def alike(learnt: Sequence[Hashable] | None) -> Diagnosis:
     return ALIKE.found(
         share,
         f"The most frequent training caption is {share:.1%} of those looked at.",
-        "All training captions are alike, or most are: a model learns to say that one of every"
-        " picture. Train on captions that tell what each picture shows.",
+        "All or most training captions are the same, and the model learns to repeat it for every"
+        " picture. Train on captions that describe each picture.",
     )
 
 
@@ -276,10 +276,10 @@ def repeats(captions: Sequence[Words], people: Sequence[Words]) -> Diagnosis:
     theirs = _share(bool(repeated(words)) for words in people)
     return REPEATS.above(theirs).found(
         len(twice) / max(len(captions), 1),
-        f"{len(twice):,} of {len(captions):,} captions say one to three words twice in a"
-        f" row{most}; of people's {theirs:.1%}.",
-        "The model does not know how to go on: it has seen too few captions, or too many <UNK> in"
-        " them. See what is said of unknown words; learn from more captions. `no_repeat_trigram`"
+        f"{len(twice):,} of {len(captions):,} captions repeat one to three words at once{most};"
+        f" {theirs:.1%} of people's do.",
+        "The model does not know how to continue: it has seen too few captions, or too many <UNK>"
+        " in them. See the check of unknown words; train on more captions. `no_repeat_trigram`"
         " hides some of it.",
     )
 
@@ -378,7 +378,7 @@ def length(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis:
         " if you use a beam; else train for more epochs."
     )
     longer = (
-        "Long captions say things twice. See whether captions end, and whether the training"
+        "Long captions repeat themselves. Check whether captions end, and whether the training"
         " captions are as long as these references."
     )
     meaning = f"A caption has {ours:.1f} words on average, a reference {theirs:.1f}."
@@ -488,7 +488,7 @@ def features(model: Captioner, data: CaptionData, split: str, alike: bool = Fals
     Parameters
     ----------
     data : encoded with the model's vocabulary, features scaled
-    alike : the training captions are alike, so that features cannot help
+    alike : the training captions are the same, so that features cannot help
     """
     of, pictures = data.split(split), captioned(data, split)
     if len(pictures) < 2:
@@ -503,7 +503,8 @@ def features(model: Captioner, data: CaptionData, split: str, alike: bool = Fals
     own, wrong = (teacher_forced(model, seen, split, captions=chosen) for seen in (data, exchanged))
     ratio = math.exp(min((wrong.loss - own.loss) * own.n / max(own.tokens, 1), 700.0))
     same = (
-        "The captions hardly depend on the picture, as the training captions are alike: see above."
+        "The captions hardly depend on the picture, as the training captions are the same: see"
+        " above."
     )
     mixed_up = (
         "The captions hardly depend on the picture. Check that features and names of pictures"
@@ -554,8 +555,8 @@ def overfitting(history: Sequence[Record], epoch: object) -> Diagnosis:
         else f"Validation loss was lowest in the last epoch, {last['epoch']}."
     )
     by_heart = (
-        f"The later epochs learnt the training captions by heart; the run keeps epoch {epoch}. More"
-        " captions, more `dropout`, or fewer `hidden` units move the lowest point down."
+        f"The later epochs overfit the training captions; the run keeps epoch {epoch}. More captions,"
+        " more `dropout`, or fewer `hidden` units move the lowest point down."
     )
     diverging = "Training loss rose as well, so it is not the captions: train with a lower `lr`."
     return symptom.found(

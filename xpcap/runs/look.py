@@ -215,7 +215,7 @@ def _order(trace: Trace) -> tuple[np.ndarray, str]:
         mean = trace.gates["f"][0].mean(axis=0)
         note = (
             "Units are sorted by their mean forget gate: those at the top keep their cell longest,"
-            " those at the bottom write it anew with each word. A row is the same unit everywhere."
+            " those at the bottom overwrite it at each word. A row is the same unit everywhere."
         )
     else:
         mean = trace.states["h"][0, 1:].mean(axis=0)

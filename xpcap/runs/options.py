@@ -478,7 +478,7 @@ def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
     """OptionError : options contradict those of the run to continue; it names all that differ.
 
     More epochs, or another patience, are no contradiction. But with a learning rate that falls to
-    zero in the last epoch, other epochs are one: every step would have been another.
+    zero in the last epoch, other epochs are one, since each step depends on their number.
     """
     names = [field.name for field in fields(TrainOptions)]
     fixed = [name for name in names if name not in (*NO_SETTINGS, *MAY_CHANGE)]
@@ -486,9 +486,9 @@ def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
     if not different and options.epochs != run.epochs and run.lr_decay == LINEAR:
         raise OptionError(
             f"train_run: `epochs` {options.epochs} given with `resume`, expected the {run.epochs}"
-            f" of {run.out}: its learning rate falls to zero over them (`lr_decay` {LINEAR}), so"
-            " that with others every step would have been another; leave `epochs` out, or begin"
-            " another run with another `out`, and this one as its `start`"
+            f" of {run.out}: its learning rate falls to zero over these epochs (`lr_decay`"
+            f" {LINEAR}), so each step depends on their number; leave `epochs` out, or start a new"
+            " run from this one, with `start` and another `out`"
         )
     if options.epochs < run.epochs or (options.epochs != run.epochs and run.lr_decay == LINEAR):
         different.append("epochs")

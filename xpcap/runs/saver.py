@@ -446,7 +446,7 @@ def _advice(error: OSError, folder: Path) -> str:
         except OSError as problem:
             free = f"free space unknown: {problem.strerror}"
         return (
-            f"expected room for the new checkpoint beside the old one ({free}); free some, or raise"
+            f"expected room for the new checkpoint next to the old one ({free}); free some, or raise"
             " your quota"
         )
     if error.errno == errno.EFBIG:

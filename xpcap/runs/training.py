@@ -337,7 +337,7 @@ def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path, on_remark: Remar
     now = solver.group.size
     if solver.times and before != now:
         on_remark(
-            f"train_run: {out} was trained by {before} process(es) and goes on with {now}: same"
+            f"train_run: {out} was trained by {before} process(es) and continues with {now}: same"
             " batches, same dropout; sums are rounded differently"
         )
 

@@ -20,8 +20,8 @@ from xpcap.progress import bar
 # Epoch to keep: of the lowest loss, or the highest CIDEr-D, on val; or the last one
 SELECT = ("loss", "cider", "last")
 PLAIN = (
-    "as unsure as a choice among so many words, at each word that people wrote; the fewer the"
-    " better"
+    "the number of equally likely words that would leave the model as unsure, at each word that"
+    " people wrote; the fewer the better"
 )
 PROTOCOL = (
     "exp of the mean negative log-likelihood per target word, END included, captions uncut, words"
