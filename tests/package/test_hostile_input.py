@@ -108,7 +108,7 @@ def many_strange_names(path: Path) -> None:
 ARCHIVES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "zeros without end": (
         lambda p: zeros(p, (2**27, 1), "<f4"),
-        ["features.npy is to hold 536,871,040 bytes", "at most 200 times"],
+        ["features.npy would unpack to 536,871,040 bytes", "at most 200 times"],
     ),
     "the same name without end": (
         lambda p: zeros(
@@ -162,15 +162,15 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: archive(p, names=b"\x93NUMPY\3\0" + GOOD["names.npy"][8:]),
         ["cannot be read as .npz"],
     ),
-    "lzma": (lambda p: archive(p, zipfile.ZIP_LZMA), ["compressed in a way of its own"]),
+    "lzma": (lambda p: archive(p, zipfile.ZIP_LZMA), ["uses another compression"]),
     "encrypted": (lambda p: patched(p, 8, b"\1\0"), ["features.npy", "is encrypted"]),
     "claims to be larger": (
         lambda p: patched(p, 24, struct.pack("<I", 2**31)),
-        ["features.npy is to hold 2,147,483,648 bytes"],
+        ["features.npy would unpack to 2,147,483,648 bytes"],
     ),
     "claims to be compressed less": (
         lambda p: patched(p, 20, struct.pack("<II", 2**31, 2**31)),
-        ["features.npy is to hold 2,147,483,648 bytes"],
+        ["features.npy would unpack to 2,147,483,648 bytes"],
     ),
     "claims to be smaller": (lambda p: patched(p, 24, struct.pack("<I", 130)), ["Bad CRC-32"]),
     "damaged in the middle": (lambda p: patched(p, 16, b"\1\2\3\4"), ["Bad CRC-32"]),

@@ -75,11 +75,11 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
         zipfile.ZIP_STORED,
         zipfile.ZIP_DEFLATED,
     ):  # others cannot be read by the block
-        raise ValueError(f"{member.filename} is compressed in a way of its own")
+        raise ValueError(f"{member.filename} uses another compression than stored or deflated")
     if member.file_size > max(FREE, RATIO * path.stat().st_size):
         raise ValueError(
-            f"{member.filename} is to hold {member.file_size:,} bytes, expected at most {RATIO}"
-            " times as many as the file"
+            f"{member.filename} would unpack to {member.file_size:,} bytes, expected at most {RATIO}"
+            " times the size of the file"
         )
     # zipfile compares the checksum when the last byte has been read
     with archive.open(member) as stream:
