@@ -209,6 +209,7 @@ def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
     elsewhere = {
         "--out",
         "--backend",
+        "--graphs",  # changes no result
         "--patience",
         "--save-every",
         "--resume",

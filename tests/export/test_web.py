@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import pytest
 from browser import NAMES, Browser, find_browser
 from commands import SMALL, call, failing, good
-from PIL import Image
 
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
@@ -37,7 +35,11 @@ from xpcap.runs import Run, data_of, open_captioner, open_run
 from xpcap.runs.ranking import default_policy, limited, make_candidates
 from xpcap.shapes import picture_of
 
+pytest.importorskip("PIL", reason="Pillow is not installed")
 pytest.importorskip("onnx", reason="the extra `export` is not installed")
+
+import PIL
+from PIL import Image
 
 from xpcap.export import web_folder
 from xpcap.export.web_folder import HAVE, MODULES, TARBALL, export_web
