@@ -257,7 +257,7 @@ def image_backward(
     if term is not None:
         dterm = sequence_sum(da, rows, buffer("dimage", term.shape))  # (N, G)
         product(h0.T, dterm, out=grads["W_image"])
-        add_product(dterm, params["W_image"].T, dh0, buffer("dh0 of image", dh0.shape))
+        add_product(dterm, params["W_image"].T, dh0, buffer)
     if attention is None:
         dprojected = dh0
     else:

@@ -39,21 +39,18 @@ def product(x: Array, w: Array, out: Array) -> Array:
     return get_array_module(x, w).dot(x, w, out=out)
 
 
-def add_product(x: Array, w: Array, out: Array, scratch: Array) -> Array:
-    """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous, scratch as out, overwritten."""
-    if fast := find(add_product, x, w, out, scratch):
-        return fast(x, w, out, scratch)
-    out += product(x, w, out=scratch)
+def add_product(x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> Array:
+    """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous; memory for x @ w from `buffer`."""
+    if fast := find(add_product, x, w, out):
+        return fast(x, w, out)
+    out += product(x, w, out=(buffer or fresh(out))("product", out.shape))
     return out
 
 
-def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
-    """out = x @ w.T: x (n, k), w (m, k), out (n, m).
-
-    `scratch` is flat, has at least n * m elements and is overwritten.
-    """
-    if fast := find(times_transpose, x, w, out, scratch):
-        return fast(x, w, out, scratch)
+def times_transpose(x: Array, w: Array, out: Array) -> Array:
+    """out = x @ w.T: x (n, k), w (m, k), out (n, m)."""
+    if fast := find(times_transpose, x, w, out):
+        return fast(x, w, out)
     return get_array_module(x, w).dot(x, w.T, out=out)
 
 
