@@ -616,6 +616,15 @@ def test_kernels_are_chosen_once_for_a_sequence(cell: str, monkeypatch: pytest.M
     assert counts[0] == counts[1] > 0
 
 
+def test_a_step_of_numpy_asks_for_no_kernel_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor for those of dropout masks, which come as a list of named tuples."""
+    monkeypatch.setattr(dispatch, "DEVICE", None)
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3}
+    model = xpcap.CaptioningRNN(words, 6, 4, 5, "lstm", np.float32, dropout=0.5)
+    loss, _ = model.loss(np.ones((2, 6), "f4"), np.array([[1, 3, 2], [1, 2, 0]]))
+    assert np.isfinite(loss)
+
+
 def test_find_offers_a_kernel_only_where_it_fits() -> None:
     w = np.zeros(4)
     assert dispatch.find(ops.adam_update, w, w, w, w) is not None

@@ -79,10 +79,10 @@ def gradients(
     On a device what a padded part launches is recorded, and run again for parts of its layout: all
     that differs lies in what was uploaded.
     """
-    compute = functools.partial(_gradients, config, params, part, smoothing, buffer)
     layout, records = part.packed.layout, buffer.records
     if layout is None or records is None or not config.recurrent.replayable:
-        return compute()
+        return _gradients(config, params, part, smoothing, buffer)
+    compute = functools.partial(_gradients, config, params, part, smoothing, buffer)
     scale = part.scale if isinstance(part.scale, float) else None
     sizes = layout, len(part.packed.words), part.table.shape
     addresses = params.flat.data.ptr, part.table.data.ptr
