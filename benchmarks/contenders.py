@@ -1,9 +1,9 @@
 """The contenders: each prepares a configuration, then trains or samples captions on request."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,17 +30,21 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.features import fit_scaling
 from xpcap.data.feed import Feed
 from xpcap.models import CaptioningRNN
+from xpcap.ops.replay import Replay
+from xpcap.training.solver import CaptioningSolver
 
 
 class Contender(NamedTuple):
     """How a contender prepares to train, to sample and to search, on the device of a backend."""
 
-    train: Callable[[Config, CaptionData, str], Job]
+    train: Callable[[Config, CaptionData, str], Job | None]  # None: not this configuration
     sample: Callable[[Config, CaptionData, str], Sample] | None = None
     search: Callable[[Config, CaptionData, str], Sample] | None = None
 
 
-def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
+def train_xpcap(
+    config: Config, data: CaptionData, backend: str, *, graphs: bool = False
+) -> Job | None:
     """xpcap's solver. On a GPU features are in its memory before; a step packs and sends captions.
 
     `solver.step` returns a copy of the loss: on a GPU one call and one small allocation that a step
@@ -54,16 +58,31 @@ def train_xpcap(config: Config, data: CaptionData, backend: str) -> Job:
     if pool is not None:
         gc.collect()
         pool.free_all_blocks()  # so that its size at the end is due to this configuration alone
-    solver = make_solver(config, data)
+    solver = make_solver(config, data, graphs=graphs)
     flat = solver.model.params.flat
     feed, rows = Feed(data, flat), batch_rows(config, data)
     batches = [feed.minibatch("train", numbers)[:2] for numbers in rows]
+    if graphs and not _runs_as_graphs(solver, batches):
+        return None
     return Job(
         step=lambda k: solver.step(*batches[k]),
         clock=clock_of(flat),
         memory=peak_memory if pool is None else lambda: int(pool.total_bytes()),
         feed=_feeder(data, flat, rows) if pool is None else None,
     )
+
+
+def _runs_as_graphs(solver: CaptioningSolver, batches: Sequence[Any]) -> bool:
+    """Train on each batch twice; True if there is a layout then, and each has a CUDA graph.
+
+    If CUDA refuses one, a line on standard error says why.
+    """
+    for batch in (*batches, *batches):
+        solver.step(*batch)
+    records = [
+        x for x in (solver._workspace.buffer.records or {}).values() if isinstance(x, Replay)
+    ]
+    return bool(records) and all(record.has_graph for record in records)
 
 
 def _check_device(config: Config, data: CaptionData) -> None:
@@ -158,10 +177,16 @@ def train_torch_graph(config: Config, data: CaptionData, backend: str) -> Job:
     return peer_torch.train_captured(config, data, backend)
 
 
+def train_xpcap_graph(config: Config, data: CaptionData, backend: str) -> Job | None:
+    """xpcap's step in CUDA graphs; None where it has none: large batches, or CUDA refuses."""
+    return train_xpcap(config, data, backend, graphs=True)
+
+
 CONTENDERS = {
     "xpcap": Contender(train_xpcap, sample_xpcap, search_xpcap),
     "textbook": Contender(train_textbook, sample_textbook),
     "torch padded": torch("padded"),
     "torch packed": torch("packed"),
+    "xpcap graph": Contender(train_xpcap_graph),
     "torch graph": Contender(train_torch_graph),
 }

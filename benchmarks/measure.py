@@ -60,16 +60,23 @@ def measure(
     plan: Plan,
     backend: str,
     works: Sequence[str] = WORKS,
-) -> Iterator[Measurement]:
-    """Time a contender on a backend, or on its device: each kind of work of each configuration."""
+) -> Iterator[Measurement | None]:
+    """Time a contender on a backend, or on its device: each kind of work of each configuration.
+
+    None: it cannot do that one.
+    """
     for config in configs:
         for work in works_of(config, works):
             yield _MEASURE[work](contender, config, plan, backend)
 
 
-def _measure_training(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
+def _measure_training(
+    contender: str, config: Config, plan: Plan, backend: str
+) -> Measurement | None:
     data = config.data(plan.batches)
     job = CONTENDERS[contender].train(config, data, backend)
+    if job is None:
+        return None
     timer = Timer(job.step, job.clock, plan)
     timer.warm_up()
     memory = job.memory()  # before the matrix product adds to it
@@ -118,12 +125,12 @@ def _measure_captions(
     return Measurement(ms, float(np.count_nonzero(captions != null)), flops / ms / 1e6, rate)
 
 
-def _measure_beside(contender: str, config: Config, plan: Plan, backend: str) -> Measurement:
+def _measure_beside(contender: str, config: Config, plan: Plan, backend: str) -> Measurement | None:
     with busy_neighbour():
         return _measure_training(contender, config, plan, backend)
 
 
-_MEASURE: dict[str, Callable[[str, Config, Plan, str], Measurement]] = {
+_MEASURE: dict[str, Callable[[str, Config, Plan, str], Measurement | None]] = {
     TRAINING: _measure_training,
     BESIDE: _measure_beside,
     SAMPLING: functools.partial(_measure_captions, beam=False),
@@ -157,7 +164,7 @@ def measure_in_process(
     plan: Plan,
     backend: str,
     works: Sequence[str] = WORKS,
-) -> Iterator[Measurement]:
+) -> Iterator[Measurement | None]:
     """`measure`, in a fresh process.
 
     Raises
@@ -172,7 +179,7 @@ def measure_in_process(
         "works": list(works),
     }
     for answer in _answers(contender, task):
-        yield Measurement(**answer)
+        yield Measurement(**answer) if answer else None
 
 
 def machine_in_process(backend: str) -> dict[str, str]:
@@ -231,6 +238,6 @@ def child() -> None:
         for measurement in measure(
             task["contender"], configs, Plan(**task["plan"]), task["backend"], task["works"]
         ):
-            print(json.dumps(measurement._asdict()), flush=True)
+            print(json.dumps(measurement._asdict() if measurement else {}), flush=True)
     except (*EXPECTED, ArithmeticError) as error:
         print(json.dumps({"error": str(error)}), flush=True)

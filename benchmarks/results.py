@@ -29,8 +29,8 @@ from xpcap.report.curves import LIGHT
 
 # Contenders by the name of the peer
 PEERS = {"textbook": ("textbook",), "torch": ("torch padded", "torch packed")}
-# Contenders that a peer has on a card besides, and that only train
-CAPTURED = {"torch": ("torch graph",)}
+# Contenders that are timed with a peer on a card besides, and that only train
+CAPTURED = {"torch": ("torch graph", "xpcap graph")}
 IMITATIONS = (*cublas.IMITATIONS, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # PyTorch's, too
 Rounds = dict[str, list[Measurement]]  # by contender
 
@@ -60,10 +60,11 @@ class Result(NamedTuple):
     slowdown: float | None = None  # time beside a busy neighbour / time alone, in the same round
     ms_graph: float | None = None  # PyTorch's padded step in a captured CUDA graph
     ratio_graph: float | None = None
+    ms_own_graph: float | None = None  # xpcap's step in CUDA graphs
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; the last three fields appear only if they were timed."""
-        sizes, rare = asdict(self.config), ("slowdown", "ms_graph", "ratio_graph")
+        """A JSON object; the last four fields appear only if they were timed."""
+        sizes, rare = asdict(self.config), ("slowdown", "ms_graph", "ratio_graph", "ms_own_graph")
         fields = {**self._asdict(), "config": sizes.pop("name"), "sizes": sizes}
         return {key: value for key, value in fields.items() if key not in rare or value is not None}
 
@@ -136,7 +137,8 @@ def bench(
                 for task, measurement in zip(
                     tasks, run(contender, group, plan, backend, own), strict=True
                 ):
-                    found[task][contender].append(measurement)
+                    if measurement is not None:
+                        found[task][contender].append(measurement)
                     steps.update()
     return [
         _result(config, work, rounds, about, found.get((TRAINING, config)))
@@ -209,6 +211,7 @@ def _result(
     config: Config, work: str, rounds: Rounds, about: dict[str, str], alone: Rounds | None
 ) -> Result:
     ours = rounds[OURS]
+    rounds = {name: found for name, found in rounds.items() if len(found) == len(ours)}
     slowdowns = (
         [m.ms / before.ms for m, before in zip(ours, alone[OURS], strict=True)]
         if work == BESIDE and alone
@@ -234,6 +237,7 @@ def _result(
         ratio_packed=ratios.get("torch packed"),
         ms_graph=times.get("torch graph"),
         ratio_graph=ratios.get("torch graph"),
+        ms_own_graph=times.get("xpcap graph"),
         gflops=statistics.median(m.gflops for m in ours),
         gemm_gflops=_median(ours, lambda m: m.gemm_gflops),
         gemm_fraction=_median(
@@ -278,6 +282,7 @@ COLUMNS = (
     Column("", "P", lambda r: r.config.P or None),
     Column("", "dropout", lambda r: r.config.dropout or None, "g"),
     Column("xpcap", "ms", lambda r: r.ms, ".2f"),
+    Column("xpcap", "graph", lambda r: r.ms_own_graph, ".2f"),
     Column("times", "alone", lambda r: r.slowdown, ".2f"),
     Column("textbook", "ms", lambda r: r.ms_textbook, ".1f"),
     Column("", "ratio", lambda r: r.ratio_textbook, ".2f"),
@@ -365,6 +370,7 @@ LINES = (
     Line("PyTorch, packed", lambda r: r.ms_packed, {"color": "#33609e", "marker": "^"}),
     Line("PyTorch, padded, CUDA graph", lambda r: r.ms_graph, {"color": "#1d3a5c", "marker": "v"}),
     Line("xpcap", lambda r: r.ms, {"color": LIGHT.val, "marker": "o", "linewidth": 2.0}),
+    Line("xpcap, CUDA graph", lambda r: r.ms_own_graph, {"color": LIGHT.val, "marker": "P"}),
 )
 FLOOR = {"color": LIGHT.ink, "linestyle": (0, (4, 3)), "linewidth": 1.0}
 SIZES = {"N": "N, captions in a batch", "V": "V, words in the vocabulary"}

@@ -2,6 +2,7 @@
 stand-in package.
 """
 
+import ctypes
 import hashlib
 import os
 import subprocess
@@ -44,10 +45,23 @@ def pretend(monkeypatch: pytest.MonkeyPatch, count: Any) -> list[int]:
 
     class RawModule:
         def __init__(self, code: str, options: tuple[str, ...]) -> None:
-            assert "twice" in code
+            assert "multiply" in code
 
         def get_function(self, name: str) -> Any:
-            return lambda grid, block, args: np.multiply(args[0], 2, out=args[0])
+            return types.SimpleNamespace(kernel=types.SimpleNamespace(ptr=1))
+
+    class Array(np.ndarray):
+        @property
+        def data(self) -> Any:  # type: ignore[override]
+            return types.SimpleNamespace(ptr=self.ctypes.data)
+
+    def launch(*args: int) -> None:
+        """Multiply what lies at the first parameter by the second."""
+        *_, parameters, _ = args
+        x, factor, n = (ctypes.c_uint64 * 3).from_address(parameters)
+        at, size = ctypes.c_uint64.from_address(x).value, ctypes.c_int.from_address(n).value
+        held = np.frombuffer((ctypes.c_float * size).from_address(at), "f4")
+        held *= ctypes.c_float.from_address(factor).value
 
     fake = types.ModuleType("cupy")
     runtime = types.SimpleNamespace(
@@ -55,16 +69,17 @@ def pretend(monkeypatch: pytest.MonkeyPatch, count: Any) -> list[int]:
         getDeviceProperties=lambda i: {"name": f"Card {i}".encode()},
         getDevice=lambda: used[-1] if used else 0,
     )
-    driver = types.SimpleNamespace(ctxGetCurrent=lambda: len(used))
+    driver = types.SimpleNamespace(ctxGetCurrent=lambda: len(used), launchKernel=launch)
     cuda = types.SimpleNamespace(
         runtime=runtime,
         driver=driver,
+        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
         Device=lambda i: types.SimpleNamespace(use=lambda: used.append(i)),
     )
     vars(fake).update(
         __version__="14.0",
         cuda=cuda,
-        ones=np.ones,
+        ones=lambda shape, dtype: np.ones(shape, dtype).view(Array),
         arange=np.arange,
         matmul=np.matmul,
         RawModule=RawModule,
@@ -248,6 +263,18 @@ def test_a_cache_of_kernels_that_cannot_be_made_is_named_with_its_remedy() -> No
     )
     assert done.stdout.startswith("cupy cannot be imported (")
     assert "set CUPY_CACHE_DIR to a folder you may write to" in done.stdout
+
+
+def test_emulated_card_whose_driver_launches_nothing_is_not_usable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training launches through it, so the probe does."""
+    install_or_skip(monkeypatch)
+    monkeypatch.setattr(sys.modules["cupy"].cuda.driver, "launchKernel", lambda *args: None)
+    backend._cupy_status.cache_clear()
+    with xpcap.use_backend("auto"):
+        assert xpcap.get_backend() == "numpy"
+    assert "a test computation on the device gave a wrong result" in capsys.readouterr().err
 
 
 def test_a_library_that_cannot_be_loaded_is_no_matter_of_the_cache(

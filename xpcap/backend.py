@@ -18,10 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from xpcap.driver import Kernel, parameter_types
 from xpcap.errors import BackendError, OptionError, install, unknown
 
 KERNEL = """typedef REAL real;
-extern "C" __global__ void twice(real* x) { x[threadIdx.x] *= 2; }
+extern "C" __global__ void multiply(real* x, real factor, int n) {
+    if (threadIdx.x < n) x[threadIdx.x] *= factor;
+}
 """
 
 
@@ -59,7 +62,7 @@ def prove(cupy: ModuleType, card: str) -> None:
     """Prove the current device by computing: a driver proves neither NVRTC nor cuBLAS.
 
     An elementwise kernel, a sum, a product (8 x 8, since CuPy computes very small ones without
-    cuBLAS), an argmax and a kernel of our own: all kinds of computation in xpcap. If one of them
+    cuBLAS), an argmax and a kernel of our own, launched as all are: all kinds of computation in xpcap. If one of them
     had to be compiled, the others will be too, and a line on standard error announces it.
     """
     cached = _cached_kernels()
@@ -68,7 +71,9 @@ def prove(cupy: ModuleType, card: str) -> None:
     x = cupy.ones((8, 8), dtype="float32")
     version = sys.modules["xpcap"].__version__
     code = f"// xpcap {version}: other versions have other kernels\n{KERNEL}"
-    cupy.RawModule(code=code, options=("-DREAL=float",)).get_function("twice")((1,), (64,), (x,))
+    module = cupy.RawModule(code=code, options=("-DREAL=float",))
+    types = parameter_types(KERNEL, "multiply", "float")
+    Kernel(cupy, module, "multiply", types, lambda launch: None)((1,), x, 2.0, x.size)
     found = (
         float((x * 2).sum()),
         float(cupy.matmul(x, x)[0, 0]),

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from emulated import Emulator
+from emulated.cuda import Stream
 
 from benchmarks import __main__ as command
 from benchmarks import contenders, measure, parts, results, step_profile, timing, work
@@ -274,6 +275,7 @@ def test_a_block_keeps_no_loss() -> None:
 def test_what_is_timed_trains() -> None:
     data = TINY.data(2)
     job = contenders.CONTENDERS["xpcap"].train(TINY, data, "numpy")
+    assert job is not None
     losses = [float(job.step(k % 2)) for k in range(60)]  # type: ignore[arg-type]
     assert np.mean(losses[-2:]) < 0.98 * np.mean(losses[:2])
     assert job.clock is host_clock
@@ -763,6 +765,7 @@ def test_a_peer_trains_says_what_we_say_and_is_timed(contender: str, one_thread:
     assert (training.memory, training.gemm_gflops, training.feeding) == (None, None, None)
     data = TINY.data(2)
     job = contenders.CONTENDERS[contender].train(TINY, data, "numpy")
+    assert job is not None
     losses = [
         getattr(loss, "detach", lambda loss=loss: loss)()
         for loss in (job.step(k % 2) for k in range(60))
@@ -798,28 +801,37 @@ def test_the_peers_captured_step_is_its_step(one_thread: None) -> None:
     assert all(ours == theirs for ours, theirs in losses)
 
 
-def test_on_a_card_a_peer_is_timed_in_a_graph_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In training alone, and named in the table."""
+def test_on_a_card_we_and_a_peer_are_timed_in_graphs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training alone, and named in the table; large batches of ours have none."""
     asked: list[tuple[str, list[str]]] = []
 
     def fake(contender: str, configs: Any, plan: Any, name: str, works: Any) -> Any:
         asked.append((contender, list(works)))
-        ms = 3.0 if contender == "torch graph" else 4.0
-        return [Measurement(ms, 50.0, 40.0, 100.0, None, None) for _ in works]
+        ms = {"torch graph": 3.0, "xpcap graph": 2.0}.get(contender, 4.0)
+        timed = Measurement(ms, 50.0, 40.0, 100.0, None, None)
+        large = [config.N > TINY.N for config in configs for _ in works]
+        return [None if contender == "xpcap graph" and is_large else timed for is_large in large]
 
     monkeypatch.setattr(results, "measure_in_process", fake)
     monkeypatch.setattr(results, "_check_peers", lambda peers, name: {})
     about = {"backend": "cupy", "card": "Card 0"}
-    found = results.bench([TINY], ["torch"], timing.Plan(rounds=1), about=about)
-    assert asked == [
+    large = dataclasses.replace(TINY, name="large", N=512)
+    found = results.bench([TINY, large], ["torch"], timing.Plan(rounds=2), about=about)
+    assert asked[: len(asked) // 2] == [
         *((name, list(work.WORKS)) for name in ("xpcap", "torch padded", "torch packed")),
         ("torch graph", [TRAINING]),
+        ("xpcap graph", [TRAINING]),
     ]
-    assert [(one.work, one.ms_graph, one.ratio_graph) for one in found] == [
-        (TRAINING, 3.0, 0.75),
-        (SAMPLING, None, None),
+    assert [(one.work, one.ms_graph, one.ratio_graph, one.ms_own_graph) for one in found] == [
+        (TRAINING, 3.0, 0.75, 2.0),
+        (TRAINING, 3.0, 0.75, None),
+        (SAMPLING, None, None, None),
+        (SAMPLING, None, None, None),
     ]
-    (_, (first, *_)), (_, (second, *_)) = results.tables(found)
+    assert [one.to_json().get("ms_own_graph") for one in found] == [2.0, None, None, None]
+    (_, (first, below, *lines)), (_, (second, *_)) = results.tables(found)
+    (place,) = [k for k, cell in enumerate(below) if cell.strip() == "graph"]
+    assert [line[place].strip() for line in lines] == ["2.00", ""]
     assert [cell.strip() for cell in first].count("torch graph") == 1
     assert "torch graph" not in [cell.strip() for cell in second]
 
@@ -912,11 +924,39 @@ def test_a_peer_that_does_other_work_is_not_timed(
 
 def test_emulated_bench_times_by_events_and_reads_nothing(device: Emulator) -> None:
     job = contenders.CONTENDERS["xpcap"].train(TINY, TINY.data(2), "cupy")
+    assert job is not None
     job.step(0)
     device.reset()
     assert job.clock(lambda: [job.step(k) for k in (0, 1)]) > 0
     assert device.reads == []
     assert [wait.how for wait in device.waits] == ["Device.synchronize", "Event.synchronize"]
+
+
+def test_emulated_bench_times_our_step_in_graphs(device: Emulator) -> None:
+    """Each step that it times is one launch of a graph, behind what sends the batch."""
+    job = contenders.CONTENDERS["xpcap graph"].train(TINY, TINY.data(2), "cupy")
+    assert job is not None
+    for k in (0, 1):
+        with device.counting() as counts:
+            job.step(k)
+        assert counts.kinds()["graph"] == 1
+        assert counts.kinds()["product"] == 0
+
+
+def test_emulated_bench_has_no_time_in_graphs_where_a_step_has_none(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Large batches are not padded to layouts; and CUDA may refuse."""
+    graph = contenders.CONTENDERS["xpcap graph"]
+    with monkeypatch.context() as patch:
+        patch.setattr("xpcap.training.solver.MOST_PADDED", TINY.N - 1)
+        assert graph.train(TINY, TINY.data(2), "cupy") is None
+    with monkeypatch.context() as patch:
+        no_library = mock.Mock(side_effect=RuntimeError("no library"))
+        patch.setattr(Stream, "begin_capture", no_library)
+        assert graph.train(TINY, TINY.data(2), "cupy") is None
+        assert "no CUDA graph" in capsys.readouterr().err
+        assert list(measure.measure("xpcap graph", [TINY], BRIEF, "cupy", [TRAINING])) == [None]
 
 
 @pytest.mark.hunt

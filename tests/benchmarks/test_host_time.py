@@ -4,10 +4,11 @@ nothing stays behind.
 
 import contextlib
 import functools
+import itertools
 import json
 import subprocess
 import sys
-import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -186,22 +187,26 @@ def test_host_time_runs_nothing_that_it_does_not_model(use: Any) -> None:
 
 
 @NEEDS_CUPY
-def test_host_time_stands_still_in_stubs() -> None:
-    """A launch takes at least its time, and none of that is ours: our own time is the rest of what
-    a clock shows.
+def test_host_time_stands_still_in_stubs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch takes its time, and none of that is ours, on a clock that goes on by a tick whenever
+    it is read: once between two readings, of a call without a stub.
     """
+    tick, readings = 2.0**-23, itertools.count()
+    clockwork = types.SimpleNamespace(perf_counter=lambda: tick * next(readings))
+    monkeypatch.setattr(fake_cupy, "time", clockwork)
+    monkeypatch.setattr(host_time, "time", clockwork)
     with fake_device() as meter:
         clock = host_time.Clock(meter)
-        x = meter.array((3, 4), np.dtype("f4"))
-        start = time.perf_counter()
+        fill = clock.timed("update", meter.array((3, 4), np.dtype("f4")).fill)
         for _ in range(100):
-            clock.timed("update", x.fill)(0)
-        wall = time.perf_counter() - start
+            fill(0)
         clock.switch("rest")
+    cost = 1e-6 * fake_cupy.COSTS["ufunc"].microseconds
     assert meter.calls == 100
-    assert meter.seconds >= 100 * 1e-6 * fake_cupy.COSTS["ufunc"].microseconds
-    assert clock.seconds["update"] > 0
-    assert sum(clock.seconds.values()) <= wall - meter.seconds + 1e-4
+    assert 100 * cost <= meter.seconds < 100 * (cost + tick)
+    # Two ticks, before and behind the stub, of which one is of entering it; and one to the next
+    assert clock.seconds["update"] == pytest.approx(100 * tick, rel=1e-3)
+    assert clock.seconds["rest"] == pytest.approx(101 * tick)
 
 
 @NEEDS_CUPY

@@ -18,12 +18,12 @@ from test_emulated_step import N, T, captions_of, make
 
 import xpcap
 from xpcap import CaptioningSolver, ops
+from xpcap.driver import Launch
 from xpcap.layers.cells import CELLS
 from xpcap.models import batch as batches
 from xpcap.models.config import INJECT
 from xpcap.ops import cublas, replay
 from xpcap.ops.cublas import Product
-from xpcap.ops.launch import Launch
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import CrossEntropy
 

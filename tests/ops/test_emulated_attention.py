@@ -61,7 +61,7 @@ def test_emulated_attention_backward_is_two_launches_on_their_own_rows(device: E
             drawn(N, H),
         )
         dcontext, dscores = poison(R, H), poison(R, P)
-        transpose = ops.row_products_transpose(da, Wattn, dcontext, poison(N * H))
+        transpose = ops.row_products_transpose(da, Wattn, dcontext)
         attend = ops.attend_backward_steps(dcontext, A, weights, dscores, dh_next)
         for step in reversed(ROWS.steps):
             counts = both(
@@ -87,9 +87,9 @@ def test_emulated_attention_by_the_plain_equations_takes_many_launches(device: E
         weights, context, dcontext, dscores = drawn(R, P), drawn(R, H), drawn(R, H), drawn(R, P)
         attend, add = (
             ops.attend_steps(h, A, weights, context),
-            ops.row_products_add(context, Wattn, a, drawn(N, G)),
+            ops.row_products_add(context, Wattn, a),
         )
-        transpose = ops.row_products_transpose(a, Wattn, dcontext, poison(N * H))
+        transpose = ops.row_products_transpose(a, Wattn, dcontext)
         back, step = (
             ops.attend_backward_steps(dcontext, A, weights, dscores, dh_next),
             ROWS.steps[1],

@@ -2,15 +2,17 @@
 plain equations.
 """
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from emulated import Emulator, install
-from test_kernels import ON_A_CARD, TOLERANCES, check_equals_plain, name_of
+from test_kernels import ON_A_CARD, TOLERANCES, V, check_equals_plain, name_of
 
 import xpcap
 from xpcap import ops
+from xpcap.layers.vocabulary_loss import vocabulary_loss
 from xpcap.ops import dispatch
 
 
@@ -63,3 +65,19 @@ def test_emulated_thread_on_another_device_is_told_so(
         assert (xpcap.to_numpy(w) == 1).all()
         other.submit(update_there).result()
     assert (xpcap.to_numpy(w) != 1).all()
+
+
+def test_emulated_loss_of_a_target_below_zero_is_nan(device: Emulator) -> None:
+    """Only padding's own marker counts as no target, with and without a kernel."""
+    scores = np.random.default_rng(0).standard_normal((5, V)).astype("f4")
+    wrong, padding = np.array([-1, -100, 0, -(2**31), 4], np.int32), np.array([2, 0], np.int32)
+    with xpcap.use_backend("cupy"):
+        h, w, b = (xpcap.asarray(x) for x in (scores, np.eye(V, dtype="f4"), scores[0] * 0))
+        nll, _ = vocabulary_loss(h, w, b, xpcap.asarray(wrong), 1.0)
+        assert np.isnan(xpcap.to_numpy(nll)).tolist() == [True, True, False, True, False]
+        padding[1] = ops.NO_TARGET
+        for where in (contextlib.nullcontext(), ops.plain_only()):
+            with where:
+                nll, dscores = ops.softmax_loss(h[:2].copy(), xpcap.asarray(padding), 1.0)
+            assert (xpcap.to_numpy(nll) != 0).tolist() == [True, False]
+            assert xpcap.to_numpy(dscores).any(axis=1).tolist() == [True, False]

@@ -9,6 +9,7 @@ from emulated.record import Counts, elements
 
 import xpcap
 from xpcap import layers, ops
+from xpcap.memory import Workspace
 from xpcap.ops import Gates, PackedSequences, Step, cuda_kernels
 
 N, H = 5, 7
@@ -70,13 +71,11 @@ def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulato
         xp, G = xpcap.backend.array_module(), 4 * H if cell == "lstm" else H
         dh, Wh = drawn(R, H), drawn(H, G)
         out = Gates(drawn(N + R, H), drawn(N + R, H), drawn(R, G), drawn(R, H))
-        dh_next, dc, da, scratch = (
-            xp.empty(shape, "f4") for shape in ((N, H), (N, H), (R, G), N * H)
-        )
+        dh_next, dc, da = (xp.empty(shape, "f4") for shape in ((N, H), (N, H), (R, G)))
         if cell == "lstm":
-            take = ops.lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch)
+            take = ops.lstm_backward_steps(dh, dh_next, dc, out, Wh, da)
         else:
-            take = ops.rnn_backward_steps(dh, dh_next, out.h, Wh, da, scratch)
+            take = ops.rnn_backward_steps(dh, dh_next, out.h, Wh, da)
         for step in reversed(ROWS.steps):
             counts = record(device, take, step)
             assert counts.read_by_products() <= elements(da[step.rows]) | elements(Wh)
@@ -117,14 +116,18 @@ def test_emulated_row_products_keep_the_memory_of_their_arrays(device: Emulator)
         )
 
 
-def test_row_products_are_added_without_fresh_memory_where_there_is_scratch() -> None:
+def test_row_products_are_added_in_memory_of_the_buffer() -> None:
     """On NumPy, which cannot add to what is there within a product."""
     rng = np.random.default_rng(0)
-    x, w, out, scratch = (rng.standard_normal(shape) for shape in ((6, 3), (3, 5), (6, 5), (4, 5)))
+    x, w, out = (rng.standard_normal(shape) for shape in ((6, 3), (3, 5), (6, 5)))
     expected = out.copy()
     expected[1:5] += x[2:6] @ w
-    for given in (scratch, None):
+    expected[:2] += x[4:] @ w
+    workspace = Workspace(x)
+    for buffer in (workspace.buffer, None):
         added = out.copy()
-        ops.row_products_add(x, w, added, given)(2, 1, 4)
+        multiply = ops.row_products_add(x, w, added, buffer)
+        multiply(2, 1, 4)
+        multiply(4, 0, 2)
         np.testing.assert_allclose(added, expected, rtol=1e-14)
-    np.testing.assert_allclose(scratch, x[2:6] @ w, rtol=1e-14)
+    assert workspace.nbytes == x[2:6].nbytes // 3 * 5  # of the product with the most rows

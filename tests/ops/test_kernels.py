@@ -1,5 +1,6 @@
 """Every fast version against the plain equations of its op."""
 
+import ast
 import contextlib
 import inspect
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import pytest
 
 import xpcap
 from xpcap import layers, ops
-from xpcap.backend import asarray, to_numpy
+from xpcap.backend import Array, asarray, to_numpy
+from xpcap.memory import Buffer
 from xpcap.ops import PackedSequences, dispatch, numpy_kernels
 from xpcap.ops.numpy_kernels import BLOCK
 
@@ -148,7 +150,7 @@ def word_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]
 
 
 def times_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(N, V), draw(H, V), draw(N, H), draw(N * H + 3)
+    return draw(N, V), draw(H, V), draw(N, H)
 
 
 def drop_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -193,7 +195,7 @@ def dropout_masks_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
 
 
 def add_product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(N, V), draw(V, H), draw(N, H), draw(N, H)
+    return draw(N, V), draw(V, H), draw(N, H)
 
 
 # What chooses its kernel once for a sequence: N sequences, of which SIZES are alive at each step;
@@ -211,12 +213,8 @@ def row_products_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(R, H), draw(H, V), draw(N + R, V)
 
 
-def row_products_add_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return *row_products_arguments(draw), draw(N, V)
-
-
 def row_products_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
-    return draw(R, V), draw(H, V), draw(N, H), draw(N * H)
+    return draw(R, V), draw(H, V), draw(N, H)
 
 
 def lstm_gate_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
@@ -324,7 +322,6 @@ def lstm_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any,
         out,
         draw(WIDE, 4 * WIDE) / 4,
         draw(rows, 4 * WIDE),
-        draw(n * WIDE),
     )
 
 
@@ -384,7 +381,7 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "add_product": add_product_arguments,
     "start_states": start_states_arguments,
     "row_products": row_products_arguments,
-    "row_products_add": row_products_add_arguments,
+    "row_products_add": row_products_arguments,
     "row_products_transpose": row_products_transpose_arguments,
     "lstm_steps": lstm_steps_arguments,
     "lstm_backward_steps": lstm_backward_steps_arguments,
@@ -417,11 +414,6 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "dropout_masks": dropout_masks_arguments,
 }
 SCRATCH = {
-    "times_transpose": 3,
-    "row_products_add": 3,
-    "row_products_transpose": 3,
-    "lstm_backward_steps": 6,
-    "add_product": 3,
     "gather_plus": 0,
     "gather_plus_image": 0,
     "weighted_sum": 2,
@@ -516,7 +508,18 @@ def test_a_kernel_takes_the_arguments_of_its_op(kernel: dispatch.Kernel) -> None
     )
     assert kernel.run.__name__ == name_of(kernel)
     assert taken == wanted[: len(taken)]
-    assert set(wanted[len(taken) :]) <= {"extra_term", "dc_T"}
+    assert set(wanted[len(taken) :]) <= {"extra_term", "dc_T", "buffer"}
+
+
+@pytest.mark.parametrize("kernel", ON_A_CARD, ids=name_of)
+def test_cuda_kernels_take_no_array_that_they_do_not_use(kernel: dispatch.Kernel) -> None:
+    """Memory that only the host's version needs would be allocated on the device for nothing."""
+    (function,) = ast.parse(inspect.getsource(kernel.run)).body
+    assert isinstance(function, ast.FunctionDef)
+    nodes = [node for line in function.body for node in ast.walk(line)]
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    parameters = inspect.signature(kernel.run).parameters.values()
+    assert {one.name for one in parameters if one.annotation in (Array, Buffer)} <= used
 
 
 def test_an_op_has_one_kernel_a_library() -> None:
@@ -611,6 +614,15 @@ def test_kernels_are_chosen_once_for_a_sequence(cell: str, monkeypatch: pytest.M
         backward(h, cache)
         counts.append(len(asked))
     assert counts[0] == counts[1] > 0
+
+
+def test_a_step_of_numpy_asks_for_no_kernel_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor for those of dropout masks, which come as a list of named tuples."""
+    monkeypatch.setattr(dispatch, "DEVICE", None)
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3}
+    model = xpcap.CaptioningRNN(words, 6, 4, 5, "lstm", np.float32, dropout=0.5)
+    loss, _ = model.loss(np.ones((2, 6), "f4"), np.array([[1, 3, 2], [1, 2, 0]]))
+    assert np.isfinite(loss)
 
 
 def test_find_offers_a_kernel_only_where_it_fits() -> None:

@@ -195,7 +195,7 @@ def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(re
 
 
 @pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize("target", [-2, 4, 2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("target", [-1, -2, -100, 4, 2**31 - 1, -(2**31)])
 def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(
     real: str, target: int
 ) -> None:

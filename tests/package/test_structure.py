@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "xpcap"
 BENCHMARKS = PACKAGE.parent / "benchmarks"
 LEVELS = [
-    {"errors", "files", "progress", "signatures", "threads"},
+    {"driver", "errors", "files", "progress", "signatures", "threads"},
     {"backend", "safetensors_file", "metrics", "encoders"},
     {"memory", "distributed", "gradcheck"},
     {"ops"},

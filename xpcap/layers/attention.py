@@ -181,11 +181,11 @@ class Attention:
         take : callable
             Function of one Step.
         """
-        buffer, R, (N, P, H) = self._buffer, len(r), self.A.shape
+        buffer, R, (_, P, H) = self._buffer, len(r), self.A.shape
         self._h = h
         self.weights, self._context = buffer("weights", (R, P)), buffer("context", (R, H))
         attend = attend_steps(h, self.A, self.weights, self._context)
-        add = row_products_add(self._context, self._Wattn, r, buffer("r", (N, r.shape[1])))
+        add = row_products_add(self._context, self._Wattn, r, buffer)
 
         def take(step: Step) -> None:
             attend(step)
@@ -208,11 +208,10 @@ class Attention:
         take : callable
             Function of one Step.
         """
-        buffer, (N, _, H) = self._buffer, self.A.shape
+        buffer = self._buffer
         self._dcontext = buffer("dcontext", self._context.shape)
         self._dscores = buffer("dscores", self.weights.shape)
-        scratch = buffer("scratch", (N * H,))
-        multiply = row_products_transpose(da, self._Wattn, self._dcontext, scratch)
+        multiply = row_products_transpose(da, self._Wattn, self._dcontext)
         attend = attend_backward_steps(self._dcontext, self.A, self.weights, self._dscores, dh_prev)
 
         def take(step: Step) -> None:

@@ -237,9 +237,9 @@ def lstm_rows_backward(
     if dc_T is not None:
         check_upstream("lstm_rows_backward", "dc_T", dc_T, (N, H), h)
     buffer = buffer or fresh(h)
-    da, scratch = buffer("da", (R, 4 * H)), buffer("scratch", (N * H,))
+    da = buffer("da", (R, 4 * H))
     dh_next, dc = buffer("dh_next", (N, H)), buffer("dc", (N, H))
-    take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, scratch, extra_term, dc_T)
+    take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, extra_term, dc_T)
     for step in reversed(rows.steps):
         take(step)
     if dc_T is None:

@@ -206,8 +206,7 @@ def rnn_rows_backward(
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
     buffer = buffer or fresh(h)
     da, dh_next = buffer("da", (R, H)), buffer("dh_next", (N, H))
-    scratch = buffer("scratch", (N * H,))
-    take = rnn_backward_steps(dh, dh_next, h, Wh, da, scratch, extra_term)
+    take = rnn_backward_steps(dh, dh_next, h, Wh, da, extra_term)
     for step in reversed(rows.steps):
         take(step)
     zero_without_steps(rows, dh_next)

@@ -81,7 +81,7 @@ def vocabulary_loss(
             product(x.T, dscores, out=dw)
             column_sum(dscores, out=db)
         else:
-            add_product(x.T, dscores, dw, buffer("dw_block", w.shape))
+            add_product(x.T, dscores, dw, buffer)
             add_rows(db, column_sum(dscores, out=buffer("db_block", b.shape)))
     return nll, VocabularyGrads(dh, dw, db)
 

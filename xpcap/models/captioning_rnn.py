@@ -340,7 +340,7 @@ class CaptioningRNN(Captioner):
             scale=1 / total if weights is None else np.asarray(np.asarray(weights) / total),
             draw=DropoutKey(self.seed, step) if self.dropout else None,
             shard=shard,
-            layouts=layouts if is_device_array(self.params.flat) else (),
+            layouts=layouts if layouts and is_device_array(self.params.flat) else (),
         )
 
         # Parts are computed in parallel, each with gradients of its own, and added up in order

@@ -79,10 +79,10 @@ def gradients(
     On a device what a padded part launches is recorded, and run again for parts of its layout: all
     that differs lies in what was uploaded.
     """
-    compute = functools.partial(_gradients, config, params, part, smoothing, buffer)
     layout, records = part.packed.layout, buffer.records
     if layout is None or records is None or not config.recurrent.replayable:
-        return compute()
+        return _gradients(config, params, part, smoothing, buffer)
+    compute = functools.partial(_gradients, config, params, part, smoothing, buffer)
     scale = part.scale if isinstance(part.scale, float) else None
     sizes = layout, len(part.packed.words), part.table.shape
     addresses = params.flat.data.ptr, part.table.data.ptr
@@ -257,7 +257,7 @@ def image_backward(
     if term is not None:
         dterm = sequence_sum(da, rows, buffer("dimage", term.shape))  # (N, G)
         product(h0.T, dterm, out=grads["W_image"])
-        add_product(dterm, params["W_image"].T, dh0, buffer("dh0 of image", dh0.shape))
+        add_product(dterm, params["W_image"].T, dh0, buffer)
     if attention is None:
         dprojected = dh0
     else:

@@ -153,7 +153,7 @@ def check_handle(like: Array) -> None:
             )
 
 
-def fits_product(x: Array, w: Array, out: Array, scratch: Array | None = None) -> bool:
+def fits_product(x: Array, w: Array, out: Array) -> bool:
     """True if gemm can compute out = x @ w."""
     dtype = out.dtype
     one_dtype = dtype.char in GEMM and x.dtype == dtype and w.dtype == dtype
@@ -169,11 +169,11 @@ def _is_dense(flags: Any) -> bool:
     return flags.c_contiguous or flags.f_contiguous
 
 
-def fits_row_products(x: Array, w: Array, out: Array, scratch: Array | None = None) -> bool:
+def fits_row_products(x: Array, w: Array, out: Array) -> bool:
     return fits_product(x, w, out) and x.flags.c_contiguous
 
 
-def fits_row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> bool:
+def fits_row_products_transpose(x: Array, w: Array, out: Array) -> bool:
     return fits_row_products(x, w.T, out)
 
 
@@ -194,12 +194,12 @@ def product(x: Array, w: Array, out: Array) -> Array:
 
 
 @cuda_kernel(equations.add_product, fits=fits_product)
-def add_product(x: Array, w: Array, out: Array, scratch: Array) -> Array:
+def add_product(x: Array, w: Array, out: Array) -> Array:
     return _multiply(x, w, out, ONE)
 
 
-@cuda_kernel(equations.times_transpose, fits=lambda x, w, out, scratch: fits_product(x, w.T, out))
-def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
+@cuda_kernel(equations.times_transpose, fits=lambda x, w, out: fits_product(x, w.T, out))
+def times_transpose(x: Array, w: Array, out: Array) -> Array:
     return _multiply(x, w.T, out, ZERO)
 
 
@@ -224,10 +224,10 @@ def row_products(x: Array, w: Array, out: Array) -> MultiplyRows:
 
 
 @cuda_kernel(recurrent.row_products_add, fits=fits_row_products)
-def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = None) -> MultiplyRows:
+def row_products_add(x: Array, w: Array, out: Array) -> MultiplyRows:
     return _multiply_rows(x, w, out, ONE)
 
 
 @cuda_kernel(recurrent.row_products_transpose, fits=fits_row_products_transpose)
-def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> MultiplyRows:
+def row_products_transpose(x: Array, w: Array, out: Array) -> MultiplyRows:
     return row_products(x, w.T, out)

@@ -475,20 +475,20 @@ def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> T
 
 
 def _fits_lstm_backward_steps(
-    dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array
+    dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array
 ) -> bool:
     fits = len(dc) <= FUSED and are_reals(dh, dh_next, dc, *out, Wh, da)
-    return fits and cublas.fits_row_products_transpose(da, Wh, dh_next, scratch)
+    return fits and cublas.fits_row_products_transpose(da, Wh, dh_next)
 
 
 @cuda_kernel(recurrent.lstm_backward_steps, fits=_fits_lstm_backward_steps)
 def lstm_backward_steps(
-    dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array, scratch: Array
+    dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array
 ) -> TakeStep:
     """Each step multiplies the da of its next one itself: only the first step writes dh_next."""
     fused, H = kernel("lstm_step", "lstm_step_backward", dh), len(Wh)
     arrays = dh, out.gates, out.tanh_c, out.c, Wh, da, dc
-    multiply = cublas.row_products_transpose(da, Wh, dh_next, scratch)
+    multiply = cublas.row_products_transpose(da, Wh, dh_next)
 
     def take(step: Step) -> None:
         first, before, _, n, more = step

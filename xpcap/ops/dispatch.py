@@ -30,6 +30,7 @@ class Kernel(NamedTuple):
 # By the memory of an operation's arrays, so that a lookup tries one kernel at most
 HOST: dict[Callable[..., Any], Kernel] = {}
 DEVICE: dict[Callable[..., Any], Kernel] = {}
+SEQUENCES = (tuple, list)
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)
 
 
@@ -69,9 +70,8 @@ def find(operation: Operation, *args: Any) -> Operation | None:
         spoil("plain_only")
         return None
     first = args[0]
-    while type(first) in (tuple, list):
+    while not (on_host := isinstance(first, np.ndarray)) and isinstance(first, SEQUENCES):
         first = first[0]
-    on_host = isinstance(first, np.ndarray)
     kernel = (HOST if on_host else DEVICE).get(operation)
     if kernel is not None and kernel.fits(*args):
         return kernel.run

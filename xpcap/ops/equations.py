@@ -39,27 +39,26 @@ def product(x: Array, w: Array, out: Array) -> Array:
     return get_array_module(x, w).dot(x, w, out=out)
 
 
-def add_product(x: Array, w: Array, out: Array, scratch: Array) -> Array:
-    """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous, scratch as out, overwritten."""
-    if fast := find(add_product, x, w, out, scratch):
-        return fast(x, w, out, scratch)
-    out += product(x, w, out=scratch)
+def add_product(x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> Array:
+    """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous; memory for x @ w from `buffer`."""
+    if fast := find(add_product, x, w, out):
+        return fast(x, w, out)
+    out += product(x, w, out=(buffer or fresh(out))("product", out.shape))
     return out
 
 
-def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
-    """out = x @ w.T: x (n, k), w (m, k), out (n, m).
-
-    `scratch` is flat, has at least n * m elements and is overwritten.
-    """
-    if fast := find(times_transpose, x, w, out, scratch):
-        return fast(x, w, out, scratch)
+def times_transpose(x: Array, w: Array, out: Array) -> Array:
+    """out = x @ w.T: x (n, k), w (m, k), out (n, m)."""
+    if fast := find(times_transpose, x, w, out):
+        return fast(x, w, out)
     return get_array_module(x, w).dot(x, w.T, out=out)
 
 
 # ---- Losses
 
-NO_TARGET = -1  # target of a row of padding, on a device
+# Target of a row of padding, int32, on a device. No wrong target is likely to be it: neither -1, nor
+# -100, which PyTorch ignores, nor the smallest integer, which NaN becomes.
+NO_TARGET = 1 - 2**31
 
 
 def log_softmax(scores: Array) -> Array:
@@ -91,9 +90,11 @@ def softmax_loss(
         return fast(scores, targets, scale, out, smoothing)
     xp = get_array_module(scores, targets)
     rows = xp.arange(scores.shape[0])
-    given, log_p = targets, log_softmax(scores)
-    if is_device_array(given):
-        targets = xp.maximum(given, 0)
+    log_p = log_softmax(scores)
+    padded = is_device_array(targets) and targets.dtype == xp.int32
+    if padded:
+        has_target = targets != NO_TARGET
+        targets = xp.where(has_target, targets, 0)
     xp.exp(log_p, out=out)
     out[rows, targets] -= 1 - smoothing
     nll = (smoothing - 1) * log_p[rows, targets]
@@ -101,9 +102,9 @@ def softmax_loss(
         out -= smoothing / scores.shape[1]
         nll -= smoothing * log_p.mean(axis=1)
     out *= scale if isinstance(scale, float) else scale[:, None]
-    if is_device_array(given):
-        out *= (given != NO_TARGET)[:, None]
-        nll *= given != NO_TARGET
+    if padded:
+        out *= has_target[:, None]
+        nll *= has_target
     return nll, out
 
 

@@ -1,29 +1,24 @@
-"""CUDA C files of cuda/: loading them, and preparing and running launches of their kernels.
+"""CUDA C files of cuda/: loading them, and launching their kernels, as in driver.py.
 
-A macro compiles each file for float32 or float64. A launch is prepared once: arguments are packed
-into memory as the kernel's C parameters want them. It can then be run as often as wanted, through
-the driver's binding in CuPy, which takes a fraction of the host's time of CuPy's own launch.
+A macro compiles each file for float32 or float64.
 """
 
-import ctypes
 import functools
 import re
-import struct
 import sys
-from collections.abc import Callable
 from importlib import resources
 from types import ModuleType
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.backend import Array, is_device_array
+from xpcap.driver import THREADS, Kernel, parameter_types
 from xpcap.ops.equations import NO_TARGET
 from xpcap.ops.replay import note
 
 # What host and kernels agree on: `#define`s before each file
 CONSTANTS = {
-    "THREADS": 256,  # per block, in every kernel
+    "THREADS": THREADS,
     "NORM_BLOCKS": 256,  # of the first pass of a norm: sums have the same order on every GPU
     "FORWARD_UNITS": 8,  # of a block in lstm_step.cu; its threads divided by them are its rows
     "BACKWARD_UNITS": 16,
@@ -33,63 +28,9 @@ CONSTANTS = {
     "SLAB": 16,  # regions for a thread of attention_sum
     "NO_TARGET": NO_TARGET,
 }
-THREADS = CONSTANTS["THREADS"]
 # C types by NumPy's character for the dtype, which costs far less than its name
 REALS = {"f": "float", "d": "double"}
 INT_MAX = 2**31 - 1
-# A parameter fills eight bytes, whatever its type; a pointer is a "Q"
-SLOTS = {"int": "i4x", "long long": "q", "float": "f4x", "double": "d"}
-
-
-class Launch(NamedTuple):
-    """A kernel's launch, prepared."""
-
-    kernel: "Kernel"
-    grid: tuple[int, int, int]
-    parameters: ctypes.Array[Any]  # addresses of the parameters, then the parameters
-    arrays: tuple[object, ...]  # the arguments: an address keeps no memory alive
-
-    def call(self, stream: int) -> Callable[[], object]:
-        kernel, grid, parameters, _ = self
-        shape, address = (*grid, THREADS, 1, 1, 0), ctypes.addressof(parameters)
-        return functools.partial(kernel.launch, kernel.address, *shape, stream, address, 0)
-
-    def before_capture(self, stream: int) -> None:
-        """Nothing."""
-
-    def capture(self, stream: int) -> None:
-        self.call(stream)()
-
-
-class Kernel:
-    """A kernel on a device. Called with a grid and arguments, it launches.
-
-    Arguments are those of the C function: device arrays, and numbers, which are packed as the type
-    of their parameter. A grid has one to three axes.
-    """
-
-    def __init__(self, xp: ModuleType, module: Any, name: str, types: tuple[str, ...]) -> None:
-        self.name, self._function = name, module.get_function(name).kernel
-        self.address: int = self._function.ptr
-        self.launch: Callable[..., None] = xp.cuda.driver.launchKernel
-        self.current_stream: Callable[[], Any] = xp.cuda.get_current_stream
-        self._is_pointer = tuple(type_ == "*" for type_ in types)
-        n = len(types)
-        slots = "".join("Q" if type_ == "*" else SLOTS[type_] for type_ in types)
-        self._pack = struct.Struct(f"<{n}Q{slots}").pack_into
-        self._room = ctypes.c_byte * (16 * n)
-        self._offsets = tuple(range(8 * n, 16 * n, 8))
-
-    def __call__(self, grid: tuple[int, ...], *args: object) -> None:
-        room = self._room()
-        start = ctypes.addressof(room)
-        pairs = zip(args, self._is_pointer, strict=True)
-        values = [x.data.ptr if pointer else x for x, pointer in pairs]  # type: ignore[attr-defined]
-        self._pack(room, 0, *[start + offset for offset in self._offsets], *values)
-        x, y, z, *_ = *grid, 1, 1
-        work = Launch(self, (x, y, z), room, args)
-        work.call(self.current_stream().ptr)()
-        note(work)
 
 
 @functools.cache
@@ -103,19 +44,11 @@ def source(file: str) -> str:
     return f"{defines}{text}"
 
 
-def parameter_types(text: str, name: str, real: str) -> tuple[str, ...]:
-    """C types of a kernel's parameters in a file's text; "*" for any pointer."""
-    text = re.sub(r"//[^\n]*|__launch_bounds__\(.*?\)", "", text)
-    (inside,) = re.findall(rf"__global__\s+void\s+{name}\s*\(([^)]*)\)", text)
-    types = (part.rpartition(" ")[0].strip() for part in inside.split(","))
-    return tuple("*" if "*" in type_ else type_.replace("real", real) for type_ in types)
-
-
 @functools.cache
 def _kernel(xp: ModuleType, device: int, file: str, name: str, real: str) -> Kernel:
     """A kernel, cached for each device: a module loads on the current one."""
     module = xp.RawModule(code=source(file), options=(f"-DREAL={real}",))
-    return Kernel(xp, module, name, parameter_types(source(file), name, real))
+    return Kernel(xp, module, name, parameter_types(source(file), name, real), note)
 
 
 def current_device(name: str, like: Array) -> tuple[ModuleType, int]:

@@ -68,10 +68,10 @@ def product(x: Array, w: Array, out: Array) -> Array:
 
 @numpy_kernel(
     equations.times_transpose,
-    fits=lambda x, w, out, scratch: on_host(x, w, out, scratch) and len(x) <= FEW,
+    fits=lambda x, w, out: on_host(x, w, out) and len(x) <= FEW,
 )
-def times_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Array:
-    row_products_transpose(x, w, out, scratch)(0, 0, len(x))
+def times_transpose(x: Array, w: Array, out: Array) -> Array:
+    row_products_transpose(x, w, out)(0, 0, len(x))
     return out
 
 
@@ -86,7 +86,7 @@ def row_products(x: Array, w: Array, out: Array) -> MultiplyRows:
 
 
 @numpy_kernel(recurrent.row_products_transpose, fits=on_host)
-def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> MultiplyRows:
+def row_products_transpose(x: Array, w: Array, out: Array) -> MultiplyRows:
     """Products of few rows as (w @ x.T).T.
 
     OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as
@@ -95,13 +95,14 @@ def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> Mu
     m, turned = len(w), w.T
     threads = free_cores() > 1 and x.size > 0 and w.size > 0
     dot: Any = contention_guard().dot if threads else np.dot
+    room = np.empty(min(len(out), FEW) * m, out.dtype)
 
     def multiply(i: int, o: int, n: int) -> None:
         rows, to = x[i : i + n], out[o : o + n]
         if n > FEW:
             np.dot(rows, turned, to)
             return
-        transposed = scratch[: n * m].reshape(m, n)
+        transposed = room[: n * m].reshape(m, n)
         dot(w, rows.T, transposed)
         to[...] = transposed.T
 

@@ -28,9 +28,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.memory import Buffer
+from xpcap.memory import Buffer, fresh
 from xpcap.ops.dispatch import find
-from xpcap.ops.equations import add_product, gather, gather_plus, product, sigmoid, times_transpose
+from xpcap.ops.equations import gather, gather_plus, product, sigmoid, times_transpose
 
 # ---- Packed sequences
 #
@@ -239,32 +239,32 @@ def row_products(x: Array, w: Array, out: Array) -> MultiplyRows:
     return multiply
 
 
-def row_products_add(x: Array, w: Array, out: Array, scratch: Array | None = None) -> MultiplyRows:
+def row_products_add(x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> MultiplyRows:
     """out[o : o + n] += x[i : i + n] @ w; x (., k), w (k, m), out (., m).
 
-    `scratch` (., m) has a row for each of n and is overwritten; None takes fresh memory if needed.
+    Memory for a product comes from `buffer`, if needed.
     """
-    if fast := find(row_products_add, x, w, out, scratch):
-        return fast(x, w, out, scratch)
+    if fast := find(row_products_add, x, w, out):
+        return fast(x, w, out)
+    room = out[:0]
 
     def multiply(i: int, o: int, n: int) -> None:
+        nonlocal room
+        if n > len(room):  # once: the first step has the most rows
+            room = (buffer or fresh(out))("product", (n, out.shape[1]))
         to = out[o : o + n]
-        room = get_array_module(to).empty_like(to) if scratch is None else scratch[:n]
-        add_product(x[i : i + n], w, to, room)
+        to += product(x[i : i + n], w, out=room[:n])
 
     return multiply
 
 
-def row_products_transpose(x: Array, w: Array, out: Array, scratch: Array) -> MultiplyRows:
-    """out[o : o + n] = x[i : i + n] @ w.T; x (., k), w (m, k), out (., m).
-
-    `scratch` as in `times_transpose`.
-    """
-    if fast := find(row_products_transpose, x, w, out, scratch):
-        return fast(x, w, out, scratch)
+def row_products_transpose(x: Array, w: Array, out: Array) -> MultiplyRows:
+    """out[o : o + n] = x[i : i + n] @ w.T; x (., k), w (m, k), out (., m)."""
+    if fast := find(row_products_transpose, x, w, out):
+        return fast(x, w, out)
 
     def multiply(i: int, o: int, n: int) -> None:
-        times_transpose(x[i : i + n], w, out[o : o + n], scratch)
+        times_transpose(x[i : i + n], w, out[o : o + n])
 
     return multiply
 
@@ -415,7 +415,6 @@ def lstm_backward_steps(
     out: Gates,
     Wh: Array,
     da: Array,
-    scratch: Array,
     extra_term: RecurrentTerm | None = None,
     dc_T: Array | None = None,
 ) -> TakeStep:
@@ -423,14 +422,13 @@ def lstm_backward_steps(
 
     A step writes da by row, and dh_next[:n] and dc[:n], the gradients for the step before; the
     first step writes those of h0 and c0. Arguments as in lstm_gate_backward_steps; `out` has the
-    stacks and buffers of the forward pass, `scratch` (N * H,) is overwritten. Between steps a
-    kernel may leave dh_next as it was. With dc_T a step is always a product and the gates.
+    stacks and buffers of the forward pass. Between steps a kernel may leave dh_next as it was. With dc_T a step is always a product and the gates.
     """
     is_plain = extra_term is None and dc_T is None
-    if is_plain and (fast := find(lstm_backward_steps, dh, dh_next, dc, out, Wh, da, scratch)):
-        return fast(dh, dh_next, dc, out, Wh, da, scratch)
+    if is_plain and (fast := find(lstm_backward_steps, dh, dh_next, dc, out, Wh, da)):
+        return fast(dh, dh_next, dc, out, Wh, da)
     gate = lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T)
-    multiply = row_products_transpose(da, Wh, dh_next, scratch)
+    multiply = row_products_transpose(da, Wh, dh_next)
     add = None if extra_term is None else extra_term.backward_steps(da, dh_next)
 
     def take(step: Step) -> None:
@@ -527,12 +525,11 @@ def rnn_backward_steps(
     h: Array,
     Wh: Array,
     da: Array,
-    scratch: Array,
     extra_term: RecurrentTerm | None = None,
 ) -> TakeStep:
     """Gradients of rnn_steps, later steps first: da by row, dh_next[:n] for the step before."""
     activate = rnn_cell_backward_steps(dh, dh_next, h, da)
-    multiply = row_products_transpose(da, Wh, dh_next, scratch)
+    multiply = row_products_transpose(da, Wh, dh_next)
     add = None if extra_term is None else extra_term.backward_steps(da, dh_next)
 
     def take(step: Step) -> None:

@@ -84,6 +84,11 @@ class Replay(Generic[T]):
         self._graph: Any = None
         self._refused = False
 
+    @property
+    def has_graph(self) -> bool:
+        """True if it was run as a CUDA graph, which gave the right bits."""
+        return self._graph is not None
+
     def run(self, graphs: bool = False) -> T:
         """Run the work again: as a CUDA graph, which is made and tested first, or launch by launch.
 

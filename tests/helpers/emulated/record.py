@@ -21,7 +21,14 @@ HERE = str(Path(__file__).parent) + os.sep
 PACKAGE = str(Path(xpcap.__file__).parent) + os.sep
 CONVERSIONS = tuple(
     PACKAGE + name
-    for name in ("backend.py", "memory.py", "ops/launch.py", "ops/cublas.py", "ops/replay.py")
+    for name in (
+        "backend.py",
+        "driver.py",
+        "memory.py",
+        "ops/launch.py",
+        "ops/cublas.py",
+        "ops/replay.py",
+    )
 )  # who called them says more
 # bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
 SCRATCH = 512
