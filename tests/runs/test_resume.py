@@ -303,7 +303,7 @@ def test_a_linear_rate_is_planned_for_its_epochs(tmp_path: Path) -> None:
     for words in (
         "--epochs 3 given with --resume",
         "expected the 2 of",
-        "falls to zero over them (--lr-decay linear)",
+        "falls to zero over these epochs (--lr-decay linear)",
         "leave --epochs out",
         "--out",
     ):
