@@ -213,6 +213,7 @@ OURS = [
     ("cell", "inject"),
     [("lstm", "init"), ("lstm", "every-step"), ("rnn", "every-step"), ("lstm", "attention")],
 )
+@pytest.mark.hunt
 def test_emulated_beams_and_draws_are_those_of_numpy(
     cell: str, inject: str, policy: Policy, device: Emulator
 ) -> None:
@@ -234,6 +235,7 @@ def test_emulated_beams_and_draws_are_those_of_numpy(
 
 
 @pytest.mark.parametrize("policy", OURS, ids=str)
+@pytest.mark.hunt
 def test_emulated_host_reads_once_a_word_and_sends_little_whatever_the_policy(
     policy: Policy, device: Emulator
 ) -> None:

@@ -213,6 +213,7 @@ def test_emulated_training_equals_numpy(cell: str, dtype: Any, device: Emulator)
 
 @pytest.mark.parametrize("inject", ["every-step", "attention", "attention+every-step"])
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.hunt
 def test_emulated_training_with_the_picture_at_every_step_equals_numpy(
     cell: str, inject: str, device: Emulator
 ) -> None:

@@ -96,6 +96,7 @@ def test_nvrtc_compiles_for_every_architecture_without_a_warning(
         assert f".text.{kernel}\0".encode() in made.cubin, f"{kernel} is not in the code for {arch}"
 
 
+@pytest.mark.hunt
 def test_nvrtc_finds_no_kernel_short_of_registers(arch: str) -> None:
     rows = compile_table([arch])
     assert rows

@@ -108,6 +108,7 @@ def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> 
 
 
 @pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.hunt
 def test_code_blocks_run(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

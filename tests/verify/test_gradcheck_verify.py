@@ -157,6 +157,7 @@ def rounded_loss(
     ],
     ids=["steps", "steps back", "attention", "loss"],
 )
+@pytest.mark.hunt
 def test_verify_catches_a_planted_mistake(
     where: Any,
     name: str,
