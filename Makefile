@@ -13,7 +13,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff format the code"
 	@echo "make docs       make excerpts and make site, and open the site in a browser"
-	@echo "make site       build the site of docs/ and of the docstrings into site/; a warning is an error"
+	@echo "make site       build the site of docs/ and of the docstrings into site/html; a warning is an error"
 	@echo "make excerpts   bring what the docs quote from the code up to date, and draw their figures"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
 	@echo "make blanks     write handout/: the course's files with blanks for students, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
@@ -83,10 +83,10 @@ excerpts: .venv/ready
 	@touch $@
 
 site: .venv/docs
-	$(VENV) -m sphinx --quiet --fail-on-warning -d .venv/doctrees docs site
+	$(VENV) -m sphinx --quiet --fail-on-warning -d .venv/doctrees docs site/html
 
 docs: excerpts site
-	$(VENV) -m webbrowser "file://$(CURDIR)/site/index.html"
+	$(VENV) -m webbrowser "file://$(CURDIR)/site/html/index.html"
 
 notebooks: .venv/ready
 	$(VENV) tests/helpers/notebooks.py
