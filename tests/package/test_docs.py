@@ -383,6 +383,15 @@ def test_links_lead_somewhere(name: str) -> None:
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
+def test_pages_that_code_and_messages_name_exist() -> None:
+    files = [path for part in ("xpcap", "benchmarks") for path in (ROOT / part).rglob("*.py")]
+    named = {
+        page for path in files for page in re.findall(r"docs/[\w/-]+\.\w+", path.read_text("utf-8"))
+    }
+    assert len(named) > 5
+    assert [page for page in sorted(named) if not (ROOT / page).exists()] == []
+
+
 def test_pictures_in_the_docs_are_different_ones() -> None:
     pictures = [path.read_bytes() for path in (ROOT / "docs").rglob("*.png")]
     assert len(pictures) == len(set(pictures)) >= 2

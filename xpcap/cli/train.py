@@ -265,7 +265,8 @@ def train(
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
     if chosen.data is None:
         page = command_line("export", str(run.path), "--web", "page")
-        click.echo(f"for a page that captions drawings in the browser (docs/export.md):\n  {page}")
+        what = "for a page that captions drawings in the browser"
+        click.echo(f"{what} (docs/howto/web-page.md):\n  {page}")
 
 
 def _refuse_captions(data: Path | None) -> None:
