@@ -27,7 +27,7 @@ from xpcap.ops.cublas import Product
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import CrossEntropy
 
-BESIDE_RECORD = {"raw dropout_masks", "raw squares", "raw clip", "raw adam_update"}
+OUTSIDE_RECORD = {"raw dropout_masks", "raw squares", "raw clip", "raw adam_update"}
 LEAST = captions_of(np.random.default_rng(3), 2 * N)
 
 
@@ -90,12 +90,12 @@ def test_emulated_batches_of_one_layout_make_the_same_launches(
             one.train_batch(rows)
         (record,) = replays(one)
         found.append(texts(record.work))
-        beside = len(counts.launches) - len(record.work)
-        assert beside == len(BESIDE_RECORD) + 1, "launches beside the record"  # and record_step
+        outside = len(counts.launches) - len(record.work)
+        assert outside == len(OUTSIDE_RECORD) + 1, "launches outside the record"  # and record_step
     assert found[0] == found[1]
     with device.counting() as counts:
         one.train_batch(first)
-    assert len(counts.launches) == len(found[0]) + len(BESIDE_RECORD) + 1
+    assert len(counts.launches) == len(found[0]) + len(OUTSIDE_RECORD) + 1
     assert (counts.reads, counts.waits, counts.allocations) == ([], [], [])
     assert len(counts.transfers) == 1
 
@@ -160,7 +160,7 @@ def test_emulated_blocks_of_scores_are_repeated_as_well(
         theirs.train_batch(rows)
         if k == 1:
             (record,) = replays(ours)
-            assert len(counts.launches) == len(record.work) + len(BESIDE_RECORD) + 1
+            assert len(counts.launches) == len(record.work) + len(OUTSIDE_RECORD) + 1
     assert counts.names()["raw softmax_loss"] > 1
     np.testing.assert_allclose(ours.loss_history, theirs.loss_history, rtol=2e-6)
     np.testing.assert_allclose(
@@ -272,7 +272,7 @@ def test_emulated_step_by_graph_is_six_launches(device: Emulator) -> None:
     with device.counting() as counts:
         one.train_batch(last)
     names = Counter(name for name in counts.names() if not name.startswith("graph"))
-    assert set(names) == {*BESIDE_RECORD, "raw record_step"}
+    assert set(names) == {*OUTSIDE_RECORD, "raw record_step"}
     assert counts.kinds() == {"raw": 5, "graph": 1}
     assert (counts.reads, counts.waits, counts.allocations) == ([], [], [])
 

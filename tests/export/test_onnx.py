@@ -1,4 +1,4 @@
-"""A run as ONNX graphs, run by ONNX Runtime beside the run itself."""
+"""A run as ONNX graphs, whose results by ONNX Runtime are compared with the run's."""
 
 import contextlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""A run as a page: its folder, its modules by Node.js beside Python, and the page in Chromium."""
+"""A run as a page: its folder, its modules in Node.js compared with Python, and the page in Chromium."""
 
 import functools
 import hashlib
@@ -153,7 +153,7 @@ def test_the_page_may_load_nothing_from_elsewhere(run: Path, runtime: Path, tmp_
     assert "https://" not in ours
 
 
-# ---- The modules beside Python
+# ---- The modules, compared with Python
 
 
 class Script:

@@ -511,7 +511,7 @@ MISTAKES = [
         "start_states(h0, None, h, None)",
         "h[:N] = h0",
         "test_emulated_batches_of_one_layout_make_the_same_launches[init-rnn]",
-        "launches beside the record",
+        "launches outside the record",
     ),
     Mistake(
         "plain-equations-recorded",

@@ -303,7 +303,7 @@ def _untarred(path: Path) -> dict[str, bytes]:
 def pack(content: bytes, planes: int = 1) -> bytes:
     """Bytes, gzipped. Two planes: those at even positions before those at odd ones.
 
-    The high bytes of float16 weights are alike, and shrink where they are side by side. Browsers
+    The high bytes of float16 weights are similar, and compress better next to each other. Browsers
     have gzip, which also notices a damaged file.
     """
     split = b"".join(content[first::planes] for first in range(planes))

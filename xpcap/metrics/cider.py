@@ -70,7 +70,7 @@ def join(number: np.ndarray, other: np.ndarray) -> np.ndarray:
     return number + other.astype(np.uint64) * FACTOR
 
 
-FEW = 4  # an index of their own for pictures of which there are so many times as many
+FEW = 4  # pictures get an index of their own if they are fewer than this fraction of all, 1 / FEW
 AT_ONCE = 2000  # pictures whose n-grams are counted together
 SIGMA = 6.0  # of the penalty on a difference in length
 

@@ -2,7 +2,7 @@
 
 The launches of a training step are the same for all batches of one layout: the same kernels, sizes
 and addresses, while an upload changes what lies there. So the first such step is recorded, and the
-next ones run the record, without deciding anything anew.
+next ones run the record, without deciding anything again.
 
 Only launches of our own kernels and products are recorded. What CuPy launches by itself is not, so
 an operation without a kernel, which CuPy then computes, spoils a recording.

@@ -62,7 +62,7 @@ def write_captions(
     ----------
     paths : as in `caption_files`
     csv : table to write, or to continue: pictures that it has are left out. See CaptionTable
-    txt : write NAME.txt beside each picture, a line a caption; another text is never replaced
+    txt : write NAME.txt next to each picture, a line a caption; another text is never replaced
     describe : write the caption into the picture, as its XMP and IPTC description; another
         description is never replaced. See `describe_picture`
     policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
@@ -248,7 +248,7 @@ def _whole_rows(content: bytes) -> Iterator[bytes]:
 
 
 def write_text_file(picture: Path, captions: Sequence[str]) -> bool:
-    """Write NAME.txt beside a picture, a line a caption; False: it exists, with another text."""
+    """Write NAME.txt next to a picture, a line a caption; False: it exists, with another text."""
     path, text = picture.with_suffix(".txt"), "".join(f"{caption}\n" for caption in captions)
     if not os.path.lexists(path):
         write_text(path, text)

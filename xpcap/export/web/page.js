@@ -266,7 +266,7 @@ function listen() {
   }
 }
 
-// The sheet to draw on, in place of the picture.
+// Show or hide the sheet to draw on, which replaces the picture.
 function showPad(opens) {
   if (!find("pad")) return;
   find("pad").hidden = !opens;
