@@ -19,7 +19,7 @@ class Module:
     def __init__(
         self,
         name: str,
-        why: str = "is not modelled; add it to tests/helpers/emulated/cuda.py",
+        why: str = "is not modelled; add it to tests/emulated/cuda.py",
         **members: Any,
     ) -> None:
         self.__name__ = f"cupy.{name}"

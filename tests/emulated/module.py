@@ -42,7 +42,7 @@ class Cupy(ModuleType):
     """
 
     def __init__(self) -> None:
-        super().__init__("cupy", "The emulated device: see tests/helpers/emulated.")
+        super().__init__("cupy", "The emulated device: see tests/emulated.")
         self.__version__ = real.cupy().__version__
         self.__path__: list[str] = []
         self.ndarray, self.cuda, self.random, self.linalg = (
@@ -73,7 +73,7 @@ class Cupy(ModuleType):
         if name in HOST or (isinstance(found, type) and issubclass(found, np.generic)):
             return found
         raise NotImplementedError(
-            f"emulated device: cupy.{name} is not modelled; add it to tests/helpers/emulated/functions.py"
+            f"emulated device: cupy.{name} is not modelled; add it to tests/emulated/functions.py"
         )
 
 

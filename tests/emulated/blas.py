@@ -44,7 +44,7 @@ class Cublas(Module):
     """
 
     def __init__(self) -> None:
-        super().__init__("cuda.cublas", "is not modelled; add it to tests/helpers/emulated/blas.py")
+        super().__init__("cuda.cublas", "is not modelled; add it to tests/emulated/blas.py")
         self.CUBLAS_OP_N, self.CUBLAS_OP_T = 0, 1
         self.getVersion = lambda handle: 130_000
         self.sgemm, self.dgemm = _gemm("sgemm", np.float32), _gemm("dgemm", np.float64)

@@ -104,7 +104,7 @@ class ndarray:  # noqa: N801 - cupy's name
             raise AttributeError(f"'cupy.ndarray' object has no attribute {name!r}")
         raise NotImplementedError(
             f"emulated device: cupy.ndarray.{name} is not modelled; add it to"
-            " tests/helpers/emulated/methods.py"
+            " tests/emulated/methods.py"
         )
 
     shape = property(lambda self: self.host.shape)
