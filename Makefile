@@ -58,12 +58,12 @@ KILLS ?= 100
 SEED ?= 0
 
 fuzz: .venv/ready
-	$(VENV) tests/helpers/fuzz.py --cases $(CASES) --seed $(SEED)
+	$(VENV) tools/fuzz.py --cases $(CASES) --seed $(SEED)
 	XPCAP_EXAMPLES=2000 $(VENV) -m pytest -q tests/layers/test_properties.py
 
 kill-test: .venv/ready
-	$(VENV) tests/helpers/kill.py --kills $(KILLS) --seed $(SEED)
-	$(VENV) tests/helpers/faults.py
+	$(VENV) tools/kill.py --kills $(KILLS) --seed $(SEED)
+	$(VENV) tools/faults.py
 
 lint: .venv/ready
 	$(VENV) -m ruff check .
@@ -75,7 +75,7 @@ format: .venv/ready
 	$(VENV) -m ruff format .
 
 excerpts: .venv/ready
-	$(VENV) tests/helpers/excerpts.py
+	$(VENV) tools/excerpts.py
 	$(VENV) docs/figures.py
 
 .venv/docs: .venv/ready
@@ -89,7 +89,7 @@ docs: excerpts site
 	$(VENV) -m webbrowser "file://$(CURDIR)/site/html/index.html"
 
 notebooks: .venv/ready
-	$(VENV) tests/helpers/notebooks.py
+	$(VENV) tools/notebooks.py
 
 blanks: .venv/ready
 	$(VENV) -m xpcap.grading.handout $(ARGS) handout docs/tutorials/rnn_captioning.ipynb docs/tutorials/lstm_captioning.ipynb
@@ -98,7 +98,7 @@ bench: .venv/ready
 	$(VENV) -m benchmarks $(ARGS)
 
 gpu-check:
-	$(PYTHON) tests/helpers/gpu_check.py $(PAGE)
+	$(PYTHON) tools/gpu_check.py $(PAGE)
 
 .venv/release: .venv/ready
 	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[release]'
@@ -107,7 +107,7 @@ gpu-check:
 # A dry run: what dist/ holds at the end is what was installed and used in the clean environment.
 release: .venv/release
 	rm -rf dist
-	$(VENV) tests/helpers/clean_room.py dist
+	$(VENV) tools/clean_room.py dist
 	$(VENV) -m twine check --strict dist/*
 	@test -z "$$(git status --porcelain)" || echo "note: the checkout has changes that are not committed, and dist/ has them too"
 	@version=$$($(VENV) -c 'import xpcap; print(xpcap.__version__)'); \

@@ -6,7 +6,7 @@ caught a third by a wrong number, the rest by a TypeError, at import, or by runn
 Neither takes host arrays for device arrays, waits for the device or addresses a wrong row.
 
 Functions and tests are named without their files, and Python is matched by its shape, so that
-moving or formatting code breaks nothing here. python tests/helpers/excerpts.py writes the table of
+moving or formatting code breaks nothing here. python tools/excerpts.py writes the table of
 docs/develop/testing-without-a-gpu.md.
 """
 

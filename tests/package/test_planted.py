@@ -12,7 +12,7 @@ from mistakes import MISTAKES, Mistake
 from nursery import Nursery, Result
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("xpcap", "tests", "pyproject.toml")
+COPIED = ("xpcap", "tests", "tools", "pyproject.toml")
 
 
 @pytest.fixture(scope="module")

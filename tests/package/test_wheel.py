@@ -45,6 +45,7 @@ def test_the_wheel_of_the_sdist_holds_the_package_and_works_with_what_it_declare
         "benchmarks",
         "docs",
         "tests",
+        "tools",
         "xpcap",
     }
     with zipfile.ZipFile(wheel) as archive:

@@ -1,18 +1,21 @@
 """Lets the steps of every write of a training fail, one after the other: what was saved before must
 open, and go on to the same bytes.
 
-python tests/helpers/faults.py
+python tools/faults.py
 """
 
 import errno
 import itertools
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 import commands
 import kill

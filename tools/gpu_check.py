@@ -1,5 +1,5 @@
 """Checks a machine with a CUDA card, and leaves one page about it for a report: python
-tests/helpers/gpu_check.py [PAGE]; `make gpu-check` does it too.
+tools/gpu_check.py [PAGE]; `make gpu-check` does it too.
 
 Every part runs, whatever became of those before, each in processes of its own with this Python's
 packages. Nothing is installed, and nothing is changed on the machine but the page, which is written
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 3600.0  # seconds that a command may take: a card that hangs does not keep its page back
 SETTINGS = ("CUPY_", "CUBLAS_", "CUDA_", "NVIDIA_", "TORCH_", "XPCAP_", "OMP_", "OPENBLAS_")
 NO_PYTEST = (

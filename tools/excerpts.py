@@ -4,13 +4,16 @@ with signature and docstring, and the table of planted mistakes. `make excerpts`
 
 import ast
 import re
+import sys
 import textwrap
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 import mistakes
 from planting import function_named
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```python (\S+) (\S+)( whole)?\n(?:.*\n)*?```$", re.MULTILINE)
 TABLE = re.compile(r"^\| mistake \|.*\n(?:\|.*\n)+", re.MULTILINE)

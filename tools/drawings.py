@@ -1,6 +1,6 @@
 """Captions of drawings unlike a run's training pictures: the share named exactly, by sheet.
 
-`python tests/helpers/drawings.py RUN` prints it.
+`python tools/drawings.py RUN` prints it.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Opens bad files by the thousand: each must be read or refused, by an error that is expected,
 within a second and in bounded memory.
 
-python tests/helpers/fuzz.py --kind dataset --cases 10000 --seed 0
+python tools/fuzz.py --kind dataset --cases 10000 --seed 0
 """
 
 import argparse
@@ -25,7 +25,7 @@ from xpcap.errors import EXPECTED
 KINDS = ("dataset", "checkpoint", "captions")
 LONGEST, MOST = 1.0, 300  # seconds a case, MB a process: what is promised
 HUNG = 20.0  # seconds after which a case has ended the process that tries it
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 STATUS = Path("/proc/self/status")
 
 

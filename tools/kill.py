@@ -1,8 +1,8 @@
 """Kills trainings at random moments and goes on with them: in the end they must equal unbroken
 ones, byte for byte.
 
-python tests/helpers/kill.py --kills 100 --seed 0
-python tests/helpers/kill.py --kills 20 --ranks 2
+python tools/kill.py --kills 100 --seed 0
+python tools/kill.py --kills 20 --ranks 2
 
 With ranks a random one of them is killed; the others, and mpiexec, have to end within TEN seconds.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from xpcap.data import write_dataset
 from xpcap.shapes import generate
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TEN = 10
 CLOCK = {"times.jsonl", ".lock"}  # what two equal runs need not have in common
 SIZES = [

@@ -1,5 +1,5 @@
 """Prints what can be measured of the CUDA kernels without a GPU, as Markdown for docs/develop/testing-without-a-gpu.md:
-python tests/helpers/kernel_tables.py
+python tools/kernel_tables.py
 """
 
 import platform
@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "ops"))
+
 import nvrtc
-import twin
-
-sys.path.append(str(Path(__file__).parents[1] / "ops"))
-
 import test_nvrtc
 import test_twin
+import twin
 
 
 def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> None:

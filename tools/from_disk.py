@@ -1,7 +1,7 @@
 """Features that need not fit into memory: prepare and train on random data of COCO's size, with the
 time and peak memory of each command.
 
-    python tests/helpers/from_disk.py FOLDER [prepare's options]
+    python tools/from_disk.py FOLDER [prepare's options]
 
 82,783 pictures with 4096 features each, 1.36 GB, and 400,000 captions as COCO's JSON. FOLDER needs
 3 GB and is left as it is then.

@@ -1,8 +1,8 @@
 """Builds sdist and wheel, installs the wheel into an environment of its own, and uses it there as a
 stranger would: away from the checkout, with nothing of it on any path.
 
-python tests/helpers/clean_room.py [FOLDER]    installs the dependencies from the package index; what
-                                               was built and worked goes into FOLDER
+python tools/clean_room.py [FOLDER]    installs the dependencies from the package index; what
+                                       was built and worked goes into FOLDER
 """
 
 import os
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SMALL = ("--hidden", "16", "--wordvec", "8", "--epochs", "1", "--score-epochs", "0")
 DRAW = "from xpcap import generate, write_dataset; write_dataset('few.h5', generate(0, train=60, val=14))"
 
