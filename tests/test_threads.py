@@ -47,12 +47,12 @@ def run(version: str, *arguments: str) -> dict[str, Any]:
     [
         ("installed", ["owned"]),
         ("3.7", []),
-        pytest.param("installed", [], marks=pytest.mark.hunt),
-        pytest.param("3.7", ["owned"], marks=pytest.mark.hunt),
+        pytest.param("installed", [], marks=pytest.mark.slow),
+        pytest.param("3.7", ["owned"], marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_any_thread_has_the_bits_of_main_also_beside_another_and_blas_keeps_its_threads(
     version: str, arguments: list[str]
 ) -> None:

@@ -90,7 +90,7 @@ def _peak() -> int:
     return max(own, others)
 
 
-def hunt(kind: str, cases: int, seed: int) -> Result:
+def run_cases(kind: str, cases: int, seed: int) -> Result:
     """Try so many cases in processes that may crash or hang."""
     outcomes: Counter[str] = Counter()
     slowest, peak, done, broken = 0.0, 0, 0, []
@@ -175,7 +175,7 @@ def main() -> None:
     failed = False
     for kind in KINDS if given.kind == "all" else (given.kind,):
         began = time.monotonic()
-        result = hunt(kind, given.cases, given.seed)
+        result = run_cases(kind, given.cases, given.seed)
         print(f"{result}; seed {given.seed}, {time.monotonic() - began:.0f} s", flush=True)
         for line in result.broken[:50]:
             print(f"  {line}")

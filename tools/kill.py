@@ -172,7 +172,7 @@ def break_and_go_on(
     count.runs += 1
 
 
-def hunt(kills: int, seed: int, ranks: int = 1) -> Count:
+def kill_runs(kills: int, seed: int, ranks: int = 1) -> Count:
     """Kill so many times, over the variants in turn; a SystemExit where anything differs in the
     end.
     """
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1)
     arguments = parser.parse_args()
     began = time.monotonic()
-    count = hunt(arguments.kills, arguments.seed, arguments.ranks)
+    count = kill_runs(arguments.kills, arguments.seed, arguments.ranks)
     if arguments.ranks > 1:
         print(
             f"{arguments.ranks} ranks; all had ended {count.slowest:.1f} s after one was killed, at"

@@ -959,7 +959,7 @@ def test_emulated_bench_has_no_time_in_graphs_where_a_step_has_none(
         assert list(measure.measure("xpcap graph", [TINY], BRIEF, "cupy", [TRAINING])) == [None]
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_bench_says_what_card_it_was(device: Emulator, tiny: None) -> None:
     found = json.loads(good("--backend", "cupy", "--config", "coco", "--json").stdout)
     assert found[0]["machine"]["card"] == "emulated"
@@ -1035,7 +1035,7 @@ def test_a_process_of_its_own_describes_the_machine_or_says_why_not() -> None:
         measure.machine_in_process("cupy:99")
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_parts_of_a_step_add_up_to_it(
     device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -181,7 +181,7 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
     )
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
     def trained(name: str, *options: object) -> bytes:
         good("train", "--out", tmp_path / name, *SMALL, *options)
@@ -235,7 +235,7 @@ def test_the_scaling_is_fitted_on_the_train_split_alone(run: Path) -> None:
     )
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_best_keeps_the_epoch_with_the_least_validation_loss(tmp_path: Path) -> None:
 
     def spoil(solver: Any) -> None:
@@ -834,7 +834,7 @@ def begin(*args: object, **streams: Any) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_command_whose_reader_has_gone_ends_quietly_as_unix_tools_do(run: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -845,7 +845,7 @@ def test_a_command_whose_reader_has_gone_ends_quietly_as_unix_tools_do(run: Path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_training_whose_reader_has_gone_is_saved_and_says_how_to_go_on(tmp_path: Path) -> None:
     with begin(
         "train", "--out", tmp_path / "run", *SMALL, "--epochs", 100_000, stdout=subprocess.PIPE

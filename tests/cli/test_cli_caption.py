@@ -544,7 +544,7 @@ def save_features(**changes: Any) -> None:
     )
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_pictures_prepared_and_learnt_from_caption_others(own: list[str]) -> None:
     good(*own, "--pictures", "own photos", "--encoder", "histogram")
     source = json.loads(good("info", "own.h5", "--json").stdout)["source"]

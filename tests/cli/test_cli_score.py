@@ -281,7 +281,7 @@ def test_csv_has_a_row_a_picture_whose_means_are_the_scores(
         failing([*command, "--csv", "scored.txt"], "scored.txt does not end in .csv")
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_against_gives_paired_differences_of_two_runs(run: Path, evaluated: dict[str, Any]) -> None:
     good("train", "data.h5", "--out", "other", *SMALL, "--hidden", 24)
     theirs = json.loads(good("evaluate", "other", "--json").stdout)

@@ -134,7 +134,7 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(command.main, words)
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_the_pages_command_makes_it_where_the_course_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -267,7 +267,7 @@ def test_hostile_files_are_refused_soon_and_say_why(name: str, made: Path) -> No
     not sys.platform.startswith("linux"),
     reason="peak memory is counted in other units elsewhere, and has no limit there",
 )
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_all_of_them_together_take_little_memory_and_nothing_is_left_running(
     tmp_path: Path,
 ) -> None:

@@ -86,12 +86,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     "language",
     [
         pytest.param(
-            language, marks=[pytest.mark.hunt] if language in ("French", "Russian") else []
+            language, marks=[pytest.mark.slow] if language in ("French", "Russian") else []
         )
         for language in CAPTIONS
     ],
 )
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_captions_of_any_language_are_prepared_trained_on_shown_and_scored(
     language: str, photos: Path, here: Path
 ) -> None:
@@ -210,7 +210,7 @@ def test_a_data_set_that_records_no_tokeniser_is_cut_as_it_was(photos: Path, her
     failing(["info", "former.h5"], "tokeniser ['ascii'] does not exist")
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_run_that_records_no_tokeniser_is_read_as_it_was(photos: Path, here: Path) -> None:
     prepare(photos, ["Ein Mädchen fährt", "a dog"])
     good("train", "data.h5", "--out", "run", *SMALL)

@@ -57,9 +57,9 @@ def encoded(names: list[str], step: int = 1) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--float16"], pytest.param(["--pca", 3], marks=pytest.mark.hunt)], ids=str
+    "options", [[], ["--float16"], pytest.param(["--pca", 3], marks=pytest.mark.slow)], ids=str
 )
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_prepare_adds_mirror_images_to_the_train_split_alone(
     options: list[object], prepared: Path
 ) -> None:

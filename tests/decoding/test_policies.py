@@ -45,7 +45,7 @@ def first_words(model: CaptioningRNN, n: int, **settings: Any) -> np.ndarray:
     return np.bincount(said[:, 0], minlength=V) / n
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_words_are_drawn_as_often_as_the_softmax_says(model: CaptioningRNN) -> None:
     n = 40_000
     scores, state = model.step(np.array([START]), model.start(pictures(1)))

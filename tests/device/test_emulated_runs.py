@@ -55,7 +55,7 @@ def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_commands_say_what_numpy_says(runs: dict[str, Path], tmp_path: Path) -> None:
     """train, info, evaluate, and caption of a split and of files."""
     host, emulated = runs["numpy"], runs["cupy"]
@@ -92,14 +92,14 @@ def test_emulated_commands_say_what_numpy_says(runs: dict[str, Path], tmp_path: 
     assert json.loads(good("info", "--json").stdout)["backends"]["cupy"]["devices"] == ["emulated"]
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_run_folder_is_as_whole_as_any(runs: dict[str, Path]) -> None:
     names = [sorted(path.relative_to(run) for path in run.rglob("*")) for run in runs.values()]
     assert names[0] == names[1]
     assert (runs["cupy"] / "index.html").stat().st_size > 10_000
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_vanilla_rnn_without_dropout_trains_too(
     few_pictures: None, device: Emulator, tmp_path: Path
 ) -> None:
@@ -111,7 +111,7 @@ def test_emulated_vanilla_rnn_without_dropout_trains_too(
     np.testing.assert_allclose(*histories, **LOOSE)
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_checkpoints_are_written_without_the_device(
     few_pictures: None,
     plain_curves: None,
@@ -140,7 +140,7 @@ def test_emulated_checkpoints_are_written_without_the_device(
     assert used == {threading.main_thread()}
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_verify_passes(device: Emulator) -> None:
     rows = json.loads(good("verify", "--backend", "cupy", "--json").stdout)
     assert {row["backend"] for row in rows} == {"cupy"}

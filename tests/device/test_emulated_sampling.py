@@ -213,7 +213,7 @@ OURS = [
     ("cell", "inject"),
     [("lstm", "init"), ("lstm", "every-step"), ("rnn", "every-step"), ("lstm", "attention")],
 )
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_beams_and_draws_are_those_of_numpy(
     cell: str, inject: str, policy: Policy, device: Emulator
 ) -> None:
@@ -235,7 +235,7 @@ def test_emulated_beams_and_draws_are_those_of_numpy(
 
 
 @pytest.mark.parametrize("policy", OURS, ids=str)
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_host_reads_once_a_word_and_sends_little_whatever_the_policy(
     policy: Policy, device: Emulator
 ) -> None:

@@ -213,7 +213,7 @@ def test_emulated_training_equals_numpy(cell: str, dtype: Any, device: Emulator)
 
 @pytest.mark.parametrize("inject", ["every-step", "attention", "attention+every-step"])
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_training_with_the_picture_at_every_step_equals_numpy(
     cell: str, inject: str, device: Emulator
 ) -> None:
@@ -248,7 +248,7 @@ def test_emulated_training_equals_numpy_where_cublas_cannot_be_called(
     assert device.names()["product dot"] > 4 * T
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_the_loop_of_the_docs_trains_the_same_model_on_the_device(
     device: Emulator, capsys: pytest.CaptureFixture[str]
 ) -> None:

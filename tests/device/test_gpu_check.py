@@ -135,7 +135,7 @@ def test_the_page_holds_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(CUPY.usable, reason="there is a card: make gpu-check is the test")
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_without_a_card_the_page_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

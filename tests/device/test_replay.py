@@ -102,7 +102,7 @@ def test_emulated_batches_of_one_layout_make_the_same_launches(
 
 @pytest.mark.parametrize("graphs", [False, True], ids=["list", "graph"])
 @pytest.mark.parametrize(
-    "inject", ["every-step", pytest.param("attention", marks=pytest.mark.hunt)]
+    "inject", ["every-step", pytest.param("attention", marks=pytest.mark.slow)]
 )
 def test_emulated_repeated_steps_train_as_numpy_does(
     inject: str, graphs: bool, device: Emulator

@@ -16,7 +16,7 @@ from xpcap.training.evaluate import SELECT
 
 @pytest.mark.parametrize("select", SELECT)
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_warm_up_launches_all_that_training_will_and_changes_nothing(
     cell: str, select: str, device: Emulator
 ) -> None:

@@ -142,7 +142,7 @@ class OnDevice(Rank):
 @pytest.mark.parametrize(
     ("way", "alone", "library"), [(NCCL, True, True), (Staged, False, True), (Staged, True, False)]
 )
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_ranks_train_on_devices_what_one_process_trains(
     way: type, alone: bool, library: bool, device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ MPIEXEC = Path(sys.executable).with_name("mpiexec")
 if not MPIEXEC.exists():
     pytest.skip("no mpiexec beside this Python: pip install '.[mpi]'", allow_module_level=True)
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.hunt  # each starts processes of its own
+pytestmark = pytest.mark.slow  # each starts processes of its own
 SMALL = (
     "--hidden",
     "16",
@@ -291,7 +291,7 @@ def test_commands_that_ranks_do_not_share_run_once(data: Path) -> None:
 
 
 def test_runs_whose_ranks_are_killed_at_random_moments_end_as_unbroken_ones() -> None:
-    assert kill.hunt(kills=6, seed=1, ranks=2).kills == 6
+    assert kill.kill_runs(kills=6, seed=1, ranks=2).kills == 6
 
 
 def test_two_processes_that_attend_and_train_on_the_score_leave_the_run_of_one(

@@ -181,7 +181,7 @@ def test_grids_need_attention_and_attention_needs_grids(
 @pytest.mark.parametrize(
     ("cell", "inject"), [("lstm", "attention"), ("rnn", "attention+every-step")]
 )
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(
     cell: str, inject: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip

@@ -719,7 +719,7 @@ def test_a_browser_that_cannot_is_told_what_to_do(
         assert server.asked.count("/page.js") == 0
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_photos_have_pythons_pixels_and_captions(
     browser: Browser, real_data: Path, real_runtime: Path, tmp_path: Path
 ) -> None:

@@ -188,7 +188,7 @@ def run_in(folder: Path, name: str, sizes: str) -> Any:
     return notebook
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
 def test_a_notebook_of_a_handout_works_once_all_is_written(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -206,7 +206,7 @@ def test_a_notebook_of_a_handout_works_once_all_is_written(
     check_digits(name.removesuffix(".ipynb"), text)
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "first"),
     [("rnn_captioning.ipynb", "rnn_step_forward"), ("lstm_captioning.ipynb", "rnn_forward")],

@@ -49,7 +49,7 @@ def test_a_planted_mistake_is_named_where_it_is_and_nothing_else(name: str, tmp_
     assert is_right(mistake, there, others), (there, others)
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_every_planted_mistake_is_named_as_the_page_says() -> None:
     lines = list(table())
     assert [line for line in lines if "WRONG" in line] == []

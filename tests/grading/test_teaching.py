@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "howto" / "teaching.md").read_text(encoding="utf-8")
 ODD = "o'neill & $(touch x) ada"  # a student's folder
 
 pytestmark = [
-    pytest.mark.hunt,
+    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here"),
 ]
 

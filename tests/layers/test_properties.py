@@ -490,7 +490,7 @@ def write_layout(folder: Path, captions: dict[str, list[str]], features: np.ndar
 
 
 @holds(st.dictionaries(NAME, st.lists(SAID, min_size=1, max_size=3), min_size=2, max_size=4), SEED)
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_what_is_imported_comes_back_from_the_file(
     captions: dict[str, list[str]], seed: int
 ) -> None:

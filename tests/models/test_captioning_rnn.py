@@ -139,7 +139,7 @@ def test_packed_equals_padded(
 
 
 @CELLS
-@pytest.mark.parametrize("dropout", [0.4, pytest.param(0.0, marks=pytest.mark.hunt)])
+@pytest.mark.parametrize("dropout", [0.4, pytest.param(0.0, marks=pytest.mark.slow)])
 @INJECT
 def test_every_gradient_matches_finite_differences(
     cell: str, inject: str, dropout: float, rng: np.random.Generator

@@ -73,12 +73,12 @@ def _compiler() -> None:
 
 @pytest.fixture(
     params=[
-        pytest.param(arch, marks=() if arch in ENDS else pytest.mark.hunt)
+        pytest.param(arch, marks=() if arch in ENDS else pytest.mark.slow)
         for arch in nvrtc.ARCHITECTURES
     ]
 )
 def arch(request: pytest.FixtureRequest) -> str:
-    """The oldest and the newest architecture; those between in the hunt."""
+    """The oldest and the newest architecture; those between are slow tests."""
     if request.param not in nvrtc.compiler().architectures:
         pytest.skip(f"{nvrtc.compiler().name} does not know {request.param}")
     return request.param
@@ -86,7 +86,7 @@ def arch(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("real", twin.REALS)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_nvrtc_compiles_for_every_architecture_without_a_warning(
     path: Path, real: str, arch: str
 ) -> None:
@@ -96,7 +96,7 @@ def test_nvrtc_compiles_for_every_architecture_without_a_warning(
         assert f".text.{kernel}\0".encode() in made.cubin, f"{kernel} is not in the code for {arch}"
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_nvrtc_finds_no_kernel_short_of_registers(arch: str) -> None:
     rows = compile_table([arch])
     assert rows

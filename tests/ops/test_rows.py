@@ -146,7 +146,7 @@ def test_compressed_and_transposed_arrays_are_read_into_memory(tmp_path: Path) -
         np.testing.assert_array_equal(read, features())
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_preparing_takes_far_less_memory_than_the_features(tmp_path: Path) -> None:
     """410 MB of features that `prepare` never holds; `from_disk.py` is the same at COCO's size,

@@ -108,7 +108,7 @@ def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(
         assert row.error < TOLERANCE[real], row
 
 
-@pytest.mark.parametrize("real", ["float", pytest.param("double", marks=pytest.mark.hunt)])
+@pytest.mark.parametrize("real", ["float", pytest.param("double", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kernel", CASES)
 def test_twin_that_rounds_as_a_card_equals_the_equations(kernel: str, real: str) -> None:
     for size in CASES[kernel].sizes:
@@ -578,7 +578,7 @@ GUARDS = [
 @pytest.mark.parametrize(
     ("kernels", "guard", "instead"), GUARDS, ids=[guard for _, guard, _ in GUARDS]
 )
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_twin_step_reads_nothing_beyond_its_arrays(kernels: Any, guard: str, instead: str) -> None:
     """Not even what it drops afterwards, which no result shows; without one of its guards it
     does.
@@ -653,7 +653,7 @@ def test_twin_threads_do_not_race(kernel: str, real: str) -> None:
         assert case.error(case.results(report.args)) < TOLERANCE[real]
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: f"{plant.kernel}: {plant.mistake}")
 def test_planted_race_is_reported(plant: Plant) -> None:
     report, _ = sanitized_or_skip(plant)

@@ -108,7 +108,7 @@ def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> 
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_code_blocks_run(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,7 +192,7 @@ def put_files_that_the_docs_speak_of() -> None:
 
 @pytest.mark.usefixtures("verify_once", "plain_curves")
 @pytest.mark.parametrize("name", [name for name, commands in SCRIPTS.items() if commands])
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_commands_in_the_docs_run_in_their_order(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ def test_a_committed_figure_is_of_the_committed_sources(name: str) -> None:
         assert picture.text["sources"] == figures.digest(name)
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 @pytest.mark.parametrize("name", figures.FIGURES)
 def test_a_figure_is_drawn_alike_each_time(name: str, tmp_path: Path) -> None:
     drawn = tmp_path / "drawn.png", tmp_path / "again.png"

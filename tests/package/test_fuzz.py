@@ -15,10 +15,10 @@ from fuzzing import spoiling
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="peak memory cannot be asked for")
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", fuzz.KINDS)
 def test_bad_input_is_read_or_refused_quickly_and_in_bounded_memory(kind: str) -> None:
-    result = fuzz.hunt(kind, 200, seed=20)
+    result = fuzz.run_cases(kind, 200, seed=20)
     assert result.broken == []
     assert result.outcomes["refused"] > 50
     assert result.outcomes["accepted"] > 5

@@ -535,7 +535,7 @@ def test_exif_of_thousands_of_copies_of_itself_is_left_alone(tmp_path: Path) -> 
     assert read_picture(tmp_path / "a.png").shape == (8, 8, 3)
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_large_pictures_that_are_honest_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(black(7_000, 7_000))
     assert read_picture(tmp_path / "a.png").shape == (1024, 1024, 3)
@@ -582,7 +582,7 @@ def meet_all(folder: Path) -> None:
         read_picture(folder / name)
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="Linux tells the most memory that a process held"
 )

@@ -177,7 +177,7 @@ def check_course(name: str, text: str, errors: dict[str, str]) -> None:
         assert 2.2 < tenth < 2.4
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_notebook_runs_from_top_to_bottom_in_smaller_sizes(path: Path, tmp_path: Path) -> None:
     """A cell after the one tagged `parameters` sets the sizes; warnings are errors; nothing is
     written but to a temporary folder.
@@ -229,7 +229,7 @@ def on_the_courses_imports(source: str, first: str) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "found"),
     [
@@ -330,7 +330,7 @@ def test_the_first_cell_installs_xpcap_where_it_is_missing_and_only_there(
         assert ran == expected
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 @pytest.mark.usefixtures("device")
 def test_the_last_cell_trains_on_a_card_and_says_why_where_there_is_none(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

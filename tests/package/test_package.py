@@ -266,7 +266,7 @@ def options(few_pictures: None) -> TrainOptions:
     )
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
     trained = train_run(options).run
     assert trained.path == Path("runs/x")
@@ -318,7 +318,7 @@ def test_what_is_no_state_is_not_saved(tmp_path: Path) -> None:
         save_state({}, tmp_path)  # type: ignore[arg-type]
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,7 +343,7 @@ def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(
     ]
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_was_trained_with(
     options: TrainOptions,
 ) -> None:
@@ -377,7 +377,7 @@ def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_wa
     assert float(run.model.loss(*batch)[0]) != float(run.model.loss(*batch)[0])
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_open_run_draws_no_random_number(
     options: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

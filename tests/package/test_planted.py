@@ -58,7 +58,7 @@ def nodes() -> dict[str, str]:
     return found
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_planted_mistakes_are_many_and_each_changes_one_match(nodes: dict[str, str]) -> None:
     assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES) >= 70
     assert len(nodes) > 20
@@ -66,7 +66,7 @@ def test_planted_mistakes_are_many_and_each_changes_one_match(nodes: dict[str, s
         mistake.planted(ROOT)
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_planted_copy_without_a_mistake_passes(
     nursery: Nursery, base: Path, nodes: dict[str, str]
 ) -> None:
@@ -76,7 +76,7 @@ def test_planted_copy_without_a_mistake_passes(
     assert results == [Result("passed", "")] * len(nodes), failed
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_planted_mistake_is_caught(
     mistake: Mistake, nursery: Nursery, base: Path, nodes: dict[str, str]

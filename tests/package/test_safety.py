@@ -364,7 +364,7 @@ def changed(record: dict[str, Any], folder: Path) -> set[str]:
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the record looks up folders in /proc"
 )
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_commands_write_in_their_place_connect_to_nothing_and_follow_no_link(
     tmp_path: Path,
 ) -> None:
@@ -540,7 +540,7 @@ needs_photographs = pytest.mark.skipif(
 
 @needs_photographs
 @pytest.mark.usefixtures("refuses_sockets")
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_no_command_asks_for_the_network_or_leaves_more_in_a_home_than_the_docs_say(
     tmp_path: Path,
 ) -> None:
@@ -604,7 +604,7 @@ def test_no_command_asks_for_the_network_or_leaves_more_in_a_home_than_the_docs_
 
 
 @needs_photographs
-@pytest.mark.hunt
+@pytest.mark.slow
 @pytest.mark.usefixtures("refuses_sockets")
 def test_hundreds_of_photographs_are_encoded_with_nothing_reported(
     real_data: Path, tmp_path: Path

@@ -12,7 +12,7 @@ import xpcap
 from xpcap import layers
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.hunt
+pytestmark = pytest.mark.slow
 for package in ("sphinx", "myst_nb", "numpydoc", "furo"):
     pytest.importorskip(package, reason="the site is not built: the docs extra is not installed")
 

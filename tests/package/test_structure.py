@@ -147,7 +147,7 @@ def test_torch_is_imported_in_few_files_and_only_when_it_is_used() -> None:
     )
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_gpu_tests_are_collected_with_the_few_packages_that_gpu_machines_have() -> None:
     """numpy, h5py, click, tqdm, safetensors and pytest: the rest is imported where it is used."""
     absent = ("nltk", "PIL", "matplotlib", "jinja2", "filelock", "hypothesis")

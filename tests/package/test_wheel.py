@@ -20,7 +20,7 @@ import clean_room
 import xpcap
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.hunt
+pytestmark = pytest.mark.slow
 
 
 def of_package(folder: Path) -> set[str]:

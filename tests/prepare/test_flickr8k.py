@@ -18,7 +18,7 @@ from xpcap.data.features import fit_scaling
 from xpcap.prepare import read_captions, read_features
 from xpcap.prepare.text import read_list
 
-pytestmark = pytest.mark.hunt
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

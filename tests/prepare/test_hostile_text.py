@@ -146,7 +146,7 @@ def test_a_page_holds_no_sign_that_is_obeyed_and_is_of_a_size(text: str, tmp_pat
     assert len(source.encode()) < 150_000
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_browser_finds_no_other_elements_and_asks_for_nothing(tmp_path: Path) -> None:
     program = find_browser()
     if os.name != "posix" or program is None:

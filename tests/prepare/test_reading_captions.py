@@ -823,7 +823,7 @@ def test_misuse_of_prepare_exits_2(arguments: list[str], words: list[str]) -> No
 # real captions
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_real_captions_are_the_same_data_as_csv_and_json(real_data: Path) -> None:
     source = real_data / "flickr8k"
     said = dict(
@@ -850,7 +850,7 @@ def test_real_captions_are_the_same_data_as_csv_and_json(real_data: Path) -> Non
     assert len(stamps) == 1
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_coco_mini_prepares_and_trains(real_data: Path) -> None:
     coco = real_data / "coco_mini"
     files = [

@@ -196,14 +196,14 @@ def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_pat
                 assert f'alt="{card.caption}"' in (made / "run" / "index.html").read_text()
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_equal_runs_have_equal_pages(made: Path, tmp_path: Path) -> None:
     train_run(TrainOptions(data=made / "data.h5", out=tmp_path / "run", **SMALL))
     for name in ("index.html", "README.md", "examples.jpg"):
         assert (tmp_path / "run" / name).read_bytes() == (made / "run" / name).read_bytes()
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
     """Besides matplotlib's list of fonts, which it keeps in a cache folder of its own."""
     folders = {
@@ -246,7 +246,7 @@ def test_a_run_on_data_without_val_has_a_page_of_curves(made: Path, tmp_path: Pa
     assert "Training" in page
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_few_pictures_make_short_galleries(made: Path, tmp_path: Path) -> None:
     data = open_data(made / "data.h5")
     val = data.split("val")
@@ -284,7 +284,7 @@ def test_a_run_stopped_on_the_way_has_a_page_that_says_so(made: Path, tmp_path: 
     assert "After epoch 1 of 2" in (tmp_path / "run" / "index.html").read_text()
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_one_training_opens_stamps_tokenises_and_captions_once(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,7 +334,7 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
     assert {name: counts[name] for name in opened} == opened  # once for both stages, and the fit
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_generated_pictures_are_stamped_once_and_never_opened(
     few_pictures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,7 +353,7 @@ def test_generated_pictures_are_stamped_once_and_never_opened(
     assert stamps == [run.config["data_stamp"]] == [open_data(run.path / "data.h5").stamp]
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_data_set_is_taken_open_or_by_any_kind_of_path(made: Path) -> None:
     run = run_folder.open_run(made / "run")
     path = made / "data.h5"
@@ -528,7 +528,7 @@ def test_what_is_no_metric_is_refused(
         )
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_generated_pictures_bring_scores_of_their_own(few_pictures: None) -> None:
     _, result = train_run(TrainOptions(out=Path("run"), **SMALL))
     assert result is not None

@@ -319,7 +319,7 @@ def test_what_people_write_moves_the_limits(healthy: dict[tuple[str, str], Run])
 
 
 @pytest.mark.usefixtures("few_pictures")
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_where_words_are_lacking_the_command_to_type_is_printed_and_makes_a_larger_vocabulary(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_at_every_step_of_every_write_a_fault_costs_nothing_that_was_saved(tmp_path: Path) -> None:
     """`make kill-test` lets each fail every time that it is done, with four errors."""
     found, whole = faults.points(tmp_path)

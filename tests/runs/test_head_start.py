@@ -77,7 +77,7 @@ def test_new_words_start_as_the_mean_word_and_all_else_stays(lib: Any) -> None:
 # ---- Runs
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_words_of_the_run_stay_and_new_ones_follow(run: Path, own: Path, tmp_path: Path) -> None:
     output = good("train", own, "--from", run, "--out", tmp_path / "on", *FEW, "--lr", 1e-12).output
     base, after = open_run(run), open_run(tmp_path / "on")
@@ -119,7 +119,7 @@ def test_captions_are_encoded_by_their_text_and_cut_as_before(tmp_path: Path) ->
         ]
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_head_start_goes_on_to_the_same_bytes_without_the_run_that_it_began_from(
     run: Path, own: Path, tmp_path: Path
 ) -> None:
@@ -137,7 +137,7 @@ def test_a_head_start_goes_on_to_the_same_bytes_without_the_run_that_it_began_fr
     } == (set())
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_both_stages_of_a_head_start_have_the_words_of_both(
     run: Path, own: Path, tmp_path: Path
 ) -> None:
@@ -149,7 +149,7 @@ def test_both_stages_of_a_head_start_have_the_words_of_both(
     assert "asterisk" in words[0]
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_ranks_begin_with_the_same_bits(run: Path, own: Path, tmp_path: Path) -> None:
     def train(out: str) -> Callable[[Group], np.ndarray]:
         options = choose(own, {"start": run, "out": tmp_path / out, "epochs": 1, "lr": 1e-12})
@@ -161,7 +161,7 @@ def test_ranks_begin_with_the_same_bits(run: Path, own: Path, tmp_path: Path) ->
     np.testing.assert_allclose(ours, alone, atol=1e-9)
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_data_without_a_projection_goes_through_the_runs(run: Path, tmp_path: Path) -> None:
     raw = few(0)
     projection, _ = fit_projection(raw.split("train").features, 20)
@@ -237,7 +237,7 @@ def test_options_of_a_head_start_are_its_own_unless_given(run: Path, own: Path) 
     assert (again.lr, again.epochs, again.data) == (GENERATED.lr, 2, run / "data.h5")
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_an_epoch_of_higher_score_but_no_lower_loss_does_not_replace_the_run(
     run: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,7 +252,7 @@ def test_an_epoch_of_higher_score_but_no_lower_loss_does_not_replace_the_run(
     np.testing.assert_array_equal(kept["Wx"], base["Wx"])
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_run_trained_on_the_score_is_scored_as_it_is_and_goes_on_unsharpened(
     run: Path, own: Path, tmp_path: Path
 ) -> None:

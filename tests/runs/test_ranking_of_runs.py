@@ -123,7 +123,7 @@ def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: P
 
 
 @pytest.mark.parametrize("pauses", [(4,), (110, 8)])
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_ranking(
     pauses: tuple[int, ...], made: Path, tmp_path: Path
 ) -> None:

@@ -186,7 +186,7 @@ def use_clock(clock: Callable[[], float], patch: pytest.MonkeyPatch) -> None:
     patch.setattr(training, "RunWriter", functools.partial(RunWriter, clock=clock))
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_curves_are_drawn_now_and_then_while_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,7 +323,7 @@ def test_only_a_run_or_a_free_place_is_taken_for_one(run: Path, tmp_path: Path) 
     assert call("train", "--resume").exit_code == 2
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_data_that_moved_is_found_by_its_name_and_data_that_changed_is_refused(
     run: Path, tmp_path: Path
 ) -> None:
@@ -344,7 +344,7 @@ def test_data_that_moved_is_found_by_its_name_and_data_that_changed_is_refused(
     )
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device: Any) -> None:
     out = tmp_path / "run"
     broken_off(out, STEPS + 5, *OPTIONS)
@@ -720,10 +720,10 @@ def test_a_run_of_python_stops_with_what_it_knows(
     )
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_killed_runs_go_on_to_the_same_bytes() -> None:
     """`make kill-test` does a hundred."""
-    count = kill.hunt(4, seed=3)
+    count = kill.kill_runs(4, seed=3)
     assert count.kills == 4
 
 

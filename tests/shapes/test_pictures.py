@@ -73,7 +73,7 @@ def test_scenes_depend_on_seed_split_and_number_alone() -> None:
     assert (data.split("train").features != other.split("train").features).any()
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_no_two_things_of_a_held_out_scene_were_ever_seen_together() -> None:
     """Against the very scenes that the demo trains on, and some of another seed; alone, no kind was
     seen where a held-out scene has it.

@@ -377,7 +377,7 @@ class TestTrainFrom:
         )
         assert model.config["objective"] == "cross-entropy"
 
-    @pytest.mark.hunt
+    @pytest.mark.slow
     def test_emulated_training_on_the_score_is_that_of_numpy(
         self, run: Path, device: Emulator, tmp_path: Path
     ) -> None:

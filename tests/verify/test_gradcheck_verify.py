@@ -157,7 +157,7 @@ def rounded_loss(
     ],
     ids=["steps", "steps back", "attention", "loss"],
 )
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_verify_catches_a_planted_mistake(
     where: Any,
     name: str,
@@ -211,7 +211,7 @@ class TheirWrongCaptioner(TheirCaptioner):
         return loss, {**grads, "W_proj": grads["W_proj"] * 1.01}
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_verify_grades_other_peoples_captioners() -> None:
     assert [row for row in verify(captioner=TheirCaptioner) if not row.passed] == []
     failed = {row.case for row in verify(captioner=TheirWrongCaptioner) if not row.passed}

@@ -233,7 +233,7 @@ def test_emulated_device_stays_together_with_numpy(cell: str, dtype: str, device
 
 
 @CELLS
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_device_stays_together_with_numpy_at_the_notebooks_width(
     cell: str, device: Emulator
 ) -> None:
@@ -252,7 +252,7 @@ def test_emulated_change_on_the_device_is_named_by_its_step_and_tensor(device: E
     assert (outcome.step, outcome.tensor, outcome.parted) == (3, "dWh", True)
 
 
-@pytest.mark.hunt
+@pytest.mark.slow
 def test_emulated_verify_has_rows_for_training(
     device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
