@@ -11,10 +11,10 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "ops"))
 
+import cpu_build
 import nvrtc
+import test_cpu_build
 import test_nvrtc
-import test_twin
-import twin
 
 
 def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> None:
@@ -35,7 +35,7 @@ def compiles() -> None:
     )
 
     def cell(kernel: str, arch: str) -> str:
-        usages = [rows[kernel, arch, real] for real in twin.REALS]
+        usages = [rows[kernel, arch, real] for real in cpu_build.REALS]
         assert all(usage is None or usage.spills == 0 for usage in usages)
         return " / ".join("compiled" if usage is None else str(usage.registers) for usage in usages)
 
@@ -46,7 +46,7 @@ def compiles() -> None:
 
 
 def arithmetic() -> None:
-    rows = test_twin.arithmetic_table()
+    rows = test_cpu_build.arithmetic_table()
     print(
         "Worst difference from the float64 equations, relative to an array's largest value, by"
         f" {compiler_version()} on {platform.machine()}:\n"
@@ -58,7 +58,7 @@ def arithmetic() -> None:
                 (row for row in rows if (row.kernel, row.real) == (kernel, real)),
                 key=lambda row: row.error,
             )
-            for real in twin.REALS
+            for real in cpu_build.REALS
         ]
         body.append(
             [
@@ -71,7 +71,7 @@ def arithmetic() -> None:
 
 
 def sanitizer() -> None:
-    rows = test_twin.sanitizer_table()
+    rows = test_cpu_build.sanitizer_table()
     clean = [(kernel, races) for kernel, planted, races in rows if not planted]
     print(
         f"Thread sanitizer: {len(clean)} launches of the kernels as they are,"
@@ -84,7 +84,7 @@ def compiler_version() -> str:
     return (
         "g++ "
         + subprocess.run(
-            [twin.compiler(), "-dumpfullversion"], capture_output=True, text=True, check=True
+            [cpu_build.compiler(), "-dumpfullversion"], capture_output=True, text=True, check=True
         ).stdout.strip()
     )
 
@@ -94,7 +94,7 @@ def main() -> None:
         print(f"### {title}\n")
         try:
             part()
-        except (nvrtc.UnavailableError, twin.UnavailableError) as reason:
+        except (nvrtc.UnavailableError, cpu_build.UnavailableError) as reason:
             print(f"Not done: {reason}\n")
 
 

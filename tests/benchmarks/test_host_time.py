@@ -77,14 +77,14 @@ def test_host_time_prints_the_objects_that_are_promised() -> None:
 
 @NEEDS_CUPY
 def test_host_time_counts_what_the_emulated_device_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    import twin
+    import cpu_build
 
     monkeypatch.syspath_prepend(ROOT / "tests" / "device")
     from test_emulated_step import N, count_step, make
 
     try:
-        twin.compiler()
-    except twin.UnavailableError as reason:
+        cpu_build.compiler()
+    except cpu_build.UnavailableError as reason:
         pytest.skip(str(reason))
     for dropout in (0.0, 0.3):
         with pytest.MonkeyPatch.context() as patch:

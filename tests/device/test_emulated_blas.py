@@ -13,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cpu_build
 import numpy as np
 import pytest
-import twin
 from emulated import Emulator, install_or_skip
 from emulated.blas import SIGNATURE
 from emulated.record import elements
@@ -342,7 +342,7 @@ def write_empty_cublas(folder: Path) -> None:
     (library,) = set(re.findall(r"libcublas\.so\.\d+", binding.decode("latin-1")))
     for name in (library, library.replace("cublas", "cublasLt")):
         command = [
-            twin.compiler(),
+            cpu_build.compiler(),
             "-x",
             "c",
             "-shared",
@@ -362,7 +362,7 @@ def test_emulated_names_are_those_of_the_binding(emulator: Emulator, tmp_path: P
     if done.returncode:
         try:
             write_empty_cublas(tmp_path)
-        except twin.UnavailableError as reason:
+        except cpu_build.UnavailableError as reason:
             pytest.skip(str(reason))
         done = ask(LD_LIBRARY_PATH=str(tmp_path))
     assert done.stdout.splitlines() == [

@@ -84,8 +84,8 @@ DIFFERENCES = [
     (
         18,
         "float32 kernels flush denormal numbers to zero and may contract a product and a sum",
-        "not emulated: NumPy computes, and the twins of the "
-        "kernels are built without either; a card differs by that much, which the tolerances of the checks on a card allow for",
+        "not emulated: NumPy computes, and the CPU build of the "
+        "kernels does neither; a card differs by that much, which the tolerances of the checks on a card allow for",
     ),
     (
         19,

@@ -37,14 +37,14 @@ def install_or_skip(monkeypatch: pytest.MonkeyPatch, **machine: object) -> Emula
 def device(monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """One emulated device in place of cupy, kernels and all: what it counts begins with the test.
 
-    Skipped, with the reason, where the real cupy cannot be imported or the twins of the kernels
-    cannot be built.
+    Skipped, with the reason, where the real cupy cannot be imported or the kernels cannot be
+    compiled for the CPU.
     """
     emulator = install_or_skip(monkeypatch)
-    import twin
+    import cpu_build
 
     try:
-        twin.compiler()
-    except twin.UnavailableError as reason:
+        cpu_build.compiler()
+    except cpu_build.UnavailableError as reason:
         pytest.skip(str(reason))
     return emulator

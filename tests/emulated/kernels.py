@@ -1,4 +1,4 @@
-"""The emulated RawModule: the same CUDA C text, built by g++ as its twin and run on the host.
+"""The emulated RawModule: the same CUDA C text, compiled by g++ and run on the host.
 
 A kernel is launched as CuPy launches it, or through the driver's binding by addresses. Arguments are
 held against the C parameter list: CuPy passes on whatever it is given, and the driver reads what
@@ -47,9 +47,9 @@ class RawModule:
         self._device = EMULATOR.current
 
     def get_function(self, name: str) -> "RawKernel":
-        import twin
+        import cpu_build
 
-        built = twin.build(self.code, self._real)
+        built = cpu_build.build(self.code, self._real)
         if name not in built.parameters:
             raise AttributeError(
                 f"cupy.RawModule.get_function: no kernel {name!r}, expected one of"
@@ -86,14 +86,14 @@ class RawKernel:
 
     def arguments(self, address: int) -> tuple[Any, ...]:
         """The arguments at the addresses that lie at `address`, one behind the other."""
-        import twin
+        import cpu_build
 
         parameters = self._built.parameters[self.name]
         slots = (ctypes.c_uint64 * len(parameters)).from_address(address)
         values = tuple(
-            np.frombuffer(ctypes.string_at(slot, 8), twin.dtype_of(parameter, self._built.real), 1)[
-                0
-            ]
+            np.frombuffer(
+                ctypes.string_at(slot, 8), cpu_build.dtype_of(parameter, self._built.real), 1
+            )[0]
             for slot, parameter in zip(slots, parameters, strict=True)
         )
         pointers = [int(v) for v, p in zip(values, parameters, strict=True) if p.pointer]

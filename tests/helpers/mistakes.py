@@ -105,11 +105,13 @@ SECOND_BLOCK = "test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_sc
 MANY_REGIONS = (
     "test_emulated_attention_runs_the_plain_equations_where_a_picture_has_too_many_places"
 )
-LARGE_SCORES = "test_twin_attention_takes_scores_of_any_size_and_passes_nan_on[float]"
-NO_SUCH_WORD = "test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan[2147483647-float]"
-NO_PROBABILITY = "test_twin_draws_no_word_of_probability_0[False-float]"
+LARGE_SCORES = "test_cpu_build_attention_takes_scores_of_any_size_and_passes_nan_on[float]"
+NO_SUCH_WORD = (
+    "test_cpu_build_softmax_loss_of_a_target_outside_the_vocabulary_is_nan[2147483647-float]"
+)
+NO_PROBABILITY = "test_cpu_build_draws_no_word_of_probability_0[False-float]"
 NO_KERNEL = "test_emulated_plain_equations_run_where_no_kernel_fits"
-_ANY_ORDER = "test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays"
+_ANY_ORDER = "test_cpu_build_equals_the_equations_in_any_order_and_stays_inside_its_arrays"
 ANY_ORDER, ATTENTION_ORDER = f"{_ANY_ORDER}[softmax_loss-float]", f"{_ANY_ORDER}[attend_step-float]"
 
 
@@ -545,7 +547,7 @@ MISTAKES = [
         "softmax_loss",
         r"if \(target == NO_TARGET\)",
         "if (false)",
-        "test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays[softmax_loss-float]",
+        "test_cpu_build_equals_the_equations_in_any_order_and_stays_inside_its_arrays[softmax_loss-float]",
         "error=nan",
     ),
     KernelMistake(
@@ -554,7 +556,7 @@ MISTAKES = [
         "draw",
         r"any && ",
         "",
-        "test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays[dropout_masks-float]",
+        "test_cpu_build_equals_the_equations_in_any_order_and_stays_inside_its_arrays[dropout_masks-float]",
         "error=",
     ),
     # Raw products, and loops over whole buffers

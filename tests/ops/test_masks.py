@@ -4,10 +4,10 @@ packing and the parts.
 
 from typing import Any
 
+import cpu_build
 import numpy as np
 import philox
 import pytest
-import twin
 
 from xpcap import CaptioningRNN, ops, to_numpy
 from xpcap.backend import asarray
@@ -53,13 +53,13 @@ def test_the_kernels_philox_gives_the_published_answers() -> None:
         " = y.c; x[3] = y.d;"
     )
     text = (
-        twin.text_of(twin.KERNELS / "philox.cu")
+        cpu_build.text_of(cpu_build.KERNELS / "philox.cu")
         + f'extern "C" __global__ void answer(long long* signs) {{ word* x = (word*)signs; {body}'
         " }\n"
     )
     try:
-        built = twin.build(text, "float")
-    except twin.UnavailableError as reason:
+        built = cpu_build.build(text, "float")
+    except cpu_build.UnavailableError as reason:
         pytest.skip(str(reason))
     for counter, key, words in philox.published():
         x = np.array(counter + key, np.uint64)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cpu_build
 import nvrtc
 import pytest
-import twin
 
-FILES = twin.files()
+FILES = cpu_build.files()
 ENDS = ("sm_75", nvrtc.ARCHITECTURES[-1])  # the oldest is one that every CUDA 12 and 13 knows
 # Float kernels that add up in double, so that sums over millions of numbers keep their digits
 ADD_IN_DOUBLE = {"squares", "root", "clip", "weighted_sum"}
@@ -47,8 +47,8 @@ def limits(row: Row) -> tuple[int, int]:
 @functools.cache
 def compiled(arch: str) -> dict[tuple[str, str], nvrtc.Compiled]:
     """Every (file, real type) for one architecture."""
-    keys = [(path, real) for path in FILES for real in twin.REALS]
-    made = nvrtc.compile_all((twin.text_of(path), real, arch) for path, real in keys)
+    keys = [(path, real) for path in FILES for real in cpu_build.REALS]
+    made = nvrtc.compile_all((cpu_build.text_of(path), real, arch) for path, real in keys)
     return {(path.name, real): one for (path, real), one in zip(keys, made, strict=True)}
 
 
@@ -57,9 +57,9 @@ def compile_table(architectures: Sequence[str]) -> list[Row]:
     return [
         Row(path.name, kernel, real, arch, compiled(arch)[path.name, real].kernels.get(kernel))
         for path in FILES
-        for real in twin.REALS
+        for real in cpu_build.REALS
         for arch in architectures
-        for kernel in twin.parameters(path)
+        for kernel in cpu_build.parameters(path)
     ]
 
 
@@ -84,7 +84,7 @@ def arch(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.mark.parametrize("real", twin.REALS)
+@pytest.mark.parametrize("real", cpu_build.REALS)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 @pytest.mark.slow
 def test_nvrtc_compiles_for_every_architecture_without_a_warning(
@@ -92,7 +92,7 @@ def test_nvrtc_compiles_for_every_architecture_without_a_warning(
 ) -> None:
     made = compiled(arch)[path.name, real]
     assert made.warnings == []
-    for kernel in twin.parameters(path):
+    for kernel in cpu_build.parameters(path):
         assert f".text.{kernel}\0".encode() in made.cubin, f"{kernel} is not in the code for {arch}"
 
 
@@ -106,7 +106,7 @@ def test_nvrtc_finds_no_kernel_short_of_registers(arch: str) -> None:
         assert row.usage.spills == 0, row
         registers, shared = limits(row)
         assert row.usage.registers <= registers, row
-        assert row.usage.shared <= twin.THREADS * shared, row
+        assert row.usage.shared <= cpu_build.THREADS * shared, row
 
 
 def test_float_kernels_compute_in_double_only_where_they_add_up_in_it(arch: str) -> None:
@@ -114,7 +114,7 @@ def test_float_kernels_compute_in_double_only_where_they_add_up_in_it(arch: str)
     made = compiled(arch)
     counts = {
         real: {k: n for path in FILES for k, n in made[path.name, real].doubles().items()}
-        for real in twin.REALS
+        for real in cpu_build.REALS
     }
     assert {kernel for kernel, count in counts["float"].items() if count} == ADD_IN_DOUBLE
     assert len(counts["float"]) == len(counts["double"]) > 20

@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import cpu_build
 import pytest
-import twin
 from emulated import MISSING, real
 from mistakes import MISTAKES, Mistake
 from nursery import Nursery, Result
@@ -21,8 +21,8 @@ def nursery() -> Iterator[Nursery]:
     if not real.is_installed():
         pytest.skip(MISSING)
     try:
-        twin.compiler()
-    except twin.UnavailableError as reason:
+        cpu_build.compiler()
+    except cpu_build.UnavailableError as reason:
         pytest.skip(str(reason))
     with Nursery() as nursery:
         yield nursery

@@ -8,12 +8,21 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import cpu_build
 import numpy as np
 import pytest
-import twin
+from cpu_build import KERNELS, REALS, THREADS
+from cpu_build.cases import (
+    CASES,
+    Case,
+    Draw,
+    bands_are_whole,
+    guarded,
+    ints,
+    softmax_equations,
+    source,
+)
 from planting import in_cuda
-from twin import KERNELS, REALS, THREADS
-from twin.cases import CASES, Case, Draw, bands_are_whole, guarded, ints, softmax_equations, source
 
 from xpcap import ops
 
@@ -40,8 +49,8 @@ BARRIERS = (
 @pytest.fixture(scope="module", autouse=True)
 def _compiler() -> None:
     try:
-        twin.compiler()
-    except twin.UnavailableError as reason:
+        cpu_build.compiler()
+    except cpu_build.UnavailableError as reason:
         pytest.skip(str(reason))
 
 
@@ -82,26 +91,26 @@ def _arithmetic(kernel: str, real: str, size: dict[str, Any]) -> Row:
     return Row(kernel, real, CASES[kernel].label(size), cases[0].error(in_order))
 
 
-def test_twin_builds_every_file_without_a_warning() -> None:
+def test_cpu_build_builds_every_file_without_a_warning() -> None:
     with ThreadPoolExecutor(2) as pool:
         built = list(
             pool.map(
-                lambda job: twin.build(*job),
-                [(path, real) for path in twin.files() for real in REALS],
+                lambda job: cpu_build.build(*job),
+                [(path, real) for path in cpu_build.files() for real in REALS],
             )
         )
     assert [one.warnings for one in built] == [""] * len(built)
 
 
-def test_twin_covers_every_kernel_of_every_file() -> None:
-    assert {(path.name, kernel) for path in twin.files() for kernel in twin.parameters(path)} == {
-        (case.file, k) for k, case in CASES.items()
-    }
+def test_cpu_build_covers_every_kernel_of_every_file() -> None:
+    assert {
+        (path.name, kernel) for path in cpu_build.files() for kernel in cpu_build.parameters(path)
+    } == {(case.file, k) for k, case in CASES.items()}
 
 
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("kernel", CASES)
-def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(
+def test_cpu_build_equals_the_equations_in_any_order_and_stays_inside_its_arrays(
     kernel: str, real: str
 ) -> None:
     for row in arithmetic_table([kernel], [real]):
@@ -110,12 +119,12 @@ def test_twin_equals_the_equations_in_any_order_and_stays_inside_its_arrays(
 
 @pytest.mark.parametrize("real", ["float", pytest.param("double", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kernel", CASES)
-def test_twin_that_rounds_as_a_card_equals_the_equations(kernel: str, real: str) -> None:
+def test_cpu_build_that_rounds_as_a_card_equals_the_equations(kernel: str, real: str) -> None:
     for size in CASES[kernel].sizes:
         case = CASES[kernel].make(Draw(real), **size)
         try:
             assert case.error(case.run(real, as_card=True)) < TOLERANCE[real], size
-        except twin.UnavailableError as reason:
+        except cpu_build.UnavailableError as reason:
             pytest.skip(str(reason))
 
 
@@ -135,7 +144,7 @@ def test_twin_that_rounds_as_a_card_equals_the_equations(kernel: str, real: str)
         *ATTENTION,
     ],
 )
-def test_twin_sums_have_the_same_bits_each_time(kernel: str, real: str) -> None:
+def test_cpu_build_sums_have_the_same_bits_each_time(kernel: str, real: str) -> None:
     def bits(seed: int) -> list[bytes]:
         return [
             a.tobytes()
@@ -149,11 +158,13 @@ def test_twin_sums_have_the_same_bits_each_time(kernel: str, real: str) -> None:
 
 
 def launch(kernel: str, real: str, grid: int, *args: Any) -> None:
-    twin.build(source(kernel), real).launch(kernel, (grid,), (THREADS,), args)
+    cpu_build.build(source(kernel), real).launch(kernel, (grid,), (THREADS,), args)
 
 
 @pytest.mark.parametrize("real", REALS)
-def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(real: str) -> None:
+def test_cpu_build_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(
+    real: str,
+) -> None:
     inf, nan = np.inf, np.nan
     rows = [
         ([1e30, -1e30, 0, 1e30], 0),
@@ -196,7 +207,7 @@ def test_twin_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_do(re
 
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("target", [-1, -2, -100, 4, 2**31 - 1, -(2**31)])
-def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(
+def test_cpu_build_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(
     real: str, target: int
 ) -> None:
     """And nothing beyond the scores is read or written."""
@@ -221,7 +232,7 @@ def test_twin_softmax_loss_of_a_target_outside_the_vocabulary_is_nan(
 
 
 @pytest.mark.parametrize("real", REALS)
-def test_twin_attention_takes_scores_of_any_size_and_passes_nan_on(real: str) -> None:
+def test_cpu_build_attention_takes_scores_of_any_size_and_passes_nan_on(real: str) -> None:
     """Whole numbers, so that the scores, up to a thousand on either side of 0, are exact; exp() of
     one overflows above 88, or 709 in double.
     """
@@ -252,7 +263,7 @@ def test_twin_attention_takes_scores_of_any_size_and_passes_nan_on(real: str) ->
 
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("soft", [False, True])
-def test_twin_draws_no_word_of_probability_0(soft: bool, real: str) -> None:
+def test_cpu_build_draws_no_word_of_probability_0(soft: bool, real: str) -> None:
     """Wherever the uniform falls: at 0, as near 1 as it can come, and on the sums themselves."""
     rng, (n, V) = np.random.default_rng(7), (40, 1004)
     p = rng.random((n, V)).astype(REALS[real]) * (rng.random((n, V)) < 0.05)
@@ -271,7 +282,7 @@ def test_twin_draws_no_word_of_probability_0(soft: bool, real: str) -> None:
 
 
 @pytest.mark.parametrize("real", REALS)
-def test_twin_choices_from_odd_scores_are_words_all_the_same(real: str) -> None:
+def test_cpu_build_choices_from_odd_scores_are_words_all_the_same(real: str) -> None:
     inf, nan = np.inf, np.nan
     scores = np.array(
         [[1, nan, 3, nan], [-inf, -inf, -inf, -inf], [-inf, 2, inf, inf], [0, 5, 5, nan]],
@@ -286,7 +297,7 @@ def test_twin_choices_from_odd_scores_are_words_all_the_same(real: str) -> None:
 
 
 @pytest.mark.parametrize("real", REALS)
-def test_twin_beam_without_enough_words_goes_on_with_null(real: str) -> None:
+def test_cpu_build_beam_without_enough_words_goes_on_with_null(real: str) -> None:
     """Two pictures: the second one's only hypothesis has one word left, the first two of none."""
     inf = np.inf
     scores = np.array([[-inf, np.nan, -inf], [-inf, -3, -inf]], REALS[real])
@@ -302,7 +313,7 @@ def test_twin_beam_without_enough_words_goes_on_with_null(real: str) -> None:
 
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("norm", [np.nan, np.inf, 0.0, 5.0, 4.999, 1e150])
-def test_twin_clip_follows_the_norm_wherever_it_goes(real: str, norm: float) -> None:
+def test_cpu_build_clip_follows_the_norm_wherever_it_goes(real: str, norm: float) -> None:
     with np.errstate(all="ignore"):
         norm_array = np.array(norm, REALS[real])
         x = np.array([1, -2.5, 0, np.inf, np.nan, 3e-30], REALS[real])
@@ -315,7 +326,7 @@ def test_twin_clip_follows_the_norm_wherever_it_goes(real: str, norm: float) -> 
 
 
 @pytest.mark.parametrize("real", REALS)
-def test_twin_norm_keeps_nan_and_infinity_and_does_not_overflow_early(real: str) -> None:
+def test_cpu_build_norm_keeps_nan_and_infinity_and_does_not_overflow_early(real: str) -> None:
     def norm(*values: float) -> float:
         x, partial, out = (
             np.array(values, REALS[real]),
@@ -347,7 +358,7 @@ def test_twin_norm_keeps_nan_and_infinity_and_does_not_overflow_early(real: str)
         (np.nan, np.inf, 0, 0),
     ],
 )
-def test_twin_record_step_notes_what_is_not_finite_for_good(
+def test_cpu_build_record_step_notes_what_is_not_finite_for_good(
     real: str, loss: float, norm: float, before: float, after: float
 ) -> None:
     record = np.full((4, 2), 7, REALS[real])
@@ -365,14 +376,14 @@ def test_twin_record_step_notes_what_is_not_finite_for_good(
 
 
 @pytest.mark.parametrize("real", REALS)
-def test_twin_dropped_units_are_zero_whatever_they_were(real: str) -> None:
+def test_cpu_build_dropped_units_are_zero_whatever_they_were(real: str) -> None:
     x, mask = np.array([np.nan, np.inf, 2, 3], REALS[real]), np.array([False, False, False, True])
     launch("dropout", real, 1, x, mask, x, *Draw(real).reals(2), np.int64(4))
     np.testing.assert_array_equal(x, [0, 0, 0, 6])
 
 
 @pytest.mark.parametrize("real", REALS)
-def test_twin_adam_leaves_what_has_no_gradient(real: str) -> None:
+def test_cpu_build_adam_leaves_what_has_no_gradient(real: str) -> None:
     w, zero = np.array([1.25, -3], REALS[real]), np.zeros(2, REALS[real])
     m, v = zero.copy(), zero.copy()
     launch(
@@ -407,7 +418,7 @@ class Plant(NamedTuple):
 
     def text(self) -> str:
         text, count = in_cuda(
-            twin.text_of(source(self.kernel)),
+            cpu_build.text_of(source(self.kernel)),
             self.function or self.kernel,
             self.pattern,
             self.instead,
@@ -547,14 +558,16 @@ PLANTS = [
 ]
 
 
-def _sanitize(kernel: str, real: str, size: dict[str, Any], text: str) -> tuple[twin.Report, Case]:
+def _sanitize(
+    kernel: str, real: str, size: dict[str, Any], text: str
+) -> tuple[cpu_build.Report, Case]:
     threads = FEWEST.get(kernel, FEW)
     case = CASES[kernel].make(Draw(real, threads=threads), **size)
     small = text.replace("#define THREADS 256", f"#define THREADS {threads}").replace(
         "#define NORM_BLOCKS 256", f"#define NORM_BLOCKS {threads}"
     )
     return (
-        twin.sanitize(
+        cpu_build.sanitize(
             small, real, kernel, tuple(min(n, 6) for n in case.grid), (threads,), case.args
         ),
         case,
@@ -579,12 +592,14 @@ GUARDS = [
     ("kernels", "guard", "instead"), GUARDS, ids=[guard for _, guard, _ in GUARDS]
 )
 @pytest.mark.slow
-def test_twin_step_reads_nothing_beyond_its_arrays(kernels: Any, guard: str, instead: str) -> None:
+def test_cpu_build_step_reads_nothing_beyond_its_arrays(
+    kernels: Any, guard: str, instead: str
+) -> None:
     """Not even what it drops afterwards, which no result shows; without one of its guards it
     does.
     """
     threads = FEWEST.get(next(iter(kernels)), FEW)
-    text = twin.text_of(source(next(iter(kernels)))).replace(
+    text = cpu_build.text_of(source(next(iter(kernels)))).replace(
         "#define THREADS 256", f"#define THREADS {threads}"
     )
     unguarded = text.replace(guard, instead)
@@ -592,7 +607,7 @@ def test_twin_step_reads_nothing_beyond_its_arrays(kernels: Any, guard: str, ins
     try:
         assert not (right := _beyond(tuple(kernels), text, threads)), right
         assert _beyond(tuple(kernels), unguarded, threads)
-    except twin.UnavailableError as reason:
+    except cpu_build.UnavailableError as reason:
         pytest.skip(str(reason))
 
 
@@ -608,7 +623,8 @@ def _beyond(kernels: tuple[str, ...], text: str, threads: int) -> str:
     cases = [CASES[kernel].make(Draw("float", threads=threads), **size) for kernel, size in few]
     return next(
         filter(
-            None, (twin.beyond(text, "float", c.kernel, c.grid, (threads,), c.args) for c in cases)
+            None,
+            (cpu_build.beyond(text, "float", c.kernel, c.grid, (threads,), c.args) for c in cases),
         ),
         "",
     )
@@ -619,19 +635,19 @@ CLEAN = [
 ]
 
 
-def sanitized(key: Any) -> tuple[twin.Report, Case]:
+def sanitized(key: Any) -> tuple[cpu_build.Report, Case]:
     """The report on a (kernel, type) or a Plant, with the launch."""
     if isinstance(key, Plant):
         return _sanitize(key.kernel, "float", CASES[key.kernel].sizes[key.size], key.text())
     kernel, real = key
-    return _sanitize(kernel, real, CASES[kernel].sizes[0], twin.text_of(source(kernel)))
+    return _sanitize(kernel, real, CASES[kernel].sizes[0], cpu_build.text_of(source(kernel)))
 
 
-def sanitized_or_skip(key: Any) -> tuple[twin.Report, Case]:
+def sanitized_or_skip(key: Any) -> tuple[cpu_build.Report, Case]:
     """The same in a test; skips where the sanitizer does not run."""
     try:
         return sanitized(key)
-    except twin.UnavailableError as reason:
+    except cpu_build.UnavailableError as reason:
         pytest.skip(str(reason))
 
 
@@ -646,7 +662,7 @@ def sanitizer_table() -> list[tuple[str, str, int]]:
 
 
 @pytest.mark.parametrize(("kernel", "real"), CLEAN)
-def test_twin_threads_do_not_race(kernel: str, real: str) -> None:
+def test_cpu_build_threads_do_not_race(kernel: str, real: str) -> None:
     report, case = sanitized_or_skip((kernel, real))
     assert report.races == 0, report.text
     if max(case.grid) < FEW:  # of squares, some blocks are left out
@@ -663,12 +679,12 @@ def test_planted_race_is_reported(plant: Plant) -> None:
     )
 
 
-def test_twin_sanitizer_that_does_not_start_is_helped_or_explained() -> None:
+def test_cpu_build_sanitizer_that_does_not_start_is_helped_or_explained() -> None:
     says = "echo 'FATAL: ThreadSanitizer: unexpected memory mapping' >&2; exit 66"
     with pytest.raises(
-        twin.UnavailableError, match=r"does not start here .*unexpected memory mapping"
+        cpu_build.UnavailableError, match=r"does not start here .*unexpected memory mapping"
     ):
-        twin.run_sanitized(["sh", "-c", says], b"")
+        cpu_build.run_sanitized(["sh", "-c", says], b"")
     probe = subprocess.run(
         ["sh", "-c", "setarch $(uname -m) -R cat /proc/self/personality"],
         capture_output=True,
@@ -677,13 +693,13 @@ def test_twin_sanitizer_that_does_not_start_is_helped_or_explained() -> None:
     )
     if probe.stdout.strip() != "00040000":
         pytest.skip(f"setarch -R does not work here: {probe.stderr.strip()}")
-    helped = twin.run_sanitized(
+    helped = cpu_build.run_sanitized(
         ["sh", "-c", f'[ "$(cat /proc/self/personality)" = 00040000 ] && exec cat; {says}'], b"seen"
     )
     assert helped.stdout == b"seen"
 
 
-# ---- the twins themselves
+# ---- the CPU build itself
 
 HEAD = 'typedef REAL real;\nextern "C" __global__ void '
 
@@ -695,13 +711,13 @@ def on_floats(body: str, *arrays: np.ndarray, seed: int = 0, block: int = 4) -> 
         f"{HEAD}f({', '.join(f'real* {name}' for name in names)}) {{ const int t = threadIdx.x;"
         f" {body} }}"
     )
-    twin.build(text, "float").launch("f", (1,), (block,), arrays, seed)
+    cpu_build.build(text, "float").launch("f", (1,), (block,), arrays, seed)
 
 
-def test_twin_reads_what_a_kernel_takes() -> None:
+def test_cpu_build_reads_what_a_kernel_takes() -> None:
     names = [
         (p.name, p.type, p.pointer, p.const)
-        for p in twin.parameters(KERNELS / "softmax_loss.cu")["softmax_loss"]
+        for p in cpu_build.parameters(KERNELS / "softmax_loss.cu")["softmax_loss"]
     ]
     assert names[1:] == [
         ("bias", "real", True, True),
@@ -716,23 +732,23 @@ def test_twin_reads_what_a_kernel_takes() -> None:
         ("each", "int", False, False),
         ("V", "int", False, False),
     ]
-    assert twin.parameters(KERNELS / "dropout.cu")["dropout"][1] == (
+    assert cpu_build.parameters(KERNELS / "dropout.cu")["dropout"][1] == (
         "mask",
         "unsigned char",
         True,
         True,
     )
-    assert twin.parameters(KERNELS / "adam.cu")["adam_update"][-1] == (
+    assert cpu_build.parameters(KERNELS / "adam.cu")["adam_update"][-1] == (
         "n",
         "long long",
         False,
         False,
     )
     with pytest.raises(ValueError, match="does not read"):
-        twin.parameters("__global__ void f(int* x) {}")
+        cpu_build.parameters("__global__ void f(int* x) {}")
 
 
-def test_twin_finds_barriers_behind_calls() -> None:
+def test_cpu_build_finds_barriers_behind_calls() -> None:
     text = (
         "__device__ void g() { if (1) { __syncthreads(); } }\n__device__ void h() { g(); }\n"
         + HEAD
@@ -740,11 +756,11 @@ def test_twin_finds_barriers_behind_calls() -> None:
         + HEAD
         + "e(real* x) { }"
     )
-    assert twin.with_barriers(text) == {"g", "h", "f"}
+    assert cpu_build.with_barriers(text) == {"g", "h", "f"}
     assert {
         kernel
-        for path in twin.files()
-        for kernel in twin.with_barriers(path) & set(twin.parameters(path))
+        for path in cpu_build.files()
+        for kernel in cpu_build.with_barriers(path) & set(cpu_build.parameters(path))
     } == set(BARRIERS)
 
 
@@ -758,7 +774,7 @@ def test_twin_finds_barriers_behind_calls() -> None:
     (4, np.int32(4), "a NumPy scalar of int64"),
     (4, 4, "a NumPy scalar of int64"),
 ])  # fmt: skip
-def test_twin_refuses_arguments_of_another_type(number: int, wrong: Any, error: str) -> None:
+def test_cpu_build_refuses_arguments_of_another_type(number: int, wrong: Any, error: str) -> None:
     args: list[Any] = [
         np.zeros(4, np.float32),
         np.ones(4, bool),
@@ -774,7 +790,7 @@ def test_twin_refuses_arguments_of_another_type(number: int, wrong: Any, error: 
         launch("dropout", "float", 1, *args[:4])
 
 
-def test_twin_refuses_read_only_outputs_and_launches_that_a_card_refuses() -> None:
+def test_cpu_build_refuses_read_only_outputs_and_launches_that_a_card_refuses() -> None:
     x = np.zeros(4, np.float32)
     x.flags.writeable = False
     args = [x, np.ones(4, bool), x.copy(), np.float32(0.5), np.int64(4)]
@@ -783,10 +799,10 @@ def test_twin_refuses_read_only_outputs_and_launches_that_a_card_refuses() -> No
         launch("dropout", "float", 1, *args[:2], x, *args[3:])
     for grid, block in (((0,), (256,)), ((1, 65536), (256,)), ((1,), (2048,)), ((1,), (0,))):
         with pytest.raises(ValueError, match=r"card does not launch|more than 1024"):
-            twin.build(source("dropout"), "float").launch("dropout", grid, block, args)
+            cpu_build.build(source("dropout"), "float").launch("dropout", grid, block, args)
 
 
-def test_twin_shared_memory_begins_as_nan() -> None:
+def test_cpu_build_shared_memory_begins_as_nan() -> None:
     x = np.zeros(4, np.float32)
     on_floats(
         "__shared__ real s[4]; __shared__ real r[4]; r[t] = t; __syncthreads(); x[t] = t == 2 ?"
@@ -798,7 +814,7 @@ def test_twin_shared_memory_begins_as_nan() -> None:
         on_floats("__shared__ real s[13000]; s[t] = 0; x[t] = s[t];", x)
 
 
-def test_twin_shuffles_the_order_of_threads() -> None:
+def test_cpu_build_shuffles_the_order_of_threads() -> None:
     orders = []
     for body in (
         "y[(int)x[0]] = t; x[0] += 1;",
@@ -813,15 +829,15 @@ def test_twin_shuffles_the_order_of_threads() -> None:
     assert sorted(orders[1]) == orders[0]
 
 
-def test_twin_rounds_as_a_card_where_it_is_asked_to() -> None:
+def test_cpu_build_rounds_as_a_card_where_it_is_asked_to() -> None:
     text = HEAD + "f(real* x, real* y) { y[0] = x[0] * x[0] - x[1]; y[1] = x[2] * x[3]; }"
     x = np.array([1 + 2**-12, 1 + 2**-11, 1e-30, 1e-10], np.float32)
     found = []
     for as_card in (False, True):
         y = np.zeros(2, np.float32)
         try:
-            twin.build(text, "float", as_card).launch("f", (1,), (1,), [x, y])
-        except twin.UnavailableError as reason:
+            cpu_build.build(text, "float", as_card).launch("f", (1,), (1,), [x, y])
+        except cpu_build.UnavailableError as reason:
             pytest.skip(str(reason))
         found.append(y)
     assert found[0].tolist() == [0, np.float32(1e-40)]
@@ -829,7 +845,7 @@ def test_twin_rounds_as_a_card_where_it_is_asked_to() -> None:
     assert np.float32(1e-30) * np.float32(1e-10) > 0  # and the process rounds as before
 
 
-def test_twin_barrier_that_some_threads_miss_is_an_error() -> None:
+def test_cpu_build_barrier_that_some_threads_miss_is_an_error() -> None:
     body, x = "if (t == 1) return; __syncthreads(); x[t] = t;", np.zeros(4, np.float32)
     for _ in range(2):  # and it leaves the next launch alone
         with pytest.raises(
@@ -841,12 +857,12 @@ def test_twin_barrier_that_some_threads_miss_is_an_error() -> None:
         with pytest.raises(
             RuntimeError, match="barrier that some threads of the block do not reach"
         ):
-            twin.sanitize(text, "float", "f", (1,), (4,), [x])
-    except twin.UnavailableError as reason:
+            cpu_build.sanitize(text, "float", "f", (1,), (4,), [x])
+    except cpu_build.UnavailableError as reason:
         pytest.skip(str(reason))
 
 
-def test_twin_writing_beyond_an_end_is_seen() -> None:
+def test_cpu_build_writing_beyond_an_end_is_seen() -> None:
     x = guarded(np.zeros(4, np.float32))
     on_floats("x[t] = 1;", x)
     assert bands_are_whole(x)
@@ -854,9 +870,9 @@ def test_twin_writing_beyond_an_end_is_seen() -> None:
     assert not bands_are_whole(x)
 
 
-def test_twin_files_are_plain_cuda_c_and_say_whose_contract_they_keep() -> None:
-    assert twin.files()
-    for path in twin.files():
+def test_cpu_build_files_are_plain_cuda_c_and_say_whose_contract_they_keep() -> None:
+    assert cpu_build.files()
+    for path in cpu_build.files():
         text = path.read_text(encoding="utf-8")
         head, code = text.split("typedef REAL real;")
         named = re.findall(r"\bops\.(\w+)", head)

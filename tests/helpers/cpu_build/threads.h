@@ -27,7 +27,7 @@ static dim3 gridDim, blockDim;
 static thread_local dim3 threadIdx, blockIdx;
 
 [[noreturn]] static void die(const char* why) {
-    std::fprintf(stderr, "twin: %s\n", why);
+    std::fprintf(stderr, "cpu_build: %s\n", why);
     std::fflush(stderr);
     _exit(3);
 }

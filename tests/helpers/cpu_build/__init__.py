@@ -48,11 +48,11 @@ FLAGS = [
 PLAIN = ["-O2", "-fvisibility=hidden", "-fPIC", "-shared", "-Wl,-z,defs"]
 # As a card rounds: a product and a sum at once, and in float32 no denormal numbers
 CARD = {
-    "float": [*PLAIN, "-mfma", "-ffp-contract=fast", "-DTWIN_FTZ"],
+    "float": [*PLAIN, "-mfma", "-ffp-contract=fast", "-DCPU_BUILD_FTZ"],
     "double": [*PLAIN, "-mfma", "-ffp-contract=fast"],
 }
-SANITIZED = ["-O1", "-g", "-fsanitize=thread", "-DTWIN_THREADS"]
-ADDRESSED = ["-O1", "-g", "-fsanitize=address", "-DTWIN_THREADS"]
+SANITIZED = ["-O1", "-g", "-fsanitize=thread", "-DCPU_BUILD_THREADS"]
+ADDRESSED = ["-O1", "-g", "-fsanitize=address", "-DCPU_BUILD_THREADS"]
 
 
 class UnavailableError(Exception):
@@ -121,7 +121,7 @@ def parameters(source: Path | str) -> Mapping[str, tuple[Parameter, ...]]:
         found[name] = tuple(_parameter(part) for part in inside.split(","))
     if len(found) != text_of(source).count("__global__"):
         raise ValueError(
-            f'twin: {source}: a __global__ function that does not read extern "C" __global__ void'
+            f'cpu_build: {source}: a __global__ function that does not read extern "C" __global__ void'
             " NAME(...)"
         )
     return found
@@ -130,7 +130,7 @@ def parameters(source: Path | str) -> Mapping[str, tuple[Parameter, ...]]:
 def _parameter(part: str) -> Parameter:
     match = re.fullmatch(r"\s*(const )?\s*([\w ]+?)\s*(\*?)\s*(?:__restrict__ )?\s*(\w+)\s*", part)
     if not match:
-        raise ValueError(f"twin: cannot read the parameter {part!r}")
+        raise ValueError(f"cpu_build: cannot read the parameter {part!r}")
     const, type_, star, name = match.groups()
     return Parameter(name, type_, bool(star), bool(const))
 
@@ -160,11 +160,11 @@ def compiler() -> str:
     found = shutil.which("g++")
     if not sys.platform.startswith("linux"):
         raise UnavailableError(
-            f"the twins of the CUDA kernels are built on Linux, and this is {sys.platform}"
+            f"the CPU build of the CUDA kernels needs Linux, and this is {sys.platform}"
         )
     if not found:
         raise UnavailableError(
-            "g++ is not on the PATH: the twins of the CUDA kernels are built with it"
+            "g++ is not on the PATH: it compiles the CPU build of the CUDA kernels"
         )
     return found
 
@@ -172,11 +172,11 @@ def compiler() -> str:
 @functools.cache
 def cache_folder() -> Path:
     """Where built files stay between runs: a folder that this user alone can write to."""
-    folder = Path(tempfile.gettempdir()) / f"xpcap-twins-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"xpcap-cpu-builds-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        return Path(tempfile.mkdtemp(prefix="xpcap-twins-"))
+        return Path(tempfile.mkdtemp(prefix="xpcap-cpu-builds-"))
     return folder
 
 
@@ -186,7 +186,9 @@ def _program(source: Path | str) -> str:
     """
     text = re.sub(r"__shared__\s+(\w+)\s+(\w+)\[(\w+)\];", r"SHARED(\1, \2, \3);", text_of(source))
     if "__shared__" in _bare(text):
-        raise ValueError("twin: a __shared__ array that does not read __shared__ TYPE NAME[COUNT];")
+        raise ValueError(
+            "cpu_build: a __shared__ array that does not read __shared__ TYPE NAME[COUNT];"
+        )
     barriers = with_barriers(source)
     launchers = []
     for name, wanted in parameters(source).items():
@@ -198,7 +200,7 @@ def _program(source: Path | str) -> str:
             f"LAUNCHER({name}, {str(name in barriers).lower()}, {', '.join(arguments)})"
         )
     calls = [
-        "#ifdef TWIN_THREADS",
+        "#ifdef CPU_BUILD_THREADS",
         "static void call(const char* kernel) {",
         *launchers,
         "}",
@@ -262,7 +264,7 @@ def _compile(command: list[str], program: str, target: Path) -> None:
             raise UnavailableError(
                 f"g++ lacks a sanitizer's library: {done.stderr.strip().splitlines()[0]}"
             )
-        raise ValueError(f"twin: g++ refuses the kernel:\n{done.stderr}")
+        raise ValueError(f"cpu_build: g++ refuses the kernel:\n{done.stderr}")
     Path(draft).chmod(0o700)
     target.with_suffix(".log").write_text(done.stderr, encoding="utf-8")
     Path(draft).replace(target)
@@ -286,7 +288,7 @@ Size = Sequence[int]
 _THREE = ctypes.c_uint * 3
 
 
-class Twin:
+class CpuBuild:
     """One kernel file, built for one real type ("float" or "double") and loaded; its kernels can be
     launched on NumPy arrays. Arithmetic rounds as plain C++ does, or as on a card.
     """
@@ -321,11 +323,11 @@ class Twin:
 
 
 @functools.cache
-def build(source: Path | str, real: str, as_card: bool = False) -> Twin:
+def build(source: Path | str, real: str, as_card: bool = False) -> CpuBuild:
     """A kernel file, by its path or as text, for one real type ("float" or "double"). Built once:
     later calls find it.
     """
-    return Twin(source, real, as_card)
+    return CpuBuild(source, real, as_card)
 
 
 def _size(name: str, what: str, size: Size, limits: Size) -> Size:

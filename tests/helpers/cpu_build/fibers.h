@@ -2,7 +2,7 @@
 // block is a fiber with a stack of its own: it runs until a barrier, then the next one does, in a fixed or shuffled order.
 #pragma once
 #include <memory>
-#ifdef TWIN_FTZ
+#ifdef CPU_BUILD_FTZ
 #include <xmmintrin.h>
 #endif
 #include <ucontext.h>
@@ -110,9 +110,9 @@ static void run_block() {
 
 // ---- the launch
 
-// With TWIN_FTZ denormal numbers are read and written as 0 while this lives.
+// With CPU_BUILD_FTZ denormal numbers are read and written as 0 while this lives.
 struct Rounding {
-#ifdef TWIN_FTZ
+#ifdef CPU_BUILD_FTZ
     const unsigned before = _mm_getcsr();
     Rounding() { _mm_setcsr(before | 0x8040); }
     ~Rounding() { _mm_setcsr(before); }

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import twin
-from twin import KERNELS, REALS, THREADS
+import cpu_build
+from cpu_build import KERNELS, REALS, THREADS
 from xpcap.ops import NO_TARGET
 
 # elements before and behind each array: as far as the threads of a block reach that have no guard
@@ -29,7 +29,7 @@ class Case(NamedTuple):
 
     def run(self, real: str, seed: int = 0, as_card: bool = False) -> list[np.ndarray]:
         """Launch it; the arrays of `wanted`, in that order."""
-        twin.build(source(self.kernel), real, as_card).launch(
+        cpu_build.build(source(self.kernel), real, as_card).launch(
             self.kernel, self.grid, (self.block,), self.args, seed
         )
         return self.results(self.args)

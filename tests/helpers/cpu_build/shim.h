@@ -1,7 +1,7 @@
 // CUDA C's words for a C++17 compiler: what a kernel file may use, and the launch of a grid on the CPU.
 //
 // A built file is this header, the kernel file with each __shared__ array turned into SHARED(type, name, count), and a line
-// LAUNCHER(...) or CALL(...) for each kernel. With TWIN_THREADS every CUDA thread is an OS thread (threads.h), else a fiber or a turn
+// LAUNCHER(...) or CALL(...) for each kernel. With CPU_BUILD_THREADS every CUDA thread is an OS thread (threads.h), else a fiber or a turn
 // of a loop (fibers.h).
 #pragma once
 #include <cmath>
@@ -34,7 +34,7 @@ template <class T> T argument(const char* slots, int number) {
 #define SHARED(type, name, count) type* const name = static_cast<type*>(shared_memory((count) * sizeof(type)))
 const std::size_t SHARED_BYTES = 48 * 1024;  // what CUDA lets a block have without being asked
 
-#ifdef TWIN_THREADS
+#ifdef CPU_BUILD_THREADS
 #include "threads.h"
 #else
 #include "fibers.h"
