@@ -9,14 +9,14 @@ import cpu_build
 import pytest
 from emulated import MISSING, real
 from mistakes import MISTAKES, Mistake
-from nursery import Nursery, Result
+from sandbox import Result, Sandbox
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("xpcap", "tests", "tools", "pyproject.toml")
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
+def sandbox() -> Iterator[Sandbox]:
     """Runs of pytest; skips, with the reason, where the tests of a copy cannot run."""
     if not real.is_installed():
         pytest.skip(MISSING)
@@ -24,8 +24,8 @@ def nursery() -> Iterator[Nursery]:
         cpu_build.compiler()
     except cpu_build.UnavailableError as reason:
         pytest.skip(str(reason))
-    with Nursery() as nursery:
-        yield nursery
+    with Sandbox() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,10 @@ def test_planted_mistakes_are_many_and_each_changes_one_match(nodes: dict[str, s
 
 @pytest.mark.slow
 def test_planted_copy_without_a_mistake_passes(
-    nursery: Nursery, base: Path, nodes: dict[str, str]
+    sandbox: Sandbox, base: Path, nodes: dict[str, str]
 ) -> None:
     """It leaves compiled files, which the copies use."""
-    results = nursery.run(base, sorted(nodes.values()))
+    results = sandbox.run(base, sorted(nodes.values()))
     failed = [result for result in results if result.outcome != "passed"]
     assert results == [Result("passed", "")] * len(nodes), failed
 
@@ -79,12 +79,12 @@ def test_planted_copy_without_a_mistake_passes(
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_planted_mistake_is_caught(
-    mistake: Mistake, nursery: Nursery, base: Path, nodes: dict[str, str]
+    mistake: Mistake, sandbox: Sandbox, base: Path, nodes: dict[str, str]
 ) -> None:
     root = base.parent / mistake.name
     shutil.copytree(base, root, ignore=shutil.ignore_patterns("temporary"))
     mistake.plant(root)
-    result = nursery.run(root, [nodes[mistake.test]])[0]
+    result = sandbox.run(root, [nodes[mistake.test]])[0]
     shutil.rmtree(root)
     assert result.outcome == "failed", f"expected {mistake.test} to fail, got: {result}"
     assert mistake.says in result.why

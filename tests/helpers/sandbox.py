@@ -40,10 +40,10 @@ class Result(NamedTuple):
     why: str
 
 
-class Nursery:
+class Sandbox:
     """A context manager that runs tests of copies of the project."""
 
-    def __enter__(self) -> "Nursery":
+    def __enter__(self) -> "Sandbox":
         hidden = "PYTEST_", "PYTHON"
         env = {name: x for name, x in os.environ.items() if not name.startswith(hidden)}
         command = [sys.executable, "-P", __file__]
