@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 import mistakes
-from planting import function_named
+from patterns import function_named
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from planting import in_cuda, in_python
+from patterns import in_cuda, in_python
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """Code that replaces the match of a pattern in a function of the package; see planting.py.
+    """Code that replaces the match of a pattern in a function of the package; see patterns.py.
 
     `test` must then fail with a message that contains `says`.
     """

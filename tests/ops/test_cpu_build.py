@@ -22,7 +22,7 @@ from cpu_build.cases import (
     softmax_equations,
     source,
 )
-from planting import in_cuda
+from patterns import in_cuda
 
 from xpcap import ops
 
@@ -405,7 +405,7 @@ def test_cpu_build_adam_leaves_what_has_no_gradient(real: str) -> None:
 
 class Plant(NamedTuple):
     """A mistake: in a kernel, what the pattern finds for the `nth` time is replaced (see
-    planting.py).
+    patterns.py).
     """
 
     kernel: str

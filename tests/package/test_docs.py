@@ -25,7 +25,7 @@ import pytest
 import test_structure
 from click.testing import CliRunner
 from commands import SMALL
-from planting import function_named
+from patterns import function_named
 
 import xpcap
 from xpcap import backend, runs

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from planting import functions_in_cuda
+from patterns import functions_in_cuda
 
 from xpcap.ops.launch import source as compiled_text
 

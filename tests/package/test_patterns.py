@@ -1,7 +1,7 @@
 """Code is found by its shape, whatever its layout, and only what was named is changed."""
 
 import pytest
-from planting import function_named, in_cuda, in_python
+from patterns import function_named, in_cuda, in_python
 
 PYTHON = '''
 class Cell:
