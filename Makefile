@@ -7,7 +7,7 @@ VENV := .venv/bin/python
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
 	@echo "make test       the tests, on up to four cores; on Linux with a CUDA compiler, so that kernels are checked without a GPU"
-	@echo "make slow       the slow tests: planted mistakes, races, faults and kills, real captions, whole notebooks"
+	@echo "make slow       the slow tests: device mutants, races, faults and kills, real captions, whole notebooks"
 	@echo "make fuzz       10,000 bad inputs of each kind, and 2,000 fresh examples of each property; CASES and SEED may be given"
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
 	@echo "make lint       ruff and mypy"

@@ -1,5 +1,5 @@
 """Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, those that end in `whole`
-with signature and docstring, and the table of planted mistakes. `make excerpts` runs this.
+with signature and docstring, and the table of device mutants. `make excerpts` runs this.
 """
 
 import ast
@@ -10,13 +10,13 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
-import mistakes
+import device_mutants
 from patterns import function_named
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```python (\S+) (\S+)( whole)?\n(?:.*\n)*?```$", re.MULTILINE)
-TABLE = re.compile(r"^\| mistake \|.*\n(?:\|.*\n)+", re.MULTILINE)
+TABLE = re.compile(r"^\| mutant \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
 
 def excerpt(file: str, function: str) -> str:
@@ -91,7 +91,7 @@ def filled(page: str) -> str:
         return f"```python {file} {function}{entire}\n{code}```"
 
     page = FENCE.sub(fill, page)
-    return TABLE.sub(lambda _: "".join(f"{line}\n" for line in mistakes.table()), page)
+    return TABLE.sub(lambda _: "".join(f"{line}\n" for line in device_mutants.table()), page)
 
 
 def main() -> None:

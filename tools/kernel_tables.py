@@ -72,12 +72,12 @@ def arithmetic() -> None:
 
 def sanitizer() -> None:
     rows = test_cpu_build.sanitizer_table()
-    clean = [(kernel, races) for kernel, planted, races in rows if not planted]
+    clean = [(kernel, races) for kernel, mutant, races in rows if not mutant]
     print(
         f"Thread sanitizer: {len(clean)} launches of the kernels as they are,"
-        f" {sum(races for _, races in clean)} races. Planted mistakes:\n"
+        f" {sum(races for _, races in clean)} races. Mutants:\n"
     )
-    table(["kernel", "mistake", "races reported"], [row for row in rows if row[1]])
+    table(["kernel", "mutant", "races reported"], [row for row in rows if row[1]])
 
 
 def compiler_version() -> str:

@@ -403,13 +403,13 @@ def test_cpu_build_adam_leaves_what_has_no_gradient(real: str) -> None:
 # ---- the sanitizers
 
 
-class Plant(NamedTuple):
-    """A mistake: in a kernel, what the pattern finds for the `nth` time is replaced (see
+class Mutant(NamedTuple):
+    """A change of a kernel: what the pattern finds for the `nth` time is replaced (see
     patterns.py).
     """
 
     kernel: str
-    mistake: str
+    name: str
     pattern: str
     instead: str
     nth: int = 0
@@ -436,13 +436,13 @@ FEWEST = {
     "lstm_step_backward": 64,
 }  # 16 units of four rows, the least that its threads share out
 BARRIER = r"__syncthreads\(\);"
-PLANTS = [
-    Plant("softmax_loss", "no barrier before the maxima meet", BARRIER, "", 0),
-    Plant("softmax_loss", "no barrier within the tree of maxima", BARRIER, "", 1),
-    Plant("softmax_loss", "no barrier before the sums take the maximum's place", BARRIER, "", 2),
-    Plant("softmax_loss", "no barrier before the sums meet", BARRIER, "", 3),
-    Plant("softmax_loss", "no barrier within the tree of sums", BARRIER, "", 4),
-    Plant(
+MUTANTS = [
+    Mutant("softmax_loss", "no barrier before the maxima meet", BARRIER, "", 0),
+    Mutant("softmax_loss", "no barrier within the tree of maxima", BARRIER, "", 1),
+    Mutant("softmax_loss", "no barrier before the sums take the maximum's place", BARRIER, "", 2),
+    Mutant("softmax_loss", "no barrier before the sums meet", BARRIER, "", 3),
+    Mutant("softmax_loss", "no barrier within the tree of sums", BARRIER, "", 4),
+    Mutant(
         "softmax_loss",
         "no barrier before the sum of scores takes the sum's place",
         BARRIER,
@@ -450,7 +450,7 @@ PLANTS = [
         5,
         -1,
     ),
-    Plant(
+    Mutant(
         "softmax_loss",
         "the target's score read after the gradient took its place",
         "most - target_score",
@@ -458,21 +458,21 @@ PLANTS = [
         0,
         -4,
     ),
-    Plant("squares", "no barrier before the sums meet", BARRIER, "", 0),
-    Plant("weighted_sum", "no barrier within the tree", BARRIER, "", 1),
-    Plant("scatter", "rows in one place", r"out\[k\] =", "out[k % C] ="),
-    Plant("root", "no barrier within the tree", BARRIER, "", 1, function="root_of"),
-    Plant("clip", "no barrier before the partial sums meet", BARRIER, "", 0, function="root_of"),
-    Plant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
-    Plant(
+    Mutant("squares", "no barrier before the sums meet", BARRIER, "", 0),
+    Mutant("weighted_sum", "no barrier within the tree", BARRIER, "", 1),
+    Mutant("scatter", "rows in one place", r"out\[k\] =", "out[k % C] ="),
+    Mutant("root", "no barrier within the tree", BARRIER, "", 1, function="root_of"),
+    Mutant("clip", "no barrier before the partial sums meet", BARRIER, "", 0, function="root_of"),
+    Mutant("segment_sum", "two threads on one column", r"\+ column\] = sum", "+ column / 2] = sum"),
+    Mutant(
         "segment_sum",
         "all segments in the first one's place",
         r"out\[\(long long\)k \* C",
         "out[0LL * C",
     ),
-    Plant("segment_sum", "no barrier before the parts are added", BARRIER, "", 0, -1),
+    Mutant("segment_sum", "no barrier before the parts are added", BARRIER, "", 0, -1),
     *(
-        Plant("normalise", f"no barrier {place}", BARRIER, "", nth, function="maximum")
+        Mutant("normalise", f"no barrier {place}", BARRIER, "", nth, function="maximum")
         for nth, place in enumerate(
             (
                 "before the maxima meet",
@@ -481,24 +481,24 @@ PLANTS = [
             )
         )
     ),
-    Plant("normalise", "no barrier before the sums meet", BARRIER, "", 0),
-    Plant("likeliest", "no barrier before the scores meet", BARRIER, "", 0),
-    Plant("likeliest", "no barrier within the tree", BARRIER, "", 1),
-    Plant("draw_words", "no barrier before the sums are added up", BARRIER, "", 0),
-    Plant("draw_words", "no barrier before the sums are used", BARRIER, "", 1),
-    Plant("continue_beams", "no barrier before the candidates meet", BARRIER, "", 0),
-    Plant("continue_beams", "no barrier within the tree", BARRIER, "", 1),
-    Plant("continue_beams", "no barrier before the next pass", BARRIER, "", 2),
-    Plant("column_sum", "no barrier before the lines meet", BARRIER, "", 0),
-    Plant("column_sum", "no barrier within the tree", BARRIER, "", 1),
-    Plant(
+    Mutant("normalise", "no barrier before the sums meet", BARRIER, "", 0),
+    Mutant("likeliest", "no barrier before the scores meet", BARRIER, "", 0),
+    Mutant("likeliest", "no barrier within the tree", BARRIER, "", 1),
+    Mutant("draw_words", "no barrier before the sums are added up", BARRIER, "", 0),
+    Mutant("draw_words", "no barrier before the sums are used", BARRIER, "", 1),
+    Mutant("continue_beams", "no barrier before the candidates meet", BARRIER, "", 0),
+    Mutant("continue_beams", "no barrier within the tree", BARRIER, "", 1),
+    Mutant("continue_beams", "no barrier before the next pass", BARRIER, "", 2),
+    Mutant("column_sum", "no barrier before the lines meet", BARRIER, "", 0),
+    Mutant("column_sum", "no barrier within the tree", BARRIER, "", 1),
+    Mutant(
         "sequence_sum",
         "all sequences in the first one's place",
         r"out\[\(long long\)k \* C",
         "out[0LL * C",
     ),
     *(
-        Plant(kernel, f"no barrier {place}", BARRIER, "", nth, function=function)
+        Mutant(kernel, f"no barrier {place}", BARRIER, "", nth, function=function)
         for kernel in ("attend_step", "attend_step_backward")
         for nth, (function, place) in enumerate(
             (
@@ -507,29 +507,29 @@ PLANTS = [
             )
         )
     ),
-    Plant("attend_step", "no barrier before the maxima meet", BARRIER, "", 0),
-    Plant("attend_step", "no barrier before the sums meet", BARRIER, "", 1),
-    Plant("attend_step_backward", "no barrier before the sums meet", BARRIER, "", 0),
-    Plant("attend_step_backward", "no barrier before the scores' gradients meet", BARRIER, "", 1),
-    Plant(
+    Mutant("attend_step", "no barrier before the maxima meet", BARRIER, "", 0),
+    Mutant("attend_step", "no barrier before the sums meet", BARRIER, "", 1),
+    Mutant("attend_step_backward", "no barrier before the sums meet", BARRIER, "", 0),
+    Mutant("attend_step_backward", "no barrier before the scores' gradients meet", BARRIER, "", 1),
+    Mutant(
         "attend_step", "all sequences in the first one's row", r"row = first \+ i", "row = first"
     ),
-    Plant(
+    Mutant(
         "attend_step_backward",
         "all sequences add to the first one's state",
         r"dh_next\[i \* H",
         "dh_next[0 * H",
     ),
-    Plant("attention_sum", "no barrier before the factors are used", BARRIER, "", 0),
-    Plant(
+    Mutant("attention_sum", "no barrier before the factors are used", BARRIER, "", 0),
+    Mutant(
         "attention_sum", "no barrier before the next factors take their place", BARRIER, "", 1, 3
     ),
-    Plant("attention_sum", "all slabs in the first one's place", r"p0 \+ p\) \* H", "p) * H"),
-    Plant(
+    Mutant("attention_sum", "all slabs in the first one's place", r"p0 \+ p\) \* H", "p) * H"),
+    Mutant(
         "lstm_gates", "rows of three gates", r"\(first \+ row\) \* 4 \* H", "(first + row) * 3 * H"
     ),
     *(
-        Plant(kernel, f"no barrier {place}", BARRIER, "", nth)
+        Mutant(kernel, f"no barrier {place}", BARRIER, "", nth)
         for kernel in ("lstm_step", "lstm_step_backward")
         for nth, place in enumerate(
             (
@@ -539,8 +539,8 @@ PLANTS = [
             )
         )
     ),
-    Plant("lstm_step", "blocks one unit apart", r"blockIdx\.x \* FORWARD_UNITS", "blockIdx.x"),
-    Plant(
+    Mutant("lstm_step", "blocks one unit apart", r"blockIdx\.x \* FORWARD_UNITS", "blockIdx.x"),
+    Mutant(
         "lstm_step_backward",
         "this step's rows for those of the next",
         r"\(first \+ n \+ row0\)",
@@ -548,13 +548,13 @@ PLANTS = [
         0,
         -1,
     ),
-    Plant(
+    Mutant(
         "adam_update",
         "the block's number forgotten",
         r"\(long long\)blockIdx\.x \* blockDim\.x \+",
         "",
     ),
-    Plant("record_step", "every thread at it", r"if \(threadIdx\.x > 0\) return;", ""),
+    Mutant("record_step", "every thread at it", r"if \(threadIdx\.x > 0\) return;", ""),
 ]
 
 
@@ -636,8 +636,8 @@ CLEAN = [
 
 
 def sanitized(key: Any) -> tuple[cpu_build.Report, Case]:
-    """The report on a (kernel, type) or a Plant, with the launch."""
-    if isinstance(key, Plant):
+    """The report on a (kernel, type) or a Mutant, with the launch."""
+    if isinstance(key, Mutant):
         return _sanitize(key.kernel, "float", CASES[key.kernel].sizes[key.size], key.text())
     kernel, real = key
     return _sanitize(kernel, real, CASES[kernel].sizes[0], cpu_build.text_of(source(kernel)))
@@ -652,11 +652,11 @@ def sanitized_or_skip(key: Any) -> tuple[cpu_build.Report, Case]:
 
 
 def sanitizer_table() -> list[tuple[str, str, int]]:
-    """(kernel, what was planted or "", races that the sanitizer reports)."""
+    """(kernel, the mutant's name or "", races that the sanitizer reports)."""
     with ThreadPoolExecutor(2) as pool:
-        reports = list(pool.map(sanitized, [*CLEAN, *PLANTS]))
+        reports = list(pool.map(sanitized, [*CLEAN, *MUTANTS]))
     names = [(f"{kernel}, {real}", "") for kernel, real in CLEAN] + [
-        (plant.kernel, plant.mistake) for plant in PLANTS
+        (mutant.kernel, mutant.name) for mutant in MUTANTS
     ]
     return [(*name, report.races) for name, (report, _) in zip(names, reports, strict=True)]
 
@@ -670,11 +670,11 @@ def test_cpu_build_threads_do_not_race(kernel: str, real: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: f"{plant.kernel}: {plant.mistake}")
-def test_planted_race_is_reported(plant: Plant) -> None:
-    report, _ = sanitized_or_skip(plant)
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.kernel}: {mutant.name}")
+def test_race_of_a_mutant_is_reported(mutant: Mutant) -> None:
+    report, _ = sanitized_or_skip(mutant)
     assert report.races > 0
-    assert re.search(rf"#\d+ {plant.kernel} ", report.text), (
+    assert re.search(rf"#\d+ {mutant.kernel} ", report.text), (
         "the report does not lead to the kernel"
     )
 

@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import device_mutants
 import excerpts
 import facts
 import forms
-import mistakes
 import numpy as np
 import pytest
 import test_structure
@@ -416,8 +416,8 @@ def test_gpu_page_lists_every_difference(monkeypatch: pytest.MonkeyPatch) -> Non
         )
 
 
-def test_gpu_page_has_the_table_of_planted_mistakes() -> None:
-    assert "\n".join(mistakes.table()) in DOCS["develop/testing-without-a-gpu.md"]
+def test_gpu_page_has_the_table_of_device_mutants() -> None:
+    assert "\n".join(device_mutants.table()) in DOCS["develop/testing-without-a-gpu.md"]
 
 
 # ---- Facts: each check also finds what is planted for it

@@ -1,4 +1,4 @@
-"""Planted mistakes are caught: each is made in a copy of the project, where its test fails."""
+"""Device mutants are caught: each is made in a copy of the project, where its test fails."""
 
 import ast
 import shutil
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import cpu_build
 import pytest
+from device_mutants import MUTANTS, Mutant
 from emulated import MISSING, real
-from mistakes import MISTAKES, Mistake
 from sandbox import Result, Sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.mktemp("planted").resolve() / "base"
+    base = tmp_path_factory.mktemp("mutants").resolve() / "base"
     base.mkdir()
     for path in (ROOT / name for name in COPIED):
         if path.is_dir():
@@ -42,7 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nodes() -> dict[str, str]:
-    """Pytest's node id, with the file, of the test of each mistake."""
+    """Pytest's node id, with the file, of the test of each mutant."""
     defined: dict[str, list[str]] = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for statement in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -50,7 +50,7 @@ def nodes() -> dict[str, str]:
                 file = str(path.relative_to(ROOT / "tests"))
                 defined.setdefault(statement.name, []).append(file)
     found = {}
-    for test in {mistake.test for mistake in MISTAKES}:
+    for test in {mutant.test for mutant in MUTANTS}:
         file, _, name = test.rpartition("::")
         files = [path for path in defined.get(name.partition("[")[0], []) if path.endswith(file)]
         assert len(files) == 1, f"{test} is defined in {files or 'no file'}, expected one file"
@@ -59,15 +59,15 @@ def nodes() -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_planted_mistakes_are_many_and_each_changes_one_match(nodes: dict[str, str]) -> None:
-    assert len({mistake.name for mistake in MISTAKES}) == len(MISTAKES) >= 70
+def test_device_mutants_are_many_and_each_changes_one_match(nodes: dict[str, str]) -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 70
     assert len(nodes) > 20
-    for mistake in MISTAKES:
-        mistake.planted(ROOT)
+    for mutant in MUTANTS:
+        mutant.mutated(ROOT)
 
 
 @pytest.mark.slow
-def test_planted_copy_without_a_mistake_passes(
+def test_copy_without_a_device_mutant_passes(
     sandbox: Sandbox, base: Path, nodes: dict[str, str]
 ) -> None:
     """It leaves compiled files, which the copies use."""
@@ -77,14 +77,14 @@ def test_planted_copy_without_a_mistake_passes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_planted_mistake_is_caught(
-    mistake: Mistake, sandbox: Sandbox, base: Path, nodes: dict[str, str]
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_device_mutant_is_caught(
+    mutant: Mutant, sandbox: Sandbox, base: Path, nodes: dict[str, str]
 ) -> None:
-    root = base.parent / mistake.name
+    root = base.parent / mutant.name
     shutil.copytree(base, root, ignore=shutil.ignore_patterns("temporary"))
-    mistake.plant(root)
-    result = sandbox.run(root, [nodes[mistake.test]])[0]
+    mutant.apply(root)
+    result = sandbox.run(root, [nodes[mutant.test]])[0]
     shutil.rmtree(root)
-    assert result.outcome == "failed", f"expected {mistake.test} to fail, got: {result}"
-    assert mistake.says in result.why
+    assert result.outcome == "failed", f"expected {mutant.test} to fail, got: {result}"
+    assert mutant.says in result.why

@@ -1,4 +1,4 @@
-"""Known mistakes of GPU code, and the tests that must catch them; see test_planted.py.
+"""Mutants of GPU code, and the tests that must catch them; see test_device_mutants.py.
 
 No mutation tool makes them. mutmut 3.8 leaves decorated functions alone, which is every forward and
 backward pass. cosmic-ray 8.7 swaps operators and starts pytest anew for each; of a sample of 24 it
@@ -19,7 +19,7 @@ from patterns import in_cuda, in_python
 
 
 @dataclass(frozen=True)
-class Mistake:
+class Mutant:
     """Code that replaces the match of a pattern in a function of the package; see patterns.py.
 
     `test` must then fail with a message that contains `says`.
@@ -37,7 +37,7 @@ class Mistake:
     def change(self, text: str) -> tuple[str, int]:
         return in_python(text, self.function, self.pattern, self.instead)
 
-    def planted(self, root: Path) -> tuple[Path, str]:
+    def mutated(self, root: Path) -> tuple[Path, str]:
         """The file of the project at `root` that it changes, and the changed text."""
         found = []
         for path in sorted((root / "xpcap").rglob(f"*{self.suffix}")):
@@ -49,16 +49,17 @@ class Mistake:
         assert len(found) == 1, f"{self.name}: found {len(found)} times, expected once: {code}"
         return found[0]
 
-    def plant(self, root: Path) -> None:
-        path, text = self.planted(root)
+    def apply(self, root: Path) -> None:
+        """Change that file."""
+        path, text = self.mutated(root)
         path.write_text(text, encoding="utf-8")
         for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
             compiled.unlink()
 
 
 @dataclass(frozen=True)
-class KernelMistake(Mistake):
-    """A mistake in CUDA C, where the pattern is a regular expression."""
+class KernelMutant(Mutant):
+    """A mutant in CUDA C, where the pattern is a regular expression."""
 
     nth: int | None = None  # match to replace, from 0; None: all
     suffix: ClassVar[str] = ".cu*"  # with gates.cuh
@@ -68,12 +69,12 @@ class KernelMistake(Mistake):
 
 
 def table() -> Iterator[str]:
-    """Lines of a Markdown table of the mistakes."""
-    yield "| mistake | where | caught by | which says |"
+    """Lines of a Markdown table of the mutants."""
+    yield "| mutant | where | caught by | which says |"
     yield "|---|---|---|---|"
-    for mistake in MISTAKES:
-        test = mistake.test.rpartition("::")[2]
-        yield f"| {mistake.kind} | `{mistake.function}` | `{test}` | `{mistake.says}` |"
+    for mutant in MUTANTS:
+        test = mutant.test.rpartition("::")[2]
+        yield f"| {mutant.kind} | `{mutant.function}` | `{test}` | `{mutant.says}` |"
 
 
 _STEP = "test_emulated_"
@@ -124,9 +125,9 @@ def kernel(op: str, dtype: str = "float32") -> str:
     return f"test_emulated_kernel_equals_the_plain_equations[{dtype}-{op}]"
 
 
-MISTAKES = [
+MUTANTS = [
     # Accepted by NumPy, not by CuPy
-    Mistake(
+    Mutant(
         "np-for-xp",
         "np. for xp. in the mathematics",
         "image_backward",
@@ -135,7 +136,7 @@ MISTAKES = [
         STEP,
         "numpy.dot was called on a device array",
     ),
-    Mistake(
+    Mutant(
         "np-for-new",
         "np. for xp. where an array is made",
         "Cell.initial",
@@ -144,7 +145,7 @@ MISTAKES = [
         SAMPLING,
         "'memoryview' object has no attribute 'ptr'",
     ),
-    Mistake(
+    Mutant(
         "host-numbers",
         "row numbers of dropout masks are uploaded, and those on the host used",
         "prepare_batch",
@@ -153,7 +154,7 @@ MISTAKES = [
         STEP_WITH_DROPOUT,
         "got a numpy.ndarray, expected a device array",
     ),
-    Mistake(
+    Mutant(
         "host-index",
         "an index vector stays on the host and is used on the device",
         "send",
@@ -162,7 +163,7 @@ MISTAKES = [
         STEP,
         "got a numpy.ndarray, expected a device array",
     ),
-    Mistake(
+    Mutant(
         "host-index-in-sampling",
         "the captions that go on are picked by an index on the host",
         "_decode",
@@ -171,7 +172,7 @@ MISTAKES = [
         SAMPLING,
         "getitem by index: got a numpy.ndarray",
     ),
-    Mistake(
+    Mutant(
         "device-into-host",
         "words on the device are put into a host array without a copy to the host",
         "Reading.__init__",
@@ -180,7 +181,7 @@ MISTAKES = [
         SAMPLING,
         "getitem by index: got a numpy.ndarray",
     ),
-    Mistake(
+    Mutant(
         "device-into-file",
         "a checkpoint is written from device arrays",
         "save_parameters",
@@ -189,7 +190,7 @@ MISTAKES = [
         SAVED,
         "Implicit conversion to a NumPy array is not allowed",
     ),
-    Mistake(
+    Mutant(
         "keyword",
         "a keyword that CuPy lacks",
         "score",
@@ -198,7 +199,7 @@ MISTAKES = [
         TRAINING,
         "unexpected keyword argument 'initial'",
     ),
-    Mistake(
+    Mutant(
         "function",
         "a function that CuPy lacks",
         "global_norm",
@@ -208,7 +209,7 @@ MISTAKES = [
         "module 'cupy' has no attribute 'vecdot'",
     ),
     # Waiting for the device
-    Mistake(
+    Mutant(
         "boolean-index",
         "a boolean index in the step, whose size the host waits for",
         "_gradients",
@@ -217,7 +218,7 @@ MISTAKES = [
         STEP,
         "Read(how='boolean index'",
     ),
-    Mistake(
+    Mutant(
         "nonzero",
         "nonzero on the device, whose size the host waits for",
         "score",
@@ -226,7 +227,7 @@ MISTAKES = [
         EPOCH_READS,
         "'network.py': 2",
     ),
-    Mistake(
+    Mutant(
         "if",
         "an if on a number on the device",
         "clip_by_global_norm",
@@ -235,7 +236,7 @@ MISTAKES = [
         STEP,
         "Read(how='bool'",
     ),
-    Mistake(
+    Mutant(
         "float",
         "float() of a number on the device",
         "CaptioningSolver._step",
@@ -244,7 +245,7 @@ MISTAKES = [
         STEP,
         "Read(how='float'",
     ),
-    Mistake(
+    Mutant(
         "print",
         "a loss printed while looking for something, and the line left in",
         "CaptioningSolver._step",
@@ -253,7 +254,7 @@ MISTAKES = [
         STEP,
         "Read(how='format'",
     ),
-    Mistake(
+    Mutant(
         "read-each-step",
         "each loss is read in its own step",
         "LossBuffer.add",
@@ -262,7 +263,7 @@ MISTAKES = [
         EPOCH_READS,
         "'losses.py': 2",
     ),
-    Mistake(
+    Mutant(
         "synchronize",
         "a synchronisation left in after timing something",
         "LossBuffer.add",
@@ -271,7 +272,7 @@ MISTAKES = [
         STEP,
         "Wait(how='Device.synchronize'",
     ),
-    Mistake(
+    Mutant(
         "wait-in-sampling",
         "the host reads the words of a step before it launches the next one",
         "_decode",
@@ -280,7 +281,7 @@ MISTAKES = [
         LATE,
         "assert 'SWSWSWSWSW'",
     ),
-    Mistake(
+    Mutant(
         "read-too-early",
         "words are read while their copy to the host is under way",
         "Reading.wait",
@@ -289,7 +290,7 @@ MISTAKES = [
         SAMPLING,
         "Arrays are not equal",
     ),
-    Mistake(
+    Mutant(
         "unread",
         "an epoch is recorded without a check that its losses are finite",
         "CaptioningSolver._evaluate_epoch",
@@ -299,7 +300,7 @@ MISTAKES = [
         "CaptioningSolver: val_loss of epoch 1 is nan",
     ),
     # Needless launches and transfers
-    Mistake(
+    Mutant(
         "stacked",
         "losses are stacked, although one kernel can record them",
         "LossBuffer.add",
@@ -308,7 +309,7 @@ MISTAKES = [
         LAUNCHES,
         "launches beside the time steps",
     ),
-    Mistake(
+    Mutant(
         "copy-in-the-loop",
         "a copy in the time loop",
         "lstm_rows_forward",
@@ -317,7 +318,7 @@ MISTAKES = [
         TIME_STEP,
         "'copy copy': 1",
     ),
-    Mistake(
+    Mutant(
         "product-without-out",
         "a product in the time loop allocates its result, which is then copied",
         "rnn_backward_steps",
@@ -326,7 +327,7 @@ MISTAKES = [
         TIME_STEP,
         "'copy setitem': 1",
     ),
-    Mistake(
+    Mutant(
         "copy-beside-the-loop",
         "an astype to the same dtype, which copies",
         "forward",
@@ -335,7 +336,7 @@ MISTAKES = [
         LAUNCHES,
         "launches beside the time steps",
     ),
-    Mistake(
+    Mutant(
         "one-by-one",
         "one transfer for each index vector",
         "send_joined",
@@ -344,7 +345,7 @@ MISTAKES = [
         STEP,
         "Wait(how='Event.synchronize'",
     ),
-    Mistake(
+    Mutant(
         "features-by-the-batch",
         "features are uploaded with each batch although they are on the device",
         "CaptioningSolver.train_batch",
@@ -353,7 +354,7 @@ MISTAKES = [
         EPOCH_SENDS,
         "'models': 6",
     ),
-    Mistake(
+    Mutant(
         "features-beyond-memory",
         "features may take all memory, and none is left for training",
         "Feed._send",
@@ -363,7 +364,7 @@ MISTAKES = [
         "assert not True",
     ),
     # Indices
-    Mistake(
+    Mutant(
         "ids-from-one",
         "ids counted from 1: the last one is V, and a kernel reads beyond the table",
         "forward",
@@ -372,7 +373,7 @@ MISTAKES = [
         TRAINING,
         "has loss nan",
     ),
-    KernelMistake(
+    KernelMutant(
         "past-the-end",
         "a kernel takes one row too many, the last time beyond the array",
         "sum_of",
@@ -380,7 +381,7 @@ MISTAKES = [
         "j <= to",
         kernel("segment_sum"),
     ),
-    KernelMistake(
+    KernelMutant(
         "before-the-start",
         "targets counted from 1 in a kernel: target 0 is read before the row",
         "softmax_loss",
@@ -388,7 +389,7 @@ MISTAKES = [
         r"\1 - 1",
         kernel("softmax_loss"),
     ),
-    Mistake(
+    Mutant(
         "duplicates",
         "rows added by an index with duplicates: one addition of each is left",
         "backward",
@@ -397,7 +398,7 @@ MISTAKES = [
         STEP,
         "duplicate indices in an assignment",
     ),
-    Mistake(
+    Mutant(
         "atomics",
         "rows added by atomics, in another order each time",
         "backward",
@@ -407,7 +408,7 @@ MISTAKES = [
         "assert b'",
     ),
     # Ranks
-    Mistake(
+    Mutant(
         "not-summed",
         "gradients are not summed over ranks",
         "_all_reduce",
@@ -416,7 +417,7 @@ MISTAKES = [
         RANKS,
         "has other parameters than rank 0",
     ),
-    Mistake(
+    Mutant(
         "share-of-the-total",
         "each rank divides by the size of its shard, and the sum is too large",
         "CaptioningRNN.loss",
@@ -424,7 +425,7 @@ MISTAKES = [
         "max($n if shard is None else len(shard), 1) if $total is None else $total",
         RANKS,
     ),
-    Mistake(
+    Mutant(
         "masks-of-a-share",
         "rows of dropout masks are numbered within a shard: masks depend on the number of ranks",
         "prepare_batch",
@@ -433,7 +434,7 @@ MISTAKES = [
         RANKS,
     ),
     # Memory
-    KernelMistake(
+    KernelMutant(
         "rows-not-zeroed",
         "gradients of rows without a target are left uninitialised",
         "scatter_drop",
@@ -442,7 +443,7 @@ MISTAKES = [
         TRAINING,
         "gradient of norm nan",
     ),
-    Mistake(
+    Mutant(
         "state-not-zeroed",
         "the gradient of the last step starts from uninitialised memory",
         "rnn_cell_backward_steps",
@@ -451,7 +452,7 @@ MISTAKES = [
         TRAINING_RNN,
         "gradient of norm nan",
     ),
-    Mistake(
+    Mutant(
         "buffer-used-twice",
         "one buffer for two arrays, after a line was copied",
         "forward",
@@ -460,7 +461,7 @@ MISTAKES = [
         WORKSPACE,
         "assert array(",
     ),
-    Mistake(
+    Mutant(
         "strides",
         "a view with strides for a kernel, which gets a bare pointer",
         "are_reals",
@@ -469,7 +470,7 @@ MISTAKES = [
         NO_KERNEL,
         "expected C-contiguous rows",
     ),
-    Mistake(
+    Mutant(
         "default-device",
         "the number of a device is checked and forgotten",
         "_resolve",
@@ -478,7 +479,7 @@ MISTAKES = [
         SECOND_DEVICE,
         "== [1, 1, 1]",
     ),
-    Mistake(
+    Mutant(
         "kernel-of-another-device",
         "one loaded kernel for all devices",
         "kernel",
@@ -488,7 +489,7 @@ MISTAKES = [
         "was loaded on device 0",
     ),
     # Launches that are recorded and repeated
-    Mistake(
+    Mutant(
         "record-outlives-its-buffers",
         "launches are repeated at the old addresses of a buffer that has moved",
         "Workspace._take",
@@ -497,7 +498,7 @@ MISTAKES = [
         "test_emulated_record_is_made_anew_when_a_buffer_moves",
         "assert not",
     ),
-    Mistake(
+    Mutant(
         "key-without-layout",
         "launches of one layout are repeated for another",
         "gradients",
@@ -506,7 +507,7 @@ MISTAKES = [
         "test_emulated_repeated_steps_train_as_numpy_does[every-step-list]",
         "has loss nan",
     ),
-    Mistake(
+    Mutant(
         "copy-is-not-recorded",
         "CuPy copies the initial states, which a repeated step does not",
         "rnn_rows_forward",
@@ -515,7 +516,7 @@ MISTAKES = [
         "test_emulated_batches_of_one_layout_make_the_same_launches[init-rnn]",
         "launches outside the record",
     ),
-    Mistake(
+    Mutant(
         "plain-equations-recorded",
         "a record misses an operation that CuPy computes",
         "find",
@@ -524,7 +525,7 @@ MISTAKES = [
         "test_emulated_operation_without_a_kernel_spoils_a_record",
         "assert not",
     ),
-    Mistake(
+    Mutant(
         "padding-is-a-word",
         "the word of padding counts among the distinct, and others get its mask",
         "_padded",
@@ -532,7 +533,7 @@ MISTAKES = [
         "$words",
         "test_emulated_padding_changes_no_loss_and_no_gradient",
     ),
-    Mistake(
+    Mutant(
         "untested-graph",
         "a graph is used without a look at its bits",
         "Replay._capture",
@@ -541,7 +542,7 @@ MISTAKES = [
         "test_emulated_graph_that_is_not_right_is_not_used[other-bits]",
         "assert 0 == 1",
     ),
-    KernelMistake(
+    KernelMutant(
         "padding-has-a-gradient",
         "a row without a target gets the gradient of some word",
         "softmax_loss",
@@ -550,7 +551,7 @@ MISTAKES = [
         "test_cpu_build_equals_the_equations_in_any_order_and_stays_inside_its_arrays[softmax_loss-float]",
         "error=nan",
     ),
-    KernelMistake(
+    KernelMutant(
         "padding-keeps-units",
         "a row without a number keeps units of another",
         "draw",
@@ -560,7 +561,7 @@ MISTAKES = [
         "error=",
     ),
     # Raw products, and loops over whole buffers
-    Mistake(
+    Mutant(
         "leading-dimension",
         "the leading dimension is counted along the other axis",
         "layout",
@@ -569,7 +570,7 @@ MISTAKES = [
         kernel("times_transpose"),
         "lda is 7, expected at least the 11 rows of A",
     ),
-    Mistake(
+    Mutant(
         "flags-of-the-factors",
         "the flags of the two factors are swapped, as the factors are",
         "_multiply",
@@ -578,7 +579,7 @@ MISTAKES = [
         kernel("times_transpose"),
         "beyond its allocation",
     ),
-    Mistake(
+    Mutant(
         "rows-for-columns",
         "m and n are swapped: cuBLAS is column-major",
         "_multiply",
@@ -587,7 +588,7 @@ MISTAKES = [
         kernel("add_product"),
         "beyond its allocation",
     ),
-    Mistake(
+    Mutant(
         "single-precision",
         "float64 for sgemm",
         "GEMM",
@@ -596,7 +597,7 @@ MISTAKES = [
         kernel("product", "float64"),
         "lies in memory of float64, expected float32",
     ),
-    Mistake(
+    Mutant(
         "beta-forgotten",
         "beta is 0 where a product is to be added",
         "add_product",
@@ -604,7 +605,7 @@ MISTAKES = [
         "_multiply($x, $w, $out, ZERO)",
         kernel("add_product"),
     ),
-    Mistake(
+    Mutant(
         "beta-left-over",
         "beta is 1 where a product is to be stored",
         "product",
@@ -612,7 +613,7 @@ MISTAKES = [
         "_multiply($x, $w, $out, ONE)",
         kernel("product"),
     ),
-    Mistake(
+    Mutant(
         "beta-forgotten-by-row",
         "beta is 0 where a product of a step's rows is to be added",
         "row_products_add",
@@ -620,7 +621,7 @@ MISTAKES = [
         "_multiply_rows($x, $w, $out, ZERO)",
         kernel("row_products_add"),
     ),
-    Mistake(
+    Mutant(
         "handle-of-another-device",
         "one cuBLAS handle for all devices",
         "gemm",
@@ -629,7 +630,7 @@ MISTAKES = [
         SECOND_DEVICE,
         "the handle belongs to device 0, and device 1 is the current one",
     ),
-    Mistake(
+    Mutant(
         "stream-of-their-own",
         "products run on a stream of their own, which waits for no kernel",
         "gemm",
@@ -638,7 +639,7 @@ MISTAKES = [
         kernel("product"),
         "expected the null stream",
     ),
-    Mistake(
+    Mutant(
         "no-cublas",
         "no check that the binding of cuBLAS can be loaded",
         "fits_product",
@@ -647,7 +648,7 @@ MISTAKES = [
         WITHOUT_CUBLAS,
         "'NoneType' object has no attribute 'sgemm'",
     ),
-    Mistake(
+    Mutant(
         "memory-let-go",
         "a loop keeps the address of an array, and not the array",
         "_multiply_rows",
@@ -656,7 +657,7 @@ MISTAKES = [
         KEPT,
         "lies in no array of the device",
     ),
-    Mistake(
+    Mutant(
         "next-rows",
         "the rows of a product begin one too late",
         "_multiply_rows",
@@ -665,7 +666,7 @@ MISTAKES = [
         LOOP,
         "C overlaps B",
     ),
-    Mistake(
+    Mutant(
         "stride-of-the-factor",
         "rows of the result are addressed by the factor's row length",
         "_multiply_rows",
@@ -673,7 +674,7 @@ MISTAKES = [
         "$o * x_row",
         kernel("row_products"),
     ),
-    Mistake(
+    Mutant(
         "transpose-forgotten",
         "the recurrent weights are not transposed in the backward pass",
         "row_products_transpose",
@@ -682,7 +683,7 @@ MISTAKES = [
         kernel("row_products_transpose"),
         "beyond its allocation",
     ),
-    Mistake(
+    Mutant(
         "first-for-before",
         "the index of a step's rows, where that of its previous states is needed",
         "rnn_steps",
@@ -690,7 +691,7 @@ MISTAKES = [
         "step.first",
         ALONE.format("rnn"),
     ),
-    Mistake(
+    Mutant(
         "first-for-before-in-a-launch",
         "the same in the launch of a kernel: rows for previous states",
         "lstm_gate_steps",
@@ -698,7 +699,7 @@ MISTAKES = [
         "gates($grid, *arrays, first, first, after, n, H)",
         kernel("lstm_gate_steps"),
     ),
-    Mistake(
+    Mutant(
         "state-before",
         "the derivative of tanh is taken at the previous state",
         "rnn_cell_backward_steps",
@@ -706,7 +707,7 @@ MISTAKES = [
         "first, after, _, n, more = step",
         kernel("rnn_cell_backward_steps"),
     ),
-    KernelMistake(
+    KernelMutant(
         "first-row-in-a-kernel",
         "gates of each step are written from row 0 on",
         "lstm_gates",
@@ -714,7 +715,7 @@ MISTAKES = [
         "at_i = row",
         kernel("lstm_gate_steps"),
     ),
-    Mistake(
+    Mutant(
         "short-stack",
         "a stack of states has no room for the initial ones",
         "lstm_rows_forward",
@@ -723,7 +724,7 @@ MISTAKES = [
         STEP,
         "wrote outside h",
     ),
-    Mistake(
+    Mutant(
         "all-go-on",
         "every sequence of a step takes a gradient from the next step",
         "_steps",
@@ -732,7 +733,7 @@ MISTAKES = [
         TRAINING,
         "gradient of norm nan",
     ),
-    KernelMistake(
+    KernelMutant(
         "all-go-on-in-a-kernel",
         "the same in a kernel: another sequence's gradient is added to dc",
         "lstm_gates_backward",
@@ -740,7 +741,7 @@ MISTAKES = [
         "dc_next = dc[k]",
         kernel("lstm_gate_backward_steps"),
     ),
-    Mistake(
+    Mutant(
         "without-a-step",
         "the gradient of a sequence without steps is left uninitialised",
         "lstm_rows_backward",
@@ -748,7 +749,7 @@ MISTAKES = [
         "None",
         ALONE.format("lstm"),
     ),
-    Mistake(
+    Mutant(
         "second-block",
         "the second block of rows overwrites the gradients of the first",
         "vocabulary_loss",
@@ -756,7 +757,7 @@ MISTAKES = [
         "$rows.stop > 0",
         SECOND_BLOCK,
     ),
-    KernelMistake(
+    KernelMutant(
         "no-such-word",
         "a target is not checked, and a kernel reads beyond the scores",
         "softmax_loss",
@@ -765,7 +766,7 @@ MISTAKES = [
         NO_SUCH_WORD,
         "SIGSEGV",
     ),
-    Mistake(
+    Mutant(
         "memory-in-a-step",
         "a step allocates where it has a buffer",
         "backward",
@@ -775,7 +776,7 @@ MISTAKES = [
         "Allocation(",
     ),
     # Beams and ensembles
-    Mistake(
+    Mutant(
         "parents-ignored",
         "a hypothesis extends the caption of its slot, and not of its parent",
         "Transcript.write",
@@ -784,7 +785,7 @@ MISTAKES = [
         BEAM,
         "Beam(max_length=",
     ),
-    Mistake(
+    Mutant(
         "end-not-counted",
         "END is left out of the length that a beam divides by",
         "Beam._scores",
@@ -793,7 +794,7 @@ MISTAKES = [
         BEAM,
         "Beam(max_length=",
     ),
-    Mistake(
+    Mutant(
         "mean-of-scores",
         "an ensemble averages logarithms, and not probabilities",
         "log_mean",
@@ -802,7 +803,7 @@ MISTAKES = [
         ENSEMBLE,
     ),
     # Launching kernels
-    Mistake(
+    Mutant(
         "float-for-int",
         "a float where a kernel takes an int, which would read its bits",
         "segment_sum",
@@ -811,7 +812,7 @@ MISTAKES = [
         kernel("segment_sum"),
         "required argument is not an integer",
     ),
-    Mistake(
+    Mutant(
         "blocks-rounded-down",
         "blocks are rounded down, and the tail is not computed",
         "blocks",
@@ -819,7 +820,7 @@ MISTAKES = [
         "max(1, $n // THREADS)",
         kernel("adam_update"),
     ),
-    Mistake(
+    Mutant(
         "grid-turned",
         "the axes of a grid are swapped",
         "segment_sum",
@@ -827,7 +828,7 @@ MISTAKES = [
         "(-(-$C // SEGMENT_COLUMNS), $count)",
         kernel("segment_sum"),
     ),
-    Mistake(
+    Mutant(
         "macro",
         "float64 arrays for a kernel compiled for float",
         "REALS",
@@ -836,7 +837,7 @@ MISTAKES = [
         kernel("adam_update", "float64"),
         "expected an array of float32",
     ),
-    Mistake(
+    Mutant(
         "partial-sums",
         "a float32 buffer for a kernel that writes doubles",
         "_squares",
@@ -846,7 +847,7 @@ MISTAKES = [
         "expected an array of float64",
     ),
     # Inside kernels
-    KernelMistake(
+    KernelMutant(
         "gates-transposed",
         "gates stacked i, f, g, o, as other libraries have them",
         "lstm_unit",
@@ -854,7 +855,7 @@ MISTAKES = [
         "gates[2 * H] = g; gates[3 * H] = o;",
         kernel("lstm_gate_steps"),
     ),
-    KernelMistake(
+    KernelMutant(
         "gradient-forgotten",
         "the gradient from the step after is forgotten",
         "lstm_gates_backward",
@@ -862,7 +863,7 @@ MISTAKES = [
         "from_next = 0",
         kernel("lstm_gate_backward_steps"),
     ),
-    KernelMistake(
+    KernelMutant(
         "row-of-the-state-before",
         "a step starts from states one row further on",
         "lstm_step",
@@ -870,7 +871,7 @@ MISTAKES = [
         "(before + row0 + 1)",
         kernel("lstm_steps"),
     ),
-    KernelMistake(
+    KernelMutant(
         "ended-sequences",
         "sequences that have ended get a gradient from the next step, too",
         "lstm_step_backward",
@@ -878,7 +879,7 @@ MISTAKES = [
         "dc_next = dc[k]",
         kernel("lstm_backward_steps"),
     ),
-    Mistake(
+    Mutant(
         "last-cell",
         "the gradient of the cell after a sequence's last step is not read",
         "lstm_gate_backward_steps",
@@ -886,7 +887,7 @@ MISTAKES = [
         "more",
         kernel("lstm_gate_backward_steps"),
     ),
-    Mistake(
+    Mutant(
         "more-is-n",
         "every sequence of a step gets a gradient from the next one",
         "lstm_backward_steps",
@@ -894,7 +895,7 @@ MISTAKES = [
         "fused($grid, *arrays, first, before, n, n, H)",
         kernel("lstm_backward_steps"),
     ),
-    KernelMistake(
+    KernelMutant(
         "Wh-transposed",
         "Wh is read as if it were (4H, H)",
         "load_gates",
@@ -902,7 +903,7 @@ MISTAKES = [
         "(j / 2 * H + unit) * H + k + j % 2 * apart",
         kernel("lstm_steps"),
     ),
-    KernelMistake(
+    KernelMutant(
         "tiles-in-use",
         "sums overwrite tiles that are still multiplied",
         "lstm_step",
@@ -911,7 +912,7 @@ MISTAKES = [
         kernel("lstm_steps"),
         nth=1,
     ),
-    KernelMistake(
+    KernelMutant(
         "guard",
         "surplus threads of the last block write beyond the array",
         "dropout",
@@ -920,7 +921,7 @@ MISTAKES = [
         kernel("drop"),
         "wrote outside out",
     ),
-    KernelMistake(
+    KernelMutant(
         "barrier-between-uses",
         "no barrier before shared memory is reused",
         "softmax_loss",
@@ -929,7 +930,7 @@ MISTAKES = [
         kernel("softmax_loss"),
         nth=2,
     ),
-    KernelMistake(
+    KernelMutant(
         "part-forgotten",
         "a word that occurs often lacks the last part of its rows",
         "segment_sum",
@@ -937,7 +938,7 @@ MISTAKES = [
         "p < SEGMENT_PARTS - 1",
         kernel("segment_sum"),
     ),
-    KernelMistake(
+    KernelMutant(
         "sum-of-the-row",
         "log-probabilities of a sum that lacks half of the row",
         "normalise",
@@ -945,7 +946,7 @@ MISTAKES = [
         "half > 1",
         kernel("normalise"),
     ),
-    KernelMistake(
+    KernelMutant(
         "word-of-the-next-share",
         "a draw begins behind the words before",
         "draw_words",
@@ -954,7 +955,7 @@ MISTAKES = [
         f"{_ANY_ORDER}[draw_words-float]",
         "Row(kernel='draw_words'",
     ),
-    KernelMistake(
+    KernelMutant(
         "word-of-no-probability",
         "a draw takes words of probability 0",
         "draw_words",
@@ -963,7 +964,7 @@ MISTAKES = [
         NO_PROBABILITY,
         "assert ",
     ),
-    KernelMistake(
+    KernelMutant(
         "last-of-equals",
         "the last of equal scores is the likeliest",
         "leads",
@@ -972,7 +973,7 @@ MISTAKES = [
         f"{_ANY_ORDER}[likeliest-float]",
         "Row(kernel='likeliest'",
     ),
-    KernelMistake(
+    KernelMutant(
         "beam-of-the-ranking",
         "totals add up what ranks, with the penalty of a group, and not the scores",
         "continue_beams",
@@ -980,7 +981,7 @@ MISTAKES = [
         "+ ranked[",
         kernel("continue_beams"),
     ),
-    KernelMistake(
+    KernelMutant(
         "found-twice",
         "the best continuation of a picture is found again in each pass",
         "continue_beams",
@@ -988,7 +989,7 @@ MISTAKES = [
         "false",
         kernel("continue_beams"),
     ),
-    KernelMistake(
+    KernelMutant(
         "lines-forgotten",
         "the sum of a column lacks half of its rows",
         "column_sum",
@@ -996,7 +997,7 @@ MISTAKES = [
         "half > SUM_COLUMNS",
         kernel("column_sum"),
     ),
-    KernelMistake(
+    KernelMutant(
         "barrier-before-the-tree",
         "no barrier before the reduction over a block's threads",
         "squares",
@@ -1005,7 +1006,7 @@ MISTAKES = [
         kernel("global_norm"),
         nth=0,
     ),
-    KernelMistake(
+    KernelMutant(
         "read-after-write",
         "a score is read after another thread may have overwritten it with its gradient",
         "softmax_loss",
@@ -1014,7 +1015,7 @@ MISTAKES = [
         ANY_ORDER,
         "the result depends on the order of the threads",
     ),
-    KernelMistake(
+    KernelMutant(
         "share-forgotten",
         "the gradient lacks label smoothing's share of the other words",
         "softmax_loss",
@@ -1022,7 +1023,7 @@ MISTAKES = [
         "kept : 0",
         kernel("softmax_loss"),
     ),
-    KernelMistake(
+    KernelMutant(
         "scale-forgotten",
         "scores are not divided by the square root of H",
         "attend_step",
@@ -1030,7 +1031,7 @@ MISTAKES = [
         "scores[p] - most",
         kernel("attend_steps"),
     ),
-    KernelMistake(
+    KernelMutant(
         "not-shifted",
         "a softmax without subtraction of the maximum: exp() overflows",
         "attend_step",
@@ -1038,7 +1039,7 @@ MISTAKES = [
         "scores[p] * scale",
         LARGE_SCORES,
     ),
-    KernelMistake(
+    KernelMutant(
         "row-of-a-sequence",
         "attention weights of each step are written from row 0 on",
         "attend_step",
@@ -1046,7 +1047,7 @@ MISTAKES = [
         "row = i",
         kernel("attend_steps"),
     ),
-    Mistake(
+    Mutant(
         "first-for-before-in-attention",
         "the index of a step's rows, where attention needs that of its previous states",
         "attend_steps",
@@ -1054,7 +1055,7 @@ MISTAKES = [
         "attend($grid, *arrays, first, first, P, H)",
         kernel("attend_steps"),
     ),
-    KernelMistake(
+    KernelMutant(
         "gradient-replaced",
         "the gradient through the scores overwrites that through Wh",
         "attend_step_backward",
@@ -1062,7 +1063,7 @@ MISTAKES = [
         r"\1 =",
         kernel("attend_backward_steps"),
     ),
-    KernelMistake(
+    KernelMutant(
         "mean-forgotten",
         "the gradient of a softmax without the weighted mean over regions",
         "attend_step_backward",
@@ -1070,7 +1071,7 @@ MISTAKES = [
         "dweights[p]",
         kernel("attend_backward_steps"),
     ),
-    KernelMistake(
+    KernelMutant(
         "state-of-the-step-itself",
         "the sum over steps takes the state after each step for the one before it",
         "attention_sum",
@@ -1078,7 +1079,7 @@ MISTAKES = [
         "firsts[t]",
         kernel("attention_sum"),
     ),
-    Mistake(
+    Mutant(
         "slabs-rounded-down",
         "the last regions of a picture get no gradient",
         "attention_sum",
@@ -1086,7 +1087,7 @@ MISTAKES = [
         "max(1, $P // SLAB)",
         kernel("attention_sum"),
     ),
-    Mistake(
+    Mutant(
         "too-many-regions",
         "no check that the scores of a picture fit into a block",
         "_fits_attention",
@@ -1095,7 +1096,7 @@ MISTAKES = [
         MANY_REGIONS,
         "is None",
     ),
-    KernelMistake(
+    KernelMutant(
         "parts-in-use",
         "partial products are overwritten while they are still summed",
         "multiply",
@@ -1105,7 +1106,7 @@ MISTAKES = [
         "the result depends on the order of the threads",
         nth=1,
     ),
-    KernelMistake(
+    KernelMutant(
         "masks-of-step-0",
         "the counter lacks the number of the step: each step drops the same units",
         "draw",
@@ -1113,7 +1114,7 @@ MISTAKES = [
         "0, 0, 0",
         kernel("dropout_masks"),
     ),
-    KernelMistake(
+    KernelMutant(
         "nine-rounds",
         "a round of Philox too few",
         "philox",
@@ -1121,7 +1122,7 @@ MISTAKES = [
         "round < 9",
         kernel("dropout_masks"),
     ),
-    KernelMistake(
+    KernelMutant(
         "high-first",
         "the high bits of a word are taken first",
         "draw",
@@ -1129,7 +1130,7 @@ MISTAKES = [
         "(3 - u % 4)",
         kernel("dropout_masks"),
     ),
-    KernelMistake(
+    KernelMutant(
         "flag",
         "the flag for numbers that are not finite is never set",
         "record_step",
