@@ -1,4 +1,4 @@
-"""Grading of whole submissions: right solutions pass, planted mistakes are named where they are."""
+"""Grading of whole submissions: right solutions pass, mistakes are named where they are."""
 
 import re
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from students import (
     FILES,
+    MISTAKES,
     PAGE,
-    PLANTED,
     STYLES,
-    Planted,
+    Mistake,
     is_right,
     named,
-    planted,
     table,
+    with_mistake,
     written,
 )
 
@@ -43,14 +43,14 @@ def test_right_solutions_pass_in_any_style(style: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", A_FEW)
-def test_a_planted_mistake_is_named_where_it_is_and_nothing_else(name: str, tmp_path: Path) -> None:
-    (mistake,) = [mistake for mistake in PLANTED if mistake.name == name]
+def test_a_mistake_is_named_where_it_is_and_nothing_else(name: str, tmp_path: Path) -> None:
+    (mistake,) = [mistake for mistake in MISTAKES if mistake.name == name]
     there, others = named(mistake, tmp_path)
     assert is_right(mistake, there, others), (there, others)
 
 
 @pytest.mark.slow
-def test_every_planted_mistake_is_named_as_the_page_says() -> None:
+def test_every_mistake_is_named_as_the_page_says() -> None:
     lines = list(table())
     assert [line for line in lines if "WRONG" in line] == []
     assert len(lines) > 80
@@ -79,8 +79,8 @@ def test_what_is_not_written_is_a_row_and_the_rest_is_graded(tmp_path: Path) -> 
 
 
 def test_a_mistake_that_nothing_explains_is_still_narrowed_down(tmp_path: Path) -> None:
-    odd = Planted("", "lstm_step_forward", "f = sigmoid(a[:, H:", "f = 0.9 * sigmoid(a[:, H:", "")
-    results = {result.function: result for result in grade(written(planted(odd), tmp_path))}
+    odd = Mistake("", "lstm_step_forward", "f = sigmoid(a[:, H:", "f = 0.9 * sigmoid(a[:, H:", "")
+    results = {result.function: result for result in grade(written(with_mistake(odd), tmp_path))}
     assert results["lstm_step_forward"].kind == "wrong values"
     assert results["lstm_step_forward"].where.endswith("gate f")
     # right for the forward pass as it is

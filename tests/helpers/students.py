@@ -1,4 +1,4 @@
-"""Students' solutions of the course: right ones in several styles, and mistakes to plant in one.
+"""Students' solutions of the course: right ones in several styles, and mistakes to make in one.
 
 `python tests/helpers/students.py` writes the table of docs/develop/mistakes.md.
 """
@@ -635,7 +635,7 @@ STYLES = {
 }
 
 
-class Planted(NamedTuple):
+class Mistake(NamedTuple):
     """A mistake: text of a function of the solution above and what stands in its place.
 
     Grading must name `function`, and have `kind` and every word of `where` in its answer.
@@ -649,8 +649,8 @@ class Planted(NamedTuple):
     where: tuple[str, ...] = ()
 
 
-P = Planted
-PLANTED = [
+P = Mistake
+MISTAKES = [
     # one step of the RNN
     P("tanh forgotten", "rnn_step_forward", "np.tanh(forward)", "forward", "missing activation"),
     P("bias forgotten", "rnn_step_forward", " + b\n", "\n", "bias missing"),
@@ -1247,7 +1247,7 @@ PLANTED = [
 ]
 
 
-def planted(mistake: Planted) -> dict[str, str]:
+def with_mistake(mistake: Mistake) -> dict[str, str]:
     """The files of the solution with a mistake."""
     files = dict(FILES)
     for name, text in files.items():
@@ -1275,25 +1275,25 @@ def written(files: Mapping[str, str], folder: Path) -> Path:
     return folder / "cs231n"
 
 
-def named(mistake: Planted, folder: Path) -> tuple[list[Result], list[Result]]:
-    """What grading finds: of the planted function, and of others that do not follow from it."""
-    results = grade(written(planted(mistake), folder))
+def named(mistake: Mistake, folder: Path) -> tuple[list[Result], list[Result]]:
+    """What grading finds: of the function with the mistake, and of others that do not follow from it."""
+    results = grade(written(with_mistake(mistake), folder))
     there = [r for r in results if r.kind and r.function.startswith(mistake.function)]
     there = [r for r in there if not r.kind.startswith("follows")]
     others = [r for r in results if not r.passed and not r.kind.startswith("follows")]
     return there, [r for r in others if r not in there]
 
 
-def is_right(mistake: Planted, there: list[Result], others: list[Result]) -> bool:
+def is_right(mistake: Mistake, there: list[Result], others: list[Result]) -> bool:
     return not others and any(
         mistake.kind in r.kind and all(word in f"{r.where} {r.advice}" for word in mistake.where)
         for r in there
     )
 
 
-def changed_line(mistake: Planted) -> str:
+def changed_line(mistake: Mistake) -> str:
     """The lines of the solution that a mistake changes, as they are then; or the line that is gone."""
-    wrong = planted(mistake)
+    wrong = with_mistake(mistake)
     (name,) = (name for name in FILES if FILES[name] != wrong[name])
     before, after = (text.splitlines() for text in (FILES[name], wrong[name]))
     changes = [
@@ -1310,7 +1310,7 @@ def table() -> Iterator[str]:
     """Lines of a Markdown table: each mistake, and what grading says of it."""
     yield "| function | in the student's code | kind | where |"
     yield "|---|---|---|---|"
-    for mistake in PLANTED:
+    for mistake in MISTAKES:
         with tempfile.TemporaryDirectory() as folder:
             there, others = named(mistake, Path(folder))
         first = there[0] if there else Result("", False)
@@ -1330,7 +1330,7 @@ def main() -> None:
     PAGE.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
     wrong = [line for line in lines if "WRONG" in line]
     print("\n".join(wrong))
-    print(f"{len(PLANTED)} mistakes, {len(wrong)} wrong, {time.perf_counter() - begun:.0f} s")
+    print(f"{len(MISTAKES)} mistakes, {len(wrong)} wrong, {time.perf_counter() - begun:.0f} s")
 
 
 if __name__ == "__main__":

@@ -420,7 +420,7 @@ def test_gpu_page_has_the_table_of_device_mutants() -> None:
     assert "\n".join(device_mutants.table()) in DOCS["develop/testing-without-a-gpu.md"]
 
 
-# ---- Facts: each check also finds what is planted for it
+# ---- Facts: each check also finds a fault made for it
 
 
 def test_reference_lists_functions_with_their_parameters_in_order() -> None:
@@ -538,7 +538,7 @@ def test_help_says_it_as_to_a_colleague(command: str) -> None:
     assert facts.banned(facts.help_texts()[command]) == []
 
 
-PLANTED = {
+FAULTY = {
     "another order": (facts.signatures, "| `evaluate_run(run, split)` | |", "expected run, data"),
     "a keyword by position": (
         facts.signatures,
@@ -584,9 +584,9 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("plant", PLANTED)
-def test_a_planted_fault_is_found(plant: str) -> None:
-    check, text, fault = PLANTED[plant]
+@pytest.mark.parametrize("name", FAULTY)
+def test_a_fault_of_each_kind_is_found(name: str) -> None:
+    check, text, fault = FAULTY[name]
     found = check(text)
     assert found
     assert fault in found[0]

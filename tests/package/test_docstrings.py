@@ -20,7 +20,7 @@ def test_docstrings_give_a_type_to_every_parameter_in_order(name: str) -> None:
     assert docstrings.faults(PUBLIC[name]) == []
 
 
-def planted(prose: str) -> Callable[[int, int], int]:
+def with_docstring(prose: str) -> Callable[[int, int], int]:
     def function(x: int, y: int) -> int:
         return x + y
 
@@ -59,7 +59,7 @@ TypeError, ValueError
     ],
 )
 def test_a_docstring_out_of_form_is_found(right: str, wrong: str, fault: str) -> None:
-    assert docstrings.faults(planted(GOOD)) == []
+    assert docstrings.faults(with_docstring(GOOD)) == []
     assert right in GOOD
-    (found,) = docstrings.faults(planted(GOOD.replace(right, wrong)))
+    (found,) = docstrings.faults(with_docstring(GOOD.replace(right, wrong)))
     assert fault in found

@@ -261,7 +261,7 @@ def test_the_network_is_known_to_one_file_and_no_command_reaches_private_address
         "import pandas as pd\npd.read_pickle(f)",
     ],
 )
-def test_the_scanner_finds_each_kind_where_it_is_planted(source: str) -> None:
+def test_the_scanner_finds_each_kind(source: str) -> None:
     assert Scanner(source).found
 
 
@@ -435,7 +435,7 @@ def test_commands_write_in_their_place_connect_to_nothing_and_follow_no_link(
 
 
 def test_the_record_notes_what_it_is_there_to_note(tmp_path: Path) -> None:
-    """An audit hook cannot be removed, so each act is planted in a process of its own."""
+    """An audit hook cannot be removed, so each act runs in a process of its own."""
     acts = """
 import os, socket, subprocess, sys, tempfile
 from pathlib import Path

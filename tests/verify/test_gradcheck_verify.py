@@ -1,6 +1,4 @@
-"""Numeric gradients, and that verify passes when all is well and fails when something is
-planted.
-"""
+"""Numeric gradients; verify passes as the code is, and fails when a mistake is made in it."""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -158,7 +156,7 @@ def rounded_loss(
     ids=["steps", "steps back", "attention", "loss"],
 )
 @pytest.mark.slow
-def test_verify_catches_a_planted_mistake(
+def test_verify_catches_a_mistake(
     where: Any,
     name: str,
     mistake: Any,
