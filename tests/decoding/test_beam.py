@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plain_beam import END, NULL, SILENT, START, pictures, plain_beam
+from reference_beam import END, NULL, SILENT, START, pictures, reference_beam
 
 from xpcap import CaptioningRNN
 from xpcap.decoding import decode
@@ -30,7 +30,7 @@ def check(model: CaptioningRNN, beam: Beam, features: np.ndarray) -> int:
     """Every caption of `beam` equals that of the plain one. Returns how many there were."""
     said, count = model.decode(features, beam), 0
     for feature, captions, probabilities, totals in zip(features, *said, strict=True):
-        wanted = plain_beam(model, feature, beam)[: beam.n_best]
+        wanted = reference_beam(model, feature, beam)[: beam.n_best]
         count += len(wanted)
         for j, one in enumerate(wanted):
             assert captions[j].tolist() == [
@@ -48,7 +48,7 @@ def check(model: CaptioningRNN, beam: Beam, features: np.ndarray) -> int:
 
 @pytest.mark.parametrize("penalty", [0.0, 0.7, 1.5])
 @pytest.mark.parametrize("width", [1, 2, 5])
-def test_beam_finds_what_the_plain_beam_finds(width: int, penalty: float) -> None:
+def test_beam_finds_what_the_reference_beam_finds(width: int, penalty: float) -> None:
     """The best alone, for which it may stop early, and all of them; with captions that end soon,
     late and never.
     """

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated import Emulator
-from plain_beam import END, NULL, SILENT, START, pictures, plain_beam
+from reference_beam import END, NULL, SILENT, START, pictures, reference_beam
 
 import xpcap
 import xpcap.models.captioner as of_captioners
@@ -160,7 +160,7 @@ def test_ensemble_says_what_the_mean_of_probabilities_says(kinds: tuple[str, ...
     ],
     ids=str,
 )
-def test_beam_of_an_ensemble_is_the_plain_beam_over_the_mean_of_probabilities(
+def test_beam_of_an_ensemble_is_the_reference_beam_over_the_mean_of_probabilities(
     beam: Beam, kinds: tuple[str, ...]
 ) -> None:
     beam = replace(beam, max_length=LENGTH, forbid=SILENT)
@@ -168,7 +168,7 @@ def test_beam_of_an_ensemble_is_the_plain_beam_over_the_mean_of_probabilities(
         models = make(*kinds, seed=seed)
         said = Ensemble(models).decode(seen(kinds, 3), beam)
         for i, feature in enumerate(seen(kinds, 3)):
-            for j, one in enumerate(plain_beam(Averaged(models), feature, beam)[: beam.n_best]):
+            for j, one in enumerate(reference_beam(Averaged(models), feature, beam)[: beam.n_best]):
                 assert [word for word in said.captions[i, j].tolist() if word != NULL] == list(
                     one.words
                 )

@@ -1,4 +1,4 @@
-"""The plainest beam search: it prunes nothing and knows one hypothesis at a time."""
+"""The reference beam search: it prunes nothing and extends one hypothesis at a time."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ def pictures(n: int) -> np.ndarray:
     return np.random.default_rng(3).standard_normal((n, 4))
 
 
-class One(NamedTuple):
+class Hypothesis(NamedTuple):
     """A hypothesis: total log-probability, words, and the state after them."""
 
     total: float
@@ -41,7 +41,9 @@ def allowed(words: tuple[int, ...], beam: Beam) -> list[bool]:
     return fine
 
 
-def continuations(model: CaptioningRNN, one: One, beam: Beam) -> list[tuple[float, int, Any]]:
+def continuations(
+    model: CaptioningRNN, one: Hypothesis, beam: Beam
+) -> list[tuple[float, int, Any]]:
     """Log-probability of each word that may follow, and the state behind it."""
     scores, state = model.step(np.array([one.words[-1] if one.words else START]), one.state)
     log_p = scores[0] - np.log(np.exp(scores[0] - scores[0].max()).sum()) - scores[0].max()
@@ -49,20 +51,20 @@ def continuations(model: CaptioningRNN, one: One, beam: Beam) -> list[tuple[floa
     return [(float(p), word, state) for word, p in enumerate(log_p) if fine[word]]
 
 
-def plain_beam(model: CaptioningRNN, feature: np.ndarray, beam: Beam) -> list[One]:
+def reference_beam(model: CaptioningRNN, feature: np.ndarray, beam: Beam) -> list[Hypothesis]:
     """All captions that come out of a beam, the best first; groups choose in turn, and nothing
     stops early.
     """
     size = beam.width // beam.groups
-    live = [[One(0.0, (), model.start(feature[None]))] for _ in range(beam.groups)]
-    ended: list[list[One]] = [[] for _ in range(beam.groups)]
+    live = [[Hypothesis(0.0, (), model.start(feature[None]))] for _ in range(beam.groups)]
+    ended: list[list[Hypothesis]] = [[] for _ in range(beam.groups)]
     for _ in range(beam.max_length):
         just_said: list[int] = []
         for g in range(beam.groups):
             found = []
             for rank, one in enumerate(live[g]):
                 for p, word, state in continuations(model, one, beam):
-                    made = One(one.total + p, (*one.words, word), state)
+                    made = Hypothesis(one.total + p, (*one.words, word), state)
                     found.append(
                         (-(made.total - beam.diversity * just_said.count(word)), rank, word, made)
                     )
