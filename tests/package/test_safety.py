@@ -324,7 +324,7 @@ def watch(folder: Path, *commands: list[str]) -> list[dict[str, Any]]:
         sys.executable,
         "-W",
         "error",
-        str(ROOT / "tests" / "helpers" / "watched.py"),
+        str(ROOT / "tests" / "helpers" / "audit.py"),
         json.dumps(commands),
     ]
     result = subprocess.run(
@@ -439,8 +439,8 @@ def test_the_record_notes_what_it_is_there_to_note(tmp_path: Path) -> None:
     acts = """
 import os, socket, subprocess, sys, tempfile
 from pathlib import Path
-import watched
-record = watched.Record()
+import audit
+record = audit.Record()
 sys.addaudithook(record.note)
 Path("a").write_text("x"); os.mkdir("d"); Path("a").rename("d/b"); os.symlink("d", "l"); Path("l/c").write_text("x")
 os.close(os.open("e", os.O_CREAT | os.O_WRONLY)); Path("e").unlink(); Path("d/b").read_text()
@@ -585,7 +585,7 @@ def test_no_command_asks_for_the_network_or_leaves_more_in_a_home_than_the_docs_
             sys.executable,
             "-W",
             "error",
-            ROOT / "tests" / "helpers" / "watched.py",
+            ROOT / "tests" / "helpers" / "audit.py",
             json.dumps(commands),
         ],
         work,

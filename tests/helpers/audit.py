@@ -11,7 +11,7 @@ from typing import Any
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # audit event: (argument with a path that changes, argument with the folder it is relative to or
 # None), ...
-PLACES = {
+PATHS = {
     "os.mkdir": ((0, 2),),
     "os.rmdir": ((0, 1),),
     "os.remove": ((0, 1),),
@@ -48,15 +48,15 @@ class Record:
             path, _, flags = arguments
             if not isinstance(path, int) and flags & WRITING:
                 self.changed.append(os.path.realpath(os.fsdecode(path)))  # an open follows links
-        elif event in PLACES:
-            self.changed += [_place(arguments, *where) for where in PLACES[event]]
+        elif event in PATHS:
+            self.changed += [_path(arguments, *where) for where in PATHS[event]]
         elif event in STARTS:
             self.started.append(str(arguments[0]))
         elif event.startswith("socket."):
             self.sockets.append(event)
 
 
-def _place(arguments: tuple[Any, ...], path: int, folder: int | None) -> str:
+def _path(arguments: tuple[Any, ...], path: int, folder: int | None) -> str:
     """The absolute path of a name that is created, moved or removed. Links among its parent folders
     are resolved; the name itself is not.
     """
@@ -65,8 +65,8 @@ def _place(arguments: tuple[Any, ...], path: int, folder: int | None) -> str:
         return str(_open_folder(name))
     handle = -1 if folder is None else arguments[folder]
     start = _open_folder(handle) if isinstance(handle, int) and handle >= 0 else Path.cwd()
-    place = start / os.fsdecode(name)
-    return str(Path(os.path.realpath(place.parent)) / place.name)
+    target = start / os.fsdecode(name)
+    return str(Path(os.path.realpath(target.parent)) / target.name)
 
 
 def _open_folder(handle: int) -> Path:
