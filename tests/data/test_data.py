@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import forms
+import caption_formats
 import h5py
 import numpy as np
 import pytest
@@ -138,7 +138,7 @@ def made() -> CaptionData:
         )
     )
     return assemble(
-        forms.rows(CAPTIONS),
+        caption_formats.rows(CAPTIONS),
         features=features,
         min_count=2,
         max_words=5,

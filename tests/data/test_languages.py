@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import forms
+import caption_formats
 import h5py
 import numpy as np
 import pytest
@@ -240,7 +240,7 @@ def test_english_data_sets_have_the_stamps_that_they_always_had() -> None:
         "val": {"3.jpg": ["a\tcat"]},
     }
     data = assemble(
-        forms.rows(captions),
+        caption_formats.rows(captions),
         features={f"{i}.jpg": np.full(3, i, np.float32) for i in (1, 2, 3)},
         min_count=1,
         max_words=4,

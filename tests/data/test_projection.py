@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-import forms
+import caption_formats
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
@@ -83,7 +83,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name = data.split(split).images[number]
             Image.fromarray(picture_of(name)).save(folder / "photos" / name)
             said.setdefault(split, {})[name] = texts
-    (folder / "k.json").write_bytes(forms.karpathy(said))
+    (folder / "k.json").write_bytes(caption_formats.karpathy(said))
     arguments = [
         "prepare",
         folder / "k.json",

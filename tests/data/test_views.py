@@ -5,7 +5,7 @@ file to training.
 from dataclasses import replace
 from pathlib import Path
 
-import forms
+import caption_formats
 import numpy as np
 import pytest
 from commands import call, good
@@ -33,7 +33,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, photo in PHOTOS.items():
         Image.fromarray(photo).save(Path("photos") / name)
     Path("captions.csv").write_bytes(
-        forms.table({name: ["a dog runs", "the dog"] for name in NAMES})
+        caption_formats.table({name: ["a dog runs", "the dog"] for name in NAMES})
     )
     return tmp_path
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import forms
+import caption_formats
 import numpy as np
 
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ def photos(count: int) -> list[str]:
         name: ["a dog runs", "the dark dog" if number % 2 else "the light cat"]
         for number, name in enumerate(names)
     }
-    Path("captions.csv").write_bytes(forms.table(captions))
+    Path("captions.csv").write_bytes(caption_formats.table(captions))
     return names
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-import forms
+import caption_formats
 import numpy as np
 import pytest
 from commands import good
@@ -75,7 +75,7 @@ def test_a_data_set_has_the_same_bytes_made_from_disk_or_from_memory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("captions.csv").write_bytes(
-        forms.table({name: ["a dog", "the dog runs"] for name in NAMES})
+        caption_formats.table({name: ["a dog", "the dog runs"] for name in NAMES})
     )
     np.savez("f.npz", names=NAMES, features=features())
     arguments = ["prepare", "captions.csv", "--features", "f.npz", "--min-count", 1, *options]
@@ -94,7 +94,7 @@ def test_pictures_that_are_encoded_are_read_from_what_is_kept(
     Path("photos").mkdir()
     for number, name in enumerate(NAMES):
         Image.new("RGB", (9, 9), (6 * number, 0, 0)).save(Path("photos") / name)
-    Path("captions.csv").write_bytes(forms.table({name: ["a dog"] for name in NAMES}))
+    Path("captions.csv").write_bytes(caption_formats.table({name: ["a dog"] for name in NAMES}))
     arguments = [
         "prepare",
         "captions.csv",
@@ -154,7 +154,9 @@ def test_preparing_takes_far_less_memory_than_the_features(tmp_path: Path) -> No
     """
     names = [f"{number:05}.jpg" for number in range(25_000)]
     write_features(tmp_path / "f.npz", names, 4096)
-    (tmp_path / "captions.csv").write_bytes(forms.table({name: ["a dog runs"] for name in names}))
+    (tmp_path / "captions.csv").write_bytes(
+        caption_formats.table({name: ["a dog runs"] for name in names})
+    )
     assert (
         run(tmp_path, "prepare", "captions.csv", "--features", "f.npz", "--out", "big.h5")[1] < 300
     )  # MB

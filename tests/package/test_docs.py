@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import caption_formats
 import click
 import device_mutants
 import excerpts
 import facts
-import forms
 import numpy as np
 import pytest
 import test_structure
@@ -167,11 +167,11 @@ def put_files_that_the_docs_speak_of() -> None:
     }.items():
         Path(file).write_text(text)
     Path("captions.csv").write_bytes(
-        forms.table({name: ["a red thing", "a thing"] for name in names})
+        caption_formats.table({name: ["a red thing", "a thing"] for name in names})
     )
     for split, part in (("train", names[:8]), ("val", names[8:])):
         Path(f"captions_{split}2017.json").write_bytes(
-            forms.coco({name: ["a thing"] for name in part})
+            caption_formats.coco({name: ["a thing"] for name in part})
         )
     for file in ("features.npz", "features_efficientnet_lite2.npz"):
         np.savez(

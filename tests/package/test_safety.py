@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import forms
+import caption_formats
 import pytest
 import sockets
 
@@ -555,7 +555,7 @@ def test_no_command_asks_for_the_network_or_leaves_more_in_a_home_than_the_docs_
     for name in names:
         Image.fromarray(picture_of(name)).save(work / "photos" / name)
     (work / "captions.csv").write_bytes(
-        forms.table({name: ["a red thing", "a thing"] for name in names})
+        caption_formats.table({name: ["a red thing", "a thing"] for name in names})
     )
     (work / "one.json").write_text(json.dumps(dict.fromkeys(names, "a thing")))
     commands = [

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import forms
+import caption_formats
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -32,7 +32,7 @@ def fifty(flickr: Path) -> tuple[dict[str, Any], Vocabulary]:
     """
     images, captions = (
         read_list(flickr / "Flickr_8k.trainImages.txt"),
-        forms.by_picture(read_captions([(None, flickr / "Flickr8k.token.txt")])),
+        caption_formats.by_picture(read_captions([(None, flickr / "Flickr8k.token.txt")])),
     )
     features = read_features(flickr / "features_efficientnet_lite2.npz")
     vocabulary = Vocabulary.build(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import forms
+import caption_formats
 import numpy as np
 import pytest
 
@@ -232,7 +232,7 @@ SAID = {
     "train": {"one.jpg": ["a dog", "A dog!"], "two.jpg": ["a cat"]},
     "val": {"three.jpg": ["a dog"]},
 }
-ROWS = forms.rows(SAID)
+ROWS = caption_formats.rows(SAID)
 FEATURES = {
     "one.jpg": [1.0, 2.0],
     "two.jpg": np.array([3, 4]),
@@ -300,7 +300,7 @@ BAD_PARTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["'one.jpg' has no caption"],
     ),
     "a caption without words": (
-        {"captions": forms.rows({"val": {"one.jpg": ["a", "..."]}})},
+        {"captions": caption_formats.rows({"val": {"one.jpg": ["a", "..."]}})},
         ["'one.jpg' has a caption without a word"],
     ),
     "no features": (

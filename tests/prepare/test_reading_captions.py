@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import forms
+import caption_formats
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
@@ -43,7 +43,9 @@ def small_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def by_name(rows: Sequence[CaptionRow]) -> Any:
     """Captions by picture, or by split and picture where there are splits."""
     return (
-        forms.by_picture(rows) if all(row.split is None for row in rows) else forms.by_split(rows)
+        caption_formats.by_picture(rows)
+        if all(row.split is None for row in rows)
+        else caption_formats.by_split(rows)
     )
 
 
@@ -57,15 +59,15 @@ def read(content: bytes | str, **how: Any) -> Any:
 # every form
 
 
-@pytest.mark.parametrize("form", forms.FORMS)
+@pytest.mark.parametrize("form", caption_formats.FORMATS)
 def test_every_form_says_the_same(form: str) -> None:
-    assert read(forms.FORMS[form](SAID)) == SAID
+    assert read(caption_formats.FORMATS[form](SAID)) == SAID
 
 
 def test_the_same_captions_are_the_same_data_whatever_their_form() -> None:
     made = {}
     for form in ("lines NAME#K", "Kaggle's", "JSON lines"):
-        files = [(None, write("file", forms.FORMS[form](SAID)))]
+        files = [(None, write("file", caption_formats.FORMATS[form](SAID)))]
         made[form], _ = import_captions(
             files,
             lists={"train": "train.txt", "val": "val.txt"},
@@ -74,9 +76,14 @@ def test_the_same_captions_are_the_same_data_whatever_their_form() -> None:
         )
     splits = {split: {name: SAID[name] for name in names} for split, names in LISTS.items()}
     made["Karpathy's"], _ = import_captions(
-        [(None, write("file", forms.karpathy(splits)))], features_file="features.npz", min_count=1
+        [(None, write("file", caption_formats.karpathy(splits)))],
+        features_file="features.npz",
+        min_count=1,
     )
-    files = [(split, write(f"{split}.json", forms.coco(said))) for split, said in splits.items()]
+    files = [
+        (split, write(f"{split}.json", caption_formats.coco(said)))
+        for split, said in splits.items()
+    ]
     made["COCO's"], _ = import_captions(files, features_file="features.npz", min_count=1)
     for data in made.values():
         assert data.vocabulary.idx_to_word == made["lines NAME#K"].vocabulary.idx_to_word
@@ -127,7 +134,7 @@ def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
 def test_restval_joins_train_and_is_said() -> None:
     report = ImportReport()
     said = read(
-        forms.karpathy(
+        caption_formats.karpathy(
             {"train": {"a.jpg": ["a"]}, "restval": {"b.jpg": ["b"]}, "test": {"c.jpg": ["c"]}}
         ),
         report=report,
@@ -160,10 +167,10 @@ def test_fractions_divide_by_picture_and_depend_on_names_and_seed_alone() -> Non
     said = {f"{i}.jpg": [f"caption {i}", "again"] for i in range(50)}
 
     def divide(
-        said: forms.Said, fractions: Sequence[float], seed: int
+        said: caption_formats.Said, fractions: Sequence[float], seed: int
     ) -> dict[str | None, dict[str, list[str]]]:
         rows = [CaptionRow(name, text) for name, texts in said.items() for text in texts]
-        return forms.by_split(by_fractions(rows, fractions, seed))
+        return caption_formats.by_split(by_fractions(rows, fractions, seed))
 
     made = divide(said, (0.8, 0.1, 0.1), 3)
     assert {split: len(part) for split, part in made.items()} == {"train": 40, "val": 5, "test": 5}
@@ -195,8 +202,8 @@ def test_rows_of_a_picture_come_together_wherever_a_file_has_them() -> None:
 
 def test_files_with_and_without_splits_do_not_mix() -> None:
     table, karpathy = (
-        write("t.csv", forms.table(SAID)),
-        write("k.json", forms.karpathy({"train": SAID})),
+        write("t.csv", caption_formats.table(SAID)),
+        write("k.json", caption_formats.karpathy({"train": SAID})),
     )
     with pytest.raises(DataError, match="some of the files have splits and some have none"):
         read_captions([(None, table), ("val", table)])
@@ -234,10 +241,10 @@ def test_files_with_and_without_splits_do_not_mix() -> None:
 # what does not fit
 
 
-COCO = json.loads(forms.coco(SAID))
+COCO = json.loads(caption_formats.coco(SAID))
 SKIPPED: dict[str, tuple[bytes | str, str]] = {
     "no word": (
-        forms.table({**SAID, "one.jpg": ["a dog", "...", ""]}),
+        caption_formats.table({**SAID, "one.jpg": ["a dog", "...", ""]}),
         "captions without a word: 2 (one.jpg, one.jpg)",
     ),
     "no caption": (
@@ -245,7 +252,7 @@ SKIPPED: dict[str, tuple[bytes | str, str]] = {
         "pictures without captions: 1 (four.jpg)",
     ),
     "no feature": (
-        forms.table({**SAID, **{f"{i}.jpg": ["a dog"] for i in range(5)}}),
+        caption_formats.table({**SAID, **{f"{i}.jpg": ["a dog"] for i in range(5)}}),
         "without features: 5 (0.jpg, 1.jpg, 2.jpg, ...)",
     ),
     "no image": (
@@ -263,24 +270,32 @@ SKIPPED: dict[str, tuple[bytes | str, str]] = {
         "the name of another: 1 (one.jpg)",
     ),
     "Karpathy's image twice": (
-        forms.plain_karpathy(SAID).replace(
+        caption_formats.plain_karpathy(SAID).replace(
             b'"images": [', b'"images": [{"filename": "one.jpg", "sentences": [{"raw": "a dog"}]}, '
         ),
         "the name of another: 1 (one.jpg)",
     ),
     "key twice": (
-        forms.token(SAID) + b"one.jpg#0\tA dog\n",
+        caption_formats.token(SAID) + b"one.jpg#0\tA dog\n",
         "second lines of one NAME#K: 1 (line 9)",
     ),
-    "odd line": (forms.token(SAID) + b"rubbish\n", "lines of another form: 1 (line 9)"),
-    "short row": (forms.table(SAID) + b"one.jpg\n", "rows without 2 columns: 1 (line 10)"),
+    "odd line": (caption_formats.token(SAID) + b"rubbish\n", "lines of another form: 1 (line 9)"),
+    "short row": (
+        caption_formats.table(SAID) + b"one.jpg\n",
+        "rows without 2 columns: 1 (line 10)",
+    ),
     "nameless list": (
-        forms.json_list(SAID).replace(b"[", b'[{"image": "", "captions": ["a dog", "a cat"]},', 1),
+        caption_formats.json_list(SAID).replace(
+            b"[", b'[{"image": "", "captions": ["a dog", "a cat"]},', 1
+        ),
         "rows without a picture: 1 (captions, row 1)",
     ),
-    "nameless": (forms.table(SAID) + b" ,a dog\n", "rows without a picture: 1 (captions, line 10)"),
+    "nameless": (
+        caption_formats.table(SAID) + b" ,a dog\n",
+        "rows without a picture: 1 (captions, line 10)",
+    ),
     "unlisted": (
-        forms.table({name: SAID[name] for name in ("two.jpg", "three.jpg")}),
+        caption_formats.table({name: SAID[name] for name in ("two.jpg", "three.jpg")}),
         "have no captions, or were skipped: 1 (one.jpg)",
     ),
 }
@@ -395,8 +410,8 @@ BROKEN: dict[str, tuple[bytes | str, list[str]]] = {
         ["line 22", "'s20'", "at most 20"],
     ),
     "a split with a path": ("image,caption,split\na.jpg,a,../x\n", ["line 2", "split '../x'"]),
-    "cut short": (forms.coco(SAID)[:-30], ["not whole JSON", "cut short"]),
-    "two texts": (forms.coco(SAID) + forms.coco(SAID), ["not whole JSON"]),
+    "cut short": (caption_formats.coco(SAID)[:-30], ["not whole JSON", "cut short"]),
+    "two texts": (caption_formats.coco(SAID) + caption_formats.coco(SAID), ["not whole JSON"]),
     "deep": ("[" * 100_000, ["nested too deep"]),
     "deep objects": ('{"images":' * 100_000, ["nested too deep"]),
     "many values": ("[" + "[]," * 9_000_000, ["18,000,001 values", "is it a file of captions"]),
@@ -563,7 +578,7 @@ def test_lists_name_pictures_as_the_captions_do_wherever_the_files_are() -> None
     Path("photos/deep").mkdir(parents=True)
     for name in SAID:
         Path("photos/deep", name).write_bytes(b"a page shows it, nobody reads it here")
-    files = [(None, write("captions", forms.table(SAID)))]
+    files = [(None, write("captions", caption_formats.table(SAID)))]
     data, report = import_captions(
         files,
         lists={"train": "train.txt"},
@@ -667,7 +682,9 @@ def test_a_heading_in_another_language_is_answered_with_the_command_that_reads_i
 
 
 def test_captions_that_a_picture_has_twice_are_kept_and_counted() -> None:
-    write("c.csv", forms.table({**SAID, "two.jpg": ["a cat", "a cat ", "a dog", "a cat"]}))
+    write(
+        "c.csv", caption_formats.table({**SAID, "two.jpg": ["a cat", "a cat ", "a dog", "a cat"]})
+    )
     output = good(
         "prepare",
         "train=c.csv",
@@ -741,7 +758,10 @@ def test_too_few_words_are_remarked_with_an_option_that_keeps_what_it_says() -> 
     names = [f"{i}.jpg" for i in range(300)]
     np.savez("features.npz", names=names, features=np.ones((300, 2), "f4"))
     words = [f"rare{i // 3} often often" for i in range(300)]  # each rare word three times
-    write("c.csv", forms.table({name: [text] for name, text in zip(names, words, strict=True)}))
+    write(
+        "c.csv",
+        caption_formats.table({name: [text] for name, text in zip(names, words, strict=True)}),
+    )
     command = ["prepare", "train=c.csv", "--features", "features.npz", "--out"]
     line = good(*command, "own.h5", "--min-count", 5).output.splitlines()[-1]
     assert (
@@ -761,7 +781,7 @@ def test_after_ctrl_c_prepare_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatc
     Path("photos").mkdir()
     for name in SAID:
         Image.new("RGB", (9, 9)).save(Path("photos", name))
-    write("c.csv", forms.table(SAID))
+    write("c.csv", caption_formats.table(SAID))
     command = [
         "prepare",
         "train=c.csv",
@@ -793,7 +813,7 @@ def test_after_ctrl_c_prepare_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatc
 
 def test_features_too_large_for_float16_are_refused() -> None:
     np.savez("features.npz", names=list(SAID), features=np.array([[1], [70_000], [1]], np.float32))
-    write("c.csv", forms.table(SAID))
+    write("c.csv", caption_formats.table(SAID))
     failing(
         ["prepare", "train=c.csv", "--features", "features.npz", "--float16", "--out", "o.h5"],
         "feature of 'two.jpg'",
@@ -827,7 +847,11 @@ def test_misuse_of_prepare_exits_2(arguments: list[str], words: list[str]) -> No
 def test_real_captions_are_the_same_data_as_csv_and_json(real_data: Path) -> None:
     source = real_data / "flickr8k"
     said = dict(
-        list(forms.by_picture(read_captions([(None, source / "Flickr8k.token.txt")])).items())[:400]
+        list(
+            caption_formats.by_picture(
+                read_captions([(None, source / "Flickr8k.token.txt")])
+            ).items()
+        )[:400]
     )
     names = {
         name
@@ -837,7 +861,7 @@ def test_real_captions_are_the_same_data_as_csv_and_json(real_data: Path) -> Non
     said = {name: [text.strip() for text in texts] for name, texts in said.items() if name in names}
     features = source / "features_efficientnet_lite2.npz"
     stamps = set()
-    for form in forms.FORMS.values():
+    for form in caption_formats.FORMATS.values():
         data, report = import_captions([(None, write("file", form(said)))], features_file=features)
         good_bytes = [
             data.vocabulary.idx_to_word,

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import forms
+import caption_formats
 import h5py
 import numpy as np
 
@@ -76,7 +76,7 @@ def _spoilt_form(draw: random.Random) -> bytes:
         name: [f'A dog, "number {k}", runs on the {name[:3]} grass .' for k in range(3)]
         for name in PICTURES
     }
-    content = draw.choice(list(forms.FORMS.values()))(said)
+    content = draw.choice(list(caption_formats.FORMATS.values()))(said)
     return (
         spoil_text(content.decode(), draw) if draw.random() < 0.75 else spoil_bytes(content, draw)
     )

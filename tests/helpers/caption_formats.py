@@ -1,4 +1,4 @@
-"""The same captions as files of every form that `prepare` reads."""
+"""The same captions as files of every format that `prepare` reads."""
 
 import csv
 import io
@@ -109,7 +109,7 @@ def plain_karpathy(said: Said) -> bytes:
     return karpathy({"": said}).replace(b'"split": "", ', b"")
 
 
-FORMS = {
+FORMATS = {
     "lines NAME#K": token,
     "Kaggle's": table,
     "Excel's": lambda said: (
