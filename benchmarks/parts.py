@@ -63,7 +63,7 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
 
     def back(half: slice) -> None:
         for _ in range(16):
-            ops.times_transpose(a[half], Wh, c[half])
+            ops.matmul_nt(a[half], Wh, c[half])
 
     calls: dict[str, tuple[Any, ...]] = {
         "segment_sum": (ops.segment_sum, rows, ops.segments(ids, 350)),
@@ -73,7 +73,7 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
         "softmax_loss": (ops.softmax_loss, scores, ids, weights, scores.copy()),
         "gather": (ops.gather, rows[:350], ids, rows.copy()),
         "lstm_gates, 16 times": (parallel_map, step, halves),
-        "times_transpose, 16 times": (parallel_map, back, halves),
+        "matmul_nt, 16 times": (parallel_map, back, halves),
     }
     return {name: time_op(*call, pairs=pairs) for name, call in calls.items()}
 

@@ -31,7 +31,10 @@ from xpcap.report.curves import LIGHT
 PEERS = {"textbook": ("textbook",), "torch": ("torch padded", "torch packed")}
 # Contenders that are timed with a peer on a card besides, and that only train
 CAPTURED = {"torch": ("torch graph", "xpcap graph")}
-IMITATIONS = (*cublas.IMITATIONS, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")  # PyTorch's, too
+REDUCED_PRECISION = (
+    *cublas.REDUCED_PRECISION,
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)  # PyTorch's, too
 Rounds = dict[str, list[Measurement]]  # by contender
 
 
@@ -199,7 +202,7 @@ def _import_peer() -> ModuleType:
 
 def _check_float32() -> None:
     """Refuse products in TF32, with factors of ten bits, or in float32 of shorter numbers."""
-    if found := cublas.imitations(IMITATIONS):
+    if found := cublas.reduced_precision(REDUCED_PRECISION):
         name, _, value = found[0].partition("=")
         raise BackendError(
             f"bench: {name} is {value}, expected it unset: xpcap and its peers multiply in plain"

@@ -62,7 +62,7 @@ LAYOUTS = pytest.mark.parametrize("layout", ["padded", "packed"])
 def numpy_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     monkeypatch.setattr(backend, "_active", None)
-    for name in results.IMITATIONS:
+    for name in results.REDUCED_PRECISION:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -607,7 +607,7 @@ def test_a_torch_that_is_not_there_is_named_with_its_remedy(
     assert "pip install '.[bench]'" in result.output
 
 
-@pytest.mark.parametrize("name", results.IMITATIONS)
+@pytest.mark.parametrize("name", results.REDUCED_PRECISION)
 def test_less_than_float32_is_refused(
     name: str, tiny: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from xpcap import CaptioningRNN
 from xpcap.decoding import decode
 from xpcap.errors import OptionError
 from xpcap.models import Beam
-from xpcap.ops import largest
+from xpcap.ops import topk
 from xpcap.threads import split_evenly
 
 
@@ -190,7 +190,7 @@ def test_largest_are_in_falling_order_and_leave_the_array_as_it_was(
     x = rng.integers(0, 5, (150, 9)).astype(np.float32)
     x[3, 2:] = x[4] = -np.inf
     before = x.copy()
-    values, columns = largest(x, 6)
+    values, columns = topk(x, 6)
     np.testing.assert_array_equal(x, before)
     order = np.argsort(-x, axis=1, kind="stable")[:, :6]
     np.testing.assert_array_equal(values, np.take_along_axis(x, order, axis=1))

@@ -98,7 +98,7 @@ class Turning(Policy):
 
 def order(counts: Counts) -> str:
     """S where words are chosen, W where the host waits, as they came."""
-    marks = {"likeliest": "S", "Event.synchronize": "W"}
+    marks = {"argmax": "S", "Event.synchronize": "W"}
     return "".join(
         marks.get(getattr(event, "name", getattr(event, "how", "")), "") for event in counts.events
     )
@@ -138,7 +138,7 @@ def test_emulated_step_of_sampling_launches_little_and_sends_nothing(device: Emu
             "raw gather": 1,
             "raw lstm_step": 1,
             "raw forbid": 1,
-            "raw likeliest": 1,
+            "raw argmax": 1,
             "copy get": 1,
         }
     )
@@ -297,7 +297,7 @@ def test_emulated_draw_takes_no_word_that_was_cut_off(device: Emulator) -> None:
     drawn = []
     for plainly in (True, False):
         with ops.plain_only() if plainly else contextlib.nullcontext():
-            words = ops.draw_words(cupy.asarray(p[rows]), cupy.asarray(u)).get()
+            words = ops.sample_words(cupy.asarray(p[rows]), cupy.asarray(u)).get()
         drawn.append(int((p[rows, words] == 0).sum()))
     assert drawn[0] > 10
     assert drawn[1] == 0

@@ -318,7 +318,7 @@ def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:
         xp = xpcap.backend.array_module()
         x, w, out = (xp.ones((4, 4), "f4") for _ in range(3))
         with replay.recording() as record:
-            ops.product(x, w, out)
+            ops.matmul(x, w, out)
         (product,) = record.work
         stream = xp.cuda.Stream(non_blocking=True)
         with pytest.raises(RuntimeError, match="legacy"):

@@ -26,19 +26,19 @@ class SecondProduct:
         self.U, self.dU, self._seen = U, np.zeros_like(U), {}
 
     def forward_steps(self, h: Any, r: Any) -> Any:
-        def take(step: Any) -> None:
+        def step_fn(step: Any) -> None:
             self._seen[step.first] = np.tanh(h[step.states_before])
             r[step.rows] += self._seen[step.first] @ self.U
 
-        return take
+        return step_fn
 
     def backward_steps(self, da: Any, dh_prev: Any) -> Any:
-        def take(step: Any) -> None:
+        def step_fn(step: Any) -> None:
             x = self._seen[step.first]
             self.dU += x.T @ da[step.rows]
             dh_prev[: step.n] += (da[step.rows] @ self.U.T) * (1 - x * x)
 
-        return take
+        return step_fn
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])

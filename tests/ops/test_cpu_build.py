@@ -30,10 +30,10 @@ TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
 ATTENTION = ("attend_step", "attend_step_backward", "attention_sum")
 BARRIERS = (
     "softmax_loss",
-    "normalise",
-    "likeliest",
-    "draw_words",
-    "continue_beams",
+    "log_softmax",
+    "argmax",
+    "sample_words",
+    "beam_step",
     "segment_sum",
     "column_sum",
     "weighted_sum",
@@ -133,8 +133,8 @@ def test_cpu_build_that_rounds_as_a_card_equals_the_equations(kernel: str, real:
     "kernel",
     [
         "softmax_loss",
-        "normalise",
-        "draw_words",
+        "log_softmax",
+        "sample_words",
         "segment_sum",
         "column_sum",
         "squares",
@@ -277,7 +277,7 @@ def test_cpu_build_draws_no_word_of_probability_0(soft: bool, real: str) -> None
     for u in (np.zeros(n), np.full(n, below_1), on_a_sum, rng.random(n)):
         words = guarded(np.full(n, -1, np.int32))
         uniforms = np.minimum(u, below_1).astype(REALS[real])
-        launch("draw_words", real, n, x, uniforms, words, *Draw(real).reals(1), *ints(soft, V))
+        launch("sample_words", real, n, x, uniforms, words, *Draw(real).reals(1), *ints(soft, V))
         assert (p[np.arange(n), words] > 0).all()
 
 
@@ -289,10 +289,10 @@ def test_cpu_build_choices_from_odd_scores_are_words_all_the_same(real: str) -> 
         REALS[real],
     )
     words = guarded(np.full(4, -1, np.int32))
-    launch("likeliest", real, 4, scores, words, np.int32(4))
+    launch("argmax", real, 4, scores, words, np.int32(4))
     assert words.tolist() == scores.argmax(axis=1).tolist() == [1, 0, 2, 3]
     u = np.full(4, 0.5, REALS[real])
-    launch("draw_words", real, 4, scores, u, words, *Draw(real).reals(1), *ints(1, 4))
+    launch("sample_words", real, 4, scores, u, words, *Draw(real).reals(1), *ints(1, 4))
     assert words.tolist() == [0, 0, 0, 0]
 
 
@@ -305,7 +305,7 @@ def test_cpu_build_beam_without_enough_words_goes_on_with_null(real: str) -> Non
     words, parents = (guarded(np.full(4, -1, np.int32)) for _ in range(2))
     new = guarded(np.full(4, np.nan, REALS[real]))
     args = [scores, scores, totals, rows, words, parents, new, *ints(2, 2, 2, 9, 3)]
-    launch("continue_beams", real, 2, *args)
+    launch("beam_step", real, 2, *args)
     assert words.tolist() == [9, 9, 1, 9]
     assert parents.tolist() == [0, 0, 1, 1]
     assert new.tolist() == [-inf, -inf, -1, -inf]
@@ -472,7 +472,7 @@ MUTANTS = [
     ),
     Mutant("segment_sum", "no barrier before the parts are added", BARRIER, "", 0, -1),
     *(
-        Mutant("normalise", f"no barrier {place}", BARRIER, "", nth, function="maximum")
+        Mutant("log_softmax", f"no barrier {place}", BARRIER, "", nth, function="maximum")
         for nth, place in enumerate(
             (
                 "before the maxima meet",
@@ -481,14 +481,14 @@ MUTANTS = [
             )
         )
     ),
-    Mutant("normalise", "no barrier before the sums meet", BARRIER, "", 0),
-    Mutant("likeliest", "no barrier before the scores meet", BARRIER, "", 0),
-    Mutant("likeliest", "no barrier within the tree", BARRIER, "", 1),
-    Mutant("draw_words", "no barrier before the sums are added up", BARRIER, "", 0),
-    Mutant("draw_words", "no barrier before the sums are used", BARRIER, "", 1),
-    Mutant("continue_beams", "no barrier before the candidates meet", BARRIER, "", 0),
-    Mutant("continue_beams", "no barrier within the tree", BARRIER, "", 1),
-    Mutant("continue_beams", "no barrier before the next pass", BARRIER, "", 2),
+    Mutant("log_softmax", "no barrier before the sums meet", BARRIER, "", 0),
+    Mutant("argmax", "no barrier before the scores meet", BARRIER, "", 0),
+    Mutant("argmax", "no barrier within the tree", BARRIER, "", 1),
+    Mutant("sample_words", "no barrier before the sums are added up", BARRIER, "", 0),
+    Mutant("sample_words", "no barrier before the sums are used", BARRIER, "", 1),
+    Mutant("beam_step", "no barrier before the candidates meet", BARRIER, "", 0),
+    Mutant("beam_step", "no barrier within the tree", BARRIER, "", 1),
+    Mutant("beam_step", "no barrier before the next pass", BARRIER, "", 2),
     Mutant("column_sum", "no barrier before the lines meet", BARRIER, "", 0),
     Mutant("column_sum", "no barrier within the tree", BARRIER, "", 1),
     Mutant(

@@ -21,14 +21,14 @@ def poison(*shape: int) -> Array:
     return xpcap.backend.array_module().empty(shape, "f4")
 
 
-def both(device: Emulator, attend: ops.TakeStep, multiply: ops.TakeStep, step: Step) -> Counts:
+def both(device: Emulator, attend: ops.StepFn, multiply: ops.StepFn, step: Step) -> Counts:
     """What the two launches did."""
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         attend(step)
         multiply(step)
 
-    counts = record(device, take, step)
+    counts = record(device, step_fn, step)
     assert counts.kinds() == {"raw": 1, "product": 1}
     return counts
 
@@ -39,7 +39,7 @@ def test_emulated_attention_forward_is_two_launches_on_their_own_rows(device: Em
         weights, context = poison(R, P), poison(R, H)
         attend, add = (
             ops.attend_steps(h, A, weights, context),
-            ops.row_products_add(context, Wattn, a),
+            ops.row_matmul_add(context, Wattn, a),
         )
         for step in ROWS.steps:
             counts = both(device, attend, lambda step: add(step.first, step.first, step.n), step)
@@ -61,7 +61,7 @@ def test_emulated_attention_backward_is_two_launches_on_their_own_rows(device: E
             drawn(N, H),
         )
         dcontext, dscores = poison(R, H), poison(R, P)
-        transpose = ops.row_products_transpose(da, Wattn, dcontext)
+        transpose = ops.row_matmul_nt(da, Wattn, dcontext)
         attend = ops.attend_backward_steps(dcontext, A, weights, dscores, dh_next)
         for step in reversed(ROWS.steps):
             counts = both(
@@ -87,9 +87,9 @@ def test_emulated_attention_by_the_plain_equations_takes_many_launches(device: E
         weights, context, dcontext, dscores = drawn(R, P), drawn(R, H), drawn(R, H), drawn(R, P)
         attend, add = (
             ops.attend_steps(h, A, weights, context),
-            ops.row_products_add(context, Wattn, a),
+            ops.row_matmul_add(context, Wattn, a),
         )
-        transpose = ops.row_products_transpose(a, Wattn, dcontext)
+        transpose = ops.row_matmul_nt(a, Wattn, dcontext)
         back, step = (
             ops.attend_backward_steps(dcontext, A, weights, dscores, dh_next),
             ROWS.steps[1],

@@ -21,10 +21,10 @@ def drawn(*shape: int) -> xpcap.backend.Array:
     return xpcap.asarray(np.random.default_rng(shape[0]).standard_normal(shape).astype("f4"))
 
 
-def record(device: Emulator, take: ops.TakeStep, step: Step) -> Counts:
+def record(device: Emulator, step_fn: ops.StepFn, step: Step) -> Counts:
     """What one step did: raw products and kernels alone."""
     with device.counting() as counts:
-        take(step)
+        step_fn(step)
     assert set(counts.kinds()) <= {"product", "raw"}
     assert counts.allocations == []
     return counts
@@ -47,13 +47,13 @@ def test_emulated_steps_forward_touch_their_own_rows(cell: str, device: Emulator
         )  # NaN, so that each write shows
         for stack in (out.h, out.c):
             stack[:N] = drawn(N, H)
-        take = (
+        step_fn = (
             ops.lstm_steps(a, Wh, (out.h, out.c), out)
             if cell == "lstm"
             else ops.rnn_steps(a, Wh, out.h, out.h)
         )
         for step in ROWS.steps:
-            counts = record(device, take, step)
+            counts = record(device, step_fn, step)
             assert counts.read_by_products() <= elements(out.h[step.states_before]) | elements(Wh)
             own = elements(out.h[step.states_after])
             if cell == "lstm":
@@ -73,11 +73,11 @@ def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulato
         out = Gates(drawn(N + R, H), drawn(N + R, H), drawn(R, G), drawn(R, H))
         dh_next, dc, da = (xp.empty(shape, "f4") for shape in ((N, H), (N, H), (R, G)))
         if cell == "lstm":
-            take = ops.lstm_backward_steps(dh, dh_next, dc, out, Wh, da)
+            step_fn = ops.lstm_backward_steps(dh, dh_next, dc, out, Wh, da)
         else:
-            take = ops.rnn_backward_steps(dh, dh_next, out.h, Wh, da)
+            step_fn = ops.rnn_backward_steps(dh, dh_next, out.h, Wh, da)
         for step in reversed(ROWS.steps):
-            counts = record(device, take, step)
+            counts = record(device, step_fn, step)
             assert counts.read_by_products() <= elements(da[step.rows]) | elements(Wh)
             own = elements(da[step.rows]) | (elements(dc[: step.n]) if cell == "lstm" else set())
             if (
@@ -109,7 +109,7 @@ def test_emulated_row_products_keep_the_memory_of_their_arrays(device: Emulator)
     """They hold addresses; whoever made the loop may have let the arrays go."""
     with xpcap.use_backend("cupy"):
         out = xpcap.backend.array_module().empty((R, H), "f4")
-        multiply = ops.row_products(drawn(R, N), drawn(N, H), out)
+        multiply = ops.row_matmul(drawn(R, N), drawn(N, H), out)
         multiply(2, 1, 3)
         np.testing.assert_array_equal(
             xpcap.to_numpy(out)[1:4], xpcap.to_numpy(drawn(R, N) @ drawn(N, H))[2:5]
@@ -126,7 +126,7 @@ def test_row_products_are_added_in_memory_of_the_buffer() -> None:
     workspace = Workspace(x)
     for buffer in (workspace.buffer, None):
         added = out.copy()
-        multiply = ops.row_products_add(x, w, added, buffer)
+        multiply = ops.row_matmul_add(x, w, added, buffer)
         multiply(2, 1, 4)
         multiply(4, 0, 2)
         np.testing.assert_allclose(added, expected, rtol=1e-14)

@@ -52,7 +52,7 @@ def rows_of_scores_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any,
     return [(3 * draw(rows, width),) for rows, width in ((N, V), (3, 300))]
 
 
-def draw_words_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+def sample_words_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     """Uniforms in the middle of a word's share; of the probabilities some are 0."""
     x, u = np.zeros_like(draw(4, 260)), draw(4)
     x[:, [3, 70, 200]] = 0.25, 0.5, 0.25
@@ -61,7 +61,7 @@ def draw_words_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...
         return [(x, u, None), (np.log(x), u, 1.0), (np.log(x) / 2, u, 0.5)]
 
 
-def continue_beams_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
+def beam_step_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]]:
     """Three pictures, the second without a hypothesis left, and their first step."""
     later, first = np.array([0, 1, 2, 6, 7], np.int32), np.array([0, 3, 6], np.int32)
     firsts = np.array([0, 0, 0, 3, 3], np.int32)
@@ -123,7 +123,7 @@ def weighted_sum_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, .
     return [(draw(301), scale, draw()) for scale in (draw(301), 0.125)]
 
 
-def product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def matmul_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return (
         draw(300, 512) / 20,
         draw(512, 1000) / 20,
@@ -149,11 +149,11 @@ def word_loss_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, ...]
     ]
 
 
-def times_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def matmul_nt_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, V), draw(H, V), draw(N, H)
 
 
-def drop_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def dropout_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, V), draw(N, V) > 0, 0.75
 
 
@@ -194,7 +194,7 @@ def dropout_masks_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return tuple(masks), tuple(numbers), (5, 7, 5), 2**63 - 1, 3, 0.7
 
 
-def add_product_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def matmul_add_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(N, V), draw(V, H), draw(N, H)
 
 
@@ -209,11 +209,11 @@ def start_states_arguments(draw: Callable[..., np.ndarray]) -> list[tuple[Any, .
     return [(draw(N, H), c0, draw(N + R, H), draw(N + R, H)) for c0 in (draw(N, H), None)]
 
 
-def row_products_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def row_matmul_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(R, H), draw(H, V), draw(N + R, V)
 
 
-def row_products_transpose_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
+def row_matmul_nt_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any, ...]:
     return draw(R, V), draw(H, V), draw(N, H)
 
 
@@ -325,14 +325,14 @@ def lstm_backward_steps_arguments(draw: Callable[..., np.ndarray]) -> tuple[Any,
     )
 
 
-def wide_forwards(take: Any, arguments: Any) -> None:
+def wide_forwards(step_fn: Any, arguments: Any) -> None:
     for step in WIDE_STEPS:
-        take(step)
+        step_fn(step)
 
 
-def wide_backwards(take: Any, arguments: Any) -> None:
+def wide_backwards(step_fn: Any, arguments: Any) -> None:
     for step in reversed(WIDE_STEPS):
-        take(step)
+        step_fn(step)
 
 
 def products(multiply: Any, arguments: Any) -> None:
@@ -340,27 +340,27 @@ def products(multiply: Any, arguments: Any) -> None:
         multiply(i, o, n)
 
 
-def forwards(take: Any, arguments: Any) -> None:
+def forwards(step_fn: Any, arguments: Any) -> None:
     for step in STEPS:
-        take(step)
+        step_fn(step)
 
 
-def backwards(take: Any, arguments: Any) -> None:
+def backwards(step_fn: Any, arguments: Any) -> None:
     """Later steps first; between them dh_next gets its gradient, as the product with Wh would give
     it.
     """
     for step in reversed(STEPS):
-        take(step)
+        step_fn(step)
         arguments[1][: step.n] = 0.25
 
 
-def adding_backwards(take: Any, arguments: Any) -> None:
+def adding_backwards(step_fn: Any, arguments: Any) -> None:
     """Later steps first; each adds to dh_next."""
     for step in reversed(STEPS):
-        take(step)
+        step_fn(step)
 
 
-DRIVES = dict.fromkeys(("row_products", "row_products_add", "row_products_transpose"), products)
+DRIVES = dict.fromkeys(("row_matmul", "row_matmul_add", "row_matmul_nt"), products)
 DRIVES |= dict.fromkeys(
     ("lstm_gate_steps", "rnn_cell_steps", "attend_steps"), forwards
 ) | dict.fromkeys(("lstm_gate_backward_steps", "rnn_cell_backward_steps"), backwards)
@@ -377,12 +377,12 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "gather_plus": gather_plus_arguments,
     "scatter": scatter_arguments,
     "weighted_sum": weighted_sum_arguments,
-    "product": product_arguments,
-    "add_product": add_product_arguments,
+    "matmul": matmul_arguments,
+    "matmul_add": matmul_add_arguments,
     "start_states": start_states_arguments,
-    "row_products": row_products_arguments,
-    "row_products_add": row_products_arguments,
-    "row_products_transpose": row_products_transpose_arguments,
+    "row_matmul": row_matmul_arguments,
+    "row_matmul_add": row_matmul_arguments,
+    "row_matmul_nt": row_matmul_nt_arguments,
     "lstm_steps": lstm_steps_arguments,
     "lstm_backward_steps": lstm_backward_steps_arguments,
     "lstm_gate_steps": lstm_gate_steps_arguments,
@@ -395,18 +395,18 @@ ARGUMENTS: dict[str, Callable[..., Any]] = {  # of an op: its arguments, or a li
     "attend_backward_steps": attend_backward_steps_arguments,
     "attention_sum": attention_sum_arguments,
     "word_loss": word_loss_arguments,
-    "times_transpose": times_transpose_arguments,
+    "matmul_nt": matmul_nt_arguments,
     "segment_sum": segment_sum_arguments,
     "column_sum": column_sum_arguments,
     "add_rows": add_rows_arguments,
     "mean_regions": mean_regions_arguments,
     "add_to_regions": add_to_regions_arguments,
-    "normalise": rows_of_scores_arguments,
+    "log_softmax_": rows_of_scores_arguments,
     "forbid": lambda draw: (3 * draw(N, V), np.array([1, 4, V - 1], np.int32)),
-    "likeliest": rows_of_scores_arguments,
-    "draw_words": draw_words_arguments,
-    "continue_beams": continue_beams_arguments,
-    "drop": drop_arguments,
+    "argmax": rows_of_scores_arguments,
+    "sample_words": sample_words_arguments,
+    "beam_step": beam_step_arguments,
+    "dropout": dropout_arguments,
     "adam_update": adam_update_arguments,
     "global_norm": global_norm_arguments,
     "clip_by_norm": clip_by_norm_arguments,
@@ -523,8 +523,8 @@ def test_cuda_kernels_take_no_array_that_they_do_not_use(kernel: dispatch.Kernel
 
 
 def test_an_op_has_one_kernel_a_library() -> None:
-    with pytest.raises(AssertionError, match="product has two kernels"):
-        dispatch.numpy_kernel(ops.product, fits=bool)(np.dot)
+    with pytest.raises(AssertionError, match="matmul has two kernels"):
+        dispatch.numpy_kernel(ops.matmul, fits=bool)(np.dot)
 
 
 @pytest.mark.threads

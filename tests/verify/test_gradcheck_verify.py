@@ -105,10 +105,10 @@ def forgetful_backward(
     *args: Any,
     right: Callable[..., Any] = layers.lstm.lstm_backward_steps,
 ) -> Any:
-    take = right(dh, dh_next, dc, *args)
+    step_fn = right(dh, dh_next, dc, *args)
 
     def forget(step: ops.Step) -> None:
-        take(step)
+        step_fn(step)
         dc[...] *= 0.999
 
     return forget

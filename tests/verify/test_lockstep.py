@@ -65,14 +65,14 @@ def a_little(x: Any, *_: Any) -> Any:
     return x
 
 
-def da_a_little(take: ops.TakeStep, *args: Any) -> ops.TakeStep:
+def da_a_little(step_fn: ops.StepFn, *args: Any) -> ops.StepFn:
     """Steps of lstm_backward_steps after which the gradient of the pre-activations is off by as
     much, whatever computes it.
     """
     _, _, _, _, _, da, *_ = args
 
     def spoilt_step(step: ops.Step) -> None:
-        take(step)
+        step_fn(step)
         da[step.rows] *= 1 + 1e-4
 
     return spoilt_step

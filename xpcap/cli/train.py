@@ -30,7 +30,7 @@ from xpcap.data.vocabulary import SPECIAL
 from xpcap.distributed import Group, init
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
-from xpcap.ops.cublas import imitations
+from xpcap.ops.cublas import reduced_precision
 from xpcap.optim import LINEAR
 from xpcap.progress import say
 from xpcap.report import visible
@@ -224,7 +224,7 @@ def train(
     _refuse_captions(data)
     group = init()
     choose_backend(backend)
-    if get_backend() != "numpy" and (found := imitations()):
+    if get_backend() != "numpy" and (found := reduced_precision()):
         say(f"products on the GPU are not in plain float32, as {', '.join(found)} is set")
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
     progress = Progress(chosen, group, verbose)

@@ -11,7 +11,7 @@ from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
 from xpcap.decoding.transcript import Transcript
 from xpcap.errors import OptionError, check_number, check_whole
 from xpcap.memory import Buffer, view
-from xpcap.ops import BeamRows, continue_beams
+from xpcap.ops import BeamRows, beam_step
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,10 @@ class Search:
         chosen: list[Array] = []  # by the groups before, (N * size,) words each; -1: none
         for group in self._groups(beams, t == 0):
             if self._beam.groups == 1:
-                return Choice(*continue_beams(scores, scores, totals, group.beams, self._null))
+                return Choice(*beam_step(scores, scores, totals, group.beams, self._null))
             own = scores[group.own]
             penalised = self._penalised(own, chosen, group)
-            words, parents, new = continue_beams(
+            words, parents, new = beam_step(
                 penalised, own, totals[group.own], group.beams, self._null
             )
             choices.append(Choice(words, (parents + group.own.start) % n, new))

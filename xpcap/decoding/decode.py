@@ -13,7 +13,7 @@ from xpcap.decoding.transcript import Step, Transcript
 from xpcap.layers.cells import State
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace
-from xpcap.ops import gather, log_softmax, normalise
+from xpcap.ops import gather, log_softmax, log_softmax_
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
 TABLE_WORDS = 1 << 12  # at most, that a device projects at once: larger products would take longer
@@ -171,7 +171,9 @@ def _decode(
         # Probabilities are over the whole vocabulary, so they come before the mask. To compare
         # totals of several hypotheses, the policy gets log-probabilities, too.
         scores, state = model.advance(project(words, buffer=buffer), state, buffer)
-        log_p = normalise(scores) if policy.slots > 1 else log_softmax(scores) if scored else None
+        log_p = (
+            log_softmax_(scores) if policy.slots > 1 else log_softmax(scores) if scored else None
+        )
         mask(scores, t, transcript, alive)
         words, parents, totals = check_choice(policy, choose(scores, totals, t, alive), scores)
         if parents is not None and behind:

@@ -11,7 +11,7 @@ from xpcap.backend import Array, asarray, get_array_module
 from xpcap.decoding.transcript import Transcript
 from xpcap.errors import LARGEST, OptionError, check_number, check_whole
 from xpcap.memory import Buffer
-from xpcap.ops import draw_words, forbid, likeliest, soft_weights
+from xpcap.ops import argmax, forbid, sample_words, soft_weights
 
 LONGEST_STUTTER = 3  # words
 NONE = np.zeros(0, np.int64)
@@ -167,7 +167,7 @@ class Policy:
         totals : the totals of the previous Choice; None in the first step
         t : number of words chosen so far
         """
-        return Choice(likeliest(scores))
+        return Choice(argmax(scores))
 
     def select(self, transcript: Transcript) -> np.ndarray:
         """Slots (N, n_best or 1) of the captions to return, the best one of a picture first."""
@@ -228,8 +228,8 @@ class Sampling(Policy):
         def choose(scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
             u = buffer.upload("uniforms", np.ascontiguousarray(uniforms[t, slots]))
             if self.top_k is None and self.top_p is None:
-                return Choice(draw_words(scores, u, self.temperature))
-            return Choice(draw_words(self.weights(scores), u))
+                return Choice(sample_words(scores, u, self.temperature))
+            return Choice(sample_words(self.weights(scores), u))
 
         return choose
 

@@ -16,16 +16,16 @@ from xpcap.memory import Buffer, fresh
 from xpcap.ops import (
     PackedSequences,
     Step,
-    TakeStep,
+    StepFn,
     add_to_regions,
     attend_backward_steps,
     attend_steps,
     attention_sum,
     from_rows,
+    matmul,
     mean_regions,
-    product,
-    row_products_add,
-    row_products_transpose,
+    row_matmul_add,
+    row_matmul_nt,
     single_step,
     to_rows,
 )
@@ -166,7 +166,7 @@ class Attention:
         N, _, H = self.A.shape
         return mean_regions(self.A, self._buffer("h0", (N, H)))
 
-    def forward_steps(self, h: Array, r: Array) -> TakeStep:
+    def forward_steps(self, h: Array, r: Array) -> StepFn:
         """Steps that add the term, as in RecurrentTerm.
 
         Parameters
@@ -178,22 +178,22 @@ class Attention:
 
         Returns
         -------
-        take : callable
+        step_fn : callable
             Function of one Step.
         """
         buffer, R, (_, P, H) = self._buffer, len(r), self.A.shape
         self._h = h
         self.weights, self._context = buffer("weights", (R, P)), buffer("context", (R, H))
         attend = attend_steps(h, self.A, self.weights, self._context)
-        add = row_products_add(self._context, self._Wattn, r, buffer)
+        add = row_matmul_add(self._context, self._Wattn, r, buffer)
 
-        def take(step: Step) -> None:
+        def step_fn(step: Step) -> None:
             attend(step)
             add(step.first, step.first, step.n)
 
-        return take
+        return step_fn
 
-    def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
+    def backward_steps(self, da: Array, dh_prev: Array) -> StepFn:
         """Steps that backpropagate through the term, as in RecurrentTerm.
 
         Parameters
@@ -205,20 +205,20 @@ class Attention:
 
         Returns
         -------
-        take : callable
+        step_fn : callable
             Function of one Step.
         """
         buffer = self._buffer
         self._dcontext = buffer("dcontext", self._context.shape)
         self._dscores = buffer("dscores", self.weights.shape)
-        multiply = row_products_transpose(da, self._Wattn, self._dcontext)
+        multiply = row_matmul_nt(da, self._Wattn, self._dcontext)
         attend = attend_backward_steps(self._dcontext, self.A, self.weights, self._dscores, dh_prev)
 
-        def take(step: Step) -> None:
+        def step_fn(step: Step) -> None:
             multiply(step.first, step.first, step.n)
             attend(step)
 
-        return take
+        return step_fn
 
     def gradients(
         self, da: Array, dh0: Array, rows: PackedSequences, dWattn: Array | None = None
@@ -243,7 +243,7 @@ class Attention:
         """
         if dWattn is None:
             dWattn = self._buffer("dWattn", self._Wattn.shape)
-        product(self._context.T, da, out=dWattn)
+        matmul(self._context.T, da, out=dWattn)
         out = self._buffer("dA", self.A.shape)
         dA = attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, out)
         add_to_regions(dA, dh0)  # each region has its share of the mean

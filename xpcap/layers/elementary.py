@@ -7,7 +7,7 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.errors import unknown
 from xpcap.layers.checks import check_arrays, check_ids, check_mask, check_upstream
-from xpcap.ops import drop, segment_sum, segments, softmax_loss
+from xpcap.ops import dropout, segment_sum, segments, softmax_loss
 from xpcap.threads import in_turn
 
 # ---- Affine
@@ -289,7 +289,7 @@ def dropout_backward(dout: Array, cache: DropoutCache) -> Array:
 
 def apply_mask(x: Array, mask: Array | None, p: float) -> Array:
     """x / p where `mask` is true, else 0; x itself without a mask. Also its own gradient."""
-    return x if mask is None else drop(x, mask, p)
+    return x if mask is None else dropout(x, mask, p)
 
 
 # ---- Loss

@@ -18,7 +18,7 @@ from xpcap.ops import (
     lstm_gates,
     lstm_gates_backward,
     lstm_steps,
-    product,
+    matmul,
     single_step,
     start_states,
     to_rows,
@@ -191,9 +191,9 @@ def lstm_rows_forward(
     gates, tanh_c = buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
     start_states(h0, c0, h, c)
     out = Gates(h, c, gates, tanh_c)
-    take = lstm_steps(a, Wh, (h, c), out, extra_term)
+    step_fn = lstm_steps(a, Wh, (h, c), out, extra_term)
     for step in rows.steps:
-        take(step)
+        step_fn(step)
     return h[N:], LSTMRowsCache(out, Wh, rows, extra_term)
 
 
@@ -239,13 +239,13 @@ def lstm_rows_backward(
     buffer = buffer or fresh(h)
     da = buffer("da", (R, 4 * H))
     dh_next, dc = buffer("dh_next", (N, H)), buffer("dc", (N, H))
-    take = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, extra_term, dc_T)
+    step_fn = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, extra_term, dc_T)
     for step in reversed(rows.steps):
-        take(step)
+        step_fn(step)
     if dc_T is None:
         zero_without_steps(rows, dh_next, dc)
     dWh = buffer("dWh", Wh.shape) if dWh is None else dWh
-    dWh = product(rows.previous_states(h, buffer).T, da, out=dWh)
+    dWh = matmul(rows.previous_states(h, buffer).T, da, out=dWh)
     return da, (dh_next, dc), dWh
 
 

@@ -9,7 +9,7 @@ from xpcap.ops import (
     PackedSequences,
     RecurrentTerm,
     from_rows,
-    product,
+    matmul,
     rnn_backward_steps,
     rnn_cell,
     rnn_cell_backward,
@@ -167,9 +167,9 @@ def rnn_rows_forward(
     rows.check("rnn_rows_forward", R, N)
     h = (buffer or fresh(a))("h", (N + R, H))
     start_states(h0, None, h, None)
-    take = rnn_steps(a, Wh, h, h, extra_term)
+    step_fn = rnn_steps(a, Wh, h, h, extra_term)
     for step in rows.steps:
-        take(step)
+        step_fn(step)
     return h[N:], RNNRowsCache(h, Wh, rows, extra_term)
 
 
@@ -206,12 +206,12 @@ def rnn_rows_backward(
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
     buffer = buffer or fresh(h)
     da, dh_next = buffer("da", (R, H)), buffer("dh_next", (N, H))
-    take = rnn_backward_steps(dh, dh_next, h, Wh, da, extra_term)
+    step_fn = rnn_backward_steps(dh, dh_next, h, Wh, da, extra_term)
     for step in reversed(rows.steps):
-        take(step)
+        step_fn(step)
     zero_without_steps(rows, dh_next)
     dWh = buffer("dWh", Wh.shape) if dWh is None else dWh
-    dWh = product(rows.previous_states(h, buffer).T, da, out=dWh)
+    dWh = matmul(rows.previous_states(h, buffer).T, da, out=dWh)
     return da, (dh_next,), dWh
 
 

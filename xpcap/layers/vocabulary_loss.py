@@ -5,7 +5,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_arrays, check_ids
 from xpcap.memory import Buffer, fresh
-from xpcap.ops import add_product, add_rows, column_sum, product, word_loss
+from xpcap.ops import add_rows, column_sum, matmul, matmul_add, word_loss
 from xpcap.threads import in_turn
 
 BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache
@@ -78,10 +78,10 @@ def vocabulary_loss(
         dscores = buffer("scores", (len(x), len(b)))  # (n, V)
         word_loss(x, w, b, words, weights, losses, dscores, dx, smoothing)
         if rows.start == 0:
-            product(x.T, dscores, out=dw)
+            matmul(x.T, dscores, out=dw)
             column_sum(dscores, out=db)
         else:
-            add_product(x.T, dscores, dw, buffer)
+            matmul_add(x.T, dscores, dw, buffer)
             add_rows(db, column_sum(dscores, out=buffer("db_block", b.shape)))
     return nll, VocabularyGrads(dh, dw, db)
 

@@ -29,7 +29,7 @@ from xpcap.models.config import ModelConfig, check_size
 from xpcap.models.network import cell_params, project_image
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
-from xpcap.ops import gather, product
+from xpcap.ops import gather, matmul
 from xpcap.ops.cublas import check_handle
 from xpcap.threads import in_turn, parallel_map
 
@@ -475,7 +475,7 @@ class CaptioningRNN(Captioner):
             return params["W_embed"][words] @ weight + bias
         out = buffer("vectors", (len(words), self.config.wordvec))
         vectors = gather(params["W_embed"], words, out=out)
-        a = product(vectors, weight, out=buffer("a", (len(words), len(bias))))
+        a = matmul(vectors, weight, out=buffer("a", (len(words), len(bias))))
         a += bias
         return a
 
@@ -491,7 +491,7 @@ class CaptioningRNN(Captioner):
         state = cell.step(a, state, cell_params(config, params), buffer.scope("cell"), **extra)
         h = state[0]
         out = buffer("scores", (len(h), len(params["b_vocab"])))
-        scores = product(h, params["W_vocab"], out=out)
+        scores = matmul(h, params["W_vocab"], out=out)
         scores += params["b_vocab"]
         return scores, (*state, *image)
 

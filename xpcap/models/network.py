@@ -17,15 +17,15 @@ from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
 from xpcap.ops import (
     PackedSequences,
-    add_product,
     add_rows,
     column_sum,
     gather,
     gather_plus,
     gather_plus_image,
     gather_regions,
-    normalise,
-    product,
+    log_softmax_,
+    matmul,
+    matmul_add,
     replayed,
     scatter,
     segment_sum,
@@ -134,7 +134,7 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
     out = buffer("vectors", (K, config.wordvec))
     vectors = gather(params["W_embed"], packed.words, out, masks.words, keep)  # (K, W)
     shape = K, G
-    projected = product(vectors, weight, out=buffer("projected", shape))  # (K, G)
+    projected = matmul(vectors, weight, out=buffer("projected", shape))  # (K, G)
     a = buffer("a", (rows.R, G))
     if image.term is None:
         gather_plus(projected, packed.inputs.ids, bias, a)
@@ -188,11 +188,11 @@ def backward(
 
     def weights_and_image() -> None:
         image_backward(config, params, da, dstate0, packed.rows, image, grads, buffer)
-        product(vectors.T, dwords, out=grads[weight])
+        matmul(vectors.T, dwords, out=grads[weight])
 
     def words() -> None:
         out = buffer("dvectors", vectors.shape)
-        dvectors = product(dwords, params[weight].T, out=out)  # (K, W)
+        dvectors = matmul(dwords, params[weight].T, out=out)  # (K, W)
         scatter(dvectors, packed.words, grads["W_embed"], masks.words, keep)
 
     run_parallel(params.flat, dwords.size * config.wordvec, weights_and_image, words)
@@ -226,7 +226,7 @@ def project_image(
     """Projected images of features (N, D), or grids (N, P, D)."""
     N, H, (*regions, D) = len(features), config.hidden, config.feature_shape
     x = features.reshape(math.prod((N, *regions)), D)
-    projected = product(x, params["W_proj"], out=buffer("projected image", (len(x), H)))
+    projected = matmul(x, params["W_proj"], out=buffer("projected image", (len(x), H)))
     add_rows(projected, params["b_proj"])
     h0, attention, term = projected, None, None
     if config.attends:
@@ -234,7 +234,7 @@ def project_image(
         attention = Attention(A, params["Wattn"], buffer.scope("attention"))
         h0 = attention.start()
     if config.every_step:
-        term = product(h0, params["W_image"], out=buffer("image", (N, config.columns)))
+        term = matmul(h0, params["W_image"], out=buffer("image", (N, config.columns)))
     return Image(x, h0, term, attention)
 
 
@@ -256,8 +256,8 @@ def image_backward(
     dh0, *others = dstate0
     if term is not None:
         dterm = sequence_sum(da, rows, buffer("dimage", term.shape))  # (N, G)
-        product(h0.T, dterm, out=grads["W_image"])
-        add_product(dterm, params["W_image"].T, dh0, buffer)
+        matmul(h0.T, dterm, out=grads["W_image"])
+        matmul_add(dterm, params["W_image"].T, dh0, buffer)
     if attention is None:
         dprojected = dh0
     else:
@@ -265,7 +265,7 @@ def image_backward(
             add_rows(dh0, other)
         dA, _ = attention.gradients(da, dh0, rows, grads["Wattn"])
         dprojected = dA.reshape(len(x), config.hidden)
-    product(x.T, dprojected, out=grads["W_proj"])
+    matmul(x.T, dprojected, out=grads["W_proj"])
     column_sum(dprojected, out=grads["b_proj"])
 
 
@@ -278,7 +278,7 @@ def score(members: Sequence[Member], part: Part) -> Score:
     nll, correct = xp.zeros((), np.float64), xp.zeros((), np.int64)
     for rows, scores in _target_scores(members, part):
         correct = correct + (scores.argmax(axis=1) == targets[rows]).sum()
-        log_p = normalise(scores)[xp.arange(len(scores)), targets[rows]]
+        log_p = log_softmax_(scores)[xp.arange(len(scores)), targets[rows]]
         nll = nll - log_p.sum(dtype=np.float64)
     return Score(nll, correct, len(targets))
 
@@ -288,7 +288,7 @@ def log_likelihoods(members: Sequence[Member], part: Part) -> np.ndarray:
     xp, targets = get_array_module(part.table), part.packed.targets
     return np.concatenate(
         [
-            to_numpy(normalise(scores)[xp.arange(len(scores)), targets[rows]])
+            to_numpy(log_softmax_(scores)[xp.arange(len(scores)), targets[rows]])
             for rows, scores in _target_scores(members, part)
         ]
     )

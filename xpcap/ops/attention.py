@@ -7,7 +7,7 @@ functions of a step choose their kernels once for a sequence and return a functi
 from xpcap.backend import Array, get_array_module
 from xpcap.ops.dispatch import find
 from xpcap.ops.equations import gather
-from xpcap.ops.recurrent import PackedSequences, Step, TakeStep
+from xpcap.ops.recurrent import PackedSequences, Step, StepFn
 
 
 def gather_regions(
@@ -43,7 +43,7 @@ def add_to_regions(dA: Array, dmean: Array) -> Array:
     return dA
 
 
-def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep:
+def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> StepFn:
     """A step of attention, for each row r of sequence i:
 
     weights[r] = softmax(A[i] . h_prev / sqrt(H)) over the regions
@@ -56,7 +56,7 @@ def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep
         return fast(h, A, weights, context)
     xp, scale = get_array_module(A), A.shape[2] ** -0.5
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         regions, p = A[: step.n], weights[step.rows]
         xp.matmul(regions, h[step.states_before][:, :, None], out=p[:, :, None])  # (n, P)
         p *= scale
@@ -65,12 +65,12 @@ def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep
         p /= p.sum(axis=1, keepdims=True)
         xp.matmul(p[:, None, :], regions, out=context[step.rows][:, None, :])  # (n, H)
 
-    return take
+    return step_fn
 
 
 def attend_backward_steps(
     dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
-) -> TakeStep:
+) -> StepFn:
     """Gradients of attend_steps for the states, later steps first:
 
     dweights = A[i] . dcontext[r]
@@ -83,7 +83,7 @@ def attend_backward_steps(
         return fast(dcontext, A, weights, dscores, dh_next)
     xp, scale = get_array_module(A), A.shape[2] ** -0.5
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         regions, p, d = A[: step.n], weights[step.rows], dscores[step.rows]
         xp.matmul(regions, dcontext[step.rows][:, :, None], out=d[:, :, None])  # dweights (n, P)
         d -= (p * d).sum(axis=1, keepdims=True)
@@ -91,7 +91,7 @@ def attend_backward_steps(
         d *= scale
         dh_next[: step.n] += xp.matmul(d[:, None, :], regions)[:, 0]
 
-    return take
+    return step_fn
 
 
 def attention_sum(

@@ -14,9 +14,9 @@ from xpcap.threads import split_evenly
 BLOCK = 64  # rows
 
 
-def normalise(scores: Array) -> Array:
+def log_softmax_(scores: Array) -> Array:
     """log_softmax in place: scores (n, V) become log-probabilities."""
-    if fast := find(normalise, scores):
+    if fast := find(log_softmax_, scores):
         return fast(scores)
     xp = get_array_module(scores)
     for block in row_blocks(scores):
@@ -34,17 +34,17 @@ def forbid(scores: Array, words: Array) -> None:
     scores[:, words] = -np.inf
 
 
-def likeliest(scores: Array) -> Array:
+def argmax(scores: Array) -> Array:
     """Column (n,), int32, of the largest score in each row of scores (n, V), the first of equals.
 
     NaN counts as largest.
     """
-    if fast := find(likeliest, scores):
+    if fast := find(argmax, scores):
         return fast(scores)
     return scores.argmax(axis=1).astype(np.int32)
 
 
-def draw_words(x: Array, u: Array, temperature: float | None = None) -> Array:
+def sample_words(x: Array, u: Array, temperature: float | None = None) -> Array:
     """Words (n,), int32, drawn from unnormalised probabilities p (n, V) by uniforms u (n,).
 
     p = x, or exp((x - its row's maximum) / temperature)
@@ -52,7 +52,7 @@ def draw_words(x: Array, u: Array, temperature: float | None = None) -> Array:
     The word is the first whose p and those before it add up to more than u, in [0, 1), times the
     sum of the row. It is never one of probability 0.
     """
-    if fast := find(draw_words, x, u, temperature):
+    if fast := find(sample_words, x, u, temperature):
         return fast(x, u, temperature)
     p = x if temperature is None else soft_weights(x, temperature)
     cumulative = p.cumsum(axis=1)
@@ -79,7 +79,7 @@ class BeamRows(NamedTuple):
     size: int  # hypotheses of a picture, at most
 
 
-def continue_beams(
+def beam_step(
     ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int
 ) -> tuple[Array, Array, Array]:
     """Best continuations of each picture's hypotheses: words, parents and totals, each (m,).
@@ -89,13 +89,13 @@ def continue_beams(
     totals are totals[r] + scores[r, w]. Where a picture has too few above -inf, the others are word
     `null` with the total -inf.
     """
-    if fast := find(continue_beams, ranked, scores, totals, beams, null):
+    if fast := find(beam_step, ranked, scores, totals, beams, null):
         return fast(ranked, scores, totals, beams, null)
     xp, size, tables = get_array_module(scores), beams.size, beams.pictures
-    values, words = largest(ranked, size)  # (n, size)
+    values, words = topk(ranked, size)  # (n, size)
     table = xp.full((tables * size, size), -np.inf, scores.dtype)
     table[beams.rows] = values + totals[:, None]
-    found = largest(table.reshape(tables, -1), size)
+    found = topk(table.reshape(tables, -1), size)
     best, entries = (x.reshape(-1)[beams.next_rows] for x in found)  # (m,)
     parents = beams.firsts + entries // size
     chosen = words[parents, entries % size]
@@ -104,7 +104,7 @@ def continue_beams(
     return xp.where(exists, chosen, null), parents, new_totals
 
 
-def largest(x: Array, k: int) -> tuple[Array, Array]:
+def topk(x: Array, k: int) -> tuple[Array, Array]:
     """The k largest of each row of x (n, m), falling, and their columns, each (n, k).
 
     Of equals the first column comes first. If fewer than k of a row are above -inf, the rest are
@@ -113,11 +113,11 @@ def largest(x: Array, k: int) -> tuple[Array, Array]:
     xp, n = get_array_module(x), len(x)
     values, columns = xp.empty((n, k), x.dtype), xp.empty((n, k), np.int32)
     for block in row_blocks(x):
-        _largest(x[block], values[block], columns[block])
+        _topk(x[block], values[block], columns[block])
     return values, columns
 
 
-def _largest(x: Array, values: Array, columns: Array) -> None:
+def _topk(x: Array, values: Array, columns: Array) -> None:
     xp, (n, m) = get_array_module(x), x.shape
     flat, starts = x.reshape(-1), xp.arange(n, dtype=np.int64) * m
     hidden = xp.full(n, -np.inf, x.dtype)

@@ -3,7 +3,7 @@
 cuBLAS sees columns where our arrays have rows: a row-major (n, k) matrix is a column-major (k, n)
 one. So out = x @ w is computed as out.T = w.T @ x.T, and a matrix whose transpose is row-major is
 passed with the flag for a transposed factor. Each call runs on CuPy's current stream. A raw call
-checks nothing: `fits_product` does.
+checks nothing: `fits_matmul` does.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ FACTORS = {real: np.array([0, 1], real) for real in GEMM}
 ZERO = {real: pair.ctypes.data for real, pair in FACTORS.items()}
 ONE = {real: pair.ctypes.data + pair.itemsize for real, pair in FACTORS.items()}
 # Variables by which CuPy and cuBLAS compute products in less than float32, or imitate it
-IMITATIONS = (
+REDUCED_PRECISION = (
     "CUPY_TF32",
     "NVIDIA_TF32_OVERRIDE",
     "CUBLAS_EMULATE_SINGLE_PRECISION",
@@ -47,7 +47,7 @@ def _binding(xp: ModuleType) -> Any:
         return None
 
 
-def imitations(names: Sequence[str] = IMITATIONS) -> list[str]:
+def reduced_precision(names: Sequence[str] = REDUCED_PRECISION) -> list[str]:
     """The variables of the environment, as NAME=value, that take products out of float32."""
     set_to = {name: os.environ.get(name, "0") for name in names}
     return [f"{name}={value}" for name, value in set_to.items() if value not in ("", "0")]
@@ -153,7 +153,7 @@ def check_handle(like: Array) -> None:
             )
 
 
-def fits_product(x: Array, w: Array, out: Array) -> bool:
+def fits_matmul(x: Array, w: Array, out: Array) -> bool:
     """True if gemm can compute out = x @ w."""
     dtype = out.dtype
     one_dtype = dtype.char in GEMM and x.dtype == dtype and w.dtype == dtype
@@ -169,12 +169,12 @@ def _is_dense(flags: Any) -> bool:
     return flags.c_contiguous or flags.f_contiguous
 
 
-def fits_row_products(x: Array, w: Array, out: Array) -> bool:
-    return fits_product(x, w, out) and x.flags.c_contiguous
+def fits_row_matmul(x: Array, w: Array, out: Array) -> bool:
+    return fits_matmul(x, w, out) and x.flags.c_contiguous
 
 
-def fits_row_products_transpose(x: Array, w: Array, out: Array) -> bool:
-    return fits_row_products(x, w.T, out)
+def fits_row_matmul_nt(x: Array, w: Array, out: Array) -> bool:
+    return fits_row_matmul(x, w.T, out)
 
 
 def _multiply(x: Array, w: Array, out: Array, beta: dict[str, int]) -> Array:
@@ -188,18 +188,18 @@ def _multiply(x: Array, w: Array, out: Array, beta: dict[str, int]) -> Array:
     return out
 
 
-@cuda_kernel(equations.product, fits=fits_product)
-def product(x: Array, w: Array, out: Array) -> Array:
+@cuda_kernel(equations.matmul, fits=fits_matmul)
+def matmul(x: Array, w: Array, out: Array) -> Array:
     return _multiply(x, w, out, ZERO)
 
 
-@cuda_kernel(equations.add_product, fits=fits_product)
-def add_product(x: Array, w: Array, out: Array) -> Array:
+@cuda_kernel(equations.matmul_add, fits=fits_matmul)
+def matmul_add(x: Array, w: Array, out: Array) -> Array:
     return _multiply(x, w, out, ONE)
 
 
-@cuda_kernel(equations.times_transpose, fits=lambda x, w, out: fits_product(x, w.T, out))
-def times_transpose(x: Array, w: Array, out: Array) -> Array:
+@cuda_kernel(equations.matmul_nt, fits=lambda x, w, out: fits_matmul(x, w.T, out))
+def matmul_nt(x: Array, w: Array, out: Array) -> Array:
     return _multiply(x, w.T, out, ZERO)
 
 
@@ -218,16 +218,16 @@ def _multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int]) -> Mult
     return multiply
 
 
-@cuda_kernel(recurrent.row_products, fits=fits_row_products)
-def row_products(x: Array, w: Array, out: Array) -> MultiplyRows:
+@cuda_kernel(recurrent.row_matmul, fits=fits_row_matmul)
+def row_matmul(x: Array, w: Array, out: Array) -> MultiplyRows:
     return _multiply_rows(x, w, out, ZERO)
 
 
-@cuda_kernel(recurrent.row_products_add, fits=fits_row_products)
-def row_products_add(x: Array, w: Array, out: Array) -> MultiplyRows:
+@cuda_kernel(recurrent.row_matmul_add, fits=fits_row_matmul)
+def row_matmul_add(x: Array, w: Array, out: Array) -> MultiplyRows:
     return _multiply_rows(x, w, out, ONE)
 
 
-@cuda_kernel(recurrent.row_products_transpose, fits=fits_row_products_transpose)
-def row_products_transpose(x: Array, w: Array, out: Array) -> MultiplyRows:
-    return row_products(x, w.T, out)
+@cuda_kernel(recurrent.row_matmul_nt, fits=fits_row_matmul_nt)
+def row_matmul_nt(x: Array, w: Array, out: Array) -> MultiplyRows:
+    return row_matmul(x, w.T, out)

@@ -24,7 +24,7 @@ from xpcap.ops.launch import (
     kernel,
     launch,
 )
-from xpcap.ops.recurrent import Gates, PackedSequences, Step, TakeStep
+from xpcap.ops.recurrent import Gates, PackedSequences, Step, StepFn
 
 # Most sequences for which an LSTM's step is one launch each way, product and gates together. Not
 # yet timed on a card
@@ -90,7 +90,7 @@ def _fits_word_loss(
     dh: Array,
 ) -> bool:
     fits = are_reals(h, w, b, nll, dscores, dh) and are_indices(targets) and _fits_scale(scale, h)
-    return fits and cublas.fits_product(h, w, dscores)
+    return fits and cublas.fits_matmul(h, w, dscores)
 
 
 @cuda_kernel(equations.word_loss, fits=_fits_word_loss)
@@ -105,9 +105,9 @@ def word_loss(
     dh: Array,
     smoothing: float = 0.0,
 ) -> None:
-    cublas.product(h, w, dscores)
+    cublas.matmul(h, w, dscores)
     _softmax_loss(dscores, b, targets, scale, nll, dscores, smoothing)
-    cublas.product(dscores, w.T, dh)
+    cublas.matmul(dscores, w.T, dh)
 
 
 @cuda_kernel(
@@ -123,9 +123,9 @@ def weighted_sum(x: Array, scale: Array | float, out: Array) -> Array:
 # ---- Choices of words
 
 
-@cuda_kernel(choosing.normalise, fits=are_reals)
-def normalise(scores: Array) -> Array:
-    launch("choosing", "normalise", scores, len(scores), scores, scores.shape[1])
+@cuda_kernel(choosing.log_softmax_, fits=are_reals)
+def log_softmax_(scores: Array) -> Array:
+    launch("choosing", "log_softmax", scores, len(scores), scores, scores.shape[1])
     return scores
 
 
@@ -140,18 +140,18 @@ def forbid(scores: Array, words: Array) -> None:
     launch("choosing", "forbid", scores, blocks(n * count), scores, words, n, count, V)
 
 
-@cuda_kernel(choosing.likeliest, fits=are_reals)
-def likeliest(scores: Array) -> Array:
+@cuda_kernel(choosing.argmax, fits=are_reals)
+def argmax(scores: Array) -> Array:
     words = get_array_module(scores).empty(len(scores), np.int32)
-    launch("choosing", "likeliest", scores, len(scores), scores, words, scores.shape[1])
+    launch("choosing", "argmax", scores, len(scores), scores, words, scores.shape[1])
     return words
 
 
-@cuda_kernel(choosing.draw_words, fits=lambda x, u, temperature: are_reals(x, u))
-def draw_words(x: Array, u: Array, temperature: float | None = None) -> Array:
+@cuda_kernel(choosing.sample_words, fits=lambda x, u, temperature: are_reals(x, u))
+def sample_words(x: Array, u: Array, temperature: float | None = None) -> Array:
     words = get_array_module(x).empty(len(x), np.int32)
     soft, degree = temperature is not None, temperature or 1
-    launch("choosing", "draw_words", x, len(x), x, u, words, degree, soft, x.shape[1])
+    launch("choosing", "sample_words", x, len(x), x, u, words, degree, soft, x.shape[1])
     return words
 
 
@@ -159,15 +159,15 @@ def _fits_beams(ranked: Array, scores: Array, totals: Array, beams: BeamRows, nu
     return are_reals(ranked, scores, totals) and are_indices(beams.rows)
 
 
-@cuda_kernel(choosing.continue_beams, fits=_fits_beams)
-def continue_beams(
+@cuda_kernel(choosing.beam_step, fits=_fits_beams)
+def beam_step(
     ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int
 ) -> tuple[Array, Array, Array]:
     empty, (n, V), m = get_array_module(scores).empty, scores.shape, len(beams.next_rows)
     words, parents, new_totals = empty(m, np.int32), empty(m, np.int32), empty(m, scores.dtype)
     args = ranked, scores, totals, beams.rows, words, parents, new_totals
     numbers = n, m // n, beams.size, null, V
-    launch("choosing", "continue_beams", scores, n, *args, *numbers)
+    launch("choosing", "beam_step", scores, n, *args, *numbers)
     return words, parents, new_totals
 
 
@@ -288,8 +288,8 @@ def sequence_sum(x: Array, rows: PackedSequences, out: Array) -> Array:
     return out
 
 
-@cuda_kernel(equations.drop, fits=lambda x, mask, keep: are_reals(x) and _is_mask(mask, x))
-def drop(x: Array, mask: Array, keep: float) -> Array:
+@cuda_kernel(equations.dropout, fits=lambda x, mask, keep: are_reals(x) and _is_mask(mask, x))
+def dropout(x: Array, mask: Array, keep: float) -> Array:
     out = get_array_module(x).empty_like(x)
     args = x, mask, out, 1 / keep, x.size
     launch("dropout", "dropout", x, blocks(x.size), *args)
@@ -297,9 +297,9 @@ def drop(x: Array, mask: Array, keep: float) -> Array:
 
 
 def _fits_masks(
-    masks: Sequence[Sequence[Array]], numbers: Sequence[Sequence[Array]], *_: object
+    masks: Sequence[Sequence[Array]], mask_rows: Sequence[Sequence[Array]], *_: object
 ) -> bool:
-    for part, rows in zip(masks, numbers, strict=True):
+    for part, rows in zip(masks, mask_rows, strict=True):
         for mask in part:
             if not (is_device_array(mask) and mask.dtype == bool and mask.flags.c_contiguous):
                 return False
@@ -311,14 +311,14 @@ def _fits_masks(
 @cuda_kernel(random.dropout_masks, fits=_fits_masks)
 def dropout_masks(
     masks: Sequence[Sequence[Array]],
-    numbers: Sequence[Sequence[Array]],
+    mask_rows: Sequence[Sequence[Array]],
     counts: Sequence[int],
     seed: int,
     step: int,
     keep: float,
 ) -> None:
     scalars = round(65536 * keep), seed, step
-    for part, rows in zip(masks, numbers, strict=True):
+    for part, rows in zip(masks, mask_rows, strict=True):
         (N, D), (K, W), (L, H) = (mask.shape for mask in part)
         threads = N * -(-D // 16) + K * -(-W // 16) + L * -(-H // 16)
         args = *rows, *part, N, D, K, W, L, H, *scalars
@@ -390,15 +390,15 @@ def start_states(h0: Array, c0: Array | None, h: Array, c: Array | None) -> None
 @cuda_kernel(
     recurrent.lstm_gate_steps, fits=lambda a, r, c_prev, out: are_reals(a, r, c_prev, *out)
 )
-def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
+def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
     gates, H = kernel("lstm_gates", "lstm_gates", a), c_prev.shape[1]
     arrays = a, r, c_prev, *out
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         first, before, after, n, _ = step
         gates((blocks(n * H),), *arrays, first, before, after, n, H)
 
-    return take
+    return step_fn
 
 
 @cuda_kernel(
@@ -407,7 +407,7 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
 )
 def lstm_gate_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
-) -> TakeStep:
+) -> StepFn:
     """With dc_T, every sequence of a step reads dh_next and dc: they begin as 0 and dc_T."""
     backward, H = kernel("lstm_gates", "lstm_gates_backward", dh), dc.shape[1]
     carried = dc_T is not None
@@ -415,36 +415,36 @@ def lstm_gate_backward_steps(
     if carried:
         dh_next[...], dc[...] = 0, dc_T
 
-    def take(step: Step) -> None:
-        first, before, _, n, more = step
-        more = n if carried else more
-        backward((blocks(n * H),), *arrays, first, before, n, more, H)
+    def step_fn(step: Step) -> None:
+        first, before, _, n, n_next = step
+        n_next = n if carried else n_next
+        backward((blocks(n * H),), *arrays, first, before, n, n_next, H)
 
-    return take
+    return step_fn
 
 
 @cuda_kernel(recurrent.rnn_cell_steps, fits=are_reals)
-def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
+def rnn_cell_steps(a: Array, h: Array) -> StepFn:
     cell, H = kernel("rnn_cell", "rnn_cell", a), h.shape[1]
     arrays = a, h, h
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         first, _, after, n, _ = step
         cell((blocks(n * H),), *arrays, first, after, n, H)
 
-    return take
+    return step_fn
 
 
 @cuda_kernel(recurrent.rnn_cell_backward_steps, fits=are_reals)
-def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> TakeStep:
+def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> StepFn:
     backward, H = kernel("rnn_cell", "rnn_cell_backward", dh), h.shape[1]
     arrays = dh, dh_next, h, da
 
-    def take(step: Step) -> None:
-        first, _, after, n, more = step
-        backward((blocks(n * H),), *arrays, first, after, n, more, H)
+    def step_fn(step: Step) -> None:
+        first, _, after, n, n_next = step
+        backward((blocks(n * H),), *arrays, first, after, n, n_next, H)
 
-    return take
+    return step_fn
 
 
 # ---- Steps of an LSTM in one launch: product and gates together
@@ -463,40 +463,40 @@ def _fits_lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates
 
 
 @cuda_kernel(recurrent.lstm_steps, fits=_fits_lstm_steps)
-def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> TakeStep:
+def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> StepFn:
     fused, H = kernel("lstm_step", "lstm_step", a), len(Wh)
     arrays = a, Wh, *state, *out
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         first, before, after, n, _ = step
         fused(_grid(n, H, FORWARD_UNITS), *arrays, first, before, after, n, H)
 
-    return take
+    return step_fn
 
 
 def _fits_lstm_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array
 ) -> bool:
     fits = len(dc) <= FUSED and are_reals(dh, dh_next, dc, *out, Wh, da)
-    return fits and cublas.fits_row_products_transpose(da, Wh, dh_next)
+    return fits and cublas.fits_row_matmul_nt(da, Wh, dh_next)
 
 
 @cuda_kernel(recurrent.lstm_backward_steps, fits=_fits_lstm_backward_steps)
 def lstm_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array
-) -> TakeStep:
+) -> StepFn:
     """Each step multiplies the da of its next one itself: only the first step writes dh_next."""
     fused, H = kernel("lstm_step", "lstm_step_backward", dh), len(Wh)
     arrays = dh, out.gates, out.tanh_c, out.c, Wh, da, dc
-    multiply = cublas.row_products_transpose(da, Wh, dh_next)
+    multiply = cublas.row_matmul_nt(da, Wh, dh_next)
 
-    def take(step: Step) -> None:
-        first, before, _, n, more = step
-        fused(_grid(n, H, BACKWARD_UNITS), *arrays, first, before, n, more, H)
+    def step_fn(step: Step) -> None:
+        first, before, _, n, n_next = step
+        fused(_grid(n, H, BACKWARD_UNITS), *arrays, first, before, n, n_next, H)
         if not first:
             multiply(0, 0, n)
 
-    return take
+    return step_fn
 
 
 # ---- Attention
@@ -545,15 +545,15 @@ def _fits_attention(A: Array, *others: Array) -> bool:
     attention.attend_steps,
     fits=lambda h, A, weights, context: _fits_attention(A, h, weights, context),
 )
-def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep:
+def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> StepFn:
     attend, (_, P, H) = kernel("attention", "attend_step", A), A.shape
     arrays = h, A, weights, context
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         first, before, _, n, _ = step
         attend((n,), *arrays, first, before, P, H)
 
-    return take
+    return step_fn
 
 
 @cuda_kernel(
@@ -564,14 +564,14 @@ def attend_steps(h: Array, A: Array, weights: Array, context: Array) -> TakeStep
 )
 def attend_backward_steps(
     dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
-) -> TakeStep:
+) -> StepFn:
     backward, (_, P, H) = kernel("attention", "attend_step_backward", A), A.shape
     arrays = dcontext, A, weights, dscores, dh_next
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         backward((step.n,), *arrays, step.first, P, H)
 
-    return take
+    return step_fn
 
 
 def _fits_attention_sum(

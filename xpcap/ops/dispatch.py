@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from xpcap.ops.replay import spoil
+from xpcap.ops.replay import invalidate
 
 Operation = TypeVar("Operation", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -67,7 +67,7 @@ def _registers(
 def find(operation: Operation, *args: Any) -> Operation | None:
     """The kernel of an operation for these arguments; None: the plain equations are to run."""
     if _plain.get():
-        spoil("plain_only")
+        invalidate("plain_only")
         return None
     first = args[0]
     while not (on_host := isinstance(first, np.ndarray)) and isinstance(first, SEQUENCES):
@@ -76,7 +76,7 @@ def find(operation: Operation, *args: Any) -> Operation | None:
     if kernel is not None and kernel.fits(*args):
         return kernel.run
     if not on_host:
-        spoil(operation.__name__)
+        invalidate(operation.__name__)
     return None
 
 

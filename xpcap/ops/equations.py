@@ -32,24 +32,24 @@ def sigmoid(x: Array) -> Array:
 # ---- Products
 
 
-def product(x: Array, w: Array, out: Array) -> Array:
+def matmul(x: Array, w: Array, out: Array) -> Array:
     """out = x @ w: x (n, k), w (k, m), out (n, m) C-contiguous."""
-    if fast := find(product, x, w, out):
+    if fast := find(matmul, x, w, out):
         return fast(x, w, out)
     return get_array_module(x, w).dot(x, w, out=out)
 
 
-def add_product(x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> Array:
+def matmul_add(x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> Array:
     """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous; memory for x @ w from `buffer`."""
-    if fast := find(add_product, x, w, out):
+    if fast := find(matmul_add, x, w, out):
         return fast(x, w, out)
-    out += product(x, w, out=(buffer or fresh(out))("product", out.shape))
+    out += matmul(x, w, out=(buffer or fresh(out))("product", out.shape))
     return out
 
 
-def times_transpose(x: Array, w: Array, out: Array) -> Array:
+def matmul_nt(x: Array, w: Array, out: Array) -> Array:
     """out = x @ w.T: x (n, k), w (m, k), out (n, m)."""
-    if fast := find(times_transpose, x, w, out):
+    if fast := find(matmul_nt, x, w, out):
         return fast(x, w, out)
     return get_array_module(x, w).dot(x, w.T, out=out)
 
@@ -126,10 +126,10 @@ def word_loss(
     if fast := find(word_loss, h, w, b, targets, scale, nll, dscores, dh):
         fast(h, w, b, targets, scale, nll, dscores, dh, smoothing)
         return
-    scores = product(h, w, out=dscores)
+    scores = matmul(h, w, out=dscores)
     scores += b
     nll[...], _ = softmax_loss(scores, targets, scale, dscores, smoothing)
-    product(dscores, w.T, out=dh)
+    matmul(dscores, w.T, out=dh)
 
 
 def weighted_sum(x: Array, scale: Array | float, out: Array) -> Array:
@@ -150,7 +150,7 @@ def gather(
 ) -> Array:
     """out = table[rows]: table (K, C), rows (R,) int, or None for all K, out (R, C).
 
-    With a mask (R, C), inverted dropout of those rows, as in `drop`.
+    With a mask (R, C), inverted dropout of those rows, as in `dropout`.
     """
     if fast := find(gather, table, rows, out, mask, keep):
         return fast(table, rows, out, mask, keep)
@@ -160,7 +160,7 @@ def gather(
     else:
         xp.take(table, rows, axis=0, out=out)
     if mask is not None:
-        out[...] = drop(out, mask, keep)
+        out[...] = dropout(out, mask, keep)
     return out
 
 
@@ -182,7 +182,7 @@ def scatter(
     if fast := find(scatter, x, rows, out, mask, keep):
         return fast(x, rows, out, mask, keep)
     out[...] = 0
-    out[rows] = x if mask is None else drop(x, mask, keep)
+    out[rows] = x if mask is None else dropout(x, mask, keep)
     return out
 
 
@@ -230,9 +230,9 @@ def add_rows(x: Array, b: Array) -> Array:
     return x
 
 
-def drop(x: Array, mask: Array, keep: float) -> Array:
+def dropout(x: Array, mask: Array, keep: float) -> Array:
     """Inverted dropout: x / keep where `mask` (bool, as x) is true, else 0. Its own gradient."""
-    if fast := find(drop, x, mask, keep):
+    if fast := find(dropout, x, mask, keep):
         return fast(x, mask, keep)
     out = x * mask
     out *= 1 / keep

@@ -16,14 +16,14 @@ from xpcap.memory import Buffer
 from xpcap.ops import attention, equations, recurrent
 from xpcap.ops.dispatch import numpy_kernel
 from xpcap.ops.equations import Segments
-from xpcap.ops.recurrent import Gates, MultiplyRows, Step, TakeStep, single_step, split_gates
+from xpcap.ops.recurrent import Gates, MultiplyRows, Step, StepFn, single_step, split_gates
 from xpcap.threads import contention_guard, cores, free_cores, parallel_map, split_evenly
 
 # Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
 # lock between calls
 BLOCK = 1 << 17
 NORM_BLOCK = 1 << 15  # elements whose squares are summed in their own dtype
-FEW = 128  # rows of a small product: `product` keeps it whole, `times_transpose` transposes it
+FEW = 128  # rows of a small product: `matmul` keeps it whole, `matmul_nt` transposes it
 SMALL = 1 << 27  # multiplications: fewer are done before another thread has woken
 ROUNDS = 4  # ids with more rows than this are summed separately
 SHARE = 1 << 18  # elements, at least, for Adam to use another core
@@ -50,8 +50,8 @@ def _in_threads(x: Array, w: Array, out: Array) -> bool:
     return on_host(x, w, out) and x.size > 0 and w.size > 0 and free_cores() > 1
 
 
-@numpy_kernel(equations.product, fits=_in_threads)
-def product(x: Array, w: Array, out: Array) -> Array:
+@numpy_kernel(equations.matmul, fits=_in_threads)
+def matmul(x: Array, w: Array, out: Array) -> Array:
     """A small product under the ContentionGuard of threads, a large one split among the cores."""
     n, m = out.shape
     if n <= FEW or x.size * m < SMALL:
@@ -67,17 +67,17 @@ def product(x: Array, w: Array, out: Array) -> Array:
 
 
 @numpy_kernel(
-    equations.times_transpose,
+    equations.matmul_nt,
     fits=lambda x, w, out: on_host(x, w, out) and len(x) <= FEW,
 )
-def times_transpose(x: Array, w: Array, out: Array) -> Array:
-    row_products_transpose(x, w, out)(0, 0, len(x))
+def matmul_nt(x: Array, w: Array, out: Array) -> Array:
+    row_matmul_nt(x, w, out)(0, 0, len(x))
     return out
 
 
-@numpy_kernel(recurrent.row_products, fits=on_host)
-def row_products(x: Array, w: Array, out: Array) -> MultiplyRows:
-    dot: Any = product if _in_threads(x, w, out) else np.dot
+@numpy_kernel(recurrent.row_matmul, fits=on_host)
+def row_matmul(x: Array, w: Array, out: Array) -> MultiplyRows:
+    dot: Any = matmul if _in_threads(x, w, out) else np.dot
 
     def multiply(i: int, o: int, n: int) -> None:
         dot(x[i : i + n], w, out[o : o + n])
@@ -85,8 +85,8 @@ def row_products(x: Array, w: Array, out: Array) -> MultiplyRows:
     return multiply
 
 
-@numpy_kernel(recurrent.row_products_transpose, fits=on_host)
-def row_products_transpose(x: Array, w: Array, out: Array) -> MultiplyRows:
+@numpy_kernel(recurrent.row_matmul_nt, fits=on_host)
+def row_matmul_nt(x: Array, w: Array, out: Array) -> MultiplyRows:
     """Products of few rows as (w @ x.T).T.
 
     OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as
@@ -95,14 +95,14 @@ def row_products_transpose(x: Array, w: Array, out: Array) -> MultiplyRows:
     m, turned = len(w), w.T
     threads = free_cores() > 1 and x.size > 0 and w.size > 0
     dot: Any = contention_guard().dot if threads else np.dot
-    room = np.empty(min(len(out), FEW) * m, out.dtype)
+    scratch = np.empty(min(len(out), FEW) * m, out.dtype)
 
     def multiply(i: int, o: int, n: int) -> None:
         rows, to = x[i : i + n], out[o : o + n]
         if n > FEW:
             np.dot(rows, turned, to)
             return
-        transposed = room[: n * m].reshape(m, n)
+        transposed = scratch[: n * m].reshape(m, n)
         dot(w, rows.T, transposed)
         to[...] = transposed.T
 
@@ -331,14 +331,14 @@ def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates) -> Gates:
 
 
 @numpy_kernel(recurrent.lstm_gate_steps, fits=lambda a, r, c_prev, out: on_host(r, c_prev, *out))
-def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
+def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
     """A sigmoid is (1 + tanh(x / 2)) / 2, so that one tanh serves all four gates."""
     (h, c, gates, tanh_c), H = out, c_prev.shape[1]
     most = _rows_of_a_block(4 * H)
     half, shift = _halves(most, H, gates.dtype)
     i, f, o, g = split_gates(gates)
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         first, before, after, n, _ = step
         for k in range(0, n, most):
             m = min(most, n - k)
@@ -357,7 +357,7 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
             np.tanh(cell, t)
             np.multiply(o[rows], t, h[states_after])
 
-    return take
+    return step_fn
 
 
 @functools.lru_cache(maxsize=8)
@@ -376,7 +376,7 @@ def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]
 )
 def lstm_gate_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
-) -> TakeStep:
+) -> StepFn:
     """In the order of the plain equations, so with their bits."""
     dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
     (_, c, gates, tanh_c), (N, H) = out, dc.shape
@@ -386,7 +386,7 @@ def lstm_gate_backward_steps(
     factors = np.empty((most, 4 * H), da.dtype)
     factors_g = factors[:, 3 * H :]
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         first, before, _, n, _ = step
         for k in range(0, n, most):
             m = min(most, n - k)
@@ -414,26 +414,26 @@ def lstm_gate_backward_steps(
             np.multiply(dx, factor, dx)  # by 1 - i, 1 - f, 1 - o and 1 - g * g
             np.multiply(dc_all, f[rows], dc_all)
 
-    return take
+    return step_fn
 
 
 @numpy_kernel(recurrent.rnn_cell_steps, fits=on_host)
-def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
-    def take(step: Step) -> None:
+def rnn_cell_steps(a: Array, h: Array) -> StepFn:
+    def step_fn(step: Step) -> None:
         first, _, after, n, _ = step
         r = h[after : after + n]
         np.add(a[first : first + n], r, r)
         np.tanh(r, r)
 
-    return take
+    return step_fn
 
 
 @numpy_kernel(recurrent.rnn_cell_backward_steps, fits=on_host)
-def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> TakeStep:
+def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> StepFn:
     dh_next[...] = 0
     scratch = np.empty_like(dh_next)
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         first, _, after, n, _ = step
         rows, state, t = slice(first, first + n), h[after : after + n], scratch[:n]
         total = da[rows]
@@ -442,4 +442,4 @@ def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> T
         np.subtract(1, t, t)
         np.multiply(total, t, total)
 
-    return take
+    return step_fn

@@ -22,7 +22,7 @@ VIEWS, SAMPLES = 3, 4  # streams of augmentations and of sampled captions; masks
 
 def dropout_masks(
     masks: Sequence[Sequence[Array]],
-    numbers: Sequence[Sequence[Array]],
+    mask_rows: Sequence[Sequence[Array]],
     counts: Sequence[int],
     seed: int,
     step: int,
@@ -40,17 +40,17 @@ def dropout_masks(
     Parameters
     ----------
     masks : of each part of the batch, for each stream: array (n, width), bool, written to
-    numbers : likewise: array (n,), int32, the row number of each row; -1, on a device alone, of one
+    mask_rows : likewise: array (n,), int32, the row number of each row; -1, on a device alone, of one
         that keeps no unit
     counts : for each stream, the rows of the whole batch; its numbers are 0..count-1
     seed, step : int in 0..2**63-1
     """
-    if fast := find(dropout_masks, masks, numbers, counts, seed, step, keep):
-        fast(masks, numbers, counts, seed, step, keep)
+    if fast := find(dropout_masks, masks, mask_rows, counts, seed, step, keep):
+        fast(masks, mask_rows, counts, seed, step, keep)
         return
     for stream, count in enumerate(counts):
         kept = _kept_units(seed, stream, step, (count, masks[0][stream].shape[1]), keep)
-        for part, rows in zip(masks, numbers, strict=True):
+        for part, rows in zip(masks, mask_rows, strict=True):
             mask = part[stream]
             gather(asarray(kept, like=mask), rows[stream], out=mask)
             if is_device_array(mask):

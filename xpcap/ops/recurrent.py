@@ -4,16 +4,16 @@ Four parts: packed sequences, products of a step's rows, the LSTM, the RNN. Each
 the equations of one step on separate arrays (`lstm_gates`, `lstm_gates_backward`) and the step of
 a loop (`lstm_steps`, `lstm_backward_steps`). A loop over whole buffers is then
 
-    take = lstm_steps(a, Wh, (h, c), out)                       take = lstm_backward_steps(dh, ...)
+    step_fn = lstm_steps(a, Wh, (h, c), out)                    step_fn = lstm_backward_steps(dh, ...)
     for step in rows.steps:                                     for step in reversed(rows.steps):
-        take(step)                                                  take(step)
+        step_fn(step)                                               step_fn(step)
 
 with a = x @ Wx + b of all rows in one product before it, and the gradients of Wx, Wh and b in one
 product each after it, as in layers/lstm.py and layers/rnn.py. The functions of a step choose
 their kernels once for a sequence: at each step nothing is looked up, and nothing is sliced that
 stays the same. Kernels, in numpy_kernels.py, cuda_kernels.py and cublas.py:
 
-    row_products...                  NumPy: a product that avoids waiting threads; CuPy: cuBLAS
+    row_matmul...                    NumPy: a product that avoids waiting threads; CuPy: cuBLAS
     lstm_gate_steps, rnn_cell_steps  NumPy: in place, in blocks of rows; CuPy: one launch a step
     lstm_steps                       CuPy, at most 128 sequences: product and gates in one launch
 
@@ -30,7 +30,7 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.memory import Buffer, fresh
 from xpcap.ops.dispatch import find
-from xpcap.ops.equations import gather, gather_plus, product, sigmoid, times_transpose
+from xpcap.ops.equations import gather, gather_plus, matmul, matmul_nt, sigmoid
 
 # ---- Packed sequences
 #
@@ -51,7 +51,7 @@ class Step(NamedTuple):
     """A time step of n sequences, by the beginnings of its rows and states.
 
     Its rows begin at row `first`. In a stack of states, the ones before it begin at `before`, the
-    ones after it at `after`. The first `more` of its sequences have a next step, whose rows begin
+    ones after it at `after`. The first `n_next` of its sequences have a next step, whose rows begin
     at `first + n`.
     """
 
@@ -59,7 +59,7 @@ class Step(NamedTuple):
     before: int
     after: int
     n: int
-    more: int
+    n_next: int
 
     @property
     def rows(self) -> slice:
@@ -77,7 +77,7 @@ class Step(NamedTuple):
         return slice(self.after, self.after + self.n)
 
 
-TakeStep = Callable[[Step], None]
+StepFn = Callable[[Step], None]
 
 
 def single_step(n: int) -> Step:
@@ -144,9 +144,9 @@ class PackedSequences(NamedTuple):
 @functools.lru_cache(maxsize=64)  # the forward and the backward loop ask for the same ones
 def _steps(batch_sizes: tuple[int, ...], N: int) -> tuple[Step, ...]:
     steps, first, before = [], 0, 0
-    for n, more in itertools.zip_longest(batch_sizes, batch_sizes[1:], fillvalue=0):
+    for n, n_next in itertools.zip_longest(batch_sizes, batch_sizes[1:], fillvalue=0):
         if n:
-            steps.append(Step(first, before, N + first, n, more))
+            steps.append(Step(first, before, N + first, n, n_next))
         first, before = first + n, N + first
     return tuple(steps)
 
@@ -178,14 +178,14 @@ class RecurrentTerm(Protocol):
     whole buffers, and returns a function that takes one Step.
     """
 
-    def forward_steps(self, h: Array, r: Array) -> TakeStep:
+    def forward_steps(self, h: Array, r: Array) -> StepFn:
         """Steps that add the term of h[step.states_before] to r[step.rows] (n, G).
 
         `h` is the stack of states that steps start from. `r` has all rows: the term adds to any
         part of the pre-activation whose gradient is da.
         """
 
-    def backward_steps(self, da: Array, dh_prev: Array) -> TakeStep:
+    def backward_steps(self, da: Array, dh_prev: Array) -> StepFn:
         """Steps that backpropagate da[step.rows] (n, G), the gradient of the pre-activation.
 
         The gradient of the states before is added to dh_prev[: step.n] in place.
@@ -228,43 +228,43 @@ def sequence_sum(x: Array, rows: PackedSequences, out: Array) -> Array:
 MultiplyRows = Callable[[int, int, int], None]
 
 
-def row_products(x: Array, w: Array, out: Array) -> MultiplyRows:
+def row_matmul(x: Array, w: Array, out: Array) -> MultiplyRows:
     """out[o : o + n] = x[i : i + n] @ w; x (., k), w (k, m), out (., m)."""
-    if fast := find(row_products, x, w, out):
+    if fast := find(row_matmul, x, w, out):
         return fast(x, w, out)
 
     def multiply(i: int, o: int, n: int) -> None:
-        product(x[i : i + n], w, out=out[o : o + n])
+        matmul(x[i : i + n], w, out=out[o : o + n])
 
     return multiply
 
 
-def row_products_add(x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> MultiplyRows:
+def row_matmul_add(x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> MultiplyRows:
     """out[o : o + n] += x[i : i + n] @ w; x (., k), w (k, m), out (., m).
 
     Memory for a product comes from `buffer`, if needed.
     """
-    if fast := find(row_products_add, x, w, out):
+    if fast := find(row_matmul_add, x, w, out):
         return fast(x, w, out)
-    room = out[:0]
+    scratch = out[:0]
 
     def multiply(i: int, o: int, n: int) -> None:
-        nonlocal room
-        if n > len(room):  # once: the first step has the most rows
-            room = (buffer or fresh(out))("product", (n, out.shape[1]))
+        nonlocal scratch
+        if n > len(scratch):  # once: the first step has the most rows
+            scratch = (buffer or fresh(out))("product", (n, out.shape[1]))
         to = out[o : o + n]
-        to += product(x[i : i + n], w, out=room[:n])
+        to += matmul(x[i : i + n], w, out=scratch[:n])
 
     return multiply
 
 
-def row_products_transpose(x: Array, w: Array, out: Array) -> MultiplyRows:
+def row_matmul_nt(x: Array, w: Array, out: Array) -> MultiplyRows:
     """out[o : o + n] = x[i : i + n] @ w.T; x (., k), w (m, k), out (., m)."""
-    if fast := find(row_products_transpose, x, w, out):
+    if fast := find(row_matmul_nt, x, w, out):
         return fast(x, w, out)
 
     def multiply(i: int, o: int, n: int) -> None:
-        times_transpose(x[i : i + n], w, out[o : o + n])
+        matmul_nt(x[i : i + n], w, out[o : o + n])
 
     return multiply
 
@@ -366,7 +366,7 @@ def lstm_steps(
     state: tuple[Array, Array],
     out: Gates,
     extra_term: RecurrentTerm | None = None,
-) -> TakeStep:
+) -> StepFn:
     """A step of an LSTM: h, c and the gates from a + h_prev @ Wh (+ extra_term).
 
     a (R, 4H), out.gates and out.tanh_c by row. `state` has the stacks h and c of the states before;
@@ -375,33 +375,33 @@ def lstm_steps(
     if extra_term is None and (fast := find(lstm_steps, a, Wh, state, out)):
         return fast(a, Wh, state, out)
     h, c = state
-    multiply, gate = row_products(h, Wh, out.gates), lstm_gate_steps(a, out.gates, c, out)
+    multiply, gate = row_matmul(h, Wh, out.gates), lstm_gate_steps(a, out.gates, c, out)
     add = None if extra_term is None else extra_term.forward_steps(h, out.gates)
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         multiply(step.before, step.first, step.n)  # r, overwritten by the gates
         if add is not None:
             add(step)
         gate(step)
 
-    return take
+    return step_fn
 
 
-def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> TakeStep:
+def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
     """lstm_gates on a step's rows: a, r, gates, tanh_c (R, .) by row; c_prev, h, c are stacks."""
     if fast := find(lstm_gate_steps, a, r, c_prev, out):
         return fast(a, r, c_prev, out)
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         rows, after = step.rows, step.states_after
         results = Gates(out.h[after], out.c[after], out.gates[rows], out.tanh_c[rows])
         lstm_gates(a[rows], r[rows], c_prev[step.states_before], out=results)
 
-    return take
+    return step_fn
 
 
 # Backward, later steps first. dh_next and dc (N, H) hand gradients from a step to the one before
-# it: step t reads rows 0..n-1 and overwrites them for step t - 1. Only the first `more` of its
+# it: step t reads rows 0..n-1 and overwrites them for step t - 1. Only the first `n_next` of its
 # sequences have a next step, which has just written their rows. The others end here: no step has
 # written theirs yet, so they still hold what the loop began with, 0 in dh_next and in dc the
 # gradient of the last c, if there is one. So sequences may end at any step, without a test or a
@@ -417,7 +417,7 @@ def lstm_backward_steps(
     da: Array,
     extra_term: RecurrentTerm | None = None,
     dc_T: Array | None = None,
-) -> TakeStep:
+) -> StepFn:
     """Gradients of lstm_steps, later steps first.
 
     A step writes da by row, and dh_next[:n] and dc[:n], the gradients for the step before; the
@@ -428,25 +428,25 @@ def lstm_backward_steps(
     if is_plain and (fast := find(lstm_backward_steps, dh, dh_next, dc, out, Wh, da)):
         return fast(dh, dh_next, dc, out, Wh, da)
     gate = lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T)
-    multiply = row_products_transpose(da, Wh, dh_next)
+    multiply = row_matmul_nt(da, Wh, dh_next)
     add = None if extra_term is None else extra_term.backward_steps(da, dh_next)
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         gate(step)
         multiply(step.first, 0, step.n)  # dh_next = da @ Wh.T
         if add is not None:
             add(step)
 
-    return take
+    return step_fn
 
 
 def lstm_gate_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
-) -> TakeStep:
+) -> StepFn:
     """Gradients of lstm_gates on the rows of a step, later steps first.
 
     dh, da (R, .) by row; `out` has the whole buffers of the forward pass. dh_next and dc (N, H)
-    hold the gradients from the next step for the first `more` sequences of a step. For the others
+    hold the gradients from the next step for the first `n_next` sequences of a step. For the others
     dh_next counts as 0 and dc as dc_T (N, H), the gradient of c after a sequence's last step. They
     begin so; on a GPU without dc_T both count as 0 whatever they hold.
     """
@@ -454,13 +454,13 @@ def lstm_gate_backward_steps(
         return fast(dh, dh_next, dc, out, da, dc_T)
     dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         rows, n = step.rows, step.n
         upstream = dh[rows], dh_next[:n], dc[:n]
         c_prev, to = out.c[step.states_before], (da[rows], dc[:n])
         lstm_gates_backward(*upstream, out.gates[rows], out.tanh_c[rows], c_prev, out=to)
 
-    return take
+    return step_fn
 
 
 # ---- The RNN
@@ -490,33 +490,33 @@ def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = N
 
 def rnn_steps(
     a: Array, Wh: Array, h_prev: Array, h: Array, extra_term: RecurrentTerm | None = None
-) -> TakeStep:
+) -> StepFn:
     """A step of an RNN: h = tanh(a + h_prev @ Wh (+ extra_term)).
 
     a (R, H) by row; h_prev and h are stacks, which may be the same.
     """
-    multiply, activate = row_products(h_prev, Wh, h), rnn_cell_steps(a, h)
+    multiply, activate = row_matmul(h_prev, Wh, h), rnn_cell_steps(a, h)
     # The extra term is added to the rows of h, which begin behind the initial states
     add = None if extra_term is None else extra_term.forward_steps(h_prev, h[len(h) - len(a) :])
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         multiply(step.before, step.after, step.n)  # r, overwritten by the new state
         if add is not None:
             add(step)
         activate(step)
 
-    return take
+    return step_fn
 
 
-def rnn_cell_steps(a: Array, h: Array) -> TakeStep:
+def rnn_cell_steps(a: Array, h: Array) -> StepFn:
     """rnn_cell on a step's rows: a (R, H) by row; the stack h has r, and receives the states."""
     if fast := find(rnn_cell_steps, a, h):
         return fast(a, h)
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         rnn_cell(a[step.rows], h[step.states_after], out=h[step.states_after])
 
-    return take
+    return step_fn
 
 
 def rnn_backward_steps(
@@ -526,28 +526,28 @@ def rnn_backward_steps(
     Wh: Array,
     da: Array,
     extra_term: RecurrentTerm | None = None,
-) -> TakeStep:
+) -> StepFn:
     """Gradients of rnn_steps, later steps first: da by row, dh_next[:n] for the step before."""
     activate = rnn_cell_backward_steps(dh, dh_next, h, da)
-    multiply = row_products_transpose(da, Wh, dh_next)
+    multiply = row_matmul_nt(da, Wh, dh_next)
     add = None if extra_term is None else extra_term.backward_steps(da, dh_next)
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         activate(step)
         multiply(step.first, 0, step.n)  # dh_next = da @ Wh.T
         if add is not None:
             add(step)
 
-    return take
+    return step_fn
 
 
-def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> TakeStep:
+def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> StepFn:
     """rnn_cell_backward on the rows of a step, later steps first; dh_next as for the LSTM."""
     if fast := find(rnn_cell_backward_steps, dh, dh_next, h, da):
         return fast(dh, dh_next, h, da)
     dh_next[...] = 0
 
-    def take(step: Step) -> None:
+    def step_fn(step: Step) -> None:
         rnn_cell_backward(dh[step.rows], dh_next[: step.n], h[step.states_after], out=da[step.rows])
 
-    return take
+    return step_fn

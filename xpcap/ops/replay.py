@@ -5,7 +5,7 @@ and addresses, while an upload changes what lies there. So the first such step i
 next ones run the record, without deciding anything again.
 
 Only launches of our own kernels and products are recorded. What CuPy launches by itself is not, so
-an operation without a kernel, which CuPy then computes, spoils a recording.
+an operation without a kernel, which CuPy then computes, invalidates a recording.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.work: list[Work] = []
-        self.spoiled: str | None = None  # name of an operation that CuPy computed
+        self.invalidated: str | None = None  # name of an operation that CuPy computed
 
 
 _current: contextvars.ContextVar[Recording | None] = contextvars.ContextVar(
@@ -61,10 +61,10 @@ def note(work: Work) -> None:
         record.work.append(work)
 
 
-def spoil(operation: str) -> None:
+def invalidate(operation: str) -> None:
     """Let a recording that is on not be used: CuPy computes an operation."""
     if (record := _current.get()) is not None:
-        record.spoiled = record.spoiled or operation
+        record.invalidated = record.invalidated or operation
 
 
 class Replay(Generic[T]):
@@ -165,6 +165,6 @@ def replayed(
     with recording() as record:
         result = compute()
     # Without the key a buffer moved on the way, and the next step of this layout is recorded
-    if key in store and record.spoiled is None:
+    if key in store and record.invalidated is None:
         store[key] = Replay(record.work, result, written(result))
     return result

@@ -13,7 +13,7 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.features import Projection, blocks, fit_projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.metrics.cider import DocumentFrequencies
-from xpcap.ops import largest
+from xpcap.ops import topk
 from xpcap.threads import blas
 
 SIZE = 128  # numbers of a photo in the index: with more of them, neighbours are no better
@@ -123,10 +123,10 @@ class PhotoIndex:
                 similarities = directions @ asarray(block, like=directions).T
             similar = (similarities > 0) & (similarities < SAME)
             similarities = xp.where(similar, similarities, -np.inf)
-            found, columns = largest(similarities, min(k, len(block)))
+            found, columns = topk(similarities, min(k, len(block)))
             values = xp.concatenate([values, found], axis=1)
             rows = xp.concatenate([rows, columns + start], axis=1)
-            values, columns = largest(values, k)
+            values, columns = topk(values, k)
             starts = xp.arange(n, dtype=np.int64)[:, None] * rows.shape[1]
             rows = rows.reshape(-1)[starts + columns]
         photos, similarities = to_numpy(rows), to_numpy(values)

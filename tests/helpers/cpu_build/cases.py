@@ -372,12 +372,12 @@ def softmax_equations(
     return -(wanted * log_p).sum(axis=1), np.exp(log_p) - wanted
 
 
-def normalise(draw: Draw, rows: int, V: int) -> Case:
+def log_softmax(draw: Draw, rows: int, V: int) -> Case:
     scores = draw.normal(rows, V)
     scores *= 3
     shifted = wide(scores) - wide(scores).max(axis=1, keepdims=True)
     wanted = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return Case("normalise", (rows,), draw.threads, [scores, np.int32(V)], {0: wanted})
+    return Case("log_softmax", (rows,), draw.threads, [scores, np.int32(V)], {0: wanted})
 
 
 def forbid(draw: Draw, rows: int, V: int) -> Case:
@@ -389,17 +389,17 @@ def forbid(draw: Draw, rows: int, V: int) -> Case:
     return Case("forbid", (draw.blocks(rows * len(words)),), draw.threads, args, {0: wanted})
 
 
-def likeliest(draw: Draw, rows: int, V: int) -> Case:
+def argmax(draw: Draw, rows: int, V: int) -> Case:
     """Every other row has its largest score twice."""
     scores, words = draw.normal(rows, V), guarded(np.full(rows, 113, np.int32))
     found = scores.argmax(axis=1)
     for row in range(0, rows, 2):
         scores[row, draw.rng.integers(V)] = scores[row, found[row]]
     args = [scores, words, np.int32(V)]
-    return Case("likeliest", (rows,), draw.threads, args, {1: wide(scores.argmax(axis=1))})
+    return Case("argmax", (rows,), draw.threads, args, {1: wide(scores.argmax(axis=1))})
 
 
-def draw_words(draw: Draw, rows: int, V: int, temperature: float | None = None) -> Case:
+def sample_words(draw: Draw, rows: int, V: int, temperature: float | None = None) -> Case:
     """Half of the words have no probability; each uniform is in the middle of a likely word's."""
     x, words = draw.normal(rows, V), guarded(np.full(rows, 113, np.int32))
     never = draw.rng.random((rows, V)) < 0.5
@@ -417,10 +417,10 @@ def draw_words(draw: Draw, rows: int, V: int, temperature: float | None = None) 
     u = guarded(((ends - p / 2)[every, chosen] / ends[:, -1]).astype(draw.dtype))
     soft = temperature is not None
     args = [x, u, words, *draw.reals(temperature or 1), *ints(soft, V)]
-    return Case("draw_words", (rows,), draw.threads, args, {2: wide(chosen)})
+    return Case("sample_words", (rows,), draw.threads, args, {2: wide(chosen)})
 
 
-def continue_beams(draw: Draw, pictures: int, size: int, V: int, first: bool = False) -> Case:
+def beam_step(draw: Draw, pictures: int, size: int, V: int, first: bool = False) -> Case:
     """Pictures with a hypothesis each before the first word, then with any number of them, some
     without. A word in three cannot follow. Another ranking than the scores' decides.
     """
@@ -442,7 +442,7 @@ def continue_beams(draw: Draw, pictures: int, size: int, V: int, first: bool = F
     args = [ranked, scores, totals, rows, words, parents, draw.poison(n * each)]
     args += ints(n, each, size, 7, V)
     wanted = {4: wide(word), 5: wide(parent), 6: new}
-    return Case("continue_beams", (n,), draw.threads, args, wanted)
+    return Case("beam_step", (n,), draw.threads, args, wanted)
 
 
 def segment_sum(draw: Draw, R: int, C: int, K: int, first: int = 0) -> Case:
@@ -946,14 +946,14 @@ CASES = {
             ],
         )
         for name, make in (
-            ("normalise", normalise),
+            ("log_softmax", log_softmax),
             ("forbid", forbid),
-            ("likeliest", likeliest),
+            ("argmax", argmax),
         )
     },
-    "draw_words": Kernel(
+    "sample_words": Kernel(
         "choosing.cu",
-        draw_words,
+        sample_words,
         [
             {"rows": rows, "V": V, "temperature": temperature}
             for rows, V, temperature in (
@@ -967,9 +967,9 @@ CASES = {
             )
         ],
     ),
-    "continue_beams": Kernel(
+    "beam_step": Kernel(
         "choosing.cu",
-        continue_beams,
+        beam_step,
         [
             {"pictures": pictures, "size": size, "V": V, "first": first}
             for pictures, size, V, first in (

@@ -1,6 +1,6 @@
 // The choice of the next words: log-probabilities, forbidden words, the likeliest ones, draws, and
-// the best continuations in a beam. Contracts: ops.normalise, ops.forbid, ops.likeliest,
-// ops.draw_words, ops.continue_beams.
+// the best continuations in a beam. Contracts: ops.log_softmax_, ops.forbid, ops.argmax,
+// ops.sample_words, ops.beam_step.
 //
 // But for `forbid` a block of THREADS threads has a row of V scores, or the rows of a picture's hypotheses; each
 // thread takes every THREADS-th score. Sums and choices are reduced in a tree of fixed shape, so
@@ -24,7 +24,7 @@ __device__ real maximum(const real* row, int V, real* partial) {
 }
 
 // Grid: a block for each row.
-extern "C" __global__ void normalise(real* scores, int V) {
+extern "C" __global__ void log_softmax(real* scores, int V) {
     __shared__ real partial[THREADS];
     const int thread = threadIdx.x;
     real* row = scores + (long long)blockIdx.x * V;
@@ -54,7 +54,7 @@ __device__ bool leads(real a, int i, real b, int j) {
 }
 
 // Grid: a block for each row.
-extern "C" __global__ void likeliest(const real* scores, int* words, int V) {
+extern "C" __global__ void argmax(const real* scores, int* words, int V) {
     __shared__ real best[THREADS];
     __shared__ int places[THREADS];
     const int thread = threadIdx.x;
@@ -86,7 +86,7 @@ __device__ real weight(real x, real most, real temperature, int soft) { return s
 // x are scores if `soft`, else probabilities. Grid: a block for each row, whose threads have equal
 // shares of neighbouring words: sums of shares are added up in order, and so are the words of the
 // share that the drawn word is in.
-extern "C" __global__ void draw_words(const real* x, const real* u, int* words, real temperature, int soft, int V) {
+extern "C" __global__ void sample_words(const real* x, const real* u, int* words, real temperature, int soft, int V) {
     __shared__ real sums[THREADS];
     __shared__ real total[1];
     const int thread = threadIdx.x, share = (V + THREADS - 1) / THREADS;
@@ -138,7 +138,7 @@ __device__ bool precedes(const Candidate& a, const Candidate& b) {
 // Grid: a block for each of the n hypotheses, whose table rows are `rows`; the first one of a
 // picture has its block's work. Each best candidate takes a pass over the picture's scores, for
 // those that come after the last one found.
-extern "C" __global__ void continue_beams(const real* ranked, const real* scores, const real* totals, const int* rows, int* words, int* parents,
+extern "C" __global__ void beam_step(const real* ranked, const real* scores, const real* totals, const int* rows, int* words, int* parents,
                                           real* new_totals, int n, int each, int size, int null, int V) {
     __shared__ real best_totals[THREADS];
     __shared__ real best_values[THREADS];
