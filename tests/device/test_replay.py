@@ -214,9 +214,9 @@ def test_padded_words_are_distinct_and_ascend_and_count_as_before() -> None:
         packed = batches.pack(LEAST[:N], 0, layouts=((N,) * T,), V=V)
         assert len(packed.words) == min(batches.WORDS, V)
         assert (np.diff(packed.words) > 0).all()
-        real = packed.numbers >= 0
+        real = packed.word_mask_rows >= 0
         np.testing.assert_array_equal(packed.words[real], plain.words)
-        np.testing.assert_array_equal(packed.numbers[real], np.arange(len(plain.words)))
+        np.testing.assert_array_equal(packed.word_mask_rows[real], np.arange(len(plain.words)))
         sizes = np.diff(packed.inputs.starts)
         assert ((sizes > 0) == real).all()
         np.testing.assert_array_equal(packed.words[packed.inputs.ids][packed.inputs.order[:3]], 1)

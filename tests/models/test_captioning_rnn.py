@@ -302,10 +302,10 @@ def test_packing_lists_live_steps_longest_first_and_each_word_once() -> None:
     assert packed.order.tolist() == [1, 0, 2]
     assert packed.words.tolist() == [0, 1, 5, 6]
     assert packed.words[packed.inputs.ids].tolist() == [1, 1, 5, 5, 6, 0]
-    assert packed.kept is not None
-    assert packed.kept.tolist() == [0, 1, 2, 3, 5]
+    assert packed.target_rows is not None
+    assert packed.target_rows.tolist() == [0, 1, 2, 3, 5]
     assert packed.targets.tolist() == [5, 5, 6, 2, 2]
-    assert packed.source.tolist() == [2, 0, 3, 1, 5]
+    assert packed.hidden_mask_rows.tolist() == [2, 0, 3, 1, 5]
 
 
 @CELLS

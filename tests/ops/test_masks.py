@@ -169,7 +169,9 @@ def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(
             for place in range(n)
         ]
         kept = (
-            range(len(steps)) if part.packed.kept is None else to_numpy(part.packed.kept)
+            range(len(steps))
+            if part.packed.target_rows is None
+            else to_numpy(part.packed.target_rows)
         )  # a NULL inside a caption has no mask
         np.testing.assert_array_equal(
             to_numpy(part.masks.hidden), of_hidden[[live.index(steps[row]) for row in kept]]

@@ -84,11 +84,12 @@ class PackedCaptions(NamedTuple):
     order: Array  # (N,) caption number at each sorted position
     words: Array  # (K,) ids of the distinct input words
     inputs: Segments  # rows grouped by input word; ids index `words`
-    kept: Array | None  # (L,) rows whose target is not NULL; None if all are
+    target_rows: Array | None  # (L,) rows whose target is not NULL; None if all are
     targets: Array  # (L,) their target ids
     # Host: (L,) their positions in the list of live steps, caption by caption; -1 without a target
-    source: np.ndarray
-    numbers: np.ndarray  # host: (K,) position of each word among those of the batch; -1 if of none
+    hidden_mask_rows: np.ndarray
+    # Host: (K,) position of each word among those of the batch; -1 if of none
+    word_mask_rows: np.ndarray
     layout: tuple[int, ...] | None = None  # that it is padded to
 
 
@@ -157,11 +158,11 @@ def prepare_batch(
     packed = [
         pack(captions, null, part, len(buffers), shard, layouts, V) for part in range(len(buffers))
     ]
-    numbers: Sequence[Sequence[np.ndarray]] = [()] * len(packed)
+    mask_rows: Sequence[Sequence[np.ndarray]] = [()] * len(packed)
     counts: Sequence[int] = ()
     if draw is not None:
         whole = None if shard is None else [pack(captions, null)]
-        numbers, counts = row_numbers(packed, whole)
+        mask_rows, counts = mask_rows_of(packed, whole)
 
     # Features: a table on the device, and the row of each caption in it
     if isinstance(features, FeatureRows):
@@ -177,12 +178,12 @@ def prepare_batch(
 
     # To the device: index arrays, masks, and the factors of the rows with a target
     sent = [
-        send(p, table, rows[p.order], more, buffer)
-        for p, more, buffer in zip(packed, numbers, buffers, strict=True)
+        send(p, table, rows[p.order], own, buffer)
+        for p, own, buffer in zip(packed, mask_rows, buffers, strict=True)
     ]
     masks = [Masks()] * len(packed)
     if draw is not None:
-        masks = masks_of(config, draw, [more for _, more in sent], counts, buffers)
+        masks = masks_of(config, draw, [own for _, own in sent], counts, buffers)
     scales: Sequence[Array | float] = [
         scale if isinstance(scale, float) else _by_target(scale, p, buffer, like.dtype)
         for p, buffer in zip(packed, buffers, strict=True)
@@ -197,7 +198,7 @@ def _by_target(
 ) -> Array:
     """Factors of captions (N,), for the rows with a target (L,), in `buffer`."""
     by_row = scale[packed.order][packed.rows.sequence]
-    by_target = by_row if packed.kept is None else by_row[packed.kept]
+    by_target = by_row if packed.target_rows is None else by_row[packed.target_rows]
     return buffer.upload("scale", by_target.astype(dtype))
 
 
@@ -246,7 +247,7 @@ def pack(
     ----------
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
     null : id of the padding word
-    part, parts : pack part `part` of `parts`, as in `dealt`; `order` and `source` are then those
+    part, parts : pack part `part` of `parts`, as in `dealt`; `order` and `hidden_mask_rows` are then those
         of the whole batch
     shard : (n,), int, the captions to pack, or to pack a part of. None: all
     layouts, V : pad to the first of the layouts that fits, if one does, for V words in all
@@ -269,12 +270,18 @@ def pack(
     t = np.arange(len(rows.batch_sizes)).repeat(rows.batch_sizes)
     at, words = caption * (T + 1) + t, captions.ravel()
     distinct, segments = _grouped(words.take(at))
-    targets, source, kept = words.take(at + 1), (lengths.cumsum() - lengths).take(caption) + t, None
+    targets, hidden_mask_rows, target_rows = (
+        words.take(at + 1),
+        (lengths.cumsum() - lengths).take(caption) + t,
+        None,
+    )
     if not (has_target := targets != null).all():
-        kept = has_target.nonzero()[0]
-        targets, source = targets[kept], source[kept]
-    numbers = np.arange(len(distinct))  # sorted, so each is its own
-    return PackedCaptions(rows, order, distinct, segments, kept, targets, source, numbers)
+        target_rows = has_target.nonzero()[0]
+        targets, hidden_mask_rows = targets[target_rows], hidden_mask_rows[target_rows]
+    word_mask_rows = np.arange(len(distinct))  # sorted, so each is its own
+    return PackedCaptions(
+        rows, order, distinct, segments, target_rows, targets, hidden_mask_rows, word_mask_rows
+    )
 
 
 # ---- Padding to a layout
@@ -333,7 +340,7 @@ def _padded(
     has_target = targets != null
     # A row of padding reads a word that the batch has anyway: it may not count among the distinct
     inputs = np.where(t < lengths.take(caption), words.take(at), captions[order[0], 0])
-    distinct, segments, numbers = _grouped_with_room(inputs, V)
+    distinct, segments, word_mask_rows = _grouped_and_padded(inputs, V)
     return PackedCaptions(
         rows,
         order,
@@ -342,12 +349,12 @@ def _padded(
         None,
         np.where(has_target, targets, NO_TARGET),
         np.where(has_target, first + t, -1),
-        numbers,
+        word_mask_rows,
         layout,
     )
 
 
-def _grouped_with_room(words: np.ndarray, V: int) -> tuple[np.ndarray, Segments, np.ndarray]:
+def _grouped_and_padded(words: np.ndarray, V: int) -> tuple[np.ndarray, Segments, np.ndarray]:
     """As _grouped, but the distinct words are a multiple of WORDS, or all V: others, of no row, are
     among them. Also the position of each among those of the rows; -1 if it is another.
     """
@@ -359,10 +366,10 @@ def _grouped_with_room(words: np.ndarray, V: int) -> tuple[np.ndarray, Segments,
     (distinct,) = with_others.nonzero()
     of_rows, starts = used.take(distinct), np.zeros(len(distinct) + 1, np.intp)
     counts.take(distinct).cumsum(out=starts[1:])
-    numbers = np.where(of_rows, of_rows.cumsum() - 1, -1)
+    word_mask_rows = np.where(of_rows, of_rows.cumsum() - 1, -1)
     ids = (with_others.cumsum() - 1).take(words)
     narrow = words.astype(np.uint16) if V <= 1 << 16 else words  # as in _grouped
-    return distinct, Segments(ids, narrow.argsort(kind="stable"), starts), numbers
+    return distinct, Segments(ids, narrow.argsort(kind="stable"), starts), word_mask_rows
 
 
 def dealt(captions: np.ndarray, null: int, part: int, parts: int) -> np.ndarray:
@@ -398,27 +405,27 @@ def send(
     packed: PackedCaptions,
     like: Array,
     order: np.ndarray,
-    more: Sequence[np.ndarray],
+    mask_rows: Sequence[np.ndarray],
     buffer: Buffer,
 ) -> tuple[PackedCaptions, list[Array]]:
-    """Packed captions, with `order` for their own, and `more` index vectors, in one transfer."""
-    rows, _, words, inputs, kept, targets, *_ = packed
+    """Packed captions, with `order` for their own, and index vectors `mask_rows`, in one transfer."""
+    rows, _, words, inputs, target_rows, targets, *_ = packed
     if get_array_module(like) is np:
-        return packed._replace(order=order), list(more)
+        return packed._replace(order=order), list(mask_rows)
     assert rows.sequence is not None  # pack() sets both
     assert rows.firsts is not None
-    optional = [x for x in (kept, rows.previous) if x is not None]
-    vectors = [order, words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more]
+    optional = [x for x in (target_rows, rows.previous) if x is not None]
+    vectors = [order, words, *inputs, targets, rows.sequence, rows.firsts, *optional, *mask_rows]
     views = send_joined(vectors, buffer, packed.layout is not None)
     order, words, ids, by_word, starts, targets, sequence, firsts, *rest = views
-    kept = None if kept is None else rest.pop(0)
+    target_rows = None if target_rows is None else rest.pop(0)
     previous = None if rows.previous is None else rest.pop(0)
     sent = packed._replace(
         rows=PackedSequences(rows.batch_sizes, rows.N, previous, sequence, firsts),
         order=order,
         words=words,
         inputs=Segments(ids, by_word, starts),
-        kept=kept,
+        target_rows=target_rows,
         targets=targets,
     )
     return sent, rest
@@ -446,16 +453,16 @@ def send_joined(parts: Sequence[np.ndarray], buffer: Buffer, again: bool = False
 # ---- Dropout masks
 
 
-class RowNumbers(NamedTuple):
+class MaskRows(NamedTuple):
     """Row numbers of dropout masks within the whole batch, for `ops.dropout_masks`."""
 
     parts: Sequence[Sequence[np.ndarray]]  # of each part, for each mask: (n,) int
     counts: Sequence[int]  # for each mask: rows of the whole batch
 
 
-def row_numbers(
+def mask_rows_of(
     parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions] | None = None
-) -> RowNumbers:
+) -> MaskRows:
     """Row numbers of masks, which depend on neither packing nor parts.
 
     Captions count as they come, distinct words by id, and live steps caption by caption. `whole`
@@ -465,29 +472,30 @@ def row_numbers(
     captions, rows = sum(part.rows.N for part in whole), sum(part.rows.R for part in whole)
     if len(whole) == 1 and whole is parts:
         (part,) = parts
-        return RowNumbers(
-            [[part.order, part.numbers, part.source]], (captions, len(part.words), rows)
+        return MaskRows(
+            [[part.order, part.word_mask_rows, part.hidden_mask_rows]],
+            (captions, len(part.words), rows),
         )
     words = np.unique(np.concatenate([part.words for part in whole]))  # sorted
-    numbers = [
+    mask_rows = [
         [
             part.order,
-            np.where(part.numbers < 0, -1, np.searchsorted(words, part.words)),
-            part.source,
+            np.where(part.word_mask_rows < 0, -1, np.searchsorted(words, part.words)),
+            part.hidden_mask_rows,
         ]
         for part in parts
     ]
-    return RowNumbers(numbers, (captions, len(words), rows))
+    return MaskRows(mask_rows, (captions, len(words), rows))
 
 
 def masks_of(
     config: ModelConfig,
     draw: DropoutKey,
-    numbers: Sequence[Sequence[Array]],
+    mask_rows: Sequence[Sequence[Array]],
     counts: Sequence[int],
     buffers: Sequence[Buffer],
 ) -> list[Masks]:
-    """Dropout masks of each part, drawn into its buffer; `numbers` are RowNumbers on the device.
+    """Dropout masks of each part, drawn into its buffer; `mask_rows` are MaskRows on the device.
 
     The regions of a grid share a caption's mask: W_proj reads them all alike, and a unit kept in
     another region would give away the dropped one (Gal & Ghahramani 2016 share masks over time
@@ -495,11 +503,11 @@ def masks_of(
     """
     (*_, D), W, H = config.feature_shape, config.wordvec, config.hidden
     masks = []
-    for (order, words, source), buffer in zip(numbers, buffers, strict=True):
+    for (order, words, hidden), buffer in zip(mask_rows, buffers, strict=True):
         features = buffer("mask of features", (len(order), D), bool)
         vectors = buffer("mask of words", (len(words), W), bool)
-        masks.append(Masks(features, vectors, buffer("mask of hidden", (len(source), H), bool)))
-    dropout_masks(masks, numbers, counts, draw.seed, draw.step, 1 - config.dropout)
+        masks.append(Masks(features, vectors, buffer("mask of hidden", (len(hidden), H), bool)))
+    dropout_masks(masks, mask_rows, counts, draw.seed, draw.step, 1 - config.dropout)
     return masks
 
 

@@ -167,9 +167,9 @@ class Captioner(ABC):
             packed = pack(some, self.word_to_idx["<NULL>"])
             found = np.zeros((len(some), some.shape[1] - 1), self.like.dtype)
             steps = np.arange(len(packed.rows.batch_sizes)).repeat(packed.rows.batch_sizes)
-            caption, kept = packed.order[packed.rows.sequence], packed.kept
-            if kept is not None:
-                caption, steps = caption[kept], steps[kept]
+            caption, target_rows = packed.order[packed.rows.sequence], packed.target_rows
+            if target_rows is not None:
+                caption, steps = caption[target_rows], steps[target_rows]
             found[caption, steps] = network.log_likelihoods(self._members, prepared)
             return found
 

@@ -9,6 +9,16 @@ OWN = ("W_proj", "b_proj", "W_embed", "W_vocab", "b_vocab", "W_image", "Wattn") 
 INJECT = ("init", "every-step", "attention", "attention+every-step")  # how the image enters
 
 
+def has_every_step(inject: str) -> bool:
+    """True if the image is a term of every step, for a name in INJECT."""
+    return "every-step" in inject
+
+
+def has_attention(inject: str) -> bool:
+    """True if each step attends to the regions of a grid, for a name in INJECT."""
+    return "attention" in inject
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes and cell of a captioner. A run's ``config.json`` uses the field names as keys.
@@ -134,12 +144,12 @@ class ModelConfig:
     @property
     def every_step(self) -> bool:
         """True if the image is a term of every step."""
-        return "every-step" in self.inject.split("+")
+        return has_every_step(self.inject)
 
     @property
     def attends(self) -> bool:
         """True if each step attends to the regions of a grid."""
-        return "attention" in self.inject.split("+")
+        return has_attention(self.inject)
 
     @property
     def state_arrays(self) -> int:

@@ -146,9 +146,9 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
     h, cache = cell.rows_forward(
         a, image.start(cell.states), own, rows, buffer.scope("cell"), **extra
     )
-    if packed.kept is not None or masks.hidden is not None:
+    if packed.target_rows is not None or masks.hidden is not None:
         out = buffer("hidden", (len(packed.targets), config.hidden))
-        h = gather(h, packed.kept, out, masks.hidden, keep)
+        h = gather(h, packed.target_rows, out, masks.hidden, keep)
     return Forward(image, vectors, cache, h)
 
 
@@ -165,9 +165,9 @@ def backward(
     packed, masks, keep = part.packed, part.masks, 1 - config.dropout
     image, vectors, loop, _ = cache
     weight, bias = config.recurrent.inputs
-    if packed.kept is not None:
+    if packed.target_rows is not None:
         out = buffer("dh_rows", (packed.rows.R, dh.shape[1]))
-        dh = scatter(dh, packed.kept, out, masks.hidden, keep)  # (R, H)
+        dh = scatter(dh, packed.target_rows, out, masks.hidden, keep)  # (R, H)
     elif masks.hidden is not None:
         dh = gather(dh, None, buffer("dh_rows", dh.shape), masks.hidden, keep)
 

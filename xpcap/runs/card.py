@@ -185,13 +185,12 @@ def _front_matter(run: Run, evaluation: Evaluation | None) -> str:
 
 def _overview(run: Run) -> str:
     config: ModelConfig = run.model.config
-    image = {
-        "init": "the image is its initial state",
-        "every-step": "the image is its initial state and a term of every step",
-        "attention": "every step attends to a grid of the image's regions",
-        "attention+every-step": "every step attends to a grid of the image's regions, and has a"
-        " term of the whole image",
-    }[config.inject]
+    if config.attends:
+        image = "every step attends to a grid of the image's regions"
+        image += ", and has a term of the whole image" if config.every_step else ""
+    else:
+        image = "the image is its initial state"
+        image += " and a term of every step" if config.every_step else ""
     return f"""<!-- Written by xpcap when training ends, and rewritten when training continues. -->
 # {code(run.name)}
 

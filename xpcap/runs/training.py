@@ -21,6 +21,7 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
+from xpcap.models.config import has_attention
 from xpcap.runs.captioning import data_of
 from xpcap.runs.card import write_card
 from xpcap.runs.folder import (
@@ -302,7 +303,7 @@ def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[
 
 
 def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
-    grid, attends = len(data.feature_shape) > 1, "attention" in options.inject
+    grid, attends = len(data.feature_shape) > 1, has_attention(options.inject)
     if grid and not attends:
         raise OptionError(
             f"train_run: `inject` is {options.inject}, for one feature a picture, and the data has"

@@ -19,6 +19,7 @@ from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.layers.cells import CELLS
 from xpcap.memory import Workspace
 from xpcap.models import Batch, CaptioningRNN, ModelConfig
+from xpcap.models.config import has_attention
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.training.solver import CaptioningSolver
@@ -56,7 +57,7 @@ class Setup:
     @property
     def features(self) -> int | tuple[int, int]:
         """Size of a feature, or of a grid."""
-        return (self.P, self.D) if "attention" in self.inject else self.D
+        return (self.P, self.D) if has_attention(self.inject) else self.D
 
 
 class Outcome(NamedTuple):
