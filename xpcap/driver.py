@@ -68,17 +68,17 @@ class Kernel:
         n = len(types)
         slots = "".join("Q" if type_ == "*" else SLOTS[type_] for type_ in types)
         self._pack = struct.Struct(f"<{n}Q{slots}").pack_into
-        self._room = ctypes.c_byte * (16 * n)
+        self._memory = ctypes.c_byte * (16 * n)
         self._offsets = tuple(range(8 * n, 16 * n, 8))
 
     def __call__(self, grid: tuple[int, ...], *args: object) -> None:
-        room = self._room()
-        start = ctypes.addressof(room)
+        memory = self._memory()
+        start = ctypes.addressof(memory)
         pairs = zip(args, self._is_pointer, strict=True)
         values = [x.data.ptr if pointer else x for x, pointer in pairs]  # type: ignore[attr-defined]
-        self._pack(room, 0, *[start + offset for offset in self._offsets], *values)
+        self._pack(memory, 0, *[start + offset for offset in self._offsets], *values)
         x, y, z, *_ = *grid, 1, 1
-        work = Launch(self, (x, y, z), room, args)
+        work = Launch(self, (x, y, z), memory, args)
         work.call(self.current_stream().ptr)()
         self._note(work)
 

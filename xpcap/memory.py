@@ -1,8 +1,8 @@
 """Memory of a computation, and transfers between host and device.
 
-A `Workspace` keeps buffers from step to step and lends them through a `Buffer`; `fresh` gives a
-`Buffer` of new arrays. `Uploads` sends host arrays to a device, `Reading` brings results back while
-the device goes on computing.
+A `Workspace` keeps buffers from step to step and lends them through a `Buffer`; `allocator` gives a
+`Buffer` of new arrays. `Staging` sends host arrays to a device, `AsyncCopy` brings results back
+while the device goes on computing.
 """
 
 import itertools
@@ -74,7 +74,7 @@ class Buffer:
         return Buffer(self._take, self._send, f"{self._prefix}{name}.")
 
 
-def fresh(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
+def allocator(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
     """New arrays of the library and dtype of `like`, whatever their names.
 
     The first ones share one allocation if they have these shapes, in this order. When large arrays
@@ -125,7 +125,7 @@ class Workspace:
         # device's host time
         self._views: dict[str, Array] = {}
         self._others = [Workspace(like) for _ in range(parts - 1)]
-        self._uploads = Uploads(self._xp)
+        self._staging = Staging(self._xp)
         self._records: dict[object, Any] = {}
         self.buffer = Buffer(self._take, self._send, records=self._records)
         self.buffer.graphs = graphs
@@ -153,7 +153,7 @@ class Workspace:
         if self._xp is np:
             return host
         device = self._take(name, host.shape, host.dtype)
-        self._uploads.send(host, device)
+        self._staging.send(host, device)
         return device
 
     @property
@@ -169,7 +169,7 @@ class Workspace:
         )
 
 
-class Uploads:
+class Staging:
     """A ring of pinned buffers: the host writes into one while a device copies from the others.
 
     A copy from ordinary memory would wait for all work launched before it. An upload waits only if
@@ -219,7 +219,7 @@ class Uploads:
             copied.synchronize()  # CuPy reuses pinned memory next: no copy may still read it
 
 
-class Reading:
+class AsyncCopy:
     """Arrays on their way from a device to the host; those of the host have arrived.
 
     The copies are queued behind the work that computes the arrays, and the host goes on. `wait`
@@ -254,3 +254,7 @@ class Reading:
 def _pinned(xp: ModuleType, x: Array) -> np.ndarray:
     """Pinned memory for `x`: a copy to other memory makes the host wait."""
     return np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes))
+
+
+# Earlier names, for code that imports them
+fresh, Uploads, Reading = allocator, Staging, AsyncCopy

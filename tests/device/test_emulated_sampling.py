@@ -16,7 +16,7 @@ from emulated import Counts, Emulator
 import xpcap
 from xpcap import CaptioningRNN, ops
 from xpcap.decoding.decode import decode
-from xpcap.memory import AHEAD, Reading
+from xpcap.memory import AHEAD, AsyncCopy
 from xpcap.models import Beam, Choice, Policy, Sampling
 
 N, D, P, V, START, END = 12, 10, 3, 40, 1, 2
@@ -270,10 +270,10 @@ def test_emulated_copy_ends_before_its_memory_is_given_back(device: Emulator) ->
     import cupy
 
     for looked_at in (False, True):
-        reading = Reading(cupy.zeros(3))
+        copy = AsyncCopy(cupy.zeros(3))
         if looked_at:
-            reading.wait()
-        del reading
+            copy.wait()
+        del copy
     assert [wait.how for wait in device.waits] == 2 * ["Event.synchronize"]
 
 

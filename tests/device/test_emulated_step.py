@@ -24,7 +24,7 @@ from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import TrainingError
-from xpcap.memory import AHEAD, Uploads, Workspace
+from xpcap.memory import AHEAD, Staging, Workspace
 from xpcap.ops import cuda_kernels, plain_only
 from xpcap.progress import Pace
 from xpcap.runs import folder as run_folder
@@ -487,12 +487,12 @@ def test_emulated_uploads_of_two_self_critical_steps_go_at_once(
     monkeypatch.setattr(feed, "SHARE", 0.0)
     solver, sent = make("cupy", inject="every-step"), []
     solver.objective = training.SelfCritical(solver.data, samples=2)
-    send = Uploads.send
+    send = Staging.send
 
-    def counted(self: Uploads, *arrays: Any) -> None:
-        sent.append(self is solver._workspace._uploads)
+    def counted(self: Staging, *arrays: Any) -> None:
+        sent.append(self is solver._workspace._staging)
         send(self, *arrays)
 
-    monkeypatch.setattr(Uploads, "send", counted)
+    monkeypatch.setattr(Staging, "send", counted)
     solver.train_batch(np.arange(N))
     assert 0 < 2 * sum(sent) <= AHEAD

@@ -18,7 +18,7 @@ from xpcap.encoders import find_encoder
 from xpcap.encoders.onnx_graph import Graph
 from xpcap.errors import OptionError
 from xpcap.layers import CELLS
-from xpcap.memory import fresh
+from xpcap.memory import allocator
 from xpcap.models import CaptioningRNN, Ensemble, Policy
 from xpcap.models.config import INJECT
 from xpcap.runs import Run, open_run
@@ -88,7 +88,7 @@ def scores_along(folder: Path, run: Run[CaptioningRNN], features: np.ndarray) ->
         outputs = [value.name for value in step.get_outputs()]
         out = dict(zip(outputs, step.run(None, {"words": words, **state}), strict=True))
         state |= {name: out[f"next_{name}"] for name in ("h", "c") if name in state}
-        scores, own = run.model.advance(run.model.project(words), own, fresh(run.model.like))
+        scores, own = run.model.advance(run.model.project(words), own, allocator(run.model.like))
         found.append(out["scores"])
         wanted.append(scores.copy())
         words = column.astype(np.int64)

@@ -175,7 +175,7 @@ MUTANTS = [
     Mutant(
         "device-into-host",
         "words on the device are put into a host array without a copy to the host",
-        "Reading.__init__",
+        "AsyncCopy.__init__",
         "xp is np",
         "True",
         SAMPLING,
@@ -284,7 +284,7 @@ MUTANTS = [
     Mutant(
         "read-too-early",
         "words are read while their copy to the host is under way",
-        "Reading.wait",
+        "AsyncCopy.wait",
         "$event.synchronize()",
         "None",
         SAMPLING,

@@ -14,7 +14,7 @@ from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient_array
 from xpcap.layers import CELLS, Attention, Cell, PackedSequences, attention_forward
-from xpcap.memory import fresh
+from xpcap.memory import allocator
 from xpcap.models import Beam, Policy
 from xpcap.ops import sigmoid, single_step
 
@@ -69,7 +69,7 @@ def rows_backward(dh: Any, cache: Any, buffer: Any = None, grads: Any = None) ->
         dh_next[: t.n] = dh_all * z + dr[t.rows] @ Wh.T
         if back is not None:
             back(t)  # adds to dh_next what came through the term
-    return da, (dh_next,), {"Wh": rows.previous_states(h, fresh(h)).T @ dr}
+    return da, (dh_next,), {"Wh": rows.previous_states(h, allocator(h)).T @ dr}
 
 
 GRU = Cell(shapes, 1, step, rows_forward, rows_backward, takes_extra_term=True)

@@ -10,7 +10,7 @@ import pytest
 from xpcap import CaptioningRNN, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array
 from xpcap.layers import CELLS, sigmoid
-from xpcap.memory import fresh
+from xpcap.memory import allocator
 from xpcap.models import Choice, Policy
 from xpcap.ops import PackedSequences
 
@@ -80,8 +80,8 @@ def test_one_step_of_sampling_is_one_step_of_the_loop(cell: str, rng: np.random.
     h, _ = kind.rows_forward(
         a, state0, {"Wh": Wh}, PackedSequences.full(N, 2), extra_term=SecondProduct(U)
     )
-    state = kind.step(a[:N], state0, {"Wh": Wh}, fresh(a), SecondProduct(U))
-    state = kind.step(a[N:], state, {"Wh": Wh}, fresh(a), SecondProduct(U))
+    state = kind.step(a[:N], state0, {"Wh": Wh}, allocator(a), SecondProduct(U))
+    state = kind.step(a[N:], state, {"Wh": Wh}, allocator(a), SecondProduct(U))
     np.testing.assert_array_equal(state[0], h[N:])
 
 

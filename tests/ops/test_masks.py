@@ -11,7 +11,7 @@ import pytest
 
 from xpcap import CaptioningRNN, ops, to_numpy
 from xpcap.backend import asarray
-from xpcap.memory import fresh
+from xpcap.memory import allocator
 from xpcap.models.batch import DropoutKey, prepare_batch
 
 D, W, H = 21, 32, 5  # blocks of 16 units: one and a bit, two, and less than one
@@ -145,7 +145,7 @@ def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(
         philox.kept(SEED, place, STEP, shape, KEEP)
         for place, shape in enumerate([(9, D), (len(words), W), (len(live), H)])
     )
-    buffers = [fresh(model.params.flat) for _ in range(parts)]
+    buffers = [allocator(model.params.flat) for _ in range(parts)]
     seen = []
     for part in prepare_batch(
         "loss",

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array
-from xpcap.memory import Reading
+from xpcap.memory import AsyncCopy
 
 
 class Step(NamedTuple):
@@ -17,7 +17,7 @@ class Step(NamedTuple):
     before: np.ndarray  # (n,) int, slots of the hypotheses before
     after: np.ndarray  # (m,) int, slots of their continuations
     names: tuple[str, ...]  # of the arrays: words, and any of parents, probabilities and totals
-    reading: Reading
+    copy: AsyncCopy
 
     @classmethod
     def of(
@@ -25,7 +25,7 @@ class Step(NamedTuple):
     ) -> Self:
         """A step whose arrays, but for None, are being read."""
         arrays = {name: array for name, array in chosen.items() if array is not None}
-        return cls(t, before, after, tuple(arrays), Reading(*arrays.values()))
+        return cls(t, before, after, tuple(arrays), AsyncCopy(*arrays.values()))
 
 
 class Transcript:
@@ -51,7 +51,7 @@ class Transcript:
 
     def write(self, step: Step) -> None:
         """Write down the words of a step. Hypotheses that had ended get none."""
-        found = dict(zip(step.names, step.reading.wait(), strict=True))
+        found = dict(zip(step.names, step.copy.wait(), strict=True))
         if "parents" in found:
             past = step.before[found["parents"]]
             self.captions[step.after] = self.captions[past]

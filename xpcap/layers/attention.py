@@ -12,7 +12,7 @@ from xpcap.errors import OptionError, unknown
 from xpcap.layers.cells import CELLS, check_takes_extra_term
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
-from xpcap.memory import Buffer, fresh
+from xpcap.memory import Buffer, allocator
 from xpcap.ops import (
     PackedSequences,
     Step,
@@ -149,7 +149,7 @@ class Attention:
 
     def __init__(self, A: Array, Wattn: Array, buffer: Buffer | None = None) -> None:
         check_arrays("Attention", "A:N,P,H Wattn:H,G", A, Wattn)
-        self.A, self._Wattn, self._buffer = A, Wattn, buffer or fresh(A)
+        self.A, self._Wattn, self._buffer = A, Wattn, buffer or allocator(A)
 
     @property
     def hidden(self) -> int:

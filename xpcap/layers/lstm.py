@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.memory import Buffer, fresh
+from xpcap.memory import Buffer, allocator
 from xpcap.ops import (
     Gates,
     PackedSequences,
@@ -186,7 +186,7 @@ def lstm_rows_forward(
         check_arrays("lstm_rows_forward", "h0:N,H c0:N,H", h0, c0)
     (R, _), (N, H) = a.shape, h0.shape
     rows.check("lstm_rows_forward", R, N)
-    buffer = buffer or fresh(a, ((N + R, H), (N + R, H), (R, 4 * H), (R, H)))
+    buffer = buffer or allocator(a, ((N + R, H), (N + R, H), (R, 4 * H), (R, H)))
     h, c = buffer("h", (N + R, H)), buffer("c", (N + R, H))
     gates, tanh_c = buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
     start_states(h0, c0, h, c)
@@ -236,7 +236,7 @@ def lstm_rows_backward(
     check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
     if dc_T is not None:
         check_upstream("lstm_rows_backward", "dc_T", dc_T, (N, H), h)
-    buffer = buffer or fresh(h)
+    buffer = buffer or allocator(h)
     da = buffer("da", (R, 4 * H))
     dh_next, dc = buffer("dh_next", (N, H)), buffer("dc", (N, H))
     step_fn = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, extra_term, dc_T)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.memory import Buffer, fresh
+from xpcap.memory import Buffer, allocator
 from xpcap.ops import (
     PackedSequences,
     RecurrentTerm,
@@ -165,7 +165,7 @@ def rnn_rows_forward(
     check_arrays("rnn_rows_forward", "a:R,H h0:N,H Wh:H,H", a, h0, Wh)
     R, (N, H) = len(a), h0.shape
     rows.check("rnn_rows_forward", R, N)
-    h = (buffer or fresh(a))("h", (N + R, H))
+    h = (buffer or allocator(a))("h", (N + R, H))
     start_states(h0, None, h, None)
     step_fn = rnn_steps(a, Wh, h, h, extra_term)
     for step in rows.steps:
@@ -204,7 +204,7 @@ def rnn_rows_backward(
     h, Wh, rows, extra_term = cache
     R, N, H = rows.R, rows.N, h.shape[1]
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
-    buffer = buffer or fresh(h)
+    buffer = buffer or allocator(h)
     da, dh_next = buffer("da", (R, H)), buffer("dh_next", (N, H))
     step_fn = rnn_backward_steps(dh, dh_next, h, Wh, da, extra_term)
     for step in reversed(rows.steps):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_arrays, check_ids
-from xpcap.memory import Buffer, fresh
+from xpcap.memory import Buffer, allocator
 from xpcap.ops import add_rows, column_sum, matmul, matmul_add, word_loss
 from xpcap.threads import in_turn
 
@@ -70,7 +70,7 @@ def vocabulary_loss(
     shape, scales = ("", ()) if isinstance(scale, float) else (" scale:L", (scale,))
     check_arrays("vocabulary_loss", f"h:L,H w:H,V b:V{shape}", h, w, b, *scales)
     check_ids("vocabulary_loss", "targets", targets, len(b), h)
-    buffer = buffer or fresh(h)
+    buffer = buffer or allocator(h)
     dh, nll = buffer("dh", h.shape), buffer("nll", (len(h),))
     dw, db = out or (buffer("dw", w.shape), buffer("db", b.shape))
     for rows in blocks(len(h), len(b), h):

@@ -9,7 +9,7 @@ from xpcap.backend import Array, to_numpy
 from xpcap.decoding.decode import Decoded, decode
 from xpcap.decoding.policies import Policy
 from xpcap.layers.cells import State
-from xpcap.memory import Buffer, fresh
+from xpcap.memory import Buffer, allocator
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows, Part, pack, prepare_batch, prepare_features
 from xpcap.models.config import ModelConfig
@@ -192,7 +192,7 @@ class Captioner(ABC):
         state : tuple of array
             The new one.
         """
-        return self.advance(self.project(words), state, fresh(self.like))
+        return self.advance(self.project(words), state, allocator(self.like))
 
     def sample(
         self,
@@ -297,7 +297,7 @@ class Captioner(ABC):
 
     def _part(self, method: str, features: Array | FeatureRows, captions: Array) -> Part:
         """Given captions as one part on the model's device."""
-        null, buffers = self.word_to_idx["<NULL>"], [fresh(self.like)]
+        null, buffers = self.word_to_idx["<NULL>"], [allocator(self.like)]
         (part,) = prepare_batch(
             f"{self._name}.{method}", self.config, self.like, null, features, captions, buffers
         )

@@ -11,7 +11,7 @@ from xpcap.backend import Array, array_module, asarray, is_device_array, to_nump
 from xpcap.errors import LARGEST, check_whole, unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
-from xpcap.memory import Buffer, Workspace, fresh
+from xpcap.memory import Buffer, Workspace, allocator
 from xpcap.models import network
 from xpcap.models.batch import (
     DropoutKey,
@@ -325,7 +325,7 @@ class CaptioningRNN(Captioner):
         total = max(n, 1) if total is None else total
         computed = n if shard is None else len(shard)
         spaces = [] if workspace is None else workspace.parts[: max(1, computed // LEAST_PART)]
-        buffers = [space.buffer for space in spaces] or [fresh(self.params.flat)]
+        buffers = [space.buffer for space in spaces] or [allocator(self.params.flat)]
         if not computed and shard is not None:
             self._next_step = step + 1
             return network.zero_gradients(self.params, buffers[0])
@@ -383,7 +383,7 @@ class CaptioningRNN(Captioner):
                 f"CaptioningRNN.attention: `inject` of the model is {self.config.inject}, expected"
                 " one with attention"
             )
-        config, params, buffer = self.config, self.params, fresh(self.like)
+        config, params, buffer = self.config, self.params, allocator(self.like)
         (part,) = prepare_batch(
             "CaptioningRNN.attention", config, self.like, self._null, features, captions, [buffer]
         )
@@ -419,7 +419,7 @@ class CaptioningRNN(Captioner):
         TypeError, ValueError
             As in `loss`.
         """
-        config, params, buffer = self.config, self.params, fresh(self.like)
+        config, params, buffer = self.config, self.params, allocator(self.like)
         part = self._part("trace", features, captions)
         captions = to_numpy(captions)
         # The part has the pictures sorted by the length of their captions
@@ -448,7 +448,7 @@ class CaptioningRNN(Captioner):
         config, params = self.config, self.params
         shape, where = config.feature_shape, "CaptioningRNN.start"
         features = prepare_features(where, features, shape, params.flat, read=False)
-        image = project_image(config, params, features, fresh(params.flat))
+        image = project_image(config, params, features, allocator(params.flat))
         cell = config.recurrent
         state = (image.h0,) * cell.states if config.attends else cell.initial(image.h0)
         constant = image.term, None if image.attention is None else image.attention.A

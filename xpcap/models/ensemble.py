@@ -8,7 +8,7 @@ import numpy as np
 from xpcap.backend import Array, get_array_module
 from xpcap.decoding.logits import log_mean
 from xpcap.layers.cells import State
-from xpcap.memory import Buffer, fresh
+from xpcap.memory import Buffer, allocator
 from xpcap.models import network
 from xpcap.models.batch import FeatureRows, prepare_features
 from xpcap.models.captioner import Captioner
@@ -58,7 +58,7 @@ class Ensemble(Captioner):
         return tuple(array for model in self.models for array in model.start(features))
 
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
-        buffer = buffer or fresh(self.like)
+        buffer = buffer or allocator(self.like)
         a = buffer("a", (len(words), self._columns[-1].stop))
         for k, model in enumerate(self.models):
             a[:, self._columns[k]] = model.project(words, buffer=buffer.scope(f"model {k}"))

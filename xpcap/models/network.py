@@ -11,7 +11,7 @@ from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.decoding.logits import log_mean
 from xpcap.layers.attention import Attention
 from xpcap.layers.vocabulary_loss import blocks, vocabulary_loss
-from xpcap.memory import Buffer, fresh
+from xpcap.memory import Buffer, allocator
 from xpcap.models.batch import Part
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
@@ -296,7 +296,7 @@ def log_likelihoods(members: Sequence[Member], part: Part) -> np.ndarray:
 
 def _target_scores(members: Sequence[Member], part: Part) -> Iterator[tuple[slice, Array]]:
     """Blocks of the rows with a target, and scores (n, V) of their words, up to a constant."""
-    hidden = [forward(*member, part, fresh(member[1].flat)).hidden for member in members]
+    hidden = [forward(*member, part, allocator(member[1].flat)).hidden for member in members]
     for rows in blocks(len(part.packed.targets), members[0][0].vocabulary, hidden[0]):
         pairs = zip(hidden, members, strict=True)
         yield rows, log_mean([h[rows] @ p["W_vocab"] + p["b_vocab"] for h, (_, p) in pairs])

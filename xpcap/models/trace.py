@@ -7,7 +7,7 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import Activation, State
-from xpcap.memory import fresh
+from xpcap.memory import allocator
 from xpcap.models.batch import caption_lengths
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Image, cell_params
@@ -77,7 +77,7 @@ def trace(
     state: State = (h0, *(xp.zeros_like(h0) if x is None else x for x in others))
     steps = [state]
     for t in range(T):
-        state = cell.step(a[t].copy(), state, own, fresh(like), **extra(slice(N), 1))
+        state = cell.step(a[t].copy(), state, own, allocator(like), **extra(slice(N), 1))
         steps.append(state)
     states = [xp.stack(arrays) for arrays in zip(*steps, strict=True)]  # each (T+1, N, H)
 

@@ -8,7 +8,7 @@ them. Results are written to `out`; None allocates.
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module, is_device_array
-from xpcap.memory import Buffer, fresh
+from xpcap.memory import Buffer, allocator
 from xpcap.ops.dispatch import find
 from xpcap.threads import in_turn
 
@@ -43,7 +43,7 @@ def matmul_add(x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> 
     """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous; memory for x @ w from `buffer`."""
     if fast := find(matmul_add, x, w, out):
         return fast(x, w, out)
-    out += matmul(x, w, out=(buffer or fresh(out))("product", out.shape))
+    out += matmul(x, w, out=(buffer or allocator(out))("product", out.shape))
     return out
 
 
@@ -246,7 +246,7 @@ def dropout(x: Array, mask: Array, keep: float) -> Array:
 def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
     """Euclidean norm of x (n,), 0-d, in x's dtype, summed in double; on a device in `buffer`."""
     if fast := find(global_norm, x):
-        return fast(x, buffer or fresh(x))
+        return fast(x, buffer or allocator(x))
     xp = get_array_module(x)
     wide = x.astype(xp.float64)
     return xp.sqrt(xp.vdot(wide, wide)).astype(x.dtype)
@@ -256,7 +256,7 @@ def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
 def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
     """Norm of x (n,), which is scaled in place to the norm `most` if its own is larger."""
     if fast := find(clip_by_norm, x, most):
-        return fast(x, most, buffer or fresh(x))
+        return fast(x, most, buffer or allocator(x))
     norm = global_norm(x, buffer)
     x *= most / get_array_module(x).maximum(norm, most)
     return norm

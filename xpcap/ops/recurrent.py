@@ -28,7 +28,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.memory import Buffer, fresh
+from xpcap.memory import Buffer, allocator
 from xpcap.ops.dispatch import find
 from xpcap.ops.equations import gather, gather_plus, matmul, matmul_nt, sigmoid
 
@@ -251,7 +251,7 @@ def row_matmul_add(x: Array, w: Array, out: Array, buffer: Buffer | None = None)
     def multiply(i: int, o: int, n: int) -> None:
         nonlocal scratch
         if n > len(scratch):  # once: the first step has the most rows
-            scratch = (buffer or fresh(out))("product", (n, out.shape[1]))
+            scratch = (buffer or allocator(out))("product", (n, out.shape[1]))
         to = out[o : o + n]
         to += matmul(x[i : i + n], w, out=scratch[:n])
 

@@ -14,7 +14,7 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import UNK, detokenize
 from xpcap.layers.cells import Activation
-from xpcap.memory import fresh
+from xpcap.memory import allocator
 from xpcap.metrics import Usage, Words
 from xpcap.metrics.variety import bigrams, repeated
 from xpcap.models import Captioner, network
@@ -600,7 +600,7 @@ def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[
     mapping of name to Activation, on the model's device; empty for a Cell without `activations`
     """
     config, params = model.config, model.params
-    buffer = fresh(params.flat)
+    buffer = allocator(params.flat)
     like, null = params.flat, model.word_to_idx["<NULL>"]
     (part,) = prepare_batch("activations", config, like, null, features, captions, [buffer])
     return config.recurrent.activations(network.forward(config, params, part, buffer).cell)
