@@ -252,7 +252,7 @@ def test_emulated_host_reads_once_a_word_and_sends_little_whatever_the_policy(
                     model, features(), replace(policy, max_length=most, forbid=[0, START]), scored
                 )
             assert counts.reads == []
-            reads = [wait for wait in counts.waits if "transcript.py" in wait.place]
+            reads = [wait for wait in counts.waits if "hypotheses.py" in wait.place]
             assert [wait.how for wait in reads] == most * ["Event.synchronize"]
             counted.append(len(counts.transfers))
         assert counted[1] - counted[0] <= 2 < AHEAD

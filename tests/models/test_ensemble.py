@@ -286,7 +286,7 @@ def test_emulated_ensemble_reads_once_a_word_and_sends_what_one_model_sends(
         with device.counting() as counts:
             ensemble.decode(pictures(12), policy)
         assert counts.reads == []
-        assert len([wait for wait in counts.waits if "transcript.py" in wait.place]) == LENGTH
+        assert len([wait for wait in counts.waits if "hypotheses.py" in wait.place]) == LENGTH
         sent.add(len(counts.transfers))
     assert len(sent) == 1
 

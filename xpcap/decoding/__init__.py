@@ -5,7 +5,7 @@
 
 from xpcap.decoding.beam import Beam
 from xpcap.decoding.decode import Decodable, Decoded
+from xpcap.decoding.hypotheses import Transcript
 from xpcap.decoding.policies import Choice, Policy, Sampling
-from xpcap.decoding.transcript import Transcript
 
 __all__ = ["Beam", "Choice", "Decodable", "Decoded", "Policy", "Sampling", "Transcript"]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.decoding.hypotheses import Transcript
 from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
-from xpcap.decoding.transcript import Transcript
 from xpcap.errors import OptionError, check_number, check_whole
 from xpcap.memory import Buffer, view
 from xpcap.ops import BeamRows, beam_step

@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
+from xpcap.decoding.hypotheses import Step, Transcript
 from xpcap.decoding.policies import Choice, LogitMask, Policy, Special
-from xpcap.decoding.transcript import Step, Transcript
 from xpcap.layers.cells import State
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.decoding.transcript import Transcript
+from xpcap.decoding.hypotheses import Transcript
 from xpcap.errors import LARGEST, OptionError, check_number, check_whole
 from xpcap.memory import Buffer
 from xpcap.ops import argmax, forbid, sample_words, soft_weights

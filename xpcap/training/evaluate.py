@@ -11,7 +11,7 @@ import numpy as np
 from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import CaptionData, evenly_spaced
 from xpcap.data.feed import Feed
-from xpcap.decoding.transcript import Transcript
+from xpcap.decoding.hypotheses import Transcript
 from xpcap.distributed import SINGLE, Group, batches
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Captioner, Policy
