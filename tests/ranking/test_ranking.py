@@ -20,7 +20,7 @@ from xpcap.errors import DataError
 from xpcap.metrics import CiderD
 from xpcap.ranking import FEATURES, Candidate, PhotoIndex, Ranker, fit
 from xpcap.ranking.file import read_ranker, write_ranker
-from xpcap.ranking.index import OVER
+from xpcap.ranking.index import END_OF_CAPTION
 from xpcap.ranking.weights import PRIOR
 
 D, PHOTOS = 12, 40
@@ -118,7 +118,7 @@ def test_captions_and_pairs_are_those_of_the_split(data: CaptionData, index: Pho
         wanted = [list(ids(text)) for text in texts[2 * photo : 2 * photo + 2]]
         assert index.captions(photo) == wanted
     seen = {pair for text in texts for pair in zip(ids(text), ids(text)[1:], strict=False)}
-    last = {(ids(text)[-1], OVER) for text in texts}
+    last = {(ids(text)[-1], END_OF_CAPTION) for text in texts}
     assert index.pairs.tolist() == sorted(first << 32 | second for first, second in seen | last)
     assert ids("near a") in seen  # and nothing across the end of a caption
     assert (VOCABULARY.word_to_idx["dog"], VOCABULARY.word_to_idx["a"]) not in seen
@@ -142,7 +142,7 @@ def test_an_index_is_extended_by_photos_of_another_data_set(
     assert longer.frequencies.pictures == PHOTOS + 5
     near = longer.nearest(longer.directions_of(np.asarray(more.split("train").features)), 1)
     assert longer.predictor.shape == (D + 1, len(VOCABULARY))
-    assert (near.similarities < of_index.SAME).all()
+    assert (near.similarities < of_index.DUPLICATE_SIMILARITY).all()
 
 
 def test_the_predictor_expects_the_words_of_similar_photos(

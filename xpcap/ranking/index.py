@@ -19,8 +19,8 @@ from xpcap.threads import blas
 SIZE = 128  # numbers of a photo in the index: with more of them, neighbours are no better
 AT_ONCE = 1 << 24  # similarities computed together
 NEGLIGIBLE = 1e-6  # norm of a photo without a direction of its own
-SAME = 0.999  # similarity from which on two photos count as one and the same
-OVER = (1 << 32) - 1  # stands for the end of a caption in a pair
+DUPLICATE_SIMILARITY = 0.999  # similarity from which on two photos count as one and the same
+END_OF_CAPTION = (1 << 32) - 1  # stands for the end of a caption in a pair
 RIDGE = 1.0  # penalty of the word predictor, for directions of norm 1
 
 
@@ -110,8 +110,8 @@ class PhotoIndex:
     def nearest(self, directions: Array, k: int) -> Neighbours:
         """The k nearest photos, by exact search; of equals the first of the index.
 
-        The photo itself, at a similarity of SAME or more, and photos at 0 or less are none.
-        `directions` are (N, d) float32, of `directions_of`, on any device.
+        The photo itself, at a similarity of DUPLICATE_SIMILARITY or more, and photos at 0 or less
+        are none. `directions` are (N, d) float32, of `directions_of`, on any device.
         """
         xp, n = get_array_module(directions), len(directions)
         values = xp.full((n, k), -np.inf, np.float32)
@@ -121,7 +121,7 @@ class PhotoIndex:
             block = self.directions[start : start + step].astype(np.float32)
             with blas().turn():
                 similarities = directions @ asarray(block, like=directions).T
-            similar = (similarities > 0) & (similarities < SAME)
+            similar = (similarities > 0) & (similarities < DUPLICATE_SIMILARITY)
             similarities = xp.where(similar, similarities, -np.inf)
             found, columns = topk(similarities, min(k, len(block)))
             values = xp.concatenate([values, found], axis=1)
@@ -150,11 +150,11 @@ class PhotoIndex:
 
     @cached_property
     def pairs(self) -> np.ndarray:
-        """Pairs of words that follow each other in a caption, or a last word and OVER, rising."""
+        """Pairs of words that follow each other, or a last word and END_OF_CAPTION, rising."""
         inside = np.ones(len(self.words), bool)
         inside[self._starts[:-1][self.lengths > 0]] = False  # a first word follows none
         (second,) = np.nonzero(inside)
-        last = pair(self.ends, np.full(len(self.ends), OVER))
+        last = pair(self.ends, np.full(len(self.ends), END_OF_CAPTION))
         return np.union1d(pair(self.words[second - 1], self.words[second]), last)
 
 

@@ -10,7 +10,7 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
-from xpcap.ranking.index import OVER, Neighbours, PhotoIndex, pair
+from xpcap.ranking.index import END_OF_CAPTION, Neighbours, PhotoIndex, pair
 
 LENDERS = 10  # nearest photos whose captions may become candidates
 SMALLEST = 1e-6  # share of the weights that is divided by, of a photo with a single neighbour
@@ -243,7 +243,7 @@ class Ranker:
 
     def _unseen(self, captions: Sequence[Words]) -> np.ndarray:
         """Share of the pairs of words of each caption, its end included, that the index lacks."""
-        ids = [np.array([*words, OVER], np.int64) for words in captions]
+        ids = [np.array([*words, END_OF_CAPTION], np.int64) for words in captions]
         pairs = [pair(one[:-1], one[1:]) for one in ids]
         each = np.array([len(some) for some in pairs], np.int64)
         flat, known = np.concatenate([*pairs, np.zeros(0, np.int64)]), self.index.pairs
