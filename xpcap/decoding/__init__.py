@@ -5,7 +5,18 @@
 
 from xpcap.decoding.beam import Beam
 from xpcap.decoding.decode import Decodable, Decoded
-from xpcap.decoding.hypotheses import Transcript
+from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.decoding.policies import Choice, Policy, Sampling
 
-__all__ = ["Beam", "Choice", "Decodable", "Decoded", "Policy", "Sampling", "Transcript"]
+Transcript = Hypotheses  # the earlier name
+
+__all__ = [
+    "Beam",
+    "Choice",
+    "Decodable",
+    "Decoded",
+    "Hypotheses",
+    "Policy",
+    "Sampling",
+    "Transcript",
+]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.decoding.hypotheses import Transcript
+from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
 from xpcap.errors import OptionError, check_number, check_whole
 from xpcap.memory import Buffer, view
@@ -92,22 +92,22 @@ class Beam(Policy):
     def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
         return Search(self, len(numbers), special.null, buffer)
 
-    def finished(self, transcript: Transcript) -> np.ndarray:
-        by_slot = transcript.ended, transcript.totals, self._scores(transcript)
+    def finished(self, hypotheses: Hypotheses) -> np.ndarray:
+        by_slot = hypotheses.ended, hypotheses.totals, self._scores(hypotheses)
         ended, totals, scores = (self._by_picture(x) for x in by_slot)
         found = np.sort(np.where(ended, scores, -np.inf), axis=1)[:, -self.n_best]
         reach = np.where(ended, -np.inf, totals).max(axis=1) / self.max_length**self.length_penalty
         done = (reach < found) | (reach == -np.inf)
-        return transcript.ended | np.tile(np.repeat(done, self.size), self.groups)
+        return hypotheses.ended | np.tile(np.repeat(done, self.size), self.groups)
 
-    def select(self, transcript: Transcript) -> np.ndarray:
-        scores = self._by_picture(self._scores(transcript))
+    def select(self, hypotheses: Hypotheses) -> np.ndarray:
+        scores = self._by_picture(self._scores(hypotheses))
         order = np.argsort(-scores, axis=1, kind="stable")[:, : self.n_best]
-        slots = self._by_picture(np.arange(len(transcript.ended)))
+        slots = self._by_picture(np.arange(len(hypotheses.ended)))
         return np.take_along_axis(slots, order, axis=1)
 
-    def _scores(self, transcript: Transcript) -> np.ndarray:
-        return transcript.totals / np.maximum(transcript.lengths, 1) ** self.length_penalty
+    def _scores(self, hypotheses: Hypotheses) -> np.ndarray:
+        return hypotheses.totals / np.maximum(hypotheses.lengths, 1) ** self.length_penalty
 
     def _by_picture(self, x: np.ndarray) -> np.ndarray:
         """Values of all hypotheses, in the order of slots, as (N, width)."""

@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.decoding.hypotheses import Step, Transcript
-from xpcap.decoding.policies import Choice, LogitMask, Policy, Special
+from xpcap.decoding.hypotheses import Hypotheses, Step
+from xpcap.decoding.policies import Choice, LogitsProcessor, Policy, Special
 from xpcap.layers.cells import State
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace
@@ -141,9 +141,9 @@ def _decode(
     xp, buffer = get_array_module(h), Workspace(h).buffer
     project = WordTable(model).project if xp is np else _projection(model, xp, buffer)
     choose = policy.start(numbers, special, buffer.scope("policy"))
-    mask = LogitMask(policy, banned, special, buffer.scope("mask"))
+    process = LogitsProcessor(policy, banned, special, buffer.scope("mask"))
     slots = len(features) * policy.slots
-    transcript = Transcript(slots, policy.max_length, special.end, special.null, h.dtype)
+    hypotheses = Hypotheses(slots, policy.max_length, special.end, special.null, h.dtype)
 
     # The host reads the words of each step, to know which hypotheses have ended. On a device, where
     # no choice depends on that, it reads them one step late: the next step is launched first, so
@@ -157,7 +157,7 @@ def _decode(
     words, totals, parents = xp.full(len(alive), special.start, np.int32), None, None
     for t in range(policy.max_length):
         # Hypotheses that have ended leave the batch, and states follow their parents: one gather
-        going = np.flatnonzero(~policy.finished(transcript)[alive])
+        going = np.flatnonzero(~policy.finished(hypotheses)[alive])
         if going.size == 0:
             break
         if len(going) < len(alive):
@@ -174,7 +174,7 @@ def _decode(
         log_p = (
             log_softmax_(scores) if policy.slots > 1 else log_softmax(scores) if scored else None
         )
-        mask(scores, t, transcript, alive)
+        process(scores, t, hypotheses, alive)
         words, parents, totals = check_choice(policy, choose(scores, totals, t, alive), scores)
         if parents is not None and behind:
             raise ValueError(
@@ -193,10 +193,10 @@ def _decode(
             chosen["totals"] = totals
         unread.append(Step.of(t, before, alive, chosen))
         if len(unread) > behind:
-            transcript.write(unread.popleft())
+            hypotheses.write(unread.popleft())
     while unread:
-        transcript.write(unread.popleft())
-    return _selected(policy, transcript, scored)
+        hypotheses.write(unread.popleft())
+    return _selected(policy, hypotheses, scored)
 
 
 def _projection(model: Decodable, xp: ModuleType, buffer: Buffer) -> Callable[..., Array]:
@@ -260,12 +260,12 @@ def _probabilities(words: Array, log_p: Array, parents: Array | None) -> Array:
     return xp.exp(log_p[xp.arange(len(words)) if parents is None else parents, words])
 
 
-def _selected(policy: Policy, transcript: Transcript, scored: bool) -> Decoded:
-    slots = policy.select(transcript)
-    captions, lengths = transcript.captions[slots], transcript.lengths[slots]
-    probabilities = transcript.probabilities[slots]
+def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:
+    slots = policy.select(hypotheses)
+    captions, lengths = hypotheses.captions[slots], hypotheses.lengths[slots]
+    probabilities = hypotheses.probabilities[slots]
     if policy.slots > 1:
-        totals = transcript.totals[slots]
+        totals = hypotheses.totals[slots]
     elif scored:
         is_word = np.arange(captions.shape[2]) < lengths[:, :, None]
         zeros = np.zeros(is_word.shape)

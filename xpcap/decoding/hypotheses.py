@@ -1,4 +1,4 @@
-"""Transcript: the words of hypotheses, on the host, as they come from a policy step by step."""
+"""Hypotheses: their words, on the host, as they come from a policy step by step."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Self
@@ -28,7 +28,7 @@ class Step(NamedTuple):
         return cls(t, before, after, tuple(arrays), AsyncCopy(*arrays.values()))
 
 
-class Transcript:
+class Hypotheses:
     """Words of hypotheses, each in its own slot.
 
     Attributes

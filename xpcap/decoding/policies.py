@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.decoding.hypotheses import Transcript
+from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.errors import LARGEST, OptionError, check_number, check_whole
 from xpcap.memory import Buffer
 from xpcap.ops import argmax, forbid, sample_words, soft_weights
@@ -153,9 +153,9 @@ class Policy:
         """
         return lambda scores, totals, t, slots: self.choose(scores, totals, t)
 
-    def finished(self, transcript: Transcript) -> np.ndarray:
+    def finished(self, hypotheses: Hypotheses) -> np.ndarray:
         """Mask of the slots that need no further word: ended, or unable to matter any more."""
-        return transcript.ended
+        return hypotheses.ended
 
     def choose(self, scores: Array, totals: Array | None, t: int) -> Choice:
         """Choice of the next words.
@@ -169,9 +169,9 @@ class Policy:
         """
         return Choice(argmax(scores))
 
-    def select(self, transcript: Transcript) -> np.ndarray:
+    def select(self, hypotheses: Hypotheses) -> np.ndarray:
         """Slots (N, n_best or 1) of the captions to return, the best one of a picture first."""
-        return np.arange(len(transcript.ended))[:, None]
+        return np.arange(len(hypotheses.ended))[:, None]
 
 
 @dataclass(frozen=True)
@@ -258,8 +258,8 @@ class Sampling(Policy):
         return xp.where(p >= least[:, None], p, 0)
 
 
-class LogitMask:
-    """Mask that sets the scores of `banned` ids and of words beyond a policy's limits to -inf."""
+class LogitsProcessor:
+    """Processor that sets scores of `banned` ids and of words beyond a policy's limits to -inf."""
 
     def __init__(
         self, policy: Policy, banned: Sequence[int], special: Special, buffer: Buffer
@@ -273,14 +273,14 @@ class LogitMask:
     def _send(self, ids: Sequence[int]) -> Array | None:
         return asarray(np.array(ids, np.int32), like=self._buffer("", (0,))) if ids else None
 
-    def __call__(self, scores: Array, t: int, transcript: Transcript, slots: np.ndarray) -> None:
+    def __call__(self, scores: Array, t: int, hypotheses: Hypotheses, slots: np.ndarray) -> None:
         """Mask scores (n, V) of the word after t others, of the hypotheses in `slots` (n,)."""
         banned = self._first if t < self._least else self._always
         if banned is not None:
             forbid(scores, banned)
         if not (self._policy.reads_words and t):
             return
-        words = transcript.captions[slots, :t]
+        words = hypotheses.captions[slots, :t]
         found = []
         if self._policy.no_repeat_trigram and t >= 3:
             found.append(_repeating(words))

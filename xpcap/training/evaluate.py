@@ -11,7 +11,7 @@ import numpy as np
 from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import CaptionData, evenly_spaced
 from xpcap.data.feed import Feed
-from xpcap.decoding.hypotheses import Transcript
+from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.distributed import SINGLE, Group, batches
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Captioner, Policy
@@ -139,9 +139,9 @@ class CaptionScore:
 class _HalfStop(Policy):
     """Greedy decoding in which every other caption leaves the batch after its first word."""
 
-    def finished(self, transcript: Transcript) -> np.ndarray:
-        ended = transcript.ended
-        return ended | ((transcript.lengths > 0) & (np.arange(len(ended)) % 2 == 1))
+    def finished(self, hypotheses: Hypotheses) -> np.ndarray:
+        ended = hypotheses.ended
+        return ended | ((hypotheses.lengths > 0) & (np.arange(len(ended)) % 2 == 1))
 
 
 # ---- The end of an epoch
