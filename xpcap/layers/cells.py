@@ -151,14 +151,14 @@ def one_layer(
     return Cell(shapes, states, step, *loops, activations, takes_extra_term=True, replayable=True)
 
 
-def lstm_gates(cache: LSTMRowsCache) -> dict[str, Array]:
+def gates_by_name(cache: LSTMRowsCache) -> dict[str, Array]:
     """Gates i, f, o and g."""
     return dict(zip("ifog", split_gates(cache.out.gates), strict=True))
 
 
 def lstm_activations(cache: LSTMRowsCache) -> dict[str, Activation]:
     """Gates i, f and o. At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope."""
-    gates = lstm_gates(cache)
+    gates = gates_by_name(cache)
     return {f"gate {name}": Activation(gates[name], 0.05, 0.95) for name in "ifo"}
 
 
@@ -171,7 +171,7 @@ RNN = one_layer(1, 1, rnn_advance, rnn_rows_forward, rnn_rows_backward, rnn_acti
 LSTM = one_layer(4, 2, lstm_advance, lstm_rows_forward, lstm_rows_backward, lstm_activations)
 CELLS: dict[str, Cell] = {
     "rnn": RNN._replace(state_names=("h",)),
-    "lstm": LSTM._replace(state_names=("h", "c"), gates=lstm_gates),
+    "lstm": LSTM._replace(state_names=("h", "c"), gates=gates_by_name),
 }
 
 

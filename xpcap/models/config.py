@@ -38,8 +38,9 @@ class ModelConfig:
     dropout : float
         Share of units dropped in training, in [0, 1).
     inject : str
-        Entry of the image. ``init``: as the initial state, h0 = features @ W_proj + b_proj.
-        ``every-step``: also as a term h0 @ W_image of the pre-activation of every step.
+        Entry of the image. ``init`` (init-inject): as the initial state, h0 = features @ W_proj +
+        b_proj. ``every-step`` (with par-inject): also as a term h0 @ W_image of the pre-activation
+        of every step.
         ``attention``: A = features @ W_proj + b_proj for each region, h0 = c0 = mean of A over the
         regions, and each step has a term context @ Wattn, with the context of
         layers.dot_product_attention_forward. ``attention+every-step``: both terms.
