@@ -16,7 +16,7 @@ from benchmarks.timing import peak_memory
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import fit_scaling
-from xpcap.data.feed import Feed
+from xpcap.data.loader import BatchLoader
 from xpcap.data.synthetic import draw_data
 
 PICTURES, D, V, N = 82_783, 512, 1004, 128
@@ -71,11 +71,11 @@ def main() -> None:
     solver = CaptioningSolver(model, data, on_step=sample_memory, progress=True, **rule)
     solver.train()
     seconds = solver.times[0]["train_seconds"]
-    feed, timed = Feed(data, model.params.flat), min(200, given.captions // N) * N
+    loader, timed = BatchLoader(data, model.params.flat), min(200, given.captions // N) * N
     rows = np.random.default_rng(1).permutation(given.captions)[:timed].reshape(-1, N)
     start = time.perf_counter()
     for batch in rows:
-        feed.minibatch("train", batch)
+        loader.minibatch("train", batch)
     feeding = (time.perf_counter() - start) / len(rows)
     step = seconds / solver.steps_per_epoch
     print(

@@ -28,7 +28,7 @@ from benchmarks.work import (
 from xpcap.backend import Array, array_module, asarray, get_backend, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.features import fit_scaling
-from xpcap.data.feed import Feed
+from xpcap.data.loader import BatchLoader
 from xpcap.models import CaptioningRNN
 from xpcap.ops.replay import Replay
 from xpcap.training.solver import CaptioningSolver
@@ -60,7 +60,7 @@ def train_xpcap(
         pool.free_all_blocks()  # so that its size at the end is due to this configuration alone
     solver = make_solver(config, data, graphs=graphs)
     flat = solver.model.params.flat
-    feed, rows = Feed(data, flat), batch_rows(config, data)
+    feed, rows = BatchLoader(data, flat), batch_rows(config, data)
     batches = [feed.minibatch("train", numbers)[:2] for numbers in rows]
     if graphs and not _runs_as_graphs(solver, batches):
         return None
@@ -96,7 +96,7 @@ def _check_device(config: Config, data: CaptionData) -> None:
 
 def _feeder(data: CaptionData, like: Array, rows: np.ndarray) -> Callable[[int], object]:
     """A function that prepares batch k as `train` does by default: features are standardised."""
-    feed = Feed(
+    feed = BatchLoader(
         replace(data, scaling=fit_scaling("standardize", data.split("train").features)), like
     )
     return lambda k: feed.minibatch("train", rows[k])

@@ -42,7 +42,7 @@ def block(solver: CaptioningSolver, rows: np.ndarray, saver: Checkpointer | None
     start = time.perf_counter()
     for k in range(STEPS):
         batch = rows[k * solver.batch_size : (k + 1) * solver.batch_size]
-        solver._record.add(*solver._step(solver._feed.minibatch("train", batch)))
+        solver._record.add(*solver._step(solver._loader.minibatch("train", batch)))
         if saver is not None:
             saver.on_step(solver)
     if saver is not None:

@@ -92,9 +92,9 @@ def test_host_time_counts_what_the_emulated_device_counts(monkeypatch: pytest.Mo
             assert counts.reads == EMULATOR.reads == []
         with fake_device() as meter:
             solver = make("cupy", dropout=dropout)
-            solver.step(*solver._feed.minibatch("train", np.arange(N))[:2])
+            solver.step(*solver._loader.minibatch("train", np.arange(N))[:2])
             before = meter.calls
-            solver._record.add(*solver._step(solver._feed.minibatch("train", np.arange(N))))
+            solver._record.add(*solver._step(solver._loader.minibatch("train", np.arange(N))))
             assert meter.calls - before == len(counts.launches) + len(counts.transfers)
 
 

@@ -311,7 +311,7 @@ def test_bad_dataset_files_name_the_thing(name: str, dataset: Path) -> None:
         (lambda split: {"text": split.text[:1]}, ["1 texts for 3 captions"]),
     ],
 )
-def test_what_does_not_fit_together_is_not_stamped(
+def test_what_does_not_fit_together_is_not_written(
     spoil: Any, words: list[str], tmp_path: Path
 ) -> None:
     data = made()

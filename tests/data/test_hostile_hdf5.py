@@ -310,9 +310,9 @@ def test_a_file_is_looked_through_once_and_again_when_it_changed(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Path] = []
-    screen = hdf5._screen
+    validate = hdf5._validate
     monkeypatch.setattr(
-        hdf5, "_screen", lambda path, most: asked.append(path) or screen(path, most)
+        hdf5, "_validate", lambda path, most: asked.append(path) or validate(path, most)
     )  # type: ignore[func-returns-value]
     open_data(made)
     assert asked == []  # this process wrote it
@@ -336,7 +336,7 @@ def test_python_that_does_not_run_the_check_is_no_verdict_on_the_file(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
-def test_a_forked_process_screens_files_too_and_no_process_leaves_a_warning(made: Path) -> None:
+def test_a_forked_process_validates_files_too_and_no_process_leaves_a_warning(made: Path) -> None:
     code = """
 import os, sys
 from xpcap.data import hdf5, open_data

@@ -21,7 +21,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from xpcap import open_data, open_run  # noqa: E402 - after the skip
 from xpcap.data import Vocabulary, tokenize  # noqa: E402
-from xpcap.data.hdf5 import stamp_of  # noqa: E402
+from xpcap.data.hdf5 import fingerprint_of  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.prepare import assemble  # noqa: E402
 from xpcap.report import columns, draw_captions  # noqa: E402
@@ -234,7 +234,7 @@ def test_a_run_that_records_no_tokeniser_is_read_as_it_was(photos: Path, here: P
         open_run("run")
 
 
-def test_english_data_sets_have_the_stamps_that_they_always_had() -> None:
+def test_english_data_sets_have_the_fingerprints_that_they_always_had() -> None:
     captions = {
         "train": {"1.jpg": ["A dog's 2nd ball!", "a dog"], "2.jpg": ["The dog_runs"]},
         "val": {"3.jpg": ["a\tcat"]},
@@ -245,9 +245,11 @@ def test_english_data_sets_have_the_stamps_that_they_always_had() -> None:
         min_count=1,
         max_words=4,
     )
-    assert stamp_of(data) == "fc0dfefee077b28c4ae401c46731de30df70a847a6482bdcce40348a954ddc41"
     assert (
-        stamp_of(generate(0, train=60, val=14))
+        fingerprint_of(data) == "fc0dfefee077b28c4ae401c46731de30df70a847a6482bdcce40348a954ddc41"
+    )
+    assert (
+        fingerprint_of(generate(0, train=60, val=14))
         == "b657369776ad7247d35a469a98d5a8b32051ca26322381e37ec5e84081a991bd"
     )
 

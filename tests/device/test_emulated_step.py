@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy, training
-from xpcap.data import feed
+from xpcap.data import loader
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
@@ -95,10 +95,10 @@ def make(
 def count_step(device: Emulator, solver: CaptioningSolver) -> Counts:
     """What one step costs, the features resident and the buffers as large as they have to be."""
     rows = np.arange(N)
-    solver._step(solver._feed.minibatch("train", rows))
+    solver._step(solver._loader.minibatch("train", rows))
     gc.collect()  # the uploads of an earlier solver wait when they go, which would be counted here
     with device.counting() as counts:
-        loss, norm = solver._step(solver._feed.minibatch("train", rows))
+        loss, norm = solver._step(solver._loader.minibatch("train", rows))
         solver._record.add(loss, norm)
     return counts
 
@@ -332,18 +332,18 @@ def test_emulated_bar_reads_losses_by_the_clock(
 def test_emulated_features_live_on_the_device_where_they_fit(device: Emulator) -> None:
     solver = make("cupy")
     size = solver.data.split("train").features.nbytes
-    device.free = int(size / feed.SHARE)
-    assert solver._feed.resident("train")
+    device.free = int(size / loader.SHARE)
+    assert solver._loader.resident("train")
     scarce = make("cupy")
     device.free -= 4
-    assert not scarce._feed.resident("train")
+    assert not scarce._loader.resident("train")
     losses = [
-        [float(s.step(*s._feed.minibatch("train", np.arange(N))[:2])) for _ in range(3)]
+        [float(s.step(*s._loader.minibatch("train", np.arange(N))[:2])) for _ in range(3)]
         for s in (solver, scarce)
     ]
     assert losses[0] == losses[1]
     with device.counting() as counts:
-        scarce.step(*scarce._feed.minibatch("train", np.arange(N))[:2])
+        scarce.step(*scarce._loader.minibatch("train", np.arange(N))[:2])
     assert len(counts.transfers) == 2  # the features travel as well
     assert counts.reads == []
 
@@ -400,9 +400,9 @@ def test_emulated_staging_memory_goes_back_once_features_are_sent(
 ) -> None:
     freed: list[None] = []
     monkeypatch.setattr("emulated.cuda.PINNED.free_all_blocks", lambda: freed.append(None))
-    assert make("cupy")._feed.resident("train")
+    assert make("cupy")._loader.resident("train")
     assert len(freed) == 1
-    assert not make("numpy")._feed.resident("train")
+    assert not make("numpy")._loader.resident("train")
     assert len(freed) == 1
 
 
@@ -414,7 +414,7 @@ def test_emulated_second_device_computes_where_it_was_asked_for(
     for backend, number in (("cupy", 0), ("cupy:1", 1)):
         with xpcap.use_backend(backend):
             solver = make(backend)
-            losses.append(solver.step(*solver._feed.minibatch("train", np.arange(N))[:2]))
+            losses.append(solver.step(*solver._loader.minibatch("train", np.arange(N))[:2]))
             assert [
                 x.device.id
                 for x in (solver.model.params.flat, solver._optimizer.config["m"], losses[-1])
@@ -452,12 +452,12 @@ def test_emulated_workspace_refuses_another_current_stream(device: Emulator) -> 
     import cupy
 
     rows, solver = np.arange(N), make("cupy")
-    solver.step(*solver._feed.minibatch("train", rows)[:2])
+    solver.step(*solver._loader.minibatch("train", rows)[:2])
     cupy.cuda.Stream(non_blocking=True).use()
     with pytest.raises(
         ValueError, match=r"made on CUDA stream 0x0, and the current stream is 0x.*"
     ):
-        solver._step(solver._feed.minibatch("train", rows))
+        solver._step(solver._loader.minibatch("train", rows))
     here = Workspace(solver.model.params.flat)
     here.buffer.upload("rows", rows)
     cupy.cuda.Stream.null.use()
@@ -484,7 +484,7 @@ def test_emulated_uploads_of_two_self_critical_steps_go_at_once(
     """With features that do not stay on the device: the host prepares a step while one is under
     way.
     """
-    monkeypatch.setattr(feed, "SHARE", 0.0)
+    monkeypatch.setattr(loader, "SHARE", 0.0)
     solver, sent = make("cupy", inject="every-step"), []
     solver.objective = training.SelfCritical(solver.data, samples=2)
     send = Staging.send

@@ -357,7 +357,7 @@ MUTANTS = [
     Mutant(
         "features-beyond-memory",
         "features may take all memory, and none is left for training",
-        "Feed._send",
+        "BatchLoader._send",
         "SHARE * $free",
         "$free",
         FEATURES,

@@ -13,7 +13,7 @@ from commands import good
 from from_disk import run, write_features
 
 from xpcap.data import npz
-from xpcap.data.features import Picked, Stored, Table, blocks, whole
+from xpcap.data.features import LazyRows, Stored, Table, blocks, materialise
 from xpcap.data.npz import read_npz
 from xpcap.errors import DataError
 from xpcap.prepare import read_features
@@ -60,7 +60,7 @@ def test_blocks_cover_all_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(block) for _, block in blocks(array)] == [7, 7, 7, 7, 7, 5]
     order = np.random.default_rng(0).permutation(40)
     np.testing.assert_array_equal(
-        whole(Picked(array, order, lambda block: 2 * block)), 2 * array[order]
+        materialise(LazyRows(array, order, lambda block: 2 * block)), 2 * array[order]
     )
 
 
@@ -122,7 +122,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> Non
     table = read_features(path)
     os.truncate(path, 2000)
     with pytest.raises(DataError, match=r"f\.npz was changed while it was read"):
-        whole(table.pick(NAMES))
+        materialise(table.pick(NAMES))
 
 
 @pytest.mark.usefixtures("on_disk")

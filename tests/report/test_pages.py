@@ -307,7 +307,7 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
         monkeypatch.setattr(place, name, counted)
 
     count(xpcap.data, "read_dataset")
-    count(hdf5, "stamp_of")
+    count(hdf5, "fingerprint_of")
     count(hdf5, "check_data")
     count(
         CaptioningRNN,
@@ -318,7 +318,7 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
     options = [*commands.SMALL, "--no-neighbours"]
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *options)
     val, train = data.split("val"), data.split("train")
-    opened = {"read_dataset": 1, "stamp_of": 1, "check_data": 1}
+    opened = {"read_dataset": 1, "fingerprint_of": 1, "check_data": 1}
     tokenised = 2 * len(val.captions) + len(train.captions)
     assert counts == {**opened, "decode": len(val.images), "tokenize": tokenised}
     counts.clear()
@@ -335,22 +335,24 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
 
 
 @pytest.mark.slow
-def test_generated_pictures_are_stamped_once_and_never_opened(
+def test_generated_pictures_are_hashed_once_and_never_opened(
     few_pictures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stamps: list[str] = []
-    real = hdf5.stamp_of
+    fingerprints: list[str] = []
+    real = hdf5.fingerprint_of
 
-    def stamp(data: CaptionData) -> str:
-        stamps.append(real(data))
-        return stamps[-1]
+    def fingerprint(data: CaptionData) -> str:
+        fingerprints.append(real(data))
+        return fingerprints[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(hdf5, "stamp_of", stamp)
+        patch.setattr(hdf5, "fingerprint_of", fingerprint)
         patch.setattr(xpcap.data, "read_dataset", lambda path: pytest.fail(f"{path} was opened"))
         run, evaluation = train_run(TrainOptions(out=Path("run"), **SMALL))
     assert evaluation is not None
-    assert stamps == [run.config["data_stamp"]] == [open_data(run.path / "data.h5").stamp]
+    assert (
+        fingerprints == [run.config["data_stamp"]] == [open_data(run.path / "data.h5").fingerprint]
+    )
 
 
 @pytest.mark.slow

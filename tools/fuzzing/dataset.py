@@ -16,7 +16,7 @@ import numpy as np
 
 from fuzzing.spoiling import spoil_bytes
 from xpcap.data import open_data, write_dataset
-from xpcap.data.hdf5 import stamp_of
+from xpcap.data.hdf5 import fingerprint_of
 from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.shapes import generate
 
@@ -250,7 +250,7 @@ def _restamp(file: h5py.File, draw: random.Random) -> None:
     if all(file[name].nbytes <= HELD for name in MEMBERS):
         data = hdf5._read(Path(NAME), file)
         file.attrs["xpcap"] = json.dumps(
-            {"format": 1, "source": data.source.to_json(), "stamp": stamp_of(data)}
+            {"format": 1, "source": data.source.to_json(), "stamp": fingerprint_of(data)}
         )
 
 

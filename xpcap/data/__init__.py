@@ -1,6 +1,6 @@
 """Data sets: captions and features from a file to minibatches. Open dataset.py first.
 
-hdf5.py reads and writes the file, feed.py gathers minibatches, vocabulary.py turns text to ids.
+hdf5.py reads and writes the file, loader.py gathers minibatches, vocabulary.py turns text to ids.
 """
 
 from pathlib import Path

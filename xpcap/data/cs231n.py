@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, Source, Split, check_data
-from xpcap.data.hdf5 import screen_hdf5
+from xpcap.data.hdf5 import validate_hdf5
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, unknown
 from xpcap.files import read_text
@@ -268,7 +268,7 @@ def _vocabulary(path: Path) -> dict[str, Any]:
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         raise DataError(f"load_coco_data: {path} is missing, expected {FOLDER}")
-    screen_hdf5("load_coco_data", path, None, "what the course ships")
+    validate_hdf5("load_coco_data", path, None, "what the course ships")
     try:
         with h5py.File(path, "r") as file:
             return {key: file[key][:] for key in file}

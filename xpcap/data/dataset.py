@@ -8,11 +8,11 @@ import numpy as np
 
 from xpcap.data.features import (
     FeatureScaling,
-    Picked,
+    LazyRows,
     Preprocessing,
     Projection,
     RowSource,
-    whole,
+    materialise,
 )
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize
 from xpcap.errors import DataError, unknown
@@ -122,8 +122,8 @@ class CaptionData:
         The origin of the data: encoder, folder of pictures, seed.
     scaling : FeatureScaling or Preprocessing
         Applied to every feature that `features` and `minibatch` return.
-    stamp : str
-        Digest of the contents, if the data was read from a stamped file.
+    fingerprint : str
+        Digest of the contents, if the data was read from a file, which stores it as "stamp".
     projection : Projection or None
         The PCA that the features have been through since an encoder computed them.
 
@@ -138,7 +138,7 @@ class CaptionData:
     _: KW_ONLY
     source: Source = field(default_factory=Source)
     scaling: FeatureScaling | Preprocessing = field(default_factory=FeatureScaling)
-    stamp: str = ""
+    fingerprint: str = ""
     projection: Projection | None = None
 
     def __post_init__(self) -> None:
@@ -147,6 +147,11 @@ class CaptionData:
                 f"CaptionData: source is a {type(self.source).__name__}, expected a Source; wrap"
                 " facts as Source(record=...)"
             )
+
+    @property
+    def stamp(self) -> str:
+        """The former name of `fingerprint`."""
+        return self.fingerprint
 
     def split(self, name: str) -> Split:
         """A split of the data.
@@ -409,11 +414,11 @@ class CaptionData:
         """
         splits = {}
         for name, split in self.splits.items():
-            features: RowSource = Picked(
+            features: RowSource = LazyRows(
                 split.features, np.arange(len(split.features)), projection.__call__
             )
             if isinstance(split.features, np.ndarray):
-                features = whole(features)
+                features = materialise(features)
             splits[name] = replace(split, features=features)
         return replace(self, splits=splits, projection=projection)
 

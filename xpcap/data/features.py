@@ -20,7 +20,7 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 
 class RowSource(Protocol):
-    """Features (m, *shape), read by slice or row numbers: array, HDF5, Stored or Picked."""
+    """Features (m, *shape), read by slice or row numbers: array, HDF5, Stored or LazyRows."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -77,7 +77,7 @@ class Stored:
         return rows.astype(self.dtype.newbyteorder("="), copy=False)
 
 
-class Picked:
+class LazyRows:
     """Lazy rows: rows `numbers` (n,) of a row source, mapped by `then` when they are read."""
 
     def __init__(self, rows: RowSource, numbers: np.ndarray, then: Function | None = None) -> None:
@@ -117,9 +117,11 @@ class Table(Mapping[str, np.ndarray]):
         return len(self.numbers)
 
     def pick(self, names: Sequence[str], then: Function | None = None) -> RowSource:
-        """Rows of these pictures, mapped by `then`: an array if the table is, else `Picked`."""
-        picked = Picked(self.rows, np.array([self.numbers[name] for name in names], np.int64), then)
-        return whole(picked) if isinstance(self.rows, np.ndarray) else picked
+        """Rows of these pictures, mapped by `then`: an array if the table is, else `LazyRows`."""
+        picked = LazyRows(
+            self.rows, np.array([self.numbers[name] for name in names], np.int64), then
+        )
+        return materialise(picked) if isinstance(self.rows, np.ndarray) else picked
 
 
 def blocks(rows: RowSource) -> Iterator[tuple[slice, np.ndarray]]:
@@ -130,7 +132,7 @@ def blocks(rows: RowSource) -> Iterator[tuple[slice, np.ndarray]]:
         yield where, rows[where]
 
 
-def whole(rows: RowSource) -> np.ndarray:
+def materialise(rows: RowSource) -> np.ndarray:
     """All rows as one array."""
     array = np.empty(rows.shape, rows.dtype)
     for where, block in blocks(rows):

@@ -1,6 +1,6 @@
 """The dataset file: CaptionData in HDF5, checked when it is written and when it is read.
 
-HDF5 files from strangers are screened in a separate process with limits before they are opened
+HDF5 files from strangers are validated in a separate process with limits before they are opened
 here: a call into HDF5 cannot be interrupted.
 """
 
@@ -33,11 +33,11 @@ WALL_SECONDS, BYTES_A_SECOND = 30.0, 5e6  # last resort, if the limit on CPU tim
 OUT_OF_TIME = -getattr(signal, "SIGPROF", 0)  # exit status of a child that has used up its CPU time
 TOO_LONG = "takes far longer to go through than a file of its size should"
 
-# files that this process wrote or has screened, by path, inode, size and times
+# files that this process wrote or has validated, by path, inode, size and times
 _known: set[tuple[str | int | None, ...]] = set()
 
 
-def screen_hdf5(function: str, path: Path, most: int | None, expected: str) -> None:
+def validate_hdf5(function: str, path: Path, most: int | None, expected: str) -> None:
     """Screen an HDF5 file: it must be plain, and HDF5 must read it to its end.
 
     Features of more than `most` bytes are not read. `function` and `expected` are for messages.
@@ -53,7 +53,7 @@ def screen_hdf5(function: str, path: Path, most: int | None, expected: str) -> N
         ) from error
     if now in _known:
         return
-    if wrong := _screen(path.resolve(), most):
+    if wrong := _validate(path.resolve(), most):
         raise DataError(
             f"{function}: {path} {wrong}, expected {expected}; truncated, damaged or of another"
             " kind?"
@@ -61,8 +61,8 @@ def screen_hdf5(function: str, path: Path, most: int | None, expected: str) -> N
     _known.add(now)
 
 
-def mark_screened(path: Path, most: int | None) -> None:
-    """Let `screen_hdf5` accept a file that this process wrote, as long as it is unchanged."""
+def mark_validated(path: Path, most: int | None) -> None:
+    """Let `validate_hdf5` accept a file that this process wrote, as long as it is unchanged."""
     _known.add((*_state_of(path), most))
 
 
@@ -72,7 +72,7 @@ def _state_of(path: Path) -> tuple[str | int, ...]:
     return (str(path.resolve()), about.st_dev, about.st_ino, about.st_size, *times)
 
 
-def _screen(path: Path, most: int | None) -> str:
+def _validate(path: Path, most: int | None) -> str:
     """The fault that a child process with limits finds in a file; empty if there is none."""
     command = [sys.executable, "-P", str(SCRIPT), json.dumps({"path": str(path), "most": most})]
     try:
@@ -92,7 +92,7 @@ def _screen(path: Path, most: int | None) -> str:
     started, _, answer = child.stdout.partition("\n")
     if started != "ready":
         raise OSError(
-            f"screen_hdf5: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is the"
+            f"validate_hdf5: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is the"
             " installation whole?"
         )
     if answer:
@@ -106,7 +106,7 @@ FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets"
 
 
 def write_dataset(path: str | Path, data: CaptionData) -> None:
-    """Check a data set, stamp it, and write it whole or not at all.
+    """Check a data set, and write it with its fingerprint, whole or not at all.
 
     Parameters
     ----------
@@ -122,16 +122,16 @@ def write_dataset(path: str | Path, data: CaptionData) -> None:
         The file cannot be written.
     """
     _check(Path(path), data)
-    _write(Path(path), stamped(data))
+    _write(Path(path), with_fingerprint(data))
 
 
-def stamped(data: CaptionData) -> CaptionData:
-    """The data with the stamp that its file has."""
-    return replace(data, stamp=stamp_of(data))
+def with_fingerprint(data: CaptionData) -> CaptionData:
+    """The data with the fingerprint that its file has."""
+    return replace(data, fingerprint=fingerprint_of(data))
 
 
-def write_stamped(path: str | Path, data: CaptionData) -> None:
-    """`write_dataset` for the result of `stamped`, which is not hashed again."""
+def write_fingerprinted(path: str | Path, data: CaptionData) -> None:
+    """`write_dataset` for the result of `with_fingerprint`, which is not hashed again."""
     _check(Path(path), data)
     _write(Path(path), data)
 
@@ -148,7 +148,7 @@ def _write(path: Path, data: CaptionData) -> None:
     facts = {
         "format": FORMAT,
         "source": data.source.to_json(),
-        "stamp": data.stamp,
+        "stamp": data.fingerprint,
         "tokeniser": data.vocabulary.tokeniser,
     }
     about = json.dumps({**facts, **({"views": views} if views else {})}, sort_keys=True)
@@ -171,21 +171,21 @@ def _write(path: Path, data: CaptionData) -> None:
             group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
             group["text"] = np.frombuffer(b"".join(encoded), np.uint8)
             group["text_offsets"] = np.cumsum([0, *(len(text) for text in encoded)])
-    mark_screened(path, IN_MEMORY)
+    mark_validated(path, IN_MEMORY)
 
 
 def read_dataset(path: str | Path) -> CaptionData:
-    """Open a dataset file and check its stamp and contents; features on disk are checked when read.
+    """Open a dataset file and check its fingerprint and contents; features on disk are checked when read.
 
-    Files that this process did not write are screened first, by `screen_hdf5`.
+    Files that this process did not write are validated first, by `validate_hdf5`.
 
     Raises
     ------
-    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was stamped, or
+    DataError : not HDF5, truncated, not ours, of a newer format, altered since it was written, or
         malicious.
     """
     path = Path(path)
-    screen_hdf5("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
+    validate_hdf5("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -197,7 +197,7 @@ def read_dataset(path: str | Path) -> CaptionData:
     try:
         data = _read(path, file)
         check_data(str(path), data)
-        if data.stamp != stamp_of(data):
+        if data.fingerprint != fingerprint_of(data):
             raise DataError(
                 f"read_dataset: {path} does not match its stamp; changed since 'prepare' wrote it?"
                 " Prepare it again"
@@ -269,7 +269,7 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
     source = Source.from_json(f"read_dataset: {path}", about["source"])
     vocabulary = Vocabulary(_strings(file["vocab"]), tokeniser=about["tokeniser"])
     return CaptionData(
-        vocabulary, splits, source=source, stamp=about["stamp"], projection=projection
+        vocabulary, splits, source=source, fingerprint=about["stamp"], projection=projection
     )
 
 
@@ -362,7 +362,7 @@ def _strings(dataset: h5py.Dataset) -> list[str]:
     return [str(word) for word in dataset.asstr()[:]]
 
 
-def stamp_of(data: CaptionData) -> str:
+def fingerprint_of(data: CaptionData) -> str:
     """A digest of all but the values of features, which may be large, and slow to read."""
     digest = hashlib.sha256("\n".join(data.vocabulary.idx_to_word).encode())
     for numbers in data.projection or ():

@@ -1,4 +1,4 @@
-"""The process that screens an HDF5 file for `xpcap.data.hdf5`: plain, and readable to its end?
+"""The process that validates an HDF5 file for `xpcap.data.hdf5`: plain, and readable to its end?
 
 A script, run once a file with little time and memory, since HDF5 may loop for ever on a damaged
 one. It imports nothing of this package.
@@ -37,7 +37,7 @@ SECONDS, BYTES_A_SECOND = 0.5, 20e6  # of CPU time; several times what good file
 ROOM, ROOM_A_BYTE, ROOM_AT_MOST = 64 * 2**20, 16, 320 * 2**20
 
 
-class OddError(Exception):
+class InvalidFileError(Exception):
     """A fault of a file, in words."""
 
 
@@ -46,14 +46,14 @@ def check(path: str, most: int | None) -> None:
 
     Raises
     ------
-    OddError : it is not a plain file of arrays. h5py may raise anything else.
+    InvalidFileError : it is not a plain file of arrays. h5py may raise anything else.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a path that is bytes or text
-        raise OddError("is a folder, pipe or device")
+        raise InvalidFileError("is a folder, pipe or device")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise OddError(f"cannot be opened as HDF5 ({error})") from error
+        raise InvalidFileError(f"cannot be opened as HDF5 ({error})") from error
     with file:
         _check_attribute(file)
         size = os.path.getsize(path)  # noqa: PTH202
@@ -61,7 +61,7 @@ def check(path: str, most: int | None) -> None:
         for name, data in _data_sets(file, DEPTH):
             stored += _check_described(name, data)
             if stored > size:
-                raise OddError(
+                raise InvalidFileError(
                     f"has data sets that share what is stored: {stored:,} bytes in a file of"
                     f" {size:,}"
                 )
@@ -76,9 +76,9 @@ def _check_attribute(file: h5py.File) -> None:
         return
     kind = file.attrs.get_id(ATTRIBUTE)
     if kind.get_type().get_class() != h5py.h5t.STRING or kind.shape != ():
-        raise OddError(f"has an attribute {ATTRIBUTE!r} that is not a text")
+        raise InvalidFileError(f"has an attribute {ATTRIBUTE!r} that is not a text")
     if len(str(file.attrs[ATTRIBUTE])) > ATTRIBUTE_BYTES:
-        raise OddError(
+        raise InvalidFileError(
             f"has an attribute {ATTRIBUTE!r} of more than {ATTRIBUTE_BYTES:,} characters"
         )
 
@@ -91,19 +91,23 @@ def _data_sets(
     for name in group:
         seen.append(name)
         if len(seen) > MEMBERS:
-            raise OddError(f"has more than {MEMBERS} members")
+            raise InvalidFileError(f"has more than {MEMBERS} members")
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            raise OddError(
+            raise InvalidFileError(
                 f"has a link that leads elsewhere, {_short(name)} ({type(link).__name__})"
             )
         member = group[name]
         if isinstance(member, h5py.Dataset):
             yield f"{group.name.rstrip('/')}/{name}", member
         elif not isinstance(member, h5py.Group):
-            raise OddError(f"has a member {_short(name)} that is neither a group nor a data set")
+            raise InvalidFileError(
+                f"has a member {_short(name)} that is neither a group nor a data set"
+            )
         elif depth == 1:
-            raise OddError(f"has groups more than {DEPTH - 1} deep, {_short(name)} among them")
+            raise InvalidFileError(
+                f"has groups more than {DEPTH - 1} deep, {_short(name)} among them"
+            )
         else:
             yield from _data_sets(member, depth - 1, seen)
 
@@ -113,24 +117,28 @@ def _check_described(name: str, data: h5py.Dataset) -> int:
     what = f"has a data set {_short(name)}"
     plan = data.id.get_create_plist()
     if data.is_virtual:
-        raise OddError(f"{what} that is virtual, made of those of other files")
+        raise InvalidFileError(f"{what} that is virtual, made of those of other files")
     if plan.get_external_count():
-        raise OddError(f"{what} that is stored in another file")
+        raise InvalidFileError(f"{what} that is stored in another file")
     if data.id.get_type().get_class() not in CLASSES:
-        raise OddError(f"{what} of compound or other unusual type, expected numbers or text")
+        raise InvalidFileError(
+            f"{what} of compound or other unusual type, expected numbers or text"
+        )
     filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
     if unknown := [number for number in filters if number not in FILTERS]:
-        raise OddError(
+        raise InvalidFileError(
             f"{what} with filter {unknown[0]}, expected {', '.join(FILTERS.values())} or none"
         )
     if data.shape is None:
-        raise OddError(f"{what} without a shape")
+        raise InvalidFileError(f"{what} without a shape")
     if data.chunks and (chunk := math.prod(data.chunks) * data.dtype.itemsize) > CHUNK_BYTES:
-        raise OddError(f"{what} in chunks of {chunk:,} bytes, expected at most {CHUNK_BYTES:,}")
+        raise InvalidFileError(
+            f"{what} in chunks of {chunk:,} bytes, expected at most {CHUNK_BYTES:,}"
+        )
     whole, stored = math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size()
     ratio = RATIO[data.dtype.kind] if filters else 1
     if whole > ratio * stored + SPARE:
-        raise OddError(
+        raise InvalidFileError(
             f"{what} that says it holds {whole:,} bytes and stores {stored:,}, expected at most"
             f" {ratio} for each that is stored"
         )
@@ -152,11 +160,13 @@ def _read(data: h5py.Dataset) -> None:
 def _read_strings(name: str, data: h5py.Dataset, before: int, most: int) -> int:
     """Read texts a few at a time, since many may share one long one; return the bytes so far."""
     if data.ndim != 1:
-        raise OddError(f"has texts of shape {data.shape} in {_short(name)}, expected a list")
+        raise InvalidFileError(
+            f"has texts of shape {data.shape} in {_short(name)}, expected a list"
+        )
     for start in range(0, data.shape[0], STRINGS_AT_ONCE):
         before += sum(len(text) for text in data[start : start + STRINGS_AT_ONCE])
         if before > most:
-            raise OddError(
+            raise InvalidFileError(
                 f"has more text in {_short(name)} than fits into the file, one text many times"
             )
     return before
@@ -166,14 +176,14 @@ def _short(name: str) -> str:
     return repr(name if len(name) <= 60 else f"{name[:60]}...")
 
 
-# The screening process
+# The validating process
 
 
 def report(path: str, most: int | None) -> str:
     """The fault of a file; empty if there is none."""
     try:
         check(path, most)
-    except OddError as error:
+    except InvalidFileError as error:
         return str(error)
     except Exception as error:  # damaged HDF5 raises errors of many types
         no_memory = "memory allocation failed"  # HDF5's words

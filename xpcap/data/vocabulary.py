@@ -142,9 +142,9 @@ class Vocabulary:
                 f"Vocabulary: {error.object[error.start]!r} among {len(self.idx_to_word)} words is"
                 " no character, expected UTF-8 text"
             ) from error
-        if torn := [word for word in self.idx_to_word if word.split() != [word]]:
+        if malformed := [word for word in self.idx_to_word if word.split() != [word]]:
             raise DataError(
-                f"Vocabulary: {torn[0][:60]!r} among {len(self.idx_to_word)} words is empty or has"
+                f"Vocabulary: {malformed[0][:60]!r} among {len(self.idx_to_word)} words is empty or has"
                 " white space in it, expected single words"
             )
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}

@@ -73,7 +73,7 @@ def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionDa
     if not isinstance(data, CaptionData):
         where = str(_own(run) if data is None else data)
         opened = open_data(where)
-        if data is None and run.config["data_stamp"] not in ("", opened.stamp):
+        if data is None and run.config["data_stamp"] not in ("", opened.fingerprint):
             raise DataError(
                 f"data_of: {where}, the data of {run.path}, has changed since training, expected it"
                 " unchanged; give it as `data` to use it anyway"

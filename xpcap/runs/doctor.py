@@ -153,7 +153,10 @@ def examine_run(
 
 def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
     """A sample of the run's training captions, as encoded bytes; None: this is other data."""
-    if "train" not in data.splits or run.config.get("data_stamp", data.stamp) != data.stamp:
+    if (
+        "train" not in data.splits
+        or run.config.get("data_stamp", data.fingerprint) != data.fingerprint
+    ):
         return None
     captions = data.split("train").captions
     chosen = evenly_spaced(len(captions), MOST_DIFFERENT)

@@ -451,7 +451,7 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
             changed |= {**SELF_CRITICAL_DEFAULTS, "epochs": options.score_epochs}
             stages.append(Stage(replace(options, start=folder, **changed), None))
     for stage in stages:
-        if stage.config is not None and stage.config["data_stamp"] != data.stamp:
+        if stage.config is not None and stage.config["data_stamp"] != data.fingerprint:
             raise DataError(
                 f"train_run: {path or stage.folder / DATA} is not the data that {stage.folder}"
                 " began with, expected the same, unchanged; give its path as `data`, or begin"

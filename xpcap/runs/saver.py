@@ -20,7 +20,7 @@ import numpy as np
 from xpcap.backend import Array, get_backend
 from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling
-from xpcap.data.hdf5 import write_stamped
+from xpcap.data.hdf5 import write_fingerprinted
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError, SaveError
 from xpcap.models import ModelConfig
@@ -271,7 +271,7 @@ def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
             "backend": get_backend(),
             "max_words": data.max_words,
             "tokeniser": data.vocabulary.tokeniser,
-            "data_stamp": data.stamp,
+            "data_stamp": data.fingerprint,
             "source": data.source.to_json(),
         }
         write_config(out, {**asdict(model), **settings, **start, **made_with, **projected})
@@ -282,7 +282,7 @@ def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
     if data.projection is not None and not (out / PROJECTION).exists():
         write_projection(out, data.projection)
     if options.data is None and not (out / DATA).exists():
-        write_stamped(out / DATA, data)
+        write_fingerprinted(out / DATA, data)
     if options.data is None and not (out / PICTURES).exists():
         write_pictures(out / PICTURES, data, "val")
 

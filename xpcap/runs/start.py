@@ -55,7 +55,7 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
 def _check_features(start: Path, run: Run, data: CaptionData) -> None:
     """DataError : the data's encoder, projection or shape of a feature is not the run's."""
     ours, theirs = data.source.encoder, source_of(run).encoder
-    if ours != theirs and data.stamp != run.config["data_stamp"]:
+    if ours != theirs and data.fingerprint != run.config["data_stamp"]:
         raise DataError(
             f"train_run: {start} was trained on features of {_encoder(theirs)}, the data has those"
             f" of {_encoder(ours)}, expected one encoder; prepare the data with that of the run"

@@ -16,7 +16,7 @@ import numpy as np
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data
 from xpcap.data.features import FeatureScaling, fit_scaling
-from xpcap.data.hdf5 import stamped
+from xpcap.data.hdf5 import with_fingerprint
 from xpcap.distributed import SINGLE, Group
 from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError, OptionError
@@ -159,7 +159,9 @@ def train_run(
     def open_path(path: Path | None) -> CaptionData:
         if opened is not None:
             return opened
-        return open_data(path) if path else stamped(generate(options.seed, progress=progress))
+        return (
+            open_data(path) if path else with_fingerprint(generate(options.seed, progress=progress))
+        )
 
     def reserve(folder: Path, resume: bool) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if group.rank else reserved(folder, resume)
@@ -258,12 +260,12 @@ def _train(
             solver.score_start()
         if options.objective == SELF_CRITICAL:
             scale_logits(model.params, options.sharpen)
-        elif base is not None and base.config["data_stamp"] != data.stamp:
+        elif base is not None and base.config["data_stamp"] != data.fingerprint:
             scale_logits(model.params, 1 / sharpened(base))
             solver.require_gain(LEAST_GAIN)
     if group.rank == 0:
         write_start(stage, data, model.config)
-        if base is not None and base.config["data_stamp"] != data.stamp:
+        if base is not None and base.config["data_stamp"] != data.fingerprint:
             write_inherited(folder, base, model.config)
     if checkpoint is None:
         writer.begin(solver)
@@ -361,7 +363,7 @@ def _check_ranks(group: Group, out: Path, plan: Plan) -> None:
         "NumPy": np.__version__,
         "backend": get_backend().partition(":")[0],
         "environment": {name: os.environ[name] for name in names},
-        "data's stamp": plan.data.stamp,
+        "data's stamp": plan.data.fingerprint,
         "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),
         "checkpoint's iteration": [_iteration(stage.folder) for stage in plan.stages],
     }

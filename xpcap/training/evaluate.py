@@ -10,7 +10,7 @@ import numpy as np
 
 from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import CaptionData, evenly_spaced
-from xpcap.data.feed import Feed
+from xpcap.data.loader import BatchLoader
 from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.distributed import SINGLE, Group, batches
 from xpcap.metrics.cider import CiderD
@@ -47,7 +47,7 @@ class TeacherForced(NamedTuple):
 
 def teacher_forced(
     model: Captioner,
-    data: CaptionData | Feed,
+    data: CaptionData | BatchLoader,
     split: str,
     *,
     captions: np.ndarray | None = None,
@@ -156,13 +156,15 @@ class EpochEvaluator:
 
     Parameters
     ----------
-    feed : of `data`
+    loader : of `data`
     select : a name in SELECT
     group : shares the captions and pictures out
     """
 
-    def __init__(self, data: CaptionData, feed: Feed, select: str, group: Group = SINGLE) -> None:
-        self._data, self._feed, self._group = data, feed, group
+    def __init__(
+        self, data: CaptionData, loader: BatchLoader, select: str, group: Group = SINGLE
+    ) -> None:
+        self._data, self._loader, self._group = data, loader, group
         scored = select != "loss" and "val" in data.splits
         self._captions = CaptionScore(data, group) if scored else None
 
@@ -192,5 +194,5 @@ class EpochEvaluator:
     ) -> TeacherForced:
         captions = evenly_spaced(len(self._data.split(split).captions), most)
         return teacher_forced(
-            model, self._feed, split, captions=captions, between=between, group=self._group
+            model, self._loader, split, captions=captions, between=between, group=self._group
         )

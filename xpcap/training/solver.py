@@ -14,7 +14,7 @@ from xpcap import optim
 from xpcap.backend import Array, get_array_module, is_device_array, to_numpy
 from xpcap.data.cs231n import from_coco
 from xpcap.data.dataset import CaptionData, check_data
-from xpcap.data.feed import Feed
+from xpcap.data.loader import BatchLoader
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError, TrainingError, check_number, check_whole, unknown
@@ -181,8 +181,11 @@ class CaptioningSolver:
         self._on_host = get_array_module(flat) is np
         self._captions = self.objective.epoch_indices(self.data)
         self._order = EpochOrder(len(self._captions), seed, replacement)
-        self._feed, self._record = Feed(self.data, flat), LossBuffer(flat, self.steps_per_epoch)
-        self._evaluate = EpochEvaluator(self.data, self._feed, select, group)
+        self._loader, self._record = (
+            BatchLoader(self.data, flat),
+            LossBuffer(flat, self.steps_per_epoch),
+        )
+        self._evaluate = EpochEvaluator(self.data, self._loader, select, group)
         self._optimizer = Optimizer(update_rule, self.optim_config, flat)
         self._workspace = Workspace(flat, cores() if self._on_host else 1, graphs=graphs)
         if (memory := group.sum_buffer(flat)) is not None:
@@ -266,14 +269,14 @@ class CaptioningSolver:
         positions : array (N,), int
             Positions of captions in the objective's list.
         """
-        split, captions = self._feed.split("train"), self._captions[positions]
+        split, captions = self._loader.split("train"), self._captions[positions]
         seed = getattr(self.model, "seed", 0)
         views = draw_views(len(captions), split.views, seed, self.iteration)
         shard = None
         if self.group.size > 1:  # of equal work on every rank
             null = self.data.vocabulary.null
             shard = dealt(split.captions[captions], null, self.group.rank, self.group.size)
-        batch = self._feed.minibatch("train", captions, views, shard)
+        batch = self._loader.minibatch("train", captions, views, shard)
         batch = batch._replace(step=self.iteration, layouts=self._layouts)
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
@@ -346,7 +349,7 @@ class CaptioningSolver:
         model, record = copy.copy(self.model), LossBuffer(flat, 1)
         captions = self._captions[: self.batch_size]
         # Features stay on the device
-        batch = self._feed.minibatch("train", captions)._replace(step=0)
+        batch = self._loader.minibatch("train", captions)._replace(step=0)
         loss, grads = self.objective.loss(model, batch, Workspace(flat, 1))
         if (clip := self.clip_norm) is None:
             norm = global_norm(grads.flat)

@@ -12,7 +12,7 @@ SHARE = 0.25  # of a device's free memory that the features of a split may take
 AT_ONCE = 1 << 23  # numbers scaled and sent at a time: grids are large
 
 
-class Feed:
+class BatchLoader:
     """Minibatches of a data set for one model.
 
     Parameters
