@@ -16,7 +16,7 @@ from xpcap.encoders.histogram import (  # noqa: E402
     _colours,
     _thirds,
 )
-from xpcap.encoders.pictures import fit  # noqa: E402
+from xpcap.encoders.pictures import letterbox  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402 - after the skip
 
@@ -118,11 +118,11 @@ def test_a_thing_looks_the_same_on_every_sheet(size: tuple[int, int]) -> None:
     """
     height, width = size
     rows, columns = np.mgrid[:height, :width]
-    sheet = np.full((height, width, 3), 255, np.uint8)
-    sheet[
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    canvas[
         np.hypot(rows - height / 2, columns - width / 2) < np.sqrt(height * width / 30 / np.pi)
     ] = (210, 35, 40)
-    area, edges, _, cells, _, _, place = parts(ENCODER.encode([sheet])[0])
+    area, edges, _, cells, _, _, place = parts(ENCODER.encode([canvas])[0])
     assert area[0, RED, 0] ** 2 == pytest.approx(1 / 30, rel=0.03)
     radius = SIDE / np.sqrt(30 * np.pi)
     assert (cells[:, RED, 0] ** 2).mean() == pytest.approx(
@@ -234,19 +234,19 @@ def test_a_drawing_of_another_size_is_encoded_much_alike() -> None:
     ],
 )
 def test_pictures_are_fitted_to_one_area(size: tuple[int, int], fitted: tuple[int, int]) -> None:
-    assert fit(np.zeros((*size, 3), np.uint8), 96).shape == (*fitted, 3)
+    assert letterbox(np.zeros((*size, 3), np.uint8), 96).shape == (*fitted, 3)
     same = np.zeros((*fitted, 3), np.uint8)
-    assert fit(same, 96) is same
+    assert letterbox(same, 96) is same
 
 
 def test_very_long_pictures_are_padded_evenly_in_the_colour_of_their_border() -> None:
     wide = np.full((36, 144, 3), (250, 240, 10), np.uint8)
     wide[10:20, 40:50] = 0
-    sheet = fit(wide, 96)
-    assert sheet.shape == (64, 144, 3)
-    assert (sheet[[0, 13, 50, 63]] == (250, 240, 10)).all()
-    np.testing.assert_array_equal(sheet[14:50], wide)
-    np.testing.assert_array_equal(fit(wide.transpose(1, 0, 2), 96), sheet.transpose(1, 0, 2))
+    canvas = letterbox(wide, 96)
+    assert canvas.shape == (64, 144, 3)
+    assert (canvas[[0, 13, 50, 63]] == (250, 240, 10)).all()
+    np.testing.assert_array_equal(canvas[14:50], wide)
+    np.testing.assert_array_equal(letterbox(wide.transpose(1, 0, 2), 96), canvas.transpose(1, 0, 2))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_very_long_pictures_are_padded_evenly_in_the_colour_of_their_border() ->
 )
 def test_what_is_no_picture_is_refused(wrong: object) -> None:
     with pytest.raises(
-        ValueError, match=r"fit: a picture has .*, expected uint8 \(height, width, 3\)"
+        ValueError, match=r"letterbox: a picture has .*, expected uint8 \(height, width, 3\)"
     ):
         ENCODER.encode([wrong])  # type: ignore[list-item]
 

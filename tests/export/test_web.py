@@ -27,7 +27,7 @@ from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.decoding.decode import decode
 from xpcap.encoders import HistogramEncoder, read_picture
 from xpcap.encoders.histogram import drawn_area
-from xpcap.encoders.pictures import fit
+from xpcap.encoders.pictures import letterbox
 from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.ranking import Candidate
 from xpcap.report.captions import overlay_alpha
@@ -236,7 +236,7 @@ def test_pixels_are_scaled_to_the_bit_as_by_pillow(
             for target in targets:
                 wanted = np.asarray(image.resize(target, how))
                 np.testing.assert_array_equal(of_script(next(resized)), wanted)
-        np.testing.assert_array_equal(of_script(fitted), fit(picture, 32))
+        np.testing.assert_array_equal(of_script(fitted), letterbox(picture, 32))
         for k in (1, 2, 3, 5):
             np.testing.assert_array_equal(of_script(next(reduced)), np.asarray(image.reduce(k)))
         image.thumbnail((30, 30))

@@ -8,7 +8,7 @@ import numpy as np
 
 from xpcap.encoders.extras import require
 from xpcap.encoders.grid import grid_name
-from xpcap.encoders.onnx import Network, open_session
+from xpcap.encoders.onnx import OnnxEncoder, open_session
 from xpcap.encoders.onnx_graph import Graph
 from xpcap.encoders.torch_weights import read_torch
 
@@ -22,7 +22,7 @@ STAGES = ((1, 1), (3, 2), (3, 2), (4, 2), (4, 1), (5, 2), (1, 1))
 EPSILON = 1e-3  # of batch norm
 
 
-def efficientnet_lite2(*, grid: int | None = None) -> Network:
+def efficientnet_lite2(*, grid: int | None = None) -> OnnxEncoder:
     """The encoder: 1280 channels of the last convolution (9 x 9), averaged over picture or region.
 
     Pictures are scaled to 260 x 260, their levels to ``(level - 127) / 128``.
@@ -43,7 +43,7 @@ def efficientnet_lite2(*, grid: int | None = None) -> Network:
     file = Path(spec.origin).parent / "models" / FILE
     output, model = _model(file, grid)
     name, offset, scale = grid_name(NAME, grid), np.array(127), np.array(128)
-    return Network(
+    return OnnxEncoder(
         name,
         open_session(NAME, model),
         lambda: _model(file, grid)[1],

@@ -83,12 +83,14 @@ def pool(features: np.ndarray, grid: int) -> np.ndarray:
     -----
     PyTorch's AdaptiveAvgPool2d.
     """
-    down, across = (shares(side, grid).astype(features.dtype) for side in features.shape[:2])
+    down, across = (
+        pooling_weights(side, grid).astype(features.dtype) for side in features.shape[:2]
+    )
     pooled: np.ndarray = np.einsum("ih,jw,hwd->ijd", down, across, features, optimize=True)
     return pooled.reshape(grid * grid, -1)
 
 
-def shares(side: int, grid: int) -> np.ndarray:
+def pooling_weights(side: int, grid: int) -> np.ndarray:
     """Weights of `side` rows in the average of each of `grid` regions: (grid, side)."""
     weights = np.zeros((grid, side))
     for i in range(grid):

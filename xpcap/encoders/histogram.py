@@ -6,10 +6,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from xpcap.encoders.grid import Area, grid_name, pool, require_regions
-from xpcap.encoders.pictures import border_colour, corner, fit, fitted
+from xpcap.encoders.pictures import border_colour, corner, letterbox, letterbox_sizes
 from xpcap.threads import in_turn
 
-SIDE = 128  # pixels; pictures are fitted to the area of a square of it
+SIDE = 128  # pixels; pictures are scaled to the area of a square of it
 # degrees: red, orange, yellow, green, cyan, blue, purple, pink, and red again
 HUES = (0, 33, 54, 125, 165, 222, 285, 335, 360)
 COLOURS = 3 + len(HUES) - 1  # black, grey, white, then the hues
@@ -39,7 +39,7 @@ class HistogramEncoder:
     ... 180 degrees are neighbours. All are shares, so that a small triangle looks like a large one.
     The grid covers all that differs from the paper, the commonest colour along the border, so that
     things fall into the same cells wherever they lie; its cells fade into each other. Last come the
-    position of the grid's middle on the sheet, as shares of nine cells, and the grid's height and
+    position of the grid's middle on the canvas, as shares of nine cells, and the grid's height and
     width.
 
     Parameters
@@ -73,7 +73,7 @@ class HistogramEncoder:
         )
 
     def _encode(self, picture: np.ndarray) -> np.ndarray:
-        layers, position = _encode_one(fit(picture, SIDE))
+        layers, position = _encode_one(letterbox(picture, SIDE))
         if self.grid is None:
             parts = [layer.ravel() for layer in (*layers, position)]
             return np.concatenate(parts).astype(np.float32)
@@ -85,9 +85,11 @@ class HistogramEncoder:
 def drawn_area(picture: np.ndarray) -> Area:
     """The bounding box of all that differs from the paper, over which the grid lies."""
     height, width, _ = picture.shape
-    sheet, inner = fitted(height, width, SIDE)
-    scaled = fit(picture, SIDE)
-    sides = zip(_drawn(scaled, border_colour(scaled)), corner(sheet, inner), inner, strict=True)
+    canvas, content = letterbox_sizes(height, width, SIDE)
+    scaled = letterbox(picture, SIDE)
+    sides = zip(
+        _drawn(scaled, border_colour(scaled)), corner(canvas, content), content, strict=True
+    )
     (top, bottom), (left, right) = (
         ((start - first) / pixels, (stop - first) / pixels)
         for (start, stop), first, pixels in sides
@@ -171,7 +173,7 @@ def _drawn(picture: np.ndarray, paper: np.ndarray) -> Box:
 
 
 def _position(box: Box, shape: tuple[int, ...]) -> np.ndarray:
-    """The drawing's middle on the sheet, as shares of nine cells, and its relative size."""
+    """The drawing's middle on the canvas, as shares of nine cells, and its relative size."""
     down, across = (
         _thirds(np.array([(start + stop) / 2]), 0, pixels)[0]
         for (start, stop), pixels in zip(box, shape, strict=True)

@@ -38,7 +38,7 @@ def open_session(where: str, model: bytes) -> Any:
         ) from error
 
 
-class Network:
+class OnnxEncoder:
     """An encoder that runs a network on each picture alone: features do not depend on the batch.
 
     A picture is scaled to the network's input (bicubic, not cropped); its levels, 0 to 255, become
@@ -124,7 +124,7 @@ MOST_BYTES = (1 << 31) - 1  # what ONNX holds in one file
 MOST_SIDE = 4096
 
 
-def onnx_file(name: str) -> Network:
+def onnx_file(name: str) -> OnnxEncoder:
     """The encoder ``onnx:FILE``, with options: ``onnx:model.onnx:size=224:mean=0.5:std=0.25``.
 
     Options go before the file's own metadata:
@@ -161,7 +161,7 @@ def onnx_file(name: str) -> Network:
     named = [f"{key}={options[key]}" for key in OPTIONS if key in options]
     whole = ":".join((f"onnx:{path.resolve()}", *named))
     offset, scale = 255 * scaling["mean"], 255 * scaling["std"]
-    return Network(
+    return OnnxEncoder(
         whole, session, lambda: _read(path), output, size, offset, scale, channels_last, grid
     )
 

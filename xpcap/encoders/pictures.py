@@ -33,7 +33,7 @@ HEAD = 4096  # bytes that show the kind of a file which is no picture
 LONGEST = 1024  # pixels of the longer side; no encoder uses more
 STRIP = 1 << 20  # pixels converted at once
 DOUBLED = ("WEBP", "AVIF", "HEIF")  # decoded, they take twice the memory of other formats
-WIDEST = 2.25  # longer side over shorter on the sheet of `fit`; longer pictures are padded to it
+WIDEST = 2.25  # longer side over shorter of `letterbox`'s canvas; longer pictures are padded to it
 
 # our errors report what Pillow would log about a damaged picture
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -318,8 +318,8 @@ def _finite(levels: np.ndarray) -> np.ndarray:
 # Arrays scaled to one area
 
 
-def fit(picture: np.ndarray, side: int) -> np.ndarray:
-    """Scale a picture to the area of a square, so that things are as large on a wide sheet.
+def letterbox(picture: np.ndarray, side: int) -> np.ndarray:
+    """Scale a picture to the area of a square, so that things are as large on a wide canvas.
 
     A picture whose sides differ more than 2.25 times is padded to that ratio, evenly on both sides,
     in the commonest colour of its border.
@@ -338,36 +338,36 @@ def fit(picture: np.ndarray, side: int) -> np.ndarray:
     ------
     ValueError : not such an array, or one without pixels.
     """
-    require_picture("fit", picture)
+    require_picture("letterbox", picture)
     height, width = picture.shape[:2]
-    sheet, inner = fitted(height, width, side)
-    if inner == (height, width) == sheet:
+    canvas, content = letterbox_sizes(height, width, side)
+    if content == (height, width) == canvas:
         return picture
     from PIL import Image
 
-    shrinks = math.prod(inner) < height * width
+    shrinks = math.prod(content) < height * width
     how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    scaled = np.asarray(Image.fromarray(picture).resize(inner[::-1], how))
-    if inner == sheet:
+    scaled = np.asarray(Image.fromarray(picture).resize(content[::-1], how))
+    if content == canvas:
         return scaled
-    padded = np.empty((*sheet, 3), np.uint8)
+    padded = np.empty((*canvas, 3), np.uint8)
     padded[:] = border_colour(scaled)
-    top, left = corner(sheet, inner)
-    padded[top : top + inner[0], left : left + inner[1]] = scaled
+    top, left = corner(canvas, content)
+    padded[top : top + content[0], left : left + content[1]] = scaled
     return padded
 
 
-def fitted(height: int, width: int, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of the sheet that `fit` returns, and of the scaled picture on it."""
+def letterbox_sizes(height: int, width: int, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the canvas that `letterbox` returns, and of the scaled picture on it."""
     stretch = math.sqrt(min(max(height / width, 1 / WIDEST), WIDEST))
-    sheet = round(side * stretch), round(side / stretch)
-    scale = min(sheet[0] / height, sheet[1] / width)
-    return sheet, (max(1, round(height * scale)), max(1, round(width * scale)))
+    canvas = round(side * stretch), round(side / stretch)
+    scale = min(canvas[0] / height, canvas[1] / width)
+    return canvas, (max(1, round(height * scale)), max(1, round(width * scale)))
 
 
-def corner(sheet: tuple[int, int], inner: tuple[int, int]) -> tuple[int, int]:
-    """Row and column of the sheet where the scaled picture begins."""
-    return (sheet[0] - inner[0]) // 2, (sheet[1] - inner[1]) // 2
+def corner(canvas: tuple[int, int], content: tuple[int, int]) -> tuple[int, int]:
+    """Row and column of the canvas where the scaled picture begins."""
+    return (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
 
 
 def require_picture(where: str, picture: np.ndarray) -> None:

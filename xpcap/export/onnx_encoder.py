@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.encoders.grid import shares
-from xpcap.encoders.onnx import Network
+from xpcap.encoders.grid import pooling_weights
+from xpcap.encoders.onnx import OnnxEncoder
 from xpcap.errors import DataError, OptionError
 from xpcap.export.onnx_graphs import Builder, Value
 
 PREFIX = "encoder/"  # of the names in its graph
 
 
-def load_encoder(encoder: Network) -> Any:
+def load_encoder(encoder: OnnxEncoder) -> Any:
     """The encoder's ModelProto, its names with a prefix. DataError : onnx cannot read it."""
     import onnx
 
@@ -49,7 +49,7 @@ def converted(model: Any, opset: int, name: str) -> Any:
         ) from error
 
 
-def add_encoder(graph: Builder, encoder: Network, model: Any, features: str) -> Value:
+def add_encoder(graph: Builder, encoder: OnnxEncoder, model: Any, features: str) -> Value:
     """Add a network, with the scaling before it and the pooling behind it.
 
     Parameters
@@ -87,7 +87,9 @@ def add_encoder(graph: Builder, encoder: Network, model: Any, features: str) -> 
         return pixels
     height, width, _ = encoder.map_of(np.zeros((*encoder.size, 3), np.uint8)).shape
     K, last = encoder.grid, encoder.channels_last
-    average = np.kron(shares(height, K), shares(width, K)).astype(np.float32)  # (K*K, h*w)
+    average = np.kron(pooling_weights(height, K), pooling_weights(width, K)).astype(
+        np.float32
+    )  # (K*K, h*w)
     rows = output if last else graph.node("Transpose", output, perm=(0, 2, 3, 1))
     D = encoder.shape[-1]
     flat = graph.constant("regions of a map", np.array([-1, height * width, D]))

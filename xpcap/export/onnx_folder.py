@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from xpcap import __version__
 from xpcap.encoders.extras import split_options
-from xpcap.encoders.onnx import OPTIONS, Network
+from xpcap.encoders.onnx import OPTIONS, OnnxEncoder
 from xpcap.errors import DataError, OptionError, check_whole, install, unknown
 from xpcap.export.onnx_encoder import add_encoder, converted, load_encoder, opset_of
 from xpcap.export.onnx_graphs import (
@@ -151,10 +151,10 @@ def _without_folder(encoder: str) -> str:
     )
 
 
-def _network_of(run: Run[CaptioningRNN]) -> Network:
+def _network_of(run: Run[CaptioningRNN]) -> OnnxEncoder:
     """The run's encoder. DataError : it is none, or no ONNX graph."""
     encoder = encoder_of(run, "export_onnx")
-    if not isinstance(encoder, Network):
+    if not isinstance(encoder, OnnxEncoder):
         raise DataError(
             f"export_onnx: {run.path} has the encoder {encoder.name!r}, which is no ONNX graph,"
             " expected efficientnet-lite2 or onnx:FILE; leave `with_encoder` out, and give"

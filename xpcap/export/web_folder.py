@@ -15,7 +15,7 @@ from xpcap import __version__
 from xpcap.data.vocabulary import gaps
 from xpcap.encoders import Encoder, HistogramEncoder
 from xpcap.encoders.histogram import SIDE
-from xpcap.encoders.onnx import Network
+from xpcap.encoders.onnx import OnnxEncoder
 from xpcap.encoders.pictures import LONGEST, MOST_BYTES
 from xpcap.errors import DataError
 from xpcap.export.onnx_encoder import add_encoder, converted, load_encoder, opset_of
@@ -98,7 +98,7 @@ def export_web(
     graphs: dict[str, bytes] = {}
     opset = OPSET
     about: dict[str, Any] = {"kind": "histogram", "side": SIDE, "grid": None}
-    if isinstance(encoder, Network):
+    if isinstance(encoder, OnnxEncoder):
         network = load_encoder(encoder)
         opset = max(OPSET, opset_of(network))
         graphs["encoder.onnx"] = _encoder_graph(encoder, network, weights, opset)
@@ -181,7 +181,7 @@ def export_web(
 
 def _encoder_of(run: Run[CaptioningRNN]) -> Encoder:
     encoder = encoder_of(run, "export_web")
-    if not isinstance(encoder, Network | HistogramEncoder):
+    if not isinstance(encoder, OnnxEncoder | HistogramEncoder):
         raise DataError(
             f"export_web: {run.path} has the encoder {encoder.name!r}, which runs in Python alone,"
             " expected efficientnet-lite2, onnx:FILE or histogram; export the encoder as ONNX, and"
@@ -190,7 +190,7 @@ def _encoder_of(run: Run[CaptioningRNN]) -> Encoder:
     return encoder
 
 
-def _encoder_graph(encoder: Network, network: Any, weights: str, opset: int) -> bytes:
+def _encoder_graph(encoder: OnnxEncoder, network: Any, weights: str, opset: int) -> bytes:
     graph = Builder(weights)
     pixels = add_encoder(graph, encoder, converted(network, opset, encoder.name), "features")
     features = Value("features", np.float32, (pixels.dims[0], *encoder.shape))
