@@ -17,6 +17,7 @@ from xpcap.metrics import (
     BadEndings,
     Bleu,
     Cider2015,
+    CorpusStatistics,
     Distinct,
     Length,
     Metric,
@@ -25,7 +26,6 @@ from xpcap.metrics import (
     RougeL,
     UnigramBleu,
     UnseenBigrams,
-    Usage,
     WordsUsed,
     averaged,
     corpus_bleu,
@@ -131,7 +131,7 @@ def test_repeats_are_captions_with_one_to_three_words_twice_in_a_row() -> None:
 
 def test_unseen_bigrams_are_shares_of_pairs_with_the_ends_of_a_caption() -> None:
     """Of "dog a" nobody starts with "dog", ends with "a", or writes the two in this order."""
-    train = Usage(iter([["a", "dog", "runs"], ["two", "dogs"]]))
+    train = CorpusStatistics(iter([["a", "dog", "runs"], ["two", "dogs"]]))
     said = [["a", "dog", "runs"], ["dog", "a"], ["a", "dogs"], []]
     scored = UnseenBigrams(train).score([], said)
     assert scored.pictures == [0, 1, pytest.approx(1 / 3), 1]
@@ -145,7 +145,7 @@ def test_bad_endings_are_learnt_from_captions_in_any_language() -> None:
     captions = [["ein", "hund", "bellt"]] * 49
     captions += [["laut", "und", "eine", "katze"]] * 49 + [["und", "eine", "katze"]] * 348
     captions += [["ein"], *[["eine"]] * 2, ["eine", "katze"], *[["und"]] * 3]
-    train = Usage(iter(captions))
+    train = CorpusStatistics(iter(captions))
     assert train.never_last == {"eine": 400}
     metric = BadEndings(train)
     said = [["ein", "hund", "und", "eine"], ["eine", "katze"], ["eine", "maus"], []]
@@ -153,7 +153,7 @@ def test_bad_endings_are_learnt_from_captions_in_any_language() -> None:
     assert (scored.corpus, scored.pictures) == ({"bad_endings": 1 / 4}, [1, 0, 0, 0])
     assert metric.protocol.endswith("; 1 words, such as eine")
     with pytest.raises(ValueError, match="BadEndings: no word occurs 50 times in the train capti"):
-        BadEndings(Usage(captions[:49]))
+        BadEndings(CorpusStatistics(captions[:49]))
 
 
 def test_an_interval_is_that_of_scores_of_resampled_captions(

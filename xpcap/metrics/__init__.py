@@ -17,12 +17,12 @@ from xpcap.metrics.rouge import RougeL, rouge_l
 from xpcap.metrics.variety import (
     WITHOUT_REFERENCES,
     BadEndings,
+    CorpusStatistics,
     Distinct,
     Length,
     Novel,
     Repeats,
     UnseenBigrams,
-    Usage,
     WordsUsed,
 )
 
@@ -49,6 +49,7 @@ __all__ = [
     "Cider",
     "Cider2015",
     "CiderD",
+    "CorpusStatistics",
     "Distinct",
     "DocumentFrequencies",
     "Interval",
@@ -62,7 +63,6 @@ __all__ = [
     "Sums",
     "UnigramBleu",
     "UnseenBigrams",
-    "Usage",
     "Words",
     "WordsUsed",
     "averaged",

@@ -124,8 +124,8 @@ FREQUENT = 50  # occurrences
 SELDOM = 0.005  # of the occurrences
 
 
-class Usage:
-    """Use of words in captions: their bigrams, and the words that hardly ever end one.
+class CorpusStatistics:
+    """Statistics of words in captions: their bigrams, and the words that hardly ever end one.
 
     Parameters
     ----------
@@ -152,6 +152,9 @@ class Usage:
         }
 
 
+Usage = CorpusStatistics  # its former name
+
+
 class UnseenBigrams:
     """Share of bigrams that no train caption holds, the ends of captions included."""
 
@@ -163,7 +166,7 @@ class UnseenBigrams:
         " that are in no caption of the train split; over all captions"
     )
 
-    def __init__(self, train: Usage) -> None:
+    def __init__(self, train: CorpusStatistics) -> None:
         self._known = train.bigrams
 
     def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
@@ -190,7 +193,7 @@ class BadEndings:
     title = "bad endings"
     plain = "share of captions that break off, as in 'a dog runs on a'"
 
-    def __init__(self, train: Usage) -> None:
+    def __init__(self, train: CorpusStatistics) -> None:
         if not train.never_last:
             raise ValueError(
                 f"BadEndings: no word occurs {FREQUENT} times in the train captions and hardly ever"

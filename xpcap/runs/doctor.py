@@ -15,14 +15,14 @@ from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import UNK, detokenize
 from xpcap.layers.cells import Activation
 from xpcap.memory import allocator
-from xpcap.metrics import Usage, Words
+from xpcap.metrics import CorpusStatistics, Words
 from xpcap.metrics.variety import bigrams, repeated
 from xpcap.models import Captioner, network
 from xpcap.models.batch import prepare_batch
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.runs.captioning import captioned, data_of
 from xpcap.runs.folder import Run, learnt
-from xpcap.runs.scoring import TOO_FEW, train_usage
+from xpcap.runs.scoring import TOO_FEW, train_statistics
 from xpcap.training.evaluate import teacher_forced
 from xpcap.training.state import Record
 
@@ -131,7 +131,7 @@ def examine_run(
     references = seen.words(split)
     encoded = seen.encoded_with(run.vocabulary, split, references)
     compared, people = evenly_spaced(len(pictures), MOST_DIFFERENT), [references[i] for i in firsts]
-    usage = train_usage(seen) if "train" in seen.splits else None
+    statistics = train_statistics(seen) if "train" in seen.splits else None
     known, prepared = run.vocabulary.idx_to_word, run.config.get("source", {})
     same = alike(_learnt(run, seen))
     unforbidden = _unforbidden(run, seen, split)
@@ -140,8 +140,8 @@ def examine_run(
         features(run.model, encoded, split, same.verdict not in (OK, UNKNOWN)),
         variety([captions[i] for i in compared], [people[i] for i in compared]),
         repeats(captions, people),
-        unseen_bigrams(captions, people, usage, known),
-        bad_endings(captions, people, usage),
+        unseen_bigrams(captions, people, statistics, known),
+        bad_endings(captions, people, statistics),
         ending(captions, references, run.config["max_words"]),
         length(captions, references),
         unknown_words(unforbidden, lacking_words(references, known)[0], prepared),
@@ -288,7 +288,10 @@ def repeats(captions: Sequence[Words], people: Sequence[Words]) -> Diagnosis:
 
 
 def unseen_bigrams(
-    captions: Sequence[Words], people: Sequence[Words], train: Usage | None, known: Sequence[str]
+    captions: Sequence[Words],
+    people: Sequence[Words],
+    train: CorpusStatistics | None,
+    known: Sequence[str],
 ) -> Diagnosis:
     """Share of pairs of neighbouring words that no train caption holds.
 
@@ -326,7 +329,7 @@ def _phrase(pair: tuple[str | None, str | None]) -> str:
 
 
 def bad_endings(
-    captions: Sequence[Words], people: Sequence[Words], train: Usage | None
+    captions: Sequence[Words], people: Sequence[Words], train: CorpusStatistics | None
 ) -> Diagnosis:
     """Share of captions whose last word hardly ever ends a train caption.
 

@@ -24,6 +24,7 @@ from xpcap.metrics import (
     WITHOUT_REFERENCES,
     BadEndings,
     Bleu,
+    CorpusStatistics,
     Interval,
     Metric,
     Novel,
@@ -31,7 +32,6 @@ from xpcap.metrics import (
     Scored,
     UnigramBleu,
     UnseenBigrams,
-    Usage,
     intervals,
     paired,
 )
@@ -376,10 +376,10 @@ def _metrics(data: CaptionData, metrics: Sequence[Metric]) -> tuple[list[Metric]
     below = 1 + next((k for k, metric in enumerate(metrics) if metric.name == Bleu.name), -1)
     found, unscored = [*metrics[:below], *metrics_of(data), *metrics[below:]], {}
     if "train" in data.splits:
-        usage = train_usage(data)
-        found += [Novel(lambda: _train_captions(data)), UnseenBigrams(usage)]
-        if usage.never_last:
-            found.append(BadEndings(usage))
+        statistics = train_statistics(data)
+        found += [Novel(lambda: _train_captions(data)), UnseenBigrams(statistics)]
+        if statistics.never_last:
+            found.append(BadEndings(statistics))
         else:
             unscored[BadEndings.name] = TOO_FEW
     return found, unscored
@@ -425,15 +425,15 @@ def _train_captions(data: CaptionData) -> Iterator[list[str]]:
     return ([words[i] for i in row if i not in skipped] for row in rows)
 
 
-def train_usage(data: CaptionData) -> Usage:
+def train_statistics(data: CaptionData) -> CorpusStatistics:
     """Bigrams and endings of the train split's captions as people wrote them, where the file has it.
 
     Of the text, since people's captions hold words that the vocabulary lacks.
     """
     train = data.split("train")
     if train.text is None:
-        return Usage(_train_captions(data))
-    return Usage(map(data.vocabulary.tokenize, train.text))
+        return CorpusStatistics(_train_captions(data))
+    return CorpusStatistics(map(data.vocabulary.tokenize, train.text))
 
 
 # A run on a split
