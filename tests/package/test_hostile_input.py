@@ -27,7 +27,7 @@ from xpcap.data.vocabulary import SPECIAL  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.errors import DataError, unknown  # noqa: E402
 from xpcap.prepare import encode_folder, import_captions, read_captions, read_features  # noqa: E402
-from xpcap.prepare.features import leads_out  # noqa: E402
+from xpcap.prepare.features import escapes  # noqa: E402
 from xpcap.prepare.text import read_list  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -320,8 +320,8 @@ def test_names_that_a_terminal_obeys_are_written_out(tmp_path: Path) -> None:
 def test_names_that_climb_are_told_from_those_that_do_not(
     name: str, posix: bool, windows: bool
 ) -> None:
-    assert leads_out(name, PurePosixPath) is posix
-    assert leads_out(name, PureWindowsPath) is windows
+    assert escapes(name, PurePosixPath) is posix
+    assert escapes(name, PureWindowsPath) is windows
 
 
 def test_a_list_leads_to_no_picture_outside_the_folder(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_name_that_could_mean_another_is_not_taken_for_a_picture(
 ) -> None:
     matches = look_up(tmp_path, names, *files)
     assert matches.found == found
-    assert set(matches.near) == set(names) - set(found)
+    assert set(matches.suggestions) == set(names) - set(found)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_nearly_the_name_of_a_picture_is_suggested(name: str, file: str, tmp_pat
     matches = look_up(
         tmp_path, [name], file, *(["2/two.jpg"] if name == "two.jpg" else ["other.jpg"])
     )
-    assert (matches.found, list(matches.near)) == ({}, [name])
-    assert matches.near[name].startswith(file)
+    assert (matches.found, list(matches.suggestions)) == ({}, [name])
+    assert matches.suggestions[name].startswith(file)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_another_number_or_another_word_is_another_picture(
 
 
 def test_a_camera_s_raw_file_is_not_suggested(tmp_path: Path) -> None:
-    assert look_up(tmp_path, ["IMG_1.jpg"], "IMG_1.CR2").near == {}
+    assert look_up(tmp_path, ["IMG_1.jpg"], "IMG_1.CR2").suggestions == {}
 
 
 def test_of_files_with_a_name_in_folders_inside_the_highest_is_meant_if_it_is_alone(

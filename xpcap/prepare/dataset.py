@@ -17,7 +17,13 @@ from xpcap.encoders import PHOTOGRAPHS, Encoder, HistogramEncoder, find_encoder
 from xpcap.encoders.finding import describe_others
 from xpcap.errors import DataError
 from xpcap.prepare.detect import CaptionFile, read_captions
-from xpcap.prepare.features import covered, encode_folder, mirror_of, read_features, stay_in
+from xpcap.prepare.features import (
+    encode_folder,
+    mirror_of,
+    read_features,
+    require_all,
+    require_inside,
+)
 from xpcap.prepare.matching import PictureFolder, match_names, picture_folder
 from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.splits import DEFAULT_FRACTIONS, by_fractions, by_lists
@@ -95,9 +101,9 @@ def import_captions(
     if features_file is not None:
         features, record["features"] = read_features(features_file), Path(features_file).name
 
-    rows = _tidy(rows, report)
+    rows = _clean(rows, report)
     rows, paths, features = _match(rows, features, pictures, report)
-    rows, splits = _divide(rows, splits, lists, fractions, seed, record, report)
+    rows, splits = _assign_splits(rows, splits, lists, fractions, seed, record, report)
     rows = [row._replace(picture=paths.get(row.picture, row.picture)) for row in rows]
     if strict:
         report.refuse(WHERE)
@@ -157,20 +163,20 @@ def _check_origin(where: str, features: object, pictures: object, encoder: Encod
 
 def _count(data: CaptionData) -> dict[str, Mapping[str, float]]:
     """Captions cut, and the share of unknown words, by split."""
-    cut, unknown = {}, {}
+    truncated, unknown = {}, {}
     words = data.vocabulary
     for name, split in data.splits.items():
         ids = split.captions
         full = np.flatnonzero(ids[:, -1] == words.end)
-        cut[name] = sum(len(caption) > ids.shape[1] - 2 for caption in data.words(name, full))
+        truncated[name] = sum(len(caption) > ids.shape[1] - 2 for caption in data.words(name, full))
         inside = (ids != words.null) & (ids != words.start) & (ids != words.end)
         unknown[name] = round(float((ids == words.unk).sum() / inside.sum()), 4)
-    return {"cut": cut, "unknown": unknown}
+    return {"cut": truncated, "unknown": unknown}
 
 
-def _tidy(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]:
+def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]:
     """Captions on one line; those without a word, and pictures left with none, are skipped."""
-    tidied: list[CaptionRow] = []
+    cleaned: list[CaptionRow] = []
     for (_, picture), group in itertools.groupby(rows, key=lambda row: (row.split, row.picture)):
         captions = [(row, row.caption) for row in group if row.caption is not None]
         try:
@@ -185,8 +191,8 @@ def _tidy(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]:
             report.skip("captions without a word", picture)
         if not worded:
             report.skip("pictures without captions", picture)
-        tidied += [row._replace(caption=_LINE_END.sub(" ", text.strip())) for row, text in worded]
-    return tidied
+        cleaned += [row._replace(caption=_LINE_END.sub(" ", text.strip())) for row, text in worded]
+    return cleaned
 
 
 def _match(
@@ -211,12 +217,12 @@ def _match(
     assert there is not None
     report.note(
         "names that differ from those there in capitals or Unicode form alone, taken as the same",
-        [f"{name} is {called}" for name, called in there.respelt.items()],
+        [f"{name} is {called}" for name, called in there.normalised.items()],
     )
     for name in names:
         if name not in there.found:
-            near = there.near.get(name)
-            report.skip(lack, name, remark=f"did you mean {near}?" if near else "")
+            suggestion = there.suggestions.get(name)
+            report.skip(lack, name, remark=f"did you mean {suggestion}?" if suggestion else "")
     if files is not None:
         _note_rest(files, paths, report)
         if faceless := sum(name not in paths for name in there.found):
@@ -258,7 +264,7 @@ def _note_rest(files: PictureFolder, paths: Mapping[str, str], report: ImportRep
     report.notes += [f"folder {folder} cannot be read: {why}" for folder, why in unreadable]
 
 
-def _divide(
+def _assign_splits(
     rows: Sequence[CaptionRow],
     splits: Sequence[str | None],
     lists: Mapping[str, str | Path] | None,
@@ -379,7 +385,7 @@ def assemble(
     _check_origin("assemble", features, pictures, encoder)
     folder = None if pictures is None else picture_folder("assemble", pictures)
     if folder is not None:
-        stay_in("assemble", folder, names)
+        require_inside("assemble", folder, names)
     if features is None:
         assert folder is not None
         encoder = encoder or HistogramEncoder()
@@ -399,7 +405,7 @@ def assemble(
     splits = {}
     for split, of_split in numbers.items():
         mirrors = [mirror_of(name) for name in of_split] if mirror and split == "train" else []
-        covered(f"assemble: split {split!r}", mirrors, table, "mirror image")
+        require_all(f"assemble: split {split!r}", mirrors, table, "mirror image")
         own = [number for number, row in enumerate(rows) if row.split == split]
         splits[split] = Split(
             captions=vocabulary.encode_words([words[i] for i in own], max_words),
@@ -471,7 +477,7 @@ def _vocabulary(
 def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayLike]) -> Table:
     """Features as a table, checked: every picture has one, and all have one shape."""
     for split, pictures in numbers.items():
-        covered(f"assemble: split {split!r}", list(pictures), features, "features")
+        require_all(f"assemble: split {split!r}", list(pictures), features, "features")
     if isinstance(features, Table):
         return features
     pictures = [picture for pictures in numbers.values() for picture in pictures]

@@ -112,9 +112,9 @@ def encode_folder(
     OSError : the cache cannot be written.
     """
     folder = Path(folder)
-    stay_in("encode_folder", folder, names)
+    require_inside("encode_folder", folder, names)
     there = {name for name in names if _exists(folder / name)}
-    covered("encode_folder", names, there, f"file in {folder}")  # before the slow part
+    require_all("encode_folder", names, there, f"file in {folder}")  # before the slow part
 
     path = Path(cache) if cache and group.rank == 0 else None
     store = FeatureCache(path, [*names, *_mirrors(names, mirrored)], encoder.shape)
@@ -371,7 +371,7 @@ def _in_parallel(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequenc
         blas().give_way()
 
 
-def covered(where: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:
+def require_all(where: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:
     """DataError : some of the `pictures` are not among the `known`; they lack a `thing`."""
     if missing := [picture for picture in pictures if picture not in known]:
         raise DataError(
@@ -380,15 +380,15 @@ def covered(where: str, pictures: Sequence[str], known: Container[str], thing: s
         )
 
 
-def leads_out(name: str, kind: type[PurePath] = PurePath) -> bool:
+def escapes(name: str, kind: type[PurePath] = PurePath) -> bool:
     """True if a name, read as a path, could lead out of its folder."""
     path = kind(name)
     return bool(path.anchor) or ".." in path.parts or "\0" in name
 
 
-def stay_in(where: str, folder: Path, names: Iterable[str]) -> None:
+def require_inside(where: str, folder: Path, names: Iterable[str]) -> None:
     """DataError : one of the names could lead out of the folder."""
-    if astray := next((name for name in names if leads_out(name)), None):
+    if astray := next((name for name in names if escapes(name)), None):
         raise DataError(
             f"{where}: picture {astray[:100]!r} would lie outside {folder}, expected the name of a"
             " file in it; who wrote the list?"

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from xpcap.encoders.finding import Found, search_folder
 from xpcap.errors import DataError
-from xpcap.prepare.features import leads_out, stay_in
+from xpcap.prepare.features import escapes, require_inside
 
 LEAST_RATIO = 0.85  # of letters in common of two names that differ by a typo
-MOST_LOST = 10  # unmatched names that are compared for typos
+MOST_UNMATCHED = 10  # unmatched names that are compared for typos
 MOST_COMPARED = 10_000  # names that each of them is compared with
 _SUFFIX = re.compile(r"(?<=.)\.[a-z]\w{1,4}$")
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
@@ -29,8 +29,8 @@ class Matches(NamedTuple):
     """Names in captions and the names that match them in a folder, or among features."""
 
     found: dict[str, str]  # name to its match
-    respelt: dict[str, str]  # matches of `found` that differ in capitals or Unicode form
-    near: dict[str, str]  # unmatched names to suggestions
+    normalised: dict[str, str]  # matches of `found` that differ in capitals or Unicode form
+    suggestions: dict[str, str]  # unmatched names to suggestions
 
 
 def match_names(
@@ -48,7 +48,7 @@ def match_names(
     """
     folder = known if isinstance(known, PictureFolder) else None
     if folder is not None:
-        stay_in(where, folder.path, names)
+        require_inside(where, folder.path, names)
     found: dict[str, str] = {}
     owner: dict[str, str] = {}
     for name in names:
@@ -68,13 +68,13 @@ def match_names(
                 " expected a picture for each name"
             )
         found[name] = called
-    lost = [name for name in names if name not in found]
-    if not lost:
+    unmatched = [name for name in names if name not in found]
+    if not unmatched:
         return Matches(found, {}, {})
     there = known.pictures() if isinstance(known, PictureFolder) else known
-    respelt = _respelt(lost, there, owner)
-    near = _near([name for name in lost if name not in respelt], there)
-    return Matches({**found, **respelt}, respelt, near)
+    normalised = _match_normalised(unmatched, there, owner)
+    suggestions = _suggest([name for name in unmatched if name not in normalised], there)
+    return Matches({**found, **normalised}, normalised, suggestions)
 
 
 def picture_folder(where: str, folder: str | Path) -> Path:
@@ -109,7 +109,7 @@ class PictureFolder:
             return True
         try:
             path = str(name)
-            return "/" in path and not leads_out(path) and (self.path / path).is_file()
+            return "/" in path and not escapes(path) and (self.path / path).is_file()
         except OSError:  # a name that no file can have
             return False
 
@@ -136,13 +136,15 @@ class PictureFolder:
         return path.relative_to(self.path).as_posix()
 
 
-def _respelt(lost: Sequence[str], there: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+def _match_normalised(
+    unmatched: Sequence[str], there: Iterable[str], taken: Collection[str]
+) -> dict[str, str]:
     """Names to the one unmatched name that differs only in capitals or Unicode form."""
     spelt: dict[str, list[str]] = defaultdict(list)
     for called in there:
         spelt[_spelling(_last(called))].append(called)
     meant: dict[str, str] = {}
-    for name in lost:
+    for name in unmatched:
         alike = spelt.get(_spelling(_last(name)), [])
         whole = [called for called in alike if _spelling(called) == _spelling(name)]
         if len(chosen := whole or alike) == 1 and chosen[0] not in taken:
@@ -151,7 +153,7 @@ def _respelt(lost: Sequence[str], there: Iterable[str], taken: Collection[str]) 
     return {name: called for name, called in meant.items() if claims[called] == 1}
 
 
-def _near(lost: Sequence[str], there: Collection[str]) -> dict[str, str]:
+def _suggest(unmatched: Sequence[str], there: Collection[str]) -> dict[str, str]:
     """Names to those of equal numbers and letters, or, for the first few, nearly equal letters."""
     cores: dict[str, list[str]] = defaultdict(list)
     numbers: dict[str, list[str]] = defaultdict(list)  # the digits of a name to its cores
@@ -159,17 +161,17 @@ def _near(lost: Sequence[str], there: Collection[str]) -> dict[str, str]:
         core = _core(called)
         cores[core].append(called)
         numbers[_NO_DIGITS.sub("", core)].append(core)
-    near = {}
-    for name in lost:
+    suggestions = {}
+    for name in unmatched:
         if (core := _core(name)) and core in cores:
-            near[name] = " or ".join(cores[core][:2])
-    for name in [name for name in lost if name not in near][:MOST_LOST]:
+            suggestions[name] = " or ".join(cores[core][:2])
+    for name in [name for name in unmatched if name not in suggestions][:MOST_UNMATCHED]:
         core = _core(name)
         others = numbers.get(_NO_DIGITS.sub("", core), [])[:MOST_COMPARED]
         alike = [other for other in others if abs(len(other) - len(core)) <= 2]
         if close := difflib.get_close_matches(core, alike, n=1, cutoff=LEAST_RATIO):
-            near[name] = cores[close[0]][0]
-    return near
+            suggestions[name] = cores[close[0]][0]
+    return suggestions
 
 
 def _last(name: str) -> str:
