@@ -218,7 +218,7 @@ def test_json_explains_a_ranked_caption_by_photos_and_all_candidates(ranked: Pat
     assert run.ranker is not None
     data, index = runs.data_of(run), run.ranker.index
     numbers = np.array([data.split("val").images.index(one["image"]) for one in said])
-    cosines = index.directions_of(data.features("val", numbers)) @ index.directions.T.astype("f4")
+    cosines = index.embeddings_of(data.features("val", numbers)) @ index.embeddings.T.astype("f4")
     for one, alike in zip(said, (cosines > 0).sum(axis=1).tolist(), strict=True):
         neighbours, candidates = (one["explanation"][x] for x in ("neighbours", "candidates"))
         similarities = [neighbour["similarity"] for neighbour in neighbours]

@@ -347,14 +347,14 @@ def test_the_search_is_the_beams(words: int, script: Script, rng: np.random.Gene
 
 
 @needs_node
-@pytest.mark.parametrize("borrowed", [0, 4])
+@pytest.mark.parametrize("retrieved", [0, 4])
 def test_ranking_is_the_rankers(
-    borrowed: int, script: Script, ranked: Path, rng: np.random.Generator
+    retrieved: int, script: Script, ranked: Path, rng: np.random.Generator
 ) -> None:
     run = open_run(ranked)
     assert run.ranker is not None
     weights = {**run.ranker.weights, "borrowed": 0.5, "repeats": -2.0, "unseen": -3.0}
-    ranker = replace(run.ranker, weights=weights, neighbours=7, fall=0.2, borrowed=borrowed)
+    ranker = replace(run.ranker, weights=weights, neighbours=7, bandwidth=0.2, retrieved=retrieved)
     index, vocabulary = ranker.index, run.vocabulary
     (script.folder / "ranking.safetensors").write_bytes(web_folder._ranking(ranker))
     features = data_of(run).features("val", np.arange(6))
@@ -371,7 +371,7 @@ def test_ranking_is_the_rankers(
     wanted = ranker.rank(features, made, likelihood, lambda words: len(words) < 12)
     assert any(
         one.candidate.photo >= 0 for ranking in wanted for one in ranking.candidates
-    ) == bool(borrowed)
+    ) == bool(retrieved)
     projected = (features - index.projection.mean) @ index.projection.components
     found = script(
         """import { Ranker, readTensors } from "./ranking.js";

@@ -79,12 +79,12 @@ def test_neighbours_are_those_of_a_search_through_all_cosines(
     monkeypatch.setattr(of_index, "AT_ONCE", at_once)
     x = np.asarray(data.split("train").features, np.float64)
     mean, (_, _, axes) = x.mean(axis=0), np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
-    assert index.directions.shape == (PHOTOS, D)  # all components: cosines are those of x - mean
-    assert index.directions.dtype == np.float16
+    assert index.embeddings.shape == (PHOTOS, D)  # all components: cosines are those of x - mean
+    assert index.embeddings.dtype == np.float16
     q = queries(data)
     cosines = (q - mean) @ (x - mean).T
     cosines /= np.linalg.norm(q - mean, axis=1)[:, None] * np.linalg.norm(x - mean, axis=1)
-    found = index.nearest(index.directions_of(lib(q)), 5)
+    found = index.nearest(index.embeddings_of(lib(q)), 5)
     assert (found.photos == np.argsort(-cosines, axis=1)[:, :5]).all()
     wanted = -np.sort(-cosines, axis=1)[:, :5]
     np.testing.assert_allclose(found.similarities, wanted, atol=2e-3)
@@ -92,11 +92,11 @@ def test_neighbours_are_those_of_a_search_through_all_cosines(
 
 
 def test_a_photo_is_not_its_own_neighbour(data: CaptionData, index: PhotoIndex) -> None:
-    own = index.nearest(index.directions_of(np.asarray(data.split("train").features)), 4)
+    own = index.nearest(index.embeddings_of(np.asarray(data.split("train").features)), 4)
     assert not (own.photos == np.arange(PHOTOS)[:, None]).any()
-    directions = index.directions_of(queries(data, 1))
-    few = index.nearest(directions, PHOTOS + 3)
-    (alike,) = np.nonzero(directions[0] @ index.directions.T.astype(np.float32) > 0)
+    embeddings = index.embeddings_of(queries(data, 1))
+    few = index.nearest(embeddings, PHOTOS + 3)
+    (alike,) = np.nonzero(embeddings[0] @ index.embeddings.T.astype(np.float32) > 0)
     assert sorted(few.photos[0, : len(alike)].tolist()) == alike.tolist()
     assert few.photos[0, len(alike) :].tolist() == [-1] * (PHOTOS + 3 - len(alike))  # no more
 
@@ -107,7 +107,7 @@ def test_an_index_of_grids_is_that_of_their_means(data: CaptionData, index: Phot
     away = np.random.default_rng(1).standard_normal(flat.shape).astype(np.float32)
     grid = np.stack([flat + away, flat - away], axis=1)
     of_grids = PhotoIndex.of(replace(data, splits={"train": replace(split, features=grid)}))
-    one, other = of_grids.directions_of(grid), index.directions_of(flat)
+    one, other = of_grids.embeddings_of(grid), index.embeddings_of(flat)
     np.testing.assert_allclose(np.abs(one @ one.T), np.abs(other @ other.T), atol=1e-5)
 
 
@@ -140,7 +140,7 @@ def test_an_index_is_extended_by_photos_of_another_data_set(
     assert longer.images[-1] == "photo1-4.jpg"
     assert longer.captions(PHOTOS)[0] == list(ids(more.texts("train")[0]))
     assert longer.frequencies.pictures == PHOTOS + 5
-    near = longer.nearest(longer.directions_of(np.asarray(more.split("train").features)), 1)
+    near = longer.nearest(longer.embeddings_of(np.asarray(more.split("train").features)), 1)
     assert longer.predictor.shape == (D + 1, len(VOCABULARY))
     assert (near.similarities < of_index.DUPLICATE_SIMILARITY).all()
 
@@ -149,8 +149,8 @@ def test_the_predictor_expects_the_words_of_similar_photos(
     data: CaptionData, index: PhotoIndex
 ) -> None:
     split = data.split("train")
-    directions = index.directions_of(np.asarray(split.features))
-    expected = directions @ index.predictor[:-1].astype(np.float32) + index.predictor[-1]
+    embeddings = index.embeddings_of(np.asarray(split.features))
+    expected = embeddings @ index.predictor[:-1].astype(np.float32) + index.predictor[-1]
     texts = data.texts("train")[::2]
     for thing in THINGS:
         column = expected[:, VOCABULARY.word_to_idx[thing]]
@@ -167,10 +167,10 @@ def test_photos_that_do_not_look_alike_are_no_neighbours(lib: Lib) -> None:
     split = replace(data.split("train"), features=opposite.astype(np.float32))
     index = PhotoIndex.of(replace(data, splits={"train": split}))
     features = np.stack([opposite[0], np.zeros(D)]).astype(np.float32)  # the second has no side
-    near = index.nearest(index.directions_of(lib(features)), 3)
+    near = index.nearest(index.embeddings_of(lib(features)), 3)
     assert near.photos.tolist() == [[-1] * 3] * 2
     made = [[Candidate(ids("a dog"), -1.0), Candidate(ids("a cat"), -2.0)]] * 2
-    rankings = ranker(index, borrowed=2, log_probability=1.0, consensus=9.0).rank(
+    rankings = ranker(index, retrieved=2, log_probability=1.0, consensus=9.0).rank(
         lib(features), made, never
     )
     assert [one.best for one in rankings] == [ids("a dog")] * 2
@@ -179,22 +179,22 @@ def test_photos_that_do_not_look_alike_are_no_neighbours(lib: Lib) -> None:
 # Features and scores
 
 
-def ranker(index: PhotoIndex, borrowed: int = 0, **weights: float) -> Ranker:
+def ranker(index: PhotoIndex, retrieved: int = 0, **weights: float) -> Ranker:
     own = {name: weights.get(name, 0.0) for name in FEATURES}
-    return Ranker(index, VOCABULARY, own, 3, 0.1, 4, borrowed, False)
+    return Ranker(index, VOCABULARY, own, 3, 0.1, 4, retrieved, False)
 
 
 def never(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
-    raise AssertionError("nothing is borrowed")
+    raise AssertionError("nothing is retrieved")
 
 
 def test_features_are_those_computed_by_hand(data: CaptionData, index: PhotoIndex) -> None:
     q = queries(data, 2)
-    directions = index.directions_of(q)
-    near = index.nearest(directions, 3)
+    embeddings = index.embeddings_of(q)
+    near = index.nearest(embeddings, 3)
     texts = ["a dog near a boat", "dog dog a a dog", "tree"]
     made = [[Candidate(ids(texts[0]), -3.0)], [Candidate(ids(t), -2.0) for t in texts[1:]]]
-    found = ranker(index).features(directions, near, made)
+    found = ranker(index).features(embeddings, near, made)
     columns = dict(zip(FEATURES, found.T, strict=True))
     assert columns["log_probability"].tolist() == [-3 / 6, -2 / 6, -2 / 2]
     assert columns["length"].tolist() == [5, 5, 1]
@@ -213,7 +213,7 @@ def test_features_are_those_computed_by_hand(data: CaptionData, index: PhotoInde
         wanted = np.average(of_each, weights=shares[number])
         np.testing.assert_allclose(columns["consensus"][c], wanted, rtol=1e-5)
     prior = index.predictor[-1].astype(np.float64)
-    expected = directions[1] @ index.predictor[:-1].astype(np.float32) + index.predictor[-1]
+    expected = embeddings[1] @ index.predictor[:-1].astype(np.float32) + index.predictor[-1]
     tree = VOCABULARY.word_to_idx["tree"]
     lift = np.log(max(expected[tree], 0) + 1e-3) - np.log(prior[tree] + 1e-3)
     np.testing.assert_allclose(columns["words"][2], lift, rtol=1e-4)
@@ -248,13 +248,13 @@ def test_neighbours_lend_captions_that_are_not_compared_with_their_own_photo(
     def allowed(words: Words) -> bool:
         return words != ids("a boat near a boat")
 
-    own = ranker(index, borrowed=2, consensus=1.0)
+    own = ranker(index, retrieved=2, consensus=1.0)
     rankings = own.rank(q, [[]] * 3, likely, allowed)
-    texts, near = data.texts("train"), index.nearest(index.directions_of(q), 3)
+    texts, near = data.texts("train"), index.nearest(index.embeddings_of(q), 3)
     for number, ranking in enumerate(rankings):
-        lent = [one.candidate for one in ranking.candidates]
-        assert {(number, one.words) for one in lent} <= set(asked)
-        assert 1 <= len(lent) <= 2
+        found = [one.candidate for one in ranking.candidates]
+        assert {(number, one.words) for one in found} <= set(asked)
+        assert 1 <= len(found) <= 2
         photos = near.photos[number].tolist()
         for one in ranking.candidates:
             photo, words = one.candidate.photo, one.candidate.words
@@ -315,7 +315,7 @@ def test_what_val_does_not_show_is_not_learnt_from_it() -> None:
 @pytest.fixture
 def file(index: PhotoIndex, tmp_path: Path) -> Path:
     path = tmp_path / "ranking.safetensors"
-    write_ranker(path, ranker(index, borrowed=1, consensus=2.0), {"best": "x"})
+    write_ranker(path, ranker(index, retrieved=1, consensus=2.0), {"best": "x"})
     return path
 
 
@@ -324,14 +324,14 @@ def test_a_ranker_survives_the_disk_and_its_arrays_stay_there(
 ) -> None:
     read, about = read_ranker(file, VOCABULARY, D)
     assert about == {"best": "x"}
-    assert isinstance(read.index.directions.base, np.memmap)
+    assert isinstance(read.index.embeddings.base, np.memmap)
     made = [[Candidate(ids("a dog near a boat"), -3.0), Candidate(ids("a cat"), -1.0)]] * 2
     q = queries(data, 2)
 
     def likely(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
         return np.full(len(captions), -4.0)
 
-    ours = ranker(index, borrowed=1, consensus=2.0).rank(q, made, likely)
+    ours = ranker(index, retrieved=1, consensus=2.0).rank(q, made, likely)
     assert read.rank(q, made, likely) == ours
     before = file.read_bytes()
     write_ranker(file, read, about)

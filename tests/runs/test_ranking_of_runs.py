@@ -118,8 +118,8 @@ def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: P
     expected = [" ".join(words[i] for i in one.best) for one in rank(run, features_of(run), policy)]
     assert captions(run) == expected == [*evaluate_run(run).to_json()["captions"].values()]
     assert captions(run, Policy()) == captions(plain) != expected
-    borrowed = [one.candidates[0].candidate.photo for one in rank(run, features_of(run), policy)]
-    assert max(borrowed) >= 0  # few photos: captions of neighbours are candidates
+    retrieved = [one.candidates[0].candidate.photo for one in rank(run, features_of(run), policy)]
+    assert max(retrieved) >= 0  # few photos: captions of neighbours are candidates
 
 
 @pytest.mark.parametrize("pauses", [(4,), (110, 8)])
@@ -334,7 +334,7 @@ def test_a_head_start_ranks_with_the_photos_of_both_without_the_run_that_it_bega
     of_base, of_own = ([f"train{seed}-{i}.jpg" for i in range(60)] for seed in (0, 1))
     assert list(run.ranker.index.images) == [*of_base, *of_own]
     before = base.ranker.index
-    np.testing.assert_array_equal(run.ranker.index.directions[:60], before.directions)
+    np.testing.assert_array_equal(run.ranker.index.embeddings[:60], before.embeddings)
     texts = {
         name: [" ".join(run.vocabulary.idx_to_word[i] for i in c) for c in index.captions(7)]
         for name, index in (("both", run.ranker.index), ("base", before))

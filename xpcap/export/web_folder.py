@@ -219,11 +219,12 @@ def _most_pixels() -> int:
 def _settings(ranker: Ranker | None) -> dict[str, Any] | None:
     if ranker is None:
         return None
-    names = "neighbours", "fall", "borrowed"
     return {
         "weights": dict(ranker.weights),
         "photos": len(ranker.index),
-        **{name: getattr(ranker, name) for name in names},
+        "neighbours": ranker.neighbours,
+        "fall": ranker.bandwidth,
+        "borrowed": ranker.retrieved,
     }
 
 
@@ -235,7 +236,7 @@ def _ranking(ranker: Ranker) -> bytes:
     grams, times = index.frequencies.repeated
     words = ranker.vocabulary.idx_to_word
     arrays = {
-        "directions": index.directions,
+        "directions": index.embeddings,
         "counts": index.counts,
         "lengths": index.lengths,
         "words": index.words.astype(np.uint32),

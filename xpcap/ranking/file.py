@@ -16,8 +16,9 @@ from xpcap.ranking.index import PhotoIndex
 from xpcap.ranking.ranker import FEATURES, Ranker
 from xpcap.safetensors_file import map_tensors, write_tensors
 
-LARGEST_WEIGHT, LEAST_FALL = 1e6, 1e-3
-LIMITS = {"neighbours": (1, 1000), "width": (1, 100), "borrowed": (0, 1000)}
+LARGEST_WEIGHT, LEAST_BANDWIDTH = 1e6, 1e-3
+LIMITS = {"neighbours": (1, 1000), "width": (1, 100), "retrieved": (0, 1000)}
+STORED = {"bandwidth": "fall", "retrieved": "borrowed"}  # names of settings in files, if others
 FUNCTION = "open_run"
 
 
@@ -28,7 +29,7 @@ def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
     tensors = {
         "mean": index.projection.mean,
         "components": index.projection.components,
-        "directions": index.directions,
+        "directions": index.embeddings,
         "images": np.frombuffer(json.dumps(list(index.images)).encode(), np.uint8),
         "counts": index.counts,
         "lengths": index.lengths,
@@ -38,7 +39,8 @@ def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
         "times": times,
         "predictor": index.predictor,
     }
-    settings = {name: getattr(ranker, name) for name in ("weights", "fall", "no_stutter", *LIMITS)}
+    names = "weights", "bandwidth", "no_stutter", *LIMITS
+    settings = {STORED.get(name, name): getattr(ranker, name) for name in names}
     write_tensors(path, tensors, {**meta, **settings, "pictures": index.frequencies.pictures})
 
 
@@ -98,14 +100,15 @@ def _settings(where: str, meta: dict[str, Any]) -> dict[str, Any]:
         raise _damaged(where, f"weights {str(weights)[:60]}, expected one of each feature")
     settings: dict[str, Any] = {"weights": weights}
     for name, (least, most) in LIMITS.items():
-        value = meta.pop(name, None)
+        stored = STORED.get(name, name)
+        value = meta.pop(stored, None)
         if type(value) is not int or not least <= value <= most:
-            raise _damaged(where, f"{name} {str(value)[:20]}, expected {least} to {most}")
+            raise _damaged(where, f"{stored} {str(value)[:20]}, expected {least} to {most}")
         settings[name] = value
-    fall = meta.pop("fall", None)
-    if type(fall) not in (int, float) or not LEAST_FALL <= fall <= 1:
-        raise _damaged(where, f"fall {str(fall)[:20]}, expected {LEAST_FALL} to 1")
-    settings["fall"] = fall
+    bandwidth = meta.pop(STORED["bandwidth"], None)
+    if type(bandwidth) not in (int, float) or not LEAST_BANDWIDTH <= bandwidth <= 1:
+        raise _damaged(where, f"fall {str(bandwidth)[:20]}, expected {LEAST_BANDWIDTH} to 1")
+    settings["bandwidth"] = bandwidth
     settings["no_stutter"] = meta.pop("no_stutter", None) is True
     return settings
 

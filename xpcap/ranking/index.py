@@ -21,7 +21,7 @@ AT_ONCE = 1 << 24  # similarities computed together
 NEGLIGIBLE = 1e-6  # norm of a photo without a direction of its own
 DUPLICATE_SIMILARITY = 0.999  # similarity from which on two photos count as one and the same
 END_OF_CAPTION = (1 << 32) - 1  # stands for the end of a caption in a pair
-RIDGE = 1.0  # penalty of the word predictor, for directions of norm 1
+RIDGE = 1.0  # penalty of the word predictor, for embeddings of norm 1
 
 
 class Neighbours(NamedTuple):
@@ -35,14 +35,14 @@ class Neighbours(NamedTuple):
 class PhotoIndex:
     """The photos of a train split by their features, with their captions.
 
-    A photo's direction is its preprocessed feature, of a grid the mean over its regions, centred,
+    A photo's embedding is its preprocessed feature, of a grid the mean over its regions, centred,
     projected onto the principal components of the train split, and divided by its norm. Similarity
-    is the cosine of two directions.
+    is the cosine of two embeddings.
 
     Parameters
     ----------
     projection : of features (N, D), onto d components
-    directions : (m, d) float16
+    embeddings : (m, d) float16, of norm 1
     images : (m,) names of the photos
     counts : (m,) int, captions of each photo
     lengths : (n,) int, words of each caption, photo by photo
@@ -54,7 +54,7 @@ class PhotoIndex:
     """
 
     projection: Projection
-    directions: np.ndarray
+    embeddings: np.ndarray
     images: Sequence[str]
     counts: np.ndarray
     lengths: np.ndarray
@@ -77,7 +77,7 @@ class PhotoIndex:
         """
         others = _Photos.of(data, split, self.projection)
         merged = _Photos(
-            np.concatenate([self.directions, others.directions]),
+            np.concatenate([self.embeddings, others.embeddings]),
             [*self.images, *others.images],
             np.concatenate([self.counts, others.counts]),
             np.concatenate([self.lengths, others.lengths]),
@@ -101,26 +101,26 @@ class PhotoIndex:
         return cls(projection, *photos, frequencies, predictor)
 
     def __len__(self) -> int:
-        return len(self.directions)
+        return len(self.embeddings)
 
-    def directions_of(self, features: Array) -> Array:
+    def embeddings_of(self, features: Array) -> Array:
         """Directions (N, d) float32 of preprocessed features (N, D) or (N, P, D)."""
         return _unit(_project(self.projection, _pooled(features)))
 
-    def nearest(self, directions: Array, k: int) -> Neighbours:
+    def nearest(self, embeddings: Array, k: int) -> Neighbours:
         """The k nearest photos, by exact search; of equals the first of the index.
 
-        The photo itself, at a similarity of DUPLICATE_SIMILARITY or more, and photos at 0 or less
-        are none. `directions` are (N, d) float32, of `directions_of`, on any device.
+        The photo itself, at DUPLICATE_SIMILARITY or more, and photos at 0 or less are none.
+        `embeddings` are (N, d) float32, of `embeddings_of`, on any device.
         """
-        xp, n = get_array_module(directions), len(directions)
+        xp, n = get_array_module(embeddings), len(embeddings)
         values = xp.full((n, k), -np.inf, np.float32)
         rows = xp.full((n, k), -1, np.int64)
         step = max(1, AT_ONCE // max(1, n))
         for start in range(0, len(self), step):
-            block = self.directions[start : start + step].astype(np.float32)
+            block = self.embeddings[start : start + step].astype(np.float32)
             with blas().turn():
-                similarities = directions @ asarray(block, like=directions).T
+                similarities = embeddings @ asarray(block, like=embeddings).T
             similar = (similarities > 0) & (similarities < DUPLICATE_SIMILARITY)
             similarities = xp.where(similar, similarities, -np.inf)
             found, columns = topk(similarities, min(k, len(block)))
@@ -150,7 +150,7 @@ class PhotoIndex:
 
     @cached_property
     def pairs(self) -> np.ndarray:
-        """Pairs of words that follow each other, or a last word and END_OF_CAPTION, rising."""
+        """Pairs of words that follow each other in a caption, END_OF_CAPTION the last, rising."""
         inside = np.ones(len(self.words), bool)
         inside[self._starts[:-1][self.lengths > 0]] = False  # a first word follows none
         (second,) = np.nonzero(inside)
@@ -181,7 +181,7 @@ class _Pooled:
 class _Photos(NamedTuple):
     """The photos of an index and their captions, as PhotoIndex has them."""
 
-    directions: np.ndarray
+    embeddings: np.ndarray
     images: Sequence[str]
     counts: np.ndarray
     lengths: np.ndarray
@@ -192,7 +192,7 @@ class _Photos(NamedTuple):
     def of(cls, data: CaptionData, split: str, projection: Projection) -> Self:
         """The photos of a split that have captions."""
         features, of, vocabulary = _Pooled(data, split), data.split(split), data.vocabulary
-        directions = [_unit(_project(projection, x)) for _, x in blocks(features)]
+        embeddings = [_unit(_project(projection, x)) for _, x in blocks(features)]
         _, numbers = np.unique(of.image_idxs, return_inverse=True)
         ids = of.captions[np.argsort(numbers, kind="stable")]
         inside = (ids != vocabulary.null) & (ids != vocabulary.start) & (ids != vocabulary.end)
@@ -200,7 +200,7 @@ class _Photos(NamedTuple):
         lengths, words = inside.sum(axis=1), ids[inside].astype(small)
         whole = (ids[:, -1] != vocabulary.end) & (lengths > 0)
         return cls(
-            np.concatenate(directions).astype(np.float16),
+            np.concatenate(embeddings).astype(np.float16),
             [of.images[i] for i in features.photos.tolist()],
             np.bincount(numbers).astype(np.uint16),
             lengths.astype(np.uint16),
@@ -230,8 +230,8 @@ def _unit(x: Array) -> Array:
 
 
 def _predictor(photos: _Photos, V: int) -> np.ndarray:
-    """The word predictor, by ridge regression of word shares on directions."""
-    m, d = photos.directions.shape
+    """The word predictor, by ridge regression of word shares on embeddings."""
+    m, d = photos.embeddings.shape
     # A caption counts for a word once
     number = np.repeat(np.arange(len(photos.lengths)), photos.lengths)
     caption, word = np.divmod(np.unique(number * np.int64(V) + photos.words), V)
@@ -241,7 +241,7 @@ def _predictor(photos: _Photos, V: int) -> np.ndarray:
     products, squares = np.zeros((d, V)), np.zeros((d, d))
     step = max(1, AT_ONCE // V)
     for start in range(0, m, step):
-        x = photos.directions[start : start + step].astype(np.float64)
+        x = photos.embeddings[start : start + step].astype(np.float64)
         own = slice(*np.searchsorted(photo, [start, start + len(x)]))
         share = np.zeros((len(x), V))
         np.add.at(share, (photo[own] - start, word[own]), weight[own])

@@ -12,7 +12,7 @@ from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
 from xpcap.ranking.index import END_OF_CAPTION, Neighbours, PhotoIndex, pair
 
-LENDERS = 10  # nearest photos whose captions may become candidates
+RETRIEVED_FROM = 10  # nearest photos whose captions may become candidates
 SMALLEST = 1e-6  # share of the weights that is divided by, of a photo with a single neighbour
 RARE = 1e-3  # added to shares of captions before their ratio is taken
 
@@ -68,9 +68,9 @@ class Ranker:
     vocabulary : of the ids
     weights : name in FEATURES to weight
     neighbours : k, nearest photos whose captions are compared with
-    fall : difference in similarity over which the weight of a neighbour falls to 1/e
+    bandwidth : difference in similarity over which the weight of a neighbour falls to 1/e
     width : of the beam that makes candidates
-    borrowed : captions of neighbours, at most, that become candidates; 0: none
+    retrieved : captions of neighbours, at most, that become candidates; 0: none
     no_stutter : candidates have no one to three words twice in a row, as people's captions
 
     Notes
@@ -83,9 +83,9 @@ class Ranker:
     vocabulary: Vocabulary
     weights: Mapping[str, float]
     neighbours: int
-    fall: float
+    bandwidth: float
     width: int
-    borrowed: int
+    retrieved: int
     no_stutter: bool
 
     def rank(
@@ -104,10 +104,10 @@ class Ranker:
         log_likelihood : of captions, given the number of the photo of each
         allowed : tells whether a neighbour's caption may be a candidate
         """
-        directions = self.index.directions_of(features)
-        near = self.index.nearest(directions, self.neighbours)
-        candidates = self.with_borrowed(near, made, log_likelihood, allowed)
-        values = self.features(to_numpy(directions), near, candidates)
+        embeddings = self.index.embeddings_of(features)
+        near = self.index.nearest(embeddings, self.neighbours)
+        candidates = self.with_retrieved(near, made, log_likelihood, allowed)
+        values = self.features(to_numpy(embeddings), near, candidates)
         parts = values * np.array([self.weights[name] for name in FEATURES])
         scores, first = parts.sum(axis=1), 0
         rankings = []
@@ -125,7 +125,7 @@ class Ranker:
             rankings.append(Ranking(ranked, [(row, cosine) for row, cosine in pairs if row >= 0]))
         return rankings
 
-    def with_borrowed(
+    def with_retrieved(
         self,
         near: Neighbours,
         made: Sequence[Sequence[Candidate]],
@@ -134,19 +134,19 @@ class Ranker:
     ) -> list[list[Candidate]]:
         """The candidates of each photo, and the neighbours' captions of the most consensus."""
         candidates = [list(some) for some in made]
-        if not self.borrowed:
+        if not self.retrieved:
             return candidates
         offered: list[list[Candidate]] = []
-        for photos, some in zip(near.photos[:, :LENDERS].tolist(), made, strict=True):
+        for photos, some in zip(near.photos[:, :RETRIEVED_FROM].tolist(), made, strict=True):
             known = {candidate.words for candidate in some}
-            lent: dict[Words, int] = {}
+            owner: dict[Words, int] = {}
             for photo in photos:
                 for caption in self.index.captions(photo) if photo >= 0 else ():
                     words = tuple(caption)
                     if words and self.vocabulary.unk not in words and words not in known:
-                        lent.setdefault(words, photo)
+                        owner.setdefault(words, photo)
             offered.append(
-                [Candidate(words, 0.0, photo) for words, photo in lent.items() if allowed(words)]
+                [Candidate(words, 0.0, photo) for words, photo in owner.items() if allowed(words)]
             )
         consensus = self._consensus(near, offered)
         first = 0
@@ -155,7 +155,7 @@ class Ranker:
         for number, some in enumerate(offered):
             order = np.argsort(-consensus[first : first + len(some)], kind="stable")
             first += len(some)
-            best = [some[i] for i in order[: self.borrowed].tolist()]
+            best = [some[i] for i in order[: self.retrieved].tolist()]
             numbers += [number] * len(best)
             chosen += best
         if chosen:
@@ -165,7 +165,7 @@ class Ranker:
         return candidates
 
     def features(
-        self, directions: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
+        self, embeddings: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
     ) -> np.ndarray:
         """Features (C, F) of the candidates of N photos, photo by photo, float64."""
         flat = [one for some in candidates for one in some]
@@ -175,7 +175,7 @@ class Ranker:
         known = {
             "log_probability": totals / (lengths + 1),
             "consensus": self._consensus(near, candidates),
-            "words": self._lift(directions, candidates),
+            "words": self._lift(embeddings, candidates),
             "length": lengths,
             "unseen": self._unseen([one.words for one in flat]),
             "repeats": [bool(repeated([words[i] for i in one.words])) for one in flat],
@@ -186,8 +186,8 @@ class Ranker:
     def _consensus(self, near: Neighbours, candidates: Sequence[Sequence[Candidate]]) -> np.ndarray:
         """Mean CIDEr-D of each candidate against the captions of the photo's neighbours (C,).
 
-        A neighbour's weight falls with its distance: exp((similarity - largest) / fall), divided by
-        the sum. A caption of a neighbour is not compared with those of its own photo.
+        A neighbour's weight falls with its distance: exp((similarity - largest) / bandwidth), divided
+        by the sum. A caption of a neighbour is not compared with those of its own photo.
         """
         words, unknown = self.vocabulary.idx_to_word, self.vocabulary.unk
         texts = {
@@ -199,7 +199,7 @@ class Ranker:
             if photo >= 0
         }
         largest = np.maximum(near.similarities[:, :1], 0)  # -inf: there is no neighbour
-        weight = np.exp((near.similarities - largest) / self.fall)
+        weight = np.exp((near.similarities - largest) / self.bandwidth)
         weight /= np.maximum(weight.sum(axis=1, keepdims=True), SMALLEST)  # (N, k)
         references: list[list[list[str]]] = []
         weights: list[float] = []
@@ -213,26 +213,26 @@ class Ranker:
         number = np.repeat(np.arange(len(candidates)), [len(some) for some in candidates])
         score = CiderD(references, self.index.frequencies)
         consensus = score.scores(hypotheses, number, weights=np.array(weights))
-        borrowed = [c for c, one in enumerate(flat) if one.photo >= 0]
-        if borrowed:
-            lenders = [flat[c].photo for c in borrowed]
-            own = CiderD([texts[photo] for photo in lenders], self.index.frequencies)
-            is_own = near.photos[number[borrowed]] == np.array(lenders)[:, None]
-            share = np.where(is_own, weight[number[borrowed]], 0).sum(axis=1)
-            others = consensus[borrowed] - share * own.scores([hypotheses[c] for c in borrowed])
-            consensus[borrowed] = others / np.maximum(1 - share, SMALLEST)
+        retrieved = [c for c, one in enumerate(flat) if one.photo >= 0]
+        if retrieved:
+            owners = [flat[c].photo for c in retrieved]
+            own = CiderD([texts[photo] for photo in owners], self.index.frequencies)
+            is_own = near.photos[number[retrieved]] == np.array(owners)[:, None]
+            share = np.where(is_own, weight[number[retrieved]], 0).sum(axis=1)
+            others = consensus[retrieved] - share * own.scores([hypotheses[c] for c in retrieved])
+            consensus[retrieved] = others / np.maximum(1 - share, SMALLEST)
         return consensus
 
     def _lift(
-        self, directions: np.ndarray, candidates: Sequence[Sequence[Candidate]]
+        self, embeddings: np.ndarray, candidates: Sequence[Sequence[Candidate]]
     ) -> np.ndarray:
         """Mean log-lift of the words of each candidate (C,)."""
         prior = self.index.predictor[-1].astype(np.float32)
         base, slopes = np.log(prior + RARE), self.index.predictor[:-1]
         lifts = []
-        for direction, some in zip(directions, candidates, strict=True):
+        for embedding, some in zip(embeddings, candidates, strict=True):
             ids = np.array([i for one in some for i in one.words], np.int64)
-            expected = prior[ids] + direction @ slopes[:, ids].astype(np.float32)
+            expected = prior[ids] + embedding @ slopes[:, ids].astype(np.float32)
             lift = np.log(np.maximum(expected, 0) + RARE) - base[ids]
             first = 0
             for one in some:

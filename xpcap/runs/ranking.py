@@ -41,8 +41,9 @@ from xpcap.runs.options import is_tiny
 
 WIDTH = 10  # of the beam that makes candidates
 NEIGHBOURS = 30  # photos: further ones weigh little
-FALL, FALL_OF_FEW = 0.1, 0.2  # of few photos the nearest are further away, and more of them count
-BORROWED = 8  # captions of neighbours among the candidates of a photo
+# of few photos the nearest are further away, and more of them count
+BANDWIDTH, BANDWIDTH_OF_FEW = 0.1, 0.2
+RETRIEVED = 8  # captions of neighbours among the candidates of a photo
 LARGEST_PART = 1000.0  # of a score: beyond what all other features together can be
 STUTTER = 0.01  # share of training captions with words twice in a row, from which on they may
 LEAST_WORDS = 20  # of a vocabulary: else the next word might be the last one left
@@ -249,9 +250,9 @@ def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
         run.vocabulary,
         prior,
         neighbours=NEIGHBOURS,
-        fall=FALL_OF_FEW if few else FALL,
+        bandwidth=BANDWIDTH_OF_FEW if few else BANDWIDTH,
         width=WIDTH,
-        borrowed=BORROWED if few else 0,
+        retrieved=RETRIEVED if few else 0,
         no_stutter=no_stutter,
     )
 
@@ -284,10 +285,10 @@ def _fit(run: Run, data: CaptionData, progress: bool, group: Group) -> Fitted:
     for start in bar(range(0, len(shard), AT_ONCE), progress, "fitting the ranking"):
         features = data.features("val", shard[start : start + AT_ONCE])
         made = make_candidates(model, run.vocabulary, features, policy)
-        directions = ranker.index.directions_of(features)
-        near = ranker.index.nearest(directions, ranker.neighbours)
+        embeddings = ranker.index.embeddings_of(features)
+        near = ranker.index.nearest(embeddings, ranker.neighbours)
         score = partial(log_likelihoods, model, run.vocabulary, features)
-        ours += ranker.with_borrowed(near, made, score, partial(_keeps_to, policy))
+        ours += ranker.with_retrieved(near, made, score, partial(_keeps_to, policy))
     shards = group.all_gather(json.dumps(ours))
     candidates = [
         [Candidate(tuple(words), *rest) for words, *rest in some]
@@ -297,9 +298,9 @@ def _fit(run: Run, data: CaptionData, progress: bool, group: Group) -> Fitted:
     values = []
     for start in range(0, len(pictures), AT_ONCE):
         batch = slice(start, start + AT_ONCE)
-        directions = ranker.index.directions_of(data.features("val", pictures[batch]))
-        near = ranker.index.nearest(directions, ranker.neighbours)
-        values.append(ranker.features(directions, near, candidates[batch]))
+        embeddings = ranker.index.embeddings_of(data.features("val", pictures[batch]))
+        near = ranker.index.nearest(embeddings, ranker.neighbours)
+        values.append(ranker.features(embeddings, near, candidates[batch]))
     number = np.repeat(np.arange(len(pictures)), [len(some) for some in candidates])
     words = run.vocabulary.idx_to_word
     captions = [[words[i] for i in one.words] for some in candidates for one in some]
