@@ -207,7 +207,7 @@ def test_generated_pictures_that_are_no_files_are_drawn_again(run: Path) -> None
         assert page.count("data:image/png;base64,") == 3
         Path("p.html").unlink()
         Path("p.png").unlink()
-    look = pages.look_in(open_run(run), runs.data_of(open_run(run)).source)
+    look = pages.picture_finder(open_run(run), runs.data_of(open_run(run)).source)
     np.testing.assert_array_equal(look("train00007.png"), paint(make_scene("train", 7, seed=0)))
 
 
@@ -466,7 +466,7 @@ def test_pages_show_what_was_downloaded_without_asking_again(
     assert web == urls
     downloads = runs.Downloads()
     downloads.keep(urls[0], read_picture(photos / "large.png"))
-    assert downloads.look(urls[0]).shape == (213, 320, 3)
+    assert downloads.find_picture(urls[0]).shape == (213, 320, 3)
 
 
 def test_no_url_that_can_be_read_is_a_failure(run: Path, web: list[str]) -> None:

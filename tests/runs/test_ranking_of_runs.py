@@ -1,5 +1,5 @@
 """Ranking by similar photos in runs: fitted when training ends, whoever trains and however often it
-stops, read by every command, and passed on to a head start.
+stops, read by every command, and passed on to a warm start.
 """
 
 import json
@@ -30,7 +30,7 @@ from xpcap.errors import DataError
 from xpcap.models import Policy
 from xpcap.runs import TrainOptions, caption_run, choose, data_of, evaluate_run, train_run
 from xpcap.runs import ranking as of_runs
-from xpcap.runs.folder import BEST, COMPANION, FIRST, RANKING, START_RANKING, Run
+from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, RANKING, START_RANKING, Run
 from xpcap.runs.options import SELF_CRITICAL_DEFAULTS
 from xpcap.runs.ranking import RankedBeam, default_policy, fit_ranking, limited, rank
 from xpcap.safetensors_file import read_tensors, write_tensors
@@ -110,7 +110,7 @@ def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: P
     ranked, greedy = made / "ranked" / "run", made / "greedy" / "run"
     for name in (BEST, "last.safetensors", "history.jsonl"):
         assert (ranked / name).read_bytes() == (greedy / name).read_bytes()
-    assert not {*kill.files(greedy)} & {RANKING, COMPANION}
+    assert not {*kill.files(greedy)} & {RANKING, FIRST_STAGE_FILE}
     run, plain = open_run(ranked), open_run(greedy)
     words = run.vocabulary.idx_to_word
     policy = limited(RankedBeam(10, no_stutter=True), run.vocabulary, run.config["max_words"])
@@ -156,7 +156,7 @@ def test_a_run_of_before_gets_its_ranking_when_it_is_resumed_with_neighbours(
 ) -> None:
     whole = made / name / "run"
     folder = Path(shutil.copytree(whole, tmp_path / "run"))
-    for file in (RANKING, COMPANION):
+    for file in (RANKING, FIRST_STAGE_FILE):
         (folder / file).unlink(missing_ok=True)
     config = json.loads((folder / "config.json").read_text())
     assert config.pop("neighbours") is True
@@ -245,7 +245,7 @@ def held_out(alone: float, both: float, patch: pytest.MonkeyPatch) -> None:
     fit = of_runs._fit
 
     def fitted(run: Run[Any], *args: Any) -> Any:
-        return fit(run, *args)._replace(held_out=both if run.companions else alone)
+        return fit(run, *args)._replace(held_out=both if run.first_stage_models else alone)
 
     patch.setattr(of_runs, "_fit", fitted)
 
@@ -253,7 +253,7 @@ def held_out(alone: float, both: float, patch: pytest.MonkeyPatch) -> None:
 def fitted_anew(made: Path, folder: Path) -> Run[Any]:
     """A copy of the run of two stages, fitted; its second stage has improved the first."""
     shutil.copytree(made / "staged" / "run", folder)
-    for name in (RANKING, COMPANION):
+    for name in (RANKING, FIRST_STAGE_FILE):
         (folder / name).unlink(missing_ok=True)
     assert open_run(folder).meta["epoch"] > 0
     fit_ranking(open_run(folder), data_of(open_run(folder)))
@@ -267,18 +267,18 @@ def test_the_first_stage_makes_candidates_where_that_gives_better_captions(
     held_out(alone, both, monkeypatch)
     run = fitted_anew(made, tmp_path / "run")
     assert run.ranking["fit"]["held_out"] == max(alone, both)
-    assert (run.path / COMPANION).exists() == bool(run.companions) == (both > alone)
+    assert (run.path / FIRST_STAGE_FILE).exists() == bool(run.first_stage_models) == (both > alone)
     policy = limited(default_policy(run), run.vocabulary, run.config["max_words"])
     assert isinstance(policy, RankedBeam)
     models = [run.model]
     if both > alone:
-        tensors, _ = read_tensors(run.path / COMPANION, "test")
+        tensors, _ = read_tensors(run.path / FIRST_STAGE_FILE, "test")
         first = open_run(run.path / FIRST).model
         assert {str(x.dtype) for x in tensors.values()} == {"float16"}
         for name, x in first.params.items():
             np.testing.assert_array_equal(tensors[name], x.astype(np.float16))
             np.testing.assert_array_equal(
-                run.companions[0].params[name], x.astype(np.float16).astype(np.float32)
+                run.first_stage_models[0].params[name], x.astype(np.float16).astype(np.float32)
             )
         models.append(first)
     (one, *_) = rank(run, features_of(run)[:1], policy)
@@ -313,15 +313,15 @@ def test_a_damaged_first_stage_is_refused_in_words(
     held_out(0.0, 1.0, monkeypatch)
     run = fitted_anew(made, tmp_path / "run")
     change, says = DAMAGES[damage]
-    change(run.path / COMPANION)
+    change(run.path / FIRST_STAGE_FILE)
     with pytest.raises(DataError, match=rf"^open_run: .*first-stage\.safetensors.*{says}"):
         open_run(run.path)
 
 
-# A head start
+# A warm start
 
 
-def test_a_head_start_ranks_with_the_photos_of_both_without_the_run_that_it_began_from(
+def test_a_warm_start_ranks_with_the_photos_of_both_without_the_run_that_it_began_from(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held_out(0.0, 1.0, monkeypatch)
@@ -340,7 +340,7 @@ def test_a_head_start_ranks_with_the_photos_of_both_without_the_run_that_it_bega
         for name, index in (("both", run.ranker.index), ("base", before))
     }
     assert texts["both"] == texts["base"]
-    assert run.companions
+    assert run.first_stage_models
     said = captions(run)
     shutil.rmtree(base.path)
     assert captions(open_run(tmp_path / "on")) == said

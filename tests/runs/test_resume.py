@@ -222,11 +222,11 @@ def test_checkpoints_within_an_epoch_draw_what_is_due(
     """An epoch may be long, and what its beginning did not show is drawn before its end."""
     clock = [0.0]
     drawn: list[Any] = []
-    picture = saving.Picture(lambda history: drawn.append(len(history)), 10, lambda: clock[0])
+    plot = saving.ThrottledPlot(lambda history: drawn.append(len(history)), 10, lambda: clock[0])
     one, two = [{}], [{}, {}]
     for seconds, history in ((0, []), (0, one), (5, two), (9, two), (10, two), (30, two)):
         clock[0] = seconds
-        picture.update(history)
+        plot.update(history)
         drawn.append(f"at {seconds}")
     assert drawn == ["at 0", 1, "at 0", "at 5", "at 9", 2, "at 10", "at 30"]
 

@@ -26,8 +26,8 @@ from xpcap.models import Policy
 from xpcap.report import visible
 from xpcap.runs import (
     Downloads,
-    Look,
     PictureCaption,
+    PictureFinder,
     RankedBeam,
     Run,
     Skipped,
@@ -189,7 +189,7 @@ def caption(
     attend = bool(as_json or html)  # nothing else shows attention maps
     if pictures:
         downloads = Downloads()
-        look: Look = downloads.look
+        find_picture: PictureFinder = downloads.find_picture
         captions, skipped = runs.caption_files(
             opened,
             pictures,
@@ -203,7 +203,7 @@ def caption(
         )
     elif init().rank == 0:
         seen = runs.data_of(opened, data)
-        look = runs.look_in(opened, seen.source)
+        find_picture = runs.picture_finder(opened, seen.source)
         captions = runs.caption_run(
             opened, seen, split, count=count, policy=policy, attend=attend, explain=reasons
         )
@@ -215,7 +215,7 @@ def caption(
     if not explain:
         shown = [one._replace(explanation=None) for one in shown]
     _print(shown, skipped, as_json)
-    _write(html, png, opened, captions, skipped, look, as_json)
+    _write(html, png, opened, captions, skipped, find_picture, as_json)
 
 
 def _require_ranked(run: Run, policy: Policy) -> None:
@@ -349,14 +349,14 @@ def _write(
     run: Run,
     captions: Sequence[PictureCaption],
     skipped: Sequence[Skipped],
-    look: Look,
+    find_picture: PictureFinder,
     as_json: bool,
 ) -> None:
     if html is not None:
-        runs.write_caption_page(html, run, captions, look, skipped=skipped, progress=True)
+        runs.write_caption_page(html, run, captions, find_picture, skipped=skipped, progress=True)
         click.echo(f"wrote {html}", err=as_json)
     if png is not None:
-        drawn = runs.write_caption_png(png, captions, look, on_remark=remark)
+        drawn = runs.write_caption_png(png, captions, find_picture, on_remark=remark)
         rest = ""
         if drawn < len(captions):
             rest = f" with {drawn} of {len(captions)} pictures; the others were not found"

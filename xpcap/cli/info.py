@@ -15,7 +15,7 @@ from xpcap.data import open_data
 from xpcap.distributed import Group, RankDone, init
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.runs import open_run
-from xpcap.runs.folder import CONFIG, opened_folder, origin
+from xpcap.runs.folder import CONFIG, opened_folder, provenance_text
 from xpcap.threads import cores
 
 
@@ -92,7 +92,7 @@ def _print_run(folder: Path, as_json: bool) -> None:
         return
     click.echo(table([(key, json.dumps(value)) for key, value in run.config.items()]))
     click.echo(f"{parameters:,} parameters; best: {json.dumps(run.meta)}")
-    click.echo(origin(run))
+    click.echo(provenance_text(run))
 
 
 def _print_data(file: Path, as_json: bool) -> None:

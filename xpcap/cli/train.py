@@ -41,7 +41,7 @@ from xpcap.runs.folder import (
     LAST,
     find_file,
     opened_folder,
-    origin,
+    provenance_text,
     read_vocabulary,
 )
 from xpcap.runs.options import LARGE, SMALL, SMALL_BELOW, is_small, is_tiny
@@ -257,7 +257,7 @@ def train(
         if isinstance(stopped, Stopped):
             group.all_gather("printed")  # a rank that leaves may end the others
         sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
-    click.echo(origin(run))
+    click.echo(provenance_text(run))
     if evaluation is not None:
         click.echo()
         print_captions(evaluation.spread())

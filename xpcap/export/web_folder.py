@@ -94,7 +94,7 @@ def export_web(
     encoder = _encoder_of(run)
     engine = _runtime(runtime)
     ranker = run.ranker
-    models = [run.model, *(run.companions if ranker else ())]
+    models = [run.model, *(run.first_stage_models if ranker else ())]
     graphs: dict[str, bytes] = {}
     opset = OPSET
     about: dict[str, Any] = {"kind": "histogram", "side": SIDE, "grid": None}

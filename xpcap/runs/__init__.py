@@ -22,9 +22,11 @@ from xpcap.runs.options import GENERATED, TrainOptions, choose
 from xpcap.runs.pages import (
     Downloads,
     Look,
+    PictureFinder,
     check_new_file,
     look_at_files,
     look_in,
+    picture_finder,
     write_caption_page,
     write_caption_png,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "Look",
     "PictureCaption",
     "PictureCaptioner",
+    "PictureFinder",
     "RankedBeam",
     "Run",
     "Scores",
@@ -78,6 +81,7 @@ __all__ = [
     "open_captioner",
     "open_run",
     "open_runs",
+    "picture_finder",
     "read_captions_json",
     "save_state",
     "score_captions",

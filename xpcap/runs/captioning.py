@@ -699,7 +699,7 @@ def open_runs(
         tuple(run.path for run in others),
         first.ranker,
         first.ranking,
-        tuple(companion for run in runs for companion in run.companions),
+        tuple(first_stage for run in runs for first_stage in run.first_stage_models),
     )
 
 

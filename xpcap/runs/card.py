@@ -19,9 +19,9 @@ from xpcap.report.captions import NOTHING
 from xpcap.runs.captioning import PictureCaption, source_of
 from xpcap.runs.folder import (
     BEST,
-    COMPANION,
     CONFIG,
     FIRST,
+    FIRST_STAGE_FILE,
     HISTORY,
     LAST,
     PROJECTION,
@@ -29,10 +29,10 @@ from xpcap.runs.folder import (
     VOCAB,
     Config,
     Run,
-    origin,
+    provenance_text,
     read_config,
 )
-from xpcap.runs.pages import PAGE, Look, look_in
+from xpcap.runs.pages import PAGE, PictureFinder, picture_finder
 from xpcap.runs.scoring import Evaluation
 from xpcap.shapes import KIND
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
@@ -84,7 +84,7 @@ FILES = {
     PROJECTION: "the PCA that features go through; needed with the parameters",
     RANKING: "index of the training photos with their names and captions, and the fitted weights;"
     " without it captions are greedy",
-    COMPANION: "the first stage, for candidates; needed with the ranking",
+    FIRST_STAGE_FILE: "the first stage, for candidates; needed with the ranking",
     HISTORY: "one line an epoch",
     PAGE: "page with curves and captions; it shows pictures of the data",
     EXAMPLES: "the pictures above",
@@ -116,7 +116,7 @@ def write_card(run: Run, evaluation: Evaluation | None, data: CaptionData) -> No
     OSError : a file cannot be written.
     """
     captions = evaluation.spread(count=SHOWN) if evaluation else []
-    shown = _write_examples(run.path / EXAMPLES, captions, look_in(run, source_of(run)))
+    shown = _write_examples(run.path / EXAMPLES, captions, picture_finder(run, source_of(run)))
     parts = [
         _front_matter(run, evaluation),
         _overview(run),
@@ -195,7 +195,7 @@ def _overview(run: Run) -> str:
 # {code(run.name)}
 
 An image captioner: an {config.cell.upper()} of {config.hidden} units writes a caption word by word; {image}. It has
-{run.model.size:,} parameters, and was trained with xpcap, a library for NumPy and CuPy. {origin(run, quote=_base)}
+{run.model.size:,} parameters, and was trained with xpcap, a library for NumPy and CuPy. {provenance_text(run, quote=_base)}
 """
 
 
@@ -248,9 +248,9 @@ print(captions[0].caption)
 def _scores(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return "## Scores\n\nNone: the data has no val split.\n"
-    people = evaluation.people.figures
+    human = evaluation.human.figures
     rows = [
-        (_plain(title), value, width.removeprefix("± "), people.get(title, ""), _plain(protocol))
+        (_plain(title), value, width.removeprefix("± "), human.get(title, ""), _plain(protocol))
         for title, value, width, protocol in evaluation.rows()
     ]
     return "\n".join(
@@ -261,7 +261,7 @@ def _scores(evaluation: Evaluation | None) -> str:
             "| score | captions | ± | people | how it is measured |",
             "|---|---|---|---|---|",
             *(f"| {' | '.join(row)} |" for row in rows),
-            f"\nPeople: {_plain(evaluation.people.protocol)}.\n",
+            f"\nPeople: {_plain(evaluation.human.protocol)}.\n",
         )
     )
 
@@ -295,7 +295,7 @@ def _splits(run: Run, data: CaptionData) -> Iterator[str]:
         ids, line = split.captions, f"- Split {code(name)}: {len(split.images):,} pictures"
         line += f", {len(ids):,} captions"
         inside = int(((ids != words.null) & (ids != words.start) & (ids != words.end)).sum())
-        if same and inside:  # of a head start the words are the first run's
+        if same and inside:  # of a warm start the words are the first run's
             line += f", {(ids == words.unk).sum() / inside:.2%} of their words unknown"
         yield line
 
@@ -421,12 +421,12 @@ def _files(run: Run) -> str:
 
 
 def _write_examples(
-    path: Path, captions: Sequence[PictureCaption], look: Look
+    path: Path, captions: Sequence[PictureCaption], find_picture: PictureFinder
 ) -> list[PictureCaption]:
     """Write the captioned pictures that are at hand side by side, and return their captions."""
     from PIL import Image, ImageOps
 
-    found = [(one, picture) for one in captions if (picture := look(one.image)) is not None]
+    found = [(one, picture) for one in captions if (picture := find_picture(one.image)) is not None]
     if not found:
         path.unlink(missing_ok=True)  # of an earlier training
         return []

@@ -21,7 +21,7 @@ from xpcap.models import Captioner, network
 from xpcap.models.batch import prepare_batch
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.runs.captioning import captioned, data_of
-from xpcap.runs.folder import Run, learnt
+from xpcap.runs.folder import Run, provenance
 from xpcap.runs.scoring import TOO_FEW, train_statistics
 from xpcap.training.evaluate import teacher_forced
 from xpcap.training.state import Record
@@ -69,9 +69,9 @@ class Symptom:
             return BAD
         return CHECK if sign * value > sign * self.check else OK
 
-    def above(self, people: float) -> "Symptom":
-        """The symptom with limits that lie so far above `people`, the value of what people wrote."""
-        return replace(self, check=people + self.check, bad=people + self.bad)
+    def above(self, human: float) -> "Symptom":
+        """The symptom with limits that lie so far above `human`, the value of what people wrote."""
+        return replace(self, check=human + self.check, bad=human + self.bad)
 
     def found(self, value: float, meaning: str, advice: str) -> Diagnosis:
         """The diagnosis for a value: its meaning, then the advice unless the verdict is OK."""
@@ -130,28 +130,28 @@ def examine_run(
         )
     references = seen.words(split)
     encoded = seen.encoded_with(run.vocabulary, split, references)
-    compared, people = evenly_spaced(len(pictures), MOST_DIFFERENT), [references[i] for i in firsts]
+    compared, human = evenly_spaced(len(pictures), MOST_DIFFERENT), [references[i] for i in firsts]
     statistics = train_statistics(seen) if "train" in seen.splits else None
     known, prepared = run.vocabulary.idx_to_word, run.config.get("source", {})
-    same = alike(_learnt(run, seen))
+    same = alike(_training_captions(run, seen))
     unforbidden = _unforbidden(run, seen, split)
     return [
         same,
         features(run.model, encoded, split, same.verdict not in (OK, UNKNOWN)),
-        variety([captions[i] for i in compared], [people[i] for i in compared]),
-        repeats(captions, people),
-        unseen_bigrams(captions, people, statistics, known),
-        bad_endings(captions, people, statistics),
+        variety([captions[i] for i in compared], [human[i] for i in compared]),
+        repeats(captions, human),
+        unseen_bigrams(captions, human, statistics, known),
+        bad_endings(captions, human, statistics),
         ending(captions, references, run.config["max_words"]),
         length(captions, references),
         unknown_words(unforbidden, lacking_words(references, known)[0], prepared),
         vocabulary(references, known, prepared),
-        overfitting(*learnt(run)),
+        overfitting(*provenance(run)),
         gates(run.model, encoded, split),
     ]
 
 
-def _learnt(run: Run, data: CaptionData) -> list[bytes] | None:
+def _training_captions(run: Run, data: CaptionData) -> list[bytes] | None:
     """A sample of the run's training captions, as encoded bytes; None: this is other data."""
     if (
         "train" not in data.splits
@@ -234,14 +234,14 @@ VOCABULARY = Symptom(
 )
 
 
-def alike(learnt: Sequence[Hashable] | None) -> Diagnosis:
+def alike(captions: Sequence[Hashable] | None) -> Diagnosis:
     """Share of training captions equal to the most frequent one, of at most 1,000.
 
-    `learnt` None: the captions are not at hand.
+    `captions` None: they are not at hand.
     """
-    if not learnt:
+    if not captions:
         return ALIKE.unknown("The captions that the run learnt from are not in this data.")
-    share = Counter(learnt).most_common(1)[0][1] / len(learnt)
+    share = Counter(captions).most_common(1)[0][1] / len(captions)
     return ALIKE.found(
         share,
         f"The most frequent training caption is {share:.1%} of those looked at.",
@@ -259,9 +259,9 @@ def variety(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis
     references : one reference for each, since limits scale with the share of distinct references
     """
     counts = Counter(map(detokenize, captions))
-    people = len({tuple(words) for words in references}) / len(references)
+    human = len({tuple(words) for words in references}) / len(references)
     (most, times), share = counts.most_common(1)[0], len(counts) / len(captions)
-    symptom = Symptom(VARIETY.name, VARIETY.title, VARIETY.check * people, VARIETY.bad * people)
+    symptom = Symptom(VARIETY.name, VARIETY.title, VARIETY.check * human, VARIETY.bad * human)
     return symptom.found(
         share,
         f"{len(counts):,} of {len(captions):,} captions differ; the most frequent, {most!r}, is"
@@ -272,11 +272,11 @@ def variety(captions: Sequence[Words], references: Sequence[Words]) -> Diagnosis
     )
 
 
-def repeats(captions: Sequence[Words], people: Sequence[Words]) -> Diagnosis:
+def repeats(captions: Sequence[Words], human: Sequence[Words]) -> Diagnosis:
     """Share of captions in which one to three words stand twice in a row."""
     twice = [found for words in captions if (found := repeated(words))]
     most = f", most often {Counter(twice).most_common(1)[0][0]!r}" if twice else ""
-    theirs = _share(bool(repeated(words)) for words in people)
+    theirs = _share(bool(repeated(words)) for words in human)
     return REPEATS.above(theirs).found(
         len(twice) / max(len(captions), 1),
         f"{len(twice):,} of {len(captions):,} captions repeat one to three words at once{most};"
@@ -289,7 +289,7 @@ def repeats(captions: Sequence[Words], people: Sequence[Words]) -> Diagnosis:
 
 def unseen_bigrams(
     captions: Sequence[Words],
-    people: Sequence[Words],
+    human: Sequence[Words],
     train: CorpusStatistics | None,
     known: Sequence[str],
 ) -> Diagnosis:
@@ -307,16 +307,19 @@ def unseen_bigrams(
     words = {None, *known}
     ours, theirs = (
         [pair for caption in texts for pair in bigrams(caption) if words.issuperset(pair)]
-        for texts in (captions, people)
+        for texts in (captions, human)
     )
     unseen = [pair for pair in ours if pair not in train.bigrams]
-    share, human = len(unseen) / max(len(ours), 1), _share(p not in train.bigrams for p in theirs)
+    share, human_share = (
+        len(unseen) / max(len(ours), 1),
+        _share(p not in train.bigrams for p in theirs),
+    )
     named = ", ".join(repr(_phrase(pair)) for pair, _ in Counter(unseen).most_common(3))
-    return UNSEEN_BIGRAMS.above(human).found(
+    return UNSEEN_BIGRAMS.above(human_share).found(
         share,
         f"{share:.1%} of the pairs of neighbouring words are in no training"
         f" caption{f', most often {named}' if named else ''}; of people's, without words that the"
-        f" vocabulary lacks, {human:.1%}.",
+        f" vocabulary lacks, {human_share:.1%}.",
         "A model has only its training captions to learn from which words go together: pairs that"
         " it makes up are rarely good. If words are drawn, draw them with a lower `temperature` or"
         " `top_p`; else search with a beam, and learn from more captions or for more epochs.",
@@ -329,7 +332,7 @@ def _phrase(pair: tuple[str | None, str | None]) -> str:
 
 
 def bad_endings(
-    captions: Sequence[Words], people: Sequence[Words], train: CorpusStatistics | None
+    captions: Sequence[Words], human: Sequence[Words], train: CorpusStatistics | None
 ) -> Diagnosis:
     """Share of captions whose last word hardly ever ends a train caption.
 
@@ -343,14 +346,14 @@ def bad_endings(
         )
     last, theirs = (
         [words[-1] for words in texts if words and words[-1] in train.never_last]
-        for texts in (captions, people)
+        for texts in (captions, human)
     )
-    human = len(theirs) / max(len(people), 1)
+    human_share = len(theirs) / max(len(human), 1)
     named = ", ".join(f"{word!r} ({n:,})" for word, n in Counter(last).most_common(3))
-    return BAD_ENDINGS.above(human).found(
+    return BAD_ENDINGS.above(human_share).found(
         len(last) / max(len(captions), 1),
         f"{len(last):,} of {len(captions):,} captions end in a word that hardly ever ends a"
-        f" training caption{f', most often {named}' if named else ''}; of people's {human:.1%}.",
+        f" training caption{f', most often {named}' if named else ''}; of people's {human_share:.1%}.",
         "They break off: search with a beam; see whether captions stop at the length limit; else"
         " train for more epochs, or on more captions.",
     )
@@ -358,11 +361,11 @@ def bad_endings(
 
 def ending(captions: Sequence[Words], references: Sequence[Words], limit: int) -> Diagnosis:
     """Share of captions without END within `limit` words."""
-    share, people = (
+    share, human = (
         _share(len(words) >= limit for words in texts) for texts in (captions, references)
     )
     short_limit = (
-        f"Of the references {people:.1%} are that long: prepare the data with a larger `max_words`."
+        f"Of the references {human:.1%} are that long: prepare the data with a larger `max_words`."
     )
     no_end = (
         "It goes on and on where it does not know what to say: train for more epochs, on more"
@@ -371,7 +374,7 @@ def ending(captions: Sequence[Words], references: Sequence[Words], limit: int) -
     return ENDING.found(
         share,
         f"{share:.1%} of the captions stop at {limit} words because they must.",
-        short_limit if people > share / 2 else no_end,
+        short_limit if human > share / 2 else no_end,
     )
 
 

@@ -28,8 +28,10 @@ CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "t
 BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
 RANKING = "ranking.safetensors"  # where captions are ranked with the help of similar photos
-COMPANION = "first-stage.safetensors"  # where the first of two stages takes part in that; float16
-START_RANKING = "start-ranking.safetensors"  # of the run that a head start began from
+FIRST_STAGE_FILE = (
+    "first-stage.safetensors"  # where the first of two stages takes part in that; float16
+)
+START_RANKING = "start-ranking.safetensors"  # of the run that a warm start began from
 DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
 FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a run of its own
 LOCK = ".lock"
@@ -68,7 +70,12 @@ class Run(NamedTuple, Generic[Model_co]):
     others: tuple[Path, ...] = ()  # folders of the other runs, of several opened as one
     ranker: Ranker | None = None  # None: captions are not ranked
     ranking: Record = {}  # noqa: RUF012  # what the ranker's file says of its fit
-    companions: tuple[CaptioningRNN, ...] = ()  # models that also make candidates to rank
+    first_stage_models: tuple[CaptioningRNN, ...] = ()  # models that also make candidates to rank
+
+    @property
+    def companions(self) -> tuple[CaptioningRNN, ...]:
+        """The former name of `first_stage_models`."""
+        return self.first_stage_models
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -147,27 +154,27 @@ def open_run(
 
 
 def _with_ranking(run: Run[CaptioningRNN]) -> Run[CaptioningRNN]:
-    """The run with the ranker and the companion in its folder, if it has them."""
+    """The run with the ranker and the first-stage model in its folder, if it has them."""
     file = run.path / RANKING
     if not file.is_file():
         return run
     ranker, about = read_ranker(file, run.vocabulary, run.model.config.feature_shape[-1])
-    companions = (read_companion(run.path, run),) if about.get("both") is True else ()
-    return run._replace(ranker=ranker, ranking=about, companions=companions)
+    first_stage_models = (read_first_stage(run.path, run),) if about.get("both") is True else ()
+    return run._replace(ranker=ranker, ranking=about, first_stage_models=first_stage_models)
 
 
-def write_companion(path: Path, params: Mapping[str, Array]) -> None:
+def write_first_stage(path: Path, params: Mapping[str, Array]) -> None:
     """Write parameters as float16. OSError : the file cannot be written."""
     tensors = {name: to_numpy(x).astype(np.float16) for name, x in params.items()}
-    write_tensors(path / COMPANION, tensors, {})
+    write_tensors(path / FIRST_STAGE_FILE, tensors, {})
 
 
-def read_companion(path: Path, run: Run[CaptioningRNN]) -> CaptioningRNN:
-    """A model like the run's with the parameters of `write_companion`.
+def read_first_stage(path: Path, run: Run[CaptioningRNN]) -> CaptioningRNN:
+    """A model like the run's with the parameters of `write_first_stage`.
 
     DataError : they are missing, damaged, or of another model.
     """
-    file, model = path / COMPANION, run.model
+    file, model = path / FIRST_STAGE_FILE, run.model
     if not file.is_file():
         raise DataError(
             f"open_run: {file} is missing, expected the first stage, which makes candidates for the"
@@ -533,7 +540,7 @@ def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkp
     return Checkpoint(state, scaling, vocabulary)
 
 
-# The origin of the parameters
+# The provenance of the parameters
 
 
 def best_digest(path: str | Path) -> str:
@@ -541,7 +548,7 @@ def best_digest(path: str | Path) -> str:
     return hashlib.sha256((opened_folder(path) / BEST).read_bytes()).hexdigest()
 
 
-def learnt(run: Run) -> tuple[list[Record], object]:
+def provenance(run: Run) -> tuple[list[Record], object]:
     """History of the stage that a run's parameters are from, and the number of their epoch.
 
     Of two stages the first if it is the better. The number is as recorded, so perhaps none.
@@ -552,7 +559,7 @@ def learnt(run: Run) -> tuple[list[Record], object]:
     return (read_history(run.path), epoch) if best is None else (first, best.get("epoch"))
 
 
-def origin(run: Run, *, quote: Callable[[str], str] = str) -> str:
+def provenance_text(run: Run, *, quote: Callable[[str], str] = str) -> str:
     """The epoch, and of two stages the stage, that a run's parameters are from, in a sentence.
 
     `quote` is applied to the path of the run that training started from.

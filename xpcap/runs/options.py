@@ -166,8 +166,8 @@ SELF_CRITICAL_DEFAULTS: Config = {
 }
 
 
-# Defaults of a head start: cross entropy from a run, on other data than its own
-HEAD_START_DEFAULTS: Config = {
+# Defaults of a warm start: cross entropy from a run, on other data than its own
+WARM_START_DEFAULTS: Config = {
     "objective": CROSS_ENTROPY,
     "epochs": 60,
     "score_epochs": 0,
@@ -370,7 +370,7 @@ def _options_from(
     if given.get("objective") == SELF_CRITICAL:
         chosen = SELF_CRITICAL_DEFAULTS
     elif data is not None and Path(data).resolve() != own.resolve():
-        chosen = HEAD_START_DEFAULTS
+        chosen = WARM_START_DEFAULTS
     chosen = {"out": None, "start": start, "data": own, "seed": TrainOptions.seed, **chosen}
     return replace(run, **chosen)
 

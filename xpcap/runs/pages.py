@@ -42,7 +42,7 @@ from xpcap.runs.explanation import (
     decision,
     sample_caption,
 )
-from xpcap.runs.folder import FIRST, PICTURES, Run, origin, read_history
+from xpcap.runs.folder import FIRST, PICTURES, Run, provenance_text, read_history
 from xpcap.runs.ranking import default_policy
 from xpcap.runs.scoring import Evaluation
 from xpcap.shapes import KIND, picture_of
@@ -55,7 +55,8 @@ DRAWN = 60  # most pictures in a PNG: twenty rows of three
 THUMBNAIL = 320  # pixels of a downloaded picture's longer side, as many as a page or PNG shows
 SIMILAR, SIDE = 5, 96  # training photos that explain a caption; pixels of one's longer side
 NOTE = "sentence BLEU-4"
-Look = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
+PictureFinder = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
+Look = PictureFinder  # its former name
 
 
 def whole_history(folder: Path, records: Sequence[Record]) -> tuple[list[Record], int]:
@@ -99,7 +100,7 @@ def write_run_page(
     write_page(
         run.path / PAGE,
         run.name,
-        summary=f"An {run.config['cell'].upper()} captioner{scored}. {origin(run)}",
+        summary=f"An {run.config['cell'].upper()} captioner{scored}. {provenance_text(run)}",
         facts=_facts(run),
         history=whole_history(run.path, records)[0],
         scores=_scores(evaluation) if evaluation else (),
@@ -108,16 +109,16 @@ def write_run_page(
 
 
 def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    """Title, value, meaning with people's value, and protocol with the interval of each score."""
-    plain, people = evaluation.plain, evaluation.people.figures
-    about = f"; people: {evaluation.people.protocol}"
+    """Title, value, meaning with the human value, and protocol with the interval of each score."""
+    plain, human = evaluation.plain, evaluation.human.figures
+    about = f"; people: {evaluation.human.protocol}"
     return [
         (
             title,
             value,
-            plain[title] + (f". People: {people[title]}" if title in people else ""),
+            plain[title] + (f". People: {human[title]}" if title in human else ""),
             (f"{width}, half of the 95 % interval; {protocol}" if width else protocol)
-            + (about if title in people else ""),
+            + (about if title in human else ""),
         )
         for title, value, width, protocol in evaluation.rows()
     ]
@@ -139,7 +140,7 @@ def write_caption_page(
     path: str | Path,
     run: Run,
     captions: Sequence[PictureCaption],
-    look: Look,
+    find_picture: PictureFinder,
     *,
     skipped: Sequence[Skipped] = (),
     progress: bool = False,
@@ -150,7 +151,7 @@ def write_caption_page(
     about = "Spread evenly over the split." if of_split else "In the order they were given."
     similar = _training_photos(run)
     cards = (
-        _card(run, caption, look, similar)
+        _card(run, caption, find_picture, similar)
         for caption in bar(captions, progress, "writing the page")
     )
     write_page(
@@ -164,7 +165,7 @@ def write_caption_page(
 def write_caption_png(
     path: str | Path,
     captions: Sequence[PictureCaption],
-    look: Look,
+    find_picture: PictureFinder,
     *,
     on_remark: Callable[[str], object] = warnings.warn,
 ) -> int:
@@ -184,7 +185,9 @@ def write_caption_png(
     """
     check_new_file(path, ".png")
     at_hand = (
-        (picture, caption) for caption in captions if (picture := look(caption.image)) is not None
+        (picture, caption)
+        for caption in captions
+        if (picture := find_picture(caption.image)) is not None
     )
     shown = list(islice(at_hand, DRAWN))
     if not shown:
@@ -208,7 +211,7 @@ def look_at_files(name: str) -> np.ndarray | None:
 class Downloads:
     """Thumbnails of downloaded pictures, for pages: a link may change or die after captioning.
 
-    Hand `keep` to `caption_files`, and `look` to `write_caption_page` and `write_caption_png`.
+    Hand `keep` to `caption_files`, and `find_picture` to `write_caption_page` and `write_caption_png`.
     """
 
     def __init__(self) -> None:
@@ -218,13 +221,15 @@ class Downloads:
         """Store a thumbnail."""
         self._small[url] = _shrunk(picture, THUMBNAIL)
 
-    def look(self, name: str) -> np.ndarray | None:
+    def find_picture(self, name: str) -> np.ndarray | None:
         """The thumbnail of a URL, or the picture at a path."""
         thumbnail = self._small.get(name)
         return look_at_files(name) if thumbnail is None else thumbnail
 
+    look = find_picture  # its former name
 
-def look_in(run: Run, source: Source) -> Look:
+
+def picture_finder(run: Run, source: Source) -> PictureFinder:
     """Lookup of a data set's pictures in the folder that `source` names.
 
     Generated ones come from the run folder, or are drawn again. Names may be hostile: files outside
@@ -232,7 +237,7 @@ def look_in(run: Run, source: Source) -> Look:
     """
     folder = run.path / PICTURES if source.pictures is None else Path(source.pictures)
 
-    def look(name: str) -> np.ndarray | None:
+    def find_picture(name: str) -> np.ndarray | None:
         try:
             inside = (folder / name).resolve().is_relative_to(folder.resolve())
             there = inside and (folder / name).is_file()
@@ -242,7 +247,10 @@ def look_in(run: Run, source: Source) -> Look:
             return picture_of(name, source.seed)
         return _read_or_none(folder / name) if there else None
 
-    return look
+    return find_picture
+
+
+look_in = picture_finder  # its former name
 
 
 def _read_or_none(path: Path) -> np.ndarray | None:
@@ -261,21 +269,27 @@ def _shrunk(picture: np.ndarray, most: int) -> np.ndarray:
     return np.asarray(small)
 
 
-def _training_photos(run: Run) -> Look:
+def _training_photos(run: Run) -> PictureFinder:
     """Lookup of small copies of the pictures of a run's own data, each opened once."""
 
     @functools.cache
-    def look(name: str) -> np.ndarray | None:
-        picture = look_in(run, source_of(run))(name)
+    def find_picture(name: str) -> np.ndarray | None:
+        picture = picture_finder(run, source_of(run))(name)
         return None if picture is None else _shrunk(picture, SIDE)
 
-    return look
+    return find_picture
 
 
-def _card(run: Run, caption: PictureCaption, look: Look, similar: Look, note: str = "") -> Card:
+def _card(
+    run: Run,
+    caption: PictureCaption,
+    find_picture: PictureFinder,
+    similar: PictureFinder,
+    note: str = "",
+) -> Card:
     """The card of a picture; `similar` finds training photos."""
     words = list(zip(caption.words or caption.caption.split(), caption.probabilities, strict=True))
-    picture = look(caption.image)
+    picture = find_picture(caption.image)
     attention = _attention_map(run, caption, picture)
     reasons = caption.explanation and _reasons(caption.explanation, similar)
     return Card(
@@ -290,11 +304,11 @@ def _card(run: Run, caption: PictureCaption, look: Look, similar: Look, note: st
     )
 
 
-def _reasons(explanation: Explanation, look: Look) -> Reasons:
+def _reasons(explanation: Explanation, find_picture: PictureFinder) -> Reasons:
     return Reasons(
         decision(explanation),
         [
-            Similar(one.image, look(one.image), one.similarity, sample_caption(one))
+            Similar(one.image, find_picture(one.image), one.similarity, sample_caption(one))
             for one in explanation.neighbours[:SIMILAR]
         ],
         [
@@ -335,7 +349,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> list[Gallery]:
     """Best, worst and random captions of the scored split."""
-    look, scores = look_in(run, source_of(run)), evaluation.per_picture["bleu"]
+    find_picture, scores = picture_finder(run, source_of(run)), evaluation.per_picture["bleu"]
     order = sorted(range(evaluation.n), key=lambda i: -scores[i])
     count = min(SHOWN, max(1, len(order) // 3))
     drawn = np.random.default_rng(0).choice(len(order), count, replace=False)
@@ -354,7 +368,10 @@ def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> li
         Gallery(
             title,
             about,
-            [_card(run, searched[i], look, similar, f"{NOTE} {scores[i]:.2f}") for i in numbers],
+            [
+                _card(run, searched[i], find_picture, similar, f"{NOTE} {scores[i]:.2f}")
+                for i in numbers
+            ],
         )
         for title, (about, numbers) in chosen.items()
     ]

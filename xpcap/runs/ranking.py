@@ -25,8 +25,8 @@ from xpcap.ranking.file import read_ranker, write_ranker
 from xpcap.ranking.weights import PRIOR, Fitted
 from xpcap.runs.folder import (
     BEST,
-    COMPANION,
     FIRST,
+    FIRST_STAGE_FILE,
     RANKING,
     START_RANKING,
     Run,
@@ -34,8 +34,8 @@ from xpcap.runs.folder import (
     digest,
     find_file,
     open_run,
-    read_companion,
-    write_companion,
+    read_first_stage,
+    write_first_stage,
 )
 from xpcap.runs.options import is_tiny
 
@@ -45,7 +45,7 @@ NEIGHBOURS = 30  # photos: further ones weigh little
 BANDWIDTH, BANDWIDTH_OF_FEW = 0.1, 0.2
 RETRIEVED = 8  # captions of neighbours among the candidates of a photo
 LARGEST_PART = 1000.0  # of a score: beyond what all other features together can be
-STUTTER = 0.01  # share of training captions with words twice in a row, from which on they may
+MOST_REPEATED = 0.01  # share of training captions with words twice in a row, from which on they may
 LEAST_WORDS = 20  # of a vocabulary: else the next word might be the last one left
 FEW = 2000  # training photos, below which neighbours' captions are candidates
 MOST = 1000  # val photos that weights are fitted to
@@ -79,7 +79,7 @@ def decoding_title(run: Run[Captioner], policy: Policy | None) -> str:
     policy = policy or default_policy(run)
     models = len(run.paths)
     if isinstance(policy, RankedBeam):
-        models += len(run.companions)
+        models += len(run.first_stage_models)
     if models == 1:
         return policy.title
     if len(run.paths) == 1:
@@ -102,10 +102,10 @@ def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
 
 def captioner(run: Run[Captioner]) -> Captioner:
     """The model that makes candidates: of the run, and of its first stage if that helps."""
-    if not run.companions:
+    if not run.first_stage_models:
         return run.model
     models = run.model.models if isinstance(run.model, Ensemble) else [run.model]
-    return Ensemble([*models, *run.companions])
+    return Ensemble([*models, *run.first_stage_models])
 
 
 def rank(run: Run[Captioner], features: np.ndarray, policy: Beam) -> list[Ranking]:
@@ -195,7 +195,7 @@ def fit_ranking(
     """Index the training photos of a run, fit its ranking to the val split, and write both.
 
     Both stages of a run make candidates if that gives better captions of photos that took no part
-    in the fit. After a head start the index also has the photos of the run that it began from,
+    in the fit. After a warm start the index also has the photos of the run that it began from,
     whose weights are the prior. Without a val split, and if no epoch was better than that run,
     weights are the prior. A ranking of these parameters stays as it is.
 
@@ -210,23 +210,23 @@ def fit_ranking(
     if digest(data.vocabulary) != digest(run.vocabulary):
         data = data.with_vocabulary(run.vocabulary)
     ranker = _new_ranker(run, data)
-    both = run._replace(ranker=ranker, companions=_companions(run, group))
-    alone = both._replace(companions=())
+    both = run._replace(ranker=ranker, first_stage_models=_first_stage_models(run, group))
+    alone = both._replace(first_stage_models=())
     chosen, fitted = alone, None
     if run.meta.get("epoch") == 0 and (folder / START_RANKING).is_file():
         chosen = both  # the run that it began from
     elif "val" in data.splits:
         fitted = _fit(alone, data, progress, group)
-        if both.companions:
+        if both.first_stage_models:
             of_both = _fit(both, data, progress, group)
             if of_both.held_out > fitted.held_out:
                 chosen, fitted = both, of_both
     if group.rank == 0:
-        if not chosen.companions:
-            (folder / COMPANION).unlink(missing_ok=True)
+        if not chosen.first_stage_models:
+            (folder / FIRST_STAGE_FILE).unlink(missing_ok=True)
         scores = {} if fitted is None else fitted._asdict()
         weights = scores.pop("weights", ranker.weights)
-        meta = {"best": best, "both": bool(chosen.companions), "fit": scores}
+        meta = {"best": best, "both": bool(chosen.first_stage_models), "fit": scores}
         write_ranker(folder / RANKING, replace(ranker, weights=weights), meta)
     group.all_gather("the ranking is written")
 
@@ -243,8 +243,10 @@ def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
     few = len(index) < FEW
     if is_tiny(len(data.split("train").captions)) and not inherited:
         prior = {**prior, "borrowed": LARGEST_PART}  # a caption of people, before all of the model
-    stutter = np.mean([bool(repeated(words)) for words in data.words("train")])
-    no_stutter = bool(stutter < STUTTER) and len(run.vocabulary) > len(SPECIAL) + LEAST_WORDS
+    repeating = np.mean([bool(repeated(words)) for words in data.words("train")])
+    no_stutter = (
+        bool(repeating < MOST_REPEATED) and len(run.vocabulary) > len(SPECIAL) + LEAST_WORDS
+    )
     return Ranker(
         index,
         run.vocabulary,
@@ -257,19 +259,19 @@ def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
     )
 
 
-def _companions(run: Run[CaptioningRNN], group: Group) -> tuple[CaptioningRNN, ...]:
-    """The first stage of a run, in float16, or what a head start has brought; none: there is none.
+def _first_stage_models(run: Run[CaptioningRNN], group: Group) -> tuple[CaptioningRNN, ...]:
+    """The first stage of a run, in float16, or what a warm start has brought; none: there is none.
 
     It is written to the run's folder.
     """
     first = run.path / FIRST
     if (first / BEST).is_file() and run.meta.get("epoch"):
         if group.rank == 0:
-            write_companion(run.path, open_run(first).model.params)
+            write_first_stage(run.path, open_run(first).model.params)
         group.all_gather("the first stage is written")
-    elif not (run.path / COMPANION).is_file():
+    elif not (run.path / FIRST_STAGE_FILE).is_file():
         return ()
-    return (read_companion(run.path, run),)
+    return (read_first_stage(run.path, run),)
 
 
 def _fit(run: Run, data: CaptionData, progress: bool, group: Group) -> Fitted:

@@ -133,7 +133,7 @@ class StopRequest:
 # The run folder
 
 
-class Picture:
+class ThrottledPlot:
     """A file that shows the history.
 
     It is drawn at the end of an epoch, at most once in `seconds`: a curve takes some 0.1 s and
@@ -191,9 +191,9 @@ class RunWriter:
         def write_page(records: list[Record]) -> None:
             write_progress_page(out, epochs, records)
 
-        self._pictures = (
-            Picture(draw_curve, CURVE_SECONDS, clock),
-            Picture(write_page, PAGE_SECONDS, clock),
+        self._plots = (
+            ThrottledPlot(draw_curve, CURVE_SECONDS, clock),
+            ThrottledPlot(write_page, PAGE_SECONDS, clock),
         )
 
     def begin(self, solver: CaptioningSolver) -> None:
@@ -234,8 +234,8 @@ class RunWriter:
 
     def _draw(self, records: list[Record], now: bool = False) -> None:
         self._records = records
-        for picture in self._pictures:
-            picture.update(records, now)
+        for plot in self._plots:
+            plot.update(records, now)
 
     def _write_epoch(self, state: TrainingState, times: list[Record]) -> None:
         if state.is_best:

@@ -57,8 +57,8 @@ class Result(NamedTuple):
     scored: Scored
 
 
-class People(NamedTuple):
-    """Scores of people's captions: of each picture the first reference in place of a caption.
+class HumanScores(NamedTuple):
+    """Scores of human captions: of each picture the first reference in place of a caption.
 
     Metrics that compare with references get the picture's others, and pictures that have others.
     `protocol` says so in words.
@@ -90,7 +90,7 @@ class Scores:
     unscored : name of each requested metric that could not be computed to the reason
     seconds : time taken
     words : the tokenisation of captions and references, in words
-    people : scores of what people wrote, by the same metrics
+    human : scores of what people wrote, by the same metrics
     """
 
     split: str
@@ -99,7 +99,12 @@ class Scores:
     seconds: float
     unscored: dict[str, str] = field(default_factory=dict, kw_only=True)
     words: str = field(default=TOKENISERS[UNICODE], kw_only=True)
-    people: People = field(default_factory=People, kw_only=True)
+    human: HumanScores = field(default_factory=HumanScores, kw_only=True)
+
+    @property
+    def people(self) -> HumanScores:
+        """The former name of `human`."""
+        return self.human
 
     @property
     def n(self) -> int:
@@ -178,7 +183,7 @@ class Scores:
             "scores": scores,
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "unscored": self.unscored,
-            "people": {"scores": self.people.scores, "protocol": self.people.protocol},
+            "people": {"scores": self.human.scores, "protocol": self.human.protocol},
         }
 
     def write_csv(self, path: str | Path) -> None:
@@ -260,7 +265,7 @@ def score_captions(
         time.perf_counter() - start,
         unscored=found.unscored,
         words=words_of(data, split),
-        people=found.people,
+        human=found.human,
     )
 
 
@@ -272,11 +277,11 @@ def words_of(data: CaptionData, split: str) -> str:
 
 
 class WordScores(NamedTuple):
-    """Scores of captions and of people's captions, and why a metric has none."""
+    """Scores of captions and of human captions, and why a metric has none."""
 
     results: list[Result]
     unscored: dict[str, str]  # name of a metric to the reason
-    people: People
+    human: HumanScores
 
 
 def score_words(
@@ -288,7 +293,7 @@ def score_words(
     java: bool,
     metrics: Sequence[Metric],
 ) -> WordScores:
-    """Score one caption a picture by each metric, and people's, and say why a metric cannot.
+    """Score one caption a picture by each metric, and the human ones, and say why a metric cannot.
 
     Parameters
     ----------
@@ -321,14 +326,14 @@ def score_words(
             continue
         results.append(_result(metric, scored, results, len(hypotheses)))
     _, firsts = np.unique(data.split(split).image_idxs, return_index=True)
-    people = _people(chosen, written, [words[i] for i in firsts.tolist()])
-    return WordScores(results, unscored, people)
+    human = _human_scores(chosen, written, [words[i] for i in firsts.tolist()])
+    return WordScores(results, unscored, human)
 
 
-def _people(
+def _human_scores(
     metrics: Sequence[Metric], references: References, firsts: Sequence[list[str]]
-) -> People:
-    """Scores of people's captions.
+) -> HumanScores:
+    """Scores of human captions.
 
     Parameters
     ----------
@@ -352,7 +357,7 @@ def _people(
         if several
         else "; no picture has another to compare it with"
     )
-    return People(results, protocol)
+    return HumanScores(results, protocol)
 
 
 def _metrics(data: CaptionData, metrics: Sequence[Metric]) -> tuple[list[Metric], dict[str, str]]:
@@ -559,7 +564,7 @@ def evaluate_run(
         decoding,
         unscored=found.unscored,
         words=words_of(seen, split),
-        people=found.people,
+        human=found.human,
     )
 
 

@@ -18,12 +18,12 @@ from xpcap.runs.folder import (
     open_run,
     read_projection,
     read_vocabulary,
-    write_companion,
+    write_first_stage,
 )
 from xpcap.runs.options import Stage
 from xpcap.training.objectives import SELF_CRITICAL
 
-LEAST_GAIN = 0.02  # share of the validation loss by which a head start must lower it
+LEAST_GAIN = 0.02  # share of the validation loss by which a warm start must lower it
 
 
 def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
@@ -105,7 +105,7 @@ def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
 def first_parameters(
     base: Run[CaptioningRNN], model: ModelConfig, of: CaptioningRNN | None = None
 ) -> Parameters:
-    """The run's parameters, or those of its companion `of`, for a model that may know more words."""
+    """The run's parameters, or those of its first-stage model `of`, for perhaps more words."""
     vocabulary = base.vocabulary
     silent = {vocabulary.null, vocabulary.start, vocabulary.end, vocabulary.unk}
     known = [i for i in range(len(vocabulary)) if i not in silent]
@@ -113,15 +113,15 @@ def first_parameters(
 
 
 def write_inherited(folder: Path, base: Run[CaptioningRNN], model: ModelConfig) -> None:
-    """Write the ranking of the run that a head start begins from, to be extended at its end."""
+    """Write the ranking of the run that a warm start begins from, to be extended at its end."""
     if base.ranker is None:
         return
     write_ranker(folder / START_RANKING, base.ranker, {})
-    for companion in base.companions:
-        write_companion(folder, first_parameters(base, model, companion))
+    for first_stage in base.first_stage_models:
+        write_first_stage(folder, first_parameters(base, model, first_stage))
 
 
-def sharpened(base: Run) -> float:
+def inverse_temperature(base: Run) -> float:
     """Factor that self-critical training began with on the logits of a run's parameters."""
     own = base.config["objective"] == SELF_CRITICAL and base.meta.get("epoch") != 0
     return float(base.config["sharpen"]) if own else 1.0

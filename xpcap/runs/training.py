@@ -53,8 +53,8 @@ from xpcap.runs.start import (
     LEAST_GAIN,
     data_from,
     first_parameters,
+    inverse_temperature,
     open_base,
-    sharpened,
     write_inherited,
 )
 from xpcap.safetensors_file import read_tensors
@@ -190,7 +190,7 @@ def train_run(
                 run = open_run(stage.folder)
                 if stage.options.neighbours and stage is plan.stages[-1]:
                     # Windows replaces no file that is mapped, as the ranker of an earlier end is
-                    run = run._replace(ranker=None, companions=())
+                    run = run._replace(ranker=None, first_stage_models=())
                     fit_ranking(run, data_of(run, plan.data), progress=progress, group=group)
                     run = open_run(stage.folder)
                 evaluation = None
@@ -261,7 +261,7 @@ def _train(
         if options.objective == SELF_CRITICAL:
             scale_logits(model.params, options.sharpen)
         elif base is not None and base.config["data_stamp"] != data.fingerprint:
-            scale_logits(model.params, 1 / sharpened(base))
+            scale_logits(model.params, 1 / inverse_temperature(base))
             solver.require_gain(LEAST_GAIN)
     if group.rank == 0:
         write_start(stage, data, model.config)

@@ -1,4 +1,4 @@
-"""A head start: training on data of other words begins with what another run has learnt."""
+"""A warm start: training on data of other words begins with what another run has learnt."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
 from xpcap.runs import GENERATED, TrainOptions, choose, load_state, train_run, training
 from xpcap.runs.folder import save_parameters
-from xpcap.runs.options import HEAD_START_DEFAULTS, SELF_CRITICAL_DEFAULTS
+from xpcap.runs.options import SELF_CRITICAL_DEFAULTS, WARM_START_DEFAULTS
 
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
 FEW = ["--epochs", 2, "--batch-size", 20]  # 15 steps an epoch
@@ -120,7 +120,7 @@ def test_captions_are_encoded_by_their_text_and_cut_as_before(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_head_start_goes_on_to_the_same_bytes_without_the_run_that_it_began_from(
+def test_a_warm_start_goes_on_to_the_same_bytes_without_the_run_that_it_began_from(
     run: Path, own: Path, tmp_path: Path
 ) -> None:
     options = [own, "--from", run, *FEW, "--dropout", 0.2]
@@ -138,7 +138,7 @@ def test_a_head_start_goes_on_to_the_same_bytes_without_the_run_that_it_began_fr
 
 
 @pytest.mark.slow
-def test_both_stages_of_a_head_start_have_the_words_of_both(
+def test_both_stages_of_a_warm_start_have_the_words_of_both(
     run: Path, own: Path, tmp_path: Path
 ) -> None:
     good("train", own, "--from", run, "--out", tmp_path / "on", *FEW, "--score-epochs", 1)
@@ -229,9 +229,9 @@ def test_a_run_that_is_gone_before_the_first_checkpoint_is_named(
     failing(["train", "--out", tmp_path / "on", "--resume"], f"{run} does not exist")
 
 
-def test_options_of_a_head_start_are_its_own_unless_given(run: Path, own: Path) -> None:
+def test_options_of_a_warm_start_are_its_own_unless_given(run: Path, own: Path) -> None:
     chosen = choose(own, {"start": run, "dropout": 0.1})
-    expected: dict[str, Any] = {**HEAD_START_DEFAULTS, "dropout": 0.1, "hidden": 16}
+    expected: dict[str, Any] = {**WARM_START_DEFAULTS, "dropout": 0.1, "hidden": 16}
     assert {name: getattr(chosen, name) for name in expected} == expected
     again = choose(run / "data.h5", {"start": run})
     assert (again.lr, again.epochs, again.data) == (GENERATED.lr, 2, run / "data.h5")
@@ -278,7 +278,7 @@ def test_docs_have_the_defaults_of_training_that_starts_from_a_run() -> None:
     ]
     expected = [
         {**defaults, "seed": TrainOptions.seed}
-        for defaults in (SELF_CRITICAL_DEFAULTS, HEAD_START_DEFAULTS)
+        for defaults in (SELF_CRITICAL_DEFAULTS, WARM_START_DEFAULTS)
     ]
     for row in table.splitlines():
         options, *columns = row.strip("| ").split(" | ")
