@@ -71,7 +71,7 @@ def read_text(path: Path, most: int) -> str:
     return content.decode("utf-8")
 
 
-def obstacle(path: Path) -> str:
+def why_not_writable(path: Path) -> str:
     """The reason why no new file can be created at `path`, asked before long work; else empty."""
     if path.exists() or path.is_symlink():
         return "exists, and is not overwritten; remove it, or choose another name"

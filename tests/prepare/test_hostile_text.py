@@ -19,7 +19,7 @@ from xpcap.report import (  # noqa: E402 - after the skip
     Card,
     Gallery,
     draw_captions,
-    visible,
+    escape_control,
     write_page,
 )
 
@@ -136,7 +136,7 @@ def test_no_text_leaves_its_place_on_a_page(text: str, tmp_path: Path) -> None:
         Skeleton(everywhere(tmp_path, "harmless")),
     )
     assert page.parts == harmless.parts
-    assert page.text.count(visible(text)) == harmless.text.count("harmless") > 30
+    assert page.text.count(escape_control(text)) == harmless.text.count("harmless") > 30
 
 
 @each_text
@@ -172,8 +172,8 @@ def test_text_of_numpy_is_text_like_any_other(tmp_path: Path) -> None:
 
 
 def test_what_is_spelt_out_can_be_read_and_other_scripts_stay_what_they_are() -> None:
-    assert visible("a\x1b[0m\0 \u202eb\udce9") == r"a\x1b[0m\x00 \u202eb\udce9"
-    assert visible("one\ntwo\r\tthree") == "one two  three"
+    assert escape_control("a\x1b[0m\0 \u202eb\udce9") == r"a\x1b[0m\x00 \u202eb\udce9"
+    assert escape_control("one\ntwo\r\tthree") == "one two  three"
     for text in (
         "שלום مرحبا",
         "👩‍👩‍👧 🏳️‍🌈",
@@ -181,9 +181,9 @@ def test_what_is_spelt_out_can_be_read_and_other_scripts_stay_what_they_are() ->
         "tab\u00a0\u3000",
         "\\x1b <b>",
     ):
-        assert visible(text) == text
-    assert visible("z" + "\u0310" * 8) == "z" + "\u0310" * 6 + r"\u0310" * 2
-    assert visible("a" * 1001) == "a" * 1000 + "…"
+        assert escape_control(text) == text
+    assert escape_control("z" + "\u0310" * 8) == "z" + "\u0310" * 6 + r"\u0310" * 2
+    assert escape_control("a" * 1001) == "a" * 1000 + "…"
 
 
 def test_a_page_of_many_things_counts_what_it_leaves_out(tmp_path: Path) -> None:

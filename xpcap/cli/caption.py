@@ -23,7 +23,7 @@ from xpcap.cli.shared import (
 from xpcap.distributed import RankDone, init
 from xpcap.errors import OptionError
 from xpcap.models import Policy
-from xpcap.report import visible
+from xpcap.report import escape_control
 from xpcap.runs import (
     Downloads,
     PictureCaption,
@@ -292,12 +292,14 @@ def _require_alone(ctx: click.Context, pictures: Sequence[str | Path]) -> None:
 def _report(written: Written, csv: Path | None, txt: bool, describe: bool) -> None:
     for verb, those in (("skipped", written.skipped), ("left", written.left)):
         for one in those:
-            click.echo(f"{verb} {visible(one.image)}: {visible(one.reason)}", err=True)
+            click.echo(
+                f"{verb} {escape_control(one.image)}: {escape_control(one.reason)}", err=True
+            )
     if written.skipped and not written.captions and not written.before:
         raise _none_read(len(written.skipped))
     count = f"{written.captions:,} {'caption' if written.captions == 1 else 'captions'}"
     if csv is not None:
-        click.echo(f"wrote {count} to {visible(str(csv))}")
+        click.echo(f"wrote {count} to {escape_control(str(csv))}")
     if txt:
         click.echo(f"wrote {written.texts:,} of {count} next to their pictures, as .txt")
     if describe:
@@ -313,7 +315,7 @@ def _none_read(count: int) -> click.ClickException:
 
 def _print(captions: Sequence[PictureCaption], skipped: Sequence[Skipped], as_json: bool) -> None:
     for one in skipped:
-        click.echo(f"skipped {visible(one.image)}: {visible(one.reason)}", err=True)
+        click.echo(f"skipped {escape_control(one.image)}: {escape_control(one.reason)}", err=True)
     if as_json:
         click.echo(json.dumps(list(map(_object, captions))))
     else:

@@ -26,7 +26,7 @@ from xpcap.cli.shared import (
 from xpcap.cli.train import train
 from xpcap.data import CaptionData
 from xpcap.distributed import RankDone, init
-from xpcap.report import visible
+from xpcap.report import escape_control
 from xpcap.runs import (
     Comparison,
     Diagnosis,
@@ -138,7 +138,7 @@ def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> 
 
 
 def _print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
-    heads = ("", visible(ours), visible(theirs), "difference", "95 % interval")
+    heads = ("", escape_control(ours), escape_control(theirs), "difference", "95 % interval")
     click.echo(f"\n{table([heads, *comparison.rows()])}")
 
 
@@ -162,7 +162,7 @@ def _print_diagnoses(diagnoses: Sequence[Diagnosis], run: Run) -> None:
     click.echo(table([one.row for one in diagnoses]))
     for one in diagnoses:
         if one.verdict != OK:
-            text = f"{one.name}, {one.verdict}: {visible(one.text)}"
+            text = f"{one.name}, {one.verdict}: {escape_control(one.text)}"
             lines = textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
             click.echo(f"\n{lines}")
     verdict = {one.name: one.verdict for one in diagnoses}
@@ -192,4 +192,4 @@ def _prepare_again(run: Run) -> str:
         for word in (f"--{option}", source[option])
     ]
     other = f"{Path(run.config['data']).stem}{limit[0][1:]}-{limit[1]}.h5"
-    return visible(command_line("prepare", *files, *given, *limit, "--out", other))
+    return escape_control(command_line("prepare", *files, *given, *limit, "--out", other))

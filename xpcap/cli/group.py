@@ -19,7 +19,7 @@ from xpcap import __version__
 from xpcap.cli.shared import TYPED
 from xpcap.distributed import RankDone, abort, launcher_rank
 from xpcap.errors import EXPECTED, OptionError, nearest
-from xpcap.report import visible
+from xpcap.report import escape_control
 
 LONGEST_MESSAGE = 4000  # characters
 # Commands that ranks run together; others are rank 0's
@@ -99,7 +99,7 @@ class Commands(click.Group):
             leave_closed_pipe()
             ctx.exit(PIPE_CLOSED)
         except OSError as error:
-            file = f"{visible(str(error.filename))}: " if error.filename else ""
+            file = f"{escape_control(str(error.filename))}: " if error.filename else ""
             hint = (
                 "expected to read or write there; is the path right, and is there room and"
                 " permission?"
@@ -117,7 +117,7 @@ class Commands(click.Group):
 
 def shown(error: Exception, params: list[click.Parameter]) -> str:
     """The message of an error, in options and on one line."""
-    return visible(in_options(str(error), params), LONGEST_MESSAGE)
+    return escape_control(in_options(str(error), params), LONGEST_MESSAGE)
 
 
 def leave_closed_pipe() -> None:

@@ -13,7 +13,7 @@ from xpcap.cli.shared import (
     examples,
     remark,
 )
-from xpcap.report import visible
+from xpcap.report import escape_control
 
 
 @click.command(
@@ -68,4 +68,4 @@ def look(
     other = None if beside is None else runs.open_run(beside, on_remark=remark)
     inside = runs.look_inside(opened, picture, caption=caption, beside=other, on_remark=remark)
     runs.write_inside_page(path, opened, inside)
-    click.echo(f"{visible(' '.join(inside.words))}\nwrote {path}")
+    click.echo(f"{escape_control(' '.join(inside.words))}\nwrote {path}")

@@ -16,12 +16,12 @@ from xpcap.distributed import init
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
 from xpcap.errors import DataError, install
-from xpcap.files import obstacle
+from xpcap.files import why_not_writable
 from xpcap.prepare import Columns, ImportReport, import_captions
 from xpcap.prepare.dataset import FEW_CAPTIONS, TINY_CAPTIONS
 from xpcap.prepare.splits import check_fractions
 from xpcap.prepare.tables import ColumnsError
-from xpcap.report import visible
+from xpcap.report import escape_control
 from xpcap.runs.folder import LARGEST
 
 EXAMPLES = examples(
@@ -194,7 +194,7 @@ def prepare(**given: Any) -> None:
     """
     _check_usage(given)
     out: Path = given["out"]
-    if why := obstacle(out):
+    if why := why_not_writable(out):
         raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
     group = init()
     group.all_gather("the file is new")  # before rank 0 writes it
@@ -208,7 +208,7 @@ def prepare(**given: Any) -> None:
         if not cache.exists():
             raise
         raise KeyboardInterrupt(
-            f"{visible(str(cache))} holds the features that were made; the same command continues"
+            f"{escape_control(str(cache))} holds the features that were made; the same command continues"
             " from there, and removes it at the end"
         ) from interrupt
     write_dataset(out, data)
@@ -279,7 +279,7 @@ def _with_columns(error: ColumnsError, named: bool) -> click.ClickException:
         image, caption = str(error.likely.image), str(error.likely.caption)
         condition = "if those are the columns"
     again = typed_again("--image-column", image, "--caption-column", caption)
-    return click.ClickException(f"{message}; {condition}, type\n  {visible(again)}")
+    return click.ClickException(f"{message}; {condition}, type\n  {escape_control(again)}")
 
 
 def _remarks(data: CaptionData, vocabulary: int | None) -> list[str]:
@@ -324,11 +324,11 @@ def _describe(
 ) -> None:
     """Print the report, the data set, its counts, and three captions as training reads them."""
     for (_, path), form in zip(files, report.forms, strict=False):
-        click.echo(f"{visible(str(path))}: {form}")
+        click.echo(f"{escape_control(str(path))}: {form}")
     for note in report.notes:
-        click.echo(f"note: {visible(note)}")
+        click.echo(f"note: {escape_control(note)}")
     for line in report.lines():
-        click.echo(f"skipped {visible(line)}")
+        click.echo(f"skipped {escape_control(line)}")
     click.echo(describe_data(out, data))
     if pca := data.source.record.get("pca"):
         click.echo(
@@ -337,11 +337,11 @@ def _describe(
         )
     for name, split in data.splits.items():
         if split.views > 1:
-            click.echo(f"{visible(name)}: each picture also as its mirror image")
+            click.echo(f"{escape_control(name)}: each picture also as its mirror image")
     cut, unknown = data.source.record["cut"], data.source.record["unknown"]
     for name in data.splits:
         click.echo(
-            f"{visible(name)}: {cut[name]:,} captions cut, {unknown[name]:.1%} of the words unknown"
+            f"{escape_control(name)}: {cut[name]:,} captions cut, {unknown[name]:.1%} of the words unknown"
         )
     name, split = next(iter(data.splits.items()))
     n = len(split.captions)
@@ -349,4 +349,4 @@ def _describe(
         known = data.vocabulary
         ids = [i for i in split.captions[row] if i not in (known.null, known.start, known.end)]
         words = [known.idx_to_word[i] for i in ids]
-        click.echo(f"  {visible(split.images[split.image_idxs[row]])}: {detokenize(words)}")
+        click.echo(f"  {escape_control(split.images[split.image_idxs[row]])}: {detokenize(words)}")

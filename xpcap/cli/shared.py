@@ -23,7 +23,7 @@ from xpcap.data.dataset import size
 from xpcap.distributed import init
 from xpcap.encoders import is_url
 from xpcap.errors import BackendError, OptionError, nearest
-from xpcap.report import columns, signed, visible
+from xpcap.report import columns, escape_control, signed
 from xpcap.report.captions import NOTHING
 from xpcap.runs import PictureCaption, Scores
 from xpcap.runs.explanation import (
@@ -161,7 +161,7 @@ def csv_option(command: Function) -> Function:
 
 def remark(sentence: str) -> None:
     """Print a remark of the library on standard error, so that output for programs stays pure."""
-    click.echo(f"note: {visible(sentence)}", err=True)
+    click.echo(f"note: {escape_control(sentence)}", err=True)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -181,22 +181,26 @@ def print_captions(captions: Sequence[PictureCaption]) -> None:
     for number, caption in enumerate(captions):
         if number and caption.explanation is not None:
             click.echo()
-        click.echo(f"{visible(caption.image)}\n  model  {visible(caption.caption)}")
+        click.echo(f"{escape_control(caption.image)}\n  model  {escape_control(caption.caption)}")
         for reference in caption.references[:1]:
-            click.echo(f"  truth  {visible(reference)}")
+            click.echo(f"  truth  {escape_control(reference)}")
         for ranked in caption.n_best if len(caption.n_best) > 1 else ():
-            click.echo(f"  {ranked.log_probability:6.2f}  {visible(ranked.caption)}")
+            click.echo(f"  {ranked.log_probability:6.2f}  {escape_control(ranked.caption)}")
         if caption.explanation is not None:
             click.echo(_explanation(caption.explanation))
     click.echo()
 
 
 def _explanation(explanation: Explanation) -> str:
-    lines = [f"  why    {visible(decision(explanation))}"]
+    lines = [f"  why    {escape_control(decision(explanation))}"]
     if explanation.neighbours:
         lines += ["", "  most similar training photos, by similarity (at most 1)"]
         similar = [
-            (f"{one.similarity:5.2f}", visible(one.image), visible(sample_caption(one)))
+            (
+                f"{one.similarity:5.2f}",
+                escape_control(one.image),
+                escape_control(sample_caption(one)),
+            )
             for one in explanation.neighbours[:SHOWN]
         ]
         lines.append(indent(table(similar), "  "))
@@ -206,8 +210,8 @@ def _explanation(explanation: Explanation) -> str:
         numbers = [[signed(x) for x in (one.score, *one.parts.values())] for one in compared]
         widths = [max(map(len, column)) for column in zip(heads, *numbers, strict=True)]
         texts = [
-            visible(one.candidate.caption or NOTHING)
-            + (f"  ({visible(one.note)})" if one.note else "")
+            escape_control(one.candidate.caption or NOTHING)
+            + (f"  ({escape_control(one.note)})" if one.note else "")
             for one in compared
         ]
         rows = [
@@ -235,7 +239,7 @@ def print_scores(scores: Scores) -> None:
 def describe_data(file: Path, data: CaptionData) -> str:
     """The content of a data set, in a few lines."""
     rows = [
-        (visible(name), f"{len(split.images)} pictures", f"{len(split.captions)} captions")
+        (escape_control(name), f"{len(split.images)} pictures", f"{len(split.captions)} captions")
         for name, split in data.splits.items()
     ]
     head = (

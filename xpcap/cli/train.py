@@ -33,7 +33,7 @@ from xpcap.models.config import INJECT
 from xpcap.ops.cublas import reduced_precision
 from xpcap.optim import LINEAR
 from xpcap.progress import say
-from xpcap.report import visible
+from xpcap.report import escape_control
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, train_run
 from xpcap.runs.folder import (
     DATA,
@@ -287,7 +287,7 @@ def _refuse_captions(data: Path | None) -> None:
     out = str(data.with_suffix(".h5"))
     prepare = command_line("prepare", str(table), "--pictures", "photos", "--out", out)
     raise click.ClickException(
-        f"train: {visible(str(data))} is {found}, expected a dataset file; make one of the captions"
+        f"train: {escape_control(str(data))} is {found}, expected a dataset file; make one of the captions"
         " and the folder of pictures, here called photos:\n"
         f"  {prepare}\n  {command_line('train', out)}"
     )

@@ -31,7 +31,7 @@ from xpcap.grading.results import (
     write_gradescope,
     write_report,
 )
-from xpcap.report import visible
+from xpcap.report import escape_control
 from xpcap.runs import check_new_file
 from xpcap.verify import Row
 from xpcap.verify import verify as run_verify
@@ -182,12 +182,12 @@ def _print_result(result: Result, before: Result | None) -> None:
     if before is None:
         click.echo(COLUMNS.format("function", "pass", "where", "kind"))
     again = before is not None and before.function == result.function
-    where = visible(result.where)
+    where = escape_control(result.where)
     line = LINE.fullmatch(where)
-    cell = f"line {line[1]}" if line else visible(where, MOST_WHERE)
+    cell = f"line {line[1]}" if line else escape_control(where, MOST_WHERE)
     name, passed = ("", "") if again else (result.function, "yes" if result.passed else "NO")
-    click.echo(COLUMNS.format(name, passed, cell, visible(result.kind)).rstrip())
+    click.echo(COLUMNS.format(name, passed, cell, escape_control(result.kind)).rstrip())
     whole = line[2] if line else where if cell != where else ""
-    for text in (whole, visible(result.advice, MOST_TEXT)):
+    for text in (whole, escape_control(result.advice, MOST_TEXT)):
         if text:
             click.echo(textwrap.fill(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))

@@ -7,7 +7,7 @@ import click
 from xpcap.course.data import REDUCED, write_course_data
 from xpcap.course.imports import NAMES, found_elsewhere
 from xpcap.errors import EXPECTED
-from xpcap.report import visible
+from xpcap.report import escape_control
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,9 +26,9 @@ def main(folder: Path) -> None:
     try:
         data = write_course_data(folder, progress=True)
     except EXPECTED as error:
-        raise click.ClickException(visible(str(error))) from error
+        raise click.ClickException(escape_control(str(error))) from error
     except OSError as error:
-        file = visible(str(error.filename or folder))
+        file = escape_control(str(error.filename or folder))
         raise click.ClickException(
             f"{file}: {error.strerror or error}, expected to write there; is the path right, and"
             " is there room and permission?"
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
         for name, split in data.splits.items()
     )
     click.echo(
-        f"{visible(str(folder))}: {counts}, {len(data.vocabulary)} words\n"
+        f"{escape_control(str(folder))}: {counts}, {len(data.vocabulary)} words\n"
         f"pictures are drawn shapes; features are xpcap's, {REDUCED} numbers each, or"
         f" {data.feature_dim:,} with pca_features=False\n"
         f"next: write `{_first_line()}` as the first line of RNN_Captioning.ipynb, and run it"

@@ -22,7 +22,7 @@ from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data,
 from xpcap.data.features import Projection, RowSource, blocks
 from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser, has_word
 from xpcap.errors import DataError
-from xpcap.files import atomic, obstacle
+from xpcap.files import atomic, why_not_writable
 
 SCRIPT = Path(__file__).with_name("hdf5_check.py")
 # the child needs no more threads
@@ -137,7 +137,7 @@ def write_fingerprinted(path: str | Path, data: CaptionData) -> None:
 
 
 def _check(path: Path, data: CaptionData) -> None:
-    if why := obstacle(path):
+    if why := why_not_writable(path):
         raise DataError(f"write_dataset: {path} {why}")
     check_data("write_dataset", data)
     _check_names(data)

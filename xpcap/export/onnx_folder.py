@@ -21,7 +21,7 @@ from xpcap.export.onnx_graphs import (
     start_graph,
     step_graph,
 )
-from xpcap.files import PART, atomic, obstacle
+from xpcap.files import PART, atomic, why_not_writable
 from xpcap.models import CaptioningRNN
 from xpcap.runs import Run
 from xpcap.runs.captioning import encoder_of, source_of
@@ -110,7 +110,7 @@ def require_exportable(where: str, run: Run[CaptioningRNN], folder: Path, weight
         )
     if weights not in WEIGHTS:
         raise unknown(where, "`weights`", weights, WEIGHTS)
-    if why := obstacle(folder):
+    if why := why_not_writable(folder):
         raise DataError(f"{where}: {folder} {why}")
     if not isinstance(run.model, CaptioningRNN):
         raise OptionError(

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from xpcap.errors import EXPECTED, DataError, OptionError, nearest
-from xpcap.files import obstacle, read_text, write_text
+from xpcap.files import read_text, why_not_writable, write_text
 
 FILES = ("rnn_layers.py", "rnn.py", "optim.py", "captioning_solver.py", "coco_utils.py")
 BLANK = (  # what the course has students write
@@ -85,7 +85,7 @@ def handout(
     if not folder.exists():
         folder.mkdir(parents=True)
     for file in texts:
-        if why := obstacle(folder / file):
+        if why := why_not_writable(folder / file):
             raise OptionError(f"handout: {folder / file} {why}")
     for file, text in texts.items():
         write_text(folder / file, text)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from xpcap.files import atomic
 from xpcap.grading.grade import Result
-from xpcap.report import visible
+from xpcap.report import escape_control
 from xpcap.report.markup import render
 
 # Points of what the course has its students write, in proportion: of layers and captioner together
@@ -119,8 +119,10 @@ def to_gradescope(results: Iterable[Result]) -> dict[str, Any]:
 
 def lines(result: Result) -> list[str]:
     """A result in words: kind and where, then advice; none for a pass without a remark."""
-    found = ", ".join(visible(text, MOST_TEXT) for text in (result.kind, result.where) if text)
-    return [text for text in (found, visible(result.advice, MOST_TEXT)) if text]
+    found = ", ".join(
+        escape_control(text, MOST_TEXT) for text in (result.kind, result.where) if text
+    )
+    return [text for text in (found, escape_control(result.advice, MOST_TEXT)) if text]
 
 
 def write_gradescope(path: str | Path, results: Iterable[Result]) -> None:

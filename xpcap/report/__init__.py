@@ -4,7 +4,7 @@ from xpcap.report.captions import AttentionMap, draw_captions, overlay
 from xpcap.report.curves import cider_curve, draw_loss, loss_curve, perplexity_curve
 from xpcap.report.look import Curve, Heatmap, Share, Step, write_look_page
 from xpcap.report.page import Card, Gallery, Option, Reasons, Similar, write_page
-from xpcap.report.text import columns, signed, visible
+from xpcap.report.text import columns, escape_control, signed, visible
 
 __all__ = [
     "AttentionMap",
@@ -21,6 +21,7 @@ __all__ = [
     "columns",
     "draw_captions",
     "draw_loss",
+    "escape_control",
     "loss_curve",
     "overlay",
     "perplexity_curve",

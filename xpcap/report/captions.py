@@ -11,7 +11,7 @@ import numpy as np
 from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.files import atomic
 from xpcap.report.fonts import explain_lacking, find_fonts
-from xpcap.report.text import pieces, visible
+from xpcap.report.text import escape_control, pieces
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -129,7 +129,7 @@ def draw_captions(
             f"draw_captions: got {len(pictures)} pictures, {len(captions)} captions and"
             f" {len(references)} references, expected the same number of each, at least one"
         )
-    families, lacking = find_fonts(map(visible, (*captions, *references)))
+    families, lacking = find_fonts(map(escape_control, (*captions, *references)))
     if lacking:
         on_remark(f"draw_captions: {explain_lacking(lacking)}")
     with warnings.catch_warnings(), rc_context({"font.family": families} if families else {}):
@@ -200,7 +200,9 @@ def _measure(size: float) -> Callable[[str], float]:
 
 def _wrap_both(caption: str, reference: str) -> Texts:
     large, small = (_measure(size) for size, _ in (CAPTION, REFERENCE))
-    return wrap(visible(caption).strip() or NOTHING, large), wrap(visible(reference), small)
+    return wrap(escape_control(caption).strip() or NOTHING, large), wrap(
+        escape_control(reference), small
+    )
 
 
 def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> list[str]:

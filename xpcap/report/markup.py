@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from xpcap.report.curves import DARK, LIGHT
-from xpcap.report.text import visible
+from xpcap.report.text import escape_control
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -60,7 +60,7 @@ def _environment() -> "Environment":
 
 def _finalize(value: object) -> object:
     ours = hasattr(value, "__html__")  # Markup
-    return visible(value) if isinstance(value, str) and not ours else value
+    return escape_control(value) if isinstance(value, str) and not ours else value
 
 
 def embed(function: str, name: str, picture: np.ndarray, most: int = LONGEST) -> Embedded:

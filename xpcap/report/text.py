@@ -11,7 +11,7 @@ SPELT = ("Cc", "Cs", "Zl", "Zp", "Co", "Cn")
 MARKS = ("Mn", "Me")
 
 
-def visible(text: str, most: int = LONGEST) -> str:
+def escape_control(text: str, most: int = LONGEST) -> str:
     r"""Escape control and bidi characters, as in ``\x1b``, and cut after about `most` characters.
 
     Line breaks become spaces. Letters of every script, emoji and their joiners stay. HTML is not
@@ -31,6 +31,9 @@ def visible(text: str, most: int = LONGEST) -> str:
         signs.append(sign)
         length += len(sign)
     return "".join(signs)
+
+
+visible = escape_control  # its former name
 
 
 def signed(x: float) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from xpcap.encoders import read_picture
 from xpcap.errors import DataError, OptionError, install
-from xpcap.files import atomic, obstacle, write_text
+from xpcap.files import atomic, why_not_writable, write_text
 from xpcap.models import Policy
 from xpcap.progress import bar
 from xpcap.runs.captioning import PictureCaption, PictureCaptioner, Skipped, find_sources
@@ -168,7 +168,7 @@ class CaptionTable:
         size = 0
         if self._path.is_file():
             rows, size = self._read()
-        elif why := obstacle(self._path):
+        elif why := why_not_writable(self._path):
             raise DataError(f"caption: {path} {why}")
         self.pictures = {row[0] for row in rows[1:]}
         self._file = self._path.open("r+b" if self._path.is_file() else "xb")

@@ -14,7 +14,7 @@ from xpcap.encoders import LICENCES
 from xpcap.errors import install
 from xpcap.files import atomic, write_text
 from xpcap.models import ModelConfig
-from xpcap.report import visible
+from xpcap.report import escape_control
 from xpcap.report.captions import NOTHING
 from xpcap.runs.captioning import PictureCaption, source_of
 from xpcap.runs.folder import (
@@ -138,7 +138,7 @@ def write_card(run: Run, evaluation: Evaluation | None, data: CaptionData) -> No
 
 def code(text: str) -> str:
     """Untrusted text as a Markdown code span on one line, cut if long."""
-    shown = visible(text, LONGEST).strip() or NOTHING
+    shown = escape_control(text, LONGEST).strip() or NOTHING
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     pad = " " if "`" in (shown[0], shown[-1]) else ""
     return f"{fence}{pad}{shown}{pad}{fence}"
@@ -146,7 +146,7 @@ def code(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Text without Markdown or HTML in it, also within a table."""
-    return re.sub(r"[\\`*_\[\]<>&|#~$]", lambda sign: f"&#{ord(sign[0])};", visible(text))
+    return re.sub(r"[\\`*_\[\]<>&|#~$]", lambda sign: f"&#{ord(sign[0])};", escape_control(text))
 
 
 def _yaml(value: object) -> str:
@@ -171,14 +171,18 @@ def _front_matter(run: Run, evaluation: Evaluation | None) -> str:
     ]
     if evaluation and measured:
         stem = source_of(run).generated or Path(run.config["data"]).stem
-        dataset = visible(stem, LONGEST)
+        dataset = escape_control(stem, LONGEST)
         result = {
             "task": {"type": "image-to-text", "name": "image captioning"},
-            "dataset": {"type": dataset, "name": dataset, "split": visible(evaluation.split)},
+            "dataset": {
+                "type": dataset,
+                "name": dataset,
+                "split": escape_control(evaluation.split),
+            },
             "metrics": measured,
         }
         fields["metrics"] = [one["type"] for one in measured]
-        fields["model-index"] = [{"name": visible(run.name, LONGEST), "results": [result]}]
+        fields["model-index"] = [{"name": escape_control(run.name, LONGEST), "results": [result]}]
     lines = [f"{name}: {_yaml(value)}" for name, value in fields.items()]
     return "\n".join(("---", *lines, "---", ""))
 

@@ -13,7 +13,7 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
 from xpcap.encoders import grid_area, read_picture
 from xpcap.errors import DataError
-from xpcap.files import obstacle
+from xpcap.files import why_not_writable
 from xpcap.models import Beam, Policy
 from xpcap.progress import bar
 from xpcap.report import (
@@ -132,7 +132,7 @@ def check_new_file(path: str | Path, suffix: str, *, command: str = "caption") -
             f"{command}: {path} does not end in {suffix}, expected a name that does; are the"
             " arguments in order?"
         )
-    if why := obstacle(path):
+    if why := why_not_writable(path):
         raise DataError(f"{command}: {path} {why}")
 
 
