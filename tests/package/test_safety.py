@@ -178,7 +178,7 @@ def sources() -> dict[str, str]:
 def test_the_package_holds_nothing_that_runs_what_a_file_says() -> None:
     """One file imports pickle, for weights whose digest it compares first; test_torch_weights.py
     shows that nothing in them runs. One is the process that runs a submission, and one runs changed
-    functions of grading/plain/.
+    functions of grading/reference/.
     """
     assert len(sources()) > 50
     assert {

@@ -1,7 +1,7 @@
 """Grade a student's layers, captioner, update rules and solver. Open grade.py first.
 
 submission.py runs the student's code in a process of its own, child.py is that process; mutants.py
-explains wrong results by changes to the plain functions of plain/; results.py prints, as a table,
+explains wrong results by changes to the plain functions of reference/; results.py prints, as a table,
 as JSON, for Gradescope, as a page. handout.py makes the files that students start from.
 """
 

@@ -1,7 +1,7 @@
 """Uses of a student's functions and classes that take several calls, on the student's side.
 
 They run in the process of the submission, on its modules, and in the grader's own on those of
-plain/, to compare. Only NumPy is imported here.
+reference/, to compare. Only NumPy is imported here.
 """
 
 from collections.abc import Mapping, Sequence

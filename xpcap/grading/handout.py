@@ -94,9 +94,9 @@ def handout(
 
 def course_file(name: str) -> str:
     """Source of one of the course's files in plain NumPy, importing the others by bare names."""
-    source = resources.files("xpcap.grading.plain").joinpath(name).read_text(encoding="utf-8")
-    source = source.replace("from xpcap.grading.plain import ", "import ")
-    return source.replace("xpcap.grading.plain.", "")
+    source = resources.files("xpcap.grading.reference").joinpath(name).read_text(encoding="utf-8")
+    source = source.replace("from xpcap.grading.reference import ", "import ")
+    return source.replace("xpcap.grading.reference.", "")
 
 
 def functions(source: str) -> Iterator[tuple[str, ast.FunctionDef]]:

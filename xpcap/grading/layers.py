@@ -9,7 +9,7 @@ from xpcap.gradcheck import eval_numerical_gradient_array
 from xpcap.grading.calls import Answer, Check, Student
 from xpcap.grading.known import SPECIAL
 from xpcap.grading.mutants import Found, explain
-from xpcap.grading.plain import rnn_layers
+from xpcap.grading.reference import rnn_layers
 from xpcap.grading.submission import Stopped, StudentError
 from xpcap.grading.verdicts import (
     FOLLOWS,

@@ -10,7 +10,7 @@ from xpcap.grading import drivers
 from xpcap.grading.calls import Check, Student
 from xpcap.grading.known import SPECIAL
 from xpcap.grading.mutants import explain
-from xpcap.grading.plain import captioning_solver, optim, rnn
+from xpcap.grading.reference import captioning_solver, optim, rnn
 from xpcap.grading.submission import Foreign
 from xpcap.grading.verdicts import (
     FOLLOWS,

@@ -1,6 +1,6 @@
 """Explanations of wrong results: changes to a plain function that make it compute the same.
 
-The functions of plain/ have one line an equation. `explain` changes one expression at a time, drops
+The functions of reference/ have one line an equation. `explain` changes one expression at a time, drops
 a factor, a term or a transpose, exchanges a variable and so on, runs the changed function, a
 mutant, and looks for the one whose results are the student's. That mutant says which line is wrong
 and how. Where one change explains a part of the results, further changes are tried on top of it.
@@ -86,7 +86,7 @@ def explain(
 
     Parameters
     ----------
-    module, function : of plain/; a method as "Class.method"
+    module, function : of reference/; a method as "Class.method"
     run : call a mutant; its results, in the order of `results`
     results : of the student
     given : names that the function finds in place of those of its module

@@ -122,9 +122,9 @@ def course_files() -> dict[str, bytes]:
     """The course's files in plain NumPy: path in the package, content."""
     files = {
         path: re.sub(
-            r"\bxpcap\.grading\.plain\b",
+            r"\bxpcap\.grading\.reference\b",
             child.PACKAGE,
-            (HERE / "plain" / f"{name}.py").read_text(encoding="utf-8"),
+            (HERE / "reference" / f"{name}.py").read_text(encoding="utf-8"),
         )
         for name, path in FILES.items()
     }

@@ -2,8 +2,8 @@
 
 import copy
 
-from xpcap.grading.plain import optim
-from xpcap.grading.plain.coco_utils import sample_coco_minibatch
+from xpcap.grading.reference import optim
+from xpcap.grading.reference.coco_utils import sample_coco_minibatch
 
 
 class CaptioningSolver:

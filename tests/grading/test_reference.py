@@ -9,8 +9,8 @@ import pytest
 import xpcap
 from xpcap import layers, optim
 from xpcap.data import to_coco
-from xpcap.grading.plain import captioning_solver, coco_utils, rnn, rnn_layers
-from xpcap.grading.plain import optim as plain_optim
+from xpcap.grading.reference import captioning_solver, coco_utils, rnn, rnn_layers
+from xpcap.grading.reference import optim as reference_optim
 from xpcap.verify import verify
 
 N, T, D, H, V = 3, 5, 4, 6, 7
@@ -122,7 +122,7 @@ def test_three_steps_of_an_update_rule_equal_the_librarys(
         return w
 
     start, *gradients = rng.standard_normal((4, N, D))
-    assert_equal(after(plain_optim), after(optim), "float64")
+    assert_equal(after(reference_optim), after(optim), "float64")
 
 
 def test_the_solvers_losses_are_those_of_a_loop_with_the_library() -> None:
@@ -181,6 +181,6 @@ def test_minibatches_and_texts_are_the_librarys() -> None:
 
 def test_the_published_numbers_hold() -> None:
     """Those of xpcap/verify/conformance.json, and the course's gradient checks."""
-    rows = list(verify(layers=rnn_layers, optim=plain_optim, captioner=rnn.CaptioningRNN))
+    rows = list(verify(layers=rnn_layers, optim=reference_optim, captioner=rnn.CaptioningRNN))
     assert [row for row in rows if not row.passed] == []
     assert len(rows) > 60
