@@ -73,7 +73,7 @@ def test_sigmoid_and_loss_equal_the_librarys(dtype: str, rng: np.random.Generato
 
 
 def two_captioners(word_to_idx: dict[str, int], cell: str, dtype: str) -> tuple[Any, Any]:
-    """A plain captioner and the library's, drawn from one seed of NumPy's global stream."""
+    """A reference captioner and the library's, drawn from one seed of NumPy's global stream."""
     both = []
     for captioner in (rnn.CaptioningRNN, xpcap.CaptioningRNN):
         np.random.seed(231)
@@ -87,25 +87,25 @@ def test_the_captioner_equals_the_librarys(
     cell: str, dtype: str, word_to_idx: dict[str, int], rng: np.random.Generator
 ) -> None:
     """Parameters, loss, gradients and captions."""
-    plain, ours = two_captioners(word_to_idx, cell, dtype)
+    reference, ours = two_captioners(word_to_idx, cell, dtype)
     features = rng.standard_normal((N, D)).astype(dtype)
     captions = rng.integers(0, len(word_to_idx), (N, T + 1))
-    loss, grads = plain.loss(features, captions)
+    loss, grads = reference.loss(features, captions)
     our_loss, our_grads = ours.loss(features, captions)
     np.testing.assert_allclose(loss, our_loss, rtol=TOLERANCE[dtype])
-    assert grads.keys() == plain.params.keys() == ours.params.keys()
+    assert grads.keys() == reference.params.keys() == ours.params.keys()
     for name, value in ours.params.items():
-        assert_equal(plain.params[name], value, dtype)
+        assert_equal(reference.params[name], value, dtype)
         assert_equal(grads[name], our_grads[name], dtype)
-    for name, value in plain.params.items():  # large, so that captions differ
+    for name, value in reference.params.items():  # large, so that captions differ
         if name != "b_vocab":
             drawn = 2 * rng.standard_normal(value.shape).astype(dtype)
-            plain.params[name] = ours.params[name] = drawn
+            reference.params[name] = ours.params[name] = drawn
     features = rng.standard_normal((20, D)).astype(dtype)
-    captions = plain.sample(features, max_length=9)
+    captions = reference.sample(features, max_length=9)
     assert len(np.unique(captions, axis=0)) > 4
-    ends = np.cumsum(captions == plain._end, axis=1) - (captions == plain._end) > 0
-    captions[ends] = plain._null  # after END the library's are empty
+    ends = np.cumsum(captions == reference._end, axis=1) - (captions == reference._end) > 0
+    captions[ends] = reference._null  # after END the library's are empty
     np.testing.assert_array_equal(captions, ours.sample(features, max_length=9))
 
 
@@ -134,7 +134,7 @@ def test_the_solvers_losses_are_those_of_a_loop_with_the_library() -> None:
         np.random.seed(231)
         return train(captioner(words, size, 8, 10, "lstm", np.float32))
 
-    def plain(model: Any) -> list[float]:
+    def reference(model: Any) -> list[float]:
         solver = captioning_solver.CaptioningSolver(
             model, data, "adam", {"learning_rate": 5e-3}, 0.5, 20, num_epochs=2, verbose=False
         )
@@ -156,7 +156,7 @@ def test_the_solvers_losses_are_those_of_a_loop_with_the_library() -> None:
 
     expected = losses(xpcap.CaptioningRNN, ours)
     assert expected[-1] < expected[0] - 0.5
-    np.testing.assert_allclose(losses(rnn.CaptioningRNN, plain), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses(rnn.CaptioningRNN, reference), expected, rtol=1e-5)
 
 
 def test_minibatches_and_texts_are_the_librarys() -> None:

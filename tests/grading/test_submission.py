@@ -12,8 +12,8 @@ import pytest
 
 from xpcap.errors import DataError
 from xpcap.grading.submission import (
-    Foreign,
-    Kept,
+    Handle,
+    Opaque,
     Stopped,
     StudentError,
     Submission,
@@ -100,7 +100,7 @@ def test_a_tuple_comes_back_as_one_with_its_cache_left_there(odds: Submission) -
     returned = odds.call("rnn_step_forward", x, x, "views", keep=True)
     assert returned.is_tuple
     *values, cache = returned.values
-    assert isinstance(cache, Kept)
+    assert isinstance(cache, Handle)
     for value, expected in zip(values, (x[1:], x[:2], x + 1), strict=True):
         np.testing.assert_array_equal(value, expected)
     (product,) = odds.call("rnn_step_backward", 2 * x, cache).values
@@ -149,17 +149,17 @@ def test_the_beginning_of_what_is_printed_comes_back(odds: Submission) -> None:
 def test_results_of_other_types_are_foreign(odds: Submission) -> None:
     values = odds.call("rnn_step_forward", np.ones(2), 1, "odd").values
     assert values == (
-        Foreign("matrix"),
-        Foreign("object"),
+        Opaque("matrix"),
+        Opaque("object"),
         [1, (2.5, None)],
         {"a": True},
-        Foreign("int"),
-        Foreign("array of object"),
+        Opaque("int"),
+        Opaque("array of object"),
     )
 
 
 def test_a_driver_gets_the_students_modules(odds: Submission) -> None:
-    returned = odds.call("driver.twice", "rnn_layers", "sigmoid", [1.5], [2.5])
+    returned = odds.call("probe.twice", "rnn_layers", "sigmoid", [1.5], [2.5])
     assert returned.values == (1.5, 1.5)
 
 
@@ -175,7 +175,7 @@ def test_only_what_the_submission_itself_defines_is_graded_and_the_rest_is_there
         assert submission.defines == {"rnn": {"CaptioningRNN"}}
         settings = {"word_to_idx": {"<NULL>": 0}, "input_dim": 2, "wordvec_dim": 3, "hidden_dim": 4}
         (shapes,) = submission.call(
-            "driver.captioner_parameters", {**settings, "cell_type": "rnn"}, module="rnn"
+            "probe.captioner_parameters", {**settings, "cell_type": "rnn"}, module="rnn"
         ).values
         assert shapes["Wx"] == [[3, 4], "float64"]
 
@@ -206,7 +206,7 @@ def test_a_folder_is_graded_whatever_is_around_it(
         assert submission.defines["optim"] == {"adam", "sgd"}
         assert submission.call("sigmoid", 0.0).values == (0.5,)
         assert submission.call("sgd", 2, 3).values == (3,)
-        assert submission.call("CaptioningRNN").values == (Foreign("CaptioningRNN"),)
+        assert submission.call("CaptioningRNN").values == (Opaque("CaptioningRNN"),)
     assert not (tmp_path / prefix / "__pycache__").exists()
 
 
@@ -221,9 +221,9 @@ def test_a_module_is_found_without_being_run(
     assert "one" not in sys.modules
 
 
-def test_plain_files_stand_in_for_a_module_that_is_not_to_be_judged(tmp_path: Path) -> None:
+def test_reference_files_stand_in_for_a_module_that_is_not_to_be_judged(tmp_path: Path) -> None:
     write(tmp_path, {"rnn_layers.py": "def sigmoid(x): return 7\n", "optim.py": "def sgd(w): 0\n"})
-    with Submission(tmp_path, plain=["rnn_layers"]) as submission:
+    with Submission(tmp_path, reference=["rnn_layers"]) as submission:
         assert submission.defines == {"optim": {"sgd"}}
         assert submission.call("sigmoid", 0.0, module="rnn_layers").values == (0.5,)
 
@@ -416,7 +416,7 @@ def test_hostile_code_is_stopped_with_a_message_and_the_next_call_works(
         assert submission.call("adam", 5).values == (5,)
 
 
-def test_a_kept_value_is_not_mistaken_for_one_of_a_later_process(tmp_path: Path) -> None:
+def test_a_handle_is_not_mistaken_for_one_of_a_later_process(tmp_path: Path) -> None:
     source = (
         "import os\ndef sgd(w): return 1, w\ndef adam(w): return w\ndef rmsprop(): os._exit(1)\n"
     )

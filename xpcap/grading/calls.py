@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.grading.submission import Kept, Returned, Stopped, StudentError, Submission
+from xpcap.grading.submission import Handle, Returned, Stopped, StudentError, Submission
 from xpcap.grading.verdicts import FOLLOWS, NOT_WRITTEN, FaultError, Result, as_array, wrong_shape
 
 Check = Callable[[], Iterator[Result]]
@@ -15,7 +15,7 @@ class Answer(NamedTuple):
     """Results of a student's function, checked for number and shape."""
 
     values: list[np.ndarray]
-    kept: Kept | None
+    handle: Handle | None
     returned: Returned
 
 
@@ -86,10 +86,10 @@ class Student:
             return FaultError(NOT_WRITTEN, f"Write {name}.", where)
         return FaultError("raises an error", f"{name} raises {error.type}: {error.message}", where)
 
-    def drive(self, name: str, driver: str, *arguments: Any, module: str) -> tuple[Any, ...]:
-        """The results of a function of drivers.py, for the check of `name`."""
+    def probe(self, name: str, function: str, *arguments: Any, module: str) -> tuple[Any, ...]:
+        """The results of a function of probes.py, for the check of `name`."""
         values: tuple[Any, ...] = self.ask(
-            name, lambda: self.submission.call(f"driver.{driver}", *arguments, module=module)
+            name, lambda: self.submission.call(f"probe.{function}", *arguments, module=module)
         ).values
         return values
 
@@ -116,12 +116,12 @@ class Student:
         values = list(returned.values)
         if len(values) == 1 < len(outputs) and isinstance(values[0], list):
             values = values[0]
-        kept = values.pop() if keep and values and isinstance(values[-1], Kept) else None
+        handle = values.pop() if keep and values and isinstance(values[-1], Handle) else None
         if any(value is None for value in values) or not values:
             raise FaultError(NOT_WRITTEN, f"Write {name}: it returns None.")
-        if len(values) != len(outputs) or (keep and kept is None):
+        if len(values) != len(outputs) or (keep and handle is None):
             expected = ", ".join([*outputs, *(["cache"] if keep else [])])
-            came = len(values) + (kept is not None)
+            came = len(values) + (handle is not None)
             raise FaultError("wrong results", f"{name} returns {came} results, not {expected}.")
         arrays = [
             as_array(name, output, value) for output, value in zip(outputs, values, strict=True)
@@ -129,7 +129,7 @@ class Student:
         for output, value, right in zip(outputs, arrays, wanted, strict=True):
             if value.shape != np.shape(right):
                 raise FaultError(*wrong_shape(name, output, value.shape, np.shape(right)), output)
-        return Answer(arrays, kept, returned)
+        return Answer(arrays, handle, returned)
 
 
 def builds_on(name: str, other: str) -> bool:

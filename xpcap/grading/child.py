@@ -45,14 +45,14 @@ HEAD = struct.Struct("<QQ")
 
 
 @dataclass(frozen=True)
-class Kept:
+class Handle:
     """A value that stays in the process of the submission, such as a cache."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class Foreign:
+class Opaque:
     """A value that does not travel, such as a matrix or an object of the student's."""
 
     type: str
@@ -79,19 +79,19 @@ class _Packer:
         if kind is np.ndarray or isinstance(value, np.generic):
             return self._array(value)
         if kind is int:
-            return value if abs(value) < 2**63 else _foreign(value)
+            return value if abs(value) < 2**63 else _opaque(value)
         self.values += 1
         if kind is str:
             return value[:MOST_TEXT]
-        if kind is Kept:
-            return {"kept": value.number}
-        if kind is Foreign:
-            return {"foreign": value.type}
+        if kind is Handle:
+            return {"handle": value.number}
+        if kind is Opaque:
+            return {"opaque": value.type}
         if depth > MOST_DEPTH or not isinstance(value, tuple | list | dict):
-            return _foreign(value)
+            return _opaque(value)
         self.values += len(value)
         if self.values > MOST_VALUES:
-            return {"foreign": f"{kind.__name__[:MOST_NAME]} of too many members"}
+            return {"opaque": f"{kind.__name__[:MOST_NAME]} of too many members"}
         if isinstance(value, dict):
             return {
                 "dict": [
@@ -105,9 +105,9 @@ class _Packer:
     def _array(self, value: Any) -> Any:
         array = np.asarray(value)
         if array.dtype.kind not in KINDS:
-            return {"foreign": f"array of {array.dtype}"}
+            return {"opaque": f"array of {array.dtype}"}
         if self.offset + array.nbytes > MOST_BYTES:
-            return {"foreign": f"array of shape {array.shape}"}
+            return {"opaque": f"array of shape {array.shape}"}
         offset = self.offset
         self.offset += _padded(array.nbytes)
         self.arrays.append(array)
@@ -115,8 +115,8 @@ class _Packer:
         return {"array" if type(value) is np.ndarray else "scalar": form}
 
 
-def _foreign(value: Any) -> dict[str, str]:
-    return {"foreign": type(value).__name__[:MOST_NAME]}
+def _opaque(value: Any) -> dict[str, str]:
+    return {"opaque": type(value).__name__[:MOST_NAME]}
 
 
 def _padded(size: int) -> int:
@@ -148,10 +148,10 @@ def unpack(form: Any, content: bytearray) -> Any:
         return tuple([unpack(one, content) for one in inner])
     if kind == "dict":
         return {unpack(key, content): unpack(one, content) for key, one in inner}
-    if kind == "kept":
-        return Kept(int(inner))
-    if kind == "foreign":
-        return Foreign(str(inner))
+    if kind == "handle":
+        return Handle(int(inner))
+    if kind == "opaque":
+        return Opaque(str(inner))
     raise ValueError(f"no form: {kind}")
 
 
@@ -264,7 +264,7 @@ PROCESSES = (
 NETWORK = ("socket.bind", "socket.connect", "socket.getaddrinfo", "socket.sendto")
 
 
-class Refusal:
+class AuditHook:
     """An audit hook: an error for what leads out of a submission's own empty folder.
 
     It answers Python code that does so by mistake or by habit. It is no sandbox.
@@ -313,7 +313,7 @@ def load(name: str) -> types.ModuleType:
 
 
 class Modules:
-    """The student's modules as a driver gets them: `rnn_layers`, `rnn`, ...; imported when used."""
+    """The student's modules as a probe gets them: `rnn_layers`, `rnn`, ...; imported when used."""
 
     def __init__(self, paths: Mapping[str, str]) -> None:
         self._paths = paths
@@ -325,13 +325,13 @@ class Modules:
 class Server:
     """Answers requests with the submission's functions."""
 
-    def __init__(self, setup: Mapping[str, Any], drivers: types.ModuleType) -> None:
+    def __init__(self, setup: Mapping[str, Any], probes: types.ModuleType) -> None:
         self._package = os.path.join(os.path.realpath(setup["root"]), PACKAGE, "")  # noqa: PTH118
         self._files: Mapping[str, str] = setup["files"]  # the student's: path here, and there
         self._student = Modules(setup["modules"])
-        self._drivers = drivers
+        self._probes = probes
         self._called: Any = None  # the student's function that runs
-        self._kept: dict[int, Any] = {}
+        self._handles: dict[int, Any] = {}
         self._numbers = itertools.count(setup["first"])
         self._warnings: list[str] = []
         warnings.showwarning = self._note  # type: ignore[assignment]
@@ -363,21 +363,21 @@ class Server:
             load(request["module"])
             return {}
         if act == "forget":
-            self._kept.clear()
+            self._handles.clear()
             return {}
-        given = [self._without_kept(one) for one in unpack(request["arguments"], content)]
+        given = [self._resolved(one) for one in unpack(request["arguments"], content)]
         name = request["name"]
-        if act == "drive":
-            result = getattr(self._drivers, name)(self._student, *given)
+        if act == "probe":
+            result = getattr(self._probes, name)(self._student, *given)
         else:
             self._called = getattr(load(request["module"]), name)
             result = self._called(*given)
         values = result if isinstance(result, tuple) else (result,)
         shared = _shared(values, given)
         if request["keep"] and isinstance(result, tuple) and values:
-            kept = Kept(next(self._numbers))
-            self._kept[kept.number] = values[-1]
-            values = (*values[:-1], kept)
+            handle = Handle(next(self._numbers))
+            self._handles[handle.number] = values[-1]
+            values = (*values[:-1], handle)
         answer = {
             "values": pack(tuple(values), arrays),
             "is_tuple": isinstance(result, tuple),
@@ -389,14 +389,14 @@ class Server:
             )
         return answer
 
-    def _without_kept(self, value: Any) -> Any:
-        """An argument, with kept values in their place."""
-        if isinstance(value, Kept):
-            return self._kept[value.number]
+    def _resolved(self, value: Any) -> Any:
+        """An argument, with the values of handles in their place."""
+        if isinstance(value, Handle):
+            return self._handles[value.number]
         if isinstance(value, list | tuple):
-            return type(value)(self._without_kept(one) for one in value)
+            return type(value)(self._resolved(one) for one in value)
         if isinstance(value, dict):
-            return {key: self._without_kept(one) for key, one in value.items()}
+            return {key: self._resolved(one) for key, one in value.items()}
         return value
 
     # Lines of the student's files
@@ -510,11 +510,11 @@ def main() -> None:
     faulthandler.enable(faults)
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, faults)
-    spec = importlib.util.spec_from_file_location("drivers", setup["drivers"])
+    spec = importlib.util.spec_from_file_location("probes", setup["probes"])
     assert spec is not None
     assert spec.loader is not None
-    drivers = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(drivers)
+    probes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(probes)
 
     sys.path.insert(0, setup["root"])
     # NumPy's folder, which may have been on the path by PYTHONPATH alone; then those of the
@@ -522,9 +522,9 @@ def main() -> None:
     sys.path += [setup["libraries"], *setup["folders"]]
     sys.meta_path.insert(0, NoXpcap())
     sys.argv = [""]
-    server = Server(setup, drivers)
+    server = Server(setup, probes)
     limit(setup["memory"])
-    sys.addaudithook(Refusal(setup["work"], setup["grader"]))
+    sys.addaudithook(AuditHook(setup["work"], setup["grader"]))
     send(answers, {"ready": True})
     serve(server, requests, answers, setup["seconds"])
 

@@ -1,7 +1,7 @@
 """Mistakes that no single change of an expression makes, and the lines of the derivation.
 
-A mistake is a line of a function of reference/, what a student's code has in its place, the kind, and
-the sentence that the advice begins with.
+A mistake is a line of a function of reference/, what a student's code has in its place, the kind,
+and the sentence that the advice begins with.
 """
 
 from xpcap.grading.mutants import Special

@@ -8,7 +8,7 @@ import numpy as np
 from xpcap.gradcheck import eval_numerical_gradient_array
 from xpcap.grading.calls import Answer, Check, Student
 from xpcap.grading.known import SPECIAL
-from xpcap.grading.mutants import Found, explain
+from xpcap.grading.mutants import Localisation, localise
 from xpcap.grading.reference import rnn_layers
 from xpcap.grading.submission import Stopped, StudentError
 from xpcap.grading.verdicts import (
@@ -19,9 +19,9 @@ from xpcap.grading.verdicts import (
     Result,
     advice_of,
     derivation,
-    distance,
     explained,
     observe,
+    relative_max_error,
 )
 from xpcap.verify.course import read_array, read_cases
 
@@ -128,13 +128,13 @@ class LayerChecks:
         name, spec = f"{layer}_forward", LAYERS[layer]
         self.student.require("rnn_layers", name)
         inputs = _drawn(spec.inputs, SIZES)
-        wanted = _plain(name)(*inputs)[:-1]
+        wanted = _reference(name)(*inputs)[:-1]
         try:
             answer = self.student.answer(name, spec.outputs, inputs, wanted, keep=True)
         except FaultError as fault:
-            self._explain_raised(layer, "forward", fault)
+            self._localise_raised(layer, "forward", fault)
             raise
-        error = distance(answer.values, wanted)
+        error = relative_max_error(answer.values, wanted)
         if error <= TOLERANCE:
             self._published(name, spec)
             self._pure(name, spec.inputs, inputs, answer.returned.arguments)
@@ -162,16 +162,16 @@ class LayerChecks:
         self.student.require("rnn_layers", name)
         self._require_forward(name, forward, layer)
         inputs, upstream = _drawn(spec.inputs, SIZES), _upstream(spec, SIZES)
-        *outputs, cache = _plain(forward)(*inputs)
-        wanted = as_list(_plain(name)(*upstream, cache))
+        *outputs, cache = _reference(forward)(*inputs)
+        wanted = as_list(_reference(name)(*upstream, cache))
         answered = self.student.answer(forward, spec.outputs, inputs, outputs, keep=True)
-        forward_is_right = distance(answered.values, outputs) <= TOLERANCE
+        forward_is_right = relative_max_error(answered.values, outputs) <= TOLERANCE
         try:
-            answer = self.student.answer(name, spec.grads, [*upstream, answered.kept], wanted)
+            answer = self.student.answer(name, spec.grads, [*upstream, answered.handle], wanted)
         except FaultError as fault:
-            self._explain_raised(layer, "backward", fault)
+            self._localise_raised(layer, "backward", fault)
             raise
-        error = distance(answer.values, wanted)
+        error = relative_max_error(answer.values, wanted)
         if error <= TOLERANCE:
             self._two_caches(name, layer, inputs, upstream, wanted)
             yield self._passed(name, spec, answer, upstream, error)
@@ -179,7 +179,7 @@ class LayerChecks:
         observed = observe(spec.grads, answer.values, wanted, spec.gates, spec.sequences)
         if not forward_is_right:
             numeric = self._numeric(forward, spec, inputs, upstream)
-            error = distance(answer.values, numeric)
+            error = relative_max_error(answer.values, numeric)
             if error <= NUMERIC_TOLERANCE:
                 remark = f"Right for {forward} as you wrote it, which is wrong: fix that one."
                 yield Result(name, True, "", FOLLOWS, remark, error)
@@ -202,13 +202,17 @@ class LayerChecks:
         self, inputs: list[np.ndarray], values: Sequence[np.ndarray], wanted: Sequence[np.ndarray]
     ) -> str:
         """The gate of a wrong LSTM step: o if the cell is right, f if it is with an empty old cell."""
-        if distance(values[1:], wanted[1:]) <= TOLERANCE:
+        if relative_max_error(values[1:], wanted[1:]) <= TOLERANCE:
             return "; gate o, or the tanh"
         name = "lstm_step_forward"
         empty = [*inputs[:2], np.zeros_like(inputs[2]), *inputs[3:]]
         _, right, _ = rnn_layers.lstm_step_forward(*empty)
         answer = self.student.answer(name, ["next_h", "next_c"], empty, wanted, keep=True)
-        return "; gate f" if distance(answer.values[1:], [right]) <= TOLERANCE else "; gate i or g"
+        return (
+            "; gate f"
+            if relative_max_error(answer.values[1:], [right]) <= TOLERANCE
+            else "; gate i or g"
+        )
 
     def _search(
         self,
@@ -216,9 +220,9 @@ class LayerChecks:
         spec: Layer,
         run: Callable[[Callable[..., Any]], Sequence[Any]],
         values: Sequence[np.ndarray],
-    ) -> Found | None:
+    ) -> Localisation | None:
         special = SPECIAL.get(name, ())
-        return explain(rnn_layers, name, run, values, gates=spec.gates, special=special)
+        return localise(rnn_layers, name, run, values, gates=spec.gates, special=special)
 
     def _require_forward(self, name: str, forward: str, layer: str) -> None:
         """A fault unless the forward pass can make a cache."""
@@ -229,7 +233,7 @@ class LayerChecks:
         if verdict and verdict.error is None and not verdict.passed:
             raise FaultError(FOLLOWS, f"Fix {forward} first: {name} reads its cache.")
 
-    def _explain_raised(self, layer: str, way: str, fault: FaultError) -> None:
+    def _localise_raised(self, layer: str, way: str, fault: FaultError) -> None:
         """Name a transposed array where shapes do not fit, by sizes for which they do."""
         name, spec = f"{layer}_{way}", LAYERS[layer]
         if fault.where in (*spec.outputs, *spec.grads):
@@ -238,14 +242,14 @@ class LayerChecks:
             return
         sizes = SQUARE["lstm" if spec.gates else "rnn"]
         inputs, upstream = _drawn(spec.inputs, sizes), _upstream(spec, sizes)
-        *outputs, cache = _plain(f"{layer}_forward")(*inputs)
+        *outputs, cache = _reference(f"{layer}_forward")(*inputs)
         try:
             answer = self.student.answer(
                 f"{layer}_forward", spec.outputs, inputs, outputs, keep=True
             )
             if way == "backward":
-                wanted = as_list(_plain(name)(*upstream, cache))
-                answer = self.student.answer(name, spec.grads, [*upstream, answer.kept], wanted)
+                wanted = as_list(_reference(name)(*upstream, cache))
+                answer = self.student.answer(name, spec.grads, [*upstream, answer.handle], wanted)
         except FaultError:
             return
         if way == "backward":
@@ -267,7 +271,7 @@ class LayerChecks:
         upstream: Sequence[np.ndarray] = (),
         grads: Sequence[np.ndarray] = (),
     ) -> str | None:
-        """The step that makes a sequence wrong: the student's steps in the plain loop give the same."""
+        """The step that makes a sequence wrong: the student's steps in the reference loop do so too."""
         spec = LAYERS[layer]
         step = spec.step
         forward, backward = f"{step}_forward", f"{step}_backward"
@@ -320,10 +324,10 @@ class LayerChecks:
                 composed = [np.stack(dx, axis=1), dstate, *(sums or [])]
         except (StudentError, Stopped, ValueError, TypeError):
             return None
-        return wrong if distance(grads or h, composed) <= TOLERANCE else None
+        return wrong if relative_max_error(grads or h, composed) <= TOLERANCE else None
 
     def _proxy(self, name: str, keep: bool) -> Callable[..., Any]:
-        """A function of the student, to be called from a plain one."""
+        """A function of the student, to be called from a reference one."""
 
         def call(*arguments: Any) -> Any:
             flat = [_contiguous(argument) for argument in arguments]
@@ -369,7 +373,7 @@ class LayerChecks:
             answer = self.student.answer(
                 name, spec.outputs[: len(wanted)], inputs, wanted, keep=True
             )
-            if distance(answer.values, wanted) > TOLERANCE:
+            if relative_max_error(answer.values, wanted) > TOLERANCE:
                 raise FaultError(
                     "wrong values",
                     f"{name} is right on other inputs; are sizes or values written into it?",
@@ -394,7 +398,7 @@ class LayerChecks:
         returned = self.student.ask(
             name,
             lambda: self.student.submission.call(
-                "driver.twice", "rnn_layers", name, list(first), list(second)
+                "probe.twice", "rnn_layers", name, list(first), list(second)
             ),
         )
         for values, kind, advice in zip(
@@ -406,7 +410,7 @@ class LayerChecks:
             ),
             strict=True,
         ):
-            if distance(as_list(values), wanted) > TOLERANCE:
+            if relative_max_error(as_list(values), wanted) > TOLERANCE:
                 raise FaultError(kind, advice)
 
     def _two_caches(
@@ -421,7 +425,7 @@ class LayerChecks:
         returned = self.student.ask(
             name,
             lambda: self.student.submission.call(
-                "driver.first_cache",
+                "probe.first_cache",
                 layer,
                 list(inputs),
                 second,
@@ -429,7 +433,7 @@ class LayerChecks:
                 module="rnn_layers",
             ),
         )
-        if distance(_flat(returned.values), wanted) > TOLERANCE:
+        if relative_max_error(_flat(returned.values), wanted) > TOLERANCE:
             raise FaultError(
                 "state outside the cache",
                 f"After a second forward pass {name} is wrong for the first: what it needs belongs"
@@ -462,7 +466,7 @@ class LayerChecks:
         x = np.array([[-1000.0, -2.0, -0.5], [0.0, 1.0, 1000.0]])
         wanted = [rnn_layers.sigmoid(x)]
         answer = self.student.answer("sigmoid", ["out"], [x], wanted)
-        error = distance(answer.values, wanted)
+        error = relative_max_error(answer.values, wanted)
         self._pure("sigmoid", {"x": ""}, [x], answer.returned.arguments)
         if error > TOLERANCE:
             raise FaultError(
@@ -480,10 +484,10 @@ class LayerChecks:
         mask = np.arange(T) < np.array([[4], [2], [3]])
         wanted = [np.asarray(value) for value in rnn_layers.temporal_softmax_loss(x, y, mask)]
         answer = self.student.answer(name, ["loss", "dx"], [x, y, mask], wanted)
-        error = distance(answer.values, wanted)
+        error = relative_max_error(answer.values, wanted)
         if error > TOLERANCE:
             observed = observe(("loss", "dx"), answer.values, wanted)
-            found = explain(
+            found = localise(
                 rnn_layers,
                 name,
                 lambda mutant: mutant(x, y, mask),
@@ -494,7 +498,7 @@ class LayerChecks:
             return
         self._pure(name, {"x": "", "y": "", "mask": ""}, [x, y, mask], answer.returned.arguments)
         large = self.student.answer(name, ["loss", "dx"], [x + 1000, y, mask], wanted)
-        if distance(large.values, wanted) > TOLERANCE:
+        if relative_max_error(large.values, wanted) > TOLERANCE:
             raise FaultError(
                 "not stable",
                 "With scores near 1000 the loss is not finite: subtract the largest score of each"
@@ -503,7 +507,7 @@ class LayerChecks:
         yield Result(name, True, error=error)
 
 
-def _plain(name: str) -> Callable[..., Any]:
+def _reference(name: str) -> Callable[..., Any]:
     function: Callable[..., Any] = getattr(rnn_layers, name)
     return function
 

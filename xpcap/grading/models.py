@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.grading import drivers
+from xpcap.grading import probes
 from xpcap.grading.calls import Check, Student
 from xpcap.grading.known import SPECIAL
-from xpcap.grading.mutants import explain
+from xpcap.grading.mutants import localise
 from xpcap.grading.reference import captioning_solver, optim, rnn
-from xpcap.grading.submission import Foreign
+from xpcap.grading.submission import Opaque
 from xpcap.grading.verdicts import (
     FOLLOWS,
     NOT_WRITTEN,
@@ -19,13 +19,13 @@ from xpcap.grading.verdicts import (
     FaultError,
     Result,
     as_array,
-    distance,
     explained,
     observe,
+    relative_max_error,
     wrong_shape,
 )
 
-PLAIN = SimpleNamespace(rnn=rnn, optim=optim, captioning_solver=captioning_solver)
+REFERENCE = SimpleNamespace(rnn=rnn, optim=optim, captioning_solver=captioning_solver)
 
 
 class CaptionerChecks:
@@ -44,15 +44,15 @@ class CaptionerChecks:
     def _loss(self, cell: str) -> Iterator[Result]:
         name = f"CaptioningRNN.loss ({cell})"
         settings, features, captions = _captioner_case(cell)
-        (shapes,) = self.student.drive(name, "captioner_parameters", settings, module="rnn")
-        for key, (shape, _) in drivers.captioner_parameters(PLAIN, settings).items():
+        (shapes,) = self.student.probe(name, "captioner_parameters", settings, module="rnn")
+        for key, (shape, _) in probes.captioner_parameters(REFERENCE, settings).items():
             if shapes.get(key, [None])[0] != shape:
                 came = f"has shape {tuple(shapes[key][0])}" if key in shapes else "is missing"
                 advice = f"The parameter {key} {came}; CaptioningRNN makes it {tuple(shape)}."
                 raise FaultError("wrong shape", advice, key)
         loss, grads = _loss_and_grads(
             name,
-            self.student.drive(name, "captioner_loss", settings, features, captions, module="rnn"),
+            self.student.probe(name, "captioner_loss", settings, features, captions, module="rnn"),
         )
         keys = list(settings["params"])
         if missing := [key for key in keys if key not in grads]:
@@ -66,14 +66,14 @@ class CaptionerChecks:
 
         def results(captioner: type) -> list[np.ndarray]:
             modules = SimpleNamespace(rnn=SimpleNamespace(CaptioningRNN=captioner))
-            ours, gradients = drivers.captioner_loss(modules, settings, features, captions)
+            ours, gradients = probes.captioner_loss(modules, settings, features, captions)
             return [np.asarray(ours), *(np.asarray(gradients[key]) for key in keys)]
 
         wanted = results(rnn.CaptioningRNN)
         for label, value, right in zip(labels, values, wanted, strict=True):
             if value.shape != right.shape:
                 raise FaultError(*wrong_shape(name, label, value.shape, right.shape), label)
-        error = distance(values, wanted)
+        error = relative_max_error(values, wanted)
         if error <= TOLERANCE:
             yield Result(name, True, error=error)
             return
@@ -84,7 +84,7 @@ class CaptionerChecks:
         name = f"CaptioningRNN.sample ({cell})"
         settings, features, _ = _captioner_case(cell)
         length = 7
-        sampled = self.student.drive(
+        sampled = self.student.probe(
             name, "captioner_sample", settings, features, length, module="rnn"
         )
         if sampled[0] is None:
@@ -99,7 +99,7 @@ class CaptionerChecks:
 
         def results(captioner: type) -> list[np.ndarray]:
             modules = SimpleNamespace(rnn=SimpleNamespace(CaptioningRNN=captioner))
-            sampled = drivers.captioner_sample(modules, settings, features, length)
+            sampled = probes.captioner_sample(modules, settings, features, length)
             return [np.asarray(sampled, dtype=float)]
 
         wanted = results(rnn.CaptioningRNN)
@@ -123,7 +123,7 @@ class CaptionerChecks:
         observed: str,
         results: Callable[[type], Sequence[np.ndarray]],
     ) -> Iterator[Result]:
-        error = distance(values, wanted)
+        error = relative_max_error(values, wanted)
         if wrong := self.student.wrong_below(name):
             advice = f"Fix {wrong} first: CaptioningRNN calls it."
             yield Result(name, False, observed, FOLLOWS, advice, error)
@@ -133,7 +133,7 @@ class CaptionerChecks:
             return results(type("Mutant", (rnn.CaptioningRNN,), {method: mutant}))
 
         key = f"CaptioningRNN.{method}"
-        found = explain(rnn, key, run, values, special=SPECIAL[key])
+        found = localise(rnn, key, run, values, special=SPECIAL[key])
         yield from explained(name, "the-whole-captioner", observed, error, found, values, wanted)
 
 
@@ -153,15 +153,15 @@ class RuleChecks:
         rng = np.random.default_rng(3)
         w, gradients = rng.standard_normal((3, 4)), list(rng.standard_normal((3, 3, 4)))
         config = {"learning_rate": 0.05, "epsilon": 0.1}
-        (values,) = self.student.drive(name, "rule", name, w, gradients, config, module="optim")
-        if any(value is None or isinstance(value, Foreign) for value in values):
+        (values,) = self.student.probe(name, "rule", name, w, gradients, config, module="optim")
+        if any(value is None or isinstance(value, Opaque) for value in values):
             raise FaultError(NOT_WRITTEN, f"Write {name}: it returns no weights.")
         steps = [f"the weights after {k + 1} steps" for k in range(len(gradients))]
         arrays = [as_array(name, step, value) for step, value in zip(steps, values, strict=True)]
 
         def run(mutant: Callable[..., Any]) -> list[np.ndarray]:
             modules = SimpleNamespace(optim=SimpleNamespace(**{name: mutant}))
-            weights = drivers.rule(modules, name, w, gradients, config)
+            weights = probes.rule(modules, name, w, gradients, config)
             return [np.asarray(value) - w for value in weights]
 
         wanted = run(getattr(optim, name))
@@ -169,14 +169,14 @@ class RuleChecks:
             if value.shape != w.shape:
                 raise FaultError(*wrong_shape(name, step, value.shape, w.shape), step)
         moves = [value - w for value in arrays]
-        error = distance(moves, wanted)
+        error = relative_max_error(moves, wanted)
         if name == "adam":
-            error = min(error, distance(moves, run(_adam_with_one_rate)))
+            error = min(error, relative_max_error(moves, run(_adam_with_one_rate)))
         if error <= TOLERANCE:
             yield Result(name, True, error=error)
             return
         observed = observe(steps, moves, wanted)
-        found = explain(optim, name, run, moves, special=SPECIAL.get(name, ()))
+        found = localise(optim, name, run, moves, special=SPECIAL.get(name, ()))
         yield from explained(name, "", observed, error, found, moves, wanted)
 
 
@@ -199,7 +199,7 @@ class SolverChecks:
             "lr_decay": 0.5,
             "num_epochs": 3,
         }
-        values = self.student.drive(name, "solver", options, module="captioning_solver")
+        values = self.student.probe(name, "solver", options, module="captioning_solver")
         labels = ["loss_history", "params a", "params b", "batches", "captions of other pictures"]
         arrays = [as_array(name, label, value) for label, value in zip(labels, values, strict=True)]
 
@@ -207,7 +207,7 @@ class SolverChecks:
             def run(mutant: Callable[..., Any]) -> list[np.ndarray]:
                 made = type("Mutant", (captioning_solver.CaptioningSolver,), {method: mutant})
                 modules = SimpleNamespace(captioning_solver=SimpleNamespace(CaptioningSolver=made))
-                return [np.asarray(value) for value in drivers.solver(modules, options)]
+                return [np.asarray(value) for value in probes.solver(modules, options)]
 
             return run
 
@@ -218,15 +218,17 @@ class SolverChecks:
                 " num_epochs * max(num_train // batch_size, 1) iterations."
             )
             raise FaultError("wrong number of steps", advice, "loss_history")
-        error = distance(arrays, wanted)
+        error = relative_max_error(arrays, wanted)
         if error <= TOLERANCE:
             if (adam_verdict := self.student.verdicts.get("adam")) and not adam_verdict.passed:
                 yield Result(name, True, error=error)
                 return
             adam = {"update_rule": "adam", "optim_config": {"learning_rate": 0.1}, "num_epochs": 2}
-            values = self.student.drive(name, "solver", adam, module="captioning_solver")
+            values = self.student.probe(name, "solver", adam, module="captioning_solver")
             second = [np.asarray(value, dtype=float) for value in values]
-            error = distance(second, [np.asarray(one) for one in drivers.solver(PLAIN, adam)])
+            error = relative_max_error(
+                second, [np.asarray(one) for one in probes.solver(REFERENCE, adam)]
+            )
             if error > TOLERANCE:
                 raise FaultError(
                     "state shared",
@@ -244,7 +246,7 @@ class SolverChecks:
             return
         for method in ("train", "_step"):
             key = f"CaptioningSolver.{method}"
-            found = explain(
+            found = localise(
                 captioning_solver, key, run_with(method), arrays, special=SPECIAL.get(key, ())
             )
             if found and found.whole:
@@ -275,7 +277,7 @@ def _captioner_case(cell: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     }
     state = np.random.get_state()
     try:
-        shapes = drivers.captioner_parameters(PLAIN, settings)
+        shapes = probes.captioner_parameters(REFERENCE, settings)
     finally:
         np.random.set_state(state)
     settings["params"] = {name: rng.standard_normal(shape) for name, (shape, _) in shapes.items()}

@@ -1,7 +1,7 @@
-"""Explanations of wrong results: changes to a plain function that make it compute the same.
+"""Fault localisation: changes to a reference function that make it compute a student's results.
 
-The functions of reference/ have one line an equation. `explain` changes one expression at a time, drops
-a factor, a term or a transpose, exchanges a variable and so on, runs the changed function, a
+The functions of reference/ have one line an equation. `localise` changes one expression at a time,
+drops a factor, a term or a transpose, exchanges a variable and so on, runs the changed function, a
 mutant, and looks for the one whose results are the student's. That mutant says which line is wrong
 and how. Where one change explains a part of the results, further changes are tried on top of it.
 
@@ -44,7 +44,7 @@ Special = tuple[str, str, str, str]  # statement, what stands in its place, kind
 
 
 class Change(NamedTuple):
-    """One change of a plain function.
+    """One change of a reference function.
 
     Attributes
     ----------
@@ -65,14 +65,14 @@ class Change(NamedTuple):
     detail: str
 
 
-class Found(NamedTuple):
+class Localisation(NamedTuple):
     """Changes that together explain a student's results; `whole` if they explain all of them."""
 
     changes: list[Change]
     whole: bool
 
 
-def explain(
+def localise(
     module: ModuleType,
     function: str,
     run: Callable[[Callable[..., Any]], Sequence[Any]],
@@ -81,8 +81,8 @@ def explain(
     given: Mapping[str, Any] | None = None,
     gates: bool = False,
     special: Sequence[Special] = (),
-) -> Found | None:
-    """Find changes to a plain function that make it compute a student's results.
+) -> Localisation | None:
+    """Find changes to a reference function that make it compute a student's results.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def explain(
             break
         found.sort(key=lambda entry: entry[:3])
         partial, agreed, _, trail, _ = found[0]
-        best = Found(trail, not partial)
+        best = Localisation(trail, not partial)
         if not partial or depth == DEPTH - 1:
             break
         level, starts = -agreed, [(trail, tree) for *_, trail, tree in found[:WIDTH]]

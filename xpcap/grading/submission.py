@@ -22,9 +22,9 @@ import numpy as np
 
 from xpcap.errors import DataError, check_number
 from xpcap.grading import child
-from xpcap.grading.child import Foreign, Kept
+from xpcap.grading.child import Handle, Opaque
 
-__all__ = ["Foreign", "Kept", "Returned", "Stopped", "StudentError", "Submission", "course_files"]
+__all__ = ["Handle", "Opaque", "Returned", "Stopped", "StudentError", "Submission", "course_files"]
 
 HERE = Path(child.__file__).parent
 FILES = {  # of the course, in its package
@@ -76,7 +76,7 @@ class StudentError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818
-    """The student's process ended or was ended; the next call starts another, without `Kept` ones.
+    """The student's process ended or was ended; the next call starts another, without `Handle` ones.
 
     Attributes
     ----------
@@ -147,7 +147,7 @@ class Submission:
         is found without being imported
     seconds : most for a call, and for importing a module
     memory : most GB of the process, beyond what Python and NumPy take. Linux alone holds to it
-    plain : the course's modules, such as "rnn_layers", that come from our plain files although the
+    reference : the course's modules, such as "rnn_layers", that come from our files although the
         submission brings them
 
     Attributes
@@ -168,7 +168,7 @@ class Submission:
         *,
         seconds: float = 10.0,
         memory: float = 2.0,
-        plain: Collection[str] = (),
+        reference: Collection[str] = (),
     ) -> None:
         self.seconds = check_number("grade", "`seconds`", seconds, above=0)
         self.memory = check_number("grade", "`memory`", memory, above=0)
@@ -182,7 +182,7 @@ class Submission:
         self._own = {
             file: content
             for file, content in brought.items()
-            if file not in {FILES[module] for module in plain}
+            if file not in {FILES[module] for module in reference}
         }
         self._homes = _homes(self._own, known)
         if not self._homes:
@@ -195,7 +195,7 @@ class Submission:
         self._files = {**course, **self._own}
         self._broken: dict[str, StudentError | Stopped] = {}  # by module that cannot be imported
         self._imported: set[str] = set()  # modules, in the present process
-        self._kept = itertools.count(0, 10**9)  # the first `Kept` of each process
+        self._handles = itertools.count(0, 10**9)  # the first `Handle` of each process
         self._process: _Process | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -224,23 +224,23 @@ class Submission:
         arguments: bool = False,
         module: str | None = None,
     ) -> Returned:
-        """Call a function of the student's, or ``driver.NAME``, one of drivers.py.
+        """Call a function of the student's, or ``probe.NAME``, one of probes.py.
 
         Parameters
         ----------
-        args : nested None, bool, int, float, str, list, tuple, dict, arrays, and `Kept`
-        keep : leave the last element of a returned tuple in the process, as `Kept`
+        args : nested None, bool, int, float, str, list, tuple, dict, arrays, and `Handle`
+        keep : leave the last element of a returned tuple in the process, as `Handle`
         arguments : also send the arguments back as they are after the call
         module : the course's, such as "rnn_layers". A function's follows from its name if the
-            submission defines it; a driver's is imported first, within a time of its own
+            submission defines it; a probe's is imported first, within a time of its own
 
         Raises
         ------
         StudentError, Stopped : see there. A module that cannot be imported raises the same at each
             call for it.
         """
-        driver = name.startswith("driver.")
-        if module is None and not driver:
+        probe = name.startswith("probe.")
+        if module is None and not probe:
             module = next((one for one, names in self.defines.items() if name in names), None)
             if module is None:
                 raise ValueError(f"Submission.call: {self.path} does not define {name}")
@@ -248,9 +248,9 @@ class Submission:
             self.load(module)
         packed: list[np.ndarray] = []
         request = {
-            "act": "drive" if driver else "call",
-            "name": name.removeprefix("driver."),
-            "module": "" if driver else self._home(str(module), name),
+            "act": "probe" if probe else "call",
+            "name": name.removeprefix("probe."),
+            "module": "" if probe else self._home(str(module), name),
             "arguments": child.pack(list(args), packed),
             "keep": keep,
             "back": arguments,
@@ -263,7 +263,7 @@ class Submission:
             raise Stopped(NONSENSE) from None
 
     def forget(self) -> None:
-        """Drop all kept values."""
+        """Drop the values of all handles."""
         if self._process is not None:
             self._ask({"act": "forget"})
 
@@ -315,7 +315,7 @@ class Submission:
                 "files": {file: self._shown[file] for file in self._own},
                 "folders": [str(self._root / child.PACKAGE / one) for one in ("", "classifiers")],
                 "modules": self._modules(),
-                "first": next(self._kept),
+                "first": next(self._handles),
                 "seconds": self.seconds,
                 "memory": self.memory,
             }
@@ -542,7 +542,7 @@ class _Process:
             **setup,
             "work": str(work),
             "faults": str(self._faults),
-            "drivers": str(HERE / "drivers.py"),
+            "probes": str(HERE / "probes.py"),
             "grader": str(HERE.parent),
             "libraries": str(Path(np.__file__).parents[1]),
         }

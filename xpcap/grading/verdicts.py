@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.grading.known import LABELS
-from xpcap.grading.mutants import Change, Found
-from xpcap.grading.submission import Foreign
+from xpcap.grading.mutants import Change, Localisation
+from xpcap.grading.submission import Opaque
 
-TOLERANCE = 1e-5  # of `distance`: some students compute in float32 throughout
+TOLERANCE = 1e-5  # of `relative_max_error`: some students compute in float32 throughout
 NOT_WRITTEN = "not written yet"
 FOLLOWS = "follows from another function"
 # Factors by which results may be wrong: N is 3, of captioners 12, and T is 4
@@ -68,12 +68,12 @@ def as_array(name: str, output: str, value: Any) -> np.ndarray:
         array = np.asarray(None)
     if array.dtype.kind not in "fiub":
         kind = "wrong results"
-        came = value.type if isinstance(value, Foreign) else type(value).__name__
+        came = value.type if isinstance(value, Opaque) else type(value).__name__
         raise FaultError(kind, f"{name} returns {came} as {output}, not an array.", output)
     return array
 
 
-def distance(values: Sequence[Any], wanted: Sequence[Any]) -> float:
+def relative_max_error(values: Sequence[Any], wanted: Sequence[Any]) -> float:
     """The largest max |got - wanted| / max |wanted|; infinite for what cannot be compared."""
     if len(values) != len(wanted):
         return float("inf")
@@ -147,7 +147,7 @@ def explained(
     page: str,
     observed: str,
     error: float,
-    found: Found | None,
+    found: Localisation | None,
     values: Sequence[np.ndarray],
     wanted: Sequence[np.ndarray],
 ) -> Iterator[Result]:
@@ -165,16 +165,18 @@ def explained(
 
 
 def _seen(name: str, values: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> tuple[str, str]:
-    """Kind and advice for what no change of the plain function explains."""
+    """Kind and advice for what no change of the reference function explains."""
     if not all(np.isfinite(value).all() for value in values):
         return "not finite", f"{name} gives NaN or infinity on small numbers."
     wrong = [
         (value, right)
         for value, right in zip(values, wanted, strict=True)
-        if distance([value], [right]) > TOLERANCE
+        if relative_max_error([value], [right]) > TOLERANCE
     ]
     for factor, kind, words in FACTORS:
-        if all(distance([value], [factor * right]) <= TOLERANCE for value, right in wrong):
+        if all(
+            relative_max_error([value], [factor * right]) <= TOLERANCE for value, right in wrong
+        ):
             return kind, f"All that is wrong of {name} is wrong by one factor: {words}."
     if all(not value.any() for value, _ in wrong):
         return (
