@@ -61,12 +61,12 @@ class Setup:
 
 
 class Outcome(NamedTuple):
-    """The first step, from 1, and tensor at which two runs part; if none, of the largest error."""
+    """The first step, from 1, and tensor at which two runs diverge; if none, of the largest error."""
 
     step: int
     tensor: str
     error: float
-    parted: bool
+    diverged: bool
 
 
 def on(backend: str) -> Scope:
@@ -89,7 +89,7 @@ def rows() -> Iterator[Row]:
 def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
     outcome = lock_step(setup, on(get_backend()), other, tolerance)
     found = f": {outcome.tensor} parts at step {outcome.step}"
-    label += found if outcome.parted else f", {setup.steps} steps"
+    label += found if outcome.diverged else f", {setup.steps} steps"
     return make_row(label, setup.dtype, outcome.error, tolerance)
 
 
@@ -107,7 +107,7 @@ def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None =
     Returns
     -------
     Outcome : tensors are compared in the order in which a step computes them: loss, gradients from
-        the last layer to the first, norm, moments, parameters. So the first to part is the nearest
+        the last layer to the first, norm, moments, parameters. So the first to diverge is the nearest
         to the mistake
 
     Notes
@@ -128,15 +128,15 @@ def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None =
     for step, batch in enumerate(_batches(setup, data), start=1):
         ours, theirs = (run.step(*batch) for run in runs)
         for name, x in ours.items():
-            error = distance(x, theirs[name])
-            if not error <= tolerance:  # NaN parts too
+            error = relative_max_error(x, theirs[name])
+            if not error <= tolerance:  # NaN diverges too
                 return Outcome(step, name, error, True)
             if error > worst.error:
                 worst = Outcome(step, name, error, False)
     return worst
 
 
-def distance(x: np.ndarray, y: np.ndarray) -> float:
+def relative_max_error(x: np.ndarray, y: np.ndarray) -> float:
     """max |x - y| as a share of the largest element of either; 0 where all are zero."""
     largest = max(float(np.abs(x).max()), float(np.abs(y).max()))
     with np.errstate(invalid="ignore"):  # infinities give NaN, which no tolerance lets pass
