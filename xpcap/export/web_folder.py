@@ -126,13 +126,13 @@ def export_web(
     files: dict[str, bytes] = {}
     listed: dict[str, Any] = {}
     program = {"ort.wasm": engine["ort-wasm-simd-threaded.wasm"]}
-    for place, planes, contents in (("weights", 2, graphs), ("runtime", 1, program)):
+    for place, itemsize, contents in (("weights", 2, graphs), ("runtime", 1, program)):
         for name, content in contents.items():
             path = f"{place}/{name}{PACKED}"
-            files[path] = stored = pack(content, planes)
+            files[path] = stored = pack(content, itemsize)
             listed[name] = {
                 "path": path,
-                "planes": planes,
+                "planes": itemsize,
                 "bytes": len(content),
                 "stored": len(stored),
                 "sha256": hashlib.sha256(stored).hexdigest(),
@@ -301,11 +301,11 @@ def _untarred(path: Path) -> dict[str, bytes]:
 # ---- Packed files
 
 
-def pack(content: bytes, planes: int = 1) -> bytes:
-    """Bytes, gzipped. Two planes: those at even positions before those at odd ones.
+def pack(content: bytes, itemsize: int = 1) -> bytes:
+    """Bytes, shuffled and gzipped: of items of `itemsize` bytes the first bytes, then the second.
 
     The high bytes of float16 weights are similar, and compress better next to each other. Browsers
     have gzip, which also notices a damaged file.
     """
-    split = b"".join(content[first::planes] for first in range(planes))
-    return gzip.compress(split, 9, mtime=0)
+    shuffled = b"".join(content[first::itemsize] for first in range(itemsize))
+    return gzip.compress(shuffled, 9, mtime=0)
