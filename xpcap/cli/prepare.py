@@ -208,8 +208,8 @@ def prepare(**given: Any) -> None:
         if not cache.exists():
             raise
         raise KeyboardInterrupt(
-            f"{escape_control(str(cache))} holds the features that were made; the same command continues"
-            " from there, and removes it at the end"
+            f"{escape_control(str(cache))} holds the features that were made; the same command"
+            " continues from there, and removes it at the end"
         ) from interrupt
     write_dataset(out, data)
     cache.unlink(missing_ok=True)
@@ -341,7 +341,8 @@ def _describe(
     cut, unknown = data.source.record["cut"], data.source.record["unknown"]
     for name in data.splits:
         click.echo(
-            f"{escape_control(name)}: {cut[name]:,} captions cut, {unknown[name]:.1%} of the words unknown"
+            f"{escape_control(name)}: {cut[name]:,} captions cut,"
+            f" {unknown[name]:.1%} of the words unknown"
         )
     name, split = next(iter(data.splits.items()))
     n = len(split.captions)

@@ -287,8 +287,8 @@ def _refuse_captions(data: Path | None) -> None:
     out = str(data.with_suffix(".h5"))
     prepare = command_line("prepare", str(table), "--pictures", "photos", "--out", out)
     raise click.ClickException(
-        f"train: {escape_control(str(data))} is {found}, expected a dataset file; make one of the captions"
-        " and the folder of pictures, here called photos:\n"
+        f"train: {escape_control(str(data))} is {found}, expected a dataset file; make one of the"
+        " captions and the folder of pictures, here called photos:\n"
         f"  {prepare}\n  {command_line('train', out)}"
     )
 

@@ -92,8 +92,8 @@ def _validate(path: Path, most: int | None) -> str:
     started, _, answer = child.stdout.partition("\n")
     if started != "ready":
         raise OSError(
-            f"validate_hdf5: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is the"
-            " installation whole?"
+            f"validate_hdf5: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is"
+            " the installation whole?"
         )
     if answer:
         return str(json.loads(answer))
@@ -175,7 +175,7 @@ def _write(path: Path, data: CaptionData) -> None:
 
 
 def read_dataset(path: str | Path) -> CaptionData:
-    """Open a dataset file and check its fingerprint and contents; features on disk are checked when read.
+    """Open a dataset file and check its fingerprint and contents; features on disk when they are read.
 
     Files that this process did not write are validated first, by `validate_hdf5`.
 

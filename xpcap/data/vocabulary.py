@@ -144,8 +144,8 @@ class Vocabulary:
             ) from error
         if malformed := [word for word in self.idx_to_word if word.split() != [word]]:
             raise DataError(
-                f"Vocabulary: {malformed[0][:60]!r} among {len(self.idx_to_word)} words is empty or has"
-                " white space in it, expected single words"
+                f"Vocabulary: {malformed[0][:60]!r} among {len(self.idx_to_word)} words is empty or"
+                " has white space in it, expected single words"
             )
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
         if len(self.word_to_idx) != len(self.idx_to_word):

@@ -1,9 +1,9 @@
 """Grade a submission: the checks of each function that it brings, or should, in order.
 
 Inputs are random and small; wanted results come from reference/, and of a backward pass whose
-forward pass is wrong, from numeric gradients of that forward pass. The student's functions run in a process
-of their own, see submission.py; nothing here runs them. layers.py and models.py check, mutants.py
-localises.
+forward pass is wrong, from numeric gradients of that forward pass. The student's functions run in a
+process of their own, see submission.py; nothing here runs them. layers.py and models.py check,
+mutants.py localises.
 """
 
 import fnmatch

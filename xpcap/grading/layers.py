@@ -271,7 +271,7 @@ class LayerChecks:
         upstream: Sequence[np.ndarray] = (),
         grads: Sequence[np.ndarray] = (),
     ) -> str | None:
-        """The step that makes a sequence wrong: the student's steps in the reference loop do so too."""
+        """The step that makes a sequence wrong: a loop over the student's steps is wrong alike."""
         spec = LAYERS[layer]
         step = spec.step
         forward, backward = f"{step}_forward", f"{step}_backward"

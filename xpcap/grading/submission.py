@@ -76,7 +76,7 @@ class StudentError(Exception):
 
 
 class Stopped(Exception):  # noqa: N818
-    """The student's process ended or was ended; the next call starts another, without `Handle` ones.
+    """The student's process ended or was ended; the next call starts another, without handles.
 
     Attributes
     ----------

@@ -186,8 +186,8 @@ class Ranker:
     def _consensus(self, near: Neighbours, candidates: Sequence[Sequence[Candidate]]) -> np.ndarray:
         """Mean CIDEr-D of each candidate against the captions of the photo's neighbours (C,).
 
-        A neighbour's weight falls with its distance: exp((similarity - largest) / bandwidth), divided
-        by the sum. A caption of a neighbour is not compared with those of its own photo.
+        A neighbour's weight falls with its distance: exp((similarity - largest) / bandwidth),
+        divided by the sum. A caption of a neighbour is not compared with those of its own photo.
         """
         words, unknown = self.vocabulary.idx_to_word, self.vocabulary.unk
         texts = {

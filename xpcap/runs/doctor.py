@@ -353,7 +353,8 @@ def bad_endings(
     return BAD_ENDINGS.above(human_share).found(
         len(last) / max(len(captions), 1),
         f"{len(last):,} of {len(captions):,} captions end in a word that hardly ever ends a"
-        f" training caption{f', most often {named}' if named else ''}; of people's {human_share:.1%}.",
+        f" training caption{f', most often {named}' if named else ''}; of people's"
+        f" {human_share:.1%}.",
         "They break off: search with a beam; see whether captions stop at the length limit; else"
         " train for more epochs, or on more captions.",
     )

@@ -211,7 +211,8 @@ def look_at_files(name: str) -> np.ndarray | None:
 class Downloads:
     """Thumbnails of downloaded pictures, for pages: a link may change or die after captioning.
 
-    Hand `keep` to `caption_files`, and `find_picture` to `write_caption_page` and `write_caption_png`.
+    Hand `keep` to `caption_files`, and `find_picture` to `write_caption_page` and
+    `write_caption_png`.
     """
 
     def __init__(self) -> None:

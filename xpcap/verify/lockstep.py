@@ -61,7 +61,7 @@ class Setup:
 
 
 class Outcome(NamedTuple):
-    """The first step, from 1, and tensor at which two runs diverge; if none, of the largest error."""
+    """The first step, from 1, and tensor at which runs diverge; if none, of the largest error."""
 
     step: int
     tensor: str
@@ -107,8 +107,8 @@ def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None =
     Returns
     -------
     Outcome : tensors are compared in the order in which a step computes them: loss, gradients from
-        the last layer to the first, norm, moments, parameters. So the first to diverge is the nearest
-        to the mistake
+        the last layer to the first, norm, moments, parameters. So the first to diverge is the
+        nearest to the mistake
 
     Notes
     -----
