@@ -250,48 +250,7 @@ def defaults_in_prose(text: str) -> list[str]:
     return faults
 
 
-# ---- Length and words
-
-BANNED = {
-    r"(?<!-)\bbeside\b": "next to, compared with",
-    r"\bin place of\b": "instead of",
-    r"\banew\b": "again",
-    r"(?<!look )\balike\b": "equally, the same",
-    r"\bso many\b": "the number",
-    r"\bby heart\b": "memorise",
-    r"\b(?:go|goes|going) on\b(?! and on)": "continue",
-    r"\b(?:captions?|runs?|models?) (?:that )?(?:says?|said|tells?|told)\b": "the verb",
-}
-
-
-def prose(text: str) -> str:
-    """Text without code: fences, indented blocks, and what is in backquotes."""
-    text = FENCE.sub("", text)
-    return re.sub(r"`[^`\n]*`", "", re.sub(r"^    .*$", "", text, flags=re.MULTILINE))
-
-
-def banned(text: str) -> list[str]:
-    """Words that nobody would say to a colleague, with what to say instead."""
-    words = " ".join(prose(text).split())
-    return [
-        f"...{words[max(0, found.start() - 30) : found.end() + 20]}...: {better}"
-        for pattern, better in BANNED.items()
-        for found in re.finditer(pattern, words, re.IGNORECASE)
-    ]
-
-
-def long_paragraphs(text: str, most: int = 60) -> list[str]:
-    """Beginnings of paragraphs with more words than `most`; tables, lists and headings are none."""
-    text = re.sub(r"\$[^$\n]+\$", "x", FENCE.sub("\n", text))  # a formula is read as one word
-    blocks = re.split(r"\n\s*\n", text)
-    paragraphs = [
-        block for block in blocks if not re.match(r"\s*(?:[|#>*-] |    |\d+\. |!\[)", block)
-    ]
-    return [
-        f"{len(words)} words: {' '.join(words[:8])}"
-        for words in (paragraph.split() for paragraph in paragraphs)
-        if len(words) > most
-    ]
+# ---- For screen readers
 
 
 def unnamed(text: str) -> list[str]:
@@ -302,12 +261,3 @@ def unnamed(text: str) -> list[str]:
     heads = re.findall(r"^(\|.*\|)\n\|[ :|-]+\|$", text, re.MULTILINE)
     empty = [head for head in heads if any(not cell.strip() for cell in head[1:-1].split("|"))]
     return [*empty, *re.findall(r"!\[\s*\]\([^)]*\)", text)]
-
-
-def help_texts() -> dict[str, str]:
-    """What --help prints of each command."""
-    texts = {}
-    for name, command in main.commands.items():
-        helps = [one.help or "" for one in command.params if isinstance(one, click.Option)]
-        texts[name] = "\n\n".join((command.help or "", command.epilog or "", *helps))
-    return texts

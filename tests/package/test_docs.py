@@ -44,6 +44,14 @@ DOCS = {
     path.relative_to(ROOT / "docs").as_posix(): path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "docs").rglob("*.md"))
 }
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "benchmarks/README.md",
+    *(f"docs/{name}" for name in DOCS),
+]
 COMMANDS, LAYERS = DOCS["reference/commands.md"], DOCS["explain/layers.md"]
 FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 FENCES = [(name, info, code) for name, text in DOCS.items() for info, code in FENCE.findall(text)]
@@ -342,15 +350,6 @@ def test_functions_that_internals_names_are_in_the_files_it_links() -> None:
         )
 
 
-def test_internals_walks_in_few_stops_and_its_map_names_one_or_two_places_for_each_change() -> None:
-    walk, rows = DOCS["explain/how-it-works.md"].split("\n## To change X, open Y\n")
-    assert 6 <= len(re.findall(r"^\d+\. ", walk, re.MULTILINE)) <= 8
-    table = re.findall(r"^\| (.+?) \| (.+) \|$", rows, re.MULTILINE)[1:]
-    assert len(table) > 25
-    for change, places in table:
-        assert 1 <= places.count("](") <= 2, change
-
-
 def test_layout_lists_every_part_of_the_package_on_its_floor() -> None:
     listed = {
         part: int(floor)
@@ -361,17 +360,7 @@ def test_layout_lists_every_part_of_the_package_on_its_floor() -> None:
     assert listed == {part: floor for floor, parts in levels for part in parts}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        "SECURITY.md",
-        "benchmarks/README.md",
-        *(f"docs/{name}" for name in DOCS),
-    ],
-)
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name: str) -> None:
     text = re.sub(r"`[^`\n]+`", "", FENCE.sub("", (ROOT / name).read_text(encoding="utf-8")))
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if ":" not in link]
@@ -469,76 +458,12 @@ def test_defaults_in_the_help_are_those_of_click(name: str) -> None:
             assert stated == [str(option.default)], spelling
 
 
-BUDGETS = {  # words of a page at most, as `wc -w` counts; a page that needs more needs a reader first
-    "README.md": 450,
-    "SECURITY.md": 450,
-    "CHANGELOG.md": 900,
-    "CONTRIBUTING.md": 700,
-    "docs/index.md": 190,
-    "docs/install.md": 350,
-    "docs/benchmarks.md": 800,
-    "docs/quality.md": 900,
-    "docs/tutorials/demo.md": 400,
-    "docs/tutorials/your-photos.md": 950,
-    "docs/tutorials/check-your-lstm.md": 700,
-    "docs/tutorials/course.md": 600,
-    "docs/howto/better-captions.md": 650,
-    "docs/howto/captions-to-files.md": 300,
-    "docs/howto/caption-formats.md": 700,
-    "docs/howto/encoders.md": 700,
-    "docs/howto/stop-and-resume.md": 350,
-    "docs/howto/troubleshooting.md": 600,
-    "docs/howto/own-loop.md": 600,
-    "docs/howto/export.md": 1100,
-    "docs/howto/gpu.md": 600,
-    "docs/howto/own-models.md": 1300,
-    "docs/howto/serve.md": 600,
-    "docs/howto/several-processes.md": 500,
-    "docs/howto/teaching.md": 500,
-    "docs/howto/web-page.md": 500,
-    "docs/reference/commands.md": 3100,
-    "docs/reference/python.md": 500,
-    "docs/reference/files.md": 900,
-    "docs/reference/scores.md": 700,
-    "docs/reference/decoding.md": 700,
-    "docs/explain/how-it-works.md": 800,
-    "docs/explain/plain-lstm.md": 900,
-    "docs/explain/backward.md": 2600,
-    "docs/explain/attention-and-score.md": 900,
-    "docs/explain/layers.md": 2600,
-    "docs/explain/glossary.md": 500,
-    "docs/about/data-and-licences.md": 300,
-    "docs/develop/experiments.md": 800,
-}
-
-
-@pytest.mark.parametrize("name", BUDGETS)
-def test_pages_keep_to_their_budget(name: str) -> None:
-    words = len((ROOT / name).read_text(encoding="utf-8").split())
-    assert words <= BUDGETS[name], f"{name} has {words} words, at most {BUDGETS[name]}"
-
-
-@pytest.mark.parametrize("name", [name for name in BUDGETS if name != "CHANGELOG.md"])
-def test_paragraphs_have_at_most_sixty_words(name: str) -> None:
-    assert facts.long_paragraphs((ROOT / name).read_text(encoding="utf-8")) == []
-
-
-@pytest.mark.parametrize("name", BUDGETS)
+@pytest.mark.parametrize("name", PAGES)
 def test_columns_have_a_heading_and_pictures_a_description(name: str) -> None:
     assert facts.unnamed((ROOT / name).read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("name", BUDGETS)
-def test_pages_say_it_as_to_a_colleague(name: str) -> None:
-    assert facts.banned((ROOT / name).read_text(encoding="utf-8")) == []
-
-
-@pytest.mark.parametrize("command", main.commands)
-def test_help_says_it_as_to_a_colleague(command: str) -> None:
-    assert facts.banned(facts.help_texts()[command]) == []
-
-
-FAULTY = {
+PLANTED = {
     "another order": (facts.signatures, "| `evaluate_run(run, split)` | |", "expected run, data"),
     "a keyword by position": (
         facts.signatures,
@@ -576,11 +501,8 @@ FAULTY = {
         "`--length-penalty` is 2, the default, or less.",
         "--length-penalty 2",
     ),
-    "an old word": (facts.banned, "A run\nbeside another, `beside`, is trained anew.", "next to"),
-    "captions that talk": (facts.banned, "The captions say little.", "the verb"),
     "a column without a heading": (facts.unnamed, "| | name |\n|---|---|\n| x | y |", "| | name"),
     "a picture without a description": (facts.unnamed, "See ![](images/x.png).", "images/x.png"),
-    "a long paragraph": (facts.long_paragraphs, "# Title\n\n" + "word " * 61, "61 words"),
 }
 
 
@@ -605,9 +527,7 @@ def test_a_fault_of_each_kind_is_found(name: str) -> None:
             "\n## caption\n\n| `--n-best` | captions (1; 5 with `--json`) |",
         ),
         (facts.defaults_in_prose, "`--min-count`: 5 by default, 2 below 4,000 captions."),
-        (facts.banned, "It stays; `goes on` in code does not count."),
         (facts.unnamed, "| a | b |\n|---|:-:|\n| | y |\n\n![A curve](images/x.png)"),
-        (facts.long_paragraphs, "word " * 60 + "\n\n| " + "cell " * 70),
     ],
 )
 def test_what_is_right_is_let_pass(check: Callable[[str], list[str]], text: str) -> None:
