@@ -140,6 +140,8 @@ def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Pa
     for name, content in (
         ("notes.csv", "name,price\na,1\n"),
         ("text.csv", "no table at all"),
+        ("blank.csv", "\n"),
+        ("lines.csv", "\n\n\na"),
         ("more.csv", "picture,caption,caption_2,error\n"),
         ("wide.csv", "picture,caption,error\na.png,a dog,,and more\n"),
         ("one.txt", ""),

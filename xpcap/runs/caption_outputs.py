@@ -190,6 +190,8 @@ class CaptionTable:
             rows = [row for row in csv_format.reader(io.StringIO(text, newline="")) if row]
         except csv_format.Error as error:
             raise self._other(str(error)) from error
+        if not rows:
+            raise self._other("only empty lines")
         if rows[0] != self._header:
             raise self._other(f"the header {','.join(rows[0])[:100]}")
         wrong = next((row for row in rows if len(row) != len(self._header)), None)
