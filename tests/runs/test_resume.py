@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -359,32 +360,90 @@ def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device
 # Signals and locks
 
 
-def begun(arguments: list[object], out: Path, code: str = "") -> "subprocess.Popen[str]":
-    """Training in a process of its own, once something of it is saved."""
-    folders = [str(ROOT), str(ROOT / "tests" / "helpers")]
-    script = (
-        f"import sys; sys.path[:0] = {folders}; import commands; from xpcap.runs import training"
-    )
-    script += f"{code}; training.generate = commands.few; from xpcap.cli import main; main()"
-    whole = [
-        "train",
-        "--out",
-        str(out),
-        *map(str, arguments),
-        "--epochs",
-        "100000",
-        "--save-every",
-        "1",
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *whole],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not (out / "last.safetensors").exists():
-        assert process.poll() is None, process.communicate()
-    return process
+SECONDS = 60  # without a line from a process: it hangs
+# What the process of a `Training` runs: it says when it has saved, and when its writer hangs
+CHILD = """
+import os, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+import commands
+from xpcap import files
+from xpcap.cli import main
+from xpcap.runs import training
+
+def flush(file, flush=files._flush):
+    flush(file)
+    if {hang} and saved.is_set() and "last.safetensors" in file.name:
+        os.write(2, b"the writer hangs\\n")
+        threading.Event().wait()
+
+def rename(temporary, path, rename=files._rename):
+    rename(temporary, path)
+    if path.name == "last.safetensors" and not saved.is_set():
+        saved.set()
+        os.write(2, b"something is saved\\n")
+
+saved = threading.Event()
+files._flush, files._rename, training.generate = flush, rename, commands.few
+main()
+"""
+
+
+class Training:
+    """Endless training in a process of its own, once something of it is saved. It is ended with the
+    ``with`` block, if not before.
+
+    Parameters
+    ----------
+    out : the run's folder
+    hang : let the next write of a checkpoint never return
+
+    Attributes
+    ----------
+    errors : what it has written to standard error, as far as it was waited for
+    """
+
+    def __init__(self, out: Path, *, hang: bool = False) -> None:
+        self.errors = ""
+        arguments = ["train", "--out", out, *SMALL[:4], "--epochs", 100_000, "--save-every", 1]
+        folders = [str(ROOT), str(ROOT / "tests" / "helpers")]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CHILD.format(hang=hang), *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._lines: queue.Queue[str] = queue.Queue()  # the last one is empty
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def __enter__(self) -> "Training":
+        self.wait_for("something is saved")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self._listener.join()
+        self.process.communicate()
+
+    def wait_for(self, words: str) -> None:
+        """Wait for a line with these words."""
+        while words not in (line := self._lines.get(timeout=SECONDS)):
+            self.errors += line
+            assert line, f"ended without {words!r}: {self.errors}"
+        self.errors += line
+
+    def wait(self) -> int:
+        """Wait for the end of the process, and return its exit status."""
+        while line := self._lines.get(timeout=SECONDS):
+            self.errors += line
+        return self.process.wait(timeout=SECONDS)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
@@ -392,10 +451,10 @@ def begun(arguments: list[object], out: Path, code: str = "") -> "subprocess.Pop
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     asked: signal.Signals, status: int, tmp_path: Path
 ) -> None:
-    process = begun(SMALL[:4], tmp_path / "run")
-    process.send_signal(asked)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == status
+    with Training(tmp_path / "run") as training:
+        training.process.send_signal(asked)
+        assert training.wait() == status
+    errors = training.errors
     assert f"{asked.name}: finishing this step and saving" in errors
     assert f"train --out {tmp_path / 'run'} --resume" in errors
     assert "Traceback" not in errors
@@ -446,24 +505,13 @@ def shapes_of(run: Path) -> dict[str, tuple[int, ...]]:
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_a_second_interrupt_leaves_at_once_with_nothing_broken(tmp_path: Path) -> None:
     """Here the writer hangs, as on a disk that does not answer."""
-    hang = (
-        "; import threading; from xpcap import files; flush = files._flush; seen = []; hang ="
-        " threading.Event()"
-    )
-    hang += (
-        "; files._flush = lambda file: (seen.append(1), flush(file), len(seen) > 60 and"
-        " hang.wait())"
-    )
-    process = begun(SMALL[:4], tmp_path / "run", hang)
-    while len(list((tmp_path / "run").glob(".*.part"))) == 0 or process.poll() is not None:
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    while "finishing this step" not in process.stderr.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGINT
+    with Training(tmp_path / "run", hang=True) as training:
+        training.wait_for("the writer hangs")
+        training.process.send_signal(signal.SIGINT)
+        training.wait_for("finishing this step")
+        training.process.send_signal(signal.SIGINT)
+        assert training.wait() == -signal.SIGINT
+    assert len(list((tmp_path / "run").glob(".*.part"))) == 1
     load_state(tmp_path / "run" / "last.safetensors", shapes_of(tmp_path / "run"))
     broken_off(tmp_path / "run", 2, "--resume")
     assert list((tmp_path / "run").glob(".*.part")) == []
@@ -480,12 +528,10 @@ def test_a_signal_that_was_to_be_ignored_stays_so() -> None:
 
 
 def test_a_second_trainer_is_refused_and_a_dead_one_keeps_nobody_out(tmp_path: Path) -> None:
-    process = begun(SMALL[:4], tmp_path / "run")
-    result = call("train", "--out", tmp_path / "run", "--resume")
-    assert result.exit_code == 1
-    assert "is being trained by another process" in result.output
-    process.kill()
-    process.communicate()
+    with Training(tmp_path / "run"):
+        result = call("train", "--out", tmp_path / "run", "--resume")
+        assert result.exit_code == 1
+        assert "is being trained by another process" in result.output
     broken_off(tmp_path / "run", 2, "--resume")
 
 
