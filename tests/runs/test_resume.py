@@ -140,7 +140,7 @@ def test_steps_and_seconds_say_when_it_is_saved_within_an_epoch(
 
     original = RunWriter.write
     monkeypatch.setattr(RunWriter, "write", write)
-    monkeypatch.setattr(saving.threading, "Thread", AtOnce)
+    monkeypatch.setattr(saving, "threading", AT_ONCE)
     good("train", "--out", tmp_path / "steps", *SMALL, "--save-every", 4)
     assert saved == [(4, False), (8, False), (10, True), (14, False), (18, False), (20, True)]
     saved.clear()
@@ -163,6 +163,11 @@ class AtOnce:
 
     def join(self) -> None:
         return
+
+
+AT_ONCE = SimpleNamespace(  # for one module: other users of threads, such as tqdm, keep theirs
+    Thread=AtOnce, current_thread=threading.current_thread, main_thread=threading.main_thread
+)
 
 
 def assert_equal_runs_but_for_their_names(ours: Path, theirs: Path) -> None:
@@ -203,10 +208,7 @@ def test_curves_are_drawn_now_and_then_while_training_goes_on(
         return lambda *args: (drawn.append((name, len(args[-1]))), draw(*args))[1]
 
     use_clock(lambda: clock[0], monkeypatch)
-    here = SimpleNamespace(
-        Thread=AtOnce, current_thread=threading.current_thread, main_thread=threading.main_thread
-    )
-    monkeypatch.setattr(saving, "threading", here)
+    monkeypatch.setattr(saving, "threading", AT_ONCE)
     for name in ("draw_loss", "write_progress_page"):
         monkeypatch.setattr(saving, name, noted(name, getattr(saving, name)))
     runs.train_run(
