@@ -129,6 +129,18 @@ def test_grids_that_cannot_be_are_refused(name: str, says: str) -> None:
         find_encoder(name)
 
 
+def test_pictures_of_noise_are_the_same_whatever_was_drawn_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for name, count in (("one", 3), ("other", 2)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        made.append([(Path("photos") / picture).read_bytes() for picture in photos(count)])
+    assert made[0][:2] == made[1]
+    assert len(set(made[0])) == 3
+
+
 def test_a_grid_goes_through_the_dataset_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
