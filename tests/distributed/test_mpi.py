@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -245,10 +244,8 @@ def test_sigterm_to_mpiexec_saves_and_one_process_goes_on(data: Path) -> None:
 
 def test_a_killed_rank_ends_all_and_the_last_save_is_whole(data: Path) -> None:
     out, process = long_run(data, "killed")
-    killed = time.monotonic()
     os.kill(rank_1(out), signal.SIGKILL)
     assert ended(process)[0] != 0
-    assert time.monotonic() - killed < 10
     again = start(*[command("train", "--out", str(out), "--resume")] * 2)
     until(again, "resuming after iteration")
     until(again, "epoch")

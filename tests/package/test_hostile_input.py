@@ -7,7 +7,6 @@ import os
 import struct
 import subprocess
 import sys
-import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from effort import bounded_effort
 from numpy.lib import format as npy
 
 Image = pytest.importorskip("PIL.Image")
@@ -198,10 +198,8 @@ def read_one(path: Path) -> Any:
 
 
 def refused(read: Callable[[], Any], *words: str) -> None:
-    start = time.perf_counter()
-    with pytest.raises(DataError) as caught:
+    with bounded_effort(), pytest.raises(DataError) as caught:
         read()
-    assert time.perf_counter() - start < 5
     message = str(caught.value)
     assert message.isprintable()
     assert len(message) < 1000
@@ -278,9 +276,8 @@ def test_long_lines_take_no_longer_than_they_are(line: str, tmp_path: Path) -> N
     (tmp_path / "a.txt").write_text(line)
     refused(lambda: read_one(tmp_path / "a.txt"), "is of no form known here")
     (tmp_path / "a.txt").write_text(f"a.jpg#0\ta dog\n{line}")
-    start = time.perf_counter()
-    assert len(read_one(tmp_path / "a.txt")) == 1
-    assert time.perf_counter() - start < 5
+    with bounded_effort():
+        assert len(read_one(tmp_path / "a.txt")) == 1
 
 
 def test_names_that_a_terminal_obeys_are_written_out(tmp_path: Path) -> None:
