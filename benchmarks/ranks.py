@@ -280,12 +280,12 @@ def ask(task: Task, ranks: int) -> dict[str, Any]:
             )
         except subprocess.TimeoutExpired:
             raise SystemExit(
-                f"scaling: {task.who} on {ranks} process(es) took more than {seconds} s, expected"
+                f"benchmarks.ranks: {task.who} on {ranks} process(es) took more than {seconds} s, expected"
                 " an answer; ended them"
             ) from None
     if status:
         raise SystemExit(
-            f"scaling: {task.who} on {ranks} process(es) has exit status {status}, expected 0;"
+            f"benchmarks.ranks: {task.who} on {ranks} process(es) has exit status {status}, expected 0;"
             " their own output is above"
         )
     return dict(json.loads(answer.splitlines()[-1]))
@@ -336,7 +336,7 @@ def time_steps(base: Config, given: argparse.Namespace) -> None:
             answers.append(ask(task, contender.ranks))
             if answers[-1]["threads"] != contender.threads:
                 raise SystemExit(
-                    f"scaling: {contender}: a process has {answers[-1]['threads']} threads,"
+                    f"benchmarks.ranks: {contender}: a process has {answers[-1]['threads']} threads,"
                     f" expected {contender.threads}"
                 )
     first = None
@@ -394,7 +394,7 @@ def require(peer: str | None) -> None:
     missing += [] if MPIEXEC.exists() else [str(MPIEXEC)]
     if missing:
         print(
-            f"scaling: missing {', '.join(missing)}, expected it beside {sys.executable}; pip"
+            f"benchmarks.ranks: missing {', '.join(missing)}, expected it beside {sys.executable}; pip"
             " install '.[mpi,bench]' installs it",
             file=sys.stderr,
         )

@@ -25,7 +25,7 @@ from emulated import Emulator
 from emulated.cuda import Stream
 
 from benchmarks import __main__ as command
-from benchmarks import contenders, measure, parts, results, step_profile, timing, work
+from benchmarks import contenders, measure, parts, ranks, results, step_profile, timing, work
 from benchmarks.measure import Measurement
 from benchmarks.textbook import Textbook
 from benchmarks.timing import Timer, host_clock
@@ -1191,3 +1191,17 @@ def test_a_neighbour_is_a_session_of_its_own_and_leaves_with_us() -> None:
     orphan = subprocess.Popen([sys.executable, "-c", timing.SPIN], stdin=subprocess.PIPE)
     orphan.stdin.close()  # as if whoever started it had died
     assert orphan.wait(timeout=30) == 0
+
+
+def test_an_error_of_ranks_names_its_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ranks, "MPIEXEC", tmp_path / "mpiexec")
+    with pytest.raises(SystemExit):
+        ranks.require(None)
+    assert capsys.readouterr().err.startswith("benchmarks.ranks: missing ")
+    monkeypatch.setattr(
+        ranks, "commands", lambda *_: [[sys.executable, "-c", "raise SystemExit(3)"]]
+    )
+    with pytest.raises(SystemExit, match=r"^benchmarks\.ranks: .* has exit status 3, expected 0"):
+        ranks.ask(ranks.Task(ranks.OURS, 1), 1)
