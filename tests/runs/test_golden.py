@@ -3,8 +3,8 @@
 golden.json holds the numbers; `PYTHONPATH=tests/helpers python tests/runs/test_golden.py` records
 them anew, which a change of results needs and a change of code does not. The folder kept has a data
 set and a run on it that was stopped after 22 of 24 epochs, as version 1 of either format was
-written. Numbers are compared loosely enough for another machine; golden.py compares every byte on
-one machine.
+written. Numbers are compared loosely enough for another machine; tools/golden.py compares every byte
+on one machine.
 """
 
 import csv

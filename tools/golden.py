@@ -1,10 +1,10 @@
 """Golden hashes: small seeded runs of every kind, and what each file that they leave hashes to.
 
-python tests/helpers/golden.py write before.json                          # of the checkout that holds this script
-python tests/helpers/golden.py compare before.json                        # names what differs; exit status 1
-python tests/helpers/golden.py compare before.json --checkout ../other    # of another checkout
-python tests/helpers/golden.py write some.json --only train,use --threads 1
-python tests/helpers/golden.py write generated.json --only generated --threads 1
+python tools/golden.py write before.json                          # of the checkout that holds this script
+python tools/golden.py compare before.json                        # names what differs; exit status 1
+python tools/golden.py compare before.json --checkout ../other    # of another checkout
+python tools/golden.py write some.json --only train,use --threads 1
+python tools/golden.py write generated.json --only generated --threads 1
 
 Knows the package by its command line alone, so that one script serves checkouts whose modules
 have moved. Results depend on the machine and on the versions of packages: compare on one machine,
@@ -439,7 +439,7 @@ def main() -> None:
     )
     parser.add_argument("action", choices=("write", "compare"))
     parser.add_argument("file", type=Path)
-    parser.add_argument("--checkout", type=Path, default=Path(__file__).parents[2])
+    parser.add_argument("--checkout", type=Path, default=Path(__file__).parents[1])
     parser.add_argument("--only", default=",".join(USUAL), help="parts, separated by commas")
     parser.add_argument("--threads", default="1,2", help="numbers of BLAS threads (default: 1,2)")
     options = parser.parse_args()
