@@ -11,7 +11,8 @@ have moved. Results depend on the machine and on the versions of packages: compa
 with one environment. Each number of BLAS threads is a chain of commands of its own; the chains
 run side by side. PARTS says what is run, and in which order; a part brings along those that it
 needs; `generated` takes a minute and runs if it is named. Without mpiexec the part `ranks` is
-skipped, and `compare` says so.
+skipped, and both actions say so. The file holds hashes by part, and `compare` compares the parts
+that it runs: all that they left before must be there.
 """
 
 import argparse
@@ -50,15 +51,19 @@ TRAIN = [
     *("--epochs", "2", "--score-epochs", "0", "--lr", "0.01", "--backend", "numpy"),
 ]
 Hashes = dict[str, str]
+Outcome = dict[str, Any]  # of a part: {"hashes": Hashes}, or {"skipped": the reason}
+
+
+class Skip(Exception):  # noqa: N818 - no error
+    """The machine lacks what a part needs."""
 
 
 class Chain:
-    """Commands of one checkout in one folder, on so many BLAS threads, and the hashes so far."""
+    """Commands of one checkout in one folder, on so many BLAS threads, and the hashes of a part."""
 
     def __init__(self, checkout: Path, folder: Path, threads: int) -> None:
         self.checkout, self.folder, self.threads = checkout, folder, threads
         self.hashes: Hashes = {}
-        self.skipped: dict[str, str] = {}
         numbers = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "XPCAP_BACKEND"},
@@ -82,6 +87,15 @@ class Chain:
         if process.returncode != 0:
             raise SystemExit(f"{' '.join(arguments)} failed with {process.returncode}:\n{out}{err}")
         return out
+
+    def outcome(self, part: str) -> Outcome:
+        """Run a part; its hashes, or why it was skipped."""
+        self.hashes = {}
+        try:
+            PARTS[part][0](self)
+        except Skip as reason:
+            return {"skipped": str(reason)}
+        return {"hashes": self.hashes}
 
     def keep(self, name: str) -> None:
         """Hash a file of the folder, or each file of a folder in it."""
@@ -308,8 +322,7 @@ def ranks(chain: Chain) -> None:
     beside = Path(sys.executable).with_name("mpiexec")
     mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
     if mpiexec is None:
-        chain.skipped["ranks"] = "there is no mpiexec"
-        return
+        raise Skip("there is no mpiexec")
     before = (mpiexec, "-n", "2", sys.executable, "-m", "mpi4py")
     chain.call("train", "--out", "runs/ranks", *TRAIN, *RUNS["stages"], before=before)
     chain.keep("runs/ranks")
@@ -392,16 +405,14 @@ def wanted(only: set[str]) -> list[str]:
     return [name for name in PARTS if name in found]
 
 
-def run(checkout: Path, parts: list[str], threads: int) -> dict[str, Any]:
-    """Hashes of one number of threads, and the parts that were skipped, with the reason."""
+def run(checkout: Path, parts: list[str], threads: int) -> dict[str, Outcome]:
+    """The outcome of each part, on one number of threads."""
     with tempfile.TemporaryDirectory() as folder:
         chain = Chain(checkout, Path(folder).resolve(), threads)
-        for part in parts:
-            PARTS[part][0](chain)
-        return {"hashes": chain.hashes, "skipped": chain.skipped}
+        return {part: chain.outcome(part) for part in parts}
 
 
-def golden(checkout: Path, parts: list[str], threads: list[int]) -> dict[str, Any]:
+def golden(checkout: Path, parts: list[str], threads: list[int]) -> dict[str, dict[str, Outcome]]:
     with ThreadPoolExecutor(len(threads)) as pool:
         chains = pool.map(lambda number: run(checkout, parts, number), threads)
         return {
@@ -409,28 +420,40 @@ def golden(checkout: Path, parts: list[str], threads: list[int]) -> dict[str, An
         }
 
 
-def differences(before: dict[str, Any], after: dict[str, Any], parts: list[str]) -> Iterator[str]:
-    """A line for each hash that differs, is missing or is new, and for each part that was skipped
-    on one side.
+def differences(
+    before: dict[str, dict[str, Outcome]], after: dict[str, dict[str, Outcome]]
+) -> Iterator[str]:
+    """A line for each hash that differs, is missing or is new, of the parts in `after`; and for
+    each part that `before` lacks, or that was skipped on one side.
     """
     for number, chain in after.items():
-        if number not in before:
-            yield f"{number}: not in the file"
-            continue
-        old, new = before[number]["hashes"], chain["hashes"]
-        complete = set(before[number]["parts"]) == set(parts)
-        for name in sorted(old.keys() | new.keys()):
-            if name not in new and not complete:
-                continue
-            if old.get(name) != new.get(name):
-                what = (
-                    "differs"
-                    if name in old and name in new
-                    else "is missing"
-                    if name in old
-                    else "is new"
-                )
-                yield f"{number}: {name} {what}"
+        for part, new in chain.items():
+            old = before.get(number, {}).get(part)
+            for line in ["not in the file"] if old is None else of_part(old, new):
+                yield f"{number}: {part}: {line}"
+
+
+def of_part(old: Outcome, new: Outcome) -> Iterator[str]:
+    """What differs between two outcomes of a part."""
+    if "skipped" in old or "skipped" in new:
+        if "skipped" not in new:
+            yield f"skipped before: {old['skipped']}"
+        elif "skipped" not in old:
+            yield f"skipped, but not before: {new['skipped']}"
+        return
+    hashes, found = old["hashes"], new["hashes"]
+    for name in sorted(hashes.keys() | found.keys()):
+        if name not in found:
+            yield f"{name} is missing"
+        elif name not in hashes:
+            yield f"{name} is new"
+        elif hashes[name] != found[name]:
+            yield f"{name} differs"
+
+
+def count(chains: dict[str, dict[str, Outcome]]) -> int:
+    """The number of hashes."""
+    return sum(len(part.get("hashes", ())) for chain in chains.values() for part in chain.values())
 
 
 def main() -> None:
@@ -446,25 +469,18 @@ def main() -> None:
     if options.action == "write" and options.file.exists():
         raise SystemExit(f"{options.file} exists")
     parts = wanted(set(options.only.split(",")))
-    after = golden(
-        options.checkout.resolve(), parts, [int(number) for number in options.threads.split(",")]
-    )
+    threads = [int(number) for number in options.threads.split(",")]
+    after = golden(options.checkout.resolve(), parts, threads)
     for number, chain in after.items():
-        chain["parts"] = parts
-        for part, reason in chain["skipped"].items():
-            print(f"{number}: {part} skipped: {reason}")
+        for part, outcome in chain.items():
+            if "skipped" in outcome:
+                print(f"{number}: {part} skipped: {outcome['skipped']}")
     if options.action == "write":
         options.file.write_text(json.dumps(after, indent=1) + "\n")
-        print(
-            f"wrote {sum(len(chain['hashes']) for chain in after.values())} hashes to"
-            f" {options.file}"
-        )
+        print(f"wrote {count(after)} hashes to {options.file}")
         return
-    found = list(differences(json.loads(options.file.read_text()), after, parts))
-    print(
-        "\n".join(found)
-        or f"{sum(len(chain['hashes']) for chain in after.values())} hashes are as they were"
-    )
+    found = list(differences(json.loads(options.file.read_text()), after))
+    print("\n".join(found) or f"{count(after)} hashes are as they were")
     sys.exit(bool(found))
 
 
