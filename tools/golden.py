@@ -10,8 +10,8 @@ Knows the package by its command line alone, so that one script serves checkouts
 have moved. Results depend on the machine and on the versions of packages: compare on one machine,
 with one environment. Each number of BLAS threads is a chain of commands of its own; the chains
 run side by side. PARTS says what is run, and in which order; a part brings along those that it
-needs; `generated` takes a minute and runs if it is named. Without mpiexec the part `ranks` is
-skipped, and both actions say so. The file holds hashes by part, and `compare` compares the parts
+needs; `generated` takes a minute and runs if it is named. A part whose tools the machine lacks, as
+`ranks` without mpiexec, is skipped, and both actions say so. The file holds hashes by part, and `compare` compares the parts
 that it runs: all that they left before must be there.
 """
 
@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import csv
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -38,6 +39,7 @@ import h5py
 import numpy as np
 from PIL import Image, ImageDraw
 
+TOOLS = Path(__file__).parent
 NEVER = {"times.jsonl", ".lock"}  # files that two equal runs need not have in common
 VERSIONS = {"numpy", "python", "cupy", "xpcap"}  # of config.json
 MEASURED = re.compile(r"seconds$|^(path|folder|out)$")  # keys of JSON outputs
@@ -59,10 +61,16 @@ class Skip(Exception):  # noqa: N818 - no error
 
 
 class Chain:
-    """Commands of one checkout in one folder, on so many BLAS threads, and the hashes of a part."""
+    """Commands of one checkout in one folder, on so many BLAS threads, and the hashes of a part.
 
-    def __init__(self, checkout: Path, folder: Path, threads: int) -> None:
+    runtime : npm's package onnxruntime-web, for the page of a run; None: there is none
+    """
+
+    def __init__(
+        self, checkout: Path, folder: Path, threads: int, runtime: Path | None = None
+    ) -> None:
         self.checkout, self.folder, self.threads = checkout, folder, threads
+        self.runtime = runtime
         self.hashes: Hashes = {}
         numbers = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
         self.environment = {
@@ -71,9 +79,15 @@ class Chain:
             "PYTHONPATH": str(checkout),
         }
 
-    def start(self, *arguments: str, before: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+    def start(
+        self,
+        *arguments: str,
+        before: tuple[str, ...] = (sys.executable,),
+        script: Path | None = None,
+    ) -> "subprocess.Popen[str]":
+        """Start a command of the checkout, or another script that imports it."""
         return subprocess.Popen(
-            [*before, str(self.checkout / "cli.py"), *arguments],
+            [*before, str(script or self.checkout / "cli.py"), *arguments],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -81,10 +95,11 @@ class Chain:
             text=True,
         )
 
-    def call(self, *arguments: str, before: tuple[str, ...] = (sys.executable,)) -> str:
-        process = self.start(*arguments, before=before)
+    def call(self, *arguments: str, status: int = 0, **how: Any) -> str:
+        """What a command prints; it must end with the given status. `how` is of `start`."""
+        process = self.start(*arguments, **how)
         out, err = process.communicate()
-        if process.returncode != 0:
+        if process.returncode != status:
             raise SystemExit(f"{' '.join(arguments)} failed with {process.returncode}:\n{out}{err}")
         return out
 
@@ -105,11 +120,10 @@ class Chain:
                 for part, content in contents(file):
                     self.put(f"{file.relative_to(self.folder)}{part}", content)
 
-    def answer(self, name: str, *arguments: str) -> None:
+    def answer(self, name: str, *arguments: str, status: int = 0) -> None:
         """Hash what a command prints as JSON, less times and paths."""
-        answer = without(
-            json.loads(self.call(*arguments, "--json")), lambda key: bool(MEASURED.search(key))
-        )
+        printed = json.loads(self.call(*arguments, "--json", status=status))
+        answer = without(printed, lambda key: bool(MEASURED.search(key)))
         self.put(name, json.dumps(answer, sort_keys=True).encode())
 
     def put(self, name: str, content: bytes) -> None:
@@ -274,6 +288,7 @@ RUNS = {
         "3",
     ),
     "token": ("token.h5", "--cell", "rnn", "--inject", "every-step", "--dropout", "0.1"),
+    "no ranking": ("plain.h5", "--no-neighbours", "--inject", "every-step", "--seed", "4"),
 }
 
 
@@ -306,7 +321,7 @@ def resume(chain: Chain) -> None:
 
 def stopped(chain: Chain, *arguments: str) -> bool:
     """Start training and end it by a signal once an epoch is over; False: it was done by then."""
-    process = chain.start(*arguments, before=(sys.executable,))
+    process = chain.start(*arguments)
     history = chain.folder / "broken/run/history.jsonl"
     while process.poll() is None and not (history.exists() and history.stat().st_size):
         time.sleep(0.005)
@@ -362,6 +377,13 @@ def use(chain: Chain) -> None:
         "3",
     )
     chain.answer("info run", "info", "runs/attention")
+    chain.answer("caption explained", "caption", "runs/lstm", "pictures", "--explain")
+    chain.answer("caption no ranking", "caption", "runs/no ranking", "pictures")
+    chain.answer("caption attention", "caption", "runs/attention", "pictures", "--greedy")
+    both = ("runs/lstm", "runs/no ranking")
+    chain.answer("caption ensemble", "caption", *both, "pictures/00.png", "--data", "mirror.h5")
+    chain.call("look", "runs/attention", "pictures/00.png", "--out", "look.html")
+    chain.keep("look.html")
     pictures = sorted(path.name for path in (chain.folder / "pictures").iterdir())
     captions = {name: f"a {name[0]} red circle" for name in pictures[44:54]}
     (chain.folder / "theirs.json").write_text(json.dumps(captions))
@@ -369,8 +391,32 @@ def use(chain: Chain) -> None:
     chain.keep("scores.csv")
 
 
+def export(chain: Chain) -> None:
+    if importlib.util.find_spec("onnx") is None:
+        raise Skip("onnx is not installed")
+    for run, weights in (("attention", "float32"), ("lstm", "float16"), ("token", "int8")):
+        folder = f"onnx/{run}"
+        chain.call("export", f"runs/{run}", "--onnx", folder, "--weights", weights)
+        chain.keep(folder)
+
+
+def web(chain: Chain) -> None:
+    if chain.runtime is None:
+        raise Skip("no --runtime was given")
+    chain.call("export", "runs/lstm", "--web", "web", "--runtime", str(chain.runtime))
+    chain.keep("web")
+
+
 def verify(chain: Chain) -> None:
     chain.answer("verify", "verify", "--backend", "numpy")
+
+
+def grade(chain: Chain) -> None:
+    shutil.copy(TOOLS / "golden_submission.py", chain.folder / "rnn_layers.py")
+    against = ("verify", "--against", "rnn_layers.py")
+    chain.answer("grading", *against, status=1)
+    chain.answer("grading rnn", *against, "--only", "rnn_*", "--html", "grading.html", status=1)
+    chain.keep("grading.html")
 
 
 def generated(chain: Chain) -> None:
@@ -386,7 +432,10 @@ PARTS: dict[str, tuple[Callable[[Chain], None], tuple[str, ...]]] = {
     "use": (use, ("train",)),
     "resume": (resume, ("prepare",)),
     "ranks": (ranks, ("prepare",)),
+    "export": (export, ("train",)),
+    "web": (web, ("train",)),
     "verify": (verify, ()),
+    "grade": (grade, ()),
     "generated": (generated, ()),
 }
 USUAL = [name for name in PARTS if name != "generated"]
@@ -405,16 +454,18 @@ def wanted(only: set[str]) -> list[str]:
     return [name for name in PARTS if name in found]
 
 
-def run(checkout: Path, parts: list[str], threads: int) -> dict[str, Outcome]:
+def run(checkout: Path, parts: list[str], threads: int, runtime: Path | None) -> dict[str, Outcome]:
     """The outcome of each part, on one number of threads."""
     with tempfile.TemporaryDirectory() as folder:
-        chain = Chain(checkout, Path(folder).resolve(), threads)
+        chain = Chain(checkout, Path(folder).resolve(), threads, runtime)
         return {part: chain.outcome(part) for part in parts}
 
 
-def golden(checkout: Path, parts: list[str], threads: list[int]) -> dict[str, dict[str, Outcome]]:
+def golden(
+    checkout: Path, parts: list[str], threads: list[int], runtime: Path | None = None
+) -> dict[str, dict[str, Outcome]]:
     with ThreadPoolExecutor(len(threads)) as pool:
-        chains = pool.map(lambda number: run(checkout, parts, number), threads)
+        chains = pool.map(lambda number: run(checkout, parts, number, runtime), threads)
         return {
             f"{number} BLAS threads": chain for number, chain in zip(threads, chains, strict=True)
         }
@@ -462,15 +513,17 @@ def main() -> None:
     )
     parser.add_argument("action", choices=("write", "compare"))
     parser.add_argument("file", type=Path)
-    parser.add_argument("--checkout", type=Path, default=Path(__file__).parents[1])
+    parser.add_argument("--checkout", type=Path, default=TOOLS.parent)
     parser.add_argument("--only", default=",".join(USUAL), help="parts, separated by commas")
     parser.add_argument("--threads", default="1,2", help="numbers of BLAS threads (default: 1,2)")
+    parser.add_argument("--runtime", type=Path, help="npm's onnxruntime-web, for the part web")
     options = parser.parse_args()
     if options.action == "write" and options.file.exists():
         raise SystemExit(f"{options.file} exists")
     parts = wanted(set(options.only.split(",")))
     threads = [int(number) for number in options.threads.split(",")]
-    after = golden(options.checkout.resolve(), parts, threads)
+    runtime = options.runtime and options.runtime.resolve()
+    after = golden(options.checkout.resolve(), parts, threads, runtime)
     for number, chain in after.items():
         for part, outcome in chain.items():
             if "skipped" in outcome:
