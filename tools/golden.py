@@ -1,4 +1,4 @@
-"""Golden hashes: small seeded runs of every kind, and what each file that they leave hashes to.
+"""Golden hashes: small seeded runs and calls of every kind, and what each of their results hashes to.
 
 python tools/golden.py write before.json                          # of the checkout that holds this script
 python tools/golden.py compare before.json                        # names what differs; exit status 1
@@ -6,8 +6,8 @@ python tools/golden.py compare before.json --checkout ../other    # of another c
 python tools/golden.py write some.json --only train,use --threads 1
 python tools/golden.py write generated.json --only generated --threads 1
 
-Knows the package by its command line alone, so that one script serves checkouts whose modules
-have moved. Results depend on the machine and on the versions of packages: compare on one machine,
+Knows the package by its command line, and golden_library.py by the names that users import, so
+that one script serves checkouts whose insides differ. Results depend on the machine and on the versions of packages: compare on one machine,
 with one environment. Each number of BLAS threads is a chain of commands of its own; the chains
 run side by side. PARTS says what is run, and in which order; a part brings along those that it
 needs; `generated` takes a minute and runs if it is named. A part whose tools the machine lacks, as
@@ -419,6 +419,12 @@ def grade(chain: Chain) -> None:
     chain.keep("grading.html")
 
 
+def library(chain: Chain) -> None:
+    file = chain.folder / "library.json"
+    chain.call(str(file), script=TOOLS / "golden_library.py")
+    chain.hashes.update(json.loads(file.read_text()))
+
+
 def generated(chain: Chain) -> None:
     """Generated pictures, learnt in a few steps: a minute."""
     sizes = ("--hidden", "16", "--wordvec", "8", "--batch-size", "2048", "--epochs", "1")
@@ -436,6 +442,7 @@ PARTS: dict[str, tuple[Callable[[Chain], None], tuple[str, ...]]] = {
     "web": (web, ("train",)),
     "verify": (verify, ()),
     "grade": (grade, ()),
+    "library": (library, ()),
     "generated": (generated, ()),
 }
 USUAL = [name for name in PARTS if name != "generated"]
