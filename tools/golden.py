@@ -288,7 +288,16 @@ RUNS = {
         "3",
     ),
     "token": ("token.h5", "--cell", "rnn", "--inject", "every-step", "--dropout", "0.1"),
-    "no ranking": ("plain.h5", "--no-neighbours", "--inject", "every-step", "--seed", "4"),
+    "no ranking": (
+        "mirror.h5",
+        "--no-neighbours",
+        "--cell",
+        "rnn",
+        "--inject",
+        "init",
+        "--seed",
+        "4",
+    ),
 }
 
 
@@ -381,7 +390,7 @@ def use(chain: Chain) -> None:
     chain.answer("caption no ranking", "caption", "runs/no ranking", "pictures")
     chain.answer("caption attention", "caption", "runs/attention", "pictures", "--greedy")
     both = ("runs/lstm", "runs/no ranking")
-    chain.answer("caption ensemble", "caption", *both, "pictures/00.png", "--data", "mirror.h5")
+    chain.answer("caption ensemble", "caption", *both, "pictures/00.png", "--beam", "3")
     chain.call("look", "runs/attention", "pictures/00.png", "--out", "look.html")
     chain.keep("look.html")
     pictures = sorted(path.name for path in (chain.folder / "pictures").iterdir())
@@ -395,7 +404,7 @@ def export(chain: Chain) -> None:
     if importlib.util.find_spec("onnx") is None:
         raise Skip("onnx is not installed")
     for run, weights in (("attention", "float32"), ("lstm", "float16"), ("token", "int8")):
-        folder = f"onnx/{run}"
+        folder = f"onnx-{run}"
         chain.call("export", f"runs/{run}", "--onnx", folder, "--weights", weights)
         chain.keep(folder)
 
