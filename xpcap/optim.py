@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import check_number, check_whole, unknown
+from xpcap.errors import unknown
 from xpcap.memory import Buffer
 from xpcap.ops import adam_update, clip_by_norm
+from xpcap.options import Kind, Names, Real, Whole
 
 Config = dict[str, Any]
 DEFAULTS: dict[str, Config] = {
@@ -23,6 +24,13 @@ STATE: dict[str, tuple[str, ...]] = {
     "sgd_momentum": ("velocity",),
     "rmsprop": ("cache",),
     "adam": ("m", "v"),
+}
+# Kinds of hyperparameters: of any other, a share of what came before
+SHARE = Real(0, below=1)
+KINDS: dict[str, Kind] = {
+    "learning_rate": Real(0),
+    "epsilon": Real(0),
+    "t": Whole(0, cause="it is the number of steps done"),
 }
 
 
@@ -50,8 +58,7 @@ def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config
     ValueError
         A hyperparameter out of its range, or a state array of another shape.
     """
-    if rule not in DEFAULTS:
-        raise unknown("optim", "update rule", rule, DEFAULTS)
+    Names(DEFAULTS).check("optim", "update rule", rule)
     known = (*DEFAULTS[rule], *STATE[rule], *(("t",) if rule == "adam" else ()))
     given = dict(config or {})
     for key in given:
@@ -60,8 +67,7 @@ def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config
     full: Config = {**DEFAULTS[rule], **given}
     for key in DEFAULTS[rule]:
         # A Python float: float32 weights stay float32
-        top = math.inf if key in ("learning_rate", "epsilon") else 1.0
-        full[key] = check_number(f"optim.{rule}", key, full[key], 0, below=top, error=ValueError)
+        full[key] = KINDS.get(key, SHARE).check(f"optim.{rule}", key, full[key])
     for key in STATE[rule]:
         if full.get(key) is None:
             full[key] = get_array_module(w).zeros_like(w)
@@ -70,8 +76,7 @@ def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config
                 f"optim.{rule}: {key} has shape {full[key].shape}, expected w's {w.shape}"
             )
     if rule == "adam":
-        done = "; it is the number of steps done"
-        full["t"] = check_whole("optim.adam", "t", full.get("t", 0), 0, hint=done, error=ValueError)
+        full["t"] = KINDS["t"].check("optim.adam", "t", full.get("t", 0))
     return full
 
 
@@ -270,7 +275,7 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None 
     Pascanu et al. 2013, section 3.2. The captioner's loss is summed over time, so its gradient is
     that of a per-word mean times the words of a caption.
     """
-    max_norm = check_number("clip_by_global_norm", "max_norm", max_norm, above=0)
+    max_norm = Real(above=0).check("clip_by_global_norm", "max_norm", max_norm)
     return clip_by_norm(grads, min(max_norm, float(np.finfo(grads.dtype).max)), buffer)
 
 

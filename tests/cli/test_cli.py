@@ -600,8 +600,8 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
         (change_config(hidden=17), ["best.safetensors", "has shape", "another run"]),
         (change_config(cell="gru"), ["config.json", "cell 'gru'", "rnn, lstm"]),
         (change_config(cell=["lstm"]), ["cell ['lstm'], expected text"]),
-        (change_config(dropout=1), ["config.json", "dropout is 1"]),
-        (change_config(dropout=None), ["dropout is None"]),
+        (change_config(dropout=1), ["config.json", "dropout` is 1"]),
+        (change_config(dropout=None), ["`dropout` is None"]),
         (change_config(hidden=True), ["hidden 'True'"]),
         (
             change_config(vocabulary=999),

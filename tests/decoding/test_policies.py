@@ -228,7 +228,7 @@ def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> N
     [
         (
             Policy(max_length=5, least_length=6),
-            r"`least_length` is 6, expected 0\.\.5, the most words",
+            r"`least_length` is 6, expected a whole number in 0\.\.5; no more than the most words",
         ),
         (Policy(max_length=5, least_length=-1), r"`least_length` is -1"),
         (

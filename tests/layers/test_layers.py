@@ -596,7 +596,7 @@ def good(name: str, **changed: Any) -> list[Any]:
             "temporal_affine",
             {"b": np.zeros((H, 1), "f4")},
             ValueError,
-            ["b has shape (6, 1)", "(M)"],
+            ["b has shape (6, 1)", "(M,)"],
         ),
     ],
 )

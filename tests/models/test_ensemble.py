@@ -339,5 +339,5 @@ def test_messages_name_the_ensemble() -> None:
         ValueError, match=r"^Ensemble\.sample: max_length or forbid is given with a policy"
     ):
         ensemble.sample(pictures(2), 5, policy=Policy())
-    with pytest.raises(TypeError, match=r"^Ensemble\.sample: features have dtype"):
+    with pytest.raises(TypeError, match=r"^Ensemble\.sample: features has dtype"):
         ensemble.sample(np.array([["a"] * 4]))

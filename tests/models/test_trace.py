@@ -181,7 +181,7 @@ def test_a_cell_that_names_nothing_is_traced_all_the_same(
 
 def test_what_is_no_batch_is_refused(rng: np.random.Generator) -> None:
     features, captions = batch(rng)
-    with pytest.raises(ValueError, match=r"CaptioningRNN.trace: features have shape"):
+    with pytest.raises(ValueError, match=r"CaptioningRNN.trace: features has shape"):
         make("lstm").trace(features[:2], captions)
     with pytest.raises(ValueError, match=r"CaptioningRNN.trace: captions hold ids"):
         make("lstm").trace(features, captions + 50)

@@ -12,8 +12,9 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "xpcap"
 BENCHMARKS = PACKAGE.parent / "benchmarks"
 LEVELS = [
-    {"driver", "errors", "files", "progress", "signatures", "threads"},
-    {"backend", "safetensors_file", "metrics", "encoders"},
+    {"driver", "errors", "files", "options", "progress", "signatures", "threads"},
+    {"backend"},
+    {"spec", "safetensors_file", "metrics", "encoders"},
     {"memory", "distributed", "gradcheck"},
     {"ops"},
     {"layers", "optim"},

@@ -339,9 +339,9 @@ def test_a_ranker_survives_the_disk_and_its_arrays_stay_there(
 
 
 DAMAGES: dict[str, tuple[Callable[[dict[str, np.ndarray], dict[str, Any]], object], str]] = {
-    "a missing array": (lambda t, m: t.pop("words"), "the arrays"),
-    "another size": (lambda t, m: t.update(mean=t["mean"][:-1]), "mean of shape"),
-    "another type": (lambda t, m: t.update(counts=t["counts"].astype("f4")), "counts of shape"),
+    "a missing array": (lambda t, m: t.pop("words"), "holds components"),
+    "another size": (lambda t, m: t.update(mean=t["mean"][:-1]), "mean has shape"),
+    "another type": (lambda t, m: t.update(counts=t["counts"].astype("f4")), "counts has shape"),
     "a word beyond": (lambda t, m: t["words"].__setitem__(0, 999), "a word 999"),
     "too few words": (lambda t, m: t.update(words=t["words"][1:]), "do not add up"),
     "too few captions": (lambda t, m: t["counts"].__setitem__(0, 9), "do not add up"),
@@ -373,9 +373,9 @@ def test_a_damaged_file_is_refused_in_words(damage: str, file: Path) -> None:
 
 
 def test_other_words_and_features_are_refused(file: Path) -> None:
-    with pytest.raises(DataError, match="mean of shape"):
+    with pytest.raises(DataError, match="mean has shape"):
         read_ranker(file, VOCABULARY, D + 1)
-    with pytest.raises(DataError, match="predictor of shape"):
+    with pytest.raises(DataError, match="predictor has shape"):
         read_ranker(file, Vocabulary([*SPECIAL, "a"]), D)
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(DataError, match="cannot be read"):

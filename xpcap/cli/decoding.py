@@ -87,13 +87,18 @@ class Decoding:
         tokens = [word] if is_word else run.vocabulary.tokenize(word)
         if len(tokens) > 1:
             raise OptionError(
-                f"decoding: `forbid`: {word!r} is {len(tokens)} words to {run.path},"
-                f" {', '.join(tokens)}; expected one"
+                "decoding",
+                "`forbid`",
+                f"has {word!r}, which is {len(tokens)} words to {run.path}, {', '.join(tokens)}",
+                expected="one",
             )
         if not set(tokens) & set(words):
             raise OptionError(
-                f"decoding: `forbid`: no caption of {run.path} says {word!r}, expected one of its"
-                f" {len(words):,} words{nearest(word, words)}"
+                "decoding",
+                "`forbid`",
+                f"has {word!r}, which no caption of {run.path} has",
+                expected=f"one of its {len(words):,} words",
+                cause=nearest(word, words),
             )
         return run.vocabulary.word_to_idx[tokens[0]]
 

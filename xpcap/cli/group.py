@@ -18,7 +18,7 @@ import click
 from xpcap import __version__
 from xpcap.cli.shared import TYPED
 from xpcap.distributed import RankDone, abort, launcher_rank
-from xpcap.errors import EXPECTED, OptionError, nearest
+from xpcap.errors import EXPECTED, OptionError, unknown
 from xpcap.report import escape_control
 
 LONGEST_MESSAGE = 4000  # characters
@@ -40,8 +40,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            names = f"{', '.join(self.commands)}{nearest(args[0], self.commands)}"
-            raise click.UsageError(f"no command {args[0]!r}, expected one of {names}", ctx)
+            raise click.UsageError(str(unknown("", "command", args[0], self.commands)), ctx)
         ctx.meta[TYPED] = list(args)
         name, command, rest = super().resolve_command(ctx, args)
         if launcher_rank()[0] and name not in SHARED:

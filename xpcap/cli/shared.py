@@ -22,7 +22,7 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.distributed import init
 from xpcap.encoders import is_url
-from xpcap.errors import BackendError, OptionError, nearest
+from xpcap.errors import BackendError, OptionError, unknown
 from xpcap.report import columns, escape_control, signed
 from xpcap.report.captions import NOTHING
 from xpcap.runs import PictureCaption, Scores
@@ -53,8 +53,7 @@ class Choice(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value not in self.names:
-            names = f"{', '.join(self.names)}{nearest(value, self.names)}"
-            self.fail(f"{value!r} does not exist, expected one of {names}", param, ctx)
+            self.fail(str(unknown("", "", value, self.names)), param, ctx)
         return str(value)
 
 

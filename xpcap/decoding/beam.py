@@ -9,9 +9,10 @@ import numpy as np
 from xpcap.backend import Array, get_array_module
 from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
-from xpcap.errors import OptionError, check_number, check_whole
+from xpcap.errors import OptionError
 from xpcap.memory import Buffer, view
 from xpcap.ops import BeamRows, beam_step
+from xpcap.options import Real, Whole, check_fields, option
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class Beam(Policy):
     Groups: Vijayakumar et al. 2018, *Diverse Beam Search*, with Hamming diversity.
     """
 
-    width: int = 5
+    width: int = option(Whole(1), 5)
     _: KW_ONLY
-    length_penalty: float = 1.0
-    n_best: int = 1
-    groups: int = 1
-    diversity: float = 0.5
+    length_penalty: float = option(Real(0, 10), 1.0)
+    n_best: int = option(Whole(1), 1)
+    groups: int = option(Whole(1), 1)
+    diversity: float = option(Real(0, 1000), 0.5)
 
     rowwise = False
 
@@ -64,10 +65,7 @@ class Beam(Policy):
         return f"beam of {self.width}{groups}, length penalty {self.length_penalty:g}"
 
     def __post_init__(self) -> None:
-        for name in ("width", "n_best", "groups"):
-            check_whole("Beam", f"`{name}`", getattr(self, name), 1)
-        check_number("Beam", "`length_penalty`", self.length_penalty, 0, 10)
-        check_number("Beam", "`diversity`", self.diversity, 0, 1000)
+        check_fields(self)
         if self.n_best > self.width:
             raise OptionError(
                 f"Beam: `n_best` is {self.n_best}, expected at most {self.width}, as in `width`: no"

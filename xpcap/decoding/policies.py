@@ -9,9 +9,10 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.decoding.hypotheses import Hypotheses
-from xpcap.errors import LARGEST, OptionError, check_number, check_whole
+from xpcap.errors import OptionError
 from xpcap.memory import Buffer
 from xpcap.ops import argmax, forbid, sample_words, soft_weights
+from xpcap.options import SEED, Real, Whole, check_fields, option
 
 LONGEST_STUTTER = 3  # words
 NONE = np.zeros(0, np.int64)
@@ -111,21 +112,10 @@ class Policy:
 
         ValueError : one, or a limit on lengths, is out of range, or too few words are left.
         """
-        if not (isinstance(self.max_length, int | np.integer) and self.max_length >= 1):
-            shown, hint = repr(self.max_length), ""
-            if isinstance(self.max_length, Policy):
-                shown, hint = f"a {type(self.max_length).__name__}", "; give a policy as `policy`"
-            raise ValueError(
-                f"{function}: max_length is {shown}, expected a whole number of at least 1{hint}"
-            )
-        if not (
-            isinstance(self.least_length, int | np.integer)
-            and 0 <= self.least_length <= self.max_length
-        ):
-            raise OptionError(
-                f"{function}: `least_length` is {self.least_length}, expected 0..{self.max_length},"
-                " the most words of a caption"
-            )
+        cause = "give a policy as `policy`" if isinstance(self.max_length, Policy) else ""
+        most = Whole(1, cause=cause).check(function, "max_length", self.max_length)
+        least = Whole(0, most, cause="no more than the most words of a caption")
+        least.check(function, "`least_length`", self.least_length)
         banned = check_ids(function, self.forbid)
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
             raise ValueError(
@@ -197,11 +187,11 @@ class Sampling(Policy):
     Holtzman et al. 2020, *The Curious Case of Neural Text Degeneration*.
     """
 
-    temperature: float = 1.0
+    temperature: float = option(Real(1e-3, cause="for the likeliest words decode greedily"), 1.0)
     _: KW_ONLY
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
+    top_k: int | None = option(Whole(1, optional=True), None)
+    top_p: float | None = option(Real(1e-6, 1, optional=True, cause="it is a probability"), None)
+    seed: int = option(SEED, 0)
 
     rowwise = True
 
@@ -212,13 +202,7 @@ class Sampling(Policy):
         return f"sampling at temperature {self.temperature:g}{cut}, seed {self.seed}"
 
     def __post_init__(self) -> None:
-        greedy = "; for the likeliest words decode greedily"
-        check_number("Sampling", "`temperature`", self.temperature, 1e-3, hint=greedy)
-        if self.top_k is not None:
-            check_whole("Sampling", "`top_k`", self.top_k, 1)
-        if self.top_p is not None:
-            check_number("Sampling", "`top_p`", self.top_p, 1e-6, 1, hint="; it is a probability")
-        check_whole("Sampling", "`seed`", self.seed, 0, LARGEST)
+        check_fields(self)
 
     def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
         dtype = buffer("", (0,)).dtype

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from xpcap import __version__
 from xpcap.encoders.extras import split_options
 from xpcap.encoders.onnx import OPTIONS, OnnxEncoder
-from xpcap.errors import DataError, OptionError, check_whole, install, unknown
+from xpcap.errors import DataError, OptionError, install, unknown
 from xpcap.export.onnx_encoder import add_encoder, converted, load_encoder, opset_of
 from xpcap.export.onnx_graphs import (
     WEIGHTS,
@@ -23,6 +23,7 @@ from xpcap.export.onnx_graphs import (
 )
 from xpcap.files import PART, atomic, why_not_writable
 from xpcap.models import CaptioningRNN
+from xpcap.options import Whole
 from xpcap.runs import Run
 from xpcap.runs.captioning import encoder_of, source_of
 
@@ -72,7 +73,7 @@ def export_onnx(
     if opset is not None:
         import onnx
 
-        check_whole("export_onnx", "`opset`", opset, 1, onnx.defs.onnx_opset_version())
+        Whole(1, onnx.defs.onnx_opset_version()).check("export_onnx", "`opset`", opset)
     captioner = Captioner(run.model, run.preprocessing)
     most = run.config["max_words"]
     encoder, network = None, None

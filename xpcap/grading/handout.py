@@ -70,8 +70,11 @@ def handout(
     for pattern in blank:
         if not any(fnmatchcase(name, pattern) for name in known):
             raise OptionError(
-                f"handout: no function is called {pattern!r}, expected a name or pattern such as"
-                f" 'lstm_step_forward', 'lstm_*' or 'CaptioningRNN.loss'{nearest(pattern, known)}"
+                "handout",
+                "",
+                f"no function is called {pattern!r}",
+                expected="a name or a pattern such as 'lstm_step_forward' or 'CaptioningRNN.*'",
+                cause=nearest(pattern, known),
             )
     chosen = {name for name in known if any(fnmatchcase(name, pattern) for pattern in blank)}
     written, texts = {}, {}

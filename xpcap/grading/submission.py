@@ -20,9 +20,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from xpcap.errors import DataError, check_number
+from xpcap.errors import DataError
 from xpcap.grading import child
 from xpcap.grading.child import Handle, Opaque
+from xpcap.options import Real
 
 __all__ = ["Handle", "Opaque", "Returned", "Stopped", "StudentError", "Submission", "course_files"]
 
@@ -170,8 +171,8 @@ class Submission:
         memory: float = 2.0,
         reference: Collection[str] = (),
     ) -> None:
-        self.seconds = check_number("grade", "`seconds`", seconds, above=0)
-        self.memory = check_number("grade", "`memory`", memory, above=0)
+        self.seconds = Real(above=0).check("grade", "`seconds`", seconds)
+        self.memory = Real(above=0).check("grade", "`memory`", memory)
         self.path = _find(path)
         course = course_files()
         known = {

@@ -12,11 +12,15 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array, to_numpy
-from xpcap.errors import check_number
+from xpcap.errors import InvalidValueError
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace, view
 from xpcap.models.config import ModelConfig
 from xpcap.ops import NO_TARGET, PackedSequences, Segments, dropout_masks
+from xpcap.options import Real
+from xpcap.spec import spec
+
+SMOOTHING = Real(0, below=1, cause="it is a share of probability")
 
 
 class FeatureRows(NamedTuple):
@@ -524,17 +528,20 @@ def check_batch(
     shard: np.ndarray | None = None,
 ) -> None:
     """TypeError, ValueError : the arguments are no batch for CaptioningRNN.loss."""
-    n = len(np.atleast_1d(captions) if shard is None else shard)
-    if captions.dtype.kind not in "iu":
-        raise TypeError(f"{where}: captions have dtype {captions.dtype}, expected integer word ids")
-    if not isinstance(features, FeatureRows) and features.dtype.kind not in "fiub":
-        raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
-    steps = captions.ndim == 2 and captions.shape[0] >= 1 and captions.shape[1] >= 2
-    if not steps or np.shape(features) != (n, *shape):
-        wanted = ", ".join(map(str, ("N" if shard is None else n, *shape)))
-        raise ValueError(
-            f"{where}: features have shape {np.shape(features)} and captions {captions.shape},"
-            f" expected ({wanted}) and (N, T+1), at least one caption of one step"
+    sizes = spec("captions:N,S=i").check(where, captions)
+    if captions.shape[0] < 1 or captions.shape[1] < 2:
+        raise InvalidValueError(
+            where,
+            "captions",
+            f"have shape {captions.shape}",
+            expected="(N, T+1), at least one caption of one step",
+        )
+    n = sizes["N"] if shard is None else len(shard)
+    if not isinstance(features, FeatureRows):
+        check_features(where, features, shape, N=n)
+    elif np.shape(features) != (n, *shape):
+        raise InvalidValueError(
+            where, "features", f"have shape {np.shape(features)}", expected=f"{(n, *shape)}"
         )
     if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
         raise ValueError(
@@ -553,15 +560,13 @@ def check_batch(
         )
 
 
-def check_features(where: str, features: Array, shape: tuple[int, ...]) -> None:
+def check_features(
+    where: str, features: Array, shape: tuple[int, ...], N: int | None = None
+) -> None:
     """TypeError : features are not real numbers. ValueError : their shape is not (N, *shape)."""
-    if features.dtype.kind not in "fiub":
-        raise TypeError(f"{where}: features have dtype {features.dtype}, expected real numbers")
-    if features.ndim != 1 + len(shape) or features.shape[1:] != shape:
-        raise ValueError(
-            f"{where}: features have shape {features.shape}, expected"
-            f" ({', '.join(map(str, ('N', *shape)))})"
-        )
+    axes = ",".join(map(str, ("N", *shape)))
+    known = {} if N is None else {"N": N}
+    spec(f"features:{axes}=n").check(where, features, sizes=known)
 
 
 def check_finite(where: str, features: Array, given: Array | None = None) -> None:
@@ -623,10 +628,8 @@ def check_terms(
         )
     if weights is not None and not np.isfinite(np.asarray(weights, np.float64)).all():
         raise ValueError(f"{where}: weights hold a number that is not finite, expected finite ones")
-    if total is not None:
-        check_number(where, "total", total, above=0, error=ValueError)
-    share = "; it is a share of probability"
-    check_number(where, "smoothing", smoothing, 0, below=1, hint=share, error=ValueError)
+    Real(above=0, optional=True).check(where, "total", total)
+    SMOOTHING.check(where, "smoothing", smoothing)
 
 
 def check_words(word_to_idx: Mapping[str, int]) -> None:

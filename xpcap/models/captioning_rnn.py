@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, array_module, asarray, is_device_array, to_numpy
-from xpcap.errors import LARGEST, check_whole, unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
 from xpcap.memory import Buffer, Workspace, allocator
@@ -25,12 +24,13 @@ from xpcap.models.batch import (
     prepare_features,
 )
 from xpcap.models.captioner import Captioner
-from xpcap.models.config import ModelConfig, check_size
+from xpcap.models.config import ModelConfig
 from xpcap.models.network import cell_params, project_image
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
 from xpcap.ops import gather, matmul
 from xpcap.ops.cublas import check_handle
+from xpcap.options import SEED, Names, Whole
 from xpcap.threads import in_turn, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
@@ -113,13 +113,12 @@ class CaptioningRNN(Captioner):
         inject: str = "init",
         seed: int | None = None,
     ) -> None:
-        if cell_type not in CELLS:
-            raise unknown("CaptioningRNN", "cell_type", cell_type, CELLS)
+        Names(CELLS).check("CaptioningRNN", "cell_type", cell_type)
         shape = input_dim if isinstance(input_dim, tuple) else (input_dim,)
         for size in shape:
-            check_size("CaptioningRNN", "input_dim", size)
-        check_size("CaptioningRNN", "wordvec_dim", wordvec_dim)
-        check_size("CaptioningRNN", "hidden_dim", hidden_dim)
+            Whole(1).check("CaptioningRNN", "input_dim", size)
+        Whole(1).check("CaptioningRNN", "wordvec_dim", wordvec_dim)
+        Whole(1).check("CaptioningRNN", "hidden_dim", hidden_dim)
         check_words(word_to_idx)
         config = ModelConfig(
             len(word_to_idx),
@@ -318,7 +317,7 @@ class CaptioningRNN(Captioner):
         """
         if step is None:
             step = self._next_step
-        step = check_whole("CaptioningRNN.loss", "step", step, 0, LARGEST, error=ValueError)
+        step = SEED.check("CaptioningRNN.loss", "step", step)
         captions = to_numpy(as_array("CaptioningRNN.loss", "captions", captions))
         n = len(np.atleast_1d(captions))
         check_terms("CaptioningRNN.loss", workspace, weights, total, smoothing)
@@ -497,7 +496,7 @@ class CaptioningRNN(Captioner):
 
 
 def _check_seed(seed: int) -> int:
-    return check_whole("CaptioningRNN", "seed", seed, 0, LARGEST, error=ValueError)
+    return SEED.check("CaptioningRNN", "seed", seed)
 
 
 def build_model(

@@ -2,8 +2,9 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-from xpcap.errors import OptionError, check_number, check_whole, unknown
+from xpcap.errors import OptionError
 from xpcap.layers.cells import CELLS, Cell, Shapes, check_takes_extra_term
+from xpcap.options import Names, Real, Several, Whole, check_fields, option
 
 OWN = ("W_proj", "b_proj", "W_embed", "W_vocab", "b_vocab", "W_image", "Wattn")  # not the cell's
 INJECT = ("init", "every-step", "attention", "attention+every-step")  # how the image enters
@@ -48,26 +49,22 @@ class ModelConfig:
     Raises
     ------
     OptionError
-        The cell or `inject` is unknown, the cell cannot attend, or its parameters do not fit.
+        A field is not of its kind, the cell cannot attend, or its parameters do not fit.
     ValueError
-        A size is below 1, dropout is out of range, or a grid is given without attention, or a
-        single feature with it.
+        A grid is given without attention, or a single feature with it.
     """
 
-    vocabulary: int
-    feature_shape: tuple[int, ...]
-    wordvec: int
-    hidden: int
+    vocabulary: int = option(Whole(1))
+    feature_shape: tuple[int, ...] = option(Several(Whole(1)))
+    wordvec: int = option(Whole(1))
+    hidden: int = option(Whole(1))
     _: KW_ONLY
-    cell: str = "lstm"
-    dropout: float = 0.0
-    inject: str = "init"
+    cell: str = option(Names(CELLS), "lstm")
+    dropout: float = option(Real(0, below=1, cause="it is the share of units to drop"), 0.0)
+    inject: str = option(Names(INJECT), "init")
 
     def __post_init__(self) -> None:
-        if self.cell not in CELLS:
-            raise unknown("ModelConfig", "cell", self.cell, CELLS)
-        if self.inject not in INJECT:
-            raise unknown("ModelConfig", "inject", self.inject, INJECT)
+        check_fields(self)
         if self.attends:
             check_takes_extra_term("ModelConfig", self.cell)
         if len(self.feature_shape) != 1 + self.attends:
@@ -76,14 +73,6 @@ class ModelConfig:
                 f"ModelConfig: feature_shape is {self.feature_shape}, expected {wanted}, where"
                 f" inject is {self.inject!r}"
             )
-        for name in ("vocabulary", "wordvec", "hidden"):
-            check_size("ModelConfig", name, getattr(self, name))
-        for size in self.feature_shape:
-            check_size("ModelConfig", "feature_shape", size)
-        hint = "; it is the share of units to drop"
-        check_number(
-            "ModelConfig", "dropout", self.dropout, 0, below=1, hint=hint, error=ValueError
-        )
         self._check_cell()
 
     def _check_cell(self) -> None:
@@ -156,7 +145,3 @@ class ModelConfig:
     def state_arrays(self) -> int:
         """Number of arrays in a state of `CaptioningRNN.start`, including the image's."""
         return self.recurrent.states + self.every_step + self.attends
-
-
-def check_size(function: str, name: str, size: int) -> None:
-    check_whole(function, name, size, 1, error=ValueError)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.errors import nearest
+from xpcap.errors import unknown
 from xpcap.memory import view
 from xpcap.models.config import ModelConfig
 
@@ -53,10 +53,7 @@ class Parameters(MutableMapping[str, Array]):
         try:
             return self._views[name]
         except KeyError:
-            raise KeyError(
-                f"no parameter {name!r}, expected one of"
-                f" {', '.join(self._views)}{nearest(name, self._views)}"
-            ) from None
+            raise KeyError(str(unknown("", "parameter", name, self._views))) from None
 
     def __setitem__(self, name: str, value: Array) -> None:
         view = self[name]

@@ -21,11 +21,13 @@ from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
 from xpcap.files import atomic
 from xpcap.progress import bar
+from xpcap.spec import Spec
 from xpcap.threads import blas, cores, parallel_map
 
 BLOCK = 16  # pictures encoded in one call, and done again after a kill
 ROUND = 16  # blocks that a rank encodes before it hands them over
 DIGEST = 32  # bytes
+STORED = Spec("names:m=t features:m,D|m,P,D=f")
 
 
 def read_features(path: str | Path) -> Table:
@@ -45,28 +47,13 @@ def read_features(path: str | Path) -> Table:
     """
     path = Path(path)
     names, features = read_npz(path, ("names", "features"))
-    if not isinstance(names, np.ndarray) or names.ndim != 1 or names.dtype.kind not in "US":
-        raise DataError(
-            f"read_features: {path}, 'names' has shape {names.shape} and dtype {names.dtype},"
-            " expected (m,) of text"
-        )
-    shape, dtype = features.shape, features.dtype.newbyteorder("=")
-    if (
-        len(shape) not in (2, 3)
-        or min(shape[1:]) < 1
-        or dtype not in (np.float16, np.float32, np.float64)
-    ):
-        raise DataError(
-            f"read_features: {path}, 'features' has shape {shape} and dtype {dtype}, expected (m,"
-            " D) of floats, D at least 1"
-        )
+    where = f"read_features: {path}"
+    STORED.check_file(where, {"names": names, "features": features})
+    if 0 in features.shape[1:]:
+        raise DataError(where, "features", f"has shape {features.shape}", expected="D at least 1")
+    assert isinstance(names, np.ndarray)
     if isinstance(features, np.ndarray):
-        features = features.astype(dtype, copy=False)
-    if len(names) != len(features):
-        raise DataError(
-            f"read_features: {path} has {len(names)} names for {len(features)} feature rows,"
-            " expected one each"
-        )
+        features = features.astype(features.dtype.newbyteorder("="), copy=False)
     rows: dict[str, int] = {}
     # stop at the first double: a small archive may repeat one name millions of times
     for row, name in enumerate(_texts(path, names)):
@@ -75,7 +62,7 @@ def read_features(path: str | Path) -> Table:
                 f"read_features: {path} names a picture twice among {len(names):,}, {name[:100]!r},"
                 " expected each once"
             )
-    check_finite(f"read_features: {path}", features, list(rows))
+    check_finite(where, features, list(rows))
     return Table(rows, features)
 
 

@@ -15,11 +15,16 @@ from xpcap.metrics.cider import DocumentFrequencies
 from xpcap.ranking.index import PhotoIndex
 from xpcap.ranking.ranker import FEATURES, Ranker
 from xpcap.safetensors_file import map_tensors, write_tensors
+from xpcap.spec import spec
 
 LARGEST_WEIGHT, LEAST_BANDWIDTH = 1e6, 1e-3
 LIMITS = {"neighbours": (1, 1000), "width": (1, 100), "retrieved": (0, 1000)}
 STORED = {"bandwidth": "fall", "retrieved": "borrowed"}  # names of settings in files, if others
 FUNCTION = "open_run"
+STORED = (
+    "mean:D=f4! components:D,d=f4! directions:m,d=f2! images:b=u1 counts:m=u2 lengths:n=u2"
+    " words:w={word} ends:e={word} grams:g=u8 times:g=u4 predictor:d+1,V=f2!"
+)
 
 
 def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
@@ -115,33 +120,9 @@ def _settings(where: str, meta: dict[str, Any]) -> dict[str, Any]:
 
 def _check_shapes(where: str, tensors: Mapping[str, np.ndarray], D: int, V: int) -> None:
     """DataError : arrays that do not fit together, or values out of range."""
-    kinds = {
-        "mean": ("f4", (D,)),
-        "components": ("f4", (D, "d")),
-        "directions": ("f2", ("m", "d")),
-        "images": ("u1", ("b",)),
-        "counts": ("u2", ("m",)),
-        "lengths": ("u2", ("n",)),
-        "words": ("u2" if V < 1 << 16 else "u4", ("w",)),
-        "ends": ("u2" if V < 1 << 16 else "u4", ("e",)),
-        "grams": ("u8", ("g",)),
-        "times": ("u4", ("g",)),
-        "predictor": ("f2", ("d+1", V)),
-    }
-    if set(tensors) != set(kinds):
-        raise _damaged(where, f"the arrays {', '.join(sorted(tensors))[:200]}")
-    d = tensors["components"].shape[-1] if tensors["components"].ndim == 2 else 0
-    sizes: dict[object, int] = {"d": d, "d+1": d + 1}
-    for name, (kind, shape) in kinds.items():
-        array = tensors[name]
-        wanted = tuple(
-            size if isinstance(size, int) else sizes.setdefault(size, found)
-            for size, found in zip(shape, array.shape, strict=False)
-        )
-        if array.dtype != np.dtype(f"<{kind}") or array.shape != wanted or len(shape) != array.ndim:
-            raise _damaged(where, f"{name} of shape {array.shape} and dtype {array.dtype}")
-        if kind.startswith("f") and not np.isfinite(array).all():
-            raise _damaged(where, f"{name} with numbers that are not finite")
+    spec(STORED.format(word="u2" if V < 1 << 16 else "u4")).check_file(
+        where, tensors, "damaged, or from another run?", {"D": D, "V": V}
+    )
     n, w = len(tensors["lengths"]), len(tensors["words"])
     if int(tensors["counts"].sum(dtype=np.int64)) != n or not len(tensors["directions"]):
         raise _damaged(where, f"counts that do not add up to {n:,} captions")

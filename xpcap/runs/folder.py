@@ -21,6 +21,7 @@ from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
 from xpcap.ranking import Ranker
 from xpcap.ranking.file import read_ranker
 from xpcap.safetensors_file import check_format, read_tensors, write_tensors
+from xpcap.spec import Spec
 from xpcap.training.state import Record, TrainingState, best_of, from_tensors, to_tensors
 
 FORMAT = 1
@@ -181,14 +182,8 @@ def read_first_stage(path: Path, run: Run[CaptioningRNN]) -> CaptioningRNN:
             " run's captions; copy the run folder whole"
         )
     tensors, _ = read_tensors(file, "open_run")
-    for name, x in tensors.items():
-        if x.dtype != np.float16:
-            raise DataError(
-                f"open_run: {file}, {name} has dtype {x.dtype}, expected float16; damaged, or from"
-                " another run?"
-            )
+    check_parameters(file, tensors, model.params.shapes, "f2!")
     whole = {name: x.astype(np.float32) for name, x in tensors.items()}
-    check_parameters(file, whole, model.params.shapes)
     return build_model(model.config, run.vocabulary.word_to_idx, params=whole)
 
 
@@ -377,24 +372,13 @@ def _nothing_yet(folder: Path, file: str) -> str:
 
 
 def check_parameters(
-    path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    kind: str = "f4!",
 ) -> None:
-    """DataError : the tensors of `path` are not finite float32 parameters of these `shapes`."""
-    if set(tensors) != set(shapes):
-        raise DataError(
-            f"open_run: {path} holds {', '.join(sorted(tensors))[:200]}, expected"
-            f" {', '.join(sorted(shapes))}; from another run?"
-        )
-    for name, tensor in tensors.items():
-        if (
-            tensor.shape != shapes[name]
-            or tensor.dtype != np.float32
-            or not np.isfinite(tensor).all()
-        ):
-            raise DataError(
-                f"open_run: {path}, {name} has shape {tensor.shape} and dtype {tensor.dtype},"
-                f" expected {shapes[name]} and finite float32; damaged, or from another run?"
-            )
+    """DataError : the tensors of `path` are not finite parameters of these `shapes`, float32."""
+    Spec.of(shapes, kind).check_file(f"open_run: {path}", tensors, "damaged, or from another run?")
 
 
 # projection.safetensors

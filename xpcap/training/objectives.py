@@ -13,12 +13,12 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.vocabulary import END, UNK
 from xpcap.decoding.policies import Sampling
 from xpcap.distributed import SINGLE, Group
-from xpcap.errors import check_number, check_whole
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD
-from xpcap.models.batch import Batch, FeatureRows
+from xpcap.models.batch import SMOOTHING, Batch, FeatureRows
 from xpcap.models.parameters import Parameters
 from xpcap.ops.random import draw_uniforms
+from xpcap.options import Whole
 
 CROSS_ENTROPY, SELF_CRITICAL = OBJECTIVES = ("cross-entropy", "self-critical")
 LEAST_DISTINCT = 0.05  # of captions of the val split; those of good runs differ in 0.4 and more
@@ -55,10 +55,7 @@ class CrossEntropy(Objective):
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
-        hint = "; it is a share of probability"
-        self.smoothing = check_number(
-            "CrossEntropy", "`smoothing`", smoothing, 0, below=1, hint=hint
-        )
+        self.smoothing = SMOOTHING.check("CrossEntropy", "`smoothing`", smoothing)
 
     def loss(
         self, model: Any, batch: Batch, workspace: Workspace | None = None
@@ -173,8 +170,8 @@ class SelfCritical(Objective):
     """
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
-        why = "; a sample is compared with the others of its picture"
-        self.samples = check_whole("SelfCritical", "`samples`", samples, 2, hint=why)
+        kind = Whole(2, cause="a sample is compared with the others of its picture")
+        self.samples = kind.check("SelfCritical", "`samples`", samples)
         self._group, self._words = group, data.vocabulary
         self._max_length = data.max_words + 1
         self._data, split = data, data.split("train")

@@ -17,7 +17,7 @@ from xpcap.data.dataset import CaptionData, check_data
 from xpcap.data.loader import BatchLoader
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
-from xpcap.errors import DataError, OptionError, TrainingError, check_number, check_whole, unknown
+from xpcap.errors import DataError, OptionError, TrainingError, unknown
 from xpcap.memory import Workspace
 from xpcap.models.batch import Batch, FeatureRows, Layouts, dealt, layouts_of
 from xpcap.models.network import GRADIENTS
@@ -25,6 +25,7 @@ from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.ops.random import draw_views
 from xpcap.optim import LINEAR, Optimizer
+from xpcap.options import Kind, Names, Real, Whole
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
@@ -436,7 +437,7 @@ class CaptioningSolver:
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         # 0 is allowed: a warm-up begins there
-        rate = check_number("CaptioningSolver", "learning_rate", value, 0)
+        rate = Real(0).check("CaptioningSolver", "learning_rate", value)
         self._optimizer.config["learning_rate"] = rate
 
     @property
@@ -619,6 +620,14 @@ class CaptioningSolver:
 
 # ---- Checks of a solver's arguments
 
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("batch_size", "num_epochs", "print_every"), Whole(1)),
+    "patience": Whole(1, optional=True),
+    "clip_norm": Real(above=0, optional=True),
+    "lr_decay": Real(above=0, word=LINEAR),
+    "select": Names(SELECT),
+}
+
 
 def _unknown_keyword(name: str) -> Exception:
     """The error for a keyword that the solver lacks; it suggests the nearest one."""
@@ -636,19 +645,10 @@ def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
             "xpcap.models.parameters.Parameters, named views of one flat buffer; is the model the "
             "course's own CaptioningRNN? xpcap.CaptioningRNN takes the same arguments"
         )
-    for name in ("batch_size", "num_epochs", "print_every"):
-        check_whole(where, name, getattr(solver, name), 1)
-    if solver.patience is not None:
-        check_whole(where, "patience", solver.patience, 1)
-    if solver.clip_norm is not None:
-        check_number(where, "clip_norm", solver.clip_norm, above=0)
-    if solver.lr_decay != LINEAR:
-        check_number(where, "lr_decay", solver.lr_decay, above=0, hint=f", or {LINEAR!r}")
-    if solver.select not in SELECT:
-        raise unknown(where, "select", solver.select, SELECT)
-    if seed is not None:
-        check_whole(where, "seed", seed, 0, hint=", or None")
-    elif solver.group.size > 1:
+    for name, kind in KINDS.items():
+        kind.check(where, name, getattr(solver, name))
+    Whole(0, optional=True).check(where, "seed", seed)
+    if seed is None and solver.group.size > 1:
         raise OptionError(
             f"{where}: `seed` is None for {solver.group.size} ranks, expected a whole number: each"
             " would draw captions of its own from its NumPy's global stream"

@@ -1,0 +1,29 @@
+"""Check the fields of an error, not its words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from xpcap.errors import XpcapError
+
+FIELDS = ("function", "thing", "came", "expected", "cause")
+
+
+@contextmanager
+def refuses(
+    error: type[Exception] | tuple[type[Exception], ...], **fields: str
+) -> Iterator[pytest.ExceptionInfo[Any]]:
+    """Expect an error whose function is the given one, and whose other fields hold what is given.
+
+    Yields pytest's ExceptionInfo, for what a test asks besides.
+    """
+    assert set(fields) <= set(FIELDS), f"{sorted(fields)}: an error has the fields {FIELDS}"
+    with pytest.raises(error) as caught:
+        yield caught
+    assert isinstance(caught.value, XpcapError), f"{caught.value!r} has no fields"
+    for name, text in fields.items():
+        found = getattr(caught.value, name)
+        fits = found == text if name == "function" else text in found
+        assert fits, f"{name} is {found!r}, expected {text!r}; the error: {caught.value}"

@@ -1,0 +1,90 @@
+"""Kinds of options: what each takes, converts and refuses, and dataclasses checked by them."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from refusals import refuses
+
+from xpcap.errors import OptionError
+from xpcap.options import LARGEST, Kind, Names, Real, Several, Whole, check_fields, kinds, option
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "found"),
+    [
+        (Whole(1), 1, 1),
+        (Whole(0, LARGEST), LARGEST, LARGEST),
+        (Whole(1), np.int64(7), 7),
+        (Whole(1, optional=True), None, None),
+        (Real(0), 0, 0.0),
+        (Real(above=0), np.float32(0.5), 0.5),
+        (Real(0, below=1), Fraction(1, 2), 0.5),
+        (Real(above=0, word="linear"), "linear", "linear"),
+        (Real(0, 1, optional=True), None, None),
+        (Names({"rnn": 1, "lstm": 2}), "lstm", "lstm"),
+        (Several(Whole(1)), [3, np.int32(4)], (3, 4)),
+    ],
+)
+def test_kind_takes_and_converts(kind: Kind, value: object, found: object) -> None:
+    taken = kind.check("f", "`x`", value)
+    assert taken == found
+    assert type(taken) is type(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "came", "expected"),
+    [
+        (Whole(1), 0, "is 0", "a whole number of at least 1"),
+        (Whole(1), 1.0, "is 1.0", "a whole number"),
+        (Whole(1), "1", "is '1'", "a whole number"),
+        (Whole(1), True, "is True", "a whole number"),
+        (Whole(1), None, "is None", "a whole number of at least 1"),
+        (Whole(0, 9, optional=True), 10, "is 10", "a whole number in 0..9"),
+        (Whole(0, LARGEST), LARGEST + 1, "is 9223372036854775808", "in 0..2**63-1"),
+        (Real(above=0), 0, "is 0", "a positive number"),
+        (Real(above=0), np.nan, "is nan", "a positive number"),
+        (Real(), 10**400, "is 1000", "a finite number"),
+        (Real(0, below=1), 1, "is 1", "a number in [0, 1)"),
+        (Real(0, 10), 11, "is 11", "a number in 0..10"),
+        (Real(above=0, word="linear"), "lineal", "is 'lineal'", "a positive number, or 'linear'"),
+        (Real(1e-3), "1", "is '1'", "a finite number of at least 0.001"),
+        (Names(("rnn", "lstm")), "lstn", "'lstn' does not exist", "one of rnn, lstm"),
+        (Names(("rnn", "lstm")), 3, "3 does not exist", "one of rnn, lstm"),
+        (Several(Whole(1)), [3, 0], "is 0", "a whole number of at least 1"),
+        (Several(Whole(1)), "34", "is '34'", "several, each a whole number of at least 1"),
+        (Several(Whole(1)), 3, "is 3", "several, each a whole number of at least 1"),
+    ],
+)
+def test_kind_refuses(kind: Kind, value: object, came: str, expected: str) -> None:
+    with refuses(OptionError, function="f", thing="`x`", came=came, expected=expected):
+        kind.check("f", "`x`", value)
+
+
+def test_kind_ends_a_refusal_with_its_cause() -> None:
+    with refuses(OptionError, cause="it is a probability"):
+        Real(0, 1, cause="it is a probability").check("f", "x", 2)
+    with refuses(OptionError, cause="did you mean 'lstm'?"):
+        Names(("rnn", "lstm")).check("f", "x", "lstn")
+
+
+def test_dataclass_is_checked_by_the_kinds_of_its_fields() -> None:
+    @dataclass(frozen=True)
+    class Sizes:
+        hidden: int = option(Whole(1))
+        rate: float = option(Real(above=0), 0.5)
+        free: Any = "anything"
+
+        def __post_init__(self) -> None:
+            check_fields(self)
+
+    assert Sizes(3) == Sizes(3, 0.5)
+    assert list(kinds(Sizes(3))) == ["hidden", "rate"]
+    with pytest.raises(TypeError, match="hidden"):
+        Sizes()  # type: ignore[call-arg]
+    with refuses(OptionError, function="Sizes", thing="`hidden`", came="is -3"):
+        Sizes(-3)
+    with refuses(OptionError, function="Sizes", thing="`rate`"):
+        Sizes(3, 0)

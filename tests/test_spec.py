@@ -1,0 +1,152 @@
+"""The language of shapes: sizes, alternatives, kinds, finiteness, messages and docstrings."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from refusals import refuses
+
+from xpcap.errors import DataError
+from xpcap.spec import Spec, spec
+
+
+def zeros(*shape: int, dtype: str = "f4") -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes", "sizes"),
+    [
+        ("x:N,D", [(2, 3)], {"N": 2, "D": 3}),
+        ("h:N,H b:4H", [(2, 3), (12,)], {"N": 2, "H": 3}),
+        ("b:4H h:N,H", [(12,), (2, 3)], {"N": 2, "H": 3}),
+        ("c:D,d p:d+1,V", [(5, 2), (3, 7)], {"D": 5, "d": 2, "V": 7}),
+        ("x:...,D", [(2, 3, 4)], {"D": 4}),
+        ("x:N,D|N,P,D", [(2, 3)], {"N": 2, "D": 3}),
+        ("x:N,D|N,P,D", [(2, 9, 3)], {"N": 2, "P": 9, "D": 3}),
+        ("x:N,3", [(2, 3)], {"N": 2}),
+        ("x:()", [()], {}),
+        ("x:N,H", [(0, 3)], {"N": 0, "H": 3}),
+        ("x:N,D -> h:N,H", [(2, 3)], {"N": 2, "D": 3}),
+    ],
+)
+def test_shapes_bind_sizes(text: str, shapes: list[tuple[int, ...]], sizes: dict[str, int]) -> None:
+    assert Spec(text).check("f", *(zeros(*shape) for shape in shapes)) == sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "shapes", "thing", "expected"),
+    [
+        ("x:N,D", [(2, 3, 4)], "x", "(N, D)"),
+        ("h:N,H b:4H", [(2, 3), (13,)], "b", "(4H,), H = 3"),
+        ("h:N,H c:N,H", [(2, 3), (2, 4)], "c", "(N, H), N = 2, H = 3"),
+        ("c:D,d p:d+1,V", [(5, 2), (2, 7)], "p", "(d+1, V), d = 2"),
+        ("x:...,D", [(4,)], "x", "(..., D)"),
+        ("w:D x:N,D|N,P,D", [(3,), (2, 4)], "x", "(N, D) or (N, P, D), D = 3"),
+        ("x:N,3", [(2, 4)], "x", "(N, 3)"),
+        ("x:()", [(1,)], "x", "()"),
+        ("b:4H", [(13,)], "b", "(4H,)"),
+    ],
+)
+def test_shape_that_does_not_fit_is_refused(
+    text: str, shapes: list[tuple[int, ...]], thing: str, expected: str
+) -> None:
+    came = f"has shape {shapes[-1]}"
+    with refuses(ValueError, function="f", thing=thing, came=came, expected=expected, cause="note"):
+        Spec(text, "note").check("f", *(zeros(*shape) for shape in shapes))
+
+
+def test_sizes_that_are_known_bind_first() -> None:
+    assert Spec("x:N,D").check("f", zeros(2, 3), sizes={"D": 3}) == {"D": 3, "N": 2}
+    with refuses(ValueError, thing="x", expected="(N, D), D = 4"):
+        Spec("x:N,D").check("f", zeros(2, 3), sizes={"D": 4})
+
+
+@pytest.mark.parametrize(
+    ("text", "array", "came", "expected"),
+    [
+        ("x:N", [1.0], "is a list", "an array"),
+        ("x:N", zeros(2, dtype="i4"), "has dtype int32", "float32 or float64"),
+        ("x:N", zeros(2, dtype="f2"), "has dtype float16", "float32 or float64"),
+        ("x:N=i", zeros(2), "has dtype float32", "integers"),
+        ("x:N=b", zeros(2, dtype="i4"), "has dtype int32", "booleans"),
+        ("x:N=n", zeros(2, dtype="c8"), "has dtype complex64", "real numbers"),
+        ("x:N=f2", zeros(2), "has dtype float32", "float16"),
+        ("x:N=f", zeros(2, dtype="i8"), "has dtype int64", "floats"),
+        ("x:N=t", zeros(2), "has dtype float32", "text"),
+    ],
+)
+def test_array_of_another_kind_is_refused(
+    text: str, array: object, came: str, expected: str
+) -> None:
+    with refuses(TypeError, function="f", thing="x", came=came, expected=expected):
+        Spec(text).check("f", array)
+
+
+def test_floats_have_one_dtype_and_other_kinds_their_own() -> None:
+    both = Spec("x:N,D ids:N=i w:D,M")
+    both.check("f", zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4))
+    with refuses(TypeError, thing="w", came="has dtype float64 and x float32"):
+        both.check("f", zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4, dtype="f8"))
+
+
+def test_numbers_that_are_not_finite_are_refused_where_finite_ones_are_asked_for() -> None:
+    x = np.array([1, np.inf], np.float32)
+    Spec("x:N").check("f", x)
+    with refuses(ValueError, thing="x", came="not finite"):
+        Spec("x:N=f4!").check("f", x)
+    with refuses(DataError, function="f", thing="a.npz: x", came="not finite", cause="damaged?"):
+        Spec("x:N=f4!").check_file("f: a.npz", {"x": x}, "damaged?")
+
+
+def test_file_has_the_arrays_of_a_spec_and_no_other() -> None:
+    stored = Spec("mean:D=f4 components:D,d=f4! counts:m=u2")
+    good = {"mean": zeros(3), "components": zeros(3, 2), "counts": zeros(5, dtype="u2")}
+    assert stored.check_file("f: file", good, "damaged?", {"D": 3}) == {"D": 3, "d": 2, "m": 5}
+    odd = [
+        ({"counts": zeros(5, dtype="u4")}, "file: counts", "dtype uint32", "uint16 of shape (m,)"),
+        ({"components": zeros(4, 2)}, "file: components", "shape (4, 2)", "(D, d), D = 3"),
+        ({"more": zeros(1)}, "file", "holds components, counts, mean, more", "counts, mean"),
+    ]
+    for change, thing, came, expected in odd:
+        with refuses(DataError, thing=thing, came=came, expected=expected, cause="damaged?"):
+            stored.check_file("f: file", {**good, **change}, "damaged?", {"D": 3})
+
+
+def test_arrays_that_are_still_on_disk_are_checked_without_reading() -> None:
+    lazy = SimpleNamespace(shape=(2, 3), dtype=np.dtype("f4"))
+    assert Spec("x:N,D=f").check_file("f", {"x": lazy}, "") == {"N": 2, "D": 3}
+
+
+def test_kind_that_does_not_exist_is_our_own_mistake() -> None:
+    with pytest.raises(ValueError, match="'q' is no kind"):
+        Spec("x:N=q")
+
+
+def test_docstring_gets_its_types_from_the_spec() -> None:
+    @spec("x:N,D prev_h:N,H prev_c:N,H c0:N,H -> next_h:N,H").documents
+    def step() -> None:
+        """One step of x.
+
+        Parameters
+        ----------
+        x
+            The input.
+        prev_h, prev_c
+        c0 :, or None
+        cache : LSTMStepCache
+
+        Returns
+        -------
+        next_h
+        """
+
+    lines = [line.strip() for line in (step.__doc__ or "").splitlines()]
+    for line in (
+        "x : array (N, D), float",
+        "prev_h, prev_c : array (N, H), float",
+        "c0 : array (N, H), float, or None",
+        "cache : LSTMStepCache",
+        "next_h : array (N, H), float",
+    ):
+        assert line in lines

@@ -1,0 +1,345 @@
+"""The language of shapes: ``"x:N,T,D Wh:H,4H b:4H -> h:N,T,H"``.
+
+An entry for each array, ``name:axes``, with a space between entries and a comma between axes:
+
+====================== =============================================================
+``N``, ``d``           a size, the same wherever the letter stands
+``4H``, ``d+1``        a multiple of a size, a size and a number
+``3``, ``()``          a fixed size, no axes
+``...,D``              any axes, at least one, then those that follow
+``N,D|N,P,D``          alternatives: the first that fits
+``x:N,D=f4``           its kind, see `KINDS`; without one a float of computing
+``x:N,D=f!``           its numbers are finite
+``-> h:N,H``           results, which only documentation reads
+====================== =============================================================
+
+`Spec` checks arguments of layers and arrays of files, and writes the types of a docstring. Sizes
+are bound by the first array that has their letter; given ones are bound from
+the start. Floats of computing are float32 or float64, and have one dtype and one library together.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from xpcap.backend import Array, get_array_module, is_device_array
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, XpcapError
+
+FLOATS = "fd"  # float32 and float64, by NumPy's characters, which cost less than names
+KINDS = {  # kind: characters of NumPy's dtypes, and in words
+    "": (FLOATS, "float"),
+    "f": ("efd", "floats"),
+    "i": ("bBhHiIlLqQ", "integers"),
+    "n": ("?bBhHiIlLqQefdg", "real numbers"),
+    "b": ("?", "booleans"),
+    "t": ("US", "text"),
+    **{kind: (np.dtype(kind).char, np.dtype(kind).name) for kind in "f2 f4 f8 u1 u2 u4 u8".split()},
+}
+Sizes = dict[str, int]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Axis(NamedTuple):
+    """``factor * letter + more``; without a letter the size is `more`."""
+
+    factor: int
+    letter: str
+    more: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Axis":
+        found = re.fullmatch(r"(\d*)([A-Za-z]+)(?:\+(\d+))?", text)
+        if not found:
+            return cls(0, "", int(text))
+        return cls(int(found[1] or 1), found[2], int(found[3] or 0))
+
+    def __str__(self) -> str:
+        if not self.letter:
+            return str(self.more)
+        factor, more = self.factor if self.factor > 1 else "", f"+{self.more}" * (self.more > 0)
+        return f"{factor}{self.letter}{more}"
+
+    def bind(self, size: int, sizes: Sizes) -> bool:
+        """True if `size` is this axis; its letter is bound if it is free."""
+        rest = size - self.more
+        if not self.letter:
+            return rest == 0
+        if rest >= 0 and rest % self.factor == 0:
+            sizes.setdefault(self.letter, rest // self.factor)
+        return sizes.get(self.letter, -1) * self.factor == rest
+
+
+class Form(NamedTuple):
+    """The axes of an array; `open` if any others come before them."""
+
+    axes: tuple[Axis, ...]
+    open: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Form":
+        axes = [] if text == "()" else text.split(",")
+        return cls(tuple(Axis.parse(axis) for axis in axes if axis != "..."), "..." in axes)
+
+    def __str__(self) -> str:
+        axes = [*["..."] * self.open, *map(str, self.axes)]
+        return f"({', '.join(axes)}{',' * (len(axes) == 1)})"
+
+    def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
+        """True if `shape` has this form; free letters are bound, also where it has not."""
+        tail = shape
+        if self.open:
+            tail = shape[len(shape) - len(self.axes) :] if len(shape) > len(self.axes) else ()
+        fits = len(tail) == len(self.axes)
+        for axis, size in zip(self.axes, tail, strict=False):
+            fits = axis.bind(size, sizes) and fits
+        return fits
+
+
+class Entry(NamedTuple):
+    """What is asked of an array."""
+
+    name: str
+    forms: tuple[Form, ...]
+    kind: str
+    finite: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Entry":
+        name, _, rest = text.partition(":")
+        forms, _, kind = rest.removesuffix("!").partition("=")
+        if kind not in KINDS:
+            raise ValueError(f"{text!r}: {kind!r} is no kind, expected one of {', '.join(KINDS)}")
+        return cls(name, tuple(map(Form.parse, forms.split("|"))), kind, rest.endswith("!"))
+
+    @property
+    def shapes(self) -> str:
+        """``(N, D) or (N, P, D)``."""
+        return " or ".join(map(str, self.forms))
+
+    @property
+    def type(self) -> str:
+        """The type in a docstring: ``array (N, D), float``."""
+        finite = ", finite" if self.finite else ""
+        return f"array {self.shapes}, {KINDS[self.kind][1]}{finite}"
+
+    def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
+        """True if `shape` is one of the forms, whose letters are then bound.
+
+        Of a single form letters are bound even where it does not fit, for the message.
+        """
+        if len(self.forms) == 1:
+            return self.forms[0].bind(shape, sizes)
+        for form in self.forms:
+            if form.bind(shape, tried := dict(sizes)):
+                sizes |= tried
+                return True
+        return False
+
+    def wanted(self, sizes: Sizes) -> str:
+        """The forms and the sizes that are bound, ``(N, 4H), H = 3``."""
+        letters = {axis.letter for form in self.forms for axis in form.axes}
+        known = (f", {letter} = {sizes[letter]}" for letter in sizes if letter in letters)
+        return self.shapes + "".join(known)
+
+
+class Spec:
+    """Shapes of arguments, or of the arrays of a file, and of results.
+
+    Parameters
+    ----------
+    text : str
+        In the language of this module.
+    note : str
+        Likely cause, for refusals of a shape.
+    """
+
+    def __init__(self, text: str, note: str = "") -> None:
+        arguments, _, results = text.partition("->")
+        self.entries = tuple(map(Entry.parse, arguments.split()))
+        self.results = tuple(map(Entry.parse, results.split()))
+        self.note = note
+
+    def check(
+        self, function: str, *arrays: Array, note: str = "", sizes: Sizes | None = None
+    ) -> Sizes:
+        """Check the arguments of a function, one for each entry.
+
+        Parameters
+        ----------
+        function : str
+            Its name, for messages.
+        arrays : of NumPy or CuPy
+        note : str
+            In place of the spec's own.
+        sizes : dict of str to int or None
+            Sizes that are known already.
+
+        Returns
+        -------
+        sizes : dict of str to int
+            All sizes.
+
+        Raises
+        ------
+        InvalidTypeError
+            Not an array, of another kind, or a float of another dtype or library than the first.
+        InvalidValueError
+            A shape does not fit, or a number is not finite.
+        """
+        first, sizes = None, dict(sizes or {})
+        for entry, x in zip(self.entries, arrays, strict=True):
+            if entry.kind:
+                check_kind(function, entry.name, x, entry.kind)
+            else:
+                first = first or (entry.name, x)
+                check_float(function, entry.name, x, *first)
+        for entry, x in zip(self.entries, arrays, strict=True):
+            if not entry.bind(x.shape, sizes):
+                raise InvalidValueError(
+                    function,
+                    entry.name,
+                    f"has shape {x.shape}",
+                    expected=entry.wanted(sizes),
+                    cause=note or self.note,
+                )
+            if entry.finite:
+                check_finite(function, entry.name, x, InvalidValueError)
+        return sizes
+
+    def check_file(
+        self, function: str, arrays: Mapping[str, Any], cause: str = "", sizes: Sizes | None = None
+    ) -> Sizes:
+        """Check the arrays of a file: one for each entry, and no other.
+
+        Parameters
+        ----------
+        function : str
+            Function and file, for messages: ``"open_run: runs/a/last.safetensors"``.
+        arrays : mapping of str to array
+            Or to whatever has a shape and a dtype, where nothing is asked to be finite.
+        cause : str
+            Likely cause of whatever does not fit.
+        sizes : dict of str to int or None
+            Sizes that are known already.
+
+        Returns
+        -------
+        sizes : dict of str to int
+            All sizes.
+
+        Raises
+        ------
+        DataError
+            An array is missing or unknown, of another kind or shape, or not finite.
+        """
+        names, sizes = [entry.name for entry in self.entries], dict(sizes or {})
+        if set(arrays) != set(names):
+            held = ", ".join(sorted(arrays))[:200] or "no array"
+            raise DataError(
+                function, "", f"holds {held}", expected=", ".join(sorted(names)), cause=cause
+            )
+        for entry in self.entries:
+            x = arrays[entry.name]
+            characters, kind = KINDS[entry.kind]
+            if x.dtype.char not in characters or not entry.bind(x.shape, sizes):
+                raise DataError(
+                    function,
+                    entry.name,
+                    f"has shape {x.shape} and dtype {x.dtype}",
+                    expected=f"{kind} of shape {entry.wanted(sizes)}",
+                    cause=cause,
+                )
+            if entry.finite:
+                check_finite(function, entry.name, x, DataError, cause)
+        return sizes
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, tuple[int, ...]], kind: str) -> "Spec":
+        """The spec of arrays of fixed shapes and one kind, such as the parameters of a model."""
+        axes = {name: ",".join(map(str, shape)) or "()" for name, shape in shapes.items()}
+        return cls(" ".join(f"{name}:{axes[name]}={kind}" for name in shapes))
+
+    def documents(self, function: F) -> F:
+        """Fill the types into a function's docstring: ``x`` becomes ``x : array (N, D), float``.
+
+        A line of the sections Parameters and Returns that names arrays of the spec and nothing
+        else gets their type; `None` after a name that may be left out stays: ``c0 :  or None``.
+        """
+        types = {entry.name: entry.type for entry in (*self.entries, *self.results)}
+
+        def typed(line: re.Match[str]) -> str:
+            names = line["names"].split(", ")
+            if not all(name in types for name in names):
+                return line[0]
+            found = list(dict.fromkeys(types[name] for name in names))
+            return f"{line['indent']}{line['names']} : {found[0]}{line['rest'] or ''}"
+
+        pattern = r"^(?P<indent> *)(?P<names>\w+(?:, \w+)*)(?: :(?P<rest>, or None))?$"
+        function.__doc__ = re.sub(pattern, typed, function.__doc__ or "", flags=re.MULTILINE)
+        return function
+
+
+spec = functools.cache(Spec)  # specs by their text, parsed once
+
+
+def check_kind(function: str, name: str, x: Array, kind: str) -> None:
+    """InvalidTypeError : x is no array, or none of a kind."""
+    require_array(function, name, x)
+    characters, words = KINDS[kind]
+    if x.dtype.char not in characters:
+        raise InvalidTypeError(function, name, f"has dtype {x.dtype}", expected=words)
+
+
+def check_float(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
+    """InvalidTypeError : x is no float of computing, or not like another array."""
+    if type(x) is type(first) and x is not first and hasattr(x, "dtype") and x.dtype == first.dtype:
+        return  # the common case: as good as the first, which has been checked
+    require_array(function, name, x)
+    if x.dtype.char not in FLOATS:
+        raise InvalidTypeError(
+            function,
+            name,
+            f"has dtype {x.dtype}",
+            expected="float32 or float64",
+            cause="cast it with .astype",
+        )
+    if is_device_array(x) != is_device_array(first):
+        mine, other = ("cupy" if is_device_array(a) else "numpy" for a in (x, first))
+        raise InvalidTypeError(
+            function,
+            name,
+            f"is a {mine} array and {first_name} a {other} array",
+            expected="one library",
+            cause="move one with asarray or to_numpy",
+        )
+    if x.dtype != first.dtype:
+        raise InvalidTypeError(
+            function,
+            name,
+            f"has dtype {x.dtype} and {first_name} {first.dtype}",
+            expected="one",
+            cause="cast one with .astype",
+        )
+
+
+def require_array(function: str, name: str, x: object) -> None:
+    """InvalidTypeError : x is neither NumPy's array nor CuPy's."""
+    if not isinstance(x, np.ndarray) and not is_device_array(x):
+        raise InvalidTypeError(
+            function,
+            name,
+            f"is a {type(x).__name__}",
+            expected="an array",
+            cause="make one with xpcap.asarray",
+        )
+
+
+def check_finite(
+    function: str, name: str, x: Array, error: type[XpcapError], cause: str = ""
+) -> None:
+    """Raise `error` unless all numbers are finite; of a device array one flag is read."""
+    if not bool(get_array_module(x).isfinite(x).all()):
+        raise error(function, name, "holds a number that is not finite", "finite ones", cause)
