@@ -124,16 +124,19 @@ def test_kind_that_does_not_exist_is_our_own_mistake() -> None:
 
 
 def test_docstring_gets_its_types_from_the_spec() -> None:
-    @spec("x:N,D prev_h:N,H prev_c:N,H c0:N,H -> next_h:N,H").documents
+    @spec("x:N,D prev_h:N,H prev_c:N,H c0?:N,H -> next_h:N,H").documents
     def step() -> None:
-        """One step of x.
+        """One step of
+        x
+
+        from all that came before.
 
         Parameters
         ----------
         x
             The input.
         prev_h, prev_c
-        c0 :, or None
+        c0
         cache : LSTMStepCache
 
         Returns
@@ -150,3 +153,21 @@ def test_docstring_gets_its_types_from_the_spec() -> None:
         "next_h : array (N, H), float",
     ):
         assert line in lines
+    assert "x" in lines
+    assert step.spec.table().splitlines()[-1] == "| `next_h` | (N, H) | float, result |"
+
+
+def test_argument_that_may_be_none_is_checked_if_it_is_given() -> None:
+    state = Spec("h0:N,H c0?:N,H")
+    assert state.check("f", zeros(2, 3), None) == {"N": 2, "H": 3}
+    with refuses(ValueError, thing="c0", came="has shape (2, 4)"):
+        state.check("f", zeros(2, 3), zeros(2, 4))
+    with refuses(TypeError, thing="h0", came="is a NoneType"):
+        state.check("f", None, None)
+
+
+def test_backward_has_a_gradient_for_each_argument() -> None:
+    found = spec("x:N,D Wx:D,4H c0?:N,H -> h:N,H").backward
+    assert [entry.name for entry in found.entries] == ["dh"]
+    assert [entry.name for entry in found.results] == ["dx", "dWx", "dc0"]
+    assert [entry.shapes for entry in found.results] == ["(N, D)", "(D, 4H)", "(N, H)"]

@@ -10,6 +10,7 @@ An entry for each array, ``name:axes``, with a space between entries and a comma
 ``N,D|N,P,D``          alternatives: the first that fits
 ``x:N,D=f4``           its kind, see `KINDS`; without one a float of computing
 ``x:N,D=f!``           its numbers are finite
+``c0?:N,H``            an argument that may be None, or a result that may be left out
 ``-> h:N,H``           results, which only documentation reads
 ====================== =============================================================
 
@@ -18,6 +19,7 @@ are bound by the first array that has their letter; given ones are bound from
 the start. Floats of computing are float32 or float64, and have one dtype and one library together.
 """
 
+import copy
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -105,6 +107,7 @@ class Entry(NamedTuple):
     forms: tuple[Form, ...]
     kind: str
     finite: bool
+    optional: bool
 
     @classmethod
     def parse(cls, text: str) -> "Entry":
@@ -112,7 +115,8 @@ class Entry(NamedTuple):
         forms, _, kind = rest.removesuffix("!").partition("=")
         if kind not in KINDS:
             raise ValueError(f"{text!r}: {kind!r} is no kind, expected one of {', '.join(KINDS)}")
-        return cls(name, tuple(map(Form.parse, forms.split("|"))), kind, rest.endswith("!"))
+        axes = tuple(map(Form.parse, forms.split("|")))
+        return cls(name.removesuffix("?"), axes, kind, rest.endswith("!"), name.endswith("?"))
 
     @property
     def shapes(self) -> str:
@@ -191,12 +195,16 @@ class Spec:
         """
         first, sizes = None, dict(sizes or {})
         for entry, x in zip(self.entries, arrays, strict=True):
+            if x is None and entry.optional:
+                continue
             if entry.kind:
                 check_kind(function, entry.name, x, entry.kind)
             else:
                 first = first or (entry.name, x)
                 check_float(function, entry.name, x, *first)
         for entry, x in zip(self.entries, arrays, strict=True):
+            if x is None and entry.optional:
+                continue
             if not entry.bind(x.shape, sizes):
                 raise InvalidValueError(
                     function,
@@ -262,24 +270,47 @@ class Spec:
         axes = {name: ",".join(map(str, shape)) or "()" for name, shape in shapes.items()}
         return cls(" ".join(f"{name}:{axes[name]}={kind}" for name in shapes))
 
-    def documents(self, function: F) -> F:
-        """Fill the types into a function's docstring: ``x`` becomes ``x : array (N, D), float``.
+    @functools.cached_property
+    def backward(self) -> "Spec":
+        """The spec of the backward pass: ``dh:N,H -> dx:N,D dWx:D,4H``, in argument order."""
+        gradients = copy.copy(self)
+        gradients.entries, gradients.results = (
+            tuple(entry._replace(name=f"d{entry.name}") for entry in entries)
+            for entries in (self.results, self.entries)
+        )
+        return gradients
 
-        A line of the sections Parameters and Returns that names arrays of the spec and nothing
-        else gets their type; `None` after a name that may be left out stays: ``c0 :  or None``.
+    def documents(self, function: F) -> F:
+        """Write the types into a function's docstring: ``x`` becomes ``x : array (N, D), float``.
+
+        A line under Parameters or Returns that names arrays of the spec, and nothing else, gets
+        their type. The spec stays with the function, as `function.spec`.
         """
-        types = {entry.name: entry.type for entry in (*self.entries, *self.results)}
+        text, header, sections = (function.__doc__ or "").partition("Parameters\n")
+        types = {entry.name: entry.type for entry in self.results}
+        types |= {entry.name: entry.type + ", or None" * entry.optional for entry in self.entries}
 
         def typed(line: re.Match[str]) -> str:
-            names = line["names"].split(", ")
-            if not all(name in types for name in names):
-                return line[0]
-            found = list(dict.fromkeys(types[name] for name in names))
-            return f"{line['indent']}{line['names']} : {found[0]}{line['rest'] or ''}"
+            known = {types.get(name) for name in line["names"].split(", ")}
+            return (
+                f"{line[0]} : {known.pop()}" if len(known) == 1 and None not in known else line[0]
+            )
 
-        pattern = r"^(?P<indent> *)(?P<names>\w+(?:, \w+)*)(?: :(?P<rest>, or None))?$"
-        function.__doc__ = re.sub(pattern, typed, function.__doc__ or "", flags=re.MULTILINE)
+        pattern = r"^ *(?P<names>\w+(?:, \w+)*)$"
+        function.__doc__ = text + header + re.sub(pattern, typed, sections, flags=re.MULTILINE)
+        function.spec = self  # type: ignore[attr-defined]
         return function
+
+    def table(self) -> str:
+        """A Markdown table of arguments and results."""
+        rows = ["| array | shape | of |", "|---|---|---|"]
+        for role, entries in (("argument", self.entries), ("result", self.results)):
+            for entry in entries:
+                role_of = f"{role}, may be left out" if entry.optional else role
+                rows.append(
+                    f"| `{entry.name}` | {entry.shapes} | {KINDS[entry.kind][1]}, {role_of} |"
+                )
+        return "\n".join(rows)
 
 
 spec = functools.cache(Spec)  # specs by their text, parsed once

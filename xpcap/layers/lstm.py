@@ -24,9 +24,12 @@ from xpcap.ops import (
     to_rows,
     zero_without_steps,
 )
+from xpcap.spec import Spec
 from xpcap.threads import in_turn
 
 ORDER = "gates stack i, f, o, g"
+STEP = Spec("x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H -> next_h:N,H next_c:N,H", note=ORDER)
+SEQUENCE = Spec("x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H c0?:N,H -> h:N,T,H c_T?:N,H", note=ORDER)
 State = tuple[Array, Array]  # h and c, each (n, H)
 
 
@@ -61,6 +64,7 @@ class LSTMCache(NamedTuple):
 
 
 @in_turn
+@STEP.documents
 def lstm_step_forward(
     x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array
 ) -> tuple[Array, Array, LSTMStepCache]:
@@ -74,15 +78,15 @@ def lstm_step_forward(
 
     Parameters
     ----------
-    x : array (N, D), float
-    prev_h, prev_c : array (N, H), float
-    Wx : array (D, 4H), float
-    Wh : array (H, 4H), float
-    b : array (4H,), float
+    x
+    prev_h, prev_c
+    Wx
+    Wh
+    b
 
     Returns
     -------
-    next_h, next_c : array (N, H), float
+    next_h, next_c
     cache : LSTMStepCache
         For lstm_step_backward.
 
@@ -91,13 +95,13 @@ def lstm_step_forward(
     TypeError, ValueError
         Libraries, dtypes or shapes do not match.
     """
-    shapes = "x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H"
-    check_arrays("lstm_step_forward", shapes, x, prev_h, prev_c, Wx, Wh, b, note=ORDER)
+    STEP.check("lstm_step_forward", x, prev_h, prev_c, Wx, Wh, b)
     gates = lstm_gates(x @ Wx + b, prev_h @ Wh, prev_c)
     return gates.h, gates.c, LSTMStepCache(x, prev_h, prev_c, Wx, Wh, gates)
 
 
 @in_turn
+@STEP.backward.documents
 def lstm_step_backward(
     dnext_h: Array, dnext_c: Array, cache: LSTMStepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
@@ -105,18 +109,18 @@ def lstm_step_backward(
 
     Parameters
     ----------
-    dnext_h, dnext_c : array (N, H), float
+    dnext_h, dnext_c
         The upstream gradients of next_h and next_c.
     cache : LSTMStepCache
         Of lstm_step_forward.
 
     Returns
     -------
-    dx : array (N, D), float
-    dprev_h, dprev_c : array (N, H), float
-    dWx : array (D, 4H), float
-    dWh : array (H, 4H), float
-    db : array (4H,), float
+    dx
+    dprev_h, dprev_c
+    dWx
+    dWh
+    db
 
     Raises
     ------
@@ -181,9 +185,8 @@ def lstm_rows_forward(
         Libraries, dtypes, shapes or sizes do not match.
     """
     h0, c0 = state0
-    check_arrays("lstm_rows_forward", "a:R,4H h0:N,H Wh:H,4H", a, h0, Wh, note=ORDER)
-    if c0 is not None:
-        check_arrays("lstm_rows_forward", "h0:N,H c0:N,H", h0, c0)
+    shapes = "a:R,4H h0:N,H Wh:H,4H c0?:N,H"
+    check_arrays("lstm_rows_forward", shapes, a, h0, Wh, c0, note=ORDER)
     (R, _), (N, H) = a.shape, h0.shape
     rows.check("lstm_rows_forward", R, N)
     buffer = buffer or allocator(a, ((N + R, H), (N + R, H), (R, 4 * H), (R, H)))
@@ -250,6 +253,7 @@ def lstm_rows_backward(
 
 
 @in_turn
+@SEQUENCE.documents
 def lstm_forward(
     x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None
 ) -> tuple[Any, ...]:
@@ -261,20 +265,20 @@ def lstm_forward(
 
     Parameters
     ----------
-    x : array (N, T, D), float
-    h0 : array (N, H), float
+    x
+    h0
         The state before the first step.
-    Wx : array (D, 4H), float
-    Wh : array (H, 4H), float
-    b : array (4H,), float
-    c0 : array (N, H), float, or None
+    Wx
+    Wh
+    b
+    c0
         The cell before the first step. None: zeros, and c_T is not returned.
 
     Returns
     -------
-    h : array (N, T, H), float
+    h
         The state after each step, without h0.
-    c_T : array (N, H), float
+    c_T
         The cell after the last step. Only if c0 is given.
     cache : LSTMCache
         For lstm_backward.
@@ -284,10 +288,7 @@ def lstm_forward(
     TypeError, ValueError
         Libraries, dtypes or shapes do not match.
     """
-    shapes = "x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H"
-    check_arrays("lstm_forward", shapes, x, h0, Wx, Wh, b, note=ORDER)
-    if c0 is not None:
-        check_arrays("lstm_forward", "h0:N,H c0:N,H", h0, c0)
+    SEQUENCE.check("lstm_forward", x, h0, Wx, Wh, b, c0)
     N, T, _ = x.shape
     x_rows = to_rows(x)
     a = x_rows @ Wx  # (T*N, 4H)
@@ -298,26 +299,27 @@ def lstm_forward(
 
 
 @in_turn
+@SEQUENCE.backward.documents
 def lstm_backward(dh: Array, cache: LSTMCache, *, dc_T: Array | None = None) -> tuple[Array, ...]:
     """Gradients of lstm_forward.
 
     Parameters
     ----------
-    dh : array (N, T, H), float
+    dh
         The upstream gradient of each step.
     cache : LSTMCache
         Of lstm_forward.
-    dc_T : array (N, H), float, or None
+    dc_T
         The upstream gradient of c_T, if the forward pass was given c0. None: zeros.
 
     Returns
     -------
-    dx : array (N, T, D), float
-    dh0 : array (N, H), float
-    dWx : array (D, 4H), float
-    dWh : array (H, 4H), float
-    db : array (4H,), float
-    dc0 : array (N, H), float
+    dx
+    dh0
+    dWx
+    dWh
+    db
+    dc0
         Only if the forward pass was given c0.
 
     Raises
