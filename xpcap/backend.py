@@ -203,8 +203,10 @@ def _resolve(spec: str) -> str:
         return chosen
     if not status.usable:
         raise BackendError(
-            f"backend {spec}: {status.reason}; the command 'info' shows what is usable; `backend`"
-            " numpy runs on the CPU"
+            "use_backend",
+            f"backend {spec}",
+            f"cannot be used: {status.reason}",
+            cause="the command 'info' shows what is usable; `backend` numpy runs on the CPU",
         )
     return f"cupy:{device}" if device else "cupy"
 
@@ -278,7 +280,7 @@ def get_backend() -> str:
         try:
             _activate(_resolve(wanted))
         except (BackendError, OptionError) as error:
-            raise type(error)(f"{VARIABLE}={wanted}: {error}") from error
+            raise error.within(f"{VARIABLE}={wanted}") from error
     assert _active is not None
     return _active
 

@@ -7,6 +7,7 @@ as `out`; the command line prints its own option there.
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 
 class XpcapError(Exception):
@@ -54,6 +55,16 @@ class XpcapError(Exception):
 
     def __str__(self) -> str:
         return sentence(*self.args)
+
+    @property
+    def reason(self) -> str:
+        """The message without function and thing, for a list of things."""
+        return sentence("", "", self.came, self.expected, self.cause)
+
+    def within(self, place: object) -> Self:
+        """The same error about a thing in a place, such as a file or an environment variable."""
+        function, thing, *rest = self.args
+        return type(self)(function, f"{place}: {thing}" if thing else place, *rest)
 
 
 class BackendError(XpcapError, RuntimeError):

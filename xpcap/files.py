@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from xpcap.errors import InvalidValueError
+
 PART = ".part"  # suffix of files that are being written
 
 
@@ -60,14 +62,20 @@ def read_text(path: Path, most: int) -> str:
     wrong = ""
     if not stat.S_ISREG(about.st_mode):
         kind = "a folder" if stat.S_ISDIR(about.st_mode) else "a pipe or a device"
-        wrong = f"{kind}, expected a file"
+        wrong = f"is {kind}"
     if wrong or about.st_size > most:
         os.close(handle)
-        raise ValueError(wrong or f"{about.st_size:,} bytes, expected at most {most:,}")
+        raise InvalidValueError(
+            "read_text",
+            path,
+            wrong or f"has {about.st_size:,} bytes",
+            expected=f"a file of at most {most:,} bytes",
+        )
     with os.fdopen(handle, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise ValueError(f"more than {most:,} bytes, expected at most that")
+        came = f"has more than {most:,} bytes"
+        raise InvalidValueError("read_text", path, came, expected=f"at most {most:,}")
     return content.decode("utf-8")
 
 

@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "xpcap"
 BENCHMARKS = PACKAGE.parent / "benchmarks"
 LEVELS = [
-    {"driver", "errors", "files", "progress", "signatures", "threads"},
-    {"backend", "options"},
+    {"driver", "errors", "progress", "signatures", "threads"},
+    {"backend", "files", "options"},
     {"spec", "safetensors_file", "metrics", "encoders"},
     {"memory", "distributed", "gradcheck"},
     {"ops"},

@@ -18,7 +18,7 @@ import click
 from xpcap import __version__
 from xpcap.cli.shared import TYPED
 from xpcap.distributed import RankDone, abort, launcher_rank
-from xpcap.errors import EXPECTED, OptionError, unknown
+from xpcap.errors import EXPECTED, OptionError, sentence, unknown
 from xpcap.report import escape_control
 
 LONGEST_MESSAGE = 4000  # characters
@@ -99,13 +99,14 @@ class Commands(click.Group):
             ctx.exit(PIPE_CLOSED)
         except OSError as error:
             file = f"{escape_control(str(error.filename))}: " if error.filename else ""
-            hint = (
-                "expected to read or write there; is the path right, and is there room and"
-                " permission?"
+            message = sentence(
+                str(ctx.invoked_subcommand),
+                "",
+                f"{file}{error.strerror or error}",
+                expected="to read or write there",
+                cause="is the path right, and is there room and permission?",
             )
-            raise click.ClickException(
-                f"{ctx.invoked_subcommand}: {file}{error.strerror or error}, {hint}"
-            ) from error
+            raise click.ClickException(message) from error
 
     def _message(self, ctx: click.Context, error: Exception) -> str:
         # With train's options, since a run may need more training before it can be used

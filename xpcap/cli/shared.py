@@ -137,7 +137,7 @@ def wanted_backend(backend: str | None) -> str:
     try:
         parse_backend(wanted)
     except OptionError as error:
-        raise error if backend else OptionError(f"{VARIABLE}={wanted}: {error}") from error
+        raise error if backend else error.within(f"{VARIABLE}={wanted}") from error
     return wanted
 
 

@@ -28,6 +28,7 @@ from xpcap.cli.shared import (
 from xpcap.data.features import KINDS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.distributed import Group, init
+from xpcap.errors import sentence
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
 from xpcap.ops.cublas import reduced_precision
@@ -287,9 +288,14 @@ def _refuse_captions(data: Path | None) -> None:
     out = str(data.with_suffix(".h5"))
     prepare = command_line("prepare", str(table), "--pictures", "photos", "--out", out)
     raise click.ClickException(
-        f"train: {escape_control(str(data))} is {found}, expected a dataset file; make one of the"
-        " captions and the folder of pictures, here called photos:\n"
-        f"  {prepare}\n  {command_line('train', out)}"
+        sentence(
+            "train",
+            escape_control(str(data)),
+            f"is {found}",
+            expected="a dataset file",
+            cause="make one of the captions and the folder of pictures, here called photos:\n"
+            f"  {prepare}\n  {command_line('train', out)}",
+        )
     )
 
 

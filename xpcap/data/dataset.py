@@ -15,7 +15,7 @@ from xpcap.data.features import (
     materialise,
 )
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize
-from xpcap.errors import DataError, unknown
+from xpcap.errors import DataError, InvalidValueError, unknown
 from xpcap.layers.checks import all_below
 
 TEXT = ("encoder", "pictures", "generated")
@@ -52,7 +52,7 @@ class Source:
                 f"Source: record holds {twice[0]!r}, expected it as the argument {twice[0]}"
             )
         if fault := _fault(self.to_json()):
-            raise DataError(f"Source: {fault}")
+            raise DataError("Source", "", fault)
 
     @classmethod
     def from_json(cls, where: str, stored: Mapping[str, Any]) -> "Source":
@@ -212,9 +212,12 @@ class CaptionData:
         """
         split = self.split(name)
         if not all_below(np.asarray(rows), len(split.features)):
-            raise ValueError(
-                f"split {name!r}: rows are {np.min(rows)}..{np.max(rows)}, expected"
-                f" 0..{len(split.features) - 1}; are they of another split?"
+            raise InvalidValueError(
+                "CaptionData.features",
+                f"split {name!r}: rows",
+                f"are {np.min(rows)}..{np.max(rows)}",
+                expected=f"0..{len(split.features) - 1}",
+                cause="are they of another split?",
             )
         if isinstance(split.features, np.ndarray):
             raw = split.features[rows]
@@ -257,10 +260,12 @@ class CaptionData:
         """
         split = self.split(name)
         if not all_below(np.asarray(captions), len(split.captions)):
-            came = f"{np.min(captions)}..{np.max(captions)}"
-            raise ValueError(
-                f"split {name!r}: captions are {came}, expected 0..{len(split.captions) - 1}; are"
-                " they of another split?"
+            raise InvalidValueError(
+                "CaptionData.batch",
+                f"split {name!r}: captions",
+                f"are {np.min(captions)}..{np.max(captions)}",
+                expected=f"0..{len(split.captions) - 1}",
+                cause="are they of another split?",
             )
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 

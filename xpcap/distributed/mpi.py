@@ -52,8 +52,10 @@ def timeout() -> float:
         seconds = math.nan
     if not seconds > 0:
         raise OptionError(
-            f"{VARIABLE}={text[:60]}: expected how many seconds a rank waits for the others,"
-            " above 0"
+            "init",
+            VARIABLE,
+            f"is {text[:60]!r}",
+            expected="seconds that a rank waits for the others, above 0",
         )
     return seconds
 

@@ -93,14 +93,20 @@ def find_pictures(paths: Iterable[str | Path], *, remarks: list[str] | None = No
         inside = search_folder(path)
         if why := inside.unreadable.get(path):
             raise DataError(
-                f"find_pictures: {path}: {why}, expected pictures; is the path right, and may it be"
-                " read?"
+                "find_pictures",
+                path,
+                f"cannot be read: {why}",
+                expected="pictures",
+                cause="is the path right, and may it be read?",
             )
         others = describe_others(path, inside.others)
         if not inside.pictures:
             raise DataError(
-                f"find_pictures: {path} holds no picture, nor do folders in it, expected files that"
-                f" end in {', '.join(SUFFIXES)}{'; ' if others else ''}{others}"
+                "find_pictures",
+                path,
+                "holds no picture, nor do folders in it",
+                expected=f"files that end in {', '.join(SUFFIXES)}",
+                cause=others,
             )
         if remarks is not None:
             remarks += [others] if others else []
@@ -135,8 +141,11 @@ def _is_readable_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError as error:
         raise DataError(
-            f"find_pictures: {path}: {error.strerror}, expected pictures; is the path right, and"
-            " may it be read?"
+            "find_pictures",
+            path,
+            f"cannot be read: {error.strerror}",
+            expected="pictures",
+            cause="is the path right, and may it be read?",
         ) from error
 
 

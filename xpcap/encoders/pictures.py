@@ -127,10 +127,13 @@ def read_picture(source: PictureSource) -> np.ndarray:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise DataError(
-                f"read_picture: {name}: {error.strerror}, expected a picture file; is the path"
-                " right, and may it be read?"
+                "read_picture",
+                name,
+                f"cannot be read: {error.strerror}",
+                expected="a picture file",
+                cause="is the path right, and may it be read?",
             ) from error
-        raise DataError(f"read_picture: {name} {_why_not(source, str(name))}") from error
+        raise DataError("read_picture", name, *_why_not(source, str(name))) from error
 
 
 def _require_size(name: object, size: int) -> None:
@@ -195,8 +198,8 @@ def formats() -> str:
     return f"{', '.join(['JPEG', 'PNG', 'GIF', *optional, 'BMP'])} or TIFF"
 
 
-def _why_not(source: "Path | BinaryIO | Picture", name: str) -> str:
-    """The end of a message: why a file is no picture, its kind by its first bytes, and a remedy."""
+def _why_not(source: "Path | BinaryIO | Picture", name: str) -> tuple[str, str, str]:
+    """Fields of an error: what a file is by its first bytes, what was expected, and a remedy."""
     try:
         with (
             source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
@@ -207,14 +210,16 @@ def _why_not(source: "Path | BinaryIO | Picture", name: str) -> str:
     except (OSError, ValueError, AttributeError):
         content = None
     if content == b"":
-        return f"is empty, expected {formats()}; copied or downloaded only in part?"
+        return "is empty", formats(), "copied or downloaded only in part?"
     kind = kind_of_file(content or b"")
     is_heic = kind == HEIC or (kind is None and name.lower().endswith((".heic", ".heif")))
     if is_heic and not reads_heic():
         return (
-            f"is a HEIC picture, as iPhones make, expected {formats()}; pillow-heif reads it,"
-            f" {install('heic')} installs that; or export it as JPEG from the program that shows"
-            " it; an iPhone makes JPEG with Settings, Camera, Formats, Most Compatible"
+            "is a HEIC picture, as iPhones make",
+            formats(),
+            f"pillow-heif reads it, {install('heic')} installs that; or export it as JPEG from the"
+            " program that shows it; an iPhone makes JPEG with Settings, Camera, Formats, Most"
+            " Compatible",
         )
     hint = "damaged, or of another kind?"
     if kind == AVIF and "AVIF" not in formats():
@@ -226,7 +231,7 @@ def _why_not(source: "Path | BinaryIO | Picture", name: str) -> str:
     # a PPM begins as text
     elif kind is None and content and not re.match(rb"P[1-6]\s", content) and _is_text(content):
         hint = "it is text"
-    return f"cannot be read as a picture, expected {formats()}; {hint}"
+    return "cannot be read as a picture", formats(), hint
 
 
 def _is_text(content: bytes) -> bool:

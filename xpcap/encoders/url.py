@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 import numpy as np
 
 from xpcap.encoders.pictures import read_picture
-from xpcap.errors import DataError
+from xpcap.errors import DataError, XpcapError
 from xpcap.progress import say
 
 MOST_BYTES, SECONDS, MOST_REDIRECTS, CHUNK = 20_000_000, 20.0, 10, 65_536
@@ -84,10 +84,13 @@ def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
     try:
         return read_picture(io.BytesIO(body.result(timeout)))
     except (OSError, HTTPException, ValueError) as error:
-        reason = str(error).removeprefix("read_picture: the picture ")
+        if isinstance(error, XpcapError):
+            raise type(error)(where, url, *error.args[2:]) from error
+        reason = str(error)
         if isinstance(error, TimeoutError):
             reason = f"timed out after {timeout:g} seconds"
-        raise DataError(f"{where}: {url}: {' '.join(reason.split())}") from error
+        came = f"cannot be read: {' '.join(reason.split())}"
+        raise DataError(where, url, came, expected="a picture") from error
     finally:
         over.set()
 
@@ -97,16 +100,20 @@ def _download(url: str, timeout: float, private: bool, over: threading.Event) ->
     for _ in range(MOST_REDIRECTS + 1):
         parts = urlsplit(quote(url, safe=punctuation))  # spaces and umlauts, as people paste them
         if parts.scheme not in PORTS or not parts.hostname:
-            raise DataError(f"{url} is no URL of http or https")
+            raise DataError("", url, "is no URL", expected="one of http or https")
         host, port = unquote(parts.hostname), parts.port or PORTS[parts.scheme]
         addresses = [
             str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         ]
         inside = [address for address in addresses if not is_public(address)]
         if inside and not private:
-            has = f"{host} is" if inside[0] == host else f"{host} has the address {inside[0]},"
-            wanted = "expected a public address; fetch the picture yourself and give the file"
-            raise DataError(f"{has} private, local or reserved, {wanted}")
+            raise DataError(
+                "",
+                host,
+                f"has the address {inside[0]}, which is private, local or reserved",
+                expected="a public address",
+                cause="fetch the picture yourself and give the file",
+            )
         private = bool(inside)
         line = _connect(addresses, port, timeout)
         if parts.scheme == "https":
@@ -121,7 +128,7 @@ def _download(url: str, timeout: float, private: bool, over: threading.Event) ->
                 received += part
                 if len(received) > MOST_BYTES:
                     raise DataError(
-                        f"more than {MOST_BYTES:,} bytes, expected a picture of at most that"
+                        "", url, f"has more than {MOST_BYTES:,} bytes", expected="a picture"
                     )
         opened = SimpleNamespace(makefile=lambda _, got=received: io.BytesIO(got))
         answer = HTTPResponse(opened)  # type: ignore[arg-type]
@@ -129,10 +136,11 @@ def _download(url: str, timeout: float, private: bool, over: threading.Event) ->
         if answer.status == 200:
             return answer.read()
         if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
-            raise DataError(f"HTTP Error {answer.status}: {answer.reason}")
+            came = f"gives HTTP Error {answer.status}: {answer.reason}"
+            raise DataError("", url, came, expected="a picture")
         target = quote(answer.headers["Location"], safe=punctuation, encoding="iso-8859-1")
         url = urljoin(parts.geturl(), target)
-    raise DataError(f"more than {MOST_REDIRECTS} redirects")
+    raise DataError("", url, f"redirects more than {MOST_REDIRECTS} times", expected="a picture")
 
 
 def is_public(address: str) -> bool:

@@ -601,9 +601,12 @@ def as_array(where: str, thing: str, x: object) -> Array:
         return np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(x, list | tuple):
-            padded = "; pad short ones with the id of <NULL>" if thing == "captions" else ""
-            raise ValueError(
-                f"{where}: {thing} are {len(x)} rows of unequal lengths, expected an array{padded}"
+            raise InvalidValueError(
+                where,
+                thing,
+                f"are {len(x)} rows of unequal lengths",
+                expected="an array",
+                cause="pad short ones with the id of <NULL>" if thing == "captions" else "",
             ) from error
         raise TypeError(
             f"{where}: {thing} are a {type(x).__module__}.{type(x).__name__} that NumPy cannot"

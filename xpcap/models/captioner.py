@@ -8,6 +8,7 @@ import numpy as np
 from xpcap.backend import Array, to_numpy
 from xpcap.decoding.decode import Decoded, decode
 from xpcap.decoding.policies import Policy
+from xpcap.errors import InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.memory import Buffer, allocator
 from xpcap.models import network
@@ -228,9 +229,11 @@ class Captioner(ABC):
             is below 1, or `forbid` has an id outside the vocabulary or all of it.
         """
         if policy is not None and (max_length != Policy.max_length or len(forbid)):
-            raise ValueError(
-                f"{self._name}.sample: max_length or forbid is given with a policy, expected the"
-                " policy to have them"
+            raise InvalidValueError(
+                f"{self._name}.sample",
+                "max_length or forbid",
+                "is given with a policy",
+                expected="the policy to have them",
             )
         policy = policy or Policy(max_length=max_length, forbid=forbid)
         return self._decode("sample", features, policy, scored=False).captions[:, 0]

@@ -9,6 +9,7 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.decoding.logits import log_mean
+from xpcap.errors import InvalidValueError
 from xpcap.layers.attention import Attention
 from xpcap.layers.vocabulary_loss import blocks, vocabulary_loss
 from xpcap.memory import Buffer, allocator
@@ -174,8 +175,11 @@ def backward(
     own = {name: grads[name] for name in config.cell_shapes() if name not in (weight, bias)}
     da, dstate0, found = config.recurrent.rows_backward(dh, loop, buffer.scope("cell"), own)
     if missing := [name for name in own if name not in found]:
-        raise ValueError(
-            f"rows_backward of cell {config.cell!r} returned no gradient of {missing[0]}"
+        raise InvalidValueError(
+            "CaptioningRNN.loss",
+            f"rows_backward of cell {config.cell!r}",
+            f"returned no gradient of {missing[0]}",
+            expected=f"those of {', '.join(own)}",
         )
     for name, grad in own.items():
         if found[name] is not grad:  # a cell need not write to the arrays that it is given

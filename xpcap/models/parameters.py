@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.errors import unknown
+from xpcap.errors import InvalidTypeError, InvalidValueError, unknown
 from xpcap.memory import view
 from xpcap.models.config import ModelConfig
 
@@ -58,14 +58,19 @@ class Parameters(MutableMapping[str, Array]):
     def __setitem__(self, name: str, value: Array) -> None:
         view = self[name]
         if np.shape(value) != view.shape:
-            raise ValueError(
-                f"params[{name!r}]: got an array of shape {np.shape(value)}, expected {view.shape};"
-                " assignment copies into the flat buffer"
+            raise InvalidValueError(
+                "params",
+                name,
+                f"has shape {np.shape(value)}",
+                expected=view.shape,
+                cause="assignment copies into the flat buffer",
             )
         view[...] = asarray(value, dtype=view.dtype, like=view)
 
     def __delitem__(self, name: str) -> None:
-        raise TypeError(f"params[{name!r}] cannot be deleted: the keys of a model are fixed")
+        raise InvalidTypeError(
+            "params", name, "cannot be deleted", cause="the keys of a model are fixed"
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._views)
@@ -87,9 +92,12 @@ class Parameters(MutableMapping[str, Array]):
             )
         for name in self:
             if np.shape(values[name]) != self[name].shape:
-                raise ValueError(
-                    f"params[{name!r}]: got an array of shape {np.shape(values[name])}, expected"
-                    f" {self[name].shape}; are they from another model?"
+                raise InvalidValueError(
+                    "params",
+                    name,
+                    f"has shape {np.shape(values[name])}",
+                    expected=self[name].shape,
+                    cause="are they from another model?",
                 )
         self.update(values)
 

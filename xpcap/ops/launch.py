@@ -13,6 +13,7 @@ import numpy as np
 
 from xpcap.backend import Array, is_device_array
 from xpcap.driver import THREADS, Kernel, parameter_types
+from xpcap.errors import InvalidValueError
 from xpcap.ops.equations import NO_TARGET
 from xpcap.ops.replay import note
 
@@ -55,10 +56,12 @@ def current_device(name: str, like: Array) -> tuple[ModuleType, int]:
     """CuPy and the device of `like`. ValueError : it is not this thread's current device."""
     xp, device = sys.modules["cupy"], like.data.device_id
     if device != (current := xp.cuda.runtime.getDevice()):
-        raise ValueError(
-            f"{name}: its arrays lie on CUDA device {device}, "
-            f"and this thread's current device is {current}, expected the same; "
-            f"call use_backend('cupy:{device}') in each thread that computes there"
+        raise InvalidValueError(
+            name,
+            "its arrays",
+            f"lie on CUDA device {device}, and this thread's current device is {current}",
+            expected="the same",
+            cause=f"call use_backend('cupy:{device}') in each thread that computes there",
         )
     return xp, device
 

@@ -66,11 +66,15 @@ def _objects(where: str, content: Mapping[str, object], key: str) -> list[dict[s
 def _text(where: str, thing: Mapping[str, object], key: str) -> str:
     value = thing.get(key)
     if not isinstance(value, str):
-        cause = ""
-        if key == "caption" and "bbox" in thing:
-            cause = "; is it an instances_*.json? Take captions_*.json"
+        boxes = key == "caption" and "bbox" in thing
         came = kind_of(value) if key in thing else "missing"
-        raise DataError(f"{where}: {key!r} is {came}, expected text{cause}")
+        raise DataError(
+            where,
+            f"{key!r}",
+            f"is {came}",
+            expected="text",
+            cause="is it an instances_*.json? Take captions_*.json" if boxes else "",
+        )
     return value
 
 

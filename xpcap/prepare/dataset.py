@@ -126,7 +126,7 @@ def import_captions(
             mirrored={row.picture for row in rows if mirror and row.split == "train"},
             group=group,
         )
-        _report_unreadable(unreadable, Path(pictures), report)
+        _report_unreadable(unreadable, report)
         rows = [row for row in rows if row.picture not in unreadable]
         _check_left(rows, splits, report)
 
@@ -305,10 +305,9 @@ def _check_left(
             raise DataError(f"{WHERE}: {what} no picture left, expected some; {why}")
 
 
-def _report_unreadable(unreadable: Mapping[str, str], folder: Path, report: ImportReport) -> None:
+def _report_unreadable(unreadable: Mapping[str, str], report: ImportReport) -> None:
     given: set[str] = set()
-    for name, why in unreadable.items():
-        reason = why.removeprefix(f"read_picture: {folder / name}").lstrip(": ")
+    for name, reason in unreadable.items():
         remark = "" if reason in given else reason
         report.skip("pictures that cannot be read", name, remark=remark)
         given.add(reason)

@@ -316,7 +316,7 @@ def _encode_block(
             except DataError as error:
                 if strict:
                     raise
-                faults[name] = str(error)
+                faults[name] = error.reason
             else:
                 read.append(name)
                 if name in mirrored:

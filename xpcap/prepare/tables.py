@@ -61,9 +61,7 @@ class Columns:
 class ColumnsError(DataError):
     """A table without known names of columns. `likely`: the columns that look right, if any."""
 
-    def __init__(self, message: str, likely: Columns | None = None) -> None:
-        super().__init__(message)
-        self.likely = likely
+    likely: Columns | None = None
 
 
 @dataclass(frozen=True)
@@ -167,11 +165,15 @@ def no_columns(
     pictures = columns.image or " or ".join(KNOWN["image"][:4])
     captions = columns.caption or " or ".join(KNOWN["caption"][:4])
     listed = ", ".join(repr(name[:40]) for name in names[:10])
-    return ColumnsError(
-        f"{where} has the columns {listed}, expected one such as {pictures} for pictures and one"
-        f" such as {captions} for captions; name yours by `image_column` and `caption_column`",
-        likely,
+    error = ColumnsError(
+        where,
+        "",
+        f"has the columns {listed}",
+        expected=f"one such as {pictures} for pictures and one such as {captions} for captions",
+        cause="name yours by `image_column` and `caption_column`",
     )
+    error.likely = likely
+    return error
 
 
 def _start(text: str) -> int:
@@ -239,8 +241,10 @@ def _records(
                 report.skip(f"rows without {len(names)} columns", line)
     except csv.Error as error:
         raise DataError(
-            f"{where}, line {before + reader.line_num}: {error}; each quote that opens a field must"
-            " close it, one inside is written twice"
+            where,
+            f"line {before + reader.line_num}",
+            f"is not whole: {error}",
+            cause="each quote that opens a field must close it, one inside is written twice",
         ) from error
 
 

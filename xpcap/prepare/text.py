@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from xpcap.errors import DataError
+from xpcap.errors import DataError, InvalidValueError
 from xpcap.files import read_text
 from xpcap.signatures import ENDS, Kind, kind_of_file
 
@@ -40,10 +40,13 @@ def read_whole(function: str, path: str | Path) -> str:
             f"{function}: {path} is not UTF-8 text ({reason}); save it as UTF-8, which a"
             " spreadsheet offers as CSV UTF-8"
         ) from error
-    except ValueError as error:
+    except InvalidValueError as error:
         raise DataError(
-            f"{function}: {path}: {error}; expected a text file of captions or picture names, at"
-            f" most {MOST_TEXT >> 20} MB; is the path right?"
+            function,
+            path,
+            error.came,
+            expected=f"a text file of captions or picture names, at most {MOST_TEXT >> 20} MB",
+            cause="is the path right?",
         ) from error
     if kind := kind_of_file(text[:ENDS].encode("utf-8")):  # some of these are text, such as HTML
         raise _other(function, path, kind)

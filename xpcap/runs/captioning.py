@@ -644,10 +644,7 @@ def find_sources(
 
 
 def _skipped(source: PictureSource, error: DataError) -> Skipped:
-    """The error's reason, without the function and path that its message begins with."""
-    name = _name(source)
-    reason = str(error).partition(f": {name or 'the picture'}")[2].lstrip(": ")
-    return Skipped(name, reason or str(error))
+    return Skipped(_name(source), error.reason)
 
 
 # Several runs as one

@@ -213,7 +213,7 @@ def read_config(path: Path) -> Config:
     file = path / CONFIG
     if not file.is_file():
         if (path / LOCK).is_file() or (path / FIRST).is_dir():
-            raise DataError(_nothing_yet(path, CONFIG))
+            raise _nothing_yet(path, CONFIG)
         raise DataError(
             f"open_run: {path} {f'has no {CONFIG}' if path.exists() else 'does not exist'},"
             " expected a run folder from 'train'"
@@ -358,16 +358,18 @@ def save_parameters(
 def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, Record]:
     """Read the file of `save_parameters` to host arrays. DataError : missing, damaged, not ours."""
     if not path.is_file():
-        raise DataError(_nothing_yet(path.parent, path.name))
+        raise _nothing_yet(path.parent, path.name)
     tensors, meta = read_tensors(path, "open_run")
     return tensors, pop_scaling(tensors), meta
 
 
-def _nothing_yet(folder: Path, file: str) -> str:
-    return (
-        f"open_run: {folder / file} is missing, so there is nothing to caption with yet, expected a"
-        " run after its first epoch; if training was stopped before that, continue it with"
-        " `resume`"
+def _nothing_yet(folder: Path, file: str) -> DataError:
+    return DataError(
+        "open_run",
+        folder / file,
+        "is missing, so there is nothing to caption with yet",
+        expected="a run after its first epoch",
+        cause="if training was stopped before that, continue it with `resume`",
     )
 
 

@@ -432,8 +432,10 @@ class Checkpointer:
         if self._saved is not None:
             saved = f"iteration {self._saved} is saved; `resume` continues from there"
         return SaveError(
-            f"train_run: {error.filename or out} could not be written: {reason};"
-            f" {_advice(error, out)}; {saved}"
+            "train_run",
+            error.filename or out,
+            f"could not be written: {reason}",
+            cause=f"{_advice(error, out)}; {saved}",
         )
 
 

@@ -16,7 +16,7 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import SPECIAL, TOKENISERS, UNICODE, Vocabulary
 from xpcap.distributed import SINGLE, Group
-from xpcap.errors import DataError
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.files import write_text
 from xpcap.metrics import (
     ALIASES,
@@ -396,14 +396,19 @@ def _result(metric: Metric, scored: object, others: Sequence[Result], n: int) ->
     TypeError, ValueError : no Scored of n pictures, or a name that is taken.
     """
     if not isinstance(scored, Scored):
-        raise TypeError(
-            f"{type(metric).__name__}.score returned a {type(scored).__name__}, expected a Scored;"
-            " `averaged` in xpcap.metrics makes one"
+        raise InvalidTypeError(
+            "metrics",
+            f"{type(metric).__name__}.score",
+            f"returned a {type(scored).__name__}",
+            expected="a Scored",
+            cause="`averaged` in xpcap.metrics makes one",
         )
     if len(scored.pictures) not in (0, n):
-        raise ValueError(
-            f"{type(metric).__name__}.score returned {len(scored.pictures)} values, expected one"
-            f" for each of {n} pictures, or none"
+        raise InvalidValueError(
+            "metrics",
+            f"{type(metric).__name__}.score",
+            f"returned {len(scored.pictures)} values",
+            expected=f"one for each of {n} pictures, or none",
         )
     taken = {name for other in others for name in (other.metric.name, *other.scored.corpus)} | TAKEN
     if twice := sorted(taken & {metric.name, *scored.corpus}):
