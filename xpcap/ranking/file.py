@@ -21,7 +21,7 @@ LARGEST_WEIGHT, LEAST_BANDWIDTH = 1e6, 1e-3
 LIMITS = {"neighbours": (1, 1000), "width": (1, 100), "retrieved": (0, 1000)}
 STORED = {"bandwidth": "fall", "retrieved": "borrowed"}  # names of settings in files, if others
 FUNCTION = "open_run"
-STORED = (
+ARRAYS = (
     "mean:D=f4! components:D,d=f4! directions:m,d=f2! images:b=u1 counts:m=u2 lengths:n=u2"
     " words:w={word} ends:e={word} grams:g=u8 times:g=u4 predictor:d+1,V=f2!"
 )
@@ -120,7 +120,7 @@ def _settings(where: str, meta: dict[str, Any]) -> dict[str, Any]:
 
 def _check_shapes(where: str, tensors: Mapping[str, np.ndarray], D: int, V: int) -> None:
     """DataError : arrays that do not fit together, or values out of range."""
-    spec(STORED.format(word="u2" if V < 1 << 16 else "u4")).check_file(
+    spec(ARRAYS.format(word="u2" if V < 1 << 16 else "u4")).check_file(
         where, tensors, "damaged, or from another run?", {"D": D, "V": V}
     )
     n, w = len(tensors["lengths"]), len(tensors["words"])
