@@ -13,7 +13,7 @@ from xpcap.backend import use_backend
 from xpcap.cli.group import shown
 from xpcap.cli.shared import PATH, Choice, backend_option, json_option, table, wanted_backend
 from xpcap.errors import EXPECTED, OptionError, install
-from xpcap.files import why_not_writable
+from xpcap.files import require_new_file
 
 EXAMPLES = """\b
 Examples:
@@ -208,8 +208,7 @@ def _check_plot(plot: Path, scaling: bool) -> None:
         )
     if plot.suffix.lower() != ".png":
         raise click.UsageError(f"--plot: {plot} does not end in .png, expected a name that does")
-    if why := why_not_writable(plot):
-        raise click.ClickException(f"bench: {plot} {why}")
+    require_new_file("bench", plot)
 
 
 def _print_host_time(found: Sequence[host.HostTime], as_json: bool) -> None:

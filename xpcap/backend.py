@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.driver import Kernel, parameter_types
-from xpcap.errors import BackendError, OptionError, install, unknown
+from xpcap.errors import BackendError, InvalidTypeError, OptionError, install, unknown
 
 KERNEL = """typedef REAL real;
 extern "C" __global__ void multiply(real* x, real factor, int n) {
@@ -184,8 +184,10 @@ def parse_backend(spec: str) -> tuple[str, int]:
         raise unknown("use_backend", "backend", name, (*BACKENDS, "auto"))
     if colon and (name == "numpy" or not (index.isascii() and index.isdecimal())):
         raise OptionError(
-            f"use_backend: got {spec!r}, expected 'numpy', 'auto', 'cupy', 'auto:N' or 'cupy:N'"
-            " with N a device number"
+            "use_backend",
+            "",
+            f"got {spec!r}",
+            expected="'numpy', 'auto', 'cupy', 'auto:N' or 'cupy:N' with N a device number",
         )
     return name, int(index) if colon else 0
 
@@ -300,9 +302,11 @@ def import_cupy() -> ModuleType:
         return _load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         raise BackendError(
-            f"import_cupy: cupy cannot be imported ({first_line(error)}), expected the package, a"
-            f" device is not needed; is it installed in this environment? {install('kernels')}"
-            " installs it"
+            "import_cupy",
+            "cupy",
+            f"cannot be imported ({first_line(error)})",
+            expected="the package, a device is not needed",
+            cause=f"is it installed in this environment? {install('kernels')} installs it",
         ) from error
 
 
@@ -358,9 +362,12 @@ def get_array_module(*arrays: Array) -> ModuleType:
         return sys.modules["cupy"] if is_device_array(arrays[0]) else np
     device = [is_device_array(x) for x in arrays if is_device_array(x) or isinstance(x, np.ndarray)]
     if any(device) and not all(device):
-        raise TypeError(
-            "get_array_module: got numpy and cupy arrays together, expected one library; move one"
-            " side with asarray or to_numpy"
+        raise InvalidTypeError(
+            "get_array_module",
+            "",
+            "got numpy and cupy arrays together",
+            expected="one library",
+            cause="move one side with asarray or to_numpy",
         )
     return sys.modules["cupy"] if any(device) else np
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from xpcap.errors import InvalidValueError
+from xpcap.errors import DataError, InvalidValueError, XpcapError
 
 PART = ".part"  # suffix of files that are being written
 
@@ -79,21 +79,18 @@ def read_text(path: Path, most: int) -> str:
     return content.decode("utf-8")
 
 
-def why_not_writable(path: Path) -> str:
-    """The reason why no new file can be created at `path`, asked before long work; else empty."""
+def require_new_file(function: str, path: Path, error: type[XpcapError] = DataError) -> None:
+    """Raise `error` if no new file can be made at `path`. Call it before long work."""
+    folder = path.parent
     if path.exists() or path.is_symlink():
-        return "exists, and is not overwritten; remove it, or choose another name"
-    if not path.parent.is_dir():
-        return (
-            f"is to go into {path.parent}, which is no folder, expected an existing one; is the"
-            " path right?"
-        )
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        return (
-            f"is to go into {path.parent}, which may not be written to: Permission denied, expected"
-            " a folder of your own"
-        )
-    return ""
+        cause = "remove it, or choose another name"
+        raise error(function, path, "exists, and is not overwritten", cause=cause)
+    if not folder.is_dir():
+        came = f"is to go into {folder}, which is no folder"
+        raise error(function, path, came, expected="an existing one", cause="is the path right?")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        came = f"is to go into {folder}, which may not be written to: Permission denied"
+        raise error(function, path, came, expected="a folder of your own")
 
 
 def write_text(path: Path, text: str) -> None:

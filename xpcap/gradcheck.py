@@ -7,6 +7,7 @@ from typing import SupportsFloat
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
+from xpcap.errors import InvalidTypeError, InvalidValueError
 
 
 def rel_error(x: Array, y: Array) -> float:
@@ -22,7 +23,9 @@ def rel_error(x: Array, y: Array) -> float:
     """
     a, b = to_numpy(x), to_numpy(y)
     if a.shape != b.shape:
-        raise ValueError(f"rel_error: got shapes {a.shape} and {b.shape}, expected equal shapes")
+        raise InvalidValueError(
+            "rel_error", "", f"got shapes {a.shape} and {b.shape}", expected="equal shapes"
+        )
     return float(np.max(np.abs(a - b) / np.maximum(1e-8, np.abs(a) + np.abs(b)))) if a.size else 0.0
 
 
@@ -31,9 +34,12 @@ def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
     """Yield copies of `arrays`, and restore the arrays when the ``with`` ends, even by an error."""
     for x in arrays:
         if x.dtype.kind != "f":
-            raise TypeError(
-                f"{function}: x has dtype {x.dtype}, expected floats; integers cannot change by a"
-                " small step"
+            raise InvalidTypeError(
+                function,
+                "x",
+                f"has dtype {x.dtype}",
+                expected="floats",
+                cause="integers cannot change by a small step",
             )
     saved = [x.copy() for x in arrays]
     try:
@@ -106,9 +112,11 @@ def eval_numerical_gradient_array(
             below = f(x).copy()
             x[index] = value
             if above.shape != df.shape:
-                raise ValueError(
-                    f"eval_numerical_gradient_array: f returns shape {above.shape} and df has"
-                    f" {df.shape}, expected equal shapes"
+                raise InvalidValueError(
+                    "eval_numerical_gradient_array",
+                    "f",
+                    f"returns shape {above.shape} and df has {df.shape}",
+                    expected="equal shapes",
                 )
             slopes[index] = float(((above - below) * df).sum()) / (2 * h)
     return asarray(slopes, like=x)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module
+from xpcap.errors import InvalidValueError
 
 T = TypeVar("T")
 ALIGNED = 128  # elements; arrays in one allocation begin at multiples
@@ -189,10 +190,13 @@ class Staging:
         """
         stream = self._xp.cuda.get_current_stream()
         if stream.ptr != self._stream:
-            raise ValueError(
-                f"Workspace: was made on CUDA stream {self._stream:#x}, and the current stream is"
-                f" {stream.ptr:#x}, expected the same: nothing orders work of two streams; train"
-                " and sample inside the `with` of one stream, and make the solver there"
+            raise InvalidValueError(
+                "Workspace",
+                "",
+                f"was made on CUDA stream {self._stream:#x}, and the current stream is"
+                f" {stream.ptr:#x}",
+                expected="the same: nothing orders work of two streams",
+                cause="train and sample inside the `with` of one stream, and make the solver there",
             )
         pinned, copied = self._take(host.nbytes)
         staged = np.ndarray(host.shape, host.dtype, pinned.data)

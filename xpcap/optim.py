@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import unknown
+from xpcap.errors import InvalidValueError, unknown
 from xpcap.memory import Buffer
 from xpcap.ops import adam_update, clip_by_norm
 from xpcap.options import Kind, Names, Real, Whole
@@ -72,8 +72,8 @@ def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config
         if full.get(key) is None:
             full[key] = get_array_module(w).zeros_like(w)
         elif full[key].shape != w.shape:
-            raise ValueError(
-                f"optim.{rule}: {key} has shape {full[key].shape}, expected w's {w.shape}"
+            raise InvalidValueError(
+                f"optim.{rule}", key, f"has shape {full[key].shape}", expected=f"w's {w.shape}"
             )
     if rule == "adam":
         full["t"] = KINDS["t"].check("optim.adam", "t", full.get("t", 0))
@@ -132,9 +132,11 @@ def update(rule: str, w: Array, dw: Array, config: Config) -> None:
 
 def _pure(rule: str, w: Array, dw: Array, config: Config | None) -> tuple[Array, Config]:
     if np.shape(dw) != np.shape(w) or not hasattr(w, "dtype"):
-        raise ValueError(
-            f"optim.{rule}: w has shape {np.shape(w)} and dw {np.shape(dw)}, expected arrays of one"
-            " shape"
+        raise InvalidValueError(
+            f"optim.{rule}",
+            "w",
+            f"has shape {np.shape(w)} and dw {np.shape(dw)}",
+            expected="arrays of one shape",
         )
     full = init(rule, w, config)
     for key in STATE[rule]:

@@ -72,8 +72,11 @@ def read_tensors(
         RecursionError,
     ) as error:
         raise DataError(
-            f"{function}: {path} cannot be read as a safetensors file of ours, expected one that"
-            f" 'train' wrote; damaged, or another program's? ({error!r})"
+            function,
+            path,
+            "cannot be read as a safetensors file of ours",
+            expected="one that 'train' wrote",
+            cause=f"damaged, or another program's? ({error!r})",
         ) from error
     found = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
     check_format(function, path, found, FORMAT)
@@ -92,8 +95,11 @@ def map_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict[
             continue
         if about["dtype"] not in DTYPES:
             raise DataError(
-                f"{function}: {path}, {name} is of type {str(about['dtype'])[:20]}, expected one of"
-                f" {', '.join(DTYPES)}; damaged, or another program's?"
+                function,
+                f"{path}, {name}",
+                f"is of type {str(about['dtype'])[:20]}",
+                expected=f"one of {', '.join(DTYPES)}",
+                cause="damaged, or another program's?",
             )
         start, end = about["data_offsets"]
         content = np.zeros(0, np.uint8)
@@ -107,13 +113,19 @@ def check_format(function: str, path: Path, found: object, known: int) -> None:
     """DataError : a file has another format version than `known`."""
     if type(found) is int and found > known:
         raise DataError(
-            f"{function}: {path} has format {found}, expected {known}; it was made by a newer"
-            " xpcap: upgrade this one"
+            function,
+            path,
+            f"has format {found}",
+            expected=known,
+            cause="it was made by a newer xpcap: upgrade this one",
         )
     if type(found) is not int or found != known:
         raise DataError(
-            f"{function}: {path} has format {found!r}, expected {known}; damaged, or another"
-            " program's?"
+            function,
+            path,
+            f"has format {found!r}",
+            expected=known,
+            cause="damaged, or another program's?",
         )
 
 
@@ -123,19 +135,27 @@ def _check_header(path: Path, function: str) -> None:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
             raise DataError(
-                f"{function}: {path} is a folder, pipe or device, expected a safetensors file; is"
-                " the path right?"
+                function,
+                path,
+                "is a folder, pipe or device",
+                expected="a safetensors file",
+                cause="is the path right?",
             )
         with path.open("rb") as file:
             claimed = int.from_bytes(file.read(8), "little")
     except OSError as error:
         raise DataError(
-            f"{function}: {path}: {error.strerror or os.strerror(error.errno or 0)}, expected a"
-            " safetensors file of ours"
+            function,
+            path,
+            f"cannot be read: {error.strerror or os.strerror(error.errno or 0)}",
+            expected="a safetensors file of ours",
         ) from error
     most = max(0, min(MOST_HEADER, about.st_size - 8))
     if claimed > most:
         raise DataError(
-            f"{function}: {path} has {about.st_size:,} bytes and claims a header of {claimed:,},"
-            f" expected at most {most:,}; damaged, or cut short?"
+            function,
+            path,
+            f"has {about.st_size:,} bytes and claims a header of {claimed:,}",
+            expected=f"at most {most:,}",
+            cause="damaged, or cut short?",
         )

@@ -21,7 +21,7 @@ from xpcap.cli.shared import (
     remark,
 )
 from xpcap.distributed import RankDone, init
-from xpcap.errors import OptionError
+from xpcap.errors import OptionError, sentence
 from xpcap.models import Policy
 from xpcap.report import escape_control
 from xpcap.runs import (
@@ -222,13 +222,17 @@ def _require_ranked(run: Run, policy: Policy) -> None:
     """OptionError : the policy's captions are not ranked."""
     if run.ranker is None:
         raise OptionError(
-            f"caption: `explain` is given, but {run.path} has no index of training photos to rank"
-            " captions by, expected a run trained with `neighbours`"
+            "caption",
+            "`explain`",
+            f"is given, but {run.path} has no index of training photos to rank captions by",
+            expected="a run trained with `neighbours`",
         )
     if not isinstance(policy, RankedBeam):
         raise OptionError(
-            f"caption: `explain` is given with other decoding ({policy.title}), expected the"
-            " default: only its captions are ranked"
+            "caption",
+            "`explain`",
+            f"is given with other decoding ({policy.title})",
+            expected="the default: only its captions are ranked",
         )
 
 
@@ -240,7 +244,12 @@ def _split_runs(
     pictures = arguments[len(more_runs) :]
     if late := [picture for picture in pictures if _is_run(picture)]:
         raise click.UsageError(
-            f"{late[0]} is a run folder and stands behind pictures, expected all runs before them"
+            sentence(
+                "",
+                late[0],
+                "is a run folder and stands behind pictures",
+                expected="all runs before them",
+            )
         )
     return more_runs, pictures
 
@@ -257,7 +266,9 @@ def _refuse_both(ctx: click.Context) -> None:
     ]
     if given:
         raise click.UsageError(
-            f"pictures and {', '.join(given)} are given, expected one or the other"
+            sentence(
+                "", f"pictures and {', '.join(given)}", "are given", expected="one or the other"
+            )
         )
 
 
@@ -277,15 +288,22 @@ def _require_alone(ctx: click.Context, pictures: Sequence[str | Path]) -> None:
     )
     if not pictures:
         raise click.UsageError(
-            f"{of_files[0]} is given without pictures, expected files or folders"
+            sentence("", of_files[0], "is given without pictures", expected="files or folders")
         )
     if others:
         raise click.UsageError(
-            f"{of_files[0]} and {', '.join(others)} are given, expected one or the other"
+            sentence(
+                "",
+                f"{of_files[0]} and {', '.join(others)}",
+                "are given",
+                expected="one or the other",
+            )
         )
     if init().size > 1:
         raise click.UsageError(
-            f"{of_files[0]} is given to {init().size} processes, expected a single one"
+            sentence(
+                "", of_files[0], f"is given to {init().size} processes", expected="a single one"
+            )
         )
 
 
@@ -308,8 +326,13 @@ def _report(written: Written, csv: Path | None, txt: bool, describe: bool) -> No
 
 def _none_read(count: int) -> click.ClickException:
     return click.ClickException(
-        f"caption: none of {count} could be read, expected at least one picture; the reasons are"
-        " listed above"
+        sentence(
+            "caption",
+            "",
+            f"none of {count} could be read",
+            expected="at least one picture",
+            cause="the reasons are listed above",
+        )
     )
 
 

@@ -52,28 +52,34 @@ class Decoding:
         if self.greedy and (self.width is not None or beam or sampling):
             other = "width" if self.width is not None else next(iter({**beam, **sampling}))
             raise OptionError(
-                f"decoding: `greedy` and `{other}` are given, expected one or the other"
+                "decoding", f"`greedy` and `{other}`", "are given", expected="one or the other"
             )
         if self.width is None:
             ranked = run.ranker is not None and not (self.greedy or sampling)
             for name in beam:
                 if not (ranked and name == "n_best"):
                     raise OptionError(
-                        f"decoding: `{name}` is given without `width`, expected both: it is of a"
-                        " beam"
+                        "decoding",
+                        f"`{name}`",
+                        "is given without `width`",
+                        expected="both: it is of a beam",
                     )
             if ranked:
                 return default_policy(run, **{"n_best": n_best, **beam}, **limits)
             return Sampling(**sampling, **limits) if sampling else Policy(**limits)
         for name in sampling:
             raise OptionError(
-                f"decoding: `width` and `{name}` are given, expected one or the other: a beam draws"
-                " nothing"
+                "decoding",
+                f"`width` and `{name}`",
+                "are given",
+                expected="one or the other: a beam draws nothing",
             )
         if "diversity" in beam and "groups" not in beam:
             raise OptionError(
-                "decoding: `diversity` is given without `groups`, expected both: groups are what it"
-                " makes differ"
+                "decoding",
+                "`diversity`",
+                "is given without `groups`",
+                expected="both: groups are what it makes differ",
             )
         return Beam(self.width, **{"n_best": max(1, min(n_best, self.width)), **beam}, **limits)
 

@@ -26,6 +26,7 @@ from xpcap.cli.shared import (
 from xpcap.cli.train import train
 from xpcap.data import CaptionData
 from xpcap.distributed import RankDone, init
+from xpcap.errors import sentence
 from xpcap.report import escape_control
 from xpcap.runs import (
     Comparison,
@@ -98,8 +99,12 @@ def evaluate(
     """
     if doctor and len(folders) > 1:
         raise click.UsageError(
-            f"--doctor and {len(folders)} runs are given, expected one run: it looks into a single"
-            " model"
+            sentence(
+                "",
+                f"--doctor and {len(folders)}",
+                "runs are given",
+                expected="one run: it looks into a single model",
+            )
         )
     if csv is not None:
         check_new_file(csv, ".csv", command="evaluate")

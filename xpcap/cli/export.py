@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from xpcap.cli.shared import PATH, Choice, examples, remark, table
+from xpcap.errors import sentence
 from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
 from xpcap.runs import open_run
 
@@ -70,9 +71,13 @@ def export(
         raise click.UsageError("export: give one of --onnx and --web, with a folder to write")
     if web is not None and (opset is not None or with_encoder):
         flag = "--with-encoder" if with_encoder else "--opset"
-        raise click.UsageError(f"export: {flag} goes with --onnx; a page always has the encoder")
+        raise click.UsageError(
+            sentence("export", flag, "goes with --onnx", cause="a page always has the encoder")
+        )
     if onnx is not None and runtime is not None:
-        raise click.UsageError("export: --runtime goes with --web; ONNX files need none")
+        raise click.UsageError(
+            sentence("export", "--runtime", "goes with --web", cause="ONNX files need none")
+        )
     opened = open_run(run, on_remark=remark)
     if web is not None:
         weights = weights or "float16"

@@ -87,8 +87,12 @@ class Commands(click.Group):
             raise click.ClickException(self._message(ctx, error)) from error
         except MemoryError as error:
             raise click.ClickException(
-                f"{ctx.invoked_subcommand}: out of memory ({error}); choose smaller sizes, or"
-                " smaller data"
+                sentence(
+                    "",
+                    "",
+                    f"{ctx.invoked_subcommand}: out of memory ({error})",
+                    cause="choose smaller sizes, or smaller data",
+                )
             ) from error
         except KeyboardInterrupt as interrupt:
             state = str(interrupt) or "no file was left half-written"

@@ -15,8 +15,8 @@ from xpcap.data.vocabulary import SPECIAL, tokenize
 from xpcap.distributed import init
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
-from xpcap.errors import DataError, install
-from xpcap.files import why_not_writable
+from xpcap.errors import DataError, install, sentence
+from xpcap.files import require_new_file
 from xpcap.prepare import Columns, ImportReport, import_captions
 from xpcap.prepare.dataset import FEW_CAPTIONS, TINY_CAPTIONS
 from xpcap.prepare.splits import check_fractions
@@ -43,8 +43,12 @@ def split_lists(
         name, equals, file = value.partition("=")
         if not (may_name_a_split(name) and equals and file) or name in lists:
             raise click.BadParameter(
-                f"got {value!r}, expected NAME=LIST with a fresh name of letters, as in"
-                " train=trainImages.txt"
+                sentence(
+                    "",
+                    "",
+                    f"got {value!r}",
+                    expected="NAME=LIST with a fresh name of letters, as in train=trainImages.txt",
+                )
             )
         lists[name] = Path(file)
     return lists
@@ -71,8 +75,12 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
         check_fractions("prepare", fractions)
     except (ValueError, DataError) as error:
         raise click.BadParameter(
-            f"got {value!r}, expected the shares of train, val and test, together 1, as in"
-            " 0.8,0.1,0.1"
+            sentence(
+                "",
+                "",
+                f"got {value!r}",
+                expected="the shares of train, val and test, together 1, as in 0.8,0.1,0.1",
+            )
         ) from error
     return fractions
 
@@ -194,8 +202,7 @@ def prepare(**given: Any) -> None:
     """
     _check_usage(given)
     out: Path = given["out"]
-    if why := why_not_writable(out):
-        raise click.ClickException(f"prepare: {out} {why}")  # before any work is done
+    require_new_file("prepare", out)  # before any work is done
     group = init()
     group.all_gather("the file is new")  # before rank 0 writes it
     cache = out.with_name(f"{out.name}.encoding")  # the same command resumes from it if killed
@@ -222,11 +229,17 @@ def _check_usage(given: dict[str, object]) -> None:
     """UsageError : options that are missing or contradict each other."""
     if given["pictures"] is None and given["features"] is None:
         raise click.UsageError(
-            "neither --pictures nor --features is given, expected at least one: where do the"
-            " features come from?"
+            sentence(
+                "",
+                "neither --pictures nor --features",
+                "is given",
+                expected="at least one: where do the features come from?",
+            )
         )
     if not given["files"]:
-        raise click.UsageError("CAPTIONS is missing, expected one or more caption files")
+        raise click.UsageError(
+            sentence("", "CAPTIONS", "is missing", expected="one or more caption files")
+        )
     for one, other in (
         ("features", "encoder"),
         ("features", "grid"),
@@ -236,7 +249,9 @@ def _check_usage(given: dict[str, object]) -> None:
     ):
         if given[one] and given[other]:
             shown = "split" if one == "lists" else one.replace("_", "-")
-            raise click.UsageError(f"--{shown} and --{other} are both given, expected one of them")
+            raise click.UsageError(
+                sentence("", f"--{shown} and --{other}", "are both given", expected="one of them")
+            )
 
 
 def _import(given: dict[str, Any], cache: Path) -> tuple[CaptionData, ImportReport]:

@@ -126,8 +126,11 @@ def _use_own(wanted: str, device: int, rank: int) -> None:
         use_backend(f"{wanted}:{device}")
     except BackendError as error:
         raise BackendError(
-            f"rank {rank} is number {device} on its machine and wants a GPU of its own: {error};"
-            " start as many ranks as there are GPUs, or name one for all, as in `backend` cupy:0"
+            "",
+            f"rank {rank}",
+            f"is number {device} on its machine and wants a GPU of its own: {error}",
+            cause="start as many ranks as there are GPUs, or name one for all, as in `backend`"
+            " cupy:0",
         ) from error
 
 

@@ -123,7 +123,10 @@ def verify(
         return
     if backend is not None and wanted_backend(backend) != "numpy":
         raise OptionError(
-            f"verify: `backend` {backend} with `against`, expected numpy: a submission is NumPy code"
+            "verify",
+            "",
+            f"`backend` {backend} with `against`",
+            expected="numpy: a submission is NumPy code",
         )
     for file, suffix in ((gradescope, ".json"), (html, ".html")):
         if file is not None:
@@ -157,7 +160,7 @@ def verify(
 def _refuse(ctx: click.Context, names: Iterable[str]) -> None:
     for name in names:
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise OptionError(f"verify: `{name}` without `against`, which it belongs to")
+            raise OptionError("verify", f"`{name}`", "without `against`, which it belongs to")
 
 
 def _print_rows(rows: list[Row], as_json: bool) -> None:

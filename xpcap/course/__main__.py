@@ -6,7 +6,7 @@ import click
 
 from xpcap.course.data import REDUCED, write_course_data
 from xpcap.course.imports import NAMES, found_elsewhere
-from xpcap.errors import EXPECTED
+from xpcap.errors import EXPECTED, sentence
 from xpcap.report import escape_control
 
 
@@ -30,8 +30,13 @@ def main(folder: Path) -> None:
     except OSError as error:
         file = escape_control(str(error.filename or folder))
         raise click.ClickException(
-            f"{file}: {error.strerror or error}, expected to write there; is the path right, and"
-            " is there room and permission?"
+            sentence(
+                "",
+                "",
+                f"{file}: {error.strerror or error}",
+                expected="to write there",
+                cause="is the path right, and is there room and permission?",
+            )
         ) from error
     counts = " and ".join(
         f"{len(split.images):,} {name} pictures with {len(split.captions):,} captions"

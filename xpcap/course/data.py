@@ -55,8 +55,10 @@ def write_course_data(
     folder = Path(folder).absolute()
     if folder.exists() or folder.is_symlink():
         raise DataError(
-            f"write_course_data: {folder} exists, and is not overwritten; remove it, or choose"
-            " another name"
+            "write_course_data",
+            folder,
+            "exists, and is not overwritten",
+            cause="remove it, or choose another name",
         )
     data = _short(generate(seed, train=train, val=val, progress=progress))
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -33,8 +33,10 @@ def open_data(path: str | Path) -> CaptionData:
         return read_coco_folder(path)
     if not path.exists():
         raise DataError(
-            f"open_data: {path} does not exist, expected a dataset file from 'prepare' or a"
-            " coco_captioning folder"
+            "open_data",
+            path,
+            "does not exist",
+            expected="a dataset file from 'prepare' or a coco_captioning folder",
         )
     return read_dataset(path)
 

@@ -11,7 +11,7 @@ import numpy as np
 from xpcap.data.dataset import CaptionData, Source, Split, check_data
 from xpcap.data.hdf5 import validate_hdf5
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.errors import DataError, unknown
+from xpcap.errors import DataError, InvalidTypeError, unknown
 from xpcap.files import read_text
 
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
@@ -117,9 +117,12 @@ def from_coco(
     DataError : a key is missing, or arrays do not fit together. TypeError : no mapping.
     """
     if not isinstance(data, Mapping):
-        raise TypeError(
-            f"from_coco: data is a {type(data).__name__}, expected CaptionData, or the dict that"
-            " load_coco_data returns; open_data opens a file"
+        raise InvalidTypeError(
+            "from_coco",
+            "data",
+            f"is a {type(data).__name__}",
+            expected="CaptionData, or the dict that load_coco_data returns",
+            cause="open_data opens a file",
         )
     splits = {}
     for name in SPLITS:
@@ -131,8 +134,10 @@ def from_coco(
             if (key := f"{name}_{thing}") not in data
         ]:
             raise DataError(
-                f"{where}: {', '.join(missing)} missing, expected {name}_captions,"
-                f" {name}_image_idxs and {name}_features"
+                where,
+                ", ".join(missing),
+                "missing",
+                expected=f"{name}_captions, {name}_image_idxs and {name}_features",
             )
         captions, image_idxs, features = (
             data[f"{name}_{thing}"] for thing in ("captions", "image_idxs", "features")
@@ -140,14 +145,19 @@ def from_coco(
         images = data.get(f"{name}_urls", np.arange(len(features)))
         if len(images) != len(features):
             raise DataError(
-                f"{where}: {len(images)} {name}_urls for {len(features)} feature rows, expected one"
-                f" each; {name}2014_urls.txt cut short?"
+                where,
+                "",
+                f"{len(images)} {name}_urls for {len(features)} feature rows",
+                expected="one each",
+                cause=f"{name}2014_urls.txt cut short?",
             )
         splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
     if "idx_to_word" not in data:
         raise DataError(
-            f"{where}: idx_to_word missing, expected the list of words, as load_coco_data"
-            " returns it"
+            where,
+            "idx_to_word",
+            "missing",
+            expected="the list of words, as load_coco_data returns it",
         )
     converted = CaptionData(Vocabulary(data["idx_to_word"]), splits, source=source or Source())
     check_data(where, converted, start)
@@ -178,8 +188,10 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
     names = [name for name in SPLITS if name in data.splits]
     if not names:
         raise DataError(
-            f"to_coco: the data has the splits {', '.join(data.splits) or 'none'}, expected train"
-            " or val: the course's dict has no other"
+            "to_coco",
+            "the data",
+            f"has the splits {', '.join(data.splits) or 'none'}",
+            expected="train or val: the course's dict has no other",
         )
     arrays: dict[str, np.ndarray] = {}
     for name in names:
@@ -198,8 +210,10 @@ def read_coco_folder(folder: Path) -> CaptionData:
     """CaptionData of a coco_captioning folder, checked; with 4096-d features if need be."""
     if not (folder / CAPTIONS).exists():
         raise DataError(
-            f"open_data: {folder} is a folder without {CAPTIONS}, expected a dataset file from"
-            f" 'prepare', or {FOLDER}"
+            "open_data",
+            folder,
+            f"is a folder without {CAPTIONS}",
+            expected=f"a dataset file from 'prepare', or {FOLDER}",
         )
     pca = (folder / "train2014_vgg16_fc7_pca.h5").exists()
     return from_coco(
@@ -214,8 +228,11 @@ def _find() -> Path:
     found = next((Path(folder) for folder in USUAL if Path(folder).is_dir()), None)
     if found is None:
         raise DataError(
-            f"load_coco_data: {Path.cwd()} has none of {', '.join(USUAL)}, expected {FOLDER}; give"
-            " its path as `base_dir`, or make a small one: python -m xpcap.course"
+            "load_coco_data",
+            Path.cwd(),
+            f"has none of {', '.join(USUAL)}",
+            expected=FOLDER,
+            cause="give its path as `base_dir`, or make a small one: python -m xpcap.course",
         )
     return found
 
@@ -227,8 +244,10 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
         arrays = _arrays(path)
         if "features" not in arrays:
             raise DataError(
-                f"load_coco_data: {path} holds {', '.join(map(repr, arrays)) or 'nothing'},"
-                " expected a dataset 'features'"
+                "load_coco_data",
+                path,
+                f"holds {', '.join(map(repr, arrays)) or 'nothing'}",
+                expected="a dataset 'features'",
             )
         data[f"{split}_features"] = arrays["features"]
         data[f"{split}_urls"] = np.array(
@@ -242,8 +261,10 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
         if f"{split}_{thing}" not in data
     ]:
         raise DataError(
-            f"load_coco_data: {folder / CAPTIONS} lacks {', '.join(missing)}, expected captions and"
-            " image_idxs of train and val"
+            "load_coco_data",
+            folder / CAPTIONS,
+            f"lacks {', '.join(missing)}",
+            expected="captions and image_idxs of train and val",
         )
     return data
 
@@ -259,23 +280,29 @@ def _vocabulary(path: Path) -> dict[str, Any]:
             raise TypeError("word_to_idx does not give each word a whole number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"load_coco_data: {path} is not the course's vocabulary, expected JSON with idx_to_word"
-            f" and word_to_idx; truncated? ({error!r})"
+            "load_coco_data",
+            path,
+            "is not the course's vocabulary",
+            expected="JSON with idx_to_word and word_to_idx",
+            cause=f"truncated? ({error!r})",
         ) from error
     return {"idx_to_word": words, "word_to_idx": ids}
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
-        raise DataError(f"load_coco_data: {path} is missing, expected {FOLDER}")
+        raise DataError("load_coco_data", path, "is missing", expected=FOLDER)
     validate_hdf5("load_coco_data", path, None, "what the course ships")
     try:
         with h5py.File(path, "r") as file:
             return {key: file[key][:] for key in file}
     except Exception as error:  # damaged HDF5 brings up errors of many types
         raise DataError(
-            f"load_coco_data: {path} cannot be read as HDF5, expected what the course ships;"
-            f" truncated download? ({error!r})"
+            "load_coco_data",
+            path,
+            "cannot be read as HDF5",
+            expected="what the course ships",
+            cause=f"truncated download? ({error!r})",
         ) from error
 
 
@@ -284,5 +311,5 @@ def _read(path: Path) -> str:
         return read_text(path, TEXT_BYTES)
     except (FileNotFoundError, ValueError) as error:
         raise DataError(
-            f"load_coco_data: {path} is missing or not text, expected {FOLDER} ({error})"
+            "load_coco_data", path, "is missing or not text", expected=f"{FOLDER} ({error})"
         ) from error

@@ -15,7 +15,7 @@ from xpcap.data.features import (
     materialise,
 )
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize
-from xpcap.errors import DataError, InvalidValueError, unknown
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, unknown
 from xpcap.layers.checks import all_below
 
 TEXT = ("encoder", "pictures", "generated")
@@ -49,7 +49,7 @@ class Source:
     def __post_init__(self) -> None:
         if twice := [name for name in FIELDS if name in self.record]:
             raise DataError(
-                f"Source: record holds {twice[0]!r}, expected it as the argument {twice[0]}"
+                "Source", "record", f"holds {twice[0]!r}", expected=f"it as the argument {twice[0]}"
             )
         if fault := _fault(self.to_json()):
             raise DataError("Source", "", fault)
@@ -63,7 +63,7 @@ class Source:
         DataError : a field has the wrong type or range.
         """
         if fault := _fault(stored):
-            raise DataError(f"{where}: source says that {fault}; altered?")
+            raise DataError(where, "source", f"says that {fault}", cause="altered?")
         fields = {name: stored[name] for name in FIELDS if name in stored}
         return cls(
             **fields, record={key: value for key, value in stored.items() if key not in FIELDS}
@@ -143,9 +143,12 @@ class CaptionData:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):
-            raise TypeError(
-                f"CaptionData: source is a {type(self.source).__name__}, expected a Source; wrap"
-                " facts as Source(record=...)"
+            raise InvalidTypeError(
+                "CaptionData",
+                "source",
+                f"is a {type(self.source).__name__}",
+                expected="a Source",
+                cause="wrap facts as Source(record=...)",
             )
 
     @property
@@ -441,8 +444,11 @@ def check_finite(where: str, features: RowSource, images: Sequence[str]) -> None
     if bad:
         name = images[bad[0]]
         raise DataError(
-            f"{where}: {len(bad)} pictures, {name[:100]!r} among them, have features that are not"
-            " finite, expected float32 numbers; extract them again"
+            where,
+            f"{len(bad)} pictures, {name[:100]!r} among them,",
+            "have features that are not finite",
+            expected="float32 numbers",
+            cause="extract them again",
         )
 
 
@@ -475,7 +481,7 @@ def check_data(where: str, data: CaptionData, start: bool = True) -> None:
     DataError : the first fault found.
     """
     if not data.splits:
-        raise DataError(f"{where} has no split, expected at least one, such as train")
+        raise DataError(where, "", "has no split", expected="at least one, such as train")
     for name, split in data.splits.items():
         _check_split(f"{where}, split {name!r}", split, data.vocabulary, start)
     for thing, sizes in (
@@ -484,8 +490,11 @@ def check_data(where: str, data: CaptionData, start: bool = True) -> None:
     ):
         if len(set(sizes)) > 1:
             raise DataError(
-                f"{where}: {thing} of the splits {', '.join(map(repr, data.splits))} have shapes"
-                f" {sizes}, expected one; made by two extractors?"
+                where,
+                f"{thing} of the splits {', '.join(map(repr, data.splits))}",
+                f"have shapes {sizes}",
+                expected="one",
+                cause="made by two extractors?",
             )
     _check_projection(where, data)
 
@@ -495,7 +504,7 @@ def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) 
     n = len(split.captions) if np.ndim(split.captions) else 0
     if n == 0 or m == 0:
         raise DataError(
-            f"{where} is empty: {n} captions of {m} pictures, expected at least one of each"
+            where, "", f"is empty: {n} captions of {m} pictures", expected="at least one of each"
         )
     if (
         split.captions.ndim != 2
@@ -503,8 +512,10 @@ def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) 
         or split.captions.dtype.kind not in "iu"
     ):
         raise DataError(
-            f"{where}: captions have shape {split.captions.shape} and dtype {split.captions.dtype},"
-            " expected integers (n, T+1), T+1 at least 3"
+            where,
+            "captions",
+            f"have shape {split.captions.shape} and dtype {split.captions.dtype}",
+            expected="integers (n, T+1), T+1 at least 3",
         )
     shape = split.features.shape
     if (
@@ -514,25 +525,32 @@ def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) 
         or split.features.dtype.kind != "f"
     ):
         raise DataError(
-            f"{where}: features have shape {shape} and dtype {split.features.dtype}, expected"
-            " floats (m, D), or grids (m, P, D), D at least 1,"
+            where,
+            "features",
+            f"have shape {shape} and dtype {split.features.dtype}",
+            expected="floats (m, D), or grids (m, P, D), D at least 1,"
             f" {'one row' if split.views == 1 else f'{split.views} views'} for each of {m}"
-            " pictures; made for others?"
+            " pictures",
+            cause="made for others?",
         )
     if split.image_idxs.shape != (n,) or split.image_idxs.dtype.kind not in "iu":
         raise DataError(
-            f"{where}: image_idxs have shape {split.image_idxs.shape} and dtype"
-            f" {split.image_idxs.dtype}, expected {n} integers"
+            where,
+            "image_idxs",
+            f"have shape {split.image_idxs.shape} and dtype {split.image_idxs.dtype}",
+            expected=f"{n} integers",
         )
-    _check_range(f"{where}: image_idxs hold numbers", split.image_idxs, m)
-    _check_range(f"{where}: captions hold ids", split.captions, len(vocabulary))
+    _check_range(where, "image_idxs", split.image_idxs, m)
+    _check_range(where, "captions", split.captions, len(vocabulary))
     if start and (without := np.flatnonzero(split.captions[:, 0] != vocabulary.start)).size:
         raise DataError(
-            f"{where}: {without.size} captions, number {without[0]} among them, do not begin with"
-            " <START>, expected it in the first column"
+            where,
+            f"{without.size} captions, number {without[0]} among them,",
+            "do not begin with <START>",
+            expected="it in the first column",
         )
     if split.text is not None and len(split.text) != n:
-        raise DataError(f"{where}: {len(split.text)} texts for {n} captions, expected one each")
+        raise DataError(where, "", f"{len(split.text)} texts for {n} captions", expected="one each")
     if isinstance(split.features, np.ndarray):
         check_finite(where, split.features, [*split.images] * split.views)
 
@@ -548,13 +566,16 @@ def _check_projection(where: str, data: CaptionData) -> None:
     )
     if not fits or not np.isfinite(mean).all() or not np.isfinite(components).all():
         raise DataError(
-            f"{where}: its PCA has a mean of shape {mean.shape} and components of"
-            f" {components.shape}, expected (D,) and (D, {data.feature_dim}), finite float32;"
-            " damaged?"
+            where,
+            "its PCA",
+            f"has a mean of shape {mean.shape} and components of {components.shape}",
+            expected=f"(D,) and (D, {data.feature_dim}), finite float32",
+            cause="damaged?",
         )
 
 
-def _check_range(what: str, numbers: np.ndarray, count: int) -> None:
+def _check_range(where: str, what: str, numbers: np.ndarray, count: int) -> None:
     low, high = int(numbers.min()), int(numbers.max())
     if low < 0 or high >= count:
-        raise DataError(f"{what} {low}..{high}, expected 0..{count - 1}; made for other data?")
+        came = f"hold {low}..{high}"
+        raise DataError(where, what, came, f"0..{count - 1}", "made for other data?")

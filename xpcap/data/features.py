@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from xpcap.errors import DataError, unknown
+from xpcap.errors import DataError, InvalidValueError, unknown
 from xpcap.threads import blas, parallel_map, split_evenly
 
 AT_ONCE = 16 << 20  # bytes of rows that are read together
@@ -71,8 +71,11 @@ class Stored:
                     break
             if _state(self._path) != self._was:
                 raise DataError(
-                    f"read_features: {self._path} was changed while it was read, expected it to"
-                    " stay as it is; run the command again"
+                    "read_features",
+                    self._path,
+                    "was changed while it was read",
+                    expected="it to stay as it is",
+                    cause="run the command again",
                 )
         return rows.astype(self.dtype.newbyteorder("="), copy=False)
 
@@ -205,9 +208,12 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
     for start in range(0, m, step):
         block = np.asarray(features[start : start + step]).astype(np.float64)
         if not (finite := np.isfinite(block).reshape(len(block), -1).all(axis=1)).all():
-            raise ValueError(
-                f"fit_scaling: features of row {start + int(finite.argmin())} (of {m}) are not"
-                " finite, expected numbers; extract them again"
+            raise InvalidValueError(
+                "fit_scaling",
+                f"features of row {start + int(finite.argmin())} (of {m})",
+                "are not finite",
+                expected="numbers",
+                cause="extract them again",
             )
         total += block.reshape(-1, D).sum(axis=0)
     mean = total / count
@@ -300,8 +306,11 @@ def fit_projection(
         d = min(d, rank)
     if d > rank:
         raise DataError(
-            f"fit_projection: {len(features):,} pictures with features of {D:,} numbers vary in"
-            f" {rank:,} directions, expected at least {d:,}; choose a smaller `pca`"
+            "fit_projection",
+            f"{len(features):,} pictures",
+            f"with features of {D:,} numbers vary in {rank:,} directions",
+            expected=f"at least {d:,}",
+            cause="choose a smaller `pca`",
         )
     components = vectors[:, : -d - 1 : -1]
     components = components * np.sign(components[np.abs(components).argmax(axis=0), np.arange(d)])

@@ -22,7 +22,7 @@ from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data,
 from xpcap.data.features import Projection, RowSource, blocks
 from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser, has_word
 from xpcap.errors import DataError
-from xpcap.files import atomic, why_not_writable
+from xpcap.files import atomic, require_new_file
 
 SCRIPT = Path(__file__).with_name("hdf5_check.py")
 # the child needs no more threads
@@ -48,15 +48,21 @@ def validate_hdf5(function: str, path: Path, most: int | None, expected: str) ->
         now = (*_state_of(path), most)
     except OSError as error:
         raise DataError(
-            f"{function}: {path} cannot be opened, expected {expected}; is the path right?"
-            f" ({error})"
+            function,
+            path,
+            "cannot be opened",
+            expected=expected,
+            cause=f"is the path right? ({error})",
         ) from error
     if now in _known:
         return
     if wrong := _validate(path.resolve(), most):
         raise DataError(
-            f"{function}: {path} {wrong}, expected {expected}; truncated, damaged or of another"
-            " kind?"
+            function,
+            path,
+            wrong,
+            expected=expected,
+            cause="truncated, damaged or of another kind?",
         )
     _known.add(now)
 
@@ -137,8 +143,7 @@ def write_fingerprinted(path: str | Path, data: CaptionData) -> None:
 
 
 def _check(path: Path, data: CaptionData) -> None:
-    if why := why_not_writable(path):
-        raise DataError(f"write_dataset: {path} {why}")
+    require_new_file("write_dataset", path)
     check_data("write_dataset", data)
     _check_names(data)
 
@@ -190,8 +195,11 @@ def read_dataset(path: str | Path) -> CaptionData:
         file = h5py.File(path, "r")
     except OSError as error:
         raise DataError(
-            f"read_dataset: {path} cannot be opened as HDF5, expected a file from 'prepare';"
-            f" truncated or of another kind? ({error})"
+            "read_dataset",
+            path,
+            "cannot be opened as HDF5",
+            expected="a file from 'prepare'",
+            cause=f"truncated or of another kind? ({error})",
         ) from error
     keep_open = False
     try:
@@ -199,8 +207,10 @@ def read_dataset(path: str | Path) -> CaptionData:
         check_data(str(path), data)
         if data.fingerprint != fingerprint_of(data):
             raise DataError(
-                f"read_dataset: {path} does not match its stamp; changed since 'prepare' wrote it?"
-                " Prepare it again"
+                "read_dataset",
+                path,
+                "does not match its stamp",
+                cause="changed since 'prepare' wrote it? Prepare it again",
             )
         keep_open = any(
             not isinstance(split.features, np.ndarray) for split in data.splits.values()
@@ -210,8 +220,11 @@ def read_dataset(path: str | Path) -> CaptionData:
     # damaged HDF5 raises errors of many types, from h5py and from whatever uses its values
     except Exception as error:
         raise DataError(
-            f"read_dataset: {path} is not a whole dataset file, expected what 'prepare' writes;"
-            f" damaged? ({error!r})"
+            "read_dataset",
+            path,
+            "is not a whole dataset file",
+            expected="what 'prepare' writes",
+            cause=f"damaged? ({error!r})",
         ) from error
     finally:
         if not keep_open:
@@ -229,29 +242,37 @@ def _check_names(data: CaptionData) -> None:
     for name, split in data.splits.items():
         if not may_name_a_split(name):
             raise DataError(
-                f"write_dataset: a split is called {name!r}, expected letters, digits and _, and"
-                f" none of {', '.join(RESERVED)}"
+                "write_dataset",
+                "a split",
+                f"is called {name!r}",
+                expected=f"letters, digits and _, and none of {', '.join(RESERVED)}",
             )
         if len(set(split.images)) < len(split.images) or any(
             "\0" in image for image in split.images
         ):
             raise DataError(
-                f"write_dataset: split {name!r} has a picture name twice, or one with a NUL in it;"
-                " expected distinct names"
+                "write_dataset",
+                f"split {name!r}",
+                "has a picture name twice, or one with a NUL in it",
+                expected="distinct names",
             )
         if not all(has_word(text) for text in data.texts(name)):
             raise DataError(
-                f"write_dataset: split {name!r} has a caption without a word, expected words in"
-                " each"
+                "write_dataset",
+                f"split {name!r}",
+                "has a caption without a word",
+                expected="words in each",
             )
 
 
 def _read(path: Path, file: h5py.File) -> CaptionData:
     if "xpcap" not in file.attrs:
         raise DataError(
-            f"read_dataset: {path} is HDF5 without xpcap's stamp (it holds"
-            f" {', '.join(map(repr, file)) or 'nothing'}), expected a file from 'prepare'; another"
-            " program's?"
+            "read_dataset",
+            path,
+            f"is HDF5 without xpcap's stamp (it holds {', '.join(map(repr, file)) or 'nothing'})",
+            expected="a file from 'prepare'",
+            cause="another program's?",
         )
     about = _about(path, str(file.attrs["xpcap"]))
     groups = {name: file[name] for name in file if name not in RESERVED}
@@ -279,30 +300,46 @@ def _about(path: Path, text: str) -> dict[str, Any]:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' is no JSON,"
-            f" expected it; damaged? ({error})"
+            "read_dataset",
+            path,
+            "is not a whole dataset file, its attribute 'xpcap' is no JSON",
+            expected="it",
+            cause=f"damaged? ({error})",
         ) from error
     if not isinstance(about, dict):
         raise DataError(
-            f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' is a"
-            f" {type(about).__name__}, expected an object; damaged?"
+            "read_dataset",
+            path,
+            f"is not a whole dataset file, its attribute 'xpcap' is a {type(about).__name__}",
+            expected="an object",
+            cause="damaged?",
         )
     if about.get("format") != FORMAT:
         raise DataError(
-            f"read_dataset: {path} has format {about.get('format')!r:.60}, expected {FORMAT}; made"
-            " by a newer xpcap?"
+            "read_dataset",
+            path,
+            f"has format {about.get('format')!r:.60}",
+            expected=FORMAT,
+            cause="made by a newer xpcap?",
         )
     if not isinstance(about.get("source"), dict) or not isinstance(about.get("stamp"), str):
         raise DataError(
-            f"read_dataset: {path} is not a whole dataset file, its attribute 'xpcap' lacks source"
-            " or stamp, expected both; damaged?"
+            "read_dataset",
+            path,
+            "is not a whole dataset file, its attribute 'xpcap' lacks source or stamp",
+            expected="both",
+            cause="damaged?",
         )
     views = about.setdefault("views", {})
     if not isinstance(views, dict) or not all(
         type(count) is int and count >= 1 for count in views.values()
     ):
         raise DataError(
-            f"read_dataset: {path} has views {str(views)[:60]}, expected a count by split; damaged?"
+            "read_dataset",
+            path,
+            f"has views {str(views)[:60]}",
+            expected="a count by split",
+            cause="damaged?",
         )
     # files from before there was a choice record none
     check_tokeniser(f"read_dataset: {path}", about.setdefault("tokeniser", ASCII))
@@ -312,8 +349,10 @@ def _about(path: Path, text: str) -> dict[str, Any]:
 def _read_split(path: Path, name: str, group: h5py.Group, views: int, in_memory: bool) -> Split:
     if missing := [field for field in FIELDS if field not in group]:
         raise DataError(
-            f"read_dataset: {path}, split {name!r} lacks {', '.join(missing)}, expected"
-            f" {', '.join(FIELDS)}"
+            "read_dataset",
+            f"{path}, split {name!r}",
+            f"lacks {', '.join(missing)}",
+            expected=", ".join(FIELDS),
         )
     features = group["features"]
     captions = group["captions"][:]
@@ -343,14 +382,20 @@ def _texts(where: str, blob: np.ndarray, offsets: np.ndarray, n: int) -> list[st
         or blob.dtype != np.uint8
     ):
         raise DataError(
-            f"{where}: text has shape {blob.shape} and dtype {blob.dtype}, text_offsets"
-            f" {offsets.shape} and {offsets.dtype}, expected bytes, and {n + 1} integers for {n}"
-            " captions; damaged?"
+            where,
+            "text",
+            f"has shape {blob.shape} and dtype {blob.dtype}, text_offsets {offsets.shape}"
+            f" and {offsets.dtype}",
+            expected=f"bytes, and {n + 1} integers for {n} captions",
+            cause="damaged?",
         )
     if offsets[0] != 0 or offsets[-1] != len(blob) or (offsets[1:] < offsets[:-1]).any():
         raise DataError(
-            f"{where}: text_offsets run from {offsets[0]} to {offsets[-1]}, expected a rise from 0"
-            f" to {len(blob)}, where text ends; damaged?"
+            where,
+            "text_offsets",
+            f"run from {offsets[0]} to {offsets[-1]}",
+            expected=f"a rise from 0 to {len(blob)}, where text ends",
+            cause="damaged?",
         )
     return [
         bytes(blob[start:end]).decode("utf-8")

@@ -44,20 +44,26 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray | Stored]:
     # opening a pipe would wait for a writer
     if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
         raise DataError(
-            f"read_npz: {path} is a pipe or a device, expected an .npz file; is the path right?"
+            "read_npz",
+            path,
+            "is a pipe or a device",
+            expected="an .npz file",
+            cause="is the path right?",
         )
     with BoundedReader(io.FileIO(path)) as file:
         if file.peek(6)[:6] == npy.MAGIC_PREFIX:
             raise DataError(
-                f"read_npz: {path} is a single array, expected an .npz with {_listed(names)}"
+                "read_npz", path, "is a single array", expected=f"an .npz with {_listed(names)}"
             )
         try:
             with zipfile.ZipFile(file) as archive:
                 held = [name.removesuffix(".npy") for name in archive.namelist()]
                 if any(held.count(name) != 1 for name in names):
                     raise DataError(
-                        f"read_npz: {path} holds {_listed(held) or 'nothing'}, expected"
-                        f" {_listed(names)}, each once"
+                        "read_npz",
+                        path,
+                        f"holds {_listed(held) or 'nothing'}",
+                        expected=f"{_listed(names)}, each once",
                     )
                 return [_array(path, archive, archive.getinfo(f"{name}.npy")) for name in names]
         except DataError:
@@ -65,8 +71,11 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray | Stored]:
         # damaged archives raise errors of many types, from zipfile, zlib and NumPy
         except Exception as error:
             raise DataError(
-                f"read_npz: {path} cannot be read as .npz, expected {_listed(names)}; truncated, or"
-                f" of another kind? ({str(error)[:200]!r})"
+                "read_npz",
+                path,
+                "cannot be read as .npz",
+                expected=_listed(names),
+                cause=f"truncated, or of another kind? ({str(error)[:200]!r})",
             ) from error
 
 

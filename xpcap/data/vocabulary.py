@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
-from xpcap.errors import DataError, unknown
+from xpcap.errors import DataError, InvalidValueError, unknown
 
 UNICODE, ASCII = "unicode", "ascii"
 TOKENISERS = {  # name, as it is stored, to how it makes words
@@ -132,32 +132,42 @@ class Vocabulary:
         self.idx_to_word = list(words)
         if odd := [word for word in self.idx_to_word if not isinstance(word, str)]:
             raise DataError(
-                f"Vocabulary: {odd[0]!r} among {len(self.idx_to_word)} words is a"
-                f" {type(odd[0]).__name__}, expected text"
+                "Vocabulary",
+                f"{odd[0]!r} among {len(self.idx_to_word)} words",
+                f"is a {type(odd[0]).__name__}",
+                expected="text",
             )
         try:
             "".join(self.idx_to_word).encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(
-                f"Vocabulary: {error.object[error.start]!r} among {len(self.idx_to_word)} words is"
-                " no character, expected UTF-8 text"
+                "Vocabulary",
+                f"{error.object[error.start]!r} among {len(self.idx_to_word)} words",
+                "is no character",
+                expected="UTF-8 text",
             ) from error
         if malformed := [word for word in self.idx_to_word if word.split() != [word]]:
             raise DataError(
-                f"Vocabulary: {malformed[0][:60]!r} among {len(self.idx_to_word)} words is empty or"
-                " has white space in it, expected single words"
+                "Vocabulary",
+                f"{malformed[0][:60]!r} among {len(self.idx_to_word)} words",
+                "is empty or has white space in it",
+                expected="single words",
             )
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
         if len(self.word_to_idx) != len(self.idx_to_word):
             twice = [word for word, n in Counter(self.idx_to_word).items() if n > 1]
             raise DataError(
-                f"Vocabulary: {len(twice)} words occur twice, {twice[0][:60]!r} among them,"
-                " expected each once"
+                "Vocabulary",
+                "",
+                f"{len(twice)} words occur twice, {twice[0][:60]!r} among them",
+                expected="each once",
             )
         if missing := [word for word in SPECIAL if word not in self.word_to_idx]:
             raise DataError(
-                f"Vocabulary: {', '.join(missing)} missing from {len(self.idx_to_word)} words,"
-                f" expected all of {', '.join(SPECIAL)}"
+                "Vocabulary",
+                ", ".join(missing),
+                f"missing from {len(self.idx_to_word)} words",
+                expected=f"all of {', '.join(SPECIAL)}",
             )
         self.null, self.start, self.end, self.unk = (self.word_to_idx[word] for word in SPECIAL)
 
@@ -185,9 +195,12 @@ class Vocabulary:
         """
         if other.tokeniser != self.tokeniser:
             raise DataError(
-                f"Vocabulary.union: the words of one are made by the tokeniser {self.tokeniser!r},"
-                f" those of the other by {other.tokeniser!r}, expected one tokeniser; prepare the"
-                " data again"
+                "Vocabulary.union",
+                "the words of one",
+                f"are made by the tokeniser {self.tokeniser!r}, those of the other by"
+                f" {other.tokeniser!r}",
+                expected="one tokeniser",
+                cause="prepare the data again",
             )
         new = [word for word in other.idx_to_word if word not in self.word_to_idx]
         return Vocabulary([*self.idx_to_word, *new], tokeniser=self.tokeniser)
@@ -202,9 +215,11 @@ class Vocabulary:
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
         """Captions as ids (n, max_words + 2), int32: START, words (perhaps UNK), END, NULL."""
         if isinstance(texts, str) or max_words < 1:
-            raise ValueError(
-                f"Vocabulary.encode: got {type(texts).__name__} and max_words {max_words}, expected"
-                " a list of captions and at least 1"
+            raise InvalidValueError(
+                "Vocabulary.encode",
+                "",
+                f"got {type(texts).__name__} and max_words {max_words}",
+                expected="a list of captions and at least 1",
             )
         return self.encode_words([self.tokenize(text) for text in texts], max_words)
 
@@ -252,9 +267,11 @@ def decode_captions(
     """
     ids = to_numpy(captions)
     if ids.ndim not in (1, 2) or (ids.size and ids.dtype.kind not in "iu"):
-        raise ValueError(
-            f"decode_captions: captions have shape {ids.shape} and dtype {ids.dtype}, expected"
-            " integer ids (T,) or (N, T)"
+        raise InvalidValueError(
+            "decode_captions",
+            "captions",
+            f"have shape {ids.shape} and dtype {ids.dtype}",
+            expected="integer ids (T,) or (N, T)",
         )
     decoded = [
         _decode(row, idx_to_word, () if special else (START, END))
@@ -273,9 +290,11 @@ def _decode(
         except (IndexError, KeyError):
             word = None
         if word is None:
-            raise ValueError(
-                f"decode_captions: id {i} has no word among {len(idx_to_word)}; another vocabulary"
-                " made these captions?"
+            raise InvalidValueError(
+                "decode_captions",
+                f"id {i}",
+                f"has no word among {len(idx_to_word)}",
+                cause="another vocabulary made these captions?",
             )
         if word != NULL and word not in silent:
             words.append(word)

@@ -68,13 +68,17 @@ class Beam(Policy):
         check_fields(self)
         if self.n_best > self.width:
             raise OptionError(
-                f"Beam: `n_best` is {self.n_best}, expected at most {self.width}, as in `width`: no"
-                " more captions come out of a beam"
+                "Beam",
+                "`n_best`",
+                f"is {self.n_best}",
+                expected=f"at most {self.width}, as in `width`: no more captions come out of a beam",
             )
         if self.width % self.groups:
             raise OptionError(
-                f"Beam: `groups` is {self.groups}, expected a divisor of `width`, {self.width}:"
-                " groups are of equal width"
+                "Beam",
+                "`groups`",
+                f"is {self.groups}",
+                expected=f"a divisor of `width`, {self.width}: groups are of equal width",
             )
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 from xpcap.backend import Array, get_array_module
 from xpcap.decoding.hypotheses import Hypotheses, Step
 from xpcap.decoding.policies import Choice, LogitsProcessor, Policy, Special
+from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace
@@ -49,9 +50,11 @@ def special_words(function: str, ids: dict[str, int]) -> Special:
     V = len(ids)
     start = ids.get("<START>", V)
     if start >= V:
-        raise ValueError(
-            f"{function}: the vocabulary of {V} words has no <START> with an id below {V}, expected"
-            " one: sampling starts from it"
+        raise InvalidValueError(
+            function,
+            f"the vocabulary of {V} words",
+            f"has no <START> with an id below {V}",
+            expected="one: sampling starts from it",
         )
     return Special(start, ids.get("<END>"), ids["<NULL>"])
 
@@ -103,17 +106,21 @@ def decode(
     numbers : (N,), int from 0; keys of the pictures for a policy that samples. None: 0..N-1
     """
     if not isinstance(policy, Policy):
-        raise TypeError(
-            f"{function}: policy is {policy!r}, expected a Policy, such as Beam(5) or Sampling() of"
-            " xpcap.models"
+        raise InvalidTypeError(
+            function,
+            "policy",
+            f"is {policy!r}",
+            expected="a Policy, such as Beam(5) or Sampling() of xpcap.models",
         )
     special = special_words(function, model.word_to_idx)
     N, banned = len(features), policy.banned(function, len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
     if numbers.shape != (N,) or (N and (numbers.dtype.kind not in "iu" or numbers.min() < 0)):
-        raise ValueError(
-            f"{function}: numbers has shape {numbers.shape} and dtype {numbers.dtype}, expected one"
-            f" for each picture, ({N},), whole and from 0"
+        raise InvalidValueError(
+            function,
+            "numbers",
+            f"has shape {numbers.shape} and dtype {numbers.dtype}",
+            expected=f"one for each picture, ({N},), whole and from 0",
         )
     parts = [slice(0, N)]
     if isinstance(model.like, np.ndarray):
@@ -177,9 +184,12 @@ def _decode(
         process(scores, t, hypotheses, alive)
         words, parents, totals = check_choice(policy, choose(scores, totals, t, alive), scores)
         if parents is not None and behind:
-            raise ValueError(
-                f"decode: {type(policy).__name__}.choose names parents, expected None; is it"
-                " `rowwise`?"
+            raise InvalidValueError(
+                "decode",
+                f"{type(policy).__name__}.choose",
+                "names parents",
+                expected="None",
+                cause="is it `rowwise`?",
             )
 
         # The first choice fills the slots; later ones refill those of the batch, in its order.
@@ -230,8 +240,12 @@ def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
     """
     where, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
     if not isinstance(choice, Choice):
-        raise TypeError(
-            f"{where} returned a {type(choice).__name__}, expected a Choice; return Choice(words)"
+        raise InvalidTypeError(
+            where,
+            "",
+            f"returned a {type(choice).__name__}",
+            expected="a Choice",
+            cause="return Choice(words)",
         )
     m = n if choice.parents is None else len(choice.parents)
     for name, ids, below in (("words", choice.words, V), ("parents", choice.parents, n)):
@@ -239,17 +253,22 @@ def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
             continue
         dtype = getattr(ids, "dtype", None)
         if dtype is None or dtype.kind not in "iu":
-            raise TypeError(
-                f"{where} returned {name} of {dtype or type(ids).__name__}, expected an array of"
-                " integers"
+            raise InvalidTypeError(
+                where,
+                "",
+                f"returned {name} of {dtype or type(ids).__name__}",
+                expected="an array of integers",
             )
         if ids.shape != (m,):
-            raise ValueError(
-                f"{where} returned {name} of shape {ids.shape}, expected ({m},) for {n} hypotheses"
+            raise InvalidValueError(
+                where,
+                "",
+                f"returned {name} of shape {ids.shape}",
+                expected=f"({m},) for {n} hypotheses",
             )
         if isinstance(ids, np.ndarray) and not all_below(ids, below):
-            raise ValueError(
-                f"{where} returned {name} {ids.min()}..{ids.max()}, expected 0..{below - 1}"
+            raise InvalidValueError(
+                where, "", f"returned {name} {ids.min()}..{ids.max()}", expected=f"0..{below - 1}"
             )
     return choice
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.decoding.hypotheses import Hypotheses
-from xpcap.errors import OptionError
+from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError
 from xpcap.memory import Buffer
 from xpcap.ops import argmax, forbid, sample_words, soft_weights
 from xpcap.options import SEED, Real, Whole, check_fields, option
@@ -40,9 +40,12 @@ StepFunction = Callable[[Array, Array | None, int, np.ndarray], Choice]  # score
 def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
     """The ids in `forbid`, sorted, each once. TypeError : it holds anything else, such as words."""
     if odd := [i for i in forbid if not hasattr(i, "__index__")]:
-        raise TypeError(
-            f"{function}: forbid holds {odd[0]!r}, expected ids of words; model.word_to_idx has the"
-            " id of each word"
+        raise InvalidTypeError(
+            function,
+            "forbid",
+            f"holds {odd[0]!r}",
+            expected="ids of words",
+            cause="model.word_to_idx has the id of each word",
         )
     return sorted({operator.index(i) for i in forbid})
 
@@ -118,9 +121,11 @@ class Policy:
         least.check(function, "`least_length`", self.least_length)
         banned = check_ids(function, self.forbid)
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
-            raise ValueError(
-                f"{function}: forbid holds {len(banned)} ids {banned[0]}..{banned[-1]}, expected"
-                f" some, not all, of 0..{V - 1}"
+            raise InvalidValueError(
+                function,
+                "forbid",
+                f"holds {len(banned)} ids {banned[0]}..{banned[-1]}",
+                expected=f"some, not all, of 0..{V - 1}",
             )
         left = V - len({*banned, *(() if end is None else (end,))})
         # In a caption at most max_length / 2 words have followed the same two words
@@ -130,8 +135,10 @@ class Policy:
             limit = "no_stutter" if self.no_stutter else "least_length"
             limit = "no_repeat_trigram" if self.no_repeat_trigram else limit
             raise OptionError(
-                f"{function}: `forbid` leaves {left} of {V} words besides END, expected at least"
-                f" {needed} with `{limit}`: no word might be left"
+                function,
+                "`forbid`",
+                f"leaves {left} of {V} words besides END",
+                expected=f"at least {needed} with `{limit}`: no word might be left",
             )
         return banned
 

@@ -107,8 +107,11 @@ def init() -> Group:
         return SINGLE
     if importlib.util.find_spec("mpi4py") is None:
         raise GroupError(
-            f"init: a launcher started {size} processes, and mpi4py is not installed, expected it,"
-            f" to join them; {install('mpi')} installs it"
+            "init",
+            "a launcher",
+            f"started {size} processes, and mpi4py is not installed",
+            expected="it, to join them",
+            cause=f"{install('mpi')} installs it",
         )
     from xpcap.distributed.mpi import world
 

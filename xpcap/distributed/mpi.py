@@ -387,15 +387,21 @@ def world(size: int) -> MPIGroup:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise GroupError(
-            f"init: mpi4py cannot load an MPI library ({error}), expected one; {install('mpi')}"
-            " installs one, with its mpiexec"
+            "init",
+            "mpi4py",
+            f"cannot load an MPI library ({error})",
+            expected="one",
+            cause=f"{install('mpi')} installs one, with its mpiexec",
         ) from error
     if MPI.COMM_WORLD.Get_size() != size:
         raise GroupError(
-            f"init: the launcher started {size} processes, and mpi4py's MPI,"
+            "init",
+            "the launcher",
+            f"started {size} processes, and mpi4py's MPI,"
             f" {MPI.Get_library_version().split(chr(10))[0][:60]!r}, knows"
-            f" {MPI.COMM_WORLD.Get_size()}, expected the same; use the mpiexec of the MPI that"
-            " mpi4py loads"
+            f" {MPI.COMM_WORLD.Get_size()}",
+            expected="the same",
+            cause="use the mpiexec of the MPI that mpi4py loads",
         )
     group = MPIGroup(MPI.COMM_WORLD)
     _divide_cores(group)

@@ -44,8 +44,11 @@ def require(encoder: str, extra: str, *packages: str) -> None:
     ]:
         them = "it" if len(missing) == 1 else "them"
         raise DataError(
-            f"find_encoder: encoder {encoder!r} needs {' and '.join(missing)}, expected {them} to"
-            f" be installed; {install(extra)} installs {them}"
+            "find_encoder",
+            f"encoder {encoder!r}",
+            f"needs {' and '.join(missing)}",
+            expected=f"{them} to be installed",
+            cause=f"{install(extra)} installs {them}",
         )
 
 
@@ -60,7 +63,9 @@ def split_options(name: str, known: Collection[str]) -> tuple[str, dict[str, str
         if key not in known:
             raise unknown("find_encoder", f"encoder {name!r}: option", key, known, DataError)
         if key in options:
-            raise DataError(f"find_encoder: encoder {name!r} gives {key} twice, expected it once")
+            raise DataError(
+                "find_encoder", f"encoder {name!r}", f"gives {key} twice", expected="it once"
+            )
         options[key] = value
     return rest, options
 
@@ -69,8 +74,10 @@ def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
     """The first digits of a digest, for an encoder's name. DataError : not as `wanted`."""
     if wanted is not None and digest[:DIGITS] != wanted:
         raise DataError(
-            f"find_encoder: the weights of encoder {encoder!r} have a SHA-256 that starts"
-            f" {digest[:DIGITS]}, expected {wanted[:DIGITS]!r}; replaced since the features were"
-            " made?"
+            "find_encoder",
+            f"the weights of encoder {encoder!r}",
+            f"have a SHA-256 that starts {digest[:DIGITS]}",
+            expected=f"{wanted[:DIGITS]!r}",
+            cause="replaced since the features were made?",
         )
     return digest[:DIGITS]

@@ -52,8 +52,10 @@ def grid_of(name: str, options: Mapping[str, str]) -> int | None:
     grid = options.get("grid")
     if grid is not None and not (grid.isdecimal() and 1 <= int(grid) <= MOST):
         raise DataError(
-            f"find_encoder: encoder {name!r} has grid={grid}, expected regions along a side, 1 to"
-            f" {MOST}"
+            "find_encoder",
+            f"encoder {name!r}",
+            f"has grid={grid}",
+            expected=f"regions along a side, 1 to {MOST}",
         )
     return None if grid is None else int(grid)
 
@@ -68,8 +70,10 @@ def require_regions(name: str, shape: tuple[int, ...], grid: int) -> None:
     height, width = shape[:2]
     if grid > min(height, width):
         raise DataError(
-            f"find_encoder: encoder {name!r} sees {height} x {width} regions, expected at least the"
-            f" {grid} x {grid} of its grid"
+            "find_encoder",
+            f"encoder {name!r}",
+            f"sees {height} x {width} regions",
+            expected=f"at least the {grid} x {grid} of its grid",
         )
 
 

@@ -33,8 +33,10 @@ def open_session(where: str, model: bytes) -> Any:
     except Exception as error:  # its errors have no type in common
         reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"find_encoder: {where} cannot be opened by ONNX Runtime {onnxruntime.__version__}:"
-            f" {reason}; damaged, or too new?"
+            "find_encoder",
+            where,
+            f"cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}",
+            cause="damaged, or too new?",
         ) from error
 
 
@@ -153,7 +155,7 @@ def onnx_file(name: str) -> OnnxEncoder:
     scaling = {key: _numbers(path, key, given.get(key)) for key in ("mean", "std")}
     if not scaling["std"].all():
         raise DataError(
-            f"find_encoder: {path}: std is {given['std']}, expected numbers other than 0"
+            "find_encoder", f"{path}: std", f"is {given['std']}", expected="numbers other than 0"
         )
     grid = grid_of(name, options)
     output = _output(path, session, options.get("output"), grid is not None)
@@ -173,14 +175,19 @@ def _read(path: Path) -> bytes:
         if not is_file or about.st_size > MOST_BYTES:
             came = f"has {about.st_size:,} bytes" if is_file else "is a folder, a pipe or a device"
             raise DataError(
-                f"find_encoder: {path} {came}, expected an ONNX file of at most {MOST_BYTES:,}"
-                " bytes"
+                "find_encoder",
+                path,
+                came,
+                expected=f"an ONNX file of at most {MOST_BYTES:,} bytes",
             )
         return path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"find_encoder: {path}: {error.strerror}, expected an ONNX file; moved, or is the path"
-            " wrong?"
+            "find_encoder",
+            path,
+            f"cannot be read: {error.strerror}",
+            expected="an ONNX file",
+            cause="moved, or is the path wrong?",
         ) from error
 
 
@@ -188,7 +195,7 @@ def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int,
     """True if the input has its channels last, else False; and its height and width."""
     if given is not None and not (given.isdecimal() and 0 < int(given) <= MOST_SIDE):
         raise DataError(
-            f"find_encoder: {path}: size is {given!r}, expected pixels, 1 to {MOST_SIDE:,}"
+            "find_encoder", f"{path}: size", f"is {given!r}", expected=f"pixels, 1 to {MOST_SIDE:,}"
         )
     inputs = session.get_inputs()
     shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
@@ -196,21 +203,28 @@ def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int,
     if not one_picture or 3 not in (shape[1], shape[3]):
         came = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)[:300]
         raise DataError(
-            f"find_encoder: {path} takes {came}, expected one float input (N, 3, height, width) or"
-            " (N, height, width, 3)"
+            "find_encoder",
+            path,
+            f"takes {came}",
+            expected="one float input (N, 3, height, width) or (N, height, width, 3)",
         )
     channels_last = shape[1] != 3
     fixed = shape[1:3] if channels_last else shape[2:]
     height, width = (side if isinstance(side, int) else int(given or 0) for side in fixed)
     if not height or not width:
         raise DataError(
-            f"find_encoder: {path} takes pictures of any size, expected one to scale them to; add"
-            " :size=224, or what it was trained with"
+            "find_encoder",
+            path,
+            "takes pictures of any size",
+            expected="one to scale them to",
+            cause="add :size=224, or what it was trained with",
         )
     if given is not None and (height, width) != (int(given), int(given)):
         raise DataError(
-            f"find_encoder: {path} takes pictures of {height} x {width}, expected the size {given}"
-            " that was asked for"
+            "find_encoder",
+            path,
+            f"takes pictures of {height} x {width}",
+            expected=f"the size {given} that was asked for",
         )
     return channels_last, (height, width)
 
@@ -218,9 +232,12 @@ def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int,
 def _numbers(path: Path, key: str, text: str | None) -> np.ndarray:
     if text is None:
         raise DataError(
-            f"find_encoder: {path} does not say how its input is scaled, expected `mean` and `std`"
-            " in its metadata or behind its name; most models trained on ImageNet want"
-            " :mean=0.485,0.456,0.406:std=0.229,0.224,0.225"
+            "find_encoder",
+            path,
+            "does not say how its input is scaled",
+            expected="`mean` and `std` in its metadata or behind its name",
+            cause="most models trained on ImageNet want"
+            " :mean=0.485,0.456,0.406:std=0.229,0.224,0.225",
         )
     try:
         numbers = [float(part) for part in text.split(",")]
@@ -228,8 +245,10 @@ def _numbers(path: Path, key: str, text: str | None) -> np.ndarray:
         numbers = []
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
         raise DataError(
-            f"find_encoder: {path}: {key} is {text[:60]!r}, expected one number, or three with"
-            " commas between them"
+            "find_encoder",
+            f"{path}: {key}",
+            f"is {text[:60]!r}",
+            expected="one number, or three with commas between them",
         )
     return np.array(numbers)
 
@@ -247,7 +266,10 @@ def _output(path: Path, session: Any, wanted: str | None, is_map: bool) -> str:
         if is_map:
             wanted = "a map, float (N, D, height, width)"
         raise DataError(
-            f"find_encoder: {path} gives {name} {outputs[name].type} {shape}, expected {wanted}; "
-            f"its outputs are {', '.join(outputs)}: choose one with :output=NAME"
+            "find_encoder",
+            path,
+            f"gives {name} {outputs[name].type} {shape}",
+            expected=wanted,
+            cause=f"its outputs are {', '.join(outputs)}: choose one with :output=NAME",
         )
     return name

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 
-from xpcap.errors import DataError, install
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, install
 from xpcap.signatures import AVIF, HEIC, PAGE, kind_of_file
 
 if TYPE_CHECKING:
@@ -79,9 +79,12 @@ def read_picture(source: PictureSource) -> np.ndarray:
     elif hasattr(source, "read"):
         name = getattr(source, "name", None) or name  # a spooled upload has none
     elif not isinstance(source, Image.Image):
-        raise TypeError(
-            f"read_picture: the picture is of type {type(source).__name__}, expected a path, bytes,"
-            " a file opened for reading bytes, a Pillow image, or an array of uint8"
+        raise InvalidTypeError(
+            "read_picture",
+            "the picture",
+            f"is of type {type(source).__name__}",
+            expected="a path, bytes, a file opened for reading bytes, a Pillow image, or an array of"
+            " uint8",
         )
     Image.init()
     reads_heic()
@@ -91,7 +94,11 @@ def read_picture(source: PictureSource) -> np.ndarray:
             if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for a writer
                 kind = "a folder" if source.is_dir() else "a pipe or a device"
                 raise DataError(
-                    f"read_picture: {name} is {kind}, expected a picture file; is the path right?"
+                    "read_picture",
+                    name,
+                    f"is {kind}",
+                    expected="a picture file",
+                    cause="is the path right?",
                 )
             _require_size(name, about.st_size)
         with warnings.catch_warnings():
@@ -112,16 +119,19 @@ def read_picture(source: PictureSource) -> np.ndarray:
         raise
     except MemoryError as error:
         raise DataError(
-            f"read_picture: {name} takes more memory to decode than is free, expected a smaller"
-            " picture; scale it down first"
+            "read_picture",
+            name,
+            "takes more memory to decode than is free",
+            expected="a smaller picture",
+            cause="scale it down first",
         ) from error
     except Image.DecompressionBombError as error:
         raise DataError(
-            f"read_picture: {name} has too many pixels; scale it down first ({error})"
+            "read_picture", name, "has too many pixels", cause=f"scale it down first ({error})"
         ) from error
     except FileNotFoundError as error:
         raise DataError(
-            f"read_picture: {name} does not exist, expected a picture; is the path right?"
+            "read_picture", name, "does not exist", expected="a picture", cause="is the path right?"
         ) from error
     # damaged pictures raise errors of many types, from Pillow and from what it calls
     except Exception as error:
@@ -139,8 +149,11 @@ def read_picture(source: PictureSource) -> np.ndarray:
 def _require_size(name: object, size: int) -> None:
     if size > MOST_BYTES:
         raise DataError(
-            f"read_picture: {name} has {size:,} bytes, expected at most {MOST_BYTES >> 20} MB; is"
-            " it a picture?"
+            "read_picture",
+            name,
+            f"has {size:,} bytes",
+            expected=f"at most {MOST_BYTES >> 20} MB",
+            cause="is it a picture?",
         )
 
 
@@ -153,8 +166,11 @@ def _require_area(name: object, picture: "Picture", whole: tuple[int, int]) -> N
         width, height = whole
         doubled = f", which count double in {picture.format}" if times == 2 else ""
         raise DataError(
-            f"read_picture: {name} has {width} x {height} pixels{doubled}, expected at most"
-            f" {most:,}; scale it down first"
+            "read_picture",
+            name,
+            f"has {width} x {height} pixels{doubled}",
+            expected=f"at most {most:,}",
+            cause="scale it down first",
         )
 
 
@@ -163,14 +179,20 @@ def _image_of(levels: np.ndarray) -> "Picture":
     from PIL import Image
 
     if levels.dtype != np.uint8:
-        raise TypeError(
-            f"read_picture: the picture has dtype {levels.dtype}, expected uint8, levels of 0 to"
-            " 255; multiply levels of 0 to 1 by 255 and round them"
+        raise InvalidTypeError(
+            "read_picture",
+            "the picture",
+            f"has dtype {levels.dtype}",
+            expected="uint8, levels of 0 to 255",
+            cause="multiply levels of 0 to 1 by 255 and round them",
         )
     if levels.ndim not in (2, 3) or levels.shape[2:] not in ((), (3,), (4,)) or not levels.size:
-        raise ValueError(
-            f"read_picture: the picture has shape {levels.shape}, expected (height, width, 3),"
-            " (height, width, 4) or (height, width); are its channels the first axis?"
+        raise InvalidValueError(
+            "read_picture",
+            "the picture",
+            f"has shape {levels.shape}",
+            expected="(height, width, 3), (height, width, 4) or (height, width)",
+            cause="are its channels the first axis?",
         )
     return Image.fromarray(levels)
 
@@ -386,7 +408,9 @@ def require_picture(where: str, picture: np.ndarray) -> None:
         came = f"type {type(picture).__name__}"
         if hasattr(picture, "dtype"):
             came = f"shape {picture.shape} and dtype {picture.dtype}"
-        raise ValueError(f"{where}: a picture has {came}, expected uint8 (height, width, 3)")
+        raise InvalidValueError(
+            where, "a picture", f"has {came}", expected="uint8 (height, width, 3)"
+        )
 
 
 def border_colour(picture: np.ndarray) -> np.ndarray:

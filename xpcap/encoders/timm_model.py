@@ -52,8 +52,10 @@ class TimmEncoder:
         except Exception as error:  # of many types, from timm and its downloads
             reason = " ".join(str(error).split())[:200]
             raise DataError(
-                f"find_encoder: timm cannot make {model_name!r} with its weights: {reason}; is"
-                " there a network, and such a tag?"
+                "find_encoder",
+                "timm",
+                f"cannot make {model_name!r} with its weights: {reason}",
+                cause="is there a network, and such a tag?",
             ) from error
         data = timm.data.resolve_model_data_config(self._model)
         self._transform = timm.data.create_transform(**data, is_training=False)
@@ -128,8 +130,11 @@ def _map(name: str, out: np.ndarray, model: Any) -> np.ndarray:
     side = math.isqrt(len(tokens))
     if tokens.ndim != 2 or side * side != len(tokens):
         raise DataError(
-            f"find_encoder: encoder {name!r} gives {out.shape}, expected a map or a square of"
-            " patches; ask for it without a grid"
+            "find_encoder",
+            f"encoder {name!r}",
+            f"gives {out.shape}",
+            expected="a map or a square of patches",
+            cause="ask for it without a grid",
         )
     return tokens.reshape(side, side, -1)
 

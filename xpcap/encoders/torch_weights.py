@@ -72,15 +72,20 @@ def read_torch(path: Path, sha256: str) -> dict[str, np.ndarray]:
     content = path.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != sha256:
         raise DataError(
-            f"read_torch: {path} has SHA-256 {digest}, expected {sha256}; damaged, or of another"
-            " version?"
+            "read_torch",
+            path,
+            f"has SHA-256 {digest}",
+            expected=sha256,
+            cause="damaged, or of another version?",
         )
     try:
         return _parse(content)
     except Exception as error:  # a damaged pickle raises errors of many types
         raise DataError(
-            f"read_torch: {path} cannot be read as PyTorch weights: {str(error)[:200]}; damaged, or"
-            " of another kind?"
+            "read_torch",
+            path,
+            f"cannot be read as PyTorch weights: {str(error)[:200]}",
+            cause="damaged, or of another kind?",
         ) from error
 
 

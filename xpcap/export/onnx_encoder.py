@@ -21,8 +21,10 @@ def load_encoder(encoder: OnnxEncoder) -> Any:
         onnx.checker.check_model(model)
     except Exception as error:  # onnx and protobuf have no error in common
         raise DataError(
-            f"export_onnx: the network of encoder {encoder.name!r} is not read by onnx"
-            f" {onnx.__version__}: {' '.join(str(error).split())[:200]}; damaged, or too new?"
+            "export_onnx",
+            f"the network of encoder {encoder.name!r}",
+            f"is not read by onnx {onnx.__version__}: {' '.join(str(error).split())[:200]}",
+            cause="damaged, or too new?",
         ) from error
     return onnx.compose.add_prefix(model, PREFIX)
 
@@ -44,8 +46,11 @@ def converted(model: Any, opset: int, name: str) -> Any:
         return version_converter.convert_version(model, opset)
     except Exception as error:  # the converter raises what C++ gives it
         raise OptionError(
-            f"export_onnx: `opset` is {opset}, expected {opset_of(model)}, that of encoder"
-            f" {name!r}, or one with its operators: {' '.join(str(error).split())[:200]}"
+            "export_onnx",
+            "`opset`",
+            f"is {opset}",
+            expected=f"{opset_of(model)}, that of encoder {name!r}, or one with its operators:"
+            f" {' '.join(str(error).split())[:200]}",
         ) from error
 
 

@@ -21,7 +21,7 @@ from xpcap.export.onnx_graphs import (
     start_graph,
     step_graph,
 )
-from xpcap.files import PART, atomic, why_not_writable
+from xpcap.files import PART, atomic, require_new_file
 from xpcap.models import CaptioningRNN
 from xpcap.options import Whole
 from xpcap.runs import Run
@@ -106,17 +106,22 @@ def require_exportable(where: str, run: Run[CaptioningRNN], folder: Path, weight
     """DataError, OptionError, which `where` begins : as of `export_onnx`, but for the encoder."""
     if importlib.util.find_spec("onnx") is None:
         raise DataError(
-            f"{where}: the package onnx is missing, expected it to build the graphs;"
-            f" {install('export')} installs it"
+            where,
+            "the package onnx",
+            "is missing",
+            expected="it to build the graphs",
+            cause=f"{install('export')} installs it",
         )
     if weights not in WEIGHTS:
         raise unknown(where, "`weights`", weights, WEIGHTS)
-    if why := why_not_writable(folder):
-        raise DataError(f"{where}: {folder} {why}")
+    require_new_file(where, folder)
     if not isinstance(run.model, CaptioningRNN):
         raise OptionError(
-            f"{where}: {run.name} has {type(run.model).__name__} as its model, expected the"
-            " model of one run; export each run, and average the scores of their steps"
+            where,
+            run.name,
+            f"has {type(run.model).__name__} as its model",
+            expected="the model of one run",
+            cause="export each run, and average the scores of their steps",
         )
 
 
@@ -157,9 +162,11 @@ def _network_of(run: Run[CaptioningRNN]) -> OnnxEncoder:
     encoder = encoder_of(run, "export_onnx")
     if not isinstance(encoder, OnnxEncoder):
         raise DataError(
-            f"export_onnx: {run.path} has the encoder {encoder.name!r}, which is no ONNX graph,"
-            " expected efficientnet-lite2 or onnx:FILE; leave `with_encoder` out, and give"
-            f" {GREEDY} its features"
+            "export_onnx",
+            run.path,
+            f"has the encoder {encoder.name!r}, which is no ONNX graph",
+            expected="efficientnet-lite2 or onnx:FILE",
+            cause=f"leave `with_encoder` out, and give {GREEDY} its features",
         )
     return encoder
 
@@ -191,8 +198,10 @@ def checked_model(graph: Any, opset: int, metadata: dict[str, str], encoder: Any
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = " ".join(str(error).split())[:200]
         raise OptionError(
-            f"export_onnx: `opset` is {opset}, which lacks an operator of {metadata['graph']},"
-            f" expected a newer one, such as {OPSET}: {reason}"
+            "export_onnx",
+            "`opset`",
+            f"is {opset}, which lacks an operator of {metadata['graph']}",
+            expected=f"a newer one, such as {OPSET}: {reason}",
         ) from error
     return model
 

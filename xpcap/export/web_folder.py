@@ -183,9 +183,11 @@ def _encoder_of(run: Run[CaptioningRNN]) -> Encoder:
     encoder = encoder_of(run, "export_web")
     if not isinstance(encoder, OnnxEncoder | HistogramEncoder):
         raise DataError(
-            f"export_web: {run.path} has the encoder {encoder.name!r}, which runs in Python alone,"
-            " expected efficientnet-lite2, onnx:FILE or histogram; export the encoder as ONNX, and"
-            " train on its features"
+            "export_web",
+            run.path,
+            f"has the encoder {encoder.name!r}, which runs in Python alone",
+            expected="efficientnet-lite2, onnx:FILE or histogram",
+            cause="export the encoder as ONNX, and train on its features",
         )
     return encoder
 
@@ -260,22 +262,31 @@ def _runtime(given: str | Path | None) -> dict[str, bytes]:
     if path is None or not path.exists():
         place = " or ".join(HAVE) + " in this folder" if path is None else str(path)
         raise DataError(
-            f"export_web: {RUNTIME} {VERSION} is missing, expected {place}; {how}, and `runtime`"
-            " names it elsewhere"
+            "export_web",
+            f"{RUNTIME} {VERSION}",
+            "is missing",
+            expected=place,
+            cause=f"{how}, and `runtime` names it elsewhere",
         )
     try:
         files = _unpacked(path) if path.is_dir() else _untarred(path)
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"export_web: {path} cannot be read as npm's package {RUNTIME}, expected its .tgz, or"
-            f" the folder that it unpacks to: {reason}; {how}"
+            "export_web",
+            path,
+            f"cannot be read as npm's package {RUNTIME}",
+            expected=f"its .tgz, or the folder that it unpacks to: {reason}",
+            cause=how,
         ) from error
     for name, content in files.items():
         if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
             raise DataError(
-                f"export_web: {name} of {path} has SHA-256 {found}, expected {SHA256[name]}, that"
-                f" of {RUNTIME} {VERSION}; another version, or damaged? {how}"
+                "export_web",
+                f"{name} of {path}",
+                f"has SHA-256 {found}",
+                expected=f"{SHA256[name]}, that of {RUNTIME} {VERSION}",
+                cause=f"another version, or damaged? {how}",
             )
     return files
 

@@ -84,8 +84,10 @@ def grade(
         chosen = [name for name in work if _matches(name, only)]
         if not chosen:
             raise OptionError(
-                f"grade: none of {', '.join(work)} is named {' or '.join(only)}, expected patterns"
-                " of these"
+                "grade",
+                f"none of {', '.join(work)}",
+                f"is named {' or '.join(only)}",
+                expected="patterns of these",
             )
         for name, (module, check) in work.items():
             # What a chosen function calls is graded too: what is wrong may follow from it

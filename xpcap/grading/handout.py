@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from xpcap.errors import EXPECTED, DataError, OptionError, nearest
-from xpcap.files import read_text, why_not_writable, write_text
+from xpcap.files import read_text, require_new_file, write_text
 
 FILES = ("rnn_layers.py", "rnn.py", "optim.py", "captioning_solver.py", "coco_utils.py")
 BLANK = (  # what the course has students write
@@ -88,8 +88,7 @@ def handout(
     if not folder.exists():
         folder.mkdir(parents=True)
     for file in texts:
-        if why := why_not_writable(folder / file):
-            raise OptionError(f"handout: {folder / file} {why}")
+        require_new_file("handout", folder / file, OptionError)
     for file, text in texts.items():
         write_text(folder / file, text)
     return {folder / file: written.get(file, []) for file in texts}
@@ -133,12 +132,14 @@ def _without_answers(path: Path, sources: Mapping[str, str], to_write: str) -> s
         cells = [_cell(cell, sources) for cell in notebook["cells"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"handout: {path} is no notebook ({error}), expected a file of Jupyter's, .ipynb"
+            "handout", path, f"is no notebook ({error})", expected="a file of Jupyter's, .ipynb"
         ) from None
     if found := _use_of_library(cells, sources):
         raise DataError(
-            f"handout: {path} has {found}, which would run the library's solution, expected an"
-            " import by name, such as from xpcap.layers import lstm_forward"
+            "handout",
+            path,
+            f"has {found}, which would run the library's solution",
+            expected="an import by name, such as from xpcap.layers import lstm_forward",
         )
     title = cells[0]["source"].partition("\n")[0] if cells else ""
     first = {

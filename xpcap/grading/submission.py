@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from xpcap.errors import DataError
+from xpcap.errors import DataError, InvalidValueError
 from xpcap.grading import child
 from xpcap.grading.child import Handle, Opaque
 from xpcap.options import Real
@@ -188,9 +188,12 @@ class Submission:
         self._homes = _homes(self._own, known)
         if not self._homes:
             raise DataError(
-                f"grade: {self.path} defines nothing of the course, expected functions such as"
-                " lstm_step_forward, the class CaptioningRNN or CaptioningSolver, or update rules"
-                " such as adam; is it the right file?"
+                "grade",
+                self.path,
+                "defines nothing of the course",
+                expected="functions such as lstm_step_forward, the class CaptioningRNN or"
+                " CaptioningSolver, or update rules such as adam",
+                cause="is it the right file?",
             )
         self.defines = {module: set(files) for module, files in self._homes.items()}
         self._files = {**course, **self._own}
@@ -244,7 +247,7 @@ class Submission:
         if module is None and not probe:
             module = next((one for one, names in self.defines.items() if name in names), None)
             if module is None:
-                raise ValueError(f"Submission.call: {self.path} does not define {name}")
+                raise InvalidValueError("Submission.call", self.path, f"does not define {name}")
         if module is not None:
             self.load(module)
         packed: list[np.ndarray] = []
@@ -395,8 +398,10 @@ def _find(path: str | Path) -> Path:
                 if found.exists():
                     return found
     raise DataError(
-        f"grade: {path} does not exist, expected a file, a folder, or the name of a module"
-        " that Python can find"
+        "grade",
+        path,
+        "does not exist",
+        expected="a file, a folder, or the name of a module that Python can find",
     )
 
 
@@ -417,8 +422,12 @@ def _read(path: Path, known: Names) -> tuple[dict[str, bytes], dict[str, str]]:
         files[file], shown[file] = content, found.relative_to(path).as_posix()
         if len(files) > MOST_FILES or sum(map(len, files.values())) > MOST_IN_ALL:
             raise DataError(
-                f"grade: {path} has more than {MOST_FILES} Python files, or more than"
-                f" {MOST_IN_ALL:,} bytes of them, expected a few; is it the right folder?"
+                "grade",
+                path,
+                f"has more than {MOST_FILES} Python files, or more than {MOST_IN_ALL:,} bytes of"
+                " them",
+                expected="a few",
+                cause="is it the right folder?",
             )
     return files, shown
 
@@ -457,7 +466,7 @@ def _content(path: Path) -> bytes:
         content = file.read(MOST_FILE + 1)
     if len(content) > MOST_FILE:
         raise DataError(
-            f"grade: {path} has more than {MOST_FILE:,} bytes, expected a file of Python"
+            "grade", path, f"has more than {MOST_FILE:,} bytes", expected="a file of Python"
         )
     return content
 

@@ -8,7 +8,7 @@ section 3.2.1, with the regions as keys and values.
 from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import OptionError, unknown
+from xpcap.errors import InvalidValueError, OptionError, unknown
 from xpcap.layers.cells import CELLS, check_takes_extra_term
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
@@ -306,8 +306,10 @@ def attention_forward(
     shapes = kind.shapes(1, 1)
     if set(shapes) != {"Wx", "Wh", "b"}:
         raise OptionError(
-            f"attention_forward: cell {cell!r} has the parameters {', '.join(shapes)}, expected one"
-            " of Wx, Wh and b"
+            "attention_forward",
+            f"cell {cell!r}",
+            f"has the parameters {', '.join(shapes)}",
+            expected="one of Wx, Wh and b",
         )
     G = f"{shapes['b'][0]}H"
     note, layout = ORDER if cell == "lstm" else "", f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}"
@@ -454,7 +456,9 @@ def check_regions(function: str, A: Array, shapes: str, *arrays: Array, note: st
     layout = "N,H,J,K" if getattr(A, "ndim", 3) == 4 else "N,P,H"
     check_arrays(function, f"{shapes} A:{layout}", *arrays, A, note=note)
     if 0 in _grid(A):
-        raise ValueError(f"{function}: A has shape {A.shape}, expected at least one region")
+        raise InvalidValueError(
+            function, "A", f"has shape {A.shape}", expected="at least one region"
+        )
 
 
 def to_regions(A: Array) -> Array:

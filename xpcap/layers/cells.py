@@ -180,7 +180,9 @@ def check_takes_extra_term(function: str, cell: str) -> None:
     if not CELLS[cell].takes_extra_term:
         able = ", ".join(name for name, one in CELLS.items() if one.takes_extra_term)
         raise OptionError(
-            f"{function}: cell {cell!r} cannot attend, expected one that adds an extra term to its"
-            f" pre-activations, such as {able}; if it does, say so in its Cell with"
-            " takes_extra_term=True"
+            function,
+            f"cell {cell!r}",
+            "cannot attend",
+            expected=f"one that adds an extra term to its pre-activations, such as {able}",
+            cause="if it does, say so in its Cell with takes_extra_term=True",
         )

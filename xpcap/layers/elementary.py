@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.errors import unknown
+from xpcap.errors import InvalidValueError, unknown
 from xpcap.layers.checks import check_arrays, check_ids, check_mask, check_upstream
 from xpcap.ops import dropout, segment_sum, segments, softmax_loss
 from xpcap.threads import in_turn
@@ -247,14 +247,16 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
     """
     check_arrays("dropout_forward", "x:...", x)
     if missing := [key for key in ("p", "mode") if key not in dropout_param]:
-        raise ValueError(
-            f"dropout_forward: dropout_param lacks {', '.join(missing)}, expected p and mode, and a"
-            " seed for a repeatable mask"
+        raise InvalidValueError(
+            "dropout_forward",
+            "dropout_param",
+            f"lacks {', '.join(missing)}",
+            expected="p and mode, and a seed for a repeatable mask",
         )
     p, mode = dropout_param["p"], dropout_param["mode"]
     if not 0 < p <= 1:
         wanted = "a probability of keeping a unit in (0, 1]"
-        raise ValueError(f"dropout_forward: p is {p}, expected {wanted}")
+        raise InvalidValueError("dropout_forward", "p", f"is {p}", expected=wanted)
     if mode not in ("train", "test"):
         raise unknown("dropout_forward", "mode", mode, ("train", "test"))
     if mode == "test":
@@ -335,8 +337,11 @@ def temporal_softmax_loss(
     check_ids("temporal_softmax_loss", "y", y, V, x)
     check_mask("temporal_softmax_loss", mask, (N, T), x)
     if y.shape != (N, T):
-        raise ValueError(
-            f"temporal_softmax_loss: y has shape {y.shape}, expected (N, T) = {(N, T)}, as in x"
+        raise InvalidValueError(
+            "temporal_softmax_loss",
+            "y",
+            f"has shape {y.shape}",
+            expected=f"(N, T) = {(N, T)}, as in x",
         )
     xp = get_array_module(x)
     scale = xp.full(N * T, 1 / max(N, 1), x.dtype)

@@ -7,6 +7,7 @@ forget gate of Gers et al. 2000.
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
+from xpcap.errors import InvalidValueError
 from xpcap.layers.checks import check_arrays, check_upstream
 from xpcap.memory import Buffer, allocator
 from xpcap.ops import (
@@ -332,9 +333,12 @@ def lstm_backward(dh: Array, cache: LSTMCache, *, dc_T: Array | None = None) -> 
     N, T, H = loop.rows.N, len(loop.rows.batch_sizes), loop.out.h.shape[1]
     check_upstream("lstm_backward", "dh", dh, (N, T, H), loop.out.h)
     if dc_T is not None and not carried:
-        raise ValueError(
-            "lstm_backward: got dc_T, expected none: the forward pass returned no c_T; pass c0 to"
-            " lstm_forward, zeros if need be"
+        raise InvalidValueError(
+            "lstm_backward",
+            "",
+            "got dc_T",
+            expected="none: the forward pass returned no c_T",
+            cause="pass c0 to lstm_forward, zeros if need be",
         )
     if dc_T is not None:
         check_upstream("lstm_backward", "dc_T", dc_T, (N, H), loop.out.h)

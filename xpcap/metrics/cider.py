@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from xpcap.errors import InvalidValueError
 from xpcap.metrics.metric import References, Scored, Words, averaged
 
 ORDERS = 4  # n-grams of 1 to 4 words
@@ -234,9 +235,11 @@ class CiderD:
         lengths = [np.zeros(0)]
         for some in _batches(references, AT_ONCE):
             if empty := [number for number, captions in enumerate(some) if not captions]:
-                raise ValueError(
-                    f"CiderD: picture {len(each) + empty[0]} has no reference, expected at least"
-                    " one"
+                raise InvalidValueError(
+                    "CiderD",
+                    f"picture {len(each) + empty[0]}",
+                    "has no reference",
+                    expected="at least one",
                 )
             sentences = [caption for captions in some for caption in captions]
             counts = count_grams(sentences, self._hashes)
@@ -351,14 +354,18 @@ class CiderD:
         size = len(self._each)
         chosen = np.arange(size) if pictures is None else np.asarray(pictures, np.int64)
         if chosen.shape != (n,):
-            raise ValueError(
-                f"CiderD.scores: got {n:,} captions of {chosen.size:,} pictures, expected as many"
-                " of one as of the other"
+            raise InvalidValueError(
+                "CiderD.scores",
+                "",
+                f"got {n:,} captions of {chosen.size:,} pictures",
+                expected="as many of one as of the other",
             )
         if n and (chosen.min() < 0 or chosen.max() >= size):
-            raise ValueError(
-                f"CiderD.scores: `pictures` holds {chosen.min()} to {chosen.max()}, expected"
-                f" numbers from 0 to {size - 1}"
+            raise InvalidValueError(
+                "CiderD.scores",
+                "`pictures`",
+                f"holds {chosen.min()} to {chosen.max()}",
+                expected=f"numbers from 0 to {size - 1}",
             )
         return chosen
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
+from xpcap.errors import InvalidValueError
 from xpcap.metrics.metric import References, Scored, Words, averaged
 
 
@@ -195,9 +196,12 @@ class BadEndings:
 
     def __init__(self, train: CorpusStatistics) -> None:
         if not train.never_last:
-            raise ValueError(
-                f"BadEndings: no word occurs {FREQUENT} times in the train captions and hardly ever"
-                " ends one, expected some; too few captions, or captions of few words?"
+            raise InvalidValueError(
+                "BadEndings",
+                "no word",
+                f"occurs {FREQUENT} times in the train captions and hardly ever ends one",
+                expected="some",
+                cause="too few captions, or captions of few words?",
             )
         self.words = train.never_last
         self.protocol = (

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array, to_numpy
-from xpcap.errors import InvalidValueError
+from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace, view
 from xpcap.models.config import ModelConfig
@@ -38,15 +38,20 @@ class FeatureRows(NamedTuple):
         """The table. TypeError : another library or dtype than `like`. ValueError : no such row."""
         xp, dtype = get_array_module(self.table), self.table.dtype
         if xp is not get_array_module(like) or dtype != like.dtype:
-            raise TypeError(
-                f"{function}: the table of features is a {type(self.table).__module__} array of"
-                f" {dtype}, expected the model's library and {like.dtype}; was it made for another"
-                " model?"
+            raise InvalidTypeError(
+                function,
+                "the table of features",
+                f"is a {type(self.table).__module__} array of {dtype}",
+                expected=f"the model's library and {like.dtype}",
+                cause="was it made for another model?",
             )
         if not all_below(self.rows, len(self.table)):
-            raise ValueError(
-                f"{function}: feature rows are {self.rows.min()}..{self.rows.max()}, expected"
-                f" 0..{len(self.table) - 1}; are they from another split?"
+            raise InvalidValueError(
+                function,
+                "feature rows",
+                f"are {self.rows.min()}..{self.rows.max()}",
+                expected=f"0..{len(self.table) - 1}",
+                cause="are they from another split?",
             )
         return self.table
 
@@ -544,19 +549,26 @@ def check_batch(
             where, "features", f"have shape {np.shape(features)}", expected=f"{(n, *shape)}"
         )
     if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
-        raise ValueError(
-            f"{where}: shard holds {np.min(shard)}..{np.max(shard)}, expected distinct numbers of"
-            f" {len(captions)} captions"
+        raise InvalidValueError(
+            where,
+            "shard",
+            f"holds {np.min(shard)}..{np.max(shard)}",
+            expected=f"distinct numbers of {len(captions)} captions",
         )
     if not all_below(captions, V):
-        raise ValueError(
-            f"{where}: captions hold ids {captions.min()}..{captions.max()}, expected 0..{V - 1};"
-            " are they from another vocabulary?"
+        raise InvalidValueError(
+            where,
+            "captions",
+            f"hold ids {captions.min()}..{captions.max()}",
+            expected=f"0..{V - 1}",
+            cause="are they from another vocabulary?",
         )
     if weights is not None and (weights.shape != (len(captions),) or weights.dtype.kind != "f"):
-        raise ValueError(
-            f"{where}: weights have shape {weights.shape}, expected one real number for each of"
-            f" {len(captions)} captions"
+        raise InvalidValueError(
+            where,
+            "weights",
+            f"have shape {weights.shape}",
+            expected=f"one real number for each of {len(captions)} captions",
         )
 
 
@@ -578,9 +590,12 @@ def check_finite(where: str, features: Array, given: Array | None = None) -> Non
     value = values[(row, *at)] if given is None else given[(row, *at)]
     axes = zip(("region", "column")[-len(at) :], at, strict=False)
     position = ", ".join(f"{name} {number}" for name, number in axes)
-    raise ValueError(
-        f"{where}: features of row {row} (of {len(values)}) hold {value} at {position}, expected"
-        f" finite {values.dtype} numbers; extract them again"
+    raise InvalidValueError(
+        where,
+        f"features of row {row} (of {len(values)})",
+        f"hold {value} at {position}",
+        expected=f"finite {values.dtype} numbers",
+        cause="extract them again",
     )
 
 
@@ -592,9 +607,12 @@ def as_array(where: str, thing: str, x: object) -> Array:
     """
     if isinstance(x, np.ndarray) or is_device_array(x):
         if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
-            raise ValueError(
-                f"{where}: {thing} are a masked array with {np.count_nonzero(mask)} masked numbers,"
-                " expected none; fill them first"
+            raise InvalidValueError(
+                where,
+                thing,
+                f"are a masked array with {np.count_nonzero(mask)} masked numbers",
+                expected="none",
+                cause="fill them first",
             )
         return x
     try:
@@ -608,11 +626,13 @@ def as_array(where: str, thing: str, x: object) -> Array:
                 expected="an array",
                 cause="pad short ones with the id of <NULL>" if thing == "captions" else "",
             ) from error
-        raise TypeError(
-            f"{where}: {thing} are a {type(x).__module__}.{type(x).__name__} that NumPy cannot"
-            " read, expected a NumPy or CuPy array; of a PyTorch tensor give"
-            f" {thing}.detach().cpu().numpy(), with .float() before .numpy() if it is bfloat16"
-            f" ({error})"
+        raise InvalidTypeError(
+            where,
+            thing,
+            f"are a {type(x).__module__}.{type(x).__name__} that NumPy cannot read",
+            expected="a NumPy or CuPy array",
+            cause=f"of a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before"
+            f" .numpy() if it is bfloat16 ({error})",
         ) from error
 
 
@@ -625,12 +645,16 @@ def check_terms(
 ) -> None:
     """TypeError, ValueError : an option of CaptioningRNN.loss is out of range."""
     if not isinstance(workspace, Workspace | None):
-        raise TypeError(
-            f"{where}: workspace is a {type(workspace).__name__}, expected an"
-            " xpcap.memory.Workspace, or None"
+        raise InvalidTypeError(
+            where,
+            "workspace",
+            f"is a {type(workspace).__name__}",
+            expected="an xpcap.memory.Workspace, or None",
         )
     if weights is not None and not np.isfinite(np.asarray(weights, np.float64)).all():
-        raise ValueError(f"{where}: weights hold a number that is not finite, expected finite ones")
+        raise InvalidValueError(
+            where, "weights", "hold a number that is not finite", expected="finite ones"
+        )
     Real(above=0, optional=True).check(where, "total", total)
     SMOOTHING.check(where, "smoothing", smoothing)
 
@@ -641,26 +665,35 @@ def check_words(word_to_idx: Mapping[str, int]) -> None:
     Ids from V on are allowed, as the course's fixture has one, but not for <NULL>.
     """
     if not isinstance(word_to_idx, Mapping):
-        raise TypeError(
-            f"CaptioningRNN: word_to_idx is a {type(word_to_idx).__name__}, expected a mapping of"
-            " word to id; of a list of words in the order of their ids give {word: i for i, word"
-            " in enumerate(words)}"
+        raise InvalidTypeError(
+            "CaptioningRNN",
+            "word_to_idx",
+            f"is a {type(word_to_idx).__name__}",
+            expected="a mapping of word to id",
+            cause="of a list of words in the order of their ids give {word: i for i, word in"
+            " enumerate(words)}",
         )
     ids = list(word_to_idx.values())
     if odd := [
         (word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0
     ]:
-        raise ValueError(
-            f"CaptioningRNN: word_to_idx gives {odd[0][0]!r} the id {odd[0][1]!r}, expected a whole"
-            " number of at least 0"
+        raise InvalidValueError(
+            "CaptioningRNN",
+            "word_to_idx",
+            f"gives {odd[0][0]!r} the id {odd[0][1]!r}",
+            expected="a whole number of at least 0",
         )
     if len(set(ids)) < len(ids):
-        raise ValueError(
-            f"CaptioningRNN: word_to_idx gives {len(ids)} words only {len(set(ids))} ids, expected"
-            " one each"
+        raise InvalidValueError(
+            "CaptioningRNN",
+            "word_to_idx",
+            f"gives {len(ids)} words only {len(set(ids))} ids",
+            expected="one each",
         )
     if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
-        raise ValueError(
-            f"CaptioningRNN: word_to_idx has {len(ids)} words but no <NULL> with an id below that,"
-            " expected one: it marks padding"
+        raise InvalidValueError(
+            "CaptioningRNN",
+            "word_to_idx",
+            f"has {len(ids)} words but no <NULL> with an id below that",
+            expected="one: it marks padding",
         )

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, array_module, asarray, is_device_array, to_numpy
+from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, State
 from xpcap.memory import Buffer, Workspace, allocator
@@ -168,17 +169,22 @@ class CaptioningRNN(Captioner):
             A subclass has a constructor of its own, which would not run.
         """
         if cls.__init__ is not CaptioningRNN.__init__:
-            raise TypeError(
-                f"CaptioningRNN.from_config: {cls.__name__} has an __init__ of its own, which"
-                f" from_config does not call, expected none; construct {cls.__name__} and assign"
-                " model.params, or override from_config"
+            raise InvalidTypeError(
+                "CaptioningRNN.from_config",
+                cls.__name__,
+                "has an __init__ of its own, which from_config does not call",
+                expected="none",
+                cause=f"construct {cls.__name__} and assign model.params, or override from_config",
             )
         model = cls.__new__(cls)
         check_words(word_to_idx)
         if len(word_to_idx) != config.vocabulary:
-            raise ValueError(
-                f"CaptioningRNN: word_to_idx has {len(word_to_idx)} words, expected"
-                f" {config.vocabulary} as in the config; is it from another run?"
+            raise InvalidValueError(
+                "CaptioningRNN",
+                "word_to_idx",
+                f"has {len(word_to_idx)} words",
+                expected=f"{config.vocabulary} as in the config",
+                cause="is it from another run?",
             )
         model._setup(config, word_to_idx, dtype)
         if params is None:
@@ -192,7 +198,9 @@ class CaptioningRNN(Captioner):
         """Set up everything but the values of the parameters."""
         self.dtype = np.dtype(dtype)
         if self.dtype.name not in ("float32", "float64"):
-            raise ValueError(f"CaptioningRNN: dtype is {self.dtype}, expected float32 or float64")
+            raise InvalidValueError(
+                "CaptioningRNN", "dtype", f"is {self.dtype}", expected="float32 or float64"
+            )
         self.config = config
         self.word_to_idx = dict(word_to_idx)
         self.idx_to_word = {i: w for w, i in self.word_to_idx.items()}
@@ -378,9 +386,11 @@ class CaptioningRNN(Captioner):
             As in `loss`, or the model does not attend.
         """
         if not self.config.attends:
-            raise ValueError(
-                f"CaptioningRNN.attention: `inject` of the model is {self.config.inject}, expected"
-                " one with attention"
+            raise InvalidValueError(
+                "CaptioningRNN.attention",
+                "`inject` of the model",
+                f"is {self.config.inject}",
+                expected="one with attention",
             )
         config, params, buffer = self.config, self.params, allocator(self.like)
         (part,) = prepare_batch(

@@ -2,7 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-from xpcap.errors import OptionError
+from xpcap.errors import InvalidValueError, OptionError
 from xpcap.layers.cells import CELLS, Cell, Shapes, check_takes_extra_term
 from xpcap.options import Names, Real, Several, Whole, check_fields, option
 
@@ -69,9 +69,11 @@ class ModelConfig:
             check_takes_extra_term("ModelConfig", self.cell)
         if len(self.feature_shape) != 1 + self.attends:
             wanted = "regions and size, (P, D)" if self.attends else "one size, (D,)"
-            raise ValueError(
-                f"ModelConfig: feature_shape is {self.feature_shape}, expected {wanted}, where"
-                f" inject is {self.inject!r}"
+            raise InvalidValueError(
+                "ModelConfig",
+                "feature_shape",
+                f"is {self.feature_shape}",
+                expected=f"{wanted}, where inject is {self.inject!r}",
             )
         self._check_cell()
 
@@ -79,20 +81,26 @@ class ModelConfig:
         own = self.cell_shapes()
         if taken := [name for name in OWN if name in own]:
             raise OptionError(
-                f"ModelConfig: cell {self.cell!r} has a parameter {taken[0]!r}, expected another"
-                " name: that one is the captioner's"
+                "ModelConfig",
+                f"cell {self.cell!r}",
+                f"has a parameter {taken[0]!r}",
+                expected="another name: that one is the captioner's",
             )
         names, states = self.recurrent.state_names, self.recurrent.states
         if names and len(names) != states:
             raise OptionError(
-                f"ModelConfig: cell {self.cell!r} names {len(names)} arrays of a state,"
-                f" {', '.join(names)}, expected {states}"
+                "ModelConfig",
+                f"cell {self.cell!r}",
+                f"names {len(names)} arrays of a state, {', '.join(names)}",
+                expected=states,
             )
         weight, bias = (own.get(name, ()) for name in self.recurrent.inputs)
         if len(bias) != 1 or weight != (self.wordvec, *bias):
             raise OptionError(
-                f"ModelConfig: cell {self.cell!r} has inputs {self.recurrent.inputs} of shapes"
-                f" {weight} and {bias}, expected (W, G) and (G,) with W = {self.wordvec}"
+                "ModelConfig",
+                f"cell {self.cell!r}",
+                f"has inputs {self.recurrent.inputs} of shapes {weight} and {bias}",
+                expected=f"(W, G) and (G,) with W = {self.wordvec}",
             )
 
     @property

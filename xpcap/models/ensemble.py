@@ -7,6 +7,7 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.decoding.logits import log_mean
+from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.memory import Buffer, allocator
 from xpcap.models import network
@@ -93,25 +94,36 @@ def _slices(sizes: Sequence[int]) -> list[slice]:
 
 def _check(models: Sequence[CaptioningRNN]) -> None:
     if not models:
-        raise ValueError("Ensemble: got no model, expected at least one")
+        raise InvalidValueError("Ensemble", "", "got no model", expected="at least one")
     if odd := [model for model in models if not isinstance(model, CaptioningRNN)]:
-        raise TypeError(f"Ensemble: got a {type(odd[0]).__name__}, expected CaptioningRNNs alone")
+        raise InvalidTypeError(
+            "Ensemble", "", f"got a {type(odd[0]).__name__}", expected="CaptioningRNNs alone"
+        )
     first = models[0]
     for k, model in enumerate(models[1:], start=2):
         if model.word_to_idx != first.word_to_idx:
-            raise ValueError(
-                f"Ensemble: model {k} has another vocabulary, of {len(model.word_to_idx):,} words,"
-                f" than the first one with {len(first.word_to_idx):,}, expected the same words with"
-                " the same ids; trained on other data?"
+            raise InvalidValueError(
+                "Ensemble",
+                f"model {k}",
+                f"has another vocabulary, of {len(model.word_to_idx):,} words, than the first"
+                f" one with {len(first.word_to_idx):,}",
+                expected="the same words with the same ids",
+                cause="trained on other data?",
             )
         if model.config.feature_shape != first.config.feature_shape:
-            raise ValueError(
-                f"Ensemble: model {k} takes features of shape {model.config.feature_shape},"
-                f" expected {first.config.feature_shape} as the first; made by another encoder?"
+            raise InvalidValueError(
+                "Ensemble",
+                f"model {k}",
+                f"takes features of shape {model.config.feature_shape}",
+                expected=f"{first.config.feature_shape} as the first",
+                cause="made by another encoder?",
             )
         if (theirs := _library_and_dtype(model)) != (wanted := _library_and_dtype(first)):
-            raise TypeError(
-                f"Ensemble: model {k} computes in {theirs}, expected {wanted} as the first does"
+            raise InvalidTypeError(
+                "Ensemble",
+                f"model {k}",
+                f"computes in {theirs}",
+                expected=f"{wanted} as the first does",
             )
 
 

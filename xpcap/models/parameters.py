@@ -37,9 +37,11 @@ class Parameters(MutableMapping[str, Array]):
             self._views[name] = view(flat, start, shape)
             start += math.prod(shape)
         if start != flat.size:
-            raise ValueError(
-                f"Parameters: flat has {flat.size} elements, expected {start} for"
-                f" {', '.join(self.shapes)}"
+            raise InvalidValueError(
+                "Parameters",
+                "flat",
+                f"has {flat.size} elements",
+                expected=f"{start} for {', '.join(self.shapes)}",
             )
 
     @classmethod
@@ -81,14 +83,19 @@ class Parameters(MutableMapping[str, Array]):
     def assign(self, values: Mapping[str, Array]) -> None:
         """Copy in all parameters. ValueError : other names or shapes; nothing is copied."""
         if not isinstance(values, Mapping):
-            raise TypeError(
-                f"params: got a {type(values).__name__}, expected a mapping of parameter names to"
-                " arrays"
+            raise InvalidTypeError(
+                "params",
+                "",
+                f"got a {type(values).__name__}",
+                expected="a mapping of parameter names to arrays",
             )
         if odd := sorted(set(values) ^ set(self)):
-            raise ValueError(
-                f"params: {', '.join(map(str, odd))} missing or unknown, expected"
-                f" {', '.join(self)}; are they from another model?"
+            raise InvalidValueError(
+                "params",
+                ", ".join(map(str, odd)),
+                "missing or unknown",
+                expected=", ".join(self),
+                cause="are they from another model?",
             )
         for name in self:
             if np.shape(values[name]) != self[name].shape:
@@ -121,10 +128,12 @@ class Parameters(MutableMapping[str, Array]):
         return Parameters, (self.shapes, self.flat)
 
     def __array__(self, *args: object, **kwargs: object) -> np.ndarray:
-        raise TypeError(
-            "Parameters: several arrays cannot become one; to save them write numpy.savez(file,"
-            " **params), or use params.flat, the whole buffer (xpcap.to_numpy brings device arrays"
-            " to the host)"
+        raise InvalidTypeError(
+            "Parameters",
+            "several arrays",
+            "cannot become one",
+            cause="to save them write numpy.savez(file, **params), or use params.flat, the whole"
+            " buffer (xpcap.to_numpy brings device arrays to the host)",
         )
 
 

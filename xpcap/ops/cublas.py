@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, is_device_array
+from xpcap.errors import InvalidValueError
 from xpcap.ops import equations, recurrent
 from xpcap.ops.dispatch import cuda_kernel
 from xpcap.ops.launch import current_device
@@ -147,9 +148,12 @@ def check_handle(like: Array) -> None:
     _, handle = gemm(like)
     for setting in ("MathMode", "PointerMode"):
         if mode := getattr(binding, f"get{setting}")(handle):
-            raise ValueError(
-                f"cuBLAS: the handle of CUDA device {like.data.device_id} has {setting} {mode},"
-                f" expected 0, the default; did other code of this process call set{setting}?"
+            raise InvalidValueError(
+                "cuBLAS",
+                f"the handle of CUDA device {like.data.device_id}",
+                f"has {setting} {mode}",
+                expected="0, the default",
+                cause=f"did other code of this process call set{setting}?",
             )
 
 

@@ -28,6 +28,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
+from xpcap.errors import InvalidValueError
 from xpcap.memory import Buffer, allocator
 from xpcap.ops.dispatch import find
 from xpcap.ops.equations import gather, gather_plus, matmul, matmul_nt, sigmoid
@@ -127,10 +128,12 @@ class PackedSequences(NamedTuple):
         """ValueError : this is not a layout of N sequences in R rows, longest first."""
         bounds = [N, *self.batch_sizes, 0]
         if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
-            raise ValueError(
-                f"{function}: batch sizes are {list(self.batch_sizes)} with N = {self.N}, "
-                f"expected N = {N} and non-increasing sizes that add up to {R}; "
-                "are the sequences sorted by length?"
+            raise InvalidValueError(
+                function,
+                "batch sizes",
+                f"are {list(self.batch_sizes)} with N = {self.N}",
+                expected=f"N = {N} and non-increasing sizes that add up to {R}",
+                cause="are the sequences sorted by length?",
             )
 
     def previous_states(self, stack: Array, buffer: Buffer) -> Array:

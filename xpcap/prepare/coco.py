@@ -57,8 +57,11 @@ def _objects(where: str, content: Mapping[str, object], key: str) -> list[dict[s
         elif value == []:
             fault = "is empty"
         raise DataError(
-            f"{where}: {key!r} {fault}, expected COCO's images and annotations; is it a"
-            " captions_*.json?"
+            where,
+            f"{key!r}",
+            fault,
+            expected="COCO's images and annotations",
+            cause="is it a captions_*.json?",
         )
     return value
 
@@ -83,7 +86,7 @@ def _id(where: str, thing: Mapping[str, object], key: str) -> int | str:
     if type(value) is int or isinstance(value, str):
         return value
     came = kind_of(value) if key in thing else "missing"
-    raise DataError(f"{where}: {key!r} is {came}, expected a whole number or text")
+    raise DataError(where, f"{key!r}", f"is {came}", expected="a whole number or text")
 
 
 def read_karpathy(
@@ -99,7 +102,7 @@ def read_karpathy(
     for number, image in enumerate(images, start=1):
         source = f"{where}, image {number}"
         if not isinstance(image, dict):
-            raise DataError(f"{source} is {kind_of(image)}, expected an object")
+            raise DataError(source, "", f"is {kind_of(image)}", expected="an object")
         name, sentences = image.get("filename"), image.get("sentences")
         split = image.get("split", "")
         if (
@@ -108,13 +111,18 @@ def read_karpathy(
             or not isinstance(sentences, list)
         ):
             raise DataError(
-                f"{source}: filename is {kind_of(name)}, split {kind_of(split)}, sentences"
-                f" {kind_of(sentences)}, expected text, text and a list"
+                source,
+                "filename",
+                f"is {kind_of(name)}, split {kind_of(split)}, sentences {kind_of(sentences)}",
+                expected="text, text and a list",
             )
         texts = [one.get("raw") if isinstance(one, dict) else None for one in sentences]
         if not all(isinstance(text, str) for text in texts):
             raise DataError(
-                f"{source}: a sentence has no 'raw', expected the text of the caption there"
+                source,
+                "a sentence",
+                "has no 'raw'",
+                expected="the text of the caption there",
             )
         if name in seen:
             report.skip("images with the name of another", name)

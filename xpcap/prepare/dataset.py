@@ -15,7 +15,7 @@ from xpcap.data.vocabulary import SPECIAL, Vocabulary, has_word, tokenize
 from xpcap.distributed import SINGLE, Group, RankDone
 from xpcap.encoders import PHOTOGRAPHS, Encoder, HistogramEncoder, find_encoder
 from xpcap.encoders.finding import describe_others
-from xpcap.errors import DataError
+from xpcap.errors import DataError, InvalidTypeError
 from xpcap.prepare.detect import CaptionFile, read_captions
 from xpcap.prepare.features import (
     encode_folder,
@@ -88,7 +88,10 @@ def import_captions(
     if features_file is not None:
         if mirror:
             raise DataError(
-                f"{WHERE}: got features and `mirror`, which encodes pictures, expected one of them"
+                WHERE,
+                "",
+                "got features and `mirror`, which encodes pictures",
+                expected="one of them",
             )
         if group.rank:
             raise RankDone
@@ -152,12 +155,15 @@ def _check_origin(where: str, features: object, pictures: object, encoder: Encod
     """DataError : features have no origin, or two."""
     if features is None and pictures is None:
         raise DataError(
-            f"{where}: got neither features nor pictures, expected one or both; where do the"
-            " features come from?"
+            where,
+            "",
+            "got neither features nor pictures",
+            expected="one or both",
+            cause="where do the features come from?",
         )
     if features is not None and encoder is not None:
         raise DataError(
-            f"{where}: got features and the encoder {encoder.name!r}, expected one of them"
+            where, "", f"got features and the encoder {encoder.name!r}", expected="one of them"
         )
 
 
@@ -183,8 +189,10 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
             "".join([picture, *(text for _, text in captions)]).encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{WHERE}: {picture[:100]!r} or a caption of it holds half a character, expected"
-                " text that UTF-8 can hold"
+                WHERE,
+                f"{picture[:100]!r} or a caption of it",
+                "holds half a character",
+                expected="text that UTF-8 can hold",
             ) from error
         worded = [(row, text) for row, text in captions if has_word(text)]
         for _ in range(len(captions) - len(worded)):
@@ -275,12 +283,14 @@ def _assign_splits(
 ) -> tuple[list[CaptionRow], list[str | None]]:
     """Rows with splits, and the names of the splits that must not be empty."""
     if lists and fractions:
-        raise DataError(f"{WHERE}: got lists and fractions, expected one of them to make splits")
+        raise DataError(WHERE, "", "got lists and fractions", expected="one of them to make splits")
     if None not in splits:
         if lists or fractions:
             raise DataError(
-                f"{WHERE}: the captions have the splits {', '.join(map(str, splits))} already,"
-                f" expected no {'lists' if lists else 'fractions'}"
+                WHERE,
+                "the captions",
+                f"have the splits {', '.join(map(str, splits))} already",
+                expected=f"no {'lists' if lists else 'fractions'}",
             )
         return list(rows), list(splits)
     if lists:
@@ -302,7 +312,7 @@ def _check_left(
         if split not in left:
             what = "the captions have" if split is None else f"split {split!r} has"
             why = "; ".join(report.lines()) or "is a list empty?"
-            raise DataError(f"{WHERE}: {what} no picture left, expected some; {why}")
+            raise DataError(WHERE, "", f"{what} no picture left", expected="some", cause=why)
 
 
 def _report_unreadable(unreadable: Mapping[str, str], report: ImportReport) -> None:
@@ -369,7 +379,7 @@ def assemble(
     }
     for name, size in sizes.items():
         if size is not None and size < 1:
-            raise DataError(f"assemble: `{name}` is {size}, expected at least 1")
+            raise DataError("assemble", f"`{name}`", f"is {size}", expected="at least 1")
     rows = list(captions)
     words = _words(rows)
     if min_count is None:
@@ -425,29 +435,36 @@ def assemble(
 def _words(rows: Sequence[CaptionRow]) -> list[list[str]]:
     """The words of each caption. DataError : a row without split or words, or in two splits."""
     if not rows:
-        raise DataError("assemble: got no caption, expected at least one, of a split such as train")
+        raise DataError(
+            "assemble", "", "got no caption", expected="at least one, of a split such as train"
+        )
     words: list[list[str]] = []
     split_of: dict[str, str] = {}
     for row in rows:
         if not isinstance(row, CaptionRow):
-            raise TypeError(
-                f"assemble: got a {type(row).__name__} among the captions, expected rows, each"
-                " CaptionRow(picture, caption, split)"
+            raise InvalidTypeError(
+                "assemble",
+                "",
+                f"got a {type(row).__name__} among the captions",
+                expected="rows, each CaptionRow(picture, caption, split)",
             )
         name = repr(row.picture[:100])
         if row.split is None:
-            raise DataError(f"assemble: {name} has no split, expected one, such as train")
+            raise DataError("assemble", name, "has no split", expected="one, such as train")
         if (other := split_of.setdefault(row.picture, row.split)) != row.split:
             raise DataError(
-                f"assemble: {name} is in split {other!r} and in {row.split!r}, "
-                "expected each picture in one split; scores would not be of unseen pictures"
+                "assemble",
+                name,
+                f"is in split {other!r} and in {row.split!r}",
+                expected="each picture in one split",
+                cause="scores would not be of unseen pictures",
             )
         words.append([] if row.caption is None else tokenize(row.caption))
         if not words[-1]:
             lack = "a caption without a word, expected letters or digits in each"
             if row.caption is None:
                 lack = "no caption, expected one or more"
-            raise DataError(f"assemble: split {row.split!r}: {name} has {lack}")
+            raise DataError("assemble", f"split {row.split!r}: {name}", f"has {lack}")
     return words
 
 
@@ -467,8 +484,11 @@ def _vocabulary(
     vocabulary = Vocabulary.build_from_words(train or words, min_count, most=most)
     if len(vocabulary) == len(SPECIAL):
         raise DataError(
-            f"assemble: no word occurs {min_count} times in the captions to learn from, expected"
-            " some that do; choose a smaller `min_count`"
+            "assemble",
+            "no word",
+            f"occurs {min_count} times in the captions to learn from",
+            expected="some that do",
+            cause="choose a smaller `min_count`",
         )
     return vocabulary
 
@@ -486,9 +506,10 @@ def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayL
     for picture, row in rows.items():
         if row.ndim not in (1, 2) or row.shape != like.shape or row.dtype.kind not in "fiu":
             raise DataError(
-                f"assemble: the feature of {picture[:100]!r} has shape {row.shape} and dtype "
-                f"{row.dtype}, expected numbers (D,) or (P, D), as many as that of "
-                f"{first[:100]!r}, {like.shape}"
+                "assemble",
+                f"the feature of {picture[:100]!r}",
+                f"has shape {row.shape} and dtype {row.dtype}",
+                expected=f"numbers (D,) or (P, D), as many as that of {first[:100]!r}, {like.shape}",
             )
     stacked = np.stack([*rows.values()])
     check_finite("assemble", stacked, list(rows))
@@ -521,8 +542,10 @@ def _features(
         if (large := np.flatnonzero(largest > np.finfo(np.float16).max)).size:
             name = pictures[where.start + large[0]].partition("\0")[0]
             raise DataError(
-                f"assemble: the feature of {name[:100]!r} has a number above 65,504, which float16"
-                " cannot hold; keep float32"
+                "assemble",
+                f"the feature of {name[:100]!r}",
+                "has a number above 65,504, which float16 cannot hold",
+                cause="keep float32",
             )
 
     def halved(rows: np.ndarray) -> np.ndarray:

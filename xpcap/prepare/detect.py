@@ -62,20 +62,25 @@ def read_captions(
         report.forms.append(form)
         if split is not None and (own := dict.fromkeys(row.split for row in rows if row.split)):
             raise DataError(
-                f"read_captions: {path} says itself who is in which split ({', '.join(own)}),"
-                " expected no split before its name"
+                "read_captions",
+                path,
+                f"says itself who is in which split ({', '.join(own)})",
+                expected="no split before its name",
             )
         if not rows:
             raise DataError(
-                f"read_captions: {path} has no caption that could be read, expected some"
+                "read_captions", path, "has no caption that could be read", expected="some"
             )
         joined += rows if split is None else [row._replace(split=split) for row in rows]
     if not joined:
-        raise DataError("read_captions: got no file, expected at least one")
+        raise DataError("read_captions", "", "got no file", expected="at least one")
     if len({row.split is None for row in joined}) > 1:
         raise DataError(
-            "read_captions: some of the files have splits and some have none, expected all or none"
-            " of them; name the split of each file"
+            "read_captions",
+            "some of the files",
+            "have splits and some have none",
+            expected="all or none of them",
+            cause="name the split of each file",
         )
     return grouped(joined)
 
@@ -87,7 +92,7 @@ def read_file(
     where, text = f"read_captions: {path}", read_whole("read_captions", path)
     line = first_line(text)
     if not line:
-        raise DataError(f"{where} is empty, expected captions")
+        raise DataError(where, "", "is empty", expected="captions")
     if line[0] in "{[":
         return _read_json(where, text, line, columns, report)
     if is_token_line(line):
@@ -98,7 +103,7 @@ def read_file(
     if error := unknown_columns(where, text, columns):
         raise error
     raise DataError(
-        f"{where} is of no form known here, its first line is {line[:100]!r}, expected {FORMS}"
+        where, "", f"is of no form known here, its first line is {line[:100]!r}", expected=FORMS
     )
 
 
@@ -118,7 +123,7 @@ def _read_json(
     if "images" in whole or "annotations" in whole:
         return COCO, read_coco(where, whole, report)
     keys = ", ".join(repr(key[:40]) for key in list(whole)[:6]) or "nothing"
-    raise DataError(f"{where} is a JSON object with {keys}, expected {FORMS}")
+    raise DataError(where, "", f"is a JSON object with {keys}", expected=FORMS)
 
 
 def _parse_unless_lines(

@@ -59,8 +59,10 @@ def read_features(path: str | Path) -> Table:
     for row, name in enumerate(_texts(path, names)):
         if rows.setdefault(name, row) != row:
             raise DataError(
-                f"read_features: {path} names a picture twice among {len(names):,}, {name[:100]!r},"
-                " expected each once"
+                "read_features",
+                path,
+                f"names a picture twice among {len(names):,}, {name[:100]!r}",
+                expected="each once",
             )
     check_finite(where, features, list(rows))
     return Table(rows, features)
@@ -206,8 +208,11 @@ def _is_cache(path: Path, like: np.ndarray) -> bool:
     """True if a file is a cache of such rows, False if of others, or missing."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise DataError(
-            f"encode_folder: {path} is a link, a folder or a device, expected a cache of features,"
-            " or no file; remove it"
+            "encode_folder",
+            path,
+            "is a link, a folder or a device",
+            expected="a cache of features, or no file",
+            cause="remove it",
         )
     if not path.exists():
         return False
@@ -219,8 +224,11 @@ def _is_cache(path: Path, like: np.ndarray) -> bool:
         dtype = np.dtype(np.void)
     if dtype.names != like.dtype.names:
         raise DataError(
-            f"encode_folder: {path} is another file, expected a cache of features, or no file;"
-            " remove it, or move it away"
+            "encode_folder",
+            path,
+            "is another file",
+            expected="a cache of features, or no file",
+            cause="remove it, or move it away",
         )
     return bool(shape == like.shape and dtype == like.dtype)
 
@@ -362,8 +370,10 @@ def require_all(where: str, pictures: Sequence[str], known: Container[str], thin
     """DataError : some of the `pictures` are not among the `known`; they lack a `thing`."""
     if missing := [picture for picture in pictures if picture not in known]:
         raise DataError(
-            f"{where}: {len(missing)} of {len(pictures)} pictures have no {thing},"
-            f" {missing[0][:100]!r} among them; do the files belong together?"
+            where,
+            f"{len(missing)} of {len(pictures)} pictures",
+            f"have no {thing}, {missing[0][:100]!r} among them",
+            cause="do the files belong together?",
         )
 
 
@@ -377,8 +387,11 @@ def require_inside(where: str, folder: Path, names: Iterable[str]) -> None:
     """DataError : one of the names could lead out of the folder."""
     if astray := next((name for name in names if escapes(name)), None):
         raise DataError(
-            f"{where}: picture {astray[:100]!r} would lie outside {folder}, expected the name of a"
-            " file in it; who wrote the list?"
+            where,
+            f"picture {astray[:100]!r}",
+            f"would lie outside {folder}",
+            expected="the name of a file in it",
+            cause="who wrote the list?",
         )
 
 
@@ -394,8 +407,11 @@ def _texts(path: Path, names: np.ndarray) -> Iterator[str]:
         most = int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))
         if most > sys.maxunicode:
             raise DataError(
-                f"read_features: {path}, 'names' holds a character of number {most:,}, expected at"
-                f" most {sys.maxunicode:,}; damaged?"
+                "read_features",
+                f"{path}, 'names'",
+                f"holds a character of number {most:,}",
+                expected=f"at most {sys.maxunicode:,}",
+                cause="damaged?",
             )
     for name in names:
         yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)

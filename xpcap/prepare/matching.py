@@ -64,8 +64,10 @@ def match_names(
             continue
         if (other := owner.setdefault(called, name)) != name:
             raise DataError(
-                f"{where}: {other[:100]!r} and {name[:100]!r} both lead to {called[:100]!r},"
-                " expected a picture for each name"
+                where,
+                f"{other[:100]!r} and {name[:100]!r}",
+                f"both lead to {called[:100]!r}",
+                expected="a picture for each name",
             )
         found[name] = called
     unmatched = [name for name in names if name not in found]
@@ -80,7 +82,7 @@ def match_names(
 def picture_folder(where: str, folder: str | Path) -> Path:
     """The folder of pictures as a path. DataError : it is none."""
     if not (path := Path(folder)).is_dir():
-        raise DataError(f"{where}: {path} is no folder, expected the one that holds the pictures")
+        raise DataError(where, path, "is no folder", expected="the one that holds the pictures")
     return path
 
 

@@ -51,8 +51,10 @@ class ImportReport:
         """DataError : something was left out."""
         if self.skipped:
             raise DataError(
-                f"{where}: {'; '.join(self.lines())}; expected nothing that must be left out, as"
-                " `strict` asks"
+                where,
+                "",
+                "; ".join(self.lines()),
+                expected="nothing that must be left out, as `strict` asks",
             )
 
 

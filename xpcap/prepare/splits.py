@@ -47,8 +47,10 @@ def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterat
         split = SYNONYMS.get(word, word)
         if split not in known and (not may_name_a_split(split) or len(known) == MOST_SPLITS):
             raise DataError(
-                f"{row.source}: split {(row.split or '')[:60]!r}, expected a name such as train,"
-                f" val or test, and at most {MOST_SPLITS} of them"
+                row.source,
+                "split",
+                f"{(row.split or '')[:60]!r}",
+                expected=f"a name such as train, val or test, and at most {MOST_SPLITS} of them",
             )
         known.add(split)
         yield row._replace(split=split)
@@ -88,7 +90,7 @@ def check_fractions(where: str, fractions: Sequence[float]) -> None:
     ):
         came = ", ".join(f"{part:g}" for part in fractions)
         raise DataError(
-            f"{where}: fractions {came}, expected those of train, val and test, together 1"
+            where, "fractions", came, expected="those of train, val and test, together 1"
         )
 
 
@@ -105,8 +107,10 @@ def by_fractions(
     names = sorted({row.picture for row in rows})
     if len(names) < len(wanted):
         raise DataError(
-            f"by_fractions: {len(names)} pictures, expected at least one for each of"
-            f" {', '.join(wanted)}"
+            "by_fractions",
+            "",
+            f"{len(names)} pictures",
+            expected=f"at least one for each of {', '.join(wanted)}",
         )
     counts = [max(1, round(part * len(names))) for part in list(wanted.values())[1:]]
     while sum(counts) >= len(names):  # few pictures: train has at least one

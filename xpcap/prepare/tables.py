@@ -88,8 +88,11 @@ def unknown_columns(where: str, text: str, columns: Columns) -> DataError | None
     if any(name.lower().endswith(SUFFIXES) for name in names):
         first = beginning.partition("\n")[0][:100]
         return DataError(
-            f"{where} has no heading, its first line is {first!r}, expected one that names the"
-            f" columns; put image{delimiter}caption above it"
+            where,
+            "",
+            f"has no heading, its first line is {first!r}",
+            expected="one that names the columns",
+            cause=f"put image{delimiter}caption above it",
         )
     return no_columns(where, names, columns, _likely(names, beginning, delimiter))
 
@@ -142,8 +145,10 @@ def read_objects(
     first = records[0][1] if records else None
     if not isinstance(first, dict):
         raise DataError(
-            f"{where}: its first row is {kind_of(first)}, expected an object with a picture and a"
-            " caption"
+            where,
+            "its first row",
+            f"is {kind_of(first)}",
+            expected="an object with a picture and a caption",
         )
     found = _find(list(first), columns)
     if found is None:
@@ -254,7 +259,7 @@ def _rows(
     seen: set[tuple[str, str]] = set()
     for source, record in records:
         if not isinstance(record, dict):
-            raise DataError(f"{source} is {kind_of(record)}, expected an object")
+            raise DataError(source, "", f"is {kind_of(record)}", expected="an object")
         picture, captions = record.get(found.image, ""), record.get(found.caption, "")
         split = record.get(found.split, "")
         texts = captions if isinstance(captions, list) else [captions]
@@ -264,8 +269,10 @@ def _rows(
             or not all(isinstance(text, str) for text in texts)
         ):
             raise DataError(
-                f"{source}: picture {kind_of(picture)}, caption {kind_of(captions)}, split"
-                f" {kind_of(split)}, expected text"
+                source,
+                "picture",
+                f"{kind_of(picture)}, caption {kind_of(captions)}, split {kind_of(split)}",
+                expected="text",
             )
         if found.number is not None and isinstance(number := record.get(found.number), str):
             if (key := (picture, number.strip())) in seen:

@@ -37,8 +37,10 @@ def read_whole(function: str, path: str | Path) -> str:
         elif b"\0" not in content:
             reason += "; perhaps Windows-1252, as Excel writes a plain CSV"
         raise DataError(
-            f"{function}: {path} is not UTF-8 text ({reason}); save it as UTF-8, which a"
-            " spreadsheet offers as CSV UTF-8"
+            function,
+            path,
+            f"is not UTF-8 text ({reason})",
+            cause="save it as UTF-8, which a spreadsheet offers as CSV UTF-8",
         ) from error
     except InvalidValueError as error:
         raise DataError(
@@ -56,8 +58,11 @@ def read_whole(function: str, path: str | Path) -> str:
 def _other(function: str, path: str | Path, kind: Kind) -> DataError:
     remedy = REMEDIES.get(kind.family, "is the path right?")
     return DataError(
-        f"{function}: {path} is {kind.name}, expected a text file of captions or picture names;"
-        f" {remedy}"
+        function,
+        path,
+        f"is {kind.name}",
+        expected="a text file of captions or picture names",
+        cause=remedy,
     )
 
 
@@ -68,11 +73,11 @@ def parse_json(where: str, text: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise DataError(
-            f"{where} is JSON nested too deep to be captions; is the path right?"
+            where, "", "is JSON nested too deep to be captions", cause="is the path right?"
         ) from error
     except ValueError as error:
         raise DataError(
-            f"{where} is not whole JSON ({error}); cut short, or edited by hand?"
+            where, "", f"is not whole JSON ({error})", cause="cut short, or edited by hand?"
         ) from error
 
 
@@ -80,8 +85,11 @@ def refuse_masses(where: str, text: str) -> None:
     """DataError : a JSON text holds so many values that they would fill the memory."""
     if (count := sum(text.count(sign) for sign in "[{,")) > MOST_VALUES:
         raise DataError(
-            f"{where} holds {count:,} values, expected at most {MOST_VALUES:,}; is it a file of"
-            " captions?"
+            where,
+            "",
+            f"holds {count:,} values",
+            expected=f"at most {MOST_VALUES:,}",
+            cause="is it a file of captions?",
         )
 
 
@@ -101,11 +109,14 @@ def read_list(path: str | Path) -> list[str]:
     names = [line.strip() for line in read_whole("read_list", path).split("\n") if line.strip()]
     if not names:
         raise DataError(
-            f"read_list: {path} is empty, expected one picture name a line; a split needs at least"
-            " one picture"
+            "read_list",
+            path,
+            "is empty",
+            expected="one picture name a line",
+            cause="a split needs at least one picture",
         )
     if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise DataError(
-            f"read_list: {path} lists {twice[:100]!r} twice, expected each picture once"
+            "read_list", path, f"lists {twice[:100]!r} twice", expected="each picture once"
         )
     return names

@@ -140,4 +140,4 @@ def _is_text(name: object) -> bool:
 
 
 def _damaged(where: str, what: str) -> DataError:
-    return DataError(f"{where} has {what}; damaged, or from another run?")
+    return DataError(where, "", f"has {what}", cause="damaged, or from another run?")

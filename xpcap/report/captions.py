@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from xpcap.encoders.grid import WHOLE_PICTURE, Area
+from xpcap.errors import InvalidValueError
 from xpcap.files import atomic
 from xpcap.report.fonts import explain_lacking, find_fonts
 from xpcap.report.text import escape_control, pieces
@@ -41,9 +42,11 @@ def check_attention_map(
     """ValueError : not a square of regions for each word, with weights that sum to 1."""
     weights, shape = attention.weights, attention.weights.shape
     if len(shape) != 3 or shape[0] != len(words) or not 0 < shape[1] == shape[2]:
-        raise ValueError(
-            f"{function}: picture {name!r} has weights of shape {shape}, expected (T, K, K)"
-            f" with T = {len(words)} words"
+        raise InvalidValueError(
+            function,
+            f"picture {name!r}",
+            f"has weights of shape {shape}",
+            expected=f"(T, K, K) with T = {len(words)} words",
         )
     totals, least = weights.sum(axis=(1, 2)), weights.min(axis=(1, 2))
     odd = [
@@ -52,9 +55,11 @@ def check_attention_map(
         if not (abs(total - 1) <= ROUNDING and low >= 0)
     ]
     if odd:
-        raise ValueError(
-            f"{function}: picture {name!r}: weights of {odd[0]!r} do not add up to 1, or some are"
-            " below 0; a softmax over the regions?"
+        raise InvalidValueError(
+            function,
+            f"picture {name!r}: weights of {odd[0]!r}",
+            "do not add up to 1, or some are below 0",
+            cause="a softmax over the regions?",
         )
 
 
@@ -125,9 +130,12 @@ def draw_captions(
     from matplotlib import rc_context
 
     if not pictures or not len(pictures) == len(captions) == len(references):
-        raise ValueError(
-            f"draw_captions: got {len(pictures)} pictures, {len(captions)} captions and"
-            f" {len(references)} references, expected the same number of each, at least one"
+        raise InvalidValueError(
+            "draw_captions",
+            "",
+            f"got {len(pictures)} pictures, {len(captions)} captions and {len(references)}"
+            " references",
+            expected="the same number of each, at least one",
         )
     families, lacking = find_fonts(map(escape_control, (*captions, *references)))
     if lacking:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xpcap.errors import InvalidValueError
 from xpcap.files import atomic
 from xpcap.report.curves import PIXELS, gradient_curve
 from xpcap.report.markup import data_uri, embed, image_uri, render
@@ -88,9 +89,11 @@ def write_look_page(
     """
     lengths = [*(len(one.values) for one in heatmaps), *(len(one.values) for one in saturation)]
     if not steps or set(lengths) - {len(steps)}:
-        raise ValueError(
-            f"write_look_page: {len(steps)} steps and values of {lengths} steps, expected the same,"
-            " at least one"
+        raise InvalidValueError(
+            "write_look_page",
+            "",
+            f"{len(steps)} steps and values of {lengths} steps",
+            expected="the same, at least one",
         )
     light, dark = (data_uri("png", gradient_curve(curves, shade)) for shade in (False, True))
     page = render(

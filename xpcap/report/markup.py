@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from xpcap.errors import InvalidValueError
 from xpcap.report.curves import DARK, LIGHT
 from xpcap.report.text import escape_control
 
@@ -72,9 +73,11 @@ def embed(function: str, name: str, picture: np.ndarray, most: int = LONGEST) ->
     from PIL import Image
 
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        raise ValueError(
-            f"{function}: picture {name!r} has shape {picture.shape} and dtype {picture.dtype},"
-            " expected uint8 (h, w, 3)"
+        raise InvalidValueError(
+            function,
+            f"picture {name!r}",
+            f"has shape {picture.shape} and dtype {picture.dtype}",
+            expected="uint8 (h, w, 3)",
         )
     image = Image.fromarray(picture)
     longest = max(image.size)

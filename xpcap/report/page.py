@@ -8,6 +8,7 @@ import numpy as np
 
 from xpcap.data.vocabulary import gaps
 from xpcap.encoders.grid import WHOLE_PICTURE
+from xpcap.errors import InvalidValueError
 from xpcap.files import atomic
 from xpcap.report.captions import (
     DIMMEST,
@@ -249,8 +250,12 @@ def _overlays(card: Card, attention: AttentionMap, image: Embedded) -> dict[str,
 def probability(function: str, word: str, p: float) -> float:
     """A word's probability, cut to 0..1. ValueError, which `function` begins: it is none."""
     if not -ROUNDING <= p <= 1 + ROUNDING:
-        raise ValueError(
-            f"{function}: word {word!r} has probability {p}, expected one from 0 to 1; a logarithm?"
+        raise InvalidValueError(
+            function,
+            f"word {word!r}",
+            f"has probability {p}",
+            expected="one from 0 to 1",
+            cause="a logarithm?",
         )
     return min(max(float(p), 0.0), 1.0)
 

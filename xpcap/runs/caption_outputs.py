@@ -19,7 +19,7 @@ import numpy as np
 
 from xpcap.encoders import read_picture
 from xpcap.errors import DataError, OptionError, install
-from xpcap.files import atomic, why_not_writable, write_text
+from xpcap.files import atomic, require_new_file, write_text
 from xpcap.models import Policy
 from xpcap.progress import bar
 from xpcap.runs.captioning import PictureCaption, PictureCaptioner, Skipped, find_sources
@@ -80,8 +80,11 @@ def write_captions(
     urls = [source for source in sources if isinstance(source, str)]
     if urls and (txt or describe):
         raise OptionError(
-            f"caption: `{'txt' if txt else 'describe'}` is given with the URL {urls[0]}, expected"
-            " pictures in files; download it first"
+            "caption",
+            f"`{'txt' if txt else 'describe'}`",
+            f"is given with the URL {urls[0]}",
+            expected="pictures in files",
+            cause="download it first",
         )
     best = (policy.n_best if policy else None) or 1
     table = None if csv is None else CaptionTable(csv, best=best)
@@ -161,15 +164,18 @@ class CaptionTable:
         self._header = ["picture", "caption", *more, "error"]
         if self._path.suffix.lower() != ".csv":
             raise DataError(
-                f"caption: {path} does not end in .csv, expected a name that does; are the"
-                " arguments in order?"
+                "caption",
+                path,
+                "does not end in .csv",
+                expected="a name that does",
+                cause="are the arguments in order?",
             )
         rows: list[list[str]] = []
         size = 0
         if self._path.is_file():
             rows, size = self._read()
-        elif why := why_not_writable(self._path):
-            raise DataError(f"caption: {path} {why}")
+        else:
+            require_new_file("caption", self._path)
         self.pictures = {row[0] for row in rows[1:]}
         self._file = self._path.open("r+b" if self._path.is_file() else "xb")
         self._file.truncate(size)
@@ -201,9 +207,12 @@ class CaptionTable:
 
     def _other(self, what: str) -> DataError:
         return DataError(
-            f"caption: {self._path} has {what}, expected a new file, or a table with the header"
-            f" {','.join(self._header)}, to be continued; choose another name, or give the same"
-            " options as before"
+            "caption",
+            self._path,
+            f"has {what}",
+            expected=f"a new file, or a table with the header {','.join(self._header)}, to be"
+            " continued",
+            cause="choose another name, or give the same options as before",
         )
 
     def add(self, one: PictureCaption | Skipped) -> None:
@@ -310,6 +319,9 @@ def describe_picture(path: Path, caption: str) -> str:
 def _require_exiv2() -> None:
     if importlib.util.find_spec("pyexiv2") is None:
         raise DataError(
-            "caption: `describe` needs pyexiv2, expected it to be installed;"
-            f" {install('describe')} installs it"
+            "caption",
+            "`describe`",
+            "needs pyexiv2",
+            expected="it to be installed",
+            cause=f"{install('describe')} installs it",
         )

@@ -25,7 +25,7 @@ from xpcap.encoders import (
     read_picture,
     read_url,
 )
-from xpcap.errors import DataError
+from xpcap.errors import DataError, InvalidValueError
 from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.progress import bar
 from xpcap.ranking import Ranker, Ranking
@@ -75,20 +75,29 @@ def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionDa
         opened = open_data(where)
         if data is None and run.config["data_stamp"] not in ("", opened.fingerprint):
             raise DataError(
-                f"data_of: {where}, the data of {run.path}, has changed since training, expected it"
-                " unchanged; give it as `data` to use it anyway"
+                "data_of",
+                f"{where}, the data of {run.path},",
+                "has changed since training",
+                expected="it unchanged",
+                cause="give it as `data` to use it anyway",
             )
         data = opened
     if data.projection is not None and not data.projection.is_like(run.projection):
         raise DataError(
-            f"data_of: {where} was prepared with another PCA than the data of {run.path}, expected"
-            " the same, or none; prepare it without"
+            "data_of",
+            where,
+            f"was prepared with another PCA than the data of {run.path}",
+            expected="the same, or none",
+            cause="prepare it without",
         )
     expected = run.raw_shape if data.projection is None else run.model.config.feature_shape
     if data.feature_shape != expected:
         raise DataError(
-            f"data_of: {where} has features of size {size(data.feature_shape)}, expected the run's"
-            f" {size(expected)}; made by another encoder?"
+            "data_of",
+            where,
+            f"has features of size {size(data.feature_shape)}",
+            expected=f"the run's {size(expected)}",
+            cause="made by another encoder?",
         )
     return replace(data, scaling=run.preprocessing if data.projection is None else run.scaling)
 
@@ -97,8 +106,11 @@ def _own(run: Run) -> Path:
     path = run.path / run.config["data"]  # an absolute path stays what it is
     if not path.exists():
         raise DataError(
-            f"data_of: {path}, the data of {run.path}, is gone, expected the file it was trained"
-            " on; if it was moved, give its new path as `data`"
+            "data_of",
+            f"{path}, the data of {run.path},",
+            "is gone",
+            expected="the file it was trained on",
+            cause="if it was moved, give its new path as `data`",
         )
     return path
 
@@ -591,8 +603,9 @@ def encode_picture(
     feature = encoder.encode([picture])[0]
     if not np.isfinite(feature).all():
         raise DataError(
-            f"{where}: {_name(source) or 'the picture'}: the encoder {encoder.name} makes a feature"
-            " of it that is not finite"
+            where,
+            f"{_name(source) or 'the picture'}: the encoder {encoder.name}",
+            "makes a feature of it that is not finite",
         )
     return picture, feature
 
@@ -607,17 +620,21 @@ def encoder_of(run: Run, where: str) -> Encoder:
     name = source_of(run).encoder
     if name is None:
         raise DataError(
-            f"{where}: {run.path} learnt from features that were given to it, expected a run "
-            "whose data was prepared from pictures; new pictures need the encoder that made those "
-            "features; the command 'prepare' encodes a folder of pictures by a known one, to train "
-            "on"
+            where,
+            f"{run.path} learnt from features that",
+            "were given to it",
+            expected="a run whose data was prepared from pictures",
+            cause="new pictures need the encoder that made those features; the command 'prepare'"
+            " encodes a folder of pictures by a known one, to train on",
         )
     encoder = find_encoder(name)
     if encoder.shape != run.raw_shape:
         raise DataError(
-            f"{where}: {run.path} learnt from features of size {size(run.raw_shape)},"
-            f" expected the {size(encoder.shape)} of the {name} encoder; prepared by another"
-            " version?"
+            where,
+            run.path,
+            f"learnt from features of size {size(run.raw_shape)}",
+            expected=f"the {size(encoder.shape)} of the {name} encoder",
+            cause="prepared by another version?",
         )
     return encoder
 
@@ -674,13 +691,16 @@ def open_runs(
         projection or scaling of features. ValueError : no path.
     """
     if not paths:
-        raise ValueError("open_runs: got no run folder, expected at least one")
+        raise InvalidValueError("open_runs", "", "got no run folder", expected="at least one")
     first, *others = (open_run(path, on_remark=on_remark) for path in paths)
     for other in others:
         if what := difference(first, other):
             raise DataError(
-                f"open_runs: {first.path} and {other.path} {what}, expected the same of runs that"
-                " caption together; were they trained on the same data?"
+                "open_runs",
+                f"{first.path} and {other.path}",
+                what,
+                expected="the same of runs that caption together",
+                cause="were they trained on the same data?",
             )
     if not others:
         return first

@@ -13,6 +13,7 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import UNK, detokenize
+from xpcap.errors import InvalidValueError
 from xpcap.layers.cells import Activation
 from xpcap.memory import allocator
 from xpcap.metrics import CorpusStatistics, Words
@@ -124,9 +125,12 @@ def examine_run(
     seen = data_of(run, data)
     pictures, firsts = np.unique(seen.split(split).image_idxs, return_index=True)
     if len(captions) != len(pictures):
-        raise ValueError(
-            f"examine_run: got {len(captions)} captions, expected one for each of the"
-            f" {len(pictures)} pictures of {split}; of another split?"
+        raise InvalidValueError(
+            "examine_run",
+            "",
+            f"got {len(captions)} captions",
+            expected=f"one for each of the {len(pictures)} pictures of {split}",
+            cause="of another split?",
         )
     references = seen.words(split)
     encoded = seen.encoded_with(run.vocabulary, split, references)

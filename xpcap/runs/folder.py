@@ -15,7 +15,7 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import Source
 from xpcap.data.features import KINDS, FeatureScaling, Preprocessing, Projection
 from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser
-from xpcap.errors import DataError
+from xpcap.errors import DataError, InvalidTypeError
 from xpcap.files import PART, read_text, remove_parts, write_text
 from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
 from xpcap.ranking import Ranker
@@ -132,14 +132,19 @@ def open_run(
     tensors, scaling, meta = load_parameters(path / BEST)
     if meta.get("vocabulary") != digest(vocabulary):
         raise DataError(
-            f"open_run: {path / VOCAB} is not the vocabulary that {BEST} was trained with; changed,"
-            " or from another run?"
+            "open_run",
+            path / VOCAB,
+            f"is not the vocabulary that {BEST} was trained with",
+            cause="changed, or from another run?",
         )
     shape = model_config(path / CONFIG, config)
     if shape.vocabulary != len(vocabulary):
         raise DataError(
-            f"open_run: {path / CONFIG} has vocabulary {shape.vocabulary}, expected the"
-            f" {len(vocabulary)} words of {VOCAB}; damaged?"
+            "open_run",
+            path / CONFIG,
+            f"has vocabulary {shape.vocabulary}",
+            expected=f"the {len(vocabulary)} words of {VOCAB}",
+            cause="damaged?",
         )
     check_scaling(path / BEST, scaling, config)
     check_parameters(path / BEST, tensors, shape.shapes())
@@ -178,8 +183,11 @@ def read_first_stage(path: Path, run: Run[CaptioningRNN]) -> CaptioningRNN:
     file, model = path / FIRST_STAGE_FILE, run.model
     if not file.is_file():
         raise DataError(
-            f"open_run: {file} is missing, expected the first stage, which makes candidates for the"
-            " run's captions; copy the run folder whole"
+            "open_run",
+            file,
+            "is missing",
+            expected="the first stage, which makes candidates for the run's captions",
+            cause="copy the run folder whole",
         )
     tensors, _ = read_tensors(file, "open_run")
     check_parameters(file, tensors, model.params.shapes, "f2!")
@@ -215,8 +223,10 @@ def read_config(path: Path) -> Config:
         if (path / LOCK).is_file() or (path / FIRST).is_dir():
             raise _nothing_yet(path, CONFIG)
         raise DataError(
-            f"open_run: {path} {f'has no {CONFIG}' if path.exists() else 'does not exist'},"
-            " expected a run folder from 'train'"
+            "open_run",
+            path,
+            f"has no {CONFIG}" if path.exists() else "does not exist",
+            expected="a run folder from 'train'",
         )
     config = _read_json(file, MOST_CONFIG)
     found = config.get("format") if isinstance(config, dict) else type(config).__name__
@@ -227,12 +237,19 @@ def read_config(path: Path) -> Config:
     for key in TEXTS:
         if not isinstance(config.get(key), str):
             raise DataError(
-                f"open_run: {file} has {key} {config.get(key)!r}, expected text; damaged?"
+                "open_run",
+                file,
+                f"has {key} {config.get(key)!r}",
+                expected="text",
+                cause="damaged?",
             )
     if config["feature_scaling"] not in KINDS:
         raise DataError(
-            f"open_run: {file} has feature_scaling {config['feature_scaling']!r}, expected one of"
-            f" {', '.join(KINDS)}; damaged?"
+            "open_run",
+            file,
+            f"has feature_scaling {config['feature_scaling']!r}",
+            expected=f"one of {', '.join(KINDS)}",
+            cause="damaged?",
         )
     _check_size(file, "max_words", config.get("max_words"))
     check_tokeniser(f"open_run: {file}", config["tokeniser"])
@@ -240,7 +257,11 @@ def read_config(path: Path) -> Config:
     source = config.get("source", {})
     if not isinstance(source, dict):
         raise DataError(
-            f"open_run: {file} has source {str(source)[:60]!r}, expected an object; damaged?"
+            "open_run",
+            file,
+            f"has source {str(source)[:60]!r}",
+            expected="an object",
+            cause="damaged?",
         )
     Source.from_json(f"open_run: {file}", source)
     return config
@@ -251,8 +272,11 @@ def model_config(file: Path, config: Config) -> ModelConfig:
     shape = config.get("feature_shape")
     if not isinstance(shape, list):
         raise DataError(
-            f"open_run: {file} has feature_shape {str(shape)[:60]!r}, expected a list of sizes;"
-            " damaged?"
+            "open_run",
+            file,
+            f"has feature_shape {str(shape)[:60]!r}",
+            expected="a list of sizes",
+            cause="damaged?",
         )
     sizes = {name: config.get(name) for name in ("vocabulary", "wordvec", "hidden")}
     for name, size in (*sizes.items(), *(("feature_shape", size) for size in shape)):
@@ -261,14 +285,17 @@ def model_config(file: Path, config: Config) -> ModelConfig:
         rest = {name: config.get(name) for name in ("cell", "dropout", "inject")}
         return ModelConfig(**sizes, feature_shape=tuple(shape), **rest)  # type: ignore[arg-type]
     except ValueError as error:
-        raise DataError(f"open_run: {file} holds no model: {error}; damaged?") from error
+        raise DataError("open_run", file, f"holds no model: {error}", cause="damaged?") from error
 
 
 def _check_size(file: Path, name: str, size: object) -> None:
     if type(size) is not int or not 1 <= size <= LARGEST:
         raise DataError(
-            f"open_run: {file} has {name} {str(size)[:60]!r}, expected a whole number in"
-            f" 1..{LARGEST}; damaged?"
+            "open_run",
+            file,
+            f"has {name} {str(size)[:60]!r}",
+            expected=f"a whole number in 1..{LARGEST}",
+            cause="damaged?",
         )
 
 
@@ -285,8 +312,11 @@ def read_vocabulary(path: Path, tokeniser: str) -> Vocabulary:
     words = _read_json(path / VOCAB, MOST_VOCAB)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DataError(
-            f"open_run: {path / VOCAB} holds no list of words, expected the run's vocabulary;"
-            " damaged?"
+            "open_run",
+            path / VOCAB,
+            "holds no list of words",
+            expected="the run's vocabulary",
+            cause="damaged?",
         )
     return Vocabulary(words, tokeniser=tokeniser)
 
@@ -335,12 +365,15 @@ def _read_json(path: Path, most: int) -> Any:
         return json.loads(read_text(path, most))
     except (FileNotFoundError, IsADirectoryError):
         raise DataError(
-            f"open_run: {path} is missing, expected a run folder from 'train'"
+            "open_run", path, "is missing", expected="a run folder from 'train'"
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"open_run: {path} is not JSON, expected what 'train' writes; damaged?"
-            f" ({str(error)[:100]})"
+            "open_run",
+            path,
+            "is not JSON",
+            expected="what 'train' writes",
+            cause=f"damaged? ({str(error)[:100]})",
         ) from error
 
 
@@ -401,8 +434,11 @@ def read_projection(path: Path, config: Config) -> Projection | None:
     shapes = {"mean": (size,), "components": (size, config["feature_shape"][-1])}
     if not file.is_file():
         raise DataError(
-            f"open_run: {file} is missing, expected the PCA that the run's features go through;"
-            " copy the run folder whole"
+            "open_run",
+            file,
+            "is missing",
+            expected="the PCA that the run's features go through",
+            cause="copy the run folder whole",
         )
     tensors, _ = read_tensors(file, "open_run")
     check_parameters(file, tensors, shapes)
@@ -427,9 +463,11 @@ def check_scaling(path: Path, scaling: FeatureScaling, config: Config) -> None:
         )
         if not fits or (name == "scale" and values is not None and not (values > 0).all()):
             raise DataError(
-                f"open_run: {path} has a feature scaling whose {name} has shape {shape}, expected"
-                f" {expected} for {config['feature_scaling']!r}, finite float32, a scale above 0;"
-                " damaged?"
+                "open_run",
+                path,
+                f"has a feature scaling whose {name} has shape {shape}",
+                expected=f"{expected} for {config['feature_scaling']!r}, finite float32, a scale above 0",
+                cause="damaged?",
             )
 
 
@@ -483,9 +521,11 @@ def save_state(
         `state` is no TrainingState.
     """
     if not isinstance(state, TrainingState):
-        raise TypeError(
-            f"save_state: state is a {type(state).__name__}, expected what CaptioningSolver.state()"
-            " returns"
+        raise InvalidTypeError(
+            "save_state",
+            "state",
+            f"is a {type(state).__name__}",
+            expected="what CaptioningSolver.state() returns",
         )
     tensors, meta = to_tensors(state)
     tensors |= scaling_tensors(scaling or FeatureScaling())
@@ -519,8 +559,11 @@ def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkp
     scaling, vocabulary = pop_scaling(tensors), meta.get("vocabulary")
     if not isinstance(vocabulary, str):
         raise DataError(
-            f"load_state: {path} has no digest of a vocabulary, expected a training state; is it a"
-            f" {BEST}, or from an older xpcap?"
+            "load_state",
+            path,
+            "has no digest of a vocabulary",
+            expected="a training state",
+            cause=f"is it a {BEST}, or from an older xpcap?",
         )
     state = from_tensors(f"load_state: {path}", tensors, meta, shapes)
     return Checkpoint(state, scaling, vocabulary)
@@ -627,8 +670,10 @@ def check_free(path: Path) -> None:
     """DataError : something exists at `path`."""
     if path.exists() or path.is_symlink():
         raise DataError(
-            f"train_run: {path} exists, and a run is never overwritten; choose another `out`,"
-            " continue it with `resume` if it is a run, or remove it"
+            "train_run",
+            path,
+            "exists, and a run is never overwritten",
+            cause="choose another `out`, continue it with `resume` if it is a run, or remove it",
         )
 
 
@@ -644,8 +689,11 @@ def check_resumable(path: Path) -> None:
         left = [file.name for file in path.iterdir()]
     if strange := [name for name in left if name not in (LOCK, FIRST) and not name.endswith(PART)]:
         raise DataError(
-            f"train_run: {path} holds {strange[0]!r} and no {CONFIG}, expected a run to continue,"
-            " or a free place; is `out` right?"
+            "train_run",
+            path,
+            f"holds {strange[0]!r} and no {CONFIG}",
+            expected="a run to continue, or a free place",
+            cause="is `out` right?",
         )
 
 
@@ -667,8 +715,11 @@ def lock(path: Path) -> Iterator[None]:
         held.acquire()
     except Timeout:
         raise DataError(
-            f"train_run: {path} is being trained by another process, expected none; wait for it to"
-            " end, or stop it first"
+            "train_run",
+            path,
+            "is being trained by another process",
+            expected="none",
+            cause="wait for it to end, or stop it first",
         ) from None
     except NotImplementedError as error:
         raise OSError(

@@ -81,16 +81,21 @@ def look_inside(
     vocabulary, most = run.vocabulary, run.config["max_words"]
     if beside is not None and (what := difference(run, beside)):
         raise DataError(
-            f"look_inside: {run.path} and {beside.path} {what}, expected the same of runs that are"
-            " compared; were they trained on the same data?"
+            "look_inside",
+            f"{run.path} and {beside.path}",
+            what,
+            expected="the same of runs that are compared",
+            cause="were they trained on the same data?",
         )
     words = []
     if caption is not None:
         words = vocabulary.tokenize(caption)
         if not 1 <= len(words) <= most:
             raise OptionError(
-                f"look_inside: the caption has {len(words)} words, expected 1 to {most}, the most"
-                f" that {run.path} was trained on"
+                "look_inside",
+                "the caption",
+                f"has {len(words)} words",
+                expected=f"1 to {most}, the most that {run.path} was trained on",
             )
         if unknown := [word for word in words if word not in vocabulary.word_to_idx]:
             on_remark(

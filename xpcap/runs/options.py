@@ -193,11 +193,14 @@ def check_options(options: TrainOptions) -> None:
             continue
         if not (isinstance(value, int | np.integer) and value >= least):
             raise OptionError(
-                f"train_run: `{name}` is {value!r}, expected a whole number of at least {least}"
+                "train_run",
+                f"`{name}`",
+                f"is {value!r}",
+                expected=f"a whole number of at least {least}",
             )
     if not (isinstance(options.sharpen, int | float) and 0 < options.sharpen < math.inf):
         raise OptionError(
-            f"train_run: `sharpen` is {options.sharpen!r}, expected a positive number"
+            "train_run", "`sharpen`", f"is {options.sharpen!r}", expected="a positive number"
         )
 
 
@@ -290,8 +293,11 @@ def options_of(config: Config, out: Path) -> TrainOptions:
             isinstance(value, int | float) and not 0 <= value < math.inf
         ):
             raise DataError(
-                f"train_run: the config of {out} has {name} {str(value)[:60]!r}, expected"
-                f" {kind.__name__} from 'train'; damaged?"
+                "train_run",
+                f"the config of {out}",
+                f"has {name} {str(value)[:60]!r}",
+                expected=f"{kind.__name__} from 'train'",
+                cause="damaged?",
             )
         settings[name] = value
     return TrainOptions(**settings)
@@ -315,8 +321,10 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions:
     options = replace(options, data=data or options.data, **given)
     if options.objective == SELF_CRITICAL and given.get("score_epochs"):
         raise OptionError(
-            "train_run: `score_epochs` is given with self-critical training, expected `epochs`:"
-            " there is no second stage to come"
+            "train_run",
+            "`score_epochs`",
+            "is given with self-critical training",
+            expected="`epochs`: there is no second stage to come",
         )
     return replace(options, out=options.out or default_out(options))
 
@@ -327,8 +335,10 @@ def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions
     if given.get("resume"):
         if out is None:
             raise OptionError(
-                "train_run: `resume` is given without `out`, expected both: which run should"
-                " continue?"
+                "train_run",
+                "`resume`",
+                "is given without `out`",
+                expected="both: which run should continue?",
             )
         check_resumable(Path(out))
         own, first = _run_at(Path(out)), _run_at(Path(out) / FIRST)
@@ -339,8 +349,11 @@ def _defaults(data: str | Path | None, given: Mapping[str, Any]) -> TrainOptions
         return _options_from(start, data, given)
     if given.get("objective") == SELF_CRITICAL:
         raise OptionError(
-            "train_run: `objective` is self-critical without `start`, expected the run folder of a "
-            "captioner that speaks already: train one by cross entropy first, then start from it"
+            "train_run",
+            "`objective`",
+            "is self-critical without `start`",
+            expected="the run folder of a captioner that speaks already: train one by cross entropy"
+            " first, then start from it",
         )
     return replace(GENERATED if data is None else TrainOptions(), data=data)
 
@@ -362,8 +375,11 @@ def _options_from(
             f"`{name}` {given[name]} (the run has {getattr(run, name)})" for name in different
         )
         raise OptionError(
-            f"train_run: {listed} given with `start`, expected the model of {start}; leave them"
-            " out, or train from the beginning"
+            "train_run",
+            listed,
+            "given with `start`",
+            expected=f"the model of {start}",
+            cause="leave them out, or train from the beginning",
         )
     own = Path(start / DATA if run.data is None else run.data)
     chosen: Config = {"objective": CROSS_ENTROPY, "score_epochs": 0}
@@ -422,8 +438,10 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
         check_agreement(options, replace(first.options, out=out))
     if options.objective == SELF_CRITICAL and options.start is None and not (out / LAST).exists():
         raise OptionError(
-            "train_run: `objective` is self-critical without `start`, expected the run folder of a"
-            " captioner that speaks already"
+            "train_run",
+            "`objective`",
+            "is self-critical without `start`",
+            expected="the run folder of a captioner that speaks already",
         )
 
     generated = (file for file in (out / DATA, out / FIRST / DATA) if file.exists())
@@ -436,8 +454,11 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
     folder = out / FIRST if staged else out
     if first and begun and staged and options.epochs != first.options.epochs:
         raise OptionError(
-            f"train_run: `epochs` {options.epochs} given with `resume`, but the first stage of "
-            f"{out} is done after {first.options.epochs}; leave it out"
+            "train_run",
+            f"`epochs` {options.epochs}",
+            f"given with `resume`, but the first stage of {out} is done after"
+            f" {first.options.epochs}",
+            cause="leave it out",
         )
     stages = [Stage(replace(options, out=folder), first and first.config)]
     if staged:
@@ -453,9 +474,11 @@ def resolve(options: TrainOptions, open_path: Callable[[Path | None], CaptionDat
     for stage in stages:
         if stage.config is not None and stage.config["data_stamp"] != data.fingerprint:
             raise DataError(
-                f"train_run: {path or stage.folder / DATA} is not the data that {stage.folder}"
-                " began with, expected the same, unchanged; give its path as `data`, or begin"
-                " another run"
+                "train_run",
+                path or stage.folder / DATA,
+                f"is not the data that {stage.folder} began with",
+                expected="the same, unchanged",
+                cause="give its path as `data`, or begin another run",
             )
     return Plan(stages, data)
 
@@ -485,10 +508,13 @@ def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
     different = [name for name in fixed if getattr(options, name) != getattr(run, name)]
     if not different and options.epochs != run.epochs and run.lr_decay == LINEAR:
         raise OptionError(
-            f"train_run: `epochs` {options.epochs} given with `resume`, expected the {run.epochs}"
-            f" of {run.out}: its learning rate falls to zero over these epochs (`lr_decay`"
-            f" {LINEAR}), so each step depends on their number; leave `epochs` out, or start a new"
-            " run from this one, with `start` and another `out`"
+            "train_run",
+            f"`epochs` {options.epochs}",
+            "given with `resume`",
+            expected=f"the {run.epochs} of {run.out}: its learning rate falls to zero over these"
+            f" epochs (`lr_decay` {LINEAR}), so each step depends on their number",
+            cause="leave `epochs` out, or start a new run from this one, with `start` and another"
+            " `out`",
         )
     if options.epochs < run.epochs or (options.epochs != run.epochs and run.lr_decay == LINEAR):
         different.append("epochs")
@@ -498,6 +524,9 @@ def check_agreement(options: TrainOptions, run: TrainOptions) -> None:
             for name in different
         )
         raise OptionError(
-            f"train_run: {listed} given with `resume`, expected the options of {run.out}; leave"
-            " them out, or begin another run with another `out`"
+            "train_run",
+            listed,
+            "given with `resume`",
+            expected=f"the options of {run.out}",
+            cause="leave them out, or begin another run with another `out`",
         )

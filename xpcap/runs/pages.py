@@ -13,7 +13,7 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
 from xpcap.encoders import grid_area, read_picture
 from xpcap.errors import DataError
-from xpcap.files import why_not_writable
+from xpcap.files import require_new_file
 from xpcap.models import Beam, Policy
 from xpcap.progress import bar
 from xpcap.report import (
@@ -129,11 +129,13 @@ def check_new_file(path: str | Path, suffix: str, *, command: str = "caption") -
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise DataError(
-            f"{command}: {path} does not end in {suffix}, expected a name that does; are the"
-            " arguments in order?"
+            command,
+            path,
+            f"does not end in {suffix}",
+            expected="a name that does",
+            cause="are the arguments in order?",
         )
-    if why := why_not_writable(path):
-        raise DataError(f"{command}: {path} {why}")
+    require_new_file(command, path)
 
 
 def write_caption_page(
@@ -192,8 +194,11 @@ def write_caption_png(
     shown = list(islice(at_hand, DRAWN))
     if not shown:
         raise DataError(
-            f"caption: none of {len(captions)} pictures is at hand to be drawn in {path}, expected"
-            " the folder that the data set remembers; was it moved?"
+            "caption",
+            f"none of {len(captions)} pictures",
+            f"is at hand to be drawn in {path}",
+            expected="the folder that the data set remembers",
+            cause="was it moved?",
         )
     texts = (
         [caption.caption for _, caption in shown],

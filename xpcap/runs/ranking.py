@@ -93,8 +93,11 @@ def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     never = special | {*check_ids("caption", policy.forbid)}
     if not set(range(len(vocabulary))) - never - {vocabulary.end}:
         raise OptionError(
-            f"caption: `forbid` leaves none of {len(vocabulary)} words, expected some to be left;"
-            " which are to be said?"
+            "caption",
+            "`forbid`",
+            f"leaves none of {len(vocabulary)} words",
+            expected="some to be left",
+            cause="which are to be said?",
         )
     most = min(policy.max_length, max_words)
     return replace(policy, max_length=most, forbid=tuple(sorted(never)))
@@ -116,8 +119,11 @@ def rank(run: Run[Captioner], features: np.ndarray, policy: Beam) -> list[Rankin
     """
     if run.ranker is None:
         raise OptionError(
-            f"caption: {run.path} has no ranking, expected a run that `neighbours` was trained"
-            " with; give another policy"
+            "caption",
+            run.path,
+            "has no ranking",
+            expected="a run that `neighbours` was trained with",
+            cause="give another policy",
         )
     model = captioner(run)
     made = make_candidates(model, run.vocabulary, features, policy)

@@ -252,8 +252,11 @@ class RunWriter:
         tensors, _, meta = load_parameters(path)
         if meta.get("epoch") != best["epoch"] or meta.get("vocabulary") != self._vocabulary:
             raise DataError(
-                f"train_run: {path} is of epoch {str(meta.get('epoch'))[:20]}, expected epoch"
-                f" {best['epoch']}, the best of {LAST}; from another run?"
+                "train_run",
+                path,
+                f"is of epoch {str(meta.get('epoch'))[:20]}",
+                expected=f"epoch {best['epoch']}, the best of {LAST}",
+                cause="from another run?",
             )
         check_parameters(path, tensors, state.params.shapes)
         return tensors
@@ -306,7 +309,10 @@ def interval(text: str) -> Interval:
         if min(found) > 0:
             return found
     raise OptionError(
-        f"train_run: `save_every` is {text!r}, expected seconds, as in 30s, or steps, as in 200"
+        "train_run",
+        "`save_every`",
+        f"is {text!r}",
+        expected="seconds, as in 30s, or steps, as in 200",
     )
 
 

@@ -245,9 +245,11 @@ def score_captions(
     names = [chosen.images[i] for i in captioned(data, split).tolist()]
     if missing := [name for name in names if name not in captions]:
         raise DataError(
-            f"score_captions: {len(missing):,} of the {len(names):,} pictures of split {split!r}"
-            f" have no caption, {missing[0][:100]!r} among them, expected one of each; are the"
-            " captions of another split?"
+            "score_captions",
+            f"{len(missing):,} of the {len(names):,} pictures of split {split!r}",
+            f"have no caption, {missing[0][:100]!r} among them",
+            expected="one of each",
+            cause="are the captions of another split?",
         )
     hypotheses = [
         captions[name].split() if chosen.text is None else data.vocabulary.tokenize(captions[name])
@@ -370,13 +372,18 @@ def _metrics(data: CaptionData, metrics: Sequence[Metric]) -> tuple[list[Metric]
         if lacking := [name for name in needed if not hasattr(metric, name)]:
             what = metric.__name__ if isinstance(metric, type) else type(metric).__name__
             kind = "the class" if isinstance(metric, type) else "a"
-            raise TypeError(
-                f"metrics: {kind} {what} lacks {', '.join(lacking)}, expected a metric: see"
-                " xpcap.metrics.Metric"
+            raise InvalidTypeError(
+                "metrics",
+                f"{kind} {what}",
+                f"lacks {', '.join(lacking)}",
+                expected="a metric: see xpcap.metrics.Metric",
             )
         if isinstance(metric, type):
-            raise TypeError(
-                f"metrics: got the class {metric.__name__}, expected an object: {metric.__name__}()"
+            raise InvalidTypeError(
+                "metrics",
+                "",
+                f"got the class {metric.__name__}",
+                expected=f"an object: {metric.__name__}()",
             )
     below = 1 + next((k for k, metric in enumerate(metrics) if metric.name == Bleu.name), -1)
     found, unscored = [*metrics[:below], *metrics_of(data), *metrics[below:]], {}
@@ -412,9 +419,12 @@ def _result(metric: Metric, scored: object, others: Sequence[Result], n: int) ->
         )
     taken = {name for other in others for name in (other.metric.name, *other.scored.corpus)} | TAKEN
     if twice := sorted(taken & {metric.name, *scored.corpus}):
-        raise ValueError(
-            f"metrics: the name {twice[0]!r} of {type(metric).__name__} is taken, expected one of"
-            " its own; is a metric given twice?"
+        raise InvalidValueError(
+            "metrics",
+            f"the name {twice[0]!r} of {type(metric).__name__}",
+            "is taken",
+            expected="one of its own",
+            cause="is a metric given twice?",
         )
     corpus = {
         name: value.item() if isinstance(value, np.generic | np.ndarray) else value
@@ -633,9 +643,11 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
             else f"other pictures or references, from {odd[0][:100]!r} on"
         )
         raise DataError(
-            f"compare: the two sides have {what} in split {ours.split!r}, expected the same"
-            " pictures and references; if they were trained on different files, give one of them"
-            " as `data`"
+            "compare",
+            "the two sides",
+            f"have {what} in split {ours.split!r}",
+            expected="the same pictures and references",
+            cause="if they were trained on different files, give one of them as `data`",
         )
     one, other = ours.scores, theirs.scores
     differences = {name: value - other[name] for name, value in one.items() if name in other}
@@ -683,13 +695,15 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
         found = [key] if key in exact else loose.get(key) or loose.get(base, [])
         if len(found) > 1:
             raise DataError(
-                f"{where}: {key[:60]!r} may be {found[0][:60]!r} or {found[1][:60]!r}, expected"
-                " names that fit one picture"
+                where,
+                f"{key[:60]!r}",
+                f"may be {found[0][:60]!r} or {found[1][:60]!r}",
+                expected="names that fit one picture",
             )
         for name in found:
             if name in captions:
                 raise DataError(
-                    f"{where} has two captions of {name[:100]!r}, expected one of each picture"
+                    where, "", f"has two captions of {name[:100]!r}", expected="one of each picture"
                 )
             captions[name] = caption
     return CaptionFile(captions, len(pairs) - len(captions))
@@ -706,19 +720,27 @@ def _pairs(where: str, content: Any) -> list[tuple[str, str]]:
         pairs = [_pair(f"{where}, entry {number}", entry) for number, entry in entries]
     else:
         raise DataError(
-            f"{where} is {kind_of(content)}, expected an object of image and caption, or a list of"
-            " objects with 'image' and 'caption'"
+            where,
+            "",
+            f"is {kind_of(content)}",
+            expected="an object of image and caption, or a list of objects with 'image' and"
+            " 'caption'",
         )
     for key, caption in pairs:
         if not isinstance(caption, str):
             raise DataError(
-                f"{where}: the caption of {key[:100]!r} is {kind_of(caption)}, expected text; one"
-                " caption a picture"
+                where,
+                f"the caption of {key[:100]!r}",
+                f"is {kind_of(caption)}",
+                expected="text",
+                cause="one caption a picture",
             )
         if not caption.isascii() and any("\ud800" <= letter <= "\udfff" for letter in caption):
             raise DataError(
-                f"{where}: the caption of {key[:100]!r} holds half of a surrogate pair, which is no"
-                " character; cut short?"
+                where,
+                f"the caption of {key[:100]!r}",
+                "holds half of a surrogate pair, which is no character",
+                cause="cut short?",
             )
     return pairs
 
@@ -727,13 +749,15 @@ def _pair(where: str, entry: Any) -> tuple[str, Any]:
     keys = [key for key in NAMES if isinstance(entry, dict) and key in entry]
     if not keys or "caption" not in entry:
         raise DataError(
-            f"{where} is {kind_of(entry)} without 'caption' or any of {', '.join(NAMES)}, expected"
-            " both"
+            where,
+            "",
+            f"is {kind_of(entry)} without 'caption' or any of {', '.join(NAMES)}",
+            expected="both",
         )
     image = entry[keys[0]]
     if not isinstance(image, str) and type(image) is not int:
         raise DataError(
-            f"{where}: {keys[0]!r} is {kind_of(image)}, expected text or a whole number"
+            where, f"{keys[0]!r}", f"is {kind_of(image)}", expected="text or a whole number"
         )
     return str(image), entry["caption"]
 

@@ -39,15 +39,20 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
     recorded = (stage.config or {}).get("start_digest")
     if recorded is not None and recorded != best_digest(start):
         raise DataError(
-            f"train_run: {start / BEST} has changed since the run that starts from it began;"
-            " begin another run"
+            "train_run",
+            start / BEST,
+            "has changed since the run that starts from it began",
+            cause="begin another run",
         )
     _check_features(start, run, data)
     ours, theirs = data.vocabulary, run.vocabulary
     if digest(ours) != digest(theirs) and ours.tokeniser != theirs.tokeniser:
         raise DataError(
-            f"train_run: {start} has words by the tokeniser {theirs.tokeniser!r}, the data by"
-            f" {ours.tokeniser!r}, expected the same; prepare the data of both with this version"
+            "train_run",
+            start,
+            f"has words by the tokeniser {theirs.tokeniser!r}, the data by {ours.tokeniser!r}",
+            expected="the same",
+            cause="prepare the data of both with this version",
         )
     return run
 
@@ -57,20 +62,30 @@ def _check_features(start: Path, run: Run, data: CaptionData) -> None:
     ours, theirs = data.source.encoder, source_of(run).encoder
     if ours != theirs and data.fingerprint != run.config["data_stamp"]:
         raise DataError(
-            f"train_run: {start} was trained on features of {_encoder(theirs)}, the data has those"
-            f" of {_encoder(ours)}, expected one encoder; prepare the data with that of the run"
+            "train_run",
+            start,
+            f"was trained on features of {_encoder(theirs)}, the data has those of"
+            f" {_encoder(ours)}",
+            expected="one encoder",
+            cause="prepare the data with that of the run",
         )
     if data.projection is not None and not data.projection.is_like(run.projection):
         raise DataError(
-            f"train_run: the data was prepared with another PCA than the data of {start}, expected"
-            " the same, or none: it then goes through the run's; prepare it without"
+            "train_run",
+            "the data",
+            f"was prepared with another PCA than the data of {start}",
+            expected="the same, or none: it then goes through the run's",
+            cause="prepare it without",
         )
     shape = data.feature_shape
     expected = run.raw_shape if data.projection is None else run.model.config.feature_shape
     if shape != expected:
         raise DataError(
-            f"train_run: {start} takes features of shape {expected}, the data has {shape}, expected"
-            " the same; were pictures encoded otherwise?"
+            "train_run",
+            start,
+            f"takes features of shape {expected}, the data has {shape}",
+            expected="the same",
+            cause="were pictures encoded otherwise?",
         )
 
 

@@ -308,15 +308,21 @@ def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
     grid, attends = len(data.feature_shape) > 1, has_attention(options.inject)
     if grid and not attends:
         raise OptionError(
-            f"train_run: `inject` is {options.inject}, for one feature a picture, and the data has"
-            f" grids of {data.feature_shape[0]} regions, expected `inject` attention, or"
-            " attention+every-step; or prepare the data without a grid"
+            "train_run",
+            "`inject`",
+            f"is {options.inject}, for one feature a picture, and the data has grids of"
+            f" {data.feature_shape[0]} regions",
+            expected="`inject` attention, or attention+every-step",
+            cause="or prepare the data without a grid",
         )
     if attends and not grid:
         raise OptionError(
-            f"train_run: `inject` is {options.inject}, for grids, and the data has one feature a"
-            f" picture, of size {data.feature_dim}, expected regions to attend to: prepare the data"
-            " with `grid` 5, or give `inject` every-step"
+            "train_run",
+            "`inject`",
+            f"is {options.inject}, for grids, and the data has one feature a picture, of"
+            f" size {data.feature_dim}",
+            expected="regions to attend to: prepare the data with `grid` 5, or give `inject`"
+            " every-step",
         )
     sizes = len(data.vocabulary), data.feature_shape, options.wordvec, options.hidden
     return ModelConfig(*sizes, cell=options.cell, dropout=options.dropout, inject=options.inject)
@@ -328,8 +334,11 @@ def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkp
     checkpoint = load_checkpoint(path, model.params.shapes)
     if checkpoint.vocabulary != digest(data.vocabulary):
         raise DataError(
-            f"train_run: {path} was trained with another vocabulary than that of its data, expected"
-            " the same; from another run?"
+            "train_run",
+            path,
+            "was trained with another vocabulary than that of its data",
+            expected="the same",
+            cause="from another run?",
         )
     check_scaling(path, checkpoint.scaling, stage.config or {})
     return checkpoint
@@ -398,8 +407,11 @@ def _compare(rank: int, theirs: Mapping[str, Any], first: Mapping[str, Any], out
     iteration = "checkpoint's iteration"
     if not theirs["run folder"] or theirs[iteration] != first[iteration]:
         raise DataError(
-            f"train_run: rank {rank} does not see {out} as rank 0 does, expected one folder for all"
-            " ranks; is `out` on a disk that its machine shares?"
+            "train_run",
+            f"rank {rank}",
+            f"does not see {out} as rank 0 does",
+            expected="one folder for all ranks",
+            cause="is `out` on a disk that its machine shares?",
         )
     for thing, value in theirs.items():
         other = first[thing]
@@ -408,6 +420,8 @@ def _compare(rank: int, theirs: Mapping[str, Any], first: Mapping[str, Any], out
                 name = next(n for n in {**value, **other} if value.get(n) != other.get(n))
                 thing, value, other = f"{thing} {name}", value.get(name), other.get(name)
             raise GroupError(
-                f"train_run: rank {rank} has {thing} {value!r:.80}, rank 0 has {other!r:.80},"
-                " expected the same on every rank"
+                "train_run",
+                f"rank {rank}",
+                f"has {thing} {value!r:.80}, rank 0 has {other!r:.80}",
+                expected="the same on every rank",
             )

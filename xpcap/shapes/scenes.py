@@ -133,7 +133,10 @@ def scene_of(name: str, seed: int) -> Scene:
     match = re.fullmatch(rf"({'|'.join(SPLITS)})(\d{{1,9}})\.png", name)
     if match is None:
         raise DataError(
-            f"scene_of: {name!r} is no generated picture, expected a name such as val00012.png"
+            "scene_of",
+            f"{name!r}",
+            "is no generated picture",
+            expected="a name such as val00012.png",
         )
     return make_scene(match[1], int(match[2]), seed)
 

@@ -13,6 +13,7 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.vocabulary import END, UNK
 from xpcap.decoding.policies import Sampling
 from xpcap.distributed import SINGLE, Group
+from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import SMOOTHING, Batch, FeatureRows
@@ -89,17 +90,21 @@ def as_objective(given: Objective | LossFunction | None) -> Objective:
     if isinstance(given, Objective):
         return given
     if not callable(given):
-        raise TypeError(
-            f"CaptioningSolver: objective is {given!r}, expected a function of (model, batch, "
-            "workspace), or an Objective: CrossEntropy(smoothing) and SelfCritical(data) in "
-            "xpcap.training are some"
+        raise InvalidTypeError(
+            "CaptioningSolver",
+            "objective",
+            f"is {given!r}",
+            expected="a function of (model, batch, workspace), or an Objective:"
+            " CrossEntropy(smoothing) and SelfCritical(data) in xpcap.training are some",
         )
     try:
         inspect.signature(given).bind("model", "batch", "workspace")
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            "CaptioningSolver: objective is called as objective(model, batch, workspace), expected"
-            f" one that takes these ({error})"
+        raise InvalidTypeError(
+            "CaptioningSolver",
+            "objective",
+            "is called as objective(model, batch, workspace)",
+            expected=f"one that takes these ({error})",
         ) from error
     return FunctionObjective(given)
 
@@ -113,22 +118,28 @@ def loss_and_gradients(
     """
     returned, params = objective.loss(model, batch, workspace), model.params
     if not (isinstance(returned, tuple) and len(returned) == 2):
-        raise TypeError(
-            f"CaptioningSolver: the objective returned a {type(returned).__name__}, expected the"
-            " tuple (loss, grads)"
+        raise InvalidTypeError(
+            "CaptioningSolver",
+            "the objective",
+            f"returned a {type(returned).__name__}",
+            expected="the tuple (loss, grads)",
         )
     loss, grads = returned
     if not isinstance(grads, Parameters):
-        raise TypeError(
-            "CaptioningSolver: the objective returned gradients as a "
-            f"{type(grads).__name__}, expected a Parameters, as model.loss returns; "
-            "model.params.holding(grads) makes one of a dict"
+        raise InvalidTypeError(
+            "CaptioningSolver",
+            "the objective",
+            f"returned gradients as a {type(grads).__name__}",
+            expected="a Parameters, as model.loss returns",
+            cause="model.params.holding(grads) makes one of a dict",
         )
     if grads.shapes != params.shapes or np.shape(loss) != ():
-        raise ValueError(
-            f"CaptioningSolver: the objective returned a loss of shape {np.shape(loss)} and "
-            f"gradients of {', '.join(grads)}, expected one number and gradients of "
-            f"{', '.join(params)}, with the shapes of the parameters"
+        raise InvalidValueError(
+            "CaptioningSolver",
+            "the objective",
+            f"returned a loss of shape {np.shape(loss)} and gradients of {', '.join(grads)}",
+            expected=f"one number and gradients of {', '.join(params)}, with the shapes of the"
+            " parameters",
         )
     if not hasattr(loss, "dtype"):
         loss = asarray(loss, dtype=params.flat.dtype, like=params.flat)
@@ -192,9 +203,11 @@ class SelfCritical(Objective):
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of N pictures; a rank samples for the pictures in `batch.shard`."""
         if batch.pictures is None or batch.step is None:
-            raise ValueError(
-                "SelfCritical: the batch names no pictures or no step, expected both, as"
-                " `CaptioningSolver.train` gives them"
+            raise InvalidValueError(
+                "SelfCritical",
+                "the batch",
+                "names no pictures or no step",
+                expected="both, as `CaptioningSolver.train` gives them",
             )
         N, K = len(batch.pictures), self.samples
         shard = np.arange(N) if batch.shard is None else batch.shard
@@ -239,9 +252,11 @@ class SelfCritical(Objective):
             A picture has no caption in the train split.
         """
         if lacks := np.setdiff1d(pictures, self._pictures).tolist():
-            raise ValueError(
-                f"SelfCritical.rewards: picture {lacks[0]} has no caption in the train split,"
-                " expected pictures that captions refer to"
+            raise InvalidValueError(
+                "SelfCritical.rewards",
+                f"picture {lacks[0]}",
+                "has no caption in the train split",
+                expected="pictures that captions refer to",
             )
         ended = (captions == self._words.end).any(axis=1).tolist()
         words = [

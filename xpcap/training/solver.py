@@ -17,7 +17,7 @@ from xpcap.data.dataset import CaptionData, check_data
 from xpcap.data.loader import BatchLoader
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
-from xpcap.errors import DataError, OptionError, TrainingError, unknown
+from xpcap.errors import DataError, InvalidTypeError, OptionError, TrainingError, unknown
 from xpcap.memory import Workspace
 from xpcap.models.batch import Batch, FeatureRows, Layouts, dealt, layouts_of
 from xpcap.models.network import GRADIENTS
@@ -525,7 +525,7 @@ class CaptioningSolver:
 
     def _fail(self, why: str) -> None:
         self._order.end()  # once the caller has mended the model, an epoch begins anew
-        raise TrainingError(f"CaptioningSolver: {why}")
+        raise TrainingError("CaptioningSolver", "", why)
 
     # ---- The state
 
@@ -585,9 +585,11 @@ class CaptioningSolver:
             `state` is no TrainingState.
         """
         if not isinstance(state, TrainingState):
-            raise TypeError(
-                f"CaptioningSolver.restore: state is a {type(state).__name__}, expected a"
-                " TrainingState, as CaptioningSolver.state() or load_state returns"
+            raise InvalidTypeError(
+                "CaptioningSolver.restore",
+                "state",
+                f"is a {type(state).__name__}",
+                expected="a TrainingState, as CaptioningSolver.state() or load_state returns",
             )
         params = self.model.params
         self._require_stream("restore")
@@ -607,14 +609,20 @@ class CaptioningSolver:
         """OptionError : captions are drawn from NumPy's global stream."""
         if self._order.rng is None:
             raise OptionError(
-                f"CaptioningSolver.{method}: `replacement` without `seed` draws captions from NumPy's"
-                " global stream, which a state does not hold, expected a seed"
+                f"CaptioningSolver.{method}",
+                "`replacement`",
+                "without `seed` draws captions from NumPy's global stream, which a state does"
+                " not hold",
+                expected="a seed",
             )
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "CaptioningSolver: cannot be copied or pickled, since it holds callbacks and buffers; "
-            "make another solver from the same arguments, and write other.restore(solver.state())"
+        raise InvalidTypeError(
+            "CaptioningSolver",
+            "",
+            "cannot be copied or pickled, since it holds callbacks and buffers",
+            cause="make another solver from the same arguments, and write"
+            " other.restore(solver.state())",
         )
 
 
@@ -640,23 +648,32 @@ def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
     """Check a solver's attributes; raises as its constructor does."""
     where, params = "CaptioningSolver", getattr(solver.model, "params", None)
     if not isinstance(params, Parameters):
-        raise TypeError(
-            f"{where}: model.params is a {type(params).__name__}, expected "
-            "xpcap.models.parameters.Parameters, named views of one flat buffer; is the model the "
-            "course's own CaptioningRNN? xpcap.CaptioningRNN takes the same arguments"
+        raise InvalidTypeError(
+            where,
+            "model.params",
+            f"is a {type(params).__name__}",
+            expected="xpcap.models.parameters.Parameters, named views of one flat buffer",
+            cause="is the model the course's own CaptioningRNN? xpcap.CaptioningRNN takes the"
+            " same arguments",
         )
     for name, kind in KINDS.items():
         kind.check(where, name, getattr(solver, name))
     Whole(0, optional=True).check(where, "seed", seed)
     if seed is None and solver.group.size > 1:
         raise OptionError(
-            f"{where}: `seed` is None for {solver.group.size} ranks, expected a whole number: each"
-            " would draw captions of its own from its NumPy's global stream"
+            where,
+            "`seed`",
+            f"is None for {solver.group.size} ranks",
+            expected="a whole number: each would draw captions of its own from its NumPy's global"
+            " stream",
         )
     if solver.batch_size < solver.group.size:
         raise OptionError(
-            f"{where}: `batch_size` is {solver.batch_size} for {solver.group.size} ranks, expected "
-            "at least a caption for each; raise it, or start fewer"
+            where,
+            "`batch_size`",
+            f"is {solver.batch_size} for {solver.group.size} ranks",
+            expected="at least a caption for each",
+            cause="raise it, or start fewer",
         )
     check_data(f"{where}: the data", solver.data, start=False)
     _check_words(getattr(solver.model, "word_to_idx", {}), solver.data.vocabulary)
@@ -668,8 +685,11 @@ def _check_words(word_to_idx: Mapping[str, int], vocabulary: Vocabulary) -> None
         j = vocabulary.word_to_idx.get(word, i)
         if i != j:
             raise DataError(
-                f"CaptioningSolver: the model gives {word!r} the id {i} and the data {j}, expected"
-                " one id; was the model made for other data?"
+                "CaptioningSolver",
+                "the model",
+                f"gives {word!r} the id {i} and the data {j}",
+                expected="one id",
+                cause="was the model made for other data?",
             )
 
 
@@ -694,7 +714,9 @@ def _check_same(group: Group, params: Parameters, epoch: int) -> None:
     digests = group.all_gather(hashlib.sha256(content).hexdigest())
     if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
         raise TrainingError(
-            f"CaptioningSolver: after epoch {epoch} rank {odd[0]} has other parameters than rank "
-            "0, expected the same bits on every rank; was the model changed on one of them, or is "
-            "its memory or network faulty?"
+            "CaptioningSolver",
+            f"after epoch {epoch} rank {odd[0]}",
+            "has other parameters than rank 0",
+            expected="the same bits on every rank",
+            cause="was the model changed on one of them, or is its memory or network faulty?",
         )

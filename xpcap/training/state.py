@@ -199,8 +199,11 @@ class TrainingState(NamedTuple):
         for thing, (theirs, ours) in pairs.items():
             if theirs != ours:
                 raise DataError(
-                    f"CaptioningSolver.restore: {thing} of the state: {theirs}, of this solver:"
-                    f" {ours}, expected the same; of another training?"
+                    "CaptioningSolver.restore",
+                    "",
+                    f"{thing} of the state: {theirs}, of this solver: {ours}",
+                    expected="the same",
+                    cause="of another training?",
                 )
 
     def restore_into(self, params: Parameters, optimizer: Optimizer, order: EpochOrder) -> None:
@@ -209,7 +212,7 @@ class TrainingState(NamedTuple):
             config = init(self.rule, params.flat, self.optimizer)
         except ValueError as error:
             raise DataError(
-                f"CaptioningSolver.restore: the state's optimizer cannot be: {error}"
+                "CaptioningSolver.restore", "the state's optimizer", f"cannot be: {error}"
             ) from error
         for key, moment in self.moments.items():
             config[key][...] = asarray(moment.flat, like=config[key])
@@ -276,7 +279,7 @@ def from_tensors(
 
     def require(fits: bool, found: str, expected: str) -> None:
         if not fits:
-            raise DataError(f"{where}: {found}, expected {expected}")
+            raise DataError(where, "", found, expected=expected)
 
     def named(prefix: str) -> Parameters:
         arrays = Parameters.empty(shapes, losses.dtype, np)
@@ -397,8 +400,11 @@ def _checked_rng(where: str, state: Any) -> dict[str, Any]:
         generator.bit_generator.state = dict(state)
     except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
         raise DataError(
-            f"{where}: the state of a random generator is {_short(state)}, expected NumPy's of"
-            f" PCG64; damaged? ({error!r})"
+            where,
+            "the state of a random generator",
+            f"is {_short(state)}",
+            expected="NumPy's of PCG64",
+            cause=f"damaged? ({error!r})",
         ) from error
     return dict(generator.bit_generator.state)
 
