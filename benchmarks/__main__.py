@@ -12,7 +12,7 @@ from benchmarks import measure, results, timing, work
 from xpcap.backend import use_backend
 from xpcap.cli.group import shown
 from xpcap.cli.shared import PATH, Choice, backend_option, json_option, table, wanted_backend
-from xpcap.errors import EXPECTED, OptionError, install
+from xpcap.errors import EXPECTED, OptionError, install, sentence
 from xpcap.files import require_new_file
 
 EXAMPLES = """\b
@@ -195,7 +195,12 @@ def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:
     for other, given, why in others:
         if given:
             raise click.UsageError(
-                f"{other} and {flag} are given, expected one or the other: {flag} {why}"
+                sentence(
+                    "",
+                    f"{other} and {flag}",
+                    "are given",
+                    expected=f"one or the other: {flag} {why}",
+                )
             )
 
 
@@ -203,11 +208,17 @@ def _check_plot(plot: Path, scaling: bool) -> None:
     """Refuse a plot that could not be drawn or written, before anything is timed."""
     if not scaling:
         raise click.UsageError(
-            "--plot is given without --scaling, expected both: it draws how a step grows with its"
-            " sizes"
+            sentence(
+                "",
+                "--plot",
+                "is given without --scaling",
+                expected="both: it draws how a step grows with its sizes",
+            )
         )
     if plot.suffix.lower() != ".png":
-        raise click.UsageError(f"--plot: {plot} does not end in .png, expected a name that does")
+        raise click.UsageError(
+            sentence("", f"--plot: {plot}", "does not end in .png", expected="a name that does")
+        )
     require_new_file("bench", plot)
 
 

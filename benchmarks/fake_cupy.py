@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import import_cupy, stand_in
+from xpcap.errors import InvalidValueError
 from xpcap.ops import cublas
 
 # What calls cost
@@ -398,8 +399,11 @@ def _indexing(ndarray: Any, meter: Meter) -> dict[str, Function]:
 
 def _written(self: Any, index: Any, value: Any) -> None:
     if isinstance(value, np.ndarray) and value.ndim:
-        raise ValueError(
-            "cupy.ndarray.__setitem__: got a numpy.ndarray, expected a device array or a scalar"
+        raise InvalidValueError(
+            "cupy.ndarray.__setitem__",
+            "",
+            "got a numpy.ndarray",
+            expected="a device array or a scalar",
         )
     if _is_indexed(index):
         _picked_shape(self.shape, index)

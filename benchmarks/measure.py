@@ -221,8 +221,11 @@ def _answers(who: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             raise
     if process.returncode:
         raise BackendError(
-            f"bench: {who} stopped with exit status {process.returncode}, expected an answer; its"
-            " own output is above"
+            "bench",
+            "",
+            f"{who} stopped with exit status {process.returncode}",
+            expected="an answer",
+            cause="its own output is above",
         )
 
 

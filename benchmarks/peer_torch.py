@@ -288,8 +288,11 @@ def check_usable() -> None:
     """Check that this PyTorch can use a GPU; if not, a BackendError."""
     if not torch.cuda.is_available():
         raise BackendError(
-            f"bench: torch {torch.__version__} finds no CUDA device, expected one to time torch on;"
-            " is it a build for the CPU?"
+            "bench",
+            "",
+            f"torch {torch.__version__} finds no CUDA device",
+            expected="one to time torch on",
+            cause="is it a build for the CPU?",
         )
 
 

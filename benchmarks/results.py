@@ -107,18 +107,25 @@ def bench(
     backend = about["backend"]
     if "textbook" in peers and BEAMS in works:
         raise OptionError(
-            "bench: `peers` names textbook, expected torch alone: the textbook has no beam search"
+            "bench",
+            "`peers`",
+            "names textbook",
+            expected="torch alone: the textbook has no beam search",
         )
     if attentive := [config.name for config in configs if config.P]:
         if "textbook" in peers:
             raise OptionError(
-                f"bench: `peers` names textbook, expected torch alone for {attentive[0]}: the"
-                " textbook does not attend"
+                "bench",
+                "`peers`",
+                "names textbook",
+                expected=f"torch alone for {attentive[0]}: the textbook does not attend",
             )
         if not all(works_of(config, works) for config in configs):
             raise OptionError(
-                f"bench: {attentive[0]} is given for captions, expected other sizes: with attention"
-                " only training is timed"
+                "bench",
+                attentive[0],
+                "is given for captions",
+                expected="other sizes: with attention only training is timed",
             )
     about |= _check_peers(peers, backend)
     _check_float32()
@@ -176,8 +183,10 @@ def _check_peers(peers: Sequence[str], backend: str) -> dict[str, str]:
             raise unknown("bench", "peer", peer, PEERS)
     if "textbook" in peers and backend != "numpy":
         raise OptionError(
-            f"bench: peer textbook on backend {backend}, expected numpy: the textbook's step is"
-            " plain NumPy"
+            "bench",
+            "",
+            f"peer textbook on backend {backend}",
+            expected="numpy: the textbook's step is plain NumPy",
         )
     if "torch" not in peers:
         return {}
@@ -194,8 +203,11 @@ def _import_peer() -> ModuleType:
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         what = f"{type(error).__name__}: {error}"
         raise BackendError(
-            f"bench: torch cannot be imported ({what}), expected it to be timed as a peer; "
-            f"is it installed in this environment? {install('bench')} installs it"
+            "bench",
+            "torch",
+            f"cannot be imported ({what})",
+            expected="it to be timed as a peer",
+            cause=f"is it installed in this environment? {install('bench')} installs it",
         ) from error
     return peer_torch
 
@@ -205,8 +217,10 @@ def _check_float32() -> None:
     if found := cublas.reduced_precision(REDUCED_PRECISION):
         name, _, value = found[0].partition("=")
         raise BackendError(
-            f"bench: {name} is {value}, expected it unset: xpcap and its peers multiply in plain"
-            " float32 alike"
+            "bench",
+            name,
+            f"is {value}",
+            expected="it unset: xpcap and its peers multiply in plain float32 alike",
         )
 
 

@@ -106,8 +106,10 @@ def step_profiles(
     xp = array_module()
     if xp is np:
         raise OptionError(
-            f"step_profiles: backend is {get_backend()}, expected cupy: a device's events divide"
-            " the step"
+            "step_profiles",
+            "backend",
+            f"is {get_backend()}",
+            expected="cupy: a device's events divide the step",
         )
     marks = Marks(xp)
     with seams(marks.timed, ALL_SEAMS):
