@@ -3,6 +3,7 @@ with signature and docstring, and the table of device mutants. `make excerpts` r
 """
 
 import ast
+import importlib
 import re
 import sys
 import textwrap
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```python (\S+) (\S+)( whole)?\n(?:.*\n)*?```$", re.MULTILINE)
 TABLE = re.compile(r"^\| mutant \|.*\n(?:\|.*\n)+", re.MULTILINE)
+ARRAYS = re.compile(r"^(<!-- arrays of (\S+) -->\n)(?:\|.*\n)+", re.MULTILINE)
 
 
 def excerpt(file: str, function: str) -> str:
@@ -91,7 +93,14 @@ def filled(page: str) -> str:
         return f"```python {file} {function}{entire}\n{code}```"
 
     page = FENCE.sub(fill, page)
+    page = ARRAYS.sub(lambda match: f"{match[1]}{arrays(match[2])}\n", page)
     return TABLE.sub(lambda _: "".join(f"{line}\n" for line in device_mutants.table()), page)
+
+
+def arrays(name: str) -> str:
+    """The table of arguments and results of a function, from its spec."""
+    module, _, function = name.rpartition(".")
+    return getattr(importlib.import_module(module), function).spec.table()
 
 
 def main() -> None:

@@ -349,14 +349,14 @@ def test_functions_that_internals_names_are_in_the_files_it_links() -> None:
         )
 
 
-def test_layout_lists_every_part_of_the_package_on_its_floor() -> None:
+def test_layout_lists_every_part_of_the_package_on_its_layer() -> None:
     listed = {
-        part: int(floor)
-        for floor, parts in re.findall(r"^\| (\d+) \| (.*?) \|", CONTRIBUTING, re.MULTILINE)
+        part: int(layer)
+        for layer, parts in re.findall(r"^\| (\d+) \| (.*?) \|", CONTRIBUTING, re.MULTILINE)
         for part in re.findall(r"`(\w+)(?:/|\.py)`", parts)
     }
     levels = enumerate(test_structure.LEVELS, start=1)
-    assert listed == {part: floor for floor, parts in levels for part in parts}
+    assert listed == {part: layer for layer, parts in levels for part in parts}
 
 
 @pytest.mark.parametrize("name", PAGES)
