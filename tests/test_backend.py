@@ -201,7 +201,7 @@ def test_emulated_other_devices_are_counted_and_left_alone(monkeypatch: pytest.M
             assert isinstance(xpcap.asarray([1.0]), np.ndarray)
         assert (x.device.id, float((x + 1).sum())) == (1, 6.0)
     assert device.contexts == {1}
-    with pytest.raises(BackendError, match="backend cupy: CUDA device 0 of 2 is not usable"):
+    with pytest.raises(BackendError, match="backend cupy cannot be used: CUDA device 0 of 2"):
         xpcap.use_backend("cupy")
     assert device.current == 1
 

@@ -59,10 +59,21 @@ class XpcapError(Exception):
     @property
     def reason(self) -> str:
         """The message without function and thing, for a list of things."""
-        return sentence("", "", self.came, self.expected, self.cause)
+        return sentence("", "", self.came, self.expected, self.cause) or str(self)
 
     def within(self, place: object) -> Self:
-        """The same error about a thing in a place, such as a file or an environment variable."""
+        """Make the same error about a thing in a place.
+
+        Parameters
+        ----------
+        place : object
+            Such as a file, or an environment variable.
+
+        Returns
+        -------
+        error : XpcapError
+            Of the same class.
+        """
         function, thing, *rest = self.args
         return type(self)(function, f"{place}: {thing}" if thing else place, *rest)
 

@@ -537,7 +537,7 @@ def test_cupy_without_a_device_is_one_clear_line(monkeypatch: pytest.MonkeyPatch
     for command in ("train", "verify"):
         failing(
             [command, "--backend", "cupy"],
-            "backend cupy: cupy cannot be imported",
+            "backend cupy cannot be used: cupy cannot be imported",
             "--backend numpy",
         )
     monkeypatch.setenv("XPCAP_BACKEND", "cupy")
@@ -598,7 +598,7 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
             ["format None, expected 1", "damaged"],
         ),
         (change_config(hidden=17), ["best.safetensors", "has shape", "another run"]),
-        (change_config(cell="gru"), ["config.json", "cell 'gru'", "rnn, lstm"]),
+        (change_config(cell="gru"), ["config.json", "`cell` 'gru'", "rnn, lstm"]),
         (change_config(cell=["lstm"]), ["cell ['lstm'], expected text"]),
         (change_config(dropout=1), ["config.json", "dropout` is 1"]),
         (change_config(dropout=None), ["`dropout` is None"]),
@@ -614,7 +614,7 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
         (change_config(source={"encoder": []}), ["config.json: source says that encoder is '[]'"]),
         (
             lambda run: (run / "config.json").write_bytes(b" " * 2**20 + b"1"),
-            ["config.json", "expected at most 1,048,576"],
+            ["config.json", "at most 1,048,576"],
         ),
         (change_config(max_words=0), ["max_words '0'"]),
         (change_config(feature_shape=[10**12]), ["feature_shape '1000000000000'"]),
@@ -644,7 +644,7 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
         ),
         (
             lambda run: change_tensors(run, b=np.full(64, np.nan, "f4")),
-            ["b has shape", "finite float32"],
+            ["b holds a number that is not finite"],
         ),
         (lambda run: change_tensors(run, b=np.zeros(64)), ["dtype float64"]),
         (lambda run: change_tensors(run, b=None), ["best.safetensors holds", "expected"]),

@@ -145,9 +145,9 @@ def test_words_that_are_banned_are_not_said(run: Path) -> None:
             ),
         ),
         ("--sample-seed -1", "--sample-seed is -1, expected a whole number in 0..2**63-1"),
-        ("--least-words 99", "--least-words is 99, expected 0..25, the most words of a caption"),
-        ("--ban sqare", "--ban: no caption of run says 'sqare', expected one of its"),
-        ("--ban <END>", "--ban: no caption of run says '<END>'"),
+        ("--least-words 99", "--least-words is 99, expected a whole number in 0..25"),
+        ("--ban sqare", "--ban has 'sqare', which no caption of run has, expected one of its"),
+        ("--ban <END>", "--ban has '<END>', which no caption of run has"),
         ("--beam five", "'five' is not a valid integer"),
     ],
 )

@@ -279,7 +279,7 @@ def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
         (
             "coco2014_captions.h5",
             edit(lambda f: f["val_captions"].__setitem__((0, 1), 100)),
-            ["captions hold ids", "expected 0..99"],
+            ["captions hold 0..100", "expected 0..99"],
         ),
         (
             "coco2014_vocab.json",
@@ -304,12 +304,12 @@ def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
         (
             "coco2014_vocab.json",
             lambda p: os.truncate(p, 2**40),
-            ["coco2014_vocab.json", "expected at most 67,108,864"],
+            ["coco2014_vocab.json", "at most 67,108,864"],
         ),
         (
             "val2014_urls.txt",
             lambda p: os.truncate(p, 2**40),
-            ["val2014_urls.txt", "expected at most 67,108,864"],
+            ["val2014_urls.txt", "at most 67,108,864"],
         ),
         (
             "val2014_vgg16_fc7_pca.h5",
@@ -334,7 +334,7 @@ def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
         (
             "coco2014_captions.h5",
             edit(lambda f: f["val_image_idxs"].__setitem__(0, -1)),
-            ["image_idxs hold numbers -1.."],
+            ["image_idxs hold -1.."],
         ),
         (
             "val2014_vgg16_fc7_pca.h5",

@@ -267,11 +267,11 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "id beyond V": (
         edit(lambda f: f["val/captions"].__setitem__((0, 1), 600)),
-        ["ids 0..600, expected 0..5"],
+        ["captions hold 0..600, expected 0..5"],
     ),
     "image beyond m": (
         edit(lambda f: f["val/image_idxs"].__setitem__(0, 5)),
-        ["image_idxs hold numbers 0..5", "0..0"],
+        ["image_idxs hold 0..5", "0..0"],
     ),
     "no features": (
         edit(lambda f: f["val"].__delitem__("features")),

@@ -570,7 +570,7 @@ def good(name: str, **changed: Any) -> list[Any]:
             "carried_lstm",
             {"c0": np.zeros((N, H))},
             TypeError,
-            ["lstm_forward", "c0 has dtype float64", "h0 float32"],
+            ["lstm_forward", "c0 has dtype float64", "x float32"],
         ),
         ("carried_lstm", {"c0": 0.0}, TypeError, ["lstm_forward", "c0 is a float", "asarray"]),
         (

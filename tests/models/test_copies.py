@@ -145,7 +145,7 @@ def test_assigned_parameters_are_copied_into_the_buffer(lib: Any) -> None:
         (lambda values: values.update(extra=1), "extra missing or unknown"),
         (
             lambda values: values.update(b=np.zeros(3)),
-            r"params\['b'\]: got an array of shape \(3,\), expected \(24,\)",
+            r"params: b has shape \(3,\), expected \(24,\)",
         ),
     ],
 )

@@ -425,8 +425,8 @@ def test_a_learning_rate_may_be_zero_as_where_a_warm_up_begins(rate: Any) -> Non
 def test_data_whose_numbers_do_not_fit_are_refused_before_training() -> None:
     train = DATA.split("train")
     for name, says in (
-        ("image_idxs", r"image_idxs hold numbers -1\.\."),
-        ("captions", r"captions hold ids -1\.\."),
+        ("image_idxs", r"image_idxs hold -1\.\."),
+        ("captions", r"captions hold -1\.\."),
     ):
         shifted = replace(train, **{name: getattr(train, name) - 1})
         with pytest.raises(DataError, match=f"CaptioningSolver: the data, split 'train': {says}"):
@@ -789,7 +789,7 @@ def test_an_unknown_keyword_is_refused_with_the_near_one() -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"train_image_idxs": COURSE["train_image_idxs"] - 1}, "image_idxs hold numbers -1"),
+        ({"train_image_idxs": COURSE["train_image_idxs"] - 1}, "image_idxs hold -1"),
         ({"train_image_idxs": COURSE["train_image_idxs"][:3]}, "image_idxs have shape"),
         ({"val_features": COURSE["val_features"][:, :5]}, "features of the splits"),
     ],

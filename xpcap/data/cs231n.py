@@ -11,7 +11,7 @@ import numpy as np
 from xpcap.data.dataset import CaptionData, Source, Split, check_data
 from xpcap.data.hdf5 import validate_hdf5
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.errors import DataError, InvalidTypeError, unknown
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, unknown
 from xpcap.files import read_text
 
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
@@ -99,7 +99,7 @@ def from_coco(
     data: Mapping[str, Any],
     source: Source | None = None,
     start: bool = False,
-    where: str = "the course's dict",
+    where: str = "from_coco: the dict",
 ) -> CaptionData:
     """CaptionData of the dict that load_coco_data returns.
 
@@ -220,7 +220,7 @@ def read_coco_folder(folder: Path) -> CaptionData:
         _load(folder, pca),
         Source(record={"folder": folder.resolve().name, "pca_features": pca}),
         start=True,
-        where=str(folder),
+        where=f"load_coco_data: {folder}",
     )
 
 
@@ -309,7 +309,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 def _read(path: Path) -> str:
     try:
         return read_text(path, TEXT_BYTES)
-    except (FileNotFoundError, ValueError) as error:
-        raise DataError(
-            "load_coco_data", path, "is missing or not text", expected=f"{FOLDER} ({error})"
-        ) from error
+    except FileNotFoundError as error:
+        raise DataError("load_coco_data", path, "is missing", expected=FOLDER) from error
+    except UnicodeDecodeError as error:
+        raise DataError("load_coco_data", path, f"is no text: {error}", expected=FOLDER) from error
+    except InvalidValueError as error:
+        raise DataError("load_coco_data", path, error.came, error.expected) from error

@@ -204,7 +204,7 @@ def read_dataset(path: str | Path) -> CaptionData:
     keep_open = False
     try:
         data = _read(path, file)
-        check_data(str(path), data)
+        check_data(f"read_dataset: {path}", data)
         if data.fingerprint != fingerprint_of(data):
             raise DataError(
                 "read_dataset",

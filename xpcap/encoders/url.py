@@ -85,7 +85,9 @@ def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
         return read_picture(io.BytesIO(body.result(timeout)))
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, XpcapError):
-            raise type(error)(where, url, *error.args[2:]) from error
+            same = error.thing in ("the picture", url)
+            came = error.came if same else f"leads to {error.thing}, which {error.came}"
+            raise DataError(where, url, came, error.expected, error.cause) from error
         reason = str(error)
         if isinstance(error, TimeoutError):
             reason = f"timed out after {timeout:g} seconds"
@@ -109,8 +111,10 @@ def _download(url: str, timeout: float, private: bool, over: threading.Event) ->
         if inside and not private:
             raise DataError(
                 "",
-                host,
-                f"has the address {inside[0]}, which is private, local or reserved",
+                url,
+                "is private, local or reserved"
+                if inside[0] == host
+                else f"has the address {inside[0]}, which is private, local or reserved",
                 expected="a public address",
                 cause="fetch the picture yourself and give the file",
             )

@@ -578,7 +578,8 @@ def check_features(
     """TypeError : features are not real numbers. ValueError : their shape is not (N, *shape)."""
     axes = ",".join(map(str, ("N", *shape)))
     known = {} if N is None else {"N": N}
-    spec(f"features:{axes}=n").check(where, features, sizes=known)
+    note = "" if N is None else "as many as captions"
+    spec(f"features:{axes}=n").check(where, features, note=note, sizes=known)
 
 
 def check_finite(where: str, features: Array, given: Array | None = None) -> None:

@@ -15,7 +15,7 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import Source
 from xpcap.data.features import KINDS, FeatureScaling, Preprocessing, Projection
 from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser
-from xpcap.errors import DataError, InvalidTypeError
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.files import PART, read_text, remove_parts, write_text
 from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
 from xpcap.ranking import Ranker
@@ -367,6 +367,8 @@ def _read_json(path: Path, most: int) -> Any:
         raise DataError(
             "open_run", path, "is missing", expected="a run folder from 'train'"
         ) from None
+    except InvalidValueError as error:
+        raise DataError("open_run", path, error.came, error.expected, "damaged?") from error
     except (ValueError, RecursionError) as error:
         raise DataError(
             "open_run",

@@ -229,9 +229,7 @@ def _check_finite(
 ) -> None:
     for name, value in arrays.items():
         if not np.isfinite(value).all():
-            raise error(
-                f"{where}: {thing} of {name} is not finite, expected finite numbers; {cause}"
-            )
+            raise error(where, f"{thing} of {name}", "is not finite", "finite numbers", cause)
 
 
 # ---- As tensors and JSON: parameters by their names, moments as adam.m.Wx
