@@ -244,8 +244,9 @@ def lstm_step() -> Figure:
 
 
 FLOORS = (  # a few words for each set of LEVELS, from the ground up
-    "errors, files, BLAS threads",
-    "NumPy or CuPy, features, scores",
+    "errors, BLAS threads",
+    "NumPy or CuPy, options, files",
+    "shapes of arrays, features, scores",
     "memory, processes, gradient checks",
     "equations and kernels",
     "layers with gradients, update rules",

@@ -421,7 +421,7 @@ def web(photos: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def read(url: str) -> np.ndarray:
         asked.append(url)
         if "dead" in url or asked.count(url) > 1:
-            raise DataError(f"read_url: {url}: HTTP Error 404: Not Found")
+            raise DataError("read_url", url, "gives HTTP Error 404: Not Found")
         return read_picture(photos / url.rpartition("/")[2])
 
     monkeypatch.setattr(captioning, "read_url", read)
@@ -444,7 +444,7 @@ def test_files_folders_and_urls_are_captioned_in_the_order_given(
     assert [said[0]["caption"], said[-1]["caption"]] == [said[4]["caption"], said[2]["caption"]]
     assert web == [one, dead, two]
     assert result.stderr.splitlines()[2:] == [
-        f"skipped {dead}: HTTP Error 404: Not Found",
+        f"skipped {dead}: gives HTTP Error 404: Not Found",
         "skipped none.png: does not exist, expected a picture; is the path right?",
     ]
 

@@ -91,14 +91,14 @@ def test_pictures_are_shown_without_a_network_until_the_folder_moves(
         np.testing.assert_array_equal(picture, picture_of(url.rpartition("/")[2]))
     capsys.readouterr()
     assert encoders.image_from_url(urls[0]) is None
-    assert "is no URL of http or https" in capsys.readouterr().out
+    assert "is no URL, expected one of http or https" in capsys.readouterr().out
     moved = shutil.copytree(folder, tmp_path / "moved")
     (moved / "val2014" / "val00003.png").unlink()
     assert image_from_url((moved / "val2014" / "val00003.png").as_uri()) is None
     line = capsys.readouterr().out
     assert re.fullmatch(r"image_from_url: .*val00003.png does not exist.*folder .* moved\?\n", line)
     assert image_from_url("no url") is None  # as xpcap.encoders says it
-    assert capsys.readouterr().out == "image_from_url: no url: no url is no URL of http or https\n"
+    assert capsys.readouterr().out == "image_from_url: no url: no url is no URL, expected one of http or https\n"
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_a_banned_word_is_read_as_captions_are(photos: Path, here: Path) -> None
         said = json.loads(good("caption", "run", "-n", 1, *decoding, "--ban", banned).stdout)[0]
         assert word not in tokenize(said["caption"])
     for banned, message in (
-        ("小狗", "'小狗' is 2 words to run, 小, 狗"),
+        ("小狗", "'小狗', which is 2 words to run, 小, 狗"),
         ("Hund", "has 'Hund', which no caption of run has"),
         ("!", "has '!', which no caption of run has"),
     ):
