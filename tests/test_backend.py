@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from commands import good
 from emulated import MISSING, install_or_skip, real
+from refusals import refuses
 
 import xpcap
 from xpcap import backend, layers
@@ -302,10 +303,13 @@ def test_a_mixture_of_libraries_is_refused_by_name(monkeypatch: pytest.MonkeyPat
     pretend(monkeypatch, 1)
     device = vars(sys.modules["cupy"])["ndarray"]()
     device.dtype = np.dtype("float64")
-    with pytest.raises(TypeError, match="numpy and cupy arrays together"):
+    with refuses(TypeError, came="numpy and cupy arrays together"):
         xpcap.get_array_module(np.zeros(1), device)
-    with pytest.raises(
-        TypeError, match=r"rnn_step_forward: prev_h is a cupy array and x a numpy array"
+    with refuses(
+        TypeError,
+        function="rnn_step_forward",
+        thing="prev_h",
+        came="is a cupy array and x a numpy array",
     ):
         layers.rnn_step_forward(
             np.zeros((1, 2)), device, np.zeros((2, 3)), np.zeros((3, 3)), np.zeros(3)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from course_folder import own_package
+from refusals import refuses
 
 pytest.importorskip("PIL")  # generated pictures
 
@@ -98,7 +99,10 @@ def test_pictures_are_shown_without_a_network_until_the_folder_moves(
     line = capsys.readouterr().out
     assert re.fullmatch(r"image_from_url: .*val00003.png does not exist.*folder .* moved\?\n", line)
     assert image_from_url("no url") is None  # as xpcap.encoders says it
-    assert capsys.readouterr().out == "image_from_url: no url: no url is no URL, expected one of http or https\n"
+    assert (
+        capsys.readouterr().out
+        == "image_from_url: no url is no URL, expected one of http or https\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,8 +120,8 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_fails(
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for taken in (tmp_path, tmp_path / "link"):
-        with pytest.raises(
-            DataError, match=r"write_course_data: .* exists, and is not overwritten"
+        with refuses(
+            DataError, function="write_course_data", came="exists, and is not overwritten"
         ):
             write_course_data(taken)
 

@@ -7,6 +7,7 @@ import caption_formats
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
+from refusals import refuses
 
 from xpcap.data import CaptionData, open_data
 from xpcap.data.features import Projection, fit_projection
@@ -135,7 +136,7 @@ def test_a_run_refuses_features_of_another_projection(place: Path) -> None:
         data.splits,
         projection=Projection(data.projection.mean, -data.projection.components),
     )
-    with pytest.raises(DataError, match="was prepared with another PCA"):
+    with refuses(DataError, came="was prepared with another PCA"):
         evaluate_run(open_run(place / "run"), other, "val")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated import Counts, Emulator
+from refusals import refuses
 
 import xpcap
 from xpcap import CaptioningRNN, ops
@@ -262,7 +263,7 @@ def test_emulated_rowwise_policy_with_parents_is_refused(device: Emulator) -> No
     class Wrong(Turning):
         rowwise = True
 
-    with pytest.raises(ValueError, match=r"Wrong\.choose names parents"):
+    with refuses(ValueError, thing="Wrong.choose", came="names parents"):
         make("cupy", 0.0).sample(features(), policy=Wrong(max_length=3))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 pytest.importorskip("PIL")  # generated pictures
 
@@ -353,7 +354,7 @@ def test_emulated_step_that_is_not_finite_is_found_before_anything_is_kept(
 ) -> None:
     solver = make("cupy", num_epochs=1)
     solver.model.params["Wx"][0, 0] = np.nan
-    with pytest.raises(TrainingError, match=r"iteration 1 has loss nan and a gradient of norm nan"):
+    with refuses(TrainingError, came="iteration 1 has loss nan and a gradient of norm nan"):
         solver.train()
     assert solver.history == []
 
@@ -454,16 +455,12 @@ def test_emulated_workspace_refuses_another_current_stream(device: Emulator) -> 
     rows, solver = np.arange(N), make("cupy")
     solver.step(*solver._loader.minibatch("train", rows)[:2])
     cupy.cuda.Stream(non_blocking=True).use()
-    with pytest.raises(
-        ValueError, match=r"made on CUDA stream 0x0, and the current stream is 0x.*"
-    ):
+    with refuses(ValueError, came="made on CUDA stream 0x0, and the current stream is 0x"):
         solver._step(solver._loader.minibatch("train", rows))
     here = Workspace(solver.model.params.flat)
     here.buffer.upload("rows", rows)
     cupy.cuda.Stream.null.use()
-    with pytest.raises(
-        ValueError, match=r"made on CUDA stream 0x.*, and the current stream is 0x0"
-    ):
+    with refuses(ValueError, came=", and the current stream is 0x0"):
         here.buffer.upload("rows", rows)
 
 

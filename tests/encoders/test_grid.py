@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from commands import call, good
 from photos import PREPARE, photos
+from refusals import refuses
 from test_photo_encoders import needs_runtime, needs_timm, needs_weights
 
 from xpcap import open_run
@@ -77,9 +78,7 @@ def test_an_exported_models_map_becomes_a_grid(shape: list[Any], tmp_path: Path)
     scaled = np.asarray(Image.fromarray(PHOTO).resize((8, 6), Image.Resampling.BICUBIC)) / 255
     wanted = scaled.reshape(2, 3, 2, 4, 3).mean((1, 3)).reshape(4, 3)
     np.testing.assert_allclose(encoder.encode([PHOTO])[0], wanted, atol=1e-6)
-    with pytest.raises(
-        DataError, match=r"sees 6 x 8 regions, expected at least the 7 x 7 of its grid"
-    ):
+    with refuses(DataError, came="sees 6 x 8 regions", expected="at least the 7 x 7 of its grid"):
         find_encoder(f"onnx:{tmp_path}/m.onnx:mean=0:std=1:grid=7")
 
 

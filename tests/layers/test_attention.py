@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from xpcap import layers, to_numpy
 from xpcap.ops import PackedSequences
@@ -201,10 +202,16 @@ def test_places_that_do_not_fit_are_refused(A: np.ndarray, words: str) -> None:
 
 
 def test_weights_of_another_cell_are_refused(rng: np.random.Generator) -> None:
-    with pytest.raises(
+    with refuses(
         ValueError,
-        match=r"attention_forward: Wh has shape \(6, 6\), expected \(H, 4H\).*i, f, o, g",
+        function="attention_forward",
+        thing="Wh",
+        came="has shape (6, 6)",
+        expected="(H, 4H)",
+        cause="i, f, o, g",
     ):
         layers.attention_forward(*draw("rnn", rng))
-    with pytest.raises(ValueError, match=r"attention_forward: cell 'gru' .*lstm"):
+    with refuses(
+        ValueError, function="attention_forward", thing="cell", came="'gru'", expected="lstm"
+    ):
         layers.attention_forward(*draw("rnn", rng), cell="gru")

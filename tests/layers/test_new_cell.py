@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from xpcap import CaptioningRNN, OptionError, TrainOptions, open_run, train_run
 from xpcap.data import write_dataset
@@ -180,12 +181,17 @@ def test_a_cell_that_takes_no_term_is_refused_where_it_would_attend(
 ) -> None:
     monkeypatch.setitem(CELLS, "plain", GRU._replace(takes_extra_term=False))
     words = {"<NULL>": 0, "<START>": 1, "a": 2}
-    with pytest.raises(
+    with refuses(
         OptionError,
-        match=r"cell 'plain' cannot attend, expected .* such as rnn, lstm.*takes_extra_term=True",
+        thing="cell 'plain'",
+        came="cannot attend",
+        expected="such as rnn, lstm",
+        cause="takes_extra_term=True",
     ):
         CaptioningRNN(words, (4, 6), 5, 7, "plain", inject="attention+every-step")
-    with pytest.raises(OptionError, match="attention_forward: cell 'plain' cannot attend"):
+    with refuses(
+        OptionError, function="attention_forward", thing="cell 'plain'", came="cannot attend"
+    ):
         attention_forward(
             *(
                 np.zeros(shape)

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from xpcap.metrics.cider import CiderD, DocumentFrequencies
 
@@ -146,20 +147,28 @@ def test_scores_have_the_same_bits_in_every_process() -> None:
 
 
 def test_errors_say_what_does_not_fit() -> None:
-    with pytest.raises(
-        ValueError, match="CiderD: picture 1 has no reference, expected at least one"
+    with refuses(
+        ValueError,
+        function="CiderD",
+        thing="picture 1",
+        came="has no reference",
+        expected="at least one",
     ):
         CiderD([[["dog"]], []])
     cider = CiderD(REFERENCES)
-    with pytest.raises(
+    with refuses(
         ValueError,
-        match=(
-            r"CiderD\.scores: got 2 captions of 5 pictures, expected as many of one as of the other"
-        ),
+        function="CiderD.scores",
+        came="got 2 captions of 5 pictures",
+        expected="as many of one as of the other",
     ):
         cider.scores([["dog"], ["cat"]])
-    with pytest.raises(
-        ValueError, match=r"CiderD\.scores: `pictures` holds -1 to 5, expected numbers from 0 to 4"
+    with refuses(
+        ValueError,
+        function="CiderD.scores",
+        thing="`pictures`",
+        came="holds -1 to 5",
+        expected="numbers from 0 to 4",
     ):
         cider.scores([["dog"], ["cat"]], [-1, 5])
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.data.synthetic import draw_data
@@ -110,12 +111,13 @@ def test_a_copy_of_a_subclass_is_one_with_all_it_has(way: Callable[[Any], Any]) 
 def test_a_config_makes_a_subclass_unless_its_constructor_would_not_run() -> None:
     config, words = make().config, DATA.vocabulary.word_to_idx
     assert type(Named.from_config(config, words, seed=0)) is Named
-    with pytest.raises(
+    with refuses(
         TypeError,
-        match=(
-            r"from_config: Constructed has an __init__ of its own.*expected none; construct"
-            r" Constructed"
-        ),
+        function="CaptioningRNN.from_config",
+        thing="Constructed",
+        came="has an __init__ of its own",
+        expected="none",
+        cause="construct Constructed",
     ):
         Constructed.from_config(config, words, seed=0)
 
@@ -160,7 +162,7 @@ def test_parameters_of_another_model_are_refused_and_change_nothing(
     change(values)
     with pytest.raises(ValueError, match=words):
         model.params = values
-    with pytest.raises(TypeError, match="got a list, expected a mapping"):
+    with refuses(TypeError, came="got a list", expected="a mapping"):
         model.params = list(values.values())
     np.testing.assert_array_equal(model.params.flat, before)
 
@@ -176,9 +178,7 @@ def test_parameters_are_no_single_array_and_say_how_to_save_them() -> None:
         lambda: np.asarray(params),
         lambda: np.array(params, np.float32),
     ):
-        with pytest.raises(
-            TypeError, match=r"numpy\.savez\(file, \*\*params\), or use params\.flat"
-        ):
+        with refuses(TypeError, cause="numpy.savez(file, **params), or use params.flat"):
             ask()
     assert file.getvalue() == b""
     np.savez(archive := io.BytesIO(), **params)
@@ -258,7 +258,10 @@ def test_gradients_of_a_weighted_loss_match_finite_differences(
 
 @pytest.mark.parametrize("shape", [(N - 1,), (N, 1), ()])
 def test_weights_that_are_not_one_for_each_caption_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(
-        ValueError, match=r"weights have shape .*, expected one real number for each of 10 captions"
+    with refuses(
+        ValueError,
+        thing="weights",
+        came="have shape",
+        expected="one real number for each of 10 captions",
     ):
         make().loss(*batch(), weights=np.ones(shape))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from commands import good
 from from_disk import run, write_features
+from refusals import refuses
 
 from xpcap.data import npz
 from xpcap.data.features import LazyRows, Stored, Table, blocks, materialise
@@ -121,7 +122,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> Non
     np.savez(path, names=NAMES, features=features())
     table = read_features(path)
     os.truncate(path, 2000)
-    with pytest.raises(DataError, match=r"f\.npz was changed while it was read"):
+    with refuses(DataError, thing="f.npz", came="was changed while it was read"):
         materialise(table.pick(NAMES))
 
 
@@ -132,7 +133,7 @@ def test_a_damaged_table_on_disk_is_found_before_it_is_used(tmp_path: Path) -> N
     content = bytearray(path.read_bytes())
     content[400] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match="Bad CRC-32"):
+    with refuses(DataError, cause="Bad CRC-32"):
         read_npz(path, ["features"])
 
 

@@ -15,6 +15,7 @@ import caption_formats
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
+from refusals import refuses
 
 from xpcap.data import open_data
 from xpcap.errors import DataError
@@ -183,8 +184,8 @@ def test_fractions_divide_by_picture_and_depend_on_names_and_seed_alone() -> Non
     assert [len(part) for part in divide(three, (0.8, 0.1, 0.1), 0).values()] == [1, 1, 1]
     assert [len(part) for part in divide(three, (0.1, 0.8, 0.1), 0).values()] == [1, 1, 1]
     assert list(divide(said, (0.5, 0, 0.5), 0)) == ["train", "test"]
-    with pytest.raises(
-        DataError, match="2 pictures, expected at least one for each of train, val, test"
+    with refuses(
+        DataError, came="2 pictures", expected="at least one for each of train, val, test"
     ):
         divide({"a": ["a"], "b": ["b"]}, (0.8, 0.1, 0.1), 0)
 
@@ -205,9 +206,9 @@ def test_files_with_and_without_splits_do_not_mix() -> None:
         write("t.csv", caption_formats.table(SAID)),
         write("k.json", caption_formats.karpathy({"train": SAID})),
     )
-    with pytest.raises(DataError, match="some of the files have splits and some have none"):
+    with refuses(DataError, thing="some of the files", came="have splits and some have none"):
         read_captions([(None, table), ("val", table)])
-    with pytest.raises(DataError, match=r"k\.json says itself who is in which split \(train\)"):
+    with refuses(DataError, thing="k.json", came="says itself who is in which split (train)"):
         read_captions([("val", karpathy)])
     failing(
         [

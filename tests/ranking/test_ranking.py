@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Lib
+from refusals import refuses
 
 import xpcap.ranking.index as of_index
 from xpcap.data import CaptionData, Vocabulary
@@ -373,10 +374,10 @@ def test_a_damaged_file_is_refused_in_words(damage: str, file: Path) -> None:
 
 
 def test_other_words_and_features_are_refused(file: Path) -> None:
-    with pytest.raises(DataError, match="mean has shape"):
+    with refuses(DataError, thing="mean", came="has shape"):
         read_ranker(file, VOCABULARY, D + 1)
-    with pytest.raises(DataError, match="predictor has shape"):
+    with refuses(DataError, thing="predictor", came="has shape"):
         read_ranker(file, Vocabulary([*SPECIAL, "a"]), D)
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(DataError, match="cannot be read"):
+    with refuses(DataError, came="cannot be read"):
         read_ranker(file, VOCABULARY, D)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from commands import good
 from photos import PREPARE, photos
+from refusals import refuses
 from test_report import SAID, Page, browser, decode, photo, scene  # noqa: F401 - a fixture
 
 from xpcap import open_run, runs
@@ -292,7 +293,7 @@ def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, 
 )
 def test_what_are_no_weights_is_refused(weights: np.ndarray, tmp_path: Path) -> None:
     looked = AttentionMap(weights, WHOLE_PICTURE)
-    with pytest.raises(ValueError, match="write_page: picture 'x'"):
+    with refuses(ValueError, function="write_page", thing="picture 'x'"):
         write_page(
             tmp_path / "p.html",
             "t",

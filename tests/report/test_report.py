@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
+from refusals import refuses
 
 from xpcap import report
 from xpcap.encoders import Area
@@ -250,7 +251,7 @@ def test_captions_png_wants_as_many_texts_as_pictures(tmp_path: Path) -> None:
         ([scene()], ["a"], []),
         ([scene()], ["a", "b"], ["a"]),
     ):
-        with pytest.raises(ValueError, match="expected the same number of each, at least one"):
+        with refuses(ValueError, expected="the same number of each, at least one"):
             draw_captions(tmp_path / "c.png", pictures, captions, references)
     assert not list(tmp_path.iterdir())
 
@@ -444,7 +445,7 @@ def test_every_word_has_its_probability_in_shade_and_in_figures(tmp_path: Path) 
 
 @pytest.mark.parametrize("p", [1.5, -2.3, float("nan")])
 def test_what_is_no_probability_is_refused(p: float, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'dog' has probability .*, expected one from 0 to 1"):
+    with refuses(ValueError, thing="'dog'", came="has probability", expected="one from 0 to 1"):
         write_page(
             tmp_path / "p.html", "t", galleries=[Gallery("g", "", [Card("x", None, [("dog", p)])])]
         )
@@ -461,7 +462,7 @@ def test_what_is_no_probability_is_refused(p: float, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_picture_is_refused(picture: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"picture 'x' has shape .*, expected uint8 \(h, w, 3\)"):
+    with refuses(ValueError, thing="picture 'x'", came="has shape", expected="uint8 (h, w, 3)"):
         write_page(
             tmp_path / "p.html", "t", galleries=[Gallery("g", "", [Card("x", picture, SAID)])]
         )

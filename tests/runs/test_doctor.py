@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import SMALL, good
+from refusals import refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, use_backend
 from xpcap.data import CaptionData, Vocabulary, open_data
@@ -521,8 +522,8 @@ def test_what_cannot_be_measured_is_unknown(
 
 
 def test_captions_of_another_split_are_refused(healthy: dict[tuple[str, str], Run]) -> None:
-    with pytest.raises(
-        ValueError, match="got 1 captions, expected one for each of the 60 pictures of val"
+    with refuses(
+        ValueError, came="got 1 captions", expected="one for each of the 60 pictures of val"
     ):
         examine_run(healthy["lstm", "init"], [["a"]], DATA)
 

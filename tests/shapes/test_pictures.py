@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -183,5 +184,5 @@ def test_pictures_can_be_drawn_again_by_name_and_written_as_files(tmp_path: Path
         read_picture(tmp_path / "pictures" / "val00002.png"), picture_of("val00002.png", seed=3)
     )
     for name in ("scene.png", "val1.jpg", "../val00001.png", "test00001.png"):
-        with pytest.raises(DataError, match=r"expected a name such as val00012\.png"):
+        with refuses(DataError, expected="a name such as val00012.png"):
             picture_of(name)

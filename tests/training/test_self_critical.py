@@ -15,6 +15,7 @@ import kill
 import numpy as np
 import pytest
 from ranks import together
+from refusals import refuses
 
 pytest.importorskip("PIL")  # generated pictures
 pytest.importorskip("filelock")
@@ -136,7 +137,7 @@ def test_rewards_count_the_words_of_references_once(monkeypatch: pytest.MonkeyPa
 
 def test_rewards_refuse_a_picture_without_captions() -> None:
     captions = DATA.split("train").captions[:2, 1:]
-    with pytest.raises(ValueError, match=r"picture 20 has no caption in the train split"):
+    with refuses(ValueError, thing="picture 20", came="has no caption in the train split"):
         SelfCritical(DATA).rewards(captions, np.array([19, 20]))
 
 
@@ -250,8 +251,12 @@ def test_training_ends_where_captions_collapse() -> None:
 
 
 def test_a_sample_alone_is_refused() -> None:
-    with pytest.raises(
-        OptionError, match="`samples` is 1, expected a whole number of at least 2; a sample is"
+    with refuses(
+        OptionError,
+        thing="`samples`",
+        came="is 1",
+        expected="a whole number of at least 2",
+        cause="a sample is",
     ):
         SelfCritical(DATA, samples=1)
 
@@ -632,7 +637,7 @@ class TestStages:
             {"epoch": 0},
         ):
             save_state(tmp_path / "odd.safetensors", state._replace(start=odd), vocabulary="v")
-            with pytest.raises(DataError, match=r"start is .*, expected the figures of epoch 0"):
+            with refuses(DataError, came="start is", expected="the figures of epoch 0"):
                 load_state(tmp_path / "odd.safetensors", shapes)
 
     @pytest.mark.parametrize("command", ["caption", "evaluate", "info"])
