@@ -599,7 +599,7 @@ def test_all_of_them_together_take_little_memory(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(
-            map(str, (ROOT, ROOT / "tests" / "helpers", Path(__file__).parent))
+            map(str, (ROOT, ROOT / "tests/helpers", ROOT / "tools", Path(__file__).parent))
         ),
     }
     result = subprocess.run(
