@@ -53,6 +53,9 @@ test: .venv/kernels
 slow: .venv/kernels
 	$(VENV) -m pytest $(PARALLEL) -m slow
 
+mutants: .venv/kernels
+	$(VENV) tools/mutants.py recheck $(ARGS)
+
 CASES ?= 10000
 KILLS ?= 100
 SEED ?= 0
