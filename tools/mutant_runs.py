@@ -1,13 +1,12 @@
 """Runs of pytest for mutants: a trace of which tests reach which function, and tests of a copy.
 
-The copies' tests run in processes forked from one that has loaded the libraries, but none of the
-code under test. As a script it is that process: one request a line from standard input, as JSON,
-and one line in answer.
+The copies' tests run in processes forked from one that has loaded the package and all tests. As a
+script it is that process: one request a line from standard input, as JSON, and one line in answer.
 """
 
 import ast
 import contextlib
-import importlib
+import gc
 import json
 import os
 import resource
@@ -17,10 +16,10 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple, TextIO
 
 import pytest
 
@@ -29,28 +28,9 @@ COPIED = *COPIED, "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "
 CHOSEN = "not hunt and not gpu and not threads"
 # Tests of form and of texts, whole suites within a test, and this tool's own
 LEFT_OUT = "tests/package/", "tests/tools/", "test_golden.py", "test_planted.py"
-LOADED = (
-    "numpy.testing",
-    "numpy.random",
-    "h5py",
-    "click.testing",
-    "tqdm",
-    "safetensors.numpy",
-    "filelock",
-    "threadpoolctl",
-    "PIL.Image",
-    "matplotlib.figure",
-    "jinja2",
-    "nltk",
-    "regex",
-    "onnx",
-    "onnxruntime",
-    "cupy",
-)
 BUSY = 3  # a time limit is of the processor's seconds, and of so many times as many on the clock
 MEMORY = 6 << 30  # bytes that a run may take
 ENVIRONMENT = {
-    "PYTHONDONTWRITEBYTECODE": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -84,6 +64,12 @@ def changed(path: Path, text: str) -> Iterator[None]:
     finally:
         path.write_bytes(before)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def files_of_tests(root: Path) -> list[str]:
+    """Files of the tests that may catch a mutant."""
+    names = [path.relative_to(root).as_posix() for path in (root / "tests").rglob("test_*.py")]
+    return [name for name in sorted(names) if not any(out in name for out in LEFT_OUT)]
 
 
 # ---- which tests reach a function
@@ -180,14 +166,9 @@ def traced(root: Path, part: int, parts: int) -> dict[str, dict[str, Any]]:
     os.chdir(root)
     sys.path.insert(0, str(root))
     os.environ.update(ENVIRONMENT, PYTHONPATH=str(root))
-    files = [
-        name
-        for path in sorted((root / "tests").rglob("test_*.py"))
-        if not any(out in (name := path.relative_to(root).as_posix()) for out in LEFT_OUT)
-    ]
     trace = Trace(root)
     options = ["-q", "-p", "no:cacheprovider", f"--basetemp={root / 'temporary'}", "-m", CHOSEN]
-    pytest.main([*options, *files[part::parts]], plugins=[trace])
+    pytest.main([*options, *files_of_tests(root)[part::parts]], plugins=[trace])
     return trace.tests
 
 
@@ -207,7 +188,7 @@ class Outcome(NamedTuple):
 
 
 class Runner:
-    """A context manager that runs tests of one copy of the project."""
+    """A context manager that runs tests of one copy of the project, with a file changed or not."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -216,27 +197,31 @@ class Runner:
         hidden = "PYTEST_", "PYTHON"
         env = {name: x for name, x in os.environ.items() if not name.startswith(hidden)}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", __file__],
+            [sys.executable, "-P", __file__, str(self.root)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=env | ENVIRONMENT,
+            env=env | ENVIRONMENT | {"PYTHONPATH": str(self.root)},
         )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def run(self, tests: Iterable[str], seconds: float) -> Outcome:
-        """Run tests or files of tests, up to the first that fails or the time limit."""
+    def run(self, tests: Iterable[str], seconds: float, file: str = "", text: str = "") -> Outcome:
+        """Run tests, or all of some files, up to the first that fails or the time limit.
+
+        `file` of the package has another `text` meanwhile.
+        """
         assert self._process.stdin
         assert self._process.stdout
-        request = {"root": str(self.root), "tests": list(tests), "seconds": seconds}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        in_time = json.loads(self._process.stdout.readline())
+        request = {"tests": list(tests), "seconds": seconds, "file": file}
+        path = self.root / "xpcap" / file
+        with changed(path, text) if file else contextlib.nullcontext():
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            in_time = json.loads(self._process.stdout.readline())
         shutil.rmtree(self.root / ".hypothesis", ignore_errors=True)
-        shutil.rmtree(self.root / "temporary", ignore_errors=True)
         lines = (self.root / "reports").read_text(encoding="utf-8").splitlines()
         reports = [json.loads(line) for line in lines]
         passed = tuple(test for test, outcome, _ in reports if outcome == "passed")
@@ -245,17 +230,14 @@ class Runner:
                 return Outcome("failed", test, why, passed)
         if not in_time:
             return Outcome("timed out", passed=passed)
-        if not passed:
-            return Outcome(
-                "nothing ran", why=(self.root / "log").read_text(errors="replace")[-500:]
-            )
-        return Outcome("passed", passed=passed)
+        return Outcome("passed" if passed else "nothing ran", passed=passed)
 
 
 class _Reports:
     """A plugin of pytest: a line of JSON for each test."""
 
     def __init__(self, path: Path) -> None:
+        self.failed = False
         self._file = path.open("w", encoding="utf-8")
 
     @pytest.hookimpl(wrapper=True)
@@ -265,28 +247,119 @@ class _Reports:
             why = call.excinfo.typename if call.excinfo else ""
             self._file.write(json.dumps([item.nodeid, report.outcome, why]) + "\n")
             self._file.flush()
+            self.failed = self.failed or report.failed
         return report
 
 
-def main() -> None:
+class _Server:
+    """A plugin of pytest that answers requests in place of running all tests.
+
+    Each runs in a child process, which takes a function's new code from its changed file: objects
+    that hold the function run that code too. Programs that the tests start read the file.
+    """
+
+    def __init__(self, root: Path, requests: TextIO, answers: TextIO) -> None:
+        self._root, self._requests, self._answers = root, requests, answers
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        gc.unfreeze()
+        functions = _functions(self._root / "xpcap")
+        items = {item.nodeid: item for item in session.items}
+        gc.freeze()
+        for line in self._requests:
+            request = json.loads(line)
+            (self._root / "reports").write_text("")
+            child = os.fork()
+            if not child:
+                try:
+                    os.setsid()
+                    limits = (int(request["seconds"]), resource.RLIM_INFINITY)
+                    resource.setrlimit(resource.RLIMIT_CPU, limits)
+                    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.RLIM_INFINITY))
+                    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+                    sys.dont_write_bytecode = True
+                    if request["file"]:
+                        _renew(self._root / "xpcap" / request["file"], functions)
+                    self._run(session, _chosen(items, request["tests"]))
+                finally:
+                    os._exit(0)
+            in_time = _waited(child, request["seconds"])
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # with what it left running
+            print(json.dumps(in_time), file=self._answers, flush=True)
+        return True
+
+    def _run(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        reports = _Reports(self._root / "reports")
+        session.config.pluginmanager.register(reports)
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if reports.failed:
+                return
+
+
+Functions = dict[str, dict[str, list[FunctionType]]]  # by file and qualified name
+
+
+def _functions(package: Path) -> Functions:
+    found: Functions = {}
+    for one in gc.get_objects():
+        if type(one) is FunctionType and one.__code__.co_filename.startswith(f"{package}{os.sep}"):
+            of_file = found.setdefault(one.__code__.co_filename, {})
+            of_file.setdefault(one.__code__.co_qualname, []).append(one)
+    return found
+
+
+def _renew(path: Path, functions: Functions) -> None:
+    """Let functions run the code that is in their file now."""
+    codes: dict[str, list[CodeType]] = {}
+    todo = [compile(path.read_text(encoding="utf-8"), str(path), "exec")]
+    while todo:
+        for one in todo.pop().co_consts:
+            if isinstance(one, CodeType):
+                todo.append(one)
+                codes.setdefault(one.co_qualname, []).append(one)
+    for name, known in functions.get(str(path), {}).items():
+        # a property's functions share a name
+        lines = sorted({one.__code__.co_firstlineno for one in known})
+        now = sorted(codes.get(name, []), key=lambda code: code.co_firstlineno)
+        if len(lines) == len(now) and "<" not in name:
+            for one in known:
+                one.__code__ = now[lines.index(one.__code__.co_firstlineno)]
+
+
+def _chosen(items: dict[str, pytest.Item], tests: list[str]) -> list[pytest.Item]:
+    """Tests by name, or all of a file."""
+    files: dict[str, list[pytest.Item]] = {}
+    for name, item in items.items():
+        files.setdefault(name.partition("::")[0], []).append(item)
+    found: dict[str, pytest.Item] = {}
+    for test in tests:
+        some = [items[test]] if test in items else files.get(test, [])
+        found |= {item.nodeid: item for item in some}
+    return list(found.values())
+
+
+def main(root: Path) -> None:
+    """Load the tests of the project at `root` and run those that requests name."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs may ignore it
-    for name in LOADED:
-        with contextlib.suppress(ImportError), warnings.catch_warnings(action="ignore"):
-            importlib.import_module(name)
-    for line in sys.stdin:
-        request = json.loads(line)
-        root = Path(request["root"])
-        (root / "reports").write_text("")
-        child = os.fork()
-        if not child:
-            try:
-                _become(root, request["tests"], request["seconds"])
-            finally:
-                os._exit(70)  # of an exception that pytest does not know
-        in_time = _waited(child, request["seconds"])
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # with what it left running
-        print(json.dumps(in_time), flush=True)
+    requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(os.open(root / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+    os.dup2(1, 2)
+    os.chdir(root)
+    sys.path.insert(0, str(root))
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--hypothesis-seed=0",
+        "--continue-on-collection-errors",
+    ]
+    options += [f"--basetemp={root / 'temporary'}", "-m", CHOSEN]
+    pytest.main([*options, *files_of_tests(root)], plugins=[_Server(root, requests, answers)])
 
 
 def _waited(child: int, seconds: float) -> bool:
@@ -304,35 +377,5 @@ def _waited(child: int, seconds: float) -> bool:
     return False
 
 
-def _become(root: Path, tests: list[str], seconds: float) -> None:
-    """Run pytest in `root`, as if this process had started there, on no other xpcap."""
-    os.setsid()
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.RLIM_INFINITY))
-    os.chdir(root)
-    log = os.open(root / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.path.insert(0, str(root))
-    os.environ["PYTHONPATH"] = str(root)
-    status = pytest.main(
-        [
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "--hypothesis-seed=0",
-            f"--basetemp={root / 'temporary'}",
-            "-m",
-            CHOSEN,
-            *tests,
-        ],
-        plugins=[_Reports(root / "reports")],
-    )
-    sys.stdout.flush()
-    os._exit(int(status))
-
-
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

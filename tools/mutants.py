@@ -15,10 +15,8 @@ mutant_sites.py, so moving and formatting code do not lose it.
 import argparse
 import ast
 import json
-import os
 import queue
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,11 +25,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mutant_runs import LEFT_OUT, Outcome, Runner, changed, copied, traced
+from mutant_runs import Outcome, Runner, copied, files_of_tests, traced
 from mutant_sites import KINDS, Definition, Mutant, Package, drawn, planting
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +37,7 @@ TABLE = Path(__file__).with_suffix(".json")
 QUICKEST, OTHERS = 12, 3  # tests that a new mutant has to pass, by different functions
 SECONDS, ROOM_SECONDS = 60, 240  # that the tests of a mutant may take, and those of a room
 SLOW = 20  # seconds of a test that is too slow to look with
+TOGETHER = 12  # seconds, as traced, that the tests may take which a new mutant has to pass
 # What a change of no meaning raises; of a transfer it may be the finding, as for an array of
 # another library
 CRASHES = "TypeError AttributeError NameError UnboundLocalError ImportError SyntaxError".split()
@@ -129,7 +128,13 @@ class Reach:
         one_each = list({test.partition("[")[0]: test for test in reversed(found)}.values())[::-1]
         first = one_each[:QUICKEST]
         rest = sorted(set(found) - set(first))
-        return first + rng.sample(rest, min(OTHERS, len(rest)))
+        return self._affordable(first + rng.sample(rest, min(OTHERS, len(rest))))
+
+    def _affordable(self, tests: list[str]) -> list[str]:
+        seconds = accumulate(self._passing[test]["seconds"] for test in tests)
+        return [
+            test for test, sum_ in zip(tests, seconds, strict=True) if sum_ < TOGETHER
+        ] or tests[:1]
 
     def _is_quick(self, test: str) -> bool:
         return bool(self._passing[test]["seconds"] < SLOW)
@@ -157,11 +162,8 @@ class Bench:
     def __enter__(self) -> "Bench":
         self._stack = ExitStack()
         work = self._stack.enter_context(tempfile.TemporaryDirectory(dir=self._folder))
-        first = compiled(copied(ROOT, Path(work).resolve() / "0", self._rewritten))
         for k in range(self.workers):
-            root = first.with_name(str(k))
-            if k:
-                shutil.copytree(first, root)
+            root = copied(ROOT, Path(work).resolve() / str(k), self._rewritten)
             self._free.put(self._stack.enter_context(Runner(root)))
         return self
 
@@ -186,8 +188,7 @@ class Bench:
             text, count = planting.in_python(path.read_text(encoding="utf-8"), *change)
             assert count == 1, f"{change}: found {count} times in {file}, expected once"
             while tests:
-                with changed(path, text):
-                    outcome = runner.run(tests, seconds)
+                outcome = runner.run(tests, seconds, file, text)
                 if outcome.outcome != "failed" or self._is_sound(outcome.test, runner):
                     return outcome
                 tests = [test for test in tests if test != outcome.test]
@@ -202,22 +203,18 @@ class Bench:
         return self._sound[test]
 
 
-def compiled(root: Path) -> Path:
-    """The project at `root`, with compiled files of package and tests, which its runs use."""
-    env = os.environ | {"PYTHONPATH": str(root)}
-    collect = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--collect-only"]
-    subprocess.run(collect, cwd=root, env=env, stdout=subprocess.DEVNULL, check=False)
-    return root
-
-
 # ---- making the table
 
 
 def made(arguments: argparse.Namespace) -> int:
     package = Package(ROOT / "xpcap")
-    quotas = {kind: -(-n * arguments.count // 200) for kind, n in KINDS.items()}
+    quotas = {
+        kind: -(-n * arguments.count // 200)
+        for kind, n in KINDS.items()
+        if not arguments.kind or kind in arguments.kind
+    }
     drawings = {
-        kind: list(islice(drawn(package, kind, arguments.seed), int(arguments.spare * n)))
+        kind: islice(drawn(package, kind, arguments.seed), int(arguments.spare * n))
         for kind, n in quotas.items()
     }
     if not arguments.map:
@@ -226,15 +223,14 @@ def made(arguments: argparse.Namespace) -> int:
                 print(f"{kind}\t{one.file}\t{one.function}\t{one.pattern}\t{one.instead}")
         return 0
     reach = Reach(json.loads(arguments.map.read_text(encoding="utf-8")))
-    log = Log(arguments.log)
     with (
         Bench(arguments.workers, arguments.work, rewritten=True) as bench,
         ThreadPoolExecutor(arguments.workers) as pool,
     ):
+        log = Log(arguments.log)
         for kind, mutants in drawings.items():
-            todo = iter(mutants)
 
-            def work(todo: Iterator[Mutant] = todo, kind: str = kind) -> None:
+            def work(todo: Iterator[Mutant] = mutants, kind: str = kind) -> None:
                 while log.count(kind, "caught") < quotas[kind]:
                     one = log.next(todo)
                     if one is None:
@@ -445,14 +441,7 @@ def still_caught(
 
 def room_files(*beginnings: str) -> list[str]:
     """Files of tests whose paths begin so."""
-    files = [
-        path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tests").rglob("test_*.py"))
-    ]
-    return [
-        file
-        for file in files
-        if file.startswith(beginnings) and not any(out in file for out in LEFT_OUT)
-    ]
+    return [file for file in files_of_tests(ROOT) if file.startswith(beginnings)]
 
 
 # ---- the command line
@@ -515,6 +504,7 @@ def main() -> int:
     command = commands.add_parser("make", parents=[shared], help="draw and try a whole table")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--count", type=int, default=200)
+    command.add_argument("--kind", action="append", choices=KINDS, help="only these")
     command.add_argument("--spare", type=float, default=2.0, help="draw so many times the count")
     command.add_argument("--log", type=Path, help="a line of JSON for each that was tried")
     command.set_defaults(run=made)
