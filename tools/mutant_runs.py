@@ -192,6 +192,7 @@ class Runner:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._ready = False
 
     def __enter__(self) -> "Runner":
         hidden = "PYTEST_", "PYTHON"
@@ -208,14 +209,24 @@ class Runner:
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def run(self, tests: Iterable[str], seconds: float, file: str = "", text: str = "") -> Outcome:
+    def run(
+        self,
+        tests: Iterable[str],
+        seconds: float,
+        file: str = "",
+        text: str = "",
+        but: Iterable[str] = (),
+    ) -> Outcome:
         """Run tests, or all of some files, up to the first that fails or the time limit.
 
-        `file` of the package has another `text` meanwhile.
+        `file` of the package has another `text` meanwhile. Tests named in `but` are left out.
         """
         assert self._process.stdin
         assert self._process.stdout
+        if not self._ready:  # it has loaded the package as it is
+            self._ready = bool(self._process.stdout.readline())
         request = {"tests": list(tests), "seconds": seconds, "file": file}
+        request["but"] = list(but)
         path = self.root / "xpcap" / file
         with changed(path, text) if file else contextlib.nullcontext():
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -267,6 +278,7 @@ class _Server:
         functions = _functions(self._root / "xpcap")
         items = {item.nodeid: item for item in session.items}
         gc.freeze()
+        print("ready", file=self._answers, flush=True)
         for line in self._requests:
             request = json.loads(line)
             (self._root / "reports").write_text("")
@@ -281,7 +293,7 @@ class _Server:
                     sys.dont_write_bytecode = True
                     if request["file"]:
                         _renew(self._root / "xpcap" / request["file"], functions)
-                    self._run(session, _chosen(items, request["tests"]))
+                    self._run(session, _chosen(items, request["tests"], request["but"]))
                 finally:
                     os._exit(0)
             in_time = _waited(child, request["seconds"])
@@ -329,8 +341,8 @@ def _renew(path: Path, functions: Functions) -> None:
                 one.__code__ = now[lines.index(one.__code__.co_firstlineno)]
 
 
-def _chosen(items: dict[str, pytest.Item], tests: list[str]) -> list[pytest.Item]:
-    """Tests by name, or all of a file."""
+def _chosen(items: dict[str, pytest.Item], tests: list[str], but: list[str]) -> list[pytest.Item]:
+    """Tests by name, or all of a file, without some."""
     files: dict[str, list[pytest.Item]] = {}
     for name, item in items.items():
         files.setdefault(name.partition("::")[0], []).append(item)
@@ -338,7 +350,7 @@ def _chosen(items: dict[str, pytest.Item], tests: list[str]) -> list[pytest.Item
     for test in tests:
         some = [items[test]] if test in items else files.get(test, [])
         found |= {item.nodeid: item for item in some}
-    return list(found.values())
+    return [item for name, item in found.items() if name not in but]
 
 
 def main(root: Path) -> None:

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import accumulate, islice
@@ -179,20 +179,19 @@ class Bench:
             self._free.put(runner)
 
     def caught(
-        self, file: str, change: tuple[str, str, str], tests: Iterable[str], seconds: float
+        self, file: str, change: tuple[str, str, str], tests: list[str], seconds: float
     ) -> Outcome:
         """Run tests with a function changed; tests that fail without the change do not count."""
-        tests = list(tests)
         with self.runner() as runner:
             path = runner.root / "xpcap" / file
             text, count = planting.in_python(path.read_text(encoding="utf-8"), *change)
             assert count == 1, f"{change}: found {count} times in {file}, expected once"
-            while tests:
-                outcome = runner.run(tests, seconds, file, text)
+            unsound: set[str] = set()
+            while True:
+                outcome = runner.run(tests, seconds, file, text, unsound)
                 if outcome.outcome != "failed" or self._is_sound(outcome.test, runner):
                     return outcome
-                tests = [test for test in tests if test != outcome.test]
-        return Outcome("nothing ran")
+                unsound.add(outcome.test)
 
     def _is_sound(self, test: str, runner: Runner) -> bool:
         """Whether a test passes alone, without any change."""
