@@ -296,7 +296,9 @@ class Log:
 def drew(arguments: argparse.Namespace) -> int:
     """Draw mutants of a kind near some code until a test catches one, and print its row."""
     package = Package(ROOT / "xpcap")
-    known = {(row.function, row.pattern, row.instead) for row in frozen()}
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    rows = [*table["mutants"], *table["not caught"]]
+    known = {(row["function"], row["pattern"], row["instead"]) for row in rows}
     drawing = drawn(package, arguments.kind, arguments.seed, near(arguments.near))
     traces = json.loads(arguments.map.read_text(encoding="utf-8")) if arguments.map else {}
     reach, tests = Reach(traces), Tests(ROOT)
