@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help demo test slow fuzz kill-test lint format docs site excerpts notebooks blanks bench gpu-check release clean
+.PHONY: help demo test slow mutants fuzz kill-test lint format docs site excerpts notebooks blanks bench gpu-check release clean
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
 	@echo "make test       the tests, on up to four cores; on Linux with a CUDA compiler, so that kernels are checked without a GPU"
 	@echo "make slow       the slow tests: device mutants, races, faults and kills, real captions, whole notebooks"
+	@echo "make mutants    change the package in two hundred ways, one at a time: a test must fail each time; ARGS='--part 1/4', or ARGS=--help"
 	@echo "make fuzz       10,000 bad inputs of each kind, and 2,000 fresh examples of each property; CASES and SEED may be given"
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
 	@echo "make lint       ruff and mypy"
@@ -39,7 +40,7 @@ help:
 	@touch $@
 
 # The list of fonts that matplotlib keeps stays with the set-up.
-demo test slow fuzz kill-test excerpts notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+demo test slow mutants fuzz kill-test excerpts notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 demo: .venv/ready
 	$(VENV) cli.py train

@@ -1,6 +1,6 @@
 """Sites of mutants: where an operator changes the package, and the pattern that finds the place.
 
-An operator is a row of `OPERATORS`: a pattern of planting.py and what replaces it. A site becomes a
+An operator is a row of `OPERATORS`: a pattern of patterns.py and what replaces it. A site becomes a
 pattern in a function: the smallest expression around the change that occurs once under that
 function's name, with a hole for each parameter and local variable. So moving a function, formatting
 it and renaming its variables leave the mutant in force. Sites inside messages, `raise` statements
@@ -13,13 +13,11 @@ import functools
 import random
 import re
 import string
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
-import planting
+import patterns
 
 GRADING = "grading", "verify", "course"  # rooms of the package whose mutants are of that kind
 KINDS = {"arithmetic": 60, "control flow": 50, "error paths": 40, "transfers": 20, "grading": 30}
@@ -129,7 +127,7 @@ NEGATIONS = {
 
 
 class Mutant(NamedTuple):
-    """Code that replaces the match of a pattern in a function of the package; see planting.py."""
+    """Code that replaces the match of a pattern in a function of the package; see patterns.py."""
 
     kind: str
     operator: str
@@ -163,7 +161,7 @@ class Package:
         self.definitions = [
             Definition(file, name, node)
             for file, text in self.texts.items()
-            for name, node in planting._definitions(ast.parse(text))
+            for name, node in patterns.definitions(ast.parse(text))
         ]
         self._by_last: dict[str, list[Definition]] = {}
         for one in self.definitions:
@@ -175,13 +173,13 @@ class Package:
 
     def matches(self, function: str, pattern: str) -> list[tuple[str, ast.AST]]:
         """Each match of a pattern in functions of that name, with its file."""
-        (shape,) = planting._parsed(pattern)
+        (shape,) = patterns.parsed(pattern)
         wanted = shape.value if isinstance(shape, ast.Expr) else shape
         kind, found = type(wanted), {}
         for one in self._by_last.get(function.rpartition(".")[2], ()):
             if f".{one.name}".endswith(f".{function}"):
                 for node in ast.walk(one.node):
-                    if type(node) is kind and planting._matches(wanted, node, {}):
+                    if type(node) is kind and patterns.matches(wanted, node, {}):
                         found[node] = one.file
         return [(file, node) for node, file in found.items()]
 
@@ -265,9 +263,9 @@ def _is_check(node: ast.AST) -> bool:
 def _changes(parents: list[ast.AST]) -> Iterator[tuple[Operator, ast.AST]]:
     node = parents[-1]
     for operator, shape, instead in PARSED:
-        holes: planting.Holes = {}
-        if planting._matches(shape, node, holes) and not _is_pointless(node):
-            yield operator, planting._Filled(holes).visit(copy.deepcopy(instead))
+        holes: patterns.Holes = {}
+        if patterns.matches(shape, node, holes) and not _is_pointless(node):
+            yield operator, patterns.Filled(holes).visit(copy.deepcopy(instead))
     yield from _constants(parents)
     above = parents[-2] if len(parents) > 1 else None
     if isinstance(above, ast.If) and node is above.test:
@@ -309,7 +307,7 @@ def _is_pointless(node: ast.AST) -> bool:
 
 
 def _unwrapped(code: str) -> ast.AST:
-    (statement,) = planting._parsed(code)
+    (statement,) = patterns.parsed(code)
     return statement.value if isinstance(statement, ast.Expr) else statement
 
 
@@ -336,7 +334,7 @@ def mutant(package: Package, site: Site) -> Mutant | None:
         pattern = _text(node, variables, holes)
         with_change = copy.deepcopy(node, {id(changed): changed})
         instead = _text(
-            planting._Replaced({changed: site.instead}).visit(with_change), variables, holes
+            patterns.Replaced({changed: site.instead}).visit(with_change), variables, holes
         )
         if len(pattern) > LONGEST:
             return None
@@ -354,16 +352,16 @@ def mutant(package: Package, site: Site) -> Mutant | None:
 
 
 def _changes_just_that(package: Package, made: Mutant, node: ast.AST, site: Site) -> bool:
-    text, count = planting.in_python(
+    text, count = patterns.in_python(
         package.texts[made.file], made.function, made.pattern, made.instead
     )
     if count != 1:
         return False
     tree = ast.parse(package.texts[made.file])
-    twin = dict(planting._definitions(tree))[made.function]
+    changed_function = dict(patterns.definitions(tree))[made.function]
     place = [id(one) for one in ast.walk(site.definition.node)].index(id(site.parents[-1]))
-    target = list(ast.walk(twin))[place]
-    wanted = planting._Replaced({target: copy.deepcopy(site.instead)}).visit(tree)
+    target = list(ast.walk(changed_function))[place]
+    wanted = patterns.Replaced({target: copy.deepcopy(site.instead)}).visit(tree)
     return ast.unparse(ast.parse(text)) == ast.unparse(
         ast.parse(ast.unparse(ast.fix_missing_locations(wanted)))
     )
@@ -403,8 +401,8 @@ def _text(node: ast.AST, variables: set[str], holes: dict[str, str]) -> str:
     for one in ast.walk(node):
         if isinstance(one, ast.Name) and one.id in variables:
             letter = string.ascii_lowercase[len(holes) % 26] * (1 + len(holes) // 26)
-            one.id = planting.HOLE + holes.setdefault(one.id, letter)
-    return re.sub(rf"\b{planting.HOLE}(\w+)", r"$\1", ast.unparse(node))
+            one.id = patterns.HOLE + holes.setdefault(one.id, letter)
+    return re.sub(rf"\b{patterns.HOLE}(\w+)", r"$\1", ast.unparse(node))
 
 
 # ---- the draw

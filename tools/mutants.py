@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mutant_runs import Outcome, Runner, copied, files_of_tests, traced
-from mutant_sites import KINDS, Definition, Mutant, Package, drawn, planting
+from mutant_sites import KINDS, Definition, Mutant, Package, drawn, patterns
 
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".json")
@@ -74,7 +74,7 @@ class Tests:
     def __init__(self, root: Path) -> None:
         self._files: dict[str, list[str]] = {}
         for path in sorted((root / "tests").rglob("test_*.py")):
-            for name, node in planting._definitions(ast.parse(path.read_text(encoding="utf-8"))):
+            for name, node in patterns.definitions(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
                     file = path.relative_to(root).as_posix()
                     self._files.setdefault(name.replace(".", "::"), []).append(file)
@@ -184,7 +184,7 @@ class Bench:
         """Run tests with a function changed; tests that fail without the change do not count."""
         with self.runner() as runner:
             path = runner.root / "xpcap" / file
-            text, count = planting.in_python(path.read_text(encoding="utf-8"), *change)
+            text, count = patterns.in_python(path.read_text(encoding="utf-8"), *change)
             assert count == 1, f"{change}: found {count} times in {file}, expected once"
             unsound: set[str] = set()
             while True:

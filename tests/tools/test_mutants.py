@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import mutants
-import planting
+import patterns
 import pytest
 from mutant_sites import KINDS, Package, drawn, mutant
 
@@ -36,7 +36,7 @@ def test_mutants_match_once_and_change_the_code(package: Package) -> None:
 
 
 def unparsed(code: str) -> str:
-    return "\n".join(ast.unparse(statement) for statement in planting._parsed(code))
+    return "\n".join(ast.unparse(statement) for statement in patterns.parsed(code))
 
 
 def test_tests_of_mutants_exist() -> None:

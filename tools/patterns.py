@@ -31,14 +31,14 @@ def function_named(text: str, name: str) -> ast.AST:
 
 
 def _named(tree: ast.AST, name: str) -> Iterator[ast.AST]:
-    return (node for whole, node in _definitions(tree) if f".{whole}".endswith(f".{name}"))
+    return (node for whole, node in definitions(tree) if f".{whole}".endswith(f".{name}"))
 
 
-def _definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
+def definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
             yield prefix + child.name, child
-            yield from _definitions(child, f"{prefix}{child.name}.")
+            yield from definitions(child, f"{prefix}{child.name}.")
         elif (
             not prefix and isinstance(child, ast.Assign) and isinstance(child.targets[0], ast.Name)
         ):
@@ -52,25 +52,25 @@ def in_python(text: str, function: str, pattern: str, instead: str) -> tuple[str
     """
     if not re.search(rf"^\s*(def |class )?{function.rpartition('.')[2]}\b", text, flags=re.M):
         return text, 0
-    (shape,), new = _parsed(pattern), _parsed(instead)
+    (shape,), new = parsed(pattern), parsed(instead)
     of_expression = isinstance(shape, ast.Expr) and isinstance(new[0], ast.Expr) and len(new) == 1
     wanted = shape.value if of_expression else shape
     tree, replaced = ast.parse(text), {}
     for node in (node for named in _named(tree, function) for node in ast.walk(named)):
         holes: Holes = {}
-        if _matches(wanted, node, holes):
-            filled = [_Filled(holes).visit(copy.deepcopy(statement)) for statement in new]
+        if matches(wanted, node, holes):
+            filled = [Filled(holes).visit(copy.deepcopy(statement)) for statement in new]
             target = holes.get("here", node)
             replaced[target] = filled[0].value if isinstance(target, ast.expr) else filled
-    changed = ast.unparse(ast.fix_missing_locations(_Replaced(replaced).visit(tree)))
+    changed = ast.unparse(ast.fix_missing_locations(Replaced(replaced).visit(tree)))
     return (f"{changed}\n" if replaced else text), len(replaced)
 
 
-def _parsed(code: str) -> list[ast.stmt]:
+def parsed(code: str) -> list[ast.stmt]:
     return ast.parse(re.sub(r"\$(\w+)", rf"{HOLE}\1", code)).body
 
 
-class _Filled(ast.NodeTransformer):
+class Filled(ast.NodeTransformer):
     """Code with its holes filled."""
 
     def __init__(self, holes: Holes) -> None:
@@ -81,7 +81,7 @@ class _Filled(ast.NodeTransformer):
         return copy.deepcopy(self.holes[node.id.removeprefix(HOLE)]) if is_hole else node
 
 
-class _Replaced(ast.NodeTransformer):
+class Replaced(ast.NodeTransformer):
     """A tree with some of its nodes replaced."""
 
     def __init__(self, replaced: dict[ast.AST, ast.AST | list[ast.stmt]]) -> None:
@@ -91,7 +91,7 @@ class _Replaced(ast.NodeTransformer):
         return self.replaced[node] if node in self.replaced else self.generic_visit(node)
 
 
-def _matches(shape: object, node: object, holes: Holes) -> bool:
+def matches(shape: object, node: object, holes: Holes) -> bool:
     """Compare a node with a pattern; `holes` receives what its holes match."""
     if isinstance(shape, ast.Name) and shape.id.startswith(HOLE):
         name = shape.id.removeprefix(HOLE)
@@ -104,13 +104,13 @@ def _matches(shape: object, node: object, holes: Holes) -> bool:
         return _call_matches(shape, node, holes)
     if isinstance(shape, ast.AST):
         return all(
-            _matches(getattr(shape, field), getattr(node, field), holes)
+            matches(getattr(shape, field), getattr(node, field), holes)
             for field in shape._fields
             if field != "ctx"
         )
     if isinstance(shape, list):
         return len(shape) == len(node) and all(
-            _matches(one, other, holes) for one, other in zip(shape, node, strict=True)
+            matches(one, other, holes) for one, other in zip(shape, node, strict=True)
         )  # type: ignore[arg-type]
     return shape == node
 
@@ -124,11 +124,11 @@ def _call_matches(shape: ast.Call, node: ast.Call, holes: Holes) -> bool:
     first = shape.args[: next(k for k, argument in enumerate(shape.args) if _is_rest(argument))]
     keywords = {keyword.arg: keyword.value for keyword in node.keywords}
     return (
-        _matches(shape.func, node.func, holes)
+        matches(shape.func, node.func, holes)
         and len(first) <= len(node.args)
-        and all(_matches(one, other, holes) for one, other in zip(first, node.args, strict=False))
+        and all(matches(one, other, holes) for one, other in zip(first, node.args, strict=False))
         and all(
-            keyword.arg in keywords and _matches(keyword.value, keywords[keyword.arg], holes)
+            keyword.arg in keywords and matches(keyword.value, keywords[keyword.arg], holes)
             for keyword in shape.keywords
         )
     )
