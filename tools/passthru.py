@@ -3,17 +3,18 @@
     python tools/passthru.py CHECKOUT [--json]
 
 Such a parameter is read, and each time as an argument of a call: its function passes it along and
-looks at nothing of it. `self` and `cls` are left out, and so are functions whose body is a docstring
+looks at nothing of it, not even in an error. `self` and `cls` are left out, and so are functions whose body is a docstring
 or `...`.
 """
 
-import argparse
 import ast
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import measure_cli
 
 NAMES = 15  # shown of the most frequent ones
 
@@ -63,33 +64,28 @@ def _is_stub(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 
 def _reads(function: ast.AST) -> tuple[set[str], set[str]]:
-    """Names that a function reads as arguments of calls, and those that it reads elsewhere."""
+    """Names that a function reads as arguments of calls, and those that it reads elsewhere.
+
+    What it raises is elsewhere: a message tells of a value, whoever puts it together.
+    """
     everywhere: Counter[str] = Counter()
     as_arguments: Counter[str] = Counter()
+    raised = {
+        inner
+        for node in ast.walk(function)
+        if isinstance(node, ast.Raise)
+        for inner in ast.walk(node)
+    }
     for node in ast.walk(function):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             everywhere[node.id] += 1
-        if isinstance(node, ast.Call):
+        if isinstance(node, ast.Call) and node not in raised:
             values = (*node.args, *(keyword.value for keyword in node.keywords))
             as_arguments.update(value.id for value in values if isinstance(value, ast.Name))
     return set(as_arguments), {name for name, n in everywhere.items() if n > as_arguments[name]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("checkout", type=Path, metavar="CHECKOUT", help="folder with xpcap/ in it")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    given = parser.parse_args()
-    if not (given.checkout / "xpcap").is_dir():
-        parser.error(f"{given.checkout} has no folder xpcap, expected a checkout")
-    found = count(given.checkout / "xpcap")
-    if given.json:
-        rooms = {
-            room: {"parameters": n, "handed_on": on, "share": round(share, 3)}
-            for room, n, on, share in found.rows()
-        }
-        print(json.dumps({"rooms": rooms, "names": dict(found.names.most_common())}))
-        return
+def show(found: Count) -> None:
     print(f"{'room':18}{'parameters':>10}{'handed on':>11}{'share':>7}")
     for room, n, on, share in found.rows():
         print(f"{room:18}{n:10,}{on:11,}{share:7.0%}")
@@ -97,5 +93,13 @@ def main() -> None:
     print("handed on most:", ", ".join(f"{name} {n}" for name, n in frequent))
 
 
+def as_json(found: Count) -> dict[str, Any]:
+    rooms = {
+        room: {"parameters": n, "handed_on": on, "share": round(share, 3)}
+        for room, n, on, share in found.rows()
+    }
+    return {"rooms": rooms, "names": dict(found.names.most_common())}
+
+
 if __name__ == "__main__":
-    main()
+    measure_cli.run(__doc__, lambda checkout: count(checkout / "xpcap"), as_json, show)

@@ -5,10 +5,10 @@
 A room is a file or folder at the top of `xpcap/` or `tests/`. Blank lines and comments count.
 """
 
-import argparse
-import json
 from collections import Counter
 from pathlib import Path
+
+import measure_cli
 
 LANGUAGES = {".py": "Python", ".cu": "CUDA", ".cuh": "CUDA", ".h": "C++", ".js": "JavaScript"}
 PARTS = ("xpcap", "tests", "benchmarks", "tools")
@@ -32,17 +32,7 @@ def count(checkout: Path) -> Lines:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("checkout", type=Path, metavar="CHECKOUT", help="folder with xpcap/ in it")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    given = parser.parse_args()
-    if not (given.checkout / "xpcap").is_dir():
-        parser.error(f"{given.checkout} has no folder xpcap, expected a checkout")
-    found = count(given.checkout)
-    if given.json:
-        print(json.dumps(found))
-        return
+def show(found: Lines) -> None:
     languages = list(dict.fromkeys(LANGUAGES.values()))
     print(f"{'part':24}" + "".join(f"{language:>12}" for language in languages))
     for part, rooms in found.items():
@@ -54,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    measure_cli.run(__doc__, count, dict, show)

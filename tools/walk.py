@@ -7,9 +7,7 @@ LSTM, a training step, a caption, the grading of one function. BLAS has one thre
 the calling thread count, so two runs on one version of Python print the same figures.
 """
 
-import argparse
 import dataclasses
-import json
 import os
 import sys
 import tempfile
@@ -17,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+
+import measure_cli
 
 HIDDEN, WORDS, STEPS = 6, 20, 8
 
@@ -174,21 +174,15 @@ def _grading(package: Path) -> Walk:
     return walk
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("checkout", type=Path, metavar="CHECKOUT", help="folder with xpcap/ in it")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    given = parser.parse_args()
-    if not (given.checkout / "xpcap").is_dir():
-        parser.error(f"{given.checkout} has no folder xpcap, expected a checkout")
-    found = dict(walks(given.checkout))
-    if given.json:
-        print(json.dumps({path: dataclasses.asdict(walk) for path, walk in found.items()}))
-        return
+def show(found: dict[str, Walk]) -> None:
     print(f"{'path':15}{'functions':>10}{'files':>7}{'changes':>9}{'depth':>7}")
     for path, walk in found.items():
         print(f"{path:15}{walk.functions:10}{walk.files:7}{walk.changes:9}{walk.depth:7}")
 
 
+def as_json(found: dict[str, Walk]) -> dict[str, dict[str, int]]:
+    return {path: dataclasses.asdict(walk) for path, walk in found.items()}
+
+
 if __name__ == "__main__":
-    main()
+    measure_cli.run(__doc__, lambda checkout: dict(walks(checkout)), as_json, show)
