@@ -38,8 +38,8 @@ def test_shapes_bind_sizes(text: str, shapes: list[tuple[int, ...]], sizes: dict
     ("text", "shapes", "thing", "expected"),
     [
         ("x:N,D", [(2, 3, 4)], "x", "(N, D)"),
-        ("h:N,H b:4H", [(2, 3), (13,)], "b", "(4H,), H = 3"),
-        ("h:N,H c:N,H", [(2, 3), (2, 4)], "c", "(N, H), N = 2, H = 3"),
+        ("h:N,H b:4H", [(2, 3), (13,)], "b", "(4H,) = (12,)"),
+        ("h:N,H c:N,H", [(2, 3), (2, 4)], "c", "(N, H) = (2, 3)"),
         ("c:D,d p:d+1,V", [(5, 2), (2, 7)], "p", "(d+1, V), d = 2"),
         ("x:...,D", [(4,)], "x", "(..., D)"),
         ("w:D x:N,D|N,P,D", [(3,), (2, 4)], "x", "(N, D) or (N, P, D), D = 3"),
@@ -86,16 +86,18 @@ def test_array_of_another_kind_is_refused(
 def test_floats_have_one_dtype_and_other_kinds_their_own() -> None:
     both = Spec("x:N,D ids:N=i w:D,M")
     both.check("f", zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4))
-    with refuses(TypeError, thing="w", came="has dtype float64 and x float32"):
+    with refuses(TypeError, thing="w", came="has dtype float64", expected="float32, as x has"):
         both.check("f", zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4, dtype="f8"))
 
 
 def test_numbers_that_are_not_finite_are_refused_where_finite_ones_are_asked_for() -> None:
     x = np.array([1, np.inf], np.float32)
     Spec("x:N").check("f", x)
-    with refuses(ValueError, thing="x", came="not finite"):
+    with refuses(ValueError, thing="x", came="holds inf at [1]"):
         Spec("x:N=f4!").check("f", x)
-    with refuses(DataError, function="f", thing="a.npz: x", came="not finite", cause="damaged?"):
+    with refuses(
+        DataError, function="f", thing="a.npz: x", came="holds inf at [1]", cause="damaged?"
+    ):
         Spec("x:N=f4!").check_file("f: a.npz", {"x": x}, "damaged?")
 
 
@@ -106,7 +108,7 @@ def test_file_has_the_arrays_of_a_spec_and_no_other() -> None:
     odd = [
         ({"counts": zeros(5, dtype="u4")}, "file: counts", "dtype uint32", "uint16 of shape (m,)"),
         ({"components": zeros(4, 2)}, "file: components", "shape (4, 2)", "(D, d), D = 3"),
-        ({"more": zeros(1)}, "file", "holds components, counts, mean, more", "counts, mean"),
+        ({"more": zeros(1)}, "file", "holds more", "components, counts, mean"),
     ]
     for change, thing, came, expected in odd:
         with refuses(DataError, thing=thing, came=came, expected=expected, cause="damaged?"):

@@ -30,7 +30,7 @@ class XpcapError(Exception):
     Attributes
     ----------
     function, thing, came, expected, cause : str
-        The fields; an empty string where there is nothing to say.
+        The fields; an empty string where there is nothing to say. `thing` is without backquotes.
 
     Notes
     -----
@@ -52,6 +52,7 @@ class XpcapError(Exception):
             thing = f"{file}: {thing}" if str(thing) else file
         super().__init__(*(str(field) for field in (function, thing, came, expected, cause)))
         self.function, self.thing, self.came, self.expected, self.cause = self.args
+        self.thing = self.thing.replace("`", "")
 
     def __str__(self) -> str:
         return sentence(*self.args)

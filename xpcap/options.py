@@ -17,6 +17,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Protocol
 
+import numpy as np
+
 from xpcap.errors import OptionError, unknown
 
 LARGEST = 2**63 - 1  # of seeds and steps: what a random stream's key and counter hold
@@ -83,13 +85,14 @@ class Real:
 
     def __str__(self) -> str:
         if self.below < math.inf:
-            some = f"a number in [{self.low:g}, {self.below:g})"
+            some = f"a number in [{_plain(self.low)}, {_plain(self.below)})"
         elif self.high < math.inf:
-            some = f"a number in {self.low:g}..{self.high:g}"
+            some = f"a number in {_plain(self.low)}..{_plain(self.high)}"
         elif self.above > -math.inf:
-            some = "a positive number" if self.above == 0 else f"a number above {self.above:g}"
+            positive = self.above == 0
+            some = "a positive number" if positive else f"a number above {_plain(self.above)}"
         elif self.low > -math.inf:
-            some = f"a finite number of at least {self.low:g}"
+            some = f"a finite number of at least {_plain(self.low)}"
         else:
             some = "a finite number"
         return f"{some}, or {self.word!r}" if self.word else some
@@ -144,6 +147,11 @@ class Several:
 
 
 SEED = Whole(0, LARGEST)  # of anything random, and of its steps
+
+
+def _plain(number: float) -> str:
+    """A number as people write it: 0.000001, not 1e-06."""
+    return np.format_float_positional(number, trim="-")
 
 
 def _refused(function: str, name: str, value: object, kind: Kind, cause: str) -> OptionError:

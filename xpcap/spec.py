@@ -64,6 +64,10 @@ class Axis(NamedTuple):
         factor, more = self.factor if self.factor > 1 else "", f"+{self.more}" * (self.more > 0)
         return f"{factor}{self.letter}{more}"
 
+    def size(self, sizes: Sizes) -> int:
+        """The size, if its letter is bound."""
+        return self.factor * sizes[self.letter] + self.more if self.letter else self.more
+
     def bind(self, size: int, sizes: Sizes) -> bool:
         """True if `size` is this axis; its letter is bound if it is free."""
         rest = size - self.more
@@ -130,12 +134,7 @@ class Entry(NamedTuple):
         return f"array {self.shapes}, {KINDS[self.kind][1]}{finite}"
 
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
-        """True if `shape` is one of the forms, whose letters are then bound.
-
-        Of a single form letters are bound even where it does not fit, for the message.
-        """
-        if len(self.forms) == 1:
-            return self.forms[0].bind(shape, sizes)
+        """True if `shape` is one of the forms, whose letters are then bound."""
         for form in self.forms:
             if form.bind(shape, tried := dict(sizes)):
                 sizes |= tried
@@ -143,10 +142,22 @@ class Entry(NamedTuple):
         return False
 
     def wanted(self, sizes: Sizes) -> str:
-        """The forms and the sizes that are bound, ``(N, 4H), H = 3``."""
-        letters = {axis.letter for form in self.forms for axis in form.axes}
+        """The forms with what is known of them: ``(N, 4H) = (2, 12)``, or ``(N, 4H), H = 3``."""
+        letters = {axis.letter for form in self.forms for axis in form.axes} - {""}
+        if len(self.forms) == 1 and letters and letters <= set(sizes) and not self.forms[0].open:
+            return f"{self.shapes} = {tuple(axis.size(sizes) for axis in self.forms[0].axes)}"
         known = (f", {letter} = {sizes[letter]}" for letter in sizes if letter in letters)
         return self.shapes + "".join(known)
+
+    @property
+    def has(self) -> str:
+        """The verb after the name: ``features have``, ``x has``."""
+        return "have" if self.name.endswith("s") else "has"
+
+    @property
+    def stacks(self) -> bool:
+        """True if an axis stacks several blocks of one size, such as 4H."""
+        return any(axis.factor > 1 for form in self.forms for axis in form.axes)
 
 
 class Spec:
@@ -157,7 +168,7 @@ class Spec:
     text : str
         In the language of this module.
     note : str
-        Likely cause, for refusals of a shape.
+        Likely cause, for refusals of a shape; of the stacked axes alone if there are any, as 4H.
     """
 
     def __init__(self, text: str, note: str = "") -> None:
@@ -206,12 +217,13 @@ class Spec:
             if x is None and entry.optional:
                 continue
             if not entry.bind(x.shape, sizes):
+                about = any(one.stacks for one in self.entries) and not entry.stacks
                 raise InvalidValueError(
                     function,
                     entry.name,
-                    f"has shape {x.shape}",
+                    f"{entry.has} shape {x.shape}",
                     expected=entry.wanted(sizes),
-                    cause=note or self.note,
+                    cause="" if about else note or self.note,
                 )
             if entry.finite:
                 check_finite(function, entry.name, x, InvalidValueError)
@@ -245,10 +257,11 @@ class Spec:
         """
         names, sizes = [entry.name for entry in self.entries], dict(sizes or {})
         if set(arrays) != set(names):
-            held = ", ".join(sorted(arrays))[:200] or "no array"
-            raise DataError(
-                function, "", f"holds {held}", expected=", ".join(sorted(names)), cause=cause
-            )
+            lacking, more = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
+            came = [f"lacks {', '.join(lacking)}"] * bool(lacking)
+            came += [f"holds {', '.join(more)[:200]}"] * bool(more)
+            wanted = ", ".join(sorted(names))
+            raise DataError(function, "", " and ".join(came), expected=wanted, cause=cause)
         for entry in self.entries:
             x = arrays[entry.name]
             characters, kind = KINDS[entry.kind]
@@ -256,7 +269,7 @@ class Spec:
                 raise DataError(
                     function,
                     entry.name,
-                    f"has shape {x.shape} and dtype {x.dtype}",
+                    f"{entry.has} shape {x.shape} and dtype {x.dtype}",
                     expected=f"{kind} of shape {entry.wanted(sizes)}",
                     cause=cause,
                 )
@@ -321,7 +334,8 @@ def check_kind(function: str, name: str, x: Array, kind: str) -> None:
     require_array(function, name, x)
     characters, words = KINDS[kind]
     if x.dtype.char not in characters:
-        raise InvalidTypeError(function, name, f"has dtype {x.dtype}", expected=words)
+        cast = {"i": "cast it with .astype(int)", "b": "cast it with .astype(bool)"}.get(kind, "")
+        raise InvalidTypeError(function, name, f"has dtype {x.dtype}", expected=words, cause=cast)
 
 
 def check_float(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
@@ -342,16 +356,16 @@ def check_float(function: str, name: str, x: Array, first_name: str, first: Arra
         raise InvalidTypeError(
             function,
             name,
-            f"is a {mine} array and {first_name} a {other} array",
-            expected="one library",
+            f"is a {mine} array",
+            expected=f"a {other} array, as {first_name} is",
             cause="move one with asarray or to_numpy",
         )
     if x.dtype != first.dtype:
         raise InvalidTypeError(
             function,
             name,
-            f"has dtype {x.dtype} and {first_name} {first.dtype}",
-            expected="one",
+            f"has dtype {x.dtype}",
+            expected=f"{first.dtype}, as {first_name} has",
             cause="cast one with .astype",
         )
 
@@ -372,5 +386,8 @@ def check_finite(
     function: str, name: str, x: Array, error: type[XpcapError], cause: str = ""
 ) -> None:
     """Raise `error` unless all numbers are finite; of a device array one flag is read."""
-    if not bool(get_array_module(x).isfinite(x).all()):
-        raise error(function, name, "holds a number that is not finite", "finite ones", cause)
+    finite = get_array_module(x).isfinite(x)
+    if not bool(finite.all()):
+        at = [int(axis[0]) for axis in (~finite).nonzero()] if x.ndim else []
+        came = f"holds {x[tuple(at)]} at {at}" if at else f"is {x}"
+        raise error(function, name, came, "finite numbers", cause)

@@ -134,7 +134,7 @@ def test_words_that_are_banned_are_not_said(run: Path) -> None:
         ),
         (
             "--top-p 1.5",
-            "Sampling: --top-p is 1.5, expected a number in 1e-06..1; it is a probability",
+            "Sampling: --top-p is 1.5, expected a number in 0.000001..1; it is a probability",
         ),
         ("--top-k 0", "--top-k is 0, expected a whole number of at least 1"),
         (

@@ -266,7 +266,10 @@ def test_limits_that_leave_no_caption_are_refused(
         ({"temperature": float("nan")}, r"`temperature` is nan"),
         ({"temperature": float("inf")}, r"`temperature` is inf"),
         ({"top_k": 0}, r"`top_k` is 0, expected a whole number of at least 1"),
-        ({"top_p": 0.0}, r"`top_p` is 0\.0, expected a number in 1e-06\.\.1; it is a probability"),
+        (
+            {"top_p": 0.0},
+            r"`top_p` is 0\.0, expected a number in 0\.000001\.\.1; it is a probability",
+        ),
         ({"top_p": 1.5}, r"`top_p` is 1\.5"),
         ({"seed": -1}, r"`seed` is -1"),
         ({"seed": 1.5}, r"`seed` is 1\.5, expected a whole number in 0\.\.2\*\*63-1"),

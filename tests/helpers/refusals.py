@@ -17,6 +17,7 @@ def refuses(
 ) -> Iterator[pytest.ExceptionInfo[Any]]:
     """Expect an error whose function is the given one, and whose other fields hold what is given.
 
+    An option may stand in backquotes, as in the sentence; the field is without.
     Yields pytest's ExceptionInfo, for what a test asks besides.
     """
     assert set(fields) <= set(FIELDS), f"{sorted(fields)}: an error has the fields {FIELDS}"
@@ -25,5 +26,6 @@ def refuses(
     assert isinstance(caught.value, XpcapError), f"{caught.value!r} has no fields"
     for name, text in fields.items():
         found = getattr(caught.value, name)
+        text = text.replace("`", "") if name == "thing" else text
         fits = found == text if name == "function" else text in found
         assert fits, f"{name} is {found!r}, expected {text!r}; the error: {caught.value}"

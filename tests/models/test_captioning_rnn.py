@@ -514,14 +514,14 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.sample(3.0),
             ValueError,
-            ["CaptioningRNN.sample: features has shape ()", f"(N, {D})"],
+            ["CaptioningRNN.sample: features have shape ()", f"(N, {D})"],
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), [[1, 3, 2], [1, 2]]),
             ValueError,
             ["captions are 2 rows of unequal lengths", "<NULL>"],
         ),
-        (lambda m: m.loss(np.zeros((2, D)), 1), ValueError, ["captions has shape ()", "(N, S)"]),
+        (lambda m: m.loss(np.zeros((2, D)), 1), ValueError, ["captions have shape ()", "(N, S)"]),
         (
             lambda m: m.sample([[0.0], [0.0, 1.0]]),
             ValueError,
@@ -592,7 +592,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.loss(np.zeros((3, D)), np.ones((2, 4), int)),
             ValueError,
-            ["features has shape (3, 5)", f"(N, {D}), N = 2"],
+            ["features have shape (3, 5)", f"(N, {D}) = (2, {D})"],
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), V)),
@@ -608,7 +608,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.sample(np.zeros((2, D + 1))),
             ValueError,
-            ["features has shape (2, 6)", f"(N, {D})"],
+            ["features have shape (2, 6)", f"(N, {D})"],
         ),
         (
             lambda m: CaptioningRNN(WORDS, D, inject="attention"),
@@ -638,7 +638,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: make("lstm", inject="attention").sample(np.zeros((2, D))),
             ValueError,
-            ["features has shape (2, 5)", "(N, 3, 5)"],
+            ["features have shape (2, 5)", "(N, 3, 5)"],
         ),
         (
             lambda m: CaptioningRNN({"<NULL>": 0, "a": 1}, D).sample(np.zeros((1, D))),

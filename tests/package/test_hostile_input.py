@@ -134,7 +134,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "text of no length": (
         lambda p: archive(p, names=header((2**50,), "<U0")),
-        ["features has shape (2, 1)"],
+        ["features have shape (2, 1)"],
     ),
     "text that is none": (
         lambda p: archive(p, names=header((2,), "<U1") + b"\xff" * 8),

@@ -147,7 +147,7 @@ BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     ),
     "fewer names than rows": (
         lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"])),
-        [": features has shape (3, 4)"],
+        [": features have shape (3, 4)"],
     ),
     "a name twice": (
         lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"] * 3)),

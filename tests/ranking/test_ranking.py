@@ -340,13 +340,13 @@ def test_a_ranker_survives_the_disk_and_its_arrays_stay_there(
 
 
 DAMAGES: dict[str, tuple[Callable[[dict[str, np.ndarray], dict[str, Any]], object], str]] = {
-    "a missing array": (lambda t, m: t.pop("words"), "holds components"),
+    "a missing array": (lambda t, m: t.pop("words"), "lacks words"),
     "another size": (lambda t, m: t.update(mean=t["mean"][:-1]), "mean has shape"),
-    "another type": (lambda t, m: t.update(counts=t["counts"].astype("f4")), "counts has shape"),
+    "another type": (lambda t, m: t.update(counts=t["counts"].astype("f4")), "counts have shape"),
     "a word beyond": (lambda t, m: t["words"].__setitem__(0, 999), "a word 999"),
     "too few words": (lambda t, m: t.update(words=t["words"][1:]), "do not add up"),
     "too few captions": (lambda t, m: t["counts"].__setitem__(0, 9), "do not add up"),
-    "not finite": (lambda t, m: t["directions"].__setitem__(0, np.nan), "not finite"),
+    "not finite": (lambda t, m: t["directions"].__setitem__(0, np.nan), "directions holds nan at"),
     "n-grams that fall": (lambda t, m: t.update(grams=t["grams"][::-1].copy()), "do not rise"),
     "no names": (lambda t, m: t.update(images=np.frombuffer(b"[1,", "u1")), "images"),
     "other names": (lambda t, m: t.update(images=np.frombuffer(b"[1]", "u1")), "images"),

@@ -576,10 +576,12 @@ def check_features(
     where: str, features: Array, shape: tuple[int, ...], N: int | None = None
 ) -> None:
     """TypeError : features are not real numbers. ValueError : their shape is not (N, *shape)."""
+    fits = features.shape[1:] == shape
+    note = "one for each caption" if fits else "are they from another encoder?"
     axes = ",".join(map(str, ("N", *shape)))
-    known = {} if N is None else {"N": N}
-    note = "" if N is None else "as many as captions"
-    spec(f"features:{axes}=n").check(where, features, note=note, sizes=known)
+    spec(f"features:{axes}=n").check(
+        where, features, note=note, sizes={} if N is None else {"N": N}
+    )
 
 
 def check_finite(where: str, features: Array, given: Array | None = None) -> None:

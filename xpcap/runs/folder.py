@@ -239,7 +239,7 @@ def read_config(path: Path) -> Config:
             raise DataError(
                 "open_run",
                 file,
-                f"has {key} {config.get(key)!r}",
+                f"has {key} {config[key]!r}" if key in config else f"has no {key}",
                 expected="text",
                 cause="damaged?",
             )
