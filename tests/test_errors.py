@@ -55,3 +55,10 @@ def test_function_and_file_begin_function_and_thing() -> None:
     error = DataError("read_captions: a.csv", "", "is empty", expected="captions")
     assert (error.function, error.thing) == ("read_captions", "a.csv")
     assert str(error) == "read_captions: a.csv is empty, expected captions"
+
+
+def test_a_tuple_asks_a_field_for_each_of_its_texts() -> None:
+    with refuses(DataError, came=("has shape", "(3,)")):
+        raise DataError("f", "x", "has shape (3,)")
+    with pytest.raises(AssertionError), refuses(DataError, came=("has shape", "(4,)")):
+        raise DataError("f", "x", "has shape (3,)")
