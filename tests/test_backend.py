@@ -105,7 +105,7 @@ def test_numpy_is_the_default_and_the_variable_comes_before_it(
     assert xpcap.get_backend() == "cupy:1"
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.setenv("XPCAP_BACKEND", "cupi")
-    with pytest.raises(ValueError, match=r"XPCAP_BACKEND=cupi: .*did you mean 'cupy'"):
+    with refuses(ValueError, thing="XPCAP_BACKEND=cupi", cause="did you mean 'cupy'"):
         xpcap.get_backend()
     xpcap.use_backend("numpy")  # a call comes before the variable
     assert xpcap.get_backend() == "numpy"
@@ -129,30 +129,32 @@ def test_use_backend_works_as_a_call_and_as_a_context_manager(
 
 
 @pytest.mark.parametrize(
-    ("count", "spec", "words"),
+    ("count", "spec", "fields"),
     [
         (
             RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient"),
             "cupy",
-            ["backend cupy", "no usable CUDA device", "InsufficientDriver"],
+            {"thing": "backend cupy", "came": ("no usable CUDA device", "InsufficientDriver")},
         ),
-        (0, "cupy", ["no CUDA device is visible"]),
-        (2, "cupy:2", ["backend cupy:2", "2 CUDA device(s)", "numbered from 0"]),
-        (2, "numpy:1", ["'numpy:1'", "cupy:N"]),
-        (2, "cupy:²", ["'cupy:²'", "cupy:N"]),
-        (2, "cupy:", ["'cupy:'", "cupy:N"]),
-        (2, "cupi", ["'cupi'", "numpy, cupy, auto", "did you mean 'cupy'"]),
+        (0, "cupy", {"came": "no CUDA device is visible"}),
+        (2, "cupy:2", {"thing": "backend cupy:2", "came": "2 CUDA device(s), numbered from 0"}),
+        (2, "numpy:1", {"came": "'numpy:1'", "expected": "cupy:N"}),
+        (2, "cupy:²", {"came": "'cupy:²'", "expected": "cupy:N"}),
+        (2, "cupy:", {"came": "'cupy:'", "expected": "cupy:N"}),
+        (
+            2,
+            "cupi",
+            {"came": "'cupi'", "expected": "numpy, cupy, auto", "cause": "did you mean 'cupy'"},
+        ),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_the_reason(
-    count: Any, spec: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+    count: Any, spec: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, count)
     before = xpcap.get_backend()
-    with pytest.raises((ValueError, RuntimeError)) as caught:
+    with refuses((ValueError, RuntimeError), function="use_backend", **fields):
         xpcap.use_backend(spec)
-    for word in words:
-        assert word in str(caught.value)
     assert xpcap.get_backend() == before
 
 
@@ -202,7 +204,7 @@ def test_emulated_other_devices_are_counted_and_left_alone(monkeypatch: pytest.M
             assert isinstance(xpcap.asarray([1.0]), np.ndarray)
         assert (x.device.id, float((x + 1).sum())) == (1, 6.0)
     assert device.contexts == {1}
-    with pytest.raises(BackendError, match="backend cupy cannot be used: CUDA device 0 of 2"):
+    with refuses(BackendError, thing="backend cupy", came="cannot be used: CUDA device 0 of 2"):
         xpcap.use_backend("cupy")
     assert device.current == 1
 
@@ -326,5 +328,5 @@ def test_arrays_travel_both_ways_and_mixtures_are_refused() -> None:
         assert xpcap.get_array_module(x) is cupy
         np.testing.assert_array_equal(xpcap.to_numpy(x), [0, 1, 2])
         assert isinstance(xpcap.asarray(x, like=np.zeros(1)), np.ndarray)
-        with pytest.raises(TypeError, match="numpy and cupy"):
+        with refuses(TypeError, function="get_array_module", came="numpy and cupy"):
             xpcap.get_array_module(x, np.zeros(1))

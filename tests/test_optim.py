@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from xpcap import optim, to_numpy
 from xpcap.ops import global_norm
@@ -95,37 +96,60 @@ def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any)
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "fields"),
     [
         (
             lambda w: optim.init("adamm", w),
-            ["'adamm'", "sgd, sgd_momentum, rmsprop, adam", "did you mean 'adam'"],
+            {
+                "came": "'adamm'",
+                "expected": "sgd, sgd_momentum, rmsprop, adam",
+                "cause": "did you mean 'adam'",
+            },
         ),
         (
             lambda w: optim.adam(w, w, {"learning_rat": 1}),
-            ["optim.adam", "'learning_rat'", "did you mean 'learning_rate'"],
+            {
+                "function": "optim.adam",
+                "came": "'learning_rat'",
+                "cause": "did you mean 'learning_rate'",
+            },
         ),
         (
             lambda w: optim.sgd(w, w, {"learning_rate": float("nan")}),
-            ["optim.sgd", "learning_rate is nan", "finite number of at least 0"],
+            {
+                "function": "optim.sgd",
+                "thing": "learning_rate",
+                "came": "is nan",
+                "expected": "finite number of at least 0",
+            },
         ),
-        (lambda w: optim.sgd(w, np.ones(4)), ["optim.sgd", "dw (4,)", "(3,)"]),
+        (
+            lambda w: optim.sgd(w, np.ones(4)),
+            {"function": "optim.sgd", "came": ("(3,)", "dw (4,)")},
+        ),
         (
             lambda w: optim.adam(w, w, {"m": np.zeros(2)}),
-            ["optim.adam", "m has shape (2,)", "(3,)"],
+            {"function": "optim.adam", "thing": "m", "came": "has shape (2,)", "expected": "(3,)"},
         ),
-        (lambda w: optim.adam(w, w, {"beta2": 1}), ["optim.adam", "beta2 is 1", "[0, 1)"]),
-        (lambda w: optim.adam(w, w, {"t": -1}), ["optim.adam", "t is -1"]),
+        (
+            lambda w: optim.adam(w, w, {"beta2": 1}),
+            {"function": "optim.adam", "thing": "beta2", "came": "is 1", "expected": "[0, 1)"},
+        ),
+        (
+            lambda w: optim.adam(w, w, {"t": -1}),
+            {"function": "optim.adam", "thing": "t", "came": "is -1"},
+        ),
         (
             lambda w: optim.rmsprop(w, w, {"learning_rate": "x"}),
-            ["optim.rmsprop", "learning_rate is 'x'"],
+            {"function": "optim.rmsprop", "thing": "learning_rate", "came": "is 'x'"},
         ),
-        (lambda w: optim.sgd([1.0], [1.0]), ["optim.sgd", "expected arrays"]),
-        (lambda w: optim.clip_by_global_norm(w, 0), ["max_norm is 0", "positive"]),
+        (lambda w: optim.sgd([1.0], [1.0]), {"function": "optim.sgd", "expected": "arrays"}),
+        (
+            lambda w: optim.clip_by_global_norm(w, 0),
+            {"thing": "max_norm", "came": "is 0", "expected": "positive"},
+        ),
     ],
 )
-def test_bad_arguments_are_named_with_what_was_wanted(call: Any, words: list[str]) -> None:
-    with pytest.raises(ValueError, match=r".") as caught:
+def test_bad_arguments_are_named_with_what_was_wanted(call: Any, fields: dict[str, Any]) -> None:
+    with refuses(ValueError, **fields):
         call(np.ones(3))
-    for word in words:
-        assert word in str(caught.value)
