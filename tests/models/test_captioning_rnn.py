@@ -365,7 +365,7 @@ def test_parameters_are_views_of_one_buffer_with_fixed_keys() -> None:
     np.testing.assert_array_equal(params.flat[start : start + 4 * H], np.arange(4 * H))
     params.flat[:] = 3
     assert (params["Wh"] == 3).all()
-    with pytest.raises(ValueError, match=r"params: b has shape \(6,\), expected \(24,\)"):
+    with refuses(ValueError, function="params", thing="b", came="has shape (6,)", expected="(24,)"):
         params["b"] = np.zeros(H)
     with pytest.raises(KeyError, match="did you mean 'W_vocab'"):
         params["W_vocabs"] = np.zeros(1)
@@ -453,207 +453,275 @@ def test_sampling_nothing_gives_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "words"),
+    ("call", "error", "fields"),
     [
         (
             lambda m: CaptioningRNN(WORDS, cell_type="lstn"),
             ValueError,
-            ["cell_type 'lstn'", "rnn, lstm", "did you mean 'lstm'"],
+            {
+                "thing": "cell_type",
+                "came": "'lstn'",
+                "expected": "rnn, lstm",
+                "cause": "did you mean 'lstm'",
+            },
         ),
-        (lambda m: CaptioningRNN({"a": 0}), ValueError, ["word_to_idx", "<NULL>"]),
-        (lambda m: CaptioningRNN({"<NULL>": "0"}), ValueError, ["'<NULL>'", "'0'", "whole number"]),
-        (lambda m: CaptioningRNN({"<NULL>": 0, "a": 0}), ValueError, ["2 words only 1 ids"]),
+        (lambda m: CaptioningRNN({"a": 0}), ValueError, {"thing": "word_to_idx", "came": "<NULL>"}),
+        (
+            lambda m: CaptioningRNN({"<NULL>": "0"}),
+            ValueError,
+            {"came": ("'<NULL>'", "'0'"), "expected": "whole number"},
+        ),
+        (
+            lambda m: CaptioningRNN({"<NULL>": 0, "a": 0}),
+            ValueError,
+            {"came": "2 words only 1 ids"},
+        ),
         (
             lambda m: CaptioningRNN(list(WORDS)),
             TypeError,
-            ["word_to_idx is a list", "mapping of word to id", "enumerate(words)"],
+            {
+                "thing": "word_to_idx",
+                "came": "is a list",
+                "expected": "mapping of word to id",
+                "cause": "enumerate(words)",
+            },
         ),
-        (lambda m: CaptioningRNN({"<NULL>": 0.0}), ValueError, ["'<NULL>'", "0.0", "whole number"]),
+        (
+            lambda m: CaptioningRNN({"<NULL>": 0.0}),
+            ValueError,
+            {"came": ("'<NULL>'", "0.0"), "expected": "whole number"},
+        ),
         (
             lambda m: CaptioningRNN(WORDS, hidden_dim=0),
             ValueError,
-            ["hidden_dim is 0", "at least 1"],
+            {"thing": "hidden_dim", "came": "is 0", "expected": "at least 1"},
         ),
         (
             lambda m: m.loss(np.zeros((0, D)), np.ones((0, 4), int)),
             ValueError,
-            ["at least one caption"],
+            {"expected": "at least one caption"},
         ),
         (
             lambda m: m.loss(np.zeros((2, D), complex), np.ones((2, 4), int)),
             TypeError,
-            ["features has dtype complex128"],
+            {"thing": "features", "came": "has dtype complex128"},
         ),
-        (lambda m: m.sample(np.zeros((2, D)), forbid=[-1]), ValueError, ["forbid", "0..11"]),
+        (
+            lambda m: m.sample(np.zeros((2, D)), forbid=[-1]),
+            ValueError,
+            {"thing": "forbid", "expected": "0..11"},
+        ),
         (
             lambda m: m.sample(np.zeros((2, D)), forbid=range(V)),
             ValueError,
-            ["forbid", "some, not all"],
+            {"thing": "forbid", "expected": "some, not all"},
         ),
-        (lambda m: m.sample(np.zeros((2, D)), max_length=0), ValueError, ["max_length is 0"]),
+        (
+            lambda m: m.sample(np.zeros((2, D)), max_length=0),
+            ValueError,
+            {"thing": "max_length", "came": "is 0"},
+        ),
         (
             lambda m: m.sample(np.zeros((2, D)), 1.5),
             ValueError,
-            ["CaptioningRNN.sample", "max_length is 1.5", "whole number"],
+            {
+                "function": "CaptioningRNN.sample",
+                "thing": "max_length",
+                "came": "is 1.5",
+                "expected": "whole number",
+            },
         ),
         (
             lambda m: m.sample(np.zeros((2, D)), Beam(5)),
             ValueError,
-            ["max_length is Beam(", "give a policy as `policy`"],
+            {"thing": "max_length", "came": "is Beam(", "cause": "give a policy as `policy`"},
         ),
         (
             lambda m: m.sample(np.zeros((2, D)), forbid=["w3"]),
             TypeError,
-            ["forbid holds 'w3'", "model.word_to_idx"],
+            {"thing": "forbid", "came": "holds 'w3'", "cause": "model.word_to_idx"},
         ),
         (
             lambda m: m.sample(np.zeros((2, D)), forbid=[3.0]),
             TypeError,
-            ["forbid holds 3.0", "ids"],
+            {"thing": "forbid", "came": "holds 3.0", "expected": "ids"},
         ),
         (
             lambda m: m.sample(3.0),
             ValueError,
-            ["CaptioningRNN.sample: features have shape ()", f"(N, {D})"],
+            {
+                "function": "CaptioningRNN.sample",
+                "thing": "features",
+                "came": "has shape ()",
+                "expected": f"(N, {D})",
+            },
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), [[1, 3, 2], [1, 2]]),
             ValueError,
-            ["captions are 2 rows of unequal lengths", "<NULL>"],
+            {"thing": "captions", "came": "are 2 rows of unequal lengths", "cause": "<NULL>"},
         ),
-        (lambda m: m.loss(np.zeros((2, D)), 1), ValueError, ["captions have shape ()", "(N, S)"]),
+        (
+            lambda m: m.loss(np.zeros((2, D)), 1),
+            ValueError,
+            {"thing": "captions", "came": "has shape ()", "expected": "(N, S)"},
+        ),
         (
             lambda m: m.sample([[0.0], [0.0, 1.0]]),
             ValueError,
-            ["CaptioningRNN.sample: features are 2 rows of unequal lengths"],
+            {
+                "function": "CaptioningRNN.sample",
+                "thing": "features",
+                "came": "are 2 rows of unequal lengths",
+            },
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), total=0),
             ValueError,
-            ["total is 0", "positive"],
+            {"thing": "total", "came": "is 0", "expected": "positive"},
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), weights=np.array([1, np.nan])),
             ValueError,
-            ["weights hold", "not finite"],
+            {"thing": "weights", "came": ("hold", "not finite")},
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), smoothing=2),
             ValueError,
-            ["smoothing is 2", "[0, 1)"],
+            {"thing": "smoothing", "came": "is 2", "expected": "[0, 1)"},
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), workspace=7),
             TypeError,
-            ["workspace is a int"],
+            {"thing": "workspace", "came": "is a int"},
         ),
         (
             lambda m: m.sample(np.zeros((2, D)), policy="beam"),
             TypeError,
-            ["CaptioningRNN.sample", "policy is 'beam'", "Beam(5)"],
+            {
+                "function": "CaptioningRNN.sample",
+                "thing": "policy",
+                "came": "is 'beam'",
+                "expected": "Beam(5)",
+            },
         ),
         (
             lambda m: m.decode(np.zeros((2, D)), Beam),
             TypeError,
-            ["CaptioningRNN.decode", "expected a Policy"],
+            {"function": "CaptioningRNN.decode", "expected": "a Policy"},
         ),
         (
             lambda m: m.sample(np.ma.array(np.zeros((2, D)), mask=np.eye(2, D))),
             ValueError,
-            ["masked array with 2 masked numbers"],
+            {"came": "masked array with 2 masked numbers"},
         ),
-        (lambda m: CaptioningRNN(WORDS, seed=-1), ValueError, ["seed is -1", "0..2**63-1"]),
+        (
+            lambda m: CaptioningRNN(WORDS, seed=-1),
+            ValueError,
+            {"thing": "seed", "came": "is -1", "expected": "0..2**63-1"},
+        ),
         (
             lambda m: CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params),
             ValueError,
-            [f"seed is {2**63}", "0..2**63-1"],
+            {"thing": "seed", "came": f"is {2**63}", "expected": "0..2**63-1"},
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=-1),
             ValueError,
-            ["CaptioningRNN.loss", "step is -1", "0..2**63-1"],
+            {
+                "function": "CaptioningRNN.loss",
+                "thing": "step",
+                "came": "is -1",
+                "expected": "0..2**63-1",
+            },
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=1.5),
             ValueError,
-            ["step is 1.5", "whole number"],
+            {"thing": "step", "came": "is 1.5", "expected": "whole number"},
         ),
-        (lambda m: CaptioningRNN(WORDS, dropout=1.0), ValueError, ["`dropout` is 1.0", "[0, 1)"]),
+        (
+            lambda m: CaptioningRNN(WORDS, dropout=1.0),
+            ValueError,
+            {"thing": "`dropout`", "came": "is 1.0", "expected": "[0, 1)"},
+        ),
         (
             lambda m: CaptioningRNN(WORDS, dtype=np.float16),
             ValueError,
-            ["float16", "float32 or float64"],
+            {"came": "float16", "expected": "float32 or float64"},
         ),
         (
             lambda m: m.loss(np.zeros((2, D + 1)), np.ones((2, 4), int)),
             ValueError,
-            ["CaptioningRNN.loss", "(2, 6)", f"(N, {D})"],
+            {"function": "CaptioningRNN.loss", "came": "(2, 6)", "expected": f"(N, {D})"},
         ),
         (
             lambda m: m.loss(np.zeros((3, D)), np.ones((2, 4), int)),
             ValueError,
-            ["features have shape (3, 5)", f"(N, {D}) = (2, {D})"],
+            {"thing": "features", "came": "has shape (3, 5)", "expected": f"(N, {D}), N = 2"},
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), V)),
             ValueError,
-            ["ids 12..12", "0..11", "vocabulary"],
+            {"came": "ids 12..12", "expected": "0..11", "cause": "vocabulary"},
         ),
-        (lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), -1)), ValueError, ["ids -1..-1"]),
+        (
+            lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), -1)),
+            ValueError,
+            {"came": "ids -1..-1"},
+        ),
         (
             lambda m: m.score(np.zeros((2, D)), np.ones((2, 4))),
             TypeError,
-            ["CaptioningRNN.score", "float64", "integer"],
+            {"function": "CaptioningRNN.score", "came": "float64", "expected": "integer"},
         ),
         (
             lambda m: m.sample(np.zeros((2, D + 1))),
             ValueError,
-            ["features have shape (2, 6)", f"(N, {D})"],
+            {"thing": "features", "came": "has shape (2, 6)", "expected": f"(N, {D})"},
         ),
         (
             lambda m: CaptioningRNN(WORDS, D, inject="attention"),
             ValueError,
-            ["feature_shape is (5,)", "(P, D)", "'attention'"],
+            {"thing": "feature_shape", "came": "is (5,)", "expected": ("(P, D)", "'attention'")},
         ),
         (
             lambda m: CaptioningRNN(WORDS, (P, D)),
             ValueError,
-            ["feature_shape is (3, 5)", "(D,)", "'init'"],
+            {"thing": "feature_shape", "came": "is (3, 5)", "expected": ("(D,)", "'init'")},
         ),
         (
             lambda m: CaptioningRNN(WORDS, (0, D), inject="attention"),
             ValueError,
-            ["input_dim is 0", "at least 1"],
+            {"thing": "input_dim", "came": "is 0", "expected": "at least 1"},
         ),
         (
             lambda m: m.loss(np.zeros((2, P, D)), np.ones((2, 4), int)),
             ValueError,
-            ["(2, 3, 5)", f"(N, {D})"],
+            {"came": "(2, 3, 5)", "expected": f"(N, {D})"},
         ),
         (
             lambda m: make("lstm", inject="attention").loss(np.zeros((2, D)), np.ones((2, 4), int)),
             ValueError,
-            ["(2, 5)", "(N, 3, 5)"],
+            {"came": "(2, 5)", "expected": "(N, 3, 5)"},
         ),
         (
             lambda m: make("lstm", inject="attention").sample(np.zeros((2, D))),
             ValueError,
-            ["features have shape (2, 5)", "(N, 3, 5)"],
+            {"thing": "features", "came": "has shape (2, 5)", "expected": "(N, 3, 5)"},
         ),
         (
             lambda m: CaptioningRNN({"<NULL>": 0, "a": 1}, D).sample(np.zeros((1, D))),
             ValueError,
-            ["sample", "<START>"],
+            {"function": "CaptioningRNN.sample", "came": "<START>"},
         ),
     ],
 )
 def test_bad_arguments_are_named_with_what_was_wanted(
-    call: Any, error: type[Exception], words: list[str]
+    call: Any, error: type[Exception], fields: dict[str, Any]
 ) -> None:
-    with pytest.raises(error) as caught:
+    with refuses(error, **fields):
         call(make("lstm"))
-    for word in words:
-        assert word in str(caught.value)
 
 
 WAYS_IN: dict[str, Any] = {
@@ -674,12 +742,12 @@ def test_features_that_are_not_finite_are_named_by_row_and_column(
 ) -> None:
     features, captions = batch(rng)
     features[2, 3] = value
-    with pytest.raises(
+    with refuses(
         ValueError,
-        match=(
-            rf"CaptioningRNN\.{way}: features of row 2 \(of {N}\) hold {value} at column 3,"
-            r" expected finite float64"
-        ),
+        function=f"CaptioningRNN.{way}",
+        thing=f"features of row 2 (of {N})",
+        came=f"hold {value} at column 3",
+        expected="finite float64",
     ):
         WAYS_IN[way](make("lstm"), features, captions)
 
@@ -691,8 +759,10 @@ def test_a_grid_that_is_not_finite_is_named_by_region_and_what_float32_cannot_ho
     features[4, 1, 2] = np.nan
     model = make("lstm", inject="attention")
     for call in (model.loss, model.attention):
-        with pytest.raises(
-            ValueError, match=rf"features of row 4 \(of {N}\) hold nan at region 1, column 2"
+        with refuses(
+            ValueError,
+            thing=f"features of row 4 (of {N})",
+            came="hold nan at region 1, column 2",
         ):
             call(features, captions)
     features[4, 1, 2] = -1e300
@@ -712,9 +782,11 @@ def test_rows_of_a_table_are_looked_at_where_they_are_used(rng: np.random.Genera
 def test_sampling_looks_at_features_wherever_they_lie(lib: Any, rng: np.random.Generator) -> None:
     features = draw_features(rng, N)
     features[5, 0] = np.nan
-    with pytest.raises(
+    with refuses(
         ValueError,
-        match=rf"CaptioningRNN\.sample: features of row 5 \(of {N}\) hold nan at column 0",
+        function="CaptioningRNN.sample",
+        thing=f"features of row 5 (of {N})",
+        came="hold nan at column 0",
     ):
         make("lstm").sample(lib(features))
 
@@ -764,12 +836,11 @@ def test_what_numpy_cannot_read_is_a_type_error_that_says_how_to_give_it(
         ("features", (Tensor(features, refusal), captions)),
         ("captions", (features, Tensor(captions, refusal))),
     ):
-        with pytest.raises(
+        with refuses(
             TypeError,
-            match=(
-                rf"{thing} are a \S*Tensor that NumPy cannot"
-                rf" read.*{thing}\.detach\(\)\.cpu\(\)\.numpy\(\)"
-            ),
+            thing=thing,
+            came="Tensor that NumPy cannot read",
+            cause=f"{thing}.detach().cpu().numpy()",
         ):
             make("lstm").loss(*given)
     with refuses(TypeError, thing="features", came="are a"):
@@ -783,8 +854,11 @@ def test_tensors_of_pytorch_are_taken_where_numpy_reads_them(rng: np.random.Gene
     assert model.loss(tensor, torch.tensor(captions))[0] == model.loss(features, captions)[0]
     assert (model.sample(tensor) == model.sample(features)).all()
     for bad in (tensor.clone().requires_grad_(), tensor.bfloat16()):
-        with pytest.raises(
-            TypeError, match=r"features are a torch\.Tensor that NumPy cannot read.*detach"
+        with refuses(
+            TypeError,
+            thing="features",
+            came="are a torch.Tensor that NumPy cannot read",
+            cause="detach",
         ):
             model.loss(bad, captions)
 

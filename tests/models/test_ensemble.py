@@ -304,31 +304,37 @@ def of(**changed: Any) -> CaptioningRNN:
 
 
 @pytest.mark.parametrize(
-    ("models", "error", "says"),
+    ("models", "error", "thing", "came", "expected"),
     [
-        ([], ValueError, "got no model"),
-        ([of(), Ensemble([of()])], TypeError, "got a Ensemble, expected CaptioningRNNs"),
+        ([], ValueError, "", "got no model", ""),
+        ([of(), Ensemble([of()])], TypeError, "", "got a Ensemble", "CaptioningRNNs"),
         (
             [of(), of(word_to_idx={**WORDS, "word3": 4, "word4": 3})],
             ValueError,
-            "model 2 has another vocabulary, of 10 words",
+            "model 2",
+            "has another vocabulary, of 10 words",
+            "",
         ),
         (
             [of(), of(), of(input_dim=5)],
             ValueError,
-            r"model 3 takes features of shape \(5,\), expected \(4,\)",
+            "model 3",
+            "takes features of shape (5,)",
+            "(4,)",
         ),
         (
             [of(), of(dtype=np.float64)],
             TypeError,
-            "model 2 computes in numpy and float64, expected numpy and float32",
+            "model 2",
+            "computes in numpy and float64",
+            "numpy and float32",
         ),
     ],
 )
 def test_models_that_do_not_fit_together_are_refused(
-    models: list[Any], error: type[Exception], says: str
+    models: list[Any], error: type[Exception], thing: str, came: str, expected: str
 ) -> None:
-    with pytest.raises(error, match=f"^Ensemble: {says}"):
+    with refuses(error, function="Ensemble", thing=thing, came=came, expected=expected):
         Ensemble(models)
 
 
@@ -336,8 +342,11 @@ def test_messages_name_the_ensemble() -> None:
     ensemble = Ensemble([of(), of()])
     with refuses(ValueError, function="Ensemble.score", thing="captions", came="hold ids"):
         ensemble.score(pictures(2), np.array([[START, V], [START, 3]]))
-    with pytest.raises(
-        ValueError, match=r"^Ensemble\.sample: max_length or forbid is given with a policy"
+    with refuses(
+        ValueError,
+        function="Ensemble.sample",
+        thing="max_length or forbid",
+        came="is given with a policy",
     ):
         ensemble.sample(pictures(2), 5, policy=Policy())
     with refuses(TypeError, function="Ensemble.sample", thing="features", came="has dtype"):
