@@ -225,60 +225,71 @@ def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> N
 
 
 @pytest.mark.parametrize(
-    ("policy", "says"),
+    ("policy", "fields"),
     [
         (
             Policy(max_length=5, least_length=6),
-            r"`least_length` is 6, expected a whole number in 0\.\.5; no more than the most words",
+            {
+                "thing": "`least_length`",
+                "came": "is 6",
+                "expected": "a whole number in 0..5",
+                "cause": "no more than the most words",
+            },
         ),
-        (Policy(max_length=5, least_length=-1), r"`least_length` is -1"),
+        (Policy(max_length=5, least_length=-1), {"thing": "`least_length`", "came": "is -1"}),
         (
             Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1),
-            rf"`forbid` leaves 0 of {V} words besides END, expected at least 1 with `least_length`",
+            {
+                "thing": "`forbid`",
+                "came": f"leaves 0 of {V} words besides END",
+                "expected": "at least 1 with `least_length`",
+            },
         ),
         (
             Policy(forbid=SILENT, no_repeat_trigram=True),
-            (
-                rf"`forbid` leaves 11 of {V} words besides END, expected at least 16 with"
-                r" `no_repeat_trigram`"
-            ),
+            {
+                "thing": "`forbid`",
+                "came": f"leaves 11 of {V} words besides END",
+                "expected": "at least 16 with `no_repeat_trigram`",
+            },
         ),
-        (Sampling(forbid=[V]), "forbid holds 1 ids"),
+        (Sampling(forbid=[V]), {"thing": "forbid", "came": "holds 1 ids"}),
     ],
 )
 def test_limits_that_leave_no_caption_are_refused(
-    policy: Policy, says: str, model: CaptioningRNN
+    policy: Policy, fields: dict[str, str], model: CaptioningRNN
 ) -> None:
-    with pytest.raises(ValueError, match=says):
+    with refuses(ValueError, function="CaptioningRNN.sample", **fields):
         model.sample(pictures(2), policy=policy)
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "thing", "came", "expected", "cause"),
     [
         (
             {"temperature": 0.0},
-            (
-                r"`temperature` is 0\.0, expected a finite number of at least 0\.001; for the"
-                r" likeliest words decode greedily"
-            ),
+            "`temperature`",
+            "is 0.0",
+            "a finite number of at least 0.001",
+            "for the likeliest words decode greedily",
         ),
-        ({"temperature": float("nan")}, r"`temperature` is nan"),
-        ({"temperature": float("inf")}, r"`temperature` is inf"),
-        ({"top_k": 0}, r"`top_k` is 0, expected a whole number of at least 1"),
-        (
-            {"top_p": 0.0},
-            r"`top_p` is 0\.0, expected a number in 0\.000001\.\.1; it is a probability",
-        ),
-        ({"top_p": 1.5}, r"`top_p` is 1\.5"),
-        ({"seed": -1}, r"`seed` is -1"),
-        ({"seed": 1.5}, r"`seed` is 1\.5, expected a whole number in 0\.\.2\*\*63-1"),
-        ({"top_k": 2.5}, r"`top_k` is 2\.5, expected a whole number of at least 1"),
-        ({"temperature": "hot"}, r"`temperature` is 'hot', expected a finite number of at least"),
+        ({"temperature": float("nan")}, "`temperature`", "is nan", "", ""),
+        ({"temperature": float("inf")}, "`temperature`", "is inf", "", ""),
+        ({"top_k": 0}, "`top_k`", "is 0", "a whole number of at least 1", ""),
+        ({"top_p": 0.0}, "`top_p`", "is 0.0", "a number in 1e-06..1", "it is a probability"),
+        ({"top_p": 1.5}, "`top_p`", "is 1.5", "", ""),
+        ({"seed": -1}, "`seed`", "is -1", "", ""),
+        ({"seed": 1.5}, "`seed`", "is 1.5", "a whole number in 0..2**63-1", ""),
+        ({"top_k": 2.5}, "`top_k`", "is 2.5", "a whole number of at least 1", ""),
+        ({"temperature": "hot"}, "`temperature`", "is 'hot'", "a finite number of at least", ""),
     ],
 )
-def test_sampling_that_makes_no_sense_is_refused(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(OptionError, match=says):
+def test_sampling_that_makes_no_sense_is_refused(
+    settings: dict[str, Any], thing: str, came: str, expected: str, cause: str
+) -> None:
+    with refuses(
+        OptionError, function="Sampling", thing=thing, came=came, expected=expected, cause=cause
+    ):
         Sampling(**settings)
 
 
@@ -293,49 +304,61 @@ def test_no_pictures_have_no_captions(policy: Policy, model: CaptioningRNN) -> N
 
 def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
     for limits in ({"max_length": 5}, {"forbid": SILENT}):
-        with pytest.raises(
-            ValueError, match=r"CaptioningRNN\.sample: max_length or forbid is given with a policy"
+        with refuses(
+            ValueError,
+            function="CaptioningRNN.sample",
+            thing="max_length or forbid",
+            came="is given with a policy",
         ):
             model.sample(pictures(1), policy=Sampling(), **limits)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("choose", "error", "says"),
+    ("choose", "error", "came", "expected"),
     [
-        (lambda n: np.zeros(n, int), TypeError, "returned a ndarray, expected a Choice"),
+        (lambda n: np.zeros(n, int), TypeError, "returned a ndarray", "a Choice"),
         (
             lambda n: Choice(np.zeros(n)),
             TypeError,
-            "returned words of float64, expected an array of integers",
+            "returned words of float64",
+            "an array of integers",
         ),
-        (lambda n: Choice([0] * n), TypeError, "returned words of list"),
+        (lambda n: Choice([0] * n), TypeError, "returned words of list", ""),
         (
             lambda n: Choice(np.full(n, V)),
             ValueError,
-            rf"returned words {V}\.\.{V}, expected 0\.\.{V - 1}",
+            f"returned words {V}..{V}",
+            f"0..{V - 1}",
         ),
-        (lambda n: Choice(np.full(n, -1)), ValueError, r"returned words -1\.\.-1"),
+        (lambda n: Choice(np.full(n, -1)), ValueError, "returned words -1..-1", ""),
         (
             lambda n: Choice(np.zeros(1, int)),
             ValueError,
-            r"returned words of shape \(1,\), expected \(3,\) for 3 hypotheses",
+            "returned words of shape (1,)",
+            "(3,) for 3 hypotheses",
         ),
         (
             lambda n: Choice(np.zeros(n, int), np.full(n, n)),
             ValueError,
-            r"returned parents 3\.\.3, expected 0\.\.2",
+            "returned parents 3..3",
+            "0..2",
         ),
     ],
 )
 @pytest.mark.parametrize("scored", [False, True])
 def test_what_a_policy_returns_is_checked(
-    choose: Any, error: type[Exception], says: str, scored: bool, model: CaptioningRNN
+    choose: Any,
+    error: type[Exception],
+    came: str,
+    expected: str,
+    scored: bool,
+    model: CaptioningRNN,
 ) -> None:
     class Wrong(Policy):
         def choose(self, scores: Any, totals: Any, t: int) -> Any:
             return choose(len(scores))
 
-    with pytest.raises(error, match=rf"Wrong\.choose {says}"):
+    with refuses(error, function="decode", thing="Wrong.choose", came=came, expected=expected):
         model.decode(pictures(3), Wrong()) if scored else model.sample(pictures(3), policy=Wrong())
 
 
