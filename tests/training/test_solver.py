@@ -396,12 +396,12 @@ def test_a_solver_names_split_and_picture_of_features_that_are_not_finite() -> N
     features = val.features.copy()
     features[7, 5] = np.inf
     broken = replace(DATA, splits={**DATA.splits, "val": replace(val, features=features)})
-    picture = (
-        rf"split 'val'.*1 pictures, '{val.images[7]}' among them, have features that are not finite"
-    )
-    with pytest.raises(DataError, match=picture):
+    picture = f"1 pictures, '{val.images[7]}' among them"
+    with refuses(DataError, thing=("split 'val'", picture), came="features that are not finite"):
         make(broken)
-    with pytest.raises(DataError, match=picture):
+    with refuses(
+        DataError, function="split 'val'", thing=picture, came="features that are not finite"
+    ):
         broken.features("val", np.array([3, 7, 7]))
     with refuses(
         ValueError, function="fit_scaling", thing="features of row 7 (of 12)", came="are not finite"
@@ -421,12 +421,14 @@ def test_a_learning_rate_may_be_zero_as_where_a_warm_up_begins(rate: Any) -> Non
 
 def test_data_whose_numbers_do_not_fit_are_refused_before_training() -> None:
     train = DATA.split("train")
-    for name, says in (
-        ("image_idxs", r"image_idxs hold -1\.\."),
-        ("captions", r"captions hold -1\.\."),
-    ):
+    for name in ("image_idxs", "captions"):
         shifted = replace(train, **{name: getattr(train, name) - 1})
-        with pytest.raises(DataError, match=f"CaptioningSolver: the data, split 'train': {says}"):
+        with refuses(
+            DataError,
+            function="CaptioningSolver",
+            thing=f"the data, split 'train': {name}",
+            came="hold -1..",
+        ):
             make(replace(DATA, splits={"train": shifted}))
     with refuses(
         TypeError,
@@ -463,30 +465,47 @@ def test_an_objective_that_cannot_be_called_as_one_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("returned", "error", "says"),
+    ("returned", "error", "came", "expected", "cause"),
     [
-        (lambda loss, grads: loss, TypeError, r"a float32, expected the tuple \(loss, grads\)"),
+        (lambda loss, grads: loss, TypeError, "returned a float32", "the tuple (loss, grads)", ""),
         (
             lambda loss, grads: (loss, dict(grads)),
             TypeError,
-            "gradients as a dict, expected a Parameters.*holding",
+            "returned gradients as a dict",
+            "a Parameters",
+            "holding",
         ),
-        (lambda loss, grads: (np.ones(3), grads), ValueError, r"a loss of shape \(3,\)"),
+        (
+            lambda loss, grads: (np.ones(3), grads),
+            ValueError,
+            "returned a loss of shape (3,)",
+            "",
+            "",
+        ),
         (
             lambda loss, grads: (loss, Parameters({"Wx": (2, 2)}, np.zeros(4))),
             ValueError,
-            r"a loss of shape \(\) and gradients of Wx, expected .* W_vocab",
+            "returned a loss of shape () and gradients of Wx",
+            "W_vocab",
+            "",
         ),
     ],
 )
 def test_what_an_objective_returns_is_checked(
-    returned: Any, error: type[Exception], says: str
+    returned: Any, error: type[Exception], came: str, expected: str, cause: str
 ) -> None:
     solver = make(
         objective=lambda model, batch, workspace: returned(*CrossEntropy().loss(model, batch))
     )
     for call in (solver.train, lambda: solver.step(*DATA.minibatch("train", np.arange(4)))):
-        with pytest.raises(error, match=f"the objective returned {says}"):
+        with refuses(
+            error,
+            function="CaptioningSolver",
+            thing="the objective",
+            came=came,
+            expected=expected,
+            cause=cause,
+        ):
             call()  # type: ignore[operator]
 
 
@@ -752,27 +771,48 @@ def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "fields"),
     [
-        ({"update_rule": "admm"}, ["update rule 'admm'", "did you mean 'adam'"]),
-        ({"optim_config": {"lr": 1}}, ["optim.adam", "config key 'lr'", "learning_rate"]),
-        ({"num_epochs": 0}, ["num_epochs is 0", "at least 1"]),
-        ({"batch_size": 2.5}, ["batch_size is 2.5", "whole number"]),
-        ({"seed": -1}, ["seed is -1", "at least 0"]),
-        ({"lr_decay": float("nan")}, ["lr_decay is nan", "positive", "linear"]),
-        ({"lr_decay": "cosine"}, ["lr_decay is 'cosine'", "linear"]),
-        ({"select": "ciderd"}, ["select 'ciderd'", "did you mean 'cider'"]),
-        ({"clip_norm": "5"}, ["clip_norm is '5'", "positive"]),
-        ({"clip_norm": -1.0}, ["clip_norm is -1.0", "positive"]),
+        (
+            {"update_rule": "admm"},
+            {"thing": "update rule", "came": "'admm'", "cause": "did you mean 'adam'"},
+        ),
+        (
+            {"optim_config": {"lr": 1}},
+            {
+                "function": "optim.adam",
+                "thing": "config key",
+                "came": "'lr'",
+                "expected": "learning_rate",
+            },
+        ),
+        ({"num_epochs": 0}, {"thing": "num_epochs", "came": "is 0", "expected": "at least 1"}),
+        (
+            {"batch_size": 2.5},
+            {"thing": "batch_size", "came": "is 2.5", "expected": "whole number"},
+        ),
+        ({"seed": -1}, {"thing": "seed", "came": "is -1", "expected": "at least 0"}),
+        (
+            {"lr_decay": float("nan")},
+            {"thing": "lr_decay", "came": "is nan", "expected": ("positive", "linear")},
+        ),
+        (
+            {"lr_decay": "cosine"},
+            {"thing": "lr_decay", "came": "is 'cosine'", "expected": "linear"},
+        ),
+        (
+            {"select": "ciderd"},
+            {"thing": "select", "came": "'ciderd'", "cause": "did you mean 'cider'"},
+        ),
+        ({"clip_norm": "5"}, {"thing": "clip_norm", "came": "is '5'", "expected": "positive"}),
+        ({"clip_norm": -1.0}, {"thing": "clip_norm", "came": "is -1.0", "expected": "positive"}),
     ],
 )
 def test_bad_options_are_named_with_what_was_wanted(
-    options: dict[str, Any], words: list[str]
+    options: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match=r".") as caught:
+    with refuses(ValueError, **fields):
         make(**options)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_an_unknown_keyword_is_refused_with_the_near_one() -> None:
@@ -788,15 +828,17 @@ def test_an_unknown_keyword_is_refused_with_the_near_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "thing", "came"),
     [
-        ({"train_image_idxs": COURSE["train_image_idxs"] - 1}, "image_idxs hold -1"),
-        ({"train_image_idxs": COURSE["train_image_idxs"][:3]}, "image_idxs have shape"),
-        ({"val_features": COURSE["val_features"][:, :5]}, "features of the splits"),
+        ({"train_image_idxs": COURSE["train_image_idxs"] - 1}, "image_idxs", "hold -1"),
+        ({"train_image_idxs": COURSE["train_image_idxs"][:3]}, "image_idxs", "have shape"),
+        ({"val_features": COURSE["val_features"][:, :5]}, "features of the splits", ""),
     ],
 )
-def test_a_dict_whose_arrays_do_not_fit_is_refused(changed: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_a_dict_whose_arrays_do_not_fit_is_refused(
+    changed: dict[str, Any], thing: str, came: str
+) -> None:
+    with refuses(ValueError, function="from_coco", thing=thing, came=came):
         make({**COURSE, **changed})
 
 
