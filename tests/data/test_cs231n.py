@@ -258,117 +258,121 @@ def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "spoil", "words"),
+    ("file", "spoil", "fields"),
     [
         (
             "coco2014_captions.h5",
             Path.unlink,
-            ["a folder without coco2014_captions.h5", "coco_captioning.zip"],
+            {"came": "a folder without coco2014_captions.h5", "expected": "coco_captioning.zip"},
         ),
         (
             "val2014_vgg16_fc7_pca.h5",
             lambda p: p.write_bytes(p.read_bytes()[:1000]),
-            ["val2014_vgg16_fc7_pca.h5", "truncated"],
+            {"thing": "val2014_vgg16_fc7_pca.h5", "came": "truncated"},
         ),
-        ("train2014_urls.txt", Path.unlink, ["train2014_urls.txt is missing"]),
+        ("train2014_urls.txt", Path.unlink, {"thing": "train2014_urls.txt", "came": "is missing"}),
         (
             "coco2014_vocab.json",
             lambda p: p.write_text('{"idx'),
-            ["coco2014_vocab.json is not the course's vocabulary", "truncated"],
+            {
+                "thing": "coco2014_vocab.json",
+                "came": "is not the course's vocabulary",
+                "cause": "truncated",
+            },
         ),
         (
             "coco2014_vocab.json",
             lambda p: p.write_text(p.read_text().replace("w7", "\\ud800", 1)),
-            ["no character", "UTF-8"],
+            {"came": "no character", "expected": "UTF-8"},
         ),
         (
             "coco2014_captions.h5",
             edit(lambda f: f["val_captions"].__setitem__((0, 1), 100)),
-            ["captions hold 0..100", "expected 0..99"],
+            {"thing": "captions", "came": "hold 0..100", "expected": "0..99"},
         ),
         (
             "coco2014_vocab.json",
             lambda p: p.write_text("{}"),
-            ["coco2014_vocab.json", "idx_to_word"],
+            {"thing": "coco2014_vocab.json", "expected": "idx_to_word"},
         ),
         (
             "coco2014_vocab.json",
             lambda p: p.write_text('{"idx_to_word": "abc", "word_to_idx": {}}'),
-            ["not a list of text"],
+            {"cause": "not a list of text"},
         ),
         (
             "coco2014_vocab.json",
             lambda p: p.write_text('{"idx_to_word": ["a", 1], "word_to_idx": {}}'),
-            ["not a list of text"],
+            {"cause": "not a list of text"},
         ),
         (
             "coco2014_vocab.json",
             lambda p: p.write_text('{"idx_to_word": ["a"], "word_to_idx": {"a": "0"}}'),
-            ["each word a whole number"],
+            {"cause": "each word a whole number"},
         ),
         (
             "coco2014_vocab.json",
             lambda p: os.truncate(p, 2**40),
-            ["coco2014_vocab.json", "at most 67,108,864"],
+            {"thing": "coco2014_vocab.json", "expected": "at most 67,108,864"},
         ),
         (
             "val2014_urls.txt",
             lambda p: os.truncate(p, 2**40),
-            ["val2014_urls.txt", "at most 67,108,864"],
+            {"thing": "val2014_urls.txt", "expected": "at most 67,108,864"},
         ),
         (
             "val2014_vgg16_fc7_pca.h5",
             edit(lambda f: f.__setitem__("x", h5py.ExternalLink("/etc/passwd", "/"))),
-            ["leads elsewhere", "the course ships"],
+            {"came": "leads elsewhere", "expected": "the course ships"},
         ),
         (
             "coco2014_captions.h5",
             edit(lambda f: f.create_dataset("x", (2**20, 2**20), "i4")),
-            ["says it holds", "stores 0"],
+            {"came": ("says it holds", "stores 0")},
         ),
         (
             "val2014_urls.txt",
             lambda p: p.write_text("http://one\n"),
-            ["1 val_urls for 5 feature rows", "val2014_urls.txt"],
+            {"came": "1 val_urls for 5 feature rows", "cause": "val2014_urls.txt"},
         ),
         (
             "coco2014_captions.h5",
             edit(lambda f: f.__delitem__("val_image_idxs")),
-            ["lacks val_image_idxs"],
+            {"came": "lacks val_image_idxs"},
         ),
         (
             "coco2014_captions.h5",
             edit(lambda f: f["val_image_idxs"].__setitem__(0, -1)),
-            ["image_idxs hold -1.."],
+            {"thing": "image_idxs", "came": "hold -1.."},
         ),
         (
             "val2014_vgg16_fc7_pca.h5",
             edit(lambda f: replace_dataset(f, "features", np.zeros((5, 300), "f4"))),
-            ["features of the splits", "(512,), (300,)"],
+            {"thing": "features of the splits", "came": "(512,), (300,)"},
         ),
         (
             "val2014_vgg16_fc7_pca.h5",
             edit(lambda f: f["features"].__setitem__((1, 1), np.nan)),
-            ["split 'val'", "farm1", "not finite"],
+            {"thing": ("split 'val'", "farm1"), "came": "not finite"},
         ),
         (
             "coco2014_captions.h5",
             edit(lambda f: f["val_captions"].__setitem__((3, 0), 5)),
-            ["1 captions, number 3", "<START>"],
+            {"thing": "1 captions, number 3", "came": "<START>"},
         ),
         (
             "train2014_vgg16_fc7_pca.h5",
             edit(lambda f: f.move("features", "feats")),
-            ["holds 'feats'", "'features'"],
+            {"came": "holds 'feats'", "expected": "'features'"},
         ),
     ],
 )
-def test_bad_folders_name_the_file(file: str, spoil: Any, words: list[str], coco: Path) -> None:
+def test_bad_folders_name_the_file(
+    file: str, spoil: Any, fields: dict[str, Any], coco: Path
+) -> None:
     spoil(coco / file)
-    with pytest.raises(DataError) as caught:
+    with refuses(DataError, **fields):
         open_data(coco)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_the_real_vocabulary_opens(

@@ -4,7 +4,6 @@ is named.
 
 import dataclasses
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +54,7 @@ def test_decoding_drops_null_keeps_end_and_stops_there(idx_to_word: Any) -> None
         "",
     ]
     for bad in (4, -1):
-        with pytest.raises(ValueError, match=f"id {bad} has no word"):
+        with refuses(ValueError, thing=f"id {bad}", came="has no word"):
             decode_captions(np.array([bad]), idx_to_word)
 
 
@@ -92,7 +91,7 @@ def test_a_source_comes_back_from_its_object() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "words"),
+    ("stored", "came"),
     [
         ({"encoder": 7}, "encoder is '7', expected text"),
         ({"pictures": None}, "pictures is 'None', expected text"),
@@ -105,12 +104,12 @@ def test_a_source_comes_back_from_its_object() -> None:
     ],
 )
 def test_a_source_of_other_types_is_refused_where_it_is_read_and_where_it_is_made(
-    stored: dict[str, Any], words: str
+    stored: dict[str, Any], came: str
 ) -> None:
-    with pytest.raises(DataError, match=f"^file: source says that {re.escape(words)}"):
+    with refuses(DataError, function="file", thing="source", came=f"says that {came}"):
         Source.from_json("file", stored)
     if None not in stored.values():
-        with pytest.raises(DataError, match=f"^Source: {re.escape(words)}"):
+        with refuses(DataError, function="Source", came=came):
             Source(**stored)
 
 
@@ -218,112 +217,108 @@ def test_a_feature_that_turns_bad_is_found_when_it_is_read(
     data.split("train").features.file.close()
 
 
-BAD_FILES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "missing": (lambda p: p.unlink(), ["does not exist"]),
-    "not HDF5": (lambda p: p.write_text("hello"), ["cannot be opened as HDF5"]),
+BAD_FILES: dict[str, tuple[Callable[[Path], Any], dict[str, str]]] = {
+    "missing": (lambda p: p.unlink(), {"came": "does not exist"}),
+    "not HDF5": (lambda p: p.write_text("hello"), {"came": "cannot be opened as HDF5"}),
     "truncated": (
         lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
-        ["cannot be opened as HDF5"],
+        {"came": "cannot be opened as HDF5"},
     ),
-    "foreign": (edit(lambda f: f.attrs.__delitem__("xpcap")), ["without xpcap's stamp"]),
+    "foreign": (edit(lambda f: f.attrs.__delitem__("xpcap")), {"came": "without xpcap's stamp"}),
     "newer": (
         edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 9}))),
-        ["format 9", "newer"],
+        {"came": "format 9", "cause": "newer"},
     ),
     "changed caption": (
         edit(lambda f: f["train/captions"].__setitem__((0, 1), 3)),
-        ["does not match its stamp"],
+        {"came": "does not match its stamp"},
     ),
     "changed text": (
         edit(lambda f: f["train/text"].__setitem__(0, 66)),
-        ["does not match its stamp"],
+        {"came": "does not match its stamp"},
     ),
     "attribute of another kind": (
         edit(lambda f: f.attrs.__setitem__("xpcap", "[1]")),
-        ["not a whole dataset file"],
+        {"came": "not a whole dataset file"},
     ),
     "no source": (
         edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 1}))),
-        ["not a whole dataset file"],
+        {"came": "not a whole dataset file"},
     ),
     "features of a group": (
         edit(lambda f: (f["val"].__delitem__("features"), f["val"].create_group("features"))),
-        ["groups more than 1 deep, 'features'"],
+        {"came": "groups more than 1 deep, 'features'"},
     ),
     "float indices": (
         edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(2, "f4"))),
-        ["image_idxs have shape (2,) and dtype float32"],
+        {"thing": "image_idxs", "came": "have shape (2,) and dtype float32"},
     ),
     "no indices": (
         edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(0, "i4"))),
-        ["image_idxs have shape (0,)"],
+        {"thing": "image_idxs", "came": "have shape (0,)"},
     ),
     "a stray data set": (
         edit(lambda f: f.create_dataset("extra", data=np.zeros(3))),
-        ["split 'extra' lacks captions"],
+        {"thing": "split 'extra'", "came": "lacks captions"},
     ),
     "no START": (
         edit(lambda f: f["train/captions"].__setitem__((1, 0), 4)),
-        ["1 captions, number 1", "<START>"],
+        {"thing": "1 captions, number 1", "came": "<START>"},
     ),
     "id beyond V": (
         edit(lambda f: f["val/captions"].__setitem__((0, 1), 600)),
-        ["captions hold 0..600, expected 0..5"],
+        {"thing": "captions", "came": "hold 0..600", "expected": "0..5"},
     ),
     "image beyond m": (
         edit(lambda f: f["val/image_idxs"].__setitem__(0, 5)),
-        ["image_idxs hold 0..5", "0..0"],
+        {"thing": "image_idxs", "came": "hold 0..5", "expected": "0..0"},
     ),
     "no features": (
         edit(lambda f: f["val"].__delitem__("features")),
-        ["split 'val' lacks features"],
+        {"thing": "split 'val'", "came": "lacks features"},
     ),
     "rows missing": (
         edit(lambda f: replace_dataset(f, "train/features", np.zeros((1, 4), "f4"))),
-        ["one row for each of 2 pictures"],
+        {"expected": "one row for each of 2 pictures"},
     ),
     "empty split": (
         edit(lambda f: replace_dataset(f, "val/captions", np.zeros((0, 7), "i4"))),
-        ["split 'val' is empty"],
+        {"thing": "split 'val'", "came": "is empty"},
     ),
 }
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_bad_dataset_files_name_the_thing(name: str, dataset: Path) -> None:
-    spoil, words = BAD_FILES[name]
+    spoil, fields = BAD_FILES[name]
     spoil(dataset)
-    with pytest.raises(DataError) as caught:
+    with refuses(DataError, **fields):
         open_data(dataset)
-    for word in words:
-        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("spoil", "fields"),
     [
-        (lambda split: {"images": ["a.jpg"] * len(split.images)}, ["picture name twice"]),
-        (lambda split: {"text": ["..." for _ in split.text]}, ["caption without a word"]),
+        (lambda split: {"images": ["a.jpg"] * len(split.images)}, {"came": "picture name twice"}),
+        (lambda split: {"text": ["..." for _ in split.text]}, {"came": "caption without a word"}),
         (
             lambda split: {"features": np.zeros((len(split.images), 9), "f4")},
-            ["features of the splits", "9"],
+            {"thing": "features of the splits", "came": "9"},
         ),
-        (lambda split: {"captions": split.captions[:, :-1]}, ["captions of the splits"]),
-        (lambda split: {"text": split.text[:1]}, ["1 texts for 3 captions"]),
+        (lambda split: {"captions": split.captions[:, :-1]}, {"thing": "captions of the splits"}),
+        (lambda split: {"text": split.text[:1]}, {"came": "1 texts for 3 captions"}),
     ],
 )
 def test_what_does_not_fit_together_is_not_written(
-    spoil: Any, words: list[str], tmp_path: Path
+    spoil: Any, fields: dict[str, str], tmp_path: Path
 ) -> None:
     data = made()
     split = data.split("train")
     bad = CaptionData(
         data.vocabulary, {**data.splits, "train": dataclasses.replace(split, **spoil(split))}
     )
-    with pytest.raises(DataError) as caught:
+    with refuses(DataError, **fields):
         write_dataset(tmp_path / "bad.h5", bad)
-    for word in words:
-        assert word in str(caught.value)
     assert not (tmp_path / "bad.h5").exists()
 
 
@@ -386,14 +381,10 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_
 def test_rows_that_a_split_does_not_have_are_refused() -> None:
     data = draw_data(6, 3, 20, seed=0)
     for rows in ([-1], [0, 6]):
-        with pytest.raises(
-            ValueError, match=rf"split 'train': rows are {rows[0]}\.\.{rows[-1]}, expected 0\.\.5"
-        ):
+        fields = {"came": f"are {rows[0]}..{rows[-1]}", "expected": "0..5"}
+        with refuses(ValueError, thing="split 'train': rows", **fields):
             data.features("train", np.array(rows))
-        with pytest.raises(
-            ValueError,
-            match=rf"split 'train': captions are {rows[0]}\.\.{rows[-1]}, expected 0\.\.5",
-        ):
+        with refuses(ValueError, thing="split 'train': captions", **fields):
             data.minibatch("train", np.array(rows))
 
 

@@ -229,8 +229,8 @@ def test_a_run_that_records_no_tokeniser_is_read_as_it_was(photos: Path, here: P
         after["scores"]["perplexity"] != before["scores"]["perplexity"]
     )  # and read to the model as it knows them
     Path("run/config.json").write_text(json.dumps({**config, "tokeniser": "bpe"}))
-    with pytest.raises(
-        DataError, match=r"open_run: run.config\.json: tokeniser 'bpe' does not exist"
+    with refuses(
+        DataError, function="open_run", thing="config.json: tokeniser", came="'bpe' does not exist"
     ):
         open_run("run")
 
