@@ -112,95 +112,98 @@ def save_one_array(path: Path) -> None:
 
 
 NAN = np.array([[0, 0], [0, np.nan], [0, 0]], np.float32)
-BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
+BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], dict[str, str]]] = {
     "malformed line": (
         lambda f: tokens(f).write_text("one.jpg#0\tA dog\nrubbish\n"),
-        ["lines of another form: 1 (line 2)", "as `strict` asks"],
+        {"came": "lines of another form: 1 (line 2)", "expected": "as `strict` asks"},
     ),
     "caption without words": (
         lambda f: tokens(f).write_text("\none.jpg#0\t...\n"),
-        ["no caption that could be read"],
+        {"came": "no caption that could be read"},
     ),
     "not UTF-8": (
         lambda f: tokens(f).write_bytes(b"one.jpg#0\t\xff\xfe"),
-        ["token.txt", "not UTF-8"],
+        {"thing": "token.txt", "came": "not UTF-8"},
     ),
     "empty split": (
         lambda f: f["lists"]["val"].write_text("\n"),
-        ["val.txt is empty", "at least one picture"],
+        {"thing": "val.txt", "came": "is empty", "cause": "at least one picture"},
     ),
     "picture listed twice": (
         lambda f: f["lists"]["train"].write_text("one.jpg\none.jpg\n"),
-        ["'one.jpg' twice"],
+        {"came": "'one.jpg' twice"},
     ),
     "picture in two splits": (
         lambda f: f["lists"]["val"].write_text("one.jpg\n"),
-        ["'one.jpg' is in split 'train' and in 'val'"],
+        {"thing": "'one.jpg'", "came": "is in split 'train' and in 'val'"},
     ),
     "picture without captions": (
         lambda f: f["lists"]["val"].write_text("four.jpg\n"),
-        ["'val' that have no captions, or were skipped: 1 (four.jpg)"],
+        {"came": "'val' that have no captions, or were skipped: 1 (four.jpg)"},
     ),
     "names that do not match": (
         lambda f: rewrite(f["features_file"], names=np.array(["x", "y", "one.jpg"])),
-        ["captioned pictures without features: 2 (two.jpg, three.jpg)"],
+        {"came": "captioned pictures without features: 2 (two.jpg, three.jpg)"},
     ),
     "fewer names than rows": (
         lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"])),
-        [": features have shape (3, 4)"],
+        {"thing": ": features", "came": "has shape (3, 4)"},
     ),
     "a name twice": (
         lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"] * 3)),
-        ["names a picture twice"],
+        {"came": "names a picture twice"},
     ),
     "NaN features": (
         lambda f: rewrite(f["features_file"], features=NAN),
-        ["not finite", "'two.jpg'"],
+        {"thing": "'two.jpg'", "came": "not finite"},
     ),
     "integer features": (
         lambda f: rewrite(f["features_file"], features=np.zeros((3, 2), int)),
-        ["dtype int64", "floats"],
+        {"came": "dtype int64", "expected": "floats"},
     ),
     "no names": (
         lambda f: drop_feature_key(f["features_file"]),
-        ["holds 'features', expected 'names', 'features'"],
+        {"came": "holds 'features'", "expected": "'names', 'features'"},
     ),
     "object names": (
         lambda f: rewrite(f["features_file"], names=np.array([{}, {}, {}], object)),
-        ["cannot be read as .npz"],
+        {"came": "cannot be read as .npz"},
     ),
     "truncated archive": (
         lambda f: f["features_file"].write_bytes(f["features_file"].read_bytes()[:200]),
-        ["cannot be read as .npz"],
+        {"came": "cannot be read as .npz"},
     ),
-    "a single array": (lambda f: save_one_array(f["features_file"]), ["is a single array"]),
+    "a single array": (lambda f: save_one_array(f["features_file"]), {"came": "is a single array"}),
     "not an archive": (
         lambda f: f["features_file"].write_text("hello"),
-        ["cannot be read as .npz"],
+        {"came": "cannot be read as .npz"},
     ),
     "a caption twice": (
         lambda f: tokens(f).write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n"),
-        ["second lines of one NAME#K: 1 (line 2)"],
+        {"came": "second lines of one NAME#K: 1 (line 2)"},
     ),
-    "no captions": (lambda f: tokens(f).write_text("\n"), ["token.txt is empty"]),
+    "no captions": (
+        lambda f: tokens(f).write_text("\n"),
+        {"thing": "token.txt", "came": "is empty"},
+    ),
     "no word often enough": (
         lambda f: f.update(min_count=99),
-        ["no word occurs 99 times", "choose a smaller `min_count`"],
+        {"thing": "no word", "came": "occurs 99 times", "cause": "choose a smaller `min_count`"},
     ),
     "features of no size": (
         lambda f: rewrite(f["features_file"], features=np.zeros((3, 0), "f4")),
-        ["(3, 0)", "D at least 1"],
+        {"came": "(3, 0)", "expected": "D at least 1"},
     ),
 }
 
 
 @pytest.mark.parametrize("name", BAD_IMPORTS)
 def test_bad_imports_name_the_thing(name: str, flickr: dict[str, Any]) -> None:
-    spoil, words = BAD_IMPORTS[name]
+    spoil, fields = BAD_IMPORTS[name]
     spoil(flickr)
-    with pytest.raises(DataError) as caught:
+    with refuses(DataError, **fields) as caught:
         imported(flickr)
-    assert str(caught.value).split(":")[0] in (
+    assert caught.value.function in (
         "assemble",
         "import_captions",
         "read_captions",
@@ -208,8 +211,6 @@ def test_bad_imports_name_the_thing(name: str, flickr: dict[str, Any]) -> None:
         "read_list",
         "read_npz",
     )
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_a_number_sign_and_a_tab_in_a_caption_belong_to_the_caption(flickr: dict[str, Any]) -> None:
@@ -289,64 +290,74 @@ def test_any_encoder_makes_the_features_and_is_remembered(tmp_path: Path) -> Non
     assert assemble(ROWS, pictures=tmp_path, features=FEATURES, min_count=1).source.encoder is None
 
 
-BAD_PARTS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "no caption": ({"captions": []}, ["got no caption"]),
-    "no split": ({"captions": [CaptionRow("one.jpg", "a dog")]}, ["'one.jpg' has no split"]),
+BAD_PARTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "no caption": ({"captions": []}, {"came": "got no caption"}),
+    "no split": (
+        {"captions": [CaptionRow("one.jpg", "a dog")]},
+        {"thing": "'one.jpg'", "came": "has no split"},
+    ),
     "a picture in two splits": (
         {"captions": [*ROWS, CaptionRow("three.jpg", "a", "test")]},
-        ["'three.jpg' is in split 'val' and in 'test'"],
+        {"thing": "'three.jpg'", "came": "is in split 'val' and in 'test'"},
     ),
     "a picture without captions": (
         {"captions": [CaptionRow("one.jpg", None, "val")]},
-        ["'one.jpg' has no caption"],
+        {"thing": "'one.jpg'", "came": "has no caption"},
     ),
     "a caption without words": (
         {"captions": caption_formats.rows({"val": {"one.jpg": ["a", "..."]}})},
-        ["'one.jpg' has a caption without a word"],
+        {"thing": "'one.jpg'", "came": "has a caption without a word"},
     ),
     "no features": (
         {"features": {"one.jpg": [1.0]}},
-        ["split 'train': 1 of 2 pictures have no features, 'two.jpg' among them"],
+        {
+            "thing": "split 'train': 1 of 2 pictures",
+            "came": "have no features, 'two.jpg' among them",
+        },
     ),
     "features of two sizes": (
         {"features": {**FEATURES, "two.jpg": [1.0]}},
-        ["the feature of 'two.jpg' has shape (1,)", "(2,)"],
+        {"thing": "the feature of 'two.jpg'", "came": "has shape (1,)", "expected": "(2,)"},
     ),
     "splits of two sizes": (
         {"features": {**FEATURES, "three.jpg": [1.0]}},
-        ["the feature of 'three.jpg' has shape (1,)", "(2,)"],
+        {"thing": "the feature of 'three.jpg'", "came": "has shape (1,)", "expected": "(2,)"},
     ),
     "features of text": (
         {"features": {**FEATURES, "one.jpg": ["a", "b"]}},
-        ["the feature of 'one.jpg'", "expected numbers"],
+        {"thing": "the feature of 'one.jpg'", "expected": "numbers"},
     ),
     "infinite features": (
         {"features": {**FEATURES, "three.jpg": [1.0, np.inf]}},
-        ["'three.jpg'", "not finite"],
+        {"thing": "'three.jpg'", "came": "not finite"},
     ),
-    "no features at all": ({"features": None}, ["got neither features nor pictures"]),
+    "no features at all": ({"features": None}, {"came": "got neither features nor pictures"}),
     "features and an encoder": (
         {"encoder": Brightness()},
-        ["got features and the encoder 'brightness'"],
+        {"came": "got features and the encoder 'brightness'"},
     ),
-    "no folder": ({"pictures": "nowhere"}, ["nowhere is no folder"]),
+    "no folder": ({"pictures": "nowhere"}, {"thing": "nowhere", "came": "is no folder"}),
     "a name that leads out": (
         {"captions": [CaptionRow("../one.jpg", "a dog", "val")], "pictures": "."},
-        ["'../one.jpg' would lie outside"],
+        {"thing": "'../one.jpg'", "came": "would lie outside"},
     ),
-    "no word often enough": ({"min_count": 9}, ["no word occurs 9 times"]),
-    "no words at all": ({"max_words": 0}, ["`max_words` is 0, expected at least 1"]),
-    "a field in the record": ({"source": {"encoder": "mine"}}, ["record holds 'encoder'"]),
+    "no word often enough": ({"min_count": 9}, {"thing": "no word", "came": "occurs 9 times"}),
+    "no words at all": (
+        {"max_words": 0},
+        {"thing": "`max_words`", "came": "is 0", "expected": "at least 1"},
+    ),
+    "a field in the record": (
+        {"source": {"encoder": "mine"}},
+        {"thing": "record", "came": "holds 'encoder'"},
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BAD_PARTS)
 def test_parts_that_do_not_fit_are_named(name: str) -> None:
-    changes, words = BAD_PARTS[name]
-    with pytest.raises(DataError) as caught:
+    changes, fields = BAD_PARTS[name]
+    with refuses(DataError, **fields):
         assemble(**{"captions": ROWS, "features": FEATURES, "min_count": 1, **changes})
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_rows_may_come_in_any_order_and_captions_that_are_no_rows_are_refused() -> None:
