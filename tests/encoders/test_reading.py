@@ -66,12 +66,10 @@ def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 2
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
 
 
-def refused(source: Any, *words: str) -> None:
-    with pytest.raises(DataError) as caught:
+def refused(source: Any, **fields: str | tuple[str, ...]) -> None:
+    thing = str(source) if isinstance(source, Path) else "the picture"
+    with refuses(DataError, function="read_picture", thing=thing, **fields):
         read_picture(source)
-    assert str(caught.value).startswith("read_picture: ")
-    for word in words:
-        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP", "JPEG"])
@@ -255,21 +253,20 @@ def test_too_many_pixels_are_refused_by_the_header_alone(tmp_path: Path) -> None
     """None of these holds a single pixel: were one decoded, the file would be called damaged."""
     for width, height in ((60_000, 60_000), (13_000, 13_000), (2**31 - 1, 1)):
         (tmp_path / "bomb.png").write_bytes(png(width, height))
-        size = (
-            "too many" if width * height > 2 * Image.MAX_IMAGE_PIXELS else f"{width} x {height}"
-        )  # Pillow refuses these
-        refused(
-            tmp_path / "bomb.png",
-            f"bomb.png has {size} pixels",
-            "scale it down first",
-            (
-                f"{2 * Image.MAX_IMAGE_PIXELS}"
-                if size == "too many"
-                else f"{Image.MAX_IMAGE_PIXELS:,}"
-            ),
-        )
-        refused(io.BytesIO(png(width, height)), "the picture has")
-    refused(io.BytesIO(png(7_000, 7_000)), "damaged")
+        if width * height > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow refuses these
+            fields = {
+                "came": "has too many pixels",
+                "cause": ("scale it down first", f"{2 * Image.MAX_IMAGE_PIXELS}"),
+            }
+        else:
+            fields = {
+                "came": f"has {width} x {height} pixels",
+                "expected": f"{Image.MAX_IMAGE_PIXELS:,}",
+                "cause": "scale it down first",
+            }
+        refused(tmp_path / "bomb.png", **fields)
+        refused(io.BytesIO(png(width, height)), came="has")
+    refused(io.BytesIO(png(7_000, 7_000)), cause="damaged")
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF"])
@@ -283,7 +280,9 @@ def test_pixels_of_formats_that_take_more_memory_count_double(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     assert read_picture(file).shape == (32, 48, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit - 1)
-    refused(file, f"48 x 32 pixels{'' if form == 'PNG' else f', which count double in {form}'}")
+    refused(
+        file, came=f"48 x 32 pixels{'' if form == 'PNG' else f', which count double in {form}'}"
+    )
 
 
 def test_a_picture_that_memory_does_not_suffice_for_is_named(
@@ -294,7 +293,7 @@ def test_a_picture_that_memory_does_not_suffice_for_is_named(
 
     (tmp_path / "a.png").write_bytes(png(9, 9))
     monkeypatch.setattr(Image.Image, "draft", no_room)
-    refused(tmp_path / "a.png", "a.png takes more memory")
+    refused(tmp_path / "a.png", came="takes more memory")
 
 
 def spoilt_png(change: Callable[[bytes], bytes]) -> bytes:
@@ -303,7 +302,7 @@ def spoilt_png(change: Callable[[bytes], bytes]) -> bytes:
 
 BAD: dict[str, tuple[bytes, str]] = {
     "zeros.png": (bytes(5000), "damaged"),
-    "text.jpg": (b"not a picture\n" * 50, "BMP or TIFF; it is text"),
+    "text.jpg": (b"not a picture\n" * 50, "it is text"),
     "umlauts.jpg": ("ä".encode() * 5000, "it is text"),  # cut in the middle of one
     "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "it is an HTML page"),
     "letter.jpg": (b"%PDF-1.4\n\xe2\xe3", "it is a PDF; export it as JPEG"),
@@ -329,9 +328,9 @@ AVIF = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(100)
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_picture_is_named(name: str, tmp_path: Path) -> None:
-    content, words = BAD[name]
+    content, cause = BAD[name]
     (tmp_path / name).write_bytes(content)
-    refused(tmp_path / name, f"{tmp_path / name} cannot be read", words)
+    refused(tmp_path / name, came="cannot be read", expected="BMP or TIFF", cause=cause)
 
 
 @pytest.mark.parametrize(
@@ -351,12 +350,14 @@ def test_a_heic_is_known_by_its_bytes_and_the_message_names_what_reads_it(
     (tmp_path / name).write_bytes(content)
     refused(
         tmp_path / name,
-        f"{name} is a HEIC picture",
-        "pillow-heif reads it, pip install '.[heic]' installs that",
-        "export it as JPEG",
-        "Most Compatible",
+        came="is a HEIC picture",
+        cause=(
+            "pillow-heif reads it, pip install '.[heic]' installs that",
+            "export it as JPEG",
+            "Most Compatible",
+        ),
     )
-    refused(io.BytesIO(HEIC), "the picture is a HEIC picture")
+    refused(io.BytesIO(HEIC), came="is a HEIC picture")
 
 
 def test_a_heic_is_read_upright_where_pillow_heif_is_installed(tmp_path: Path) -> None:
@@ -372,13 +373,13 @@ def test_a_heic_is_read_upright_where_pillow_heif_is_installed(tmp_path: Path) -
         assert found.shape == (32, 48, 3)
         assert abs(found - patches()).mean() < 8  # colours are stored in half the size
     (tmp_path / "cut.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:-300])
-    refused(tmp_path / "cut.heic", "AVIF, HEIC, BMP or TIFF", "damaged")
+    refused(tmp_path / "cut.heic", expected="AVIF, HEIC, BMP or TIFF", cause="damaged")
 
 
 def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
-    refused(tmp_path / "a.jpg", "a.jpg is empty, expected JPEG")
-    refused(io.BytesIO(b""), "the picture is empty")
+    refused(tmp_path / "a.jpg", came="is empty", expected="JPEG")
+    refused(io.BytesIO(b""), came="is empty")
 
 
 @pytest.mark.parametrize("able", [True, False])
@@ -396,9 +397,8 @@ def test_formats_are_those_that_this_pillow_reads(
         if able
         else "it is an AVIF picture, which this Pillow cannot read; a newer Pillow can"
     )
-    refused(
-        tmp_path / "a.jpg", f"expected JPEG, PNG, GIF, {'WebP, AVIF, ' * able}BMP or TIFF; {hint}"
-    )
+    expected = f"JPEG, PNG, GIF, {'WebP, AVIF, ' * able}BMP or TIFF"
+    refused(tmp_path / "a.jpg", expected=expected, cause=hint)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
@@ -406,7 +406,7 @@ def test_a_picture_that_breaks_off_is_refused(form: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     whole = save(Image.fromarray(noise), form).getvalue()
     for part in (1, 4, 12, 30, len(whole) // 2, int(len(whole) * 0.9)):
-        refused(io.BytesIO(whole[:part]), "cannot be read")
+        refused(io.BytesIO(whole[:part]), came="cannot be read")
 
 
 def test_no_other_program_is_ever_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,23 +421,23 @@ def test_no_other_program_is_ever_started(tmp_path: Path, monkeypatch: pytest.Mo
         "d.pdf": b"%PDF-1.4\n",
     }.items():
         (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name, "cannot be read as a picture")
+        refused(tmp_path / name, came="cannot be read as a picture")
     assert started == []
 
 
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
-    refused(tmp_path / "none.jpg", "none.jpg does not exist", "is the path right?")
-    refused(tmp_path, "is a folder")
+    refused(tmp_path / "none.jpg", came="does not exist", cause="is the path right?")
+    refused(tmp_path, came="is a folder")
     (tmp_path / "dangling.png").symlink_to("nowhere")
-    refused(tmp_path / "dangling.png", "does not exist")
+    refused(tmp_path / "dangling.png", came="does not exist")
     (tmp_path / "round.png").symlink_to("round.png")
-    refused(tmp_path / "round.png", "symbolic links")
-    refused(tmp_path / ("a" * 300), "File name too long")
-    refused(tmp_path / "a\0b.png", "cannot be read")
+    refused(tmp_path / "round.png", came="symbolic links")
+    refused(tmp_path / ("a" * 300), came="File name too long")
+    refused(tmp_path / "a\0b.png", came="cannot be read")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.jpg")
-        refused(tmp_path / "pipe.jpg", "is a pipe or a device")
-        refused(Path("/dev/zero"), "is a pipe or a device")
+        refused(tmp_path / "pipe.jpg", came="is a pipe or a device")
+        refused(Path("/dev/zero"), came="is a pipe or a device")
         with refuses(DataError, came="is a pipe or a device"):
             read_picture("/dev/zero")
 
@@ -454,7 +454,7 @@ def test_text_names_a_picture_as_well_as_a_path_does(tmp_path: Path) -> None:
 def test_a_picture_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(1, 1))
     (tmp_path / "a.png").chmod(0)
-    refused(tmp_path / "a.png", "a.png: Permission denied", "may it be read?")
+    refused(tmp_path / "a.png", came="Permission denied", cause="may it be read?")
 
 
 def test_names_and_links_of_any_kind_are_followed(tmp_path: Path) -> None:
@@ -583,7 +583,7 @@ def test_folders_inside_folders_are_searched_once_in_their_order_and_other_files
 def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0)
     for path in (tmp_path / "locked", tmp_path / "locked" / "a.png"):
-        with pytest.raises(DataError, match=r"find_pictures: .*locked.*: Permission denied"):
+        with refuses(DataError, function="find_pictures", thing="locked", came="Permission denied"):
             find_pictures([path])
 
 

@@ -416,21 +416,27 @@ def test_no_proxy_of_the_environment_is_asked(
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"),
+    ("path", "came", "cause"),
     [
-        ("/nothing", "HTTP Error 404: Not Found"),
-        ("/text", "cannot be read as a picture, expected .* it is an HTML page"),
-        ("/long", "more than 100,000 bytes"),
-        ("/endless", "more than 100,000 bytes"),
-        ("/short", "IncompleteRead.* 1 more expected"),
-        ("/drip", "more than 100,000 bytes"),
+        ("/nothing", "HTTP Error 404: Not Found", ""),
+        ("/text", "cannot be read as a picture", "it is an HTML page"),
+        ("/long", "more than 100,000 bytes", ""),
+        ("/endless", "more than 100,000 bytes", ""),
+        ("/short", ("IncompleteRead", "1 more expected"), ""),
+        ("/drip", "more than 100,000 bytes", ""),
     ],
 )
 def test_what_is_no_picture_is_an_error_with_the_reason(
-    internet: list[str], path: str, reason: str, monkeypatch: pytest.MonkeyPatch
+    internet: list[str], path: str, came: Any, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(url, "MOST_BYTES", 100_000)
-    with pytest.raises(DataError, match=f"^read_url: http://pictures.example{path} .*{reason}"):
+    with refuses(
+        DataError,
+        function="read_url",
+        thing=f"http://pictures.example{path}",
+        came=came,
+        cause=cause,
+    ):
         read_url(f"http://pictures.example{path}")
 
 
