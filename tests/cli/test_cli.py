@@ -16,6 +16,7 @@ import click
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
+from refusals import refuses
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -587,75 +588,110 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("spoil", "fields"),
     [
-        (spoil_best, ["best.safetensors", "damaged"]),
-        (lambda run: (run / "best.safetensors").unlink(), ["best.safetensors is missing"]),
-        (lambda run: (run / "vocab.json").write_text("[1]"), ["vocab.json", "list of words"]),
-        (lambda run: (run / "vocab.json").write_text("["), ["vocab.json is not JSON"]),
+        (spoil_best, {"thing": "best.safetensors", "cause": "damaged"}),
+        (
+            lambda run: (run / "best.safetensors").unlink(),
+            {"thing": "best.safetensors", "came": "is missing"},
+        ),
+        (
+            lambda run: (run / "vocab.json").write_text("[1]"),
+            {"thing": "vocab.json", "came": "list of words"},
+        ),
+        (
+            lambda run: (run / "vocab.json").write_text("["),
+            {"thing": "vocab.json", "came": "is not JSON"},
+        ),
         (
             lambda run: (run / "config.json").write_text("{}"),
-            ["format None, expected 1", "damaged"],
+            {"came": "format None", "expected": "1", "cause": "damaged"},
         ),
-        (change_config(hidden=17), ["best.safetensors", "has shape", "another run"]),
-        (change_config(cell="gru"), ["config.json", "`cell` 'gru'", "rnn, lstm"]),
-        (change_config(cell=["lstm"]), ["cell ['lstm'], expected text"]),
-        (change_config(dropout=1), ["config.json", "dropout` is 1"]),
-        (change_config(dropout=None), ["`dropout` is None"]),
-        (change_config(hidden=True), ["hidden 'True'"]),
+        (
+            change_config(hidden=17),
+            {"thing": "best.safetensors", "came": "has shape", "cause": "another run"},
+        ),
+        (
+            change_config(cell="gru"),
+            {"thing": "config.json", "came": ("`cell` 'gru'", "rnn, lstm")},
+        ),
+        (change_config(cell=["lstm"]), {"came": "cell ['lstm']", "expected": "text"}),
+        (change_config(dropout=1), {"thing": "config.json", "came": "dropout` is 1"}),
+        (change_config(dropout=None), {"came": "`dropout` is None"}),
+        (change_config(hidden=True), {"came": "hidden 'True'"}),
         (
             change_config(vocabulary=999),
-            ["config.json has vocabulary 999, expected the", "words of vocab.json"],
+            {
+                "thing": "config.json",
+                "came": "has vocabulary 999",
+                "expected": "words of vocab.json",
+            },
         ),
-        (change_config(hidden="many"), ["config.json", "hidden 'many'"]),
-        (change_config(format=True), ["format True"]),
-        (change_config(format=2), ["format 2, expected 1", "made by a newer xpcap", "upgrade"]),
-        (change_config(source=["encoder"]), ["config.json has source"]),
-        (change_config(source={"encoder": []}), ["config.json: source says that encoder is '[]'"]),
+        (change_config(hidden="many"), {"thing": "config.json", "came": "hidden 'many'"}),
+        (change_config(format=True), {"came": "format True"}),
+        (
+            change_config(format=2),
+            {"came": "format 2", "expected": "1", "cause": "made by a newer xpcap: upgrade"},
+        ),
+        (change_config(source=["encoder"]), {"thing": "config.json", "came": "has source"}),
+        (
+            change_config(source={"encoder": []}),
+            {"thing": "config.json: source", "came": "says that encoder is '[]'"},
+        ),
         (
             lambda run: (run / "config.json").write_bytes(b" " * 2**20 + b"1"),
-            ["config.json", "at most 1,048,576"],
+            {"thing": "config.json", "expected": "at most 1,048,576"},
         ),
-        (change_config(max_words=0), ["max_words '0'"]),
-        (change_config(feature_shape=[10**12]), ["feature_shape '1000000000000'"]),
-        (change_config(feature_shape=[]), ["feature_shape is ()"]),
-        (change_config(feature_shape=2101), ["feature_shape '2101', expected a list of sizes"]),
-        (change_config(feature_shape=None), ["feature_shape 'None'"]),
-        (change_config(data=None), ["data None"]),
-        (change_config(feature_scaling="foo"), ["feature_scaling 'foo'", "standardize, none"]),
-        (change_config(hidden=10**6), ["has shape", "another run"]),
+        (change_config(max_words=0), {"came": "max_words '0'"}),
+        (change_config(feature_shape=[10**12]), {"came": "feature_shape '1000000000000'"}),
+        (change_config(feature_shape=[]), {"came": "feature_shape is ()"}),
+        (
+            change_config(feature_shape=2101),
+            {"came": "feature_shape '2101'", "expected": "a list of sizes"},
+        ),
+        (change_config(feature_shape=None), {"came": "feature_shape 'None'"}),
+        (change_config(data=None), {"came": "data None"}),
+        (
+            change_config(feature_scaling="foo"),
+            {"came": "feature_scaling 'foo'", "expected": "standardize, none"},
+        ),
+        (change_config(hidden=10**6), {"came": "has shape", "cause": "another run"}),
         (
             lambda run: change_tensors(run, **{"feature_scaling.mean": np.zeros(2101)}),
-            ["feature scaling whose mean", "float32"],
+            {"came": "feature scaling whose mean", "expected": "float32"},
         ),
-        (change_config(feature_scaling="none"), ["feature scaling whose mean"]),
-        (lambda run: (run / "config.json").write_text("[" * 100_000), ["config.json is not JSON"]),
+        (change_config(feature_scaling="none"), {"came": "feature scaling whose mean"}),
+        (
+            lambda run: (run / "config.json").write_text("[" * 100_000),
+            {"thing": "config.json", "came": "is not JSON"},
+        ),
         (
             lambda run: swap_words(run / "vocab.json"),
-            ["not the vocabulary that best.safetensors was trained with"],
+            {"came": "not the vocabulary that best.safetensors was trained with"},
         ),
         (
             lambda run: change_tensors(run, **{"feature_scaling.scale": None}),
-            ["feature scaling whose scale has shape None"],
+            {"came": "feature scaling whose scale has shape None"},
         ),
         (
             lambda run: change_tensors(run, **{"feature_scaling.scale": np.zeros(2101, "f4")}),
-            ["a scale above 0"],
+            {"expected": "a scale above 0"},
         ),
         (
             lambda run: change_tensors(run, b=np.full(64, np.nan, "f4")),
-            ["b holds nan at [0]"],
+            {"thing": "best.safetensors: b", "came": "holds a number that is not finite"},
         ),
-        (lambda run: change_tensors(run, b=np.zeros(64)), ["dtype float64"]),
-        (lambda run: change_tensors(run, b=None), ["best.safetensors lacks b", "expected"]),
+        (lambda run: change_tensors(run, b=np.zeros(64)), {"came": "dtype float64"}),
+        (
+            lambda run: change_tensors(run, b=None),
+            {"thing": "best.safetensors", "came": "holds", "expected": "b_proj"},
+        ),
     ],
 )
-def test_a_damaged_run_folder_is_named(spoil: Any, words: list[str], run: Path) -> None:
+def test_a_damaged_run_folder_is_named(spoil: Any, fields: dict[str, Any], run: Path) -> None:
     spoil(run)
-    with pytest.raises(DataError) as caught:
+    with refuses(DataError, function="open_run", **fields):
         open_run(run)
-    for word in words:
-        assert word in str(caught.value)
     assert call("evaluate", run).exit_code == 1
 
 
@@ -665,9 +701,8 @@ def test_a_damaged_run_folder_is_named(spoil: Any, words: list[str], run: Path) 
 def test_errors_of_the_library_speak_of_parameters_and_those_of_the_command_of_its_options(
     run: Path,
 ) -> None:
-    with pytest.raises(DataError) as caught:
+    with refuses(DataError, cause="choose another `out`, continue it with `resume`"):
         runs.train_run(runs.TrainOptions(out=run, score_epochs=0))
-    assert "choose another `out`, continue it with `resume`" in str(caught.value)
     assert "choose another --out, continue it with --resume" in call("train", "--out", run).output
     result = call("train", "--resume")
     assert (result.exit_code, "--resume is given without --out" in result.output) == (2, True)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from effort import bounded_effort
 from numpy.lib import format as npy
+from refusals import refuses
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -105,106 +106,114 @@ def many_strange_names(path: Path) -> None:
             file.writestr(f"\x1b[31m{i}", b"")
 
 
-ARCHIVES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+ARCHIVES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     "zeros without end": (
         lambda p: zeros(p, (2**27, 1), "<f4"),
-        ["features.npy would unpack to 536,871,040 bytes", "at most 200 times"],
+        {"cause": ("features.npy would unpack to 536,871,040 bytes", "at most 200 times")},
     ),
     "the same name without end": (
         lambda p: zeros(
             p, (2**24,), "|S1", "names", features=header((2**24, 1), "<f2") + bytes(2**25)
         ),
-        ["names a picture twice among 16,777,216"],
+        {"came": "names a picture twice among 16,777,216"},
     ),
     "shape beyond the bytes": (
         lambda p: archive(p, features=header((2**40, 2**20), "<f4") + bytes(8)),
-        ["shape (1099511627776, 1048576)", "do not make up"],
+        {"cause": ("shape (1099511627776, 1048576)", "do not make up")},
     ),
     "shape below them": (
         lambda p: archive(p, features=header((2, 1), "<f4") + bytes(9)),
-        ["shape (2, 1)", "do not make up"],
+        {"cause": ("shape (2, 1)", "do not make up")},
     ),
     "shape below nothing": (
         lambda p: archive(p, features=header((-2, -1), "<f4") + bytes(8)),
-        ["cannot be read as .npz"],
+        {"came": "cannot be read as .npz"},
     ),
     "text of any length": (
         lambda p: archive(p, names=header((2,), "<U100000000")),
-        ["dtype <U100000000", "do not make up"],
+        {"cause": ("dtype <U100000000", "do not make up")},
     ),
     "text of no length": (
         lambda p: archive(p, names=header((2**50,), "<U0")),
-        ["features have shape (2, 1)"],
+        {"thing": "features", "came": "has shape (2, 1)"},
     ),
     "text that is none": (
         lambda p: archive(p, names=header((2,), "<U1") + b"\xff" * 8),
-        ["'names' holds a character of number 4,294,967,295"],
+        {"thing": "'names'", "came": "holds a character of number 4,294,967,295"},
     ),
     "objects": (
         lambda p: archive(p, names=header((3,), "|O") + b"cos\nsystem\n(S'true'\ntR. "),
-        ["Object arrays cannot be loaded"],
+        {"cause": "Object arrays cannot be loaded"},
     ),
     "a header without end": (
         lambda p: archive(p, names=b"\x93NUMPY\2\0\xff\xff\xff\xff"),
-        ["cannot be read as .npz"],
+        {"came": "cannot be read as .npz"},
     ),
     "a header that nests": (
         lambda p: archive(p, names=b"\x93NUMPY\1\0\x10\x27" + b"(" * 9999 + b"\n"),
-        ["cannot be read as .npz"],
+        {"came": "cannot be read as .npz"},
     ),
     "a header that computes": (
         lambda p: archive(
             p, names=b"\x93NUMPY\1\0\x20\0" + b"__import__('os').abort()".ljust(31) + b"\n"
         ),
-        ["cannot be read"],
+        {"came": "cannot be read"},
     ),
     "another version": (
         lambda p: archive(p, names=b"\x93NUMPY\3\0" + GOOD["names.npy"][8:]),
-        ["cannot be read as .npz"],
+        {"came": "cannot be read as .npz"},
     ),
-    "lzma": (lambda p: archive(p, zipfile.ZIP_LZMA), ["uses another compression"]),
-    "encrypted": (lambda p: patched(p, 8, b"\1\0"), ["features.npy", "is encrypted"]),
+    "lzma": (lambda p: archive(p, zipfile.ZIP_LZMA), {"cause": "uses another compression"}),
+    "encrypted": (lambda p: patched(p, 8, b"\1\0"), {"cause": ("features.npy", "is encrypted")}),
     "claims to be larger": (
         lambda p: patched(p, 24, struct.pack("<I", 2**31)),
-        ["features.npy would unpack to 2,147,483,648 bytes"],
+        {"cause": "features.npy would unpack to 2,147,483,648 bytes"},
     ),
     "claims to be compressed less": (
         lambda p: patched(p, 20, struct.pack("<II", 2**31, 2**31)),
-        ["features.npy would unpack to 2,147,483,648 bytes"],
+        {"cause": "features.npy would unpack to 2,147,483,648 bytes"},
     ),
-    "claims to be smaller": (lambda p: patched(p, 24, struct.pack("<I", 130)), ["Bad CRC-32"]),
-    "damaged in the middle": (lambda p: patched(p, 16, b"\1\2\3\4"), ["Bad CRC-32"]),
-    "members without end": (endless_list, ["a list of members of 14,100,000 bytes"]),
+    "claims to be smaller": (
+        lambda p: patched(p, 24, struct.pack("<I", 130)),
+        {"cause": "Bad CRC-32"},
+    ),
+    "damaged in the middle": (lambda p: patched(p, 16, b"\1\2\3\4"), {"cause": "Bad CRC-32"}),
+    "members without end": (endless_list, {"cause": "a list of members of 14,100,000 bytes"}),
     "a name twice": (
         two_of_a_name,
-        ["holds 'names', 'features', 'names', expected 'names', 'features', each once"],
+        {
+            "came": "holds 'names', 'features', 'names'",
+            "expected": "'names', 'features', each once",
+        },
     ),
     "names that a terminal obeys": (
         many_strange_names,
-        [r"holds '\x1b[31m0', ", "and 990 more, expected 'names', 'features', each once"],
+        {
+            "came": ("holds '\\x1b[31m0',", "and 990 more"),
+            "expected": "'names', 'features', each once",
+        },
     ),
 }
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_an_archive_that_lies_is_refused(name: str, tmp_path: Path) -> None:
-    make, words = ARCHIVES[name]
+    make, fields = ARCHIVES[name]
     make(tmp_path / "a.npz")
-    refused(lambda: read_features(tmp_path / "a.npz"), "a.npz", *words)
+    refused(lambda: read_features(tmp_path / "a.npz"), "a.npz", **fields)
 
 
 def read_one(path: Path) -> Any:
     return read_captions([(None, path)])
 
 
-def refused(read: Callable[[], Any], *words: str) -> None:
-    with bounded_effort(), pytest.raises(DataError) as caught:
+def refused(read: Callable[[], Any], about: str = "", **fields: str | tuple[str, ...]) -> None:
+    with bounded_effort(), refuses(DataError, **fields) as caught:
         read()
+    assert about in caught.value.thing
     message = str(caught.value)
     assert message.isprintable()
     assert len(message) < 1000
-    for word in words:
-        assert word in message
 
 
 def test_an_archive_may_be_as_compressed_as_it_likes_while_it_is_small(tmp_path: Path) -> None:
@@ -240,26 +249,26 @@ def test_text_files_without_end_are_not_read(tmp_path: Path) -> None:
     for read in (read_one, read_list):
         refused(
             lambda read=read: read(sparse(tmp_path / "a.txt", 256 * MB + 1)),
-            f"{'read_captions' if read is read_one else 'read_list'}: ",
-            "268,435,457 bytes",
-            "at most 256 MB",
+            function="read_captions" if read is read_one else "read_list",
+            came="268,435,457 bytes",
+            expected="at most 256 MB",
         )  # type: ignore[misc]
         if hasattr(os, "mkfifo"):
             os.mkfifo(tmp_path / f"{read.__name__}.pipe")
             for path in (tmp_path / f"{read.__name__}.pipe", Path("/dev/zero")):
                 refused(
                     lambda read=read, path=path: read(path),
-                    "a pipe or a device",
-                    "is the path right?",
+                    came="a pipe or a device",
+                    cause="is the path right?",
                 )  # type: ignore[misc]
     if hasattr(os, "mkfifo"):
-        refused(lambda: read_features(tmp_path / "read_list.pipe"), "is a pipe or a device")
+        refused(lambda: read_features(tmp_path / "read_list.pipe"), came="is a pipe or a device")
 
 
 def test_the_last_of_many_names_is_found_to_be_there_twice_at_once(tmp_path: Path) -> None:
     names = "\n".join(map(str, range(300_000)))
     (tmp_path / "a.txt").write_text(f"{names}\n299999\n")
-    refused(lambda: read_list(tmp_path / "a.txt"), "lists '299999' twice")
+    refused(lambda: read_list(tmp_path / "a.txt"), came="lists '299999' twice")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +283,7 @@ def test_the_last_of_many_names_is_found_to_be_there_twice_at_once(tmp_path: Pat
 )
 def test_long_lines_take_no_longer_than_they_are(line: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(line)
-    refused(lambda: read_one(tmp_path / "a.txt"), "is of no form known here")
+    refused(lambda: read_one(tmp_path / "a.txt"), came="is of no form known here")
     (tmp_path / "a.txt").write_text(f"a.jpg#0\ta dog\n{line}")
     with bounded_effort():
         assert len(read_one(tmp_path / "a.txt")) == 1
@@ -283,15 +292,14 @@ def test_long_lines_take_no_longer_than_they_are(line: str, tmp_path: Path) -> N
 def test_names_that_a_terminal_obeys_are_written_out(tmp_path: Path) -> None:
     long = "\x1b[31m\u202e" + "x" * 10_000
     (tmp_path / "a.txt").write_text(f"{long}\n{long}", encoding="utf-8")
-    refused(lambda: read_one(tmp_path / "a.txt"), r"its first line is '\x1b[31m\u202exxx")
+    refused(lambda: read_one(tmp_path / "a.txt"), came=r"its first line is '\x1b[31m\u202exxx")
     (tmp_path / "a.txt").write_text(f"{long}\n{long}", encoding="utf-8")
-    refused(lambda: read_list(tmp_path / "a.txt"), r"lists '\x1b[31m\u202exxx")
+    refused(lambda: read_list(tmp_path / "a.txt"), came=r"lists '\x1b[31m\u202exxx")
     refused(
         lambda: (_ for _ in ()).throw(
             unknown("f", "split", "a", ["\x1b[31m", *map(str, range(50))], DataError)
         ),
-        r"'\x1b[31m', 0, 1",
-        "31 more",
+        expected=(r"'\x1b[31m', 0, 1", "31 more"),
     )
 
 
@@ -332,12 +340,12 @@ def test_a_list_leads_to_no_picture_outside_the_folder(tmp_path: Path) -> None:
         read = lambda lists=lists: import_captions(  # noqa: E731
             [(None, tmp_path / "token.txt")], lists=lists, min_count=1, pictures=folder
         )
-        refused(read, repr(name), "would lie outside", "who wrote the list?")
+        refused(read, repr(name), came="would lie outside", cause="who wrote the list?")
     for name in ("a" * 5000, "\ud800.jpg", "none.jpg"):
         refused(
             lambda name=name: encode_folder(folder, [name], HistogramEncoder()),
-            "1 of 1 pictures have no file in",
-            repr(name[:50])[:-1],
+            "1 of 1 pictures",
+            came=("have no file in", repr(name[:50])[:-1]),
         )  # type: ignore[misc]
 
 
@@ -346,7 +354,12 @@ def test_a_list_leads_to_no_picture_outside_the_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["", " ", "a b", "a\n", "\u2003", "a\u00a0b", "\x1c", "\u2028a"])
 def test_what_is_no_single_word_is_in_no_vocabulary(word: str) -> None:
-    refused(lambda: Vocabulary([*SPECIAL, "dog", word]), "Vocabulary: ", repr(word), "white space")
+    refused(
+        lambda: Vocabulary([*SPECIAL, "dog", word]),
+        repr(word),
+        function="Vocabulary",
+        came="white space",
+    )
 
 
 def test_the_courses_words_are_words(real_data: Path) -> None:
@@ -455,12 +468,15 @@ def gif(screen: tuple[int, int], frame: tuple[int, int]) -> bytes:
 
 MOST = f"at most {Image.MAX_IMAGE_PIXELS:,}"
 COLOUR = {"mode": "RGB", "subsampling": 0}
-PICTURES: dict[str, tuple[Callable[[], bytes], list[str]]] = {
-    "90 million zeros.png": (lambda: black(9_500, 9_500), ["9500 x 9500 pixels", MOST]),
-    "no pixel.png": (lambda: png(90_001, 1_000), [MOST]),
+PICTURES: dict[str, tuple[Callable[[], bytes], dict[str, Any]]] = {
+    "90 million zeros.png": (
+        lambda: black(9_500, 9_500),
+        {"came": "9500 x 9500 pixels", "expected": MOST},
+    ),
+    "no pixel.png": (lambda: png(90_001, 1_000), {"expected": MOST}),
     "text.png": (
         lambda: png(8, 8, *[chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100 * MB)))]),
-        ["damaged"],
+        {"cause": "damaged"},
     ),
     "texts.png": (
         lambda: png(
@@ -468,54 +484,55 @@ PICTURES: dict[str, tuple[Callable[[], bytes], list[str]]] = {
             8,
             *[chunk(b"zTXt", b"a%d\0\0" % i + zlib.compress(bytes(1_000_000))) for i in range(100)],
         ),
-        ["damaged"],
+        {"cause": "damaged"},
     ),
     "profile.png": (
         lambda: png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(100 * MB)))),
-        ["damaged"],
+        {"cause": "damaged"},
     ),
     "chunk beyond the end.png": (
         lambda: png(8, 8)[:-12] + struct.pack(">I", 2**31 - 1) + b"IDAT",
-        ["damaged"],
+        {"cause": "damaged"},
     ),
     "baseline.jpg": (
         lambda: sized(saved((80, 80), "JPEG", "RGB"), 60_000, 3_000),
-        ["too many pixels"],
+        {"came": "too many pixels"},
     ),
     "progressive.jpg": (
         lambda: sized(saved((80, 80), "JPEG", progressive=True), 14_000, 14_000),
-        ["too many pixels"],
+        {"came": "too many pixels"},
     ),
-    "screen.gif": (lambda: gif((9_500, 9_500), (1, 1)), ["9500 x 9500", MOST]),
-    "frame.gif": (lambda: gif((1, 1), (65_535, 65_535)), ["too many pixels"]),
-    "large.tif": (lambda: tiff(9_500, 9_500, 8), [MOST]),
-    "one strip.tif": (lambda: tiff(9_500, 9_500, 9_500), [MOST]),
-    "no data.tif": (lambda: tiff(7000, 7000, 7000, 1), ["damaged"]),
-    "plain.ppm": (lambda: b"P3 9500 9500 255\n", [MOST]),
-    "fine.ppm": (lambda: b"P6 9500 9500 65535\n", [MOST]),
-    "broken off.png": (lambda: black(7000, 7000)[:20_000], ["damaged"]),
-    "broken off.jpg": (lambda: saved((5000, 5000), "JPEG")[:20_000], ["damaged"]),
-    "broken off.gif": (lambda: saved((5000, 5000), "GIF")[:5_000], ["damaged"]),
+    "screen.gif": (lambda: gif((9_500, 9_500), (1, 1)), {"came": "9500 x 9500", "expected": MOST}),
+    "frame.gif": (lambda: gif((1, 1), (65_535, 65_535)), {"came": "too many pixels"}),
+    "large.tif": (lambda: tiff(9_500, 9_500, 8), {"expected": MOST}),
+    "one strip.tif": (lambda: tiff(9_500, 9_500, 9_500), {"expected": MOST}),
+    "no data.tif": (lambda: tiff(7000, 7000, 7000, 1), {"cause": "damaged"}),
+    "plain.ppm": (lambda: b"P3 9500 9500 255\n", {"expected": MOST}),
+    "fine.ppm": (lambda: b"P6 9500 9500 65535\n", {"expected": MOST}),
+    "broken off.png": (lambda: black(7000, 7000)[:20_000], {"cause": "damaged"}),
+    "broken off.jpg": (lambda: saved((5000, 5000), "JPEG")[:20_000], {"cause": "damaged"}),
+    "broken off.gif": (lambda: saved((5000, 5000), "GIF")[:5_000], {"cause": "damaged"}),
 }
 if built.check("webp"):
     PICTURES["large.webp"] = (
         lambda: webp(9_000, 5_000),
-        ["9000 x 5000 pixels, which count double in WEBP", MOST],
+        {"came": "9000 x 5000 pixels, which count double in WEBP", "expected": MOST},
     )
-    PICTURES["no pixel.webp"] = (lambda: webp(4_000, 4_000), ["damaged"])
+    PICTURES["no pixel.webp"] = (lambda: webp(4_000, 4_000), {"cause": "damaged"})
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_that_lies_is_refused(name: str, tmp_path: Path) -> None:
-    make, words = PICTURES[name]
+    make, fields = PICTURES[name]
     (tmp_path / name).write_bytes(make())
-    refused(lambda: read_picture(tmp_path / name), "read_picture: ", name, *words)
+    refused(lambda: read_picture(tmp_path / name), name, function="read_picture", **fields)
 
 
 def test_a_file_too_long_for_a_picture_is_not_opened(tmp_path: Path) -> None:
     refused(
         lambda: read_picture(sparse(tmp_path / "a.webp", 256 * MB + 1)),
-        "268,435,457 bytes, expected at most 256 MB",
+        came="268,435,457 bytes",
+        expected="at most 256 MB",
     )
 
 
