@@ -872,11 +872,11 @@ def test_attention_is_timed_in_training_alone_and_without_the_textbook(
     )
     rows = int((captions[:, 1:] != plain.vocabulary.null).sum())
     assert needed == 2 * 2 * 5 * 2 * 12 * 10 + 2 * rows * (3 * 10 * 40 + 6 * 3 * 10)
-    for peers, works, says in (
+    for peers, works, expected in (
         (("textbook",), [TRAINING], "the textbook does not attend"),
         ((), [SAMPLING], "only training is timed"),
     ):
-        with pytest.raises(OptionError, match=says):
+        with refuses(OptionError, function="bench", expected=expected):
             results.bench([attentive], peers, BRIEF, works=works)
 
 
@@ -1068,7 +1068,9 @@ def test_emulated_parts_of_a_step_add_up_to_it(
         (name, where) for name in ("tiny", "drops") for where in ("host", "device")
     ]
     assert {len(row) for row in rows} == {len(heading)}
-    with pytest.raises(OptionError, match="step_profiles: backend is numpy, expected cupy"):
+    with refuses(
+        OptionError, function="step_profiles", thing="backend", came="is numpy", expected="cupy"
+    ):
         step_profile.step_profiles([TINY])
     monkeypatch.setattr(step_profile, "CONFIGS", {"tiny": TINY})
     monkeypatch.setattr(step_profile, "USUAL_CONFIGS", ("tiny",))

@@ -469,8 +469,8 @@ def test_emulated_model_refuses_a_cublas_handle_that_others_have_set(
     mode: str, device: Emulator
 ) -> None:
     vars(device)[f"{mode}_mode"] = 1
-    with pytest.raises(
-        ValueError, match=rf"handle of CUDA device 0 has {mode.title()}Mode 1, expe"
+    with refuses(
+        ValueError, thing="handle of CUDA device 0", came=f"has {mode.title()}Mode 1", expected="0"
     ):
         make("cupy")
 

@@ -118,7 +118,7 @@ def test_a_teacher_chooses_what_is_blank(tmp_path: Path) -> None:
 def test_a_handout_overwrites_nothing_and_refuses_what_is_no_notebook(tmp_path: Path) -> None:
     mine = tmp_path / "rnn.py"
     mine.write_text("my own")
-    with pytest.raises(OptionError, match=r"rnn\.py exists, and is not overwritten"):
+    with refuses(OptionError, thing="rnn.py", came="exists, and is not overwritten"):
         handout(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["rnn.py"]
     assert mine.read_text() == "my own"
@@ -132,9 +132,9 @@ def test_a_handout_overwrites_nothing_and_refuses_what_is_no_notebook(tmp_path: 
 @pytest.mark.parametrize(
     ("code", "found"),
     [
-        ("from xpcap.layers import *", r"from xpcap\.layers import \*"),
-        ("import xpcap\nmodel = xpcap.CaptioningRNN({})", r"xpcap\.CaptioningRNN"),
-        ("import xpcap.layers\nh = xpcap.layers.lstm_forward(x)", r"xpcap\.layers\.lstm_forward"),
+        ("from xpcap.layers import *", "from xpcap.layers import *"),
+        ("import xpcap\nmodel = xpcap.CaptioningRNN({})", "xpcap.CaptioningRNN"),
+        ("import xpcap.layers\nh = xpcap.layers.lstm_forward(x)", "xpcap.layers.lstm_forward"),
     ],
 )
 def test_a_notebook_that_would_run_the_librarys_solution_is_refused(
@@ -142,7 +142,9 @@ def test_a_notebook_that_would_run_the_librarys_solution_is_refused(
 ) -> None:
     mine = tmp_path / "mine.ipynb"
     mine.write_text(json.dumps({"cells": [cell_of(code)]}))
-    with pytest.raises(DataError, match=rf"handout: .*mine\.ipynb has {found}, which would run"):
+    with refuses(
+        DataError, function="handout", thing="mine.ipynb", came=f"has {found}, which would run"
+    ):
         handout(tmp_path / "out", [mine])
     assert not (tmp_path / "out").exists()
 

@@ -500,29 +500,33 @@ class Returns(Colours):
 
 
 @pytest.mark.parametrize(
-    ("metric", "error", "says"),
+    ("metric", "error", "thing", "came", "expected"),
     [
-        (Colours, TypeError, r"got the class Colours, expected an object: Colours\(\)"),
-        (len, TypeError, "a builtin_function_or_method lacks name, title, protocol, score"),
-        (METRICS[0], ValueError, "the name 'bleu' of Bleu is taken"),
-        (Returns(0.5), TypeError, r"Returns\.score returned a float, expected a Scored"),
+        (Colours, TypeError, "", "got the class Colours", "an object: Colours()"),
+        (len, TypeError, "a builtin_function_or_method", "lacks name, title, protocol, score", ""),
+        (METRICS[0], ValueError, "the name 'bleu' of Bleu", "is taken", ""),
+        (Returns(0.5), TypeError, "Returns.score", "returned a float", "a Scored"),
         (
             Returns(Scored({"mine": 0.5}, [1.0, 2.0])),
             ValueError,
-            "Returns.score returned 2 values, expected one for each of 40 pictures",
+            "Returns.score",
+            "returned 2 values",
+            "one for each of 40 pictures",
         ),
         (
             Returns(Scored({"cider_d": 0.5}, [])),
             ValueError,
-            "the name 'cider_d' of Returns is taken",
+            "the name 'cider_d' of Returns",
+            "is taken",
+            "",
         ),
     ],
 )
 def test_what_is_no_metric_is_refused(
-    metric: Any, error: type[Exception], says: str, made: Path
+    metric: Any, error: type[Exception], thing: str, came: str, expected: str, made: Path
 ) -> None:
     data = open_data(made / "data.h5")
-    with pytest.raises(error, match=says):
+    with refuses(error, function="metrics", thing=thing, came=came, expected=expected):
         runs.score_captions(
             data,
             "val",
