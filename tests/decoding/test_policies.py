@@ -276,7 +276,7 @@ def test_limits_that_leave_no_caption_are_refused(
         ({"temperature": float("nan")}, "`temperature`", "is nan", "", ""),
         ({"temperature": float("inf")}, "`temperature`", "is inf", "", ""),
         ({"top_k": 0}, "`top_k`", "is 0", "a whole number of at least 1", ""),
-        ({"top_p": 0.0}, "`top_p`", "is 0.0", "a number in 1e-06..1", "it is a probability"),
+        ({"top_p": 0.0}, "`top_p`", "is 0.0", "a number in 0.000001..1", "it is a probability"),
         ({"top_p": 1.5}, "`top_p`", "is 1.5", "", ""),
         ({"seed": -1}, "`seed`", "is -1", "", ""),
         ({"seed": 1.5}, "`seed`", "is 1.5", "a whole number in 0..2**63-1", ""),

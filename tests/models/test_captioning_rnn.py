@@ -552,7 +552,7 @@ def test_sampling_nothing_gives_nothing() -> None:
             {
                 "function": "CaptioningRNN.sample",
                 "thing": "features",
-                "came": "has shape ()",
+                "came": "have shape ()",
                 "expected": f"(N, {D})",
             },
         ),
@@ -564,7 +564,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.loss(np.zeros((2, D)), 1),
             ValueError,
-            {"thing": "captions", "came": "has shape ()", "expected": "(N, S)"},
+            {"thing": "captions", "came": "have shape ()", "expected": "(N, S)"},
         ),
         (
             lambda m: m.sample([[0.0], [0.0, 1.0]]),
@@ -658,7 +658,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.loss(np.zeros((3, D)), np.ones((2, 4), int)),
             ValueError,
-            {"thing": "features", "came": "has shape (3, 5)", "expected": f"(N, {D}), N = 2"},
+            {"thing": "features", "came": "have shape (3, 5)", "expected": f"(N, {D}) = (2, {D})"},
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), V)),
@@ -678,7 +678,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.sample(np.zeros((2, D + 1))),
             ValueError,
-            {"thing": "features", "came": "has shape (2, 6)", "expected": f"(N, {D})"},
+            {"thing": "features", "came": "have shape (2, 6)", "expected": f"(N, {D})"},
         ),
         (
             lambda m: CaptioningRNN(WORDS, D, inject="attention"),
@@ -708,7 +708,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: make("lstm", inject="attention").sample(np.zeros((2, D))),
             ValueError,
-            {"thing": "features", "came": "has shape (2, 5)", "expected": "(N, 3, 5)"},
+            {"thing": "features", "came": "have shape (2, 5)", "expected": "(N, 3, 5)"},
         ),
         (
             lambda m: CaptioningRNN({"<NULL>": 0, "a": 1}, D).sample(np.zeros((1, D))),

@@ -135,7 +135,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     ),
     "text of no length": (
         lambda p: archive(p, names=header((2**50,), "<U0")),
-        {"thing": "features", "came": "has shape (2, 1)"},
+        {"thing": "features", "came": "have shape (2, 1)"},
     ),
     "text that is none": (
         lambda p: archive(p, names=header((2,), "<U1") + b"\xff" * 8),

@@ -147,7 +147,7 @@ BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], dict[str, str]]] =
     ),
     "fewer names than rows": (
         lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"])),
-        {"thing": ": features", "came": "has shape (3, 4)"},
+        {"thing": ": features", "came": "have shape (3, 4)"},
     ),
     "a name twice": (
         lambda f: rewrite(f["features_file"], names=np.array(["one.jpg"] * 3)),

@@ -342,19 +342,19 @@ def test_a_ranker_survives_the_disk_and_its_arrays_stay_there(
 DAMAGES: dict[
     str, tuple[Callable[[dict[str, np.ndarray], dict[str, Any]], object], dict[str, str]]
 ] = {
-    "a missing array": (lambda t, m: t.pop("words"), {"came": "holds components"}),
+    "a missing array": (lambda t, m: t.pop("words"), {"came": "lacks words"}),
     "another size": (
         lambda t, m: t.update(mean=t["mean"][:-1]),
         {"thing": "mean", "came": "has shape"},
     ),
     "another type": (
         lambda t, m: t.update(counts=t["counts"].astype("f4")),
-        {"thing": "counts", "came": "has shape"},
+        {"thing": "counts", "came": "have shape"},
     ),
     "a word beyond": (lambda t, m: t["words"].__setitem__(0, 999), {"came": "a word 999"}),
     "too few words": (lambda t, m: t.update(words=t["words"][1:]), {"came": "do not add up"}),
     "too few captions": (lambda t, m: t["counts"].__setitem__(0, 9), {"came": "do not add up"}),
-    "not finite": (lambda t, m: t["directions"].__setitem__(0, np.nan), {"came": "not finite"}),
+    "holds nan at": (lambda t, m: t["directions"].__setitem__(0, np.nan), {"came": "holds nan at"}),
     "n-grams that fall": (
         lambda t, m: t.update(grams=t["grams"][::-1].copy()),
         {"came": "do not rise"},
