@@ -214,7 +214,7 @@ def _answers(who: str, task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             for line in process.stdout:
                 answer = json.loads(line)
                 if "error" in answer:
-                    raise BackendError(answer["error"])
+                    raise BackendError(*answer["error"])
                 yield answer
         except BaseException:
             process.kill()
@@ -243,4 +243,4 @@ def child() -> None:
         ):
             print(json.dumps(measurement._asdict() if measurement else {}), flush=True)
     except (*EXPECTED, ArithmeticError) as error:
-        print(json.dumps({"error": str(error)}), flush=True)
+        print(json.dumps({"error": error.args}), flush=True)

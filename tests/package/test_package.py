@@ -268,7 +268,7 @@ def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(
     assert skipped == [
         (
             str(pictures[1]),
-            f"the encoder {HistogramEncoder().name} makes a feature of it that is not finite",
+            f"has a feature by the encoder {HistogramEncoder().name} that is not finite",
         )
     ]
 

@@ -4,8 +4,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import golden
 import pytest
+
+pytest.importorskip("PIL")
+import golden
 
 Outputs = dict[str, dict[str, bytes]]
 Check = Callable[..., str]

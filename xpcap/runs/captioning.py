@@ -604,8 +604,8 @@ def encode_picture(
     if not np.isfinite(feature).all():
         raise DataError(
             where,
-            f"{_name(source) or 'the picture'}: the encoder {encoder.name}",
-            "makes a feature of it that is not finite",
+            _name(source) or "the picture",
+            f"has a feature by the encoder {encoder.name} that is not finite",
         )
     return picture, feature
 
