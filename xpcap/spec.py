@@ -68,15 +68,6 @@ class Axis(NamedTuple):
         """The size, if its letter is bound."""
         return self.factor * sizes[self.letter] + self.more if self.letter else self.more
 
-    def bind(self, size: int, sizes: Sizes) -> bool:
-        """True if `size` is this axis; its letter is bound if it is free."""
-        rest = size - self.more
-        if not self.letter:
-            return rest == 0
-        if rest >= 0 and rest % self.factor == 0:
-            sizes.setdefault(self.letter, rest // self.factor)
-        return sizes.get(self.letter, -1) * self.factor == rest
-
 
 class Form(NamedTuple):
     """The axes of an array; `open` if any others come before them."""
@@ -95,13 +86,18 @@ class Form(NamedTuple):
 
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
         """True if `shape` has this form; free letters are bound, also where it has not."""
-        tail = shape
         if self.open:
-            tail = shape[len(shape) - len(self.axes) :] if len(shape) > len(self.axes) else ()
-        fits = len(tail) == len(self.axes)
-        for axis, size in zip(self.axes, tail, strict=False):
-            fits = axis.bind(size, sizes) and fits
-        return fits
+            shape = shape[len(shape) - len(self.axes) :] if len(shape) > len(self.axes) else ()
+        if len(shape) != len(self.axes):
+            return False
+        for (factor, letter, more), size in zip(self.axes, shape, strict=True):
+            if not letter:
+                known = 0
+            elif (known := sizes.get(letter, -1)) < 0:
+                known = sizes[letter] = (size - more) // factor
+            if known < 0 or known * factor + more != size:
+                return False
+        return True
 
 
 class Entry(NamedTuple):
