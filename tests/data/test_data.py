@@ -91,25 +91,27 @@ def test_a_source_comes_back_from_its_object() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "came"),
+    ("stored", "came", "expected"),
     [
-        ({"encoder": 7}, "encoder is '7', expected text"),
-        ({"pictures": None}, "pictures is 'None', expected text"),
-        ({"generated": ["pictures"], "seed": 1}, "generated is"),
-        ({"generated": "pictures"}, "seed is 'None', expected a whole number"),
-        ({"seed": True}, "seed is 'True'"),
-        ({"seed": 2**63}, "seed is '9223372036854775808'"),
-        ({"seed": -1}, "seed is '-1'"),
-        ({"seed": 1.0}, "seed is '1.0'"),
+        ({"encoder": 7}, "encoder is '7'", "text"),
+        ({"pictures": None}, "pictures is 'None'", "text"),
+        ({"generated": ["pictures"], "seed": 1}, "generated is", "text"),
+        ({"generated": "pictures"}, "seed is 'None'", "a whole number, 0 to"),
+        ({"seed": True}, "seed is 'True'", "a whole number"),
+        ({"seed": 2**63}, "seed is '9223372036854775808'", "a whole number"),
+        ({"seed": -1}, "seed is '-1'", "a whole number"),
+        ({"seed": 1.0}, "seed is '1.0'", "a whole number"),
     ],
 )
 def test_a_source_of_other_types_is_refused_where_it_is_read_and_where_it_is_made(
-    stored: dict[str, Any], came: str
+    stored: dict[str, Any], came: str, expected: str
 ) -> None:
-    with refuses(DataError, function="file", thing="source", came=f"says that {came}"):
+    with refuses(
+        DataError, function="file", thing="source", came=f"says that {came}", expected=expected
+    ):
         Source.from_json("file", stored)
     if None not in stored.values():
-        with refuses(DataError, function="Source", came=came):
+        with refuses(DataError, function="Source", came=came, expected=expected):
             Source(**stored)
 
 

@@ -52,7 +52,7 @@ class Source:
                 "Source", "record", f"holds {twice[0]!r}", expected=f"it as the argument {twice[0]}"
             )
         if fault := _fault(self.to_json()):
-            raise DataError("Source", "", fault)
+            raise DataError("Source", "", *fault)
 
     @classmethod
     def from_json(cls, where: str, stored: Mapping[str, Any]) -> "Source":
@@ -63,7 +63,8 @@ class Source:
         DataError : a field has the wrong type or range.
         """
         if fault := _fault(stored):
-            raise DataError(where, "source", f"says that {fault}", cause="altered?")
+            came, expected = fault
+            raise DataError(where, "source", f"says that {came}", expected, "altered?")
         fields = {name: stored[name] for name in FIELDS if name in stored}
         return cls(
             **fields, record={key: value for key, value in stored.items() if key not in FIELDS}
@@ -75,16 +76,16 @@ class Source:
         return dict(sorted({**self.record, **fields}.items()))
 
 
-def _fault(stored: Mapping[str, Any]) -> str:
-    """The fault of a stored source; empty if there is none."""
+def _fault(stored: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What is wrong with a stored source, and what was expected; None: nothing."""
     if odd := [name for name in TEXT if not isinstance(stored.get(name, ""), str)]:
-        return f"{odd[0]} is {str(stored[odd[0]])[:60]!r}, expected text"
+        return f"{odd[0]} is {str(stored[odd[0]])[:60]!r}", "text"
     seed = stored.get("seed")
     if (seed is not None or "generated" in stored) and (
         type(seed) is not int or not 0 <= seed < 2**63
     ):
-        return f"seed is {str(seed)[:60]!r}, expected a whole number, 0 to 2**63-1"
-    return ""
+        return f"seed is {str(seed)[:60]!r}", "a whole number, 0 to 2**63-1"
+    return None
 
 
 RESERVED = ("vocab", "pca_mean", "pca_components")  # members of a dataset file but its splits

@@ -76,7 +76,9 @@ def read_ranker(
     if not isinstance(images, list) or len(images) != m or not all(map(_is_text, images)):
         raise _damaged(where, f"images that are no list of {m:,} names")
     if (total := meta.pop("pictures", None)) != m:
-        raise _damaged(where, f"n-grams of {str(total)[:20]} pictures, where {m:,} are indexed")
+        raise _damaged(
+            where, f"n-grams of {str(total)[:20]} pictures", f"the {m:,} that are indexed"
+        )
     index = PhotoIndex(
         Projection(tensors["mean"], tensors["components"]),
         tensors["directions"],
@@ -102,17 +104,17 @@ def _settings(where: str, meta: dict[str, Any]) -> dict[str, Any]:
             for x in weights.values()
         )
     ):
-        raise _damaged(where, f"weights {str(weights)[:60]}, expected one of each feature")
+        raise _damaged(where, f"weights {str(weights)[:60]}", "one of each feature")
     settings: dict[str, Any] = {"weights": weights}
     for name, (least, most) in LIMITS.items():
         stored = STORED.get(name, name)
         value = meta.pop(stored, None)
         if type(value) is not int or not least <= value <= most:
-            raise _damaged(where, f"{stored} {str(value)[:20]}, expected {least} to {most}")
+            raise _damaged(where, f"{stored} {str(value)[:20]}", f"{least} to {most}")
         settings[name] = value
     bandwidth = meta.pop(STORED["bandwidth"], None)
     if type(bandwidth) not in (int, float) or not LEAST_BANDWIDTH <= bandwidth <= 1:
-        raise _damaged(where, f"fall {str(bandwidth)[:20]}, expected {LEAST_BANDWIDTH} to 1")
+        raise _damaged(where, f"fall {str(bandwidth)[:20]}", f"{LEAST_BANDWIDTH} to 1")
     settings["bandwidth"] = bandwidth
     settings["no_stutter"] = meta.pop("no_stutter", None) is True
     return settings
@@ -130,7 +132,7 @@ def _check_shapes(where: str, tensors: Mapping[str, np.ndarray], D: int, V: int)
         raise _damaged(where, f"lengths that do not add up to {w:,} words")
     for name in ("words", "ends"):
         if tensors[name].size and (most := int(tensors[name].max())) >= V:
-            raise _damaged(where, f"a word {most} in {name}, expected 0..{V - 1}")
+            raise _damaged(where, f"a word {most} in {name}", f"0..{V - 1}")
     if (tensors["grams"][1:] <= tensors["grams"][:-1]).any() or (tensors["times"] < 1).any():
         raise _damaged(where, "n-grams that do not rise, or occur in no picture")
 
@@ -139,5 +141,5 @@ def _is_text(name: object) -> bool:
     return isinstance(name, str)
 
 
-def _damaged(where: str, what: str) -> DataError:
-    return DataError(where, "", f"has {what}", cause="damaged, or from another run?")
+def _damaged(where: str, what: str, expected: str = "") -> DataError:
+    return DataError(where, "", f"has {what}", expected, "damaged, or from another run?")
