@@ -241,17 +241,29 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
     ),
     "a seed of text": (
         source(generated="pictures", seed="0"),
-        {"came": ("seed is '0'", "whole number")},
+        {"came": "seed is '0'", "expected": "whole number"},
     ),
-    "a seed that is true": (source(seed=True), {"came": ("seed is 'True'", "whole number")}),
-    "a seed below 0": (source(seed=-1), {"came": ("seed is '-1'", "whole number")}),
-    "a huge seed": (source(seed=10**4000), {"came": ("seed is '1000", "2**63-1")}),
-    "no seed": (source(generated="pictures"), {"came": ("seed is 'None'", "whole number")}),
-    "an encoder that is a list": (source(encoder=["x"]), {"came": ("encoder is", "expected text")}),
-    "a folder that is a number": (source(pictures=3), {"came": "pictures is '3', expected text"}),
+    "a seed that is true": (
+        source(seed=True),
+        {"came": "seed is 'True'", "expected": "whole number"},
+    ),
+    "a seed below 0": (source(seed=-1), {"came": "seed is '-1'", "expected": "whole number"}),
+    "a huge seed": (source(seed=10**4000), {"came": "seed is '1000", "expected": "2**63-1"}),
+    "no seed": (
+        source(generated="pictures"),
+        {"came": "seed is 'None'", "expected": "whole number"},
+    ),
+    "an encoder that is a list": (
+        source(encoder=["x"]),
+        {"came": "encoder is", "expected": "text"},
+    ),
+    "a folder that is a number": (
+        source(pictures=3),
+        {"came": "pictures is '3'", "expected": "text"},
+    ),
     "a kind that is nothing": (
         source(generated=None),
-        {"came": "generated is 'None', expected text"},
+        {"came": "generated is 'None'", "expected": "text"},
     ),
     "texts that overlap": (
         edit(lambda f: f["train/text_offsets"].__setitem__(1, 9)),

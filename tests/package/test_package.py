@@ -329,7 +329,7 @@ def test_open_run_draws_no_random_number(
 
 @pytest.mark.parametrize(
     ("text", "came"),
-    [("[]", "has format"), ('{"format": 1}', "has data None"), ("nonsense", "is not JSON")],
+    [("[]", "has format"), ('{"format": 1}', "has no data"), ("nonsense", "is not JSON")],
 )
 def test_a_config_that_is_none_names_its_file(text: str, came: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
