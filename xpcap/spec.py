@@ -146,11 +146,6 @@ class Entry(NamedTuple):
         return self.shapes + "".join(known)
 
     @property
-    def has(self) -> str:
-        """The verb after the name: ``features have``, ``x has``."""
-        return "have" if self.name.endswith("s") else "has"
-
-    @property
     def stacks(self) -> bool:
         """True if an axis stacks several blocks of one size, such as 4H."""
         return any(axis.factor > 1 for form in self.forms for axis in form.axes)
@@ -217,7 +212,7 @@ class Spec:
                 raise InvalidValueError(
                     function,
                     entry.name,
-                    f"{entry.has} shape {x.shape}",
+                    f"{has(entry.name)} shape {x.shape}",
                     expected=entry.wanted(sizes),
                     cause="" if about else note or self.note,
                 )
@@ -265,7 +260,7 @@ class Spec:
                 raise DataError(
                     function,
                     entry.name,
-                    f"{entry.has} shape {x.shape} and dtype {x.dtype}",
+                    f"{has(entry.name)} shape {x.shape} and dtype {x.dtype}",
                     expected=f"{kind} of shape {entry.wanted(sizes)}",
                     cause=cause,
                 )
@@ -325,13 +320,18 @@ class Spec:
 spec = functools.cache(Spec)  # specs by their text, parsed once
 
 
+def has(name: str) -> str:
+    """The verb after the name of an array: ``features have``, ``x has``."""
+    return "have" if name.endswith("s") else "has"
+
+
 def check_kind(function: str, name: str, x: Array, kind: str) -> None:
     """InvalidTypeError : x is no array, or none of a kind."""
     require_array(function, name, x)
     characters, words = KINDS[kind]
     if x.dtype.char not in characters:
         cast = {"i": "cast it with .astype(int)", "b": "cast it with .astype(bool)"}.get(kind, "")
-        raise InvalidTypeError(function, name, f"has dtype {x.dtype}", expected=words, cause=cast)
+        raise InvalidTypeError(function, name, f"{has(name)} dtype {x.dtype}", words, cast)
 
 
 def check_float(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
@@ -343,7 +343,7 @@ def check_float(function: str, name: str, x: Array, first_name: str, first: Arra
         raise InvalidTypeError(
             function,
             name,
-            f"has dtype {x.dtype}",
+            f"{has(name)} dtype {x.dtype}",
             expected="float32 or float64",
             cause="cast it with .astype",
         )
@@ -360,7 +360,7 @@ def check_float(function: str, name: str, x: Array, first_name: str, first: Arra
         raise InvalidTypeError(
             function,
             name,
-            f"has dtype {x.dtype}",
+            f"{has(name)} dtype {x.dtype}",
             expected=f"{first.dtype}, as {first_name} has",
             cause="cast one with .astype",
         )
@@ -385,5 +385,6 @@ def check_finite(
     finite = get_array_module(x).isfinite(x)
     if not bool(finite.all()):
         at = [int(axis[0]) for axis in (~finite).nonzero()] if x.ndim else []
-        came = f"holds {x[tuple(at)]} at {at}" if at else f"is {x}"
+        hold = "hold" if has(name) == "have" else "holds"
+        came = f"{hold} {x[tuple(at)]} at {at}" if at else f"is {x}"
         raise error(function, name, came, "finite numbers", cause)

@@ -504,7 +504,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.loss(np.zeros((2, D), complex), np.ones((2, 4), int)),
             TypeError,
-            {"thing": "features", "came": "has dtype complex128"},
+            {"thing": "features", "came": "have dtype complex128"},
         ),
         (
             lambda m: m.sample(np.zeros((2, D)), forbid=[-1]),

@@ -349,5 +349,5 @@ def test_messages_name_the_ensemble() -> None:
         came="is given with a policy",
     ):
         ensemble.sample(pictures(2), 5, policy=Policy())
-    with refuses(TypeError, function="Ensemble.sample", thing="features", came="has dtype"):
+    with refuses(TypeError, function="Ensemble.sample", thing="features", came="have dtype"):
         ensemble.sample(np.array([["a"] * 4]))

@@ -354,7 +354,7 @@ DAMAGES: dict[
     "a word beyond": (lambda t, m: t["words"].__setitem__(0, 999), {"came": "a word 999"}),
     "too few words": (lambda t, m: t.update(words=t["words"][1:]), {"came": "do not add up"}),
     "too few captions": (lambda t, m: t["counts"].__setitem__(0, 9), {"came": "do not add up"}),
-    "holds nan at": (lambda t, m: t["directions"].__setitem__(0, np.nan), {"came": "holds nan at"}),
+    "not finite": (lambda t, m: t["directions"].__setitem__(0, np.nan), {"came": "hold nan at"}),
     "n-grams that fall": (
         lambda t, m: t.update(grams=t["grams"][::-1].copy()),
         {"came": "do not rise"},
