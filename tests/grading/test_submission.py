@@ -385,7 +385,7 @@ def sgd(w):
 @pytest.mark.parametrize(
     ("body", "says", "at"),
     [
-        ("while True: pass", "did not end within 1 second", True),
+        ("while True: pass", "did not end within 2 seconds", True),
         ("print('x' * 10**8)", "printed, or wrote to a file, more than 10 MB", False),
         ("for _ in range(10**6): print('a line of text')", "more than 10 MB", False),
         ("open('f', 'wb').write(bytes(2 * 10**7))", "more than 10 MB", False),
@@ -411,7 +411,7 @@ def test_hostile_code_is_stopped_with_a_message_and_the_next_call_works(
 ) -> None:
     source = f"import contextlib, faulthandler, os, signal, time\nimport numpy as np\ndef sgd(w):\n    {body}\n"
     write(tmp_path, {"work.py": source + "def adam(w): return w\n"})
-    with Submission(tmp_path / "work.py", seconds=1, memory=1) as submission:
+    with Submission(tmp_path / "work.py", seconds=2, memory=1) as submission:
         with pytest.raises(Stopped) as caught:
             submission.call("sgd", 1)
         assert says in caught.value.reason
@@ -439,8 +439,8 @@ def test_a_handle_is_not_mistaken_for_one_of_a_later_process(tmp_path: Path) -> 
 
 def test_a_module_that_does_not_end_costs_its_seconds_once(tmp_path: Path) -> None:
     write(tmp_path, {"work.py": "def sgd(w): 0\nwhile True:\n    pass\n"})
-    with Submission(tmp_path / "work.py", seconds=0.5) as submission:
-        with pytest.raises(Stopped, match=r"0.5 seconds \(work.py, line [23]: ") as first:
+    with Submission(tmp_path / "work.py", seconds=2) as submission:
+        with pytest.raises(Stopped, match=r"2 seconds \(work.py, line [23]: ") as first:
             submission.load("optim")
         with pytest.raises(Stopped) as second:
             submission.call("sgd", 1)
