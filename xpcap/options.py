@@ -165,7 +165,7 @@ def option(kind: Kind, default: Any = MISSING) -> Any:
 
 
 def kinds(options: object) -> dict[str, Kind]:
-    """The kinds of a dataclass's fields, by name; fields without a kind are left out."""
+    """The kinds of the fields of a dataclass, or of an instance of one, by name."""
     return {
         one.name: one.metadata["kind"]
         for one in fields(options)  # type: ignore[arg-type]

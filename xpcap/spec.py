@@ -8,15 +8,15 @@ An entry for each array, ``name:axes``, with a space between entries and a comma
 ``3``, ``()``          a fixed size, no axes
 ``...,D``              any axes, at least one, then those that follow
 ``N,D|N,P,D``          alternatives: the first that fits
-``x:N,D=f4``           its kind, see `KINDS`; without one a float of computing
+``x:N,D=f4``           its kind, see `KINDS`; without one float32 or float64
 ``x:N,D=f!``           its numbers are finite
 ``c0?:N,H``            an argument that may be None, or a result that may be left out
 ``-> h:N,H``           results, which only documentation reads
 ====================== =============================================================
 
-`Spec` checks arguments of layers and arrays of files, and writes the types of a docstring. Sizes
-are bound by the first array that has their letter; given ones are bound from
-the start. Floats of computing are float32 or float64, and have one dtype and one library together.
+`Spec` checks arguments of layers and arrays of files, and writes the types of a docstring. The first
+array that has a letter binds its size, unless the caller gives it. Arrays without a kind share one
+dtype and one library.
 """
 
 import copy
@@ -101,7 +101,7 @@ class Form(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What is asked of an array."""
+    """Requirements on one array."""
 
     name: str
     forms: tuple[Form, ...]
@@ -208,13 +208,13 @@ class Spec:
             if x is None and entry.optional:
                 continue
             if not entry.bind(x.shape, sizes):
-                about = any(one.stacks for one in self.entries) and not entry.stacks
+                of_others = any(one.stacks for one in self.entries) and not entry.stacks
                 raise InvalidValueError(
                     function,
                     entry.name,
                     f"{has(entry.name)} shape {x.shape}",
                     expected=entry.wanted(sizes),
-                    cause="" if about else note or self.note,
+                    cause="" if of_others else note or self.note,
                 )
             if entry.finite:
                 check_finite(function, entry.name, x, InvalidValueError)
@@ -335,7 +335,7 @@ def check_kind(function: str, name: str, x: Array, kind: str) -> None:
 
 
 def check_float(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
-    """InvalidTypeError : x is no float of computing, or not like another array."""
+    """InvalidTypeError : x is neither float32 nor float64, or differs from `first` in dtype or library."""
     if type(x) is type(first) and x is not first and hasattr(x, "dtype") and x.dtype == first.dtype:
         return  # the common case: as good as the first, which has been checked
     require_array(function, name, x)

@@ -135,7 +135,8 @@ def test_a_split_has_as_many_features_as_views_of_its_pictures(prepared: Path) -
     splits = {**data.splits, "train": replace(data.split("train"), features=spoilt)}
     with refuses(
         DataError,
-        thing=f"'{data.split('train').images[-1]}' among them",
+        function="write_dataset",
+        thing=("split 'train': 1 pictures", f"'{data.split('train').images[-1]}' among them"),
         came="features that are not finite",
     ):
         write_dataset("nan.h5", replace(data, splits=splits))

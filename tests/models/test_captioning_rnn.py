@@ -564,7 +564,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.loss(np.zeros((2, D)), 1),
             ValueError,
-            {"thing": "captions", "came": "have shape ()", "expected": "(N, S)"},
+            {"thing": "captions", "came": "have shape ()", "expected": "(N, T+1)"},
         ),
         (
             lambda m: m.sample([[0.0], [0.0, 1.0]]),

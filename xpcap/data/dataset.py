@@ -77,7 +77,7 @@ class Source:
 
 
 def _fault(stored: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What is wrong with a stored source, and what was expected; None: nothing."""
+    """Fault of a stored source and the value expected; None if it is valid."""
     if odd := [name for name in TEXT if not isinstance(stored.get(name, ""), str)]:
         return f"{odd[0]} is {str(stored[odd[0]])[:60]!r}", "text"
     seed = stored.get("seed")
@@ -484,7 +484,8 @@ def check_data(where: str, data: CaptionData, start: bool = True) -> None:
     if not data.splits:
         raise DataError(where, "", "has no split", expected="at least one, such as train")
     for name, split in data.splits.items():
-        _check_split(f"{where}, split {name!r}", split, data.vocabulary, start)
+        within = ", " if ": " in where else ": "  # a file, or the function alone
+        _check_split(f"{where}{within}split {name!r}", split, data.vocabulary, start)
     for thing, sizes in (
         ("features", [s.features.shape[1:] for s in data.splits.values()]),
         ("captions", [s.captions.shape[1:] for s in data.splits.values()]),

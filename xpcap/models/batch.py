@@ -533,7 +533,7 @@ def check_batch(
     shard: np.ndarray | None = None,
 ) -> None:
     """TypeError, ValueError : the arguments are no batch for CaptioningRNN.loss."""
-    sizes = spec("captions:N,S=i").check(where, captions)
+    sizes = spec("captions:N,T+1=i").check(where, captions)
     if captions.shape[0] < 1 or captions.shape[1] < 2:
         raise InvalidValueError(
             where,

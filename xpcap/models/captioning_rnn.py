@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 from xpcap.backend import Array, array_module, asarray, is_device_array, to_numpy
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.attention import Attention
-from xpcap.layers.cells import CELLS, State
+from xpcap.layers.cells import State
 from xpcap.memory import Buffer, Workspace, allocator
 from xpcap.models import network
 from xpcap.models.batch import (
@@ -31,7 +31,7 @@ from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
 from xpcap.ops import gather, matmul
 from xpcap.ops.cublas import check_handle
-from xpcap.options import SEED, Names, Whole
+from xpcap.options import SEED, kinds
 from xpcap.threads import in_turn, parallel_map
 
 WEIGHTS = 0  # random stream of the initial weights, from the seed
@@ -114,12 +114,15 @@ class CaptioningRNN(Captioner):
         inject: str = "init",
         seed: int | None = None,
     ) -> None:
-        Names(CELLS).check("CaptioningRNN", "cell_type", cell_type)
         shape = input_dim if isinstance(input_dim, tuple) else (input_dim,)
-        for size in shape:
-            Whole(1).check("CaptioningRNN", "input_dim", size)
-        Whole(1).check("CaptioningRNN", "wordvec_dim", wordvec_dim)
-        Whole(1).check("CaptioningRNN", "hidden_dim", hidden_dim)
+        # the config's fields under the course's names, for messages
+        for field, name, value in (
+            ("cell", "cell_type", cell_type),
+            ("feature_shape", "input_dim", shape),
+            ("wordvec", "wordvec_dim", wordvec_dim),
+            ("hidden", "hidden_dim", hidden_dim),
+        ):
+            kinds(ModelConfig)[field].check("CaptioningRNN", name, value)
         check_words(word_to_idx)
         config = ModelConfig(
             len(word_to_idx),

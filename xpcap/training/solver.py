@@ -437,7 +437,7 @@ class CaptioningSolver:
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         # 0 is allowed: a warm-up begins there
-        rate = Real(0).check("CaptioningSolver", "learning_rate", value)
+        rate = optim.KINDS["learning_rate"].check("CaptioningSolver", "learning_rate", value)
         self._optimizer.config["learning_rate"] = rate
 
     @property
