@@ -255,7 +255,8 @@ FLOORS = (  # a few words for each set of LEVELS, from the ground up
     "vocabulary, data set, batches",
     "make data, train, rank, report",
     "train, resume, evaluate, caption",
-    "students' code, ONNX",
+    "the course's exercise, ONNX",
+    "what people import of the exercise",
     "one file a command",
     "python -m xpcap",
 )

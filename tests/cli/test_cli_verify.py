@@ -7,7 +7,7 @@ import pytest
 from commands import call, failing, good
 
 from xpcap import use_backend
-from xpcap.grading.submission import course_files
+from xpcap.exercise.grading.submission import course_files
 
 SOURCE = """
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import xpcap
 from xpcap import gradcheck, layers, optim
-from xpcap.grading import Result, grade
+from xpcap.exercise.grading import Result, grade
 from xpcap.runs import PictureCaptioner
 from xpcap.verify import verify
 

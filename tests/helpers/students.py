@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from xpcap.grading import Result, grade
+from xpcap.exercise.grading import Result, grade
 
 LAYERS = """
 import numpy as np

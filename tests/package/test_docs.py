@@ -30,7 +30,7 @@ import xpcap
 from xpcap import backend, runs
 from xpcap.cli import main
 from xpcap.encoders import read_picture
-from xpcap.grading.submission import course_files
+from xpcap.exercise.grading.submission import course_files
 from xpcap.runs import captioning, training
 from xpcap.runs import options as of_runs
 from xpcap.shapes import generate, picture_of

@@ -25,7 +25,7 @@ from IPython.core.inputtransformer2 import TransformerManager  # noqa: E402 - wi
 from notebooks import NOTEBOOKS, ROOT, run  # noqa: E402 - not there without nbclient
 
 from xpcap.course import write_course_data  # noqa: E402
-from xpcap.course.imports import MODULES  # noqa: E402
+from xpcap.exercise.imports import MODULES  # noqa: E402
 
 DOCS = ROOT / "docs" / "tutorials"
 

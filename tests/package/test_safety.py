@@ -17,7 +17,7 @@ import caption_formats
 import pytest
 import sockets
 
-from xpcap.grading.submission import course_files
+from xpcap.exercise.grading.submission import course_files
 from xpcap.shapes import picture_of
 
 ROOT = Path(__file__).parents[2]
@@ -178,15 +178,15 @@ def sources() -> dict[str, str]:
 def test_the_package_holds_nothing_that_runs_what_a_file_says() -> None:
     """One file imports pickle, for weights whose digest it compares first; test_torch_weights.py
     shows that nothing in them runs. One is the process that runs a submission, and one runs changed
-    functions of grading/reference/.
+    functions of exercise/reference/.
     """
     assert len(sources()) > 50
     assert {
         name: found for name, source in sources().items() if (found := Scanner(source).found)
     } == {
         "encoders/torch_weights.py": ["import pickle"],
-        "grading/child.py": ["importlib.import_module"],
-        "grading/mutants.py": ["builtins.compile", "builtins.exec"],
+        "exercise/grading/child.py": ["importlib.import_module"],
+        "exercise/grading/mutants.py": ["builtins.compile", "builtins.exec"],
     }
 
 
@@ -209,7 +209,9 @@ def test_the_network_is_known_to_one_file_and_no_command_reaches_private_address
     }
     # which goes to private addresses too; the course's opens file: URLs as well
     assert users["image_from_url"] == door | {
-        f"course/{name}.py" for name in ("__init__", "data", "imports")
+        "course/__init__.py",
+        "exercise/data.py",
+        "exercise/imports.py",
     }
     assert users["read_url"] == door | {"runs/captioning.py"}  # what `caption` is given
 

@@ -22,8 +22,9 @@ LEVELS = [
     {"models"},
     {"data"},
     {"prepare", "ranking", "shapes", "training", "report"},
-    {"runs", "verify", "course"},
-    {"grading", "export"},
+    {"runs"},
+    {"exercise", "export"},
+    {"verify", "grading", "course"},
     {"cli"},
     {"__main__"},
 ]

@@ -92,7 +92,7 @@ def test_sites_are_patterns_with_holes_and_leave_messages_alone(tmp_path: Path) 
     }
     assert of("transfers") == {("other", "$a.copy()", "$a")}
     assert not any("{" in one.pattern or one.kind == "grading" for one in made)
-    grading = package_of(tmp_path / "verify", "verify/check.py")
+    grading = package_of(tmp_path / "exercise", "exercise/check.py")
     assert {one.kind for one in drawn(grading, "grading", 0)} == {"grading"}
     assert list(drawn(grading, "arithmetic", 0)) == []
 

@@ -21,9 +21,9 @@ from xpcap.cli.shared import (
     wanted_backend,
 )
 from xpcap.errors import OptionError
-from xpcap.grading import Result
-from xpcap.grading import grade as run_grade
-from xpcap.grading.results import (
+from xpcap.exercise.grading import Result
+from xpcap.exercise.grading import grade as run_grade
+from xpcap.exercise.grading.results import (
     LINE,
     MOST_TEXT,
     summary,

@@ -2,11 +2,12 @@
 
 From then on this process imports ``cs231n.rnn_layers``, ``cs231n.classifiers.rnn`` and their like,
 and ``deeplearning.*``, as some courses call them, from xpcap, unless there is a package of that
-name. imports.py has the table; data.py makes a small data set in the layout of the course's.
+name. exercise/imports.py has the table; exercise/data.py makes a small data set in the layout of the
+course's.
 """
 
-from xpcap.course.data import image_from_url, write_course_data
-from xpcap.course.imports import install, override
+from xpcap.exercise.data import image_from_url, write_course_data
+from xpcap.exercise.imports import install, override
 
 install()
 

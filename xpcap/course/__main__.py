@@ -1,60 +1,6 @@
 """``python -m xpcap.course``: make a small data set for the course's notebooks."""
 
-from pathlib import Path
-
-import click
-
-from xpcap.course.data import REDUCED, write_course_data
-from xpcap.course.imports import NAMES, found_elsewhere
-from xpcap.errors import EXPECTED, sentence
-from xpcap.report import escape_control
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument(
-    "folder",
-    metavar="[DIR]",
-    type=click.Path(path_type=Path),
-    default=Path("cs231n/datasets/coco_captioning"),
-)
-def main(folder: Path) -> None:
-    """Make a small data set of generated pictures, in the layout of the course's coco_captioning.
-
-    DIR is the folder to make, by default cs231n/datasets/coco_captioning, where the course's
-    notebooks look for it. An existing folder is never overwritten.
-    """
-    try:
-        data = write_course_data(folder, progress=True)
-    except EXPECTED as error:
-        raise click.ClickException(escape_control(str(error))) from error
-    except OSError as error:
-        file = escape_control(str(error.filename or folder))
-        raise click.ClickException(
-            sentence(
-                "",
-                "",
-                f"{file}: {error.strerror or error}",
-                expected="to write there",
-                cause="is the path right, and is there room and permission?",
-            )
-        ) from error
-    counts = " and ".join(
-        f"{len(split.images):,} {name} pictures with {len(split.captions):,} captions"
-        for name, split in data.splits.items()
-    )
-    click.echo(
-        f"{escape_control(str(folder))}: {counts}, {len(data.vocabulary)} words\n"
-        f"pictures are drawn shapes; features are xpcap's, {REDUCED} numbers each, or"
-        f" {data.feature_dim:,} with pca_features=False\n"
-        f"next: write `{_first_line()}` as the first line of RNN_Captioning.ipynb, and run it"
-    )
-
-
-def _first_line() -> str:
-    """Line after which a notebook in the working folder runs on xpcap's functions."""
-    own = any(found_elsewhere(name) for name in NAMES)
-    return "import xpcap.course" + "; xpcap.course.override()" * own
-
+from xpcap.exercise.write_data import main
 
 if __name__ == "__main__":
     main()

@@ -1,10 +1,9 @@
-"""Grade a student's layers, captioner, update rules and solver. Open grade.py first.
+"""Grade a student's code: `grade`. The code of it is in exercise/grading/.
 
-submission.py runs the student's code in a process of its own, child.py is that process; mutants.py
-localises what is wrong by changes to the functions of reference/; results.py prints, as a table, as
-JSON, for Gradescope, as a page. handout.py makes the files that students start from.
+It stands beside `xpcap.course`, which answers imports of ``cs231n`` from the moment that it is
+imported: grading must not.
 """
 
-from xpcap.grading.grade import Result, grade
+from xpcap.exercise.grading import Result, grade
 
 __all__ = ["Result", "grade"]

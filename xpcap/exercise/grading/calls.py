@@ -5,8 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.grading.submission import Handle, Returned, Stopped, StudentError, Submission
-from xpcap.grading.verdicts import FOLLOWS, NOT_WRITTEN, FaultError, Result, as_array, wrong_shape
+from xpcap.exercise.grading.submission import Handle, Returned, Stopped, StudentError, Submission
+from xpcap.exercise.grading.verdicts import (
+    FOLLOWS,
+    NOT_WRITTEN,
+    FaultError,
+    Result,
+    as_array,
+    wrong_shape,
+)
 
 Check = Callable[[], Iterator[Result]]
 

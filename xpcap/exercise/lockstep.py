@@ -16,6 +16,7 @@ import numpy as np
 from xpcap.backend import Array, get_backend, to_numpy, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import Lengths, draw_data
+from xpcap.exercise.published import Row, make_row
 from xpcap.layers.cells import CELLS
 from xpcap.memory import Workspace
 from xpcap.models import Batch, CaptioningRNN, ModelConfig
@@ -23,7 +24,6 @@ from xpcap.models.config import has_attention
 from xpcap.models.parameters import Parameters
 from xpcap.ops import global_norm
 from xpcap.training.solver import CaptioningSolver
-from xpcap.verify.course import Row, make_row
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)

@@ -11,7 +11,7 @@ import pytest
 from refusals import refuses
 
 from xpcap.errors import DataError
-from xpcap.grading.submission import (
+from xpcap.exercise.grading.submission import (
     Handle,
     Opaque,
     Stopped,

@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from xpcap import gradcheck, layers, optim
-from xpcap.course.data import image_from_url
 from xpcap.data import decode_captions, load_coco_data, sample_coco_minibatch
+from xpcap.exercise.data import image_from_url
 from xpcap.models import CaptioningRNN
 from xpcap.training.solver import CaptioningSolver
 

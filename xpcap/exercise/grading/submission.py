@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from xpcap.errors import DataError, InvalidValueError
-from xpcap.grading import child
-from xpcap.grading.child import Handle, Opaque
+from xpcap.exercise.grading import child
+from xpcap.exercise.grading.child import Handle, Opaque
 from xpcap.options import Real
 
 __all__ = ["Handle", "Opaque", "Returned", "Stopped", "StudentError", "Submission", "course_files"]
@@ -123,9 +123,9 @@ def course_files() -> dict[str, bytes]:
     """The course's files in plain NumPy: path in the package, content."""
     files = {
         path: re.sub(
-            r"\bxpcap\.grading\.reference\b",
+            r"\bxpcap\.exercise\.reference\b",
             child.PACKAGE,
-            (HERE / "reference" / f"{name}.py").read_text(encoding="utf-8"),
+            (HERE.parent / "reference" / f"{name}.py").read_text(encoding="utf-8"),
         )
         for name, path in FILES.items()
     }
@@ -553,7 +553,7 @@ class _Process:
             "work": str(work),
             "faults": str(self._faults),
             "probes": str(HERE / "probes.py"),
-            "grader": str(HERE.parent),
+            "grader": str(HERE.parents[1]),
             "libraries": str(Path(np.__file__).parents[1]),
         }
         command = [

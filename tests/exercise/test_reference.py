@@ -9,8 +9,8 @@ import pytest
 import xpcap
 from xpcap import layers, optim
 from xpcap.data import to_coco
-from xpcap.grading.reference import captioning_solver, coco_utils, rnn, rnn_layers
-from xpcap.grading.reference import optim as reference_optim
+from xpcap.exercise.reference import captioning_solver, coco_utils, rnn, rnn_layers
+from xpcap.exercise.reference import optim as reference_optim
 from xpcap.verify import verify
 
 N, T, D, H, V = 3, 5, 4, 6, 7

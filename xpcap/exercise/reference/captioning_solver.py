@@ -2,8 +2,8 @@
 
 import copy
 
-from xpcap.grading.reference import optim
-from xpcap.grading.reference.coco_utils import sample_coco_minibatch
+from xpcap.exercise.reference import optim
+from xpcap.exercise.reference.coco_utils import sample_coco_minibatch
 
 
 class CaptioningSolver:

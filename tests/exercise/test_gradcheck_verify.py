@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from xpcap import CaptioningRNN, asarray, get_array_module, layers, ops, optim, to_numpy
+from xpcap.exercise import published
 from xpcap.gradcheck import (
     directional_errors,
     eval_numerical_gradient,
     eval_numerical_gradient_array,
     grad_check_sparse,
 )
-from xpcap.verify import Row, course, read_cases, verify
+from xpcap.verify import Row, read_cases, verify
 
 
 def test_numeric_gradients_are_right_and_leave_x_as_it_was(
@@ -136,21 +137,21 @@ def rounded_loss(
             "lstm_backward_steps",
             forgetful_backward,
             "lstm_backward dx",
-            lambda: course.layer_gradients(layers, read_cases()),
+            lambda: published.layer_gradients(layers, read_cases()),
         ),
         (
             layers.attention,
             "attend_steps",
             unscaled_scores,
             "attention_forward h",
-            lambda: course.attention_rows(layers),
+            lambda: published.attention_rows(layers),
         ),
         (
             layers.elementary,
             "softmax_loss",
             rounded_loss,
             "temporal_softmax_loss dx",
-            lambda: course.layer_losses(layers, read_cases()),
+            lambda: published.layer_losses(layers, read_cases()),
         ),
     ],
     ids=["steps", "steps back", "attention", "loss"],

@@ -177,7 +177,7 @@ for line, name, words in (
         raise AssertionError(line)
 import cs231n.layers, pickle
 for line, kind, words in (
-    ("from cs231n.layers import relu_forward", ImportError, ("'relu_forward'", "course/imports.py")),
+    ("from cs231n.layers import relu_forward", ImportError, ("'relu_forward'", "exercise/imports.py")),
     ("cs231n.layers.relu_forward", AttributeError, ("dropout_backward", own)),
 ):
     try:

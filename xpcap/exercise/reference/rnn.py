@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xpcap.grading.reference.rnn_layers import (
+from xpcap.exercise.reference.rnn_layers import (
     affine_backward,
     affine_forward,
     lstm_backward,

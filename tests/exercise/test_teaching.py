@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xpcap.grading.handout import BLANK, handout
+from xpcap.exercise.handout import BLANK, handout
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "howto" / "teaching.md").read_text(encoding="utf-8")

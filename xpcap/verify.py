@@ -1,4 +1,4 @@
-"""The course's published numbers and gradient checks. Open course.py first, then lockstep.py.
+"""The course's published numbers and gradient checks. From exercise/: published.py, lockstep.py.
 
 They check our modules, or other people's of the same names, on the backend in force.
 """
@@ -11,9 +11,9 @@ import numpy as np
 from xpcap import layers as our_layers
 from xpcap import optim as our_optim
 from xpcap.backend import get_backend
+from xpcap.exercise import lockstep, published
+from xpcap.exercise.published import Row, mixed_error, read_cases
 from xpcap.models import CaptioningRNN
-from xpcap.verify import course, lockstep
-from xpcap.verify.course import Row, mixed_error, read_cases
 
 __all__ = ["Row", "mixed_error", "read_cases", "verify"]
 
@@ -36,7 +36,7 @@ def verify(
     ------
     row : Row
         One for each comparison. On CuPy our own captioner also trains in lock-step with NumPy's:
-        see xpcap.verify.lockstep.
+        see xpcap.exercise.lockstep.
 
     Notes
     -----
@@ -46,14 +46,14 @@ def verify(
     cases = read_cases()
     state = np.random.get_state()
     try:
-        yield from course.layer_values(layers, cases)
-        yield from course.captioner_values(captioner, cases)
-        yield from course.rules(optim, cases)
-        yield from course.layer_losses(layers, cases)
-        yield from course.layer_gradients(layers, cases)
-        yield from course.attention_rows(layers)
-        yield from course.captioner_gradients(captioner, cases)
-        yield from course.captioner_directions(captioner, cases)
+        yield from published.layer_values(layers, cases)
+        yield from published.captioner_values(captioner, cases)
+        yield from published.rules(optim, cases)
+        yield from published.layer_losses(layers, cases)
+        yield from published.layer_gradients(layers, cases)
+        yield from published.attention_rows(layers)
+        yield from published.captioner_gradients(captioner, cases)
+        yield from published.captioner_directions(captioner, cases)
         if get_backend() != "numpy" and captioner is CaptioningRNN:
             yield from lockstep.rows()
     finally:

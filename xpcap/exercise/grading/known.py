@@ -4,7 +4,7 @@ A mistake is a line of a function of reference/, what a student's code has in it
 and the sentence that the advice begins with.
 """
 
-from xpcap.grading.mutants import Special
+from xpcap.exercise.grading.mutants import Special
 
 # Lines of the derivation in docs/explain/backward.md, by the variable that a statement computes
 LABELS = {

@@ -5,13 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.gradcheck import eval_numerical_gradient_array
-from xpcap.grading.calls import Answer, Check, Student
-from xpcap.grading.known import SPECIAL
-from xpcap.grading.mutants import Localisation, localise
-from xpcap.grading.reference import rnn_layers
-from xpcap.grading.submission import Stopped, StudentError
-from xpcap.grading.verdicts import (
+from xpcap.exercise.grading.calls import Answer, Check, Student
+from xpcap.exercise.grading.known import SPECIAL
+from xpcap.exercise.grading.mutants import Localisation, localise
+from xpcap.exercise.grading.submission import Stopped, StudentError
+from xpcap.exercise.grading.verdicts import (
     FOLLOWS,
     NOT_WRITTEN,
     TOLERANCE,
@@ -23,7 +21,9 @@ from xpcap.grading.verdicts import (
     observe,
     relative_max_error,
 )
-from xpcap.verify.course import read_array, read_cases
+from xpcap.exercise.published import read_array, read_cases
+from xpcap.exercise.reference import rnn_layers
+from xpcap.gradcheck import eval_numerical_gradient_array
 
 NUMERIC_TOLERANCE = 1e-4  # of gradients by central differences
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.grading.known import LABELS
-from xpcap.grading.mutants import Change, Localisation
-from xpcap.grading.submission import Opaque
+from xpcap.exercise.grading.known import LABELS
+from xpcap.exercise.grading.mutants import Change, Localisation
+from xpcap.exercise.grading.submission import Opaque
 
 TOLERANCE = 1e-5  # of `relative_max_error`: some students compute in float32 throughout
 NOT_WRITTEN = "not written yet"

@@ -17,13 +17,13 @@ from refusals import refuses
 pytest.importorskip("PIL")  # generated pictures
 
 from xpcap import encoders
-from xpcap.course import __main__ as command
-from xpcap.course import data as course_data
 from xpcap.course import image_from_url, write_course_data
 from xpcap.data import decode_captions, load_coco_data, open_data, sample_coco_minibatch
 from xpcap.encoders import HistogramEncoder
 from xpcap.encoders.url import local_path
 from xpcap.errors import DataError
+from xpcap.exercise import data as course_data
+from xpcap.exercise import write_data as command
 from xpcap.shapes import generate, picture_of
 
 PAGE = (Path(__file__).parents[2] / "docs/tutorials/course.md").read_text(encoding="utf-8")

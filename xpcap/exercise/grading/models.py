@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.grading import probes
-from xpcap.grading.calls import Check, Student
-from xpcap.grading.known import SPECIAL
-from xpcap.grading.mutants import localise
-from xpcap.grading.reference import captioning_solver, optim, rnn
-from xpcap.grading.submission import Opaque
-from xpcap.grading.verdicts import (
+from xpcap.exercise.grading import probes
+from xpcap.exercise.grading.calls import Check, Student
+from xpcap.exercise.grading.known import SPECIAL
+from xpcap.exercise.grading.mutants import localise
+from xpcap.exercise.grading.submission import Opaque
+from xpcap.exercise.grading.verdicts import (
     FOLLOWS,
     NOT_WRITTEN,
     TOLERANCE,
@@ -24,6 +23,7 @@ from xpcap.grading.verdicts import (
     relative_max_error,
     wrong_shape,
 )
+from xpcap.exercise.reference import captioning_solver, optim, rnn
 
 REFERENCE = SimpleNamespace(rnn=rnn, optim=optim, captioning_solver=captioning_solver)
 

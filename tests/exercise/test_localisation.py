@@ -17,9 +17,9 @@ from students import (
     written,
 )
 
-from xpcap.grading import Result, grade
-from xpcap.grading.known import LABELS
-from xpcap.grading.layers import LAYERS
+from xpcap.exercise.grading import Result, grade
+from xpcap.exercise.grading.known import LABELS
+from xpcap.exercise.grading.layers import LAYERS
 
 NOTATION = Path(__file__).parents[2] / "docs" / "explain" / "backward.md"
 A_FEW = [

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from xpcap.grading import Result, grade
-from xpcap.grading.results import (
+from xpcap.exercise.grading import Result, grade
+from xpcap.exercise.grading.results import (
     POINTS,
     functions,
     points,
@@ -20,7 +20,7 @@ from xpcap.grading.results import (
     write_gradescope,
     write_report,
 )
-from xpcap.grading.submission import course_files
+from xpcap.exercise.grading.submission import course_files
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e&" + "x" * 5000

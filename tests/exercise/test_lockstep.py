@@ -12,11 +12,11 @@ import pytest
 from emulated import Emulator
 
 from xpcap import layers, ops, optim, use_backend
+from xpcap.exercise.lockstep import TOLERANCE, Scope, Setup, lock_step, on, relative_max_error
 from xpcap.layers import lstm
 from xpcap.models import network
 from xpcap.ops import equations, numpy_kernels, recurrent
 from xpcap.verify import lockstep
-from xpcap.verify.lockstep import TOLERANCE, Scope, Setup, lock_step, on, relative_max_error
 
 NOTEBOOK = {"N": 25, "D": 512, "W": 256, "H": 512, "V": 1004}
 SMALL = {"N": 6, "D": 10, "W": 6, "H": 8, "V": 20}

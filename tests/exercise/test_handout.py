@@ -12,7 +12,7 @@ import pytest
 from refusals import refuses
 
 from xpcap.errors import DataError, OptionError
-from xpcap.grading.handout import BLANK, FILES, course_file, functions, handout
+from xpcap.exercise.handout import BLANK, FILES, course_file, functions, handout
 from xpcap.verify import verify
 
 DOCS = Path(__file__).parents[2] / "docs" / "tutorials"

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from xpcap.errors import OptionError
-from xpcap.grading.calls import Check, Student, builds_on
-from xpcap.grading.layers import LayerChecks
-from xpcap.grading.models import CaptionerChecks, RuleChecks, SolverChecks
-from xpcap.grading.submission import Submission
-from xpcap.grading.verdicts import Result
+from xpcap.exercise.grading.calls import Check, Student, builds_on
+from xpcap.exercise.grading.layers import LayerChecks
+from xpcap.exercise.grading.models import CaptionerChecks, RuleChecks, SolverChecks
+from xpcap.exercise.grading.submission import Submission
+from xpcap.exercise.grading.verdicts import Result
 
 __all__ = ["Result", "grade"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xpcap.exercise.grading.grade import Result
 from xpcap.files import atomic
-from xpcap.grading.grade import Result
 from xpcap.report import escape_control
 from xpcap.report.markup import render
 
