@@ -1,0 +1,92 @@
+"""The report of a submission: what was found of each function, and its points."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from xpcap.exercise import table
+
+
+class Result(NamedTuple):
+    """Finding of one function.
+
+    Parameters
+    ----------
+    function : str
+        Name in the course's files, such as "lstm_step_backward", "CaptioningRNN.loss (lstm)"; of a
+        file that is missing or cannot be imported, the file's.
+    passed : bool
+        True if the function is right. It may still have a remark in `kind` and `advice`.
+    where : str
+        Outputs, gate and time steps that are wrong, or the line that raised. "" for nowhere.
+    kind : str
+        Kind of mistake, such as "missing derivative of tanh". "" for none.
+    advice : str
+        What to do, in a sentence or two.
+    error : float or None
+        ``max |got - wanted| / max |wanted|`` of the worst output. None if nothing was compared.
+    """
+
+    function: str
+    passed: bool
+    where: str = ""
+    kind: str = ""
+    advice: str = ""
+    error: float | None = None
+
+
+class Mark(NamedTuple):
+    """All that was found of one function, and its points.
+
+    Attributes
+    ----------
+    most : points that the function is worth, fixed before the submission is read; 0 for what the
+        course gives
+    points : `most` if it passed, 0 if not
+    """
+
+    function: str
+    most: float
+    points: float
+    passed: bool
+    results: Sequence[Result]
+
+
+class Report(NamedTuple):
+    """The grading of one submission.
+
+    Attributes
+    ----------
+    results : in the order of the course; a function may have several
+    expected : modules that the mark is of, such as "rnn_layers"; a missing one is zero
+    missing : of these, those that were not handed in, or cannot be imported
+    confinement : what held the submission's code; begins with "not confined" where nothing did
+    seed : of the inputs, in hexadecimal: of the files that were handed in and of `--seed`
+    notes : such as "rnn_layers-1.py is taken as rnn_layers.py"
+    """
+
+    results: Sequence[Result]
+    expected: Sequence[str]
+    missing: Sequence[str]
+    confinement: str
+    seed: str
+    notes: Sequence[str]
+
+    @property
+    def marks(self) -> list[Mark]:
+        """Every function that has points, and every other one that was graded."""
+        of: dict[str, list[Result]] = {one.name: [] for one in table.functions(self.expected)}
+        for result in self.results:
+            of.setdefault(result.function, []).append(result)
+        most = table.points(self.expected)
+        marks = []
+        for name, results in of.items():
+            if results or name in most:
+                passed = bool(results) and all(one.passed for one in results)
+                worth = most.get(name, 0.0)
+                marks.append(Mark(name, worth, worth if passed else 0.0, passed, results))
+        return marks
+
+    @property
+    def score(self) -> float:
+        """Points out of 100."""
+        return round(sum(mark.points for mark in self.marks), 2)

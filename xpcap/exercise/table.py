@@ -1,0 +1,196 @@
+"""The exercise as one table: files, functions, arguments, results, points, what students write.
+
+Handout, grading, points, imports and reports take what they need from here. A further function or
+file is a row.
+"""
+
+import ast
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from typing import NamedTuple
+
+from xpcap.spec import Entry
+
+PACKAGE = "cs231n"
+FILES = {  # module: its file in the course's package
+    "rnn_layers": "rnn_layers.py",
+    "rnn": "classifiers/rnn.py",
+    "optim": "optim.py",
+    "captioning_solver": "captioning_solver.py",
+    "coco_utils": "coco_utils.py",
+    "gradient_check": "gradient_check.py",
+}
+HANDED_OUT = ("rnn_layers", "rnn", "optim", "captioning_solver", "coco_utils")
+HANDED_IN = (
+    "rnn_layers",
+    "rnn",
+)  # what students write, and a mark is of unless others are asked for
+CELLS = ("rnn", "lstm")  # of the captioner
+
+# module: function | points | arguments -> results | section of docs/explain/backward.md
+# Points are in proportion: of HANDED_IN together 100; what the course gives has none. A forward
+# pass also returns its cache, a backward pass takes it last; gradients have the shapes of arguments.
+ROWS = """
+rnn_layers: sigmoid | 0 | x:N,H -> out:N,H | five-rules
+rnn_layers: affine_forward | 0 | x:N,2,D w:2D,M b:M -> out:N,M | temporal-affine
+rnn_layers: affine_backward | 0 | dout:N,M -> dx dw db | temporal-affine
+rnn_layers: rnn_step_forward | 6 | x:N,D prev_h:N,H Wx:D,H Wh:H,H b:H -> next_h:N,H | the-vanilla-rnn-step
+rnn_layers: rnn_step_backward | 8 | dnext_h:N,H -> dx dprev_h dWx dWh db | the-vanilla-rnn-step
+rnn_layers: rnn_forward | 6 | x:N,T,D h0:N,H Wx:D,H Wh:H,H b:H -> h:N,T,H | the-sequence
+rnn_layers: rnn_backward | 8 | dh:N,T,H -> dx dh0 dWx dWh db | the-sequence
+rnn_layers: word_embedding_forward | 3 | x:N,T=i W:V,D -> out:N,T,D | word-embedding
+rnn_layers: word_embedding_backward | 5 | dout:N,T,D -> dW | word-embedding
+rnn_layers: lstm_step_forward | 8 | x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H -> next_h:N,H next_c:N,H | the-lstm-step
+rnn_layers: lstm_step_backward | 14 | dnext_h:N,H dnext_c:N,H -> dx dprev_h dprev_c dWx dWh db | the-lstm-step
+rnn_layers: lstm_forward | 6 | x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H -> h:N,T,H | the-sequence
+rnn_layers: lstm_backward | 12 | dh:N,T,H -> dx dh0 dWx dWh db | the-sequence
+rnn_layers: temporal_affine_forward | 0 | x:N,T,D w:D,M b:M -> out:N,T,M | temporal-affine
+rnn_layers: temporal_affine_backward | 0 | dout:N,T,M -> dx dw db | temporal-affine
+rnn_layers: temporal_softmax_loss | 0 | x:N,T,V y:N,T=i mask:N,T=b -> loss:() dx:N,T,V | the-loss
+rnn: CaptioningRNN.loss (rnn) | 7 | features:N,D captions:N,T+1=i -> loss:() grads | the-whole-captioner
+rnn: CaptioningRNN.loss (lstm) | 7 | features:N,D captions:N,T+1=i -> loss:() grads | the-whole-captioner
+rnn: CaptioningRNN.sample (rnn) | 5 | features:N,D -> captions:N,T=i | the-whole-captioner
+rnn: CaptioningRNN.sample (lstm) | 5 | features:N,D -> captions:N,T=i | the-whole-captioner
+optim: sgd | 0 | w:N,D dw:N,D -> next_w:N,D |
+optim: sgd_momentum | 3 | w:N,D dw:N,D -> next_w:N,D |
+optim: rmsprop | 3 | w:N,D dw:N,D -> next_w:N,D |
+optim: adam | 6 | w:N,D dw:N,D -> next_w:N,D |
+captioning_solver: CaptioningSolver | 0 | model data -> loss_history |
+"""
+
+
+class Function(NamedTuple):
+    """A row of the table.
+
+    Attributes
+    ----------
+    name : "lstm_step_forward"; of a captioner "CaptioningRNN.loss (lstm)"
+    module : "rnn_layers"
+    points : in proportion; 0 for what the course gives
+    arguments, results : name to `Entry`, which knows the shape; of a layer without its cache
+    page : section of docs/explain/backward.md; "" for none
+    """
+
+    name: str
+    module: str
+    points: int
+    arguments: Mapping[str, Entry]
+    results: Mapping[str, Entry]
+    page: str
+
+    @property
+    def method(self) -> str:
+        """The name without the cell: "CaptioningRNN.loss"."""
+        return self.name.partition(" ")[0]
+
+    @property
+    def cell(self) -> str:
+        """ "rnn" or "lstm", of a captioner or a recurrent layer; "" for neither."""
+        found = re.search(r"\((\w+)\)$|^(rnn|lstm)_", self.name)
+        return (found[1] or found[2]) if found else ""
+
+    @property
+    def defined(self) -> str:
+        """The name that a file defines at its top: "CaptioningRNN"."""
+        return self.name.partition(".")[0]
+
+    @property
+    def forward(self) -> str:
+        """Of a backward pass its forward pass; "" for others."""
+        layer = self.name.removesuffix("_backward")
+        return f"{layer}_forward" if layer != self.name else ""
+
+    @property
+    def step(self) -> str:
+        """Of a sequence the same pass of one step; "" for others."""
+        layer, _, way = self.name.rpartition("_")
+        return f"{layer}_step_{way}" if layer in CELLS else ""
+
+
+def _rows(text: str) -> dict[str, Function]:
+    rows: dict[str, Function] = {}
+    for line in text.strip().splitlines():
+        name, points, spec, page = (part.strip() for part in line.split("|"))
+        module, _, name = name.partition(": ")
+        arguments, results = (
+            {one.name: one for one in map(_entry, side.split())} for side in spec.split("->")
+        )
+        if (forward := name.replace("_backward", "_forward")) != name:
+            of = {gradient(one): entry for one, entry in rows[forward].arguments.items()}
+            results = {one: of[one] for one in results}
+        rows[name] = Function(name, module, int(points), arguments, results, page)
+    return rows
+
+
+def _entry(text: str) -> Entry:
+    return Entry.parse(text if ":" in text else f"{text}:()")
+
+
+def gradient(argument: str) -> str:
+    """Name of the gradient of an argument: "dx" of "x"."""
+    return f"d{argument}"
+
+
+FUNCTIONS = _rows(ROWS)  # by name, in the order of the course
+
+
+def functions(modules: Iterable[str]) -> list[Function]:
+    """The functions of some modules, in the order of the course."""
+    chosen = set(modules)
+    return [one for one in FUNCTIONS.values() if one.module in chosen]
+
+
+def points(modules: Sequence[str]) -> dict[str, float]:
+    """Most points of each function that has any: in proportion, to two decimals, 100 in all.
+
+    Where no function of these modules has points in the table, all have the same.
+    """
+    of = functions(modules)
+    weights = {one.name: one.points for one in of if one.points} or {one.name: 1 for one in of}
+    shares = {name: 10_000 * weight / sum(weights.values()) for name, weight in weights.items()}
+    cents = {name: int(share) for name, share in shares.items()}
+    most_cut = sorted(shares, key=lambda name: cents[name] - shares[name])
+    for name in most_cut[: 10_000 - sum(cents.values())]:
+        cents[name] += 1
+    return {name: cent / 100 for name, cent in cents.items()}
+
+
+def source(module: str, package: str) -> str:
+    """The source of a reference module that imports the others from `package`; "" for by bare name."""
+    file = resources.files("xpcap.exercise.reference").joinpath(f"{module}.py")
+    text = file.read_text(encoding="utf-8")
+    if not package:
+        text = text.replace("from xpcap.exercise.reference import ", "import ")
+    return text.replace("xpcap.exercise.reference.", f"{package}." if package else "").replace(
+        "xpcap.exercise.reference", package
+    )
+
+
+@functools.cache
+def calls(name: str) -> frozenset[str]:
+    """Functions of the table that a function calls, or whose cache it reads; read off its source."""
+    row = FUNCTIONS[name]
+    if row.module == "captioning_solver":
+        return frozenset(("sgd", "adam"))  # by its argument `update_rule`
+    names = {one for one in _named(row.module).get(row.method, ()) if one in FUNCTIONS}
+    other = {one for one in CELLS if row.cell and one != row.cell}
+    names = {one for one in names if FUNCTIONS[one].cell not in other}
+    return frozenset(names | ({row.forward} if row.forward else set()))
+
+
+@functools.cache
+def _named(module: str) -> dict[str, frozenset[str]]:
+    """The names that each function and method of a reference module reads."""
+    found: dict[str, frozenset[str]] = {}
+
+    def read(node: ast.AST) -> frozenset[str]:
+        return frozenset(one.id for one in ast.walk(node) if isinstance(one, ast.Name))
+
+    for node in ast.parse(source(module, PACKAGE)).body:
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{getattr(one, 'name', '')}": read(one) for one in node.body}
+        elif isinstance(node, ast.FunctionDef):
+            found[node.name] = read(node)
+    return found
