@@ -64,6 +64,22 @@ def test_directions_find_one_wrong_element_among_many(lib: Any, rng: np.random.G
         np.testing.assert_array_equal(to_numpy(x), host[name])
 
 
+def test_a_direction_across_the_gradient_does_not_fail_a_right_one() -> None:
+    """Its slope is 1e-7 of the other's, and the error of a finite difference is as large as ever."""
+    x, draws = np.zeros(2), iter([np.array([1, 1]), np.array([1, 1e-7 - 1])])
+    drawn: Any = SimpleNamespace(standard_normal=lambda shape: next(draws))
+    grads = {"x": np.ones(2)}
+    errors = directional_errors(lambda: np.exp(x[0]) + x[1], {"x": x}, grads, drawn, directions=2)
+    assert max(errors) < 1e-9
+
+
+def test_one_slope_that_is_not_a_number_fails_all_directions(rng: np.random.Generator) -> None:
+    losses = iter([0.0, 0.0, np.nan, 0.0])
+    x = {"x": np.zeros(2)}
+    errors = directional_errors(lambda: next(losses), x, x, rng, directions=2)
+    assert not max(errors) <= 1
+
+
 def test_verify_passes_every_row_on_numpy_and_leaves_the_legacy_stream_alone(
     verified: list[Row],
 ) -> None:
