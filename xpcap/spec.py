@@ -129,6 +129,10 @@ class Entry(NamedTuple):
         finite = ", finite" if self.finite else ""
         return f"array {self.shapes}, {KINDS[self.kind][1]}{finite}"
 
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """The shape of the first form, whose letters are bound."""
+        return tuple(axis.size(sizes) for axis in self.forms[0].axes)
+
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
         """True if `shape` is one of the forms, whose letters are then bound."""
         for form in self.forms:
@@ -141,7 +145,7 @@ class Entry(NamedTuple):
         """The forms with what is known of them: ``(N, 4H) = (2, 12)``, or ``(N, 4H), H = 3``."""
         letters = {axis.letter for form in self.forms for axis in form.axes} - {""}
         if len(self.forms) == 1 and letters and letters <= set(sizes) and not self.forms[0].open:
-            return f"{self.shapes} = {tuple(axis.size(sizes) for axis in self.forms[0].axes)}"
+            return f"{self.shapes} = {self.shape(sizes)}"
         known = (f", {letter} = {sizes[letter]}" for letter in sizes if letter in letters)
         return self.shapes + "".join(known)
 

@@ -16,8 +16,7 @@ import numpy as np
 from xpcap.backend import Array, get_backend, to_numpy, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import Lengths, draw_data
-from xpcap.exercise.published import Row, make_row
-from xpcap.layers.cells import CELLS
+from xpcap.exercise.published import Row, make_row, variants
 from xpcap.memory import Workspace
 from xpcap.models import Batch, CaptioningRNN, ModelConfig
 from xpcap.models.config import has_attention
@@ -77,11 +76,8 @@ def on(backend: str) -> Scope:
 def rows() -> Iterator[Row]:
     """Training on the backend in force against NumPy's, and against itself, as rows of `verify`."""
     for dtype, tolerance in TOLERANCE.items():
-        setups = {name: Setup(name, dtype) for name in CELLS}
-        for name, cell in CELLS.items():
-            if cell.takes_extra_term:
-                setups[f"{name} that attends"] = Setup(name, dtype, inject="attention+every-step")
-        for label, setup in setups.items():
+        for label, cell, inject in variants(CaptioningRNN):
+            setup = Setup(cell, dtype, inject=inject)
             yield _compare(f"lock-step {label} with numpy", setup, on("numpy"), tolerance)
             yield _compare(f"same bits twice {label}", setup, on(get_backend()), 0.0)
 

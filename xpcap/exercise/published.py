@@ -5,13 +5,15 @@ course does not have, is compared with values of our own, computed apart from th
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_backend, to_numpy
+from xpcap.exercise import table
 from xpcap.gradcheck import (
     directional_errors,
     eval_numerical_gradient,
@@ -20,6 +22,8 @@ from xpcap.gradcheck import (
 )
 from xpcap.layers.cells import CELLS
 from xpcap.models import CaptioningRNN
+from xpcap.models.config import has_attention
+from xpcap.spec import Entry, Sizes, Spec
 
 Cases = Mapping[str, Any]  # content of a JSON file here
 
@@ -41,7 +45,10 @@ def make_row(case: str, dtype: str, error: float, tolerance: float) -> Row:
 
 
 def mixed_error(x: Array, y: Array) -> float:
-    """max(|x - y| / (1 + |y|)): absolute for small values, relative for large ones."""
+    """max(|x - y| / (1 + |y|)): absolute for small values, relative for large ones.
+
+    For values that are rounding next to others, which the course's relative error would magnify.
+    """
     a, b = to_numpy(x).astype(np.float64), to_numpy(y)
     return float(np.max(np.abs(a - b) / (1 + np.abs(b))))
 
@@ -92,10 +99,9 @@ def layer_losses(layers: Any, cases: Cases) -> Iterator[Row]:
         low, high = case["about"]
         label, error = f"softmax loss N{N} T{T} p{p} off its middle", abs(loss - (low + high) / 2)
         yield make_row(label, "float64", error, (high - low) / 2)
-    x = asarray(np.random.randn(7, 8, 9))
-    y = asarray(np.random.randint(9, size=(7, 8)))
-    mask = asarray(np.random.rand(7, 8) > 0.5)
-    check = cases["gradient_checks"]["temporal_softmax_loss"]
+    check = cases["loss_check"]
+    arguments = table.FUNCTIONS["temporal_softmax_loss"].arguments.values()
+    x, y, mask = draw(arguments, check["sizes"]).values()
     numeric = eval_numerical_gradient(
         lambda x: layers.temporal_softmax_loss(x, y, mask)[0], x, verbose=False, h=check["step"]
     )
@@ -103,62 +109,52 @@ def layer_losses(layers: Any, cases: Cases) -> Iterator[Row]:
     yield make_row("temporal_softmax_loss dx", "float64", error, check["accept"])
 
 
+def draw(entries: Iterable[Entry], sizes: Sizes) -> dict[str, Array]:
+    """Arrays by name from NumPy's legacy stream: normal numbers, ids below V, fair coins."""
+    kinds: dict[str, Callable[..., np.ndarray]] = {
+        "": np.random.randn,
+        "i": lambda *shape: np.random.randint(sizes["V"], size=shape),
+        "b": lambda *shape: np.random.rand(*shape) > 0.5,
+    }
+    return {one.name: asarray(kinds[one.kind](*one.shape(sizes))) for one in entries}
+
+
 def layer_gradients(layers: Any, cases: Cases) -> Iterator[Row]:
-    """Every backward function of the notebooks, input by input."""
-
-    def inputs(names: str, *shapes: tuple[int, ...]) -> dict[str, Array]:
+    """Every backward function of the cases, input by input."""
+    for name, check in cases["gradient_checks"].items():
         np.random.seed(cases["seed"])
-        return dict(zip(names.split(), randn(*shapes), strict=True))
-
-    def check(
-        layer: str, x: Mapping[str, Array], *shapes: tuple[int, ...], fixed: tuple[Array, ...] = ()
-    ) -> Iterator[Row]:
-        settings = cases["gradient_checks"][f"{layer}_backward"]
-        return compare(layers, layer, settings, x, shapes, fixed)
-
-    x = inputs("x prev_h Wx Wh b", (4, 5), (4, 6), (5, 6), (6, 6), (6,))
-    yield from check("rnn_step", x, (4, 6))
-    x = inputs("x h0 Wx Wh b", (2, 10, 3), (2, 5), (3, 5), (5, 5), (5,))
-    yield from check("rnn", x, (2, 10, 5))
-    np.random.seed(cases["seed"])
-    words = asarray(np.random.randint(5, size=(50, 3)))
-    (W,) = randn((5, 6))
-    yield from check("word_embedding", {"W": W}, (50, 3, 6), fixed=(words,))
-    yield from check("temporal_affine", inputs("x w b", (2, 3, 4), (4, 5), (5,)), (2, 3, 5))
-    x = inputs("x prev_h prev_c Wx Wh b", (4, 5), (4, 6), (4, 6), (5, 24), (6, 24), (24,))
-    yield from check("lstm_step", x, (4, 6), (4, 6))
-    x = inputs("x h0 Wx Wh b", (2, 10, 3), (2, 6), (3, 24), (6, 24), (24,))
-    yield from check("lstm", x, (2, 10, 6))
+        yield from compare(layers, name, check)
 
 
-def compare(
-    layers: Any,
-    layer: str,
-    check: Mapping[str, float],
-    inputs: Mapping[str, Array],
-    shapes: Sequence[tuple[int, ...]],
-    fixed: tuple[Array, ...] = (),
-) -> Iterator[Row]:
-    """A layer's backward, on drawn upstream gradients of `shapes`, against numeric gradients."""
-    forward, upstream = getattr(layers, f"{layer}_forward"), randn(*shapes)
+def compare(layers: Any, backward: str, check: Mapping[str, Any]) -> Iterator[Row]:
+    """A backward pass, on drawn upstream gradients, against numeric gradients of its forward pass.
+
+    The arrays are those of the table, or of the case where the course has no such function.
+    """
+    name = backward.replace("_backward", "_forward")
+    if "arrays" in check:
+        spec = Spec(check["arrays"])
+        arguments, results = spec.entries, spec.results
+    else:
+        row = table.FUNCTIONS[name]
+        arguments, results = tuple(row.arguments.values()), tuple(row.results.values())
+    inputs, upstream = draw(arguments, check["sizes"]), draw(results, check["sizes"]).values()
+    forward = getattr(layers, name)
 
     def output(k: int) -> Callable[[Array], Array]:
         """The k-th output as a function of the input that is being moved in place."""
-        return lambda _: forward(*fixed, *inputs.values())[k]
+        return lambda _: forward(*inputs.values())[k]
 
-    grads = getattr(layers, f"{layer}_backward")(*upstream, forward(*fixed, *inputs.values())[-1])
+    grads = getattr(layers, backward)(*upstream, forward(*inputs.values())[-1])
     grads = grads if isinstance(grads, tuple) else (grads,)
-    for (key, x), grad in zip(inputs.items(), grads, strict=True):
+    floats = [one.name for one in arguments if not one.kind]
+    for key, grad in zip(floats, grads, strict=True):
         numeric = sum(
-            eval_numerical_gradient_array(output(k), x, df, check["step"])
+            eval_numerical_gradient_array(output(k), inputs[key], df, check["step"])
             for k, df in enumerate(upstream)
         )
         tolerance = check.get(f"accept_d{key}", check["accept"])
-        yield make_row(f"{layer}_backward d{key}", "float64", rel_error(grad, numeric), tolerance)
-
-
-def randn(*shapes: tuple[int, ...]) -> list[Array]:
-    return [asarray(np.random.randn(*shape)) for shape in shapes]
+        yield make_row(f"{backward} d{key}", "float64", rel_error(grad, numeric), tolerance)
 
 
 def rules(optim: Any, cases: Cases) -> Iterator[Row]:
@@ -175,62 +171,24 @@ def rules(optim: Any, cases: Cases) -> Iterator[Row]:
             yield make_row(f"{case['name']} {name}", "float64", error, case["rtol"])
 
 
-Shape = tuple[int, ...]
-# For the random check of a layer: its inputs, and its outputs that have an upstream gradient
-SHAPES: dict[str, tuple[dict[str, Shape], list[Shape]]] = {
-    "dot_product_attention": ({"prev_h": (4, 6), "A": (4, 9, 6)}, [(4, 6)]),
-    "attention_lstm_step": (
-        {
-            "x": (4, 5),
-            "prev_h": (4, 6),
-            "prev_c": (4, 6),
-            "attn": (4, 6),
-            "Wx": (5, 24),
-            "Wh": (6, 24),
-            "Wattn": (6, 24),
-            "b": (24,),
-        },
-        [(4, 6), (4, 6)],
-    ),
-    "attention": (
-        {
-            "x": (2, 7, 3),
-            "A": (2, 4, 6),
-            "Wx": (3, 24),
-            "Wh": (6, 24),
-            "Wattn": (6, 24),
-            "b": (24,),
-        },
-        [(2, 7, 6)],
-    ),
-}
-
-
 def attention_rows(layers: Any) -> Iterator[Row]:
     """Rows for layers that have attention; none for those that do not."""
-    ways = ("forward", "backward")
-    if not all(hasattr(layers, f"{layer}_{way}") for layer in SHAPES for way in ways):
-        return
     cases = read_cases("attention")
-    yield from layer_values(layers, cases)
-    for layer, (inputs, outputs) in SHAPES.items():
-        np.random.seed(cases["seed"])
-        drawn = dict(zip(inputs, randn(*inputs.values()), strict=True))
-        check = cases["gradient_checks"][f"{layer}_backward"]
-        yield from compare(layers, layer, check, drawn, outputs)
+    names = (*cases["gradient_checks"], *(case["name"] for case in cases["layers"]))
+    if all(hasattr(layers, name) for name in names):
+        yield from layer_values(layers, cases)
+        yield from layer_gradients(layers, cases)
 
 
-COURSE_CELLS = ("rnn", "lstm")
+captioner_sizes = operator.itemgetter("N", "D", "W", "H", "V", "T_plus_1")
 FIXED_LOSS_TOLERANCE = 1e-10  # absolute, on the two published losses
 FIXED_GRADIENT_TOLERANCE = 1e-11  # on the mixed error: sums over up to 6,400 elements
-MODEL_TOLERANCE = 1e-8  # on the mixed error of numeric gradients with step 1e-6
-DIRECTION_TOLERANCE = 1e-6  # of a whole model's slope along a random direction, step 1e-5
 
 
 def captioner_values(captioner: type, cases: Cases) -> Iterator[Row]:
     """Loss and gradients at the published weights."""
     for case in cases["captioners"]:
-        N, D, W, H, V, T1 = (case["sizes"][key] for key in ("N", "D", "W", "H", "V", "T_plus_1"))
+        N, D, W, H, V, T1 = captioner_sizes(case["sizes"])
         model = captioner(case["word_to_idx"], D, W, H, case["cell"], np.float64)
         for name, value in model.params.items():
             model.params[name] = read_array({**case["params"], "shape": value.shape}, "float64")
@@ -248,11 +206,12 @@ def captioner_values(captioner: type, cases: Cases) -> Iterator[Row]:
 
 def captioner_gradients(captioner: type, cases: Cases) -> Iterator[Row]:
     """Every gradient of a tiny model, element by element."""
-    check = cases["gradient_checks"]["captioner"]
+    check = cases["captioner_check"]
+    N, D, W, H, V, T1 = captioner_sizes(check["sizes"])
     for cell in _cells_of(captioner):
         np.random.seed(cases["seed"])
-        captions, features = np.random.randint(3, size=(2, 3)), np.random.randn(2, 4)
-        model = captioner({"<NULL>": 0, "cat": 2, "dog": 3}, 4, 5, 6, cell, np.float64)
+        captions, features = np.random.randint(V, size=(N, T1)), np.random.randn(N, D)
+        model = captioner(check["word_to_idx"], D, W, H, cell, np.float64)
         loss = _loss_of(model, features, captions)
         _, grads = model.loss(features, captions)
         for name, x in model.params.items():
@@ -264,38 +223,40 @@ def captioner_gradients(captioner: type, cases: Cases) -> Iterator[Row]:
             else:
                 # Many of an LSTM's slopes here are near 1e-10, where differences are all rounding
                 error = mixed_error(grads[name], numeric)
-                yield make_row(f"{label} (mixed)", "float64", error, MODEL_TOLERANCE)
+                yield make_row(f"{label} (mixed)", "float64", error, check["accept_mixed"])
 
 
 def captioner_directions(captioner: type, cases: Cases) -> Iterator[Row]:
-    """Slopes of a larger model along random directions; with dropout in our own class."""
-    ours = issubclass(captioner, CaptioningRNN)
-    settings = {"dropout": 0.3, "seed": cases["seed"]} if ours else {}
+    """Slopes of larger models along random directions; with dropout in our own class."""
+    check, ours = cases["captioner_directions"], issubclass(captioner, CaptioningRNN)
+    N, D, W, H, V, T1 = captioner_sizes(check["sizes"])
+    words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"word{i}": i for i in range(3, V)}}
     options = {"step": 0} if ours else {}  # the same dropout masks each time
-    for cell in _cells_of(captioner):
+    for variant, cell, inject in variants(captioner):
         rng = np.random.default_rng(cases["seed"])
-        words = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"word{i}": i for i in range(3, 40)}}
-        model = captioner(words, 32, 16, 24, cell, np.float64, **settings)
-        features, captions = rng.standard_normal((12, 32)), rng.integers(0, 40, (12, 9))
+        size = (check["sizes"]["P"], D) if has_attention(inject) else (D,)
+        features, captions = rng.standard_normal((N, *size)), rng.integers(0, V, (N, T1))
+        settings = {"dropout": check["dropout"], "seed": cases["seed"], "inject": inject}
+        input_dim = size if len(size) > 1 else D
+        model = captioner(words, input_dim, W, H, cell, np.float64, **settings if ours else {})
         _, grads = model.loss(features, captions, **options)
         loss = _loss_of(model, features, captions, **options)
-        errors = directional_errors(loss, model.params, grads, rng)
-        label = f"captioner {cell} along {len(errors)} directions"
-        yield make_row(label, "float64", max(errors), DIRECTION_TOLERANCE)
-        if ours and CELLS[cell].takes_extra_term:
-            inject = "attention+every-step"
-            model = captioner(words, (9, 8), 16, 24, cell, np.float64, inject=inject, **settings)
-            features = rng.standard_normal((12, 9, 8))
-            _, grads = model.loss(features, captions, **options)
-            loss = _loss_of(model, features, captions, **options)
-            errors = directional_errors(loss, model.params, grads, rng)
-            label = f"captioner {cell} that attends along {len(errors)} directions"
-            yield make_row(label, "float64", max(errors), DIRECTION_TOLERANCE)
+        errors = directional_errors(loss, model.params, grads, rng, h=check["step"])
+        label = f"captioner {variant} along {len(errors)} directions"
+        yield make_row(label, "float64", max(errors), check["accept"])
+
+
+def variants(captioner: type) -> Iterator[tuple[str, str, str]]:
+    """The models to check, by label, cell and `inject`: our own class also attends to regions."""
+    for cell in _cells_of(captioner):
+        yield cell, cell, "init"
+        if issubclass(captioner, CaptioningRNN) and CELLS[cell].takes_extra_term:
+            yield f"{cell} that attends", cell, "attention+every-step"
 
 
 def _cells_of(captioner: type) -> Iterable[str]:
     """All cells of our own captioner; of others, those that the course has."""
-    return CELLS if issubclass(captioner, CaptioningRNN) else COURSE_CELLS
+    return CELLS if issubclass(captioner, CaptioningRNN) else table.CELLS
 
 
 def _loss_of(model: Any, features: Array, captions: Array, **options: Any) -> Callable[..., Any]:
