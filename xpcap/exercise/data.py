@@ -1,8 +1,6 @@
 """A small data set in the layout of the course's coco_captioning, with generated pictures."""
 
 import json
-import secrets
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from xpcap.data.features import fit_projection
 from xpcap.encoders import read_picture
 from xpcap.encoders.url import local_path
 from xpcap.errors import DataError
-from xpcap.files import PART
+from xpcap.files import new_folder, require_new_file
 from xpcap.progress import say
 from xpcap.shapes import generate, write_pictures
 
@@ -50,25 +48,15 @@ def write_course_data(
 
     Raises
     ------
-    DataError : the folder exists. OSError : it cannot be written; then there is none.
+    DataError : the folder exists, or may not be made. OSError : it cannot be written; then there is
+        none.
     """
     folder = Path(folder).absolute()
-    if folder.exists() or folder.is_symlink():
-        raise DataError(
-            "write_course_data",
-            folder,
-            "exists, and is not overwritten",
-            cause="remove it, or choose another name",
-        )
-    data = _short(generate(seed, train=train, val=val, progress=progress))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{PART}")
-    part.mkdir()
-    try:
+    require_new_file("write_course_data", folder)
+    data = _short(generate(seed, train=train, val=val, progress=progress))
+    with new_folder(folder) as part:
         _write(part, folder, data)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return data
 
 

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import secrets
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +19,7 @@ from xpcap.export.onnx_graphs import (
     start_graph,
     step_graph,
 )
-from xpcap.files import PART, atomic, require_new_file
+from xpcap.files import atomic, new_folder, require_new_file
 from xpcap.models import CaptioningRNN
 from xpcap.options import Whole
 from xpcap.runs import Run
@@ -214,14 +212,9 @@ def content_of(model: Any) -> bytes:
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files by name to a new folder, which is there with all of them or not at all."""
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{PART}")
-    try:
-        temporary.mkdir()
+    with new_folder(folder) as temporary:
         for name, content in files.items():
             path = temporary / name
             path.parent.mkdir(exist_ok=True)
             with atomic(path) as file:
                 file.write(content)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
