@@ -63,11 +63,16 @@ assert CaptioningRNN is xpcap.models.captioning_rnn.CaptioningRNN
     assert list(tmp_path.iterdir()) == []
 
 
-def test_xpcap_alone_answers_no_import(tmp_path: Path) -> None:
+def test_nothing_of_ours_but_course_answers_an_import(tmp_path: Path) -> None:
+    """Nor does the library load the exercise."""
     code = """
-import sys
+import importlib, pkgutil, sys
 before = list(sys.meta_path)
-import xpcap, xpcap.cli, xpcap.runs
+import xpcap.runs
+assert not [name for name in sys.modules if name.startswith(("xpcap.exercise", "xpcap.course"))]
+import xpcap.cli, xpcap.grading.handout, xpcap.verify, xpcap.exercise
+for module in pkgutil.walk_packages(xpcap.exercise.__path__, "xpcap.exercise."):
+    importlib.import_module(module.name)
 assert sys.meta_path == before
 assert not [name for name in sys.modules if name.startswith("xpcap.course")]
 try:

@@ -9,48 +9,48 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from xpcap import gradcheck, layers, optim
-from xpcap.data import decode_captions, load_coco_data, sample_coco_minibatch
+from xpcap import data, gradcheck, layers, models, optim
 from xpcap.exercise.data import image_from_url
-from xpcap.models import CaptioningRNN
-from xpcap.training.solver import CaptioningSolver
+from xpcap.exercise.table import FILES, PACKAGE, functions
+from xpcap.training import solver
 
-NAMES = ("cs231n", "deeplearning")  # of the package, at Stanford and at Berkeley
+NAMES = (PACKAGE, "deeplearning")  # of the package, at Stanford and at Berkeley
 ORIGIN = __file__  # of the modules made here: Python names it where one lacks a name
+# Where xpcap has what the table's modules define
+WRITTEN = {"rnn_layers": layers, "rnn": models, "optim": optim, "captioning_solver": solver}
 
 
-def _of(module: ModuleType, names: str) -> dict[str, Any]:
-    return {name: getattr(module, name) for name in names.split()}
+def _of(module: ModuleType, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(module, name) for name in names}
 
 
 # Name of a module in the course's package to its content
 MODULES: dict[str, dict[str, Any]] = {
-    "rnn_layers": _of(
-        layers,
-        "affine_forward affine_backward rnn_step_forward rnn_step_backward rnn_forward rnn_backward"
-        " word_embedding_forward word_embedding_backward sigmoid lstm_step_forward"
-        " lstm_step_backward lstm_forward lstm_backward temporal_affine_forward"
-        " temporal_affine_backward temporal_softmax_loss",
-    ),
-    "layers": _of(layers, "affine_forward affine_backward dropout_forward dropout_backward"),
-    "classifiers.rnn": {"CaptioningRNN": CaptioningRNN},
-    "captioning_solver": {"CaptioningSolver": CaptioningSolver},
-    "coco_utils": {
-        "load_coco_data": load_coco_data,
-        "decode_captions": decode_captions,
-        "sample_coco_minibatch": sample_coco_minibatch,
+    **{
+        FILES[name].removesuffix(".py").replace("/", "."): _of(
+            module, (one.defined for one in functions([name]))
+        )
+        for name, module in WRITTEN.items()
     },
-    "optim": _of(optim, "sgd sgd_momentum rmsprop adam"),
+    "layers": _of(
+        layers, ("affine_forward", "affine_backward", "dropout_forward", "dropout_backward")
+    ),
+    "coco_utils": _of(data, ("load_coco_data", "decode_captions", "sample_coco_minibatch")),
     "gradient_check": _of(
-        gradcheck, "eval_numerical_gradient eval_numerical_gradient_array grad_check_sparse"
+        gradcheck,
+        ("eval_numerical_gradient", "eval_numerical_gradient_array", "grad_check_sparse"),
     ),
     "image_utils": {"image_from_url": image_from_url},
 }
-PACKAGES = ("", "classifiers")
+PACKAGES = {name.rpartition(".")[0] for name in MODULES}
 
 
-class CourseFinder(MetaPathFinder):
+class CourseFinder(MetaPathFinder, Loader):
     """Finds the course's modules, unless a package of that name is found elsewhere.
+
+    It fills them with xpcap's functions and classes, which keep their own `__module__`. Modules put
+    into `sys.modules` at once would win over a package that comes onto the path later, and could
+    not be reloaded.
 
     Attributes
     ----------
@@ -81,13 +81,9 @@ class CourseFinder(MetaPathFinder):
             known = [f"{package}.{one}" for one in sorted(MODULES)]
             # Without `name`, which `from package import module` would take for leave to say less
             raise ModuleNotFoundError(_lacking(fullname, package, known))
-        spec = ModuleSpec(fullname, CourseLoader(), origin=ORIGIN, is_package=name in PACKAGES)
+        spec = ModuleSpec(fullname, self, origin=ORIGIN, is_package=name in PACKAGES)
         spec.has_location = True
         return spec
-
-
-class CourseLoader(Loader):
-    """Fills a module with xpcap's functions and classes, which keep their own `__module__`."""
 
     def exec_module(self, module: ModuleType) -> None:
         package, _, name = module.__name__.partition(".")
