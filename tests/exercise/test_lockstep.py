@@ -119,7 +119,7 @@ def test_a_change_of_the_update_is_named_too() -> None:
 
 
 @CELLS
-def test_products_in_tf32_part(cell: str) -> None:
+def test_products_in_tf32_diverge(cell: str) -> None:
     dot = np.dot
 
     def rounded(x: np.ndarray) -> np.ndarray:
@@ -173,7 +173,7 @@ def test_numpy_and_the_plain_equations_stay_together(cell: str, dtype: str) -> N
 def test_equal_runs_do_not_differ_at_all(dtype: str) -> None:
     same = spoilt(
         on("numpy"), numpy_kernels, "global_norm", lambda x, *_: x, since=1
-    )  # what changes nothing parts nothing
+    )  # what changes nothing makes nothing diverge
     assert lock_step(Setup("lstm", dtype, **SMALL), on("numpy"), same, tolerance=0) == (
         1,
         "loss",
@@ -182,7 +182,7 @@ def test_equal_runs_do_not_differ_at_all(dtype: str) -> None:
     )
 
 
-def test_what_is_not_a_number_parts() -> None:
+def test_what_is_not_a_number_diverges() -> None:
     def nothing(x: Any, *_: Any) -> Any:
         x[0][...] = np.nan
         return x
@@ -196,7 +196,7 @@ def test_what_is_not_a_number_parts() -> None:
     assert np.isnan(outcome.error)
 
 
-def test_distance_is_a_share_of_the_largest_element() -> None:
+def test_the_relative_max_error_is_a_share_of_the_largest_element() -> None:
     assert relative_max_error(np.array([4.0, 1.0]), np.array([4.0, 2.0])) == 0.25
     assert relative_max_error(np.zeros(3), np.zeros(3)) == 0
     assert relative_max_error(np.zeros(3), np.array([0.0, 0.0, 1e-30])) == 1
@@ -284,7 +284,7 @@ def test_emulated_verify_has_rows_for_training(
         )
         failed = [row for row in lockstep.rows() if not row.passed]
     assert [row.case for row in failed] == 2 * [
-        f"lock-step lstm{more} with numpy: dWh parts at step 2" for more in ("", " that attends")
+        f"lock-step lstm{more} with numpy: dWh diverges at step 2" for more in ("", " that attends")
     ]
 
 

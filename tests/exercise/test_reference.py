@@ -180,7 +180,7 @@ def test_minibatches_and_texts_are_the_librarys() -> None:
 
 
 def test_the_published_numbers_hold() -> None:
-    """Those of xpcap/verify/conformance.json, and the course's gradient checks."""
+    """Those of conformance.json, and the course's gradient checks."""
     rows = list(verify(layers=rnn_layers, optim=reference_optim, captioner=rnn.CaptioningRNN))
     assert [row for row in rows if not row.passed] == []
     assert len(rows) > 60

@@ -84,9 +84,9 @@ def rows() -> Iterator[Row]:
 
 def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
     outcome = lock_step(setup, on(get_backend()), other, tolerance)
-    found = f": {outcome.tensor} parts at step {outcome.step}"
+    found = f": {outcome.tensor} diverges at step {outcome.step}"
     label += found if outcome.diverged else f", {setup.steps} steps"
-    return make_row(label, setup.dtype, outcome.error, tolerance)
+    return make_row(label, outcome.error, tolerance, setup.dtype)
 
 
 def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None = None) -> Outcome:

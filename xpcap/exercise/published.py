@@ -39,7 +39,7 @@ class Row(NamedTuple):
     passed: bool
 
 
-def make_row(case: str, dtype: str, error: float, tolerance: float) -> Row:
+def make_row(case: str, error: float, tolerance: float, dtype: str = "float64") -> Row:
     """A row on the backend in force. NaN does not pass."""
     return Row(case, get_backend(), dtype, error, tolerance, bool(error <= tolerance))
 
@@ -84,7 +84,7 @@ def layer_values(layers: Any, cases: Cases) -> Iterator[Row]:
                     error, tolerance = mixed_error(got, expected), FLOAT32_TOLERANCE
                 else:
                     error = rel_error(got, np.asarray(expected))
-                yield make_row(f"{label} {name}", dtype, error, tolerance)
+                yield make_row(f"{label} {name}", error, tolerance, dtype)
 
 
 def layer_losses(layers: Any, cases: Cases) -> Iterator[Row]:
@@ -98,7 +98,7 @@ def layer_losses(layers: Any, cases: Cases) -> Iterator[Row]:
         loss = float(layers.temporal_softmax_loss(x, y, mask)[0])
         low, high = case["about"]
         label, error = f"softmax loss N{N} T{T} p{p} off its middle", abs(loss - (low + high) / 2)
-        yield make_row(label, "float64", error, (high - low) / 2)
+        yield make_row(label, error, (high - low) / 2)
     check = cases["loss_check"]
     arguments = table.FUNCTIONS["temporal_softmax_loss"].arguments.values()
     x, y, mask = draw(arguments, check["sizes"]).values()
@@ -106,7 +106,7 @@ def layer_losses(layers: Any, cases: Cases) -> Iterator[Row]:
         lambda x: layers.temporal_softmax_loss(x, y, mask)[0], x, verbose=False, h=check["step"]
     )
     error = rel_error(layers.temporal_softmax_loss(x, y, mask)[1], numeric)
-    yield make_row("temporal_softmax_loss dx", "float64", error, check["accept"])
+    yield make_row("temporal_softmax_loss dx", error, check["accept"])
 
 
 def draw(entries: Iterable[Entry], sizes: Sizes) -> dict[str, Array]:
@@ -154,7 +154,7 @@ def compare(layers: Any, backward: str, check: Mapping[str, Any]) -> Iterator[Ro
             for k, df in enumerate(upstream)
         )
         tolerance = check.get(f"accept_d{key}", check["accept"])
-        yield make_row(f"{backward} d{key}", "float64", rel_error(grad, numeric), tolerance)
+        yield make_row(f"{backward} d{key}", rel_error(grad, numeric), tolerance)
 
 
 def rules(optim: Any, cases: Cases) -> Iterator[Row]:
@@ -168,7 +168,7 @@ def rules(optim: Any, cases: Cases) -> Iterator[Row]:
         next_w, config = getattr(optim, case["name"])(w, dw, config)
         for name, expected in case["expected"].items():
             error = rel_error(next_w if name == "next_w" else config[name], np.asarray(expected))
-            yield make_row(f"{case['name']} {name}", "float64", error, case["rtol"])
+            yield make_row(f"{case['name']} {name}", error, case["rtol"])
 
 
 def attention_rows(layers: Any) -> Iterator[Row]:
@@ -195,13 +195,13 @@ def captioner_values(captioner: type, cases: Cases) -> Iterator[Row]:
         captions = (np.arange(N * T1) % V).reshape(N, T1)
         loss, grads = model.loss(read_array(case["features"], "float64"), captions)
         label, error = f"captioner fixed {case['cell']}", abs(float(loss) - case["published_loss"])
-        yield make_row(f"{label} loss (absolute)", "float64", error, FIXED_LOSS_TOLERANCE)
+        yield make_row(f"{label} loss (absolute)", error, FIXED_LOSS_TOLERANCE)
         for name, expected in case["grads"].items():
             flat = to_numpy(grads[name]).ravel()
             got = {"sum": flat.sum(), "abs_sum": np.abs(flat).sum()}
             got |= {"first": flat[0], "last": flat[-1]}
             error = max(mixed_error(got[key], expected[key]) for key in got)
-            yield make_row(f"{label} d{name} (mixed)", "float64", error, FIXED_GRADIENT_TOLERANCE)
+            yield make_row(f"{label} d{name} (mixed)", error, FIXED_GRADIENT_TOLERANCE)
 
 
 def captioner_gradients(captioner: type, cases: Cases) -> Iterator[Row]:
@@ -218,12 +218,11 @@ def captioner_gradients(captioner: type, cases: Cases) -> Iterator[Row]:
             numeric = eval_numerical_gradient(loss, x, verbose=False, h=check["step"])
             label = f"captioner {cell} d{name}"
             if cell == "rnn":  # the course's own check
-                error = rel_error(grads[name], numeric)
-                yield make_row(label, "float64", error, check["accept"])
+                yield make_row(label, rel_error(grads[name], numeric), check["accept"])
             else:
                 # Many of an LSTM's slopes here are near 1e-10, where differences are all rounding
                 error = mixed_error(grads[name], numeric)
-                yield make_row(f"{label} (mixed)", "float64", error, check["accept_mixed"])
+                yield make_row(f"{label} (mixed)", error, check["accept_mixed"])
 
 
 def captioner_directions(captioner: type, cases: Cases) -> Iterator[Row]:
@@ -243,7 +242,7 @@ def captioner_directions(captioner: type, cases: Cases) -> Iterator[Row]:
         loss = _loss_of(model, features, captions, **options)
         errors = directional_errors(loss, model.params, grads, rng, h=check["step"])
         label = f"captioner {variant} along {len(errors)} directions"
-        yield make_row(label, "float64", max(errors), check["accept"])
+        yield make_row(label, max(errors), check["accept"])
 
 
 def variants(captioner: type) -> Iterator[tuple[str, str, str]]:

@@ -28,16 +28,10 @@ def main(folder: Path) -> None:
     except EXPECTED as error:
         raise click.ClickException(escape_control(str(error))) from error
     except OSError as error:
-        file = escape_control(str(error.filename or folder))
-        raise click.ClickException(
-            sentence(
-                "",
-                "",
-                f"{file}: {error.strerror or error}",
-                expected="to write there",
-                cause="is the path right, and is there room and permission?",
-            )
-        ) from error
+        came = f"{error.filename or folder}: {error.strerror or error}"
+        cause = "is the path right, and is there room and permission?"
+        message = sentence(came=came, expected="to write there", cause=cause)
+        raise click.ClickException(escape_control(message)) from error
     counts = " and ".join(
         f"{len(split.images):,} {name} pictures with {len(split.captions):,} captions"
         for name, split in data.splits.items()
