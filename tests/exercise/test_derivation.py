@@ -51,7 +51,7 @@ def test_the_equations_of_a_report_stand_on_the_page(row: Row) -> None:
         assert f"**{label}**" in PAGE
 
 
-@pytest.mark.parametrize("number", filter(str.isdigit, RULES))
+@pytest.mark.parametrize("number", [one for one in RULES if one.isdigit()])
 def test_the_rules_of_a_report_are_those_of_the_page(number: str) -> None:
     (rule,) = re.findall(rf"^{number}\. \*\*.*?(?=\n\d\. |\n#)", PAGE, re.M | re.S)
     assert plain(RULES[number].split(": ", 1)[-1]).lower() in plain(rule).lower()

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from refusals import refuses
 
 from xpcap.errors import DataError, OptionError
-from xpcap.exercise.handout import BLANK, FILES, course_file, functions, handout
+from xpcap.exercise import table
+from xpcap.exercise.handout import TO_WRITE, functions, handout, sections
 from xpcap.verify import verify
 
 DOCS = Path(__file__).parents[2] / "docs" / "tutorials"
 NOTEBOOKS = [DOCS / f"{cell}_captioning.ipynb" for cell in ("rnn", "lstm")]
+SOURCES = {f"{module}.py": table.source(module, "") for module in table.HANDED_OUT}
 
 
 @pytest.fixture
@@ -34,10 +37,15 @@ def lines_of(node: ast.FunctionDef, source: str) -> set[str]:
 def test_no_solved_line_is_in_a_handout(folder: Path) -> None:
     """Statements of the functions to write, unless a given function has the same one."""
     solved, given = set(), set()
-    for file in FILES:
-        source = course_file(file)
+    for source in SOURCES.values():
         for name, node in functions(source):
-            (solved if name in BLANK else given).update(lines_of(node, source))
+            (solved if name in TO_WRITE else given).update(lines_of(node, source))
+    given |= {  # as in the course
+        "captions_in = captions[:, :-1]",
+        "captions_out = captions[:, 1:]",
+        "mask = captions_out != self._null",
+        "captions = np.full((N, max_length), self._null)",
+    }
     solved = {line for line in solved - given if "=" in line or "np." in line}
     assert {"da = dnext_h * (1 - next_h**2)", "np.add.at(dW, x, dout)"} <= solved
     assert len(solved) > 70
@@ -49,28 +57,86 @@ def test_no_solved_line_is_in_a_handout(folder: Path) -> None:
         assert found == [], path.name
 
 
-def test_functions_to_write_keep_signature_and_docstring_and_the_rest_stays(folder: Path) -> None:
+def test_functions_to_write_keep_their_signature_and_the_rest_stays(folder: Path) -> None:
     seen = []
-    for file in FILES:
-        before = course_file(file)
+    for file, before in SOURCES.items():
         after = (folder / file).read_text(encoding="utf-8")
         originals = dict(functions(before))
         assert [name for name, _ in functions(after)] == list(originals)
         for name, node in functions(after):
             original = originals[name]
-            if name not in BLANK:
+            if name not in TO_WRITE:
                 assert ast.unparse(node) == ast.unparse(original)
                 continue
             seen.append(name)
             assert ast.unparse(node.args) == ast.unparse(original.args)
-            assert re.search(r"\([NV], ", ast.get_docstring(node) or "")
-            assert ast.get_docstring(node) == ast.get_docstring(original)
-            _, only = node.body
-            message = f"{name} is not written yet"
-            assert ast.unparse(only) == f"raise NotImplementedError('{message}')"
-            assert "# TODO\n" in (ast.get_source_segment(after, node) or "")
+            text = ast.get_source_segment(after, node) or ""
+            start, todo, end = (
+                text.index(part)
+                for part in (
+                    "- START of ",
+                    f'raise NotImplementedError("{name} is not',
+                    "- END of ",
+                )
+            )
+            assert start < todo < end
+            assert "#" in text[start:todo]  # what to do
+            assert text.splitlines()[-1].strip() == f"return {', '.join(results_of(name))}"
         assert "xpcap" not in after
-    assert sorted(seen) == sorted(BLANK)
+    assert sorted(seen) == sorted(TO_WRITE)
+    assert len(TO_WRITE) == 12
+
+
+def results_of(name: str) -> list[str]:
+    row = next(one for one in table.FUNCTIONS.values() if one.method == name)
+    return [*row.results, *["cache"] * name.endswith("_forward")]
+
+
+def test_a_blank_has_the_shape_of_every_array_and_presets_every_result(folder: Path) -> None:
+    for file in ("rnn_layers.py", "rnn.py"):
+        source = (folder / file).read_text(encoding="utf-8")
+        for name, node in functions(source):
+            if name not in TO_WRITE:
+                continue
+            row = next(one for one in table.FUNCTIONS.values() if one.method == name)
+            text = ast.get_docstring(node) or ""
+            for arrays in (row.arguments, row.results):
+                for one, entry in arrays.items():
+                    shape = "" if str(entry.forms[0]) == "()" else f" {entry.forms[0]}"
+                    assert re.search(rf"^- {re.escape(one + shape)}: \w+", text, re.M), one
+            preset = {
+                one.id
+                for one in ast.walk(node)
+                if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+            }
+            assert set(results_of(name)) <= preset
+            if name.startswith("Captioning"):
+                assert {"W_proj", "b_proj", "W_embed", "Wx", "Wh", "b", "W_vocab"} <= preset
+
+
+def test_the_text_of_blanks_is_of_functions_that_students_write() -> None:
+    assert set(sections()) == {"arrays", *TO_WRITE}
+    for name in TO_WRITE:
+        assert len(sections()[name].comment.split()) > 10
+
+
+def test_students_write_in_the_order_of_the_course_the_rnn_first() -> None:
+    for module in table.HANDED_IN:
+        names = [name for name, _ in functions(SOURCES[f"{module}.py"]) if "__" not in name]
+        assert names == list(dict.fromkeys(one.method for one in table.functions([module])))
+
+
+def test_the_readme_says_what_to_write_hand_in_and_run_and_how_long_it_takes(folder: Path) -> None:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for name in (*TO_WRITE, "rnn_layers.py", "rnn.py", "xpcap verify --against rnn_layers.py"):
+        assert name in text
+    for title in ("Install", "Write", "Check", "Hand in", "Honour code"):
+        assert f"\n## {title}\n" in text
+    for path in NOTEBOOKS:
+        (time,) = re.findall(rf"^- `{path.name}` takes (about .*)$", text, re.M)
+        assert time in path.read_text(encoding="utf-8")
+        assert time in (DOCS.parent / "howto" / "teaching.md").read_text(encoding="utf-8")
+    assert not re.search(r"[{}]", text)
 
 
 def test_notebooks_have_no_answers_outputs_or_links_that_lead_nowhere(folder: Path) -> None:
@@ -81,7 +147,12 @@ def test_notebooks_have_no_answers_outputs_or_links_that_lead_nowhere(folder: Pa
         assert "<details" not in text
         assert "</details" not in text
         assert "xpcap.layers" not in text
-        assert re.search(r"(?m)^from rnn import CaptioningRNN$", text)
+        assert re.search(r"(?m)^from rnn import \*$", text)
+        questions = len(re.findall(r"\*\*Question \d", text))
+        assert 0 < questions == sum(cell["source"] == "*Your answer:*" for cell in cells)
+        for before, cell in pairwise(cells):
+            if cell["source"] == "*Your answer:*":
+                assert before["source"].splitlines()[-1].endswith("?")
         assert "**Question 1.**" in text
         for symbol in (r"da\b", r"dh_\{t-1\}", r"dW_h"):  # of the derivations
             assert not re.search(rf"\$[^$\n]*{symbol}[^$\n]*=", text), symbol
@@ -90,15 +161,20 @@ def test_notebooks_have_no_answers_outputs_or_links_that_lead_nowhere(folder: Pa
             for cell in cells
             if cell["cell_type"] == "code"
         )
-        assert "verify --against rnn_layers.py" in cells[0]["source"]
+        assert "README.md" in cells[0]["source"]
+        assert "THREADS" in cells[1]["source"]
+        assert len({cell["id"] for cell in cells}) == len(cells)
         assert "`rnn_layers.py` and `rnn.py`" in cells[0]["source"]
         for link in re.findall(r"\]\((\S+?)\)", text):
             assert (folder / link).exists(), link
         kept = ["".join(cell["source"]) for cell in cells]
         whole = json.loads(original.read_text(encoding="utf-8"))["cells"]
-        lost = ["".join(c["source"]) for c in whole if "xpcap" in c["metadata"].get("tags", ())]
-        assert len(cells) == len(whole) - len(lost) + 1
-        assert not set(kept) & set(lost)
+        ours = [c for c in whole if "xpcap" in c["metadata"].get("tags", ())]
+        assert not set(kept) & {"".join(c["source"]) for c in ours}
+        code, lost, left = (
+            sum(cell["cell_type"] == "code" for cell in of) for of in (whole, ours, cells)
+        )
+        assert left == code - lost + 1
 
 
 def test_a_teacher_chooses_what_is_blank(tmp_path: Path) -> None:
@@ -107,7 +183,7 @@ def test_a_teacher_chooses_what_is_blank(tmp_path: Path) -> None:
     assert written["rnn_layers.py"] == ["sigmoid", "rnn_step_forward", "rnn_step_backward"]
     assert written["optim.py"] == ["adam"]
     assert written["rnn.py"] == []
-    assert (tmp_path / "rnn.py").read_text(encoding="utf-8") == course_file("rnn.py")
+    assert (tmp_path / "rnn.py").read_text(encoding="utf-8") == SOURCES["rnn.py"]
     with refuses(
         OptionError, function="handout", came="no function is called 'lstm_stp'", cause="did you"
     ):
@@ -133,6 +209,7 @@ def test_a_handout_overwrites_nothing_and_refuses_what_is_no_notebook(tmp_path: 
     ("code", "found"),
     [
         ("from xpcap.layers import *", "from xpcap.layers import *"),
+        ("from xpcap.layers import (\n    sigmoid,\n    a,\n)", "xpcap.layers import ( sigmoid"),
         ("import xpcap\nmodel = xpcap.CaptioningRNN({})", "xpcap.CaptioningRNN"),
         ("import xpcap.layers\nh = xpcap.layers.lstm_forward(x)", "xpcap.layers.lstm_forward"),
     ],
@@ -149,19 +226,6 @@ def test_a_notebook_that_would_run_the_librarys_solution_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_imports_keep_the_names_that_a_notebook_gives_them(tmp_path: Path) -> None:
-    mine = tmp_path / "mine.ipynb"
-    code = "from xpcap.layers import attention_forward, lstm_forward as run\nrun()"
-    mine.write_text(json.dumps({"cells": [cell_of(code)]}))
-    handout(tmp_path / "out", [mine])
-    cells = json.loads((tmp_path / "out" / "mine.ipynb").read_text())["cells"]
-    assert cells[1]["source"].splitlines()[3:] == [
-        "from xpcap.layers import attention_forward",
-        "from rnn_layers import lstm_forward as run",
-        "run()",
-    ]
-
-
 def cell_of(code: str) -> dict[str, Any]:
     return {"cell_type": "code", "metadata": {}, "source": [code], "outputs": []}
 
@@ -171,7 +235,7 @@ def test_the_command_writes_a_folder_and_says_what_is_to_be_written(tmp_path: Pa
     command = [sys.executable, "-m", "xpcap.grading.handout", out, NOTEBOOKS[0]]
     done = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    names = {*FILES, NOTEBOOKS[0].name}
+    names = {*SOURCES, NOTEBOOKS[0].name, "README.md"}
     assert {path.name for path in out.iterdir()} == names
     assert "rnn.py: to write: CaptioningRNN.loss, CaptioningRNN.sample\n" in done.stdout
     again = subprocess.run(command, cwd=DOCS.parent, capture_output=True, text=True, check=False)
@@ -198,13 +262,13 @@ def run_in(folder: Path, name: str, sizes: str) -> Any:
 def test_a_notebook_of_a_handout_works_once_all_is_written(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the course's digits, and the same code but for imports."""
+    """With the course's digits, and the files of the handout."""
     pytest.importorskip("nbclient")
     monkeypatch.syspath_prepend(str(DOCS.parent / "tests" / "package"))
     from test_notebooks import SMALLER, check_digits, printed
 
-    for file in FILES:
-        (folder / file).write_text(course_file(file), encoding="utf-8")
+    for file, source in SOURCES.items():
+        (folder / file).write_text(source, encoding="utf-8")
     text = printed(run_in(folder, name, SMALLER[name.removesuffix(".ipynb")]))
     if name.startswith("lstm"):  # whose loop over steps is no part of a handout
         text += "steps_one_by_one h           error 0.0e+00\n"
@@ -231,7 +295,7 @@ def test_files_of_a_handout_give_the_published_numbers_once_all_is_written(
     """As files of their own, which import each other by bare names."""
     import importlib
 
-    names = [file.removesuffix(".py") for file in FILES]
+    names = table.HANDED_OUT
     handout(tmp_path, blank=[])
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xpcap.exercise.handout import BLANK, handout
+from xpcap.exercise.handout import TO_WRITE, handout
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "howto" / "teaching.md").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """One who wrote all, and one with an odd name who wrote nothing, in `submissions/`."""
-    for name, blank in (("solved", []), (ODD, BLANK)):
+    for name, blank in (("solved", []), (ODD, TO_WRITE)):
         for path in handout(tmp_path / "submissions" / name, blank=blank):
             if path.name not in ("rnn_layers.py", "rnn.py"):
                 path.unlink()

@@ -1,72 +1,75 @@
-"""Handouts: the course's files with blanks where students write, and notebooks that use them.
+"""Handouts: the course's files with blanks where students write, notebooks, and a README.
 
-`python -m xpcap.exercise.handout FOLDER NOTEBOOKS...` writes a folder.
+`python -m xpcap.grading.handout FOLDER NOTEBOOKS...` writes a folder. table.py has files, functions
+and shapes, blanks.md what the blanks tell students, student.md their README.
 """
 
 import ast
+import functools
 import json
 import re
+import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from xpcap.errors import EXPECTED, DataError, OptionError, nearest
+from xpcap.exercise import table
 from xpcap.files import read_text, require_new_file, write_text
 
-FILES = ("rnn_layers.py", "rnn.py", "optim.py", "captioning_solver.py", "coco_utils.py")
-BLANK = (  # what the course has students write
-    "rnn_step_forward",
-    "rnn_step_backward",
-    "rnn_forward",
-    "rnn_backward",
-    "word_embedding_forward",
-    "word_embedding_backward",
-    "lstm_step_forward",
-    "lstm_step_backward",
-    "lstm_forward",
-    "lstm_backward",
-    "CaptioningRNN.loss",
-    "CaptioningRNN.sample",
+TO_WRITE = tuple(
+    dict.fromkeys(one.method for one in table.functions(table.HANDED_IN) if one.points)
 )
 LIBRARY = "xpcap"  # tag of cells about xpcap itself, which handouts leave out
 MOST = 50_000_000  # bytes of a notebook
-ANSWER = re.compile(r"\n*<details>.*?</details>", re.DOTALL)
+ANSWER = re.compile(r"\n*<details><summary>Answer</summary>.*?</details>\n*", re.DOTALL)
+ASIDE = re.compile(r"\n*<details>.*?</details>", re.DOTALL)
+TIME = re.compile(r"takes (about [\w ]+?) on")  # in a notebook
+NOT_RUN: dict[str, Any] = {"outputs": [], "execution_count": None}
 INTRODUCTION = """{title}
 
-Write the functions marked `TODO` in {files}, in this notebook's folder, and run the cells from top to bottom. On Colab, upload
+Write the functions that are marked in {files}, in this notebook's folder, and run the cells from top to bottom. On Colab, upload
 all files of the handout first. A cell that needs a function you have not written stops with `NotImplementedError`, which names it. A changed
 file takes effect when you run a cell again.
 
-To check your functions one by one, and to learn where one goes wrong, run this in a terminal, or in a cell with `!` in front:
+README.md has what to install, how to check a file, and what to hand in."""
+START = """import os
 
-    python -m xpcap verify --against rnn_layers.py"""
-RELOAD = "%load_ext autoreload\n%autoreload 2\n\n"
+# One thread: products of this size take longer on several. NumPy reads this when it is imported
+libraries = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+os.environ |= dict.fromkeys(libraries, "1")
+
+%load_ext autoreload
+%autoreload 2
+
+""" + "\n".join(f"from {module} import *" for module in table.HANDED_OUT)
 
 
 def handout(
-    folder: str | Path, notebooks: Sequence[str | Path] = (), *, blank: Sequence[str] = BLANK
+    folder: str | Path, notebooks: Sequence[str | Path] = (), *, blank: Sequence[str] = TO_WRITE
 ) -> dict[Path, list[str]]:
     """Write a folder to hand out; returns its files, each with the functions to write in it.
 
     Parameters
     ----------
     folder : new, or without files of these names
-    notebooks : notebooks that import the course's functions and classes from xpcap. In the handout
-        they import them from the files, and have no outputs, no ``<details>`` blocks, and no cells
-        tagged "xpcap"
+    notebooks : notebooks that import the course's functions and classes from xpcap in cells tagged
+        "xpcap". In the handout these cells are left out, the names come from its files, and there
+        are no outputs, no ``<details>`` blocks, and a cell for each answer
     blank : functions to blank out, as patterns: "lstm_step_forward", "CaptioningRNN.loss", "lstm_*"
 
     Raises
     ------
     OptionError : a pattern that fits no function, or a file that cannot be written or exists.
-    DataError : no notebook, or one that uses the library's functions without importing their names.
+    DataError : no notebook, or one that would run the library's functions.
     """
-    sources = {name: course_file(name) for name in FILES}
-    known = [name for source in sources.values() for name, _ in functions(source)]
+    sources = {f"{module}.py": table.source(module, "") for module in table.HANDED_OUT}
+    names = {file: [name for name, _ in functions(source)] for file, source in sources.items()}
+    known = [name for of in names.values() for name in of]
     for pattern in blank:
         if not any(fnmatchcase(name, pattern) for name in known):
             raise OptionError(
@@ -77,13 +80,13 @@ def handout(
                 cause=nearest(pattern, known),
             )
     chosen = {name for name in known if any(fnmatchcase(name, pattern) for pattern in blank)}
-    written, texts = {}, {}
-    for file, source in sources.items():
-        written[file] = [name for name, _ in functions(source) if name in chosen]
-        texts[file] = with_blanks(source, chosen)
-    to_write = [f"`{file}`" for file, names in written.items() if names]
+    written = {file: [name for name in of if name in chosen] for file, of in names.items()}
+    texts = {file: with_blanks(source, chosen) for file, source in sources.items()}
+    to_write = {file: of for file, of in written.items() if of}
+    owned = {name.partition(".")[0] for name in known}
     for notebook in map(Path, notebooks):
-        texts[notebook.name] = _without_answers(notebook, sources, " and ".join(to_write))
+        texts[notebook.name] = _without_answers(notebook, owned, _listed(to_write))
+    texts["README.md"] = _readme(texts, to_write)
     folder = Path(folder)
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -92,13 +95,6 @@ def handout(
     for file, text in texts.items():
         write_text(folder / file, text)
     return {folder / file: written.get(file, []) for file in texts}
-
-
-def course_file(name: str) -> str:
-    """Source of one of the course's files in plain NumPy, importing the others by bare names."""
-    source = resources.files("xpcap.exercise.reference").joinpath(name).read_text(encoding="utf-8")
-    source = source.replace("from xpcap.exercise.reference import ", "import ")
-    return source.replace("xpcap.exercise.reference.", "")
 
 
 def functions(source: str) -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -113,115 +109,163 @@ def functions(source: str) -> Iterator[tuple[str, ast.FunctionDef]]:
 
 
 def with_blanks(source: str, blank: Collection[str]) -> str:
-    """The source with signature and docstring alone of the functions in `blank`, which raise."""
+    """The source with a blank for the body of each function in `blank`, which raises."""
     lines = source.splitlines()
     for name, node in reversed(list(functions(source))):
         if name in blank:
-            has_docstring = ast.get_docstring(node) is not None
-            after = node.body[0].end_lineno if has_docstring else node.body[0].lineno - 1
-            indent = " " * node.body[0].col_offset
-            raises = f'raise NotImplementedError("{name} is not written yet")'
-            lines[after : node.end_lineno] = [f"{indent}# TODO", indent + raises]
+            body = _blank(name, ast.get_docstring(node) or "")
+            lines[node.body[0].lineno - 1 : node.end_lineno] = textwrap.indent(
+                body, " " * node.body[0].col_offset
+            ).splitlines()
     return "\n".join(lines) + "\n"
 
 
-def _without_answers(path: Path, sources: Mapping[str, str], to_write: str) -> str:
-    """A notebook as JSON, to be worked through with the files of the handout."""
+class Section(NamedTuple):
+    """What blanks.md says of a function: meanings of arrays, code that is given, the comment."""
+
+    arrays: Mapping[str, str]
+    given: str
+    comment: str
+
+
+@functools.cache
+def sections() -> dict[str, Section]:
+    """Sections of blanks.md, by function; "arrays" has what arrays mean in most of them."""
+    found = {}
+    for name, text in re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", _text("blanks.md"), re.M | re.S):
+        arrays = re.findall(r"^(\w+) : (.*)\n", text, re.M)
+        given = re.search(r"```python\n(.*?)```\n", text, re.S)
+        comment = re.sub(r"^\w+ : .*\n|```python\n(?s:.*?)```\n", "", text, flags=re.M)
+        found[name] = Section(dict(arrays), given[1] if given else "", comment.strip())
+    return found
+
+
+def _blank(name: str, docstring: str) -> str:
+    """The body of a function to write."""
+    marks = f"# ----- {{}} of your code: {name} -----"
+    todo = f'raise NotImplementedError("{name} is not written yet")  # your code takes its place'
+    section = sections().get(name)
+    if section is None:
+        return f'"""{docstring}"""\n{marks.format("START")}\n{todo}\n{marks.format("END")}'
+    row = next(one for one in table.FUNCTIONS.values() if one.method == name)
+    arguments, results = (
+        {
+            one: "" if entry.forms[0].axes == () else f" {entry.forms[0]}"
+            for one, entry in of.items()
+        }
+        for of in (row.arguments, row.results)
+    )
+    meanings = {**sections()["arrays"].arrays, **section.arrays}
+    backward = name.replace("_forward", "_backward")
+    if row.forward:
+        arguments["cache"], meanings["cache"] = "", f"what {row.forward} put into it"
+    elif backward != name:
+        results["cache"], meanings["cache"] = "", f"what {backward} will read"
+    lines = [f'"""{docstring.partition(":")[0].rstrip(".")}.']
+    for title, shapes in (("Arguments", arguments), ("Results", results)):
+        lines += ["", f"{title}:"]
+        lines += [
+            f"- {one}{shape}: {meanings.get(one) or f'gradient of the loss by {one[1:]}'}"
+            for one, shape in shapes.items()
+        ]
+    names = ", ".join(results)
+    return "\n".join(
+        [
+            *lines,
+            '"""',
+            section.given.rstrip() or f"{names} = {', '.join(['None'] * len(results))}",
+            marks.format("START"),
+            *(f"# {line}".rstrip() for line in section.comment.splitlines()),
+            todo,
+            marks.format("END"),
+            f"return {names}",
+        ]
+    )
+
+
+def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
+    """A notebook as JSON, to be worked through with files that define the names in `owned`."""
     try:
         notebook = json.loads(read_text(path, MOST))
-        cells = [_cell(cell, sources) for cell in notebook["cells"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        kept = [cell for cell in notebook["cells"] if LIBRARY not in _tags(cell)]
+        cells = [one for cell in kept for one in _cells(cell)]
+        title = "".join(notebook["cells"][0]["source"]).partition("\n")[0]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             "handout", path, f"is no notebook ({error})", expected="a file of Jupyter's, .ipynb"
         ) from None
-    if found := _use_of_library(cells, sources):
-        raise DataError(
-            "handout",
-            path,
-            f"has {found}, which would run the library's solution",
-            expected="an import by name, such as from xpcap.layers import lstm_forward",
-        )
-    title = cells[0]["source"].partition("\n")[0] if cells else ""
-    first = {
-        "cell_type": "markdown",
-        "id": "handout",
-        "metadata": {},
-        "source": INTRODUCTION.format(title=title, files=to_write or "the files"),
-    }
-    kept = [cell for cell in cells if LIBRARY not in cell["metadata"].get("tags", ())]
-    notebook["cells"] = [first, *kept]
+    names = "|".join(sorted(owned))
+    takes = rf"\bxpcap(?:\.\w+)*(?:\.| import (?:[^()\n]*|\([^)]*))\b(?:{names})\b"
+    for cell in cells:
+        if cell["cell_type"] == "code" and (
+            found := re.search(rf"{takes}|^from xpcap\S* import \*", cell["source"], re.M)
+        ):
+            raise DataError(
+                "handout",
+                path,
+                f"has {' '.join(found[0].split())}, which would run the library's solution",
+                expected=f"imports of these names in a cell that is tagged {LIBRARY}",
+            )
+    introduction = {"source": INTRODUCTION.format(title=title, files=files), "metadata": {}}
+    cells = [
+        {"cell_type": "markdown", **introduction},
+        {"cell_type": "code", "metadata": {}, "source": START, **NOT_RUN},
+        *cells,
+    ]
+    notebook["cells"] = [{**cell, "id": f"cell-{k:02}"} for k, cell in enumerate(cells)]
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
-def _cell(cell: dict[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:
-    """A cell without answers and outputs, that imports what `sources` define from them."""
+def _tags(cell: Mapping[str, Any]) -> Sequence[str]:
+    return cell["metadata"].get("tags", ())
+
+
+def _cells(cell: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A cell without answers and outputs, cut where an answer was, with a cell to write it in."""
     text = "".join(cell["source"])
     if cell["cell_type"] == "code":
-        return {
-            **cell,
-            "source": _imports_from(sources, text),
-            "outputs": [],
-            "execution_count": None,
-        }
-    return {**cell, "source": ANSWER.sub("", text)}
+        yield {**cell, "source": text, **NOT_RUN}
+        return
+    for k, part in enumerate(ANSWER.split(text)):
+        if k:
+            yield {**cell, "source": "*Your answer:*"}
+        if part := ASIDE.sub("", part).strip():
+            yield {**cell, "source": part}
 
 
-def _imports_from(sources: Mapping[str, str], code: str) -> str:
-    """Code whose ``from xpcap... import`` statements name the handout's files where they can."""
-    if not re.search(r"^from xpcap\b", code, re.MULTILINE):
-        return code
-    owner, lines = _owners(sources), code.splitlines()
-    for node in reversed(ast.parse(code).body):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "xpcap":
-            names: dict[str, list[str]] = {}  # by module
-            for alias in node.names:
-                module = owner.get(alias.name, str(node.module))
-                names.setdefault(module, []).append(ast.unparse(alias))
-            lines[node.lineno - 1 : node.end_lineno] = [
-                line for module in names for line in _import(module, names[module])
-            ]
-    changed = "\n".join(lines)
-    return code if changed == code else RELOAD + changed
+def _readme(texts: Mapping[str, str], to_write: Mapping[str, Sequence[str]]) -> str:
+    """The README of a handout with these files."""
+    files = [f"- `{file}`: {', '.join(f'`{one}`' for one in of)}" for file, of in to_write.items()]
+    notebooks = [
+        f"- `{file}` takes {found[1] if (found := TIME.search(text)) else 'a while'}"
+        for file, text in texts.items()
+        if file.endswith(".ipynb")
+    ]
+    return _text("student.md").format(
+        files="\n".join(files),
+        notebooks="\n".join(notebooks),
+        first=next(iter(to_write), "rnn_layers.py"),
+        hand_in=_listed(to_write),
+    )
 
 
-def _owners(sources: Mapping[str, str]) -> dict[str, str]:
-    """The module of each function and class of the handout's files."""
-    return {
-        node.name: file.removesuffix(".py")
-        for file, source in sources.items()
-        for node in ast.parse(source).body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
-    }
+def _listed(files: Collection[str]) -> str:
+    return " and ".join(f"`{file}`" for file in files) or "the files"
 
 
-def _use_of_library(cells: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> str:
-    """Names that a cell takes from xpcap although the handout defines them; "" for none."""
-    names = "|".join(_owners(sources))
-    pattern = rf"\bxpcap\.(?:\w+\.)*(?:{names})\b|^from xpcap\S* import \*"
-    for cell in cells:
-        ours = cell["cell_type"] != "code" or LIBRARY in cell["metadata"].get("tags", ())
-        if not ours and (found := re.search(pattern, cell["source"], re.MULTILINE)):
-            return found[0]
-    return ""
-
-
-def _import(module: str, names: Sequence[str]) -> list[str]:
-    """Lines of an import statement, one name a line where there are many."""
-    line = f"from {module} import {', '.join(names)}"
-    if len(line) > 100:
-        return [f"from {module} import (", *(f"    {name}," for name in names), ")"]
-    return [line]
+def _text(name: str) -> str:
+    return resources.files("xpcap.exercise").joinpath(name).read_text(encoding="utf-8")
 
 
 @click.command(
-    epilog="Example: python -m xpcap.exercise.handout handout docs/tutorials/rnn_captioning.ipynb"
+    epilog="Example: python -m xpcap.grading.handout handout docs/tutorials/rnn_captioning.ipynb"
 )
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("notebooks", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--blank",
     multiple=True,
-    default=BLANK,
+    default=TO_WRITE,
     metavar="PATTERN",
     help="Function to leave to the students, such as lstm_step_forward or 'lstm_*'; may be given"
     " several times.  [default: what CS231n has its students write]",
