@@ -17,7 +17,7 @@ help:
 	@echo "make site       build the site of docs/ and of the docstrings into site/html; a warning is an error"
 	@echo "make excerpts   bring what the docs quote from the code up to date, and draw their figures"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
-	@echo "make blanks     write handout/: the course's files with blanks for students, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
+	@echo "make blanks     write handout/: the course's files with blanks for students, a README, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
 	@echo "make bench      time training and sampling: ARGS='--config coco --peer torch', or ARGS=--help"
 	@echo "make gpu-check  gpu tests, verify and benchmarks on CuPy, and a page about it (PAGE=gpu-check.md); installs nothing, uses the packages of $(PYTHON)"
 	@echo "make release    build sdist and wheel into dist/, check them in a clean environment, and list the steps of a release; uploads nothing"

@@ -113,10 +113,11 @@ def with_blanks(source: str, blank: Collection[str]) -> str:
     lines = source.splitlines()
     for name, node in reversed(list(functions(source))):
         if name in blank:
-            body = _blank(name, ast.get_docstring(node) or "")
-            lines[node.body[0].lineno - 1 : node.end_lineno] = textwrap.indent(
-                body, " " * node.body[0].col_offset
-            ).splitlines()
+            first, body = node.body[0], _blank(name, ast.get_docstring(node) or "")
+            body = textwrap.indent(body, " " * first.col_offset)
+            lines[first.lineno - 1 : node.end_lineno] = [
+                line.rstrip() for line in body.splitlines()
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -141,54 +142,45 @@ def sections() -> dict[str, Section]:
 
 
 def _blank(name: str, docstring: str) -> str:
-    """The body of a function to write."""
-    marks = f"# ----- {{}} of your code: {name} -----"
-    todo = f'raise NotImplementedError("{name} is not written yet")  # your code takes its place'
+    """The body of a function to write; without a section in blanks.md, all but what to do."""
     section = sections().get(name)
+    comment = textwrap.indent(section.comment, "# ", lambda _: True) + "\n" if section else ""
+    code = f"""# ----- START of your code: {name} -----
+{comment}raise NotImplementedError("{name} is not written yet")  # your code takes its place
+# ----- END of your code: {name} -----"""
     if section is None:
-        return f'"""{docstring}"""\n{marks.format("START")}\n{todo}\n{marks.format("END")}'
+        return f'"""{docstring}"""\n{code}'
     row = next(one for one in table.FUNCTIONS.values() if one.method == name)
     arguments, results = (
-        {
-            one: "" if entry.forms[0].axes == () else f" {entry.forms[0]}"
-            for one, entry in of.items()
-        }
+        {one: str(entry.forms[0]) for one, entry in of.items()}
         for of in (row.arguments, row.results)
     )
     meanings = {**sections()["arrays"].arrays, **section.arrays}
-    backward = name.replace("_forward", "_backward")
     if row.forward:
-        arguments["cache"], meanings["cache"] = "", f"what {row.forward} put into it"
-    elif backward != name:
-        results["cache"], meanings["cache"] = "", f"what {backward} will read"
-    lines = [f'"""{docstring.partition(":")[0].rstrip(".")}.']
-    for title, shapes in (("Arguments", arguments), ("Results", results)):
-        lines += ["", f"{title}:"]
-        lines += [
-            f"- {one}{shape}: {meanings.get(one) or f'gradient of the loss by {one[1:]}'}"
-            for one, shape in shapes.items()
-        ]
-    names = ", ".join(results)
-    return "\n".join(
-        [
-            *lines,
-            '"""',
-            section.given.rstrip() or f"{names} = {', '.join(['None'] * len(results))}",
-            marks.format("START"),
-            *(f"# {line}".rstrip() for line in section.comment.splitlines()),
-            todo,
-            marks.format("END"),
-            f"return {names}",
-        ]
+        arguments["cache"], meanings["cache"] = "()", f"what {row.forward} put into it"
+    elif row.module == "rnn_layers":
+        backward = name.replace("_forward", "_backward")
+        results["cache"], meanings["cache"] = "()", f"what {backward} will read"
+    listed = (
+        "\n".join(
+            f"- {one} {shape}".removesuffix(" ()")
+            + f": {meanings.get(one) or f'gradient of the loss by {one[1:]}'}"
+            for one, shape in of.items()
+        )
+        for of in (arguments, results)
     )
+    names = ", ".join(results)
+    given = section.given or f"{names} = {', '.join(['None'] * len(results))}\n"
+    title = docstring.partition(":")[0].rstrip(".")
+    arrays = "Arguments:\n{}\n\nResults:\n{}".format(*listed)
+    return f'"""{title}.\n\n{arrays}\n"""\n{given}{code}\nreturn {names}'
 
 
 def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
     """A notebook as JSON, to be worked through with files that define the names in `owned`."""
     try:
         notebook = json.loads(read_text(path, MOST))
-        kept = [cell for cell in notebook["cells"] if LIBRARY not in _tags(cell)]
-        cells = [one for cell in kept for one in _cells(cell)]
+        cells = [one for cell in notebook["cells"] for one in _cells(cell)]
         title = "".join(notebook["cells"][0]["source"]).partition("\n")[0]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
@@ -206,9 +198,9 @@ def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
                 f"has {' '.join(found[0].split())}, which would run the library's solution",
                 expected=f"imports of these names in a cell that is tagged {LIBRARY}",
             )
-    introduction = {"source": INTRODUCTION.format(title=title, files=files), "metadata": {}}
+    introduction = INTRODUCTION.format(title=title, files=files)
     cells = [
-        {"cell_type": "markdown", **introduction},
+        {"cell_type": "markdown", "metadata": {}, "source": introduction},
         {"cell_type": "code", "metadata": {}, "source": START, **NOT_RUN},
         *cells,
     ]
@@ -216,19 +208,15 @@ def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
-def _tags(cell: Mapping[str, Any]) -> Sequence[str]:
-    return cell["metadata"].get("tags", ())
-
-
 def _cells(cell: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A cell without answers and outputs, cut where an answer was, with a cell to write it in."""
+    """What a handout has of a cell: no outputs, and in place of an answer a cell to write it in."""
     text = "".join(cell["source"])
+    if LIBRARY in cell["metadata"].get("tags", ()):
+        return
     if cell["cell_type"] == "code":
         yield {**cell, "source": text, **NOT_RUN}
         return
-    for k, part in enumerate(ANSWER.split(text)):
-        if k:
-            yield {**cell, "source": "*Your answer:*"}
+    for part in ANSWER.sub("\0*Your answer:*\0", text).split("\0"):
         if part := ASIDE.sub("", part).strip():
             yield {**cell, "source": part}
 
