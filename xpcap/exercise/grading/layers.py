@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.exercise.grading.calls import Answer, Check, Student
-from xpcap.exercise.grading.known import SPECIAL
 from xpcap.exercise.grading.mutants import Localisation, localise
 from xpcap.exercise.grading.submission import Stopped, StudentError
 from xpcap.exercise.grading.verdicts import (
@@ -221,8 +220,7 @@ class LayerChecks:
         run: Callable[[Callable[..., Any]], Sequence[Any]],
         values: Sequence[np.ndarray],
     ) -> Localisation | None:
-        special = SPECIAL.get(name, ())
-        return localise(rnn_layers, name, run, values, gates=spec.gates, special=special)
+        return localise(rnn_layers, name, run, values, gates=spec.gates)
 
     def _require_forward(self, name: str, forward: str, layer: str) -> None:
         """A fault unless the forward pass can make a cache."""
@@ -492,7 +490,6 @@ class LayerChecks:
                 name,
                 lambda mutant: mutant(x, y, mask),
                 answer.values,
-                special=SPECIAL[name],
             )
             yield from explained(name, "the-loss", observed, error, found, answer.values, wanted)
             return

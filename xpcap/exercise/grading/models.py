@@ -8,7 +8,6 @@ import numpy as np
 
 from xpcap.exercise.grading import probes
 from xpcap.exercise.grading.calls import Check, Student
-from xpcap.exercise.grading.known import SPECIAL
 from xpcap.exercise.grading.mutants import localise
 from xpcap.exercise.grading.submission import Opaque
 from xpcap.exercise.grading.verdicts import (
@@ -133,7 +132,7 @@ class CaptionerChecks:
             return results(type("Mutant", (rnn.CaptioningRNN,), {method: mutant}))
 
         key = f"CaptioningRNN.{method}"
-        found = localise(rnn, key, run, values, special=SPECIAL[key])
+        found = localise(rnn, key, run, values)
         yield from explained(name, "the-whole-captioner", observed, error, found, values, wanted)
 
 
@@ -176,7 +175,7 @@ class RuleChecks:
             yield Result(name, True, error=error)
             return
         observed = observe(steps, moves, wanted)
-        found = localise(optim, name, run, moves, special=SPECIAL.get(name, ()))
+        found = localise(optim, name, run, moves)
         yield from explained(name, "", observed, error, found, moves, wanted)
 
 
@@ -246,9 +245,7 @@ class SolverChecks:
             return
         for method in ("train", "_step"):
             key = f"CaptioningSolver.{method}"
-            found = localise(
-                captioning_solver, key, run_with(method), arrays, special=SPECIAL.get(key, ())
-            )
+            found = localise(captioning_solver, key, run_with(method), arrays)
             if found and found.whole:
                 break
         yield from explained(name, "", observed, error, found, arrays, wanted)

@@ -1,46 +1,45 @@
 """Fault localisation: changes to a reference function that make it compute a student's results.
 
-The functions of reference/ have one line an equation. `localise` changes one expression at a time,
-drops a factor, a term or a transpose, exchanges a variable and so on, runs the changed function, a
-mutant, and looks for the one whose results are the student's. That mutant says which line is wrong
-and how. Where one change explains a part of the results, further changes are tried on top of it.
+The functions of reference/ have one line an equation. `localise` changes one of them by a rule of
+rules.py, runs the changed function, a mutant, and looks for the one whose results are the
+student's. That mutant says which line is wrong and how. Where one change explains a part of the
+results, changes that explain other parts are put together, and further ones are tried on top.
 
 Mutation analysis (DeMillo, Lipton and Sayward 1978) judges tests by mutants; here a mutant names
-the mistake.
+the mistake. A search ends after so many mutants, not after some time: its verdict is the same on
+every machine.
 """
 
 import ast
-import copy
 import inspect
 import re
 import textwrap
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations, permutations
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from xpcap.exercise.grading.rules import (
+    RULES,
+    SCOPE,
+    Bound,
+    Rule,
+    filled,
+    kind_of_term,
+    match,
+    text_of,
+)
+
 TOLERANCE = 1e-5  # relative, since some students compute in float32 throughout
-SECONDS = 4.0  # that a search may take
-UNLIKELY = 4  # rank from which changes are tried only where no likelier one explains
-WIDTH, DEPTH = 6, 3  # partial explanations that are followed, and changes on top of each other
-
-# Kinds by what a change takes away, or exchanges, in the order of looking
-TERMS = [
-    (r"\bdnext_c\b|\bdcell\b", "dc not carried"),
-    (r"\bdnext_h\b|\bdstate\b|\bdh\b", "dh not added"),
-    (r"^b$|\['b(_\w+)?'\]$", "bias missing"),
-    (r"\bcounts\b|\bmask\b", "mask ignored"),
-    (r"\bprev_c\b|\bcell\b|^c$", "state not carried"),
-    (r"\bprev_h\b|\bstate\b|^h$", "state not carried"),
-]
+BUDGET = 6000  # mutants that a search may run
+LOOPS = 1000  # steps of a loop, of which a mutant could make more than of any right function
+UNLIKELY = 4  # rank from which changes are not tried on top of others
+WIDTH, DEPTH, PAIRED = 4, 4, 40
 GATE = re.compile(r"^(?:da_|a_|d)?([ifog])$")
-ACTIVATIONS = {"sigmoid": "sigmoid", "np.tanh": "tanh"}
-
-Special = tuple[str, str, str, str]  # statement, what stands in its place, kind, detail
 
 
 class Change(NamedTuple):
@@ -72,6 +71,60 @@ class Localisation(NamedTuple):
     whole: bool
 
 
+class Slot(NamedTuple):
+    """A place in a tree, a list's entry or a node's field, and what a mutant has there."""
+
+    of: Any
+    key: Any
+    new: ast.AST
+
+    def exchange(self, node: Any) -> Any:
+        """Put a node there; what was there before."""
+        if isinstance(self.of, list):
+            old, self.of[self.key] = self.of[self.key], node
+        else:
+            old = getattr(self.of, self.key)
+            setattr(self.of, self.key, node)
+        return old
+
+
+class Edit(NamedTuple):
+    """A change, in the places of a tree where it is made; words are made when it is asked for."""
+
+    rank: int
+    kind: str
+    detail: str
+    statement: ast.stmt
+    slots: list[Slot]
+    gates: str = ""  # that it exchanges
+    bound: Bound = {}  # noqa: RUF012 - read only
+    old: ast.AST | None = None
+
+    @property
+    def prior(self) -> int:
+        """How unlikely it is; what names a gate goes before what does not."""
+        return 2 * self.rank + (not self._gate)
+
+    @property
+    def _gate(self) -> str:
+        return self.gates or _gates(_target(self.statement))
+
+    def described(self) -> Change:
+        before = text_of(self.statement).splitlines()[0]
+        words = {name: text_of(node) for name, node in self.bound.items()}
+        words |= {"old": text_of(self.old) if self.old else before}
+        words |= {"new": text_of(self.slots[0].new), "target": _target(self.statement)}
+        with _applied([self]):
+            replaced = [s.new for s in self.slots if isinstance(s.new, ast.stmt)]
+            after = "; ".join(_plain(node) for node in replaced or [self.statement])
+        kind = self.kind
+        if kind == "term missing":
+            kind = kind_of_term(words.get("_b") or words.get("_a") or words["old"], kind)
+        detail = self.detail.format_map(words)
+        target = words["target"]
+        return Change(self.rank, kind, self._gate, target, before, after, detail)
+
+
 def localise(
     module: ModuleType,
     function: str,
@@ -80,7 +133,7 @@ def localise(
     *,
     given: Mapping[str, Any] | None = None,
     gates: bool = False,
-    special: Sequence[Special] = (),
+    budget: int = BUDGET,
 ) -> Localisation | None:
     """Find changes to a reference function that make it compute a student's results.
 
@@ -91,99 +144,202 @@ def localise(
     results : of the student
     given : names that the function finds in place of those of its module
     gates : compare each quarter of a last axis by itself
-    special : further changes
+    budget : mutants that may be run
     """
-    student = [np.asarray(value, dtype=float) for value in results]
-    scope = {**vars(module), **(given or {})}
-    tree = _parsed(module, function)
-    deadline = time.monotonic() + SECONDS
-    level, _ = _agreement(_outputs(run, tree, scope), student, gates)
-    starts: list[tuple[list[Change], ast.FunctionDef]] = [([], tree)]
-    best = None
-    for depth in range(DEPTH):
-        found: list[tuple[bool, int, int, list[Change], ast.FunctionDef]] = []
-        for likely in (True, False):
-            for changes, start in starts:
-                for change in _changed(start, special):
-                    if (change.rank < UNLIKELY) != likely:
-                        continue
-                    if time.monotonic() > deadline:
-                        break
-                    agreed, whole = _agreement(_outputs(run, start, scope), student, gates)
-                    if whole or agreed > level:
-                        trail = [*changes, change]
-                        rank = sum(2 * one.rank + (not one.gate) for one in trail)
-                        found.append((not whole, -agreed, rank, trail, copy.deepcopy(start)))
-            if any(not partial for partial, *_ in found) or depth:
+    tree = parsed(module, function)
+    edits = sorted(mutants(tree, function), key=lambda edit: edit.prior)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        scope = {**vars(module), **SCOPE, "range": _range, **(given or {})}
+        search = _Search(tree, run, _Blocks(results, gates), scope, budget)
+        trail, whole = search.best(edits)
+    return Localisation([edit.described() for edit in trail], whole) if trail else None
+
+
+class _Search:
+    """A search for edits that explain results."""
+
+    def __init__(
+        self,
+        tree: ast.FunctionDef,
+        run: Callable[..., Any],
+        blocks: "_Blocks",
+        scope: Mapping[str, Any],
+        budget: int,
+    ) -> None:
+        self.tree, self.run, self.blocks, self.scope = tree, run, blocks, scope
+        self.left = budget
+
+    def equal(self, trail: Iterable[Edit]) -> np.ndarray | None:
+        """Which blocks a mutant gets as the student does; None if it fails, as most nonsense does."""
+        self.left -= 1
+        namespace = dict(self.scope)
+        try:
+            with _applied(trail):
+                module = ast.fix_missing_locations(ast.Module([self.tree], type_ignores=[]))
+                code = compile(module, "<mutant>", "exec")
+            exec(code, namespace)
+            return self.blocks.equal(list(self.run(namespace[self.tree.name])))
+        except Exception:  # a mutant may raise anything
+            return None
+
+    def best(self, edits: Sequence[Edit]) -> tuple[list[Edit], bool]:
+        """The likeliest edits that explain most, and True if they explain all."""
+        right = self.equal([])
+        assert right is not None, "the reference function fails"
+        level, found, ran = int(right.sum()), [], []
+        for edit in edits:
+            if self.left <= 0:
                 break
+            if (equal := self.equal([edit])) is None:
+                continue
+            if equal.all():
+                return [edit], True
+            ran.append(edit)
+            if equal.sum() > level:
+                found.append(([edit], equal))
+        likely = [edit for edit in ran if edit.rank < UNLIKELY]
         if not found:
-            break
-        found.sort(key=lambda entry: entry[:3])
-        partial, agreed, _, trail, _ = found[0]
-        best = Localisation(trail, not partial)
-        if not partial or depth == DEPTH - 1:
-            break
-        level, starts = -agreed, [(trail, tree) for *_, trail, tree in found[:WIDTH]]
-    return best
+            # Two that hide each other, such as a sign in each of two lines
+            for pair in combinations(likely[:PAIRED], 2):
+                if self.left <= 0:
+                    break
+                if (equal := self.equal(pair)) is not None and equal.sum() > level:
+                    found.append((list(pair), equal))
+                    if equal.all():
+                        break
+        return self._deepened(self._together(right, found), likely)
+
+    def _together(
+        self, right: np.ndarray, found: list[tuple[list[Edit], np.ndarray]]
+    ) -> list[tuple[list[Edit], np.ndarray]]:
+        """What was found, best first, and before it the edits that explain parts by themselves."""
+        found = sorted(found, key=lambda entry: (-entry[1].sum(), *_prior(entry[0])))
+        trail: list[Edit] = []
+        got = right
+        for edits, equal in found:
+            if (equal & ~got).any() and not (right & ~equal).any():
+                trail, got = [*trail, *edits], got | equal
+        if len(trail) > 1:
+            all_of_them = self.equal(trail)
+            if all_of_them is not None and all(all_of_them.sum() > one.sum() for _, one in found):
+                return [(trail, all_of_them), *found]
+        return found
+
+    def _deepened(
+        self, found: list[tuple[list[Edit], np.ndarray]], likely: Sequence[Edit]
+    ) -> tuple[list[Edit], bool]:
+        """The best of what was found, with more edits on top while these explain more."""
+        for _ in range(DEPTH):
+            if not found or found[0][1].all():
+                break
+            level = found[0][1].sum()
+            deeper = []
+            for edit in likely:
+                for trail, _ in found[:WIDTH]:
+                    if self.left <= 0:
+                        break
+                    equal = self.equal([*trail, edit])
+                    if equal is not None and equal.sum() > level:
+                        deeper.append(([*trail, edit], equal))
+                        if equal.all():
+                            return deeper[-1][0], True
+            if not deeper:
+                break
+            deeper.sort(key=lambda entry: (-entry[1].sum(), *_prior(entry[0])))
+            found = deeper
+        return (found[0][0], bool(found[0][1].all())) if found else ([], False)
 
 
-def _agreement(
-    outputs: Sequence[np.ndarray] | None, student: Sequence[np.ndarray], gates: bool
-) -> tuple[int, bool]:
-    """The number of equal blocks of the results, and True if all are equal."""
-    if outputs is None or len(outputs) != len(student):
-        return -1, False
-    equal, blocks = 0, 0
-    for ours, theirs in zip(outputs, student, strict=True):
-        if ours.shape != theirs.shape:
-            return -1, False
-        missing = np.isnan(ours) & np.isnan(theirs)
-        scale = float(np.abs(np.where(missing, 0, ours)).max(initial=0.0)) or 1.0
-        if not np.isfinite(scale):
-            return -1, False
-        cuts = 4 if gates and ours.ndim and ours.shape[-1] % 4 == 0 else 1
-        difference = np.where(missing, 0, np.abs(ours - theirs))
-        for part in np.split(difference, cuts, axis=-1) if cuts > 1 else [difference]:
-            blocks += 1
-            equal += bool(part.max(initial=0.0) <= TOLERANCE * scale)
-    return equal, equal == blocks
+def _prior(edits: Sequence[Edit]) -> tuple[int]:
+    return (sum(edit.prior for edit in edits),)
 
 
-def _outputs(
-    run: Callable[..., Any], tree: ast.FunctionDef, scope: Mapping[str, Any]
-) -> list[np.ndarray] | None:
-    """Results of a function, None where it fails, as most nonsense does."""
-    namespace = dict(scope)
+@contextmanager
+def _applied(trail: Iterable[Edit]) -> Iterator[None]:
+    """The tree with edits, within the block."""
+    undone = []
     try:
-        code = compile(
-            ast.fix_missing_locations(ast.Module([tree], type_ignores=[])), "<mutant>", "exec"
-        )
-        exec(code, namespace)
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            results = list(run(namespace[tree.name]))
-            numbers = all(isinstance(one, np.ndarray | np.generic | float | int) for one in results)
-            return [np.asarray(one, dtype=float) for one in results] if numbers else None
-    except Exception:  # a mutant may raise anything
-        return None
+        for edit in trail:
+            undone += [(slot, slot.exchange(slot.new)) for slot in edit.slots]
+        yield
+    finally:
+        for slot, node in reversed(undone):
+            slot.exchange(node)
 
 
-def _parsed(module: ModuleType, name: str) -> ast.FunctionDef:
+class _Blocks:
+    """A student's results, in blocks that are right or wrong each by itself."""
+
+    def __init__(self, results: Sequence[Any], gates: bool) -> None:
+        student = [np.asarray(value, dtype=float) for value in results]
+        self.shapes = [value.shape for value in student]
+        self.cuts = [
+            4 if gates and shape and shape[-1] and shape[-1] % 4 == 0 else 1
+            for shape in self.shapes
+        ]
+        sizes = [
+            size // cuts
+            for size, cuts in zip((value.size for value in student), self.cuts, strict=True)
+            for _ in range(cuts)
+        ]
+        self.starts = np.cumsum([0, *sizes[:-1]])
+        self.of = np.repeat(np.arange(len(student)), self.cuts)  # result of each block
+        self.student = self._flat(student)
+
+    def _flat(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """Block after block."""
+        parts = [
+            np.moveaxis(value.reshape(*value.shape[:-1], cuts, -1), -2, 0) if cuts > 1 else value
+            for value, cuts in zip(values, self.cuts, strict=True)
+        ]
+        return np.concatenate([part.ravel() for part in parts])
+
+    def equal(self, outputs: Sequence[Any]) -> np.ndarray | None:
+        """Which blocks agree; None for results that cannot be the student's."""
+        if [np.shape(value) for value in outputs] != self.shapes or not all(
+            isinstance(value, np.ndarray | np.generic | float | int) for value in outputs
+        ):
+            return None
+        ours = self._flat([np.asarray(value, dtype=float) for value in outputs])
+        size, difference = np.abs(ours), np.abs(ours - self.student)
+        missing = np.isnan(ours)
+        if missing.any():
+            size[missing] = 0
+            difference[missing & np.isnan(self.student)] = 0
+        blocks = np.maximum.reduceat(size, self.starts)
+        scale = np.zeros(len(self.shapes))
+        np.maximum.at(scale, self.of, blocks)
+        if not np.isfinite(scale).all():
+            return None
+        scale[scale == 0] = 1
+        return np.maximum.reduceat(difference, self.starts) <= TOLERANCE * scale[self.of]
+
+
+def _range(*bounds: int) -> range:
+    """A range that a mutant can run through: none loops without end."""
+    if len(steps := range(*bounds)) > LOOPS:
+        raise ValueError(f"a loop of {len(steps)} steps")
+    return steps
+
+
+def parsed(module: ModuleType, name: str) -> ast.FunctionDef:
+    """The tree of a function, or of a method as "Class.method", without its docstring."""
     thing: Any = module
     for part in name.split("."):
         thing = getattr(thing, part)
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(thing))).body
     assert isinstance(tree, ast.FunctionDef)
     if isinstance(tree.body[0], ast.Expr):
-        del tree.body[0]  # the docstring
+        del tree.body[0]
     return tree
 
 
-# How a tree is changed: each generator changes it in place, yields, and restores it
+# Edits: those of the rules, and those that no pattern has, since they concern several names
 
 
-def _changed(tree: ast.FunctionDef, special: Sequence[Special]) -> Iterator[Change]:
-    """Every change of a function; the tree has it until the next one is asked for."""
+def mutants(tree: ast.FunctionDef, function: str) -> Iterator[Edit]:
+    """Every edit of a function, each once, by its rules and then in the order of its statements."""
     arguments = [argument.arg for argument in tree.args.args]
     stored = {
         node.id
@@ -191,44 +347,66 @@ def _changed(tree: ast.FunctionDef, special: Sequence[Special]) -> Iterator[Chan
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
     names = sorted({*arguments, *stored})
-    samples = next((name for name in arguments if name != "self"), "self")  # has N rows
-    for block, number, in_loop in list(_statements(tree.body, False)):
-        statement = block[number]
-        target, before = _target(statement), _first_line(statement)
-        for text, instead, kind, detail in special:
-            if text == before:
-                lines = ast.parse(instead).body
-                block[number : number + 1] = lines
-                yield Change(0, kind, _gates(target), target, before, instead, detail)
-                block[number : number + len(lines)] = [statement]
-        for other, rank, kind, detail in _other_statements(statement, in_loop, samples):
-            block[number] = other
-            gate = _gates_of(kind, target, detail)
-            yield Change(rank, kind, gate, target, before, _first_line(other), detail)
-            block[number] = statement
-        for parent, field, index, node in list(_slots(statement)):
-            for new, rank, kind, detail in _other_expressions(node, parent, names):
-                _put(parent, field, index, new)
-                gate = _gates_of(kind, target, detail)
-                yield Change(rank, kind, gate, target, before, _first_line(statement), detail)
-                _put(parent, field, index, node)
+    statements = list(_statements(tree.body, False))
+    rules = [rule for rule in RULES if rule.concerns(function)]
+    for block, number, in_loop in statements:
+        yield from _of_statement(block, number, in_loop)
+        yield from _by_rules(block, number, in_loop, rules, names)
+    for rule in rules:
+        if len(rule.places) > 1 and (edit := _in_several_places(rule, statements)):
+            yield edit
 
 
-def _put(parent: ast.AST, field: str, index: int | None, node: ast.expr) -> None:
-    if index is None:
-        setattr(parent, field, node)
-    else:
-        getattr(parent, field)[index] = node
+def _by_rules(
+    block: list[Any], number: int, in_loop: bool, rules: Sequence[Rule], names: Sequence[str]
+) -> Iterator[Edit]:
+    """Edits of one place by rules, and by exchange of names."""
+    statement = block[number]
+    seen = set()
+    for of, key, node, contexts in _slots(block, number, in_loop, names):
+        for rule in rules:
+            bound: Bound = {}
+            (pattern, instead), *more = rule.places
+            if more or rule.context not in contexts or not match(pattern, node, bound):
+                continue
+            new = filled(instead, bound, node)
+            if isinstance(getattr(node, "ctx", None), ast.Store) and not hasattr(new, "ctx"):
+                continue
+            if (place := (id(of), key, text_of(new))) in seen:
+                continue
+            seen.add(place)
+            slots = [Slot(of, key, new)]
+            yield Edit(rule.rank, rule.kind, rule.detail, statement, slots, bound=bound, old=node)
+        if "name" in contexts:
+            for name in names:
+                if name != node.id:
+                    rank, kind = _kind_of_exchange({name, node.id})
+                    new = ast.Name(name, ast.Load())
+                    gates = _gates(name, node.id) if kind == "gates swapped" else ""
+                    detail = "`{new}` stands where `{old}` belongs"
+                    slots = [Slot(of, key, new)]
+                    yield Edit(rank, kind, detail, statement, slots, gates, old=node)
 
 
-def _first_line(statement: ast.stmt) -> str:
-    return ast.unparse(statement).splitlines()[0]
-
-
-def _gates_of(kind: str, target: str, detail: str) -> str:
-    """Gates of a change: those that it exchanges, else that of the variable that it computes."""
-    exchanged = re.findall(r"`([^`]*)`", detail) if kind == "gates swapped" else []
-    return _gates("", *exchanged) or _gates(target)
+def _in_several_places(rule: Rule, statements: Sequence[tuple[Any, int, bool]]) -> Edit | None:
+    """The edit of a rule with several patterns, each where it matches first."""
+    bound: Bound = {}
+    slots: list[Slot] = []
+    first: ast.stmt | None = None
+    for pattern, instead in rule.places:
+        for block, number, in_loop in statements:
+            here = (
+                (Slot(of, key, filled(instead, bound, node)), block[number])
+                for of, key, node, _ in _slots(block, number, in_loop, ())
+                if match(pattern, node, bound)
+            )
+            if place := next(here, None):
+                slots.append(place[0])
+                first = first or place[1]
+                break
+    if len(slots) < len(rule.places) or first is None:
+        return None
+    return Edit(rule.rank, rule.kind, rule.detail, first, slots, bound=bound)
 
 
 def _statements(block: list[ast.stmt], in_loop: bool) -> Iterator[tuple[list[Any], int, bool]]:
@@ -240,204 +418,132 @@ def _statements(block: list[ast.stmt], in_loop: bool) -> Iterator[tuple[list[Any
                 yield from _statements(getattr(statement, inner), loop)
 
 
-def _slots(statement: ast.stmt) -> Iterator[tuple[ast.AST, str, int | None, ast.expr]]:
-    """Every expression of a statement, outer ones first, and of a loop only what it runs over."""
-    if isinstance(statement, ast.For):
-        yield statement, "iter", None, statement.iter
-        roots: list[ast.AST] = [statement.iter]
-    elif isinstance(statement, ast.If):
-        yield statement, "test", None, statement.test
-        roots = [statement.test]
+def _slots(
+    block: list[Any], number: int, in_loop: bool, names: Sequence[str]
+) -> Iterator[tuple[Any, Any, Any, set[str]]]:
+    """A statement and its expressions, outer ones first, of a loop only what it runs over.
+
+    Each with the contexts that rules ask for: "value" of an assignment, "result" of a function,
+    "argument" of a call, "test" of an if; "name" for a name that may be exchanged.
+    """
+    statement = block[number]
+    yield block, number, statement, {""}
+    if isinstance(statement, ast.For | ast.If):
+        field = "iter" if isinstance(statement, ast.For) else "test"
+        root = getattr(statement, field)
+        yield statement, field, root, {"", "test"}
+        roots = [root]
     else:
         roots = [statement]
     for root in roots:
         for parent in ast.walk(root):
             for field, value in ast.iter_fields(parent):
-                entries = enumerate(value) if isinstance(value, list) else [(None, value)]
-                for index, node in entries:
+                entries = enumerate(value) if isinstance(value, list) else [(field, value)]
+                for key, node in entries:
                     stored = isinstance(getattr(node, "ctx", None), ast.Store)
-                    if isinstance(node, ast.Subscript) or (
-                        isinstance(node, ast.expr) and not stored
+                    if not isinstance(node, ast.expr) or (
+                        stored and not isinstance(node, ast.Subscript)
                     ):
-                        yield parent, field, index, node
+                        continue
+                    contexts = {""}
+                    returned = isinstance(statement, ast.Return) and (
+                        parent is statement.value or isinstance(parent, ast.Return)
+                    )
+                    if isinstance(parent, ast.Assign) and not (
+                        in_loop or isinstance(node, ast.Tuple | ast.List | ast.Dict)
+                    ):
+                        contexts.add("value")
+                    if returned and not isinstance(node, ast.Tuple):
+                        contexts.add("result")
+                    if isinstance(node, ast.Name) and node.id in names:
+                        contexts.add("name")
+                        if isinstance(parent, ast.Call):
+                            contexts.add("argument")
+                    yield (value if isinstance(value, list) else parent), key, node, contexts
 
 
-def _target(statement: ast.stmt) -> str:
-    if isinstance(statement, ast.Assign):
-        return ast.unparse(statement.targets[0]).strip("()")
+def _of_statement(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit]:
+    """Edits of a statement as a whole: left out, moved, names in each other's place."""
+    statement = block[number]
+
+    def edit(new: ast.stmt, rank: int, kind: str, detail: str, gates: str = "") -> Edit:
+        return Edit(rank, kind, detail, statement, [Slot(block, number, new)], gates)
+
     if isinstance(statement, ast.AugAssign):
-        return ast.unparse(statement.target)
-    return "the results" if isinstance(statement, ast.Return) else ""
-
-
-def _gates(target: str, *others: str) -> str:
-    """Gates that variables belong to, in their order."""
-    words = [word for text in (target, *others) for word in re.findall(r"\w+", text)]
-    found = {match[1] for word in words if (match := GATE.match(word))}
-    return ", ".join(gate for gate in "ifog" if gate in found)
-
-
-def _other_statements(
-    statement: ast.stmt, in_loop: bool, first: str
-) -> Iterator[tuple[ast.stmt, int, str, str]]:
-    """Statements that might stand in the place of one, with rank, kind and detail."""
-    if isinstance(statement, ast.AugAssign):
-        yield ast.Pass(), 3, "term missing", f"`{ast.unparse(statement)}` is left out"
-        target = ast.unparse(statement.target)
-        yield (
-            ast.Assign([statement.target], statement.value, lineno=0),
-            1,
-            "not added up over steps" if in_loop else "overwritten, not added",
-            f"`{target}` is overwritten, not added to",
-        )
-    if isinstance(statement, ast.Assign):
-        value, target = statement.value, _target(statement)
-        if not isinstance(value, ast.Tuple | ast.List | ast.Dict) and not in_loop:
-            for text, rank, kind, detail in (
-                (f"-({ast.unparse(value)})", 2, "sign", f"`{target}` has the wrong sign"),
-                (
-                    f"({ast.unparse(value)}) / len({first})",
-                    2,
-                    "mean for a sum",
-                    f"`{target}` is divided by the number of samples",
-                ),
-                (f"({ast.unparse(value)}) * 0", 4, "term missing", f"`{target}` stays zero"),
-            ):
-                new = ast.Assign(statement.targets, ast.parse(text, mode="eval").body, lineno=0)
-                yield new, rank, kind, detail
-        for targets in statement.targets:
-            if not isinstance(targets, ast.Tuple):
-                continue
-            if ast.unparse(value) == "cache":
-                yield from _mixed_up(statement, [ast.unparse(entry) for entry in targets.elts])
-            for kept in targets.elts:
-                text = ast.unparse(kept)
-                if in_loop and isinstance(kept, ast.Name):
-                    new_targets = [
-                        ast.Name("_unused", ast.Store()) if entry is kept else entry
-                        for entry in targets.elts
-                    ]
-                    new = ast.Assign([ast.Tuple(new_targets, ast.Store())], value, lineno=0)
-                    kind = _kind_of_term(text, "state not carried")
-                    yield new, 1, kind, f"`{text}` is not carried from step to step"
-            if _gates(_target(statement)) and len(targets.elts) == 4:
-                for order in _orders():
-                    new_targets = [targets.elts[k] for k in order]
-                    new = ast.Assign([ast.Tuple(new_targets, ast.Store())], value, lineno=0)
-                    yield new, *_order_of_gates(order)
+        yield edit(ast.Pass(), 3, "term missing", "`{old}` is left out")
+        kind = "not added up over steps" if in_loop else "overwritten, not added"
+        new = ast.Assign([statement.target], statement.value, lineno=0)
+        yield edit(new, 1, kind, "`{target}` is overwritten, not added to")
+    if number + 1 < len(block) and not isinstance(block[number + 1], ast.Return):
+        after = block[number + 1]
+        slots = [Slot(block, number, after), Slot(block, number + 1, statement)]
+        detail = "`{old}` comes too late, after the statement that it belongs before"
+        yield Edit(2, "statements in the wrong order", detail, statement, slots)
     if isinstance(statement, ast.Return) and isinstance(statement.value, ast.Tuple):
-        entries = statement.value.elts
-        for a, b in combinations(range(len(entries)), 2):
-            new_entries = list(entries)
-            new_entries[a], new_entries[b] = entries[b], entries[a]
-            names = f"`{ast.unparse(entries[a])}` and `{ast.unparse(entries[b])}`"
-            new_return = ast.Return(ast.Tuple(new_entries, ast.Load()))
-            yield new_return, 3, "results swapped", f"{names} are returned in each other's place"
+        for entries, a, b in _pairs(statement.value.elts):
+            new_return = ast.Return(ast.Tuple(entries, ast.Load()))
+            detail = f"`{a}` and `{b}` are returned in each other's place"
+            yield edit(new_return, 3, "results swapped", detail)
+    if isinstance(value := getattr(statement, "value", None), ast.Call) and (
+        gates := [one for one in value.args if isinstance(one, ast.Tuple) and len(one.elts) == 4]
+    ):
+        for order, rank, detail in _orders():
+            stacked = ast.Tuple([gates[0].elts[k] for k in order], ast.Load())
+            slots = [Slot(value.args, value.args.index(gates[0]), stacked)]
+            yield Edit(rank, "gates swapped", detail, statement, slots, _moved(order))
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Tuple):
+        return
+    targets, value = statement.targets[0], statement.value
+    is_cache = text_of(value) == "cache"
 
+    def unpacked(elements: list[ast.expr]) -> ast.Assign:
+        return ast.Assign([ast.Tuple(elements, ast.Store())], value, lineno=0)
 
-def _mixed_up(
-    statement: ast.Assign, names: Sequence[str]
-) -> Iterator[tuple[ast.stmt, int, str, str]]:
-    """Caches that hold one thing in the place of another."""
-    for name in names:
-        for other in names:
-            if name != other:
-                copied = ast.parse(f"{name} = {other}").body
-                new = ast.If(ast.Constant(True), [statement, *copied], [])
-                detail = f"the cache holds `{other}` where `{name}` belongs"
-                yield new, 5, "cache mixed up", detail
-
-
-def _orders() -> list[tuple[int, ...]]:
-    return [order for order in permutations(range(4)) if order != (0, 1, 2, 3)]
-
-
-def _order_of_gates(order: tuple[int, ...]) -> tuple[int, str, str]:
-    moved = "`, `".join(gate for gate, k in zip("ifog", order, strict=True) if "ifog"[k] != gate)
-    stacked = ", ".join("ifog"[k] for k in order)
-    rank = 1 if len(moved) == len("i`, `f") else 2
-    return rank, "gates swapped", f"`{moved}` change places: the gates are stacked {stacked}"
-
-
-def _kind_of_term(text: str, otherwise: str) -> str:
-    return next((kind for pattern, kind in TERMS if re.search(pattern, text)), otherwise)
-
-
-def _slope(node: ast.AST) -> tuple[str, str] | None:
-    """The function that a factor is the slope of, and its value: s * (1 - s), or 1 - s**2."""
-    text = ast.unparse(node)
-    if match := re.fullmatch(r"(\w+) \* \(1 - \1\)", text):
-        return "sigmoid", match[1]
-    if match := re.fullmatch(r"1 - (\w+) \*\* 2", text):
-        return "tanh", match[1]
-    return None
-
-
-def _other_expressions(
-    node: ast.expr, parent: ast.AST, names: Sequence[str]
-) -> Iterator[tuple[ast.expr, int, str, str]]:
-    """Expressions that might stand in the place of one, with rank, kind and detail."""
-    text = ast.unparse(node)
-
-    def parsed(code: str) -> ast.expr:
-        return ast.parse(code, mode="eval").body
-
-    if slope := _slope(node):
-        function, value = slope
-        other = f"1 - {value} ** 2" if function == "sigmoid" else f"{value} * (1 - {value})"
-        swapped = "tanh" if function == "sigmoid" else "sigmoid"
-        kind = f"derivative of {swapped} instead of {function}"
-        yield parsed(other), 1, kind, f"`{other}` stands where `{text}` belongs"
-        call = "sigmoid" if function == "sigmoid" else "np.tanh"
-        again = text.replace(value, f"{call}({value})")
-        detail = (
-            f"`{value}` has been through the {function} already; the derivative takes it as it is"
-        )
-        yield parsed(again), 1, f"derivative of {function} wrong", detail
-        for wrong in (f"1 - {value}", value, f"1 + {value} ** 2", f"{value} ** 2 - 1"):
-            detail = f"`{wrong}` stands where `{text}` belongs"
-            rank = 4 if wrong.endswith("- 1") else 2
-            yield parsed(wrong), rank, f"derivative of {function} wrong", detail
-    if isinstance(node, ast.BinOp):
-        yield from _other_operations(node, parsed)
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        yield node.operand, 2, "sign", f"the minus of `{text}` is missing"
-    elif isinstance(node, ast.Attribute) and node.attr == "T":
-        yield node.value, 1, *_transposed(ast.unparse(node.value), text)
-    elif isinstance(node, ast.Call):
-        yield from _other_calls(node, text, parsed)
-    elif isinstance(node, ast.Subscript):
-        if isinstance(node.slice, ast.Constant) and isinstance(parent, ast.Call):
-            kind = _kind_of_term(text, "term missing")
-            yield parsed(f"np.zeros_like({text})"), 2, kind, f"zeros stand where `{text}` belongs"
-        for code in _other_subscripts(node):
-            slices = re.search(r"\[:, (1:|:-1)\]", text) is not None
-            kind = "captions off by one" if slices else "wrong time step"
-            subscript = parsed(code)
-            assert isinstance(subscript, ast.Subscript)
-            subscript.ctx = node.ctx
-            yield subscript, 2, kind, f"`{code}` stands where `{text}` belongs"
-    elif isinstance(node, ast.Compare) and isinstance(parent, ast.If):
-        yield parsed("True"), 2, "condition missing", f"`{text}` is not asked"
-    elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.NotEq):
-        yield parsed(text.replace("!=", "==")), 2, "mask ignored", f"`{text}` is inverted"
-        yield parsed(f"({text}) | True"), 1, "mask ignored", f"`{text}` is true everywhere"
-    elif isinstance(node, ast.Name) and node.id in names and not isinstance(parent, ast.keyword):
-        if isinstance(parent, ast.Call | ast.Return | ast.Tuple):
-            returned = not isinstance(parent, ast.Call)
-            kind = "left at zero" if returned else _kind_of_term(node.id, "term missing")
-            yield (
-                parsed(f"np.zeros_like({node.id})"),
-                2,
-                kind,
-                f"zeros stand where `{text}` belongs",
+    if _gates(_target(statement)) and len(targets.elts) == 4:
+        for order, rank, detail in _orders():
+            new = unpacked([targets.elts[k] for k in order])
+            yield edit(new, rank, "gates swapped", detail, _moved(order))
+        return
+    if isinstance(value, ast.Call) or is_cache:
+        for entries, a, b in _pairs(targets.elts):
+            detail = f"`{a}` and `{b}` are taken out in each other's place"
+            kind = "cache mixed up" if is_cache else "results swapped"
+            yield edit(unpacked(entries), 3 if is_cache else 2, kind, detail)
+    for kept in targets.elts:
+        if in_loop and isinstance(kept, ast.Name):
+            new = unpacked(
+                [ast.Name("_unused", ast.Store()) if one is kept else one for one in targets.elts]
             )
-        if isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.MatMult):
-            yield parsed(f"{node.id}.T"), 2, *_transposed(f"{node.id}.T", node.id)
-        for name in names:
-            if name != node.id:
-                rank, kind = _kind_of_exchange({name, node.id})
-                yield parsed(name), rank, kind, f"`{name}` stands where `{node.id}` belongs"
+            kind = kind_of_term(kept.id, "state not carried")
+            yield edit(new, 1, kind, f"`{kept.id}` is not carried from step to step")
+    if is_cache:
+        for name, other in permutations([text_of(one) for one in targets.elts], 2):
+            copied = ast.parse(f"{name} = {other}").body
+            both = ast.If(ast.Constant(True), [statement, *copied], [])
+            detail = f"the cache holds `{other}` where `{name}` belongs"
+            yield edit(both, 5, "cache mixed up", detail)
+
+
+def _pairs(entries: Sequence[ast.expr]) -> Iterator[tuple[list[ast.expr], str, str]]:
+    """Entries with two in each other's place, and the texts of these."""
+    for a, b in combinations(range(len(entries)), 2):
+        swapped = list(entries)
+        swapped[a], swapped[b] = entries[b], entries[a]
+        yield swapped, text_of(entries[a]), text_of(entries[b])
+
+
+def _orders() -> Iterator[tuple[tuple[int, ...], int, str]]:
+    """Wrong orders of the gates, how unlikely they are, and words."""
+    for order in permutations(range(4)):
+        if moved := _moved(order):
+            stacked = ", ".join("ifog"[k] for k in order)
+            names = "`, `".join(moved.split(", "))
+            detail = f"`{names}` change places: the gates are stacked {stacked}"
+            yield order, 1 if len(moved) == len("i, f") else 2, detail
+
+
+def _moved(order: Sequence[int]) -> str:
+    return ", ".join(gate for gate, k in zip("ifog", order, strict=True) if "ifog"[k] != gate)
 
 
 def _kind_of_exchange(pair: set[str]) -> tuple[int, str]:
@@ -450,110 +556,23 @@ def _kind_of_exchange(pair: set[str]) -> tuple[int, str]:
     return 4, "wrong variable"
 
 
-def _transposed(instead: str, right: str) -> tuple[str, str]:
-    kind = "transposed weight" if right.lower().startswith("w") else "transposed"
-    return kind, f"`{instead}` stands where `{right}` belongs"
+def _target(statement: ast.stmt) -> str:
+    if isinstance(statement, ast.Assign):
+        return text_of(statement.targets[0]).strip("()")
+    if isinstance(statement, ast.AugAssign):
+        return text_of(statement.target)
+    return "the results" if isinstance(statement, ast.Return) else ""
 
 
-def _other_operations(
-    node: ast.BinOp, parsed: Callable[[str], ast.expr]
-) -> Iterator[tuple[ast.expr, int, str, str]]:
-    text = ast.unparse(node)
-    halves = ((node.left, node.right), (node.right, node.left))
-    if isinstance(node.op, ast.Mult):
-        for kept, dropped in halves:
-            gone = ast.unparse(dropped)
-            if slope := _slope(dropped):
-                kind = f"missing derivative of {slope[0]}"
-                yield (
-                    kept,
-                    1,
-                    kind,
-                    f"the factor `{gone}`, the derivative of the {slope[0]}, is missing",
-                )
-            else:
-                kind = "mask ignored" if "counts" in gone else "factor missing"
-                yield kept, 3, kind, f"the factor `{gone}` is missing"
-    elif isinstance(node.op, ast.Add | ast.Sub):
-        for kept, dropped in halves:
-            gone = ast.unparse(dropped)
-            kind = _kind_of_term(gone, "term missing")
-            rank = 4 if isinstance(kept, ast.Constant) else 2
-            yield kept, rank, kind, f"the term `{gone}` is missing"
-            doubled = ast.BinOp(node, node.op, dropped)
-            yield doubled, 3, "added twice", f"the term `{gone}` is there twice"
-        other = ast.Sub() if isinstance(node.op, ast.Add) else ast.Add()
-        yield ast.BinOp(node.left, other, node.right), 3, "sign", f"a sign in `{text}` is wrong"
-    elif isinstance(node.op, ast.Div):
-        gone = ast.unparse(node.right)
-        kind = "sum for a mean" if gone in ("N", "len(x)") else "factor missing"
-        yield node.left, 2, kind, f"the division by `{gone}` is missing"
-        yield (
-            ast.BinOp(node.left, ast.Mult(), node.right),
-            5,
-            "factor wrong",
-            f"`{gone}` multiplies",
-        )
-    elif isinstance(node.op, ast.Pow):
-        yield node.left, 3, "factor wrong", f"the square of `{ast.unparse(node.left)}` is missing"
+def _gates(*texts: str) -> str:
+    """Gates that variables belong to, in their order."""
+    words = [word for text in texts for word in re.findall(r"\w+", text)]
+    found = {match[1] for word in words if (match := GATE.match(word))}
+    return ", ".join(gate for gate in "ifog" if gate in found)
 
 
-def _other_calls(
-    node: ast.Call, text: str, parsed: Callable[[str], ast.expr]
-) -> Iterator[tuple[ast.expr, int, str, str]]:
-    called = ast.unparse(node.func)
-    if (axis := re.search(r"axis=([01])", text)) and called != "np.concatenate":
-        other = text.replace(axis[0], f"axis={1 - int(axis[1])}")
-        yield parsed(other), 2, "wrong axis", f"`{other}` stands where `{text}` belongs"
-    if called in ACTIVATIONS:
-        argument = ast.unparse(node.args[0])
-        other = "np.tanh" if called == "sigmoid" else "sigmoid"
-        wrong = f"{ACTIVATIONS[other]} stands where {ACTIVATIONS[called]} belongs"
-        yield parsed(f"{other}({argument})"), 1, "wrong activation", f"{wrong}, in `{text}`"
-        yield (
-            node.args[0],
-            1,
-            "missing activation",
-            f"the {ACTIVATIONS[called]} of `{argument}` is missing",
-        )
-    elif called == "np.sqrt":
-        yield (
-            node.args[0],
-            1,
-            "square root missing",
-            f"the root of `{ast.unparse(node.args[0])}` is missing",
-        )
-    elif called.endswith(".sum"):
-        of = called.removesuffix(".sum")
-        yield parsed(text.replace(".sum", ".mean")), 1, "mean for a sum", f"`{text}` is a mean"
-        for wrong in (f"{of}[0]", f"{of}[-1]"):
-            kind = "sum over the batch missing"
-            yield parsed(wrong), 2, kind, f"`{wrong}` stands where `{text}` belongs"
-    elif called == "reversed":
-        yield (
-            node.args[0],
-            1,
-            "steps in the wrong order",
-            "the loop runs from the first step to the last",
-        )
-    elif called == "range":
-        for wrong in ("range(T - 1)", "range(1, T)"):
-            yield parsed(wrong), 2, "step left out", f"the loop runs over `{wrong}`"
-        yield parsed("reversed(range(T))"), 3, "steps in the wrong order", "the loop runs backwards"
-    elif called == "np.concatenate" and isinstance(node.args[0], ast.Tuple):
-        parts = [ast.unparse(part) for part in node.args[0].elts]
-        for order in _orders():
-            stacked = ", ".join(parts[k] for k in order)
-            yield parsed(f"np.concatenate(({stacked}), axis=1)"), *_order_of_gates(order)
-
-
-def _other_subscripts(node: ast.Subscript) -> Iterator[str]:
-    of, index = ast.unparse(node.value), ast.unparse(node.slice)
-    wrong = {
-        "t": ("0", "-1", "t - 1"),
-        ":, t": (":, t - 1", ":, 0", ":, -1"),
-        ":, :-1": (":, 1:",),
-        ":, 1:": (":, :-1",),
-    }
-    for instead in wrong.get(index.strip("()"), ()):
-        yield f"{of}[{instead}]"
+def _plain(statement: ast.AST) -> str:
+    """A statement on one line, and several that stand in the place of one in a row."""
+    if isinstance(statement, ast.If) and isinstance(statement.test, ast.Constant):
+        return "; ".join(_plain(one) for one in statement.body)
+    return text_of(statement).splitlines()[0]

@@ -1,0 +1,536 @@
+"""Mistakes as rows: what stands in a reference function, and what a student's code has instead.
+
+A row is `pattern | instead | rank | kind | detail`. In a pattern _a, _b and so on stand for any
+expression, each for the same one throughout, and _W for a weight. Rank says how unlikely a mistake
+is: 0 is looked for first. A detail is a sentence with what the letters stood for; {old} and {new}
+are the expression and what came in its place, {target} is the variable that is computed. Without a
+detail it is "`{new}` stands where `{old}` belongs". The kind "term missing" is refined by TERMS.
+
+Before a pattern, and a colon, stand the functions that a row is for, and where in them: "value",
+what is assigned outside loops, "result", what is returned, "argument", a name that is handed to a
+function, or "test", of an if. Alternatives are joined by "or", and by "&&" places that change
+together, wherever they are. A pattern that is no expression is a statement.
+
+A further kind of mistake is a further row.
+"""
+
+import ast
+import copy
+import fnmatch
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TABLE = """
+# Slopes of activations
+_a * (_b * (1 - _b)) | _a | 1 | missing derivative of sigmoid | the factor `{_b} * (1 - {_b})`, the derivative of the sigmoid, is missing
+_a * (1 - _b ** 2) | _a | 1 | missing derivative of tanh | the factor `1 - {_b} ** 2`, the derivative of the tanh, is missing
+_a * (1 - _a) | 1 - _a ** 2 | 1 | derivative of tanh instead of sigmoid
+1 - _a ** 2 | _a * (1 - _a) | 1 | derivative of sigmoid instead of tanh
+_a * (1 - _a) | sigmoid(_a) * (1 - sigmoid(_a)) | 1 | derivative of sigmoid wrong | `{_a}` has been through the sigmoid already; the derivative takes it as it is
+1 - _a ** 2 | 1 - np.tanh(_a) ** 2 | 1 | derivative of tanh wrong | `{_a}` has been through the tanh already; the derivative takes it as it is
+_a * (1 - _a) | logit(_a) * (1 - logit(_a)) | 1 | derivative of sigmoid wrong | the derivative is taken of what goes into the sigmoid; it takes `{_a}`, what comes out
+1 - _a ** 2 | 1 - np.arctanh(_a) ** 2 | 1 | derivative of tanh wrong | the derivative is taken of what goes into the tanh; it takes `{_a}`, what comes out
+_a * (1 - _a) | 1 - _a or _a or 1 + _a ** 2 or _a * (1 + _a) or _a ** 2 or _a * (1 - _a ** 2) or (_a * (1 - _a)) ** 2 or _a * (1 - _a) ** 2 | 2 | derivative of sigmoid wrong
+1 - _a ** 2 | 1 - _a or _a or 1 + _a ** 2 or (1 - _a) ** 2 or _a ** 2 or 1 - 2 * _a or _a * (1 - _a ** 2) or (1 - _a ** 2) ** 2 or 1 - _a ** 3 or 1 - np.abs(_a) | 2 | derivative of tanh wrong
+_a * (1 - _a) | _a ** 2 - 1 or -(_a * (1 - _a)) | 4 | derivative of sigmoid wrong
+1 - _a ** 2 | _a ** 2 - 1 | 4 | derivative of tanh wrong
+_a * (1 - _a) | _a > 0 or logit(_a) > 0 | 3 | derivative of sigmoid wrong | the derivative is that of a ReLU
+1 - _a ** 2 | _a > 0 | 3 | derivative of tanh wrong | the derivative is that of a ReLU
+_a * (_b * (1 - _b)) | _a * _b - _b or _a * (_b - _b) | 2 | brackets wrong | the factor is `{_b} * (1 - {_b})`: it needs its brackets
+
+# Activations
+sigmoid(_a) | np.tanh(_a) | 1 | wrong activation | tanh stands where sigmoid belongs, in `{old}`
+np.tanh(_a) | sigmoid(_a) | 1 | wrong activation | sigmoid stands where tanh belongs, in `{old}`
+sigmoid(_a) | _a | 1 | missing activation | the sigmoid of `{_a}` is missing
+np.tanh(_a) | _a | 1 | missing activation | the tanh of `{_a}` is missing
+sigmoid(_a) or np.tanh(_a) | np.maximum(_a, 0) or np.maximum(_a, 0.01 * _a) | 2 | wrong activation | ReLU stands where `{old}` belongs
+sigmoid(_a) or np.tanh(_a) | _a / (1 + np.abs(_a)) | 2 | wrong activation | softsign stands where `{old}` belongs
+sigmoid(_a) or np.tanh(_a) | np.log1p(np.exp(_a)) | 3 | wrong activation | softplus stands where `{old}` belongs
+sigmoid(_a) or np.tanh(_a) | np.sin(_a) or np.arctan(_a) or np.sign(_a) or 2 * sigmoid(_a) - 1 or np.tanh(_a / 2) or (np.tanh(_a) + 1) / 2 | 3 | wrong activation
+sigmoid(_a) | np.clip(0.2 * _a + 0.5, 0, 1) or np.clip((_a + 1) / 2, 0, 1) or np.clip(_a / 6 + 0.5, 0, 1) or np.clip(0.25 * _a + 0.5, 0, 1) | 2 | wrong activation | a hard sigmoid stands where `{old}` belongs
+np.tanh(_a) | np.clip(_a, -1, 1) | 2 | wrong activation | a hard tanh stands where `{old}` belongs
+sigmoid(_a) | np.exp(_a) / np.exp(_a).sum(axis=1, keepdims=True) | 3 | wrong activation | a softmax stands where `{old}` belongs
+sigmoid(_a) | sigmoid(-_a) | 2 | sign | the sigmoid is 1 / (1 + exp(-x)); yours is that of -`{_a}`
+np.tanh(_a) | np.tanh(-_a) | 3 | sign | the tanh is that of -`{_a}`
+sigmoid(_a) | sigmoid(sigmoid(_a)) or np.tanh(sigmoid(_a)) or sigmoid(np.tanh(_a)) | 2 | activation twice | `{_a}` goes through two activations
+np.tanh(_a) | np.tanh(np.tanh(_a)) or np.tanh(sigmoid(_a)) or sigmoid(np.tanh(_a)) | 2 | activation twice | `{_a}` goes through two activations
+np.tanh(_a + _b) | np.tanh(_a) + _b or _a + np.tanh(_b) or np.tanh(_a) + np.tanh(_b) | 2 | activation of a part | the tanh is of the whole sum
+np.tanh(_a + _b + _c) | np.tanh(_a) + _b + _c or _a + np.tanh(_b + _c) or _a + np.tanh(_b) + _c or np.tanh(_a) + np.tanh(_b + _c) or np.tanh(_a + _c) + np.tanh(_b) | 2 | activation of a part | the tanh is of the whole sum
+lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) && sigmoid(a_o) | np.tanh(a_i) && np.tanh(a_f) && np.tanh(a_o) | 1 | wrong activation | tanh stands where sigmoid belongs, in all gates
+lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) && sigmoid(a_o) | a_i && a_f && a_o | 1 | missing activation | the sigmoid is missing in all gates
+lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) && sigmoid(a_o) && np.tanh(a_g) | a_i && a_f && a_o && a_g | 1 | missing activation | all activations are missing
+lstm_step_forward: np.tanh(a_g) && np.tanh(next_c) | sigmoid(a_g) && sigmoid(next_c) | 1 | wrong activation | sigmoid stands where tanh belongs, twice
+lstm_step_forward: np.tanh(a_g) && np.tanh(next_c) | a_g && next_c | 1 | missing activation | the tanh is missing, twice
+lstm_step_forward: np.tanh(a_g) && np.tanh(next_c) | np.maximum(a_g, 0) && np.maximum(next_c, 0) | 2 | wrong activation | ReLU stands where tanh belongs, twice
+sigmoid: return _a | return 1 - _a | 0 | sign | the sigmoid is 1 / (1 + exp(-x)); yours is that of -x
+sigmoid: return _a | return np.tanh(x) or return 1 / (1 - np.exp(-x)) or return np.exp(-x) / (1 - np.exp(-x)) or return 1 + np.exp(-x) or return np.maximum(x, 0) or return np.exp(x) or return 1 / np.exp(-x) or return _a * (1 - _a) or return np.clip(0.2 * x + 0.5, 0, 1) | 1 | wrong activation | the sigmoid is 1 / (1 + exp(-x))
+
+# Products, sums, brackets
+_a * counts or counts * _a or _a * counts[:, None] | _a | 3 | mask ignored | the mask is missing
+_a * _b or _b * _a | _a | 3 | factor missing | the factor `{_b}` is missing
+_a * _b | _a + _b | 3 | sum for a product | `{_a}` and `{_b}` are added, not multiplied
+_a * _b | _a / _b | 4 | factor wrong | `{_b}` divides
+_a * _b | _a * _b ** 2 or _a ** 2 * _b | 4 | factor twice | a factor of `{old}` is there twice
+1 + _b or 1 - _b | 1 | 4 | term missing | the term `{_b}` is missing
+_a + _b or _a - _b or _b + _a or _b - _a | _a | 2 | term missing | the term `{_b}` is missing
+_a + _b or _b + _a | _a + _b + _b | 3 | added twice | the term `{_b}` is there twice
+_a - _b | _a - _b - _b or _a - _b - _a | 3 | added twice | a term of `{old}` is there twice
+_a + _b | _a - _b or _b - _a | 3 | sign | a sign in `{old}` is wrong
+_a - _b | _a + _b | 3 | sign | a sign in `{old}` is wrong
+_a + _b | _a * _b | 3 | product for a sum | `{_a}` and `{_b}` are multiplied, not added
+_a + _b | (_a + _b) / 2 | 4 | mean for a sum | `{new}` is a mean
+_a / N or _a / len(x) | _a | 2 | sum for a mean | the division by the number of samples is missing
+_a / _b | _a | 2 | factor missing | the division by `{_b}` is missing
+_a / _b | _a * _b | 5 | factor wrong | `{_b}` multiplies
+_a ** _b | _a | 3 | factor wrong | the power `** {_b}` is missing
+_a ** 2 | np.abs(_a) or 2 * _a or _a ** 3 | 4 | factor wrong
+-_a | _a | 2 | sign | the minus of `{old}` is missing
+_a + _b * _c | (_a + _b) * _c | 2 | brackets wrong
+_a + _b * _c * _d | (_a + _b) * _c * _d | 2 | brackets wrong | `{_a}` takes no part in the factors: they are those of `{_b}`
+_a * _b + _c | _a * (_b + _c) | 2 | brackets wrong
+_a * _b + _c * _d | _a * (_b + _c) * _d or _a * (_b + _c * _d) or (_a * _b + _c) * _d | 2 | brackets wrong
+_a * _b - _c * _d | _a * (_b - _c * _d) or (_a * _b - _c) * _d | 2 | brackets wrong
+_a * (_b - _c) | _a * _b - _c | 2 | brackets wrong
+_a * (_b + _c) | _a * _b + _c | 2 | brackets wrong
+_a / (_b + _c) | _a / _b + _c | 2 | brackets wrong
+_a / (_b - _c) | _a / _b - _c | 2 | brackets wrong
+np.sqrt(_a) | _a | 1 | square root missing | the root of `{_a}` is missing
+np.sqrt(_a) | np.sqrt(np.sqrt(_a)) or _a ** 2 | 3 | square root wrong
+np.exp(_a) | _a | 2 | exponential missing | the exponential of `{_a}` is missing
+np.log(_a) | _a | 2 | logarithm missing | the logarithm of `{_a}` is missing
+np.log(_a) | np.log2(_a) or np.log10(_a) or np.log1p(_a) | 2 | wrong logarithm
+
+# Products of matrices
+_W.T | _W | 1 | transposed weight
+_a.T | _a | 1 | transposed
+_a @ _W | _a @ _W.T | 2 | transposed weight
+_W.T | _W.reshape(_W.shape[::-1]) | 2 | reshape for a transpose | a reshape to the shape of `{old}` does not exchange the axes
+_a.T | _a.reshape(_a.shape[::-1]) | 2 | reshape for a transpose | a reshape to the shape of `{old}` does not exchange the axes
+_a.reshape(_b, _c).T | _a.reshape(_c, _b) | 2 | reshape for a transpose | a reshape to the shape of `{old}` does not exchange the axes
+_a @ _b | _a.T @ _b or _a @ _b.T | 2 | transposed
+_a @ _b | _b @ _a | 4 | factors in the wrong order
+value: _a | _a.T | 4 | transposed | `{target}` is transposed
+
+# Sums over samples
+_a.sum(axis=0) | _a.mean(axis=0) | 1 | mean for a sum | `{old}` is a mean
+_a.sum(axis=0) | _a[0] or _a[-1] | 2 | sum over the batch missing
+_a.sum(axis=0) | _a.sum(axis=1) | 2 | wrong axis
+_a.sum(axis=0) | _a.max(axis=0) or np.abs(_a).sum(axis=0) or np.prod(_a, axis=0) or np.cumsum(_a, axis=0)[-2] | 4 | sum wrong
+_a.sum(axis=1, keepdims=True) | _a.sum(axis=0, keepdims=True) or _a.sum() | 2 | wrong axis
+_a.sum(axis=1, keepdims=True) | _a.mean(axis=1, keepdims=True) or _a.max(axis=1, keepdims=True) | 2 | sum wrong
+(_a).sum() | (_a).mean() | 2 | mean for a sum | `{old}` is a mean
+
+# Steps
+reversed(_a) | _a | 1 | steps in the wrong order | the loop runs from the first step to the last
+range(_a) | range(_a - 1) or range(1, _a) | 2 | step left out | the loop runs over `{new}`
+range(_a) | range(0, _a, 2) | 4 | step left out | the loop runs over `{new}`
+range(_a) | reversed(range(_a)) | 3 | steps in the wrong order | the loop runs backwards
+_a[t] | _a[0] or _a[-1] or _a[t - 1] or _a[(t + 1) % T] or _a[T - 1 - t] | 2 | wrong time step
+_a[:, t] | _a[:, t - 1] or _a[:, 0] or _a[:, -1] or _a[:, (t + 1) % T] or _a[:, T - 1 - t] | 2 | wrong time step
+_a[:, t] | _a[:, :t + 1].sum(axis=1) or _a[:, t:].sum(axis=1) or _a.sum(axis=1) or _a.mean(axis=1) | 3 | wrong time step
+_a[:, t] = _b | pass | 3 | left at zero | `{_a}` is never filled in
+_a[:, t] = _b | _a[:, t] += _a[:, t - 1] + _b | 3 | added up over steps | `{_a}` holds what is added up over steps
+_a += _b | _a = _b if t == T - 1 else _a | 2 | not added up over steps | `{_a}` has what the last step gives alone
+_a += _b | _a -= _b | 3 | sign | `{_b}` is subtracted
+
+# Whole results
+value: _a | -(_a) | 2 | sign | `{target}` has the wrong sign
+value: _a | (_a) / N or (_a) / len(x) or (_a) / len(dout) or (_a) / len(dnext_h) | 2 | mean for a sum | `{target}` is divided by the number of samples
+value: _a | (_a) / T | 2 | mean for a sum | `{target}` is divided by the number of steps
+value: _a | (_a) / (N * T) | 2 | mean for a sum | `{target}` is divided by the number of steps of all samples
+value: _a | (_a) * 2 | 3 | added twice | `{target}` is twice what it should be
+value: _a | (_a) / 2 | 3 | factor wrong | `{target}` is half of what it should be
+value: _a | (_a) * 0 | 4 | term missing | `{target}` stays zero
+result: _a | np.zeros_like(_a) | 2 | left at zero | zeros stand where `{old}` belongs
+result: _a | -_a | 3 | sign | `{old}` has the wrong sign
+result: _a | _a / len(x) or _a / len(dh) | 3 | mean for a sum | `{old}` is divided by the number of samples
+result: _a | _a / T | 3 | mean for a sum | `{old}` is divided by the number of steps
+result: _a | _a / (N * T) | 3 | mean for a sum | `{old}` is divided by the number of steps of all samples
+result: _a | 2 * _a | 4 | added twice | `{old}` is twice what it should be
+result: _a | np.clip(_a, -1, 1) or np.clip(_a, -5, 5) or np.clip(_a, -10, 10) | 3 | gradient clipped | `{old}` is clipped
+result: _a | np.abs(_a) | 4 | sign | `{old}` has lost its signs
+result: _a | np.round(_a) or np.trunc(_a) | 4 | integers | `{old}` holds integers: what is put into it loses its fraction
+result: _a | _a.astype(np.float16) | 4 | float16 | `{old}` is rounded to float16
+result: _a | _a / np.linalg.norm(_a) or _a - _a.mean() | 5 | normalised | `{old}` is normalised
+argument: _a | np.zeros_like(_a) | 2 | term missing | zeros stand where `{_a}` belongs
+np.zeros_like(_a) | np.ones_like(_a) | 3 | not started at zero | `{target}` starts as ones, not as zeros
+np.zeros(_a, _b) | np.ones(_a, _b) | 3 | not started at zero | `{target}` starts as ones, not as zeros
+np.zeros_like(_a) | _a.copy() | 3 | not started at zero | `{target}` starts as `{_a}`, not as zeros
+np.zeros(_a, _b) | np.zeros(_a, int) | 2 | integers | `{target}` is an array of integers: what is put into it loses its fraction
+test: _a == _b | True | 2 | condition missing | `{old}` is not asked
+*step_forward value: _a | (_a) + prev_h | 4 | term added | `prev_h` is added to `{target}`
+
+# Gates of the LSTM
+lstm_step_forward: np.split(a, 4, axis=1) | (a[:, 0::4], a[:, 1::4], a[:, 2::4], a[:, 3::4]) | 0 | gates interleaved | every fourth column is taken for a gate: a gate is a block of H columns
+lstm_step_backward: np.concatenate(_a, axis=1) | np.stack(_a, axis=2).reshape(len(x), -1) | 0 | gates interleaved | the gates' columns alternate: a gate is a block of H columns
+lstm_step_forward: sigmoid(a_i) | 1 - f | 2 | gates swapped | the input gate is 1 - f
+lstm_step_forward: i * g | (1 - f) * g | 1 | gates swapped | `1 - f` stands where `i` belongs
+lstm_step_forward: f * prev_c | (1 - i) * prev_c or (1 - f) * prev_c | 1 | gates swapped | `{new}` stands where `{old}` belongs
+lstm_step_forward: sigmoid(a_f) | sigmoid(a_f + 1) | 1 | bias added | 1 is added to the forget gate's sum; its bias is in b
+lstm_step_forward: sigmoid(_a) | sigmoid(_a + prev_c) | 2 | term added | the cell is added to what goes into a gate: gates see x and prev_h alone
+lstm_step_forward: next_h = o * np.tanh(next_c) | next_h = sigmoid(a_o + next_c) * np.tanh(next_c) | 2 | term added | the cell is added to what goes into the output gate: gates see x and prev_h alone
+lstm_step_forward: np.tanh(a_g) | np.tanh(a_g + prev_c) | 3 | term added | the cell is added to what goes into `g`
+lstm_step_forward: next_c = _a | next_c = np.tanh(_a) | 2 | activation twice | the cell has no activation of its own: the tanh is that of the cell in next_h alone
+lstm_step_forward: next_c = _a | next_c = sigmoid(_a) | 3 | activation twice | the cell has no activation of its own
+lstm_step_forward: return (next_h, next_c, _a) | return (next_h, np.tanh(next_c), _a) | 1 | wrong variable | the tanh of the cell is returned, not the cell
+lstm_step_forward: next_h = o * np.tanh(next_c) | next_h = o * np.tanh(next_c) + prev_h or next_h = np.tanh(o * next_c) or next_h = np.tanh(o) * next_c or next_h = o * np.tanh(g) or next_h = np.tanh(o * np.tanh(next_c)) | 2 | activation of a part | `next_h` is `o * np.tanh(next_c)`
+lstm_step_backward: dnext_h * tanh_c | dnext_h * np.tanh(prev_c) | 1 | wrong variable | the tanh of the old cell stands where that of the new one belongs
+lstm_step_backward: 1 - tanh_c ** 2 | 1 - np.tanh(prev_c) ** 2 | 1 | wrong variable | the tanh of the old cell stands where that of the new one belongs
+lstm_step_backward: dc = dnext_c + _b | dc = dnext_c + dnext_h | 2 | factor missing | `dnext_h` reaches the cell without its factors
+
+# Sequences
+rnn_forward: state = h0 | state = np.zeros_like(h0) | 0 | state not reset | the state starts as zeros, not as h0
+lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = h0, h0 | 0 | state not reset | the cell starts as h0, not as zeros
+lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = np.zeros_like(h0), np.zeros_like(h0) | 0 | state not reset | the state starts as zeros, not as h0
+lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = h0, np.ones_like(h0) | 0 | state not reset | the cell starts as ones, not as zeros
+lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = np.zeros_like(h0), h0 | 0 | state not reset | state and cell start in each other's place
+rnn_forward: state = h0 | state = np.tanh(h0) | 1 | activation twice | h0 goes through a tanh; it is the first state as it is
+lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = np.tanh(h0), np.zeros_like(h0) | 1 | activation twice | h0 goes through a tanh; it is the first state as it is
+rnn_forward, lstm_forward: h[:, t] = state | h[:, t] = state; state = np.zeros_like(h0) | 1 | state not carried | every step starts from zeros, not from the state before
+rnn_forward, lstm_forward: h[:, t] = state | h[:, t] = np.tanh(state) | 2 | activation twice | the states go through a tanh once more
+lstm_forward: h[:, t] = state | h[:, t] = np.tanh(cell) | 2 | wrong variable | h holds the tanh of the cells, not the states
+lstm_forward: h[:, t] = state | h[:, t] = state; cell = state | 1 | state not carried | the next step's cell is the state, not the cell
+lstm_forward: h[:, t] = state | h[:, t] = state; state = cell | 1 | state not carried | the next step's state is the cell, not the state
+rnn_forward, lstm_forward: return (h, cache) | return (h.transpose(1, 0, 2).reshape(h.shape), cache) | 0 | reshape for a transpose | states of (T, N, H) are reshaped to (N, T, H): exchange the axes, by transpose(1, 0, 2)
+rnn_forward, lstm_forward: return (h, cache) | return (h[:, ::-1], cache) | 0 | steps in the wrong order | h has the last step first
+rnn_backward, lstm_backward: return (dx, _a, _b, _c, _d) | return (dx.transpose(1, 0, 2).reshape(dx.shape), _a, _b, _c, _d) | 0 | reshape for a transpose | gradients of (T, N, D) are reshaped to (N, T, D): exchange the axes, by transpose(1, 0, 2)
+rnn_backward, lstm_backward: return (dx, _a, _b, _c, _d) | return (dx[:, ::-1], _a, _b, _c, _d) | 0 | steps in the wrong order | dx has the last step first: the loop runs backwards, and what is appended comes out reversed
+rnn_backward, lstm_backward: dstate = np.zeros((N, H), dh.dtype) | dstate = dh[:, -1] | 0 | dh added twice | what is carried starts as dh of the last step, which the loop adds as well; it starts as zeros
+rnn_backward, lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dh[:, 0], _b, _c, _d) | 0 | dh not carried | dh0 is the gradient of the first step's loss, not what the loop carries to h0
+rnn_backward, lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dstate + dh[:, 0], _b, _c, _d) | 0 | dh added twice | dh of the first step is added to dh0 once more
+rnn_backward, lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dh.sum(axis=1), _b, _c, _d) | 1 | dh not carried | dh0 is a sum of dh, not what the loop carries to h0
+lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dcell, _b, _c, _d) | 0 | results swapped | dh0 is the gradient of the first cell, not of the first state
+rnn_backward, lstm_backward: dstate = dh[:, t] + dstate && return (dx, dstate, _b, _c, _d) | dstate = dh[:, t] + dstate; dh0 = dstate && return (dx, dh0, _b, _c, _d) | 0 | dh not carried | dh0 is what reaches the first step's state, not what that step gives back for h0
+rnn_backward, lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] if t == T - 1 else dstate | 0 | dh not added | `dh[:, t]` reaches the last step alone
+rnn_backward, lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] + dh[:, t] + dstate | 1 | dh added twice | `dh[:, t]` is added twice
+rnn_backward: db += db_t | db += db_t; dstate = dstate + dh[:, t - 1] if t else dstate | 1 | dh added twice | dh of a step is added both before and after it
+rnn_backward: dx[:, t], dstate, dWx_t, dWh_t, db_t = _a | before = dstate - dh[:, t]; dx[:, t], dstate, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 0 | added up over steps | the gradient of the state is added up over the steps; each step replaces it
+lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dstate - dh[:, t]; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 0 | added up over steps | the gradient of the state is added up over the steps; each step replaces it
+lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dcell; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dcell = before + dcell | 0 | added up over steps | the gradient of the cell is added up over the steps; each step replaces it
+lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dstate - dh[:, t], dcell; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dstate, dcell = before[0] + dstate, before[1] + dcell | 0 | added up over steps | the gradients of state and cell are added up over the steps; each step replaces them
+rnn_backward: dx[:, t], dstate, dWx_t, dWh_t, db_t = _a | before = dstate; dx[:, t], dstate, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 1 | added up over steps | the gradient of the state is added up over the steps, `dh` with it; each step replaces it
+lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dstate; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 1 | added up over steps | the gradient of the state is added up over the steps, `dh` with it; each step replaces it
+lstm_backward: dcell = np.zeros((N, H), dh.dtype) | dcell = np.ones((N, H)) | 0 | state not reset | the gradient of the last cell is ones; it is zeros
+lstm_backward: dcell = np.zeros((N, H), dh.dtype) | dcell = dh[:, -1] | 0 | state not reset | the gradient of the last cell is that of the last state; it is zeros
+lstm_backward: dstate = dh[:, t] + dstate | dcell = dstate; dstate = dh[:, t] + dstate | 0 | dc not carried | the cell is given the gradient of the state of the next step, not that of its cell
+lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] + dstate; dcell = dstate | 0 | dc not carried | the cell is given the gradient of its step's state, not that of the next cell
+lstm_backward: dstate = dh[:, t] + dstate | dcell = dh[:, t] + dcell | 0 | dh not added | `dh[:, t]` is added to the gradient of the cell; it belongs to that of the state
+lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] + dstate; dcell = dh[:, t] + dcell | 0 | dh added twice | `dh[:, t]` is added to the gradient of the cell, too
+lstm_backward: dstate = dh[:, t] + dstate | dstate, dcell = dh[:, t] + dcell, dstate | 0 | results swapped | what is carried for state and cell changes places
+rnn_backward, lstm_backward: dWx += dWx_t && dWh += dWh_t && db += db_t | dWx = dWx_t && dWh = dWh_t && db = db_t | 0 | not added up over steps | the gradients of the weights are overwritten at each step, not added to
+
+# Words
+word_embedding_forward: W[x] | W[x - 1] or W[np.maximum(x - 1, 0)] or W[(x + 1) % len(W)] or np.take(W, x - 1, axis=0) | 1 | words off by one
+word_embedding_forward: W[x] | W[x] * np.sqrt(W.shape[1]) or W[x] / W.shape[1] or np.tanh(W[x]) or W[np.maximum(x, 1)] or W[x] * (x > 0)[..., None] or W[x] / np.linalg.norm(W[x], axis=-1, keepdims=True) or W[x[:, :1]].repeat(x.shape[1], axis=1) or W[x[:, ::-1]] or W[::-1][x] | 2 | vectors changed | a word's vector is its row of W as it is: `W[x]`
+word_embedding_backward: np.add.at(dW, x, dout) | dW[x] += dout or dW[x] = dout | 0 | scatter without adding | of the gradients of a word that repeats only the last one is kept: add each, by np.add.at
+word_embedding_backward: np.add.at(dW, x, dout) | for n in range(len(x)): dW[x[n]] += dout[n] | 0 | scatter without adding | a word that repeats within a caption loses gradients: add each, by np.add.at
+word_embedding_backward: np.add.at(dW, x, dout) | for t in range(x.shape[1]): dW[x[:, t]] += dout[:, t] | 0 | scatter without adding | a word that repeats within a step loses gradients: add each, by np.add.at
+word_embedding_backward: np.add.at(dW, x, dout) | for n in range(len(x)): dW[x[n]] = dout[n] | 0 | scatter without adding | gradients of a word are overwritten by those of the next caption: add each, by np.add.at
+word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW /= np.maximum(np.bincount(x.ravel(), minlength=len(W)), 1)[:, None] | 0 | mean for a sum | a word's gradient is the mean over its places, not their sum
+word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW /= len(x) or np.add.at(dW, x, dout); dW /= x.size or np.add.at(dW, x, dout); dW /= x.shape[1] | 1 | mean for a sum | `dW` is divided: a word's gradient is the sum over its places
+word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW[0] = 0 | 1 | mask ignored | the gradient of word 0 is left out: the loss masks NULL, the layer does not
+word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, 1.0) or np.add.at(dW, x, dout * W[x]) or np.add.at(dW, x - 1, dout) or np.subtract.at(dW, x, dout) or np.maximum.at(dW, x, dout) or np.add.at(dW, x[:, ::-1], dout) or np.add.at(dW, x[:, :-1], dout[:, :-1]) or np.add.at(dW, x[:, 1:], dout[:, 1:]) or np.add.at(dW, x, dout.sum(axis=0)) or np.add.at(dW, x, dout.sum(axis=1, keepdims=True)) or np.add.at(dW, x, dout.mean(axis=2, keepdims=True)) or np.add.at(dW, x, dout.sum(axis=2, keepdims=True)) | 2 | scatter wrong | each place of x adds its own row of dout to the row of its word
+word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW = np.trunc(dW) or np.add.at(dW, x, np.trunc(dout)) | 2 | integers | `dW` is an array of integers: gradients lose their fraction
+
+# Loss
+temporal_softmax_loss: mask.reshape(N * T) | np.ones(N * T, bool) | 0 | mask ignored | the mask is not used
+temporal_softmax_loss: mask.reshape(N * T) | ~mask.reshape(N * T) | 0 | mask ignored | the mask is inverted
+temporal_softmax_loss: x.reshape(N * T, V) | (x * mask[:, :, None]).reshape(N * T, V) | 1 | mask ignored | the mask is applied to the scores; it belongs to the loss and its gradient
+temporal_softmax_loss: y.reshape(N * T) | np.roll(y, 1, axis=1).reshape(N * T) or np.roll(y, -1, axis=1).reshape(N * T) or np.maximum(y.reshape(N * T) - 1, 0) | 1 | captions off by one | the targets are off by one
+temporal_softmax_loss: loss = _a / N | loss = _a / (N * T) | 0 | mean for a sum | the mean is over captions alone, of sums over steps
+temporal_softmax_loss: loss = _a / N | loss = _a / counts.sum() | 0 | mean for a sum | the mean is over captions, not over the words that count
+temporal_softmax_loss: loss = _a / N | loss = _a / T | 1 | mean for a sum | the mean is over captions, not over steps
+temporal_softmax_loss: dscores = _a / N | dscores = _a / (N * T) | 0 | mean for a sum | the mean is over captions alone, of sums over steps
+temporal_softmax_loss: dscores = _a / N | dscores = _a / counts.sum() | 0 | mean for a sum | the mean is over captions, not over the words that count
+temporal_softmax_loss: dscores = _a / N | dscores = _a / T | 1 | mean for a sum | the mean is over captions, not over steps
+temporal_softmax_loss: loss = _a / N && dscores = _b / N | loss = _a / (N * T) && dscores = _b / (N * T) | 0 | mean for a sum | the mean is over captions alone, of sums over steps
+temporal_softmax_loss: loss = _a / N && dscores = _b / N | loss = _a / counts.sum() && dscores = _b / counts.sum() | 0 | mean for a sum | the mean is over captions, not over the words that count
+temporal_softmax_loss: loss = _a / N && dscores = _b / N | loss = _a / T && dscores = _b / T | 0 | mean for a sum | the mean is over captions, not over steps
+temporal_softmax_loss: loss = _a / N && dscores = _b / N | loss = _a && dscores = _b | 0 | sum for a mean | the division by N is missing, in the loss and in its gradient
+temporal_softmax_loss: loss = _a / N && dscores = _b / N | loss = -(_a) / N && dscores = -(_b) / N | 1 | sign | the loss is minus the logarithm; yours has the other sign, and its gradient
+temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(_b * counts).mean() | 1 | mean for a sum | the mean is over captions alone, of sums over steps
+temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(np.exp(_b) * counts).sum() / N | 1 | logarithm missing | the loss is of probabilities, not of their logarithms
+temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(scores[rows, words] * counts).sum() / N or loss = -(shifted[rows, words] * counts).sum() / N | 1 | logarithm missing | the loss is of scores, not of logarithms of probabilities
+temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(log_p * counts[:, None]).sum() / N or loss = -(log_p.max(axis=1) * counts).sum() / N or loss = -(np.exp(log_p) * log_p * counts[:, None]).sum() / N | 1 | wrong words | the loss is of the probability of the caption's word alone
+temporal_softmax_loss: dscores[rows, words] -= 1 | dscores -= 1 | 1 | term missing | 1 is subtracted everywhere; it belongs to the caption's words alone
+temporal_softmax_loss: dscores[rows, words] -= 1 | dscores[:, words] -= 1 | 1 | wrong rows | 1 is subtracted in every row; it belongs to each row's own word
+temporal_softmax_loss: dscores[rows, words] -= 1 | dscores[rows, words] -= counts | 2 | mask ignored | `dscores` is masked where 1 is subtracted alone
+temporal_softmax_loss: dscores[rows, words] -= 1 && dscores = _a * counts[:, None] / N | dscores[rows, words] -= counts && dscores = _a / N | 1 | mask ignored | the mask is on the 1 that is subtracted alone; it belongs to the whole row
+temporal_softmax_loss: dscores = np.exp(log_p) | dscores = log_p.copy() or dscores = scores.copy() or dscores = np.exp(scores) or dscores = np.exp(shifted) | 1 | exponential missing | the gradient starts from the probabilities, `exp(log_p)`
+temporal_softmax_loss: dscores = np.exp(log_p) | dscores = np.exp(log_p) * (1 - np.exp(log_p)) or dscores = 1 - np.exp(log_p) | 2 | factor wrong | the gradient starts from the probabilities alone
+temporal_softmax_loss: log_p = _a - _b | log_p = (x - np.log(np.exp(x).sum(axis=1, keepdims=True))).reshape(N * T, V) | 1 | wrong axis | the softmax is over steps; it is over words
+temporal_softmax_loss: log_p = _a - _b | log_p = (x - np.log(np.exp(x).sum(axis=(1, 2), keepdims=True))).reshape(N * T, V) or log_p = (x - np.log(np.exp(x).sum(axis=0, keepdims=True))).reshape(N * T, V) | 1 | wrong axis | the softmax is not over words alone
+temporal_softmax_loss: log_p = _a - _b | log_p = np.log(sigmoid(scores)) | 2 | wrong activation | a sigmoid stands where the softmax belongs
+temporal_softmax_loss: dscores.reshape(N, T, V) | dscores.reshape(T, N, V).transpose(1, 0, 2) or dscores.reshape(N, V, T).transpose(0, 2, 1) | 2 | reshape for a transpose | the gradient's axes are mixed up on the way back to (N, T, V)
+
+# Captioner
+*.loss: captions_out = captions[:, 1:] | captions_in, captions_out = captions[:, 1:], captions[:, :-1] | 0 | captions off by one | inputs and targets are in each other's place: a step reads the word that it should predict
+*.loss: captions_in = captions[:, :-1] | captions_in = captions; captions = np.concatenate((captions[:, :1], captions), axis=1) | 0 | captions off by one | inputs and targets are the same captions: a step predicts the word that it reads
+*.loss: captions[:, :-1] | captions[:, 1:] | 2 | captions off by one
+*.loss: captions[:, 1:] | captions[:, :-1] | 2 | captions off by one
+*.loss: captions_in = captions[:, :-1] && captions_out = captions[:, 1:] | captions_in = captions[:, :-2] && captions_out = captions[:, 1:-1] or captions_in = captions[:, 1:-1] && captions_out = captions[:, 2:] or captions_in = captions[:, :-2] && captions_out = captions[:, 2:] | 1 | captions off by one | a step of the captions is left out
+*.loss: mask = captions_out != self._null | mask = captions_in != self._null | 0 | mask ignored | the mask is that of the inputs; it belongs to the targets
+*.loss: mask = captions_out != self._null | mask = captions_out >= 0 | 0 | mask ignored | the mask is true everywhere
+*.loss: captions_out != self._null | captions_out != self._end | 0 | mask ignored | the mask leaves out END, and counts NULL; it leaves out NULL alone
+*.loss: captions_out != self._null | captions_out != self._start | 0 | mask ignored | the mask leaves out START, and counts NULL; it leaves out NULL alone
+*.loss: captions_out != self._null | (captions_out != self._null) & (captions_out != self._end) | 0 | mask ignored | the mask leaves out END as well; the captioner learns to end by it
+*.loss: captions_out != self._null | captions_out == self._null | 1 | mask ignored | `{old}` is inverted
+*.loss: captions_out != self._null | captions[:, :-1] != self._end or (captions_out != self._null) & (captions_in != self._start) or (captions_in != self._null) & (captions_in != self._end) or captions_out > self._end | 1 | mask ignored | the mask is where the targets are not NULL
+*.loss: h0, proj_cache = _a | h0, proj_cache = _a; h0 = np.tanh(h0) | 0 | activation twice | h0 goes through a tanh; it is affine in the features
+*.loss: h0, proj_cache = _a | h0, proj_cache = _a; h0 = np.maximum(h0, 0) | 0 | activation twice | h0 goes through a ReLU; it is affine in the features
+*.loss: h0, proj_cache = _a && affine_backward(dh0, proj_cache) | h0, proj_cache = _a; h0 = np.tanh(h0) && affine_backward(dh0 * (1 - h0 ** 2), proj_cache) | 0 | activation twice | h0 goes through a tanh; it is affine in the features
+*.loss: h0, proj_cache = _a && affine_backward(dh0, proj_cache) | h0, proj_cache = _a; h0 = np.maximum(h0, 0) && affine_backward(dh0 * (h0 > 0), proj_cache) | 0 | activation twice | h0 goes through a ReLU; it is affine in the features
+*.loss: h0, proj_cache = _a && affine_backward(dh0, proj_cache) | h0, proj_cache = _a; h0 = sigmoid(h0) && affine_backward(dh0 * h0 * (1 - h0), proj_cache) | 1 | activation twice | h0 goes through a sigmoid; it is affine in the features
+*.loss: h, cache = _a | h, cache = _a; h = np.tanh(h) | 2 | activation twice | the states go through a tanh on the way to the scores
+*.loss: affine_backward(dh0, _a) | affine_backward(dh[:, 0], _a) | 0 | dh not carried | the image's gradient is that of the first step's state, not the dh0 that the sequence gives back
+*.loss: affine_backward(dh0, _a) | affine_backward(dh.sum(axis=1), _a) | 0 | dh not carried | the image's gradient is a sum of dh, not the dh0 that the sequence gives back
+*.loss: word_embedding_backward(dx, _a) | word_embedding_backward(dx, (captions_out, p['W_embed'])) | 1 | captions off by one | the gradient of the words goes to the targets; it belongs to the inputs
+*.loss: p[_k] | np.zeros_like(p[_k]) | 2 | term missing | zeros stand where `{old}` belongs
+*.loss: return (loss, grads) | return (loss / len(features), grads) | 1 | mean for a sum | the loss is divided by the number of captions once more
+*.loss: return (loss, grads) | return (loss / captions_out.shape[1], grads) | 1 | mean for a sum | the loss is divided by the number of steps
+*.loss: return (loss, grads) | return (loss / mask.sum(), grads) | 1 | mean for a sum | the loss is divided by the number of words
+*.loss: return (loss, grads) | return (loss * len(features), grads) | 1 | sum for a mean | the loss is multiplied by the number of captions
+*.loss: return (loss, grads) | return (-loss, grads) | 1 | sign | the loss has the wrong sign
+*.sample: p[_k] | np.zeros_like(p[_k]) | 2 | term missing | zeros stand where `{old}` belongs
+*.sample: captions[:, t] = words | captions[:, t] = words; words = np.full(N, self._start) | 0 | word not fed back | every step reads START, not the word of the step before
+*.sample: captions[:, t] = words | captions[:, t] = words; words = np.full(N, self._null) | 0 | word not fed back | every step but the first reads NULL, not the word of the step before
+*.sample: captions[:, t] = words | captions[:, t] = words; words = captions[:, t - 1] if t else np.full(N, self._start) | 0 | word fed late | a step reads the word of two steps before: START comes twice
+*.sample: captions[:, t] = words | captions[:, t] = words; words = captions[:, t - 1] | 0 | word fed late | a step reads the word of two steps before, not the one just found
+*.sample: captions[:, t] = words | captions[:, t] = words; words = captions[:, 0] | 1 | word not fed back | every step reads the first word, not the word of the step before
+*.sample: x, _ = _a | x, _ = _a; h, _ = affine_forward(features, p['W_proj'], p['b_proj']) | 0 | state not carried | every step starts from the picture, not from the state before
+*.sample: x, _ = _a | x, _ = _a; h = np.zeros_like(h) | 0 | state not carried | every step starts from zeros, not from the state before
+*.sample: c = np.zeros_like(h) | c = h | 0 | state not reset | the cell starts as the state, not as zeros
+*.sample: c = np.zeros_like(h) | c = np.ones_like(h) | 1 | state not reset | the cell starts as ones, not as zeros
+*.sample: c = np.zeros_like(h) | c = h; h = np.zeros_like(h) | 0 | state not reset | the picture starts the cell; it starts the state
+*.sample: c = np.zeros_like(h) | c = np.zeros_like(h); h = np.zeros_like(h) | 0 | state not reset | the state starts as zeros, not from the picture
+*.sample: c = np.zeros_like(h) | c = np.zeros_like(h); h = np.tanh(h) | 0 | activation twice | the first state goes through a tanh; it is affine in the features
+*.sample: c = np.zeros_like(h) | c = np.zeros_like(h); h = np.maximum(h, 0) | 0 | activation twice | the first state goes through a ReLU; it is affine in the features
+*.sample: words = np.full(N, self._start) | words = np.full(N, self._null) | 0 | wrong start | the first step reads NULL, not START
+*.sample: words = np.full(N, self._start) | words = np.full(N, self._end) | 0 | wrong start | the first step reads END, not START
+*.sample: captions[:, t] = words && words = np.full(N, self._start) | captions[:, t] = words; words = captions[:, t - 1] if t else np.full(N, self._null) && words = np.full(N, self._start) | 1 | word fed late | a step reads the word of two steps before, not the one just found
+*.sample: captions[:, t] = words | captions[:, (t + 1) % max_length] = words; captions[:, 0] = self._start | 0 | captions off by one | the first column is START, not the first word
+*.sample: captions[:, t] = words | captions[:, t] = words if t else self._start | 1 | captions off by one | the first column is START, not the first word
+*.sample: _a.argmax(axis=1) | _a.argmin(axis=1) | 1 | wrong word | the word with the lowest score is taken, not the one with the highest
+*.sample: _a.argmax(axis=1) | _a[:, 1:].argmax(axis=1) | 1 | words off by one | the first word is left out, and the others are counted from 0
+*.sample: _a.argmax(axis=1) | _a[:, 1:].argmax(axis=1) + 1 or _a[:, 2:].argmax(axis=1) + 2 or _a[:, 3:].argmax(axis=1) + 3 | 1 | wrong word | some words are left out of the choice
+*.sample: _a.argmax(axis=1) | np.abs(_a).argmax(axis=1) or (-np.abs(_a)).argmax(axis=1) or _a.argsort(axis=1)[:, -2] or _a.argsort(axis=1)[:, 0] or np.full(N, _a.mean(axis=0).argmax()) or np.full(N, _a[0].argmax()) or _a.argmax(axis=1) + 1 | 2 | wrong word | each caption's word is the one with the highest score
+*.sample: scores, _ = affine_forward(h, _b, _c) | scores, _ = affine_forward(c, _b, _c) | 1 | wrong variable | the scores are of the cell, not of the state
+*.sample: scores, _ = affine_forward(h, _b, _c) | scores, _ = affine_forward(np.tanh(h), _b, _c) | 2 | activation twice | the state goes through a tanh once more on the way to the scores
+*.sample: return captions | return captions[:, ::-1] | 1 | steps in the wrong order | captions have the last word first
+*.sample: affine_forward(_a, _b, _c) | affine_forward(_a, _b, np.zeros_like(_c)) | 1 | bias missing | the bias is missing, in `{old}`
+
+# Update rules
+adam: t = config.get('t', 0) + 1 | t = 1 | 0 | step not counted | `t` stays 1: count it up at each call
+adam: config.get('t', 0) + 1 | config.get('t', 0) | 0 | step counted from 0 | `t` is 0 at the first step, and 1 - beta^0 divides by zero: count it up before it is used
+adam: config.get('t', 0) + 1 | config.get('t', 0) + 2 | 0 | step counted twice | `t` is 2 at the first step; it is 1
+adam: config.get('t', 0) + 1 | 2 * config.get('t', 0) + 1 or 2 * config.get('t', 0) + 2 | 2 | step counted twice | `t` grows by more than 1 a step
+adam: config['t'], config['m'], config['v'] = _a | config['t'], config['m'], config['v'] = _a; config['t'] += 1 | 0 | step counted twice | `t` grows by 2 at each call
+adam: config.get('t', 0) + 1 | max(config.get('t', 0), 1) | 0 | step not counted | `t` is 1 at the first step and at the second: count it up before it is used
+adam: m_hat = m / _a | m_hat = m | 0 | bias correction missing | `m` is not divided by 1 - beta1^t
+adam: v_hat = v / _a | v_hat = v | 0 | bias correction missing | `v` is not divided by 1 - beta2^t
+adam: m_hat = m / _a && v_hat = v / _b | m_hat = m && v_hat = v | 0 | bias correction missing | neither `m` nor `v` is divided by 1 - beta^t
+adam: m_hat = m / _a && v_hat = v / _b | m_hat = m * _a && v_hat = v * _b | 0 | bias correction wrong | `m` and `v` are multiplied by 1 - beta^t; it divides
+adam: m_hat = m / _a && v_hat = v / _b | m_hat = m / _b && v_hat = v / _a | 0 | bias correction wrong | beta1 and beta2 change places in the corrections
+adam: 1 - _a ** t | 1 - _a | 1 | bias correction wrong | the power of t is missing: divide by 1 - beta^t
+adam: 1 - beta1 ** t && 1 - beta2 ** t | 1 - beta1 && 1 - beta2 | 0 | bias correction wrong | the power of t is missing, twice: divide by 1 - beta^t
+adam: 1 - _a ** t | 1 - _a * t or (1 - _a) ** t or 1 - _a ** (t - 1) or 1 - _a ** (t + 1) or 1 + _a ** t or _a ** t | 2 | bias correction wrong
+adam: 1 - beta1 ** t && 1 - beta2 ** t | 1 - beta1 ** (t + 1) && 1 - beta2 ** (t + 1) | 1 | bias correction wrong | `t` counts one too many
+adam: beta1, beta2 = (_a, _b) | beta1, beta2 = (_b, _a) | 0 | wrong variable | beta1 and beta2 are in each other's place
+adam: m = beta1 * m + (1 - beta1) * dw | m = (1 - beta1) * m + beta1 * dw | 0 | weights of a mean swapped | beta1 weighs the old mean, 1 - beta1 the gradient
+adam: v = beta2 * v + (1 - beta2) * dw ** 2 | v = (1 - beta2) * v + beta2 * dw ** 2 | 0 | weights of a mean swapped | beta2 weighs the old mean, 1 - beta2 the squares
+adam: m = beta1 * m + (1 - beta1) * dw && v = beta2 * v + (1 - beta2) * dw ** 2 | m = (1 - beta1) * m + beta1 * dw && v = (1 - beta2) * v + beta2 * dw ** 2 | 0 | weights of a mean swapped | beta weighs the old means, 1 - beta what comes new
+adam: m = beta1 * m + (1 - beta1) * dw && v = beta2 * v + (1 - beta2) * dw ** 2 | m = beta1 * m + dw && v = beta2 * v + dw ** 2 | 0 | factor missing | the factors 1 - beta1 and 1 - beta2 are missing
+adam: dw ** 2 | dw * m or m ** 2 or dw.mean() ** 2 or (dw ** 2).sum() or (dw ** 2).mean() | 3 | wrong variable | `v` is a mean of the gradient's squares, each by itself
+adam: m_hat / (np.sqrt(v_hat) + _a) | m_hat / np.sqrt(v_hat + _a) | 0 | epsilon inside the root | epsilon is added to the root, not inside it
+rmsprop: dw / (np.sqrt(cache) + _a) | dw / np.sqrt(cache + _a) | 0 | epsilon inside the root | epsilon is added to the root, not inside it
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['m'], config['v'] = m, v | 0 | state not carried | t is not put back into config
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['v'] = t, v | 0 | state not carried | m is not put back into config
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['m'] = t, m | 0 | state not carried | v is not put back into config
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'] = t | 0 | state not carried | m and v are not put back into config
+adam: config['t'], config['m'], config['v'] = (t, m, v) | pass | 0 | state not carried | the state is not put back into config
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['m'], config['v'] = t, m_hat, v_hat | 0 | wrong variable | the corrected means are put back into config; put back m and v
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['m'], config['v'] = t, v, m | 1 | results swapped | m and v are put back in each other's place
+sgd_momentum: config['velocity'] = v | pass | 0 | state not carried | `velocity` is not put back into config
+rmsprop: config['cache'] = cache | pass | 0 | state not carried | `cache` is not put back into config
+sgd_momentum: next_w = w + v | next_w = w - v | 0 | sign | the velocity is subtracted; it holds minus the gradient, and is added
+sgd_momentum: v = config['momentum'] * v - config['learning_rate'] * dw && next_w = w + v | v = config['momentum'] * v - config['learning_rate'] * dw && next_w = w + config['momentum'] * v - config['learning_rate'] * dw | 0 | Nesterov | this is Nesterov's momentum; the weights move by the velocity alone
+sgd_momentum: v = config['momentum'] * v - _a | v = config['momentum'] * v - (1 - config['momentum']) * _a | 0 | factor wrong | the gradient is weighed by 1 - momentum; the velocity is a sum, not a mean
+sgd_momentum: v = config['momentum'] * v - _a | v = (1 - config['momentum']) * v - config['momentum'] * _a or v = (1 - config['momentum']) * v - _a | 1 | weights of a mean swapped | momentum weighs the old velocity
+sgd_momentum: v = config['momentum'] * v - _a * _b && next_w = w + v | v = config['momentum'] * v - _b && next_w = w + _a * v | 0 | learning rate at the wrong place | the learning rate multiplies the velocity; here it multiplies the gradient
+sgd_momentum: next_w = w + v | next_w = w + config['momentum'] * v or next_w = w + config['learning_rate'] * v or next_w = w + v - config['learning_rate'] * dw or next_w = w - config['learning_rate'] * v or next_w = w - config['learning_rate'] * dw or next_w = v | 1 | wrong step | the weights move by the velocity as it is
+sgd_momentum: config['velocity'] = v | config['velocity'] = -v or config['velocity'] = dw or config['velocity'] = v * config['learning_rate'] or config['velocity'] = config['momentum'] * v | 1 | wrong variable | what is put back is not the velocity
+sgd_momentum: v = _a && config['velocity'] = v | u = v; v = _a && config['velocity'] = u | 1 | state not carried | the old velocity is put back, not the new one
+rmsprop: cache = _a * cache + (1 - _a) * _b | cache = (1 - _a) * cache + _a * _b | 0 | weights of a mean swapped | the decay rate weighs the old mean, 1 - decay rate the squares
+rmsprop: cache = _a * cache + (1 - _a) * _b | cache = cache + _b | 0 | factor missing | the squares are added up, as AdaGrad does; here they are a moving mean
+rmsprop: cache = _a * cache + (1 - _a) * _b | cache = _b | 0 | state not carried | the cache is that of this gradient alone
+config.setdefault(_a, _b) | config.setdefault(_a, 1 - _b) or config.setdefault(_a, 10 * _b) or config.setdefault(_a, _b / 10) or config.setdefault(_a, 0.5) or config.setdefault(_a, 0.9) or config.setdefault(_a, 0.99) or config.setdefault(_a, 0.999) | 3 | another default | the default of {_a} is {_b}
+config[_a] * dw | dw or config[_a] ** 2 * dw or config[_a] * np.sign(dw) or config[_a] * dw / np.linalg.norm(dw) or config[_a] * dw * w or config[_a] * (dw + w) or config[_a] / dw | 2 | wrong step | the step is `{old}`
+
+# Solver
+*.train: config['learning_rate'] *= self.lr_decay | config['learning_rate'] *= self.lr_decay ** len(self.optim_configs) | 0 | state shared | the learning rate falls once for each parameter: they share one config, and each needs its own
+*.train: config['learning_rate'] *= self.lr_decay | pass | 0 | learning rate not decayed | the learning rate is not multiplied by lr_decay after each epoch
+*.train: config['learning_rate'] *= self.lr_decay | config['learning_rate'] /= self.lr_decay | 1 | learning rate not decayed | the learning rate is divided by lr_decay; it is multiplied
+*.train: config['learning_rate'] *= self.lr_decay | config['learning_rate'] -= self.lr_decay or config['learning_rate'] = self.lr_decay or config['learning_rate'] *= 1 - self.lr_decay or config['learning_rate'] *= self.lr_decay ** self.epoch | 1 | learning rate not decayed | the learning rate is multiplied by lr_decay after each epoch
+*.train: (_a + 1) % _b | _a % _b | 1 | learning rate not decayed | the learning rate falls at the first step of an epoch; it falls after the last
+*.train: (_a + 1) % _b == 0 | _a > 0 and _a % _b == 0 | 1 | learning rate not decayed | the learning rate falls one step too late
+*._step: grads[name] | -grads[name] or grads[name] / self.batch_size or grads[name] * self.batch_size | 1 | wrong step | the gradient goes to the update rule as it is
+*._step: self.model.params[name], self.optim_configs[name] = _a | self.model.params[name], _unused = _a | 1 | state not carried | the config that the rule returns is not kept
+"""
+
+# Kinds of what is missing, by what it is
+TERMS = [
+    (r"\bdnext_c\b|\bdcell\b", "dc not carried"),
+    (r"\bdnext_h\b|\bdstate\b|\bdh\b", "dh not added"),
+    (r"^b$|\['b(_\w+)?'\]$", "bias missing"),
+    (r"\bcounts\b|\bmask\b", "mask ignored"),
+    (r"\bprev_c\b|\bcell\b|^c$", "state not carried"),
+    (r"\bprev_h\b|\bstate\b|^h$", "state not carried"),
+]
+# Names that rows have and the reference functions do not
+SCOPE = {"logit": lambda s: np.log(s / (1 - s)), "sigmoid": lambda a: 1 / (1 + np.exp(-a))}
+CONTEXTS = ("value", "result", "argument", "test")
+RANDOM = "random results", "two calls with the same arguments give different results"
+
+Bound = dict[str, Any]  # what the letters of a pattern stand for
+
+
+class Rule(NamedTuple):
+    """A row: places that change together, each a pattern and what comes instead."""
+
+    functions: tuple[str, ...]
+    context: str
+    places: list[tuple[ast.AST, ast.AST]]
+    rank: int
+    kind: str
+    detail: str
+
+    def concerns(self, function: str) -> bool:
+        return any(fnmatch.fnmatchcase(function, name) for name in self.functions)
+
+
+def rules(table: str) -> Iterator[Rule]:
+    """The rules of a table, those of a row in the order of its alternatives."""
+    for line in table.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        patterns, alternatives, rank, kind, *detail = line.split(" | ")
+        scope = re.match(r"([\w*., ]+): ", patterns)
+        words = re.split(r"[ ,]+", scope[1]) if scope else []
+        patterns = patterns[scope.end() :] if scope else patterns
+        context = next((word for word in words if word in CONTEXTS), "")
+        functions = tuple(word for word in words if word not in CONTEXTS) or ("*",)
+        for pattern in patterns.split(" or "):
+            for instead in alternatives.split(" or "):
+                places = [
+                    _place(old, new)
+                    for old, new in zip(pattern.split(" && "), instead.split(" && "), strict=True)
+                ]
+                words_of = detail[0] if detail else "`{new}` stands where `{old}` belongs"
+                yield Rule(functions, context, places, int(rank), kind, words_of)
+
+
+def _place(pattern: str, instead: str) -> tuple[ast.AST, ast.AST]:
+    """Trees of a pattern and of what comes instead: two expressions, or else two statements."""
+    (old,), new = ast.parse(pattern).body, ast.parse(instead).body
+    if isinstance(old, ast.Expr) and len(new) == 1 and isinstance(new[0], ast.Expr):
+        return old.value, new[0].value
+    return old, new[0] if len(new) == 1 else ast.If(ast.Constant(True), new, [])
+
+
+def text_of(node: ast.AST) -> str:
+    return ast.unparse(node)
+
+
+def match(pattern: Any, node: Any, bound: Bound) -> bool:
+    """True if a node has the form of a pattern; what its letters stand for goes into `bound`."""
+    if isinstance(pattern, ast.Name) and re.fullmatch(r"_[a-zW]", pattern.id):
+        if pattern.id == "_W" and not (isinstance(node, ast.Name) and node.id[0] in "wW"):
+            return False
+        held = bound.setdefault(pattern.id, node)
+        return held is node or text_of(held) == text_of(node)
+    if isinstance(pattern, ast.AST):
+        return type(pattern) is type(node) and all(
+            match(getattr(pattern, field), getattr(node, field), bound)
+            for field in pattern._fields
+            if field != "ctx"
+        )
+    if isinstance(pattern, list):
+        return len(pattern) == len(node) and all(
+            match(one, other, bound) for one, other in zip(pattern, node, strict=True)
+        )
+    return bool(pattern == node)
+
+
+def filled(instead: ast.AST, bound: Bound, node: ast.AST) -> Any:
+    """What comes in the place of a node: its letters are what they stand for in the pattern."""
+
+    def fill(part: Any) -> Any:
+        if isinstance(part, list):
+            return [fill(one) for one in part]
+        if isinstance(part, ast.Name) and part.id in bound:
+            return _in_context(bound[part.id], part.ctx)
+        if isinstance(part, ast.AST):
+            return type(part)(**{name: fill(getattr(part, name, None)) for name in part._fields})
+        return part
+
+    new = ast.fix_missing_locations(fill(instead))
+    return _in_context(new, node.ctx) if hasattr(node, "ctx") and hasattr(new, "ctx") else new
+
+
+def _in_context(node: Any, context: ast.expr_context) -> Any:
+    """The node, to be read or to be written."""
+    if type(node.ctx) is type(context) if hasattr(node, "ctx") else True:
+        return node
+    node = copy.copy(node)
+    node.ctx = context
+    return node
+
+
+def kind_of_term(text: str, otherwise: str) -> str:
+    """Kind of mistake if a term is missing."""
+    return next((kind for pattern, kind in TERMS if re.search(pattern, text)), otherwise)
+
+
+def wrong_shape(name: str, came: Sequence[int], right: Sequence[int]) -> tuple[str, str]:
+    """Kind and advice for a result of another shape."""
+    came, right = tuple(came), tuple(right)
+    advice = f"{name} has shape {came}, not {right}"
+    squeezed = tuple(size for size in came if size != 1)
+    cases = [
+        (came == right[::-1], "transposed", "it is the transpose"),
+        (sorted(came) == sorted(right), "transposed", "its axes are in another order"),
+        (
+            len(came) > len(right) and squeezed == tuple(size for size in right if size != 1),
+            "axis of one",
+            "sum without keepdims, or drop the axis of one",
+        ),
+        (
+            len(came) > len(right) and came[len(came) - len(right) :] == right,
+            "sum over the batch missing",
+            "add up over all samples",
+        ),
+        (
+            len(came) == len(right) > 1 and came[1:] == right[1:] and name in ("dW", "dW_embed"),
+            "table too small",
+            "it has a row for each word of the table, also for those that the batch lacks",
+        ),
+        (not came, "summed too far", "it is one number, a sum over all axes"),
+        (
+            len(came) < len(right) and np.prod(came, dtype=int) == np.prod(right, dtype=int),
+            "not reshaped back",
+            "give it the shape of what went in",
+        ),
+        (
+            len(came) < len(right) and set(came) <= set(right),
+            "summed too far",
+            "an axis is gone: was it summed over, or is one step returned for all?",
+        ),
+    ]
+    kind, hint = next(((kind, hint) for holds, kind, hint in cases if holds), ("wrong shape", ""))
+    return kind, f"{advice}: {hint}." if hint else f"{advice}."
+
+
+RULES = list(rules(TABLE))
