@@ -649,620 +649,339 @@ class Mistake(NamedTuple):
     where: tuple[str, ...] = ()
 
 
-P = Mistake
-MISTAKES = [
-    # one step of the RNN
-    P("tanh forgotten", "rnn_step_forward", "np.tanh(forward)", "forward", "missing activation"),
-    P("bias forgotten", "rnn_step_forward", " + b\n", "\n", "bias missing"),
-    P(
-        "sigmoid for tanh",
-        "rnn_step_forward",
-        "np.tanh(forward)",
-        "sigmoid(forward)",
-        "wrong activation",
-    ),
-    P(
-        "input and state mixed up",
-        "rnn_step_forward",
-        "np.dot(prev_h, Wh)",
-        "np.dot(prev_h, Wh.T)",
-        "transposed weight",
-        ("next_h",),
-    ),
-    P(
-        "no tanh derivative",
-        "rnn_step_backward",
-        "dnext_h * (1 - next_h ** 2)",
-        "dnext_h",
-        "missing derivative of tanh",
-    ),
-    P(
-        "tanh derivative of a sum",
-        "rnn_step_backward",
-        "(1 - next_h ** 2)",
-        "(1 - next_h)",
-        "derivative of tanh wrong",
-    ),
-    P(
-        "plus for minus",
-        "rnn_step_backward",
-        "(1 - next_h ** 2)",
-        "(1 + next_h ** 2)",
-        "derivative of tanh wrong",
-    ),
-    P(
-        "tanh applied again",
-        "rnn_step_backward",
-        "(1 - next_h ** 2)",
-        "(1 - np.tanh(next_h) ** 2)",
-        "derivative of tanh wrong",
-    ),
-    P(
-        "no transpose",
-        "rnn_step_backward",
-        "np.dot(dforward, Wh.T)",
-        "np.dot(dforward, Wh)",
-        "transposed weight",
-        ("dprev_h",),
-    ),
-    P(
-        "shapes that do not fit",
-        "rnn_step_backward",
-        "np.dot(dforward, Wx.T)",
-        "np.dot(dforward, Wx)",
-        "transposed weight",
-    ),
-    P(
-        "weights' gradient transposed",
-        "rnn_step_backward",
-        "np.dot(x.T, dforward)",
-        "np.dot(dforward.T, x)",
-        "transposed",
-        ("dWx",),
-    ),
-    P(
-        "no sum over the batch",
-        "rnn_step_backward",
-        "np.sum(dforward, axis=0)",
-        "dforward",
-        "sum over the batch missing",
-        ("db",),
-    ),
-    P(
-        "mean over the batch",
-        "rnn_step_backward",
-        "np.sum(dforward, axis=0)",
-        "np.mean(dforward, axis=0)",
-        "mean for a sum",
-        ("db",),
-    ),
-    P(
-        "first sample alone",
-        "rnn_step_backward",
-        "np.sum(dforward, axis=0)",
-        "dforward[0]",
-        "sum over the batch missing",
-        ("db",),
-    ),
-    P(
-        "dWh from x",
-        "rnn_step_backward",
-        "dWh = np.dot(prev_h.T, dforward)",
-        "dWh = np.dot(next_h.T, dforward)",
-        "wrong variable",
-        ("dWh",),
-    ),
-    # a sequence of the RNN
-    P(
-        "state not carried",
-        "rnn_forward",
-        "x[:, t, :], prev, Wx",
-        "x[:, t, :], h0, Wx",
-        "state not carried",
-        ("time step 1, 2, 3",),
-    ),
-    P(
-        "first state ignored",
-        "rnn_forward",
-        "prev = h0",
-        "prev = np.zeros_like(h0)",
-        "state not reset",
-    ),
-    P(
-        "last step left out",
-        "rnn_forward",
-        "for t in range(T):",
-        "for t in range(T - 1):",
-        "step left out",
-        ("time step 3",),
-    ),
-    P(
-        "carried gradient not added",
-        "rnn_backward",
-        "dh[:, t, :] + dprev",
-        "dh[:, t, :]",
-        "dh not added",
-        ("time step 0, 1, 2",),
-    ),
-    P(
-        "gradient of the step's loss not added",
-        "rnn_backward",
-        "dh[:, t, :] + dprev",
-        "dprev if t < T - 1 else dh[:, t, :]",
-        "dh not added",
-    ),
-    P(
-        "overwritten",
-        "rnn_backward",
-        "dWx += dWxt",
-        "dWx = dWxt",
-        "not added up over steps",
-        ("dWx",),
-    ),
-    P(
-        "forward in time",
-        "rnn_backward",
-        "range(T - 1, -1, -1)",
-        "range(T)",
-        "steps in the wrong order",
-    ),
-    P("one cache for all", "rnn_backward", "cache[t]", "cache[-1]", "wrong time step"),
-    P(
-        "dh0 forgotten",
-        "rnn_backward",
-        "dh0 = dprev",
-        "dh0 = np.zeros((N, H))",
-        "left at zero",
-        ("dh0",),
-    ),
-    P(
-        "dh0 is that of the first step's loss",
-        "rnn_backward",
-        "dh0 = dprev",
-        "dh0 = dh[:, 0, :]",
-        "",
-        ("dh0",),
-    ),
-    P(
-        "last gradient twice",
-        "rnn_backward",
-        "dprev = np.zeros((N, H))",
-        "dprev = dh[:, -1, :]",
-        "dh added twice",
-    ),
-    # words
-    P(
-        "scatter by +=",
-        "word_embedding_backward",
-        "np.add.at(dW, x, dout)",
-        "dW[x] += dout",
-        "scatter without adding",
-    ),
-    P(
-        "scatter by =",
-        "word_embedding_backward",
-        "np.add.at(dW, x, dout)",
-        "dW[x] = dout",
-        "scatter without adding",
-    ),
-    # one step of the LSTM
-    P(
-        "gates i, f, g, o",
-        "lstm_step_forward",
-        "o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:])",
-        "g = np.tanh(a[:, 2 * H:3 * H])\n    o = sigmoid(a[:, 3 * H:])",
-        "gates swapped",
-        ("o, g",),
-    ),
-    P(
-        "forget and input gate",
-        "lstm_step_forward",
-        "f * prev_c + i * g",
-        "i * prev_c + f * g",
-        "gates swapped",
-        ("i, f",),
-    ),
-    P(
-        "no tanh of the cell",
-        "lstm_step_forward",
-        "o * tanh_next_c",
-        "o * next_c",
-        "missing activation",
-        ("next_h",),
-    ),
-    P(
-        "sigmoid for g",
-        "lstm_step_forward",
-        "g = np.tanh(",
-        "g = sigmoid(",
-        "wrong activation",
-        ("gate g",),
-    ),
-    P(
-        "old cell dropped",
-        "lstm_step_forward",
-        "f * prev_c + i * g",
-        "i * g",
-        "state not carried",
-        ("next_c",),
-    ),
-    P(
-        "no sigmoid derivative of f",
-        "lstm_step_backward",
-        "dgate_f * f * (1 - f)",
-        "dgate_f",
-        "missing derivative of sigmoid",
-        ("gate f",),
-    ),
-    P(
-        "no tanh derivative of g",
-        "lstm_step_backward",
-        "dgate_g * (1 - g ** 2)",
-        "dgate_g",
-        "missing derivative of tanh",
-        ("gate g",),
-    ),
-    P(
-        "sigmoid derivative for g",
-        "lstm_step_backward",
-        "(1 - g ** 2)",
-        "g * (1 - g)",
-        "derivative of sigmoid instead of tanh",
-        ("gate g",),
-    ),
-    P(
-        "tanh derivative for o",
-        "lstm_step_backward",
-        "dgate_o * o * (1 - o)",
-        "dgate_o * (1 - o ** 2)",
-        "derivative of tanh instead of sigmoid",
-        ("gate o",),
-    ),
-    P(
-        "half a sigmoid derivative",
-        "lstm_step_backward",
-        "dgate_i * i * (1 - i)",
-        "dgate_i * (1 - i)",
-        "derivative of sigmoid wrong",
-        ("gate i",),
-    ),
-    P(
-        "no tanh derivative of the cell",
-        "lstm_step_backward",
-        "o * (1 - tanh_next_c ** 2) * dnext_h",
-        "o * dnext_h",
-        "missing derivative of tanh",
-    ),
-    P(
-        "o forgotten",
-        "lstm_step_backward",
-        "o * (1 - tanh_next_c ** 2)",
-        "(1 - tanh_next_c ** 2)",
-        "factor missing",
-        ("dx",),
-    ),
-    P("dc not carried", "lstm_step_backward", "dnext_c + o * (", "o * (", "dc not carried"),
-    P(
-        "dh does not reach the cell",
-        "lstm_step_backward",
-        " + o * (1 - tanh_next_c ** 2) * dnext_h",
-        "",
-        "dh not added",
-    ),
-    P("minus", "lstm_step_backward", "dnext_c + o * (", "dnext_c - o * (", "sign"),
-    P(
-        "sign of one gate",
-        "lstm_step_backward",
-        "dgate_o = dnext_h",
-        "dgate_o = -dnext_h",
-        "sign",
-        ("gate o",),
-    ),
-    P(
-        "dprev_c without f",
-        "lstm_step_backward",
-        "dprev_c = dcell * f",
-        "dprev_c = dcell",
-        "factor missing",
-        ("dprev_c",),
-    ),
-    P(
-        "dprev_c of the upstream alone",
-        "lstm_step_backward",
-        "dprev_c = dcell * f",
-        "dprev_c = dnext_c * f",
-        "",
-        ("dprev_c",),
-    ),
-    P(
-        "next cell for the old one",
-        "lstm_step_backward",
-        "dcell * prev_c",
-        "dcell * tanh_next_c",
-        "wrong variable",
-        ("gate f",),
-    ),
-    P(
-        "i and g",
-        "lstm_step_backward",
-        "dgate_i = dcell * g",
-        "dgate_i = dcell * i",
-        "gates swapped",
-        ("i, g",),
-    ),
-    P(
-        "stacked i, f, g, o",
-        "lstm_step_backward",
-        "(dai, daf, dao, dag)",
-        "(dai, daf, dag, dao)",
-        "gates swapped",
-        ("gate o, g",),
-    ),
-    P(
-        "two derivatives forgotten",
-        "lstm_step_backward",
-        "dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)",
-        "dai = dgate_i\n    daf = dgate_f",
-        "missing derivative of sigmoid",
-        ("gate",),
-    ),
-    # a sequence of the LSTM
-    P(
-        "cell not carried",
-        "lstm_forward",
-        "prev_h, prev_c, step = lstm",
-        "prev_h, _, step = lstm",
-        "state not carried",
-    ),
-    P(
-        "cell starts as h0",
-        "lstm_forward",
-        "prev_c = np.zeros((N, H))",
-        "prev_c = h0",
-        "state not reset",
-    ),
-    P(
-        "gradient of the cell not carried",
-        "lstm_backward",
-        "dnext_c = dprev_c",
-        "dnext_c = np.zeros((N, H))",
-        "dc not carried",
-    ),
-    P(
-        "carried state gradient not added",
-        "lstm_backward",
-        "dh[:, t, :] + dprev_h",
-        "dh[:, t, :]",
-        "dh not added",
-    ),
-    P(
-        "bias gradient overwritten",
-        "lstm_backward",
-        "db += dbt",
-        "db = dbt",
-        "not added up over steps",
-        ("db",),
-    ),
-    P(
-        "gradient averaged over steps",
-        "lstm_backward",
-        "    dh0 = dprev_h",
-        "    dWx /= T\n    dh0 = dprev_h",
-        "mean for a sum",
-        ("dWx",),
-    ),
-    # loss
-    P(
-        "no mask",
-        "temporal_softmax_loss",
-        "np.sum(mask_flat * np.log(probs[np.arange(N * T), y_flat]))",
-        "np.sum(np.log(probs[np.arange(N * T), y_flat]))",
-        "mask ignored",
-        ("loss",),
-    ),
-    P(
-        "gradient not masked",
-        "temporal_softmax_loss",
-        "dx_flat *= mask_flat[:, None]",
-        "pass",
-        "mask ignored",
-        ("dx",),
-    ),
-    P(
-        "mean over words",
-        "temporal_softmax_loss",
-        "y_flat])) / N",
-        "y_flat])) / (N * T)",
-        "mean for a sum",
-        ("loss",),
-    ),
-    P(
-        "gradient not divided",
-        "temporal_softmax_loss",
-        "dx_flat /= N",
-        "pass",
-        "sum for a mean",
-        ("dx",),
-    ),
-    P(
-        "one not subtracted",
-        "temporal_softmax_loss",
-        "dx_flat[np.arange(N * T), y_flat] -= 1",
-        "pass",
-        "term missing",
-        ("dx",),
-    ),
-    P(
-        "overflow",
-        "temporal_softmax_loss",
-        "x_flat - np.max(x_flat, axis=1, keepdims=True)",
-        "x_flat",
-        "not stable",
-    ),
-    P(
-        "sum over steps missing",
-        "temporal_affine_backward",
-        "dout.sum(axis=(0, 1))",
-        "dout.sum(axis=0)",
-        "sum over the batch missing",
-        ("db",),
-    ),
-    # captioner
-    P(
-        "targets are the inputs",
-        "CaptioningRNN.loss",
-        "captions_out = captions[:, 1:]",
-        "captions_out = captions[:, :-1]",
-        "captions off by one",
-    ),
-    P(
-        "inputs are the targets",
-        "CaptioningRNN.loss",
-        "captions_in = captions[:, :-1]",
-        "captions_in = captions[:, 1:]",
-        "captions off by one",
-    ),
-    P(
-        "mask of the inputs",
-        "CaptioningRNN.loss",
-        "mask = captions_out != self._null",
-        "mask = captions_in != self._null",
-        "mask ignored",
-    ),
-    P(
-        "everything counts",
-        "CaptioningRNN.loss",
-        "mask = captions_out != self._null",
-        "mask = np.ones_like(captions_out)",
-        "mask ignored",
-    ),
-    P(
-        "no bias of the image",
-        "CaptioningRNN.loss",
-        "features.dot(W_proj) + b_proj",
-        "features.dot(W_proj)",
-        "bias missing",
-    ),
-    P(
-        "gradient of the image forgotten",
-        "CaptioningRNN.loss",
-        'grads["W_proj"] = features.T.dot(dh0)',
-        "pass",
-        "gradient missing",
-        ("W_proj",),
-    ),
-    P(
-        "word not fed back",
-        "CaptioningRNN.sample",
-        "word = np.argmax(scores, axis=1)\n            captions[:, t] = word",
-        "captions[:, t] = np.argmax(scores, axis=1)",
-        "word not fed back",
-    ),
-    P(
-        "starts with NULL",
-        "CaptioningRNN.sample",
-        "word = self._start *",
-        "word = self._null *",
-        "wrong start",
-    ),
-    P(
-        "state not carried",
-        "CaptioningRNN.sample",
-        "h, _ = rnn_step_forward(x, h, Wx",
-        "h, _ = rnn_step_forward(x, features.dot(W_proj) + b_proj, Wx",
-        "",
-    ),
-    P(
-        "cell not carried",
-        "CaptioningRNN.sample",
-        "h, c, _ = lstm",
-        "h, _, _ = lstm",
-        "state not carried",
-    ),
-    # update rules and solver
-    P(
-        "momentum the wrong way",
-        "sgd_momentum",
-        '- config["learning_rate"] * dw',
-        '+ config["learning_rate"] * dw',
-        "sign",
-    ),
-    P("velocity not kept", "sgd_momentum", 'config["velocity"] = v', "pass", "state not carried"),
-    P("no root", "rmsprop", 'np.sqrt(config["cache"])', 'config["cache"]', ""),
-    P(
-        "no bias correction",
-        "adam",
-        'mt = config["m"] / (1 - config["beta1"] ** config["t"])',
-        'mt = config["m"]',
-        "bias correction missing",
-    ),
-    P("t not counted", "adam", 'config["t"] += 1', 'config["t"] = 1', ""),
-    P("no square", "adam", "(dw * dw)", "dw", "factor wrong"),
-    P(
-        "configs shared",
-        "CaptioningSolver",
-        "self.optim_configs[p] = d",
-        "self.optim_configs[p] = self.optim_config",
-        "state shared",
-    ),
-    P("learning rate never falls", "CaptioningSolver", "*= self.lr_decay", "*= 1.0", ""),
-    P(
-        "losses not recorded",
-        "CaptioningSolver",
-        "self.loss_history.append(loss)",
-        "self.loss_history = [loss]",
-        "wrong number of steps",
-    ),
-    # ordinary Python that goes wrong
-    P(
-        "not written",
-        "lstm_backward",
-        "    dh0 = dprev_h\n    return dx, dh0, dWx, dWh, db\n\n\ndef temporal_affine_forward",
-        "    return None, None, None, None, None\n\n\ndef temporal_affine_forward",
-        "not written yet",
-    ),
-    P(
-        "overwrites x",
-        "rnn_step_forward",
-        "    forward = np.dot(x, Wx)",
-        "    x *= 2\n    forward = np.dot(x / 2, Wx)",
-        "overwrites its arguments",
-        ("x",),
-    ),
-    P(
-        "a typing error",
-        "lstm_forward",
-        "prev_c = np.zeros((N, H))",
-        "prev_c = np.zeros(N, H)",
-        "raises an error",
-        ("np.zeros(N, H)",),
-    ),
-    P(
-        "cache in a global",
-        "rnn_step_backward",
-        "x, prev_h, Wx, Wh, b, next_h = cache",
-        "x, prev_h, Wx, Wh, b, next_h = LAST",
-        "state outside the cache",
-    ),
-]
+# Rows as in rules.py: function | name | right | wrong | kind | where. Places that change together are
+# joined by "&&", and so are words of `where`; "\\n" is a new line.
+ROWS = r"""
+rnn_step_forward | tanh forgotten | np.tanh(forward) | forward | missing activation
+rnn_step_forward | bias forgotten |  + b\n | \n | bias missing
+rnn_step_forward | sigmoid for tanh | np.tanh(forward) | sigmoid(forward) | wrong activation
+rnn_step_forward | input and state mixed up | np.dot(prev_h, Wh) | np.dot(prev_h, Wh.T) | transposed weight | next_h
+rnn_step_forward | overwrites x |     forward = np.dot(x, Wx) |     x *= 2\n    forward = np.dot(x / 2, Wx) | overwrites its arguments | x
+rnn_step_forward | ReLU for tanh | np.tanh(forward) | np.maximum(forward, 0) | wrong activation
+rnn_step_forward | softsign for tanh | np.tanh(forward) | forward / (1 + np.abs(forward)) | wrong activation
+rnn_step_forward | hard tanh | np.tanh(forward) | np.clip(forward, -1, 1) | wrong activation
+rnn_step_forward | bias twice | np.dot(x, Wx) + | np.dot(x, Wx) + b + | added twice
+rnn_step_forward | bias outside the tanh | + b\n    next_h = np.tanh(forward) | \n    next_h = np.tanh(forward) + b | activation of a part
+rnn_step_forward | tanh of the input alone | np.dot(x, Wx) + np.dot(prev_h, Wh) + b\n    next_h = np.tanh(forward) | np.dot(x, Wx)\n    next_h = np.tanh(forward) + np.dot(prev_h, Wh) + b | activation of a part
+rnn_step_forward | tanh twice | np.tanh(forward) | np.tanh(np.tanh(forward)) | activation twice
+rnn_step_forward | bias subtracted | + b\n | - b\n | sign
+rnn_step_forward | old state added | np.tanh(forward) | np.tanh(forward) + prev_h | term added
+rnn_step_forward | no state | + np.dot(prev_h, Wh) |  | state not carried
+rnn_step_backward | no tanh derivative | dnext_h * (1 - next_h ** 2) | dnext_h | missing derivative of tanh
+rnn_step_backward | tanh derivative of a sum | (1 - next_h ** 2) | (1 - next_h) | derivative of tanh wrong
+rnn_step_backward | plus for minus | (1 - next_h ** 2) | (1 + next_h ** 2) | derivative of tanh wrong
+rnn_step_backward | tanh applied again | (1 - next_h ** 2) | (1 - np.tanh(next_h) ** 2) | derivative of tanh wrong
+rnn_step_backward | no transpose | np.dot(dforward, Wh.T) | np.dot(dforward, Wh) | transposed weight | dprev_h
+rnn_step_backward | shapes that do not fit | np.dot(dforward, Wx.T) | np.dot(dforward, Wx) | transposed weight
+rnn_step_backward | weights' gradient transposed | np.dot(x.T, dforward) | np.dot(dforward.T, x) | transposed | dWx
+rnn_step_backward | no sum over the batch | np.sum(dforward, axis=0) | dforward | sum over the batch missing | db
+rnn_step_backward | mean over the batch | np.sum(dforward, axis=0) | np.mean(dforward, axis=0) | mean for a sum | db
+rnn_step_backward | first sample alone | np.sum(dforward, axis=0) | dforward[0] | sum over the batch missing | db
+rnn_step_backward | dWh from x | dWh = np.dot(prev_h.T, dforward) | dWh = np.dot(next_h.T, dforward) | wrong variable | dWh
+rnn_step_backward | cache in a global | x, prev_h, Wx, Wh, b, next_h = cache | x, prev_h, Wx, Wh, b, next_h = LAST | state outside the cache
+rnn_step_backward | ReLU's derivative | (1 - next_h ** 2) | (next_h > 0) | derivative of tanh wrong
+rnn_step_backward | derivative of what goes in | (1 - next_h ** 2) | (1 - np.arctanh(next_h) ** 2) | derivative of tanh wrong
+rnn_step_backward | square of the difference | (1 - next_h ** 2) | (1 - next_h) ** 2 | derivative of tanh wrong
+rnn_step_backward | sigmoid derivative | (1 - next_h ** 2) | next_h * (1 - next_h) | derivative of sigmoid instead of tanh
+rnn_step_backward | derivative of the old state | (1 - next_h ** 2) | (1 - prev_h ** 2) | wrong variable
+rnn_step_backward | brackets missing | dnext_h * (1 - next_h ** 2) | dnext_h * 1 - next_h ** 2 | brackets wrong
+rnn_step_backward | reshape for a transpose | np.dot(x.T, dforward) | np.dot(x.reshape(x.shape[::-1]), dforward) | reshape for a transpose | dWx
+rnn_step_backward | upstream gradient in dWh | np.dot(prev_h.T, dforward) | np.dot(prev_h.T, dnext_h) | wrong variable | dWh
+rnn_step_backward | keepdims | np.sum(dforward, axis=0) | np.sum(dforward, axis=0, keepdims=True) | axis of one | db
+rnn_step_backward | sum over everything | np.sum(dforward, axis=0) | np.sum(dforward) | summed too far | db
+rnn_step_backward | dx and dprev_h returned the wrong way round | return dx, dprev_h, dWx | return dprev_h, dx, dWx | results swapped
+rnn_step_backward | weights' gradients averaged | dWx = np.dot(x.T, dforward) | dWx = np.dot(x.T, dforward) / len(x) | mean for a sum | dWx
+rnn_step_backward | clipped | return dx, dprev_h, dWx, dWh, db | return dx, dprev_h, np.clip(dWx, -5, 5), dWh, db | gradient clipped | dWx
+rnn_forward | state not carried | x[:, t, :], prev, Wx | x[:, t, :], h0, Wx | state not carried | time step 1, 2, 3
+rnn_forward | first state ignored | prev = h0 | prev = np.zeros_like(h0) | state not reset
+rnn_forward | last step left out | for t in range(T): | for t in range(T - 1): | step left out | time step 3
+rnn_forward | stacked and reshaped | return h, cache | h = np.array([h[:, t] for t in range(T)]).reshape(N, T, H)\n    return h, cache | reshape for a transpose
+rnn_forward | steps reversed | return h, cache | return h[:, ::-1], cache | steps in the wrong order
+rnn_forward | tanh of h0 | prev = h0 | prev = np.tanh(h0) | activation twice
+rnn_forward | state kept before the step | prev, step = rnn_step_forward(x[:, t, :], prev, Wx, Wh, b)\n        h[:, t, :] = prev | h[:, t, :] = prev\n        prev, step = rnn_step_forward(x[:, t, :], prev, Wx, Wh, b) | statements in the wrong order
+rnn_forward | first input at each step | x[:, t, :], prev | x[:, 0, :], prev | wrong time step
+rnn_forward | input of the step before | x[:, t, :], prev | x[:, t - 1, :], prev | wrong time step
+rnn_forward | runs backwards | for t in range(T): | for t in reversed(range(T)): | steps in the wrong order
+rnn_forward | integers | h = np.zeros((N, T, H)) | h = np.zeros((N, T, H), dtype=int) | integers
+rnn_forward | first step left out | for t in range(T): | for t in range(1, T): | step left out
+rnn_forward | axes of steps and samples | return h, cache | return h.transpose(1, 0, 2), cache | transposed
+rnn_forward | last state alone | return h, cache | return prev, cache | summed too far
+rnn_forward | zeros carried | prev, step = rnn_step_forward(x[:, t, :], prev, Wx, Wh, b) | prev, step = rnn_step_forward(x[:, t, :], h0 if t == 0 else np.zeros((N, H)), Wx, Wh, b) | state not carried
+rnn_backward | carried gradient not added | dh[:, t, :] + dprev | dh[:, t, :] | dh not added | time step 0, 1, 2
+rnn_backward | gradient of the step's loss not added | dh[:, t, :] + dprev | dprev if t < T - 1 else dh[:, t, :] | dh not added
+rnn_backward | overwritten | dWx += dWxt | dWx = dWxt | not added up over steps | dWx
+rnn_backward | forward in time | range(T - 1, -1, -1) | range(T) | steps in the wrong order
+rnn_backward | one cache for all | cache[t] | cache[-1] | wrong time step
+rnn_backward | dh0 forgotten | dh0 = dprev | dh0 = np.zeros((N, H)) | left at zero | dh0
+rnn_backward | dh0 is that of the first step's loss | dh0 = dprev | dh0 = dh[:, 0, :] | dh not carried | dh0
+rnn_backward | last gradient twice | dprev = np.zeros((N, H)) | dprev = dh[:, -1, :] | dh added twice
+rnn_backward | dh added after the step | dcurrent = dh[:, t, :] + dprev\n        dxt, dprev, dWxt, dWht, dbt = rnn_step_backward(dcurrent, cache[t]) | dxt, dprev, dWxt, dWht, dbt = rnn_step_backward(dprev, cache[t])\n        dprev = dprev + dh[:, t, :] | statements in the wrong order
+rnn_backward | dx reversed | return dx, dh0, dWx, dWh, db\n\n\ndef word | return dx[:, ::-1], dh0, dWx, dWh, db\n\n\ndef word | steps in the wrong order | dx
+rnn_backward | dx reshaped | return dx, dh0, dWx, dWh, db\n\n\ndef word | dx = np.array([dx[:, t] for t in range(T)]).reshape(N, T, D)\n    return dx, dh0, dWx, dWh, db\n\n\ndef word | reshape for a transpose | dx
+rnn_backward | gradient of the state added up | dxt, dprev, dWxt, dWht, dbt = rnn_step_backward(dcurrent, cache[t]) | dxt, more, dWxt, dWht, dbt = rnn_step_backward(dcurrent, cache[t])\n        dprev = dprev + more | added up over steps
+rnn_backward | everything carried added up | dcurrent = dh[:, t, :] + dprev\n        dxt, dprev, dWxt, dWht, dbt = rnn_step_backward(dcurrent, cache[t]) | dprev = dprev + dh[:, t, :]\n        dxt, more, dWxt, dWht, dbt = rnn_step_backward(dprev, cache[t])\n        dprev = dprev + more | added up over steps
+rnn_backward | mean over steps | dh0 = dprev | dWx, dWh, db = dWx / T, dWh / T, db / T\n    dh0 = dprev | mean for a sum
+rnn_backward | all overwritten | dWx += dWxt\n        dWh += dWht\n        db += dbt | dWx, dWh, db = dWxt, dWht, dbt | not added up over steps
+rnn_backward | dh0 from before the step | dh0 = dprev | dh0 = dcurrent | dh not carried | dh0
+rnn_backward | dh0 of all steps | dh0 = dprev | dh0 = dh.sum(axis=1) | dh not carried | dh0
+rnn_backward | dh added twice | dcurrent = dh[:, t, :] + dprev | dcurrent = 2 * dh[:, t, :] + dprev | added twice
+rnn_backward | dh of the step before | dcurrent = dh[:, t, :] + dprev | dcurrent = dh[:, t - 1, :] + dprev | wrong time step
+rnn_backward | cache of the other end | cache[t] | cache[T - 1 - t] | wrong time step
+rnn_backward | first step left out | range(T - 1, -1, -1) | range(T - 1, 0, -1) | step left out
+rnn_backward | last step left out | range(T - 1, -1, -1) | range(T - 2, -1, -1) | step left out
+rnn_backward | sign of what is carried | dh[:, t, :] + dprev | dh[:, t, :] - dprev | sign
+rnn_backward | bias gradient forgotten | db += dbt | pass | term missing | db
+word_embedding_forward | ids off by one | W[x, :] | W[x - 1, :] | words off by one
+word_embedding_forward | scaled | W[x, :] | W[x, :] * np.sqrt(W.shape[1]) | vectors changed
+word_embedding_forward | NULL left at zero | W[x, :] | W[x, :] * (x > 0)[:, :, None] | vectors changed
+word_embedding_backward | scatter by += | np.add.at(dW, x, dout) | dW[x] += dout | scatter without adding
+word_embedding_backward | scatter by = | np.add.at(dW, x, dout) | dW[x] = dout | scatter without adding
+word_embedding_backward | caption by caption | np.add.at(dW, x, dout) | for n in range(len(x)):\n        dW[x[n]] += dout[n] | scatter without adding
+word_embedding_backward | step by step | np.add.at(dW, x, dout) | for t in range(x.shape[1]):\n        dW[x[:, t]] += dout[:, t] | scatter without adding
+word_embedding_backward | sum over the wrong axis | np.add.at(dW, x, dout) | np.add.at(dW, x, dout.sum(axis=2, keepdims=True)) | scatter wrong
+word_embedding_backward | mean over a word's places | np.add.at(dW, x, dout) | np.add.at(dW, x, dout)\n    dW /= np.maximum(1, np.bincount(x.ravel(), minlength=len(dW)))[:, None] | mean for a sum
+word_embedding_backward | mean over the batch | np.add.at(dW, x, dout) | np.add.at(dW, x, dout)\n    dW /= len(x) | mean for a sum
+word_embedding_backward | NULL's gradient left out | np.add.at(dW, x, dout) | np.add.at(dW, x, dout)\n    dW[0] = 0 | mask ignored
+word_embedding_backward | sized by the words seen | dW = np.zeros(shape) | dW = np.zeros((x.max() + 1, shape[1])) | table too small
+word_embedding_backward | starts as ones | dW = np.zeros(shape) | dW = np.ones(shape) | not started at zero
+word_embedding_backward | integers | np.add.at(dW, x, dout) | np.add.at(dW, x, dout.astype(int)) | integers
+lstm_step_forward | gates i, f, g, o | o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:]) | g = np.tanh(a[:, 2 * H:3 * H])\n    o = sigmoid(a[:, 3 * H:]) | gates swapped | o, g
+lstm_step_forward | forget and input gate | f * prev_c + i * g | i * prev_c + f * g | gates swapped | i, f
+lstm_step_forward | no tanh of the cell | o * tanh_next_c | o * next_c | missing activation | next_h
+lstm_step_forward | sigmoid for g | g = np.tanh( | g = sigmoid( | wrong activation | gate g
+lstm_step_forward | old cell dropped | f * prev_c + i * g | i * g | state not carried | next_c
+lstm_step_forward | i + g | i * g\n | i + g\n | sum for a product
+lstm_step_forward | ReLU for g | g = np.tanh(a[:, 3 * H:]) | g = np.maximum(a[:, 3 * H:], 0) | wrong activation | gate g
+lstm_step_forward | hard sigmoid for f | f = sigmoid(a[:, H:2 * H]) | f = np.clip(0.2 * a[:, H:2 * H] + 0.5, 0, 1) | wrong activation | gate f
+lstm_step_forward | tanh in all gates | i = sigmoid(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H])\n    o = sigmoid( | i = np.tanh(a[:, 0:H])\n    f = np.tanh(a[:, H:2 * H])\n    o = np.tanh( | wrong activation
+lstm_step_forward | no sigmoid in all gates | i = sigmoid(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H])\n    o = sigmoid( | i = (a[:, 0:H])\n    f = (a[:, H:2 * H])\n    o = ( | missing activation
+lstm_step_forward | gates interleaved | i = sigmoid(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H])\n    o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:]) | i = sigmoid(a[:, 0::4])\n    f = sigmoid(a[:, 1::4])\n    o = sigmoid(a[:, 2::4])\n    g = np.tanh(a[:, 3::4]) | gates interleaved
+lstm_step_forward | tanh of the old cell | tanh_next_c = np.tanh(next_c) | tanh_next_c = np.tanh(prev_c) | wrong variable | next_h
+lstm_step_forward | coupled gates | f * prev_c + i * g | f * prev_c + (1 - f) * g | gates swapped
+lstm_step_forward | forgets what it keeps | f * prev_c + i * g | (1 - f) * prev_c + i * g | gates swapped
+lstm_step_forward | bias of one in f | f = sigmoid(a[:, H:2 * H]) | f = sigmoid(a[:, H:2 * H] + 1) | bias added | gate f
+lstm_step_forward | peephole of f | f = sigmoid(a[:, H:2 * H]) | f = sigmoid(a[:, H:2 * H] + prev_c) | term added | gate f
+lstm_step_forward | peephole of o | next_h = o * tanh_next_c | next_h = sigmoid(a[:, 2 * H:3 * H] + next_c) * tanh_next_c | term added
+lstm_step_forward | tanh of the cell kept | return next_h, next_c, cache | return next_h, tanh_next_c, cache | wrong variable | next_c
+lstm_step_forward | tanh in the cell | next_c = f * prev_c + i * g | next_c = np.tanh(f * prev_c + i * g) | activation twice
+lstm_step_forward | results in the wrong order | return next_h, next_c, cache | return next_c, next_h, cache | results swapped
+lstm_step_forward | i and o | i = sigmoid(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H])\n    o = sigmoid(a[:, 2 * H:3 * H]) | o = sigmoid(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H])\n    i = sigmoid(a[:, 2 * H:3 * H]) | gates swapped | i, o
+lstm_step_forward | sigmoid of the cell | tanh_next_c = np.tanh(next_c) | tanh_next_c = sigmoid(next_c) | wrong activation
+lstm_step_forward | no bias | + prev_h.dot(Wh) + b | + prev_h.dot(Wh) | bias missing
+lstm_step_forward | no input | a = x.dot(Wx) + prev_h | a = prev_h | term missing
+lstm_step_forward | old state added | next_h = o * tanh_next_c | next_h = o * tanh_next_c + prev_h | activation of a part
+lstm_step_forward | minus | f * prev_c + i * g | f * prev_c - i * g | sign
+lstm_step_forward | brackets | f * prev_c + i * g | f * (prev_c + i * g) | brackets wrong
+lstm_step_forward | o without tanh, tanh outside | next_h = o * tanh_next_c | next_h = np.tanh(o * next_c) | activation of a part
+lstm_step_forward | negative exponent | f = sigmoid(a[:, H:2 * H]) | f = sigmoid(-a[:, H:2 * H]) | sign | gate f
+lstm_step_backward | no sigmoid derivative of f | dgate_f * f * (1 - f) | dgate_f | missing derivative of sigmoid | gate f
+lstm_step_backward | no tanh derivative of g | dgate_g * (1 - g ** 2) | dgate_g | missing derivative of tanh | gate g
+lstm_step_backward | sigmoid derivative for g | (1 - g ** 2) | g * (1 - g) | derivative of sigmoid instead of tanh | gate g
+lstm_step_backward | tanh derivative for o | dgate_o * o * (1 - o) | dgate_o * (1 - o ** 2) | derivative of tanh instead of sigmoid | gate o
+lstm_step_backward | half a sigmoid derivative | dgate_i * i * (1 - i) | dgate_i * (1 - i) | derivative of sigmoid wrong | gate i
+lstm_step_backward | no tanh derivative of the cell | o * (1 - tanh_next_c ** 2) * dnext_h | o * dnext_h | missing derivative of tanh
+lstm_step_backward | o forgotten | o * (1 - tanh_next_c ** 2) | (1 - tanh_next_c ** 2) | factor missing | dx
+lstm_step_backward | dc not carried | dnext_c + o * ( | o * ( | dc not carried
+lstm_step_backward | dh does not reach the cell |  + o * (1 - tanh_next_c ** 2) * dnext_h |  | dh not added
+lstm_step_backward | minus | dnext_c + o * ( | dnext_c - o * ( | sign
+lstm_step_backward | sign of one gate | dgate_o = dnext_h | dgate_o = -dnext_h | sign | gate o
+lstm_step_backward | dprev_c without f | dprev_c = dcell * f | dprev_c = dcell | factor missing | dprev_c
+lstm_step_backward | dprev_c of the upstream alone | dprev_c = dcell * f | dprev_c = dnext_c * f | wrong variable | dprev_c
+lstm_step_backward | next cell for the old one | dcell * prev_c | dcell * tanh_next_c | wrong variable | gate f
+lstm_step_backward | i and g | dgate_i = dcell * g | dgate_i = dcell * i | gates swapped | i, g
+lstm_step_backward | stacked i, f, g, o | (dai, daf, dao, dag) | (dai, daf, dag, dao) | gates swapped | gate o, g
+lstm_step_backward | two derivatives forgotten | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f) | dai = dgate_i\n    daf = dgate_f | missing derivative of sigmoid | gate
+lstm_step_backward | gates interleaved | da = np.hstack((dai, daf, dao, dag)) | da = np.stack((dai, daf, dao, dag), axis=2).reshape(len(x), -1) | gates interleaved
+lstm_step_backward | derivatives of what goes in | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o)\n    dag = dgate_g * (1 - g ** 2) | ai, af, ao = (np.log(s / (1 - s)) for s in (i, f, o))\n    ag = np.arctanh(g)\n    dai = dgate_i * ai * (1 - ai)\n    daf = dgate_f * af * (1 - af)\n    dao = dgate_o * ao * (1 - ao)\n    dag = dgate_g * (1 - ag ** 2) | derivative of | gate
+lstm_step_backward | all four derivatives forgotten | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o)\n    dag = dgate_g * (1 - g ** 2) | dai, daf, dao, dag = dgate_i, dgate_f, dgate_o, dgate_g | missing derivative of | gate
+lstm_step_backward | sigmoid once more in all gates | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o) | dai = dgate_i * sigmoid(i) * (1 - sigmoid(i))\n    daf = dgate_f * sigmoid(f) * (1 - sigmoid(f))\n    dao = dgate_o * sigmoid(o) * (1 - sigmoid(o)) | derivative of sigmoid wrong | gate
+lstm_step_backward | prev_c forgotten | dgate_f = dcell * prev_c | dgate_f = dcell | factor missing | gate f
+lstm_step_backward | tanh of the old cell in do | dgate_o = dnext_h * tanh_next_c | dgate_o = dnext_h * np.tanh(prev_c) | wrong variable | gate o
+lstm_step_backward | do of the cell | dgate_o = dnext_h * tanh_next_c | dgate_o = dnext_h * np.arctanh(tanh_next_c) | wrong variable | gate o
+lstm_step_backward | do from dcell | dgate_o = dnext_h * tanh_next_c | dgate_o = dcell * tanh_next_c | wrong variable | gate o
+lstm_step_backward | di from the upstream cell | dgate_i = dcell * g | dgate_i = dnext_c * g | wrong variable | gate i
+lstm_step_backward | all factors for the upstream cell | dcell = dnext_c + o * (1 - tanh_next_c ** 2) * dnext_h | dcell = (dnext_c + dnext_h) * o * (1 - tanh_next_c ** 2) | brackets wrong
+lstm_step_backward | dh as it is into the cell | o * (1 - tanh_next_c ** 2) * dnext_h | dnext_h | factor
+lstm_step_backward | state of the wrong side in dWh | dWh = prev_h.T.dot(da) | dWh = (o * tanh_next_c).T.dot(da) | wrong variable | dWh
+lstm_step_backward | cell in dWh | dWh = prev_h.T.dot(da) | dWh = prev_c.T.dot(da) | wrong variable | dWh
+lstm_step_backward | dprev_c twice | dprev_c = dcell * f | dprev_c = dcell * f + dcell * f | added twice | dprev_c
+lstm_step_backward | dprev_c by i | dprev_c = dcell * f | dprev_c = dcell * i | wrong variable | dprev_c
+lstm_step_backward | dprev_h and dprev_c returned the wrong way round | return dx, dprev_h, dprev_c, dWx | return dx, dprev_c, dprev_h, dWx | results swapped
+lstm_step_backward | upstream gradients unpacked the wrong way round | dcell = dnext_c + o | dnext_h, dnext_c = dnext_c, dnext_h\n    dcell = dnext_c + o | arguments swapped
+lstm_step_backward | plus in a derivative | dai = dgate_i * i * (1 - i) | dai = dgate_i * i * (1 + i) | derivative of sigmoid wrong | gate i
+lstm_step_backward | brackets forgotten | dai = dgate_i * i * (1 - i) | dai = dgate_i * i * 1 - i | brackets wrong | gate i
+lstm_step_backward | bias gradient averaged | db = np.sum(da, axis=0)\n    return dx, dprev_h, dprev_c | db = np.mean(da, axis=0)\n    return dx, dprev_h, dprev_c | mean for a sum | db
+lstm_step_backward | keepdims | db = np.sum(da, axis=0)\n    return dx, dprev_h, dprev_c | db = np.sum(da, axis=0, keepdims=True)\n    return dx, dprev_h, dprev_c | axis of one | db
+lstm_step_backward | cell's derivative of the cell | (1 - tanh_next_c ** 2) | (1 - np.arctanh(tanh_next_c) ** 2) | derivative of tanh wrong
+lstm_step_backward | cell's derivative of the old cell | (1 - tanh_next_c ** 2) | (1 - np.tanh(prev_c) ** 2) | wrong variable
+lstm_forward | cell not carried | prev_h, prev_c, step = lstm | prev_h, _, step = lstm | state not carried
+lstm_forward | cell starts as h0 | prev_c = np.zeros((N, H)) | prev_c = h0 | state not reset
+lstm_forward | a typing error | prev_c = np.zeros((N, H)) | prev_c = np.zeros(N, H) | raises an error | np.zeros(N, H)
+lstm_forward | cell reset at each step | prev_h, prev_c, step = lstm_step_forward(x[:, t, :], prev_h, prev_c, Wx | prev_h, prev_c, step = lstm_step_forward(x[:, t, :], prev_h, np.zeros((N, H)), Wx | state not carried
+lstm_forward | h0 at each step | lstm_step_forward(x[:, t, :], prev_h, | lstm_step_forward(x[:, t, :], h0, | state not carried
+lstm_forward | cells for states | h[:, t, :] = prev_h\n | h[:, t, :] = prev_c\n | wrong variable
+lstm_forward | state and cell unpacked the wrong way round | prev_h, prev_c, step = lstm | prev_c, prev_h, step = lstm | results swapped
+lstm_forward | state and cell handed over the wrong way round | lstm_step_forward(x[:, t, :], prev_h, prev_c, | lstm_step_forward(x[:, t, :], prev_c, prev_h, | arguments swapped
+lstm_forward | stacked and reshaped | return h, cache\n\n\ndef lstm_backward | h = np.array([h[:, t] for t in range(T)]).reshape(N, T, H)\n    return h, cache\n\n\ndef lstm_backward | reshape for a transpose
+lstm_forward | state starts as zeros | prev_h = h0 | prev_h = np.zeros_like(h0) | state not reset
+lstm_forward | tanh of h0 | prev_h = h0 | prev_h = np.tanh(h0) | activation twice
+lstm_forward | h0 starts the cell instead | prev_h = h0\n    prev_c = np.zeros((N, H)) | prev_h = np.zeros((N, H))\n    prev_c = h0 | state not reset
+lstm_backward | gradient of the cell not carried | dnext_c = dprev_c | dnext_c = np.zeros((N, H)) | dc not carried
+lstm_backward | carried state gradient not added | dh[:, t, :] + dprev_h | dh[:, t, :] | dh not added
+lstm_backward | bias gradient overwritten | db += dbt | db = dbt | not added up over steps | db
+lstm_backward | gradient averaged over steps |     dh0 = dprev_h |     dWx /= T\n    dh0 = dprev_h | mean for a sum | dWx
+lstm_backward | not written |     dh0 = dprev_h\n    return dx, dh0, dWx, dWh, db\n\n\ndef temporal_affine_forward |     return None, None, None, None, None\n\n\ndef temporal_affine_forward | not written yet
+lstm_backward | dprev_h and dprev_c unpacked the wrong way round | dx[:, t, :], dprev_h, dprev_c, dWxt | dx[:, t, :], dprev_c, dprev_h, dWxt | results swapped
+lstm_backward | dh added after the step | dnext_h = dh[:, t, :] + dprev_h && lstm_step_backward(dnext_h, dnext_c, cache[t]) | dnext_h = dprev_h && lstm_step_backward(dnext_h, dnext_c, cache[t])\n        dprev_h = dprev_h + dh[:, t, :] | statements in the wrong order
+lstm_backward | dx reversed | return dx, dh0, dWx, dWh, db\n\n\ndef temporal | return dx[:, ::-1], dh0, dWx, dWh, db\n\n\ndef temporal | steps in the wrong order | dx
+lstm_backward | cell's gradient added up | dx[:, t, :], dprev_h, dprev_c, dWxt, dWht, dbt = lstm_step_backward(dnext_h, dnext_c, cache[t]) | dx[:, t, :], dprev_h, more, dWxt, dWht, dbt = lstm_step_backward(dnext_h, dnext_c, cache[t])\n        dprev_c = dprev_c + more | added up over steps | cell
+lstm_backward | state's gradient added up | dx[:, t, :], dprev_h, dprev_c, dWxt, dWht, dbt = lstm_step_backward(dnext_h, dnext_c, cache[t]) | dx[:, t, :], more, dprev_c, dWxt, dWht, dbt = lstm_step_backward(dnext_h, dnext_c, cache[t])\n        dprev_h = dprev_h + more | added up over steps | state
+lstm_backward | both gradients added up | dx[:, t, :], dprev_h, dprev_c, dWxt, dWht, dbt = lstm_step_backward(dnext_h, dnext_c, cache[t]) | dx[:, t, :], more, also, dWxt, dWht, dbt = lstm_step_backward(dnext_h, dnext_c, cache[t])\n        dprev_h, dprev_c = dprev_h + more, dprev_c + also | added up over steps | state and cell
+lstm_backward | dh0 is the cell's | dh0 = dprev_h | dh0 = dprev_c | results swapped | dh0
+lstm_backward | dh into the cell, too | dnext_c = dprev_c | dnext_c = dprev_c + dh[:, t, :] | dh added twice
+lstm_backward | dh into the cell alone | dnext_h = dh[:, t, :] + dprev_h\n        dnext_c = dprev_c | dnext_h = dprev_h\n        dnext_c = dprev_c + dh[:, t, :] | dh not added
+lstm_backward | dh0 left at zero | dh0 = dprev_h | dh0 = np.zeros((N, H)) | left at zero | dh0
+lstm_backward | forward in time | for t in reversed(range(T)): | for t in range(T): | steps in the wrong order
+lstm_backward | last step's cache | cache[t] | cache[-1] | wrong time step
+lstm_backward | dWx and dWh averaged over steps | dh0 = dprev_h | dWx, dWh = dWx / T, dWh / T\n    dh0 = dprev_h | mean for a sum
+affine_forward | bias twice | .dot(w) + b\n    return out, (x, w, b) | .dot(w) + b + b\n    return out, (x, w, b) | added twice
+affine_backward | not reshaped back | dx = dout.dot(w.T).reshape(x.shape) | dx = dout.dot(w.T) | not reshaped back | dx
+temporal_affine_backward | sum over steps missing | dout.sum(axis=(0, 1)) | dout.sum(axis=0) | sum over the batch missing | db
+temporal_affine_backward | averaged | dw = dout.reshape(N * T, M).T.dot(x.reshape(N * T, D)).T | dw = dout.reshape(N * T, M).T.dot(x.reshape(N * T, D)).T / N | mean for a sum | dw
+temporal_affine_backward | reshape for a transpose | dw = dout.reshape(N * T, M).T.dot(x.reshape(N * T, D)).T | dw = x.reshape(D, N * T).dot(dout.reshape(N * T, M)) | reshape for a transpose | dw
+temporal_softmax_loss | no mask | np.sum(mask_flat * np.log(probs[np.arange(N * T), y_flat])) | np.sum(np.log(probs[np.arange(N * T), y_flat])) | mask ignored | loss
+temporal_softmax_loss | gradient not masked | dx_flat *= mask_flat[:, None] | pass | mask ignored | dx
+temporal_softmax_loss | mean over words | y_flat])) / N | y_flat])) / (N * T) | mean for a sum | loss
+temporal_softmax_loss | gradient not divided | dx_flat /= N | pass | sum for a mean | dx
+temporal_softmax_loss | one not subtracted | dx_flat[np.arange(N * T), y_flat] -= 1 | pass | term missing | dx
+temporal_softmax_loss | overflow | x_flat - np.max(x_flat, axis=1, keepdims=True) | x_flat | not stable
+temporal_softmax_loss | mean over the words that count | y_flat])) / N | y_flat])) / mask_flat.sum() | mean for a sum | loss
+temporal_softmax_loss | loss over steps | y_flat])) / N | y_flat])) / T | mean for a sum | loss
+temporal_softmax_loss | gradient over words | dx_flat /= N | dx_flat /= N * T | mean for a sum | dx
+temporal_softmax_loss | mean over words in both | y_flat])) / N && dx_flat /= N | y_flat])) / mask_flat.sum() && dx_flat /= mask_flat.sum() | mean for a sum
+temporal_softmax_loss | mean over captions and steps in both | y_flat])) / N && dx_flat /= N | y_flat])) / (N * T) && dx_flat /= N * T | mean for a sum
+temporal_softmax_loss | no division at all | y_flat])) / N && dx_flat /= N | y_flat])) && pass | sum for a mean
+temporal_softmax_loss | no mask at all | mask_flat = mask.reshape(N * T) | mask_flat = np.ones(N * T, dtype=bool) | mask ignored
+temporal_softmax_loss | mask inverted | mask_flat = mask.reshape(N * T) | mask_flat = ~mask.reshape(N * T) | mask ignored
+temporal_softmax_loss | sign | loss = -np.sum( | loss = np.sum( | sign | loss
+temporal_softmax_loss | one added | y_flat] -= 1 | y_flat] += 1 | sign | dx
+temporal_softmax_loss | one subtracted everywhere | dx_flat[np.arange(N * T), y_flat] -= 1 | dx_flat -= 1 | term missing | dx
+temporal_softmax_loss | one subtracted in every row | dx_flat[np.arange(N * T), y_flat] -= 1 | dx_flat[:, y_flat] -= 1 | wrong rows | dx
+temporal_softmax_loss | targets shifted | y_flat = y.reshape(N * T) | y_flat = np.roll(y, 1, axis=1).reshape(N * T) | captions off by one
+temporal_softmax_loss | no logarithm | mask_flat * np.log(probs[np.arange(N * T), y_flat]) | mask_flat * probs[np.arange(N * T), y_flat] | logarithm missing | loss
+temporal_softmax_loss | softmax over steps | probs /= np.sum(probs, axis=1, keepdims=True) | probs = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)\n    probs = probs.reshape(N * T, V) | wrong axis
+temporal_softmax_loss | softmax over rows | probs /= np.sum(probs, axis=1, keepdims=True) | probs = np.exp(x_flat)\n    probs /= np.sum(probs, axis=0, keepdims=True) | wrong axis
+temporal_softmax_loss | base 2 | np.log(probs | np.log2(probs | wrong logarithm | loss
+temporal_softmax_loss | one masked | y_flat] -= 1 && dx_flat *= mask_flat[:, None] | y_flat] -= mask_flat && pass | mask ignored | dx
+CaptioningRNN.loss | targets are the inputs | captions_out = captions[:, 1:] | captions_out = captions[:, :-1] | captions off by one
+CaptioningRNN.loss | inputs are the targets | captions_in = captions[:, :-1] | captions_in = captions[:, 1:] | captions off by one
+CaptioningRNN.loss | mask of the inputs | mask = captions_out != self._null | mask = captions_in != self._null | mask ignored
+CaptioningRNN.loss | everything counts | mask = captions_out != self._null | mask = np.ones_like(captions_out) | mask ignored
+CaptioningRNN.loss | no bias of the image | features.dot(W_proj) + b_proj | features.dot(W_proj) | bias missing
+CaptioningRNN.loss | gradient of the image forgotten | grads["W_proj"] = features.T.dot(dh0) | pass | gradient missing | W_proj
+CaptioningRNN.loss | inputs and targets swapped | captions_in = captions[:, :-1]\n        captions_out = captions[:, 1:] | captions_in = captions[:, 1:]\n        captions_out = captions[:, :-1] | captions off by one
+CaptioningRNN.loss | same captions in and out | captions_in = captions[:, :-1]\n        captions_out = captions[:, 1:] | captions_in = captions\n        captions_out = captions | captions off by one
+CaptioningRNN.loss | END masked | captions_out != self._null | captions_out != self._end | mask ignored
+CaptioningRNN.loss | START masked | captions_out != self._null | captions_out != self._start | mask ignored
+CaptioningRNN.loss | NULL and END masked | captions_out != self._null | (captions_out != self._null) & (captions_out != self._end) | mask ignored
+CaptioningRNN.loss | mask inverted | captions_out != self._null | captions_out == self._null | mask ignored
+CaptioningRNN.loss | tanh of h0 | h0 = features.dot(W_proj) + b_proj | h0 = np.tanh(features.dot(W_proj) + b_proj) | activation twice
+CaptioningRNN.loss | ReLU of h0 | h0 = features.dot(W_proj) + b_proj | h0 = np.maximum(features.dot(W_proj) + b_proj, 0) | activation twice
+CaptioningRNN.loss | tanh of h0, both ways | h0 = features.dot(W_proj) + b_proj && grads["W_proj"] = | h0 = np.tanh(features.dot(W_proj) + b_proj) && dh0 = dh0 * (1 - h0 ** 2)\n        grads["W_proj"] = | activation twice
+CaptioningRNN.loss | h0 of zeros | h0 = features.dot(W_proj) + b_proj | h0 = np.zeros_like(features.dot(W_proj) + b_proj) | state not reset
+CaptioningRNN.loss | image's gradient of the first step | features.T.dot(dh0) && dh0.sum(axis=0) | features.T.dot(dh[:, 0]) && dh[:, 0].sum(axis=0) | dh not carried | W_proj
+CaptioningRNN.loss | loss divided again | return loss, grads | return loss / len(features), grads | mean for a sum | loss
+CaptioningRNN.loss | loss of the wrong sign | return loss, grads | return -loss, grads | sign | loss
+CaptioningRNN.loss | targets' words for inputs | word_embedding_forward(captions_in, W_embed) | word_embedding_forward(captions_out, W_embed) | captions off by one
+CaptioningRNN.loss | bias gradient averaged | grads["b_proj"] = dh0.sum(axis=0) | grads["b_proj"] = dh0.mean(axis=0) | mean for a sum | b_proj
+CaptioningRNN.sample | word not fed back | word = np.argmax(scores, axis=1)\n            captions[:, t] = word | captions[:, t] = np.argmax(scores, axis=1) | word not fed back
+CaptioningRNN.sample | starts with NULL | word = self._start * | word = self._null * | wrong start
+CaptioningRNN.sample | state not carried | h, _ = rnn_step_forward(x, h, Wx | h, _ = rnn_step_forward(x, features.dot(W_proj) + b_proj, Wx | state not carried
+CaptioningRNN.sample | cell not carried | h, c, _ = lstm | h, _, _ = lstm | state not carried
+CaptioningRNN.sample | word of two steps before | word = np.argmax(scores, axis=1)\n            captions[:, t] = word | captions[:, t] = np.argmax(scores, axis=1)\n            word = captions[:, t - 1] | word fed late
+CaptioningRNN.sample | START twice | word = np.argmax(scores, axis=1)\n            captions[:, t] = word | captions[:, t] = np.argmax(scores, axis=1)\n            word = captions[:, t - 1] if t else word | word fed late
+CaptioningRNN.sample | lowest score | np.argmax(scores, axis=1) | np.argmin(scores, axis=1) | wrong word
+CaptioningRNN.sample | second best word | np.argmax(scores, axis=1) | np.argsort(scores, axis=1)[:, -2] | wrong word
+CaptioningRNN.sample | same words for all | np.argmax(scores, axis=1) | np.full(N, np.argmax(scores[0])) | wrong word
+CaptioningRNN.sample | tanh of h0 | h = features.dot(W_proj) + b_proj\n        c | h = np.tanh(features.dot(W_proj) + b_proj)\n        c | activation twice
+CaptioningRNN.sample | cell starts as h0 | c = np.zeros_like(h) | c = h.copy() | state not reset
+CaptioningRNN.sample | starts with END | word = self._start * | word = self._end * | wrong start
+CaptioningRNN.sample | START in the first column | captions[:, t] = word\n | captions[:, (t + 1) % max_length] = word\n        captions[:, 0] = self._start\n | captions off by one
+CaptioningRNN.sample | scores before the step | x, _ = word_embedding_forward(word, W_embed) && scores = h.dot(W_vocab) + b_vocab | scores = h.dot(W_vocab) + b_vocab\n            x, _ = word_embedding_forward(word, W_embed) && pass | statements in the wrong order
+CaptioningRNN.sample | no bias of the image | h = features.dot(W_proj) + b_proj\n        c | h = features.dot(W_proj)\n        c | bias missing
+CaptioningRNN.sample | no bias of the scores | h.dot(W_vocab) + b_vocab | h.dot(W_vocab) | bias missing
+CaptioningRNN.sample | scores of the cell | scores = h.dot(W_vocab) + b_vocab | scores = (h if self.cell_type == "rnn" else c).dot(W_vocab) + b_vocab | wrong variable
+sgd | uphill | w -= config["learning_rate"] * dw | w += config["learning_rate"] * dw | sign
+sgd | no learning rate | w -= config["learning_rate"] * dw | w -= dw | wrong step
+sgd_momentum | momentum the wrong way | - config["learning_rate"] * dw | + config["learning_rate"] * dw | sign
+sgd_momentum | velocity not kept | config["velocity"] = v | pass | state not carried
+sgd_momentum | velocity subtracted | next_w = w + v | next_w = w - v | sign
+sgd_momentum | Nesterov | next_w = w + v | next_w = w + config["momentum"] * v - config["learning_rate"] * dw | Nesterov
+sgd_momentum | damped | - config["learning_rate"] * dw | - (1 - config["momentum"]) * config["learning_rate"] * dw | factor wrong
+sgd_momentum | rate times velocity | v = config["momentum"] * v - config["learning_rate"] * dw\n    next_w = w + v | v = config["momentum"] * v - dw\n    next_w = w + config["learning_rate"] * v | learning rate
+sgd_momentum | momentum of both | config["momentum"] * v - config["learning_rate"] * dw | config["momentum"] * (v - config["learning_rate"] * dw) | brackets wrong
+sgd_momentum | gradient alone | next_w = w + v | next_w = w - config["learning_rate"] * dw | wrong step
+rmsprop | no root | np.sqrt(config["cache"]) | config["cache"] | square root missing
+rmsprop | decay at the other term | config["decay_rate"] * config["cache"] + (1 - config["decay_rate"]) * dw ** 2 | (1 - config["decay_rate"]) * config["cache"] + config["decay_rate"] * dw ** 2 | weights of a mean swapped
+rmsprop | factor missing | (1 - config["decay_rate"]) * dw ** 2 | dw ** 2 | factor missing
+rmsprop | AdaGrad | config["decay_rate"] * config["cache"] + (1 - config["decay_rate"]) * dw ** 2 | config["cache"] + dw ** 2 | factor missing
+rmsprop | not squared | * dw ** 2 | * dw | factor wrong
+rmsprop | epsilon inside the root | (np.sqrt(config["cache"]) + config["epsilon"]) | np.sqrt(config["cache"] + config["epsilon"]) | epsilon inside the root
+rmsprop | update before the cache | config["cache"] = config["decay_rate"] * config["cache"] + (1 - config["decay_rate"]) * dw ** 2\n    next_w = w - config["learning_rate"] * dw / (np.sqrt(config["cache"]) + config["epsilon"]) | next_w = w - config["learning_rate"] * dw / (np.sqrt(config["cache"]) + config["epsilon"])\n    config["cache"] = config["decay_rate"] * config["cache"] + (1 - config["decay_rate"]) * dw ** 2 | statements in the wrong order
+rmsprop | brackets | dw / (np.sqrt(config["cache"]) + config["epsilon"]) | dw / np.sqrt(config["cache"]) + config["epsilon"] | brackets wrong
+adam | no bias correction | mt = config["m"] / (1 - config["beta1"] ** config["t"]) | mt = config["m"] | bias correction missing
+adam | t not counted | config["t"] += 1 | config["t"] = 1 | step not counted
+adam | no square | (dw * dw) | dw | factor wrong
+adam | t from 0 | config["t"] += 1 && return next_w, config | pass && config["t"] += 1\n    return next_w, config | step counted from 0
+adam | t twice | config["t"] += 1 | config["t"] += 2 | step counted twice
+adam | betas swapped | config.setdefault("beta1", 0.9)\n    config.setdefault("beta2", 0.999) | config.setdefault("beta1", 0.999)\n    config.setdefault("beta2", 0.9) | wrong variable
+adam | v corrected by beta1 | vt = config["v"] / (1 - config["beta2"] | vt = config["v"] / (1 - config["beta1"] | wrong variable
+adam | m_hat of v | mt = config["m"] | mt = config["v"] | wrong variable
+adam | no correction at all | mt = config["m"] / (1 - config["beta1"] ** config["t"])\n    vt = config["v"] / (1 - config["beta2"] ** config["t"]) | mt = config["m"]\n    vt = config["v"] | bias correction missing
+adam | correction without the power | (1 - config["beta1"] ** config["t"]) | (1 - config["beta1"]) | bias correction wrong
+adam | no root | np.sqrt(vt) | vt | square root missing
+adam | epsilon inside the root | (np.sqrt(vt) + config["epsilon"]) | np.sqrt(vt + config["epsilon"]) | epsilon inside the root
+adam | m uncorrected in the step | * mt / | * config["m"] / | bias correction missing
+adam | factor of m missing | (1 - config["beta1"]) * dw | dw | factor missing
+adam | weights of m swapped | config["beta1"] * config["m"] + (1 - config["beta1"]) * dw | (1 - config["beta1"]) * config["m"] + config["beta1"] * dw | weights of a mean swapped
+adam | uphill | w - config["learning_rate"] * mt | w + config["learning_rate"] * mt | sign
+adam | gradient for m | * mt / | * dw / | wrong variable
+adam | another default | config.setdefault("beta2", 0.999) | config.setdefault("beta2", 0.99) | another default
+CaptioningSolver | configs shared | self.optim_configs[p] = d | self.optim_configs[p] = self.optim_config | state shared
+CaptioningSolver | learning rate never falls | *= self.lr_decay | *= 1.0 | learning rate not decayed
+CaptioningSolver | losses not recorded | self.loss_history.append(loss) | self.loss_history = [loss] | wrong number of steps
+CaptioningSolver | learning rate grows | *= self.lr_decay | /= self.lr_decay | learning rate not decayed
+CaptioningSolver | decayed at the first step | epoch_end = (t + 1) % iterations_per_epoch == 0 | epoch_end = t % iterations_per_epoch == 0 | learning rate not decayed
+CaptioningSolver | decayed at each step | if epoch_end: | if True: | condition missing
+CaptioningSolver | gradient of the batch divided | dw = grads[p] | dw = grads[p] / self.batch_size | wrong step
+"""
+
+
+def mistakes(rows: str) -> Iterator[Mistake]:
+    """The mistakes of a table."""
+    for row in rows.strip("\n").splitlines():
+        function, name, right, wrong, kind, *where = row.replace("\\n", "\n").split(" | ")
+        words = tuple(where[0].split(" && ")) if where else ()
+        yield Mistake(name, function, right, wrong, kind.strip(), words)
+
+
+MISTAKES = list(mistakes(ROWS))
 
 
 def with_mistake(mistake: Mistake) -> dict[str, str]:
     """The files of the solution with a mistake."""
     files = dict(FILES)
+    head = f"{mistake.function.rpartition('.')[2]}("
     for name, text in files.items():
-        head = f"def {mistake.function}(" if "Captioning" not in mistake.function else "class Capt"
-        start = text.find(head)
-        if start >= 0 and mistake.right in text[start:]:
-            found = text.index(mistake.right, start)
-            end = found + len(mistake.right)
-            files[name] = text[:found] + mistake.wrong + text[end:]
+        start = max(text.find(f"def {head}"), text.find(f"class {head}"))
+        places = list(zip(mistake.right.split(" && "), mistake.wrong.split(" && "), strict=True))
+        if start >= 0 and all(right in text[start:] for right, _ in places):
+            for right, wrong in places:
+                text = text[:start] + text[start:].replace(right, wrong, 1)
             if "LAST" in mistake.wrong:
-                files[name] = files[name].replace(
-                    "cache = (x, prev_h, Wx, Wh, b, next_h)",
-                    "global LAST\n    cache = LAST = (x, prev_h, Wx, Wh, b, next_h)",
-                )
-            return files
+                kept = "cache = (x, prev_h, Wx, Wh, b, next_h)"
+                text = text.replace(kept, f"global LAST\n    {kept.replace('=', '= LAST =', 1)}")
+            return {**files, name: text}
     raise AssertionError(f"{mistake.name}: {mistake.right!r} is not in {mistake.function}")
 
 
