@@ -667,6 +667,9 @@ rnn_step_forward | tanh twice | np.tanh(forward) | np.tanh(np.tanh(forward)) | a
 rnn_step_forward | bias subtracted | + b\n | - b\n | sign
 rnn_step_forward | old state added | np.tanh(forward) | np.tanh(forward) + prev_h | term added
 rnn_step_forward | no state | + np.dot(prev_h, Wh) |  | state not carried
+rnn_step_forward | weights the wrong way round | np.dot(x, Wx) | np.dot(x, Wx[::-1]) | 
+rnn_step_forward | mean of the two | next_h = np.tanh(forward) | next_h = np.tanh(forward / 2) | wrong activation
+rnn_step_forward | product of input and state | np.dot(x, Wx) + np.dot(prev_h, Wh) | np.dot(x, Wx) * np.dot(prev_h, Wh) | product for a sum
 rnn_step_backward | no tanh derivative | dnext_h * (1 - next_h ** 2) | dnext_h | missing derivative of tanh
 rnn_step_backward | tanh derivative of a sum | (1 - next_h ** 2) | (1 - next_h) | derivative of tanh wrong
 rnn_step_backward | plus for minus | (1 - next_h ** 2) | (1 + next_h ** 2) | derivative of tanh wrong
@@ -688,10 +691,18 @@ rnn_step_backward | brackets missing | dnext_h * (1 - next_h ** 2) | dnext_h * 1
 rnn_step_backward | reshape for a transpose | np.dot(x.T, dforward) | np.dot(x.reshape(x.shape[::-1]), dforward) | reshape for a transpose | dWx
 rnn_step_backward | upstream gradient in dWh | np.dot(prev_h.T, dforward) | np.dot(prev_h.T, dnext_h) | wrong variable | dWh
 rnn_step_backward | keepdims | np.sum(dforward, axis=0) | np.sum(dforward, axis=0, keepdims=True) | axis of one | db
-rnn_step_backward | sum over everything | np.sum(dforward, axis=0) | np.sum(dforward) | summed too far | db
 rnn_step_backward | dx and dprev_h returned the wrong way round | return dx, dprev_h, dWx | return dprev_h, dx, dWx | results swapped
 rnn_step_backward | weights' gradients averaged | dWx = np.dot(x.T, dforward) | dWx = np.dot(x.T, dforward) / len(x) | mean for a sum | dWx
 rnn_step_backward | clipped | return dx, dprev_h, dWx, dWh, db | return dx, dprev_h, np.clip(dWx, -5, 5), dWh, db | gradient clipped | dWx
+rnn_step_backward | derivative twice | dnext_h * (1 - next_h ** 2) | dnext_h * (1 - next_h ** 2) ** 2 | derivative of tanh wrong
+rnn_step_backward | factor two | dnext_h * (1 - next_h ** 2) | dnext_h * (1 - 2 * next_h) | derivative of tanh wrong
+rnn_step_backward | derivative in dx alone forgotten | dx = np.dot(dforward, Wx.T) | dx = np.dot(dnext_h, Wx.T) | wrong variable | dx
+rnn_step_backward | upstream in db | db = np.sum(dforward, axis=0) | db = np.sum(dnext_h, axis=0) | wrong variable | db
+rnn_step_backward | sign of dWh | dWh = np.dot(prev_h.T, dforward) | dWh = -np.dot(prev_h.T, dforward) | sign | dWh
+rnn_step_backward | last sample alone | np.sum(dforward, axis=0) | dforward[-1] | sum over the batch missing | db
+rnn_step_backward | bias gradient from the derivative alone | db = np.sum(dforward, axis=0) | db = np.sum(1 - next_h ** 2, axis=0) | wrong variable | db
+rnn_step_backward | two at once | dx = np.dot(dforward, Wx.T)\n    dprev_h = np.dot(dforward, Wh.T) | dx = -np.dot(dforward, Wx.T)\n    dprev_h = np.dot(dforward, Wh) | transposed weight
+rnn_step_backward | weights averaged, all | dWx = np.dot(x.T, dforward)\n    dWh = np.dot(prev_h.T, dforward)\n    db = np.sum(dforward, axis=0) | dWx = np.dot(x.T, dforward) / len(x)\n    dWh = np.dot(prev_h.T, dforward) / len(x)\n    db = np.mean(dforward, axis=0) | mean for a sum
 rnn_forward | state not carried | x[:, t, :], prev, Wx | x[:, t, :], h0, Wx | state not carried | time step 1, 2, 3
 rnn_forward | first state ignored | prev = h0 | prev = np.zeros_like(h0) | state not reset
 rnn_forward | last step left out | for t in range(T): | for t in range(T - 1): | step left out | time step 3
@@ -707,6 +718,14 @@ rnn_forward | first step left out | for t in range(T): | for t in range(1, T): |
 rnn_forward | axes of steps and samples | return h, cache | return h.transpose(1, 0, 2), cache | transposed
 rnn_forward | last state alone | return h, cache | return prev, cache | summed too far
 rnn_forward | zeros carried | prev, step = rnn_step_forward(x[:, t, :], prev, Wx, Wh, b) | prev, step = rnn_step_forward(x[:, t, :], h0 if t == 0 else np.zeros((N, H)), Wx, Wh, b) | state not carried
+rnn_forward | cumulative | h[:, t, :] = prev | h[:, t, :] = h[:, t - 1, :] + prev | added up over steps
+rnn_forward | only at the last step filled | h[:, t, :] = prev | h[:, -1, :] = prev | wrong time step
+rnn_forward | tanh once more | h[:, t, :] = prev | h[:, t, :] = np.tanh(prev) | activation twice
+rnn_forward | state of the output before | rnn_step_forward(x[:, t, :], prev, Wx | rnn_step_forward(x[:, t, :], h[:, t - 1, :], Wx | state not reset
+rnn_forward | input of the next step | x[:, t, :], prev | x[:, (t + 1) % T, :], prev | wrong time step
+rnn_forward | same weights twice | rnn_step_forward(x[:, t, :], prev, Wx, Wh, b) | rnn_step_forward(x[:, t, :], prev, Wx, Wh.T, b) | transposed weight
+rnn_forward | no bias | rnn_step_forward(x[:, t, :], prev, Wx, Wh, b) | rnn_step_forward(x[:, t, :], prev, Wx, Wh, np.zeros_like(b)) | bias missing
+rnn_forward | mean of inputs | x[:, t, :], prev | x.mean(axis=1), prev | wrong time step
 rnn_backward | carried gradient not added | dh[:, t, :] + dprev | dh[:, t, :] | dh not added | time step 0, 1, 2
 rnn_backward | gradient of the step's loss not added | dh[:, t, :] + dprev | dprev if t < T - 1 else dh[:, t, :] | dh not added
 rnn_backward | overwritten | dWx += dWxt | dWx = dWxt | not added up over steps | dWx
@@ -730,10 +749,23 @@ rnn_backward | cache of the other end | cache[t] | cache[T - 1 - t] | wrong time
 rnn_backward | first step left out | range(T - 1, -1, -1) | range(T - 1, 0, -1) | step left out
 rnn_backward | last step left out | range(T - 1, -1, -1) | range(T - 2, -1, -1) | step left out
 rnn_backward | sign of what is carried | dh[:, t, :] + dprev | dh[:, t, :] - dprev | sign
-rnn_backward | bias gradient forgotten | db += dbt | pass | term missing | db
+rnn_backward | bias gradient forgotten | db += dbt | pass | left at zero | db
+rnn_backward | dx at the step before | dx[:, t, :] = dxt | dx[:, t - 1, :] = dxt | wrong time step
+rnn_backward | dx not filled | dx[:, t, :] = dxt | pass | left at zero | dx
+rnn_backward | dWh overwritten | dWh += dWht | dWh = dWht | not added up over steps | dWh
+rnn_backward | dh summed over the steps that follow | dcurrent = dh[:, t, :] + dprev | dcurrent = dh[:, t:, :].sum(axis=1) + dprev | wrong time step
+rnn_backward | dh of the first step again | dh0 = dprev | dh0 = dprev + dh[:, 0, :] | dh added twice | dh0
+rnn_backward | carried gradient halved | dh[:, t, :] + dprev | (dh[:, t, :] + dprev) / 2 | mean for a sum
+rnn_backward | dWx and dWh mixed | return dx, dh0, dWx, dWh, db\n\n\ndef word | return dx, dh0, dWx, dWh.T, db\n\n\ndef word | transposed | dWh
+rnn_backward | bias gradient of the last step | db += dbt | db = dbt if t == T - 1 else db | not added up over steps | db
+rnn_backward | dh0 divided by steps | dh0 = dprev | dh0 = dprev / T | mean for a sum | dh0
+rnn_backward | last step of dh for all | dh[:, t, :] + dprev | dh[:, -1, :] + dprev | wrong time step
+rnn_backward | clipped | dh0 = dprev | dWx = np.clip(dWx, -5, 5)\n    dWh = np.clip(dWh, -5, 5)\n    db = np.clip(db, -5, 5)\n    dh0 = dprev | gradient clipped
 word_embedding_forward | ids off by one | W[x, :] | W[x - 1, :] | words off by one
 word_embedding_forward | scaled | W[x, :] | W[x, :] * np.sqrt(W.shape[1]) | vectors changed
 word_embedding_forward | NULL left at zero | W[x, :] | W[x, :] * (x > 0)[:, :, None] | vectors changed
+word_embedding_forward | normalised | W[x, :] | W[x, :] / np.linalg.norm(W[x, :], axis=2, keepdims=True) | vectors changed
+word_embedding_forward | tanh | W[x, :] | np.tanh(W[x, :]) | vectors changed
 word_embedding_backward | scatter by += | np.add.at(dW, x, dout) | dW[x] += dout | scatter without adding
 word_embedding_backward | scatter by = | np.add.at(dW, x, dout) | dW[x] = dout | scatter without adding
 word_embedding_backward | caption by caption | np.add.at(dW, x, dout) | for n in range(len(x)):\n        dW[x[n]] += dout[n] | scatter without adding
@@ -745,6 +777,11 @@ word_embedding_backward | NULL's gradient left out | np.add.at(dW, x, dout) | np
 word_embedding_backward | sized by the words seen | dW = np.zeros(shape) | dW = np.zeros((x.max() + 1, shape[1])) | table too small
 word_embedding_backward | starts as ones | dW = np.zeros(shape) | dW = np.ones(shape) | not started at zero
 word_embedding_backward | integers | np.add.at(dW, x, dout) | np.add.at(dW, x, dout.astype(int)) | integers
+word_embedding_backward | first place alone | np.add.at(dW, x, dout) | np.add.at(dW, x[:, :1], dout[:, :1]) | 
+word_embedding_backward | START's place left out | np.add.at(dW, x, dout) | np.add.at(dW, x[:, 1:], dout[:, 1:]) | scatter wrong
+word_embedding_backward | counts for gradients | np.add.at(dW, x, dout) | np.add.at(dW, x, np.ones_like(dout)) | scatter wrong
+word_embedding_backward | subtracted | np.add.at(dW, x, dout) | np.subtract.at(dW, x, dout) | s
+word_embedding_backward | mean over all places | np.add.at(dW, x, dout) | np.add.at(dW, x, dout / x.size) | mean for a sum
 lstm_step_forward | gates i, f, g, o | o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:]) | g = np.tanh(a[:, 2 * H:3 * H])\n    o = sigmoid(a[:, 3 * H:]) | gates swapped | o, g
 lstm_step_forward | forget and input gate | f * prev_c + i * g | i * prev_c + f * g | gates swapped | i, f
 lstm_step_forward | no tanh of the cell | o * tanh_next_c | o * next_c | missing activation | next_h
@@ -773,7 +810,27 @@ lstm_step_forward | old state added | next_h = o * tanh_next_c | next_h = o * ta
 lstm_step_forward | minus | f * prev_c + i * g | f * prev_c - i * g | sign
 lstm_step_forward | brackets | f * prev_c + i * g | f * (prev_c + i * g) | brackets wrong
 lstm_step_forward | o without tanh, tanh outside | next_h = o * tanh_next_c | next_h = np.tanh(o * next_c) | activation of a part
-lstm_step_forward | negative exponent | f = sigmoid(a[:, H:2 * H]) | f = sigmoid(-a[:, H:2 * H]) | sign | gate f
+lstm_step_forward | negative exponent | o = sigmoid(a[:, 2 * H:3 * H]) | o = sigmoid(-a[:, 2 * H:3 * H]) | sign | gate o
+lstm_step_forward | i and g swapped as blocks | i = sigmoid(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H])\n    o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:]) | g = np.tanh(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H])\n    o = sigmoid(a[:, 2 * H:3 * H])\n    i = sigmoid(a[:, 3 * H:]) | gates swapped | i, g
+lstm_step_forward | f, i, o, g | i = sigmoid(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H]) | f = sigmoid(a[:, 0:H])\n    i = sigmoid(a[:, H:2 * H]) | gates swapped | i, f
+lstm_step_forward | i, f, g, o and no tanh of the cell | o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:]) && next_h = o * tanh_next_c | g = np.tanh(a[:, 2 * H:3 * H])\n    o = sigmoid(a[:, 3 * H:]) && next_h = o * next_c | gates swapped
+lstm_step_forward | sigmoid for both tanh | g = np.tanh(a[:, 3 * H:]) && tanh_next_c = np.tanh(next_c) | g = sigmoid(a[:, 3 * H:]) && tanh_next_c = sigmoid(next_c) | wrong activation
+lstm_step_forward | tanh for i, no tanh of g | i = sigmoid(a[:, 0:H]) && g = np.tanh(a[:, 3 * H:]) | i = np.tanh(a[:, 0:H]) && g = a[:, 3 * H:] | activation
+lstm_step_forward | cell added to the state | next_h = o * tanh_next_c | next_h = o + tanh_next_c | sum for a product
+lstm_step_forward | f for o | next_h = o * tanh_next_c | next_h = f * tanh_next_c | gates swapped
+lstm_step_forward | i for o | next_h = o * tanh_next_c | next_h = i * tanh_next_c | gates swapped
+lstm_step_forward | f twice | f * prev_c + i * g | f * prev_c + f * g | gates swapped
+lstm_step_forward | no input gate | f * prev_c + i * g | f * prev_c + g | factor missing
+lstm_step_forward | no forget gate | f * prev_c + i * g | prev_c + i * g | factor missing
+lstm_step_forward | no output gate | next_h = o * tanh_next_c | next_h = tanh_next_c | factor missing
+lstm_step_forward | state for the cell | f * prev_c + i * g | f * prev_h + i * g | wrong variable
+lstm_step_forward | bias added to the gates | + prev_h.dot(Wh) + b | + prev_h.dot(Wh) + b + b | added twice
+lstm_step_forward | no state | x.dot(Wx) + prev_h.dot(Wh) + b | x.dot(Wx) + b | state not carried
+lstm_step_forward | tanh of tanh | g = np.tanh(a[:, 3 * H:]) | g = np.tanh(np.tanh(a[:, 3 * H:])) | activation twice
+lstm_step_forward | sigmoid before the split | i = sigmoid(a[:, 0:H]) | i = sigmoid(sigmoid(a[:, 0:H])) | activation twice
+lstm_step_forward | softmax over units | i = sigmoid(a[:, 0:H]) | e = np.exp(a[:, 0:H])\n    i = e / e.sum(axis=1, keepdims=True) | wrong activation
+lstm_step_forward | leaky ReLU for g | g = np.tanh(a[:, 3 * H:]) | g = np.maximum(a[:, 3 * H:], 0.01 * a[:, 3 * H:]) | wrong activation
+lstm_step_forward | peephole of i and f | i = sigmoid(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H]) | i = sigmoid(a[:, 0:H] + prev_c)\n    f = sigmoid(a[:, H:2 * H] + prev_c) | term added
 lstm_step_backward | no sigmoid derivative of f | dgate_f * f * (1 - f) | dgate_f | missing derivative of sigmoid | gate f
 lstm_step_backward | no tanh derivative of g | dgate_g * (1 - g ** 2) | dgate_g | missing derivative of tanh | gate g
 lstm_step_backward | sigmoid derivative for g | (1 - g ** 2) | g * (1 - g) | derivative of sigmoid instead of tanh | gate g
@@ -805,7 +862,7 @@ lstm_step_backward | dh as it is into the cell | o * (1 - tanh_next_c ** 2) * dn
 lstm_step_backward | state of the wrong side in dWh | dWh = prev_h.T.dot(da) | dWh = (o * tanh_next_c).T.dot(da) | wrong variable | dWh
 lstm_step_backward | cell in dWh | dWh = prev_h.T.dot(da) | dWh = prev_c.T.dot(da) | wrong variable | dWh
 lstm_step_backward | dprev_c twice | dprev_c = dcell * f | dprev_c = dcell * f + dcell * f | added twice | dprev_c
-lstm_step_backward | dprev_c by i | dprev_c = dcell * f | dprev_c = dcell * i | wrong variable | dprev_c
+lstm_step_backward | dprev_c by i | dprev_c = dcell * f | dprev_c = dcell * i | gates swapped | dprev_c
 lstm_step_backward | dprev_h and dprev_c returned the wrong way round | return dx, dprev_h, dprev_c, dWx | return dx, dprev_c, dprev_h, dWx | results swapped
 lstm_step_backward | upstream gradients unpacked the wrong way round | dcell = dnext_c + o | dnext_h, dnext_c = dnext_c, dnext_h\n    dcell = dnext_c + o | arguments swapped
 lstm_step_backward | plus in a derivative | dai = dgate_i * i * (1 - i) | dai = dgate_i * i * (1 + i) | derivative of sigmoid wrong | gate i
@@ -814,6 +871,25 @@ lstm_step_backward | bias gradient averaged | db = np.sum(da, axis=0)\n    retur
 lstm_step_backward | keepdims | db = np.sum(da, axis=0)\n    return dx, dprev_h, dprev_c | db = np.sum(da, axis=0, keepdims=True)\n    return dx, dprev_h, dprev_c | axis of one | db
 lstm_step_backward | cell's derivative of the cell | (1 - tanh_next_c ** 2) | (1 - np.arctanh(tanh_next_c) ** 2) | derivative of tanh wrong
 lstm_step_backward | cell's derivative of the old cell | (1 - tanh_next_c ** 2) | (1 - np.tanh(prev_c) ** 2) | wrong variable
+lstm_step_backward | i and f wrong alike | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f) | dai = dgate_i * (1 - i ** 2)\n    daf = dgate_f * (1 - f ** 2) | derivative of tanh instead of sigmoid | gate
+lstm_step_backward | tanh derivative in all gates | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o) | dai = dgate_i * (1 - i ** 2)\n    daf = dgate_f * (1 - f ** 2)\n    dao = dgate_o * (1 - o ** 2) | derivative of tanh instead of sigmoid | gate
+lstm_step_backward | sigmoid derivative in all gates | dag = dgate_g * (1 - g ** 2) | dag = dgate_g * g * (1 - g) | derivative of sigmoid instead of tanh | gate g
+lstm_step_backward | tanh of tanh | (1 - tanh_next_c ** 2) | (1 - np.tanh(tanh_next_c) ** 2) | derivative of tanh wrong
+lstm_step_backward | square forgotten | (1 - tanh_next_c ** 2) | (1 - tanh_next_c) | derivative of tanh wrong
+lstm_step_backward | df from the new cell | dgate_f = dcell * prev_c | dgate_f = dcell * np.arctanh(tanh_next_c) | wrong variable | gate f
+lstm_step_backward | dc without o in one path | o * (1 - tanh_next_c ** 2) * dnext_h | (1 - tanh_next_c ** 2) * dnext_h | factor missing
+lstm_step_backward | i for o in dc | dnext_c + o * ( | dnext_c + i * ( | gates swapped
+lstm_step_backward | dg with g | dgate_g = dcell * i | dgate_g = dcell * g | gates swapped
+lstm_step_backward | dg and di exchanged | dgate_i = dcell * g && dgate_g = dcell * i | dgate_i = dcell * i && dgate_g = dcell * g | gates swapped
+lstm_step_backward | dWx and dWh exchanged | return dx, dprev_h, dprev_c, dWx, dWh, db | return dx, dprev_h, dprev_c, dWh, dWx, db | results swapped
+lstm_step_backward | weight not transposed | dprev_h = da.dot(Wh.T) | dprev_h = da.dot(Wh.reshape(Wh.shape[::-1])) | reshape for a transpose | dprev_h
+lstm_step_backward | dprev_h not sent through the weights | dprev_h = da.dot(Wh.T) | dprev_h = np.zeros_like(prev_h) | left at zero | dprev_h
+lstm_step_backward | dnext_h added to dprev_h | dprev_h = da.dot(Wh.T) | dprev_h = da.dot(Wh.T) + dnext_h | term added | dprev_h
+lstm_step_backward | dnext_c added to dprev_c | dprev_c = dcell * f | dprev_c = dcell * f + dnext_c | term added | dprev_c
+lstm_step_backward | sign of g and transposed weight | dag = dgate_g * && dprev_h = da.dot(Wh.T) | dag = -dgate_g * && dprev_h = da.dot(-Wh.T) | sign
+lstm_step_backward | clipped | return dx, dprev_h, dprev_c, dWx, dWh, db | return dx, dprev_h, dprev_c, np.clip(dWx, -1, 1), dWh, db | gradient clipped | dWx
+lstm_step_backward | dx averaged | dx = da.dot(Wx.T) | dx = da.dot(Wx.T) / len(x) | mean for a sum | dx
+lstm_step_backward | stacked in another order | (dai, daf, dao, dag) | (dag, dao, daf, dai) | gates swapped
 lstm_forward | cell not carried | prev_h, prev_c, step = lstm | prev_h, _, step = lstm | state not carried
 lstm_forward | cell starts as h0 | prev_c = np.zeros((N, H)) | prev_c = h0 | state not reset
 lstm_forward | a typing error | prev_c = np.zeros((N, H)) | prev_c = np.zeros(N, H) | raises an error | np.zeros(N, H)
@@ -826,6 +902,13 @@ lstm_forward | stacked and reshaped | return h, cache\n\n\ndef lstm_backward | h
 lstm_forward | state starts as zeros | prev_h = h0 | prev_h = np.zeros_like(h0) | state not reset
 lstm_forward | tanh of h0 | prev_h = h0 | prev_h = np.tanh(h0) | activation twice
 lstm_forward | h0 starts the cell instead | prev_h = h0\n    prev_c = np.zeros((N, H)) | prev_h = np.zeros((N, H))\n    prev_c = h0 | state not reset
+lstm_forward | state for the cell carried | h[:, t, :] = prev_h\n        cache.append(step)\n    return h, cache\n\n\ndef lstm_backward | h[:, t, :] = prev_h\n        prev_c = prev_h\n        cache.append(step)\n    return h, cache\n\n\ndef lstm_backward | state not carried
+lstm_forward | tanh of the cell for h | h[:, t, :] = prev_h\n | h[:, t, :] = np.tanh(prev_c)\n | wrong variable
+lstm_forward | last step left out | for t in range(T):\n        prev_h, prev_c, step | for t in range(T - 1):\n        prev_h, prev_c, step | step left out
+lstm_forward | runs backwards | for t in range(T):\n        prev_h, prev_c, step | for t in reversed(range(T)):\n        prev_h, prev_c, step | steps in the wrong order
+lstm_forward | cell starts as ones | prev_c = np.zeros((N, H)) | prev_c = np.ones((N, H)) | state not reset
+lstm_forward | first input at each step | x[:, t, :], prev_h | x[:, 0, :], prev_h | wrong time step
+lstm_forward | stored before the step | prev_h, prev_c, step = lstm_step_forward(x[:, t, :], prev_h, prev_c, Wx, Wh, b)\n        h[:, t, :] = prev_h | h[:, t, :] = prev_h\n        prev_h, prev_c, step = lstm_step_forward(x[:, t, :], prev_h, prev_c, Wx, Wh, b) | statements in the wrong order
 lstm_backward | gradient of the cell not carried | dnext_c = dprev_c | dnext_c = np.zeros((N, H)) | dc not carried
 lstm_backward | carried state gradient not added | dh[:, t, :] + dprev_h | dh[:, t, :] | dh not added
 lstm_backward | bias gradient overwritten | db += dbt | db = dbt | not added up over steps | db
@@ -844,11 +927,25 @@ lstm_backward | dh0 left at zero | dh0 = dprev_h | dh0 = np.zeros((N, H)) | left
 lstm_backward | forward in time | for t in reversed(range(T)): | for t in range(T): | steps in the wrong order
 lstm_backward | last step's cache | cache[t] | cache[-1] | wrong time step
 lstm_backward | dWx and dWh averaged over steps | dh0 = dprev_h | dWx, dWh = dWx / T, dWh / T\n    dh0 = dprev_h | mean for a sum
+lstm_backward | dc is that of the state | dnext_c = dprev_c | dnext_c = dprev_h | dc not carried
+lstm_backward | all overwritten | dWx += dWxt\n        dWh += dWht\n        db += dbt\n    dh0 = dprev_h | dWx, dWh, db = dWxt, dWht, dbt\n    dh0 = dprev_h | not added up over steps
+lstm_backward | dh0 of the first step's loss | dh0 = dprev_h | dh0 = dh[:, 0, :] | dh not carried | dh0
+lstm_backward | dh0 before the step | dh0 = dprev_h | dh0 = dnext_h | dh not carried | dh0
+lstm_backward | last gradient twice | dprev_h = np.zeros((N, H)) | dprev_h = dh[:, -1, :] | dh added twice
+lstm_backward | dx reshaped | return dx, dh0, dWx, dWh, db\n\n\ndef temporal | dx = np.array([dx[:, t] for t in range(T)]).reshape(N, T, D)\n    return dx, dh0, dWx, dWh, db\n\n\ndef temporal | reshape for a transpose | dx
+lstm_backward | mean over samples | dh0 = dprev_h | dWx, dWh, db = dWx / N, dWh / N, db / N\n    dh0 = dprev_h | mean for a sum
+lstm_backward | first step left out | for t in reversed(range(T)): | for t in reversed(range(1, T)): | step left out
+lstm_backward | dh twice | dnext_h = dh[:, t, :] + dprev_h | dnext_h = dh[:, t, :] + dh[:, t, :] + dprev_h | added twice
 affine_forward | bias twice | .dot(w) + b\n    return out, (x, w, b) | .dot(w) + b + b\n    return out, (x, w, b) | added twice
 affine_backward | not reshaped back | dx = dout.dot(w.T).reshape(x.shape) | dx = dout.dot(w.T) | not reshaped back | dx
+affine_backward | mean over the batch | dw = x.reshape(x.shape[0], -1).T.dot(dout) | dw = x.reshape(x.shape[0], -1).T.dot(dout) / len(x) | mean for a sum | dw
+affine_backward | bias gradient averaged | db = np.sum(dout, axis=0)\n    return dx, dw, db\n\n\ndef temporal_softmax | db = np.mean(dout, axis=0)\n    return dx, dw, db\n\n\ndef temporal_softmax | mean for a sum | db
+temporal_affine_forward | no bias | .reshape(N, T, M) + b | .reshape(N, T, M) | bias missing
 temporal_affine_backward | sum over steps missing | dout.sum(axis=(0, 1)) | dout.sum(axis=0) | sum over the batch missing | db
 temporal_affine_backward | averaged | dw = dout.reshape(N * T, M).T.dot(x.reshape(N * T, D)).T | dw = dout.reshape(N * T, M).T.dot(x.reshape(N * T, D)).T / N | mean for a sum | dw
 temporal_affine_backward | reshape for a transpose | dw = dout.reshape(N * T, M).T.dot(x.reshape(N * T, D)).T | dw = x.reshape(D, N * T).dot(dout.reshape(N * T, M)) | reshape for a transpose | dw
+temporal_affine_backward | bias over steps | db = dout.sum(axis=(0, 1)) | db = dout.mean(axis=(0, 1)) | mean for a sum | db
+temporal_affine_backward | dx left at zero | dx = dout.reshape(N * T, M).dot(w.T).reshape(N, T, D) | dx = np.zeros_like(x) | left at zero | dx
 temporal_softmax_loss | no mask | np.sum(mask_flat * np.log(probs[np.arange(N * T), y_flat])) | np.sum(np.log(probs[np.arange(N * T), y_flat])) | mask ignored | loss
 temporal_softmax_loss | gradient not masked | dx_flat *= mask_flat[:, None] | pass | mask ignored | dx
 temporal_softmax_loss | mean over words | y_flat])) / N | y_flat])) / (N * T) | mean for a sum | loss
@@ -873,6 +970,15 @@ temporal_softmax_loss | softmax over steps | probs /= np.sum(probs, axis=1, keep
 temporal_softmax_loss | softmax over rows | probs /= np.sum(probs, axis=1, keepdims=True) | probs = np.exp(x_flat)\n    probs /= np.sum(probs, axis=0, keepdims=True) | wrong axis
 temporal_softmax_loss | base 2 | np.log(probs | np.log2(probs | wrong logarithm | loss
 temporal_softmax_loss | one masked | y_flat] -= 1 && dx_flat *= mask_flat[:, None] | y_flat] -= mask_flat && pass | mask ignored | dx
+temporal_softmax_loss | targets of the next step | y_flat = y.reshape(N * T) | y_flat = np.roll(y, -1, axis=1).reshape(N * T) | captions off by one
+temporal_softmax_loss | loss not divided | y_flat])) / N | y_flat])) | sum for a mean | loss
+temporal_softmax_loss | masked scores | x_flat = x.reshape(N * T, V) | x_flat = (x * mask[:, :, None]).reshape(N * T, V) | mask ignored
+temporal_softmax_loss | probability minus one everywhere | dx_flat = probs.copy() | dx_flat = probs * (1 - probs) | factor wrong | dx
+temporal_softmax_loss | gradient of scores | dx_flat = probs.copy() | dx_flat = x_flat.copy() | exponential missing | dx
+temporal_softmax_loss | sign of the gradient | dx_flat *= mask_flat[:, None] | dx_flat *= -mask_flat[:, None] | sign | dx
+temporal_softmax_loss | gradient over steps | dx_flat /= N | dx_flat /= T | mean for a sum | dx
+temporal_softmax_loss | entropy | np.log(probs[np.arange(N * T), y_flat]) | probs[np.arange(N * T), y_flat] * np.log(probs[np.arange(N * T), y_flat]) | 
+temporal_softmax_loss | gradient mean over words that count | dx_flat /= N | dx_flat /= mask.sum() | mean for a sum | dx
 CaptioningRNN.loss | targets are the inputs | captions_out = captions[:, 1:] | captions_out = captions[:, :-1] | captions off by one
 CaptioningRNN.loss | inputs are the targets | captions_in = captions[:, :-1] | captions_in = captions[:, 1:] | captions off by one
 CaptioningRNN.loss | mask of the inputs | mask = captions_out != self._null | mask = captions_in != self._null | mask ignored
@@ -894,6 +1000,16 @@ CaptioningRNN.loss | loss divided again | return loss, grads | return loss / len
 CaptioningRNN.loss | loss of the wrong sign | return loss, grads | return -loss, grads | sign | loss
 CaptioningRNN.loss | targets' words for inputs | word_embedding_forward(captions_in, W_embed) | word_embedding_forward(captions_out, W_embed) | captions off by one
 CaptioningRNN.loss | bias gradient averaged | grads["b_proj"] = dh0.sum(axis=0) | grads["b_proj"] = dh0.mean(axis=0) | mean for a sum | b_proj
+CaptioningRNN.loss | gradients of the wrong weights | grads["W_proj"] = features.T.dot(dh0) | grads["W_proj"] = -features.T.dot(dh0) | sign | W_proj
+CaptioningRNN.loss | no bias of the vocabulary | temporal_affine_forward(h, W_vocab, b_vocab) | temporal_affine_forward(h, W_vocab, np.zeros_like(b_vocab)) | bias missing
+CaptioningRNN.loss | tanh of h | temporal_affine_forward(h, W_vocab, b_vocab) | temporal_affine_forward(np.tanh(h), W_vocab, b_vocab) | activation twice
+CaptioningRNN.loss | words' gradient to the targets | word_embedding_backward(dx, cache_embed) | word_embedding_backward(dx, (captions_out, W_embed.shape)) | captions off by one | W_embed
+CaptioningRNN.loss | inputs masked | temporal_softmax_loss(scores, captions_out, mask) | temporal_softmax_loss(scores, captions_in, mask) | captions off by one
+CaptioningRNN.loss | image's gradient summed over steps | features.T.dot(dh0) && dh0.sum(axis=0) | features.T.dot(dh.sum(axis=1)) && dh.sum(axis=(0, 1)) | dh not carried | W_proj
+CaptioningRNN.loss | loss divided by steps | return loss, grads | return loss / captions_out.shape[1], grads | mean for a sum | loss
+CaptioningRNN.loss | mask of START in the inputs | captions_out != self._null | (captions_out != self._null) & (captions_in != self._start) | mask ignored
+CaptioningRNN.loss | image's bias gradient forgotten | grads["b_proj"] = dh0.sum(axis=0) | grads["b_proj"] = np.zeros_like(b_proj) | left at zero | b_proj
+CaptioningRNN.loss | sum over features' rows forgotten | grads["b_proj"] = dh0.sum(axis=0) | grads["b_proj"] = dh0[0] | sum over the batch missing | b_proj
 CaptioningRNN.sample | word not fed back | word = np.argmax(scores, axis=1)\n            captions[:, t] = word | captions[:, t] = np.argmax(scores, axis=1) | word not fed back
 CaptioningRNN.sample | starts with NULL | word = self._start * | word = self._null * | wrong start
 CaptioningRNN.sample | state not carried | h, _ = rnn_step_forward(x, h, Wx | h, _ = rnn_step_forward(x, features.dot(W_proj) + b_proj, Wx | state not carried
@@ -907,20 +1023,33 @@ CaptioningRNN.sample | tanh of h0 | h = features.dot(W_proj) + b_proj\n        c
 CaptioningRNN.sample | cell starts as h0 | c = np.zeros_like(h) | c = h.copy() | state not reset
 CaptioningRNN.sample | starts with END | word = self._start * | word = self._end * | wrong start
 CaptioningRNN.sample | START in the first column | captions[:, t] = word\n | captions[:, (t + 1) % max_length] = word\n        captions[:, 0] = self._start\n | captions off by one
-CaptioningRNN.sample | scores before the step | x, _ = word_embedding_forward(word, W_embed) && scores = h.dot(W_vocab) + b_vocab | scores = h.dot(W_vocab) + b_vocab\n            x, _ = word_embedding_forward(word, W_embed) && pass | statements in the wrong order
+CaptioningRNN.sample | scores before the step | scores = h.dot(W_vocab) + b_vocab && x, _ = word_embedding_forward(word, W_embed) | pass && scores = h.dot(W_vocab) + b_vocab\n            x, _ = word_embedding_forward(word, W_embed) | statements in the wrong order
 CaptioningRNN.sample | no bias of the image | h = features.dot(W_proj) + b_proj\n        c | h = features.dot(W_proj)\n        c | bias missing
 CaptioningRNN.sample | no bias of the scores | h.dot(W_vocab) + b_vocab | h.dot(W_vocab) | bias missing
 CaptioningRNN.sample | scores of the cell | scores = h.dot(W_vocab) + b_vocab | scores = (h if self.cell_type == "rnn" else c).dot(W_vocab) + b_vocab | wrong variable
+CaptioningRNN.sample | state starts as zeros | h = features.dot(W_proj) + b_proj\n        c | h = np.zeros_like(features.dot(W_proj) + b_proj)\n        c | state not reset
+CaptioningRNN.sample | every step reads NULL | word = np.argmax(scores, axis=1)\n            captions[:, t] = word | captions[:, t] = np.argmax(scores, axis=1)\n            word = self._null * np.ones(N, dtype=np.int32) | word not fed back
+CaptioningRNN.sample | cell reset at each step | h, c, _ = lstm_step_forward(x, h, c, Wx | h, c, _ = lstm_step_forward(x, h, np.zeros_like(c), Wx | state not carried
+CaptioningRNN.sample | first word left out | np.argmax(scores, axis=1) | np.argmax(scores[:, 1:], axis=1) | words off by one
+CaptioningRNN.sample | NULL never chosen | np.argmax(scores, axis=1) | np.argmax(scores[:, 1:], axis=1) + 1 | wrong word
+CaptioningRNN.sample | largest in magnitude | np.argmax(scores, axis=1) | np.argmax(np.abs(scores), axis=1) | wrong word
+CaptioningRNN.sample | first step left out | for t in range(max_length): | for t in range(1, max_length): | step left out
+CaptioningRNN.sample | last step left out | for t in range(max_length): | for t in range(max_length - 1): | step left out
+CaptioningRNN.sample | state and cell exchanged | h, c, _ = lstm | c, h, _ = lstm | results swapped
 sgd | uphill | w -= config["learning_rate"] * dw | w += config["learning_rate"] * dw | sign
-sgd | no learning rate | w -= config["learning_rate"] * dw | w -= dw | wrong step
+sgd | no learning rate | w -= config["learning_rate"] * dw | w -= dw | factor missing
+sgd | learning rate divides | config["learning_rate"] * dw | dw / config["learning_rate"] | wrong step
+sgd | sign of the gradient alone | config["learning_rate"] * dw | config["learning_rate"] * np.sign(dw) | wrong step
 sgd_momentum | momentum the wrong way | - config["learning_rate"] * dw | + config["learning_rate"] * dw | sign
 sgd_momentum | velocity not kept | config["velocity"] = v | pass | state not carried
 sgd_momentum | velocity subtracted | next_w = w + v | next_w = w - v | sign
 sgd_momentum | Nesterov | next_w = w + v | next_w = w + config["momentum"] * v - config["learning_rate"] * dw | Nesterov
 sgd_momentum | damped | - config["learning_rate"] * dw | - (1 - config["momentum"]) * config["learning_rate"] * dw | factor wrong
-sgd_momentum | rate times velocity | v = config["momentum"] * v - config["learning_rate"] * dw\n    next_w = w + v | v = config["momentum"] * v - dw\n    next_w = w + config["learning_rate"] * v | learning rate
 sgd_momentum | momentum of both | config["momentum"] * v - config["learning_rate"] * dw | config["momentum"] * (v - config["learning_rate"] * dw) | brackets wrong
-sgd_momentum | gradient alone | next_w = w + v | next_w = w - config["learning_rate"] * dw | wrong step
+sgd_momentum | no learning rate | - config["learning_rate"] * dw | - dw | factor missing
+sgd_momentum | no momentum | v = config["momentum"] * v | v = v | factor missing
+sgd_momentum | mean of gradients | v = config["momentum"] * v - config["learning_rate"] * dw | v = config["momentum"] * v - (1 - config["momentum"]) * dw | 
+sgd_momentum | another momentum | config.setdefault("momentum", 0.9) | config.setdefault("momentum", 0.99) | another default
 rmsprop | no root | np.sqrt(config["cache"]) | config["cache"] | square root missing
 rmsprop | decay at the other term | config["decay_rate"] * config["cache"] + (1 - config["decay_rate"]) * dw ** 2 | (1 - config["decay_rate"]) * config["cache"] + config["decay_rate"] * dw ** 2 | weights of a mean swapped
 rmsprop | factor missing | (1 - config["decay_rate"]) * dw ** 2 | dw ** 2 | factor missing
@@ -929,6 +1058,11 @@ rmsprop | not squared | * dw ** 2 | * dw | factor wrong
 rmsprop | epsilon inside the root | (np.sqrt(config["cache"]) + config["epsilon"]) | np.sqrt(config["cache"] + config["epsilon"]) | epsilon inside the root
 rmsprop | update before the cache | config["cache"] = config["decay_rate"] * config["cache"] + (1 - config["decay_rate"]) * dw ** 2\n    next_w = w - config["learning_rate"] * dw / (np.sqrt(config["cache"]) + config["epsilon"]) | next_w = w - config["learning_rate"] * dw / (np.sqrt(config["cache"]) + config["epsilon"])\n    config["cache"] = config["decay_rate"] * config["cache"] + (1 - config["decay_rate"]) * dw ** 2 | statements in the wrong order
 rmsprop | brackets | dw / (np.sqrt(config["cache"]) + config["epsilon"]) | dw / np.sqrt(config["cache"]) + config["epsilon"] | brackets wrong
+rmsprop | no cache in the step | / (np.sqrt(config["cache"]) + config["epsilon"]) | / (np.abs(dw) + config["epsilon"]) | 
+rmsprop | uphill | next_w = w - | next_w = w + | sign
+rmsprop | no epsilon | (np.sqrt(config["cache"]) + config["epsilon"]) | np.sqrt(config["cache"]) | term missing
+rmsprop | multiplied | dw / (np.sqrt(config["cache"]) + config["epsilon"]) | dw * (np.sqrt(config["cache"]) + config["epsilon"]) | factor wrong
+rmsprop | another decay | config.setdefault("decay_rate", 0.99) | config.setdefault("decay_rate", 0.9) | another default
 adam | no bias correction | mt = config["m"] / (1 - config["beta1"] ** config["t"]) | mt = config["m"] | bias correction missing
 adam | t not counted | config["t"] += 1 | config["t"] = 1 | step not counted
 adam | no square | (dw * dw) | dw | factor wrong
@@ -947,6 +1081,15 @@ adam | weights of m swapped | config["beta1"] * config["m"] + (1 - config["beta1
 adam | uphill | w - config["learning_rate"] * mt | w + config["learning_rate"] * mt | sign
 adam | gradient for m | * mt / | * dw / | wrong variable
 adam | another default | config.setdefault("beta2", 0.999) | config.setdefault("beta2", 0.99) | another default
+adam | factors of both missing | (1 - config["beta1"]) * dw && (1 - config["beta2"]) * (dw * dw) | dw && (dw * dw) | factor missing
+adam | power at the wrong place | (1 - config["beta1"] ** config["t"]) | (1 - config["beta1"]) ** config["t"] | bias correction wrong
+adam | corrections exchanged | (1 - config["beta1"] ** config["t"]) && (1 - config["beta2"] ** config["t"]) | (1 - config["beta2"] ** config["t"]) && (1 - config["beta1"] ** config["t"]) | bias correction wrong
+adam | multiplied by the corrections | / (1 - config["beta1"] ** config["t"]) && / (1 - config["beta2"] ** config["t"]) | * (1 - config["beta1"] ** config["t"]) && * (1 - config["beta2"] ** config["t"]) | bias correction wrong
+adam | m from v | config["m"] = config["beta1"] * config["m"] | config["m"] = config["beta1"] * config["v"] | wrong variable
+adam | v not kept | config["v"] = config["beta2"] * config["v"] + (1 - config["beta2"]) * (dw * dw) && vt = config["v"] / | v = config["beta2"] * config["v"] + (1 - config["beta2"]) * (dw * dw) && vt = v / | state not carried
+adam | epsilon of the square | (np.sqrt(vt) + config["epsilon"]) | (np.sqrt(vt) + config["epsilon"] ** 2) | 
+adam | epsilon forgotten | (np.sqrt(vt) + config["epsilon"]) | np.sqrt(vt) | term missing
+adam | v uncorrected in the step | np.sqrt(vt) | np.sqrt(config["v"]) | bias correction missing
 CaptioningSolver | configs shared | self.optim_configs[p] = d | self.optim_configs[p] = self.optim_config | state shared
 CaptioningSolver | learning rate never falls | *= self.lr_decay | *= 1.0 | learning rate not decayed
 CaptioningSolver | losses not recorded | self.loss_history.append(loss) | self.loss_history = [loss] | wrong number of steps

@@ -76,7 +76,7 @@ class Slot(NamedTuple):
 
     of: Any
     key: Any
-    new: ast.AST
+    new: Any
 
     def exchange(self, node: Any) -> Any:
         """Put a node there; what was there before."""
@@ -107,13 +107,17 @@ class Edit(NamedTuple):
 
     @property
     def _gate(self) -> str:
-        return self.gates or _gates(_target(self.statement))
+        gates = self.gates or _gates(_target(self.statement))
+        return gates if self.gates or gates != "i, f, o, g" else ""
 
     def described(self) -> Change:
         before = text_of(self.statement).splitlines()[0]
         words = {name: text_of(node) for name, node in self.bound.items()}
         words |= {"old": text_of(self.old) if self.old else before}
-        words |= {"new": text_of(self.slots[0].new), "target": _target(self.statement)}
+        words |= {
+            "new": text_of(new) if isinstance(new := self.slots[0].new, ast.AST) else "",
+            "target": _target(self.statement),
+        }
         with _applied([self]):
             replaced = [s.new for s in self.slots if isinstance(s.new, ast.stmt)]
             after = "; ".join(_plain(node) for node in replaced or [self.statement])
@@ -148,6 +152,8 @@ def localise(
     """
     tree = parsed(module, function)
     edits = sorted(mutants(tree, function), key=lambda edit: edit.prior)
+    if any(np.isnan(np.asarray(value, dtype=float)).any() for value in results):
+        edits = [edit for edit in edits if not edit.rank]  # of NaN, much nonsense has the same
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         scope = {**vars(module), **SCOPE, "range": _range, **(given or {})}
@@ -348,7 +354,14 @@ def mutants(tree: ast.FunctionDef, function: str) -> Iterator[Edit]:
     }
     names = sorted({*arguments, *stored})
     statements = list(_statements(tree.body, False))
+    for a, b in combinations([name for name in arguments if name != "self"], 2):
+        swap = ast.parse(f"{a}, {b} = {b}, {a}").body
+        first = ast.If(ast.Constant(True), [*swap, tree.body[0]], [])
+        detail = f"`{a}` and `{b}` are taken for each other"
+        slots = [Slot(tree.body, 0, first)]
+        yield Edit(3, "arguments swapped", detail, tree.body[0], slots)
     rules = [rule for rule in RULES if rule.concerns(function)]
+    rules.sort(key=lambda rule: rule.rank)
     for block, number, in_loop in statements:
         yield from _of_statement(block, number, in_loop)
         yield from _by_rules(block, number, in_loop, rules, names)
@@ -491,6 +504,11 @@ def _of_statement(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit
             stacked = ast.Tuple([gates[0].elts[k] for k in order], ast.Load())
             slots = [Slot(value.args, value.args.index(gates[0]), stacked)]
             yield Edit(rank, "gates swapped", detail, statement, slots, _moved(order))
+    for call in ast.walk(statement) if isinstance(statement, ast.Assign) else ():
+        if isinstance(call, ast.Call) and not call.keywords:
+            for entries, a, b in _pairs(call.args):
+                detail = f"`{a}` and `{b}` are handed over in each other's place"
+                yield Edit(3, "arguments swapped", detail, statement, [Slot(call, "args", entries)])
     if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Tuple):
         return
     targets, value = statement.targets[0], statement.value
@@ -508,7 +526,7 @@ def _of_statement(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit
         for entries, a, b in _pairs(targets.elts):
             detail = f"`{a}` and `{b}` are taken out in each other's place"
             kind = "cache mixed up" if is_cache else "results swapped"
-            yield edit(unpacked(entries), 3 if is_cache else 2, kind, detail)
+            yield edit(unpacked(entries), 4 if is_cache else 2, kind, detail)
     for kept in targets.elts:
         if in_loop and isinstance(kept, ast.Name):
             new = unpacked(

@@ -96,12 +96,12 @@ _a * _b - _c * _d | _a * (_b - _c * _d) or (_a * _b - _c) * _d | 2 | brackets wr
 _a * (_b - _c) | _a * _b - _c | 2 | brackets wrong
 _a * (_b + _c) | _a * _b + _c | 2 | brackets wrong
 _a / (_b + _c) | _a / _b + _c | 2 | brackets wrong
+_d - _a / (_b + _c) | _d - _a / _b + _c | 2 | brackets wrong
 _a / (_b - _c) | _a / _b - _c | 2 | brackets wrong
 np.sqrt(_a) | _a | 1 | square root missing | the root of `{_a}` is missing
 np.sqrt(_a) | np.sqrt(np.sqrt(_a)) or _a ** 2 | 3 | square root wrong
 np.exp(_a) | _a | 2 | exponential missing | the exponential of `{_a}` is missing
 np.log(_a) | _a | 2 | logarithm missing | the logarithm of `{_a}` is missing
-np.log(_a) | np.log2(_a) or np.log10(_a) or np.log1p(_a) | 2 | wrong logarithm
 
 # Products of matrices
 _W.T | _W | 1 | transposed weight
@@ -135,6 +135,7 @@ _a[:, t] = _b | pass | 3 | left at zero | `{_a}` is never filled in
 _a[:, t] = _b | _a[:, t] += _a[:, t - 1] + _b | 3 | added up over steps | `{_a}` holds what is added up over steps
 _a += _b | _a = _b if t == T - 1 else _a | 2 | not added up over steps | `{_a}` has what the last step gives alone
 _a += _b | _a -= _b | 3 | sign | `{_b}` is subtracted
+_a -= _b | _a += _b | 2 | sign | `{_b}` is added
 
 # Whole results
 value: _a | -(_a) | 2 | sign | `{target}` has the wrong sign
@@ -178,6 +179,8 @@ lstm_step_forward: next_c = _a | next_c = sigmoid(_a) | 3 | activation twice | t
 lstm_step_forward: return (next_h, next_c, _a) | return (next_h, np.tanh(next_c), _a) | 1 | wrong variable | the tanh of the cell is returned, not the cell
 lstm_step_forward: next_h = o * np.tanh(next_c) | next_h = o * np.tanh(next_c) + prev_h or next_h = np.tanh(o * next_c) or next_h = np.tanh(o) * next_c or next_h = o * np.tanh(g) or next_h = np.tanh(o * np.tanh(next_c)) | 2 | activation of a part | `next_h` is `o * np.tanh(next_c)`
 lstm_step_backward: dnext_h * tanh_c | dnext_h * np.tanh(prev_c) | 1 | wrong variable | the tanh of the old cell stands where that of the new one belongs
+lstm_step_backward: da_o = do * _a | da_o = dc * tanh_c * _a | 1 | wrong variable | `do` is from `dc`; it is from `dnext_h`
+lstm_step_backward: prev_h.T | (o * tanh_c).T | 1 | wrong variable | the new state stands where `prev_h` belongs
 lstm_step_backward: 1 - tanh_c ** 2 | 1 - np.tanh(prev_c) ** 2 | 1 | wrong variable | the tanh of the old cell stands where that of the new one belongs
 lstm_step_backward: dc = dnext_c + _b | dc = dnext_c + dnext_h | 2 | factor missing | `dnext_h` reaches the cell without its factors
 
@@ -262,9 +265,11 @@ temporal_softmax_loss: dscores[rows, words] -= 1 && dscores = _a * counts[:, Non
 temporal_softmax_loss: dscores = np.exp(log_p) | dscores = log_p.copy() or dscores = scores.copy() or dscores = np.exp(scores) or dscores = np.exp(shifted) | 1 | exponential missing | the gradient starts from the probabilities, `exp(log_p)`
 temporal_softmax_loss: dscores = np.exp(log_p) | dscores = np.exp(log_p) * (1 - np.exp(log_p)) or dscores = 1 - np.exp(log_p) | 2 | factor wrong | the gradient starts from the probabilities alone
 temporal_softmax_loss: log_p = _a - _b | log_p = (x - np.log(np.exp(x).sum(axis=1, keepdims=True))).reshape(N * T, V) | 1 | wrong axis | the softmax is over steps; it is over words
-temporal_softmax_loss: log_p = _a - _b | log_p = (x - np.log(np.exp(x).sum(axis=(1, 2), keepdims=True))).reshape(N * T, V) or log_p = (x - np.log(np.exp(x).sum(axis=0, keepdims=True))).reshape(N * T, V) | 1 | wrong axis | the softmax is not over words alone
+temporal_softmax_loss: log_p = _a - _b | log_p = (x - np.log(np.exp(x).sum(axis=(1, 2), keepdims=True))).reshape(N * T, V) or log_p = (x - np.log(np.exp(x).sum(axis=0, keepdims=True))).reshape(N * T, V) or log_p = scores - np.log(np.exp(scores).sum(axis=0, keepdims=True)) or log_p = scores - np.log(np.exp(scores).sum()) | 1 | wrong axis | the softmax is not over words alone
 temporal_softmax_loss: log_p = _a - _b | log_p = np.log(sigmoid(scores)) | 2 | wrong activation | a sigmoid stands where the softmax belongs
 temporal_softmax_loss: dscores.reshape(N, T, V) | dscores.reshape(T, N, V).transpose(1, 0, 2) or dscores.reshape(N, V, T).transpose(0, 2, 1) | 2 | reshape for a transpose | the gradient's axes are mixed up on the way back to (N, T, V)
+
+temporal_softmax_loss: loss = _a / N | loss = _a / N / np.log(2) or loss = _a / N / np.log(10) | 1 | wrong logarithm | the logarithm is the natural one, np.log
 
 # Captioner
 *.loss: captions_out = captions[:, 1:] | captions_in, captions_out = captions[:, 1:], captions[:, :-1] | 0 | captions off by one | inputs and targets are in each other's place: a step reads the word that it should predict
@@ -344,8 +349,7 @@ adam: v = beta2 * v + (1 - beta2) * dw ** 2 | v = (1 - beta2) * v + beta2 * dw *
 adam: m = beta1 * m + (1 - beta1) * dw && v = beta2 * v + (1 - beta2) * dw ** 2 | m = (1 - beta1) * m + beta1 * dw && v = (1 - beta2) * v + beta2 * dw ** 2 | 0 | weights of a mean swapped | beta weighs the old means, 1 - beta what comes new
 adam: m = beta1 * m + (1 - beta1) * dw && v = beta2 * v + (1 - beta2) * dw ** 2 | m = beta1 * m + dw && v = beta2 * v + dw ** 2 | 0 | factor missing | the factors 1 - beta1 and 1 - beta2 are missing
 adam: dw ** 2 | dw * m or m ** 2 or dw.mean() ** 2 or (dw ** 2).sum() or (dw ** 2).mean() | 3 | wrong variable | `v` is a mean of the gradient's squares, each by itself
-adam: m_hat / (np.sqrt(v_hat) + _a) | m_hat / np.sqrt(v_hat + _a) | 0 | epsilon inside the root | epsilon is added to the root, not inside it
-rmsprop: dw / (np.sqrt(cache) + _a) | dw / np.sqrt(cache + _a) | 0 | epsilon inside the root | epsilon is added to the root, not inside it
+np.sqrt(_a) + _b | np.sqrt(_a + _b) | 0 | epsilon inside the root | epsilon is added to the root, not inside it
 adam: config['t'], config['m'], config['v'] = (t, m, v) | config['m'], config['v'] = m, v | 0 | state not carried | t is not put back into config
 adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['v'] = t, v | 0 | state not carried | m is not put back into config
 adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['m'] = t, m | 0 | state not carried | v is not put back into config
@@ -356,11 +360,10 @@ adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['m
 sgd_momentum: config['velocity'] = v | pass | 0 | state not carried | `velocity` is not put back into config
 rmsprop: config['cache'] = cache | pass | 0 | state not carried | `cache` is not put back into config
 sgd_momentum: next_w = w + v | next_w = w - v | 0 | sign | the velocity is subtracted; it holds minus the gradient, and is added
-sgd_momentum: v = config['momentum'] * v - config['learning_rate'] * dw && next_w = w + v | v = config['momentum'] * v - config['learning_rate'] * dw && next_w = w + config['momentum'] * v - config['learning_rate'] * dw | 0 | Nesterov | this is Nesterov's momentum; the weights move by the velocity alone
+sgd_momentum: next_w = w + v | next_w = w + config['momentum'] * v - config['learning_rate'] * dw | 0 | Nesterov | this is Nesterov's momentum; the weights move by the velocity alone
 sgd_momentum: v = config['momentum'] * v - _a | v = config['momentum'] * v - (1 - config['momentum']) * _a | 0 | factor wrong | the gradient is weighed by 1 - momentum; the velocity is a sum, not a mean
 sgd_momentum: v = config['momentum'] * v - _a | v = (1 - config['momentum']) * v - config['momentum'] * _a or v = (1 - config['momentum']) * v - _a | 1 | weights of a mean swapped | momentum weighs the old velocity
-sgd_momentum: v = config['momentum'] * v - _a * _b && next_w = w + v | v = config['momentum'] * v - _b && next_w = w + _a * v | 0 | learning rate at the wrong place | the learning rate multiplies the velocity; here it multiplies the gradient
-sgd_momentum: next_w = w + v | next_w = w + config['momentum'] * v or next_w = w + config['learning_rate'] * v or next_w = w + v - config['learning_rate'] * dw or next_w = w - config['learning_rate'] * v or next_w = w - config['learning_rate'] * dw or next_w = v | 1 | wrong step | the weights move by the velocity as it is
+sgd_momentum: next_w = w + v | next_w = w + config['momentum'] * v or next_w = w + config['learning_rate'] * v or next_w = w + v - config['learning_rate'] * dw or next_w = w - config['learning_rate'] * v or next_w = w - config['learning_rate'] * dw or next_w = v | 3 | wrong step | the weights move by the velocity as it is
 sgd_momentum: config['velocity'] = v | config['velocity'] = -v or config['velocity'] = dw or config['velocity'] = v * config['learning_rate'] or config['velocity'] = config['momentum'] * v | 1 | wrong variable | what is put back is not the velocity
 sgd_momentum: v = _a && config['velocity'] = v | u = v; v = _a && config['velocity'] = u | 1 | state not carried | the old velocity is put back, not the new one
 rmsprop: cache = _a * cache + (1 - _a) * _b | cache = (1 - _a) * cache + _a * _b | 0 | weights of a mean swapped | the decay rate weighs the old mean, 1 - decay rate the squares
@@ -388,6 +391,7 @@ TERMS = [
     (r"\bcounts\b|\bmask\b", "mask ignored"),
     (r"\bprev_c\b|\bcell\b|^c$", "state not carried"),
     (r"\bprev_h\b|\bstate\b|^h$", "state not carried"),
+    (r"^h0$", "state not reset"),
 ]
 # Names that rows have and the reference functions do not
 SCOPE = {"logit": lambda s: np.log(s / (1 - s)), "sigmoid": lambda a: 1 / (1 + np.exp(-a))}
@@ -526,7 +530,7 @@ def wrong_shape(name: str, came: Sequence[int], right: Sequence[int]) -> tuple[s
         (
             len(came) < len(right) and set(came) <= set(right),
             "summed too far",
-            "an axis is gone: was it summed over, or is one step returned for all?",
+            "an axis is gone: it was summed over, or one step is returned for all",
         ),
     ]
     kind, hint = next(((kind, hint) for holds, kind, hint in cases if holds), ("wrong shape", ""))

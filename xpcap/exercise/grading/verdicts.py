@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xpcap.exercise.grading import rules
 from xpcap.exercise.grading.known import LABELS
 from xpcap.exercise.grading.mutants import Change, Localisation
 from xpcap.exercise.grading.submission import Opaque
@@ -94,13 +95,7 @@ def wrong_shape(
     name: str, output: str, came: tuple[int, ...], right: tuple[int, ...]
 ) -> tuple[str, str]:
     """Kind and advice for a result of another shape."""
-    advice = f"{output} has shape {came}, not {right}"
-    if came == right[::-1] and len(right) == 2:
-        return "transposed", f"{advice}: it is the transpose."
-    if came[1:] == right or came[2:] == right:
-        kind = "sum over the batch missing"
-        return kind, f"{advice}: add up over all samples."
-    return "wrong shape", f"{advice}."
+    return rules.wrong_shape(output, came, right)
 
 
 def observe(
