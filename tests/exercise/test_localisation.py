@@ -1,8 +1,12 @@
 """Grading of whole submissions: right solutions pass, mistakes are named where they are."""
 
+import ast
+import inspect
 import re
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 from students import (
     FILES,
@@ -17,9 +21,10 @@ from students import (
     written,
 )
 
-from xpcap.exercise.grading import Result, grade
+from xpcap.exercise.grading import Result, grade, mutants, rules
 from xpcap.exercise.grading.known import LABELS
 from xpcap.exercise.grading.layers import LAYERS
+from xpcap.exercise.reference import captioning_solver, optim, rnn, rnn_layers
 
 NOTATION = Path(__file__).parents[2] / "docs" / "explain" / "backward.md"
 A_FEW = [
@@ -32,6 +37,22 @@ A_FEW = [
     "scatter by +=",
     "everything counts",
     "cache in a global",
+    "derivatives of what goes in",
+    "dprev_h and dprev_c unpacked the wrong way round",
+    "inputs and targets swapped",
+    "word of two steps before",
+    "i + g",
+]
+# What is searched for a mistake
+SEARCHED: list[tuple[ModuleType, str]] = [
+    (module, name)
+    for module, names in {
+        rnn_layers: [name for name, thing in vars(rnn_layers).items() if callable(thing)],
+        rnn: ["CaptioningRNN.loss", "CaptioningRNN.sample"],
+        optim: ["sgd", "sgd_momentum", "rmsprop", "adam"],
+        captioning_solver: ["CaptioningSolver.train", "CaptioningSolver._step"],
+    }.items()
+    for name in names
 ]
 
 
@@ -53,7 +74,7 @@ def test_a_mistake_is_named_where_it_is_and_nothing_else(name: str, tmp_path: Pa
 def test_every_mistake_is_named_as_the_page_says() -> None:
     lines = list(table())
     assert [line for line in lines if "WRONG" in line] == []
-    assert len(lines) > 80
+    assert len(lines) > 430
     assert PAGE.read_text(encoding="utf-8").endswith("\n".join(lines) + "\n")
 
 
@@ -101,3 +122,90 @@ def test_advice_leads_to_lines_of_the_derivation_that_are_there() -> None:
 
 def test_a_result_has_the_fields_that_scripts_read() -> None:
     assert Result._fields == ("function", "passed", "where", "kind", "advice", "error")
+
+
+@pytest.fixture(scope="module")
+def edits() -> list[mutants.Edit]:
+    return [
+        edit
+        for module, name in SEARCHED
+        for edit in mutants.mutants(mutants.parsed(module, name), name)
+    ]
+
+
+def test_each_rule_changes_some_function(edits: list[mutants.Edit]) -> None:
+    fired = {id(edit.rule) for edit in edits}
+    dead = [rule for rule in rules.RULES if id(rule) not in fired]
+    assert [[ast.unparse(tree) for place in rule.places for tree in place] for rule in dead] == []
+
+
+def test_no_mutant_can_loop_without_end(edits: list[mutants.Edit]) -> None:
+    new = [node for edit in edits for slot in edit.slots for node in _nodes(slot.new)]
+    assert not any(isinstance(node, ast.While) for node in new)
+    loops = {ast.unparse(node.iter) for node in new if isinstance(node, ast.For)}
+    assert all(re.match(r"(reversed\()?range\(|self\.", loop) for loop in loops)
+    assert mutants._range(mutants.LOOPS) == range(mutants.LOOPS)
+    with pytest.raises(ValueError, match="a loop of"):
+        mutants._range(mutants.LOOPS + 1)
+
+
+def _nodes(new: object) -> list[ast.AST]:
+    trees = new if isinstance(new, list) else [new]
+    return [node for tree in trees for node in ast.walk(tree)]
+
+
+def test_a_search_ends_after_so_many_mutants_whatever_the_clock_says() -> None:
+    for module in (mutants, rules):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {node.module} if isinstance(node, ast.ImportFrom) else set()
+                names |= {alias.name for alias in node.names}
+                assert not names & {"time", "datetime", "signal", "threading"}
+    ran = []
+    rng = np.random.default_rng(0)
+    x, prev_h, Wx, Wh, b = (rng.standard_normal(s) for s in ((3, 5), (3, 4), (5, 4), (4, 4), (4,)))
+
+    def run(mutant):  # type: ignore[no-untyped-def]
+        ran.append(mutant)
+        return mutant(x, prev_h, Wx, Wh, b)[:1]
+
+    wrong = [np.tanh(x @ Wx + prev_h @ Wh)]
+    found = mutants.localise(rnn_layers, "rnn_step_forward", run, wrong)
+    assert found is not None
+    assert (found.whole, found.changes[0].kind) == (True, "bias missing")
+    needed = len(ran)
+    assert mutants.localise(rnn_layers, "rnn_step_forward", run, wrong, budget=needed) == found
+    ran.clear()
+    assert mutants.localise(rnn_layers, "rnn_step_forward", run, wrong, budget=5) is None
+    assert len(ran) == 5
+
+
+def test_edits_leave_the_tree_as_it_was() -> None:
+    tree = mutants.parsed(rnn_layers, "lstm_backward")
+    before = ast.unparse(tree)
+    for edit in mutants.mutants(tree, "lstm_backward"):
+        assert edit.described().kind
+    assert ast.unparse(tree) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "came", "right", "kind"),
+    [
+        ("db", (1, 6), (6,), "axis of one"),
+        ("db", (3, 6), (6,), "sum over the batch missing"),
+        ("db", (), (6,), "summed too far"),
+        ("dWx", (6, 5), (5, 6), "transposed"),
+        ("h", (4, 3, 6), (3, 4, 6), "transposed"),
+        ("h", (3, 6), (3, 4, 6), "summed too far"),
+        ("dW", (7, 5), (8, 5), "table too small"),
+        ("dx", (3, 20), (3, 4, 5), "not reshaped back"),
+        ("dWx", (6, 24), (5, 24), "results swapped"),
+        ("dx", (3, 9), (3, 5), "wrong shape"),
+    ],
+)
+def test_a_wrong_shape_is_named(
+    name: str, came: tuple[int, ...], right: tuple[int, ...], kind: str
+) -> None:
+    found, advice = rules.wrong_shape(name, came, right, {"dWx": (5, 24), "dWh": (6, 24)})
+    assert found == kind
+    assert advice.startswith(f"{name} has shape {came}, not {right}")

@@ -667,7 +667,6 @@ rnn_step_forward | tanh twice | np.tanh(forward) | np.tanh(np.tanh(forward)) | a
 rnn_step_forward | bias subtracted | + b\n | - b\n | sign
 rnn_step_forward | old state added | np.tanh(forward) | np.tanh(forward) + prev_h | term added
 rnn_step_forward | no state | + np.dot(prev_h, Wh) |  | state not carried
-rnn_step_forward | weights the wrong way round | np.dot(x, Wx) | np.dot(x, Wx[::-1]) | 
 rnn_step_forward | mean of the two | next_h = np.tanh(forward) | next_h = np.tanh(forward / 2) | wrong activation
 rnn_step_forward | product of input and state | np.dot(x, Wx) + np.dot(prev_h, Wh) | np.dot(x, Wx) * np.dot(prev_h, Wh) | product for a sum
 rnn_step_backward | no tanh derivative | dnext_h * (1 - next_h ** 2) | dnext_h | missing derivative of tanh
@@ -700,7 +699,6 @@ rnn_step_backward | derivative in dx alone forgotten | dx = np.dot(dforward, Wx.
 rnn_step_backward | upstream in db | db = np.sum(dforward, axis=0) | db = np.sum(dnext_h, axis=0) | wrong variable | db
 rnn_step_backward | sign of dWh | dWh = np.dot(prev_h.T, dforward) | dWh = -np.dot(prev_h.T, dforward) | sign | dWh
 rnn_step_backward | last sample alone | np.sum(dforward, axis=0) | dforward[-1] | sum over the batch missing | db
-rnn_step_backward | bias gradient from the derivative alone | db = np.sum(dforward, axis=0) | db = np.sum(1 - next_h ** 2, axis=0) | wrong variable | db
 rnn_step_backward | two at once | dx = np.dot(dforward, Wx.T)\n    dprev_h = np.dot(dforward, Wh.T) | dx = -np.dot(dforward, Wx.T)\n    dprev_h = np.dot(dforward, Wh) | transposed weight
 rnn_step_backward | weights averaged, all | dWx = np.dot(x.T, dforward)\n    dWh = np.dot(prev_h.T, dforward)\n    db = np.sum(dforward, axis=0) | dWx = np.dot(x.T, dforward) / len(x)\n    dWh = np.dot(prev_h.T, dforward) / len(x)\n    db = np.mean(dforward, axis=0) | mean for a sum
 rnn_forward | state not carried | x[:, t, :], prev, Wx | x[:, t, :], h0, Wx | state not carried | time step 1, 2, 3
@@ -777,10 +775,10 @@ word_embedding_backward | NULL's gradient left out | np.add.at(dW, x, dout) | np
 word_embedding_backward | sized by the words seen | dW = np.zeros(shape) | dW = np.zeros((x.max() + 1, shape[1])) | table too small
 word_embedding_backward | starts as ones | dW = np.zeros(shape) | dW = np.ones(shape) | not started at zero
 word_embedding_backward | integers | np.add.at(dW, x, dout) | np.add.at(dW, x, dout.astype(int)) | integers
-word_embedding_backward | first place alone | np.add.at(dW, x, dout) | np.add.at(dW, x[:, :1], dout[:, :1]) | 
+word_embedding_backward | first place alone | np.add.at(dW, x, dout) | np.add.at(dW, x[:, :1], dout[:, :1]) | scatter wrong
 word_embedding_backward | START's place left out | np.add.at(dW, x, dout) | np.add.at(dW, x[:, 1:], dout[:, 1:]) | scatter wrong
 word_embedding_backward | counts for gradients | np.add.at(dW, x, dout) | np.add.at(dW, x, np.ones_like(dout)) | scatter wrong
-word_embedding_backward | subtracted | np.add.at(dW, x, dout) | np.subtract.at(dW, x, dout) | s
+word_embedding_backward | subtracted | np.add.at(dW, x, dout) | np.subtract.at(dW, x, dout) | scatter wrong
 word_embedding_backward | mean over all places | np.add.at(dW, x, dout) | np.add.at(dW, x, dout / x.size) | mean for a sum
 lstm_step_forward | gates i, f, g, o | o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:]) | g = np.tanh(a[:, 2 * H:3 * H])\n    o = sigmoid(a[:, 3 * H:]) | gates swapped | o, g
 lstm_step_forward | forget and input gate | f * prev_c + i * g | i * prev_c + f * g | gates swapped | i, f
@@ -847,11 +845,11 @@ lstm_step_backward | dprev_c of the upstream alone | dprev_c = dcell * f | dprev
 lstm_step_backward | next cell for the old one | dcell * prev_c | dcell * tanh_next_c | wrong variable | gate f
 lstm_step_backward | i and g | dgate_i = dcell * g | dgate_i = dcell * i | gates swapped | i, g
 lstm_step_backward | stacked i, f, g, o | (dai, daf, dao, dag) | (dai, daf, dag, dao) | gates swapped | gate o, g
-lstm_step_backward | two derivatives forgotten | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f) | dai = dgate_i\n    daf = dgate_f | missing derivative of sigmoid | gate
+lstm_step_backward | two derivatives forgotten | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f) | dai = dgate_i\n    daf = dgate_f | missing derivative of sigmoid | gate i && gate f
 lstm_step_backward | gates interleaved | da = np.hstack((dai, daf, dao, dag)) | da = np.stack((dai, daf, dao, dag), axis=2).reshape(len(x), -1) | gates interleaved
-lstm_step_backward | derivatives of what goes in | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o)\n    dag = dgate_g * (1 - g ** 2) | ai, af, ao = (np.log(s / (1 - s)) for s in (i, f, o))\n    ag = np.arctanh(g)\n    dai = dgate_i * ai * (1 - ai)\n    daf = dgate_f * af * (1 - af)\n    dao = dgate_o * ao * (1 - ao)\n    dag = dgate_g * (1 - ag ** 2) | derivative of | gate
-lstm_step_backward | all four derivatives forgotten | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o)\n    dag = dgate_g * (1 - g ** 2) | dai, daf, dao, dag = dgate_i, dgate_f, dgate_o, dgate_g | missing derivative of | gate
-lstm_step_backward | sigmoid once more in all gates | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o) | dai = dgate_i * sigmoid(i) * (1 - sigmoid(i))\n    daf = dgate_f * sigmoid(f) * (1 - sigmoid(f))\n    dao = dgate_o * sigmoid(o) * (1 - sigmoid(o)) | derivative of sigmoid wrong | gate
+lstm_step_backward | derivatives of what goes in | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o)\n    dag = dgate_g * (1 - g ** 2) | ai, af, ao = (np.log(s / (1 - s)) for s in (i, f, o))\n    ag = np.arctanh(g)\n    dai = dgate_i * ai * (1 - ai)\n    daf = dgate_f * af * (1 - af)\n    dao = dgate_o * ao * (1 - ao)\n    dag = dgate_g * (1 - ag ** 2) | derivative of | gate i && gate f && gate o && gate g
+lstm_step_backward | all four derivatives forgotten | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o)\n    dag = dgate_g * (1 - g ** 2) | dai, daf, dao, dag = dgate_i, dgate_f, dgate_o, dgate_g | missing derivative of | gate i && gate f && gate o && gate g
+lstm_step_backward | sigmoid once more in all gates | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o) | dai = dgate_i * sigmoid(i) * (1 - sigmoid(i))\n    daf = dgate_f * sigmoid(f) * (1 - sigmoid(f))\n    dao = dgate_o * sigmoid(o) * (1 - sigmoid(o)) | derivative of sigmoid wrong | gate i && gate f && gate o
 lstm_step_backward | prev_c forgotten | dgate_f = dcell * prev_c | dgate_f = dcell | factor missing | gate f
 lstm_step_backward | tanh of the old cell in do | dgate_o = dnext_h * tanh_next_c | dgate_o = dnext_h * np.tanh(prev_c) | wrong variable | gate o
 lstm_step_backward | do of the cell | dgate_o = dnext_h * tanh_next_c | dgate_o = dnext_h * np.arctanh(tanh_next_c) | wrong variable | gate o
@@ -871,8 +869,8 @@ lstm_step_backward | bias gradient averaged | db = np.sum(da, axis=0)\n    retur
 lstm_step_backward | keepdims | db = np.sum(da, axis=0)\n    return dx, dprev_h, dprev_c | db = np.sum(da, axis=0, keepdims=True)\n    return dx, dprev_h, dprev_c | axis of one | db
 lstm_step_backward | cell's derivative of the cell | (1 - tanh_next_c ** 2) | (1 - np.arctanh(tanh_next_c) ** 2) | derivative of tanh wrong
 lstm_step_backward | cell's derivative of the old cell | (1 - tanh_next_c ** 2) | (1 - np.tanh(prev_c) ** 2) | wrong variable
-lstm_step_backward | i and f wrong alike | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f) | dai = dgate_i * (1 - i ** 2)\n    daf = dgate_f * (1 - f ** 2) | derivative of tanh instead of sigmoid | gate
-lstm_step_backward | tanh derivative in all gates | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o) | dai = dgate_i * (1 - i ** 2)\n    daf = dgate_f * (1 - f ** 2)\n    dao = dgate_o * (1 - o ** 2) | derivative of tanh instead of sigmoid | gate
+lstm_step_backward | i and f wrong alike | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f) | dai = dgate_i * (1 - i ** 2)\n    daf = dgate_f * (1 - f ** 2) | derivative of tanh instead of sigmoid | gate i && gate f
+lstm_step_backward | tanh derivative in all gates | dai = dgate_i * i * (1 - i)\n    daf = dgate_f * f * (1 - f)\n    dao = dgate_o * o * (1 - o) | dai = dgate_i * (1 - i ** 2)\n    daf = dgate_f * (1 - f ** 2)\n    dao = dgate_o * (1 - o ** 2) | derivative of tanh instead of sigmoid | gate i && gate f && gate o
 lstm_step_backward | sigmoid derivative in all gates | dag = dgate_g * (1 - g ** 2) | dag = dgate_g * g * (1 - g) | derivative of sigmoid instead of tanh | gate g
 lstm_step_backward | tanh of tanh | (1 - tanh_next_c ** 2) | (1 - np.tanh(tanh_next_c) ** 2) | derivative of tanh wrong
 lstm_step_backward | square forgotten | (1 - tanh_next_c ** 2) | (1 - tanh_next_c) | derivative of tanh wrong
@@ -881,7 +879,6 @@ lstm_step_backward | dc without o in one path | o * (1 - tanh_next_c ** 2) * dne
 lstm_step_backward | i for o in dc | dnext_c + o * ( | dnext_c + i * ( | gates swapped
 lstm_step_backward | dg with g | dgate_g = dcell * i | dgate_g = dcell * g | gates swapped
 lstm_step_backward | dg and di exchanged | dgate_i = dcell * g && dgate_g = dcell * i | dgate_i = dcell * i && dgate_g = dcell * g | gates swapped
-lstm_step_backward | dWx and dWh exchanged | return dx, dprev_h, dprev_c, dWx, dWh, db | return dx, dprev_h, dprev_c, dWh, dWx, db | results swapped
 lstm_step_backward | weight not transposed | dprev_h = da.dot(Wh.T) | dprev_h = da.dot(Wh.reshape(Wh.shape[::-1])) | reshape for a transpose | dprev_h
 lstm_step_backward | dprev_h not sent through the weights | dprev_h = da.dot(Wh.T) | dprev_h = np.zeros_like(prev_h) | left at zero | dprev_h
 lstm_step_backward | dnext_h added to dprev_h | dprev_h = da.dot(Wh.T) | dprev_h = da.dot(Wh.T) + dnext_h | term added | dprev_h
@@ -972,12 +969,11 @@ temporal_softmax_loss | base 2 | np.log(probs | np.log2(probs | wrong logarithm 
 temporal_softmax_loss | one masked | y_flat] -= 1 && dx_flat *= mask_flat[:, None] | y_flat] -= mask_flat && pass | mask ignored | dx
 temporal_softmax_loss | targets of the next step | y_flat = y.reshape(N * T) | y_flat = np.roll(y, -1, axis=1).reshape(N * T) | captions off by one
 temporal_softmax_loss | loss not divided | y_flat])) / N | y_flat])) | sum for a mean | loss
-temporal_softmax_loss | masked scores | x_flat = x.reshape(N * T, V) | x_flat = (x * mask[:, :, None]).reshape(N * T, V) | mask ignored
 temporal_softmax_loss | probability minus one everywhere | dx_flat = probs.copy() | dx_flat = probs * (1 - probs) | factor wrong | dx
 temporal_softmax_loss | gradient of scores | dx_flat = probs.copy() | dx_flat = x_flat.copy() | exponential missing | dx
-temporal_softmax_loss | sign of the gradient | dx_flat *= mask_flat[:, None] | dx_flat *= -mask_flat[:, None] | sign | dx
+temporal_softmax_loss | sign of the gradient | dx_flat *= mask_flat[:, None] | dx_flat *= -1.0 * mask_flat[:, None] | sign | dx
 temporal_softmax_loss | gradient over steps | dx_flat /= N | dx_flat /= T | mean for a sum | dx
-temporal_softmax_loss | entropy | np.log(probs[np.arange(N * T), y_flat]) | probs[np.arange(N * T), y_flat] * np.log(probs[np.arange(N * T), y_flat]) | 
+temporal_softmax_loss | entropy | np.log(probs[np.arange(N * T), y_flat]) | probs[np.arange(N * T), y_flat] * np.log(probs[np.arange(N * T), y_flat]) | wrong words
 temporal_softmax_loss | gradient mean over words that count | dx_flat /= N | dx_flat /= mask.sum() | mean for a sum | dx
 CaptioningRNN.loss | targets are the inputs | captions_out = captions[:, 1:] | captions_out = captions[:, :-1] | captions off by one
 CaptioningRNN.loss | inputs are the targets | captions_in = captions[:, :-1] | captions_in = captions[:, 1:] | captions off by one
@@ -1048,7 +1044,6 @@ sgd_momentum | damped | - config["learning_rate"] * dw | - (1 - config["momentum
 sgd_momentum | momentum of both | config["momentum"] * v - config["learning_rate"] * dw | config["momentum"] * (v - config["learning_rate"] * dw) | brackets wrong
 sgd_momentum | no learning rate | - config["learning_rate"] * dw | - dw | factor missing
 sgd_momentum | no momentum | v = config["momentum"] * v | v = v | factor missing
-sgd_momentum | mean of gradients | v = config["momentum"] * v - config["learning_rate"] * dw | v = config["momentum"] * v - (1 - config["momentum"]) * dw | 
 sgd_momentum | another momentum | config.setdefault("momentum", 0.9) | config.setdefault("momentum", 0.99) | another default
 rmsprop | no root | np.sqrt(config["cache"]) | config["cache"] | square root missing
 rmsprop | decay at the other term | config["decay_rate"] * config["cache"] + (1 - config["decay_rate"]) * dw ** 2 | (1 - config["decay_rate"]) * config["cache"] + config["decay_rate"] * dw ** 2 | weights of a mean swapped
@@ -1058,7 +1053,7 @@ rmsprop | not squared | * dw ** 2 | * dw | factor wrong
 rmsprop | epsilon inside the root | (np.sqrt(config["cache"]) + config["epsilon"]) | np.sqrt(config["cache"] + config["epsilon"]) | epsilon inside the root
 rmsprop | update before the cache | config["cache"] = config["decay_rate"] * config["cache"] + (1 - config["decay_rate"]) * dw ** 2\n    next_w = w - config["learning_rate"] * dw / (np.sqrt(config["cache"]) + config["epsilon"]) | next_w = w - config["learning_rate"] * dw / (np.sqrt(config["cache"]) + config["epsilon"])\n    config["cache"] = config["decay_rate"] * config["cache"] + (1 - config["decay_rate"]) * dw ** 2 | statements in the wrong order
 rmsprop | brackets | dw / (np.sqrt(config["cache"]) + config["epsilon"]) | dw / np.sqrt(config["cache"]) + config["epsilon"] | brackets wrong
-rmsprop | no cache in the step | / (np.sqrt(config["cache"]) + config["epsilon"]) | / (np.abs(dw) + config["epsilon"]) | 
+rmsprop | no cache in the step | / (np.sqrt(config["cache"]) + config["epsilon"]) | / (np.abs(dw) + config["epsilon"]) | state not carried
 rmsprop | uphill | next_w = w - | next_w = w + | sign
 rmsprop | no epsilon | (np.sqrt(config["cache"]) + config["epsilon"]) | np.sqrt(config["cache"]) | term missing
 rmsprop | multiplied | dw / (np.sqrt(config["cache"]) + config["epsilon"]) | dw * (np.sqrt(config["cache"]) + config["epsilon"]) | factor wrong
@@ -1083,11 +1078,10 @@ adam | gradient for m | * mt / | * dw / | wrong variable
 adam | another default | config.setdefault("beta2", 0.999) | config.setdefault("beta2", 0.99) | another default
 adam | factors of both missing | (1 - config["beta1"]) * dw && (1 - config["beta2"]) * (dw * dw) | dw && (dw * dw) | factor missing
 adam | power at the wrong place | (1 - config["beta1"] ** config["t"]) | (1 - config["beta1"]) ** config["t"] | bias correction wrong
-adam | corrections exchanged | (1 - config["beta1"] ** config["t"]) && (1 - config["beta2"] ** config["t"]) | (1 - config["beta2"] ** config["t"]) && (1 - config["beta1"] ** config["t"]) | bias correction wrong
+adam | corrections exchanged | config["m"] / (1 - config["beta1"] ** && config["v"] / (1 - config["beta2"] ** | config["m"] / (1 - config["beta2"] ** && config["v"] / (1 - config["beta1"] ** | bias correction wrong
 adam | multiplied by the corrections | / (1 - config["beta1"] ** config["t"]) && / (1 - config["beta2"] ** config["t"]) | * (1 - config["beta1"] ** config["t"]) && * (1 - config["beta2"] ** config["t"]) | bias correction wrong
 adam | m from v | config["m"] = config["beta1"] * config["m"] | config["m"] = config["beta1"] * config["v"] | wrong variable
 adam | v not kept | config["v"] = config["beta2"] * config["v"] + (1 - config["beta2"]) * (dw * dw) && vt = config["v"] / | v = config["beta2"] * config["v"] + (1 - config["beta2"]) * (dw * dw) && vt = v / | state not carried
-adam | epsilon of the square | (np.sqrt(vt) + config["epsilon"]) | (np.sqrt(vt) + config["epsilon"] ** 2) | 
 adam | epsilon forgotten | (np.sqrt(vt) + config["epsilon"]) | np.sqrt(vt) | term missing
 adam | v uncorrected in the step | np.sqrt(vt) | np.sqrt(config["v"]) | bias correction missing
 CaptioningSolver | configs shared | self.optim_configs[p] = d | self.optim_configs[p] = self.optim_config | state shared
@@ -1147,10 +1141,9 @@ def named(mistake: Mistake, folder: Path) -> tuple[list[Result], list[Result]]:
 
 
 def is_right(mistake: Mistake, there: list[Result], others: list[Result]) -> bool:
-    return not others and any(
-        mistake.kind in r.kind and all(word in f"{r.where} {r.advice}" for word in mistake.where)
-        for r in there
-    )
+    told = [result for result in there if mistake.kind in result.kind]
+    text = " ".join(f"{result.where} {result.advice}" for result in told)
+    return bool(told) and not others and all(word in text for word in mistake.where)
 
 
 def changed_line(mistake: Mistake) -> str:

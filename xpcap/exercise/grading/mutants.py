@@ -35,7 +35,7 @@ from xpcap.exercise.grading.rules import (
 )
 
 TOLERANCE = 1e-5  # relative, since some students compute in float32 throughout
-BUDGET = 6000  # mutants that a search may run
+BUDGET = 4000  # mutants that a search may run
 LOOPS = 1000  # steps of a loop, of which a mutant could make more than of any right function
 UNLIKELY = 4  # rank from which changes are not tried on top of others
 WIDTH, DEPTH, PAIRED = 4, 4, 40
@@ -99,6 +99,7 @@ class Edit(NamedTuple):
     gates: str = ""  # that it exchanges
     bound: Bound = {}  # noqa: RUF012 - read only
     old: ast.AST | None = None
+    rule: Rule | None = None
 
     @property
     def prior(self) -> int:
@@ -152,7 +153,7 @@ def localise(
     """
     tree = parsed(module, function)
     edits = sorted(mutants(tree, function), key=lambda edit: edit.prior)
-    if any(np.isnan(np.asarray(value, dtype=float)).any() for value in results):
+    if any(np.isnan(np.asarray(value, dtype=float)).all() for value in results):
         edits = [edit for edit in edits if not edit.rank]  # of NaN, much nonsense has the same
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
@@ -389,7 +390,7 @@ def _by_rules(
                 continue
             seen.add(place)
             slots = [Slot(of, key, new)]
-            yield Edit(rule.rank, rule.kind, rule.detail, statement, slots, bound=bound, old=node)
+            yield Edit(rule.rank, rule.kind, rule.detail, statement, slots, "", bound, node, rule)
         if "name" in contexts:
             for name in names:
                 if name != node.id:
@@ -404,22 +405,20 @@ def _by_rules(
 def _in_several_places(rule: Rule, statements: Sequence[tuple[Any, int, bool]]) -> Edit | None:
     """The edit of a rule with several patterns, each where it matches first."""
     bound: Bound = {}
-    slots: list[Slot] = []
-    first: ast.stmt | None = None
+    places = []
     for pattern, instead in rule.places:
-        for block, number, in_loop in statements:
-            here = (
-                (Slot(of, key, filled(instead, bound, node)), block[number])
-                for of, key, node, _ in _slots(block, number, in_loop, ())
-                if match(pattern, node, bound)
-            )
-            if place := next(here, None):
-                slots.append(place[0])
-                first = first or place[1]
-                break
-    if len(slots) < len(rule.places) or first is None:
-        return None
-    return Edit(rule.rank, rule.kind, rule.detail, first, slots, bound=bound)
+        here = (
+            (tried, block[number], of, key, node)
+            for block, number, in_loop in statements
+            for of, key, node, _ in _slots(block, number, in_loop, ())
+            if match(pattern, node, tried := dict(bound))
+        )
+        if (found := next(here, None)) is None:
+            return None
+        bound = found[0]
+        places.append((*found[1:], instead))
+    slots = [Slot(of, key, filled(instead, bound, node)) for _, of, key, node, instead in places]
+    return Edit(rule.rank, rule.kind, rule.detail, places[0][0], slots, bound=bound, rule=rule)
 
 
 def _statements(block: list[ast.stmt], in_loop: bool) -> Iterator[tuple[list[Any], int, bool]]:

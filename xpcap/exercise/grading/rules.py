@@ -1,7 +1,7 @@
 """Mistakes as rows: what stands in a reference function, and what a student's code has instead.
 
 A row is `pattern | instead | rank | kind | detail`. In a pattern _a, _b and so on stand for any
-expression, each for the same one throughout, and _W for a weight. Rank says how unlikely a mistake
+expression, each for the same one throughout, _W for a weight and _V for what is no number. Rank says how unlikely a mistake
 is: 0 is looked for first. A detail is a sentence with what the letters stood for; {old} and {new}
 are the expression and what came in its place, {target} is the variable that is computed. Without a
 detail it is "`{new}` stands where `{old}` belongs". The kind "term missing" is refined by TERMS.
@@ -18,7 +18,7 @@ import ast
 import copy
 import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,20 +69,20 @@ sigmoid: return _a | return 1 - _a | 0 | sign | the sigmoid is 1 / (1 + exp(-x))
 sigmoid: return _a | return np.tanh(x) or return 1 / (1 - np.exp(-x)) or return np.exp(-x) / (1 - np.exp(-x)) or return 1 + np.exp(-x) or return np.maximum(x, 0) or return np.exp(x) or return 1 / np.exp(-x) or return _a * (1 - _a) or return np.clip(0.2 * x + 0.5, 0, 1) | 1 | wrong activation | the sigmoid is 1 / (1 + exp(-x))
 
 # Products, sums, brackets
-_a * counts or counts * _a or _a * counts[:, None] | _a | 3 | mask ignored | the mask is missing
+_a * counts or _a * counts[:, None] | _a | 3 | mask ignored | the mask is missing
 _a * _b or _b * _a | _a | 3 | factor missing | the factor `{_b}` is missing
 _a * _b | _a + _b | 3 | sum for a product | `{_a}` and `{_b}` are added, not multiplied
 _a * _b | _a / _b | 4 | factor wrong | `{_b}` divides
 _a * _b | _a * _b ** 2 or _a ** 2 * _b | 4 | factor twice | a factor of `{old}` is there twice
-1 + _b or 1 - _b | 1 | 4 | term missing | the term `{_b}` is missing
-_a + _b or _a - _b or _b + _a or _b - _a | _a | 2 | term missing | the term `{_b}` is missing
+1 + _b or 1 - _b or _b + 1 | 1 | 4 | term missing | the term `{_b}` is missing
+_V + _b or _V - _b or _b + _V or _b - _V | _V | 2 | term missing | the term `{_b}` is missing
 _a + _b or _b + _a | _a + _b + _b | 3 | added twice | the term `{_b}` is there twice
 _a - _b | _a - _b - _b or _a - _b - _a | 3 | added twice | a term of `{old}` is there twice
 _a + _b | _a - _b or _b - _a | 3 | sign | a sign in `{old}` is wrong
 _a - _b | _a + _b | 3 | sign | a sign in `{old}` is wrong
 _a + _b | _a * _b | 3 | product for a sum | `{_a}` and `{_b}` are multiplied, not added
 _a + _b | (_a + _b) / 2 | 4 | mean for a sum | `{new}` is a mean
-_a / N or _a / len(x) | _a | 2 | sum for a mean | the division by the number of samples is missing
+_a / N | _a | 2 | sum for a mean | the division by the number of samples is missing
 _a / _b | _a | 2 | factor missing | the division by `{_b}` is missing
 _a / _b | _a * _b | 5 | factor wrong | `{_b}` multiplies
 _a ** _b | _a | 3 | factor wrong | the power `** {_b}` is missing
@@ -91,7 +91,7 @@ _a ** 2 | np.abs(_a) or 2 * _a or _a ** 3 | 4 | factor wrong
 _a + _b * _c | (_a + _b) * _c | 2 | brackets wrong
 _a + _b * _c * _d | (_a + _b) * _c * _d | 2 | brackets wrong | `{_a}` takes no part in the factors: they are those of `{_b}`
 _a * _b + _c | _a * (_b + _c) | 2 | brackets wrong
-_a * _b + _c * _d | _a * (_b + _c) * _d or _a * (_b + _c * _d) or (_a * _b + _c) * _d | 2 | brackets wrong
+_a * _b + _c * _d | _a * (_b + _c) * _d | 2 | brackets wrong
 _a * _b - _c * _d | _a * (_b - _c * _d) or (_a * _b - _c) * _d | 2 | brackets wrong
 _a * (_b - _c) | _a * _b - _c | 2 | brackets wrong
 _a * (_b + _c) | _a * _b + _c | 2 | brackets wrong
@@ -152,10 +152,12 @@ result: _a | _a / T | 3 | mean for a sum | `{old}` is divided by the number of s
 result: _a | _a / (N * T) | 3 | mean for a sum | `{old}` is divided by the number of steps of all samples
 result: _a | 2 * _a | 4 | added twice | `{old}` is twice what it should be
 result: _a | np.clip(_a, -1, 1) or np.clip(_a, -5, 5) or np.clip(_a, -10, 10) | 3 | gradient clipped | `{old}` is clipped
+result: _a | _a.T | 3 | transposed | `{old}` is transposed
 result: _a | np.abs(_a) | 4 | sign | `{old}` has lost its signs
 result: _a | np.round(_a) or np.trunc(_a) | 4 | integers | `{old}` holds integers: what is put into it loses its fraction
 result: _a | _a.astype(np.float16) | 4 | float16 | `{old}` is rounded to float16
 result: _a | _a / np.linalg.norm(_a) or _a - _a.mean() | 5 | normalised | `{old}` is normalised
+argument: _W | _W.T | 2 | transposed weight
 argument: _a | np.zeros_like(_a) | 2 | term missing | zeros stand where `{_a}` belongs
 np.zeros_like(_a) | np.ones_like(_a) | 3 | not started at zero | `{target}` starts as ones, not as zeros
 np.zeros(_a, _b) | np.ones(_a, _b) | 3 | not started at zero | `{target}` starts as ones, not as zeros
@@ -172,12 +174,17 @@ lstm_step_forward: i * g | (1 - f) * g | 1 | gates swapped | `1 - f` stands wher
 lstm_step_forward: f * prev_c | (1 - i) * prev_c or (1 - f) * prev_c | 1 | gates swapped | `{new}` stands where `{old}` belongs
 lstm_step_forward: sigmoid(a_f) | sigmoid(a_f + 1) | 1 | bias added | 1 is added to the forget gate's sum; its bias is in b
 lstm_step_forward: sigmoid(_a) | sigmoid(_a + prev_c) | 2 | term added | the cell is added to what goes into a gate: gates see x and prev_h alone
+lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) | sigmoid(a_i + prev_c) && sigmoid(a_f + prev_c) | 1 | term added | the cell is added to what goes into two gates: gates see x and prev_h alone
+lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) && sigmoid(a_o) | sigmoid(a_i + prev_c) && sigmoid(a_f + prev_c) && sigmoid(a_o + prev_c) | 1 | term added | the cell is added to what goes into the gates: they see x and prev_h alone
+lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) && next_h = o * _a | sigmoid(a_i + prev_c) && sigmoid(a_f + prev_c) && next_h = sigmoid(a_o + next_c) * _a | 1 | term added | the cell is added to what goes into the gates: they see x and prev_h alone
 lstm_step_forward: next_h = o * np.tanh(next_c) | next_h = sigmoid(a_o + next_c) * np.tanh(next_c) | 2 | term added | the cell is added to what goes into the output gate: gates see x and prev_h alone
 lstm_step_forward: np.tanh(a_g) | np.tanh(a_g + prev_c) | 3 | term added | the cell is added to what goes into `g`
 lstm_step_forward: next_c = _a | next_c = np.tanh(_a) | 2 | activation twice | the cell has no activation of its own: the tanh is that of the cell in next_h alone
 lstm_step_forward: next_c = _a | next_c = sigmoid(_a) | 3 | activation twice | the cell has no activation of its own
 lstm_step_forward: return (next_h, next_c, _a) | return (next_h, np.tanh(next_c), _a) | 1 | wrong variable | the tanh of the cell is returned, not the cell
 lstm_step_forward: next_h = o * np.tanh(next_c) | next_h = o * np.tanh(next_c) + prev_h or next_h = np.tanh(o * next_c) or next_h = np.tanh(o) * next_c or next_h = o * np.tanh(g) or next_h = np.tanh(o * np.tanh(next_c)) | 2 | activation of a part | `next_h` is `o * np.tanh(next_c)`
+*step_backward: dprev_h = _a | dprev_h = _a + dnext_h | 1 | term added | `dnext_h` is added to `dprev_h`; it reaches the old state through the gates alone
+lstm_step_backward: dprev_c = _a | dprev_c = _a + dnext_c | 1 | term added | `dnext_c` is added to `dprev_c` once more
 lstm_step_backward: dnext_h * tanh_c | dnext_h * np.tanh(prev_c) | 1 | wrong variable | the tanh of the old cell stands where that of the new one belongs
 lstm_step_backward: da_o = do * _a | da_o = dc * tanh_c * _a | 1 | wrong variable | `do` is from `dc`; it is from `dnext_h`
 lstm_step_backward: prev_h.T | (o * tanh_c).T | 1 | wrong variable | the new state stands where `prev_h` belongs
@@ -235,13 +242,12 @@ word_embedding_backward: np.add.at(dW, x, dout) | for n in range(len(x)): dW[x[n
 word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW /= np.maximum(np.bincount(x.ravel(), minlength=len(W)), 1)[:, None] | 0 | mean for a sum | a word's gradient is the mean over its places, not their sum
 word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW /= len(x) or np.add.at(dW, x, dout); dW /= x.size or np.add.at(dW, x, dout); dW /= x.shape[1] | 1 | mean for a sum | `dW` is divided: a word's gradient is the sum over its places
 word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW[0] = 0 | 1 | mask ignored | the gradient of word 0 is left out: the loss masks NULL, the layer does not
-word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, 1.0) or np.add.at(dW, x, dout * W[x]) or np.add.at(dW, x - 1, dout) or np.subtract.at(dW, x, dout) or np.maximum.at(dW, x, dout) or np.add.at(dW, x[:, ::-1], dout) or np.add.at(dW, x[:, :-1], dout[:, :-1]) or np.add.at(dW, x[:, 1:], dout[:, 1:]) or np.add.at(dW, x, dout.sum(axis=0)) or np.add.at(dW, x, dout.sum(axis=1, keepdims=True)) or np.add.at(dW, x, dout.mean(axis=2, keepdims=True)) or np.add.at(dW, x, dout.sum(axis=2, keepdims=True)) | 2 | scatter wrong | each place of x adds its own row of dout to the row of its word
+word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, 1.0) or np.add.at(dW, x, dout * W[x]) or np.add.at(dW, x - 1, dout) or np.subtract.at(dW, x, dout) or np.maximum.at(dW, x, dout) or np.add.at(dW, x[:, ::-1], dout) or np.add.at(dW, x[:, :-1], dout[:, :-1]) or np.add.at(dW, x[:, 1:], dout[:, 1:]) or np.add.at(dW, x[:, :1], dout[:, :1]) or np.add.at(dW, x[:1], dout[:1]) or np.add.at(dW, x, dout.sum(axis=0)) or np.add.at(dW, x, dout.sum(axis=1, keepdims=True)) or np.add.at(dW, x, dout.mean(axis=2, keepdims=True)) or np.add.at(dW, x, dout.sum(axis=2, keepdims=True)) | 2 | scatter wrong | each place of x adds its own row of dout to the row of its word
 word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW = np.trunc(dW) or np.add.at(dW, x, np.trunc(dout)) | 2 | integers | `dW` is an array of integers: gradients lose their fraction
 
 # Loss
 temporal_softmax_loss: mask.reshape(N * T) | np.ones(N * T, bool) | 0 | mask ignored | the mask is not used
 temporal_softmax_loss: mask.reshape(N * T) | ~mask.reshape(N * T) | 0 | mask ignored | the mask is inverted
-temporal_softmax_loss: x.reshape(N * T, V) | (x * mask[:, :, None]).reshape(N * T, V) | 1 | mask ignored | the mask is applied to the scores; it belongs to the loss and its gradient
 temporal_softmax_loss: y.reshape(N * T) | np.roll(y, 1, axis=1).reshape(N * T) or np.roll(y, -1, axis=1).reshape(N * T) or np.maximum(y.reshape(N * T) - 1, 0) | 1 | captions off by one | the targets are off by one
 temporal_softmax_loss: loss = _a / N | loss = _a / (N * T) | 0 | mean for a sum | the mean is over captions alone, of sums over steps
 temporal_softmax_loss: loss = _a / N | loss = _a / counts.sum() | 0 | mean for a sum | the mean is over captions, not over the words that count
@@ -257,7 +263,7 @@ temporal_softmax_loss: loss = _a / N && dscores = _b / N | loss = -(_a) / N && d
 temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(_b * counts).mean() | 1 | mean for a sum | the mean is over captions alone, of sums over steps
 temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(np.exp(_b) * counts).sum() / N | 1 | logarithm missing | the loss is of probabilities, not of their logarithms
 temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(scores[rows, words] * counts).sum() / N or loss = -(shifted[rows, words] * counts).sum() / N | 1 | logarithm missing | the loss is of scores, not of logarithms of probabilities
-temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(log_p * counts[:, None]).sum() / N or loss = -(log_p.max(axis=1) * counts).sum() / N or loss = -(np.exp(log_p) * log_p * counts[:, None]).sum() / N | 1 | wrong words | the loss is of the probability of the caption's word alone
+temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(log_p * counts[:, None]).sum() / N or loss = -(log_p.max(axis=1) * counts).sum() / N or loss = -(np.exp(log_p) * log_p * counts[:, None]).sum() / N or loss = -(np.exp(_b) * _b * counts).sum() / N | 1 | wrong words | the loss is of the probability of the caption's word alone
 temporal_softmax_loss: dscores[rows, words] -= 1 | dscores -= 1 | 1 | term missing | 1 is subtracted everywhere; it belongs to the caption's words alone
 temporal_softmax_loss: dscores[rows, words] -= 1 | dscores[:, words] -= 1 | 1 | wrong rows | 1 is subtracted in every row; it belongs to each row's own word
 temporal_softmax_loss: dscores[rows, words] -= 1 | dscores[rows, words] -= counts | 2 | mask ignored | `dscores` is masked where 1 is subtracted alone
@@ -292,6 +298,8 @@ temporal_softmax_loss: loss = _a / N | loss = _a / N / np.log(2) or loss = _a / 
 *.loss: h, cache = _a | h, cache = _a; h = np.tanh(h) | 2 | activation twice | the states go through a tanh on the way to the scores
 *.loss: affine_backward(dh0, _a) | affine_backward(dh[:, 0], _a) | 0 | dh not carried | the image's gradient is that of the first step's state, not the dh0 that the sequence gives back
 *.loss: affine_backward(dh0, _a) | affine_backward(dh.sum(axis=1), _a) | 0 | dh not carried | the image's gradient is a sum of dh, not the dh0 that the sequence gives back
+*.loss: _, grads[_k], grads[_l] = affine_backward(_a, _c) | _, grads[_k], grads[_l] = affine_backward(_a, _c); grads[_l] = _a[0] or _, grads[_k], grads[_l] = affine_backward(_a, _c); grads[_l] = _a[-1] | 1 | sum over the batch missing | the bias of the projection is that of all images: add up its gradient over the batch
+*.loss: _, grads[_k], grads[_l] = affine_backward(_a, _c) | _, grads[_k], grads[_l] = affine_backward(_a, _c); grads[_l] = _a.mean(axis=0) or _, grads[_k], grads[_l] = affine_backward(_a, _c); grads[_k] /= len(features) or _, grads[_k], grads[_l] = affine_backward(_a / len(features), _c) | 1 | mean for a sum | the gradients of the projection are sums over the batch, not means
 *.loss: word_embedding_backward(dx, _a) | word_embedding_backward(dx, (captions_out, p['W_embed'])) | 1 | captions off by one | the gradient of the words goes to the targets; it belongs to the inputs
 *.loss: p[_k] | np.zeros_like(p[_k]) | 2 | term missing | zeros stand where `{old}` belongs
 *.loss: return (loss, grads) | return (loss / len(features), grads) | 1 | mean for a sum | the loss is divided by the number of captions once more
@@ -341,13 +349,14 @@ adam: m_hat = m / _a && v_hat = v / _b | m_hat = m * _a && v_hat = v * _b | 0 | 
 adam: m_hat = m / _a && v_hat = v / _b | m_hat = m / _b && v_hat = v / _a | 0 | bias correction wrong | beta1 and beta2 change places in the corrections
 adam: 1 - _a ** t | 1 - _a | 1 | bias correction wrong | the power of t is missing: divide by 1 - beta^t
 adam: 1 - beta1 ** t && 1 - beta2 ** t | 1 - beta1 && 1 - beta2 | 0 | bias correction wrong | the power of t is missing, twice: divide by 1 - beta^t
-adam: 1 - _a ** t | 1 - _a * t or (1 - _a) ** t or 1 - _a ** (t - 1) or 1 - _a ** (t + 1) or 1 + _a ** t or _a ** t | 2 | bias correction wrong
+adam: 1 - _a ** t | 1 - _a * t or (1 - _a) ** t or 1 - _a ** (t - 1) or 1 - _a ** (t + 1) or 1 + _a ** t | 2 | bias correction wrong
 adam: 1 - beta1 ** t && 1 - beta2 ** t | 1 - beta1 ** (t + 1) && 1 - beta2 ** (t + 1) | 1 | bias correction wrong | `t` counts one too many
 adam: beta1, beta2 = (_a, _b) | beta1, beta2 = (_b, _a) | 0 | wrong variable | beta1 and beta2 are in each other's place
 adam: m = beta1 * m + (1 - beta1) * dw | m = (1 - beta1) * m + beta1 * dw | 0 | weights of a mean swapped | beta1 weighs the old mean, 1 - beta1 the gradient
 adam: v = beta2 * v + (1 - beta2) * dw ** 2 | v = (1 - beta2) * v + beta2 * dw ** 2 | 0 | weights of a mean swapped | beta2 weighs the old mean, 1 - beta2 the squares
 adam: m = beta1 * m + (1 - beta1) * dw && v = beta2 * v + (1 - beta2) * dw ** 2 | m = (1 - beta1) * m + beta1 * dw && v = (1 - beta2) * v + beta2 * dw ** 2 | 0 | weights of a mean swapped | beta weighs the old means, 1 - beta what comes new
 adam: m = beta1 * m + (1 - beta1) * dw && v = beta2 * v + (1 - beta2) * dw ** 2 | m = beta1 * m + dw && v = beta2 * v + dw ** 2 | 0 | factor missing | the factors 1 - beta1 and 1 - beta2 are missing
+sgd_momentum: config['learning_rate'] * dw | (1 - config['momentum']) * dw | 1 | factor wrong | the gradient is weighed by 1 - momentum, not by the learning rate
 adam: dw ** 2 | dw * m or m ** 2 or dw.mean() ** 2 or (dw ** 2).sum() or (dw ** 2).mean() | 3 | wrong variable | `v` is a mean of the gradient's squares, each by itself
 np.sqrt(_a) + _b | np.sqrt(_a + _b) | 0 | epsilon inside the root | epsilon is added to the root, not inside it
 adam: config['t'], config['m'], config['v'] = (t, m, v) | config['m'], config['v'] = m, v | 0 | state not carried | t is not put back into config
@@ -370,7 +379,7 @@ rmsprop: cache = _a * cache + (1 - _a) * _b | cache = (1 - _a) * cache + _a * _b
 rmsprop: cache = _a * cache + (1 - _a) * _b | cache = cache + _b | 0 | factor missing | the squares are added up, as AdaGrad does; here they are a moving mean
 rmsprop: cache = _a * cache + (1 - _a) * _b | cache = _b | 0 | state not carried | the cache is that of this gradient alone
 config.setdefault(_a, _b) | config.setdefault(_a, 1 - _b) or config.setdefault(_a, 10 * _b) or config.setdefault(_a, _b / 10) or config.setdefault(_a, 0.5) or config.setdefault(_a, 0.9) or config.setdefault(_a, 0.99) or config.setdefault(_a, 0.999) | 3 | another default | the default of {_a} is {_b}
-config[_a] * dw | dw or config[_a] ** 2 * dw or config[_a] * np.sign(dw) or config[_a] * dw / np.linalg.norm(dw) or config[_a] * dw * w or config[_a] * (dw + w) or config[_a] / dw | 2 | wrong step | the step is `{old}`
+config[_a] * dw | config[_a] ** 2 * dw or config[_a] * np.sign(dw) or config[_a] * dw / np.linalg.norm(dw) or config[_a] * dw * w or config[_a] * (dw + w) or dw / config[_a] | 2 | wrong step | the step is `{old}`
 
 # Solver
 *.train: config['learning_rate'] *= self.lr_decay | config['learning_rate'] *= self.lr_decay ** len(self.optim_configs) | 0 | state shared | the learning rate falls once for each parameter: they share one config, and each needs its own
@@ -450,8 +459,10 @@ def text_of(node: ast.AST) -> str:
 
 def match(pattern: Any, node: Any, bound: Bound) -> bool:
     """True if a node has the form of a pattern; what its letters stand for goes into `bound`."""
-    if isinstance(pattern, ast.Name) and re.fullmatch(r"_[a-zW]", pattern.id):
+    if isinstance(pattern, ast.Name) and re.fullmatch(r"_[a-zVW]", pattern.id):
         if pattern.id == "_W" and not (isinstance(node, ast.Name) and node.id[0] in "wW"):
+            return False
+        if pattern.id == "_V" and isinstance(node, ast.Constant):
             return False
         held = bound.setdefault(pattern.id, node)
         return held is node or text_of(held) == text_of(node)
@@ -498,11 +509,17 @@ def kind_of_term(text: str, otherwise: str) -> str:
     return next((kind for pattern, kind in TERMS if re.search(pattern, text)), otherwise)
 
 
-def wrong_shape(name: str, came: Sequence[int], right: Sequence[int]) -> tuple[str, str]:
-    """Kind and advice for a result of another shape."""
+def wrong_shape(
+    name: str,
+    came: Sequence[int],
+    right: Sequence[int],
+    others: Mapping[str, Sequence[int]] | None = None,
+) -> tuple[str, str]:
+    """Kind and advice for a result of another shape; `others` are the shapes of all results."""
     came, right = tuple(came), tuple(right)
     advice = f"{name} has shape {came}, not {right}"
     squeezed = tuple(size for size in came if size != 1)
+    alike = [other for other, shape in (others or {}).items() if tuple(shape) == came]
     cases = [
         (came == right[::-1], "transposed", "it is the transpose"),
         (sorted(came) == sorted(right), "transposed", "its axes are in another order"),
@@ -533,6 +550,8 @@ def wrong_shape(name: str, came: Sequence[int], right: Sequence[int]) -> tuple[s
             "an axis is gone: it was summed over, or one step is returned for all",
         ),
     ]
+    if alike:
+        cases.insert(0, (True, "results swapped", f"that is the shape of {alike[0]}"))
     kind, hint = next(((kind, hint) for holds, kind, hint in cases if holds), ("wrong shape", ""))
     return kind, f"{advice}: {hint}." if hint else f"{advice}."
 
