@@ -38,7 +38,7 @@ TOLERANCE = 1e-5  # relative, since some students compute in float32 throughout
 BUDGET = 4000  # mutants that a search may run
 LOOPS = 1000  # steps of a loop, of which a mutant could make more than of any right function
 UNLIKELY = 4  # rank from which changes are not tried on top of others
-WIDTH, DEPTH, PAIRED = 4, 4, 40
+WIDTH, DEPTH, PAIRED = 4, 4, 50
 GATE = re.compile(r"^(?:da_|a_|d)?([ifog])$")
 
 
@@ -145,7 +145,7 @@ def localise(
     Parameters
     ----------
     module, function : of reference/; a method as "Class.method"
-    run : call a mutant; its results, in the order of `results`
+    run : call a mutant, on arrays that it cannot write to; its results, in the order of `results`
     results : of the student
     given : names that the function finds in place of those of its module
     gates : compare each quarter of a last axis by itself
@@ -183,8 +183,7 @@ class _Search:
         namespace = dict(self.scope)
         try:
             with _applied(trail):
-                module = ast.fix_missing_locations(ast.Module([self.tree], type_ignores=[]))
-                code = compile(module, "<mutant>", "exec")
+                code = compile(ast.Module([self.tree], type_ignores=[]), "<mutant>", "exec")
             exec(code, namespace)
             return self.blocks.equal(list(self.run(namespace[self.tree.name])))
         except Exception:  # a mutant may raise anything
@@ -293,6 +292,7 @@ class _Blocks:
         self.starts = np.cumsum([0, *sizes[:-1]])
         self.of = np.repeat(np.arange(len(student)), self.cuts)  # result of each block
         self.student = self._flat(student)
+        self.scale = self._sizes(np.nan_to_num(np.abs(self.student)))
 
     def _flat(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """Block after block."""
@@ -314,13 +314,16 @@ class _Blocks:
         if missing.any():
             size[missing] = 0
             difference[missing & np.isnan(self.student)] = 0
-        blocks = np.maximum.reduceat(size, self.starts)
-        scale = np.zeros(len(self.shapes))
-        np.maximum.at(scale, self.of, blocks)
-        if not np.isfinite(scale).all():
-            return None
+        # The smaller one: beside one huge block of a mutant's all others would be equal
+        scale = np.minimum(self._sizes(size), self.scale)
         scale[scale == 0] = 1
         return np.maximum.reduceat(difference, self.starts) <= TOLERANCE * scale[self.of]
+
+    def _sizes(self, values: np.ndarray) -> np.ndarray:
+        """The largest value of each result."""
+        largest = np.zeros(len(self.shapes))
+        np.maximum.at(largest, self.of, np.maximum.reduceat(values, self.starts))
+        return largest
 
 
 def _range(*bounds: int) -> range:
@@ -346,7 +349,15 @@ def parsed(module: ModuleType, name: str) -> ast.FunctionDef:
 
 
 def mutants(tree: ast.FunctionDef, function: str) -> Iterator[Edit]:
-    """Every edit of a function, each once, by its rules and then in the order of its statements."""
+    """Every edit of a function."""
+    for edit in _edits(tree, function):
+        for slot in edit.slots:
+            for node in slot.new if isinstance(slot.new, list) else [slot.new]:
+                ast.fix_missing_locations(node)
+        yield edit
+
+
+def _edits(tree: ast.FunctionDef, function: str) -> Iterator[Edit]:
     arguments = [argument.arg for argument in tree.args.args]
     stored = {
         node.id
@@ -467,7 +478,10 @@ def _slots(
                         contexts.add("value")
                     if returned and not isinstance(node, ast.Tuple):
                         contexts.add("result")
-                    if isinstance(node, ast.Name) and node.id in names:
+                    written = isinstance(getattr(parent, "ctx", None), ast.Store) or (
+                        isinstance(parent, ast.Call) and text_of(parent.func) == "np.add.at"
+                    )
+                    if isinstance(node, ast.Name) and node.id in names and not written:
                         contexts.add("name")
                         if isinstance(parent, ast.Call):
                             contexts.add("argument")
@@ -527,7 +541,7 @@ def _of_statement(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit
             kind = "cache mixed up" if is_cache else "results swapped"
             yield edit(unpacked(entries), 4 if is_cache else 2, kind, detail)
     for kept in targets.elts:
-        if in_loop and isinstance(kept, ast.Name):
+        if in_loop and isinstance(kept, ast.Name) and kept.id != "_":
             new = unpacked(
                 [ast.Name("_unused", ast.Store()) if one is kept else one for one in targets.elts]
             )

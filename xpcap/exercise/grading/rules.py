@@ -186,6 +186,9 @@ lstm_step_forward: next_h = o * np.tanh(next_c) | next_h = o * np.tanh(next_c) +
 *step_backward: dprev_h = _a | dprev_h = _a + dnext_h | 1 | term added | `dnext_h` is added to `dprev_h`; it reaches the old state through the gates alone
 lstm_step_backward: dprev_c = _a | dprev_c = _a + dnext_c | 1 | term added | `dnext_c` is added to `dprev_c` once more
 lstm_step_backward: dnext_h * tanh_c | dnext_h * np.tanh(prev_c) | 1 | wrong variable | the tanh of the old cell stands where that of the new one belongs
+lstm_step_backward: i * (1 - i) | f * (1 - f) or o * (1 - o) or g * (1 - g) | 2 | gates swapped
+lstm_step_backward: f * (1 - f) | i * (1 - i) or o * (1 - o) or g * (1 - g) | 2 | gates swapped
+lstm_step_backward: o * (1 - o) | i * (1 - i) or f * (1 - f) or g * (1 - g) | 2 | gates swapped
 lstm_step_backward: da_o = do * _a | da_o = dc * tanh_c * _a | 1 | wrong variable | `do` is from `dc`; it is from `dnext_h`
 lstm_step_backward: prev_h.T | (o * tanh_c).T | 1 | wrong variable | the new state stands where `prev_h` belongs
 lstm_step_backward: 1 - tanh_c ** 2 | 1 - np.tanh(prev_c) ** 2 | 1 | wrong variable | the tanh of the old cell stands where that of the new one belongs
@@ -357,7 +360,9 @@ adam: v = beta2 * v + (1 - beta2) * dw ** 2 | v = (1 - beta2) * v + beta2 * dw *
 adam: m = beta1 * m + (1 - beta1) * dw && v = beta2 * v + (1 - beta2) * dw ** 2 | m = (1 - beta1) * m + beta1 * dw && v = (1 - beta2) * v + beta2 * dw ** 2 | 0 | weights of a mean swapped | beta weighs the old means, 1 - beta what comes new
 adam: m = beta1 * m + (1 - beta1) * dw && v = beta2 * v + (1 - beta2) * dw ** 2 | m = beta1 * m + dw && v = beta2 * v + dw ** 2 | 0 | factor missing | the factors 1 - beta1 and 1 - beta2 are missing
 sgd_momentum: config['learning_rate'] * dw | (1 - config['momentum']) * dw | 1 | factor wrong | the gradient is weighed by 1 - momentum, not by the learning rate
-adam: dw ** 2 | dw * m or m ** 2 or dw.mean() ** 2 or (dw ** 2).sum() or (dw ** 2).mean() | 3 | wrong variable | `v` is a mean of the gradient's squares, each by itself
+adam: dw ** 2 | dw * m or m ** 2 | 3 | wrong variable | `v` is a mean of the gradient's squares
+adam: v = beta2 * v + _a | v = np.maximum(beta2 * v, np.abs(dw)) or v = np.maximum(v, beta2 * v + _a) or v = v + dw ** 2 | 3 | wrong variable | `v` is a moving mean of the gradient's squares
+adam, rmsprop: dw ** 2 | dw.mean() ** 2 or (dw ** 2).sum() or (dw ** 2).mean() or w ** 2 | 3 | wrong variable | the mean is of the gradient's squares, each element by itself
 np.sqrt(_a) + _b | np.sqrt(_a + _b) | 0 | epsilon inside the root | epsilon is added to the root, not inside it
 adam: config['t'], config['m'], config['v'] = (t, m, v) | config['m'], config['v'] = m, v | 0 | state not carried | t is not put back into config
 adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['v'] = t, v | 0 | state not carried | m is not put back into config
