@@ -669,6 +669,9 @@ rnn_step_forward | old state added | np.tanh(forward) | np.tanh(forward) + prev_
 rnn_step_forward | no state | + np.dot(prev_h, Wh) |  | state not carried
 rnn_step_forward | mean of the two | next_h = np.tanh(forward) | next_h = np.tanh(forward / 2) | wrong activation
 rnn_step_forward | product of input and state | np.dot(x, Wx) + np.dot(prev_h, Wh) | np.dot(x, Wx) * np.dot(prev_h, Wh) | product for a sum
+rnn_step_forward | state weights on the input sum | next_h = np.tanh(forward) | next_h = np.tanh(forward + np.dot(prev_h, Wh)) | added twice
+rnn_step_forward | tanh of the state before | np.dot(prev_h, Wh) | np.dot(np.tanh(prev_h), Wh) | activation twice
+rnn_step_forward | one minus | next_h = np.tanh(forward) | next_h = 1 - np.tanh(forward) | sign
 rnn_step_backward | no tanh derivative | dnext_h * (1 - next_h ** 2) | dnext_h | missing derivative of tanh
 rnn_step_backward | tanh derivative of a sum | (1 - next_h ** 2) | (1 - next_h) | derivative of tanh wrong
 rnn_step_backward | plus for minus | (1 - next_h ** 2) | (1 + next_h ** 2) | derivative of tanh wrong
@@ -701,6 +704,11 @@ rnn_step_backward | sign of dWh | dWh = np.dot(prev_h.T, dforward) | dWh = -np.d
 rnn_step_backward | last sample alone | np.sum(dforward, axis=0) | dforward[-1] | sum over the batch missing | db
 rnn_step_backward | two at once | dx = np.dot(dforward, Wx.T)\n    dprev_h = np.dot(dforward, Wh.T) | dx = -np.dot(dforward, Wx.T)\n    dprev_h = np.dot(dforward, Wh) | transposed weight
 rnn_step_backward | weights averaged, all | dWx = np.dot(x.T, dforward)\n    dWh = np.dot(prev_h.T, dforward)\n    db = np.sum(dforward, axis=0) | dWx = np.dot(x.T, dforward) / len(x)\n    dWh = np.dot(prev_h.T, dforward) / len(x)\n    db = np.mean(dforward, axis=0) | mean for a sum
+rnn_step_backward | tanh for its derivative | (1 - next_h ** 2) | next_h | derivative of tanh wrong
+rnn_step_backward | derivative divides | dnext_h * (1 - next_h ** 2) | dnext_h / (1 - next_h ** 2) | factor wrong
+rnn_step_backward | dx by derivative once more | dx = np.dot(dforward, Wx.T) | dx = np.dot(dforward * (1 - next_h ** 2), Wx.T) | derivative of tanh twice
+rnn_step_backward | dprev_h by derivative of the old state | dprev_h = np.dot(dforward, Wh.T) | dprev_h = np.dot(dforward, Wh.T) * (1 - prev_h ** 2) | derivative of tanh twice
+rnn_step_backward | dx returned for dprev_h | dprev_h = np.dot(dforward, Wh.T) | dprev_h = dforward | wrong variable
 rnn_forward | state not carried | x[:, t, :], prev, Wx | x[:, t, :], h0, Wx | state not carried | time step 1, 2, 3
 rnn_forward | first state ignored | prev = h0 | prev = np.zeros_like(h0) | state not reset
 rnn_forward | last step left out | for t in range(T): | for t in range(T - 1): | step left out | time step 3
@@ -724,6 +732,9 @@ rnn_forward | input of the next step | x[:, t, :], prev | x[:, (t + 1) % T, :], 
 rnn_forward | same weights twice | rnn_step_forward(x[:, t, :], prev, Wx, Wh, b) | rnn_step_forward(x[:, t, :], prev, Wx, Wh.T, b) | transposed weight
 rnn_forward | no bias | rnn_step_forward(x[:, t, :], prev, Wx, Wh, b) | rnn_step_forward(x[:, t, :], prev, Wx, Wh, np.zeros_like(b)) | bias missing
 rnn_forward | mean of inputs | x[:, t, :], prev | x.mean(axis=1), prev | wrong time step
+rnn_forward | step called twice | h[:, t, :] = prev | prev, step = rnn_step_forward(x[:, t, :], prev, Wx, Wh, b)\n        h[:, t, :] = prev | step taken twice
+rnn_forward | state added | h[:, t, :] = prev | h[:, t, :] = prev + h0 | term added
+rnn_forward | residual | h[:, t, :] = prev | prev = prev + h0\n        h[:, t, :] = prev | term added
 rnn_backward | carried gradient not added | dh[:, t, :] + dprev | dh[:, t, :] | dh not added | time step 0, 1, 2
 rnn_backward | gradient of the step's loss not added | dh[:, t, :] + dprev | dprev if t < T - 1 else dh[:, t, :] | dh not added
 rnn_backward | overwritten | dWx += dWxt | dWx = dWxt | not added up over steps | dWx
@@ -759,6 +770,8 @@ rnn_backward | bias gradient of the last step | db += dbt | db = dbt if t == T -
 rnn_backward | dh0 divided by steps | dh0 = dprev | dh0 = dprev / T | mean for a sum | dh0
 rnn_backward | last step of dh for all | dh[:, t, :] + dprev | dh[:, -1, :] + dprev | wrong time step
 rnn_backward | clipped | dh0 = dprev | dWx = np.clip(dWx, -5, 5)\n    dWh = np.clip(dWh, -5, 5)\n    db = np.clip(db, -5, 5)\n    dh0 = dprev | gradient clipped
+rnn_backward | dh reversed and cache not | dh[:, t, :] + dprev | dh[:, T - 1 - t, :] + dprev | wrong time step
+rnn_backward | sums divided by steps and samples | dh0 = dprev | dWx, dWh, db = dWx / (N * T), dWh / (N * T), db / (N * T)\n    dh0 = dprev | mean for a sum
 word_embedding_forward | ids off by one | W[x, :] | W[x - 1, :] | words off by one
 word_embedding_forward | scaled | W[x, :] | W[x, :] * np.sqrt(W.shape[1]) | vectors changed
 word_embedding_forward | NULL left at zero | W[x, :] | W[x, :] * (x > 0)[:, :, None] | vectors changed
@@ -780,6 +793,9 @@ word_embedding_backward | START's place left out | np.add.at(dW, x, dout) | np.a
 word_embedding_backward | counts for gradients | np.add.at(dW, x, dout) | np.add.at(dW, x, np.ones_like(dout)) | scatter wrong
 word_embedding_backward | subtracted | np.add.at(dW, x, dout) | np.subtract.at(dW, x, dout) | scatter wrong
 word_embedding_backward | mean over all places | np.add.at(dW, x, dout) | np.add.at(dW, x, dout / x.size) | mean for a sum
+word_embedding_backward | word by word mean of dout | np.add.at(dW, x, dout) | for k in range(len(dW)):\n        dW[k] = dout[x == k].mean(axis=0) if (x == k).any() else 0 | mean for a sum
+word_embedding_backward | max over places | np.add.at(dW, x, dout) | np.maximum.at(dW, x, dout) | scatter wrong
+word_embedding_backward | transposed captions | np.add.at(dW, x, dout) | np.add.at(dW, x, dout[:, ::-1]) | scatter wrong
 lstm_step_forward | gates i, f, g, o | o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:]) | g = np.tanh(a[:, 2 * H:3 * H])\n    o = sigmoid(a[:, 3 * H:]) | gates swapped | o, g
 lstm_step_forward | forget and input gate | f * prev_c + i * g | i * prev_c + f * g | gates swapped | i, f
 lstm_step_forward | no tanh of the cell | o * tanh_next_c | o * next_c | missing activation | next_h
@@ -829,6 +845,13 @@ lstm_step_forward | sigmoid before the split | i = sigmoid(a[:, 0:H]) | i = sigm
 lstm_step_forward | softmax over units | i = sigmoid(a[:, 0:H]) | e = np.exp(a[:, 0:H])\n    i = e / e.sum(axis=1, keepdims=True) | wrong activation
 lstm_step_forward | leaky ReLU for g | g = np.tanh(a[:, 3 * H:]) | g = np.maximum(a[:, 3 * H:], 0.01 * a[:, 3 * H:]) | wrong activation
 lstm_step_forward | peephole of i and f | i = sigmoid(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H]) | i = sigmoid(a[:, 0:H] + prev_c)\n    f = sigmoid(a[:, H:2 * H] + prev_c) | term added
+lstm_step_forward | gates transposed in a reshape | i = sigmoid(a[:, 0:H])\n    f = sigmoid(a[:, H:2 * H])\n    o = sigmoid(a[:, 2 * H:3 * H])\n    g = np.tanh(a[:, 3 * H:]) | parts = a.reshape(4, len(a), H)\n    i, f, o = (sigmoid(part) for part in parts[:3])\n    g = np.tanh(parts[3]) | reshape for a transpose
+lstm_step_forward | i squared | f * prev_c + i * g | f * prev_c + i * i * g | factor twice
+lstm_step_forward | o in the cell | f * prev_c + i * g | f * prev_c + o * g | gates swapped
+lstm_step_forward | prev_c for next_c returned | return next_h, next_c, cache | return next_h, prev_c, cache | wrong variable
+lstm_step_forward | all gates from the state alone | a = x.dot(Wx) + prev_h.dot(Wh) + b | a = prev_h.dot(Wh) + b | term missing
+lstm_step_forward | overlapping slices | o = sigmoid(a[:, 2 * H:3 * H]) | o = sigmoid(a[:, H:2 * H]) | gates swapped
+lstm_step_forward | g from o's columns | g = np.tanh(a[:, 3 * H:]) | g = np.tanh(a[:, 2 * H:3 * H]) | gates
 lstm_step_backward | no sigmoid derivative of f | dgate_f * f * (1 - f) | dgate_f | missing derivative of sigmoid | gate f
 lstm_step_backward | no tanh derivative of g | dgate_g * (1 - g ** 2) | dgate_g | missing derivative of tanh | gate g
 lstm_step_backward | sigmoid derivative for g | (1 - g ** 2) | g * (1 - g) | derivative of sigmoid instead of tanh | gate g
@@ -887,6 +910,17 @@ lstm_step_backward | sign of g and transposed weight | dag = dgate_g * && dprev_
 lstm_step_backward | clipped | return dx, dprev_h, dprev_c, dWx, dWh, db | return dx, dprev_h, dprev_c, np.clip(dWx, -1, 1), dWh, db | gradient clipped | dWx
 lstm_step_backward | dx averaged | dx = da.dot(Wx.T) | dx = da.dot(Wx.T) / len(x) | mean for a sum | dx
 lstm_step_backward | stacked in another order | (dai, daf, dao, dag) | (dag, dao, daf, dai) | gates swapped
+lstm_step_backward | dag from its own gate | dag = dgate_g * (1 - g ** 2) | dag = dgate_g * (1 - i ** 2) | gates swapped
+lstm_step_backward | dao by f | dao = dgate_o * o * (1 - o) | dao = dgate_o * f * (1 - f) | gates swapped
+lstm_step_backward | derivative of o by mistake squared | dao = dgate_o * o * (1 - o) | dao = dgate_o * o * (1 - o) * (1 - o) | derivative of sigmoid wrong
+lstm_step_backward | dc through two tanh | o * (1 - tanh_next_c ** 2) * dnext_h | o * (1 - tanh_next_c ** 2) ** 2 * dnext_h | derivative of tanh wrong
+lstm_step_backward | dc by tanh | o * (1 - tanh_next_c ** 2) * dnext_h | o * tanh_next_c * dnext_h | derivative of tanh wrong
+lstm_step_backward | dprev_c without the state's path | dprev_c = dcell * f | dprev_c = dnext_h * f | wrong variable | dprev_c
+lstm_step_backward | dprev_c with its gate's gradient | dprev_c = dcell * f | dprev_c = dgate_f * f | wrong variable | dprev_c
+lstm_step_backward | dc twice | dcell = dnext_c + o | dcell = dnext_c + dnext_c + o | added twice
+lstm_step_backward | only one gate stacked | da = np.hstack((dai, daf, dao, dag)) | da = np.hstack((dai, daf, dao, dao)) | gates swapped
+lstm_step_backward | f's gradient negative and g's tanh lost | daf = dgate_f * f * (1 - f) && dag = dgate_g * (1 - g ** 2) | daf = -dgate_f * f * (1 - f) && dag = dgate_g | sign | gate f
+lstm_step_backward | three mistakes | daf = dgate_f * f * (1 - f) && dag = dgate_g * (1 - g ** 2) && dprev_c = dcell * f | daf = dgate_f && dag = dgate_g && dprev_c = dcell | missing derivative
 lstm_forward | cell not carried | prev_h, prev_c, step = lstm | prev_h, _, step = lstm | state not carried
 lstm_forward | cell starts as h0 | prev_c = np.zeros((N, H)) | prev_c = h0 | state not reset
 lstm_forward | a typing error | prev_c = np.zeros((N, H)) | prev_c = np.zeros(N, H) | raises an error | np.zeros(N, H)
@@ -906,6 +940,8 @@ lstm_forward | runs backwards | for t in range(T):\n        prev_h, prev_c, step
 lstm_forward | cell starts as ones | prev_c = np.zeros((N, H)) | prev_c = np.ones((N, H)) | state not reset
 lstm_forward | first input at each step | x[:, t, :], prev_h | x[:, 0, :], prev_h | wrong time step
 lstm_forward | stored before the step | prev_h, prev_c, step = lstm_step_forward(x[:, t, :], prev_h, prev_c, Wx, Wh, b)\n        h[:, t, :] = prev_h | h[:, t, :] = prev_h\n        prev_h, prev_c, step = lstm_step_forward(x[:, t, :], prev_h, prev_c, Wx, Wh, b) | statements in the wrong order
+lstm_forward | cell given h | lstm_step_forward(x[:, t, :], prev_h, prev_c, | lstm_step_forward(x[:, t, :], prev_h, prev_h, | wrong variable
+lstm_forward | step taken twice | h[:, t, :] = prev_h\n | prev_h, prev_c, step = lstm_step_forward(x[:, t, :], prev_h, prev_c, Wx, Wh, b)\n        h[:, t, :] = prev_h\n | step taken twice
 lstm_backward | gradient of the cell not carried | dnext_c = dprev_c | dnext_c = np.zeros((N, H)) | dc not carried
 lstm_backward | carried state gradient not added | dh[:, t, :] + dprev_h | dh[:, t, :] | dh not added
 lstm_backward | bias gradient overwritten | db += dbt | db = dbt | not added up over steps | db
@@ -933,6 +969,9 @@ lstm_backward | dx reshaped | return dx, dh0, dWx, dWh, db\n\n\ndef temporal | d
 lstm_backward | mean over samples | dh0 = dprev_h | dWx, dWh, db = dWx / N, dWh / N, db / N\n    dh0 = dprev_h | mean for a sum
 lstm_backward | first step left out | for t in reversed(range(T)): | for t in reversed(range(1, T)): | step left out
 lstm_backward | dh twice | dnext_h = dh[:, t, :] + dprev_h | dnext_h = dh[:, t, :] + dh[:, t, :] + dprev_h | added twice
+lstm_backward | dc zero and dh not carried | dnext_h = dh[:, t, :] + dprev_h\n        dnext_c = dprev_c | dnext_h = dh[:, t, :]\n        dnext_c = np.zeros((N, H)) | not
+lstm_backward | dh0 mean | dh0 = dprev_h | dh0 = dprev_h / N | mean for a sum | dh0
+lstm_backward | db of four gates swapped | return dx, dh0, dWx, dWh, db\n\n\ndef temporal | return dx, dh0, dWx, dWh, -db\n\n\ndef temporal | sign | db
 affine_forward | bias twice | .dot(w) + b\n    return out, (x, w, b) | .dot(w) + b + b\n    return out, (x, w, b) | added twice
 affine_backward | not reshaped back | dx = dout.dot(w.T).reshape(x.shape) | dx = dout.dot(w.T) | not reshaped back | dx
 affine_backward | mean over the batch | dw = x.reshape(x.shape[0], -1).T.dot(dout) | dw = x.reshape(x.shape[0], -1).T.dot(dout) / len(x) | mean for a sum | dw
@@ -975,6 +1014,11 @@ temporal_softmax_loss | sign of the gradient | dx_flat *= mask_flat[:, None] | d
 temporal_softmax_loss | gradient over steps | dx_flat /= N | dx_flat /= T | mean for a sum | dx
 temporal_softmax_loss | entropy | np.log(probs[np.arange(N * T), y_flat]) | probs[np.arange(N * T), y_flat] * np.log(probs[np.arange(N * T), y_flat]) | wrong words
 temporal_softmax_loss | gradient mean over words that count | dx_flat /= N | dx_flat /= mask.sum() | mean for a sum | dx
+temporal_softmax_loss | loss of the sum of probabilities | np.sum(mask_flat * np.log(probs[np.arange(N * T), y_flat])) | np.log(np.sum(mask_flat * probs[np.arange(N * T), y_flat])) | logarithm missing
+temporal_softmax_loss | gradient not of the mean | dx_flat /= N | dx_flat *= N | factor wrong
+temporal_softmax_loss | masked by the inverse in dx | dx_flat *= mask_flat[:, None] | dx_flat *= ~mask_flat[:, None] | mask ignored | dx
+temporal_softmax_loss | mask inverted in the loss | np.sum(mask_flat * | np.sum(~mask_flat * | mask ignored | loss
+temporal_softmax_loss | square loss | loss = -np.sum(mask_flat * np.log(probs[np.arange(N * T), y_flat])) / N | loss = np.sum(mask_flat * (1 - probs[np.arange(N * T), y_flat]) ** 2) / N | logarithm missing
 CaptioningRNN.loss | targets are the inputs | captions_out = captions[:, 1:] | captions_out = captions[:, :-1] | captions off by one
 CaptioningRNN.loss | inputs are the targets | captions_in = captions[:, :-1] | captions_in = captions[:, 1:] | captions off by one
 CaptioningRNN.loss | mask of the inputs | mask = captions_out != self._null | mask = captions_in != self._null | mask ignored
@@ -1006,6 +1050,11 @@ CaptioningRNN.loss | loss divided by steps | return loss, grads | return loss / 
 CaptioningRNN.loss | mask of START in the inputs | captions_out != self._null | (captions_out != self._null) & (captions_in != self._start) | mask ignored
 CaptioningRNN.loss | image's bias gradient forgotten | grads["b_proj"] = dh0.sum(axis=0) | grads["b_proj"] = np.zeros_like(b_proj) | left at zero | b_proj
 CaptioningRNN.loss | sum over features' rows forgotten | grads["b_proj"] = dh0.sum(axis=0) | grads["b_proj"] = dh0[0] | sum over the batch missing | b_proj
+CaptioningRNN.loss | bias of the image twice | h0 = features.dot(W_proj) + b_proj | h0 = features.dot(W_proj) + b_proj + b_proj | added twice
+CaptioningRNN.loss | mask of what comes before END | captions_out != self._null | captions_in != self._end | mask ignored
+CaptioningRNN.loss | targets without END | captions_out = captions[:, 1:] | captions_out = np.where(captions[:, 1:] == self._end, self._null, captions[:, 1:]) | mask ignored
+CaptioningRNN.loss | W_embed's gradient from dh | grads["W_embed"] = word_embedding_backward(dx, cache_embed) | grads["W_embed"] = word_embedding_backward(-dx, cache_embed) | sign | W_embed
+CaptioningRNN.loss | vocabulary gradients averaged | grads["W_embed"] = | grads["W_vocab"] = grads["W_vocab"] / len(features)\n        grads["W_embed"] = | mean for a sum | W_vocab
 CaptioningRNN.sample | word not fed back | word = np.argmax(scores, axis=1)\n            captions[:, t] = word | captions[:, t] = np.argmax(scores, axis=1) | word not fed back
 CaptioningRNN.sample | starts with NULL | word = self._start * | word = self._null * | wrong start
 CaptioningRNN.sample | state not carried | h, _ = rnn_step_forward(x, h, Wx | h, _ = rnn_step_forward(x, features.dot(W_proj) + b_proj, Wx | state not carried
@@ -1032,6 +1081,8 @@ CaptioningRNN.sample | largest in magnitude | np.argmax(scores, axis=1) | np.arg
 CaptioningRNN.sample | first step left out | for t in range(max_length): | for t in range(1, max_length): | step left out
 CaptioningRNN.sample | last step left out | for t in range(max_length): | for t in range(max_length - 1): | step left out
 CaptioningRNN.sample | state and cell exchanged | h, c, _ = lstm | c, h, _ = lstm | results swapped
+CaptioningRNN.sample | tanh of h before scores | scores = h.dot(W_vocab) + b_vocab | scores = np.tanh(h).dot(W_vocab) + b_vocab | activation twice
+CaptioningRNN.sample | bias twice | scores = h.dot(W_vocab) + b_vocab | scores = h.dot(W_vocab) + b_vocab + b_vocab | added twice
 sgd | uphill | w -= config["learning_rate"] * dw | w += config["learning_rate"] * dw | sign
 sgd | no learning rate | w -= config["learning_rate"] * dw | w -= dw | factor missing
 sgd | learning rate divides | config["learning_rate"] * dw | dw / config["learning_rate"] | wrong step
@@ -1045,6 +1096,8 @@ sgd_momentum | momentum of both | config["momentum"] * v - config["learning_rate
 sgd_momentum | no learning rate | - config["learning_rate"] * dw | - dw | factor missing
 sgd_momentum | no momentum | v = config["momentum"] * v | v = v | factor missing
 sgd_momentum | another momentum | config.setdefault("momentum", 0.9) | config.setdefault("momentum", 0.99) | another default
+sgd_momentum | classical with plus and minus | v = config["momentum"] * v - config["learning_rate"] * dw\n    next_w = w + v | v = config["momentum"] * v + config["learning_rate"] * dw\n    next_w = w + v | sign
+sgd_momentum | old velocity | next_w = w + v\n    config["velocity"] = v | next_w = w + config.get("velocity", 0 * w)\n    config["velocity"] = v | statements in the wrong order
 rmsprop | no root | np.sqrt(config["cache"]) | config["cache"] | square root missing
 rmsprop | decay at the other term | config["decay_rate"] * config["cache"] + (1 - config["decay_rate"]) * dw ** 2 | (1 - config["decay_rate"]) * config["cache"] + config["decay_rate"] * dw ** 2 | weights of a mean swapped
 rmsprop | factor missing | (1 - config["decay_rate"]) * dw ** 2 | dw ** 2 | factor missing
@@ -1058,6 +1111,7 @@ rmsprop | uphill | next_w = w - | next_w = w + | sign
 rmsprop | no epsilon | (np.sqrt(config["cache"]) + config["epsilon"]) | np.sqrt(config["cache"]) | term missing
 rmsprop | multiplied | dw / (np.sqrt(config["cache"]) + config["epsilon"]) | dw * (np.sqrt(config["cache"]) + config["epsilon"]) | factor wrong
 rmsprop | another decay | config.setdefault("decay_rate", 0.99) | config.setdefault("decay_rate", 0.9) | another default
+rmsprop | square root of the mean stored | config["decay_rate"] * config["cache"] | config["decay_rate"] * np.sqrt(config["cache"]) | square root twice
 adam | no bias correction | mt = config["m"] / (1 - config["beta1"] ** config["t"]) | mt = config["m"] | bias correction missing
 adam | t not counted | config["t"] += 1 | config["t"] = 1 | step not counted
 adam | no square | (dw * dw) | dw | factor wrong
@@ -1084,6 +1138,11 @@ adam | m from v | config["m"] = config["beta1"] * config["m"] | config["m"] = co
 adam | v not kept | config["v"] = config["beta2"] * config["v"] + (1 - config["beta2"]) * (dw * dw) && vt = config["v"] / | v = config["beta2"] * config["v"] + (1 - config["beta2"]) * (dw * dw) && vt = v / | state not carried
 adam | epsilon forgotten | (np.sqrt(vt) + config["epsilon"]) | np.sqrt(vt) | term missing
 adam | v uncorrected in the step | np.sqrt(vt) | np.sqrt(config["v"]) | bias correction missing
+adam | t in the exponent only once | (1 - config["beta2"] ** config["t"]) | (1 - config["beta2"] ** 1) | bias correction wrong
+adam | epsilon times | (np.sqrt(vt) + config["epsilon"]) | (np.sqrt(vt) * config["epsilon"]) | product for a sum
+adam | AdaGrad's v | config["beta2"] * config["v"] + (1 - config["beta2"]) * (dw * dw) | config["v"] + (dw * dw) | wrong variable
+adam | m not decayed | config["beta1"] * config["m"] + (1 - config["beta1"]) * dw | config["m"] + (1 - config["beta1"]) * dw | factor missing
+adam | momentum like | config["beta1"] * config["m"] + (1 - config["beta1"]) * dw | config["beta1"] * config["m"] + dw | factor missing
 CaptioningSolver | configs shared | self.optim_configs[p] = d | self.optim_configs[p] = self.optim_config | state shared
 CaptioningSolver | learning rate never falls | *= self.lr_decay | *= 1.0 | learning rate not decayed
 CaptioningSolver | losses not recorded | self.loss_history.append(loss) | self.loss_history = [loss] | wrong number of steps

@@ -54,7 +54,7 @@ sigmoid(_a) | np.clip(0.2 * _a + 0.5, 0, 1) or np.clip((_a + 1) / 2, 0, 1) or np
 np.tanh(_a) | np.clip(_a, -1, 1) | 2 | wrong activation | a hard tanh stands where `{old}` belongs
 sigmoid(_a) | np.exp(_a) / np.exp(_a).sum(axis=1, keepdims=True) | 3 | wrong activation | a softmax stands where `{old}` belongs
 sigmoid(_a) | sigmoid(-_a) | 2 | sign | the sigmoid is 1 / (1 + exp(-x)); yours is that of -`{_a}`
-np.tanh(_a) | np.tanh(-_a) | 3 | sign | the tanh is that of -`{_a}`
+np.tanh(_a) | np.tanh(-_a) or 1 - np.tanh(_a) | 3 | sign | `{new}` stands where `{old}` belongs
 sigmoid(_a) | sigmoid(sigmoid(_a)) or np.tanh(sigmoid(_a)) or sigmoid(np.tanh(_a)) | 2 | activation twice | `{_a}` goes through two activations
 np.tanh(_a) | np.tanh(np.tanh(_a)) or np.tanh(sigmoid(_a)) or sigmoid(np.tanh(_a)) | 2 | activation twice | `{_a}` goes through two activations
 np.tanh(_a + _b) | np.tanh(_a) + _b or _a + np.tanh(_b) or np.tanh(_a) + np.tanh(_b) | 2 | activation of a part | the tanh is of the whole sum
@@ -70,6 +70,8 @@ sigmoid: return _a | return np.tanh(x) or return 1 / (1 - np.exp(-x)) or return 
 
 # Products, sums, brackets
 _a * counts or _a * counts[:, None] | _a | 3 | mask ignored | the mask is missing
+_a * counts | _a * ~counts | 1 | mask ignored | the mask is inverted
+_a * counts[:, None] | _a * ~counts[:, None] | 1 | mask ignored | the mask is inverted
 _a * _b or _b * _a | _a | 3 | factor missing | the factor `{_b}` is missing
 _a * _b | _a + _b | 3 | sum for a product | `{_a}` and `{_b}` are added, not multiplied
 _a * _b | _a / _b | 4 | factor wrong | `{_b}` divides
@@ -106,6 +108,7 @@ np.log(_a) | _a | 2 | logarithm missing | the logarithm of `{_a}` is missing
 # Products of matrices
 _W.T | _W | 1 | transposed weight
 _a.T | _a | 1 | transposed
+_a @ _W | np.tanh(_a) @ _W | 3 | activation twice | `{_a}` goes through a tanh on the way into `{old}`
 _a @ _W | _a @ _W.T | 2 | transposed weight
 _W.T | _W.reshape(_W.shape[::-1]) | 2 | reshape for a transpose | a reshape to the shape of `{old}` does not exchange the axes
 _a.T | _a.reshape(_a.shape[::-1]) | 2 | reshape for a transpose | a reshape to the shape of `{old}` does not exchange the axes
@@ -168,6 +171,7 @@ test: _a == _b | True | 2 | condition missing | `{old}` is not asked
 
 # Gates of the LSTM
 lstm_step_forward: np.split(a, 4, axis=1) | (a[:, 0::4], a[:, 1::4], a[:, 2::4], a[:, 3::4]) | 0 | gates interleaved | every fourth column is taken for a gate: a gate is a block of H columns
+lstm_step_forward: np.split(a, 4, axis=1) | a.reshape(4, len(a), -1) | 0 | reshape for a transpose | a reshape to four blocks mixes samples and gates: a gate is a block of H columns
 lstm_step_backward: np.concatenate(_a, axis=1) | np.stack(_a, axis=2).reshape(len(x), -1) | 0 | gates interleaved | the gates' columns alternate: a gate is a block of H columns
 lstm_step_forward: sigmoid(a_i) | 1 - f | 2 | gates swapped | the input gate is 1 - f
 lstm_step_forward: i * g | (1 - f) * g | 1 | gates swapped | `1 - f` stands where `i` belongs
@@ -184,6 +188,9 @@ lstm_step_forward: next_c = _a | next_c = sigmoid(_a) | 3 | activation twice | t
 lstm_step_forward: return (next_h, next_c, _a) | return (next_h, np.tanh(next_c), _a) | 1 | wrong variable | the tanh of the cell is returned, not the cell
 lstm_step_forward: next_h = o * np.tanh(next_c) | next_h = o * np.tanh(next_c) + prev_h or next_h = np.tanh(o * next_c) or next_h = np.tanh(o) * next_c or next_h = o * np.tanh(g) or next_h = np.tanh(o * np.tanh(next_c)) | 2 | activation of a part | `next_h` is `o * np.tanh(next_c)`
 *step_backward: dprev_h = _a | dprev_h = _a + dnext_h | 1 | term added | `dnext_h` is added to `dprev_h`; it reaches the old state through the gates alone
+rnn_step_backward: dx = da @ _a | dx = (da * (1 - next_h ** 2)) @ _a | 2 | derivative of tanh twice | the derivative is in `da` already
+rnn_step_backward: dprev_h = da @ _a | dprev_h = (da * (1 - next_h ** 2)) @ _a | 2 | derivative of tanh twice | the derivative is in `da` already
+rnn_step_backward: dprev_h = _a | dprev_h = _a * (1 - prev_h ** 2) | 2 | derivative of tanh twice | the derivative of the step before is that step's own
 lstm_step_backward: dprev_c = _a | dprev_c = _a + dnext_c | 1 | term added | `dnext_c` is added to `dprev_c` once more
 lstm_step_backward: dnext_h * tanh_c | dnext_h * np.tanh(prev_c) | 1 | wrong variable | the tanh of the old cell stands where that of the new one belongs
 lstm_step_backward: i * (1 - i) | f * (1 - f) or o * (1 - o) or g * (1 - g) | 2 | gates swapped
@@ -203,6 +210,12 @@ lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = np.zeros_lik
 rnn_forward: state = h0 | state = np.tanh(h0) | 1 | activation twice | h0 goes through a tanh; it is the first state as it is
 lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = np.tanh(h0), np.zeros_like(h0) | 1 | activation twice | h0 goes through a tanh; it is the first state as it is
 rnn_forward, lstm_forward: h[:, t] = state | h[:, t] = state; state = np.zeros_like(h0) | 1 | state not carried | every step starts from zeros, not from the state before
+rnn_forward, lstm_forward: h[:, t] = state | h[:, t] = state + h0 or state = state + h0; h[:, t] = state | 2 | term added | `h0` is added to the states
+rnn_forward: state, step = _a | state, step = _a; state, step = _a | 1 | step taken twice | the loop makes each step twice
+lstm_forward: state, cell, step = _a | state, cell, step = _a; state, cell, step = _a | 1 | step taken twice | the loop makes each step twice
+rnn_forward: state, step = _a | before = state; state, step = _a; state = state + before or before = state; state, step = _a; state = (state + before) / 2 | 2 | term added | the state before is added to the new one; the step replaces it
+lstm_forward: state, cell, step = _a | before = state; state, cell, step = _a; state = state + before | 2 | term added | the state before is added to the new one; the step replaces it
+lstm_forward: state, cell, step = _a | before = cell; state, cell, step = _a; cell = cell + before | 2 | term added | the cell before is added to the new one; the step replaces it
 rnn_forward, lstm_forward: h[:, t] = state | h[:, t] = np.tanh(state) | 2 | activation twice | the states go through a tanh once more
 lstm_forward: h[:, t] = state | h[:, t] = np.tanh(cell) | 2 | wrong variable | h holds the tanh of the cells, not the states
 lstm_forward: h[:, t] = state | h[:, t] = state; cell = state | 1 | state not carried | the next step's cell is the state, not the cell
@@ -264,7 +277,7 @@ temporal_softmax_loss: loss = _a / N && dscores = _b / N | loss = _a / T && dsco
 temporal_softmax_loss: loss = _a / N && dscores = _b / N | loss = _a && dscores = _b | 0 | sum for a mean | the division by N is missing, in the loss and in its gradient
 temporal_softmax_loss: loss = _a / N && dscores = _b / N | loss = -(_a) / N && dscores = -(_b) / N | 1 | sign | the loss is minus the logarithm; yours has the other sign, and its gradient
 temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(_b * counts).mean() | 1 | mean for a sum | the mean is over captions alone, of sums over steps
-temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(np.exp(_b) * counts).sum() / N | 1 | logarithm missing | the loss is of probabilities, not of their logarithms
+temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(np.exp(_b) * counts).sum() / N or loss = ((1 - np.exp(_b)) ** 2 * counts).sum() / N or loss = -np.log((np.exp(_b) * counts).sum()) / N | 1 | logarithm missing | the loss adds up the logarithms of the words' probabilities
 temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(scores[rows, words] * counts).sum() / N or loss = -(shifted[rows, words] * counts).sum() / N | 1 | logarithm missing | the loss is of scores, not of logarithms of probabilities
 temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(log_p * counts[:, None]).sum() / N or loss = -(log_p.max(axis=1) * counts).sum() / N or loss = -(np.exp(log_p) * log_p * counts[:, None]).sum() / N or loss = -(np.exp(_b) * _b * counts).sum() / N | 1 | wrong words | the loss is of the probability of the caption's word alone
 temporal_softmax_loss: dscores[rows, words] -= 1 | dscores -= 1 | 1 | term missing | 1 is subtracted everywhere; it belongs to the caption's words alone
@@ -281,6 +294,8 @@ temporal_softmax_loss: dscores.reshape(N, T, V) | dscores.reshape(T, N, V).trans
 temporal_softmax_loss: loss = _a / N | loss = _a / N / np.log(2) or loss = _a / N / np.log(10) | 1 | wrong logarithm | the logarithm is the natural one, np.log
 
 # Captioner
+*.loss, *.sample: affine_forward(_a, _b, _c) | affine_forward(_a, _b, 2 * _c) | 2 | added twice | the bias is added twice, in `{old}`
+*.loss: temporal_affine_forward(_a, _b, _c) | temporal_affine_forward(_a, _b, 2 * _c) | 2 | added twice | the bias is added twice, in `{old}`
 *.loss: captions_out = captions[:, 1:] | captions_in, captions_out = captions[:, 1:], captions[:, :-1] | 0 | captions off by one | inputs and targets are in each other's place: a step reads the word that it should predict
 *.loss: captions_in = captions[:, :-1] | captions_in = captions; captions = np.concatenate((captions[:, :1], captions), axis=1) | 0 | captions off by one | inputs and targets are the same captions: a step predicts the word that it reads
 *.loss: captions[:, :-1] | captions[:, 1:] | 2 | captions off by one
@@ -383,6 +398,8 @@ sgd_momentum: v = _a && config['velocity'] = v | u = v; v = _a && config['veloci
 rmsprop: cache = _a * cache + (1 - _a) * _b | cache = (1 - _a) * cache + _a * _b | 0 | weights of a mean swapped | the decay rate weighs the old mean, 1 - decay rate the squares
 rmsprop: cache = _a * cache + (1 - _a) * _b | cache = cache + _b | 0 | factor missing | the squares are added up, as AdaGrad does; here they are a moving mean
 rmsprop: cache = _a * cache + (1 - _a) * _b | cache = _b | 0 | state not carried | the cache is that of this gradient alone
+config.get(_a, np.zeros_like(w)) | config.get(_a, dw) or config.get(_a, w) | 2 | not started at zero | {_a} starts as zeros
+rmsprop: cache = _a * cache + _b | cache = _a * np.sqrt(cache) + _b or cache = np.sqrt(_a * cache + _b) | 2 | square root twice | the cache holds squares; the root is taken in the step alone
 config.setdefault(_a, _b) | config.setdefault(_a, 1 - _b) or config.setdefault(_a, 10 * _b) or config.setdefault(_a, _b / 10) or config.setdefault(_a, 0.5) or config.setdefault(_a, 0.9) or config.setdefault(_a, 0.99) or config.setdefault(_a, 0.999) | 3 | another default | the default of {_a} is {_b}
 config[_a] * dw | config[_a] ** 2 * dw or config[_a] * np.sign(dw) or config[_a] * dw / np.linalg.norm(dw) or config[_a] * dw * w or config[_a] * (dw + w) or dw / config[_a] | 2 | wrong step | the step is `{old}`
 
