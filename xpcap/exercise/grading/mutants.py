@@ -157,7 +157,7 @@ def localise(
         edits = [edit for edit in edits if not edit.rank]  # of NaN, much nonsense has the same
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        scope = {**vars(module), **SCOPE, "range": _range, **(given or {})}
+        scope = {**SCOPE, **vars(module), "range": _range, **(given or {})}
         search = _Search(tree, run, _Blocks(results, gates), scope, budget)
         trail, whole = search.best(edits)
     return Localisation([edit.described() for edit in trail], whole) if trail else None
@@ -220,7 +220,7 @@ class _Search:
         self, right: np.ndarray, found: list[tuple[list[Edit], np.ndarray]]
     ) -> list[tuple[list[Edit], np.ndarray]]:
         """What was found, best first, and before it the edits that explain parts by themselves."""
-        found = sorted(found, key=lambda entry: (-entry[1].sum(), *_prior(entry[0])))
+        found = sorted(found, key=_order)
         trail: list[Edit] = []
         got = right
         for edits, equal in found:
@@ -252,13 +252,14 @@ class _Search:
                             return deeper[-1][0], True
             if not deeper:
                 break
-            deeper.sort(key=lambda entry: (-entry[1].sum(), *_prior(entry[0])))
-            found = deeper
+            found = sorted(deeper, key=_order)
         return (found[0][0], bool(found[0][1].all())) if found else ([], False)
 
 
-def _prior(edits: Sequence[Edit]) -> tuple[int]:
-    return (sum(edit.prior for edit in edits),)
+def _order(found: tuple[list[Edit], np.ndarray]) -> tuple[int, int]:
+    """The order of explanations: what explains most, and of these the likeliest."""
+    edits, equal = found
+    return -int(equal.sum()), sum(edit.prior for edit in edits)
 
 
 @contextmanager
