@@ -1,90 +1,220 @@
-"""`verify --against`: what a student and a teacher see of a grading."""
+"""`verify --against` and `--class`: what a student and a teacher see of a grading."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import call, failing, good
 
-from xpcap import use_backend
-from xpcap.exercise.grading.submission import course_files
+from xpcap.cli import verify
+from xpcap.exercise import table
+from xpcap.exercise.grading import roster
+from xpcap.exercise.grading.files import read
+from xpcap.exercise.grading.report import Report, Result
 
-SOURCE = """
+LAYERS = "def sigmoid(x): return x\n"
+FAULTS = {
+    "rnn_forward": Result(
+        "rnn_forward", False, "line 7: return a_name", "raises an error", "It raises NameError."
+    ),
+    "lstm_step_backward": Result(
+        "lstm_step_backward",
+        False,
+        "gate f: dx, dprev_h, dWx, dWh, db, and more",
+        "missing derivative of sigmoid",
+        "The factor `f * (1 - f)` is missing.\n    da_f = df * f * (1 - f)",
+    ),
+    "rnn_backward": Result("rnn_backward", True, "", "dtype changed", "It is float32."),
+}
+UNCONFINED = "not confined: \x1bthe code could read your files"
 
-def rnn_forward(x, h0, Wx, Wh, b):
-    return a_name_that_is_not_defined_anywhere_in_this_file
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A grader that finds FAULTS in a file that says so; what it was asked."""
+    asked: list[dict[str, Any]] = []
 
-def word_embedding_forward(x, W):
-    pass
-"""
+    def stub(
+        path: str | Path, *, expect: Sequence[str] | None, only: Sequence[str] = (), **options: Any
+    ) -> Report:
+        asked.append({"path": str(path), "expect": expect, "only": only, **options})
+        handed_in = read(path)
+        text = b"".join(handed_in.files.values())
+        if b"crash" in text:
+            raise RuntimeError("a mistake of ours")
+        expect = list(handed_in.homes) if expect is None else expect
+        missing = [one for one in expect if one not in handed_in.homes]
+        names = [one.name for one in table.functions(expect) if one.module not in missing]
+        found = FAULTS if b"wrong" in text else {}
+        results = [
+            found.get(name, Result(name, True)) for name in names if not only or name in only
+        ]
+        says = UNCONFINED if b"unheld" in text else "confined by bubblewrap"
+        return Report(results, expect, missing, says, "00ff", handed_in.notes)
+
+    def here(work: Callable[[], Report], seconds: float) -> Report:
+        return work()
+
+    monkeypatch.setattr(verify, "grade_submission", stub)
+    monkeypatch.setattr(roster, "grade_submission", stub)
+    monkeypatch.setattr(roster, "apart", here)
+    return asked
 
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    file = tmp_path / "my layers.py"
-    file.write_bytes(course_files()["rnn_layers.py"] + SOURCE.encode())
+    file = tmp_path / "rnn_layers-1.py"
+    file.write_text(f"{LAYERS}# wrong, unheld\n")
     return file
 
 
-def test_a_grading_is_a_table_with_advice_below_what_is_wrong(work: Path) -> None:
-    result = call("verify", "--against", "my layers.py", "--only", "*_forward", "--only", "sigmoid")
+@pytest.mark.usefixtures("asked", "work")
+def test_a_grading_tells_what_does_not_hold_and_is_a_table_with_advice_and_points() -> None:
+    result = call("verify", "--against", "rnn_layers-1.py")
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["function", "pass", "where", "kind"]
+    assert lines[:3] == [
+        "not confined: \\x1bthe code could read your files",
+        "rnn_layers-1.py is taken as rnn_layers.py",
+        "seed of the inputs: 00ff",
+    ]
+    assert lines[3].split() == ["function", "pass", "where", "kind"]
     assert "sigmoid                      yes" in lines
-    line = work.read_text().splitlines().index("def rnn_forward(x, h0, Wx, Wh, b):", 180) + 2
     row = next(i for i, line in enumerate(lines) if line.startswith("rnn_forward "))
-    assert lines[row].split()[1:] == ["NO", "line", str(line), "raises", "an", "error"]
-    assert lines[row + 1] == "    return a_name_that_is_not_defined_anywhere_in_this_file"
-    assert lines[row + 2].startswith("    rnn_forward raises NameError: name 'a_name_")
-    assert any(line.endswith("not written yet") for line in lines)
-    assert not any("backward" in line for line in lines)
-    assert lines[-1] == "6 of 8 functions pass"
+    assert lines[row].split()[1:] == ["NO", "line", "7", "raises", "an", "error"]
+    assert lines[row + 1 : row + 3] == ["    return a_name", "    It raises NameError."]
+    row = next(i for i, line in enumerate(lines) if line.startswith("lstm_step_backward "))
+    assert lines[row + 1 : row + 4] == [
+        "    gate f: dx, dprev_h, dWx, dWh, db, and more",
+        "    The factor `f * (1 - f)` is missing.",
+        "        da_f = df * f * (1 - f)",
+    ]
+    assert lines[-1] == "14 of 16 functions pass, 73.69 of 100 points"
 
 
-def test_a_grading_as_json_with_points_and_a_page(work: Path) -> None:
-    options = ("--against", "my layers.py", "--json", "--only", "rnn_*")
+@pytest.mark.usefixtures("work")
+def test_a_file_at_home_is_graded_by_what_it_defines_and_a_submission_by_what_is_expected(
+    asked: list[dict[str, Any]],
+) -> None:
+    for options, expect in (
+        (["--against", "rnn_layers-1.py"], None),
+        (["--against", "."], ("rnn_layers", "rnn")),
+        (["--against", "rnn_layers-1.py", "--gradescope", "r.json"], ("rnn_layers", "rnn")),
+        (["--against", "rnn_layers-1.py", "--expect", "rnn,optim,rnn"], ("rnn", "optim")),
+    ):
+        call("verify", *options)
+        assert asked[-1]["expect"] == expect
+    call("verify", "--against", ".", "--seed", "7", "--require-confinement", "--memory", "1")
+    assert asked[-1] == {
+        "path": ".",
+        "expect": ("rnn_layers", "rnn"),
+        "only": (),
+        "seed": 7,
+        "seconds": 10.0,
+        "memory": 1.0,
+        "require_confinement": True,
+    }
+
+
+@pytest.mark.usefixtures("asked", "work")
+def test_functions_that_are_chosen_are_counted_without_points() -> None:
+    output = good("verify", "--against", ".", "--only", "sigmoid", "--only", "rnn_backward").stdout
+    assert output.splitlines()[-1] == "2 of 2 functions pass"
+    assert call("verify", "--against", ".", "--only", "rnn_forward").exit_code == 1
+
+
+@pytest.mark.usefixtures("asked", "work")
+def test_a_grading_as_json_with_points_and_a_page() -> None:
+    options = ("--against", "rnn_layers-1.py", "--json")
     written = ("--gradescope", "results.json", "--html", "page.html")
     result = call("verify", *options, *written)
     assert result.exit_code == 1
     rows = json.loads(result.stdout)
-    assert [row["function"] for row in rows if row["passed"]][:2] == [
-        "rnn_step_forward",
-        "rnn_step_backward",
+    assert [row["function"] for row in rows if not row["passed"]] == [
+        "rnn_forward",
+        "lstm_step_backward",
     ]
+    assert result.stderr.startswith("not confined: ")
     scores = json.loads(Path("results.json").read_text())
-    assert sum(test["max_score"] for test in scores["tests"]) == 100
-    assert 0 < scores["score"] < 100
-    assert "Grading of my layers.py" in Path("page.html").read_text(encoding="utf-8")
+    assert scores["score"] == 56
+    assert scores["output"].startswith("not confined: ")
+    assert "Grading of rnn_layers-1.py" in Path("page.html").read_text(encoding="utf-8")
     for file in written[1::2]:
         before = Path(file).read_bytes()
         failing(["verify", *options, written[written.index(file) - 1], file], "exists")
         assert Path(file).read_bytes() == before
 
 
-def test_a_right_submission_passes_on_numpy_whatever_backend_is_in_force(work: Path) -> None:
-    Path("optim.py").write_bytes(course_files()["optim.py"])
-    with use_backend("numpy"):
-        output = good("verify", "--against", "optim.py", "--backend", "numpy").stdout
-    assert output.splitlines()[-1] == "4 of 4 functions pass"
+@pytest.mark.usefixtures("asked")
+def test_gradescope_gets_zero_and_the_reason_where_there_is_nothing_of_the_course(
+    work: Path,
+) -> None:
+    work.write_text("x = 1\n")
+    options = ["verify", "--against", ".", "--gradescope", "results.json"]
+    failing(options, "defines nothing of the course", left=("results.json",))
+    found = json.loads(Path("results.json").read_text())
+    assert found["score"] == 0
+    assert "it holds rnn_layers-1.py" in found["output"]
+    failing(["verify", "--against", "none", "--gradescope", "other.json"], "does not exist")
 
 
+def test_a_class_is_graded_with_its_roster_and_the_graders_own_failures_are_told(
+    asked: list[dict[str, Any]], work: Path
+) -> None:
+    folder = work.parent / "submissions"
+    for name, text in (("ada", ""), ("bob", "# wrong, unheld"), ("eve", "x")):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "rnn_layers.py").write_text(LAYERS + text)
+    Path("names").write_text("Ada\nBob\nZoe\n")
+    options = ["--class", "submissions", "--out", "reports", "--jobs", "1", "--roster", "names"]
+    result = good("verify", *options, "--seed", "3")
+    assert [one["expect"] for one in asked] == [("rnn_layers", "rnn")] * 3
+    assert {one["seed"] for one in asked} == {3}
+    lines = result.stdout.splitlines()
+    assert sorted(lines) == [
+        "Zoe: 0 of 14 functions pass, 0 of 100 points",
+        "ada: 16 of 20 functions pass, 76 of 100 points",
+        "bob: 14 of 20 functions pass, 56 of 100 points",
+        "eve: 16 of 20 functions pass, 76 of 100 points",
+        "not confined: \\x1bthe code could read your files",
+        "wrote reports/class.csv: 4 students",
+    ]
+    assert lines.index("bob: 14 of 20 functions pass, 56 of 100 points") == 1 + next(
+        i for i, line in enumerate(lines) if line.startswith("not confined")
+    )
+    assert "note: not on the roster: eve" in result.stderr
+    failing(["verify", *options], "reports exists")
+
+    (folder / "eve" / "rnn_layers.py").write_text(f"{LAYERS}# crash")
+    options[3] = "again"
+    result = call("verify", *options)
+    assert result.exit_code == 1
+    assert "the grader failed, and its zero is no mark, for eve" in result.stderr
+    assert Path("again/class.csv").exists()
+
+
+@pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize(
     ("status", "arguments", "says"),
     [
         (2, ["--only", "adam"], "--only without --against"),
-        (2, ["--seconds", "3"], "--seconds without --against"),
-        (2, ["--against", "my layers.py", "--backend", "cupy"], "--backend cupy with --against"),
-        (2, ["--against", "my layers.py", "--seconds", "0"], "--seconds"),
+        (2, ["--seconds", "3"], "--seconds without --against or --class"),
+        (2, ["--against", ".", "--out", "o"], "--out without --class"),
+        (2, ["--class", ".", "--out", "o", "--html", "p.html"], "--html without --against"),
+        (2, ["--class", "."], "--class without --out"),
+        (2, ["--class", ".", "--against", "."], "--against with --class"),
+        (2, ["--class", ".", "--out", "o", "--json"], "--json with --class"),
+        (2, ["--against", ".", "--only", "adam", "--gradescope", "r.json"], "--only with --grade"),
+        (2, ["--against", ".", "--backend", "cupy"], "--backend cupy with --against"),
+        (2, ["--against", ".", "--seconds", "0"], "--seconds"),
+        (2, ["--against", ".", "--seed", "-1"], "--seed"),
         (1, ["--against", "none.py"], "none.py does not exist"),
-        (1, ["--against", "my layers.py", "--html", "page.txt"], "does not end in .html"),
-        (
-            2,
-            ["--against", "my layers.py", "--only", "nothing"],
-            "is named nothing",
-        ),
+        (1, ["--against", ".", "--html", "page.txt"], "does not end in .html"),
+        (1, ["--class", "none", "--out", "o"], "none is no folder"),
+        (1, ["--class", ".", "--out", "o", "--roster", "none"], "none cannot be read"),
     ],
 )
 def test_what_cannot_be_graded_is_refused(
@@ -93,3 +223,26 @@ def test_what_cannot_be_graded_is_refused(
     result = call("verify", *arguments)
     assert (result.exit_code, says in result.stderr, result.stdout) == (status, True, "")
     assert list(work.parent.iterdir()) == [work]
+
+
+@pytest.mark.usefixtures("work")
+def test_a_module_that_students_do_not_write_cannot_be_expected() -> None:
+    result = call("verify", "--against", ".", "--expect", "rnn,lstm")
+    assert (result.exit_code, "--expect 'lstm' does not exist" in result.stderr) == (2, True)
+
+
+def test_the_help_says_what_a_class_leaves_on_disk() -> None:
+    text = " ".join(good("verify", "--help").stdout.split())
+    for sentence in (
+        "Reports are written as students are graded, into a new folder",
+        "The exit status is 1 if the grader itself failed for a student.",
+        "Of a grading: modules that the 100 points are of; a missing one earns none.",
+    ):
+        assert sentence in text
+
+
+@pytest.mark.slow
+def test_layers_of_a_handout_pass_as_they_are_graded(work: Path) -> None:
+    work.write_text(table.source("rnn_layers", ""))
+    output = good("verify", "--against", work.name).stdout
+    assert output.splitlines()[-1] == "16 of 16 functions pass, 100 of 100 points"

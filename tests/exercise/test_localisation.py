@@ -12,18 +12,16 @@ from students import (
     FILES,
     MISTAKES,
     PAGE,
-    STYLES,
+    RULE,
     Mistake,
     is_right,
+    line,
     named,
-    table,
     with_mistake,
     written,
 )
 
 from xpcap.exercise.grading import Result, grade, mutants, rules
-from xpcap.exercise.grading.known import LABELS
-from xpcap.exercise.grading.layers import LAYERS
 from xpcap.exercise.reference import captioning_solver, optim, rnn, rnn_layers
 
 NOTATION = Path(__file__).parents[2] / "docs" / "explain" / "backward.md"
@@ -56,13 +54,6 @@ SEARCHED: list[tuple[ModuleType, str]] = [
 ]
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_right_solutions_pass_in_any_style(style: str, tmp_path: Path) -> None:
-    results = grade(written(STYLES[style], tmp_path))
-    assert [result for result in results if not result.passed] == []
-    assert len(results) == 25
-
-
 @pytest.mark.parametrize("name", A_FEW)
 def test_a_mistake_is_named_where_it_is_and_nothing_else(name: str, tmp_path: Path) -> None:
     (mistake,) = [mistake for mistake in MISTAKES if mistake.name == name]
@@ -71,11 +62,12 @@ def test_a_mistake_is_named_where_it_is_and_nothing_else(name: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_every_mistake_is_named_as_the_page_says() -> None:
-    lines = list(table())
-    assert [line for line in lines if "WRONG" in line] == []
-    assert len(lines) > 430
-    assert PAGE.read_text(encoding="utf-8").endswith("\n".join(lines) + "\n")
+def test_mistakes_are_named_as_the_page_says() -> None:
+    """Of every third; `python tests/helpers/students.py` writes the page, and names wrong rows."""
+    lines = PAGE.read_text(encoding="utf-8").split(RULE)[1].splitlines()
+    assert len(lines) == len(MISTAKES) > 490
+    assert not any("WRONG" in row for row in lines)
+    assert [line(mistake) for mistake in MISTAKES[::3]] == lines[::3]
 
 
 def test_what_is_not_written_is_a_row_and_the_rest_is_graded(tmp_path: Path) -> None:
@@ -90,7 +82,6 @@ def test_what_is_not_written_is_a_row_and_the_rest_is_graded(tmp_path: Path) -> 
     kinds = {name: result.kind for name, result in results.items() if not result.passed}
     assert kinds == {
         "rnn_step_backward": "not written yet",
-        "rnn_backward": "follows from another function",
         "word_embedding_backward": "not written yet",
         "lstm_forward": "not written yet",
         "lstm_backward": "follows from another function",
@@ -106,18 +97,6 @@ def test_a_mistake_that_nothing_explains_is_still_narrowed_down(tmp_path: Path) 
     assert results["lstm_step_forward"].where.endswith("gate f")
     # right for the forward pass as it is
     assert results["lstm_forward"].kind == "follows from another function"
-
-
-def test_advice_leads_to_lines_of_the_derivation_that_are_there() -> None:
-    text = NOTATION.read_text(encoding="utf-8")
-    heads = {
-        re.sub(r"[^\w -]", "", head).lower().replace(" ", "-")
-        for head in re.findall(r"^##+ (.*)$", text, re.MULTILINE)
-    }
-    assert {spec.page for spec in LAYERS.values()} | {"the-loss", "the-whole-captioner"} <= heads
-    labels = {label for lines in LABELS.values() for label in lines.values()}
-    for label in {one for several in labels for one in several.split(", ") if one[0] == "F"}:
-        assert f"**{label}**" in text or f"| {label} |" in text
 
 
 def test_a_result_has_the_fields_that_scripts_read() -> None:
@@ -174,7 +153,9 @@ def test_a_search_ends_after_so_many_mutants_whatever_the_clock_says() -> None:
     assert found is not None
     assert (found.whole, found.changes[0].kind) == (True, "bias missing")
     needed = len(ran)
-    assert mutants.localise(rnn_layers, "rnn_step_forward", run, wrong, budget=needed) == found
+    again = mutants.localise(rnn_layers, "rnn_step_forward", run, wrong, budget=needed)
+    assert again is not None
+    assert again[:2] == found[:2]
     ran.clear()
     assert mutants.localise(rnn_layers, "rnn_step_forward", run, wrong, budget=5) is None
     assert len(ran) == 5

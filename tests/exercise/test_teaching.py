@@ -51,22 +51,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_shell_lines_grade_a_class_and_a_table_of_scores_comes_of_it(
+def test_the_command_grades_a_class_and_its_totals_come_of_the_table(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = script_after("## Grading a class")
-    assert "xpcap verify --against" in script
-    run(script.replace("xpcap verify", f'"{sys.executable}" "{ROOT}/cli.py" verify'), folder)
+    command = script_after("## Grading a class")
+    assert "xpcap verify --class" in command
+    done = run(command.replace("xpcap", f'"{sys.executable}" "{ROOT}/cli.py"'), folder)
+    assert done.returncode == 0, done.stderr
     reports = folder / "reports"
-    names = [f"{name}.{kind}" for name in ("solved", ODD) for kind in ("html", "json", "txt")]
-    assert sorted(path.name for path in reports.iterdir()) == sorted(names)
-    assert "not written yet" in (reports / f"{ODD}.txt").read_text(encoding="utf-8")
+    names = [f"{name}.{kind}" for name in ("solved", ODD) for kind in ("html", "json")]
+    assert sorted(path.name for path in reports.iterdir()) == sorted([*names, "class.csv"])
+    assert "not written yet" in (reports / f"{ODD}.html").read_text(encoding="utf-8")
     assert sorted(path.name for path in folder.iterdir()) == ["reports", "submissions"]
     (table,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(folder)
     exec(table, {})
-    head, *rows = capsys.readouterr().out.splitlines()
-    assert head == "name,score"
+    rows = capsys.readouterr().out.splitlines()
     scores = {name: float(score) for name, score in (row.rsplit(",", 1) for row in rows)}
     assert scores["solved"] == pytest.approx(100)
     assert scores[ODD] == 0

@@ -7,6 +7,7 @@ import difflib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -711,7 +712,7 @@ rnn_step_backward | dprev_h by derivative of the old state | dprev_h = np.dot(df
 rnn_step_backward | dx returned for dprev_h | dprev_h = np.dot(dforward, Wh.T) | dprev_h = dforward | wrong variable
 rnn_forward | state not carried | x[:, t, :], prev, Wx | x[:, t, :], h0, Wx | state not carried | time step 1, 2, 3
 rnn_forward | first state ignored | prev = h0 | prev = np.zeros_like(h0) | state not reset
-rnn_forward | last step left out | for t in range(T): | for t in range(T - 1): | step left out | time step 3
+rnn_forward | last step left out | for t in range(T): | for t in range(T - 1): | step left out | time step
 rnn_forward | stacked and reshaped | return h, cache | h = np.array([h[:, t] for t in range(T)]).reshape(N, T, H)\n    return h, cache | reshape for a transpose
 rnn_forward | steps reversed | return h, cache | return h[:, ::-1], cache | steps in the wrong order
 rnn_forward | tanh of h0 | prev = h0 | prev = np.tanh(h0) | activation twice
@@ -1220,28 +1221,27 @@ def changed_line(mistake: Mistake) -> str:
     return "; ".join(came) if came not in ([], ["pass"]) else f"without {gone}"
 
 
-def table() -> Iterator[str]:
-    """Lines of a Markdown table: each mistake, and what grading says of it."""
-    yield "| function | in the student's code | kind | where |"
-    yield "|---|---|---|---|"
-    for mistake in MISTAKES:
-        with tempfile.TemporaryDirectory() as folder:
-            there, others = named(mistake, Path(folder))
-        first = there[0] if there else Result("", False)
-        kind = first.kind if is_right(mistake, there, others) else f"WRONG: {first.kind}"
-        code = changed_line(mistake).replace("|", "\\|")
-        where = first.where.replace("|", "\\|")
-        yield f"| `{mistake.function}` | {mistake.name}: `{code}` | {kind} | {where} |"
+def line(mistake: Mistake) -> str:
+    """Line of a Markdown table: a mistake, and what grading says of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        there, others = named(mistake, Path(folder))
+    first = there[0] if there else Result("", False)
+    kind = first.kind if is_right(mistake, there, others) else f"WRONG: {first.kind}"
+    code = changed_line(mistake).replace("|", "\\|")
+    where = first.where.replace("|", "\\|")
+    return f"| `{mistake.function}` | {mistake.name}: `{code}` | {kind} | {where} |"
 
 
+RULE = "|---|---|---|---|\n"  # after the heads of the table
 PAGE = Path(__file__).parents[2] / "docs" / "develop" / "mistakes.md"
 
 
 def main() -> None:
     begun = time.perf_counter()
-    lines = list(table())
-    head = PAGE.read_text(encoding="utf-8").split("| function |")[0]
-    PAGE.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    with ProcessPoolExecutor() as pool:
+        lines = list(pool.map(line, MISTAKES))
+    head, _, _ = PAGE.read_text(encoding="utf-8").partition(RULE)
+    PAGE.write_text(head + RULE + "\n".join(lines) + "\n", encoding="utf-8")
     wrong = [line for line in lines if "WRONG" in line]
     print("\n".join(wrong))
     print(f"{len(MISTAKES)} mistakes, {len(wrong)} wrong, {time.perf_counter() - begun:.0f} s")

@@ -1,36 +1,34 @@
-"""`verify`: published numbers and gradient checks of xpcap, or the grading of a student's code."""
+"""`verify`: published numbers and gradient checks of xpcap, or the grading of students' code."""
 
 import json
+import re
 import sys
 import textwrap
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from xpcap.backend import use_backend
 from xpcap.cli.shared import (
     PATH,
+    Function,
     Number,
     backend_option,
     choose_backend,
     examples,
     json_option,
+    remark,
     table,
     wanted_backend,
 )
-from xpcap.errors import OptionError
-from xpcap.exercise.grading import Result
-from xpcap.exercise.grading import grade as run_grade
-from xpcap.exercise.grading.results import (
-    LINE,
-    MOST_TEXT,
-    summary,
-    to_json,
-    write_gradescope,
-    write_report,
-)
+from xpcap.errors import DataError, OptionError
+from xpcap.exercise.grading import results
+from xpcap.exercise.grading.files import KNOWN, find
+from xpcap.exercise.grading.grade import grade_submission
+from xpcap.exercise.grading.report import Report, Result
+from xpcap.exercise.grading.roster import TABLE, Graded, grade_class, not_on, read_roster
+from xpcap.exercise.table import HANDED_IN
 from xpcap.report import escape_control
 from xpcap.runs import check_new_file
 from xpcap.verify import Row
@@ -42,125 +40,204 @@ EXAMPLES = examples(
     "verify --against rnn_layers.py",
     "verify --against assignment3/cs231n --only 'lstm_*' --html report.html",
     "verify --against submission --gradescope results.json",
+    "verify --class submissions --out reports",
 )
-GRADING = ("only", "gradescope", "html", "seconds", "memory")  # parameters of --against alone
+ONE, CLASS = "against", "whole_class"
+OWNERS = {"Of --against": {ONE}, "Of --class": {CLASS}, "Of a grading": {ONE, CLASS}}
+# Option, metavar: help, which begins with what the option belongs to
+OPTIONS = f"""
+--against PATH: Grade this code instead of xpcap: a file such as rnn_layers.py, a folder such as
+    cs231n, or a dotted module name.
+--class FOLDER: Grade each entry of a folder, a student's folder or file, also as Canvas and Moodle
+    name them.
+--out FOLDER: Of --class: a new folder, for NAME.html and NAME.json of each student, and class.csv
+    of all, which is written last.
+--roster FILE: Of --class: names, one a line, or CSV with a column student, name or full name. Who
+    handed in nothing gets zero.
+--jobs N: Of --class: students at a time. Default: the number of cores.
+--expect LIST: Of a grading: modules that the 100 points are of; a missing one earns none. Of
+    {", ".join(KNOWN)}. Default: {",".join(HANDED_IN)}; of a file alone, those that it defines.
+--only PATTERN: Of --against: grade only functions that match, such as 'lstm_*'. Repeatable.
+--gradescope FILE: Of --against: also write points as Gradescope's results.json, a new file.
+--html FILE: Of --against: also write a page for the student, a new file.
+--seed N: Of a grading: inputs are drawn from it and from all files that were handed in.
+--seconds X: Of a grading: time limit of the checks of a function.
+--memory X: Of a grading: memory limit in GB (Linux).
+--require-confinement: Of a grading: refuse where the system cannot confine the code.
+"""
+SETTINGS: dict[str, dict[str, Any]] = {  # by option or metavar
+    "FILE": {"type": PATH},
+    "FOLDER": {"type": PATH},
+    "--jobs": {"type": click.IntRange(1)},
+    "--only": {"multiple": True},
+    "--seed": {"type": click.IntRange(0), "default": 0},
+    "--seconds": {"type": Number(0, min_open=True), "default": 10.0},
+    "--memory": {"type": Number(0, min_open=True), "default": 2.0},
+    "--require-confinement": {"is_flag": True},
+}
+EXCLUDING = (
+    (ONE, CLASS, "one of the two"),
+    ("as_json", CLASS, "`out`, which gets JSON of each student"),
+    ("only", "gradescope", "points of all functions"),
+)
 INDENT = " " * 4
 WIDTH = 100  # columns of the text of a grading
 COLUMNS = "{:<27}  {:<4}  {:<35}  {}"
 MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
 
 
+def options(command: Function) -> Function:
+    """Add `OPTIONS`, the first on top."""
+    for row in reversed(re.split(r"\n(?=--)", OPTIONS.strip())):
+        head, _, text = " ".join(row.split()).partition(": ")
+        name, _, metavar = head.partition(" ")
+        settings = SETTINGS.get(name) or SETTINGS.get(metavar, {})
+        names = (name, CLASS) if name == "--class" else (name,)
+        shown: Any = {"metavar": metavar or None, "show_default": "default" in settings}
+        command = click.option(*names, help=text, **shown, **settings)(command)
+    return command
+
+
+def _check(ctx: click.Context) -> None:
+    """OptionError : an option without what it belongs to, or with what it contradicts."""
+    is_default = ParameterSource.DEFAULT
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is not is_default}
+    for param in ctx.command.params:
+        owners = OWNERS.get(str(getattr(param, "help", "")).partition(":")[0], given)
+        if param.name in given and not owners & given:
+            of = " or ".join(f"`{owner}`" for owner in sorted(owners))
+            raise OptionError("verify", f"`{param.name}`", f"without {of}, which it belongs to")
+    for one, other, expected in EXCLUDING:
+        if {one, other} <= given:
+            raise OptionError("verify", f"`{one}`", f"with `{other}`", expected=expected)
+
+
 @click.command(epilog=EXAMPLES)
-@click.option(
-    "--against",
-    metavar="PATH",
-    help=(
-        "Grade this code instead of xpcap: a file such as rnn_layers.py, a folder such as cs231n, or"
-        " a dotted module name."
-    ),
-)
-@click.option(
-    "--only",
-    multiple=True,
-    metavar="PATTERN",
-    help="Of --against: grade only functions that match, such as 'lstm_*'. Repeatable.",
-)
-@click.option(
-    "--gradescope",
-    type=PATH,
-    metavar="FILE",
-    help="Of --against: also write points as Gradescope's results.json, a new file.",
-)
-@click.option(
-    "--html",
-    type=PATH,
-    metavar="FILE",
-    help="Of --against: also write a page for the student, a new file.",
-)
-@click.option(
-    "--seconds",
-    type=Number(0, min_open=True),
-    default=10.0,
-    show_default=True,
-    help="Of --against: time limit of one call.",
-)
-@click.option(
-    "--memory",
-    type=Number(0, min_open=True),
-    default=2.0,
-    show_default=True,
-    help="Of --against: memory limit in GB (Linux).",
-)
+@options
 @backend_option
 @json_option
 @click.pass_context
 def verify(
     ctx: click.Context,
     against: str | None,
+    whole_class: Path | None,
+    out: Path | None,
+    roster: Path | None,
+    jobs: int | None,
+    expect: str | None,
     only: tuple[str, ...],
     gradescope: Path | None,
     html: Path | None,
-    seconds: float,
-    memory: float,
     backend: str | None,
     as_json: bool,
+    **limits: Any,
 ) -> None:
-    """Check published numbers and gradients on a backend, or grade a student's code.
+    """Check published numbers and gradients on a backend, or grade students' code.
 
     Compares results with the values that CS231n publishes, and gradients with finite differences:
     one row each, with its error and tolerance. On CuPy, training steps are also compared with
     NumPy's, and repeated. The exit status is 1 if any row fails.
 
     --against grades a student's layers, captioner, update rules and solver instead. A function that
-    fails is shown with the wrong output, the kind of mistake and advice. The code runs in a process
-    with limits on time and memory, which is no sandbox: see SECURITY.md. The exit status is 1 if
-    any function fails.
+    fails is shown with the wrong output, the kind of mistake and advice. The first line says if
+    nothing confined the code: see SECURITY.md. The exit status is 1 if any function fails.
+
+    --class grades a folder of submissions and goes on whatever happens to one. Reports are written
+    as students are graded, into a new folder, so that none is of another grading; after an
+    interruption it holds those that were done, without class.csv. The exit status is 1 if the
+    grader itself failed for a student.
     """
-    if against is None:
-        _refuse(ctx, GRADING)
+    _check(ctx)
+    if against is None and whole_class is None:
         choose_backend(backend)
         _print_rows(list(run_verify()), as_json)
         return
     if backend is not None and wanted_backend(backend) != "numpy":
-        raise OptionError(
-            "verify",
-            "",
-            f"`backend` {backend} with `against`",
-            expected="numpy: a submission is NumPy code",
-        )
-    for file, suffix in ((gradescope, ".json"), (html, ".html")):
+        came = f"`backend` {backend} with `{CLASS if against is None else ONE}`"
+        raise OptionError("verify", "", came, expected="numpy: a submission is NumPy code")
+    modules = tuple(dict.fromkeys(expect.split(","))) if expect is not None else HANDED_IN
+    if whole_class is not None:
+        if out is None:
+            raise OptionError("verify", f"`{CLASS}`", "without `out`", expected="a new folder")
+        _grade_class(whole_class, out, roster, expect=modules, jobs=jobs, **limits)
+        return
+    assert against is not None
+    for suffix, file in ((".json", gradescope), (".html", html)):
         if file is not None:
             check_new_file(file, suffix, command="verify")
-    shown: list[Result] = []
-
-    def show(result: Result) -> None:
-        _print_result(result, shown[-1] if shown else None)
-        shown.append(result)
-
-    with use_backend("numpy"):
-        graded = run_grade(
-            against,
-            only=only,
-            seconds=seconds,
-            memory=memory,
-            on_result=None if as_json else show,  # as it comes: code that hangs takes its seconds
-        )
-    click.echo(json.dumps(to_json(graded)) if as_json else summary(graded))
+    # a student at home grades what is there; of a submission the rest is missing
+    alone = find(against).is_file() and expect is None and gradescope is None
+    try:
+        report = grade_submission(against, expect=None if alone else modules, only=only, **limits)
+    except DataError as error:
+        if gradescope is not None:
+            results.write_gradescope(gradescope, results.refused(modules, error))
+        raise
+    _print_report(report, bool(only), as_json)
     if gradescope is not None:
-        write_gradescope(gradescope, graded)
+        results.write_gradescope(gradescope, report)
     if html is not None:
-        write_report(html, Path(against).name, graded)
-    for file in (gradescope, html):
-        if file is not None:
-            click.echo(f"wrote {file}", err=as_json)
-    if not all(result.passed for result in graded):
+        results.write_report(html, Path(against).name, report)
+    for file in filter(None, (gradescope, html)):
+        click.echo(f"wrote {file}", err=as_json)
+    if not all(one.passed for one in (report.results if only else report.marks)):
         sys.exit(1)
 
 
-def _refuse(ctx: click.Context, names: Iterable[str]) -> None:
-    for name in names:
-        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise OptionError("verify", f"`{name}`", "without `against`, which it belongs to")
+def _grade_class(folder: Path, out: Path, roster: Path | None, **options: Any) -> None:
+    names = read_roster(roster) if roster is not None else []
+    firsts: list[str] = []  # lines of the reports, on what nothing held
+
+    def show(graded: Graded) -> None:
+        firsts.append(results.unheld(graded.report))
+        if firsts[-1] and not any(firsts[:-1]):
+            click.echo(firsts[-1])
+        click.echo(f"{escape_control(graded.student)}: {results.summary(graded.report)}")
+        for line in graded.failure.splitlines():
+            click.echo(escape_control(line), err=True)
+
+    try:
+        done = grade_class(folder, out, names=names, on_graded=show, **options)
+    except KeyboardInterrupt:
+        left = f"{out} holds what was done, {len(firsts)} students, and no {TABLE}"
+        raise KeyboardInterrupt(left) from None
+    if names and (others := not_on(names, [one.student for one in done])):
+        remark(f"not on the roster: {', '.join(others)}")
+    click.echo(f"wrote {out / TABLE}: {len(done)} students")
+    if failed := [one.student for one in done if one.failure]:
+        remark(f"the grader failed, and its zero is no mark, for {', '.join(failed)}")
+        sys.exit(1)
+
+
+def _print_report(report: Report, only: bool, as_json: bool) -> None:
+    first = results.unheld(report)
+    if as_json:
+        click.echo(first, err=True, nl=bool(first))
+        click.echo(json.dumps(results.to_json(report.results)))
+        return
+    for line in filter(None, (first, *results.about(report))):
+        click.echo(line)
+    click.echo(COLUMNS.format("function", "pass", "where", "kind"))
+    before = ""
+    for result in report.results:
+        name, passed = result.function, "yes" if result.passed else "NO"
+        _print_result(("", "") if name == before else (name, passed), result)
+        before = name
+    click.echo(results.summary(report, only))
+
+
+def _print_result(first: tuple[str, str], result: Result) -> None:
+    """Print a row of the table of a grading, and below it what to do."""
+    where = escape_control(result.where)
+    line = results.LINE.fullmatch(where)
+    cell = f"line {line[1]}" if line else escape_control(where, MOST_WHERE)
+    click.echo(COLUMNS.format(*first, cell, escape_control(result.kind)).rstrip())
+    whole = line[2] if line else where if cell != where else ""
+    for code, text in [(False, whole)] * bool(whole) + results.blocks(result.advice):
+        for piece in text.split("\n"):
+            piece = escape_control(piece, results.MOST_TEXT)
+            filled = piece if code else textwrap.fill(piece, WIDTH - len(INDENT))
+            click.echo(textwrap.indent(filled, INDENT))
 
 
 def _print_rows(rows: list[Row], as_json: bool) -> None:
@@ -168,29 +245,12 @@ def _print_rows(rows: list[Row], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([row._asdict() for row in rows]))
     else:
+        cells = [
+            (*row[:3], f"{row.error:.1e}", f"{row.tolerance:.0e}", "yes" if row.passed else "NO")
+            for row in rows
+        ]
         heads = ("case", "backend", "dtype", "error", "tolerance", "pass")
-        click.echo(table([heads, *map(_line, rows)]))
+        click.echo(table([heads, *cells]))
         click.echo(f"{len(rows) - len(failed)} of {len(rows)} rows pass")
     if failed:
         sys.exit(1)
-
-
-def _line(row: Row) -> tuple[str, ...]:
-    numbers = f"{row.error:.1e}", f"{row.tolerance:.0e}"
-    return row.case, row.backend, row.dtype, *numbers, "yes" if row.passed else "NO"
-
-
-def _print_result(result: Result, before: Result | None) -> None:
-    """Print a row of the table of a grading, and below it what to do."""
-    if before is None:
-        click.echo(COLUMNS.format("function", "pass", "where", "kind"))
-    again = before is not None and before.function == result.function
-    where = escape_control(result.where)
-    line = LINE.fullmatch(where)
-    cell = f"line {line[1]}" if line else escape_control(where, MOST_WHERE)
-    name, passed = ("", "") if again else (result.function, "yes" if result.passed else "NO")
-    click.echo(COLUMNS.format(name, passed, cell, escape_control(result.kind)).rstrip())
-    whole = line[2] if line else where if cell != where else ""
-    for text in (whole, escape_control(result.advice, MOST_TEXT)):
-        if text:
-            click.echo(textwrap.fill(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))

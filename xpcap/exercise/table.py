@@ -97,6 +97,11 @@ class Function(NamedTuple):
         return self.name.partition(".")[0]
 
     @property
+    def passes(self) -> list[str]:
+        """Names that are called to observe it: of a backward pass first its forward pass."""
+        return [name for name in (self.forward, self.defined) if name]
+
+    @property
     def forward(self) -> str:
         """Of a backward pass its forward pass; "" for others."""
         layer = self.name.removesuffix("_backward")
@@ -166,6 +171,17 @@ def source(module: str, package: str) -> str:
     return text.replace("xpcap.exercise.reference.", f"{package}." if package else "").replace(
         "xpcap.exercise.reference", package
     )
+
+
+def part(module: str, names: Iterable[str]) -> str:
+    """The source of some functions of a reference module, which need nothing but NumPy."""
+    text, chosen = source(module, PACKAGE), set(names)
+    found = [
+        ast.get_source_segment(text, node)
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef) and node.name in chosen
+    ]
+    return "\n\n\n".join(["import numpy as np", *map(str, found)]) + "\n"
 
 
 @functools.cache

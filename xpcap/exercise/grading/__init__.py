@@ -1,10 +1,11 @@
 """Grade a student's layers, captioner, update rules and solver. Open grade.py first.
 
-submission.py runs the student's code in a process of its own, child.py is that process; mutants.py
-localises what is wrong by changes to the functions of reference/; results.py prints, as a table, as
-JSON, for Gradescope, as a page. handout.py makes the files that students start from.
+files.py reads what was handed in, cases.py draws inputs, run.py has child.py run probes.py on the
+student's functions under confine.py. expected.py has the reference's side, judge.py compares,
+explain.py and mutants.py name mistakes by rules.py; report.py and results.py tell them, roster.py
+grades a class.
 """
 
-from xpcap.exercise.grading.grade import Result, grade
+from xpcap.exercise.grading.grade import Report, Result, grade, grade_submission
 
-__all__ = ["Result", "grade"]
+__all__ = ["Report", "Result", "grade", "grade_submission"]

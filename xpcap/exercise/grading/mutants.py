@@ -65,10 +65,17 @@ class Change(NamedTuple):
 
 
 class Localisation(NamedTuple):
-    """Changes that together explain a student's results; `whole` if they explain all of them."""
+    """Changes that together explain a student's results.
+
+    Attributes
+    ----------
+    whole : they explain all of the results
+    function : the reference function with the changes
+    """
 
     changes: list[Change]
     whole: bool
+    function: Callable[..., Any]
 
 
 class Slot(NamedTuple):
@@ -160,7 +167,10 @@ def localise(
         scope = {**SCOPE, **vars(module), "range": _range, **(given or {})}
         search = _Search(tree, run, _Blocks(results, gates), scope, budget)
         trail, whole = search.best(edits)
-    return Localisation([edit.described() for edit in trail], whole) if trail else None
+        if not trail:
+            return None
+        changes = [edit.described() for edit in trail]
+        return Localisation(changes, whole, search.function(trail))
 
 
 class _Search:
@@ -180,14 +190,19 @@ class _Search:
     def equal(self, trail: Iterable[Edit]) -> np.ndarray | None:
         """Which blocks a mutant gets as the student does; None if it fails, as most nonsense does."""
         self.left -= 1
-        namespace = dict(self.scope)
         try:
-            with _applied(trail):
-                code = compile(ast.Module([self.tree], type_ignores=[]), "<mutant>", "exec")
-            exec(code, namespace)
-            return self.blocks.equal(list(self.run(namespace[self.tree.name])))
+            return self.blocks.equal(list(self.run(self.function(trail))))
         except Exception:  # a mutant may raise anything
             return None
+
+    def function(self, trail: Iterable[Edit]) -> Callable[..., Any]:
+        """A mutant."""
+        namespace = dict(self.scope)
+        with _applied(trail):
+            code = compile(ast.Module([self.tree], type_ignores=[]), "<mutant>", "exec")
+        exec(code, namespace)
+        made: Callable[..., Any] = namespace[self.tree.name]
+        return made
 
     def best(self, edits: Sequence[Edit]) -> tuple[list[Edit], bool]:
         """The likeliest edits that explain most, and True if they explain all."""

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 from xpcap.exercise import table
 
+WHOLE = "submission"  # as a function, of a result that is of the whole
+NOT_GRADED = "not graded"  # the kind of what has no result
+
 
 class Result(NamedTuple):
     """Finding of one function.
@@ -74,19 +77,33 @@ class Report(NamedTuple):
     @property
     def marks(self) -> list[Mark]:
         """Every function that has points, and every other one that was graded."""
+        most = table.points(self.expected)
         of: dict[str, list[Result]] = {one.name: [] for one in table.functions(self.expected)}
         for result in self.results:
             of.setdefault(result.function, []).append(result)
-        most = table.points(self.expected)
+        for name in most:
+            of[name] = of[name] or [Result(name, False, "", NOT_GRADED, self._reason(name))]
         marks = []
         for name, results in of.items():
-            if results or name in most:
-                passed = bool(results) and all(one.passed for one in results)
-                worth = most.get(name, 0.0)
+            if results:
+                passed, worth = all(one.passed for one in results), most.get(name, 0.0)
                 marks.append(Mark(name, worth, worth if passed else 0.0, passed, results))
         return marks
+
+    def _reason(self, name: str) -> str:
+        """Why a function has no result."""
+        module = table.FUNCTIONS[name].module
+        if module in self.missing:
+            return f"{module}.py is missing, or cannot be imported."
+        return "It was not graded."
 
     @property
     def score(self) -> float:
         """Points out of 100."""
         return round(sum(mark.points for mark in self.marks), 2)
+
+
+def zero_report(expected: Sequence[str], reason: str, kind: str = "nothing to grade") -> Report:
+    """The report of a submission that cannot be graded: no points, and why."""
+    result = Result(WHOLE, False, "", kind, reason)
+    return Report([result], tuple(expected), tuple(expected), "", "", ())

@@ -1,67 +1,75 @@
-"""Output of a grading: JSON, points in Gradescope's format, a page for the student."""
+"""Output of a grading: JSON, points in Gradescope's format, a page for the student, rows of a class."""
 
+import csv
+import io
+import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from xpcap.exercise.grading.grade import Result
-from xpcap.files import atomic
+from xpcap.errors import DataError
+from xpcap.exercise import table
+from xpcap.exercise.grading.report import NOT_GRADED, WHOLE, Mark, Report, Result, zero_report
+from xpcap.files import atomic, write_text
 from xpcap.report import escape_control
 from xpcap.report.markup import render
 
-# Points of what the course has its students write, in proportion: of layers and captioner together
-# 100. What the course gives (affine layers, softmax loss, sgd, the solver) has none
-POINTS = {
-    "rnn_step_forward": 6,
-    "rnn_step_backward": 8,
-    "rnn_forward": 6,
-    "rnn_backward": 8,
-    "word_embedding_forward": 3,
-    "word_embedding_backward": 5,
-    "lstm_step_forward": 8,
-    "lstm_step_backward": 14,
-    "lstm_forward": 6,
-    "lstm_backward": 12,
-    "CaptioningRNN.loss (rnn)": 7,
-    "CaptioningRNN.loss (lstm)": 7,
-    "CaptioningRNN.sample (rnn)": 5,
-    "CaptioningRNN.sample (lstm)": 5,
-    "sgd_momentum": 3,
-    "rmsprop": 3,
-    "adam": 6,
-}
 TOTAL = 100
 MOST_TEXT = 2000  # characters of an advice
 LINE = re.compile(r"line (\d+): (.*)", re.DOTALL)  # of a submission, as `where` of a result
+HEADS = ("student", "function", "points", "most", "passed", "kind", "where", "advice")
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")  # how a cell begins that a spreadsheet computes
 
 
-class Function(NamedTuple):
-    """All that was found of one function."""
-
-    name: str
-    passed: bool
-    results: Sequence[Result]
+def refused(expected: Sequence[str], error: DataError) -> Report:
+    """The report of a submission in which nothing of the course is found."""
+    reason = f"The submission {error.reason}"
+    return zero_report(expected, reason if reason.endswith("?") else f"{reason}.")
 
 
-def functions(results: Iterable[Result]) -> list[Function]:
-    """Results by function, in their order; one passes if each of its results does."""
-    found: dict[str, list[Result]] = {}
-    for result in results:
-        found.setdefault(result.function, []).append(result)
-    return [Function(name, all(one.passed for one in rows), rows) for name, rows in found.items()]
+def unheld(report: Report) -> str:
+    """The first line of a report: that nothing held the code; "" if it was confined."""
+    says = report.confinement
+    return escape_control(says, MOST_TEXT) if says.startswith("not confined") else ""
 
 
-def summary(results: Iterable[Result]) -> str:
-    """A sentence such as ``"14 of 16 functions pass"``."""
-    return _sentence(functions(results))
+def about(report: Report) -> list[str]:
+    """Lines on the grading as a whole: names that were taken for others, the seed."""
+    seed = [f"seed of the inputs: {report.seed}"] if report.seed else []
+    return [escape_control(line, MOST_TEXT) for line in (*report.notes, *seed)]
 
 
-def _sentence(graded: Sequence[Function]) -> str:
-    word = "function passes" if len(graded) == 1 else "functions pass"
-    return f"{sum(one.passed for one in graded)} of {len(graded)} {word}"
+def summary(report: Report, only: bool = False) -> str:
+    """A sentence such as "14 of 16 functions pass, 83 of 100 points".
+
+    Points are of all functions, so there are none where `only` some were graded.
+    """
+    marks = [one for one in report.marks if one.function in table.FUNCTIONS]
+    if only:
+        marks = [one for one in marks if one.results[0].kind != NOT_GRADED]
+    word = "function passes" if len(marks) == 1 else "functions pass"
+    passing = f"{sum(one.passed for one in marks)} of {len(marks)} {word}"
+    return passing if only else f"{passing}, {report.score:g} of {TOTAL} points"
+
+
+def blocks(advice: str) -> list[tuple[bool, str]]:
+    """An advice in pieces: True and lines of code, which are indented, or False and a paragraph."""
+    lines = [line for line in advice[:MOST_TEXT].split("\n") if line.strip()]
+    grouped = itertools.groupby(lines, key=lambda line: line[0] in " \t")
+    return [(code, ("\n" if code else " ").join(some)) for code, some in grouped]
+
+
+def lines(result: Result) -> list[str]:
+    """A result in words: kind and where, then advice; none for a pass without a remark."""
+    found = ", ".join(filter(None, (result.kind, result.where)))
+    advice = [line for _, text in blocks(result.advice) for line in text.split("\n")]
+    return [escape_control(line, MOST_TEXT) for line in (found, *advice) if line]
+
+
+# JSON
 
 
 def to_json(results: Iterable[Result]) -> list[dict[str, Any]]:
@@ -72,98 +80,82 @@ def to_json(results: Iterable[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def points(names: Sequence[str]) -> dict[str, float]:
-    """Most points of each function: `POINTS` in proportion, to two decimals, 100 in all.
-
-    Where none of the functions has points in `POINTS`, all have the same.
-    """
-    weights = [POINTS.get(name, 0) for name in names]
-    if not any(weights):
-        weights = [1] * len(names)
-    shares = [100 * TOTAL * weight / sum(weights) for weight in weights]
-    cents = [math.floor(share) for share in shares]
-    left = 100 * TOTAL - sum(cents)
-    most_cut = sorted(range(len(names)), key=lambda i: cents[i] - shares[i])
-    for i in most_cut[:left]:
-        cents[i] += 1
-    return {name: cent / 100 for name, cent in zip(names, cents, strict=True)}
+def write_json(path: Path, student: str, report: Report) -> None:
+    """Write a whole report. OSError : it cannot be written."""
+    marks = [{**mark._asdict(), "results": to_json(mark.results)} for mark in report.marks]
+    first = {"confinement": report.confinement, "student": student, "score": report.score}
+    content = {**first, **report._asdict(), "functions": marks}
+    del content["results"]  # which the functions have
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
-def to_gradescope(results: Iterable[Result]) -> dict[str, Any]:
-    """Results in the format that Gradescope reads from ``results.json``.
+# Gradescope
+
+
+def write_gradescope(path: Path, report: Report) -> None:
+    """Write a report in the format that Gradescope reads. OSError : it cannot be written.
+
+    Functions without points are no tests; what is wrong with them stands above.
 
     References
     ----------
     https://gradescope-autograders.readthedocs.io/en/latest/specs/#output-format
     """
-    graded = functions(results)
-    most = points([one.name for one in graded])
-    tests = [
+    marks = report.marks
+    tests = [mark for mark in marks if mark.most] or marks
+    above = [
+        f"{mark.function}: {' '.join(lines(result))}"
+        for mark in marks
+        if mark not in tests and not mark.passed
+        for result in mark.results
+    ]
+    output = [unheld(report), f"{summary(report)}.", *about(report), *above]
+    rows = [
         {
-            "name": one.name,
-            "score": most[one.name] if one.passed else 0.0,
-            "max_score": most[one.name],
-            "status": "passed" if one.passed else "failed",
-            "output": "\n".join(line for result in one.results for line in lines(result)),
+            "name": mark.function,
+            "score": mark.points,
+            "max_score": mark.most,
+            "status": "passed" if mark.passed else "failed",
+            "output": "\n".join(line for result in mark.results for line in lines(result)),
             "output_format": "text",
         }
-        for one in graded
+        for mark in tests
     ]
-    return {
-        "score": round(sum(most[one.name] for one in graded if one.passed), 2),
-        "output": f"{_sentence(graded)}.",
-        "output_format": "text",
-        "tests": tests,
-    }
+    text = {"output": "\n".join(filter(None, output)), "output_format": "text"}
+    write_text(path, json.dumps({"score": report.score, **text, "tests": rows}, indent=1))
 
 
-def lines(result: Result) -> list[str]:
-    """A result in words: kind and where, then advice; none for a pass without a remark."""
-    found = ", ".join(
-        escape_control(text, MOST_TEXT) for text in (result.kind, result.where) if text
-    )
-    return [text for text in (found, escape_control(result.advice, MOST_TEXT)) if text]
+# The page
 
 
-def write_gradescope(path: str | Path, results: Iterable[Result]) -> None:
-    """Write Gradescope's results.json. OSError : it cannot be written."""
-    with atomic(Path(path)) as file:
-        file.write(json.dumps(to_gradescope(results), indent=1).encode("ascii"))
-
-
-def write_report(path: str | Path, title: str, results: Iterable[Result]) -> None:
+def write_report(path: Path, title: str, report: Report) -> None:
     """Write a page for the student: what is to be mended, with its advice, then what is right.
 
     It is one file without script. All text is escaped and cut, since a submission's own words are
-    in it.
-
-    Parameters
-    ----------
-    title : the submission's name
-
-    Raises
-    ------
-    OSError : the page cannot be written.
+    in it. OSError : the page cannot be written.
     """
-    graded = functions(results)
-    shown = [(one, [_shown(result) for result in one.results]) for one in graded]
+    marks = [
+        {
+            **mark._asdict(),
+            "results": list(map(_found, mark.results)),
+            "reason": mark.results[0].advice if mark.results[0].kind == NOT_GRADED else "",
+            "remark": any(result.kind for result in mark.results),
+        }
+        for mark in report.marks
+    ]
     page = render(
         "grading.html",
         title=f"Grading of {title}",
-        summary=f"{_sentence(graded)}.",
-        failed=[(one.name, found) for one, found in shown if not one.passed],
-        passed=[one.name for one in graded if one.passed],
-        remarks=[
-            (one.name, found)
-            for one, found in shown
-            if one.passed and any(result.kind for result in one.results)
-        ],
+        unheld=unheld(report),
+        summary=f"{summary(report)}.",
+        about=about(report),
+        marks=marks,
     )
-    with atomic(Path(path)) as file:
+    with atomic(path) as file:
         file.write(page)
 
 
-def _shown(result: Result) -> Mapping[str, Any]:
+def _found(result: Result) -> dict[str, Any]:
     """A result as the page takes it: the student's line apart, and code in the advice."""
     line = LINE.fullmatch(result.where)
     error = math.nan if result.passed or result.error is None else result.error
@@ -173,6 +165,45 @@ def _shown(result: Result) -> Mapping[str, Any]:
         "number": line[1] if line else "",
         "text": line[2] if line else "",
         # between backquotes stands code: every second piece
-        "advice": result.advice[:MOST_TEXT].split("`"),
+        "advice": [
+            (code, text.split("\n" if code else "`")) for code, text in blocks(result.advice)
+        ],
         "error": f"{error:.1e}" if math.isfinite(error) else "",
     }
+
+
+# A class
+
+
+def class_rows(student: str, report: Report) -> Iterator[list[str | float]]:
+    """A row of `HEADS` for each function, and one of the total."""
+    marks = {mark.function: mark for mark in report.marks}
+    passed = all(mark.passed for mark in marks.values())
+    notes = [Result("total", passed, advice="; ".join(report.notes))]
+    results = marks.pop(WHOLE).results if WHOLE in marks else notes
+    total = Mark("total", float(TOTAL), report.score, passed, results)
+    for mark in (*marks.values(), total):
+        advice = [text for one in mark.results for code, text in blocks(one.advice) if not code]
+        found = [one.kind for one in mark.results], [one.where for one in mark.results], advice
+        told = ["; ".join(dict.fromkeys(filter(None, texts))) for texts in found]
+        yes = "yes" if mark.passed else "no"
+        yield [student, mark.function, mark.points, mark.most, yes, *told]
+
+
+def write_class(path: Path, graded: Iterable[tuple[str, Report]]) -> None:
+    """Write the rows of a class as CSV. OSError : it cannot be written.
+
+    Text stays text in a spreadsheet: what would be a formula has an apostrophe before it, and all
+    text is quoted, since some take semicolons for commas.
+    """
+    written = io.StringIO()
+    writer = csv.writer(written, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerow(HEADS)
+    for row in itertools.chain.from_iterable(itertools.starmap(class_rows, graded)):
+        writer.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in row])
+    write_text(path, written.getvalue())
+
+
+def _cell(text: str) -> str:
+    text = escape_control(text, MOST_TEXT)
+    return f"'{text}" if FORMULA.match(text) else text

@@ -427,8 +427,6 @@ TERMS = [
 # Names that rows have and the reference functions do not
 SCOPE = {"logit": lambda s: np.log(s / (1 - s)), "sigmoid": lambda a: 1 / (1 + np.exp(-a))}
 CONTEXTS = ("value", "result", "argument", "test")
-RANDOM = "random results", "two calls with the same arguments give different results"
-
 Bound = dict[str, Any]  # what the letters of a pattern stand for
 
 
@@ -541,7 +539,11 @@ def wrong_shape(
     came, right = tuple(came), tuple(right)
     advice = f"{name} has shape {came}, not {right}"
     squeezed = tuple(size for size in came if size != 1)
-    alike = [other for other, shape in (others or {}).items() if tuple(shape) == came]
+    alike = [
+        other
+        for other, shape in (others or {}).items()
+        if tuple(shape) == came and len(came) == len(right)
+    ]
     cases = [
         (came == right[::-1], "transposed", "it is the transpose"),
         (sorted(came) == sorted(right), "transposed", "its axes are in another order"),

@@ -1,0 +1,77 @@
+"""Verdicts on observations, whatever they are."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpcap.exercise import table
+from xpcap.exercise.grading import expected, explain, judge
+from xpcap.exercise.grading.cases import Draw
+from xpcap.exercise.grading.run import Line, Note, Observation, Stopped
+
+ODD = (
+    np.array(1.0),
+    np.zeros((0, 3)),
+    np.full((2, 3), np.nan),
+    np.ones((1, 1, 1, 1), bool),
+    np.arange(5, dtype=np.uint8),
+    np.array([np.inf, -np.inf], np.float16),
+)
+NOTES = (
+    Note(error=("ValueError", "{odd} | `x`", Line("a.py", 3, "x = 1"))),
+    Note(error=("NotImplementedError", "", Line())),
+    Note(number=0),
+    Note(number=-(10**9)),
+    Note(none=True),
+    Note(types={"dx": "list", "captions": "str", "loss": "object"}),
+    Note(names=["x", "h0"]),
+    Note(missing=["Wx", "Wh"]),
+)
+
+
+def disturbed(right: Observation, rng: np.random.Generator) -> Observation:
+    """An observation with arrays gone, exchanged or odd, and notes that fit nothing."""
+    arrays: dict[str, Any] = dict(right.arrays)
+    for key in rng.choice(list(arrays), rng.integers(0, 5)):
+        arrays.pop(str(key), None)
+        if rng.random() < 0.7:
+            arrays[str(key)] = ODD[rng.integers(len(ODD))]
+    stages = ["import", "cache", "shapes", "calls", "shared", "defaults"]
+    stages += [key.partition(".")[0] for key in right.arrays]
+    chosen = rng.choice(stages, rng.integers(0, 3))
+    return Observation(arrays, {str(one): NOTES[rng.integers(len(NOTES))] for one in chosen})
+
+
+@pytest.mark.parametrize("module", expected.MODULES)
+def test_whatever_is_observed_gets_a_verdict(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain, "localise", lambda *_, **__: None)  # on its own arrays elsewhere
+    rng, draw = np.random.default_rng(0), Draw("abc", [])
+    for row in table.functions([module]):
+        cases = draw.cases(row.name)
+        right = expected.reference(row, cases)
+        wrong = judge.Judged([judge.Result("", False, kind=judge.NOT_WRITTEN)])
+        verdicts = dict.fromkeys((row.forward, row.step, "adam", "sigmoid"), wrong)
+        assert judge.judge(row, right, right, cases, [], {}).passed
+        for _ in range(40):
+            seen = expected.until_end(row, disturbed(right, rng), cases)
+            below = [name for name in verdicts if name and rng.random() < 0.3]
+            for result in judge.judge(row, seen, right, cases, below, verdicts).results:
+                assert isinstance(result, judge.Result)
+                assert result.passed or result.kind
+            judge.for_own_forward(row, seen, disturbed(right, rng))
+            judge.same_results(seen, disturbed(right, rng))
+        stopped = Stopped("did not end within 10 seconds")
+        assert not judge.judge(row, stopped, right, cases, [], {}).passed
+
+
+def test_a_mistake_of_both_cells_costs_once() -> None:
+    verdicts = {}
+    for cell in table.CELLS:
+        name = f"CaptioningRNN.loss ({cell})"
+        change = explain.Change(0, "bias missing", "", "h0", "h0 = a", "h0 = b", "")
+        named = judge.Localisation([change], True, max)
+        verdicts[name] = judge.Judged([judge.Result(name, False, kind="bias missing")], named)
+    first, second = judge.told_once(verdicts).values()
+    assert (first.passed, second.passed) == (False, True)
+    assert "CaptioningRNN.loss (rnn)" in second.results[0].advice

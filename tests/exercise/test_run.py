@@ -1,0 +1,178 @@
+"""Processes of a submission: what comes back of errors, ends and nonsense, and the line of each."""
+
+import json
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from xpcap.exercise.grading import run
+from xpcap.exercise.grading.confine import Confinement, confinement
+from xpcap.exercise.grading.run import Line, Observation, Question, Stopped, ask, observation
+
+CASES = {"first": {"w": np.ones((2, 3)), "gradients": np.ones((2, 2, 3))}}
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux holds to it")
+
+
+@pytest.fixture(scope="module")
+def unconfined() -> Confinement:
+    """Of the quickest start: test_confine.py has what the others hold."""
+    return confinement(rung="none")
+
+
+def rules(
+    bodies: Mapping[str, str], confined: Confinement, head: str = "", seconds: float = 10.0
+) -> dict[str, Observation | Stopped]:
+    """The answers of update rules with these bodies, in one file."""
+    source = head + "".join(
+        f"def {name}(w, dw, config):\n    {body}\n" for name, body in bodies.items()
+    )
+    questions = [
+        Question(name, "rule", ["cs231n.work"], [f"cs231n.work:{name}"], (), CASES)
+        for name in bodies
+    ]
+    files, shown = {"work.py": source.encode()}, {"work.py": "my work.py"}
+    answers = ask(files, shown, questions, confined, seconds=seconds, memory=0.5)
+    return dict(zip(bodies, answers, strict=True))
+
+
+ERRORS = {  # body of a rule: the error's type and message, and the line
+    "name": ("return w @ b, config", "NameError", "name 'b' is not defined"),
+    "system_exit": ("sys.exit(3)", "SystemExit", "3"),
+    "interrupt": ("raise KeyboardInterrupt", "KeyboardInterrupt", ""),
+    "recursion": ("return recursion(w, dw, config)", "RecursionError", "maximum recursion depth"),
+    "unprintable": ("raise Odd", "Odd", "an error that cannot be printed"),
+    "xpcap": ("import xpcap", "ImportError", "is what this code is graded against"),
+    "unpacked": ("a, b = w[0]", "ValueError", "too many values to unpack"),
+}
+HEAD = """import contextlib, faulthandler, os, signal, sys, time
+import numpy as np
+class Odd(Exception):
+    def __str__(self): raise self
+"""
+
+
+def test_an_error_names_its_type_and_the_students_line(unconfined: Confinement) -> None:
+    bodies = {name: body for name, (body, *_) in ERRORS.items()}
+    for name, answer in rules(bodies, unconfined, HEAD).items():
+        body, kind, message = ERRORS[name]
+        assert isinstance(answer, Observation), answer
+        found = answer.error("out")
+        assert found is not None
+        assert (found[0], found[1][: len(message)] if name != "xpcap" else "") == (
+            kind,
+            message if name != "xpcap" else "",
+        )
+        if name == "xpcap":
+            assert message in found[1]
+        at = 5 + 2 * list(ERRORS).index(name) + 1
+        assert found[2] == Line("my work.py", at, body)
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "line"),
+    [
+        ("def sgd(w):\n  return w +\n", "SyntaxError", 2),
+        ("import torch_is_not_here\n", "ModuleNotFoundError", 1),
+        ("def f():\n    raise ValueError('x')\nf()\n", "ValueError", 2),
+    ],
+)
+def test_a_file_that_cannot_be_imported_says_so_once(
+    source: str, kind: str, line: int, unconfined: Confinement
+) -> None:
+    questions = [Question("", "", ["cs231n.work"])]
+    (answer,) = ask(
+        {"work.py": source.encode()},
+        {"work.py": "work.py"},
+        questions,
+        unconfined,
+        seconds=10.0,
+        memory=0.5,
+    )
+    assert isinstance(answer, Observation)
+    found = answer.error("import")
+    assert found is not None
+    assert (found[0], found[2].file, found[2].number) == (kind, "work.py", line)
+
+
+ENDS = {  # body of a rule: the reason, and whether the line is known
+    "leaves": ("os._exit(3)", "ended its process (exit status 3)", False),
+    "crashes": ("faulthandler._sigsegv()", "ended its process (SIGSEGV)", True),
+    "forges": (
+        "[os.write(one, b'A' * 99) for one in range(3, 30) if os.path.exists(f'/proc/self/fd/{one}')"
+        " and os.readlink(f'/proc/self/fd/{one}').startswith('pipe')]; os._exit(0)",
+        run.NONSENSE,
+        False,
+    ),
+    "hungry": ("return np.ones(50 * 10**9 // 8), config", "needed more than 0.5 GB", True),
+}
+
+
+@linux
+def test_an_end_costs_one_function_and_the_rest_is_asked(unconfined: Confinement) -> None:
+    bodies = {name: body for name, (body, *_) in ENDS.items()}
+    answers = rules(
+        {**bodies, "right": "return w - config['learning_rate'] * dw, config"}, unconfined, HEAD
+    )
+    for name, (body, reason, has_line) in ENDS.items():
+        answer = answers[name]
+        assert isinstance(answer, Stopped), answer
+        assert answer.reason.startswith(reason)
+        if has_line:
+            assert answer.line == Line("my work.py", 6 + 2 * list(ENDS).index(name), body)
+    right = answers["right"]
+    assert isinstance(right, Observation)
+    np.testing.assert_allclose(right.arrays["out.the weights after 2 steps"], -0.074)
+
+
+def test_a_loop_is_stopped_at_its_line_also_where_it_evades_the_watch(
+    unconfined: Confinement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LATER", 0.1)
+    bodies = {"loop": "while True: pass"}
+    if sys.platform.startswith("linux"):
+        bodies["evades"] = "faulthandler.cancel_dump_traceback_later(); time.sleep(99)"
+    answers = rules(bodies, unconfined, HEAD, seconds=0.3)
+    for answer in answers.values():
+        assert isinstance(answer, Stopped)
+        assert answer.reason == "did not end within 0.3 seconds"
+    assert answers["loop"] == Stopped(
+        "did not end within 0.3 seconds", Line("my work.py", 6, "while True: pass")
+    )
+
+
+def frame(arrays: Mapping[str, np.ndarray], notes: object) -> bytes:
+    return save(dict(arrays), {"notes": json.dumps(notes)})
+
+
+def test_an_answer_is_arrays_and_notes_of_the_types_that_they_are_to_have() -> None:
+    error = {"type": "E", "message": "m", "file": "f.py", "line": 3, "text": "t"}
+    notes = {"out": {"error": error, "count": 2}, "again": {"types": {"dx": "list"}, "none": True}}
+    seen = observation(frame({"out.dx": np.arange(3.0)}, notes))
+    assert seen.error("out") == ("E", "m", Line("f.py", 3, "t"))
+    assert seen.note("out").number == 2
+    assert seen.note("again").types == {"dx": "list"}
+    assert seen.note("again").none
+    np.testing.assert_array_equal(seen.arrays["out.dx"], np.arange(3.0))
+
+
+NONSENSE: Sequence[bytes] = (
+    b"",
+    b"A" * 99,
+    struct.pack("<Q", 2**40) + b"{}",
+    frame({}, []),
+    frame({}, {"out": 3}),
+    frame({}, {"out": {"error": 3}}),
+    frame({}, {"out": {"count": "many"}}),
+    save({"a": np.ones(1)}),
+    struct.pack("<Q", 200_000) + b"[" * 200_000,
+)
+
+
+@pytest.mark.parametrize("content", NONSENSE, ids=range(len(NONSENSE)))
+def test_an_answer_of_another_form_is_nonsense(content: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - of many kinds
+        observation(content)

@@ -1,0 +1,209 @@
+"""Where results are wrong, and why: outputs, gates and steps, and the mistake that gives them."""
+
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xpcap.exercise import table
+from xpcap.exercise.grading.cases import UPSTREAM, Cases
+from xpcap.exercise.grading.derivation import derivation
+from xpcap.exercise.grading.expected import (
+    MODULES,
+    TOLERANCE,
+    as_tuple,
+    first_use,
+    relative_max_error,
+    same,
+    until_end,
+)
+from xpcap.exercise.grading.mutants import Change, Localisation, localise
+from xpcap.exercise.grading.report import Result
+from xpcap.exercise.grading.run import Observation
+from xpcap.exercise.reference import rnn_layers
+
+
+def observe(
+    names: Sequence[str],
+    values: Sequence[np.ndarray],
+    wanted: Sequence[np.ndarray],
+    row: table.Function,
+) -> str:
+    """Names of wrong outputs, and the gates or time steps if only some are wrong."""
+    sequences: Collection[str] = ("h", "dx") if row.step else ("captions",)
+    has_gates = row.cell == "lstm" and row.module == "rnn_layers"
+    wrong = []
+    wrong_gates: set[str] = set()
+    steps: set[int] = set()
+    length = 0
+    for name, value, right in zip(names, values, wanted, strict=True):
+        scale = float(np.abs(right).max(initial=0.0)) or 1.0
+        off = ~(np.abs(np.asarray(value, dtype=float) - right) <= TOLERANCE * scale)
+        if not off.any():
+            continue
+        wrong.append(name)
+        if has_gates and name in ("dWx", "dWh", "db"):
+            blocks = np.split(off, 4, axis=-1)
+            wrong_gates |= {gate for gate, block in zip("ifog", blocks, strict=True) if block.any()}
+        if name in sequences:
+            steps |= set(np.flatnonzero(off.any(axis=(0, *range(2, off.ndim)))).tolist())
+            length = off.shape[1]
+    text = ", ".join(wrong)
+    if 0 < len(wrong_gates) < 4:
+        text += f"; gate {', '.join(gate for gate in 'ifog' if gate in wrong_gates)}"
+    if 0 < len(steps) < length:
+        text += f"; time step {', '.join(str(step) for step in sorted(steps))}"
+    return text
+
+
+def gate(seen: Observation, right: Observation) -> str:
+    """The gate of a wrong LSTM step: o if the cell is right, f if it is with an empty old cell."""
+    if same(seen, right, "out.next_c"):
+        return "; gate o, or the tanh"
+    empty = same(seen, right, "empty.next_c")
+    return "; gate f" if empty else "; gate i or g"
+
+
+def search(
+    row: table.Function, cases: Cases, values: Sequence[np.ndarray], case: str = "first"
+) -> Localisation | None:
+    """Changes of the reference that give a student's results."""
+    first = {name: np.array(value) for name, value in cases[case].items()}
+    for value in first.values():
+        value.flags.writeable = False  # or a mutant spoils those after it
+    if row.module == "rnn_layers":
+        inputs = [value for name, value in first.items() if not name.startswith(UPSTREAM)]
+        if row.forward:
+            upstream = [value for name, value in first.items() if name.startswith(UPSTREAM)]
+            cache = getattr(rnn_layers, row.forward)(*inputs)[-1]
+
+            def run(mutant: Callable[..., Any]) -> Sequence[Any]:
+                return as_tuple(mutant(*upstream, cache))
+        else:
+            number = len(row.results)
+
+            def run(mutant: Callable[..., Any]) -> Sequence[Any]:
+                return as_tuple(mutant(*inputs))[:number]
+
+        gates = row.cell == "lstm"
+        return localise(rnn_layers, row.name, run, values, gates=gates)
+    methods = {"rnn": [row.method.rpartition(".")[2]], "captioning_solver": ["train", "_step"]}
+    found = None
+    for method in methods.get(row.module, [""]):
+        key = f"{row.defined}.{method}" if method else row.name
+
+        def observed_of(mutant: Callable[..., Any], method: str = method) -> Sequence[Any]:
+            own = getattr(MODULES[row.module], row.defined)
+            made = type("Mutant", (own,), {method: mutant}) if method else mutant
+            found = until_end(row, first_use(row, made, first), cases).arrays
+            return [value for key, value in found.items() if key.startswith("out.")]
+
+        found = localise(MODULES[row.module], key, observed_of, values)
+        if found and found.whole:
+            break
+    return found
+
+
+def transposed(
+    row: table.Function, seen: Observation, right: Observation, cases: Cases
+) -> Change | None:
+    """The change that explains an error, by sizes at which shapes fit all the same."""
+    names = [key.partition(".")[2] for key in right.arrays if key.startswith("square.")]
+    keys = [f"square.{name}" for name in names]
+    if not keys or any(key not in seen.arrays for key in keys):
+        return None
+    values = [seen.arrays[key] for key in keys]
+    wanted = [right.arrays[key] for key in keys]
+    if [value.shape for value in values] != [value.shape for value in wanted]:
+        return None
+    found = search(row, cases, values, "square")
+    return found.changes[0] if found and found.whole else None
+
+
+def explained(
+    row: table.Function,
+    observed: str,
+    error: float,
+    found: Localisation | None,
+    case: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    values: Sequence[np.ndarray],
+    wanted: Sequence[np.ndarray],
+) -> list[Result]:
+    """Results for the changes that explain what came, or for what can be seen without."""
+    name = row.name
+    if found is None:
+        kind, advice, off = _seen(row, case, names, values, wanted)
+        return [
+            Result(
+                name, False, observed, kind, with_derivation(advice, derivation(name, off)), error
+            )
+        ]
+    results = []
+    for change in found.changes:
+        where = f"gate {change.gate}: {observed.split('; gate')[0]}" if change.gate else observed
+        advice = advice_of(name, change)
+        if not found.whole:
+            advice += " That does not explain all: fix this, then grade again."
+        results.append(Result(name, False, where, change.kind, advice, error))
+    return results
+
+
+def _factors(case: Mapping[str, np.ndarray]) -> list[tuple[float, str, str]]:
+    """Factors by which results may be wrong, each with its kind and in words."""
+    factors = [
+        (-1.0, "sign", "the sign"),
+        (2.0, "added twice", "2"),
+        (0.5, "wrong factor", "1 / 2"),
+    ]
+    if "captions" in case:
+        N, T = case["captions"][:, 1:].shape
+    else:
+        N, T, *_ = (*next(iter(case.values())).shape, 1)
+    for size, name in ((N, "N"), (T, "T"), (N * T, "N T")):
+        mean = f"1 / ({name}), a mean where a sum belongs"
+        total = f"{name}, a sum where a mean belongs"
+        factors += [(1 / size, "mean for a sum", mean), (float(size), "sum for a mean", total)]
+    return factors
+
+
+def _seen(
+    row: table.Function,
+    case: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    values: Sequence[np.ndarray],
+    wanted: Sequence[np.ndarray],
+) -> tuple[str, str, str]:
+    """Kind, advice and output for what no change of the reference function explains."""
+    name = row.name
+    wrong = [
+        (output, value, right)
+        for output, value, right in zip(names, values, wanted, strict=True)
+        if relative_max_error([value], [right]) > TOLERANCE
+    ]
+    off = wrong[0][0]
+    if not all(np.isfinite(np.asarray(value, dtype=float)).all() for value in values):
+        return "not finite", f"{name} gives NaN or infinity on small numbers.", off
+    for factor, kind, words in _factors(case):
+        if all(
+            relative_max_error([value], [factor * right]) <= TOLERANCE for _, value, right in wrong
+        ):
+            return kind, f"All that is wrong of {name} is wrong by one factor: {words}.", off
+    if all(not value.any() for _, value, _ in wrong):
+        advice = f"What is wrong of {name} is all zeros: is it computed, and returned?"
+        return "left at zero", advice, off
+    return "wrong values", f"No known mistake explains {name}: go through it line by line.", off
+
+
+def advice_of(name: str, change: Change) -> str:
+    detail = change.detail[0].upper() + change.detail[1:]
+    match = "" if change.instead == "pass" else f" Your results match `{change.instead}`."
+    results = list(table.FUNCTIONS[name].results)
+    target = change.target or (results[0] if len(results) == 1 else "")
+    return with_derivation(f"{detail}.{match}", derivation(name, target))
+
+
+def with_derivation(advice: str, lines: str) -> str:
+    """Advice with the derivation under it; reports show indented lines as they are."""
+    return f"{advice} Derivation:\n{textwrap.indent(lines, '    ')}" if lines else advice

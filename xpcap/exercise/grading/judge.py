@@ -1,0 +1,387 @@
+"""Judge observations: a fault is an array that differs from what the reference gives.
+
+`judge` compares the stages of a probe in order. Results of the first use that differ are explained
+by explain.py; a difference of a later use is a row of FAULTS. `above_right` and `for_own_forward`
+tell what is right in itself and only follows from a mistake elsewhere.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpcap.exercise import table
+from xpcap.exercise.grading import probes
+from xpcap.exercise.grading.cases import Cases
+from xpcap.exercise.grading.derivation import derivation
+from xpcap.exercise.grading.expected import (
+    TOLERANCE,
+    gradients,
+    names_of,
+    relative_max_error,
+    same,
+    with_one_rate,
+)
+from xpcap.exercise.grading.explain import (
+    advice_of,
+    explained,
+    gate,
+    observe,
+    search,
+    transposed,
+    with_derivation,
+)
+from xpcap.exercise.grading.mutants import Localisation
+from xpcap.exercise.grading.report import Result
+from xpcap.exercise.grading.rules import wrong_shape
+from xpcap.exercise.grading.run import Line, Observation, Stopped
+
+NUMERIC_TOLERANCE = 1e-4  # of gradients by central differences
+DERIVED = 1e-11, 2e-9  # errors of float64 between these are of finite differences, not a derivation
+NOT_WRITTEN = "not written yet"
+FOLLOWS = "follows from another function"
+UNWRITTEN = "NotImplementedError"  # raised by what is not written yet
+
+# A later use of a function whose first results are right: stage, kind, how it is used, advice
+FAULTS = """
+after | overwrites its arguments |  | {name} changes its argument {names}, which others still use: work on a copy.
+parameters | changes the parameters |  | {name} changes {names} of self.params; that is for the solver to do.
+kept | results share memory | called again | A second call of {name} changes the results of the first: return fresh arrays.
+used | state not reset | called again | {name} is wrong on a model that was used before: nothing may stay on it between calls.
+again | state not reset | called again | {name} depends on the calls before it: nothing may stay between calls.
+later | state outside the cache | after another forward pass | After a second forward pass {name} is wrong for the second: does its cache hold what the first one left?
+older | state outside the cache | with the cache of an earlier forward pass | After a second forward pass {name} is wrong for the first: what it needs belongs into the cache, in arrays of its own.
+other | sizes written in | with arrays of other sizes | {name} is right for arrays of one shape and wrong for others: are sizes or values written into it?
+empty | wrong values | with a zero cell | {name} is wrong where the old cell is zero.
+large | not stable | with large numbers | {name} gives {came} for pre-activations or scores near 1000, where exp overflows: use a form that does not.
+adam | state shared | with adam | Right with sgd, wrong with adam: each parameter needs a config of its own, and the config that the rule returns.
+"""
+
+
+class Judged(NamedTuple):
+    """Verdict on a function.
+
+    Attributes
+    ----------
+    named : changes of the reference that explain all that is wrong; None where there are none
+    raised : it raised an error in its first use
+    """
+
+    results: list[Result]
+    named: Localisation | None = None
+    raised: bool = False
+
+    @property
+    def passed(self) -> bool:
+        return all(result.passed for result in self.results)
+
+
+# Verdicts
+
+
+def judge(
+    row: table.Function,
+    seen: Observation | Stopped,
+    right: Observation,
+    cases: Cases,
+    wrong: Sequence[str],
+    verdicts: Mapping[str, Judged],
+) -> Judged:
+    """The verdict on a function.
+
+    Parameters
+    ----------
+    wrong : functions that are wrong, of those that this one calls or whose cache it reads
+    verdicts : of the functions before
+    """
+    name = row.name
+    if isinstance(seen, Stopped):
+        return Judged([Result(name, False, _where(seen.line), "stopped", f"{name} {seen.reason}.")])
+    own = verdicts[row.forward] if row.forward in wrong else None  # its forward pass, if wrong
+    raised = seen.error("out")
+    odd_cache = own and (own.results[0].error is None or (raised and raised[0] != UNWRITTEN))
+    if seen.error("cache") or odd_cache:
+        advice = f"{_mend(row.forward, verdicts)} {name} reads its cache."
+        return Judged([_follows(row, advice)])
+    # of the rules a solver's first stage uses sgd
+    below = next((_mend(one, verdicts) for one in wrong if one not in (row.forward, "adam")), "")
+    fault = _raised(row, seen, cases, right, below) or _malformed(row, seen, right, cases, below)
+    if fault:
+        return Judged([fault], raised=raised is not None)
+    outputs = [key[4:] for key in right.arrays if key.startswith("out.")]
+    values, wanted = ([one.arrays[f"out.{key}"] for key in outputs] for one in (seen, right))
+    error = relative_max_error(values, wanted)
+    if name == "adam":
+        error = min(error, relative_max_error(values, with_one_rate(cases)))
+    if error <= TOLERANCE:
+        is_numeric = (seen.note("calls").number or 0) > probes.MANY
+        later = None if is_numeric or name == "adam" else _later(row, seen, right, error, wrong)
+        if later and own:  # whose cache is wrong from the second call on
+            return above_right(row, Judged([later]), [row.forward])
+        return Judged([later or _passed(row, seen, right, error)])
+    if not own and _again(seen, outputs) > TOLERANCE:
+        advice = (
+            f"Two calls of {name} on the same arguments give different results: is something random"
+            " in it, or left over from the call before?"
+        )
+        return Judged([Result(name, False, "", "random results", advice, error)])
+    where = observe(outputs, values, wanted, row)
+    if name == "lstm_step_forward":
+        where += gate(seen, right)
+    if below:
+        return Judged([_follows(row, f"{below} {name} calls it.", where, error)])
+    if own and own.named and own.named.whole:
+        theirs = gradients(row, cases["first"], own.named.function)
+        if relative_max_error(values, theirs) <= TOLERANCE:
+            return above_right(
+                row, Judged([Result(name, False, where, error=error)]), [row.forward]
+            )
+    if own:
+        advice = f"Fix {row.forward} first: its cache is what {name} reads."
+        return Judged([_follows(row, advice, where, error)])
+    found, first = search(row, cases, values), cases["first"]
+    return Judged(explained(row, where, error, found, first, outputs, values, wanted), found)
+
+
+def _again(seen: Observation, outputs: Iterable[str]) -> float:
+    """How far a second use with the same arguments is from the first."""
+    pairs = [(seen.arrays.get(f"again.{key}"), seen.arrays[f"out.{key}"]) for key in outputs]
+    finite = [(a, b) for a, b in pairs if a is not None and np.isfinite(b).all()]
+    return relative_max_error([a for a, _ in finite], [b for _, b in finite])
+
+
+def _mend(name: str, verdicts: Mapping[str, Judged]) -> str:
+    """What to do first."""
+    is_there = name not in verdicts or verdicts[name].results[0].kind != NOT_WRITTEN
+    return f"{'Fix' if is_there else 'Write'} {name} first:"
+
+
+def _where(line: Line) -> str:
+    return f"line {line.number}: {line.text}" if line.number else ""
+
+
+def _follows(
+    row: table.Function, advice: str, where: str = "", error: float | None = None
+) -> Result:
+    return Result(row.name, False, where, FOLLOWS, advice, error)
+
+
+def _raised(
+    row: table.Function,
+    seen: Observation,
+    cases: Cases,
+    right: Observation,
+    below: str,
+) -> Result | None:
+    """The verdict on an error in the first use."""
+    error = seen.error("import") or seen.error("shapes") or seen.error("out")
+    if error is None:
+        return None
+    kind, message, line = error
+    name, where = row.name, _where(line)
+    if below:
+        return _follows(row, f"{below} {name} calls it.", where)
+    if kind == UNWRITTEN:
+        return Result(name, False, where, NOT_WRITTEN, f"Write {name}.")
+    if change := transposed(row, seen, right, cases):
+        return Result(name, False, where, change.kind, advice_of(name, change))
+    return Result(name, False, where, "raises an error", f"{name} raises {kind}: {message}")
+
+
+def _malformed(
+    row: table.Function, seen: Observation, right: Observation, cases: Cases, below: str
+) -> Result | None:
+    """The verdict on results that are too many, no arrays, or of other shapes."""
+    name, note = row.name, seen.note("out")
+    if note.none:
+        return Result(name, False, "", NOT_WRITTEN, f"Write {name}: it returns None.")
+    if row.module == "rnn" and (fault := _of_captioner(row, seen, right)):
+        return fault
+    if note.number is not None:
+        expected = ", ".join(names_of(row))
+        advice = f"{name} returns {note.number} result{'s' * (note.number != 1)}, not {expected}."
+        return Result(name, False, "", "wrong results", advice)
+    for output in (key[4:] for key in right.arrays if key.startswith("out.")):
+        if (value := seen.arrays.get(f"out.{output}")) is None:
+            came = note.types.get(output, "nothing")
+            advice = f"{name} returns {came} as {output}, not an array."
+            return Result(name, False, output, "wrong results", advice)
+        wanted = right.arrays[f"out.{output}"]
+        if output == "loss_history" and value.shape != wanted.shape:
+            advice = (
+                f"loss_history has {value.size} losses, not {wanted.size}: one for each of num_epochs"
+                " * max(num_train // batch_size, 1) iterations."
+            )
+            return Result(name, False, output, "wrong number of steps", advice)
+        if value.shape != wanted.shape:
+            if below:
+                return _follows(row, f"{below} {name} calls it.", output)
+            if change := transposed(row, seen, right, cases):
+                return Result(name, False, output, change.kind, advice_of(name, change))
+            shapes = {key[4:]: one.shape for key, one in right.arrays.items() if key[:4] == "out."}
+            del shapes[output]
+            kind, advice = wrong_shape(output, value.shape, wanted.shape, shapes)
+            shown = derivation(name, output)
+            return Result(name, False, output, kind, with_derivation(advice, shown))
+    return None
+
+
+def _of_captioner(row: table.Function, seen: Observation, right: Observation) -> Result | None:
+    """Faults of a captioner's parameters and gradients."""
+    name = row.name
+    if row.method.endswith("sample"):
+        captions = seen.arrays.get("out.captions")
+        if captions is not None and not captions.any():
+            return Result(name, False, "", NOT_WRITTEN, f"Write {row.method}: all words are NULL.")
+        return None
+    for key in probes.PARAMETERS:
+        shape, wanted = (one.arrays.get(f"shapes.{key}") for one in (seen, right))
+        if wanted is not None and not np.array_equal(
+            () if shape is None else shape.ravel(), wanted
+        ):
+            came = "is missing" if shape is None else f"has shape {tuple(shape.tolist())}"
+            advice = f"The parameter {key} {came}; CaptioningRNN makes it {tuple(wanted.tolist())}."
+            return Result(name, False, key, "wrong shape", advice)
+    note, loss = seen.note("out"), seen.arrays.get("out.loss")
+    if note.number is not None:
+        advice = f"{name} does not return loss, grads, of which grads is a dict."
+        return Result(name, False, "", "wrong results", advice)
+    if loss is not None and not loss.any() and len(note.missing) == len(probes.PARAMETERS):
+        advice = f"Write {row.method}: it returns 0 and no gradients."
+        return Result(name, False, "", NOT_WRITTEN, advice)
+    if note.missing:
+        keys = ", ".join(note.missing)
+        advice = f"grads has no {keys}; it has a gradient for each key of params."
+        return Result(name, False, keys, "gradient missing", advice)
+    return None
+
+
+def _later(
+    row: table.Function,
+    seen: Observation,
+    right: Observation,
+    error: float,
+    wrong: Collection[str],
+) -> Result | None:
+    """The first later use that is wrong."""
+    if names := seen.note("defaults").names:
+        text = ", ".join(names)
+        advice = (
+            f"The default of {row.name}'s argument {text} is made once, and what one call puts into"
+            " it is there in the next: make it inside the function."
+        )
+        return Result(row.name, False, text, "state not reset", advice, error)
+    for stage, kind, use, words in (line.split(" | ") for line in FAULTS.strip().splitlines()):
+        keys = [key for key in right.arrays if key.startswith(f"{stage}.")]
+        # what a backward pass does to its arguments is a remark; "adam" may be wrong itself
+        if not keys or stage in wrong or (row.forward and stage == "after"):
+            continue
+        if fault := seen.error(stage):
+            type_, message, line = fault
+            advice = f"{row.name}, {use}, raises {type_}: {message}"
+            return Result(row.name, False, _where(line), kind, advice, error)
+        off = [key.partition(".")[2] for key in keys if not same(seen, right, key)]
+        if off:
+            came = "NaN or infinity" if _odd(seen, stage) else "wrong values"
+            advice = words.format(name=row.name, names=", ".join(off), came=came)
+            where = "" if use == "called again" else ", ".join(off)
+            return Result(row.name, False, where, kind, advice, error)
+    return None
+
+
+def _odd(seen: Observation, stage: str) -> bool:
+    of = (value for key, value in seen.arrays.items() if key.startswith(f"{stage}."))
+    return any(not np.isfinite(np.asarray(value, dtype=float)).all() for value in of)
+
+
+def _passed(row: table.Function, seen: Observation, right: Observation, error: float) -> Result:
+    """A pass, with a remark on finite differences, arguments, memory or dtypes."""
+    name = row.name
+    steps = max(
+        (value.shape[1] for key, value in seen.arrays.items() if key == "out.dx"), default=1
+    )
+    calls = seen.note("calls").number or 0
+    floats = {
+        key[4:]: value.dtype
+        for key, value in seen.arrays.items()
+        if key.startswith("out.") and value.dtype.kind == "f"
+    }
+    exact = all(dtype == np.float64 for dtype in floats.values())
+    if row.forward and (calls > 2 * steps + 2 or (exact and DERIVED[0] < error < DERIVED[1])):
+        why = f"calls {row.forward} {calls:,} times" if calls > 2 else f"has errors of {error:.0e}"
+        remark = (
+            f"Right, but {name} {why}: it looks like finite differences, where a derivation by hand"
+            " leaves 1e-14."
+        )
+        return Result(name, True, "", "finite differences", remark, error)
+    after = [key for key in right.arrays if key.startswith("after.")]
+    if changed := [key[6:] for key in after if not same(seen, right, key)]:
+        keys = ", ".join(changed)
+        remark = f"Right, but {name} changes its argument {keys}: work on a copy."
+        return Result(name, True, keys, "overwrites its arguments", remark, error)
+    if names := seen.note("shared").names:
+        remark = f"Right, but {name} returns memory of its arguments: return a copy."
+        return Result(name, True, ", ".join(names), "results share memory", remark, error)
+    if row.module == "rnn_layers" and not exact:
+        short = {key: dtype for key, dtype in floats.items() if dtype != np.float64}
+        remark = (
+            f"Right, but {name} returns {next(iter(short.values()))} for float64 arguments: gradient"
+            " checks lose digits; make arrays of the dtype of the inputs."
+        )
+        return Result(name, True, ", ".join(short), "dtype changed", remark, error)
+    return Result(name, True, error=error)
+
+
+# What follows from a mistake elsewhere
+
+
+def above_right(row: table.Function, judged: Judged, below: Sequence[str]) -> Judged:
+    """A pass of what is right above right steps or layers, though wrong above the student's own."""
+    verb, them = ("is", "that one") if len(below) == 1 else ("are", "those")
+    remark = f"Right where {' and '.join(below)} {verb}: fix {them}."
+    return Judged([Result(row.name, True, "", FOLLOWS, remark, judged.results[0].error)])
+
+
+def told_once(verdicts: Mapping[str, Judged]) -> dict[str, Judged]:
+    """Verdicts on a captioner whose second cell has the mistake of the first in a line of both."""
+    told: dict[Any, str] = {}
+    once = {}
+    for name, one in verdicts.items():
+        changes = one.named.changes if one.named and one.named.whole else []
+        key = table.FUNCTIONS[name].method, [(each.statement, each.instead) for each in changes]
+        if changes and (before := told.setdefault(str(key), name)) != name:
+            remark = f"The mistake of {before} again: fix that one."
+            result = Result(name, True, "", FOLLOWS, remark, one.results[0].error)
+            one = one._replace(results=[result])
+        once[name] = one
+    return once
+
+
+def for_own_forward(
+    row: table.Function, seen: Observation | Stopped, slopes: Observation | Stopped
+) -> Judged | None:
+    """A pass of a backward pass that is right for a forward pass with a known mistake."""
+    if isinstance(seen, Stopped) or isinstance(slopes, Stopped):
+        return None
+    values, wanted = (
+        [one.arrays.get(f"out.{key}") for key in row.results] for one in (seen, slopes)
+    )
+    if any(one is None or not np.any(one) for one in wanted):
+        return None
+    error = relative_max_error(values, wanted)
+    if error > NUMERIC_TOLERANCE:
+        return None
+    remark = f"Right for {row.forward} as you wrote it, which is wrong: fix that one."
+    return Judged([Result(row.name, True, "", FOLLOWS, remark, error)])
+
+
+def same_results(seen: Observation | Stopped, other: Observation | Stopped) -> bool:
+    """True if the first use gave the arrays of another observation, which vary."""
+    if isinstance(seen, Stopped) or isinstance(other, Stopped):
+        return False
+    keys = [key for key in seen.arrays if key.startswith("out.")]
+    if not keys or any(key not in other.arrays for key in keys):
+        return False
+    values, wanted = ([one.arrays[key] for key in keys] for one in (seen, other))
+    varied = all(one.size and np.ptp(np.asarray(one, dtype=float)) > 0 for one in wanted)
+    return varied and relative_max_error(values, wanted) <= TOLERANCE

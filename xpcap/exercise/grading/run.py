@@ -1,0 +1,347 @@
+"""Processes of a submission: questions go out with their inputs, observations come back.
+
+`ask` writes a folder for child.py, has it started under confinement, and reads its frames, each of
+bounded size and within a time. A process that ends early costs the question that it was at; the next
+one begins with the question after. This is the one border at which what a submission says becomes
+arrays and text.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from xpcap.exercise import table
+from xpcap.exercise.grading import child
+from xpcap.exercise.grading.cases import Cases
+from xpcap.exercise.grading.confine import Confined, Confinement, Limits
+
+HERE = Path(__file__).parent
+SCRIPTS = ("child.py", "probes.py", "hardening.py")  # what a process has of ours
+START = 60.0  # seconds that Python and NumPy may take to start on a busy machine
+LATER = 3.0  # seconds that a process has to end itself after a question's limit
+IN_ALL = 6.0  # times the limit of a question: the time of the questions of a file in all
+SLICE = 0.05  # seconds between two looks at limits that the system does not hold
+MOST_ANSWER = 8 * 2**20  # bytes of a frame
+MOST_HEADER = 2**18  # bytes of the names in a frame
+LIMITS = {"disk": 32 * 2**20, "file": 10 * 2**20, "files": 128, "processes": 64}
+NONSENSE = "answered what no function returns"
+
+
+class Question(NamedTuple):
+    """A use of a submission's functions.
+
+    Attributes
+    ----------
+    name : a function of the table
+    probe : of probes.py; "" to import modules alone
+    modules : dotted Python modules to import first
+    functions : "module:name" of each function that the probe gets
+    names : results that are noted
+    cases : inputs
+    replaced : functions of the submission's to replace, by name, with "module:name"
+    """
+
+    name: str
+    probe: str
+    modules: Sequence[str]
+    functions: Sequence[str] = ()
+    names: Sequence[str] = ()
+    cases: Cases = {}  # noqa: RUF012 - never changed
+    replaced: Mapping[str, str] = {}
+
+
+class Line(NamedTuple):
+    """A line of a student's file; `number` 0 where it is not known."""
+
+    file: str = ""
+    number: int = 0
+    text: str = ""
+
+
+class Note(NamedTuple):
+    """What was noted of a stage beside arrays; see `probes.Record`."""
+
+    error: tuple[str, str, Line] | None = None  # type, message, line
+    number: int | None = None
+    none: bool = False
+    types: Mapping[str, str] = {}
+    names: Sequence[str] = ()
+    missing: Sequence[str] = ()
+
+
+class Observation(NamedTuple):
+    """What a probe observed: arrays by ``stage.name``, notes by stage."""
+
+    arrays: Mapping[str, np.ndarray]
+    notes: Mapping[str, Note]
+
+    def note(self, stage: str) -> Note:
+        return self.notes.get(stage, Note())
+
+    def error(self, stage: str) -> tuple[str, str, Line] | None:
+        return self.note(stage).error
+
+
+class Stopped(NamedTuple):
+    """The process ended, or was ended, at a question."""
+
+    reason: str
+    line: Line = Line()
+
+
+def ask(
+    files: Mapping[str, bytes],
+    shown: Mapping[str, str],
+    questions: Sequence[Question],
+    confinement: Confinement,
+    *,
+    seconds: float,
+    memory: float,
+    unmarked: bool = False,
+) -> list[Observation | Stopped]:
+    """The answers to questions about files, which lie in folders of their own.
+
+    Parameters
+    ----------
+    files : path in the course's package to content
+    shown : of these, the student's to their own names
+    unmarked : ask by probes of unmarked.py
+    """
+    answers: list[Observation | Stopped] = []
+    end = time.monotonic() + IN_ALL * seconds + START
+    with tempfile.TemporaryDirectory(prefix="xpcap-", ignore_cleanup_errors=True) as folder:
+        _write(Path(folder), files, shown, questions, seconds)
+        for script in (*SCRIPTS, *["unmarked.py"] * unmarked):
+            shutil.copyfile(HERE / script, Path(folder, script))
+        while len(answers) < len(questions):
+            if time.monotonic() > end:
+                late = Stopped(f"was not reached: the file took its {IN_ALL * seconds:g} seconds")
+                answers += [late] * (len(questions) - len(answers))
+                break
+            process = _Process(Path(folder), confinement, shown, seconds, memory)
+            answers += process.answers(len(answers), len(questions) - len(answers), end)
+    return answers
+
+
+def _write(
+    folder: Path,
+    files: Mapping[str, bytes],
+    shown: Mapping[str, str],
+    questions: Sequence[Question],
+    seconds: float,
+) -> None:
+    package = folder / "files" / table.PACKAGE
+    for name, content in files.items():
+        file = package / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    parents = {parent for name in files for parent in PurePosixPath(name).parents}
+    for parent in {PurePosixPath(), PurePosixPath("classifiers"), *parents}:
+        (package / parent).mkdir(parents=True, exist_ok=True)
+        (package / parent / "__init__.py").touch()
+    inputs, asked = {}, []
+    for k, question in enumerate(questions):
+        names = []
+        for case, arrays in question.cases.items():
+            for name, value in arrays.items():
+                names.append(f"{k}/{case}/{name}")
+                inputs[names[-1]] = value
+        asked.append({**question._replace(cases={})._asdict(), "inputs": names})
+    np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]
+    plan = {
+        "questions": asked,
+        "shown": {f"{table.PACKAGE}/{file}": name for file, name in shown.items()},
+        "folders": [table.PACKAGE, f"{table.PACKAGE}/classifiers"],
+        "seconds": seconds,
+    }
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+
+
+class _Process:
+    """child.py: the frames that it writes, and what it says of its faults, both within bounds."""
+
+    def __init__(
+        self,
+        folder: Path,
+        confinement: Confinement,
+        shown: Mapping[str, str],
+        seconds: float,
+        memory: float,
+    ) -> None:
+        self._folder, self._confinement, self._shown = folder, confinement, shown
+        self._seconds, self._memory = seconds, memory
+        self._answers, self._faults = bytearray(), bytearray()
+
+    def answers(self, first: int, number: int, end: float) -> list[Observation | Stopped]:
+        """Answers from question `first` on; of a process that ends early the last is why."""
+        limits = Limits(memory=self._memory, seconds=IN_ALL * self._seconds + START, **LIMITS)
+        started = self._confinement.start(
+            self._folder, [str(first)], limits, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        found: list[Observation | Stopped] = []
+        arrived: queue.Queue[tuple[str, bytes]] = queue.Queue(maxsize=64)
+        with started as process:
+            streams = {"answers": process.process.stdout, "faults": process.process.stderr}
+            threads = [
+                threading.Thread(target=_read, args=(stream, name, arrived), daemon=True)
+                for name, stream in streams.items()
+            ]
+            for thread in threads:
+                thread.start()
+            reason = self._take(arrived, process, found, number, end)
+            status = None if reason or len(found) == number else self._status(process)
+            process.kill()
+            while any(thread.is_alive() for thread in threads) or not arrived.empty():
+                with contextlib.suppress(queue.Empty):
+                    name, piece = arrived.get(timeout=SLICE)
+                    self._faults += piece[: MOST_HEADER - len(self._faults)] * (name == "faults")
+            for stream in streams.values():
+                if stream is not None:
+                    stream.close()
+        if len(found) < number:
+            found.append(Stopped(reason or self._cause(status), self._line()))
+        return found
+
+    def _take(
+        self,
+        arrived: "queue.Queue[tuple[str, bytes]]",
+        process: Confined,
+        found: list[Observation | Stopped],
+        number: int,
+        end: float,
+    ) -> str:
+        """Take answers until all are found, and "", or until why the process has to be ended."""
+        late = min(time.monotonic() + self._seconds + START, end)
+        look = 0.0
+        while len(found) < number:
+            if (now := time.monotonic()) > late:
+                return self._slow()
+            if now > look:
+                look = now + SLICE
+                if reason := process.check():
+                    return reason
+            try:
+                name, piece = arrived.get(timeout=SLICE)
+            except queue.Empty:
+                continue
+            if name == "faults":
+                self._faults += piece[: MOST_HEADER - len(self._faults)]
+                continue
+            if not piece:
+                return ""
+            self._answers += piece
+            try:
+                for content in self._frames():
+                    if content and len(found) < number:
+                        found.append(observation(content))
+                    late = min(time.monotonic() + self._seconds + LATER, end)
+            except ValueError:
+                return NONSENSE
+        return ""
+
+    def _frames(self) -> Iterator[bytes]:
+        """The whole frames that have come, an empty one as a question begins. ValueError : too large."""
+        while len(self._answers) >= 8:
+            (size,) = struct.unpack("<Q", self._answers[:8])
+            if size > MOST_ANSWER:
+                raise ValueError(f"a frame of {size:,} bytes")
+            if len(self._answers) < 8 + size:
+                return
+            content = bytes(self._answers[8 : 8 + size])
+            del self._answers[: 8 + size]
+            yield content
+
+    def _status(self, process: Confined) -> int | None:
+        try:
+            return process.wait(timeout=LATER)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _slow(self) -> str:
+        return f"did not end within {self._seconds:g} second{'s' * (self._seconds != 1)}"
+
+    def _cause(self, status: int | None) -> str:
+        """The reason of an end that nobody asked for."""
+        if self._faults.startswith(b"Timeout"):
+            return self._slow()
+        if status is None or status == 0:
+            return NONSENSE
+        if status == child.OUT_OF_MEMORY:
+            return f"needed more than {self._memory:g} GB of memory"
+        number = -status if status < 0 else status - 128
+        names = {one.value: one.name for one in signal.Signals}
+        if names.get(number) == "SIGXFSZ":
+            return f"wrote more than {LIMITS['file'] // 2**20} MB to a file"
+        if number in names:
+            return f"ended its process ({names[number]})"
+        said = self._faults.decode("utf-8", "replace").strip().splitlines()[-1:]
+        return f"ended its process (exit status {status})" + (f": {said[0][:200]}" if said else "")
+
+    def _line(self) -> Line:
+        """The student's line in what was written of the thread that calls functions, latest first."""
+        text = self._faults.decode("utf-8", "replace")
+        files = f"/files/{table.PACKAGE}/"
+        parts = [part for part in text.split("\n\n") if "child.py" in part]
+        for name, number in re.findall(r'^  File "(.*)", line (\d+)', "\n".join(parts), re.M):
+            inside = name.replace(os.sep, "/").partition(files)[2]
+            if shown := self._shown.get(inside):
+                source = (self._folder / "files" / table.PACKAGE / inside).read_bytes()
+                lines = source.decode("utf-8", "replace").splitlines()
+                at = int(number)
+                return Line(shown, at, lines[at - 1].strip()[:200] if at <= len(lines) else "")
+        return Line()
+
+
+def _read(stream: IO[bytes], name: str, arrived: "queue.Queue[tuple[str, bytes]]") -> None:
+    """Put what comes of a pipe, and at its end nothing."""
+    while piece := os.read(stream.fileno(), 2**16):
+        arrived.put((name, piece))
+    arrived.put((name, b""))
+
+
+def observation(content: bytes) -> Observation:
+    """The observation of a frame. ValueError : it is none."""
+    try:
+        size = int.from_bytes(content[:8], "little")
+        if size > MOST_HEADER:
+            raise ValueError(f"a header of {size:,} bytes")
+        notes = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["notes"])
+        arrays = {str(name): np.asarray(value) for name, value in load(content).items()}
+        return Observation(arrays, {str(stage): _note(one) for stage, one in notes.items()})
+    except (LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _note(form: Mapping[str, Any]) -> Note:
+    """A note of its JSON form, every part of the type that it is to have."""
+    error = form.get("error")
+    return Note(
+        None
+        if error is None
+        else (
+            str(error["type"]),
+            str(error["message"]),
+            Line(str(error["file"]), int(error["line"]), str(error["text"])),
+        ),
+        None if form.get("count") is None else int(form["count"]),
+        bool(form.get("none")),
+        {str(name): str(kind) for name, kind in dict(form.get("types", {})).items()},
+        [str(name) for name in list(form.get("names", ()))],
+        [str(name) for name in list(form.get("missing", ()))],
+    )
