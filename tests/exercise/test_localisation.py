@@ -29,17 +29,12 @@ A_FEW = [
     "no sigmoid derivative of f",
     "stacked i, f, g, o",
     "dc not carried",
-    "two derivatives forgotten",
-    "gradient of the cell not carried",
     "shapes that do not fit",
     "scatter by +=",
-    "everything counts",
     "cache in a global",
     "derivatives of what goes in",
     "dprev_h and dprev_c unpacked the wrong way round",
-    "inputs and targets swapped",
     "word of two steps before",
-    "i + g",
 ]
 # What is searched for a mistake
 SEARCHED: list[tuple[ModuleType, str]] = [
@@ -63,11 +58,11 @@ def test_a_mistake_is_named_where_it_is_and_nothing_else(name: str, tmp_path: Pa
 
 @pytest.mark.slow
 def test_mistakes_are_named_as_the_page_says() -> None:
-    """Of every third; `python tests/helpers/students.py` writes the page, and names wrong rows."""
+    """Of every tenth; `python tests/helpers/students.py` writes the page, and names wrong rows."""
     lines = PAGE.read_text(encoding="utf-8").split(RULE)[1].splitlines()
     assert len(lines) == len(MISTAKES) > 490
     assert not any("WRONG" in row for row in lines)
-    assert [line(mistake) for mistake in MISTAKES[::3]] == lines[::3]
+    assert [line(mistake) for mistake in MISTAKES[::10]] == lines[::10]
 
 
 def test_what_is_not_written_is_a_row_and_the_rest_is_graded(tmp_path: Path) -> None:

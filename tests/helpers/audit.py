@@ -4,6 +4,7 @@ start. test_safety runs this as a script.
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ STARTS = (
     "os.startfile",
 )
 
+AF_UNIX = getattr(socket, "AF_UNIX", None)
+
 
 class Record:
     """What one command did: paths it changed, programs it started, socket events."""
@@ -52,8 +55,14 @@ class Record:
             self.changed += [_path(arguments, *where) for where in PATHS[event]]
         elif event in STARTS:
             self.started.append(str(arguments[0]))
-        elif event.startswith("socket."):
+        elif event.startswith("socket.") and not _is_local(*arguments):
             self.sockets.append(event)
+
+
+def _is_local(asked: Any, *arguments: Any) -> bool:
+    """True for a socket of AF_UNIX, which reaches no further than this machine."""
+    family = getattr(asked, "family", None)
+    return AF_UNIX is not None and AF_UNIX in (family, *arguments[:1])
 
 
 def _path(arguments: tuple[Any, ...], path: int, folder: int | None) -> str:
