@@ -264,7 +264,7 @@ def test_a_notebook_of_a_handout_works_once_all_is_written(
 ) -> None:
     """With the course's digits, and the files of the handout."""
     pytest.importorskip("nbclient")
-    monkeypatch.syspath_prepend(str(DOCS.parent / "tests" / "package"))
+    monkeypatch.syspath_prepend(str(DOCS.parents[1] / "tests" / "package"))
     from test_notebooks import SMALLER, check_digits, printed
 
     for file, source in SOURCES.items():
