@@ -8,6 +8,7 @@ layers, and where a step is wrong, the sequence above a right step.
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,14 +104,18 @@ def grade_submission(
     memory: float = 2.0,
     require_confinement: bool = False,
     on_result: Callable[[Result], None] | None = None,
+    confined: Confinement | None = None,
 ) -> Report:
-    """The report of a submission; arguments and errors as of `grade`."""
+    """The report of a submission; arguments and errors as of `grade`.
+
+    `confined` is of a class, whose processes need not try each way again.
+    """
     for module in expect or ():
         if module not in GRADED:
             raise unknown("grade", "`expect`", module, GRADED)
     seconds = Real(above=0).check("grade", "`seconds`", seconds)
     memory = Real(above=0).check("grade", "`memory`", memory)
-    confined = confinement(require=require_confinement)
+    confined = confined or confinement(require=require_confinement)
     handed = read(submission)
     if expect is None:
         expect = tuple(handed.homes) if find(submission).is_file() else table.HANDED_IN
@@ -149,6 +154,7 @@ class _Grading:
         self._cases: dict[str, Cases] = {}
         self._right: dict[str, Observation] = {}
         self._verdicts: dict[str, Judged] = {}
+        self._above: Future[_Asked] | None = None  # the captioner above right layers
 
     def report(self, only: Sequence[str], on_result: Callable[[Result], None] | None) -> Report:
         rows = [row for row in table.FUNCTIONS.values() if self._is_graded(row)]
@@ -163,13 +169,18 @@ class _Grading:
         # What a chosen function calls is graded too: what is wrong may follow from it
         below = {name for one in chosen for name in table.calls(one)}
         results: list[Result] = []
-        for module in GRADED:
-            of = [row for row in rows if row.module == module and row.name in chosen | below]
-            for result in self._module(module, of) if of else ():
-                if result.function in chosen or result.function not in table.FUNCTIONS:
-                    results.append(result)
-                    if on_result is not None:
-                        on_result(result)
+        with ThreadPoolExecutor(1) as thread:
+            written = [one for one in rows if one.module == "rnn" and one.name in chosen]
+            if written and "rnn" in self._handed.homes and (files := self._above_layers()):
+                # needs no verdict on the layers, and is asked while these are
+                self._above = thread.submit(self._asked, "rnn", written, files)
+            for module in GRADED:
+                of = [row for row in rows if row.module == module and row.name in chosen | below]
+                for result in self._module(module, of) if of else ():
+                    if result.function in chosen or result.function not in table.FUNCTIONS:
+                        results.append(result)
+                        if on_result is not None:
+                            on_result(result)
         missing = [module for module in self._expect if module not in self._handed.homes]
         return Report(
             results, self._expect, missing, self._confined.says, self._seed, self._handed.notes
@@ -206,10 +217,9 @@ class _Grading:
 
     def _captioner(self, rows: Sequence[table.Function]) -> _Asked:
         """A captioner above right layers; where it is wrong there, and they are too, above its own."""
-        files = self._above_layers()
-        if files is None:
+        if self._above is None:
             return self._asked("rnn", rows)
-        above = self._asked("rnn", rows, files)
+        above = self._above.result()
         judged = {
             name: self._judged(table.FUNCTIONS[name], one, []) for name, one in above.seen.items()
         }

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xpcap.errors import DataError, OptionError
+from xpcap.exercise.grading.confine import confinement
 from xpcap.exercise.grading.grade import grade_submission
 from xpcap.exercise.grading.report import Report, zero_report
 from xpcap.exercise.grading.results import refused, write_class, write_json, write_report
@@ -82,6 +83,7 @@ def grade_class(
     DataError : `folder` is none or has no entries, or `out` exists or cannot be made. OptionError :
         as of `grade_submission`.
     """
+    options["confined"] = confinement(require=options.get("require_confinement", False))
     brought = students(folder)
     present = [student for student, _ in brought]
     require_new_file("verify", out)
