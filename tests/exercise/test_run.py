@@ -144,6 +144,18 @@ def test_a_loop_is_stopped_at_its_line_also_where_it_evades_the_watch(
     )
 
 
+def test_the_functions_of_a_file_have_a_time_in_all(
+    unconfined: Confinement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "START", 0.0)
+    monkeypatch.setattr(run, "IN_ALL", 0.0)
+    answers = rules({"one": "return w, config", "two": "return w, config"}, unconfined)
+    assert {answer.reason for answer in answers.values() if isinstance(answer, Stopped)} == {
+        "was not reached: the file took its 0 seconds"
+    }
+    assert len(answers) == 2
+
+
 def frame(arrays: Mapping[str, np.ndarray], notes: object) -> bytes:
     return save(dict(arrays), {"notes": json.dumps(notes)})
 

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.exercise.grading.rules import (
-    RULES,
     SCOPE,
     Bound,
     Rule,
+    all_rules,
     filled,
     kind_of_term,
     match,
@@ -388,7 +388,7 @@ def _edits(tree: ast.FunctionDef, function: str) -> Iterator[Edit]:
         detail = f"`{a}` and `{b}` are taken for each other"
         slots = [Slot(tree.body, 0, first)]
         yield Edit(3, "arguments swapped", detail, tree.body[0], slots)
-    rules = [rule for rule in RULES if rule.concerns(function)]
+    rules = [rule for rule in all_rules() if rule.concerns(function)]
     rules.sort(key=lambda rule: rule.rank)
     for block, number, in_loop in statements:
         yield from _of_statement(block, number, in_loop)

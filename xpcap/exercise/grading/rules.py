@@ -17,6 +17,7 @@ A further kind of mistake is a further row.
 import ast
 import copy
 import fnmatch
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -580,4 +581,7 @@ def wrong_shape(
     return kind, f"{advice}: {hint}." if hint else f"{advice}."
 
 
-RULES = list(rules(TABLE))
+@functools.cache
+def all_rules() -> list[Rule]:
+    """The rules of `TABLE`, parsed when a search first asks."""
+    return list(rules(TABLE))
