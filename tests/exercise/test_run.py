@@ -131,7 +131,7 @@ def test_an_end_costs_one_function_and_the_rest_is_asked(unconfined: Confinement
 def test_a_loop_is_stopped_at_its_line_also_where_it_evades_the_watch(
     unconfined: Confinement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "LATER", 0.1)
+    monkeypatch.setattr(run, "LATER", 1.0)
     bodies = {"loop": "while True: pass"}
     if sys.platform.startswith("linux"):
         bodies["evades"] = "faulthandler.cancel_dump_traceback_later(); time.sleep(99)"
