@@ -190,6 +190,7 @@ def test_files_of_students_are_distinct_on_every_system() -> None:
         ("Ada Lovelace\n\n  Doe, Jane  \n", ["Ada Lovelace", "Doe, Jane"]),
         ('\ufeffID,Student\n1,"Doe, Jane"\n2,Ada\n3\n', ["Doe, Jane", "Ada"]),
         ("Full name,Grade\nAda,\n", ["Ada"]),
+        ("Nr;Name;Punkte\n1;Müller, Jörg;\n\n2;Ößer;3,5\n", ["Müller, Jörg", "Ößer"]),
     ],
 )
 def test_a_roster_is_lines_or_a_column(text: str, names: list[str], tmp_path: Path) -> None:

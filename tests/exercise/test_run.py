@@ -72,6 +72,15 @@ def test_an_error_names_its_type_and_the_students_line(unconfined: Confinement) 
         assert found[2] == Line("my work.py", at, body)
 
 
+def test_an_array_that_is_too_large_to_send_is_told_by_its_shape(unconfined: Confinement) -> None:
+    (answer,) = rules(
+        {"large": "return np.ones((2 * 10**5, 2, 3)), config"}, unconfined, HEAD
+    ).values()
+    assert isinstance(answer, Observation)
+    told = answer.note("out").types["the weights after 1 steps"]
+    assert told == "an array of shape (200000, 2, 3)"
+
+
 @pytest.mark.parametrize(
     ("source", "kind", "line"),
     [

@@ -14,7 +14,6 @@ from xpcap.exercise.reference import rnn
 
 Cases = dict[str, dict[str, np.ndarray]]
 Sizes = dict[str, int]
-UPSTREAM = "upstream "  # begins the names of upstream gradients, beside a forward pass's arguments
 STEEP = 10.0  # of upstream gradients: clipped ones show
 LARGE = 1000.0  # pre-activations and scores at which exp overflows
 # With which products of transposed arrays have fitting shapes
@@ -83,7 +82,7 @@ class Draw:
                 outputs = table.FUNCTIONS[layer].results
                 upstream = drawn(outputs, size, rng)
                 cases[case] |= {
-                    f"{UPSTREAM}d{key}": STEEP * value for key, value in upstream.items()
+                    f"{probes.UPSTREAM}d{key}": STEEP * value for key, value in upstream.items()
                 }
         if not row.forward:
             cases |= _special(row, cases["first"])

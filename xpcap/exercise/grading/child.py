@@ -29,7 +29,6 @@ if __name__ == "__main__":  # first of all, and before NumPy, whose folder the s
 import numpy as np
 
 MOST_NAME, MOST_TEXT = 100, 500  # characters of the name of a type, and of an error
-MOST_NOTES = 100_000  # characters of the notes of an answer
 BEGIN = struct.pack("<Q", 0)  # an empty frame: a question begins
 OUT_OF_MEMORY = 77  # exit status
 DTYPES = {  # of safetensors, by NumPy's characters
@@ -113,7 +112,7 @@ class Submission:
 
 def frame(arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any]) -> bytes:
     """Observations as safetensors, after their length."""
-    header: dict[str, Any] = {"__metadata__": {"notes": json.dumps(notes)[:MOST_NOTES]}}
+    header: dict[str, Any] = {"__metadata__": {"notes": json.dumps(notes)}}
     pieces, end = [], 0
     for name, value in arrays.items():
         array = value if value.dtype.char in DTYPES else value.astype(float)

@@ -126,7 +126,7 @@ def _text(row: Row) -> str:
 
 
 def page(function: str) -> str:
-    """Where the documentation derives a function of the table, in words; "" for nowhere."""
+    """Section of the documentation that derives a function, in words; "" for none."""
     if not (section := FUNCTIONS[function].page):
         return ""
     return f'"The backward pass" in the documentation of xpcap, "{section.replace("-", " ")}"'

@@ -1,4 +1,4 @@
-"""What should be observed: the reference's side of every probe, and of changed references."""
+"""The reference's side of every probe, and of changed references."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -7,7 +7,7 @@ import numpy as np
 
 from xpcap.exercise import table
 from xpcap.exercise.grading import probes
-from xpcap.exercise.grading.cases import UPSTREAM, Cases
+from xpcap.exercise.grading.cases import Cases
 from xpcap.exercise.grading.run import Observation, Stopped
 from xpcap.exercise.reference import captioning_solver, optim, rnn, rnn_layers
 
@@ -31,13 +31,13 @@ def probe_of(row: table.Function) -> str:
 
 
 def names_of(row: table.Function) -> list[str]:
-    """What a function returns, with the cache of a layer."""
+    """Names of a function's results, with the cache of a layer."""
     has_cache = row.name.endswith("_forward")
     return [*row.results, *["cache"] * has_cache]
 
 
 def reference(row: table.Function, cases: Cases) -> Observation:
-    """What the probe of a function observes of the reference."""
+    """Observation of the reference by the probe of a function."""
     called = [getattr(MODULES[row.module], name) for name in row.passes]
     record = probes.Record()
     given: Any = called if probe_of(row) == "backward" else called[0]
@@ -61,7 +61,7 @@ def until_end(row: table.Function, seen: Seen, cases: Cases) -> Seen:
 
 
 def with_one_rate(cases: Cases) -> list[np.ndarray]:
-    """What Adam gives in the form of Kingma and Ba 2015, end of section 2: epsilon is not corrected."""
+    """Steps of Adam in the form of Kingma and Ba 2015, end of section 2: epsilon uncorrected."""
 
     def rule(w: Any, dw: Any, config: Any) -> Any:
         t = config.get("t", 0) + 1
@@ -79,12 +79,13 @@ def with_one_rate(cases: Cases) -> list[np.ndarray]:
 def gradients(
     row: table.Function, case: Mapping[str, np.ndarray], forward: Callable[..., Any]
 ) -> Sequence[Any]:
-    """What the reference's backward pass gives on the cache of a changed forward pass."""
-    inputs = [value for name, value in case.items() if not name.startswith(UPSTREAM)]
-    upstream = [value for name, value in case.items() if name.startswith(UPSTREAM)]
+    """Gradients of the reference's backward pass on the cache of a changed forward pass."""
+    inputs, upstream = probes.parted(case)
     with np.errstate(all="ignore"):
         try:
-            return as_tuple(getattr(rnn_layers, row.name)(*upstream, forward(*inputs)[-1]))
+            return as_tuple(
+                getattr(rnn_layers, row.name)(*upstream.values(), forward(*inputs.values())[-1])
+            )
         except (ValueError, TypeError, LookupError):  # of a cache in another form
             return ()
 

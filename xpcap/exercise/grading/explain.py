@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from xpcap.exercise import table
-from xpcap.exercise.grading.cases import UPSTREAM, Cases
+from xpcap.exercise.grading import probes
+from xpcap.exercise.grading.cases import Cases
 from xpcap.exercise.grading.derivation import derivation
 from xpcap.exercise.grading.expected import (
     MODULES,
@@ -69,22 +70,21 @@ def search(
     row: table.Function, cases: Cases, values: Sequence[np.ndarray], case: str = "first"
 ) -> Localisation | None:
     """Changes of the reference that give a student's results."""
-    first = {name: np.array(value) for name, value in cases[case].items()}
-    for value in first.values():
+    first = probes.copied(cases[case])
+    inputs, upstream = probes.parted(first)
+    for value in (*first.values(), *inputs.values(), *upstream.values()):
         value.flags.writeable = False  # or a mutant spoils those after it
     if row.module == "rnn_layers":
-        inputs = [value for name, value in first.items() if not name.startswith(UPSTREAM)]
         if row.forward:
-            upstream = [value for name, value in first.items() if name.startswith(UPSTREAM)]
-            cache = getattr(rnn_layers, row.forward)(*inputs)[-1]
+            cache = getattr(rnn_layers, row.forward)(*inputs.values())[-1]
 
             def run(mutant: Callable[..., Any]) -> Sequence[Any]:
-                return as_tuple(mutant(*upstream, cache))
+                return as_tuple(mutant(*upstream.values(), cache))
         else:
             number = len(row.results)
 
             def run(mutant: Callable[..., Any]) -> Sequence[Any]:
-                return as_tuple(mutant(*inputs))[:number]
+                return as_tuple(mutant(*inputs.values()))[:number]
 
         gates = row.cell == "lstm"
         return localise(rnn_layers, row.name, run, values, gates=gates)

@@ -205,7 +205,8 @@ def _malformed(
     for output in (key[4:] for key in right.arrays if key.startswith("out.")):
         if (value := seen.arrays.get(f"out.{output}")) is None:
             came = note.types.get(output, "nothing")
-            advice = f"{name} returns {came} as {output}, not an array."
+            shape = right.arrays[f"out.{output}"].shape
+            advice = f"{name} returns {came} as {output}, not an array of shape {shape}."
             return Result(name, False, output, "wrong results", advice)
         wanted = right.arrays[f"out.{output}"]
         if output == "loss_history" and value.shape != wanted.shape:

@@ -17,9 +17,8 @@ Case = Mapping[str, np.ndarray]  # arguments by name
 NUMBERS = "fiub"  # kinds of dtypes that are numbers
 MOST_BYTES = 2**21  # of one array
 CAPTIONS, BATCH = 12, 4  # of the solver's data, and of its minibatches
-MANY = (
-    200  # forward passes in one backward pass: of finite differences, whose first use takes seconds
-)
+UPSTREAM = "upstream "  # begins the names of upstream gradients, beside a forward pass's arguments
+MANY = 200  # forward passes in one backward pass: finite differences, slow in their first use
 PARAMETERS = ("W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_vocab")
 
 
@@ -74,7 +73,8 @@ class Record:
         elif array.dtype.kind not in NUMBERS:
             self.notes.setdefault(stage, {}).setdefault("types", {})[name] = type(value).__name__
         elif array.nbytes > MOST_BYTES:
-            self.notes.setdefault(stage, {}).setdefault("shapes", {})[name] = array.shape
+            came = f"an array of shape {array.shape}"
+            self.notes.setdefault(stage, {}).setdefault("types", {})[name] = came
         else:
             self.arrays[f"{stage}.{name}"] = np.array(array)
 
@@ -85,6 +85,13 @@ class Record:
 
 def copied(case: Case) -> dict[str, np.ndarray]:
     return {name: np.array(value) for name, value in case.items()}
+
+
+def parted(case: Case) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Copies of a forward pass's arguments, and of the upstream gradients, of a case."""
+    inputs = {name: one for name, one in copied(case).items() if not name.startswith(UPSTREAM)}
+    upstream = {name: np.array(one) for name, one in case.items() if name not in inputs}
+    return inputs, {name.removeprefix(UPSTREAM): one for name, one in upstream.items()}
 
 
 # Layers
@@ -118,18 +125,16 @@ def backward(
 ) -> None:
     """A layer's backward pass, on caches of its own forward pass.
 
-    A case has the forward pass's arguments, and upstream gradients under names that begin with
-    "upstream ".
+    A case has the forward pass's arguments and upstream gradients; see `parted`.
     """
     there, back = passes
     calls = [0]
 
     def cache(case: Case) -> Any:
-        arguments = [value for name, value in copied(case).items() if name[:9] != "upstream "]
-        return there(*arguments)[-1]
+        return there(*parted(case)[0].values())[-1]
 
     def upstream(case: Case) -> dict[str, np.ndarray]:
-        return {name[9:]: value for name, value in copied(case).items() if name[:9] == "upstream "}
+        return parted(case)[1]
 
     with record.stage("cache"):
         cache(cases["first"])

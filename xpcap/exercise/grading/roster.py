@@ -161,9 +161,11 @@ def read_roster(path: Path) -> list[str]:
     """
     try:
         lines = read_text(path, MOST_ROSTER).removeprefix("\ufeff").splitlines()
-        rows = list(csv.reader(lines))
+        # a German Excel separates by semicolons
+        rows = list(csv.reader(lines, delimiter=max(",;\t", key="".join(lines[:1]).count)))
     except (ValueError, OSError, csv.Error) as error:
-        raise DataError("verify", path, f"cannot be read: {error}") from error
+        hint = "save it as CSV UTF-8"
+        raise DataError("verify", path, f"cannot be read: {error}", cause=hint) from error
     heads = [cell.strip().casefold() for cell in rows[0]] if rows else []
     if columns := [heads.index(head) for head in STUDENT if head in heads]:
         lines = [row[columns[0]] for row in rows[1:] if len(row) > columns[0]]

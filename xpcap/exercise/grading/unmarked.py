@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from xpcap.exercise.grading.probes import Record
-
-
-def copied(case: Any) -> dict[str, np.ndarray]:
-    return {name: np.array(value) for name, value in case.items()}
+if TYPE_CHECKING or __package__:
+    from xpcap.exercise.grading.probes import Record, copied, parted
+else:
+    from probes import copied, parted  # of the folder of a process
 
 
 def by_steps(
@@ -23,8 +21,8 @@ def by_steps(
     """A sequence by calls of a step, forward and, of two passes, backward."""
     step, *back = passes
     with record.stage("out"):
-        case = copied(cases["first"])
-        x, state, *weights = (value for name, value in case.items() if name[:9] != "upstream ")
+        inputs, upstream = parted(cases["first"])
+        x, state, *weights = inputs.values()
         cell = [np.zeros_like(state)] * ("prev_c" in names)
         states, caches = [], []
         for t in range(x.shape[1]):
@@ -34,7 +32,7 @@ def by_steps(
         if not back:
             record.value("out", "h", np.stack(states, axis=1))
             return
-        (dh,) = (value for name, value in case.items() if name[:9] == "upstream ")
+        (dh,) = upstream.values()
         dstate, dcell = np.zeros_like(state), [np.zeros_like(one) for one in cell]
         sums: list[Any] = [0.0] * len(weights)
         dx: list[Any] = []
@@ -49,9 +47,8 @@ def by_steps(
 
 def slopes(call: Callable[..., Any], names: Sequence[str], cases: Any, record: "Record") -> None:
     """Gradients of a forward pass by central differences; `names` are the arguments."""
-    case = copied(cases["first"])
-    upstream = [value for name, value in case.items() if name[:9] == "upstream "]
-    inputs = {name: value for name, value in case.items() if name[:9] != "upstream "}
+    inputs, gradients = parted(cases["first"])
+    upstream = list(gradients.values())
 
     def loss() -> float:
         outputs = call(*copied(inputs).values())[: len(upstream)]
