@@ -308,6 +308,9 @@ def test_a_file_that_cannot_be_imported_is_one_result(marked: Callable[..., Repo
     assert failed(report) == {"rnn_layers.py": "raises an error"}
     assert "SyntaxError" in next(one.advice for one in report.results if not one.passed)
     assert report.score == 24  # of the captioner, above right layers
+    assert report.missing == ["rnn_layers"]
+    steps = next(mark for mark in report.marks if mark.function == "lstm_step_forward")
+    assert "cannot be imported" in steps.results[0].advice
 
 
 def test_odd_results_are_verdicts(marked: Callable[..., Report]) -> None:

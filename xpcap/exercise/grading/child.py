@@ -70,7 +70,7 @@ class Submission:
         self._shown = shown
 
     def function(self, place: str) -> Any:
-        """The function or class at "module:name"; None of no place."""
+        """The function or class at "module:name"."""
         module, _, name = place.partition(":")
         return getattr(load(module), name)
 

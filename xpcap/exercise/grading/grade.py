@@ -154,6 +154,7 @@ class _Grading:
         self._cases: dict[str, Cases] = {}
         self._right: dict[str, Observation] = {}
         self._verdicts: dict[str, Judged] = {}
+        self._broken: set[str] = set()  # modules that cannot be imported
         self._above: Future[_Asked] | None = None  # the captioner above right layers
 
     def report(self, only: Sequence[str], on_result: Callable[[Result], None] | None) -> Report:
@@ -181,7 +182,8 @@ class _Grading:
                         results.append(result)
                         if on_result is not None:
                             on_result(result)
-        missing = [module for module in self._expect if module not in self._handed.homes]
+        there = set(self._handed.homes) - self._broken
+        missing = [module for module in self._expect if module not in there]
         return Report(
             results, self._expect, missing, self._confined.says, self._seed, self._handed.notes
         )
@@ -201,6 +203,7 @@ class _Grading:
         self._verdicts |= {row.name: _unwritten(row) for row in rows if row not in written}
         asked = self._captioner(written) if module == "rnn" else self._asked(module, written)
         if asked.broken is not None:
+            self._broken.add(module)
             return [_not_imported(file, asked.broken)]
         for row in written:
             if row.name not in self._verdicts:
