@@ -3,6 +3,7 @@ or shown, or there is a reason why not.
 """
 
 import io
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import test_emulated_blas
-from emulated import install_or_skip, real
+from emulated import install_or_skip, memory, real
 
 # Where cupy differs from NumPy: a number, the difference, and the test that shows what the
 # emulation makes of it, or why it makes nothing.
@@ -498,6 +499,19 @@ def test_emulated_copies_to_pinned_memory_are_there_after_a_wait(xp: ModuleType,
     np.testing.assert_array_equal(second, expected + 1)
     with pytest.raises(ValueError, match="pinned memory"):
         x.get(out=np.empty_like(first), blocking=False)
+
+
+def test_emulated_addresses_are_remembered_for_the_thread_that_asked(
+    xp: ModuleType, x: Any
+) -> None:
+    """Ranks that are threads launch kernels between each other's questions."""
+    address = x.data.ptr
+    other = threading.Thread(target=memory.take_asked, args=([],))
+    other.start()
+    other.join()
+    found = memory.take_asked([address])
+    assert found
+    assert found[0].shape == x.shape
 
 
 def test_emulated_h5py_refuses_device_arrays(x: Any) -> None:

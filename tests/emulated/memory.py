@@ -3,6 +3,7 @@ dtype, and on which device.
 """
 
 import bisect
+import threading
 import weakref
 from typing import NamedTuple
 
@@ -33,8 +34,15 @@ class Asked(NamedTuple):
     device: int
 
 
+class _Asked(threading.local):
+    """The arrays that this thread asked for their addresses since its last launch, by address."""
+
+    def __init__(self) -> None:
+        self.by_address: dict[int, list[Asked]] = {}
+
+
 _blocks: dict[int, Block] = {}  # by start
-_asked: dict[int, list[Asked]] = {}  # by address
+_asked = _Asked()
 
 
 def allocate(host: np.ndarray) -> np.ndarray:
@@ -69,19 +77,19 @@ def find(address: int) -> Block | None:
 
 def asked(address: int, host: np.ndarray, device: int) -> None:
     """Remember the array that an address was asked of."""
-    _asked.setdefault(address, []).append(
+    _asked.by_address.setdefault(address, []).append(
         Asked(host.shape, host.dtype, host.strides, bool(host.flags.c_contiguous), device)
     )
 
 
 def take_asked(addresses: list[int]) -> list[Asked] | None:
-    """The arrays that these addresses were asked of since the last launch; None if not all were.
+    """The arrays that these addresses were asked of since this thread's last launch; None if not all were.
 
     Of an address that comes twice, the last two.
     """
     try:
-        found = [_asked[address].pop() for address in reversed(addresses)][::-1]
+        found = [_asked.by_address[address].pop() for address in reversed(addresses)][::-1]
     except (KeyError, IndexError):
         found = None
-    _asked.clear()
+    _asked.by_address.clear()
     return found
