@@ -205,6 +205,67 @@ def test_a_process_forked_within_another_threads_turn_has_blas_as_it_was() -> No
     )
 
 
+FORKED_WITHIN = """
+import os, signal, threading
+from xpcap import threads
+from xpcap.threads import blas
+
+begun, end = threading.Event(), threading.Event()
+class Slow(threads.ThreadpoolController):
+    def __init__(self):
+        begun.set()
+        end.wait()
+        super().__init__()
+def hold():
+    with blas().turn():
+        begun.set()
+        end.wait()
+def queue():
+    with blas().turn():
+        pass
+{}
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # ends a child that hangs
+    {}
+    os._exit(0)
+end.set()
+exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+QUEUED = """
+threading.Thread(target=hold).start()
+begun.wait()
+threading.Thread(target=queue).start()
+while not blas().wanted():
+    pass
+"""
+FIRST = """
+usual, threads.ThreadpoolController = threads.ThreadpoolController, Slow
+threading.Thread(target=blas).start()
+begun.wait()
+"""
+
+
+@SEVERAL
+@pytest.mark.parametrize(
+    ("parent", "child"),
+    [
+        (QUEUED, "blas().give_way(); assert not blas().wanted()"),
+        (FIRST, "threads.ThreadpoolController = usual; blas()"),
+    ],
+    ids=["a thread waits for its turn", "a thread looks for BLAS"],
+)
+def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(
+    parent: str, child: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKED_WITHIN.format(parent, child)],
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
 def test_cores_are_the_threads_that_blas_may_use() -> None:
     if not blas_threads():
         pytest.skip("NumPy's BLAS is none that threadpoolctl knows")

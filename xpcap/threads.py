@@ -219,8 +219,9 @@ class Blas:
             self._before = None
 
     def after_fork(self) -> None:
-        """End the turn of a thread that the forked process does not have."""
+        """Forget the other threads, which a forked process does not have: end their turn."""
         self._lock = threading.Lock()
+        self._waiting.clear()
         if self._turn.acquire(blocking=False):
             self._turn.release()
         else:
@@ -239,10 +240,6 @@ def blas() -> Blas:
         with _first:
             _blas = _blas or Blas()
     return _blas
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _blas.after_fork() if _blas else None)
 
 
 def in_turn(function: Callable[P, R]) -> Callable[P, R]:
@@ -343,9 +340,17 @@ def _pool() -> ThreadPoolExecutor:
     )
 
 
+def _after_fork() -> None:
+    """Let go of what the parent's other threads held: a forked process has none of them."""
+    global _first
+    _first = threading.Lock()
+    _pool.cache_clear()
+    if _blas is not None:
+        _blas.after_fork()
+
+
 if hasattr(os, "register_at_fork"):
-    # a forked process has none of its parent's threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def cores() -> int:
