@@ -9,6 +9,7 @@ Loads NumPy, with a setting of OpenBLAS around it, so it is imported before anyt
 import contextlib
 import contextvars
 import ctypes
+import dataclasses
 import functools
 import os
 import sys
@@ -259,64 +260,85 @@ def in_turn(function: Callable[P, R]) -> Callable[P, R]:
     return taking_turns
 
 
+@dataclasses.dataclass(slots=True)
+class _Shape:
+    """What products of one shape have shown."""
+
+    usual: float = np.inf  # fewest seconds on all threads
+    single: float = np.inf  # fewest seconds on one thread
+    compared: int = 0  # BLAS threads whose bits were compared with one thread's
+    same: bool = False  # whether those were equal
+
+
 class ContentionGuard:
     """Small products on one BLAS thread while another process occupies a core.
 
     A product on two threads waits for the slower one. If another process holds a core, that thread
     can be off the processor for many milliseconds, while OpenBLAS's other thread spins. On one
     thread the product would take less than twice its usual time. So a product that takes
-    milliseconds longer than on one thread shows contention: for a pause, products stay on one
-    thread; then one of them tries all threads again. Pauses get longer while the contention lasts.
+    milliseconds longer than that shows contention: for a pause, products stay on one thread; then
+    one of them tries all threads again. Pauses get longer while the contention lasts.
 
     Results do not depend on this: a shape goes to one thread only after a product of that shape
-    gave the same bits both ways. Where its first factors are mostly zero, equal bits prove nothing,
-    and the shape stays on all threads.
+    gave the same bits both ways. A shape's first product in a pause is computed twice to find out;
+    without contention none is. Factors that are mostly zero and results that are not finite prove
+    nothing: then the next product of the shape is compared.
     """
 
     # seconds longer than on one thread; waking a thread takes a tenth, a neighbour's turn far more
     LATE = 2e-3
     SHORTEST, LONGEST = 0.05, 2.0  # seconds of a pause
+    MOST = 1024  # shapes remembered; a step of 128 captions has up to 256, two per number of rows
 
     def __init__(self) -> None:
-        # by shapes: the fewest seconds on one thread; infinite where bits differ
-        self._known: dict[tuple[object, ...], float] = {}
+        self._shape = functools.lru_cache(self.MOST)(lambda key: _Shape())
         self._until, self._pause = 0.0, self.SHORTEST
 
     def dot(self, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
         """np.dot(x, w, out=out)."""
-        key = (x.shape, w.shape, x.strides, w.strides, x.dtype.char)
-        single, start = self._known.get(key), time.perf_counter()
-        if single is None:
-            return self._learn(key, x, w, out)
-        if start < self._until and single < np.inf:
-            with blas().on_one_thread():
-                np.dot(x, w, out=out)
-            self._known[key] = min(single, time.perf_counter() - start)
-            return out
+        shape = self._shape((x.shape, w.shape, x.strides, w.strides, x.dtype.char))
+        start = time.perf_counter()
+        if start < self._until:
+            return self._in_pause(shape, x, w, out)
         np.dot(x, w, out=out)
-        self._judge(start, time.perf_counter(), single + self.LATE)
+        self._judge(shape, start, time.perf_counter())
         return out
 
-    def _judge(self, start: float, end: float, most: float) -> None:
-        """Set the pause by a product on all threads, which usually takes `most` seconds at most."""
-        if end - start > most:
+    def _judge(self, shape: _Shape, start: float, end: float) -> None:
+        """Set the pause by a product on all threads; the first one of a shape shows nothing."""
+        seconds = end - start
+        late = seconds - self.LATE
+        alone = shape.single
+        if alone == np.inf and late > shape.usual:
+            alone = blas().threads() * shape.usual  # at most, until it is measured
+        if late > alone:
             self._until, self._pause = end + self._pause, min(2 * self._pause, self.LONGEST)
-        elif most < np.inf:
+        elif shape.usual < np.inf:
             self._pause = max(self._pause / 2, self.SHORTEST)
+        shape.usual = min(shape.usual, seconds)
 
-    def _learn(
-        self, key: tuple[object, ...], x: np.ndarray, w: np.ndarray, out: np.ndarray
+    def _in_pause(self, shape: _Shape, x: np.ndarray, w: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Compute on one thread if that is known to give the same bits; if unknown, compare."""
+        threads = blas().threads()
+        known = shape.compared == threads
+        if known and shape.same:
+            return self._alone(shape, x, w, out)
+        np.dot(x, w, out=out)
+        dense = (np.count_nonzero(factor) > factor.size // 4 for factor in (x, w))
+        if not known and np.isfinite(out).all() and all(dense):
+            shape.same = self._alone(shape, x, w).tobytes() == out.tobytes()
+            shape.compared = threads
+        return out
+
+    def _alone(
+        self, shape: _Shape, x: np.ndarray, w: np.ndarray, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Compute a shape's first product both ways, to compare the bits and to time one thread."""
-        proves = all(np.count_nonzero(factor) > factor.size // 4 for factor in (x, w))
+        """Compute on one thread, and time it."""
         with blas().on_one_thread():
             start = time.perf_counter()
-            alone = np.dot(x, w)
-            seconds = time.perf_counter() - start
-        np.dot(x, w, out=out)
-        same = proves and np.array_equal(alone, out, equal_nan=True)
-        self._known[key] = seconds if same else np.inf
-        return out
+            result: np.ndarray = np.dot(x, w, out=out)
+            shape.single = min(shape.single, time.perf_counter() - start)
+        return result
 
 
 @functools.cache
