@@ -258,7 +258,3 @@ class AsyncCopy:
 def _pinned(xp: ModuleType, x: Array) -> np.ndarray:
     """Pinned memory for `x`: a copy to other memory makes the host wait."""
     return np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes))
-
-
-# Earlier names, for code that imports them
-fresh, Uploads, Reading = allocator, Staging, AsyncCopy
