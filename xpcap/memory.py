@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.errors import InvalidValueError
+from xpcap.errors import InvalidTypeError, InvalidValueError
 
 T = TypeVar("T")
 ALIGNED = 128  # elements; arrays in one allocation begin at multiples
@@ -132,23 +132,35 @@ class Workspace:
         self.buffer.graphs = graphs
 
     def _take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
+        flat, wanted = self._buffers.get(name), dtype or self._dtype
+        if flat is not None and flat.dtype != wanted:
+            raise InvalidTypeError(
+                "Workspace",
+                name,
+                f"has dtype {flat.dtype}, and {np.dtype(wanted)} is asked for",
+                expected="one dtype for each name",
+                cause="two arrays share a name: give each a name, or its layer a scope, of its own",
+            )
         last = self._views.get(name)
         if last is not None and last.shape == shape:
             return last
         size = math.prod(shape)
-        if name not in self._buffers or self._buffers[name].size < size:
-            self._views.pop(name, None)
-            self._records.clear()
-            self._buffers.pop(name, None)  # free the old memory before asking for more
-            self._buffers[name] = self._xp.empty(size, dtype or self._dtype)
+        if flat is None or flat.size < size:
+            self._drop(name)  # frees the old memory before asking for more
+            self._buffers[name] = self._xp.empty(size, wanted)
         result = self._views[name] = view(self._buffers[name], 0, shape)
         return result
 
-    def hold(self, name: str, flat: Array) -> None:
-        """Use `flat` as the buffer of a name."""
-        self._buffers[name] = flat
+    def _drop(self, name: str) -> None:
+        """Forget a name's array, and the records, which may hold its address."""
+        self._buffers.pop(name, None)
         self._views.pop(name, None)
         self._records.clear()
+
+    def hold(self, name: str, flat: Array) -> None:
+        """Use `flat` as the buffer of a name."""
+        self._drop(name)
+        self._buffers[name] = flat
 
     def _send(self, name: str, host: np.ndarray) -> Array:
         if self._xp is np:
