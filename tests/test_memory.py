@@ -1,5 +1,7 @@
 """Buffers of a workspace: one array of one dtype for each name."""
 
+import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,3 +34,16 @@ def test_a_host_array_of_another_dtype_is_not_sent_under_a_known_name(device: An
     buffer.upload("rows", np.zeros(3, np.int32))
     with pytest.raises(TypeError, match="rows has dtype int32, and int64 is asked for"):
         buffer.upload("rows", np.zeros(3, np.int64))
+
+
+def test_a_buffer_that_grows_frees_its_old_memory_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace, held = Workspace(np.empty(1)), []
+    old = weakref.ref(workspace.buffer("a", (3,)))
+
+    def empty(size: int, dtype: Any) -> np.ndarray:
+        held.append(old() is not None)
+        return np.empty(size, dtype)
+
+    monkeypatch.setattr(workspace, "_xp", SimpleNamespace(empty=empty))
+    workspace.buffer("a", (4,))
+    assert held == [False]

@@ -146,6 +146,7 @@ class Workspace:
             return last
         size = math.prod(shape)
         if flat is None or flat.size < size:
+            flat = last = None
             self._drop(name)  # frees the old memory before asking for more
             self._buffers[name] = self._xp.empty(size, wanted)
         result = self._views[name] = view(self._buffers[name], 0, shape)
