@@ -203,11 +203,11 @@ def test_a_step_beside_a_neighbour_has_the_bits_of_a_step_alone(
     )
     with threadpool_limits(2, "blas"):
         alone: Any = Spied(monkeypatch)
-        monkeypatch.setattr("xpcap.ops.numpy_kernels.contention_guard", lambda: alone)
+        monkeypatch.setattr("xpcap.ops.host.contention_guard", lambda: alone)
         expected = model.loss(features, captions, workspace=Workspace(model.params.flat))
         assert alone.single == 0
         beside: Any = Spied(monkeypatch)
-        monkeypatch.setattr("xpcap.ops.numpy_kernels.contention_guard", lambda: beside)
+        monkeypatch.setattr("xpcap.ops.host.contention_guard", lambda: beside)
         beside._until = np.inf
         for _ in range(2):  # the loop's products both ways, then on one thread
             first = beside.single

@@ -1,7 +1,7 @@
 """LSTM image captioners with hand-written forward and backward passes, on NumPy or CuPy.
 
 To read the code, open in this order: layers/lstm.py (the equations and their gradients),
-ops/recurrent.py (the same as loops over packed sequences), models/network.py (the captioner's
+ops/packed.py (the same as loops over packed sequences), models/network.py (the captioner's
 forward and backward pass), training/solver.py (the training loop), decoding/decode.py (captions).
 docs/explain/how-it-works.md follows one caption through them, and maps each change to the file to open.
 """

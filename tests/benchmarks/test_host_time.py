@@ -22,7 +22,7 @@ from benchmarks import fake_cupy, host_decoding, host_time
 from benchmarks.fake_cupy import fake_device
 from xpcap import backend, optim
 from xpcap.layers.cells import CELLS
-from xpcap.ops import recurrent
+from xpcap.ops import packed
 from xpcap.runs.options import LARGE, TrainOptions
 from xpcap.training.losses import LossBuffer
 
@@ -270,7 +270,7 @@ def test_host_time_default_is_the_step_of_train() -> None:
     assert work.smoothing == LARGE["smoothing"]
     assert LARGE["batch_size"] in host_time.SIZES
     assert work.views == 2
-    assert recurrent._steps.cache_parameters()["maxsize"] < host_time.BATCHES
+    assert packed._steps.cache_parameters()["maxsize"] < host_time.BATCHES
 
 
 @NEEDS_CUPY

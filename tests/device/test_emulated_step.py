@@ -26,7 +26,7 @@ from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import TrainingError
 from xpcap.memory import AHEAD, Staging, Workspace
-from xpcap.ops import cuda_kernels, plain_only
+from xpcap.ops import plain_only
 from xpcap.progress import Pace
 from xpcap.runs import folder as run_folder
 
@@ -157,7 +157,7 @@ def test_emulated_step_takes_no_memory_from_the_pool(
 def test_emulated_time_step_is_one_kernel_and_one_product_each_way(
     device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_kernels, "FUSED", N - 1)
+    monkeypatch.setattr("xpcap.ops.device.FUSED", N - 1)
     for cell, gates in (("lstm", "lstm_gates"), ("rnn", "rnn_cell")):
         assert launches(device, cell)[0] == Counter(
             {f"raw {gates}": 1, f"raw {gates}_backward": 1, "product sgemm": 2}

@@ -129,8 +129,8 @@ def test_the_page_holds_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch
     home = Path(os.sep) / "home" / "somebody"
     monkeypatch.setattr(Path, "home", lambda: home)
     assert (
-        gpu_check.clean(f"{gpu_check.ROOT}/xpcap/ops/equations.py and {home}/.cupy")
-        == "./xpcap/ops/equations.py and ~/.cupy"
+        gpu_check.clean(f"{gpu_check.ROOT}/xpcap/ops/base.py and {home}/.cupy")
+        == "./xpcap/ops/base.py and ~/.cupy"
     )
 
 

@@ -15,7 +15,7 @@ from xpcap import layers, ops, optim, use_backend
 from xpcap.exercise.lockstep import TOLERANCE, Scope, Setup, lock_step, on, relative_max_error
 from xpcap.layers import lstm
 from xpcap.models import network
-from xpcap.ops import equations, numpy_kernels, recurrent
+from xpcap.ops import base, host, packed
 from xpcap.verify import lockstep
 
 NOTEBOOK = {"N": 25, "D": 512, "W": 256, "H": 512, "V": 1004}
@@ -79,16 +79,16 @@ def da_a_little(step_fn: ops.StepFn, *args: Any) -> ops.StepFn:
 
 
 MISTAKES = [  # where, the op, the cell, and the first tensor that it touches
-    (equations, "softmax_loss", "lstm", "loss"),
-    (recurrent, "lstm_gates", "lstm", "loss"),
-    (recurrent, "lstm_gates_backward", "lstm", "dWh"),
-    (recurrent, "rnn_cell", "rnn", "loss"),
-    (recurrent, "rnn_cell_backward", "rnn", "dWh"),
+    (base, "softmax_loss", "lstm", "loss"),
+    (packed, "lstm_gates", "lstm", "loss"),
+    (packed, "lstm_gates_backward", "lstm", "dWh"),
+    (packed, "rnn_cell", "rnn", "loss"),
+    (packed, "rnn_cell_backward", "rnn", "dWh"),
     (network, "segment_sum", "rnn", "db"),
     (network, "gather", "rnn", "loss"),
     (network, "scatter", "rnn", "dW_embed"),
     (lockstep, "global_norm", "rnn", "norm"),
-    (numpy_kernels, "global_norm", "rnn", "m of W_proj"),
+    (host, "global_norm", "rnn", "m of W_proj"),
 ]
 
 
@@ -96,7 +96,7 @@ def test_a_change_is_named_by_its_step_and_tensor() -> None:
     for module, op, cell, tensor in MISTAKES:
         setup = Setup(cell, "float64", **SMALL)
         place = (
-            plain if module is recurrent else on("numpy")
+            plain if module is packed else on("numpy")
         )  # a loop's fast version does not call the op
         outcome = lock_step(setup, on("numpy"), spoilt(place, module, op, a_little, since=3))
         assert (outcome.step, outcome.tensor, outcome.diverged) == (3, tensor, True), op
@@ -172,7 +172,7 @@ def test_numpy_and_the_plain_equations_stay_together(cell: str, dtype: str) -> N
 @DTYPES
 def test_equal_runs_do_not_differ_at_all(dtype: str) -> None:
     same = spoilt(
-        on("numpy"), numpy_kernels, "global_norm", lambda x, *_: x, since=1
+        on("numpy"), host, "global_norm", lambda x, *_: x, since=1
     )  # what changes nothing makes nothing diverge
     assert lock_step(Setup("lstm", dtype, **SMALL), on("numpy"), same, tolerance=0) == (
         1,
@@ -190,7 +190,7 @@ def test_what_is_not_a_number_diverges() -> None:
     outcome = lock_step(
         Setup("lstm", "float32", **SMALL),
         on("numpy"),
-        spoilt(on("numpy"), equations, "softmax_loss", nothing, since=2),
+        spoilt(on("numpy"), base, "softmax_loss", nothing, since=2),
     )
     assert (outcome.step, outcome.tensor, outcome.diverged) == (2, "loss", True)
     assert np.isnan(outcome.error)

@@ -10,7 +10,8 @@ from emulated.record import Counts, elements
 import xpcap
 from xpcap import layers, ops
 from xpcap.memory import Workspace
-from xpcap.ops import Gates, PackedSequences, Step, cuda_kernels
+from xpcap.ops import Gates, PackedSequences, Step
+from xpcap.ops import device as device_ops
 
 N, H = 5, 7
 ROWS = PackedSequences.of([5, 5, 3, 1], N)  # sequences of 4, 3, 3, 2 and 2 steps
@@ -34,7 +35,7 @@ def record(device: Emulator, step_fn: ops.StepFn, step: Step) -> Counts:
 def cell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """An LSTM's step is one kernel for few sequences, and a product and a kernel for many."""
     if "many" in request.param:
-        monkeypatch.setattr(cuda_kernels, "FUSED", N - 1)
+        monkeypatch.setattr("xpcap.ops.device.FUSED", N - 1)
     return str(request.param)[:4].rstrip(",")
 
 
@@ -81,7 +82,7 @@ def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulato
             assert counts.read_by_products() <= elements(da[step.rows]) | elements(Wh)
             own = elements(da[step.rows]) | (elements(dc[: step.n]) if cell == "lstm" else set())
             if (
-                cell == "rnn" or cuda_kernels.FUSED < N or step.first == 0
+                cell == "rnn" or device_ops.FUSED < N or step.first == 0
             ):  # else the step before multiplies by itself
                 own |= elements(dh_next[: step.n])
             assert counts.changed_by_kernels() | counts.written_by_products() == own

@@ -11,8 +11,8 @@ import pytest
 import xpcap
 from xpcap import layers, ops
 from xpcap.backend import asarray, to_numpy
-from xpcap.ops import PackedSequences, dispatch, numpy_kernels
-from xpcap.ops.numpy_kernels import BLOCK
+from xpcap.ops import PackedSequences, dispatch, host
+from xpcap.ops.host import BLOCK
 
 N, H, V = 5, 7, 11  # odd sizes: nothing fits a block
 
@@ -523,7 +523,7 @@ def test_host_gates_in_blocks_of_rows_have_the_bits_of_whole_steps(
     for arguments in made if isinstance(made, list) else [made]:
         whole = run(kernel, arguments, contextlib.nullcontext())
         for block in (2 * 4 * H, 1):
-            monkeypatch.setattr(numpy_kernels, "BLOCK", block)
+            monkeypatch.setattr(host, "BLOCK", block)
             for got, expected in zip(
                 run(kernel, arguments, contextlib.nullcontext()), whole, strict=True
             ):

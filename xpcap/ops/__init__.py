@@ -1,21 +1,21 @@
-"""Operations with fast versions, and the recurrent loops. Open recurrent.py first.
+"""Operations with fast versions, and the recurrent loops. Open packed.py first.
 
 ===================  ==============================================================================
-equations.py         single operations: contracts and plain equations
-recurrent.py         LSTM and RNN: equations, and loops over packed sequences
+base.py         single operations: contracts and plain equations
+packed.py         LSTM and RNN: equations, and loops over packed sequences
 attention.py         attention in those loops
 choosing.py          the choice of the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
 dispatch.py          `find`: the kernel of an operation, if one fits its arguments
 replay.py            work on a device recorded, and run again as a list or a CUDA graph
-numpy_kernels.py     kernels on the host
-cuda_kernels.py      kernels on a GPU: the CUDA C files of cuda/, loaded by launch.py; cublas.py
+host.py     kernels on the host
+device.py      kernels on a GPU: the CUDA C files of cuda/, loaded by launch.py; cublas.py
 ===================  ==============================================================================
 """
 
 # ruff: noqa: F401 - imported for others; and kernels register themselves
 
-from xpcap.ops import cublas, cuda_kernels, numpy_kernels
+from xpcap.ops import cublas, device, host
 from xpcap.ops.attention import (
     add_to_regions,
     attend_backward_steps,
@@ -24,19 +24,7 @@ from xpcap.ops.attention import (
     gather_regions,
     mean_regions,
 )
-from xpcap.ops.choosing import (
-    BeamRows,
-    argmax,
-    beam_step,
-    forbid,
-    log_softmax_,
-    row_blocks,
-    sample_words,
-    soft_weights,
-    topk,
-)
-from xpcap.ops.dispatch import find, plain_only
-from xpcap.ops.equations import (
+from xpcap.ops.base import (
     NO_TARGET,
     Segments,
     adam_update,
@@ -60,8 +48,19 @@ from xpcap.ops.equations import (
     weighted_sum,
     word_loss,
 )
-from xpcap.ops.random import draw_uniforms, draw_views, dropout_masks
-from xpcap.ops.recurrent import (
+from xpcap.ops.choosing import (
+    BeamRows,
+    argmax,
+    beam_step,
+    forbid,
+    log_softmax_,
+    row_blocks,
+    sample_words,
+    soft_weights,
+    topk,
+)
+from xpcap.ops.dispatch import find, plain_only
+from xpcap.ops.packed import (
     Gates,
     PackedSequences,
     RecurrentTerm,
@@ -91,4 +90,5 @@ from xpcap.ops.recurrent import (
     to_rows,
     zero_without_steps,
 )
+from xpcap.ops.random import draw_uniforms, draw_views, dropout_masks
 from xpcap.ops.replay import replayed

@@ -1,13 +1,13 @@
 """Dot-product attention over the regions of pictures, in the time loops and around them.
 
-Row i of a step belongs to sequence i, whose picture's regions are A[i]. As in recurrent.py, the
+Row i of a step belongs to sequence i, whose picture's regions are A[i]. As in packed.py, the
 functions of a step choose their kernels once for a sequence and return a function of one Step.
 """
 
 from xpcap.backend import Array, get_array_module
+from xpcap.ops.base import gather
 from xpcap.ops.dispatch import find
-from xpcap.ops.equations import gather
-from xpcap.ops.recurrent import PackedSequences, Step, StepFn
+from xpcap.ops.packed import PackedSequences, Step, StepFn
 
 
 def gather_regions(

@@ -1,4 +1,4 @@
-"""Choice of the next words from rows of scores: contracts and plain equations, as in equations.py.
+"""Choice of the next words from rows of scores: contracts and plain equations, as in base.py.
 
 On the host they go by blocks of rows that stay in a core's cache.
 """

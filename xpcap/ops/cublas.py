@@ -18,10 +18,10 @@ import numpy as np
 
 from xpcap.backend import Array, is_device_array
 from xpcap.errors import InvalidValueError
-from xpcap.ops import equations, recurrent
+from xpcap.ops import base, packed
 from xpcap.ops.dispatch import cuda_kernel
 from xpcap.ops.launch import current_device
-from xpcap.ops.recurrent import MultiplyRows
+from xpcap.ops.packed import MultiplyRows
 from xpcap.ops.replay import note
 
 GEMM = {"f": "sgemm", "d": "dgemm"}  # by NumPy's character for the dtype
@@ -192,17 +192,17 @@ def _multiply(x: Array, w: Array, out: Array, beta: dict[str, int]) -> Array:
     return out
 
 
-@cuda_kernel(equations.matmul, fits=fits_matmul)
+@cuda_kernel(base.matmul, fits=fits_matmul)
 def matmul(x: Array, w: Array, out: Array) -> Array:
     return _multiply(x, w, out, ZERO)
 
 
-@cuda_kernel(equations.matmul_add, fits=fits_matmul)
+@cuda_kernel(base.matmul_add, fits=fits_matmul)
 def matmul_add(x: Array, w: Array, out: Array) -> Array:
     return _multiply(x, w, out, ONE)
 
 
-@cuda_kernel(equations.matmul_nt, fits=lambda x, w, out: fits_matmul(x, w.T, out))
+@cuda_kernel(base.matmul_nt, fits=lambda x, w, out: fits_matmul(x, w.T, out))
 def matmul_nt(x: Array, w: Array, out: Array) -> Array:
     return _multiply(x, w.T, out, ZERO)
 
@@ -222,16 +222,16 @@ def _multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int]) -> Mult
     return multiply
 
 
-@cuda_kernel(recurrent.row_matmul, fits=fits_row_matmul)
+@cuda_kernel(packed.row_matmul, fits=fits_row_matmul)
 def row_matmul(x: Array, w: Array, out: Array) -> MultiplyRows:
     return _multiply_rows(x, w, out, ZERO)
 
 
-@cuda_kernel(recurrent.row_matmul_add, fits=fits_row_matmul)
+@cuda_kernel(packed.row_matmul_add, fits=fits_row_matmul)
 def row_matmul_add(x: Array, w: Array, out: Array) -> MultiplyRows:
     return _multiply_rows(x, w, out, ONE)
 
 
-@cuda_kernel(recurrent.row_matmul_nt, fits=fits_row_matmul_nt)
+@cuda_kernel(packed.row_matmul_nt, fits=fits_row_matmul_nt)
 def row_matmul_nt(x: Array, w: Array, out: Array) -> MultiplyRows:
     return row_matmul(x, w.T, out)

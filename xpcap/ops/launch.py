@@ -14,7 +14,7 @@ import numpy as np
 from xpcap.backend import Array, is_device_array
 from xpcap.driver import THREADS, Kernel, parameter_types
 from xpcap.errors import InvalidValueError
-from xpcap.ops.equations import NO_TARGET
+from xpcap.ops.base import NO_TARGET
 from xpcap.ops.replay import note
 
 # What host and kernels agree on: `#define`s before each file

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from xpcap.backend import Array, asarray, is_device_array
+from xpcap.ops.base import gather
 from xpcap.ops.dispatch import find
-from xpcap.ops.equations import gather
 
 VIEWS, SAMPLES = 3, 4  # streams of augmentations and of sampled captions; masks have 0, 1 and 2
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.memory import Buffer
-from xpcap.ops import attention, choosing, cublas, equations, random, recurrent
+from xpcap.ops import attention, base, choosing, cublas, packed, random
+from xpcap.ops.base import Segments
 from xpcap.ops.choosing import BeamRows
 from xpcap.ops.dispatch import cuda_kernel
-from xpcap.ops.equations import Segments
 from xpcap.ops.launch import (
     CONSTANTS,
     INT_MAX,
@@ -24,7 +24,7 @@ from xpcap.ops.launch import (
     kernel,
     launch,
 )
-from xpcap.ops.recurrent import Gates, PackedSequences, Step, StepFn
+from xpcap.ops.packed import Gates, PackedSequences, Step, StepFn
 
 # Most sequences for which an LSTM's step is one launch each way, product and gates together. Not
 # yet timed on a card
@@ -53,7 +53,7 @@ def _fits_softmax_loss(scores: Array, targets: Array, scale: Array | float, out:
     return are_reals(scores, out) and are_indices(targets) and _fits_scale(scale, scores)
 
 
-@cuda_kernel(equations.softmax_loss, fits=_fits_softmax_loss)
+@cuda_kernel(base.softmax_loss, fits=_fits_softmax_loss)
 def softmax_loss(
     scores: Array, targets: Array, scale: Array | float, out: Array, smoothing: float = 0.0
 ) -> tuple[Array, Array]:
@@ -93,7 +93,7 @@ def _fits_word_loss(
     return fits and cublas.fits_matmul(h, w, dscores)
 
 
-@cuda_kernel(equations.word_loss, fits=_fits_word_loss)
+@cuda_kernel(base.word_loss, fits=_fits_word_loss)
 def word_loss(
     h: Array,
     w: Array,
@@ -111,7 +111,7 @@ def word_loss(
 
 
 @cuda_kernel(
-    equations.weighted_sum,
+    base.weighted_sum,
     fits=lambda x, scale, out: are_reals(x, out) and _fits_scale(scale, x) and x.size <= INT_MAX,
 )
 def weighted_sum(x: Array, scale: Array | float, out: Array) -> Array:
@@ -190,7 +190,7 @@ def _fits_gather(
     return _fits_table(table, rows, out, mask) and not (rows is None and mask is None)
 
 
-@cuda_kernel(equations.gather, fits=_fits_gather)
+@cuda_kernel(base.gather, fits=_fits_gather)
 def gather(
     table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
 ) -> Array:
@@ -206,7 +206,7 @@ def gather(
 
 
 @cuda_kernel(
-    equations.gather_plus,
+    base.gather_plus,
     fits=lambda table, rows, b, out: _fits_table(table, rows, out, None) and are_reals(b, out),
 )
 def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
@@ -215,7 +215,7 @@ def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
     return out
 
 
-@cuda_kernel(equations.add_rows, fits=lambda x, b: are_reals(x, b) and x.size <= INT_MAX)
+@cuda_kernel(base.add_rows, fits=lambda x, b: are_reals(x, b) and x.size <= INT_MAX)
 def add_rows(x: Array, b: Array) -> Array:
     launch("add_rows", "add_rows", x, blocks(x.size), x, b, x.size, b.size)
     return x
@@ -229,7 +229,7 @@ def _fits_image(
     return fits and table.ndim == image.ndim == out.ndim == 2 and out.size <= INT_MAX
 
 
-@cuda_kernel(recurrent.gather_plus_image, fits=_fits_image)
+@cuda_kernel(packed.gather_plus_image, fits=_fits_image)
 def gather_plus_image(
     table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
 ) -> Array:
@@ -239,7 +239,7 @@ def gather_plus_image(
 
 
 @cuda_kernel(
-    equations.scatter,
+    base.scatter,
     fits=lambda x, rows, out, mask, keep: _fits_table(out, rows, x, mask) and out.size <= INT_MAX,
 )
 def scatter(
@@ -255,7 +255,7 @@ def scatter(
 
 
 @cuda_kernel(
-    equations.segment_sum,
+    base.segment_sum,
     fits=lambda rows, groups, out: (
         are_reals(rows, out) and are_indices(groups.order, groups.starts)
     ),
@@ -267,7 +267,7 @@ def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
     return out
 
 
-@cuda_kernel(equations.column_sum, fits=are_reals)
+@cuda_kernel(base.column_sum, fits=are_reals)
 def column_sum(x: Array, out: Array) -> Array:
     R, C = x.shape
     launch("column_sum", "column_sum", x, -(-C // SUM_COLUMNS), x, out, R, C)
@@ -275,7 +275,7 @@ def column_sum(x: Array, out: Array) -> Array:
 
 
 @cuda_kernel(
-    recurrent.sequence_sum,
+    packed.sequence_sum,
     fits=lambda x, rows, out: (
         rows.firsts is not None and are_indices(rows.firsts) and are_reals(x, out)
     ),
@@ -288,7 +288,7 @@ def sequence_sum(x: Array, rows: PackedSequences, out: Array) -> Array:
     return out
 
 
-@cuda_kernel(equations.dropout, fits=lambda x, mask, keep: are_reals(x) and _is_mask(mask, x))
+@cuda_kernel(base.dropout, fits=lambda x, mask, keep: are_reals(x) and _is_mask(mask, x))
 def dropout(x: Array, mask: Array, keep: float) -> Array:
     out = get_array_module(x).empty_like(x)
     args = x, mask, out, 1 / keep, x.size
@@ -335,21 +335,21 @@ def _squares(x: Array, buffer: Buffer) -> tuple[Array, Array]:
     return partial, buffer("norm", ())
 
 
-@cuda_kernel(equations.global_norm, fits=are_reals)
+@cuda_kernel(base.global_norm, fits=are_reals)
 def global_norm(x: Array, buffer: Buffer) -> Array:
     partial, norm = _squares(x, buffer)
     launch("norm", "root", x, 1, partial, norm)
     return norm
 
 
-@cuda_kernel(equations.clip_by_norm, fits=lambda x, most: are_reals(x))
+@cuda_kernel(base.clip_by_norm, fits=lambda x, most: are_reals(x))
 def clip_by_norm(x: Array, most: float, buffer: Buffer) -> Array:
     partial, norm = _squares(x, buffer)
     launch("norm", "clip", x, NORM_BLOCKS, x, partial, norm, most, x.size)
     return norm
 
 
-@cuda_kernel(equations.adam_update, fits=are_reals)
+@cuda_kernel(base.adam_update, fits=are_reals)
 def adam_update(
     w: Array,
     dw: Array,
@@ -364,9 +364,7 @@ def adam_update(
     launch("adam", "adam_update", w, blocks(w.size), w, dw, m, v, *numbers, w.size)
 
 
-@cuda_kernel(
-    equations.record_step, fits=lambda record, i, loss, norm: are_reals(record, loss, norm)
-)
+@cuda_kernel(base.record_step, fits=lambda record, i, loss, norm: are_reals(record, loss, norm))
 def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
     launch("record", "record_step", record, 1, record, loss, norm, i)
 
@@ -378,7 +376,7 @@ def _fits_start(h0: Array, c0: Array | None, h: Array, c: Array | None) -> bool:
     return are_reals(*(x for x in (h0, c0, h, c) if x is not None))
 
 
-@cuda_kernel(recurrent.start_states, fits=_fits_start)
+@cuda_kernel(packed.start_states, fits=_fits_start)
 def start_states(h0: Array, c0: Array | None, h: Array, c: Array | None) -> None:
     given = c is None or c0 is not None
     if c is None:
@@ -387,9 +385,7 @@ def start_states(h0: Array, c0: Array | None, h: Array, c: Array | None) -> None
     launch("start", "start_states", h0, blocks(h0.size), *args)
 
 
-@cuda_kernel(
-    recurrent.lstm_gate_steps, fits=lambda a, r, c_prev, out: are_reals(a, r, c_prev, *out)
-)
+@cuda_kernel(packed.lstm_gate_steps, fits=lambda a, r, c_prev, out: are_reals(a, r, c_prev, *out))
 def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
     gates, H = kernel("lstm_gates", "lstm_gates", a), c_prev.shape[1]
     arrays = a, r, c_prev, *out
@@ -402,7 +398,7 @@ def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
 
 
 @cuda_kernel(
-    recurrent.lstm_gate_backward_steps,
+    packed.lstm_gate_backward_steps,
     fits=lambda dh, dh_next, dc, out, da, dc_T: are_reals(dh, dh_next, dc, *out, da),
 )
 def lstm_gate_backward_steps(
@@ -423,7 +419,7 @@ def lstm_gate_backward_steps(
     return step_fn
 
 
-@cuda_kernel(recurrent.rnn_cell_steps, fits=are_reals)
+@cuda_kernel(packed.rnn_cell_steps, fits=are_reals)
 def rnn_cell_steps(a: Array, h: Array) -> StepFn:
     cell, H = kernel("rnn_cell", "rnn_cell", a), h.shape[1]
     arrays = a, h, h
@@ -435,7 +431,7 @@ def rnn_cell_steps(a: Array, h: Array) -> StepFn:
     return step_fn
 
 
-@cuda_kernel(recurrent.rnn_cell_backward_steps, fits=are_reals)
+@cuda_kernel(packed.rnn_cell_backward_steps, fits=are_reals)
 def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> StepFn:
     backward, H = kernel("rnn_cell", "rnn_cell_backward", dh), h.shape[1]
     arrays = dh, dh_next, h, da
@@ -462,7 +458,7 @@ def _fits_lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates
     return N <= FUSED and are_reals(a, Wh, h, c, *out)
 
 
-@cuda_kernel(recurrent.lstm_steps, fits=_fits_lstm_steps)
+@cuda_kernel(packed.lstm_steps, fits=_fits_lstm_steps)
 def lstm_steps(a: Array, Wh: Array, state: tuple[Array, Array], out: Gates) -> StepFn:
     fused, H = kernel("lstm_step", "lstm_step", a), len(Wh)
     arrays = a, Wh, *state, *out
@@ -481,7 +477,7 @@ def _fits_lstm_backward_steps(
     return fits and cublas.fits_row_matmul_nt(da, Wh, dh_next)
 
 
-@cuda_kernel(recurrent.lstm_backward_steps, fits=_fits_lstm_backward_steps)
+@cuda_kernel(packed.lstm_backward_steps, fits=_fits_lstm_backward_steps)
 def lstm_backward_steps(
     dh: Array, dh_next: Array, dc: Array, out: Gates, Wh: Array, da: Array
 ) -> StepFn:

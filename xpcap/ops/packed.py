@@ -11,7 +11,7 @@ a loop (`lstm_steps`, `lstm_backward_steps`). A loop over whole buffers is then
 with a = x @ Wx + b of all rows in one product before it, and the gradients of Wx, Wh and b in one
 product each after it, as in layers/lstm.py and layers/rnn.py. The functions of a step choose
 their kernels once for a sequence: at each step nothing is looked up, and nothing is sliced that
-stays the same. Kernels, in numpy_kernels.py, cuda_kernels.py and cublas.py:
+stays the same. Kernels, in host.py, device.py and cublas.py:
 
     row_matmul...                    NumPy: a product that avoids waiting threads; CuPy: cuBLAS
     lstm_gate_steps, rnn_cell_steps  NumPy: in place, in blocks of rows; CuPy: one launch a step
@@ -30,8 +30,8 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.errors import InvalidValueError
 from xpcap.memory import Buffer, allocator
+from xpcap.ops.base import gather, gather_plus, matmul, matmul_nt, sigmoid
 from xpcap.ops.dispatch import find
-from xpcap.ops.equations import gather, gather_plus, matmul, matmul_nt, sigmoid
 
 # ---- Packed sequences
 #

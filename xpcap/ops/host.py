@@ -13,10 +13,10 @@ import numpy as np
 
 from xpcap.backend import Array
 from xpcap.memory import Buffer
-from xpcap.ops import attention, equations, recurrent
+from xpcap.ops import attention, base, packed
+from xpcap.ops.base import Segments
 from xpcap.ops.dispatch import numpy_kernel
-from xpcap.ops.equations import Segments
-from xpcap.ops.recurrent import Gates, MultiplyRows, Step, StepFn, single_step, split_gates
+from xpcap.ops.packed import Gates, MultiplyRows, Step, StepFn, single_step, split_gates
 from xpcap.threads import contention_guard, cores, free_cores, parallel_map, split_evenly
 
 # Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
@@ -50,7 +50,7 @@ def _in_threads(x: Array, w: Array, out: Array) -> bool:
     return on_host(x, w, out) and x.size > 0 and w.size > 0 and free_cores() > 1
 
 
-@numpy_kernel(equations.matmul, fits=_in_threads)
+@numpy_kernel(base.matmul, fits=_in_threads)
 def matmul(x: Array, w: Array, out: Array) -> Array:
     """A small product under the ContentionGuard of threads, a large one split among the cores."""
     n, m = out.shape
@@ -67,7 +67,7 @@ def matmul(x: Array, w: Array, out: Array) -> Array:
 
 
 @numpy_kernel(
-    equations.matmul_nt,
+    base.matmul_nt,
     fits=lambda x, w, out: on_host(x, w, out) and len(x) <= FEW,
 )
 def matmul_nt(x: Array, w: Array, out: Array) -> Array:
@@ -75,7 +75,7 @@ def matmul_nt(x: Array, w: Array, out: Array) -> Array:
     return out
 
 
-@numpy_kernel(recurrent.row_matmul, fits=on_host)
+@numpy_kernel(packed.row_matmul, fits=on_host)
 def row_matmul(x: Array, w: Array, out: Array) -> MultiplyRows:
     dot: Any = matmul if _in_threads(x, w, out) else np.dot
 
@@ -85,7 +85,7 @@ def row_matmul(x: Array, w: Array, out: Array) -> MultiplyRows:
     return multiply
 
 
-@numpy_kernel(recurrent.row_matmul_nt, fits=on_host)
+@numpy_kernel(packed.row_matmul_nt, fits=on_host)
 def row_matmul_nt(x: Array, w: Array, out: Array) -> MultiplyRows:
     """Products of few rows as (w @ x.T).T.
 
@@ -125,7 +125,7 @@ def _fits_softmax_loss(scores: Array, targets: Array, scale: Array | float, out:
     return on_host(targets, out) and _is_scale(scale) and scores.ndim == 2 and scores.shape[1] > 0
 
 
-@numpy_kernel(equations.softmax_loss, fits=_fits_softmax_loss)
+@numpy_kernel(base.softmax_loss, fits=_fits_softmax_loss)
 def softmax_loss(
     scores: Array, targets: Array, scale: Array | float, out: Array, smoothing: float = 0.0
 ) -> tuple[Array, Array]:
@@ -162,7 +162,7 @@ def _fits_word_loss(
     return fits and h.size * len(b) >= SMALL and free_cores() > 1
 
 
-@numpy_kernel(equations.word_loss, fits=_fits_word_loss)
+@numpy_kernel(base.word_loss, fits=_fits_word_loss)
 def word_loss(
     h: Array,
     w: Array,
@@ -188,7 +188,7 @@ def word_loss(
 
 
 @numpy_kernel(
-    equations.gather,
+    base.gather,
     fits=lambda table, rows, out, mask, keep: on_host(out) and out.flags.c_contiguous,
 )
 def gather(
@@ -222,7 +222,7 @@ def gather_regions(
 
 
 @numpy_kernel(
-    equations.segment_sum,
+    base.segment_sum,
     fits=lambda rows, groups, out: on_host(out) and rows.ndim == 2 and rows.size > 0,
 )
 def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
@@ -245,7 +245,7 @@ def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
 # ---- The update of a training step
 
 
-@numpy_kernel(equations.global_norm, fits=lambda x: x.ndim == 1)
+@numpy_kernel(base.global_norm, fits=lambda x: x.ndim == 1)
 def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
     """Squares of a block are summed in their dtype, or in double if they overflow."""
     total = 0.0
@@ -258,7 +258,7 @@ def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
     return np.asarray(math.sqrt(total), x.dtype)
 
 
-@numpy_kernel(equations.clip_by_norm, fits=lambda x, most: x.ndim == 1)
+@numpy_kernel(base.clip_by_norm, fits=lambda x, most: x.ndim == 1)
 def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
     """Nothing is scaled if x is short enough: on the host, reading the norm costs nothing."""
     norm = global_norm(x)
@@ -272,7 +272,7 @@ def _fits_adam(w: Array, *others: Array) -> bool:
     return on_host(*others) and all(alike)
 
 
-@numpy_kernel(equations.adam_update, fits=_fits_adam)
+@numpy_kernel(base.adam_update, fits=_fits_adam)
 def adam_update(
     w: Array,
     dw: Array,
@@ -324,13 +324,13 @@ def _adam(
 # gates, so whatever the gates share is done to all four.
 
 
-@numpy_kernel(recurrent.lstm_gates, fits=lambda a, r, c_prev, out: on_host(r, c_prev, *out))
+@numpy_kernel(packed.lstm_gates, fits=lambda a, r, c_prev, out: on_host(r, c_prev, *out))
 def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates) -> Gates:
     lstm_gate_steps(a, r, c_prev, out)(single_step(len(a)))
     return out
 
 
-@numpy_kernel(recurrent.lstm_gate_steps, fits=lambda a, r, c_prev, out: on_host(r, c_prev, *out))
+@numpy_kernel(packed.lstm_gate_steps, fits=lambda a, r, c_prev, out: on_host(r, c_prev, *out))
 def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
     """A sigmoid is (1 + tanh(x / 2)) / 2, so that one tanh serves all four gates."""
     (h, c, gates, tanh_c), H = out, c_prev.shape[1]
@@ -371,7 +371,7 @@ def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]
 
 
 @numpy_kernel(
-    recurrent.lstm_gate_backward_steps,
+    packed.lstm_gate_backward_steps,
     fits=lambda dh, dh_next, dc, out, da, dc_T: on_host(dh_next, dc, *out, da),
 )
 def lstm_gate_backward_steps(
@@ -417,7 +417,7 @@ def lstm_gate_backward_steps(
     return step_fn
 
 
-@numpy_kernel(recurrent.rnn_cell_steps, fits=on_host)
+@numpy_kernel(packed.rnn_cell_steps, fits=on_host)
 def rnn_cell_steps(a: Array, h: Array) -> StepFn:
     def step_fn(step: Step) -> None:
         first, _, after, n, _ = step
@@ -428,7 +428,7 @@ def rnn_cell_steps(a: Array, h: Array) -> StepFn:
     return step_fn
 
 
-@numpy_kernel(recurrent.rnn_cell_backward_steps, fits=on_host)
+@numpy_kernel(packed.rnn_cell_backward_steps, fits=on_host)
 def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> StepFn:
     dh_next[...] = 0
     scratch = np.empty_like(dh_next)
