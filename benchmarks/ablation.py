@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
@@ -22,7 +22,7 @@ from xpcap.backend import Array
 from xpcap.layers import vocabulary_loss
 from xpcap.memory import Workspace
 from xpcap.models import batch
-from xpcap.ops import dispatch, segments
+from xpcap.ops import HostOps, Ops, overridden, segments
 from xpcap.threads import SHORT_WAIT, WAIT_VARIABLE, cores
 
 PAIRS, STEPS = (
@@ -58,14 +58,8 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
     flat, parts = solver.model.params.flat, cores()
     one, forgetful = Workspace(flat, 1), Forgetful(flat, parts)
 
-    @contextlib.contextmanager
-    def without(op: Callable[..., Any]) -> Iterator[None]:
-        with mock.patch.object(
-            dispatch,
-            "HOST",
-            {other: kernel for other, kernel in dispatch.HOST.items() if other is not op},
-        ):
-            yield
+    def without(op: str) -> AbstractContextManager[object]:
+        return mock.patch.object(HostOps, op, getattr(Ops, op))
 
     found: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "nothing (twice the same)": contextlib.nullcontext,
@@ -81,7 +75,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
             vocabulary_loss, "LEAST", 1 << 30
         ),
     }
-    return found | {op.__name__: lambda op=op: without(op) for op in dispatch.HOST}
+    return found | {op: lambda op=op: without(op) for op in overridden(HostOps)}
 
 
 def milliseconds(solver: CaptioningSolver, batches: list[Any], count: int = STEPS) -> float:

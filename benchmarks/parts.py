@@ -7,6 +7,7 @@ Times are milliseconds: medians of 31 pairs in turn for operations, the least of
 for layers. They mean something if nothing else runs.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import textbook
-from xpcap import layers, ops
+from xpcap import layers
+from xpcap.ops import Gates, HostOps, Ops, segments
 from xpcap.threads import parallel_map
 
 PAIRS, RUNS = 31, 300
@@ -34,14 +36,10 @@ def in_turn(functions: Sequence[Callable[[], Any]], runs: int) -> list[list[floa
     return taken
 
 
-def time_op(function: Callable[..., Any], *args: Any, pairs: int = PAIRS) -> tuple[float, float]:
-    """Milliseconds of a call of `xpcap.ops` with its fast version and by the plain equations."""
-
-    def plain() -> None:
-        with ops.plain_only():
-            function(*args)
-
-    fast, slow = np.median(in_turn((lambda: function(*args), plain), pairs), axis=0)
+def time_op(call: Callable[[Ops], Any], pairs: int = PAIRS) -> tuple[float, float]:
+    """Milliseconds of a call with the fast versions of operations, and by their equations."""
+    ways = [functools.partial(call, ops) for ops in (HostOps(), Ops())]
+    fast, slow = np.median(in_turn(ways, pairs), axis=0)
     return float(fast), float(slow)
 
 
@@ -55,27 +53,28 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
     w, dw, m, v = rng.standard_normal((4, 5_300_000)).astype("f4")
     a, r, c = rng.standard_normal((3, 128, 2048)).astype("f4")
     c, Wh = c[:, :512].copy(), rows[:512]
-    gates, halves = ops.lstm_gates(a, r, c), [slice(0, 64), slice(64, 128)]
+    gates, halves = HostOps().lstm_gates(a, r, c), [slice(0, 64), slice(64, 128)]
 
-    def step(half: slice) -> None:
+    def step(ops: Ops, half: slice) -> None:
         for _ in range(16):
-            ops.lstm_gates(a[half], r[half], c[half], ops.Gates(*(x[half] for x in gates)))
+            ops.lstm_gates(a[half], r[half], c[half], Gates(*(x[half] for x in gates)))
 
-    def back(half: slice) -> None:
+    def back(ops: Ops, half: slice) -> None:
         for _ in range(16):
             ops.matmul_nt(a[half], Wh, c[half])
 
-    calls: dict[str, tuple[Any, ...]] = {
-        "segment_sum": (ops.segment_sum, rows, ops.segments(ids, 350)),
-        "global_norm": (ops.global_norm, w),
-        "clip_by_norm": (ops.clip_by_norm, dw, 5.0),
-        "adam_update": (ops.adam_update, w, dw, m, v * v, 1e-3, 0.9, 0.999, 1e-8),
-        "softmax_loss": (ops.softmax_loss, scores, ids, weights, scores.copy()),
-        "gather": (ops.gather, rows[:350], ids, rows.copy()),
-        "lstm_gates, 16 times": (parallel_map, step, halves),
-        "matmul_nt, 16 times": (parallel_map, back, halves),
+    groups, out, gathered, squares = segments(ids, 350), scores.copy(), rows.copy(), v * v
+    calls: dict[str, Callable[[Ops], Any]] = {
+        "segment_sum": lambda ops: ops.segment_sum(rows, groups),
+        "global_norm": lambda ops: ops.global_norm(w),
+        "clip_by_norm": lambda ops: ops.clip_by_norm(dw, 5.0),
+        "adam_update": lambda ops: ops.adam_update(w, dw, m, squares, 1e-3, 0.9, 0.999, 1e-8),
+        "softmax_loss": lambda ops: ops.softmax_loss(scores, ids, weights, out),
+        "gather": lambda ops: ops.gather(rows[:350], ids, gathered),
+        "lstm_gates, 16 times": lambda ops: parallel_map(functools.partial(step, ops), halves),
+        "matmul_nt, 16 times": lambda ops: parallel_map(functools.partial(back, ops), halves),
     }
-    return {name: time_op(*call, pairs=pairs) for name, call in calls.items()}
+    return {name: time_op(call, pairs) for name, call in calls.items()}
 
 
 def layer_times(runs: int = RUNS) -> dict[tuple[int, ...], list[float]]:

@@ -4,6 +4,7 @@ stand-in package.
 
 import ctypes
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from refusals import refuses
 import xpcap
 from xpcap import backend, layers
 from xpcap.errors import BackendError
+from xpcap.ops import DeviceOps
+from xpcap.ops.device import Equations
 
 
 @pytest.fixture(autouse=True)
@@ -184,6 +187,18 @@ def test_a_device_that_computes_wrongly_is_not_usable(monkeypatch: pytest.Monkey
     pretend(monkeypatch, 1)
     monkeypatch.setattr(sys.modules["cupy"], "matmul", lambda a, b: np.zeros((8, 8)))
     assert "wrong result" in xpcap.backend_status()["cupy"].reason
+
+
+def test_info_lists_the_operations_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed() -> list[str]:
+        return json.loads(good("info", "--json").stdout)["without_kernels"]
+
+    before = listed()
+    monkeypatch.setattr(DeviceOps, "add_rows", Equations.add_rows)
+    assert [*{*listed()} - {*before}] == ["add_rows"]
+    assert "add_rows" in good("info").output
+    monkeypatch.setattr(DeviceOps, "without_kernels", list)
+    assert "without" not in good("info").output
 
 
 def test_emulated_other_devices_are_counted_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.driver import Kernel, parameter_types
+from xpcap.driver import Kernel, parameters
 from xpcap.errors import BackendError, InvalidTypeError, OptionError, install, unknown
 
 KERNEL = """typedef REAL real;
@@ -72,7 +72,7 @@ def prove(cupy: ModuleType, card: str) -> None:
     version = sys.modules["xpcap"].__version__
     code = f"// xpcap {version}: other versions have other kernels\n{KERNEL}"
     module = cupy.RawModule(code=code, options=("-DREAL=float",))
-    types = parameter_types(KERNEL, "multiply", "float")
+    types = parameters(KERNEL, "multiply", "float")
     Kernel(cupy, module, "multiply", types, lambda launch: None)((1,), x, 2.0, x.size)
     found = (
         float((x * 2).sum()),

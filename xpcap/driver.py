@@ -8,13 +8,21 @@ import ctypes
 import functools
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
 THREADS = 256  # of a block, in every kernel
 # A parameter fills eight bytes, whatever its type; a pointer is a "Q"
 SLOTS = {"int": "i4x", "long long": "q", "float": "f4x", "double": "d"}
+
+
+class Parameter(NamedTuple):
+    """A parameter of a C function."""
+
+    name: str
+    type: str  # in C, of what a pointer points to, without const
+    pointer: bool
 
 
 class Launch(NamedTuple):
@@ -48,7 +56,7 @@ class Kernel:
     xp : CuPy
     module : its RawModule
     name : of the C function
-    types : of its parameters, as from parameter_types
+    types : its parameters, as from `parameters`
     note : is given each launch after it
     """
 
@@ -57,16 +65,16 @@ class Kernel:
         xp: ModuleType,
         module: Any,
         name: str,
-        types: tuple[str, ...],
+        types: Sequence[Parameter],
         note: Callable[[Launch], None],
     ) -> None:
         self.name, self._function, self._note = name, module.get_function(name).kernel, note
         self.address: int = self._function.ptr
         self.launch: Callable[..., None] = xp.cuda.driver.launchKernel
         self.current_stream: Callable[[], Any] = xp.cuda.get_current_stream
-        self._is_pointer = tuple(type_ == "*" for type_ in types)
+        self._is_pointer = tuple(one.pointer for one in types)
         n = len(types)
-        slots = "".join("Q" if type_ == "*" else SLOTS[type_] for type_ in types)
+        slots = "".join("Q" if one.pointer else SLOTS[one.type] for one in types)
         self._pack = struct.Struct(f"<{n}Q{slots}").pack_into
         self._memory = ctypes.c_byte * (16 * n)
         self._offsets = tuple(range(8 * n, 16 * n, 8))
@@ -83,9 +91,12 @@ class Kernel:
         self._note(work)
 
 
-def parameter_types(text: str, name: str, real: str) -> tuple[str, ...]:
-    """C types of a kernel's parameters in a file's text; "*" for any pointer."""
-    text = re.sub(r"//[^\n]*|__launch_bounds__\(.*?\)", "", text)
+def parameters(text: str, name: str, real: str) -> tuple[Parameter, ...]:
+    """The parameters of a kernel in a file's text."""
+    text = re.sub(r"//[^\n]*|__launch_bounds__\(.*?\)|__restrict__|\bconst\b", "", text)
     (inside,) = re.findall(rf"__global__\s+void\s+{name}\s*\(([^)]*)\)", text)
-    types = (part.rpartition(" ")[0].strip() for part in inside.split(","))
-    return tuple("*" if "*" in type_ else type_.replace("real", real) for type_ in types)
+    found = []
+    for part in inside.split(","):
+        type_, pointer, own = re.fullmatch(r"\s*(.*?)\s*(\*?)\s*(\w+)\s*", part).groups()  # type: ignore[union-attr]
+        found.append(Parameter(own, type_.replace("real", real), bool(pointer)))
+    return tuple(found)

@@ -9,7 +9,7 @@ import numpy as np
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidValueError, unknown
 from xpcap.memory import Buffer
-from xpcap.ops import adam_update, clip_by_norm
+from xpcap.ops import contiguous, get_ops
 from xpcap.options import Kind, Names, Real, Whole
 
 Config = dict[str, Any]
@@ -102,7 +102,12 @@ def _adam(w: Array, dw: Array, config: Config) -> None:
     config["t"] += 1
     b1, b2 = config["beta1"], config["beta2"]
     alpha = config["learning_rate"] * math.sqrt(1 - b2 ** config["t"]) / (1 - b1 ** config["t"])
-    adam_update(w, dw, config["m"], config["v"], alpha, b1, b2, config["epsilon"])
+    arrays = w, dw, config["m"], config["v"]
+    taken = [contiguous(x) for x in arrays]
+    get_ops(w).adam_update(*taken, alpha, b1, b2, config["epsilon"])
+    for x, copy in zip(arrays, taken, strict=True):
+        if copy is not x and x is not dw:  # a view on a device was copied
+            x[...] = copy
 
 
 _IN_PLACE: dict[str, Callable[[Array, Array, Config], None]] = {
@@ -278,7 +283,11 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None 
     that of a per-word mean times the words of a caption.
     """
     max_norm = Real(above=0).check("clip_by_global_norm", "max_norm", max_norm)
-    return clip_by_norm(grads, min(max_norm, float(np.finfo(grads.dtype).max)), buffer)
+    most, taken = min(max_norm, float(np.finfo(grads.dtype).max)), contiguous(grads)
+    norm = get_ops(grads).clip_by_norm(taken, most, buffer)
+    if taken is not grads:  # a view on a device was copied
+        grads[...] = taken
+    return norm
 
 
 # ---- An optimizer of a model's flat parameters

@@ -298,7 +298,8 @@ def test_emulated_draw_takes_no_word_that_was_cut_off(device: Emulator) -> None:
     drawn = []
     for plainly in (True, False):
         with ops.plain_only() if plainly else contextlib.nullcontext():
-            words = ops.sample_words(cupy.asarray(p[rows]), cupy.asarray(u)).get()
+            x = cupy.asarray(p[rows])
+            words = ops.get_ops(x).sample_words(x, cupy.asarray(u)).get()
         drawn.append(int((p[rows, words] == 0).sum()))
     assert drawn[0] > 10
     assert drawn[1] == 0

@@ -246,7 +246,8 @@ def test_emulated_training_equals_numpy_where_cublas_cannot_be_called(
     install(monkeypatch, cublas=False)
     check_training_equals_numpy(cell, np.float32)
     assert device.products == []
-    assert device.names()["product dot"] > 4 * T
+    # An LSTM's steps of few captions multiply by themselves
+    assert device.names()["product dot"] > (2 if cell == "lstm" else 4) * T
 
 
 @pytest.mark.slow

@@ -17,13 +17,14 @@ from emulated.cuda import Graph, Stream
 from test_emulated_step import N, T, captions_of, make
 
 import xpcap
-from xpcap import CaptioningSolver, ops
+from xpcap import CaptioningSolver
 from xpcap.driver import Launch
 from xpcap.layers.cells import CELLS
 from xpcap.models import batch as batches
 from xpcap.models.config import INJECT
-from xpcap.ops import cublas, replay
+from xpcap.ops import DeviceOps, cublas, get_ops, replay
 from xpcap.ops.cublas import Product
+from xpcap.ops.device import Equations
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import CrossEntropy
 
@@ -239,7 +240,7 @@ def test_emulated_cell_that_may_do_anything_is_not_recorded(
 def test_emulated_operation_without_a_kernel_spoils_a_record(
     device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(ops.dispatch.DEVICE, ops.weighted_sum)
+    monkeypatch.setattr(DeviceOps, "weighted_sum", Equations.weighted_sum)
     ours, theirs = solver(), solver("numpy")
     for rows in fitting(ours, 3):
         ours.train_batch(rows)
@@ -318,7 +319,7 @@ def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:
         xp = xpcap.backend.array_module()
         x, w, out = (xp.ones((4, 4), "f4") for _ in range(3))
         with replay.recording() as record:
-            ops.matmul(x, w, out)
+            get_ops(x).matmul(x, w, out)
         (product,) = record.work
         stream = xp.cuda.Stream(non_blocking=True)
         with pytest.raises(RuntimeError, match="legacy"):
@@ -332,7 +333,9 @@ def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:
             lambda: float(out[0, 0]),
             lambda: xp.cuda.Device().synchronize(),
             lambda: xp.cuda.Event().synchronize(),
-            lambda: ops.adam_update(x, w, out, out, 1.0, 0.9, 0.9, 1e-8),  # on the null stream
+            lambda: get_ops(x).adam_update(
+                x, w, out, out, 1.0, 0.9, 0.9, 1e-8
+            ),  # on the null stream
             lambda: out.__iadd__(x),
         )
         for what in refused:

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from emulated import Emulator
 
-from xpcap import layers, ops, optim, use_backend
+from xpcap import layers, ops, use_backend
 from xpcap.exercise.lockstep import TOLERANCE, Scope, Setup, lock_step, on, relative_max_error
 from xpcap.layers import lstm
-from xpcap.models import network
-from xpcap.ops import base, host, packed
+from xpcap.ops import DeviceOps, HostOps, Ops, base
 from xpcap.verify import lockstep
 
 NOTEBOOK = {"N": 25, "D": 512, "W": 256, "H": 512, "V": 1004}
@@ -32,7 +31,7 @@ def plain() -> Iterator[None]:
 
 
 def spoilt(
-    inner: Scope, module: ModuleType, op: str, change: Callable[..., Any], since: int
+    inner: Scope, owner: ModuleType | type, op: str, change: Callable[..., Any], since: int
 ) -> Scope:
     """The place `inner`, where from step `since` on what `op` gives is changed: `change` gets it,
     and the op's arguments.
@@ -44,10 +43,12 @@ def spoilt(
         nonlocal entered
         with inner(), pytest.MonkeyPatch.context() as patch:
             if entered >= since:
-                right = getattr(module, op)
-                patch.setattr(
-                    module, op, lambda *args, **kwargs: change(right(*args, **kwargs), *args)
-                )
+                right, own = getattr(owner, op), isinstance(owner, type)
+
+                def wrong(*args: Any, **kwargs: Any) -> Any:
+                    return change(right(*args, **kwargs), *args[own:])
+
+                patch.setattr(owner, op, wrong)
             entered += 1
             yield
 
@@ -61,7 +62,8 @@ def a_little(x: Any, *_: Any) -> Any:
     if np.isscalar(x):
         return x * (1 + 1e-4)
     first = x[0] if isinstance(x, tuple) else x
-    first *= 1 + 1e-4
+    if first.dtype != bool:
+        first *= 1 + 1e-4
     return x
 
 
@@ -79,39 +81,49 @@ def da_a_little(step_fn: ops.StepFn, *args: Any) -> ops.StepFn:
 
 
 MISTAKES = [  # where, the op, the cell, and the first tensor that it touches
-    (base, "softmax_loss", "lstm", "loss"),
-    (packed, "lstm_gates", "lstm", "loss"),
-    (packed, "lstm_gates_backward", "lstm", "dWh"),
-    (packed, "rnn_cell", "rnn", "loss"),
-    (packed, "rnn_cell_backward", "rnn", "dWh"),
-    (network, "segment_sum", "rnn", "db"),
-    (network, "gather", "rnn", "loss"),
-    (network, "scatter", "rnn", "dW_embed"),
-    (lockstep, "global_norm", "rnn", "norm"),
-    (host, "global_norm", "rnn", "m of W_proj"),
+    (HostOps, "softmax_loss", "lstm", "loss"),
+    (Ops, "lstm_gates", "lstm", "loss"),
+    (base, "lstm_gates_backward", "lstm", "dWh"),
+    (base, "rnn_cell", "rnn", "loss"),
+    (base, "rnn_cell_backward", "rnn", "dWh"),
+    (HostOps, "segment_sum", "rnn", "db"),
+    (HostOps, "gather", "rnn", "loss"),
+    (HostOps, "scatter", "rnn", "dW_embed"),
+    (HostOps, "global_norm", "rnn", "norm"),
 ]
 
 
 def test_a_change_is_named_by_its_step_and_tensor() -> None:
-    for module, op, cell, tensor in MISTAKES:
+    for owner, op, cell, tensor in MISTAKES:
         setup = Setup(cell, "float64", **SMALL)
-        place = (
-            plain if module is packed else on("numpy")
-        )  # a loop's fast version does not call the op
-        outcome = lock_step(setup, on("numpy"), spoilt(place, module, op, a_little, since=3))
+        # A loop's fast version does not call the op
+        place = on("numpy") if owner is HostOps else plain
+        outcome = lock_step(setup, on("numpy"), spoilt(place, owner, op, a_little, since=3))
         assert (outcome.step, outcome.tensor, outcome.diverged) == (3, tensor, True), op
         assert 1e-9 < outcome.error < 1e-3
 
 
+def test_a_change_of_clipping_is_named_by_what_it_moves() -> None:
+    def clip_too_far(norm: Any, x: Any, *args: Any) -> Any:
+        x *= 1 - 1e-4
+        return norm
+
+    place = spoilt(on("numpy"), HostOps, "clip_by_norm", clip_too_far, since=3)
+    outcome = lock_step(Setup("rnn", "float64", **SMALL), on("numpy"), place)
+    assert (outcome.step, outcome.tensor, outcome.diverged) == (3, "m of W_proj", True)
+
+
 def test_a_change_of_the_update_is_named_too() -> None:
-    def rounded(w: Any, *args: Any) -> None:
-        ops.adam_update(w, *args)
+    update = HostOps.adam_update
+
+    def rounded(self: HostOps, w: Any, *args: Any) -> None:
+        update(self, w, *args)
         w[...] = w.astype(np.float32)
 
     @contextlib.contextmanager
     def place() -> Iterator[None]:
         with use_backend("numpy"), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(optim, "adam_update", rounded)
+            patch.setattr(HostOps, "adam_update", rounded)
             yield
 
     outcome = lock_step(Setup("lstm", "float64", **SMALL), on("numpy"), place)
@@ -172,7 +184,7 @@ def test_numpy_and_the_plain_equations_stay_together(cell: str, dtype: str) -> N
 @DTYPES
 def test_equal_runs_do_not_differ_at_all(dtype: str) -> None:
     same = spoilt(
-        on("numpy"), host, "global_norm", lambda x, *_: x, since=1
+        on("numpy"), HostOps, "global_norm", lambda x, *_: x, since=1
     )  # what changes nothing makes nothing diverge
     assert lock_step(Setup("lstm", dtype, **SMALL), on("numpy"), same, tolerance=0) == (
         1,
@@ -190,7 +202,7 @@ def test_what_is_not_a_number_diverges() -> None:
     outcome = lock_step(
         Setup("lstm", "float32", **SMALL),
         on("numpy"),
-        spoilt(on("numpy"), base, "softmax_loss", nothing, since=2),
+        spoilt(on("numpy"), HostOps, "softmax_loss", nothing, since=2),
     )
     assert (outcome.step, outcome.tensor, outcome.diverged) == (2, "loss", True)
     assert np.isnan(outcome.error)
@@ -247,7 +259,9 @@ def test_emulated_device_stays_together_with_numpy_at_the_notebooks_width(
 def test_emulated_change_on_the_device_is_named_by_its_step_and_tensor(device: Emulator) -> None:
     setup = Setup("lstm", "float32", **SMALL)
     outcome = lock_step(
-        setup, spoilt(on("cupy"), lstm, "lstm_backward_steps", da_a_little, since=3), on("numpy")
+        setup,
+        spoilt(on("cupy"), DeviceOps, "lstm_backward_steps", da_a_little, since=3),
+        on("numpy"),
     )
     assert (outcome.step, outcome.tensor, outcome.diverged) == (3, "dWh", True)
 

@@ -11,7 +11,7 @@ from test_emulated_loops import ROWS, H, N, R, drawn, record
 import xpcap
 from xpcap import ops
 from xpcap.backend import Array
-from xpcap.ops import PackedSequences, Step
+from xpcap.ops import PackedSequences, Step, get_ops
 
 P, G = 4, 4 * H
 
@@ -38,8 +38,8 @@ def test_emulated_attention_forward_is_two_launches_on_their_own_rows(device: Em
         h, A, Wattn, a = drawn(N + R, H), drawn(N, P, H), drawn(H, G), drawn(R, G)
         weights, context = poison(R, P), poison(R, H)
         attend, add = (
-            ops.attend_steps(h, A, weights, context),
-            ops.row_matmul_add(context, Wattn, a),
+            get_ops(h).attend_steps(h, A, weights, context),
+            get_ops(context).row_matmul_add(context, Wattn, a),
         )
         for step in ROWS.steps:
             counts = both(device, attend, lambda step: add(step.first, step.first, step.n), step)
@@ -61,8 +61,8 @@ def test_emulated_attention_backward_is_two_launches_on_their_own_rows(device: E
             drawn(N, H),
         )
         dcontext, dscores = poison(R, H), poison(R, P)
-        transpose = ops.row_matmul_nt(da, Wattn, dcontext)
-        attend = ops.attend_backward_steps(dcontext, A, weights, dscores, dh_next)
+        transpose = get_ops(da).row_matmul_nt(da, Wattn, dcontext)
+        attend = get_ops(dcontext).attend_backward_steps(dcontext, A, weights, dscores, dh_next)
         for step in reversed(ROWS.steps):
             counts = both(
                 device, lambda step: transpose(step.first, step.first, step.n), attend, step
@@ -86,19 +86,19 @@ def test_emulated_attention_by_the_plain_equations_takes_many_launches(device: E
         )
         weights, context, dcontext, dscores = drawn(R, P), drawn(R, H), drawn(R, H), drawn(R, P)
         attend, add = (
-            ops.attend_steps(h, A, weights, context),
-            ops.row_matmul_add(context, Wattn, a),
+            get_ops(h).attend_steps(h, A, weights, context),
+            get_ops(context).row_matmul_add(context, Wattn, a),
         )
-        transpose = ops.row_matmul_nt(a, Wattn, dcontext)
+        transpose = get_ops(a).row_matmul_nt(a, Wattn, dcontext)
         back, step = (
-            ops.attend_backward_steps(dcontext, A, weights, dscores, dh_next),
+            get_ops(dcontext).attend_backward_steps(dcontext, A, weights, dscores, dh_next),
             ROWS.steps[1],
         )
         launches = []
         for way in (
             lambda: (attend(step), add(step.first, step.first, step.n)),
             lambda: (transpose(step.first, step.first, step.n), back(step)),
-            lambda: ops.attention_sum(weights, dcontext, dscores, h, ROWS, A),
+            lambda: get_ops(weights).attention_sum(weights, dcontext, dscores, h, ROWS, A),
         ):
             with device.counting() as counts:
                 way()
@@ -113,14 +113,14 @@ def test_emulated_attention_sums_all_steps_in_one_launch(device: Emulator) -> No
         sent = rows._replace(firsts=xpcap.asarray(rows.firsts.astype(np.int32)))
         arguments, out = (drawn(3, P), drawn(3, H), drawn(3, P), drawn(6, H), sent), poison(3, P, H)
         with device.counting() as counts:
-            ops.attention_sum(*arguments, out)
+            get_ops(out).attention_sum(*arguments, out)
         assert counts.names() == {"raw attention_sum": 1}
         assert counts.allocations == []
         assert (xpcap.to_numpy(out)[2] == 0).all()
         with ops.plain_only():
             np.testing.assert_allclose(
                 xpcap.to_numpy(out),
-                xpcap.to_numpy(ops.attention_sum(*arguments, poison(3, P, H))),
+                xpcap.to_numpy(get_ops(out).attention_sum(*arguments, poison(3, P, H))),
                 rtol=1e-5,
                 atol=1e-6,
             )
@@ -131,10 +131,10 @@ def test_emulated_attention_runs_the_plain_equations_where_a_picture_has_too_man
 ) -> None:
     with xpcap.use_backend("cupy"):
         h, A, weights, context = drawn(1, H), drawn(1, 1025, H), poison(1, 1025), poison(1, H)
-        assert ops.find(ops.attend_steps, h, A, weights, context) is None
-        assert (
-            ops.find(ops.attend_steps, h, A[:, :1024].copy(), weights[:, :1024].copy(), context)
-            is not None
-        )
-        ops.attend_steps(h, A, weights, context)(ops.single_step(1))
-    assert xpcap.to_numpy(weights).sum() == pytest.approx(1, rel=1e-5)
+        for places, kernels in ((1025, {}), (1024, {"raw attend_step": 1})):
+            some, p = A[:, :places].copy(), weights[:, :places].copy()
+            with device.counting() as counts:
+                get_ops(h).attend_steps(h, some, p, context)(ops.single_step(1))
+            raw = {name: n for name, n in counts.names().items() if name.startswith("raw ")}
+            assert raw == kernels
+            assert xpcap.to_numpy(p).sum() == pytest.approx(1, rel=1e-5)

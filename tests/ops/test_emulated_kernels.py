@@ -3,39 +3,175 @@ plain equations.
 """
 
 import contextlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 from emulated import Emulator, install
 from refusals import refuses
-from test_kernels import ON_A_CARD, TOLERANCES, V, check_equals_plain, name_of
+from test_kernels import ON_A_CARD, TOLERANCES, V, check_equals_plain
 
 import xpcap
-from xpcap import ops
+from xpcap import layers, ops, optim
 from xpcap.layers.vocabulary_loss import vocabulary_loss
-from xpcap.ops import dispatch
+from xpcap.ops import DeviceOps, get_ops, replay
+from xpcap.ops.device import Equations
 
 
-@pytest.mark.parametrize("kernel", ON_A_CARD, ids=name_of)
+@pytest.mark.parametrize("op", ON_A_CARD)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_emulated_kernel_equals_the_plain_equations(
-    kernel: dispatch.Kernel, dtype: str, device: Emulator
-) -> None:
+def test_emulated_kernel_equals_the_plain_equations(op: str, dtype: str, device: Emulator) -> None:
     with xpcap.use_backend("cupy"), device.counting() as counts:
-        check_equals_plain(kernel, dtype)
+        check_equals_plain(op, dtype)
     assert any(
         launch.kind == "raw" or launch.name in ("sgemm", "dgemm") for launch in counts.launches
     )
 
 
-def test_emulated_plain_equations_run_where_no_kernel_fits(device: Emulator) -> None:
-    """A view that is not contiguous, as an importer of single layers may bring."""
-    x = np.random.default_rng(0).standard_normal((5, 2 * 28))
+GATHER = {  # arguments that no kernel takes, the error, the C parameter and what came
+    "view": (lambda x: x | {"table": x["table"][:, ::2]}, ValueError, "table", "has strides"),
+    "int64": (lambda x: x | {"rows": x["rows"].astype("i8")}, TypeError, "rows", "dtype int64"),
+    "float64": (
+        lambda x: x | {"table": x["table"].astype("f8")},
+        TypeError,
+        "table",
+        "dtype float64",
+    ),
+    "host": (lambda x: x | {"rows": x["rows"].get()}, TypeError, "rows", "is a numpy.ndarray"),
+    "bytes": (lambda x: x | {"mask": x["mask"].astype("u1")}, TypeError, "mask", "dtype uint8"),
+}
+
+
+@pytest.mark.parametrize("wrong", GATHER)
+def test_emulated_array_that_no_kernel_takes_is_named_with_its_parameter(
+    wrong: str, device: Emulator
+) -> None:
+    change, error, parameter, came = GATHER[wrong]
+    with xpcap.use_backend("cupy"):
+        table, rows = np.ones((4, 6), "f4"), np.array([2, 0], "i4")
+        made = {"table": table, "rows": rows, "out": table[:2], "mask": table[:2] > 0}
+        arguments = change({name: xpcap.asarray(x) for name, x in made.items()})
+        with refuses(error, function="gather", thing=parameter, came=came):
+            DeviceOps().gather(**arguments, keep=0.5)
+
+
+def test_emulated_array_of_another_device_is_named(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, devices=2)
+    with xpcap.use_backend("cupy:1"):
+        there = xpcap.asarray(np.ones(6, "f4"))
+    with xpcap.use_backend("cupy"):
+        x = xpcap.asarray(np.ones((2, 6), "f4"))
+        with refuses(ValueError, function="add_rows", thing="b", came="lies on CUDA device 1"):
+            DeviceOps().add_rows(x, there)
+
+
+def test_emulated_number_that_c_cannot_hold_is_named(device: Emulator) -> None:
+    with xpcap.use_backend("cupy"):
+        record, number = xpcap.asarray(np.ones((5, 2), "f4")), xpcap.asarray(np.ones((), "f4"))
+        for i, error, came in ((2**31, ValueError, f"is {2**31}"), (1.5, TypeError, "is 1.5")):
+            with refuses(error, function="record_step", thing="i", came=came):
+                DeviceOps().record_step(record, i, number, number)  # type: ignore[arg-type]
+
+
+def test_emulated_arrays_of_a_loop_are_checked_before_its_first_step(device: Emulator) -> None:
+    with xpcap.use_backend("cupy"):
+        a, h = xpcap.asarray(np.ones((3, 4), "f4")), xpcap.asarray(np.ones((6, 8), "f4"))
+        with refuses(ValueError, function="rnn_cell_steps", thing="r", came="has strides"):
+            DeviceOps().rnn_cell_steps(a, h[:, ::2])
+
+
+@pytest.mark.parametrize(
+    ("factor", "change", "error"),
+    [
+        ("x", lambda x: x[:, ::2], ValueError),
+        ("w", lambda w: w.astype("f8"), TypeError),
+        ("w", lambda w: w.get(), TypeError),
+        ("out", lambda out: out.T, ValueError),
+    ],
+)
+def test_emulated_factor_that_cublas_cannot_read_is_named(
+    factor: str, change: Callable[[Any], Any], error: type[Exception], device: Emulator
+) -> None:
+    with xpcap.use_backend("cupy"):
+        arrays = {name: xpcap.asarray(np.ones((4, 4), "f4")) for name in ("x", "w", "out")}
+        arrays[factor] = change(arrays[factor])
+        with refuses(error, function="matmul", thing=factor):
+            DeviceOps().matmul(**arrays)
+
+
+def test_emulated_operation_on_an_empty_array_runs_its_equation(device: Emulator) -> None:
     with xpcap.use_backend("cupy"), device.counting() as counts:
-        out = ops.column_sum(xpcap.asarray(x)[:, ::2], xpcap.asarray(np.zeros(28)))
+        x, b = xpcap.asarray(np.ones((0, 3), "f4")), xpcap.asarray(np.ones(3, "f4"))
+        scores, none = xpcap.asarray(np.ones((2, 3), "f4")), xpcap.asarray(np.zeros(0, "i4"))
+        assert xpcap.to_numpy(DeviceOps().column_sum(x, out=b)).tolist() == [0, 0, 0]
+        assert DeviceOps().add_rows(x, b).shape == (0, 3)
+        assert float(DeviceOps().global_norm(x.reshape(0))) == 0
+        DeviceOps().forbid(scores, none)
+        assert xpcap.to_numpy(scores).all()
     assert not any(launch.kind == "raw" for launch in counts.launches)
-    np.testing.assert_allclose(xpcap.to_numpy(out), x[:, ::2].sum(axis=0), rtol=1e-14)
+
+
+def test_emulated_layers_take_what_kernels_do_not(device: Emulator) -> None:
+    """Targets of int64, a view as the first state, and no captions at all."""
+    rng = np.random.default_rng(0)
+    x, h0, Wx, Wh = (rng.standard_normal(s) for s in ((3, 2, 4), (3, 10), (4, 20), (5, 20)))
+    y = rng.integers(0, 4, (3, 2))
+    for n in (3, 0):
+        found = []
+        for backend in ("numpy", "cupy"):
+            with xpcap.use_backend(backend):
+                given = [xpcap.asarray(v) for v in (x[:n], h0[:n], Wx, Wh, np.ones(20), y[:n])]
+                given[1] = given[1][:, ::2]
+                h, cache = layers.lstm_forward(*given[:5])
+                mask = xpcap.asarray(np.ones((n, 2), bool))
+                loss, _ = layers.temporal_softmax_loss(h, given[5], mask) if n else (0, None)
+                grads = layers.lstm_backward(h[::-1][::-1], cache)
+                table, embedded = xpcap.asarray(np.ones((4, 3))), given[5]
+                vectors, words = layers.word_embedding_forward(embedded, table)
+                grads = *grads, layers.word_embedding_backward(vectors, words)
+                found.append([xpcap.to_numpy(v) for v in (h, xpcap.asarray(loss), *grads)])
+        for ours, theirs in zip(*found, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_emulated_adam_takes_arrays_of_any_layout(device: Emulator) -> None:
+    w, dw = np.random.default_rng(0).standard_normal((2, 4, 6))
+    expected, _ = optim.adam(w.T, dw.T, {})
+    with xpcap.use_backend("cupy"):
+        there = xpcap.asarray(w)
+        got, _ = optim.adam(there.T, xpcap.asarray(dw).T, {})
+        np.testing.assert_allclose(xpcap.to_numpy(got), expected, rtol=1e-13)
+        optim.update(
+            "adam", there[:, ::2], xpcap.asarray(dw)[:, ::2], optim.init("adam", there[:, ::2])
+        )
+    np.testing.assert_allclose(xpcap.to_numpy(there)[:, ::2], expected.T[:, ::2], rtol=1e-13)
+    np.testing.assert_array_equal(xpcap.to_numpy(there)[:, 1::2], w[:, 1::2])
+
+
+class WithoutSum(DeviceOps):
+    weighted_sum = Equations.weighted_sum
+
+
+def test_operations_without_a_kernel_are_listed() -> None:
+    assert [*{*WithoutSum.without_kernels()} - {*DeviceOps.without_kernels()}] == ["weighted_sum"]
+    assert "matmul" not in DeviceOps.without_kernels()
+
+
+def test_emulated_equation_ends_a_record(device: Emulator) -> None:
+    """Of an operation that has no kernel, and of one whose kernel does not pay."""
+    with xpcap.use_backend("cupy"):
+        x, out = xpcap.asarray(np.ones(3, "f4")), xpcap.asarray(np.ones((), "f4"))
+        for version, spoilt in ((DeviceOps(), None), (WithoutSum(), "weighted_sum")):
+            with replay.recording() as record:
+                version.weighted_sum(x, 2.0, out)
+            assert record.invalidated == spoilt
+        with replay.recording() as record:
+            DeviceOps().weighted_sum(x[:0], 2.0, out)
+        assert record.invalidated == "weighted_sum"
 
 
 def test_emulated_thread_on_another_device_is_told_so(
@@ -49,7 +185,7 @@ def test_emulated_thread_on_another_device_is_told_so(
     w, dw, m, v = (xpcap.asarray(np.ones(8, np.float32)) for _ in range(4))
 
     def update() -> None:
-        ops.adam_update(w, dw, m, v, 0.5, 0.9, 0.999, 1e-8)
+        get_ops(w).adam_update(w, dw, m, v, 0.5, 0.9, 0.999, 1e-8)
 
     def update_there() -> None:
         with xpcap.use_backend("cupy:1"):
@@ -76,6 +212,6 @@ def test_emulated_loss_of_a_target_below_zero_is_nan(device: Emulator) -> None:
         padding[1] = ops.NO_TARGET
         for where in (contextlib.nullcontext(), ops.plain_only()):
             with where:
-                nll, dscores = ops.softmax_loss(h[:2].copy(), xpcap.asarray(padding), 1.0)
+                nll, dscores = get_ops(h).softmax_loss(h[:2].copy(), xpcap.asarray(padding), 1.0)
             assert (xpcap.to_numpy(nll) != 0).tolist() == [True, False]
             assert xpcap.to_numpy(dscores).any(axis=1).tolist() == [True, False]

@@ -10,7 +10,7 @@ from emulated.record import Counts, elements
 import xpcap
 from xpcap import layers, ops
 from xpcap.memory import Workspace
-from xpcap.ops import Gates, PackedSequences, Step
+from xpcap.ops import DeviceOps, Gates, PackedSequences, Step, get_ops
 from xpcap.ops import device as device_ops
 
 N, H = 5, 7
@@ -49,9 +49,9 @@ def test_emulated_steps_forward_touch_their_own_rows(cell: str, device: Emulator
         for stack in (out.h, out.c):
             stack[:N] = drawn(N, H)
         step_fn = (
-            ops.lstm_steps(a, Wh, (out.h, out.c), out)
+            get_ops(a).lstm_steps(a, Wh, (out.h, out.c), out)
             if cell == "lstm"
-            else ops.rnn_steps(a, Wh, out.h, out.h)
+            else get_ops(a).rnn_steps(a, Wh, out.h, out.h)
         )
         for step in ROWS.steps:
             counts = record(device, step_fn, step)
@@ -74,9 +74,9 @@ def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulato
         out = Gates(drawn(N + R, H), drawn(N + R, H), drawn(R, G), drawn(R, H))
         dh_next, dc, da = (xp.empty(shape, "f4") for shape in ((N, H), (N, H), (R, G)))
         if cell == "lstm":
-            step_fn = ops.lstm_backward_steps(dh, dh_next, dc, out, Wh, da)
+            step_fn = get_ops(dh).lstm_backward_steps(dh, dh_next, dc, out, Wh, da)
         else:
-            step_fn = ops.rnn_backward_steps(dh, dh_next, out.h, Wh, da)
+            step_fn = get_ops(dh).rnn_backward_steps(dh, dh_next, out.h, Wh, da)
         for step in reversed(ROWS.steps):
             counts = record(device, step_fn, step)
             assert counts.read_by_products() <= elements(da[step.rows]) | elements(Wh)
@@ -110,7 +110,7 @@ def test_emulated_row_products_keep_the_memory_of_their_arrays(device: Emulator)
     """They hold addresses; whoever made the loop may have let the arrays go."""
     with xpcap.use_backend("cupy"):
         out = xpcap.backend.array_module().empty((R, H), "f4")
-        multiply = ops.row_matmul(drawn(R, N), drawn(N, H), out)
+        multiply = DeviceOps().row_matmul(drawn(R, N), drawn(N, H), out)
         multiply(2, 1, 3)
         np.testing.assert_array_equal(
             xpcap.to_numpy(out)[1:4], xpcap.to_numpy(drawn(R, N) @ drawn(N, H))[2:5]
@@ -127,7 +127,7 @@ def test_row_products_are_added_in_memory_of_the_buffer() -> None:
     workspace = Workspace(x)
     for buffer in (workspace.buffer, None):
         added = out.copy()
-        multiply = ops.row_matmul_add(x, w, added, buffer)
+        multiply = get_ops(x).row_matmul_add(x, w, added, buffer)
         multiply(2, 1, 4)
         multiply(4, 0, 2)
         np.testing.assert_allclose(added, expected, rtol=1e-14)

@@ -1,9 +1,8 @@
 """Every fast version against the plain equations of its op."""
 
-import contextlib
+import inspect
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +10,17 @@ import pytest
 import xpcap
 from xpcap import layers, ops
 from xpcap.backend import asarray, to_numpy
-from xpcap.ops import PackedSequences, dispatch, host
+from xpcap.ops import (
+    OPERATIONS,
+    DeviceOps,
+    HostOps,
+    Ops,
+    PackedSequences,
+    current,
+    get_ops,
+    host,
+    overridden,
+)
 from xpcap.ops.host import BLOCK
 
 N, H, V = 5, 7, 11  # odd sizes: nothing fits a block
@@ -441,74 +450,74 @@ def flat(value: Any) -> list[np.ndarray]:
     return [to_numpy(value)] if hasattr(value, "dtype") else []
 
 
-def check_equals_plain(kernel: dispatch.Kernel, dtype: str) -> None:
-    """The kernel and the plain equations on the same arguments, in the backend in force: results,
-    and everything written to.
+def first_array(value: Any) -> Any:
+    """The first array in a value, through tuples."""
+    while isinstance(value, tuple | list):
+        value = value[0]
+    return value
+
+
+def check_equals_plain(op: str, dtype: str) -> None:
+    """An operation and its equation on the same arguments, in the backend in force: results, and
+    everything written to.
     """
-    rng = np.random.default_rng(7)
-    made = ARGUMENTS[name_of(kernel)](
-        lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype)
-    )
-    for arguments in made if isinstance(made, list) else [made]:
-        fast, plain = (
-            run(kernel, arguments, contextlib.nullcontext()),
-            run(kernel, arguments, dispatch.plain_only()),
-        )
+    for arguments in drawn(op, dtype):
+        fast, plain = run(op, arguments), run(op, arguments, Ops())
         assert len(fast) == len(plain)
         for ours, theirs in zip(fast, plain, strict=True):
             assert ours.dtype == theirs.dtype
             np.testing.assert_allclose(ours, theirs, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
 
 
-def run(kernel: dispatch.Kernel, arguments: Any, where: Any) -> list[np.ndarray]:
-    """What the kernel's op returns and writes to, with the kernel, or inside plain_only() without
-    it.
-    """
-    name, used = name_of(kernel), []
+def drawn(op: str, dtype: str) -> list[Any]:
+    """Arguments of an operation, on the host."""
+    rng = np.random.default_rng(7)
+    made = ARGUMENTS[op](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
+    return made if isinstance(made, list) else [made]
+
+
+def run(op: str, arguments: Any, version: Ops | None = None) -> list[np.ndarray]:
+    """What an operation returns and writes to, in the version for the arrays or in another."""
     copies = each(lambda x: asarray(x.copy()), arguments)
-    table = dispatch.HOST if kernel in ON_THE_HOST else dispatch.DEVICE
-    watched = kernel._replace(
-        run=lambda *args, **kwargs: used.append(kernel) or kernel.run(*args, **kwargs)
-    )
-    with where, mock.patch.dict(table, {kernel.operation: watched}):
-        returned = kernel.operation(*copies)
-        if name in DRIVES:
-            returned = DRIVES[name](returned, copies)
-    assert used == ([kernel] if isinstance(where, contextlib.nullcontext) else [])
-    return flat([returned, *(copy for i, copy in enumerate(copies) if i != SCRATCH.get(name))])
+    method = getattr(version or get_ops(first_array(copies)), op)
+    returned = method(*copies)
+    if op in DRIVES:
+        returned = DRIVES[op](returned, copies)
+    return flat([returned, *(copy for i, copy in enumerate(copies) if i != SCRATCH.get(op))])
 
 
-def name_of(kernel: dispatch.Kernel) -> str:
-    return kernel.operation.__name__
+ON_THE_HOST, ON_A_CARD = overridden(HostOps), overridden(DeviceOps)
 
 
-ON_THE_HOST, ON_A_CARD = tuple(dispatch.HOST.values()), tuple(dispatch.DEVICE.values())
+def test_every_fast_version_is_tested_here() -> None:
+    assert {*ON_THE_HOST, *ON_A_CARD} == set(ARGUMENTS)
 
 
-def test_every_kernel_stands_for_an_op_and_is_tested_here() -> None:
-    assert {name_of(kernel) for kernel in (*ON_THE_HOST, *ON_A_CARD)} == set(ARGUMENTS)
-    for kernel in (*ON_THE_HOST, *ON_A_CARD):
-        assert getattr(ops, name_of(kernel)) is kernel.operation
+@pytest.mark.parametrize("version", [HostOps, DeviceOps])
+def test_fast_versions_have_the_signatures_of_their_equations(version: type[Ops]) -> None:
+    for op in overridden(version):
+        assert inspect.signature(getattr(version, op)) == inspect.signature(getattr(Ops, op)), op
 
 
-def test_an_op_has_one_kernel_a_library() -> None:
-    with pytest.raises(AssertionError, match="matmul has two kernels"):
-        dispatch.numpy_kernel(ops.matmul, fits=bool)(np.dot)
+def test_every_method_that_is_overridden_is_an_operation() -> None:
+    """A misspelt name would override nothing."""
+    own = {name for version in (HostOps, DeviceOps) for name in vars(version)}
+    assert {name for name in own if not name.startswith("_")} <= set(OPERATIONS)
 
 
 @pytest.mark.threads
-@pytest.mark.parametrize("kernel", ON_THE_HOST, ids=name_of)
+@pytest.mark.parametrize("op", ON_THE_HOST)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_host_kernel_equals_the_plain_equations(kernel: dispatch.Kernel, dtype: str) -> None:
-    check_equals_plain(kernel, dtype)
+def test_host_operation_equals_its_equation(op: str, dtype: str) -> None:
+    check_equals_plain(op, dtype)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kernel", ON_A_CARD, ids=name_of)
+@pytest.mark.parametrize("op", ON_A_CARD)
 @pytest.mark.parametrize("dtype", TOLERANCES)
-def test_cuda_kernel_equals_the_plain_equations(kernel: dispatch.Kernel, dtype: str) -> None:
+def test_cuda_kernel_equals_the_plain_equations(op: str, dtype: str) -> None:
     with xpcap.use_backend("cupy"):
-        check_equals_plain(kernel, dtype)
+        check_equals_plain(op, dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -517,16 +526,11 @@ def test_host_gates_in_blocks_of_rows_have_the_bits_of_whole_steps(
     op: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks of two rows, and of one: wider rows than a block."""
-    rng = np.random.default_rng(7)
-    made = ARGUMENTS[op](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
-    (kernel,) = (kernel for kernel in ON_THE_HOST if name_of(kernel) == op)
-    for arguments in made if isinstance(made, list) else [made]:
-        whole = run(kernel, arguments, contextlib.nullcontext())
+    for arguments in drawn(op, dtype):
+        whole = run(op, arguments)
         for block in (2 * 4 * H, 1):
             monkeypatch.setattr(host, "BLOCK", block)
-            for got, expected in zip(
-                run(kernel, arguments, contextlib.nullcontext()), whole, strict=True
-            ):
+            for got, expected in zip(run(op, arguments), whole, strict=True):
                 np.testing.assert_array_equal(got, expected)
         monkeypatch.undo()
 
@@ -538,42 +542,34 @@ def test_host_gates_in_blocks_of_rows_have_the_bits_of_whole_steps(
 def test_host_steps_without_temporaries_have_the_bits_of_the_plain_equations(
     op: str, dtype: str
 ) -> None:
-    rng = np.random.default_rng(7)
-    made = ARGUMENTS[op](lambda *shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
-    (kernel,) = (kernel for kernel in ON_THE_HOST if name_of(kernel) == op)
-    for arguments in made if isinstance(made, list) else [made]:
-        for got, expected in zip(
-            *(
-                run(kernel, arguments, where)
-                for where in (contextlib.nullcontext(), dispatch.plain_only())
-            ),
-            strict=True,
-        ):
+    for arguments in drawn(op, dtype):
+        for got, expected in zip(run(op, arguments), run(op, arguments, Ops()), strict=True):
             np.testing.assert_array_equal(got, expected)
 
 
 def test_a_gate_of_minus_zero_stays_so() -> None:
     """-0.0 + 0.0 is 0.0: what halves and shifts the other gates must leave g alone."""
     a, c = np.full((1, 8), -0.0), np.zeros((1, 2))
-    assert np.signbit(ops.lstm_gates(a, a, c).gates[:, 6:]).all()
+    assert np.signbit(HostOps().lstm_gates(a, a, c).gates[:, 6:]).all()
 
 
 @pytest.mark.parametrize("cell", layers.CELLS)
-def test_kernels_are_chosen_once_for_a_sequence(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On NumPy, however many steps it has."""
-    asked = []
-
-    class Watched(dict[Any, Any]):
-        def get(self, op: Any, *default: Any) -> Any:
-            asked.append(op)
-            return super().get(op, *default)
-
-    monkeypatch.setattr(dispatch, "HOST", Watched(dispatch.HOST))
+def test_operations_are_chosen_once_for_a_sequence(
+    cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many steps it has."""
+    asked: list[Any] = []
     forward, backward, G = (
         getattr(layers, f"{cell}_forward"),
         getattr(layers, f"{cell}_backward"),
         layers.CELLS[cell].shapes(1, H)["b"][0],
     )
+
+    def watched(x: Any) -> Ops:
+        asked.append(x)
+        return get_ops(x)
+
+    monkeypatch.setattr(getattr(layers, cell), "get_ops", watched)
     counts = []
     for T in (2, 20):
         asked.clear()
@@ -585,19 +581,28 @@ def test_kernels_are_chosen_once_for_a_sequence(cell: str, monkeypatch: pytest.M
     assert counts[0] == counts[1] > 0
 
 
-def test_a_step_of_numpy_asks_for_no_kernel_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_numpy_asks_for_no_operation_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor for those of dropout masks, which come as a list of named tuples."""
-    monkeypatch.setattr(dispatch, "DEVICE", None)
+    monkeypatch.setitem(current._operations, "device", None)
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3}
     model = xpcap.CaptioningRNN(words, 6, 4, 5, "lstm", np.float32, dropout=0.5)
     loss, _ = model.loss(np.ones((2, 6), "f4"), np.array([[1, 3, 2], [1, 2, 0]]))
     assert np.isfinite(loss)
 
 
-def test_find_offers_a_kernel_only_where_it_fits() -> None:
-    w = np.zeros(4)
-    assert dispatch.find(ops.adam_update, w, w, w, w) is not None
-    assert dispatch.find(ops.adam_update, w.reshape(2, 2), w, w, w) is None
-    assert dispatch.find(ops.sigmoid, w) is None
-    with dispatch.plain_only():
-        assert dispatch.find(ops.adam_update, w, w, w, w) is None
+@pytest.mark.parametrize("how", ["rows", "columns", "other-dtype"])
+def test_host_adam_runs_its_equation_where_arrays_are_not_flat_and_alike(how: str) -> None:
+    w, dw, m, v = np.random.default_rng(0).standard_normal((4, 6, 6)) ** 2
+    expected = w - 0.5 * (0.1 * dw + 0.9 * m) / (np.sqrt(0.001 * dw * dw + 0.999 * v) + 1e-8)
+    arrays = [x.astype("f4") if how == "other-dtype" and x is dw else x for x in (w, dw, m, v)]
+    given = [x.T if how == "columns" else x for x in arrays]
+    HostOps().adam_update(*given, 0.5, 0.9, 0.999, 1e-8)
+    np.testing.assert_allclose(w, expected, rtol=1e-6)
+
+
+def test_plain_only_is_the_equations_and_ends() -> None:
+    x = np.zeros(4)
+    assert type(get_ops(x)) is HostOps
+    with ops.plain_only():
+        assert type(get_ops(x)) is Ops
+    assert type(get_ops(x)) is HostOps

@@ -14,6 +14,7 @@ from xpcap import CaptioningRNN, ops, to_numpy
 from xpcap.backend import asarray
 from xpcap.memory import allocator
 from xpcap.models.batch import DropoutKey, prepare_batch
+from xpcap.ops import get_ops
 
 D, W, H = 21, 32, 5  # blocks of 16 units: one and a bit, two, and less than one
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 12)}}
@@ -25,7 +26,7 @@ def drawn(
 ) -> list[np.ndarray]:
     """The masks of all three places, of the same shape, on the backend in force."""
     masks = [asarray(np.zeros(shape, bool)) for _ in range(3)]
-    ops.dropout_masks(
+    get_ops(masks[0]).dropout_masks(
         [masks],
         [[asarray(np.arange(shape[0], dtype=np.int32))] * 3],
         [shape[0]] * 3,

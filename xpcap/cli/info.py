@@ -14,6 +14,7 @@ from xpcap.cli.shared import PATH, describe_data, examples, json_option, remark,
 from xpcap.data import open_data
 from xpcap.distributed import Group, RankDone, init
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
+from xpcap.ops import DeviceOps
 from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG, opened_folder, provenance_text
 from xpcap.threads import cores
@@ -44,12 +45,12 @@ def _print_machine(as_json: bool) -> None:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
     }
-    status, ranks = backend_status(), _ranks(group)
+    status, ranks, slow = backend_status(), _ranks(group), DeviceOps.without_kernels()
     if group.rank:
         raise RankDone
     if as_json:
         backends = {name: state._asdict() for name, state in status.items()}
-        click.echo(json.dumps({**about, **ranks, "backends": backends}))
+        click.echo(json.dumps({**about, **ranks, "backends": backends, "without_kernels": slow}))
         return
     python, system, number = (about[key] for key in ("python", "platform", "cores"))
     click.echo(f"xpcap {__version__}, Python {python}, {system}, {number} cores")
@@ -59,6 +60,8 @@ def _print_machine(as_json: bool) -> None:
         devices = ", ".join(state.devices) if state.usable else state.reason
         rows.append((state.name, state.version or "-", usable, devices))
     click.echo(table(rows))
+    if slow:
+        click.echo(f"operations without a CUDA kernel, left to CuPy: {', '.join(slow)}")
     if ranks:
         machines = f"{ranks['machines']} machine{'s' if ranks['machines'] > 1 else ''}"
         click.echo(

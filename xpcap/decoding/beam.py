@@ -11,7 +11,7 @@ from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
 from xpcap.errors import OptionError
 from xpcap.memory import Buffer, view
-from xpcap.ops import BeamRows, beam_step
+from xpcap.ops import BeamRows, get_ops
 from xpcap.options import Real, Whole, check_fields, option
 
 
@@ -130,7 +130,8 @@ class Search:
         self._beam, self._N, self._null, self._buffer = beam, N, null, buffer
 
     def __call__(self, scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
-        xp, n, beams = get_array_module(scores), len(scores), slots // self._beam.size
+        ops, xp = get_ops(scores), get_array_module(scores)
+        n, beams = len(scores), slots // self._beam.size
         if totals is None:  # the first step: every group starts from a picture's one hypothesis
             copies = self._beam.groups
             if copies > 1:
@@ -140,10 +141,10 @@ class Search:
         chosen: list[Array] = []  # by the groups before, (N * size,) words each; -1: none
         for group in self._groups(beams, t == 0):
             if self._beam.groups == 1:
-                return Choice(*beam_step(scores, scores, totals, group.beams, self._null))
+                return Choice(*ops.beam_step(scores, scores, totals, group.beams, self._null))
             own = scores[group.own]
             penalised = self._penalised(own, chosen, group)
-            words, parents, new = beam_step(
+            words, parents, new = ops.beam_step(
                 penalised, own, totals[group.own], group.beams, self._null
             )
             choices.append(Choice(words, (parents + group.own.start) % n, new))

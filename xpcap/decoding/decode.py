@@ -14,7 +14,7 @@ from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace
-from xpcap.ops import gather, log_softmax, log_softmax_
+from xpcap.ops import contiguous, get_ops, log_softmax
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
 TABLE_WORDS = 1 << 12  # at most, that a device projects at once: larger products would take longer
@@ -73,7 +73,7 @@ class WordTable:
         if (unknown := np.unique(words[self._rows[words] < 0])).size:
             self._add(unknown)
         out = buffer("a", (len(words), self._table.shape[1]))
-        return gather(self._table, self._rows[words], out=out)
+        return get_ops(out).gather(self._table, self._rows[words], out=out)
 
     def _add(self, words: np.ndarray) -> None:
         end = self._filled + len(words)
@@ -178,9 +178,11 @@ def _decode(
         # Probabilities are over the whole vocabulary, so they come before the mask. To compare
         # totals of several hypotheses, the policy gets log-probabilities, too.
         scores, state = model.advance(project(words, buffer=buffer), state, buffer)
-        log_p = (
-            log_softmax_(scores) if policy.slots > 1 else log_softmax(scores) if scored else None
-        )
+        scores, log_p = contiguous(scores), None
+        if policy.slots > 1:
+            log_p = get_ops(scores).log_softmax_(scores)
+        elif scored:
+            log_p = log_softmax(scores)
         process(scores, t, hypotheses, alive)
         words, parents, totals = check_choice(policy, choose(scores, totals, t, alive), scores)
         if parents is not None and behind:
@@ -217,18 +219,20 @@ def _projection(model: Decodable, xp: ModuleType, buffer: Buffer) -> Callable[..
     table = model.project(xp.arange(V, dtype=np.int32), buffer=buffer.scope("table"))
 
     def project(words: Array, *, buffer: Buffer) -> Array:
-        return gather(table, words, out=buffer("a", (len(words), table.shape[1])))
+        out = buffer("a", (len(words), table.shape[1]))
+        return get_ops(out).gather(contiguous(table), contiguous(words), out=out)
 
     return project
 
 
 def _rows(x: Array, rows: Array) -> Array:
     """x[rows]: x (n, ...), rows (m,), int."""
-    if isinstance(x, np.ndarray):
+    if isinstance(x, np.ndarray) or x.dtype.char not in "fd":
         return x[rows]
+    x, rows = contiguous(x), contiguous(rows)
     flat, m = x if x.ndim == 2 else x.reshape(len(x), -1), len(rows)
     out = get_array_module(x).empty((m, flat.shape[1]), x.dtype)
-    found = gather(flat, rows, out=out)
+    found = get_ops(x).gather(flat, rows, out=out)
     return found if x.ndim == 2 else found.reshape(m, *x.shape[1:])
 
 

@@ -11,7 +11,7 @@ from xpcap.backend import Array, asarray, get_array_module
 from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError
 from xpcap.memory import Buffer
-from xpcap.ops import argmax, forbid, sample_words, soft_weights
+from xpcap.ops import get_ops, soft_weights
 from xpcap.options import SEED, Real, Whole, check_fields, option
 
 LONGEST_STUTTER = 3  # words
@@ -164,7 +164,7 @@ class Policy:
         totals : the totals of the previous Choice; None in the first step
         t : number of words chosen so far
         """
-        return Choice(argmax(scores))
+        return Choice(get_ops(scores).argmax(scores))
 
     def select(self, hypotheses: Hypotheses) -> np.ndarray:
         """Slots (N, n_best or 1) of the captions to return, the best one of a picture first."""
@@ -217,10 +217,11 @@ class Sampling(Policy):
         uniforms = np.minimum(self.uniforms(numbers).T.astype(dtype), below_1)  # (T, N)
 
         def choose(scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
+            ops = get_ops(scores)
             u = buffer.upload("uniforms", np.ascontiguousarray(uniforms[t, slots]))
             if self.top_k is None and self.top_p is None:
-                return Choice(sample_words(scores, u, self.temperature))
-            return Choice(sample_words(self.weights(scores), u))
+                return Choice(ops.sample_words(scores, u, self.temperature))
+            return Choice(ops.sample_words(self.weights(scores), u))
 
         return choose
 
@@ -268,7 +269,7 @@ class LogitsProcessor:
         """Mask scores (n, V) of the word after t others, of the hypotheses in `slots` (n,)."""
         banned = self._first if t < self._least else self._always
         if banned is not None:
-            forbid(scores, banned)
+            get_ops(scores).forbid(scores, banned)
         if not (self._policy.reads_words and t):
             return
         words = hypotheses.captions[slots, :t]

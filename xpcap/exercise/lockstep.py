@@ -21,7 +21,7 @@ from xpcap.memory import Workspace
 from xpcap.models import Batch, CaptioningRNN, ModelConfig
 from xpcap.models.config import has_attention
 from xpcap.models.parameters import Parameters
-from xpcap.ops import global_norm
+from xpcap.ops import get_ops
 from xpcap.training.solver import CaptioningSolver
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
@@ -209,7 +209,7 @@ class _Run:
             grads = self._model.grads
             order = backward_order(self._model.config)
             found |= {f"d{name}": grads[name] for name in order if name in grads}
-            found["norm"] = global_norm(grads.flat)
+            found["norm"] = get_ops(grads.flat).global_norm(grads.flat)
             states = self._solver.optim_configs
             for moment in ("m", "v"):
                 found |= {f"{moment} of {name}": states[name][moment] for name in states}

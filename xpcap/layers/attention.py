@@ -17,15 +17,9 @@ from xpcap.ops import (
     PackedSequences,
     Step,
     StepFn,
-    add_to_regions,
-    attend_backward_steps,
-    attend_steps,
-    attention_sum,
+    contiguous,
     from_rows,
-    matmul,
-    mean_regions,
-    row_matmul_add,
-    row_matmul_nt,
+    get_ops,
     single_step,
     to_rows,
 )
@@ -73,10 +67,10 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
         Libraries, dtypes or shapes do not match, or there is no region.
     """
     check_regions("dot_product_attention_forward", A, "prev_h:N,H", prev_h)
-    regions = to_regions(A)
+    prev_h, regions = contiguous(prev_h), contiguous(to_regions(A))
     xp, (N, P, H) = get_array_module(A), regions.shape
     weights, context = xp.empty((N, P), A.dtype), xp.empty((N, H), A.dtype)
-    attend_steps(prev_h, regions, weights, context)(single_step(N))
+    get_ops(A).attend_steps(prev_h, regions, weights, context)(single_step(N))
     cache = DotProductCache(prev_h, regions, weights.copy(), A.shape)
     return context, weights.reshape(N, *_grid(A)), cache
 
@@ -111,9 +105,10 @@ def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tupl
     """
     prev_h, A, weights, shape = cache
     check_upstream("dot_product_attention_backward", "dattn", dattn, prev_h.shape, prev_h)
-    xp = get_array_module(A)
+    dattn, xp = contiguous(dattn), get_array_module(A)
     dscores, dprev_h = xp.empty_like(weights), xp.zeros_like(prev_h)
-    attend_backward_steps(dattn, A, weights, dscores, dprev_h)(single_step(len(A)))
+    attend = get_ops(A).attend_backward_steps(dattn, A, weights, dscores, dprev_h)
+    attend(single_step(len(A)))
     # A is read twice: in the scores and in the mean
     dA = weights[:, :, None] * dattn[:, None, :] + dscores[:, :, None] * prev_h[:, None, :]
     return dprev_h, from_regions(dA, shape)
@@ -149,7 +144,8 @@ class Attention:
 
     def __init__(self, A: Array, Wattn: Array, buffer: Buffer | None = None) -> None:
         check_arrays("Attention", "A:N,P,H Wattn:H,G", A, Wattn)
-        self.A, self._Wattn, self._buffer = A, Wattn, buffer or allocator(A)
+        self.A, self._Wattn = contiguous(A), contiguous(Wattn)
+        self._buffer = buffer or allocator(A)
 
     @property
     def hidden(self) -> int:
@@ -164,7 +160,7 @@ class Attention:
         h0 : array (N, H), float
         """
         N, _, H = self.A.shape
-        return mean_regions(self.A, self._buffer("h0", (N, H)))
+        return get_ops(self.A).mean_regions(self.A, self._buffer("h0", (N, H)))
 
     def forward_steps(self, h: Array, r: Array) -> StepFn:
         """Steps that add the term, as in RecurrentTerm.
@@ -181,11 +177,11 @@ class Attention:
         step_fn : callable
             Function of one Step.
         """
-        buffer, R, (_, P, H) = self._buffer, len(r), self.A.shape
+        ops, buffer, R, (_, P, H) = get_ops(h), self._buffer, len(r), self.A.shape
         self._h = h
         self.weights, self._context = buffer("weights", (R, P)), buffer("context", (R, H))
-        attend = attend_steps(h, self.A, self.weights, self._context)
-        add = row_matmul_add(self._context, self._Wattn, r, buffer)
+        attend = ops.attend_steps(h, self.A, self.weights, self._context)
+        add = ops.row_matmul_add(self._context, self._Wattn, r, buffer)
 
         def step_fn(step: Step) -> None:
             attend(step)
@@ -208,11 +204,13 @@ class Attention:
         step_fn : callable
             Function of one Step.
         """
-        buffer = self._buffer
+        ops, buffer = get_ops(da), self._buffer
         self._dcontext = buffer("dcontext", self._context.shape)
         self._dscores = buffer("dscores", self.weights.shape)
-        multiply = row_matmul_nt(da, self._Wattn, self._dcontext)
-        attend = attend_backward_steps(self._dcontext, self.A, self.weights, self._dscores, dh_prev)
+        multiply = ops.row_matmul_nt(da, self._Wattn, self._dcontext)
+        attend = ops.attend_backward_steps(
+            self._dcontext, self.A, self.weights, self._dscores, dh_prev
+        )
 
         def step_fn(step: Step) -> None:
             multiply(step.first, step.first, step.n)
@@ -243,10 +241,11 @@ class Attention:
         """
         if dWattn is None:
             dWattn = self._buffer("dWattn", self._Wattn.shape)
-        matmul(self._context.T, da, out=dWattn)
+        ops = get_ops(da)
+        ops.matmul(self._context.T, da, out=dWattn)
         out = self._buffer("dA", self.A.shape)
-        dA = attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, out)
-        add_to_regions(dA, dh0)  # each region has its share of the mean
+        dA = ops.attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, out)
+        ops.add_to_regions(dA, dh0)  # each region has its share of the mean
         return dA, dWattn
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.errors import InvalidValueError, unknown
 from xpcap.layers.checks import check_arrays, check_ids, check_mask, check_upstream
-from xpcap.ops import dropout, segment_sum, segments, softmax_loss
+from xpcap.ops import contiguous, get_ops, segments
 from xpcap.threads import in_turn
 
 # ---- Affine
@@ -202,7 +202,8 @@ def word_embedding_backward(dout: Array, cache: EmbeddingCache) -> Array:
     x, W = cache
     V, D = W.shape
     check_upstream("word_embedding_backward", "dout", dout, (*x.shape, D), W)
-    return segment_sum(dout.reshape(x.size, D), segments(x.reshape(x.size), V))
+    rows = contiguous(dout.reshape(x.size, D))
+    return get_ops(W).segment_sum(rows, segments(x.reshape(x.size), V))
 
 
 # ---- Dropout
@@ -291,7 +292,7 @@ def dropout_backward(dout: Array, cache: DropoutCache) -> Array:
 
 def apply_mask(x: Array, mask: Array | None, p: float) -> Array:
     """x / p where `mask` is true, else 0; x itself without a mask. Also its own gradient."""
-    return x if mask is None else dropout(x, mask, p)
+    return x if mask is None else get_ops(x).dropout(contiguous(x), contiguous(mask), p)
 
 
 # ---- Loss
@@ -345,7 +346,8 @@ def temporal_softmax_loss(
         )
     xp = get_array_module(x)
     scale = xp.full(N * T, 1 / max(N, 1), x.dtype)
-    nll, dx = softmax_loss(x.reshape(N * T, V), y.reshape(N * T), scale)
+    scores, targets = contiguous(x.reshape(N * T, V)), contiguous(y.reshape(N * T))
+    nll, dx = get_ops(x).softmax_loss(scores, targets, scale)
     counts = mask.reshape(N * T)
     loss = xp.where(counts, nll, 0).sum() / N
     dx = xp.where(counts[:, None], dx, 0)  # not a product: a masked step may hold inf

@@ -14,14 +14,11 @@ from xpcap.ops import (
     Gates,
     PackedSequences,
     RecurrentTerm,
+    contiguous,
     from_rows,
-    lstm_backward_steps,
-    lstm_gates,
+    get_ops,
     lstm_gates_backward,
-    lstm_steps,
-    matmul,
     single_step,
-    start_states,
     to_rows,
     zero_without_steps,
 )
@@ -97,7 +94,7 @@ def lstm_step_forward(
         Libraries, dtypes or shapes do not match.
     """
     STEP.check("lstm_step_forward", x, prev_h, prev_c, Wx, Wh, b)
-    gates = lstm_gates(x @ Wx + b, prev_h @ Wh, prev_c)
+    gates = get_ops(x).lstm_gates(x @ Wx + b, prev_h @ Wh, prev_c)
     return gates.h, gates.c, LSTMStepCache(x, prev_h, prev_c, Wx, Wh, gates)
 
 
@@ -140,11 +137,11 @@ def lstm_advance(
     a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: RecurrentTerm | None = None
 ) -> State:
     """One step from a (n, 4H) and (h, c) to the next (h, c), in fresh memory, for sampling."""
-    h, _ = state
+    a, Wh, h, c = (contiguous(x) for x in (a, Wh, *state))
     empty_like = get_array_module(h).empty_like
     gates, tanh_c = buffer("gates", a.shape), buffer("tanh_c", h.shape)
     out = Gates(empty_like(h), empty_like(h), gates, tanh_c)
-    lstm_steps(a, Wh, state, out, extra_term)(single_step(len(h)))
+    get_ops(h).lstm_steps(a, Wh, (h, c), out, extra_term)(single_step(len(h)))
     return out.h, out.c
 
 
@@ -188,14 +185,15 @@ def lstm_rows_forward(
     h0, c0 = state0
     shapes = "a:R,4H h0:N,H Wh:H,4H c0?:N,H"
     check_arrays("lstm_rows_forward", shapes, a, h0, Wh, c0, note=ORDER)
-    (R, _), (N, H) = a.shape, h0.shape
+    a, h0, c0, Wh = (contiguous(x) for x in (a, h0, c0, Wh))
+    ops, (R, _), (N, H) = get_ops(a), a.shape, h0.shape
     rows.check("lstm_rows_forward", R, N)
     buffer = buffer or allocator(a, ((N + R, H), (N + R, H), (R, 4 * H), (R, H)))
     h, c = buffer("h", (N + R, H)), buffer("c", (N + R, H))
     gates, tanh_c = buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
-    start_states(h0, c0, h, c)
+    ops.start_states(h0, c0, h, c)
     out = Gates(h, c, gates, tanh_c)
-    step_fn = lstm_steps(a, Wh, (h, c), out, extra_term)
+    step_fn = ops.lstm_steps(a, Wh, (h, c), out, extra_term)
     for step in rows.steps:
         step_fn(step)
     return h[N:], LSTMRowsCache(out, Wh, rows, extra_term)
@@ -240,16 +238,16 @@ def lstm_rows_backward(
     check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
     if dc_T is not None:
         check_upstream("lstm_rows_backward", "dc_T", dc_T, (N, H), h)
-    buffer = buffer or allocator(h)
+    ops, dh, buffer = get_ops(h), contiguous(dh), buffer or allocator(h)
     da = buffer("da", (R, 4 * H))
     dh_next, dc = buffer("dh_next", (N, H)), buffer("dc", (N, H))
-    step_fn = lstm_backward_steps(dh, dh_next, dc, out, Wh, da, extra_term, dc_T)
+    step_fn = ops.lstm_backward_steps(dh, dh_next, dc, out, Wh, da, extra_term, dc_T)
     for step in reversed(rows.steps):
         step_fn(step)
     if dc_T is None:
         zero_without_steps(rows, dh_next, dc)
     dWh = buffer("dWh", Wh.shape) if dWh is None else dWh
-    dWh = matmul(rows.previous_states(h, buffer).T, da, out=dWh)
+    dWh = ops.matmul(rows.previous_states(h, buffer).T, da, out=dWh)
     return da, (dh_next, dc), dWh
 
 

@@ -8,14 +8,12 @@ from xpcap.memory import Buffer, allocator
 from xpcap.ops import (
     PackedSequences,
     RecurrentTerm,
+    contiguous,
     from_rows,
-    matmul,
-    rnn_backward_steps,
+    get_ops,
     rnn_cell,
     rnn_cell_backward,
-    rnn_steps,
     single_step,
-    start_states,
     to_rows,
     zero_without_steps,
 )
@@ -118,9 +116,9 @@ def rnn_advance(
     a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: RecurrentTerm | None = None
 ) -> State:
     """One step from a (n, H) and (h,) to the next (h,), in fresh memory, for sampling."""
-    (h_prev,) = state
+    a, Wh, h_prev = (contiguous(x) for x in (a, Wh, *state))
     h = get_array_module(a).empty_like(a)
-    rnn_steps(a, Wh, h_prev, h, extra_term)(single_step(len(h)))
+    get_ops(a).rnn_steps(a, Wh, h_prev, h, extra_term)(single_step(len(h)))
     return (h,)
 
 
@@ -163,11 +161,12 @@ def rnn_rows_forward(
     """
     (h0,) = state0
     check_arrays("rnn_rows_forward", "a:R,H h0:N,H Wh:H,H", a, h0, Wh)
-    R, (N, H) = len(a), h0.shape
+    a, h0, Wh = (contiguous(x) for x in (a, h0, Wh))
+    ops, R, (N, H) = get_ops(a), len(a), h0.shape
     rows.check("rnn_rows_forward", R, N)
     h = (buffer or allocator(a))("h", (N + R, H))
-    start_states(h0, None, h, None)
-    step_fn = rnn_steps(a, Wh, h, h, extra_term)
+    ops.start_states(h0, None, h, None)
+    step_fn = ops.rnn_steps(a, Wh, h, h, extra_term)
     for step in rows.steps:
         step_fn(step)
     return h[N:], RNNRowsCache(h, Wh, rows, extra_term)
@@ -204,14 +203,14 @@ def rnn_rows_backward(
     h, Wh, rows, extra_term = cache
     R, N, H = rows.R, rows.N, h.shape[1]
     check_upstream("rnn_rows_backward", "dh", dh, (R, H), h)
-    buffer = buffer or allocator(h)
+    ops, dh, buffer = get_ops(h), contiguous(dh), buffer or allocator(h)
     da, dh_next = buffer("da", (R, H)), buffer("dh_next", (N, H))
-    step_fn = rnn_backward_steps(dh, dh_next, h, Wh, da, extra_term)
+    step_fn = ops.rnn_backward_steps(dh, dh_next, h, Wh, da, extra_term)
     for step in reversed(rows.steps):
         step_fn(step)
     zero_without_steps(rows, dh_next)
     dWh = buffer("dWh", Wh.shape) if dWh is None else dWh
-    dWh = matmul(rows.previous_states(h, buffer).T, da, out=dWh)
+    dWh = ops.matmul(rows.previous_states(h, buffer).T, da, out=dWh)
     return da, (dh_next,), dWh
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_arrays, check_ids
 from xpcap.memory import Buffer, allocator
-from xpcap.ops import add_rows, column_sum, matmul, matmul_add, word_loss
+from xpcap.ops import contiguous, get_ops
 from xpcap.threads import in_turn
 
 BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache
@@ -70,19 +70,21 @@ def vocabulary_loss(
     shape, scales = ("", ()) if isinstance(scale, float) else (" scale:L", (scale,))
     check_arrays("vocabulary_loss", f"h:L,H w:H,V b:V{shape}", h, w, b, *scales)
     check_ids("vocabulary_loss", "targets", targets, len(b), h)
-    buffer = buffer or allocator(h)
+    h, w, b, targets = (contiguous(x) for x in (h, w, b, targets))
+    scale = scale if isinstance(scale, float) else contiguous(scale)
+    ops, buffer = get_ops(h), buffer or allocator(h)
     dh, nll = buffer("dh", h.shape), buffer("nll", (len(h),))
     dw, db = out or (buffer("dw", w.shape), buffer("db", b.shape))
     for rows in blocks(len(h), len(b), h):
         x, words, weights, losses, dx = _rows(rows, h, targets, scale, nll, dh)
         dscores = buffer("scores", (len(x), len(b)))  # (n, V)
-        word_loss(x, w, b, words, weights, losses, dscores, dx, smoothing)
+        ops.word_loss(x, w, b, words, weights, losses, dscores, dx, smoothing)
         if rows.start == 0:
-            matmul(x.T, dscores, out=dw)
-            column_sum(dscores, out=db)
+            ops.matmul(x.T, dscores, out=dw)
+            ops.column_sum(dscores, out=db)
         else:
-            matmul_add(x.T, dscores, dw, buffer)
-            add_rows(db, column_sum(dscores, out=buffer("db_block", b.shape)))
+            ops.matmul_add(x.T, dscores, dw, buffer)
+            ops.add_rows(db, ops.column_sum(dscores, out=buffer("db_block", b.shape)))
     return nll, VocabularyGrads(dh, dw, db)
 
 

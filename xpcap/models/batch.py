@@ -16,7 +16,7 @@ from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace, view
 from xpcap.models.config import ModelConfig
-from xpcap.ops import NO_TARGET, PackedSequences, Segments, dropout_masks
+from xpcap.ops import NO_TARGET, PackedSequences, Segments, contiguous, get_ops
 from xpcap.options import Real
 from xpcap.spec import spec
 
@@ -53,7 +53,7 @@ class FeatureRows(NamedTuple):
                 expected=f"0..{len(self.table) - 1}",
                 cause="are they from another split?",
             )
-        return self.table
+        return contiguous(self.table)
 
 
 # Captions alive at each step, the least first: what a padded batch has
@@ -231,7 +231,7 @@ def to_device(where: str, features: Array, like: Array, buffer: Buffer | None = 
     ValueError : features of the host are not finite in that dtype. Nothing is read from a device.
     """
     if is_device_array(features):
-        return asarray(features, dtype=like.dtype, like=like)
+        return contiguous(asarray(features, dtype=like.dtype, like=like))
     with np.errstate(over="ignore"):
         cast = np.asarray(features, like.dtype)
     check_finite(where, cast, features)
@@ -516,7 +516,8 @@ def masks_of(
         features = buffer("mask of features", (len(order), D), bool)
         vectors = buffer("mask of words", (len(words), W), bool)
         masks.append(Masks(features, vectors, buffer("mask of hidden", (len(hidden), H), bool)))
-    dropout_masks(masks, mask_rows, counts, draw.seed, draw.step, 1 - config.dropout)
+    ops = get_ops(masks[0].features)
+    ops.dropout_masks(masks, mask_rows, counts, draw.seed, draw.step, 1 - config.dropout)
     return masks
 
 

@@ -29,7 +29,7 @@ from xpcap.models.config import ModelConfig
 from xpcap.models.network import cell_params, project_image
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
-from xpcap.ops import gather, matmul
+from xpcap.ops import contiguous, get_ops
 from xpcap.ops.cublas import check_handle
 from xpcap.options import SEED, kinds
 from xpcap.threads import in_turn, parallel_map
@@ -486,8 +486,9 @@ class CaptioningRNN(Captioner):
         if buffer is None:
             return params["W_embed"][words] @ weight + bias
         out = buffer("vectors", (len(words), self.config.wordvec))
-        vectors = gather(params["W_embed"], words, out=out)
-        a = matmul(vectors, weight, out=buffer("a", (len(words), len(bias))))
+        ops = get_ops(out)
+        vectors = ops.gather(params["W_embed"], contiguous(words), out=out)
+        a = ops.matmul(vectors, weight, out=buffer("a", (len(words), len(bias))))
         a += bias
         return a
 
@@ -503,7 +504,7 @@ class CaptioningRNN(Captioner):
         state = cell.step(a, state, cell_params(config, params), buffer.scope("cell"), **extra)
         h = state[0]
         out = buffer("scores", (len(h), len(params["b_vocab"])))
-        scores = matmul(h, params["W_vocab"], out=out)
+        scores = get_ops(h).matmul(contiguous(h), params["W_vocab"], out=out)
         scores += params["b_vocab"]
         return scores, (*state, *image)
 

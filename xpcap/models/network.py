@@ -16,23 +16,7 @@ from xpcap.memory import Buffer, allocator
 from xpcap.models.batch import Part
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import (
-    PackedSequences,
-    add_rows,
-    column_sum,
-    gather,
-    gather_plus,
-    gather_plus_image,
-    gather_regions,
-    log_softmax_,
-    matmul,
-    matmul_add,
-    replayed,
-    scatter,
-    segment_sum,
-    sequence_sum,
-    weighted_sum,
-)
+from xpcap.ops import PackedSequences, contiguous, get_ops, replayed
 from xpcap.threads import run_parallel
 
 GRADIENTS = "grads"  # name of the buffer of all gradients in a workspace
@@ -107,7 +91,7 @@ def _gradients(
         smoothing=smoothing,
     )
     backward(config, params, dh, part, cache, grads, buffer)
-    return weighted_sum(nll, part.scale, buffer("loss", ())), grads
+    return get_ops(nll).weighted_sum(nll, part.scale, buffer("loss", ())), grads
 
 
 def zero_gradients(params: Parameters, buffer: Buffer) -> tuple[Array, Parameters]:
@@ -126,21 +110,21 @@ def _gradients_in(params: Parameters, buffer: Buffer) -> Parameters:
 def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer) -> Forward:
     """Hidden states of the rows with a target, from features and words."""
     packed, masks, keep = part.packed, part.masks, 1 - config.dropout
-    cell, rows = config.recurrent, packed.rows
+    ops, cell, rows = get_ops(params.flat), config.recurrent, packed.rows
     weight, bias = (params[name] for name in cell.inputs)
     image = image_forward(config, params, part.table, packed.order, masks.features, buffer)
 
     # Each distinct word and each image is projected once; rows gather the results.
     K, G = len(packed.words), len(bias)
     out = buffer("vectors", (K, config.wordvec))
-    vectors = gather(params["W_embed"], packed.words, out, masks.words, keep)  # (K, W)
+    vectors = ops.gather(params["W_embed"], packed.words, out, masks.words, keep)  # (K, W)
     shape = K, G
-    projected = matmul(vectors, weight, out=buffer("projected", shape))  # (K, G)
+    projected = ops.matmul(vectors, weight, out=buffer("projected", shape))  # (K, G)
     a = buffer("a", (rows.R, G))
     if image.term is None:
-        gather_plus(projected, packed.inputs.ids, bias, a)
+        ops.gather_plus(projected, packed.inputs.ids, bias, a)
     else:
-        gather_plus_image(projected, packed.inputs.ids, bias, image.term, rows, a)
+        ops.gather_plus_image(projected, packed.inputs.ids, bias, image.term, rows, a)
 
     extra = {} if image.attention is None else {"extra_term": image.attention}
     own = cell_params(config, params)
@@ -149,7 +133,7 @@ def forward(config: ModelConfig, params: Parameters, part: Part, buffer: Buffer)
     )
     if packed.target_rows is not None or masks.hidden is not None:
         out = buffer("hidden", (len(packed.targets), config.hidden))
-        h = gather(h, packed.target_rows, out, masks.hidden, keep)
+        h = ops.gather(contiguous(h), packed.target_rows, out, masks.hidden, keep)
     return Forward(image, vectors, cache, h)
 
 
@@ -164,16 +148,17 @@ def backward(
 ) -> None:
     """Write all gradients but those of W_vocab and b_vocab, given dh (L, H) of `cache.hidden`."""
     packed, masks, keep = part.packed, part.masks, 1 - config.dropout
-    image, vectors, loop, _ = cache
+    ops, (image, vectors, loop, _) = get_ops(params.flat), cache
     weight, bias = config.recurrent.inputs
     if packed.target_rows is not None:
         out = buffer("dh_rows", (packed.rows.R, dh.shape[1]))
-        dh = scatter(dh, packed.target_rows, out, masks.hidden, keep)  # (R, H)
+        dh = ops.scatter(dh, packed.target_rows, out, masks.hidden, keep)  # (R, H)
     elif masks.hidden is not None:
-        dh = gather(dh, None, buffer("dh_rows", dh.shape), masks.hidden, keep)
+        dh = ops.gather(dh, None, buffer("dh_rows", dh.shape), masks.hidden, keep)
 
     own = {name: grads[name] for name in config.cell_shapes() if name not in (weight, bias)}
     da, dstate0, found = config.recurrent.rows_backward(dh, loop, buffer.scope("cell"), own)
+    da, dstate0 = contiguous(da), [contiguous(dstate) for dstate in dstate0]
     if missing := [name for name in own if name not in found]:
         raise InvalidValueError(
             "CaptioningRNN.loss",
@@ -187,17 +172,17 @@ def backward(
 
     # Rows of one word share its projection, so their gradients add up before the products.
     out = buffer("dwords", (len(vectors), da.shape[1]))
-    dwords = segment_sum(da, packed.inputs, out=out)  # (K, G)
-    column_sum(dwords, out=grads[bias])
+    dwords = ops.segment_sum(da, packed.inputs, out=out)  # (K, G)
+    ops.column_sum(dwords, out=grads[bias])
 
     def weights_and_image() -> None:
         image_backward(config, params, da, dstate0, packed.rows, image, grads, buffer)
-        matmul(vectors.T, dwords, out=grads[weight])
+        ops.matmul(vectors.T, dwords, out=grads[weight])
 
     def words() -> None:
         out = buffer("dvectors", vectors.shape)
-        dvectors = matmul(dwords, params[weight].T, out=out)  # (K, W)
-        scatter(dvectors, packed.words, grads["W_embed"], masks.words, keep)
+        dvectors = ops.matmul(dwords, params[weight].T, out=out)  # (K, W)
+        ops.scatter(dvectors, packed.words, grads["W_embed"], masks.words, keep)
 
     run_parallel(params.flat, dwords.size * config.wordvec, weights_and_image, words)
 
@@ -219,7 +204,8 @@ def image_forward(
 ) -> Image:
     """Projected images of the features table[order], after dropout if there is a mask (N, D)."""
     shape, N, keep = config.feature_shape, len(order), 1 - config.dropout
-    take = gather_regions if config.attends else gather
+    ops = get_ops(table)
+    take = ops.gather_regions if config.attends else ops.gather
     features = take(table, order, buffer("x", (N, *shape)), mask, keep)
     return project_image(config, params, features, buffer)
 
@@ -228,17 +214,18 @@ def project_image(
     config: ModelConfig, params: Parameters, features: Array, buffer: Buffer
 ) -> Image:
     """Projected images of features (N, D), or grids (N, P, D)."""
-    N, H, (*regions, D) = len(features), config.hidden, config.feature_shape
+    ops, N, H = get_ops(features), len(features), config.hidden
+    *regions, D = config.feature_shape
     x = features.reshape(math.prod((N, *regions)), D)
-    projected = matmul(x, params["W_proj"], out=buffer("projected image", (len(x), H)))
-    add_rows(projected, params["b_proj"])
+    projected = ops.matmul(x, params["W_proj"], out=buffer("projected image", (len(x), H)))
+    ops.add_rows(projected, params["b_proj"])
     h0, attention, term = projected, None, None
     if config.attends:
         A = projected.reshape(N, *regions, H)
         attention = Attention(A, params["Wattn"], buffer.scope("attention"))
         h0 = attention.start()
     if config.every_step:
-        term = matmul(h0, params["W_image"], out=buffer("image", (N, config.columns)))
+        term = ops.matmul(h0, params["W_image"], out=buffer("image", (N, config.columns)))
     return Image(x, h0, term, attention)
 
 
@@ -257,20 +244,20 @@ def image_backward(
     dstate0 is overwritten.
     """
     x, h0, term, attention = image
-    dh0, *others = dstate0
+    ops, (dh0, *others) = get_ops(da), dstate0
     if term is not None:
-        dterm = sequence_sum(da, rows, buffer("dimage", term.shape))  # (N, G)
-        matmul(h0.T, dterm, out=grads["W_image"])
-        matmul_add(dterm, params["W_image"].T, dh0, buffer)
+        dterm = ops.sequence_sum(da, rows, buffer("dimage", term.shape))  # (N, G)
+        ops.matmul(h0.T, dterm, out=grads["W_image"])
+        ops.matmul_add(dterm, params["W_image"].T, dh0, buffer)
     if attention is None:
         dprojected = dh0
     else:
         for other in others:  # c0 is h0
-            add_rows(dh0, other)
+            ops.add_rows(dh0, other)
         dA, _ = attention.gradients(da, dh0, rows, grads["Wattn"])
         dprojected = dA.reshape(len(x), config.hidden)
-    matmul(x.T, dprojected, out=grads["W_proj"])
-    column_sum(dprojected, out=grads["b_proj"])
+    ops.matmul(x.T, dprojected, out=grads["W_proj"])
+    ops.column_sum(dprojected, out=grads["b_proj"])
 
 
 # ---- Scores
@@ -282,7 +269,7 @@ def score(members: Sequence[Member], part: Part) -> Score:
     nll, correct = xp.zeros((), np.float64), xp.zeros((), np.int64)
     for rows, scores in _target_scores(members, part):
         correct = correct + (scores.argmax(axis=1) == targets[rows]).sum()
-        log_p = log_softmax_(scores)[xp.arange(len(scores)), targets[rows]]
+        log_p = get_ops(scores).log_softmax_(scores)[xp.arange(len(scores)), targets[rows]]
         nll = nll - log_p.sum(dtype=np.float64)
     return Score(nll, correct, len(targets))
 
@@ -292,7 +279,7 @@ def log_likelihoods(members: Sequence[Member], part: Part) -> np.ndarray:
     xp, targets = get_array_module(part.table), part.packed.targets
     return np.concatenate(
         [
-            to_numpy(log_softmax_(scores)[xp.arange(len(scores)), targets[rows]])
+            to_numpy(get_ops(scores).log_softmax_(scores)[xp.arange(len(scores)), targets[rows]])
             for rows, scores in _target_scores(members, part)
         ]
     )

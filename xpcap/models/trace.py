@@ -12,7 +12,7 @@ from xpcap.models.batch import caption_lengths
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Image, cell_params
 from xpcap.models.parameters import Parameters
-from xpcap.ops import PackedSequences, log_softmax_
+from xpcap.ops import PackedSequences, get_ops
 
 AT_ONCE = 16  # captions whose gradients are computed together; each has T * T / 2 rows
 
@@ -87,7 +87,8 @@ def trace(
     gates, activations = cell.gates(cache), cell.activations(cache)
 
     # Word probabilities, and the gradient of each step's loss with respect to its h
-    log_p = log_softmax_(_rows(states[0][1:]) @ params["W_vocab"] + params["b_vocab"])  # (T*N, V)
+    scores = _rows(states[0][1:]) @ params["W_vocab"] + params["b_vocab"]
+    log_p = get_ops(scores).log_softmax_(scores)  # (T*N, V)
     dscores = xp.exp(log_p)
     dscores[xp.arange(T * N), words[1:].ravel()] -= 1
     dh = (dscores @ params["W_vocab"].T).reshape(T, N, -1)

@@ -1,94 +1,56 @@
-"""Operations with fast versions, and the recurrent loops. Open packed.py first.
+"""Operations, and packed sequences. Open base.py first.
 
 ===================  ==============================================================================
-base.py         single operations: contracts and plain equations
-packed.py         LSTM and RNN: equations, and loops over packed sequences
-attention.py         attention in those loops
-choosing.py          the choice of the next words from rows of scores
+base.py              `Ops`: each operation's contract and plain equation
+host.py              `HostOps`: what is faster on the host
+device.py            `DeviceOps`: launches of the CUDA C files of cuda/ (launch.py), cuBLAS (cublas.py)
+current.py           `get_ops`: the operations for an array
+packed.py            packed sequences, and the steps of a loop over them
+choosing.py          parts of the choice of the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
-dispatch.py          `find`: the kernel of an operation, if one fits its arguments
 replay.py            work on a device recorded, and run again as a list or a CUDA graph
-host.py     kernels on the host
-device.py      kernels on a GPU: the CUDA C files of cuda/, loaded by launch.py; cublas.py
 ===================  ==============================================================================
 """
 
-# ruff: noqa: F401 - imported for others; and kernels register themselves
+# ruff: noqa: F401 - imported for others
 
-from xpcap.ops import cublas, device, host
-from xpcap.ops.attention import (
-    add_to_regions,
-    attend_backward_steps,
-    attend_steps,
-    attention_sum,
-    gather_regions,
-    mean_regions,
-)
+from collections.abc import Callable
+
+from xpcap.backend import Array
+from xpcap.ops import current
 from xpcap.ops.base import (
     NO_TARGET,
+    OPERATIONS,
+    Gates,
+    MultiplyRows,
+    Ops,
     Segments,
-    adam_update,
-    add_rows,
-    clip_by_norm,
-    column_sum,
-    dropout,
-    gather,
-    gather_plus,
-    global_norm,
     log_softmax,
-    matmul,
-    matmul_add,
-    matmul_nt,
-    record_step,
-    scatter,
-    segment_sum,
+    lstm_gates_backward,
+    overridden,
+    rnn_cell,
+    rnn_cell_backward,
     segments,
     sigmoid,
-    softmax_loss,
-    weighted_sum,
-    word_loss,
+    split_gates,
 )
-from xpcap.ops.choosing import (
-    BeamRows,
-    argmax,
-    beam_step,
-    forbid,
-    log_softmax_,
-    row_blocks,
-    sample_words,
-    soft_weights,
-    topk,
-)
-from xpcap.ops.dispatch import find, plain_only
+from xpcap.ops.choosing import BeamRows, row_blocks, soft_weights, topk
+from xpcap.ops.current import plain_only
+from xpcap.ops.device import DeviceOps
+from xpcap.ops.host import HostOps
+from xpcap.ops.launch import contiguous
 from xpcap.ops.packed import (
-    Gates,
     PackedSequences,
     RecurrentTerm,
     Step,
     StepFn,
     from_rows,
-    gather_plus_image,
-    lstm_backward_steps,
-    lstm_gate_backward_steps,
-    lstm_gate_steps,
-    lstm_gates,
-    lstm_gates_backward,
-    lstm_steps,
-    rnn_backward_steps,
-    rnn_cell,
-    rnn_cell_backward,
-    rnn_cell_backward_steps,
-    rnn_cell_steps,
-    rnn_steps,
-    row_matmul,
-    row_matmul_add,
-    row_matmul_nt,
-    sequence_sum,
     single_step,
-    split_gates,
-    start_states,
     to_rows,
     zero_without_steps,
 )
-from xpcap.ops.random import draw_uniforms, draw_views, dropout_masks
+from xpcap.ops.random import draw_uniforms, draw_views
 from xpcap.ops.replay import replayed
+
+current.enter(Ops(), HostOps(), DeviceOps())
+get_ops: Callable[[Array], Ops] = current.get_ops

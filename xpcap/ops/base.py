@@ -1,16 +1,24 @@
-"""Single operations that have, or may get, a fast version: contracts and plain equations.
+"""Operations on arrays as methods: contracts and plain equations, for any array library.
 
-Each docstring is the contract of every version. A function looks for a kernel once (`find`) and
-runs the plain equations if there is none. Arguments are trusted: the calling layer has checked
-them. Results are written to `out`; None allocates.
+Each docstring is the contract of every version; host.py and device.py override what is faster
+there. Arguments are trusted: the calling layer has checked them, and made arrays of a device
+C-contiguous and row numbers int32. Results are written to `out`; None allocates.
 """
 
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from xpcap.backend import Array, get_array_module, is_device_array
+import numpy as np
+
+from xpcap.backend import Array, asarray, get_array_module, is_device_array
 from xpcap.memory import Buffer, allocator
-from xpcap.ops.dispatch import find
-from xpcap.threads import in_turn
+from xpcap.ops.choosing import BeamRows, row_blocks, soft_weights, topk
+from xpcap.ops.packed import PackedSequences, RecurrentTerm, Step, StepFn
+from xpcap.ops.random import kept_units
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+MultiplyRows = Callable[[int, int, int], None]
 
 
 def sigmoid(x: Array) -> Array:
@@ -29,33 +37,6 @@ def sigmoid(x: Array) -> Array:
     return xp.where(x >= 0, 1, z) / (1 + z)
 
 
-# ---- Products
-
-
-def matmul(x: Array, w: Array, out: Array) -> Array:
-    """out = x @ w: x (n, k), w (k, m), out (n, m) C-contiguous."""
-    if fast := find(matmul, x, w, out):
-        return fast(x, w, out)
-    return get_array_module(x, w).dot(x, w, out=out)
-
-
-def matmul_add(x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> Array:
-    """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous; memory for x @ w from `buffer`."""
-    if fast := find(matmul_add, x, w, out):
-        return fast(x, w, out)
-    out += matmul(x, w, out=(buffer or allocator(out))("product", out.shape))
-    return out
-
-
-def matmul_nt(x: Array, w: Array, out: Array) -> Array:
-    """out = x @ w.T: x (n, k), w (m, k), out (n, m)."""
-    if fast := find(matmul_nt, x, w, out):
-        return fast(x, w, out)
-    return get_array_module(x, w).dot(x, w.T, out=out)
-
-
-# ---- Losses
-
 # Target of a row of padding, int32, on a device. No wrong target is likely to be it: neither -1, nor
 # -100, which PyTorch ignores, nor the smallest integer, which NaN becomes.
 NO_TARGET = 1 - 2**31
@@ -66,124 +47,6 @@ def log_softmax(scores: Array) -> Array:
     xp = get_array_module(scores)
     shifted = scores - scores.max(axis=-1, keepdims=True)
     return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def softmax_loss(
-    scores: Array,
-    targets: Array,
-    scale: Array | float,
-    out: Array | None = None,
-    smoothing: float = 0.0,
-) -> tuple[Array, Array]:
-    """Cross entropy nll (R,) of scores (R, V) with q, and the gradient dscores of sum(scale * nll).
-
-    q[r] = (1 - smoothing) * onehot(targets[r]) + smoothing / V
-    nll[r] = -sum(q[r] * log softmax(scores[r]))
-    dscores[r] = scale[r] * (softmax(scores[r]) - q[r]), with scale (R,), or one number for all rows
-
-    Without smoothing nll is the negative log-likelihood of the targets. `out` receives dscores and
-    may be scores itself. On a device a row may have NO_TARGET: its nll and dscores are 0.
-    """
-    if out is None:
-        out = get_array_module(scores).empty_like(scores)
-    if fast := find(softmax_loss, scores, targets, scale, out):
-        return fast(scores, targets, scale, out, smoothing)
-    xp = get_array_module(scores, targets)
-    rows = xp.arange(scores.shape[0])
-    log_p = log_softmax(scores)
-    padded = is_device_array(targets) and targets.dtype == xp.int32
-    if padded:
-        has_target = targets != NO_TARGET
-        targets = xp.where(has_target, targets, 0)
-    xp.exp(log_p, out=out)
-    out[rows, targets] -= 1 - smoothing
-    nll = (smoothing - 1) * log_p[rows, targets]
-    if smoothing:
-        out -= smoothing / scores.shape[1]
-        nll -= smoothing * log_p.mean(axis=1)
-    out *= scale if isinstance(scale, float) else scale[:, None]
-    if padded:
-        out *= has_target[:, None]
-        nll *= has_target
-    return nll, out
-
-
-def word_loss(
-    h: Array,
-    w: Array,
-    b: Array,
-    targets: Array,
-    scale: Array | float,
-    nll: Array,
-    dscores: Array,
-    dh: Array,
-    smoothing: float = 0.0,
-) -> None:
-    """Softmax loss of the scores h @ w + b, with h (R, H), w (H, V), and the gradient of h.
-
-    nll (R,), dscores (R, V) and dh = dscores @ w.T (R, H) are written to.
-    """
-    if fast := find(word_loss, h, w, b, targets, scale, nll, dscores, dh):
-        fast(h, w, b, targets, scale, nll, dscores, dh, smoothing)
-        return
-    scores = matmul(h, w, out=dscores)
-    scores += b
-    nll[...], _ = softmax_loss(scores, targets, scale, dscores, smoothing)
-    matmul(dscores, w.T, out=dh)
-
-
-def weighted_sum(x: Array, scale: Array | float, out: Array) -> Array:
-    """sum(scale * x), 0-d: x (R,), scale (R,) or one number.
-
-    On a device the result is in `out`; on the host it is a number that no later step overwrites.
-    """
-    if fast := find(weighted_sum, x, scale, out):
-        return fast(x, scale, out)
-    return x.sum() * scale if isinstance(scale, float) else (x * scale).sum()
-
-
-# ---- Rows of tables, and their gradients
-
-
-def gather(
-    table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Array:
-    """out = table[rows]: table (K, C), rows (R,) int, or None for all K, out (R, C).
-
-    With a mask (R, C), inverted dropout of those rows, as in `dropout`.
-    """
-    if fast := find(gather, table, rows, out, mask, keep):
-        return fast(table, rows, out, mask, keep)
-    xp = get_array_module(table)
-    if rows is None:
-        out[...] = table
-    else:
-        xp.take(table, rows, axis=0, out=out)
-    if mask is not None:
-        out[...] = dropout(out, mask, keep)
-    return out
-
-
-def gather_plus(table: Array, rows: Array, b: Array, out: Array) -> Array:
-    """out = table[rows] + b: table (K, C), overwritten, rows (R,) int, b (C,), out (R, C)."""
-    if fast := find(gather_plus, table, rows, b, out):
-        return fast(table, rows, b, out)
-    table += b
-    return gather(table, rows, out)
-
-
-def scatter(
-    x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Array:
-    """Gradient of `gather` for rows that are distinct and ascend.
-
-    out (K, C) = 0, then out[rows] = x (R, C), after inverted dropout if there is a mask (R, C).
-    """
-    if fast := find(scatter, x, rows, out, mask, keep):
-        return fast(x, rows, out, mask, keep)
-    out[...] = 0
-    out[rows] = x if mask is None else dropout(x, mask, keep)
-    return out
 
 
 class Segments(NamedTuple):
@@ -203,99 +66,752 @@ def segments(ids: Array, count: int) -> Segments:
     return Segments(ids, order.astype(xp.int32), starts.astype(xp.int32))
 
 
-def segment_sum(rows: Array, groups: Segments, out: Array | None = None) -> Array:
-    """out[k] = sum of rows[r] over all r with ids[r] == k: rows (R, C), out (K, C)."""
+# ---- The LSTM
+#
+#     a = x @ Wx + b + h_prev @ Wh
+#     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
+#     c = f * c_prev + i * g;  h = o * tanh(c)
+#
+# The blocks are stacked i, f, o, g. In what follows a is x @ Wx + b, and r is h_prev @ Wh.
+
+
+class Gates(NamedTuple):
+    """Results of LSTM steps: states h and c, the four gates in one array, and tanh(c)."""
+
+    h: Array  # (n, H); of a loop the stack
+    c: Array  # (n, H); of a loop the stack
+    gates: Array  # (n, 4H)
+    tanh_c: Array  # (n, H)
+
+
+def split_gates(gates: Array) -> tuple[Array, Array, Array, Array]:
+    """Views of the four (n, H) blocks i, f, o, g of an (n, 4H) array."""
+    H = gates.shape[1] // 4
+    return gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H : 3 * H], gates[:, 3 * H :]
+
+
+def lstm_gates_backward(
+    dh: Array,
+    dh_next: Array,
+    dc: Array,
+    gates: Array,
+    tanh_c: Array,
+    c_prev: Array,
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:
+    """Gradients of lstm_gates: da (n, 4H), for a and r alike, and dc_prev (n, H).
+
+    Upstream gradients, each (n, H): dh from the layer above, dh_next and dc from the next time
+    step. dc_prev may be dc itself.
+    """
     if out is None:
-        out = get_array_module(rows).empty((len(groups.starts) - 1, rows.shape[1]), rows.dtype)
-    if fast := find(segment_sum, rows, groups, out):
-        return fast(rows, groups, out)
-    xp = get_array_module(rows, groups.ids)
-    out[...] = 0
-    xp.add.at(out, groups.ids, rows)
+        xp = get_array_module(gates, dc)
+        out = xp.empty_like(gates), xp.empty_like(dc)
+    i, f, o, g = split_gates(gates)
+    da, dc_prev = out
+    dh_all = dh + dh_next  # (n, H)
+    dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)  # (n, H)
+    di, df, do, dg = split_gates(da)
+    di[...] = dc_all * g * i * (1 - i)
+    df[...] = dc_all * c_prev * f * (1 - f)
+    do[...] = dh_all * tanh_c * o * (1 - o)
+    dg[...] = dc_all * i * (1 - g * g)
+    dc_prev[...] = dc_all * f
     return out
 
 
-def column_sum(x: Array, out: Array) -> Array:
-    """out (C,) = sum of the rows of x (R, C)."""
-    if fast := find(column_sum, x, out):
-        return fast(x, out)
-    return x.sum(axis=0, out=out)
+# ---- The RNN
+#
+#     h = tanh(x @ Wx + b + h_prev @ Wh) = tanh(a + r)
 
 
-def add_rows(x: Array, b: Array) -> Array:
-    """x += b, in place: x (R, C); b (C,), added to every row, or (R, C)."""
-    if fast := find(add_rows, x, b):
-        return fast(x, b)
-    x += b
-    return x
-
-
-def dropout(x: Array, mask: Array, keep: float) -> Array:
-    """Inverted dropout: x / keep where `mask` (bool, as x) is true, else 0. Its own gradient."""
-    if fast := find(dropout, x, mask, keep):
-        return fast(x, mask, keep)
-    out = x * mask
-    out *= 1 / keep
+def rnn_cell(a: Array, r: Array, out: Array | None = None) -> Array:
+    """Elementwise half of an RNN step: h = tanh(a + r), each (n, H). `out` may be a or r."""
+    if out is None:
+        out = get_array_module(a).empty_like(a)
+    xp = get_array_module(a, r)
+    out[...] = xp.tanh(a + r)
     return out
 
 
-# ---- The update of a training step
+def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = None) -> Array:
+    """Gradient of rnn_cell: da (n, H), for a and r alike.
 
-
-@in_turn
-def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
-    """Euclidean norm of x (n,), 0-d, in x's dtype, summed in double; on a device in `buffer`."""
-    if fast := find(global_norm, x):
-        return fast(x, buffer or allocator(x))
-    xp = get_array_module(x)
-    wide = x.astype(xp.float64)
-    return xp.sqrt(xp.vdot(wide, wide)).astype(x.dtype)
-
-
-@in_turn
-def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
-    """Norm of x (n,), which is scaled in place to the norm `most` if its own is larger."""
-    if fast := find(clip_by_norm, x, most):
-        return fast(x, most, buffer or allocator(x))
-    norm = global_norm(x, buffer)
-    x *= most / get_array_module(x).maximum(norm, most)
-    return norm
-
-
-def adam_update(
-    w: Array,
-    dw: Array,
-    m: Array,
-    v: Array,
-    alpha: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> None:
-    """An Adam step, on w, m and v in place; alpha includes the bias correction.
-
-    m = beta1 * m + (1 - beta1) * dw
-    v = beta2 * v + (1 - beta2) * dw**2
-    w -= alpha * m / (sqrt(v) + epsilon)
+    Upstream gradients, each (n, H): dh from the layer above, dh_next from the next time step.
     """
-    if fast := find(adam_update, w, dw, m, v):
-        fast(w, dw, m, v, alpha, beta1, beta2, epsilon)
-        return
-    xp = get_array_module(w, dw, m, v)
-    m[...] = beta1 * m + (1 - beta1) * dw
-    v[...] = beta2 * v + (1 - beta2) * (dw * dw)
-    w -= alpha * m / (xp.sqrt(v) + epsilon)
+    if out is None:
+        out = get_array_module(h).empty_like(h)
+    out[...] = (dh + dh_next) * (1 - h * h)
+    return out
 
 
-def record_step(record: Array, i: int, loss: Array, norm: Array) -> None:
-    """Write loss and gradient norm (both 0-d) of step i to row 1 + i of record (n+1, 2).
+# ---- Operations
 
-    record[0, 0] starts at 1 and becomes 0 when any of them is not finite.
-    """
-    if fast := find(record_step, record, i, loss, norm):
-        fast(record, i, loss, norm)
-        return
-    xp = get_array_module(record, loss, norm)
-    record[1 + i, 0] = loss
-    record[1 + i, 1] = norm
-    record[0, 0] *= xp.isfinite(loss) & xp.isfinite(norm)
+
+def composed(method: Method) -> Method:
+    """Mark an operation whose equation does nothing but call other operations."""
+    method.composed = True  # type: ignore[attr-defined]
+    return method
+
+
+class Ops:
+    """The plain equations, for the arrays of any library."""
+
+    # ---- Products
+
+    def matmul(self, x: Array, w: Array, out: Array) -> Array:
+        """out = x @ w: x (n, k), w (k, m), out (n, m) C-contiguous."""
+        return get_array_module(x, w).dot(x, w, out=out)
+
+    def matmul_add(self, x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> Array:
+        """out += x @ w: x (n, k), w (k, m), out (n, m) C-contiguous; memory for x @ w from `buffer`."""
+        out += self.matmul(x, w, out=(buffer or allocator(out))("product", out.shape))
+        return out
+
+    def matmul_nt(self, x: Array, w: Array, out: Array) -> Array:
+        """out = x @ w.T: x (n, k), w (m, k), out (n, m)."""
+        return get_array_module(x, w).dot(x, w.T, out=out)
+
+    # Products of a step's rows: each takes whole buffers and returns multiply(i, o, n), for n rows of x
+    # from row i on, to n rows of out from row o on
+
+    def row_matmul(self, x: Array, w: Array, out: Array) -> MultiplyRows:
+        """out[o : o + n] = x[i : i + n] @ w; x (., k), w (k, m), out (., m)."""
+
+        def multiply(i: int, o: int, n: int) -> None:
+            self.matmul(x[i : i + n], w, out=out[o : o + n])
+
+        return multiply
+
+    def row_matmul_add(
+        self, x: Array, w: Array, out: Array, buffer: Buffer | None = None
+    ) -> MultiplyRows:
+        """out[o : o + n] += x[i : i + n] @ w; x (., k), w (k, m), out (., m).
+
+        Memory for a product comes from `buffer`, if needed.
+        """
+        scratch = out[:0]
+
+        def multiply(i: int, o: int, n: int) -> None:
+            nonlocal scratch
+            if n > len(scratch):  # once: the first step has the most rows
+                scratch = (buffer or allocator(out))("product", (n, out.shape[1]))
+            to = out[o : o + n]
+            to += self.matmul(x[i : i + n], w, out=scratch[:n])
+
+        return multiply
+
+    def row_matmul_nt(self, x: Array, w: Array, out: Array) -> MultiplyRows:
+        """out[o : o + n] = x[i : i + n] @ w.T; x (., k), w (m, k), out (., m)."""
+
+        def multiply(i: int, o: int, n: int) -> None:
+            self.matmul_nt(x[i : i + n], w, out[o : o + n])
+
+        return multiply
+
+    # ---- Losses
+
+    def softmax_loss(
+        self,
+        scores: Array,
+        targets: Array,
+        scale: Array | float,
+        out: Array | None = None,
+        smoothing: float = 0.0,
+    ) -> tuple[Array, Array]:
+        """Cross entropy nll (R,) of scores (R, V) with q, and the gradient dscores of sum(scale * nll).
+
+        q[r] = (1 - smoothing) * onehot(targets[r]) + smoothing / V
+        nll[r] = -sum(q[r] * log softmax(scores[r]))
+        dscores[r] = scale[r] * (softmax(scores[r]) - q[r]), with scale (R,), or one number for all rows
+
+        Without smoothing nll is the negative log-likelihood of the targets. `out` receives dscores and
+        may be scores itself. On a device a row may have NO_TARGET: its nll and dscores are 0.
+        """
+        if out is None:
+            out = get_array_module(scores).empty_like(scores)
+        xp = get_array_module(scores, targets)
+        rows = xp.arange(scores.shape[0])
+        log_p = log_softmax(scores)
+        padded = is_device_array(targets) and targets.dtype == xp.int32
+        if padded:
+            has_target = targets != NO_TARGET
+            targets = xp.where(has_target, targets, 0)
+        xp.exp(log_p, out=out)
+        out[rows, targets] -= 1 - smoothing
+        nll = (smoothing - 1) * log_p[rows, targets]
+        if smoothing:
+            out -= smoothing / scores.shape[1]
+            nll -= smoothing * log_p.mean(axis=1)
+        out *= scale if isinstance(scale, float) else scale[:, None]
+        if padded:
+            out *= has_target[:, None]
+            nll *= has_target
+        return nll, out
+
+    def word_loss(
+        self,
+        h: Array,
+        w: Array,
+        b: Array,
+        targets: Array,
+        scale: Array | float,
+        nll: Array,
+        dscores: Array,
+        dh: Array,
+        smoothing: float = 0.0,
+    ) -> None:
+        """Softmax loss of the scores h @ w + b, with h (R, H), w (H, V), and the gradient of h.
+
+        nll (R,), dscores (R, V) and dh = dscores @ w.T (R, H) are written to.
+        """
+        scores = self.matmul(h, w, out=dscores)
+        scores += b
+        nll[...], _ = self.softmax_loss(scores, targets, scale, dscores, smoothing)
+        self.matmul(dscores, w.T, out=dh)
+
+    def weighted_sum(self, x: Array, scale: Array | float, out: Array) -> Array:
+        """sum(scale * x), 0-d: x (R,), scale (R,) or one number.
+
+        On a device the result is in `out`; on the host it is a number that no later step overwrites.
+        """
+        return x.sum() * scale if isinstance(scale, float) else (x * scale).sum()
+
+    # ---- Rows of tables, and their gradients
+
+    def gather(
+        self,
+        table: Array,
+        rows: Array | None,
+        out: Array,
+        mask: Array | None = None,
+        keep: float = 1.0,
+    ) -> Array:
+        """out = table[rows]: table (K, C), rows (R,) int, or None for all K, out (R, C).
+
+        With a mask (R, C), inverted dropout of those rows, as in `dropout`.
+        """
+        xp = get_array_module(table)
+        if rows is None:
+            out[...] = table
+        else:
+            xp.take(table, rows, axis=0, out=out)
+        if mask is not None:
+            out[...] = self.dropout(out, mask, keep)
+        return out
+
+    def gather_plus(self, table: Array, rows: Array, b: Array, out: Array) -> Array:
+        """out = table[rows] + b: table (K, C), overwritten, rows (R,) int, b (C,), out (R, C)."""
+        table += b
+        return self.gather(table, rows, out)
+
+    def gather_plus_image(
+        self, table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
+    ) -> Array:
+        """out[r] = table[ids[r]] + b + image[k] for each row r of sequence k.
+
+        table (K, C), ids (R,) int, b (C,), image (N, C), out (R, C). The table may be overwritten.
+        """
+        self.gather_plus(table, ids, b, out)
+        for step in rows.steps:
+            out[step.rows] += image[: step.n]
+        return out
+
+    def gather_regions(
+        self, table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
+    ) -> Array:
+        """out = table[rows]: table (m, P, D), rows (N,) int, out (N, P, D).
+
+        With a mask (N, D), inverted dropout of those rows, the same in all their regions.
+        """
+        N, P, D = out.shape
+        self.gather(table.reshape(len(table), P * D), rows, out.reshape(N, P * D))
+        if mask is not None:
+            out *= mask[:, None]
+            out *= 1 / keep
+        return out
+
+    def scatter(
+        self, x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
+    ) -> Array:
+        """Gradient of `gather` for rows that are distinct and ascend.
+
+        out (K, C) = 0, then out[rows] = x (R, C), after inverted dropout if there is a mask (R, C).
+        """
+        out[...] = 0
+        out[rows] = x if mask is None else self.dropout(x, mask, keep)
+        return out
+
+    def segment_sum(self, rows: Array, groups: Segments, out: Array | None = None) -> Array:
+        """out[k] = sum of rows[r] over all r with ids[r] == k: rows (R, C), out (K, C)."""
+        if out is None:
+            out = get_array_module(rows).empty((len(groups.starts) - 1, rows.shape[1]), rows.dtype)
+        xp = get_array_module(rows, groups.ids)
+        out[...] = 0
+        xp.add.at(out, groups.ids, rows)
+        return out
+
+    def sequence_sum(self, x: Array, rows: PackedSequences, out: Array) -> Array:
+        """out[k] = sum of x[r] over all rows r of sequence k, later steps last: x (R, C), out (N, C).
+
+        The gradient of `gather_plus_image` for `image`.
+        """
+        out[...] = 0
+        for step in rows.steps:
+            out[: step.n] += x[step.rows]
+        return out
+
+    def column_sum(self, x: Array, out: Array) -> Array:
+        """out (C,) = sum of the rows of x (R, C)."""
+        return x.sum(axis=0, out=out)
+
+    def add_rows(self, x: Array, b: Array) -> Array:
+        """x += b, in place: x (R, C); b (C,), added to every row, or (R, C)."""
+        x += b
+        return x
+
+    def dropout(self, x: Array, mask: Array, keep: float) -> Array:
+        """Inverted dropout: x / keep where `mask` (bool, as x) is true, else 0. Its own gradient."""
+        out = x * mask
+        out *= 1 / keep
+        return out
+
+    def mean_regions(self, A: Array, out: Array) -> Array:
+        """out (N, H) = mean over the regions of A (N, P, H)."""
+        return A.mean(axis=1, out=out)
+
+    def add_to_regions(self, dA: Array, dmean: Array) -> Array:
+        """dA (N, P, H) += dmean / P, in place: the gradient of mean_regions. dmean may be overwritten."""
+        dmean /= dA.shape[1]
+        dA += dmean[:, None]
+        return dA
+
+    # ---- The update of a training step
+
+    def global_norm(self, x: Array, buffer: Buffer | None = None) -> Array:
+        """Euclidean norm of x (n,), 0-d, in x's dtype, summed in double; on a device in `buffer`."""
+        xp = get_array_module(x)
+        wide = x.astype(xp.float64)
+        return xp.sqrt(xp.vdot(wide, wide)).astype(x.dtype)
+
+    def clip_by_norm(self, x: Array, most: float, buffer: Buffer | None = None) -> Array:
+        """Norm of x (n,), which is scaled in place to the norm `most` if its own is larger."""
+        norm = self.global_norm(x, buffer)
+        x *= most / get_array_module(x).maximum(norm, most)
+        return norm
+
+    def adam_update(
+        self,
+        w: Array,
+        dw: Array,
+        m: Array,
+        v: Array,
+        alpha: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        """An Adam step, on w, m and v in place; alpha includes the bias correction.
+
+        m = beta1 * m + (1 - beta1) * dw
+        v = beta2 * v + (1 - beta2) * dw**2
+        w -= alpha * m / (sqrt(v) + epsilon)
+        """
+        xp = get_array_module(w, dw, m, v)
+        m[...] = beta1 * m + (1 - beta1) * dw
+        v[...] = beta2 * v + (1 - beta2) * (dw * dw)
+        w -= alpha * m / (xp.sqrt(v) + epsilon)
+
+    def record_step(self, record: Array, i: int, loss: Array, norm: Array) -> None:
+        """Write loss and gradient norm (both 0-d) of step i to row 1 + i of record (n+1, 2).
+
+        record[0, 0] starts at 1 and becomes 0 when any of them is not finite.
+        """
+        xp = get_array_module(record, loss, norm)
+        record[1 + i, 0] = loss
+        record[1 + i, 1] = norm
+        record[0, 0] *= xp.isfinite(loss) & xp.isfinite(norm)
+
+    # ---- Choices of words. On the host they go by blocks of rows that stay in a core's cache
+
+    def log_softmax_(self, scores: Array) -> Array:
+        """log_softmax in place: scores (n, V) become log-probabilities."""
+        xp = get_array_module(scores)
+        for block in row_blocks(scores):
+            some = scores[block]
+            some -= some.max(axis=1, keepdims=True)
+            some -= xp.log(xp.exp(some).sum(axis=1, keepdims=True))
+        return scores
+
+    def forbid(self, scores: Array, words: Array) -> None:
+        """Set the scores (n, V) of words (K,), int32, to -inf in every row."""
+        scores[:, words] = -np.inf
+
+    def argmax(self, scores: Array) -> Array:
+        """Column (n,), int32, of the largest score in each row of scores (n, V), the first of equals.
+
+        NaN counts as largest.
+        """
+        return scores.argmax(axis=1).astype(np.int32)
+
+    def sample_words(self, x: Array, u: Array, temperature: float | None = None) -> Array:
+        """Words (n,), int32, drawn from unnormalised probabilities p (n, V) by uniforms u (n,).
+
+        p = x, or exp((x - its row's maximum) / temperature)
+
+        The word is the first whose p and those before it add up to more than u, in [0, 1), times the
+        sum of the row. It is never one of probability 0.
+        """
+        p = x if temperature is None else soft_weights(x, temperature)
+        cumulative = p.cumsum(axis=1)
+        return (cumulative <= (u * cumulative[:, -1])[:, None]).sum(axis=1).astype(np.int32)
+
+    def beam_step(
+        self, ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int
+    ) -> tuple[Array, Array, Array]:
+        """Best continuations of each picture's hypotheses: words, parents and totals, each (m,).
+
+        A picture's candidates are its hypotheses r with each word w, the best totals[r] + ranked[r, w]
+        first, equals by r, then by ranked, then by w; ranked and scores (n, V), totals (n,). Their new
+        totals are totals[r] + scores[r, w]. Where a picture has too few above -inf, the others are word
+        `null` with the total -inf.
+        """
+        xp, size, tables = get_array_module(scores), beams.size, beams.pictures
+        values, words = topk(ranked, size)  # (n, size)
+        table = xp.full((tables * size, size), -np.inf, scores.dtype)
+        table[beams.rows] = values + totals[:, None]
+        found = topk(table.reshape(tables, -1), size)
+        best, entries = (x.reshape(-1)[beams.next_rows] for x in found)  # (m,)
+        parents = beams.firsts + entries // size
+        chosen = words[parents, entries % size]
+        exists = best > -np.inf  # else no word is left for this slot
+        new_totals = xp.where(exists, totals[parents] + scores[parents, chosen], -np.inf)
+        return xp.where(exists, chosen, null), parents, new_totals
+
+    # ---- Random numbers
+
+    def dropout_masks(
+        self,
+        masks: Sequence[Sequence[Array]],
+        mask_rows: Sequence[Sequence[Array]],
+        counts: Sequence[int],
+        seed: int,
+        step: int,
+        keep: float,
+    ) -> None:
+        """Draw a training step's dropout masks, true for the units to keep.
+
+        Image features have stream 0, words 1, hidden states 2. Unit u of row number r is kept if 16
+        bits are below round(65536 * keep), at most 65536: bits 16 * (u % 16) and up of the 256 that
+        Philox 4x64-10 makes of the key (seed, stream) and the counter (1 + r * ceil(width / 16) + u //
+        16, 0, 0, step), low words and low bits first. So ``numpy.random.Philox(key=[seed, stream],
+        counter=[0, 0, 0, step]).random_raw(...)``, seen as uint16, has the bits of row 0, of row 1, and
+        so on: NumPy counts up before it makes a block.
+
+        Parameters
+        ----------
+        masks : of each part of the batch, for each stream: array (n, width), bool, written to
+        mask_rows : likewise: array (n,), int32, the row number of each row; -1, on a device alone, of one
+            that keeps no unit
+        counts : for each stream, the rows of the whole batch; its numbers are 0..count-1
+        seed, step : int in 0..2**63-1
+        """
+        for stream, count in enumerate(counts):
+            kept = kept_units(seed, stream, step, (count, masks[0][stream].shape[1]), keep)
+            for part, rows in zip(masks, mask_rows, strict=True):
+                mask = part[stream]
+                self.gather(asarray(kept, like=mask), rows[stream], out=mask)
+                if is_device_array(mask):
+                    mask &= (rows[stream] >= 0)[:, None]
+
+    # ---- Attention, in the time loops and around them
+    #
+    # Row i of a step belongs to sequence i, whose picture's regions are A[i]. What a loop asks for once
+    # returns a function of one Step.
+
+    def attend_steps(self, h: Array, A: Array, weights: Array, context: Array) -> StepFn:
+        """A step of attention, for each row r of sequence i:
+
+        weights[r] = softmax(A[i] . h_prev / sqrt(H)) over the regions
+        context[r] = weights[r] @ A[i]
+
+        h is the stack (., H) of the states before; A (N, P, H); weights (R, P) and context (R, H), by
+        row, are written to.
+        """
+        xp, scale = get_array_module(A), A.shape[2] ** -0.5
+
+        def step_fn(step: Step) -> None:
+            regions, p = A[: step.n], weights[step.rows]
+            xp.matmul(regions, h[step.states_before][:, :, None], out=p[:, :, None])  # (n, P)
+            p *= scale
+            p -= p.max(axis=1, keepdims=True)
+            xp.exp(p, out=p)
+            p /= p.sum(axis=1, keepdims=True)
+            xp.matmul(p[:, None, :], regions, out=context[step.rows][:, None, :])  # (n, H)
+
+        return step_fn
+
+    def attend_backward_steps(
+        self, dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
+    ) -> StepFn:
+        """Gradients of attend_steps for the states, later steps first:
+
+        dweights = A[i] . dcontext[r]
+        dscores[r] = weights[r] * (dweights - weights[r] . dweights) / sqrt(H)
+        dh_next[i] += dscores[r] @ A[i]
+
+        dcontext (R, H), by row; dscores (R, P), by row, and dh_next (N, H) are written to.
+        """
+        xp, scale = get_array_module(A), A.shape[2] ** -0.5
+
+        def step_fn(step: Step) -> None:
+            regions, p, d = A[: step.n], weights[step.rows], dscores[step.rows]
+            xp.matmul(
+                regions, dcontext[step.rows][:, :, None], out=d[:, :, None]
+            )  # dweights (n, P)
+            d -= (p * d).sum(axis=1, keepdims=True)
+            d *= p
+            d *= scale
+            dh_next[: step.n] += xp.matmul(d[:, None, :], regions)[:, 0]
+
+        return step_fn
+
+    def attention_sum(
+        self,
+        weights: Array,
+        dcontext: Array,
+        dscores: Array,
+        h: Array,
+        rows: PackedSequences,
+        out: Array,
+    ) -> Array:
+        """Gradient of attend_steps for A, (N, P, H), after the loop:
+
+        out[i] = sum over the rows r of sequence i of
+            weights[r] (x) dcontext[r] + dscores[r] (x) h_prev[r]
+
+        `h` is the stack of states as in attend_steps.
+        """
+        xp, (N, P, H), T = get_array_module(out), out.shape, len(rows.steps)
+
+        # One product a sequence, of the factors of all its rows; zeros after its end
+        left, right = xp.zeros((N, 2 * T, P), out.dtype), xp.zeros((N, 2 * T, H), out.dtype)
+        for t, step in enumerate(rows.steps):
+            left[: step.n, t], right[: step.n, t] = weights[step.rows], dcontext[step.rows]
+            left[: step.n, T + t], right[: step.n, T + t] = (
+                dscores[step.rows],
+                h[step.states_before],
+            )
+        return xp.matmul(left.transpose(0, 2, 1), right, out=out)
+
+    # ---- Recurrent cells
+    #
+    # Each has the equations of one step on separate arrays and the step of a loop over whole buffers:
+    #
+    #     step_fn = ops.lstm_steps(a, Wh, (h, c), out)        step_fn = ops.lstm_backward_steps(dh, ...)
+    #     for step in rows.steps:                             for step in reversed(rows.steps):
+    #         step_fn(step)                                       step_fn(step)
+    #
+    # with a = x @ Wx + b of all rows in one product before it, and the gradients of Wx, Wh and b in one
+    # product each after it, as in layers/lstm.py and layers/rnn.py.
+
+    def start_states(self, h0: Array, c0: Array | None, h: Array, c: Array | None) -> None:
+        """Put the initial states, (N, H), on top of their stacks h and c. c0 None: zeros. c None: no c."""
+        N = len(h0)
+        h[:N] = h0
+        if c is not None:
+            c[:N] = 0 if c0 is None else c0
+
+    def lstm_gates(self, a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> Gates:
+        """Elementwise half of an LSTM step: a (n, 4H) from the input, r (n, 4H) from the state.
+
+        i, f, o = sigmoid((a + r)_i), sigmoid((a + r)_f), sigmoid((a + r)_o);  g = tanh((a + r)_g)
+        c = f * c_prev + i * g;  h = o * tanh(c)
+
+        `out.gates` may be a or r itself.
+        """
+        if out is None:
+            xp = get_array_module(a, c_prev)
+            h, c, tanh_c = (xp.empty_like(c_prev) for _ in range(3))
+            out = Gates(h, c, xp.empty_like(a), tanh_c)
+        xp, H = get_array_module(a, r, c_prev), c_prev.shape[1]
+        h, c, gates, tanh_c = out
+        a = a + r  # (n, 4H)
+        gates[:, : 3 * H] = sigmoid(a[:, : 3 * H])
+        gates[:, 3 * H :] = xp.tanh(a[:, 3 * H :])
+        i, f, o, g = split_gates(gates)
+        c[...] = f * c_prev + i * g
+        tanh_c[...] = xp.tanh(c)
+        h[...] = o * tanh_c
+        return out
+
+    def lstm_gate_steps(self, a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
+        """lstm_gates on a step's rows: a, r, gates, tanh_c (R, .) by row; c_prev, h, c are stacks."""
+
+        def step_fn(step: Step) -> None:
+            rows, after = step.rows, step.states_after
+            results = Gates(out.h[after], out.c[after], out.gates[rows], out.tanh_c[rows])
+            self.lstm_gates(a[rows], r[rows], c_prev[step.states_before], out=results)
+
+        return step_fn
+
+    def lstm_gate_backward_steps(
+        self, dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
+    ) -> StepFn:
+        """Gradients of lstm_gates on the rows of a step, later steps first.
+
+        dh, da (R, .) by row; `out` has the whole buffers of the forward pass. dh_next and dc (N, H)
+        hold the gradients from the next step for the first `n_next` sequences of a step. For the others
+        dh_next counts as 0 and dc as dc_T (N, H), the gradient of c after a sequence's last step. They
+        begin so; on a GPU without dc_T both count as 0 whatever they hold.
+        """
+        dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
+
+        def step_fn(step: Step) -> None:
+            rows, n = step.rows, step.n
+            upstream = dh[rows], dh_next[:n], dc[:n]
+            c_prev, to = out.c[step.states_before], (da[rows], dc[:n])
+            lstm_gates_backward(*upstream, out.gates[rows], out.tanh_c[rows], c_prev, out=to)
+
+        return step_fn
+
+    @composed
+    def lstm_steps(
+        self,
+        a: Array,
+        Wh: Array,
+        state: tuple[Array, Array],
+        out: Gates,
+        extra_term: RecurrentTerm | None = None,
+    ) -> StepFn:
+        """A step of an LSTM: h, c and the gates from a + h_prev @ Wh (+ extra_term).
+
+        a (R, 4H), out.gates and out.tanh_c by row. `state` has the stacks h and c of the states before;
+        out.h and out.c, of the states after, may be the same.
+        """
+        h, c = state
+        multiply, gate = (
+            self.row_matmul(h, Wh, out.gates),
+            self.lstm_gate_steps(a, out.gates, c, out),
+        )
+        add = None if extra_term is None else extra_term.forward_steps(h, out.gates)
+
+        def step_fn(step: Step) -> None:
+            multiply(step.before, step.first, step.n)  # r, overwritten by the gates
+            if add is not None:
+                add(step)
+            gate(step)
+
+        return step_fn
+
+    # Backward, later steps first. dh_next and dc (N, H) hand gradients from a step to the one before
+    # it: step t reads rows 0..n-1 and overwrites them for step t - 1. Only the first `n_next` of its
+    # sequences have a next step, which has just written their rows. The others end here: no step has
+    # written theirs yet, so they still hold what the loop began with, 0 in dh_next and in dc the
+    # gradient of the last c, if there is one. So sequences may end at any step, without a test or a
+    # mask.
+
+    @composed
+    def lstm_backward_steps(
+        self,
+        dh: Array,
+        dh_next: Array,
+        dc: Array,
+        out: Gates,
+        Wh: Array,
+        da: Array,
+        extra_term: RecurrentTerm | None = None,
+        dc_T: Array | None = None,
+    ) -> StepFn:
+        """Gradients of lstm_steps, later steps first.
+
+        A step writes da by row, and dh_next[:n] and dc[:n], the gradients for the step before; the
+        first step writes those of h0 and c0. Arguments as in lstm_gate_backward_steps; `out` has the
+        stacks and buffers of the forward pass. Between steps a kernel may leave dh_next as it was. With dc_T a step is always a product and the gates.
+        """
+        gate = self.lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T)
+        multiply = self.row_matmul_nt(da, Wh, dh_next)
+        add = None if extra_term is None else extra_term.backward_steps(da, dh_next)
+
+        def step_fn(step: Step) -> None:
+            gate(step)
+            multiply(step.first, 0, step.n)  # dh_next = da @ Wh.T
+            if add is not None:
+                add(step)
+
+        return step_fn
+
+    def rnn_cell_steps(self, a: Array, h: Array) -> StepFn:
+        """rnn_cell on a step's rows: a (R, H) by row; the stack h has r, and receives the states."""
+
+        def step_fn(step: Step) -> None:
+            rnn_cell(a[step.rows], h[step.states_after], out=h[step.states_after])
+
+        return step_fn
+
+    def rnn_cell_backward_steps(self, dh: Array, dh_next: Array, h: Array, da: Array) -> StepFn:
+        """rnn_cell_backward on the rows of a step, later steps first; dh_next as for the LSTM."""
+        dh_next[...] = 0
+
+        def step_fn(step: Step) -> None:
+            rnn_cell_backward(
+                dh[step.rows], dh_next[: step.n], h[step.states_after], out=da[step.rows]
+            )
+
+        return step_fn
+
+    @composed
+    def rnn_steps(
+        self, a: Array, Wh: Array, h_prev: Array, h: Array, extra_term: RecurrentTerm | None = None
+    ) -> StepFn:
+        """A step of an RNN: h = tanh(a + h_prev @ Wh (+ extra_term)).
+
+        a (R, H) by row; h_prev and h are stacks, which may be the same.
+        """
+        multiply, activate = self.row_matmul(h_prev, Wh, h), self.rnn_cell_steps(a, h)
+        # The extra term is added to the rows of h, which begin behind the initial states
+        add = None if extra_term is None else extra_term.forward_steps(h_prev, h[len(h) - len(a) :])
+
+        def step_fn(step: Step) -> None:
+            multiply(step.before, step.after, step.n)  # r, overwritten by the new state
+            if add is not None:
+                add(step)
+            activate(step)
+
+        return step_fn
+
+    @composed
+    def rnn_backward_steps(
+        self,
+        dh: Array,
+        dh_next: Array,
+        h: Array,
+        Wh: Array,
+        da: Array,
+        extra_term: RecurrentTerm | None = None,
+    ) -> StepFn:
+        """Gradients of rnn_steps, later steps first: da by row, dh_next[:n] for the step before."""
+        activate = self.rnn_cell_backward_steps(dh, dh_next, h, da)
+        multiply = self.row_matmul_nt(da, Wh, dh_next)
+        add = None if extra_term is None else extra_term.backward_steps(da, dh_next)
+
+        def step_fn(step: Step) -> None:
+            activate(step)
+            multiply(step.first, 0, step.n)  # dh_next = da @ Wh.T
+            if add is not None:
+                add(step)
+
+        return step_fn
+
+
+# Names of all operations
+OPERATIONS = tuple(name for name in vars(Ops) if not name.startswith("_"))
+
+
+def overridden(version: type[Ops]) -> list[str]:
+    """Names of the operations that a class computes in another way than by their equations."""
+    return [
+        name
+        for name in OPERATIONS
+        if inspect.unwrap(getattr(version, name)) is not getattr(Ops, name)
+    ]

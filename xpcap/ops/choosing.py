@@ -1,62 +1,13 @@
-"""Choice of the next words from rows of scores: contracts and plain equations, as in base.py.
-
-On the host they go by blocks of rows that stay in a core's cache.
-"""
+"""Parts of the choice of the next words from rows of scores, which need no fast version."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.ops.dispatch import find
 from xpcap.threads import split_evenly
 
 BLOCK = 64  # rows
-
-
-def log_softmax_(scores: Array) -> Array:
-    """log_softmax in place: scores (n, V) become log-probabilities."""
-    if fast := find(log_softmax_, scores):
-        return fast(scores)
-    xp = get_array_module(scores)
-    for block in row_blocks(scores):
-        some = scores[block]
-        some -= some.max(axis=1, keepdims=True)
-        some -= xp.log(xp.exp(some).sum(axis=1, keepdims=True))
-    return scores
-
-
-def forbid(scores: Array, words: Array) -> None:
-    """Set the scores (n, V) of words (K,), int32, to -inf in every row."""
-    if fast := find(forbid, scores, words):
-        fast(scores, words)
-        return
-    scores[:, words] = -np.inf
-
-
-def argmax(scores: Array) -> Array:
-    """Column (n,), int32, of the largest score in each row of scores (n, V), the first of equals.
-
-    NaN counts as largest.
-    """
-    if fast := find(argmax, scores):
-        return fast(scores)
-    return scores.argmax(axis=1).astype(np.int32)
-
-
-def sample_words(x: Array, u: Array, temperature: float | None = None) -> Array:
-    """Words (n,), int32, drawn from unnormalised probabilities p (n, V) by uniforms u (n,).
-
-    p = x, or exp((x - its row's maximum) / temperature)
-
-    The word is the first whose p and those before it add up to more than u, in [0, 1), times the
-    sum of the row. It is never one of probability 0.
-    """
-    if fast := find(sample_words, x, u, temperature):
-        return fast(x, u, temperature)
-    p = x if temperature is None else soft_weights(x, temperature)
-    cumulative = p.cumsum(axis=1)
-    return (cumulative <= (u * cumulative[:, -1])[:, None]).sum(axis=1).astype(np.int32)
 
 
 def soft_weights(scores: Array, temperature: float) -> Array:
@@ -77,31 +28,6 @@ class BeamRows(NamedTuple):
     firsts: Array  # (m,) int, the picture's first hypothesis before the step
     pictures: int  # in the table
     size: int  # hypotheses of a picture, at most
-
-
-def beam_step(
-    ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int
-) -> tuple[Array, Array, Array]:
-    """Best continuations of each picture's hypotheses: words, parents and totals, each (m,).
-
-    A picture's candidates are its hypotheses r with each word w, the best totals[r] + ranked[r, w]
-    first, equals by r, then by ranked, then by w; ranked and scores (n, V), totals (n,). Their new
-    totals are totals[r] + scores[r, w]. Where a picture has too few above -inf, the others are word
-    `null` with the total -inf.
-    """
-    if fast := find(beam_step, ranked, scores, totals, beams, null):
-        return fast(ranked, scores, totals, beams, null)
-    xp, size, tables = get_array_module(scores), beams.size, beams.pictures
-    values, words = topk(ranked, size)  # (n, size)
-    table = xp.full((tables * size, size), -np.inf, scores.dtype)
-    table[beams.rows] = values + totals[:, None]
-    found = topk(table.reshape(tables, -1), size)
-    best, entries = (x.reshape(-1)[beams.next_rows] for x in found)  # (m,)
-    parents = beams.firsts + entries // size
-    chosen = words[parents, entries % size]
-    exists = best > -np.inf  # else no word is left for this slot
-    new_totals = xp.where(exists, totals[parents] + scores[parents, chosen], -np.inf)
-    return xp.where(exists, chosen, null), parents, new_totals
 
 
 def topk(x: Array, k: int) -> tuple[Array, Array]:

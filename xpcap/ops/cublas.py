@@ -3,7 +3,7 @@
 cuBLAS sees columns where our arrays have rows: a row-major (n, k) matrix is a column-major (k, n)
 one. So out = x @ w is computed as out.T = w.T @ x.T, and a matrix whose transpose is row-major is
 passed with the flag for a transposed factor. Each call runs on CuPy's current stream. A raw call
-checks nothing: `fits_matmul` does.
+checks nothing, so factors are checked here.
 """
 
 import ctypes
@@ -17,11 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, is_device_array
-from xpcap.errors import InvalidValueError
-from xpcap.ops import base, packed
-from xpcap.ops.dispatch import cuda_kernel
+from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
+from xpcap.ops.base import MultiplyRows
 from xpcap.ops.launch import current_device
-from xpcap.ops.packed import MultiplyRows
 from xpcap.ops.replay import note
 
 GEMM = {"f": "sgemm", "d": "dgemm"}  # by NumPy's character for the dtype
@@ -157,32 +155,49 @@ def check_handle(like: Array) -> None:
             )
 
 
-def fits_matmul(x: Array, w: Array, out: Array) -> bool:
-    """True if gemm can compute out = x @ w."""
-    dtype = out.dtype
-    one_dtype = dtype.char in GEMM and x.dtype == dtype and w.dtype == dtype
-    if not one_dtype or not x.ndim == w.ndim == out.ndim == 2:
-        return False
-    one_type = type(x) is type(w) is type(out)  # cheaper to ask than the other
-    on_device = is_device_array(x) and (one_type or (is_device_array(w) and is_device_array(out)))
-    dense = _is_dense(x.flags) and _is_dense(w.flags) and out.flags.c_contiguous
-    return bool(on_device and x.size and w.size and dense and _binding(sys.modules["cupy"]))
+def is_usable() -> bool:
+    """True if cuBLAS can be called by CuPy's binding, once a device's array exists."""
+    return _binding(sys.modules["cupy"]) is not None
+
+
+def _check(x: Array, w: Array, out: Array) -> None:
+    """TypeError, ValueError : gemm cannot read these, and write out = x @ w."""
+    array, dtype, flags = sys.modules["cupy"].ndarray, out.dtype, out.flags
+    if dtype.char in GEMM and flags.c_contiguous and out.ndim == 2:
+        for factor in (x, w):
+            if not isinstance(factor, array) or factor.dtype != dtype or factor.ndim != 2:
+                break
+            if not _is_dense(factor.flags):
+                break
+        else:
+            return
+    raise _refused(x, w, out)
+
+
+def _refused(x: Array, w: Array, out: Array) -> XpcapError:
+    for name, factor in (("out", out), ("x", x), ("w", w)):
+        expected = "a CuPy array of two axes"
+        if not is_device_array(factor):
+            kind = f"is a {type(factor).__module__}.{type(factor).__name__}"
+            return InvalidTypeError("cuBLAS", name, kind, expected)
+        if factor.ndim != 2:
+            return InvalidValueError("cuBLAS", name, f"has shape {factor.shape}", expected)
+        if factor.dtype.char not in GEMM or factor.dtype != out.dtype:
+            wanted = "float32 or float64, the same for all three"
+            return InvalidTypeError("cuBLAS", name, f"has dtype {factor.dtype}", wanted)
+        if not (factor.flags.c_contiguous or (factor is not out and _is_dense(factor.flags))):
+            came = f"has strides {factor.strides} for shape {factor.shape}"
+            return InvalidValueError("cuBLAS", name, came, "rows or columns without gaps")
+    raise AssertionError("gemm takes all three")
 
 
 def _is_dense(flags: Any) -> bool:
     return flags.c_contiguous or flags.f_contiguous
 
 
-def fits_row_matmul(x: Array, w: Array, out: Array) -> bool:
-    return fits_matmul(x, w, out) and x.flags.c_contiguous
-
-
-def fits_row_matmul_nt(x: Array, w: Array, out: Array) -> bool:
-    return fits_row_matmul(x, w.T, out)
-
-
-def _multiply(x: Array, w: Array, out: Array, beta: dict[str, int]) -> Array:
+def multiply(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -> Array:
     """out = x @ w + beta * out."""
+    _check(x, w, out)
     function, handle = gemm(out)
     (n, k), m, real = x.shape, w.shape[1], out.dtype.char
     (flag_x, leading_x), (flag_w, leading_w) = layout(x), layout(w)
@@ -192,23 +207,12 @@ def _multiply(x: Array, w: Array, out: Array, beta: dict[str, int]) -> Array:
     return out
 
 
-@cuda_kernel(base.matmul, fits=fits_matmul)
-def matmul(x: Array, w: Array, out: Array) -> Array:
-    return _multiply(x, w, out, ZERO)
-
-
-@cuda_kernel(base.matmul_add, fits=fits_matmul)
-def matmul_add(x: Array, w: Array, out: Array) -> Array:
-    return _multiply(x, w, out, ONE)
-
-
-@cuda_kernel(base.matmul_nt, fits=lambda x, w, out: fits_matmul(x, w.T, out))
-def matmul_nt(x: Array, w: Array, out: Array) -> Array:
-    return _multiply(x, w.T, out, ZERO)
-
-
-def _multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int]) -> MultiplyRows:
+def multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -> MultiplyRows:
     """out[o : o + n] = x[i : i + n] @ w + beta * out[o : o + n], for each call with (i, o, n)."""
+    _check(x, w, out)
+    if not x.flags.c_contiguous:
+        came = f"has strides {x.strides} for shape {x.shape}"
+        raise InvalidValueError("cuBLAS", "x", came, expected="rows without gaps")
     function, handle = gemm(out)
     (k, m), (flag, leading), size, real = w.shape, layout(w), out.itemsize, out.dtype.char
     from_x, to_out, w_at = x.data.ptr, out.data.ptr, w.data.ptr
@@ -220,18 +224,3 @@ def _multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int]) -> Mult
         _run(Product(function, (*sizes, one, w_at, leading, x_at, k, factor, out_at, m), arrays))
 
     return multiply
-
-
-@cuda_kernel(packed.row_matmul, fits=fits_row_matmul)
-def row_matmul(x: Array, w: Array, out: Array) -> MultiplyRows:
-    return _multiply_rows(x, w, out, ZERO)
-
-
-@cuda_kernel(packed.row_matmul_add, fits=fits_row_matmul)
-def row_matmul_add(x: Array, w: Array, out: Array) -> MultiplyRows:
-    return _multiply_rows(x, w, out, ONE)
-
-
-@cuda_kernel(packed.row_matmul_nt, fits=fits_row_matmul_nt)
-def row_matmul_nt(x: Array, w: Array, out: Array) -> MultiplyRows:
-    return row_matmul(x, w.T, out)

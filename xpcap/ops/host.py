@@ -1,8 +1,8 @@
-"""NumPy kernels: versions of operations that work in place, each timed by benchmarks/parts.py.
+"""Operations on NumPy arrays: versions that work in place, each timed by benchmarks/parts.py.
 
 Elementwise work runs in blocks that fit in cache; large products and Adam use all cores. The time
 loops prepare everything that stays the same: with small batches NumPy's calls cost more than their
-arithmetic.
+arithmetic. Where a version does not pay for its arguments, the plain equations run.
 """
 
 import functools
@@ -13,11 +13,9 @@ import numpy as np
 
 from xpcap.backend import Array
 from xpcap.memory import Buffer
-from xpcap.ops import attention, base, packed
-from xpcap.ops.base import Segments
-from xpcap.ops.dispatch import numpy_kernel
-from xpcap.ops.packed import Gates, MultiplyRows, Step, StepFn, single_step, split_gates
-from xpcap.threads import contention_guard, cores, free_cores, parallel_map, split_evenly
+from xpcap.ops.base import Gates, MultiplyRows, Ops, Segments, split_gates
+from xpcap.ops.packed import Step, StepFn, single_step
+from xpcap.threads import blas, contention_guard, cores, free_cores, parallel_map, split_evenly
 
 # Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
 # lock between calls
@@ -27,10 +25,6 @@ FEW = 128  # rows of a small product: `matmul` keeps it whole, `matmul_nt` trans
 SMALL = 1 << 27  # multiplications: fewer are done before another thread has woken
 ROUNDS = 4  # ids with more rows than this are summed separately
 SHARE = 1 << 18  # elements, at least, for Adam to use another core
-
-
-def on_host(*arrays: object) -> bool:
-    return all(isinstance(a, np.ndarray) for a in arrays)
 
 
 def _rows_of_a_block(width: int) -> int:
@@ -43,15 +37,12 @@ def _blocks(n: int, width: int) -> list[slice]:
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-# ---- Products, by threads that do not wait for one another
+def _in_threads(x: Array, w: Array) -> bool:
+    """True if a product of these pays on more cores than one."""
+    return x.size > 0 and w.size > 0 and free_cores() > 1
 
 
-def _in_threads(x: Array, w: Array, out: Array) -> bool:
-    return on_host(x, w, out) and x.size > 0 and w.size > 0 and free_cores() > 1
-
-
-@numpy_kernel(base.matmul, fits=_in_threads)
-def matmul(x: Array, w: Array, out: Array) -> Array:
+def _matmul(x: Array, w: Array, out: Array) -> Array:
     """A small product under the ContentionGuard of threads, a large one split among the cores."""
     n, m = out.shape
     if n <= FEW or x.size * m < SMALL:
@@ -66,187 +57,12 @@ def matmul(x: Array, w: Array, out: Array) -> Array:
     return out
 
 
-@numpy_kernel(
-    base.matmul_nt,
-    fits=lambda x, w, out: on_host(x, w, out) and len(x) <= FEW,
-)
-def matmul_nt(x: Array, w: Array, out: Array) -> Array:
-    row_matmul_nt(x, w, out)(0, 0, len(x))
-    return out
-
-
-@numpy_kernel(packed.row_matmul, fits=on_host)
-def row_matmul(x: Array, w: Array, out: Array) -> MultiplyRows:
-    dot: Any = matmul if _in_threads(x, w, out) else np.dot
-
-    def multiply(i: int, o: int, n: int) -> None:
-        dot(x[i : i + n], w, out[o : o + n])
-
-    return multiply
-
-
-@numpy_kernel(packed.row_matmul_nt, fits=on_host)
-def row_matmul_nt(x: Array, w: Array, out: Array) -> MultiplyRows:
-    """Products of few rows as (w @ x.T).T.
-
-    OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as
-    much as the product.
-    """
-    m, turned = len(w), w.T
-    threads = free_cores() > 1 and x.size > 0 and w.size > 0
-    dot: Any = contention_guard().dot if threads else np.dot
-    scratch = np.empty(min(len(out), FEW) * m, out.dtype)
-
-    def multiply(i: int, o: int, n: int) -> None:
-        rows, to = x[i : i + n], out[o : o + n]
-        if n > FEW:
-            np.dot(rows, turned, to)
-            return
-        transposed = scratch[: n * m].reshape(m, n)
-        dot(w, rows.T, transposed)
-        to[...] = transposed.T
-
-    return multiply
-
-
-# ---- Losses
-
-
-def _is_scale(scale: object) -> bool:
-    return isinstance(scale, float | np.ndarray)
-
-
 def _part(scale: Array | float, rows: slice) -> Array | float:
     """Scale of some rows: a slice of an array, or the one number for all."""
     return scale if isinstance(scale, float) else scale[rows]
 
 
-def _fits_softmax_loss(scores: Array, targets: Array, scale: Array | float, out: Array) -> bool:
-    return on_host(targets, out) and _is_scale(scale) and scores.ndim == 2 and scores.shape[1] > 0
-
-
-@numpy_kernel(base.softmax_loss, fits=_fits_softmax_loss)
-def softmax_loss(
-    scores: Array, targets: Array, scale: Array | float, out: Array, smoothing: float = 0.0
-) -> tuple[Array, Array]:
-    """A block of rows at a time; one exp per score gives both the probabilities and their sum."""
-    nll = np.empty(len(scores), scores.dtype)
-    for rows in _blocks(*scores.shape):
-        p, chosen = out[rows], (np.arange(rows.stop - rows.start), targets[rows])
-        np.subtract(scores[rows], scores[rows].max(axis=1, keepdims=True), out=p)
-        score = (1 - smoothing) * p[chosen]  # of the target, above the row's maximum
-        if smoothing:
-            score += smoothing * p.mean(axis=1)
-        np.exp(p, out=p)
-        total = p.sum(axis=1)
-        np.subtract(np.log(total), score, out=nll[rows])
-        weight = np.asarray(_part(scale, rows), scores.dtype)
-        p *= (weight / total)[:, None]
-        if smoothing:
-            p -= (weight * smoothing / p.shape[1])[..., None]
-        p[chosen] -= (1 - smoothing) * weight
-    return nll, out
-
-
-def _fits_word_loss(
-    h: Array,
-    w: Array,
-    b: Array,
-    targets: Array,
-    scale: Array | float,
-    nll: Array,
-    dscores: Array,
-    dh: Array,
-) -> bool:
-    fits = on_host(w, b, targets, dscores, dh) and _is_scale(scale)
-    return fits and h.size * len(b) >= SMALL and free_cores() > 1
-
-
-@numpy_kernel(base.word_loss, fits=_fits_word_loss)
-def word_loss(
-    h: Array,
-    w: Array,
-    b: Array,
-    targets: Array,
-    scale: Array | float,
-    nll: Array,
-    dscores: Array,
-    dh: Array,
-    smoothing: float = 0.0,
-) -> None:
-
-    def work(rows: slice) -> None:
-        scores = np.dot(h[rows], w, out=dscores[rows])
-        scores += b
-        nll[rows], _ = softmax_loss(scores, targets[rows], _part(scale, rows), scores, smoothing)
-        np.dot(scores, w.T, out=dh[rows])
-
-    parallel_map(work, split_evenly(len(h), free_cores()))
-
-
-# ---- Rows of tables
-
-
-@numpy_kernel(
-    base.gather,
-    fits=lambda table, rows, out, mask, keep: on_host(out) and out.flags.c_contiguous,
-)
-def gather(
-    table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Array:
-    """Straight into `out`. mode="clip" avoids NumPy's temporary; checked rows are not clipped."""
-    if rows is not None:
-        table = np.take(table, rows, axis=0, out=out, mode="clip")
-    elif mask is None:
-        out[...] = table
-    if mask is not None:
-        np.multiply(table, mask, out=out)
-        out *= 1 / keep
-    return out
-
-
-@numpy_kernel(
-    attention.gather_regions,
-    fits=lambda table, rows, out, mask, keep: on_host(out) and mask is not None,
-)
-def gather_regions(
-    table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Array:
-    """One pass: the regions of a picture are dropped as they are read."""
-    assert mask is not None
-    scales = mask.astype(out.dtype)
-    scales *= 1 / keep
-    for row, scale, regions in zip(rows.tolist(), scales, out, strict=True):
-        np.multiply(table[row], scale, out=regions)
-    return out
-
-
-@numpy_kernel(
-    base.segment_sum,
-    fits=lambda rows, groups, out: on_host(out) and rows.ndim == 2 and rows.size > 0,
-)
-def segment_sum(rows: Array, groups: Segments, out: Array) -> Array:
-    """The few ids with many rows one by one; the rest together, all first rows, all second, ..."""
-    starts, counts = groups.starts[:-1], np.diff(groups.starts)
-    by_count = np.argsort(-counts, kind="stable")  # ids with the most rows first
-    starts, counts = starts[by_count], counts[by_count]
-    many, some = (int((counts > most).sum()) for most in (ROUNDS, 0))
-    for k, start, count in zip(by_count[:many], starts, counts, strict=False):
-        np.add.reduce(rows[groups.order[start : start + count]], axis=0, out=out[k])
-    out[by_count[many:some]] = rows[groups.order[starts[many:some]]]
-    for turn in range(1, ROUNDS):
-        more = int((counts > turn).sum())
-        if more > many:
-            out[by_count[many:more]] += rows[groups.order[starts[many:more] + turn]]
-    out[by_count[some:]] = 0
-    return out
-
-
-# ---- The update of a training step
-
-
-@numpy_kernel(base.global_norm, fits=lambda x: x.ndim == 1)
-def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
+def _norm(x: Array) -> Array:
     """Squares of a block are summed in their dtype, or in double if they overflow."""
     total = 0.0
     for start in range(0, x.size, NORM_BLOCK):
@@ -256,37 +72,6 @@ def global_norm(x: Array, buffer: Buffer | None = None) -> Array:
             square = float(np.vdot(block, block.astype(np.float64)))
         total += square
     return np.asarray(math.sqrt(total), x.dtype)
-
-
-@numpy_kernel(base.clip_by_norm, fits=lambda x, most: x.ndim == 1)
-def clip_by_norm(x: Array, most: float, buffer: Buffer | None = None) -> Array:
-    """Nothing is scaled if x is short enough: on the host, reading the norm costs nothing."""
-    norm = global_norm(x)
-    if not norm <= most:
-        x *= most / norm
-    return norm
-
-
-def _fits_adam(w: Array, *others: Array) -> bool:
-    alike = (a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in (w, *others))
-    return on_host(*others) and all(alike)
-
-
-@numpy_kernel(base.adam_update, fits=_fits_adam)
-def adam_update(
-    w: Array,
-    dw: Array,
-    m: Array,
-    v: Array,
-    alpha: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> None:
-    """On all cores, in blocks that stay in cache, without full-size temporaries."""
-    parts = split_evenly(w.size, min(cores(), w.size // SHARE))
-    numbers = alpha, beta1, beta2, epsilon
-    parallel_map(lambda part: _adam(w[part], dw[part], m[part], v[part], *numbers), parts)
 
 
 def _adam(
@@ -318,48 +103,6 @@ def _adam(
         w[block] -= s
 
 
-# ---- Steps of the time loops
-#
-# A pass over whole rows, which are contiguous, takes half as long as one over the columns of three
-# gates, so whatever the gates share is done to all four.
-
-
-@numpy_kernel(packed.lstm_gates, fits=lambda a, r, c_prev, out: on_host(r, c_prev, *out))
-def lstm_gates(a: Array, r: Array, c_prev: Array, out: Gates) -> Gates:
-    lstm_gate_steps(a, r, c_prev, out)(single_step(len(a)))
-    return out
-
-
-@numpy_kernel(packed.lstm_gate_steps, fits=lambda a, r, c_prev, out: on_host(r, c_prev, *out))
-def lstm_gate_steps(a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
-    """A sigmoid is (1 + tanh(x / 2)) / 2, so that one tanh serves all four gates."""
-    (h, c, gates, tanh_c), H = out, c_prev.shape[1]
-    most = _rows_of_a_block(4 * H)
-    half, shift = _halves(most, H, gates.dtype)
-    i, f, o, g = split_gates(gates)
-
-    def step_fn(step: Step) -> None:
-        first, before, after, n, _ = step
-        for k in range(0, n, most):
-            m = min(most, n - k)
-            rows, states_after = slice(first + k, first + k + m), slice(after + k, after + k + m)
-            x, cell, t = gates[rows], c[states_after], tanh_c[rows]
-            # i, f, o = sigmoid(a + r), g = tanh(a + r)
-            np.add(a[rows], r[rows], x)
-            np.multiply(x, half[:m], x)
-            np.tanh(x, x)
-            np.multiply(x, half[:m], x)
-            np.add(x, shift[:m], x)
-            # c = f * c_prev + i * g, h = o * tanh(c)
-            np.multiply(f[rows], c_prev[before + k : before + k + m], cell)
-            np.multiply(i[rows], g[rows], t)
-            np.add(cell, t, cell)
-            np.tanh(cell, t)
-            np.multiply(o[rows], t, h[states_after])
-
-    return step_fn
-
-
 @functools.lru_cache(maxsize=8)
 def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Factors and terms (rows, 4H): 0.5 each; for g 1 and -0.0, which leave any number as it is."""
@@ -370,76 +113,301 @@ def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]
     return half, shift
 
 
-@numpy_kernel(
-    packed.lstm_gate_backward_steps,
-    fits=lambda dh, dh_next, dc, out, da, dc_T: on_host(dh_next, dc, *out, da),
-)
-def lstm_gate_backward_steps(
-    dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
-) -> StepFn:
-    """In the order of the plain equations, so with their bits."""
-    dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
-    (_, c, gates, tanh_c), (N, H) = out, dc.shape
-    most = min(_rows_of_a_block(4 * H), max(N, 1))
-    (i, f, o, g), (di, df, do, dg) = split_gates(gates), split_gates(da)
-    totals, scratch, products = np.empty((3, most, H), da.dtype)
-    factors = np.empty((most, 4 * H), da.dtype)
-    factors_g = factors[:, 3 * H :]
+class HostOps(Ops):
+    """Operations on NumPy arrays. No version changes a result by more than rounding."""
 
-    def step_fn(step: Step) -> None:
-        first, before, _, n, _ = step
-        for k in range(0, n, most):
-            m = min(most, n - k)
-            rows, own = slice(first + k, first + k + m), slice(k, k + m)
-            dh_all, t, factor = totals[:m], scratch[:m], factors[:m]
-            dx, dc_all, tanh = da[rows], dc[own], tanh_c[rows]
-            # dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)
-            np.add(dh[rows], dh_next[own], dh_all)
-            np.multiply(tanh, tanh, t)
+    # ---- Products
+
+    def matmul(self, x: Array, w: Array, out: Array) -> Array:
+        """By threads that do not wait for one another."""
+        return _matmul(x, w, out) if _in_threads(x, w) else super().matmul(x, w, out)
+
+    def matmul_nt(self, x: Array, w: Array, out: Array) -> Array:
+        if len(x) > FEW:
+            return super().matmul_nt(x, w, out)
+        self.row_matmul_nt(x, w, out)(0, 0, len(x))
+        return out
+
+    def row_matmul(self, x: Array, w: Array, out: Array) -> MultiplyRows:
+        dot: Any = _matmul if _in_threads(x, w) else np.dot
+
+        def multiply(i: int, o: int, n: int) -> None:
+            dot(x[i : i + n], w, out[o : o + n])
+
+        return multiply
+
+    def row_matmul_nt(self, x: Array, w: Array, out: Array) -> MultiplyRows:
+        """Products of few rows as (w @ x.T).T.
+
+        OpenBLAS packs the right factor on each call, and packing the large strided w.T costs almost as
+        much as the product.
+        """
+        m, turned = len(w), w.T
+        dot: Any = contention_guard().dot if _in_threads(x, w) else np.dot
+        scratch = np.empty(min(len(out), FEW) * m, out.dtype)
+
+        def multiply(i: int, o: int, n: int) -> None:
+            rows, to = x[i : i + n], out[o : o + n]
+            if n > FEW:
+                np.dot(rows, turned, to)
+                return
+            transposed = scratch[: n * m].reshape(m, n)
+            dot(w, rows.T, transposed)
+            to[...] = transposed.T
+
+        return multiply
+
+    # ---- Losses
+
+    def softmax_loss(
+        self,
+        scores: Array,
+        targets: Array,
+        scale: Array | float,
+        out: Array | None = None,
+        smoothing: float = 0.0,
+    ) -> tuple[Array, Array]:
+        """A block of rows at a time; one exp per score gives both the probabilities and their sum."""
+        out = np.empty_like(scores) if out is None else out
+        nll = np.empty(len(scores), scores.dtype)
+        for rows in _blocks(*scores.shape):
+            p, chosen = out[rows], (np.arange(rows.stop - rows.start), targets[rows])
+            np.subtract(scores[rows], scores[rows].max(axis=1, keepdims=True), out=p)
+            score = (1 - smoothing) * p[chosen]  # of the target, above the row's maximum
+            if smoothing:
+                score += smoothing * p.mean(axis=1)
+            np.exp(p, out=p)
+            total = p.sum(axis=1)
+            np.subtract(np.log(total), score, out=nll[rows])
+            weight = np.asarray(_part(scale, rows), scores.dtype)
+            p *= (weight / total)[:, None]
+            if smoothing:
+                p -= (weight * smoothing / p.shape[1])[..., None]
+            p[chosen] -= (1 - smoothing) * weight
+        return nll, out
+
+    def word_loss(
+        self,
+        h: Array,
+        w: Array,
+        b: Array,
+        targets: Array,
+        scale: Array | float,
+        nll: Array,
+        dscores: Array,
+        dh: Array,
+        smoothing: float = 0.0,
+    ) -> None:
+        """All cores, each on a part of the rows."""
+        if h.size * len(b) < SMALL or free_cores() == 1:
+            super().word_loss(h, w, b, targets, scale, nll, dscores, dh, smoothing)
+            return
+
+        def work(rows: slice) -> None:
+            scores = np.dot(h[rows], w, out=dscores[rows])
+            scores += b
+            nll[rows], _ = self.softmax_loss(
+                scores, targets[rows], _part(scale, rows), scores, smoothing
+            )
+            np.dot(scores, w.T, out=dh[rows])
+
+        parallel_map(work, split_evenly(len(h), free_cores()))
+
+    # ---- Rows of tables
+
+    def gather(
+        self,
+        table: Array,
+        rows: Array | None,
+        out: Array,
+        mask: Array | None = None,
+        keep: float = 1.0,
+    ) -> Array:
+        """Straight into `out`. mode="clip" avoids NumPy's temporary; checked rows are not clipped."""
+        if not out.flags.c_contiguous:
+            return super().gather(table, rows, out, mask, keep)
+        if rows is not None:
+            table = np.take(table, rows, axis=0, out=out, mode="clip")
+        elif mask is None:
+            out[...] = table
+        if mask is not None:
+            np.multiply(table, mask, out=out)
+            out *= 1 / keep
+        return out
+
+    def gather_regions(
+        self, table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
+    ) -> Array:
+        """One pass: the regions of a picture are dropped as they are read."""
+        if mask is None:
+            return super().gather_regions(table, rows, out)
+        scales = mask.astype(out.dtype)
+        scales *= 1 / keep
+        for row, scale, regions in zip(rows.tolist(), scales, out, strict=True):
+            np.multiply(table[row], scale, out=regions)
+        return out
+
+    def segment_sum(self, rows: Array, groups: Segments, out: Array | None = None) -> Array:
+        """The few ids with many rows one by one; the rest together, all first rows, all second, ..."""
+        if out is None:
+            out = np.empty((len(groups.starts) - 1, rows.shape[1]), rows.dtype)
+        if not rows.size:
+            return super().segment_sum(rows, groups, out)
+        starts, counts = groups.starts[:-1], np.diff(groups.starts)
+        by_count = np.argsort(-counts, kind="stable")  # ids with the most rows first
+        starts, counts = starts[by_count], counts[by_count]
+        many, some = (int((counts > most).sum()) for most in (ROUNDS, 0))
+        for k, start, count in zip(by_count[:many], starts, counts, strict=False):
+            np.add.reduce(rows[groups.order[start : start + count]], axis=0, out=out[k])
+        out[by_count[many:some]] = rows[groups.order[starts[many:some]]]
+        for turn in range(1, ROUNDS):
+            more = int((counts > turn).sum())
+            if more > many:
+                out[by_count[many:more]] += rows[groups.order[starts[many:more] + turn]]
+        out[by_count[some:]] = 0
+        return out
+
+    # ---- The update of a training step
+
+    def global_norm(self, x: Array, buffer: Buffer | None = None) -> Array:
+        with blas().turn():
+            return _norm(x) if x.ndim == 1 else super().global_norm(x, buffer)
+
+    def clip_by_norm(self, x: Array, most: float, buffer: Buffer | None = None) -> Array:
+        """Nothing is scaled if x is short enough: on the host, reading the norm costs nothing."""
+        with blas().turn():
+            if x.ndim != 1:
+                return super().clip_by_norm(x, most, buffer)
+            norm = _norm(x)
+            if not norm <= most:
+                x *= most / norm
+            return norm
+
+    def adam_update(
+        self,
+        w: Array,
+        dw: Array,
+        m: Array,
+        v: Array,
+        alpha: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        """On all cores, in blocks that stay in cache, without full-size temporaries."""
+        alike = (a.ndim == 1 and a.flags.c_contiguous and a.dtype == w.dtype for a in (w, dw, m, v))
+        if not all(alike):
+            super().adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon)
+            return
+        parts = split_evenly(w.size, min(cores(), w.size // SHARE))
+        numbers = alpha, beta1, beta2, epsilon
+        parallel_map(lambda part: _adam(w[part], dw[part], m[part], v[part], *numbers), parts)
+
+    # ---- Steps of the time loops
+    #
+    # A pass over whole rows, which are contiguous, takes half as long as one over the columns of three
+    # gates, so whatever the gates share is done to all four.
+
+    def lstm_gates(self, a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> Gates:
+        if out is None:
+            h, c, tanh_c = (np.empty_like(c_prev) for _ in range(3))
+            out = Gates(h, c, np.empty_like(a), tanh_c)
+        self.lstm_gate_steps(a, r, c_prev, out)(single_step(len(a)))
+        return out
+
+    def lstm_gate_steps(self, a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
+        """A sigmoid is (1 + tanh(x / 2)) / 2, so that one tanh serves all four gates."""
+        (h, c, gates, tanh_c), H = out, c_prev.shape[1]
+        most = _rows_of_a_block(4 * H)
+        half, shift = _halves(most, H, gates.dtype)
+        i, f, o, g = split_gates(gates)
+
+        def step_fn(step: Step) -> None:
+            first, before, after, n, _ = step
+            for k in range(0, n, most):
+                m = min(most, n - k)
+                rows, states_after = (
+                    slice(first + k, first + k + m),
+                    slice(after + k, after + k + m),
+                )
+                x, cell, t = gates[rows], c[states_after], tanh_c[rows]
+                # i, f, o = sigmoid(a + r), g = tanh(a + r)
+                np.add(a[rows], r[rows], x)
+                np.multiply(x, half[:m], x)
+                np.tanh(x, x)
+                np.multiply(x, half[:m], x)
+                np.add(x, shift[:m], x)
+                # c = f * c_prev + i * g, h = o * tanh(c)
+                np.multiply(f[rows], c_prev[before + k : before + k + m], cell)
+                np.multiply(i[rows], g[rows], t)
+                np.add(cell, t, cell)
+                np.tanh(cell, t)
+                np.multiply(o[rows], t, h[states_after])
+
+        return step_fn
+
+    def lstm_gate_backward_steps(
+        self, dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
+    ) -> StepFn:
+        """In the order of the plain equations, so with their bits."""
+        dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
+        (_, c, gates, tanh_c), (N, H) = out, dc.shape
+        most = min(_rows_of_a_block(4 * H), max(N, 1))
+        (i, f, o, g), (di, df, do, dg) = split_gates(gates), split_gates(da)
+        totals, scratch, products = np.empty((3, most, H), da.dtype)
+        factors = np.empty((most, 4 * H), da.dtype)
+        factors_g = factors[:, 3 * H :]
+
+        def step_fn(step: Step) -> None:
+            first, before, _, n, _ = step
+            for k in range(0, n, most):
+                m = min(most, n - k)
+                rows, own = slice(first + k, first + k + m), slice(k, k + m)
+                dh_all, t, factor = totals[:m], scratch[:m], factors[:m]
+                dx, dc_all, tanh = da[rows], dc[own], tanh_c[rows]
+                # dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)
+                np.add(dh[rows], dh_next[own], dh_all)
+                np.multiply(tanh, tanh, t)
+                np.subtract(1, t, t)
+                np.multiply(dh_all, o[rows], products[:m])
+                np.multiply(products[:m], t, t)
+                np.add(dc_all, t, dc_all)
+                # The gradient of each gate, from c and h ...
+                np.multiply(dc_all, g[rows], di[rows])
+                np.multiply(dc_all, c[before + k : before + k + m], df[rows])
+                np.multiply(dh_all, tanh, do[rows])
+                np.multiply(dc_all, i[rows], dg[rows])
+                # ... times the gate's derivative, for all four at once
+                np.copyto(factor, gates[rows])
+                factors_g[:m] = 1
+                np.multiply(dx, factor, dx)  # by i, f, o and 1
+                np.multiply(g[rows], g[rows], factors_g[:m])
+                np.subtract(1, factor, factor)
+                np.multiply(dx, factor, dx)  # by 1 - i, 1 - f, 1 - o and 1 - g * g
+                np.multiply(dc_all, f[rows], dc_all)
+
+        return step_fn
+
+    def rnn_cell_steps(self, a: Array, h: Array) -> StepFn:
+        def step_fn(step: Step) -> None:
+            first, _, after, n, _ = step
+            r = h[after : after + n]
+            np.add(a[first : first + n], r, r)
+            np.tanh(r, r)
+
+        return step_fn
+
+    def rnn_cell_backward_steps(self, dh: Array, dh_next: Array, h: Array, da: Array) -> StepFn:
+        dh_next[...] = 0
+        scratch = np.empty_like(dh_next)
+
+        def step_fn(step: Step) -> None:
+            first, _, after, n, _ = step
+            rows, state, t = slice(first, first + n), h[after : after + n], scratch[:n]
+            total = da[rows]
+            np.add(dh[rows], dh_next[:n], total)
+            np.multiply(state, state, t)
             np.subtract(1, t, t)
-            np.multiply(dh_all, o[rows], products[:m])
-            np.multiply(products[:m], t, t)
-            np.add(dc_all, t, dc_all)
-            # The gradient of each gate, from c and h ...
-            np.multiply(dc_all, g[rows], di[rows])
-            np.multiply(dc_all, c[before + k : before + k + m], df[rows])
-            np.multiply(dh_all, tanh, do[rows])
-            np.multiply(dc_all, i[rows], dg[rows])
-            # ... times the gate's derivative, for all four at once
-            np.copyto(factor, gates[rows])
-            factors_g[:m] = 1
-            np.multiply(dx, factor, dx)  # by i, f, o and 1
-            np.multiply(g[rows], g[rows], factors_g[:m])
-            np.subtract(1, factor, factor)
-            np.multiply(dx, factor, dx)  # by 1 - i, 1 - f, 1 - o and 1 - g * g
-            np.multiply(dc_all, f[rows], dc_all)
+            np.multiply(total, t, total)
 
-    return step_fn
-
-
-@numpy_kernel(packed.rnn_cell_steps, fits=on_host)
-def rnn_cell_steps(a: Array, h: Array) -> StepFn:
-    def step_fn(step: Step) -> None:
-        first, _, after, n, _ = step
-        r = h[after : after + n]
-        np.add(a[first : first + n], r, r)
-        np.tanh(r, r)
-
-    return step_fn
-
-
-@numpy_kernel(packed.rnn_cell_backward_steps, fits=on_host)
-def rnn_cell_backward_steps(dh: Array, dh_next: Array, h: Array, da: Array) -> StepFn:
-    dh_next[...] = 0
-    scratch = np.empty_like(dh_next)
-
-    def step_fn(step: Step) -> None:
-        first, _, after, n, _ = step
-        rows, state, t = slice(first, first + n), h[after : after + n], scratch[:n]
-        total = da[rows]
-        np.add(dh[rows], dh_next[:n], total)
-        np.multiply(state, state, t)
-        np.subtract(1, t, t)
-        np.multiply(total, t, total)
-
-    return step_fn
+        return step_fn

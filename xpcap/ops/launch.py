@@ -1,21 +1,24 @@
 """CUDA C files of cuda/: loading them, and launching their kernels, as in driver.py.
 
-A macro compiles each file for float32 or float64.
+A macro compiles each file for float32 or float64. A launch whose arguments are not those of the C
+function is an error that names the parameter.
 """
 
 import functools
 import re
+import struct
 import sys
+from collections.abc import Callable, Sequence
 from importlib import resources
 from types import ModuleType
 
 import numpy as np
 
-from xpcap.backend import Array, is_device_array
-from xpcap.driver import THREADS, Kernel, parameter_types
-from xpcap.errors import InvalidValueError
+from xpcap.backend import Array, get_array_module, is_device_array
+from xpcap.driver import SLOTS, THREADS, Kernel, Parameter, parameters
+from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 from xpcap.ops.base import NO_TARGET
-from xpcap.ops.replay import note
+from xpcap.ops.replay import invalidate, note
 
 # What host and kernels agree on: `#define`s before each file
 CONSTANTS = {
@@ -31,7 +34,14 @@ CONSTANTS = {
 }
 # C types by NumPy's character for the dtype, which costs far less than its name
 REALS = {"f": "float", "d": "double"}
-INT_MAX = 2**31 - 1
+# Dtypes of the arrays that a kernel reads and writes, by C's type of an element
+DTYPES = {
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+    "int": np.dtype(np.int32),
+    "unsigned char": np.dtype(np.bool_),
+}
+Launcher = Callable[..., None]
 
 
 @functools.cache
@@ -45,16 +55,94 @@ def source(file: str) -> str:
     return f"{defines}{text}"
 
 
+class CheckedKernel(Kernel):
+    """A kernel that names a C parameter whose argument does not fit.
+
+    Numbers are checked at each launch, arrays where they are first handed over.
+    """
+
+    def __init__(
+        self, xp: ModuleType, device: int, module: object, name: str, types: Sequence[Parameter]
+    ) -> None:
+        super().__init__(xp, module, name, types, note)
+        self._parameters, self._device, self._array = types, device, xp.ndarray
+        self._dtypes = [DTYPES[one.type] if one.pointer else None for one in types]
+
+    def __call__(self, grid: tuple[int, ...], *args: object) -> None:
+        try:
+            super().__call__(grid, *args)
+        except (struct.error, OverflowError):
+            raise self._refused_number(args) from None
+
+    def check(self, args: Sequence[object]) -> None:
+        """TypeError, ValueError : an array is not what the kernel reads or writes there."""
+        array, device = self._array, self._device
+        # zip does not count: a loop's numbers come later
+        for x, dtype in zip(args, self._dtypes, strict=False):
+            if dtype is None:
+                continue
+            fits = isinstance(x, array) and (x.dtype is dtype or x.dtype == dtype)  # type: ignore[attr-defined]
+            if not (fits and x.flags.c_contiguous and x.data.device_id == device):  # type: ignore[attr-defined]
+                raise self._refused_array(args)
+
+    def on(self, *arrays: object) -> Launcher:
+        """A function of a grid and of the numbers, which come last, for arrays that are the same."""
+        self.check(arrays)
+
+        def launch(grid: tuple[int, ...], *numbers: object) -> None:
+            self(grid, *arrays, *numbers)
+
+        return launch
+
+    def _refused_array(self, args: Sequence[object]) -> XpcapError:
+        for x, (name, _, _), dtype in zip(args, self._parameters, self._dtypes, strict=False):
+            if dtype is None:
+                continue
+            expected = f"a C-contiguous array of {dtype} on CUDA device {self._device}"
+            if not isinstance(x, self._array):
+                kind = f"is a {type(x).__module__}.{type(x).__name__}"
+                return InvalidTypeError(self.name, name, kind, expected)
+            if x.dtype != dtype:  # type: ignore[attr-defined]
+                return InvalidTypeError(self.name, name, f"has dtype {x.dtype}", expected)  # type: ignore[attr-defined]
+            if not x.flags.c_contiguous:  # type: ignore[attr-defined]
+                came = f"has strides {x.strides} for shape {x.shape}"  # type: ignore[attr-defined]
+                return InvalidValueError(self.name, name, came, expected)
+            if (device := x.data.device_id) != self._device:  # type: ignore[attr-defined]
+                return InvalidValueError(self.name, name, f"lies on CUDA device {device}", expected)
+        raise AssertionError("every array fits")
+
+    def _refused_number(self, args: Sequence[object]) -> XpcapError:
+        for x, (name, kind, pointer) in zip(args, self._parameters, strict=True):
+            if pointer:
+                continue
+            try:
+                struct.pack(f"<{SLOTS[kind]}", x)
+            except struct.error as error:
+                whole = isinstance(x, int | np.integer)
+                refused = InvalidValueError if whole else InvalidTypeError
+                cause = "" if whole else error
+                return refused(self.name, name, f"is {x!r}", f"a number of C's type {kind}", cause)
+            except OverflowError:
+                return InvalidValueError(
+                    self.name, name, f"is {x!r}", f"a number of C's type {kind}"
+                )
+        raise AssertionError("every number fits")
+
+
 @functools.cache
-def _kernel(xp: ModuleType, device: int, file: str, name: str, real: str) -> Kernel:
+def _kernel(xp: ModuleType, device: int, file: str, name: str, real: str) -> CheckedKernel:
     """A kernel, cached for each device: a module loads on the current one."""
     module = xp.RawModule(code=source(file), options=(f"-DREAL={real}",))
-    return Kernel(xp, module, name, parameter_types(source(file), name, real), note)
+    return CheckedKernel(xp, device, module, name, parameters(source(file), name, real))
 
 
 def current_device(name: str, like: Array) -> tuple[ModuleType, int]:
     """CuPy and the device of `like`. ValueError : it is not this thread's current device."""
-    xp, device = sys.modules["cupy"], like.data.device_id
+    xp = sys.modules["cupy"]
+    if not isinstance(like, xp.ndarray):
+        kind = f"are a {type(like).__module__}.{type(like).__name__}"
+        raise InvalidTypeError(name, "its arrays", kind, expected="CuPy's")
+    device = like.data.device_id
     if device != (current := xp.cuda.runtime.getDevice()):
         raise InvalidValueError(
             name,
@@ -66,15 +154,20 @@ def current_device(name: str, like: Array) -> tuple[ModuleType, int]:
     return xp, device
 
 
-def kernel(file: str, name: str, like: Array) -> Kernel:
+def kernel(file: str, name: str, like: Array) -> CheckedKernel:
     """The kernel for the dtype and device of `like`. ValueError : not this thread's device."""
     xp, device = current_device(name, like)
     return _kernel(xp, device, file, name, REALS.get(like.dtype.char, "float"))
 
 
 def launch(file: str, name: str, like: Array, grid: int | tuple[int, ...], *args: object) -> None:
-    """Launch a kernel with `grid` blocks, in the dtype and on the device of `like`."""
-    kernel(file, name, like)(grid if isinstance(grid, tuple) else (grid,), *args)
+    """Launch a kernel with `grid` blocks, in the dtype and on the device of `like`.
+
+    TypeError, ValueError : an argument is not what the kernel takes.
+    """
+    function = kernel(file, name, like)
+    function.check(args)
+    function(grid if isinstance(grid, tuple) else (grid,), *args)
 
 
 def blocks(n: int) -> int:
@@ -82,21 +175,17 @@ def blocks(n: int) -> int:
     return -(-n // THREADS)
 
 
-def are_reals(*arrays: Array) -> bool:
-    """True if kernels can index all: on a device, non-empty, C-contiguous, of one float dtype."""
-    dtype = arrays[0].dtype
-    if dtype.char not in REALS or not is_device_array(arrays[0]):
-        return False
-    # all() of a generator takes twice as long
-    for a in arrays:
-        if not (a.size and (a.dtype is dtype or a.dtype == dtype) and a.flags.c_contiguous):
-            return False
-    return True
+def contiguous(x: Array) -> Array:
+    """What kernels take of x: C-contiguous, with whole numbers as int32.
 
-
-def are_indices(*arrays: Array) -> bool:
-    """True if kernels can read all as vectors of row numbers."""
-    for a in arrays:  # noqa: SIM110 - as in are_reals
-        if not (a.dtype == np.int32 and a.flags.c_contiguous):
-            return False
-    return True
+    What lies on the host, and None, is as it was. CuPy copies: a recording that is on is not used.
+    """
+    if not is_device_array(x):
+        return x
+    if x.dtype.kind in "iu" and x.dtype != np.int32:
+        invalidate("contiguous")
+        return x.astype(np.int32, order="C")
+    if not x.flags.c_contiguous:
+        invalidate("contiguous")
+        return get_array_module(x).ascontiguousarray(x)
+    return x

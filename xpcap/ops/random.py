@@ -9,55 +9,12 @@ Notes
 Salmon et al. 2011, *Parallel random numbers: as easy as 1, 2, 3*.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-
-from xpcap.backend import Array, asarray, is_device_array
-from xpcap.ops.base import gather
-from xpcap.ops.dispatch import find
 
 VIEWS, SAMPLES = 3, 4  # streams of augmentations and of sampled captions; masks have 0, 1 and 2
 
 
-def dropout_masks(
-    masks: Sequence[Sequence[Array]],
-    mask_rows: Sequence[Sequence[Array]],
-    counts: Sequence[int],
-    seed: int,
-    step: int,
-    keep: float,
-) -> None:
-    """Draw a training step's dropout masks, true for the units to keep.
-
-    Image features have stream 0, words 1, hidden states 2. Unit u of row number r is kept if 16
-    bits are below round(65536 * keep), at most 65536: bits 16 * (u % 16) and up of the 256 that
-    Philox 4x64-10 makes of the key (seed, stream) and the counter (1 + r * ceil(width / 16) + u //
-    16, 0, 0, step), low words and low bits first. So ``numpy.random.Philox(key=[seed, stream],
-    counter=[0, 0, 0, step]).random_raw(...)``, seen as uint16, has the bits of row 0, of row 1, and
-    so on: NumPy counts up before it makes a block.
-
-    Parameters
-    ----------
-    masks : of each part of the batch, for each stream: array (n, width), bool, written to
-    mask_rows : likewise: array (n,), int32, the row number of each row; -1, on a device alone, of one
-        that keeps no unit
-    counts : for each stream, the rows of the whole batch; its numbers are 0..count-1
-    seed, step : int in 0..2**63-1
-    """
-    if fast := find(dropout_masks, masks, mask_rows, counts, seed, step, keep):
-        fast(masks, mask_rows, counts, seed, step, keep)
-        return
-    for stream, count in enumerate(counts):
-        kept = _kept_units(seed, stream, step, (count, masks[0][stream].shape[1]), keep)
-        for part, rows in zip(masks, mask_rows, strict=True):
-            mask = part[stream]
-            gather(asarray(kept, like=mask), rows[stream], out=mask)
-            if is_device_array(mask):
-                mask &= (rows[stream] >= 0)[:, None]
-
-
-def _kept_units(
+def kept_units(
     seed: int, stream: int, step: int, shape: tuple[int, int], keep: float
 ) -> np.ndarray:
     """Masks of rows 0, 1, ... of a stream, on the host."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module, to_numpy
 from xpcap.models.parameters import Parameters
-from xpcap.ops import record_step
+from xpcap.ops import get_ops
 
 MOST_WAITING = 4096  # steps whose losses may wait on the device
 HUGE = 1e6  # no parameter or gradient of a healthy captioner has a norm anywhere near
@@ -67,7 +67,9 @@ class LossBuffer:
         """Record a step, both numbers 0-d. Reads nothing unless the buffer is full."""
         if self.full:
             self._read()
-        record_step(self._waiting, self._unread, loss, norm)
+        dtype = self._waiting.dtype
+        loss, norm = (x if x.dtype == dtype else x.astype(dtype) for x in (loss, norm))
+        get_ops(self._waiting).record_step(self._waiting, self._unread, loss, norm)
         self._unread += 1
 
     @property

@@ -22,7 +22,7 @@ from xpcap.memory import Workspace
 from xpcap.models.batch import Batch, FeatureRows, Layouts, dealt, layouts_of
 from xpcap.models.network import GRADIENTS
 from xpcap.models.parameters import Parameters
-from xpcap.ops import global_norm
+from xpcap.ops import get_ops
 from xpcap.ops.random import draw_views
 from xpcap.optim import LINEAR, Optimizer
 from xpcap.options import Kind, Names, Real, Whole
@@ -302,7 +302,7 @@ class CaptioningSolver:
         loss = _all_reduce(self.group, loss, grads)
         buffer, clip = self._workspace.buffer.scope("solver"), self.clip_norm
         if clip is None:
-            norm = global_norm(grads.flat, buffer)
+            norm = get_ops(grads.flat).global_norm(grads.flat, buffer)
         else:
             norm = optim.clip_by_global_norm(grads.flat, clip, buffer=buffer)
         if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
@@ -353,7 +353,7 @@ class CaptioningSolver:
         batch = self._loader.minibatch("train", captions)._replace(step=0)
         loss, grads = self.objective.loss(model, batch, Workspace(flat, 1))
         if (clip := self.clip_norm) is None:
-            norm = global_norm(grads.flat)
+            norm = get_ops(grads.flat).global_norm(grads.flat)
         else:
             norm = optim.clip_by_global_norm(grads.flat, clip)
         optimizer = Optimizer(self.update_rule, self.optim_config, flat)
