@@ -102,11 +102,12 @@ def _adam(w: Array, dw: Array, config: Config) -> None:
     config["t"] += 1
     b1, b2 = config["beta1"], config["beta2"]
     alpha = config["learning_rate"] * math.sqrt(1 - b2 ** config["t"]) / (1 - b1 ** config["t"])
-    arrays = w, dw, config["m"], config["v"]
-    taken = [contiguous(x) for x in arrays]
-    get_ops(w).adam_update(*taken, alpha, b1, b2, config["epsilon"])
-    for x, copy in zip(arrays, taken, strict=True):
-        if copy is not x and x is not dw:  # a view on a device was copied
+    updated = w, config["m"], config["v"]
+    taken = [contiguous(x) for x in updated]
+    flat, m, v = taken
+    get_ops(w).adam_update(flat, contiguous(dw), m, v, alpha, b1, b2, config["epsilon"])
+    for x, copy in zip(updated, taken, strict=True):
+        if copy is not x:  # a view on a device was copied
             x[...] = copy
 
 

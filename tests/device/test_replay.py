@@ -249,6 +249,19 @@ def test_emulated_operation_without_a_kernel_spoils_a_record(
     np.testing.assert_allclose(ours.loss_history, theirs.loss_history, rtol=2e-6)
 
 
+def test_emulated_steps_of_many_captions_are_recorded_too(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a product and the gates: operations that have kernels."""
+    monkeypatch.setattr("xpcap.ops.device.FUSED", 1)
+    ours, theirs = solver(), solver("numpy")
+    for rows in fitting(ours, 3):
+        ours.train_batch(rows)
+        theirs.train_batch(rows)
+    assert replays(ours)
+    np.testing.assert_allclose(ours.loss_history, theirs.loss_history, rtol=2e-6)
+
+
 def test_emulated_record_is_made_anew_when_a_buffer_moves(device: Emulator) -> None:
     ours, theirs = solver(), solver("numpy")
     for k, rows in enumerate(fitting(ours, 5)):

@@ -158,7 +158,7 @@ def backward(
 
     own = {name: grads[name] for name in config.cell_shapes() if name not in (weight, bias)}
     da, dstate0, found = config.recurrent.rows_backward(dh, loop, buffer.scope("cell"), own)
-    da, dstate0 = contiguous(da), [contiguous(dstate) for dstate in dstate0]
+    da, dstate0 = contiguous(da), tuple(contiguous(dstate) for dstate in dstate0)
     if missing := [name for name in own if name not in found]:
         raise InvalidValueError(
             "CaptioningRNN.loss",

@@ -259,7 +259,7 @@ class DeviceOps(Equations):
         return out
 
     def sequence_sum(self, x: Array, rows: PackedSequences, out: Array) -> Array:
-        if not is_device_array(rows.firsts):
+        if rows.firsts is None or not is_device_array(rows.firsts):
             return super().sequence_sum(x, rows, out)
         N, C = out.shape
         args = x, rows.firsts, out, len(rows.firsts) - 1, C
@@ -406,14 +406,14 @@ class DeviceOps(Equations):
         out: Array,
     ) -> Array:
         N, P, H = out.shape
-        if P > REGIONS or not is_device_array(rows.firsts):
+        if P > REGIONS or rows.firsts is None or not is_device_array(rows.firsts):
             return super().attention_sum(weights, dcontext, dscores, h, rows, out)
-        sizes = N, len(rows.firsts) - 1, P, H
-        grid, arrays = (
-            (N, blocks(H), -(-P // SLAB)),
-            (weights, dcontext, dscores, h, rows.firsts, out),
+        arrays, sizes = (
+            (weights, dcontext, dscores, h, rows.firsts),
+            (N, len(rows.firsts) - 1, P, H),
         )
-        launch("attention", "attention_sum", out, grid, *arrays, *sizes)
+        grid = N, blocks(H), -(-P // SLAB)
+        launch("attention", "attention_sum", out, grid, *arrays, out, *sizes)
         return out
 
     # ---- Steps of the time loops: the product, by cuBLAS, and one launch; or both in one

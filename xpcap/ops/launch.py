@@ -81,7 +81,7 @@ class CheckedKernel(Kernel):
         for x, dtype in zip(args, self._dtypes, strict=False):
             if dtype is None:
                 continue
-            fits = isinstance(x, array) and (x.dtype is dtype or x.dtype == dtype)  # type: ignore[attr-defined]
+            fits = isinstance(x, array) and (x.dtype is dtype or x.dtype == dtype)
             if not (fits and x.flags.c_contiguous and x.data.device_id == device):  # type: ignore[attr-defined]
                 raise self._refused_array(args)
 
@@ -102,12 +102,12 @@ class CheckedKernel(Kernel):
             if not isinstance(x, self._array):
                 kind = f"is a {type(x).__module__}.{type(x).__name__}"
                 return InvalidTypeError(self.name, name, kind, expected)
-            if x.dtype != dtype:  # type: ignore[attr-defined]
-                return InvalidTypeError(self.name, name, f"has dtype {x.dtype}", expected)  # type: ignore[attr-defined]
-            if not x.flags.c_contiguous:  # type: ignore[attr-defined]
-                came = f"has strides {x.strides} for shape {x.shape}"  # type: ignore[attr-defined]
+            if x.dtype != dtype:
+                return InvalidTypeError(self.name, name, f"has dtype {x.dtype}", expected)
+            if not x.flags.c_contiguous:
+                came = f"has strides {x.strides} for shape {x.shape}"
                 return InvalidValueError(self.name, name, came, expected)
-            if (device := x.data.device_id) != self._device:  # type: ignore[attr-defined]
+            if (device := x.data.device_id) != self._device:
                 return InvalidValueError(self.name, name, f"lies on CUDA device {device}", expected)
         raise AssertionError("every array fits")
 

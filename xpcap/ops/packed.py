@@ -118,8 +118,8 @@ class PackedSequences(NamedTuple):
         if self.previous is None:
             return stack[: self.R]
         previous = asarray(self.previous, like=stack)
-        if is_device_array(previous):
-            previous = previous.astype(np.int32, copy=False)
+        if is_device_array(previous) and previous.dtype != np.int32:
+            previous = previous.astype(np.int32)
         out = buffer("previous", (self.R, stack.shape[1]))
         return get_ops(stack).gather(stack, previous, out)
 
