@@ -162,7 +162,7 @@ def test_operations_without_a_kernel_are_listed() -> None:
 
 
 def test_emulated_equation_ends_a_record(device: Emulator) -> None:
-    """Of an operation that has no kernel, and of one whose kernel does not pay."""
+    """Of an operation without a kernel, or on an empty array; so does the copy of a view."""
     with xpcap.use_backend("cupy"):
         x, out = xpcap.asarray(np.ones(3, "f4")), xpcap.asarray(np.ones((), "f4"))
         for version, spoilt in ((DeviceOps(), None), (WithoutSum(), "weighted_sum")):
@@ -172,6 +172,12 @@ def test_emulated_equation_ends_a_record(device: Emulator) -> None:
         with replay.recording() as record:
             DeviceOps().weighted_sum(x[:0], 2.0, out)
         assert record.invalidated == "weighted_sum"
+        with replay.recording() as record:
+            assert ops.contiguous(x) is x
+        assert record.invalidated is None
+        with replay.recording() as record:
+            ops.contiguous(x[::2])
+        assert record.invalidated == "contiguous"
 
 
 def test_emulated_thread_on_another_device_is_told_so(

@@ -19,6 +19,9 @@ from xpcap.ops.random import kept_units
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 MultiplyRows = Callable[[int, int, int], None]
+# Target of a row of padding, int32, on a device. No wrong target is likely to be it: neither -1, nor
+# -100, which PyTorch ignores, nor the smallest integer, which NaN becomes.
+NO_TARGET = 1 - 2**31
 
 
 def sigmoid(x: Array) -> Array:
@@ -35,11 +38,6 @@ def sigmoid(x: Array) -> Array:
     xp = get_array_module(x)
     z = xp.exp(-xp.abs(x))  # in (0, 1]
     return xp.where(x >= 0, 1, z) / (1 + z)
-
-
-# Target of a row of padding, int32, on a device. No wrong target is likely to be it: neither -1, nor
-# -100, which PyTorch ignores, nor the smallest integer, which NaN becomes.
-NO_TARGET = 1 - 2**31
 
 
 def log_softmax(scores: Array) -> Array:

@@ -175,19 +175,23 @@ def _check(x: Array, w: Array, out: Array) -> None:
 
 
 def _refused(x: Array, w: Array, out: Array) -> XpcapError:
-    for name, factor in (("out", out), ("x", x), ("w", w)):
-        expected = "a CuPy array of two axes"
-        if not is_device_array(factor):
-            kind = f"is a {type(factor).__module__}.{type(factor).__name__}"
-            return InvalidTypeError("cuBLAS", name, kind, expected)
-        if factor.ndim != 2:
-            return InvalidValueError("cuBLAS", name, f"has shape {factor.shape}", expected)
-        if factor.dtype.char not in GEMM or factor.dtype != out.dtype:
-            wanted = "float32 or float64, the same for all three"
-            return InvalidTypeError("cuBLAS", name, f"has dtype {factor.dtype}", wanted)
-        if not (factor.flags.c_contiguous or (factor is not out and _is_dense(factor.flags))):
-            came = f"has strides {factor.strides} for shape {factor.shape}"
-            return InvalidValueError("cuBLAS", name, came, "rows or columns without gaps")
+    refused: type[XpcapError] = InvalidValueError
+    for name, array in (("out", out), ("x", x), ("w", w)):
+        if not is_device_array(array):
+            refused, came = (
+                InvalidTypeError,
+                f"is a {type(array).__module__}.{type(array).__name__}",
+            )
+        elif array.dtype.char not in GEMM or array.dtype != out.dtype:
+            refused, came = InvalidTypeError, f"has dtype {array.dtype}"
+        elif array.ndim != 2:
+            came = f"has shape {array.shape}"
+        elif not (array.flags.c_contiguous or (array is not out and _is_dense(array.flags))):
+            came = f"has strides {array.strides} for shape {array.shape}"
+        else:
+            continue
+        expected = f"a matrix of {out.dtype} on the device, its rows without gaps"
+        return refused("cuBLAS", name, came, expected)
     raise AssertionError("gemm takes all three")
 
 

@@ -95,37 +95,34 @@ class CheckedKernel(Kernel):
         return launch
 
     def _refused_array(self, args: Sequence[object]) -> XpcapError:
-        for x, (name, _, _), dtype in zip(args, self._parameters, self._dtypes, strict=False):
+        refused: type[XpcapError] = InvalidTypeError
+        for x, (name, *_), dtype in zip(args, self._parameters, self._dtypes, strict=False):
             if dtype is None:
                 continue
-            expected = f"a C-contiguous array of {dtype} on CUDA device {self._device}"
             if not isinstance(x, self._array):
-                kind = f"is a {type(x).__module__}.{type(x).__name__}"
-                return InvalidTypeError(self.name, name, kind, expected)
-            if x.dtype != dtype:
-                return InvalidTypeError(self.name, name, f"has dtype {x.dtype}", expected)
-            if not x.flags.c_contiguous:
-                came = f"has strides {x.strides} for shape {x.shape}"
-                return InvalidValueError(self.name, name, came, expected)
-            if (device := x.data.device_id) != self._device:
-                return InvalidValueError(self.name, name, f"lies on CUDA device {device}", expected)
+                came = f"is a {type(x).__module__}.{type(x).__name__}"
+            elif x.dtype != dtype:
+                came = f"has dtype {x.dtype}"
+            elif not x.flags.c_contiguous:
+                refused, came = InvalidValueError, f"has strides {x.strides} for shape {x.shape}"
+            elif x.data.device_id != self._device:
+                refused, came = InvalidValueError, f"lies on CUDA device {x.data.device_id}"
+            else:
+                continue
+            expected = f"a C-contiguous array of {dtype} on CUDA device {self._device}"
+            return refused(self.name, name, came, expected)
         raise AssertionError("every array fits")
 
     def _refused_number(self, args: Sequence[object]) -> XpcapError:
-        for x, (name, kind, pointer) in zip(args, self._parameters, strict=True):
+        for x, (name, type_, pointer) in zip(args, self._parameters, strict=True):
             if pointer:
                 continue
             try:
-                struct.pack(f"<{SLOTS[kind]}", x)
-            except struct.error as error:
-                whole = isinstance(x, int | np.integer)
-                refused = InvalidValueError if whole else InvalidTypeError
-                cause = "" if whole else error
-                return refused(self.name, name, f"is {x!r}", f"a number of C's type {kind}", cause)
-            except OverflowError:
-                return InvalidValueError(
-                    self.name, name, f"is {x!r}", f"a number of C's type {kind}"
-                )
+                struct.pack(f"<{SLOTS[type_]}", x)
+            except (struct.error, OverflowError):
+                is_number = isinstance(x, int | np.integer) or type_ in REALS.values()
+                refused = InvalidValueError if is_number else InvalidTypeError
+                return refused(self.name, name, f"is {x!r}", f"a number of C's type {type_}")
         raise AssertionError("every number fits")
 
 
