@@ -35,7 +35,7 @@ def public() -> Iterator[tuple[str, object]]:
     }
     for name, one in objects.items():
         defined = getattr(one, "__module__", "")
-        if inspect.isfunction(one) or (inspect.isclass(one) and not defined.endswith("recurrent")):
+        if inspect.isfunction(one) or (inspect.isclass(one) and not defined.endswith("ops.packed")):
             yield name, one
             yield from ((f"{name}.{method}", found) for method, found in methods(one))
 
