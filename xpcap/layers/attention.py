@@ -241,7 +241,7 @@ class Attention:
         """
         if dWattn is None:
             dWattn = self._buffer("dWattn", self._Wattn.shape)
-        ops = get_ops(da)
+        ops, da, dh0 = get_ops(da), contiguous(da), contiguous(dh0)
         ops.matmul(self._context.T, da, out=dWattn)
         out = self._buffer("dA", self.A.shape)
         dA = ops.attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, out)
