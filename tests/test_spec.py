@@ -21,7 +21,9 @@ def zeros(*shape: int, dtype: str = "f4") -> np.ndarray:
         ("h:N,H b:4H", [(2, 3), (12,)], {"N": 2, "H": 3}),
         ("b:4H h:N,H", [(12,), (2, 3)], {"N": 2, "H": 3}),
         ("c:D,d p:d+1,V", [(5, 2), (3, 7)], {"D": 5, "d": 2, "V": 7}),
-        ("x:...,D", [(2, 3, 4)], {"D": 4}),
+        ("x:...,D", [(2, 3, 4)], {"...": (2, 3), "D": 4}),
+        ("x:N,... w:D,M", [(2, 3, 4), (5, 6)], {"...": (3, 4), "N": 2, "D": 5, "M": 6}),
+        ("x:... y:...,D", [(2, 3), (2, 3, 4)], {"...": (2, 3), "D": 4}),
         ("x:N,D|N,P,D", [(2, 3)], {"N": 2, "D": 3}),
         ("x:N,D|N,P,D", [(2, 9, 3)], {"N": 2, "P": 9, "D": 3}),
         ("x:N,3", [(2, 3)], {"N": 2}),
@@ -42,6 +44,9 @@ def test_shapes_bind_sizes(text: str, shapes: list[tuple[int, ...]], sizes: dict
         ("h:N,H c:N,H", [(2, 3), (2, 4)], "c", "(N, H) = (2, 3)"),
         ("c:D,d p:d+1,V", [(5, 2), (2, 7)], "p", "(d+1, V), d = 2"),
         ("x:...,D", [(4,)], "x", "(..., D)"),
+        ("x:N,...", [(4,)], "x", "(N, ...)"),
+        ("x:... y:...,D", [(2, 3), (2, 4, 4)], "y", "(..., D), ... = (2, 3)"),
+        ("x:... y:...", [(2, 3), (2,)], "y", "(...) = (2, 3)"),
         ("w:D x:N,D|N,P,D", [(3,), (2, 4)], "x", "(N, D) or (N, P, D), D = 3"),
         ("x:N,3", [(2, 4)], "x", "(N, 3)"),
         ("x:()", [(1,)], "x", "()"),
@@ -169,7 +174,7 @@ def test_argument_that_may_be_none_is_checked_if_it_is_given() -> None:
 
 
 def test_backward_has_a_gradient_for_each_argument() -> None:
-    found = spec("x:N,D Wx:D,4H c0?:N,H -> h:N,H").backward
+    found = spec("x:N,D ids:N=i Wx:D,4H c0?:N,H -> h:N,H").backward
     assert [entry.name for entry in found.entries] == ["dh"]
     assert [entry.name for entry in found.results] == ["dx", "dWx", "dc0"]
     assert [entry.shapes for entry in found.results] == ["(N, D)", "(D, 4H)", "(N, H)"]

@@ -6,7 +6,7 @@ An entry for each array, ``name:axes``, with a space between entries and a comma
 ``N``, ``d``           a size, the same wherever the letter stands
 ``4H``, ``d+1``        a multiple of a size, a size and a number
 ``3``, ``()``          a fixed size, no axes
-``...,D``              any axes, at least one, then those that follow
+``...,D``, ``N,...``   any axes, at least one, the same wherever ``...`` stands
 ``N,D|N,P,D``          alternatives: the first that fits
 ``x:N,D=f4``           its kind, see `KINDS`; without one float32 or float64
 ``x:N,D=f!``           its numbers are finite
@@ -40,7 +40,7 @@ KINDS = {  # kind: characters of NumPy's dtypes, and in words
     "t": ("US", "text"),
     **{kind: (np.dtype(kind).char, np.dtype(kind).name) for kind in "f2 f4 f8 u1 u2 u4 u8".split()},
 }
-Sizes = dict[str, int]
+Sizes = dict[str, Any]  # by letter, an int; of "..." the tuple of its axes
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -70,24 +70,42 @@ class Axis(NamedTuple):
 
 
 class Form(NamedTuple):
-    """The axes of an array; `open` if any others come before them."""
+    """The axes of an array; `open` is the position of any others among them, -1 for none."""
 
     axes: tuple[Axis, ...]
-    open: bool
+    open: int
 
     @classmethod
     def parse(cls, text: str) -> "Form":
         axes = [] if text == "()" else text.split(",")
-        return cls(tuple(Axis.parse(axis) for axis in axes if axis != "..."), "..." in axes)
+        known = tuple(Axis.parse(axis) for axis in axes if axis != "...")
+        return cls(known, axes.index("...") if "..." in axes else -1)
 
     def __str__(self) -> str:
-        axes = [*["..."] * self.open, *map(str, self.axes)]
-        return f"({', '.join(axes)}{',' * (len(axes) == 1)})"
+        axes = [*map(str, self.axes)]
+        if self.open >= 0:
+            axes.insert(self.open, "...")
+        return f"({', '.join(axes)}{',' * (len(axes) == 1 and self.open < 0)})"
+
+    @property
+    def letters(self) -> set[str]:
+        """What `sizes` must have for the shape to be known."""
+        letters = {axis.letter for axis in self.axes} - {""}
+        return letters if self.open < 0 else letters | {"..."}
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """The shape, if its letters are bound."""
+        shape = tuple(axis.size(sizes) for axis in self.axes)
+        at = self.open
+        return shape if at < 0 else (*shape[:at], *sizes["..."], *shape[at:])
 
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
         """True if `shape` has this form; free letters are bound, also where it has not."""
-        if self.open:
-            shape = shape[len(shape) - len(self.axes) :] if len(shape) > len(self.axes) else ()
+        if (at := self.open) >= 0:
+            end = at + len(shape) - len(self.axes)
+            if end <= at or sizes.setdefault("...", shape[at:end]) != shape[at:end]:
+                return False
+            shape = shape[:at] + shape[end:]
         if len(shape) != len(self.axes):
             return False
         for (factor, letter, more), size in zip(self.axes, shape, strict=True):
@@ -131,7 +149,7 @@ class Entry(NamedTuple):
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """The shape of the first form, whose letters are bound."""
-        return tuple(axis.size(sizes) for axis in self.forms[0].axes)
+        return self.forms[0].shape(sizes)
 
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
         """True if `shape` is one of the forms, whose letters are then bound."""
@@ -143,8 +161,8 @@ class Entry(NamedTuple):
 
     def wanted(self, sizes: Sizes) -> str:
         """The forms with what is known of them: ``(N, 4H) = (2, 12)``, or ``(N, 4H), H = 3``."""
-        letters = {axis.letter for form in self.forms for axis in form.axes} - {""}
-        if len(self.forms) == 1 and letters and letters <= set(sizes) and not self.forms[0].open:
+        letters = set().union(*(form.letters for form in self.forms))
+        if len(self.forms) == 1 and letters and letters <= set(sizes):
             return f"{self.shapes} = {self.shape(sizes)}"
         known = (f", {letter} = {sizes[letter]}" for letter in sizes if letter in letters)
         return self.shapes + "".join(known)
@@ -280,10 +298,13 @@ class Spec:
 
     @functools.cached_property
     def backward(self) -> "Spec":
-        """The spec of the backward pass: ``dh:N,H -> dx:N,D dWx:D,4H``, in argument order."""
+        """The spec of the backward pass: ``dh:N,H -> dx:N,D dWx:D,4H``, in argument order.
+
+        Floats have gradients, and arrays of another kind, such as word ids, have none.
+        """
         gradients = copy.copy(self)
         gradients.entries, gradients.results = (
-            tuple(entry._replace(name=f"d{entry.name}") for entry in entries)
+            tuple(entry._replace(name=f"d{entry.name}") for entry in entries if not entry.kind)
             for entries in (self.results, self.entries)
         )
         return gradients
@@ -351,6 +372,19 @@ def check_float(function: str, name: str, x: Array, first_name: str, first: Arra
             expected="float32 or float64",
             cause="cast it with .astype",
         )
+    check_library(function, name, x, first_name, first)
+    if x.dtype != first.dtype:
+        raise InvalidTypeError(
+            function,
+            name,
+            f"{has(name)} dtype {x.dtype}",
+            expected=f"{first.dtype}, as {first_name} has",
+            cause="cast one with .astype",
+        )
+
+
+def check_library(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
+    """InvalidTypeError : one of two arrays is NumPy's and the other CuPy's."""
     if is_device_array(x) != is_device_array(first):
         mine, other = ("cupy" if is_device_array(a) else "numpy" for a in (x, first))
         raise InvalidTypeError(
@@ -359,14 +393,6 @@ def check_float(function: str, name: str, x: Array, first_name: str, first: Arra
             f"is a {mine} array",
             expected=f"a {other} array, as {first_name} is",
             cause="move one with asarray or to_numpy",
-        )
-    if x.dtype != first.dtype:
-        raise InvalidTypeError(
-            function,
-            name,
-            f"{has(name)} dtype {x.dtype}",
-            expected=f"{first.dtype}, as {first_name} has",
-            cause="cast one with .astype",
         )
 
 
