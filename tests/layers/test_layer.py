@@ -1,0 +1,330 @@
+"""One line of shapes: what `layer` and `gradient` check, pass on and write into a docstring."""
+
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import docstrings
+import numpy as np
+import pytest
+from refusals import refuses
+
+from xpcap.layers.layer import gradient, layer
+
+N, D, H, V = 3, 4, 5, 7
+
+
+class ScanCache(NamedTuple):
+    """Cache of scan_forward."""
+
+    x: Any
+    h0: Any
+    ids: Any
+    Wx: Any
+
+
+@layer("x:N,D h0:N,H ids:N=i Wx:D,H c0?:N,H -> h:N,H weights:N,D c_T?:N,H", note="gates")
+def scan_forward(
+    x: Any, h0: Any, ids: Any, Wx: Any, scale: float | None = 2.0, *, c0: Any = None
+) -> tuple[Any, ScanCache]:
+    """One pass.
+
+    From left to right::
+
+        h = x @ Wx
+
+    x, h0: What the pass
+        begins with.
+    scale: Of h.
+    c0 : array (N, H), float, or zeros
+        The cell before.
+    log : list
+    OptionError: The scale is odd.
+
+    Notes
+    -----
+    Of this test.
+    """
+    return SimpleNamespace(**locals()), ScanCache(x, h0, ids, Wx)
+
+
+@gradient(scan_forward)
+def scan_backward(dh: Any, cache: ScanCache, *, dc_T: Any = None) -> tuple[Any, ...]:
+    """Gradients of scan_forward."""
+    return dh, cache, dc_T
+
+
+def arrays(**changed: Any) -> dict[str, Any]:
+    shapes = {"x": (N, D), "h0": (N, H), "Wx": (D, H)}
+    usual = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    return {**usual, "ids": np.arange(N), **changed}
+
+
+def test_arguments_are_found_by_name_in_any_call_and_passed_on_as_they_are() -> None:
+    given = arrays()
+    x, h0, ids, Wx = (given[name] for name in ("x", "h0", "ids", "Wx"))
+    calls = (
+        scan_forward(x, h0, ids, Wx),
+        scan_forward(**given),
+        scan_forward(**dict(reversed(given.items()))),
+        scan_forward(x, h0, Wx=Wx, ids=ids),
+    )
+    for seen, cache in calls:
+        assert all(getattr(seen, name) is one for name, one in given.items())
+        assert (seen.scale, seen.c0) == (2.0, None)
+        assert cache.Wx is Wx
+    c0 = np.zeros((N, H), np.float32)
+    seen, _ = scan_forward(x, h0, ids, Wx, None, c0=c0)
+    assert (seen.scale, seen.c0) == (None, c0)
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+@pytest.mark.parametrize(
+    ("name", "array", "error", "fields"),
+    [
+        (
+            "Wx",
+            np.zeros((D, H + 1), "f4"),
+            ValueError,
+            {"came": "shape (4, 6)", "expected": "(D, H) = (4, 5)", "cause": "gates"},
+        ),
+        ("h0", np.zeros((N, H)), TypeError, {"came": "float64", "expected": "float32, as x has"}),
+        ("ids", np.zeros(N), TypeError, {"came": "float64", "expected": "integers"}),
+        (
+            "ids",
+            np.zeros(N + 1, int),
+            ValueError,
+            {"came": "shape (4,)", "expected": "(N,) = (3,)"},
+        ),
+        ("x", [[1.0]], TypeError, {"came": "is a list", "cause": "asarray"}),
+    ],
+)
+def test_an_array_that_does_not_fit_is_refused_by_position_and_by_keyword(
+    name: str, array: Any, error: type[Exception], fields: dict[str, str], *, keyword: bool
+) -> None:
+    given = arrays(**{name: array})
+    with refuses(error, function="scan_forward", thing=name, **fields):
+        if keyword:
+            scan_forward(**given)
+        else:
+            scan_forward(*(given[one] for one in ("x", "h0", "ids", "Wx")))
+
+
+def test_an_optional_array_is_checked_if_it_is_given() -> None:
+    with refuses(ValueError, thing="c0", came="(4, 5)", expected="(N, H) = (3, 5)"):
+        scan_forward(**arrays(), c0=np.zeros((N + 1, H), np.float32))
+
+
+def test_a_call_that_python_refuses_gets_its_own_error() -> None:
+    given = arrays()
+    with pytest.raises(TypeError, match=r"scan_forward\(\) missing 1 required .*'Wx'"):
+        scan_forward(given["x"], given["h0"], given["ids"])
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'c1'"):
+        scan_forward(**given, c1=None)
+    with pytest.raises(TypeError, match=r"missing 1 required .*'cache'"):
+        scan_backward(given["x"])
+
+
+def test_docstring_has_every_section_in_numpydocs_form() -> None:
+    assert scan_forward.__doc__ == (
+        """One pass.
+
+From left to right::
+
+    h = x @ Wx
+
+Parameters
+----------
+x : array (N, D), float
+    What the pass
+    begins with.
+h0 : array (N, H), float
+    What the pass
+    begins with.
+ids : array (N,), integers
+Wx : array (D, H), float
+scale : float or None
+    Of h.
+c0 : array (N, H), float, or zeros
+    The cell before.
+
+Returns
+-------
+h : array (N, H), float
+weights : array (N, D), float
+c_T : array (N, H), float
+cache : ScanCache
+    For scan_backward.
+log : list
+
+Raises
+------
+TypeError, ValueError
+    Libraries, dtypes or shapes do not match.
+OptionError
+    The scale is odd.
+
+Notes
+-----
+Of this test."""
+    )
+    assert scan_backward.__doc__ == (
+        """Gradients of scan_forward.
+
+Parameters
+----------
+dh : array (N, H), float
+    The upstream gradient of h.
+cache : ScanCache
+    Of scan_forward.
+dc_T : array (N, H), float, or None
+    The upstream gradient of c_T.
+
+Returns
+-------
+dx : array (N, D), float
+dh0 : array (N, H), float
+dWx : array (D, H), float
+dc0 : array (N, H), float
+
+Raises
+------
+TypeError, ValueError
+    Libraries, dtypes or shapes do not match."""
+    )
+    assert docstrings.faults(scan_forward) == docstrings.faults(scan_backward) == []
+    assert scan_forward.spec.table().splitlines()[2] == "| `x` | (N, D) | float, argument |"
+
+
+def test_neighbours_of_one_type_share_a_line() -> None:
+    @layer("h:N,H c:N,H -> next_h:N,H next_c:N,H")
+    def forward(h: Any, c: Any) -> tuple[Any, Any, ScanCache]:
+        """One step: the last paragraph is no list."""
+
+    @gradient(layer("x:N,H h0:N,H -> next_h:N,H next_c:N,H")(lambda x, h0: None))
+    def backward(dnext_h: Any, dnext_c: Any, cache: ScanCache) -> None:
+        """Gradients."""
+
+    assert "\nh, c : array (N, H), float\n\nReturns" in (forward.__doc__ or "")
+    assert "next_h, next_c : array (N, H), float\ncache : ScanCache" in (forward.__doc__ or "")
+    both = (
+        "dnext_h, dnext_c : array (N, H), float\n    The upstream gradients of next_h and next_c."
+    )
+    assert both in (backward.__doc__ or "")
+
+
+def test_a_docstring_that_describes_an_unknown_name_is_our_own_mistake() -> None:
+    def forward(x: Any) -> None:
+        """One step.
+
+        h: What there is not.
+        """
+
+    with pytest.raises(ValueError, match="forward: the docstring describes h"):
+        layer("x:N -> out:N")(forward)
+
+
+def test_on_a_device_arrays_arrive_as_kernels_take_them_and_stay_as_they_were(device: Any) -> None:
+    import cupy
+
+    h = cupy.asarray(np.arange(N * 2 * H, dtype=np.float32).reshape(N, 2, H))
+    given = {name: cupy.asarray(one) for name, one in arrays(c0=np.ones((H, N), "f4")).items()}
+    given |= {"h0": h[:, -1], "c0": given["c0"].T}
+    x, h0, ids, Wx, c0 = (given[name] for name in ("x", "h0", "ids", "Wx", "c0"))
+    assert not h0.flags.c_contiguous
+    for seen, _ in (scan_forward(**given), scan_forward(x, h0, ids, Wx, c0=c0)):
+        assert seen.h0.flags.c_contiguous
+        assert seen.c0.flags.c_contiguous
+        assert seen.ids.dtype == np.int32
+        assert (seen.x is x, seen.Wx is Wx) == (True, True)
+        np.testing.assert_array_equal(cupy.asnumpy(seen.h0), cupy.asnumpy(h)[:, -1])
+    assert given["h0"] is h0
+    assert (ids.dtype, given["ids"] is ids) == (np.int64, True)
+    _, cache = scan_forward(**given)
+    dh, _, dc_T = scan_backward(h[:, 0], cache, dc_T=h[:, 1])
+    assert dh.flags.c_contiguous
+    assert dc_T.flags.c_contiguous
+
+
+def test_on_the_host_no_array_is_copied() -> None:
+    h = np.ones((N, 2, H), np.float32)
+    given = arrays(h0=h[:, -1], Wx=np.ones((H, D), np.float32).T)
+    seen, cache = scan_forward(**given)
+    assert all(getattr(seen, name) is one for name, one in given.items())
+    dh = h[:, 0]
+    assert scan_backward(dh, cache)[0] is dh
+
+
+def test_arrays_of_two_libraries_are_refused(device: Any) -> None:
+    import cupy
+
+    given = arrays()
+    for name in ("h0", "ids"):
+        with refuses(
+            TypeError, thing=name, came="is a cupy array", expected="a numpy array, as x is"
+        ):
+            scan_forward(**{**given, name: cupy.asarray(given[name])})
+    _, cache = scan_forward(**given)
+    with refuses(TypeError, thing="dh", expected="a numpy array, as the cache is"):
+        scan_backward(cupy.asarray(np.ones((N, H), "f4")), cache)
+
+
+def test_an_upstream_gradient_fits_the_cache_and_may_be_none_where_the_shapes_say_so() -> None:
+    _, cache = scan_forward(**arrays())
+    dh = np.ones((N, H), np.float32)
+    assert scan_backward(dh, cache)[2] is None
+    assert scan_backward(dc_T=dh, cache=cache, dh=dh)[2] is dh
+    wrong = {"expected": "(3, 5), the shape of the output", "cause": "from another batch?"}
+    with refuses(ValueError, function="scan_backward", thing="dh", came="shape (2, 5)", **wrong):
+        scan_backward(dh[1:], cache)
+    with refuses(ValueError, function="scan_backward", thing="dc_T", came="shape (3, 4)", **wrong):
+        scan_backward(dh, cache, dc_T=dh[:, 1:])
+    with refuses(TypeError, thing="dc_T", came="float64", expected="float32, as the cache has"):
+        scan_backward(dh, cache, dc_T=dh.astype(float))
+    with refuses(TypeError, thing="dh", came="is a NoneType"):
+        scan_backward(None, cache)
+
+
+def test_a_cache_of_another_layout_says_its_sizes_and_what_its_arrays_are_like() -> None:
+    class Rows(NamedTuple):
+        of: ScanCache
+
+        @property
+        def sizes(self) -> dict[str, int]:
+            return {"N": N, "H": H}
+
+        @property
+        def like(self) -> Any:
+            return self.of.x
+
+    @gradient(scan_forward)
+    def backward(dh: Any, cache: Rows) -> Any:
+        """Gradients of scan_forward."""
+        return dh
+
+    _, cache = scan_forward(**arrays())
+    dh = np.ones((N, H), np.float32)
+    assert backward(dh, Rows(cache)) is dh
+    with refuses(ValueError, thing="dh", came="shape (2, 5)", expected="(3, 5)"):
+        backward(dh[1:], Rows(cache))
+    with refuses(TypeError, thing="dh", came="float64"):
+        backward(dh.astype(float), Rows(cache))
+
+
+def test_a_layer_runs_in_a_turn_at_blas_however_it_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = []
+
+    @contextlib.contextmanager
+    def turn() -> Iterator[None]:
+        turns.append("begun")
+        yield
+        turns.append("ended")
+
+    monkeypatch.setattr("xpcap.layers.layer.blas", lambda: SimpleNamespace(turn=turn))
+    given = arrays()
+    _, cache = scan_forward(scale=3.0, **given)
+    scan_backward(np.ones((N, H), np.float32), cache)
+    assert turns == ["begun", "ended"] * 2
