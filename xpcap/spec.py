@@ -102,8 +102,9 @@ class Form(NamedTuple):
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
         """True if `shape` has this form; free letters are bound, also where it has not."""
         if (at := self.open) >= 0:
-            end = at + len(shape) - len(self.axes)
-            if end <= at or sizes.setdefault("...", shape[at:end]) != shape[at:end]:
+            others = len(shape) - len(self.axes)
+            end = at + others
+            if others < 1 or sizes.setdefault("...", shape[at:end]) != shape[at:end]:
                 return False
             shape = shape[:at] + shape[end:]
         if len(shape) != len(self.axes):

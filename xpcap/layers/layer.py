@@ -182,8 +182,8 @@ class Arguments:
 
 
 def _contiguous(x: Array | None, kind: str) -> Array | None:
-    if x is None:
-        return None
+    if x is None or (x.flags.c_contiguous and (kind != "i" or x.dtype == np.int32)):
+        return x
     return get_array_module(x).ascontiguousarray(x, np.int32 if kind == "i" else None)
 
 
@@ -194,14 +194,19 @@ class CacheSizes:
         fields = getattr(cache, "_fields", ())
         arrays = [entry for entry in arguments if entry.name in fields and not entry.optional]
         floats = [entry.name for entry in arrays if not entry.kind]
-        self._has_sizes = hasattr(cache, "sizes")
-        self._like = "like" if hasattr(cache, "like") else floats[0]
         wanted = set().union(*(entry.forms[0].letters for entry in upstream))
         self._arrays = []
         for entry in arrays:
             if wanted & (letters := set().union(*(form.letters for form in entry.forms))):
                 self._arrays.append(entry)
                 wanted -= letters
+        self._has_sizes = hasattr(cache, "sizes")
+        if not (floats or hasattr(cache, "like")) or (wanted and not self._has_sizes):
+            raise TypeError(
+                f"{cache}: expected fields that are named as arguments are, or `like` and `sizes`,"
+                f" to know dtype and library and {', '.join(sorted(wanted)) or 'sizes'}"
+            )
+        self._like = "like" if hasattr(cache, "like") else floats[0]
 
     def __call__(self, cache: Any) -> tuple[Sizes, Array]:
         like = getattr(cache, self._like)
