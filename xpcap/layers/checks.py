@@ -4,9 +4,9 @@ from types import ModuleType
 
 import numpy as np
 
-from xpcap.backend import Array, get_array_module, is_device_array
-from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.spec import check_float, check_kind, spec
+from xpcap.backend import Array, get_array_module
+from xpcap.errors import InvalidValueError
+from xpcap.spec import check_float, spec
 
 
 def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> ModuleType:
@@ -42,10 +42,8 @@ def check_upstream(
         )
 
 
-def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None:
-    """TypeError, ValueError : no integers in 0..V-1; values are checked on the host only."""
-    _check_library(function, name, ids, like)
-    check_kind(function, name, ids, "i")
+def check_ids(function: str, name: str, ids: Array, V: int) -> None:
+    """ValueError : integers on the host are not all in 0..V-1; those on a device are not read."""
     if isinstance(ids, np.ndarray) and not all_below(ids, V):
         raise InvalidValueError(
             function,
@@ -53,26 +51,6 @@ def check_ids(function: str, name: str, ids: Array, V: int, like: Array) -> None
             f"holds {ids.min()}..{ids.max()}",
             expected=f"word ids in 0..{V - 1}",
             cause="are they from another vocabulary?",
-        )
-
-
-def check_mask(function: str, mask: Array, shape: tuple[int, ...], like: Array) -> None:
-    """TypeError, ValueError : a mask is not boolean, of `shape`, in the library of `like`."""
-    _check_library(function, "mask", mask, like)
-    check_kind(function, "mask", mask, "b")
-    if mask.shape != shape:
-        raise InvalidValueError(function, "mask", f"has shape {mask.shape}", expected=f"{shape}")
-
-
-def _check_library(function: str, name: str, x: Array, like: Array) -> None:
-    is_array = isinstance(x, np.ndarray) or is_device_array(x)
-    if not is_array or is_device_array(x) != is_device_array(like):
-        raise InvalidTypeError(
-            function,
-            name,
-            f"is a {type(x).__module__}.{type(x).__name__}",
-            expected="an array of the same library as the weights or scores",
-            cause="make one with xpcap.asarray",
         )
 
 

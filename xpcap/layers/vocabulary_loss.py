@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_arrays, check_ids
+from xpcap.layers.layer import layer
 from xpcap.memory import Buffer, allocator
 from xpcap.ops import contiguous, get_ops
-from xpcap.threads import in_turn
 
 BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache
 DEVICE_BLOCK = 1 << 26  # on a GPU, where a block costs launches; 256 MB of float32
@@ -27,7 +27,7 @@ def blocks(L: int, V: int, like: Array) -> list[slice]:
     return [slice(start, min(start + n, L)) for start in range(0, max(L, 1), n)]
 
 
-@in_turn
+@layer("h:L,H w:H,V b:V targets:L=i -> nll:L")
 def vocabulary_loss(
     h: Array,
     w: Array,
@@ -40,37 +40,26 @@ def vocabulary_loss(
 ) -> tuple[Array, VocabularyGrads]:
     """Negative log-likelihood of words given hidden states, and its gradients.
 
-    It is affine_forward, softmax_loss and affine_backward in one.
+    It is affine_forward, softmax_loss and affine_backward in one::
 
-    nll = -(1 - smoothing) * log_p[targets] - smoothing * mean(log_p)
-    log_p = log softmax(h @ w + b)
+        nll = -(1 - smoothing) * log_p[targets] - smoothing * mean(log_p)
+        log_p = log softmax(h @ w + b)
 
-    Parameters
-    ----------
-    h : array (L, H), float
-    w : array (H, V), float
-    b : array (V,), float
-    targets : array (L,), int; words in 0..V-1
-    scale : array (L,), float; weight of each row in the gradients; or one number for all
-    buffer : memory for gradients and temporaries; None allocates
-    out : arrays for the gradients of w and b; None takes them from `buffer`
-    smoothing : probability that a target gives up to all words alike (label smoothing, Szegedy et
-        al. 2016, section 7)
-
-    Returns
-    -------
-    nll : array (L,), float
-    grads : VocabularyGrads, of (scale * nll).sum()
-
-    Raises
-    ------
-    TypeError, ValueError : libraries, dtypes or shapes do not match, or a target on the host is
-        outside 0..V-1.
+    targets: Words in 0..V-1.
+    scale : array (L,), float, or a number
+        Weight of each row in the gradients; a number is that of all.
+    buffer: Memory for gradients and temporaries. None allocates.
+    out : tuple of arrays (H, V) and (V,), or None
+        Memory for the gradients of w and b. None takes it from `buffer`.
+    smoothing: Probability that a target gives up to all words alike: label smoothing, Szegedy et
+        al. 2016, section 7.
+    grads : VocabularyGrads
+        Of (scale * nll).sum().
+    ValueError: A target on the host is outside 0..V-1.
     """
-    shape, scales = ("", ()) if isinstance(scale, float) else (" scale:L", (scale,))
-    check_arrays("vocabulary_loss", f"h:L,H w:H,V b:V{shape}", h, w, b, *scales)
-    check_ids("vocabulary_loss", "targets", targets, len(b), h)
-    h, w, b, targets = (contiguous(x) for x in (h, w, b, targets))
+    if not isinstance(scale, float):
+        check_arrays("vocabulary_loss", "h:L,H scale:L", h, scale)
+    check_ids("vocabulary_loss", "targets", targets, len(b))
     scale = scale if isinstance(scale, float) else contiguous(scale)
     ops, buffer = get_ops(h), buffer or allocator(h)
     dh, nll = buffer("dh", h.shape), buffer("nll", (len(h),))
