@@ -3,6 +3,7 @@ shares with the course's.
 """
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -257,6 +258,17 @@ def test_with_replacement_and_a_seed_a_training_goes_on_from_a_file(tmp_path: Pa
     save_state(tmp_path / "odd.safetensors", odd)
     with refuses(DataError, came="position 5 in 200 captions by 48"):
         load_state(tmp_path / "odd.safetensors", resumed.model.params.shapes)
+
+
+def test_a_perplexity_as_large_as_evaluation_gives_goes_through_a_file(tmp_path: Path) -> None:
+    """That of a loss of 700 or more a word: training has diverged, and may still go on."""
+    solver = make(num_epochs=1)
+    solver.train()
+    state = solver.state()
+    state.history[0]["val_perplexity"] = math.exp(700)
+    save_state(tmp_path / "state.safetensors", state)
+    again = load_state(tmp_path / "state.safetensors", solver.model.params.shapes)
+    assert again.history == state.history
 
 
 def test_a_state_is_refused_where_captions_come_from_the_global_stream() -> None:

@@ -1,5 +1,6 @@
 """State of a training, which decides how it goes on: in memory, and as tensors of a file."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -387,7 +388,7 @@ def _has_numbers(record: object) -> bool:
     """True for a record of finite numbers, with all figures of validation or none."""
     if not isinstance(record, dict):
         return False
-    numbers = all(type(x) in (int, float) and abs(x) <= 1e300 for x in record.values())
+    numbers = all(type(x) in (int, float) and abs(x) <= sys.float_info.max for x in record.values())
     return numbers and len(VALIDATED & record.keys()) in (0, len(VALIDATED))
 
 
