@@ -23,8 +23,6 @@ from benchmarks.fake_cupy import Meter, fake_device, replaced
 from benchmarks.work import SEED, Config, make_solver
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import draw_data
-from xpcap.layers import lstm
-from xpcap.layers.cells import CELLS, one_layer
 from xpcap.models import CaptioningRNN
 from xpcap.training.objectives import CrossEntropy
 from xpcap.training.solver import CaptioningSolver
@@ -66,8 +64,8 @@ SEAMS = {
 }
 # Parts of the gradients, which a step enters that does not repeat the launches of another
 LOOPS = {
-    "loop_forward": ("xpcap.layers.lstm:lstm_rows_forward",),
-    "loop_backward": ("xpcap.layers.lstm:lstm_rows_backward",),
+    "loop_forward": ("xpcap.layers.recurrent:rows_forward",),
+    "loop_backward": ("xpcap.layers.recurrent:rows_backward",),
     "vocabulary": ("xpcap.layers.vocabulary_loss:vocabulary_loss",),
 }
 REST = "rest"
@@ -299,20 +297,7 @@ def seams(
         for part, names in parts.items():
             for owner, name, function in itertools.chain.from_iterable(map(_holders, names)):
                 stack.enter_context(replaced(owner, name, timed(part, function)))
-        stack.enter_context(_cell(lstm.lstm_rows_forward, lstm.lstm_rows_backward))
         yield
-
-
-@contextlib.contextmanager
-def _cell(forward: Callable[..., Any], backward: Callable[..., Any]) -> Iterator[None]:
-    """Give the cell other loops over its steps."""
-    cell = CELLS[CELL]
-    timed = one_layer(4, cell.states, lstm.lstm_advance, forward, backward, cell.activations)
-    CELLS[CELL] = cell._replace(rows_forward=timed.rows_forward, rows_backward=timed.rows_backward)
-    try:
-        yield
-    finally:
-        CELLS[CELL] = cell
 
 
 def _holders(named: str) -> list[tuple[Any, str, Any]]:

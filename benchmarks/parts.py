@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks import textbook
 from xpcap import layers
-from xpcap.ops import Gates, HostOps, Ops, segments
+from xpcap.layers.lstm import LSTM
+from xpcap.ops import CellBuffers, HostOps, Ops, segments, single_step
 from xpcap.threads import parallel_map
 
 PAIRS, RUNS = 31, 300
@@ -53,11 +54,16 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
     w, dw, m, v = rng.standard_normal((4, 5_300_000)).astype("f4")
     a, r, c = rng.standard_normal((3, 128, 2048)).astype("f4")
     c, Wh = c[:, :512].copy(), rows[:512]
-    gates, halves = HostOps().lstm_gates(a, r, c), [slice(0, 64), slice(64, 128)]
+    (h, c_next, tanh_c), blocks = (c.copy() for _ in range(3)), a.copy()
+    halves = [slice(0, 64), slice(64, 128)]
 
     def step(ops: Ops, half: slice) -> None:
+        before, after, saved = (c, c), (h, c_next), (blocks, tanh_c)
+        states = (tuple(x[half] for x in arrays) for arrays in (before, after, saved))
+        loop = CellBuffers(a[half], r[half], *states)
+        step_fn = ops.cell_steps(LSTM, loop)
         for _ in range(16):
-            ops.lstm_gates(a[half], r[half], c[half], Gates(*(x[half] for x in gates)))
+            step_fn(single_step(64))
 
     def back(ops: Ops, half: slice) -> None:
         for _ in range(16):
@@ -71,7 +77,9 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
         "adam_update": lambda ops: ops.adam_update(w, dw, m, squares, 1e-3, 0.9, 0.999, 1e-8),
         "softmax_loss": lambda ops: ops.softmax_loss(scores, ids, weights, out),
         "gather": lambda ops: ops.gather(rows[:350], ids, gathered),
-        "lstm_gates, 16 times": lambda ops: parallel_map(functools.partial(step, ops), halves),
+        "cell_steps, LSTM, 16 times": lambda ops: parallel_map(
+            functools.partial(step, ops), halves
+        ),
         "matmul_nt, 16 times": lambda ops: parallel_map(functools.partial(back, ops), halves),
     }
     return {name: time_op(call, pairs) for name, call in calls.items()}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from xpcap import CaptioningRNN, CaptioningSolver
+from xpcap import CaptioningRNN, CaptioningSolver, layers
 from xpcap.backend import use_backend
 from xpcap.data.synthetic import draw_data
 from xpcap.decoding import decode
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.threads
 SEVERAL = pytest.mark.skipif(
     cores() < 2, reason="BLAS has one thread here: nobody waits for another"
 )
-CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
+CELLS = pytest.mark.parametrize("cell", list(layers.CELLS))
 
 
 @pytest.fixture(autouse=True)

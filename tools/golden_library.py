@@ -186,6 +186,8 @@ def hash_pair(
 
 def hash_pairs(sheet: Sheet) -> None:
     for name, pair in PAIRS.items():
+        if not hasattr(layers, f"{name}_forward"):  # a checkout without it
+            continue
         for case, draw in draws(name):
             hash_pair(sheet, name, case, pair, draw, draw.floats(pair.arguments))
     name, pair = "dot_product_attention", PAIRS["dot_product_attention"]
@@ -236,6 +238,22 @@ def hash_lstm_rows(sheet: Sheet, case: str, draw: Draw, rows: Any, R: int) -> No
         da, (dh0, dc0), dWh = layers.lstm_rows_backward(dh, cache, dc_T=dcell)
         results = (da, dh0, dc0, dWh)
         sheet.put_named(f"lstm_rows_backward {case}{given}", "da dh0 dc0 dWh", results)
+
+
+def hash_stack(sheet: Sheet) -> None:
+    """The loop of one LSTM on another, over full sequences."""
+    if not hasattr(layers, "stack"):  # a checkout without it
+        return
+    cell = layers.stack(layers.CELLS["lstm"], layers.CELLS["lstm"])
+    for case, draw in draws("stack"):
+        shapes = cell.shapes(SIZES["D"], SIZES["H"])
+        params = {name: draw.like(shape) for name, shape in shapes.items()}
+        a, state0 = draw.like((4 * draw.N, 4 * SIZES["H"])), draw.floats("h:N,H " * cell.states)
+        rows = layers.PackedSequences.full(draw.N, 4)
+        h, cache = cell.rows_forward(a, tuple(state0), params, rows)
+        sheet.put(f"stack {case}: h", h)
+        results = cell.rows_backward(draw.like(h.shape), cache)
+        sheet.put_named(f"stack {case}", "da dstate0 grads", results)
 
 
 def hash_attention(sheet: Sheet) -> None:
@@ -662,7 +680,7 @@ def hash_ensembles(sheet: Sheet) -> None:
 
 SUBJECTS: dict[str, tuple[Callable[[Sheet], None], ...]] = {
     "layers": (
-        *(hash_pairs, hash_lstm_with_cells, hash_rows, hash_attention),
+        *(hash_pairs, hash_lstm_with_cells, hash_rows, hash_stack, hash_attention),
         *(hash_words, hash_softmax, hash_dropout, hash_sigmoid),
     ),
     "rules": (hash_rules, hash_numeric_gradients),

@@ -48,26 +48,19 @@ def compiles() -> None:
 def arithmetic() -> None:
     rows = test_cpu_build.arithmetic_table()
     print(
-        "Worst difference from the float64 equations, relative to an array's largest value, by"
+        "Worst difference of a device's operation from its equation in float64, relative to an"
+        " array's largest value, and the elements of the largest array there, by"
         f" {compiler_version()} on {platform.machine()}:\n"
     )
     body = []
-    for kernel in dict.fromkeys(row.kernel for row in rows):
+    for op in dict.fromkeys(row.op for row in rows):
+        own = [row for row in rows if row.op == op]
         worst = [
-            max(
-                (row for row in rows if (row.kernel, row.real) == (kernel, real)),
-                key=lambda row: row.error,
-            )
+            max((row for row in own if row.real == real), key=lambda row: row.error)
             for real in cpu_build.REALS
         ]
-        body.append(
-            [
-                kernel,
-                sum(row.kernel == kernel for row in rows),
-                *(f"{row.error:.1e} ({row.sizes})" for row in worst),
-            ]
-        )
-    table(["kernel", "launches", "float32 (at)", "float64 (at)"], body)
+        body.append([op, len(own), *(f"{row.error:.1e} ({row.size:,})" for row in worst)])
+    table(["operation", "calls", "float32", "float64"], body)
 
 
 def sanitizer() -> None:

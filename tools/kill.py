@@ -39,7 +39,16 @@ SIZES = [
 VARIANTS = [
     ["--dropout", "0.3", "--save-every", "5", "--epochs", "3", "--score-epochs", "3"],
     ["--cell", "rnn", "--save-every", "1", "--lr", "0.003"],
-    ["--dropout", "0.2", "--save-every", "0.05s", "--lr-decay", "0.5", "--seed", "1"],
+    [
+        "--dropout",
+        "0.2",
+        "--save-every",
+        "0.05s",
+        "--lr-decay",
+        "0.5",
+        "--seed",
+        "1",
+    ],
     [
         "--feature-scaling",
         "standardize",

@@ -5,9 +5,8 @@ A `Workspace` keeps buffers from step to step and lends them through a `Buffer`;
 while the device goes on computing.
 """
 
-import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -75,25 +74,27 @@ class Buffer:
         return Buffer(self._take, self._send, f"{self._prefix}{name}.")
 
 
-def allocator(like: Array, shapes: Collection[tuple[int, ...]] = ()) -> Buffer:
-    """New arrays of the library and dtype of `like`, whatever their names.
-
-    The first ones share one allocation if they have these shapes, in this order. When large arrays
-    are freed together, malloc returns memory beyond twice the largest to the system, and the next
-    arrays are paged in again: on a CPU that takes as long as a small batch's arithmetic.
-    """
+def allocator(like: Array) -> Buffer:
+    """New arrays of the library and dtype of `like`, whatever their names."""
     xp, usual = get_array_module(like), like.dtype
-    sizes = (-(-math.prod(shape) // ALIGNED) * ALIGNED for shape in shapes)
-    starts = list(itertools.accumulate(sizes, initial=0))
-    block = xp.empty(starts[-1], usual)
-    parts = [view(block, start, shape) for start, shape in zip(starts, shapes, strict=False)][::-1]
+    return Buffer(
+        lambda name, shape, dtype: xp.empty(shape, dtype or usual),
+        lambda name, host: asarray(host, like=like),
+    )
 
-    def take(name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
-        if parts and parts[-1].shape == shape and dtype is None:
-            return parts.pop()
-        return xp.empty(shape, dtype or usual)
 
-    return Buffer(take, lambda name, host: asarray(host, like=like))
+def one_block(like: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """New arrays of these shapes, of the library and dtype of `like`, in one allocation.
+
+    When large arrays are freed together, malloc returns memory beyond twice the largest to the
+    system, and the next arrays are paged in again: on a CPU that takes as long as a small batch's
+    arithmetic.
+    """
+    starts = [0]
+    for shape in shapes:
+        starts.append(starts[-1] + -(-math.prod(shape) // ALIGNED) * ALIGNED)
+    block = get_array_module(like).empty(starts[-1], like.dtype)
+    return [view(block, start, shape) for start, shape in zip(starts, shapes, strict=False)]
 
 
 def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:

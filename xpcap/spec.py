@@ -160,13 +160,18 @@ class Entry(NamedTuple):
                 return True
         return False
 
-    def wanted(self, sizes: Sizes) -> str:
-        """The forms with what is known of them: ``(N, 4H) = (2, 12)``, or ``(N, 4H), H = 3``."""
-        letters = set().union(*(form.letters for form in self.forms))
-        if len(self.forms) == 1 and letters and letters <= set(sizes):
-            return f"{self.shapes} = {self.shape(sizes)}"
+    def wanted(self, sizes: Sizes, axes: int = -1) -> str:
+        """The forms with what is known of them: ``(N, 4H) = (2, 12)``, or ``(N, 4H), H = 3``.
+
+        Of several those with so many axes, if there are any.
+        """
+        alike = tuple(form for form in self.forms if form.open < 0 and len(form.axes) == axes)
+        entry = self._replace(forms=alike or self.forms)
+        letters = set().union(*(form.letters for form in entry.forms))
+        if len(entry.forms) == 1 and letters and letters <= set(sizes):
+            return f"{entry.shapes} = {entry.shape(sizes)}"
         known = (f", {letter} = {sizes[letter]}" for letter in sizes if letter in letters)
-        return self.shapes + "".join(known)
+        return entry.shapes + "".join(known)
 
     @property
     def stacks(self) -> bool:
@@ -230,13 +235,15 @@ class Spec:
         for entry, x in zip(self.entries, arrays, strict=True):
             if x is None and entry.optional:
                 continue
+            if entry.kind and first:
+                check_library(function, entry.name, x, *first)
             if not entry.bind(x.shape, sizes):
                 of_others = any(one.stacks for one in self.entries) and not entry.stacks
                 raise InvalidValueError(
                     function,
                     entry.name,
                     f"{has(entry.name)} shape {x.shape}",
-                    expected=entry.wanted(sizes),
+                    expected=entry.wanted(sizes, x.ndim),
                     cause="" if of_others else note or self.note,
                 )
             if entry.finite:
@@ -284,7 +291,7 @@ class Spec:
                     function,
                     entry.name,
                     f"{has(entry.name)} shape {x.shape} and dtype {x.dtype}",
-                    expected=f"{kind} of shape {entry.wanted(sizes)}",
+                    expected=f"{kind} of shape {entry.wanted(sizes, len(x.shape))}",
                     cause=cause,
                 )
             if entry.finite:
@@ -373,6 +380,8 @@ def check_float(function: str, name: str, x: Array, first_name: str, first: Arra
             expected="float32 or float64",
             cause="cast it with .astype",
         )
+    if x is first:
+        return
     check_library(function, name, x, first_name, first)
     if x.dtype != first.dtype:
         raise InvalidTypeError(

@@ -387,7 +387,7 @@ def cores() -> int:
 
 def free_cores() -> int:
     """`cores`, or 1 inside a part of parallel work, whose other cores are taken."""
-    return 1 if in_part.get() else cores()
+    return 1 if in_part.get() else blas().threads()
 
 
 def parallel_map(work: Callable[[Part], Outcome], parts: Sequence[Part]) -> list[Outcome]:

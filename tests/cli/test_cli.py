@@ -154,7 +154,7 @@ def test_caption_prints_pictures_with_what_people_wrote(run: Path) -> None:
 
 
 def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None:
-    good(
+    result = good(
         "train",
         "--out",
         tmp_path / "r",
@@ -174,6 +174,8 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
     )
     opened = open_run(tmp_path / "r")
     assert opened.model.cell_type == "rnn"
+    assert "training an RNN of 16 units" in result.output
+    assert "An RNN captioner, scored on" in (tmp_path / "r" / "index.html").read_text()
     assert opened.scaling.mean is None
     assert (opened.config["batch_size"], opened.config["seed"], opened.config["dropout"]) == (
         50,
@@ -612,8 +614,8 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
             {"thing": "best.safetensors", "came": "has shape", "cause": "another run"},
         ),
         (
-            change_config(cell="gru"),
-            {"thing": "config.json", "came": ("`cell` 'gru'", "rnn, lstm")},
+            change_config(cell="qrnn"),
+            {"thing": "config.json", "came": ("`cell` 'qrnn'", "rnn, lstm")},
         ),
         (change_config(cell=["lstm"]), {"came": "cell ['lstm']", "expected": "text"}),
         (change_config(dropout=1), {"thing": "config.json", "came": "dropout` is 1"}),

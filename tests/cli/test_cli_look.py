@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import commands
@@ -15,8 +16,9 @@ from commands import SMALL, call, failing, good
 
 pytest.importorskip("PIL.Image")
 
-from xpcap import open_run
+from xpcap import CaptioningRNN, open_run
 from xpcap.encoders import HistogramEncoder, read_picture
+from xpcap.layers import CELLS, stack
 from xpcap.models import Trace
 from xpcap.runs import look as inside
 
@@ -26,11 +28,15 @@ pytestmark = pytest.mark.usefixtures("few_pictures")
 @pytest.fixture(scope="module")
 def rnn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An RNN trained on the data of `run`."""
-    folder = tmp_path_factory.mktemp("rnn") / "plain-rnn"
+    yield from trained(tmp_path_factory, "rnn")
+
+
+def trained(tmp_path_factory: pytest.TempPathFactory, cell: str) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp(cell) / f"plain-{cell}"
     with pytest.MonkeyPatch.context() as patch:
         commands.use_few_pictures(patch)
         scaling = "--feature-scaling", "standardize"
-        good("train", "--cell", "rnn", "--out", folder, *SMALL, *scaling)
+        good("train", "--cell", cell, "--out", folder, *SMALL, *scaling)
         yield folder
 
 
@@ -104,6 +110,25 @@ def test_the_page_has_the_likeliest_words_of_each_step_and_the_gradients_of_the_
     assert "the other run" not in Path("look-drawing-2.html").read_text()
 
 
+def test_a_cell_that_names_its_output_otherwise_has_a_page(
+    run: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The states of a stack have the numbers of their layers."""
+    monkeypatch.setitem(CELLS, "lstm2", stack(CELLS["lstm"], CELLS["lstm"]))
+    opened = open_run(run)
+    config = replace(opened.model.config, cell="lstm2")
+    model = CaptioningRNN.from_config(config, opened.model.word_to_idx, seed=0)
+    opened = opened._replace(model=model)
+    found = inside.look_inside(opened, picture, caption="a red circle")
+    inside.write_inside_page("stack.html", opened, found)
+    page = Path("stack.html").read_text()
+    assert "Units are sorted by their mean state over the caption" in page
+    assert re.findall(r"<i>(\w+)</i></h3>", page) == [
+        *(f"{name}{k}" for k in (1, 2) for name in "ifog"),
+        *("c1", "h1", "c2", "h2"),
+    ]
+
+
 def test_what_cannot_be_looked_at_is_refused_before_anything_is_written(
     run: Path, picture: Path
 ) -> None:
@@ -132,34 +157,36 @@ def traced(title: str, cell: str, run: str, factor: float) -> inside.Traced:
     steps = np.arange(5)[None, None] - np.arange(4)[None, :, None] - 1  # (1, T, T+1)
     norms = np.where(steps <= 0, factor ** -np.minimum(steps, 0.0), 0)
     gate = np.full((1, 4, 3), [0.95, 0.5, 0.1])
-    gates = {"f": gate} if cell == "LSTM" else {}
+    gates = {inside.WAYS[cell].gate: gate} if cell in inside.WAYS else {}
     return inside.Traced(title, cell, run, Trace({}, gates, norms, {}, {"h": 7 * norms}))
 
 
+@pytest.mark.parametrize("cell", ["LSTM"])
 @pytest.mark.parametrize(
-    ("lstm", "rnn", "says"),
+    ("gated", "rnn", "says"),
     [
-        (0.9, 0.5, "This is why the LSTM: 4 steps back the gradient has 66 % of its size in"),
+        (0.9, 0.5, "This is why the CELL: 4 steps back the gradient has 66 % of its size in"),
         (0.5, 0.9, "No fading RNN shows here: 4 steps back the gradient has 6.2 % of its size in"),
     ],
 )
 def test_the_sentences_are_those_of_the_gradients_at_hand(
-    lstm: float, rnn: float, says: str
+    cell: str, gated: float, rnn: float, says: str
 ) -> None:
     untrained = [
-        traced("untrained (LSTM)", "LSTM", "", 0.7),
+        traced(f"untrained ({cell})", cell, "", 0.7),
         traced("untrained (RNN)", "RNN", "", 0.99),
     ]
-    own, other = traced("a", "LSTM", "x", lstm), traced("b", "RNN", "y", rnn)
-    np.testing.assert_allclose(inside.gradient_sizes(own.trace), lstm ** np.arange(5.0))
+    own, other = traced("a", cell, "x", gated), traced("b", "RNN", "y", rnn)
+    np.testing.assert_allclose(inside.gradient_sizes(own.trace), gated ** np.arange(5.0))
     found = " ".join(inside.findings([own, other, *untrained])).replace("\xa0", " ")
-    assert says in found
-    assert "1 of 3 units keep more than half of their cell" in found  # 0.95 ** 3
-    turn = "go further" if lstm > 0.7 else "fade faster"
+    assert says.replace("CELL", cell) in found
+    state = inside.WAYS[cell].state
+    assert f"1 of 3 units keep more than half of their {state}" in found  # 0.95 ** 3
+    turn = "go further" if gated > 0.7 else "fade faster"
     assert f"makes the gradient {turn} here" in found
-    assert f"by 0.70 before training, by {lstm:.2f} after" in found
+    assert f"by 0.70 before training, by {gated:.2f} after" in found
     found = " ".join(inside.findings([own, *untrained])).replace("\xa0", " ")
     assert "96 % in an untrained RNN" in found
     assert "This is why" not in found
     found = " ".join(inside.findings([other, *untrained]))
-    assert "forget gates is above" not in found
+    assert "gates is above" not in found

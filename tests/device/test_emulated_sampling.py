@@ -17,6 +17,7 @@ from refusals import refuses
 import xpcap
 from xpcap import CaptioningRNN, ops
 from xpcap.decoding.decode import decode
+from xpcap.layers import CELLS
 from xpcap.memory import AHEAD, AsyncCopy
 from xpcap.models import Beam, Choice, Policy, Sampling
 
@@ -180,7 +181,7 @@ def test_emulated_policy_of_ones_own_gets_the_captions_that_go_on(device: Emulat
 
 
 @pytest.mark.parametrize("policy", [Policy, Watched, WatchedRowwise, Summing, Turning])
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("cell", list(CELLS))
 def test_emulated_policies_say_what_they_say_on_numpy(
     cell: str, policy: type[Policy], device: Emulator
 ) -> None:

@@ -25,6 +25,7 @@ from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.errors import TrainingError
+from xpcap.layers import CELLS
 from xpcap.memory import AHEAD, Staging, Workspace
 from xpcap.ops import plain_only
 from xpcap.progress import Pace
@@ -207,13 +208,13 @@ def test_emulated_plain_equations_launch_several_times_as_much(device: Emulator)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("cell", list(CELLS))
 def test_emulated_training_equals_numpy(cell: str, dtype: Any, device: Emulator) -> None:
     check_training_equals_numpy(cell, dtype)
 
 
 @pytest.mark.parametrize("inject", ["every-step", "attention", "attention+every-step"])
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("cell", list(CELLS))
 @pytest.mark.slow
 def test_emulated_training_with_the_picture_at_every_step_equals_numpy(
     cell: str, inject: str, device: Emulator
@@ -373,7 +374,7 @@ def test_emulated_device_gets_equal_bits_twice(device: Emulator) -> None:
     assert device.atomics == 0
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("cell", list(CELLS))
 def test_emulated_workspace_changes_no_bit(cell: str, device: Emulator) -> None:
     """No buffer is put to two uses, and none is read before it is written: each holds what the step
     before left.

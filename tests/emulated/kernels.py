@@ -49,7 +49,7 @@ class RawModule:
     def get_function(self, name: str) -> "RawKernel":
         import cpu_build
 
-        built = cpu_build.build(self.code, self._real)
+        built = cpu_build.build(self.code, self._real, EMULATOR.as_card)
         if name not in built.parameters:
             raise AttributeError(
                 f"cupy.RawModule.get_function: no kernel {name!r}, expected one of"
@@ -142,10 +142,20 @@ class RawKernel:
         if shared_mem:
             raise NotImplementedError("emulated RawKernel: dynamic shared memory is not modelled")
         guarded = Guarded(self.name, self._built.parameters[self.name], args)
-        self._built.launch(self.name, grid, block, guarded.args)
+        if EMULATOR.recorded is not None:
+            EMULATOR.recorded.append(self._recorded(grid, block, guarded.args))
+        self._built.launch(self.name, grid, block, guarded.args, EMULATOR.seed)
         changes = guarded.leave()
         EMULATOR.launch("raw", self.name)
         EMULATOR.wrote(self.name, changes)
+
+    def _recorded(self, grid: Any, block: Any, args: list[Any]) -> Any:
+        """The launch with copies of its arrays; an array given twice is one copy."""
+        import cpu_build
+
+        copies = {id(x): x.copy() for x in args if isinstance(x, np.ndarray)}
+        kept = [copies.get(id(x), x) for x in args]
+        return cpu_build.Launch(self._built.source, self._built.real, self.name, grid, block, kept)
 
 
 def launch_kernel(
@@ -211,7 +221,8 @@ class Guarded:
                 f"{who} has strides {x.strides} for shape {x.shape}, expected C-contiguous rows; a"
                 " kernel gets a bare pointer"
             )
-        laid = self._laid(parameter.name, x.host).reshape(x.shape)
+        laid = self._laid(parameter.name, x.host)
+        laid = laid if laid.shape == x.shape else laid.reshape(x.shape)
         self._arrays[parameter.name] = x.host, laid
         return laid
 

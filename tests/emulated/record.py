@@ -257,9 +257,10 @@ class Emulator(Counts):
         total: int = 16 << 30,
         cublas: bool = True,
         busy: tuple[int, ...] = (),
+        as_card: bool = False,
     ) -> None:
         """A fresh machine: number of devices, their name, bytes free and in all on each, whether
-        cuBLAS's binding loads, devices without a context.
+        cuBLAS's binding loads, devices without a context, whether kernels round as on a card.
         """
         self.reset()
         self._open.clear()
@@ -282,6 +283,9 @@ class Emulator(Counts):
             object()
         )  # that of this test: what an earlier one left behind disturbs no count
         self.busy = busy  # devices that refuse a context
+        self.as_card = as_card
+        self.seed = 0  # above 0: blocks and threads of a kernel run in a shuffled order
+        self.recorded: list[Any] | None = None  # launches of kernels, while they are recorded
         self.contexts: set[int] = set()  # devices that were made current or computed on
         self._thread = threading.local()
         self.clock = 0  # synchronisations so far; an event is ready once one came after it
@@ -332,6 +336,15 @@ class Emulator(Counts):
             yield counts
         finally:
             self._open.remove(counts)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[list[Any]]:
+        """Launches of kernels inside the ``with``, with their arguments: cpu_build.Launch."""
+        self.recorded = []
+        try:
+            yield self.recorded
+        finally:
+            self.recorded = None
 
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:

@@ -13,7 +13,9 @@ from emulated import Emulator
 
 from xpcap import layers, ops, use_backend
 from xpcap.exercise.lockstep import TOLERANCE, Scope, Setup, lock_step, on, relative_max_error
-from xpcap.ops import DeviceOps, HostOps, Ops, base
+from xpcap.layers.lstm import LSTMCell
+from xpcap.layers.rnn import RNNCell
+from xpcap.ops import HostOps
 from xpcap.verify import lockstep
 
 NOTEBOOK = {"N": 25, "D": 512, "W": 256, "H": 512, "V": 1004}
@@ -60,31 +62,35 @@ def a_little(x: Any, *_: Any) -> Any:
     """
     if np.isscalar(x):
         return x * (1 + 1e-4)
-    first = x[0] if isinstance(x, tuple) else x
+    first = x
+    while isinstance(first, tuple):
+        first = first[0]
     if first.dtype != bool:
         first *= 1 + 1e-4
     return x
 
 
 def da_a_little(step_fn: ops.StepFn, *args: Any) -> ops.StepFn:
-    """Steps of lstm_backward_steps after which the gradient of the pre-activations is off by as
-    much, whatever computes it.
+    """Steps of a cell back after which the gradient of the pre-activations is off by as much,
+    whatever computes it.
     """
-    _, _, _, _, _, da, *_ = args
+    cell, _, grads, *_ = args
+    if cell.name != "lstm":
+        return step_fn
 
     def spoilt_step(step: ops.Step) -> None:
         step_fn(step)
-        da[step.rows] *= 1 + 1e-4
+        grads.da[step.rows] *= 1 + 1e-4
 
     return spoilt_step
 
 
 MISTAKES = [  # where, the op, the cell, and the first tensor that it touches
     (HostOps, "softmax_loss", "lstm", "loss"),
-    (Ops, "lstm_gates", "lstm", "loss"),
-    (base, "lstm_gates_backward", "lstm", "dWh"),
-    (base, "rnn_cell", "rnn", "loss"),
-    (base, "rnn_cell_backward", "rnn", "dWh"),
+    (LSTMCell, "equation", "lstm", "loss"),
+    (LSTMCell, "gradient", "lstm", "dWh"),
+    (RNNCell, "equation", "rnn", "loss"),
+    (RNNCell, "gradient", "rnn", "dWh"),
     (HostOps, "segment_sum", "rnn", "db"),
     (HostOps, "gather", "rnn", "loss"),
     (HostOps, "scatter", "rnn", "dW_embed"),
@@ -259,7 +265,7 @@ def test_emulated_change_on_the_device_is_named_by_its_step_and_tensor(device: E
     setup = Setup("lstm", "float32", **SMALL)
     outcome = lock_step(
         setup,
-        spoilt(on("cupy"), DeviceOps, "lstm_backward_steps", da_a_little, since=3),
+        spoilt(on("cupy"), layers.recurrent, "backward_steps", da_a_little, since=3),
         on("numpy"),
     )
     assert (outcome.step, outcome.tensor, outcome.diverged) == (3, "dWh", True)
@@ -274,7 +280,7 @@ def test_emulated_verify_has_rows_for_training(
     )
     with use_backend("cupy"):
         rows = list(lockstep.rows())
-        trained = [f"{cell}{more}" for cell in ("rnn", "lstm") for more in ("", " that attends")]
+        trained = [f"{cell}{more}" for cell in layers.CELLS for more in ("", " that attends")]
         assert {row.case for row in rows} == {
             case
             for what in trained
@@ -283,14 +289,14 @@ def test_emulated_verify_has_rows_for_training(
                 f"same bits twice {what}, 3 steps",
             )
         }
-        assert len(rows) == 16
+        assert len(rows) == 8 * len(layers.CELLS)
         assert all(row.passed for row in rows)
         assert all(row.error == row.tolerance == 0 for row in rows if "same bits" in row.case)
         monkeypatch.setattr(
             lockstep,
             "on",
             lambda name: (
-                spoilt(on(name), DeviceOps, "lstm_backward_steps", da_a_little, since=2)
+                spoilt(on(name), layers.recurrent, "backward_steps", da_a_little, since=2)
                 if name == "cupy"
                 else on(name)
             ),

@@ -18,7 +18,7 @@ from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.encoders import find_encoder
 from xpcap.encoders.onnx_graph import Graph
 from xpcap.errors import OptionError
-from xpcap.layers import CELLS
+from xpcap.layers import CELLS, stack
 from xpcap.memory import allocator
 from xpcap.models import CaptioningRNN, Ensemble, Policy
 from xpcap.models.config import INJECT
@@ -28,7 +28,7 @@ from xpcap.runs.ranking import limited
 runtime = pytest.importorskip("onnxruntime", reason="the extra `images` is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
-from xpcap.export import export_onnx  # noqa: E402 - after the skips
+from xpcap.export import export_onnx, export_web  # noqa: E402 - after the skips
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "export.md"
 DECODE, PICTURE, TORCH = re.findall(r"```py\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
@@ -333,14 +333,25 @@ def test_without_the_package_the_command_names_what_installs_it(
     failing(["export", run, "--onnx", "out"], "onnx is missing", "pip install '.[export]'")
 
 
-def test_a_cell_of_ones_own_and_an_ensemble_are_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("export", [export_onnx, export_web])
+def test_a_cell_without_an_onnx_form_is_refused_by_name_before_anything_is_asked_for(
+    export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(CELLS, "gru", CELLS["rnn"])
+    """A page needs a runtime, which is not here; nobody is sent for it in vain."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(CELLS, "lstm2", stack(CELLS["lstm"], CELLS["lstm"]))
     with refuses(
-        OptionError, thing="an ONNX form of cell", came="'gru' does not exist", expected="one"
+        OptionError,
+        function=export.__name__,
+        thing="an ONNX form of cell",
+        came="'lstm2' does not exist",
+        expected="one of rnn, lstm",
     ):
-        export_onnx(make_run("gru"), tmp_path / "out")
+        export(make_run("lstm2"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_ensemble_is_refused_by_name(tmp_path: Path) -> None:
     several: Any = make_run()._replace(model=Ensemble([make_run().model]))
     with refuses(OptionError, came="has Ensemble as its model", expected="the model of one run"):
         export_onnx(several, tmp_path / "out")

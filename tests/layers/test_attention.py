@@ -13,7 +13,7 @@ from xpcap import layers, to_numpy
 from xpcap.ops import PackedSequences
 
 N, T, D, H, P = 3, 4, 5, 6, 8
-CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
+CELLS = pytest.mark.parametrize("cell", list(layers.CELLS))
 
 
 def draw(cell: str, rng: np.random.Generator) -> list[np.ndarray]:
@@ -23,24 +23,20 @@ def draw(cell: str, rng: np.random.Generator) -> list[np.ndarray]:
     return [rng.standard_normal(shape) for shape in ((N, T, D), (N, P, H), *recurrent)]
 
 
-def rnn_step_forward(
-    x: Any, h: Any, attn: Any, Wx: Any, Wh: Any, Wattn: Any, b: Any
-) -> tuple[Any, Any]:
-    """An RNN step that is given a context: more of its input."""
-    return layers.rnn_step_forward(
-        np.concatenate((x, attn), axis=1), h, np.concatenate((Wx, Wattn)), Wh, b
-    )
+def step_forward(cell: str, x: Any, *rest: Any) -> tuple[Any, Any]:
+    """A step that is given a context: of the LSTM its own; of another cell more of its input."""
+    if cell == "lstm":
+        return layers.attention_lstm_step_forward(x, *rest)
+    h, attn, Wx, Wh, Wattn, b = rest
+    forward = getattr(layers, f"{cell}_step_forward")
+    return forward(np.concatenate((x, attn), axis=1), h, np.concatenate((Wx, Wattn)), Wh, b)
 
 
-def rnn_step_backward(dh: Any, cache: Any) -> tuple[Any, ...]:
-    dinput, dprev_h, dweights, dWh, db = layers.rnn_step_backward(dh, cache)
+def step_backward(cell: str, *upstream: Any) -> tuple[Any, ...]:
+    if cell == "lstm":
+        return layers.attention_lstm_step_backward(*upstream)
+    dinput, dprev_h, dweights, dWh, db = getattr(layers, f"{cell}_step_backward")(*upstream)
     return dinput[:, :D], dprev_h, dinput[:, D:], dweights[:D], dWh, dweights[D:], db
-
-
-STEPS = {
-    "lstm": (layers.attention_lstm_step_forward, layers.attention_lstm_step_backward),
-    "rnn": (rnn_step_forward, rnn_step_backward),
-}
 
 
 def test_context_and_weights_are_those_of_a_hand_computed_case(lib: Any) -> None:
@@ -88,11 +84,10 @@ def test_a_step_is_given_its_context_as_it_is_its_state(rng: np.random.Generator
 def test_steps_compose_to_the_sequence_both_ways(cell: str, rng: np.random.Generator) -> None:
     x, A, Wx, Wh, Wattn, b = draw(cell, rng)
     h, cache = layers.attention_forward(x, A, Wx, Wh, Wattn, b, cell)
-    forward, backward = STEPS[cell]
     state, caches = (A.mean(axis=1),) * layers.CELLS[cell].states, []
     for t in range(T):
         attn, _, looked = layers.dot_product_attention_forward(state[0], A)
-        *state, stepped = forward(x[:, t], *state, attn, Wx, Wh, Wattn, b)
+        *state, stepped = step_forward(cell, x[:, t], *state, attn, Wx, Wh, Wattn, b)
         caches.append((looked, stepped))
         np.testing.assert_allclose(state[0], h[:, t], rtol=1e-12, atol=1e-15)
     dh = rng.standard_normal(h.shape)
@@ -103,7 +98,7 @@ def test_steps_compose_to_the_sequence_both_ways(cell: str, rng: np.random.Gener
         np.zeros_like(A),
     )
     for t, (looked, stepped) in reversed(list(enumerate(caches))):
-        dx_t, *rest = backward(dstate[0] + dh[:, t], *dstate[1:], stepped)
+        dx_t, *rest = step_backward(cell, dstate[0] + dh[:, t], *dstate[1:], stepped)
         *dstate, dattn = rest[:-4]
         total = [sum_ + one for sum_, one in zip(total, rest[-4:], strict=True)]
         dprev_h, dA_t = layers.dot_product_attention_backward(dattn, looked)
@@ -216,6 +211,6 @@ def test_weights_of_another_cell_are_refused(rng: np.random.Generator) -> None:
     ):
         layers.attention_forward(*draw("rnn", rng))
     with refuses(
-        ValueError, function="attention_forward", thing="cell", came="'gru'", expected="lstm"
+        ValueError, function="attention_forward", thing="cell", came="'mgu'", expected="lstm"
     ):
-        layers.attention_forward(*draw("rnn", rng), cell="gru")
+        layers.attention_forward(*draw("rnn", rng), cell="mgu")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import layer_cases
 import numpy as np
 import philox
 import pytest
@@ -59,7 +60,7 @@ SIZE = st.integers(1, 4)
 SEED = st.integers(0, 2**32 - 1)
 SCALE = st.sampled_from([0.0, 5e-324, 1e-310, 1e-160, 1e-8, 1.0, 30.0, 800.0, 1e8, 1e160, 1e300])
 DTYPE = st.sampled_from([np.float32, np.float64])
-CELL = st.sampled_from(["rnn", "lstm"])
+CELL = st.sampled_from(list(layers.CELLS))
 
 
 def holds(*strategies: Any, **named: Any) -> Callable[[Any], Any]:
@@ -70,61 +71,15 @@ def holds(*strategies: Any, **named: Any) -> Callable[[Any], Any]:
 # Layers
 
 
-class Layer:
-    """A layer of some shape with arguments for it: `forward(*arguments)` to outputs,
-    `backward(upstream, caches)` to gradients in argument order.
-    """
-
-    def __init__(self, name: str, sizes: Sequence[int], seed: int) -> None:
-        N, T, D, H = sizes
-        self.rng = rng = np.random.default_rng(seed)
-        k = 4 if name.startswith("lstm") else 1
-        shapes = {
-            "affine": [(N, T, D), (T * D, H), (H,)],
-            "temporal_affine": [(N, T, D), (D, H), (H,)],
-            "word_embedding": [(T, D)],
-            "dropout": [(N, T, D)],
-            "rnn_step": [(N, D), (N, H), (D, H), (H, H), (H,)],
-            "lstm_step": [(N, D), (N, H), (N, H), (D, 4 * H), (H, 4 * H), (4 * H,)],
-            "rnn": [(N, T, D), (N, H), (D, H), (H, H), (H,)],
-            "lstm": [(N, T, D), (N, H), (D, 4 * H), (H, 4 * H), (4 * H,)],
-        }[name]
-        assert shapes[-1][-1] % k == 0
-        self.arguments = [rng.standard_normal(shape) for shape in shapes]
-        self._forward, self._backward = (
-            getattr(layers, f"{name}_{way}") for way in ("forward", "backward")
-        )
-        self._before: tuple[Any, ...] = (
-            (rng.integers(0, T, (N, H)),) if name == "word_embedding" else ()
-        )
-        self._after: tuple[Any, ...] = (
-            ({"p": rng.uniform(0.05, 1), "mode": ("train", "test")[seed % 2], "seed": 3},)
-            if name == "dropout"
-            else ()
-        )
-
-    def forward(self, *arguments: np.ndarray) -> tuple[list[np.ndarray], Any]:
-        *outputs, cache = self._forward(*self._before, *arguments, *self._after)
-        return outputs, cache
-
-    def backward(self, upstream: Sequence[np.ndarray], cache: Any) -> list[np.ndarray]:
-        gradients = self._backward(*upstream, cache)
-        return list(gradients) if isinstance(gradients, tuple) else [gradients]
-
-
-LAYER = st.sampled_from(
-    [
-        "affine",
-        "temporal_affine",
-        "word_embedding",
-        "dropout",
-        "rnn_step",
-        "lstm_step",
-        "rnn",
-        "lstm",
-    ]
-)
+LAYER = st.sampled_from(list(layer_cases.cases()))
 SIZES = st.tuples(SIZE, SIZE, SIZE, SIZE)
+
+
+def layer_of(name: str, sizes: Sequence[int]) -> layer_cases.Case:
+    """A layer in sizes of N, T, D and H; of the others there are as many."""
+    N, T, D, H = sizes
+    others = {"M": H, "V": T, "P": T, "J": T, "K": D}
+    return layer_cases.cases({"N": N, "T": T, "D": D, "H": H, **others})[name]
 
 
 def inner(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> float:
@@ -136,89 +91,68 @@ def test_backward_is_the_adjoint_of_forward(name: str, sizes: Sequence[int], see
     """<dout, J v> = <J* dout, v> for a direction v in one argument at a time, and J v from centred
     differences.
     """
-    layer = Layer(name, sizes, seed)
-    outputs, cache = layer.forward(*layer.arguments)
-    upstream = [layer.rng.standard_normal(out.shape) for out in outputs]
-    gradients = layer.backward(upstream, cache)
-    assert [g.shape for g in gradients] == [x.shape for x in layer.arguments]
+    layer, rng = layer_of(name, sizes), np.random.default_rng(seed)
+    arrays, upstream = layer.draw(rng), layer.draw_upstream(rng)
+    gradients = layer.gradients(upstream, layer.run(arrays)[1])
     h = 1e-5
-    for i, gradient in enumerate(gradients):
-        v = layer.rng.standard_normal(gradient.shape)
-        moved = [
-            [x + step * v if i == j else x for j, x in enumerate(layer.arguments)]
-            for step in (h, -h)
-        ]
-        above, below = (layer.forward(*arguments)[0] for arguments in moved)
-        slopes = [(a - b) / (2 * h) for a, b in zip(above, below, strict=True)]
-        size = inner([np.abs(dout) for dout in upstream], [np.abs(slope) for slope in slopes])
-        assert inner(upstream, slopes) == pytest.approx(
-            inner([gradient], [v]), rel=1e-6, abs=1e-7 * (1 + size)
-        ), i
-
-
-@holds(LAYER, SIZES, SEED, DTYPE)
-def test_layers_keep_the_dtype_and_leave_their_inputs_alone(
-    name: str, sizes: Sequence[int], seed: int, dtype: Any
-) -> None:
-    layer = Layer(name, sizes, seed)
-    arguments = [x.astype(dtype) for x in layer.arguments]
-    for x in arguments:
-        x.flags.writeable = False
-    outputs, cache = layer.forward(*arguments)
-    kept = [out.copy() for out in outputs]
-    upstream = [np.ones_like(out) for out in outputs]
-    for dout in upstream:
-        dout.flags.writeable = False
-    gradients = layer.backward(upstream, cache)
-    assert {x.dtype for x in (*outputs, *gradients)} == {np.dtype(dtype)}
-    for out, before in zip(outputs, kept, strict=True):
-        np.testing.assert_array_equal(out, before)
-    for gradient, again in zip(
-        gradients, layer.backward(upstream, cache), strict=True
-    ):  # a cache is there to be used twice
-        np.testing.assert_array_equal(gradient, again)
-
-
-@holds(st.sampled_from(["rnn", "lstm", "rnn_step", "lstm_step"]), SIZES, SEED, SCALE)
-def test_recurrent_layers_saturate_and_stay_finite(
-    name: str, sizes: Sequence[int], seed: int, scale: float
-) -> None:
-    """Inputs of any magnitude, down to denormals: states stay in [-1, 1] and no gradient is lost to
-    inf or NaN. A warning is an error here.
-    """
-    layer = Layer(name, sizes, seed)
-    x, *rest = layer.arguments
-    outputs, cache = layer.forward(x * scale, *rest)
-    assert np.abs(outputs[0]).max() <= 1
-    gradients = layer.backward([np.ones_like(out) for out in outputs], cache)
-    assert all(np.isfinite(a).all() for a in (*outputs, *gradients))
-
-
-@holds(st.sampled_from(["rnn", "lstm"]), SIZES, SEED)
-def test_a_sequence_is_its_steps_one_after_the_other(
-    name: str, sizes: Sequence[int], seed: int
-) -> None:
-    layer = Layer(name, sizes, seed)
-    x, h0, *weights = layer.arguments
-    (h,), cache = layer.forward(x, h0, *weights)
-    upstream = layer.rng.standard_normal(h.shape)
-    gradients = layer.backward([upstream], cache)
-    forward, backward = (getattr(layers, f"{name}_step_{way}") for way in ("forward", "backward"))
-    state, caches = (h0,) if name == "rnn" else (h0, np.zeros_like(h0)), []
-    for t in range(x.shape[1]):
-        *state, step = forward(x[:, t], *state, *weights)
-        caches.append(step)
-        np.testing.assert_allclose(h[:, t], state[0], rtol=1e-12, atol=1e-14)
-    dstate, dweights = [np.zeros_like(h0) for _ in state], [np.zeros_like(w) for w in weights]
-    for t in reversed(range(x.shape[1])):
-        dx, *rest = backward(upstream[:, t] + dstate[0], *dstate[1:], caches[t])
-        dstate, dweights = (
-            rest[: len(dstate)],
-            [total + d for total, d in zip(dweights, rest[len(dstate) :], strict=True)],
+    for argument, gradient in gradients.items():
+        v = rng.standard_normal(gradient.shape)
+        above, below = (
+            layer.run(arrays | {argument: arrays[argument] + step * v})[0] for step in (h, -h)
         )
-        np.testing.assert_allclose(gradients[0][:, t], dx, rtol=1e-11, atol=1e-13)
-    for gradient, expected in zip(gradients[1:], [dstate[0], *dweights], strict=True):
-        np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-13)
+        slopes = [(above[dname[1:]] - below[dname[1:]]) / (2 * h) for dname in upstream]
+        size = inner([np.abs(dout) for dout in upstream.values()], [np.abs(x) for x in slopes])
+        assert inner(list(upstream.values()), slopes) == pytest.approx(
+            inner([gradient], [v]), rel=1e-6, abs=1e-7 * (1 + size)
+        ), argument
+
+
+@holds(CELL, st.sampled_from(["", "_step"]), SIZES, SEED, SCALE)
+def test_recurrent_layers_saturate_and_stay_finite(
+    cell: str, step: str, sizes: Sequence[int], seed: int, scale: float
+) -> None:
+    """Inputs of any magnitude, down to denormals: states stay where they can be and no gradient is
+    lost to inf or NaN. A warning is an error here.
+    """
+    layer, rng = layer_of(cell + step, sizes), np.random.default_rng(seed)
+    arrays = layer.draw(rng)
+    results, cache = layer.run(arrays | {"x": arrays["x"] * scale})
+    h = results["next_h" if step else "h"]
+    initial = np.abs(arrays["prev_h" if step else "h0"]).max()
+    assert np.abs(h).max() <= (max(1, initial) if cell == "gru" else 1)
+    upstream = {name: np.ones(layer.results[name[1:]]) for name in layer.upstream}
+    gradients = layer.gradients(upstream, cache)
+    assert all(np.isfinite(x).all() for x in (*results.values(), *gradients.values()))
+
+
+@holds(CELL, SIZES, SEED)
+def test_a_sequence_is_its_steps_one_after_the_other(
+    cell: str, sizes: Sequence[int], seed: int
+) -> None:
+    layer, step = layer_of(cell, sizes), layer_of(f"{cell}_step", sizes)
+    rng = np.random.default_rng(seed)
+    arrays, upstream = layer.draw(rng), layer.draw_upstream(rng)
+    weights = {name: arrays[name] for name in ("Wx", "Wh", "b")}
+    results, cache = layer.run(arrays)
+    gradients = layer.gradients(upstream, cache)
+    state = {name: np.zeros_like(arrays["h0"]) for name in step.shapes if name.startswith("prev")}
+    state, caches = state | {"prev_h": arrays["h0"]}, []
+    for t in range(sizes[1]):
+        after, one = step.run({"x": arrays["x"][:, t], **state, **weights})
+        state = {name.replace("next", "prev"): x for name, x in after.items()}
+        caches.append(one)
+        np.testing.assert_allclose(results["h"][:, t], after["next_h"], rtol=1e-12, atol=1e-14)
+    dstate = {name: np.zeros_like(x) for name, x in state.items()}
+    totals = {name: np.zeros_like(x) for name, x in weights.items()}
+    for t in reversed(range(sizes[1])):
+        dstate["prev_h"] = dstate["prev_h"] + upstream["dh"][:, t]
+        dnext = {name.replace("prev", "dnext"): x for name, x in dstate.items()}
+        found = step.gradients(dnext, caches[t])
+        dstate = {name: found[name] for name in dstate}
+        totals = {name: total + found[name] for name, total in totals.items()}
+        np.testing.assert_allclose(gradients["x"][:, t], found["x"], rtol=1e-11, atol=1e-13)
+    for name, expected in (totals | {"h0": dstate["prev_h"]}).items():
+        np.testing.assert_allclose(gradients[name], expected, rtol=1e-11, atol=1e-13)
 
 
 @holds(SEED, SCALE, DTYPE)
@@ -326,7 +260,7 @@ def padded(
     )
     x = features * mask_x
     h = x @ p["W_proj"] + p["b_proj"]
-    state: Any = [h] if model.cell_type == "rnn" else [h, np.zeros_like(h)]
+    state = list(layers.CELLS[model.cell_type].initial(h))
     table, caches, states, dscores, loss = p["W_embed"] * mask_w, [], [], [], 0.0
     for t in range(T):
         *state, cache = forward(table[inputs[:, t]], *state, p["Wx"], p["Wh"], p["b"])

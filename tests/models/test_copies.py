@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from refusals import refuses
 
-from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
+from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy
 from xpcap.data.synthetic import draw_data
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient
 from xpcap.memory import Workspace
@@ -27,7 +27,7 @@ WAYS = pytest.mark.parametrize(
     [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
     ids=["copy", "deepcopy", "pickle"],
 )
-CELLS = pytest.mark.parametrize("cell", ["lstm", "rnn"])
+CELLS = pytest.mark.parametrize("cell", list(layers.CELLS))
 DATA = draw_data(N, D, V, seed=1)
 
 

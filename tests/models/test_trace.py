@@ -145,7 +145,7 @@ def test_the_gates_of_an_lstm_are_those_of_its_step_and_make_its_next_state(
     np.testing.assert_allclose(h[:, 1:][live], (gates["o"] * np.tanh(c[:, 1:]))[live], rtol=1e-12)
     x = p["W_embed"][captions[:, 2]]
     _, _, cache = layers.lstm_step_forward(x, h[:, 2], c[:, 2], p["Wx"], p["Wh"], p["b"])
-    expected = np.split(cache.gates.gates, 4, axis=1)
+    expected = np.split(cache.saved[0], 4, axis=1)
     for name, gate in zip("ifog", expected, strict=True):
         np.testing.assert_allclose(gates[name][live[:, 2], 2], gate[live[:, 2]], rtol=1e-9)
         assert not gates[name][~live].any()

@@ -7,27 +7,55 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cpu_build
 import numpy as np
 import pytest
 from emulated import Emulator, install
+from operations import CELLS, TABLE, TOLERANCES, Draw, check_equals_equation, run
 from refusals import refuses
-from test_kernels import ON_A_CARD, TOLERANCES, V, check_equals_plain
 
 import xpcap
 from xpcap import layers, ops, optim
 from xpcap.layers.vocabulary_loss import vocabulary_loss
-from xpcap.ops import DeviceOps, get_ops, replay
+from xpcap.ops import CellBuffers, DeviceOps, get_ops, replay
 from xpcap.ops.device import Equations
 
 
-@pytest.mark.parametrize("op", ON_A_CARD)
+@pytest.mark.parametrize("op", TABLE)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_emulated_kernel_equals_the_plain_equations(op: str, dtype: str, device: Emulator) -> None:
     with xpcap.use_backend("cupy"), device.counting() as counts:
-        check_equals_plain(op, dtype)
+        check_equals_equation(DeviceOps(), op, dtype)
     assert any(
         launch.kind == "raw" or launch.name in ("sgemm", "dgemm") for launch in counts.launches
     )
+
+
+@pytest.mark.parametrize("op", TABLE)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_emulated_kernel_gives_the_same_bits_in_any_order_of_threads(
+    op: str, dtype: str, device: Emulator
+) -> None:
+    """And each time."""
+    with xpcap.use_backend("cupy"):
+        for number, call in enumerate(TABLE[op].calls(Draw(dtype, device=True))):
+            bits = []
+            for device.seed in (0, 0, 9) if number else (0, 0, 1, 2, 9):
+                bits.append([x.tobytes() for x in run(DeviceOps(), op, call)])
+            assert bits == bits[:1] * len(bits), "the result depends on the order of the threads"
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("op", TABLE)
+def test_emulated_kernel_that_rounds_as_a_card_equals_the_equations(
+    op: str, dtype: str, device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, as_card=True)
+    try:
+        with xpcap.use_backend("cupy"):
+            check_equals_equation(DeviceOps(), op, dtype)
+    except cpu_build.UnavailableError as reason:
+        pytest.skip(str(reason))
 
 
 GATHER = {  # arguments that no kernel takes, the error, the C parameter and what came
@@ -80,8 +108,9 @@ def test_emulated_number_that_c_cannot_hold_is_named(device: Emulator) -> None:
 def test_emulated_arrays_of_a_loop_are_checked_before_its_first_step(device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
         a, h = xpcap.asarray(np.ones((3, 4), "f4")), xpcap.asarray(np.ones((6, 8), "f4"))
-        with refuses(ValueError, function="rnn_cell_steps", thing="r", came="has strides"):
-            DeviceOps().rnn_cell_steps(a, h[:, ::2])
+        loop = CellBuffers(a, a, (h[:, ::2],), (h[:, ::2],), ())
+        with refuses(ValueError, function="cell_steps", thing="r", came="has strides"):
+            DeviceOps().cell_steps(CELLS["rnn"], loop)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +238,7 @@ def test_emulated_thread_on_another_device_is_told_so(
 
 def test_emulated_loss_of_a_target_below_zero_is_nan(device: Emulator) -> None:
     """Only padding's own marker counts as no target, with and without a kernel."""
+    V = 11
     scores = np.random.default_rng(0).standard_normal((5, V)).astype("f4")
     wrong, padding = np.array([-1, -100, 0, -(2**31), 4], np.int32), np.array([2, 0], np.int32)
     with xpcap.use_backend("cupy"):

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from emulated import Emulator
 from emulated.record import Counts, elements
+from operations import CELLS, Draw, cell_buffers, cell_gradients, each
 
 import xpcap
-from xpcap import layers, ops
+from xpcap import ops
+from xpcap.layers.recurrent import backward_steps, forward_steps, rows_backward, rows_forward
 from xpcap.memory import Workspace
-from xpcap.ops import DeviceOps, Gates, PackedSequences, Step, get_ops
-from xpcap.ops import device as device_ops
+from xpcap.ops import DeviceOps, PackedSequences, Pointwise, Step, get_ops
 
 N, H = 5, 7
 ROWS = PackedSequences.of([5, 5, 3, 1], N)  # sequences of 4, 3, 3, 2 and 2 steps
@@ -32,75 +33,61 @@ def record(device: Emulator, step_fn: ops.StepFn, step: Step) -> Counts:
 
 
 @pytest.fixture(params=["lstm", "lstm, many sequences", "rnn"])
-def cell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def cell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pointwise:
     """An LSTM's step is one kernel for few sequences, and a product and a kernel for many."""
     if "many" in request.param:
         monkeypatch.setattr("xpcap.ops.device.FUSED", N - 1)
-    return str(request.param)[:4].rstrip(",")
+    return CELLS[request.param.partition(",")[0]]
 
 
-def test_emulated_steps_forward_touch_their_own_rows(cell: str, device: Emulator) -> None:
+def test_emulated_steps_forward_touch_their_own_rows(cell: Pointwise, device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
-        xp, G = xpcap.backend.array_module(), 4 * H if cell == "lstm" else H
-        a, Wh = drawn(R, G), drawn(H, G)
-        out = Gates(
-            *(xp.empty(shape, "f4") for shape in ((N + R, H), (N + R, H), (R, G), (R, H)))
-        )  # NaN, so that each write shows
-        for stack in (out.h, out.c):
-            stack[:N] = drawn(N, H)
-        step_fn = (
-            get_ops(a).lstm_steps(a, Wh, (out.h, out.c), out)
-            if cell == "lstm"
-            else get_ops(a).rnn_steps(a, Wh, out.h, out.h)
-        )
+        Wh, draw = drawn(H, len(cell.blocks) * H), Draw("float32")
+        loop = each(xpcap.asarray, cell_buffers(draw, cell, N, R, H, after=False))
+        saved = dict(zip(cell.saved, loop.saved, strict=True))
+        buffer = Workspace(Wh).buffer
+        step_fn = forward_steps(cell, loop.a, Wh, loop.before, loop.after, saved, buffer, None)
         for step in ROWS.steps:
             counts = record(device, step_fn, step)
-            assert counts.read_by_products() <= elements(out.h[step.states_before]) | elements(Wh)
-            own = elements(out.h[step.states_after])
-            if cell == "lstm":
-                own |= (
-                    elements(out.c[step.states_after])
-                    | elements(out.gates[step.rows])
-                    | elements(out.tanh_c[step.rows])
-                )
+            assert counts.read_by_products() <= elements(loop.before[0][step.states_before]) | (
+                elements(Wh)
+            )
+            own = set().union(
+                *(elements(x[step.states_after]) for x in loop.after),
+                *(elements(x[step.rows]) for x in loop.saved),
+            )
             assert counts.changed_by_kernels() == own
             assert counts.written_by_products() <= own  # overwritten by the kernel
 
 
-def test_emulated_steps_backward_touch_their_own_rows(cell: str, device: Emulator) -> None:
+def test_emulated_steps_backward_touch_their_own_rows(cell: Pointwise, device: Emulator) -> None:
     with xpcap.use_backend("cupy"):
-        xp, G = xpcap.backend.array_module(), 4 * H if cell == "lstm" else H
-        dh, Wh = drawn(R, H), drawn(H, G)
-        out = Gates(drawn(N + R, H), drawn(N + R, H), drawn(R, G), drawn(R, H))
-        dh_next, dc, da = (xp.empty(shape, "f4") for shape in ((N, H), (N, H), (R, G)))
-        if cell == "lstm":
-            step_fn = get_ops(dh).lstm_backward_steps(dh, dh_next, dc, out, Wh, da)
-        else:
-            step_fn = get_ops(dh).rnn_backward_steps(dh, dh_next, out.h, Wh, da)
+        Wh, draw = drawn(H, len(cell.blocks) * H), Draw("float32")
+        loop = each(xpcap.asarray, cell_buffers(draw, cell, N, R, H, after=True))
+        grads = each(xpcap.asarray, cell_gradients(draw, cell, N, R, H))
+        (dh_next, *others), da = grads.dstate, grads.da
+        step_fn = backward_steps(cell, loop, grads, Wh, None)
+        fused = get_ops(Wh).fused_cell_backward_steps(cell, loop, grads, Wh) is not None
         for step in reversed(ROWS.steps):
             counts = record(device, step_fn, step)
             assert counts.read_by_products() <= elements(da[step.rows]) | elements(Wh)
-            own = elements(da[step.rows]) | (elements(dc[: step.n]) if cell == "lstm" else set())
-            if (
-                cell == "rnn" or device_ops.FUSED < N or step.first == 0
-            ):  # else the step before multiplies by itself
+            own = set().union(elements(da[step.rows]), *(elements(x[: step.n]) for x in others))
+            if not fused or step.first == 0:  # else the step before multiplies by itself
                 own |= elements(dh_next[: step.n])
             assert counts.changed_by_kernels() | counts.written_by_products() == own
 
 
 @pytest.mark.parametrize("sizes", [[2, 1, 0, 0], [2, 0], [0]])
 def test_emulated_steps_that_no_sequence_reaches_launch_nothing(
-    sizes: list[int], cell: str, device: Emulator
+    sizes: list[int], cell: Pointwise, device: Emulator
 ) -> None:
     """A card refuses a grid without blocks."""
-    rows, G = PackedSequences.of(sizes, 2), 4 * H if cell == "lstm" else H
-    forward, backward = (getattr(layers, f"{cell}_rows_{way}") for way in ("forward", "backward"))
+    rows, G = PackedSequences.of(sizes, 2), len(cell.blocks) * H
     with xpcap.use_backend("cupy"):
-        h, cache = forward(
-            drawn(rows.R, G), (drawn(2, H),) * (2 if cell == "lstm" else 1), drawn(H, G), rows
-        )
+        state0 = (drawn(2, H),) * len(cell.states)
+        h, cache = rows_forward(drawn(rows.R, G), state0, drawn(H, G), rows, cell)
         with device.counting() as counts:
-            _, (dh0, *_), _ = backward(drawn(rows.R, H), cache)
+            _, (dh0, *_), _ = rows_backward(drawn(rows.R, H), cache)
     assert len(h) == rows.R
     assert np.isfinite(xpcap.to_numpy(dh0)).all()
     assert sum("back" in launch.name for launch in counts.launches) == sum(n > 0 for n in sizes)

@@ -36,6 +36,7 @@ def write(path: Path, **change: Any) -> Path:
         ],
         "heatmaps": [Heatmap("f", "Forget gate", NASTY, GATE), Heatmap(NASTY, NASTY, "", CELL)],
         "order": NASTY,
+        "saturation_note": NASTY,
         "saturation": [Share(NASTY, RNG.uniform(size=T).tolist())],
         "curves": [
             Curve("this run (LSTM)", [0.9**k for k in range(T + 1)]),

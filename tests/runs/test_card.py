@@ -19,6 +19,8 @@ from safetensors.numpy import load_file
 
 from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
+from xpcap.layers import CELLS
+from xpcap.models import CaptioningRNN
 from xpcap.runs import Evaluation, Run, evaluate_run, open_run
 from xpcap.runs.card import code, write_card
 
@@ -112,6 +114,20 @@ def test_the_equations_of_a_card_and_the_tensors_alone_give_the_runs_probabiliti
     data.scaling = opened.scaling
     expected = opened.model.score(data.features("val", np.arange(3)), captions).nll
     assert nll == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_card_has_the_equations_of_its_cell(
+    cell: str, scored: tuple[Run, Evaluation, CaptionData]
+) -> None:
+    run, _, data = scored
+    config = replace(run.model.config, cell=cell, inject="every-step")
+    model = CaptioningRNN.from_config(config, run.model.word_to_idx, seed=0)
+    write_card(run._replace(model=model), None, data)
+    card = (run.path / "README.md").read_text(encoding="utf-8")
+    assert f" {cell.upper()} of 16 units writes a caption word by word" in card
+    lines = [line.format(term=" + h0 W_image") for line in CELLS[cell].equations]
+    assert "\n    ".join((*lines, "logits = h W_vocab + b_vocab")) in card
 
 
 def test_a_card_names_the_run_that_training_started_from(

@@ -122,7 +122,8 @@ def _places(features: np.ndarray) -> np.ndarray:
 
 DATA = make_data()
 CASES = [
-    (cell, inject) for cell in ("lstm", "rnn") for inject in ("init", "every-step", "attention")
+    *(("lstm", inject) for inject in ("init", "every-step", "attention")),
+    *(("rnn", inject) for inject in ("init", "every-step", "attention")),
 ]
 # The same pictures as grids: a place for the colour, the thing and the place, each with its six
 # numbers where a whole feature has them

@@ -29,7 +29,8 @@ def hashes_of(subject: str) -> dict[str, str]:
 
 def test_every_public_layer_is_hashed() -> None:
     hashed = {name.split()[0] for name in hashes_of("layers")}
-    assert {name for name in layers.__all__ if name.islower()} <= hashed
+    makers = {"loop_of"}  # of cells, which are hashed as CELLS has them
+    assert {name for name in layers.__all__ if name.islower()} - makers <= hashed
 
 
 def test_every_update_rule_is_hashed() -> None:

@@ -14,6 +14,7 @@ from xpcap.cli.shared import PATH, describe_data, examples, json_option, remark,
 from xpcap.data import open_data
 from xpcap.distributed import Group, RankDone, init
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
+from xpcap.layers import CELLS
 from xpcap.ops import DeviceOps
 from xpcap.runs import open_run
 from xpcap.runs.folder import CONFIG, opened_folder, provenance_text
@@ -45,7 +46,9 @@ def _print_machine(as_json: bool) -> None:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
     }
-    status, ranks, slow = backend_status(), _ranks(group), DeviceOps.without_kernels()
+    status, ranks = backend_status(), _ranks(group)
+    slow = DeviceOps.without_kernels()
+    slow += [f"steps of cell {name}" for name, cell in CELLS.items() if not cell.replayable]
     if group.rank:
         raise RankDone
     if as_json:
@@ -60,8 +63,8 @@ def _print_machine(as_json: bool) -> None:
         devices = ", ".join(state.devices) if state.usable else state.reason
         rows.append((state.name, state.version or "-", usable, devices))
     click.echo(table(rows))
-    if slow:
-        click.echo(f"operations without a CUDA kernel, left to CuPy: {', '.join(slow)}")
+    if slow and status["cupy"].usable:
+        click.echo(f"without CUDA kernels of ours, computed by CuPy: {', '.join(slow)}")
     if ranks:
         machines = f"{ranks['machines']} machine{'s' if ranks['machines'] > 1 else ''}"
         click.echo(

@@ -40,6 +40,7 @@ from xpcap.runs.folder import (
     DATA,
     LARGEST,
     LAST,
+    cell_title,
     find_file,
     opened_folder,
     provenance_text,
@@ -348,7 +349,7 @@ class Progress:
             words = len(solver.data.vocabulary) - len(SPECIAL)
             ranks = f" by {self._group.size} processes" if self._group.size > 1 else ""
             say(
-                f"training an {config.cell.upper()} of {config.hidden:,} units on"
+                f"training {cell_title(config.cell)} of {config.hidden:,} units on"
                 f" {len(train.images):,} pictures with {len(train.captions):,} captions of"
                 f" {words:,} words{ranks}; the run folder is {self._options.out}"
             )

@@ -12,6 +12,7 @@ from xpcap.encoders.onnx import OPTIONS, OnnxEncoder
 from xpcap.errors import DataError, OptionError, install, unknown
 from xpcap.export.onnx_encoder import add_encoder, converted, load_encoder, opset_of
 from xpcap.export.onnx_graphs import (
+    STEPS,
     WEIGHTS,
     Builder,
     Captioner,
@@ -102,6 +103,16 @@ def export_onnx(
 
 def require_exportable(where: str, run: Run[CaptioningRNN], folder: Path, weights: str) -> None:
     """DataError, OptionError, which `where` begins : as of `export_onnx`, but for the encoder."""
+    if not isinstance(run.model, CaptioningRNN):
+        raise OptionError(
+            where,
+            run.name,
+            f"has {type(run.model).__name__} as its model",
+            expected="the model of one run",
+            cause="export each run, and average the scores of their steps",
+        )
+    if run.model.config.cell not in STEPS:
+        raise unknown(where, "an ONNX form of cell", run.model.config.cell, STEPS)
     if importlib.util.find_spec("onnx") is None:
         raise DataError(
             where,
@@ -113,14 +124,6 @@ def require_exportable(where: str, run: Run[CaptioningRNN], folder: Path, weight
     if weights not in WEIGHTS:
         raise unknown(where, "`weights`", weights, WEIGHTS)
     require_new_file(where, folder)
-    if not isinstance(run.model, CaptioningRNN):
-        raise OptionError(
-            where,
-            run.name,
-            f"has {type(run.model).__name__} as its model",
-            expected="the model of one run",
-            cause="export each run, and average the scores of their steps",
-        )
 
 
 def _metadata(run: Run[CaptioningRNN], weights: str, most: int) -> dict[str, str]:

@@ -13,7 +13,6 @@ import numpy as np
 from xpcap.backend import to_numpy
 from xpcap.data.features import Preprocessing, Projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
-from xpcap.errors import unknown
 from xpcap.models import CaptioningRNN, ModelConfig
 
 WEIGHTS = ("float32", "float16", "int8")  # of matrices in a file; sums and states are float32
@@ -169,15 +168,10 @@ def quantise(matrix: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Captioner:
-    """The equations of a model, which add themselves to a Builder.
-
-    OptionError : its cell has no ONNX form.
-    """
+    """The equations of a model whose cell is in STEPS, which add themselves to a Builder."""
 
     def __init__(self, model: CaptioningRNN, preprocessing: Preprocessing) -> None:
         self.config: ModelConfig = model.config
-        if self.config.cell not in STEPS:
-            raise unknown("export_onnx", "an ONNX form of cell", self.config.cell, STEPS)
         self._params = {
             name: np.asarray(to_numpy(array), np.float32) for name, array in model.params.items()
         }

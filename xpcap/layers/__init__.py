@@ -15,7 +15,7 @@ from xpcap.layers.attention import (
     dot_product_attention_backward,
     dot_product_attention_forward,
 )
-from xpcap.layers.cells import CELLS, Cell
+from xpcap.layers.cells import CELLS, Cell, loop_of
 from xpcap.layers.elementary import (
     affine_backward,
     affine_forward,
@@ -43,13 +43,15 @@ from xpcap.layers.rnn import (
     rnn_step_backward,
     rnn_step_forward,
 )
-from xpcap.ops import PackedSequences, RecurrentTerm, sigmoid
+from xpcap.layers.stack import stack
+from xpcap.ops import PackedSequences, Pointwise, RecurrentTerm, sigmoid
 
 __all__ = [
     "CELLS",
     "Attention",
     "Cell",
     "PackedSequences",
+    "Pointwise",
     "RecurrentTerm",
     "affine_backward",
     "affine_forward",
@@ -61,6 +63,7 @@ __all__ = [
     "dot_product_attention_forward",
     "dropout_backward",
     "dropout_forward",
+    "loop_of",
     "lstm_backward",
     "lstm_forward",
     "lstm_rows_backward",
@@ -74,6 +77,7 @@ __all__ = [
     "rnn_step_backward",
     "rnn_step_forward",
     "sigmoid",
+    "stack",
     "temporal_affine_backward",
     "temporal_affine_forward",
     "temporal_softmax_loss",

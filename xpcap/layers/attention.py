@@ -10,8 +10,10 @@ from typing import NamedTuple
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidValueError, OptionError, unknown
 from xpcap.layers.cells import CELLS, check_takes_extra_term
-from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.layers.lstm import ORDER, LSTMStepCache, lstm_step_backward, lstm_step_forward
+from xpcap.layers.checks import check_arrays
+from xpcap.layers.layer import gradient, layer
+from xpcap.layers.lstm import LSTM
+from xpcap.layers.recurrent import StepCache, step_backward, step_forward
 from xpcap.memory import Buffer, allocator
 from xpcap.ops import (
     PackedSequences,
@@ -23,7 +25,7 @@ from xpcap.ops import (
     single_step,
     to_rows,
 )
-from xpcap.threads import in_turn
+from xpcap.spec import spec
 
 # ---- Attention by itself
 
@@ -37,7 +39,7 @@ class DotProductCache(NamedTuple):
     shape: tuple[int, ...]  # of A as it was given
 
 
-@in_turn
+@layer("prev_h:N,H A:N,P,H|N,H,J,K -> attn:N,H attn_weights?:N,P|N,J,K")
 def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array, DotProductCache]:
     """Attention to the regions of each picture from a state.
 
@@ -46,28 +48,13 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
         scores = A . prev_h / sqrt(H);  attn_weights = softmax(scores) over regions
         attn = attn_weights . A
 
-    Parameters
-    ----------
-    prev_h : array (N, H), float
-    A : array (N, P, H), float, or (N, H, K, K)
-        The regions, projected to the size of a state. (N, H, K, K) is the layout of the assignment.
-
-    Returns
-    -------
-    attn : array (N, H), float
-        The context.
-    attn_weights : array (N, P), float, or (N, K, K)
-        In the layout of A; the weights of a picture have the sum 1.
-    cache : DotProductCache
-        For dot_product_attention_backward.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Libraries, dtypes or shapes do not match, or there is no region.
+    A: The regions, projected to the size of a state. (N, H, K, K) is the layout of the assignment.
+    attn: The context.
+    attn_weights: In the layout of A; the weights of a picture have the sum 1.
+    ValueError: There is no region.
     """
-    check_regions("dot_product_attention_forward", A, "prev_h:N,H", prev_h)
-    prev_h, regions = contiguous(prev_h), contiguous(to_regions(A))
+    require_regions("dot_product_attention_forward", A)
+    regions = to_regions(A)
     xp, (N, P, H) = get_array_module(A), regions.shape
     weights, context = xp.empty((N, P), A.dtype), xp.empty((N, H), A.dtype)
     get_ops(A).attend_steps(prev_h, regions, weights, context)(single_step(N))
@@ -75,7 +62,7 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
     return context, weights.reshape(N, *_grid(A)), cache
 
 
-@in_turn
+@gradient(dot_product_attention_forward)
 def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tuple[Array, Array]:
     """Gradients of dot_product_attention_forward.
 
@@ -84,31 +71,11 @@ def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tupl
         dweights = A . dattn
         dscores = attn_weights * (dweights - attn_weights . dweights) / sqrt(H)
         dprev_h = dscores . A;  dA = attn_weights (x) dattn + dscores (x) prev_h
-
-    Parameters
-    ----------
-    dattn : array (N, H), float
-        The upstream gradient of attn.
-    cache : DotProductCache
-        Of dot_product_attention_forward.
-
-    Returns
-    -------
-    dprev_h : array (N, H), float
-    dA : array, float
-        In the shape of A.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Libraries, dtypes or shapes do not match.
     """
     prev_h, A, weights, shape = cache
-    check_upstream("dot_product_attention_backward", "dattn", dattn, prev_h.shape, prev_h)
-    dattn, xp = contiguous(dattn), get_array_module(A)
+    xp = get_array_module(A)
     dscores, dprev_h = xp.empty_like(weights), xp.zeros_like(prev_h)
-    attend = get_ops(A).attend_backward_steps(dattn, A, weights, dscores, dprev_h)
-    attend(single_step(len(A)))
+    get_ops(A).attend_backward_steps(dattn, A, weights, dscores, dprev_h)(single_step(len(A)))
     # A is read twice: in the scores and in the mean
     dA = weights[:, :, None] * dattn[:, None, :] + dscores[:, :, None] * prev_h[:, None, :]
     return dprev_h, from_regions(dA, shape)
@@ -144,8 +111,7 @@ class Attention:
 
     def __init__(self, A: Array, Wattn: Array, buffer: Buffer | None = None) -> None:
         check_arrays("Attention", "A:N,P,H Wattn:H,G", A, Wattn)
-        self.A, self._Wattn = contiguous(A), contiguous(Wattn)
-        self._buffer = buffer or allocator(A)
+        self.A, self._Wattn, self._buffer = A, Wattn, buffer or allocator(A)
 
     @property
     def hidden(self) -> int:
@@ -177,7 +143,7 @@ class Attention:
         step_fn : callable
             Function of one Step.
         """
-        ops, buffer, R, (_, P, H) = get_ops(h), self._buffer, len(r), self.A.shape
+        ops, buffer, R, (_, P, H) = get_ops(r), self._buffer, len(r), self.A.shape
         self._h = h
         self.weights, self._context = buffer("weights", (R, P)), buffer("context", (R, H))
         attend = ops.attend_steps(h, self.A, self.weights, self._context)
@@ -242,8 +208,8 @@ class Attention:
         if dWattn is None:
             dWattn = self._buffer("dWattn", self._Wattn.shape)
         ops, da, dh0 = get_ops(da), contiguous(da), contiguous(dh0)
-        ops.matmul(self._context.T, da, out=dWattn)
         out = self._buffer("dA", self.A.shape)
+        ops.matmul(self._context.T, da, out=dWattn)
         dA = ops.attention_sum(self.weights, self._dcontext, self._dscores, self._h, rows, out)
         ops.add_to_regions(dA, dh0)  # each region has its share of the mean
         return dA, dWattn
@@ -263,40 +229,26 @@ class AttentionCache(NamedTuple):
     cell: str
     loop: object  # the cache of the cell's loop
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """N sequences of T steps, H units."""
+        return {"N": self.rows.N, "T": len(self.rows.batch_sizes), "H": self.attention.hidden}
 
-@in_turn
+
+@layer("x:N,T,D A:N,P,H|N,H,J,K Wx:D,G Wh:H,G Wattn:H,G b:G -> h:N,T,H")
 def attention_forward(
     x: Array, A: Array, Wx: Array, Wh: Array, Wattn: Array, b: Array, cell: str = "lstm"
 ) -> tuple[Array, AttentionCache]:
     """Run a cell that attends over a whole sequence, from h0 = c0 = the mean of A over regions.
 
-    Each step adds attn @ Wattn to its pre-activation; attn attends to A from the state before.
+    Each step adds attn @ Wattn to its pre-activation; attn attends to A from the state before. G is
+    4H for an LSTM, H for an RNN.
 
-    Parameters
-    ----------
-    x : array (N, T, D), float
-    A : array (N, P, H), float, or (N, H, K, K)
-        The regions of each picture, projected to the size of a state.
-    Wx : array (D, G), float
-        G is 4H for an LSTM, H for an RNN.
-    Wh, Wattn : array (H, G), float
-    b : array (G,), float
-    cell : str
-        A name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b.
-
-    Returns
-    -------
-    h : array (N, T, H), float
-        The state after each step, without h0.
-    cache : AttentionCache
-        For attention_backward.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Libraries, dtypes or shapes do not match, or there is no region.
-    OptionError
-        The cell is unknown, cannot attend, or has other parameters.
+    A: The regions of each picture, projected to the size of a state.
+    cell: A name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b.
+    h: The state after each step, without h0.
+    ValueError: There is no region.
+    OptionError: The cell is unknown, cannot attend, or has other parameters.
     """
     if cell not in CELLS:
         raise unknown("attention_forward", "cell", cell, CELLS)
@@ -310,9 +262,8 @@ def attention_forward(
             f"has the parameters {', '.join(shapes)}",
             expected="one of Wx, Wh and b",
         )
-    G = f"{shapes['b'][0]}H"
-    note, layout = ORDER if cell == "lstm" else "", f"x:N,T,D Wh:H,{G} Wx:D,{G} Wattn:H,{G} b:{G}"
-    check_regions("attention_forward", A, layout, x, Wh, Wx, Wattn, b, note=note)
+    spec(f"Wh:H,{shapes['b'][0]}H").check("attention_forward", Wh, note=kind.note)
+    require_regions("attention_forward", A)
     N, T, _ = x.shape
     x_rows, rows = to_rows(x), PackedSequences.full(N, T)
     attention = Attention(to_regions(A), Wattn)
@@ -323,40 +274,20 @@ def attention_forward(
     return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
 
 
-@in_turn
+@gradient(attention_forward)
 def attention_backward(
     dh: Array, cache: AttentionCache
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Gradients of attention_forward.
 
-    Parameters
-    ----------
-    dh : array (N, T, H), float
-        The upstream gradient of each step.
-    cache : AttentionCache
-        Of attention_forward.
-
-    Returns
-    -------
-    dx : array (N, T, D), float
-    dA : array, float
-        In the shape of A.
-    dWx : array (D, G), float
-    dWh, dWattn : array (H, G), float
-    db : array (G,), float
-
-    Raises
-    ------
-    TypeError, ValueError
-        Libraries, dtypes or shapes do not match.
+    dh: The upstream gradient of each step.
+    dA: In the shape of A.
     """
     x, Wx, shape, attention, rows, cell, loop = cache
-    N, T = rows.N, len(rows.batch_sizes)
-    check_upstream("attention_backward", "dh", dh, (N, T, attention.hidden), x)
     da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
     dA, dWattn = attention.gradients(da, sum(dstate0), rows)
-    dx, dA = from_rows(da @ Wx.T, N, T), from_regions(dA, shape)
-    return dx, dA, x.T @ da, grads["Wh"], dWattn, da.sum(axis=0)
+    dx = from_rows(da @ Wx.T, rows.N, len(rows.batch_sizes))
+    return dx, from_regions(dA, shape), x.T @ da, grads["Wh"], dWattn, da.sum(axis=0)
 
 
 # ---- One LSTM step with a context
@@ -366,10 +297,23 @@ class AttentionLSTMStepCache(NamedTuple):
     """Cache of attention_lstm_step_forward."""
 
     D: int
-    step: LSTMStepCache  # of the step on [x, attn]
+    step: StepCache  # of the step on [x, attn]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """N sequences, H units."""
+        return self.step.sizes
+
+    @property
+    def like(self) -> Array:
+        """An array like all others."""
+        return self.step.x
 
 
-@in_turn
+@layer(
+    "x:N,D prev_h:N,H prev_c:N,H attn:N,H Wx:D,4H Wh:H,4H Wattn:H,4H b:4H -> next_h:N,H next_c:N,H",
+    note=LSTM.order,
+)
 def attention_lstm_step_forward(
     x: Array,
     prev_h: Array,
@@ -384,76 +328,29 @@ def attention_lstm_step_forward(
 
     The context is more of the input: [x, attn] @ [Wx; Wattn].
 
-    Parameters
-    ----------
-    x : array (N, D), float
-    prev_h, prev_c : array (N, H), float
-    attn : array (N, H), float
-        The context, as from dot_product_attention_forward.
-    Wx : array (D, 4H), float
-    Wh, Wattn : array (H, 4H), float
-    b : array (4H,), float
-
-    Returns
-    -------
-    next_h, next_c : array (N, H), float
-    cache : AttentionLSTMStepCache
-        For attention_lstm_step_backward.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Libraries, dtypes or shapes do not match.
+    attn: The context, as from dot_product_attention_forward.
     """
-    shapes = "x:N,D prev_h:N,H prev_c:N,H attn:N,H Wx:D,4H Wh:H,4H Wattn:H,4H b:4H"
-    check_arrays(
-        "attention_lstm_step_forward", shapes, x, prev_h, prev_c, attn, Wx, Wh, Wattn, b, note=ORDER
-    )
-    xp = get_array_module(x)
-    next_h, next_c, step = lstm_step_forward(
-        xp.concatenate((x, attn), axis=1), prev_h, prev_c, xp.concatenate((Wx, Wattn)), Wh, b
-    )
+    concatenate = get_array_module(x).concatenate
+    inputs, weights = concatenate((x, attn), axis=1), concatenate((Wx, Wattn))
+    (next_h, next_c), step = step_forward(LSTM, inputs, (prev_h, prev_c), weights, Wh, b)
     return next_h, next_c, AttentionLSTMStepCache(len(Wx), step)
 
 
-@in_turn
+@gradient(attention_lstm_step_forward)
 def attention_lstm_step_backward(
     dnext_h: Array, dnext_c: Array, cache: AttentionLSTMStepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
-    """Gradients of attention_lstm_step_forward.
-
-    Parameters
-    ----------
-    dnext_h, dnext_c : array (N, H), float
-        The upstream gradients of next_h and next_c.
-    cache : AttentionLSTMStepCache
-        Of attention_lstm_step_forward.
-
-    Returns
-    -------
-    dx : array (N, D), float
-    dprev_h, dprev_c, dattn : array (N, H), float
-    dWx : array (D, 4H), float
-    dWh, dWattn : array (H, 4H), float
-    db : array (4H,), float
-
-    Raises
-    ------
-    TypeError, ValueError
-        Libraries, dtypes or shapes do not match.
-    """
+    """Gradients of attention_lstm_step_forward."""
     D, step = cache
-    dinput, dprev_h, dprev_c, dweights, dWh, db = lstm_step_backward(dnext_h, dnext_c, step)
+    dinput, (dprev_h, dprev_c), dweights, dWh, db = step_backward((dnext_h, dnext_c), step)
     return dinput[:, :D], dprev_h, dprev_c, dinput[:, D:], dweights[:D], dWh, dweights[D:], db
 
 
 # ---- Layouts of regions: (N, P, H), and the assignment's (N, H, K, K)
 
 
-def check_regions(function: str, A: Array, shapes: str, *arrays: Array, note: str = "") -> None:
-    """check_arrays with A last, in either layout. ValueError : A has no region."""
-    layout = "N,H,J,K" if getattr(A, "ndim", 3) == 4 else "N,P,H"
-    check_arrays(function, f"{shapes} A:{layout}", *arrays, A, note=note)
+def require_regions(function: str, A: Array) -> None:
+    """ValueError : A has no region."""
     if 0 in _grid(A):
         raise InvalidValueError(
             function, "A", f"has shape {A.shape}", expected="at least one region"

@@ -1,16 +1,17 @@
 """Recurrent cells: the contract by which training and sampling use them, and their table, CELLS."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError
-from xpcap.layers.lstm import LSTMRowsCache, lstm_advance, lstm_rows_backward, lstm_rows_forward
-from xpcap.layers.rnn import RNNRowsCache, rnn_advance, rnn_rows_backward, rnn_rows_forward
+from xpcap.layers.lstm import LSTM
+from xpcap.layers.recurrent import RowsCache, advance, rows_backward, rows_forward
+from xpcap.layers.rnn import RNN
 from xpcap.memory import Buffer
-from xpcap.ops import PackedSequences, RecurrentTerm, split_gates
+from xpcap.ops import PackedSequences, Pointwise, RecurrentTerm, State
 
-State = tuple[Array, ...]  # h first; each array (n, H)
 Shapes = dict[str, tuple[int, ...]]
 Params = Mapping[str, Array]
 
@@ -76,6 +77,13 @@ class Cell(NamedTuple):
         ``gates(cache)`` are all gates (R, H) by name, for the trace alone.
     state_names : tuple of str
         Names of the arrays of a state, for the trace alone. Empty: h, state 2, ...
+    equations : tuple of str
+        Lines of a step's equations, for the model card. ``{term}`` stands for the terms that
+        `inject` adds to a.
+    meanings : mapping of str to tuple of str
+        Of gates and states by name: a title, and what it is, for the page of `look`.
+    note : str
+        Likely cause of a wrong shape of a weight, for messages.
     """
 
     shapes: Callable[[int, int], Shapes]
@@ -89,6 +97,20 @@ class Cell(NamedTuple):
     inputs: tuple[str, str] = ("Wx", "b")  # weight (W, G) and bias (G,)
     gates: Callable[[Any], dict[str, Array]] = no_gates  # of a cache
     state_names: tuple[str, ...] = ()  # of all arrays of a state; empty: h, state 2, ...
+    equations: tuple[str, ...] = ()  # of a step, a line each; {term} stands for further terms of a
+    # Of blocks and states by name: a title, and what it is
+    meanings: Mapping[str, tuple[str, str]] = MappingProxyType({})
+    note: str = ""  # likely cause of a wrong shape of a weight
+
+    def names_of_states(self) -> tuple[str, ...]:
+        """Names of the arrays of a state.
+
+        Returns
+        -------
+        names : tuple of str
+            `state_names`, or h, state 2, ...
+        """
+        return self.state_names or ("h", *(f"state {k}" for k in range(2, self.states + 1)))
 
     def initial(self, h0: Array) -> State:
         """The state before the first step.
@@ -106,21 +128,26 @@ class Cell(NamedTuple):
         return (h0, *(xp.zeros_like(h0) for _ in range(self.states - 1)))
 
 
-# ---- The cells
+# ---- A cell by its pointwise half
 
 
-def one_layer(
-    gates: int,
-    states: int,
-    advance: Callable[..., State],
-    rows_forward: Callable[..., tuple[Array, object]],
-    rows_backward: Callable[..., tuple[Array, State, Array]],
-    activations: Callable[[Any], dict[str, Activation]],
-) -> Cell:
-    """A Cell with Wx (W, G), Wh (H, G) and b (G,), G = gates * H. Functions get Wh as `params`."""
+def loop_of(cell: Pointwise) -> Cell:
+    """The Cell that runs a pointwise half in the loop over packed rows.
+
+    Its parameters are Wx (W, G), Wh (H, G) and b (G,).
+
+    Parameters
+    ----------
+    cell : Pointwise
+
+    Returns
+    -------
+    cell : Cell
+    """
 
     def shapes(W: int, H: int) -> Shapes:
-        return {"Wx": (W, gates * H), "Wh": (H, gates * H), "b": (gates * H,)}
+        G = len(cell.blocks) * H
+        return {"Wx": (W, G), "Wh": (H, G), "b": (G,)}
 
     def step(
         a: Array,
@@ -129,7 +156,7 @@ def one_layer(
         buffer: Buffer,
         extra_term: RecurrentTerm | None = None,
     ) -> State:
-        return advance(a, state, params["Wh"], buffer, extra_term)
+        return advance(a, state, params["Wh"], cell, buffer, extra_term)
 
     def forward(
         a: Array,
@@ -138,41 +165,48 @@ def one_layer(
         rows: PackedSequences,
         buffer: Buffer | None = None,
         extra_term: RecurrentTerm | None = None,
-    ) -> tuple[Array, object]:
-        return rows_forward(a, state0, params["Wh"], rows, buffer, extra_term)
+    ) -> tuple[Array, RowsCache]:
+        return rows_forward(a, state0, params["Wh"], rows, cell, buffer, extra_term)
 
     def backward(
-        dh: Array, cache: object, buffer: Buffer | None = None, grads: Params | None = None
+        dh: Array, cache: RowsCache, buffer: Buffer | None = None, grads: Params | None = None
     ) -> tuple[Array, State, Params]:
         da, dstate0, dWh = rows_backward(dh, cache, buffer, None if grads is None else grads["Wh"])
         return da, dstate0, {"Wh": dWh}
 
-    loops = forward, backward
-    return Cell(shapes, states, step, *loops, activations, takes_extra_term=True, replayable=True)
+    def blocks(cache: RowsCache) -> dict[str, Array]:
+        values = cache.saved.get("blocks")
+        return {} if values is None else dict(zip(cell.blocks, cell.split(values), strict=True))
+
+    def activations(cache: RowsCache) -> dict[str, Activation]:
+        """Gates, or the state of a cell without. At 0.05 and 0.95 a sigmoid has a fifth of its
+        steepest slope, at 0.99 tanh a fiftieth.
+        """
+        by_name = blocks(cache)
+        if cell.gates:
+            return {f"gate {name}": Activation(by_name[name], 0.05, 0.95) for name in cell.gates}
+        return {"state": Activation(cache.states[0][cache.rows.N :], -0.99, 0.99)}
+
+    return Cell(
+        shapes,
+        len(cell.states),
+        step,
+        forward,
+        backward,
+        activations,
+        takes_extra_term=True,
+        replayable=cell.kernels,
+        gates=blocks,
+        state_names=cell.states,
+        equations=cell.equations,
+        meanings=cell.meanings,
+        note=cell.order,
+    )
 
 
-def gates_by_name(cache: LSTMRowsCache) -> dict[str, Array]:
-    """Gates i, f, o and g."""
-    return dict(zip("ifog", split_gates(cache.out.gates), strict=True))
+# ---- The cells
 
-
-def lstm_activations(cache: LSTMRowsCache) -> dict[str, Activation]:
-    """Gates i, f and o. At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope."""
-    gates = gates_by_name(cache)
-    return {f"gate {name}": Activation(gates[name], 0.05, 0.95) for name in "ifo"}
-
-
-def rnn_activations(cache: RNNRowsCache) -> dict[str, Activation]:
-    """States. At 0.99 tanh has a fiftieth of its steepest slope."""
-    return {"state": Activation(cache.h[cache.rows.N :], -0.99, 0.99)}
-
-
-RNN = one_layer(1, 1, rnn_advance, rnn_rows_forward, rnn_rows_backward, rnn_activations)
-LSTM = one_layer(4, 2, lstm_advance, lstm_rows_forward, lstm_rows_backward, lstm_activations)
-CELLS: dict[str, Cell] = {
-    "rnn": RNN._replace(state_names=("h",)),
-    "lstm": LSTM._replace(state_names=("h", "c"), gates=gates_by_name),
-}
+CELLS: dict[str, Cell] = {"rnn": loop_of(RNN), "lstm": loop_of(LSTM)}
 
 
 def check_takes_extra_term(function: str, cell: str) -> None:

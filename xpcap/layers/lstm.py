@@ -1,71 +1,185 @@
-"""The LSTM: one step, a sequence (N, T, D), and the loop over packed time-major rows.
+"""The LSTM. Its gates stack i, f, o, g along the last axis.
 
-Gates are stacked i, f, o, g along the last axis. Source: Hochreiter & Schmidhuber 1997, with the
-forget gate of Gers et al. 2000.
+Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
 """
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any, ClassVar
+
+import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidValueError
-from xpcap.layers.checks import check_arrays, check_upstream
-from xpcap.memory import Buffer, allocator
-from xpcap.ops import (
-    Gates,
-    PackedSequences,
-    RecurrentTerm,
-    contiguous,
-    from_rows,
-    get_ops,
-    lstm_gates_backward,
-    single_step,
-    to_rows,
-    zero_without_steps,
+from xpcap.layers.layer import gradient, layer
+from xpcap.layers.recurrent import (
+    RowsCache,
+    SequenceCache,
+    StepCache,
+    rows_backward,
+    rows_forward,
+    sequence_backward,
+    sequence_forward,
+    step_backward,
+    step_forward,
 )
-from xpcap.spec import Spec
-from xpcap.threads import in_turn
-
-ORDER = "gates stack i, f, o, g"
-STEP = Spec("x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H -> next_h:N,H next_c:N,H", note=ORDER)
-SEQUENCE = Spec("x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H c0?:N,H -> h:N,T,H c_T?:N,H", note=ORDER)
-State = tuple[Array, Array]  # h and c, each (n, H)
-
-
-class LSTMStepCache(NamedTuple):
-    """Cache of lstm_step_forward: its arguments and results."""
-
-    x: Array
-    prev_h: Array
-    prev_c: Array
-    Wx: Array
-    Wh: Array
-    gates: Gates
+from xpcap.memory import Buffer
+from xpcap.ops import (
+    CellBuffers,
+    CellGradients,
+    PackedSequences,
+    Pointwise,
+    RecurrentTerm,
+    State,
+    Step,
+    StepFn,
+    sigmoid,
+)
+from xpcap.ops.host import rows_of_a_block
 
 
-class LSTMRowsCache(NamedTuple):
-    """Cache of lstm_rows_forward."""
+class LSTMCell(Pointwise):
+    """The pointwise half of an LSTM step: a = x @ Wx + b, r = h_prev @ Wh."""
 
-    # h and c (N+R, H): initial states, then those after each row; gates (R, 4H) and tanh_c (R, H)
-    out: Gates
-    Wh: Array  # (H, 4H)
-    rows: PackedSequences
-    extra_term: RecurrentTerm | None
+    name, blocks, gates, kernels = "lstm", "ifog", "ifo", True
+    states, product = ("h", "c"), "blocks"
+    saved: ClassVar = {"blocks": 4, "tanh_c": 1}
+    equations = (
+        "a = x Wx + h Wh + b{term}            (N, 4H), columns stacked i, f, o, g",
+        "i, f, o = sigmoid(a[:, :3H]);  g = tanh(a[:, 3H:])",
+        "c = f * c + i * g;  h = o * tanh(c)",
+    )
+    meanings: ClassVar = {
+        "i": ("Input gate", "the share of the candidate g that goes into the cell"),
+        "f": ("Forget gate", "the share of the cell that stays"),
+        "o": ("Output gate", "the share of tanh(c) that shows in the hidden state"),
+        "g": ("Candidate", "what the word offers the cell"),
+        "c": ("Cell", "c = f · c + i · g, after the word"),
+        "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
+    }
+
+    def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
+        """i, f and o of a + r through the logistic function, g through tanh; then c and h."""
+        xp, (_, c_prev) = get_array_module(a), state
+        i, f, o, g = self.split(a + r)  # each (n, H)
+        i, f, o, g = sigmoid(i), sigmoid(f), sigmoid(o), xp.tanh(g)
+        c = f * c_prev + i * g
+        tanh_c = xp.tanh(c)
+        h = o * tanh_c
+        return (h, c), (xp.concatenate((i, f, o, g), axis=1), tanh_c)
+
+    def gradient(
+        self, dstate: State, before: State, after: State, saved: State
+    ) -> tuple[Array, Array, tuple[Array | None, ...]]:
+        """Gradients of the lines of `equation`, the last one first."""
+        (dh, dc), (_, c_prev), (blocks, tanh_c) = dstate, before, saved
+        xp = get_array_module(dh)
+        i, f, o, g = self.split(blocks)
+        dc = dc + dh * o * (1 - tanh_c * tanh_c)
+        di = dc * g * i * (1 - i)
+        df = dc * c_prev * f * (1 - f)
+        do = dh * tanh_c * o * (1 - o)
+        dg = dc * i * (1 - g * g)
+        da = xp.concatenate((di, df, do, dg), axis=1)
+        return da, da, (None, dc * f)
+
+    # A pass over whole rows, which are contiguous, takes half as long as one over the columns of
+    # three gates, so whatever the gates share is done to all four, in blocks of rows that stay in cache.
+
+    def in_place(self, loop: CellBuffers) -> StepFn:
+        """A sigmoid is (1 + tanh(x / 2)) / 2, so that one tanh serves all four gates."""
+        a, r, (_, c_prev), (h, c), (gates, tanh_c) = loop
+        H = c.shape[1]
+        most = rows_of_a_block(4 * H)
+        half, shift = _halves(most, H, gates.dtype)
+        i, f, o, g = self.split(gates)
+
+        def step_fn(step: Step) -> None:
+            first, before, after, n, _ = step
+            for k in range(0, n, most):
+                m = min(most, n - k)
+                rows, states_after = (
+                    slice(first + k, first + k + m),
+                    slice(after + k, after + k + m),
+                )
+                x, cell, t = gates[rows], c[states_after], tanh_c[rows]
+                # i, f, o = sigmoid(a + r), g = tanh(a + r)
+                np.add(a[rows], r[rows], x)
+                np.multiply(x, half[:m], x)
+                np.tanh(x, x)
+                np.multiply(x, half[:m], x)
+                np.add(x, shift[:m], x)
+                # c = f * c_prev + i * g, h = o * tanh(c)
+                np.multiply(f[rows], c_prev[before + k : before + k + m], cell)
+                np.multiply(i[rows], g[rows], t)
+                np.add(cell, t, cell)
+                np.tanh(cell, t)
+                np.multiply(o[rows], t, h[states_after])
+
+        return step_fn
+
+    def gradient_in_place(self, loop: CellBuffers, grads: CellGradients) -> StepFn:
+        """In the order of `gradient`, so with its bits."""
+        grads.begin()
+        (_, c), (gates, tanh_c) = loop.before, loop.saved
+        dh, (dh_next, dc), da = grads.dh, grads.dstate, grads.da
+        N, H = dc.shape
+        most = min(rows_of_a_block(4 * H), max(N, 1))
+        (i, f, o, g), (di, df, do, dg) = self.split(gates), self.split(da)
+        totals, scratch, products = np.empty((3, most, H), da.dtype)
+        factors = np.empty((most, 4 * H), da.dtype)
+        factors_g = factors[:, 3 * H :]
+
+        def step_fn(step: Step) -> None:
+            first, before, _, n, _ = step
+            for k in range(0, n, most):
+                m = min(most, n - k)
+                rows, own = slice(first + k, first + k + m), slice(k, k + m)
+                dh_all, t, factor = totals[:m], scratch[:m], factors[:m]
+                dx, dc_all, tanh = da[rows], dc[own], tanh_c[rows]
+                # dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)
+                np.add(dh[rows], dh_next[own], dh_all)
+                np.multiply(tanh, tanh, t)
+                np.subtract(1, t, t)
+                np.multiply(dh_all, o[rows], products[:m])
+                np.multiply(products[:m], t, t)
+                np.add(dc_all, t, dc_all)
+                # The gradient of each gate, from c and h ...
+                np.multiply(dc_all, g[rows], di[rows])
+                np.multiply(dc_all, c[before + k : before + k + m], df[rows])
+                np.multiply(dh_all, tanh, do[rows])
+                np.multiply(dc_all, i[rows], dg[rows])
+                # ... times the gate's derivative, for all four at once
+                np.copyto(factor, gates[rows])
+                factors_g[:m] = 1
+                np.multiply(dx, factor, dx)  # by i, f, o and 1
+                np.multiply(g[rows], g[rows], factors_g[:m])
+                np.subtract(1, factor, factor)
+                np.multiply(dx, factor, dx)  # by 1 - i, 1 - f, 1 - o and 1 - g * g
+                np.multiply(dc_all, f[rows], dc_all)
+
+        return step_fn
 
 
-class LSTMCache(NamedTuple):
-    """Cache of lstm_forward."""
+@functools.lru_cache(maxsize=8)
+def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Factors and terms (rows, 4H): 0.5 each; for g 1 and -0.0, which leave any number as it is."""
+    half, shift = np.full((2, rows, 4 * H), 0.5, dtype)
+    half[:, 3 * H :], shift[:, 3 * H :] = 1, -0.0
+    for x in (half, shift):
+        x.flags.writeable = False
+    return half, shift
 
-    x: Array  # (T*N, D), time-major
-    Wx: Array  # (D, 4H)
-    loop: LSTMRowsCache
-    carried: bool  # c0 was given and c_T returned: lstm_backward returns dc0
+
+LSTM = LSTMCell()
 
 
-@in_turn
-@STEP.documents
+# ---- One step
+
+
+@layer("x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H -> next_h:N,H next_c:N,H", note=LSTM.order)
 def lstm_step_forward(
     x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array
-) -> tuple[Array, Array, LSTMStepCache]:
+) -> tuple[Array, Array, StepCache]:
     """One LSTM step.
 
     Gates stack i, f, o, g::
@@ -73,79 +187,69 @@ def lstm_step_forward(
         a = x @ Wx + prev_h @ Wh + b
         i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
         next_c = f * prev_c + i * g;  next_h = o * tanh(next_c)
-
-    Parameters
-    ----------
-    x
-    prev_h, prev_c
-    Wx
-    Wh
-    b
-
-    Returns
-    -------
-    next_h, next_c
-    cache : LSTMStepCache
-        For lstm_step_backward.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Libraries, dtypes or shapes do not match.
     """
-    STEP.check("lstm_step_forward", x, prev_h, prev_c, Wx, Wh, b)
-    gates = get_ops(x).lstm_gates(x @ Wx + b, prev_h @ Wh, prev_c)
-    return gates.h, gates.c, LSTMStepCache(x, prev_h, prev_c, Wx, Wh, gates)
+    (next_h, next_c), cache = step_forward(LSTM, x, (prev_h, prev_c), Wx, Wh, b)
+    return next_h, next_c, cache
 
 
-@in_turn
-@STEP.backward.documents
+@gradient(lstm_step_forward)
 def lstm_step_backward(
-    dnext_h: Array, dnext_c: Array, cache: LSTMStepCache
+    dnext_h: Array, dnext_c: Array, cache: StepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Gradients of lstm_step_forward.
+    """Gradients of lstm_step_forward."""
+    dx, (dprev_h, dprev_c), *weights = step_backward((dnext_h, dnext_c), cache)
+    return dx, dprev_h, dprev_c, *weights
 
-    Parameters
-    ----------
-    dnext_h, dnext_c
-        The upstream gradients of next_h and next_c.
-    cache : LSTMStepCache
-        Of lstm_step_forward.
 
-    Returns
-    -------
-    dx
-    dprev_h, dprev_c
-    dWx
-    dWh
-    db
+# ---- A sequence
 
-    Raises
-    ------
-    TypeError, ValueError
-        Libraries, dtypes or shapes do not match.
+
+@layer("x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H c0?:N,H -> h:N,T,H c_T?:N,H", note=LSTM.order)
+def lstm_forward(
+    x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None
+) -> tuple[Any, ...]:
+    """Run the LSTM over a whole sequence.
+
+    The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0
+    the state is carried from one piece of a sequence to the next: ``h, c_T, cache = lstm_forward(x,
+    h0, Wx, Wh, b, c0=c0)``; the next piece begins with ``h[:, -1]`` and ``c_T``.
+
+    h0: The state before the first step.
+    c0: The cell before the first step. None: zeros, and c_T is not returned.
+    h: The state after each step, without h0.
+    c_T: The cell after the last step. Only if c0 is given.
     """
-    x, prev_h, prev_c, Wx, Wh, gates = cache
-    check_upstream("lstm_step_backward", "dnext_h", dnext_h, prev_c.shape, prev_c)
-    check_upstream("lstm_step_backward", "dnext_c", dnext_c, prev_c.shape, prev_c)
-    zeros = get_array_module(dnext_h).zeros_like(dnext_h)  # none comes from a next step
-    da, dprev_c = lstm_gates_backward(dnext_h, zeros, dnext_c, gates.gates, gates.tanh_c, prev_c)
-    return da @ Wx.T, da @ Wh.T, dprev_c, x.T @ da, prev_h.T @ da, da.sum(axis=0)
+    h, cache = sequence_forward(LSTM, x, (h0, c0), Wx, Wh, b)
+    return (h, cache) if c0 is None else (h, cache.last_state[1], cache)
 
 
-def lstm_advance(
-    a: Array, state: State, Wh: Array, buffer: Buffer, extra_term: RecurrentTerm | None = None
-) -> State:
-    """One step from a (n, 4H) and (h, c) to the next (h, c), in fresh memory, for sampling."""
-    a, Wh, h, c = (contiguous(x) for x in (a, Wh, *state))
-    empty_like = get_array_module(h).empty_like
-    gates, tanh_c = buffer("gates", a.shape), buffer("tanh_c", h.shape)
-    out = Gates(empty_like(h), empty_like(h), gates, tanh_c)
-    get_ops(h).lstm_steps(a, Wh, (h, c), out, extra_term)(single_step(len(h)))
-    return out.h, out.c
+@gradient(lstm_forward)
+def lstm_backward(
+    dh: Array, cache: SequenceCache, *, dc_T: Array | None = None
+) -> tuple[Array, ...]:
+    """Gradients of lstm_forward.
+
+    dh: The upstream gradient of each step.
+    dc_T: The upstream gradient of c_T, if the forward pass was given c0. None: zeros.
+    dc0: Only if the forward pass was given c0.
+    ValueError: dc_T is given, and the forward pass was not given c0.
+    """
+    if dc_T is not None and not cache.carried:
+        raise InvalidValueError(
+            "lstm_backward",
+            "",
+            "got dc_T",
+            expected="none: the forward pass returned no c_T",
+            cause="pass c0 to lstm_forward, zeros if need be",
+        )
+    dx, (dh0, dc0), *weights = sequence_backward(dh, cache, None if dc_T is None else (None, dc_T))
+    return (dx, dh0, *weights, dc0) if cache.carried else (dx, dh0, *weights)
 
 
-@in_turn
+# ---- Packed rows
+
+
+@layer("a:R,4H Wh:H,4H -> h:R,H", note=LSTM.order)
 def lstm_rows_forward(
     a: Array,
     state0: tuple[Array, Array | None],
@@ -153,70 +257,32 @@ def lstm_rows_forward(
     rows: PackedSequences,
     buffer: Buffer | None = None,
     extra_term: RecurrentTerm | None = None,
-) -> tuple[Array, LSTMRowsCache]:
+) -> tuple[Array, RowsCache]:
     """Run the LSTM over packed rows: steps on a_t + h_{t-1} @ Wh of the sequences alive at each t.
 
-    Parameters
-    ----------
-    a : array (R, 4H), float
-        x @ Wx + b of every row, time-major.
+    a: x @ Wx + b of every row, time-major.
     state0 : tuple of h0 and c0, each an array (N, H), float
         The state before the first step. c0 None: zeros.
-    Wh : array (H, 4H), float
-    rows : PackedSequences
-        Sequence and step of each of the R rows.
-    buffer : Buffer or None
-        Memory for results and cache. None allocates.
-    extra_term : RecurrentTerm or None
-        A term that each step adds to its pre-activation, such as attention.
-
-    Returns
-    -------
-    h : array (R, H), float
-        A view into the cache.
-    cache : LSTMRowsCache
-        For lstm_rows_backward.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Libraries, dtypes, shapes or sizes do not match.
+    rows: Sequence and step of each of the R rows.
+    buffer: Memory for results and cache. None allocates.
+    extra_term: A term that each step adds to its pre-activation, such as attention.
+    h: A view into the cache.
     """
-    h0, c0 = state0
-    shapes = "a:R,4H h0:N,H Wh:H,4H c0?:N,H"
-    check_arrays("lstm_rows_forward", shapes, a, h0, Wh, c0, note=ORDER)
-    a, h0, c0, Wh = (contiguous(x) for x in (a, h0, c0, Wh))
-    ops, (R, _), (N, H) = get_ops(a), a.shape, h0.shape
-    rows.check("lstm_rows_forward", R, N)
-    buffer = buffer or allocator(a, ((N + R, H), (N + R, H), (R, 4 * H), (R, H)))
-    h, c = buffer("h", (N + R, H)), buffer("c", (N + R, H))
-    gates, tanh_c = buffer("gates", (R, 4 * H)), buffer("tanh_c", (R, H))
-    ops.start_states(h0, c0, h, c)
-    out = Gates(h, c, gates, tanh_c)
-    step_fn = ops.lstm_steps(a, Wh, (h, c), out, extra_term)
-    for step in rows.steps:
-        step_fn(step)
-    return h[N:], LSTMRowsCache(out, Wh, rows, extra_term)
+    return rows_forward(a, state0, Wh, rows, LSTM, buffer, extra_term)
 
 
-@in_turn
+@gradient(lstm_rows_forward)
 def lstm_rows_backward(
     dh: Array,
-    cache: LSTMRowsCache,
+    cache: RowsCache,
     buffer: Buffer | None = None,
     dWh: Array | None = None,
     dc_T: Array | None = None,
 ) -> tuple[Array, State, Array]:
     """Gradients of lstm_rows_forward.
 
-    Parameters
-    ----------
-    dh : array (R, H), float
-        The upstream gradient of each row, from the layers above.
-    cache : LSTMRowsCache
-        Of lstm_rows_forward.
-    buffer : Buffer or None
-        Memory for da, dh0 and dc0. None allocates.
+    dh: The upstream gradient of each row, from the layers above.
+    buffer: Memory for da and dstate0. None allocates.
     dWh : array (H, 4H), float, or None
         Memory for the gradient of Wh. None allocates.
     dc_T : array (N, H), float, or None
@@ -227,119 +293,5 @@ def lstm_rows_backward(
     da : array (R, 4H), float
     dstate0 : tuple of dh0 and dc0, each an array (N, H), float
     dWh : array (H, 4H), float
-
-    Raises
-    ------
-    TypeError, ValueError
-        Libraries, dtypes or shapes do not match.
     """
-    out, Wh, rows, extra_term = cache
-    h, (R, H), N = out.h, out.tanh_c.shape, rows.N
-    check_upstream("lstm_rows_backward", "dh", dh, (R, H), h)
-    if dc_T is not None:
-        check_upstream("lstm_rows_backward", "dc_T", dc_T, (N, H), h)
-    ops, dh, buffer = get_ops(h), contiguous(dh), buffer or allocator(h)
-    da = buffer("da", (R, 4 * H))
-    dh_next, dc = buffer("dh_next", (N, H)), buffer("dc", (N, H))
-    step_fn = ops.lstm_backward_steps(dh, dh_next, dc, out, Wh, da, extra_term, dc_T)
-    for step in reversed(rows.steps):
-        step_fn(step)
-    if dc_T is None:
-        zero_without_steps(rows, dh_next, dc)
-    dWh = buffer("dWh", Wh.shape) if dWh is None else dWh
-    dWh = ops.matmul(rows.previous_states(h, buffer).T, da, out=dWh)
-    return da, (dh_next, dc), dWh
-
-
-@in_turn
-@SEQUENCE.documents
-def lstm_forward(
-    x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None
-) -> tuple[Any, ...]:
-    """Run the LSTM over a whole sequence.
-
-    The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0
-    the state is carried from one piece of a sequence to the next: ``h, c_T, cache = lstm_forward(x,
-    h0, Wx, Wh, b, c0=c0)``; the next piece begins with ``h[:, -1]`` and ``c_T``.
-
-    Parameters
-    ----------
-    x
-    h0
-        The state before the first step.
-    Wx
-    Wh
-    b
-    c0
-        The cell before the first step. None: zeros, and c_T is not returned.
-
-    Returns
-    -------
-    h
-        The state after each step, without h0.
-    c_T
-        The cell after the last step. Only if c0 is given.
-    cache : LSTMCache
-        For lstm_backward.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Libraries, dtypes or shapes do not match.
-    """
-    SEQUENCE.check("lstm_forward", x, h0, Wx, Wh, b, c0)
-    N, T, _ = x.shape
-    x_rows = to_rows(x)
-    a = x_rows @ Wx  # (T*N, 4H)
-    a += b
-    h_rows, loop = lstm_rows_forward(a, (h0, c0), Wh, PackedSequences.full(N, T))
-    h, cache = from_rows(h_rows, N, T), LSTMCache(x_rows, Wx, loop, c0 is not None)
-    return (h, cache) if c0 is None else (h, loop.out.c[N * T :].copy(), cache)
-
-
-@in_turn
-@SEQUENCE.backward.documents
-def lstm_backward(dh: Array, cache: LSTMCache, *, dc_T: Array | None = None) -> tuple[Array, ...]:
-    """Gradients of lstm_forward.
-
-    Parameters
-    ----------
-    dh
-        The upstream gradient of each step.
-    cache : LSTMCache
-        Of lstm_forward.
-    dc_T
-        The upstream gradient of c_T, if the forward pass was given c0. None: zeros.
-
-    Returns
-    -------
-    dx
-    dh0
-    dWx
-    dWh
-    db
-    dc0
-        Only if the forward pass was given c0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Library, dtype or shape do not match those of the forward pass, or dc_T is given and the
-        forward pass was not given c0.
-    """
-    x, Wx, loop, carried = cache
-    N, T, H = loop.rows.N, len(loop.rows.batch_sizes), loop.out.h.shape[1]
-    check_upstream("lstm_backward", "dh", dh, (N, T, H), loop.out.h)
-    if dc_T is not None and not carried:
-        raise InvalidValueError(
-            "lstm_backward",
-            "",
-            "got dc_T",
-            expected="none: the forward pass returned no c_T",
-            cause="pass c0 to lstm_forward, zeros if need be",
-        )
-    if dc_T is not None:
-        check_upstream("lstm_backward", "dc_T", dc_T, (N, H), loop.out.h)
-    da, (dh0, dc0), dWh = lstm_rows_backward(to_rows(dh), loop, dc_T=dc_T)
-    grads = from_rows(da @ Wx.T, N, T), dh0, x.T @ da, dWh, da.sum(axis=0)
-    return (*grads, dc0) if carried else grads
+    return rows_backward(dh, cache, buffer, dWh, None if dc_T is None else (None, dc_T))

@@ -10,12 +10,14 @@ from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN, build_model
 from xpcap.models.config import ModelConfig
+from xpcap.models.contract import CONTRACT, check_cell
 from xpcap.models.ensemble import Ensemble
 from xpcap.models.network import Score
 from xpcap.models.parameters import Parameters
 from xpcap.models.trace import Saturation, Trace
 
 __all__ = [
+    "CONTRACT",
     "Batch",
     "Beam",
     "Captioner",
@@ -32,4 +34,5 @@ __all__ = [
     "Score",
     "Trace",
     "build_model",
+    "check_cell",
 ]

@@ -39,7 +39,7 @@ LEAST_PART = 32  # captions, at least: products with fewer rows gain nothing fro
 
 
 class CaptioningRNN(Captioner):
-    """An image captioner with a vanilla RNN or an LSTM.
+    """An image captioner with a recurrent cell: a vanilla RNN or an LSTM.
 
     The image sets the first state, and each word takes a step::
 

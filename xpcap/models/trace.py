@@ -36,8 +36,7 @@ class Trace(NamedTuple):
     ----------
     states : each array of the cell's state (N, T+1, H) by name, "h" first; of an LSTM "h" and "c".
         [:, 0] is the state before the first step
-    gates : each gate (N, T, H) by name; of an LSTM "i", "f", "o" and "g". Empty for an RNN, and for
-        a cell that does not name its gates
+    gates : each gate (N, T, H) by name; of an LSTM "i", "f", "o" and "g". Empty for an RNN, and for a cell that does not name its gates
     log_probabilities : array (N, T, V), of the next word
     saturation : Saturation of each of the cell's activations, by name: of an LSTM "gate i", "gate f"
         and "gate o", of an RNN "state". Empty for a cell that does not name them
@@ -128,7 +127,7 @@ def trace(
         shares = [by_caption(x.mean(axis=1, keepdims=True))[:, :, 0] for x in beyond]
         return Saturation(shares[0], shares[1], one.low, one.high)
 
-    names = cell.state_names or ("h", *(f"state {k}" for k in range(2, cell.states + 1)))
+    names = cell.names_of_states()
     by_loss = np.moveaxis(to_numpy(norms), 3, 1)  # (states, N, T, T+1)
     return Trace(
         {name: by_caption(x, begun) for name, x in zip(names, states, strict=True)},

@@ -4,8 +4,8 @@
 base.py              `Ops`: each operation's contract and plain equation
 host.py              `HostOps`: what is faster on the host
 device.py            `DeviceOps`: launches of the CUDA C files of cuda/ (launch.py), cuBLAS (cublas.py)
-current.py           `get_ops`: the operations for an array
 packed.py            packed sequences, and the steps of a loop over them
+cell.py              `Pointwise`: what a recurrent cell is to that loop
 choosing.py          parts of the choice of the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
 replay.py            work on a device recorded, and run again as a list or a CUDA graph
@@ -14,28 +14,26 @@ replay.py            work on a device recorded, and run again as a list or a CUD
 
 # ruff: noqa: F401 - imported for others
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
+import numpy as np
 
 from xpcap.backend import Array
-from xpcap.ops import current
 from xpcap.ops.base import (
     NO_TARGET,
     OPERATIONS,
-    Gates,
     MultiplyRows,
     Ops,
     Segments,
     log_softmax,
-    lstm_gates_backward,
     overridden,
-    rnn_cell,
-    rnn_cell_backward,
     segments,
     sigmoid,
-    split_gates,
 )
+from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
 from xpcap.ops.choosing import BeamRows, row_blocks, soft_weights, topk
-from xpcap.ops.current import plain_only
 from xpcap.ops.device import DeviceOps
 from xpcap.ops.host import HostOps
 from xpcap.ops.launch import contiguous
@@ -50,7 +48,34 @@ from xpcap.ops.packed import (
     zero_without_steps,
 )
 from xpcap.ops.random import draw_uniforms, draw_views
-from xpcap.ops.replay import replayed
+from xpcap.ops.replay import invalidate, replayed
 
-current.enter(Ops(), HostOps(), DeviceOps())
-get_ops: Callable[[Array], Ops] = current.get_ops
+_PLAIN, _HOST, _DEVICE = Ops(), HostOps(), DeviceOps()
+_plain = contextvars.ContextVar("xpcap_plain_only", default=False)
+
+
+def get_ops(x: Array) -> Ops:
+    """The operations for an array; each function asks once.
+
+    Parameters
+    ----------
+    x : array of NumPy or CuPy
+
+    Returns
+    -------
+    ops : Ops
+    """
+    if _plain.get():
+        invalidate("plain_only")
+        return _PLAIN
+    return _HOST if isinstance(x, np.ndarray) else _DEVICE
+
+
+@contextlib.contextmanager
+def plain_only() -> Iterator[None]:
+    """Run only plain equations inside the ``with``: the reference for tests of fast versions."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)

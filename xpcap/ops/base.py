@@ -7,17 +7,17 @@ C-contiguous and row numbers int32. Results are written to `out`; None allocates
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array
 from xpcap.memory import Buffer, allocator
+from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
 from xpcap.ops.choosing import BeamRows, row_blocks, soft_weights, topk
-from xpcap.ops.packed import PackedSequences, RecurrentTerm, Step, StepFn
+from xpcap.ops.packed import PackedSequences, Step, StepFn
 from xpcap.ops.random import kept_units
 
-Method = TypeVar("Method", bound=Callable[..., Any])
 MultiplyRows = Callable[[int, int, int], None]
 # Target of a row of padding, int32, on a device. No wrong target is likely to be it: neither -1, nor
 # -100, which PyTorch ignores, nor the smallest integer, which NaN becomes.
@@ -64,92 +64,7 @@ def segments(ids: Array, count: int) -> Segments:
     return Segments(ids, order.astype(xp.int32), starts.astype(xp.int32))
 
 
-# ---- The LSTM
-#
-#     a = x @ Wx + b + h_prev @ Wh
-#     i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
-#     c = f * c_prev + i * g;  h = o * tanh(c)
-#
-# The blocks are stacked i, f, o, g. In what follows a is x @ Wx + b, and r is h_prev @ Wh.
-
-
-class Gates(NamedTuple):
-    """Results of LSTM steps: states h and c, the four gates in one array, and tanh(c)."""
-
-    h: Array  # (n, H); of a loop the stack
-    c: Array  # (n, H); of a loop the stack
-    gates: Array  # (n, 4H)
-    tanh_c: Array  # (n, H)
-
-
-def split_gates(gates: Array) -> tuple[Array, Array, Array, Array]:
-    """Views of the four (n, H) blocks i, f, o, g of an (n, 4H) array."""
-    H = gates.shape[1] // 4
-    return gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H : 3 * H], gates[:, 3 * H :]
-
-
-def lstm_gates_backward(
-    dh: Array,
-    dh_next: Array,
-    dc: Array,
-    gates: Array,
-    tanh_c: Array,
-    c_prev: Array,
-    out: tuple[Array, Array] | None = None,
-) -> tuple[Array, Array]:
-    """Gradients of lstm_gates: da (n, 4H), for a and r alike, and dc_prev (n, H).
-
-    Upstream gradients, each (n, H): dh from the layer above, dh_next and dc from the next time
-    step. dc_prev may be dc itself.
-    """
-    if out is None:
-        xp = get_array_module(gates, dc)
-        out = xp.empty_like(gates), xp.empty_like(dc)
-    i, f, o, g = split_gates(gates)
-    da, dc_prev = out
-    dh_all = dh + dh_next  # (n, H)
-    dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)  # (n, H)
-    di, df, do, dg = split_gates(da)
-    di[...] = dc_all * g * i * (1 - i)
-    df[...] = dc_all * c_prev * f * (1 - f)
-    do[...] = dh_all * tanh_c * o * (1 - o)
-    dg[...] = dc_all * i * (1 - g * g)
-    dc_prev[...] = dc_all * f
-    return out
-
-
-# ---- The RNN
-#
-#     h = tanh(x @ Wx + b + h_prev @ Wh) = tanh(a + r)
-
-
-def rnn_cell(a: Array, r: Array, out: Array | None = None) -> Array:
-    """Elementwise half of an RNN step: h = tanh(a + r), each (n, H). `out` may be a or r."""
-    if out is None:
-        out = get_array_module(a).empty_like(a)
-    xp = get_array_module(a, r)
-    out[...] = xp.tanh(a + r)
-    return out
-
-
-def rnn_cell_backward(dh: Array, dh_next: Array, h: Array, out: Array | None = None) -> Array:
-    """Gradient of rnn_cell: da (n, H), for a and r alike.
-
-    Upstream gradients, each (n, H): dh from the layer above, dh_next from the next time step.
-    """
-    if out is None:
-        out = get_array_module(h).empty_like(h)
-    out[...] = (dh + dh_next) * (1 - h * h)
-    return out
-
-
 # ---- Operations
-
-
-def composed(method: Method) -> Method:
-    """Mark an operation whose equation does nothing but call other operations."""
-    method.composed = True  # type: ignore[attr-defined]
-    return method
 
 
 class Ops:
@@ -602,204 +517,58 @@ class Ops:
             )
         return xp.matmul(left.transpose(0, 2, 1), right, out=out)
 
-    # ---- Recurrent cells
-    #
-    # Each has the equations of one step on separate arrays and the step of a loop over whole buffers:
-    #
-    #     step_fn = ops.lstm_steps(a, Wh, (h, c), out)        step_fn = ops.lstm_backward_steps(dh, ...)
-    #     for step in rows.steps:                             for step in reversed(rows.steps):
-    #         step_fn(step)                                       step_fn(step)
-    #
-    # with a = x @ Wx + b of all rows in one product before it, and the gradients of Wx, Wh and b in one
-    # product each after it, as in layers/lstm.py and layers/rnn.py.
+    # ---- Recurrent cells: what the loop of layers/recurrent.py asks for once a sequence
 
-    def start_states(self, h0: Array, c0: Array | None, h: Array, c: Array | None) -> None:
-        """Put the initial states, (N, H), on top of their stacks h and c. c0 None: zeros. c None: no c."""
-        N = len(h0)
-        h[:N] = h0
-        if c is not None:
-            c[:N] = 0 if c0 is None else c0
+    def start_states(self, state0: tuple[Array | None, ...], stacks: State) -> None:
+        """Put the initial states, each (N, H), on top of their stacks. None but for h0: zeros."""
+        N = len(state0[0])  # type: ignore[arg-type]
+        for x, stack in zip(state0, stacks, strict=True):
+            stack[:N] = 0 if x is None else x
 
-    def lstm_gates(self, a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> Gates:
-        """Elementwise half of an LSTM step: a (n, 4H) from the input, r (n, 4H) from the state.
-
-        i, f, o = sigmoid((a + r)_i), sigmoid((a + r)_f), sigmoid((a + r)_o);  g = tanh((a + r)_g)
-        c = f * c_prev + i * g;  h = o * tanh(c)
-
-        `out.gates` may be a or r itself.
-        """
-        if out is None:
-            xp = get_array_module(a, c_prev)
-            h, c, tanh_c = (xp.empty_like(c_prev) for _ in range(3))
-            out = Gates(h, c, xp.empty_like(a), tanh_c)
-        xp, H = get_array_module(a, r, c_prev), c_prev.shape[1]
-        h, c, gates, tanh_c = out
-        a = a + r  # (n, 4H)
-        gates[:, : 3 * H] = sigmoid(a[:, : 3 * H])
-        gates[:, 3 * H :] = xp.tanh(a[:, 3 * H :])
-        i, f, o, g = split_gates(gates)
-        c[...] = f * c_prev + i * g
-        tanh_c[...] = xp.tanh(c)
-        h[...] = o * tanh_c
-        return out
-
-    def lstm_gate_steps(self, a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
-        """lstm_gates on a step's rows: a, r, gates, tanh_c (R, .) by row; c_prev, h, c are stacks."""
+    def cell_steps(self, cell: Pointwise, loop: CellBuffers) -> StepFn:
+        """A cell's equation on the rows of a step."""
 
         def step_fn(step: Step) -> None:
-            rows, after = step.rows, step.states_after
-            results = Gates(out.h[after], out.c[after], out.gates[rows], out.tanh_c[rows])
-            self.lstm_gates(a[rows], r[rows], c_prev[step.states_before], out=results)
+            rows, before, after = step.rows, step.states_before, step.states_after
+            state = (x[before] for x in loop.before)
+            found, saved = cell.equation(loop.a[rows], loop.r[rows], *state)
+            for x, value in zip(loop.after, found, strict=True):
+                x[after] = value
+            for x, value in zip(loop.saved, saved, strict=True):
+                x[rows] = value
 
         return step_fn
 
-    def lstm_gate_backward_steps(
-        self, dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
+    def cell_backward_steps(
+        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients
     ) -> StepFn:
-        """Gradients of lstm_gates on the rows of a step, later steps first.
-
-        dh, da (R, .) by row; `out` has the whole buffers of the forward pass. dh_next and dc (N, H)
-        hold the gradients from the next step for the first `n_next` sequences of a step. For the others
-        dh_next counts as 0 and dc as dc_T (N, H), the gradient of c after a sequence's last step. They
-        begin so; on a GPU without dc_T both count as 0 whatever they hold.
-        """
-        dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
+        """A cell's gradient on the rows of a step, later steps first."""
+        grads.begin()
+        (dh_next, *others), direct = grads.dstate, grads.dh_direct
 
         def step_fn(step: Step) -> None:
             rows, n = step.rows, step.n
-            upstream = dh[rows], dh_next[:n], dc[:n]
-            c_prev, to = out.c[step.states_before], (da[rows], dc[:n])
-            lstm_gates_backward(*upstream, out.gates[rows], out.tanh_c[rows], c_prev, out=to)
+            dstate = grads.dh[rows] + dh_next[:n], *(x[:n] for x in others)
+            before = tuple(x[step.states_before] for x in loop.before)
+            after = tuple(x[step.states_after] for x in loop.after)
+            saved = tuple(x[rows] for x in loop.saved)
+            grads.da[rows], dr, (dh, *carried) = cell.gradient(dstate, before, after, saved)
+            if direct is not None:
+                grads.dr[rows], direct[:n] = dr, 0 if dh is None else dh
+            for x, value in zip(others, carried, strict=True):
+                x[:n] = value
 
         return step_fn
 
-    @composed
-    def lstm_steps(
-        self,
-        a: Array,
-        Wh: Array,
-        state: tuple[Array, Array],
-        out: Gates,
-        extra_term: RecurrentTerm | None = None,
-    ) -> StepFn:
-        """A step of an LSTM: h, c and the gates from a + h_prev @ Wh (+ extra_term).
+    def fused_cell_steps(self, cell: Pointwise, loop: CellBuffers, Wh: Array) -> StepFn | None:
+        """A whole step, r = h @ Wh included, in one launch; None where there is no such kernel."""
+        return None
 
-        a (R, 4H), out.gates and out.tanh_c by row. `state` has the stacks h and c of the states before;
-        out.h and out.c, of the states after, may be the same.
-        """
-        h, c = state
-        multiply, gate = (
-            self.row_matmul(h, Wh, out.gates),
-            self.lstm_gate_steps(a, out.gates, c, out),
-        )
-        add = None if extra_term is None else extra_term.forward_steps(h, out.gates)
-
-        def step_fn(step: Step) -> None:
-            multiply(step.before, step.first, step.n)  # r, overwritten by the gates
-            if add is not None:
-                add(step)
-            gate(step)
-
-        return step_fn
-
-    # Backward, later steps first. dh_next and dc (N, H) hand gradients from a step to the one before
-    # it: step t reads rows 0..n-1 and overwrites them for step t - 1. Only the first `n_next` of its
-    # sequences have a next step, which has just written their rows. The others end here: no step has
-    # written theirs yet, so they still hold what the loop began with, 0 in dh_next and in dc the
-    # gradient of the last c, if there is one. So sequences may end at any step, without a test or a
-    # mask.
-
-    @composed
-    def lstm_backward_steps(
-        self,
-        dh: Array,
-        dh_next: Array,
-        dc: Array,
-        out: Gates,
-        Wh: Array,
-        da: Array,
-        extra_term: RecurrentTerm | None = None,
-        dc_T: Array | None = None,
-    ) -> StepFn:
-        """Gradients of lstm_steps, later steps first.
-
-        A step writes da by row, and dh_next[:n] and dc[:n], the gradients for the step before; the
-        first step writes those of h0 and c0. Arguments as in lstm_gate_backward_steps; `out` has the
-        stacks and buffers of the forward pass. Between steps a kernel may leave dh_next as it was. With dc_T a step is always a product and the gates.
-        """
-        gate = self.lstm_gate_backward_steps(dh, dh_next, dc, out, da, dc_T)
-        multiply = self.row_matmul_nt(da, Wh, dh_next)
-        add = None if extra_term is None else extra_term.backward_steps(da, dh_next)
-
-        def step_fn(step: Step) -> None:
-            gate(step)
-            multiply(step.first, 0, step.n)  # dh_next = da @ Wh.T
-            if add is not None:
-                add(step)
-
-        return step_fn
-
-    def rnn_cell_steps(self, a: Array, h: Array) -> StepFn:
-        """rnn_cell on a step's rows: a (R, H) by row; the stack h has r, and receives the states."""
-
-        def step_fn(step: Step) -> None:
-            rnn_cell(a[step.rows], h[step.states_after], out=h[step.states_after])
-
-        return step_fn
-
-    def rnn_cell_backward_steps(self, dh: Array, dh_next: Array, h: Array, da: Array) -> StepFn:
-        """rnn_cell_backward on the rows of a step, later steps first; dh_next as for the LSTM."""
-        dh_next[...] = 0
-
-        def step_fn(step: Step) -> None:
-            rnn_cell_backward(
-                dh[step.rows], dh_next[: step.n], h[step.states_after], out=da[step.rows]
-            )
-
-        return step_fn
-
-    @composed
-    def rnn_steps(
-        self, a: Array, Wh: Array, h_prev: Array, h: Array, extra_term: RecurrentTerm | None = None
-    ) -> StepFn:
-        """A step of an RNN: h = tanh(a + h_prev @ Wh (+ extra_term)).
-
-        a (R, H) by row; h_prev and h are stacks, which may be the same.
-        """
-        multiply, activate = self.row_matmul(h_prev, Wh, h), self.rnn_cell_steps(a, h)
-        # The extra term is added to the rows of h, which begin behind the initial states
-        add = None if extra_term is None else extra_term.forward_steps(h_prev, h[len(h) - len(a) :])
-
-        def step_fn(step: Step) -> None:
-            multiply(step.before, step.after, step.n)  # r, overwritten by the new state
-            if add is not None:
-                add(step)
-            activate(step)
-
-        return step_fn
-
-    @composed
-    def rnn_backward_steps(
-        self,
-        dh: Array,
-        dh_next: Array,
-        h: Array,
-        Wh: Array,
-        da: Array,
-        extra_term: RecurrentTerm | None = None,
-    ) -> StepFn:
-        """Gradients of rnn_steps, later steps first: da by row, dh_next[:n] for the step before."""
-        activate = self.rnn_cell_backward_steps(dh, dh_next, h, da)
-        multiply = self.row_matmul_nt(da, Wh, dh_next)
-        add = None if extra_term is None else extra_term.backward_steps(da, dh_next)
-
-        def step_fn(step: Step) -> None:
-            activate(step)
-            multiply(step.first, 0, step.n)  # dh_next = da @ Wh.T
-            if add is not None:
-                add(step)
-
-        return step_fn
+    def fused_cell_backward_steps(
+        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients, Wh: Array
+    ) -> StepFn | None:
+        """A whole step back, dh = dr @ Wh.T included; None where there is no such kernel."""
+        return None
 
 
 # Names of all operations

@@ -14,15 +14,21 @@ from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Buffer, allocator
 from xpcap.ops import cublas
-from xpcap.ops.base import OPERATIONS, Gates, MultiplyRows, Ops, Segments, overridden
+from xpcap.ops.base import OPERATIONS, MultiplyRows, Ops, Segments, overridden
+from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
 from xpcap.ops.choosing import BeamRows
 from xpcap.ops.launch import CONSTANTS, THREADS, blocks, kernel, launch
-from xpcap.ops.packed import PackedSequences, RecurrentTerm, Step, StepFn
+from xpcap.ops.packed import PackedSequences, Step, StepFn
 from xpcap.ops.replay import invalidate
 
 # Most sequences for which an LSTM's step is one launch each way, product and gates together. Not
 # yet timed on a card
 FUSED = 128
+# File and kernels, forward and backward, of each cell that has them
+CELLS = {
+    "lstm": ("lstm_gates", "lstm_gates", "lstm_gates_backward"),
+    "rnn": ("rnn_cell", "rnn_cell", "rnn_cell_backward"),
+}
 NORM_BLOCKS, SUM_COLUMNS = CONSTANTS["NORM_BLOCKS"], CONSTANTS["SUM_COLUMNS"]
 FORWARD_UNITS, BACKWARD_UNITS = CONSTANTS["FORWARD_UNITS"], CONSTANTS["BACKWARD_UNITS"]
 SEGMENT_COLUMNS = THREADS // CONSTANTS["SEGMENT_PARTS"]
@@ -44,11 +50,7 @@ class Equations(Ops):
     def without_kernels(cls) -> list[str]:
         """Names of the operations that CuPy computes, by equations."""
         kernels = overridden(cls)
-        return [name for name in OPERATIONS if name not in kernels and not _is_composed(name)]
-
-
-def _is_composed(name: str) -> bool:
-    return hasattr(getattr(Ops, name), "composed")
+        return [name for name in OPERATIONS if name not in kernels]
 
 
 def _unrecorded(name: str, equation: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,8 +81,7 @@ def _guarded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 for _name in OPERATIONS:
-    if not _is_composed(_name):
-        setattr(Equations, _name, _unrecorded(_name, getattr(Ops, _name)))
+    setattr(Equations, _name, _unrecorded(_name, getattr(Ops, _name)))
 
 
 def _scale(scale: Array | float, like: Array) -> tuple[Array, float, int]:
@@ -418,54 +419,59 @@ class DeviceOps(Equations):
 
     # ---- Steps of the time loops: the product, by cuBLAS, and one launch; or both in one
 
-    def start_states(self, h0: Array, c0: Array | None, h: Array, c: Array | None) -> None:
-        given = c is None or c0 is not None
-        if c is None:
-            c0, c = h0, h  # then both write the same
-        args = h0, h0 if c0 is None else c0, h, c, given, h0.size
-        launch("start", "start_states", h0, blocks(h0.size), *args)
+    def start_states(self, state0: tuple[Array | None, ...], stacks: State) -> None:
+        (h0, *others), (h, *below) = state0, stacks
+        if len(others) > 1 or h0.size == 0:  # type: ignore[union-attr]
+            super().start_states(state0, stacks)
+            return
+        c0, c = (others[0], below[0]) if others else (h0, h)  # then both write the same
+        args = h0, h0 if c0 is None else c0, h, c, c0 is not None, h0.size  # type: ignore[union-attr]
+        launch("start", "start_states", h0, blocks(h0.size), *args)  # type: ignore[union-attr]
 
-    def lstm_gate_steps(self, a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
-        H = c_prev.shape[1]
-        gates = kernel("lstm_gates", "lstm_gates", a).on(a, r, c_prev, *out)
+    def cell_steps(self, cell: Pointwise, loop: CellBuffers) -> StepFn:
+        if not cell.kernels:
+            return super().cell_steps(cell, loop)
+        (file, forward, _), (h, *_) = CELLS[cell.name], loop.after
+        H, carried = h.shape[1], loop.before[1:]
+        # The kernel of a cell without saved rows finds r in the stack of h
+        r = loop.r if loop.saved else h
+        run = kernel(file, forward, h).on(loop.a, r, *carried, *loop.after, *loop.saved)
 
         def step_fn(step: Step) -> None:
             first, before, after, n, _ = step
-            gates((blocks(n * H),), first, before, after, n, H)
+            states = (before, after) if carried else (after,)
+            run((blocks(n * H),), first, *states, n, H)
 
         return step_fn
 
-    def lstm_gate_backward_steps(
-        self, dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
+    def cell_backward_steps(
+        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients
     ) -> StepFn:
-        """With dc_T, every sequence of a step reads dh_next and dc: they begin as 0 and dc_T."""
-        carried, H = dc_T is not None, dc.shape[1]
-        arrays = dh, dh_next, dc, out.gates, out.tanh_c, out.c, da, dc
-        backward = kernel("lstm_gates", "lstm_gates_backward", dh).on(*arrays)
-        if carried:
-            dh_next[...], dc[...] = 0, dc_T
+        """Without a gradient of the last states, only sequences with a next step read dstate."""
+        if not cell.kernels:
+            return super().cell_backward_steps(cell, loop, grads)
+        file, _, backward = CELLS[cell.name]
+        carries, (*_, last), (_, *carried) = grads.carries, loop.after, grads.dstate
+        H, arrays = last.shape[1], (grads.dh, *grads.dstate, *loop.saved, last, grads.da, *carried)
+        run = kernel(file, backward, last).on(*arrays)
+        if carries:
+            grads.begin()
 
         def step_fn(step: Step) -> None:
-            first, before, _, n, n_next = step
-            n_next = n if carried else n_next
-            backward((blocks(n * H),), first, before, n, n_next, H)
+            first, before, after, n, n_next = step
+            state = before if carried else after
+            run((blocks(n * H),), first, state, n, n if carries else n_next, H)
 
         return step_fn
 
-    def lstm_steps(
-        self,
-        a: Array,
-        Wh: Array,
-        state: tuple[Array, Array],
-        out: Gates,
-        extra_term: RecurrentTerm | None = None,
-    ) -> StepFn:
-        h, _ = state
+    def fused_cell_steps(self, cell: Pointwise, loop: CellBuffers, Wh: Array) -> StepFn | None:
+        h, H = loop.before[0], len(Wh)
         # A stack holds N more than there are rows; a single step has separate arrays
-        N, H = len(h) - len(a) or len(h), len(Wh)
-        if extra_term is not None or N > FUSED:
-            return super().lstm_steps(a, Wh, state, out, extra_term)
-        fused = kernel("lstm_step", "lstm_step", a).on(a, Wh, *state, *out)
+        fits = (len(h) - len(loop.a) or len(h)) <= FUSED
+        if not (cell.kernels and cell.name == "lstm" and fits):
+            return None
+        arrays = loop.a, Wh, *loop.before, *loop.after, *loop.saved
+        fused = kernel("lstm_step", "lstm_step", Wh).on(*arrays)
 
         def step_fn(step: Step) -> None:
             first, before, after, n, _ = step
@@ -473,48 +479,21 @@ class DeviceOps(Equations):
 
         return step_fn
 
-    def lstm_backward_steps(
-        self,
-        dh: Array,
-        dh_next: Array,
-        dc: Array,
-        out: Gates,
-        Wh: Array,
-        da: Array,
-        extra_term: RecurrentTerm | None = None,
-        dc_T: Array | None = None,
-    ) -> StepFn:
-        """Each step multiplies the da of its next one itself: only the first step writes dh_next."""
-        H = len(Wh)
-        if extra_term is not None or dc_T is not None or len(dc) > FUSED:
-            return super().lstm_backward_steps(dh, dh_next, dc, out, Wh, da, extra_term, dc_T)
-        arrays = dh, out.gates, out.tanh_c, out.c, Wh, da, dc
-        fused = kernel("lstm_step", "lstm_step_backward", dh).on(*arrays)
-        multiply = self.row_matmul_nt(da, Wh, dh_next)
+    def fused_cell_backward_steps(
+        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients, Wh: Array
+    ) -> StepFn | None:
+        """Each step multiplies the da of its next one itself: only the first step writes dh."""
+        (dh_next, *others), H = grads.dstate, len(Wh)
+        if not (cell.kernels and cell.name == "lstm" and len(dh_next) <= FUSED):
+            return None
+        arrays = grads.dh, *loop.saved, loop.before[1], Wh, grads.da, *others
+        fused = kernel("lstm_step", "lstm_step_backward", Wh).on(*arrays)
+        multiply = self.row_matmul_nt(grads.da, Wh, dh_next)
 
         def step_fn(step: Step) -> None:
             first, before, _, n, n_next = step
             fused(_grid(n, H, BACKWARD_UNITS), first, before, n, n_next, H)
             if not first:
                 multiply(0, 0, n)
-
-        return step_fn
-
-    def rnn_cell_steps(self, a: Array, h: Array) -> StepFn:
-        cell, H = kernel("rnn_cell", "rnn_cell", a).on(a, h, h), h.shape[1]
-
-        def step_fn(step: Step) -> None:
-            first, _, after, n, _ = step
-            cell((blocks(n * H),), first, after, n, H)
-
-        return step_fn
-
-    def rnn_cell_backward_steps(self, dh: Array, dh_next: Array, h: Array, da: Array) -> StepFn:
-        H = h.shape[1]
-        backward = kernel("rnn_cell", "rnn_cell_backward", dh).on(dh, dh_next, h, da)
-
-        def step_fn(step: Step) -> None:
-            first, _, after, n, n_next = step
-            backward((blocks(n * H),), first, after, n, n_next, H)
 
         return step_fn

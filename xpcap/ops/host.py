@@ -5,7 +5,6 @@ loops prepare everything that stays the same: with small batches NumPy's calls c
 arithmetic. Where a version does not pay for its arguments, the plain equations run.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy as np
 
 from xpcap.backend import Array
 from xpcap.memory import Buffer
-from xpcap.ops.base import Gates, MultiplyRows, Ops, Segments, split_gates
-from xpcap.ops.packed import Step, StepFn, single_step
+from xpcap.ops.base import MultiplyRows, Ops, Segments
+from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise
+from xpcap.ops.packed import StepFn
 from xpcap.threads import blas, contention_guard, cores, free_cores, parallel_map, split_evenly
 
 # Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
@@ -27,13 +27,13 @@ ROUNDS = 4  # ids with more rows than this are summed separately
 SHARE = 1 << 18  # elements, at least, for Adam to use another core
 
 
-def _rows_of_a_block(width: int) -> int:
+def rows_of_a_block(width: int) -> int:
     return max(1, BLOCK // max(1, width))
 
 
 def _blocks(n: int, width: int) -> list[slice]:
     """Rows 0..n in blocks of about BLOCK elements, `width` a row."""
-    step = _rows_of_a_block(width)
+    step = rows_of_a_block(width)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
@@ -72,45 +72,6 @@ def _norm(x: Array) -> Array:
             square = float(np.vdot(block, block.astype(np.float64)))
         total += square
     return np.asarray(math.sqrt(total), x.dtype)
-
-
-def _adam(
-    w: Array,
-    dw: Array,
-    m: Array,
-    v: Array,
-    alpha: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-) -> None:
-    step, scratch = np.empty((2, min(BLOCK, w.size)), w.dtype)
-    for start in range(0, w.size, BLOCK):
-        block = slice(start, start + BLOCK)
-        g = dw[block]
-        s, t = step[: g.size], scratch[: g.size]
-        m[block] *= beta1
-        np.multiply(g, 1 - beta1, out=t)
-        m[block] += t
-        v[block] *= beta2
-        np.multiply(g, g, out=t)
-        t *= 1 - beta2
-        v[block] += t
-        np.sqrt(v[block], out=t)
-        t += epsilon
-        np.multiply(m[block], alpha, out=s)
-        s /= t
-        w[block] -= s
-
-
-@functools.lru_cache(maxsize=8)
-def _halves(rows: int, H: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Factors and terms (rows, 4H): 0.5 each; for g 1 and -0.0, which leave any number as it is."""
-    half, shift = np.full((2, rows, 4 * H), 0.5, dtype)
-    half[:, 3 * H :], shift[:, 3 * H :] = 1, -0.0
-    for x in (half, shift):
-        x.flags.writeable = False
-    return half, shift
 
 
 class HostOps(Ops):
@@ -299,115 +260,35 @@ class HostOps(Ops):
         if not all(alike):
             super().adam_update(w, dw, m, v, alpha, beta1, beta2, epsilon)
             return
-        parts = split_evenly(w.size, min(cores(), w.size // SHARE))
-        numbers = alpha, beta1, beta2, epsilon
-        parallel_map(lambda part: _adam(w[part], dw[part], m[part], v[part], *numbers), parts)
 
-    # ---- Steps of the time loops
-    #
-    # A pass over whole rows, which are contiguous, takes half as long as one over the columns of three
-    # gates, so whatever the gates share is done to all four.
+        def update(part: slice) -> None:
+            step, scratch = np.empty((2, min(BLOCK, part.stop - part.start)), w.dtype)
+            for start in range(part.start, part.stop, BLOCK):
+                block = slice(start, min(start + BLOCK, part.stop))
+                g = dw[block]
+                s, t = step[: g.size], scratch[: g.size]
+                m[block] *= beta1
+                np.multiply(g, 1 - beta1, out=t)
+                m[block] += t
+                v[block] *= beta2
+                np.multiply(g, g, out=t)
+                t *= 1 - beta2
+                v[block] += t
+                np.sqrt(v[block], out=t)
+                t += epsilon
+                np.multiply(m[block], alpha, out=s)
+                s /= t
+                w[block] -= s
 
-    def lstm_gates(self, a: Array, r: Array, c_prev: Array, out: Gates | None = None) -> Gates:
-        if out is None:
-            h, c, tanh_c = (np.empty_like(c_prev) for _ in range(3))
-            out = Gates(h, c, np.empty_like(a), tanh_c)
-        self.lstm_gate_steps(a, r, c_prev, out)(single_step(len(a)))
-        return out
+        parallel_map(update, split_evenly(w.size, min(cores(), w.size // SHARE)))
 
-    def lstm_gate_steps(self, a: Array, r: Array, c_prev: Array, out: Gates) -> StepFn:
-        """A sigmoid is (1 + tanh(x / 2)) / 2, so that one tanh serves all four gates."""
-        (h, c, gates, tanh_c), H = out, c_prev.shape[1]
-        most = _rows_of_a_block(4 * H)
-        half, shift = _halves(most, H, gates.dtype)
-        i, f, o, g = split_gates(gates)
+    # ---- Recurrent cells
 
-        def step_fn(step: Step) -> None:
-            first, before, after, n, _ = step
-            for k in range(0, n, most):
-                m = min(most, n - k)
-                rows, states_after = (
-                    slice(first + k, first + k + m),
-                    slice(after + k, after + k + m),
-                )
-                x, cell, t = gates[rows], c[states_after], tanh_c[rows]
-                # i, f, o = sigmoid(a + r), g = tanh(a + r)
-                np.add(a[rows], r[rows], x)
-                np.multiply(x, half[:m], x)
-                np.tanh(x, x)
-                np.multiply(x, half[:m], x)
-                np.add(x, shift[:m], x)
-                # c = f * c_prev + i * g, h = o * tanh(c)
-                np.multiply(f[rows], c_prev[before + k : before + k + m], cell)
-                np.multiply(i[rows], g[rows], t)
-                np.add(cell, t, cell)
-                np.tanh(cell, t)
-                np.multiply(o[rows], t, h[states_after])
+    def cell_steps(self, cell: Pointwise, loop: CellBuffers) -> StepFn:
+        return cell.in_place(loop) or super().cell_steps(cell, loop)
 
-        return step_fn
-
-    def lstm_gate_backward_steps(
-        self, dh: Array, dh_next: Array, dc: Array, out: Gates, da: Array, dc_T: Array | None = None
+    def cell_backward_steps(
+        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients
     ) -> StepFn:
-        """In the order of the plain equations, so with their bits."""
-        dh_next[...], dc[...] = 0, 0 if dc_T is None else dc_T
-        (_, c, gates, tanh_c), (N, H) = out, dc.shape
-        most = min(_rows_of_a_block(4 * H), max(N, 1))
-        (i, f, o, g), (di, df, do, dg) = split_gates(gates), split_gates(da)
-        totals, scratch, products = np.empty((3, most, H), da.dtype)
-        factors = np.empty((most, 4 * H), da.dtype)
-        factors_g = factors[:, 3 * H :]
-
-        def step_fn(step: Step) -> None:
-            first, before, _, n, _ = step
-            for k in range(0, n, most):
-                m = min(most, n - k)
-                rows, own = slice(first + k, first + k + m), slice(k, k + m)
-                dh_all, t, factor = totals[:m], scratch[:m], factors[:m]
-                dx, dc_all, tanh = da[rows], dc[own], tanh_c[rows]
-                # dc_all = dc + dh_all * o * (1 - tanh_c * tanh_c)
-                np.add(dh[rows], dh_next[own], dh_all)
-                np.multiply(tanh, tanh, t)
-                np.subtract(1, t, t)
-                np.multiply(dh_all, o[rows], products[:m])
-                np.multiply(products[:m], t, t)
-                np.add(dc_all, t, dc_all)
-                # The gradient of each gate, from c and h ...
-                np.multiply(dc_all, g[rows], di[rows])
-                np.multiply(dc_all, c[before + k : before + k + m], df[rows])
-                np.multiply(dh_all, tanh, do[rows])
-                np.multiply(dc_all, i[rows], dg[rows])
-                # ... times the gate's derivative, for all four at once
-                np.copyto(factor, gates[rows])
-                factors_g[:m] = 1
-                np.multiply(dx, factor, dx)  # by i, f, o and 1
-                np.multiply(g[rows], g[rows], factors_g[:m])
-                np.subtract(1, factor, factor)
-                np.multiply(dx, factor, dx)  # by 1 - i, 1 - f, 1 - o and 1 - g * g
-                np.multiply(dc_all, f[rows], dc_all)
-
-        return step_fn
-
-    def rnn_cell_steps(self, a: Array, h: Array) -> StepFn:
-        def step_fn(step: Step) -> None:
-            first, _, after, n, _ = step
-            r = h[after : after + n]
-            np.add(a[first : first + n], r, r)
-            np.tanh(r, r)
-
-        return step_fn
-
-    def rnn_cell_backward_steps(self, dh: Array, dh_next: Array, h: Array, da: Array) -> StepFn:
-        dh_next[...] = 0
-        scratch = np.empty_like(dh_next)
-
-        def step_fn(step: Step) -> None:
-            first, _, after, n, _ = step
-            rows, state, t = slice(first, first + n), h[after : after + n], scratch[:n]
-            total = da[rows]
-            np.add(dh[rows], dh_next[:n], total)
-            np.multiply(state, state, t)
-            np.subtract(1, t, t)
-            np.multiply(total, t, total)
-
-        return step_fn
+        steps = cell.gradient_in_place(loop, grads)
+        return steps or super().cell_backward_steps(cell, loop, grads)

@@ -7,10 +7,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from xpcap.backend import Array, asarray, is_device_array
+from xpcap.backend import Array, asarray
 from xpcap.errors import InvalidValueError
 from xpcap.memory import Buffer
-from xpcap.ops.current import get_ops
 
 # A batch of sequences without padding: rows in order of time, first those of step 0, then those of
 # step 1, and so on. The longest sequence comes first, so those alive at a step are the first ones
@@ -113,15 +112,11 @@ class PackedSequences(NamedTuple):
                 cause="are the sequences sorted by length?",
             )
 
-    def previous_states(self, stack: Array, buffer: Buffer) -> Array:
-        """State (R, H) before each row, from a stack (N + R, H)."""
+    def previous_states(self, stack: Array, buffer: Buffer | None = None) -> Array:
+        """State (R, H) before each row, from a stack (N + R, H); for cells of one's own."""
         if self.previous is None:
             return stack[: self.R]
-        previous = asarray(self.previous, like=stack)
-        if is_device_array(previous) and previous.dtype != np.int32:
-            previous = previous.astype(np.int32)
-        out = buffer("previous", (self.R, stack.shape[1]))
-        return get_ops(stack).gather(stack, previous, out)
+        return stack[asarray(self.previous, like=stack)]
 
 
 @functools.lru_cache(maxsize=64)  # the forward and the backward loop ask for the same ones

@@ -62,6 +62,7 @@ def write_look_page(
     heatmaps: Sequence[Heatmap],
     order: str,
     saturation: Sequence[Share],
+    saturation_note: str = "",
     curves: Sequence[Curve],
     findings: Sequence[str],
     facts: Sequence[tuple[str, str]],
@@ -78,6 +79,7 @@ def write_look_page(
     heatmaps : of T steps each
     order : a sentence on the order of units
     saturation : of T steps each
+    saturation_note : a sentence on saturation that is no fault
     curves : of equal lengths, the run's own first
     findings : sentences on the curves
     facts : (name, value) of each setting
@@ -111,7 +113,7 @@ def write_look_page(
         pixels=PIXELS,
         back=_some(len(curves[0].shares)),
         curves=[(one.name, one.shares, factor(one.shares)) for one in curves],
-        gated=any(one.name == "f" for one in heatmaps),
+        saturation_note=saturation_note,
         findings=findings,
         facts=facts,
         percent=percent,

@@ -29,6 +29,7 @@ from xpcap.runs.folder import (
     VOCAB,
     Config,
     Run,
+    cell_title,
     provenance_text,
     read_config,
 )
@@ -90,14 +91,6 @@ FILES = {
     EXAMPLES: "the pictures above",
     LAST: "the state that training resumes from; nothing else needs it",
 }
-LSTM = """    a = x Wx + h Wh + b{term}            (N, 4H), columns stacked i, f, o, g
-    i, f, o = sigmoid(a[:, :3H]);  g = tanh(a[:, 3H:])
-    c = f * c + i * g;  h = o * tanh(c)
-    logits = h W_vocab + b_vocab
-"""
-RNN = """    h = tanh(x Wx + h Wh + b{term})
-    logits = h W_vocab + b_vocab
-"""
 
 
 def write_card(run: Run, evaluation: Evaluation | None, data: CaptionData) -> None:
@@ -198,7 +191,7 @@ def _overview(run: Run) -> str:
     return f"""<!-- Written by xpcap when training ends, and rewritten when training continues. -->
 # {code(run.name)}
 
-An image captioner: an {config.cell.upper()} of {config.hidden} units writes a caption word by word; {image}. It has
+An image captioner: {cell_title(config.cell)} of {config.hidden} units writes a caption word by word; {image}. It has
 {run.model.size:,} parameters, and was trained with xpcap, a library for NumPy and CuPy. {provenance_text(run, quote=_base)}
 """
 
@@ -348,18 +341,22 @@ def _tensors(run: Run) -> str:
         f"| {code(name)} | {' × '.join(map(str, shape))} | {MEANINGS.get(name, 'of the cell')} |"
         for name, shape in shapes.items()
     ]
-    lstm, term = config.cell == "lstm", " + h0 W_image" if config.every_step else ""
+    cell, term = config.recurrent, " + h0 W_image" if config.every_step else ""
+    _, *others = cell.names_of_states()
     if config.attends:
         start = (
-            f"A = features W_proj + b_proj;  h0 = mean of A over regions;  h = {'c = ' * lstm}h0\n"
+            f"A = features W_proj + b_proj;  h0 = mean of A over regions;  "
+            f"{' = '.join(('h', *others))} = h0\n"
             "    context = softmax(A h / sqrt(H)) A"
         )
         term += " + context Wattn"
     else:
-        start = f"h0 = feature W_proj + b_proj;  h = h0{';  c = 0' * lstm}"
-    step = {"lstm": LSTM, "rnn": RNN}.get(config.cell, "").format(term=term)
+        zeros = "".join(f";  {name} = 0" for name in others)
+        start = f"h0 = feature W_proj + b_proj;  h = h0{zeros}"
+    lines = [line.format(term=term) for line in cell.equations]
+    step = "\n    ".join((start, *lines, "logits = h W_vocab + b_vocab"))
     about = "A step, with word vector x and state h; a caption is begun with `<START>`:"
-    equations = f"\n{about}\n\n    {start}\n{step}" if step else ""
+    equations = f"\n{about}\n\n    {step}\n" if lines else ""
     return "\n".join(
         (
             "## Tensors\n",

@@ -590,6 +590,11 @@ def provenance(run: Run) -> tuple[list[Record], object]:
     return (read_history(run.path), epoch) if best is None else (first, best.get("epoch"))
 
 
+def cell_title(cell: str) -> str:
+    """A cell's name with its article, as its letters are spoken: "an LSTM"."""
+    return f"{'an' if cell[:1] in 'aefhilmnorsx' else 'a'} {cell.upper()}"
+
+
 def provenance_text(run: Run, *, quote: Callable[[str], str] = str) -> str:
     """The epoch, and of two stages the stage, that a run's parameters are from, in a sentence.
 

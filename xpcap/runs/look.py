@@ -17,7 +17,7 @@ from xpcap.report import Curve, Heatmap, Share, Step, write_look_page
 from xpcap.report.captions import NOTHING
 from xpcap.report.look import factor, percent
 from xpcap.runs.captioning import caption_features, difference, encode_picture, encoder_of
-from xpcap.runs.folder import Run
+from xpcap.runs.folder import Run, cell_title
 from xpcap.runs.pages import check_new_file
 from xpcap.runs.ranking import decoding_title, default_policy
 
@@ -26,13 +26,19 @@ LIKELIEST = 5  # words shown of a step
 CLEAR = 0.02  # least difference of two factors a step
 FAR = 2  # least ratio of two sizes
 COMPARED = "lstm", "rnn"  # cells whose untrained gradients stand beside the run's own
-NAMES = {  # of gates and states: title, and meaning
-    "i": ("Input gate", "the share of the candidate g that goes into the cell"),
-    "f": ("Forget gate", "the share of the cell that stays"),
-    "o": ("Output gate", "the share of tanh(c) that shows in the hidden state"),
-    "g": ("Candidate", "what the word offers the cell"),
-    "c": ("Cell", "c = f · c + i · g, after the word"),
-    "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
+
+
+class Way(NamedTuple):
+    """How a state reaches the next step multiplied by a gate alone."""
+
+    gate: str
+    title: str  # of the gate
+    state: str
+    equation: str
+
+
+WAYS = {
+    "LSTM": Way("f", "forget gate", "cell", "c = f · c + i · g"),
 }
 
 
@@ -149,7 +155,8 @@ def write_inside_page(path: str | Path, run: Run[CaptioningRNN], inside: Inside)
     """Write a page of what `look_inside` found. DataError : `path` exists, or cannot be written."""
     check_new_file(path, ".html", command="look")
     config, name, trace = run.model.config, Path(inside.name).name, inside.traced[0].trace
-    order, note = _order(trace)
+    way = WAYS.get(inside.traced[0].cell)
+    order, note = _order(trace, way)
     curves = [Curve(one.title, gradient_sizes(one.trace), bool(one.run)) for one in inside.traced]
     facts = [
         ("run", run.name),
@@ -172,7 +179,7 @@ def write_inside_page(path: str | Path, run: Run[CaptioningRNN], inside: Inside)
         picture=(name, inside.picture),
         steps=_word_steps(run, inside),
         heatmaps=[
-            Heatmap(name, *NAMES.get(name, ("", "")), values[:, order])
+            Heatmap(name, *config.recurrent.meanings.get(name, ("", "")), values[:, order])
             for name, values in _values(trace)
         ],
         order=note,
@@ -184,6 +191,9 @@ def write_inside_page(path: str | Path, run: Run[CaptioningRNN], inside: Inside)
                 Share(f"{name} above {high:g}", above[0].tolist()),
             )
         ],
+        saturation_note=(
+            f"An open {way.title} is no fault: it hands the {way.state} on." if way else ""
+        ),
         curves=curves,
         findings=findings(inside.traced),
         facts=facts,
@@ -214,16 +224,18 @@ def _values(trace: Trace) -> list[tuple[str, np.ndarray]]:
     ]
 
 
-def _order(trace: Trace) -> tuple[np.ndarray, str]:
+def _order(trace: Trace, way: Way | None) -> tuple[np.ndarray, str]:
     """The order of units (H,) in heatmaps, and a sentence on it."""
-    if "f" in trace.gates:
-        mean = trace.gates["f"][0].mean(axis=0)
+    if way is not None and way.gate in trace.gates:
+        mean = trace.gates[way.gate][0].mean(axis=0)
         note = (
-            "Units are sorted by their mean forget gate: those at the top keep their cell longest,"
-            " those at the bottom overwrite it at each word. A row is the same unit everywhere."
+            f"Units are sorted by their mean {way.title}: those at the top keep their {way.state}"
+            " longest, those at the bottom overwrite it at each word. A row is the same unit"
+            " everywhere."
         )
     else:
-        mean = trace.states["h"][0, 1:].mean(axis=0)
+        output, *_ = trace.states.values()
+        mean = output[0, 1:].mean(axis=0)
         note = "Units are sorted by their mean state over the caption, the highest at the top."
     return np.argsort(-mean, kind="stable"), note
 
@@ -252,17 +264,21 @@ def findings(traced: Sequence[Traced]) -> list[str]:
     """Sentences on the gradients of these traces, the run's own first: what they show."""
     own, *others = traced
     sizes = {one.title: gradient_sizes(one.trace) for one in traced}
+    gated = [one.cell for one in traced if one.cell in WAYS]
+    way = WAYS[gated[0]]
     found = [
         "One step back, the gradient of an RNN passes tanh and the matrix Wh, and whether it fades"
-        " depends on both. The cell of an LSTM has a way around them: in c = f · c + i · g it is"
-        " multiplied by f alone, so a unit whose forget gate stays near 1 hands it on whole."
+        f" depends on both. The {way.state} of {cell_title(gated[0].lower())} has a way around"
+        f" them: in {way.equation} it is multiplied by {way.gate} alone, so a unit whose"
+        f" {way.title} stays near 1 hands it on whole."
     ]
-    if (gates := own.trace.gates.get("f")) is not None and gates.shape[1] > 1:
+    gates = own.trace.gates.get(way.gate) if own.cell in WAYS else None
+    if gates is not None and gates.shape[1] > 1:
         keeping = int((gates[0, 1:].prod(axis=0) > 0.5).sum())
         found.append(
-            f"In this caption {keeping} of {gates.shape[2]} units keep more than half of their cell"
-            " from the first word to the last: the product of their forget gates is above 0.5."
-            f" Over all units and words the gate is {gates.mean():.2f} on average."
+            f"In this caption {keeping} of {gates.shape[2]} units keep more than half of their"
+            f" {way.state} from the first word to the last: the product of their {way.title}s is"
+            f" above 0.5. Over all units and words the gate is {gates.mean():.2f} on average."
         )
     before = next(one for one in others if one.cell == own.cell and not one.run)
     then, now = factor(sizes[before.title]), factor(sizes[own.title])
@@ -276,21 +292,21 @@ def findings(traced: Sequence[Traced]) -> list[str]:
             f"{turn}: from the first step back on, each one multiplies it by {then:.2f}"
             f" before training, by {now:.2f} after."
         )
-    # An LSTM and an RNN, both trained if they are at hand
+    # A cell with such a gate and an RNN, both trained if they are at hand
     ends, steps = {title: one[-1] for title, one in sizes.items()}, len(sizes[own.title]) - 1
     back = f"{steps} step{'s' if steps > 1 else ''} back"
     trained = {one.cell: ends[one.title] for one in traced if one.run}
-    if {"LSTM", "RNN"} <= set(trained):
-        lstm, rnn = trained["LSTM"], trained["RNN"]
-        why = "This is why the LSTM" if lstm > FAR * rnn else "No fading RNN shows here"
+    if "RNN" in trained and gated[0] in trained:
+        with_gate, rnn = trained[gated[0]], trained["RNN"]
+        why = f"This is why the {gated[0]}" if with_gate > FAR * rnn else "No fading RNN shows here"
         found.append(
-            f"{why}: {back} the gradient has {percent(lstm)} of its size in the trained"
-            f" LSTM, {percent(rnn)} in the trained RNN."
+            f"{why}: {back} the gradient has {percent(with_gate)} of its size in the trained"
+            f" {gated[0]}, {percent(rnn)} in the trained RNN."
         )
-    elif own.cell == "LSTM":
-        lstm, rnn = ends[own.title], ends["untrained (RNN)"]
+    elif own.cell in WAYS:
+        with_gate, rnn = ends[own.title], ends["untrained (RNN)"]
         found.append(
-            f"{back} the gradient has {percent(lstm)} of its size in this LSTM,"
+            f"{back} the gradient has {percent(with_gate)} of its size in this {own.cell},"
             f" {percent(rnn)} in an untrained RNN, whose weights are drawn so that a product with Wh"
             " keeps its size. The fair comparison is a trained RNN."
         )

@@ -42,7 +42,7 @@ from xpcap.runs.explanation import (
     decision,
     sample_caption,
 )
-from xpcap.runs.folder import FIRST, PICTURES, Run, provenance_text, read_history
+from xpcap.runs.folder import FIRST, PICTURES, Run, cell_title, provenance_text, read_history
 from xpcap.runs.ranking import default_policy
 from xpcap.runs.scoring import Evaluation
 from xpcap.shapes import KIND, picture_of
@@ -100,7 +100,7 @@ def write_run_page(
     write_page(
         run.path / PAGE,
         run.name,
-        summary=f"An {run.config['cell'].upper()} captioner{scored}. {provenance_text(run)}",
+        summary=f"A{cell_title(run.config['cell'])[1:]} captioner{scored}. {provenance_text(run)}",
         facts=_facts(run),
         history=whole_history(run.path, records)[0],
         scores=_scores(evaluation) if evaluation else (),

@@ -70,6 +70,17 @@ class Parameter(NamedTuple):
     const: bool
 
 
+class Launch(NamedTuple):
+    """A launch of a kernel of a text, built for a real type, and its arguments before it."""
+
+    source: str
+    real: str
+    kernel: str
+    grid: "Size"
+    block: "Size"
+    args: list[Any]
+
+
 class Report(NamedTuple):
     """What the thread sanitizer said of one launch: the number of races, its own text, and the
     arguments as the launch left them.
@@ -294,7 +305,7 @@ class CpuBuild:
     """
 
     def __init__(self, source: Path | str, real: str, as_card: bool = False) -> None:
-        self.real = real
+        self.source, self.real = source, real
         self.parameters = parameters(source)
         if as_card and platform.machine() not in ("x86_64", "AMD64"):
             raise UnavailableError(f"no flags for the roundings of a card on {platform.machine()}")

@@ -1,5 +1,5 @@
 // One Adam step over the flat buffers w, dw, m and v (n,), one thread per element; take_m is 1 -
-// beta1, take_v 1 - beta2. Contract: ops.adam_update.
+// beta1, take_v 1 - beta2. Contract: Ops.adam_update.
 typedef REAL real;
 
 extern "C" __global__ void adam_update(real* __restrict__ w, const real* __restrict__ dw, real* __restrict__ m, real* __restrict__ v,

@@ -1,7 +1,7 @@
 // Dot-product attention over the regions of pictures: a step in one launch each way, and the
 // gradient for the pictures in one launch after the loop; and the mean of regions. Contracts:
-// ops.attend_steps, ops.attend_backward_steps, ops.attention_sum, ops.mean_regions,
-// ops.add_to_regions.
+// Ops.attend_steps, Ops.attend_backward_steps, Ops.attention_sum, Ops.mean_regions,
+// Ops.add_to_regions.
 //
 // Arrays are whole buffers with the step's rows at `first` and the states it starts from at
 // `before`, as in lstm_gates.cu; A is (N, P, H). In a step a block of THREADS threads has one

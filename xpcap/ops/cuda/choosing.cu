@@ -1,6 +1,6 @@
 // The choice of the next words: log-probabilities, forbidden words, the likeliest ones, draws, and
-// the best continuations in a beam. Contracts: ops.log_softmax_, ops.forbid, ops.argmax,
-// ops.sample_words, ops.beam_step.
+// the best continuations in a beam. Contracts: Ops.log_softmax_, Ops.forbid, Ops.argmax,
+// Ops.sample_words, Ops.beam_step.
 //
 // But for `forbid` a block of THREADS threads has a row of V scores, or the rows of a picture's hypotheses; each
 // thread takes every THREADS-th score. Sums and choices are reduced in a tree of fixed shape, so

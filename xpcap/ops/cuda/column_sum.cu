@@ -1,5 +1,5 @@
 // Sums of columns, for the gradients of biases: out[c] = sum of x[r, c] over all rows r; x (R, C),
-// out (C,). Contract: ops.column_sum.
+// out (C,). Contract: Ops.column_sum.
 //
 // A block of THREADS threads has SUM_COLUMNS columns; each of its LINES lines adds up every LINES-th
 // row. Lines are reduced in a tree of fixed shape, without atomics, so results are reproducible to

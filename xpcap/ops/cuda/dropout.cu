@@ -1,5 +1,5 @@
 // Inverted dropout of x (n,), one thread per element; `scale` is 1 / keep. out may be x. Contract:
-// ops.dropout.
+// Ops.dropout.
 typedef REAL real;
 
 extern "C" __global__ void dropout(const real* x, const unsigned char* mask, real* out, real scale, long long n) {

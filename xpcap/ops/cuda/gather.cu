@@ -1,6 +1,6 @@
 // Rows of a table to where they are used, and gradients back; with inverted dropout, of scale 1 /
-// keep, if there is a mask. Contracts: ops.gather, ops.gather_plus, ops.scatter, ops.gather_plus_image,
-// ops.gather_regions.
+// keep, if there is a mask. Contracts: Ops.gather, Ops.gather_plus, Ops.scatter, Ops.gather_plus_image,
+// Ops.gather_regions.
 //
 // One thread per element of `out`, n < 2^31; `rows` (R,) are rows of the table. In a scatter they
 // are distinct and ascend, so each row of `out` can look for itself among them: all of `out` is

@@ -1,5 +1,5 @@
-// The elementwise half of an LSTM step, and its gradient. Contracts: ops.lstm_gates,
-// ops.lstm_gate_steps and their backward forms.
+// The pointwise half of an LSTM step, and its gradient. Contracts: Ops.cell_steps and
+// Ops.cell_backward_steps of layers/lstm.py.
 //
 // Arrays are whole buffers. The step's n rows begin at row `first`; in the stacks of states they
 // lead from row `before` to row `after`. One thread per k = (row, unit) of (n, H), in a 1-D grid; n

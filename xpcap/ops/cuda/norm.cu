@@ -1,5 +1,5 @@
 // The Euclidean norm of the flat gradient, and clipping by it, in two launches each. Contracts:
-// ops.global_norm, ops.clip_by_norm.
+// Ops.global_norm, Ops.clip_by_norm.
 //
 // squares: each of NORM_BLOCKS blocks of THREADS threads writes a partial sum of squares; root: one
 // block of THREADS threads adds them and takes the square root; clip: each of NORM_BLOCKS blocks does so

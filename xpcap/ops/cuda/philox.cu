@@ -1,5 +1,5 @@
 // Draws the dropout masks of a training step, of features, words and hidden states in one launch.
-// Contract: ops.dropout_masks.
+// Contract: Ops.dropout_masks.
 //
 // features (N, D), words (K, W), hidden (R, H), and the number of each row of each. One thread
 // makes one block of Philox 4x64-10: 256 bits, 16 of them for each of 16 units of a row, those

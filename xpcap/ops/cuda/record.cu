@@ -1,4 +1,4 @@
-// Records the loss and gradient norm of a training step on the device. Contract: ops.record_step.
+// Records the loss and gradient norm of a training step on the device. Contract: Ops.record_step.
 // Only the first thread works.
 //
 // record (capacity + 1, 2): row 1 + i holds loss and norm of step i; record[0, 0] starts at 1 and

@@ -1,5 +1,5 @@
-// The elementwise half of a vanilla RNN step, and its gradient. Contracts: ops.rnn_cell,
-// ops.rnn_cell_steps and their backward forms.
+// The pointwise half of a vanilla RNN step, and its gradient. Contracts: Ops.cell_steps and
+// Ops.cell_backward_steps of layers/rnn.py.
 //
 // Arrays are whole buffers (., H). The step's n rows begin at row `first`; in the stack of states
 // they lead to row `after`. One thread per element of (n, H), in a 1-D grid; n * H < 2^31. A thread

@@ -1,5 +1,5 @@
 // Sums rows by segment, for the gradient of embeddings, and by sequence. Contracts:
-// ops.segment_sum; `order` lists the rows sorted by segment; ops.sequence_sum.
+// Ops.segment_sum; `order` lists the rows sorted by segment; Ops.sequence_sum.
 //
 // out[k] = sum of rows[order[j]] for starts[k] <= j < starts[k + 1], 0 for an empty segment; rows
 // (R, C), out (K, C). Grid: segments along x, blocks of WIDTH columns along y. A block sums a short

@@ -1,6 +1,6 @@
 // Softmax loss of scores (rows, V), plus a bias (V,) if `biased`, and its gradient with a scale per
 // row if `each`, else one scale for all. Targets are smoothed: a word has the probability `rest`,
-// the target has `kept` besides. Contracts: ops.softmax_loss, ops.word_loss. With NO_TARGET loss and
+// the target has `kept` besides. Contracts: Ops.softmax_loss, Ops.word_loss. With NO_TARGET loss and
 // gradient are 0. Any other target outside 0..V-1 gives a loss of NaN, so that it is seen and nothing
 // beyond the scores is read.
 //

@@ -1,5 +1,5 @@
 // The states before the first step: h0 and c0 (n elements each), or zeros if c0 is not `given`, to
-// the beginning of the stacks h and c. Contract: ops.start_states.
+// the beginning of the stacks h and c. Contract: Ops.start_states.
 typedef REAL real;
 
 extern "C" __global__ void start_states(const real* h0, const real* c0, real* h, real* c, int given, int n) {

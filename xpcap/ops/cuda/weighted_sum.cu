@@ -1,5 +1,5 @@
 // sum(scale * x) of x (n,), with a scale for each element or one for all. Contract:
-// ops.weighted_sum.
+// Ops.weighted_sum.
 //
 // One block of THREADS threads. Sums are in double, reduced in a tree of fixed shape, so the result
 // is reproducible to the bit.

@@ -1,0 +1,713 @@
+"""Every operation of `xpcap.ops.OPERATIONS`, with arguments to call it on: one row each.
+
+A row draws calls at ragged sizes and at edge cases, with NaN in memory that is overwritten or must
+not be read. The first call is small, and still fills more than one block of 32 threads.
+
+test_kernels.py holds the host's versions to the equations in float64, test_emulated_kernels.py the
+device's, in any order of threads and with a card's roundings. test_cpu_build.py runs the launches
+under sanitizers.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpcap import layers, ops
+from xpcap.backend import asarray, to_numpy
+from xpcap.ops import (
+    NO_TARGET,
+    BeamRows,
+    CellBuffers,
+    CellGradients,
+    Ops,
+    PackedSequences,
+    Pointwise,
+    Step,
+    log_softmax,
+    segments,
+    single_step,
+)
+
+CELLS: dict[str, Pointwise] = {
+    name: getattr(getattr(layers, name), name.upper()) for name in layers.CELLS
+}
+# Largest difference from the equation in float64, relative to the largest value of an array
+TOLERANCES = {"float32": 1e-6, "float64": 2e-15}
+
+
+class Draw:
+    """Arguments of one dtype, from one seed; `device` adds cases that only a device knows."""
+
+    def __init__(self, dtype: str, device: bool = False, seed: int = 7) -> None:
+        self.dtype, self.device, self.rng = np.dtype(dtype), device, np.random.default_rng(seed)
+
+    def normal(self, *shape: int) -> np.ndarray:
+        return np.asarray(self.rng.standard_normal(shape)).astype(self.dtype)
+
+    def poison(self, *shape: int) -> np.ndarray:
+        return np.full(shape, np.nan, self.dtype)
+
+    def below(self, high: int, *shape: int) -> np.ndarray:
+        """Row numbers or words 0..high-1."""
+        return self.rng.integers(0, high, shape).astype(np.int32)
+
+    def some(self, count: int, high: int) -> np.ndarray:
+        """Distinct numbers below `high`, ascending."""
+        return np.sort(self.rng.permutation(high)[:count]).astype(np.int32)
+
+    def mask(self, *shape: int) -> np.ndarray:
+        return np.asarray(self.rng.random(shape) < 0.7)
+
+
+class Call(NamedTuple):
+    """One call: its arguments on the host, and the use made of the function that a loop gets."""
+
+    arguments: tuple[Any, ...]
+    use: Callable[[Any, tuple[Any, ...]], Any] | None = None
+
+
+class Operation(NamedTuple):
+    """A row of the table."""
+
+    draw: Callable[[Draw], Iterator[Any]]
+    scratch: int | None  # number of an argument that a version may leave anything in
+
+    def calls(self, draw: Draw) -> list[Call]:
+        return [made if isinstance(made, Call) else Call(made) for made in self.draw(draw)]
+
+
+TABLE: dict[str, Operation] = {}  # by the operation's name
+
+
+def row(scratch: int | None = None) -> Callable[..., Any]:
+    """Add the function's operation to the table."""
+
+    def add(draw: Callable[[Draw], Iterator[Any]]) -> Callable[[Draw], Iterator[Any]]:
+        TABLE[draw.__name__] = Operation(draw, scratch)
+        return draw
+
+    return add
+
+
+def layout(N: int, T: int) -> PackedSequences:
+    """N sequences of up to T steps, longest first; the last one without any if there are more."""
+    lengths = np.linspace(T, 0 if N > T else 1, N).astype(int)
+    sizes, count, *indices = PackedSequences.of([int((lengths > t).sum()) for t in range(T)], N)
+    return PackedSequences(
+        sizes, count, *(None if x is None else x.astype(np.int32) for x in indices)
+    )
+
+
+def steps_of(N: int, T: int) -> PackedSequences:
+    """N sequences of T, T - 1, ... steps, at least one."""
+    sizes = [max(N - 2 * t, 1) for t in range(T)]
+    return PackedSequences.of(sizes, N)
+
+
+# ---- Products
+
+
+@row()
+def matmul(draw: Draw) -> Iterator[Any]:
+    yield draw.normal(3, 7), draw.normal(7, 5), draw.poison(3, 5)
+    # Enough for a share on each core
+    yield draw.normal(300, 512) / 20, draw.normal(512, 1000) / 20, draw.poison(300, 1000)
+
+
+@row()
+def matmul_add(draw: Draw) -> Iterator[Any]:
+    yield draw.normal(5, 11), draw.normal(11, 7), draw.normal(5, 7)
+
+
+@row()
+def matmul_nt(draw: Draw) -> Iterator[Any]:
+    yield draw.normal(5, 11), draw.normal(7, 11), draw.poison(5, 7)
+    yield draw.normal(130, 3), draw.normal(7, 3), draw.poison(130, 7)  # more than FEW
+
+
+def _products(multiply: Any, arguments: tuple[Any, ...]) -> None:
+    for i, o, n in ((2, 0, 3), (0, min(4, len(arguments[2]) - 4), 4)):
+        multiply(i, o, n)
+
+
+@row()
+def row_matmul(draw: Draw) -> Iterator[Any]:
+    yield Call((draw.normal(11, 7), draw.normal(7, 12), draw.normal(16, 12)), _products)
+
+
+@row()
+def row_matmul_add(draw: Draw) -> Iterator[Any]:
+    yield Call((draw.normal(11, 7), draw.normal(7, 12), draw.normal(16, 12)), _products)
+
+
+@row()
+def row_matmul_nt(draw: Draw) -> Iterator[Any]:
+    yield Call((draw.normal(11, 12), draw.normal(7, 12), draw.normal(5, 7)), _products)
+
+
+# ---- Losses
+
+
+@row()
+def softmax_loss(draw: Draw) -> Iterator[Any]:
+    sizes = (2, 300), (1, 1), (3, 2), (5, 255), (2, 256), (2, 257), (4, 1004)
+    for number, (R, V) in enumerate(sizes):
+        scores, targets = 3 * draw.normal(R, V), draw.below(V, R)
+        targets[0] = scores[0].argmin()  # a gradient that is not small
+        if draw.device and R > 2:
+            targets[1] = NO_TARGET
+        out = scores if number % 2 else draw.poison(R, V)
+        scale = 0.375 if number % 3 == 1 else draw.normal(R)
+        yield scores, targets, scale, out, 0.1 if number > 2 else 0.0
+
+
+@row()
+def word_loss(draw: Draw) -> Iterator[Any]:
+    for (R, H, V), each, smoothing in (
+        ((3, 4, 40), True, 0.0),
+        ((3, 5, 300), False, 0.1),
+        ((300, 512, 1000), True, 0.1),  # enough for a share on each core
+    ):
+        scale = draw.normal(R) if each else 0.125
+        given = draw.normal(R, H) / 20, draw.normal(H, V) / 20, draw.normal(V), draw.below(V, R)
+        yield *given, scale, draw.poison(R), draw.poison(R, V), draw.poison(R, H), smoothing
+
+
+@row(scratch=2)
+def weighted_sum(draw: Draw) -> Iterator[Any]:
+    for n in (150, 1, 1000):
+        yield np.abs(draw.normal(n)), np.abs(draw.normal(n)), draw.poison()
+    yield np.abs(draw.normal(300)), 0.375, draw.poison()
+
+
+# ---- Rows of tables, and their gradients
+
+TABLES = (3, 5, 37), (1, 1, 1), (3, 4, 257), (40, 60, 16)  # rows, those of the table, columns
+
+
+@row()
+def gather(draw: Draw) -> Iterator[Any]:
+    for R, K, C in TABLES:
+        table, rows = draw.normal(K, C), draw.below(K, R)
+        yield table, rows, draw.poison(R, C), None, 1.0
+        yield table, rows, draw.poison(R, C), draw.mask(R, C), 0.75
+        yield table, None, draw.poison(K, C), draw.mask(K, C), 0.75
+        yield table, None, table, draw.mask(K, C), 0.75
+
+
+@row()
+def gather_regions(draw: Draw) -> Iterator[Any]:
+    for R, K, C, P in ((2, 3, 9, 2), (1, 1, 1, 1), (5, 3, 37, 3)):
+        table, rows = draw.normal(K, P, C), draw.below(K, R)
+        yield table, rows, draw.poison(R, P, C), draw.mask(R, C), 0.75
+        yield table, rows, draw.poison(R, P, C), None, 1.0
+
+
+@row(scratch=0)
+def gather_plus(draw: Draw) -> Iterator[Any]:
+    for R, K, C in TABLES:
+        yield draw.normal(K, C), draw.below(K, R), draw.normal(C), draw.poison(R, C)
+
+
+@row(scratch=0)
+def gather_plus_image(draw: Draw) -> Iterator[Any]:
+    for N, T, C in ((4, 3, 37), (1, 1, 1), (9, 5, 257)):
+        rows = layout(N, T)
+        table, ids, b = draw.normal(7, C), draw.below(7, rows.R), draw.normal(C)
+        yield table, ids, b, draw.normal(N, C), rows, draw.poison(rows.R, C)
+
+
+@row()
+def scatter(draw: Draw) -> Iterator[Any]:
+    for R, K, C in TABLES:
+        for mask in (None, draw.mask(R, C)):
+            yield draw.normal(R, C), draw.some(R, K), draw.poison(K, C), mask, 0.75
+
+
+@row()
+def segment_sum(draw: Draw) -> Iterator[Any]:
+    """Some ids have no row, the last among them, and one may have most of them."""
+    sizes = (20, 50, 3), (20, 300, 3), (1, 1, 1), (40, 255, 60), (200, 33, 31), (90, 512, 2)
+    for R, C, K in sizes:
+        ids = draw.below(max(K - 1, 1), R)
+        yield draw.normal(R, C), segments(ids, K), draw.poison(K, C)
+    yield draw.normal(5, 7), segments(np.full(5, 3), 4), draw.poison(4, 7)
+    often = np.where(np.arange(200) % 3, draw.below(30, 200), 7)
+    yield draw.normal(200, 70), segments(often, 31), draw.poison(31, 70)
+
+
+@row()
+def sequence_sum(draw: Draw) -> Iterator[Any]:
+    for N, T, C in ((4, 3, 50), (1, 1, 1), (3, 7, 300), (9, 5, 33), (25, 16, 8)):
+        rows = layout(N, T)
+        yield draw.normal(rows.R, C), rows, draw.poison(N, C)
+
+
+@row()
+def column_sum(draw: Draw) -> Iterator[Any]:
+    for R, C in ((70, 19), (1, 1), (3, 8), (31, 7), (32, 9), (700, 33), (257, 40)):
+        yield draw.normal(R, C), draw.poison(C)
+
+
+@row()
+def add_rows(draw: Draw) -> Iterator[Any]:
+    for R, C in ((5, 17), (1, 1), (9, 64)):
+        yield draw.normal(R, C), draw.normal(C)
+        yield draw.normal(R, C), draw.normal(R, C)
+
+
+FLAT = 150, 1, 255, 256, 1000
+
+
+@row()
+def dropout(draw: Draw) -> Iterator[Any]:
+    for n in FLAT:
+        yield draw.normal(n), draw.mask(n), 0.75
+
+
+REGIONS = (5, 3, 17), (1, 1, 1), (3, 49, 64)
+
+
+@row()
+def mean_regions(draw: Draw) -> Iterator[Any]:
+    for N, P, H in REGIONS:
+        yield draw.normal(N, P, H), draw.poison(N, H)
+
+
+@row(scratch=1)
+def add_to_regions(draw: Draw) -> Iterator[Any]:
+    for N, P, H in REGIONS:
+        yield draw.normal(N, P, H), draw.normal(N, H)
+
+
+# ---- The update of a training step
+
+LARGE = 2 * (1 << 17) + 17  # two whole blocks of the host, and a rest
+
+
+@row()
+def global_norm(draw: Draw) -> Iterator[Any]:
+    for n in (700, 1, 65536, 200_003):
+        yield (draw.normal(n),)
+    yield (draw.normal(1000) * draw.dtype.type(1e28),)  # whose squares are too large for float32
+
+
+@row()
+def clip_by_norm(draw: Draw) -> Iterator[Any]:
+    for n, most in ((700, 5.0), (1, 5.0), (256, 1e9), (70_001, 3.5), (70_001, 1e9)):
+        yield draw.normal(n), most
+    yield draw.normal(1000) * draw.dtype.type(1e28), 5.0
+
+
+@row()
+def adam_update(draw: Draw) -> Iterator[Any]:
+    for n in (*FLAT, LARGE):
+        arrays = draw.normal(n), draw.normal(n), draw.normal(n), draw.normal(n) ** 2
+        yield *arrays, 1e-3, 0.9, 0.999, 1e-8
+
+
+@row()
+def record_step(draw: Draw) -> Iterator[Any]:
+    for n, i, loss in ((5, 2, 1.5), (2, 0, np.nan), (10, 8, np.inf)):
+        record = draw.normal(n, 2)
+        record[0, 0] = 1
+        yield record, i, draw.normal() * 0 + draw.dtype.type(loss), draw.normal()
+
+
+# ---- Choices of words, and masks
+
+SCORES = (3, 70), (1, 1), (2, 2), (4, 255), (5, 256), (3, 1004), (2, 2539)  # rows, words
+
+
+@row()
+def log_softmax_(draw: Draw) -> Iterator[Any]:
+    for R, V in SCORES:
+        yield (3 * draw.normal(R, V),)
+
+
+@row()
+def forbid(draw: Draw) -> Iterator[Any]:
+    for R, V in SCORES:
+        yield draw.normal(R, V), draw.some(-(-V // 3), V)
+
+
+@row()
+def argmax(draw: Draw) -> Iterator[Any]:
+    """Every other row has its largest score twice."""
+    for R, V in SCORES:
+        scores = draw.normal(R, V)
+        for k in range(0, R, 2):
+            scores[k, draw.rng.integers(V)] = scores[k].max()
+        yield (scores,)
+
+
+@row()
+def sample_words(draw: Draw) -> Iterator[Any]:
+    """Half of the words have no probability; a uniform is in the middle of a likely word's share."""
+    temperatures = 0.7, 1.0, None, 2.0, None, 1.0, None
+    for (R, V), temperature in zip(SCORES, temperatures, strict=True):
+        p = draw.rng.random((R, V)) * (draw.rng.random((R, V)) < 0.5)
+        p[:, draw.rng.integers(V)] = 1
+        x = p
+        if temperature is not None:
+            with np.errstate(divide="ignore"):
+                x = np.log(p) * temperature
+        likely = p >= np.median(p[p > 0])
+        chosen = [draw.rng.choice(np.flatnonzero(some)) for some in likely]
+        ends = p.cumsum(axis=1)
+        u = (ends - p / 2)[np.arange(R), chosen] / ends[:, -1]
+        yield x.astype(draw.dtype), u.astype(draw.dtype), temperature
+
+
+@row()
+def beam_step(draw: Draw) -> Iterator[Any]:
+    """Pictures with a hypothesis each before the first word, later with any number of them. Every
+    third word cannot follow. Another ranking than the scores' decides.
+    """
+    for pictures, size, V, first in (
+        (3, 2, 50, False),
+        (1, 1, 3, True),
+        (4, 5, 40, True),
+        (5, 3, 255, False),
+        (2, 5, 1004, False),
+        (6, 4, 300, False),
+    ):
+        counts = np.ones(pictures, int) if first else draw.rng.integers(0, size + 1, pictures)
+        counts[-1] = 1 if first else size
+        starts, picture = np.cumsum(counts) - counts, np.repeat(np.arange(pictures), counts)
+        n = len(picture)
+        rows = (picture * size + np.arange(n) - starts[picture]).astype(np.int32)
+        if first:
+            found = np.repeat(np.arange(n), size)
+            next_rows = (rows[found] + np.tile(np.arange(size), n)).astype(np.int32)
+            firsts = found.astype(np.int32)
+        else:
+            next_rows, firsts = rows, starts[picture].astype(np.int32)
+        ranked = draw.normal(n, V)
+        ranked[:, ::3] = -np.inf
+        ranked[-1, 1] = ranked[-1, -1] if V % 3 != 1 else ranked[-1, 2]  # equals
+        beams = BeamRows(rows, next_rows, firsts, pictures, size)
+        yield ranked, ranked + draw.normal(n, V), draw.normal(n), beams, 0
+
+
+@row()
+def dropout_masks(draw: Draw) -> Iterator[Any]:
+    """Two parts that share the rows of each mask, in no order, in widths that are no multiple of a
+    block. A part may have none.
+    """
+    for widths, counts in (
+        ((70, 33, 101), (5, 7, 5)),
+        ((16, 32, 160), (4, 3, 8)),
+        ((15, 20, 8), (5, 1, 1)),
+    ):
+        numbers = [draw.rng.permutation(n).astype(np.int32) for n in counts]
+        if draw.device:
+            for rows in numbers:
+                rows[1:2] = -1  # keeps no unit
+        halves = [[rows[: len(rows) // 2] for rows in numbers]]
+        halves += [[rows[len(rows) // 2 :] for rows in numbers]]
+        mask_rows = tuple(tuple(rows.copy() for rows in half) for half in halves)
+        masks = tuple(
+            tuple(
+                np.zeros((len(rows), width), bool) for rows, width in zip(half, widths, strict=True)
+            )
+            for half in mask_rows
+        )
+        yield masks, mask_rows, counts, 2**63 - 1, 2**40, 0.7
+
+
+# ---- Attention
+
+# Sequences, steps, regions, units: more regions than a block multiplies at a time, up to the most
+ATTENTION = (3, 2, 5, 37), (1, 1, 1, 1), (2, 2, 25, 300), (5, 3, 49, 17), (2, 2, 196, 33)
+MOST_REGIONS = (1, 1, 1024, 3)
+
+
+def _forwards(rows: PackedSequences) -> Callable[[Any, Any], None]:
+    def use(step_fn: Any, _: Any) -> None:
+        for step in rows.steps:
+            step_fn(step)
+
+    return use
+
+
+def _backwards(rows: PackedSequences) -> Callable[[Any, Any], None]:
+    def use(step_fn: Any, _: Any) -> None:
+        for step in reversed(rows.steps):
+            step_fn(step)
+
+    return use
+
+
+@row()
+def attend_steps(draw: Draw) -> Iterator[Any]:
+    for N, T, P, H in (*ATTENTION, MOST_REGIONS):
+        rows = steps_of(N, T)
+        h, A = 2 * draw.normal(N + rows.R, H), draw.normal(N, P, H)
+        yield Call((h, A, draw.poison(rows.R, P), draw.poison(rows.R, H)), _forwards(rows))
+
+
+@row()
+def attend_backward_steps(draw: Draw) -> Iterator[Any]:
+    for N, T, P, H in (*ATTENTION, MOST_REGIONS):
+        rows = steps_of(N, T)
+        weights = np.exp(log_softmax(draw.normal(rows.R, P)))
+        given = draw.normal(rows.R, H), draw.normal(N, P, H), weights
+        yield Call((*given, draw.poison(rows.R, P), draw.normal(N, H)), _backwards(rows))
+
+
+@row()
+def attention_sum(draw: Draw) -> Iterator[Any]:
+    for N, T, P, H in (
+        (2, 3, 17, 20),
+        (1, 1, 1, 1),
+        (4, 3, 5, 300),
+        (3, 19, 25, 33),
+        (1, 33, 49, 7),
+        (25, 16, 16, 8),
+        (2, 2, 196, 5),
+    ):
+        rows = layout(N, T)
+        by_row = draw.normal(rows.R, P), draw.normal(rows.R, H), draw.normal(rows.R, P)
+        yield *by_row, draw.normal(N + rows.R, H), rows, draw.poison(N, P, H)
+
+
+# ---- Recurrent cells
+
+LOOPS = (5, 3, 37), (1, 1, 1), (3, 2, 5), (4, 2, 64), (1, 2, 257), (25, 2, 16)  # N, T, H
+# Sequences of each step, and H: more than a block of lstm_step.cu takes, each way and in each
+# direction, and more terms than fit a tile
+FUSED = (
+    ((5, 3, 1), 17),
+    ((1,), 1),
+    ((3, 3), 17),
+    ((37, 35), 67),
+    ((70, 8), 8),
+    ((40, 40, 17, 16), 17),
+    ((2, 1), 130),
+)
+
+
+@row()
+def start_states(draw: Draw) -> Iterator[Any]:
+    for N, _, H in LOOPS:
+        for others in ((), (draw.normal(N, H),), (None,)):
+            stacks = tuple(draw.normal(N + 2, H) for _ in range(1 + len(others)))
+            yield (draw.normal(N, H), *others), stacks
+
+
+def cell_buffers(draw: Draw, cell: Pointwise, N: int, R: int, H: int, after: bool) -> CellBuffers:
+    """Buffers of a loop over R rows, in stacks; R = N rows from one array to another without them.
+
+    `after` a forward loop its results are there, before it NaN.
+    """
+    made = draw.normal if after else draw.poison
+    stacks = tuple(draw.normal(N + R, H) for _ in cell.states)
+    saved = {name: np.tanh(made(R, columns * H)) for name, columns in cell.saved.items()}
+    if not after:
+        for stack in stacks:
+            stack[N:] = np.nan
+    r = saved[cell.product] if cell.product in saved else stacks[0][N:]
+    if not after:
+        r[...] = draw.normal(*r.shape)
+    return CellBuffers(
+        draw.normal(R, len(cell.blocks) * H), r, stacks, stacks, tuple(saved.values())
+    )
+
+
+def one_step_buffers(draw: Draw, cell: Pointwise, n: int, H: int) -> CellBuffers:
+    """Buffers of a step whose states before and after are separate arrays."""
+    before, after = (tuple(make(n, H) for _ in cell.states) for make in (draw.normal, draw.poison))
+    saved = {name: draw.poison(n, columns * H) for name, columns in cell.saved.items()}
+    r = saved.get(cell.product, after[0])
+    r[...] = draw.normal(*r.shape)
+    return CellBuffers(draw.normal(n, r.shape[1]), r, before, after, tuple(saved.values()))
+
+
+def cell_gradients(
+    draw: Draw, cell: Pointwise, N: int, R: int, H: int, last: bool = False
+) -> CellGradients:
+    """Gradients of a backward loop, NaN where it must not read; the last states have one or none."""
+    G = len(cell.blocks) * H
+    da = draw.poison(R, G)
+    dr, direct = (draw.poison(R, G), draw.poison(N, H)) if cell.scales else (da, None)
+    lasts = tuple(draw.normal(N, H) if last else None for _ in cell.states)
+    dstate = tuple(draw.poison(N, H) for _ in cell.states)
+    return CellGradients(draw.normal(R, H), dstate, lasts, da, dr, direct)
+
+
+def _one_step(n: int) -> Callable[[Any, Any], None]:
+    return lambda step_fn, _: step_fn(single_step(n))
+
+
+@row()
+def cell_steps(draw: Draw) -> Iterator[Any]:
+    for cell in CELLS.values():
+        for N, T, H in LOOPS:
+            rows = steps_of(N, T)
+            loop = cell_buffers(draw, cell, N, rows.R, H, after=False)
+            yield Call((cell, loop), _forwards(rows))
+            yield Call((cell, one_step_buffers(draw, cell, N, H)), _one_step(N))
+        if draw.device and "blocks" in cell.saved and not cell.scales:
+            loop = one_step_buffers(draw, cell, N, H)
+            separate = loop._replace(a=loop.r, r=draw.normal(*loop.r.shape))
+            yield Call((cell, separate), _one_step(N))  # the blocks overwrite a
+
+
+def _cell_backwards(rows: PackedSequences) -> Callable[[Any, Any], None]:
+    """Between the steps the gradient of h changes, as the product with Wh changes it."""
+
+    def use(step_fn: Any, arguments: Any) -> None:
+        _, _, grads = arguments
+        for step in reversed(rows.steps):
+            step_fn(step)
+            grads.dstate[0][: step.n] = 0.25
+
+    return use
+
+
+@row()
+def cell_backward_steps(draw: Draw) -> Iterator[Any]:
+    for cell in CELLS.values():
+        for N, T, H in LOOPS:
+            rows = steps_of(N, T)
+            loop = cell_buffers(draw, cell, N, rows.R, H, after=True)
+            for last in (False, True):
+                grads = cell_gradients(draw, cell, N, rows.R, H, last)
+                yield Call((cell, loop, grads), _cell_backwards(rows))
+        if draw.device and not cell.scales:
+            da = loop.saved[0] if "blocks" in cell.saved else grads.dh  # overwritten
+            yield Call((cell, loop, grads._replace(da=da, dr=da)), _cell_backwards(rows))
+
+
+def _fused_forwards(rows: PackedSequences | None, n: int = 0) -> Callable[[Any, Any], None]:
+    """The steps; where there is no such kernel, a product and the cell's equation each."""
+
+    def use(step_fn: Any, arguments: Any) -> None:
+        cell, loop, Wh = arguments
+        if step_fn is None:
+            multiply = Ops().row_matmul(loop.before[0], Wh, loop.r)
+            equation = Ops().cell_steps(cell, loop)
+
+            def step_fn(step: Step) -> None:
+                multiply(step.before, step.first, step.n)
+                equation(step)
+
+        for step in rows.steps if rows else [single_step(n)]:
+            step_fn(step)
+
+    return use
+
+
+@row()
+def fused_cell_steps(draw: Draw) -> Iterator[Any]:
+    cell = layers.lstm.LSTM
+    for (N, *later), H in FUSED:
+        rows, Wh = (
+            PackedSequences.of((N, *later), N),
+            draw.normal(H, 4 * H) / draw.dtype.type(np.sqrt(H)),
+        )
+        loop = cell_buffers(draw, cell, N, rows.R, H, after=False)
+        loop.r[...] = np.nan
+        yield Call((cell, loop, Wh), _fused_forwards(rows))
+        yield Call((cell, one_step_buffers(draw, cell, N, H), Wh), _fused_forwards(None, N))
+
+
+def _fused_backwards(rows: PackedSequences) -> Callable[[Any, Any], None]:
+    def use(step_fn: Any, arguments: Any) -> None:
+        cell, loop, grads, Wh = arguments
+        if step_fn is None:
+            gradient = Ops().cell_backward_steps(cell, loop, grads)
+            multiply = Ops().row_matmul_nt(grads.dr, Wh, grads.dstate[0])
+
+            def step_fn(step: Step) -> None:
+                gradient(step)
+                multiply(step.first, 0, step.n)
+
+        for step in reversed(rows.steps):
+            step_fn(step)
+
+    return use
+
+
+@row()
+def fused_cell_backward_steps(draw: Draw) -> Iterator[Any]:
+    cell = layers.lstm.LSTM
+    for (N, *later), H in FUSED:
+        rows, Wh = (
+            PackedSequences.of((N, *later), N),
+            draw.normal(H, 4 * H) / draw.dtype.type(np.sqrt(H)),
+        )
+        loop = cell_buffers(draw, cell, N, rows.R, H, after=True)
+        grads = cell_gradients(draw, cell, N, rows.R, H)
+        yield Call((cell, loop, grads, Wh), _fused_backwards(rows))
+
+
+# ---- Calls of a version
+
+
+def size_of(call: Call) -> int:
+    """Elements of its largest array."""
+    return max(x.size for x in flat(call.arguments))
+
+
+def each(f: Callable[[np.ndarray], Any], value: Any, made: dict[int, Any] | None = None) -> Any:
+    """A value with every array in it changed by f, through tuples.
+
+    An array that is there twice is so afterwards, and the last rows of another remain a view of it.
+    """
+    made = {} if made is None else made
+    if isinstance(value, tuple):
+        parts = [each(f, part, made) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if not hasattr(value, "dtype"):
+        return value
+    if id(value) not in made:
+        whole = value.base
+        made[id(value)] = f(value) if whole is None else each(f, whole, made)[-len(value) :]
+    return made[id(value)]
+
+
+def flat(value: Any) -> list[np.ndarray]:
+    """The arrays in a value, on the host."""
+    if isinstance(value, tuple | list):
+        return [x for part in value for x in flat(part)]
+    return [to_numpy(value)] if hasattr(value, "dtype") else []
+
+
+def wide(x: np.ndarray) -> np.ndarray:
+    """A copy, in float64 if it has floats."""
+    return x.astype(np.float64) if x.dtype.kind == "f" else x.copy()
+
+
+def run(version: Ops, op: str, call: Call, copy: Callable[..., Any] = np.copy) -> list[np.ndarray]:
+    """What a version returns and writes to, from copies of the arguments in the backend in force."""
+    copies = each(lambda x: asarray(copy(x)), call.arguments)
+    returned = getattr(version, op)(*copies)
+    if call.use is not None:
+        returned = call.use(returned, copies)
+    scratch = TABLE[op].scratch
+    return flat([returned, *(x for number, x in enumerate(copies) if number != scratch)])
+
+
+def check_equals_equation(version: Ops, op: str, dtype: str) -> None:
+    """A version and the equation in float64, in the backend in force: results, and all arguments."""
+    draw = Draw(dtype, device=not isinstance(version, ops.HostOps))
+    for number, call in enumerate(TABLE[op].calls(draw)):
+        for ours, theirs in compared(version, op, call):
+            assert ours.dtype == (dtype if theirs.dtype == np.float64 else theirs.dtype)
+            atol = TOLERANCES[dtype] * largest(theirs)
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol, err_msg=f"call {number}")
+
+
+def compared(version: Ops, op: str, call: Call) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Arrays of a call by a version, each with that of the equation in float64."""
+    with np.errstate(all="ignore"):
+        fast, plain = run(version, op, call), run(Ops(), op, call, wide)
+    return list(zip(fast, plain, strict=True))
+
+
+def largest(x: np.ndarray) -> float:
+    """The largest absolute value that is finite."""
+    return float(np.abs(x[np.isfinite(x)]).max(initial=0))

@@ -1,0 +1,222 @@
+"""The contract of recurrent cells: kept by each that the library has and by stacks of them, on each
+library; and a cell that breaks a claim is named with what is wrong.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from refusals import refuses
+
+from xpcap import OptionError, to_numpy, use_backend
+from xpcap.errors import ContractError
+from xpcap.layers import CELLS, Cell, stack
+from xpcap.layers.cells import Activation
+from xpcap.models import CONTRACT, check_cell, contract
+from xpcap.models.config import INJECT
+from xpcap.models.contract import CAPTIONS, STEP, Trial
+
+RENAMED = CELLS["rnn"]._replace(
+    shapes=lambda W, H: {"U": (W, H), "Wh": (H, H), "c": (H,)}, inputs=("U", "c")
+)
+STACKS = {
+    "lstm2": stack(CELLS["lstm"], CELLS["lstm"]),
+    "lstm+rnn+lstm": stack(CELLS["lstm"], RENAMED, CELLS["lstm"]),
+}
+each_claim = pytest.mark.parametrize("claim", CONTRACT, ids=lambda claim: claim.__name__)
+each_cell = pytest.mark.parametrize("cell", [*CELLS, *STACKS])
+
+
+@pytest.fixture(autouse=True)
+def listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, cell in STACKS.items():
+        monkeypatch.setitem(CELLS, name, cell)
+
+
+@each_claim
+@each_cell
+def test_cell_keeps_the_contract(cell: str, claim: contract.Claim) -> None:
+    check_cell(cell, [claim])
+
+
+def computed(trial: Trial) -> dict[str, Any]:
+    """What a captioner and a loop make of a trial, on the backend in use."""
+    model, features = trial.captioner(), trial.features()
+    loss, grads = model.loss(features, CAPTIONS, step=STEP)
+    scores, _ = model.step(trial.words(0, model), model.start(features))
+    nll = model.score(features, CAPTIONS).nll
+    return {"loss": loss, **grads, "scores": scores, "nll": nll, **trial.loop().run()}
+
+
+@each_cell
+@pytest.mark.parametrize("inject", INJECT)
+@pytest.mark.parametrize(
+    "lib", ["emulated", pytest.param("cupy", marks=pytest.mark.gpu)], indirect=True
+)
+def test_devices_agree(cell: str, inject: str, lib: Any) -> None:
+    trial = Trial(cell, inject, contract.DROPOUT)
+    found = computed(trial)
+    with use_backend("numpy"):
+        expected = computed(trial)
+    for name, x in expected.items():
+        assert isinstance(found[name], lib.xp.ndarray), name
+        np.testing.assert_allclose(to_numpy(found[name]), x, rtol=1e-11, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_loop_refuses_arrays_that_do_not_fit(cell: str) -> None:
+    loop = Trial(cell).loop()
+    _, (cache, _) = loop.forward()
+    for name, x in loop.arrays.items():
+        for error, bad in (
+            (ValueError, np.concatenate((x, x), axis=1)),
+            (ValueError, x[None]),
+            (TypeError, x.astype(np.float32)),
+            (TypeError, x.tolist()),
+        ):
+            with refuses(error, function=f"{cell}_rows_forward"):
+                loop._replace(arrays=loop.arrays | {name: bad}).forward()
+    for error, bad in (
+        (ValueError, loop.dh[1:]),
+        (ValueError, loop.dh[:, :1]),
+        (TypeError, loop.dh.astype(np.float32)),
+        (TypeError, loop.dh.tolist()),
+    ):
+        with refuses(error, function=f"{cell}_rows_backward", thing="dh"):
+            loop.cell.rows_backward(bad, cache)
+
+
+# ---- Cells that break the contract, each one claim at least
+
+RNN = CELLS["rnn"]
+SEEN: list[Any] = []
+
+
+def changed(**changes: Any) -> Cell:
+    """An RNN whose functions call those of `changes` with its own results, then its arguments."""
+
+    def wrapped(name: str, change: Any) -> Any:
+        return lambda *args, **kwargs: change(getattr(RNN, name)(*args, **kwargs), *args)
+
+    return RNN._replace(**{name: wrapped(name, change) for name, change in changes.items()})
+
+
+def keep_last(found: Any, *_: Any) -> Any:
+    """Keep the cache outside it."""
+    SEEN[:] = [found[1]]
+    return found
+
+
+def write(found: Any, a: Any, *_: Any) -> Any:
+    a *= 2
+    return found
+
+
+def add_up(found: Any, dh: Any, cache: Any, buffer: Any = None, *_: Any) -> Any:
+    """Add the gradient of Wh to whatever the buffer holds."""
+    da, dstate0, grads = found
+    total = np.zeros_like(grads["Wh"]) if buffer is None else buffer("total", grads["Wh"].shape)
+    total += grads["Wh"]
+    return da, dstate0, {"Wh": total}
+
+
+BROKEN = {
+    "gradient": (
+        changed(rows_backward=lambda found, *_: (*found[:2], {"Wh": -found[2]["Wh"]})),
+        ("cell 'broken' with inject 'init' and dropout 0.0", "the captioner's gradient of Wh"),
+        "differs from finite differences",
+    ),
+    "dtype_kept": (
+        changed(
+            rows_backward=lambda found, *_: (*found[:2], {"Wh": found[2]["Wh"].astype("f8")})
+        ),
+        "the gradient of Wh",
+        "has dtype float64",
+    ),
+    "inputs_unchanged": (
+        changed(rows_forward=write), "the pre-activation of the loop", "has changed",
+    ),
+    "caches_apart": (
+        RNN._replace(
+            rows_forward=changed(rows_forward=keep_last).rows_forward,
+            rows_backward=lambda dh, cache, *rest: RNN.rows_backward(dh, SEEN[0], *rest),
+        ),
+        "while another cache is alive",
+        "differs from the one alone",
+    ),
+    "memory_reused": (changed(rows_backward=add_up), "Wh, in buffers of NaN", "differs"),
+    "rows_alone": (
+        changed(rows_forward=lambda found, *_: (found[0] - found[0].mean(axis=0), found[1])),
+        "h of sequence 0",
+        "differs from that of the sequence alone",
+    ),
+    "steps_compose": (
+        changed(step=lambda state, *_: tuple(0.9 * x for x in state)),
+        "h of step 0",
+        "differs from that of the loop",
+    ),
+    "no_words": (
+        changed(rows_backward=lambda found, *_: (found[0], (found[1][0] + 1,), found[2])),
+        "W_proj of captions without words",
+        "is [",
+    ),
+    "watched": (
+        RNN._replace(activations=lambda cache: {"state": Activation(cache.Wh, -1, 1)}),
+        "state",
+        "has shape (3, 3)",
+    ),
+}  # fmt: skip
+
+
+@each_claim
+def test_cell_that_breaks_a_claim_is_named_with_what_is_wrong(
+    claim: contract.Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, thing, came = BROKEN[claim.__name__]
+    monkeypatch.setitem(CELLS, "broken", broken)
+    with refuses(ContractError, function="check_cell", thing=thing, came=came):
+        check_cell("broken", [claim])
+    with pytest.raises(AssertionError):
+        check_cell("broken")
+
+
+def test_stale_states_and_missing_gradients_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(a: Any, state: Any, params: Any, buffer: Any) -> Any:
+        """One whose state lies in the buffer, which the next step overwrites."""
+        h = buffer("h", state[0].shape)
+        h[...] = RNN.step(a, state, params, buffer)[0]
+        return (h,)
+
+    cell = RNN._replace(step=step, takes_extra_term=False)
+    monkeypatch.setitem(CELLS, "broken", cell)
+    with refuses(ContractError, thing="h of step 0", came="differs"):
+        check_cell("broken", [contract.steps_compose])
+    for change, came in (
+        (lambda found, *_: (found[0], (*found[1], 0), found[2]), "returns 2 gradients of a state"),
+        (lambda found, *_: (*found[:2], {}), "returns no gradient"),
+    ):
+        monkeypatch.setitem(CELLS, "broken", changed(rows_backward=change))
+        with refuses(ContractError, thing="rows_backward", came=came):
+            check_cell("broken", [contract.caches_apart])
+
+
+def test_error_of_a_cell_goes_through_with_the_claim_and_the_captioner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(CELLS, "broken", changed(rows_forward=lambda found, *_: 1 / 0))
+    with pytest.raises(ZeroDivisionError) as caught:
+        check_cell("broken")
+    assert caught.value.__notes__ == [f"check_cell: gradient, {Trial('broken')}"]
+
+
+def test_cell_that_takes_no_term_is_not_tried_with_attention(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    monkeypatch.setitem(CELLS, "plain", RNN._replace(takes_extra_term=False))
+    check_cell("plain", [seen.append])
+    assert [(trial.inject, trial.dropout) for trial in seen] == [
+        ("init", 0.0), ("init", 0.4), ("every-step", 0.0), ("every-step", 0.4),
+    ]  # fmt: skip
+    with refuses(OptionError, function="check_cell", thing="cell", came="'plane' does not exist"):
+        check_cell("plane")

@@ -1,0 +1,155 @@
+"""Cells on top of each other, as one Cell."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xpcap.backend import Array, get_array_module
+from xpcap.layers.cells import Activation, Cell, Params, Shapes
+from xpcap.memory import Buffer, allocator
+from xpcap.ops import PackedSequences, RecurrentTerm, State, get_ops
+
+
+def stack(*cells: Cell) -> Cell:
+    """The Cell of several, from the bottom up: each runs over the states of the one below it.
+
+    Its parameters have the number of their layer behind their names: Wx1, Wh1, b1, Wx2 and so on.
+    Its state is that of the top layer, then those of the layers below. An extra term, such as
+    attention, goes to the bottom layer. Nothing is dropped between layers.
+
+    Parameters
+    ----------
+    *cells : Cell
+        Two or more, as in ``CELLS["lstm2"] = stack(CELLS["lstm"], CELLS["lstm"])``.
+
+    Returns
+    -------
+    cell : Cell
+    """
+    layers = _Stack(cells)
+    bottom = cells[0]
+    weight, bias = bottom.inputs
+    return Cell(
+        layers.shapes,
+        sum(cell.states for cell in cells),
+        layers.step,
+        layers.rows_forward,
+        layers.rows_backward,
+        layers.activations,
+        takes_extra_term=bottom.takes_extra_term,
+        inputs=(f"{weight}1", f"{bias}1"),
+        gates=layers.gates,
+        state_names=layers.state_names,
+    )
+
+
+class _Stack:
+    """The functions of a stack's Cell. Layers have the numbers 1, 2, ... from the bottom up."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._cells = dict(enumerate(cells, 1))
+        self.state_names = tuple(
+            f"{name}{k}" for k in reversed(self._cells) for name in self._cells[k].names_of_states()
+        )
+
+    def shapes(self, W: int, H: int) -> Shapes:
+        own = {k: cell.shapes(W if k == 1 else H, H) for k, cell in self._cells.items()}
+        return {f"{name}{k}": shape for k, shapes in own.items() for name, shape in shapes.items()}
+
+    def step(
+        self,
+        a: Array,
+        state: State,
+        params: Params,
+        buffer: Buffer,
+        extra_term: RecurrentTerm | None = None,
+    ) -> State:
+        after: State = ()
+        for k, cell in self._cells.items():
+            scope, own = buffer.scope(str(k)), self._own(params, k)
+            a = self._inputs(k, after[0], own, scope) if after else a
+            term = _term(extra_term if k == 1 else None)
+            after = cell.step(a, self._state(state, k), own, scope, **term) + after
+        return after
+
+    def rows_forward(
+        self,
+        a: Array,
+        state0: tuple[Any, ...],
+        params: Params,
+        rows: PackedSequences,
+        buffer: Buffer | None = None,
+        extra_term: RecurrentTerm | None = None,
+    ) -> tuple[Array, list[Any]]:
+        buffer = buffer or allocator(a)
+        h: Array | None = None
+        caches: list[Any] = []
+        zeros = get_array_module(a).zeros_like(state0[0])
+        for k, cell in self._cells.items():
+            scope, own = buffer.scope(str(k)), self._own(params, k)
+            a = a if h is None else self._inputs(k, h, own, scope)
+            h0, *others = self._state(state0, k)
+            start = zeros if h0 is None else h0, *others
+            below, term = h, _term(extra_term if k == 1 else None)
+            h, cache = cell.rows_forward(a, start, own, rows, scope, **term)
+            caches.append((cache, below, own))
+        return h, caches
+
+    def rows_backward(
+        self,
+        dh: Array,
+        caches: list[Any],
+        buffer: Buffer | None = None,
+        grads: Params | None = None,
+    ) -> tuple[Array, State, Params]:
+        ops, buffer = get_ops(dh), buffer or allocator(dh)
+        dstate0: State = ()
+        found: dict[str, Array] = {}
+        for k, cell in reversed(self._cells.items()):
+            cache, below, params = caches[k - 1]
+            scope, to = buffer.scope(str(k)), self._own(grads or {}, k)
+            da, dstate, of_layer = cell.rows_backward(dh, cache, scope, to or None)
+            own, dstate0 = dict(of_layer), dstate0 + dstate
+            if below is not None:
+                for name in cell.inputs:
+                    own[name] = to[name] if name in to else scope(name, params[name].shape)
+                weight, bias = cell.inputs
+                ops.matmul(below.T, da, out=own[weight])
+                ops.column_sum(da, out=own[bias])
+                dh = ops.matmul(da, params[weight].T, out=scope("dh_below", below.shape))
+            found |= {f"{name}{k}": grad for name, grad in own.items()}
+        return da, dstate0, found
+
+    def activations(self, caches: list[Any]) -> dict[str, Activation]:
+        return self._numbered([cell.activations for cell in self._cells.values()], caches)
+
+    def gates(self, caches: list[Any]) -> dict[str, Array]:
+        return self._numbered([cell.gates for cell in self._cells.values()], caches)
+
+    def _numbered(self, functions: Sequence[Any], caches: list[Any]) -> dict[str, Any]:
+        """What each layer's function finds in its cache, under numbered names."""
+        found = enumerate(zip(functions, caches, strict=True), 1)
+        return {
+            f"{name}{k}": x
+            for k, (function, (cache, *_)) in found
+            for name, x in function(cache).items()
+        }
+
+    def _own(self, params: Mapping[str, Array], k: int) -> dict[str, Array]:
+        """The parameters of layer k, or gradients of them, under its own names."""
+        names = self._cells[k].shapes(1, 1)
+        return {name: params[f"{name}{k}"] for name in names if f"{name}{k}" in params}
+
+    def _state(self, state: tuple[Any, ...], k: int) -> tuple[Any, ...]:
+        """The state of layer k in that of the stack."""
+        above = sum(cell.states for number, cell in self._cells.items() if number > k)
+        return state[above : above + self._cells[k].states]
+
+    def _inputs(self, k: int, h: Array, own: Params, buffer: Buffer) -> Array:
+        """Pre-activations (n, G) of layer k from the states below it."""
+        (weight, bias), ops = (own[name] for name in self._cells[k].inputs), get_ops(h)
+        return ops.add_rows(ops.matmul(h, weight, buffer("inputs", (len(h), len(bias)))), bias)
+
+
+def _term(extra_term: RecurrentTerm | None) -> dict[str, RecurrentTerm]:
+    """The argument of a cell's step or loop; none for a cell that may take none."""
+    return {} if extra_term is None else {"extra_term": extra_term}
