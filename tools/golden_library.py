@@ -163,6 +163,8 @@ PAIRS = {
         "dx dprev_h dprev_c dWx dWh db",
     ),
     "lstm": Pair("x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H", "h", "dx dh0 dWx dWh db"),
+    "gru_step": Pair("x:N,D prev_h:N,H Wx:D,3H Wh:H,3H b:3H", "next_h", "dx dprev_h dWx dWh db"),
+    "gru": Pair("x:N,T,D h0:N,H Wx:D,3H Wh:H,3H b:3H", "h", "dx dh0 dWx dWh db"),
     "dot_product_attention": Pair("prev_h:N,H A:N,P,H", "attn attn_weights", "dprev_h dA", 1),
     "attention_lstm_step": Pair(
         "x:N,D prev_h:N,H prev_c:N,H attn:N,H Wx:D,4H Wh:H,4H Wattn:H,4H b:4H",

@@ -40,6 +40,8 @@ VARIANTS = [
     ["--dropout", "0.3", "--save-every", "5", "--epochs", "3", "--score-epochs", "3"],
     ["--cell", "rnn", "--save-every", "1", "--lr", "0.003"],
     [
+        "--cell",
+        "gru",
         "--dropout",
         "0.2",
         "--save-every",

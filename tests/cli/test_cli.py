@@ -160,7 +160,7 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
         tmp_path / "r",
         *SMALL,
         "--cell",
-        "rnn",
+        "gru",
         "--feature-scaling",
         "none",
         "--dropout",
@@ -173,9 +173,9 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
         4,
     )
     opened = open_run(tmp_path / "r")
-    assert opened.model.cell_type == "rnn"
-    assert "training an RNN of 16 units" in result.output
-    assert "An RNN captioner, scored on" in (tmp_path / "r" / "index.html").read_text()
+    assert opened.model.cell_type == "gru"
+    assert "training a GRU of 16 units" in result.output
+    assert "A GRU captioner, scored on" in (tmp_path / "r" / "index.html").read_text()
     assert opened.scaling.mean is None
     assert (opened.config["batch_size"], opened.config["seed"], opened.config["dropout"]) == (
         50,
@@ -615,7 +615,7 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
         ),
         (
             change_config(cell="qrnn"),
-            {"thing": "config.json", "came": ("`cell` 'qrnn'", "rnn, lstm")},
+            {"thing": "config.json", "came": ("`cell` 'qrnn'", "rnn, lstm, gru")},
         ),
         (change_config(cell=["lstm"]), {"came": "cell ['lstm']", "expected": "text"}),
         (change_config(dropout=1), {"thing": "config.json", "came": "dropout` is 1"}),

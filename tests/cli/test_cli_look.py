@@ -31,6 +31,12 @@ def rnn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield from trained(tmp_path_factory, "rnn")
 
 
+@pytest.fixture(scope="module")
+def gru(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A GRU trained on the data of `run`."""
+    yield from trained(tmp_path_factory, "gru")
+
+
 def trained(tmp_path_factory: pytest.TempPathFactory, cell: str) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp(cell) / f"plain-{cell}"
     with pytest.MonkeyPatch.context() as patch:
@@ -110,6 +116,35 @@ def test_the_page_has_the_likeliest_words_of_each_step_and_the_gradients_of_the_
     assert "the other run" not in Path("look-drawing-2.html").read_text()
 
 
+def test_the_page_of_a_gru_names_its_gates_and_says_nothing_of_an_lstms(
+    gru: Path, rnn: Path, picture: Path
+) -> None:
+    good("look", gru, picture, "--beside", rnn, "--caption", "a red circle")
+    page, opened = Path("look-drawing.html").read_text(), open_run(gru)
+    features = opened.preprocessing(HistogramEncoder().encode([read_picture(picture)]))
+    ids = opened.vocabulary.encode_words([["a", "red", "circle"]], 3)
+    (z,) = opened.model.trace(features, ids).gates["z"]
+    assert re.findall(r"<h3>([\w ]+) <i>(\w)</i></h3>", page) == [
+        ("Reset gate", "r"),
+        ("Update gate", "z"),
+        ("Candidate", "n"),
+        ("Hidden state", "h"),
+    ]
+    np.testing.assert_allclose(
+        pixels(page, "z"), z.T[np.argsort(-z.mean(axis=0), kind="stable")], atol=0.003
+    )
+    for words in (
+        "word by word in the 16 units of this GRU.",
+        "Units are sorted by their mean update gate: those at the top keep their state longest",
+        "An open update gate is no fault: it hands the state on.",
+        "The state of a GRU has a way around them: in h = (1 − z) · n + z · h it is",
+        "in the trained GRU,",
+    ):
+        assert words in page
+    assert "forget" not in page
+    assert {*re.findall(r">(gate \w|state) (?:below|above)", page)} == {"gate r", "gate z"}
+
+
 def test_a_cell_that_names_its_output_otherwise_has_a_page(
     run: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +196,7 @@ def traced(title: str, cell: str, run: str, factor: float) -> inside.Traced:
     return inside.Traced(title, cell, run, Trace({}, gates, norms, {}, {"h": 7 * norms}))
 
 
-@pytest.mark.parametrize("cell", ["LSTM"])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
 @pytest.mark.parametrize(
     ("gated", "rnn", "says"),
     [

@@ -83,10 +83,10 @@ def trained(group: Group, **options: Any) -> CaptioningSolver:
     [
         (np.float32, "lstm", "every-step", (2, 3, 4), 1e-5),
         (np.float64, "lstm", "every-step", (3,), 1e-12),
-        (np.float64, "rnn", "every-step", (2,), 1e-12),
+        (np.float64, "gru", "every-step", (2,), 1e-12),
         (np.float64, "lstm", "attention", (3,), 1e-12),
     ],
-    ids=["lstm-float32", "lstm-float64", "rnn-float64", "attention-float64"],
+    ids=["lstm-float32", "lstm-float64", "gru-float64", "attention-float64"],
 )
 def test_ranks_train_the_model_that_one_process_trains(
     dtype: Any, cell: str, inject: str, sizes: Sequence[int], tolerance: float

@@ -190,7 +190,7 @@ def test_grids_need_attention_and_attention_needs_grids(
 
 @pytest.mark.usefixtures("plain_curves")
 @pytest.mark.parametrize(
-    ("cell", "inject"), [("lstm", "attention"), ("rnn", "attention+every-step")]
+    ("cell", "inject"), [("lstm", "attention"), ("gru", "attention+every-step")]
 )
 @pytest.mark.slow
 def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(

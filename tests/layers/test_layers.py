@@ -152,6 +152,9 @@ def test_values_match_hand_computed() -> None:
     assert next_h.item() == pytest.approx(0.2 * 0.9468060128462683, rel=1e-14)  # tanh(1.8)
     next_h, _ = layers.rnn_step_forward(x, h, np.array([[0.5]]), np.array([[1.0]]), np.array([0.0]))
     assert next_h.item() == pytest.approx(0.7615941559557649, rel=1e-14)  # tanh(1)
+    Wx, Wh, b = np.array([[1.0, 0, 0]]), np.array([[-2.0, 0, 2.0]]), np.array([0, np.log(3), 0.5])
+    next_h, _ = layers.gru_step_forward(x, h, Wx, Wh, b)  # r = 1/2, z = 3/4, n = tanh(1)
+    assert next_h.item() == pytest.approx(0.25 * 0.7615941559557649 + 0.75 * 0.5, rel=1e-14)
     out, _ = layers.affine_forward(
         np.array([[[1.0, 2.0], [3.0, 4.0]]]),
         np.array([[1.0], [10.0], [100.0], [1000.0]]),

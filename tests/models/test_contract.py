@@ -20,8 +20,8 @@ RENAMED = CELLS["rnn"]._replace(
     shapes=lambda W, H: {"U": (W, H), "Wh": (H, H), "c": (H,)}, inputs=("U", "c")
 )
 STACKS = {
-    "lstm2": stack(CELLS["lstm"], CELLS["lstm"]),
-    "lstm+rnn+lstm": stack(CELLS["lstm"], RENAMED, CELLS["lstm"]),
+    "gru2": stack(CELLS["gru"], CELLS["gru"]),
+    "lstm+rnn+gru": stack(CELLS["lstm"], RENAMED, CELLS["gru"]),
 }
 each_claim = pytest.mark.parametrize("claim", CONTRACT, ids=lambda claim: claim.__name__)
 each_cell = pytest.mark.parametrize("cell", [*CELLS, *STACKS])

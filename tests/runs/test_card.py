@@ -130,6 +130,34 @@ def test_a_card_has_the_equations_of_its_cell(
     assert "\n    ".join((*lines, "logits = h W_vocab + b_vocab")) in card
 
 
+def test_the_equations_of_a_grus_card_give_its_states(
+    scored: tuple[Run, Evaluation, CaptionData],
+) -> None:
+    """One step, computed from the lines that the card shows."""
+    run, _, data = scored
+    config = replace(run.model.config, cell="gru", inject="init")
+    model = CaptioningRNN.from_config(config, run.model.word_to_idx, dtype=np.float64, seed=0)
+    write_card(run._replace(model=model), None, data)
+    card = (run.path / "README.md").read_text(encoding="utf-8")
+    assert "\n# `run`\n\nAn image captioner: a GRU of 16 units" in card
+    ids = np.array([[data.vocabulary.start, 5, data.vocabulary.end]])
+    traced = model.trace(np.ones((1, *config.feature_shape)), ids)
+    x, H = model.params["W_embed"][ids[0, :1]], config.hidden
+    names: dict[str, Any] = {
+        **{name: model.params[name] for name in ("Wx", "Wh", "b")},
+        "h": traced.states["h"][0, :1],
+        "x": x,
+        "H": H,
+        "tanh": np.tanh,
+        "sigmoid": lambda a: np.split(1 / (1 + np.exp(-a)), 2, axis=1),
+    }
+    for line in re.findall(r"^    ((?:a|r, z|h) = .*)$", section(card, "Tensors"), re.MULTILINE):
+        for statement in line.split(" (N, 3H)")[0].split(";"):
+            code_of = re.sub(r"\b(x|h) W", r"\1 @ W", statement).replace("2H", "2 * H").strip()
+            exec(code_of, names)
+    np.testing.assert_allclose(names["h"], traced.states["h"][0, 1:2], rtol=1e-12)
+
+
 def test_a_card_names_the_run_that_training_started_from(
     scored: tuple[Run, Evaluation, CaptionData],
 ) -> None:

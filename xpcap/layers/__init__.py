@@ -27,6 +27,12 @@ from xpcap.layers.elementary import (
     word_embedding_backward,
     word_embedding_forward,
 )
+from xpcap.layers.gru import (
+    gru_backward,
+    gru_forward,
+    gru_step_backward,
+    gru_step_forward,
+)
 from xpcap.layers.lstm import (
     lstm_backward,
     lstm_forward,
@@ -63,6 +69,10 @@ __all__ = [
     "dot_product_attention_forward",
     "dropout_backward",
     "dropout_forward",
+    "gru_backward",
+    "gru_forward",
+    "gru_step_backward",
+    "gru_step_forward",
     "loop_of",
     "lstm_backward",
     "lstm_forward",

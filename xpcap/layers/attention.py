@@ -242,7 +242,7 @@ def attention_forward(
     """Run a cell that attends over a whole sequence, from h0 = c0 = the mean of A over regions.
 
     Each step adds attn @ Wattn to its pre-activation; attn attends to A from the state before. G is
-    4H for an LSTM, H for an RNN.
+    4H for an LSTM, 3H for a GRU, H for an RNN.
 
     A: The regions of each picture, projected to the size of a state.
     cell: A name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b.

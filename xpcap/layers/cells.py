@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import OptionError
+from xpcap.layers.gru import GRU
 from xpcap.layers.lstm import LSTM
 from xpcap.layers.recurrent import RowsCache, advance, rows_backward, rows_forward
 from xpcap.layers.rnn import RNN
@@ -206,7 +207,7 @@ def loop_of(cell: Pointwise) -> Cell:
 
 # ---- The cells
 
-CELLS: dict[str, Cell] = {"rnn": loop_of(RNN), "lstm": loop_of(LSTM)}
+CELLS: dict[str, Cell] = {"rnn": loop_of(RNN), "lstm": loop_of(LSTM), "gru": loop_of(GRU)}
 
 
 def check_takes_extra_term(function: str, cell: str) -> None:

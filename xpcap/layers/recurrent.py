@@ -7,7 +7,7 @@
         h, ... = cell(a, r, h, ...)
 
 Backward, the steps run in reverse, and the gradients of Wx, Wh and b are one product each after the
-loop. The cells are lstm.py and rnn.py; cells.py offers them to captioners.
+loop. The cells are lstm.py, rnn.py and gru.py; cells.py offers them to captioners.
 """
 
 from typing import Any, NamedTuple

@@ -39,7 +39,7 @@ LEAST_PART = 32  # captions, at least: products with fewer rows gain nothing fro
 
 
 class CaptioningRNN(Captioner):
-    """An image captioner with a recurrent cell: a vanilla RNN or an LSTM.
+    """An image captioner with a recurrent cell: a vanilla RNN, an LSTM or a GRU.
 
     The image sets the first state, and each word takes a step::
 
@@ -64,7 +64,7 @@ class CaptioningRNN(Captioner):
     hidden_dim : int
         H, size of the state.
     cell_type : str
-        A name in xpcap.layers.CELLS: "rnn" or "lstm".
+        A name in xpcap.layers.CELLS: "rnn", "lstm" or "gru".
     dtype : dtype
         numpy.float32 or numpy.float64.
     dropout : float

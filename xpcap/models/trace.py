@@ -36,10 +36,11 @@ class Trace(NamedTuple):
     ----------
     states : each array of the cell's state (N, T+1, H) by name, "h" first; of an LSTM "h" and "c".
         [:, 0] is the state before the first step
-    gates : each gate (N, T, H) by name; of an LSTM "i", "f", "o" and "g". Empty for an RNN, and for a cell that does not name its gates
+    gates : each gate (N, T, H) by name; of an LSTM "i", "f", "o" and "g", of a GRU "r", "z" and
+        "n". Empty for an RNN, and for a cell that does not name its gates
     log_probabilities : array (N, T, V), of the next word
     saturation : Saturation of each of the cell's activations, by name: of an LSTM "gate i", "gate f"
-        and "gate o", of an RNN "state". Empty for a cell that does not name them
+        and "gate o", of a GRU "gate r" and "gate z", of an RNN "state". Empty for a cell that does not name them
     gradient_norms : array (N, T, T+1) for each name in `states`; [n, t, k] is the Euclidean norm of
         the gradient of -log p(captions[n, t + 1]) with respect to states[name][n, k], where the
         state's other arrays are held. 0 for k > t + 1, and where the target is NULL

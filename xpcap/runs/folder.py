@@ -591,7 +591,7 @@ def provenance(run: Run) -> tuple[list[Record], object]:
 
 
 def cell_title(cell: str) -> str:
-    """A cell's name with its article, as its letters are spoken: "an LSTM"."""
+    """A cell's name with its article, as its letters are spoken: "an LSTM", "a GRU"."""
     return f"{'an' if cell[:1] in 'aefhilmnorsx' else 'a'} {cell.upper()}"
 
 

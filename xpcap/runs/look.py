@@ -39,6 +39,7 @@ class Way(NamedTuple):
 
 WAYS = {
     "LSTM": Way("f", "forget gate", "cell", "c = f · c + i · g"),
+    "GRU": Way("z", "update gate", "state", "h = (1 − z) · n + z · h"),
 }
 
 

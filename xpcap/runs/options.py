@@ -48,7 +48,7 @@ class TrainOptions:
     sharpen : float
         Factor on the logits at the start of self-critical training.
     cell : str
-        "lstm" or "rnn".
+        "lstm", "gru" or "rnn".
     hidden : int
         H, size of the hidden state.
     wordvec : int

@@ -1,0 +1,107 @@
+"""The gated recurrent unit. Its gates stack r, z, n along the last axis: reset, update and new.
+
+Source: Cho et al. 2014, section 2.3; the reset gate scales the product h_prev @ Wh, as in cuDNN and
+PyTorch, so that one product serves all gates.
+"""
+
+from typing import ClassVar
+
+from xpcap.backend import Array, get_array_module
+from xpcap.layers.layer import gradient, layer
+from xpcap.layers.recurrent import (
+    SequenceCache,
+    StepCache,
+    sequence_backward,
+    sequence_forward,
+    step_backward,
+    step_forward,
+)
+from xpcap.ops import Pointwise, State, sigmoid
+
+
+class GRUCell(Pointwise):
+    """The pointwise half of a GRU step: a = x @ Wx + b, r = h_prev @ Wh."""
+
+    name, blocks, gates, scales = "gru", "rzn", "rz", True
+    saved: ClassVar = {"blocks": 3, "product": 3}
+    product = "product"
+    equations = (
+        "a = x Wx + b{term};  p = h Wh            (N, 3H), columns stacked r, z, n",
+        "r, z = sigmoid((a + p)[:, :2H]);  n = tanh(a[:, 2H:] + r * p[:, 2H:])",
+        "h = (1 - z) * n + z * h",
+    )
+    meanings: ClassVar = {
+        "r": ("Reset gate", "the share of the state that the candidate is made from"),
+        "z": ("Update gate", "the share of the state that stays"),
+        "n": ("Candidate", "what the word offers the state"),
+        "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
+    }
+
+    def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
+        """new is tanh(a_n + reset * r_n); h goes from h_prev towards it as far as update leaves."""
+        (h_prev,), (a_r, a_z, a_n), (r_r, r_z, r_n) = state, self.split(a), self.split(r)
+        xp = get_array_module(a)
+        reset, update = sigmoid(a_r + r_r), sigmoid(a_z + r_z)  # (n, H)
+        new = xp.tanh(a_n + reset * r_n)
+        h = (1 - update) * new + update * h_prev
+        return (h,), (xp.concatenate((reset, update, new), axis=1), r)
+
+    def gradient(
+        self, dstate: State, before: State, after: State, saved: State
+    ) -> tuple[Array, Array, tuple[Array | None, ...]]:
+        """Gradients of the lines of `equation`, the last one first."""
+        (dh,), (h_prev,), (blocks, r) = dstate, before, saved
+        (reset, update, new), (_, _, r_n) = self.split(blocks), self.split(r)
+        xp = get_array_module(dh)
+        dnew = dh * (1 - update) * (1 - new * new)
+        dupdate = dh * (h_prev - new) * update * (1 - update)
+        dreset = dnew * r_n * reset * (1 - reset)
+        da = xp.concatenate((dreset, dupdate, dnew), axis=1)
+        dr = xp.concatenate((dreset, dupdate, dnew * reset), axis=1)
+        return da, dr, (dh * update,)
+
+
+GRU = GRUCell()
+
+
+@layer("x:N,D prev_h:N,H Wx:D,3H Wh:H,3H b:3H -> next_h:N,H", note=GRU.order)
+def gru_step_forward(
+    x: Array, prev_h: Array, Wx: Array, Wh: Array, b: Array
+) -> tuple[Array, StepCache]:
+    """One GRU step.
+
+    Gates stack r, z, n::
+
+        a = x @ Wx + b;  p = prev_h @ Wh
+        r, z = sigmoid(a_r + p_r), sigmoid(a_z + p_z);  n = tanh(a_n + r * p_n)
+        next_h = (1 - z) * n + z * prev_h
+    """
+    (next_h,), cache = step_forward(GRU, x, (prev_h,), Wx, Wh, b)
+    return next_h, cache
+
+
+@gradient(gru_step_forward)
+def gru_step_backward(dnext_h: Array, cache: StepCache) -> tuple[Array, Array, Array, Array, Array]:
+    """Gradients of gru_step_forward."""
+    dx, (dprev_h,), *weights = step_backward((dnext_h,), cache)
+    return dx, dprev_h, *weights
+
+
+@layer("x:N,T,D h0:N,H Wx:D,3H Wh:H,3H b:3H -> h:N,T,H", note=GRU.order)
+def gru_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, SequenceCache]:
+    """Run the GRU over a whole sequence.
+
+    h0: The state before the first step.
+    h: The state after each step, without h0.
+    """
+    return sequence_forward(GRU, x, (h0,), Wx, Wh, b)
+
+
+@gradient(gru_forward)
+def gru_backward(dh: Array, cache: SequenceCache) -> tuple[Array, Array, Array, Array, Array]:
+    """Gradients of gru_forward.
+
+    dh: The upstream gradient of each step.
+    """
+    dx, (dh0,), *weights = sequence_backward(dh, cache)
+    return dx, dh0, *weights
