@@ -292,6 +292,25 @@ def check_training_equals_numpy(cell: str, dtype: Any, inject: str = "init") -> 
     )
 
 
+@pytest.mark.parametrize("inject", ["init", "attention+every-step"])
+@pytest.mark.parametrize("cell", list(CELLS))
+def test_emulated_shard_without_captions_has_no_loss_and_no_gradient(
+    cell: str, inject: str, device: Emulator
+) -> None:
+    """Of a rank, where there are more of them than captions."""
+    data = make_data(inject=inject)
+    features, captions = data.minibatch("train", np.arange(3))
+    with xpcap.use_backend("cupy"):
+        words = data.vocabulary.word_to_idx
+        model = CaptioningRNN(words, features.shape[1:], 4, 5, cell, inject=inject, seed=0)
+        workspace = Workspace(model.params.flat)
+        model.loss(features, captions, workspace=workspace)  # memory that a shard may not read
+        none = np.zeros(0, np.int64)
+        loss, grads = model.loss(features[:0], captions, shard=none, workspace=workspace)
+    assert float(loss) == 0
+    assert not to_numpy(grads.flat).any()
+
+
 def test_emulated_epoch_reads_its_losses_once(device: Emulator) -> None:
     """Besides them only the two scores that end an epoch are read: two numbers each."""
     solver = make("cupy", num_epochs=1)
