@@ -25,7 +25,7 @@ LINE = re.compile(r"(?P<names>\w+(?:, \w+)*)(?P<typed> :|:)(?: (?P<rest>.*))?")
 
 
 class Words(NamedTuple):
-    """What a docstring says that its author need not write: types and descriptions by name."""
+    """Types and descriptions, by name, that an author need not write."""
 
     types: dict[str, str]
     texts: dict[str, str]
@@ -129,7 +129,7 @@ def _items(of: dict[str, str], listed: dict[str, Item], words: Words) -> list[It
 
 
 def _usual(names: tuple[str, ...], words: Words) -> str:
-    """What there is to say of names that their author does not describe."""
+    """The description of names that have none of their author's."""
     texts = [words.texts.get(name, "") for name in names]
     if len(names) == 1 or not all(texts):
         return texts[0] if len(names) == 1 else ""

@@ -83,14 +83,14 @@ class _Stack:
         buffer = buffer or allocator(a)
         h: Array | None = None
         caches: list[Any] = []
-        zeros = get_array_module(a).zeros_like(state0[0])
         for k, cell in self._cells.items():
             scope, own = buffer.scope(str(k)), self._own(params, k)
             a = a if h is None else self._inputs(k, h, own, scope)
             h0, *others = self._state(state0, k)
-            start = zeros if h0 is None else h0, *others
+            if h0 is None:
+                h0 = get_array_module(a).zeros_like(state0[0])
             below, term = h, _term(extra_term if k == 1 else None)
-            h, cache = cell.rows_forward(a, start, own, rows, scope, **term)
+            h, cache = cell.rows_forward(a, (h0, *others), own, rows, scope, **term)
             caches.append((cache, below, own))
         return h, caches
 
@@ -126,7 +126,7 @@ class _Stack:
         return self._numbered([cell.gates for cell in self._cells.values()], caches)
 
     def _numbered(self, functions: Sequence[Any], caches: list[Any]) -> dict[str, Any]:
-        """What each layer's function finds in its cache, under numbered names."""
+        """Results of each layer's function on its cache, under numbered names."""
         found = enumerate(zip(functions, caches, strict=True), 1)
         return {
             f"{name}{k}": x

@@ -321,7 +321,7 @@ def no_words(trial: Trial) -> None:
 
 
 def watched(trial: Trial) -> None:
-    """What `gates` and `activations` name has a row for each of the loop's, and H columns."""
+    """Arrays that `gates` and `activations` name have a row for each of the loop's, and H columns."""
     loop = trial.loop()
     h, (cache, _) = loop.forward()
     named = dict(loop.cell.gates(cache))

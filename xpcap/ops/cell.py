@@ -1,4 +1,4 @@
-"""What the loop over packed rows is given: a cell's equations, and the arrays that they work on."""
+"""The equations of a cell, and the arrays of a loop over packed rows that they work on."""
 
 from typing import ClassVar, NamedTuple
 

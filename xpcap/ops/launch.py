@@ -173,7 +173,7 @@ def blocks(n: int) -> int:
 
 
 def contiguous(x: Array) -> Array:
-    """What kernels take of x: C-contiguous, with whole numbers as int32.
+    """Give x the layout that kernels take: C-contiguous, with whole numbers as int32.
 
     What lies on the host, and None, is as it was. CuPy copies: a recording that is on is not used.
     """
