@@ -135,9 +135,9 @@ def test_the_page_of_a_gru_names_its_gates_and_says_nothing_of_an_lstms(
     )
     for words in (
         "word by word in the 16 units of this GRU.",
-        "Units are sorted by their mean update gate: those at the top keep their state longest",
-        "An open update gate is no fault: it hands the state on.",
-        "The state of a GRU has a way around them: in h = (1 − z) · n + z · h it is",
+        "Units are sorted by their mean update gate: those at the top keep their hidden state longest",
+        "An open update gate is no fault: it hands the hidden state on.",
+        "The hidden state of a GRU has a way around them: in h = (1 − z) · n + z · h it is",
         "in the trained GRU,",
     ):
         assert words in page
@@ -192,7 +192,8 @@ def traced(title: str, cell: str, run: str, factor: float) -> inside.Traced:
     steps = np.arange(5)[None, None] - np.arange(4)[None, :, None] - 1  # (1, T, T+1)
     norms = np.where(steps <= 0, factor ** -np.minimum(steps, 0.0), 0)
     gate = np.full((1, 4, 3), [0.95, 0.5, 0.1])
-    gates = {inside.WAYS[cell].gate: gate} if cell in inside.WAYS else {}
+    way = inside.way_of(cell)
+    gates = {way.gate: gate} if way else {}
     return inside.Traced(title, cell, run, Trace({}, gates, norms, {}, {"h": 7 * norms}))
 
 
@@ -215,7 +216,9 @@ def test_the_sentences_are_those_of_the_gradients_at_hand(
     np.testing.assert_allclose(inside.gradient_sizes(own.trace), gated ** np.arange(5.0))
     found = " ".join(inside.findings([own, other, *untrained])).replace("\xa0", " ")
     assert says.replace("CELL", cell) in found
-    state = inside.WAYS[cell].state
+    way = inside.way_of(cell)
+    assert way
+    state = way.state
     assert f"1 of 3 units keep more than half of their {state}" in found  # 0.95 ** 3
     turn = "go further" if gated > 0.7 else "fade faster"
     assert f"makes the gradient {turn} here" in found

@@ -83,6 +83,8 @@ class Cell(NamedTuple):
         `inject` adds to a.
     meanings : mapping of str to tuple of str
         Of gates and states by name: a title, and what it is, for the page of `look`.
+    keeps : tuple of str or None
+        As in Pointwise, for the same page.
     note : str
         Likely cause of a wrong shape of a weight, for messages.
     """
@@ -101,6 +103,9 @@ class Cell(NamedTuple):
     equations: tuple[str, ...] = ()  # of a step, a line each; {term} stands for further terms of a
     # Of blocks and states by name: a title, and what it is
     meanings: Mapping[str, tuple[str, str]] = MappingProxyType({})
+    keeps: tuple[str, str, str] | None = (
+        None  # a gate, a state, and the line in which it keeps that
+    )
     note: str = ""  # likely cause of a wrong shape of a weight
 
     def names_of_states(self) -> tuple[str, ...]:
@@ -201,6 +206,7 @@ def loop_of(cell: Pointwise) -> Cell:
         state_names=cell.states,
         equations=cell.equations,
         meanings=cell.meanings,
+        keeps=cell.keeps,
         note=cell.order,
     )
 

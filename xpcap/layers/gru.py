@@ -36,6 +36,7 @@ class GRUCell(Pointwise):
         "n": ("Candidate", "what the word offers the state"),
         "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
     }
+    keeps = "z", "h", "h = (1 − z) · n + z · h"
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
         """new is tanh(a_n + reset * r_n); h goes from h_prev towards it as far as update leaves."""

@@ -56,6 +56,7 @@ class LSTMCell(Pointwise):
         "c": ("Cell", "c = f · c + i · g, after the word"),
         "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
     }
+    keeps = "f", "c", "c = f · c + i · g"
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
         """i, f and o of a + r through the logistic function, g through tanh; then c and h."""

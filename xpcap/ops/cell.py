@@ -76,6 +76,9 @@ class Pointwise:
         captioner adds to a.
     meanings : dict of str to tuple of str
         Of blocks and states by name: a title, and what it is.
+    keeps : tuple of str or None
+        A gate that alone multiplies a state on its way to the next step: its name, the state's, and
+        the line of the equations. None: there is no such gate.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Pointwise:
     kernels = False
     equations: tuple[str, ...] = ()
     meanings: ClassVar[dict[str, tuple[str, str]]] = {}
+    keeps: tuple[str, str, str] | None = None
 
     def __init_subclass__(cls) -> None:
         """Let a class with equations of its own run them, and no fast version of its base's."""

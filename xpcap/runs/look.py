@@ -12,6 +12,7 @@ import numpy as np
 from xpcap.data.vocabulary import detokenize
 from xpcap.encoders import is_url
 from xpcap.errors import DataError, OptionError
+from xpcap.layers import CELLS
 from xpcap.models import CaptioningRNN, Trace
 from xpcap.report import Curve, Heatmap, Share, Step, write_look_page
 from xpcap.report.captions import NOTHING
@@ -37,10 +38,13 @@ class Way(NamedTuple):
     equation: str
 
 
-WAYS = {
-    "LSTM": Way("f", "forget gate", "cell", "c = f · c + i · g"),
-    "GRU": Way("z", "update gate", "state", "h = (1 − z) · n + z · h"),
-}
+def way_of(cell: str) -> Way | None:
+    """The way of a cell, "LSTM", or None if every state passes a product."""
+    kind = next(one for name, one in CELLS.items() if name.upper() == cell)
+    if kind.keeps is None:
+        return None
+    gate, state, equation = kind.keeps
+    return Way(gate, kind.meanings[gate][0].lower(), kind.meanings[state][0].lower(), equation)
 
 
 class Traced(NamedTuple):
@@ -156,7 +160,7 @@ def write_inside_page(path: str | Path, run: Run[CaptioningRNN], inside: Inside)
     """Write a page of what `look_inside` found. DataError : `path` exists, or cannot be written."""
     check_new_file(path, ".html", command="look")
     config, name, trace = run.model.config, Path(inside.name).name, inside.traced[0].trace
-    way = WAYS.get(inside.traced[0].cell)
+    way = way_of(inside.traced[0].cell)
     order, note = _order(trace, way)
     curves = [Curve(one.title, gradient_sizes(one.trace), bool(one.run)) for one in inside.traced]
     facts = [
@@ -265,15 +269,15 @@ def findings(traced: Sequence[Traced]) -> list[str]:
     """Sentences on the gradients of these traces, the run's own first: what they show."""
     own, *others = traced
     sizes = {one.title: gradient_sizes(one.trace) for one in traced}
-    gated = [one.cell for one in traced if one.cell in WAYS]
-    way = WAYS[gated[0]]
+    gated = [(one.cell, way) for one in traced if (way := way_of(one.cell))]
+    cell, way = gated[0]
     found = [
         "One step back, the gradient of an RNN passes tanh and the matrix Wh, and whether it fades"
-        f" depends on both. The {way.state} of {cell_title(gated[0].lower())} has a way around"
+        f" depends on both. The {way.state} of {cell_title(cell.lower())} has a way around"
         f" them: in {way.equation} it is multiplied by {way.gate} alone, so a unit whose"
         f" {way.title} stays near 1 hands it on whole."
     ]
-    gates = own.trace.gates.get(way.gate) if own.cell in WAYS else None
+    gates = own.trace.gates.get(way.gate) if way_of(own.cell) else None
     if gates is not None and gates.shape[1] > 1:
         keeping = int((gates[0, 1:].prod(axis=0) > 0.5).sum())
         found.append(
@@ -297,14 +301,14 @@ def findings(traced: Sequence[Traced]) -> list[str]:
     ends, steps = {title: one[-1] for title, one in sizes.items()}, len(sizes[own.title]) - 1
     back = f"{steps} step{'s' if steps > 1 else ''} back"
     trained = {one.cell: ends[one.title] for one in traced if one.run}
-    if "RNN" in trained and gated[0] in trained:
-        with_gate, rnn = trained[gated[0]], trained["RNN"]
-        why = f"This is why the {gated[0]}" if with_gate > FAR * rnn else "No fading RNN shows here"
+    if "RNN" in trained and cell in trained:
+        with_gate, rnn = trained[cell], trained["RNN"]
+        why = f"This is why the {cell}" if with_gate > FAR * rnn else "No fading RNN shows here"
         found.append(
             f"{why}: {back} the gradient has {percent(with_gate)} of its size in the trained"
-            f" {gated[0]}, {percent(rnn)} in the trained RNN."
+            f" {cell}, {percent(rnn)} in the trained RNN."
         )
-    elif own.cell in WAYS:
+    elif way_of(own.cell):
         with_gate, rnn = ends[own.title], ends["untrained (RNN)"]
         found.append(
             f"{back} the gradient has {percent(with_gate)} of its size in this {own.cell},"
