@@ -13,7 +13,7 @@ from refusals import refuses
 from xpcap import CaptioningRNN, OptionError, TrainOptions, open_run, train_run
 from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
-from xpcap.layers import CELLS, Cell, attention_forward
+from xpcap.layers import CELLS, Cell, Pointwise, attention_forward, loop_of
 from xpcap.memory import allocator
 from xpcap.models import CONTRACT, Beam, Policy, check_cell
 from xpcap.ops import sigmoid, single_step
@@ -206,3 +206,22 @@ def test_a_gradient_that_a_cell_does_not_return_is_asked_for(
         ValueError, thing="rows_backward of cell 'mgu'", came="returned no gradient of Wh"
     ):
         model.loss(*data.minibatch("train", np.arange(4)))
+
+
+def test_an_unfinished_cell_is_named_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half(Pointwise):
+        name, blocks, product = "half", "h", "h"
+
+        def equation(self, a: Any, r: Any, *state: Any) -> Any:
+            return (np.tanh(a + r),), ()
+
+    monkeypatch.setitem(CELLS, "half", loop_of(Half()))
+    with pytest.raises(
+        NotImplementedError, match=r"Half\.gradient is missing: write the gradients"
+    ):
+        check_cell("half")
+    monkeypatch.setitem(
+        CELLS, "half", loop_of(type("Empty", (Half,), {"equation": Pointwise.equation})())
+    )
+    with pytest.raises(NotImplementedError, match=r"Empty\.equation is missing"):
+        check_cell("half")

@@ -120,7 +120,7 @@ class Pointwise:
         saved : tuple of array (n, .), float
             What `saved` names.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.equation is missing: write a step")
 
     def gradient(
         self, dstate: State, before: State, after: State, saved: State
@@ -143,7 +143,9 @@ class Pointwise:
             The gradient of the state before; of h only what it has besides r = h @ Wh, None for
             nothing.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__}.gradient is missing: write the gradients of its equation"
+        )
 
     def in_place(self, loop: CellBuffers) -> StepFn | None:
         """Steps of `equation` on whole buffers, in place, for NumPy.
