@@ -13,8 +13,8 @@ from refusals import refuses
 import xpcap
 import xpcap.models.captioner as of_captioners
 from xpcap import CaptioningRNN
-from xpcap.decoding.logits import log_mean
 from xpcap.models import Beam, Ensemble, FeatureRows, Policy, Sampling
+from xpcap.ops.softmax import log_mean
 
 V, LENGTH = 10, 8
 WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}

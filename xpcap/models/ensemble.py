@@ -6,7 +6,6 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.decoding.logits import log_mean
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.memory import Buffer, allocator
@@ -14,6 +13,7 @@ from xpcap.models import network
 from xpcap.models.batch import FeatureRows, prepare_features
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
+from xpcap.ops.softmax import log_mean
 
 
 class Ensemble(Captioner):

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, to_numpy
-from xpcap.decoding.logits import log_mean
 from xpcap.errors import InvalidValueError
 from xpcap.layers.attention import Attention
 from xpcap.layers.vocabulary_loss import blocks, vocabulary_loss
@@ -17,6 +16,7 @@ from xpcap.models.batch import Part
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
 from xpcap.ops import PackedSequences, contiguous, get_ops, replayed
+from xpcap.ops.softmax import log_mean
 from xpcap.threads import run_parallel
 
 GRADIENTS = "grads"  # name of the buffer of all gradients in a workspace

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.ops import row_blocks
+from xpcap.ops.choosing import row_blocks
 
 
 def log_mean(scores: Sequence[Array]) -> Array:
