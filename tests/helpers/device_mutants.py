@@ -800,9 +800,9 @@ MUTANTS = [
     Mutant(
         "mean-of-scores",
         "an ensemble averages logarithms, and not probabilities",
-        "log_mean",
-        "$mean += _softmax($scores, $K)",
-        "_softmax($scores, $K)\n$mean *= xp.exp($scores)",
+        "log_mean_softmax",
+        "$mean += _share($scores, $K)",
+        "_share($scores, $K)\n$mean *= xp.exp($scores)",
         ENSEMBLE,
     ),
     # Launching kernels

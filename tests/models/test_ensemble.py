@@ -14,7 +14,7 @@ import xpcap
 import xpcap.models.captioner as of_captioners
 from xpcap import CaptioningRNN
 from xpcap.models import Beam, Ensemble, FeatureRows, Policy, Sampling
-from xpcap.ops.softmax import log_mean
+from xpcap.ops import log_mean_softmax
 
 V, LENGTH = 10, 8
 WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
@@ -229,7 +229,7 @@ def test_word_that_all_models_find_next_to_impossible_keeps_its_logarithm() -> N
     wanted = np.log(0.5) + np.logaddexp(
         *(s - np.log(np.exp(s).sum(axis=1, keepdims=True)) for s in wide)
     )
-    found = log_mean(list(scores))
+    found = log_mean_softmax(list(scores))
     np.testing.assert_allclose(found[:, :4], wanted[:, :4], rtol=1e-6)
     assert (
         wanted[0, 4] - np.log(2.001) < found[0, 4] < wanted[0, 4]

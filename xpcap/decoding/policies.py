@@ -11,7 +11,7 @@ from xpcap.backend import Array, asarray, get_array_module
 from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError
 from xpcap.memory import Buffer
-from xpcap.ops import get_ops, soft_weights
+from xpcap.ops import get_ops, tempered
 from xpcap.options import SEED, Real, Whole, check_fields, option
 
 LONGEST_STUTTER = 3  # words
@@ -235,7 +235,7 @@ class Sampling(Policy):
     def weights(self, scores: Array) -> Array:
         """Unnormalised probabilities (n, V) of the words; 0 for words that are cut off."""
         xp, (n, V) = get_array_module(scores), scores.shape
-        p = soft_weights(scores, self.temperature)
+        p = tempered(scores, self.temperature)
         if self.top_k is None and self.top_p is None:
             return p
         rising = xp.sort(p, axis=1)

@@ -13,7 +13,7 @@ from xpcap.models import network
 from xpcap.models.batch import FeatureRows, prepare_features
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
-from xpcap.ops.softmax import log_mean
+from xpcap.ops import log_mean_softmax
 
 
 class Ensemble(Captioner):
@@ -75,7 +75,7 @@ class Ensemble(Captioner):
             own_scores, own_state = model.advance(own, state[self._arrays[k]], space)
             scores.append(own_scores)
             after += own_state
-        return log_mean(scores), tuple(after)
+        return log_mean_softmax(scores), tuple(after)
 
     @property
     def _members(self) -> list[network.Member]:

@@ -15,8 +15,7 @@ from xpcap.memory import Buffer, allocator
 from xpcap.models.batch import Part
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import PackedSequences, contiguous, get_ops, replayed
-from xpcap.ops.softmax import log_mean
+from xpcap.ops import PackedSequences, contiguous, get_ops, log_mean_softmax, replayed
 from xpcap.threads import run_parallel
 
 GRADIENTS = "grads"  # name of the buffer of all gradients in a workspace
@@ -290,4 +289,4 @@ def _target_scores(members: Sequence[Member], part: Part) -> Iterator[tuple[slic
     hidden = [forward(*member, part, allocator(member[1].flat)).hidden for member in members]
     for rows in blocks(len(part.packed.targets), members[0][0].vocabulary, hidden[0]):
         pairs = zip(hidden, members, strict=True)
-        yield rows, log_mean([h[rows] @ p["W_vocab"] + p["b_vocab"] for h, (_, p) in pairs])
+        yield rows, log_mean_softmax([h[rows] @ p["W_vocab"] + p["b_vocab"] for h, (_, p) in pairs])

@@ -6,6 +6,7 @@ host.py              `HostOps`: what is faster on the host
 device.py            `DeviceOps`: launches of the CUDA C files of cuda/ (launch.py), cuBLAS (cublas.py)
 packed.py            packed sequences, and the steps of a loop over them
 cell.py              `Pointwise`: what a recurrent cell is to that loop
+softmax.py           softmax, its logarithm, its gradient and its loss
 choosing.py          parts of the choice of the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
 replay.py            work on a device recorded, and run again as a list or a CUDA graph
@@ -22,18 +23,16 @@ import numpy as np
 
 from xpcap.backend import Array
 from xpcap.ops.base import (
-    NO_TARGET,
     OPERATIONS,
     MultiplyRows,
     Ops,
     Segments,
-    log_softmax,
     overridden,
     segments,
     sigmoid,
 )
 from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
-from xpcap.ops.choosing import BeamRows, row_blocks, soft_weights, topk
+from xpcap.ops.choosing import BeamRows, row_blocks, topk
 from xpcap.ops.device import DeviceOps
 from xpcap.ops.host import HostOps
 from xpcap.ops.launch import contiguous
@@ -49,6 +48,7 @@ from xpcap.ops.packed import (
 )
 from xpcap.ops.random import draw_uniforms, draw_views
 from xpcap.ops.replay import invalidate, replayed
+from xpcap.ops.softmax import NO_TARGET, log_mean_softmax, log_softmax, tempered
 
 _PLAIN, _HOST, _DEVICE = Ops(), HostOps(), DeviceOps()
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)

@@ -14,14 +14,12 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module, is_device_array
 from xpcap.memory import Buffer, allocator
 from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
-from xpcap.ops.choosing import BeamRows, row_blocks, soft_weights, topk
+from xpcap.ops.choosing import BeamRows, row_blocks, topk
 from xpcap.ops.packed import PackedSequences, Step, StepFn
 from xpcap.ops.random import kept_units
+from xpcap.ops.softmax import log_softmax, softmax, softmax_backward, softmax_loss, tempered
 
 MultiplyRows = Callable[[int, int, int], None]
-# Target of a row of padding, int32, on a device. No wrong target is likely to be it: neither -1, nor
-# -100, which PyTorch ignores, nor the smallest integer, which NaN becomes.
-NO_TARGET = 1 - 2**31
 
 
 def sigmoid(x: Array) -> Array:
@@ -38,13 +36,6 @@ def sigmoid(x: Array) -> Array:
     xp = get_array_module(x)
     z = xp.exp(-xp.abs(x))  # in (0, 1]
     return xp.where(x >= 0, 1, z) / (1 + z)
-
-
-def log_softmax(scores: Array) -> Array:
-    """log(exp(s) / sum(exp(s))) of each row s of scores (R, V), after subtracting its maximum."""
-    xp = get_array_module(scores)
-    shifted = scores - scores.max(axis=-1, keepdims=True)
-    return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 class Segments(NamedTuple):
@@ -141,26 +132,7 @@ class Ops:
         Without smoothing nll is the negative log-likelihood of the targets. `out` receives dscores and
         may be scores itself. On a device a row may have NO_TARGET: its nll and dscores are 0.
         """
-        if out is None:
-            out = get_array_module(scores).empty_like(scores)
-        xp = get_array_module(scores, targets)
-        rows = xp.arange(scores.shape[0])
-        log_p = log_softmax(scores)
-        padded = is_device_array(targets) and targets.dtype == xp.int32
-        if padded:
-            has_target = targets != NO_TARGET
-            targets = xp.where(has_target, targets, 0)
-        xp.exp(log_p, out=out)
-        out[rows, targets] -= 1 - smoothing
-        nll = (smoothing - 1) * log_p[rows, targets]
-        if smoothing:
-            out -= smoothing / scores.shape[1]
-            nll -= smoothing * log_p.mean(axis=1)
-        out *= scale if isinstance(scale, float) else scale[:, None]
-        if padded:
-            out *= has_target[:, None]
-            nll *= has_target
-        return nll, out
+        return softmax_loss(scores, targets, scale, out, smoothing)
 
     def word_loss(
         self,
@@ -349,11 +321,8 @@ class Ops:
 
     def log_softmax_(self, scores: Array) -> Array:
         """log_softmax in place: scores (n, V) become log-probabilities."""
-        xp = get_array_module(scores)
         for block in row_blocks(scores):
-            some = scores[block]
-            some -= some.max(axis=1, keepdims=True)
-            some -= xp.log(xp.exp(some).sum(axis=1, keepdims=True))
+            log_softmax(scores[block], out=scores[block])
         return scores
 
     def forbid(self, scores: Array, words: Array) -> None:
@@ -375,7 +344,7 @@ class Ops:
         The word is the first whose p and those before it add up to more than u, in [0, 1), times the
         sum of the row. It is never one of probability 0.
         """
-        p = x if temperature is None else soft_weights(x, temperature)
+        p = x if temperature is None else tempered(x, temperature)
         cumulative = p.cumsum(axis=1)
         return (cumulative <= (u * cumulative[:, -1])[:, None]).sum(axis=1).astype(np.int32)
 
@@ -457,9 +426,7 @@ class Ops:
             regions, p = A[: step.n], weights[step.rows]
             xp.matmul(regions, h[step.states_before][:, :, None], out=p[:, :, None])  # (n, P)
             p *= scale
-            p -= p.max(axis=1, keepdims=True)
-            xp.exp(p, out=p)
-            p /= p.sum(axis=1, keepdims=True)
+            softmax(p, out=p)
             xp.matmul(p[:, None, :], regions, out=context[step.rows][:, None, :])  # (n, H)
 
         return step_fn
@@ -479,11 +446,9 @@ class Ops:
 
         def step_fn(step: Step) -> None:
             regions, p, d = A[: step.n], weights[step.rows], dscores[step.rows]
-            xp.matmul(
-                regions, dcontext[step.rows][:, :, None], out=d[:, :, None]
-            )  # dweights (n, P)
-            d -= (p * d).sum(axis=1, keepdims=True)
-            d *= p
+            dz = dcontext[step.rows][:, :, None]
+            xp.matmul(regions, dz, out=d[:, :, None])  # dweights (n, P)
+            softmax_backward(d, p)
             d *= scale
             dh_next[: step.n] += xp.matmul(d[:, None, :], regions)[:, 0]
 

@@ -10,11 +10,6 @@ from xpcap.threads import split_evenly
 BLOCK = 64  # rows
 
 
-def soft_weights(scores: Array, temperature: float) -> Array:
-    """exp((s - its maximum) / temperature) of each row s of scores (n, V)."""
-    return get_array_module(scores).exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
-
-
 class BeamRows(NamedTuple):
     """The n hypotheses of some pictures, and the m that continue them, with a table of best words.
 

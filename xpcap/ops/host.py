@@ -15,6 +15,7 @@ from xpcap.memory import Buffer
 from xpcap.ops.base import MultiplyRows, Ops, Segments
 from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise
 from xpcap.ops.packed import StepFn
+from xpcap.ops.softmax import below_maximum
 from xpcap.threads import blas, contention_guard, cores, free_cores, parallel_map, split_evenly
 
 # Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
@@ -133,7 +134,7 @@ class HostOps(Ops):
         nll = np.empty(len(scores), scores.dtype)
         for rows in _blocks(*scores.shape):
             p, chosen = out[rows], (np.arange(rows.stop - rows.start), targets[rows])
-            np.subtract(scores[rows], scores[rows].max(axis=1, keepdims=True), out=p)
+            below_maximum(scores[rows], out=p)
             score = (1 - smoothing) * p[chosen]  # of the target, above the row's maximum
             if smoothing:
                 score += smoothing * p.mean(axis=1)
