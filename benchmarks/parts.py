@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import textbook
 from xpcap import layers
 from xpcap.layers.lstm import LSTM
-from xpcap.ops import CellBuffers, HostOps, Ops, segments, single_step
+from xpcap.ops import CellBuffers, HostOps, LossTerms, Ops, segments, single_step
 from xpcap.threads import parallel_map
 
 PAIRS, RUNS = 31, 300
@@ -50,7 +50,8 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
     words = 1 / np.arange(1, 351)
     rows = rng.standard_normal((1500, 2048)).astype("f4")
     ids = rng.choice(350, 1500, p=words / words.sum())
-    scores, weights = rng.standard_normal((1500, 1004)).astype("f4"), np.ones(1500, "f4")
+    scores = rng.standard_normal((1500, 1004)).astype("f4")
+    terms = LossTerms(np.ones(1500, "f4"))
     w, dw, m, v = rng.standard_normal((4, 5_300_000)).astype("f4")
     a, r, c = rng.standard_normal((3, 128, 2048)).astype("f4")
     c, Wh = c[:, :512].copy(), rows[:512]
@@ -75,7 +76,7 @@ def op_times(pairs: int = PAIRS) -> dict[str, tuple[float, float]]:
         "global_norm": lambda ops: ops.global_norm(w),
         "clip_by_norm": lambda ops: ops.clip_by_norm(dw, 5.0),
         "adam_update": lambda ops: ops.adam_update(w, dw, m, squares, 1e-3, 0.9, 0.999, 1e-8),
-        "softmax_loss": lambda ops: ops.softmax_loss(scores, ids, weights, out),
+        "softmax_loss": lambda ops: ops.softmax_loss(scores, ids, terms, out),
         "gather": lambda ops: ops.gather(rows[:350], ids, gathered),
         "cell_steps, LSTM, 16 times": lambda ops: parallel_map(
             functools.partial(step, ops), halves

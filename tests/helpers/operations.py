@@ -8,7 +8,9 @@ device's, in any order of threads and with a card's roundings. test_cpu_build.py
 under sanitizers.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from xpcap.ops import (
     BeamRows,
     CellBuffers,
     CellGradients,
+    LossTerms,
     Ops,
     PackedSequences,
     Pointwise,
@@ -28,6 +31,7 @@ from xpcap.ops import (
     segments,
     single_step,
 )
+from xpcap.options import kinds
 
 CELLS: dict[str, Pointwise] = {
     name: getattr(getattr(layers, name), name.upper()) for name in layers.CELLS
@@ -149,29 +153,31 @@ def row_matmul_nt(draw: Draw) -> Iterator[Any]:
 # ---- Losses
 
 
+# Weights of each term of the loss alone, which checks of losses walk
+TERMS: list[dict[str, Any]] = [{name: 0.1} for name in kinds(LossTerms)]
+
+
 @row()
 def softmax_loss(draw: Draw) -> Iterator[Any]:
     sizes = (2, 300), (1, 1), (3, 2), (5, 255), (2, 256), (2, 257), (4, 1004)
-    for number, (R, V) in enumerate(sizes):
+    for weights, (number, (R, V)) in itertools.product(TERMS, enumerate(sizes)):
         scores, targets = 3 * draw.normal(R, V), draw.below(V, R)
         targets[0] = scores[0].argmin()  # a gradient that is not small
         if draw.device and R > 2:
             targets[1] = NO_TARGET
         out = scores if number % 2 else draw.poison(R, V)
         scale = 0.375 if number % 3 == 1 else draw.normal(R)
-        yield scores, targets, scale, out, 0.1 if number > 2 else 0.0
+        yield scores, targets, LossTerms(scale, **(weights if number > 2 else {})), out
 
 
 @row()
 def word_loss(draw: Draw) -> Iterator[Any]:
-    for (R, H, V), each, smoothing in (
-        ((3, 4, 40), True, 0.0),
-        ((3, 5, 300), False, 0.1),
-        ((300, 512, 1000), True, 0.1),  # enough for a share on each core
-    ):
-        scale = draw.normal(R) if each else 0.125
+    sizes = (3, 4, 40), (3, 5, 300), (300, 512, 1000)  # the last enough for a share on each core
+    for weights, (number, (R, H, V)) in itertools.product(TERMS, enumerate(sizes)):
+        scale = 0.125 if number == 1 else draw.normal(R)
         given = draw.normal(R, H) / 20, draw.normal(H, V) / 20, draw.normal(V), draw.below(V, R)
-        yield *given, scale, draw.poison(R), draw.poison(R, V), draw.poison(R, H), smoothing
+        terms = LossTerms(scale, **(weights if number else {}))
+        yield *given, terms, draw.poison(R), draw.poison(R, V), draw.poison(R, H)
 
 
 @row(scratch=2)
@@ -661,6 +667,8 @@ def each(f: Callable[[np.ndarray], Any], value: Any, made: dict[int, Any] | None
     if isinstance(value, tuple):
         parts = [each(f, part, made) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if isinstance(value, LossTerms):
+        return replace(value, scale=each(f, value.scale, made))
     if not hasattr(value, "dtype"):
         return value
     if id(value) not in made:
@@ -673,6 +681,8 @@ def flat(value: Any) -> list[np.ndarray]:
     """The arrays in a value, on the host."""
     if isinstance(value, tuple | list):
         return [x for part in value for x in flat(part)]
+    if isinstance(value, LossTerms):
+        return flat(value.scale)
     return [to_numpy(value)] if hasattr(value, "dtype") else []
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from operations import TERMS
 from refusals import refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy
@@ -256,6 +257,22 @@ def test_gradients_of_a_weighted_loss_match_finite_differences(
         numeric = eval_numerical_gradient(lambda _: loss()[0], model.params[name], verbose=False)
         np.testing.assert_allclose(grads[name], numeric, rtol=1e-6, atol=1e-8, err_msg=name)
     assert max(directional_errors(lambda: loss()[0], model.params, grads, rng)) < 1e-6
+
+
+@pytest.mark.parametrize("weights", TERMS, ids=lambda weights: "".join(weights))
+def test_gradients_of_each_term_of_the_loss_match_finite_differences(
+    weights: dict[str, float], rng: np.random.Generator
+) -> None:
+    """As the model's loss takes it, and as an objective passes it on."""
+    model, (features, captions) = make(), batch()
+
+    def loss(**weights: float) -> Any:
+        return CrossEntropy(**weights).loss(model, Batch(features, captions, step=0))
+
+    found, grads = loss(**weights)
+    assert found == model.loss(features, captions, step=0, **weights)[0] != loss()[0]
+    slopes = directional_errors(lambda: loss(**weights)[0], model.params, grads, rng)
+    assert max(slopes) < 1e-6
 
 
 @pytest.mark.parametrize("shape", [(N - 1,), (N, 1), ()])

@@ -23,7 +23,7 @@ from patterns import in_cuda
 
 import xpcap
 from xpcap import driver
-from xpcap.ops import DeviceOps, Ops
+from xpcap.ops import DeviceOps, LossTerms, Ops
 from xpcap.ops import device as device_ops
 from xpcap.ops import launch as launching
 
@@ -190,7 +190,7 @@ def test_cpu_build_softmax_loss_takes_huge_and_infinite_scores_as_the_equations_
     scores = np.array([row for row, _ in rows], REALS[real])
     targets = np.array([target for _, target in rows], np.int32)
     with np.errstate(all="ignore"):
-        nll, dscores = Ops().softmax_loss(scores.astype(float), targets, 1.0)
+        nll, dscores = Ops().softmax_loss(scores.astype(float), targets, LossTerms())
     got_nll, got = (
         guarded(np.full(len(rows), nan, REALS[real])),
         guarded(np.full(scores.shape, nan, REALS[real])),

@@ -3,6 +3,7 @@ plain equations.
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +12,7 @@ import cpu_build
 import numpy as np
 import pytest
 from emulated import Emulator, install
-from operations import CELLS, TABLE, TOLERANCES, Draw, check_equals_equation, run
+from operations import CELLS, TABLE, TERMS, TOLERANCES, Draw, check_equals_equation, run
 from refusals import refuses
 
 import xpcap
@@ -243,11 +244,15 @@ def test_emulated_loss_of_a_target_below_zero_is_nan(device: Emulator) -> None:
     wrong, padding = np.array([-1, -100, 0, -(2**31), 4], np.int32), np.array([2, 0], np.int32)
     with xpcap.use_backend("cupy"):
         h, w, b = (xpcap.asarray(x) for x in (scores, np.eye(V, dtype="f4"), scores[0] * 0))
-        nll, _ = vocabulary_loss(h, w, b, xpcap.asarray(wrong), 1.0)
+        nll, _ = vocabulary_loss(h, w, b, xpcap.asarray(wrong), ops.LossTerms())
         assert np.isnan(xpcap.to_numpy(nll)).tolist() == [True, True, False, True, False]
         padding[1] = ops.NO_TARGET
-        for where in (contextlib.nullcontext(), ops.plain_only()):
-            with where:
-                nll, dscores = get_ops(h).softmax_loss(h[:2].copy(), xpcap.asarray(padding), 1.0)
+        for where, weights in itertools.product(
+            (contextlib.nullcontext, ops.plain_only), ({}, *TERMS)
+        ):
+            with where():
+                nll, dscores = get_ops(h).softmax_loss(
+                    h[:2].copy(), xpcap.asarray(padding), ops.LossTerms(**weights)
+                )
             assert (xpcap.to_numpy(nll) != 0).tolist() == [True, False]
             assert xpcap.to_numpy(dscores).any(axis=1).tolist() == [True, False]

@@ -8,7 +8,7 @@ from xpcap.backend import Array, asarray, get_array_module
 from xpcap.errors import InvalidValueError, unknown
 from xpcap.layers.checks import check_arrays, check_ids
 from xpcap.layers.layer import gradient, layer
-from xpcap.ops import get_ops, segments
+from xpcap.ops import LossTerms, get_ops, segments
 
 # ---- Affine
 
@@ -185,9 +185,8 @@ def temporal_softmax_loss(
     """
     N, T, V = x.shape
     check_ids("temporal_softmax_loss", "y", y, V)
-    xp = get_array_module(x)
-    scale = xp.full(N * T, 1 / max(N, 1), x.dtype)
-    nll, dx = get_ops(x).softmax_loss(x.reshape(N * T, V), y.reshape(N * T), scale)
+    xp, terms = get_array_module(x), LossTerms(1 / max(N, 1))
+    nll, dx = get_ops(x).softmax_loss(x.reshape(N * T, V), y.reshape(N * T), terms)
     counts = mask.reshape(N * T)
     loss = xp.where(counts, nll, 0).sum() / N
     dx = xp.where(counts[:, None], dx, 0)  # not a product: a masked step may hold inf

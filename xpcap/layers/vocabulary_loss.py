@@ -1,12 +1,13 @@
 """Vocabulary layer and softmax loss in one, by blocks of rows, so that few scores exist at once."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_arrays, check_ids
 from xpcap.layers.layer import layer
 from xpcap.memory import Buffer, allocator
-from xpcap.ops import contiguous, get_ops
+from xpcap.ops import LossTerms, contiguous, get_ops
 
 BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache
 DEVICE_BLOCK = 1 << 26  # on a GPU, where a block costs launches; 256 MB of float32
@@ -33,12 +34,11 @@ def vocabulary_loss(
     w: Array,
     b: Array,
     targets: Array,
-    scale: Array | float,
+    terms: LossTerms,
     buffer: Buffer | None = None,
     out: tuple[Array, Array] | None = None,
-    smoothing: float = 0.0,
 ) -> tuple[Array, VocabularyGrads]:
-    """Negative log-likelihood of words given hidden states, and its gradients.
+    """Cross entropy of words given hidden states, and its gradients.
 
     It is affine_forward, softmax_loss and affine_backward in one::
 
@@ -46,28 +46,28 @@ def vocabulary_loss(
         log_p = log softmax(h @ w + b)
 
     targets: Words in 0..V-1.
-    scale : array (L,), float, or a number
-        Weight of each row in the gradients; a number is that of all.
+    terms: Terms of the loss, such as smoothing, and the weight of each row in the gradients.
     buffer: Memory for gradients and temporaries. None allocates.
     out : tuple of arrays (H, V) and (V,), or None
         Memory for the gradients of w and b. None takes it from `buffer`.
-    smoothing: Probability that a target gives up to all words alike: label smoothing, Szegedy et
-        al. 2016, section 7.
     grads : VocabularyGrads
         Of (scale * nll).sum().
     ValueError: A target on the host is outside 0..V-1.
     """
-    if not isinstance(scale, float):
-        check_arrays("vocabulary_loss", "h:L,H scale:L", h, scale)
+    if not isinstance(terms.scale, float):
+        check_arrays("vocabulary_loss", "h:L,H scale:L", h, terms.scale)
+        terms = replace(terms, scale=contiguous(terms.scale))
     check_ids("vocabulary_loss", "targets", targets, len(b))
-    scale = scale if isinstance(scale, float) else contiguous(scale)
     ops, buffer = get_ops(h), buffer or allocator(h)
     dh, nll = buffer("dh", h.shape), buffer("nll", (len(h),))
     dw, db = out or (buffer("dw", w.shape), buffer("db", b.shape))
     for rows in blocks(len(h), len(b), h):
-        x, words, weights, losses, dx = _rows(rows, h, targets, scale, nll, dh)
+        x, words, some, losses, dx = h, targets, terms, nll, dh
+        if len(h) > rows.stop - rows.start:  # a slice costs a device's host time
+            x, words, losses, dx = (array[rows] for array in (h, targets, nll, dh))
+            some = terms.rows(rows)
         dscores = buffer("scores", (len(x), len(b)))  # (n, V)
-        ops.word_loss(x, w, b, words, weights, losses, dscores, dx, smoothing)
+        ops.word_loss(x, w, b, words, some, losses, dscores, dx)
         if rows.start == 0:
             ops.matmul(x.T, dscores, out=dw)
             ops.column_sum(dscores, out=db)
@@ -75,11 +75,3 @@ def vocabulary_loss(
             ops.matmul_add(x.T, dscores, dw, buffer)
             ops.add_rows(db, ops.column_sum(dscores, out=buffer("db_block", b.shape)))
     return nll, VocabularyGrads(dh, dw, db)
-
-
-def _rows(rows: slice, *arrays: Array) -> tuple[Array, ...]:
-    """The given rows of each array; a number is the same for every row."""
-    # All rows are the arrays themselves: a slice costs a device's host time
-    if rows.start == 0 and rows.stop == len(arrays[0]):
-        return arrays
-    return tuple(x if isinstance(x, float) else x[rows] for x in arrays)

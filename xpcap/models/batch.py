@@ -20,8 +20,6 @@ from xpcap.ops import NO_TARGET, PackedSequences, Segments, contiguous, get_ops
 from xpcap.options import Real
 from xpcap.spec import spec
 
-SMOOTHING = Real(0, below=1, cause="it is a share of probability")
-
 
 class FeatureRows(NamedTuple):
     """Features of a batch as table[rows], for a table that is already on the model's device."""
@@ -645,7 +643,6 @@ def check_terms(
     workspace: object,
     weights: np.ndarray | None,
     total: float | None,
-    smoothing: float,
 ) -> None:
     """TypeError, ValueError : an option of CaptioningRNN.loss is out of range."""
     if not isinstance(workspace, Workspace | None):
@@ -660,7 +657,6 @@ def check_terms(
             where, "weights", "hold a number that is not finite", expected="finite ones"
         )
     Real(above=0, optional=True).check(where, "total", total)
-    SMOOTHING.check(where, "smoothing", smoothing)
 
 
 def check_words(word_to_idx: Mapping[str, int]) -> None:

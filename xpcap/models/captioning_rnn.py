@@ -29,7 +29,7 @@ from xpcap.models.config import ModelConfig
 from xpcap.models.network import cell_params, project_image
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
-from xpcap.ops import contiguous, get_ops
+from xpcap.ops import LossTerms, contiguous, get_ops
 from xpcap.ops.cublas import check_handle
 from xpcap.options import SEED, kinds
 from xpcap.threads import in_turn, parallel_map
@@ -331,7 +331,8 @@ class CaptioningRNN(Captioner):
         step = SEED.check("CaptioningRNN.loss", "step", step)
         captions = to_numpy(as_array("CaptioningRNN.loss", "captions", captions))
         n = len(np.atleast_1d(captions))
-        check_terms("CaptioningRNN.loss", workspace, weights, total, smoothing)
+        check_terms("CaptioningRNN.loss", workspace, weights, total)
+        terms = LossTerms.checked("CaptioningRNN.loss", smoothing=smoothing)
         total = max(n, 1) if total is None else total
         computed = n if shard is None else len(shard)
         spaces = [] if workspace is None else workspace.parts[: max(1, computed // LEAST_PART)]
@@ -355,7 +356,7 @@ class CaptioningRNN(Captioner):
 
         # Parts are computed in parallel, each with gradients of its own, and added up in order
         def of_part(k: int) -> tuple[Array, Parameters]:
-            return network.gradients(self.config, self.params, parts[k], smoothing, buffers[k])
+            return network.gradients(self.config, self.params, parts[k], terms, buffers[k])
 
         results = parallel_map(of_part, range(len(buffers)))
         loss, grads = results[0]

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from xpcap.memory import Buffer, allocator
 from xpcap.models.batch import Part
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import PackedSequences, contiguous, get_ops, log_mean_softmax, replayed
+from xpcap.ops import LossTerms, PackedSequences, contiguous, get_ops, log_mean_softmax, replayed
 from xpcap.threads import run_parallel
 
 GRADIENTS = "grads"  # name of the buffer of all gradients in a workspace
@@ -56,26 +57,26 @@ class Forward(NamedTuple):
 
 
 def gradients(
-    config: ModelConfig, params: Parameters, part: Part, smoothing: float, buffer: Buffer
+    config: ModelConfig, params: Parameters, part: Part, terms: LossTerms, buffer: Buffer
 ) -> tuple[Array, Parameters]:
     """Loss and gradients of one part; those of a batch are the sum over its parts.
 
     On a device what a padded part launches is recorded, and run again for parts of its layout: all
     that differs lies in what was uploaded.
     """
+    terms = replace(terms, scale=part.scale)
     layout, records = part.packed.layout, buffer.records
     if layout is None or records is None or not config.recurrent.replayable:
-        return _gradients(config, params, part, smoothing, buffer)
-    compute = functools.partial(_gradients, config, params, part, smoothing, buffer)
-    scale = part.scale if isinstance(part.scale, float) else None
+        return _gradients(config, params, part, terms, buffer)
+    compute = functools.partial(_gradients, config, params, part, terms, buffer)
     sizes = layout, len(part.packed.words), part.table.shape
     addresses = params.flat.data.ptr, part.table.data.ptr
-    key = config, sizes, addresses, scale, smoothing, part.masks.hidden is None
+    key = config, sizes, addresses, terms.key, part.masks.hidden is None
     return replayed(records, key, compute, lambda done: (done[0], done[1].flat), buffer.graphs)
 
 
 def _gradients(
-    config: ModelConfig, params: Parameters, part: Part, smoothing: float, buffer: Buffer
+    config: ModelConfig, params: Parameters, part: Part, terms: LossTerms, buffer: Buffer
 ) -> tuple[Array, Parameters]:
     grads = _gradients_in(params, buffer)
     cache = forward(config, params, part, buffer)
@@ -84,13 +85,12 @@ def _gradients(
         params["W_vocab"],
         params["b_vocab"],
         part.packed.targets,
-        part.scale,
+        terms,
         buffer=buffer.scope("vocabulary"),
         out=(grads["W_vocab"], grads["b_vocab"]),
-        smoothing=smoothing,
     )
     backward(config, params, dh, part, cache, grads, buffer)
-    return get_ops(nll).weighted_sum(nll, part.scale, buffer("loss", ())), grads
+    return get_ops(nll).weighted_sum(nll, terms.scale, buffer("loss", ())), grads
 
 
 def zero_gradients(params: Parameters, buffer: Buffer) -> tuple[Array, Parameters]:

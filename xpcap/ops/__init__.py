@@ -6,7 +6,7 @@ host.py              `HostOps`: what is faster on the host
 device.py            `DeviceOps`: launches of the CUDA C files of cuda/ (launch.py), cuBLAS (cublas.py)
 packed.py            packed sequences, and the steps of a loop over them
 cell.py              `Pointwise`: what a recurrent cell is to that loop
-softmax.py           softmax, its logarithm, its gradient and its loss
+softmax.py           softmax, its logarithm and gradient; its loss, with the terms of it
 choosing.py          parts of the choice of the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
 replay.py            work on a device recorded, and run again as a list or a CUDA graph
@@ -48,7 +48,7 @@ from xpcap.ops.packed import (
 )
 from xpcap.ops.random import draw_uniforms, draw_views
 from xpcap.ops.replay import invalidate, replayed
-from xpcap.ops.softmax import NO_TARGET, log_mean_softmax, log_softmax, tempered
+from xpcap.ops.softmax import NO_TARGET, LossTerms, log_mean_softmax, log_softmax, tempered
 
 _PLAIN, _HOST, _DEVICE = Ops(), HostOps(), DeviceOps()
 _plain = contextvars.ContextVar("xpcap_plain_only", default=False)

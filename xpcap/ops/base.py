@@ -17,7 +17,14 @@ from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
 from xpcap.ops.choosing import BeamRows, row_blocks, topk
 from xpcap.ops.packed import PackedSequences, Step, StepFn
 from xpcap.ops.random import kept_units
-from xpcap.ops.softmax import log_softmax, softmax, softmax_backward, softmax_loss, tempered
+from xpcap.ops.softmax import (
+    LossTerms,
+    log_softmax,
+    softmax,
+    softmax_backward,
+    softmax_loss,
+    tempered,
+)
 
 MultiplyRows = Callable[[int, int, int], None]
 
@@ -116,23 +123,18 @@ class Ops:
     # ---- Losses
 
     def softmax_loss(
-        self,
-        scores: Array,
-        targets: Array,
-        scale: Array | float,
-        out: Array | None = None,
-        smoothing: float = 0.0,
+        self, scores: Array, targets: Array, terms: LossTerms, out: Array | None = None
     ) -> tuple[Array, Array]:
         """Cross entropy nll (R,) of scores (R, V) with q, and the gradient dscores of sum(scale * nll).
 
         q[r] = (1 - smoothing) * onehot(targets[r]) + smoothing / V
         nll[r] = -sum(q[r] * log softmax(scores[r]))
-        dscores[r] = scale[r] * (softmax(scores[r]) - q[r]), with scale (R,), or one number for all rows
+        dscores[r] = scale[r] * (softmax(scores[r]) - q[r])
 
         Without smoothing nll is the negative log-likelihood of the targets. `out` receives dscores and
         may be scores itself. On a device a row may have NO_TARGET: its nll and dscores are 0.
         """
-        return softmax_loss(scores, targets, scale, out, smoothing)
+        return softmax_loss(scores, targets, terms, out)
 
     def word_loss(
         self,
@@ -140,11 +142,10 @@ class Ops:
         w: Array,
         b: Array,
         targets: Array,
-        scale: Array | float,
+        terms: LossTerms,
         nll: Array,
         dscores: Array,
         dh: Array,
-        smoothing: float = 0.0,
     ) -> None:
         """Softmax loss of the scores h @ w + b, with h (R, H), w (H, V), and the gradient of h.
 
@@ -152,7 +153,7 @@ class Ops:
         """
         scores = self.matmul(h, w, out=dscores)
         scores += b
-        nll[...], _ = self.softmax_loss(scores, targets, scale, dscores, smoothing)
+        nll[...], _ = self.softmax_loss(scores, targets, terms, dscores)
         self.matmul(dscores, w.T, out=dh)
 
     def weighted_sum(self, x: Array, scale: Array | float, out: Array) -> Array:

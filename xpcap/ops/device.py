@@ -20,6 +20,7 @@ from xpcap.ops.choosing import BeamRows
 from xpcap.ops.launch import CONSTANTS, THREADS, blocks, kernel, launch
 from xpcap.ops.packed import PackedSequences, Step, StepFn
 from xpcap.ops.replay import invalidate
+from xpcap.ops.softmax import LossTerms
 
 # Most sequences for which an LSTM's step is one launch each way, product and gates together. Not
 # yet timed on a card
@@ -92,18 +93,12 @@ def _scale(scale: Array | float, like: Array) -> tuple[Array, float, int]:
 
 
 def _softmax_loss(
-    scores: Array,
-    bias: Array | None,
-    targets: Array,
-    scale: Array | float,
-    nll: Array,
-    out: Array,
-    smoothing: float,
+    scores: Array, bias: Array | None, targets: Array, terms: LossTerms, nll: Array, out: Array
 ) -> None:
     """Loss nll and gradient of softmax(scores + bias), written to nll and out."""
-    (R, V), (array, number, each) = scores.shape, _scale(scale, nll)
+    (R, V), (array, number, each) = scores.shape, _scale(terms.scale, nll)
     b, biased = (scores, 0) if bias is None else (bias, 1)
-    mix = 1 - smoothing, smoothing / V
+    mix = 1 - terms.smoothing, terms.smoothing / V
     args = scores, b, targets, array, number, *mix, nll, out, biased, each, V
     launch("softmax_loss", "softmax_loss", scores, R, *args)
 
@@ -160,16 +155,13 @@ class DeviceOps(Equations):
     # ---- Losses
 
     def softmax_loss(
-        self,
-        scores: Array,
-        targets: Array,
-        scale: Array | float,
-        out: Array | None = None,
-        smoothing: float = 0.0,
+        self, scores: Array, targets: Array, terms: LossTerms, out: Array | None = None
     ) -> tuple[Array, Array]:
+        if terms.beyond("smoothing"):
+            return super().softmax_loss(scores, targets, terms, out)
         out = get_array_module(scores).empty_like(scores) if out is None else out
         nll = get_array_module(scores).empty(len(scores), scores.dtype)
-        _softmax_loss(scores, None, targets, scale, nll, out, smoothing)
+        _softmax_loss(scores, None, targets, terms, nll, out)
         return nll, out
 
     def word_loss(
@@ -178,14 +170,16 @@ class DeviceOps(Equations):
         w: Array,
         b: Array,
         targets: Array,
-        scale: Array | float,
+        terms: LossTerms,
         nll: Array,
         dscores: Array,
         dh: Array,
-        smoothing: float = 0.0,
     ) -> None:
+        if terms.beyond("smoothing"):
+            super().word_loss(h, w, b, targets, terms, nll, dscores, dh)
+            return
         self.matmul(h, w, dscores)
-        _softmax_loss(dscores, b, targets, scale, nll, dscores, smoothing)
+        _softmax_loss(dscores, b, targets, terms, nll, dscores)
         self.matmul(dscores, w.T, dh)
 
     def weighted_sum(self, x: Array, scale: Array | float, out: Array) -> Array:

@@ -15,7 +15,7 @@ from xpcap.memory import Buffer
 from xpcap.ops.base import MultiplyRows, Ops, Segments
 from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise
 from xpcap.ops.packed import StepFn
-from xpcap.ops.softmax import below_maximum
+from xpcap.ops.softmax import LossTerms, below_maximum
 from xpcap.threads import blas, contention_guard, cores, free_cores, parallel_map, split_evenly
 
 # Elements of a block: few enough to stay in cache, and enough that threads rarely wait for Python's
@@ -56,11 +56,6 @@ def _matmul(x: Array, w: Array, out: Array) -> Array:
     parts = split_evenly(m, free_cores())
     parallel_map(lambda columns: np.matmul(x, w[:, columns], out=out[:, columns]), parts)
     return out
-
-
-def _part(scale: Array | float, rows: slice) -> Array | float:
-    """Scale of some rows: a slice of an array, or the one number for all."""
-    return scale if isinstance(scale, float) else scale[rows]
 
 
 def _norm(x: Array) -> Array:
@@ -122,15 +117,12 @@ class HostOps(Ops):
     # ---- Losses
 
     def softmax_loss(
-        self,
-        scores: Array,
-        targets: Array,
-        scale: Array | float,
-        out: Array | None = None,
-        smoothing: float = 0.0,
+        self, scores: Array, targets: Array, terms: LossTerms, out: Array | None = None
     ) -> tuple[Array, Array]:
         """A block of rows at a time; one exp per score gives both the probabilities and their sum."""
-        out = np.empty_like(scores) if out is None else out
+        if terms.beyond("smoothing"):
+            return super().softmax_loss(scores, targets, terms, out)
+        out, smoothing = np.empty_like(scores) if out is None else out, terms.smoothing
         nll = np.empty(len(scores), scores.dtype)
         for rows in _blocks(*scores.shape):
             p, chosen = out[rows], (np.arange(rows.stop - rows.start), targets[rows])
@@ -141,7 +133,7 @@ class HostOps(Ops):
             np.exp(p, out=p)
             total = p.sum(axis=1)
             np.subtract(np.log(total), score, out=nll[rows])
-            weight = np.asarray(_part(scale, rows), scores.dtype)
+            weight = np.asarray(terms.rows(rows).scale, scores.dtype)
             p *= (weight / total)[:, None]
             if smoothing:
                 p -= (weight * smoothing / p.shape[1])[..., None]
@@ -154,23 +146,20 @@ class HostOps(Ops):
         w: Array,
         b: Array,
         targets: Array,
-        scale: Array | float,
+        terms: LossTerms,
         nll: Array,
         dscores: Array,
         dh: Array,
-        smoothing: float = 0.0,
     ) -> None:
         """All cores, each on a part of the rows."""
         if h.size * len(b) < SMALL or free_cores() == 1:
-            super().word_loss(h, w, b, targets, scale, nll, dscores, dh, smoothing)
+            super().word_loss(h, w, b, targets, terms, nll, dscores, dh)
             return
 
         def work(rows: slice) -> None:
             scores = np.dot(h[rows], w, out=dscores[rows])
             scores += b
-            nll[rows], _ = self.softmax_loss(
-                scores, targets[rows], _part(scale, rows), scores, smoothing
-            )
+            nll[rows], _ = self.softmax_loss(scores, targets[rows], terms.rows(rows), scores)
             np.dot(scores, w.T, out=dh[rows])
 
         parallel_map(work, split_evenly(len(h), free_cores()))

@@ -17,8 +17,8 @@ import numpy as np
 from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.driver import SLOTS, THREADS, Kernel, Parameter, parameters
 from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
-from xpcap.ops.softmax import NO_TARGET
 from xpcap.ops.replay import invalidate, note
+from xpcap.ops.softmax import NO_TARGET
 
 # What host and kernels agree on: `#define`s before each file
 CONSTANTS = {

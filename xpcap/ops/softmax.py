@@ -4,11 +4,14 @@ All are stable: a row's maximum is subtracted before the exponential. Rows are a
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.ops.choosing import row_blocks
+from xpcap.options import Real, kinds, option
 
 # Target of a row of padding, int32, on a device. No wrong target is likely to be it: neither -1, nor
 # -100, which PyTorch ignores, nor the smallest integer, which NaN becomes.
@@ -78,17 +81,59 @@ def _share(scores: Array, K: int) -> Array:
     return p
 
 
+# ---- The loss
+
+
+@dataclass(frozen=True, eq=False)
+class LossTerms:
+    """Weights in the softmax loss, which is -log p(target) of each row without any term.
+
+    A new term is a field of its own, 0 by default, and its lines in `softmax_loss`. Versions of
+    Ops.softmax_loss that do not compute it leave it to that equation.
+
+    Parameters
+    ----------
+    scale : array (R,), the weight of each row in the gradient; or a float, that of all
+    smoothing : probability that a target gives up to all words alike: label smoothing, Szegedy et
+        al. 2016, section 7
+    """
+
+    scale: Array | float = 1.0
+    smoothing: float = option(Real(0, below=1, cause="it is a share of probability"), 0.0)
+
+    @classmethod
+    def checked(cls, function: str, **terms: float) -> Self:
+        """Terms from options of a function. OptionError : one is not of its kind."""
+        of = kinds(cls)
+        return cls(**{name: of[name].check(function, f"`{name}`", terms[name]) for name in terms})
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The terms that are not 0, by name."""
+        return {name: weight for name in kinds(self) if (weight := getattr(self, name))}
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Everything but the values of an array, for a record of launches."""
+        scale = self.scale if isinstance(self.scale, float) else None
+        return scale, *self.given.items()
+
+    def beyond(self, *known: str) -> bool:
+        """True if there is a term besides the known ones."""
+        return not self.given.keys() <= set(known)
+
+    def rows(self, rows: slice) -> Self:
+        """Terms of some rows."""
+        return self if isinstance(self.scale, float) else replace(self, scale=self.scale[rows])
+
+
 def softmax_loss(
-    scores: Array,
-    targets: Array,
-    scale: Array | float,
-    out: Array | None = None,
-    smoothing: float = 0.0,
+    scores: Array, targets: Array, terms: LossTerms, out: Array | None = None
 ) -> tuple[Array, Array]:
     """The equation of Ops.softmax_loss."""
     if out is None:
         out = get_array_module(scores).empty_like(scores)
-    xp = get_array_module(scores, targets)
+    xp, scale, smoothing = get_array_module(scores, targets), terms.scale, terms.smoothing
     rows = xp.arange(scores.shape[0])
     log_p = log_softmax(scores)
     padded = is_device_array(targets) and targets.dtype == xp.int32

@@ -16,9 +16,9 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD
-from xpcap.models.batch import SMOOTHING, Batch, FeatureRows
+from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.parameters import Parameters
-from xpcap.ops.random import draw_uniforms
+from xpcap.ops import LossTerms, draw_uniforms
 from xpcap.options import Whole
 
 CROSS_ENTROPY, SELF_CRITICAL = OBJECTIVES = ("cross-entropy", "self-critical")
@@ -56,15 +56,15 @@ class CrossEntropy(Objective):
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
-        self.smoothing = SMOOTHING.check("CrossEntropy", "`smoothing`", smoothing)
+        self.terms = LossTerms.checked("CrossEntropy", smoothing=smoothing)
 
     def loss(
         self, model: Any, batch: Batch, workspace: Workspace | None = None
     ) -> tuple[Array, Parameters]:
         # Options that not every model has are passed only if they are used
-        more: dict[str, Any] = {} if batch.shard is None else {"shard": batch.shard}
-        if self.smoothing:
-            more["smoothing"] = self.smoothing
+        more: dict[str, Any] = dict(self.terms.given)
+        if batch.shard is not None:
+            more["shard"] = batch.shard
         if batch.layouts:
             more["layouts"] = batch.layouts
         more |= {"weights": batch.weights, "total": batch.total, "step": batch.step}
