@@ -238,7 +238,7 @@ class Staging:
 
 
 class AsyncCopy:
-    """Arrays on their way from a device to the host; those of the host have arrived.
+    """Arrays on their way from a device to the host, and any None; those of the host have arrived.
 
     The copies are queued behind the work that computes the arrays, and the host goes on. `wait`
     waits for them and for nothing launched after them.
@@ -246,18 +246,19 @@ class AsyncCopy:
 
     _copied: Any = None  # the event behind copies that nothing has waited for
 
-    def __init__(self, *arrays: Array) -> None:
+    def __init__(self, *arrays: Array | None) -> None:
         xp = get_array_module(*arrays)
         if xp is np:
             self._host = arrays
             return
-        self._host = tuple(_pinned(xp, x) for x in arrays)
+        self._host = tuple(x if x is None else _pinned(xp, x) for x in arrays)
         for x, host in zip(arrays, self._host, strict=True):
-            x.get(out=host, blocking=False)
+            if x is not None:
+                x.get(out=host, blocking=False)
         self._copied = xp.cuda.Event(disable_timing=True)
         self._copied.record()
 
-    def wait(self) -> tuple[np.ndarray, ...]:
+    def wait(self) -> tuple[Any, ...]:
         """The arrays on the host."""
         if self._copied is not None:
             self._copied.synchronize()

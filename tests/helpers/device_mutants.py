@@ -783,7 +783,7 @@ MUTANTS = [
         "parents-ignored",
         "a hypothesis extends the caption of its slot, and not of its parent",
         "Hypotheses.write",
-        '$step.before[$found["parents"]]',
+        "$step.before[$parents]",
         "$step.after",
         BEAM,
         "Beam(max_length=",

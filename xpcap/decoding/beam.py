@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -116,13 +115,6 @@ class Beam(Policy):
         return x.reshape(self.groups, -1, self.size).swapaxes(0, 1).reshape(-1, self.width)
 
 
-class Group(NamedTuple):
-    """The hypotheses of one group."""
-
-    own: slice  # of all hypotheses; the rows of `beams` count from its first
-    beams: BeamRows
-
-
 class Search:
     """StepFunction of a beam for N pictures."""
 
@@ -137,23 +129,26 @@ class Search:
             if copies > 1:
                 scores = xp.concatenate([scores] * copies)
             totals, beams = xp.zeros(n * copies, scores.dtype), np.arange(n * copies)
+        groups = self._groups(beams, t == 0)
+        if self._beam.groups == 1:
+            ((_, group),) = groups
+            return Choice(*ops.beam_step(scores, scores, totals, group, self._null))
         choices: list[Choice] = []
         chosen: list[Array] = []  # by the groups before, (N * size,) words each; -1: none
-        for group in self._groups(beams, t == 0):
-            if self._beam.groups == 1:
-                return Choice(*ops.beam_step(scores, scores, totals, group.beams, self._null))
-            own = scores[group.own]
-            penalised = self._penalised(own, chosen, group)
-            words, parents, new = ops.beam_step(
-                penalised, own, totals[group.own], group.beams, self._null
-            )
-            choices.append(Choice(words, (parents + group.own.start) % n, new))
+        for own, group in groups:
+            logits = scores[own]
+            penalised = self._penalised(logits, chosen, group)
+            words, parents, new = ops.beam_step(penalised, logits, totals[own], group, self._null)
+            choices.append(Choice(words, (parents + own.start) % n, new))
             chosen.append(xp.full(self._N * self._beam.size, -1, np.int32))
-            chosen[-1][group.beams.next_rows] = words
+            chosen[-1][group.next_rows] = words
         return Choice(*(xp.concatenate(parts) for parts in zip(*choices, strict=True)))
 
-    def _groups(self, beams: np.ndarray, first_step: bool) -> Iterator[Group]:
-        """Groups with hypotheses left, given each one's beam, group * N + picture, rising."""
+    def _groups(self, beams: np.ndarray, first_step: bool) -> Iterator[tuple[slice, BeamRows]]:
+        """Hypotheses of each group that has any left, of which its BeamRows count from the first.
+
+        beams : each hypothesis' beam, group * N + picture, rising
+        """
         size, n = self._beam.size, len(beams)
         bounds = np.searchsorted(beams, self._N * np.arange(self._beam.groups + 1))
         firsts = np.searchsorted(beams, beams)
@@ -172,17 +167,16 @@ class Search:
                     view(sent, first + start * each, ((stop - start) * each,))
                     for first in (n, n + m)
                 )
-                group_rows = BeamRows(own_rows, next_rows, firsts, self._N, size)
-                yield Group(slice(start, stop), group_rows)
+                yield slice(start, stop), BeamRows(own_rows, next_rows, firsts, self._N, size)
 
-    def _penalised(self, scores: Array, chosen: Sequence[Array], group: Group) -> Array:
+    def _penalised(self, scores: Array, chosen: Sequence[Array], group: BeamRows) -> Array:
         """Scores (n, V) less `diversity` per earlier group's hypothesis that chose the word."""
         if not chosen:
             return scores
         xp, (n, V), dtype = get_array_module(scores), scores.shape, scores.dtype
         penalised = scores.copy()
         flat, starts = penalised.reshape(-1), xp.arange(n, dtype=np.int64) * V
-        first = group.beams.rows // self._beam.size * self._beam.size
+        first = group.rows // self._beam.size * self._beam.size
         for words in chosen:
             for j in range(self._beam.size):
                 word = words[first + j]

@@ -1,8 +1,8 @@
 """Decoding: captions from image features, word by word, as a policy chooses. It knows no model."""
 
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,8 +13,9 @@ from xpcap.decoding.policies import Choice, LogitsProcessor, Policy, Special
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.layers.checks import all_below
-from xpcap.memory import Buffer, Workspace
+from xpcap.memory import AsyncCopy, Buffer, Workspace
 from xpcap.ops import contiguous, get_ops, log_softmax
+from xpcap.spec import spec
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
 TABLE_WORDS = 1 << 12  # at most, that a device projects at once: larger products would take longer
@@ -60,31 +61,30 @@ def special_words(function: str, ids: dict[str, int]) -> Special:
 
 
 class WordTable:
-    """A cache of `model.project` on the host: each word is projected when it first occurs."""
+    """A cache of `model.project`: a step gathers the rows of its words.
 
-    def __init__(self, model: Decodable) -> None:
-        self._model = model
-        self._rows = np.full(len(model.word_to_idx), -1, np.int32)  # of each word in the table
-        self._table = model.project(np.zeros(0, np.int32))
-        self._filled = 0
+    The host projects a word when it first occurs, a device all words at the start.
+    """
 
-    def project(self, words: np.ndarray, *, buffer: Buffer) -> np.ndarray:
-        """model.project(words), (n, G), in `buffer`."""
-        if (unknown := np.unique(words[self._rows[words] < 0])).size:
-            self._add(unknown)
-        out = buffer("a", (len(words), self._table.shape[1]))
-        return get_ops(out).gather(self._table, self._rows[words], out=out)
+    def __init__(self, model: Decodable, buffer: Buffer) -> None:
+        self._project, self._buffer = model.project, buffer
+        self._missing: np.ndarray | None = None  # (V,) bool, on the host
+        xp, V = get_array_module(model.like), len(model.word_to_idx)
+        if xp is np:
+            rows = model.project(np.zeros(0, np.int32))
+            self._table = np.empty((V, rows.shape[1]), rows.dtype)
+            self._missing = np.ones(V, bool)
+        else:
+            table = model.project(xp.arange(V, dtype=np.int32), buffer=buffer.scope("table"))
+            self._table = contiguous(table)
 
-    def _add(self, words: np.ndarray) -> None:
-        end = self._filled + len(words)
-        if end > len(self._table):
-            rows = max(end, min(2 * end, len(self._rows)))
-            larger = np.empty((rows, self._table.shape[1]), self._table.dtype)
-            larger[: self._filled] = self._table[: self._filled]
-            self._table = larger
-        self._table[self._filled : end] = self._model.project(words)
-        self._rows[words] = np.arange(self._filled, end, dtype=np.int32)
-        self._filled = end
+    def __call__(self, words: Array) -> Array:
+        """model.project(words), (n, G), in the buffer."""
+        if self._missing is not None and (new := np.unique(words[self._missing[words]])).size:
+            self._table[new] = self._project(new)
+            self._missing[new] = False
+        out = self._buffer("a", (len(words), self._table.shape[1]))
+        return get_ops(out).gather(self._table, contiguous(words), out=out)
 
 
 @in_turn
@@ -146,7 +146,10 @@ def _decode(
     state = model.start(features)
     h = state[0]
     xp, buffer = get_array_module(h), Workspace(h).buffer
-    project = WordTable(model).project if xp is np else _projection(model, xp, buffer)
+    if xp is np or len(model.word_to_idx) <= TABLE_WORDS:
+        project: Callable[[Array], Array] = WordTable(model, buffer)
+    else:
+        project = functools.partial(model.project, buffer=buffer)
     choose = policy.start(numbers, special, buffer.scope("policy"))
     process = LogitsProcessor(policy, banned, special, buffer.scope("mask"))
     slots = len(features) * policy.slots
@@ -177,52 +180,32 @@ def _decode(
 
         # Probabilities are over the whole vocabulary, so they come before the mask. To compare
         # totals of several hypotheses, the policy gets log-probabilities, too.
-        scores, state = model.advance(project(words, buffer=buffer), state, buffer)
-        scores, log_p = contiguous(scores), None
+        scores, state = model.advance(project(words), state, buffer)
+        scores = log_p = contiguous(scores)
         if policy.slots > 1:
-            log_p = get_ops(scores).log_softmax_(scores)
+            get_ops(scores).log_softmax_(scores)
         elif scored:
             log_p = log_softmax(scores)
         process(scores, t, hypotheses, alive)
-        words, parents, totals = check_choice(policy, choose(scores, totals, t, alive), scores)
-        if parents is not None and behind:
-            raise InvalidValueError(
-                "decode",
-                f"{type(policy).__name__}.choose",
-                "names parents",
-                expected="None",
-                cause="is it `rowwise`?",
-            )
+        choice = choose(scores, totals, t, alive)
+        check_choice(policy, choice, scores, parents=not behind)
+        words, parents, totals = choice
+        probabilities = None
+        if scored:
+            rows = xp.arange(len(words)) if parents is None else parents
+            probabilities = xp.exp(log_p[rows, words])
 
         # The first choice fills the slots; later ones refill those of the batch, in its order.
         before = alive
         if t == 0 and policy.slots > 1:
             alive = np.arange(slots)
-        chosen = {"words": words, "parents": parents}
-        if scored:
-            chosen["probabilities"] = _probabilities(words, log_p, parents)
-        if policy.slots > 1:
-            chosen["totals"] = totals
-        unread.append(Step.of(t, before, alive, chosen))
+        ranked = totals if policy.slots > 1 else None
+        unread.append(Step(t, before, alive, AsyncCopy(words, parents, probabilities, ranked)))
         if len(unread) > behind:
             hypotheses.write(unread.popleft())
-    while unread:
-        hypotheses.write(unread.popleft())
+    for step in unread:
+        hypotheses.write(step)
     return _selected(policy, hypotheses, scored)
-
-
-def _projection(model: Decodable, xp: ModuleType, buffer: Buffer) -> Callable[..., Array]:
-    """model.project on a device, of all words at once where they are few: then each step picks."""
-    V = len(model.word_to_idx)
-    if V > TABLE_WORDS:
-        return model.project
-    table = model.project(xp.arange(V, dtype=np.int32), buffer=buffer.scope("table"))
-
-    def project(words: Array, *, buffer: Buffer) -> Array:
-        out = buffer("a", (len(words), table.shape[1]))
-        return get_ops(out).gather(contiguous(table), contiguous(words), out=out)
-
-    return project
 
 
 def _rows(x: Array, rows: Array) -> Array:
@@ -236,8 +219,8 @@ def _rows(x: Array, rows: Array) -> Array:
     return found if x.ndim == 2 else found.reshape(m, *x.shape[1:])
 
 
-def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
-    """The choice itself, if a policy may choose it from scores (n, V).
+def check_choice(policy: Policy, choice: Choice, scores: Array, parents: bool) -> None:
+    """Check what a policy chose from scores (n, V), with `parents` or without.
 
     TypeError : no Choice, or words or parents that are not integers. ValueError : their number is
     wrong, or one is out of range; values are checked on the host only: a device would have to wait.
@@ -251,36 +234,15 @@ def check_choice(policy: Policy, choice: Choice, scores: Array) -> Choice:
             expected="a Choice",
             cause="return Choice(words)",
         )
-    m = n if choice.parents is None else len(choice.parents)
+    sizes = {"n": n} if choice.parents is None else {}
+    spec("words:n=i parents?:n=i").check(where, choice.words, choice.parents, sizes=sizes)
     for name, ids, below in (("words", choice.words, V), ("parents", choice.parents, n)):
-        if ids is None:
-            continue
-        dtype = getattr(ids, "dtype", None)
-        if dtype is None or dtype.kind not in "iu":
-            raise InvalidTypeError(
-                where,
-                "",
-                f"returned {name} of {dtype or type(ids).__name__}",
-                expected="an array of integers",
-            )
-        if ids.shape != (m,):
-            raise InvalidValueError(
-                where,
-                "",
-                f"returned {name} of shape {ids.shape}",
-                expected=f"({m},) for {n} hypotheses",
-            )
         if isinstance(ids, np.ndarray) and not all_below(ids, below):
-            raise InvalidValueError(
-                where, "", f"returned {name} {ids.min()}..{ids.max()}", expected=f"0..{below - 1}"
-            )
-    return choice
-
-
-def _probabilities(words: Array, log_p: Array, parents: Array | None) -> Array:
-    """Probabilities of words, from the log-probabilities of each parent's next word."""
-    xp = get_array_module(log_p)
-    return xp.exp(log_p[xp.arange(len(words)) if parents is None else parents, words])
+            came = f"are {ids.min()}..{ids.max()}"
+            raise InvalidValueError(where, name, came, expected=f"0..{below - 1}")
+    if choice.parents is not None and not parents:
+        cause = "is it `rowwise`?"
+        raise InvalidValueError(where, "", "names parents", expected="None", cause=cause)
 
 
 def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:

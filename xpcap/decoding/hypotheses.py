@@ -1,12 +1,10 @@
 """Hypotheses: their words, on the host, as they come from a policy step by step."""
 
-from collections.abc import Mapping
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.backend import Array
 from xpcap.memory import AsyncCopy
 
 
@@ -16,16 +14,7 @@ class Step(NamedTuple):
     t: int
     before: np.ndarray  # (n,) int, slots of the hypotheses before
     after: np.ndarray  # (m,) int, slots of their continuations
-    names: tuple[str, ...]  # of the arrays: words, and any of parents, probabilities and totals
-    copy: AsyncCopy
-
-    @classmethod
-    def of(
-        cls, t: int, before: np.ndarray, after: np.ndarray, chosen: Mapping[str, Array | None]
-    ) -> Self:
-        """A step whose arrays, but for None, are being read."""
-        arrays = {name: array for name, array in chosen.items() if array is not None}
-        return cls(t, before, after, tuple(arrays), AsyncCopy(*arrays.values()))
+    copy: AsyncCopy  # (m,) each: words, and parents, probabilities and totals or None
 
 
 class Hypotheses:
@@ -51,18 +40,17 @@ class Hypotheses:
 
     def write(self, step: Step) -> None:
         """Write down the words of a step. Hypotheses that had ended get none."""
-        found = dict(zip(step.names, step.copy.wait(), strict=True))
-        if "parents" in found:
-            past = step.before[found["parents"]]
-            self.captions[step.after] = self.captions[past]
-            if "probabilities" in found:
-                self.probabilities[step.after] = self.probabilities[past]
+        words, parents, probabilities, totals = step.copy.wait()
+        if parents is not None:
+            past = step.before[parents]
+            for x in (self.captions, self.probabilities):
+                x[step.after] = x[past]
         going = ~self.ended[step.after]
-        slots = step.after[going]
-        self.captions[slots, step.t] = words = found["words"][going]
-        if "probabilities" in found:
-            self.probabilities[slots, step.t] = found["probabilities"][going]
-        if "totals" in found:
-            self.totals[slots] = found["totals"][going]
+        slots, words = step.after[going], words[going]
+        self.captions[slots, step.t] = words
+        if probabilities is not None:
+            self.probabilities[slots, step.t] = probabilities[going]
+        if totals is not None:
+            self.totals[slots] = totals[going]
         self.lengths[slots] = step.t + 1
         self.ended[slots] = words == self._end
