@@ -40,10 +40,7 @@ def vocabulary_loss(
 ) -> tuple[Array, VocabularyGrads]:
     """Cross entropy of words given hidden states, and its gradients.
 
-    It is affine_forward, softmax_loss and affine_backward in one::
-
-        nll = -(1 - smoothing) * log_p[targets] - smoothing * mean(log_p)
-        log_p = log softmax(h @ w + b)
+    It is affine_forward, the softmax loss of h @ w + b, and affine_backward in one.
 
     targets: Words in 0..V-1.
     terms: Terms of the loss, such as smoothing, and the weight of each row in the gradients.

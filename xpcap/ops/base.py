@@ -125,14 +125,10 @@ class Ops:
     def softmax_loss(
         self, scores: Array, targets: Array, terms: LossTerms, out: Array | None = None
     ) -> tuple[Array, Array]:
-        """Cross entropy nll (R,) of scores (R, V) with q, and the gradient dscores of sum(scale * nll).
+        """Loss nll (R,) of scores (R, V), and its gradient dscores, by `softmax_loss` of softmax.py.
 
-        q[r] = (1 - smoothing) * onehot(targets[r]) + smoothing / V
-        nll[r] = -sum(q[r] * log softmax(scores[r]))
-        dscores[r] = scale[r] * (softmax(scores[r]) - q[r])
-
-        Without smoothing nll is the negative log-likelihood of the targets. `out` receives dscores and
-        may be scores itself. On a device a row may have NO_TARGET: its nll and dscores are 0.
+        `out` receives dscores and may be scores itself. On a device a row may have NO_TARGET: its nll
+        and dscores are 0.
         """
         return softmax_loss(scores, targets, terms, out)
 

@@ -130,7 +130,15 @@ class LossTerms:
 def softmax_loss(
     scores: Array, targets: Array, terms: LossTerms, out: Array | None = None
 ) -> tuple[Array, Array]:
-    """The equation of Ops.softmax_loss."""
+    """Cross entropy nll (R,) of scores (R, V) with q, and the gradient dscores of sum(scale * nll).
+
+    q[r] = (1 - smoothing) * onehot(targets[r]) + smoothing / V
+    nll[r] = -sum(q[r] * log softmax(scores[r]))
+    dscores[r] = scale[r] * (softmax(scores[r]) - q[r])
+
+    Without smoothing nll is the negative log-likelihood of the targets. Ops.softmax_loss has the rest
+    of the contract.
+    """
     if out is None:
         out = get_array_module(scores).empty_like(scores)
     xp, scale, smoothing = get_array_module(scores, targets), terms.scale, terms.smoothing
