@@ -15,7 +15,6 @@ from xpcap.ops import get_ops, tempered
 from xpcap.options import SEED, Real, Whole, check_fields, option
 
 LONGEST_STUTTER = 3  # words
-NONE = np.zeros(0, np.int64)
 
 
 class Special(NamedTuple):
@@ -273,14 +272,11 @@ class LogitsProcessor:
         if not (self._policy.reads_words and t):
             return
         words = hypotheses.captions[slots, :t]
-        found = []
-        if self._policy.no_repeat_trigram and t >= 3:
-            found.append(_repeating(words))
+        found = [_repeating(words)] if self._policy.no_repeat_trigram else []
         if self._policy.no_stutter:
-            found += [
-                _stuttering(words, n) for n in range(1, LONGEST_STUTTER + 1) if t >= 2 * n - 1
-            ]
-        rows, ids = (np.concatenate(parts) for parts in zip(*found, (NONE, NONE), strict=True))
+            longest = min(LONGEST_STUTTER, (t + 1) // 2)
+            found += [_stuttering(words, n) for n in range(1, longest + 1)]
+        rows, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
         if rows.size:
             at = self._buffer.upload("repeated", rows * scores.shape[1] + ids)
             hidden = self._buffer("hidden", (rows.size,))  # a number would have to be sent
