@@ -8,7 +8,6 @@ device's, in any order of threads and with a card's roundings. test_cpu_build.py
 under sanitizers.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -157,26 +156,35 @@ def row_matmul_nt(draw: Draw) -> Iterator[Any]:
 TERMS: list[dict[str, Any]] = [{name: 0.1} for name in kinds(LossTerms)]
 
 
+def with_terms(plain: list[Any], weighted: list[Any]) -> Iterator[tuple[int, Any, dict[str, Any]]]:
+    """Number, sizes and terms of calls: of the first sizes without any, of the others with each."""
+    sizes = [(one, {}) for one in plain] + [(one, terms) for terms in TERMS for one in weighted]
+    return ((number, *one) for number, one in enumerate(sizes))
+
+
 @row()
 def softmax_loss(draw: Draw) -> Iterator[Any]:
-    sizes = (2, 300), (1, 1), (3, 2), (5, 255), (2, 256), (2, 257), (4, 1004)
-    for weights, (number, (R, V)) in itertools.product(TERMS, enumerate(sizes)):
+    sizes = [(2, 300), (1, 1), (3, 2)], [(5, 255), (2, 256), (2, 257), (4, 1004)]
+    for number, (R, V), weights in with_terms(*sizes):
         scores, targets = 3 * draw.normal(R, V), draw.below(V, R)
         targets[0] = scores[0].argmin()  # a gradient that is not small
         if draw.device and R > 2:
             targets[1] = NO_TARGET
         out = scores if number % 2 else draw.poison(R, V)
         scale = 0.375 if number % 3 == 1 else draw.normal(R)
-        yield scores, targets, LossTerms(scale, **(weights if number > 2 else {})), out
+        yield scores, targets, LossTerms(scale, **weights), out
 
 
 @row()
 def word_loss(draw: Draw) -> Iterator[Any]:
-    sizes = (3, 4, 40), (3, 5, 300), (300, 512, 1000)  # the last enough for a share on each core
-    for weights, (number, (R, H, V)) in itertools.product(TERMS, enumerate(sizes)):
+    sizes = (
+        [(3, 4, 40)],
+        [(3, 5, 300), (300, 512, 1000)],
+    )  # the last enough for a share on each core
+    for number, (R, H, V), weights in with_terms(*sizes):
         scale = 0.125 if number == 1 else draw.normal(R)
         given = draw.normal(R, H) / 20, draw.normal(H, V) / 20, draw.normal(V), draw.below(V, R)
-        terms = LossTerms(scale, **(weights if number else {}))
+        terms = LossTerms(scale, **weights)
         yield *given, terms, draw.poison(R), draw.poison(R, V), draw.poison(R, H)
 
 
