@@ -270,7 +270,6 @@ class CaptioningRNN(Captioner):
         total: float | None = None,
         step: int | None = None,
         smoothing: float = 0.0,
-        entropy: float = 0.0,
         shard: np.ndarray | None = None,
         layouts: Layouts = (),
     ) -> tuple[Array, Parameters]:
@@ -305,8 +304,6 @@ class CaptioningRNN(Captioner):
             than in the last call, 0 in the first.
         smoothing : float
             Probability, in [0, 1), that a target gives up to all words in equal parts.
-        entropy : float
-            Times the entropy of the predicted distribution, subtracted from each cross entropy.
         shard : array (n,), int, or None
             Indices of some of the captions, distinct. Loss and gradients are then the shard's: with
             the same `step`, the shards of several processes add up to those of one, dropout
@@ -335,7 +332,7 @@ class CaptioningRNN(Captioner):
         captions = to_numpy(as_array("CaptioningRNN.loss", "captions", captions))
         n = len(np.atleast_1d(captions))
         check_terms("CaptioningRNN.loss", workspace, weights, total)
-        terms = LossTerms.checked("CaptioningRNN.loss", smoothing=smoothing, entropy=entropy)
+        terms = LossTerms.checked("CaptioningRNN.loss", smoothing=smoothing)
         total = max(n, 1) if total is None else total
         computed = n if shard is None else len(shard)
         spaces = [] if workspace is None else workspace.parts[: max(1, computed // LEAST_PART)]

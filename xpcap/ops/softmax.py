@@ -96,12 +96,10 @@ class LossTerms:
     scale : array (R,), the weight of each row in the gradient; or a float, that of all
     smoothing : probability that a target gives up to all words alike: label smoothing, Szegedy et
         al. 2016, section 7
-    entropy : reward of the entropy of the predicted distribution
     """
 
     scale: Array | float = 1.0
     smoothing: float = option(Real(0, below=1, cause="it is a share of probability"), 0.0)
-    entropy: float = option(Real(0), 0.0)
 
     @classmethod
     def checked(cls, function: str, **terms: float) -> Self:
@@ -156,11 +154,6 @@ def softmax_loss(
     if smoothing:
         out -= smoothing / scores.shape[1]
         nll -= smoothing * log_p.mean(axis=1)
-    if terms.entropy:
-        p = xp.exp(log_p)
-        entropy = -(p * log_p).sum(axis=1)
-        out += terms.entropy * p * (log_p + entropy[:, None])
-        nll -= terms.entropy * entropy
     out *= scale if isinstance(scale, float) else scale[:, None]
     if padded:
         out *= has_target[:, None]

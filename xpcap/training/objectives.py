@@ -53,11 +53,10 @@ class CrossEntropy(Objective):
     """Cross entropy, summed over time, weighted by caption, divided by `batch.total`.
 
     smoothing : label smoothing, in [0, 1), else OptionError; see CaptioningRNN.loss
-    entropy : weight of the entropy, which is subtracted; see CaptioningRNN.loss
     """
 
-    def __init__(self, smoothing: float = 0.0, entropy: float = 0.0) -> None:
-        self.terms = LossTerms.checked("CrossEntropy", smoothing=smoothing, entropy=entropy)
+    def __init__(self, smoothing: float = 0.0) -> None:
+        self.terms = LossTerms.checked("CrossEntropy", smoothing=smoothing)
 
     def loss(
         self, model: Any, batch: Batch, workspace: Workspace | None = None
