@@ -426,7 +426,11 @@ def run_parallel(like: object, work: int, *tasks: Callable[[], object]) -> None:
             task()
 
 
+def divide(n: int, count: int) -> list[slice]:
+    """0..n as `count` contiguous slices, whose sizes differ by at most one; some may be empty."""
+    return [slice(n * k // count, n * (k + 1) // count) for k in range(count)]
+
+
 def split_evenly(length: int, parts: int) -> list[slice]:
-    """0..length as at most `parts` slices, whose sizes differ by at most one; empty only for 0."""
-    parts = max(1, min(parts, length))
-    return [slice(length * k // parts, length * (k + 1) // parts) for k in range(parts)]
+    """0..length divided into at most `parts` slices, none of which is empty unless `length` is 0."""
+    return divide(length, max(1, min(parts, length)))
