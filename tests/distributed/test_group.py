@@ -25,8 +25,7 @@ import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.cli import shared
 from xpcap.data.features import FeatureScaling
-from xpcap.distributed import SINGLE, Group, RankDone, batches
-from xpcap.distributed import group as group_module
+from xpcap.distributed import SINGLE, Group, RankDone, batches, launcher
 from xpcap.distributed.mpi import NCCL, Staged, device_sum
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
 from xpcap.models.batch import Batch
@@ -286,7 +285,7 @@ def test_gradients_of_shares_add_up_with_weights_and_without_captions() -> None:
 def told_to(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(group_module, "init", functools.cache(group_module.init.__wrapped__))
+    monkeypatch.setattr(launcher, "init", functools.cache(launcher.init.__wrapped__))
 
 
 def test_one_process_imports_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,21 +299,21 @@ def test_one_process_imports_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SLURM_STEP_NUM_TASKS", "4"),
     ):  # a rank is told too by whoever starts several
         told_to(monkeypatch, **{name: value})
-        assert group_module.init() is SINGLE
+        assert launcher.init() is SINGLE
 
 
 def test_several_processes_without_mpi4py_or_with_another_mpi_are_told_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told_to(monkeypatch, OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0")
-    monkeypatch.setattr(group_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(launcher.importlib.util, "find_spec", lambda name: None)
     with refuses(
         GroupError,
         thing="a launcher",
         came="started 2 processes, and mpi4py is not installed",
         cause="pip install '.[mpi]'",
     ):
-        group_module.init()
+        launcher.init()
     monkeypatch.undo()
     pytest.importorskip("mpi4py")
     environment = {**os.environ, "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}

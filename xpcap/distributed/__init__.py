@@ -1,5 +1,9 @@
-"""Ranks: processes that train one model or share pictures. Open group.py first, then mpi.py."""
+"""Ranks: processes that train one model or share pictures.
 
-from xpcap.distributed.group import SINGLE, Group, RankDone, abort, batches, init, launcher_rank
+Open group.py first, then launcher.py and mpi.py.
+"""
+
+from xpcap.distributed.group import SINGLE, Group, RankDone, batches
+from xpcap.distributed.launcher import abort, init, launcher_rank
 
 __all__ = ["SINGLE", "Group", "RankDone", "abort", "batches", "init", "launcher_rank"]

@@ -1,16 +1,9 @@
-"""Groups of ranks, as in MPI, that train one model or share pictures.
+"""Groups of ranks, as in MPI, that train one model or share pictures; `SINGLE` is a group of one."""
 
-`init` joins the ranks that a launcher started; `SINGLE` is a group of one.
-"""
-
-import functools
-import importlib.util
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Protocol
 
 from xpcap.backend import Array
-from xpcap.errors import GroupError, install
 
 
 class RankDone(Exception):  # noqa: N818 - no error
@@ -75,50 +68,3 @@ def batches(group: Group, n: int, size: int) -> Iterator[slice]:
     for first in range(0, -(-n // group.size), size):  # up to the largest shard
         start = shard.start + first
         yield slice(min(start, shard.stop), min(start + size, shard.stop))
-
-
-# variables of launchers: MPICH's and Intel's mpiexec and srun; Open MPI's; srun with PMIx
-VARIABLES = (
-    ("PMI_SIZE", "PMI_RANK"),
-    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    ("SLURM_STEP_NUM_TASKS", "PMIX_RANK"),
-)
-
-
-def launcher_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """Rank and number of ranks, from the launcher's environment variables; (0, 1) without one."""
-    for size, rank in VARIABLES:
-        if environment.get(size, "").isdecimal() and environment.get(rank, "").isdecimal():
-            return int(environment[rank]), int(environment[size])
-    return 0, 1
-
-
-@functools.cache
-def init() -> Group:
-    """The group of all processes that a launcher started; SINGLE, without imports, for one process.
-
-    Raises
-    ------
-    GroupError : mpi4py is missing or finds no MPI library, or its library does not know of the
-        other processes.
-    """
-    _, size = launcher_rank()
-    if size == 1:
-        return SINGLE
-    if importlib.util.find_spec("mpi4py") is None:
-        raise GroupError(
-            "init",
-            "a launcher",
-            f"started {size} processes, and mpi4py is not installed",
-            expected="it, to join them",
-            cause=f"{install('mpi')} installs it",
-        )
-    from xpcap.distributed.mpi import world
-
-    return world(size)
-
-
-def abort(status: int) -> None:
-    """End all ranks at once with an exit status, if this process has joined them; else return."""
-    if init.cache_info().currsize and (group := init()) is not SINGLE:
-        group.abort(status)  # type: ignore[attr-defined]  # only SINGLE has none
