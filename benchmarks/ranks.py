@@ -89,11 +89,11 @@ class Task:
     port: int = 0  # where PyTorch's processes meet
 
 
-class Watched:
-    """A Group that records the seconds and bytes of its sums."""
+class SumTimer:
+    """The seconds and bytes of a group's sums from now on."""
 
     def __init__(self, group: Group) -> None:
-        self.group, self.rank, self.size = group, group.rank, group.size
+        self._all_reduce, group.all_reduce = group.all_reduce, self  # type: ignore[method-assign]
         self.seconds: list[float] = []  # of each step
         self.bytes = 0  # of the latest
 
@@ -102,14 +102,11 @@ class Watched:
         self.seconds.append(0.0)
         self.bytes = 0
 
-    def all_reduce(self, flat: Array) -> None:
+    def __call__(self, flat: Array) -> None:
         start = time.perf_counter()
-        self.group.all_reduce(flat)
+        self._all_reduce(flat)
         self.seconds[-1] += time.perf_counter() - start
         self.bytes += flat.nbytes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.group, name)
 
 
 def oversubscribed(ranks: int) -> str:
@@ -129,12 +126,13 @@ def milliseconds(step: Callable[[Any], object], batches: Iterable[Any]) -> float
 
 def our_steps(task: Task) -> dict[str, Any]:
     """Steps of xpcap's solver, alone or on ranks."""
-    config, group = Config(**task.config), Watched(init())
+    config, group = Config(**task.config), init()
     data = config.data(WARM_UP + task.steps)
     rows, solver = batch_rows(config, data), make_solver(config, data, group=group)
+    timer = SumTimer(group)
 
     def step(numbers: Any) -> None:
-        group.begin()
+        timer.begin()
         solver.train_batch(numbers)
 
     taken = milliseconds(step, rows)
@@ -145,11 +143,11 @@ def our_steps(task: Task) -> dict[str, Any]:
             data.minibatch("train", rows[0]),
             f"{config.name}, {group.size} rank(s)",
         )
-    everyone = [json.loads(text)[WARM_UP:] for text in group.all_gather(json.dumps(group.seconds))]
+    everyone = group.gather(timer.seconds[WARM_UP:])
     return {
         "ms": taken,
         "threads": cores(),
-        "bytes": group.bytes,
+        "bytes": timer.bytes,
         "summing": 1e3 * statistics.median(everyone[0]),
         "last": 1e3 * statistics.median(map(min, zip(*everyone, strict=True))),
     }

@@ -25,7 +25,7 @@ import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.cli import shared
 from xpcap.data.features import FeatureScaling
-from xpcap.distributed import SINGLE, Group, RankDone, batches, launcher
+from xpcap.distributed import SINGLE, Group, RankDone, launcher
 from xpcap.distributed.mpi import NCCL, Staged, device_sum
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
 from xpcap.models.batch import Batch
@@ -138,7 +138,6 @@ class OnDevice(Rank):
         self.way.all_reduce(flat)
 
     all_reduce_on_host = Rank.all_reduce
-    waiting = staticmethod(contextlib.nullcontext)
 
 
 @pytest.mark.parametrize(
@@ -178,25 +177,29 @@ def test_ranks_train_on_devices_what_one_process_trains(
         assert rank.loss_history == pytest.approx(expected.loss_history, rel=1e-4)
 
 
-def test_the_watchdog_watches_while_nccl_connects_ranks() -> None:
-    seen: list[bool] = []
-    group: Any = SimpleNamespace(rank=0, size=2, all_gather=lambda text: [text, ""], inside=False)
+class Watched(Group):
+    """A group that knows how this process is waiting for others: "call", "read", or not at all."""
+
+    how = ""
 
     @contextlib.contextmanager
-    def waiting() -> Iterator[None]:
-        group.inside = True
+    def waiting(self, *, call: bool = True) -> Iterator[None]:
+        self.how = "call" if call else "read"
         yield
-        group.inside = False
+        self.how = ""
 
-    group.waiting = waiting
+
+def test_the_watchdog_watches_while_nccl_connects_ranks() -> None:
+    seen: list[str] = []
+    group: Any = Watched()
     library: Any = SimpleNamespace(
         NCCL_FLOAT32=7,
         NCCL_FLOAT64=8,
         get_unique_id=lambda: b"id",
-        NcclCommunicator=lambda *_: seen.append(group.inside),
+        NcclCommunicator=lambda *_: seen.append(group.how),
     )
     NCCL(library, group, np)
-    assert seen == [True]
+    assert seen == ["call"]
 
 
 def test_every_caption_of_a_batch_is_one_ranks_and_no_rank_reads_the_features_of_others() -> None:
@@ -259,10 +262,10 @@ def test_more_ranks_than_captions_in_a_batch_are_refused() -> None:
 def test_all_ranks_get_equally_many_batches_of_their_shares() -> None:
     for n in (0, 1, 5, 12, 13):
         groups = [Rank(None, rank, 4) for rank in range(4)]  # type: ignore[arg-type]
-        found = [list(batches(group, n, 2)) for group in groups]
+        found = [list(group.batches(n, 2)) for group in groups]
         assert len({len(share) for share in found}) == 1
         assert [i for share in found for batch in share for i in range(n)[batch]] == list(range(n))
-    assert list(batches(SINGLE, 5, 2)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert list(SINGLE.batches(5, 2)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
 
 
 def test_gradients_of_shares_add_up_with_weights_and_without_captions() -> None:
@@ -329,7 +332,7 @@ def test_a_rank_without_a_gpu_of_its_own_is_told_so(
 ) -> None:
     """The emulated machine has one device, and two ranks want one each."""
     group = Rank(None, 1, 2)  # type: ignore[arg-type]  # never meets the others
-    group.local_rank = 1  # type: ignore[attr-defined]
+    group.local_rank = 1
     monkeypatch.setattr(shared, "init", lambda: group)
     with refuses(
         BackendError,
@@ -338,7 +341,7 @@ def test_a_rank_without_a_gpu_of_its_own_is_told_so(
         cause="start as many ranks",
     ):
         shared.choose_backend("cupy")
-    group.local_rank = 0  # type: ignore[attr-defined]
+    group.local_rank = 0
     shared.choose_backend("cupy")
     assert xpcap.get_backend() == "cupy"
     xpcap.use_backend("numpy")
@@ -350,7 +353,7 @@ def test_auto_proves_the_device_of_the_rank_and_leaves_the_others_alone(
     """Device 0 belongs to rank 0, which has it to itself."""
     device = install_or_skip(monkeypatch, devices=2, busy=(0,))
     group = Rank(None, 1, 2)  # type: ignore[arg-type]  # never meets the others
-    group.local_rank = 1  # type: ignore[attr-defined]
+    group.local_rank = 1
     monkeypatch.setattr(shared, "init", lambda: group)
     shared.choose_backend("auto")
     assert xpcap.get_backend() == "cupy:1"

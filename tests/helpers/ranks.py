@@ -1,5 +1,6 @@
 """Ranks as threads of one process: a Group without MPI, for tests of what ranks do together."""
 
+import json
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -26,8 +27,8 @@ class Meeting:
         return everything
 
 
-class Rank:
-    """A Group of threads."""
+class Rank(Group):
+    """A rank that is a thread."""
 
     def __init__(self, meeting: Meeting, rank: int, size: int) -> None:
         self.meeting, self.rank, self.size, self.sums = meeting, rank, size, 0
@@ -37,17 +38,14 @@ class Rank:
         host = flat if isinstance(flat, np.ndarray) else flat.get()
         flat[...] = np.sum(self.meeting.exchange(self.rank, host.copy()), axis=0, dtype=host.dtype)
 
-    def sum_buffer(self, like: Any) -> None:
-        return None
-
     def max(self, number: int) -> int:
         return max(self.meeting.exchange(self.rank, number))
 
-    def all_gather(self, text: str) -> list[str]:
-        return self.meeting.exchange(self.rank, text)
+    def gather(self, thing: Any) -> list[Any]:
+        return [json.loads(text) for text in self.meeting.exchange(self.rank, json.dumps(thing))]
 
-    def shard(self, n: int) -> slice:
-        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+    def barrier(self) -> None:
+        self.meeting.barrier.wait()
 
 
 def together(size: int, work: Callable[[Group], Outcome]) -> list[Outcome]:

@@ -204,7 +204,7 @@ def prepare(**given: Any) -> None:
     out: Path = given["out"]
     require_new_file("prepare", out)  # before any work is done
     group = init()
-    group.all_gather("the file is new")  # before rank 0 writes it
+    group.barrier()  # all have seen that the file is new before rank 0 writes it
     cache = out.with_name(f"{out.name}.encoding")  # the same command resumes from it if killed
     try:
         data, report = _import(given, cache)

@@ -113,8 +113,7 @@ def choose_backend(backend: str | None) -> None:
     group = init()
     wanted = wanted_backend(backend)
     if group.size > 1 and wanted in ("cupy", "auto"):
-        local: int = group.local_rank  # type: ignore[attr-defined]  # of an MPIGroup
-        _use_own(wanted, local, group.rank)
+        _use_own(wanted, group.local_rank, group.rank)
     elif backend is None:
         get_backend()
     else:

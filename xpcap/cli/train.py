@@ -257,7 +257,7 @@ def train(
             why = str(stopped) or "interrupted"
             _print_how_to_continue(why, chosen, backend, graphs)
         if isinstance(stopped, Stopped):
-            group.all_gather("printed")  # a rank that leaves may end the others
+            group.barrier()  # a rank that leaves may end the others: all have printed
         sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
     click.echo(provenance_text(run))
     if evaluation is not None:

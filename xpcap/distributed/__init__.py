@@ -3,7 +3,7 @@
 Open group.py first, then launcher.py and mpi.py.
 """
 
-from xpcap.distributed.group import SINGLE, Group, RankDone, batches
+from xpcap.distributed.group import SINGLE, Group, RankDone
 from xpcap.distributed.launcher import abort, init, launcher_rank
 
-__all__ = ["SINGLE", "Group", "RankDone", "abort", "batches", "init", "launcher_rank"]
+__all__ = ["SINGLE", "Group", "RankDone", "abort", "init", "launcher_rank"]

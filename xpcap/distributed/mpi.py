@@ -12,7 +12,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +21,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, import_nccl, is_device_array
+from xpcap.distributed.group import Group
 from xpcap.errors import GroupError, OptionError, install
-from xpcap.threads import blas
+from xpcap.threads import blas, divide
 
 # numbers: so many are gathered and summed in the order of ranks, with equal bits in any MPI
 FEW = 1024
@@ -61,10 +62,10 @@ def timeout() -> float:
 
 
 class Watchdog:
-    """A thread that watches how long this rank waits for the others in one collective call.
+    """A thread that watches how long this rank waits for the others.
 
-    After `seconds` it asks them how many calls they have begun. Ranks that are behind or do not
-    answer are named on standard error; then all ranks are ended.
+    After `seconds` it asks them how many collective calls they have begun. Ranks that are behind or
+    do not answer are named on standard error; then all ranks are ended.
 
     Parameters
     ----------
@@ -80,9 +81,9 @@ class Watchdog:
         threading.Thread(target=self._watch, name="xpcap ranks", daemon=True).start()
 
     @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        """The context of one collective call."""
-        self._calls += 1
+    def waiting(self, *, call: bool) -> Iterator[None]:
+        """As `Group.waiting`."""
+        self._calls += call
         self._since = time.monotonic()
         try:
             yield
@@ -147,7 +148,7 @@ def _abort(communicator: Any, status: int) -> None:
 
 
 class SharedMemory:
-    """One array a rank in memory that a machine's ranks share; each rank sums a part of it for all.
+    """One array a rank in memory that a machine's ranks share; each sums its shard for all.
 
     Parameters
     ----------
@@ -179,11 +180,10 @@ class SharedMemory:
     def all_reduce(self) -> None:
         """Sum the ranks' arrays into each of them, in the order of ranks."""
         self._meet()
-        rank, size, count = self._communicator.Get_rank(), len(self._arrays), len(self.own)
         first, *others = self._arrays
-        end = count * (rank + 1) // size
-        for start in range(count * rank // size, end, BLOCK):
-            block = slice(start, min(start + BLOCK, end))
+        shard = divide(len(self.own), len(self._arrays))[self._communicator.Get_rank()]
+        for start in range(shard.start, shard.stop, BLOCK):
+            block = slice(start, min(start + BLOCK, shard.stop))
             total = first[block]
             for other in others:
                 total += other[block]
@@ -224,18 +224,22 @@ class NCCL:
     name = "NCCL"
 
     def __init__(self, nccl: ModuleType, group: "MPIGroup", xp: ModuleType) -> None:
-        first, *_ = group.all_gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
-        self._nccl, self._xp = nccl, xp
+        first, *_ = group.gather(bytes(nccl.get_unique_id()).hex() if group.rank == 0 else "")
+        self._nccl, self._group, self._xp = nccl, group, xp
         self._kinds = {"f4": nccl.NCCL_FLOAT32, "f8": nccl.NCCL_FLOAT64}
         with group.waiting():
             self._communicator = nccl.NcclCommunicator(group.size, bytes.fromhex(first), group.rank)
 
     def all_reduce(self, flat: Array) -> None:
-        """Launch the sum on the current stream, behind the gradients and before their use."""
+        """Launch the sum on the current stream, behind the gradients and before their use.
+
+        The other ranks are waited for by whoever reads a result.
+        """
         kind, stream = self._kinds[flat.dtype.str[1:]], self._xp.cuda.get_current_stream().ptr
-        self._communicator.allReduce(
-            flat.data.ptr, flat.data.ptr, flat.size, kind, self._nccl.NCCL_SUM, stream
-        )
+        with self._group.waiting():
+            self._communicator.allReduce(
+                flat.data.ptr, flat.data.ptr, flat.size, kind, self._nccl.NCCL_SUM, stream
+            )
 
 
 class Staged:
@@ -268,15 +272,15 @@ def device_sum(group: "MPIGroup", like: Array) -> DeviceSum:
     """
     xp, nccl = get_array_module(like), import_nccl()
     ours = [nccl is not None, group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
-    everyone = [json.loads(text) for text in group.all_gather(json.dumps(ours))]
+    everyone = group.gather(ours)
     distinct = len({tuple(device) for _, *device in everyone}) == group.size
     if nccl is not None and distinct and all(has for has, *_ in everyone):
         return NCCL(nccl, group, xp)
     return Staged(group, xp)
 
 
-class MPIGroup:
-    """The ranks of a communicator: a Group.
+class MPIGroup(Group):
+    """The ranks of a communicator.
 
     Parameters
     ----------
@@ -284,8 +288,8 @@ class MPIGroup:
 
     Attributes
     ----------
-    local_rank, local_size : this rank's number on its machine, and how many ranks the machine has
-    waiting : context of one call that waits for the other ranks, which the watchdog watches
+    local_size : ranks on this machine
+    hosts : the machine of each rank
     """
 
     def __init__(self, communicator: Any) -> None:
@@ -298,18 +302,16 @@ class MPIGroup:
         local.Free()
         self._device: DeviceSum | None = None
         self._shared: dict[tuple[int, np.dtype], SharedMemory] = {}  # by size and dtype
-        self.waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-        self.hosts = self.all_gather(platform.node())
+        self._watchdog: Watchdog | None = None
+        self.hosts = self.gather(platform.node())
         names = [f"rank {rank} on {host}" for rank, host in enumerate(self.hosts)]
         if MPI.Query_thread() == MPI.THREAD_MULTIPLE:  # else a second thread may not speak
-            self.waiting = Watchdog(communicator.Dup(), names, timeout())
+            self._watchdog = Watchdog(communicator.Dup(), names, timeout())
 
     def all_reduce(self, flat: Array) -> None:
         if is_device_array(flat):
-            if self._device is None:
-                self._device = device_sum(self, flat)
-            with self.waiting():
-                self._device.all_reduce(flat)
+            self._device = self._device or device_sum(self, flat)
+            self._device.all_reduce(flat)
         else:
             self.all_reduce_on_host(flat)
 
@@ -347,8 +349,8 @@ class MPIGroup:
             self._communicator.Allreduce(self._mpi.IN_PLACE, found, self._mpi.MAX)
         return int(found[0])
 
-    def all_gather(self, text: str) -> list[str]:
-        content = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
+    def gather(self, thing: Any) -> list[Any]:
+        content = np.frombuffer(json.dumps(thing).encode(), np.uint8)
         lengths = np.empty(self.size, np.int64)
         with self.waiting():
             self._communicator.Allgather(np.array([len(content)], np.int64), lengths)
@@ -356,15 +358,20 @@ class MPIGroup:
             self._communicator.Allgatherv(content, [everything, lengths])
         ends = np.cumsum(lengths)
         return [
-            everything[end - length : end].tobytes().decode("utf-8", "surrogatepass")
+            json.loads(everything[end - length : end].tobytes())
             for end, length in zip(ends, lengths, strict=True)
         ]
 
-    def shard(self, n: int) -> slice:
-        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+    def barrier(self) -> None:
+        with self.waiting():
+            self._communicator.Barrier()
+
+    def waiting(self, *, call: bool = True) -> AbstractContextManager[None]:
+        if self._watchdog is None:
+            return super().waiting(call=call)
+        return self._watchdog.waiting(call=call)
 
     def abort(self, status: int) -> None:
-        """End all ranks at once."""
         _abort(self._communicator, status)
 
     @property
@@ -414,7 +421,6 @@ def _divide_cores(group: MPIGroup) -> None:
     if hasattr(os, "sched_getaffinity"):
         own = sorted(os.sched_getaffinity(0))
     ours = [group.hosts[group.rank], own]
-    everyone = [json.loads(text) for text in group.all_gather(json.dumps(ours))]
-    sharing = everyone.count(ours)  # ranks that may use the same cores
+    sharing = group.gather(ours).count(ours)  # ranks that may use the same cores
     if not any(name in os.environ for name in THREADS):
         blas().limit(max(1, len(own) // sharing))

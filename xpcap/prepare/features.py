@@ -16,7 +16,7 @@ import numpy as np
 from xpcap.data.dataset import check_finite
 from xpcap.data.features import IN_MEMORY, Stored, Table
 from xpcap.data.npz import read_npz
-from xpcap.distributed import SINGLE, Group, RankDone, batches
+from xpcap.distributed import SINGLE, Group, RankDone
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
 from xpcap.files import atomic
@@ -261,16 +261,16 @@ def _encode_on_ranks(
     shape: Sequence[int],
 ) -> None:
     """Encode the blocks that rank 0 lists, each rank its shard in rounds; results go to rank 0."""
-    blocks = json.loads(group.all_gather(json.dumps(blocks) if group.rank == 0 else "")[0])
-    for batch in batches(group, len(blocks), ROUND):
+    blocks = group.gather(blocks if group.rank == 0 else [])[0]
+    for batch in group.batches(len(blocks), ROUND):
         encoded: list[Encoded] = []
         _in_parallel(
             lambda block, to=encoded: to.append(encode(block)),  # type: ignore[misc]
             blocks[batch],
         )
-        gathered = group.all_gather(json.dumps([_to_json(block) for block in encoded]))
+        gathered = group.gather([_to_json(block) for block in encoded])
         if group.rank == 0:
-            for block in chain.from_iterable(map(json.loads, gathered)):
+            for block in chain.from_iterable(gathered):
                 take(_from_json(block, shape))
 
 

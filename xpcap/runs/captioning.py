@@ -1,11 +1,10 @@
 """Captions by a run, or by several as one: of a data set's pictures, and of new pictures."""
 
-import json
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -197,7 +196,7 @@ def caption_chosen(
         features = data.features(split, numbers)
         captions += caption_features(run, names, features, numbers, policy, attend, explain)
     references = data.references(split)
-    everything = zip(pictures.tolist(), _all_gather(group, captions), strict=True)
+    everything = zip(pictures.tolist(), _gather(group, captions), strict=True)
     return [caption._replace(references=references[i]) for i, caption in everything]
 
 
@@ -311,11 +310,10 @@ def attention_maps(
     return [of_one[: len(words)].tolist() for of_one, words in zip(weights, captions, strict=True)]
 
 
-def _all_gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption]:
+def _gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption]:
     if group.size == 1:
         return captions
-    shards = group.all_gather(json.dumps(captions))
-    everything = [PictureCaption(*one) for text in shards for one in json.loads(text)]
+    everything = [PictureCaption(*one) for one in chain.from_iterable(group.gather(captions))]
     return [
         one._replace(
             n_best=[Ranked(*best) for best in one.n_best],
@@ -584,9 +582,8 @@ def caption_files(
             unreadable.append(one)
         else:
             captions.append(one)
-    shards = group.all_gather(json.dumps(unreadable))
-    skipped += [Skipped(*one) for text in shards for one in json.loads(text)]
-    return _all_gather(group, captions), skipped
+    skipped += [Skipped(*one) for one in chain.from_iterable(group.gather(unreadable))]
+    return _gather(group, captions), skipped
 
 
 def encode_picture(

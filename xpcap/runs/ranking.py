@@ -1,9 +1,9 @@
 """Ranked captions of a run: candidates of its models, put in order by its ranker; and its fit."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -234,7 +234,7 @@ def fit_ranking(
         weights = scores.pop("weights", ranker.weights)
         meta = {"best": best, "both": bool(chosen.first_stage_models), "fit": scores}
         write_ranker(folder / RANKING, replace(ranker, weights=weights), meta)
-    group.all_gather("the ranking is written")
+    group.barrier()  # the ranking is written
 
 
 def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
@@ -274,7 +274,7 @@ def _first_stage_models(run: Run[CaptioningRNN], group: Group) -> tuple[Captioni
     if (first / BEST).is_file() and run.meta.get("epoch"):
         if group.rank == 0:
             write_first_stage(run.path, open_run(first).model.params)
-        group.all_gather("the first stage is written")
+        group.barrier()  # the first stage is written
     elif not (run.path / FIRST_STAGE_FILE).is_file():
         return ()
     return (read_first_stage(run.path, run),)
@@ -297,11 +297,9 @@ def _fit(run: Run, data: CaptionData, progress: bool, group: Group) -> Fitted:
         near = ranker.index.nearest(embeddings, ranker.neighbours)
         score = partial(log_likelihoods, model, run.vocabulary, features)
         ours += ranker.with_retrieved(near, made, score, partial(_keeps_to, policy))
-    shards = group.all_gather(json.dumps(ours))
     candidates = [
         [Candidate(tuple(words), *rest) for words, *rest in some]
-        for text in shards
-        for some in json.loads(text)
+        for some in chain.from_iterable(group.gather(ours))
     ]
     values = []
     for start in range(0, len(pictures), AT_ONCE):

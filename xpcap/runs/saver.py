@@ -429,7 +429,7 @@ class Checkpointer:
     def _end(self, signum: int, solver: CaptioningSolver) -> None:
         self.wait()
         # A process that ends may end the others: none leaves before rank 0 has saved
-        self._group.all_gather("saved")
+        self._group.barrier()
         raise Stopped(signum, solver.iteration, solver.epoch)
 
     def _explain(self, error: OSError) -> SaveError:

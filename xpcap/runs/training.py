@@ -1,7 +1,6 @@
 """`train_run`: from options to a finished run folder, new or resumed."""
 
 import contextlib
-import json
 import os
 import platform
 import sys
@@ -154,7 +153,7 @@ def train_run(
     check_options(options)
     # A rank without the data ends all, before the folder is created
     opened = open_data(options.data) if group.rank and options.data else None
-    out = Path(group.all_gather(str(options.out or default_out(options)))[0])
+    out = Path(group.gather(str(options.out or default_out(options)))[0])
 
     def open_path(path: Path | None) -> CaptionData:
         if opened is not None:
@@ -167,7 +166,7 @@ def train_run(
         return contextlib.nullcontext() if group.rank else reserved(folder, resume)
 
     with reserve(out, options.resume):
-        group.all_gather("the folder is reserved")
+        group.barrier()  # the folder is reserved
         plan = resolve(replace(options, out=out), open_path)
         _check_ranks(group, out, plan)
         for stage in plan.stages:
@@ -186,7 +185,7 @@ def train_run(
                     on_step=on_step,
                     graphs=graphs,
                 )
-                group.all_gather("all is written")
+                group.barrier()  # all is written
                 run = open_run(stage.folder)
                 if stage.options.neighbours and stage is plan.stages[-1]:
                     # Windows replaces no file that is mapped, as the ranker of an earlier end is
@@ -380,7 +379,7 @@ def _check_ranks(group: Group, out: Path, plan: Plan) -> None:
         settings = settings_of(stage.options)
         del settings["data"]  # a path may differ from machine to machine
         ours["option" if number == 1 else f"stage {number}'s option"] = settings
-    everyone = [json.loads(text) for text in group.all_gather(json.dumps(ours))]
+    everyone = group.gather(ours)
     for rank, theirs in enumerate(everyone):
         _compare(rank, theirs, everyone[0], out)
 
@@ -396,11 +395,8 @@ def _fitted_scaling(group: Group, kind: str, data: CaptionData) -> FeatureScalin
     fitted = FeatureScaling()
     if group.rank == 0:
         fitted = fit_scaling(kind, data.split("train").features)
-    if group.size == 1:
-        return fitted
     arrays = [array.tolist() for array in fitted if array is not None]
-    received = json.loads(group.all_gather(json.dumps(arrays))[0])
-    return FeatureScaling(*(np.array(numbers, np.float32) for numbers in received))
+    return FeatureScaling(*(np.array(numbers, np.float32) for numbers in group.gather(arrays)[0]))
 
 
 def _compare(rank: int, theirs: Mapping[str, Any], first: Mapping[str, Any], out: Path) -> None:

@@ -1,9 +1,9 @@
 """Evaluation while training: scores of given captions, CIDEr-D of greedy ones, epoch figures."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import CaptionData, evenly_spaced
 from xpcap.data.loader import BatchLoader
 from xpcap.decoding.hypotheses import Hypotheses
-from xpcap.distributed import SINGLE, Group, batches
+from xpcap.distributed import SINGLE, Group
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
@@ -68,7 +68,7 @@ def teacher_forced(
     """
     chosen = np.arange(len(data.split(split).captions)) if captions is None else captions
     nll, correct, tokens = 0.0, 0, 0  # the first two become arrays of the model's device
-    shards = list(batches(group, len(chosen), batch_size))
+    shards = list(group.batches(len(chosen), batch_size))
     for batch in bar(shards, progress, f"scoring {split}"):
         if len(numbers := chosen[batch]):
             score = model.score(*data.minibatch(split, numbers)[:2])
@@ -114,14 +114,13 @@ class CaptionScore:
     def __call__(self, model: Captioner, between: Callable[[], None]) -> dict[str, float]:
         """CIDEr-D, share of captions that differ, mean length. Calls `between` between batches."""
         words, shard = self._data.vocabulary, []
-        for batch in batches(self._group, len(self._pictures), AT_ONCE):
+        for batch in self._group.batches(len(self._pictures), AT_ONCE):
             if len(pictures := self._pictures[batch]):
                 features = self._data.features("val", pictures)
                 ids = model.sample(features, self._data.max_words, forbid=self._forbid)
                 shard += [words.words(caption) for caption in ids]
             between()
-        shards = self._group.all_gather(json.dumps(shard))
-        captions = [caption for text in shards for caption in json.loads(text)]
+        captions = list(chain.from_iterable(self._group.gather(shard)))
         n = len(captions)
         return {
             "val_cider": float(self._score.scores(captions).mean()),

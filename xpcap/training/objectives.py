@@ -1,7 +1,6 @@
 """Objectives: loss of a batch and its gradients, by cross entropy or self-critical training."""
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -295,12 +294,8 @@ class SelfCritical(Objective):
         captions = np.full((n, self._max_length + 1), self._words.null, np.int32)
         captions[:, 0] = self._words.start
         all_rewards = np.zeros(n)
-        if self._group.size == 1:
-            captions[rows, 1:], all_rewards[rows] = sampled, rewards
-            return captions, all_rewards
-        ours = json.dumps([rows.tolist(), sampled.tolist(), rewards.tolist()])
-        for text in self._group.all_gather(ours):
-            theirs, words, scores = json.loads(text)
+        ours = rows.tolist(), sampled.tolist(), rewards.tolist()
+        for theirs, words, scores in self._group.gather(ours):
             captions[theirs, 1:] = np.reshape(words, (len(theirs), self._max_length))
             all_rewards[theirs] = scores
         return captions, all_rewards
