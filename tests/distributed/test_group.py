@@ -31,7 +31,7 @@ from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
 from xpcap.models.batch import Batch
 from xpcap.prepare import encode_folder
 from xpcap.shapes import generate, write_pictures
-from xpcap.training import CrossEntropy
+from xpcap.training import CrossEntropy, losses
 
 MADE = generate(seed=3, train=41, val=13)  # 205 captions
 TRAIN = MADE.split("train")
@@ -200,6 +200,25 @@ def test_the_watchdog_watches_while_nccl_connects_ranks() -> None:
     )
     NCCL(library, group, np)
     assert seen == ["call"]
+
+
+def test_the_watchdog_watches_while_losses_are_read_and_counts_no_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rank 0 alone reads them to print and to save: a count of reads would accuse the others."""
+    seen: list[str] = []
+    group = Watched()
+
+    def to_host(array: Any) -> np.ndarray:
+        seen.append(group.how)
+        return to_numpy(array)
+
+    monkeypatch.setattr(losses, "to_numpy", to_host)
+    made = solver(group, num_epochs=1)
+    made.train()
+    made.restore(made.state())
+    made.train()
+    assert seen == ["read", "read"]
 
 
 def test_every_caption_of_a_batch_is_one_ranks_and_no_rank_reads_the_features_of_others() -> None:

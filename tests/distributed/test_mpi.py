@@ -262,6 +262,31 @@ def test_a_rank_that_hangs_is_named_and_all_are_ended(data: Path) -> None:
     assert "did not answer; ending all" in err
 
 
+# NCCL's sum returns when it is launched, and a read waits for it; one rank never launches its own
+LAUNCHED = """
+import os, signal, threading
+from xpcap import CaptioningRNN, CaptioningSolver
+from xpcap.distributed import init
+from xpcap.shapes import generate
+from xpcap.training import losses
+
+group, data = init(), generate(seed=3, train=6, val=2)
+model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 4, 4)
+solver = CaptioningSolver(model, data, seed=1, verbose=False, group=group)
+losses.to_numpy = lambda array: threading.Event().wait()
+group.all_reduce = lambda flat: group.rank and os.kill(os.getpid(), signal.SIGSTOP)
+solver.train()
+"""
+
+
+def test_a_rank_that_hangs_while_another_reads_losses_is_named() -> None:
+    line = [sys.executable, "-m", "mpi4py", "-c", LAUNCHED]
+    status, _, err = ended(start(line, line, XPCAP_RANK_TIMEOUT="1"))
+    assert status != 0
+    assert "for the other ranks: rank 1 on " in err
+    assert "did not answer; ending all" in err
+
+
 def test_ranks_that_differ_and_a_rank_that_fails_alone_are_named(
     data: Path, tmp_path: Path
 ) -> None:

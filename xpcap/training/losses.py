@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, to_numpy
+from xpcap.distributed import SINGLE, Group
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops
 
@@ -40,12 +41,15 @@ class LossBuffer:
     like : array with the library, device and dtype of the numbers
     capacity : steps that may wait, up to MOST_WAITING; one more reads them
     losses : of the steps before
+    group : ranks whose sums a read waits for
     """
 
-    def __init__(self, like: Array, capacity: int, losses: Sequence[float] = ()) -> None:
+    def __init__(
+        self, like: Array, capacity: int, losses: Sequence[float] = (), *, group: Group = SINGLE
+    ) -> None:
         rows = min(capacity, MOST_WAITING) + 1
         self._waiting = get_array_module(like).empty((rows, 2), like.dtype)
-        self._losses = list(losses)
+        self._losses, self._group = list(losses), group
         self._last_good: Step | None = None
         self._first_bad: Step | None = None
         self._clear()
@@ -82,7 +86,8 @@ class LossBuffer:
         """Bring the waiting steps to the host: the one read in training that waits for a device."""
         if not self._unread:
             return
-        table = to_numpy(self._waiting[: self._unread + 1])
+        with self._group.waiting(call=False):  # rank 0 alone prints and saves
+            table = to_numpy(self._waiting[: self._unread + 1])
         first = len(self._losses) + 1
         steps = [Step(k, loss, norm) for k, (loss, norm) in enumerate(table[1:].tolist(), first)]
         self._losses += [step.loss for step in steps]

@@ -184,7 +184,7 @@ class CaptioningSolver:
         self._order = EpochOrder(len(self._captions), seed, replacement)
         self._loader, self._record = (
             BatchLoader(self.data, flat),
-            LossBuffer(flat, self.steps_per_epoch),
+            LossBuffer(flat, self.steps_per_epoch, group=group),
         )
         self._evaluate = EpochEvaluator(self.data, self._loader, select, group)
         self._optimizer = Optimizer(update_rule, self.optim_config, flat)
@@ -599,7 +599,9 @@ class CaptioningSolver:
         if best is None and state.is_best:
             best = params.copy()
         self._report_due = False
-        self._record = LossBuffer(params.flat, self.steps_per_epoch, state.losses.tolist())
+        self._record = LossBuffer(
+            params.flat, self.steps_per_epoch, state.losses.tolist(), group=self.group
+        )
         self.start = state.start and dict(state.start)
         self.history, self.times = [dict(record) for record in state.history], []
         self.best_params = {} if best is None else best
