@@ -55,7 +55,7 @@ WORKS = {
 SEAMS = {
     "packing": ("xpcap.models.batch:prepare_batch",),
     "masks": ("xpcap.models.batch:masks_of",),
-    "gradients": ("xpcap.models.network:gradients",),
+    "gradients": ("xpcap.models.network:Network.gradients",),
     "update": (
         "xpcap.optim:clip_by_global_norm",
         "xpcap.optim:update",

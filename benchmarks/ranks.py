@@ -38,7 +38,7 @@ from benchmarks.timing import THREADS, processor
 from benchmarks.work import CONFIGS, Config, batch_rows, check_same_loss, host_model, make_solver
 from xpcap.backend import Array, array_module
 from xpcap.distributed import Group, init
-from xpcap.models.batch import dealt
+from xpcap.models.batch import deal
 from xpcap.threads import cores
 
 RANKS = (2, 4)
@@ -165,7 +165,7 @@ def torch_steps(task: Task) -> dict[str, Any]:
     data = config.data(WARM_UP + task.steps)
     null, ours = data.vocabulary.null, host_model(config, data)
     whole = [data.minibatch("train", numbers) for numbers in batch_rows(config, data)]
-    deals = [dealt(captions, null, task.rank, task.size) for _, captions in whole]
+    deals = [deal(captions, null, task.size)[task.rank] for _, captions in whole]
     batches = [
         peer_torch.LAYOUTS[task.who](features[mine], captions[mine], null, host)
         for (features, captions), mine in zip(whole, deals, strict=True)

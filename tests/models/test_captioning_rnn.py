@@ -283,6 +283,19 @@ def test_packing_lists_live_steps_longest_first_and_each_word_once() -> None:
     assert packed.hidden_mask_rows.tolist() == [2, 0, 3, 1, 5]
 
 
+@pytest.mark.parametrize("total", [3, np.int64(3), np.float32(3), np.array(3.0)[()]])
+def test_a_total_of_any_type_of_number_gives_the_loss_of_a_python_float(
+    total: Any, rng: np.random.Generator
+) -> None:
+    features, captions = batch(rng)
+    model = make("lstm", dtype=np.float32)
+    expected, expected_grads = model.loss(features, captions, total=3.0)
+    loss, grads = model.loss(features, captions, total=total)
+    assert loss.dtype == np.float32
+    assert loss == expected
+    np.testing.assert_array_equal(grads.flat, expected_grads.flat)
+
+
 @CELLS
 def test_score_is_the_loss_without_dropout(cell: str, rng: np.random.Generator) -> None:
     features, captions = batch(rng)

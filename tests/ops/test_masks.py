@@ -13,7 +13,7 @@ from refusals import refuses
 from xpcap import CaptioningRNN, ops, to_numpy
 from xpcap.backend import asarray
 from xpcap.memory import allocator
-from xpcap.models.batch import DropoutKey, prepare_batch
+from xpcap.models.batch import Batch, DropoutKey, prepare_batch
 from xpcap.ops import get_ops
 
 D, W, H = 21, 32, 5  # blocks of 16 units: one and a bit, two, and less than one
@@ -149,17 +149,10 @@ def test_masks_of_a_batch_know_nothing_of_packing_parts_and_device(
     )
     buffers = [allocator(model.params.flat) for _ in range(parts)]
     seen = []
-    for part in prepare_batch(
-        "loss",
-        model.config,
-        model.params.flat,
-        WORDS["<NULL>"],
-        features,
-        captions,
-        buffers,
-        draw=DropoutKey(SEED, STEP),
-    ):
-        order = to_numpy(part.packed.order)
+    given = Batch(features, captions).checked("loss", model.config)
+    like, null, key = model.params.flat, WORDS["<NULL>"], DropoutKey(SEED, STEP)
+    for part in prepare_batch("loss", given, model.config, like, null, buffers, draw=key):
+        order = part.packed.order
         np.testing.assert_array_equal(to_numpy(part.masks.features), of_features[order])
         np.testing.assert_array_equal(
             to_numpy(part.masks.words),

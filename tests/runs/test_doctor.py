@@ -21,7 +21,7 @@ from xpcap.layers import CELLS
 from xpcap.layers.cells import no_activations
 from xpcap.runs import Diagnosis, Run, examine_run
 from xpcap.runs.captioning import caption_chosen, captioned, data_of
-from xpcap.runs.doctor import Symptom, activations
+from xpcap.runs.doctor import Symptom
 from xpcap.runs.folder import HISTORY, write_lines
 
 COLOURS, THINGS, PLACES = (
@@ -552,7 +552,7 @@ def test_activations_are_the_gates_of_the_steps_taken(healthy: dict[tuple[str, s
     model = healthy["lstm", "init"].model
     val, p = DATA.splits["val"], model.params
     caption = DATA.vocabulary.encode(["red dog"], 5)
-    found = activations(model, val.features[:1], caption)
+    found = model.activations(val.features[:1], caption)
     a = (
         p["W_embed"][caption[0, 0]] @ p["Wx"]
         + p["b"]

@@ -5,8 +5,9 @@ transfer.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -14,11 +15,13 @@ from numpy.typing import DTypeLike
 from xpcap.backend import Array, asarray, get_array_module, is_device_array, to_numpy
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.checks import all_below
-from xpcap.memory import Buffer, Workspace, view
+from xpcap.memory import Buffer, view
 from xpcap.models.config import ModelConfig
-from xpcap.ops import NO_TARGET, PackedSequences, Segments, contiguous, get_ops
+from xpcap.ops import NO_TARGET, LossTerms, PackedSequences, Segments, contiguous, get_ops
 from xpcap.options import Real
 from xpcap.spec import spec
+
+CROSS_ENTROPY = LossTerms()  # without any further term
 
 
 class FeatureRows(NamedTuple):
@@ -75,6 +78,91 @@ class Batch(NamedTuple):
     step: int | None = None  # training step of the dropout masks, from 0; None: one after the last
     layouts: Layouts = ()  # to one of which a device may pad the batch, if it fits; see layouts_of
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keywords of `CaptioningRNN.loss`; those that not every model has, only if they are used."""
+        options: dict[str, Any] = {"weights": self.weights, "total": self.total, "step": self.step}
+        if self.shard is not None:
+            options["shard"] = self.shard
+        return {**options, "layouts": self.layouts} if self.layouts else options
+
+    @property
+    def computed(self) -> int:
+        """Captions that this process computes."""
+        return len(self.captions if self.shard is None else self.shard)
+
+    @property
+    def scale(self) -> np.ndarray | float:
+        """Factor of each caption's loss (N,), or one number for all."""
+        total = len(self.captions) if self.total is None else self.total
+        return 1 / total if self.weights is None else np.asarray(self.weights) / total
+
+    def take(self, captions: slice) -> "Batch":
+        """Features and captions of some captions alone."""
+        features: Any = self.features
+        if isinstance(features, FeatureRows):
+            features = features._replace(rows=features.rows[captions])
+        else:
+            features = features[captions]
+        return Batch(features, self.captions[captions])
+
+    def checked(self, where: str, config: ModelConfig) -> "Batch":
+        """The batch with captions on the host, features as an array, and a float as `total`.
+
+        TypeError, ValueError : it is no batch for a model of this config; `where` begins messages.
+        """
+        captions = to_numpy(as_array(where, "captions", self.captions))
+        sizes = spec("captions:N,T+1=i").check(where, captions)
+        if captions.shape[0] < 1 or captions.shape[1] < 2:
+            raise InvalidValueError(
+                where,
+                "captions",
+                f"have shape {captions.shape}",
+                expected="(N, T+1), at least one caption of one step",
+            )
+        n = sizes["N"] if self.shard is None else len(self.shard)
+        features, shape = self.features, config.feature_shape
+        if not isinstance(features, FeatureRows):
+            features = as_array(where, "features", features)
+            check_features(where, features, shape, N=n)
+        elif np.shape(features) != (n, *shape):
+            raise InvalidValueError(
+                where, "features", f"have shape {np.shape(features)}", expected=f"{(n, *shape)}"
+            )
+        if self.shard is not None and (
+            not all_below(self.shard, len(captions)) or len(np.unique(self.shard)) < n
+        ):
+            raise InvalidValueError(
+                where,
+                "shard",
+                f"holds {np.min(self.shard)}..{np.max(self.shard)}",
+                expected=f"distinct numbers of {len(captions)} captions",
+            )
+        if not all_below(captions, config.vocabulary):
+            raise InvalidValueError(
+                where,
+                "captions",
+                f"hold ids {captions.min()}..{captions.max()}",
+                expected=f"0..{config.vocabulary - 1}",
+                cause="are they from another vocabulary?",
+            )
+        if self.weights is not None:
+            weights = np.asarray(self.weights)
+            if weights.shape != (len(captions),) or weights.dtype.kind not in "biuf":
+                raise InvalidValueError(
+                    where,
+                    "weights",
+                    f"have shape {weights.shape}",
+                    expected=f"one real number for each of {len(captions)} captions",
+                )
+            if not np.isfinite(weights).all():
+                raise InvalidValueError(
+                    where, "weights", "hold a number that is not finite", expected="finite ones"
+                )
+        # A Python float: a NumPy scalar would change the dtype of a float32 model's loss
+        total = Real(above=0, optional=True).check(where, "total", self.total)
+        return self._replace(features=features, captions=captions, total=total)
+
 
 class PackedCaptions(NamedTuple):
     """A batch of captions, or one part of it, as packed rows, longest caption first.
@@ -88,15 +176,16 @@ class PackedCaptions(NamedTuple):
     """
 
     rows: PackedSequences
-    order: Array  # (N,) caption number at each sorted position
     words: Array  # (K,) ids of the distinct input words
     inputs: Segments  # rows grouped by input word; ids index `words`
     target_rows: Array | None  # (L,) rows whose target is not NULL; None if all are
     targets: Array  # (L,) their target ids
-    # Host: (L,) their positions in the list of live steps, caption by caption; -1 without a target
+    # Always on the host
+    order: np.ndarray  # (N,) number of each sorted caption in the batch
+    # (L,) positions of the targets in the list of live steps, caption by caption; -1 if there is none
     hidden_mask_rows: np.ndarray
-    # Host: (K,) position of each word among those of the batch; -1 if of none
-    word_mask_rows: np.ndarray
+    word_mask_rows: np.ndarray  # (K,) position among the words of the batch; -1 if of none
+    shape: tuple[int, int]  # of the batch's targets: captions and steps
     layout: tuple[int, ...] | None = None  # that it is padded to
 
 
@@ -118,10 +207,26 @@ class DropoutKey(NamedTuple):
 class Part(NamedTuple):
     """A minibatch, or one part of it, on the model's device, in packed order."""
 
-    table: Array  # (m, D) or (m, P, D); the features are table[packed.order]
+    table: Array  # (m, D) or (m, P, D)
+    pictures: Array  # (N,) row of the table of each sorted caption
     packed: PackedCaptions
     masks: Masks
-    scale: Array | float = 1.0  # (L,) factor of the loss of each row with a target; or one for all
+    terms: LossTerms  # with the factor of the loss of each row with a target (L,); or one for all
+
+    def unpack(self, values: np.ndarray, rows: Array | None = None) -> np.ndarray:
+        """Values of packed rows by caption and step, (N, T, ...); 0 where there is no row.
+
+        Parameters
+        ----------
+        values : array (n, ...), on the host
+        rows : array (n,), int, their rows, such as `packed.target_rows`. None: all rows in order
+        """
+        packed, some = self.packed, slice(None) if rows is None else to_numpy(rows)
+        caption = packed.order[to_numpy(packed.rows.sequence)]
+        steps = np.arange(len(packed.rows.batch_sizes)).repeat(packed.rows.batch_sizes)
+        found = np.zeros((*packed.shape, *values.shape[1:]), values.dtype)
+        found[caption[some], steps[some]] = values
+        return found
 
 
 # ---- From a batch to parts on the device
@@ -129,74 +234,65 @@ class Part(NamedTuple):
 
 def prepare_batch(
     where: str,
+    batch: Batch,
     config: ModelConfig,
     like: Array,
     null: int,
-    features: Array | FeatureRows,
-    captions: Array,
     buffers: Sequence[Buffer],
     *,
-    scale: np.ndarray | float = 1.0,
     draw: DropoutKey | None = None,
-    shard: np.ndarray | None = None,
-    layouts: Layouts = (),
+    terms: LossTerms = CROSS_ENTROPY,
 ) -> list[Part]:
-    """Parts of a batch on the device: checked, packed, with dropout masks drawn there.
+    """Parts of a checked batch on the device: packed, with dropout masks drawn there.
 
     Parameters
     ----------
     where : begins messages
+    batch : as `Batch.checked` returns it
     like : the model's flat buffer, with the library, device and dtype of the parts
     null : id of the padding word
-    features, captions, shard : as in CaptioningRNN.loss
     buffers : memory for transfers and masks, one for each part
-    scale : array (N,), the factor of each caption's loss; or one number for all
-    draw : seed and step of the dropout masks; None: no dropout
-    layouts : pad to the first that fits, if any does; for a batch of one part on a device
+    draw : key of the dropout masks; None: no dropout
+    terms : of the loss; their scale comes from the batch
     """
-    captions = to_numpy(as_array(where, "captions", captions))
-    if not isinstance(features, FeatureRows):
-        features = as_array(where, "features", features)
-    weights = None if isinstance(scale, float) else scale
-    check_batch(where, features, captions, config.feature_shape, config.vocabulary, weights, shard)
+    features, captions, shard = batch.features, batch.captions, batch.shard
 
     # On the host: the captions of each part, their order, and the numbers of its mask rows
-    V = config.vocabulary
-    packed = [
-        pack(captions, null, part, len(buffers), shard, layouts, V) for part in range(len(buffers))
-    ]
+    orders, V = deal(captions, null, len(buffers), shard), config.vocabulary
+    packed = [pack(captions, null, order, batch.layouts, V) for order in orders]
     mask_rows: Sequence[Sequence[np.ndarray]] = [()] * len(packed)
     counts: Sequence[int] = ()
     if draw is not None:
-        whole = None if shard is None else [pack(captions, null)]
-        mask_rows, counts = mask_rows_of(packed, whole)
+        mask_rows, counts = mask_rows_of(packed, None if shard is None else pack(captions, null))
 
     # Features: a table on the device, and the row of each caption in it
     if isinstance(features, FeatureRows):
-        table, rows = features.checked(where, like), features.rows
+        table, pictures = features.checked(where, like), features.rows
         if not is_device_array(table):
-            check_finite(where, table[rows])
+            check_finite(where, table[pictures])
     else:
-        table, rows = to_device(where, features, like, buffers[0]), np.arange(len(features))
+        table, pictures = to_device(where, features, like, buffers[0]), np.arange(len(features))
     if shard is not None:  # features are those of its captions alone
-        all_rows = np.zeros(len(captions), rows.dtype)
-        all_rows[shard] = rows
-        rows = all_rows
+        of_all = np.zeros(len(captions), pictures.dtype)
+        of_all[shard] = pictures
+        pictures = of_all
 
     # To the device: index arrays, masks, and the factors of the rows with a target
     sent = [
-        send(p, table, rows[p.order], own, buffer)
+        send(p, like, [pictures[p.order], *own], buffer)
         for p, own, buffer in zip(packed, mask_rows, buffers, strict=True)
     ]
     masks = [Masks()] * len(packed)
     if draw is not None:
-        masks = masks_of(config, draw, [own for _, own in sent], counts, buffers)
-    scales: Sequence[Array | float] = [
+        masks = masks_of(config, draw, [own for _, (_, *own) in sent], counts, buffers)
+    scale = batch.scale
+    scales = [
         scale if isinstance(scale, float) else _by_target(scale, p, buffer, like.dtype)
         for p, buffer in zip(packed, buffers, strict=True)
     ]
     return [
-        Part(table, p, m, factor) for (p, _), m, factor in zip(sent, masks, scales, strict=True)
+        Part(table, own_pictures, p, m, replace(terms, scale=factor))
+        for (p, (own_pictures, *_)), m, factor in zip(sent, masks, scales, strict=True)
     ]
 
 
@@ -239,12 +335,28 @@ def to_device(where: str, features: Array, like: Array, buffer: Buffer | None = 
 # ---- Packing
 
 
+def deal(
+    captions: np.ndarray, null: int, parts: int = 1, shard: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Numbers of captions (n,) for each of so many parts, the longest first.
+
+    They are dealt by length, so that parts cost the same.
+
+    Parameters
+    ----------
+    captions : array (N, T+1), int
+    shard : array (m,), int, numbers of the captions to deal. None: all
+    """
+    lengths = caption_lengths(captions, null)
+    shard = np.arange(len(captions)) if shard is None else shard
+    order = shard[(-lengths[shard]).argsort(kind="stable")]
+    return [order[part::parts] for part in range(parts)]
+
+
 def pack(
     captions: np.ndarray,
     null: int,
-    part: int = 0,
-    parts: int = 1,
-    shard: np.ndarray | None = None,
+    order: np.ndarray | None = None,
     layouts: Layouts = (),
     V: int = 0,
 ) -> PackedCaptions:
@@ -254,9 +366,7 @@ def pack(
     ----------
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
     null : id of the padding word
-    part, parts : pack part `part` of `parts`, as in `dealt`; `order` and `hidden_mask_rows` are then those
-        of the whole batch
-    shard : (n,), int, the captions to pack, or to pack a part of. None: all
+    order : array (n,), int, numbers of the captions to pack, as from `deal`. None: all
     layouts, V : pad to the first of the layouts that fits, if one does, for V words in all
 
     Notes
@@ -264,31 +374,48 @@ def pack(
     A caption ends with its last non-NULL target; later steps are left out. A step with a NULL
     target inside a caption stays, since later steps depend on it, but does not enter the loss.
     """
-    T, lengths = captions.shape[1] - 1, caption_lengths(captions, null)
-    shard = np.arange(len(captions)) if shard is None else shard
-    order = shard[(-lengths[shard]).argsort(kind="stable")][part::parts]
+    lengths, T = caption_lengths(captions, null), captions.shape[1] - 1
+    if order is None:
+        (order,) = deal(captions, null)
     steps = np.bincount(lengths[order], minlength=1)  # captions of each length
     sizes = (len(order) - steps.cumsum()[:-1]).tolist()
-    for layout in layouts:
-        if _fits(sizes, layout, len(order), T):
-            return _padded(captions, null, order, lengths, layout, V)
-    rows = PackedSequences.of(sizes, len(order))
+    layout = next((one for one in layouts if _fits(sizes, one, len(order), T)), None)
+    rows, t = _laid_out(layout or tuple(sizes), len(order))
     caption = order[rows.sequence]
-    t = np.arange(len(rows.batch_sizes)).repeat(rows.batch_sizes)
     at, words = caption * (T + 1) + t, captions.ravel()
-    distinct, segments = _grouped(words.take(at))
-    targets, hidden_mask_rows, target_rows = (
-        words.take(at + 1),
-        (lengths.cumsum() - lengths).take(caption) + t,
-        None,
-    )
-    if not (has_target := targets != null).all():
-        target_rows = has_target.nonzero()[0]
-        targets, hidden_mask_rows = targets[target_rows], hidden_mask_rows[target_rows]
-    word_mask_rows = np.arange(len(distinct))  # sorted, so each is its own
+    inputs, targets = words.take(at), words.take(at + 1)
+    hidden_mask_rows = (lengths.cumsum() - lengths).take(caption) + t
+    has_target, target_rows = targets != null, None
+    if layout:
+        # A row of padding reads a word that the batch has anyway: it may not count among the distinct
+        inputs = np.where(t < lengths.take(caption), inputs, captions[order[0], 0])
+        distinct, segments, word_mask_rows = _grouped_and_padded(inputs, V)
+        targets = np.where(has_target, targets, NO_TARGET)
+        hidden_mask_rows = np.where(has_target, hidden_mask_rows, -1)
+    else:
+        distinct, segments = _grouped(inputs)
+        word_mask_rows = np.arange(len(distinct))  # sorted, so each is its own
+        if not has_target.all():
+            target_rows = has_target.nonzero()[0]
+            targets, hidden_mask_rows = targets[target_rows], hidden_mask_rows[target_rows]
     return PackedCaptions(
-        rows, order, distinct, segments, target_rows, targets, hidden_mask_rows, word_mask_rows
+        rows,
+        distinct,
+        segments,
+        target_rows,
+        targets,
+        order,
+        hidden_mask_rows,
+        word_mask_rows,
+        (len(captions), T),
+        layout,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _laid_out(sizes: tuple[int, ...], n: int) -> tuple[PackedSequences, np.ndarray]:
+    """Rows of n captions, sizes[t] alive at step t, and the step of each."""
+    return PackedSequences.of(sizes, n), np.arange(len(sizes)).repeat(sizes)
 
 
 # ---- Padding to a layout
@@ -325,42 +452,6 @@ def _fits(sizes: Sequence[int], layout: tuple[int, ...], n: int, T: int) -> bool
     return all(alive <= most for alive, most in zip(sizes, layout, strict=False))
 
 
-@functools.lru_cache(maxsize=64)
-def _laid_out(layout: tuple[int, ...]) -> tuple[PackedSequences, np.ndarray]:
-    """Rows of a layout, and the step of each."""
-    return PackedSequences.of(layout, layout[0]), np.arange(len(layout)).repeat(layout)
-
-
-def _padded(
-    captions: np.ndarray,
-    null: int,
-    order: np.ndarray,
-    lengths: np.ndarray,
-    layout: tuple[int, ...],
-    V: int,
-) -> PackedCaptions:
-    """Captions in sorted order, padded to a layout that fits."""
-    T, (rows, t) = captions.shape[1] - 1, _laid_out(layout)
-    caption = order[rows.sequence]
-    at, words = caption * (T + 1) + t, captions.ravel()
-    targets, first = words.take(at + 1), (lengths.cumsum() - lengths).take(caption)
-    has_target = targets != null
-    # A row of padding reads a word that the batch has anyway: it may not count among the distinct
-    inputs = np.where(t < lengths.take(caption), words.take(at), captions[order[0], 0])
-    distinct, segments, word_mask_rows = _grouped_and_padded(inputs, V)
-    return PackedCaptions(
-        rows,
-        order,
-        distinct,
-        segments,
-        None,
-        np.where(has_target, targets, NO_TARGET),
-        np.where(has_target, first + t, -1),
-        word_mask_rows,
-        layout,
-    )
-
-
 def _grouped_and_padded(words: np.ndarray, V: int) -> tuple[np.ndarray, Segments, np.ndarray]:
     """As _grouped, but the distinct words are a multiple of WORDS, or all V: others, of no row, are
     among them. Also the position of each among those of the rows; -1 if it is another.
@@ -377,11 +468,6 @@ def _grouped_and_padded(words: np.ndarray, V: int) -> tuple[np.ndarray, Segments
     ids = (with_others.cumsum() - 1).take(words)
     narrow = words.astype(np.uint16) if V <= 1 << 16 else words  # as in _grouped
     return distinct, Segments(ids, narrow.argsort(kind="stable"), starts), word_mask_rows
-
-
-def dealt(captions: np.ndarray, null: int, part: int, parts: int) -> np.ndarray:
-    """Captions in part `part` of `parts`: dealt by length, so that parts cost the same."""
-    return (-caption_lengths(captions, null)).argsort(kind="stable")[part::parts]
 
 
 def caption_lengths(captions: np.ndarray, null: int) -> np.ndarray:
@@ -409,27 +495,22 @@ def _grouped(words: np.ndarray) -> tuple[np.ndarray, Segments]:
 
 
 def send(
-    packed: PackedCaptions,
-    like: Array,
-    order: np.ndarray,
-    mask_rows: Sequence[np.ndarray],
-    buffer: Buffer,
+    packed: PackedCaptions, like: Array, more: Sequence[np.ndarray], buffer: Buffer
 ) -> tuple[PackedCaptions, list[Array]]:
-    """Packed captions, with `order` for their own, and index vectors `mask_rows`, in one transfer."""
-    rows, _, words, inputs, target_rows, targets, *_ = packed
+    """Packed captions, and `more` index vectors, on the device of `like`, in one transfer."""
+    rows, words, inputs, target_rows, targets, *_ = packed
     if get_array_module(like) is np:
-        return packed._replace(order=order), list(mask_rows)
+        return packed, list(more)
     assert rows.sequence is not None  # pack() sets both
     assert rows.firsts is not None
     optional = [x for x in (target_rows, rows.previous) if x is not None]
-    vectors = [order, words, *inputs, targets, rows.sequence, rows.firsts, *optional, *mask_rows]
+    vectors = [words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more]
     views = send_joined(vectors, buffer, packed.layout is not None)
-    order, words, ids, by_word, starts, targets, sequence, firsts, *rest = views
+    words, ids, by_word, starts, targets, sequence, firsts, *rest = views
     target_rows = None if target_rows is None else rest.pop(0)
     previous = None if rows.previous is None else rest.pop(0)
     sent = packed._replace(
         rows=PackedSequences(rows.batch_sizes, rows.N, previous, sequence, firsts),
-        order=order,
         words=words,
         inputs=Segments(ids, by_word, starts),
         target_rows=target_rows,
@@ -467,30 +548,27 @@ class MaskRows(NamedTuple):
     counts: Sequence[int]  # for each mask: rows of the whole batch
 
 
-def mask_rows_of(
-    parts: Sequence[PackedCaptions], whole: Sequence[PackedCaptions] | None = None
-) -> MaskRows:
+def mask_rows_of(parts: Sequence[PackedCaptions], whole: PackedCaptions | None = None) -> MaskRows:
     """Row numbers of masks, which depend on neither packing nor parts.
 
-    Captions count as they come, distinct words by id, and live steps caption by caption. `whole`
-    has the parts that make up the whole batch, where `parts` do not.
+    Captions count as they come, distinct words by id, and live steps caption by caption. `whole` is
+    the whole batch, where `parts` do not make it up.
     """
-    whole = parts if whole is None else whole
-    captions, rows = sum(part.rows.N for part in whole), sum(part.rows.R for part in whole)
-    if len(whole) == 1 and whole is parts:
-        (part,) = parts
-        return MaskRows(
-            [[part.order, part.word_mask_rows, part.hidden_mask_rows]],
-            (captions, len(part.words), rows),
-        )
-    words = np.unique(np.concatenate([part.words for part in whole]))  # sorted
-    mask_rows = [
-        [
-            part.order,
-            np.where(part.word_mask_rows < 0, -1, np.searchsorted(words, part.words)),
-            part.hidden_mask_rows,
+    all_parts = parts if whole is None else [whole]
+    captions, rows = (
+        sum(sizes) for sizes in zip(*((p.rows.N, p.rows.R) for p in all_parts), strict=True)
+    )
+    if whole is None and len(parts) == 1:
+        words, numbers = parts[0].words, [parts[0].word_mask_rows]
+    else:
+        words = np.unique(np.concatenate([part.words for part in all_parts]))  # sorted
+        numbers = [
+            np.where(part.word_mask_rows < 0, -1, np.searchsorted(words, part.words))
+            for part in parts
         ]
-        for part in parts
+    mask_rows = [
+        [part.order, of_words, part.hidden_mask_rows]
+        for part, of_words in zip(parts, numbers, strict=True)
     ]
     return MaskRows(mask_rows, (captions, len(words), rows))
 
@@ -520,55 +598,6 @@ def masks_of(
 
 
 # ---- Checks
-
-
-def check_batch(
-    where: str,
-    features: Array | FeatureRows,
-    captions: np.ndarray,
-    shape: tuple[int, ...],
-    V: int,
-    weights: np.ndarray | None,
-    shard: np.ndarray | None = None,
-) -> None:
-    """TypeError, ValueError : the arguments are no batch for CaptioningRNN.loss."""
-    sizes = spec("captions:N,T+1=i").check(where, captions)
-    if captions.shape[0] < 1 or captions.shape[1] < 2:
-        raise InvalidValueError(
-            where,
-            "captions",
-            f"have shape {captions.shape}",
-            expected="(N, T+1), at least one caption of one step",
-        )
-    n = sizes["N"] if shard is None else len(shard)
-    if not isinstance(features, FeatureRows):
-        check_features(where, features, shape, N=n)
-    elif np.shape(features) != (n, *shape):
-        raise InvalidValueError(
-            where, "features", f"have shape {np.shape(features)}", expected=f"{(n, *shape)}"
-        )
-    if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
-        raise InvalidValueError(
-            where,
-            "shard",
-            f"holds {np.min(shard)}..{np.max(shard)}",
-            expected=f"distinct numbers of {len(captions)} captions",
-        )
-    if not all_below(captions, V):
-        raise InvalidValueError(
-            where,
-            "captions",
-            f"hold ids {captions.min()}..{captions.max()}",
-            expected=f"0..{V - 1}",
-            cause="are they from another vocabulary?",
-        )
-    if weights is not None and (weights.shape != (len(captions),) or weights.dtype.kind != "f"):
-        raise InvalidValueError(
-            where,
-            "weights",
-            f"have shape {weights.shape}",
-            expected=f"one real number for each of {len(captions)} captions",
-        )
 
 
 def check_features(
@@ -636,64 +665,3 @@ def as_array(where: str, thing: str, x: object) -> Array:
             cause=f"of a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before"
             f" .numpy() if it is bfloat16 ({error})",
         ) from error
-
-
-def check_terms(
-    where: str,
-    workspace: object,
-    weights: np.ndarray | None,
-    total: float | None,
-) -> None:
-    """TypeError, ValueError : an option of CaptioningRNN.loss is out of range."""
-    if not isinstance(workspace, Workspace | None):
-        raise InvalidTypeError(
-            where,
-            "workspace",
-            f"is a {type(workspace).__name__}",
-            expected="an xpcap.memory.Workspace, or None",
-        )
-    if weights is not None and not np.isfinite(np.asarray(weights, np.float64)).all():
-        raise InvalidValueError(
-            where, "weights", "hold a number that is not finite", expected="finite ones"
-        )
-    Real(above=0, optional=True).check(where, "total", total)
-
-
-def check_words(word_to_idx: Mapping[str, int]) -> None:
-    """TypeError, ValueError : not a mapping of words to distinct whole numbers.
-
-    Ids from V on are allowed, as the course's fixture has one, but not for <NULL>.
-    """
-    if not isinstance(word_to_idx, Mapping):
-        raise InvalidTypeError(
-            "CaptioningRNN",
-            "word_to_idx",
-            f"is a {type(word_to_idx).__name__}",
-            expected="a mapping of word to id",
-            cause="of a list of words in the order of their ids give {word: i for i, word in"
-            " enumerate(words)}",
-        )
-    ids = list(word_to_idx.values())
-    if odd := [
-        (word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0
-    ]:
-        raise InvalidValueError(
-            "CaptioningRNN",
-            "word_to_idx",
-            f"gives {odd[0][0]!r} the id {odd[0][1]!r}",
-            expected="a whole number of at least 0",
-        )
-    if len(set(ids)) < len(ids):
-        raise InvalidValueError(
-            "CaptioningRNN",
-            "word_to_idx",
-            f"gives {len(ids)} words only {len(set(ids))} ids",
-            expected="one each",
-        )
-    if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
-        raise InvalidValueError(
-            "CaptioningRNN",
-            "word_to_idx",
-            f"has {len(ids)} words but no <NULL> with an id below that",
-            expected="one: it marks padding",
-        )

@@ -12,7 +12,7 @@ from xpcap.errors import InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.memory import Buffer, allocator
 from xpcap.models import network
-from xpcap.models.batch import FeatureRows, Part, pack, prepare_batch, prepare_features
+from xpcap.models.batch import Batch, FeatureRows, Part, prepare_batch, prepare_features
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Score
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
@@ -133,7 +133,7 @@ class Captioner(ABC):
             ``nll``, the negative log-likelihood of all target words; ``correct``, how many of them
             the model scores highest; ``tokens``, how many there are.
         """
-        return network.score(self._members, self._part("score", features, captions))
+        return network.score(self._networks, self._part("score", Batch(features, captions)))
 
     @in_turn
     def word_log_probabilities(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
@@ -154,25 +154,14 @@ class Captioner(ABC):
             On the host: [n, t] is that of captions[n, t + 1], END included, given the words before;
             0 after END.
         """
-        captions, name = to_numpy(captions), "word_log_probabilities"
-        parts = [slice(0, len(captions))]
+        batch = Batch(features, to_numpy(captions))
+        parts, N = [slice(0, len(captions))], len(captions)
         if isinstance(self.like, np.ndarray):
-            parts = split_evenly(len(captions), min(cores(), len(captions) // LEAST_PART))
+            parts = split_evenly(N, min(cores(), N // LEAST_PART))
 
-        def of_part(part: slice) -> np.ndarray:
-            some = captions[part]
-            if isinstance(features, FeatureRows):
-                prepared = self._part(name, features._replace(rows=features.rows[part]), some)
-            else:
-                prepared = self._part(name, features[part], some)
-            packed = pack(some, self.word_to_idx["<NULL>"])
-            found = np.zeros((len(some), some.shape[1] - 1), self.like.dtype)
-            steps = np.arange(len(packed.rows.batch_sizes)).repeat(packed.rows.batch_sizes)
-            caption, target_rows = packed.order[packed.rows.sequence], packed.target_rows
-            if target_rows is not None:
-                caption, steps = caption[target_rows], steps[target_rows]
-            found[caption, steps] = network.log_likelihoods(self._members, prepared)
-            return found
+        def of_part(some: slice) -> np.ndarray:
+            part = self._part("word_log_probabilities", batch.take(some))
+            return network.word_log_probabilities(self._networks, part)
 
         return np.concatenate(parallel_map(of_part, parts))
 
@@ -298,18 +287,17 @@ class Captioner(ABC):
         features = prepare_features(function, features, self.config.feature_shape, self.like)
         return decode(self, features, policy, scored, function, numbers)
 
-    def _part(self, method: str, features: Array | FeatureRows, captions: Array) -> Part:
+    def _part(self, method: str, batch: Batch) -> Part:
         """Given captions as one part on the model's device."""
-        null, buffers = self.word_to_idx["<NULL>"], [allocator(self.like)]
-        (part,) = prepare_batch(
-            f"{self._name}.{method}", self.config, self.like, null, features, captions, buffers
-        )
+        where, null = f"{self._name}.{method}", self.word_to_idx["<NULL>"]
+        batch, buffers = batch.checked(where, self.config), [allocator(self.like)]
+        (part,) = prepare_batch(where, batch, self.config, self.like, null, buffers)
         return part
 
     @property
     @abstractmethod
-    def _members(self) -> Sequence[network.Member]:
-        """Config and parameters of each model."""
+    def _networks(self) -> Sequence[network.Network]:
+        """The networks of all models, in fresh memory."""
 
     @property
     def _name(self) -> str:

@@ -9,27 +9,22 @@ from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, array_module, asarray, is_device_array, to_numpy
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.layers.attention import Attention
-from xpcap.layers.cells import State
+from xpcap.layers.cells import Activation, State
 from xpcap.memory import Buffer, Workspace, allocator
-from xpcap.models import network
 from xpcap.models.batch import (
+    Batch,
     DropoutKey,
     FeatureRows,
     Layouts,
-    as_array,
-    check_terms,
-    check_words,
-    pack,
     prepare_batch,
     prepare_features,
 )
 from xpcap.models.captioner import Captioner
 from xpcap.models.config import ModelConfig
-from xpcap.models.network import cell_params, project_image
+from xpcap.models.network import Network
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
-from xpcap.ops import LossTerms, contiguous, get_ops
+from xpcap.ops import LossTerms
 from xpcap.ops.cublas import check_handle
 from xpcap.options import SEED, kinds
 from xpcap.threads import in_turn, parallel_map
@@ -123,7 +118,7 @@ class CaptioningRNN(Captioner):
             ("hidden", "hidden_dim", hidden_dim),
         ):
             kinds(ModelConfig)[field].check("CaptioningRNN", name, value)
-        check_words(word_to_idx)
+        _check_words(word_to_idx)
         config = ModelConfig(
             len(word_to_idx),
             shape,
@@ -180,7 +175,7 @@ class CaptioningRNN(Captioner):
                 cause=f"construct {cls.__name__} and assign model.params, or override from_config",
             )
         model = cls.__new__(cls)
-        check_words(word_to_idx)
+        _check_words(word_to_idx)
         if len(word_to_idx) != config.vocabulary:
             raise InvalidValueError(
                 "CaptioningRNN",
@@ -253,9 +248,26 @@ class CaptioningRNN(Captioner):
     def size(self) -> int:
         return int(self.params.flat.size)
 
+    def _network(self, buffer: Buffer | None = None) -> Network:
+        return Network(self.config, self.params, buffer)
+
     @property
-    def _members(self) -> list[network.Member]:
-        return [(self.config, self.params)]
+    def _networks(self) -> list[Network]:
+        return [self._network()]
+
+    def _buffers(self, workspace: Workspace | None, batch: Batch) -> list[Buffer]:
+        """Memory for the parts of a batch, one each; of a large enough one as many as there are."""
+        if not isinstance(workspace, Workspace | None):
+            raise InvalidTypeError(
+                "CaptioningRNN.loss",
+                "workspace",
+                f"is a {type(workspace).__name__}",
+                expected="an xpcap.memory.Workspace, or None",
+            )
+        if workspace is None:
+            return [allocator(self.like)]
+        parts = workspace.parts[: max(1, batch.computed // LEAST_PART)]
+        return [part.buffer for part in parts]
 
     # ---- Training
 
@@ -326,39 +338,37 @@ class CaptioningRNN(Captioner):
         TypeError
             Captions are not integers, features no real numbers, or NumPy cannot read them.
         """
-        if step is None:
-            step = self._next_step
-        step = SEED.check("CaptioningRNN.loss", "step", step)
-        captions = to_numpy(as_array("CaptioningRNN.loss", "captions", captions))
-        n = len(np.atleast_1d(captions))
-        check_terms("CaptioningRNN.loss", workspace, weights, total)
-        terms = LossTerms.checked("CaptioningRNN.loss", smoothing=smoothing)
-        total = max(n, 1) if total is None else total
-        computed = n if shard is None else len(shard)
-        spaces = [] if workspace is None else workspace.parts[: max(1, computed // LEAST_PART)]
-        buffers = [space.buffer for space in spaces] or [allocator(self.params.flat)]
-        if not computed and shard is not None:
-            self._next_step = step + 1
-            return network.zero_gradients(self.params, buffers[0])
-        parts = prepare_batch(
-            "CaptioningRNN.loss",
-            self.config,
-            self.params.flat,
-            self._null,
+        where, on_device = "CaptioningRNN.loss", is_device_array(self.like)
+        step = SEED.check(where, "step", self._next_step if step is None else step)
+        terms = LossTerms.checked(where, smoothing=smoothing)
+        batch = Batch(
             features,
             captions,
-            buffers,
-            scale=1 / total if weights is None else np.asarray(np.asarray(weights) / total),
-            draw=DropoutKey(self.seed, step) if self.dropout else None,
+            weights=weights,
+            total=total,
             shard=shard,
-            layouts=layouts if layouts and is_device_array(self.params.flat) else (),
+            layouts=layouts if on_device else (),
+        ).checked(where, self.config)
+        networks = [self._network(buffer) for buffer in self._buffers(workspace, batch)]
+        if not batch.computed:
+            self._next_step = step + 1
+            return networks[0].zero_gradients()
+        parts = prepare_batch(
+            where,
+            batch,
+            self.config,
+            self.like,
+            self._null,
+            [network.buffer for network in networks],
+            draw=DropoutKey(self.seed, step) if self.dropout else None,
+            terms=terms,
         )
 
         # Parts are computed in parallel, each with gradients of its own, and added up in order
         def of_part(k: int) -> tuple[Array, Parameters]:
-            return network.gradients(self.config, self.params, parts[k], terms, buffers[k])
+            return networks[k].gradients(parts[k])
 
-        results = parallel_map(of_part, range(len(buffers)))
+        results = parallel_map(of_part, range(len(parts)))
         loss, grads = results[0]
         for other_loss, other in results[1:]:
             loss = loss + other_loss
@@ -396,17 +406,34 @@ class CaptioningRNN(Captioner):
                 f"is {self.config.inject}",
                 expected="one with attention",
             )
-        config, params, buffer = self.config, self.params, allocator(self.like)
-        (part,) = prepare_batch(
-            "CaptioningRNN.attention", config, self.like, self._null, features, captions, [buffer]
-        )
-        attention = network.forward(config, params, part, buffer).image.attention
+        part = self._part("attention", Batch(features, captions))
+        attention = self._network().forward(part).image.attention
         assert attention is not None
-        packed, (N, columns) = pack(to_numpy(captions), self._null), np.shape(captions)
-        weights = np.zeros((N, columns - 1, config.feature_shape[0]), self.dtype)
-        steps = np.arange(len(packed.rows.batch_sizes)).repeat(packed.rows.batch_sizes)
-        weights[packed.order[packed.rows.sequence], steps] = to_numpy(attention.weights)
-        return weights
+        return part.unpack(to_numpy(attention.weights))
+
+    @in_turn
+    def activations(self, features: Array | FeatureRows, captions: Array) -> dict[str, Activation]:
+        """The cell's nonlinearities on given captions, without dropout.
+
+        Parameters
+        ----------
+        features : array (N, D), with attention (N, P, D), or FeatureRows
+            As in `loss`.
+        captions : array (N, T+1), int
+            As in `loss`.
+
+        Returns
+        -------
+        activations : dict of str to Activation
+            By live (caption, step), on the model's device; empty for a cell that names none.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `loss`.
+        """
+        part = self._part("activations", Batch(features, captions))
+        return self.config.recurrent.activations(self._network().forward(part).cell)
 
     @in_turn
     def trace(self, features: Array | FeatureRows, captions: Array) -> Trace:
@@ -432,14 +459,12 @@ class CaptioningRNN(Captioner):
         TypeError, ValueError
             As in `loss`.
         """
-        config, params, buffer = self.config, self.params, allocator(self.like)
-        part = self._part("trace", features, captions)
-        captions = to_numpy(captions)
+        part = self._part("trace", Batch(features, captions))
         # The part has the pictures sorted by the length of their captions
-        unsorted = asarray(np.argsort(pack(captions, self._null).order), like=self.like)
-        order = part.packed.order[unsorted]
-        image = network.image_forward(config, params, part.table, order, None, buffer)
-        return trace(config, params, image, captions, self._null)
+        unsorted = asarray(np.argsort(part.packed.order), like=self.like)
+        network = self._network()
+        image = network.image(part.table, part.pictures[unsorted])
+        return trace(network, image, to_numpy(captions), self._null)
 
     # ---- Sampling
 
@@ -458,14 +483,9 @@ class CaptioningRNN(Captioner):
             The cell's state; then, if `inject` has them, the image's term of every step (n, G) and
             the regions A (n, P, H), both constant.
         """
-        config, params = self.config, self.params
-        shape, where = config.feature_shape, "CaptioningRNN.start"
-        features = prepare_features(where, features, shape, params.flat, read=False)
-        image = project_image(config, params, features, allocator(params.flat))
-        cell = config.recurrent
-        state = (image.h0,) * cell.states if config.attends else cell.initial(image.h0)
-        constant = image.term, None if image.attention is None else image.attention.A
-        return (*state, *(array for array in constant if array is not None))
+        shape, where = self.config.feature_shape, "CaptioningRNN.start"
+        features = prepare_features(where, features, shape, self.like, read=False)
+        return self._network().start(features)
 
     @in_turn
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
@@ -482,32 +502,53 @@ class CaptioningRNN(Captioner):
         -------
         a : array (n, G), float
         """
-        params = self.params
-        weight, bias = (params[name] for name in self.config.recurrent.inputs)
-        if buffer is None:
-            return params["W_embed"][words] @ weight + bias
-        out = buffer("vectors", (len(words), self.config.wordvec))
-        ops = get_ops(out)
-        vectors = ops.gather(params["W_embed"], contiguous(words), out=out)
-        a = ops.matmul(vectors, weight, out=buffer("a", (len(words), len(bias))))
-        a += bias
-        return a
+        return self._network(buffer).project(words)
 
     @in_turn
     def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
-        params, config, cell = self.params, self.config, self.config.recurrent
-        state, image = state[: cell.states], state[cell.states :]
-        if config.every_step:
-            a += image[0]
-        extra = {}
-        if config.attends:
-            extra["extra_term"] = Attention(image[-1], params["Wattn"], buffer.scope("attention"))
-        state = cell.step(a, state, cell_params(config, params), buffer.scope("cell"), **extra)
-        h = state[0]
-        out = buffer("scores", (len(h), len(params["b_vocab"])))
-        scores = get_ops(h).matmul(contiguous(h), params["W_vocab"], out=out)
-        scores += params["b_vocab"]
-        return scores, (*state, *image)
+        network = self._network(buffer)
+        state = network.step(a, state)
+        return network.scores(state[0]), state
+
+
+def _check_words(word_to_idx: Mapping[str, int]) -> None:
+    """TypeError, ValueError : not a mapping of words to distinct whole numbers.
+
+    Ids from V on are allowed, as the course's fixture has one, but not for <NULL>.
+    """
+    if not isinstance(word_to_idx, Mapping):
+        raise InvalidTypeError(
+            "CaptioningRNN",
+            "word_to_idx",
+            f"is a {type(word_to_idx).__name__}",
+            expected="a mapping of word to id",
+            cause="of a list of words in the order of their ids give {word: i for i, word in"
+            " enumerate(words)}",
+        )
+    ids = list(word_to_idx.values())
+    if odd := [
+        (word, i) for word, i in word_to_idx.items() if not isinstance(i, int | np.integer) or i < 0
+    ]:
+        raise InvalidValueError(
+            "CaptioningRNN",
+            "word_to_idx",
+            f"gives {odd[0][0]!r} the id {odd[0][1]!r}",
+            expected="a whole number of at least 0",
+        )
+    if len(set(ids)) < len(ids):
+        raise InvalidValueError(
+            "CaptioningRNN",
+            "word_to_idx",
+            f"gives {len(ids)} words only {len(set(ids))} ids",
+            expected="one each",
+        )
+    if word_to_idx.get("<NULL>", len(ids)) >= len(ids):
+        raise InvalidValueError(
+            "CaptioningRNN",
+            "word_to_idx",
+            f"has {len(ids)} words but no <NULL> with an id below that",
+            expected="one: it marks padding",
+        )
 
 
 def _check_seed(seed: int) -> int:

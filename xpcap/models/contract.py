@@ -21,7 +21,7 @@ from xpcap.layers.cells import CELLS, Cell, Shapes
 from xpcap.memory import Buffer, Workspace, allocator
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.config import INJECT, has_attention
-from xpcap.models.network import cell_params
+from xpcap.models.network import Network
 from xpcap.ops import PackedSequences, State
 
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3, "dog": 4, "runs": 5}
@@ -78,7 +78,7 @@ class Trial(NamedTuple):
         model, rng = self.captioner(dtype), np.random.default_rng(seed)
         cell, G, N = CELLS[self.cell], model.config.columns, len(STEPS)
         rows = PackedSequences.of([3, 2, 2], N)
-        own = cell_params(model.config, model.params)
+        own = Network(model.config, model.params).cell_params
         shapes: Shapes = {"the pre-activation": (rows.R, G)}
         shapes |= {f"initial {name}": (N, H) for name in cell.names_of_states()}
         shapes |= {name: x.shape for name, x in own.items() if name not in cell.inputs}

@@ -9,10 +9,10 @@ from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.memory import Buffer, allocator
-from xpcap.models import network
 from xpcap.models.batch import FeatureRows, prepare_features
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
+from xpcap.models.network import Network
 from xpcap.ops import log_mean_softmax
 
 
@@ -78,8 +78,8 @@ class Ensemble(Captioner):
         return log_mean_softmax(scores), tuple(after)
 
     @property
-    def _members(self) -> list[network.Member]:
-        return [(model.config, model.params) for model in self.models]
+    def _networks(self) -> list[Network]:
+        return [Network(model.config, model.params) for model in self.models]
 
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
         # Features have one shape, so regions are the same

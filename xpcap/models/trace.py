@@ -6,12 +6,9 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.layers.attention import Attention
-from xpcap.layers.cells import Activation, State
-from xpcap.memory import allocator
+from xpcap.layers.cells import Activation
 from xpcap.models.batch import caption_lengths
-from xpcap.models.config import ModelConfig
-from xpcap.models.network import Image, cell_params
-from xpcap.models.parameters import Parameters
+from xpcap.models.network import Image, Network
 from xpcap.ops import PackedSequences, get_ops
 
 AT_ONCE = 16  # captions whose gradients are computed together; each has T * T / 2 rows
@@ -53,15 +50,12 @@ class Trace(NamedTuple):
     gradient_norms: dict[str, np.ndarray]
 
 
-def trace(
-    config: ModelConfig, params: Parameters, image: Image, captions: np.ndarray, null: int
-) -> Trace:
+def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Trace:
     """Trace of checked captions (N, T+1), int; `image` has their pictures, in the same order."""
-    cell, like, own = config.recurrent, params.flat, cell_params(config, params)
+    cell, params, like = network.cell, network.params, network.params.flat
     xp, N, T = get_array_module(like), len(captions), captions.shape[1] - 1
-    weight, bias = (params[name] for name in cell.inputs)
     words = asarray(captions.T, like=like)  # (T+1, N)
-    a = params["W_embed"][words[:T]] @ weight + bias  # (T, N, G)
+    a = network.project(words[:T].reshape(-1)).reshape(T, N, -1)
     if image.term is not None:
         a += image.term
 
@@ -73,21 +67,22 @@ def trace(
         return {"extra_term": Attention(A, params["Wattn"])}
 
     # States, step by step as in sampling
-    h0, *others = image.start(cell.states)
-    state: State = (h0, *(xp.zeros_like(h0) if x is None else x for x in others))
+    state = tuple(xp.zeros_like(image.h0) if x is None else x for x in image.start(cell.states))
     steps = [state]
     for t in range(T):
-        state = cell.step(a[t].copy(), state, own, allocator(like), **extra(slice(N), 1))
+        state = network.cell_step(a[t].copy(), state, image.attention)
         steps.append(state)
     states = [xp.stack(arrays) for arrays in zip(*steps, strict=True)]  # each (T+1, N, H)
 
     # Gates, of each step as a sequence of its own
     rows, before = PackedSequences.full(T * N, 1), tuple(_rows(x[:T]) for x in states)
-    _, cache = cell.rows_forward(_rows(a).copy(), before, own, rows, **extra(slice(N), T))
+    _, cache = cell.rows_forward(
+        _rows(a).copy(), before, network.cell_params, rows, **extra(slice(N), T)
+    )
     gates, activations = cell.gates(cache), cell.activations(cache)
 
     # Word probabilities, and the gradient of each step's loss with respect to its h
-    scores = _rows(states[0][1:]) @ params["W_vocab"] + params["b_vocab"]
+    scores = network.scores(_rows(states[0][1:]))
     log_p = get_ops(scores).log_softmax_(scores)  # (T*N, V)
     dscores = xp.exp(log_p)
     dscores[xp.arange(T * N), words[1:].ravel()] -= 1
@@ -105,7 +100,9 @@ def trace(
             rows = PackedSequences.of([k * n for k in range(t + 1, 0, -1)], (t + 1) * n)
             inputs = xp.concatenate([_rows(a[j : t + 1, some]) for j in range(t + 1)])
             before = tuple(_rows(x[: t + 1, some]) for x in states)
-            _, cache = cell.rows_forward(inputs, before, own, rows, **extra(some, t + 1))
+            _, cache = cell.rows_forward(
+                inputs, before, network.cell_params, rows, **extra(some, t + 1)
+            )
             upstream = xp.zeros((rows.R, dh.shape[2]), like.dtype)
             for step in rows.steps:
                 upstream[step.rows][-n:] = dh[t, some]  # of the sequences that end with this step

@@ -9,17 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, to_numpy
+from xpcap.backend import to_numpy
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import UNK, detokenize
 from xpcap.errors import InvalidValueError
-from xpcap.layers.cells import Activation
-from xpcap.memory import allocator
 from xpcap.metrics import CorpusStatistics, Words
 from xpcap.metrics.variety import bigrams, repeated
-from xpcap.models import Captioner, network
-from xpcap.models.batch import prepare_batch
+from xpcap.models import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.runs.captioning import captioned, data_of
 from xpcap.runs.folder import Run, provenance
@@ -582,7 +579,7 @@ def gates(model: CaptioningRNN, data: CaptionData, split: str) -> Diagnosis:
     """Share of the cell's activations that are saturated on references. `data` as in `features`."""
     batch = data.minibatch(split, evenly_spaced(len(data.split(split).captions), READ))
     shares = {}
-    for name, (values, low, high) in activations(model, *batch).items():
+    for name, (values, low, high) in model.activations(*batch).items():
         shares[name] = float(to_numpy(((values < low) | (values > high)).mean()))
     if not shares:
         return GATES.unknown("The cell does not say where its gates are.")
@@ -599,22 +596,3 @@ def gates(model: CaptioningRNN, data: CaptionData, split: str) -> Diagnosis:
 
 def _positive(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and value > 0
-
-
-def activations(model: CaptioningRNN, features: Array, captions: Array) -> dict[str, Activation]:
-    """The cell's nonlinearities on given captions, without dropout, by live (caption, step).
-
-    Parameters
-    ----------
-    features : array (N, D), host or device
-    captions : array (N, T+1), int
-
-    Returns
-    -------
-    mapping of name to Activation, on the model's device; empty for a Cell without `activations`
-    """
-    config, params = model.config, model.params
-    buffer = allocator(params.flat)
-    like, null = params.flat, model.word_to_idx["<NULL>"]
-    (part,) = prepare_batch("activations", config, like, null, features, captions, [buffer])
-    return config.recurrent.activations(network.forward(config, params, part, buffer).cell)

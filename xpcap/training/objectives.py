@@ -60,14 +60,8 @@ class CrossEntropy(Objective):
     def loss(
         self, model: Any, batch: Batch, workspace: Workspace | None = None
     ) -> tuple[Array, Parameters]:
-        # Options that not every model has are passed only if they are used
-        more: dict[str, Any] = dict(self.terms.given)
-        if batch.shard is not None:
-            more["shard"] = batch.shard
-        if batch.layouts:
-            more["layouts"] = batch.layouts
-        more |= {"weights": batch.weights, "total": batch.total, "step": batch.step}
-        return model.loss(batch.features, batch.captions, workspace=workspace, **more)
+        options = {**batch.options, **self.terms.given}  # not every model has all terms
+        return model.loss(batch.features, batch.captions, workspace=workspace, **options)
 
 
 class FunctionObjective(Objective):
@@ -216,9 +210,11 @@ class SelfCritical(Objective):
         rewards = self.rewards(sampled, batch.pictures[shard].repeat(K))
         captions, all_rewards = self._gather(sampled, rewards, rows, N * K)
         weights = advantages(all_rewards.reshape(-1, K)).ravel()
-        more: dict[str, Any] = {} if batch.shard is None else {"shard": rows}
-        more |= {"weights": weights, "total": N * K, "step": batch.step}
-        _, grads = model.loss(features, captions, workspace=workspace, **more)
+        rows_of_shard = None if batch.shard is None else rows
+        batch = Batch(
+            features, captions, weights=weights, total=N * K, shard=rows_of_shard, step=batch.step
+        )
+        _, grads = model.loss(features, captions, workspace=workspace, **batch.options)
         loss = np.asarray(-rewards.sum() / (N * K), grads.flat.dtype)
         return asarray(loss, like=grads.flat), grads
 

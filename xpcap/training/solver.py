@@ -19,7 +19,7 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, InvalidTypeError, OptionError, TrainingError, unknown
 from xpcap.memory import Workspace
-from xpcap.models.batch import Batch, FeatureRows, Layouts, dealt, layouts_of
+from xpcap.models.batch import Batch, FeatureRows, Layouts, deal, layouts_of
 from xpcap.models.network import GRADIENTS
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops
@@ -276,7 +276,7 @@ class CaptioningSolver:
         shard = None
         if self.group.size > 1:  # of equal work on every rank
             null = self.data.vocabulary.null
-            shard = dealt(split.captions[captions], null, self.group.rank, self.group.size)
+            shard = deal(split.captions[captions], null, self.group.size)[self.group.rank]
         batch = self._loader.minibatch("train", captions, views, shard)
         batch = batch._replace(step=self.iteration, layouts=self._layouts)
         loss, norm = self._step(batch, require_finite=self._on_host)
