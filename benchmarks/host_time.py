@@ -58,7 +58,7 @@ SEAMS = {
     "gradients": ("xpcap.models.network:Network.gradients",),
     "update": (
         "xpcap.optim:clip_by_global_norm",
-        "xpcap.optim:update",
+        "xpcap.training.optimizer:Optimizer.update",
         "xpcap.training.losses:LossBuffer.add",
     ),
 }

@@ -31,7 +31,7 @@ def by_the_formula(rule: str, w: np.ndarray, grads: list[np.ndarray]) -> np.ndar
     return w
 
 
-@pytest.mark.parametrize("rule", list(optim.DEFAULTS))
+@pytest.mark.parametrize("rule", list(optim.RULES))
 def test_rule_follows_its_formula_over_steps_and_leaves_w_alone(
     rule: str, lib: Any, rng: np.random.Generator
 ) -> None:
@@ -44,7 +44,7 @@ def test_rule_follows_its_formula_over_steps_and_leaves_w_alone(
     np.testing.assert_array_equal(to_numpy(start), w)
 
 
-@pytest.mark.parametrize("rule", list(optim.DEFAULTS))
+@pytest.mark.parametrize("rule", list(optim.RULES))
 def test_in_place_over_a_flat_buffer_is_the_same_rule(rule: str, rng: np.random.Generator) -> None:
     w, grads = rng.standard_normal(50), list(rng.standard_normal((4, 50)))
     flat, config = w.copy(), optim.init(rule, w)
@@ -53,14 +53,14 @@ def test_in_place_over_a_flat_buffer_is_the_same_rule(rule: str, rng: np.random.
     np.testing.assert_allclose(flat, by_the_formula(rule, w, grads), rtol=1e-12)
 
 
-@pytest.mark.parametrize("rule", list(optim.DEFAULTS))
+@pytest.mark.parametrize("rule", list(optim.RULES))
 def test_float32_stays_float32_whatever_the_learning_rate_is(rule: str) -> None:
     w, config = optim.sgd(
         np.ones(3, np.float32), np.ones(3, np.float32), {"learning_rate": np.float64(0.1)}
     )
     next_w, config = getattr(optim, rule)(w, w, {"learning_rate": np.float64(0.1)})
     assert next_w.dtype == np.float32
-    assert all(config[key].dtype == np.float32 for key in optim.STATE[rule])
+    assert all(config[key].dtype == np.float32 for key in optim.RULES[rule].state)
 
 
 def test_the_callers_config_carries_the_state_on_as_in_the_course() -> None:

@@ -1,7 +1,11 @@
-"""Update rules: the course's ``rule(w, dw, config)``, and in place on a flat buffer; clipping."""
+"""Update rules: the course's ``rule(w, dw, config)``, and the table of all; clipping.
+
+Start with `UpdateRule` and RULES: solver, checkpoints and tests know of a rule what stands there.
+"""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,36 +17,213 @@ from xpcap.ops import contiguous, get_ops
 from xpcap.options import Kind, Names, Real, Whole
 
 Config = dict[str, Any]
-DEFAULTS: dict[str, Config] = {
-    "sgd": {"learning_rate": 1e-2},
-    "sgd_momentum": {"learning_rate": 1e-2, "momentum": 0.9},
-    "rmsprop": {"learning_rate": 1e-2, "decay_rate": 0.99, "epsilon": 1e-8},
-    "adam": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
-}
-STATE: dict[str, tuple[str, ...]] = {
-    "sgd": (),
-    "sgd_momentum": ("velocity",),
-    "rmsprop": ("cache",),
-    "adam": ("m", "v"),
-}
-# Kinds of hyperparameters: of any other, a share of what came before
-SHARE = Real(0, below=1)
-KINDS: dict[str, Kind] = {
-    "learning_rate": Real(0),
-    "epsilon": Real(0),
-    "t": Whole(0, cause="it is the number of steps done"),
-}
+State = Mapping[str, Array]
+Shape = tuple[int, ...]
+
+AS_W: Callable[[Shape], Shape | None] = tuple  # a state array has the shape of w
 
 
-def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config:
-    """Complete config for a rule: `config` over the course's defaults, and state arrays of zeros.
+@dataclass(frozen=True)
+class UpdateRule:
+    """An update rule: its step, the numbers it takes, and the state it keeps.
+
+    An instance of your own goes wherever a rule's name does.
 
     Parameters
     ----------
-    rule : str
-        "sgd", "sgd_momentum", "rmsprop" or "adam".
+    name : str
+        In messages and checkpoints.
+    update : callable
+        ``update(w, dw, state, config)``, a step in place on an array of parameters w, of any shape,
+        and on its `state`, arrays by name; dw is the gradient, config holds the numbers.
+    numbers : dict of str to (float, Kind)
+        Default and kind of each number. One is ``learning_rate``. ``t``, if it is among them, is
+        the number of the step, from 1.
+    state : dict of str to callable
+        For each state array, its shape given that of w; None where w needs none. AS_W: that of w.
+        They start as zeros, in the dtype of w.
+    squares : tuple of str
+        State arrays that are means of squares, so never negative.
+    elementwise : bool
+        An element's step depends on that element alone, so all parameters are updated at once, as
+        one flat array.
+    """
+
+    name: str
+    update: Callable[[Array, Array, State, Config], None]
+    numbers: Mapping[str, tuple[float, Kind]]
+    state: Mapping[str, Callable[[Shape], Shape | None]] = field(default_factory=dict)
+    squares: tuple[str, ...] = ()
+    elementwise: bool = False
+
+    def state_shapes(self, shape: Shape) -> dict[str, Shape]:
+        """Shapes of the state arrays of an array, by name.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The array's.
+
+        Returns
+        -------
+        shapes : dict of str to tuple of int
+        """
+        found = {key: of(shape) for key, of in self.state.items()}
+        return {key: one for key, one in found.items() if one is not None}
+
+    def step(self, arrays: Iterable[tuple[Array, Array, State]], config: Config) -> None:
+        """Take one step of several arrays in place.
+
+        Parameters
+        ----------
+        arrays : iterable of (w, dw, state)
+            As in `update`.
+        config : dict
+            The numbers; ``t`` is counted up.
+        """
+        if "t" in self.numbers:
+            config["t"] += 1
+        for w, dw, state in arrays:
+            self.update(w, dw, state, config)
+
+    def complete(self, config: Mapping[str, Any], *arrays: str) -> Config:
+        """All numbers: those of `config`, and defaults.
+
+        Parameters
+        ----------
+        config : mapping
+            Some numbers, and perhaps arrays.
+        *arrays : str
+            Keys of arrays that `config` may hold. They are left out.
+
+        Returns
+        -------
+        numbers : dict
+            Python floats, which keep float32 weights float32; ``t`` an int.
+
+        Raises
+        ------
+        OptionError
+            An unknown key, or a number out of its range.
+        """
+        where, known = f"optim.{self.name}", (*self.numbers, *arrays)
+        for key in config:
+            if key not in known:
+                raise unknown(where, "config key", key, known)
+        return {
+            key: kind.check(where, key, config.get(key, default))
+            for key, (default, kind) in self.numbers.items()
+        }
+
+
+# ---- The rules
+
+RATE = Real(0)
+SHARE = Real(0, below=1)  # of what came before
+STEPS = Whole(0, 2**53, cause="it is the number of steps done")
+
+
+def _sgd(w: Array, dw: Array, state: State, config: Config) -> None:
+    w -= config["learning_rate"] * dw
+
+
+def _sgd_momentum(w: Array, dw: Array, state: State, config: Config) -> None:
+    v = state["velocity"]
+    v *= config["momentum"]
+    v -= config["learning_rate"] * dw
+    w += v
+
+
+def _rmsprop(w: Array, dw: Array, state: State, config: Config) -> None:
+    cache, decay = state["cache"], config["decay_rate"]
+    cache *= decay
+    cache += (1 - decay) * (dw * dw)
+    w -= config["learning_rate"] * dw / (get_array_module(cache).sqrt(cache) + config["epsilon"])
+
+
+def _adam(w: Array, dw: Array, state: State, config: Config) -> None:
+    b1, b2, t = config["beta1"], config["beta2"], config["t"]
+    alpha = config["learning_rate"] * math.sqrt(1 - b2**t) / (1 - b1**t)
+    updated = w, state["m"], state["v"]
+    taken = [contiguous(x) for x in updated]
+    flat, m, v = taken
+    get_ops(w).adam_update(flat, contiguous(dw), m, v, alpha, b1, b2, config["epsilon"])
+    for x, copy in zip(updated, taken, strict=True):
+        if copy is not x:  # a view on a device was copied
+            x[...] = copy
+
+
+RULES: dict[str, UpdateRule] = {
+    rule.name: rule
+    for rule in (
+        UpdateRule("sgd", _sgd, {"learning_rate": (1e-2, RATE)}, elementwise=True),
+        UpdateRule(
+            "sgd_momentum",
+            _sgd_momentum,
+            {"learning_rate": (1e-2, RATE), "momentum": (0.9, SHARE)},
+            {"velocity": AS_W},
+            elementwise=True,
+        ),
+        UpdateRule(
+            "rmsprop",
+            _rmsprop,
+            {
+                "learning_rate": (1e-2, RATE),
+                "decay_rate": (0.99, SHARE),
+                "epsilon": (1e-8, Real(0)),
+            },
+            {"cache": AS_W},
+            squares=("cache",),
+            elementwise=True,
+        ),
+        UpdateRule(
+            "adam",
+            _adam,
+            {
+                "learning_rate": (1e-3, RATE),
+                "beta1": (0.9, SHARE),
+                "beta2": (0.999, SHARE),
+                "epsilon": (1e-8, Real(0)),
+                "t": (0, STEPS),
+            },
+            {"m": AS_W, "v": AS_W},
+            squares=("v",),
+            elementwise=True,
+        ),
+    )
+}
+
+
+def as_rule(rule: str | UpdateRule) -> UpdateRule:
+    """The rule of a name in RULES, or the rule itself.
+
+    Parameters
+    ----------
+    rule : str or UpdateRule
+
+    Returns
+    -------
+    rule : UpdateRule
+
+    Raises
+    ------
+    OptionError
+        An unknown name.
+    """
+    if isinstance(rule, UpdateRule):
+        return rule
+    return RULES[Names(RULES).check("optim", "update rule", rule)]
+
+
+def init(rule: str | UpdateRule, w: Array, config: Mapping[str, Any] | None = None) -> Config:
+    """Complete config for a rule: `config` over its defaults, and state arrays of zeros.
+
+    Parameters
+    ----------
+    rule : str or UpdateRule
+        A name in RULES, or a rule.
     w : array, float, any shape
-        The parameters to update; state arrays have its shape, dtype and library.
+        The parameters to update; state arrays have its dtype and library.
     config : mapping or None
         Hyperparameters, and state arrays of an earlier step.
 
@@ -54,78 +235,30 @@ def init(rule: str, w: Array, config: Mapping[str, Any] | None = None) -> Config
     Raises
     ------
     OptionError
-        An unknown rule or key.
+        An unknown rule or key, or a hyperparameter out of its range.
     ValueError
-        A hyperparameter out of its range, or a state array of another shape.
+        A state array of another shape.
     """
-    Names(DEFAULTS).check("optim", "update rule", rule)
-    known = (*DEFAULTS[rule], *STATE[rule], *(("t",) if rule == "adam" else ()))
-    given = dict(config or {})
-    for key in given:
-        if key not in known:
-            raise unknown(f"optim.{rule}", "config key", key, known)
-    full: Config = {**DEFAULTS[rule], **given}
-    for key in DEFAULTS[rule]:
-        # A Python float: float32 weights stay float32
-        full[key] = KINDS.get(key, SHARE).check(f"optim.{rule}", key, full[key])
-    for key in STATE[rule]:
+    rule = as_rule(rule)
+    given, shapes = dict(config or {}), rule.state_shapes(np.shape(w))
+    full = {**given, **rule.complete(given, *shapes)}
+    for key, shape in shapes.items():
         if full.get(key) is None:
-            full[key] = get_array_module(w).zeros_like(w)
-        elif full[key].shape != w.shape:
+            full[key] = get_array_module(w).zeros(shape, w.dtype)
+        elif full[key].shape != shape:
             raise InvalidValueError(
-                f"optim.{rule}", key, f"has shape {full[key].shape}", expected=f"w's {w.shape}"
+                f"optim.{rule.name}", key, f"has shape {full[key].shape}", expected=shape
             )
-    if rule == "adam":
-        full["t"] = KINDS["t"].check("optim.adam", "t", full.get("t", 0))
     return full
 
 
-def _sgd(w: Array, dw: Array, config: Config) -> None:
-    w -= config["learning_rate"] * dw
-
-
-def _sgd_momentum(w: Array, dw: Array, config: Config) -> None:
-    v = config["velocity"]
-    v *= config["momentum"]
-    v -= config["learning_rate"] * dw
-    w += v
-
-
-def _rmsprop(w: Array, dw: Array, config: Config) -> None:
-    cache, decay = config["cache"], config["decay_rate"]
-    cache *= decay
-    cache += (1 - decay) * (dw * dw)
-    w -= config["learning_rate"] * dw / (get_array_module(cache).sqrt(cache) + config["epsilon"])
-
-
-def _adam(w: Array, dw: Array, config: Config) -> None:
-    config["t"] += 1
-    b1, b2 = config["beta1"], config["beta2"]
-    alpha = config["learning_rate"] * math.sqrt(1 - b2 ** config["t"]) / (1 - b1 ** config["t"])
-    updated = w, config["m"], config["v"]
-    taken = [contiguous(x) for x in updated]
-    flat, m, v = taken
-    get_ops(w).adam_update(flat, contiguous(dw), m, v, alpha, b1, b2, config["epsilon"])
-    for x, copy in zip(updated, taken, strict=True):
-        if copy is not x:  # a view on a device was copied
-            x[...] = copy
-
-
-_IN_PLACE: dict[str, Callable[[Array, Array, Config], None]] = {
-    "sgd": _sgd,
-    "sgd_momentum": _sgd_momentum,
-    "rmsprop": _rmsprop,
-    "adam": _adam,
-}
-
-
-def update(rule: str, w: Array, dw: Array, config: Config) -> None:
+def update(rule: str | UpdateRule, w: Array, dw: Array, config: Config) -> None:
     """A step of a rule in place, on w and on the state in `config`.
 
     Parameters
     ----------
-    rule : str
-        A name in DEFAULTS.
+    rule : str or UpdateRule
+        A name in RULES, or a rule.
     w : array, float, any shape
         The parameters. They are overwritten.
     dw : array, shape and dtype of w
@@ -133,7 +266,8 @@ def update(rule: str, w: Array, dw: Array, config: Config) -> None:
     config : dict
         As `init` returns it. Its state is overwritten.
     """
-    _IN_PLACE[rule](w, dw, config)
+    rule = as_rule(rule)
+    rule.step([(w, dw, {key: config[key] for key in rule.state_shapes(w.shape)})], config)
 
 
 def _pure(rule: str, w: Array, dw: Array, config: Config | None) -> tuple[Array, Config]:
@@ -145,7 +279,7 @@ def _pure(rule: str, w: Array, dw: Array, config: Config | None) -> tuple[Array,
             expected="arrays of one shape",
         )
     full = init(rule, w, config)
-    for key in STATE[rule]:
+    for key in RULES[rule].state_shapes(w.shape):
         full[key] = full[key].copy()
     next_w = w.copy()
     update(rule, next_w, dw, full)
@@ -289,77 +423,3 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None 
     if taken is not grads:  # a view on a device was copied
         grads[...] = taken
     return norm
-
-
-# ---- An optimizer of a model's flat parameters
-
-LINEAR = "linear"  # an lr_decay: to zero, step by step
-
-
-class Optimizer:
-    """An update rule with its state, for flat parameters.
-
-    Parameters
-    ----------
-    rule : str
-        A name in DEFAULTS.
-    config : mapping
-        Hyperparameters, as in `init`.
-    like : array (n,), float
-        Parameters with the layout of those to update.
-
-    Attributes
-    ----------
-    config : dict
-        Of the rule, with its state arrays.
-    """
-
-    def __init__(self, rule: str, config: Mapping[str, Any], like: Array) -> None:
-        self.rule = rule
-        self.config = init(rule, like, config)
-        self._first_rate = self.config["learning_rate"]
-
-    def update(self, params: Array, grads: Array) -> None:
-        """Update parameters in place by their gradient.
-
-        Parameters
-        ----------
-        params, grads : array (n,), float
-        """
-        update(self.rule, params, grads, self.config)
-
-    def end_step(self, lr_decay: float | str, left: int) -> None:
-        """Lower the learning rate after a step, if the decay is linear.
-
-        Parameters
-        ----------
-        lr_decay : float or "linear"
-            As in CaptioningSolver.
-        left : int
-            Steps that were left in training before this one was taken, it included.
-        """
-        if lr_decay == LINEAR:
-            self.config["learning_rate"] *= (left - 1) / left
-
-    def end_epoch(self, lr_decay: float | str) -> None:
-        """Lower the learning rate after an epoch, if the decay is a factor.
-
-        Parameters
-        ----------
-        lr_decay : float or "linear"
-            As in CaptioningSolver.
-        """
-        if not isinstance(lr_decay, str):
-            # As a float: a NumPy scalar would spread into the saved state
-            self.config["learning_rate"] *= float(lr_decay)
-
-    def begin_again(self, lr_decay: float | str) -> None:
-        """Restore a learning rate that has fallen to zero, before more epochs than were planned.
-
-        Parameters
-        ----------
-        lr_decay : float or "linear"
-            As in CaptioningSolver.
-        """
-        if lr_decay == LINEAR:
-            self.config["learning_rate"] = self._first_rate

@@ -20,11 +20,13 @@ from emulated import EMULATOR, MISSING, install, real
 from benchmarks import __main__ as command
 from benchmarks import fake_cupy, host_decoding, host_time
 from benchmarks.fake_cupy import fake_device
-from xpcap import backend, optim
+from xpcap import backend
 from xpcap.layers.cells import CELLS
+from xpcap.models import Parameters
 from xpcap.ops import packed
 from xpcap.runs.options import LARGE, TrainOptions
 from xpcap.training.losses import LossBuffer
+from xpcap.training.optimizer import Optimizer
 
 ROOT = Path(__file__).parents[2]
 NEEDS_CUPY = pytest.mark.skipif(not real.is_installed(), reason=MISSING)
@@ -102,32 +104,33 @@ def test_host_time_counts_what_the_emulated_device_counts(monkeypatch: pytest.Mo
 def test_host_time_shows_a_launch_a_read_and_an_allocation_that_are_one_too_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before, update, add = measure(), optim.update, LossBuffer.add
+    before, update, add = measure(), Optimizer.update, LossBuffer.add
 
-    def update_twice(rule: str, w: Any, dw: Any, config: Any) -> None:
-        update(rule, w, dw, config)
-        w *= 1
+    def update_twice(self: Optimizer, params: Any, grads: Any) -> None:
+        update(self, params, grads)
+        params.flat *= 1
+
+    def update_copy(self: Optimizer, params: Any, grads: Any) -> None:
+        update(self, params, Parameters(grads.shapes, grads.flat * 1))
 
     def read_and_add(self: LossBuffer, loss: Any, norm: Any) -> None:
         add(self, loss, loss if float(norm) else norm)
 
-    monkeypatch.setattr(optim, "update", update_twice)
+    monkeypatch.setattr(Optimizer, "update", update_twice)
     launched = measure()
     assert (launched.calls, launched.reads, launched.allocations) == (
         before.calls + 1,
         before.reads,
         before.allocations,
     )
-    monkeypatch.setattr(
-        optim, "update", lambda rule, w, dw, config: update(rule, w, dw * 1, config)
-    )
+    monkeypatch.setattr(Optimizer, "update", update_copy)
     allocated = measure()
     assert (allocated.calls, allocated.reads, allocated.allocations) == (
         before.calls + 1,
         before.reads,
         before.allocations + 1,
     )
-    monkeypatch.setattr(optim, "update", update)
+    monkeypatch.setattr(Optimizer, "update", update)
     monkeypatch.setattr(LossBuffer, "add", read_and_add)
     read = measure()
     assert (read.calls, read.reads, read.allocations) == (

@@ -285,7 +285,9 @@ def check_training_equals_numpy(cell: str, dtype: Any, inject: str = "init") -> 
         assert ours == pytest.approx(theirs, rel=close["rtol"])
     for key in ("m", "v"):
         np.testing.assert_allclose(
-            xpcap.to_numpy(emulated._optimizer.config[key]), host._optimizer.config[key], **close
+            xpcap.to_numpy(emulated._optimizer.state[key].flat),
+            host._optimizer.state[key].flat,
+            **close,
         )
     np.testing.assert_allclose(
         xpcap.to_numpy(emulated.model.params.flat), host.model.params.flat, **close
@@ -439,7 +441,7 @@ def test_emulated_second_device_computes_where_it_was_asked_for(
             losses.append(solver.step(*solver._loader.minibatch("train", np.arange(N))[:2]))
             assert [
                 x.device.id
-                for x in (solver.model.params.flat, solver._optimizer.config["m"], losses[-1])
+                for x in (solver.model.params.flat, solver._optimizer.state["m"].flat, losses[-1])
             ] == [number] * 3
     assert float(losses[0]) == float(losses[1])
 

@@ -495,7 +495,7 @@ SHAPES = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1
 
 
 @holds(
-    st.sampled_from(list(optim.DEFAULTS)),
+    st.sampled_from(list(optim.RULES)),
     SHAPES,
     SEED,
     DTYPE,

@@ -34,7 +34,7 @@ def test_every_public_layer_is_hashed() -> None:
 
 
 def test_every_update_rule_is_hashed() -> None:
-    assert set(optim.DEFAULTS) == set(golden_library.RULES)
+    assert set(optim.RULES) == set(golden_library.RULES)
 
 
 def test_the_gradient_with_a_flipped_sign_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

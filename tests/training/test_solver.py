@@ -26,6 +26,7 @@ from xpcap.runs import load_state, save_state
 from xpcap.shapes import generate
 from xpcap.training import CrossEntropy, evaluate
 from xpcap.training.evaluate import teacher_forced
+from xpcap.training.optimizer import Optimizer
 from xpcap.training.state import best_of
 
 DATA = generate(seed=3, train=40, val=12)
@@ -331,7 +332,7 @@ def test_an_interrupted_step_is_tried_again_with_the_same_dropout_masks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     solver, whole = make(dropout=0.3), make(dropout=0.3)
-    monkeypatch.setattr(optim, "update", interrupted(optim.update, 7))
+    monkeypatch.setattr(Optimizer, "update", interrupted(Optimizer.update, 7))
     with pytest.raises(KeyboardInterrupt):
         solver.train()
     solver.train()
@@ -371,7 +372,8 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
     assert solver.history == history
     np.testing.assert_array_equal(solver.best_params["Wh"], best)
     solver.model.params = solver.best_params
-    solver._optimizer.config["m"][:], solver._optimizer.config["v"][:] = 0, 0
+    for moments in solver._optimizer.state.values():
+        moments.flat[:] = 0
     solver.train()  # once it is mended it goes on
     assert np.isfinite(solver.history[-1]["train_loss"])
 
@@ -399,7 +401,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing() -> None:
     with refuses(TrainingError, came="has loss nan"):
         solver.step(*DATA.minibatch("train", np.arange(20)))
     np.testing.assert_array_equal(solver.model.params.flat, before)
-    assert not solver._optimizer.config["m"].any()
+    assert not solver._optimizer.state["m"].flat.any()
     assert solver._optimizer.config["t"] == 0
 
 
@@ -641,7 +643,7 @@ def test_the_epoch_whose_captions_score_best_is_kept_if_that_is_asked_for() -> N
     np.testing.assert_array_equal(last.best_params.flat, last.model.params.flat)
 
 
-@pytest.mark.parametrize("rule", list(optim.DEFAULTS))
+@pytest.mark.parametrize("rule", list(optim.RULES))
 def test_a_step_is_loss_clipping_and_the_rule(rule: str) -> None:
     solver, reference = make(update_rule=rule, clip_norm=1.0), make()
     batch = DATA.minibatch("train", np.arange(30))

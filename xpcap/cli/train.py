@@ -32,7 +32,6 @@ from xpcap.errors import sentence
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
 from xpcap.ops.cublas import reduced_precision
-from xpcap.optim import LINEAR
 from xpcap.progress import say
 from xpcap.report import escape_control
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, train_run
@@ -51,6 +50,7 @@ from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.evaluate import SELECT
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES
+from xpcap.training.optimizer import LINEAR
 from xpcap.training.solver import CaptioningSolver
 
 DEFAULTS = TrainOptions()

@@ -18,6 +18,7 @@ from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.files import PART, read_text, remove_parts, write_text
 from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
+from xpcap.optim import UpdateRule
 from xpcap.ranking import Ranker
 from xpcap.ranking.file import read_ranker
 from xpcap.safetensors_file import check_format, read_tensors, write_tensors
@@ -534,7 +535,9 @@ def save_state(
     write_tensors(Path(path), tensors, {**meta, "vocabulary": vocabulary})
 
 
-def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> TrainingState:
+def load_state(
+    path: str | Path, shapes: Mapping[str, tuple[int, ...]], *, rule: UpdateRule | None = None
+) -> TrainingState:
     """Read a training state.
 
     Parameters
@@ -542,6 +545,8 @@ def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Train
     path : str or Path
     shapes : mapping of str to tuple of int
         Parameter shapes of the model that is to continue, ``model.params.shapes``.
+    rule : UpdateRule or None
+        The update rule, if it is one of your own.
 
     Returns
     -------
@@ -552,10 +557,12 @@ def load_state(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Train
     DataError
         The file is missing, damaged, no training state, or of another model.
     """
-    return load_checkpoint(Path(path), shapes).state
+    return load_checkpoint(Path(path), shapes, rule).state
 
 
-def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:
+def load_checkpoint(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], rule: UpdateRule | None = None
+) -> Checkpoint:
     """As `load_state`, with the scaling and the vocabulary's digest."""
     tensors, meta = read_tensors(path, "load_state")
     scaling, vocabulary = pop_scaling(tensors), meta.get("vocabulary")
@@ -567,7 +574,7 @@ def load_checkpoint(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Checkp
             expected="a training state",
             cause=f"is it a {BEST}, or from an older xpcap?",
         )
-    state = from_tensors(f"load_state: {path}", tensors, meta, shapes)
+    state = from_tensors(f"load_state: {path}", tensors, meta, shapes, rule)
     return Checkpoint(state, scaling, vocabulary)
 
 

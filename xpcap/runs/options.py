@@ -10,7 +10,6 @@ import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError, unknown
-from xpcap.optim import LINEAR
 from xpcap.prepare.dataset import TINY_CAPTIONS
 from xpcap.runs.folder import (
     CONFIG,
@@ -24,6 +23,7 @@ from xpcap.runs.folder import (
     read_config,
 )
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
+from xpcap.training.optimizer import LINEAR
 
 
 @dataclass(frozen=True)

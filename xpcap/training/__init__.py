@@ -1,4 +1,4 @@
-"""Training. Open solver.py first; then objectives, evaluate, state, losses."""
+"""Training. Open solver.py first; then objectives, optimizer, evaluate, state, losses."""
 
 from xpcap.distributed import SINGLE, Group
 from xpcap.training.evaluate import teacher_forced

@@ -24,13 +24,14 @@ from xpcap.models.network import GRADIENTS
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops
 from xpcap.ops.random import draw_views
-from xpcap.optim import LINEAR, Optimizer
+from xpcap.optim import UpdateRule
 from xpcap.options import Kind, Names, Real, Whole
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import LossFunction, Objective, as_objective, loss_and_gradients
+from xpcap.training.optimizer import Optimizer
 from xpcap.training.state import (
     LATEST,
     LIMIT,
@@ -57,8 +58,8 @@ class CaptioningSolver:
         Or anything with `params` (a Parameters), `score`, and the methods that the objective needs.
     data : CaptionData, or dict
         A dict is that of load_coco_data.
-    update_rule : str
-        "sgd", "sgd_momentum", "rmsprop" or "adam".
+    update_rule : str or UpdateRule
+        "sgd", "sgd_momentum", "rmsprop", "adam", or a rule of your own.
     optim_config : mapping or None
         Hyperparameters of the rule, as in xpcap.optim.
     lr_decay : float or "linear"
@@ -123,6 +124,8 @@ class CaptioningSolver:
         itself continues from the latest parameters.
     learning_rate : float
         Of the next step; may be set.
+    lr_decay : float or "linear"
+        May be set.
 
     Raises
     ------
@@ -139,7 +142,7 @@ class CaptioningSolver:
         model: Any,
         data: CaptionData | Mapping[str, Any],
         *,
-        update_rule: str = "sgd",
+        update_rule: str | UpdateRule = "sgd",
         optim_config: Mapping[str, Any] | None = None,
         lr_decay: float | str = 1.0,
         select: str = "loss",
@@ -164,7 +167,7 @@ class CaptioningSolver:
         self.model = model
         self.data = data if isinstance(data, CaptionData) else from_coco(data)
         self.update_rule, self.optim_config = update_rule, dict(optim_config or {})
-        self.lr_decay, self.clip_norm, self.batch_size = lr_decay, clip_norm, batch_size
+        self.clip_norm, self.batch_size = clip_norm, batch_size
         self.num_epochs, self.patience, self.select = num_epochs, patience, select
         self.objective, self.group = as_objective(objective), group
         self.print_every, self.verbose, self.progress = print_every, verbose, progress
@@ -187,7 +190,7 @@ class CaptioningSolver:
             LossBuffer(flat, self.steps_per_epoch, group=group),
         )
         self._evaluate = EpochEvaluator(self.data, self._loader, select, group)
-        self._optimizer = Optimizer(update_rule, self.optim_config, flat)
+        self._optimizer = Optimizer(update_rule, self.optim_config, model.params, lr_decay)
         self._workspace = Workspace(flat, cores() if self._on_host else 1, graphs=graphs)
         if (memory := group.sum_buffer(flat)) is not None:
             self._workspace.hold(GRADIENTS, memory)  # where the group sums gradients fastest
@@ -212,7 +215,7 @@ class CaptioningSolver:
             self._report_epoch()
         elif self.finished:
             self._last_epoch = self.epoch + self.num_epochs
-            self._optimizer.begin_again(self.lr_decay)
+            self._optimizer.begin_again()
             self._train_epoch()
         while not self.finished:
             self._train_epoch()
@@ -257,13 +260,16 @@ class CaptioningSolver:
             self.best_params = self.model.params.copy()
         self.times.append(times)
         self.history.append(record)
-        self._optimizer.end_epoch(self.lr_decay)
+        self._optimizer.end_epoch()
         self._order.end()
         self._report_due = True
         self._report_epoch()
 
     def train_batch(self, positions: np.ndarray) -> None:
         """A training step, recorded.
+
+        With a linear `lr_decay` a step after the last epoch has the rate that is left: none, unless
+        one is set.
 
         Parameters
         ----------
@@ -282,7 +288,7 @@ class CaptioningSolver:
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
         left = (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position
-        self._optimizer.end_step(self.lr_decay, left)
+        self._optimizer.end_step(left)
         self._order.position += 1
 
     def _layouts_of_batches(self) -> Layouts:
@@ -307,7 +313,7 @@ class CaptioningSolver:
             norm = optim.clip_by_global_norm(grads.flat, clip, buffer=buffer)
         if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
             self._fail(self._record.explain(loss, norm, params, grads, self.learning_rate))
-        self._optimizer.update(params.flat, grads.flat)
+        self._optimizer.update(params, grads)
         return loss, norm
 
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
@@ -356,8 +362,8 @@ class CaptioningSolver:
             norm = get_ops(grads.flat).global_norm(grads.flat)
         else:
             norm = optim.clip_by_global_norm(grads.flat, clip)
-        optimizer = Optimizer(self.update_rule, self.optim_config, flat)
-        optimizer.update(model.params.flat, grads.flat)
+        optimizer = Optimizer(self.update_rule, self.optim_config, model.params)
+        optimizer.update(model.params, grads)
         record.add(loss, norm)
         self._evaluate.warm_up(model)
         float(model.score(batch.features, batch.captions).nll)  # waits for the device
@@ -432,24 +438,26 @@ class CaptioningSolver:
     @property
     def learning_rate(self) -> float:
         """Learning rate of the next step; `lr_decay` goes on from a value that is set."""
-        return self._optimizer.config["learning_rate"]
+        return self._optimizer.learning_rate
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        # 0 is allowed: a warm-up begins there
-        rate = optim.KINDS["learning_rate"].check("CaptioningSolver", "learning_rate", value)
-        self._optimizer.config["learning_rate"] = rate
+        self._optimizer.learning_rate = value
+
+    @property
+    def lr_decay(self) -> float | str:
+        """Factor on the learning rate after each epoch, or "linear"."""
+        return self._optimizer.lr_decay
+
+    @lr_decay.setter
+    def lr_decay(self, value: float | str) -> None:
+        self._optimizer.lr_decay = value
 
     @property
     def optim_configs(self) -> dict[str, Mapping[str, Any]]:
         """Config of the rule for each parameter, read-only, with views of the state arrays."""
-        config, shapes = self._optimizer.config, self.model.params.shapes
-        moments = {key: Parameters(shapes, config[key]) for key in optim.STATE[self.update_rule]}
-        rest = {key: value for key, value in config.items() if key not in moments}
-        return {
-            name: MappingProxyType({**rest, **{key: views[name] for key, views in moments.items()}})
-            for name in shapes
-        }
+        config, state_of = self._optimizer.config, self._optimizer.state_of
+        return {name: MappingProxyType({**config, **state_of(name)}) for name in self.model.params}
 
     def check_accuracy(
         self, X: Array, y: Array, num_samples: int | None = None, batch_size: int = 100
@@ -634,7 +642,6 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(("batch_size", "num_epochs", "print_every"), Whole(1)),
     "patience": Whole(1, optional=True),
     "clip_norm": Real(above=0, optional=True),
-    "lr_decay": Real(above=0, word=LINEAR),
     "select": Names(SELECT),
 }
 

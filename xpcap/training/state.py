@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import Array, asarray, to_numpy
+from xpcap.backend import asarray, to_numpy
 from xpcap.errors import DataError, TrainingError
 from xpcap.models.parameters import Parameters
-from xpcap.optim import STATE, Optimizer, init
+from xpcap.optim import RULES, UpdateRule
+from xpcap.training.optimizer import Optimizer, state_shapes
 
 Record = dict[str, Any]
 
@@ -112,7 +113,7 @@ class TrainingState(NamedTuple):
     params: Parameters
     rule: str  # the update rule
     optimizer: dict[str, Any]  # its hyperparameters as they are now, and Adam's t
-    moments: dict[str, Parameters]  # its state arrays, laid out like params: Adam's m and v
+    moments: dict[str, Parameters]  # its state arrays, of the parameters that have them
     captions: int  # n, training captions
     batch_size: int
     order: np.ndarray | None  # (n,) int32, of the epoch under way; None between two epochs
@@ -137,16 +138,16 @@ class TrainingState(NamedTuple):
     ) -> "TrainingState":
         """State of the parts of a solver. TrainingError : a parameter or moment is not finite."""
 
-        def on_host(flat: Array) -> Parameters:
-            return Parameters(params.shapes, np.array(to_numpy(flat)))
+        def on_host(arrays: Parameters) -> Parameters:
+            return Parameters(arrays.shapes, np.array(to_numpy(arrays.flat)))
 
         assert order.rng is not None
-        rule, config = optimizer.rule, optimizer.config
+        rule, rate = optimizer.rule.name, optimizer.learning_rate
         state = cls(
-            params=on_host(params.flat),
+            params=on_host(params),
             rule=rule,
-            optimizer={key: value for key, value in config.items() if key not in STATE[rule]},
-            moments={key: on_host(config[key]) for key in STATE[rule]},
+            optimizer=dict(optimizer.config),
+            moments={key: on_host(arrays) for key, arrays in optimizer.state.items()},
             captions=order.count,
             batch_size=batch_size,
             order=None if order.captions is None else order.captions.astype(np.int32),
@@ -157,7 +158,6 @@ class TrainingState(NamedTuple):
             start=None if start is None else dict(start),
             replacement=order.replacement,
         )
-        rate = config["learning_rate"]
         cause = f"iteration {state.iteration}; is the learning rate, now {rate:g}, too high?"
         named = {f"{rule}'s {key}": moment for key, moment in state.moments.items()}
         for thing, arrays in {"the value": state.params, **named}.items():
@@ -190,11 +190,12 @@ class TrainingState(NamedTuple):
     ) -> None:
         """DataError : the state is of another model, data set, update rule or batch size."""
         pairs = {
-            "update rule": (self.rule, optimizer.rule),
+            "update rule": (self.rule, optimizer.rule.name),
             "batch_size": (self.batch_size, batch_size),
             "number of captions": (self.captions, order.count),
             "replacement": (self.replacement, order.replacement),
-            "parameters": (dict(self.params.shapes), dict(params.shapes)),
+            "parameters": (self.params.shapes, params.shapes),
+            "the rule's state": (_shapes(self.moments), _shapes(optimizer.state)),
             "dtype": (self.params.flat.dtype, params.flat.dtype),
         }
         for thing, (theirs, ours) in pairs.items():
@@ -210,19 +211,26 @@ class TrainingState(NamedTuple):
     def restore_into(self, params: Parameters, optimizer: Optimizer, order: EpochOrder) -> None:
         """Write the state to the parts of a solver. DataError : bad hyperparameters."""
         try:
-            config = init(self.rule, params.flat, self.optimizer)
+            optimizer.config = optimizer.rule.complete(self.optimizer)
         except ValueError as error:
             raise DataError(
                 "CaptioningSolver.restore", "the state's optimizer", f"cannot be: {error}"
             ) from error
         for key, moment in self.moments.items():
-            config[key][...] = asarray(moment.flat, like=config[key])
-        optimizer.config = config
-        params.flat[...] = asarray(self.params.flat, like=params.flat)
+            _copy(moment, optimizer.state[key])
+        _copy(self.params, params)
         assert order.rng is not None
         order.rng.bit_generator.state = self.order_rng
         order.captions = None if self.order is None else self.order.astype(np.int64)
         order.position = self.position
+
+
+def _shapes(state: Mapping[str, Parameters]) -> dict[str, dict[str, tuple[int, ...]]]:
+    return {key: arrays.shapes for key, arrays in state.items()}
+
+
+def _copy(values: Parameters, to: Parameters) -> None:
+    to.flat[...] = asarray(values.flat, like=to.flat)
 
 
 def _check_finite(
@@ -238,7 +246,6 @@ def _check_finite(
 VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # a record has all of them or none
 TRAINED = {"train_loss", "train_reward"}  # a record has one of them
 FIGURES = {*TRAINED, *VALIDATED, "val_cider"}  # all records have the same
-SQUARED = {"v", "cache"}  # state arrays that are means of squares
 MOST = 2**53  # of any count: what JSON and doubles hold exactly
 
 
@@ -269,18 +276,20 @@ def from_tensors(
     tensors: Mapping[str, np.ndarray],
     meta: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
+    rule: UpdateRule | None = None,
 ) -> TrainingState:
     """State from the tensors and JSON of to_tensors, with every piece checked.
 
-    `where` has function and file, for messages; `shapes` are those of the model's parameters.
-    DataError : anything missing, unknown, of another shape or type, or not finite.
+    `where` has function and file, for messages; `shapes` are those of the model's parameters; `rule`
+    is one that RULES lacks. DataError : anything missing, unknown, of another shape or type, or not
+    finite.
     """
 
     def require(fits: bool, found: str, expected: str) -> None:
         if not fits:
             raise DataError(where, "", found, expected=expected)
 
-    def named(prefix: str) -> Parameters:
+    def named(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> Parameters:
         arrays = Parameters.empty(shapes, losses.dtype, np)
         for name, shape in shapes.items():
             x = tensors[prefix + name]
@@ -308,19 +317,21 @@ def from_tensors(
 
     # The optimizer's hyperparameters
     optimizer = dict(meta["optimizer"])
-    rule = optimizer.pop("rule", None)
-    fits = isinstance(rule, str) and rule in STATE
-    require(fits, f"the update rule is {_short(rule)}", f"one of {', '.join(STATE)}; damaged?")
+    rules, name = RULES if rule is None else {rule.name: rule}, optimizer.pop("rule", None)
+    fits = isinstance(name, str) and name in rules
+    require(fits, f"the update rule is {_short(name)}", f"one of {', '.join(rules)}; damaged?")
+    rule = rules[name]
     for key, value in optimizer.items():
         fits = type(value) in (int, float) and abs(value) <= MOST
         found = f"optimizer's {_short(key)} is {_short(value)}"
         require(fits, found, "a finite number; damaged?")
 
     # Tensors
-    moments = {key: f"{rule}.{key}." for key in STATE[rule]}
-    known = {*shapes, "losses", *(prefix + name for prefix in moments.values() for name in shapes)}
+    moments = state_shapes(rule, shapes)
+    known = {*shapes, "losses"}
+    known |= {f"{rule.name}.{key}.{name}" for key, of in moments.items() for name in of}
     odd = sorted((set(tensors) - {"order"}) ^ known)
-    expected = f"parameters, losses and the state of {rule}; from another run?"
+    expected = f"parameters, losses and the state of {rule.name}; from another run?"
     require(not odd, f"{', '.join(odd[:5])} missing or unknown", expected)
     losses, order = tensors["losses"], tensors.get("order")
     fits = losses.shape == (counts["iteration"],) and losses.dtype in (np.float32, np.float64)
@@ -337,11 +348,11 @@ def from_tensors(
         fits = fits and bool((np.sort(order) == np.arange(captions)).all())
         found = f"order has shape {order.shape} and dtype {order.dtype}"
         require(fits, found, f"each of 0..{captions - 1} once; damaged?")
-    params = named("")
-    states = {key: named(prefix) for key, prefix in moments.items()}
-    for key in SQUARED & states.keys():
-        least = states[key].flat.min()
-        found = f"{rule}.{key} goes down to {least:g}"
+    params = named("", shapes)
+    states = {key: named(f"{rule.name}.{key}.", of) for key, of in moments.items()}
+    for key in rule.squares:
+        least = states[key].flat.min(initial=0)
+        found = f"{rule.name}.{key} goes down to {least:g}"
         require(least >= 0, found, "means of squares; damaged?")
 
     # Records: all have the same figures
@@ -362,7 +373,7 @@ def from_tensors(
 
     return TrainingState(
         params=params,
-        rule=rule,
+        rule=rule.name,
         optimizer=optimizer,
         moments=states,
         captions=captions,

@@ -1,0 +1,103 @@
+"""An update rule at work on a model's parameters: its state, and the learning rate over time."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from xpcap.backend import Array, get_array_module
+from xpcap.models.parameters import Parameters
+from xpcap.optim import UpdateRule, as_rule
+from xpcap.options import Real
+
+LINEAR = "linear"  # an lr_decay: to zero, step by step
+LR_DECAY = Real(above=0, word=LINEAR)
+
+
+class Optimizer:
+    """An update rule with its numbers and its state.
+
+    Parameters
+    ----------
+    rule : a name in optim.RULES, or an UpdateRule
+    config : some of its numbers
+    params : like those to update
+    lr_decay : as in CaptioningSolver; may be set
+
+    Attributes
+    ----------
+    config : all numbers as they are now
+    state : state arrays of the parameters that have them, by name
+    """
+
+    def __init__(
+        self,
+        rule: str | UpdateRule,
+        config: Mapping[str, Any],
+        params: Parameters,
+        lr_decay: float | str = 1.0,
+    ) -> None:
+        self.rule, self.lr_decay = as_rule(rule), lr_decay
+        self.config, self.state = self.rule.complete(config), {}
+        self._first_rate = self.config["learning_rate"]
+        xp, dtype = get_array_module(params.flat), params.flat.dtype
+        for key, shapes in state_shapes(self.rule, params.shapes).items():
+            self.state[key] = Parameters.empty(shapes, dtype, xp)
+            self.state[key].flat[...] = 0
+
+    @property
+    def lr_decay(self) -> float | str:
+        """Factor on the rate after an epoch, or "linear": to zero, step by step."""
+        return self._lr_decay
+
+    @lr_decay.setter
+    def lr_decay(self, value: float | str) -> None:
+        self._lr_decay = LR_DECAY.check("CaptioningSolver", "lr_decay", value)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return self.config["learning_rate"]
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        # A float: a NumPy scalar would spread into the saved state. 0 is allowed: a warm-up begins there
+        _, kind = self.rule.numbers["learning_rate"]
+        self.config["learning_rate"] = kind.check("CaptioningSolver", "learning_rate", value)
+
+    def state_of(self, name: str) -> dict[str, Array]:
+        """State arrays of a parameter."""
+        return {key: arrays[name] for key, arrays in self.state.items() if name in arrays}
+
+    def update(self, params: Parameters, grads: Parameters) -> None:
+        """Update parameters in place by their gradient."""
+        if self.rule.elementwise:
+            state = {key: arrays.flat for key, arrays in self.state.items()}
+            self.rule.step([(params.flat, grads.flat, state)], self.config)
+        else:
+            arrays = [(w, grads[name], self.state_of(name)) for name, w in params.items()]
+            self.rule.step(arrays, self.config)
+
+    def end_step(self, left: int) -> None:
+        """Lower a linear rate, with `left` steps left before this one; beyond the last it stays."""
+        if self.lr_decay == LINEAR and left > 0:
+            self.config["learning_rate"] *= (left - 1) / left
+
+    def end_epoch(self) -> None:
+        """Lower the rate by its factor."""
+        if self.lr_decay != LINEAR:
+            self.config["learning_rate"] *= self.lr_decay
+
+    def begin_again(self) -> None:
+        """Restore a linear rate, before more epochs than were planned."""
+        if self.lr_decay == LINEAR:
+            self.config["learning_rate"] = self._first_rate
+
+
+def state_shapes(
+    rule: UpdateRule, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of a rule's state arrays, by name and parameter, given those of the parameters."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {key: {} for key in rule.state}
+    for name, shape in shapes.items():
+        for key, size in rule.state_shapes(shape).items():
+            found[key][name] = size
+    return found
