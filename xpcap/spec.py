@@ -38,7 +38,10 @@ KINDS = {  # kind: characters of NumPy's dtypes, and in words
     "n": ("?bBhHiIlLqQefdg", "real numbers"),
     "b": ("?", "booleans"),
     "t": ("US", "text"),
-    **{kind: (np.dtype(kind).char, np.dtype(kind).name) for kind in "f2 f4 f8 u1 u2 u4 u8".split()},
+    **{
+        kind: (np.dtype(kind).char, np.dtype(kind).name)
+        for kind in "f2 f4 f8 i4 u1 u2 u4 u8".split()
+    },
 }
 Sizes = dict[str, Any]  # by letter, an int; of "..." the tuple of its axes
 F = TypeVar("F", bound=Callable[..., Any])
@@ -301,8 +304,12 @@ class Spec:
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]], kind: str) -> "Spec":
         """The spec of arrays of fixed shapes and one kind, such as the parameters of a model."""
-        axes = {name: ",".join(map(str, shape)) or "()" for name, shape in shapes.items()}
-        return cls(" ".join(f"{name}:{axes[name]}={kind}" for name in shapes))
+        spec = cls("")
+        spec.entries = tuple(
+            Entry.parse(f":{','.join(map(str, shape)) or '()'}={kind}")._replace(name=name)
+            for name, shape in shapes.items()  # whose names may hold anything
+        )
+        return spec
 
     @functools.cached_property
     def backward(self) -> "Spec":

@@ -609,9 +609,9 @@ def newer(run: Path) -> None:
             spoil_last(
                 lambda x, meta: x.update({"adam.m.Wx": np.full_like(x["adam.m.Wx"], np.nan)})
             ),
-            "adam.m of Wx is not finite",
+            "adam.m.Wx holds nan at [0, 0]",
         ),
-        (spoil_last(lambda x, meta: x.pop("adam.v.b") is None), "adam.v.b missing or unknown"),
+        (spoil_last(lambda x, meta: x.pop("adam.v.b") is None), "lacks adam.v.b"),
         (spoil_last(lambda x, meta: x.update(losses=x["losses"][:-1])), "losses have shape (19,)"),
         (
             spoil_last(lambda x, meta: x.update(order=np.zeros(meta["captions"], "i4"))),
@@ -631,7 +631,7 @@ def newer(run: Path) -> None:
         (spoil_last(lambda x, meta: meta["rng"].update(order=None)), "state of a random generator"),
         (
             spoil_last(lambda x, meta: meta["optimizer"].update(rule="lion")),
-            "update rule is 'lion'",
+            "update rule 'lion' does not exist",
         ),
         (
             spoil_last(lambda x, meta: meta["optimizer"].update(lr=1)),
@@ -639,7 +639,7 @@ def newer(run: Path) -> None:
         ),
         (
             spoil_last(lambda x, meta: meta["optimizer"].update(beta1=[])),
-            "'beta1' is [], expected a finite number",
+            "beta1 is [], expected a number in [0, 1)",
         ),
         (spoil_last(lambda x, meta: meta.update(vocabulary="0")), "another vocabulary"),
         (

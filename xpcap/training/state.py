@@ -1,15 +1,18 @@
 """State of a training, which decides how it goes on: in memory, and as tensors of a file."""
 
+import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.backend import asarray, to_numpy
-from xpcap.errors import DataError, TrainingError
+from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.models.parameters import Parameters
 from xpcap.optim import RULES, UpdateRule
+from xpcap.options import Kind, Names, Whole
+from xpcap.spec import Spec, check_finite
 from xpcap.training.optimizer import Optimizer, state_shapes
 
 Record = dict[str, Any]
@@ -142,10 +145,9 @@ class TrainingState(NamedTuple):
             return Parameters(arrays.shapes, np.array(to_numpy(arrays.flat)))
 
         assert order.rng is not None
-        rule, rate = optimizer.rule.name, optimizer.learning_rate
         state = cls(
             params=on_host(params),
-            rule=rule,
+            rule=optimizer.rule.name,
             optimizer=dict(optimizer.config),
             moments={key: on_host(arrays) for key, arrays in optimizer.state.items()},
             captions=order.count,
@@ -158,11 +160,19 @@ class TrainingState(NamedTuple):
             start=None if start is None else dict(start),
             replacement=order.replacement,
         )
-        cause = f"iteration {state.iteration}; is the learning rate, now {rate:g}, too high?"
-        named = {f"{rule}'s {key}": moment for key, moment in state.moments.items()}
-        for thing, arrays in {"the value": state.params, **named}.items():
-            _check_finite("CaptioningSolver", thing, arrays, TrainingError, cause)
+        rate = f"{optimizer.learning_rate:g}"
+        cause = f"iteration {state.iteration}; is the learning rate, now {rate}, too high?"
+        for name, x in state.arrays.items():
+            check_finite("CaptioningSolver", name, x, TrainingError, cause)
         return state
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Parameters by their names, and the rule's arrays, as adam.m.Wx."""
+        arrays = dict(self.params)
+        for key, moment in self.moments.items():
+            arrays |= {f"{self.rule}.{key}.{name}": x for name, x in moment.items()}
+        return arrays
 
     @property
     def iteration(self) -> int:
@@ -210,12 +220,8 @@ class TrainingState(NamedTuple):
 
     def restore_into(self, params: Parameters, optimizer: Optimizer, order: EpochOrder) -> None:
         """Write the state to the parts of a solver. DataError : bad hyperparameters."""
-        try:
+        with _option_errors_as_data_errors("CaptioningSolver.restore"):
             optimizer.config = optimizer.rule.complete(self.optimizer)
-        except ValueError as error:
-            raise DataError(
-                "CaptioningSolver.restore", "the state's optimizer", f"cannot be: {error}"
-            ) from error
         for key, moment in self.moments.items():
             _copy(moment, optimizer.state[key])
         _copy(self.params, params)
@@ -233,27 +239,23 @@ def _copy(values: Parameters, to: Parameters) -> None:
     to.flat[...] = asarray(values.flat, like=to.flat)
 
 
-def _check_finite(
-    where: str, thing: str, arrays: Mapping[str, np.ndarray], error: type[Exception], cause: str
-) -> None:
-    for name, value in arrays.items():
-        if not np.isfinite(value).all():
-            raise error(where, f"{thing} of {name}", "is not finite", "finite numbers", cause)
-
-
-# ---- As tensors and JSON: parameters by their names, moments as adam.m.Wx
+# ---- As tensors and JSON
 
 VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # a record has all of them or none
 TRAINED = {"train_loss", "train_reward"}  # a record has one of them
 FIGURES = {*TRAINED, *VALIDATED, "val_cider"}  # all records have the same
 MOST = 2**53  # of any count: what JSON and doubles hold exactly
+COUNTS: dict[str, Kind] = {
+    **dict.fromkeys(("iteration", "epoch", "position"), Whole(0, MOST)),
+    **dict.fromkeys(("captions", "batch_size"), Whole(1, MOST)),
+}
+TYPES = {"optimizer": dict, "rng": dict, "history": list, "replacement": bool}
+JSON = {dict: "an object", list: "a list", bool: "true or false"}
 
 
 def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """A state as named arrays and a JSON object."""
-    tensors = {**state.params, "losses": state.losses}
-    for key, moment in state.moments.items():
-        tensors |= {f"{state.rule}.{key}.{name}": value for name, value in moment.items()}
+    tensors = {**state.arrays, "losses": state.losses}
     if state.order is not None:
         tensors["order"] = state.order
     meta = {
@@ -287,105 +289,93 @@ def from_tensors(
 
     def require(fits: bool, found: str, expected: str) -> None:
         if not fits:
-            raise DataError(where, "", found, expected=expected)
+            raise DataError(where, "", found, expected, "damaged, or not the state of a training?")
 
-    def named(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> Parameters:
-        arrays = Parameters.empty(shapes, losses.dtype, np)
-        for name, shape in shapes.items():
-            x = tensors[prefix + name]
-            found = f"{prefix}{name} has shape {x.shape} and dtype {x.dtype}"
-            fits = x.shape == shape and x.dtype == losses.dtype
-            require(fits, found, f"{shape} and {losses.dtype}; from another run?")
-            arrays[name] = x
-        _check_finite(where, prefix.rstrip(".") or "value", arrays, DataError, "damaged?")
-        return arrays
-
-    # Counts and objects
-    no_state = "damaged, or not the state of a training?"
-    for key in ("optimizer", "rng"):
-        value = meta.get(key)
-        require(isinstance(value, dict), f"{key} is {_short(value)}", f"an object; {no_state}")
-    counts: dict[str, Any] = {}
-    for key in ("iteration", "epoch", "captions", "batch_size", "position"):
-        value = counts[key] = meta.get(key)
-        fits = type(value) is int and 0 <= value <= MOST
-        require(fits, f"{key} is {_short(value)}", f"a count; {no_state}")
-    captions, batch_size, position = (counts[k] for k in ("captions", "batch_size", "position"))
-    replacement = meta.get("replacement", False)
-    found = f"replacement is {_short(replacement)}"
-    require(type(replacement) is bool, found, f"true or nothing; {no_state}")
-
-    # The optimizer's hyperparameters
-    optimizer = dict(meta["optimizer"])
-    rules, name = RULES if rule is None else {rule.name: rule}, optimizer.pop("rule", None)
-    fits = isinstance(name, str) and name in rules
-    require(fits, f"the update rule is {_short(name)}", f"one of {', '.join(rules)}; damaged?")
-    rule = rules[name]
-    for key, value in optimizer.items():
-        fits = type(value) in (int, float) and abs(value) <= MOST
-        found = f"optimizer's {_short(key)} is {_short(value)}"
-        require(fits, found, "a finite number; damaged?")
+    # Fields
+    meta = {"replacement": False, **meta}
+    for name, kind in TYPES.items():
+        found = f"{name} is {_short(meta.get(name))}"
+        require(isinstance(meta.get(name), kind), found, JSON[kind])
+    rules, numbers = RULES if rule is None else {rule.name: rule}, dict(meta["optimizer"])
+    with _option_errors_as_data_errors(where):
+        counts = {name: kind.check("", name, meta.get(name)) for name, kind in COUNTS.items()}
+        rule = rules[Names(rules).check("", "update rule", numbers.pop("rule", None))]
+        numbers = rule.complete(numbers)
+    large = [f"{key} is {x:g}" for key, x in numbers.items() if x > MOST]
+    require(not large, f"the optimizer's {', '.join(large)}", f"at most {MOST}")
 
     # Tensors
-    moments = state_shapes(rule, shapes)
-    known = {*shapes, "losses"}
-    known |= {f"{rule.name}.{key}.{name}" for key, of in moments.items() for name in of}
-    odd = sorted((set(tensors) - {"order"}) ^ known)
-    expected = f"parameters, losses and the state of {rule.name}; from another run?"
-    require(not odd, f"{', '.join(odd[:5])} missing or unknown", expected)
-    losses, order = tensors["losses"], tensors.get("order")
-    fits = losses.shape == (counts["iteration"],) and losses.dtype in (np.float32, np.float64)
-    found = f"losses have shape {losses.shape} and dtype {losses.dtype}"
-    expected = f"{counts['iteration']} finite numbers; damaged?"
-    require(fits and bool(np.isfinite(losses).all()), found, expected)
-    found = f"position {position} in {captions} captions by {batch_size}"
-    fits = captions >= 1 and batch_size >= 1
-    most = batches_of_epoch(captions, batch_size, replacement) if fits else 0
-    fits = fits and position <= (most if replacement or order is not None else 0)
-    require(fits, found, "one within an epoch; damaged?")
-    if order is not None:
-        fits = order.shape == (captions,) and order.dtype == np.int32
-        fits = fits and bool((np.sort(order) == np.arange(captions)).all())
-        found = f"order has shape {order.shape} and dtype {order.dtype}"
-        require(fits, found, f"each of 0..{captions - 1} once; damaged?")
-    params = named("", shapes)
-    states = {key: named(f"{rule.name}.{key}.", of) for key, of in moments.items()}
+    groups: dict[str, Mapping[str, tuple[int, ...]]] = {"": shapes}
+    groups |= {f"{rule.name}.{key}.": of for key, of in state_shapes(rule, shapes).items()}
+    known = {prefix + name: shape for prefix, of in groups.items() for name, shape in of.items()}
+    known["losses"] = (counts["iteration"],)
+    wide = "losses" in tensors and tensors["losses"].dtype == np.float64
+    given, n = dict(tensors), counts["captions"]
+    order = given.pop("order", None)
+    Spec.of(known, "f8!" if wide else "f4!").check_file(where, given, "from another run?")
+    params, *arrays = (_gathered(given, prefix, of) for prefix, of in groups.items())
+    moments = dict(zip(rule.state, arrays, strict=True))
     for key in rule.squares:
-        least = states[key].flat.min(initial=0)
-        found = f"{rule.name}.{key} goes down to {least:g}"
-        require(least >= 0, found, "means of squares; damaged?")
+        for name, square in moments[key].items():
+            least = square.min(initial=0)
+            require(least >= 0, f"{rule.name}.{key}.{name} goes down to {least:g}", "squares")
+    if order is not None:
+        Spec.of({"order": (n,)}, "i4").check_file(where, {"order": order})
+        once = np.array_equal(np.sort(order), np.arange(n))
+        require(once, "order is no permutation", f"each of 0..{n - 1} once")
 
-    # Records: all have the same figures
-    history, start = meta.get("history"), meta.get("start")
-    fits = isinstance(history, list) and len(history) == counts["epoch"]
-    expected = f"a list of {counts['epoch']} records; damaged?"
-    require(fits, f"history is {_short(history)}", expected)
-    assert isinstance(history, list)
+    # Relations
+    position, batch_size, epoch = (counts[key] for key in ("position", "batch_size", "epoch"))
+    begun = order is not None or meta["replacement"]
+    most = batches_of_epoch(n, batch_size, meta["replacement"]) if begun else 0
+    found = f"position {position} in {n} captions by {batch_size}"
+    require(position <= most, found, "one within an epoch")
+    history, start = meta["history"], meta.get("start")
+    require(len(history) == epoch, f"history is {_short(history)}", f"a list of {epoch} records")
     for number, record in enumerate(history, start=1):
         fits = _is_record(record, number) and not FIGURES & (record.keys() ^ history[0].keys())
         found = f"record {number} of the history is {_short(record)}"
-        require(fits, found, f"the figures of epoch {number}; damaged?")
+        require(fits, found, f"the figures of epoch {number}")
     if start is not None:
         fits = _has_numbers(start) and start.get("epoch") == 0
         if fits and history:
             fits = not (FIGURES - TRAINED) & (start.keys() ^ history[0].keys())
-        require(fits, f"start is {_short(start)}", "the figures of epoch 0; damaged?")
+        require(fits, f"start is {_short(start)}", "the figures of epoch 0")
 
     return TrainingState(
         params=params,
         rule=rule.name,
-        optimizer=optimizer,
-        moments=states,
-        captions=captions,
+        optimizer=numbers,
+        moments=moments,
+        captions=n,
         batch_size=batch_size,
         order=order,
         position=position,
-        losses=losses,
+        losses=given["losses"],
         history=history,
         order_rng=_checked_rng(where, meta["rng"].get("order")),
         start=start,
-        replacement=replacement,
+        replacement=meta["replacement"],
     )
+
+
+@contextlib.contextmanager
+def _option_errors_as_data_errors(where: str) -> Iterator[None]:
+    """The OptionErrors of a block, as DataErrors of a file, shortened."""
+    try:
+        yield
+    except OptionError as error:
+        came, cause = _short(error.came, str), error.cause or "damaged?"
+        raise DataError(where, error.thing, came, error.expected, cause) from error
+
+
+def _gathered(
+    tensors: Mapping[str, np.ndarray], prefix: str, shapes: Mapping[str, tuple[int, ...]]
+) -> Parameters:
+    """Tensors of one prefix, in a flat buffer."""
+    arrays = Parameters.empty(shapes, tensors["losses"].dtype, np)
+    arrays.update((name, tensors[prefix + name]) for name in shapes)
+    return arrays
 
 
 def _is_record(record: Any, number: int) -> bool:
@@ -419,6 +409,6 @@ def _checked_rng(where: str, state: Any) -> dict[str, Any]:
     return dict(generator.bit_generator.state)
 
 
-def _short(value: object) -> str:
-    text = repr(value)
+def _short(value: object, text_of: Callable[[object], str] = repr) -> str:
+    text = text_of(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
