@@ -391,7 +391,7 @@ def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Conf
 
 
 def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None = None) -> Array:
-    """Scale gradients down in place to the norm `max_norm` if theirs is larger.
+    """Scale gradients down in place to the norm `max_norm` if theirs is larger and finite.
 
     Parameters
     ----------

@@ -312,6 +312,10 @@ def clip_by_norm(draw: Draw) -> Iterator[Any]:
     for n, most in ((700, 5.0), (1, 5.0), (256, 1e9), (70_001, 3.5), (70_001, 1e9)):
         yield draw.normal(n), most
     yield draw.normal(1000) * draw.dtype.type(1e28), 5.0
+    for odd in (np.nan, np.inf):
+        x = draw.normal(70_001)
+        x[345] = odd
+        yield x, 5.0
 
 
 @row()

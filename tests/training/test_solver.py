@@ -378,6 +378,17 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_what_was_good() -> No
     assert np.isfinite(solver.history[-1]["train_loss"])
 
 
+@pytest.mark.parametrize("clip_norm", [None, 50.0])
+def test_one_nan_in_a_gradient_is_named_alone(clip_norm: float | None) -> None:
+    def objective(model: Any, batch: Batch, workspace: Any) -> Any:
+        loss, grads = CrossEntropy().loss(model, batch, workspace)
+        grads["Wh"][0, 0] = np.nan
+        return loss, grads
+
+    with refuses(TrainingError, came="the gradients of Wh are not finite"):
+        make(objective=objective, clip_norm=clip_norm).train()
+
+
 def test_a_step_on_features_that_are_not_finite_changes_nothing() -> None:
     solver, untouched = make(), make()
     features, captions = DATA.minibatch("train", np.arange(20))

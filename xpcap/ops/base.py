@@ -277,9 +277,13 @@ class Ops:
         return xp.sqrt(xp.vdot(wide, wide)).astype(x.dtype)
 
     def clip_by_norm(self, x: Array, most: float, buffer: Buffer | None = None) -> Array:
-        """Norm of x (n,), which is scaled in place to the norm `most` if its own is larger."""
-        norm = self.global_norm(x, buffer)
-        x *= most / get_array_module(x).maximum(norm, most)
+        """Norm of x (n,), which is scaled in place to the norm `most` if its own is larger.
+
+        Where the norm is not finite x stays as it is: it shows which numbers are at fault.
+        """
+        xp, norm = get_array_module(x), self.global_norm(x, buffer)
+        factor = most / xp.maximum(norm, most)
+        x *= xp.where(xp.isfinite(norm), factor, xp.ones_like(factor))
         return norm
 
     def adam_update(

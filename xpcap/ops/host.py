@@ -230,7 +230,7 @@ class HostOps(Ops):
             if x.ndim != 1:
                 return super().clip_by_norm(x, most, buffer)
             norm = _norm(x)
-            if not norm <= most:
+            if most < norm < np.inf:
                 x *= most / norm
             return norm
 

@@ -3,7 +3,7 @@
 //
 // squares: each of NORM_BLOCKS blocks of THREADS threads writes a partial sum of squares; root: one
 // block of THREADS threads adds them and takes the square root; clip: each of NORM_BLOCKS blocks does so
-// for itself, and scales its share of x in place. Sums are in double, reduced in trees of fixed
+// for itself, and scales its share of x in place if the norm is finite. Sums are in double, reduced in trees of fixed
 // shape, so results are reproducible to the bit.
 typedef REAL real;
 
@@ -43,8 +43,9 @@ extern "C" __global__ void root(const double* partial, real* out) {
 extern "C" __global__ void clip(real* x, const double* partial, real* norm, real most, long long n) {
     __shared__ double sums[NORM_BLOCKS];
     const real length = root_of(partial, sums);
-    const real factor = most / (length <= most ? most : length);  // a NaN length stays NaN, as with xp.maximum
     if (blockIdx.x == 0 && threadIdx.x == 0) norm[0] = length;
-    if (factor == 1) return;  // usually, and then x is not even read
+    // Usually x is short enough, and then not even read. inf - inf and NaN are NaN
+    if (length <= most || length - length != 0) return;
+    const real factor = most / length;
     for (long long k = (long long)blockIdx.x * THREADS + threadIdx.x; k < n; k += NORM_BLOCKS * THREADS) x[k] *= factor;
 }
