@@ -654,6 +654,22 @@ def test_the_epoch_whose_captions_score_best_is_kept_if_that_is_asked_for() -> N
     np.testing.assert_array_equal(last.best_params.flat, last.model.params.flat)
 
 
+def test_a_step_after_the_last_epoch_has_the_rate_that_is_left() -> None:
+    """Of a linear rate none, unless one is set; more epochs begin with the first rate."""
+    solver = make(lr_decay="linear", num_epochs=1)
+    solver.train()
+    before = solver.model.params.flat.copy()
+    solver.train_batch(np.arange(6))
+    assert (solver.iteration, solver.learning_rate) == (6, 0)
+    np.testing.assert_array_equal(solver.model.params.flat, before)
+    solver.learning_rate = 1e-3
+    solver.train_batch(np.arange(6))
+    assert (solver.iteration, solver.learning_rate) == (7, 1e-3)
+    assert (solver.model.params.flat != before).any()
+    solver.train()
+    assert (solver.epoch, solver.iteration, solver.learning_rate) == (2, 12, 0)
+
+
 @pytest.mark.parametrize("rule", list(optim.RULES))
 def test_a_step_is_loss_clipping_and_the_rule(rule: str) -> None:
     solver, reference = make(update_rule=rule, clip_norm=1.0), make()
