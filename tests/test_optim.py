@@ -1,16 +1,19 @@
-"""Update rules: the formulas, flat against per-parameter, state that carries on, clipping, and what
-they refuse.
-"""
+"""Update rules: the course's formulas, what holds of every rule, clipping, and what they refuse."""
 
 import math
 from typing import Any
 
 import numpy as np
 import pytest
+from emulated import Emulator
 from refusals import refuses
+from update_rules import RULES
 
-from xpcap import optim, to_numpy
+from xpcap import asarray, optim, to_numpy, use_backend
+from xpcap.models import Parameters
 from xpcap.ops import get_ops
+from xpcap.optim import UpdateRule
+from xpcap.training.optimizer import Optimizer
 
 
 def by_the_formula(rule: str, w: np.ndarray, grads: list[np.ndarray]) -> np.ndarray:
@@ -31,7 +34,10 @@ def by_the_formula(rule: str, w: np.ndarray, grads: list[np.ndarray]) -> np.ndar
     return w
 
 
-@pytest.mark.parametrize("rule", list(optim.RULES))
+COURSE = ("sgd", "sgd_momentum", "rmsprop", "adam")
+
+
+@pytest.mark.parametrize("rule", COURSE)
 def test_rule_follows_its_formula_over_steps_and_leaves_w_alone(
     rule: str, lib: Any, rng: np.random.Generator
 ) -> None:
@@ -44,23 +50,78 @@ def test_rule_follows_its_formula_over_steps_and_leaves_w_alone(
     np.testing.assert_array_equal(to_numpy(start), w)
 
 
-@pytest.mark.parametrize("rule", list(optim.RULES))
-def test_in_place_over_a_flat_buffer_is_the_same_rule(rule: str, rng: np.random.Generator) -> None:
-    w, grads = rng.standard_normal(50), list(rng.standard_normal((4, 50)))
-    flat, config = w.copy(), optim.init(rule, w)
+EVERY = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+SHAPES = {"W": (3, 4), "b": (4,)}
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(3, 4), (5,), ()])
+def test_a_step_writes_to_w_and_state_alone_and_keeps_their_dtype(
+    rule: UpdateRule, dtype: str, shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    w, dw = (np.asarray(rng.standard_normal(shape), dtype) for _ in range(2))
+    dw.flags.writeable = False
+    before, given = w.copy(), {"learning_rate": np.float64(0.1)}
+    config = optim.init(rule, w, given)
+    numbers = rule.complete(given)
+    optim.update(rule, w, dw, config)
+    assert w.dtype == dtype
+    assert (w != before).all()
+    state = rule.state_shapes(shape)
+    assert config.keys() == numbers.keys() | state.keys()
+    assert {key: (config[key].shape, config[key].dtype) for key in state} == {
+        key: (one, w.dtype) for key, one in state.items()
+    }
+    assert {key: config[key] for key in numbers} == numbers | ({"t": 1} if "t" in numbers else {})
+
+
+@EVERY
+def test_steps_descend(rule: UpdateRule, rng: np.random.Generator) -> None:
+    """Into a bowl, whose gradient is w."""
+    w = rng.standard_normal((3, 4))
+    start, config = (w * w).sum(), optim.init(rule, w)
+    for _ in range(50):
+        optim.update(rule, w, w.copy(), config)
+    assert (w * w).sum() < start
+
+
+def optimizer_steps(rule: UpdateRule, make: Any = np.asarray) -> tuple[Parameters, Optimizer]:
+    """Parameters after three steps, from one seed."""
+    rng = np.random.default_rng(0)
+    params, *grads = (Parameters(SHAPES, make(x)) for x in rng.standard_normal((4, 16)))
+    optimizer = Optimizer(rule, {}, params)
     for dw in grads:
-        optim.update(rule, flat, dw, config)
-    np.testing.assert_allclose(flat, by_the_formula(rule, w, grads), rtol=1e-12)
+        optimizer.update(params, dw)
+    return params, optimizer
 
 
-@pytest.mark.parametrize("rule", list(optim.RULES))
-def test_float32_stays_float32_whatever_the_learning_rate_is(rule: str) -> None:
-    w, config = optim.sgd(
-        np.ones(3, np.float32), np.ones(3, np.float32), {"learning_rate": np.float64(0.1)}
+@EVERY
+def test_an_optimizer_takes_the_steps_of_its_rule_on_each_parameter(rule: UpdateRule) -> None:
+    params, optimizer = optimizer_steps(rule)
+    each, *grads = (
+        Parameters(SHAPES, x) for x in np.random.default_rng(0).standard_normal((4, 16))
     )
-    next_w, config = getattr(optim, rule)(w, w, {"learning_rate": np.float64(0.1)})
-    assert next_w.dtype == np.float32
-    assert all(config[key].dtype == np.float32 for key in optim.RULES[rule].state)
+    for name, w in each.items():
+        config = optim.init(rule, w)
+        for dw in grads:
+            optim.update(rule, w, dw[name], config)
+        np.testing.assert_allclose(params[name], w, rtol=1e-12)
+        found = optimizer.state_of(name)
+        assert optimizer.config.keys() | found.keys() == config.keys()
+        for key, x in found.items():
+            np.testing.assert_allclose(x, config[key], rtol=1e-12)
+
+
+@EVERY
+def test_emulated_rule_equals_numpys(rule: UpdateRule, device: Emulator) -> None:
+    params, optimizer = optimizer_steps(rule)
+    with use_backend("cupy"):
+        found, there = optimizer_steps(rule, asarray)
+    for ours, theirs in zip(
+        (params, *optimizer.state.values()), (found, *there.state.values()), strict=True
+    ):
+        np.testing.assert_allclose(to_numpy(theirs.flat), ours.flat, rtol=1e-12)
 
 
 def test_the_callers_config_carries_the_state_on_as_in_the_course() -> None:
@@ -73,7 +134,7 @@ def test_the_callers_config_carries_the_state_on_as_in_the_course() -> None:
     np.testing.assert_array_equal(config["m"], before)  # a copied dict keeps its own arrays
 
 
-def test_clipping_scales_only_what_is_too_long(lib: Any) -> None:
+def test_clipping_scales_only_what_is_too_long_and_finite(lib: Any) -> None:
     xp = lib.xp
     grads = xp.array([3.0, 4.0], xp.float32)
     assert float(optim.clip_by_global_norm(grads, 10.0)) == 5
@@ -83,6 +144,9 @@ def test_clipping_scales_only_what_is_too_long(lib: Any) -> None:
     assert grads.dtype == np.float32
     optim.clip_by_global_norm(grads, 1e300)  # beyond float32: nothing is too long
     np.testing.assert_allclose(to_numpy(grads), [0.6, 0.8], rtol=1e-6)
+    odd = xp.array([3.0, np.nan, 4.0], xp.float32)
+    assert np.isnan(float(optim.clip_by_global_norm(odd, 1.0)))
+    np.testing.assert_array_equal(to_numpy(odd), [3, np.nan, 4])
     zero = xp.zeros(2, xp.float32)
     optim.clip_by_global_norm(zero, 1.0)
     assert not to_numpy(zero).any()
@@ -139,6 +203,10 @@ def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any)
         (
             lambda w: optim.adam(w, w, {"beta2": 1}),
             {"function": "optim.adam", "thing": "beta2", "came": "is 1", "expected": "[0, 1)"},
+        ),
+        (
+            lambda w: optim.init(RULES["row_adagrad"], w[None], {"row": np.zeros(3)}),
+            {"function": "optim.row_adagrad", "thing": "row", "expected": "(1,)"},
         ),
         (
             lambda w: optim.adam(w, w, {"t": -1}),

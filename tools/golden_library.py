@@ -7,8 +7,9 @@ but names that users import, since it has to serve checkouts whose insides diffe
 SUBJECTS is a function that hashes results of one subject. The data of a call are drawn from a
 generator that its name seeds, so no call depends on another.
 
-A cell that is added to xpcap.layers.CELLS is hashed too. A case that the package refuses as
-impossible, such as attention in a cell without it, is hashed as the refusal.
+A cell that is added to xpcap.layers.CELLS, or a rule to xpcap.optim.RULES, is hashed too. A case
+that the package refuses as impossible, such as attention in a cell without it, is hashed as the
+refusal.
 """
 
 import contextlib
@@ -324,17 +325,28 @@ def hash_sigmoid(sheet: Sheet) -> None:
 
 # ---- Update rules and numeric gradients
 
-RULES: dict[str, list[dict[str, float]]] = {
-    "sgd": [{}, {"learning_rate": 0.3}],
-    "sgd_momentum": [{}, {"learning_rate": 0.3, "momentum": 0.5}],
-    "rmsprop": [{}, {"learning_rate": 0.3, "decay_rate": 0.9, "epsilon": 1e-4}],
-    "adam": [{}, {"learning_rate": 0.3, "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-4}],
+OWN_SETTINGS: dict[str, dict[str, float]] = {  # of the course's rules, besides the defaults
+    "sgd": {"learning_rate": 0.3},
+    "sgd_momentum": {"learning_rate": 0.3, "momentum": 0.5},
+    "rmsprop": {"learning_rate": 0.3, "decay_rate": 0.9, "epsilon": 1e-4},
+    "adam": {"learning_rate": 0.3, "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-4},
 }
+RULES = list(getattr(optim, "RULES", OWN_SETTINGS))  # earlier checkouts have no table
+
+
+def step_of(rule: str, w: Any, dw: Any, config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A step by the course's function, if the rule has one."""
+    if rule in OWN_SETTINGS:
+        return getattr(optim, rule)(w, dw, config)
+    w, config = w.copy(), optim.init(rule, w, config)
+    optim.update(rule, w, dw, config)
+    return w, config
 
 
 def hash_rules(sheet: Sheet) -> None:
     """Five steps of each update rule, with and without clipping."""
-    for rule, settings in RULES.items():
+    for rule in RULES:
+        settings = [{}, *([OWN_SETTINGS[rule]] if rule in OWN_SETTINGS else [])]
         for number, clipped in itertools.product(range(len(settings)), (False, True)):
             for case, draw in draws(f"{rule} {number} {clipped}"):
                 config, w = dict(settings[number]), draw.like((draw.N, SIZES["H"]))
@@ -344,7 +356,7 @@ def hash_rules(sheet: Sheet) -> None:
                         dw = dw.ravel()
                         norm = optim.clip_by_global_norm(dw, 1.5)
                         dw = dw.reshape(w.shape)
-                    w, config = getattr(optim, rule)(w, dw, config)
+                    w, config = step_of(rule, w, dw, config)
                 name = f"{rule} {case} {'own' if number else 'default'} settings"
                 name += " clipped" if clipped else ""
                 sheet.put(f"{name}: w", w)
@@ -582,7 +594,7 @@ def hash_states(sheet: Sheet) -> None:
     for rule, cell in itertools.product(RULES, layers.CELLS):
         kind, case = Kind(cell, "init", 0.4, "float32"), f"{rule} {cell}"
         data = data_for(kind)
-        options = {**SOLVERS[rule], "num_epochs": 1}
+        options = {**SOLVERS.get(rule, {"update_rule": rule}), "num_epochs": 1}
         before, after = solver_of(kind, data, options), solver_of(kind, data, options)
         before.train()
         with tempfile.TemporaryDirectory() as folder:

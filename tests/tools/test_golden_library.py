@@ -34,7 +34,8 @@ def test_every_public_layer_is_hashed() -> None:
 
 
 def test_every_update_rule_is_hashed() -> None:
-    assert set(optim.RULES) == set(golden_library.RULES)
+    hashed = {name.split()[0] for name in hashes_of("rules")}
+    assert set(optim.RULES) <= hashed
 
 
 def test_the_gradient_with_a_flipped_sign_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

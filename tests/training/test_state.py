@@ -1,0 +1,91 @@
+"""Files of a training state: any update rule resumes to the same bits, and damage is named."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from refusals import refuses
+from update_rules import ROW_ADAGRAD, RULES
+
+from xpcap import CaptioningRNN, CaptioningSolver, load_state, save_state
+from xpcap.data.synthetic import draw_data
+from xpcap.errors import DataError
+from xpcap.optim import UpdateRule
+from xpcap.safetensors_file import read_tensors, write_tensors
+
+DATA = draw_data(12, 6, 20, seed=0)
+
+
+def make(rule: str | UpdateRule, **options: Any) -> CaptioningSolver:
+    model = CaptioningRNN(DATA.vocabulary.word_to_idx, 6, 5, 7, "lstm", seed=0)
+    settings = {"batch_size": 7, "num_epochs": 3, "seed": 0, "clip_norm": 5.0, "verbose": False}
+    return CaptioningSolver(model, DATA, update_rule=rule, **{**settings, **options})
+
+
+@pytest.mark.parametrize("lr_decay", [0.5, "linear"])
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_a_training_goes_on_from_a_file_to_the_same_bits(
+    rule: UpdateRule, lr_decay: float | str, tmp_path: Path
+) -> None:
+    def save(solver: CaptioningSolver) -> None:
+        if solver.iteration == solver.steps_per_epoch + 1:
+            save_state(tmp_path / "early", solver.state())
+
+    own = rule if rule is ROW_ADAGRAD else None  # the others go by name
+    whole, resumed = (make(own or rule.name, lr_decay=lr_decay, on_step=save) for _ in range(2))
+    whole.train()
+    resumed.restore(load_state(tmp_path / "early", whole.model.params.shapes, rule=own))
+    assert resumed.epoch == 1
+    resumed.train()
+    for solver, name in ((whole, "whole"), (resumed, "resumed")):
+        save_state(tmp_path / name, solver.state())
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "resumed").read_bytes()
+
+
+SPOILT: dict[str, tuple[Callable[[np.ndarray], np.ndarray | None], str]] = {  # change, what came
+    "missing": (lambda x: None, "lacks"),
+    "longer": (lambda x: np.append(x, x[:1], axis=0), "shape"),
+    "float64": (lambda x: x.astype("f8"), "float64"),
+    "infinite": (lambda x: x + np.float32(np.inf), "inf at [0"),
+    "negative": (lambda x: -x - 1, "down to -"),  # of means of squares
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_a_spoilt_array_of_a_rule_is_refused_by_its_name(rule: UpdateRule, tmp_path: Path) -> None:
+    solver = make(rule)
+    solver.step(*DATA.minibatch("train", np.arange(9)))
+    shapes = solver.model.params.shapes
+    save_state(tmp_path / "good", solver.state())
+    good, meta = read_tensors(tmp_path / "good", "test")
+    names = {f"{rule.name}.{key}.{name}": key for key in rule.state for name in ("Wx", "b")}
+    for name, (change, came) in itertools.product(
+        sorted(names.keys() & good.keys()), SPOILT.values()
+    ):
+        if came == "down to -" and names[name] not in rule.squares:
+            continue
+        tensors = {**good, name: change(good[name])}
+        write_tensors(
+            tmp_path / "bad", {key: x for key, x in tensors.items() if x is not None}, meta
+        )
+        with refuses(DataError, function="load_state", came=came) as caught:
+            load_state(tmp_path / "bad", shapes, rule=rule)
+        assert name in str(caught.value)
+    write_tensors(tmp_path / "bad", {**good, f"{rule.name}.u.Wx": good["Wx"]}, meta)
+    with refuses(DataError, came=f"holds {rule.name}.u.Wx"):
+        load_state(tmp_path / "bad", shapes, rule=rule)
+
+
+def test_a_state_of_a_rule_of_ones_own_wants_that_rule(tmp_path: Path) -> None:
+    solver, other = make(ROW_ADAGRAD), make("adam")
+    solver.train()
+    save_state(tmp_path / "own", solver.state())
+    with refuses(DataError, thing="update rule", came="'row_adagrad'", expected="adam"):
+        load_state(tmp_path / "own", solver.model.params.shapes)
+    with refuses(DataError, came="update rule of the state: row_adagrad, of this solver: adam"):
+        other.restore(solver.state())
+    assert set(solver.optim_configs["Wx"]) == {"learning_rate", "t", "row"}
+    assert set(solver.optim_configs["b"]) == {"learning_rate", "t", "v"}
