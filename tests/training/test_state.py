@@ -45,6 +45,22 @@ def test_a_training_goes_on_from_a_file_to_the_same_bits(
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "resumed").read_bytes()
 
 
+def test_steps_outside_an_epoch_go_through_a_file(tmp_path: Path) -> None:
+    """Their count is what a linear rate falls by."""
+    solver, resumed = (make("adam", lr_decay="linear") for _ in range(2))
+    solver.train_batch(np.arange(6))
+    save_state(tmp_path / "state", solver.state())
+    resumed.restore(load_state(tmp_path / "state", solver.model.params.shapes))
+    for each in (solver, resumed):
+        each.train_batch(np.arange(6, 12))
+    assert resumed.learning_rate == solver.learning_rate < 1e-3
+    np.testing.assert_array_equal(resumed.model.params.flat, solver.model.params.flat)
+    odd = solver.state()._replace(position=3)
+    save_state(tmp_path / "state", odd)
+    with refuses(DataError, came="position 3"):
+        load_state(tmp_path / "state", solver.model.params.shapes)
+
+
 SPOILT: dict[str, tuple[Callable[[np.ndarray], np.ndarray | None], str]] = {  # change, what came
     "missing": (lambda x: None, "lacks"),
     "longer": (lambda x: np.append(x, x[:1], axis=0), "shape"),

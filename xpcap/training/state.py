@@ -296,9 +296,12 @@ def from_tensors(
     for name, kind in TYPES.items():
         found = f"{name} is {_short(meta.get(name))}"
         require(isinstance(meta.get(name), kind), found, JSON[kind])
+    history, replacement, start = meta["history"], meta["replacement"], meta.get("start")
     rules, numbers = RULES if rule is None else {rule.name: rule}, dict(meta["optimizer"])
     with _option_errors_as_data_errors(where):
-        counts = {name: kind.check("", name, meta.get(name)) for name, kind in COUNTS.items()}
+        iteration, epoch, position, captions, batch_size = (
+            kind.check("", name, meta.get(name)) for name, kind in COUNTS.items()
+        )
         rule = rules[Names(rules).check("", "update rule", numbers.pop("rule", None))]
         numbers = rule.complete(numbers)
     large = [f"{key} is {x:g}" for key, x in numbers.items() if x > MOST]
@@ -308,9 +311,9 @@ def from_tensors(
     groups: dict[str, Mapping[str, tuple[int, ...]]] = {"": shapes}
     groups |= {f"{rule.name}.{key}.": of for key, of in state_shapes(rule, shapes).items()}
     known = {prefix + name: shape for prefix, of in groups.items() for name, shape in of.items()}
-    known["losses"] = (counts["iteration"],)
+    known["losses"] = (iteration,)
     wide = "losses" in tensors and tensors["losses"].dtype == np.float64
-    given, n = dict(tensors), counts["captions"]
+    given = dict(tensors)
     order = given.pop("order", None)
     Spec.of(known, "f8!" if wide else "f4!").check_file(where, given, "from another run?")
     params, *arrays = (_gathered(given, prefix, of) for prefix, of in groups.items())
@@ -320,22 +323,22 @@ def from_tensors(
             least = square.min(initial=0)
             require(least >= 0, f"{rule.name}.{key}.{name} goes down to {least:g}", "squares")
     if order is not None:
-        Spec.of({"order": (n,)}, "i4").check_file(where, {"order": order})
-        once = np.array_equal(np.sort(order), np.arange(n))
-        require(once, "order is no permutation", f"each of 0..{n - 1} once")
+        Spec.of({"order": (captions,)}, "i4").check_file(where, {"order": order})
+        once = np.array_equal(np.sort(order), np.arange(captions))
+        require(once, "order is no permutation", f"each of 0..{captions - 1} once")
 
     # Relations
-    position, batch_size, epoch = (counts[key] for key in ("position", "batch_size", "epoch"))
-    begun = order is not None or meta["replacement"]
-    most = batches_of_epoch(n, batch_size, meta["replacement"]) if begun else 0
-    found = f"position {position} in {n} captions by {batch_size}"
-    require(position <= most, found, "one within an epoch")
-    history, start = meta["history"], meta.get("start")
     require(len(history) == epoch, f"history is {_short(history)}", f"a list of {epoch} records")
     for number, record in enumerate(history, start=1):
         fits = _is_record(record, number) and not FIGURES & (record.keys() ^ history[0].keys())
         found = f"record {number} of the history is {_short(record)}"
         require(fits, found, f"the figures of epoch {number}")
+    # Of no epoch under way, steps that a caller took by itself
+    most = iteration - (history[-1]["iteration"] if history else 0)
+    if order is not None or replacement:
+        most = batches_of_epoch(captions, batch_size, replacement)
+    found = f"position {position} in {captions} captions by {batch_size}"
+    require(position <= most, found, "one within an epoch")
     if start is not None:
         fits = _has_numbers(start) and start.get("epoch") == 0
         if fits and history:
@@ -347,7 +350,7 @@ def from_tensors(
         rule=rule.name,
         optimizer=numbers,
         moments=moments,
-        captions=n,
+        captions=captions,
         batch_size=batch_size,
         order=order,
         position=position,
@@ -355,7 +358,7 @@ def from_tensors(
         history=history,
         order_rng=_checked_rng(where, meta["rng"].get("order")),
         start=start,
-        replacement=meta["replacement"],
+        replacement=replacement,
     )
 
 
