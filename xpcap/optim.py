@@ -57,12 +57,11 @@ class UpdateRule:
     elementwise: bool = False
 
     def state_shapes(self, shape: Shape) -> dict[str, Shape]:
-        """Shapes of the state arrays of an array, by name.
+        """Shapes of the state of an array of a shape, by name.
 
         Parameters
         ----------
         shape : tuple of int
-            The array's.
 
         Returns
         -------
@@ -72,14 +71,12 @@ class UpdateRule:
         return {key: one for key, one in found.items() if one is not None}
 
     def step(self, arrays: Iterable[tuple[Array, Array, State]], config: Config) -> None:
-        """Take one step of several arrays in place.
+        """Take one step of several arrays in place; ``t`` is counted up once.
 
         Parameters
         ----------
         arrays : iterable of (w, dw, state)
-            As in `update`.
         config : dict
-            The numbers; ``t`` is counted up.
         """
         if "t" in self.numbers:
             config["t"] += 1
@@ -92,9 +89,8 @@ class UpdateRule:
         Parameters
         ----------
         config : mapping
-            Some numbers, and perhaps arrays.
         *arrays : str
-            Keys of arrays that `config` may hold. They are left out.
+            Keys of `config` that are left out.
 
         Returns
         -------
@@ -204,11 +200,6 @@ def as_rule(rule: str | UpdateRule) -> UpdateRule:
     Returns
     -------
     rule : UpdateRule
-
-    Raises
-    ------
-    OptionError
-        An unknown name.
     """
     if isinstance(rule, UpdateRule):
         return rule
@@ -320,17 +311,14 @@ def sgd_momentum(w: Array, dw: Array, config: Config | None = None) -> tuple[Arr
 
     Parameters
     ----------
-    w : array, float, any shape
-        The parameters. They are unchanged.
-    dw : array, shape and dtype of w
-        Their gradient.
+    w, dw : array
+        As in `sgd`.
     config : dict or None
         ``learning_rate`` (1e-2 if missing), ``momentum`` (0.9), and the state ``velocity``.
 
     Returns
     -------
-    next_w : array, shape and dtype of w
-    config : dict
+    next_w, config : array, dict
         As in `sgd`.
     """
     return _pure("sgd_momentum", w, dw, config)
@@ -346,18 +334,15 @@ def rmsprop(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, C
 
     Parameters
     ----------
-    w : array, float, any shape
-        The parameters. They are unchanged.
-    dw : array, shape and dtype of w
-        Their gradient.
+    w, dw : array
+        As in `sgd`.
     config : dict or None
         ``learning_rate`` (1e-2 if missing), ``decay_rate`` (0.99), ``epsilon`` (1e-8), and the
         state ``cache``.
 
     Returns
     -------
-    next_w : array, shape and dtype of w
-    config : dict
+    next_w, config : array, dict
         As in `sgd`.
     """
     return _pure("rmsprop", w, dw, config)
@@ -373,18 +358,15 @@ def adam(w: Array, dw: Array, config: Config | None = None) -> tuple[Array, Conf
 
     Parameters
     ----------
-    w : array, float, any shape
-        The parameters. They are unchanged.
-    dw : array, shape and dtype of w
-        Their gradient.
+    w, dw : array
+        As in `sgd`.
     config : dict or None
         ``learning_rate`` (1e-3 if missing), ``beta1`` (0.9), ``beta2`` (0.999), ``epsilon`` (1e-8),
         and the state ``m``, ``v`` and ``t``, the number of steps done.
 
     Returns
     -------
-    next_w : array, shape and dtype of w
-    config : dict
+    next_w, config : array, dict
         As in `sgd`.
     """
     return _pure("adam", w, dw, config)

@@ -6,10 +6,8 @@ from typing import Any
 from xpcap.backend import Array, get_array_module
 from xpcap.models.parameters import Parameters
 from xpcap.optim import UpdateRule, as_rule
-from xpcap.options import Real
 
 LINEAR = "linear"  # an lr_decay: to zero, step by step
-LR_DECAY = Real(above=0, word=LINEAR)
 
 
 class Optimizer:
@@ -20,48 +18,25 @@ class Optimizer:
     rule : a name in optim.RULES, or an UpdateRule
     config : some of its numbers
     params : like those to update
-    lr_decay : as in CaptioningSolver; may be set
 
     Attributes
     ----------
+    lr_decay : as in CaptioningSolver; may be set
     config : all numbers as they are now
     state : state arrays of the parameters that have them, by name
     """
 
     def __init__(
-        self,
-        rule: str | UpdateRule,
-        config: Mapping[str, Any],
-        params: Parameters,
-        lr_decay: float | str = 1.0,
+        self, rule: str | UpdateRule, config: Mapping[str, Any], params: Parameters
     ) -> None:
-        self.rule, self.lr_decay = as_rule(rule), lr_decay
+        self.rule = as_rule(rule)
+        self.lr_decay: float | str = 1.0
         self.config, self.state = self.rule.complete(config), {}
         self._first_rate = self.config["learning_rate"]
         xp, dtype = get_array_module(params.flat), params.flat.dtype
         for key, shapes in state_shapes(self.rule, params.shapes).items():
             self.state[key] = Parameters.empty(shapes, dtype, xp)
             self.state[key].flat[...] = 0
-
-    @property
-    def lr_decay(self) -> float | str:
-        """Factor on the rate after an epoch, or "linear": to zero, step by step."""
-        return self._lr_decay
-
-    @lr_decay.setter
-    def lr_decay(self, value: float | str) -> None:
-        self._lr_decay = LR_DECAY.check("CaptioningSolver", "lr_decay", value)
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the next step."""
-        return self.config["learning_rate"]
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        # A float: a NumPy scalar would spread into the saved state. 0 is allowed: a warm-up begins there
-        _, kind = self.rule.numbers["learning_rate"]
-        self.config["learning_rate"] = kind.check("CaptioningSolver", "learning_rate", value)
 
     def state_of(self, name: str) -> dict[str, Array]:
         """State arrays of a parameter."""

@@ -31,7 +31,7 @@ from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import LossFunction, Objective, as_objective, loss_and_gradients
-from xpcap.training.optimizer import Optimizer
+from xpcap.training.optimizer import LINEAR, Optimizer
 from xpcap.training.state import (
     LATEST,
     LIMIT,
@@ -190,7 +190,8 @@ class CaptioningSolver:
             LossBuffer(flat, self.steps_per_epoch, group=group),
         )
         self._evaluate = EpochEvaluator(self.data, self._loader, select, group)
-        self._optimizer = Optimizer(update_rule, self.optim_config, model.params, lr_decay)
+        self._optimizer = Optimizer(update_rule, self.optim_config, model.params)
+        self.lr_decay = lr_decay
         self._workspace = Workspace(flat, cores() if self._on_host else 1, graphs=graphs)
         if (memory := group.sum_buffer(flat)) is not None:
             self._workspace.hold(GRADIENTS, memory)  # where the group sums gradients fastest
@@ -438,11 +439,14 @@ class CaptioningSolver:
     @property
     def learning_rate(self) -> float:
         """Learning rate of the next step; `lr_decay` goes on from a value that is set."""
-        return self._optimizer.learning_rate
+        return self._optimizer.config["learning_rate"]
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._optimizer.learning_rate = value
+        # 0 is allowed: a warm-up begins there
+        _, kind = self._optimizer.rule.numbers["learning_rate"]
+        rate = kind.check("CaptioningSolver", "learning_rate", value)
+        self._optimizer.config["learning_rate"] = rate
 
     @property
     def lr_decay(self) -> float | str:
@@ -451,7 +455,8 @@ class CaptioningSolver:
 
     @lr_decay.setter
     def lr_decay(self, value: float | str) -> None:
-        self._optimizer.lr_decay = value
+        kind = Real(above=0, word=LINEAR)
+        self._optimizer.lr_decay = kind.check("CaptioningSolver", "lr_decay", value)
 
     @property
     def optim_configs(self) -> dict[str, Mapping[str, Any]]:

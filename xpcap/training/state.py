@@ -160,8 +160,8 @@ class TrainingState(NamedTuple):
             start=None if start is None else dict(start),
             replacement=order.replacement,
         )
-        rate = f"{optimizer.learning_rate:g}"
-        cause = f"iteration {state.iteration}; is the learning rate, now {rate}, too high?"
+        rate = optimizer.config["learning_rate"]
+        cause = f"iteration {state.iteration}; is the learning rate, now {rate:g}, too high?"
         for name, x in state.arrays.items():
             check_finite("CaptioningSolver", name, x, TrainingError, cause)
         return state
@@ -205,7 +205,10 @@ class TrainingState(NamedTuple):
             "number of captions": (self.captions, order.count),
             "replacement": (self.replacement, order.replacement),
             "parameters": (self.params.shapes, params.shapes),
-            "the rule's state": (_shapes(self.moments), _shapes(optimizer.state)),
+            "the rule's state": tuple(
+                {key: arrays.shapes for key, arrays in state.items()}
+                for state in (self.moments, optimizer.state)
+            ),
             "dtype": (self.params.flat.dtype, params.flat.dtype),
         }
         for thing, (theirs, ours) in pairs.items():
@@ -223,20 +226,12 @@ class TrainingState(NamedTuple):
         with _option_errors_as_data_errors("CaptioningSolver.restore"):
             optimizer.config = optimizer.rule.complete(self.optimizer)
         for key, moment in self.moments.items():
-            _copy(moment, optimizer.state[key])
-        _copy(self.params, params)
+            optimizer.state[key].flat[...] = asarray(moment.flat, like=params.flat)
+        params.flat[...] = asarray(self.params.flat, like=params.flat)
         assert order.rng is not None
         order.rng.bit_generator.state = self.order_rng
         order.captions = None if self.order is None else self.order.astype(np.int64)
         order.position = self.position
-
-
-def _shapes(state: Mapping[str, Parameters]) -> dict[str, dict[str, tuple[int, ...]]]:
-    return {key: arrays.shapes for key, arrays in state.items()}
-
-
-def _copy(values: Parameters, to: Parameters) -> None:
-    to.flat[...] = asarray(values.flat, like=to.flat)
 
 
 # ---- As tensors and JSON
