@@ -149,25 +149,6 @@ def _adam(w: Array, dw: Array, state: State, config: Config) -> None:
             x[...] = copy
 
 
-def _adafactor(w: Array, dw: Array, state: State, config: Config) -> None:
-    """Shazeer & Stern 2018, algorithms 4 and 5: of a matrix v = row * column / mean(row)."""
-    xp, decay = get_array_module(w, dw), 1 - config["t"] ** -0.8
-    square, axes = dw * dw + 1e-30, {"row": 1, "column": 0, "v": ()}
-    for key, x in state.items():
-        x *= decay
-        x += (1 - decay) * square.mean(axis=axes[key])
-    if "v" in state:
-        u = dw / xp.sqrt(state["v"])
-    else:
-        u = dw / xp.sqrt(state["row"] / state["row"].mean())[:, None] / xp.sqrt(state["column"])
-    u /= xp.maximum(_rms(u), 1)
-    w -= config["learning_rate"] * xp.maximum(_rms(w), 1e-3) * u
-
-
-def _rms(x: Array) -> Array:
-    return get_array_module(x).sqrt((x * x).mean())
-
-
 RULES: dict[str, UpdateRule] = {
     rule.name: rule
     for rule in (
@@ -204,17 +185,6 @@ RULES: dict[str, UpdateRule] = {
             {"m": AS_W, "v": AS_W},
             squares=("v",),
             elementwise=True,
-        ),
-        UpdateRule(
-            "adafactor",
-            _adafactor,
-            {"learning_rate": (1e-2, RATE), "t": (0, STEPS)},
-            {
-                "row": lambda shape: shape[:1] if len(shape) == 2 else None,
-                "column": lambda shape: shape[1:] if len(shape) == 2 else None,
-                "v": lambda shape: None if len(shape) == 2 else shape,
-            },
-            squares=("row", "column", "v"),
         ),
     )
 }
