@@ -45,19 +45,22 @@ def test_a_training_goes_on_from_a_file_to_the_same_bits(
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "resumed").read_bytes()
 
 
-def test_steps_outside_an_epoch_go_through_a_file(tmp_path: Path) -> None:
-    """Their count is what a linear rate falls by."""
-    solver, resumed = (make("adam", lr_decay="linear") for _ in range(2))
-    solver.train_batch(np.arange(6))
+@pytest.mark.parametrize("replacement", [False, True])
+def test_steps_outside_an_epoch_go_through_a_file(replacement: bool, tmp_path: Path) -> None:
+    """Their count, even beyond an epoch's, is what a linear rate falls by."""
+    solver, resumed = (make("adam", lr_decay="linear", replacement=replacement) for _ in range(2))
+    taken = solver.steps_per_epoch + 1
+    for _ in range(taken):
+        solver.train_batch(np.arange(6))
     save_state(tmp_path / "state", solver.state())
     resumed.restore(load_state(tmp_path / "state", solver.model.params.shapes))
     for each in (solver, resumed):
         each.train_batch(np.arange(6, 12))
     assert resumed.learning_rate == solver.learning_rate < 1e-3
     np.testing.assert_array_equal(resumed.model.params.flat, solver.model.params.flat)
-    odd = solver.state()._replace(position=3)
+    odd = solver.state()._replace(position=taken + 2)
     save_state(tmp_path / "state", odd)
-    with refuses(DataError, came="position 3"):
+    with refuses(DataError, came=f"position {taken + 2}"):
         load_state(tmp_path / "state", solver.model.params.shapes)
 
 

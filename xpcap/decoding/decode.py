@@ -1,9 +1,10 @@
 """Decoding: captions from image features, word by word, as a policy chooses. It knows no model."""
 
 import functools
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,19 +32,73 @@ class Decoded(NamedTuple):
     log_probabilities: np.ndarray
 
 
-class Decodable(Protocol):
-    """The part of a model that decoding uses; models.Captioner describes each method."""
+class Decodable(ABC):
+    """The part of a model that decoding uses.
+
+    Attributes
+    ----------
+    word_to_idx : dict of str to int
+        The vocabulary, word to id.
+    """
 
     word_to_idx: dict[str, int]
 
     @property
-    def like(self) -> Array: ...
+    @abstractmethod
+    def like(self) -> Array:
+        """An array with the library, device and dtype of its computation."""
 
-    def start(self, features: Array) -> State: ...
+    @abstractmethod
+    def start(self, features: Array) -> State:
+        """State before the first word.
 
-    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array: ...
+        Parameters
+        ----------
+        features : array (n, D), float
+            With attention (n, P, D).
 
-    def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]: ...
+        Returns
+        -------
+        state : tuple of array
+            With captions as the first axis.
+        """
+
+    @abstractmethod
+    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
+        """Inputs of a step that reads given words. A row depends on its word alone.
+
+        Parameters
+        ----------
+        words : array (n,), int
+            Ids, on the model's device.
+        buffer : Buffer or None
+            Memory for the result. None allocates.
+
+        Returns
+        -------
+        a : array (n, G), float
+        """
+
+    @abstractmethod
+    def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
+        """Take a step.
+
+        Parameters
+        ----------
+        a : array (n, G), float
+            Of `project`. It may be overwritten.
+        state : tuple of array
+            Of `start`, or of the step before.
+        buffer : Buffer
+            Memory for temporaries and scores.
+
+        Returns
+        -------
+        scores : array (n, V), float
+            Held in `buffer`; log-probabilities of the next word, up to a constant.
+        state : tuple of array
+            The new one.
+        """
 
 
 def special_words(function: str, ids: dict[str, int]) -> Special:

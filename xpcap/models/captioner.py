@@ -1,16 +1,16 @@
 """Captioner: a model that captions pictures by any policy and scores given captions."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
-from xpcap.decoding.decode import Decoded, decode
+from xpcap.decoding.decode import Decodable, Decoded, decode
 from xpcap.decoding.policies import Policy
 from xpcap.errors import InvalidValueError
 from xpcap.layers.cells import State
-from xpcap.memory import Buffer, allocator
+from xpcap.memory import allocator
 from xpcap.models import network
 from xpcap.models.batch import Batch, FeatureRows, Part, prepare_batch, prepare_features
 from xpcap.models.config import ModelConfig
@@ -20,7 +20,7 @@ from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 LEAST_PART = 64  # captions, at least, for another core to pay off
 
 
-class Captioner(ABC):
+class Captioner(Decodable):
     """One model, or several whose probabilities are averaged.
 
     A subclass starts from features, projects words, advances by one word, and scores captions;
@@ -30,77 +30,17 @@ class Captioner(ABC):
     ----------
     config : ModelConfig
         Of several models the first one's: they share the sizes of vocabulary and features.
-    word_to_idx : dict of str to int
-        The vocabulary, word to id.
     idx_to_word : dict of int to str
         The vocabulary, id to word.
     """
 
     config: ModelConfig
-    word_to_idx: dict[str, int]
     idx_to_word: dict[int, str]
-
-    @property
-    @abstractmethod
-    def like(self) -> Array:
-        """An array with the library, device and dtype of its computation."""
 
     @property
     @abstractmethod
     def size(self) -> int:
         """Number of parameters, of all models."""
-
-    @abstractmethod
-    def start(self, features: Array) -> State:
-        """State before the first word.
-
-        Parameters
-        ----------
-        features : array (n, D), float
-            With attention (n, P, D).
-
-        Returns
-        -------
-        state : tuple of array
-            With captions as the first axis.
-        """
-
-    @abstractmethod
-    def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
-        """Inputs of a step that reads given words. A row depends on its word alone.
-
-        Parameters
-        ----------
-        words : array (n,), int
-            Ids, on the model's device.
-        buffer : Buffer or None
-            Memory for the result. None allocates.
-
-        Returns
-        -------
-        a : array (n, G), float
-        """
-
-    @abstractmethod
-    def advance(self, a: Array, state: State, buffer: Buffer) -> tuple[Array, State]:
-        """Take a step.
-
-        Parameters
-        ----------
-        a : array (n, G), float
-            Of `project`. It may be overwritten.
-        state : tuple of array
-            Of `start`, or of the step before.
-        buffer : Buffer
-            Memory for temporaries and scores.
-
-        Returns
-        -------
-        scores : array (n, V), float
-            Held in `buffer`; log-probabilities of the next word, up to a constant.
-        state : tuple of array
-            The new one.
-        """
 
     @abstractmethod
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:

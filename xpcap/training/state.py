@@ -328,9 +328,9 @@ def from_tensors(
         fits = _is_record(record, number) and not FIGURES & (record.keys() ^ history[0].keys())
         found = f"record {number} of the history is {_short(record)}"
         require(fits, found, f"the figures of epoch {number}")
-    # Of no epoch under way, steps that a caller took by itself
+    # Without an order, steps since the last epoch: a caller may take them by itself
     most = iteration - (history[-1]["iteration"] if history else 0)
-    if order is not None or replacement:
+    if order is not None:
         most = batches_of_epoch(captions, batch_size, replacement)
     found = f"position {position} in {captions} captions by {batch_size}"
     require(position <= most, found, "one within an epoch")
