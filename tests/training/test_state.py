@@ -12,9 +12,10 @@ from update_rules import ROW_ADAGRAD, RULES
 
 from xpcap import CaptioningRNN, CaptioningSolver, load_state, save_state
 from xpcap.data.synthetic import draw_data
-from xpcap.errors import DataError
+from xpcap.errors import DataError, TrainingError
 from xpcap.optim import UpdateRule
 from xpcap.safetensors_file import read_tensors, write_tensors
+from xpcap.training import CrossEntropy
 
 DATA = draw_data(12, 6, 20, seed=0)
 
@@ -62,6 +63,22 @@ def test_steps_outside_an_epoch_go_through_a_file(replacement: bool, tmp_path: P
     save_state(tmp_path / "state", odd)
     with refuses(DataError, came=f"position {taken + 2}"):
         load_state(tmp_path / "state", solver.model.params.shapes)
+
+
+def test_parameters_of_an_epoch_that_failed_are_not_the_best() -> None:
+    class Failing(CrossEntropy):
+        def loss(self, model: Any, batch: Any, workspace: Any = None) -> Any:
+            loss, grads = super().loss(model, batch, workspace)
+            if solver.epoch == 1 and solver._order.position == 1:
+                grads["Wh"][0, 0] = np.nan
+            return loss, grads
+
+    solver = make("adam", objective=Failing())
+    with refuses(TrainingError, came="the gradients of Wh are not finite"):
+        solver.train()
+    assert solver.best_epoch == 1
+    assert solver.iteration == solver.steps_per_epoch + 1
+    assert not solver.state().is_best
 
 
 SPOILT: dict[str, tuple[Callable[[np.ndarray], np.ndarray | None], str]] = {  # change, what came

@@ -192,8 +192,10 @@ class TrainingState(NamedTuple):
     @property
     def is_best(self) -> bool:
         """True if `params` are the best so far: the best epoch has just ended."""
-        between = self.order is None and not self.position and bool(self.history)
-        return between and best_of(self.records) is self.history[-1]
+        if self.order is not None or self.position or not self.history:
+            return False
+        last = self.history[-1]  # after it there may be the steps of an epoch that failed
+        return last["iteration"] == self.iteration and best_of(self.records) is last
 
     def check_fits(
         self, params: Parameters, optimizer: Optimizer, order: EpochOrder, batch_size: int
