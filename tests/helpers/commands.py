@@ -24,7 +24,9 @@ def call(*args: object) -> Result:
 
 def good(*args: object) -> Result:
     result = call(*args)
-    assert result.exit_code == 0, result.output
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception  # no error that a command expects: its output has no word of it
+    assert result.exit_code == 0, f"exit status {result.exit_code}: {result.output}"
     return result
 
 

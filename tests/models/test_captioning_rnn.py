@@ -569,7 +569,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), weights=np.array([1, np.nan])),
             ValueError,
-            {"thing": "weights", "came": ("hold", "not finite")},
+            {"thing": "weights", "came": "hold nan at [1]", "expected": "finite"},
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), smoothing=2),

@@ -281,6 +281,6 @@ def test_weights_that_are_not_one_for_each_caption_are_refused(shape: tuple[int,
         ValueError,
         thing="weights",
         came="have shape",
-        expected="one real number for each of 10 captions",
+        expected="(N,) = (10,)",
     ):
         make().loss(*batch(), weights=np.ones(shape))

@@ -95,7 +95,7 @@ class Batch(NamedTuple):
     def scale(self) -> np.ndarray | float:
         """Factor of each caption's loss (N,), or one number for all."""
         total = len(self.captions) if self.total is None else self.total
-        return 1 / total if self.weights is None else np.asarray(self.weights) / total
+        return 1 / total if self.weights is None else np.asarray(self.weights / total)
 
     def take(self, captions: slice) -> "Batch":
         """Features and captions of some captions alone."""
@@ -112,7 +112,9 @@ class Batch(NamedTuple):
         TypeError, ValueError : it is no batch for a model of this config; `where` begins messages.
         """
         captions = to_numpy(as_array(where, "captions", self.captions))
-        sizes = spec("captions:N,T+1=i").check(where, captions)
+        weights = None if self.weights is None else np.asarray(self.weights)
+        arrays = spec("captions:N,T+1=i weights?:N=n! shard?:n=i")
+        sizes = arrays.check(where, captions, weights, self.shard)
         if captions.shape[0] < 1 or captions.shape[1] < 2:
             raise InvalidValueError(
                 where,
@@ -120,7 +122,7 @@ class Batch(NamedTuple):
                 f"have shape {captions.shape}",
                 expected="(N, T+1), at least one caption of one step",
             )
-        n = sizes["N"] if self.shard is None else len(self.shard)
+        n = sizes["N" if self.shard is None else "n"]
         features, shape = self.features, config.feature_shape
         if not isinstance(features, FeatureRows):
             features = as_array(where, "features", features)
@@ -129,13 +131,12 @@ class Batch(NamedTuple):
             raise InvalidValueError(
                 where, "features", f"have shape {np.shape(features)}", expected=f"{(n, *shape)}"
             )
-        if self.shard is not None and (
-            not all_below(self.shard, len(captions)) or len(np.unique(self.shard)) < n
-        ):
+        shard = self.shard
+        if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
             raise InvalidValueError(
                 where,
                 "shard",
-                f"holds {np.min(self.shard)}..{np.max(self.shard)}",
+                f"holds {np.min(shard)}..{np.max(shard)}",
                 expected=f"distinct numbers of {len(captions)} captions",
             )
         if not all_below(captions, config.vocabulary):
@@ -146,22 +147,9 @@ class Batch(NamedTuple):
                 expected=f"0..{config.vocabulary - 1}",
                 cause="are they from another vocabulary?",
             )
-        if self.weights is not None:
-            weights = np.asarray(self.weights)
-            if weights.shape != (len(captions),) or weights.dtype.kind not in "biuf":
-                raise InvalidValueError(
-                    where,
-                    "weights",
-                    f"have shape {weights.shape}",
-                    expected=f"one real number for each of {len(captions)} captions",
-                )
-            if not np.isfinite(weights).all():
-                raise InvalidValueError(
-                    where, "weights", "hold a number that is not finite", expected="finite ones"
-                )
         # A Python float: a NumPy scalar would change the dtype of a float32 model's loss
         total = Real(above=0, optional=True).check(where, "total", self.total)
-        return self._replace(features=features, captions=captions, total=total)
+        return self._replace(features=features, captions=captions, weights=weights, total=total)
 
 
 class PackedCaptions(NamedTuple):
