@@ -16,7 +16,7 @@ from xpcap.memory import Buffer, allocator
 from xpcap.models.batch import Part
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import Ops, PackedSequences, contiguous, get_ops, log_mean_softmax, replayed
+from xpcap.ops import PackedSequences, contiguous, get_ops, log_mean_softmax, replayed
 from xpcap.threads import run_parallel
 
 GRADIENTS = "grads"  # name of the buffer of all gradients in a workspace
@@ -72,11 +72,7 @@ class Network:
     ) -> None:
         self.config, self.params, self.cell = config, params, config.recurrent
         self.buffer = buffer or allocator(params.flat)
-        self._keep = 1 - config.dropout
-
-    @property
-    def _ops(self) -> Ops:
-        return get_ops(self.params.flat)
+        self._ops, self._keep = get_ops(params.flat), 1 - config.dropout
 
     @property
     def cell_params(self) -> dict[str, Array]:

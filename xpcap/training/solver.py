@@ -18,7 +18,7 @@ from xpcap.data.loader import BatchLoader
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, InvalidTypeError, OptionError, TrainingError, unknown
-from xpcap.memory import Workspace
+from xpcap.memory import Buffer, Workspace
 from xpcap.models.batch import Batch, FeatureRows, Layouts, deal, layouts_of
 from xpcap.models.network import GRADIENTS
 from xpcap.models.parameters import Parameters
@@ -307,15 +307,17 @@ class CaptioningSolver:
         params = self.model.params
         loss, grads = loss_and_gradients(self.objective, self.model, batch, self._workspace)
         loss = _all_reduce(self.group, loss, grads)
-        buffer, clip = self._workspace.buffer.scope("solver"), self.clip_norm
-        if clip is None:
-            norm = get_ops(grads.flat).global_norm(grads.flat, buffer)
-        else:
-            norm = optim.clip_by_global_norm(grads.flat, clip, buffer=buffer)
+        norm = self._clip(grads, self._workspace.buffer.scope("solver"))
         if require_finite and not (np.isfinite(loss) and np.isfinite(norm)):
             self._fail(self._record.explain(loss, norm, params, grads, self.learning_rate))
         self._optimizer.update(params, grads)
         return loss, norm
+
+    def _clip(self, grads: Parameters, buffer: Buffer | None = None) -> Array:
+        """Norm of the gradients, 0-d, before they are clipped in place."""
+        if self.clip_norm is None:
+            return get_ops(grads.flat).global_norm(grads.flat, buffer)
+        return optim.clip_by_global_norm(grads.flat, self.clip_norm, buffer=buffer)
 
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
         """An optimisation step on a minibatch of your own, which is not recorded.
@@ -359,10 +361,7 @@ class CaptioningSolver:
         # Features stay on the device
         batch = self._loader.minibatch("train", captions)._replace(step=0)
         loss, grads = self.objective.loss(model, batch, Workspace(flat, 1))
-        if (clip := self.clip_norm) is None:
-            norm = get_ops(grads.flat).global_norm(grads.flat)
-        else:
-            norm = optim.clip_by_global_norm(grads.flat, clip)
+        norm = self._clip(grads)
         optimizer = Optimizer(self.update_rule, self.optim_config, model.params)
         optimizer.update(model.params, grads)
         record.add(loss, norm)
