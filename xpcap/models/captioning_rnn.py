@@ -489,19 +489,6 @@ class CaptioningRNN(Captioner):
 
     @in_turn
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
-        """Input half of a step: W_embed[words] @ weight + bias of the cell.
-
-        Parameters
-        ----------
-        words : array (n,), int
-            Ids, on the model's device.
-        buffer : Buffer or None
-            Memory for the result. None allocates.
-
-        Returns
-        -------
-        a : array (n, G), float
-        """
         return self._network(buffer).project(words)
 
     @in_turn
