@@ -51,8 +51,9 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 test: .venv/kernels
 	$(VENV) -m pytest $(PARALLEL)
 
+# In the order of files: by their number of tests, the longest would begin last, since it has few.
 slow: .venv/kernels
-	$(VENV) -m pytest $(PARALLEL) -m slow
+	$(VENV) -m pytest $(PARALLEL) --no-loadscope-reorder -m slow
 
 mutants: .venv/kernels
 	$(VENV) tools/mutants.py recheck $(ARGS)
