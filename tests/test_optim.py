@@ -10,6 +10,7 @@ from refusals import refuses
 from update_rules import RULES
 
 from xpcap import asarray, optim, to_numpy, use_backend
+from xpcap.errors import OptionError
 from xpcap.models import Parameters
 from xpcap.ops import get_ops
 from xpcap.optim import UpdateRule
@@ -132,6 +133,25 @@ def test_the_callers_config_carries_the_state_on_as_in_the_course() -> None:
     before = config["m"].copy()
     optim.adam(np.ones(3), np.ones(3), dict(config))
     np.testing.assert_array_equal(config["m"], before)  # a copied dict keeps its own arrays
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ({"numbers": {}}, {"thing": "numbers", "came": "has none", "expected": "learning_rate"}),
+        ({"squares": ("v",)}, {"thing": "squares", "came": "has 'v'", "expected": "some of m"}),
+        (
+            {"state": {"m": lambda shape: shape[:1]}, "elementwise": True},
+            {"thing": "elementwise", "came": "the state 'm'", "expected": "AS_W"},
+        ),
+    ],
+)
+def test_a_rule_that_contradicts_itself_is_refused_when_it_is_made(
+    options: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    rule = {"numbers": {"learning_rate": (0.1, optim.RATE)}, "state": {"m": optim.AS_W}}
+    with refuses(OptionError, function="UpdateRule 'own'", **fields):
+        UpdateRule("own", lambda w, dw, state, config: None, **(rule | options))
 
 
 def test_clipping_scales_only_what_is_too_long_and_finite(lib: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import InvalidValueError, unknown
+from xpcap.errors import InvalidValueError, OptionError, unknown
 from xpcap.memory import Buffer
 from xpcap.ops import contiguous, get_ops
 from xpcap.options import Kind, Names, Real, Whole
@@ -47,6 +47,12 @@ class UpdateRule:
     elementwise : bool
         An element's step depends on that element alone, so all parameters are updated at once, as
         one flat array.
+
+    Raises
+    ------
+    OptionError
+        No ``learning_rate``, a square that is no state array, or an elementwise rule whose state
+        has another shape than w.
     """
 
     name: str
@@ -55,6 +61,19 @@ class UpdateRule:
     state: Mapping[str, Callable[[Shape], Shape | None]] = field(default_factory=dict)
     squares: tuple[str, ...] = ()
     elementwise: bool = False
+
+    def __post_init__(self) -> None:
+        where = f"UpdateRule {self.name!r}"
+        if "learning_rate" not in self.numbers:
+            came, expected = f"has {', '.join(self.numbers) or 'none'}", "a learning_rate"
+            raise OptionError(where, "`numbers`", came, expected, "the solver lowers it")
+        if more := [key for key in self.squares if key not in self.state]:
+            expected = f"some of {', '.join(self.state) or 'none'}, as in `state`"
+            raise OptionError(where, "`squares`", f"has {more[0]!r}", expected)
+        if self.elementwise and (own := [key for key, of in self.state.items() if of is not AS_W]):
+            cause = "one flat array holds all parameters, and their state is laid out like them"
+            came = f"is set with the state {own[0]!r}"
+            raise OptionError(where, "`elementwise`", came, "all state as AS_W", cause)
 
     def state_shapes(self, shape: Shape) -> dict[str, Shape]:
         """Shapes of the state of an array of a shape, by name.

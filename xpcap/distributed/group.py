@@ -42,7 +42,7 @@ class Group:
         return number
 
     def gather(self, thing: Any) -> list[Any]:
-        """What each rank passes, in the order of ranks: what JSON can hold, floats to the bit.
+        """The things of all ranks, in their order: anything that JSON can hold, floats to the bit.
 
         Among several ranks a tuple comes back as a list, this rank's own included.
         """

@@ -21,7 +21,7 @@ from xpcap.ops import NO_TARGET, LossTerms, PackedSequences, Segments, contiguou
 from xpcap.options import Real
 from xpcap.spec import spec
 
-CROSS_ENTROPY = LossTerms()  # without any further term
+NO_TERMS = LossTerms()
 
 
 class FeatureRows(NamedTuple):
@@ -229,7 +229,7 @@ def prepare_batch(
     buffers: Sequence[Buffer],
     *,
     draw: DropoutKey | None = None,
-    terms: LossTerms = CROSS_ENTROPY,
+    terms: LossTerms = NO_TERMS,
 ) -> list[Part]:
     """Parts of a checked batch on the device: packed, with dropout masks drawn there.
 

@@ -30,7 +30,7 @@ COMPARED = "lstm", "rnn"  # cells whose untrained gradients stand beside the run
 
 
 class Way(NamedTuple):
-    """How a state reaches the next step multiplied by a gate alone."""
+    """A state that reaches the next step multiplied by a gate alone."""
 
     gate: str
     title: str  # of the gate
