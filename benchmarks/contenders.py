@@ -30,7 +30,6 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.features import fit_scaling
 from xpcap.data.loader import BatchLoader
 from xpcap.models import CaptioningRNN
-from xpcap.ops.replay import Replay
 from xpcap.training.solver import CaptioningSolver
 
 
@@ -79,10 +78,8 @@ def _runs_as_graphs(solver: CaptioningSolver, batches: Sequence[Any]) -> bool:
     """
     for batch in (*batches, *batches):
         solver.step(*batch)
-    records = [
-        x for x in (solver._workspace.buffer.records or {}).values() if isinstance(x, Replay)
-    ]
-    return bool(records) and all(record.has_graph for record in records)
+    padded = solver._workspace.padded
+    return padded is not None and padded.replay.has_graph
 
 
 def _check_device(config: Config, data: CaptionData) -> None:

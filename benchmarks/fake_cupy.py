@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.backend import import_cupy, stand_in
+from xpcap.backend import stand_in
+from xpcap.device import cublas
+from xpcap.device.probe import import_cupy
 from xpcap.errors import InvalidValueError
-from xpcap.ops import cublas
 
 # What calls cost
 

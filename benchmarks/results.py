@@ -21,9 +21,9 @@ from benchmarks.work import (
     Config,
     works_of,
 )
+from xpcap.device import cublas
 from xpcap.errors import BackendError, OptionError, install, unknown
 from xpcap.files import atomic
-from xpcap.ops import cublas
 from xpcap.progress import bar
 from xpcap.report.curves import LIGHT
 

@@ -121,7 +121,7 @@ def _profile(
 ) -> StepProfile:
     data = config.data(warm_up + steps)
     solver, rows = make_solver(config, data), batch_rows(config, data)
-    solver._layouts = ()  # each step launches anew, so that its parts show
+    solver._workspace.padded = None  # each step launches anew, so that its parts show
     for captions in rows[:warm_up]:
         host, _ = _step(marks, solver, captions, lambda: None)
     last = sum(host.values())

@@ -245,6 +245,7 @@ def lstm_step() -> Figure:
 
 FLOORS = (  # a few words for each set of LEVELS, from the ground up
     "errors, BLAS threads",
+    "CUDA: launches, products, replay",
     "NumPy or CuPy, options, files",
     "shapes of arrays, features, scores",
     "memory, processes, gradient checks",

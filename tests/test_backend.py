@@ -21,6 +21,7 @@ from refusals import refuses
 
 import xpcap
 from xpcap import backend, layers
+from xpcap.device import probe
 from xpcap.errors import BackendError
 from xpcap.ops import DeviceOps
 from xpcap.ops.device import Equations
@@ -31,9 +32,9 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No choice made, nothing probed, before and after."""
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.delenv("XPCAP_BACKEND", raising=False)
-    backend._cupy_status.cache_clear()
+    probe.cupy_status.cache_clear()
     yield
-    backend._cupy_status.cache_clear()
+    probe.cupy_status.cache_clear()
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, count: Any) -> list[int]:
@@ -176,7 +177,7 @@ def test_auto_says_what_it_chose(
     xpcap.use_backend("auto")
     assert xpcap.get_backend() == "cupy"
     assert "auto chose cupy (Card 0)" in capsys.readouterr().err
-    backend._cupy_status.cache_clear()
+    probe.cupy_status.cache_clear()
     pretend(monkeypatch, 0)
     xpcap.use_backend("auto")
     assert xpcap.get_backend() == "numpy"
@@ -231,7 +232,7 @@ def test_emulated_status_of_one_device_leaves_the_other_current(
 ) -> None:
     device = install_or_skip(monkeypatch, devices=2)
     xpcap.use_backend("cupy:1")
-    backend._cupy_status.cache_clear()
+    probe.cupy_status.cache_clear()
     assert xpcap.backend_status()["cupy"].usable
     assert device.current == 1
 
@@ -255,7 +256,7 @@ def test_emulated_first_use_says_that_kernels_are_compiled(
             return super().get_function(name)
 
     def probe() -> str:
-        backend._cupy_status.cache_clear()
+        probe.cupy_status.cache_clear()
         assert xpcap.backend_status()["cupy"].usable
         return capsys.readouterr().err
 
@@ -291,7 +292,7 @@ def test_emulated_card_whose_driver_launches_nothing_is_not_usable(
     """Training launches through it, so the probe does."""
     install_or_skip(monkeypatch)
     monkeypatch.setattr(sys.modules["cupy"].cuda.driver, "launchKernel", lambda *args: None)
-    backend._cupy_status.cache_clear()
+    probe.cupy_status.cache_clear()
     with xpcap.use_backend("auto"):
         assert xpcap.get_backend() == "numpy"
     assert "a test computation on the device gave a wrong result" in capsys.readouterr().err

@@ -1,163 +1,28 @@
-"""Choice of the library for new arrays, proof that it is usable, copies from and to the host.
+"""Choice of the library for new arrays, copies from and to the host.
 
 The choice decides only where *new* arrays are created. Computation follows its arguments:
-`get_array_module(x)` returns their library, and no layer reads the choice. Only this file imports
-cupy, and only when something asks for it.
+`get_array_module(x)` returns their library, and no layer reads the choice. CuPy is imported only
+when something asks for it.
 """
 
 import contextlib
 import functools
 import os
 import sys
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.driver import Kernel, parameters
-from xpcap.errors import BackendError, InvalidTypeError, OptionError, install, unknown
-
-KERNEL = """typedef REAL real;
-extern "C" __global__ void multiply(real* x, real factor, int n) {
-    if (threadIdx.x < n) x[threadIdx.x] *= factor;
-}
-"""
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def reason_of(error: Exception) -> str:
-    """The error in brackets, with a remedy if CuPy could not write its compiled kernels."""
-    # a library that cannot be loaded is an OSError too, without a file's name
-    is_file = isinstance(error, OSError) and error.filename is not None
-    return f"({first_line(error)})" + (
-        "; CuPy keeps compiled kernels on disk: set CUPY_CACHE_DIR to a folder you may write to"
-        if is_file
-        else ""
-    )
-
-
-def _cached_kernels() -> int:
-    folder = Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser()
-    return len([*folder.glob("*")])
-
-
-def _announce(card: str) -> None:
-    print(
-        f"xpcap: compiling CUDA kernels for {card}; CuPy keeps them, so only the first use takes"
-        " long",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def prove(cupy: ModuleType, card: str) -> None:
-    """Prove the current device by computing: a driver proves neither NVRTC nor cuBLAS.
-
-    An elementwise kernel, a sum, a product (8 x 8, since CuPy computes very small ones without
-    cuBLAS), an argmax and a kernel of our own, launched as all are: all kinds of computation in xpcap. If one of them
-    had to be compiled, the others will be too, and a line on standard error announces it.
-    """
-    cached = _cached_kernels()
-    if not cached:
-        _announce(card)
-    x = cupy.ones((8, 8), dtype="float32")
-    version = sys.modules["xpcap"].__version__
-    code = f"// xpcap {version}: other versions have other kernels\n{KERNEL}"
-    module = cupy.RawModule(code=code, options=("-DREAL=float",))
-    types = parameters(KERNEL, "multiply", "float")
-    Kernel(cupy, module, "multiply", types, lambda launch: None)((1,), x, 2.0, x.size)
-    found = (
-        float((x * 2).sum()),
-        float(cupy.matmul(x, x)[0, 0]),
-        int((x.ravel() * cupy.arange(64, dtype="float32")).argmax()),
-    )
-    if found != (256.0, 32.0, 63):
-        raise RuntimeError("a test computation on the device gave a wrong result")
-    if 0 < cached < _cached_kernels():
-        _announce(card)
-
-
-def device_in_use(cupy: ModuleType) -> int | None:
-    """This thread's current device; None without a context, which making it current creates."""
-    return int(cupy.cuda.runtime.getDevice()) if cupy.cuda.driver.ctxGetCurrent() else None
-
-
-@contextlib.contextmanager
-def current(cupy: ModuleType, device: int) -> Iterator[None]:
-    """Make a device current inside the ``with``, then the one before if it had a context."""
-    before = device_in_use(cupy)
-    cupy.cuda.Device(device).use()
-    try:
-        yield
-    finally:
-        if before is not None:
-            cupy.cuda.Device(before).use()
-
-
-def cards_of(cupy: ModuleType) -> tuple[str, ...]:
-    """The names of the visible devices."""
-    runtime = cupy.cuda.runtime
-    names = [runtime.getDeviceProperties(i)["name"] for i in range(runtime.getDeviceCount())]
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
-
+from xpcap.device import probe
+from xpcap.device.probe import BackendStatus
+from xpcap.errors import BackendError, InvalidTypeError, OptionError, unknown
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 BACKENDS = ("numpy", "cupy")
 VARIABLE = "XPCAP_BACKEND"
-
-
-class BackendStatus(NamedTuple):
-    """State of a backend on this machine; `reason` is why it is not `usable`, else empty."""
-
-    name: str
-    usable: bool
-    version: str
-    devices: tuple[str, ...]
-    reason: str
-
-
-def _load() -> ModuleType:
-    with warnings.catch_warnings():
-        # CuPy warns if two of its wheels are installed; the probe decides
-        warnings.simplefilter("ignore")
-        import cupy
-    return cupy
-
-
-@functools.cache
-def _cupy_status(device: int) -> BackendStatus:
-    """The state of CuPy on one device; others are counted, not used, to leave no context there."""
-    try:
-        cupy = _load()
-    except Exception as error:  # a broken installation can raise anything, not just ImportError
-        return BackendStatus("cupy", False, "", (), f"cupy cannot be imported {reason_of(error)}")
-    cards: tuple[str, ...] = ()
-    try:
-        cards = cards_of(cupy)
-        if not cards:
-            raise RuntimeError("no CUDA device is visible")
-        if device >= len(cards):
-            reason = f"this machine has {len(cards)} CUDA device(s), numbered from 0"
-            return BackendStatus("cupy", False, cupy.__version__, cards, reason)
-        with current(cupy, device):
-            prove(cupy, cards[device])
-    except Exception as error:  # faults of driver, toolkit and libraries have many types
-        reason = f"no usable CUDA device {reason_of(error)}"
-        if len(cards) > 1:
-            reason = (
-                f"CUDA device {device} of {len(cards)} is not usable {reason_of(error)}; cupy:N"
-                " asks for another"
-            )
-        return BackendStatus("cupy", False, cupy.__version__, cards, reason)
-    return BackendStatus("cupy", True, cupy.__version__, cards, "")
 
 
 def backend_status() -> dict[str, BackendStatus]:
@@ -173,7 +38,7 @@ def backend_status() -> dict[str, BackendStatus]:
     """
     return {
         "numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""),
-        "cupy": _cupy_status(0),
+        "cupy": probe.cupy_status(0),
     }
 
 
@@ -197,7 +62,7 @@ def _resolve(spec: str) -> str:
     name, device = parse_backend(spec)
     if name == "numpy":
         return "numpy"
-    status = _cupy_status(device)
+    status = probe.cupy_status(device)
     if name == "auto":
         chosen = "numpy" if not status.usable else f"cupy:{device}" if device else "cupy"
         why = status.reason or status.devices[device]
@@ -221,9 +86,8 @@ def _activate(resolved: str) -> int | None:
     global _active
     before = None
     if resolved != "numpy":
-        import cupy
-
-        before = device_in_use(cupy)
+        cupy = sys.modules["cupy"]  # a probe has found it usable
+        before = probe.device_in_use(cupy)
         cupy.cuda.Device(parse_backend(resolved)[1]).use()
     _active = resolved
     return before
@@ -289,47 +153,21 @@ def get_backend() -> str:
 
 def array_module() -> ModuleType:
     """The module for new arrays, numpy or cupy."""
-    if get_backend() == "numpy":
-        return np
-    import cupy
-
-    return cupy
-
-
-def import_cupy() -> ModuleType:
-    """The package cupy, with or without a device here. BackendError : it cannot be imported."""
-    try:
-        return _load()
-    except Exception as error:  # a broken installation can raise anything, not just ImportError
-        raise BackendError(
-            "import_cupy",
-            "cupy",
-            f"cannot be imported ({first_line(error)})",
-            expected="the package, a device is not needed",
-            cause=f"is it installed in this environment? {install('kernels')} installs it",
-        ) from error
-
-
-def import_nccl() -> ModuleType | None:
-    """CuPy's NCCL, for a process that computes on a device; None if it is not installed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # CuPy tells how to install what is missing
-        import cupy.cuda.nccl
-    return cupy.cuda.nccl if cupy.cuda.nccl.available else None
+    return np if get_backend() == "numpy" else sys.modules["cupy"]
 
 
 @contextlib.contextmanager
 def stand_in(module: ModuleType) -> Iterator[None]:
     """Inside the ``with``, `module` is cupy and the backend of the process, its device usable."""
-    global _active, _cupy_status
-    backend, probe, cupy = _active, _cupy_status, sys.modules["cupy"]
+    global _active
+    backend, found, cupy = _active, probe.cupy_status, sys.modules["cupy"]
     status = BackendStatus("cupy", True, module.__version__, (module.__name__,), "")
     sys.modules["cupy"], _active = module, "cupy"
-    _cupy_status = functools.cache(lambda device: status)
+    probe.cupy_status = functools.cache(lambda device: status)
     try:
         yield
     finally:
-        sys.modules["cupy"], _active, _cupy_status = cupy, backend, probe
+        sys.modules["cupy"], _active, probe.cupy_status = cupy, backend, found
 
 
 def is_device_array(x: object) -> bool:

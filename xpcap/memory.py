@@ -1,24 +1,25 @@
-"""Memory of a computation, and transfers between host and device.
+"""Memory of a computation.
 
 A `Workspace` keeps buffers from step to step and lends them through a `Buffer`; `allocator` gives a
-`Buffer` of new arrays. `Staging` sends host arrays to a device, `AsyncCopy` brings results back
-while the device goes on computing.
+`Buffer` of new arrays.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module
-from xpcap.errors import InvalidTypeError, InvalidValueError
+from xpcap.device.cublas import Handle
+from xpcap.device.launch import current_device
+from xpcap.device.replay import Replay
+from xpcap.device.transfers import Staging
+from xpcap.errors import InvalidTypeError
 
 T = TypeVar("T")
 ALIGNED = 128  # elements; arrays in one allocation begin at multiples
-AHEAD = 8  # uploads under way at most, of two steps or more; one more waits for the oldest
 
 
 class Buffer:
@@ -33,33 +34,22 @@ class Buffer:
     send : maps a full name and a host array to that array on the buffer's device
     prefix : put in front of every name
 
-    Attributes
-    ----------
-    records : whatever its user keeps that holds addresses, such as views and recorded launches, by
-        keys of his own; cleared when an array moves. None: each array is new
-    graphs : True if records are to run as CUDA graphs
     """
-
-    graphs = False
 
     def __init__(
         self,
         take: Callable[[str, tuple[int, ...], DTypeLike | None], Array],
         send: Callable[[str, np.ndarray], Array],
         prefix: str = "",
-        records: dict[object, Any] | None = None,
     ) -> None:
-        self._take, self._send, self._prefix, self.records = take, send, prefix, records
+        self._take, self._send, self._prefix = take, send, prefix
         self._cache: dict[str, tuple[Array, object, Any]] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
         return self._take(self._prefix + name, shape, dtype)
 
-    def cached(
-        self, name: str, shape: tuple[int, ...], make: Callable[[Array], T], of: object
-    ) -> T:
-        """Result of make(self(name, shape)), cached until the array or `of` is another object."""
-        array = self(name, shape)
+    def cached(self, name: str, array: Array, make: Callable[[Array], T], of: object) -> T:
+        """Result of make(array), cached by name until the array or `of` is another object."""
         last = self._cache.get(name)
         if last is None or last[0] is not array or last[1] is not of:
             last = self._cache[name] = array, of, make(array)
@@ -105,6 +95,17 @@ def view(flat: Array, start: int, shape: tuple[int, ...]) -> Array:
     return type(flat)(shape, flat.dtype, flat.data + start * flat.itemsize if start else flat.data)
 
 
+class Padded(NamedTuple):
+    """Memory for steps on a device whose inputs are padded to one layout.
+
+    All have the same shapes, so no buffer moves, and the work of the first is recorded.
+    """
+
+    layout: Any
+    buffer: Buffer
+    replay: Replay[Any]
+
+
 class Workspace:
     """Named buffers that last from step to step, lent through `buffer`.
 
@@ -117,10 +118,19 @@ class Workspace:
     ----------
     like : array whose library, device and dtype the buffers have
     parts : most parts of a step; each has buffers of its own
-    graphs : run what is recorded as CUDA graphs, where they give the same bits
+    layout : on a device, what inputs of a step are padded to by the function that packs them
+    graphs : run the work of padded steps as a CUDA graph, if that gives the same bits
+
+    Attributes
+    ----------
+    padded : memory for padded steps; None without a layout
     """
 
-    def __init__(self, like: Array, parts: int = 1, *, graphs: bool = False) -> None:
+    padded: Padded | None = None
+
+    def __init__(
+        self, like: Array, parts: int = 1, *, layout: object = None, graphs: bool = False
+    ) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
         # The last view of each: most are needed in the same shape again, and a new one costs a
@@ -128,9 +138,10 @@ class Workspace:
         self._views: dict[str, Array] = {}
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self._staging = Staging(self._xp)
-        self._records: dict[object, Any] = {}
-        self.buffer = Buffer(self._take, self._send, records=self._records)
-        self.buffer.graphs = graphs
+        self.buffer = Buffer(self._take, self._send)
+        if layout is not None and self._xp is not np:
+            replay = Replay[Any](Handle(*current_device("Workspace", like)), graphs=graphs)
+            self.padded = Padded(layout, self.buffer.scope("padded"), replay)
 
     def _take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
         flat, wanted = self._buffers.get(name), dtype or self._dtype
@@ -154,10 +165,9 @@ class Workspace:
         return result
 
     def _drop(self, name: str) -> None:
-        """Forget a name's array, and the records, which may hold its address."""
+        """Forget a name's array."""
         self._buffers.pop(name, None)
         self._views.pop(name, None)
-        self._records.clear()
 
     def hold(self, name: str, flat: Array) -> None:
         """Use `flat` as the buffer of a name."""
@@ -182,94 +192,3 @@ class Workspace:
         return sum(int(buffer.nbytes) for buffer in self._buffers.values()) + sum(
             other.nbytes for other in self._others
         )
-
-
-class Staging:
-    """A ring of pinned buffers: the host writes into one while a device copies from the others.
-
-    A copy from ordinary memory would wait for all work launched before it. An upload waits only if
-    the device is AHEAD uploads behind.
-    """
-
-    def __init__(self, xp: ModuleType) -> None:
-        self._xp, self._turn = xp, 0
-        self._stream = 0 if xp is np else xp.cuda.get_current_stream().ptr
-        # Pinned memory as bytes, and the event behind its last copy
-        self._slots: list[tuple[np.ndarray, Any]] = []
-
-    def send(self, host: np.ndarray, device: Array) -> None:
-        """Copy `host` to `device` for later launches; `host` may be overwritten at once.
-
-        ValueError : another stream is current than when this was made.
-        """
-        stream = self._xp.cuda.get_current_stream()
-        if stream.ptr != self._stream:
-            raise InvalidValueError(
-                "Workspace",
-                "",
-                f"was made on CUDA stream {self._stream:#x}, and the current stream is"
-                f" {stream.ptr:#x}",
-                expected="the same: nothing orders work of two streams",
-                cause="train and sample inside the `with` of one stream, and make the solver there",
-            )
-        pinned, copied = self._take(host.nbytes)
-        staged = np.ndarray(host.shape, host.dtype, pinned.data)
-        staged[...] = host
-        device.set(staged, stream=stream)
-        copied.record()
-
-    def _take(self, nbytes: int) -> tuple[np.ndarray, Any]:
-        """The next slot that no copy reads from, with room for `nbytes` bytes."""
-        k, self._turn = self._turn, (self._turn + 1) % AHEAD
-        if k == len(self._slots):
-            self._slots.append((np.empty(0, np.uint8), self._xp.cuda.Event(disable_timing=True)))
-        else:
-            self._slots[k][1].synchronize()
-        pinned, copied = self._slots[k]
-        if pinned.size < nbytes:
-            size = nbytes + nbytes // 4  # batches differ a little
-            pinned = np.frombuffer(self._xp.cuda.alloc_pinned_memory(size), np.uint8, size)
-            self._slots[k] = pinned, copied
-        return pinned, copied
-
-    def __del__(self) -> None:
-        for _, copied in self._slots:
-            copied.synchronize()  # CuPy reuses pinned memory next: no copy may still read it
-
-
-class AsyncCopy:
-    """Arrays on their way from a device to the host, and any None; those of the host have arrived.
-
-    The copies are queued behind the work that computes the arrays, and the host goes on. `wait`
-    waits for them and for nothing launched after them.
-    """
-
-    _copied: Any = None  # the event behind copies that nothing has waited for
-
-    def __init__(self, *arrays: Array | None) -> None:
-        xp = get_array_module(*arrays)
-        if xp is np:
-            self._host = arrays
-            return
-        self._host = tuple(x if x is None else _pinned(xp, x) for x in arrays)
-        for x, host in zip(arrays, self._host, strict=True):
-            if x is not None:
-                x.get(out=host, blocking=False)
-        self._copied = xp.cuda.Event(disable_timing=True)
-        self._copied.record()
-
-    def wait(self) -> tuple[Any, ...]:
-        """The arrays on the host."""
-        if self._copied is not None:
-            self._copied.synchronize()
-            self._copied = None
-        return self._host
-
-    def __del__(self) -> None:
-        if self._copied is not None:
-            self._copied.synchronize()  # CuPy reuses the memory next: no copy may end there
-
-
-def _pinned(xp: ModuleType, x: Array) -> np.ndarray:
-    """Pinned memory for `x`: a copy to other memory makes the host wait."""
-    return np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes))

@@ -41,6 +41,7 @@ from benchmarks.work import (
 )
 from xpcap import backend
 from xpcap.data.synthetic import LIKE_COCO, draw_data
+from xpcap.device import probe
 from xpcap.errors import BackendError, OptionError
 from xpcap.models import network
 from xpcap.ops import HostOps, overridden
@@ -1017,7 +1018,7 @@ def test_emulated_bench_checks_our_own_device_before_timing_it(
 def test_bench_of_a_card_leaves_it_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """In exclusive-process mode a context here would shut out the processes that are timed."""
 
-    def probe(device: int) -> Any:
+    def probed(device: int) -> Any:
         raise AssertionError("the process that only hands out work has probed the card")
 
     def timed(contender: str, configs: Any, plan: Any, name: str, works: Any) -> Any:
@@ -1025,7 +1026,7 @@ def test_bench_of_a_card_leaves_it_to_other_processes(monkeypatch: pytest.Monkey
         return [Measurement(1.0, 50.0, 40.0) for _ in configs for _ in works]
 
     asked: list[str] = []
-    monkeypatch.setattr(backend, "_cupy_status", probe)
+    monkeypatch.setattr(probe, "cupy_status", probed)
     monkeypatch.setattr(
         measure,
         "machine_in_process",

@@ -20,11 +20,12 @@ from refusals import refuses
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from xpcap import CaptioningRNN, CaptioningSolver, backend, generate, open_run, runs
+from xpcap import CaptioningRNN, CaptioningSolver, generate, open_run, runs
 from xpcap.cli import main
 from xpcap.cli.group import in_options
 from xpcap.cli.train import Progress, duration
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
+from xpcap.device import probe
 from xpcap.distributed import SINGLE
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
@@ -535,7 +536,7 @@ def test_captions_given_to_train_are_answered_with_the_commands_that_train_on_th
 
 
 def test_cupy_without_a_device_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend._cupy_status.cache_clear()
+    probe.cupy_status.cache_clear()
     monkeypatch.setitem(sys.modules, "cupy", None)
     for command in ("train", "verify"):
         failing(
@@ -545,7 +546,7 @@ def test_cupy_without_a_device_is_one_clear_line(monkeypatch: pytest.MonkeyPatch
         )
     monkeypatch.setenv("XPCAP_BACKEND", "cupy")
     failing(["verify"], "backend cupy")
-    backend._cupy_status.cache_clear()
+    probe.cupy_status.cache_clear()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

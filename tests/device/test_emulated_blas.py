@@ -2,23 +2,18 @@
 would do in silence is refused or on record.
 """
 
-import importlib.util
-import os
-import re
-import subprocess
-import sys
-import threading
+import gc
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cpu_build
 import numpy as np
 import pytest
 from emulated import Emulator, install_or_skip
-from emulated.blas import SIGNATURE
 from emulated.record import elements
+
+import xpcap
+from xpcap.device import cublas
 
 PRODUCTS = {"sgemm": "float32", "dgemm": "float64"}
 M, N, K = 3, 4, 5
@@ -63,10 +58,11 @@ class Operands:
         self.device = [xp.asarray(x) for x in self.host]
         self.parts = [x[1:, 1:-1] for x in self.device]
         self.numbers = np.array([2, beta], dtype)
+        self.handle = cublas.Handle(xp, xp.cuda.runtime.getDevice())
         (a, b, c), itemsize = (x.data.ptr for x in self.parts), dtype.itemsize
         lda, ldb, ldc = (x.shape[1] for x in self.device)
         self.arguments: dict[str, Any] = {
-            "handle": xp.cuda.device.get_cublas_handle(),
+            "handle": self.handle.address,
             "transa": transa,
             "transb": transb,
             "m": M,
@@ -83,7 +79,8 @@ class Operands:
         }
 
     def call(self, **changes: Any) -> None:
-        getattr(self.xp.cuda.cublas, self.name)(*{**self.arguments, **changes}.values())
+        gemm = self.handle.gemm[np.dtype(PRODUCTS[self.name]).char]
+        gemm(*{**self.arguments, **changes}.values())
 
     def expected(self) -> np.ndarray:
         """The whole array that holds C, computed by NumPy."""
@@ -147,7 +144,7 @@ def test_emulated_raw_products_without_a_middle_scale_what_is_there(xp: ModuleTy
 
 
 WRONG: dict[str, tuple[Callable[[Operands], dict[str, Any]], str]] = {
-    "no handle": (lambda o: {"handle": 0}, "handle 0x0 was never given out"),
+    "no handle": (lambda o: {"handle": 0}, "handle 0x0 was never created"),
     "an operation that is none": (lambda o: {"transa": 84}, "transa is 84, expected CUBLAS_OP_N"),
     "an array for its address": (lambda o: {"A": o.parts[0]}, "A is a ndarray, expected an int"),
     "a float for a size": (lambda o: {"m": 3.0}, "m is a float, expected an int"),
@@ -214,12 +211,6 @@ def test_emulated_raw_products_refuse_other_dtypes_devices_and_threads(xp: Modul
         given.call(A=wide.arguments["A"])
     with xp.cuda.Device(1):
         there = Operands(xp)
-        assert (
-            there.arguments["handle"]
-            == xp.cuda.Device().cublas_handle
-            == xp.cuda.get_cublas_handle()
-            != given.arguments["handle"]
-        )
         there.call()
         with pytest.raises(
             ValueError, match="the handle belongs to device 0, and device 1 is the current one"
@@ -229,37 +220,25 @@ def test_emulated_raw_products_refuse_other_dtypes_devices_and_threads(xp: Modul
             ValueError, match=r"B of shape .* lies on device 0, and device 1 is the current one"
         ):
             there.call(B=given.arguments["B"])
-    said = []
-
-    def elsewhere() -> None:
-        try:
-            given.call()
-        except ValueError as error:
-            said.append(str(error))
-
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join()
-    assert "belongs to another thread" in said[0]
 
 
-def test_emulated_work_is_refused_on_a_stream_of_its_own(xp: ModuleType) -> None:
-    """CuPy's binding gives each product to the current stream, as CuPy does with kernels; nothing
-    orders two streams.
-    """
+def test_emulated_handles_are_gone_when_they_are_destroyed(xp: ModuleType) -> None:
     given = Operands(xp)
-    assert (
-        xp.cuda.Stream(non_blocking=True).use()
-        is xp.cuda.get_current_stream()
-        != xp.cuda.Stream.null
-    )
-    for name, use in (("sgemm", given.call), ("add", lambda: given.device[0] + 1)):
-        with pytest.raises(
-            ValueError, match=f"{name}: was given to <Stream .*, expected the null stream"
-        ):
-            use()
-    xp.cuda.Stream.null.use()
-    given.call()
+    gemm = given.handle.gemm["f"]
+    del given.handle
+    gc.collect()
+    with pytest.raises(ValueError, match="was never created, or is destroyed"):
+        gemm(*given.arguments.values())
+
+
+def test_emulated_products_want_the_current_stream_and_memory_of_their_own(xp: ModuleType) -> None:
+    given = Operands(xp)
+    given.handle._library.cublasSetStream_v2(given.handle.address, 0)  # cuBLAS forgets the memory
+    with pytest.raises(ValueError, match="no workspace"):
+        given.call()
+    given.handle.use(7)
+    with pytest.raises(ValueError, match="has stream 0x7"):
+        given.call()
 
 
 def test_emulated_raw_products_refuse_freed_memory(xp: ModuleType) -> None:
@@ -278,96 +257,15 @@ def test_emulated_raw_products_next_to_each_other_are_allowed(xp: ModuleType) ->
     one = np.ones(1, "f4")
     weights = xp.asarray(np.eye(3, dtype="f4"))
     zero = np.zeros(1, "f4")
-    handle = xp.cuda.device.get_cublas_handle()
-    xp.cuda.cublas.sgemm(
-        handle,
-        0,
-        0,
-        4,
-        3,
-        3,
-        one.ctypes.data,
-        both.data.ptr,
-        8,
-        weights.data.ptr,
-        3,
-        zero.ctypes.data,
-        both.data.ptr + 16,
-        8,
-    )
+    handle = cublas.Handle(xp, 0)
+    numbers = [0, 0, 4, 3, 3, one.ctypes.data, both.data.ptr, 8, weights.data.ptr, 3]
+    handle.gemm["f"](handle.address, *numbers, zero.ctypes.data, both.data.ptr + 16, 8)
     np.testing.assert_array_equal(both.get()[:, 4:], both.get()[:, :4])
 
 
-def test_emulated_binding_can_be_missing(xp: ModuleType, emulator: Emulator) -> None:
-    """As with CuPy's wheel alone, without the libraries of CUDA: products by arrays still work."""
-    emulator.configure(cublas=False)
-    for use in (
-        lambda: xp.cuda.cublas,
-        xp.cuda.device.get_cublas_handle,
-        lambda: xp.cuda.Device().cublas_handle,
-    ):
-        with pytest.raises(ImportError, match="cuBLAS"):
-            use()
-    assert xp.dot(xp.ones((8, 8)), xp.ones((8, 8))).shape == (8, 8)
-
-
-ASK = (
-    "from cupy_backends.cuda.libs import cublas as c; print(c.sgemm.__doc__, c.dgemm.__doc__,"
-    " c.CUBLAS_OP_N, c.CUBLAS_OP_T, sep='\\n')"
-)
-
-
-def ask(**environment: str) -> Any:
-    return subprocess.run(
-        [sys.executable, "-c", ASK],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        check=False,
-    )
-
-
-def write_empty_cublas(folder: Path) -> None:
-    """Libraries that the binding loads in place of cuBLAS: every function that it looks for, and
-    none of them does anything.
-    """
-    package = importlib.util.find_spec("cupy_backends")
-    assert package is not None
-    assert package.origin is not None
-    binding = next(Path(package.origin).parent.glob("cuda/libs/cublas.*.so")).read_bytes()
-    source = "\n".join(
-        f"int {name}(void) {{ return 1; }}"
-        for name in sorted(set(re.findall(r"\bcublas[A-Z]\w+", binding.decode("latin-1"))))
-    )
-    (library,) = set(re.findall(r"libcublas\.so\.\d+", binding.decode("latin-1")))
-    for name in (library, library.replace("cublas", "cublasLt")):
-        command = [
-            cpu_build.compiler(),
-            "-x",
-            "c",
-            "-shared",
-            f"-Wl,-soname,{name}",
-            "-o",
-            str(folder / name),
-            "-",
-        ]
-        subprocess.run(command, input=source, text=True, check=True)
-
-
-def test_emulated_names_are_those_of_the_binding(emulator: Emulator, tmp_path: Path) -> None:
-    """The real one is asked where it can be loaded, and elsewhere with an empty library under
-    it.
-    """
-    done = ask()
-    if done.returncode:
-        try:
-            write_empty_cublas(tmp_path)
-        except cpu_build.UnavailableError as reason:
-            pytest.skip(str(reason))
-        done = ask(LD_LIBRARY_PATH=str(tmp_path))
-    assert done.stdout.splitlines() == [
-        f"sgemm{SIGNATURE}",
-        f"dgemm{SIGNATURE}",
-        "0",
-        "1",
-    ], done.stderr
+def test_emulated_device_without_cublas_is_not_usable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with CuPy's wheel alone, without the libraries of CUDA."""
+    install_or_skip(monkeypatch, cublas=False)
+    assert "cuBLAS" in xpcap.backend_status()["cupy"].reason

@@ -17,8 +17,8 @@ from refusals import refuses
 import xpcap
 from xpcap import CaptioningRNN, ops
 from xpcap.decoding.decode import decode
+from xpcap.device.transfers import AHEAD, AsyncCopy
 from xpcap.layers import CELLS
-from xpcap.memory import AHEAD, AsyncCopy
 from xpcap.models import Beam, Choice, Policy, Sampling
 
 N, D, P, V, START, END = 12, 10, 3, 40, 1, 2

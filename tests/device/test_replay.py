@@ -18,12 +18,12 @@ from test_emulated_step import N, T, captions_of, make
 
 import xpcap
 from xpcap import CaptioningSolver
-from xpcap.driver import Launch
+from xpcap.device.cublas import Product
+from xpcap.device.launch import Launch
 from xpcap.layers.cells import CELLS
 from xpcap.models import batch as batches
 from xpcap.models.config import INJECT
 from xpcap.ops import DeviceOps, cublas, get_ops, replay
-from xpcap.ops.cublas import Product
 from xpcap.ops.device import Equations
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import CrossEntropy

@@ -1,5 +1,5 @@
-"""The emulated binding of cuBLAS, cupy.cuda.cublas: raw products of matrices at addresses, checked
-as strictly as arrays are.
+"""The emulated cuBLAS, as ctypes shows its library: raw products of matrices at addresses, checked as
+strictly as arrays are.
 
 The real one takes any numbers: a wrong address, size or leading dimension reads or writes what lies
 there. Here each matrix has to lie in one allocation of the current device, of the right dtype. What
@@ -8,75 +8,33 @@ a bigger buffer hides is in `Counts.products`.
 
 import ctypes
 import functools
+import itertools
 import operator
-import threading
 from typing import Any
 
 import numpy as np
 
-from emulated import memory, real
+from emulated import memory
 from emulated.cuda import Module
 from emulated.record import EMULATOR, Footprint
 
 MISSING = "emulated device: the binding of cuBLAS cannot be loaded (configured with cublas=False)"
-SIGNATURE = (
-    "(intptr_t handle, int transa, int transb, int m, int n, int k, size_t alpha, size_t A, int"
-    " lda, size_t B, int ldb, size_t beta, size_t C, int ldc)"
-)
-FIRST_HANDLE = 0x5EED0
+NAMES = "handle transa transb m n k alpha A lda B ldb beta C ldc".split()
 
 
 def get_cublas_handle() -> int:
-    """The handle of the current device, for this thread."""
-    return handle_of(EMULATOR.current)
-
-
-def handle_of(device: int) -> int:
+    """CuPy's own handle, which xpcap asks for the version alone."""
     if not EMULATOR.cublas:
         raise ImportError(MISSING)
-    key = device, threading.get_ident()
-    return EMULATOR.handles.setdefault(key, FIRST_HANDLE + 16 * len(EMULATOR.handles))
+    return 0x5EED0
 
 
 class Cublas(Module):
-    """The names of the real binding, where it can be loaded; elsewhere only what is modelled here
-    is known.
-    """
+    """The binding, as far as xpcap has a use for it."""
 
     def __init__(self) -> None:
         super().__init__("cuda.cublas", "is not modelled; add it to tests/emulated/blas.py")
-        self.CUBLAS_OP_N, self.CUBLAS_OP_T = 0, 1
         self.getVersion = lambda handle: 130_000
-        self.sgemm, self.dgemm = _gemm("sgemm", np.float32), _gemm("dgemm", np.float64)
-        self.getMathMode = lambda handle: EMULATOR.math_mode
-        self.getPointerMode = lambda handle: EMULATOR.pointer_mode
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except ImportError:
-            raise NotImplementedError(
-                f"emulated device: cupy.cuda.cublas.{name} {self._why}"
-            ) from None
-
-
-def _gemm(name: str, dtype: Any) -> Any:
-    signature = real.documented(name + SIGNATURE)
-
-    def call(*args: Any, **kwargs: Any) -> None:
-        try:
-            given = signature.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise TypeError(f"cupy.cuda.cublas.{name}() {error}") from None
-        if EMULATOR.capture is not None:
-            raise NotImplementedError(
-                "calling cuBLAS API during stream capture is currently unsupported"
-            )
-        EMULATOR.streams.pop(given["handle"], None)  # CuPy gives the handle to the current stream
-        Call(name, np.dtype(dtype), given).run()
-
-    call.__name__ = name
-    return call
 
 
 class Call:
@@ -101,7 +59,7 @@ class Call:
 
     def run(self) -> None:
         v = self.numbers
-        self._check_handle(v["handle"])
+        self.check_handle()
         for key in ("transa", "transb"):
             if v[key] not in (0, 1):
                 raise ValueError(
@@ -128,23 +86,17 @@ class Call:
             C[...] = product + beta * C if beta else product  # with beta 0, C is not read
         EMULATOR.multiply(self.name, a, b, c)
 
-    def _check_handle(self, handle: int) -> None:
-        owners = {number: key for key, number in EMULATOR.handles.items()}
-        if handle not in owners:
+    def check_handle(self) -> None:
+        handle = self.numbers["handle"]
+        found = EMULATOR.handles.get(handle)
+        if found is None:
             raise ValueError(
-                f"{self.name}: handle {handle:#x} was never given out, expected that of"
-                " get_cublas_handle()"
+                f"{self.name}: handle {handle:#x} was never created, or is destroyed by now"
             )
-        device, thread = owners[handle]
-        if device != EMULATOR.current:
+        if found.device != EMULATOR.current:
             raise ValueError(
-                f"{self.name}: the handle belongs to device {device}, and device {EMULATOR.current}"
-                " is the current one"
-            )
-        if thread != threading.get_ident():
-            raise ValueError(
-                f"{self.name}: the handle belongs to another thread, expected that of"
-                " get_cublas_handle() in this one"
+                f"{self.name}: the handle belongs to device {found.device}, and device"
+                f" {EMULATOR.current} is the current one"
             )
 
     def _footprint(self, key: str, shape: tuple[int, int]) -> Footprint:
@@ -212,33 +164,67 @@ class Call:
         )
 
 
-class Library:
-    """cuBLAS itself, as ctypes shows it: functions return a status, and take a handle's stream."""
+class HandleState:
+    """What the library knows of a handle."""
 
     def __init__(self) -> None:
-        for name, dtype in (("cublasSgemm_v2", np.float32), ("cublasDgemm_v2", np.float64)):
-            setattr(self, name, Entry(functools.partial(self._gemm, name, np.dtype(dtype)), 14))
-        self.cublasSetStream_v2 = Entry(self._set_stream, 2)
-        self.cublasSetWorkspace_v2 = Entry(self._set_workspace, 3)
+        self.device, self.stream, self.has_workspace = EMULATOR.current, 0, False
+
+
+class Library:
+    """cuBLAS itself, as ctypes shows it: functions return a status."""
+
+    _addresses = itertools.count(0x5EEE0, 16)
+
+    def __init__(self) -> None:
+        for name, dtype in (("sgemm", np.float32), ("dgemm", np.float64)):
+            gemm = functools.partial(self._gemm, name, np.dtype(dtype))
+            entry = f"cublas{name.capitalize()}_v2"
+            setattr(self, entry, Entry(entry, gemm, len(NAMES)))
+        self.cublasCreate_v2 = Entry("cublasCreate_v2", self._create, 1)
+        self.cublasDestroy_v2 = Entry("cublasDestroy_v2", self._destroy, 1)
+        self.cublasSetStream_v2 = Entry("cublasSetStream_v2", self._set_stream, 2)
+        self.cublasSetWorkspace_v2 = Entry("cublasSetWorkspace_v2", self._set_workspace, 3)
+
+    def _create(self, result: Any) -> int:
+        if not EMULATOR.has_context:
+            return 1  # CUBLAS_STATUS_NOT_INITIALIZED
+        address = next(self._addresses)
+        EMULATOR.handles[address] = HandleState()
+        result._obj.value = address
+        return 0
+
+    def _destroy(self, handle: int) -> int:
+        EMULATOR.handles.pop(handle, None)  # that of an earlier test is gone already
+        return 0
 
     def _set_stream(self, handle: int, stream: int) -> int:
-        EMULATOR.streams[handle] = stream, False
+        state = EMULATOR.handles[handle]
+        state.stream, state.has_workspace = stream, False  # as documented
         return 0
 
     def _set_workspace(self, handle: int, address: int, nbytes: int) -> int:
         block = memory.find(address)
-        if handle not in EMULATOR.streams or block is None or block.nbytes < nbytes:
+        if handle not in EMULATOR.handles or block is None or block.nbytes < nbytes:
             return 7  # CUBLAS_STATUS_INVALID_VALUE
-        EMULATOR.streams[handle] = EMULATOR.streams[handle][0], True
+        EMULATOR.handles[handle].has_workspace = True
         return 0
 
     def _gemm(self, name: str, dtype: np.dtype, *args: int) -> int:
-        names = [part.split()[-1] for part in SIGNATURE.strip("()").split(", ")]
-        call, capture = Call(name, dtype, dict(zip(names, args, strict=True))), EMULATOR.capture
-        stream, has_workspace = EMULATOR.streams.get(args[0], (0, False))
-        if capture is None or stream != capture.stream.ptr or not has_workspace:
-            return 14  # CUBLAS_STATUS_INTERNAL_ERROR: here it is called in a capture alone
-        capture.work.append(call.run)
+        call, capture = Call(name, dtype, dict(zip(NAMES, args, strict=True))), EMULATOR.capture
+        call.check_handle()
+        state = EMULATOR.handles[args[0]]
+        expected = EMULATOR.stream_ptr if capture is None else capture.stream.ptr
+        if state.stream != expected or not state.has_workspace:
+            raise ValueError(
+                f"{name}: the handle has stream {state.stream:#x} and"
+                f" {'its own' if state.has_workspace else 'no'} workspace, expected stream"
+                f" {expected:#x} and memory of its own"
+            )
+        if capture is None:
+            call.run()
+        else:
+            capture.work.append(call.run)
         return 0
 
 
@@ -246,16 +232,16 @@ class Entry:
     """A function of the library, whose arguments have to have types before it is called."""
 
     argtypes: tuple[Any, ...] | None = None
+    errcheck: Any = None
 
-    def __init__(self, run: Any, count: int) -> None:
-        self._run, self._count = run, count
+    def __init__(self, name: str, run: Any, count: int) -> None:
+        self.__name__, self._run, self._count = name, run, count
 
-    def __call__(self, *args: int) -> int:
+    def __call__(self, *args: Any) -> int:
         if self.argtypes is None or len(self.argtypes) != self._count != len(args):
             raise TypeError("ctypes would cut addresses down to 32 bits: argtypes are not set")
-        for type_, value in zip(self.argtypes, args, strict=True):
-            type_(value)
-        return int(self._run(*args))
+        given = [(x.value or 0) if isinstance(x, ctypes._SimpleCData) else x for x in args]
+        return int(self.errcheck(self._run(*given), self, args))
 
 
 CUBLAS = Cublas()

@@ -78,12 +78,6 @@ class Device:
     def mem_info(self) -> tuple[int, int]:
         return EMULATOR.free, EMULATOR.total
 
-    @property
-    def cublas_handle(self) -> int:
-        from emulated.blas import handle_of
-
-        return handle_of(self.id)
-
     compute_capability = "80"
 
     def __int__(self) -> int:

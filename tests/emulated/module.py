@@ -104,7 +104,7 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     """
     from emulated import blas
     from xpcap import backend
-    from xpcap.ops import cublas
+    from xpcap.device import cublas, probe
 
     EMULATOR.configure(**machine)
     module = Cupy()
@@ -112,9 +112,7 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module.cuda.nccl)
     monkeypatch.delenv(backend.VARIABLE, raising=False)
-    monkeypatch.setattr(
-        backend, "_cupy_status", functools.cache(inspect.unwrap(backend._cupy_status))
-    )
+    monkeypatch.setattr(probe, "cupy_status", functools.cache(inspect.unwrap(probe.cupy_status)))
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.setattr(cublas, "load_library", lambda version: blas.LIBRARY)
     backend.backend_status()  # the probe reads; what it reads is not the test's

@@ -23,11 +23,11 @@ CONVERSIONS = tuple(
     PACKAGE + name
     for name in (
         "backend.py",
-        "driver.py",
         "memory.py",
-        "ops/launch.py",
-        "ops/cublas.py",
-        "ops/replay.py",
+        "device/launch.py",
+        "device/cublas.py",
+        "device/replay.py",
+        "device/transfers.py",
     )
 )  # who called them says more
 # bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
@@ -271,10 +271,7 @@ class Emulator(Counts):
             total,
             cublas,
         )
-        self.handles: dict[tuple[int, int], int] = {}  # of cuBLAS, by device and thread
-        # Of handles that were given to a stream: its address, and whether it got a workspace
-        self.streams: dict[int, tuple[int, bool]] = {}
-        self.math_mode = self.pointer_mode = 0  # of all handles
+        self.handles: dict[int, Any] = {}  # of cuBLAS, by address
         self.pool_used, self.pool_free = (
             0,
             0,

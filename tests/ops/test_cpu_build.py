@@ -22,10 +22,9 @@ from operations import TABLE, Draw
 from patterns import in_cuda
 
 import xpcap
-from xpcap import driver
+from xpcap.device import launch as launching
 from xpcap.ops import DeviceOps, LossTerms, Ops
 from xpcap.ops import device as device_ops
-from xpcap.ops import launch as launching
 
 TOLERANCE = {"float": 1e-6, "double": 2e-15}  # of the largest value
 FILES = {kernel: path for path in cpu_build.files() for kernel in cpu_build.parameters(path)}
@@ -77,13 +76,13 @@ def _launches(op: str, real: str, threads: int) -> Iterator[list[Launch]]:
     with pytest.MonkeyPatch.context() as patch:
         device = emulated.install_or_skip(patch)
         constants = {"THREADS": threads, "NORM_BLOCKS": threads}
-        patch.setattr(launching, "CONSTANTS", launching.CONSTANTS | constants)
-        patch.setattr(launching, "source", functools.cache(launching.source.__wrapped__))
-        for module in (driver, launching, device_ops):
+        kernels = launching.Kernels("xpcap.ops", device_ops.CUDA.constants | constants)
+        for module in (launching, device_ops):
             patch.setattr(module, "THREADS", threads)
         patch.setattr(device_ops, "NORM_BLOCKS", threads)
-        columns = threads // launching.CONSTANTS["SEGMENT_PARTS"]
-        patch.setattr(device_ops, "SEGMENT_COLUMNS", columns)
+        patch.setattr(device_ops, "SEGMENT_COLUMNS", threads // device_ops.SEGMENT_PARTS)
+        for name in ("kernel", "launch"):
+            patch.setattr(device_ops, name, getattr(kernels, name))
         with xpcap.use_backend("cupy"):
             for call in TABLE[op].calls(Draw(np.dtype(REALS[real]).name, device=True)):
                 if operations.size_of(call) < SMALL:

@@ -11,7 +11,8 @@ from test_emulated_loops import ROWS, H, N, R, drawn, record
 import xpcap
 from xpcap import ops
 from xpcap.backend import Array
-from xpcap.ops import PackedSequences, Step, get_ops, replay
+from xpcap.device import replay
+from xpcap.ops import PackedSequences, Step, get_ops
 
 P, G = 4, 4 * H
 

@@ -17,8 +17,9 @@ from refusals import refuses
 
 import xpcap
 from xpcap import layers, ops, optim
+from xpcap.device import replay
 from xpcap.layers.vocabulary_loss import vocabulary_loss
-from xpcap.ops import CellBuffers, DeviceOps, get_ops, replay
+from xpcap.ops import CellBuffers, DeviceOps, get_ops
 from xpcap.ops.device import Equations
 
 

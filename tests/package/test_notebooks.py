@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import xpcap
-from xpcap.backend import BackendStatus
+from xpcap.device.probe import BackendStatus
 
 pytest.importorskip("nbclient")
 pytest.importorskip("PIL")  # generated pictures

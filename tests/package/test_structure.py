@@ -12,7 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "xpcap"
 BENCHMARKS = PACKAGE.parent / "benchmarks"
 LEVELS = [
-    {"driver", "errors", "progress", "signatures", "threads"},
+    {"errors", "progress", "signatures", "threads"},
+    {"device"},
     {"backend", "files", "options"},
     {"spec", "safetensors_file", "metrics", "encoders"},
     {"memory", "distributed", "gradcheck"},
@@ -109,7 +110,7 @@ def test_cupy_is_imported_in_one_file() -> None:
         for _, path in files()
         if any(name.split(".")[0] in ("cupy", "cupyx") for name in imports(path))
     }
-    assert importers == {"backend.py"}
+    assert importers == {"probe.py"}
 
 
 def test_packages_with_telemetry_are_imported_in_one_file_each() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from xpcap import __version__
-from xpcap.backend import backend_status, import_nccl
+from xpcap.backend import backend_status
 from xpcap.cli.shared import PATH, describe_data, examples, json_option, remark, table
 from xpcap.data import open_data
+from xpcap.device.probe import import_nccl
 from xpcap.distributed import Group, RankDone, init
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.layers import CELLS

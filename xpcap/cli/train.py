@@ -27,11 +27,11 @@ from xpcap.cli.shared import (
 )
 from xpcap.data.features import KINDS
 from xpcap.data.vocabulary import SPECIAL
+from xpcap.device.cublas import reduced_precision
 from xpcap.distributed import Group, init
 from xpcap.errors import sentence
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
-from xpcap.ops.cublas import reduced_precision
 from xpcap.progress import say
 from xpcap.report import escape_control
 from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, train_run

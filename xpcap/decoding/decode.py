@@ -11,10 +11,11 @@ import numpy as np
 from xpcap.backend import Array, get_array_module
 from xpcap.decoding.hypotheses import Hypotheses, Step
 from xpcap.decoding.policies import Choice, LogitsProcessor, Policy, Special
+from xpcap.device.transfers import AsyncCopy
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.layers.checks import all_below
-from xpcap.memory import AsyncCopy, Buffer, Workspace
+from xpcap.memory import Buffer, Workspace
 from xpcap.ops import contiguous, get_ops, log_softmax
 from xpcap.spec import spec
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly

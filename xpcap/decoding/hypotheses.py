@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.memory import AsyncCopy
+from xpcap.device.transfers import AsyncCopy
 
 
 class Step(NamedTuple):

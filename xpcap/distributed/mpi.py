@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xpcap.backend import Array, get_array_module, import_nccl, is_device_array
+from xpcap.backend import Array, get_array_module, is_device_array
+from xpcap.device.probe import import_nccl
 from xpcap.distributed.group import Group
 from xpcap.errors import GroupError, OptionError, install
 from xpcap.threads import blas, divide

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array, to_numpy
+from xpcap.device.replay import Replay
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.checks import all_below
-from xpcap.memory import Buffer, view
+from xpcap.memory import Buffer, Padded, view
 from xpcap.models.config import ModelConfig
 from xpcap.ops import NO_TARGET, LossTerms, PackedSequences, Segments, contiguous, get_ops
 from xpcap.options import Real
@@ -57,8 +58,48 @@ class FeatureRows(NamedTuple):
         return contiguous(self.table)
 
 
-# Captions alive at each step, the least first: what a padded batch has
-Layouts = Sequence[tuple[int, ...]]
+# On a device a step of a small batch takes as long as the host needs to launch it. Steps of one
+# layout make the same launches, so they are recorded once. One layout, with few rows of padding, is
+# enough, because captions are drawn from one set: of a batch of n some n * s are longer than t
+# steps, s the share of longer captions, give or take some deviations; likewise its distinct words.
+DEVIATIONS = 3.0  # above the mean: of batches that are drawn at random, 98 % fit
+WORD_MULTIPLE = 64
+
+
+class Layout(NamedTuple):
+    """What a device pads batches of n captions to."""
+
+    sizes: tuple[int, ...]  # captions alive at each step, n at the first
+    words: int  # distinct input words; all of a smaller vocabulary
+
+    @classmethod
+    def of(cls, captions: np.ndarray, null: int, n: int) -> "Layout":
+        """Layout for batches of n of these captions (m, T+1). It depends on nothing else."""
+        lengths, (m, columns) = caption_lengths(captions, null), captions.shape
+        alive = lengths > np.arange(columns - 1)[:, None]  # (T, m)
+        sizes = np.minimum(np.rint(_most(n * alive.mean(axis=1), n)), n).astype(int)
+        sizes[0] = n  # every caption has a step, if need be without a target
+        sizes = np.minimum.accumulate(sizes)
+
+        # A word comes unless all n captions lack it
+        step, caption = alive.nonzero()
+        pairs = np.unique(captions[caption, step].astype(np.int64) * m + caption)
+        share = np.bincount(pairs // m) / m
+        comes = 1 - (1 - share) ** n
+        most = comes.sum() + DEVIATIONS * np.sqrt((comes * (1 - comes)).sum())
+        words = -(-int(most) // WORD_MULTIPLE) * WORD_MULTIPLE
+        return cls(tuple(sizes[sizes > 0].tolist()), words)
+
+    def fits(self, sizes: Sequence[int], n: int, T: int) -> bool:
+        """True if n captions of at most T steps, sizes[t] alive at step t, can be padded to it."""
+        if n != self.sizes[0] or not len(sizes) <= len(self.sizes) <= T:
+            return False
+        return all(alive <= most for alive, most in zip(sizes, self.sizes, strict=False))
+
+
+def _most(mean: np.ndarray, n: int) -> np.ndarray:
+    """Number of n, each drawn with the probability mean / n, that few draws exceed."""
+    return mean + DEVIATIONS * np.sqrt(mean * (1 - mean / n))
 
 
 class Batch(NamedTuple):
@@ -76,15 +117,12 @@ class Batch(NamedTuple):
     total: float | None = None  # divisor of the loss; None: N
     shard: np.ndarray | None = None  # (n,) int, captions that this process computes; None: all
     step: int | None = None  # training step of the dropout masks, from 0; None: one after the last
-    layouts: Layouts = ()  # to one of which a device may pad the batch, if it fits; see layouts_of
 
     @property
     def options(self) -> dict[str, Any]:
         """Keywords of `CaptioningRNN.loss`; those that not every model has, only if they are used."""
         options: dict[str, Any] = {"weights": self.weights, "total": self.total, "step": self.step}
-        if self.shard is not None:
-            options["shard"] = self.shard
-        return {**options, "layouts": self.layouts} if self.layouts else options
+        return options if self.shard is None else {**options, "shard": self.shard}
 
     @property
     def computed(self) -> int:
@@ -174,7 +212,7 @@ class PackedCaptions(NamedTuple):
     hidden_mask_rows: np.ndarray
     word_mask_rows: np.ndarray  # (K,) position among the words of the batch; -1 if of none
     shape: tuple[int, int]  # of the batch's targets: captions and steps
-    layout: tuple[int, ...] | None = None  # that it is padded to
+    padded: bool = False
 
 
 class Masks(NamedTuple):
@@ -200,6 +238,8 @@ class Part(NamedTuple):
     packed: PackedCaptions
     masks: Masks
     terms: LossTerms  # with the factor of the loss of each row with a target (L,); or one for all
+    buffer: Buffer  # memory to compute it in
+    replay: Replay[Any] | None = None  # of the work on padded parts
 
     def unpack(self, values: np.ndarray, rows: Array | None = None) -> np.ndarray:
         """Values of packed rows by caption and step, (N, T, ...); 0 where there is no row.
@@ -227,6 +267,7 @@ def prepare_batch(
     like: Array,
     null: int,
     buffers: Sequence[Buffer],
+    padded: Padded | None = None,
     *,
     draw: DropoutKey | None = None,
     terms: LossTerms = NO_TERMS,
@@ -239,15 +280,20 @@ def prepare_batch(
     batch : as `Batch.checked` returns it
     like : the model's flat buffer, with the library, device and dtype of the parts
     null : id of the padding word
-    buffers : memory for transfers and masks, one for each part
+    buffers : memory for each part
+    padded : memory in their place for a batch that fits its Layout; of one part alone
     draw : key of the dropout masks; None: no dropout
     terms : of the loss; their scale comes from the batch
     """
     features, captions, shard = batch.features, batch.captions, batch.shard
 
     # On the host: the captions of each part, their order, and the numbers of its mask rows
-    orders, V = deal(captions, null, len(buffers), shard), config.vocabulary
-    packed = [pack(captions, null, order, batch.layouts, V) for order in orders]
+    orders = deal(captions, null, len(buffers), shard)
+    layout = None if padded is None else padded.layout
+    packed = [pack(captions, null, order, layout, config.vocabulary) for order in orders]
+    replay = None
+    if padded is not None and packed[0].padded:
+        buffers, replay = [padded.buffer], padded.replay
     mask_rows: Sequence[Sequence[np.ndarray]] = [()] * len(packed)
     counts: Sequence[int] = ()
     if draw is not None:
@@ -260,6 +306,10 @@ def prepare_batch(
             check_finite(where, table[pictures])
     else:
         table, pictures = to_device(where, features, like, buffers[0]), np.arange(len(features))
+        if replay is not None and is_device_array(features):
+            own = buffers[0]("features", table.shape)  # a record has the address of one table
+            own[...] = table
+            table = own
     if shard is not None:  # features are those of its captions alone
         of_all = np.zeros(len(captions), pictures.dtype)
         of_all[shard] = pictures
@@ -279,8 +329,10 @@ def prepare_batch(
         for p, buffer in zip(packed, buffers, strict=True)
     ]
     return [
-        Part(table, own_pictures, p, m, replace(terms, scale=factor))
-        for (p, (own_pictures, *_)), m, factor in zip(sent, masks, scales, strict=True)
+        Part(table, own_pictures, p, m, replace(terms, scale=factor), buffer, replay)
+        for (p, (own_pictures, *_)), m, factor, buffer in zip(
+            sent, masks, scales, buffers, strict=True
+        )
     ]
 
 
@@ -345,7 +397,7 @@ def pack(
     captions: np.ndarray,
     null: int,
     order: np.ndarray | None = None,
-    layouts: Layouts = (),
+    layout: Layout | None = None,
     V: int = 0,
 ) -> PackedCaptions:
     """Pack a batch of captions, or one part of it, on the host.
@@ -355,7 +407,7 @@ def pack(
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
     null : id of the padding word
     order : array (n,), int, numbers of the captions to pack, as from `deal`. None: all
-    layouts, V : pad to the first of the layouts that fits, if one does, for V words in all
+    layout, V : pad to it, if they fit, for a vocabulary of V words
 
     Notes
     -----
@@ -367,25 +419,18 @@ def pack(
         (order,) = deal(captions, null)
     steps = np.bincount(lengths[order], minlength=1)  # captions of each length
     sizes = (len(order) - steps.cumsum()[:-1]).tolist()
-    layout = next((one for one in layouts if _fits(sizes, one, len(order), T)), None)
-    rows, t = _laid_out(layout or tuple(sizes), len(order))
-    caption = order[rows.sequence]
-    at, words = caption * (T + 1) + t, captions.ravel()
-    inputs, targets = words.take(at), words.take(at + 1)
+    if layout is not None and layout.fits(sizes, len(order), T):
+        padded = _pack_padded(captions, null, order, lengths, layout, V)
+        if padded is not None:
+            return padded
+    rows, t = _laid_out(tuple(sizes), len(order))
+    caption, inputs, targets = _words_at(captions, order, rows, t)
     hidden_mask_rows = (lengths.cumsum() - lengths).take(caption) + t
     has_target, target_rows = targets != null, None
-    if layout:
-        # A row of padding reads a word that the batch has anyway: it may not count among the distinct
-        inputs = np.where(t < lengths.take(caption), inputs, captions[order[0], 0])
-        distinct, segments, word_mask_rows = _grouped_and_padded(inputs, V)
-        targets = np.where(has_target, targets, NO_TARGET)
-        hidden_mask_rows = np.where(has_target, hidden_mask_rows, -1)
-    else:
-        distinct, segments = _grouped(inputs)
-        word_mask_rows = np.arange(len(distinct))  # sorted, so each is its own
-        if not has_target.all():
-            target_rows = has_target.nonzero()[0]
-            targets, hidden_mask_rows = targets[target_rows], hidden_mask_rows[target_rows]
+    distinct, segments = _grouped(inputs)
+    if not has_target.all():
+        target_rows = has_target.nonzero()[0]
+        targets, hidden_mask_rows = targets[target_rows], hidden_mask_rows[target_rows]
     return PackedCaptions(
         rows,
         distinct,
@@ -394,10 +439,18 @@ def pack(
         targets,
         order,
         hidden_mask_rows,
-        word_mask_rows,
+        np.arange(len(distinct)),  # sorted, so each is its own
         (len(captions), T),
-        layout,
     )
+
+
+def _words_at(
+    captions: np.ndarray, order: np.ndarray, rows: PackedSequences, t: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Caption, input and target (R,) of each row, whose steps are t."""
+    caption = order[rows.sequence]
+    at, words = caption * captions.shape[1] + t, captions.ravel()
+    return caption, words.take(at), words.take(at + 1)
 
 
 @functools.lru_cache(maxsize=64)
@@ -406,47 +459,51 @@ def _laid_out(sizes: tuple[int, ...], n: int) -> tuple[PackedSequences, np.ndarr
     return PackedSequences.of(sizes, n), np.arange(len(sizes)).repeat(sizes)
 
 
-# ---- Padding to a layout
-#
-# On a device a step of a small batch takes as long as the host needs to launch it. Steps of one
-# layout make the same launches, so they are recorded once. A layout says how many captions are
-# alive at each step. Few layouts are enough, with few rows of padding, because captions are drawn
-# from one set: at each step a batch of n has n * s alive, s the share of longer captions, give or
-# take some deviations.
+def _pack_padded(
+    captions: np.ndarray,
+    null: int,
+    order: np.ndarray,
+    lengths: np.ndarray,
+    layout: Layout,
+    V: int,
+) -> PackedCaptions | None:
+    """As `pack`, padded to a layout that has the rows; None if it has too few words."""
+    rows, t = _laid_out(layout.sizes, len(order))
+    caption, inputs, targets = _words_at(captions, order, rows, t)
+    # A row of padding reads a word that the batch has anyway: it may not count among the distinct
+    inputs = np.where(t < lengths.take(caption), inputs, captions[order[0], 0])
+    grouped = _grouped_and_padded(inputs, min(layout.words, V), V)
+    if grouped is None:
+        return None
+    has_target = targets != null
+    hidden_mask_rows = (lengths.cumsum() - lengths).take(caption) + t
+    distinct, segments, word_mask_rows = grouped
+    return PackedCaptions(
+        rows,
+        distinct,
+        segments,
+        None,
+        np.where(has_target, targets, NO_TARGET),
+        order,
+        np.where(has_target, hidden_mask_rows, -1),
+        word_mask_rows,
+        (len(captions), captions.shape[1] - 1),
+        padded=True,
+    )
 
-DEVIATIONS = 1.0, 2.0, 3.0  # of the layouts: half of all batches fit the first, 98 % the last
-WORDS = 64  # distinct words are padded to a multiple
 
+def _grouped_and_padded(
+    words: np.ndarray, count: int, V: int
+) -> tuple[np.ndarray, Segments, np.ndarray] | None:
+    """As _grouped, with so many distinct words of V: others, of no row, are among them.
 
-def layouts_of(captions: np.ndarray, null: int, n: int) -> Layouts:
-    """Layouts for batches of n of these captions (m, T+1). They depend on nothing else."""
-    lengths = caption_lengths(captions, null)
-    T = captions.shape[1] - 1
-    alive = (lengths > np.arange(T)[:, None]).mean(axis=1)
-    found: dict[tuple[int, ...], None] = {}
-    for deviations in DEVIATIONS:
-        sizes = n * alive + deviations * np.sqrt(n * alive * (1 - alive))
-        sizes = np.minimum(np.rint(sizes), n).astype(int)
-        sizes[0] = n  # every caption has a step, if need be without a target
-        sizes = np.minimum.accumulate(sizes)
-        found[tuple(sizes[sizes > 0].tolist())] = None
-    return tuple(found)
-
-
-def _fits(sizes: Sequence[int], layout: tuple[int, ...], n: int, T: int) -> bool:
-    """True if a batch of n captions, sizes[t] alive at step t, can be padded to a layout."""
-    if n != layout[0] or not len(sizes) <= len(layout) <= T:
-        return False
-    return all(alive <= most for alive, most in zip(sizes, layout, strict=False))
-
-
-def _grouped_and_padded(words: np.ndarray, V: int) -> tuple[np.ndarray, Segments, np.ndarray]:
-    """As _grouped, but the distinct words are a multiple of WORDS, or all V: others, of no row, are
-    among them. Also the position of each among those of the rows; -1 if it is another.
+    Also the position of each among those of the rows; -1 if it is another. None: there are more.
     """
     counts = np.bincount(words, minlength=V)
     used = counts > 0
-    missing = -np.count_nonzero(used) % WORDS
+    missing = count - np.count_nonzero(used)
+    if missing < 0:
+        return None
     with_others = used.copy()
     with_others[(~used).nonzero()[0][:missing]] = True
     (distinct,) = with_others.nonzero()
@@ -493,7 +550,7 @@ def send(
     assert rows.firsts is not None
     optional = [x for x in (target_rows, rows.previous) if x is not None]
     vectors = [words, *inputs, targets, rows.sequence, rows.firsts, *optional, *more]
-    views = send_joined(vectors, buffer, packed.layout is not None)
+    views = send_joined(vectors, buffer, packed.padded)
     words, ids, by_word, starts, targets, sequence, firsts, *rest = views
     target_rows = None if target_rows is None else rest.pop(0)
     previous = None if rows.previous is None else rest.pop(0)
@@ -507,23 +564,23 @@ def send(
     return sent, rest
 
 
-def send_joined(parts: Sequence[np.ndarray], buffer: Buffer, again: bool = False) -> list[Array]:
+def send_joined(
+    parts: Sequence[np.ndarray], buffer: Buffer, again: bool = False
+) -> Sequence[Array]:
     """Index vectors on the device as int32: one transfer, views of one array in `buffer`.
 
-    again : vectors of these sizes will be sent again, so the views are kept
+    again : the next vectors will have the same sizes, so the views are kept
     """
-    all_parts = np.concatenate(parts, dtype=np.int32, casting="same_kind")
-    joined = buffer.upload("indices", all_parts)  # first: it clears the records if the array moves
-    sizes, records = tuple([part.size for part in parts]), buffer.records if again else None
-    if records is not None and (known := records.get(sizes)) is not None:
-        return list(known)
-    views, start = [], 0
-    for size in sizes:
-        views.append(view(joined, start, (size,)))
-        start += size
-    if records is not None:
-        records[sizes] = tuple(views)
-    return views
+    joined = buffer.upload("indices", np.concatenate(parts, dtype=np.int32, casting="same_kind"))
+
+    def views(joined: Array) -> list[Array]:
+        found, start = [], 0
+        for part in parts:
+            found.append(view(joined, start, (part.size,)))
+            start += part.size
+        return found
+
+    return buffer.cached("indices", joined, views, of=None) if again else views(joined)
 
 
 # ---- Dropout masks

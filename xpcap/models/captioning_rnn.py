@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.backend import Array, array_module, asarray, is_device_array, to_numpy
+from xpcap.backend import Array, array_module, asarray, to_numpy
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cells import Activation, State
 from xpcap.memory import Buffer, Workspace, allocator
@@ -15,7 +15,6 @@ from xpcap.models.batch import (
     Batch,
     DropoutKey,
     FeatureRows,
-    Layouts,
     prepare_batch,
     prepare_features,
 )
@@ -25,7 +24,6 @@ from xpcap.models.network import Network
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
 from xpcap.ops import LossTerms
-from xpcap.ops.cublas import check_handle
 from xpcap.options import SEED, kinds
 from xpcap.threads import in_turn, parallel_map
 
@@ -206,7 +204,6 @@ class CaptioningRNN(Captioner):
         # The course's names, which its notebooks read
         self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")
         self._params = Parameters.empty(config.shapes(), self.dtype, array_module())
-        check_handle(self._params.flat)
         self._next_step = 0  # of `loss` without a step
 
     def _draw_weights(self, seed: int | None) -> None:
@@ -283,7 +280,6 @@ class CaptioningRNN(Captioner):
         step: int | None = None,
         smoothing: float = 0.0,
         shard: np.ndarray | None = None,
-        layouts: Layouts = (),
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of a batch, with dropout if the model has any.
 
@@ -306,7 +302,8 @@ class CaptioningRNN(Captioner):
         workspace : Workspace or None
             An xpcap.memory.Workspace for memory; the gradients, and on a device the loss, stay
             valid until its next use. A large enough batch is split into as many parts as the
-            workspace has, computed in parallel. None: fresh memory, one part.
+            workspace has, computed in parallel. On a device, one that fits the workspace's layout
+            is padded to it; its launches are recorded and repeated. None: fresh memory, one part.
         weights : array (N,), real, or None
             The weight of each caption, on the host. None: 1 each.
         total : float or None
@@ -320,9 +317,6 @@ class CaptioningRNN(Captioner):
             Indices of some of the captions, distinct. Loss and gradients are then the shard's: with
             the same `step`, the shards of several processes add up to those of one, dropout
             included. None: all captions.
-        layouts : sequence of tuple of int
-            As from xpcap.models.batch.layouts_of. On a device the batch is padded to the first that
-            fits, if one does. Launches of batches of one layout are recorded and repeated.
 
         Returns
         -------
@@ -338,35 +332,30 @@ class CaptioningRNN(Captioner):
         TypeError
             Captions are not integers, features no real numbers, or NumPy cannot read them.
         """
-        where, on_device = "CaptioningRNN.loss", is_device_array(self.like)
+        where = "CaptioningRNN.loss"
         step = SEED.check(where, "step", self._next_step if step is None else step)
         terms = LossTerms.checked(where, smoothing=smoothing)
-        batch = Batch(
-            features,
-            captions,
-            weights=weights,
-            total=total,
-            shard=shard,
-            layouts=layouts if on_device else (),
-        ).checked(where, self.config)
-        networks = [self._network(buffer) for buffer in self._buffers(workspace, batch)]
+        given = Batch(features, captions, weights=weights, total=total, shard=shard)
+        batch = given.checked(where, self.config)
+        buffers = self._buffers(workspace, batch)
         if not batch.computed:
             self._next_step = step + 1
-            return networks[0].zero_gradients()
+            return self._network(buffers[0]).zero_gradients()
         parts = prepare_batch(
             where,
             batch,
             self.config,
             self.like,
             self._null,
-            [network.buffer for network in networks],
+            buffers,
+            None if workspace is None else workspace.padded,
             draw=DropoutKey(self.seed, step) if self.dropout else None,
             terms=terms,
         )
 
         # Parts are computed in parallel, each with gradients of its own, and added up in order
         def of_part(k: int) -> tuple[Array, Parameters]:
-            return networks[k].gradients(parts[k])
+            return self._network(parts[k].buffer).gradients(parts[k])
 
         results = parallel_map(of_part, range(len(parts)))
         loss, grads = results[0]

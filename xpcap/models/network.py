@@ -16,7 +16,7 @@ from xpcap.memory import Buffer, allocator
 from xpcap.models.batch import Part
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import PackedSequences, contiguous, get_ops, log_mean_softmax, replayed
+from xpcap.ops import DeviceOps, PackedSequences, contiguous, get_ops, log_mean_softmax
 from xpcap.threads import run_parallel
 
 GRADIENTS = "grads"  # name of the buffer of all gradients in a workspace
@@ -84,19 +84,17 @@ class Network:
     def gradients(self, part: Part) -> tuple[Array, Parameters]:
         """Loss and gradients of one part; those of a batch are the sum over its parts.
 
-        On a device what a padded part launches is recorded, and run again for parts of its layout:
-        all that differs lies in what was uploaded.
+        What a padded part launches is recorded, and run again for the next ones: all that differs
+        lies in what was uploaded.
         """
-        layout, records = part.packed.layout, self.buffer.records
-        if layout is None or records is None or not self.cell.replayable:
+        replay = part.replay
+        if replay is None or not (isinstance(self._ops, DeviceOps) and self.cell.replayable):
             return self._gradients(part)
-        sizes = layout, len(part.packed.words), part.table.shape
-        addresses = self.params.flat.data.ptr, part.table.data.ptr
-        key = self.config, sizes, addresses, part.terms.key, part.masks.hidden is None
+        # A record keeps its arrays alive, so no other ones have their addresses
+        addresses = self.params.flat.data.ptr, part.table.data.ptr, len(part.table)
+        key = addresses, self.config, part.terms.key, part.masks.hidden is None
         compute = functools.partial(self._gradients, part)
-        return replayed(
-            records, key, compute, lambda done: (done[0], done[1].flat), self.buffer.graphs
-        )
+        return replay.run(key, compute, lambda done: (done[0], done[1].flat))
 
     def _gradients(self, part: Part) -> tuple[Array, Parameters]:
         grads, cache, buffer = self._empty_gradients(), self.forward(part), self.buffer
@@ -121,7 +119,8 @@ class Network:
 
     def _empty_gradients(self) -> Parameters:
         params, make = self.params, functools.partial(Parameters, self.params.shapes)
-        return self.buffer.cached(GRADIENTS, params.flat.shape, make, of=params)
+        flat = self.buffer(GRADIENTS, params.flat.shape)
+        return self.buffer.cached(GRADIENTS, flat, make, of=params)
 
     def forward(self, part: Part) -> Forward:
         """Hidden states of the rows with a target, from features and words."""

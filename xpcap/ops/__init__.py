@@ -3,13 +3,12 @@
 ===================  ==============================================================================
 base.py              `Ops`: each operation's contract and plain equation
 host.py              `HostOps`: what is faster on the host
-device.py            `DeviceOps`: launches of the CUDA C files of cuda/ (launch.py), cuBLAS (cublas.py)
+device.py            `DeviceOps`: launches of the CUDA C files of cuda/, and cuBLAS
 packed.py            packed sequences, and the steps of a loop over them
 cell.py              `Pointwise`: what a recurrent cell is to that loop
 softmax.py           softmax, its logarithm and gradient; its loss, with the terms of it
 choosing.py          parts of the choice of the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
-replay.py            work on a device recorded, and run again as a list or a CUDA graph
 ===================  ==============================================================================
 """
 
@@ -22,6 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xpcap.backend import Array
+from xpcap.device.replay import invalidate
 from xpcap.ops.base import (
     OPERATIONS,
     MultiplyRows,
@@ -33,9 +33,8 @@ from xpcap.ops.base import (
 )
 from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
 from xpcap.ops.choosing import BeamRows, row_blocks, topk
-from xpcap.ops.device import DeviceOps
+from xpcap.ops.device import DeviceOps, contiguous
 from xpcap.ops.host import HostOps
-from xpcap.ops.launch import contiguous
 from xpcap.ops.packed import (
     PackedSequences,
     RecurrentTerm,
@@ -47,7 +46,6 @@ from xpcap.ops.packed import (
     zero_without_steps,
 )
 from xpcap.ops.random import draw_uniforms, draw_views
-from xpcap.ops.replay import invalidate, replayed
 from xpcap.ops.softmax import NO_TARGET, LossTerms, log_mean_softmax, log_softmax, tempered
 
 _PLAIN, _HOST, _DEVICE = Ops(), HostOps(), DeviceOps()

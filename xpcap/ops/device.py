@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
+from xpcap.device import cublas
+from xpcap.device.launch import THREADS, Kernels, blocks
+from xpcap.device.replay import invalidate
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Buffer, allocator
-from xpcap.ops import cublas
 from xpcap.ops.base import OPERATIONS, MultiplyRows, Ops, Segments, overridden
 from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
 from xpcap.ops.choosing import BeamRows
-from xpcap.ops.launch import CONSTANTS, THREADS, blocks, kernel, launch
 from xpcap.ops.packed import PackedSequences, Step, StepFn
-from xpcap.ops.replay import invalidate
-from xpcap.ops.softmax import LossTerms
+from xpcap.ops.softmax import NO_TARGET, LossTerms
 
 # Most sequences for which an LSTM's step is one launch each way, product and gates together. Not
 # yet timed on a card
@@ -30,10 +30,30 @@ CELLS = {
     "lstm": ("lstm_gates", "lstm_gates", "lstm_gates_backward"),
     "rnn": ("rnn_cell", "rnn_cell", "rnn_cell_backward"),
 }
-NORM_BLOCKS, SUM_COLUMNS = CONSTANTS["NORM_BLOCKS"], CONSTANTS["SUM_COLUMNS"]
-FORWARD_UNITS, BACKWARD_UNITS = CONSTANTS["FORWARD_UNITS"], CONSTANTS["BACKWARD_UNITS"]
-SEGMENT_COLUMNS = THREADS // CONSTANTS["SEGMENT_PARTS"]
-REGIONS, SLAB = CONSTANTS["REGIONS"], CONSTANTS["SLAB"]
+# What host and kernels agree on
+NORM_BLOCKS = 256  # of the first pass of a norm: sums have the same order on every GPU
+FORWARD_UNITS = 8  # of a block in lstm_step.cu; its threads divided by them are its rows
+BACKWARD_UNITS = 16
+SEGMENT_PARTS = 4  # of a long segment
+SUM_COLUMNS = 8  # of a block in column_sum.cu
+REGIONS = 1024  # of a picture, at most: whole tiles; 13 KiB of shared memory in double
+SLAB = 16  # regions for a thread of attention_sum
+CUDA = Kernels(
+    __package__,
+    {
+        "THREADS": THREADS,
+        "NORM_BLOCKS": NORM_BLOCKS,
+        "FORWARD_UNITS": FORWARD_UNITS,
+        "BACKWARD_UNITS": BACKWARD_UNITS,
+        "SEGMENT_PARTS": SEGMENT_PARTS,
+        "SUM_COLUMNS": SUM_COLUMNS,
+        "REGIONS": REGIONS,
+        "SLAB": SLAB,
+        "NO_TARGET": NO_TARGET,
+    },
+)
+SEGMENT_COLUMNS = THREADS // SEGMENT_PARTS
+kernel, launch = CUDA.kernel, CUDA.launch
 
 
 class Equations(Ops):
@@ -121,35 +141,23 @@ class DeviceOps(Equations):
     # ---- Products
 
     def matmul(self, x: Array, w: Array, out: Array) -> Array:
-        if not cublas.is_usable():
-            return super().matmul(x, w, out)
         return cublas.multiply(x, w, out)
 
     def matmul_add(self, x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> Array:
-        if not cublas.is_usable():
-            return super().matmul_add(x, w, out, buffer)
         return cublas.multiply(x, w, out, cublas.ONE)
 
     def matmul_nt(self, x: Array, w: Array, out: Array) -> Array:
-        if not cublas.is_usable():
-            return super().matmul_nt(x, w, out)
         return cublas.multiply(x, w.T, out)
 
     def row_matmul(self, x: Array, w: Array, out: Array) -> MultiplyRows:
-        if not cublas.is_usable():
-            return super().row_matmul(x, w, out)
         return cublas.multiply_rows(x, w, out)
 
     def row_matmul_add(
         self, x: Array, w: Array, out: Array, buffer: Buffer | None = None
     ) -> MultiplyRows:
-        if not cublas.is_usable():
-            return super().row_matmul_add(x, w, out, buffer)
         return cublas.multiply_rows(x, w, out, cublas.ONE)
 
     def row_matmul_nt(self, x: Array, w: Array, out: Array) -> MultiplyRows:
-        if not cublas.is_usable():
-            return super().row_matmul_nt(x, w, out)
         return cublas.multiply_rows(x, w.T, out)
 
     # ---- Losses
@@ -491,3 +499,19 @@ class DeviceOps(Equations):
                 multiply(0, 0, n)
 
         return step_fn
+
+
+def contiguous(x: Array) -> Array:
+    """Give x the layout that kernels take: C-contiguous, with whole numbers as int32.
+
+    What lies on the host, and None, is as it was. CuPy copies: a recording that is on is not used.
+    """
+    if not is_device_array(x):
+        return x
+    if x.dtype.kind in "iu" and x.dtype != np.int32:
+        invalidate("contiguous")
+        return x.astype(np.int32, order="C")
+    if not x.flags.c_contiguous:
+        invalidate("contiguous")
+        return get_array_module(x).ascontiguousarray(x)
+    return x

@@ -19,7 +19,7 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, InvalidTypeError, OptionError, TrainingError, unknown
 from xpcap.memory import Buffer, Workspace
-from xpcap.models.batch import Batch, FeatureRows, Layouts, deal, layouts_of
+from xpcap.models.batch import Batch, FeatureRows, Layout, deal
 from xpcap.models.network import GRADIENTS
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops
@@ -42,8 +42,8 @@ from xpcap.training.state import (
     with_start,
 )
 
-# Captions of a batch, at most, that a device pads. In larger ones it has more to do than the host
-MOST_PADDED = 128
+# Captions of a batch, at most, that a device pads: larger ones take it longer than the host
+MOST_PADDED = 512
 
 
 class CaptioningSolver:
@@ -104,8 +104,8 @@ class CaptioningSolver:
         The processes that train together; each computes its shard of every batch, and all do the
         same steps. SINGLE: this one.
     graphs : bool
-        On a device, run steps that are padded to one layout as a CUDA graph, if it gives the bits
-        of the same launches one by one; it is tested when it is made.
+        On a device, run the recorded step as a CUDA graph, if it gives the bits of the same
+        launches one by one. It is tested when it is made; a line on standard error tells.
 
     Attributes
     ----------
@@ -192,10 +192,11 @@ class CaptioningSolver:
         self._evaluate = EpochEvaluator(self.data, self._loader, select, group)
         self._optimizer = Optimizer(update_rule, self.optim_config, model.params)
         self.lr_decay = lr_decay
-        self._workspace = Workspace(flat, cores() if self._on_host else 1, graphs=graphs)
+        self._workspace = Workspace(
+            flat, cores() if self._on_host else 1, layout=self._layout(), graphs=graphs
+        )
         if (memory := group.sum_buffer(flat)) is not None:
             self._workspace.hold(GRADIENTS, memory)  # where the group sums gradients fastest
-        self._layouts = self._layouts_of_batches()
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
 
     def train(self) -> None:
@@ -285,22 +286,20 @@ class CaptioningSolver:
             null = self.data.vocabulary.null
             shard = deal(split.captions[captions], null, self.group.size)[self.group.rank]
         batch = self._loader.minibatch("train", captions, views, shard)
-        batch = batch._replace(step=self.iteration, layouts=self._layouts)
+        batch = batch._replace(step=self.iteration)
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
         left = (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position
         self._optimizer.end_step(left)
         self._order.position += 1
 
-    def _layouts_of_batches(self) -> Layouts:
-        """Layouts for whole batches of this rank; none where the host does not hold up a device."""
+    def _layout(self) -> Layout | None:
+        """Layout for whole batches of this rank; None where the host does not hold up a device."""
         n = len(range(self.group.rank, self.batch_size, self.group.size))
         if self._on_host or n > MOST_PADDED or not 0 < n <= len(self._captions):
-            return ()
-        if "layouts" not in inspect.signature(self.model.loss).parameters:
-            return ()
+            return None
         captions = self.data.split("train").captions[self._captions]
-        return layouts_of(captions, self.data.vocabulary.null, n)
+        return Layout.of(captions, self.data.vocabulary.null, n)
 
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """Loss of an optimisation step, and the gradient's norm before clipping, both 0-d."""
@@ -342,7 +341,7 @@ class CaptioningSolver:
             On the host, the loss or a gradient is not finite, and nothing has changed. On a device
             it shows in the loss.
         """
-        batch = Batch(features, captions, layouts=self._layouts)
+        batch = Batch(features, captions)
         loss, _ = self._step(batch, require_finite=self._on_host)
         return loss.copy()  # on a device the next step overwrites the original
 

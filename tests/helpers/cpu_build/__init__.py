@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from patterns import functions_in_cuda
 
-from xpcap.ops.launch import source as compiled_text
+from xpcap.ops.device import CUDA
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "xpcap" / "ops" / "cuda"
@@ -115,7 +115,7 @@ def files() -> list[Path]:
 
 def text_of(source: Path | str) -> str:
     """The text of a kernel file as it is compiled; text itself is passed on."""
-    return compiled_text(source.stem) if isinstance(source, Path) else source
+    return CUDA.source(source.stem) if isinstance(source, Path) else source
 
 
 def _bare(text: str) -> str:

@@ -1,0 +1,259 @@
+"""Products by cuBLAS's own gemm, called without CuPy: no copy, slice or allocation.
+
+cuBLAS sees columns where our arrays have rows: a row-major (n, k) matrix is a column-major (k, n)
+one. So out = x @ w is computed as out.T = w.T @ x.T, and a matrix whose transpose is row-major is
+passed with the flag for a transposed factor. A raw call checks nothing, so factors are checked here.
+
+Each product runs by a `Handle`: that of a workspace while it is entered, else one of this thread.
+cuBLAS chooses an algorithm, and thereby the bits, by the memory that a handle has. So launches one
+by one and in a graph, which must agree, run by one handle.
+"""
+
+import contextlib
+import contextvars
+import ctypes
+import functools
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpcap.device import Array
+from xpcap.device.launch import current_device
+from xpcap.device.replay import note
+from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
+
+MultiplyRows = Callable[[int, int, int], None]
+
+GEMM = {"f": "cublasSgemm_v2", "d": "cublasDgemm_v2"}  # by NumPy's character for the dtype
+# 0 and 1 in the host's memory, where cuBLAS reads beta and alpha, and their addresses
+FACTORS = {real: np.array([0, 1], real) for real in GEMM}
+ZERO = {real: pair.ctypes.data for real, pair in FACTORS.items()}
+ONE = {real: pair.ctypes.data + pair.itemsize for real, pair in FACTORS.items()}
+# Variables by which cuBLAS computes products in less than float32, or imitates it
+REDUCED_PRECISION = (
+    "NVIDIA_TF32_OVERRIDE",
+    "CUBLAS_EMULATE_SINGLE_PRECISION",
+    "CUBLAS_EMULATION_STRATEGY",
+)
+AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
+WORKSPACE = 32 << 20  # bytes for a handle, as NVIDIA advises for its largest cards
+
+_INT, _ADDRESS = ctypes.c_int, ctypes.c_void_p
+_MATRIX = _ADDRESS, _INT  # and its leading dimension
+_TYPES = {
+    **dict.fromkeys(
+        GEMM.values(), (_ADDRESS, *[_INT] * 5, _ADDRESS, *_MATRIX, *_MATRIX, _ADDRESS, *_MATRIX)
+    ),
+    "cublasCreate_v2": (ctypes.POINTER(_ADDRESS),),
+    "cublasDestroy_v2": (_ADDRESS,),
+    "cublasSetStream_v2": (_ADDRESS, _ADDRESS),
+    "cublasSetWorkspace_v2": (_ADDRESS, _ADDRESS, ctypes.c_size_t),
+}
+
+
+def reduced_precision(names: Sequence[str] = REDUCED_PRECISION) -> list[str]:
+    """The variables of the environment, as NAME=value, that take products out of float32."""
+    set_to = {name: os.environ.get(name, "0") for name in names}
+    return [f"{name}={value}" for name, value in set_to.items() if value not in ("", "0")]
+
+
+def load_library(version: int) -> Any:
+    """cuBLAS of a major version, which CuPy has loaded. OSError : it is not to be found."""
+    windows = sys.platform == "win32"
+    return ctypes.CDLL(f"cublas64_{version}.dll" if windows else f"libcublas.so.{version}")
+
+
+@functools.cache
+def _library(xp: ModuleType) -> Any:
+    """cuBLAS itself, with the types of the functions that are called; their errors are raised.
+
+    ImportError, OSError : it is not to be found.
+    """
+    binding = xp.cuda.cublas  # loads the library, from a wheel or from the system
+    found = load_library(binding.getVersion(xp.cuda.device.get_cublas_handle()) // 10_000)
+    for name, types in _TYPES.items():
+        function = getattr(found, name)
+        function.argtypes, function.errcheck = types, _raise_status
+    return found
+
+
+def _raise_status(status: int, function: Any, args: Any) -> int:
+    """RuntimeError : cuBLAS refuses a call."""
+    if status:
+        raise RuntimeError(f"cuBLAS refuses {function.__name__}: status {status}")
+    return status
+
+
+class Handle:
+    """A handle of cuBLAS with memory of its own, for work on one stream at a time.
+
+    Parameters
+    ----------
+    xp : CuPy
+    device : number of this thread's current device
+    """
+
+    def __init__(self, xp: ModuleType, device: int) -> None:
+        self._library, self.device = _library(xp), device
+        self.gemm = {real: getattr(self._library, name) for real, name in GEMM.items()}
+        self._memory, address = xp.empty(WORKSPACE, np.uint8), _ADDRESS()
+        self._library.cublasCreate_v2(ctypes.byref(address))
+        self.address, self.stream = int(address.value or 0), -1
+        # Not at the end of the process, when the driver may be gone already
+        weakref.finalize(self, self._library.cublasDestroy_v2, self.address).atexit = False
+        self.use(xp.cuda.get_current_stream().ptr)
+
+    def use(self, stream: int) -> None:
+        """Give the handle to a stream. cuBLAS then forgets its memory, so it gets that again."""
+        if stream != self.stream:
+            self._library.cublasSetStream_v2(self.address, stream)
+            memory = self._memory
+            self._library.cublasSetWorkspace_v2(self.address, memory.data.ptr, memory.nbytes)
+            self.stream = stream
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Multiply by this handle inside the ``with``, in this thread, on its stream."""
+        token = _entered.set(self)
+        try:
+            yield
+        finally:
+            _entered.reset(token)
+
+    @contextlib.contextmanager
+    def capturing(self, stream: int) -> Iterator[None]:
+        """Give the handle to a stream that captures, inside the ``with``."""
+        before = self.stream
+        self.use(stream)
+        try:
+            yield
+        finally:
+            self.use(before)
+
+
+_entered: contextvars.ContextVar[Handle | None] = contextvars.ContextVar(
+    "xpcap_cublas", default=None
+)
+
+
+class _OfThread(threading.local):
+    """Handles of a thread, by device; destroyed with it."""
+
+    def __init__(self) -> None:
+        self.handles: dict[tuple[ModuleType, int], Handle] = {}
+
+
+_of_thread = _OfThread()
+
+
+def _handle(out: Array) -> Handle:
+    """The handle for a product. ValueError : `out` is not on this thread's device."""
+    xp, device = current_device("cuBLAS", out)
+    if (handle := _entered.get()) is not None and handle.device == device:
+        return handle
+    handle = _of_thread.handles.get((xp, device))
+    if handle is None:
+        handle = _of_thread.handles[xp, device] = Handle(xp, device)
+    handle.use(xp.cuda.get_current_stream().ptr)
+    return handle
+
+
+class Product(NamedTuple):
+    """A product by gemm, prepared."""
+
+    handle: Handle  # alive as long as the product
+    gemm: Callable[..., int]
+    arguments: tuple[int, ...]
+    arrays: tuple[Array, ...]  # x, w, out: an address keeps no memory alive
+
+    def call(self, stream: int) -> Callable[[], object]:
+        """On the handle's stream, which is this one."""
+        types = self.gemm.argtypes  # type: ignore[attr-defined]
+        prepared = [type_(x) for type_, x in zip(types, self.arguments, strict=True)]
+        return functools.partial(self.gemm, *prepared)
+
+
+def _run(product: Product) -> None:
+    product.gemm(*product.arguments)
+    note(product)
+
+
+def layout(x: Array) -> tuple[int, int]:
+    """Flag and leading dimension of a factor that is row-major, or whose transpose is."""
+    return (AS_IT_IS, x.shape[1]) if x.flags.c_contiguous else (TRANSPOSED, x.shape[0])
+
+
+def _check(x: Array, w: Array, out: Array) -> None:
+    """TypeError, ValueError : gemm cannot read these, and write out = x @ w."""
+    array, dtype, flags = sys.modules["cupy"].ndarray, out.dtype, out.flags
+    if dtype.char in GEMM and flags.c_contiguous and out.ndim == 2:
+        for factor in (x, w):
+            if not isinstance(factor, array) or factor.dtype != dtype or factor.ndim != 2:
+                break
+            if not _is_dense(factor.flags):
+                break
+        else:
+            return
+    raise _refused(x, w, out)
+
+
+def _refused(x: Array, w: Array, out: Array) -> XpcapError:
+    refused: type[XpcapError] = InvalidValueError
+    for name, array in (("out", out), ("x", x), ("w", w)):
+        if not isinstance(array, sys.modules["cupy"].ndarray):
+            kind = f"{type(array).__module__}.{type(array).__name__}"
+            refused, came = InvalidTypeError, f"is a {kind}"
+        elif array.dtype.char not in GEMM or array.dtype != out.dtype:
+            refused, came = InvalidTypeError, f"has dtype {array.dtype}"
+        elif array.ndim != 2:
+            came = f"has shape {array.shape}"
+        elif not (array.flags.c_contiguous or (array is not out and _is_dense(array.flags))):
+            came = f"has strides {array.strides} for shape {array.shape}"
+        else:
+            continue
+        expected = f"a matrix of {out.dtype} on the device, its rows without gaps"
+        return refused("cuBLAS", name, came, expected)
+    raise AssertionError("gemm takes all three")
+
+
+def _is_dense(flags: Any) -> bool:
+    return flags.c_contiguous or flags.f_contiguous
+
+
+def multiply(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -> Array:
+    """out = x @ w + beta * out."""
+    _check(x, w, out)
+    handle = _handle(out)
+    (n, k), m, real = x.shape, w.shape[1], out.dtype.char
+    (flag_x, leading_x), (flag_w, leading_w) = layout(x), layout(w)
+    factors = w.data.ptr, leading_w, x.data.ptr, leading_x
+    sizes = handle.address, flag_w, flag_x, m, n, k
+    arguments = (*sizes, ONE[real], *factors, beta[real], out.data.ptr, m)
+    _run(Product(handle, handle.gemm[real], arguments, (x, w, out)))
+    return out
+
+
+def multiply_rows(x: Array, w: Array, out: Array, beta: dict[str, int] = ZERO) -> MultiplyRows:
+    """out[o : o + n] = x[i : i + n] @ w + beta * out[o : o + n], for each call with (i, o, n)."""
+    _check(x, w, out)
+    if not x.flags.c_contiguous:
+        came = f"has strides {x.strides} for shape {x.shape}"
+        raise InvalidValueError("cuBLAS", "x", came, expected="rows without gaps")
+    handle, real = _handle(out), out.dtype.char
+    (k, m), (flag, leading), size, gemm = w.shape, layout(w), out.itemsize, handle.gemm[real]
+    from_x, to_out, w_at = x.data.ptr, out.data.ptr, w.data.ptr
+    one, factor, x_row, out_row, arrays = ONE[real], beta[real], k * size, m * size, (x, w, out)
+
+    def multiply(i: int, o: int, n: int) -> None:
+        x_at, out_at = from_x + i * x_row, to_out + o * out_row
+        sizes = handle.address, flag, AS_IT_IS, m, n, k
+        arguments = (*sizes, one, w_at, leading, x_at, k, factor, out_at, m)
+        _run(Product(handle, gemm, arguments, arrays))
+
+    return multiply

@@ -1,0 +1,175 @@
+"""CuPy and its devices: importing it, and proving that a device computes. Only this file imports it."""
+
+import contextlib
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from xpcap.device import cublas
+from xpcap.device.launch import Kernel, parameters
+from xpcap.errors import BackendError, install
+
+KERNEL = """typedef REAL real;
+extern "C" __global__ void multiply(real* x, real factor, int n) {
+    if (threadIdx.x < n) x[threadIdx.x] *= factor;
+}
+"""
+
+
+class BackendStatus(NamedTuple):
+    """State of a backend on this machine; `reason` is why it is not `usable`, else empty."""
+
+    name: str
+    usable: bool
+    version: str
+    devices: tuple[str, ...]
+    reason: str
+
+
+def load() -> ModuleType:
+    """The package cupy. Exception : a broken installation can raise anything."""
+    with warnings.catch_warnings():
+        # CuPy warns if two of its wheels are installed; the probe decides
+        warnings.simplefilter("ignore")
+        import cupy
+    return cupy
+
+
+def import_cupy() -> ModuleType:
+    """The package cupy, with or without a device here. BackendError : it cannot be imported."""
+    try:
+        return load()
+    except Exception as error:  # a broken installation can raise anything, not just ImportError
+        raise BackendError(
+            "import_cupy",
+            "cupy",
+            f"cannot be imported ({first_line(error)})",
+            expected="the package, a device is not needed",
+            cause=f"is it installed in this environment? {install('kernels')} installs it",
+        ) from error
+
+
+def import_nccl() -> ModuleType | None:
+    """CuPy's NCCL, for a process that computes on a device; None if it is not installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy tells how to install what is missing
+        import cupy.cuda.nccl
+    return cupy.cuda.nccl if cupy.cuda.nccl.available else None
+
+
+def first_line(error: BaseException) -> str:
+    """Type and first line of an error."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def reason_of(error: Exception) -> str:
+    """The error in brackets, with a remedy if CuPy could not write its compiled kernels."""
+    # a library that cannot be loaded is an OSError too, without a file's name
+    is_file = isinstance(error, OSError) and error.filename is not None
+    return f"({first_line(error)})" + (
+        "; CuPy keeps compiled kernels on disk: set CUPY_CACHE_DIR to a folder you may write to"
+        if is_file
+        else ""
+    )
+
+
+def _cached_kernels() -> int:
+    folder = Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser()
+    return len([*folder.glob("*")])
+
+
+def _announce(card: str) -> None:
+    print(
+        f"xpcap: compiling CUDA kernels for {card}; CuPy keeps them, so only the first use takes"
+        " long",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def prove(cupy: ModuleType, card: str) -> None:
+    """Prove the current device by computing: a driver proves neither NVRTC nor cuBLAS.
+
+    An elementwise kernel, a sum, an argmax, a product by CuPy (8 x 8, since it computes very small
+    ones without cuBLAS), a kernel and a product of our own, launched as all are: every kind of
+    computation in xpcap. If one of them had to be compiled, the others will be too, and a line on
+    standard error announces it.
+    """
+    cached = _cached_kernels()
+    if not cached:
+        _announce(card)
+    x = cupy.ones((8, 8), dtype="float32")
+    version = sys.modules["xpcap"].__version__
+    code = f"// xpcap {version}: other versions have other kernels\n{KERNEL}"
+    module = cupy.RawModule(code=code, options=("-DREAL=float",))
+    types = parameters(KERNEL, "multiply", "float")
+    device = cupy.cuda.runtime.getDevice()
+    Kernel(cupy, device, module, "multiply", types)((1,), x, 2.0, x.size)
+    found = (
+        float((x * 2).sum()),
+        float(cupy.matmul(x, x)[0, 0]),
+        float(cublas.multiply(x, x, cupy.empty_like(x))[0, 0]),
+        int((x.ravel() * cupy.arange(64, dtype="float32")).argmax()),
+    )
+    if found != (256.0, 32.0, 32.0, 63):
+        raise RuntimeError("a test computation on the device gave a wrong result")
+    if 0 < cached < _cached_kernels():
+        _announce(card)
+
+
+def device_in_use(cupy: ModuleType) -> int | None:
+    """This thread's current device; None without a context, which making it current creates."""
+    return int(cupy.cuda.runtime.getDevice()) if cupy.cuda.driver.ctxGetCurrent() else None
+
+
+@contextlib.contextmanager
+def current(cupy: ModuleType, device: int) -> Iterator[None]:
+    """Make a device current inside the ``with``, then the one before if it had a context."""
+    before = device_in_use(cupy)
+    cupy.cuda.Device(device).use()
+    try:
+        yield
+    finally:
+        if before is not None:
+            cupy.cuda.Device(before).use()
+
+
+def cards_of(cupy: ModuleType) -> tuple[str, ...]:
+    """The names of the visible devices."""
+    runtime = cupy.cuda.runtime
+    names = [runtime.getDeviceProperties(i)["name"] for i in range(runtime.getDeviceCount())]
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+
+
+@functools.cache
+def cupy_status(device: int) -> BackendStatus:
+    """The state of CuPy on one device; others are counted, not used, to leave no context there."""
+    try:
+        cupy = load()
+    except Exception as error:  # a broken installation can raise anything, not just ImportError
+        return BackendStatus("cupy", False, "", (), f"cupy cannot be imported {reason_of(error)}")
+    cards: tuple[str, ...] = ()
+    try:
+        cards = cards_of(cupy)
+        if not cards:
+            raise RuntimeError("no CUDA device is visible")
+        if device >= len(cards):
+            reason = f"this machine has {len(cards)} CUDA device(s), numbered from 0"
+            return BackendStatus("cupy", False, cupy.__version__, cards, reason)
+        with current(cupy, device):
+            prove(cupy, cards[device])
+    except Exception as error:  # faults of driver, toolkit and libraries have many types
+        reason = f"no usable CUDA device {reason_of(error)}"
+        if len(cards) > 1:
+            reason = (
+                f"CUDA device {device} of {len(cards)} is not usable {reason_of(error)}; cupy:N"
+                " asks for another"
+            )
+        return BackendStatus("cupy", False, cupy.__version__, cards, reason)
+    return BackendStatus("cupy", True, cupy.__version__, cards, "")

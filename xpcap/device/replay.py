@@ -1,0 +1,180 @@
+"""Work on a device, recorded once and run again: as a list of launches, or as a CUDA graph.
+
+The launches of a training step are the same for all batches of one layout: the same kernels, sizes
+and addresses, while an upload changes what lies there. So the first such step is recorded, and the
+next ones run the record, without deciding anything again.
+
+Only launches of our own kernels and products are recorded. What CuPy launches by itself is not, so
+an operation without a kernel, which CuPy then computes, invalidates a recording.
+"""
+
+import contextlib
+import contextvars
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from xpcap.device import Array
+
+T = TypeVar("T")
+
+
+class Node(Protocol):
+    """A launch or a product, prepared for the arrays that it was made for."""
+
+    def call(self, stream: int) -> Callable[[], object]:
+        """A function that runs it on the stream at an address, or adds it to what is captured there."""
+
+
+class Recording:
+    """Nodes that ran while the recording was on, in order."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.invalidated: str | None = None  # name of an operation that CuPy computed
+
+
+_current: contextvars.ContextVar[Recording | None] = contextvars.ContextVar(
+    "xpcap_recording", default=None
+)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[Recording]:
+    """Record the work of this thread inside the ``with``."""
+    token = _current.set(record := Recording())
+    try:
+        yield record
+    finally:
+        _current.reset(token)
+
+
+def note(node: Node) -> None:
+    """Record a node, which has run, if a recording is on."""
+    if (record := _current.get()) is not None:
+        record.nodes.append(node)
+
+
+def invalidate(operation: str) -> None:
+    """Let a recording that is on not be used: CuPy computes an operation."""
+    if (record := _current.get()) is not None:
+        record.invalidated = record.invalidated or operation
+
+
+class Products(Protocol):
+    """What multiplies on a device: a handle of cuBLAS."""
+
+    def entered(self) -> contextlib.AbstractContextManager[None]:
+        """Let products of this thread be its own inside the ``with``."""
+
+    def capturing(self, stream: int) -> contextlib.AbstractContextManager[None]:
+        """Let its products be captured on a stream inside the ``with``."""
+
+
+class Replay(Generic[T]):
+    """A function's work on a device, recorded at its first run, and repeated at the next ones.
+
+    Its result lies in buffers that each run overwrites. There is one record: work of another key
+    replaces it.
+
+    Parameters
+    ----------
+    products : what multiplies: as a list or a graph, so that both give the same bits
+    graphs : repeat the work as a CUDA graph, if that gives the bits of the same launches one by one
+    """
+
+    def __init__(self, products: Products, *, graphs: bool = False) -> None:
+        self.graphs, self._products = graphs, products
+        self._forget()
+
+    def _forget(self) -> None:
+        self._key: object = None
+        self.nodes: list[Node] = []
+        self._calls: list[Callable[[], object]] = []
+        self._result: Any = None
+        self._outputs: Sequence[Array] = ()
+        self._graph: Any = None
+        self._refused = False
+
+    @property
+    def has_graph(self) -> bool:
+        """True if the work runs as a CUDA graph, which gave the right bits."""
+        return self._graph is not None
+
+    def run(
+        self, key: object, compute: Callable[[], T], outputs: Callable[[T], Sequence[Array]]
+    ) -> T:
+        """Result of compute(): by the record, if there is one of that key, which is then made.
+
+        Parameters
+        ----------
+        key : all that decides about the launches, besides what compute() is always given
+        compute : work on buffers that never move
+        outputs : arrays of a result
+        """
+        if self._key == key and self.nodes:
+            return self._repeat()
+        self._forget()  # first: a record holds the arrays that it was made for
+        with self._products.entered(), recording() as record:
+            result = compute()
+        if record.invalidated is None:
+            stream = sys.modules["cupy"].cuda.get_current_stream().ptr
+            self._key, self._result, self._outputs = key, result, outputs(result)
+            self.nodes, self._calls = record.nodes, [node.call(stream) for node in record.nodes]
+        return result
+
+    def _repeat(self) -> Any:
+        if self._graph is not None:
+            self._graph.launch()
+        elif self.graphs and not self._refused:
+            self._try_graph()
+        else:
+            self._run_list()
+        return self._result
+
+    def _run_list(self) -> None:
+        for call in self._calls:
+            call()
+
+    def _try_graph(self) -> None:
+        """Capture a graph and hold it against the list; the result is there whatever comes of it.
+
+        The graph runs first: the buffers then still hold another batch's results, so one that does
+        nothing, or leaves something out, is found.
+        """
+        graph, reason, found = None, "", None
+        try:
+            graph = self._captured()
+            graph.launch()
+            found = self._bits()
+        except (RuntimeError, MemoryError) as error:  # CuPy's errors of CUDA are RuntimeErrors
+            reason = str(error)
+        self._run_list()
+        if not reason and found != self._bits():
+            reason = "it gives other bits than the same launches one by one"
+        if reason:
+            self._refused = True
+            text = (
+                f"no CUDA graph of {len(self.nodes)} launches: {reason}; training continues without"
+            )
+        else:
+            self._graph = graph
+            text = (
+                f"a CUDA graph of {len(self.nodes)} launches gives their bits; steps run as graphs"
+            )
+        print(f"xpcap: {text}", file=sys.stderr)
+
+    def _bits(self) -> list[bytes]:
+        return [array.get().tobytes() for array in self._outputs]
+
+    def _captured(self) -> Any:
+        """The work as a graph. The null stream cannot capture: it is done on a stream of its own."""
+        stream = sys.modules["cupy"].cuda.Stream(non_blocking=True)
+        with self._products.capturing(stream.ptr):
+            stream.begin_capture()
+            try:
+                for node in self.nodes:
+                    node.call(stream.ptr)()
+            finally:
+                graph = stream.end_capture()
+        return graph
