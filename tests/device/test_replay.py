@@ -1,10 +1,13 @@
-"""Steps of one layout on the emulated device: the same launches, recorded and repeated, as a list and
-as a graph.
+"""Padded steps on the emulated device: the same launches, recorded once and repeated, as a list and as a
+graph.
 """
 
 import dataclasses
+import gc
 import sys
+import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,18 +15,20 @@ import pytest
 
 pytest.importorskip("PIL")  # test_emulated_step
 
-from emulated import Emulator
+from emulated import Emulator, memory
 from emulated.cuda import Graph, Stream
 from test_emulated_step import N, T, captions_of, make
 
 import xpcap
 from xpcap import CaptioningSolver
+from xpcap.device import replay
 from xpcap.device.cublas import Product
 from xpcap.device.launch import Launch
 from xpcap.layers.cells import CELLS
-from xpcap.models import batch as batches
+from xpcap.memory import Padded, Workspace
+from xpcap.models.batch import Layout, pack
 from xpcap.models.config import INJECT
-from xpcap.ops import DeviceOps, cublas, get_ops, replay
+from xpcap.ops import DeviceOps, get_ops, plain_only
 from xpcap.ops.device import Equations
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import CrossEntropy
@@ -36,10 +41,11 @@ def solver(backend: str = "cupy", **options: Any) -> CaptioningSolver:
     return make(backend, objective=CrossEntropy(0.1), **options)
 
 
-def replays(one: CaptioningSolver) -> list[replay.Replay[Any]]:
-    """The steps that it has recorded."""
-    records = one._workspace.buffer.records or {}
-    return [record for record in records.values() if isinstance(record, replay.Replay)]
+def padded(one: CaptioningSolver) -> Padded:
+    """Memory and record of its padded steps."""
+    found = one._workspace.padded
+    assert found is not None
+    return found
 
 
 def leave_losses(one: CaptioningSolver) -> None:
@@ -48,22 +54,55 @@ def leave_losses(one: CaptioningSolver) -> None:
 
 
 def fitting(one: CaptioningSolver, count: int) -> list[np.ndarray]:
-    """Different batches that fit the last layout and not the ones before."""
+    """Different batches that fit the layout."""
     found, rng = [], np.random.default_rng(0)
     captions = one.data.split("train").captions
-    V = len(one.model.word_to_idx)
+    layout = Layout.of(captions, 0, N)
     while len(found) < count:
         rows = rng.permutation(2 * N)[:N]
-        packed = batches.pack(captions[rows], 0, layouts=one._layouts, V=V)
-        if packed.layout == one._layouts[-1]:
+        if pack(captions[rows], 0, layout=layout, V=len(one.model.word_to_idx)).padded:
             found.append(rows)
     return found
 
 
-def texts(work: Any) -> list[tuple[Any, ...]]:
+def check_equal(ours: CaptioningSolver, theirs: CaptioningSolver) -> None:
+    np.testing.assert_allclose(ours.loss_history, theirs.loss_history, rtol=2e-6)
+    np.testing.assert_allclose(
+        xpcap.to_numpy(ours.model.params.flat), theirs.model.params.flat, atol=2e-6
+    )
+
+
+def check_trains(ours: CaptioningSolver, steps: int = 5, **options: Any) -> None:
+    """Steps of the same batches, here and on NumPy."""
+    theirs = solver("numpy", **options)
+    for rows in fitting(theirs, steps):
+        ours.train_batch(rows)
+        theirs.train_batch(rows)
+    check_equal(ours, theirs)
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    """Result of work in a thread of its own, or its error raised here."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def texts(nodes: Any) -> list[tuple[Any, ...]]:
     """Each launch and product of a record with all its arguments, which two records can share."""
     shown: list[tuple[Any, ...]] = []
-    for one in work:
+    for one in nodes:
         if isinstance(one, Launch):
             parameters = bytes(one.parameters)
             shown.append((one.kernel.name, one.grid, parameters[len(parameters) // 2 :]))
@@ -73,25 +112,26 @@ def texts(work: Any) -> list[tuple[Any, ...]]:
     return shown
 
 
+# ---- The record
+
+
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
 @pytest.mark.parametrize("inject", INJECT)
-def test_emulated_batches_of_one_layout_make_the_same_launches(
+def test_emulated_padded_batches_make_the_same_launches(
     inject: str, cell: str, device: Emulator
 ) -> None:
     """To the last byte of their arguments. Besides them a step launches its masks and its update."""
     one = solver(inject=inject, cell=cell)
     leave_losses(one)
-    found, records = [], one._workspace.buffer.records
-    assert records is not None
-    first, second, third = fitting(one, 3)
-    one.train_batch(first)  # grows the buffers
-    for rows in (second, third):
-        records.clear()
+    found, record = [], padded(one).replay
+    first, *more = fitting(one, 3)
+    one.train_batch(first)  # brings the buffers
+    for rows in more:
+        record._forget()
         with device.counting() as counts:
             one.train_batch(rows)
-        (record,) = replays(one)
-        found.append(texts(record.work))
-        outside = len(counts.launches) - len(record.work)
+        found.append(texts(record.nodes))
+        outside = len(counts.launches) - len(record.nodes)
         assert outside == len(OUTSIDE_RECORD) + 1, "launches outside the record"  # and record_step
     assert found[0] == found[1]
     with device.counting() as counts:
@@ -108,7 +148,7 @@ def test_emulated_batches_of_one_layout_make_the_same_launches(
 def test_emulated_repeated_steps_train_as_numpy_does(
     inject: str, graphs: bool, device: Emulator
 ) -> None:
-    """Two epochs, of batches that fit a layout, and of the last ones, which do not."""
+    """Two epochs, of batches that fit the layout, and of the last ones, which do not."""
     ours, theirs = solver(inject=inject, graphs=graphs), solver("numpy", inject=inject)
     for one in (ours, theirs):
         split = one.data.split("train")
@@ -121,12 +161,9 @@ def test_emulated_repeated_steps_train_as_numpy_does(
     with device.counting() as counts:
         ours.train()
     theirs.train()
-    np.testing.assert_allclose(ours.loss_history, theirs.loss_history, rtol=2e-6)
-    np.testing.assert_allclose(
-        xpcap.to_numpy(ours.model.params.flat), theirs.model.params.flat, atol=2e-6
-    )
+    check_equal(ours, theirs)
     assert counts.kinds()["graph"] > 3 if graphs else not counts.kinds()["graph"]
-    assert replays(ours)
+    assert padded(ours).replay.nodes
 
 
 def again(one: CaptioningSolver, graphs: bool) -> CaptioningSolver:
@@ -153,20 +190,124 @@ def test_emulated_blocks_of_scores_are_repeated_as_well(
     blocks = sys.modules["xpcap.layers.vocabulary_loss"]
     monkeypatch.setattr(blocks, "LEAST", 64)
     monkeypatch.setattr(blocks, "DEVICE_BLOCK", 64)
-    ours, theirs = solver(), solver("numpy")
+    ours = solver()
     leave_losses(ours)
-    for k, rows in enumerate(fitting(ours, 3)):
-        with device.counting() as counts:
-            ours.train_batch(rows)
-        theirs.train_batch(rows)
-        if k == 1:
-            (record,) = replays(ours)
-            assert len(counts.launches) == len(record.work) + len(OUTSIDE_RECORD) + 1
+    check_trains(ours, 1)
+    with device.counting() as counts:
+        ours.train_batch(fitting(ours, 2)[1])
+    assert len(counts.launches) == len(padded(ours).replay.nodes) + len(OUTSIDE_RECORD) + 1
     assert counts.names()["raw softmax_loss"] > 1
-    np.testing.assert_allclose(ours.loss_history, theirs.loss_history, rtol=2e-6)
+
+
+def test_emulated_steps_without_a_fused_kernel_are_recorded_too(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a product and the gates: operations that have kernels."""
+    monkeypatch.setattr("xpcap.ops.device.FUSED", 1)
+    ours = solver(graphs=True)
+    check_trains(ours)
+    assert padded(ours).replay.has_graph
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["list", "graph"])
+def test_emulated_solver_goes_on_in_another_thread(graphs: bool, device: Emulator) -> None:
+    """The first is gone by then, with all that CuPy kept for it."""
+    ours, theirs = solver(graphs=graphs), solver("numpy")
+    leave_losses(ours)
+    batches = fitting(theirs, 6)
+
+    def train(some: list[np.ndarray]) -> int:
+        xpcap.use_backend("cupy")
+        with device.counting() as counts:
+            for rows in some:
+                ours.train_batch(rows)
+        return counts.kinds()["graph"]
+
+    in_thread(lambda: train(batches[:3]))
+    assert in_thread(lambda: train(batches[3:])) == (3 if graphs else 0)
+    for rows in batches:
+        theirs.train_batch(rows)
+    check_equal(ours, theirs)
+
+
+def test_emulated_steps_on_arrays_of_the_device_keep_one_record_and_one_batch(
+    device: Emulator,
+) -> None:
+    ours, theirs = solver(), solver("numpy")
+    rng, captions = np.random.default_rng(0), ours.data.split("train").captions
+    held, nodes = [], set()
+    for rows in fitting(ours, 6):
+        features = rng.standard_normal((N, 10)).astype("f4")
+        with xpcap.use_backend("cupy"):
+            ours.step(xpcap.asarray(features), captions[rows])
+        theirs.step(features, captions[rows])
+        gc.collect()
+        held.append(sum(block.nbytes for block in memory._blocks.values()))
+        nodes.add(id(padded(ours).replay.nodes))
+    assert len(nodes) == 1
+    assert len(set(held[1:])) == 1
     np.testing.assert_allclose(
         xpcap.to_numpy(ours.model.params.flat), theirs.model.params.flat, atol=2e-6
     )
+
+
+def test_emulated_record_serves_the_work_that_came_last(device: Emulator) -> None:
+    """Features of the host, then rows of a resident table, then another model."""
+    ours, theirs = solver(), solver("numpy")
+    captions, first = ours.data.split("train").captions, padded(ours)
+    features = np.random.default_rng(0).standard_normal((N, 10)).astype("f4")
+    batches = fitting(ours, 4)
+    for rows in (batches[0], batches[1]):
+        ours.step(features, captions[rows])
+        theirs.step(features, captions[rows])
+    nodes = first.replay.nodes
+    for one in (ours, theirs):
+        one.train_batch(batches[2])
+        one.train_batch(batches[3])
+    assert nodes is not first.replay.nodes
+    check_equal(ours, theirs)
+    other, plain = solver(), solver("numpy")
+    for one, space in ((other, ours._workspace), (plain, plain._workspace)):
+        for rows in batches:
+            loss, _ = one.model.loss(features, captions[rows], workspace=space, step=1)
+            one.found = [*vars(one).get("found", []), float(loss)]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(vars(other)["found"], vars(plain)["found"], rtol=2e-6)
+
+
+def test_emulated_plain_equations_reach_recorded_steps(device: Emulator) -> None:
+    ours, theirs = solver(), solver("numpy")
+    batches = fitting(ours, 4)
+    for rows in batches[:2]:
+        ours.train_batch(rows)
+    assert padded(ours).replay.nodes
+    with device.counting() as counts, plain_only():
+        ours.train_batch(batches[2])
+    assert "raw" not in counts.kinds()
+    ours.train_batch(batches[3])
+    for rows in batches:
+        theirs.train_batch(rows)
+    check_equal(ours, theirs)
+
+
+def test_emulated_cell_that_may_do_anything_is_not_recorded(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CELLS, "lstm", CELLS["lstm"]._replace(replayable=False))
+    one = solver()
+    check_trains(one, 3)
+    assert not padded(one).replay.nodes
+
+
+def test_emulated_operation_without_a_kernel_ends_a_record(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DeviceOps, "weighted_sum", Equations.weighted_sum)
+    one = solver()
+    check_trains(one, 3)
+    assert not padded(one).replay.nodes
+
+
+# ---- Padding
 
 
 def test_emulated_padding_changes_no_loss_and_no_gradient(device: Emulator) -> None:
@@ -176,44 +317,52 @@ def test_emulated_padding_changes_no_loss_and_no_gradient(device: Emulator) -> N
     captions[3, 4] = 0  # NULL inside
     captions[5, 1:] = 0  # no target at all
     features = np.random.default_rng(1).standard_normal((N, 10)).astype("f4")
-    layout = ((N,) * 9 + tuple(range(N, N - T + 9, -1)),)
+    layout = Layout((N,) * 9 + tuple(range(N, N - T + 9, -1)), 40)
     weights = np.random.default_rng(2).random(N)
     results = []
-    for layouts in ((), layout):
-        with device.counting() as counts:
-            loss, grads = one.model.loss(
-                features, captions, step=4, weights=weights, smoothing=0.1, layouts=layouts
-            )
+    for space in (None, Workspace(one.model.params.flat, layout=layout)):
+        loss, grads = one.model.loss(
+            features, captions, workspace=space, step=4, weights=weights, smoothing=0.1
+        )
         results.append((float(loss), xpcap.to_numpy(grads.flat)))
-        by_word = [p.C.rows for p in counts.products]
-    assert by_word  # the second one was padded
+    assert space is not None
+    assert space.padded is not None
+    assert space.padded.replay.nodes
     np.testing.assert_allclose(*(loss for loss, _ in results), rtol=1e-6)
     np.testing.assert_allclose(*(grads for _, grads in results), atol=2e-7)
 
 
-def test_layouts_fit_nearly_all_batches_with_little_padding() -> None:
+@pytest.mark.parametrize("words", [40, 1000])
+@pytest.mark.parametrize(("n", "padding"), [(25, 0.25), (64, 0.15), (512, 0.06)])
+def test_a_layout_fits_nearly_all_batches_with_little_padding(
+    n: int, padding: float, words: int
+) -> None:
     rng = np.random.default_rng(5)
     captions = captions_of(rng, 3000)
-    layouts = batches.layouts_of(captions, 0, 64)
-    assert 1 <= len(layouts) <= 3
-    assert all(layout[0] == 64 and sorted(layout)[::-1] == list(layout) for layout in layouts)
-    fits, rows, padded = 0, 0, 0
+    # Words that come as often as those of a language: the k-th has a share of 1 / k
+    chance = 1 / np.arange(1, words + 1)
+    drawn = 2 + rng.choice(words, captions.shape, p=chance / chance.sum())
+    captions = np.where(captions > 2, drawn, captions)
+    layout = Layout.of(captions, 0, n)
+    assert layout.sizes[0] == n
+    assert sorted(layout.sizes)[::-1] == list(layout.sizes)
+    fits, rows, wide, distinct = 0, 0, 0, 0
     for _ in range(200):
-        some = captions[rng.permutation(3000)[:64]]
-        packed = batches.pack(some, 0, layouts=layouts, V=40)
-        fits += packed.layout is not None
-        rows += batches.pack(some, 0).rows.R
-        padded += packed.rows.R
+        some = captions[rng.permutation(3000)[:n]]
+        packed, plain = pack(some, 0, layout=layout, V=words + 2), pack(some, 0)
+        fits += packed.padded
+        rows, wide = rows + plain.rows.R, wide + packed.rows.R
+        distinct += len(plain.words)
     assert fits >= 190
-    assert padded < 1.1 * rows
+    assert wide < (1 + padding) * rows
+    assert layout.words < distinct / 200 + 3 * 64
 
 
 def test_padded_words_are_distinct_and_ascend_and_count_as_before() -> None:
-    layouts = batches.layouts_of(LEAST, 0, N)
-    for V in (40, 500):
-        plain = batches.pack(LEAST[:N], 0)
-        packed = batches.pack(LEAST[:N], 0, layouts=((N,) * T,), V=V)
-        assert len(packed.words) == min(batches.WORDS, V)
+    for V, words in ((40, 64), (500, 64)):
+        plain = pack(LEAST[:N], 0)
+        packed = pack(LEAST[:N], 0, layout=Layout((N,) * T, words), V=V)
+        assert len(packed.words) == min(words, V)
         assert (np.diff(packed.words) > 0).all()
         real = packed.word_mask_rows >= 0
         np.testing.assert_array_equal(packed.words[real], plain.words)
@@ -221,60 +370,16 @@ def test_padded_words_are_distinct_and_ascend_and_count_as_before() -> None:
         sizes = np.diff(packed.inputs.starts)
         assert ((sizes > 0) == real).all()
         np.testing.assert_array_equal(packed.words[packed.inputs.ids][packed.inputs.order[:3]], 1)
-    assert layouts
 
 
-# ---- what is not repeated
+def test_a_batch_of_more_words_than_the_layout_is_not_padded() -> None:
+    plain = pack(LEAST[:N], 0)
+    few = Layout((N,) * T, len(plain.words) - 1)
+    assert not pack(LEAST[:N], 0, layout=few, V=500).padded
+    assert pack(LEAST[:N], 0, layout=few._replace(words=few.words + 1), V=500).padded
 
 
-def test_emulated_cell_that_may_do_anything_is_not_recorded(
-    device: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(CELLS, "lstm", CELLS["lstm"]._replace(replayable=False))
-    one = solver()
-    for rows in fitting(one, 3):
-        one.train_batch(rows)
-    assert not replays(one)
-
-
-def test_emulated_operation_without_a_kernel_spoils_a_record(
-    device: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(DeviceOps, "weighted_sum", Equations.weighted_sum)
-    ours, theirs = solver(), solver("numpy")
-    for rows in fitting(ours, 3):
-        ours.train_batch(rows)
-        theirs.train_batch(rows)
-    assert not replays(ours)
-    np.testing.assert_allclose(ours.loss_history, theirs.loss_history, rtol=2e-6)
-
-
-def test_emulated_steps_of_many_captions_are_recorded_too(
-    device: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each is a product and the gates: operations that have kernels."""
-    monkeypatch.setattr("xpcap.ops.device.FUSED", 1)
-    ours, theirs = solver(), solver("numpy")
-    for rows in fitting(ours, 3):
-        ours.train_batch(rows)
-        theirs.train_batch(rows)
-    assert replays(ours)
-    np.testing.assert_allclose(ours.loss_history, theirs.loss_history, rtol=2e-6)
-
-
-def test_emulated_record_is_made_anew_when_a_buffer_moves(device: Emulator) -> None:
-    ours, theirs = solver(), solver("numpy")
-    for k, rows in enumerate(fitting(ours, 5)):
-        if k == 3:
-            ours._workspace.buffer("cell.h", (10_000,))
-            assert not ours._workspace.buffer.records
-        ours.train_batch(rows)
-        theirs.train_batch(rows)
-    np.testing.assert_allclose(ours.loss_history, theirs.loss_history, rtol=2e-6)
-    assert replays(ours)
-
-
-# ---- graphs
+# ---- Graphs
 
 
 def test_emulated_step_by_graph_is_six_launches(device: Emulator) -> None:
@@ -291,40 +396,95 @@ def test_emulated_step_by_graph_is_six_launches(device: Emulator) -> None:
     assert (counts.reads, counts.waits, counts.allocations) == ([], [], [])
 
 
-@pytest.mark.parametrize("fault", ["other-bits", "refused", "no-library"])
+def nothing(self: Graph, stream: Any = None) -> None:
+    """A launch of a graph that lost its work."""
+
+
+def all_but_the_last(self: Graph, stream: Any = None) -> None:
+    for run in self._work[:-1]:
+        run()
+
+
+def other_bits(self: Graph, stream: Any = None) -> None:
+    for run in self._work:
+        run()
+    self._work[0].args[1][0][...] = 7  # a buffer
+
+
+def raises(error: Exception) -> Callable[..., None]:
+    def run(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "instead", "reason"),
+    [
+        (Graph, "launch", nothing, "other bits"),
+        (Graph, "launch", all_but_the_last, "other bits"),
+        (
+            Stream,
+            "begin_capture",
+            raises(RuntimeError("cudaErrorStreamCaptureUnsupported")),
+            "Unsupported",
+        ),
+        (Stream, "end_capture", raises(MemoryError("Out of memory allocating 7 bytes")), "memory"),
+    ],
+    ids=["does-nothing", "misses-one", "refused", "out-of-memory"],
+)
 def test_emulated_graph_that_is_not_right_is_not_used(
-    fault: str,
+    owner: type,
+    name: str,
+    instead: Callable[..., None],
+    reason: str,
     device: Emulator,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    launch = Graph.launch
+    real = getattr(owner, name)
 
-    def launch_and_spoil(self: Graph, stream: Any = None) -> None:
-        launch(self)
-        ours._workspace.buffer("loss", ())[...] = 7
+    def replaced(self: Any, *args: Any) -> Any:
+        if name == "end_capture":
+            real(self)  # as CUDA ends it
+        return instead(self, *args)
 
-    def refuse(*_: Any) -> None:
-        raise RuntimeError("cudaErrorStreamCaptureUnsupported")
+    monkeypatch.setattr(owner, name, replaced)
+    ours = solver(graphs=True)
+    check_trains(ours)
+    shown = capsys.readouterr().err
+    assert shown.count("no CUDA graph") == 1
+    assert reason in shown
+    assert not padded(ours).replay.has_graph
 
-    def missing(version: int) -> None:
-        raise RuntimeError("cuBLAS cannot be called without CuPy's binding")
 
-    if fault == "other-bits":
-        monkeypatch.setattr(Graph, "launch", launch_and_spoil)
-    elif fault == "refused":
-        monkeypatch.setattr(Stream, "begin_capture", refuse)
-    else:
-        monkeypatch.setattr(cublas, "load_library", missing)
-    ours, theirs = solver(graphs=True), solver("numpy")
-    for rows in fitting(ours, 5):
-        ours.train_batch(rows)
-        theirs.train_batch(rows)
-    said = capsys.readouterr().err
-    reasons = {"other-bits": "other bits", "refused": "Unsupported", "no-library": "binding"}
-    assert said.count("no CUDA graph") == 1
-    assert reasons[fault] in said
-    np.testing.assert_allclose(ours.loss_history, theirs.loss_history, rtol=2e-6)
+def test_emulated_graph_that_is_right_is_announced_once(
+    device: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = solver(graphs=True)
+    check_trains(ours)
+    launches = len(padded(ours).replay.nodes)
+    assert f"a CUDA graph of {launches} launches gives their bits" in capsys.readouterr().err
+    ours.train_batch(fitting(ours, 1)[0])
+    assert not capsys.readouterr().err
+
+
+def test_emulated_list_and_graph_multiply_by_one_handle_each_solver_by_its_own(
+    device: Emulator,
+) -> None:
+    handles = []
+    for graphs in (False, True):
+        one = solver(graphs=graphs)
+        for rows in fitting(one, 3):
+            one.train_batch(rows)
+        products = [node for node in padded(one).replay.nodes if isinstance(node, Product)]
+        assert len({id(product.handle) for product in products}) == 1
+        handle = products[0].handle
+        assert {product.arguments[0] for product in products} == {handle.address}
+        assert handle.stream == 0, "after a capture it is on the null stream again"
+        handles.append(handle)
+    assert handles[0].address != handles[1].address
+    assert handles[0]._memory.data.ptr != handles[1]._memory.data.ptr
 
 
 def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:
@@ -333,13 +493,11 @@ def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:
         x, w, out = (xp.ones((4, 4), "f4") for _ in range(3))
         with replay.recording() as record:
             get_ops(x).matmul(x, w, out)
-        (product,) = record.work
+        (product,) = record.nodes
+        assert isinstance(product, Product)
         stream = xp.cuda.Stream(non_blocking=True)
         with pytest.raises(RuntimeError, match="legacy"):
             xp.cuda.Stream.null.begin_capture()
-        with pytest.raises(RuntimeError, match="status"):
-            product.capture(stream.ptr)  # outside a capture it is not for us to call
-        product.before_capture(stream.ptr)
         stream.begin_capture()
         refused = (
             lambda: xp.empty(3, "f4"),
@@ -354,11 +512,12 @@ def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:
         for what in refused:
             with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
                 what()
-        with pytest.raises(NotImplementedError, match="cuBLAS API during stream capture"):
-            product.call(0)()
+        with pytest.raises(ValueError, match="the handle has stream 0x0"):
+            product.call(stream.ptr)()
         out_before = out.host.copy()
-        product.capture(stream.ptr)
-        graph = stream.end_capture()
+        with product.handle.capturing(stream.ptr):
+            product.call(stream.ptr)()
+            graph = stream.end_capture()
         np.testing.assert_array_equal(out.host, out_before)  # nothing ran
         x.fill(3)
         graph.launch()
