@@ -148,7 +148,7 @@ def test_emulated_step_of_sampling_launches_little_and_sends_nothing(device: Emu
 
 
 @pytest.mark.parametrize(
-    ("policy", "most"), [(Sampling(), 7), (Sampling(top_p=0.9), 26), (Beam(5), 12)], ids=str
+    ("policy", "most"), [(Sampling(), 7), (Sampling(top_p=0.9), 23), (Beam(5), 12)], ids=str
 )
 def test_emulated_word_of_draws_and_beams_takes_no_more_launches_than_the_docs_say(
     policy: Policy, most: int, device: Emulator
@@ -158,6 +158,7 @@ def test_emulated_word_of_draws_and_beams_takes_no_more_launches_than_the_docs_s
         for length in (7, 6)
     )
     assert (longer.names() - shorter.names()).total() <= most
+    assert "scan" not in longer.kinds(), "CuPy adds in a tree: its sums need not rise"
 
 
 def lengths(policies: Iterable[Watched]) -> list[list[int]]:

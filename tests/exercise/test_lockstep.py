@@ -12,7 +12,16 @@ import pytest
 from emulated import Emulator
 
 from xpcap import layers, ops, use_backend
-from xpcap.exercise.lockstep import TOLERANCE, Scope, Setup, lock_step, on, relative_max_error
+from xpcap.device.replay import Replay
+from xpcap.exercise.lockstep import (
+    TOLERANCE,
+    Outcome,
+    Scope,
+    Setup,
+    lock_step,
+    on,
+    relative_max_error,
+)
 from xpcap.layers.lstm import LSTMCell
 from xpcap.layers.rnn import RNNCell
 from xpcap.ops import HostOps
@@ -191,11 +200,8 @@ def test_equal_runs_do_not_differ_at_all(dtype: str) -> None:
     same = spoilt(
         on("numpy"), HostOps, "global_norm", lambda x, *_: x, since=1
     )  # what changes nothing makes nothing diverge
-    assert lock_step(Setup("lstm", dtype, **SMALL), on("numpy"), same, tolerance=0) == (
-        1,
-        "loss",
-        0.0,
-        False,
+    assert lock_step(Setup("lstm", dtype, **SMALL), on("numpy"), same, tolerance=0) == Outcome(
+        1, "loss", 0.0, diverged=False
     )
 
 
@@ -247,6 +253,7 @@ def test_emulated_device_stays_together_with_numpy(cell: str, dtype: str, device
     outcome = lock_step(Setup(cell, dtype), on("cupy"), on("numpy"))
     assert not outcome.diverged
     assert outcome.error < 0.1 * TOLERANCE[dtype]
+    assert outcome.repeated == (3 if layers.CELLS[cell].replayable else 0)
 
 
 @CELLS
@@ -284,9 +291,14 @@ def test_emulated_verify_has_rows_for_training(
         assert {row.case for row in rows} == {
             case
             for what in trained
+            for repeated, graph in (
+                [", 1 of them repeated", " as a list and as a graph"]
+                if layers.CELLS[what.split()[0]].replayable
+                else ["", ""],
+            )
             for case in (
-                f"lock-step {what} with numpy, 3 steps",
-                f"same bits twice {what}, 3 steps",
+                f"lock-step {what} with numpy, 3 steps{repeated}",
+                f"same bits twice {what}, 3 steps{repeated}{graph}",
             )
         }
         assert len(rows) == 8 * len(layers.CELLS)
@@ -303,8 +315,30 @@ def test_emulated_verify_has_rows_for_training(
         )
         failed = [row for row in lockstep.rows() if not row.passed]
     assert [row.case for row in failed] == 2 * [
-        f"lock-step lstm{more} with numpy: dWh diverges at step 2" for more in ("", " that attends")
+        f"lock-step lstm{more} with numpy: dWh diverges at step 3" for more in ("", " that attends")
     ]
+
+
+@pytest.mark.parametrize(
+    ("replaced", "instead", "found"),
+    [
+        ("_run_list", lambda self: None, "diverges at step"),
+        ("_try_graph", Replay._run_list, "no CUDA graph"),
+        ("run", lambda self, key, compute, outputs: compute(), "no step was repeated"),
+    ],
+    ids=["records-do-nothing", "graphs-refused", "nothing-recorded"],
+)
+def test_emulated_verify_fails_where_steps_are_not_repeated_as_in_training(
+    replaced: str,
+    instead: Any,
+    found: str,
+    device: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Replay, replaced, instead)
+    monkeypatch.setattr(lockstep, "variants", lambda _: [("lstm", "lstm", "init")])
+    with use_backend("cupy"):
+        assert any(found in row.case for row in lockstep.rows() if not row.passed)
 
 
 @pytest.mark.gpu
@@ -313,6 +347,7 @@ def test_emulated_verify_has_rows_for_training(
 def test_a_card_stays_together_with_numpy_at_the_notebooks_size(cell: str, dtype: str) -> None:
     outcome = lock_step(Setup(cell, dtype, **NOTEBOOK), on("cupy"), on("numpy"))
     assert not outcome.diverged, outcome
+    assert outcome.repeated or not layers.CELLS[cell].replayable
 
 
 @pytest.mark.gpu
@@ -321,9 +356,10 @@ def test_a_card_stays_together_with_numpy_at_the_notebooks_size(cell: str, dtype
 def test_two_runs_on_one_card_give_the_same_bits_at_the_notebooks_size(
     cell: str, dtype: str
 ) -> None:
+    """As a list and as a graph."""
     setup = Setup(cell, dtype, **NOTEBOOK)
     data = lockstep._draw(setup)
-    runs = [lockstep._Run(setup, data, on("cupy")) for _ in range(2)]
+    runs = [lockstep._Run(setup, data, on("cupy"), graphs) for graphs in (False, True)]
     for batch in lockstep._batches(setup, data):
         ours, theirs = (run.step(*batch) for run in runs)
         for name, x in ours.items():

@@ -242,10 +242,10 @@ class Sampling(Policy):
             rising[:, : V - self.top_k] = 0
         least = rising[:, V - min(self.top_k or V, V)]
         if self.top_p is not None:
-            # The nucleus leaves out the least likely words
-            cumulative = rising.cumsum(axis=1)
-            outside = (cumulative <= (1 - self.top_p) * cumulative[:, -1:]).sum(axis=1)
-            least = rising[xp.arange(n), xp.minimum(outside, V - 1)]
+            # The nucleus begins where the least likely words have the rest of the probability: at the
+            # word that this quantile draws, by sums in a fixed order
+            first = get_ops(p).sample_words(rising, xp.full(n, 1 - self.top_p, p.dtype))
+            least = rising[xp.arange(n), xp.minimum(first, V - 1)]
         return xp.where(p >= least[:, None], p, 0)
 
 

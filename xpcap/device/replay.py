@@ -77,6 +77,13 @@ class Replay(Generic[T]):
     Its result lies in buffers that each run overwrites. There is one record: work of another key
     replaces it.
 
+    Attributes
+    ----------
+    nodes : list of Node
+        The record; empty without one.
+    repeats : int
+        Runs that repeated a record.
+
     Parameters
     ----------
     products : what multiplies: as a list or a graph, so that both give the same bits
@@ -84,7 +91,7 @@ class Replay(Generic[T]):
     """
 
     def __init__(self, products: Products, *, graphs: bool = False) -> None:
-        self.graphs, self._products = graphs, products
+        self.graphs, self._products, self.repeats = graphs, products, 0
         self._forget()
 
     def _forget(self) -> None:
@@ -124,6 +131,7 @@ class Replay(Generic[T]):
         return result
 
     def _repeat(self) -> Any:
+        self.repeats += 1
         if self._graph is not None:
             self._graph.launch()
         elif self.graphs and not self._refused:

@@ -6,6 +6,7 @@ grown.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ import numpy as np
 from xpcap.backend import Array, get_backend, to_numpy, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import Lengths, draw_data
+from xpcap.device.replay import Replay
 from xpcap.exercise.published import Row, make_row, variants
+from xpcap.layers.cells import CELLS
 from xpcap.memory import Workspace
 from xpcap.models import Batch, CaptioningRNN, ModelConfig
 from xpcap.models.config import has_attention
@@ -66,6 +69,8 @@ class Outcome(NamedTuple):
     tensor: str
     error: float
     diverged: bool
+    repeated: int = 0  # steps of the left run that repeated a record
+    graph: bool = False  # whether the right run did so by a CUDA graph
 
 
 def on(backend: str) -> Scope:
@@ -83,13 +88,34 @@ def rows() -> Iterator[Row]:
 
 
 def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
-    outcome = lock_step(setup, on(get_backend()), other, tolerance)
-    found = f": {outcome.tensor} diverges at step {outcome.step}"
-    label += found if outcome.diverged else f", {setup.steps} steps"
-    return make_row(label, outcome.error, tolerance, setup.dtype)
+    """A row of a run on the backend in force, whose steps are repeated, beside another.
+
+    The other is by graph if it runs on the device too.
+    """
+    outcome = lock_step(setup, on(get_backend()), other, tolerance, graphs=True)
+    error = outcome.error
+    if outcome.diverged:
+        label += f": {outcome.tensor} diverges at step {outcome.step}"
+    elif not CELLS[setup.cell].replayable:
+        label += f", {setup.steps} steps"
+    elif not outcome.repeated:
+        label, error = f"{label}: no step was repeated from a record", math.inf
+    elif not tolerance and not outcome.graph:
+        label, error = f"{label}: no CUDA graph, as standard error says", math.inf
+    else:
+        graph = "" if tolerance else " as a list and as a graph"
+        label += f", {setup.steps} steps, {outcome.repeated} of them repeated{graph}"
+    return make_row(label, error, tolerance, setup.dtype)
 
 
-def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None = None) -> Outcome:
+def lock_step(
+    setup: Setup,
+    left: Scope,
+    right: Scope,
+    tolerance: float | None = None,
+    *,
+    graphs: bool = False,
+) -> Outcome:
     """Train two captioners alike, and compare after each step.
 
     Parameters
@@ -99,6 +125,7 @@ def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None =
         backend, or one around it
     tolerance : on each tensor's error, max |x - y| over the largest element of either; None:
         TOLERANCE of the dtype; 0: equal bits
+    graphs : on a device, let the right run repeat its steps as a CUDA graph
 
     Returns
     -------
@@ -119,17 +146,19 @@ def lock_step(setup: Setup, left: Scope, right: Scope, tolerance: float | None =
     if tolerance is None:
         tolerance = TOLERANCE[setup.dtype]
     data = _draw(setup)
-    runs = [_Run(setup, data, scope) for scope in (left, right)]
+    runs = [_Run(setup, data, left), _Run(setup, data, right, graphs)]
     worst = Outcome(1, "loss", 0.0, False)
     for step, batch in enumerate(_batches(setup, data), start=1):
-        ours, theirs = (run.step(*batch) for run in runs)
-        for name, x in ours.items():
-            error = relative_max_error(x, theirs[name])
+        found, expected = (run.step(*batch) for run in runs)
+        for name, x in found.items():
+            error = relative_max_error(x, expected[name])
             if not error <= tolerance:  # NaN diverges too
                 return Outcome(step, name, error, True)
             if error > worst.error:
                 worst = Outcome(step, name, error, False)
-    return worst
+    ours, theirs = (run.replay for run in runs)
+    repeated, graph = ours and ours.repeats, theirs and theirs.has_graph
+    return worst._replace(repeated=repeated or 0, graph=bool(graph))
 
 
 def relative_max_error(x: np.ndarray, y: np.ndarray) -> float:
@@ -177,7 +206,7 @@ class _GradientRecorder(CaptioningRNN):
 
 
 class _Run:
-    def __init__(self, setup: Setup, data: CaptionData, scope: Scope) -> None:
+    def __init__(self, setup: Setup, data: CaptionData, scope: Scope, graphs: bool = False) -> None:
         words, sizes = data.vocabulary.word_to_idx, (setup.features, setup.W, setup.H)
         self._scope = scope
         with scope():
@@ -198,7 +227,14 @@ class _Run:
                 batch_size=setup.N,
                 clip_norm=setup.clip,
                 seed=setup.seed,
+                graphs=graphs,
             )
+
+    @property
+    def replay(self) -> Replay[Any] | None:
+        """The record of its steps; None on the host."""
+        padded = self._solver._workspace.padded
+        return padded and padded.replay
 
     def step(self, features: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
         """Take a step, and copy all its results to the host, in the order computed."""
