@@ -5,7 +5,6 @@ graph.
 import dataclasses
 import gc
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ pytest.importorskip("PIL")  # test_emulated_step
 from emulated import Emulator, memory
 from emulated.cuda import Graph, Stream
 from test_emulated_step import N, T, captions_of, make
+from test_launch import in_thread
 
 import xpcap
 from xpcap import CaptioningSolver
@@ -79,24 +79,6 @@ def check_trains(ours: CaptioningSolver, steps: int = 5, **options: Any) -> None
         ours.train_batch(rows)
         theirs.train_batch(rows)
     check_equal(ours, theirs)
-
-
-def in_thread(work: Callable[[], Any]) -> Any:
-    """Result of work in a thread of its own, or its error raised here."""
-    found: list[Any] = []
-
-    def run() -> None:
-        try:
-            found.append(work())
-        except Exception as error:
-            found.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
 
 
 def texts(nodes: Any) -> list[tuple[Any, ...]]:
