@@ -341,6 +341,9 @@ class CaptioningRNN(Captioner):
         if not batch.computed:
             self._next_step = step + 1
             return self._network(buffers[0]).zero_gradients()
+        padded = None
+        if workspace is not None and self.config.recurrent.replayable:
+            padded = workspace.padded
         parts = prepare_batch(
             where,
             batch,
@@ -348,7 +351,7 @@ class CaptioningRNN(Captioner):
             self.like,
             self._null,
             buffers,
-            None if workspace is None else workspace.padded,
+            padded,
             draw=DropoutKey(self.seed, step) if self.dropout else None,
             terms=terms,
         )

@@ -88,7 +88,7 @@ class Network:
         lies in what was uploaded.
         """
         replay = part.replay
-        if replay is None or not (isinstance(self._ops, DeviceOps) and self.cell.replayable):
+        if replay is None or not isinstance(self._ops, DeviceOps):
             return self._gradients(part)
         # A record keeps its arrays alive, so no other ones have their addresses
         addresses = self.params.flat.data.ptr, part.table.data.ptr, len(part.table)
