@@ -277,13 +277,13 @@ def test_emulated_first_use_says_that_kernels_are_compiled(
 def test_a_cache_of_kernels_that_cannot_be_made_is_named_with_its_remedy() -> None:
     if not real.is_installed():
         pytest.skip(MISSING)
-    code = "from xpcap import backend_status; print(backend_status()['cupy'].reason)"
+    code = "from xpcap import backend_status; print(backend_status()['cupy'].why)"
     environment = {**os.environ, "CUPY_CACHE_DIR": f"{os.devnull}/cache"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("cupy cannot be imported (")
-    assert "set CUPY_CACHE_DIR to a folder you may write to" in done.stdout
+    assert "set CUPY_CACHE_DIR to one you may write to" in done.stdout
 
 
 def test_emulated_card_whose_driver_launches_nothing_is_not_usable(

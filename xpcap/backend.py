@@ -65,15 +65,17 @@ def _resolve(spec: str) -> str:
     status = probe.cupy_status(device)
     if name == "auto":
         chosen = "numpy" if not status.usable else f"cupy:{device}" if device else "cupy"
-        why = status.reason or status.devices[device]
+        why = status.why or status.devices[device]
         print(f"xpcap: backend auto chose {chosen} ({why})", file=sys.stderr)
         return chosen
     if not status.usable:
+        info = "the command 'info' shows what is usable"
         raise BackendError(
             "use_backend",
             f"backend {spec}",
             f"cannot be used: {status.reason}",
-            cause="the command 'info' shows what is usable; `backend` numpy runs on the CPU",
+            status.expected,
+            cause=f"{status.cause or info}; `backend` numpy runs on the CPU",
         )
     return f"cupy:{device}" if device else "cupy"
 

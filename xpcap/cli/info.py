@@ -12,7 +12,8 @@ from xpcap import __version__
 from xpcap.backend import backend_status
 from xpcap.cli.shared import PATH, describe_data, examples, json_option, remark, table
 from xpcap.data import open_data
-from xpcap.device.probe import import_nccl
+from xpcap.device.causes import nccl_package
+from xpcap.device.probe import import_cupy, import_nccl
 from xpcap.distributed import Group, RankDone, init
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.layers import CELLS
@@ -61,9 +62,11 @@ def _print_machine(as_json: bool) -> None:
     rows = [("backend", "version", "", "devices, or why not")]
     for state in status.values():
         usable = "usable" if state.usable else "not usable"
-        devices = ", ".join(state.devices) if state.usable else state.reason
+        devices = ", ".join(state.devices) if state.usable else state.why
         rows.append((state.name, state.version or "-", usable, devices))
     click.echo(table(rows))
+    if cuda := status["cupy"].cuda:
+        click.echo(cuda)
     if slow and status["cupy"].usable:
         click.echo(f"without CUDA kernels of ours, computed by CuPy: {', '.join(slow)}")
     if ranks:
@@ -72,8 +75,10 @@ def _print_machine(as_json: bool) -> None:
             f"{ranks['ranks']} ranks on {machines}, {ranks['threads']} BLAS threads each here;"
             f" {ranks['mpi']}"
         )
-        if ranks["gpu_sums"]:
-            click.echo(f"ranks with a GPU each add up gradients by {ranks['gpu_sums']}")
+        if sums := ranks["gpu_sums"]:
+            lacks = f"; pip install {nccl_package(import_cupy())} installs NCCL"
+            more = "" if sums == NCCL.name else lacks
+            click.echo(f"ranks with a GPU each add up gradients by {sums}{more}")
 
 
 def _ranks(group: Group) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from types import ModuleType
 from typing import NamedTuple
 
 from xpcap.device import cublas
+from xpcap.device.causes import Cause, cause_of, versions
 from xpcap.device.launch import Kernel, parameters
-from xpcap.errors import BackendError, install
+from xpcap.errors import BackendError, install, sentence
 
 KERNEL = """typedef REAL real;
 extern "C" __global__ void multiply(real* x, real factor, int n) {
@@ -22,13 +23,24 @@ extern "C" __global__ void multiply(real* x, real factor, int n) {
 
 
 class BackendStatus(NamedTuple):
-    """State of a backend on this machine; `reason` is why it is not `usable`, else empty."""
+    """State of a backend on this machine.
+
+    `reason`, `expected` and `cause` say why it is not `usable`; else they are empty.
+    """
 
     name: str
     usable: bool
     version: str
     devices: tuple[str, ...]
     reason: str
+    expected: str = ""
+    cause: str = ""
+    cuda: str = ""  # of CuPy and of the driver
+
+    @property
+    def why(self) -> str:
+        """Reason, what was expected and the cause, in one sentence."""
+        return sentence("", "", self.reason, self.expected, self.cause)
 
 
 def load() -> ModuleType:
@@ -68,14 +80,15 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def reason_of(error: Exception) -> str:
-    """The error in brackets, with a remedy if CuPy could not write its compiled kernels."""
-    # a library that cannot be loaded is an OSError too, without a file's name
-    is_file = isinstance(error, OSError) and error.filename is not None
-    return f"({first_line(error)})" + (
-        "; CuPy keeps compiled kernels on disk: set CUPY_CACHE_DIR to a folder you may write to"
-        if is_file
-        else ""
+def _unwritable(error: Exception) -> Cause | None:
+    """The cause if CuPy could not write its compiled kernels.
+
+    A library that cannot be loaded is an OSError too, without a file's name.
+    """
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    return Cause(
+        "a folder for CuPy's compiled kernels", "set CUPY_CACHE_DIR to one you may write to"
     )
 
 
@@ -153,23 +166,28 @@ def cupy_status(device: int) -> BackendStatus:
     try:
         cupy = load()
     except Exception as error:  # a broken installation can raise anything, not just ImportError
-        return BackendStatus("cupy", False, "", (), f"cupy cannot be imported {reason_of(error)}")
+        extras = f"{install('cuda12')}, or {install('cuda13')}, installs it for an NVIDIA GPU"
+        why = _unwritable(error) or Cause("", extras)
+        reason = f"cupy cannot be imported ({first_line(error)})"
+        return BackendStatus("cupy", False, "", (), reason, *why)
     cards: tuple[str, ...] = ()
+    cuda, reason, why = versions(cupy), "", Cause()
     try:
         cards = cards_of(cupy)
         if not cards:
             raise RuntimeError("no CUDA device is visible")
         if device >= len(cards):
             reason = f"this machine has {len(cards)} CUDA device(s), numbered from 0"
-            return BackendStatus("cupy", False, cupy.__version__, cards, reason)
-        with current(cupy, device):
-            prove(cupy, cards[device])
+        else:
+            with current(cupy, device):
+                prove(cupy, cards[device])
     except Exception as error:  # faults of driver, toolkit and libraries have many types
-        reason = f"no usable CUDA device {reason_of(error)}"
+        of_device = cupy.cuda.runtime.getDeviceProperties(device) if cards else None
+        why = _unwritable(error) or cause_of(error, cupy, of_device)
+        reason = f"no usable CUDA device ({first_line(error)}; {cuda})"
         if len(cards) > 1:
             reason = (
-                f"CUDA device {device} of {len(cards)} is not usable {reason_of(error)}; cupy:N"
-                " asks for another"
+                f"CUDA device {device} of {len(cards)} is not usable ({first_line(error)}; {cuda});"
+                " cupy:N asks for another"
             )
-        return BackendStatus("cupy", False, cupy.__version__, cards, reason)
-    return BackendStatus("cupy", True, cupy.__version__, cards, "")
+    return BackendStatus("cupy", not reason, cupy.__version__, cards, reason, *why, cuda)
