@@ -145,10 +145,15 @@ class OnDevice(Rank):
 )
 @pytest.mark.slow
 def test_ranks_train_on_devices_what_one_process_trains(
-    way: type, alone: bool, library: bool, device: Any, monkeypatch: pytest.MonkeyPatch
+    way: type,
+    alone: bool,
+    library: bool,
+    device: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By NCCL, through the host where two ranks share a device, and where one lacks the library.
-    Threads stand for ranks.
+    """By NCCL, through the host where two ranks share a device, and where one lacks the library,
+    which is named then. Threads stand for ranks.
     """
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", nccl.namespace(library))
     monkeypatch.setattr(sys.modules["cupy"].cuda, "nccl", nccl.namespace(library))
@@ -167,6 +172,8 @@ def test_ranks_train_on_devices_what_one_process_trains(
     with xpcap.use_backend("cupy"):
         expected, ranks = trained(SINGLE, **few), together(2, work)
     assert [type(rank.way) for rank in made] == [way, way]
+    named = "rank 0 has no NCCL; pip install nvidia-nccl-cu13 installs it\n"
+    assert capsys.readouterr().err.count(named) == (0 if library else 1)
     for rank in ranks:
         np.testing.assert_allclose(
             to_numpy(rank.model.params.flat),

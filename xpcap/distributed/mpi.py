@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
+from xpcap.device.causes import nccl_package
 from xpcap.device.probe import import_nccl
 from xpcap.distributed.group import Group
 from xpcap.errors import GroupError, OptionError, install
@@ -269,14 +270,21 @@ class Staged:
 def device_sum(group: "MPIGroup", like: Array) -> DeviceSum:
     """NCCL if all ranks have it and no two share a device, which NCCL refuses; else Staged.
 
-    All ranks choose the same.
+    All ranks choose the same. Where NCCL is all that is missing, rank 0 says so.
     """
     xp, nccl = get_array_module(like), import_nccl()
     ours = [nccl is not None, group.hosts[group.rank], xp.cuda.Device().pci_bus_id]
     everyone = group.gather(ours)
     distinct = len({tuple(device) for _, *device in everyone}) == group.size
-    if nccl is not None and distinct and all(has for has, *_ in everyone):
+    without = [rank for rank, (has, *_) in enumerate(everyone) if not has]
+    if nccl is not None and distinct and not without:
         return NCCL(nccl, group, xp)
+    if distinct and group.rank == 0:
+        print(
+            f"xpcap: gradients are summed in host memory: rank {without[0]} has no NCCL; pip"
+            f" install {nccl_package(xp)} installs it",
+            file=sys.stderr,
+        )
     return Staged(group, xp)
 
 
