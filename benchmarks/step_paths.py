@@ -1,0 +1,135 @@
+"""The paths that a step of `train` can take on a card, held against the same steps on NumPy.
+
+    python -m benchmarks.step_paths --captions 64 --steps 200
+
+Unpadded, every step is launched anew. Padded, its launches are repeated as a list, or as a CUDA
+graph. All four train on the same batches; the exit status is 1 if one of them does not train as
+NumPy does, or launches anew where it should repeat.
+"""
+
+import argparse
+import functools
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.work import CLIP, CONFIGS, LEARNING_RATE, LOSS_TOLERANCE, SEED, Config, make_model
+from xpcap.backend import to_numpy, use_backend
+from xpcap.cli.shared import table
+from xpcap.errors import BackendError
+from xpcap.training.solver import CaptioningSolver
+
+# Adam divides by sqrt(v) + EPSILON: at the usual 1e-8, a gradient near 0 moves a parameter by a
+# whole step in the direction of its rounding
+EPSILON = 1e-3
+PARAMETER_TOLERANCE = LEARNING_RATE / 10  # most that a step of Adam moves one is the whole rate
+BATCHES = 8  # of captions to draw from
+
+
+class PathResult(NamedTuple):
+    """Training by one path."""
+
+    name: str
+    ms: float  # a step, over the second half
+    loss: float  # worst relative difference from NumPy's loss of a step
+    parameter: float  # worst difference from NumPy's parameters after the last step
+    launches: int  # that a step repeats; 0: all are made anew
+    graph: bool
+
+    @property
+    def fault(self) -> str:
+        """What is wrong; empty if nothing is. A graph that is refused is a result, no fault."""
+        if not (self.loss <= LOSS_TOLERANCE and self.parameter <= PARAMETER_TOLERANCE):
+            return f"{self.name} does not train as NumPy does"
+        if self.name in ("list", "graph") and not self.launches:
+            return f"{self.name} repeats no launches"
+        return ""
+
+
+def step_paths(config: Config, steps: int) -> list[PathResult]:
+    """Train on the backend cupy by each path, and on NumPy first."""
+    data, rng = config.data(BATCHES), np.random.default_rng(SEED)
+    batches = [rng.permutation(BATCHES * config.N)[: config.N] for _ in range(steps)]
+
+    def train(name: str) -> tuple[PathResult, np.ndarray, np.ndarray]:
+        with use_backend("numpy" if name == "numpy" else "cupy"):
+            solver = CaptioningSolver(
+                make_model(config, data),
+                data,
+                update_rule="adam",
+                optim_config={"learning_rate": LEARNING_RATE, "epsilon": EPSILON},
+                batch_size=config.N,
+                clip_norm=CLIP,
+                seed=SEED,
+                graphs=name == "graph",
+            )
+            workspace = solver._workspace
+            if name == "unpadded":
+                workspace.padded = None
+            for k, captions in enumerate(batches):
+                if k == steps // 2:
+                    float(solver.loss_history[-1])  # waits for the device
+                    start = time.perf_counter()
+                solver.train_batch(captions)
+            losses = np.array(solver.loss_history)  # waits, too
+            ms = 1e3 * (time.perf_counter() - start) / (steps - steps // 2)
+            replay = None if workspace.padded is None else workspace.padded.replay
+            launches, graph = (len(replay.nodes), replay.has_graph) if replay else (0, False)
+            result = PathResult(name, ms, 0.0, 0.0, launches, graph)
+            return result, losses, to_numpy(solver.model.params.flat)
+
+    host, expected, parameters = train("numpy")
+    found = [host]
+    for name in ("unpadded", "list", "graph"):
+        result, losses, own = train(name)
+        found.append(
+            result._replace(
+                loss=float(np.max(np.abs(losses - expected) / np.abs(expected))),
+                parameter=float(np.max(np.abs(own - parameters))),
+            )
+        )
+    return found
+
+
+def path_rows(found: Sequence[PathResult]) -> list[tuple[str, ...]]:
+    """A table: headings, then a row for each path."""
+    rows = [("path", "ms a step", "worst loss", "worst parameter", "launches repeated", "")]
+    for one in found:
+        how = "as a CUDA graph" if one.graph else "graph refused" if one.name == "graph" else ""
+        differences = f"{one.loss:.1e}", f"{one.parameter:.1e}"
+        rows.append((one.name, f"{one.ms:.3f}", *differences, str(one.launches or "-"), how))
+    return rows
+
+
+def summary(found: Sequence[PathResult]) -> str:
+    """One line: what is wrong, or the times and what became of the graph."""
+    if faults := "; ".join(filter(None, (one.fault for one in found))):
+        return faults
+    times = ", ".join(f"{one.name} {one.ms:.2f}" for one in found)
+    verdict = "graph accepted" if found[-1].graph else "graph refused"
+    return f"all train as NumPy does; {verdict}; ms a step: {times}"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print a table of the paths, and a summary."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_paths")
+    whole = functools.partial(parser.add_argument, type=int)
+    whole("--captions", default=64, help="captions a batch, at most 512 (default: 64)")
+    whole("--steps", default=200, help="training steps (default: 200)")
+    given = parser.parse_args(words)
+    try:
+        use_backend("cupy")
+    except BackendError as error:
+        sys.exit(str(error))
+    config = replace(CONFIGS["coco-dropout"], N=given.captions)
+    found = step_paths(config, given.steps)
+    print(f"{table(path_rows(found))}\n{summary(found)}")
+    return int(any(one.fault for one in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
