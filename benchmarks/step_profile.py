@@ -1,6 +1,10 @@
 """Profile of a training step on a card: time of host and device by the parts of host_time.
 
     python -m benchmarks.step_profile
+    python -m benchmarks.step_profile --fused 0 64 128 256
+
+`--fused` profiles anew for each of these numbers of sequences up to which one kernel computes a
+step of the LSTM, to find the best FUSED.
 
 Marks are set wherever one part gives way to another: the host's clock is read and an event
 recorded. An event's time is when the device gets to it, so idle time would count as that of the
@@ -8,6 +12,7 @@ part that it waited for. To keep it from idling, it multiplies large matrices fi
 has handed over the whole step.
 """
 
+import argparse
 import functools
 import math
 import statistics
@@ -16,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
@@ -23,7 +29,9 @@ from benchmarks.host_time import LOOPS, REST, SEAMS, seams
 from benchmarks.timing import device_clock
 from benchmarks.work import CONFIGS, Config, batch_rows, make_solver
 from xpcap.backend import array_module, get_backend, use_backend
+from xpcap.cli.shared import table
 from xpcap.errors import BackendError, OptionError
+from xpcap.ops import device
 from xpcap.training.solver import CaptioningSolver
 
 USUAL_CONFIGS = ("notebook", "coco-n64", "coco", "coco-dropout", "vocab10k")
@@ -178,20 +186,19 @@ def profile_rows(results: Sequence[StepProfile]) -> list[tuple[str, ...]]:
     return lines
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Print the parts of a step at the usual configurations."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step_profile")
+    parser.add_argument("--fused", type=int, nargs="+", metavar="N", help="numbers to try as FUSED")
+    numbers = parser.parse_args(words).fused
     try:
         use_backend("cupy")
     except BackendError as error:
         sys.exit(str(error))
-    rows = profile_rows(step_profiles([CONFIGS[name] for name in USUAL_CONFIGS]))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(
-        "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-            for row in rows
-        )
-    )
+    for fused in numbers or [device.FUSED]:
+        with mock.patch.object(device, "FUSED", fused):
+            rows = profile_rows(step_profiles([CONFIGS[name] for name in USUAL_CONFIGS]))
+        print(f"FUSED {fused}\n{table(rows)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1077,11 +1077,10 @@ def test_emulated_parts_of_a_step_add_up_to_it(
         step_profile.step_profiles([TINY])
     monkeypatch.setattr(step_profile, "CONFIGS", {"tiny": TINY})
     monkeypatch.setattr(step_profile, "USUAL_CONFIGS", ("tiny",))
-    step_profile.main()
-    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == [
-        "host",
-        "device",
-    ]
+    step_profile.main(["--fused", "0", "128"])
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    table = [["config", "step"], ["tiny", "host"], ["tiny", "device"]]
+    assert lines == [["FUSED", "0"], *table, ["FUSED", "128"], *table]
 
 
 def test_marks_charge_each_moment_to_the_innermost_part() -> None:
