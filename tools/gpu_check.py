@@ -2,16 +2,19 @@
 tools/gpu_check.py [PAGE]; `make gpu-check` does it too.
 
 Every part runs, whatever became of those before, each in processes of its own with this Python's
-packages. Nothing is installed, and nothing is changed on the machine but the page, which is written
-anew after each part.
+packages, and within a time limit. What the machine lacks is left out, with the reason. Nothing is
+installed, and nothing is changed on the machine but the page, which is written anew after each
+part.
 """
 
 import argparse
 import datetime
+import functools
 import importlib.util
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,31 +28,49 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 3600.0  # seconds that a command may take: a card that hangs does not keep its page back
+LIMIT = 1200.0  # seconds that a command may take: a card that hangs does not keep its page back
 SETTINGS = ("CUPY_", "CUBLAS_", "CUDA_", "NVIDIA_", "TORCH_", "XPCAP_", "OMP_", "OPENBLAS_")
 NO_PYTEST = (
     "pytest is missing; pip install '.[cuda12,dev]' installs it, or '.[cuda13,dev]' where the"
     " machine's CUDA is 13"
 )
+PYTHON = sys.executable
 DESCRIBE = (
     "import json; from benchmarks.measure import machine_in_process;"
     " print(json.dumps(machine_in_process('cupy')))"
 )
+COUNT = "import xpcap; print(len(xpcap.backend_status()['cupy'].devices))"
+# Without CuPy's pool each array has memory of its own, whose bounds the sanitizer knows
+WITHOUT_POOL = (
+    "import cupy, pytest, sys; cupy.cuda.set_allocator(None); sys.exit(pytest.main(sys.argv[1:]))"
+)
+CONFIGS = ("notebook", "coco-n64", "coco", "large")  # of the benchmarks: 25 to 512 captions
+CAPTIONS = (25, 64, 128)
+FUSED = (0, 32, 64, 128, 256)
+
+
+class LeftOutError(Exception):
+    """The machine lacks what a part needs; the message says what."""
 
 
 class Found(NamedTuple):
-    """What a part found: its exit status, one line, and Markdown."""
+    """What a part found: its exit status, one line, and Markdown. Without a status: left out."""
 
-    status: int
+    status: int | None
     line: str
     text: str
 
+    @property
+    def state(self) -> str:
+        return {None: "left out", 0: "ok"}.get(self.status, "FAILED")
+
 
 class Part(NamedTuple):
-    """A part of the check, and a heading for it."""
+    """A part of the check, a heading for it, and what its result decides."""
 
     title: str
     run: Callable[[], Found]
+    decides: str = ""
 
 
 class Done(NamedTuple):
@@ -67,26 +88,28 @@ class Done(NamedTuple):
         )
 
 
-def run(*words: str, limit: float = LIMIT) -> Done:
-    """Run Python with these arguments in the project's folder, and show what it prints as it
-    comes.
+def run(*words: str, limit: float = LIMIT, **settings: str) -> Done:
+    """Run a command in the project's folder, with variables of the environment, and show what it
+    prints as it comes.
     """
     lines = []
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
+        **settings,
     }
     with subprocess.Popen(
-        [sys.executable, *words],
+        words,
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        start_new_session=True,
     ) as child:
-        timer = threading.Timer(limit, child.kill)
+        timer = threading.Timer(limit, _kill, [child])
         timer.start()
         try:
             assert child.stdout is not None
@@ -94,7 +117,7 @@ def run(*words: str, limit: float = LIMIT) -> Done:
                 print(line, end="", flush=True)
                 lines.append(line)
         except BaseException:
-            child.kill()
+            _kill(child)
             raise
         finally:
             timer.cancel()
@@ -103,6 +126,23 @@ def run(*words: str, limit: float = LIMIT) -> Done:
     return Done(
         child.returncode if child.returncode >= 0 else 128 - child.returncode, clean("".join(lines))
     )
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    """Kill a command and what it started, which would hold its output open."""
+    if hasattr(os, "killpg"):
+        os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
+
+
+def program(name: str) -> str:
+    """A program's path, from this Python's environment or PATH. LeftOutError : it is not here."""
+    beside = Path(sys.executable).with_name(name)
+    path = str(beside) if beside.exists() else shutil.which(name)
+    if path is None:
+        raise LeftOutError(f"{name} is not installed")
+    return path
 
 
 def clean(text: str) -> str:
@@ -122,7 +162,7 @@ def fence(output: str) -> str:
 
 
 def machine() -> Found:
-    done = run("-c", DESCRIBE)
+    done = run(PYTHON, "-c", DESCRIBE)
     about = {"python": platform.python_version(), "system": platform.platform()}
     if done.status == 0:
         about = json.loads(done.last) | {"system": platform.platform()}
@@ -133,12 +173,15 @@ def machine() -> Found:
         f"| {key.replace('_', ' ') if key.islower() else key} | {clean(value)} |"
         for key, value in about.items()
     ]
-    table = "\n".join(["| | |", "|---|---|", *rows])
-    return Found(
-        done.status,
-        about.get("card", done.last),
-        table if done.status == 0 else f"{table}\n\n{fence(done.last)}",
-    )
+    texts = ["\n".join(["| | |", "|---|---|", *rows])]
+    if done.status:
+        texts.append(fence(done.last))
+    texts.append(command(PYTHON, "cli.py", "info").text)
+    try:
+        texts.append(command(program("nvidia-smi")).text)
+    except LeftOutError as reason:
+        texts.append(f"{reason}.")
+    return Found(done.status, about.get("card", done.last), "\n\n".join(texts))
 
 
 def gpu_tests(*words: str) -> Found:
@@ -148,6 +191,7 @@ def gpu_tests(*words: str) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         done = run(
+            PYTHON,
             "-m",
             "pytest",
             "-m",
@@ -196,45 +240,111 @@ def gpu_tests(*words: str) -> Found:
     return Found(done.status or int(count["passed"] == 0), line, "\n".join(text))
 
 
-def parity() -> Found:
-    return _command("cli.py", "verify", "--backend", "cupy")
+def command(*words: str, line: str = "", limit: float = LIMIT, **settings: str) -> Found:
+    """A command, and `line` about it if it succeeds, else the last line that it printed."""
+    done = run(*words, limit=limit, **settings)
+    shown = [*(f"{name}={value}" for name, value in settings.items()), *words]
+    text = clean(" ".join(shown).replace(PYTHON, "python"))
+    return Found(
+        done.status,
+        done.last if done.status or not line else line,
+        f"`{text}`, exit status {done.status}\n\n{fence(done.output)}",
+    )
+
+
+def together(found: Sequence[Found], names: Sequence[object] = ()) -> Found:
+    """Several commands as one part: all their lines, or those of the ones that failed."""
+    named = [
+        one._replace(line=f"{name}: {one.line}")
+        for name, one in zip(names, found, strict=bool(names))
+    ] or found
+    lines = [one.line for one in named if one.status] or [one.line for one in named]
+    texts = "\n\n".join(one.text for one in found)
+    return Found(max(one.status or 0 for one in found), "; ".join(lines), texts)
+
+
+def parity(**settings: str) -> Found:
+    return command(PYTHON, "cli.py", "verify", "--backend", "cupy", **settings)
+
+
+def paths() -> Found:
+    words = PYTHON, "-m", "benchmarks.step_paths", "--captions"
+    return together([command(*words, str(n)) for n in CAPTIONS], CAPTIONS)
+
+
+def sanitizer(tool: str) -> Found:
+    """Each kernel's tests under compute-sanitizer."""
+    words = program("compute-sanitizer"), "--tool", tool, "--error-exitcode", "9"
+    tests = "-q", "-p", "no:cacheprovider", "-m", "gpu", "-k", "kernel_equals"
+    return command(*words, PYTHON, "-c", WITHOUT_POOL, *tests, limit=3 * LIMIT)
 
 
 def speed() -> Found:
-    torch = run("-c", "import torch; assert torch.cuda.is_available(), 'torch sees no GPU'")
-    found = _command(
-        "-m", "benchmarks", "--backend", "cupy", *(() if torch.status else ("--peer", "torch"))
-    )
-    how = "beside PyTorch" if torch.status == 0 else f"without PyTorch ({torch.last})"
-    return found._replace(line=how if found.status == 0 else f"{how}: {found.line}")
+    torch = run(PYTHON, "-c", "import torch; assert torch.cuda.is_available(), 'torch sees no GPU'")
+    how = f"without PyTorch ({torch.last})" if torch.status else "beside PyTorch"
+    peer = () if torch.status else ("--peer", "torch")
+    configs = [word for name in CONFIGS for word in ("--config", name)]
+    words = PYTHON, "-m", "benchmarks", "--backend", "cupy", *configs, *peer
+    found = command(*words, line=how, limit=3 * LIMIT)
+    return found._replace(line=f"{how}: {found.line}") if found.status else found
+
+
+def timeline() -> Found:
+    """Launches, copies and gaps of few steps, as NVIDIA's profiler sees them."""
+    nsys = program("nsys")
+    with tempfile.TemporaryDirectory() as folder:
+        report = str(Path(folder) / "step")
+        words = nsys, "profile", "--stats=true", "--cuda-graph-trace=node", "-o", report
+        steps = PYTHON, "-m", "benchmarks.step_paths", "--steps", "40"
+        return command(*words, *steps, line="times of calls and kernels")
 
 
 def parts_of_a_step() -> Found:
-    """On the card itself, host and device; and the host on a fake device, which is told how long a
-    call takes.
-    """
-    found = [_command("-m", "benchmarks.step_profile"), _command("-m", "benchmarks", "--host-time")]
-    lines = [one.line for one in found if one.status] or ["in microseconds"]
-    return Found(
-        max(one.status for one in found), "; ".join(lines), "\n\n".join(one.text for one in found)
-    )
+    words = PYTHON, "-m", "benchmarks.step_profile", "--fused", *map(str, FUSED)
+    return command(*words, line=f"in microseconds, FUSED {', '.join(map(str, FUSED))}")
 
 
-def _command(*words: str) -> Found:
-    done = run(*words)
-    return Found(
-        done.status,
-        done.last,
-        f"`python {' '.join(words)}`, exit status {done.status}\n\n{fence(done.output)}",
-    )
+def host_time() -> Found:
+    """The host alone, on a fake device that is told how long a call takes."""
+    return command(PYTHON, "-m", "benchmarks", "--host-time", line="in microseconds")
+
+
+def two_cards() -> Found:
+    mpiexec = program("mpiexec")
+    if importlib.util.find_spec("mpi4py") is None:
+        raise LeftOutError("mpi4py is not installed")
+    count = run(PYTHON, "-c", COUNT)
+    if count.status or int(count.last) < 2:
+        raise LeftOutError(f"two cards are needed; visible: {count.last}")
+    with tempfile.TemporaryDirectory() as folder:
+        words = "-m", "mpi4py", "-m", "xpcap"
+        info = command(mpiexec, "-n", "2", PYTHON, *words, "info")
+        train = "train", "--backend", "cupy", "--epochs", "1", "--out", str(Path(folder) / "run")
+        return together([info, command(mpiexec, "-n", "2", PYTHON, *words, *train)])
 
 
 PARTS = (
-    Part("Machine", machine),
-    Part("GPU tests", gpu_tests),
-    Part("Parity", parity),
-    Part("Speed", speed),
-    Part("Where a step's time goes", parts_of_a_step),
+    Part("Machine", machine, "versions, for the report"),
+    Part("GPU tests", gpu_tests, "whether kernels, launches and products are right"),
+    Part("Parity", parity, "whether layers and training give NumPy's numbers"),
+    Part("Paths of a step", paths, "whether graphs become the default, and from where on"),
+    Part("Memory", functools.partial(sanitizer, "memcheck"), "whether kernels stay inside arrays"),
+    Part("Races", functools.partial(sanitizer, "racecheck"), "whether threads of a block race"),
+    Part(
+        "Parity, launch by launch",
+        functools.partial(parity, CUDA_LAUNCH_BLOCKING="1"),
+        "if this passes where parity fails: the order of work",
+    ),
+    Part(
+        "Parity, a stream for each thread",
+        functools.partial(parity, CUPY_CUDA_PER_THREAD_DEFAULT_STREAM="1"),
+        "whether all work goes to the current stream",
+    ),
+    Part("Speed", speed, "what the pages may say about speed"),
+    Part("Timeline", timeline, "COSTS of the host's time; whether gaps or kernels limit"),
+    Part("Where a step's time goes", parts_of_a_step, "FUSED, MOST_PADDED"),
+    Part("Host time", host_time, "whether the estimate without a card holds"),
+    Part("Two cards", two_cards, "whether NCCL sums"),
 )
 
 
@@ -243,7 +353,7 @@ PARTS = (
 
 def check(parts: Sequence[Part], page: Path) -> int:
     """Run every part, write the page after each, and return the worst exit status."""
-    done: list[tuple[str, Found, float]] = []
+    done: list[tuple[Part, Found, float]] = []
     for part in parts:
         print(f"\n== {part.title}", flush=True)
         start, interrupted = time.perf_counter(), False
@@ -251,43 +361,40 @@ def check(parts: Sequence[Part], page: Path) -> int:
             found = part.run()
         except KeyboardInterrupt:
             found, interrupted = Found(128 + signal.SIGINT, "interrupted", ""), True
+        except LeftOutError as reason:
+            found = Found(None, str(reason), "")
         except (
             Exception
         ) as error:  # whatever it is belongs on the page, and the other parts still run
             found = Found(1, clean(f"{type(error).__name__}: {error}"), "")
-        done.append((part.title, found, time.perf_counter() - start))
-        page.write_text(
-            written(done, [part.title for part in parts[len(done) :]]), encoding="utf-8"
-        )
+        done.append((part, found, time.perf_counter() - start))
+        page.write_text(written(done, parts[len(done) :]), encoding="utf-8")
         if interrupted:
             break
     print(f"\n{summary(done)}\n\nwrote {page}")
-    return max(found.status for _, found, _ in done)
+    return max(found.status or 0 for _, found, _ in done)
 
 
-def written(done: Sequence[tuple[str, Found, float]], left: Sequence[str]) -> str:
+def written(done: Sequence[tuple[Part, Found, float]], left: Sequence[Part]) -> str:
     """The page, as far as the check has come."""
     head = (
         f"# xpcap on a card\n\n{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %z}, commit"
         f" {_commit()}. `make gpu-check` wrote this page."
     )
-    rows = [
-        f"| {title} | {'ok' if found.status == 0 else 'FAILED'} | {found.line.replace('|', '/')} |"
+    rows = ["| part | state | result | decides | seconds |", "|---|---|---|---|---|"]
+    rows += [
+        f"| {part.title} | {found.state} | {found.line.replace('|', '/')} | {part.decides} |"
         f" {seconds:.0f} |"
-        for title, found, seconds in done
+        for part, found, seconds in done
     ]
-    rows += [f"| {title} | not run | | |" for title in left]
-    table = "\n".join(["| part | | | seconds |", "|---|---|---|---|", *rows])
-    sections = [f"## {title}\n\n{found.text or found.line}" for title, found, _ in done]
-    return "\n\n".join([head, table, *sections]) + "\n"
+    rows += [f"| {part.title} | not run | | {part.decides} | |" for part in left]
+    sections = [f"## {part.title}\n\n{found.text or found.line}" for part, found, _ in done]
+    return "\n\n".join([head, "\n".join(rows), *sections]) + "\n"
 
 
-def summary(done: Sequence[tuple[str, Found, float]]) -> str:
+def summary(done: Sequence[tuple[Part, Found, float]]) -> str:
     """A line for each part."""
-    return "\n".join(
-        f"{'ok    ' if found.status == 0 else 'FAILED'}  {title}: {found.line}"
-        for title, found, _ in done
-    )
+    return "\n".join(f"{found.state:8}  {part.title}: {found.line}" for part, found, _ in done)
 
 
 def _commit() -> str:
