@@ -97,7 +97,9 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
 
 def path_rows(found: Sequence[PathResult]) -> list[tuple[str, ...]]:
     """A table: headings, then a row for each path."""
-    rows = [("path", "ms a step", "worst loss", "worst parameter", "launches repeated", "")]
+    rows: list[tuple[str, ...]] = [
+        ("path", "ms a step", "worst loss", "worst parameter", "launches repeated", "")
+    ]
     for one in found:
         how = "as a CUDA graph" if one.graph else "graph refused" if one.name == "graph" else ""
         differences = f"{one.loss:.1e}", f"{one.parameter:.1e}"
