@@ -4,7 +4,8 @@ It lies beside the package, and nothing in xpcap knows of it. `python -m benchma
 usual timings. Read `work` first (what is timed), then `timing` (how), `contenders` (who; `textbook`
 and `peer_torch` are two of them), `measure` (one round of one) and `results` (rounds, tables, a
 plot). To add a contender, add an entry to `contenders.CONTENDERS`. `host_time` and `fake_cupy`
-measure our own Python of a step on a card, without one; `step_profile` divides a step on a card.
+measure our own Python of a step on a card, without one; `step_profile` divides a step on a card, and
+`step_paths` holds its paths against NumPy.
 
 The others each print a table of docs/develop/results: `ablation`, `coco_sized`, `parts`, `quality`,
 `ranks`, `saving_cost`, `step_cost`, `threads`. README.md has options, columns and method.
