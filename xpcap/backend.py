@@ -34,7 +34,8 @@ def backend_status() -> dict[str, BackendStatus]:
     Returns
     -------
     status : dict of str to BackendStatus
-        The state of ``"numpy"`` and ``"cupy"``: usable or not, version, devices, reason.
+        The state of ``"numpy"`` and ``"cupy"``: usable or not, version, devices, and if not usable
+        the reason, what was expected, and the likely cause.
     """
     return {
         "numpy": BackendStatus("numpy", True, np.__version__, ("host",), ""),

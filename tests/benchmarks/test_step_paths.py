@@ -35,6 +35,11 @@ def test_emulated_path_that_computes_nothing_fails(
     assert "list does not train as NumPy does" in capsys.readouterr().out
 
 
+@pytest.mark.gpu
+def test_paths_on_a_card_train_as_numpy_does() -> None:
+    assert step_paths.main(["--captions", "25", "--steps", "20"]) == 0
+
+
 @pytest.mark.parametrize(
     ("found", "line"),
     [

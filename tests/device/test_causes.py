@@ -12,6 +12,7 @@ from refusals import refuses
 
 import xpcap
 from xpcap.device import causes, probe
+from xpcap.distributed.mpi import NCCL, Staged
 from xpcap.errors import BackendError
 
 INSUFFICIENT, NO_DEVICE = 35, 100
@@ -118,6 +119,16 @@ def test_what_a_machine_lacks_of_cuda_is_named_with_the_extra_that_brings_it(
     assert f"expected {expected}; {status.cause}" in good("info").output
 
 
+def test_parts_of_cuda_are_searched_as_cupy_searches_them() -> None:
+    """By the real search: what is here, it finds; what is not, it names."""
+    pathfinder = pytest.importorskip("cuda.pathfinder")
+    lacks = causes.missing()
+    assert {*lacks} <= {"the compiler NVRTC", "cuBLAS", "the headers of CUDA"}
+    for name, title in (("nvrtc", "the compiler NVRTC"), ("cublas", "cuBLAS")):
+        if title not in lacks:
+            assert pathfinder.load_nvidia_dynamic_lib(name).abs_path
+
+
 def test_a_card_that_cuda_13_gave_up_is_sent_to_cuda_12(
     runtime: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +147,12 @@ def test_a_device_that_works_is_shown_with_driver_and_cuda(runtime: Any) -> None
     assert "\nCuPy for CUDA 13.0, a driver for CUDA 13.0\n" in good("info").output
 
 
-def test_nccl_is_that_of_cupys_cuda(runtime: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nccl_is_named_by_cupys_cuda_where_ranks_do_without(
+    runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = {"ranks": 2, "machines": 1, "threads": 1, "mpi": "MPICH", "gpu_sums": Staged.name}
+    monkeypatch.setattr("xpcap.cli.info._ranks", lambda group: ranks)
     monkeypatch.setattr(runtime, "runtimeGetVersion", lambda: 12090)
-    assert causes.nccl_package(sys.modules["cupy"]) == "nvidia-nccl-cu12"
+    assert "memory; pip install nvidia-nccl-cu12 installs NCCL\n" in good("info").output
+    ranks["gpu_sums"] = NCCL.name
+    assert "nvidia-nccl" not in good("info").output

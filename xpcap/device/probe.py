@@ -165,13 +165,14 @@ def cupy_status(device: int) -> BackendStatus:
     """The state of CuPy on one device; others are counted, not used, to leave no context there."""
     try:
         cupy = load()
+        cuda = versions(cupy)
     except Exception as error:  # a broken installation can raise anything, not just ImportError
         extras = f"{install('cuda12')}, or {install('cuda13')}, installs it for an NVIDIA GPU"
         why = _unwritable(error) or Cause("", extras)
         reason = f"cupy cannot be imported ({first_line(error)})"
         return BackendStatus("cupy", False, "", (), reason, *why)
     cards: tuple[str, ...] = ()
-    cuda, reason, why = versions(cupy), "", Cause()
+    card, reason, why = None, "", Cause()
     try:
         cards = cards_of(cupy)
         if not cards:
@@ -179,11 +180,11 @@ def cupy_status(device: int) -> BackendStatus:
         if device >= len(cards):
             reason = f"this machine has {len(cards)} CUDA device(s), numbered from 0"
         else:
+            card = cupy.cuda.runtime.getDeviceProperties(device)
             with current(cupy, device):
                 prove(cupy, cards[device])
     except Exception as error:  # faults of driver, toolkit and libraries have many types
-        of_device = cupy.cuda.runtime.getDeviceProperties(device) if cards else None
-        why = _unwritable(error) or cause_of(error, cupy, of_device)
+        why = _unwritable(error) or cause_of(error, cupy, card)
         reason = f"no usable CUDA device ({first_line(error)}; {cuda})"
         if len(cards) > 1:
             reason = (
