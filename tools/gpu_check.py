@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -46,6 +47,7 @@ WITHOUT_POOL = (
 )
 CONFIGS = ("notebook", "coco-n64", "coco", "large")  # of the benchmarks: 25 to 512 captions
 CAPTIONS = (25, 64, 128)
+WIDEST = 200  # characters of a result in the table
 FUSED = (0, 32, 64, 128, 256)
 
 
@@ -383,8 +385,7 @@ def written(done: Sequence[tuple[Part, Found, float]], left: Sequence[Part]) -> 
     )
     rows = ["| part | state | result | decides | seconds |", "|---|---|---|---|---|"]
     rows += [
-        f"| {part.title} | {found.state} | {found.line.replace('|', '/')} | {part.decides} |"
-        f" {seconds:.0f} |"
+        f"| {part.title} | {found.state} | {short(found.line)} | {part.decides} | {seconds:.0f} |"
         for part, found, seconds in done
     ]
     rows += [f"| {part.title} | not run | | {part.decides} | |" for part in left]
@@ -392,9 +393,16 @@ def written(done: Sequence[tuple[Part, Found, float]], left: Sequence[Part]) -> 
     return "\n\n".join([head, "\n".join(rows), *sections]) + "\n"
 
 
+def short(line: str) -> str:
+    """A line for a cell of the table; its section has all of it."""
+    return textwrap.shorten(line.replace("|", "/"), WIDEST, placeholder=" ...")
+
+
 def summary(done: Sequence[tuple[Part, Found, float]]) -> str:
     """A line for each part."""
-    return "\n".join(f"{found.state:8}  {part.title}: {found.line}" for part, found, _ in done)
+    return "\n".join(
+        f"{found.state:8}  {part.title}: {short(found.line)}" for part, found, _ in done
+    )
 
 
 def _commit() -> str:
