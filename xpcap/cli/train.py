@@ -98,8 +98,8 @@ def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Func
     type=Choice("auto", "off"),
     default="off",
     help=(
-        "On a GPU, launch the steps of small batches as CUDA graphs; auto tests each on the GPU"
-        " before it is used. No result changes.  [default: off]"
+        "On a GPU, launch the steps of small batches as a CUDA graph; auto tests it on the GPU before"
+        " it is used, and says what it found. No result changes.  [default: off]"
     ),
 )
 @click.option(
