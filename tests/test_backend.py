@@ -1,17 +1,16 @@
-"""The backend switch: choosing, refusing, restoring, and conversions. CuPy's part runs against a
-stand-in package.
+"""The backend switch: choosing, refusing, restoring, and conversions. CuPy's part runs on the
+emulated device.
 """
 
-import ctypes
 import hashlib
 import json
 import os
 import subprocess
 import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -37,61 +36,13 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     probe.cupy_status.cache_clear()
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, count: Any) -> list[int]:
-    """Put a package called cupy in place whose runtime reports `count` devices; returns the device
-    numbers that are made current.
-    """
-    used: list[int] = []
-
-    def device_count() -> int:
-        if isinstance(count, Exception):
-            raise count
-        return count
-
-    class RawModule:
-        def __init__(self, code: str, options: tuple[str, ...]) -> None:
-            assert "multiply" in code
-
-        def get_function(self, name: str) -> Any:
-            return types.SimpleNamespace(kernel=types.SimpleNamespace(ptr=1))
-
-    class Array(np.ndarray):
-        @property
-        def data(self) -> Any:  # type: ignore[override]
-            return types.SimpleNamespace(ptr=self.ctypes.data)
-
-    def launch(*args: int) -> None:
-        """Multiply what lies at the first parameter by the second."""
-        *_, parameters, _ = args
-        x, factor, n = (ctypes.c_uint64 * 3).from_address(parameters)
-        at, size = ctypes.c_uint64.from_address(x).value, ctypes.c_int.from_address(n).value
-        held = np.frombuffer((ctypes.c_float * size).from_address(at), "f4")
-        held *= ctypes.c_float.from_address(factor).value
-
-    fake = types.ModuleType("cupy")
-    runtime = types.SimpleNamespace(
-        getDeviceCount=device_count,
-        getDeviceProperties=lambda i: {"name": f"Card {i}".encode()},
-        getDevice=lambda: used[-1] if used else 0,
-    )
-    driver = types.SimpleNamespace(ctxGetCurrent=lambda: len(used), launchKernel=launch)
-    cuda = types.SimpleNamespace(
-        runtime=runtime,
-        driver=driver,
-        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
-        Device=lambda i: types.SimpleNamespace(use=lambda: used.append(i)),
-    )
-    vars(fake).update(
-        __version__="14.0",
-        cuda=cuda,
-        ones=lambda shape, dtype: np.ones(shape, dtype).view(Array),
-        arange=np.arange,
-        matmul=np.matmul,
-        RawModule=RawModule,
-        ndarray=type("ndarray", (), {}),
-    )
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    return used
+def counted(monkeypatch: pytest.MonkeyPatch, count: int | Exception) -> None:
+    """A machine of so many devices, or one whose driver raises that when they are counted."""
+    install_or_skip(monkeypatch, devices=count if isinstance(count, int) else 1)
+    if isinstance(count, Exception):
+        runtime = sys.modules["cupy"].cuda.runtime
+        monkeypatch.setattr(runtime, "getDeviceCount", Mock(side_effect=count))
+        probe.cupy_status.cache_clear()
 
 
 def test_importing_xpcap_does_not_import_cupy() -> None:
@@ -102,10 +53,10 @@ def test_importing_xpcap_does_not_import_cupy() -> None:
 def test_numpy_is_the_default_and_the_variable_comes_before_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    install_or_skip(monkeypatch, devices=2)
     assert xpcap.get_backend() == "numpy"
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.setenv("XPCAP_BACKEND", "cupy:1")
-    pretend(monkeypatch, 2)
     assert xpcap.get_backend() == "cupy:1"
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.setenv("XPCAP_BACKEND", "cupi")
@@ -118,16 +69,16 @@ def test_numpy_is_the_default_and_the_variable_comes_before_it(
 def test_use_backend_works_as_a_call_and_as_a_context_manager(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    used = pretend(monkeypatch, 2)
+    device = install_or_skip(monkeypatch, devices=2)
     xpcap.use_backend("cupy")
     with xpcap.use_backend("cupy:1"):
         assert xpcap.get_backend() == "cupy:1"
         with xpcap.use_backend("numpy"):
             assert xpcap.get_backend() == "numpy"
-            assert used[-1] == 1  # NumPy needs no device, and changes none
+            assert device.current == 1  # NumPy needs no device, and changes none
         assert xpcap.get_backend() == "cupy:1"
     assert xpcap.get_backend() == "cupy"
-    assert used[-1] == 0  # device 1 does not stay the current one
+    assert device.current == 0  # device 1 does not stay the current one
     xpcap.use_backend("numpy")
     assert xpcap.get_backend() == "numpy"
 
@@ -153,9 +104,9 @@ def test_use_backend_works_as_a_call_and_as_a_context_manager(
     ],
 )
 def test_what_cannot_be_had_is_refused_with_the_reason(
-    count: Any, spec: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    count: int | Exception, spec: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch, count)
+    counted(monkeypatch, count)
     before = xpcap.get_backend()
     with refuses((ValueError, RuntimeError), function="use_backend", **fields):
         xpcap.use_backend(spec)
@@ -173,20 +124,21 @@ def test_a_broken_cupy_is_a_reason_not_a_crash(monkeypatch: pytest.MonkeyPatch) 
 def test_auto_says_what_it_chose(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pretend(monkeypatch, 1)
+    counted(monkeypatch, 1)
     xpcap.use_backend("auto")
     assert xpcap.get_backend() == "cupy"
-    assert "auto chose cupy (Card 0)" in capsys.readouterr().err
-    probe.cupy_status.cache_clear()
-    pretend(monkeypatch, 0)
+    assert "auto chose cupy (emulated)" in capsys.readouterr().err
+    counted(monkeypatch, 0)
     xpcap.use_backend("auto")
     assert xpcap.get_backend() == "numpy"
     assert "auto chose numpy (no usable CUDA device" in capsys.readouterr().err
 
 
 def test_a_device_that_computes_wrongly_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, 1)
-    monkeypatch.setattr(sys.modules["cupy"], "matmul", lambda a, b: np.zeros((8, 8)))
+    install_or_skip(monkeypatch)
+    cupy = sys.modules["cupy"]
+    monkeypatch.setattr(cupy, "matmul", lambda a, b: cupy.zeros((8, 8)))
+    probe.cupy_status.cache_clear()
     assert "wrong result" in xpcap.backend_status()["cupy"].reason
 
 
@@ -255,7 +207,7 @@ def test_emulated_first_use_says_that_kernels_are_compiled(
             (folder / f"{hashlib.sha1(self.code.encode()).hexdigest()}.cubin").touch()
             return super().get_function(name)
 
-    def probe() -> str:
+    def announced() -> str:
         probe.cupy_status.cache_clear()
         assert xpcap.backend_status()["cupy"].usable
         return capsys.readouterr().err
@@ -265,13 +217,13 @@ def test_emulated_first_use_says_that_kernels_are_compiled(
         "xpcap: compiling CUDA kernels for emulated; CuPy keeps them, so only the first use takes"
         " long\n"
     )
-    assert probe() == line  # no folder yet
+    assert announced() == line  # no folder yet
     monkeypatch.setattr(cupy, "RawModule", Compiling)
-    assert probe() == line  # still nothing in it
-    assert probe() == ""
+    assert announced() == line  # still nothing in it
+    assert announced() == ""
     monkeypatch.setattr(xpcap, "__version__", "another")
-    assert probe() == line
-    assert probe() == ""
+    assert announced() == line
+    assert announced() == ""
 
 
 def test_a_cache_of_kernels_that_cannot_be_made_is_named_with_its_remedy() -> None:
@@ -301,11 +253,10 @@ def test_emulated_card_whose_driver_launches_nothing_is_not_usable(
 def test_a_library_that_cannot_be_loaded_is_no_matter_of_the_cache(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def matmul(a: Any, b: Any) -> Any:
-        raise OSError("libcublas.so.12: cannot open shared object file")
-
-    pretend(monkeypatch, 1)
-    monkeypatch.setattr(sys.modules["cupy"], "matmul", matmul)
+    install_or_skip(monkeypatch)
+    missing = OSError("libcublas.so.12: cannot open shared object file")
+    monkeypatch.setattr(sys.modules["cupy"], "matmul", Mock(side_effect=missing))
+    probe.cupy_status.cache_clear()
     reason = xpcap.backend_status()["cupy"].reason
     assert "libcublas.so.12" in reason
     assert "CUPY_CACHE_DIR" not in reason
@@ -320,9 +271,8 @@ def test_asarray_keeps_what_fits_and_to_numpy_keeps_host_arrays() -> None:
 
 
 def test_a_mixture_of_libraries_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, 1)
-    device = vars(sys.modules["cupy"])["ndarray"]()
-    device.dtype = np.dtype("float64")
+    install_or_skip(monkeypatch)
+    device = sys.modules["cupy"].zeros((1, 3))
     with refuses(TypeError, came="numpy and cupy arrays together"):
         xpcap.get_array_module(np.zeros(1), device)
     with refuses(

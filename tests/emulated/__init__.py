@@ -27,24 +27,21 @@ def install(monkeypatch: pytest.MonkeyPatch, **machine: object) -> Emulator:
 
 
 def install_or_skip(monkeypatch: pytest.MonkeyPatch, **machine: object) -> Emulator:
-    """The same in a test: skipped, with the reason, where the real cupy cannot be imported."""
+    """The same in a test: skipped, with the reason, where the real cupy cannot be imported, or the
+    kernels, one of which a probe of the device runs, cannot be compiled for the CPU.
+    """
     if not real.is_installed():
         pytest.skip(MISSING)
-    return install(monkeypatch, **machine)
-
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """One emulated device in place of cupy, kernels and all: what it counts begins with the test.
-
-    Skipped, with the reason, where the real cupy cannot be imported or the kernels cannot be
-    compiled for the CPU.
-    """
-    emulator = install_or_skip(monkeypatch)
     import cpu_build
 
     try:
         cpu_build.compiler()
     except cpu_build.UnavailableError as reason:
         pytest.skip(str(reason))
-    return emulator
+    return install(monkeypatch, **machine)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """One emulated device in place of cupy: what it counts begins with the test."""
+    return install_or_skip(monkeypatch)
