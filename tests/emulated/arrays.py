@@ -237,6 +237,7 @@ def here(x: ndarray, who: str) -> np.ndarray:
             f"{who}: Array device must be same as the current device: array device = {x.number}"
             f" while current = {EMULATOR.current}"
         )
+    memory.use(x.host)
     return x.host
 
 

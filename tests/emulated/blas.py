@@ -19,14 +19,30 @@ from emulated.cuda import Module
 from emulated.record import EMULATOR, Footprint
 
 MISSING = "emulated device: the binding of cuBLAS cannot be loaded (configured with cublas=False)"
+_addresses = itertools.count(0x5EED0, 16)  # of handles
 NAMES = "handle transa transb m n k alpha A lda B ldb beta C ldc".split()
+
+
+class ThreadHandle:
+    """CuPy's own handle of a thread for a device: destroyed with the thread."""
+
+    def __init__(self) -> None:
+        EMULATOR.bind()
+        self.address = next(_addresses)
+        EMULATOR.handles[self.address] = HandleState()
+
+    def __del__(self) -> None:
+        EMULATOR.handles.pop(self.address, None)  # that of an earlier test is gone already
 
 
 def get_cublas_handle() -> int:
     """CuPy's own handle, which xpcap asks for the version alone."""
     if not EMULATOR.cublas:
         raise ImportError(MISSING)
-    return 0x5EED0
+    handles = EMULATOR.own.setdefault("cublas", {})
+    if EMULATOR.current not in handles:
+        handles[EMULATOR.current] = ThreadHandle()
+    return int(handles[EMULATOR.current].address)
 
 
 class Cublas(Module):
@@ -34,7 +50,13 @@ class Cublas(Module):
 
     def __init__(self) -> None:
         super().__init__("cuda.cublas", "is not modelled; add it to tests/emulated/blas.py")
-        self.getVersion = lambda handle: 130_000
+        self.getVersion = self._version
+
+    @staticmethod
+    def _version(handle: int) -> int:
+        if handle not in EMULATOR.handles:
+            raise RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED")
+        return 130_000
 
 
 class Call:
@@ -81,6 +103,9 @@ class Call:
                     f"{self.name}: C overlaps {key}, expected memory of its own; cuBLAS reads and"
                     " writes in no fixed order"
                 )
+        for address in (a.address, b.address, c.address):
+            if block := memory.find(address):
+                block.use()
         with np.errstate(all="ignore"):
             product = alpha * ((A.T if v["transa"] else A) @ (B.T if v["transb"] else B))
             C[...] = product + beta * C if beta else product  # with beta 0, C is not read
@@ -174,8 +199,6 @@ class HandleState:
 class Library:
     """cuBLAS itself, as ctypes shows it: functions return a status."""
 
-    _addresses = itertools.count(0x5EEE0, 16)
-
     def __init__(self) -> None:
         for name, dtype in (("sgemm", np.float32), ("dgemm", np.float64)):
             gemm = functools.partial(self._gemm, name, np.dtype(dtype))
@@ -189,7 +212,7 @@ class Library:
     def _create(self, result: Any) -> int:
         if not EMULATOR.has_context:
             return 1  # CUBLAS_STATUS_NOT_INITIALIZED
-        address = next(self._addresses)
+        address = next(_addresses)
         EMULATOR.handles[address] = HandleState()
         result._obj.value = address
         return 0

@@ -2,13 +2,14 @@
 has a use for them.
 """
 
+import itertools
 import time
 from typing import Any
 
 import numpy as np
 
 from emulated import real
-from emulated.record import EMULATOR
+from emulated.record import EMULATOR, cuda_error
 
 
 class Module:
@@ -33,17 +34,6 @@ class Module:
         raise NotImplementedError(f"emulated device: cupy.{self._path}.{name} {self._why}")
 
 
-def cuda_error(status: str) -> Exception:
-    """The error type of the real runtime, so that code that catches it is tested."""
-    number = {
-        "cudaErrorInvalidDevice": 101,
-        "cudaErrorNotReady": 600,
-        "cudaErrorNoDevice": 100,
-        "cudaErrorDevicesUnavailable": 46,
-    }[status]
-    return real.look_up("cuda.runtime.CUDARuntimeError")(number)
-
-
 class Device:
     """One of the emulated devices; inside a ``with``, or after use(), it is the current one."""
 
@@ -55,8 +45,6 @@ class Device:
 
     def use(self) -> None:
         """As from CUDA 12 on: it makes a context, or fails if the device gives none."""
-        if self.id in EMULATOR.busy:
-            raise cuda_error("cudaErrorDevicesUnavailable")
         EMULATOR.current = self.id
 
     def __enter__(self) -> "Device":
@@ -94,29 +82,28 @@ class Device:
 
 
 class Event:
-    """A mark in the order of work; its time is known only after a synchronisation."""
+    """A mark in the work of a stream; its time is known only after a synchronisation."""
 
     def __init__(
         self, block: bool = False, disable_timing: bool = False, interprocess: bool = False
     ) -> None:
-        self.seconds, self._mark, self._timed = 0.0, -1, not disable_timing
-        self._copies = 0  # to or from pinned memory, begun before it
-        self._machine = EMULATOR.machine
+        self.seconds, self._machine = 0.0, EMULATOR.machine
+        self.mark = 0, 0, 0  # the stream, and the copies and other work that were given before
 
     def record(self, stream: Any = None) -> None:
-        self.seconds, self._mark, self._copies = (
-            time.perf_counter(),
-            EMULATOR.clock,
-            len(EMULATOR.copies),
-        )
+        self.seconds = time.perf_counter()
+        ptr = EMULATOR.stream_ptr if stream is None else stream.ptr
+        EMULATOR.work += 1
+        self.mark = ptr, len(EMULATOR.copies), EMULATOR.work
 
     def synchronize(self) -> None:
         if self._machine is EMULATOR.machine:
-            EMULATOR.wait("Event.synchronize", self._copies)
+            EMULATOR.wait("Event.synchronize", *self.mark)
 
     @property
     def done(self) -> bool:
-        return EMULATOR.clock > self._mark
+        stream, _, work = self.mark
+        return EMULATOR.is_over(stream, work)
 
 
 class Capture:
@@ -132,7 +119,7 @@ class Graph:
     def __init__(self, work: list[Any]) -> None:
         self._work, self._machine = work, EMULATOR.machine
 
-    def launch(self, stream: Any = None) -> None:
+    def launch(self) -> None:
         assert self._machine is EMULATOR.machine, "a graph of an earlier test"
         EMULATOR.launch("graph", f"{len(self._work)} nodes")
         with EMULATOR.uncounted():
@@ -141,11 +128,9 @@ class Graph:
 
 
 class Stream:
-    """A stream: the null stream, or one of its own, which can be made current, but is given no work
-    (`Emulator.launch`) except to capture it.
-    """
+    """A stream: the null stream, or one of its own. All work goes to a thread's current one."""
 
-    done = True
+    _addresses = itertools.count(0xA5000, 16)
 
     def __init__(
         self,
@@ -154,7 +139,8 @@ class Stream:
         ptds: bool = False,
         priority: int | None = None,
     ) -> None:
-        self.ptr = 0 if null else id(self)
+        self.ptr, self.waits_for_null = 0 if null else next(self._addresses), not non_blocking
+        self._before: list[Any] = []
 
     def begin_capture(self, mode: int | None = None) -> None:
         if self.ptr == 0:
@@ -175,26 +161,34 @@ class Stream:
         EMULATOR.stream = self if self.ptr else None
         return self
 
+    def __enter__(self) -> "Stream":
+        self._before.append(EMULATOR.stream)
+        return self.use()
+
+    def __exit__(self, *exc: object) -> None:
+        EMULATOR.stream = self._before.pop()
+
     def __repr__(self) -> str:
         return f"<Stream {self.ptr}>"
 
     def synchronize(self) -> None:
-        EMULATOR.wait("Stream.synchronize")
+        EMULATOR.wait("Stream.synchronize", self.ptr)
 
     def record(self, event: Event | None = None) -> Event:
         event = event or Event()
-        event.record()
+        event.record(self)
         return event
 
     def wait_event(self, event: Event) -> None:
-        """Work on the device waits, the host does not."""
+        """Work on the device waits, the host does not. Here all that the event marks is over."""
+        EMULATOR.finish(*event.mark)
 
 
 Stream.null = Stream(null=True)
 
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
-    if start_event._mark < 0 or end_event._mark < 0 or not end_event.done:
+    if not (start_event.seconds and end_event.seconds and end_event.done):
         raise cuda_error("cudaErrorNotReady")
     return 1e3 * (end_event.seconds - start_event.seconds)
 

@@ -142,6 +142,9 @@ class RawKernel:
         if shared_mem:
             raise NotImplementedError("emulated RawKernel: dynamic shared memory is not modelled")
         guarded = Guarded(self.name, self._built.parameters[self.name], args)
+        for x in args:
+            if isinstance(x, ndarray) and (held := memory.find(x.host.ctypes.data)):
+                held.use()
         if EMULATOR.recorded is not None:
             EMULATOR.recorded.append(self._recorded(grid, block, guarded.args))
         self._built.launch(self.name, grid, block, guarded.args, EMULATOR.seed)
@@ -163,6 +166,8 @@ def launch_kernel(
     kernel_params: int, extra: int,
 ) -> None:  # fmt: skip
     """cupy.cuda.driver.launchKernel."""
+    if not EMULATOR.has_context:
+        raise RuntimeError("CUDA_ERROR_INVALID_CONTEXT: invalid device context")
     if f not in _functions:
         raise ValueError(f"launchKernel: {f:#x} is no function, expected RawKernel.kernel.ptr")
     kernel, capture = _functions[f], EMULATOR.capture
@@ -177,7 +182,7 @@ def launch_kernel(
     if capturing:
         capture.work.append(run)
     else:
-        EMULATOR.refuse_in_capture(f"{kernel.name} on the null stream")
+        EMULATOR.refuse_in_capture(f"{kernel.name} on another stream")
         run()
 
 

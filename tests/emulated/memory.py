@@ -3,16 +3,18 @@ dtype, and on which device.
 """
 
 import bisect
+import dataclasses
 import threading
 import weakref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from emulated.record import EMULATOR
 
 
-class Block(NamedTuple):
+@dataclasses.dataclass
+class Block:
     """One allocation. `owner` is NumPy's array whose memory it is; the block is gone when that
     is.
     """
@@ -22,6 +24,26 @@ class Block(NamedTuple):
     dtype: np.dtype
     device: int
     owner: "weakref.ref[np.ndarray]"
+    # The last work with it, and its stream
+    work: int = 0
+    stream: Any = None
+
+    def use(self) -> None:
+        """Let work on the current stream read or write it.
+
+        RuntimeError : work on another stream may not be done with it. Stricter than CUDA, where two
+        may read.
+        """
+        old, new = self.stream, EMULATOR.stream
+        if old is not new and not EMULATOR.is_over(old.ptr if old else 0, self.work):
+            one = old or new
+            if (old and new) or not one.waits_for_null:
+                raise RuntimeError(
+                    f"{self.nbytes} bytes of {self.dtype}: work on {new or 'the null stream'} does"
+                    f" not wait for that on {old or 'the null stream'}, expected an event between"
+                )
+        EMULATOR.work += 1
+        self.work, self.stream = EMULATOR.work, new
 
 
 class Asked(NamedTuple):
@@ -42,6 +64,7 @@ class _Asked(threading.local):
 
 
 _blocks: dict[int, Block] = {}  # by start
+_owned: dict[int, Block] = {}  # by the owner's id
 _asked = _Asked()
 
 
@@ -49,22 +72,35 @@ def allocate(host: np.ndarray) -> np.ndarray:
     """Count the memory of a new array as taken from the pool, on the current device, and know it
     until it is freed.
     """
-    owner = host
-    while isinstance(owner.base, np.ndarray):
-        owner = owner.base
+    owner = _owner(host)
     assert owner.base is None, "the emulation took memory that is not NumPy's own"
     if owner.nbytes:
         start = owner.ctypes.data
         assert start not in _blocks, "the emulation counts a view as new memory"
-        _blocks[start] = Block(
-            start,
-            owner.nbytes,
-            owner.dtype,
-            EMULATOR.current,
-            weakref.ref(owner, lambda _: _blocks.pop(start)),
+        key = id(owner)
+
+        def free(_: object) -> None:
+            del _blocks[start], _owned[key]
+
+        alive = weakref.ref(owner, free)
+        _blocks[start] = _owned[key] = Block(
+            start, owner.nbytes, owner.dtype, EMULATOR.current, alive
         )
         EMULATOR.allocate(owner.nbytes)
+        _blocks[start].use()
     return host
+
+
+def _owner(host: np.ndarray) -> np.ndarray:
+    while isinstance(host.base, np.ndarray):
+        host = host.base
+    return host
+
+
+def use(host: np.ndarray) -> None:
+    """Let work on the current stream use the memory of an array."""
+    if block := _owned.get(id(_owner(host))):
+        block.use()
 
 
 def find(address: int) -> Block | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from emulated import indexing, products, real, scan
+from emulated import indexing, memory, products, real, scan
 from emulated.arrays import array, cast, deliver, fresh, ndarray, supported, view, wrap
 from emulated.elementwise import UFUNCS, clip
 from emulated.record import EMULATOR, SCRATCH
@@ -66,9 +66,9 @@ def begin_to_read(x: ndarray, out: np.ndarray) -> np.ndarray:
             "cupy.ndarray.get(blocking=False): expected out= of the same shape and dtype in pinned"
             " memory; any other makes the host wait"
         )
-    value = x.host.copy()
+    value = array(x, "get").copy()
     EMULATOR.launch("copy", "get")
-    EMULATOR.copies.append(lambda: out.__setitem__(..., value))
+    EMULATOR.copies.append((EMULATOR.stream_ptr, lambda: out.__setitem__(..., value)))
     return out
 
 
@@ -76,6 +76,7 @@ def read(x: ndarray, how: str, out: Any = None) -> np.ndarray:
     """The elements on the host, counted."""
     if x.size and not x.flags.c_contiguous:
         EMULATOR.launch("copy", "get: contiguous", x.nbytes)
+    memory.use(x.host)
     EMULATOR.read(how)
     if out is None:
         return x.host.copy()
@@ -114,10 +115,12 @@ def upload(self: ndarray, arr: np.ndarray, stream: Any = None) -> None:
 
     if not isinstance(arr, np.ndarray) or arr.dtype != self.dtype or arr.shape != self.shape:
         raise TypeError(f"cupy.ndarray.set: expected a host array of {self.dtype} {self.shape}")
+    if stream is not None and stream.ptr != EMULATOR.stream_ptr:
+        raise ValueError(f"cupy.ndarray.set: was given to {stream!r}, expected the current stream")
     EMULATOR.transfer(arr.nbytes)
-    self.host[...] = arr
+    array(self, "set")[...] = arr
     if not is_pinned(arr):
-        EMULATOR.wait("set from memory that is not pinned")
+        EMULATOR.wait("set from memory that is not pinned", EMULATOR.stream_ptr)
         return
     sent = arr.copy()
 
@@ -128,7 +131,7 @@ def upload(self: ndarray, arr: np.ndarray, stream: Any = None) -> None:
                 " under way"
             )
 
-    EMULATOR.copies.append(check)
+    EMULATOR.copies.append((EMULATOR.stream_ptr, check))
 
 
 def send(host: np.ndarray) -> ndarray:
@@ -144,7 +147,7 @@ def send(host: np.ndarray) -> ndarray:
 def copy(self: ndarray, order: str = "C") -> ndarray:
     if self.size:
         EMULATOR.launch("copy", "copy")
-    return fresh(self.host.copy(order))
+    return fresh(array(self, "copy").copy(order))
 
 
 def astype(

@@ -57,9 +57,9 @@ class NcclCommunicator:
 
     def allReduce(self, *args: Any, **kwargs: Any) -> None:  # noqa: N802 - its name
         given = real.documented(ALL_REDUCE).bind(*args, **kwargs).arguments
-        if given["op"] != 0 or given["stream"] != 0:
+        if given["op"] != 0 or given["stream"] != EMULATOR.stream_ptr:
             raise ValueError(
-                f"allReduce: op {given['op']}, stream {given['stream']}: only sums on the null"
+                f"allReduce: op {given['op']}, stream {given['stream']}: only sums on the current"
                 " stream are modelled"
             )
         dtype = DTYPES[given["datatype"]]
@@ -85,6 +85,7 @@ class NcclCommunicator:
                 f"allReduce: {count} numbers of {dtype} at {address:#x} lie in no array of the"
                 " device of that dtype"
             )
+        block.use()
         owner = block.owner()
         assert owner is not None
         return owner.reshape(-1)[(address - block.start) // dtype.itemsize :][:count]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import xpcap
+from emulated import real
 
 HERE = str(Path(__file__).parent) + os.sep
 PACKAGE = str(Path(xpcap.__file__).parent) + os.sep
@@ -272,23 +273,20 @@ class Emulator(Counts):
             cublas,
         )
         self.handles: dict[int, Any] = {}  # of cuBLAS, by address
-        self.pool_used, self.pool_free = (
-            0,
-            0,
-        )  # bytes that CuPy's memory pool says it has given out, and holds back
-        self.machine = (
-            object()
-        )  # that of this test: what an earlier one left behind disturbs no count
+        # Bytes that CuPy's memory pool says it has given out, and holds back
+        self.pool_used, self.pool_free = 0, 0
+        # That of this test: what an earlier one left behind disturbs no count
+        self.machine = object()
         self.busy = busy  # devices that refuse a context
         self.as_card = as_card
         self.seed = 0  # above 0: blocks and threads of a kernel run in a shuffled order
         self.recorded: list[Any] | None = None  # launches of kernels, while they are recorded
         self.contexts: set[int] = set()  # devices that were made current or computed on
         self._thread = threading.local()
-        self.clock = 0  # synchronisations so far; an event is ready once one came after it
-        self.copies: list[
-            Callable[[], None]
-        ] = []  # to pinned memory, in order; what they bring is there after a wait
+        # Work so far, and how much of it is over: on every stream, and by a stream's address
+        self.work, self._over, self._over_on = 0, 0, dict[int, int]()
+        # To and from pinned memory, in order, with a stream's address; they are over after a wait
+        self.copies: list[tuple[int, Callable[[], None]]] = []
         self._silent = False
         self.capture: Any = None  # the stream that captures, with the work that it has got
         self.atomics = 0  # atomic additions so far: the order of each is another one
@@ -300,8 +298,20 @@ class Emulator(Counts):
 
     @current.setter
     def current(self, device: int) -> None:
+        if device in self.busy:
+            raise cuda_error("cudaErrorDevicesUnavailable")
         self._thread.device = device
         self.contexts.add(device)
+
+    def bind(self) -> None:
+        """Give this thread a context, as calls of CUDA's runtime do, unlike those of its driver."""
+        if not self.has_context:
+            self.current = self.current
+
+    @property
+    def own(self) -> dict[Any, Any]:
+        """Whatever belongs to this thread, and ends with it."""
+        return self._thread.__dict__
 
     @property
     def stream(self) -> Any:
@@ -355,7 +365,7 @@ class Emulator(Counts):
     def _record(self, events: str, event: Any) -> None:
         if self._silent:
             return
-        self.contexts.add(self.current)
+        self.bind()
         for counts in (self, *self._open):
             getattr(counts, events).append(event)
             counts.events.append(event)
@@ -366,12 +376,7 @@ class Emulator(Counts):
             raise RuntimeError(f"{what}: operation not permitted when stream is capturing")
 
     def _launched(self, kind: str, name: str, where: str) -> None:
-        self.refuse_in_capture(f"{name} on the null stream")
-        if self.stream is not None:
-            raise ValueError(
-                f"{name}: was given to {self.stream!r}, expected the null stream, where all other"
-                " work of xpcap is"
-            )
+        self.refuse_in_capture(f"{name} on another stream")
         self._record("launches", Launch(kind, name, where))
 
     def launch(self, kind: str, name: str, *scratch: int) -> None:
@@ -400,25 +405,46 @@ class Emulator(Counts):
 
     def read(self, how: str) -> None:
         self.refuse_in_capture(how)
-        self.clock += 1
-        self.arrive()
+        self.finish(self.stream_ptr)
         self._record("reads", Read(how, place()))
 
     def transfer(self, nbytes: int) -> None:
-        self.refuse_in_capture("a transfer on the null stream")
+        self.refuse_in_capture("a transfer on another stream")
         self._record("transfers", Transfer(nbytes, place()))
 
-    def wait(self, how: str, begun: int | None = None) -> None:
-        """Wait for everything, or for the first `begun` copies to pinned memory."""
+    def wait(self, how: str, *mark: int) -> None:
+        """Wait for what `finish` ends."""
         self.refuse_in_capture(how)
-        self.clock += 1
-        self.arrive(begun)
+        self.finish(*mark)
         self._record("waits", Wait(how, place()))
 
-    def arrive(self, begun: int | None = None) -> None:
-        for i, bring in enumerate(self.copies[:begun]):
-            bring()
-            self.copies[i] = lambda: None
+    def finish(
+        self, stream: int | None = None, copies: int | None = None, work: int | None = None
+    ) -> None:
+        """End the first pieces of work, and copies among the first, on a stream; None: on all."""
+        work = self.work if work is None else work
+        if stream is None:
+            self._over = work
+        else:
+            self._over_on[stream] = max(work, self._over_on.get(stream, 0))
+        for i, (on, end) in enumerate(self.copies[:copies]):
+            if stream in (None, on):
+                end()
+                self.copies[i] = on, lambda: None
+
+    def is_over(self, stream: int, work: int) -> bool:
+        """Whether a piece of work on a stream is known to be done."""
+        return work <= max(self._over, self._over_on.get(stream, 0))
+
+
+def cuda_error(status: str) -> Exception:
+    """The error type of the real runtime, so that code that catches it is tested."""
+    number = {
+        "cudaErrorInvalidDevice": 101,
+        "cudaErrorNotReady": 600,
+        "cudaErrorDevicesUnavailable": 46,
+    }[status]
+    return real.look_up("cuda.runtime.CUDARuntimeError")(number)
 
 
 def place() -> str:

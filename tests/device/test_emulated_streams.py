@@ -1,0 +1,167 @@
+"""Streams and threads on the emulated device: work on a stream of one's own, and on one thread after
+another.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL")  # test_emulated_step
+
+from emulated import EMULATOR, Emulator
+from test_emulated_step import N, make, make_data
+
+import xpcap
+from xpcap.device.replay import recording
+from xpcap.device.transfers import AsyncCopy
+from xpcap.models import Beam, Sampling
+from xpcap.ops import get_ops
+
+
+@pytest.fixture
+def xp(device: Emulator) -> ModuleType:
+    import cupy
+
+    return cupy
+
+
+def in_thread(work: Callable[[], object]) -> None:
+    """Run it in a thread that ends; what it raises is raised here."""
+    errors = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    for error in errors:
+        raise error
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["list", "graph"])
+def test_emulated_captioner_trains_and_samples_alike_on_any_stream(
+    graphs: bool, xp: ModuleType
+) -> None:
+    found = []
+    streams = xp.cuda.Stream.null, xp.cuda.Stream(non_blocking=True), xp.cuda.Stream()
+    for stream in streams:
+        with stream:
+            solver = make("cupy", graphs=graphs)
+            solver.train()
+            features = make_data().split("train").features
+            policies = Sampling(max_length=6, seed=1), Beam(3, max_length=6)
+            captions = [solver.model.sample(features, policy=policy) for policy in policies]
+            found.append((solver.loss_history, captions, xpcap.to_numpy(solver.model.params.flat)))
+        assert xp.cuda.get_current_stream() is xp.cuda.Stream.null
+    for losses, captions, flat in found[1:]:
+        assert losses == found[0][0]
+        np.testing.assert_array_equal(captions, found[0][1])
+        np.testing.assert_array_equal(flat, found[0][2])
+
+
+def multiply(x: Any) -> None:
+    get_ops(x).matmul(x, x, x.copy())
+
+
+USES: dict[str, Callable[[Any], object]] = {
+    "ufunc": lambda x: x + 1,
+    "fill": lambda x: x.fill(2),
+    "product": multiply,
+    "kernel": lambda x: get_ops(x).add_rows(x, x[0].copy()),
+    "copy": lambda x: AsyncCopy(x),
+    "upload": lambda x: x.set(np.ones(x.shape, x.dtype)),
+    "read": lambda x: x.get(),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_emulated_work_on_another_stream_has_to_wait_for_an_event(
+    use: Callable[[Any], object], xp: ModuleType
+) -> None:
+    x, event, stream = xp.ones((4, 4), "f4"), xp.cuda.Event(), xp.cuda.Stream(non_blocking=True)
+    with stream, pytest.raises(RuntimeError, match="does not wait for that on the null stream"):
+        use(x)
+    event.record()
+    with stream:
+        stream.wait_event(event)
+        use(x)
+        x.fill(2)  # what reads has waited by itself
+    with pytest.raises(RuntimeError, match="the null stream does not wait for that on <Stream"):
+        x.fill(3)
+    stream.synchronize()
+    x.fill(3)
+    with xp.cuda.Stream():  # waits for the null stream, as CUDA's streams do unless told otherwise
+        use(x)
+
+
+def test_emulated_copies_arrive_when_their_own_stream_is_waited_for(xp: ModuleType) -> None:
+    x = xp.ones((2, 3), "f4")
+    xp.cuda.Device().synchronize()
+    hosts = [np.ndarray(x.shape, x.dtype, xp.cuda.alloc_pinned_memory(x.nbytes)) for _ in range(2)]
+    stream = xp.cuda.Stream(non_blocking=True)
+    x.get(out=hosts[0], blocking=False)
+    event = xp.cuda.Event()
+    event.record()
+    event.synchronize()
+    with stream:
+        x.get(out=hosts[1], blocking=False)
+    xp.cuda.Stream.null.synchronize()
+    assert (hosts[0] == 1).all()
+    assert not (hosts[1] == 1).any()
+    stream.synchronize()
+    assert (hosts[1] == 1).all()
+
+
+def test_emulated_upload_to_another_stream_than_the_current_is_refused(xp: ModuleType) -> None:
+    with pytest.raises(ValueError, match="expected the current stream"):
+        xp.ones(3, "f4").set(np.ones(3, "f4"), stream=xp.cuda.Stream(non_blocking=True))
+
+
+def test_emulated_thread_launches_nothing_without_a_context(xp: ModuleType) -> None:
+    """The driver refuses; xpcap's operations give the thread one, as what allocates does."""
+    x, b = xp.ones((4, 4), "f4"), xp.ones(4, "f4")
+    with recording() as record:
+        get_ops(x).add_rows(x, b)
+    launch = record.nodes[0].call(0)
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_INVALID_CONTEXT"):
+        in_thread(launch)
+    in_thread(lambda: (xp.empty(3), launch()))
+    in_thread(lambda: get_ops(x).add_rows(x, b))
+    assert float(x[0, 0]) == 4
+
+
+def test_emulated_handle_of_cupy_ends_with_its_thread(xp: ModuleType) -> None:
+    handles: list[int] = []
+    binding, of_thread = xp.cuda.cublas, xp.cuda.device.get_cublas_handle
+    in_thread(lambda: handles.append(of_thread()))
+    with pytest.raises(RuntimeError, match="NOT_INITIALIZED"):
+        binding.getVersion(*handles)
+    assert binding.getVersion(of_thread()) == 130_000
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["list", "graph"])
+def test_emulated_solver_trains_in_one_thread_after_another(graphs: bool, device: Emulator) -> None:
+    """A step that one thread recorded is repeated by the next, when the first has ended."""
+    ours, theirs = (make("cupy", graphs=graphs, num_epochs=4) for _ in range(2))
+    theirs.train()
+    for _ in range(theirs.iteration):
+        in_thread(lambda: ours.train_batch(np.arange(N)))
+    repeated = ours._workspace.padded.replay
+    assert repeated.nodes
+    assert repeated.has_graph is graphs
+
+
+def test_emulated_device_forgets_the_stream_of_a_with_that_ends(xp: ModuleType) -> None:
+    stream = xp.cuda.Stream(non_blocking=True)
+    with contextlib.suppress(ZeroDivisionError), stream, xp.cuda.Stream():
+        raise ZeroDivisionError
+    assert EMULATOR.stream_ptr == 0
