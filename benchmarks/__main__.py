@@ -109,8 +109,8 @@ def main(
     greedy captions of 1,000 pictures, at named sizes. Times are medians of three rounds; a ratio is
     the peer's time divided by ours.
 
-    --host-time runs the step of train on a fake device, whose calls take the time that is published
-    and compute nothing: what is left is the time of our own Python, by part.
+    --host-time runs the step of train on an emulated device, whose calls take the time that is
+    published: what is left is the time of our own Python, by part.
     """
     _refuse_together(scaling, beam, neighbour, host_time, names, peers, plot, backend)
     if host_time:
@@ -186,7 +186,7 @@ def _refuse_together(
             ("--beam", beam, "times a step"),
             step,
             ("--plot", plot, "draws nothing"),
-            ("--backend", backend, "brings a fake device"),
+            ("--backend", backend, "brings an emulated device"),
         )
         _refuse("--host-time", (sizes, *others))
 

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.fake_cupy import Meter, fake_device
-from benchmarks.host_time import KEPT, Clock, _step
+from benchmarks.host_time import KEPT, Clock, _step, metered
 from benchmarks.work import Config, make_model, make_solver
 from xpcap.backend import Array, array_module
 from xpcap.cli.shared import table
@@ -33,7 +32,7 @@ class Decoding(NamedTuple):
     """Host time of a word, or of a step, medians over calls."""
 
     work: str
-    us: float  # with the time that passed in stubs
+    us: float  # with the time that calls take
     python_us: float  # without it: our own Python
     calls: float  # launches, products, copies, memsets and transfers
     reads: float
@@ -41,7 +40,7 @@ class Decoding(NamedTuple):
 
 
 class Played(SelfCritical):
-    """Self-critical training whose samples, which a fake device cannot draw, are a person's."""
+    """Self-critical training whose samples, which no kernel draws, are a person's."""
 
     def _sample(
         self, model: Any, features: Array | FeatureRows, rows: np.ndarray, n: int, step: int
@@ -56,7 +55,7 @@ def decoding_times(calls: int = CALLS, warm_up: int = WARM_UP) -> list[Decoding]
     """Measure a word of each policy, and a self-critical step."""
     config = Config("host time", N // SAMPLES)
     data = config.data(50)
-    with fake_device() as meter:
+    with metered() as meter:
         measure = functools.partial(_measure, meter, Clock(meter), calls, warm_up)
         model = make_model(config, data)
         features = array_module().empty((N, config.D), np.float32)
@@ -82,7 +81,7 @@ def _policies(data: CaptionData) -> dict[str, Policy]:
 
 
 def _measure(
-    meter: Meter,
+    meter: Any,
     clock: Clock,
     calls: int,
     warm_up: int,

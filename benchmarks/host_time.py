@@ -1,9 +1,9 @@
 """Host time of a training step on a card, measured without one.
 
-It runs on a fake device, whose calls take the time that is published. A step is a step of `train`:
-a minibatch from resident features, loss, gradients, clipping, Adam, recording. The clock stops in
-stubs, so what is left is our own Python, divided by part. Of all steps those count that lost least
-time to other processes.
+It runs on the emulated device of the tests under its meter: calls take the time that is published.
+A step is a step of `train`: a minibatch from resident features, loss, gradients, clipping, Adam,
+recording. The clock stops in the stand-in, so what is left is our own Python, divided by part. Of
+all steps those count that lost least time to other processes.
 """
 
 import contextlib
@@ -14,12 +14,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.fake_cupy import Meter, fake_device, replaced
 from benchmarks.work import SEED, Config, make_solver
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import draw_data
@@ -27,9 +28,9 @@ from xpcap.models import CaptioningRNN
 from xpcap.training.objectives import CrossEntropy
 from xpcap.training.solver import CaptioningSolver
 
-SIZES = (25, 64, 128)
-STEPS, WARM_UP = 400, 100  # all layouts have come by then, and are recorded
-BATCHES = 100  # the steps go round them: more than any cache of layouts holds, as in training
+SIZES = (25, 64, 128, 256, 512)
+STEPS, WARM_UP = 400, 20
+BATCHES = 100  # the steps go round them: more than any cache of batches holds, as in training
 KEPT = 10  # one in so many steps counts: those that lost least time to other processes
 CELL = "lstm"
 
@@ -82,7 +83,7 @@ class HostTime(NamedTuple):
     n: int
     work: str  # a name in WORKS
     graphs: bool  # whether a step's launches are one CUDA graph
-    ms: float  # with the time that passed in stubs
+    ms: float  # with the time that calls take
     python_ms: float  # without it: our own Python
     calls: int  # launches, products, copies, memsets and transfers
     parts: dict[str, float]  # microseconds of our own Python
@@ -90,10 +91,25 @@ class HostTime(NamedTuple):
     allocations: int  # arrays taken from CuPy's pool
 
 
-class Clock:
-    """A clock of our own seconds by part: those that did not pass in stubs."""
+@contextlib.contextmanager
+def metered() -> Iterator[Any]:
+    """The emulated device of the tests as the backend, and its meter.
 
-    def __init__(self, meter: Meter) -> None:
+    BackendError : cupy cannot be imported. It needs no device.
+    """
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    try:
+        from emulated import meter
+    finally:
+        sys.path.pop()
+    with meter.metered() as running:
+        yield running
+
+
+class Clock:
+    """A clock of our own seconds by part: those that did not pass in the stand-in."""
+
+    def __init__(self, meter: Any) -> None:
         self._meter = meter
         self.begin()
 
@@ -125,7 +141,7 @@ class Clock:
         return run
 
     def _own(self) -> float:
-        return time.perf_counter() - self._meter.seconds
+        return time.perf_counter() - self._meter.passed
 
 
 def host_times(
@@ -147,7 +163,7 @@ def host_times(
     ------
     BackendError : cupy cannot be imported. It needs no device.
     """
-    with fake_device() as meter:
+    with metered() as meter:
         clock = Clock(meter)
         with seams(clock.timed):
             return [
@@ -228,7 +244,7 @@ def _solver(n: int, work: Work, graphs: bool) -> CaptioningSolver:
 
 
 def _measure(
-    meter: Meter, clock: Clock, n: int, name: str, graphs: bool, steps: int, warm_up: int
+    meter: Any, clock: Clock, n: int, name: str, graphs: bool, steps: int, warm_up: int
 ) -> HostTime:
     solver = _solver(n, WORKS[name], graphs)
     batches = itertools.cycle(np.arange(BATCHES * n).reshape(BATCHES, n))
@@ -261,7 +277,7 @@ def _measure(
 class Step(NamedTuple):
     """Times and counts of one step."""
 
-    seconds: float
+    seconds: float  # with those that calls take
     lost: float  # seconds that passed while this thread did not run
     parts: dict[str, float]
     calls: int
@@ -269,18 +285,17 @@ class Step(NamedTuple):
     allocations: int
 
 
-def _step(meter: Meter, clock: Clock, work: Callable[[], object]) -> Step:
-    calls, counts = meter.calls, dict(meter.counts)
+def _step(meter: Any, clock: Clock, work: Callable[[], object]) -> Step:
+    calls, counts, taken = meter.calls, dict(meter.counts), meter.seconds
     ran = time.thread_time()
     clock.begin()
     start = time.perf_counter()
     work()
     seconds = time.perf_counter() - start
     clock.switch(REST)
-    lost = seconds - (time.thread_time() - ran)
     return Step(
-        seconds,
-        lost,
+        sum(clock.seconds.values()) + meter.seconds - taken,
+        seconds - (time.thread_time() - ran),
         clock.seconds,
         meter.calls - calls,
         *(meter.counts[kind] - counts[kind] for kind in ("read", "allocation")),
@@ -296,7 +311,7 @@ def seams(
     with contextlib.ExitStack() as stack:
         for part, names in parts.items():
             for owner, name, function in itertools.chain.from_iterable(map(_holders, names)):
-                stack.enter_context(replaced(owner, name, timed(part, function)))
+                stack.enter_context(patch.object(owner, name, timed(part, function)))
         yield
 
 

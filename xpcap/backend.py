@@ -6,10 +6,8 @@ when something asks for it.
 """
 
 import contextlib
-import functools
 import os
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -157,20 +155,6 @@ def get_backend() -> str:
 def array_module() -> ModuleType:
     """The module for new arrays, numpy or cupy."""
     return np if get_backend() == "numpy" else sys.modules["cupy"]
-
-
-@contextlib.contextmanager
-def stand_in(module: ModuleType) -> Iterator[None]:
-    """Inside the ``with``, `module` is cupy and the backend of the process, its device usable."""
-    global _active
-    backend, found, cupy = _active, probe.cupy_status, sys.modules["cupy"]
-    status = BackendStatus("cupy", True, module.__version__, (module.__name__,), "")
-    sys.modules["cupy"], _active = module, "cupy"
-    probe.cupy_status = functools.cache(lambda device: status)
-    try:
-        yield
-    finally:
-        sys.modules["cupy"], _active, probe.cupy_status = cupy, backend, found
 
 
 def is_device_array(x: object) -> bool:

@@ -141,7 +141,7 @@ def test_emulated_step_of_sampling_launches_little_and_sends_nothing(device: Emu
             "raw lstm_step": 1,
             "raw forbid": 1,
             "raw argmax": 1,
-            "copy get": 1,
+            "fetch get": 1,
         }
     )
     assert len(longer.transfers) == len(shorter.transfers) == 2  # features, and forbidden words

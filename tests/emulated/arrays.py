@@ -56,7 +56,7 @@ class Pointer:
         return address
 
     def __add__(self, nbytes: int) -> "Pointer":
-        return Pointer(self.host, self.device_id, self.offset + nbytes)
+        return type(self)(self.host, self.device_id, self.offset + nbytes)
 
     def view(self, shape: Any, dtype: Any) -> np.ndarray:
         """An array of the memory behind it. It has to lie in what the pointer came from, which is
@@ -69,12 +69,26 @@ class Pointer:
         return np.ndarray(shape, dtype, self.host.reshape(-1).view(np.uint8), self.offset)
 
 
+class KnownPointer(Pointer):
+    """One that nobody watches: its address is at hand, as cupy's is."""
+
+    __slots__ = ("ptr",)  # type: ignore[misc]
+
+    def __init__(self, host: np.ndarray, device_id: int, offset: int = 0) -> None:
+        super().__init__(host, device_id, offset)
+        self.ptr = host.ctypes.data + offset  # type: ignore[misc]
+
+
 class ndarray:  # noqa: N801 - cupy's name
     """An array on the emulated device. `host` is NumPy's array behind it, for the files of this
     package alone.
     """
 
-    __slots__ = ("__weakref__", "host", "number")
+    # Attributes of cupy's are found as quickly as there
+    __slots__ = (
+        "__weakref__", "data", "dtype", "flags", "host", "itemsize", "nbytes", "ndim", "number",
+        "shape", "size", "strides",
+    )  # fmt: skip
     __array_priority__ = 100
     __hash__ = None  # type: ignore[assignment]
     host: np.ndarray
@@ -91,12 +105,9 @@ class ndarray:  # noqa: N801 - cupy's name
         if strides is not None:
             raise NotImplementedError("emulated cupy.ndarray: strides are not modelled")
         if memptr is not None:
-            self.host, self.number = memptr.view(shape, supported(dtype)), memptr.device_id
-            return
-        self.host, self.number = (
-            memory.allocate(poisoned(shape, dtype, order or "C")),
-            EMULATOR.current,
-        )
+            _hold(self, memptr.view(shape, supported(dtype)), memptr.device_id)
+        else:
+            _hold(self, memory.allocate(poisoned(shape, dtype, order or "C")), EMULATOR.current)
 
     def __getattr__(self, name: str) -> Any:
         """Only for what the emulation does not define."""
@@ -107,15 +118,6 @@ class ndarray:  # noqa: N801 - cupy's name
             " tests/emulated/methods.py"
         )
 
-    shape = property(lambda self: self.host.shape)
-    strides = property(lambda self: self.host.strides)
-    dtype = property(lambda self: self.host.dtype)
-    ndim = property(lambda self: self.host.ndim)
-    size = property(lambda self: self.host.size)
-    itemsize = property(lambda self: self.host.itemsize)
-    nbytes = property(lambda self: self.host.nbytes)
-    flags = property(lambda self: Flags(self.host))
-    data = property(lambda self: Pointer(self.host, self.number))
     T = property(lambda self: view(self.host.T, self))
 
     @property
@@ -173,6 +175,15 @@ class ndarray:  # noqa: N801 - cupy's name
 ndarray.__module__ = "cupy"
 
 
+def _hold(x: ndarray, host: np.ndarray, number: int) -> ndarray:
+    """`x` as an array of that memory on a device."""
+    x.host, x.number, x.flags = host, number, Flags(host)
+    x.shape, x.strides, x.dtype = host.shape, host.strides, host.dtype
+    x.ndim, x.size, x.itemsize, x.nbytes = host.ndim, host.size, host.itemsize, host.nbytes
+    x.data = (Pointer if EMULATOR.meter is None else KnownPointer)(host, number)
+    return x
+
+
 def _is_operator(frame: Any) -> bool:
     """Whether `frame` is at an operator, not at a call."""
     return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("BINARY_OP", "COMPARE_OP")
@@ -188,12 +199,12 @@ def supported(dtype: Any) -> np.dtype[Any]:
 
 def poisoned(shape: Any, dtype: Any, order: Any = "C") -> np.ndarray:
     """Memory as it is found: NaN, or a large odd number, so that reading what was never written
-    shows.
+    shows. Ones under a meter, since no kernel writes anything there.
     """
     found = supported(dtype)
-    poison: Any = (
-        np.nan if found.kind in "fc" else True if found.kind == "b" else np.iinfo(found).max - 2
-    )
+    poison: Any = 1
+    if EMULATOR.meter is None and found.kind != "b":
+        poison = np.nan if found.kind in "fc" else np.iinfo(found).max - 2
     return np.full(shape, poison, found, order)
 
 
@@ -206,9 +217,7 @@ def wrap(value: Any) -> ndarray:
 
 def fresh(host: np.ndarray) -> ndarray:
     """NumPy's array `host` as it lies, as new memory on the current device."""
-    x = ndarray.__new__(ndarray)
-    x.host, x.number = memory.allocate(host), EMULATOR.current
-    return x
+    return _hold(ndarray.__new__(ndarray), memory.allocate(host), EMULATOR.current)
 
 
 def loaded(host: np.ndarray) -> ndarray:
@@ -218,16 +227,12 @@ def loaded(host: np.ndarray) -> ndarray:
 
 def view(host: np.ndarray, like: ndarray) -> ndarray:
     """NumPy's array `host`, which lies in the memory of `like`."""
-    x = ndarray.__new__(ndarray)
-    x.host, x.number = host, like.number
-    return x
+    return _hold(ndarray.__new__(ndarray), host, like.number)
 
 
 def view_on(host: np.ndarray, number: int) -> ndarray:
     """NumPy's array `host`, which lies in memory of device `number`."""
-    x = ndarray.__new__(ndarray)
-    x.host, x.number = host, number
-    return x
+    return _hold(ndarray.__new__(ndarray), host, number)
 
 
 def here(x: ndarray, who: str) -> np.ndarray:

@@ -88,13 +88,14 @@ class Event:
         self, block: bool = False, disable_timing: bool = False, interprocess: bool = False
     ) -> None:
         self.seconds, self._machine = 0.0, EMULATOR.machine
-        self.mark = 0, 0, 0  # the stream, and the copies and other work that were given before
+        self.mark = 0, 0  # the stream, and the last work that was given before
 
     def record(self, stream: Any = None) -> None:
         self.seconds = time.perf_counter()
         ptr = EMULATOR.stream_ptr if stream is None else stream.ptr
         EMULATOR.work += 1
-        self.mark = ptr, len(EMULATOR.copies), EMULATOR.work
+        self.mark = ptr, EMULATOR.work
+        EMULATOR.metered("event")
 
     def synchronize(self) -> None:
         if self._machine is EMULATOR.machine:
@@ -102,8 +103,7 @@ class Event:
 
     @property
     def done(self) -> bool:
-        stream, _, work = self.mark
-        return EMULATOR.is_over(stream, work)
+        return EMULATOR.is_over(*self.mark)
 
 
 class Capture:

@@ -67,8 +67,8 @@ def begin_to_read(x: ndarray, out: np.ndarray) -> np.ndarray:
             " memory; any other makes the host wait"
         )
     value = array(x, "get").copy()
-    EMULATOR.launch("copy", "get")
-    EMULATOR.copies.append((EMULATOR.stream_ptr, lambda: out.__setitem__(..., value)))
+    EMULATOR.launch("fetch", "get")
+    EMULATOR.begin_copy(lambda: out.__setitem__(..., value))
     return out
 
 
@@ -131,7 +131,7 @@ def upload(self: ndarray, arr: np.ndarray, stream: Any = None) -> None:
                 " under way"
             )
 
-    EMULATOR.copies.append((EMULATOR.stream_ptr, check))
+    EMULATOR.begin_copy(check)
 
 
 def send(host: np.ndarray) -> ndarray:

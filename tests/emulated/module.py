@@ -60,6 +60,8 @@ class Cupy(ModuleType):
             raise AttributeError(f"module 'cupy' has no attribute {name!r}")
         found = real.look_up(name)
         value = self._model(name, found)
+        if EMULATOR.meter is not None and inspect.isfunction(value):
+            value = EMULATOR.meter.timed(value)
         vars(self)[name] = value
         return value
 
@@ -102,19 +104,27 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     monkeypatch : pytest's fixture, or a pytest.MonkeyPatch in a script
     machine : devices, name, free, total, busy; see Emulator.configure
     """
-    from emulated import blas
     from xpcap import backend
-    from xpcap.device import cublas, probe
+    from xpcap.device import probe
 
     EMULATOR.configure(**machine)
+    replace_cupy(monkeypatch)
+    monkeypatch.delenv(backend.VARIABLE, raising=False)
+    monkeypatch.setattr(probe, "cupy_status", functools.cache(inspect.unwrap(probe.cupy_status)))
+    monkeypatch.setattr(backend, "_active", None)
+    backend.backend_status()  # the probe reads; what it reads is not the test's
+    EMULATOR.reset()
+    return EMULATOR
+
+
+def replace_cupy(monkeypatch: Any) -> Cupy:
+    """Put a module in place of cupy, and the emulated cuBLAS in place of its library."""
+    from emulated import blas
+    from xpcap.device import cublas
+
     module = Cupy()
     monkeypatch.setitem(sys.modules, "cupy", module)
     monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module.cuda.nccl)
-    monkeypatch.delenv(backend.VARIABLE, raising=False)
-    monkeypatch.setattr(probe, "cupy_status", functools.cache(inspect.unwrap(probe.cupy_status)))
-    monkeypatch.setattr(backend, "_active", None)
     monkeypatch.setattr(cublas, "load_library", lambda version: blas.LIBRARY)
-    backend.backend_status()  # the probe reads; what it reads is not the test's
-    EMULATOR.reset()
-    return EMULATOR
+    return module

@@ -40,7 +40,8 @@ class Launch(NamedTuple):
     device.
     """
 
-    kind: str  # elementwise, reduction, product, gather, scatter, copy, memset, scan, sort or raw
+    # elementwise, reduction, product, gather, scatter, copy, fetch, memset, scan, sort, graph or raw
+    kind: str
     name: str
     place: str
 
@@ -285,9 +286,10 @@ class Emulator(Counts):
         self._thread = threading.local()
         # Work so far, and how much of it is over: on every stream, and by a stream's address
         self.work, self._over, self._over_on = 0, 0, dict[int, int]()
-        # To and from pinned memory, in order, with a stream's address; they are over after a wait
-        self.copies: list[tuple[int, Callable[[], None]]] = []
+        # Copies to and from pinned memory: which work it is, its stream's address, and what ends it
+        self.copies: list[tuple[int, int, Callable[[], None]]] = []
         self._silent = False
+        self.meter: Any = None  # of the time of calls, in place of records: meter.py
         self.capture: Any = None  # the stream that captures, with the work that it has got
         self.atomics = 0  # atomic additions so far: the order of each is another one
 
@@ -379,17 +381,25 @@ class Emulator(Counts):
         self.refuse_in_capture(f"{name} on another stream")
         self._record("launches", Launch(kind, name, where))
 
+    def metered(self, kind: str) -> bool:
+        """Let the meter count a call, where there is one."""
+        if self.meter is not None and not self._silent:
+            self.meter.count(kind)
+        return self.meter is not None
+
     def launch(self, kind: str, name: str, *scratch: int) -> None:
         """A launch, and the bytes of each piece of memory that CuPy takes for it besides its
         result.
         """
+        if self.metered(kind):
+            return
         where = place()
         self._launched(kind, name, where)
         for nbytes in filter(None, scratch):
             self._record("allocations", Allocation(nbytes, where))
 
     def allocate(self, nbytes: int) -> None:
-        if nbytes:
+        if nbytes and not self.metered("allocation"):
             self.refuse_in_capture("an allocation")
             self._record("allocations", Allocation(nbytes, place()))
 
@@ -406,31 +416,41 @@ class Emulator(Counts):
     def read(self, how: str) -> None:
         self.refuse_in_capture(how)
         self.finish(self.stream_ptr)
-        self._record("reads", Read(how, place()))
+        if not self.metered("read"):
+            self._record("reads", Read(how, place()))
 
     def transfer(self, nbytes: int) -> None:
         self.refuse_in_capture("a transfer on another stream")
-        self._record("transfers", Transfer(nbytes, place()))
+        if not self.metered("transfer"):
+            self._record("transfers", Transfer(nbytes, place()))
 
     def wait(self, how: str, *mark: int) -> None:
-        """Wait for what `finish` ends."""
-        self.refuse_in_capture(how)
+        """Wait for what `finish` ends; while a stream captures in CuPy's mode, for an event alone."""
+        if how != "Event.synchronize":
+            self.refuse_in_capture(how)
         self.finish(*mark)
-        self._record("waits", Wait(how, place()))
+        if not self.metered("event"):
+            self._record("waits", Wait(how, place()))
 
-    def finish(
-        self, stream: int | None = None, copies: int | None = None, work: int | None = None
-    ) -> None:
-        """End the first pieces of work, and copies among the first, on a stream; None: on all."""
+    def begin_copy(self, end: Callable[[], None]) -> None:
+        """Begin a copy on the current stream; a wait calls `end`."""
+        self.work += 1
+        self.copies.append((self.work, self.stream_ptr, end))
+
+    def finish(self, stream: int | None = None, work: int | None = None) -> None:
+        """End the work up to a piece of it; on one stream, or on all."""
         work = self.work if work is None else work
         if stream is None:
             self._over = work
         else:
             self._over_on[stream] = max(work, self._over_on.get(stream, 0))
-        for i, (on, end) in enumerate(self.copies[:copies]):
-            if stream in (None, on):
+        begun, self.copies = self.copies, []
+        for copy in begun:
+            number, on, end = copy
+            if number <= work and stream in (None, on):
                 end()
-                self.copies[i] = on, lambda: None
+            else:
+                self.copies.append(copy)
 
     def is_over(self, stream: int, work: int) -> bool:
         """Whether a piece of work on a stream is known to be done."""
