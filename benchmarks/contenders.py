@@ -16,6 +16,7 @@ from benchmarks.work import (
     MOST_WORDS,
     Config,
     Job,
+    NotTimed,
     Sample,
     batch_rows,
     check_same_loss,
@@ -29,21 +30,21 @@ from xpcap.backend import Array, array_module, asarray, get_backend, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.features import fit_scaling
 from xpcap.data.loader import BatchLoader
+from xpcap.errors import BackendError
 from xpcap.models import CaptioningRNN
+from xpcap.training import solver as training
 from xpcap.training.solver import CaptioningSolver
 
 
 class Contender(NamedTuple):
     """How a contender prepares to train, to sample and to search, on the device of a backend."""
 
-    train: Callable[[Config, CaptionData, str], Job | None]  # None: not this configuration
+    train: Callable[[Config, CaptionData, str], Job | NotTimed]
     sample: Callable[[Config, CaptionData, str], Sample] | None = None
     search: Callable[[Config, CaptionData, str], Sample] | None = None
 
 
-def train_xpcap(
-    config: Config, data: CaptionData, backend: str, *, graphs: bool = False
-) -> Job | None:
+def train_xpcap(config: Config, data: CaptionData, backend: str, *, graphs: bool = False) -> Job:
     """xpcap's solver. On a GPU features are in its memory before; a step packs and sends captions.
 
     `solver.step` returns a copy of the loss: on a GPU one call and one small allocation that a step
@@ -61,8 +62,8 @@ def train_xpcap(
     flat = solver.model.params.flat
     feed, rows = BatchLoader(data, flat), batch_rows(config, data)
     batches = [feed.minibatch("train", numbers)[:2] for numbers in rows]
-    if graphs and not _runs_as_graphs(solver, batches):
-        return None
+    if graphs:
+        _require_graph(solver, batches)
     return Job(
         step=lambda k: solver.step(*batches[k]),
         clock=clock_of(flat),
@@ -71,15 +72,18 @@ def train_xpcap(
     )
 
 
-def _runs_as_graphs(solver: CaptioningSolver, batches: Sequence[Any]) -> bool:
-    """Train on each batch twice; True if there is a layout then, and each has a CUDA graph.
-
-    If CUDA refuses one, a line on standard error says why.
-    """
+def _require_graph(solver: CaptioningSolver, batches: Sequence[Any]) -> None:
+    """Train on each batch twice. BackendError : the steps do not run as a CUDA graph then."""
     for batch in (*batches, *batches):
         solver.step(*batch)
     padded = solver._workspace.padded
-    return padded is not None and padded.replay.has_graph
+    if padded is None or not padded.replay.has_graph:
+        raise BackendError(
+            "bench",
+            "xpcap graph",
+            "has no CUDA graph to time",
+            cause=padded.replay.refused if padded else "its steps are not recorded",
+        )
 
 
 def _check_device(config: Config, data: CaptionData) -> None:
@@ -174,8 +178,11 @@ def train_torch_graph(config: Config, data: CaptionData, backend: str) -> Job:
     return peer_torch.train_captured(config, data, backend)
 
 
-def train_xpcap_graph(config: Config, data: CaptionData, backend: str) -> Job | None:
-    """xpcap's step in CUDA graphs; None where it has none: large batches, or CUDA refuses."""
+def train_xpcap_graph(config: Config, data: CaptionData, backend: str) -> Job | NotTimed:
+    """xpcap's step as a CUDA graph, of batches that it pads. BackendError : it runs as none."""
+    most = training.MOST_PADDED
+    if most < config.N:
+        return NotTimed(f"not padded: more than {most} captions")
     return train_xpcap(config, data, backend, graphs=True)
 
 

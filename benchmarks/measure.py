@@ -29,6 +29,7 @@ from benchmarks.work import (
     WIDTH,
     WORKS,
     Config,
+    NotTimed,
     batch_rows,
     check_same_captions,
     host_model,
@@ -60,11 +61,8 @@ def measure(
     plan: Plan,
     backend: str,
     works: Sequence[str] = WORKS,
-) -> Iterator[Measurement | None]:
-    """Time a contender on a backend, or on its device: each kind of work of each configuration.
-
-    None: it cannot do that one.
-    """
+) -> Iterator[Measurement | NotTimed]:
+    """Time a contender on a backend, or on its device: each kind of work of each configuration."""
     for config in configs:
         for work in works_of(config, works):
             yield _MEASURE[work](contender, config, plan, backend)
@@ -72,11 +70,11 @@ def measure(
 
 def _measure_training(
     contender: str, config: Config, plan: Plan, backend: str
-) -> Measurement | None:
+) -> Measurement | NotTimed:
     data = config.data(plan.batches)
     job = CONTENDERS[contender].train(config, data, backend)
-    if job is None:
-        return None
+    if isinstance(job, NotTimed):
+        return job
     timer = Timer(job.step, job.clock, plan)
     timer.warm_up()
     memory = job.memory()  # before the matrix product adds to it
@@ -125,12 +123,14 @@ def _measure_captions(
     return Measurement(ms, float(np.count_nonzero(captions != null)), flops / ms / 1e6, rate)
 
 
-def _measure_beside(contender: str, config: Config, plan: Plan, backend: str) -> Measurement | None:
+def _measure_beside(
+    contender: str, config: Config, plan: Plan, backend: str
+) -> Measurement | NotTimed:
     with busy_neighbour():
         return _measure_training(contender, config, plan, backend)
 
 
-_MEASURE: dict[str, Callable[[str, Config, Plan, str], Measurement | None]] = {
+_MEASURE: dict[str, Callable[[str, Config, Plan, str], Measurement | NotTimed]] = {
     TRAINING: _measure_training,
     BESIDE: _measure_beside,
     SAMPLING: functools.partial(_measure_captions, beam=False),
@@ -164,7 +164,7 @@ def measure_in_process(
     plan: Plan,
     backend: str,
     works: Sequence[str] = WORKS,
-) -> Iterator[Measurement | None]:
+) -> Iterator[Measurement | NotTimed]:
     """`measure`, in a fresh process.
 
     Raises
@@ -179,7 +179,7 @@ def measure_in_process(
         "works": list(works),
     }
     for answer in _answers(contender, task):
-        yield Measurement(**answer) if answer else None
+        yield NotTimed(**answer) if "why" in answer else Measurement(**answer)
 
 
 def machine_in_process(backend: str) -> dict[str, str]:
@@ -241,6 +241,6 @@ def child() -> None:
         for measurement in measure(
             task["contender"], configs, Plan(**task["plan"]), task["backend"], task["works"]
         ):
-            print(json.dumps(measurement._asdict() if measurement else {}), flush=True)
+            print(json.dumps(measurement._asdict()), flush=True)
     except (*EXPECTED, ArithmeticError) as error:
         print(json.dumps({"error": error.args}), flush=True)

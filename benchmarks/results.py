@@ -19,6 +19,7 @@ from benchmarks.work import (
     TRAINING,
     WORKS,
     Config,
+    NotTimed,
     works_of,
 )
 from xpcap.device import cublas
@@ -64,10 +65,12 @@ class Result(NamedTuple):
     ms_graph: float | None = None  # PyTorch's padded step in a captured CUDA graph
     ratio_graph: float | None = None
     ms_own_graph: float | None = None  # xpcap's step in CUDA graphs
+    why_no_own_graph: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; the last four fields appear only if they were timed."""
-        sizes, rare = asdict(self.config), ("slowdown", "ms_graph", "ratio_graph", "ms_own_graph")
+        """A JSON object; the last five fields appear only if they have a value."""
+        sizes = asdict(self.config)
+        rare = ("slowdown", "ms_graph", "ratio_graph", "ms_own_graph", "why_no_own_graph")
         fields = {**self._asdict(), "config": sizes.pop("name"), "sizes": sizes}
         return {key: value for key, value in fields.items() if key not in rare or value is not None}
 
@@ -139,6 +142,7 @@ def bench(
         for config in configs
         if work in works_of(config, works)
     }
+    not_timed: dict[tuple[str, Config], str] = {}  # xpcap's graphs
     with bar((), progress, "bench", plan.rounds * sum(map(len, found.values()))) as steps:
         for _ in range(plan.rounds):
             for contender, group in _turns(contenders, configs, backend):
@@ -147,11 +151,15 @@ def bench(
                 for task, measurement in zip(
                     tasks, run(contender, group, plan, backend, own), strict=True
                 ):
-                    if measurement is not None:
+                    if isinstance(measurement, NotTimed):
+                        not_timed[task] = measurement.why
+                    else:
                         found[task][contender].append(measurement)
                     steps.update()
     return [
-        _result(config, work, rounds, about, found.get((TRAINING, config)))
+        _result(config, work, rounds, about, found.get((TRAINING, config)))._replace(
+            why_no_own_graph=not_timed.get((work, config))
+        )
         for (work, config), rounds in found.items()
     ]
 
@@ -299,7 +307,7 @@ COLUMNS = (
     Column("", "P", lambda r: r.config.P or None),
     Column("", "dropout", lambda r: r.config.dropout or None, "g"),
     Column("xpcap", "ms", lambda r: r.ms, ".2f"),
-    Column("xpcap", "graph", lambda r: r.ms_own_graph, ".2f"),
+    Column("xpcap", "graph", lambda r: r.why_no_own_graph or r.ms_own_graph, ".2f"),
     Column("times", "alone", lambda r: r.slowdown, ".2f"),
     Column("textbook", "ms", lambda r: r.ms_textbook, ".1f"),
     Column("", "ratio", lambda r: r.ratio_textbook, ".2f"),
@@ -360,7 +368,9 @@ def _rows(results: Sequence[Result]) -> Rows:
 
 def _text(column: Column, result: Result) -> str:
     value = column.value(result)
-    return "" if value is None else format(value, column.form)
+    if value is None or isinstance(value, str):
+        return value or ""
+    return format(value, column.form)
 
 
 def _pad(cells: Sequence[str], left: bool) -> list[str]:

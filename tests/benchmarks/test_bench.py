@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from emulated import Emulator
-from emulated.cuda import Stream
+from emulated.cuda import Graph, Stream
 from refusals import refuses
 
 from benchmarks import __main__ as command
@@ -44,7 +44,8 @@ from xpcap.data.synthetic import LIKE_COCO, draw_data
 from xpcap.device import probe
 from xpcap.errors import BackendError, OptionError
 from xpcap.models import network
-from xpcap.ops import HostOps, overridden
+from xpcap.ops import DeviceOps, HostOps, overridden
+from xpcap.ops.device import Equations
 from xpcap.runs import TrainOptions
 
 DOCS = (Path(__file__).parents[2] / "benchmarks" / "README.md").read_text(encoding="utf-8")
@@ -277,7 +278,7 @@ def test_a_block_keeps_no_loss() -> None:
 def test_what_is_timed_trains() -> None:
     data = TINY.data(2)
     job = contenders.CONTENDERS["xpcap"].train(TINY, data, "numpy")
-    assert job is not None
+    assert isinstance(job, work.Job)
     losses = [float(job.step(k % 2)) for k in range(60)]  # type: ignore[arg-type]
     assert np.mean(losses[-2:]) < 0.98 * np.mean(losses[:2])
     assert job.clock is host_clock
@@ -775,7 +776,7 @@ def test_a_peer_trains_says_what_we_say_and_is_timed(contender: str, one_thread:
     assert (training.memory, training.gemm_gflops, training.feeding) == (None, None, None)
     data = TINY.data(2)
     job = contenders.CONTENDERS[contender].train(TINY, data, "numpy")
-    assert job is not None
+    assert isinstance(job, work.Job)
     losses = [
         getattr(loss, "detach", lambda loss=loss: loss)()
         for loss in (job.step(k % 2) for k in range(60))
@@ -812,7 +813,7 @@ def test_the_peers_captured_step_is_its_step(one_thread: None) -> None:
 
 
 def test_on_a_card_we_and_a_peer_are_timed_in_graphs_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In training alone, and named in the table; large batches of ours have none."""
+    """In training alone, and named in the table; where large batches of ours have none, it says why."""
     asked: list[tuple[str, list[str]]] = []
 
     def fake(contender: str, configs: Any, plan: Any, name: str, works: Any) -> Any:
@@ -820,7 +821,8 @@ def test_on_a_card_we_and_a_peer_are_timed_in_graphs_too(monkeypatch: pytest.Mon
         ms = {"torch graph": 3.0, "xpcap graph": 2.0}.get(contender, 4.0)
         timed = Measurement(ms, 50.0, 40.0, 100.0, None, None)
         large = [config.N > TINY.N for config in configs for _ in works]
-        return [None if contender == "xpcap graph" and is_large else timed for is_large in large]
+        none = work.NotTimed("not padded")
+        return [none if contender == "xpcap graph" and is_large else timed for is_large in large]
 
     monkeypatch.setattr(results, "measure_in_process", fake)
     monkeypatch.setattr(results, "_check_peers", lambda peers, name: {})
@@ -839,9 +841,10 @@ def test_on_a_card_we_and_a_peer_are_timed_in_graphs_too(monkeypatch: pytest.Mon
         (SAMPLING, None, None, None),
     ]
     assert [one.to_json().get("ms_own_graph") for one in found] == [2.0, None, None, None]
+    assert ["why_no_own_graph" in one.to_json() for one in found] == [False, True, False, False]
     (_, (first, below, *lines)), (_, (second, *_)) = results.tables(found)
     (place,) = [k for k, cell in enumerate(below) if cell.strip() == "graph"]
-    assert [line[place].strip() for line in lines] == ["2.00", ""]
+    assert [line[place].strip() for line in lines] == ["2.00", "not padded"]
     assert [cell.strip() for cell in first].count("torch graph") == 1
     assert "torch graph" not in [cell.strip() for cell in second]
 
@@ -934,7 +937,7 @@ def test_a_peer_that_does_other_work_is_not_timed(
 
 def test_emulated_bench_times_by_events_and_reads_nothing(device: Emulator) -> None:
     job = contenders.CONTENDERS["xpcap"].train(TINY, TINY.data(2), "cupy")
-    assert job is not None
+    assert isinstance(job, work.Job)
     job.step(0)
     device.reset()
     assert job.clock(lambda: [job.step(k) for k in (0, 1)]) > 0
@@ -945,7 +948,7 @@ def test_emulated_bench_times_by_events_and_reads_nothing(device: Emulator) -> N
 def test_emulated_bench_times_our_step_in_graphs(device: Emulator) -> None:
     """Each step that it times is one launch of a graph, behind what sends the batch."""
     job = contenders.CONTENDERS["xpcap graph"].train(TINY, TINY.data(2), "cupy")
-    assert job is not None
+    assert isinstance(job, work.Job)
     for k in (0, 1):
         with device.counting() as counts:
             job.step(k)
@@ -953,20 +956,29 @@ def test_emulated_bench_times_our_step_in_graphs(device: Emulator) -> None:
         assert counts.kinds()["product"] == 0
 
 
-def test_emulated_bench_has_no_time_in_graphs_where_a_step_has_none(
-    device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_emulated_bench_says_why_a_large_batch_has_no_graph(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Large batches are not padded to layouts; and CUDA may refuse."""
-    graph = contenders.CONTENDERS["xpcap graph"]
-    with monkeypatch.context() as patch:
-        patch.setattr("xpcap.training.solver.MOST_PADDED", TINY.N - 1)
-        assert graph.train(TINY, TINY.data(2), "cupy") is None
-    with monkeypatch.context() as patch:
-        no_library = mock.Mock(side_effect=RuntimeError("no library"))
-        patch.setattr(Stream, "begin_capture", no_library)
-        assert graph.train(TINY, TINY.data(2), "cupy") is None
-        assert "no CUDA graph" in capsys.readouterr().err
-        assert list(measure.measure("xpcap graph", [TINY], BRIEF, "cupy", [TRAINING])) == [None]
+    monkeypatch.setattr("xpcap.training.solver.MOST_PADDED", TINY.N - 1)
+    (found,) = measure.measure("xpcap graph", [TINY], BRIEF, "cupy", [TRAINING])
+    assert found == work.NotTimed("not padded: more than 4 captions")
+
+
+@pytest.mark.parametrize("fault", ["refused", "other-bits", "not-recorded"])
+def test_emulated_bench_refuses_to_time_graphs_that_are_none(
+    fault: str, device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "refused":
+        why = "cudaErrorStreamCaptureUnsupported"
+        monkeypatch.setattr(Stream, "begin_capture", mock.Mock(side_effect=RuntimeError(why)))
+    elif fault == "other-bits":
+        why = "other bits"
+        monkeypatch.setattr(Graph, "launch", lambda self: None)
+    else:
+        why = "CuPy computes weighted_sum"
+        monkeypatch.setattr(DeviceOps, "weighted_sum", Equations.weighted_sum)
+    with refuses(BackendError, thing="xpcap graph", came="has no CUDA graph", cause=why):
+        contenders.CONTENDERS["xpcap graph"].train(TINY, TINY.data(2), "cupy")
 
 
 @pytest.mark.slow

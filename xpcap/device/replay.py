@@ -88,6 +88,10 @@ class Replay(Generic[T]):
     ----------
     products : what multiplies: as a list or a graph, so that both give the same bits
     graphs : repeat the work as a CUDA graph, if that gives the bits of the same launches one by one
+
+    Attributes
+    ----------
+    refused : why the work has no graph, once that is known; empty before
     """
 
     def __init__(self, products: Products, *, graphs: bool = False) -> None:
@@ -101,7 +105,7 @@ class Replay(Generic[T]):
         self._result: Any = None
         self._outputs: Sequence[Array] = ()
         self._graph: Any = None
-        self._refused = False
+        self.refused = ""
 
     @property
     def has_graph(self) -> bool:
@@ -128,13 +132,15 @@ class Replay(Generic[T]):
             stream = sys.modules["cupy"].cuda.get_current_stream().ptr
             self._key, self._result, self._outputs = key, result, outputs(result)
             self.nodes, self._calls = record.nodes, [node.call(stream) for node in record.nodes]
+        else:
+            self.refused = f"CuPy computes {record.invalidated}, which is not recorded"
         return result
 
     def _repeat(self) -> Any:
         self.repeats += 1
         if self._graph is not None:
             self._graph.launch()
-        elif self.graphs and not self._refused:
+        elif self.graphs and not self.refused:
             self._try_graph()
         else:
             self._run_list()
@@ -161,7 +167,7 @@ class Replay(Generic[T]):
         if not reason and found != self._bits():
             reason = "it gives other bits than the same launches one by one"
         if reason:
-            self._refused = True
+            self.refused = reason
             text = (
                 f"no CUDA graph of {len(self.nodes)} launches: {reason}; training continues without"
             )
