@@ -485,7 +485,6 @@ def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:
             lambda: xp.empty(3, "f4"),
             lambda: float(out[0, 0]),
             lambda: xp.cuda.Device().synchronize(),
-            lambda: xp.cuda.Event().synchronize(),
             lambda: get_ops(x).adam_update(
                 x, w, out, out, 1.0, 0.9, 0.9, 1e-8
             ),  # on the null stream
