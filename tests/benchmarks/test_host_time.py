@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from emulated import MISSING, real
+from emulated import MISSING, Emulator, real
 from emulated import meter as meters
 from emulated.meter import COSTS, metered
 
@@ -142,6 +142,23 @@ def test_host_time_leaves_everything_as_it_was() -> None:
         assert state() != before
         raise ZeroDivisionError
     assert state() == before
+
+
+def test_host_time_counts_what_the_emulated_device_counts(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tests" / "device")
+    from test_emulated_step import N, count_step, make
+
+    for dropout in (0.0, 0.3):
+        counts = count_step(device, make("cupy", dropout=dropout))
+        assert counts.reads == []
+        with metered() as meter:
+            solver = make("cupy", dropout=dropout)
+            solver.step(*solver._loader.minibatch("train", np.arange(N))[:2])
+            before = meter.calls
+            solver._record.add(*solver._step(solver._loader.minibatch("train", np.arange(N))))
+        assert meter.calls - before == len(counts.launches) + len(counts.transfers)
 
 
 @NEEDS_CUPY

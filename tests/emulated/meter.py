@@ -87,13 +87,15 @@ class Meter:
     """A count of calls by kind, the seconds that they take, and those that passed in the stand-in."""
 
     def __init__(self) -> None:
+        self._costs = {kind: 1e-6 * cost.microseconds for kind, cost in COSTS.items()}
+        self._inside, self._charged, self._entry = False, False, 0.0
+        self._reset()
+        self._entry = self._time_of_entry()
+        self._reset()
+
+    def _reset(self) -> None:
         self.counts: Counter[str] = Counter(dict.fromkeys(COSTS, 0))
         self.seconds = self.passed = 0.0
-        self._costs = {kind: 1e-6 * cost.microseconds for kind, cost in COSTS.items()}
-        self._inside, self._charged, self._entry = False, True, 0.0
-        self._entry = self._time_of_entry()
-        self.seconds = self.passed = 0.0
-        self.counts.update({"question": -self.counts["question"]})
 
     @property
     def calls(self) -> int:
