@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from emulated import methods
-from emulated.arrays import array, fresh, ndarray, operand, poisoned, supported, wrap
+from emulated.arrays import array, fresh, ndarray, operand, poisoned, supported
 from emulated.methods import send
 from emulated.record import EMULATOR
 
@@ -27,20 +26,10 @@ def make(
         if same and lies and not copy:
             return obj
         return obj.astype(obj.dtype if dtype is None else dtype, order or "K", copy=True)
-    if isinstance(obj, list | tuple) and any(isinstance(x, ndarray) for x in obj):
-        return _from_arrays([x if isinstance(x, ndarray) else make(x) for x in obj])
     host = np.array(
         obj, dtype=None if dtype is None else supported(dtype), order=order or "K", ndmin=ndmin
     )
     return send(host)
-
-
-def _from_arrays(parts: list[ndarray]) -> ndarray:
-    """A list of device arrays: each is copied to its place."""
-    for part in parts:
-        if part.size:
-            EMULATOR.launch("copy", "array of arrays")
-    return wrap(np.stack([array(part, "array") for part in parts]))
 
 
 def asarray(
@@ -52,12 +41,6 @@ def asarray(
 def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
     x = asarray(a, dtype)
     return x if x.flags.c_contiguous else x.copy()
-
-
-def asnumpy(
-    a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True
-) -> np.ndarray:
-    return methods.read(a, "asnumpy", out) if isinstance(a, ndarray) else np.asarray(a)
 
 
 def empty(shape: Any, dtype: Any = float, order: Any = "C") -> ndarray:
@@ -135,23 +118,6 @@ def _any_device(x: Any) -> np.ndarray:
 def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> ndarray:
     x = np.arange(start, dtype=dtype) if stop is None else np.arange(start, stop, step, dtype=dtype)
     return generated("arange", x)
-
-
-def linspace(
-    start: Any,
-    stop: Any,
-    num: int = 50,
-    endpoint: bool = True,
-    retstep: bool = False,
-    dtype: Any = None,
-    axis: int = 0,
-) -> ndarray:
-    return generated("linspace", np.linspace(start, stop, num, endpoint, dtype=dtype))
-
-
-def eye(N: int, M: Any = None, k: int = 0, dtype: Any = float, order: str = "C") -> ndarray:
-    EMULATOR.launch("memset", "zeros")
-    return generated("fill", np.eye(N, M, k, dtype, order))
 
 
 def generated(name: str, host: np.ndarray) -> ndarray:

@@ -62,21 +62,6 @@ class Device:
     def pci_bus_id(self) -> str:
         return f"0000:{self.id:02X}:00.0"
 
-    @property
-    def mem_info(self) -> tuple[int, int]:
-        return EMULATOR.free, EMULATOR.total
-
-    compute_capability = "80"
-
-    def __int__(self) -> int:
-        return self.id
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Device) and other.id == self.id
-
-    def __hash__(self) -> int:
-        return hash(self.id)
-
     def __repr__(self) -> str:
         return f"<CUDA Device {self.id}>"
 
@@ -148,11 +133,8 @@ class Stream:
         EMULATOR.refuse_in_capture("begin_capture")
         EMULATOR.capture = Capture(self)
 
-    def is_capturing(self) -> bool:
-        return EMULATOR.capture is not None and EMULATOR.capture.stream is self
-
     def end_capture(self) -> Graph:
-        if not self.is_capturing():
+        if EMULATOR.capture is None or EMULATOR.capture.stream is not self:
             raise RuntimeError(f"{self!r}: end_capture without begin_capture")
         capture, EMULATOR.capture = EMULATOR.capture, None
         return Graph(capture.work)
@@ -211,14 +193,11 @@ def is_pinned(host: np.ndarray) -> bool:
 class MemoryPool:
     """Says what the emulator was told to say."""
 
-    def used_bytes(self) -> int:
-        return EMULATOR.pool_used
-
     def free_bytes(self) -> int:
         return EMULATOR.pool_free
 
     def total_bytes(self) -> int:
-        return EMULATOR.pool_used + EMULATOR.pool_free
+        return EMULATOR.pool_free
 
     def free_all_blocks(self, stream: Any = None) -> None:
         EMULATOR.free += EMULATOR.pool_free
@@ -228,32 +207,14 @@ class MemoryPool:
 def get_device_properties(device: int) -> dict[str, Any]:
     if not 0 <= device < EMULATOR.devices:
         raise cuda_error("cudaErrorInvalidDevice")
-    return {
-        "name": EMULATOR.name.encode(),
-        "totalGlobalMem": EMULATOR.total,
-        "major": 8,
-        "minor": 0,
-        "multiProcessorCount": 2,
-        "warpSize": 32,
-        "maxThreadsPerBlock": 1024,
-        "maxThreadsDim": (1024, 1024, 64),
-        "maxGridSize": (2147483647, 65535, 65535),
-        "sharedMemPerBlock": 49152,
-        "clockRate": 1000000,
-        "memoryClockRate": 1000000,
-        "memoryBusWidth": 256,
-        "l2CacheSize": 1 << 20,
-        "maxThreadsPerMultiProcessor": 2048,
-    }
+    return {"name": EMULATOR.name.encode(), "major": 8, "minor": 0}
 
 
 class PinnedMemoryPool:
-    """Only counts how often it was emptied."""
-
-    emptied = 0
+    """Has nothing to hold back."""
 
     def free_all_blocks(self) -> None:
-        PinnedMemoryPool.emptied += 1
+        pass
 
 
 POOL, PINNED = MemoryPool(), PinnedMemoryPool()
@@ -292,11 +253,9 @@ def namespace() -> Module:
         getDeviceCount=lambda: EMULATOR.devices,
         getDeviceProperties=get_device_properties,
         getDevice=lambda: EMULATOR.current,
-        setDevice=lambda device: Device(device).use(),
         memGetInfo=lambda: (EMULATOR.free, EMULATOR.total),
         driverGetVersion=lambda: 13000,
         runtimeGetVersion=lambda: 13000,
-        deviceSynchronize=lambda: EMULATOR.wait("deviceSynchronize"),
         CUDARuntimeError=real.look_up("cuda.runtime.CUDARuntimeError"),
     )
     streams = {
@@ -307,7 +266,6 @@ def namespace() -> Module:
     }
     devices = {
         "Device": Device,
-        "get_device_id": lambda: EMULATOR.current,
         "get_cublas_handle": get_cublas_handle,
     }
     return Cuda(
@@ -318,7 +276,6 @@ def namespace() -> Module:
         stream=Module("cuda.stream", **streams),
         device=Module("cuda.device", **devices),
         is_available=lambda: EMULATOR.devices > 0,
-        get_local_runtime_version=lambda: 13000,
         alloc_pinned_memory=PinnedMemory,
-        nccl=nccl.namespace(available=True),
+        nccl=nccl.namespace(),
     )

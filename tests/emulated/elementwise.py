@@ -156,15 +156,6 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     return wrap(result)
 
 
-def clip(a: ndarray, low: Any = None, high: Any = None, out: Any = None) -> ndarray:
-    result = np.clip(
-        array(a, "clip"), *(None if x is None else operand(x, "clip") for x in (low, high))
-    )
-    if result.size:
-        EMULATOR.launch("elementwise", "clip")
-    return deliver(result, out, "clip")
-
-
 class Table(dict[str, Ufunc]):
     """Ufuncs by name, made when first asked for."""
 

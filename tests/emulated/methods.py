@@ -9,39 +9,15 @@ import numpy as np
 
 from emulated import indexing, memory, products, real, scan
 from emulated.arrays import array, cast, deliver, fresh, ndarray, supported, view, wrap
-from emulated.elementwise import UFUNCS, clip
 from emulated.record import EMULATOR, SCRATCH
 
-# Launches of a reduction (cupy/_core/_routines_statistics.pyx), and how many results of that size
-# it makes on the way; the rest are one kernel.
-STEPS: dict[str, tuple[int, tuple[tuple[str, str], ...]]] = {
-    "mean": (0, (("reduction", "mean"), ("elementwise", "mean: divide"))),
-    "var": (1, (("reduction", "var: mean"), ("reduction", "var"))),
-    "std": (
-        1,
-        (("reduction", "std: mean"), ("reduction", "std: var"), ("elementwise", "std: root")),
-    ),
-    "ptp": (1, (("reduction", "max"), ("reduction", "min"), ("elementwise", "subtract"))),
-    "cumsum": (0, (("scan", "cumsum"),)),
-    "cumprod": (0, (("scan", "cumprod"),)),
+# Launches of a reduction (cupy/_core/_routines_statistics.pyx); the rest are one kernel.
+STEPS: dict[str, tuple[tuple[str, str], ...]] = {
+    "mean": (("reduction", "mean"), ("elementwise", "mean: divide")),
+    "cumsum": (("scan", "cumsum"),),
 }
-CUB = ("sum", "prod", "max", "min", "mean")  # by axes; argmax and argmin of whole arrays too
-REDUCTIONS = (
-    "sum",
-    "prod",
-    "max",
-    "min",
-    "mean",
-    "var",
-    "std",
-    "ptp",
-    "argmax",
-    "argmin",
-    "all",
-    "any",
-    "cumsum",
-    "cumprod",
-)
+CUB = ("sum", "max", "min", "mean")  # by axes; argmax of whole arrays too
+REDUCTIONS = (*CUB, "argmax", "all", "any", "cumsum")
 
 
 # Reads: every way from the device to the host
@@ -84,18 +60,8 @@ def read(x: ndarray, how: str, out: Any = None) -> np.ndarray:
     return out
 
 
-def item(self: ndarray) -> Any:
-    if self.size != 1:
-        raise ValueError("can only convert an array of size 1 to a Python scalar")
-    return read(self, "item").item()
-
-
 def tolist(self: ndarray) -> Any:
     return read(self, "tolist").tolist()
-
-
-def tobytes(self: ndarray, order: str = "C") -> bytes:
-    return read(self, "tobytes").tobytes(order)
 
 
 def truth(self: ndarray) -> bool:
@@ -167,17 +133,6 @@ def astype(
     return fresh(cast(memory, target, "astype").copy(order))
 
 
-def flatten(self: ndarray, order: str = "C") -> ndarray:
-    return ravel(copy(self, order), order)
-
-
-def repeat(self: ndarray, repeats: Any, axis: Any = None) -> ndarray:
-    result = np.repeat(array(self, "repeat"), repeats, axis)
-    if result.size:
-        EMULATOR.launch("copy", "repeat")
-    return wrap(result)
-
-
 def fill(self: ndarray, value: Any) -> None:
     if isinstance(value, ndarray | np.ndarray):
         raise TypeError("cupy.ndarray.fill: got an array, expected a scalar")
@@ -207,32 +162,16 @@ def transpose(self: ndarray, *axes: Any) -> ndarray:
     return view(self.host.transpose(*axes), self)
 
 
-def swapaxes(self: ndarray, axis1: int, axis2: int) -> ndarray:
-    return view(self.host.swapaxes(axis1, axis2), self)
-
-
-def squeeze(self: ndarray, axis: Any = None) -> ndarray:
-    return view(self.host.squeeze(axis), self)
-
-
-def diagonal(self: ndarray, offset: int = 0, axis1: int = 0, axis2: int = 1) -> ndarray:
-    return view(self.host.diagonal(offset, axis1, axis2), self)
-
-
-def as_dtype(self: ndarray, dtype: Any = None, type: Any = None) -> ndarray:
-    return view(self.host.view() if dtype is None else self.host.view(supported(dtype)), self)
-
-
 # Reductions, sorting, and what has to be read to know its size
 
 
 def reduction(name: str) -> Callable[..., ndarray]:
     def reduce(self: ndarray, **arguments: Any) -> ndarray:
         out, dtype = arguments.pop("out", None), arguments.pop("dtype", None)
-        if dtype is not None and name not in ("argmax", "argmin"):
+        if dtype is not None and name != "argmax":
             arguments["dtype"] = supported(dtype)
         arguments["keepdims"] = arguments.get("keepdims") or False
-        if name in ("cumsum", "cumprod"):
+        if name == "cumsum":
             del arguments["keepdims"]
         with np.errstate(all="ignore"):
             if _by_rows(name, self.host, arguments.get("axis")):
@@ -253,7 +192,7 @@ def _count_reduction(name: str, host: np.ndarray, axis: Any, result: np.ndarray,
     CUB, which CuPy uses by default, wants scratch memory, and writes to memory of its own even
     where there is an out= (cupy/cuda/cub.pyx).
     """
-    between, steps = STEPS.get(name, (0, (("reduction", name),)))
+    steps = STEPS.get(name, (("reduction", name),))
     if _by_rows(name, host, axis):
         steps = scan.FEW if host.shape[1] <= scan.BLOCK else scan.MANY
     adjacent = _is_adjacent(host, axis)
@@ -268,8 +207,6 @@ def _count_reduction(name: str, host: np.ndarray, axis: Any, result: np.ndarray,
                 else 0
             ),
         )
-    for _ in range(between):
-        EMULATOR.allocate(result.nbytes)
     if adjacent and name in CUB and out is not None:
         EMULATOR.launch("copy", f"{name}: result to out", result.nbytes)
 
@@ -317,43 +254,21 @@ def nonzero(self: ndarray) -> tuple[ndarray, ...]:
     return tuple(wrap(index) for index in found)
 
 
-def clipped(self: ndarray, min: Any = None, max: Any = None, out: Any = None) -> ndarray:
-    return clip(self, min, max, out)
-
-
-def rounded(self: ndarray, decimals: int = 0, out: Any = None) -> ndarray:
-    return (
-        UFUNCS["rint"](self, out=out)
-        if decimals == 0
-        else wrap(np.round(array(self, "round"), decimals))
-    )
-
-
 METHODS: dict[str, Callable[..., Any]] = {
     "get": get,
-    "item": item,
     "tolist": tolist,
-    "tobytes": tobytes,
     "set": upload,
     "copy": copy,
     "astype": astype,
-    "flatten": flatten,
-    "repeat": repeat,
     "fill": fill,
     "reshape": reshape,
     "ravel": ravel,
     "transpose": transpose,
-    "swapaxes": swapaxes,
-    "squeeze": squeeze,
-    "diagonal": diagonal,
-    "view": as_dtype,
     "take": indexing.take,
     "dot": products.dot,
     "argsort": argsort,
     "sort": sort,
     "nonzero": nonzero,
-    "clip": clipped,
-    "round": rounded,
 }
 
 
@@ -389,7 +304,6 @@ def _attach() -> None:
     for special, how, convert in (
         ("__float__", "float", float),
         ("__int__", "int", int),
-        ("__complex__", "complex", complex),
         ("__repr__", "repr", repr),
         ("__str__", "str", str),
     ):

@@ -91,10 +91,8 @@ class NcclCommunicator:
         return owner.reshape(-1)[(address - block.start) // dtype.itemsize :][:count]
 
 
-def namespace(available: bool) -> Module:
-    """cupy.cuda.nccl, of a machine with NCCL's library or without."""
-    if not available:
-        return Module("cuda.nccl", available=False)
+def namespace() -> Module:
+    """cupy.cuda.nccl, of a machine with NCCL's library."""
     return Module(
         "cuda.nccl",
         available=True,

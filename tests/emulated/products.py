@@ -50,33 +50,6 @@ def vdot(a: ndarray, b: ndarray) -> ndarray:
     return wrap(np.vdot(x, y))
 
 
-def tensordot(a: ndarray, b: ndarray, axes: Any = 2) -> ndarray:
-    x, y = arrays.array(a, "tensordot"), arrays.array(b, "tensordot")
-    return _finish(np.tensordot(x, y, axes), x, y, None, "tensordot")
-
-
-def inner(a: ndarray, b: ndarray) -> ndarray:
-    x, y = arrays.array(a, "inner"), arrays.array(b, "inner")
-    return _finish(np.inner(x, y), x, y, None, "inner")
-
-
-def outer(a: ndarray, b: ndarray) -> ndarray:
-    x, y = arrays.array(a, "outer"), arrays.array(b, "outer")
-    return _finish(np.outer(x, y), x, y, None, "outer")
-
-
-def einsum(*operands: Any, **settings: Any) -> ndarray:
-    """Counted as one product, with a copy for each operand of a mixed layout: at least what cupy
-    does.
-    """
-    subscripts, *rest = operands
-    hosts = [arrays.array(x, "einsum") for x in rest]
-    for host in hosts:
-        _copy_mixed(host, "einsum")
-    EMULATOR.launch("product", "einsum")
-    return wrap(np.einsum(subscripts, *hosts, **settings))
-
-
 def _inner(x: np.ndarray, y: np.ndarray, who: str) -> None:
     """A single number as the result: CuPy multiplies, adds up with CUB, and copies the sum to its
     place.

@@ -186,10 +186,6 @@ class Counts:
         """Launches by kind and name, as in ``"product dot"``."""
         return Counter(f"{launch.kind} {launch.name}" for launch in self.launches)
 
-    def places(self) -> Counter[str]:
-        """Launches by the line that asked for them: where the time goes."""
-        return Counter(launch.place for launch in self.launches)
-
     def changed_by_kernels(self) -> set[int]:
         """The addresses of the elements that kernels left with other bits."""
         return set().union(
@@ -274,8 +270,7 @@ class Emulator(Counts):
             cublas,
         )
         self.handles: dict[int, Any] = {}  # of cuBLAS, by address
-        # Bytes that CuPy's memory pool says it has given out, and holds back
-        self.pool_used, self.pool_free = 0, 0
+        self.pool_free = 0  # bytes that CuPy's memory pool holds back
         # That of this test: what an earlier one left behind disturbs no count
         self.machine = object()
         self.busy = busy  # devices that refuse a context
