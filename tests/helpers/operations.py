@@ -1,11 +1,13 @@
 """Every operation of `xpcap.ops.OPERATIONS`, with arguments to call it on: one row each.
 
 A row draws calls at ragged sizes and at edge cases, with NaN in memory that is overwritten or must
-not be read. The first call is small, and still fills more than one block of 32 threads.
+not be read, and of numbers that are huge, infinite or NaN. The first call is small, and still fills
+more than one block of 32 threads.
 
 test_kernels.py holds the host's versions to the equations in float64, test_emulated_kernels.py the
-device's, in any order of threads and with a card's roundings. test_cpu_build.py runs the launches
-under sanitizers.
+device's, in any order of threads and with a card's roundings; a device's version also has to name
+an array that it cannot take, and to leave empty ones to the equation. test_cpu_build.py runs the
+launches under sanitizers.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,6 +49,9 @@ class Draw:
 
     def normal(self, *shape: int) -> np.ndarray:
         return np.asarray(self.rng.standard_normal(shape)).astype(self.dtype)
+
+    def zeros(self, *shape: int) -> np.ndarray:
+        return np.zeros(shape, self.dtype)
 
     def poison(self, *shape: int) -> np.ndarray:
         return np.full(shape, np.nan, self.dtype)
@@ -173,6 +178,15 @@ def softmax_loss(draw: Draw) -> Iterator[Any]:
         out = scores if number % 2 else draw.poison(R, V)
         scale = 0.375 if number % 3 == 1 else draw.normal(R)
         yield scores, targets, LossTerms(scale, **weights), out
+    inf, nan = np.inf, np.nan
+    for rows, words in (
+        ([[1e30, -1e30, 0, 1e30], [-1e30] * 4], [0, 2]),
+        ([[1e30, -1e30, 0, 1e30]], [1]),
+        ([[-inf, 0, 1, 2], [-inf, 0, 1, 2], [-inf] * 4, [0, inf, 1, 2]], [3, 0, 0, 0]),
+        ([[0, 1, nan, 2], [nan, 0, 1, 2]], [0, 1]),
+    ):
+        scores = np.array(rows, draw.dtype)
+        yield scores, np.array(words, np.int32), LossTerms(), draw.poison(*scores.shape)
 
 
 @row()
@@ -305,6 +319,8 @@ def global_norm(draw: Draw) -> Iterator[Any]:
     for n in (700, 1, 65536, 200_003):
         yield (draw.normal(n),)
     yield (draw.normal(1000) * draw.dtype.type(1e28),)  # whose squares are too large for float32
+    for numbers in ([1, -np.inf, 2], [1, np.nan, 2], [np.nan, np.inf]):
+        yield (np.array(numbers, draw.dtype),)
 
 
 @row()
@@ -316,6 +332,7 @@ def clip_by_norm(draw: Draw) -> Iterator[Any]:
         x = draw.normal(70_001)
         x[345] = odd
         yield x, 5.0
+    yield draw.zeros(300), 5.0
 
 
 @row()
@@ -323,14 +340,24 @@ def adam_update(draw: Draw) -> Iterator[Any]:
     for n in (*FLAT, LARGE):
         arrays = draw.normal(n), draw.normal(n), draw.normal(n), draw.normal(n) ** 2
         yield *arrays, 1e-3, 0.9, 0.999, 1e-8
+    yield draw.normal(9), draw.zeros(9), draw.zeros(9), draw.zeros(9), 1e-3, 0.9, 0.999, 1e-8
 
 
 @row()
 def record_step(draw: Draw) -> Iterator[Any]:
-    for n, i, loss in ((5, 2, 1.5), (2, 0, np.nan), (10, 8, np.inf)):
+    inf, nan = np.inf, np.nan
+    for n, i, loss, norm, before in (
+        (5, 2, 1.5, 2.5, 1),
+        (2, 0, nan, 2.5, 1),
+        (10, 8, inf, 2.5, 1),
+        (5, 2, 1.5, nan, 1),
+        (5, 2, 1.5, -inf, 1),
+        (5, 2, 1.5, 2.5, 0),
+        (5, 2, nan, inf, 0),
+    ):
         record = draw.normal(n, 2)
-        record[0, 0] = 1
-        yield record, i, draw.normal() * 0 + draw.dtype.type(loss), draw.normal()
+        record[0, 0] = before
+        yield record, i, np.array(loss, draw.dtype), np.array(norm, draw.dtype)
 
 
 # ---- Choices of words, and masks
@@ -358,6 +385,13 @@ def argmax(draw: Draw) -> Iterator[Any]:
         for k in range(0, R, 2):
             scores[k, draw.rng.integers(V)] = scores[k].max()
         yield (scores,)
+    yield (odd_scores(draw),)
+
+
+def odd_scores(draw: Draw) -> np.ndarray:
+    inf, nan = np.inf, np.nan
+    rows = [[1, nan, 3, nan], [-inf] * 4, [-inf, 2, inf, inf], [0, 5, 5, nan]]
+    return np.array(rows, draw.dtype)
 
 
 @row()
@@ -376,6 +410,7 @@ def sample_words(draw: Draw) -> Iterator[Any]:
         ends = p.cumsum(axis=1)
         u = (ends - p / 2)[np.arange(R), chosen] / ends[:, -1]
         yield x.astype(draw.dtype), u.astype(draw.dtype), temperature
+    yield odd_scores(draw), np.full(4, 0.5, draw.dtype), 1.0
 
 
 @row()
@@ -407,6 +442,11 @@ def beam_step(draw: Draw) -> Iterator[Any]:
         ranked[-1, 1] = ranked[-1, -1] if V % 3 != 1 else ranked[-1, 2]  # equals
         beams = BeamRows(rows, next_rows, firsts, pictures, size)
         yield ranked, ranked + draw.normal(n, V), draw.normal(n), beams, 0
+    # No word is left for the first picture's only hypothesis, and one for the second's
+    scores = np.array([[-np.inf, -np.inf, -np.inf], [-np.inf, -3, -np.inf]], draw.dtype)
+    rows, next_rows, firsts = (np.array(x, np.int32) for x in ([0, 2], [0, 1, 2, 3], [0, 0, 1, 1]))
+    beams = BeamRows(rows, next_rows, firsts, 2, 2)
+    yield scores, scores, np.array([1, 2], draw.dtype), beams, 9
 
 
 @row()
@@ -464,6 +504,14 @@ def attend_steps(draw: Draw) -> Iterator[Any]:
         rows = steps_of(N, T)
         h, A = 2 * draw.normal(N + rows.R, H), draw.normal(N, P, H)
         yield Call((h, A, draw.poison(rows.R, P), draw.poison(rows.R, H)), _forwards(rows))
+    # Whole numbers, so that scores, up to thousands on either side of 0, are exact: equal ones, equal
+    # and large, as far below 0, and a NaN. exp() of one overflows above 88, or 709 in double
+    N, P, H = 7, 49, 16
+    A, h = (draw.below(2 * most + 1, *s) - most for most, s in ((16, (N, P, H)), (64, (N, H))))
+    h[1], A[2:4], h[2], h[3] = 0, 16, 64, -64
+    h, A = h.astype(draw.dtype), A.astype(draw.dtype)
+    A[4, -1, 0] = np.nan
+    yield Call((h, A, draw.poison(N, P), draw.poison(N, H)), _one_step(N))
 
 
 @row()

@@ -12,6 +12,7 @@ import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -21,9 +22,9 @@ from xpcap.device import Array
 from xpcap.device.replay import note
 from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
-Launcher = Callable[..., None]
+Work = int | tuple[int, ...]  # threads, or numbers of blocks along each axis
 
-THREADS = 256  # of a block, in every kernel
+THREADS = 256  # of a block
 # A parameter fills eight bytes, whatever its type; a pointer is a "Q"
 SLOTS = {"int": "i4x", "long long": "q", "float": "f4x", "double": "d"}
 # C types by NumPy's character for the dtype, which costs far less than its name
@@ -43,6 +44,7 @@ class Parameter(NamedTuple):
     name: str
     type: str  # in C, of what a pointer points to, without const
     pointer: bool
+    const: bool
 
 
 class Launch(NamedTuple):
@@ -53,17 +55,21 @@ class Launch(NamedTuple):
     parameters: ctypes.Array[Any]  # addresses of the parameters, then the parameters
     arrays: tuple[object, ...]  # the arguments: an address keeps no memory alive
 
-    def call(self, stream: int) -> Callable[[], object]:
+    def arguments(self, stream: int) -> tuple[int, ...]:
+        """Arguments of the driver's launchKernel."""
         kernel, grid, parameters, _ = self
-        shape, address = (*grid, THREADS, 1, 1, 0), ctypes.addressof(parameters)
-        return functools.partial(kernel.launch, kernel.address, *shape, stream, address, 0)
+        shape, address = (*grid, kernel.threads, 1, 1, 0), ctypes.addressof(parameters)
+        return kernel.address, *shape, stream, address, 0
+
+    def call(self, stream: int) -> Callable[[], object]:
+        return functools.partial(self.kernel.launch, *self.arguments(stream))
 
 
 class Kernel:
-    """A kernel on a device. Called with a grid and arguments, it launches.
+    """A kernel on a device. Called with threads or blocks and arguments, it launches.
 
     Arguments are those of the C function: device arrays, and numbers, which are packed as the type
-    of their parameter. A grid has one to three axes. Numbers are checked at each launch, arrays
+    of their parameter. Blocks lie along one to three axes. Numbers are checked at each launch, arrays
     where they are first handed over, by `check`.
 
     Parameters
@@ -73,11 +79,19 @@ class Kernel:
     module : a RawModule that was loaded there
     name : of the C function
     types : its parameters, as from `parameters`
+    threads : of a block
     """
 
     def __init__(
-        self, xp: ModuleType, device: int, module: Any, name: str, types: Sequence[Parameter]
+        self,
+        xp: ModuleType,
+        device: int,
+        module: Any,
+        name: str,
+        types: Sequence[Parameter],
+        threads: int = THREADS,
     ) -> None:
+        self.threads = threads
         self.name, self._function = name, module.get_function(name).kernel
         self.address: int = self._function.ptr
         self.launch: Callable[..., None] = xp.cuda.driver.launchKernel
@@ -91,7 +105,7 @@ class Kernel:
         self._memory = ctypes.c_byte * (16 * n)
         self._offsets = tuple(range(8 * n, 16 * n, 8))
 
-    def __call__(self, grid: tuple[int, ...], *args: object) -> None:
+    def __call__(self, work: Work, *args: object) -> None:
         memory = self._memory()
         start = ctypes.addressof(memory)
         pairs = zip(args, self._is_pointer, strict=True)
@@ -100,10 +114,11 @@ class Kernel:
             self._pack(memory, 0, *[start + offset for offset in self._offsets], *values)
         except (struct.error, OverflowError):
             raise self._refused_number(args) from None
+        grid = work if isinstance(work, tuple) else (-(-work // self.threads),)
         x, y, z, *_ = *grid, 1, 1
-        work = Launch(self, (x, y, z), memory, args)
-        work.call(self.current_stream().ptr)()
-        note(work)
+        launch = Launch(self, (x, y, z), memory, args)
+        self.launch(*launch.arguments(self.current_stream().ptr))
+        note(launch)
 
     def check(self, args: Sequence[object]) -> None:
         """TypeError, ValueError : an array is not what the kernel reads or writes there."""
@@ -115,15 +130,6 @@ class Kernel:
             fits = isinstance(x, array) and (x.dtype is dtype or x.dtype == dtype)
             if not (fits and x.flags.c_contiguous and x.data.device_id == device):  # type: ignore[attr-defined]
                 raise self._refused_array(args)
-
-    def on(self, *arrays: object) -> Launcher:
-        """A function of a grid and of the numbers, which come last, for arrays that are the same."""
-        self.check(arrays)
-
-        def launch(grid: tuple[int, ...], *numbers: object) -> None:
-            self(grid, *arrays, *numbers)
-
-        return launch
 
     def _refused_array(self, args: Sequence[object]) -> XpcapError:
         refused: type[XpcapError] = InvalidTypeError
@@ -145,7 +151,7 @@ class Kernel:
         raise AssertionError("every array fits")
 
     def _refused_number(self, args: Sequence[object]) -> XpcapError:
-        for x, (name, type_, pointer) in zip(args, self._parameters, strict=True):
+        for x, (name, type_, pointer, _) in zip(args, self._parameters, strict=True):
             if pointer:
                 continue
             try:
@@ -157,14 +163,19 @@ class Kernel:
         raise AssertionError("every number fits")
 
 
+def signatures(text: str) -> dict[str, str]:
+    """The parameters of each kernel in a file's text, as they stand there."""
+    text = re.sub(r"//[^\n]*|__launch_bounds__\(.*?\)|__restrict__", "", text)
+    return dict(re.findall(r"__global__\s+void\s+(\w+)\s*\(([^)]*)\)", text))
+
+
 def parameters(text: str, name: str, real: str) -> tuple[Parameter, ...]:
     """The parameters of a kernel in a file's text."""
-    text = re.sub(r"//[^\n]*|__launch_bounds__\(.*?\)|__restrict__|\bconst\b", "", text)
-    (inside,) = re.findall(rf"__global__\s+void\s+{name}\s*\(([^)]*)\)", text)
     found = []
-    for part in inside.split(","):
-        type_, pointer, own = re.fullmatch(r"\s*(.*?)\s*(\*?)\s*(\w+)\s*", part).groups()  # type: ignore[union-attr]
-        found.append(Parameter(own, type_.replace("real", real), bool(pointer)))
+    for part in signatures(text)[name].split(","):
+        shape = r"\s*(const\s)?\s*(.*?)\s*(\*?)\s*(\w+)\s*"
+        const, type_, pointer, own = re.fullmatch(shape, part).groups()  # type: ignore[union-attr]
+        found.append(Parameter(own, type_.replace("real", real), bool(pointer), bool(const)))
     return tuple(found)
 
 
@@ -199,46 +210,76 @@ class Kernels:
     Parameters
     ----------
     package : the folder's package; the files lie in its folder cuda/
-    constants : what host and kernels agree on: ``#define`` before each file
+    constants : what host and kernels agree on: ``#define`` before each file, as is THREADS
+    threads : of a block
     """
 
-    def __init__(self, package: str, constants: Mapping[str, int]) -> None:
-        self._package, self.constants = package, dict(constants)
+    def __init__(self, package: str, constants: Mapping[str, int], threads: int = THREADS) -> None:
+        self._package, self.constants, self.threads = package, dict(constants), threads
         self.source = functools.cache(self._source)
-        self._kernel = functools.cache(self._load)
+        self._kernel, self._like = functools.cache(self._load), functools.cache(self._find_like)
+
+    def __getitem__(self, constant: str) -> int:
+        return self.constants[constant]
 
     def _source(self, file: str) -> str:
         """The text of a file as it is compiled: after the constants, with what it includes."""
-        folder = resources.files(self._package).joinpath("cuda")
-        text = folder.joinpath(f"{file}.cu").read_text(encoding="utf-8")
+        text = self._read(f"{file}.cu")
         for line, name in re.findall(r'(#include "(.*)")', text):
-            text = text.replace(line, folder.joinpath(name).read_text(encoding="utf-8"))
-        defines = "".join(f"#define {name} {value}\n" for name, value in self.constants.items())
-        return f"{defines}{text}"
+            text = text.replace(line, self._read(name))
+        defined = {"THREADS": self.threads, **self.constants}
+        return "".join(f"#define {name} {value}\n" for name, value in defined.items()) + text
 
-    def _load(self, xp: ModuleType, device: int, file: str, name: str, real: str) -> Kernel:
+    @property
+    def _folder(self) -> Traversable:
+        return resources.files(self._package).joinpath("cuda")
+
+    def _read(self, name: str) -> str:
+        return self._folder.joinpath(name).read_text(encoding="utf-8")
+
+    @functools.cached_property
+    def files(self) -> dict[str, str]:
+        """The file of each kernel, without its ending."""
+        names = [path.name for path in self._folder.iterdir() if path.is_file()]
+        return {
+            kernel: name.removesuffix(".cu")
+            for name in names
+            for kernel in signatures(self._read(name))
+        }
+
+    def _parameters(self, kernel: str, real: str) -> tuple[Parameter, ...]:
+        return parameters(self.source(self.files[kernel]), kernel, real)
+
+    def _load(self, xp: ModuleType, device: int, name: str, real: str) -> Kernel:
         """A kernel, cached for each device: a module loads on the current one."""
-        text = self.source(file)
-        module = xp.RawModule(code=text, options=(f"-DREAL={real}",))
-        return Kernel(xp, device, module, name, parameters(text, name, real))
+        code = self.source(self.files[name])
+        module = xp.RawModule(code=code, options=(f"-DREAL={real}",))
+        return Kernel(xp, device, module, name, self._parameters(name, real), self.threads)
 
-    def kernel(self, file: str, name: str, like: Array) -> Kernel:
-        """The kernel for the dtype and device of `like`. ValueError : not this thread's device."""
-        xp, device = current_device(name, like)
-        return self._kernel(xp, device, file, name, REALS.get(like.dtype.char, "float"))
+    def _find_like(self, name: str) -> int:
+        """Number of the argument whose dtype and device a kernel is loaded for.
 
-    def launch(
-        self, file: str, name: str, like: Array, grid: int | tuple[int, ...], *args: object
-    ) -> None:
-        """Launch a kernel with `grid` blocks, in the dtype and on the device of `like`.
-
-        TypeError, ValueError : an argument is not what the kernel takes.
+        It is the first array of reals that the kernel writes, else that it reads, else any.
         """
-        function = self.kernel(file, name, like)
-        function.check(args)
-        function(grid if isinstance(grid, tuple) else (grid,), *args)
+        pointers = [(k, one) for k, one in enumerate(self._parameters(name, "real")) if one.pointer]
+        reals = [(one.const, k) for k, one in pointers if one.type == "real"]
+        return min(reals, default=(True, pointers[0][0]))[1]
 
+    def kernel(self, name: str, args: Sequence[Any]) -> Kernel:
+        """A kernel for the dtype and device of its arguments, or of the arrays before its numbers.
 
-def blocks(n: int) -> int:
-    """Number of blocks for n threads."""
-    return -(-n // THREADS)
+        TypeError, ValueError : an array is not what the kernel takes, or not on this thread's device.
+        """
+        like = args[self._like(name)]
+        xp, device = current_device(name, like)
+        found = self._kernel(xp, device, name, REALS.get(like.dtype.char, "float"))
+        found.check(args)
+        return found
+
+    def launch(self, name: str, work: Work, *args: object) -> None:
+        """Launch a kernel. TypeError, ValueError : an argument is not what it takes."""
+        self.kernel(name, args)(work, *args)
+
+    def blocks(self, n: int, each: int = 0) -> int:
+        """Number of blocks for n threads, or for n things of which a block takes `each`."""
+        return -(-n // (each or self.threads))

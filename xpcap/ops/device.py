@@ -1,59 +1,215 @@
-"""Operations on CuPy's arrays: launches of the CUDA C files of cuda/, and products by cuBLAS.
+"""Operations on CuPy's arrays: rows for the kernels of cuda/, and methods for the rest.
 
-In the time loops each launch is a step over whole buffers; everything that stays the same is
-prepared. Matrix products are in cublas.py.
+A row says how an operation launches its kernel, which is found by its name among the files. An
+array that does not fit the kernel's C parameters is an error. Matrix products are in cublas.py.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.device import cublas
-from xpcap.device.launch import THREADS, Kernels, blocks
+from xpcap.device.launch import Kernels
 from xpcap.device.replay import invalidate
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Buffer, allocator
-from xpcap.ops.base import OPERATIONS, MultiplyRows, Ops, Segments, overridden
+from xpcap.ops.base import OPERATIONS, MultiplyRows, Ops, overridden
 from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
 from xpcap.ops.choosing import BeamRows
-from xpcap.ops.packed import PackedSequences, Step, StepFn
+from xpcap.ops.packed import Step, StepFn
 from xpcap.ops.softmax import NO_TARGET, LossTerms
 
 # Most sequences for which an LSTM's step is one launch each way, product and gates together. Not
 # yet timed on a card
 FUSED = 128
-# File and kernels, forward and backward, of each cell that has them
-CELLS = {
-    "lstm": ("lstm_gates", "lstm_gates", "lstm_gates_backward"),
-    "rnn": ("rnn_cell", "rnn_cell", "rnn_cell_backward"),
-}
-# What host and kernels agree on
-NORM_BLOCKS = 256  # of the first pass of a norm: sums have the same order on every GPU
-FORWARD_UNITS = 8  # of a block in lstm_step.cu; its threads divided by them are its rows
-BACKWARD_UNITS = 16
-SEGMENT_PARTS = 4  # of a long segment
-SUM_COLUMNS = 8  # of a block in column_sum.cu
-REGIONS = 1024  # of a picture, at most: whole tiles; 13 KiB of shared memory in double
-SLAB = 16  # regions for a thread of attention_sum
+# The kernel of a cell's step; that of its gradient is called ..._backward
+CELLS = {"lstm": "lstm_gates", "rnn": "rnn_cell"}
 CUDA = Kernels(
     __package__,
     {
-        "THREADS": THREADS,
-        "NORM_BLOCKS": NORM_BLOCKS,
-        "FORWARD_UNITS": FORWARD_UNITS,
-        "BACKWARD_UNITS": BACKWARD_UNITS,
-        "SEGMENT_PARTS": SEGMENT_PARTS,
-        "SUM_COLUMNS": SUM_COLUMNS,
-        "REGIONS": REGIONS,
-        "SLAB": SLAB,
+        "FORWARD_UNITS": 8,  # of a block in lstm_step.cu; its threads divided by them are its rows
+        "BACKWARD_UNITS": 16,
+        "SEGMENT_PARTS": 4,  # of a long segment
+        "SUM_COLUMNS": 8,  # of a block in column_sum.cu
+        "REGIONS": 1024,  # of a picture, at most: whole tiles; 13 KiB of shared memory in double
+        "SLAB": 16,  # regions for a thread of attention_sum
         "NO_TARGET": NO_TARGET,
     },
 )
-SEGMENT_COLUMNS = THREADS // SEGMENT_PARTS
-kernel, launch = CUDA.kernel, CUDA.launch
+
+# ---- Rows of operations that are one launch: an operation's arguments, and what they make of its
+# kernel: threads, or blocks in a tuple; C arguments; result; the kernel if it is not named as the
+# operation. None: the equation computes these arguments
+
+Launch = tuple[Any, ...]
+
+
+def _empty(like: Array, *shape: int, dtype: Any = None) -> Array:
+    return get_array_module(like).empty(shape, dtype or like.dtype)
+
+
+def _scale(scale: Array | float, like: Array) -> tuple[Array, float, int]:
+    """Scale for a kernel: an array, a number, and 1 to read the array, which else is any."""
+    if isinstance(scale, float):
+        return like, scale, 0
+    return scale, 0, 1
+
+
+def _loss(
+    scores: Array, bias: Array | None, targets: Array, terms: LossTerms, nll: Array, out: Array
+) -> Launch:
+    """Loss nll and gradient out of softmax(scores + bias)."""
+    (R, V), same, rest = scores.shape, _scale(terms.scale, nll), terms.smoothing / scores.shape[1]
+    b, biased = (scores, 0) if bias is None else (bias, 1)
+    args = scores, b, biased, targets, *same, 1 - terms.smoothing, rest, nll, out, V
+    return (R,), args, (nll, out)
+
+
+def _gather(
+    table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
+) -> Launch | None:
+    sizes = out.size, out.shape[1]
+    if mask is None:
+        return None if rows is None else (out.size, (table, rows, out, *sizes), out)
+    if rows is None:
+        return out.size, (table, mask, out, 1 / keep, out.size), out, "dropout"
+    return out.size, (table, rows, mask, out, 1 / keep, *sizes), out, "gather_drop"
+
+
+def _beam_step(ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int) -> Launch:
+    (n, V), m = scores.shape, len(beams.next_rows)
+    words, parents = (_empty(scores, m, dtype=np.int32) for _ in range(2))
+    made = words, parents, _empty(scores, m)
+    sizes = n, m // n, beams.size, null, V
+    return (n,), (ranked, scores, totals, beams.rows, *made, *sizes), made
+
+
+def _start_states(state0: tuple[Any, ...], stacks: State) -> Launch | None:
+    (h0, *others), (h, *below) = state0, stacks
+    if len(others) > 1 or h0.size == 0:
+        return None
+    c0, c = (others[0], below[0]) if others else (h0, h)  # then both write the same
+    return h0.size, (h0, h0 if c0 is None else c0, h, c, c0 is not None, h0.size), None
+
+
+# fmt: off
+LAUNCHES: Mapping[str, Callable[..., Launch | None]] = {
+    "softmax_loss": lambda scores, targets, terms, out=None: None if terms.beyond("smoothing") else _loss(
+        scores, None, targets, terms, _empty(scores, len(scores)), _empty(scores, *scores.shape) if out is None else out),
+    "weighted_sum": lambda x, scale, out: ((1,), (x, *_scale(scale, x), out, x.size), out),
+    "gather": _gather,
+    "gather_plus": lambda table, rows, b, out: (out.size, (table, rows, b, out, out.size, out.shape[1]), out),
+    "gather_plus_image": lambda table, ids, b, image, rows, out: None if not is_device_array(rows.sequence) else (
+        out.size, (table, ids, b, image, rows.sequence, out, out.size, out.shape[1]), out),
+    "gather_regions": lambda table, rows, out, mask=None, keep=1.0: (
+        (out.size, (table, rows, out, out.size, math.prod(out.shape[1:])), out, "gather") if mask is None
+        else (out.size, (table, rows, mask, out, 1 / keep, out.size, *out.shape[1:]), out)),
+    "scatter": lambda x, rows, out, mask=None, keep=1.0: (
+        (out.size, (x, rows, out, len(rows), out.size, out.shape[1]), out) if mask is None
+        else (out.size, (x, rows, mask, out, 1 / keep, len(rows), out.size, out.shape[1]), out, "scatter_drop")),
+    "segment_sum": lambda rows, groups, out=None: (
+        (len(groups.starts) - 1, CUDA.blocks(rows.shape[1], CUDA.threads // CUDA["SEGMENT_PARTS"])),
+        (rows, groups.order, groups.starts,
+         out := _empty(rows, len(groups.starts) - 1, rows.shape[1]) if out is None else out, rows.shape[1]), out),
+    "sequence_sum": lambda x, rows, out: None if not is_device_array(rows.firsts) else (
+        (len(out), CUDA.blocks(out.shape[1])), (x, rows.firsts, out, len(rows.firsts) - 1, out.shape[1]), out),
+    "column_sum": lambda x, out: ((CUDA.blocks(x.shape[1], CUDA["SUM_COLUMNS"]),), (x, out, *x.shape), out),
+    "add_rows": lambda x, b: (x.size, (x, b, x.size, b.size), x),
+    "dropout": lambda x, mask, keep: (x.size, (x, mask, out := _empty(x, *x.shape), 1 / keep, x.size), out),
+    "mean_regions": lambda A, out: (out.size, (A, out, out.size, *A.shape[1:]), out),
+    "add_to_regions": lambda dA, dmean: (dmean.size, (dA, dmean, dmean.size, *dA.shape[1:]), dA),
+    "adam_update": lambda w, dw, m, v, alpha, beta1, beta2, epsilon: (
+        w.size, (w, dw, m, v, alpha, beta1, 1 - beta1, beta2, 1 - beta2, epsilon, w.size), None),
+    "record_step": lambda record, i, loss, norm: ((1,), (record, loss, norm, i), None),
+    "log_softmax_": lambda scores: ((len(scores),), (scores, scores.shape[1]), scores, "log_softmax"),
+    "forbid": lambda scores, words: (
+        len(scores) * len(words), (scores, words, len(scores), len(words), scores.shape[1]), None),
+    "argmax": lambda scores: (
+        (len(scores),), (scores, words := _empty(scores, len(scores), dtype=np.int32), scores.shape[1]), words),
+    "sample_words": lambda x, u, temperature=None: (
+        (len(x),), (x, u, words := _empty(x, len(x), dtype=np.int32),
+                    temperature or 1, temperature is not None, x.shape[1]), words),
+    "beam_step": _beam_step,
+    "attention_sum": lambda weights, dcontext, dscores, h, rows, out: (
+        None if out.shape[1] > CUDA["REGIONS"] or not is_device_array(rows.firsts)
+        else ((len(out), CUDA.blocks(out.shape[2]), CUDA.blocks(out.shape[1], CUDA["SLAB"])),
+              (weights, dcontext, dscores, h, rows.firsts, out, len(out), len(rows.firsts) - 1, *out.shape[1:]), out)),
+    "start_states": _start_states,
+}
+# fmt: on
+
+# ---- Rows of operations that prepare a step of a loop: kernel; arrays; threads, or blocks, and
+# numbers of a step; sizes, which are the last arguments of every step
+
+StepLaunch = tuple[str, Sequence[Array], Callable[[Step], tuple[Any, ...]], Sequence[int]]
+
+
+def _cell_steps(cell: Pointwise, loop: CellBuffers) -> StepLaunch | None:
+    if not cell.kernels:
+        return None
+    (h, *_), (_, *carried), H = loop.after, loop.before, loop.after[0].shape[1]
+    # The kernel of a cell without saved rows finds r in the stack of h
+    arrays = loop.a, loop.r if loop.saved else h, *carried, *loop.after, *loop.saved
+
+    def of_step(step: Step) -> tuple[int, ...]:
+        first, before, after, n, _ = step
+        return n * H, first, *((before, after) if carried else (after,)), n
+
+    return CELLS[cell.name], arrays, of_step, (H,)
+
+
+def _cell_backward_steps(
+    cell: Pointwise, loop: CellBuffers, grads: CellGradients
+) -> StepLaunch | None:
+    """Without a gradient of the last states, only sequences with a next step read dstate."""
+    if not cell.kernels:
+        return None
+    carries, (*_, last), (_, *carried) = grads.carries, loop.after, grads.dstate
+    H, arrays = last.shape[1], (grads.dh, *grads.dstate, *loop.saved, last, grads.da, *carried)
+    if carries:
+        grads.begin()
+
+    def of_step(step: Step) -> tuple[int, ...]:
+        first, before, after, n, n_next = step
+        return n * H, first, before if carried else after, n, n if carries else n_next
+
+    return f"{CELLS[cell.name]}_backward", arrays, of_step, (H,)
+
+
+# fmt: off
+STEPS: Mapping[str, Callable[..., StepLaunch | None]] = {
+    "attend_steps": lambda h, A, weights, context: None if A.shape[1] > CUDA["REGIONS"] else (
+        "attend_step", (h, A, weights, context), lambda step: ((step.n,), step.first, step.before), A.shape[1:]),
+    "attend_backward_steps": lambda dcontext, A, weights, dscores, dh_next: None if A.shape[1] > CUDA["REGIONS"] else (
+        "attend_step_backward", (dcontext, A, weights, dscores, dh_next),
+        lambda step: ((step.n,), step.first), A.shape[1:]),
+    "cell_steps": _cell_steps,
+    "cell_backward_steps": _cell_backward_steps,
+}
+# fmt: on
+
+
+def _prepared(
+    kernel: str,
+    arrays: Sequence[Array],
+    of_step: Callable[[Step], tuple[Any, ...]],
+    sizes: Sequence[int],
+) -> StepFn:
+    """A function that launches a kernel for a step."""
+    launch = CUDA.kernel(kernel, arrays)
+
+    def step_fn(step: Step) -> None:
+        work, *numbers = of_step(step)
+        launch(work, *arrays, *numbers, *sizes)
+
+    return step_fn
+
+
+# ---- The operations
 
 
 class Equations(Ops):
@@ -88,12 +244,12 @@ def _guarded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     equation = getattr(Equations, name)
 
     @functools.wraps(method)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(ops: Ops, *args: Any, **kwargs: Any) -> Any:
         for x in (*args, *kwargs.values()):
             if getattr(x, "size", 1) == 0:
-                return equation(*args, **kwargs)
+                return equation(ops, *args, **kwargs)
         try:
-            return method(*args, **kwargs)
+            return method(ops, *args, **kwargs)
         except (InvalidTypeError, InvalidValueError) as error:
             _, *fields = error.args
             raise type(error)(name, *fields) from error
@@ -105,38 +261,23 @@ for _name in OPERATIONS:
     setattr(Equations, _name, _unrecorded(_name, getattr(Ops, _name)))
 
 
-def _scale(scale: Array | float, like: Array) -> tuple[Array, float, int]:
-    """Scale for a kernel: an array, a number, and 1 to read the array, which else is any."""
-    if isinstance(scale, float):
-        return like, scale, 0
-    return scale, 0, 1
-
-
-def _softmax_loss(
-    scores: Array, bias: Array | None, targets: Array, terms: LossTerms, nll: Array, out: Array
-) -> None:
-    """Loss nll and gradient of softmax(scores + bias), written to nll and out."""
-    (R, V), (array, number, each) = scores.shape, _scale(terms.scale, nll)
-    b, biased = (scores, 0) if bias is None else (bias, 1)
-    mix = 1 - terms.smoothing, terms.smoothing / V
-    args = scores, b, targets, array, number, *mix, nll, out, biased, each, V
-    launch("softmax_loss", "softmax_loss", scores, R, *args)
-
-
 def _squares(x: Array, buffer: Buffer) -> tuple[Array, Array]:
-    """Partial sums of squares, and memory for the norm."""
-    partial = buffer("squares", (NORM_BLOCKS,), np.float64)
-    launch("norm", "squares", x, NORM_BLOCKS, x, partial, x.size)
+    """Partial sums of squares, as many as a block has threads to add them, and memory for the norm."""
+    partial = buffer("squares", (CUDA.threads,), np.float64)
+    CUDA.launch("squares", (CUDA.threads,), x, partial, x.size)
     return partial, buffer("norm", ())
 
 
-def _grid(n: int, H: int, units: int) -> tuple[int, int]:
-    """Blocks of (row, unit) pairs, with `units` units each."""
-    return -(-H // units), -(-n // (THREADS // units))
+def _tiles(n: int, H: int, units: int) -> tuple[int, int]:
+    """Blocks of lstm_step.cu for n rows of H units, each with `units` of them."""
+    return CUDA.blocks(H, units), CUDA.blocks(n, CUDA.threads // units)
 
 
 class DeviceOps(Equations):
-    """Operations on CuPy's arrays, by kernels of our own and by cuBLAS."""
+    """Operations on CuPy's arrays, by rows for kernels of our own, and by cuBLAS.
+
+    What has no row is here: products, and what is several launches, or one and a product.
+    """
 
     # ---- Products
 
@@ -160,18 +301,6 @@ class DeviceOps(Equations):
     def row_matmul_nt(self, x: Array, w: Array, out: Array) -> MultiplyRows:
         return cublas.multiply_rows(x, w.T, out)
 
-    # ---- Losses
-
-    def softmax_loss(
-        self, scores: Array, targets: Array, terms: LossTerms, out: Array | None = None
-    ) -> tuple[Array, Array]:
-        if terms.beyond("smoothing"):
-            return super().softmax_loss(scores, targets, terms, out)
-        out = get_array_module(scores).empty_like(scores) if out is None else out
-        nll = get_array_module(scores).empty(len(scores), scores.dtype)
-        _softmax_loss(scores, None, targets, terms, nll, out)
-        return nll, out
-
     def word_loss(
         self,
         h: Array,
@@ -187,172 +316,19 @@ class DeviceOps(Equations):
             super().word_loss(h, w, b, targets, terms, nll, dscores, dh)
             return
         self.matmul(h, w, dscores)
-        _softmax_loss(dscores, b, targets, terms, nll, dscores)
+        blocks, args, _ = _loss(dscores, b, targets, terms, nll, dscores)
+        CUDA.launch("softmax_loss", blocks, *args)
         self.matmul(dscores, w.T, dh)
-
-    def weighted_sum(self, x: Array, scale: Array | float, out: Array) -> Array:
-        array, number, each = _scale(scale, x)
-        launch("weighted_sum", "weighted_sum", x, 1, x, array, number, out, each, x.size)
-        return out
-
-    # ---- Rows of tables
-
-    def gather(
-        self,
-        table: Array,
-        rows: Array | None,
-        out: Array,
-        mask: Array | None = None,
-        keep: float = 1.0,
-    ) -> Array:
-        if rows is None and mask is None:
-            return super().gather(table, rows, out)
-        size, grid = (out.size, out.shape[1]), blocks(out.size)
-        scale = 1 / keep
-        if rows is None:
-            launch("dropout", "dropout", out, grid, table, mask, out, scale, out.size)
-        elif mask is None:
-            launch("gather", "gather", out, grid, table, rows, out, *size)
-        else:
-            launch("gather", "gather_drop", out, grid, table, rows, mask, out, scale, *size)
-        return out
-
-    def gather_plus(self, table: Array, rows: Array, b: Array, out: Array) -> Array:
-        size = out.size, out.shape[1]
-        launch("gather", "gather_plus", out, blocks(out.size), table, rows, b, out, *size)
-        return out
-
-    def gather_plus_image(
-        self, table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
-    ) -> Array:
-        if not is_device_array(rows.sequence):
-            return super().gather_plus_image(table, ids, b, image, rows, out)
-        args = table, ids, b, image, rows.sequence, out, out.size, out.shape[1]
-        launch("gather", "gather_plus_image", out, blocks(out.size), *args)
-        return out
-
-    def gather_regions(
-        self, table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
-    ) -> Array:
-        _, P, D = out.shape
-        if mask is None:
-            launch("gather", "gather", out, blocks(out.size), table, rows, out, out.size, P * D)
-        else:
-            args = table, rows, mask, out, 1 / keep, out.size, P, D
-            launch("gather", "gather_regions", out, blocks(out.size), *args)
-        return out
-
-    def scatter(
-        self, x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
-    ) -> Array:
-        size = len(rows), out.size, out.shape[1]
-        if mask is None:
-            launch("gather", "scatter", x, blocks(out.size), x, rows, out, *size)
-        else:
-            args = x, rows, mask, out, 1 / keep, *size
-            launch("gather", "scatter_drop", x, blocks(out.size), *args)
-        return out
-
-    def segment_sum(self, rows: Array, groups: Segments, out: Array | None = None) -> Array:
-        if out is None:
-            out = get_array_module(rows).empty((len(groups.starts) - 1, rows.shape[1]), rows.dtype)
-        count, C = out.shape
-        args = rows, groups.order, groups.starts, out, C
-        launch("segment_sum", "segment_sum", rows, (count, -(-C // SEGMENT_COLUMNS)), *args)
-        return out
-
-    def sequence_sum(self, x: Array, rows: PackedSequences, out: Array) -> Array:
-        if rows.firsts is None or not is_device_array(rows.firsts):
-            return super().sequence_sum(x, rows, out)
-        N, C = out.shape
-        args = x, rows.firsts, out, len(rows.firsts) - 1, C
-        launch("segment_sum", "sequence_sum", x, (N, blocks(C)), *args)
-        return out
-
-    def column_sum(self, x: Array, out: Array) -> Array:
-        R, C = x.shape
-        launch("column_sum", "column_sum", x, -(-C // SUM_COLUMNS), x, out, R, C)
-        return out
-
-    def add_rows(self, x: Array, b: Array) -> Array:
-        launch("add_rows", "add_rows", x, blocks(x.size), x, b, x.size, b.size)
-        return x
-
-    def dropout(self, x: Array, mask: Array, keep: float) -> Array:
-        out = get_array_module(x).empty_like(x)
-        args = x, mask, out, 1 / keep, x.size
-        launch("dropout", "dropout", x, blocks(x.size), *args)
-        return out
-
-    def mean_regions(self, A: Array, out: Array) -> Array:
-        _, P, H = A.shape
-        launch("attention", "mean_regions", A, blocks(out.size), A, out, out.size, P, H)
-        return out
-
-    def add_to_regions(self, dA: Array, dmean: Array) -> Array:
-        _, P, H = dA.shape
-        launch("attention", "add_to_regions", dA, blocks(dmean.size), dA, dmean, dmean.size, P, H)
-        return dA
-
-    # ---- The update of a training step
 
     def global_norm(self, x: Array, buffer: Buffer | None = None) -> Array:
         partial, norm = _squares(x, buffer or allocator(x))
-        launch("norm", "root", x, 1, partial, norm)
+        CUDA.launch("root", (1,), partial, norm)
         return norm
 
     def clip_by_norm(self, x: Array, most: float, buffer: Buffer | None = None) -> Array:
         partial, norm = _squares(x, buffer or allocator(x))
-        launch("norm", "clip", x, NORM_BLOCKS, x, partial, norm, most, x.size)
+        CUDA.launch("clip", (CUDA.threads,), x, partial, norm, most, x.size)
         return norm
-
-    def adam_update(
-        self,
-        w: Array,
-        dw: Array,
-        m: Array,
-        v: Array,
-        alpha: float,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-    ) -> None:
-        numbers = alpha, beta1, 1 - beta1, beta2, 1 - beta2, epsilon
-        launch("adam", "adam_update", w, blocks(w.size), w, dw, m, v, *numbers, w.size)
-
-    def record_step(self, record: Array, i: int, loss: Array, norm: Array) -> None:
-        launch("record", "record_step", record, 1, record, loss, norm, i)
-
-    # ---- Choices of words, and masks
-
-    def log_softmax_(self, scores: Array) -> Array:
-        launch("choosing", "log_softmax", scores, len(scores), scores, scores.shape[1])
-        return scores
-
-    def forbid(self, scores: Array, words: Array) -> None:
-        (n, V), count = scores.shape, len(words)
-        launch("choosing", "forbid", scores, blocks(n * count), scores, words, n, count, V)
-
-    def argmax(self, scores: Array) -> Array:
-        words = get_array_module(scores).empty(len(scores), np.int32)
-        launch("choosing", "argmax", scores, len(scores), scores, words, scores.shape[1])
-        return words
-
-    def sample_words(self, x: Array, u: Array, temperature: float | None = None) -> Array:
-        words = get_array_module(x).empty(len(x), np.int32)
-        soft, degree = temperature is not None, temperature or 1
-        launch("choosing", "sample_words", x, len(x), x, u, words, degree, soft, x.shape[1])
-        return words
-
-    def beam_step(
-        self, ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int
-    ) -> tuple[Array, Array, Array]:
-        empty, (n, V), m = get_array_module(scores).empty, scores.shape, len(beams.next_rows)
-        words, parents, new_totals = empty(m, np.int32), empty(m, np.int32), empty(m, scores.dtype)
-        args = ranked, scores, totals, beams.rows, words, parents, new_totals
-        numbers = n, m // n, beams.size, null, V
-        launch("choosing", "beam_step", scores, n, *args, *numbers)
-        return words, parents, new_totals
 
     def dropout_masks(
         self,
@@ -368,103 +344,7 @@ class DeviceOps(Equations):
             (N, D), (K, W), (L, H) = (mask.shape for mask in part)
             threads = N * -(-D // 16) + K * -(-W // 16) + L * -(-H // 16)
             args = *rows, *part, N, D, K, W, L, H, *scalars
-            launch("philox", "dropout_masks", part[0], blocks(threads), *args)
-
-    # ---- Attention
-
-    def attend_steps(self, h: Array, A: Array, weights: Array, context: Array) -> StepFn:
-        if A.shape[1] > REGIONS:
-            return super().attend_steps(h, A, weights, context)
-        _, P, H = A.shape
-        attend = kernel("attention", "attend_step", A).on(h, A, weights, context)
-
-        def step_fn(step: Step) -> None:
-            first, before, _, n, _ = step
-            attend((n,), first, before, P, H)
-
-        return step_fn
-
-    def attend_backward_steps(
-        self, dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
-    ) -> StepFn:
-        if A.shape[1] > REGIONS:
-            return super().attend_backward_steps(dcontext, A, weights, dscores, dh_next)
-        _, P, H = A.shape
-        backward = kernel("attention", "attend_step_backward", A).on(
-            dcontext, A, weights, dscores, dh_next
-        )
-
-        def step_fn(step: Step) -> None:
-            backward((step.n,), step.first, P, H)
-
-        return step_fn
-
-    def attention_sum(
-        self,
-        weights: Array,
-        dcontext: Array,
-        dscores: Array,
-        h: Array,
-        rows: PackedSequences,
-        out: Array,
-    ) -> Array:
-        N, P, H = out.shape
-        if P > REGIONS or rows.firsts is None or not is_device_array(rows.firsts):
-            return super().attention_sum(weights, dcontext, dscores, h, rows, out)
-        arrays, sizes = (
-            (weights, dcontext, dscores, h, rows.firsts),
-            (N, len(rows.firsts) - 1, P, H),
-        )
-        grid = N, blocks(H), -(-P // SLAB)
-        launch("attention", "attention_sum", out, grid, *arrays, out, *sizes)
-        return out
-
-    # ---- Steps of the time loops: the product, by cuBLAS, and one launch; or both in one
-
-    def start_states(self, state0: tuple[Array | None, ...], stacks: State) -> None:
-        (h0, *others), (h, *below) = state0, stacks
-        if len(others) > 1 or h0.size == 0:  # type: ignore[union-attr]
-            super().start_states(state0, stacks)
-            return
-        c0, c = (others[0], below[0]) if others else (h0, h)  # then both write the same
-        args = h0, h0 if c0 is None else c0, h, c, c0 is not None, h0.size  # type: ignore[union-attr]
-        launch("start", "start_states", h0, blocks(h0.size), *args)  # type: ignore[union-attr]
-
-    def cell_steps(self, cell: Pointwise, loop: CellBuffers) -> StepFn:
-        if not cell.kernels:
-            return super().cell_steps(cell, loop)
-        (file, forward, _), (h, *_) = CELLS[cell.name], loop.after
-        H, carried = h.shape[1], loop.before[1:]
-        # The kernel of a cell without saved rows finds r in the stack of h
-        r = loop.r if loop.saved else h
-        run = kernel(file, forward, h).on(loop.a, r, *carried, *loop.after, *loop.saved)
-
-        def step_fn(step: Step) -> None:
-            first, before, after, n, _ = step
-            states = (before, after) if carried else (after,)
-            run((blocks(n * H),), first, *states, n, H)
-
-        return step_fn
-
-    def cell_backward_steps(
-        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients
-    ) -> StepFn:
-        """Without a gradient of the last states, only sequences with a next step read dstate."""
-        if not cell.kernels:
-            return super().cell_backward_steps(cell, loop, grads)
-        file, _, backward = CELLS[cell.name]
-        carries, (*_, last), (_, *carried) = grads.carries, loop.after, grads.dstate
-        H, arrays = last.shape[1], (grads.dh, *grads.dstate, *loop.saved, last, grads.da, *carried)
-        run = kernel(file, backward, last).on(*arrays)
-        if carries:
-            grads.begin()
-
-        def step_fn(step: Step) -> None:
-            first, before, after, n, n_next = step
-            state = before if carried else after
-            run((blocks(n * H),), first, state, n, n if carries else n_next, H)
-
-        return step_fn
+            CUDA.launch("dropout_masks", threads, *args)
 
     def fused_cell_steps(self, cell: Pointwise, loop: CellBuffers, Wh: Array) -> StepFn | None:
         h, H = loop.before[0], len(Wh)
@@ -473,13 +353,12 @@ class DeviceOps(Equations):
         if not (cell.kernels and cell.name == "lstm" and fits):
             return None
         arrays = loop.a, Wh, *loop.before, *loop.after, *loop.saved
-        fused = kernel("lstm_step", "lstm_step", Wh).on(*arrays)
 
-        def step_fn(step: Step) -> None:
+        def of_step(step: Step) -> tuple[Any, ...]:
             first, before, after, n, _ = step
-            fused(_grid(n, H, FORWARD_UNITS), first, before, after, n, H)
+            return _tiles(n, H, CUDA["FORWARD_UNITS"]), first, before, after, n
 
-        return step_fn
+        return _prepared("lstm_step", arrays, of_step, (H,))
 
     def fused_cell_backward_steps(
         self, cell: Pointwise, loop: CellBuffers, grads: CellGradients, Wh: Array
@@ -489,16 +368,52 @@ class DeviceOps(Equations):
         if not (cell.kernels and cell.name == "lstm" and len(dh_next) <= FUSED):
             return None
         arrays = grads.dh, *loop.saved, loop.before[1], Wh, grads.da, *others
-        fused = kernel("lstm_step", "lstm_step_backward", Wh).on(*arrays)
         multiply = self.row_matmul_nt(grads.da, Wh, dh_next)
 
-        def step_fn(step: Step) -> None:
+        def of_step(step: Step) -> tuple[Any, ...]:
             first, before, _, n, n_next = step
-            fused(_grid(n, H, BACKWARD_UNITS), first, before, n, n_next, H)
-            if not first:
-                multiply(0, 0, n)
+            return _tiles(n, H, CUDA["BACKWARD_UNITS"]), first, before, n, n_next
+
+        fused = _prepared("lstm_step_backward", arrays, of_step, (H,))
+
+        def step_fn(step: Step) -> None:
+            fused(step)
+            if not step.first:
+                multiply(0, 0, step.n)
 
         return step_fn
+
+
+def _by_row(name: str, row: Callable[..., Launch | None]) -> Callable[..., Any]:
+    """The method of an operation with a row in LAUNCHES."""
+    equation = getattr(Equations, name)
+
+    def launch(ops: Ops, *args: Any, **kwargs: Any) -> Any:
+        found = row(*args, **kwargs)
+        if found is None:
+            return equation(ops, *args, **kwargs)
+        work, arguments, result, *kernel = found
+        CUDA.launch(kernel[0] if kernel else name, work, *arguments)
+        return result
+
+    return launch
+
+
+def _by_step_row(name: str, row: Callable[..., StepLaunch | None]) -> Callable[..., Any]:
+    """The method of an operation with a row in STEPS."""
+    equation = getattr(Equations, name)
+
+    def prepare(ops: Ops, *args: Any, **kwargs: Any) -> Any:
+        found = row(*args, **kwargs)
+        return equation(ops, *args, **kwargs) if found is None else _prepared(*found)
+
+    return prepare
+
+
+for _name, _row in LAUNCHES.items():
+    setattr(DeviceOps, _name, _guarded(_name, _by_row(_name, _row)))
+for _name, _step_row in STEPS.items():
+    setattr(DeviceOps, _name, _guarded(_name, _by_step_row(_name, _step_row)))
 
 
 def contiguous(x: Array) -> Array:

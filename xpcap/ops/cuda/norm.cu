@@ -1,18 +1,19 @@
 // The Euclidean norm of the flat gradient, and clipping by it, in two launches each. Contracts:
 // Ops.global_norm, Ops.clip_by_norm.
 //
-// squares: each of NORM_BLOCKS blocks of THREADS threads writes a partial sum of squares; root: one
-// block of THREADS threads adds them and takes the square root; clip: each of NORM_BLOCKS blocks does so
-// for itself, and scales its share of x in place if the norm is finite. Sums are in double, reduced in trees of fixed
-// shape, so results are reproducible to the bit.
+// squares: each of BLOCKS blocks writes a partial sum of squares; root: one block adds them, one a
+// thread, and takes the square root; clip: each of BLOCKS blocks does so for itself, and scales its
+// share of x in place if the norm is finite. Sums are in double, reduced in trees of fixed shape, so
+// results are reproducible to the bit, on every GPU.
 typedef REAL real;
+#define BLOCKS THREADS
 
 extern "C" __global__ void squares(const real* x, double* partial, long long n) {
     __shared__ double sums[THREADS];
     const int thread = threadIdx.x;
     double sum = 0;
 #pragma unroll 4
-    for (long long k = (long long)blockIdx.x * THREADS + thread; k < n; k += NORM_BLOCKS * THREADS) sum += (double)x[k] * x[k];
+    for (long long k = (long long)blockIdx.x * THREADS + thread; k < n; k += BLOCKS * THREADS) sum += (double)x[k] * x[k];
     sums[thread] = sum;
     __syncthreads();
     for (int half = THREADS / 2; half > 0; half /= 2) {
@@ -27,7 +28,7 @@ __device__ real root_of(const double* partial, double* sums) {
     const int thread = threadIdx.x;
     sums[thread] = partial[thread];
     __syncthreads();
-    for (int half = NORM_BLOCKS / 2; half > 0; half /= 2) {
+    for (int half = BLOCKS / 2; half > 0; half /= 2) {
         if (thread < half) sums[thread] += sums[thread + half];
         __syncthreads();
     }
@@ -35,17 +36,17 @@ __device__ real root_of(const double* partial, double* sums) {
 }
 
 extern "C" __global__ void root(const double* partial, real* out) {
-    __shared__ double sums[NORM_BLOCKS];
+    __shared__ double sums[BLOCKS];
     const real length = root_of(partial, sums);
     if (threadIdx.x == 0) out[0] = length;
 }
 
 extern "C" __global__ void clip(real* x, const double* partial, real* norm, real most, long long n) {
-    __shared__ double sums[NORM_BLOCKS];
+    __shared__ double sums[BLOCKS];
     const real length = root_of(partial, sums);
     if (blockIdx.x == 0 && threadIdx.x == 0) norm[0] = length;
     // Usually x is short enough, and then not even read. inf - inf and NaN are NaN
     if (length <= most || length - length != 0) return;
     const real factor = most / length;
-    for (long long k = (long long)blockIdx.x * THREADS + threadIdx.x; k < n; k += NORM_BLOCKS * THREADS) x[k] *= factor;
+    for (long long k = (long long)blockIdx.x * THREADS + threadIdx.x; k < n; k += BLOCKS * THREADS) x[k] *= factor;
 }

@@ -10,8 +10,8 @@
 // results are reduced in a tree of fixed shape, so results are reproducible to the bit.
 typedef REAL real;
 
-extern "C" __global__ void softmax_loss(const real* scores, const real* bias, const int* targets, const real* scale, real same,
-                                        real kept, real rest, real* nll, real* dscores, int biased, int each, int V) {
+extern "C" __global__ void softmax_loss(const real* scores, const real* bias, int biased, const int* targets, const real* scale, real same,
+                                        int each, real kept, real rest, real* nll, real* dscores, int V) {
     __shared__ real partial[THREADS];
     const int thread = threadIdx.x, target = targets[blockIdx.x];
     const long long row = (long long)blockIdx.x * V;

@@ -5,7 +5,7 @@
 // is reproducible to the bit.
 typedef REAL real;
 
-extern "C" __global__ void weighted_sum(const real* x, const real* scale, real same, real* out, int each, int n) {
+extern "C" __global__ void weighted_sum(const real* x, const real* scale, real same, int each, real* out, int n) {
     __shared__ double sums[THREADS];
     const int thread = threadIdx.x;
     double sum = 0;
