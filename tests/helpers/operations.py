@@ -751,9 +751,15 @@ def wide(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float64) if x.dtype.kind == "f" else x.copy()
 
 
-def run(version: Ops, op: str, call: Call, copy: Callable[..., Any] = np.copy) -> list[np.ndarray]:
+def run(
+    version: Ops,
+    op: str,
+    call: Call,
+    copy: Callable[..., Any] = np.copy,
+    send: Callable[..., Any] = asarray,
+) -> list[np.ndarray]:
     """What a version returns and writes to, from copies of the arguments in the backend in force."""
-    copies = each(lambda x: asarray(copy(x)), call.arguments)
+    copies = each(lambda x: send(copy(x)), call.arguments)
     returned = getattr(version, op)(*copies)
     if call.use is not None:
         returned = call.use(returned, copies)

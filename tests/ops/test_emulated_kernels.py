@@ -12,12 +12,23 @@ import cpu_build
 import numpy as np
 import pytest
 from emulated import Emulator, install
-from operations import CELLS, TABLE, TERMS, TOLERANCES, Draw, check_equals_equation, run
+from operations import (
+    CELLS,
+    TABLE,
+    TERMS,
+    TOLERANCES,
+    Draw,
+    check_equals_equation,
+    each,
+    flat,
+    run,
+)
 from refusals import refuses
 
 import xpcap
 from xpcap import layers, ops, optim
 from xpcap.device import replay
+from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.vocabulary_loss import vocabulary_loss
 from xpcap.ops import CellBuffers, DeviceOps, get_ops
 from xpcap.ops.device import Equations
@@ -53,11 +64,62 @@ def test_emulated_kernel_that_rounds_as_a_card_equals_the_equations(
     op: str, dtype: str, device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, as_card=True)
-    try:
-        with xpcap.use_backend("cupy"):
-            check_equals_equation(DeviceOps(), op, dtype)
-    except cpu_build.UnavailableError as reason:
-        pytest.skip(str(reason))
+    with cpu_build.or_skip(), xpcap.use_backend("cupy"):
+        check_equals_equation(DeviceOps(), op, dtype)
+
+
+MISFITS: dict[str, Callable[[np.ndarray], Any]] = {  # the same numbers, as no kernel takes them
+    "host": lambda x: x,
+    "view": lambda x: xpcap.asarray(np.repeat(x, 2, axis=-1))[..., ::2] if x.ndim else x,
+    "dtype": lambda x: xpcap.asarray(x.astype({"f": "c8", "i": "i8", "b": "u1"}[x.dtype.kind])),
+}
+
+
+@pytest.mark.parametrize("op", TABLE)
+@pytest.mark.parametrize("kind", MISFITS)
+def test_emulated_array_that_does_not_fit_is_refused_or_changes_nothing(
+    kind: str, op: str, device: Emulator
+) -> None:
+    """Each array of an operation's first call in turn. Some equations take row numbers on the host."""
+    call, refused = TABLE[op].calls(Draw("float32"))[0], set()
+    with xpcap.use_backend("cupy"):
+        expected = run(DeviceOps(), op, call)
+        for changed in range(len(flat(call.arguments))):
+            numbers = itertools.count()
+
+            def send(x: np.ndarray) -> Any:
+                return (MISFITS[kind] if next(numbers) == changed else xpcap.asarray)(x)  # noqa: B023
+
+            try:
+                found = run(DeviceOps(), op, call, send=send)
+            except (InvalidTypeError, InvalidValueError) as error:
+                refused.add(error.function)
+                continue
+            for ours, theirs in zip(found, expected, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert refused == {op}
+
+
+def arrays_of(op: str) -> list[int]:
+    """Numbers of the arguments that are arrays with rows, in an operation's first call."""
+    arguments = TABLE[op].calls(Draw("float32"))[0].arguments
+    return [number for number, x in enumerate(arguments) if getattr(x, "shape", ())]
+
+
+@pytest.mark.parametrize("op", [op for op in TABLE if arrays_of(op)])
+def test_emulated_operation_leaves_an_empty_array_to_its_equation(
+    op: str, device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached(name: str) -> None:
+        raise InterruptedError(name)
+
+    monkeypatch.setattr("xpcap.ops.device.invalidate", reached)  # an equation's first act
+    with xpcap.use_backend("cupy"):
+        for number in arrays_of(op):
+            given = [*each(xpcap.asarray, TABLE[op].calls(Draw("float32"))[0].arguments)]
+            given[number] = given[number][:0]
+            with pytest.raises(InterruptedError, match=f"^{op}$"):
+                getattr(DeviceOps(), op)(*given)
 
 
 GATHER = {  # arguments that no kernel takes, the error, the C parameter and what came
@@ -134,7 +196,7 @@ def test_emulated_factor_that_cublas_cannot_read_is_named(
             DeviceOps().matmul(**arrays)
 
 
-def test_emulated_operation_on_an_empty_array_runs_its_equation(device: Emulator) -> None:
+def test_emulated_sums_of_nothing_are_zero(device: Emulator) -> None:
     with xpcap.use_backend("cupy"), device.counting() as counts:
         x, b = xpcap.asarray(np.ones((0, 3), "f4")), xpcap.asarray(np.ones(3, "f4"))
         scores, none = xpcap.asarray(np.ones((2, 3), "f4")), xpcap.asarray(np.zeros(0, "i4"))
@@ -236,6 +298,57 @@ def test_emulated_thread_on_another_device_is_told_so(
         assert (xpcap.to_numpy(w) == 1).all()
         other.submit(update_there).result()
     assert (xpcap.to_numpy(w) != 1).all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("target", [-1, -2, -100, 4, 2**31 - 1, -(2**31)])
+def test_emulated_loss_of_a_target_outside_the_vocabulary_is_nan(
+    target: int, dtype: str, device: Emulator
+) -> None:
+    """And nothing beyond the scores is read or written."""
+    with xpcap.use_backend("cupy"):
+        scores, targets = np.full((1, 4), 0.5, dtype), np.array([target], np.int32)
+        nll, dscores = DeviceOps().softmax_loss(
+            xpcap.asarray(scores), xpcap.asarray(targets), ops.LossTerms()
+        )
+    assert np.isnan(xpcap.to_numpy(nll)).all()
+    np.testing.assert_allclose(xpcap.to_numpy(dscores), 0.25)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("temperature", [None, 1.0])
+def test_emulated_draw_is_no_word_of_probability_0(
+    temperature: float | None, dtype: str, device: Emulator
+) -> None:
+    """Wherever the uniform falls: at 0, as near 1 as it can come, and on the sums themselves."""
+    rng, real, (n, V) = np.random.default_rng(7), np.dtype(dtype).type, (40, 1004)
+    p = rng.random((n, V)).astype(dtype) * (rng.random((n, V)) < 0.05)
+    p[0], p[1], p[2, :-1] = 0, 0, 0
+    p[0, V - 1], p[1, 0], p[2, -1] = 1, 1, 0.5
+    sums, below_1 = p.cumsum(axis=1), np.nextafter(real(1), real(0))
+    on_a_sum = sums[np.arange(n), rng.integers(V, size=n)] / sums[:, -1]
+    with np.errstate(divide="ignore"):
+        x = p if temperature is None else np.log(p)
+    with xpcap.use_backend("cupy"):
+        for u in (np.zeros(n), np.full(n, below_1), on_a_sum, rng.random(n)):
+            uniforms = np.minimum(u, below_1).astype(dtype)
+            given = xpcap.asarray(x), xpcap.asarray(uniforms), temperature
+            words = xpcap.to_numpy(DeviceOps().sample_words(*given))
+            assert (p[np.arange(n), words] > 0).all()
+
+
+def test_emulated_norm_beyond_the_largest_number_is_infinite(device: Emulator) -> None:
+    with xpcap.use_backend("cupy"):
+        x = xpcap.asarray(np.array([3e38, 3e38], "f4"))
+        assert float(DeviceOps().global_norm(x)) == np.inf
+
+
+def test_emulated_dropped_units_are_zero_whatever_they_were(device: Emulator) -> None:
+    """Where the equation multiplies by 0, and keeps NaN."""
+    with xpcap.use_backend("cupy"):
+        x, mask = np.array([np.nan, np.inf, 2, 3], "f4"), np.array([False, False, False, True])
+        out = DeviceOps().dropout(xpcap.asarray(x), xpcap.asarray(mask), 0.5)
+    np.testing.assert_array_equal(xpcap.to_numpy(out), [0, 0, 0, 6])
 
 
 def test_emulated_loss_of_a_target_below_zero_is_nan(device: Emulator) -> None:

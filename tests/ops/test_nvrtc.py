@@ -11,10 +11,17 @@ import cpu_build
 import nvrtc
 import pytest
 
+from xpcap.device.launch import THREADS
+
 FILES = cpu_build.files()
 ENDS = ("sm_75", nvrtc.ARCHITECTURES[-1])  # the oldest is one that every CUDA 12 and 13 knows
 # Float kernels that add up in double, so that sums over millions of numbers keep their digits
-ADD_IN_DOUBLE = {"squares", "root", "clip", "weighted_sum"}
+ADD_IN_DOUBLE = {
+    kernel
+    for path in FILES
+    for kernel in cpu_build.parameters(path)
+    if cpu_build.reaches(path, kernel, "double")
+}
 UNUSED = 'extern "C" __global__ void f(REAL* x) { int unused; x[0] = 0; }'
 WRONG = 'extern "C" __global__ void f(REAL* x) { x[0] = y; }'
 
@@ -106,7 +113,7 @@ def test_nvrtc_finds_no_kernel_short_of_registers(arch: str) -> None:
         assert row.usage.spills == 0, row
         registers, shared = limits(row)
         assert row.usage.registers <= registers, row
-        assert row.usage.shared <= cpu_build.THREADS * shared, row
+        assert row.usage.shared <= THREADS * shared, row
 
 
 def test_float_kernels_compute_in_double_only_where_they_add_up_in_it(arch: str) -> None:
@@ -117,6 +124,7 @@ def test_float_kernels_compute_in_double_only_where_they_add_up_in_it(arch: str)
         for real in cpu_build.REALS
     }
     assert {kernel for kernel, count in counts["float"].items() if count} == ADD_IN_DOUBLE
+    assert "squares" in ADD_IN_DOUBLE
     assert len(counts["float"]) == len(counts["double"]) > 20
     assert counts["double"]["adam_update"] >= 8  # in a double kernel they are seen
 

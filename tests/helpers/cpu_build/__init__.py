@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from patterns import functions_in_cuda
 
 from xpcap.ops.device import CUDA
@@ -31,7 +32,6 @@ from xpcap.ops.device import CUDA
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "xpcap" / "ops" / "cuda"
 HEADERS = ("shim.h", "fibers.h", "threads.h")
-THREADS = 256  # of a block, in every kernel
 REALS = {
     "float": np.float32,
     "double": np.float64,
@@ -57,6 +57,15 @@ ADDRESSED = ["-O1", "-g", "-fsanitize=address", "-DCPU_BUILD_THREADS"]
 
 class UnavailableError(Exception):
     """This machine cannot do it; the message says why."""
+
+
+@contextlib.contextmanager
+def or_skip() -> Iterator[None]:
+    """Skip the test if this machine cannot do what is inside the ``with``."""
+    try:
+        yield
+    except UnavailableError as reason:
+        pytest.skip(str(reason))
 
 
 class Parameter(NamedTuple):
@@ -146,20 +155,23 @@ def _parameter(part: str) -> Parameter:
     return Parameter(name, type_, bool(star), bool(const))
 
 
-def with_barriers(source: Path | str) -> set[str]:
-    """The functions of a file that come to a __syncthreads, by themselves or by what they call."""
+@functools.cache
+def _called(source: Path | str) -> Mapping[str, set[str]]:
+    """The words in each function of a file: what it may call among them."""
     text = _bare(text_of(source))
-    bodies = {name: text[start:end] for name, (start, end) in functions_in_cuda(text).items()}
-    found = {"__syncthreads"}
-    while True:
-        more = {
-            name
-            for name, body in bodies.items()
-            if any(re.search(rf"\b{other}\s*\(", body) for other in found)
-        } - found
-        if not more:
-            return found - {"__syncthreads"}
-        found |= more
+    return {
+        name: {*re.findall(r"\w+", text[start:end])}
+        for name, (start, end) in functions_in_cuda(text).items()
+    }
+
+
+def reaches(source: Path | str, function: str, word: str) -> bool:
+    """Whether a function of a file has a word in it, or in what it calls."""
+    words, seen, ahead = _called(source), set(), {function}
+    while ahead:
+        seen |= ahead
+        ahead = set().union(*(words.get(name, set()) for name in ahead)) - seen
+    return word in seen
 
 
 # ---- building
@@ -200,16 +212,14 @@ def _program(source: Path | str) -> str:
         raise ValueError(
             "cpu_build: a __shared__ array that does not read __shared__ TYPE NAME[COUNT];"
         )
-    barriers = with_barriers(source)
     launchers = []
     for name, wanted in parameters(source).items():
+        barriers = str(reaches(source, name, "__syncthreads")).lower()
         arguments = (
             f"argument<{p.type}{'*' if p.pointer else ''}>(slots, {k})"
             for k, p in enumerate(wanted)
         )
-        launchers.append(
-            f"LAUNCHER({name}, {str(name in barriers).lower()}, {', '.join(arguments)})"
-        )
+        launchers.append(f"LAUNCHER({name}, {barriers}, {', '.join(arguments)})")
     calls = [
         "#ifdef CPU_BUILD_THREADS",
         "static void call(const char* kernel) {",
