@@ -39,10 +39,10 @@ def definitions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
             yield prefix + child.name, child
             yield from definitions(child, f"{prefix}{child.name}.")
-        elif (
-            not prefix and isinstance(child, ast.Assign) and isinstance(child.targets[0], ast.Name)
-        ):
-            yield prefix + child.targets[0].id, child
+        elif not prefix and isinstance(child, ast.Assign | ast.AnnAssign):
+            target = child.target if isinstance(child, ast.AnnAssign) else child.targets[0]
+            if isinstance(target, ast.Name):
+                yield target.id, child
 
 
 def in_python(text: str, function: str, pattern: str, instead: str) -> tuple[str, int]:

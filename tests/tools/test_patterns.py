@@ -13,6 +13,7 @@ class Cell:
 
 
 CELLS = {"step": 1}
+SIZES: dict[str, int] = {"step": 1}
 
 
 def step(x):
@@ -53,6 +54,7 @@ extern "C" __global__ void g(int* x) { __syncthreads(); }
         ("step", "x.full", "len(x)", "if len(x):", 1),
         ("step", "print($x)", "pass", "", 0),
         ("CELLS", "{'step': $here}", "2", "CELLS = {'step': 2}", 1),
+        ("SIZES", "{'step': $here}", "2", "SIZES: dict[str, int] = {'step': 2}", 1),
     ],
 )
 def test_python_is_matched_by_its_shape(

@@ -41,9 +41,11 @@ CUDA = Kernels(
     },
 )
 
-# ---- Rows of operations that are one launch: an operation's arguments, and what they make of its
-# kernel: threads, or blocks in a tuple; C arguments; result; the kernel if it is not named as the
-# operation. None: the equation computes these arguments
+# ---- Rows of operations that are one launch
+#
+# Each makes of the operation's arguments the number of threads, or the blocks in a tuple; the C
+# arguments; the result; and the name of the kernel, where that is not the operation's. None: the
+# equation computes these arguments.
 
 Launch = tuple[Any, ...]
 
@@ -81,9 +83,8 @@ def _gather(
 
 
 def _beam_step(ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int) -> Launch:
-    (n, V), m = scores.shape, len(beams.next_rows)
-    words, parents = (_empty(scores, m, dtype=np.int32) for _ in range(2))
-    made = words, parents, _empty(scores, m)
+    empty, (n, V), m = get_array_module(scores).empty, scores.shape, len(beams.next_rows)
+    made = empty(m, np.int32), empty(m, np.int32), empty(m, scores.dtype)
     sizes = n, m // n, beams.size, null, V
     return (n,), (ranked, scores, totals, beams.rows, *made, *sizes), made
 
@@ -142,8 +143,10 @@ LAUNCHES: Mapping[str, Callable[..., Launch | None]] = {
 }
 # fmt: on
 
-# ---- Rows of operations that prepare a step of a loop: kernel; arrays; threads, or blocks, and
-# numbers of a step; sizes, which are the last arguments of every step
+# ---- Rows of operations that prepare a step of a loop
+#
+# Each gives the kernel; the arrays; a step's threads, or blocks, and numbers; and the sizes, the
+# last arguments of every step.
 
 StepLaunch = tuple[str, Sequence[Array], Callable[[Step], tuple[Any, ...]], Sequence[int]]
 
@@ -268,16 +271,13 @@ def _squares(x: Array, buffer: Buffer) -> tuple[Array, Array]:
     return partial, buffer("norm", ())
 
 
-def _tiles(n: int, H: int, units: int) -> tuple[int, int]:
-    """Blocks of lstm_step.cu for n rows of H units, each with `units` of them."""
-    return CUDA.blocks(H, units), CUDA.blocks(n, CUDA.threads // units)
+def _tiles(H: int, units: int) -> tuple[int, int]:
+    """Blocks of lstm_step.cu along H units, each with `units` of them, and the rows of a block."""
+    return CUDA.blocks(H, units), CUDA.threads // units
 
 
 class DeviceOps(Equations):
-    """Operations on CuPy's arrays, by rows for kernels of our own, and by cuBLAS.
-
-    What has no row is here: products, and what is several launches, or one and a product.
-    """
+    """Operations on CuPy's arrays: those with a row, and products and what is several launches."""
 
     # ---- Products
 
@@ -353,10 +353,11 @@ class DeviceOps(Equations):
         if not (cell.kernels and cell.name == "lstm" and fits):
             return None
         arrays = loop.a, Wh, *loop.before, *loop.after, *loop.saved
+        across, rows = _tiles(H, CUDA["FORWARD_UNITS"])
 
         def of_step(step: Step) -> tuple[Any, ...]:
             first, before, after, n, _ = step
-            return _tiles(n, H, CUDA["FORWARD_UNITS"]), first, before, after, n
+            return (across, -(-n // rows)), first, before, after, n
 
         return _prepared("lstm_step", arrays, of_step, (H,))
 
@@ -369,10 +370,11 @@ class DeviceOps(Equations):
             return None
         arrays = grads.dh, *loop.saved, loop.before[1], Wh, grads.da, *others
         multiply = self.row_matmul_nt(grads.da, Wh, dh_next)
+        across, rows = _tiles(H, CUDA["BACKWARD_UNITS"])
 
         def of_step(step: Step) -> tuple[Any, ...]:
             first, before, _, n, n_next = step
-            return _tiles(n, H, CUDA["BACKWARD_UNITS"]), first, before, n, n_next
+            return (across, -(-n // rows)), first, before, n, n_next
 
         fused = _prepared("lstm_step_backward", arrays, of_step, (H,))
 
