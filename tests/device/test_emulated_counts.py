@@ -512,7 +512,6 @@ def test_emulated_kernels_leave_a_record_of_what_they_wrote(device: Emulator) ->
         "shift": [],
         "out": [(10, 20)],
     }
-    assert written.changes["out"].rows() == [2, 3]
     scale_kernel(xp, guard="k % 7 == 0 && k < n")(
         (2,), (256,), (out, shift, out, by, np.int32(20), ahead)
     )

@@ -4,7 +4,6 @@ place in the program that asked for it.
 
 import contextlib
 import functools
-import math
 import os
 import sys
 import threading
@@ -128,17 +127,6 @@ class Changes(NamedTuple):
             for start, stop in self.ranges
             for i in range(start, stop)
         }
-
-    def rows(self) -> list[int]:
-        """The indices along the first axis where something changed."""
-        width = math.prod(self.shape[1:])
-        return sorted(
-            {
-                row
-                for start, stop in self.ranges
-                for row in range(start // width, (stop - 1) // width + 1)
-            }
-        )
 
 
 class Written(NamedTuple):
