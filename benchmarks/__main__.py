@@ -83,7 +83,7 @@ class Command(click.Command):
     is_flag=True,
     help=(
         "Instead, measure how long the host needs for a training step on a card. "
-        f"Needs CuPy's package, no card: {install('kernels')}."
+        f"Needs pytest and CuPy's package, no card: {install('dev,kernels')}."
     ),
 )
 @click.option(

@@ -9,6 +9,7 @@ all steps those count that lost least time to other processes.
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import statistics
 import sys
@@ -24,6 +25,7 @@ import numpy as np
 from benchmarks.work import SEED, Config, make_solver
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import draw_data
+from xpcap.errors import BackendError, install
 from xpcap.models import CaptioningRNN
 from xpcap.training.objectives import CrossEntropy
 from xpcap.training.solver import CaptioningSolver
@@ -95,8 +97,16 @@ class HostTime(NamedTuple):
 def metered() -> Iterator[Any]:
     """The emulated device of the tests as the backend, and its meter.
 
-    BackendError : cupy cannot be imported. It needs no device.
+    BackendError : cupy cannot be imported, which needs no device, or pytest is not installed.
     """
+    if importlib.util.find_spec("pytest") is None:
+        raise BackendError(
+            "host_time",
+            "pytest",
+            "is not installed",
+            expected="what the tests need: they emulate the device",
+            cause=f"{install('dev')} installs it",
+        )
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
     try:
         from emulated import meter
@@ -161,7 +171,7 @@ def host_times(
 
     Raises
     ------
-    BackendError : cupy cannot be imported. It needs no device.
+    BackendError : cupy cannot be imported, which needs no device, or pytest is not installed.
     """
     with metered() as meter:
         clock = Clock(meter)
