@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path += [str(TESTS / folder) for folder in ("", "helpers", "ops")]
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "ops"))
 
 import cpu_build
 import nvrtc

@@ -129,7 +129,7 @@ def without_a_barrier(kernel: str) -> list[Mutant]:
     """A kernel without each of its barriers in turn, in itself and in what it calls."""
     text, barrier = cpu_build.text_of(FILES[kernel]), "__syncthreads();"
     return [
-        Mutant(kernel, f"barrier {nth} of {name}", re.escape(barrier), "", nth, name)
+        Mutant(kernel, f"without barrier {nth + 1} of {name}", re.escape(barrier), "", nth, name)
         for name, (start, end) in functions_in_cuda(text).items()
         if name == kernel or cpu_build.reaches(FILES[kernel], kernel, name)
         for nth in range(text[start:end].count(barrier))
