@@ -241,6 +241,12 @@ def test_emulated_products_want_the_current_stream_and_memory_of_their_own(xp: M
         given.call()
 
 
+def test_emulated_status_of_cublas_is_an_error(xp: ModuleType) -> None:
+    given = Operands(xp)
+    with pytest.raises(RuntimeError, match="cuBLAS refuses cublasSetWorkspace_v2: status 7"):
+        given.handle._library.cublasSetWorkspace_v2(given.handle.address, 1, 1 << 20)
+
+
 def test_emulated_raw_products_refuse_freed_memory(xp: ModuleType) -> None:
     given = Operands(xp)
     view = given.parts[0]
