@@ -136,6 +136,7 @@ class UpdateRule:
 RATE = Real(0)
 SHARE = Real(0, below=1)  # of what came before
 STEPS = Whole(0, 2**53, cause="it is the number of steps done")
+MAX_NORM = Real(above=0)
 
 
 def _sgd(w: Array, dw: Array, state: State, config: Config) -> None:
@@ -418,7 +419,7 @@ def clip_by_global_norm(grads: Array, max_norm: float, *, buffer: Buffer | None 
     Pascanu et al. 2013, section 3.2. The captioner's loss is summed over time, so its gradient is
     that of a per-word mean times the words of a caption.
     """
-    max_norm = Real(above=0).check("clip_by_global_norm", "max_norm", max_norm)
+    max_norm = MAX_NORM.check("clip_by_global_norm", "max_norm", max_norm)
     most, taken = min(max_norm, float(np.finfo(grads.dtype).max)), contiguous(grads)
     norm = get_ops(grads).clip_by_norm(taken, most, buffer)
     if taken is not grads:  # a view on a device was copied

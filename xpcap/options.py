@@ -11,10 +11,12 @@ its fields their kinds, and checks them all at once::
             check_fields(self)
 """
 
+import functools
 import math
 import numbers
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -164,13 +166,15 @@ def option(kind: Kind, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"kind": kind})
 
 
-def kinds(options: object) -> dict[str, Kind]:
+def kinds(options: object) -> Mapping[str, Kind]:
     """The kinds of the fields of a dataclass, or of an instance of one, by name."""
-    return {
-        one.name: one.metadata["kind"]
-        for one in fields(options)  # type: ignore[arg-type]
-        if "kind" in one.metadata
-    }
+    return _kinds(options if isinstance(options, type) else type(options))
+
+
+@functools.cache
+def _kinds(of: type) -> Mapping[str, Kind]:
+    found = {one.name: one.metadata.get("kind") for one in fields(of)}
+    return MappingProxyType({name: kind for name, kind in found.items() if kind is not None})
 
 
 def check_fields(options: object) -> None:

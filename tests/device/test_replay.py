@@ -26,7 +26,7 @@ from xpcap.device.cublas import Product
 from xpcap.device.launch import Launch
 from xpcap.layers.cells import CELLS
 from xpcap.memory import Padded, Workspace
-from xpcap.models.batch import Layout, pack
+from xpcap.models.batch import Layout, caption_lengths, mask_rows_of, pack
 from xpcap.models.config import INJECT
 from xpcap.ops import DeviceOps, get_ops, plain_only
 from xpcap.ops.device import Equations
@@ -346,9 +346,10 @@ def test_padded_words_are_distinct_and_ascend_and_count_as_before() -> None:
         packed = pack(LEAST[:N], 0, layout=Layout((N,) * T, words), V=V)
         assert len(packed.words) == min(words, V)
         assert (np.diff(packed.words) > 0).all()
-        real = packed.word_mask_rows >= 0
+        rows = mask_rows_of([packed], caption_lengths(LEAST[:N], 0)).parts[0][1]
+        real = rows >= 0
         np.testing.assert_array_equal(packed.words[real], plain.words)
-        np.testing.assert_array_equal(packed.word_mask_rows[real], np.arange(len(plain.words)))
+        np.testing.assert_array_equal(rows[real], np.arange(len(plain.words)))
         sizes = np.diff(packed.inputs.starts)
         assert ((sizes > 0) == real).all()
         np.testing.assert_array_equal(packed.words[packed.inputs.ids][packed.inputs.order[:3]], 1)

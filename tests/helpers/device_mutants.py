@@ -254,7 +254,7 @@ MUTANTS = [
         RANKS),
     Mutant("masks-of-a-share",
         "rows of dropout masks are numbered within a shard: masks depend on the number of ranks",
-        "prepare_batch", "mask_rows_of($packed, $whole)", "mask_rows_of($packed)",
+        "prepare_batch", "mask_rows_of($packed, $lengths, $whole)", "mask_rows_of($packed, $lengths)",
         RANKS),
     # Memory
     KernelMutant("rows-not-zeroed", "gradients of rows without a target are left uninitialised",

@@ -12,7 +12,7 @@ from refusals import refuses
 from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy, use_backend
 from xpcap.memory import Workspace
 from xpcap.models import Beam
-from xpcap.models.batch import FeatureRows, pack
+from xpcap.models.batch import FeatureRows, caption_lengths, mask_rows_of, pack
 from xpcap.verify import read_cases
 
 CELLS = pytest.mark.parametrize("cell", list(layers.CELLS))
@@ -280,7 +280,13 @@ def test_packing_lists_live_steps_longest_first_and_each_word_once() -> None:
     assert packed.target_rows is not None
     assert packed.target_rows.tolist() == [0, 1, 2, 3, 5]
     assert packed.targets.tolist() == [5, 5, 6, 2, 2]
-    assert packed.hidden_mask_rows.tolist() == [2, 0, 3, 1, 5]
+    assert mask_rows_of([packed], caption_lengths(captions, 0)).parts[0][2].tolist() == [
+        2,
+        0,
+        3,
+        1,
+        5,
+    ]
 
 
 @pytest.mark.parametrize("total", [3, np.int64(3), np.float32(3), np.array(3.0)[()]])

@@ -10,6 +10,7 @@ import functools
 import re
 import struct
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -98,7 +99,7 @@ class Kernel:
         self.current_stream: Callable[[], Any] = xp.cuda.get_current_stream
         self._device, self._array, self._parameters = device, xp.ndarray, types
         self._is_pointer = tuple(one.pointer for one in types)
-        self._dtypes = [DTYPES[one.type] if one.pointer else None for one in types]
+        self._arrays = [(k, DTYPES[one.type]) for k, one in enumerate(types) if one.pointer]
         n = len(types)
         slots = "".join("Q" if one.pointer else SLOTS[one.type] for one in types)
         self._pack = struct.Struct(f"<{n}Q{slots}").pack_into
@@ -123,19 +124,17 @@ class Kernel:
     def check(self, args: Sequence[object]) -> None:
         """TypeError, ValueError : an array is not what the kernel reads or writes there."""
         array, device = self._array, self._device
-        # zip does not count: a loop's numbers come later
-        for x, dtype in zip(args, self._dtypes, strict=False):
-            if dtype is None:
-                continue
+        for k, dtype in self._arrays:
+            x: Any = args[k]
             fits = isinstance(x, array) and (x.dtype is dtype or x.dtype == dtype)
-            if not (fits and x.flags.c_contiguous and x.data.device_id == device):  # type: ignore[attr-defined]
+            if not (fits and x.flags.c_contiguous and x.data.device_id == device):
                 raise self._refused_array(args)
 
     def _refused_array(self, args: Sequence[object]) -> XpcapError:
         refused: type[XpcapError] = InvalidTypeError
-        for x, (name, *_), dtype in zip(args, self._parameters, self._dtypes, strict=False):
-            if dtype is None:
-                continue
+        for k, dtype in self._arrays:
+            x: Any = args[k]
+            name = self._parameters[k].name
             if not isinstance(x, self._array):
                 came = f"is a {type(x).__module__}.{type(x).__name__}"
             elif x.dtype != dtype:
@@ -194,14 +193,18 @@ def current_device(name: str, like: Array) -> tuple[ModuleType, int]:
             expected="the same",
             cause=f"call use_backend('cupy:{device}') in each thread that computes there",
         )
-    bind_context(xp, device)
+    if not _this_thread.has_context:
+        # The driver, unlike CuPy, launches nothing without
+        xp.cuda.Device(device).use()
+        _this_thread.has_context = True
     return xp, device
 
 
-def bind_context(xp: ModuleType, device: int) -> None:
-    """Give this thread a context of the device. The driver, unlike CuPy, launches nothing without."""
-    if not xp.cuda.driver.ctxGetCurrent():
-        xp.cuda.Device(device).use()
+class _ThisThread(threading.local):
+    has_context = False
+
+
+_this_thread = _ThisThread()
 
 
 class Kernels:
@@ -216,8 +219,9 @@ class Kernels:
 
     def __init__(self, package: str, constants: Mapping[str, int], threads: int = THREADS) -> None:
         self._package, self.constants, self.threads = package, dict(constants), threads
-        self.source = functools.cache(self._source)
-        self._kernel, self._like = functools.cache(self._load), functools.cache(self._find_like)
+        self.source, self._like = functools.cache(self._source), functools.cache(self._find_like)
+        # By CuPy and device, since a module loads on the current one, name, and dtype
+        self._loaded: dict[tuple[ModuleType, int, str, str], Kernel] = {}
 
     def __getitem__(self, constant: str) -> int:
         return self.constants[constant]
@@ -251,7 +255,6 @@ class Kernels:
         return parameters(self.source(self.files[kernel]), kernel, real)
 
     def _load(self, xp: ModuleType, device: int, name: str, real: str) -> Kernel:
-        """A kernel, cached for each device: a module loads on the current one."""
         code = self.source(self.files[name])
         module = xp.RawModule(code=code, options=(f"-DREAL={real}",))
         return Kernel(xp, device, module, name, self._parameters(name, real), self.threads)
@@ -272,7 +275,10 @@ class Kernels:
         """
         like = args[self._like(name)]
         xp, device = current_device(name, like)
-        found = self._kernel(xp, device, name, REALS.get(like.dtype.char, "float"))
+        key = xp, device, name, like.dtype.char
+        if (found := self._loaded.get(key)) is None:
+            found = self._load(xp, device, name, REALS.get(like.dtype.char, "float"))
+            self._loaded[key] = found
         found.check(args)
         return found
 

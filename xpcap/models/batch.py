@@ -23,6 +23,7 @@ from xpcap.options import Real
 from xpcap.spec import spec
 
 NO_TERMS = LossTerms()
+TOTAL = Real(above=0, optional=True)
 
 
 class FeatureRows(NamedTuple):
@@ -186,7 +187,7 @@ class Batch(NamedTuple):
                 cause="are they from another vocabulary?",
             )
         # A Python float: a NumPy scalar would change the dtype of a float32 model's loss
-        total = Real(above=0, optional=True).check(where, "total", self.total)
+        total = TOTAL.check(where, "total", self.total)
         return self._replace(features=features, captions=captions, weights=weights, total=total)
 
 
@@ -208,9 +209,6 @@ class PackedCaptions(NamedTuple):
     targets: Array  # (L,) their target ids
     # Always on the host
     order: np.ndarray  # (N,) number of each sorted caption in the batch
-    # (L,) positions of the targets in the list of live steps, caption by caption; -1 if there is none
-    hidden_mask_rows: np.ndarray
-    word_mask_rows: np.ndarray  # (K,) position among the words of the batch; -1 if of none
     shape: tuple[int, int]  # of the batch's targets: captions and steps
     padded: bool = False
 
@@ -288,16 +286,18 @@ def prepare_batch(
     features, captions, shard = batch.features, batch.captions, batch.shard
 
     # On the host: the captions of each part, their order, and the numbers of its mask rows
-    orders = deal(captions, null, len(buffers), shard)
+    lengths, V = caption_lengths(captions, null), config.vocabulary
+    orders = _dealt(lengths, len(buffers), shard)
     layout = None if padded is None else padded.layout
-    packed = [pack(captions, null, order, layout, config.vocabulary) for order in orders]
+    packed = [_packed(captions, lengths, null, order, layout, V) for order in orders]
     replay = None
     if padded is not None and packed[0].padded:
         buffers, replay = [padded.buffer], padded.replay
     mask_rows: Sequence[Sequence[np.ndarray]] = [()] * len(packed)
     counts: Sequence[int] = ()
     if draw is not None:
-        mask_rows, counts = mask_rows_of(packed, None if shard is None else pack(captions, null))
+        whole = None if shard is None else pack(captions, null)
+        mask_rows, counts = mask_rows_of(packed, lengths, whole)
 
     # Features: a table on the device, and the row of each caption in it
     if isinstance(features, FeatureRows):
@@ -387,8 +387,11 @@ def deal(
     captions : array (N, T+1), int
     shard : array (m,), int, numbers of the captions to deal. None: all
     """
-    lengths = caption_lengths(captions, null)
-    shard = np.arange(len(captions)) if shard is None else shard
+    return _dealt(caption_lengths(captions, null), parts, shard)
+
+
+def _dealt(lengths: np.ndarray, parts: int, shard: np.ndarray | None) -> list[np.ndarray]:
+    shard = np.arange(len(lengths)) if shard is None else shard
     order = shard[(-lengths[shard]).argsort(kind="stable")]
     return [order[part::parts] for part in range(parts)]
 
@@ -414,23 +417,34 @@ def pack(
     A caption ends with its last non-NULL target; later steps are left out. A step with a NULL
     target inside a caption stays, since later steps depend on it, but does not enter the loss.
     """
-    lengths, T = caption_lengths(captions, null), captions.shape[1] - 1
+    lengths = caption_lengths(captions, null)
     if order is None:
-        (order,) = deal(captions, null)
+        (order,) = _dealt(lengths, 1, None)
+    return _packed(captions, lengths, null, order, layout, V)
+
+
+def _packed(
+    captions: np.ndarray,
+    lengths: np.ndarray,
+    null: int,
+    order: np.ndarray,
+    layout: Layout | None,
+    V: int,
+) -> PackedCaptions:
+    T = captions.shape[1] - 1
     steps = np.bincount(lengths[order], minlength=1)  # captions of each length
     sizes = (len(order) - steps.cumsum()[:-1]).tolist()
     if layout is not None and layout.fits(sizes, len(order), T):
-        padded = _pack_padded(captions, null, order, lengths, layout, V)
+        padded = _packed_and_padded(captions, lengths, null, order, layout, V)
         if padded is not None:
             return padded
     rows, t = _laid_out(tuple(sizes), len(order))
-    caption, inputs, targets = _words_at(captions, order, rows, t)
-    hidden_mask_rows = (lengths.cumsum() - lengths).take(caption) + t
+    _, inputs, targets = _words_at(captions, order, rows, t)
     has_target, target_rows = targets != null, None
     distinct, segments = _grouped(inputs)
     if not has_target.all():
         target_rows = has_target.nonzero()[0]
-        targets, hidden_mask_rows = targets[target_rows], hidden_mask_rows[target_rows]
+        targets = targets[target_rows]
     return PackedCaptions(
         rows,
         distinct,
@@ -438,8 +452,6 @@ def pack(
         target_rows,
         targets,
         order,
-        hidden_mask_rows,
-        np.arange(len(distinct)),  # sorted, so each is its own
         (len(captions), T),
     )
 
@@ -459,15 +471,15 @@ def _laid_out(sizes: tuple[int, ...], n: int) -> tuple[PackedSequences, np.ndarr
     return PackedSequences.of(sizes, n), np.arange(len(sizes)).repeat(sizes)
 
 
-def _pack_padded(
+def _packed_and_padded(
     captions: np.ndarray,
+    lengths: np.ndarray,
     null: int,
     order: np.ndarray,
-    lengths: np.ndarray,
     layout: Layout,
     V: int,
 ) -> PackedCaptions | None:
-    """As `pack`, padded to a layout that has the rows; None if it has too few words."""
+    """As _packed, to a layout that has the rows; None if it has too few words."""
     rows, t = _laid_out(layout.sizes, len(order))
     caption, inputs, targets = _words_at(captions, order, rows, t)
     # A row of padding reads a word that the batch has anyway: it may not count among the distinct
@@ -475,18 +487,14 @@ def _pack_padded(
     grouped = _grouped_and_padded(inputs, min(layout.words, V), V)
     if grouped is None:
         return None
-    has_target = targets != null
-    hidden_mask_rows = (lengths.cumsum() - lengths).take(caption) + t
-    distinct, segments, word_mask_rows = grouped
+    distinct, segments = grouped
     return PackedCaptions(
         rows,
         distinct,
         segments,
         None,
-        np.where(has_target, targets, NO_TARGET),
+        np.where(targets != null, targets, NO_TARGET),
         order,
-        np.where(has_target, hidden_mask_rows, -1),
-        word_mask_rows,
         (len(captions), captions.shape[1] - 1),
         padded=True,
     )
@@ -494,10 +502,10 @@ def _pack_padded(
 
 def _grouped_and_padded(
     words: np.ndarray, count: int, V: int
-) -> tuple[np.ndarray, Segments, np.ndarray] | None:
-    """As _grouped, with so many distinct words of V: others, of no row, are among them.
+) -> tuple[np.ndarray, Segments] | None:
+    """As _grouped, with so many distinct words of V: others, which no row reads, are among them.
 
-    Also the position of each among those of the rows; -1 if it is another. None: there are more.
+    None: there are more.
     """
     counts = np.bincount(words, minlength=V)
     used = counts > 0
@@ -507,12 +515,11 @@ def _grouped_and_padded(
     with_others = used.copy()
     with_others[(~used).nonzero()[0][:missing]] = True
     (distinct,) = with_others.nonzero()
-    of_rows, starts = used.take(distinct), np.zeros(len(distinct) + 1, np.intp)
+    starts = np.zeros(len(distinct) + 1, np.intp)
     counts.take(distinct).cumsum(out=starts[1:])
-    word_mask_rows = np.where(of_rows, of_rows.cumsum() - 1, -1)
     ids = (with_others.cumsum() - 1).take(words)
     narrow = words.astype(np.uint16) if V <= 1 << 16 else words  # as in _grouped
-    return distinct, Segments(ids, narrow.argsort(kind="stable"), starts), word_mask_rows
+    return distinct, Segments(ids, narrow.argsort(kind="stable"), starts)
 
 
 def caption_lengths(captions: np.ndarray, null: int) -> np.ndarray:
@@ -593,29 +600,48 @@ class MaskRows(NamedTuple):
     counts: Sequence[int]  # for each mask: rows of the whole batch
 
 
-def mask_rows_of(parts: Sequence[PackedCaptions], whole: PackedCaptions | None = None) -> MaskRows:
+def mask_rows_of(
+    parts: Sequence[PackedCaptions], lengths: np.ndarray, whole: PackedCaptions | None = None
+) -> MaskRows:
     """Row numbers of masks, which depend on neither packing nor parts.
 
-    Captions count as they come, distinct words by id, and live steps caption by caption. `whole` is
-    the whole batch, where `parts` do not make it up.
+    Captions count as they come, distinct words by id, and live steps caption by caption; `lengths`
+    are those of all captions. `whole` is the whole batch, where `parts` do not make it up.
     """
-    all_parts = parts if whole is None else [whole]
-    captions, rows = (
-        sum(sizes) for sizes in zip(*((p.rows.N, p.rows.R) for p in all_parts), strict=True)
-    )
-    if whole is None and len(parts) == 1:
-        words, numbers = parts[0].words, [parts[0].word_mask_rows]
-    else:
+    all_parts, words = parts if whole is None else [whole], None
+    if len(parts) > 1 or whole is not None:
         words = np.unique(np.concatenate([part.words for part in all_parts]))  # sorted
-        numbers = [
-            np.where(part.word_mask_rows < 0, -1, np.searchsorted(words, part.words))
-            for part in parts
-        ]
-    mask_rows = [
-        [part.order, of_words, part.hidden_mask_rows]
-        for part, of_words in zip(parts, numbers, strict=True)
+    rows = [
+        [part.order, _word_mask_rows(part, words), _hidden_mask_rows(part, lengths)]
+        for part in parts
     ]
-    return MaskRows(mask_rows, (captions, len(words), rows))
+    counts = (
+        sum(part.rows.N for part in all_parts),
+        len(parts[0].words if words is None else words),
+        sum(part.rows.R for part in all_parts),
+    )
+    return MaskRows(rows, counts)
+
+
+def _word_mask_rows(part: PackedCaptions, words: np.ndarray | None) -> np.ndarray:
+    """Position of each word of a part among `words`, or its own; -1 if no row reads it."""
+    is_read = part.inputs.starts[1:] > part.inputs.starts[:-1]
+    if words is not None:
+        rows = np.asarray(np.searchsorted(words, part.words))
+    else:
+        rows = is_read.cumsum() - 1
+    return np.where(is_read, rows, -1) if part.padded else rows
+
+
+def _hidden_mask_rows(part: PackedCaptions, lengths: np.ndarray) -> np.ndarray:
+    """Position of each target (L,) in the list of live steps; -1 if there is none."""
+    rows = part.rows
+    _, t = _laid_out(tuple(rows.batch_sizes), rows.N)
+    starts: np.ndarray = lengths.cumsum() - lengths
+    found: np.ndarray = starts.take(part.order[rows.sequence]) + t
+    if part.target_rows is not None:
+        found = found[part.target_rows]
+    return np.where(part.targets != NO_TARGET, found, -1) if part.padded else found
 
 
 def masks_of(

@@ -248,7 +248,7 @@ def _guarded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def run(ops: Ops, *args: Any, **kwargs: Any) -> Any:
-        for x in (*args, *kwargs.values()):
+        for x in (*args, *kwargs.values()) if kwargs else args:
             if getattr(x, "size", 1) == 0:
                 return equation(ops, *args, **kwargs)
         try:
@@ -395,7 +395,7 @@ def _by_row(name: str, row: Callable[..., Launch | None]) -> Callable[..., Any]:
         if found is None:
             return equation(ops, *args, **kwargs)
         work, arguments, result, *kernel = found
-        CUDA.launch(kernel[0] if kernel else name, work, *arguments)
+        CUDA.kernel(kernel[0] if kernel else name, arguments)(work, *arguments)
         return result
 
     return launch
