@@ -91,8 +91,10 @@ class NcclCommunicator:
         return owner.reshape(-1)[(address - block.start) // dtype.itemsize :][:count]
 
 
-def namespace() -> Module:
-    """cupy.cuda.nccl, of a machine with NCCL's library."""
+def namespace(available: bool = True) -> Module:
+    """cupy.cuda.nccl, of a machine with NCCL's library or without."""
+    if not available:
+        return Module("cuda.nccl", available=False)
     return Module(
         "cuda.nccl",
         available=True,
