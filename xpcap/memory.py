@@ -33,7 +33,6 @@ class Buffer:
     take : maps a full name, a shape and a dtype (None for the usual one) to an array
     send : maps a full name and a host array to that array on the buffer's device
     prefix : put in front of every name
-
     """
 
     def __init__(

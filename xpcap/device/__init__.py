@@ -1,4 +1,4 @@
-"""What runs on a CUDA device, whatever it computes. Open launch.py first.
+"""Work on a CUDA device, whatever it computes. Open launch.py first.
 
 =============  ================================================================================
 launch.py      kernels of CUDA C files: loaded, checked, launched

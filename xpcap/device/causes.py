@@ -13,7 +13,7 @@ CARDS = {12: (5, 0), 13: (7, 5)}
 
 
 class Cause(NamedTuple):
-    """What a device needs, and the likely cause, or a remedy; both end a message."""
+    """The need of a device that cannot be used, and the likely cause or a remedy; both end a message."""
 
     expected: str = ""
     cause: str = ""
@@ -41,7 +41,7 @@ def version(number: int) -> str:
 
 
 def versions(cupy: ModuleType) -> str:
-    """What CUDA this CuPy was built for, and what CUDA the driver supports."""
+    """The CUDA that this CuPy was built for, and the CUDA that the driver supports."""
     built, driver = _built_and_driver(cupy)
     supports = f"a driver for CUDA {version(driver)}" if driver else "no NVIDIA driver"
     return f"CuPy for CUDA {version(built)}, {supports}"
@@ -94,7 +94,7 @@ def cause_of(error: Exception, cupy: ModuleType, card: Mapping[str, Any] | None)
 
 
 def _other_cupy(built: int, usable: int) -> list[str]:
-    """How to change to the CuPy for an older CUDA, where there is one."""
+    """Commands that change to the CuPy for an older CUDA, where there is one."""
     if not 12 <= usable < built:
         return []
     return [f"take CUDA {usable}: pip uninstall cupy-cuda{built}x, {install(f'cuda{usable}')}"]

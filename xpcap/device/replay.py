@@ -62,7 +62,7 @@ def invalidate(operation: str) -> None:
 
 
 class Products(Protocol):
-    """What multiplies on a device: a handle of cuBLAS."""
+    """The source of products on a device: a handle of cuBLAS."""
 
     def entered(self) -> contextlib.AbstractContextManager[None]:
         """Let products of this thread be its own inside the ``with``."""
@@ -83,10 +83,12 @@ class Replay(Generic[T]):
         The record; empty without one.
     repeats : int
         Runs that repeated a record.
+    refused : str
+        Why there is no record, or no graph; empty where nothing was refused.
 
     Parameters
     ----------
-    products : what multiplies: as a list or a graph, so that both give the same bits
+    products : the handle for the list and for the graph, so that both give the same bits
     graphs : repeat the work as a CUDA graph, if that gives the bits of the same launches one by one
 
     Attributes
@@ -115,7 +117,7 @@ class Replay(Generic[T]):
     def run(
         self, key: object, compute: Callable[[], T], outputs: Callable[[T], Sequence[Array]]
     ) -> T:
-        """Result of compute(): by the record, if there is one of that key, which is then made.
+        """Result of compute(), which is recorded, or of repeating the record of the same key.
 
         Parameters
         ----------

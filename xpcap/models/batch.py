@@ -68,7 +68,7 @@ WORD_MULTIPLE = 64
 
 
 class Layout(NamedTuple):
-    """What a device pads batches of n captions to."""
+    """Shape to which a device pads batches of n captions."""
 
     sizes: tuple[int, ...]  # captions alive at each step, n at the first
     words: int  # distinct input words; all of a smaller vocabulary
@@ -78,7 +78,9 @@ class Layout(NamedTuple):
         """Layout for batches of n of these captions (m, T+1). It depends on nothing else."""
         lengths, (m, columns) = caption_lengths(captions, null), captions.shape
         alive = lengths > np.arange(columns - 1)[:, None]  # (T, m)
-        sizes = np.minimum(np.rint(_most(n * alive.mean(axis=1), n)), n).astype(int)
+        mean = n * alive.mean(axis=1)
+        most = mean + DEVIATIONS * np.sqrt(mean * (1 - mean / n))
+        sizes = np.minimum(np.rint(most), n).astype(int)
         sizes[0] = n  # every caption has a step, if need be without a target
         sizes = np.minimum.accumulate(sizes)
 
@@ -87,8 +89,8 @@ class Layout(NamedTuple):
         pairs = np.unique(captions[caption, step].astype(np.int64) * m + caption)
         share = np.bincount(pairs // m) / m
         comes = 1 - (1 - share) ** n
-        most = comes.sum() + DEVIATIONS * np.sqrt((comes * (1 - comes)).sum())
-        words = -(-int(most) // WORD_MULTIPLE) * WORD_MULTIPLE
+        wide = comes.sum() + DEVIATIONS * np.sqrt((comes * (1 - comes)).sum())
+        words = -(-int(wide) // WORD_MULTIPLE) * WORD_MULTIPLE
         return cls(tuple(sizes[sizes > 0].tolist()), words)
 
     def fits(self, sizes: Sequence[int], n: int, T: int) -> bool:
@@ -96,11 +98,6 @@ class Layout(NamedTuple):
         if n != self.sizes[0] or not len(sizes) <= len(self.sizes) <= T:
             return False
         return all(alive <= most for alive, most in zip(sizes, self.sizes, strict=False))
-
-
-def _most(mean: np.ndarray, n: int) -> np.ndarray:
-    """Number of n, each drawn with the probability mean / n, that few draws exceed."""
-    return mean + DEVIATIONS * np.sqrt(mean * (1 - mean / n))
 
 
 class Batch(NamedTuple):

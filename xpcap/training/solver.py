@@ -42,7 +42,8 @@ from xpcap.training.state import (
     with_start,
 )
 
-# Captions of a batch, at most, that a device pads: larger ones take it longer than the host
+# Captions of a batch, at most, that a device pads. Larger ones are estimated to take it longer than
+# the host; not yet timed on a card
 MOST_PADDED = 512
 
 
