@@ -8,7 +8,8 @@ import pytest
 from xpcap import CaptioningRNN
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.features import FeatureScaling
-from xpcap.runs.captioning import PictureCaption, caption_chosen
+from xpcap.report.records import PictureCaption
+from xpcap.runs.captioning import caption_chosen
 from xpcap.runs.folder import Run
 
 VOCABULARY = Vocabulary.build(["a dog runs on the grass"], min_count=1)

@@ -37,9 +37,9 @@ from xpcap.data.features import fit_scaling  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.metrics import METRICS, Scored, averaged, smoothed_bleu  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
+from xpcap.report.explanation import decision  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs import folder as run_folder  # noqa: E402
-from xpcap.runs.explanation import decision  # noqa: E402
 from xpcap.shapes import generate, named, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parents[2]

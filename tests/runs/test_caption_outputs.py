@@ -15,9 +15,9 @@ from commands import call, failing, good
 
 from xpcap import DataError, runs
 from xpcap.encoders import read_picture
+from xpcap.report.records import Ranked
 from xpcap.runs import CaptionTable, PictureCaption, Skipped, captioning, write_captions
 from xpcap.runs.caption_outputs import describe_picture
-from xpcap.runs.captioning import Ranked
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -24,6 +24,7 @@ from xpcap.distributed import RankDone, init
 from xpcap.errors import OptionError, sentence
 from xpcap.models import Policy
 from xpcap.report import escape_control
+from xpcap.report.explanation import decision
 from xpcap.runs import (
     Downloads,
     PictureCaption,
@@ -36,7 +37,6 @@ from xpcap.runs import (
     open_runs,
     pages,
 )
-from xpcap.runs.explanation import decision
 
 EXAMPLES = examples(
     "caption runs/pictures-lstm drawing.png",

@@ -25,14 +25,14 @@ from xpcap.encoders import is_url
 from xpcap.errors import BackendError, OptionError, unknown
 from xpcap.report import columns, escape_control, signed
 from xpcap.report.captions import NOTHING
-from xpcap.runs import PictureCaption, Scores
-from xpcap.runs.explanation import (
+from xpcap.report.explanation import (
     PARTS,
     Explanation,
     compare_candidates,
     decision,
     sample_caption,
 )
+from xpcap.runs import PictureCaption, Scores
 
 PATH = click.Path(path_type=Path)
 SHOWN = 5  # training photos, and candidates, of an explanation

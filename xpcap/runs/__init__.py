@@ -3,11 +3,11 @@
 options.py plans a training, saver.py writes it down, and folder.py has the format of the folder.
 """
 
+from xpcap.report.records import PictureCaption, Skipped
+from xpcap.report.scores import Comparison, Evaluation, Scores, compare
 from xpcap.runs.caption_outputs import CaptionTable, Written, write_captions
 from xpcap.runs.captioning import (
-    PictureCaption,
     PictureCaptioner,
-    Skipped,
     caption_files,
     caption_run,
     data_of,
@@ -33,10 +33,6 @@ from xpcap.runs.pages import (
 from xpcap.runs.ranking import RankedBeam, default_policy
 from xpcap.runs.saver import Stopped
 from xpcap.runs.scoring import (
-    Comparison,
-    Evaluation,
-    Scores,
-    compare,
     evaluate_run,
     read_captions_json,
     score_captions,

@@ -22,7 +22,8 @@ from xpcap.errors import DataError, OptionError, install
 from xpcap.files import atomic, require_new_file, write_text
 from xpcap.models import Policy
 from xpcap.progress import bar
-from xpcap.runs.captioning import PictureCaption, PictureCaptioner, Skipped, find_sources
+from xpcap.report.records import PictureCaption, Skipped
+from xpcap.runs.captioning import PictureCaptioner, find_sources
 
 OTHERS = "has another text, which was left"
 NO_DESCRIPTION = "takes no description: expected a JPEG, PNG, TIFF or WebP"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -28,33 +28,11 @@ from xpcap.errors import DataError, InvalidValueError
 from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.progress import bar
 from xpcap.ranking import Ranker, Ranking
-from xpcap.runs.explanation import CandidateCaption, Explanation, Neighbour
+from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
+from xpcap.report.records import PictureCaption, Ranked, Skipped
 from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
 from xpcap.runs.ranking import RankedBeam, default_policy, limited, rank, word_log_probabilities
 from xpcap.threads import blas
-
-
-class Ranked(NamedTuple):
-    """A caption of an n-best list, and its total log-probability, END included."""
-
-    caption: str
-    log_probability: float
-
-
-class PictureCaption(NamedTuple):
-    """A captioned picture: name, caption, word probabilities, references.
-
-    Optionally also the n-best list, attention weights (T, P), and the reasons for its choice.
-    """
-
-    image: str
-    caption: str
-    probabilities: list[float]
-    references: list[str]
-    n_best: Sequence[Ranked] = ()
-    attention: Sequence[Sequence[float]] | None = None
-    words: Sequence[str] = ()  # of the caption; empty: split at white space
-    explanation: Explanation | None = None
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
@@ -335,13 +313,6 @@ def _explanation(neighbours: Sequence[Any], candidates: Sequence[Any]) -> Explan
 
 BATCH = 64  # pictures captioned at once
 Keep = Callable[[str, np.ndarray], object]
-
-
-class Skipped(NamedTuple):
-    """A picture that could not be captioned, and the reason."""
-
-    image: str
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from xpcap.files import atomic, write_text
 from xpcap.models import ModelConfig
 from xpcap.report import escape_control
 from xpcap.report.captions import NOTHING
-from xpcap.runs.captioning import PictureCaption, source_of
+from xpcap.report.records import PictureCaption
+from xpcap.report.scores import Evaluation
+from xpcap.runs.captioning import source_of
 from xpcap.runs.folder import (
     BEST,
     CONFIG,
@@ -34,7 +36,6 @@ from xpcap.runs.folder import (
     read_config,
 )
 from xpcap.runs.pages import PAGE, PictureFinder, picture_finder
-from xpcap.runs.scoring import Evaluation
 from xpcap.shapes import KIND
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 

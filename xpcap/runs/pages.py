@@ -26,25 +26,24 @@ from xpcap.report import (
     draw_captions,
     write_page,
 )
-from xpcap.runs.captioning import (
-    PictureCaption,
-    Skipped,
-    attention_maps,
-    caption_chosen,
-    captioned,
-    data_of,
-    source_of,
-)
-from xpcap.runs.explanation import (
+from xpcap.report.explanation import (
     PARTS,
     Explanation,
     compare_candidates,
     decision,
     sample_caption,
 )
+from xpcap.report.records import PictureCaption, Skipped
+from xpcap.report.scores import Evaluation
+from xpcap.runs.captioning import (
+    attention_maps,
+    caption_chosen,
+    captioned,
+    data_of,
+    source_of,
+)
 from xpcap.runs.folder import FIRST, PICTURES, Run, cell_title, provenance_text, read_history
 from xpcap.runs.ranking import default_policy
-from xpcap.runs.scoring import Evaluation
 from xpcap.shapes import KIND, picture_of
 from xpcap.training.state import Record
 

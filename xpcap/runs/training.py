@@ -21,6 +21,7 @@ from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.models.config import has_attention
+from xpcap.report.scores import Evaluation
 from xpcap.runs.captioning import data_of
 from xpcap.runs.card import write_card
 from xpcap.runs.folder import (
@@ -47,7 +48,7 @@ from xpcap.runs.options import (
 from xpcap.runs.pages import write_run_page
 from xpcap.runs.ranking import fit_ranking
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, interval, write_start
-from xpcap.runs.scoring import Evaluation, evaluate_run
+from xpcap.runs.scoring import evaluate_run
 from xpcap.runs.start import (
     LEAST_GAIN,
     data_from,

@@ -5,7 +5,7 @@ finds likeliest.
 import pytest
 
 from xpcap.ranking import FEATURES
-from xpcap.runs.explanation import (
+from xpcap.report.explanation import (
     PARTS,
     CandidateCaption,
     Explanation,

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from xpcap.data.vocabulary import UNK
-from xpcap.report import signed
 from xpcap.report.captions import NOTHING
+from xpcap.report.text import signed
 
 SMALL = 0.05  # share of the largest difference of two scores' parts; smaller ones are left out
 # Parts of a score: heading, and name in a sentence, which fit either sign; see ranking.FEATURES
