@@ -838,7 +838,7 @@ def test_times_are_told_in_round_words(seconds: float, words: str) -> None:
 
 
 SMALL_PICTURES = (
-    "import commands; from xpcap.runs import training; training.generate = commands.few; from"
+    "import commands; from xpcap.runs import train; train.generate = commands.few; from"
     " xpcap.cli import main; main()"
 )
 

@@ -92,9 +92,9 @@ def main() -> None:
 
     import commands
 
-    from xpcap.runs import training
+    from xpcap.runs import train
 
-    training.generate = commands.few
+    train.generate = commands.few
     sys.addaudithook(hook)
     records = []
     for arguments in json.loads(sys.argv[1]):

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from xpcap.cli import main
 from xpcap.data import CaptionData
 from xpcap.report import curves, page
-from xpcap.runs import training
+from xpcap.runs import train
 from xpcap.shapes import generate
 
 SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2", "--score-epochs", "0"]
@@ -42,7 +42,7 @@ def _few(seed: int) -> CaptionData:
 
 def use_few_pictures(patch: pytest.MonkeyPatch) -> None:
     """Training generates `few` pictures."""
-    patch.setattr(training, "generate", few)
+    patch.setattr(train, "generate", few)
 
 
 def use_plain_curves(patch: pytest.MonkeyPatch) -> None:

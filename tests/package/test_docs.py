@@ -32,7 +32,7 @@ from xpcap.cli import main
 from xpcap.encoders import read_picture
 from xpcap.exercise import table
 from xpcap.layers import CELLS
-from xpcap.runs import captioning, training
+from xpcap.runs import captioning, train
 from xpcap.runs import options as of_runs
 from xpcap.shapes import generate, picture_of
 
@@ -219,7 +219,7 @@ def test_commands_in_the_docs_run_in_their_order(
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        training, "generate", lambda seed, **how: generate(seed, train=40, val=12, **how)
+        train, "generate", lambda seed, **how: generate(seed, train=40, val=12, **how)
     )
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.setattr(

@@ -215,8 +215,8 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
         Path(folder).mkdir()
     code = (
         "from pathlib import Path; from xpcap.shapes import generate; from xpcap.runs import"
-        " TrainOptions, training;training.generate = lambda seed, **how: generate(seed, train=20,"
-        f" val=6); training.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
+        " TrainOptions, train;train.generate = lambda seed, **how: generate(seed, train=20,"
+        f" val=6); train.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
     )
     environment = {**os.environ, **folders, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(

@@ -32,7 +32,7 @@ from safetensors.numpy import load_file, save_file
 
 from xpcap import runs
 from xpcap.errors import DataError, TrainingError
-from xpcap.runs import folder, training
+from xpcap.runs import folder, train
 from xpcap.runs import saver as saving
 from xpcap.runs.folder import load_parameters, load_state, save_parameters
 from xpcap.runs.saver import RunWriter, Stopped, StopRequest
@@ -190,7 +190,7 @@ def shown(run: Path) -> int:
 
 
 def use_clock(clock: Callable[[], float], patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(training, "RunWriter", functools.partial(RunWriter, clock=clock))
+    patch.setattr(train, "RunWriter", functools.partial(RunWriter, clock=clock))
 
 
 @pytest.mark.slow
@@ -371,7 +371,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the te
 import commands
 from xpcap import files
 from xpcap.cli import main
-from xpcap.runs import training
+from xpcap.runs import train
 
 def flush(file, flush=files._flush):
     flush(file)
@@ -386,7 +386,7 @@ def rename(temporary, path, rename=files._rename):
         os.write(2, b"something is saved\\n")
 
 saved = threading.Event()
-files._flush, files._rename, training.generate = flush, rename, commands.few
+files._flush, files._rename, train.generate = flush, rename, commands.few
 main()
 """
 
@@ -491,7 +491,7 @@ def test_an_interrupt_while_a_trained_run_is_scored_says_how_to_finish_it(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "evaluate_run", interrupt)
+        patch.setattr(train, "evaluate_run", interrupt)
         result = call("train", "--out", tmp_path / "run", *OPTIONS)
     assert result.exit_code == 130
     assert "train: interrupted; continue with" in result.output

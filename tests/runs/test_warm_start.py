@@ -25,7 +25,7 @@ from xpcap.data.vocabulary import ASCII, Vocabulary
 from xpcap.distributed import Group
 from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
-from xpcap.runs import GENERATED, TrainOptions, choose, load_state, train_run, training
+from xpcap.runs import GENERATED, TrainOptions, choose, load_state, train, train_run
 from xpcap.runs.folder import save_parameters
 from xpcap.runs.options import SELF_CRITICAL_DEFAULTS, WARM_START_DEFAULTS
 
@@ -244,7 +244,7 @@ def test_an_epoch_of_higher_score_but_no_lower_loss_does_not_replace_the_run(
     options = [own, "--from", run, *FEW, "--epochs", 3, "--lr", 0.02]
     good("train", *options, "--out", tmp_path / "better")
     assert open_run(tmp_path / "better").meta["epoch"] > 0
-    monkeypatch.setattr(training, "LEAST_GAIN", 0.9)
+    monkeypatch.setattr(train, "LEAST_GAIN", 0.9)
     output = good("train", *options, "--out", tmp_path / "kept").output
     assert f"Captions are those of {run}, which training started from: none of 3 epochs" in output
     kept, base = open_run(tmp_path / "kept").model.params, open_run(run).model.params

@@ -17,7 +17,7 @@ from fuzzing.spoiling import spoil_bytes
 from fuzzing.spoiling_json import NUMBERS, ODD, spoil_json, spoil_json_text
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.data import CaptionData
-from xpcap.runs import training
+from xpcap.runs import train
 from xpcap.runs.folder import (
     LAST,
     check_scaling,
@@ -51,7 +51,7 @@ DTYPES = (
 def _good() -> dict[str, bytes]:
     """The files of a small run."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "generate", commands.few)
+        patch.setattr(train, "generate", commands.few)
         out = Path(folder, "run")
         commands.good(
             "train", "--out", out, "--hidden", 8, "--wordvec", 4, "--epochs", 2, "--patience", 1

@@ -1,4 +1,4 @@
-"""Use cases over a run folder: train, evaluate, caption. Open training.py first.
+"""Use cases over a run folder: train, evaluate, caption. Open train.py first.
 
 options.py plans a training, saver.py writes it down, and folder.py has the format of the folder.
 """
@@ -37,7 +37,7 @@ from xpcap.runs.scoring import (
     read_captions_json,
     score_captions,
 )
-from xpcap.runs.training import Trained, train_run
+from xpcap.runs.train import Trained, train_run
 
 __all__ = [
     "GENERATED",
