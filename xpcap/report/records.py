@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from xpcap.encoders.grid import Area
 from xpcap.report.explanation import Explanation
 
 
@@ -16,7 +19,8 @@ class Ranked(NamedTuple):
 class PictureCaption(NamedTuple):
     """A captioned picture: name, caption, word probabilities, references.
 
-    Optionally also the n-best list, attention weights (T, P), and the reasons for its choice.
+    Optionally also the n-best list, attention weights (T, P), the reasons for its choice, and what
+    a page shows of it.
     """
 
     image: str
@@ -27,6 +31,9 @@ class PictureCaption(NamedTuple):
     attention: Sequence[Sequence[float]] | None = None
     words: Sequence[str] = ()  # of the caption; empty: split at white space
     explanation: Explanation | None = None
+    picture: np.ndarray | None = None  # (h, w, 3) uint8; None: not asked for, or not at hand
+    area: Area | None = None  # that the regions of `attention` cover; None: unknown
+    note: str = ""  # e.g. "sentence BLEU-4 0.81"
 
 
 class Skipped(NamedTuple):
