@@ -19,7 +19,7 @@ from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_datas
 from xpcap.data.dataset import Split
 from xpcap.errors import DataError
 from xpcap.metrics import CiderD
-from xpcap.runs import compare, evaluate_run, read_captions_json, score_captions
+from xpcap.runs import compare, evaluate_run, score_captions
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -163,91 +163,6 @@ def test_score_tokenises_captions_as_references_are(evaluated: dict[str, Any]) -
     Path("loud.json").write_text(json.dumps(loud))
     scored = json.loads(good("score", "loud.json", "--data", "data.h5", "--json").stdout)
     assert scored["scores"]["bleu1"] == evaluated["scores"]["bleu1"]
-
-
-NAMES = ["photos/dog 01.jpg", "COCO_val2014_000000000042.jpg", "http://a.org/x_7.png"]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        dict(zip(NAMES, "abc", strict=True)),
-        {"captions": dict(zip(NAMES, "abc", strict=True)), "scores": {}},
-        [
-            {"image": "dog 01.jpg", "caption": "a"},
-            {"image": "42", "caption": "b"},
-            {"image": "x_7", "caption": "c"},
-        ],
-        [
-            {"image_id": 1, "caption": "a"},
-            {"image_id": 42, "caption": "b"},
-            {"image_id": 7, "caption": "c", "id": 99},
-        ],
-        [
-            {"file_name": name, "caption": caption}
-            for name, caption in zip(NAMES, "abc", strict=True)
-        ],
-        {
-            "/home/me/photos/dog 01.jpg": "a",
-            "C:\\coco\\COCO_val2014_000000000042.jpg": "b",
-            "my/x_7": "c",
-        },
-    ],
-)
-def test_a_file_may_tell_pictures_in_several_ways(content: Any, tmp_path: Path) -> None:
-    path = tmp_path / "said.json"
-    path.write_text(json.dumps(content))
-    assert read_captions_json(path, NAMES) == (dict(zip(NAMES, "abc", strict=True)), 0)
-
-
-@pytest.mark.parametrize(
-    ("content", "thing", "came", "expected"),
-    [
-        (
-            '{"a/1.jpg": "x", "b/1.jpg": "y", "1.jpg": "z"}',
-            "'1.jpg'",
-            "may be 'a/1.jpg' or 'b/1.jpg'",
-            "names that fit one picture",
-        ),
-        (
-            '[{"image": "a/1.jpg", "caption": "x"}, {"image": "a/1.jpg", "caption": "y"}]',
-            "",
-            "has two captions of 'a/1.jpg'",
-            "one",
-        ),
-        ('{"a/1.jpg": ["x"]}', "the caption of 'a/1.jpg'", "is a list", "text"),
-        (
-            '[{"image": true, "caption": "x"}]',
-            "entry 1: 'image'",
-            "is True",
-            "text or a whole number",
-        ),
-        (
-            '[{"image": "x"}]',
-            "entry 1",
-            "is an object without 'caption' or any of image, image_id, file_name",
-            "both",
-        ),
-        (
-            r'{"a/1.jpg": "a \ud83d"}',
-            "the caption of 'a/1.jpg'",
-            "holds half of a surrogate pair",
-            "",
-        ),
-        ("[3]", "entry 1", "is 3 without", ""),
-        ("3", "", "is 3", "an object of image and caption, or a list of objects"),
-        ("{", "", "is not whole JSON", ""),
-    ],
-)
-def test_a_file_that_tells_no_captions_is_refused(
-    content: str, thing: str, came: str, expected: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "said.json"
-    path.write_text(content)
-    with refuses(
-        DataError, function="read_captions_json", thing=thing, came=came, expected=expected
-    ):
-        read_captions_json(path, ["a/1.jpg", "b/1.jpg"])
 
 
 def test_score_wants_one_caption_of_each_picture_and_names_what_it_leaves_out(

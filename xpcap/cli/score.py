@@ -7,7 +7,8 @@ import click
 
 from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_scores
 from xpcap.data import open_data
-from xpcap.runs import check_new_file, read_captions_json, score_captions
+from xpcap.prepare.captions_file import read_captions_json
+from xpcap.runs import check_new_file, score_captions
 
 
 @click.command(

@@ -32,11 +32,7 @@ from xpcap.runs.pages import (
 )
 from xpcap.runs.ranking import RankedBeam, default_policy
 from xpcap.runs.saver import Stopped
-from xpcap.runs.scoring import (
-    evaluate_run,
-    read_captions_json,
-    score_captions,
-)
+from xpcap.runs.scoring import evaluate_run, score_captions
 from xpcap.runs.train import Trained, train_run
 
 __all__ = [
@@ -78,7 +74,6 @@ __all__ = [
     "open_run",
     "open_runs",
     "picture_finder",
-    "read_captions_json",
     "save_state",
     "score_captions",
     "train_run",
