@@ -24,7 +24,7 @@ from xpcap.cli import caption  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.pictures import formats  # noqa: E402
 from xpcap.errors import DataError, install  # noqa: E402
-from xpcap.runs import captioning, pages  # noqa: E402
+from xpcap.runs import pages, pictures  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -120,7 +120,7 @@ def test_batches_do_not_change_captions_or_their_order(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = json.loads(good("caption", run, photos, "--json").stdout)
-    monkeypatch.setattr(captioning, "BATCH", 2)
+    monkeypatch.setattr(pictures, "BATCH", 2)
     cut = json.loads(good("caption", run, photos, "--json").stdout)
     assert [(one["image"], one["caption"]) for one in cut] == [
         (one["image"], one["caption"]) for one in whole
@@ -398,7 +398,7 @@ def test_an_interrupt_ends_without_a_traceback_or_a_page(
     def interrupt(path: Path) -> None:
         raise KeyboardInterrupt
 
-    for place in (captioning, pages):
+    for place in (pictures, pages):
         with monkeypatch.context() as patch:
             patch.setattr(place, "read_picture", interrupt)
             result = call("caption", run, photos, "--html", "p.html")
@@ -424,14 +424,14 @@ def web(photos: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise DataError("read_url", url, "gives HTTP Error 404: Not Found")
         return read_picture(photos / url.rpartition("/")[2])
 
-    monkeypatch.setattr(captioning, "read_url", read)
+    monkeypatch.setattr(pictures, "read_url", read)
     return asked
 
 
 def test_files_folders_and_urls_are_captioned_in_the_order_given(
     run: Path, photos: Path, web: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captioning, "BATCH", 2)
+    monkeypatch.setattr(pictures, "BATCH", 2)
     one, two, dead = (
         "https://a.example/val00003.png",
         "HTTP://a.example//val00001.png",
@@ -617,7 +617,7 @@ def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_i
             " installs it"
         )
 
-    monkeypatch.setattr(captioning, "find_encoder", find)
+    monkeypatch.setattr(pictures, "find_encoder", find)
     failing(["caption", run, photos, "--html", "p.html"], "pip install '.[images]' installs it")
 
 

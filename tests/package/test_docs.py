@@ -32,8 +32,8 @@ from xpcap.cli import main
 from xpcap.encoders import read_picture
 from xpcap.exercise import table
 from xpcap.layers import CELLS
-from xpcap.runs import captioning, train
 from xpcap.runs import options as of_runs
+from xpcap.runs import pictures, train
 from xpcap.shapes import generate, picture_of
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ COMMANDS, LAYERS = DOCS["reference/commands.md"], DOCS["explain/layers.md"]
 FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 FENCES = [(name, info, code) for name, text in DOCS.items() for info, code in FENCE.findall(text)]
 PROGRAMS = sorted({name for name, info, _ in FENCES if info.endswith(" whole")})
-SERVICE = "python service"  # tests/runs/test_captioning.py runs it
+SERVICE = "python service"  # tests/runs/test_pictures.py runs it
 BLOCKS = [
     code
     for name, info, code in (*(("README.md", *fence) for fence in FENCE.findall(README)), *FENCES)
@@ -223,7 +223,7 @@ def test_commands_in_the_docs_run_in_their_order(
     )
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.setattr(
-        captioning, "read_url", lambda url: read_picture(url.rpartition("/")[2])
+        pictures, "read_url", lambda url: read_picture(url.rpartition("/")[2])
     )  # the file of that name
     put_files_that_the_docs_speak_of()
     runtime = Path(os.environ.get("XPCAP_RUNTIME", ROOT / RUNTIME))

@@ -214,7 +214,7 @@ def test_the_network_is_known_to_one_file_and_no_command_reaches_private_address
         "exercise/data.py",
         "exercise/imports.py",
     }
-    assert users["read_url"] == door | {"runs/captioning.py"}  # what `caption` is given
+    assert users["read_url"] == door | {"runs/pictures.py"}  # what `caption` is given
 
 
 # What commands do

@@ -24,7 +24,8 @@ from xpcap.files import atomic, new_folder, require_new_file
 from xpcap.models import CaptioningRNN
 from xpcap.options import Whole
 from xpcap.runs import Run
-from xpcap.runs.captioning import encoder_of, source_of
+from xpcap.runs.captioning import source_of
+from xpcap.runs.pictures import encoder_of
 
 FORMAT = "1"  # of the names, shapes and metadata
 OPSET = 17  # ONNX Runtime has it from 1.12

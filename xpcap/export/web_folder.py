@@ -33,7 +33,7 @@ from xpcap.models import Beam, CaptioningRNN
 from xpcap.ranking import Ranker
 from xpcap.report.markup import render
 from xpcap.runs import Run
-from xpcap.runs.captioning import encoder_of
+from xpcap.runs.pictures import encoder_of
 from xpcap.runs.ranking import RankedBeam, default_policy, limited
 from xpcap.shapes.scenes import COLOURS
 

@@ -1,10 +1,9 @@
 """Captions by a run, or by several as one: of a data set's pictures, and of new pictures."""
 
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain, count
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,14 @@ from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, evenly_spaced, size
 from xpcap.data.vocabulary import Vocabulary, detokenize
 from xpcap.distributed import SINGLE, Group
-from xpcap.encoders import (
-    Encoder,
-    PictureSource,
-    find_encoder,
-    find_pictures,
-    is_url,
-    read_picture,
-    read_url,
-)
 from xpcap.errors import DataError, InvalidValueError
 from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.progress import bar
 from xpcap.ranking import Ranker, Ranking
 from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
-from xpcap.report.records import PictureCaption, Ranked, Skipped
+from xpcap.report.records import PictureCaption, Ranked
 from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
 from xpcap.runs.ranking import RankedBeam, default_policy, limited, rank, word_log_probabilities
-from xpcap.threads import blas
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
@@ -174,7 +163,7 @@ def caption_chosen(
         features = data.features(split, numbers)
         captions += caption_features(run, names, features, numbers, policy, attend, explain)
     references = data.references(split)
-    everything = zip(pictures.tolist(), _gather(group, captions), strict=True)
+    everything = zip(pictures.tolist(), gather(group, captions), strict=True)
     return [caption._replace(references=references[i]) for i, caption in everything]
 
 
@@ -288,7 +277,7 @@ def attention_maps(
     return [of_one[: len(words)].tolist() for of_one, words in zip(weights, captions, strict=True)]
 
 
-def _gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption]:
+def gather(group: Group, captions: list[PictureCaption]) -> list[PictureCaption]:
     if group.size == 1:
         return captions
     everything = [PictureCaption(*one) for one in chain.from_iterable(group.gather(captions))]
@@ -306,330 +295,6 @@ def _explanation(neighbours: Sequence[Any], candidates: Sequence[Any]) -> Explan
     return Explanation(
         [Neighbour(*one) for one in neighbours], [CandidateCaption(*one) for one in candidates]
     )
-
-
-# New pictures
-
-
-BATCH = 64  # pictures captioned at once
-Keep = Callable[[str, np.ndarray], object]
-
-
-@dataclass(frozen=True)
-class PictureCaptioner:
-    """A run and its encoder, opened once, to caption pictures of any kind.
-
-    Pictures are paths; http and https URLs, as text; the contents of files as bytes, or files
-    opened for reading bytes; Pillow images; and arrays of uint8, as `xpcap.encoders.read_picture`
-    takes them. Text is a path or a URL: what a stranger sends is given as bytes.
-
-    Several threads may caption at a time. A caption does not depend on the thread, nor on other
-    pictures, but for the last bits of its probabilities, since pictures that are captioned together
-    share matrix products.
-
-    Parameters
-    ----------
-    run : Run
-        Of `open_run` or `open_runs`.
-    encoder : Encoder
-        Of the run's features.
-    """
-
-    run: Run[Captioner]
-    encoder: Encoder
-    # Threads encode side by side, outside Python's lock. Decoding holds that, but for short products
-    # between which it would change hands: two threads that decode are slower than one
-    _decoding: threading.Lock = field(
-        default_factory=threading.Lock, init=False, repr=False, compare=False
-    )
-
-    def caption(
-        self,
-        picture: PictureSource,
-        *,
-        policy: Policy | None = None,
-        attend: bool = False,
-        explain: bool = False,
-    ) -> PictureCaption:
-        """The caption of a picture.
-
-        Parameters
-        ----------
-        picture : str, Path, bytes, file, PIL.Image.Image, or array (height, width, 3), uint8
-        policy : Policy or None
-            As in `caption_run`.
-        attend : bool
-            As in `caption_run`.
-        explain : bool
-            As in `caption_run`.
-
-        Returns
-        -------
-        caption : PictureCaption
-            Its `image` is the path, the URL, or the name of an open file; else empty.
-
-        Raises
-        ------
-        DataError
-            The picture cannot be read, for the reason in the message.
-        ValueError, TypeError
-            An array of another shape or dtype, or no picture at all.
-        """
-        _, feature = encode_picture("caption", picture, self.encoder)
-        (one,) = self._decode([(0, _name(picture), feature)], policy, attend, explain)
-        return one
-
-    def captions(
-        self,
-        pictures: Iterable[PictureSource],
-        *,
-        policy: Policy | None = None,
-        attend: bool = False,
-        explain: bool = False,
-        numbers: Iterable[int] | None = None,
-        keep: Keep | None = None,
-    ) -> "Iterator[PictureCaption | Skipped]":
-        """Captions of many pictures, in their order.
-
-        Pictures are read as the results are asked for, and decoded 64 at a time; no more are in
-        memory.
-
-        Parameters
-        ----------
-        pictures : iterable
-            Pictures in any form that `caption` takes.
-        policy : Policy or None
-            As in `caption_run`.
-        attend : bool
-            As in `caption_run`.
-        explain : bool
-            As in `caption_run`.
-        numbers : iterable of int, or None
-            Numbers of the pictures, which seed a policy that samples. None: 0, 1, ...
-        keep : callable or None
-            Called with each URL and its picture, to show it without another download.
-
-        Yields
-        ------
-        caption : PictureCaption, or Skipped for a picture that cannot be read
-        """
-        waiting: list[tuple[int, str, np.ndarray] | Skipped] = []
-        encoded = 0
-        for source, number in zip(pictures, count() if numbers is None else numbers, strict=False):
-            try:
-                picture, feature = encode_picture("caption_files", source, self.encoder)
-            except DataError as error:
-                waiting.append(_skipped(source, error))
-                continue
-            if keep and isinstance(source, str) and is_url(source):
-                keep(source, picture)
-            waiting.append((number, _name(source), feature))
-            encoded += 1
-            if encoded % BATCH == 0:
-                yield from self._decode(waiting, policy, attend, explain)
-                waiting = []
-        yield from self._decode(waiting, policy, attend, explain)
-
-    def _decode(
-        self,
-        waiting: Sequence[tuple[int, str, np.ndarray] | Skipped],
-        policy: Policy | None,
-        attend: bool,
-        explain: bool,
-    ) -> Iterator[Any]:
-        """Each encoded picture as a caption; those that were skipped as they are."""
-        encoded = [one for one in waiting if not isinstance(one, Skipped)]
-        captions: list[PictureCaption] = []
-        if encoded:
-            numbers, names, rows = zip(*encoded, strict=True)
-            with blas().turn(), self._decoding:  # in this order, so that none waits for the other
-                features = self.run.preprocessing(np.stack(rows))
-                captions += caption_features(
-                    self.run, names, features, np.array(numbers), policy, attend, explain
-                )
-        following = iter(captions)
-        for one in waiting:
-            yield one if isinstance(one, Skipped) else next(following)
-
-
-def open_captioner(
-    run: "Run[Captioner] | str | Path | Sequence[str | Path]",
-    *,
-    on_remark: Callable[[str], object] = warnings.warn,
-) -> PictureCaptioner:
-    """Open a run folder, or several as one, with its encoder, to caption pictures in a program.
-
-    Parameters
-    ----------
-    run : str, Path or Run, or sequence of str or Path
-        A run folder, several, or a run that is open.
-    on_remark : callable
-        As in `open_run`.
-
-    Returns
-    -------
-    captioner : PictureCaptioner
-
-    Raises
-    ------
-    DataError
-        As in `open_run`; or the run's features come from no encoder of this package, or from one
-        whose package is missing.
-    """
-    if isinstance(run, Run):
-        opened: Run[Any] = run
-    else:
-        opened = open_runs([run] if isinstance(run, str | Path) else run, on_remark=on_remark)
-    return PictureCaptioner(opened, encoder_of(opened, "open_captioner"))
-
-
-def caption_files(
-    run: Run[Captioner],
-    paths: str | Path | Iterable[str | Path],
-    *,
-    progress: bool = False,
-    keep: Keep | None = None,
-    policy: Policy | None = None,
-    group: Group = SINGLE,
-    attend: bool = False,
-    explain: bool = False,
-    on_remark: Callable[[str], object] | None = None,
-) -> tuple[list[PictureCaption], list[Skipped]]:
-    """Captions of picture files, of pictures in folders (recursively), and of URLs.
-
-    They go through the encoder that computed the run's features.
-
-    Parameters
-    ----------
-    run : Run
-    paths : str or Path, or iterable of them
-        Files, folders and URLs, or one of them; text that begins with ``http://`` or ``https://``
-        is a URL.
-    progress : bool
-        Show a progress bar on a terminal.
-    keep : callable or None
-        Called with each URL and its picture, to show it without another download.
-    policy : Policy or None
-        As in `caption_run`.
-    group : Group
-        Ranks that share the work; each returns all captions. Rank 0 does all if there are URLs.
-    attend : bool
-        As in `caption_run`.
-    explain : bool
-        As in `caption_run`.
-    on_remark : callable or None
-        Called with a sentence on each folder's other files, and on unreadable subfolders.
-
-    Returns
-    -------
-    captions : list of PictureCaption
-        In the order of `paths`.
-    skipped : list of Skipped
-        One for each unreadable picture or URL, and each folder without a picture. URLs are limited
-        as in `read_url`.
-
-    Raises
-    ------
-    DataError
-        The run's features come from no encoder of this package.
-    """
-    captioner = PictureCaptioner(run, encoder_of(run, "caption_files"))
-    captions: list[PictureCaption] = []
-    unreadable: list[Skipped] = []
-    pictures, skipped = find_sources(paths, on_remark)
-    share = group.shard(len(pictures))
-    if any(isinstance(picture, str) for picture in pictures):  # rank 0 shows downloads later
-        share = slice(0, len(pictures) if group.rank == 0 else 0)
-    shown = bar(pictures[share], progress and group.rank == 0, "captioning pictures", lines=True)
-    for one in captioner.captions(
-        shown,
-        policy=policy,
-        attend=attend,
-        explain=explain,
-        numbers=range(len(pictures))[share],
-        keep=keep,
-    ):
-        if isinstance(one, Skipped):
-            unreadable.append(one)
-        else:
-            captions.append(one)
-    skipped += [Skipped(*one) for one in chain.from_iterable(group.gather(unreadable))]
-    return _gather(group, captions), skipped
-
-
-def encode_picture(
-    where: str, source: PictureSource, encoder: Encoder
-) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (h, w, 3), of a kind that PictureCaptioner takes, and its feature.
-
-    DataError : it cannot be read, or its feature is not finite, which `where` begins.
-    """
-    if isinstance(source, str) and is_url(source):
-        picture = read_url(source)
-    else:
-        picture = read_picture(source)
-    feature = encoder.encode([picture])[0]
-    if not np.isfinite(feature).all():
-        raise DataError(
-            where,
-            _name(source) or "the picture",
-            f"has a feature by the encoder {encoder.name} that is not finite",
-        )
-    return picture, feature
-
-
-def _name(source: PictureSource) -> str:
-    """A path, URL or the name of an open file; else empty."""
-    return str(source if isinstance(source, str | Path) else getattr(source, "name", None) or "")
-
-
-def encoder_of(run: Run, where: str) -> Encoder:
-    """The encoder of a run's features. DataError, which `where` begins: it has none here."""
-    name = source_of(run).encoder
-    if name is None:
-        raise DataError(
-            where,
-            f"{run.path} learnt from features that",
-            "were given to it",
-            expected="a run whose data was prepared from pictures",
-            cause="new pictures need the encoder that made those features; the command 'prepare'"
-            " encodes a folder of pictures by a known one, to train on",
-        )
-    encoder = find_encoder(name)
-    if encoder.shape != run.raw_shape:
-        raise DataError(
-            where,
-            run.path,
-            f"learnt from features of size {size(run.raw_shape)}",
-            expected=f"the {size(encoder.shape)} of the {name} encoder",
-            cause="prepared by another version?",
-        )
-    return encoder
-
-
-def find_sources(
-    paths: str | Path | Iterable[str | Path], on_remark: Callable[[str], object] | None
-) -> tuple[list[str | Path], list[Skipped]]:
-    """URLs as text and picture files as paths, in order; and the paths that hold none."""
-    pictures: list[str | Path] = []
-    skipped: list[Skipped] = []
-    remarks: list[str] = []
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        try:
-            if isinstance(path, str) and is_url(path):
-                pictures.append(path)
-            else:
-                pictures += find_pictures([path], remarks=remarks)
-        except DataError as error:
-            skipped.append(_skipped(Path(path), error))
-    if on_remark is not None:
-        for remark in remarks:
-            on_remark(remark)
-    return pictures, skipped
-
-
-def _skipped(source: PictureSource, error: DataError) -> Skipped:
-    return Skipped(_name(source), error.reason)
 
 
 # Several runs as one

@@ -16,7 +16,7 @@ from refusals import refuses
 
 from xpcap import DataError, open_captioner, open_run
 from xpcap.models import Beam, Sampling
-from xpcap.runs import PictureCaption, PictureCaptioner, Skipped, captioning
+from xpcap.runs import PictureCaption, PictureCaptioner, Skipped, pictures
 from xpcap.shapes import picture_of
 
 Image = pytest.importorskip("PIL.Image")
@@ -87,16 +87,16 @@ def test_eight_threads_get_the_bits_of_one(captioner: PictureCaptioner) -> None:
 def test_many_pictures_are_read_block_by_block_and_the_bad_ones_keep_their_turn(
     captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captioning, "BATCH", 3)
+    monkeypatch.setattr(pictures, "BATCH", 3)
     read: list[int] = []
     bad = {1: b"", 2: b"<html>not found</html>", 8: png(photo(8))[:200]}
 
-    def pictures() -> Iterator[bytes]:
+    def sources() -> Iterator[bytes]:
         for number in range(10):
             read.append(number)
             yield bad.get(number, png(photo(number)))
 
-    results = captioner.captions(pictures())
+    results = captioner.captions(sources())
     first = next(results)
     assert read == [0, 1, 2, 3, 4]  # three that can be read
     found = [first, *results]

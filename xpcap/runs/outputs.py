@@ -23,7 +23,7 @@ from xpcap.files import atomic, require_new_file, write_text
 from xpcap.models import Policy
 from xpcap.progress import bar
 from xpcap.report.records import PictureCaption, Skipped
-from xpcap.runs.captioning import PictureCaptioner, find_sources
+from xpcap.runs.pictures import PictureCaptioner, find_sources
 
 OTHERS = "has another text, which was left"
 NO_DESCRIPTION = "takes no description: expected a JPEG, PNG, TIFF or WebP"

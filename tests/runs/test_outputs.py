@@ -16,8 +16,8 @@ from commands import call, failing, good
 from xpcap import DataError, runs
 from xpcap.encoders import read_picture
 from xpcap.report.records import Ranked
-from xpcap.runs import CaptionTable, PictureCaption, Skipped, captioning, write_captions
-from xpcap.runs.caption_outputs import describe_picture
+from xpcap.runs import CaptionTable, PictureCaption, Skipped, pictures, write_captions
+from xpcap.runs.outputs import describe_picture
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -73,8 +73,8 @@ def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good("caption", run, photos, "--csv", "whole.csv")
-    monkeypatch.setattr(captioning, "BATCH", 2)
-    encode = captioning.encode_picture
+    monkeypatch.setattr(pictures, "BATCH", 2)
+    encode = pictures.encode_picture
     encoded: list[Any] = []
 
     def five(where: str, source: Any, encoder: Any) -> Any:
@@ -83,7 +83,7 @@ def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
         encoded.append(source)
         return encode(where, source, encoder)
 
-    monkeypatch.setattr(captioning, "encode_picture", five)
+    monkeypatch.setattr(pictures, "encode_picture", five)
     result = call("caption", run, photos, "--csv", "part.csv")
     assert result.exit_code == 130
     assert "part.csv has 5 of 12 pictures; the same command adds the others" in result.stderr
@@ -93,7 +93,7 @@ def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
 
     encoded.clear()
     monkeypatch.setattr(
-        captioning, "encode_picture", lambda *args: encoded.append(args[1]) or encode(*args)
+        pictures, "encode_picture", lambda *args: encoded.append(args[1]) or encode(*args)
     )
     result = good("caption", run, photos, "--csv", "part.csv")
     assert "note: part.csv has 5 of 12 pictures already; adding the other 7" in result.stderr
