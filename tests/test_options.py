@@ -1,7 +1,8 @@
 """Kinds of options: what each takes, converts and refuses, and dataclasses checked by them."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,21 @@ import pytest
 from refusals import refuses
 
 from xpcap.errors import OptionError
-from xpcap.options import LARGEST, Kind, Names, Real, Several, Whole, check_fields, kinds, option
+from xpcap.options import (
+    LARGEST,
+    Flag,
+    Kind,
+    Location,
+    Names,
+    Option,
+    Real,
+    Several,
+    Whole,
+    check_fields,
+    described,
+    kinds,
+    option,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +41,10 @@ from xpcap.options import LARGEST, Kind, Names, Real, Several, Whole, check_fiel
         (Real(0, 1, optional=True), None, None),
         (Names({"rnn": 1, "lstm": 2}), "lstm", "lstm"),
         (Several(Whole(1)), [3, np.int32(4)], (3, 4)),
+        (Flag(), True, True),
+        (Flag(), np.False_, False),
+        (Location(), "a.h5", "a.h5"),
+        (Location(), Path("a.h5"), Path("a.h5")),
     ],
 )
 def test_kind_takes_and_converts(kind: Kind, value: object, found: object) -> None:
@@ -56,6 +75,9 @@ def test_kind_takes_and_converts(kind: Kind, value: object, found: object) -> No
         (Several(Whole(1)), [3, 0], "is 0", "a whole number of at least 1"),
         (Several(Whole(1)), "34", "is '34'", "several, each a whole number of at least 1"),
         (Several(Whole(1)), 3, "is 3", "several, each a whole number of at least 1"),
+        (Flag(), "no", "is 'no'", "True or False"),
+        (Flag(), 1, "is 1", "True or False"),
+        (Location(), 3, "is 3", "a path"),
     ],
 )
 def test_kind_refuses(kind: Kind, value: object, came: str, expected: str) -> None:
@@ -70,21 +92,59 @@ def test_kind_ends_a_refusal_with_its_cause() -> None:
         Names(("rnn", "lstm")).check("f", "x", "lstn")
 
 
+@pytest.mark.parametrize(
+    ("kind", "metavar", "text", "found"),
+    [
+        (Whole(1), "INTEGER", "12", 12),
+        (Whole(1), "INTEGER", "1.5", "1.5"),
+        (Real(0), "FLOAT", "1e-3", 1e-3),
+        (Real(0), "FLOAT", "linear", "linear"),
+        (Real(0, word="linear"), "FLOAT|linear", "linear", "linear"),
+        (Names(("rnn", "lstm")), "rnn|lstm", "rnn", "rnn"),
+        (Several(Real(0)), "FLOAT,...", "0.5,x", (0.5, "x")),
+        (Flag(), "", "yes", True),
+        (Location(), "PATH", "a.h5", Path("a.h5")),
+    ],
+)
+def test_kind_parses_a_text_and_leaves_what_it_cannot_convert(
+    kind: Kind, metavar: str, text: str, found: object
+) -> None:
+    parsed = kind.parse(text)
+    assert (kind.metavar, parsed, type(parsed)) == (metavar, found, type(found))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    hidden: int = option(Whole(1))
+    rate: float = option(Real(above=0), 0.5, "Learning rate.", role="free", large=2.0)
+    width: int | None = option(Whole(1), None)
+    free: Any = "anything"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def test_dataclass_is_checked_by_the_kinds_of_its_fields() -> None:
-    @dataclass(frozen=True)
-    class Sizes:
-        hidden: int = option(Whole(1))
-        rate: float = option(Real(above=0), 0.5)
-        free: Any = "anything"
-
-        def __post_init__(self) -> None:
-            check_fields(self)
-
     assert Sizes(3) == Sizes(3, 0.5)
-    assert list(kinds(Sizes(3))) == ["hidden", "rate"]
+    assert list(kinds(Sizes(3))) == ["hidden", "rate", "width"]
     with pytest.raises(TypeError, match="hidden"):
         Sizes()  # type: ignore[call-arg]
     with refuses(OptionError, function="Sizes", thing="`hidden`", came="is -3"):
         Sizes(-3)
     with refuses(OptionError, function="Sizes", thing="`rate`"):
         Sizes(3, 0)
+    with refuses(OptionError, function="Sizes", thing="`hidden`", came="is None"):
+        Sizes(None)  # type: ignore[arg-type]
+    assert Sizes(3, width=None).width is None  # as its default
+
+
+def test_dataclass_stores_numbers_of_numpy_as_those_of_python() -> None:
+    made = Sizes(np.int64(3), np.float64(0.5), np.int8(2))  # type: ignore[arg-type]
+    assert [type(value) for value in vars(made).values()] == [int, float, int, str]
+
+
+def test_dataclass_describes_its_options() -> None:
+    told = described(Sizes)
+    assert told["rate"] == Option(Real(above=0), 0.5, "Learning rate.", "free", {"large": 2.0})
+    assert (told["hidden"].default, told["hidden"].help) == (MISSING, "")
+    assert "free" not in told

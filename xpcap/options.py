@@ -1,11 +1,11 @@
-"""Kinds of options: whole numbers, real numbers, names, and lists of one kind.
+"""Options as fields: the kind of a value, its help, and defaults for some uses, each said once.
 
-A kind says what it takes, in one place for the check, the message and the docs. A dataclass gives
+A kind says what it takes, for checks, messages, the command line and the docs. A dataclass gives
 its fields their kinds, and checks them all at once::
 
     @dataclass(frozen=True)
     class Beam:
-        width: int = option(Whole(1), 5)
+        width: int = option(Whole(1), 5, "Beam search with K hypotheses.")
 
         def __post_init__(self):
             check_fields(self)
@@ -14,10 +14,12 @@ its fields their kinds, and checks them all at once::
 import functools
 import math
 import numbers
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,9 +29,19 @@ LARGEST = 2**63 - 1  # of seeds and steps: what a random stream's key and counte
 
 
 class Kind(Protocol):
-    """A kind of option: `check` returns the value, converted, or raises an OptionError."""
+    """A kind of option; its text says what it takes.
+
+    `check` returns the value, converted, or raises an OptionError. `parse` makes a value of a text
+    of a command line, whose help shows `metavar`; what it cannot convert stays text, for `check` to
+    refuse.
+    """
+
+    @property
+    def metavar(self) -> str: ...
 
     def check(self, function: str, name: str, value: object) -> Any: ...
+
+    def parse(self, text: str) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,8 @@ class Whole:
     optional: bool = False
     cause: str = ""
 
+    metavar = "INTEGER"
+
     def __str__(self) -> str:
         last = "2**63-1" if self.high == LARGEST else self.high
         some = f"of at least {self.low}" if self.high == math.inf else f"in {self.low}..{last}"
@@ -62,6 +76,9 @@ class Whole:
             if self.low <= number <= self.high:
                 return number
         raise _refused(function, name, value, self, self.cause)
+
+    def parse(self, text: str) -> Any:
+        return _converted(int, text)
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,10 @@ class Real:
     optional: bool = False
     word: str = ""
     cause: str = ""
+
+    @property
+    def metavar(self) -> str:
+        return f"FLOAT|{self.word}" if self.word else "FLOAT"
 
     def __str__(self) -> str:
         if self.below < math.inf:
@@ -112,12 +133,55 @@ class Real:
             return number
         raise _refused(function, name, value, self, self.cause)
 
+    def parse(self, text: str) -> Any:
+        return text if text == self.word else _converted(float, text)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False, NumPy's among them; `check` returns a bool."""
+
+    metavar = ""
+
+    def __str__(self) -> str:
+        return "True or False"
+
+    def check(self, function: str, name: str, value: object) -> Any:
+        if isinstance(value, bool | np.bool_):
+            return bool(value)
+        raise _refused(function, name, value, self)
+
+    def parse(self, text: str) -> Any:
+        return {"yes": True, "no": False}.get(text, text)
+
+
+@dataclass(frozen=True)
+class Location:
+    """A path of a file or folder, as text or a Path; `check` returns it as it is."""
+
+    metavar = "PATH"
+
+    def __str__(self) -> str:
+        return "a path"
+
+    def check(self, function: str, name: str, value: object) -> Any:
+        if isinstance(value, str | os.PathLike):
+            return value
+        raise _refused(function, name, value, self)
+
+    def parse(self, text: str) -> Any:
+        return Path(text)
+
 
 @dataclass(frozen=True)
 class Names:
     """One of a few names, or of the keys of a mapping, which may grow."""
 
     names: Collection[str]
+
+    @property
+    def metavar(self) -> str:
+        return "|".join(self.names)
 
     def __str__(self) -> str:
         return f"one of {', '.join(self.names)}"
@@ -126,6 +190,9 @@ class Names:
         if isinstance(value, str) and value in self.names:
             return value
         raise unknown(function, name, value, self.names)
+
+    def parse(self, text: str) -> Any:
+        return text
 
 
 @dataclass(frozen=True)
@@ -139,13 +206,20 @@ class Several:
 
     kind: Kind
 
+    @property
+    def metavar(self) -> str:
+        return f"{self.kind.metavar},..."
+
     def __str__(self) -> str:
         return f"several, each {self.kind}"
 
     def check(self, function: str, name: str, value: object) -> Any:
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise _refused(function, name, value, self, "")
+            raise _refused(function, name, value, self)
         return tuple(self.kind.check(function, name, item) for item in value)
+
+    def parse(self, text: str) -> Any:
+        return tuple(map(self.kind.parse, text.split(",")))
 
 
 SEED = Whole(0, LARGEST)  # of anything random, and of its steps
@@ -156,31 +230,69 @@ def _plain(number: float) -> str:
     return np.format_float_positional(number, trim="-")
 
 
-def _refused(function: str, name: str, value: object, kind: Kind, cause: str) -> OptionError:
+def _converted(convert: Callable[[str], float], text: str) -> object:
+    try:
+        return convert(text)
+    except ValueError:
+        return text
+
+
+def _refused(function: str, name: str, value: object, kind: Kind, cause: str = "") -> OptionError:
     shown = str(value) if isinstance(value, numbers.Number) else repr(value)
     return OptionError(function, name, f"is {shown}", expected=kind, cause=cause)
 
 
-def option(kind: Kind, default: Any = MISSING) -> Any:
-    """Make a field of a dataclass, with its kind and, if it has one, its default."""
-    return field(default=default, metadata={"kind": kind})
+class Option(NamedTuple):
+    """All that a field says of itself.
+
+    Parameters
+    ----------
+    kind : of its value
+    default : MISSING: it has none. None: the option may be left open, whatever its kind
+    help : for people; a sentence or two
+    role : its part among the options, in the words of the dataclass
+    presets : defaults for some uses, by their names
+    """
+
+    kind: Kind
+    default: Any = MISSING
+    help: str = ""
+    role: str = ""
+    presets: Mapping[str, Any] = MappingProxyType({})
+
+
+def option(
+    kind: Kind, default: Any = MISSING, help: str = "", *, role: str = "", **presets: Any
+) -> Any:
+    """Make a field of a dataclass; arguments are those of Option, presets as keywords."""
+    told = Option(kind, default, help, role, MappingProxyType(presets))
+    return field(default=default, metadata={"option": told})
+
+
+@functools.cache
+def described(of: type[Any]) -> Mapping[str, Option]:
+    """The options of a dataclass, by name, in the order of its fields."""
+    found = {one.name: one.metadata.get("option") for one in fields(of)}
+    return MappingProxyType({name: told for name, told in found.items() if told is not None})
 
 
 def kinds(options: object) -> Mapping[str, Kind]:
-    """The kinds of the fields of a dataclass, or of an instance of one, by name."""
+    """The kinds of the options of a dataclass, or of an instance of one, by name."""
     return _kinds(options if isinstance(options, type) else type(options))
 
 
 @functools.cache
 def _kinds(of: type) -> Mapping[str, Kind]:
-    found = {one.name: one.metadata.get("kind") for one in fields(of)}
-    return MappingProxyType({name: kind for name, kind in found.items() if kind is not None})
+    return MappingProxyType({name: told.kind for name, told in described(of).items()})
 
 
-def check_fields(options: object) -> None:
-    """Check the fields of a dataclass that have a kind. OptionError : a value is not of its kind.
+def check_fields(options: Any) -> None:
+    """Check the options of a dataclass, and store them as their kinds return them.
 
-    Values stay as they came: a frozen dataclass compares and prints what its maker wrote.
+    OptionError : a value is not of its kind.
     """
-    for name, kind in kinds(options).items():
-        kind.check(type(options).__name__, f"`{name}`", getattr(options, name))
+    for name, told in described(type(options)).items():
+        value = getattr(options, name)
+        if value is not None or told.default is not None:
+            value = told.kind.check(type(options).__name__, f"`{name}`", value)
+            object.__setattr__(options, name, value)  # the dataclass may be frozen
