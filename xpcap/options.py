@@ -270,7 +270,7 @@ def option(
 
 
 @functools.cache
-def described(of: type[Any]) -> Mapping[str, Option]:
+def described(of: type) -> Mapping[str, Option]:
     """The options of a dataclass, by name, in the order of its fields."""
     found = {one.name: one.metadata.get("option") for one in fields(of)}
     return MappingProxyType({name: told for name, told in found.items() if told is not None})
@@ -286,13 +286,14 @@ def _kinds(of: type) -> Mapping[str, Kind]:
     return MappingProxyType({name: told.kind for name, told in described(of).items()})
 
 
-def check_fields(options: Any) -> None:
+def check_fields(options: object) -> None:
     """Check the options of a dataclass, and store them as their kinds return them.
 
     OptionError : a value is not of its kind.
     """
-    for name, told in described(type(options)).items():
+    of: type = type(options)
+    for name, told in described(of).items():
         value = getattr(options, name)
         if value is not None or told.default is not None:
-            value = told.kind.check(type(options).__name__, f"`{name}`", value)
+            value = told.kind.check(of.__name__, f"`{name}`", value)
             object.__setattr__(options, name, value)  # the dataclass may be frozen
