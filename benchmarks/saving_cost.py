@@ -20,7 +20,7 @@ import numpy as np
 from xpcap import CaptioningRNN, CaptioningSolver, open_data, runs
 from xpcap.data.features import fit_scaling
 from xpcap.runs import folder as run_folder
-from xpcap.runs.options import suited_to
+from xpcap.runs.plan import suited_to
 from xpcap.runs.saver import Checkpointer, Interval, RunWriter, StopRequest
 from xpcap.training.state import TrainingState
 

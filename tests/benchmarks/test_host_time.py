@@ -27,7 +27,7 @@ from xpcap.device import cublas, probe
 from xpcap.layers.cells import CELLS
 from xpcap.models import Parameters
 from xpcap.ops import packed
-from xpcap.runs.options import LARGE, TrainOptions
+from xpcap.runs.plan import LARGE, TrainOptions
 from xpcap.training.losses import LossBuffer
 from xpcap.training.optimizer import Optimizer
 

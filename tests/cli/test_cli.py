@@ -30,7 +30,7 @@ from xpcap.distributed import SINGLE
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs import saver
-from xpcap.runs.options import suited_to
+from xpcap.runs.plan import suited_to
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures(

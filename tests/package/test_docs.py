@@ -32,8 +32,8 @@ from xpcap.cli import main
 from xpcap.encoders import read_picture
 from xpcap.exercise import table
 from xpcap.layers import CELLS
-from xpcap.runs import options as of_runs
 from xpcap.runs import pictures, train
+from xpcap.runs import plan as of_runs
 from xpcap.shapes import generate, picture_of
 
 ROOT = Path(__file__).parents[2]

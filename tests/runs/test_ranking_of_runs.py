@@ -32,7 +32,7 @@ from xpcap.models import Policy
 from xpcap.runs import TrainOptions, caption_run, choose, data_of, evaluate_run, train_run
 from xpcap.runs import ranking as of_runs
 from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, RANKING, START_RANKING, Run
-from xpcap.runs.options import SELF_CRITICAL_DEFAULTS
+from xpcap.runs.plan import SELF_CRITICAL_DEFAULTS
 from xpcap.runs.ranking import RankedBeam, default_policy, fit_ranking, limited, rank
 from xpcap.safetensors_file import read_tensors, write_tensors
 

@@ -27,7 +27,7 @@ from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
 from xpcap.runs import GENERATED, TrainOptions, choose, load_state, train, train_run
 from xpcap.runs.folder import save_parameters
-from xpcap.runs.options import SELF_CRITICAL_DEFAULTS, WARM_START_DEFAULTS
+from xpcap.runs.plan import SELF_CRITICAL_DEFAULTS, WARM_START_DEFAULTS
 
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
 FEW = ["--epochs", 2, "--batch-size", 20]  # 15 steps an epoch

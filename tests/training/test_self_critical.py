@@ -34,10 +34,10 @@ from xpcap.metrics import cider
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
 from xpcap.runs import load_state, save_state
-from xpcap.runs import options as of_options
+from xpcap.runs import plan as of_options
 from xpcap.runs.folder import HISTORY, open_run, read_history
-from xpcap.runs.options import SELF_CRITICAL_DEFAULTS, TrainOptions, suited_to
 from xpcap.runs.pages import whole_history
+from xpcap.runs.plan import SELF_CRITICAL_DEFAULTS, TrainOptions, suited_to
 from xpcap.shapes import generate
 from xpcap.training import objectives
 from xpcap.training.objectives import SelfCritical, advantages

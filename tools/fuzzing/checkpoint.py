@@ -26,7 +26,7 @@ from xpcap.runs.folder import (
     read_config,
     read_times,
 )
-from xpcap.runs.options import options_of
+from xpcap.runs.plan import options_of
 
 FILES = ("config.json", "vocab.json", "times.jsonl", "best.safetensors", "last.safetensors")
 DTYPES = (

@@ -45,7 +45,7 @@ from xpcap.runs.folder import (
     provenance_text,
     read_vocabulary,
 )
-from xpcap.runs.options import LARGE, SMALL, SMALL_BELOW, is_small, is_tiny
+from xpcap.runs.plan import LARGE, SMALL, SMALL_BELOW, is_small, is_tiny
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.evaluate import SELECT

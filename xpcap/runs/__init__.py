@@ -1,6 +1,6 @@
 """Use cases over a run folder: train, evaluate, caption. Open train.py first.
 
-options.py plans a training, saver.py writes it down, and folder.py has the format of the folder.
+plan.py plans a training, saver.py writes it down, and folder.py has the format of the folder.
 """
 
 from xpcap.report.records import PictureCaption, Skipped
@@ -9,7 +9,6 @@ from xpcap.runs.captioning import caption_run, data_of, is_run, open_runs
 from xpcap.runs.doctor import Diagnosis, examine_run
 from xpcap.runs.folder import Run, load_state, open_run, save_state
 from xpcap.runs.look import Inside, fresh_page, look_inside, write_inside_page
-from xpcap.runs.options import GENERATED, TrainOptions, choose
 from xpcap.runs.outputs import CaptionTable, Written, write_captions
 from xpcap.runs.pages import (
     Downloads,
@@ -23,6 +22,7 @@ from xpcap.runs.pages import (
     write_caption_png,
 )
 from xpcap.runs.pictures import PictureCaptioner, caption_files, open_captioner
+from xpcap.runs.plan import GENERATED, TrainOptions, choose
 from xpcap.runs.ranking import RankedBeam, default_policy
 from xpcap.runs.saver import Stopped
 from xpcap.runs.scoring import evaluate_run, score_captions

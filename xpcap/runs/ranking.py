@@ -37,7 +37,7 @@ from xpcap.runs.folder import (
     read_first_stage,
     write_first_stage,
 )
-from xpcap.runs.options import is_tiny
+from xpcap.runs.plan import is_tiny
 
 WIDTH = 10  # of the beam that makes candidates
 NEIGHBOURS = 30  # photos: further ones weigh little

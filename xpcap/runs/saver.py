@@ -46,8 +46,8 @@ from xpcap.runs.folder import (
     write_projection,
     write_vocabulary,
 )
-from xpcap.runs.options import Stage, settings_of
 from xpcap.runs.pages import whole_history, write_progress_page
+from xpcap.runs.plan import Stage, settings_of
 from xpcap.shapes import write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of

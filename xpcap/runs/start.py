@@ -20,7 +20,7 @@ from xpcap.runs.folder import (
     read_vocabulary,
     write_first_stage,
 )
-from xpcap.runs.options import Stage
+from xpcap.runs.plan import Stage
 from xpcap.training.objectives import SELF_CRITICAL
 
 LEAST_GAIN = 0.02  # share of the validation loss by which a warm start must lower it

@@ -36,7 +36,8 @@ from xpcap.runs.folder import (
     open_run,
     reserved,
 )
-from xpcap.runs.options import (
+from xpcap.runs.pages import write_run_page
+from xpcap.runs.plan import (
     Plan,
     Stage,
     TrainOptions,
@@ -45,7 +46,6 @@ from xpcap.runs.options import (
     resolve,
     settings_of,
 )
-from xpcap.runs.pages import write_run_page
 from xpcap.runs.ranking import fit_ranking
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, interval, write_start
 from xpcap.runs.scoring import evaluate_run
