@@ -44,7 +44,7 @@ def block(solver: CaptioningSolver, rows: np.ndarray, saver: Checkpointer | None
         batch = rows[k * solver.batch_size : (k + 1) * solver.batch_size]
         solver._record.add(*solver._step(solver._loader.minibatch("train", batch)))
         if saver is not None:
-            saver.on_step(solver)
+            saver.step(solver)
     if saver is not None:
         saver.wait()
     solver.loss_history  # noqa: B018 - reads what is on the device

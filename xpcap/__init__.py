@@ -42,6 +42,7 @@ from xpcap.runs import (
 )
 from xpcap.shapes import generate
 from xpcap.training.solver import CaptioningSolver
+from xpcap.training.watcher import Watcher
 
 if TYPE_CHECKING:
     from xpcap import gradcheck as gradcheck
@@ -76,6 +77,7 @@ __all__ = [
     "Stopped",
     "TrainOptions",
     "TrainingError",
+    "Watcher",
     "__version__",
     "asarray",
     "backend_status",

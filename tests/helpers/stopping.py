@@ -12,12 +12,12 @@ def stop_after(pauses: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if SIGTERM came just before the solver's pause of that number."""
     seen = 0
 
-    def on_step(saver: Checkpointer, solver: Any) -> None:
+    def step(saver: Checkpointer, solver: Any) -> None:
         nonlocal seen
         seen += 1
         if seen == pauses:
             saver._stop.signal = signal.SIGTERM
         original(saver, solver)
 
-    original = Checkpointer.on_step
-    monkeypatch.setattr(Checkpointer, "on_step", on_step)
+    original = Checkpointer.step
+    monkeypatch.setattr(Checkpointer, "step", step)

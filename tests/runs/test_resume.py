@@ -30,7 +30,7 @@ import kill
 from commands import SMALL, call, failing, good
 from safetensors.numpy import load_file, save_file
 
-from xpcap import runs
+from xpcap import CaptioningSolver, Watcher, runs
 from xpcap.errors import DataError, TrainingError
 from xpcap.runs import folder, train
 from xpcap.runs import saver as saving
@@ -268,6 +268,31 @@ def test_more_epochs_give_the_run_of_that_many(unbroken: Path, tmp_path: Path) -
     assert_equal_runs(out, unbroken)
 
 
+def test_a_run_that_a_watcher_ends_is_scored_and_written_and_goes_on_to_the_same_bytes(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    stages: list[str] = []
+
+    class Two(Watcher):
+        def stage(self, options: runs.TrainOptions) -> None:
+            stages.append(options.objective)
+
+        def epoch(self, solver: CaptioningSolver) -> None:
+            if solver.epoch == 2:
+                solver.stop("two are enough")
+
+    out = tmp_path / "run"
+    given = {"out": out, "hidden": 16, "wordvec": 8, "score_epochs": 0, "epochs": 3}
+    given |= {"dropout": 0.3, "lr_decay": 0.5, "select": "cider"}
+    run, evaluation = runs.train_run(runs.choose(None, given), watchers=[Two()])
+    assert evaluation is not None
+    assert len((out / "history.jsonl").read_text().splitlines()) == 2
+    assert "in training" not in (run.path / "index.html").read_text()
+    assert stages == ["cross-entropy"]
+    good("train", "--out", out, "--resume")
+    assert_equal_runs(out, unbroken)
+
+
 def test_patience_ends_training_after_so_many_epochs_without_a_better_one(tmp_path: Path) -> None:
     """At this rate it overshoots; broken off or not, it ends at the same epoch, and with more
     patience it goes on.
@@ -469,14 +494,14 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
 def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def on_epoch(saver: saving.Checkpointer, solver: Any) -> None:
+    def epoch(saver: saving.Checkpointer, solver: Any) -> None:
         original(saver, solver)
         if solver.epoch == 3:
             saver._stop.signal = signal.SIGINT
 
-    original = saving.Checkpointer.on_epoch
+    original = saving.Checkpointer.epoch
     with monkeypatch.context() as patch:
-        patch.setattr(saving.Checkpointer, "on_epoch", on_epoch)
+        patch.setattr(saving.Checkpointer, "epoch", epoch)
         result = call("train", "--out", tmp_path / "run", *OPTIONS)
     assert result.exit_code == 130
     assert "stopped by SIGINT after iteration 30, and saved; continue with" in result.output

@@ -52,6 +52,7 @@ from xpcap.training.evaluate import SELECT
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES
 from xpcap.training.optimizer import LINEAR
 from xpcap.training.solver import CaptioningSolver
+from xpcap.training.watcher import Watcher
 
 DEFAULTS = TrainOptions()
 WATCHED = 3.0  # seconds of steps from which the time of the rest is estimated
@@ -229,18 +230,13 @@ def train(
     if get_backend() != "numpy" and (found := reduced_precision()):
         say(f"products on the GPU are not in plain float32, as {', '.join(found)} is set")
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
-    progress = Progress(chosen, group, verbose)
     try:
         run, evaluation = train_run(
             chosen,
-            on_epoch=progress.epoch,
+            watchers=[Progress(chosen, group, verbose)],
             progress=True,
-            on_resume=_print_resume,
             on_remark=say,
             group=group,
-            on_stage=progress.stage,
-            on_begin=progress.begin,
-            on_step=progress.step,
             graphs=graphs == "auto",
         )
     except BrokenPipeError as closed:
@@ -300,7 +296,7 @@ def _refuse_captions(data: Path | None) -> None:
     )
 
 
-class Progress:
+class Progress(Watcher):
     """Lines about training: its subject, an estimate of its time, and a record of each epoch.
 
     Parameters
@@ -336,6 +332,13 @@ class Progress:
 
     def begin(self, solver: CaptioningSolver) -> None:
         """Training begins, or goes on."""
+        if solver.iteration:
+            say(
+                f"resuming after iteration {solver.iteration}; {solver.epoch} of"
+                f" {solver.num_epochs} epochs are done"
+            )
+        if solver.finished:
+            return
         train, config = solver.data.split("train"), solver.model.config
         if self._second:
             start = ""
@@ -444,13 +447,6 @@ def _print_how_to_continue(
     click.echo(f"train: {why}; continue with\n  {again}", err=True)
 
 
-def _print_resume(solver: CaptioningSolver) -> None:
-    say(
-        f"resuming after iteration {solver.iteration}; {solver.epoch} of {solver.num_epochs} epochs"
-        " are done"
-    )
-
-
 def _print_epoch(solver: CaptioningSolver) -> None:
     record, times = solver.history[-1], solver.times[-1]
     self_critical = "train_reward" in record
@@ -466,5 +462,5 @@ def _print_epoch(solver: CaptioningSolver) -> None:
     if self_critical and "val_distinct" in record:
         line += f"  distinct {record['val_distinct']:.0%}  words {record['val_length']:.1f}"
     say(f"{line}  {times['train_seconds'] + times['check_seconds']:5.1f} s")
-    if solver.collapse is not None:
-        say(f"training ends: {solver.collapse}")
+    if solver.ending is not None:
+        say(f"training ends: {solver.ending}")

@@ -51,6 +51,7 @@ from xpcap.runs.plan import Stage, settings_of
 from xpcap.shapes import write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
+from xpcap.training.watcher import Watcher
 
 CURVE_SECONDS, PAGE_SECONDS = 10, 60  # between drawings of loss.png, and of the page
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -316,10 +317,10 @@ def interval(text: str) -> Interval:
     )
 
 
-class Checkpointer:
+class Checkpointer(Watcher):
     """Saves training on time, at epochs' ends and on signals.
 
-    Give `on_step` and `on_epoch` to the solver, and enter the checkpointer while the solver trains.
+    Enter it while the solver trains that it watches.
     The training thread copies the state; another thread writes it. One write is under way at a
     time: a checkpoint within an epoch that is due meanwhile waits for a later step, but the end of
     an epoch waits for the writer.
@@ -361,12 +362,12 @@ class Checkpointer:
         except OSError as problem:
             raise self._explain(problem) from problem
 
-    def begin(self, iteration: int) -> None:
-        """Start at `iteration`, which is on disk unless it is 0."""
-        self._saved = iteration or None
-        self._count_from(iteration)
+    def begin(self, solver: CaptioningSolver) -> None:
+        """Start at an iteration that is on disk, unless it is 0."""
+        self._saved = solver.iteration or None
+        self._count_from(solver.iteration)
 
-    def on_step(self, solver: CaptioningSolver) -> None:
+    def step(self, solver: CaptioningSolver) -> None:
         """Save if a checkpoint is due, and stop after a signal. Raises Stopped, SaveError."""
         if signum := self._signal():
             self._save(solver)
@@ -377,7 +378,7 @@ class Checkpointer:
         if self._thread is None and (steps >= self._every.steps or seconds >= self._every.seconds):
             self._save(solver)
 
-    def on_epoch(self, solver: CaptioningSolver) -> None:
+    def epoch(self, solver: CaptioningSolver) -> None:
         """Save the end of an epoch. SaveError : the write before it failed."""
         solver.times[-1]["save_seconds"], self._seconds = self._seconds, 0.0
         self._save(solver, [dict(record) for record in solver.times])  # counts in the next epoch

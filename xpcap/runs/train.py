@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,10 +69,10 @@ from xpcap.training.objectives import (
 )
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record
+from xpcap.training.watcher import Watcher, checked_watchers
 
 # Our variables in which ranks may differ: a backend's name is compared without its device
 OWN = (VARIABLE, "XPCAP_BACKEND")
-Hook = Callable[[CaptioningSolver], None]
 Remark = Callable[[str], object]
 
 
@@ -86,14 +86,11 @@ class Trained(NamedTuple):
 def train_run(
     options: TrainOptions,
     *,
-    on_epoch: Hook | None = None,
+    watchers: Iterable[Watcher] = (),
+    on_epoch: Callable[[CaptioningSolver], object] | None = None,
     progress: bool = False,
-    on_resume: Hook | None = None,
     on_remark: Remark = warnings.warn,
     group: Group = SINGLE,
-    on_stage: Callable[[TrainOptions], object] | None = None,
-    on_begin: Hook | None = None,
-    on_step: Hook | None = None,
     graphs: bool = False,
 ) -> Trained:
     """Train a captioner, score it, and write its run folder, page and model card.
@@ -107,23 +104,18 @@ def train_run(
     ----------
     options : TrainOptions
         With `resume` the run at `out` is continued as if it had never stopped.
+    watchers : iterable of Watcher
+        Told of stages, steps and epochs; each epoch once it is saved. ``solver.stop(why)`` ends the
+        stage after an epoch, and the run is scored and written as it is.
     on_epoch : callable or None
-        Called with the solver at the end of each epoch, once its checkpoint is being written.
+        Called with the solver after each epoch, once the watchers have been told.
     progress : bool
         Show progress bars on a terminal.
-    on_resume : callable or None
-        Called with the solver when a run is continued, before its first step.
     on_remark : callable
         Called with a sentence if a run continues on another number of ranks.
     group : Group
         The ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's. Rank
         0 writes; all return the same.
-    on_stage : callable or None
-        Called with the options of a stage, all of them chosen, before it begins or continues.
-    on_begin : callable or None
-        Called with the solver before the first step of a stage, or before the stage continues.
-    on_step : callable or None
-        Called with the solver after each step, and between the batches of a validation.
     graphs : bool
         As in CaptioningSolver. It changes no result.
 
@@ -141,6 +133,8 @@ def train_run(
         process.
     OptionError
         A bad option, or options that contradict those of the run to continue.
+    TypeError
+        `watchers` are no list of watchers.
     SaveError
         A checkpoint could not be written.
     TrainingError
@@ -152,6 +146,7 @@ def train_run(
     """
     interval(options.save_every)  # complains before any work is done
     check_options(options)
+    told = checked_watchers("train_run", watchers)
     # A rank without the data ends all, before the folder is created
     opened = open_data(options.data) if group.rank and options.data else None
     out = Path(group.gather(str(options.out or default_out(options)))[0])
@@ -171,19 +166,17 @@ def train_run(
         plan = resolve(replace(options, out=out), open_path)
         _check_ranks(group, out, plan)
         for stage in plan.stages:
-            if on_stage is not None:
-                on_stage(stage.options)
+            for watcher in told:
+                watcher.stage(stage.options)
             with contextlib.nullcontext() if stage.folder == out else reserve(stage.folder, True):
                 records = _train(
                     stage,
                     plan.data,
                     group,
                     progress,
+                    watchers=told,
                     on_epoch=on_epoch,
-                    on_resume=on_resume,
                     on_remark=on_remark,
-                    on_begin=on_begin,
-                    on_step=on_step,
                     graphs=graphs,
                 )
                 group.barrier()  # all is written
@@ -208,11 +201,9 @@ def _train(
     group: Group,
     progress: bool,
     *,
-    on_epoch: Hook | None,
-    on_resume: Hook | None,
+    watchers: Sequence[Watcher],
+    on_epoch: Callable[[CaptioningSolver], object] | None,
     on_remark: Remark,
-    on_begin: Hook | None,
-    on_step: Hook | None,
     graphs: bool,
 ) -> list[Record]:
     """Train a stage to its end; return its records. The memory of training is free afterwards."""
@@ -249,8 +240,8 @@ def _train(
         seed=options.seed,
         verbose=False,
         progress=progress,
-        on_step=_both(saver.on_step, on_step),
-        on_epoch=_both(saver.on_epoch, on_epoch),
+        watchers=[saver, *watchers, _WarmUp()],
+        on_epoch=on_epoch,
         objective=objective,
         group=group,
         graphs=graphs,
@@ -272,13 +263,10 @@ def _train(
     else:
         writer.restore(solver, checkpoint.state)
         _warn_if_ranks_changed(solver, folder, on_remark)
-        if on_resume is not None:
-            on_resume(solver)
-    if not solver.finished:
-        if on_begin is not None:
-            on_begin(solver)
-        solver.warm_up()
-        saver.begin(solver.iteration)
+    if solver.finished:
+        for watcher in watchers:
+            watcher.begin(solver)
+    else:
         # The solver itself reports a loss that is not finite
         with stop, saver, np.errstate(all="ignore"):
             solver.train()
@@ -286,13 +274,11 @@ def _train(
     return solver.records
 
 
-def _both(first: Hook, second: Hook | None) -> Hook:
-    def both(solver: CaptioningSolver) -> None:
-        first(solver)
-        if second is not None:
-            second(solver)
+class _WarmUp(Watcher):
+    """Compiles kernels, which can take a while, once the other watchers have told of the beginning."""
 
-    return both
+    def begin(self, solver: CaptioningSolver) -> None:
+        solver.warm_up()
 
 
 def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[Objective, int]:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -41,6 +41,7 @@ from xpcap.training.state import (
     best_of,
     with_start,
 )
+from xpcap.training.watcher import Watcher, checked_watchers
 
 # Captions of a batch, at most, that a device pads. Larger ones are estimated to take it longer than
 # the host; not yet timed on a card
@@ -98,6 +99,8 @@ class CaptioningSolver:
         there.
     on_epoch : callable or None
         Called with the solver after each epoch, once it is recorded.
+    watchers : iterable of Watcher
+        Told when training begins, and of steps and epochs, each before `on_step` and `on_epoch`.
     objective : Objective, callable or None
         A function of (model, batch, workspace) that returns loss and gradients, or an Objective.
         None: cross entropy.
@@ -156,8 +159,9 @@ class CaptioningSolver:
         seed: int | None = None,
         patience: int | None = None,
         progress: bool = False,
-        on_step: Callable[["CaptioningSolver"], None] | None = None,
-        on_epoch: Callable[["CaptioningSolver"], None] | None = None,
+        on_step: Callable[["CaptioningSolver"], object] | None = None,
+        on_epoch: Callable[["CaptioningSolver"], object] | None = None,
+        watchers: Iterable[Watcher] = (),
         objective: Objective | LossFunction | None = None,
         group: Group = SINGLE,
         graphs: bool = False,
@@ -173,6 +177,7 @@ class CaptioningSolver:
         self.objective, self.group = as_objective(objective), group
         self.print_every, self.verbose, self.progress = print_every, verbose, progress
         self.on_step, self.on_epoch = on_step, on_epoch
+        self.watchers = checked_watchers("CaptioningSolver", watchers)
         _check_arguments(self, seed)
 
         self.start: Record | None = None
@@ -180,7 +185,8 @@ class CaptioningSolver:
         self.times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
         self._last_epoch = num_epochs
-        self._report_due = False  # true while on_epoch has not returned for the last epoch
+        self._why_stopped: str | None = None
+        self._report_due = False  # true until all have been told of the last epoch
 
         flat = model.params.flat
         self._on_host = get_array_module(flat) is np
@@ -203,9 +209,9 @@ class CaptioningSolver:
     def train(self) -> None:
         """Train for `num_epochs` epochs, or until patience ends.
 
-        Called again it continues: with an interrupted epoch, else for as many epochs more. An
-        interrupt may come anywhere; one in the middle of the update of the parameters can apply
-        that batch twice.
+        Called again it continues: with the epochs left after an interrupt or `stop`, else for as
+        many epochs more. An interrupt may come anywhere; one in the middle of the update of the
+        parameters can apply that batch twice.
 
         Raises
         ------
@@ -214,14 +220,22 @@ class CaptioningSolver:
             losses are read: to print or save, and at the end of an epoch before anything of it is
             recorded. Best parameters and history are those of the epochs before.
         """
+        self._why_stopped = None
+        again = self.finished
+        for watcher in self.watchers:
+            watcher.begin(self)
         if self._report_due:
             self._report_epoch()
-        elif self.finished:
+        elif again:
             self._last_epoch = self.epoch + self.num_epochs
             self._optimizer.begin_again()
             self._train_epoch()
         while not self.finished:
             self._train_epoch()
+
+    def stop(self, why: str) -> None:
+        """Let `train` end after the epoch under way. For watchers; `ending` then tells why."""
+        self._why_stopped = why
 
     def score_start(self) -> None:
         """Score the model as epoch 0. Its parameters count as the best until an epoch is better."""
@@ -252,7 +266,7 @@ class CaptioningSolver:
             for positions in shown:
                 self.train_batch(positions)
                 self._show_loss(shown)
-                self._call_on_step()
+                self._tell_step()
         trained = time.perf_counter()
         record = self._evaluate_epoch()
         times = {"epoch": record["epoch"], "steps": self._order.position - first}
@@ -387,14 +401,16 @@ class CaptioningSolver:
 
     @property
     def finished(self) -> bool:
-        """True if all epochs are done, patience has ended, or captions have collapsed."""
+        """True if all epochs are done, patience has ended, or there is another reason to end."""
         impatient = self.patience is not None and self.epoch - self.best_epoch >= self.patience
-        return self.epoch >= self._last_epoch or impatient or self.collapse is not None
+        return self.epoch >= self._last_epoch or impatient or self.ending is not None
 
     @property
-    def collapse(self) -> str | None:
-        """Reason to end training after the latest epoch, before all are done; None: go on."""
-        return self.objective.collapse(self.history[-1]) if self.history else None
+    def ending(self) -> str | None:
+        """Reason to end before all epochs are done: of `stop`, or of the objective; None: go on."""
+        if self._why_stopped is not None or not self.history:
+            return self._why_stopped
+        return self.objective.collapse(self.history[-1])
 
     @property
     def loss_history(self) -> list[float]:
@@ -496,7 +512,7 @@ class CaptioningSolver:
             "iteration": self.iteration,
             "learning_rate": self.learning_rate,
             **self.objective.figures(float(np.mean(losses))),
-            **self._evaluate(self.model, between=self._call_on_step),
+            **self._evaluate(self.model, between=self._tell_step),
         }
         if self.select == "last":
             record[LATEST] = 1
@@ -520,12 +536,16 @@ class CaptioningSolver:
             shown.set_postfix_str(f"loss {loss:.2f}")
             self._pace.done()
 
-    def _call_on_step(self) -> None:
+    def _tell_step(self) -> None:
+        for watcher in self.watchers:
+            watcher.step(self)
         if self.on_step is not None:
             self.on_step(self)
 
     def _report_epoch(self) -> None:
-        """Call on_epoch; it stays due until that returns."""
+        """Tell of an epoch; that stays due until all have returned."""
+        for watcher in self.watchers:
+            watcher.epoch(self)
         if self.on_epoch is not None:
             self.on_epoch(self)
         self._report_due = False

@@ -1,0 +1,38 @@
+"""Watcher: what training tells while it goes on, to checkpoints, printed lines and code of users."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from xpcap.errors import InvalidTypeError
+
+
+class Watcher:
+    """Base class of objects that training tells what happens; each method does nothing by default.
+
+    Watchers are told in their order. An exception from one ends training; training that continues
+    tells the epoch again. Of several ranks each tells its own watchers, which have to decide alike.
+    """
+
+    def stage(self, options: Any) -> None:
+        """A stage of `train_run` begins or continues; `options` (TrainOptions) are complete."""
+
+    def begin(self, solver: Any) -> None:
+        """Training begins, or continues where ``solver.iteration`` is not 0; before its first step.
+
+        `train_run` tells it of a finished run too: ``solver.finished`` is then true.
+        """
+
+    def step(self, solver: Any) -> None:
+        """A step is done, or a batch of a validation: a moment when ``solver.state()`` may be called."""
+
+    def epoch(self, solver: Any) -> None:
+        """An epoch is done, recorded, and by `train_run` saved."""
+
+
+def checked_watchers(function: str, watchers: Iterable[Watcher]) -> tuple[Watcher, ...]:
+    """The watchers given to a function. TypeError : one is none, or they are not in a list."""
+    listed = tuple(watchers) if isinstance(watchers, Iterable) else None
+    if listed is None or not all(isinstance(one, Watcher) for one in listed):
+        came, expected = f"is {watchers!r:.100}", "a list of Watcher objects"
+        raise InvalidTypeError(function, "`watchers`", came, expected)
+    return listed
