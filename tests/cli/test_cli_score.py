@@ -101,29 +101,30 @@ SAID = {"val0": "a dog", "val1": "a dog", "val2": "a dog"}
 def test_people_are_scored_by_their_first_captions_against_their_others() -> None:
     """The second picture has one caption: nothing to compare it with."""
     train = [["a dog runs on the grass", "a dog runs"]] * 50 + [["a cat"]]
-    human = score_captions(data_of(train=train, val=VAL), "val", SAID).human
+    scored = score_captions(data_of(train=train, val=VAL), "val", SAID)
+    human = scored.human_scores
     brevity = np.exp(1 - 6 / 5)
-    assert human.scores["bleu1"] == pytest.approx(brevity * 4 / 5)  # 2 of 3 words and 2 of 2
-    assert human.scores["bleu2"] == pytest.approx(brevity * (4 / 5 * 2 / 3) ** 0.5)
+    assert human["bleu1"] == pytest.approx(brevity * 4 / 5)  # 2 of 3 words and 2 of 2
+    assert human["bleu2"] == pytest.approx(brevity * (4 / 5 * 2 / 3) ** 0.5)
     precision, recall = 2 / 3, 2 / 4
     rouge = (1 + 1.44) * precision * recall / (recall + 1.44 * precision)
-    assert human.scores["rouge_l"] == pytest.approx((rouge + 1) / 2)
-    assert human.scores["cider"] == human.scores["cider_d"] > 0
+    assert human["rouge_l"] == pytest.approx((rouge + 1) / 2)
+    assert human["cider"] == human["cider_d"] > 0
     free = ("distinct", "words", "length", "repeats", "novel", "unseen_bigrams", "bad_endings")
-    assert [human.scores[name] for name in free] == [
+    assert [human[name] for name in free] == [
         *(1, 6, 3),
         *(pytest.approx(1 / 3), pytest.approx(2 / 3)),
         pytest.approx((0 + 5 + 1) / (4 + 5 + 3)),
         pytest.approx(2 / 3),  # "on" and "dog"
     ]
-    assert "its others, of the 2 pictures that have" in human.protocol
+    assert "its others, of the 2 pictures that have" in scored.human_protocol
 
 
 def test_where_nobody_wrote_twice_people_have_the_scores_that_need_no_reference() -> None:
     scored = score_captions(data_of(train=[["a dog"]], val=[one[:1] for one in VAL]), "val", SAID)
     names = {"distinct", "words", "length", "repeats", "novel", "unseen_bigrams"}
-    assert set(scored.human.scores) == names
-    assert "no picture has another" in scored.human.protocol
+    assert set(scored.human_scores) == names
+    assert "no picture has another" in scored.human_protocol
     assert scored.unscored["bad_endings"].startswith("too few train captions")
     assert "bad_endings" not in scored.scores
 
@@ -136,15 +137,15 @@ def test_lost_words_of_people_repeat_nothing_and_are_neighbours_as_in_the_train_
         name: dataclasses.replace(split, captions=few.encode(split.text or (), 9), text=None)
         for name, split in data.splits.items()
     }
-    human = score_captions(CaptionData(few, splits), "val", {"val0": "a", "val1": "a"}).human
-    assert human.scores["repeats"] == 1 / 2
-    assert human.scores["unseen_bigrams"] == pytest.approx(1 / 8)  # cat cat
+    human = score_captions(CaptionData(few, splits), "val", {"val0": "a", "val1": "a"}).human_scores
+    assert human["repeats"] == 1 / 2
+    assert human["unseen_bigrams"] == pytest.approx(1 / 8)  # cat cat
 
 
 def test_without_a_train_split_no_score_is_about_one() -> None:
     scored = score_captions(data_of(val=VAL), "val", SAID)
     absent = {"novel", "unseen_bigrams", "bad_endings"}
-    assert not absent & {*scored.scores, *scored.human.scores, *scored.unscored}
+    assert not absent & {*scored.scores, *scored.human_scores, *scored.unscored}
 
 
 def test_the_table_has_a_column_for_people(evaluated: dict[str, Any]) -> None:

@@ -474,7 +474,7 @@ def test_a_metric_of_ones_own_is_scored_beside_the_others(made: Path, tmp_path: 
     assert told["scores"]["colours"] == result.scores["colours"]
     assert told["protocol"]["colours"] == Colours.protocol
     assert ("names a colour", Colours.protocol) in [
-        (title, protocol) for title, _, _, protocol in result.rows()
+        (row.title, row.protocol) for row in result.rows()
     ]
     result.write_csv(tmp_path / "t.csv")
     assert "colours" in (tmp_path / "t.csv").read_text().splitlines()[0].split(",")
@@ -502,8 +502,14 @@ class Returns(Colours):
 @pytest.mark.parametrize(
     ("metric", "error", "thing", "came", "expected"),
     [
-        (Colours, TypeError, "", "got the class Colours", "an object: Colours()"),
-        (len, TypeError, "a builtin_function_or_method", "lacks name, title, protocol, score", ""),
+        (Colours, TypeError, "", "got the class Colours", "objects such as Colours()"),
+        (
+            len,
+            TypeError,
+            "",
+            "got a builtin_function_or_method, which lacks name, title, protocol, score",
+            "",
+        ),
         (METRICS[0], ValueError, "the name 'bleu' of Bleu", "is taken", ""),
         (Returns(0.5), TypeError, "Returns.score", "returned a float", "a Scored"),
         (

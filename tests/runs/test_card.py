@@ -71,7 +71,7 @@ def test_a_card_has_the_scores_of_the_run_where_a_hub_looks_for_them(
         )
     }
     table = section(card, "Scores")
-    for title, value, width, _ in evaluation.rows():
+    for title, value, width, *_ in evaluation.rows():
         assert f"| {title} | {value} | {width.removeprefix('± ')} |" in table
     with Image.open(run.path / "examples.jpg") as strip:
         assert strip.size == (3 * 256 + 2 * 8, 256)

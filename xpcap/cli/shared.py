@@ -226,13 +226,9 @@ def _explanation(explanation: Explanation) -> str:
 def print_scores(scores: Scores) -> None:
     """Print scores with intervals, people's and protocols, and metrics that cannot be computed."""
     click.echo(f"{scores.summary}; ± is half of the 95 % interval, over pictures")
-    human = scores.human.figures
-    rows = [
-        (title, value, width, human.get(title, ""), protocol)
-        for title, value, width, protocol in scores.rows()
-    ]
-    click.echo(table([("score", "captions", "", "people", "how it is measured"), *rows]))
-    click.echo(f"people: {scores.human.protocol}")
+    heads = ("score", "captions", "", "people", "how it is measured")
+    click.echo(table([heads, *(row[:5] for row in scores.rows())]))
+    click.echo(f"people: {scores.human_protocol}")
     for name, reason in scores.unscored.items():
         click.echo(f"{name.upper().replace('_', ' ')} is not scored: {reason}")
 

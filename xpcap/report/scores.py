@@ -2,49 +2,45 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from xpcap.data.dataset import evenly_spaced
-from xpcap.data.vocabulary import TOKENISERS, UNICODE
 from xpcap.errors import DataError
 from xpcap.files import write_text
-from xpcap.metrics import ALIASES, Bleu, Interval, Metric, Scored, intervals, paired
+from xpcap.metrics import ALIASES, Interval, Scored, intervals, paired
 from xpcap.metrics.bleu import ORDERS
 from xpcap.metrics.metric import Sums
 from xpcap.report.records import PictureCaption
-from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced
+
+Value = TypeVar("Value")
+FORCED = ("perplexity", "loss", "accuracy")  # scores of the references, which need a model
 
 
 class Result(NamedTuple):
-    """A metric and its scores."""
+    """A metric's scores of captions, and of human captions."""
 
-    metric: Metric
+    name: str
+    title: str
+    plain: str  # its meaning, for people who know no metric
+    protocol: str  # the computation, in words
     scored: Scored
+    human: Scored | None = None  # of the first reference of each picture
+    shown: str = ""  # the values in tables; empty: all of them, with three decimals
 
 
-class HumanScores(NamedTuple):
-    """Scores of human captions: of each picture the first reference in place of a caption.
+class Row(NamedTuple):
+    """A result in tables, whose texts may be empty."""
 
-    Metrics that compare with references get the picture's others, and pictures that have others.
-    `protocol` says so in words.
-    """
-
-    results: Sequence[Result] = ()
-    protocol: str = ""
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Value by name, as in `Scores`; without what needs a second reference, if none has one."""
-        return _by_name(self.results)
-
-    @property
-    def figures(self) -> dict[str, str]:
-        """Title of each score to its value, as tables show it."""
-        return {metric.title: _figures(scored) for metric, scored in self.results}
+    title: str
+    value: str
+    width: str  # half of the interval's, after ±
+    human: str
+    protocol: str
+    plain: str
 
 
 @dataclass(frozen=True)
@@ -55,25 +51,20 @@ class Scores:
     ----------
     split : its name
     captions : one a picture, in the order of the pictures
-    results : one a metric
-    unscored : name of each requested metric that could not be computed to the reason
+    results : one a metric, and perplexity if a run said the captions
     seconds : time taken
-    words : the tokenisation of captions and references, in words
-    human : scores of what people wrote, by the same metrics
+    unscored : name of each requested metric that could not be computed to the reason
+    human_protocol : how human captions were scored, in words
+    decoding : the run's decoding policy, in words; empty: the captions come from elsewhere
     """
 
     split: str
     captions: list[PictureCaption]
     results: list[Result]
     seconds: float
-    unscored: dict[str, str] = field(default_factory=dict, kw_only=True)
-    words: str = field(default=TOKENISERS[UNICODE], kw_only=True)
-    human: HumanScores = field(default_factory=HumanScores, kw_only=True)
-
-    @property
-    def people(self) -> HumanScores:
-        """The former name of `human`."""
-        return self.human
+    unscored: dict[str, str] = field(default_factory=dict)
+    human_protocol: str = ""
+    decoding: str = ""
 
     @property
     def n(self) -> int:
@@ -82,57 +73,59 @@ class Scores:
 
     @property
     def summary(self) -> str:
-        """Split, number of pictures and time, in a line."""
-        return f"{self.split}: {self.n} pictures, {self.seconds:.1f} s"
+        """Split, number of pictures, time and decoding, in a line."""
+        line = f"{self.split}: {self.n} pictures, {self.seconds:.1f} s"
+        return f"{line}, {self.decoding}" if self.decoding else line
 
     @property
     def scores(self) -> dict[str, float]:
         """Value by name: ``bleu1`` to ``bleu4``, ``unigram_bleu``, ``rouge_l``, ``cider``, ..."""
-        return _by_name(self.results)
+        return _by_name(one.scored for one in self.results)
+
+    @property
+    def human_scores(self) -> dict[str, float]:
+        """As `scores`, of human captions.
+
+        Without scores that need references, if no picture has a second one, and without perplexity.
+        """
+        return _by_name(one.human for one in self.results if one.human)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """Ends of the 95 % interval by name of a score, if it has one: see `metrics.intervals`."""
-        found = intervals(self.sums)
-        return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
+        return _with_aliases(intervals(self.sums))
 
     @property
     def sums(self) -> list[Sums]:
         """Sums per picture of each metric that has them: intervals resample these."""
-        return [scored.sums for _, scored in self.results if scored.sums]
+        return [one.scored.sums for one in self.results if one.scored.sums]
 
     @property
     def per_picture(self) -> dict[str, list[float]]:
         """Name to one value for each of `captions`, of metrics that score single pictures."""
-        return {metric.name: scored.pictures for metric, scored in self.results if scored.pictures}
+        return {one.name: one.scored.pictures for one in self.results if one.scored.pictures}
 
     @property
     def protocol(self) -> dict[str, str]:
-        """Name of a metric to how it is computed, in words; BLEU's with the tokenisation."""
-        protocols = {metric.name: metric.protocol for metric, _ in self.results}
-        if Bleu.name in protocols:
-            protocols[Bleu.name] += f", {self.words}"
-        return protocols
+        """Name of a metric to how it is computed, in words."""
+        return {one.name: one.protocol for one in self.results}
 
-    @property
-    def plain(self) -> dict[str, str]:
-        """Title of a score to its meaning, for people who know no metric."""
-        return {metric.title: metric.plain for metric, _ in self.results}
-
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """(title, value, half the interval's width or "", protocol) of each score, for tables."""
+    def rows(self) -> list[Row]:
+        """The results for tables."""
         return [
-            (
-                metric.title,
-                _figures(scored),
-                self._widths(scored.corpus),
-                self.protocol[metric.name],
+            Row(
+                one.title,
+                one.shown or _figures(one.scored),
+                self._width(one.scored),
+                _figures(one.human) if one.human else "",
+                one.protocol,
+                one.plain,
             )
-            for metric, scored in self.results
+            for one in self.results
         ]
 
-    def _widths(self, names: Mapping[str, float]) -> str:
-        ends = [self.intervals[name] for name in names if name in self.intervals]
+    def _width(self, scored: Scored) -> str:
+        ends = [self.intervals[name] for name in scored.corpus if name in self.intervals]
         return "± " + "  ".join(figure((high - low) / 2) for low, high in ends) if ends else ""
 
     def spread(self, *, count: int = 10) -> list[PictureCaption]:
@@ -140,9 +133,9 @@ class Scores:
         return [self.captions[i] for i in evenly_spaced(self.n, count).tolist()]
 
     def to_json(self) -> dict[str, Any]:
-        """The scores as an object for JSON."""
+        """The scores as an object for JSON; of a run also those that readers look for by name."""
         scores = self.scores
-        return {
+        content = {
             "split": self.split,
             "n": self.n,
             "bleu": [scores[f"bleu{n}"] for n in ORDERS if f"bleu{n}" in scores] or None,
@@ -152,8 +145,12 @@ class Scores:
             "scores": scores,
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "unscored": self.unscored,
-            "people": {"scores": self.human.scores, "protocol": self.human.protocol},
+            "people": {"scores": self.human_scores, "protocol": self.human_protocol},
         }
+        if self.decoding:
+            content["decoding"] = self.decoding
+            content |= {name: scores.get(name) for name in ("unigram_bleu", *FORCED, "named")}
+        return content
 
     def write_csv(self, path: str | Path) -> None:
         """Write a table with one row a picture: ``image``, ``caption``, and each score per picture.
@@ -169,76 +166,27 @@ class Scores:
         write_text(Path(path), table.getvalue())
 
 
-def figure(value: float) -> str:
-    """A score as tables show it: three decimals, a count without."""
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+def figure(value: float, sign: str = "") -> str:
+    """A score, or with "+" a difference, as tables show it: three decimals, a count without."""
+    return f"{value:{sign}}" if isinstance(value, int) else f"{value:{sign}.3f}"
 
 
 def _figures(scored: Scored) -> str:
     return "  ".join(map(figure, scored.corpus.values()))
 
 
-def _by_name(results: Sequence[Result]) -> dict[str, float]:
-    """All scores by name, aliases last."""
-    scores: dict[str, float] = {}
-    for _, scored in results:
-        scores |= scored.corpus
-    return scores | {alias: scores[name] for alias, name in ALIASES.items() if name in scores}
+def _by_name(found: Iterable[Scored]) -> dict[str, float]:
+    """All values by name: metrics', second names, then those that need a model."""
+    scores = {name: value for scored in found for name, value in scored.corpus.items()}
+    forced = {name: scores.pop(name) for name in FORCED if name in scores}
+    return _with_aliases(scores) | forced
 
 
-# A run on a split
+def _with_aliases(found: dict[str, Value]) -> dict[str, Value]:
+    return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
 
 
-@dataclass(frozen=True)
-class Evaluation(Scores):
-    """Scores of a run on a split, with its captions.
-
-    Parameters
-    ----------
-    forced : teacher-forced scores of the references
-    decoding : the decoding policy, in words
-    """
-
-    forced: TeacherForced
-    decoding: str
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """As `Scores.scores`, and ``perplexity``, ``loss``, ``accuracy``."""
-        return {
-            **super().scores,
-            "perplexity": self.forced.perplexity,
-            "loss": self.forced.loss,
-            "accuracy": self.forced.accuracy,
-        }
-
-    @property
-    def protocol(self) -> dict[str, str]:
-        """As `Scores.protocol`, with perplexity."""
-        return {**super().protocol, "perplexity": PROTOCOL}
-
-    @property
-    def plain(self) -> dict[str, str]:
-        """As `Scores.plain`, with perplexity."""
-        return {**super().plain, "perplexity": PLAIN}
-
-    @property
-    def summary(self) -> str:
-        """As `Scores.summary`, with the decoding."""
-        return f"{super().summary}, {self.decoding}"
-
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """As `Scores.rows`, with perplexity."""
-        return [*super().rows(), ("perplexity", f"{self.forced.perplexity:.2f}", "", PROTOCOL)]
-
-    def to_json(self) -> dict[str, Any]:
-        """As `Scores.to_json`, with decoding; scores of generated pictures may be None."""
-        scores, names = self.scores, ("unigram_bleu", "perplexity", "loss", "accuracy", "named")
-        return {
-            **super().to_json(),
-            "decoding": self.decoding,
-            **{name: scores.get(name) for name in names},
-        }
+Evaluation = Scores  # its former name
 
 
 # Two sides
@@ -261,8 +209,8 @@ class Comparison:
                 name,
                 figure(ours[name]),
                 figure(theirs[name]),
-                signed(difference),
-                " to ".join(map(signed, self.intervals.get(name, ()))),
+                figure(difference, "+"),
+                " to ".join(figure(end, "+") for end in self.intervals.get(name, ())),
             )
             for name, difference in self.differences.items()
         ]
@@ -271,11 +219,6 @@ class Comparison:
         """The other side's scores and the differences as an object for JSON."""
         ends = {name: list(interval) for name, interval in self.intervals.items()}
         return {"scores": self.theirs.scores, "differences": self.differences, "intervals": ends}
-
-
-def signed(value: float) -> str:
-    """A difference as tables show it."""
-    return f"{value:+}" if isinstance(value, int) else f"{value:+.3f}"
 
 
 def compare(ours: Scores, theirs: Scores) -> Comparison:
@@ -309,6 +252,4 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
         )
     one, other = ours.scores, theirs.scores
     differences = {name: value - other[name] for name, value in one.items() if name in other}
-    found = paired(ours.sums, theirs.sums)
-    found |= {alias: found[name] for alias, name in ALIASES.items() if name in found}
-    return Comparison(ours, theirs, differences, found)
+    return Comparison(ours, theirs, differences, _with_aliases(paired(ours.sums, theirs.sums)))

@@ -246,10 +246,15 @@ print(captions[0].caption)
 def _scores(evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return "## Scores\n\nNone: the data has no val split.\n"
-    human = evaluation.human.figures
     rows = [
-        (_plain(title), value, width.removeprefix("± "), human.get(title, ""), _plain(protocol))
-        for title, value, width, protocol in evaluation.rows()
+        (
+            _plain(row.title),
+            row.value,
+            row.width.removeprefix("± "),
+            row.human,
+            _plain(row.protocol),
+        )
+        for row in evaluation.rows()
     ]
     return "\n".join(
         (
@@ -259,7 +264,7 @@ def _scores(evaluation: Evaluation | None) -> str:
             "| score | captions | ± | people | how it is measured |",
             "|---|---|---|---|---|",
             *(f"| {' | '.join(row)} |" for row in rows),
-            f"\nPeople: {_plain(evaluation.human.protocol)}.\n",
+            f"\nPeople: {_plain(evaluation.human_protocol)}.\n",
         )
     )
 

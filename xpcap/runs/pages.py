@@ -109,17 +109,17 @@ def write_run_page(
 
 def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
     """Title, value, meaning with the human value, and protocol with the interval of each score."""
-    plain, human = evaluation.plain, evaluation.human.figures
-    about = f"; people: {evaluation.human.protocol}"
+    about = f"; people: {evaluation.human_protocol}"
     return [
         (
-            title,
-            value,
-            plain[title] + (f". People: {human[title]}" if title in human else ""),
-            (f"{width}, half of the 95 % interval; {protocol}" if width else protocol)
-            + (about if title in human else ""),
+            row.title,
+            row.value,
+            row.plain + (f". People: {row.human}" if row.human else ""),
+            (f"{row.width}, half of the 95 % interval; " if row.width else "")
+            + row.protocol
+            + (about if row.human else ""),
         )
-        for title, value, width, protocol in evaluation.rows()
+        for row in evaluation.rows()
     ]
 
 

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,18 +24,18 @@ from xpcap.metrics import (
     Scored,
     UnigramBleu,
     UnseenBigrams,
+    Words,
 )
 from xpcap.metrics.java import JavaError, java_metrics
 from xpcap.models import Policy
 from xpcap.report.records import PictureCaption
-from xpcap.report.scores import Evaluation, HumanScores, Result, Scores
+from xpcap.report.scores import FORCED, Result, Scores
 from xpcap.runs.captioning import caption_chosen, captioned, data_of
 from xpcap.runs.folder import Run
 from xpcap.runs.ranking import decoding_title
 from xpcap.shapes import metrics_of
-from xpcap.training.evaluate import teacher_forced
+from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
 
-TAKEN = {*ALIASES, "perplexity", "loss", "accuracy"}  # names of scores that are no metric's
 TOO_FEW = "too few train captions to learn which words hardly ever end one"
 
 
@@ -73,161 +73,148 @@ def score_captions(
             expected="one of each",
             cause="are the captions of another split?",
         )
-    hypotheses = [
-        captions[name].split() if chosen.text is None else data.vocabulary.tokenize(captions[name])
-        for name in names
+    tokenize = str.split if chosen.text is None else data.vocabulary.tokenize
+    said = [
+        PictureCaption(name, captions[name], [], references, words=tokenize(captions[name]))
+        for name, references in zip(names, data.references(split).values(), strict=True)
     ]
-    rows = zip(names, data.references(split).values(), hypotheses, strict=True)
-    shown = [
-        PictureCaption(name, captions[name], [], refs, words=words) for name, refs, words in rows
-    ]
-    found = score_words(data, split, data.words(split), data.vocabulary, hypotheses, java, metrics)
-    return Scores(
-        split,
-        shown,
-        found.results,
-        time.perf_counter() - start,
-        unscored=found.unscored,
-        words=words_of(data, split),
-        human=found.human,
-    )
+    words, known = data.words(split), data.vocabulary
+    scores = _scores(data, split, words, said, [one.words for one in said], known, java, metrics)
+    return replace(scores, seconds=time.perf_counter() - start)
 
 
-def words_of(data: CaptionData, split: str) -> str:
+def _scores(
+    data: CaptionData,
+    split: str,
+    words: Sequence[list[str]],
+    captions: list[PictureCaption],
+    hypotheses: Sequence[Words],
+    vocabulary: Vocabulary,
+    java: bool,
+    metrics: Sequence[Metric],
+) -> Scores:
+    """Scores of captions, one a picture, and of human captions; no time.
+
+    Of each picture the first reference stands for a human caption. Metrics that compare with
+    references get the picture's others, and pictures that have others.
+
+    Parameters
+    ----------
+    words : of the split's captions, the references, from `CaptionData.words`
+    hypotheses : the words of `captions`, tokenised as the references are
+    vocabulary : of the captioner; the course's BLEU leaves out words it does not know
+
+    Raises
+    ------
+    TypeError, ValueError : one of the metrics is no Metric, returns something else than a Scored of
+        these pictures, or has the name of another.
+    """
+    references = list(data.reference_words(split, words).values())
+    _, firsts = np.unique(data.split(split).image_idxs, return_index=True)
+    first = [words[i] for i in firsts.tolist()]  # <UNK> in it is a word
+    several = [of for of in references if len(of) > 1]
+    own, unscored = _with_own(data, metrics, vocabulary)
+    programs, lacking = java_metrics() if java else ([], {})
+    unscored |= lacking
+    results: list[Result] = []
+    taken = {*ALIASES, *FORCED}
+    for metric in (*own, *programs):
+        try:
+            scored = _scored(metric, references, hypotheses)
+        except JavaError as error:
+            unscored[metric.name] = str(error)
+            continue
+        names = {metric.name, *scored.corpus}
+        if twice := sorted(taken & names):
+            raise InvalidValueError(
+                "metrics",
+                f"the name {twice[0]!r} of {type(metric).__name__}",
+                "is taken",
+                expected="one of its own",
+                cause="is a metric given twice?",
+            )
+        taken |= names
+        human = None
+        if isinstance(metric, WITHOUT_REFERENCES):
+            human = _scored(metric, references, first)
+        elif several and metric not in programs:
+            human = _scored(metric, [of[1:] for of in several], [of[0] for of in several])
+        protocol = metric.protocol
+        if metric.name == Bleu.name:
+            protocol += f", {_words_of(data, split)}"
+        plain = getattr(metric, "plain", "")
+        results.append(Result(metric.name, metric.title, plain, protocol, scored, human))
+    about = _human_protocol(len(several), len(references))
+    return Scores(split, captions, results, 0.0, unscored, about)
+
+
+def _words_of(data: CaptionData, split: str) -> str:
     """The tokenisation of a split's captions, as a sentence of a protocol."""
     if data.split(split).text is None:
         return "words as the data set has them"
     return TOKENISERS[data.vocabulary.tokeniser]
 
 
-class WordScores(NamedTuple):
-    """Scores of captions and of human captions, and why a metric has none."""
-
-    results: list[Result]
-    unscored: dict[str, str]  # name of a metric to the reason
-    human: HumanScores
-
-
-def score_words(
-    data: CaptionData,
-    split: str,
-    words: Sequence[list[str]],
-    vocabulary: Vocabulary,
-    hypotheses: Sequence[Sequence[str]],
-    java: bool,
-    metrics: Sequence[Metric],
-) -> WordScores:
-    """Score one caption a picture by each metric, and the human ones, and say why a metric cannot.
-
-    Parameters
-    ----------
-    words : the split's captions, the references, from `CaptionData.words`
-    vocabulary : of the captioner; the course's BLEU leaves out words it does not know
-    hypotheses : the words of the captions, in the order of the pictures that have references
-    metrics : those to compute besides the data's and `java`'s
-
-    Raises
-    ------
-    TypeError, ValueError : one of them is no Metric, returns something else than a Scored of these
-        pictures, or has the name of another.
-    """
-    written = list(data.reference_words(split, words).values())
-    known = set(vocabulary.idx_to_word) - set(SPECIAL)
-    # The course reads references without the words that the captioner does not know
-    bleu = UnigramBleu(known=known)
-    chosen = [bleu if type(metric) is UnigramBleu else metric for metric in metrics]
-    chosen, unscored = _metrics(data, chosen)
-    results: list[Result] = []
-    usable: list[Metric] = []
-    if java:
-        usable, lacking = java_metrics()
-        unscored |= lacking
-    for metric in (*chosen, *usable):
-        try:
-            scored = metric.score(written, hypotheses)
-        except JavaError as error:
-            unscored[metric.name] = str(error)
-            continue
-        results.append(_result(metric, scored, results, len(hypotheses)))
-    _, firsts = np.unique(data.split(split).image_idxs, return_index=True)
-    human = _human_scores(chosen, written, [words[i] for i in firsts.tolist()])
-    return WordScores(results, unscored, human)
-
-
-def _human_scores(
-    metrics: Sequence[Metric], references: References, firsts: Sequence[list[str]]
-) -> HumanScores:
-    """Scores of human captions.
-
-    Parameters
-    ----------
-    firsts : each picture's first caption; ``<UNK>`` in it counts as a word where metrics take no
-        references
-    """
-    several = [captions for captions in references if len(captions) > 1]
-    first, others = [one[0] for one in several], [one[1:] for one in several]
-    results: list[Result] = []
-    for metric in metrics:
-        if isinstance(metric, WITHOUT_REFERENCES):
-            scored = metric.score(references, firsts)
-            results.append(_result(metric, scored, results, len(firsts)))
-        elif several:
-            results.append(_result(metric, metric.score(others, first), results, len(several)))
-    n, whole = len(several), len(references)
-    which = "its other captions" if n == whole else f"its others, of the {n:,} pictures that have"
-    protocol = "the first caption of each picture, as if it were the one to be scored" + (
-        f"; BLEU, ROUGE-L and CIDEr compare it with {which}: one reference fewer than in the first"
-        " column, which lowers BLEU and ROUGE-L, CIDEr hardly"
-        if several
-        else "; no picture has another to compare it with"
+def _human_protocol(several: int, pictures: int) -> str:
+    """How human captions are scored, if `several` of the pictures have more than one."""
+    first = "the first caption of each picture, as if it were the one to be scored"
+    if not several:
+        return f"{first}; no picture has another to compare it with"
+    others = (
+        "its other captions"
+        if several == pictures
+        else f"its others, of the {several:,} pictures that have"
     )
-    return HumanScores(results, protocol)
+    return (
+        f"{first}; BLEU, ROUGE-L and CIDEr compare it with {others}: one reference fewer than in the"
+        " first column, which lowers BLEU and ROUGE-L, CIDEr hardly"
+    )
 
 
-def _metrics(data: CaptionData, metrics: Sequence[Metric]) -> tuple[list[Metric], dict[str, str]]:
+def _with_own(
+    data: CaptionData, metrics: Sequence[Metric], vocabulary: Vocabulary
+) -> tuple[list[Metric], dict[str, str]]:
     """`metrics`, the data's own, and why a metric cannot be: its name to the reason.
 
     Those of generated pictures come below BLEU, and those of the train split, if there is one, last.
     """
-    needed = ("name", "title", "protocol", "score")
     for metric in metrics:
-        if lacking := [name for name in needed if not hasattr(metric, name)]:
-            what = metric.__name__ if isinstance(metric, type) else type(metric).__name__
-            kind = "the class" if isinstance(metric, type) else "a"
-            raise InvalidTypeError(
-                "metrics",
-                f"{kind} {what}",
-                f"lacks {', '.join(lacking)}",
-                expected="a metric: see xpcap.metrics.Metric",
-            )
-        if isinstance(metric, type):
+        needed = ("name", "title", "protocol", "score")
+        lacking = [name for name in needed if not hasattr(metric, name)]
+        if lacking or isinstance(metric, type):
+            kind = metric if isinstance(metric, type) else type(metric)
+            what = f"{'the class' if kind is metric else 'a'} {kind.__name__}"
             raise InvalidTypeError(
                 "metrics",
                 "",
-                f"got the class {metric.__name__}",
-                expected=f"an object: {metric.__name__}()",
+                f"got {what}" + (f", which lacks {', '.join(lacking)}" if lacking else ""),
+                expected=f"objects such as {kind.__name__}(): see xpcap.metrics.Metric",
             )
-    below = 1 + next((k for k, metric in enumerate(metrics) if metric.name == Bleu.name), -1)
-    found, unscored = [*metrics[:below], *metrics_of(data), *metrics[below:]], {}
-    if "train" in data.splits:
-        statistics = train_statistics(data)
-        found += [Novel(lambda: _train_captions(data)), UnseenBigrams(statistics)]
-        if statistics.never_last:
-            found.append(BadEndings(statistics))
-        else:
-            unscored[BadEndings.name] = TOO_FEW
-    return found, unscored
+    # The course reads references without the words that the captioner does not know
+    bleu = UnigramBleu(known=set(vocabulary.idx_to_word) - set(SPECIAL))
+    found = [bleu if type(metric) is UnigramBleu else metric for metric in metrics]
+    below = 1 + next((k for k, metric in enumerate(found) if metric.name == Bleu.name), -1)
+    found[below:below] = metrics_of(data)
+    if "train" not in data.splits:
+        return found, {}
+    statistics = train_statistics(data)
+    found += [Novel(lambda: _train_captions(data)), UnseenBigrams(statistics)]
+    if not statistics.never_last:
+        return found, {BadEndings.name: TOO_FEW}
+    return [*found, BadEndings(statistics)], {}
 
 
-def _result(metric: Metric, scored: object, others: Sequence[Result], n: int) -> Result:
+def _scored(metric: Metric, references: References, hypotheses: Sequence[Words]) -> Scored:
     """A metric's scores in Python's own numbers.
 
-    TypeError, ValueError : no Scored of n pictures, or a name that is taken.
+    TypeError, ValueError : the metric returns no Scored of these pictures.
     """
+    scored: object = metric.score(references, hypotheses)
+    name, n = f"{type(metric).__name__}.score", len(hypotheses)
     if not isinstance(scored, Scored):
         raise InvalidTypeError(
             "metrics",
-            f"{type(metric).__name__}.score",
+            name,
             f"returned a {type(scored).__name__}",
             expected="a Scored",
             cause="`averaged` in xpcap.metrics makes one",
@@ -235,25 +222,15 @@ def _result(metric: Metric, scored: object, others: Sequence[Result], n: int) ->
     if len(scored.pictures) not in (0, n):
         raise InvalidValueError(
             "metrics",
-            f"{type(metric).__name__}.score",
+            name,
             f"returned {len(scored.pictures)} values",
             expected=f"one for each of {n} pictures, or none",
-        )
-    taken = {name for other in others for name in (other.metric.name, *other.scored.corpus)} | TAKEN
-    if twice := sorted(taken & {metric.name, *scored.corpus}):
-        raise InvalidValueError(
-            "metrics",
-            f"the name {twice[0]!r} of {type(metric).__name__}",
-            "is taken",
-            expected="one of its own",
-            cause="is a metric given twice?",
         )
     corpus = {
         name: value.item() if isinstance(value, np.generic | np.ndarray) else value
         for name, value in scored.corpus.items()
     }
-    pictures = np.asarray(scored.pictures).tolist()
-    return Result(metric, scored._replace(corpus=corpus, pictures=pictures))
+    return scored._replace(corpus=corpus, pictures=np.asarray(scored.pictures).tolist())
 
 
 def _train_captions(data: CaptionData) -> Iterator[list[str]]:
@@ -291,7 +268,7 @@ def evaluate_run(
     policy: Policy | None = None,
     group: Group = SINGLE,
     metrics: Sequence[Metric] = METRICS,
-) -> Evaluation:
+) -> Scores:
     """Score a run's captions of a split against all references, and the references' likelihood.
 
     Parameters
@@ -314,7 +291,7 @@ def evaluate_run(
 
     Returns
     -------
-    evaluation : Evaluation
+    evaluation : Scores
         Captions, scores and their protocols.
 
     Raises
@@ -333,21 +310,18 @@ def evaluate_run(
         run, seen, split, pictures, progress=progress, policy=policy, group=group
     )
     same = seen.split(split).text is None or run.vocabulary.tokeniser == seen.vocabulary.tokeniser
-    hypotheses = [
-        caption.words if same else seen.vocabulary.tokenize(caption.caption) for caption in captions
-    ]
-    found = score_words(
-        seen, split, words, run.vocabulary, hypotheses, java and group.rank == 0, metrics
+    hypotheses = [one.words if same else seen.vocabulary.tokenize(one.caption) for one in captions]
+    java = java and group.rank == 0
+    scores = _scores(seen, split, words, captions, hypotheses, run.vocabulary, java, metrics)
+    return replace(
+        scores,
+        results=[*scores.results, _perplexity(forced)],
+        seconds=time.perf_counter() - start,
+        decoding=decoding_title(run, policy),
     )
-    decoding = decoding_title(run, policy)
-    return Evaluation(
-        split,
-        captions,
-        found.results,
-        time.perf_counter() - start,
-        forced,
-        decoding,
-        unscored=found.unscored,
-        words=words_of(seen, split),
-        human=found.human,
-    )
+
+
+def _perplexity(forced: TeacherForced) -> Result:
+    values = {name: getattr(forced, name) for name in FORCED}
+    shown = f"{forced.perplexity:.2f}"
+    return Result("perplexity", "perplexity", PLAIN, PROTOCOL, Scored(values, []), shown=shown)
