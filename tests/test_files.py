@@ -1,5 +1,6 @@
 """Writing in one piece: the old file or the new one, never a half, and nothing left lying about."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 from refusals import refuses
 
-from xpcap.files import atomic, read_text, remove_parts, write_text
+from xpcap.errors import DataError, OptionError
+from xpcap.files import atomic, new_folder, new_path, read_text, remove_parts, write_text
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
@@ -45,6 +47,70 @@ def test_a_link_is_replaced_and_what_it_led_to_is_left_alone(tmp_path: Path) -> 
         "theirs",
         "ours",
     )
+
+
+@pytest.mark.parametrize("links", ["hard links", "none"])
+@pytest.mark.parametrize("folder", [False, True])
+def test_of_two_that_make_a_new_file_or_folder_at_once_one_wins_and_the_other_is_told(
+    folder: bool, links: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if links == "none":
+
+        def link(*paths: object) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", link)
+    path = tmp_path / "page.html"
+
+    def make(part: Path, text: str) -> None:
+        write_text(part / "text" if folder else part, text)
+
+    new = new_folder if folder else new_path
+    with (
+        refuses(DataError, function="caption", thing=str(path), came="is not overwritten"),
+        new("caption", path) as late,
+    ):
+        make(late, "late")
+        with new("caption", path) as early:
+            make(early, "early")
+    assert (path / "text" if folder else path).read_text() == "early"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_is_refused_before_any_work_where_it_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "old.csv").write_text("theirs")
+    (tmp_path / "link.csv").symlink_to("nowhere")
+    for name, came in {
+        "old.csv": "exists, and is not overwritten",
+        "link.csv": "exists, and is not overwritten",
+        "page.html": "does not end in .csv",
+        ".csv": "does not end in .csv",
+        "nowhere/a.csv": "nowhere, which is no folder",
+        "old.csv/a.csv": "old.csv, which is no folder",
+    }.items():
+        with (
+            refuses(OptionError, function="score", thing=str(tmp_path / name), came=came),
+            new_path("score", tmp_path / name, ".csv", OptionError),
+        ):
+            pytest.fail("work was done")
+    assert (tmp_path / "old.csv").read_text() == "theirs"
+
+
+def test_a_new_path_that_fails_leaves_nothing_and_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "made"
+
+    def make(below: str) -> None:
+        with new_folder("export", path) as part:
+            write_text(part / below, "text")
+
+    for below in ("", "nowhere/x"):
+        with pytest.raises(OSError, match=r".") as caught:
+            make(below)
+        assert caught.value.filename == str(path / below)
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match=r".") as caught, new_path("export", path):
+        (tmp_path / "other").read_bytes()
+    assert caught.value.filename == str(tmp_path / "other")
 
 
 def test_only_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:

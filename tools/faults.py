@@ -42,6 +42,7 @@ STEPS = {
     "write": errno.ENOSPC,
     "flush": errno.EIO,
     "rename": errno.EIO,
+    "place": errno.EIO,  # of new files alone
     "flush_folder": errno.EIO,
 }
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EFBIG)
@@ -90,7 +91,11 @@ def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
     done: list[tuple[str, str]] = []
 
     def fails(step: str, path: Path) -> bool:
-        name = re.sub(r"^\.(.+)\.[0-9a-f]{8}\.part$", r"\1", path.name)
+        name = path.name
+        while part := re.fullmatch(
+            r"\.(.+)\.[0-9a-f]{8}\.part", name
+        ):  # a new file's is in another
+            name = part[1]
         done.append((name, step))
         return fault is not None and (name, step, done.count((name, step))) == fault[:3]
 
@@ -99,6 +104,7 @@ def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
             path = {
                 "flush": lambda: first.name,
                 "rename": lambda: first,
+                "place": lambda: first,
                 "flush_folder": lambda: done[-1][0],
             }[step]()
             if fails(step, Path(path)):
@@ -117,7 +123,7 @@ def failing_at(fault: Fault | None) -> Iterator[list[tuple[str, str]]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_create", create)
-        for step in ("flush", "rename", "flush_folder"):
+        for step in ("flush", "rename", "place", "flush_folder"):
             patch.setattr(files, f"_{step}", instead(step, getattr(files, f"_{step}")))
         yield done
 

@@ -27,7 +27,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     ------
     OSError : the file cannot be written; it names `path`, not the temporary name.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    temporary = _part_of(path)
     try:
         with _create(temporary) as file:
             yield file
@@ -43,15 +43,55 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` if the ``with`` block succeeds, and else is removed."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+def new_path(
+    function: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
+) -> Iterator[Path]:
+    """A place to make a file or a folder at, which becomes `path` if the ``with`` block succeeds.
+
+    Nothing is overwritten, not even what another process puts at `path` meanwhile. If the block
+    fails, what it made is removed.
+
+    Raises
+    ------
+    XpcapError : the given kind, as of `require_new_file`, before the block and after it. OSError :
+        it cannot be made; the error names `path`, not the temporary place.
+    """
+    path = Path(path)
+    require_new_file(function, path, suffix, error)
+    part = _part_of(path)
     try:
-        temporary.mkdir()
-        yield temporary
-        temporary.rename(path)
+        yield part
+        try:
+            _place(part, path)
+        except FileExistsError as found:
+            raise _exists(error, function, path) from found
+        _flush_folder(path.parent)
+    except OSError as failed:
+        at = Path(failed.filename or part)
+        if not at.is_relative_to(part):
+            raise  # of another file, which the block read
+        named = str(path / at.relative_to(part))
+        raise OSError(failed.errno or 0, failed.strerror or str(failed), named) from failed
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(
+    function: str, path: str | Path, error: type[XpcapError] = DataError
+) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` as in `new_path`."""
+    with new_path(function, path, error=error) as part:
+        part.mkdir()
+        yield part
+
+
+def _part_of(path: Path) -> Path:
+    """A name beside `path` that cannot be guessed."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
 
 
 def remove_parts(folder: Path) -> None:
@@ -92,18 +132,31 @@ def read_text(path: Path, most: int) -> str:
     return content.decode("utf-8")
 
 
-def require_new_file(function: str, path: Path, error: type[XpcapError] = DataError) -> None:
-    """Raise `error` if no new file can be made at `path`. Call it before long work."""
+def require_new_file(
+    function: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
+) -> None:
+    """Raise `error` if no new file can be made at `path`, or its name lacks the suffix.
+
+    Call it before long work; `new_path` asks again.
+    """
+    path = Path(path)
     folder = path.parent
-    if path.exists() or path.is_symlink():
-        cause = "remove it, or choose another name"
-        raise error(function, path, "exists, and is not overwritten", cause=cause)
+    if suffix and path.suffix.lower() != suffix:
+        came, cause = f"does not end in {suffix}", "are the arguments in order?"
+        raise error(function, path, came, expected="a name that does", cause=cause)
+    if os.path.lexists(path):
+        raise _exists(error, function, path)
     if not folder.is_dir():
         came = f"is to go into {folder}, which is no folder"
         raise error(function, path, came, expected="an existing one", cause="is the path right?")
     if not os.access(folder, os.W_OK | os.X_OK):
         came = f"is to go into {folder}, which may not be written to: Permission denied"
         raise error(function, path, came, expected="a folder of your own")
+
+
+def _exists(error: type[XpcapError], function: str, path: Path) -> XpcapError:
+    cause = "remove it, or choose another name"
+    return error(function, path, "exists, and is not overwritten", cause=cause)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -126,6 +179,23 @@ def _flush(file: BinaryIO) -> None:
 
 def _rename(temporary: Path, path: Path) -> None:
     temporary.replace(path)
+
+
+def _place(part: Path, path: Path) -> None:
+    """Move a new file or folder to its name. FileExistsError : something has that name by now."""
+    if os.name == "nt":
+        part.rename(path)  # which refuses there
+    elif part.is_dir():
+        path.mkdir()
+        part.rename(path)  # in place of an empty folder
+    else:
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links, as FAT
+            path.touch(exist_ok=False)
+            part.replace(path)
 
 
 def _flush_folder(folder: Path) -> None:

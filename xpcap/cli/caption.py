@@ -22,6 +22,7 @@ from xpcap.cli.shared import (
 )
 from xpcap.distributed import RankDone, init
 from xpcap.errors import OptionError, sentence
+from xpcap.files import require_new_file
 from xpcap.models import Policy
 from xpcap.report import escape_control
 from xpcap.report.explanation import decision
@@ -165,7 +166,7 @@ def caption(
         _require_alone(ctx, pictures)
     for file, suffix in ((html, ".html"), (png, ".png")):
         if file is not None:
-            runs.check_new_file(file, suffix)  # before any work is done
+            require_new_file("caption", file, suffix)  # before any work is done
     choose_backend(backend)
     opened = open_runs([run, *more_runs], on_remark=remark)
     policy = decoding.policy(opened, SHOWN if html or as_json else 1)

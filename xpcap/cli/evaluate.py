@@ -27,13 +27,13 @@ from xpcap.cli.train import train
 from xpcap.data import CaptionData
 from xpcap.distributed import RankDone, init
 from xpcap.errors import sentence
+from xpcap.files import new_path, require_new_file
 from xpcap.report import escape_control
 from xpcap.runs import (
     Comparison,
     Diagnosis,
     Evaluation,
     Run,
-    check_new_file,
     compare,
     data_of,
     evaluate_run,
@@ -107,7 +107,7 @@ def evaluate(
             )
         )
     if csv is not None:
-        check_new_file(csv, ".csv", command="evaluate")
+        require_new_file("evaluate", csv, ".csv")
     choose_backend(backend)
     opened = open_runs(folders, on_remark=remark)
     seen = data_of(opened, data)
@@ -119,7 +119,8 @@ def evaluate(
         raise RankDone
     diagnoses = _diagnoses(opened, evaluation, seen) if doctor else None
     if csv is not None:
-        evaluation.write_csv(csv)
+        with new_path("evaluate", csv) as part:
+            evaluation.write_csv(part)
     if as_json:
         content = evaluation.to_json()
         if comparison:

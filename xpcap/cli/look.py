@@ -13,6 +13,7 @@ from xpcap.cli.shared import (
     examples,
     remark,
 )
+from xpcap.files import require_new_file
 from xpcap.report import escape_control
 
 
@@ -62,7 +63,7 @@ def look(
     model.trace(features, captions) returns the same arrays.
     """
     path = runs.fresh_page(picture) if out is None else out
-    runs.check_new_file(path, ".html", command="look")  # before any work is done
+    require_new_file("look", path, ".html")  # before any work is done
     choose_backend(backend)
     opened = runs.open_run(run, on_remark=remark)
     other = None if beside is None else runs.open_run(beside, on_remark=remark)

@@ -7,8 +7,9 @@ import click
 
 from xpcap.cli.shared import PATH, csv_option, examples, json_option, print_scores
 from xpcap.data import open_data
+from xpcap.files import new_path, require_new_file
 from xpcap.prepare.captions_file import read_captions_json
-from xpcap.runs import check_new_file, score_captions
+from xpcap.runs import score_captions
 
 
 @click.command(
@@ -30,12 +31,13 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
     Every picture of the split needs one caption. Scores that need a model are left out.
     """
     if csv is not None:
-        check_new_file(csv, ".csv", command="score")
+        require_new_file("score", csv, ".csv")
     opened = open_data(data)
     found = read_captions_json(captions, opened.split(split).images)
     scores = score_captions(opened, split, found.captions, java=True)
     if csv is not None:
-        scores.write_csv(csv)
+        with new_path("score", csv) as part:
+            scores.write_csv(part)
     if found.others:
         click.echo(
             f"score: {found.others:,} captions are of no picture of split {split!r}, and are"

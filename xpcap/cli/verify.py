@@ -29,8 +29,8 @@ from xpcap.exercise.grading.grade import grade_submission
 from xpcap.exercise.grading.report import Report, Result
 from xpcap.exercise.grading.roster import TABLE, Graded, grade_class, not_on, read_roster
 from xpcap.exercise.table import HANDED_IN
+from xpcap.files import new_path, require_new_file
 from xpcap.report import escape_control
-from xpcap.runs import check_new_file
 from xpcap.verify import Row
 from xpcap.verify import verify as run_verify
 
@@ -164,20 +164,23 @@ def verify(
     assert against is not None
     for suffix, file in ((".json", gradescope), (".html", html)):
         if file is not None:
-            check_new_file(file, suffix, command="verify")
+            require_new_file("verify", file, suffix)
     # a student at home grades what is there; of a submission the rest is missing
     alone = find(against).is_file() and expect is None and gradescope is None
     try:
         report = grade_submission(against, expect=None if alone else modules, only=only, **limits)
     except DataError as error:
         if gradescope is not None:
-            results.write_gradescope(gradescope, results.refused(modules, error))
+            with new_path("verify", gradescope) as part:
+                results.write_gradescope(part, results.refused(modules, error))
         raise
     _print_report(report, bool(only), as_json)
     if gradescope is not None:
-        results.write_gradescope(gradescope, report)
+        with new_path("verify", gradescope) as part:
+            results.write_gradescope(part, report)
     if html is not None:
-        results.write_report(html, Path(against).name, report)
+        with new_path("verify", html) as part:
+            results.write_report(part, Path(against).name, report)
     for file in filter(None, (gradescope, html)):
         click.echo(f"wrote {file}", err=as_json)
     if not all(one.passed for one in (report.results if only else report.marks)):

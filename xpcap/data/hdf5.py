@@ -22,7 +22,7 @@ from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data,
 from xpcap.data.features import Projection, RowSource, blocks
 from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser, has_word
 from xpcap.errors import DataError
-from xpcap.files import atomic, require_new_file
+from xpcap.files import atomic, new_path, require_new_file
 
 SCRIPT = Path(__file__).with_name("hdf5_check.py")
 # the child needs no more threads
@@ -159,7 +159,11 @@ def _write(path: Path, data: CaptionData) -> None:
     about = json.dumps({**facts, **({"views": views} if views else {})}, sort_keys=True)
     # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens
     # itself it is a crash
-    with atomic(path) as stream, h5py.File(stream, "w") as file:
+    with (
+        new_path("write_dataset", path) as part,
+        atomic(part) as stream,
+        h5py.File(stream, "w") as file,
+    ):
         file.attrs["xpcap"] = about
         file.create_dataset("vocab", data=data.vocabulary.idx_to_word, dtype=h5py.string_dtype())
         if data.projection is not None:

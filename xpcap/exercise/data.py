@@ -55,7 +55,7 @@ def write_course_data(
     folder.parent.mkdir(parents=True, exist_ok=True)
     require_new_file("write_course_data", folder)
     data = _short(generate(seed, train=train, val=val, progress=progress))
-    with new_folder(folder) as part:
+    with new_folder("write_course_data", folder) as part:
         _write(part, folder, data)
     return data
 

@@ -19,7 +19,7 @@ import click
 
 from xpcap.errors import EXPECTED, DataError, OptionError, nearest
 from xpcap.exercise import table
-from xpcap.files import read_text, require_new_file, write_text
+from xpcap.files import new_path, read_text, require_new_file, write_text
 
 TO_WRITE = tuple(
     dict.fromkeys(one.method for one in table.functions(table.HANDED_IN) if one.points)
@@ -91,9 +91,10 @@ def handout(
     if not folder.exists():
         folder.mkdir(parents=True)
     for file in texts:
-        require_new_file("handout", folder / file, OptionError)
+        require_new_file("handout", folder / file, error=OptionError)
     for file, text in texts.items():
-        write_text(folder / file, text)
+        with new_path("handout", folder / file, error=OptionError) as part:
+            write_text(part, text)
     return {folder / file: written.get(file, []) for file in texts}
 
 

@@ -98,7 +98,7 @@ def export_onnx(
         pixels = add_encoder(graph, encoder, network, captioner.features.name)
         whole = greedy_graph(captioner, weights, run.vocabulary, most, (graph, pixels))
         models[PICTURES] = checked_model(whole, opset, {**about, "graph": PICTURES}, network)
-    write_folder(folder, {name: content_of(model) for name, model in models.items()})
+    write_folder("export_onnx", folder, {name: content_of(model) for name, model in models.items()})
     return Exported([folder / name for name in models], opset)
 
 
@@ -214,9 +214,9 @@ def content_of(model: Any) -> bytes:
     return content
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(where: str, folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files by name to a new folder, which is there with all of them or not at all."""
-    with new_folder(folder) as temporary:
+    with new_folder(where, folder) as temporary:
         for name, content in files.items():
             path = temporary / name
             path.parent.mkdir(exist_ok=True)

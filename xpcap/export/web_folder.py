@@ -175,7 +175,7 @@ def export_web(
     source = resources.files("xpcap.export") / "web"
     files["runtime/LICENSE.txt"] = (source / LICENCE).read_bytes()
     files |= {name: (source / name).read_bytes() for name in MODULES}
-    write_folder(folder, files)
+    write_folder("export_web", folder, files)
     return Exported([folder / name for name in files], opset)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from xpcap.data.vocabulary import detokenize
 from xpcap.encoders import is_url
 from xpcap.errors import DataError, OptionError
+from xpcap.files import new_path
 from xpcap.layers import CELLS
 from xpcap.models import CaptioningRNN, Trace
 from xpcap.report import Curve, Heatmap, Share, Step, write_look_page
@@ -19,7 +20,6 @@ from xpcap.report.captions import NOTHING
 from xpcap.report.look import factor, percent
 from xpcap.runs.captioning import caption_features, difference
 from xpcap.runs.folder import Run, cell_title
-from xpcap.runs.pages import check_new_file
 from xpcap.runs.pictures import encode_picture, encoder_of
 from xpcap.runs.ranking import decoding_title, default_policy
 
@@ -159,7 +159,11 @@ def fresh_page(picture: str | Path) -> Path:
 
 def write_inside_page(path: str | Path, run: Run[CaptioningRNN], inside: Inside) -> None:
     """Write a page of what `look_inside` found. DataError : `path` exists, or cannot be written."""
-    check_new_file(path, ".html", command="look")
+    with new_path("look", path, ".html") as part:
+        _write_page(part, run, inside)
+
+
+def _write_page(path: Path, run: Run[CaptioningRNN], inside: Inside) -> None:
     config, name, trace = run.model.config, Path(inside.name).name, inside.traced[0].trace
     way = way_of(inside.traced[0].cell)
     order, note = _order(trace, way)

@@ -13,7 +13,7 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
 from xpcap.encoders import grid_area, read_picture
 from xpcap.errors import DataError
-from xpcap.files import require_new_file
+from xpcap.files import new_path
 from xpcap.models import Beam, Policy
 from xpcap.progress import bar
 from xpcap.report import (
@@ -123,20 +123,6 @@ def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def check_new_file(path: str | Path, suffix: str, *, command: str = "caption") -> None:
-    """DataError : a page, PNG or table cannot be written to `path`. Call it before long work."""
-    path = Path(path)
-    if path.suffix.lower() != suffix:
-        raise DataError(
-            command,
-            path,
-            f"does not end in {suffix}",
-            expected="a name that does",
-            cause="are the arguments in order?",
-        )
-    require_new_file(command, path)
-
-
 def write_caption_page(
     path: str | Path,
     run: Run,
@@ -147,7 +133,6 @@ def write_caption_page(
     progress: bool = False,
 ) -> None:
     """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
-    check_new_file(path, ".html")
     of_split = any(caption.references for caption in captions)
     about = "Spread evenly over the split." if of_split else "In the order they were given."
     similar = _training_photos(run)
@@ -155,12 +140,13 @@ def write_caption_page(
         _card(run, caption, find_picture, similar)
         for caption in bar(captions, progress, "writing the page")
     )
-    write_page(
-        path,
-        f"Captions by {run.name}",
-        galleries=[Gallery("Pictures", about, cards)],
-        skipped=skipped,
-    )
+    with new_path("caption", path, ".html") as part:
+        write_page(
+            part,
+            f"Captions by {run.name}",
+            galleries=[Gallery("Pictures", about, cards)],
+            skipped=skipped,
+        )
 
 
 def write_caption_png(
@@ -184,7 +170,6 @@ def write_caption_png(
     ------
     DataError : `path` exists, cannot be written to, or no picture is at hand.
     """
-    check_new_file(path, ".png")
     at_hand = (
         (picture, caption)
         for caption in captions
@@ -203,7 +188,8 @@ def write_caption_png(
         [caption.caption for _, caption in shown],
         [caption.references[0] if caption.references else "" for _, caption in shown],
     )
-    draw_captions(path, [picture for picture, _ in shown], *texts, on_remark=on_remark)
+    with new_path("caption", path, ".png") as part:
+        draw_captions(part, [picture for picture, _ in shown], *texts, on_remark=on_remark)
     return len(shown)
 
 
