@@ -143,7 +143,7 @@ def bench(
         if work in works_of(config, works)
     }
     not_timed: dict[tuple[str, Config], str] = {}  # xpcap's graphs
-    with bar((), progress, "bench", plan.rounds * sum(map(len, found.values()))) as steps:
+    with bar((), "bench", plan.rounds * sum(map(len, found.values())), shown=progress) as steps:
         for _ in range(plan.rounds):
             for contender, group in _turns(contenders, configs, backend):
                 own = _works(contender, works)

@@ -24,11 +24,11 @@ def test_without_a_terminal_a_line_comes_at_once_and_then_as_time_goes_by(
 def test_a_line_comes_before_the_first_thing_is_done_and_none_for_few_things(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    bar((), True, "encoding", total=WORTH_A_LINE, lines=True)
+    bar((), "encoding", total=WORTH_A_LINE, lines=True, shown=True)
     assert capsys.readouterr().err == f"encoding: 0 of {WORTH_A_LINE}\n"
-    list(bar(range(WORTH_A_LINE - 1), True, "encoding", lines=True))
-    list(bar(range(WORTH_A_LINE), False, "encoding", lines=True))
-    list(bar(range(WORTH_A_LINE), True, "encoding"))
+    list(bar(range(WORTH_A_LINE - 1), "encoding", lines=True, shown=True))
+    list(bar(range(WORTH_A_LINE), "encoding", lines=True))
+    list(bar(range(WORTH_A_LINE), "encoding", shown=True))
     assert capsys.readouterr().err == ""
 
 
@@ -36,9 +36,7 @@ def test_a_line_comes_before_the_first_thing_is_done_and_none_for_few_things(
 def test_a_terminal_that_does_not_know_its_width_shows_a_bar() -> None:
     """As in a container. A fresh pseudo-terminal has no columns."""
     ours, theirs = os.openpty()
-    code = (
-        "from xpcap.progress import bar; list(bar(range(3), True, 'encoding pictures', lines=True))"
-    )
+    code = "from xpcap.progress import bar; list(bar(range(3), 'encoding pictures', lines=True, shown=True))"
     try:
         subprocess.run(
             [sys.executable, "-c", code],

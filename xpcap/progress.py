@@ -1,10 +1,12 @@
 """Progress of long work: a bar on a terminal, lines elsewhere, at a limited rate."""
 
+import contextlib
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextvars import ContextVar
 from typing import Any
 
 BAR_SECONDS = 0.5  # between two changes of a bar
@@ -28,21 +30,35 @@ class Pace:
         self._next = self._clock() + self._seconds
 
 
+_SHOWN = ContextVar("bars", default=False)
+
+
+@contextlib.contextmanager
+def bars(shown: bool | None) -> Iterator[None]:
+    """Within it this thread's bars are shown or not; None: as around it."""
+    token = _SHOWN.set(_SHOWN.get() if shown is None else shown)
+    try:
+        yield
+    finally:
+        _SHOWN.reset(token)
+
+
 def bar(
     things: Iterable[object],
-    shown: bool,
     label: str,
     total: int | None = None,
     done: int = 0,
     lines: bool = False,
+    shown: bool | None = None,
 ) -> Any:
     """`things` with a progress bar on standard error, if that is a terminal and `shown` is set.
 
     With `lines`, another stream gets a line at once and one every `LINE_SECONDS`, unless there are
-    few things: the work takes minutes.
+    few things: the work takes minutes. `shown` None: as `bars` says.
     """
     from tqdm import tqdm
 
+    shown = _SHOWN.get() if shown is None else shown
     if lines and shown and not sys.stderr.isatty():
         total = len(things) if total is None and isinstance(things, Sized) else total
         return Lines(things, label, total or 0, done)

@@ -21,7 +21,7 @@ LEVELS = [
     {"layers", "optim"},
     {"decoding"},
     {"models"},
-    {"data"},
+    {"data", "work"},
     {"prepare", "ranking", "shapes", "training"},
     {"report"},
     {"runs"},

@@ -223,9 +223,7 @@ def test_loss_png_is_the_light_curve(tmp_path: Path) -> None:
 def test_captions_png_grows_with_its_pictures(count: int, tmp_path: Path) -> None:
     pictures = [scene(), photo(0, 300, 200), photo(1, 20, 900), photo(2, 900, 20)] * 3
     captions = ["", NASTY, "a $x^2$ dog"] * (count // 3) + ["a"] * (count % 3)
-    draw_captions(
-        tmp_path / "c.png", pictures[:count], captions, [""] * count, on_remark=str
-    )  # which characters have a font is the machine's matter
+    draw_captions(tmp_path / "c.png", pictures[:count], captions, [""] * count)
     height, width, _ = decode((tmp_path / "c.png").read_bytes()).shape
     assert width == 330 * min(3, count)
     assert abs(height - 300 * -(-count // 3)) < 90 * -(-count // 3)

@@ -35,6 +35,7 @@ from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, RANKING, START_RANK
 from xpcap.runs.plan import SELF_CRITICAL_DEFAULTS
 from xpcap.runs.ranking import RankedBeam, default_policy, fit_ranking, limited, rank
 from xpcap.safetensors_file import read_tensors, write_tensors
+from xpcap.work import work
 
 pytestmark = pytest.mark.usefixtures("plain_curves")
 
@@ -195,12 +196,13 @@ def test_a_ranking_is_not_mapped_while_it_is_replaced(
 def test_ranks_fit_and_caption_as_one_process_does(made: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made / "greedy" / "run", tmp_path / "run"))
 
-    def work(group: Group) -> list[str]:
-        fit_ranking(open_run(folder), data_of(open_run(folder)), group=group)
-        return [*evaluate_run(open_run(folder), group=group).to_json()["captions"].values()]
+    def fit_and_caption(group: Group) -> list[str]:
+        with work(group=group):
+            fit_ranking(open_run(folder), data_of(open_run(folder)))
+            return [*evaluate_run(open_run(folder)).to_json()["captions"].values()]
 
     alone = made / "ranked" / "run"
-    assert together(3, work) == [captions(open_run(alone))] * 3
+    assert together(3, fit_and_caption) == [captions(open_run(alone))] * 3
     assert (folder / RANKING).read_bytes() == (alone / RANKING).read_bytes()
 
 

@@ -14,11 +14,11 @@ from xpcap.cli.shared import (
     PATH,
     PictureOrUrl,
     backend_option,
+    begin,
     choose_backend,
     examples,
     json_option,
     print_captions,
-    remark,
 )
 from xpcap.distributed import RankDone, init
 from xpcap.errors import OptionError, sentence
@@ -167,8 +167,9 @@ def caption(
     for file, suffix in ((html, ".html"), (png, ".png")):
         if file is not None:
             require_new_file("caption", file, suffix)  # before any work is done
+    group = begin()
     choose_backend(backend)
-    opened = open_runs([run, *more_runs], on_remark=remark)
+    opened = open_runs([run, *more_runs])
     policy = decoding.policy(opened, SHOWN if html or as_json else 1)
     if explain:
         _require_ranked(opened, policy)
@@ -180,8 +181,6 @@ def caption(
             txt=txt,
             describe=describe,
             policy=policy,
-            progress=True,
-            on_remark=remark,
         )
         _report(written, csv, txt, describe)
         return
@@ -194,21 +193,18 @@ def caption(
         captions, skipped = runs.caption_files(
             opened,
             pictures,
-            progress=True,
             keep=downloads.keep if html or png else None,
             policy=policy,
-            group=init(),
             attend=attend,
             explain=reasons,
-            on_remark=remark if init().rank == 0 else None,
         )
-    elif init().rank == 0:
+    elif group.rank == 0:
         seen = runs.data_of(opened, data)
         find_picture = runs.picture_finder(opened, seen.source)
         captions = runs.caption_run(
             opened, seen, split, count=count, policy=policy, attend=attend, explain=reasons
         )
-    if init().rank:
+    if group.rank:
         raise RankDone
     shown = captions
     if not (as_json or decoding.n_best):
@@ -379,10 +375,10 @@ def _write(
     as_json: bool,
 ) -> None:
     if html is not None:
-        runs.write_caption_page(html, run, captions, find_picture, skipped=skipped, progress=True)
+        runs.write_caption_page(html, run, captions, find_picture, skipped=skipped)
         click.echo(f"wrote {html}", err=as_json)
     if png is not None:
-        drawn = runs.write_caption_png(png, captions, find_picture, on_remark=remark)
+        drawn = runs.write_caption_png(png, captions, find_picture)
         rest = ""
         if drawn < len(captions):
             rest = f" with {drawn} of {len(captions)} pictures; the others were not found"

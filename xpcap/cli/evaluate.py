@@ -14,18 +14,18 @@ from xpcap.cli.prepare import prepare
 from xpcap.cli.shared import (
     PATH,
     backend_option,
+    begin,
     choose_backend,
     command_line,
     csv_option,
     examples,
     json_option,
     print_scores,
-    remark,
     table,
 )
 from xpcap.cli.train import train
 from xpcap.data import CaptionData
-from xpcap.distributed import RankDone, init
+from xpcap.distributed import SINGLE, RankDone
 from xpcap.errors import sentence
 from xpcap.files import new_path, require_new_file
 from xpcap.report import escape_control
@@ -42,6 +42,7 @@ from xpcap.runs import (
     open_runs,
 )
 from xpcap.runs.doctor import BAD, CHECK, OK, UNKNOWN
+from xpcap.work import work
 
 WIDTH = 120  # characters in a line
 EXAMPLES = examples(
@@ -108,16 +109,16 @@ def evaluate(
         )
     if csv is not None:
         require_new_file("evaluate", csv, ".csv")
+    group = begin()
     choose_backend(backend)
-    opened = open_runs(folders, on_remark=remark)
+    opened = open_runs(folders)
     seen = data_of(opened, data)
-    evaluation = evaluate_run(
-        opened, seen, split, progress=True, policy=decoding.policy(opened), java=True, group=init()
-    )
+    evaluation = evaluate_run(opened, seen, split, policy=decoding.policy(opened), java=True)
     comparison = compare(evaluation, _other(against, data, split, decoding)) if against else None
-    if init().rank:
+    if group.rank:
         raise RankDone
-    diagnoses = _diagnoses(opened, evaluation, seen) if doctor else None
+    with work(group=SINGLE):
+        diagnoses = _diagnoses(opened, evaluation, seen) if doctor else None
     if csv is not None:
         with new_path("evaluate", csv) as part:
             evaluation.write_csv(part)
@@ -137,10 +138,8 @@ def evaluate(
 
 
 def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Evaluation:
-    run = open_run(against, on_remark=remark)
-    return evaluate_run(
-        run, data, split, progress=True, policy=decoding.policy(run), java=True, group=init()
-    )
+    run = open_run(against)
+    return evaluate_run(run, data, split, policy=decoding.policy(run), java=True)
 
 
 def _print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:

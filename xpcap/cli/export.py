@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from xpcap.cli.shared import PATH, Choice, examples, remark, table
+from xpcap.cli.shared import PATH, Choice, begin, examples, note, table
 from xpcap.errors import sentence
 from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
 from xpcap.runs import open_run
@@ -78,7 +78,8 @@ def export(
         raise click.UsageError(
             sentence("export", "--runtime", "goes with --web", cause="ONNX files need none")
         )
-    opened = open_run(run, on_remark=remark)
+    begin()
+    opened = open_run(run)
     if web is not None:
         weights = weights or "float16"
         exported = export_web(opened, web, runtime=runtime, weights=weights)
@@ -89,7 +90,7 @@ def export(
             opened, onnx, weights=weights, opset=opset, with_encoder=with_encoder
         )
         if opened.ranker is not None:
-            remark(
+            note(
                 f"{opened.name} ranks the captions of a beam; the export is its model alone, and"
                 " decodes greedily"
             )

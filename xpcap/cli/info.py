@@ -10,11 +10,11 @@ import click
 
 from xpcap import __version__
 from xpcap.backend import backend_status
-from xpcap.cli.shared import PATH, describe_data, examples, json_option, remark, table
+from xpcap.cli.shared import PATH, begin, describe_data, examples, json_option, table
 from xpcap.data import open_data
 from xpcap.device.causes import nccl_package
 from xpcap.device.probe import import_cupy, import_nccl
-from xpcap.distributed import Group, RankDone, init
+from xpcap.distributed import Group, RankDone
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.layers import CELLS
 from xpcap.ops import DeviceOps
@@ -41,7 +41,7 @@ def info(file: Path | None, as_json: bool) -> None:
 
 
 def _print_machine(as_json: bool) -> None:
-    group = init()
+    group = begin()
     about = {
         "xpcap": __version__,
         "python": platform.python_version(),
@@ -97,7 +97,8 @@ def _ranks(group: Group) -> dict[str, Any]:
 
 
 def _print_run(folder: Path, as_json: bool) -> None:
-    run = open_run(folder, on_remark=remark)
+    begin()
+    run = open_run(folder)
     parameters = run.model.size
     if as_json:
         click.echo(json.dumps({"config": run.config, "best": run.meta, "parameters": parameters}))

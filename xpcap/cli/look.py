@@ -9,9 +9,9 @@ from xpcap.cli.shared import (
     PATH,
     PictureOrUrl,
     backend_option,
+    begin,
     choose_backend,
     examples,
-    remark,
 )
 from xpcap.files import require_new_file
 from xpcap.report import escape_control
@@ -64,9 +64,10 @@ def look(
     """
     path = runs.fresh_page(picture) if out is None else out
     require_new_file("look", path, ".html")  # before any work is done
+    begin()
     choose_backend(backend)
-    opened = runs.open_run(run, on_remark=remark)
-    other = None if beside is None else runs.open_run(beside, on_remark=remark)
-    inside = runs.look_inside(opened, picture, caption=caption, beside=other, on_remark=remark)
+    opened = runs.open_run(run)
+    other = None if beside is None else runs.open_run(beside)
+    inside = runs.look_inside(opened, picture, caption=caption, beside=other)
     runs.write_inside_page(path, opened, inside)
     click.echo(f"{escape_control(' '.join(inside.words))}\nwrote {path}")

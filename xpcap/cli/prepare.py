@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from xpcap.cli.group import shown
-from xpcap.cli.shared import PATH, describe_data, examples, typed_again
+from xpcap.cli.shared import PATH, begin, describe_data, examples, typed_again
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.data.vocabulary import SPECIAL, tokenize
@@ -203,7 +203,7 @@ def prepare(**given: Any) -> None:
     _check_usage(given)
     out: Path = given["out"]
     require_new_file("prepare", out)  # before any work is done
-    group = init()
+    group = begin()
     group.barrier()  # all have seen that the file is new before rank 0 writes it
     cache = out.with_name(f"{out.name}.encoding")  # the same command resumes from it if killed
     try:

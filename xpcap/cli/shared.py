@@ -20,7 +20,7 @@ from xpcap.backend import (
 )
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
-from xpcap.distributed import init
+from xpcap.distributed import Group, init
 from xpcap.encoders import is_url
 from xpcap.errors import BackendError, OptionError, unknown
 from xpcap.report import columns, escape_control, signed
@@ -33,6 +33,7 @@ from xpcap.report.explanation import (
     sample_caption,
 )
 from xpcap.runs import PictureCaption, Scores
+from xpcap.work import work
 
 PATH = click.Path(path_type=Path)
 SHOWN = 5  # training photos, and candidates, of an explanation
@@ -160,9 +161,19 @@ def csv_option(command: Function) -> Function:
 # Printing
 
 
-def remark(sentence: str) -> None:
+def note(sentence: str) -> None:
     """Print a remark of the library on standard error, so that output for programs stays pure."""
     click.echo(f"note: {escape_control(sentence)}", err=True)
+
+
+def begin(heard: Callable[[str], object] = note) -> Group:
+    """Begin the work of this command, to its end: the launcher's ranks, with bars and remarks.
+
+    `heard` is called with each remark on rank 0.
+    """
+    group = init()
+    here = work(group=group, progress=True, heard=heard if group.rank == 0 else str)
+    return click.get_current_context().with_resource(here)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -19,6 +19,7 @@ from xpcap.cli.shared import (
     Function,
     Number,
     backend_option,
+    begin,
     choose_backend,
     command_line,
     examples,
@@ -28,7 +29,7 @@ from xpcap.cli.shared import (
 from xpcap.data.features import KINDS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
-from xpcap.distributed import Group, init
+from xpcap.distributed import Group
 from xpcap.errors import sentence
 from xpcap.layers import CELLS
 from xpcap.models.config import INJECT
@@ -225,7 +226,7 @@ def train(
     options that you leave out are the run's.
     """
     _refuse_captions(data)
-    group = init()
+    group = begin(heard=say)
     choose_backend(backend)
     if get_backend() != "numpy" and (found := reduced_precision()):
         say(f"products on the GPU are not in plain float32, as {', '.join(found)} is set")
@@ -234,9 +235,6 @@ def train(
         run, evaluation = train_run(
             chosen,
             watchers=[Progress(chosen, group, verbose)],
-            progress=True,
-            on_remark=say,
-            group=group,
             graphs=graphs == "auto",
         )
     except BrokenPipeError as closed:

@@ -18,7 +18,7 @@ from xpcap.cli.shared import (
     choose_backend,
     examples,
     json_option,
-    remark,
+    note,
     table,
     wanted_backend,
 )
@@ -205,10 +205,10 @@ def _grade_class(folder: Path, out: Path, roster: Path | None, **options: Any) -
         left = f"{out} holds what was done, {len(firsts)} students, and no {TABLE}"
         raise KeyboardInterrupt(left) from None
     if names and (others := not_on(names, [one.student for one in done])):
-        remark(f"not on the roster: {', '.join(others)}")
+        note(f"not on the roster: {', '.join(others)}")
     click.echo(f"wrote {out / TABLE}: {len(done)} students")
     if failed := [one.student for one in done if one.failure]:
-        remark(f"the grader failed, and its zero is no mark, for {', '.join(failed)}")
+        note(f"the grader failed, and its zero is no mark, for {', '.join(failed)}")
         sys.exit(1)
 
 

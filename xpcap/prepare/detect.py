@@ -56,7 +56,7 @@ def read_captions(
     """
     columns, report = columns or Columns(), report or ImportReport()
     joined: list[CaptionRow] = []
-    for split, path in bar(files, progress, "reading captions"):
+    for split, path in bar(files, "reading captions", shown=progress):
         form, found = read_file(path, columns, report)
         rows = list(with_split_names(found, report))
         report.forms.append(form)

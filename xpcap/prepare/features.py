@@ -123,7 +123,7 @@ def encode_folder(
 
     shown_here = progress and group.rank == 0
     label, total = "encoding pictures", len(names)
-    with bar((), shown_here, label, total=total, done=begun, lines=True) as shown:
+    with bar((), label, total=total, done=begun, lines=True, shown=shown_here) as shown:
 
         def take(encoded: Encoded) -> None:
             with lock:

@@ -13,6 +13,7 @@ from xpcap.errors import InvalidValueError
 from xpcap.files import atomic
 from xpcap.report.fonts import explain_lacking, find_fonts
 from xpcap.report.text import escape_control, pieces
+from xpcap.work import remark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,11 +109,11 @@ def draw_captions(
     captions: Sequence[str],
     references: Sequence[str],
     columns: int = 3,
-    on_remark: Callable[[str], object] = warnings.warn,
 ) -> None:
     """Write a PNG of pictures, each above the model's caption (dark) and one human's (grey).
 
-    Characters that Matplotlib's own font lacks are drawn with other fonts of the machine.
+    Characters that Matplotlib's own font lacks are drawn with other fonts of the machine; a remark
+    says if none has them.
 
     Parameters
     ----------
@@ -120,7 +121,6 @@ def draw_captions(
     captions, references : one a picture; a reference may be empty. The text may be untrusted:
         control and bidi characters are escaped, and long text is cut
     columns : pictures in a row
-    on_remark : called with a sentence if no font has some of the characters
 
     Raises
     ------
@@ -139,7 +139,7 @@ def draw_captions(
         )
     families, lacking = find_fonts(map(escape_control, (*captions, *references)))
     if lacking:
-        on_remark(f"draw_captions: {explain_lacking(lacking)}")
+        remark(f"draw_captions: {explain_lacking(lacking)}")
     with warnings.catch_warnings(), rc_context({"font.family": families} if families else {}):
         # Such a glyph is drawn as a box, and the remark above has named it
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -1,7 +1,6 @@
 """Captions by a run, or by several as one: of a data set's pictures, and of new pictures."""
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -22,6 +21,7 @@ from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.report.records import PictureCaption, Ranked
 from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
 from xpcap.runs.ranking import RankedBeam, default_policy, limited, rank, word_log_probabilities
+from xpcap.work import current, work
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
@@ -128,7 +128,10 @@ def caption_run(
     seen = data_of(run, data)
     pictures = captioned(seen, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
-    return caption_chosen(run, seen, split, chosen, policy=policy, attend=attend, explain=explain)
+    with work(group=SINGLE):
+        return caption_chosen(
+            run, seen, split, chosen, policy=policy, attend=attend, explain=explain
+        )
 
 
 def captioned(data: CaptionData, split: str) -> np.ndarray:
@@ -143,21 +146,19 @@ def caption_chosen(
     pictures: np.ndarray,
     *,
     batch_size: int = 500,
-    progress: bool = False,
     policy: Policy | None = None,
-    group: Group = SINGLE,
     attend: bool = False,
     explain: bool = False,
 ) -> list[PictureCaption]:
     """Captions of the pictures numbered `pictures` of a split of `data_of`, with references.
 
-    `policy`, `attend` and `explain` are as in `caption_run`. The ranks of `group` share the work; each returns
-    all captions.
+    `policy`, `attend` and `explain` are as in `caption_run`. The ranks in the work in hand share
+    it; each returns all captions.
     """
-    images = data.split(split).images
+    images, group = data.split(split).images, current().group
     shard = pictures[group.shard(len(pictures))]
     captions: list[PictureCaption] = []
-    for start in bar(range(0, len(shard), batch_size), progress, f"captioning {split}"):
+    for start in bar(range(0, len(shard), batch_size), f"captioning {split}"):
         numbers = shard[start : start + batch_size]
         names = [images[i] for i in numbers.tolist()]
         features = data.features(split, numbers)
@@ -311,12 +312,10 @@ def is_run(path: str | Path) -> bool:
         return False
 
 
-def open_runs(
-    paths: Sequence[str | Path], *, on_remark: Callable[[str], object] = warnings.warn
-) -> Run[Captioner]:
+def open_runs(paths: Sequence[str | Path]) -> Run[Captioner]:
     """Open run folders as one run, whose model is an Ensemble; one alone as by `open_run`.
 
-    Its data, config, record and ranker are those of the first. `on_remark` is as in `open_run`.
+    Its data, config, record and ranker are those of the first.
 
     Raises
     ------
@@ -325,7 +324,7 @@ def open_runs(
     """
     if not paths:
         raise InvalidValueError("open_runs", "", "got no run folder", expected="at least one")
-    first, *others = (open_run(path, on_remark=on_remark) for path in paths)
+    first, *others = map(open_run, paths)
     for other in others:
         if what := difference(first, other):
             raise DataError(

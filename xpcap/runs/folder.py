@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -24,6 +23,7 @@ from xpcap.ranking.file import read_ranker
 from xpcap.safetensors_file import check_format, read_tensors, write_tensors
 from xpcap.spec import Spec
 from xpcap.training.state import Record, TrainingState, best_of, from_tensors, to_tensors
+from xpcap.work import remark
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
@@ -104,19 +104,15 @@ class Run(NamedTuple, Generic[Model_co]):
         return shape if self.projection is None else (*shape[:-1], len(self.projection.mean))
 
 
-def open_run(
-    path: str | Path, *, on_remark: Callable[[str], object] = warnings.warn
-) -> Run[CaptioningRNN]:
+def open_run(path: str | Path) -> Run[CaptioningRNN]:
     """Open a run folder: its model with the best parameters, on the backend in force.
 
     No random number is drawn. Of two stages whose second has no parameters yet, the first is
-    opened, with its best so far.
+    opened, with its best so far, and a remark says so.
 
     Parameters
     ----------
     path : str or Path
-    on_remark : callable
-        Called with a sentence if the first of two stages is opened.
 
     Returns
     -------
@@ -151,7 +147,7 @@ def open_run(
     check_parameters(path / BEST, tensors, shape.shapes())
     projection = read_projection(path, config)
     if path != asked:
-        on_remark(
+        remark(
             f"{asked} has only its first stage so far, cross entropy: opened with the best of that,"
             f" epoch {meta.get('epoch')} of {config['epochs']}"
         )

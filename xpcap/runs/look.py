@@ -1,8 +1,7 @@
 """The inside of a run's cell as it captions one picture, and the page about it."""
 
 import re
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from xpcap.runs.captioning import caption_features, difference
 from xpcap.runs.folder import Run, cell_title
 from xpcap.runs.pictures import encode_picture, encoder_of
 from xpcap.runs.ranking import decoding_title, default_policy
+from xpcap.work import remark
 
 MOST_STEM = 80  # characters of a picture's name in that of its page
 LIKELIEST = 5  # words shown of a step
@@ -73,16 +73,16 @@ def look_inside(
     *,
     caption: str | None = None,
     beside: Run[CaptioningRNN] | None = None,
-    on_remark: Callable[[str], object] = warnings.warn,
 ) -> Inside:
     """Trace a picture's caption in a run's model, in untrained ones of its sizes, and in another's.
+
+    A remark names words that the run does not know.
 
     Parameters
     ----------
     picture : path, or URL as text
     caption : the words to trace; None: those of the run's default decoding
     beside : another run on the same data
-    on_remark : called with a sentence on words that the run does not know
 
     Raises
     ------
@@ -110,7 +110,7 @@ def look_inside(
                 expected=f"1 to {most}, the most that {run.path} was trained on",
             )
         if unknown := [word for word in words if word not in vocabulary.word_to_idx]:
-            on_remark(
+            remark(
                 f"{run.path} does not know {', '.join(unknown)}, and reads"
                 f" {vocabulary.idx_to_word[vocabulary.unk]} instead"
             )

@@ -10,7 +10,7 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -24,6 +24,7 @@ from xpcap.models import Policy
 from xpcap.progress import bar
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.runs.pictures import PictureCaptioner, find_sources
+from xpcap.work import remark
 
 OTHERS = "has another text, which was left"
 NO_DESCRIPTION = "takes no description: expected a JPEG, PNG, TIFF or WebP"
@@ -52,12 +53,11 @@ def write_captions(
     txt: bool = False,
     describe: bool = False,
     policy: Policy | None = None,
-    progress: bool = False,
-    on_remark: Callable[[str], object] | None = None,
 ) -> Written:
     """Caption picture files, pictures in folders (recursively) and URLs, and write each caption.
 
-    At most 64 pictures are in memory, and a caption is written when its 64 are decoded.
+    At most 64 pictures are in memory, and a caption is written when its 64 are decoded. A remark
+    has the number of pictures that the table has already.
 
     Parameters
     ----------
@@ -67,7 +67,6 @@ def write_captions(
     describe : write the caption into the picture, as its XMP and IPTC description; another
         description is never replaced. See `describe_picture`
     policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
-    on_remark : as in `caption_files`, and called with the number of pictures that the table has
 
     Raises
     ------
@@ -76,7 +75,7 @@ def write_captions(
     """
     if describe:
         _require_exiv2()
-    sources, skipped = find_sources(paths, on_remark)
+    sources, skipped = find_sources(paths)
     pictures = {str(source): source for source in sources}  # each once
     urls = [source for source in sources if isinstance(source, str)]
     if urls and (txt or describe):
@@ -93,13 +92,12 @@ def write_captions(
         begun = table.pictures if table else set()
         numbers = [n for n, name in enumerate(pictures) if name not in begun]
         before = len(pictures) - len(numbers)
-        if before and on_remark is not None:
+        if before:
             rest = f"; adding the other {len(numbers):,}" if numbers else ""
-            on_remark(f"{csv} has {before:,} of {len(pictures):,} pictures already{rest}")
+            remark(f"{csv} has {before:,} of {len(pictures):,} pictures already{rest}")
         given = list(pictures.values())
         shown = bar(
             [given[n] for n in numbers],
-            progress,
             "captioning pictures",
             total=len(pictures),
             done=before,

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -130,15 +129,13 @@ def write_caption_page(
     find_picture: PictureFinder,
     *,
     skipped: Sequence[Skipped] = (),
-    progress: bool = False,
 ) -> None:
     """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
     of_split = any(caption.references for caption in captions)
     about = "Spread evenly over the split." if of_split else "In the order they were given."
     similar = _training_photos(run)
     cards = (
-        _card(run, caption, find_picture, similar)
-        for caption in bar(captions, progress, "writing the page")
+        _card(run, caption, find_picture, similar) for caption in bar(captions, "writing the page")
     )
     with new_path("caption", path, ".html") as part:
         write_page(
@@ -153,14 +150,8 @@ def write_caption_png(
     path: str | Path,
     captions: Sequence[PictureCaption],
     find_picture: PictureFinder,
-    *,
-    on_remark: Callable[[str], object] = warnings.warn,
 ) -> int:
     """Write captioned pictures as one PNG: the first 60 whose files are at hand.
-
-    Parameters
-    ----------
-    on_remark : called with a sentence if no font of the machine has some of the characters
 
     Returns
     -------
@@ -189,7 +180,7 @@ def write_caption_png(
         [caption.references[0] if caption.references else "" for _, caption in shown],
     )
     with new_path("caption", path, ".png") as part:
-        draw_captions(part, [picture for picture, _ in shown], *texts, on_remark=on_remark)
+        draw_captions(part, [picture for picture, _ in shown], *texts)
     return len(shown)
 
 

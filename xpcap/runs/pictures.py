@@ -1,7 +1,6 @@
 """Captions of new pictures by a run and its encoder: of files, folders, URLs, bytes and arrays."""
 
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xpcap.data.dataset import size
-from xpcap.distributed import SINGLE, Group
+from xpcap.distributed import Group
 from xpcap.encoders import (
     Encoder,
     PictureSource,
@@ -28,6 +27,7 @@ from xpcap.report.records import PictureCaption, Skipped
 from xpcap.runs.captioning import caption_features, gather, open_runs, source_of
 from xpcap.runs.folder import Run
 from xpcap.threads import blas
+from xpcap.work import remark, work
 
 BATCH = 64  # pictures captioned at once
 Keep = Callable[[str, np.ndarray], object]
@@ -172,8 +172,6 @@ class PictureCaptioner:
 
 def open_captioner(
     run: "Run[Captioner] | str | Path | Sequence[str | Path]",
-    *,
-    on_remark: Callable[[str], object] = warnings.warn,
 ) -> PictureCaptioner:
     """Open a run folder, or several as one, with its encoder, to caption pictures in a program.
 
@@ -181,8 +179,6 @@ def open_captioner(
     ----------
     run : str, Path or Run, or sequence of str or Path
         A run folder, several, or a run that is open.
-    on_remark : callable
-        As in `open_run`.
 
     Returns
     -------
@@ -197,7 +193,7 @@ def open_captioner(
     if isinstance(run, Run):
         opened: Run[Any] = run
     else:
-        opened = open_runs([run] if isinstance(run, str | Path) else run, on_remark=on_remark)
+        opened = open_runs([run] if isinstance(run, str | Path) else run)
     return PictureCaptioner(opened, encoder_of(opened, "open_captioner"))
 
 
@@ -205,17 +201,17 @@ def caption_files(
     run: Run[Captioner],
     paths: str | Path | Iterable[str | Path],
     *,
-    progress: bool = False,
+    progress: bool | None = None,
     keep: Keep | None = None,
     policy: Policy | None = None,
-    group: Group = SINGLE,
+    group: Group | None = None,
     attend: bool = False,
     explain: bool = False,
-    on_remark: Callable[[str], object] | None = None,
 ) -> tuple[list[PictureCaption], list[Skipped]]:
     """Captions of picture files, of pictures in folders (recursively), and of URLs.
 
-    They go through the encoder that computed the run's features.
+    They go through the encoder that computed the run's features. Remarks name each folder's other
+    files, and unreadable subfolders.
 
     Parameters
     ----------
@@ -223,20 +219,19 @@ def caption_files(
     paths : str or Path, or iterable of them
         Files, folders and URLs, or one of them; text that begins with ``http://`` or ``https://``
         is a URL.
-    progress : bool
-        Show a progress bar on a terminal.
+    progress : bool or None
+        Show a progress bar on a terminal. None: as the work in hand does, by default not.
     keep : callable or None
         Called with each URL and its picture, to show it without another download.
     policy : Policy or None
         As in `caption_run`.
-    group : Group
+    group : Group or None
         Ranks that share the work; each returns all captions. Rank 0 does all if there are URLs.
+        None: those of the work in hand, by default this process.
     attend : bool
         As in `caption_run`.
     explain : bool
         As in `caption_run`.
-    on_remark : callable or None
-        Called with a sentence on each folder's other files, and on unreadable subfolders.
 
     Returns
     -------
@@ -254,23 +249,23 @@ def caption_files(
     captioner = PictureCaptioner(run, encoder_of(run, "caption_files"))
     captions: list[PictureCaption] = []
     unreadable: list[Skipped] = []
-    pictures, skipped = find_sources(paths, on_remark)
-    share = group.shard(len(pictures))
-    if any(isinstance(picture, str) for picture in pictures):  # rank 0 shows downloads later
-        share = slice(0, len(pictures) if group.rank == 0 else 0)
-    shown = bar(pictures[share], progress and group.rank == 0, "captioning pictures", lines=True)
-    for one in captioner.captions(
-        shown,
-        policy=policy,
-        attend=attend,
-        explain=explain,
-        numbers=range(len(pictures))[share],
-        keep=keep,
-    ):
-        if isinstance(one, Skipped):
-            unreadable.append(one)
-        else:
-            captions.append(one)
+    with work(group=group, progress=progress) as group:
+        pictures, skipped = find_sources(paths)
+        share = group.shard(len(pictures))
+        if any(isinstance(picture, str) for picture in pictures):  # rank 0 shows downloads later
+            share = slice(0, len(pictures) if group.rank == 0 else 0)
+        for one in captioner.captions(
+            bar(pictures[share], "captioning pictures", lines=True),
+            policy=policy,
+            attend=attend,
+            explain=explain,
+            numbers=range(len(pictures))[share],
+            keep=keep,
+        ):
+            if isinstance(one, Skipped):
+                unreadable.append(one)
+            else:
+                captions.append(one)
     skipped += [Skipped(*one) for one in chain.from_iterable(group.gather(unreadable))]
     return gather(group, captions), skipped
 
@@ -326,7 +321,7 @@ def encoder_of(run: Run, where: str) -> Encoder:
 
 
 def find_sources(
-    paths: str | Path | Iterable[str | Path], on_remark: Callable[[str], object] | None
+    paths: str | Path | Iterable[str | Path],
 ) -> tuple[list[str | Path], list[Skipped]]:
     """URLs as text and picture files as paths, in order; and the paths that hold none."""
     pictures: list[str | Path] = []
@@ -340,9 +335,8 @@ def find_sources(
                 pictures += find_pictures([path], remarks=remarks)
         except DataError as error:
             skipped.append(_skipped(Path(path), error))
-    if on_remark is not None:
-        for remark in remarks:
-            on_remark(remark)
+    for one in remarks:
+        remark(one)
     return pictures, skipped
 
 

@@ -13,7 +13,6 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.decoding.policies import check_ids
-from xpcap.distributed import SINGLE, Group
 from xpcap.errors import OptionError
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
@@ -38,6 +37,7 @@ from xpcap.runs.folder import (
     write_first_stage,
 )
 from xpcap.runs.plan import is_tiny
+from xpcap.work import current
 
 WIDTH = 10  # of the beam that makes candidates
 NEIGHBOURS = 30  # photos: further ones weigh little
@@ -195,36 +195,34 @@ def _keeps_to(policy: Policy, words: tuple[int, ...]) -> bool:
 # The fit, when training ends
 
 
-def fit_ranking(
-    run: Run[CaptioningRNN], data: CaptionData, *, progress: bool = False, group: Group = SINGLE
-) -> None:
+def fit_ranking(run: Run[CaptioningRNN], data: CaptionData) -> None:
     """Index the training photos of a run, fit its ranking to the val split, and write both.
 
     Both stages of a run make candidates if that gives better captions of photos that took no part
     in the fit. After a warm start the index also has the photos of the run that it began from,
     whose weights are the prior. Without a val split, and if no epoch was better than that run,
-    weights are the prior. A ranking of these parameters stays as it is.
+    weights are the prior. A ranking of these parameters stays as it is. The ranks in the work in
+    hand share the candidates; rank 0 fits and writes.
 
     Parameters
     ----------
     data : of the run's training, as of `data_of`
-    group : ranks that share the candidates; rank 0 fits and writes
     """
-    folder, best = run.path, best_digest(run.path)
+    folder, best, group = run.path, best_digest(run.path), current().group
     if run.ranking.get("best") == best:
         return
     if digest(data.vocabulary) != digest(run.vocabulary):
         data = data.with_vocabulary(run.vocabulary)
     ranker = _new_ranker(run, data)
-    both = run._replace(ranker=ranker, first_stage_models=_first_stage_models(run, group))
+    both = run._replace(ranker=ranker, first_stage_models=_first_stage_models(run))
     alone = both._replace(first_stage_models=())
     chosen, fitted = alone, None
     if run.meta.get("epoch") == 0 and (folder / START_RANKING).is_file():
         chosen = both  # the run that it began from
     elif "val" in data.splits:
-        fitted = _fit(alone, data, progress, group)
+        fitted = _fit(alone, data)
         if both.first_stage_models:
-            of_both = _fit(both, data, progress, group)
+            of_both = _fit(both, data)
             if of_both.held_out > fitted.held_out:
                 chosen, fitted = both, of_both
     if group.rank == 0:
@@ -265,12 +263,12 @@ def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
     )
 
 
-def _first_stage_models(run: Run[CaptioningRNN], group: Group) -> tuple[CaptioningRNN, ...]:
+def _first_stage_models(run: Run[CaptioningRNN]) -> tuple[CaptioningRNN, ...]:
     """The first stage of a run, in float16, or what a warm start has brought; none: there is none.
 
     It is written to the run's folder.
     """
-    first = run.path / FIRST
+    first, group = run.path / FIRST, current().group
     if (first / BEST).is_file() and run.meta.get("epoch"):
         if group.rank == 0:
             write_first_stage(run.path, open_run(first).model.params)
@@ -280,7 +278,7 @@ def _first_stage_models(run: Run[CaptioningRNN], group: Group) -> tuple[Captioni
     return (read_first_stage(run.path, run),)
 
 
-def _fit(run: Run, data: CaptionData, progress: bool, group: Group) -> Fitted:
+def _fit(run: Run, data: CaptionData) -> Fitted:
     """Weights fitted to candidates for the val split."""
     references = data.reference_words("val")
     pictures = np.array(list(references))[evenly_spaced(len(references), MOST)]
@@ -288,9 +286,10 @@ def _fit(run: Run, data: CaptionData, progress: bool, group: Group) -> Fitted:
     assert isinstance(policy, Beam)
     assert run.ranker is not None
     model, ranker = captioner(run), run.ranker
+    group = current().group
     shard = pictures[group.shard(len(pictures))]
     ours: list[list[Candidate]] = []
-    for start in bar(range(0, len(shard), AT_ONCE), progress, "fitting the ranking"):
+    for start in bar(range(0, len(shard), AT_ONCE), "fitting the ranking"):
         features = data.features("val", shard[start : start + AT_ONCE])
         made = make_candidates(model, run.vocabulary, features, policy)
         embeddings = ranker.index.embeddings_of(features)

@@ -9,7 +9,7 @@ import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.data.vocabulary import SPECIAL, TOKENISERS, Vocabulary
-from xpcap.distributed import SINGLE, Group
+from xpcap.distributed import Group
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.metrics import (
     ALIASES,
@@ -35,6 +35,7 @@ from xpcap.runs.folder import Run
 from xpcap.runs.ranking import decoding_title
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
+from xpcap.work import work
 
 TOO_FEW = "too few train captions to learn which words hardly ever end one"
 
@@ -263,10 +264,10 @@ def evaluate_run(
     data: CaptionData | str | Path | None = None,
     split: str = "val",
     *,
-    progress: bool = False,
+    progress: bool | None = None,
     java: bool = False,
     policy: Policy | None = None,
-    group: Group = SINGLE,
+    group: Group | None = None,
     metrics: Sequence[Metric] = METRICS,
 ) -> Scores:
     """Score a run's captions of a split against all references, and the references' likelihood.
@@ -277,14 +278,15 @@ def evaluate_run(
     data : CaptionData, str, Path or None
         An open data set, or the path of one. None: the one that the run was trained on.
     split : str
-    progress : bool
-        Show progress bars on a terminal.
+    progress : bool or None
+        Show progress bars on a terminal. None: as the work in hand does, by default not.
     java : bool
         METEOR and SPICE too, if they can be computed here.
     policy : Policy or None
         Chooses the words, as in `caption_run`. None: the run's default.
-    group : Group
+    group : Group or None
         Ranks that share the work; each returns the same, except that `java` scores are rank 0's.
+        None: those of the work in hand, by default this process.
     metrics : sequence of Metric
         Objects that score captions against references, such as ``(*xpcap.metrics.METRICS, Own())``;
         see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added.
@@ -305,10 +307,9 @@ def evaluate_run(
     seen = data_of(run, data)
     words, pictures = seen.words(split), captioned(seen, split)
     encoded = seen.encoded_with(run.vocabulary, split, words)
-    forced = teacher_forced(run.model, encoded, split, progress=progress, group=group)
-    captions = caption_chosen(
-        run, seen, split, pictures, progress=progress, policy=policy, group=group
-    )
+    with work(group=group, progress=progress) as group:
+        forced = teacher_forced(run.model, encoded, split, group=group)
+        captions = caption_chosen(run, seen, split, pictures, policy=policy)
     same = seen.split(split).text is None or run.vocabulary.tokeniser == seen.vocabulary.tokeniser
     hypotheses = [one.words if same else seen.vocabulary.tokenize(one.caption) for one in captions]
     java = java and group.rank == 0

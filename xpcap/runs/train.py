@@ -4,7 +4,6 @@ import contextlib
 import os
 import platform
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,10 +69,10 @@ from xpcap.training.objectives import (
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record
 from xpcap.training.watcher import Watcher, checked_watchers
+from xpcap.work import current, remark, work
 
 # Our variables in which ranks may differ: a backend's name is compared without its device
 OWN = (VARIABLE, "XPCAP_BACKEND")
-Remark = Callable[[str], object]
 
 
 class Trained(NamedTuple):
@@ -88,9 +87,8 @@ def train_run(
     *,
     watchers: Iterable[Watcher] = (),
     on_epoch: Callable[[CaptioningSolver], object] | None = None,
-    progress: bool = False,
-    on_remark: Remark = warnings.warn,
-    group: Group = SINGLE,
+    progress: bool | None = None,
+    group: Group | None = None,
     graphs: bool = False,
 ) -> Trained:
     """Train a captioner, score it, and write its run folder, page and model card.
@@ -109,13 +107,11 @@ def train_run(
         stage after an epoch, and the run is scored and written as it is.
     on_epoch : callable or None
         Called with the solver after each epoch, once the watchers have been told.
-    progress : bool
-        Show progress bars on a terminal.
-    on_remark : callable
-        Called with a sentence if a run continues on another number of ranks.
-    group : Group
+    progress : bool or None
+        Show progress bars on a terminal. None: as the work in hand does, by default not.
+    group : Group or None
         The ranks that train together, from `xpcap.distributed.init()`; `options` are rank 0's. Rank
-        0 writes; all return the same.
+        0 writes; all return the same. None: those of the work in hand, by default this process.
     graphs : bool
         As in CaptioningSolver. It changes no result.
 
@@ -147,6 +143,18 @@ def train_run(
     interval(options.save_every)  # complains before any work is done
     check_options(options)
     told = checked_watchers("train_run", watchers)
+    with work(group=group, progress=progress):
+        return _train_stages(options, told, on_epoch, graphs)
+
+
+def _train_stages(
+    options: TrainOptions,
+    watchers: Sequence[Watcher],
+    on_epoch: Callable[[CaptioningSolver], object] | None,
+    graphs: bool,
+) -> Trained:
+    """Plan a training, and train its stages."""
+    group = current().group
     # A rank without the data ends all, before the folder is created
     opened = open_data(options.data) if group.rank and options.data else None
     out = Path(group.gather(str(options.out or default_out(options)))[0])
@@ -154,9 +162,7 @@ def train_run(
     def open_path(path: Path | None) -> CaptionData:
         if opened is not None:
             return opened
-        return (
-            open_data(path) if path else with_fingerprint(generate(options.seed, progress=progress))
-        )
+        return open_data(path) if path else with_fingerprint(generate(options.seed))
 
     def reserve(folder: Path, resume: bool) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if group.rank else reserved(folder, resume)
@@ -166,48 +172,36 @@ def train_run(
         plan = resolve(replace(options, out=out), open_path)
         _check_ranks(group, out, plan)
         for stage in plan.stages:
-            for watcher in told:
+            for watcher in watchers:
                 watcher.stage(stage.options)
             with contextlib.nullcontext() if stage.folder == out else reserve(stage.folder, True):
-                records = _train(
-                    stage,
-                    plan.data,
-                    group,
-                    progress,
-                    watchers=told,
-                    on_epoch=on_epoch,
-                    on_remark=on_remark,
-                    graphs=graphs,
-                )
+                records = _train(stage, plan.data, watchers, on_epoch, graphs)
                 group.barrier()  # all is written
                 run = open_run(stage.folder)
                 if stage.options.neighbours and stage is plan.stages[-1]:
                     # Windows replaces no file that is mapped, as the ranker of an earlier end is
                     run = run._replace(ranker=None, first_stage_models=())
-                    fit_ranking(run, data_of(run, plan.data), progress=progress, group=group)
+                    fit_ranking(run, data_of(run, plan.data))
                     run = open_run(stage.folder)
                 evaluation = None
                 if "val_loss" in records[-1]:
-                    evaluation = evaluate_run(run, plan.data, "val", progress=progress, group=group)
+                    evaluation = evaluate_run(run, plan.data, "val")
                 if group.rank == 0:
-                    write_run_page(run, records, evaluation, plan.data)
-                    write_card(run, evaluation, plan.data)
+                    with work(group=SINGLE):
+                        write_run_page(run, records, evaluation, plan.data)
+                        write_card(run, evaluation, plan.data)
         return Trained(run, evaluation)
 
 
 def _train(
     stage: Stage,
     data: CaptionData,
-    group: Group,
-    progress: bool,
-    *,
     watchers: Sequence[Watcher],
     on_epoch: Callable[[CaptioningSolver], object] | None,
-    on_remark: Remark,
     graphs: bool,
 ) -> list[Record]:
     """Train a stage to its end; return its records. The memory of training is free afterwards."""
-    options, folder = stage.options, stage.folder
+    options, folder, group = stage.options, stage.folder, current().group
     resumed = stage.config is not None and (folder / LAST).exists()
     base = None if options.start is None or resumed else open_base(stage, data)
     if options.start is not None:
@@ -239,7 +233,6 @@ def _train(
         clip_norm=options.clip or None,
         seed=options.seed,
         verbose=False,
-        progress=progress,
         watchers=[saver, *watchers, _WarmUp()],
         on_epoch=on_epoch,
         objective=objective,
@@ -262,7 +255,7 @@ def _train(
         writer.begin(solver)
     else:
         writer.restore(solver, checkpoint.state)
-        _warn_if_ranks_changed(solver, folder, on_remark)
+        _warn_if_ranks_changed(solver, folder)
     if solver.finished:
         for watcher in watchers:
             watcher.begin(solver)
@@ -330,11 +323,11 @@ def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkp
     return checkpoint
 
 
-def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path, on_remark: Remark) -> None:
+def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path) -> None:
     before = (solver.times[-1] if solver.times else {}).get("ranks", 1)
     now = solver.group.size
     if solver.times and before != now:
-        on_remark(
+        remark(
             f"train_run: {out} was trained by {before} process(es) and continues with {now}: same"
             " batches, same dropout; sums are rounded differently"
         )

@@ -24,7 +24,7 @@ MAX_WORDS = 25  # more than the grammar ever says
 
 
 def generate(
-    seed: int = 0, *, train: int = TRAIN, val: int = VAL, progress: bool = False
+    seed: int = 0, *, train: int = TRAIN, val: int = VAL, progress: bool | None = None
 ) -> CaptionData:
     """Generated pictures with captions, and features by HistogramEncoder, as a data set.
 
@@ -36,8 +36,8 @@ def generate(
         Number of scenes for training; scene i of a split does not depend on it.
     val : int
         Number of scenes for validation.
-    progress : bool
-        Show a progress bar on a terminal.
+    progress : bool or None
+        Show a progress bar on a terminal. None: as the work in hand does, by default not.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def generate(
         rng = np.random.default_rng([seed, len(SPLITS) + SPLITS.index(split)])
         scenes = [make_scene(split, number, seed) for number in range(count)]
         features[split] = encoder.encode(
-            paint(scene) for scene in bar(scenes, progress, f"drawing pictures of {split}")
+            paint(scene) for scene in bar(scenes, f"drawing pictures of {split}", shown=progress)
         )
         texts[split] = [describe(scene, rng) for scene in scenes for _ in range(CAPTIONS)]
     words = {split: [tokenize(text) for text in texts[split]] for split in SPLITS}

@@ -52,7 +52,6 @@ def teacher_forced(
     *,
     captions: np.ndarray | None = None,
     batch_size: int = 256,
-    progress: bool = False,
     between: Callable[[], None] | None = None,
     group: Group = SINGLE,
 ) -> TeacherForced:
@@ -69,7 +68,7 @@ def teacher_forced(
     chosen = np.arange(len(data.split(split).captions)) if captions is None else captions
     nll, correct, tokens = 0.0, 0, 0  # the first two become arrays of the model's device
     shards = list(group.batches(len(chosen), batch_size))
-    for batch in bar(shards, progress, f"scoring {split}"):
+    for batch in bar(shards, f"scoring {split}"):
         if len(numbers := chosen[batch]):
             score = model.score(*data.minibatch(split, numbers)[:2])
             nll, correct, tokens = nll + score.nll, correct + score.correct, tokens + score.tokens

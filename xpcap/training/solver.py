@@ -91,8 +91,8 @@ class CaptioningSolver:
         single process can. Dropout masks come from `model.seed` and the iteration.
     patience : int or None
         Stop after this many epochs in a row without a better one. None: never before `num_epochs`.
-    progress : bool
-        Show a progress bar if standard error is a terminal.
+    progress : bool or None
+        Show a progress bar if standard error is a terminal. None: as the work in hand does.
     on_step : callable or None
         Called with the solver after each step and between the batches of a validation, when `state`
         may be called. An exception from it ends training; `train`, or the state, continues from
@@ -158,7 +158,7 @@ class CaptioningSolver:
         clip_norm: float | None = None,
         seed: int | None = None,
         patience: int | None = None,
-        progress: bool = False,
+        progress: bool | None = None,
         on_step: Callable[["CaptioningSolver"], object] | None = None,
         on_epoch: Callable[["CaptioningSolver"], object] | None = None,
         watchers: Iterable[Watcher] = (),
@@ -262,7 +262,7 @@ class CaptioningSolver:
         """One epoch, or the rest of an interrupted one. It is done once all is recorded."""
         begun, batches = time.perf_counter(), self._order.batches(self.batch_size)
         first, title = self._order.position, f"epoch {self.epoch + 1}/{self._last_epoch}"
-        with bar(batches, self.progress, title, self.steps_per_epoch, first) as shown:
+        with bar(batches, title, self.steps_per_epoch, first, shown=self.progress) as shown:
             for positions in shown:
                 self.train_batch(positions)
                 self._show_loss(shown)

@@ -1,0 +1,127 @@
+"""The work in hand: ranks, bars and remarks, said once, and left where it was entered."""
+
+import ast
+import threading
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from xpcap.cli.shared import begin
+from xpcap.distributed import SINGLE, Group
+from xpcap.progress import WORTH_A_LINE, bar
+from xpcap.work import Work, current, remark, work
+
+PACKAGE = Path(__file__).parents[1] / "xpcap"
+ENCODING = f"encoding: 0 of {WORTH_A_LINE}\n"
+
+
+class Second(Group):
+    """The second of two ranks."""
+
+    rank, size = 1, 2
+
+
+def show_bar() -> None:
+    bar((), "encoding", total=WORTH_A_LINE, lines=True)
+
+
+def test_what_a_work_leaves_open_stays_as_it_was_around(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    group, heard = Group(), []
+    with work(group=group, progress=True, heard=heard.append), work():
+        assert current().group is group
+        remark("a folder has other files")
+        show_bar()
+    assert heard == ["a folder has other files"]
+    assert capsys.readouterr().err == ENCODING
+    show_bar()
+    assert current().group is SINGLE
+    assert capsys.readouterr().err == ""
+
+
+def test_only_the_first_rank_shows_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    with work(group=Second(), progress=True):
+        show_bar()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_remark_that_nobody_hears_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    remark("100 % of the words are known")
+    assert [(one.name, one.levelname, one.message) for one in caplog.records] == [
+        ("xpcap", "WARNING", "100 % of the words are known")
+    ]
+
+
+def test_threads_keep_their_remarks_and_bars_apart(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    both, heard = threading.Barrier(3), {"a": [], "b": []}
+
+    def works(name: str) -> None:
+        with work(heard=heard[name].append, progress=name == "a"):
+            both.wait()  # all are at work
+            remark(name)
+            show_bar()
+            both.wait()
+
+    threads = [threading.Thread(target=works, args=name) for name in heard]
+    for thread in threads:
+        thread.start()
+    both.wait()
+    remark("nobody's")
+    show_bar()
+    both.wait()
+    for thread in threads:
+        thread.join()
+    assert heard == {"a": ["a"], "b": ["b"]}
+    assert [one.message for one in caplog.records] == ["nobody's"]
+    assert capsys.readouterr().err == ENCODING
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_command_leaves_its_work_when_it_ends(fails: bool) -> None:
+    @click.command()
+    def command() -> None:
+        begin()
+        remark("of the command")
+        if fails:
+            raise click.ClickException("on purpose")
+
+    result = CliRunner().invoke(command)
+    assert "note: of the command" in result.stderr
+    assert result.exit_code == fails
+    assert current() == Work()
+
+
+def own_nodes(function: ast.AST) -> list[ast.AST]:
+    """The nodes of a function, without those of functions in it."""
+    found = []
+    for child in ast.iter_child_nodes(function):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            found += [child, *own_nodes(child)]
+    return found
+
+
+def enters_work(node: ast.AST) -> bool:
+    return isinstance(node, ast.With) and any(
+        isinstance(item.context_expr, ast.Call)
+        and ast.unparse(item.context_expr.func).split(".")[-1] in ("work", "bars")
+        for item in node.items
+    )
+
+
+def test_no_generator_enters_work() -> None:
+    """It would be its caller's work until the next thing is asked for."""
+    entered = 0
+    for path in PACKAGE.rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                nodes = own_nodes(function)
+                entered += any(map(enters_work, nodes))
+                yields = any(isinstance(node, ast.Yield | ast.YieldFrom) for node in nodes)
+                if yields and (path.name, function.name) != ("work.py", "work"):
+                    assert not any(map(enters_work, nodes)), f"{path}: {function.name}"
+    assert entered > 3

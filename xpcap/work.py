@@ -1,0 +1,69 @@
+"""The work in hand: the ranks that share it, whether it shows bars, and who hears its remarks."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+from xpcap.distributed import SINGLE, Group
+from xpcap.progress import bars
+
+LOG = logging.getLogger("xpcap")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a command, or a function with these parameters, says once for all that it calls."""
+
+    group: Group = SINGLE
+    heard: Callable[[str], object] = LOG.warning
+
+
+_CURRENT = ContextVar("work", default=Work())  # noqa: B039 - frozen
+
+
+def current() -> Work:
+    """The work in hand. In a new thread it is one process, without bars, with remarks logged."""
+    return _CURRENT.get()
+
+
+@contextlib.contextmanager
+def work(
+    *,
+    group: Group | None = None,
+    progress: bool | None = None,
+    heard: Callable[[str], object] | None = None,
+) -> Iterator[Group]:
+    """The work within; what is None stays as it is around it.
+
+    Never enter it across a `yield`: whoever asks a generator for its next thing has work of their
+    own. What rank 0 does alone, it does with `group=SINGLE`: nobody answers it.
+
+    Parameters
+    ----------
+    group : Group or None
+        The ranks that share the work.
+    progress : bool or None
+        Rank 0 shows bars on a terminal.
+    heard : callable or None
+        Called with each remark of this thread, in place of the logger "xpcap".
+
+    Yields
+    ------
+    group : Group
+        The ranks that share the work.
+    """
+    before = current()
+    now = replace(before, group=group or before.group, heard=heard or before.heard)
+    token = _CURRENT.set(now)
+    try:
+        with bars(progress if now.group.rank == 0 else False):
+            yield now.group
+    finally:
+        _CURRENT.reset(token)
+
+
+def remark(sentence: str) -> None:
+    """Tell whoever does the work something that is no error: to its command, else to the log."""
+    current().heard(sentence)
