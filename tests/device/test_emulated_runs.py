@@ -3,7 +3,6 @@ and runs go from one to the other.
 """
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from commands import SMALL, call, few, good
 from emulated import Emulator
 
 from xpcap.runs.folder import BEST, CONFIG, HISTORY, LAST, load_parameters
-from xpcap.runs.saver import RunWriter
 from xpcap.shapes import write_pictures
 
 LOOSE = {"rtol": 2e-4, "atol": 2e-5}  # float32, after some twenty steps of Adam
@@ -109,35 +107,6 @@ def test_emulated_vanilla_rnn_without_dropout_trains_too(
         for backend in ("numpy", "cupy")
     ]
     np.testing.assert_allclose(*histories, **LOOSE)
-
-
-@pytest.mark.slow
-def test_emulated_checkpoints_are_written_without_the_device(
-    few_pictures: None,
-    plain_curves: None,
-    device: Emulator,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The thread that writes gets copies on the host; only the one that trains speaks to the
-    device.
-    """
-    used, wrote = set(), set()
-
-    def record(emulator: Any, *event: Any) -> None:
-        used.add(threading.current_thread())
-        original(emulator, *event)
-
-    def write(keeper: RunWriter, *saved: Any) -> None:
-        wrote.add(threading.current_thread().name)
-        write_originally(keeper, *saved)
-
-    original, write_originally = type(device)._record, RunWriter.write
-    monkeypatch.setattr(type(device), "_record", record)
-    monkeypatch.setattr(RunWriter, "write", write)
-    train(tmp_path / "run", "cupy", "--save-every", "4")
-    assert wrote == {"xpcap checkpoint"}
-    assert used == {threading.main_thread()}
 
 
 @pytest.mark.slow

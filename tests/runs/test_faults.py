@@ -2,6 +2,7 @@
 on to the same bytes.
 """
 
+import errno
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import commands
 import faults
 import kill
 from faults import Fault
+
+from xpcap.runs import saver
 
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
 ROOT = Path(__file__).parents[2]
@@ -97,8 +100,6 @@ def test_pages_pictures_and_data_sets_are_written_whole_or_not_at_all(
 def test_the_message_says_what_to_do_and_what_is_safe(
     error: str, words: list[str], tmp_path: Path
 ) -> None:
-    import errno
-
     number = getattr(errno, error)
     with faults.failing_at(Fault("last.safetensors", "write", 2, number)):
         output = commands.call("train", "--out", tmp_path / "run", *faults.OPTIONS).output
@@ -108,6 +109,30 @@ def test_the_message_says_what_to_do_and_what_is_safe(
         "iteration 6 is saved; --resume continues from there",
     ):
         assert word in output
+
+
+def test_training_goes_on_without_a_page_and_remarks_on_it_once(tmp_path: Path) -> None:
+    commands.good("train", "--out", tmp_path / "whole" / "run", *faults.OPTIONS)
+    out = tmp_path / "broken" / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saver, "PAGE_SECONDS", 0)  # several pages
+
+        def fail(folder: Path, epochs: int, records: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder / "index.html"))
+
+        patch.setattr(saver, "write_progress_page", fail)
+        output = commands.good("train", "--out", out, *faults.OPTIONS).output
+    remark = f"{out / 'index.html'} could not be written: No space left on device;"
+    assert output.count(remark) == 1
+    assert kill.files(out) == kill.files(tmp_path / "whole" / "run")
+
+
+def test_a_checkpoint_is_safe_once_its_first_file_is(tmp_path: Path) -> None:
+    """The writes that follow are repeated on going on, and the message names that iteration."""
+    with faults.failing_at(Fault("history.jsonl", "create", 1, errno.ENOSPC)):
+        output = commands.call("train", "--out", tmp_path / "run", *faults.OPTIONS).output
+    assert "history.jsonl could not be written" in output
+    assert "iteration 10 is saved; --resume continues from there" in output
 
 
 def test_a_picture_that_cannot_be_written_leaves_nothing(

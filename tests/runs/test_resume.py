@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -141,34 +141,12 @@ def test_steps_and_seconds_say_when_it_is_saved_within_an_epoch(
 
     original = RunWriter.write
     monkeypatch.setattr(RunWriter, "write", write)
-    monkeypatch.setattr(saving, "threading", AT_ONCE)
     good("train", "--out", tmp_path / "steps", *SMALL, "--save-every", 4)
     assert saved == [(4, False), (8, False), (10, True), (14, False), (18, False), (20, True)]
     saved.clear()
     good("train", "--out", tmp_path / "seconds", *SMALL, "--save-every", "0.000001s")
     assert [iteration for iteration, ended in saved if not ended][:3] == [1, 2, 3]
     assert_equal_runs_but_for_their_names(tmp_path / "steps", tmp_path / "seconds")
-
-
-class AtOnce:
-    """A thread that has done its work when it is started."""
-
-    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> None:
-        self._work = lambda: target(*args)
-
-    def start(self) -> None:
-        self._work()
-
-    def is_alive(self) -> bool:
-        return False
-
-    def join(self) -> None:
-        return
-
-
-AT_ONCE = SimpleNamespace(  # for one module: other users of threads, such as tqdm, keep theirs
-    Thread=AtOnce, current_thread=threading.current_thread, main_thread=threading.main_thread
-)
 
 
 def assert_equal_runs_but_for_their_names(ours: Path, theirs: Path) -> None:
@@ -179,63 +157,47 @@ def assert_equal_runs_but_for_their_names(ours: Path, theirs: Path) -> None:
     }
 
 
-# Pictures of the history
+# The page of a run in training
 
 
 def shown(run: Path) -> int:
-    """Epochs that loss.png shows, drawn as text here; the page has to show as many."""
-    epochs = len(json.loads((run / "loss.png").read_bytes()))
-    assert f"After epoch {epochs} of " in (run / "index.html").read_text()
-    return epochs
+    """Epochs that the page of a run in training shows."""
+    return int(re.findall(r"After epoch (\d+) of ", (run / "index.html").read_text())[0])
 
 
 def use_clock(clock: Callable[[], float], patch: pytest.MonkeyPatch) -> None:
     patch.setattr(train, "RunWriter", functools.partial(RunWriter, clock=clock))
 
 
-@pytest.mark.slow
-def test_curves_are_drawn_now_and_then_while_training_goes_on(
+def test_the_page_is_written_now_and_then_while_training_goes_on_and_the_loss_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """loss.png every 10 s at most and the page every minute, both at the first epoch; and both when
-    training ends.
+    """The page at the first checkpoint with an epoch, then every minute at most, so within an epoch
+    too; and when training ends.
     """
-    clock, drawn = [0.0], []
+    out, clock, written = tmp_path / "run", [0.0], []
 
-    def tick(solver: Any) -> None:
-        clock[0] += 4
+    def write(folder: Path, epochs: int, records: list[Any]) -> None:
+        written.append((clock[0], len(records)))
+        assert not (out / "loss.png").exists()
+        original(folder, epochs, records)
 
-    def noted(name: str, draw: Callable[..., None]) -> Callable[..., None]:
-        return lambda *args: (drawn.append((name, len(args[-1]))), draw(*args))[1]
+    class Tick(Watcher):
+        def step(self, solver: CaptioningSolver) -> None:
+            clock[0] += 2
 
+    original = saving.write_progress_page
+    monkeypatch.setattr(saving, "write_progress_page", write)
     use_clock(lambda: clock[0], monkeypatch)
-    monkeypatch.setattr(saving, "threading", AT_ONCE)
-    for name in ("draw_loss", "write_progress_page"):
-        monkeypatch.setattr(saving, name, noted(name, getattr(saving, name)))
-    runs.train_run(
-        runs.TrainOptions(out=tmp_path / "run", hidden=8, wordvec=4, epochs=17, score_epochs=0),
-        on_epoch=tick,
-    )
-    assert [epoch for name, epoch in drawn if name == "draw_loss"] == [1, 4, 7, 10, 13, 16, 17]
-    assert [epoch for name, epoch in drawn if name == "write_progress_page"] == [1, 16, 17]
+    options = {"hidden": 8, "wordvec": 4, "epochs": 5, "score_epochs": 0, "save_every": "3"}
+    options |= {"batch_size": 32}
+    runs.train_run(runs.TrainOptions(out=out, **options), watchers=[Tick()])
+    epoch = 2 * (STEPS + 4)  # seconds
+    assert written == [(epoch, 1), (epoch + 60, 3), (5 * epoch, 5)]
+    assert len(json.loads((out / "loss.png").read_bytes())) == 5
 
 
-def test_checkpoints_within_an_epoch_draw_what_is_due(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An epoch may be long, and what its beginning did not show is drawn before its end."""
-    clock = [0.0]
-    drawn: list[Any] = []
-    plot = saving.ThrottledPlot(lambda history: drawn.append(len(history)), 10, lambda: clock[0])
-    one, two = [{}], [{}, {}]
-    for seconds, history in ((0, []), (0, one), (5, two), (9, two), (10, two), (30, two)):
-        clock[0] = seconds
-        plot.update(history)
-        drawn.append(f"at {seconds}")
-    assert drawn == ["at 0", 1, "at 0", "at 5", "at 9", 2, "at 10", "at 30"]
-
-
-def test_curves_show_every_epoch_when_training_stops(
+def test_the_page_shows_every_epoch_when_training_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a signal, also soon after a resume; or because a loss is not finite."""
@@ -245,7 +207,7 @@ def test_curves_show_every_epoch_when_training_stops(
     assert shown(out) == 3
     broken_off(out, epoch, "--resume")
     assert shown(out) == 4
-    (out / "loss.png").unlink()  # as if killed before it was drawn
+    (out / "index.html").unlink()  # as if killed before it was written
     broken_off(out, 1, "--resume")
     assert shown(out) == 4
 
@@ -278,6 +240,8 @@ def test_a_run_that_a_watcher_ends_is_scored_and_written_and_goes_on_to_the_same
             stages.append(options.objective)
 
         def epoch(self, solver: CaptioningSolver) -> None:
+            state = load_state(out / "last.safetensors", solver.model.params.shapes)
+            assert state.epoch == solver.epoch  # saved before it is told
             if solver.epoch == 2:
                 solver.stop("two are enough")
 

@@ -1,4 +1,4 @@
-"""Saving during training: signals, the run folder, and checkpoints written by another thread."""
+"""Saving during training: signals, the files of the run folder, and when they are written."""
 
 import errno
 import math
@@ -21,11 +21,9 @@ from xpcap.backend import Array, get_backend
 from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling
 from xpcap.data.hdf5 import write_fingerprinted
-from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError, SaveError
 from xpcap.models import ModelConfig
 from xpcap.progress import Pace
-from xpcap.report import draw_loss
 from xpcap.runs.folder import (
     BEST,
     DATA,
@@ -46,14 +44,15 @@ from xpcap.runs.folder import (
     write_projection,
     write_vocabulary,
 )
-from xpcap.runs.pages import whole_history, write_progress_page
+from xpcap.runs.pages import write_progress_page
 from xpcap.runs.plan import Stage, settings_of
 from xpcap.shapes import write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
 from xpcap.training.watcher import Watcher
+from xpcap.work import current, remark
 
-CURVE_SECONDS, PAGE_SECONDS = 10, 60  # between drawings of loss.png, and of the page
+PAGE_SECONDS = 60  # between two pages of a run in training
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -92,12 +91,12 @@ class StopRequest:
 
     A second SIGINT ends it at once, as if not caught. Python delivers signals to the main thread
     only, so on another thread this does nothing. A signal that the process ignores stays ignored.
-    With `speaks` the first signal is reported on standard error.
+    Rank 0 reports the first signal on standard error.
     """
 
-    def __init__(self, speaks: bool = True) -> None:
+    def __init__(self) -> None:
         self.signal: int | None = None
-        self._speaks = speaks
+        self._speaks = current().group.rank == 0
         self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -134,35 +133,13 @@ class StopRequest:
 # The run folder
 
 
-class ThrottledPlot:
-    """A file that shows the history.
-
-    It is drawn at the end of an epoch, at most once in `seconds`: a curve takes some 0.1 s and
-    holds Python's lock, which stalls a thread that launches kernels.
-    """
-
-    def __init__(
-        self, draw: Callable[[list[Record]], None], seconds: float, clock: Callable[[], float]
-    ) -> None:
-        self._draw, self._pace = draw, Pace(seconds, clock)
-        self._shown = 0  # epochs
-
-    def update(self, history: list[Record], now: bool = False) -> None:
-        """Draw the history if it has new epochs and the interval is over, or `now` is set."""
-        if len(history) > self._shown and (now or self._pace.due):
-            self._draw(history)
-            self._shown = len(history)
-            self._pace.done()
-
-
 class RunWriter:
-    """Writes a run folder during training.
+    """Writes a run folder during training; of several ranks rank 0 does.
 
     `last.safetensors` is written first, and alone decides how training continues: it holds the
     history and, at the end of an epoch that is the best so far, also the best parameters. So the
     process may be killed between any two writes; `restore` repeats those that are missing. Scored
-    parameters of the start are written before all checkpoints. Pictures of the history may lag by
-    their intervals; `finish` brings them up to date.
+    parameters of the start are written before all checkpoints.
 
     Parameters
     ----------
@@ -170,8 +147,11 @@ class RunWriter:
     epochs : of the stage
     scaling : of the run's features
     vocabulary : its digest
-    writes : this process writes; of several ranks rank 0 does
     clock : returns the time in seconds
+
+    Attributes
+    ----------
+    saved : the iteration that is safe on disk; 0: none
     """
 
     def __init__(
@@ -180,22 +160,15 @@ class RunWriter:
         epochs: int,
         scaling: FeatureScaling,
         vocabulary: str,
-        writes: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.out, self._scaling, self._vocabulary, self._writes = out, scaling, vocabulary, writes
+        self.out, self._scaling, self._vocabulary = out, scaling, vocabulary
+        self._writes = current().group.rank == 0
+        self.saved = 0
+        self._epochs, self._pace = epochs, Pace(PAGE_SECONDS, clock)
         self._records: list[Record] = []  # as they were last saved
-
-        def draw_curve(records: list[Record]) -> None:
-            draw_loss(out / "loss.png", whole_history(out, records)[0])
-
-        def write_page(records: list[Record]) -> None:
-            write_progress_page(out, epochs, records)
-
-        self._plots = (
-            ThrottledPlot(draw_curve, CURVE_SECONDS, clock),
-            ThrottledPlot(write_page, PAGE_SECONDS, clock),
-        )
+        self._shown = 0  # of them, by the page
+        self._page_failed = False
 
     def begin(self, solver: CaptioningSolver) -> None:
         """Write the parameters that training starts from, if scored: they are the best so far."""
@@ -203,18 +176,34 @@ class RunWriter:
             self._write_best(solver.start, solver.best_params)
 
     def write(self, state: TrainingState, times: list[Record] | None) -> None:
-        """Write a checkpoint, then curves and page if they are due.
+        """Write a checkpoint, then the page if it is due. OSError : a file cannot be written.
 
         After an epoch, with the `times` of all epochs, also best parameters and history.
         """
         save_state(self.out / LAST, state, scaling=self._scaling, vocabulary=self._vocabulary)
+        self.saved, self._records = state.iteration, state.records
         if times is not None:
             self._write_epoch(state, times)
-        self._draw(state.records)
+        self.update_page()
 
-    def finish(self) -> None:
-        """Bring curves and page up to date. OSError : a file cannot be written."""
-        self._draw(self._records, now=True)
+    def update_page(self, now: bool = False) -> None:
+        """Write the page if it lacks an epoch and a minute is over, or `now` is set.
+
+        One that cannot be written costs nothing that is trained: it is a remark, and no error.
+        """
+        if not self._writes or len(self._records) <= self._shown or not (now or self._pace.due):
+            return
+        self._pace.done()
+        try:
+            write_progress_page(self.out, self._epochs, self._records)
+            self._shown = len(self._records)
+        except OSError as error:
+            if not self._page_failed:
+                remark(
+                    f"train_run: {error.filename} could not be written: {error.strerror}; nothing"
+                    " that was trained is lost"
+                )
+            self._page_failed = True
 
     def restore(self, solver: CaptioningSolver, state: TrainingState) -> None:
         """Restore a solver, and repeat the writes of an epoch that may not have been finished.
@@ -227,16 +216,10 @@ class RunWriter:
             state, best_params=self._read_best(best, state) if best and in_file else None
         )
         solver.times = read_times(self.out, state.epoch)
-        if not self._writes:
-            return
-        if state.order is None and state.history:
+        self.saved, self._records = state.iteration, state.records
+        if self._writes and state.order is None and state.history:
             self._write_epoch(state, solver.times)
-        self._draw(state.records)
-
-    def _draw(self, records: list[Record], now: bool = False) -> None:
-        self._records = records
-        for plot in self._plots:
-            plot.update(records, now)
+        self.update_page()
 
     def _write_epoch(self, state: TrainingState, times: list[Record]) -> None:
         if state.is_best:
@@ -291,7 +274,7 @@ def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
         write_pictures(out / PICTURES, data, "val")
 
 
-# Checkpoints: when, and on which thread
+# Checkpoints, and when they are due
 
 
 class Interval(NamedTuple):
@@ -318,53 +301,23 @@ def interval(text: str) -> Interval:
 
 
 class Checkpointer(Watcher):
-    """Saves training on time, at epochs' ends and on signals.
-
-    Enter it while the solver trains that it watches.
-    The training thread copies the state; another thread writes it. One write is under way at a
-    time: a checkpoint within an epoch that is due meanwhile waits for a later step, but the end of
-    an epoch waits for the writer.
+    """Saves training on time, at epochs' ends, and on signals; one to any rank stops all.
 
     Parameters
     ----------
     every : interval within an epoch; the end of each epoch is always saved
-    writer : writes the checkpoints, on another thread; its `finish` is called on exit, after the
-        last write, unless that failed
+    writer : writes the checkpoints
     stop : read after each step; after a signal, training is saved and Stopped raised
-    group : the ranks that train together; rank 0 writes, and a signal to one of them stops all
-        after the same step
     """
 
-    def __init__(
-        self, every: Interval, writer: RunWriter, stop: StopRequest, group: Group = SINGLE
-    ) -> None:
-        self._every, self._writer, self._stop, self._group = every, writer, stop, group
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-        self._saved: int | None = None  # the iteration that is safe on disk
-        self._seconds = 0.0  # that saving has taken from training since the last epoch
+    def __init__(self, every: Interval, writer: RunWriter, stop: StopRequest) -> None:
+        self._every, self._writer, self._stop = every, writer, stop
+        self._group = current().group
+        self._seconds = 0.0  # that saving has taken since the last epoch
         self._count_from(0)
 
-    def __enter__(self) -> "Checkpointer":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.wait()
-        if isinstance(error, SaveError) or self._group.rank:
-            return  # another write would fail as well, and hide the reason
-        try:
-            self._writer.finish()
-        except OSError as problem:
-            raise self._explain(problem) from problem
-
     def begin(self, solver: CaptioningSolver) -> None:
-        """Start at an iteration that is on disk, unless it is 0."""
-        self._saved = solver.iteration or None
+        """Start the first interval."""
         self._count_from(solver.iteration)
 
     def step(self, solver: CaptioningSolver) -> None:
@@ -372,52 +325,31 @@ class Checkpointer(Watcher):
         if signum := self._signal():
             self._save(solver)
             self._end(signum, solver)
-        if self._thread is not None and not self._thread.is_alive():
-            self.wait()  # raises if the write failed
         steps, seconds = solver.iteration - self._first, time.monotonic() - self._since
-        if self._thread is None and (steps >= self._every.steps or seconds >= self._every.seconds):
+        if steps >= self._every.steps or seconds >= self._every.seconds:
             self._save(solver)
 
     def epoch(self, solver: CaptioningSolver) -> None:
-        """Save the end of an epoch. SaveError : the write before it failed."""
+        """Save the end of an epoch. Raises SaveError."""
         solver.times[-1]["save_seconds"], self._seconds = self._seconds, 0.0
-        self._save(solver, [dict(record) for record in solver.times])  # counts in the next epoch
+        self._save(solver, solver.times)  # counts in the next epoch
 
     def check_stop(self, solver: CaptioningSolver) -> None:
         """Stopped : a signal has come, and training is on disk as it stands."""
         if signum := self._signal():
             self._end(signum, solver)
 
-    def wait(self) -> None:
-        """Wait for the write under way.
-
-        SaveError : it failed for lack of room or permission; the checkpoint before it is intact.
-        """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise self._explain(error) if isinstance(error, OSError) else error
-
     def _save(self, solver: CaptioningSolver, times: list[Record] | None = None) -> None:
+        """SaveError : no room or permission; the checkpoint before is intact."""
         if self._group.rank:
             return
         start = time.perf_counter()
-        self.wait()
-        state = solver.state()
-        self._count_from(state.iteration)
-        job = state, times
-        self._thread = threading.Thread(target=self._write, args=job, name="xpcap checkpoint")
-        self._thread.start()
-        self._seconds += time.perf_counter() - start
-
-    def _write(self, state: TrainingState, times: list[Record] | None) -> None:
         try:
-            self._writer.write(state, times)
-            self._saved = state.iteration
-        except BaseException as error:  # raised on the training thread, by wait
-            self._error = error
+            self._writer.write(solver.state(), times)
+        except OSError as error:
+            raise self._explain(error) from error
+        self._count_from(solver.iteration)
+        self._seconds += time.perf_counter() - start
 
     def _count_from(self, iteration: int) -> None:
         """Restart the interval."""
@@ -428,7 +360,6 @@ class Checkpointer(Watcher):
         return self._group.max(self._stop.signal or 0)
 
     def _end(self, signum: int, solver: CaptioningSolver) -> None:
-        self.wait()
         # A process that ends may end the others: none leaves before rank 0 has saved
         self._group.barrier()
         raise Stopped(signum, solver.iteration, solver.epoch)
@@ -436,8 +367,8 @@ class Checkpointer(Watcher):
     def _explain(self, error: OSError) -> SaveError:
         reason, out = error.strerror or str(error), self._writer.out
         saved = "nothing was saved before"
-        if self._saved is not None:
-            saved = f"iteration {self._saved} is saved; `resume` continues from there"
+        if self._writer.saved:
+            saved = f"iteration {self._writer.saved} is saved; `resume` continues from there"
         return SaveError(
             "train_run",
             error.filename or out,

@@ -20,6 +20,7 @@ from xpcap.distributed.mpi import VARIABLE
 from xpcap.errors import DataError, GroupError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.models.config import has_attention
+from xpcap.report import draw_loss
 from xpcap.report.scores import Evaluation
 from xpcap.runs.captioning import data_of
 from xpcap.runs.card import write_card
@@ -35,7 +36,7 @@ from xpcap.runs.folder import (
     open_run,
     reserved,
 )
-from xpcap.runs.pages import write_run_page
+from xpcap.runs.pages import whole_history, write_run_page
 from xpcap.runs.plan import (
     Plan,
     Stage,
@@ -188,6 +189,9 @@ def _train_stages(
                     evaluation = evaluate_run(run, plan.data, "val")
                 if group.rank == 0:
                     with work(group=SINGLE):
+                        draw_loss(
+                            stage.folder / "loss.png", whole_history(stage.folder, records)[0]
+                        )
                         write_run_page(run, records, evaluation, plan.data)
                         write_card(run, evaluation, plan.data)
         return Trained(run, evaluation)
@@ -216,9 +220,9 @@ def _train(
     else:
         scaling = _fitted_scaling(group, options.feature_scaling, data)
     data.scaling = scaling
-    writer = RunWriter(folder, options.epochs, scaling, digest(data.vocabulary), group.rank == 0)
-    stop = StopRequest(speaks=group.rank == 0)
-    saver = Checkpointer(interval(options.save_every), writer, stop, group)
+    writer = RunWriter(folder, options.epochs, scaling, digest(data.vocabulary))
+    stop = StopRequest()
+    saver = Checkpointer(interval(options.save_every), writer, stop)
     objective, batch_size = _objective(options, data, group)
     solver = CaptioningSolver(
         model,
@@ -261,8 +265,11 @@ def _train(
             watcher.begin(solver)
     else:
         # The solver itself reports a loss that is not finite
-        with stop, saver, np.errstate(all="ignore"):
-            solver.train()
+        with stop, np.errstate(all="ignore"):
+            try:
+                solver.train()
+            finally:
+                writer.update_page(now=True)
         saver.check_stop(solver)
     return solver.records
 
