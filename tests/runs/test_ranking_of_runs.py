@@ -324,6 +324,36 @@ def test_a_damaged_first_stage_is_refused_in_words(
         open_run(run.path)
 
 
+@pytest.mark.parametrize("killed", ["before the ranking is written", "after"])
+def test_a_fit_that_is_killed_leaves_a_run_that_opens_and_resumes_as_if_it_had_not_been(
+    killed: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranking before needs the first stage, and that after does not."""
+    held_out(0.0, 1.0, monkeypatch)
+    folder = fitted_anew(made, tmp_path / "run").path
+    tensors, meta = read_tensors(folder / RANKING, "test")
+    write_tensors(folder / RANKING, tensors, {**meta, "best": "that of fewer epochs"})
+    before = (folder / RANKING).read_bytes()
+    held_out(50.0, 50.0, monkeypatch)
+
+    def kill_fit(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        if killed == "after":
+            patch.setattr(Path, "unlink", kill_fit)
+        else:
+            patch.setattr(of_runs, "write_ranker", kill_fit)
+        with pytest.raises(KeyboardInterrupt):
+            fit_ranking(open_run(folder), data_of(open_run(folder)))
+    assert ((folder / RANKING).read_bytes() == before) == (killed != "after")
+    assert captions(open_run(folder))
+    good("train", "--out", folder, "--resume")
+    whole = fitted_anew(made, tmp_path / "whole").path
+    assert {FIRST_STAGE_FILE, RANKING} & {*kill.files(folder)} == {RANKING}
+    assert (folder / RANKING).read_bytes() == (whole / RANKING).read_bytes()
+
+
 # A warm start
 
 

@@ -37,6 +37,7 @@ from xpcap.runs.folder import (
     write_first_stage,
 )
 from xpcap.runs.plan import is_tiny
+from xpcap.training.state import Record
 from xpcap.work import current
 
 WIDTH = 10  # of the beam that makes candidates
@@ -208,16 +209,26 @@ def fit_ranking(run: Run[CaptioningRNN], data: CaptionData) -> None:
     ----------
     data : of the run's training, as of `data_of`
     """
-    folder, best, group = run.path, best_digest(run.path), current().group
-    if run.ranking.get("best") == best:
-        return
+    folder, group, meta = run.path, current().group, run.ranking
+    if meta.get("best") != best_digest(folder):
+        ranker, meta = _fitted(run, data)
+        if group.rank == 0:
+            write_ranker(folder / RANKING, ranker, meta)
+    # Only now, as the ranking before may need it; a fit that was killed is repeated to here
+    if group.rank == 0 and not meta["both"]:
+        (folder / FIRST_STAGE_FILE).unlink(missing_ok=True)
+    group.barrier()  # the ranking is written
+
+
+def _fitted(run: Run[CaptioningRNN], data: CaptionData) -> tuple[Ranker, Record]:
+    """The ranker of a run, and what its file says of the fit."""
     if digest(data.vocabulary) != digest(run.vocabulary):
         data = data.with_vocabulary(run.vocabulary)
     ranker = _new_ranker(run, data)
     both = run._replace(ranker=ranker, first_stage_models=_first_stage_models(run))
     alone = both._replace(first_stage_models=())
     chosen, fitted = alone, None
-    if run.meta.get("epoch") == 0 and (folder / START_RANKING).is_file():
+    if run.meta.get("epoch") == 0 and (run.path / START_RANKING).is_file():
         chosen = both  # the run that it began from
     elif "val" in data.splits:
         fitted = _fit(alone, data)
@@ -225,14 +236,14 @@ def fit_ranking(run: Run[CaptioningRNN], data: CaptionData) -> None:
             of_both = _fit(both, data)
             if of_both.held_out > fitted.held_out:
                 chosen, fitted = both, of_both
-    if group.rank == 0:
-        if not chosen.first_stage_models:
-            (folder / FIRST_STAGE_FILE).unlink(missing_ok=True)
-        scores = {} if fitted is None else fitted._asdict()
-        weights = scores.pop("weights", ranker.weights)
-        meta = {"best": best, "both": bool(chosen.first_stage_models), "fit": scores}
-        write_ranker(folder / RANKING, replace(ranker, weights=weights), meta)
-    group.barrier()  # the ranking is written
+    scores = {} if fitted is None else fitted._asdict()
+    weights = scores.pop("weights", ranker.weights)
+    meta = {
+        "best": best_digest(run.path),
+        "both": bool(chosen.first_stage_models),
+        "fit": scores,
+    }
+    return replace(ranker, weights=weights), meta
 
 
 def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
