@@ -87,6 +87,10 @@ class DataError(XpcapError, ValueError):
     """A file or data set is missing, damaged, or does not fit."""
 
 
+class NetworkError(DataError):
+    """A download failed that may succeed another time."""
+
+
 class ContractError(XpcapError, AssertionError):
     """A recurrent cell does not do what captioners rely on."""
 

@@ -17,7 +17,7 @@ from refusals import refuses
 
 from xpcap.encoders import image_from_url, read_url, url
 from xpcap.encoders.url import is_public
-from xpcap.errors import DataError
+from xpcap.errors import DataError, NetworkError
 
 asked: list[tuple[str, str]] = []  # host and path of each request that reached the server
 PICTURE = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
             "/short": png(),
         }.get(self.path)
         if body is None:
-            self.send_error(404)
+            self.send_error(503 if self.path == "/busy" else 404)
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(body) + (self.path == "/short")))
@@ -424,9 +424,11 @@ def test_no_proxy_of_the_environment_is_asked(
         ("/endless", "more than 100,000 bytes", ""),
         ("/short", ("IncompleteRead", "1 more expected"), ""),
         ("/drip", "more than 100,000 bytes", ""),
+        ("/busy", "HTTP Error 503", ""),
+        ("/to//busy", "HTTP Error 503", ""),
     ],
 )
-def test_what_is_no_picture_is_an_error_with_the_reason(
+def test_what_is_no_picture_is_an_error_with_the_reason_and_says_if_another_try_may_bring_it(
     internet: list[str], path: str, came: Any, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(url, "MOST_BYTES", 100_000)
@@ -436,8 +438,9 @@ def test_what_is_no_picture_is_an_error_with_the_reason(
         thing=f"http://pictures.example{path}",
         came=came,
         cause=cause,
-    ):
+    ) as refused:
         read_url(f"http://pictures.example{path}")
+    assert isinstance(refused.value, NetworkError) == (path in ("/short", "/busy", "/to//busy"))
 
 
 def test_ports_that_do_not_exist_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

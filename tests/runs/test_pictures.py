@@ -15,7 +15,9 @@ from commands import good
 from refusals import refuses
 
 from xpcap import DataError, open_captioner, open_run
+from xpcap.errors import NetworkError
 from xpcap.models import Beam, Sampling
+from xpcap.report.records import Postponed
 from xpcap.runs import PictureCaption, PictureCaptioner, Skipped, pictures
 from xpcap.shapes import picture_of
 
@@ -107,6 +109,43 @@ def test_many_pictures_are_read_block_by_block_and_the_bad_ones_keep_their_turn(
     for number, one in enumerate(found):
         if isinstance(one, PictureCaption):
             assert one.caption == captioner.caption(photo(number)).caption
+
+
+def test_what_cannot_be_read_is_told_at_once_and_holds_up_no_more_than_a_block(
+    captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "BATCH", 3)
+    read: list[int] = []
+
+    def sources() -> Iterator[bytes]:
+        for number in range(12):
+            read.append(number)
+            yield png(photo(2)) if number == 2 else b""
+
+    results = captioner.captions(sources())
+    taken = [(len(read), type(one).__name__) for one in results]
+    assert taken == [
+        (1, "Skipped"),
+        (2, "Skipped"),
+        (6, "PictureCaption"),  # with three behind it that cannot be read
+        *[(6, "Skipped")] * 3,
+        *((number, "Skipped") for number in range(7, 13)),
+    ]
+
+
+def test_a_download_that_may_succeed_another_time_is_postponed(
+    captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(url: str) -> np.ndarray:
+        kind = NetworkError if "slow" in url else DataError
+        raise kind("read_url", url, "cannot be read")
+
+    monkeypatch.setattr(pictures, "read_url", read)
+    kinds = map(type, captioner.captions(["http://a.example/slow", "http://a.example/gone"]))
+    assert list(kinds) == [Postponed, Skipped]
+    Path("empty").mkdir()
+    (empty,) = pictures.find_sources("empty")[1]
+    assert isinstance(empty, Postponed)
 
 
 def test_a_bad_picture_is_an_error_that_says_why(captioner: PictureCaptioner) -> None:

@@ -16,10 +16,11 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 import numpy as np
 
 from xpcap.encoders.pictures import read_picture
-from xpcap.errors import DataError, XpcapError
+from xpcap.errors import DataError, NetworkError, XpcapError
 from xpcap.progress import say
 
 MOST_BYTES, SECONDS, MOST_REDIRECTS, CHUNK = 20_000_000, 20.0, 10, 65_536
+BUSY = (408, 425, 429)  # HTTP statuses that, with those of 500 and more, may pass
 PORTS = {"http": 80, "https": 443}
 # protocols, 6to4, multicast, Teredo, examples, all but unicast: global to some versions of Python
 RESERVED = (
@@ -50,7 +51,8 @@ def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
 
     Raises
     ------
-    DataError : the download failed, for the reason in the message.
+    DataError : the download failed, for the reason in the message; NetworkError, a kind of it, if
+        another try may succeed.
     """
     return _read("read_url", url, timeout, private=False)
 
@@ -87,12 +89,14 @@ def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
         if isinstance(error, XpcapError):
             same = error.thing in ("the picture", url)
             came = error.came if same else f"leads to {error.thing}, which {error.came}"
-            raise DataError(where, url, came, error.expected, error.cause) from error
+            kind = NetworkError if isinstance(error, NetworkError) else DataError
+            raise kind(where, url, came, error.expected, error.cause) from error
         reason = str(error)
         if isinstance(error, TimeoutError):
             reason = f"timed out after {timeout:g} seconds"
         came = f"cannot be read: {' '.join(reason.split())}"
-        raise DataError(where, url, came, expected="a picture") from error
+        kind = DataError if isinstance(error, ValueError) else NetworkError
+        raise kind(where, url, came, expected="a picture") from error
     finally:
         over.set()
 
@@ -141,7 +145,8 @@ def _download(url: str, timeout: float, private: bool, over: threading.Event) ->
             return answer.read()
         if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
             came = f"gives HTTP Error {answer.status}: {answer.reason}"
-            raise DataError("", url, came, expected="a picture")
+            kind = NetworkError if answer.status >= 500 or answer.status in BUSY else DataError
+            raise kind("", url, came, expected="a picture")
         target = quote(answer.headers["Location"], safe=punctuation, encoding="iso-8859-1")
         url = urljoin(parts.geturl(), target)
     raise DataError("", url, f"redirects more than {MOST_REDIRECTS} times", expected="a picture")

@@ -41,3 +41,7 @@ class Skipped(NamedTuple):
 
     image: str
     reason: str
+
+
+class Postponed(Skipped):
+    """A picture that another try may caption: its download failed, or its folder is empty yet."""

@@ -20,10 +20,10 @@ from xpcap.encoders import (
     read_picture,
     read_url,
 )
-from xpcap.errors import DataError
+from xpcap.errors import DataError, NetworkError
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
-from xpcap.report.records import PictureCaption, Skipped
+from xpcap.report.records import PictureCaption, Postponed, Skipped
 from xpcap.runs.captioning import caption_features, gather, open_runs, source_of
 from xpcap.runs.folder import Run
 from xpcap.threads import blas
@@ -110,7 +110,7 @@ class PictureCaptioner:
         """Captions of many pictures, in their order.
 
         Pictures are read as the results are asked for, and decoded 64 at a time; no more are in
-        memory.
+        memory. One that cannot be read is told at once, or after those that were read before it.
 
         Parameters
         ----------
@@ -132,20 +132,20 @@ class PictureCaptioner:
         caption : PictureCaption, or Skipped for a picture that cannot be read
         """
         waiting: list[tuple[int, str, np.ndarray] | Skipped] = []
-        encoded = 0
+        encoded = 0  # of those
         for source, number in zip(pictures, count() if numbers is None else numbers, strict=False):
             try:
                 picture, feature = encode_picture("caption_files", source, self.encoder)
             except DataError as error:
                 waiting.append(_skipped(source, error))
-                continue
-            if keep and isinstance(source, str) and is_url(source):
-                keep(source, picture)
-            waiting.append((number, _name(source), feature))
-            encoded += 1
-            if encoded % BATCH == 0:
+            else:
+                if keep and isinstance(source, str) and is_url(source):
+                    keep(source, picture)
+                waiting.append((number, _name(source), feature))
+                encoded += 1
+            if not encoded or BATCH in (encoded, len(waiting) - encoded):
                 yield from self._decode(waiting, policy, attend, explain)
-                waiting = []
+                waiting, encoded = [], 0
         yield from self._decode(waiting, policy, attend, explain)
 
     def _decode(
@@ -334,11 +334,12 @@ def find_sources(
             else:
                 pictures += find_pictures([path], remarks=remarks)
         except DataError as error:
-            skipped.append(_skipped(Path(path), error))
+            skipped.append(Postponed(str(Path(path)), error.reason))
     for one in remarks:
         remark(one)
     return pictures, skipped
 
 
 def _skipped(source: PictureSource, error: DataError) -> Skipped:
-    return Skipped(_name(source), error.reason)
+    kind = Postponed if isinstance(error, NetworkError) else Skipped
+    return kind(_name(source), error.reason)
