@@ -336,12 +336,19 @@ def test_a_fit_that_is_killed_leaves_a_run_that_opens_and_resumes_as_if_it_had_n
     before = (folder / RANKING).read_bytes()
     held_out(50.0, 50.0, monkeypatch)
 
-    def kill_fit(*args: Any, **options: Any) -> None:
+    def kill_fit(*args: Any) -> None:
         raise KeyboardInterrupt
+
+    unlink = Path.unlink
+
+    def kill_at_first_stage(path: Path, missing_ok: bool = False) -> None:
+        if path.name == FIRST_STAGE_FILE:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
 
     with pytest.MonkeyPatch.context() as patch:
         if killed == "after":
-            patch.setattr(Path, "unlink", kill_fit)
+            patch.setattr(Path, "unlink", kill_at_first_stage)
         else:
             patch.setattr(of_runs, "write_ranker", kill_fit)
         with pytest.raises(KeyboardInterrupt):
