@@ -16,7 +16,6 @@ from xpcap.cli.shared import (
     backend_option,
     begin,
     choose_backend,
-    command_line,
     csv_option,
     examples,
     json_option,
@@ -29,11 +28,12 @@ from xpcap.distributed import SINGLE, RankDone
 from xpcap.errors import sentence
 from xpcap.files import new_path, require_new_file
 from xpcap.report import escape_control
+from xpcap.report.doctor import BAD, CHECK, OK, UNKNOWN
 from xpcap.runs import (
     Comparison,
     Diagnosis,
-    Evaluation,
     Run,
+    Scores,
     compare,
     data_of,
     evaluate_run,
@@ -41,7 +41,6 @@ from xpcap.runs import (
     open_run,
     open_runs,
 )
-from xpcap.runs.doctor import BAD, CHECK, OK, UNKNOWN
 from xpcap.work import work
 
 WIDTH = 120  # characters in a line
@@ -134,10 +133,10 @@ def evaluate(
     if comparison:
         _print_comparison(comparison, " + ".join(map(str, folders)), str(against))
     if diagnoses is not None:
-        _print_diagnoses(diagnoses, opened)
+        _print_diagnoses(diagnoses)
 
 
-def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Evaluation:
+def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Scores:
     run = open_run(against)
     return evaluate_run(run, data, split, policy=decoding.policy(run), java=True)
 
@@ -150,16 +149,15 @@ def _print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
 # The doctor
 
 
-def _diagnoses(run: Run, evaluation: Evaluation, data: CaptionData) -> list[Diagnosis]:
+def _diagnoses(run: Run, evaluation: Scores, data: CaptionData) -> list[Diagnosis]:
     """The diagnoses in terms of the options of `prepare`, of `train` and of this command."""
-    captions = [caption.words for caption in evaluation.captions]
-    found = examine_run(run, captions, data, evaluation.split)
     params = [*prepare.params, *train.params, *click.get_current_context().command.params]
+    found = examine_run(run, evaluation, data)
     return [one._replace(text=in_options(one.text, params)) for one in found]
 
 
-def _print_diagnoses(diagnoses: Sequence[Diagnosis], run: Run) -> None:
-    """Print a row for each diagnosis, those not ok at length, and `prepare` again if words lack."""
+def _print_diagnoses(diagnoses: Sequence[Diagnosis]) -> None:
+    """Print a row for each diagnosis, then those that are not ok at length."""
     counts = Counter(one.verdict for one in diagnoses)
     order = (BAD, CHECK, UNKNOWN, OK)
     found = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
@@ -170,31 +168,3 @@ def _print_diagnoses(diagnoses: Sequence[Diagnosis], run: Run) -> None:
             text = f"{one.name}, {one.verdict}: {escape_control(one.text)}"
             lines = textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
             click.echo(f"\n{lines}")
-    verdict = {one.name: one.verdict for one in diagnoses}
-    lacking = {verdict["unknown"], verdict["vocabulary"]} & {BAD, CHECK}
-    if lacking and (again := _prepare_again(run)):
-        click.echo(
-            f"\nnext, with the folders and the other options that you gave before:\n  {again}"
-        )
-
-
-def _prepare_again(run: Run) -> str:
-    """The command that prepares the run's data with more words; empty: unknown, or all are in."""
-    source = run.config.get("source", {})
-    files, least, most = (source.get(key) for key in ("captions", "min_count", "vocabulary_size"))
-    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-        return ""
-    if not (most or (isinstance(least, int) and least > 1)):
-        return ""
-    if isinstance(most, int):
-        limit = ["--vocabulary", str(2 * most)]
-    else:
-        limit = ["--min-count", str(least // 2)]
-    given = [
-        word
-        for option in ("pictures", "features")
-        if isinstance(source.get(option), str)
-        for word in (f"--{option}", source[option])
-    ]
-    other = f"{Path(run.config['data']).stem}{limit[0][1:]}-{limit[1]}.h5"
-    return escape_control(command_line("prepare", *files, *given, *limit, "--out", other))

@@ -3,10 +3,11 @@
 plan.py plans a training, saver.py writes it down, and folder.py has the format of the folder.
 """
 
+from xpcap.report.doctor import Diagnosis
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.scores import Comparison, Evaluation, Scores, compare
 from xpcap.runs.captioning import caption_run, data_of, is_run, open_runs
-from xpcap.runs.doctor import Diagnosis, examine_run
+from xpcap.runs.doctor import examine_run
 from xpcap.runs.folder import Run, load_state, open_run, save_state
 from xpcap.runs.look import Inside, fresh_page, look_inside, write_inside_page
 from xpcap.runs.outputs import CaptionTable, Written, write_captions

@@ -198,7 +198,7 @@ def _with_own(
     found[below:below] = metrics_of(data)
     if "train" not in data.splits:
         return found, {}
-    statistics = train_statistics(data)
+    statistics = _train_statistics(data)
     found += [Novel(lambda: _train_captions(data)), UnseenBigrams(statistics)]
     if not statistics.never_last:
         return found, {BadEndings.name: TOO_FEW}
@@ -245,7 +245,7 @@ def _train_captions(data: CaptionData) -> Iterator[list[str]]:
     return ([words[i] for i in row if i not in skipped] for row in rows)
 
 
-def train_statistics(data: CaptionData) -> CorpusStatistics:
+def _train_statistics(data: CaptionData) -> CorpusStatistics:
     """Bigrams and endings of the train split's captions as people wrote them, where the file has it.
 
     Of the text, since people's captions hold words that the vocabulary lacks.

@@ -1,0 +1,470 @@
+"""The doctor on good models, of which it finds nothing to say, and on what is sick in one way."""
+
+import copy
+import functools
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import good
+from refusals import refuses
+
+from xpcap import CaptioningRNN, CaptioningSolver, open_run, use_backend
+from xpcap.data import CaptionData, Vocabulary
+from xpcap.data.dataset import Split
+from xpcap.layers import CELLS
+from xpcap.layers.cells import no_activations
+from xpcap.report import doctor
+from xpcap.report.doctor import Case, Diagnosis, Finding, Symptom, diagnose
+from xpcap.runs import evaluate_run, examine_run, score_captions
+
+COLOURS, THINGS, PLACES = (
+    "red blue green black white".split(),
+    "dog cat bird horse cow fish".split(),
+    "grass road sand snow hill".split(),
+)
+FORMS = ("a {0} {1} on the {2}", "there is a {0} {1} standing on the {2}", "{1} on {2}")
+NAMES = [
+    *("alike", "features", "variety", "repeats", "unseen_bigrams", "bad_endings"),
+    *("ending", "length", "unknown", "vocabulary", "overfitting", "gates"),
+]
+
+
+def draw(pictures: int) -> tuple[np.ndarray, list[str]]:
+    """Pictures with a colour, a thing and a place each, which are their features, and two captions."""
+    rng = np.random.default_rng(pictures)
+    scenes = [rng.integers(len(words), size=pictures) for words in (COLOURS, THINGS, PLACES)]
+    features = np.concatenate([np.eye(6, dtype=np.float32)[scene] for scene in scenes], axis=1)
+    texts = [
+        FORMS[(2 * i + k) % 3 if k else 0].format(COLOURS[c], THINGS[t], PLACES[p])
+        for i, (c, t, p) in enumerate(zip(*scenes, strict=True))
+        for k in range(2)
+    ]
+    return features, texts
+
+
+def make_data(train: int = 200, most_words: int | None = None) -> CaptionData:
+    drawn = {"train": draw(train), "val": draw(60)}
+    words = [text.split() for text in drawn["train"][1]]
+    vocabulary = Vocabulary.build_from_words(words, 1, most=most_words)
+    splits = {
+        name: Split(
+            vocabulary.encode(texts, 12),
+            np.repeat(np.arange(len(features)), 2).astype(np.int32),
+            features,
+            [f"{name}{i}" for i in range(len(features))],
+            texts,
+        )
+        for name, (features, texts) in drawn.items()
+    }
+    return CaptionData(vocabulary, splits)
+
+
+def changed(data: CaptionData, **change: Any) -> CaptionData:
+    """The data with another val split."""
+    val = replace(data.splits["val"], **change)
+    return replace(data, splits={**data.splits, "val": val})
+
+
+DATA = make_data()
+
+
+def grids() -> CaptionData:
+    """The same pictures as grids: the colour, the thing and the place have a region each."""
+
+    def regions(features: np.ndarray) -> np.ndarray:
+        return np.stack([features * (np.arange(18) // 6 == k) for k in range(3)], axis=1)
+
+    splits = {
+        name: replace(split, features=regions(split.features).astype(np.float32))
+        for name, split in DATA.splits.items()
+    }
+    return replace(DATA, splits=splits)
+
+
+def case_of(
+    model: CaptioningRNN, data: CaptionData, said: Sequence[str] | None = None, **fields: Any
+) -> Case:
+    """A case of the val split, with captions that were said, by default by the model."""
+    val, words, vocabulary = data.splits["val"], data.words("val"), data.vocabulary
+    if said is None:
+        ids = model.sample(data.features("val", np.arange(60)), 12, forbid=(0, 1, 3))
+        said = [" ".join(vocabulary.words(one)) for one in ids]
+    scores = score_captions(data, "val", dict(zip(val.images, said, strict=False)))
+    learnt = [row.tobytes() for row in data.splits["train"].captions]
+    encoded = data.encoded_with(vocabulary, "val", words)
+    case = Case(model, vocabulary, 12, {}, scores, encoded, words, learnt, [], 1)
+    return replace(case, **fields)
+
+
+def trained(data: CaptionData, epochs: int = 6, lr: float = 0.01, **model: Any) -> Case:
+    size = data.feature_shape if len(data.feature_shape) > 1 else 18
+    given = {"cell_type": "lstm", "seed": 0, **model}
+    captioner = CaptioningRNN(data.vocabulary.word_to_idx, size, 16, 32, **given)
+    solver = CaptioningSolver(
+        captioner,
+        data,
+        update_rule="adam",
+        optim_config={"learning_rate": lr},
+        num_epochs=epochs,
+        batch_size=25,
+        verbose=False,
+        seed=0,
+    )
+    solver.train()
+    captioner.params = solver.best_params
+    return case_of(captioner, data, history=solver.history, epoch=solver.best_epoch)
+
+
+@functools.cache
+def healthy(cell: str = "lstm", inject: str = "init") -> Case:
+    return trained(grids() if inject == "attention" else DATA, cell_type=cell, inject=inject)
+
+
+def judged(case: Case) -> dict[str, Diagnosis]:
+    return {one.name: one for one in diagnose(case)}
+
+
+def said(captions: Sequence[str], data: CaptionData = DATA, **fields: Any) -> dict[str, Diagnosis]:
+    """The diagnoses of captions that a healthy model did not say."""
+    return judged(case_of(healthy().model, data, captions, **fields))
+
+
+def spoiled(case: Case, spoil: Callable[[dict[str, np.ndarray]], None]) -> Case:
+    model = copy.deepcopy(case.model)
+    spoil(model.params)
+    return replace(case_of(model, data_of(case)), history=case.history, epoch=case.epoch)
+
+
+def data_of(case: Case) -> CaptionData:
+    return grids() if case.model.config.attends else DATA
+
+
+CASES = [
+    *(("lstm", inject) for inject in ("init", "every-step", "attention")),
+    *(("rnn", "init"), ("gru", "every-step"), ("gru", "attention")),
+]
+each_model = pytest.mark.parametrize("kind", CASES)
+
+
+@each_model
+def test_good_models_are_well_and_are_told_nothing_to_do(kind: tuple[str, str]) -> None:
+    found = judged(healthy(*kind))
+    assert list(found) == NAMES
+    for one in found.values():
+        assert one.verdict == "ok", one
+        assert one.text.endswith(".")
+        assert "`" not in one.text
+
+
+# Symptoms in captions: what is said of sixty pictures, the verdict, and words of the text
+
+HUMAN = (DATA.splits["val"].text or ())[::2]  # a caption a picture
+MEAN_LENGTH = np.mean([len(words) for words in DATA.words("val")])
+BROKEN = ["a red dog on the"] * 10 + ["a red dog on"] * 5
+PLANTED: list[tuple[str, Sequence[str], str, float, str]] = [
+    (
+        "variety",
+        ["a red dog"] * 60,
+        "bad",
+        1 / len(set(HUMAN)),
+        "1 of 60 captions differ; the most frequent, 'a r",
+    ),
+    (
+        "repeats",
+        ["a man is is is"] * 60,
+        "bad",
+        1,
+        "60 of 60 captions repeat one to three words at",
+    ),
+    (
+        "repeats",
+        ["a dog dog"] * 6 + ["a"] * 54,
+        "check",
+        0.1,
+        "most often 'dog dog'; 0.0% of people's",
+    ),
+    # Of the pairs, the ends included, four of six
+    ("unseen_bigrams", ["dog the red cat zebra"] * 60, "bad", 4 / 6, "of people's 0.0%"),
+    ("bad_endings", BROKEN, "bad", 15 / 60, "15 of 60 captions end in"),
+    ("bad_endings", BROKEN, "bad", 15 / 60, "most often 'the' (10), 'on' (5); of people's 0.0%."),
+    ("ending", ["very " * 12] * 60, "bad", 1, "stop at 12 words because they must. It goes on"),
+    ("length", ["very " * 12] * 60, "bad", 12 / MEAN_LENGTH, "A caption has 12.0 words on average"),
+    ("length", [""] * 60, "bad", 0, "Short captions lose"),
+]
+
+
+@pytest.mark.parametrize(("name", "captions", "verdict", "value", "text"), PLANTED)
+def test_what_is_wrong_with_captions_is_found(
+    name: str, captions: Sequence[str], verdict: str, value: float, text: str
+) -> None:
+    found = said([*captions, *HUMAN[len(captions) :]])[name]
+    assert (found.verdict, found.value) == (verdict, pytest.approx(value))
+    assert text in found.text
+
+
+def test_captions_by_people_read_well() -> None:
+    found = said(HUMAN)
+    of_captions = ("variety", "repeats", "unseen_bigrams", "bad_endings", "ending", "length")
+    assert {found[name].verdict for name in of_captions} == {"ok"}
+
+
+def test_what_people_write_moves_the_limits() -> None:
+    """Where a tenth of people's captions say a word twice, as many of a run's are no fault."""
+    texts = [
+        f"very very {text}" if i < 12 else text
+        for i, text in enumerate(DATA.splits["val"].text or ())
+    ]
+    found = said(texts[::2], changed(DATA, text=texts))["repeats"]
+    assert (found.verdict, found.value) == ("ok", 0.1)
+    assert found.limit == pytest.approx(0.15)
+    assert said(texts[::2])["repeats"].verdict == "check"
+
+
+def test_captions_are_as_various_as_peoples_are() -> None:
+    """Ten captions of sixty pictures are few, unless people have no more of them."""
+    texts = [f"a {colour} {thing}" for colour in COLOURS[:2] for thing in THINGS[:5]] * 6
+    assert said(texts)["variety"].verdict == "check"
+    twice = [text for text in texts for _ in range(2)]
+    found = said(texts, changed(DATA, text=twice))["variety"]
+    assert (found.verdict, found.value) == ("ok", 1)
+
+
+def test_a_limit_below_the_references_length_is_blamed_on_the_limit() -> None:
+    found = said(["a red dog"] * 60, max_words=3)["ending"]
+    assert found.verdict == "bad"
+    assert "`max_words`" in found.text
+
+
+def test_training_captions_that_are_alike_are_blamed_and_not_the_features() -> None:
+    found = judged(replace(spoiled(healthy(), blind), learnt=[b"a nice photo"] * 3))
+    assert (found["alike"].verdict, found["alike"].value) == ("bad", 1)
+    assert "All or most training captions are the same" in found["alike"].text
+    assert found["features"].verdict == "bad"
+    assert "training captions are the same" in found["features"].text
+    assert "belong together" not in found["features"].text
+
+
+@pytest.mark.parametrize(
+    ("source", "advice"),
+    [
+        ({}, "a lower `min_count` or a larger `vocabulary`"),
+        ({"min_count": 8}, "a lower `min_count` than 8"),
+        ({"min_count": 8, "vocabulary_size": 90}, "a larger `vocabulary` than 90"),
+    ],
+)
+def test_a_vocabulary_of_few_words_is_found_in_the_references_and_in_what_would_be_said(
+    source: dict[str, int], advice: str
+) -> None:
+    data = make_data(most_words=8)
+    found = judged(replace(_of_few_words(), source=source))
+    words = [word for words in data.words("val") for word in words]
+    lacking = [word for word in words if word not in data.vocabulary.word_to_idx]
+    assert found["vocabulary"].value == pytest.approx(len(lacking) / len(words))
+    assert found["vocabulary"].verdict == found["unknown"].verdict == "bad"
+    most = max(set(lacking), key=lacking.count)
+    assert f"most often {most} ({lacking.count(most)})" in found["vocabulary"].text
+    assert found["unknown"].value == pytest.approx(len(lacking) / len(words), abs=0.15)
+    assert advice in found["vocabulary"].text
+    assert advice in found["unknown"].text
+
+
+@functools.cache
+def _of_few_words() -> Case:
+    return trained(make_data(most_words=8))
+
+
+# Symptoms in the model
+
+
+def blind(params: dict[str, np.ndarray]) -> None:
+    params["W_proj"].fill(0)
+
+
+def grow(params: dict[str, np.ndarray]) -> None:
+    for name in ("Wx", "Wh", "b"):
+        params[name] = params[name] * 100
+
+
+@each_model
+def test_a_model_that_is_blind_says_one_thing_of_all_pictures(kind: tuple[str, str]) -> None:
+    found = judged(spoiled(healthy(*kind), blind))
+    assert found["features"].verdict == found["variety"].verdict == "bad"
+    assert found["features"].value == pytest.approx(1, abs=1e-5)
+    assert "is said 60 times" in found["variety"].text
+    assert "depend on the picture" in found["features"].text
+
+
+def test_pictures_whose_features_are_mixed_up_are_noticed() -> None:
+    """The model is good, but in this data set each caption is of another picture."""
+    mixed = changed(DATA, features=DATA.splits["val"].features[::-1])
+    found = judged(case_of(healthy().model, mixed))
+    assert found["features"].verdict == "bad"
+    assert found["variety"].verdict == "ok"
+
+
+def records(*losses: tuple[float, float], **more: float) -> list[dict[str, float]]:
+    return [
+        {"epoch": k, "train_loss": train, "val_loss": val, **more}
+        for k, (train, val) in enumerate(losses, start=1)
+    ]
+
+
+RISE = (9.0, 10.0), (8.0, 10.5)
+HISTORIES: list[tuple[list[dict[str, float]], str, float | None, str]] = [
+    (records(*RISE), "check", 0.05, "from 10.0 after epoch 1 to 10.5 after epoch 2"),
+    (records((9.0, 10.0), (8.0, 13.0)), "bad", 0.3, "overfit the training captions; the run keeps"),
+    # Captions may get better while the loss rises
+    (records(*RISE, val_cider=0.4), "ok", 0.05, "from 10.0 after epoch 1 to 10.5 after epoch 2"),
+    (records((9.0, 10.0), (12.0, 13.0)), "bad", 0.3, "it is not the captions: train with a lower"),
+    ([], "unknown", None, "history.jsonl has fewer than two epochs"),
+    (
+        records((9.0, 9.0), (9.0, np.inf)),
+        "unknown",
+        None,
+        "history.jsonl has fewer than two epochs",
+    ),
+    (records(*RISE, train_reward=1.0), "unknown", None, "it keeps epoch 6, the best by CIDEr-D"),
+]
+
+
+@pytest.mark.parametrize(("history", "verdict", "value", "text"), HISTORIES)
+def test_a_rising_loss_is_judged_by_what_chose_the_epoch(
+    history: list[dict[str, float]], verdict: str, value: float | None, text: str
+) -> None:
+    found = judged(replace(healthy(), history=history))["overfitting"]
+    assert (found.verdict, found.value) == (verdict, value and pytest.approx(value))
+    assert text in found.text
+
+
+def test_a_model_that_memorises_a_few_captions_has_overfitted() -> None:
+    case = trained(make_data(train=12), epochs=60, lr=0.02)
+    found = judged(case)["overfitting"]
+    losses = [record["val_loss"] for record in case.history]
+    assert (found.verdict, found.value) == ("bad", pytest.approx(losses[-1] / min(losses) - 1))
+    assert f"the run keeps epoch {losses.index(min(losses)) + 1}" in found.text
+
+
+@each_model
+def test_weights_that_grew_too_large_saturate_the_cell(kind: tuple[str, str]) -> None:
+    found = judged(spoiled(healthy(*kind), grow))["gates"]
+    assert found.verdict == "bad"
+    assert found.value is not None
+    assert found.value > 0.95 > 0.8 > (judged(healthy(*kind))["gates"].value or 1)
+
+
+def test_a_learning_rate_that_is_far_too_high_saturates_the_cell() -> None:
+    found = judged(trained(DATA, lr=1.0))["gates"]
+    assert found.verdict == "bad"
+    assert "`lr`" in found.text
+
+
+def test_activations_are_the_gates_of_the_steps_taken() -> None:
+    """Of a caption of two words and END, three rows; the first from h0 and <START>."""
+    model = healthy().model
+    val, p = DATA.splits["val"], model.params
+    caption = DATA.vocabulary.encode(["red dog"], 5)
+    found = model.activations(val.features[:1], caption)
+    h0 = val.features[0] @ p["W_proj"] + p["b_proj"]
+    a = p["W_embed"][caption[0, 0]] @ p["Wx"] + p["b"] + h0 @ p["Wh"]
+    for name, pre in zip("ifo", a.reshape(4, -1), strict=False):
+        values = found[f"gate {name}"].values
+        assert values.shape == (3, 32)
+        np.testing.assert_allclose(values[0], 1 / (1 + np.exp(-pre)), rtol=1e-4)
+
+
+# The table
+
+
+@pytest.mark.parametrize(
+    ("bad", "values"),
+    [(0.3, (0.2, 0.21, 0.3, 0.31)), (0.1, (0.2, 0.19, 0.1, 0.09))],
+    ids=["high is bad", "low is bad"],
+)
+def test_a_value_at_a_limit_is_on_its_better_side(bad: float, values: tuple[float, ...]) -> None:
+    def verdict(value: float) -> str:
+        row = Symptom("name", "title", (0.2, bad), lambda case: Finding(value, "meaning"))
+        return row.diagnose(healthy()).verdict
+
+    assert [*map(verdict, values)] == ["ok", "check", "check", "bad"]
+
+
+def test_what_cannot_be_measured_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture cannot be exchanged for another, and a cell may leave out where its gates are."""
+    monkeypatch.setitem(CELLS, "lstm", CELLS["lstm"]._replace(activations=no_activations))
+    val = DATA.splits["val"]
+    one = replace(val, captions=val.captions[:2], image_idxs=val.image_idxs[:2], text=HUMAN[:1] * 2)
+    data = CaptionData(DATA.vocabulary, {"val": one})
+    scores = score_captions(data, "val", {"val0": "a red dog"})
+    words = data.words("val")
+    found = judged(replace(healthy(), scores=scores, data=data, references=words, learnt=[]))
+    unknown = ["alike", "features", "unseen_bigrams", "bad_endings", "gates"]
+    assert [name for name, one in found.items() if one.verdict == "unknown"] == unknown
+    assert "no train split" in found["unseen_bigrams"].text
+    assert "no train split" in found["bad_endings"].text
+    assert found["features"].to_json()["value"] is None
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_evaluate_prints_each_symptom_of_the_table(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "SYMPTOMS", [*doctor.SYMPTOMS])
+
+    @doctor.symptom("novel", "captions that nobody wrote", check=1.5, bad=0.5)
+    def novel(case: Case) -> Finding:
+        share, human = case.score("novel")
+        return Finding(share, f"{share:.0%} are new, of people's {human:.0%}.", "Lower `lr`.")
+
+    result = json.loads(good("evaluate", run, "--doctor", "--json").stdout)
+    assert [one["name"] for one in result["doctor"]] == [*NAMES, "novel"]
+    keys = {"name", "value", "limit", "verdict", "text"}
+    assert all(set(one) == keys for one in result["doctor"])
+    assert result["doctor"][-1]["text"].endswith("Lower --lr.")
+    assert "doctor" not in json.loads(good("evaluate", run, "--json").stdout)
+    printed = good("evaluate", run, "--doctor").stdout.partition("\ndoctor: ")[2]
+    for one in result["doctor"]:  # after two epochs on sixty pictures some things are bad
+        assert re.search(rf"^{one['verdict']} +{one['name']} ", printed, re.MULTILINE)
+        at_length = f"\n\n{one['name']}, {one['verdict']}: " in printed
+        assert at_length == (one["verdict"] != "ok")
+    assert max(map(len, printed.splitlines())) <= 120
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_a_run_is_examined_on_the_pictures_of_its_evaluation(run: Path) -> None:
+    opened = open_run(run)
+    evaluation = evaluate_run(opened)
+    found = examine_run(opened, evaluation)
+    assert [one.name for one in found] == NAMES
+    assert found[0].verdict == "ok"
+    other = opened._replace(config={**opened.config, "data_stamp": "another's"})
+    assert examine_run(other, evaluation, run / "data.h5")[0].verdict == "unknown"
+    few = replace(evaluation, captions=evaluation.captions[1:])
+    with refuses(
+        ValueError, function="examine_run", came="is not of the 14 of val", expected="a caption for"
+    ):
+        examine_run(opened, few)
+
+
+def test_the_page_about_better_captions_explains_each_symptom() -> None:
+    page = (Path(__file__).parents[2] / "docs/howto/better-captions.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|(?:[^|]+\|){4}$", page, re.MULTILINE)
+    assert rows == [one.name for one in doctor.SYMPTOMS]
+
+
+@each_model
+def test_a_device_finds_what_the_host_finds(kind: tuple[str, str], device: Any) -> None:
+    host = healthy(*kind)
+    with use_backend("cupy"):
+        params = {name: np.array(value) for name, value in host.model.params.items()}
+        config, words = host.model.config, host.model.word_to_idx
+        model = CaptioningRNN.from_config(config, words, params=params)
+        found = judged(case_of(model, data_of(host), history=host.history, epoch=host.epoch))
+    for name, one in judged(host).items():
+        assert found[name].value == pytest.approx(one.value, abs=2e-3), name
+        assert found[name].verdict == "ok"
