@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from xpcap.encoders import HistogramEncoder
 from xpcap.runs import folder as run_folder
-from xpcap.runs.captioning import caption_features
+from xpcap.runs.captions import caption_features
 from xpcap.shapes import named
 
 SHEETS = ((600, 600), (800, 600), (1920, 1080), (1080, 1920))

@@ -227,7 +227,7 @@ def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
     }
     assert (
         set(changes) == options - elsewhere
-    )  # test_resume.py and test_ranking_of_runs.py in tests/runs and test_self_critical.py have those
+    )  # test_resume.py and test_rerank.py in tests/runs and test_self_critical.py have those
     results = {option: trained(option, option, value) for option, value in changes.items()}
     assert len({trained("plain"), *results.values()}) == len(changes) + 1
 

@@ -19,7 +19,7 @@ from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.models import Ensemble
-from xpcap.runs import Run, captioning, data_of, open_runs
+from xpcap.runs import Run, captions, data_of, open_runs
 from xpcap.training.evaluate import teacher_forced
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -167,7 +167,7 @@ def test_runs_that_do_not_fit_together_are_told_what_differs(
     change: Any, came: str, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        captioning,
+        captions,
         "open_run",
         lambda path, **how: (
             change(open_run(run)._replace(path=path)) if path == "b" else open_run(path)

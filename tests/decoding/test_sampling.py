@@ -9,7 +9,7 @@ from xpcap import CaptioningRNN
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.features import FeatureScaling
 from xpcap.report.records import PictureCaption
-from xpcap.runs.captioning import caption_chosen
+from xpcap.runs.captions import caption_chosen
 from xpcap.runs.folder import Run
 
 VOCABULARY = Vocabulary.build(["a dog runs on the grass"], min_count=1)

@@ -20,7 +20,7 @@ from xpcap.encoders.grid import pool
 from xpcap.encoders.onnx_graph import Graph
 from xpcap.errors import DataError
 from xpcap.runs import data_of
-from xpcap.runs.captioning import caption_chosen
+from xpcap.runs.captions import caption_chosen
 
 Image = pytest.importorskip("PIL.Image")
 

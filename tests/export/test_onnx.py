@@ -22,7 +22,7 @@ from xpcap.memory import allocator
 from xpcap.models import CaptioningRNN, Ensemble, Policy
 from xpcap.models.config import INJECT
 from xpcap.runs import Run, open_run
-from xpcap.runs.ranking import limited
+from xpcap.runs.rerank import limited
 
 runtime = pytest.importorskip("onnxruntime", reason="the extra `images` is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")

@@ -32,7 +32,7 @@ from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.ranking import Candidate
 from xpcap.report.captions import overlay_alpha
 from xpcap.runs import Run, data_of, open_captioner, open_run
-from xpcap.runs.ranking import default_policy, limited, make_candidates
+from xpcap.runs.rerank import default_policy, limited, make_candidates
 from xpcap.shapes import picture_of
 
 pytest.importorskip("PIL", reason="Pillow is not installed")

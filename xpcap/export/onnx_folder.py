@@ -24,7 +24,7 @@ from xpcap.files import atomic, new_folder, require_new_file
 from xpcap.models import CaptioningRNN
 from xpcap.options import Whole
 from xpcap.runs import Run
-from xpcap.runs.captioning import source_of
+from xpcap.runs.captions import source_of
 from xpcap.runs.pictures import encoder_of
 
 FORMAT = "1"  # of the names, shapes and metadata

@@ -34,7 +34,7 @@ from xpcap.ranking import Ranker
 from xpcap.report.markup import render
 from xpcap.runs import Run
 from xpcap.runs.pictures import encoder_of
-from xpcap.runs.ranking import RankedBeam, default_policy, limited
+from xpcap.runs.rerank import RankedBeam, default_policy, limited
 from xpcap.shapes.scenes import COLOURS
 
 FORMAT = 1  # of the manifest, which captioner.js reads

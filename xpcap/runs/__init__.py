@@ -6,7 +6,7 @@ plan.py plans a training, saver.py writes it down, and folder.py has the format 
 from xpcap.report.doctor import Diagnosis
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.scores import Comparison, Evaluation, Scores, compare
-from xpcap.runs.captioning import caption_run, data_of, is_run, open_runs
+from xpcap.runs.captions import caption_run, data_of, is_run, open_runs
 from xpcap.runs.doctor import examine_run
 from xpcap.runs.folder import Run, load_state, open_run, save_state
 from xpcap.runs.look import Inside, fresh_page, look_inside, write_inside_page
@@ -23,7 +23,7 @@ from xpcap.runs.pages import (
 )
 from xpcap.runs.pictures import PictureCaptioner, caption_files, open_captioner
 from xpcap.runs.plan import GENERATED, TrainOptions, choose
-from xpcap.runs.ranking import RankedBeam, default_policy
+from xpcap.runs.rerank import RankedBeam, default_policy
 from xpcap.runs.saver import Stopped
 from xpcap.runs.scoring import evaluate_run, score_captions
 from xpcap.runs.train import Trained, train_run

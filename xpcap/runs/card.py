@@ -18,7 +18,7 @@ from xpcap.report import escape_control
 from xpcap.report.captions import NOTHING
 from xpcap.report.records import PictureCaption
 from xpcap.report.scores import Evaluation
-from xpcap.runs.captioning import source_of
+from xpcap.runs.captions import source_of
 from xpcap.runs.folder import (
     BEST,
     CONFIG,

@@ -17,10 +17,10 @@ from xpcap.models import CaptioningRNN, Trace
 from xpcap.report import Curve, Heatmap, Share, Step, write_look_page
 from xpcap.report.captions import NOTHING
 from xpcap.report.look import factor, percent
-from xpcap.runs.captioning import caption_features, difference
+from xpcap.runs.captions import caption_features, difference
 from xpcap.runs.folder import Run, cell_title
 from xpcap.runs.pictures import encode_picture, encoder_of
-from xpcap.runs.ranking import decoding_title, default_policy
+from xpcap.runs.rerank import decoding_title, default_policy
 from xpcap.work import remark
 
 MOST_STEM = 80  # characters of a picture's name in that of its page

@@ -34,7 +34,7 @@ from xpcap.report.explanation import (
 )
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.scores import Evaluation
-from xpcap.runs.captioning import (
+from xpcap.runs.captions import (
     attention_maps,
     caption_chosen,
     captioned,
@@ -42,7 +42,7 @@ from xpcap.runs.captioning import (
     source_of,
 )
 from xpcap.runs.folder import FIRST, PICTURES, Run, cell_title, provenance_text, read_history
-from xpcap.runs.ranking import default_policy
+from xpcap.runs.rerank import default_policy
 from xpcap.shapes import KIND, picture_of
 from xpcap.training.state import Record
 

@@ -24,7 +24,7 @@ from xpcap.errors import DataError, NetworkError
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
 from xpcap.report.records import PictureCaption, Postponed, Skipped
-from xpcap.runs.captioning import caption_features, gather, open_runs, source_of
+from xpcap.runs.captions import caption_features, gather, open_runs, source_of
 from xpcap.runs.folder import Run
 from xpcap.threads import blas
 from xpcap.work import remark, work

@@ -7,7 +7,7 @@ from xpcap.errors import DataError
 from xpcap.models import CaptioningRNN, ModelConfig, Parameters
 from xpcap.models.parameters import add_words
 from xpcap.ranking.file import write_ranker
-from xpcap.runs.captioning import source_of
+from xpcap.runs.captions import source_of
 from xpcap.runs.folder import (
     BEST,
     START_RANKING,

@@ -22,7 +22,7 @@ from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.models.config import has_attention
 from xpcap.report import draw_loss
 from xpcap.report.scores import Evaluation
-from xpcap.runs.captioning import data_of
+from xpcap.runs.captions import data_of
 from xpcap.runs.card import write_card
 from xpcap.runs.folder import (
     CONFIG,
@@ -46,7 +46,7 @@ from xpcap.runs.plan import (
     resolve,
     settings_of,
 )
-from xpcap.runs.ranking import fit_ranking
+from xpcap.runs.rerank import fit_ranking
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, interval, write_start
 from xpcap.runs.scoring import evaluate_run
 from xpcap.runs.start import (

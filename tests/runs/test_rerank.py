@@ -29,11 +29,10 @@ from xpcap.data.dataset import Split
 from xpcap.distributed import Group
 from xpcap.errors import DataError
 from xpcap.models import Policy
-from xpcap.runs import TrainOptions, caption_run, choose, data_of, evaluate_run, train_run
-from xpcap.runs import ranking as of_runs
+from xpcap.runs import TrainOptions, caption_run, choose, data_of, evaluate_run, rerank, train_run
 from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, RANKING, START_RANKING, Run
 from xpcap.runs.plan import SELF_CRITICAL_DEFAULTS
-from xpcap.runs.ranking import RankedBeam, default_policy, fit_ranking, limited, rank
+from xpcap.runs.rerank import RankedBeam, default_policy, fit_ranking, limited, rank
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.work import work
 
@@ -142,7 +141,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_ranking(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(of_runs, "write_ranker", interrupted)
+        patch.setattr(rerank, "write_ranker", interrupted)
         assert call("train", "--out", out, "--resume").exit_code == 130
     assert not (out / RANKING).exists()
     good("train", "--out", out, "--resume")
@@ -245,12 +244,12 @@ def test_threads_of_blas_change_no_bit_of_a_ranking(made: Path, tmp_path: Path) 
 
 def held_out(alone: float, both: float, patch: pytest.MonkeyPatch) -> None:
     """Fits find this CIDEr-D of photos that take no part."""
-    fit = of_runs._fit
+    fit = rerank._fit
 
     def fitted(run: Run[Any], *args: Any) -> Any:
         return fit(run, *args)._replace(held_out=both if run.first_stage_models else alone)
 
-    patch.setattr(of_runs, "_fit", fitted)
+    patch.setattr(rerank, "_fit", fitted)
 
 
 def fitted_anew(made: Path, folder: Path) -> Run[Any]:
@@ -350,7 +349,7 @@ def test_a_fit_that_is_killed_leaves_a_run_that_opens_and_resumes_as_if_it_had_n
         if killed == "after":
             patch.setattr(Path, "unlink", kill_at_first_stage)
         else:
-            patch.setattr(of_runs, "write_ranker", kill_fit)
+            patch.setattr(rerank, "write_ranker", kill_fit)
         with pytest.raises(KeyboardInterrupt):
             fit_ranking(open_run(folder), data_of(open_run(folder)))
     assert ((folder / RANKING).read_bytes() == before) == (killed != "after")

@@ -20,7 +20,7 @@ from xpcap.ranking import Ranker, Ranking
 from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.report.records import PictureCaption, Ranked
 from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
-from xpcap.runs.ranking import RankedBeam, default_policy, limited, rank, word_log_probabilities
+from xpcap.runs.rerank import RankedBeam, default_policy, limited, rank, word_log_probabilities
 from xpcap.work import current, work
 
 
