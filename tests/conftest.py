@@ -15,6 +15,7 @@ import commands
 import numpy as np
 import pytest
 from emulated import device  # noqa: F401 - a fixture
+from runs import Runs
 from threadpoolctl import ThreadpoolController
 
 import xpcap
@@ -148,23 +149,21 @@ def plain_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, trained once; tests get copies."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        commands.use_few_pictures(patch)
-        commands.good("train", "--out", folder, *commands.SMALL, "--feature-scaling", "standardize")
-    return folder
+def train_once(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """``train_once(*options)``: a trained run, to read or to copy."""
+    return Runs(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, trained once, that ranks captions by training photos that look alike."""
-    folder = tmp_path_factory.mktemp("ranked") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        commands.use_few_pictures(patch)
-        commands.good("train", "--neighbours", "--out", folder, *commands.SMALL)
-    return folder
+def trained(train_once: Runs) -> Path:
+    """A run; tests get copies."""
+    return train_once(*commands.SMALL, "--feature-scaling", "standardize")
+
+
+@pytest.fixture(scope="session")
+def ranked(train_once: Runs) -> Path:
+    """A run that ranks captions by training photos that look alike."""
+    return train_once("--neighbours", *commands.SMALL)
 
 
 @pytest.fixture

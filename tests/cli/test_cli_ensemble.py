@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
 from refusals import refuses
+from runs import Runs
 
 from xpcap import CaptioningRNN, decode_captions, open_run
 from xpcap.data.features import FeatureScaling, Projection
@@ -25,31 +26,14 @@ from xpcap.training.evaluate import teacher_forced
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
 
+RNN = ["--cell", "rnn", "--hidden", 12, "--wordvec", 6, "--epochs", 3, "--score-epochs", 0]
+RNN += ["--inject", "every-step", "--feature-scaling", "standardize", "--seed", 1]
+
+
 @pytest.fixture(scope="session")
-def trained_rnn(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_rnn(trained: Path, train_once: Runs) -> Path:
     """Another run on the data of `trained`, of another cell and size."""
-    folder = tmp_path_factory.mktemp("trained") / "rnn"
-    settings = [
-        "--cell",
-        "rnn",
-        "--hidden",
-        12,
-        "--wordvec",
-        6,
-        "--epochs",
-        3,
-        "--score-epochs",
-        0,
-        "--inject",
-        "every-step",
-        "--feature-scaling",
-        "standardize",
-        "--seed",
-        1,
-        "--no-neighbours",
-    ]
-    good("train", trained / "data.h5", "--out", folder, *settings)
-    return folder
+    return train_once(trained / "data.h5", *RNN, "--no-neighbours", name="rnn")
 
 
 @pytest.fixture

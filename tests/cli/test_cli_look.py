@@ -5,14 +5,13 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import commands
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
+from runs import Runs
 
 pytest.importorskip("PIL.Image")
 
@@ -23,27 +22,19 @@ from xpcap.models import Trace
 from xpcap.runs import look as inside
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
+SCALED = "--feature-scaling", "standardize"
 
 
-@pytest.fixture(scope="module")
-def rnn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture
+def rnn(train_once: Runs) -> Path:
     """An RNN trained on the data of `run`."""
-    yield from trained(tmp_path_factory, "rnn")
+    return train_once("--cell", "rnn", *SMALL, *SCALED, name="plain-rnn")
 
 
-@pytest.fixture(scope="module")
-def gru(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture
+def gru(train_once: Runs) -> Path:
     """A GRU trained on the data of `run`."""
-    yield from trained(tmp_path_factory, "gru")
-
-
-def trained(tmp_path_factory: pytest.TempPathFactory, cell: str) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp(cell) / f"plain-{cell}"
-    with pytest.MonkeyPatch.context() as patch:
-        commands.use_few_pictures(patch)
-        scaling = "--feature-scaling", "standardize"
-        good("train", "--cell", cell, "--out", folder, *SMALL, *scaling)
-        yield folder
+    return train_once("--cell", "gru", *SMALL, *SCALED, name="plain-gru")
 
 
 @pytest.fixture

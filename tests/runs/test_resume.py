@@ -25,9 +25,9 @@ from stopping import stop_after
 pytest.importorskip("PIL")
 pytest.importorskip("filelock")
 
-import commands
 import kill
 from commands import SMALL, call, failing, good
+from runs import Runs
 from safetensors.numpy import load_file, save_file
 
 from xpcap import CaptioningSolver, Watcher, runs
@@ -61,15 +61,10 @@ def assert_equal_runs(ours: Path, theirs: Path) -> None:
 OPTIONS = [*SMALL, "--epochs", 3, "--dropout", 0.3, "--lr-decay", 0.5, "--select", "cider"]
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def unbroken(train_once: Runs) -> Path:
     """Three epochs in one go."""
-    folder = tmp_path_factory.mktemp("unbroken") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        commands.use_few_pictures(patch)
-        commands.use_plain_curves(patch)
-        good("train", "--out", folder, *OPTIONS)
-    return folder
+    return train_once(*OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +185,7 @@ def test_the_page_is_written_now_and_then_while_training_goes_on_and_the_loss_at
     monkeypatch.setattr(saving, "write_progress_page", write)
     use_clock(lambda: clock[0], monkeypatch)
     options = {"hidden": 8, "wordvec": 4, "epochs": 5, "score_epochs": 0, "save_every": "3"}
-    options |= {"batch_size": 32}
+    options |= {"batch_size": 32, "neighbours": False}
     runs.train_run(runs.TrainOptions(out=out, **options), watchers=[Tick()])
     epoch = 2 * (STEPS + 4)  # seconds
     assert written == [(epoch, 1), (epoch + 60, 3), (5 * epoch, 5)]

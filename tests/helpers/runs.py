@@ -1,0 +1,35 @@
+"""Runs as data: trained once for each list of options, and shared by the processes of pytest."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import commands
+import pytest
+from filelock import FileLock
+
+from xpcap.backend import use_backend
+
+
+class Runs:
+    """Trained runs, in a folder that pytest's processes share and that goes with pytest's others."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        own = factory.getbasetemp()
+        self._folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "runs"
+        self._folder.mkdir(exist_ok=True)
+
+    def __call__(self, *options: object, name: str = "run") -> Path:
+        """A run of few pictures, which `xpcap train` made with these options. Change copies only."""
+        key = hashlib.sha256(repr([name, *map(str, options)]).encode()).hexdigest()[:16]
+        folder, done = self._folder / key, self._folder / f"{key}.done"
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+                with pytest.MonkeyPatch.context() as patch, use_backend("numpy"):
+                    commands.use_few_pictures(patch)
+                    commands.use_plain_curves(patch)
+                    commands.good("train", "--out", folder / name, *options)
+                done.touch()
+        return folder / name
