@@ -21,7 +21,6 @@ from xpcap.report import escape_control
     epilog=examples(
         "look runs/pictures-lstm drawing.png",
         'look runs/pictures-lstm drawing.png --caption "a red circle" --out circle.html',
-        "look runs/flickr8k photo.jpg --beside runs/flickr8k-rnn",
     )
 )
 @click.argument("run", type=PATH)
@@ -30,11 +29,6 @@ from xpcap.report import escape_control
     "--caption",
     metavar="TEXT",
     help="Words to read instead of the run's caption.",
-)
-@click.option(
-    "--beside",
-    type=PATH,
-    help="Another run on the same data, such as an RNN: also draw its gradients.",
 )
 @click.option(
     "--out",
@@ -49,15 +43,14 @@ def look(
     run: Path,
     picture: str | Path,
     caption: str | None,
-    beside: Path | None,
     out: Path | None,
     backend: str | None,
 ) -> None:
     """Write a page of what happens inside the cell as a run captions a picture.
 
     The page shows the likeliest next words at each step, the gates and states of every unit, the
-    share of saturated units, and the gradient of a word's loss back through time, compared with an
-    untrained RNN and an untrained LSTM. It is one file, without scripts or links to the network.
+    share of saturated units, and the gradient of a word's loss back through time, before training
+    and after. It is one file, without scripts or links to the network.
 
     The picture is captioned as by 'caption'; --caption reads your words instead. In Python,
     model.trace(features, captions) returns the same arrays.
@@ -67,7 +60,6 @@ def look(
     begin()
     choose_backend(backend)
     opened = runs.open_run(run)
-    other = None if beside is None else runs.open_run(beside)
-    inside = runs.look_inside(opened, picture, caption=caption, beside=other)
-    runs.write_inside_page(path, opened, inside)
+    inside = runs.look_inside(opened, picture, caption=caption)
+    runs.write_inside_page(path, inside)
     click.echo(f"{escape_control(' '.join(inside.words))}\nwrote {path}")

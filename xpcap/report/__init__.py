@@ -2,21 +2,18 @@
 
 from xpcap.report.captions import AttentionMap, draw_captions, overlay
 from xpcap.report.curves import cider_curve, draw_loss, loss_curve, perplexity_curve
-from xpcap.report.look import Curve, Heatmap, Share, Step, write_look_page
+from xpcap.report.look import Inside, write_look_page
 from xpcap.report.page import Card, Gallery, Option, Reasons, Similar, write_page
 from xpcap.report.text import columns, escape_control, signed, visible
 
 __all__ = [
     "AttentionMap",
     "Card",
-    "Curve",
     "Gallery",
-    "Heatmap",
+    "Inside",
     "Option",
     "Reasons",
-    "Share",
     "Similar",
-    "Step",
     "cider_curve",
     "columns",
     "draw_captions",

@@ -6,42 +6,38 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.errors import InvalidValueError
+from xpcap.data.vocabulary import Vocabulary, detokenize
 from xpcap.files import atomic
+from xpcap.models import ModelConfig, Trace
+from xpcap.report.captions import NOTHING
 from xpcap.report.curves import PIXELS, gradient_curve
 from xpcap.report.markup import data_uri, embed, image_uri, render
-from xpcap.report.page import probability
 
 # Colours of values from the lowest to the highest; a dark page inverts their lightness
 SHARES = ((255, 255, 255), (122, 171, 221), (16, 56, 118))  # of values from 0 to 1
 SIGNED = ((128, 48, 0), (232, 150, 80), (255, 255, 255), (122, 171, 221), (16, 56, 118))
 WIDE, TALL = 20, 256  # pixels of a step; least pixels of all units
+LIKELIEST = 5  # words shown of a step
 
 
-class Step(NamedTuple):
-    """A step of the caption: the word that it reads, and those that it predicts."""
+class Inside(NamedTuple):
+    """A caption of a picture, and its traces in a run's model and in that before training."""
 
-    read: str
-    target: str
-    probability: float  # of the target
-    rank: int  # of the target, from 1
-    likeliest: Sequence[tuple[str, float]]  # words with their probabilities, falling
+    run: str  # its name
+    name: str  # of the picture
+    picture: np.ndarray  # (h, w, 3) uint8
+    ids: Sequence[int]  # START, the words, and END
+    given: bool  # the words were given, and not decoded
+    vocabulary: Vocabulary
+    config: ModelConfig
+    trace: Trace  # of this caption alone
+    untrained: Trace
+    facts: Sequence[tuple[str, str]]  # (name, value) of each setting
 
-
-class Heatmap(NamedTuple):
-    """Values of all units at each step."""
-
-    name: str  # as in the equations: "f"
-    title: str
-    about: str
-    values: np.ndarray  # (T, H), units in the order of the page
-
-
-class Share(NamedTuple):
-    """Share of units at each step."""
-
-    name: str
-    values: Sequence[float]  # (T,), each from 0 to 1
+    @property
+    def words(self) -> list[str]:
+        """The words as the model reads them: unknown ones are UNK."""
+        return [self.vocabulary.idx_to_word[i] for i in self.ids[1:-1]]
 
 
 class Curve(NamedTuple):
@@ -52,82 +48,56 @@ class Curve(NamedTuple):
     trained: bool = True
 
 
-def write_look_page(
-    path: str | Path,
-    title: str,
-    *,
-    summary: str,
-    picture: tuple[str, np.ndarray],
-    steps: Sequence[Step],
-    heatmaps: Sequence[Heatmap],
-    order: str,
-    saturation: Sequence[Share],
-    saturation_note: str = "",
-    curves: Sequence[Curve],
-    findings: Sequence[str],
-    facts: Sequence[tuple[str, str]],
-) -> None:
+class Kept(NamedTuple):
+    """A state that a gate hands on to the next step, multiplied by it alone; names as in texts."""
+
+    gate: str
+    state: str
+    values: np.ndarray  # of the gate (T, H)
+
+
+def write_look_page(path: str | Path, inside: Inside) -> None:
     """Write a self-contained HTML page; equal arguments give equal bytes.
 
     It needs no network and no script, follows the reader's light or dark theme, and escapes text
     as `write_page` does.
 
-    Parameters
-    ----------
-    picture : its name, and (h, w, 3) uint8
-    steps : T steps of one caption
-    heatmaps : of T steps each
-    order : a sentence on the order of units
-    saturation : of T steps each
-    saturation_note : a sentence on saturation that is no fault
-    curves : of equal lengths, the run's own first
-    findings : sentences on the curves
-    facts : (name, value) of each setting
-
     Raises
     ------
-    ValueError : no step; a probability outside 0 to 1; a picture that is not uint8 of shape (h, w,
-        3); values of another number of steps. OSError : the file cannot be written.
+    ValueError : a picture that is not uint8 of shape (h, w, 3). OSError : the file cannot be
+        written.
     """
-    lengths = [*(len(one.values) for one in heatmaps), *(len(one.values) for one in saturation)]
-    if not steps or set(lengths) - {len(steps)}:
-        raise InvalidValueError(
-            "write_look_page",
-            "",
-            f"{len(steps)} steps and values of {lengths} steps",
-            expected="the same, at least one",
-        )
+    trace, kept = inside.trace, _kept(inside)
+    curves = [
+        Curve("this run", gradient_sizes(trace)),
+        Curve("untrained", gradient_sizes(inside.untrained), trained=False),
+    ]
     light, dark = (data_uri("png", gradient_curve(curves, shade)) for shade in (False, True))
+    said = detokenize(inside.words) or NOTHING
+    H, cell = inside.config.hidden, inside.config.cell.upper()
     page = render(
         "look.html",
-        title=title,
-        summary=summary,
-        name=picture[0],
-        image=embed("write_look_page", *picture),
-        steps=[_step(step) for step in steps],
-        heatmaps=[_heatmap(one, steps) for one in heatmaps],
-        units=heatmaps[0].values.shape[1] if heatmaps else 0,
-        order=order,
-        saturation=saturation,
+        title=f"Inside the cell of {inside.run}",
+        summary=f"“{said}”: {'a given' if inside.given else 'the'} caption of {inside.name}, word by"
+        f" word in the {H} units of this {cell}.",
+        name=inside.name,
+        image=embed("write_look_page", inside.name, inside.picture),
+        steps=_steps(inside),
+        heatmaps=_heatmaps(inside, kept),
+        units=H,
+        kept=kept,
+        keeping=int((kept.values[1:].prod(axis=0) > 0.5).sum()) if kept else 0,
+        saturation=_saturation(trace),
         curve={"light": light, "dark": dark, "alt": "; ".join(map(_course, curves))},
         pixels=PIXELS,
         back=_some(len(curves[0].shares)),
-        curves=[(one.name, one.shares, factor(one.shares)) for one in curves],
-        saturation_note=saturation_note,
-        findings=findings,
-        facts=facts,
+        curves=[(one.name, one.shares, _factor(one.shares)) for one in curves],
+        facts=inside.facts,
         percent=percent,
         ramps={"shares": _css(SHARES), "signed": _css(SIGNED)},
     )
     with atomic(Path(path)) as file:
         file.write(page)
-
-
-def factor(shares: Sequence[float]) -> float | None:
-    """Mean factor of a gradient for each step back, from the first one on; None: too few steps."""
-    if len(shares) < 3 or not shares[1] > 0:
-        return None
-    return float((shares[-1] / shares[1]) ** (1 / (len(shares) - 2)))
 
 
 def percent(share: float) -> str:
@@ -137,42 +107,65 @@ def percent(share: float) -> str:
     return f"{100 * share:.{1 if share < 0.0995 else 0}f}\u00a0%"
 
 
-def _step(step: Step) -> dict[str, object]:
-    """A step as the template takes it: rows of word, probability, target or not, and note."""
-    rows = [(word, p, word == step.target, "") for word, p in step.likeliest]
-    if step.rank > len(rows):
-        rows.append((step.target, step.probability, True, f", number {step.rank:,}"))
-    return {
-        "step": step,
-        "rows": [(word, probability("write_look_page", word, p), *rest) for word, p, *rest in rows],
-    }
+def _steps(inside: Inside) -> list[dict[str, object]]:
+    """Each step: the word read, the one that comes, and the likeliest next ones with their odds."""
+    names, steps = inside.vocabulary.idx_to_word, []
+    for read, target, log_p in zip(
+        inside.ids[:-1], inside.ids[1:], inside.trace.log_probabilities[0], strict=True
+    ):
+        order = np.argsort(-log_p, kind="stable").tolist()
+        p = np.minimum(np.exp(log_p.astype(np.float64)), 1)
+        shown, rank = order[:LIKELIEST], order.index(target)
+        rows = [(names[i], p[i], i == target, "") for i in shown]
+        if target not in shown:
+            rows.append((names[target], p[target], True, f", number {rank + 1:,}"))
+        steps.append({"read": names[read], "next": names[target], "p": p[target], "rows": rows})
+    return steps
 
 
-def _some(length: int) -> list[int]:
-    """The steps back that a table shows: 1, 5, 10, ... and the last."""
-    last = length - 1
-    return [k for k in (1, 5, 10, 20, 50) if k < last] + [last]
+# ---- Units
 
 
-def _course(curve: Curve) -> str:
-    """A curve in words."""
-    last = len(curve.shares) - 1
-    first = f"{percent(curve.shares[1])} one step back, " if last > 1 else ""
-    return f"{curve.name}: {first}{percent(curve.shares[-1])} {last} back"
+def _kept(inside: Inside) -> Kept | None:
+    """What the cell keeps; None: every state passes a product, or the trace has no such gate."""
+    cell = inside.config.recurrent
+    if cell.keeps is None or cell.keeps[0] not in inside.trace.gates:
+        return None
+    gate, state, _ = cell.keeps
+    title = {name: meaning[0].lower() for name, meaning in cell.meanings.items()}
+    return Kept(title[gate], title[state], inside.trace.gates[gate][0])
 
 
-def _heatmap(heatmap: Heatmap, steps: Sequence[Step]) -> dict[str, object]:
-    low, high = _range(heatmap.values)
+def _heatmaps(inside: Inside, kept: Kept | None) -> list[dict[str, object]]:
+    """Each gate, and each state after the steps, the output last; units by what they keep."""
+    trace, meanings = inside.trace, inside.config.recurrent.meanings
+    read = [inside.vocabulary.idx_to_word[i] for i in inside.ids]
+    states = [(name, state[0, 1:]) for name, state in trace.states.items()]
+    by = states[0][1] if kept is None else kept.values
+    order = np.argsort(-by.mean(axis=0), kind="stable")
+    gates = [(name, gate[0]) for name, gate in trace.gates.items()]
+    return [
+        _heatmap(name, *meanings.get(name, ("", "")), values[:, order], read)
+        for name, values in (*gates, *reversed(states))
+    ]
+
+
+def _heatmap(
+    name: str, title: str, about: str, values: np.ndarray, read: Sequence[str]
+) -> dict[str, object]:
+    low, high = _range(values)
     ends = [f"{end:.3g}".replace("-", "−") for end in (low, high)]
-    if np.abs(heatmap.values).max() > high:
+    if np.abs(values).max() > high:
         ends = [f"≤ {ends[0]}", f"≥ {ends[1]}"]
-    means = heatmap.values.mean(axis=1)
+    means = values.mean(axis=1)
     places = {"lowest": int(means.argmin()), "highest": int(means.argmax())}
-    least, most = (f"{word} {means[t]:.2f} at {steps[t].read}" for word, t in places.items())
+    least, most = (f"{word} {means[t]:.2f} at {read[t]}" for word, t in places.items())
     return {
-        "heatmap": heatmap,
-        "uri": _draw(heatmap.values, low, high),
-        "alt": f"{heatmap.name} of each unit at each word; its mean over units is {least}, {most}",
+        "name": name,
+        "title": title,
+        "about": about,
+        "uri": _draw(values, low, high),
+        "alt": f"{name} of each unit at each word; its mean over units is {least}, {most}",
         "ends": ends,
         "signed": low < 0,
     }
@@ -206,3 +199,52 @@ def _draw(values: np.ndarray, low: float, high: float) -> str:
     image = Image.fromarray(levels)
     image.putpalette(np.stack(palette, axis=1).round().astype(np.uint8).tobytes())
     return image_uri("png", image, optimize=True)
+
+
+def _saturation(trace: Trace) -> list[tuple[str, list[float]]]:
+    """Name and share of units at each step, beyond either end of each activation."""
+    return [
+        (f"{name} {side} {end:g}".replace("-", "−"), shares[0].tolist())
+        for name, (below, above, low, high) in trace.saturation.items()
+        for side, end, shares in (("below", low, below), ("above", high, above))
+    ]
+
+
+# ---- Gradients through time
+
+
+def gradient_sizes(trace: Trace) -> list[float]:
+    """Sizes of a loss's gradient 0, 1, 2, ... steps back, as shares of that 0 steps back.
+
+    With respect to the whole state, all its arrays together; geometric means over those losses of
+    the trace's one caption that reach so far back.
+    """
+    squares = sum(norms[0].astype(np.float64) ** 2 for norms in trace.gradient_norms.values())
+    norms = np.sqrt(np.asarray(squares))  # (T, T+1), of a loss and a state
+    T = len(norms)
+    shares = []
+    for back in range(T + 1):
+        steps = np.arange(max(back - 1, 0), T)
+        ratios = norms[steps, steps + 1 - back] / norms[steps, steps + 1]
+        shares.append(float(np.exp(np.log(np.maximum(ratios, np.finfo(np.float64).tiny)).mean())))
+    return shares
+
+
+def _factor(shares: Sequence[float]) -> float | None:
+    """Mean factor of a gradient for each step back, from the first one on; None: too few steps."""
+    if len(shares) < 3 or not shares[1] > 0:
+        return None
+    return float((shares[-1] / shares[1]) ** (1 / (len(shares) - 2)))
+
+
+def _some(length: int) -> list[int]:
+    """The steps back that a table shows: 1, 5, 10, ... and the last."""
+    last = length - 1
+    return [k for k in (1, 5, 10, 20, 50) if k < last] + [last]
+
+
+def _course(curve: Curve) -> str:
+    """A curve in words."""
+    last = len(curve.shares) - 1
+    first = f"{percent(curve.shares[1])} one step back, " if last > 1 else ""
+    return f"{curve.name}: {first}{percent(curve.shares[-1])} {last} back"

@@ -4,12 +4,13 @@ plan.py plans a training, saver.py writes it down, and folder.py has the format 
 """
 
 from xpcap.report.doctor import Diagnosis
+from xpcap.report.look import Inside
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.scores import Comparison, Evaluation, Scores, compare
 from xpcap.runs.captions import caption_run, data_of, is_run, open_runs
 from xpcap.runs.doctor import examine_run
 from xpcap.runs.folder import Run, load_state, open_run, save_state
-from xpcap.runs.look import Inside, fresh_page, look_inside, write_inside_page
+from xpcap.runs.look import fresh_page, look_inside, write_inside_page
 from xpcap.runs.outputs import CaptionTable, Written, write_captions
 from xpcap.runs.pages import (
     Downloads,
