@@ -11,9 +11,10 @@ from benchmarks import host_time as host
 from benchmarks import measure, results, timing, work
 from xpcap.backend import use_backend
 from xpcap.cli.group import shown
-from xpcap.cli.shared import PATH, Choice, backend_option, json_option, table, wanted_backend
+from xpcap.cli.shared import PATH, Value, backend_option, json_option, table, wanted_backend
 from xpcap.errors import EXPECTED, OptionError, install, sentence
 from xpcap.files import require_new_file
+from xpcap.options import Names
 
 EXAMPLES = """\b
 Examples:
@@ -46,7 +47,7 @@ class Command(click.Command):
     "--config",
     "names",
     multiple=True,
-    type=Choice(*work.CONFIGS),
+    type=Value(Names(work.CONFIGS)),
     metavar="NAME",
     help=(
         f"Sizes to time; may be repeated. One of {', '.join(work.CONFIGS)}. "
@@ -57,7 +58,7 @@ class Command(click.Command):
     "--peer",
     "peers",
     multiple=True,
-    type=Choice(*results.PEERS),
+    type=Value(Names(results.PEERS)),
     help=(
         "Also time the same work by this peer; may be repeated. On numpy textbook is always "
         "timed, except with --scaling, --beam or attention."

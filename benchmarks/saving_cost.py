@@ -20,7 +20,6 @@ import numpy as np
 from xpcap import CaptioningRNN, CaptioningSolver, open_data, runs
 from xpcap.data.features import fit_scaling
 from xpcap.runs import folder as run_folder
-from xpcap.runs.plan import suited_to
 from xpcap.runs.saver import Checkpointer, Interval, RunWriter, StopRequest
 from xpcap.training.state import TrainingState
 
@@ -57,7 +56,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=9)
     given = parser.parse_args()
     data = open_data(given.data)
-    options = suited_to(len(data.split("train").captions), runs.TrainOptions())
+    options = runs.Recipe().suited_to(len(data.split("train").captions))
     assert options.batch_size is not None
     data.scaling = fit_scaling(options.feature_scaling, data.split("train").features)
     model = CaptioningRNN(

@@ -1,5 +1,6 @@
 """Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, those that end in `whole`
-with signature and docstring, and the table of device mutants. `make excerpts` runs this.
+with signature and docstring, and the tables of device mutants and of a command's options.
+`make excerpts` runs this.
 """
 
 import ast
@@ -11,14 +12,20 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 
+import click
 import device_mutants
 from patterns import function_named
+
+from xpcap.cli import main
+from xpcap.runs.recipe import OPTIONS, STAGES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```python (\S+) (\S+)( whole)?\n(?:.*\n)*?```$", re.MULTILINE)
 TABLE = re.compile(r"^\| mutant \|.*\n(?:\|.*\n)+", re.MULTILINE)
 ARRAYS = re.compile(r"^(<!-- arrays of (\S+) -->\n)(?:\|.*\n)+", re.MULTILINE)
+COMMAND = re.compile(r"^(<!-- options of (\w+) -->\n)(?:\|.*\n)+", re.MULTILINE)
+STARTED = re.compile(r"^\| option \| self-critical \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
 
 def excerpt(file: str, function: str) -> str:
@@ -94,6 +101,8 @@ def filled(page: str) -> str:
 
     page = FENCE.sub(fill, page)
     page = ARRAYS.sub(lambda match: f"{match[1]}{arrays(match[2])}\n", page)
+    page = COMMAND.sub(lambda match: match[1] + options(match[2]), page)
+    page = STARTED.sub(lambda _: presets(), page)
     return TABLE.sub(lambda _: "".join(f"{line}\n" for line in device_mutants.table()), page)
 
 
@@ -103,7 +112,29 @@ def arrays(name: str) -> str:
     return getattr(importlib.import_module(module), function).spec.table()
 
 
-def main() -> None:
+def options(command: str) -> str:
+    """The table of a command's options, from their help."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for one in main.commands[command].params:
+        if isinstance(one, click.Option):
+            names = ", ".join(f"`{name}`" for name in (*one.opts[-1:], *one.secondary_opts))
+            meaning, _, more = str(one.help).partition("  [")
+            meaning = re.sub(r"(--[\w-]+|\$\w+)", r"`\1`", meaning)
+            rows.append(f"| {names} | {more.rstrip(']').partition('default: ')[2]} | {meaning} |")
+    return "".join(f"{row}\n" for row in rows)
+
+
+def presets() -> str:
+    """The table of the defaults of training that starts from a run."""
+    rows = ["| option | self-critical | head start |", "|---|---|---|"]
+    for name, told in OPTIONS.items():
+        score, warm = (told.presets.get(preset, "the run's") for preset in ("score", "warm"))
+        if told.role != STAGES and {"score", "warm"} & told.presets.keys():
+            rows.append(f"| `--{name.replace('_', '-')}` | {score} | {warm} |")
+    return "".join(f"{row}\n" for row in rows)
+
+
+def fill() -> None:
     for path in PAGES:
         before = path.read_text(encoding="utf-8")
         after = filled(before)
@@ -113,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    fill()

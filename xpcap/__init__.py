@@ -30,6 +30,7 @@ from xpcap.data.features import fit_scaling
 from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
 from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.runs import (
+    Recipe,
     Stopped,
     TrainOptions,
     caption_files,
@@ -73,6 +74,7 @@ __all__ = [
     "GroupError",
     "ModelConfig",
     "OptionError",
+    "Recipe",
     "SaveError",
     "Stopped",
     "TrainOptions",

@@ -12,6 +12,7 @@ its fields their kinds, and checks them all at once::
 """
 
 import functools
+import inspect
 import math
 import numbers
 import os
@@ -19,13 +20,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from xpcap.errors import OptionError, unknown
 
 LARGEST = 2**63 - 1  # of seeds and steps: what a random stream's key and counter hold
+T = TypeVar("T")
 
 
 class Kind(Protocol):
@@ -274,6 +276,19 @@ def described(of: type) -> Mapping[str, Option]:
     """The options of a dataclass, by name, in the order of its fields."""
     found = {one.name: one.metadata.get("option") for one in fields(of)}
     return MappingProxyType({name: told for name, told in found.items() if told is not None})
+
+
+def documented(of: type[T]) -> type[T]:
+    """Write the parameters of a dataclass into its docstring, from its options."""
+    cls: type = of
+    rows = (
+        f"\n{one.name} : {inspect.formatannotation(one.type)}\n    {described(cls)[one.name].help}"
+        for one in fields(cls)
+        if one.name in described(cls)
+    )
+    text, raises, rest = inspect.cleandoc(of.__doc__ or "").partition("\n\nRaises\n")
+    of.__doc__ = f"{text}\n\nParameters\n----------{''.join(rows)}{raises}{rest}"
+    return of
 
 
 def kinds(options: object) -> Mapping[str, Kind]:

@@ -27,7 +27,7 @@ from xpcap.device import cublas, probe
 from xpcap.layers.cells import CELLS
 from xpcap.models import Parameters
 from xpcap.ops import packed
-from xpcap.runs.plan import LARGE, TrainOptions
+from xpcap.runs.recipe import PRESETS, TrainOptions
 from xpcap.training.losses import LossBuffer
 from xpcap.training.optimizer import Optimizer
 
@@ -271,8 +271,8 @@ def test_host_time_default_is_the_step_of_train() -> None:
     """Its inject, dropout and smoothing, of mirror views, and batches that no cache has seen."""
     usual, work = TrainOptions(), host_time.WORKS["default"]
     assert (work.inject, work.dropout) == (usual.inject, usual.dropout)
-    assert work.smoothing == LARGE["smoothing"]
-    assert LARGE["batch_size"] in host_time.SIZES
+    assert work.smoothing == PRESETS["many"]["smoothing"]
+    assert PRESETS["many"]["batch_size"] in host_time.SIZES
     assert work.views == 2
     assert packed._steps.cache_parameters()["maxsize"] < host_time.BATCHES
 

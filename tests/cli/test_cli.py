@@ -30,7 +30,6 @@ from xpcap.distributed import SINGLE
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs import saver
-from xpcap.runs.plan import suited_to
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures(
@@ -464,9 +463,12 @@ MISUSED: dict[str, tuple[list[str], list[str]]] = {
         ["train", "--backend", "cupi"],
         ["'cupi'", "numpy, cupy, auto", "did you mean 'cupy'"],
     ),
-    "epochs": (["train", "--epochs", "-1"], ["--epochs", "0<=x"]),
-    "dropout": (["train", "--dropout", "1"], ["--dropout", "0<=x<1"]),
-    "lr": (["train", "--lr", "nan"], ["--lr", "nan"]),
+    "epochs": (
+        ["train", "--epochs", "-1"],
+        ["--epochs is -1, expected a whole number in 0..1000000"],
+    ),
+    "dropout": (["train", "--dropout", "1"], ["--dropout is 1.0, expected a number in [0, 1)"]),
+    "lr": (["train", "--lr", "nan"], ["--lr is nan, expected a positive number"]),
     "split without list": (
         ["prepare", "--split", "train", "--features", "f", "--out", "o"],
         ["'train'", "NAME=LIST"],
@@ -730,6 +732,14 @@ def test_each_parameter_of_a_command_is_put_in_its_own_words(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("file", ["my`data`.h5", "`data`.h5", "a/`data`/b.h5", "x`data`"])
+def test_backquotes_in_the_name_of_a_file_are_no_option(file: str) -> None:
+    params = main.commands["train"].params
+    assert (
+        in_options(f"f: {file} is gone; give `data`.", params) == f"f: {file} is gone; give DATA."
+    )
+
+
 def python(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -799,7 +809,7 @@ def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_n
         verbose=False,
         clock=lambda: next(seconds),
     )
-    progress.stage(suited_to(5000, runs.TrainOptions(data="own.h5", out="run")))
+    progress.stage(runs.TrainOptions(data="own.h5", out="run").suited_to(5000))
     data = generate(0, train=6, val=2)
     model = CaptioningRNN(data.vocabulary.word_to_idx, data.feature_dim, 4, 4, "lstm")
     solver = CaptioningSolver(model, data, batch_size=5, num_epochs=40, verbose=False)

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import caption_formats
@@ -27,13 +26,12 @@ from commands import SMALL
 from patterns import function_named
 
 import xpcap
-from xpcap import backend, runs
+from xpcap import backend
 from xpcap.cli import main
 from xpcap.encoders import read_picture
 from xpcap.exercise import table
 from xpcap.layers import CELLS
 from xpcap.runs import pictures, train
-from xpcap.runs import plan as of_runs
 from xpcap.shapes import generate, picture_of
 
 ROOT = Path(__file__).parents[2]
@@ -80,39 +78,6 @@ def test_every_option_of_a_command_is_described(name: str) -> None:
     assert f"xpcap {name}" in section(name)
     assert "Examples:" in (main.commands[name].epilog or "")
     assert all(p.help for p in main.commands[name].params if isinstance(p, click.Option))
-
-
-@pytest.mark.parametrize(
-    "option",
-    [p for p in main.commands["train"].params if isinstance(p, click.Option)],
-    ids=lambda p: p.name,
-)
-def test_defaults_in_the_docs_are_those_of_the_command(option: click.Option) -> None:
-    if option.name in ("out", "backend", "graphs", "resume", "start", "verbose"):
-        return
-    row = re.search(rf"^\| `{option.opts[-1]}`[^|]* \| ([^|]+) \|", section("train"), re.MULTILINE)
-    assert row
-    many, few, generated = (
-        getattr(options, str(option.name))
-        for options in (
-            replace(runs.TrainOptions(), **of_runs.LARGE),
-            replace(runs.TrainOptions(), **of_runs.SMALL),
-            runs.GENERATED,
-        )
-    )
-    shown = [
-        "yes" if x is True else "no" if x is False else f"{x:g}" if isinstance(x, float) else str(x)
-        for x in (many, few, generated)
-    ]
-    expected = shown[0]
-    if few != many:
-        expected += f", of few captions {shown[1]}"
-    if generated != many:
-        expected += f" ({shown[2]})"
-    assert row[1] == expected
-    default = option.opts[-1].strip("-") if many is True else many
-    told = f"[default: {default}" + (f"; fewer than 1,000 captions: {few}" if few != many else "")
-    assert told in str(option.help)
 
 
 @pytest.mark.parametrize("block", BLOCKS)

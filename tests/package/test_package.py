@@ -25,7 +25,6 @@ import xpcap
 from xpcap import (
     DataError,
     ModelConfig,
-    OptionError,
     TrainOptions,
     caption_files,
     evaluate_run,
@@ -208,37 +207,6 @@ def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
     again = train_run(dataclasses.replace(options, epochs=2, resume=True)).run
     assert again.meta["epoch"] in (1, 2)
     assert len(Path("runs/x/history.jsonl").read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize(
-    ("bad", "thing", "came", "expected"),
-    [
-        (
-            {"objective": "rl"},
-            "`objective`",
-            "'rl' does not exist",
-            "one of cross-entropy, self-critical",
-        ),
-        ({"objective": "self-critical"}, "`objective`", "is self-critical without `start`", ""),
-        ({"score_epochs": -1}, "`score_epochs`", "is -1", "a whole number of at least 0"),
-        (
-            {"score_epochs": 1, "samples": 1},
-            "`samples`",
-            "is 1",
-            "a whole number of at least 2",
-        ),
-        ({"score_epochs": 1, "sharpen": 0.0}, "`sharpen`", "is 0.0", "a positive number"),
-        ({"seed": -1}, "`seed`", "is -1", "a whole number of at least 0"),
-        ({"save_every": 60}, "`save_every`", "is 60", "seconds, as in 30s"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused_before_anything_is_trained(
-    bad: dict[str, Any], thing: str, came: str, expected: str, options: TrainOptions
-) -> None:
-    with refuses(OptionError, function="train_run", thing=thing, came=came, expected=expected):
-        train_run(dataclasses.replace(options, **bad))
-    assert not Path("runs/x/config.json").exists()
-    assert not Path("runs/x/cross-entropy").exists()
 
 
 def test_what_is_no_state_is_not_saved(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from xpcap.errors import DataError
 from xpcap.models import Policy
 from xpcap.runs import TrainOptions, caption_run, choose, data_of, evaluate_run, rerank, train_run
 from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, RANKING, START_RANKING, Run
-from xpcap.runs.plan import SELF_CRITICAL_DEFAULTS
+from xpcap.runs.recipe import PRESETS
 from xpcap.runs.rerank import RankedBeam, default_policy, fit_ranking, limited, rank
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.work import work
@@ -86,7 +86,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     data = data_set(folder / "data.h5")
     with pytest.MonkeyPatch.context() as patch:
         commands.use_plain_curves(patch)
-        patch.setitem(SELF_CRITICAL_DEFAULTS, "lr", RATE)
+        patch.setitem(PRESETS["score"], "lr", RATE)
         for name, score_epochs in (("ranked", 0), ("greedy", 0), ("staged", 2)):
             options = TrainOptions(data, score_epochs=score_epochs, **SIZES)
             train_run(replace(options, out=folder / name / "run", neighbours=name != "greedy"))
@@ -96,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def fast_second_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """It improves on the first within two epochs of thirty steps."""
-    monkeypatch.setitem(SELF_CRITICAL_DEFAULTS, "lr", RATE)
+    monkeypatch.setitem(PRESETS["score"], "lr", RATE)
 
 
 def captions(run: Run[Any], policy: Policy | None = None, **more: Any) -> list[str]:

@@ -1,6 +1,5 @@
 """A warm start: training on data of other words begins with what another run has learnt."""
 
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,9 +24,9 @@ from xpcap.data.vocabulary import ASCII, Vocabulary
 from xpcap.distributed import Group
 from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
-from xpcap.runs import GENERATED, TrainOptions, choose, load_state, train, train_run
+from xpcap.runs import choose, load_state, train, train_run
 from xpcap.runs.folder import save_parameters
-from xpcap.runs.plan import SELF_CRITICAL_DEFAULTS, WARM_START_DEFAULTS
+from xpcap.runs.recipe import PRESETS
 
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
 FEW = ["--epochs", 2, "--batch-size", 20]  # 15 steps an epoch
@@ -231,10 +230,10 @@ def test_a_run_that_is_gone_before_the_first_checkpoint_is_named(
 
 def test_options_of_a_warm_start_are_its_own_unless_given(run: Path, own: Path) -> None:
     chosen = choose(own, {"start": run, "dropout": 0.1})
-    expected: dict[str, Any] = {**WARM_START_DEFAULTS, "dropout": 0.1, "hidden": 16}
+    expected: dict[str, Any] = {**PRESETS["warm"], "dropout": 0.1, "hidden": 16}
     assert {name: getattr(chosen, name) for name in expected} == expected
     again = choose(run / "data.h5", {"start": run})
-    assert (again.lr, again.epochs, again.data) == (GENERATED.lr, 2, run / "data.h5")
+    assert (again.lr, again.epochs, again.data) == (PRESETS["generated"]["lr"], 2, run / "data.h5")
 
 
 @pytest.mark.slow
@@ -269,23 +268,3 @@ def test_a_run_trained_on_the_score_is_scored_as_it_is_and_goes_on_unsharpened(
     assert on.meta["epoch"] == 0
     np.testing.assert_array_equal(on.model.params["W_vocab"][:, :V], state.params["W_vocab"])
     np.testing.assert_allclose(last["W_vocab"][:, :V] * 2, state.params["W_vocab"], atol=1e-8)
-
-
-def test_docs_have_the_defaults_of_training_that_starts_from_a_run() -> None:
-    page = (Path(__file__).parents[2] / "docs/reference/commands.md").read_text(encoding="utf-8")
-    table = page.split("| option | self-critical | head start |\n|---|---|---|\n")[1].split("\n\n")[
-        0
-    ]
-    expected = [
-        {**defaults, "seed": TrainOptions.seed}
-        for defaults in (SELF_CRITICAL_DEFAULTS, WARM_START_DEFAULTS)
-    ]
-    for row in table.splitlines():
-        options, *columns = row.strip("| ").split(" | ")
-        names = [name.replace("-", "_") for name in re.findall(r"--([\w-]+)", options)]
-        for defaults, column in zip(expected, columns, strict=True):
-            for name, shown in zip(names, column.split(", "), strict=True):
-                value = defaults.pop(name, "the run's")
-                told = f"{value:g}" if isinstance(value, float) else str(value)
-                assert shown.split(";")[0] == told, name
-    assert all(set(left) <= {"objective", "score_epochs", "neighbours"} for left in expected)

@@ -34,10 +34,10 @@ from xpcap.metrics import cider
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
 from xpcap.runs import load_state, save_state
-from xpcap.runs import plan as of_options
+from xpcap.runs import recipe as of_options
 from xpcap.runs.folder import HISTORY, open_run, read_history
 from xpcap.runs.pages import whole_history
-from xpcap.runs.plan import SELF_CRITICAL_DEFAULTS, TrainOptions, suited_to
+from xpcap.runs.recipe import PRESETS, Recipe
 from xpcap.shapes import generate
 from xpcap.training import objectives
 from xpcap.training.objectives import SelfCritical, advantages
@@ -433,7 +433,7 @@ SPOILT = [*STAGED, "--lr", 0.02]
 
 def make_the_second_stage_worse(patch: pytest.MonkeyPatch) -> None:
     """Its learning rate is far too high, and nothing ends it early."""
-    patch.setitem(SELF_CRITICAL_DEFAULTS, "lr", 3.0)
+    patch.setitem(PRESETS["score"], "lr", 3.0)
     for limit, never in (("LEAST_DISTINCT", 0), ("SHORTEST", 0), ("LONGEST", 99)):
         patch.setattr(objectives, limit, never)
 
@@ -689,7 +689,7 @@ class TestStages:
 def test_options_left_open_suit_the_captions(
     captions: int, batch_size: int, smoothing: float, score_epochs: int, epochs: int
 ) -> None:
-    suited = suited_to(captions, TrainOptions())
+    suited = Recipe().suited_to(captions)
     found = suited.batch_size, suited.smoothing, suited.score_epochs, suited.epochs
     assert found == (batch_size, smoothing, score_epochs, epochs)
 
@@ -697,12 +697,12 @@ def test_options_left_open_suit_the_captions(
 def test_options_that_are_given_win_over_those_that_suit() -> None:
     given = {"batch_size": 50, "smoothing": 0.3, "score_epochs": 2, "epochs": 7, "lr": 0.5}
     given["select"] = "loss"
-    options = TrainOptions(**given)
-    assert [suited_to(n, options) for n in (100, 10_000)] == [options, options]
+    options = Recipe(**given)
+    assert [options.suited_to(n) for n in (100, 10_000)] == [options, options]
     none = {"smoothing": 0.0, "score_epochs": 0}
-    large = suited_to(10_000, TrainOptions(**none))
+    large = Recipe(**none).suited_to(10_000)
     assert (large.batch_size, large.smoothing, large.score_epochs) == (64, 0.0, 0)
-    few, many = (suited_to(n, TrainOptions(batch_size=50)).epochs for n in (500, 5000))
+    few, many = (Recipe(batch_size=50).suited_to(n).epochs for n in (500, 5000))
     assert (few, many) == (170, 12)
 
 
@@ -713,7 +713,7 @@ def test_what_suits_the_captions_is_trained_and_stays_when_a_run_goes_on(
     """Of 300 captions, in steps of 16; resumed by a version that would choose otherwise."""
     write_dataset(tmp_path / "data.h5", commands.few(0))
     monkeypatch.setattr(of_options, "LEAST_EPOCHS", 2)
-    monkeypatch.setattr(of_options, "LEAST_STEPS", {"small": 38, "large": 1})
+    monkeypatch.setattr(of_options, "LEAST_STEPS", {"few": 38, "many": 1})
     data, out = tmp_path / "data.h5", tmp_path / "run"
     sizes = ("--hidden", 16, "--wordvec", 8)
     with pytest.MonkeyPatch.context() as patch:
@@ -723,7 +723,7 @@ def test_what_suits_the_captions_is_trained_and_stays_when_a_run_goes_on(
     assert "epochs 2  score_epochs 0  batch_size 16" in stopped.output
     expected = {"batch_size": 16, "smoothing": 0.0, "score_epochs": 0, "epochs": 2}
     assert expected.items() <= json.loads((out / "config.json").read_text()).items()
-    monkeypatch.setattr(of_options, "SMALL", of_options.LARGE)
+    monkeypatch.setattr(of_options, "FEW", 0)
     monkeypatch.setattr(of_options, "LEAST_EPOCHS", 5)
     good("train", data, "--out", out, "--resume")
     config = open_run(out).config

@@ -26,7 +26,7 @@ from xpcap.runs.folder import (
     read_config,
     read_times,
 )
-from xpcap.runs.plan import options_of
+from xpcap.runs.recipe import Recipe
 
 FILES = ("config.json", "vocab.json", "times.jsonl", "best.safetensors", "last.safetensors")
 DTYPES = (
@@ -85,7 +85,7 @@ def make(draw: random.Random, folder: Path) -> None:
 def use(folder: Path) -> None:
     """What `info`, `evaluate`, `caption` and `train --resume` open."""
     config = read_config(folder)
-    options_of(config, folder)
+    Recipe.from_config(config, folder)
     run = open_run(folder)
     json.dumps((run.config, run.meta))
     run.model.sample(run.scaling(np.zeros((1, *run.model.config.feature_shape), np.float32)), 3)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
-from xpcap.cli.shared import PATH, Choice, begin, examples, note, table
+from xpcap.cli.shared import PATH, Value, begin, examples, note, table
 from xpcap.errors import sentence
 from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
+from xpcap.options import Names
 from xpcap.runs import open_run
 
 
@@ -26,7 +27,7 @@ from xpcap.runs import open_run
 )
 @click.option(
     "--weights",
-    type=Choice(*WEIGHTS),
+    type=Value(Names(WEIGHTS)),
     help="Type of the stored matrices. int8 also quantises what they are multiplied with."
     " Default: float32, of a page float16.",
 )

@@ -7,7 +7,6 @@ all.
 import contextlib
 import io
 import os
-import re
 import signal
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any
 import click
 
 from xpcap import __version__
-from xpcap.cli.shared import TYPED
+from xpcap.cli.shared import TYPED, flags_of, in_flags
 from xpcap.distributed import RankDone, abort, launcher_rank
 from xpcap.errors import EXPECTED, OptionError, sentence, unknown
 from xpcap.report import escape_control
@@ -134,11 +133,7 @@ def leave_closed_pipe() -> None:
 
 def in_options(message: str, params: list[click.Parameter]) -> str:
     """A message of the library, its parameters in backquotes replaced by the command's options."""
-    names = {}
-    for param in params:
-        argument = isinstance(param, click.Argument)
-        names[param.name] = param.human_readable_name if argument else param.opts[-1]
-    return re.sub(r"`(\w+)`", lambda match: names.get(match[1], match[0]), message)
+    return in_flags(message, flags_of(params))
 
 
 @click.group(

@@ -1,10 +1,10 @@
 """Shared by the commands: types of options, --backend, --json and --csv, and printing."""
 
-import math
 import os
+import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -22,7 +22,8 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.distributed import Group, init
 from xpcap.encoders import is_url
-from xpcap.errors import BackendError, OptionError, unknown
+from xpcap.errors import BackendError, OptionError
+from xpcap.options import Flag, Kind, Location, Option, Real, Whole, described
 from xpcap.report import columns, escape_control, signed
 from xpcap.report.captions import NOTHING
 from xpcap.report.explanation import (
@@ -41,33 +42,23 @@ TYPED = "xpcap.typed"  # key of a context's `meta`: the words of the command lin
 Function = Callable[..., None]
 
 
-class Choice(click.ParamType):
-    """One of a few names; for a wrong one the message suggests the nearest."""
+class Value(click.ParamType):
+    """A value of a kind of option, whose words refuse a wrong one."""
 
-    name = "choice"
+    name = "value"
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "|".join(self.names)
+        return self.kind.metavar
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in self.names:
-            self.fail(str(unknown("", "", value, self.names)), param, ctx)
-        return str(value)
-
-
-class Number(click.FloatRange):
-    """A finite number in a range."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"got {value}, expected a finite number", param, ctx)
-        return float(number)
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        parsed = self.kind.parse(value) if isinstance(value, str) else value
+        try:
+            return self.kind.check("", param.opts[-1] if param else "", parsed)
+        except OptionError as error:
+            raise click.UsageError(str(error), ctx) from error
 
 
 class PictureOrUrl(click.Path):
@@ -78,6 +69,55 @@ class PictureOrUrl(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if is_url(value) else super().convert(value, param, ctx)
+
+
+def in_flags(text: str, flags: Mapping[str, str]) -> str:
+    """A text with parameters, each a word in backquotes, put as options of a command.
+
+    A backquote within a word is of a file's name.
+    """
+    option = r"(?<![^\s(\['\"])`(\w+)`(?!\.?[\w/\\-])"
+    return re.sub(option, lambda match: flags.get(match[1], match[0]), text)
+
+
+def flags_of(params: Sequence[click.Parameter]) -> dict[str, str]:
+    """The flag of each option of a command by its parameter, and the words for its arguments."""
+    return {
+        str(one.name): one.human_readable_name if isinstance(one, click.Argument) else one.opts[-1]
+        for one in params
+    }
+
+
+def field_options(
+    of: type, default_text: Callable[[str, Option], str], **flags: str
+) -> Callable[[Function], Function]:
+    """Add an option for each field of a dataclass that has help; one that is not given is None.
+
+    Parameters
+    ----------
+    default_text : the default of a field for the help; an empty string: it tells none
+    flags : for some fields, their flags; without dashes the field is an argument of the command
+    """
+    told = {name: one for name, one in described(of).items() if one.help}
+    flags = {**{name: f"--{name.replace('_', '-')}" for name in told}, **flags}
+
+    def add(command: Function) -> Function:
+        for name, one in reversed(told.items()):
+            flag, default = flags[name], default_text(name, one)
+            about = [str(one.kind)] if isinstance(one.kind, Whole | Real) else []
+            about += [f"default: {default}"] if default else []
+            text = in_flags(one.help, flags) + (f"  [{'; '.join(about)}]" if about else "")
+            # shells complete a path
+            kind = PATH if isinstance(one.kind, Location) else Value(one.kind)
+            how: dict[str, Any] = {"type": kind}
+            if isinstance(one.kind, Flag):
+                how = {"is_flag": True}
+                flag += f"/--no-{flag.removeprefix('--')}" if one.default else ""
+            if flag.startswith("-"):
+                command = click.option(flag, name, default=None, help=text, **how)(command)
+        return command
+
+    return add
 
 
 def examples(*lines: str) -> str:

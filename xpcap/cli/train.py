@@ -15,30 +15,26 @@ from xpcap.backend import get_backend
 from xpcap.cli.group import leave_closed_pipe
 from xpcap.cli.shared import (
     PATH,
-    Choice,
-    Function,
-    Number,
+    Value,
     backend_option,
     begin,
     choose_backend,
     command_line,
     examples,
+    field_options,
     print_captions,
     print_scores,
 )
-from xpcap.data.features import KINDS
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
 from xpcap.distributed import Group
 from xpcap.errors import sentence
-from xpcap.layers import CELLS
-from xpcap.models.config import INJECT
+from xpcap.options import Names, Option
 from xpcap.progress import say
 from xpcap.report import escape_control
-from xpcap.runs import GENERATED, Stopped, TrainOptions, choose, train_run
+from xpcap.runs import Recipe, Stopped, choose, train_run
 from xpcap.runs.folder import (
     DATA,
-    LARGEST,
     LAST,
     cell_title,
     find_file,
@@ -46,16 +42,13 @@ from xpcap.runs.folder import (
     provenance_text,
     read_vocabulary,
 )
-from xpcap.runs.plan import LARGE, SMALL, SMALL_BELOW, is_small, is_tiny
+from xpcap.runs.recipe import FEW, PRESETS, are_few, is_tiny
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, kind_of_file
-from xpcap.training.evaluate import SELECT
-from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES
-from xpcap.training.optimizer import LINEAR
+from xpcap.training.objectives import CROSS_ENTROPY
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import Watcher
 
-DEFAULTS = TrainOptions()
 WATCHED = 3.0  # seconds of steps from which the time of the rest is estimated
 EXAMPLES = examples(
     "train",
@@ -64,143 +57,34 @@ EXAMPLES = examples(
 )
 
 
-class Decay(Number):
-    """A number in a range, or ``linear``."""
+def default_text(name: str, told: Option) -> str:
+    """The default of an option, and those of presets that differ, for its help."""
+    many = PRESETS["many"].get(name, told.default)
+    if many is None or name == "resume":
+        return ""
+    few, generated = (PRESETS[preset].get(name, many) for preset in ("few", "generated"))
+    texts = [_text(many)]
+    texts += [f"fewer than {FEW:,} captions: {_text(few)}"] if few != many else []
+    texts += [f"generated pictures: {_text(generated)}"] if generated != many else []
+    return "; ".join(texts)
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return f"FLOAT|{LINEAR}"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == LINEAR else super().convert(value, param, ctx)
-
-
-def option(name: str, kind: click.ParamType | type, text: str) -> Callable[[Function], Function]:
-    """An option of train, with the defaults of TrainOptions and GENERATED in its help."""
-    field = name.replace("-", "_")
-    default, generated = getattr(DEFAULTS, field), getattr(GENERATED, field)
-    if field in LARGE:
-        default = f"{LARGE[field]}; fewer than {SMALL_BELOW:,} captions: {SMALL[field]}"
-    shown = str(default) if default == generated else f"{default}; generated pictures: {generated}"
-    return click.option(f"--{name}", type=kind, default=None, help=f"{text}  [default: {shown}]")
+def _text(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("data", required=False, type=PATH)
-@click.option(
-    "--out",
-    type=PATH,
-    help=(
-        "Run folder to create; never overwritten. Default: runs/NAME-CELL, or a fresh"
-        " runs/NAME-CELL-N."
-    ),
-)
+@field_options(Recipe, default_text, data="DATA", start="--from")
 @backend_option
 @click.option(
     "--graphs",
-    type=Choice("auto", "off"),
+    type=Value(Names(("auto", "off"))),
     default="off",
     help=(
         "On a GPU, launch the steps of small batches as a CUDA graph; auto tests it on the GPU before"
         " it is used, and says what it found. No result changes.  [default: off]"
     ),
-)
-@click.option(
-    "--from",
-    "start",
-    type=PATH,
-    help=(
-        "Run folder whose best parameters to start from, with its model and data, and its options"
-        " by default. With other DATA: a head start, whose defaults suit few captions, with the words"
-        " of both."
-    ),
-)
-@option(
-    "objective",
-    Choice(*OBJECTIVES),
-    "Objective: cross entropy on the training captions, or CIDEr-D of sampled captions, which needs"
-    " --from.",
-)
-@option(
-    "samples",
-    click.IntRange(2, LARGEST),
-    "Captions sampled per picture in self-critical training.",
-)
-@option(
-    "sharpen",
-    Number(0, min_open=True),
-    "Factor on the logits when self-critical training begins; above 1 favours likely words.",
-)
-@option("cell", Choice(*CELLS), "Recurrent cell.")
-@option("hidden", click.IntRange(1, LARGEST), "H, size of the hidden state.")
-@option("wordvec", click.IntRange(1, LARGEST), "W, size of a word vector.")
-@option(
-    "epochs",
-    click.IntRange(0, LARGEST),
-    "Passes over the training captions; 0: 8, or up to 300 if 8 make too few steps.",
-)
-@option(
-    "score-epochs",
-    click.IntRange(0, LARGEST),
-    "Epochs of fine-tuning on CIDEr-D (self-critical) after cross entropy; 0: none.",
-)
-@option("batch-size", click.IntRange(1, LARGEST), "N, captions in a batch.")
-@option("lr", Number(0, min_open=True), "Adam's learning rate in the first epoch.")
-@option(
-    "lr-decay",
-    Decay(0, min_open=True),
-    "Factor on the learning rate after each epoch, or linear: to zero over all steps.",
-)
-@option(
-    "select",
-    Choice(*SELECT),
-    "Epoch to keep: the least val loss, the highest CIDEr-D of greedy val captions, or the last.",
-)
-@option("clip", Number(0), "Largest global norm of the gradient; 0: no clipping.")
-@option(
-    "dropout",
-    Number(0, 1, max_open=True),
-    "Share of features, word vectors and hidden units dropped.",
-)
-@option(
-    "smoothing",
-    Number(0, 1, max_open=True),
-    "Label smoothing: probability mass spread evenly over the vocabulary.",
-)
-@option(
-    "inject",
-    Choice(*INJECT),
-    "Use of the image: as initial state, also as a term of every step, or by attention over a grid.",
-)
-@option("feature-scaling", Choice(*KINDS), "Scaling of image features, fitted on the train split.")
-@option(
-    "seed",
-    click.IntRange(0, 2**63 - 1),
-    "Seed of weights, caption order, dropout and generated pictures.",
-)
-@option(
-    "patience",
-    click.IntRange(0, LARGEST),
-    "Stop after this many epochs in a row without a better one; 0: never.",
-)
-@click.option(
-    "--neighbours/--no-neighbours",
-    default=None,
-    help=(
-        "Index the training photos when training ends, to rank captions by similar photos."
-        "  [default: neighbours; generated pictures: no-neighbours]"
-    ),
-)
-@option(
-    "save-every",
-    str,
-    "Interval between saves within an epoch: seconds (30s) or steps (200). Each epoch ends with a"
-    " save.",
-)
-@click.option(
-    "--resume",
-    is_flag=True,
-    default=None,
-    help="Continue the run at --out, or begin it if there is none.",
 )
 @click.option(
     "-v",
@@ -306,7 +190,7 @@ class Progress(Watcher):
 
     def __init__(
         self,
-        options: TrainOptions,
+        options: Recipe,
         group: Group,
         verbose: bool,
         clock: Callable[[], float] = time.monotonic,
@@ -317,7 +201,7 @@ class Progress(Watcher):
         if options.data is None and not find_file(str(options.out), DATA):
             say(f"drawing {TRAIN + VAL:,} pictures of shapes")
 
-    def stage(self, options: TrainOptions) -> None:
+    def stage(self, options: Recipe) -> None:
         """A stage is about to begin, or to go on; `options` are those that it trains with."""
         self._options = dataclasses.replace(options, out=self._given.out)
         self._second = options.objective != self._given.objective
@@ -356,7 +240,7 @@ class Progress(Watcher):
             )
             if self._options.start is not None and not solver.iteration:
                 self._print_start(self._options.start, words, solver)
-            elif self._given.data is not None and is_small(len(train.captions)):
+            elif self._given.data is not None and are_few(len(train.captions)):
                 self._print_small(len(train.captions))
         # Steps and time after the first step, which includes allocation and compilation
         self._first: tuple[int, float] | None = None
@@ -436,9 +320,7 @@ def duration(seconds: float) -> str:
     return f"{round(minutes)} minutes" if minutes < 95 else f"{minutes / 60:.1f} hours"
 
 
-def _print_how_to_continue(
-    why: str, options: TrainOptions, backend: str | None, graphs: str
-) -> None:
+def _print_how_to_continue(why: str, options: Recipe, backend: str | None, graphs: str) -> None:
     given = ["--backend", backend] if backend else []
     given += ["--graphs", graphs] if graphs != "off" else []
     again = command_line("train", "--out", str(options.out), "--resume", *given)

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from xpcap.cli.shared import (
     PATH,
     Function,
-    Number,
+    Value,
     backend_option,
     choose_backend,
     examples,
@@ -30,6 +30,7 @@ from xpcap.exercise.grading.report import Report, Result
 from xpcap.exercise.grading.roster import TABLE, Graded, grade_class, not_on, read_roster
 from xpcap.exercise.table import HANDED_IN
 from xpcap.files import new_path, require_new_file
+from xpcap.options import Real, Whole
 from xpcap.report import escape_control
 from xpcap.verify import Row
 from xpcap.verify import verify as run_verify
@@ -68,11 +69,11 @@ OPTIONS = f"""
 SETTINGS: dict[str, dict[str, Any]] = {  # by option or metavar
     "FILE": {"type": PATH},
     "FOLDER": {"type": PATH},
-    "--jobs": {"type": click.IntRange(1)},
+    "--jobs": {"type": Value(Whole(1))},
     "--only": {"multiple": True},
-    "--seed": {"type": click.IntRange(0), "default": 0},
-    "--seconds": {"type": Number(0, min_open=True), "default": 10.0},
-    "--memory": {"type": Number(0, min_open=True), "default": 2.0},
+    "--seed": {"type": Value(Whole(0)), "default": 0},
+    "--seconds": {"type": Value(Real(above=0)), "default": 10.0},
+    "--memory": {"type": Value(Real(above=0)), "default": 2.0},
     "--require-confinement": {"is_flag": True},
 }
 EXCLUDING = (

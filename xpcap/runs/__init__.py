@@ -23,14 +23,14 @@ from xpcap.runs.pages import (
     write_caption_png,
 )
 from xpcap.runs.pictures import PictureCaptioner, caption_files, open_captioner
-from xpcap.runs.plan import GENERATED, TrainOptions, choose
+from xpcap.runs.plan import choose
+from xpcap.runs.recipe import Recipe, TrainOptions
 from xpcap.runs.rerank import RankedBeam, default_policy
 from xpcap.runs.saver import Stopped
 from xpcap.runs.scoring import evaluate_run, score_captions
 from xpcap.runs.train import Trained, train_run
 
 __all__ = [
-    "GENERATED",
     "CaptionTable",
     "Comparison",
     "Diagnosis",
@@ -42,6 +42,7 @@ __all__ = [
     "PictureCaptioner",
     "PictureFinder",
     "RankedBeam",
+    "Recipe",
     "Run",
     "Scores",
     "Skipped",

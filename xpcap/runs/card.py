@@ -36,8 +36,8 @@ from xpcap.runs.folder import (
     read_config,
 )
 from xpcap.runs.pages import PAGE, PictureFinder, picture_finder
+from xpcap.runs.recipe import Recipe, table
 from xpcap.shapes import KIND
-from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 
 CARD, EXAMPLES = "README.md", "examples.jpg"
 SHOWN = 3  # pictures in EXAMPLES
@@ -50,21 +50,6 @@ METRIC_IDS = {  # name of a score to Hugging Face's identifier of the metric, an
     "perplexity": ("perplexity", "perplexity of the references"),
 }
 EXTRAS = {"efficientnet-lite2": "images", "onnx": "images", "timm": "timm"}  # by kind of encoder
-RECIPE = (  # options that decide the parameters, but for the data and the run to start from
-    "epochs",
-    "batch_size",
-    "lr",
-    "lr_decay",
-    "clip",
-    "dropout",
-    "smoothing",
-    "samples",
-    "sharpen",
-    "select",
-    "patience",
-    "seed",
-)
-ONLY = {"smoothing": CROSS_ENTROPY, "samples": SELF_CRITICAL, "sharpen": SELF_CRITICAL}
 MEANINGS = {
     "W_proj": "image feature to state",
     "b_proj": "its bias",
@@ -308,8 +293,9 @@ def _recipe(run: Run) -> str:
     stages: list[Config] = [run.config]
     if (run.path / FIRST / CONFIG).is_file():
         stages.insert(0, read_config(run.path / FIRST))
-    rows = [[code(name), *(_setting(c, name) for c in stages)] for name in RECIPE]
-    table = [["option", *(c["objective"] for c in stages)], ["---"] * (1 + len(stages)), *rows]
+    recipes = [Recipe.from_config(config, run.path) for config in stages]
+    rows = [[code(name), *map(_plain, values)] for name, *values in table(recipes)]
+    rows = [["option", *(c["objective"] for c in stages)], ["---"] * (1 + len(stages)), *rows]
     versions = ", ".join(
         f"{title} {run.config[name]}"
         for name, title in (("python", "Python"), ("numpy", "NumPy"), ("backend", "backend"))
@@ -324,16 +310,10 @@ def _recipe(run: Run) -> str:
         (
             "## Training\n",
             f"{began if first['start'] else ''}Adam, with the options of `xpcap train`:\n",
-            *(f"| {' | '.join(map(str, row))} |" for row in table),
+            *(f"| {' | '.join(map(str, row))} |" for row in rows),
             f"\n{_plain(versions)}. All options are in `{CONFIG}`.\n",
         )
     )
-
-
-def _setting(config: Config, name: str) -> str:
-    """The value of an option; a dash if the objective has no use for it."""
-    used = ONLY.get(name, config["objective"]) == config["objective"]
-    return _plain(str(config[name])) if used else "–"
 
 
 def _tensors(run: Run) -> str:

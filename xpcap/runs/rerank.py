@@ -36,7 +36,7 @@ from xpcap.runs.folder import (
     read_first_stage,
     write_first_stage,
 )
-from xpcap.runs.plan import is_tiny
+from xpcap.runs.recipe import is_tiny
 from xpcap.training.state import Record
 from xpcap.work import current
 

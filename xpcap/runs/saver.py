@@ -1,10 +1,8 @@
 """Saving during training: signals, the files of the run folder, and when they are written."""
 
 import errno
-import math
 import os
 import platform
-import re
 import shutil
 import signal
 import threading
@@ -13,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +18,7 @@ from xpcap.backend import Array, get_backend
 from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling
 from xpcap.data.hdf5 import write_fingerprinted
-from xpcap.errors import DataError, OptionError, SaveError
+from xpcap.errors import DataError, SaveError
 from xpcap.models import ModelConfig
 from xpcap.progress import Pace
 from xpcap.runs.folder import (
@@ -45,7 +42,8 @@ from xpcap.runs.folder import (
     write_vocabulary,
 )
 from xpcap.runs.pages import write_progress_page
-from xpcap.runs.plan import Stage, settings_of
+from xpcap.runs.plan import Stage
+from xpcap.runs.recipe import Interval
 from xpcap.shapes import write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
@@ -248,7 +246,7 @@ class RunWriter:
 
 def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
     """Write the files of a run folder that precede training; on resume those missing or changed."""
-    out, options, settings = stage.folder, stage.options, settings_of(stage.options)
+    out, options, settings = stage.folder, stage.options, stage.options.to_config()
     if stage.config is None:
         start = {} if options.start is None else {"start_digest": best_digest(options.start)}
         projected = {} if data.projection is None else {"projected_from": len(data.projection.mean)}
@@ -275,29 +273,6 @@ def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
 
 
 # Checkpoints, and when they are due
-
-
-class Interval(NamedTuple):
-    """Time between checkpoints within an epoch: in seconds, or in steps."""
-
-    seconds: float = math.inf
-    steps: float = math.inf
-
-
-def interval(text: str) -> Interval:
-    """Parse `save_every`, such as "30s" (seconds) or "200" (steps). OptionError : neither, or 0."""
-    pattern = r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})"
-    match = re.fullmatch(pattern, text) if isinstance(text, str) else None
-    if match is not None:
-        found = Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
-        if min(found) > 0:
-            return found
-    raise OptionError(
-        "train_run",
-        "`save_every`",
-        f"is {text!r}",
-        expected="seconds, as in 30s, or steps, as in 200",
-    )
 
 
 class Checkpointer(Watcher):

@@ -37,17 +37,10 @@ from xpcap.runs.folder import (
     reserved,
 )
 from xpcap.runs.pages import whole_history, write_run_page
-from xpcap.runs.plan import (
-    Plan,
-    Stage,
-    TrainOptions,
-    check_options,
-    default_out,
-    resolve,
-    settings_of,
-)
+from xpcap.runs.plan import Plan, Stage, default_out, resolve
+from xpcap.runs.recipe import Recipe
 from xpcap.runs.rerank import fit_ranking
-from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, interval, write_start
+from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, write_start
 from xpcap.runs.scoring import evaluate_run
 from xpcap.runs.start import (
     LEAST_GAIN,
@@ -84,7 +77,7 @@ class Trained(NamedTuple):
 
 
 def train_run(
-    options: TrainOptions,
+    options: Recipe,
     *,
     watchers: Iterable[Watcher] = (),
     on_epoch: Callable[[CaptioningSolver], object] | None = None,
@@ -101,7 +94,7 @@ def train_run(
 
     Parameters
     ----------
-    options : TrainOptions
+    options : Recipe
         With `resume` the run at `out` is continued as if it had never stopped.
     watchers : iterable of Watcher
         Told of stages, steps and epochs; each epoch once it is saved. ``solver.stop(why)`` ends the
@@ -129,7 +122,7 @@ def train_run(
         The data does not fit; `out` exists, holds something else, or is being trained by another
         process.
     OptionError
-        A bad option, or options that contradict those of the run to continue.
+        Options that contradict those of the run to continue, or do not fit the data.
     TypeError
         `watchers` are no list of watchers.
     SaveError
@@ -141,15 +134,13 @@ def train_run(
     OSError
         `out` cannot be written to.
     """
-    interval(options.save_every)  # complains before any work is done
-    check_options(options)
     told = checked_watchers("train_run", watchers)
     with work(group=group, progress=progress):
         return _train_stages(options, told, on_epoch, graphs)
 
 
 def _train_stages(
-    options: TrainOptions,
+    options: Recipe,
     watchers: Sequence[Watcher],
     on_epoch: Callable[[CaptioningSolver], object] | None,
     graphs: bool,
@@ -222,7 +213,7 @@ def _train(
     data.scaling = scaling
     writer = RunWriter(folder, options.epochs, scaling, digest(data.vocabulary))
     stop = StopRequest()
-    saver = Checkpointer(interval(options.save_every), writer, stop)
+    saver = Checkpointer(options.interval, writer, stop)
     objective, batch_size = _objective(options, data, group)
     solver = CaptioningSolver(
         model,
@@ -281,7 +272,7 @@ class _WarmUp(Watcher):
         solver.warm_up()
 
 
-def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[Objective, int]:
+def _objective(options: Recipe, data: CaptionData, group: Group) -> tuple[Objective, int]:
     """The objective, and its batch size: in captions, or in pictures to sample captions of."""
     assert options.batch_size is not None  # as `resolve` completes options
     if options.objective == CROSS_ENTROPY:
@@ -290,7 +281,7 @@ def _objective(options: TrainOptions, data: CaptionData, group: Group) -> tuple[
     return objective, max(1, options.batch_size // options.samples)
 
 
-def _model_config(options: TrainOptions, data: CaptionData) -> ModelConfig:
+def _model_config(options: Recipe, data: CaptionData) -> ModelConfig:
     grid, attends = len(data.feature_shape) > 1, has_attention(options.inject)
     if grid and not attends:
         raise OptionError(
@@ -363,7 +354,7 @@ def _check_ranks(group: Group, out: Path, plan: Plan) -> None:
         "checkpoint's iteration": [_iteration(stage.folder) for stage in plan.stages],
     }
     for number, stage in enumerate(plan.stages, start=1):
-        settings = settings_of(stage.options)
+        settings = stage.options.to_config()
         del settings["data"]  # a path may differ from machine to machine
         ours["option" if number == 1 else f"stage {number}'s option"] = settings
     everyone = group.gather(ours)

@@ -21,6 +21,7 @@ from xpcap.ops import LossTerms, draw_uniforms
 from xpcap.options import Whole
 
 CROSS_ENTROPY, SELF_CRITICAL = OBJECTIVES = ("cross-entropy", "self-critical")
+SAMPLES = Whole(2, cause="a sample is compared with the others of its picture")
 LEAST_DISTINCT = 0.05  # of captions of the val split; those of good runs differ in 0.4 and more
 SHORTEST, LONGEST = 0.6, 1.6  # words of a caption over those of a reference
 LossFunction = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]]
@@ -174,8 +175,7 @@ class SelfCritical(Objective):
     """
 
     def __init__(self, data: CaptionData, *, samples: int = 5, group: Group = SINGLE) -> None:
-        kind = Whole(2, cause="a sample is compared with the others of its picture")
-        self.samples = kind.check("SelfCritical", "`samples`", samples)
+        self.samples = SAMPLES.check("SelfCritical", "`samples`", samples)
         self._group, self._words = group, data.vocabulary
         self._max_length = data.max_words + 1
         self._data, split = data, data.split("train")

@@ -6,8 +6,10 @@ from typing import Any
 from xpcap.backend import Array, get_array_module
 from xpcap.models.parameters import Parameters
 from xpcap.optim import UpdateRule, as_rule
+from xpcap.options import Real
 
 LINEAR = "linear"  # an lr_decay: to zero, step by step
+DECAY = Real(above=0, word=LINEAR)
 
 
 class Optimizer:

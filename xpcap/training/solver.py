@@ -31,7 +31,7 @@ from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import LossFunction, Objective, as_objective, loss_and_gradients
-from xpcap.training.optimizer import LINEAR, Optimizer
+from xpcap.training.optimizer import DECAY, Optimizer
 from xpcap.training.state import (
     LATEST,
     LIMIT,
@@ -470,8 +470,7 @@ class CaptioningSolver:
 
     @lr_decay.setter
     def lr_decay(self, value: float | str) -> None:
-        kind = Real(above=0, word=LINEAR)
-        self._optimizer.lr_decay = kind.check("CaptioningSolver", "lr_decay", value)
+        self._optimizer.lr_decay = DECAY.check("CaptioningSolver", "lr_decay", value)
 
     @property
     def optim_configs(self) -> dict[str, Mapping[str, Any]]:

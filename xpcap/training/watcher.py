@@ -14,7 +14,7 @@ class Watcher:
     """
 
     def stage(self, options: Any) -> None:
-        """A stage of `train_run` begins or continues; `options` (TrainOptions) are complete."""
+        """A stage of `train_run` begins or continues; `options` (a Recipe) are complete."""
 
     def begin(self, solver: Any) -> None:
         """Training begins, or continues where ``solver.iteration`` is not 0; before its first step.

@@ -1,0 +1,163 @@
+"""Recipe: each option once, refused where it is given, and read back from a config as it was."""
+
+import json
+import re
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from refusals import refuses
+
+from xpcap.cli import main
+from xpcap.errors import DataError, OptionError
+from xpcap.runs import Recipe, TrainOptions, choose, train_run
+from xpcap.runs.folder import CONFIG, DATA
+from xpcap.runs.plan import default_out
+from xpcap.runs.recipe import OPTIONS, PRESETS, Interval, table
+
+
+def test_each_field_is_an_option_with_help_and_a_role() -> None:
+    assert list(OPTIONS) == [field.name for field in fields(Recipe)]
+    for name, told in OPTIONS.items():
+        assert told.help.endswith("."), name
+        assert told.role, name
+        assert f"\n{name} : " in str(Recipe.__doc__)
+        for value in (*told.presets.values(), told.default):
+            assert value is not MISSING
+            assert value is None or told.kind.check("", name, value) == value, name
+
+
+def test_each_option_is_one_of_the_command_line() -> None:
+    flags = {str(one.name): one for one in main.commands["train"].params}
+    assert OPTIONS.keys() < flags.keys()
+    assert {*flags} - {*OPTIONS} == {"backend", "graphs", "verbose"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "came", "expected"),
+    [
+        ({"objective": "rl"}, "'rl' does not exist", "one of cross-entropy, self-critical"),
+        ({"score_epochs": -1}, "is -1", "a whole number in 0..1000000"),
+        ({"samples": 1}, "is 1", "a whole number in 2..1000000"),
+        ({"sharpen": 0.0}, "is 0.0", "a positive number"),
+        ({"seed": -1}, "is -1", "a whole number in 0..2**63-1"),
+        ({"save_every": 60}, "is 60", "seconds, as in 30s"),
+        ({"save_every": "0"}, "is '0'", "seconds, as in 30s"),
+        ({"lr": np.nan}, "is nan", "a positive number"),
+        ({"lr_decay": "lineal"}, "is 'lineal'", "a positive number, or 'linear'"),
+        ({"hidden": -3}, "is -3", "a whole number in 1..1000000"),
+        ({"epochs": True}, "is True", "a whole number in 0..1000000"),
+        ({"epochs": 10**7}, "is 10000000", "a whole number in 0..1000000"),
+        ({"clip": -1}, "is -1", "a finite number of at least 0"),
+        ({"cell": "grru"}, "'grru' does not exist", "one of rnn, lstm, gru"),
+        ({"select": "best"}, "'best' does not exist", "one of loss, cider, last"),
+        ({"inject": "late"}, "'late' does not exist", "one of init"),
+        ({"feature_scaling": "max"}, "'max' does not exist", "one of standardize, none"),
+        ({"neighbours": "no"}, "is 'no'", "True or False"),
+        ({"resume": 1}, "is 1", "True or False"),
+        ({"out": 3}, "is 3", "a path"),
+    ],
+)
+def test_value_that_makes_no_sense_is_refused_where_it_is_given(
+    bad: dict[str, Any], came: str, expected: str
+) -> None:
+    (name,) = bad
+    with refuses(OptionError, function="Recipe", thing=f"`{name}`", came=came, expected=expected):
+        Recipe(**bad)
+    with refuses(OptionError, function="Recipe", thing=f"`{name}`"):
+        choose("own.h5", bad)
+
+
+def test_option_that_does_not_exist_is_refused_with_the_nearest() -> None:
+    with refuses(OptionError, thing="option", came="'drop_out' does not", cause="mean 'dropout'?"):
+        choose(None, {"drop_out": 0.1})
+
+
+def test_numbers_of_numpy_are_stored_as_those_of_python() -> None:
+    given: dict[str, Any] = {
+        "epochs": np.int64(5),
+        "lr": np.float32(0.5),
+        "clip": 5,
+        "neighbours": np.True_,
+    }
+    config = json.loads(json.dumps(Recipe(**given).to_config()))
+    assert {name: config[name] for name in given} == {
+        "epochs": 5,
+        "lr": 0.5,
+        "clip": 5.0,
+        "neighbours": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "interval"),
+    [("30s", Interval(seconds=30)), ("0.5s", Interval(seconds=0.5)), ("200", Interval(steps=200))],
+)
+def test_save_every_is_parsed(text: str, interval: Interval) -> None:
+    assert Recipe(save_every=text).interval == interval
+
+
+def suited(**given: Any) -> Recipe:
+    return Recipe(**given).suited_to(300)
+
+
+def test_config_is_read_back_as_the_recipe(tmp_path: Path) -> None:
+    recipe = suited(data="own.h5", out=tmp_path, start=tmp_path / "cross-entropy", seed=7)
+    config = recipe.to_config()
+    assert (config["data"], config["start"]) == (str(Path("own.h5").resolve()), "cross-entropy")
+    assert not {"out", "resume", "save_every"} & config.keys()
+    read = Recipe.from_config(json.loads(json.dumps(config)), tmp_path)
+    assert read == replace(recipe, data=Path("own.h5").resolve())
+    generated = suited(out=tmp_path).to_config()
+    assert (generated["data"], generated["start"]) == (DATA, "")
+    assert Recipe.from_config(generated, tmp_path) == suited(out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [{"lr": None}, {"lr": -1}, {"lr": "x" * 500}, {"epochs": 1.5}, {"select": 3}, {"data": 3}],
+)
+def test_config_that_is_damaged_is_refused_by_file_and_option(
+    spoilt: dict[str, Any], tmp_path: Path
+) -> None:
+    (name,) = spoilt
+    config = {**suited().to_config(), **spoilt}
+    with refuses(DataError, thing=f"{tmp_path / CONFIG}: {name}", cause="damaged?") as caught:
+        Recipe.from_config(config, tmp_path)
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))
+    del config[name]
+    with refuses(DataError, thing=f"{tmp_path / CONFIG}: {name}"):
+        Recipe.from_config(config, tmp_path)
+
+
+def test_table_has_a_dash_where_the_objective_has_no_use_for_an_option() -> None:
+    first, second = suited(), suited(start="run", objective="self-critical")
+    rows = {name: values for name, *values in table([first, second])}
+    assert rows["smoothing"] == ["0.0", "–"]
+    assert rows["samples"] == ["–", "5"]
+    assert not {"data", "out", "hidden", "neighbours", "objective"} & rows.keys()
+
+
+def test_a_run_that_starts_from_generated_pictures_is_named_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs/pictures-lstm")
+    run.mkdir(parents=True)
+    (run / CONFIG).touch()
+    assert default_out(Recipe(run / DATA)) == Path("runs/pictures-lstm-2")
+    assert default_out(Recipe("data.h5")) == Path("runs/data-lstm")  # of no run
+    assert default_out(Recipe(cell="gru")) == Path("runs/pictures-gru")
+
+
+def test_options_are_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with refuses(OptionError, thing="`objective`", came="is self-critical without `start`"):
+        train_run(Recipe(out="run", objective="self-critical", **PRESETS["generated"]))
+    assert not list(tmp_path.iterdir())
+    assert TrainOptions is Recipe
+    assert re.search("`start`", OPTIONS["data"].help)

@@ -1,0 +1,423 @@
+"""Recipe: the options of a training, each said once, as a field.
+
+A field has kind, default, help, role, and presets: defaults for some uses. Checks, the options and
+help of the command line, config.json, what may change on resume, the tables of the model card and
+of the docs come from here.
+"""
+
+import math
+import re
+from collections import ChainMap
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
+
+from xpcap.data.features import KINDS as SCALINGS
+from xpcap.errors import DataError, OptionError
+from xpcap.models import ModelConfig
+from xpcap.ops import LossTerms
+from xpcap.options import (
+    SEED,
+    Flag,
+    Kind,
+    Location,
+    Names,
+    Real,
+    Whole,
+    check_fields,
+    described,
+    documented,
+    kinds,
+    option,
+)
+from xpcap.prepare.dataset import TINY_CAPTIONS
+from xpcap.runs.folder import CONFIG, DATA, Config
+from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SAMPLES, SELF_CRITICAL
+from xpcap.training.optimizer import DECAY, LINEAR
+from xpcap.training.solver import KINDS as SOLVER
+
+# Roles. An option that one objective alone uses has the objective's name as its role
+SOURCE = "source"  # what training starts from
+MODEL = "model"  # fixed by the parameters
+STAGES = "stages"
+TRAINING = "training"
+LENGTH = "length"  # of training
+AFTER = "after"  # what follows it
+UNSTORED = "unstored"  # without effect on the result, and not in the config
+
+FIXED = (MODEL, STAGES, TRAINING, *OBJECTIVES)  # when training goes on
+OF_PARAMETERS = (TRAINING, LENGTH, *OBJECTIVES)  # roles of a stage's options in the model card
+LAST_ROWS = ("smoothing", "samples", "sharpen", "select", "patience", "seed")  # of the model card
+
+MOST = 10**6  # of any size or count: a larger one is a mistake
+FEW = 1000  # training captions; fewer are few
+LEAST_STEPS = {"few": 1700, "many": 1200}
+LEAST_EPOCHS = 8
+MOST_EPOCHS = 300  # whatever the steps: a handful of captions is known by heart long before
+
+
+class Interval(NamedTuple):
+    """Time between checkpoints within an epoch: in seconds, or in steps."""
+
+    seconds: float = math.inf
+    steps: float = math.inf
+
+
+class IntervalText:
+    """A kind of text that stands for an Interval."""
+
+    metavar = "TEXT"
+
+    def __str__(self) -> str:
+        return "seconds, as in 30s, or steps, as in 200"
+
+    def check(self, function: str, name: str, value: object) -> Any:
+        self.interval(function, name, value)
+        return value
+
+    def parse(self, text: str) -> Any:
+        return text
+
+    def interval(self, function: str, name: str, value: object) -> Interval:
+        """The interval. OptionError : neither seconds nor steps, or 0."""
+        pattern = r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})"
+        match = re.fullmatch(pattern, value) if isinstance(value, str) else None
+        if match is not None:
+            found = Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
+            if min(found) > 0:
+                return found
+        raise OptionError(function, name, f"is {value!r}", expected=self)
+
+
+def _up_to_most(kind: Kind) -> Kind:
+    assert isinstance(kind, Whole)
+    return replace(kind, high=MOST)
+
+
+SIZES, TERMS, COUNT = kinds(ModelConfig), kinds(LossTerms), Whole(0, MOST)
+SAVE_EVERY = IntervalText()
+
+
+@documented
+@dataclass(frozen=True)
+class Recipe:
+    """The options of a training, checked.
+
+    Presets are defaults of generated pictures (``generated``), of few and of many captions
+    (``few``, ``many``), of self-critical training from a run (``score``) and of a warm start, which
+    is cross entropy from a run on other data (``warm``).
+
+    Generated pictures are fifteen thousand scenes, which need few epochs and no regularisation.
+    Their features stay unscaled: standardising would blow up rare ones, and a captioner that
+    memorises those does not generalise to new combinations. Nor do neighbours help: a scene is
+    said in one way.
+
+    Raises
+    ------
+    OptionError
+        A value is not of its option's kind.
+    """
+
+    data: str | Path | None = option(
+        Location(),
+        None,
+        "Dataset file or coco_captioning folder. Default: that of the run `start`, or generated"
+        " pictures.",
+        role=SOURCE,
+    )
+    _: KW_ONLY
+    out: str | Path | None = option(
+        Location(),
+        None,
+        "Run folder to create; never overwritten. Default: runs/NAME-CELL, or a fresh"
+        " runs/NAME-CELL-N.",
+        role=UNSTORED,
+    )
+    start: str | Path | None = option(
+        Location(),
+        None,
+        "Run folder whose best parameters to start from, with its model and data, and its options by"
+        " default. With other `data`: a head start, whose defaults suit few captions, with the words"
+        " of both.",
+        role=SOURCE,
+    )
+    objective: str = option(
+        Names(OBJECTIVES),
+        CROSS_ENTROPY,
+        "Objective: cross entropy on the training captions, or CIDEr-D of sampled captions, which"
+        " needs `start`.",
+        role=STAGES,
+        score=SELF_CRITICAL,
+    )
+    samples: int = option(
+        _up_to_most(SAMPLES),
+        5,
+        "Captions sampled per picture in self-critical training.",
+        role=SELF_CRITICAL,
+    )
+    sharpen: float = option(
+        Real(above=0),
+        1.5,
+        "Factor on the logits when self-critical training begins; above 1 favours likely words.",
+        role=SELF_CRITICAL,
+    )
+    cell: str = option(SIZES["cell"], "lstm", "Recurrent cell.", role=MODEL)
+    hidden: int = option(
+        _up_to_most(SIZES["hidden"]), 512, "H, size of the hidden state.", role=MODEL, generated=256
+    )
+    wordvec: int = option(
+        _up_to_most(SIZES["wordvec"]), 256, "W, size of a word vector.", role=MODEL, generated=128
+    )
+    epochs: int = option(
+        COUNT,
+        0,
+        f"Passes over the training captions; 0: {LEAST_EPOCHS}, or up to {MOST_EPOCHS} if"
+        f" {LEAST_EPOCHS} make too few steps.",
+        role=LENGTH,
+        generated=4,
+        score=5,
+        warm=60,
+    )
+    score_epochs: int | None = option(
+        COUNT,
+        None,
+        "Epochs of fine-tuning on CIDEr-D (self-critical) after cross entropy; 0: none.",
+        role=STAGES,
+        many=5,
+        few=0,
+        generated=0,
+        score=0,
+    )
+    batch_size: int | None = option(
+        _up_to_most(SOLVER["batch_size"]),
+        None,
+        "N, captions in a batch.",
+        role=TRAINING,
+        many=64,
+        few=16,
+        generated=32,
+        warm=64,
+    )
+    lr: float = option(
+        Real(above=0),
+        1e-3,
+        "Adam's learning rate in the first epoch.",
+        role=TRAINING,
+        generated=2e-3,
+        score=1e-4,
+        warm=1e-3,
+    )
+    lr_decay: float | str = option(
+        DECAY,
+        LINEAR,
+        f"Factor on the learning rate after each epoch, or {LINEAR}: to zero over all steps.",
+        role=TRAINING,
+        generated=0.5,
+        score=LINEAR,
+        warm=LINEAR,
+    )
+    select: str | None = option(
+        SOLVER["select"],
+        None,
+        "Epoch to keep: the least val loss, the highest CIDEr-D of greedy val captions, or the"
+        " last.",
+        role=TRAINING,
+        many="cider",
+        few="last",
+        generated="loss",
+        score="cider",
+        warm="cider",
+    )
+    clip: float = option(
+        Real(0), 50.0, "Largest global norm of the gradient; 0: no clipping.", role=TRAINING
+    )
+    dropout: float = option(
+        SIZES["dropout"],
+        0.4,
+        "Share of features, word vectors and hidden units dropped.",
+        role=TRAINING,
+        generated=0.0,
+        warm=0.4,
+    )
+    smoothing: float | None = option(
+        TERMS["smoothing"],
+        None,
+        "Label smoothing: probability mass spread evenly over the vocabulary.",
+        role=CROSS_ENTROPY,
+        many=0.1,
+        few=0.0,
+        generated=0.0,
+        score=0.0,
+        warm=0.1,
+    )
+    inject: str = option(
+        SIZES["inject"],
+        "every-step",
+        "Use of the image: as initial state, also as a term of every step, or by attention over a"
+        " grid.",
+        role=MODEL,
+        generated="init",
+    )
+    feature_scaling: str = option(
+        Names(SCALINGS),
+        "standardize",
+        "Scaling of image features, fitted on the train split.",
+        role=MODEL,
+        generated="none",
+    )
+    seed: int = option(
+        SEED, 0, "Seed of weights, caption order, dropout and generated pictures.", role=TRAINING
+    )
+    patience: int = option(
+        COUNT,
+        0,
+        "Stop after this many epochs in a row without a better one; 0: never.",
+        role=LENGTH,
+        score=0,
+        warm=10,
+    )
+    neighbours: bool = option(
+        Flag(),
+        True,
+        "Index the training photos when training ends, to rank captions by similar photos.",
+        role=AFTER,
+        generated=False,
+        warm=True,
+    )
+    save_every: str = option(
+        SAVE_EVERY,
+        "60s",
+        "Interval between saves within an epoch: seconds (30s) or steps (200). Each epoch ends with"
+        " a save.",
+        role=UNSTORED,
+    )
+    resume: bool = option(
+        Flag(), False, "Continue the run at `out`, or begin it if there is none.", role=UNSTORED
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def interval(self) -> Interval:
+        """`save_every`, parsed."""
+        return SAVE_EVERY.interval("Recipe", "`save_every`", self.save_every)
+
+    def filled(self, values: Mapping[str, Any]) -> Self:
+        """The recipe, with the options that it leaves open as in `values`."""
+        left = {
+            name: value
+            for name, value in values.items()
+            if getattr(self, name) is None or (name == "epochs" and not self.epochs)
+        }
+        return replace(self, **left)
+
+    def suited_to(self, captions: int) -> Self:
+        """The recipe, with options left open chosen for a train split of `captions` captions.
+
+        Few captions are learnt in small batches, without smoothing and without training on the
+        score, which would learn them by heart, and the last epoch counts, since their val split is
+        too small to tell. There are 8 epochs of cross entropy, or as many as make 1,700 steps of
+        few captions, 1,200 of many, at most 300.
+        """
+        number = "few" if are_few(captions) else "many"
+        suited = self.filled(PRESETS[number])
+        each = math.ceil(captions / (suited.batch_size or 1))
+        epochs = min(max(math.ceil(LEAST_STEPS[number] / each), LEAST_EPOCHS), MOST_EPOCHS)
+        return suited.filled({"epochs": epochs})
+
+    def to_config(self) -> Config:
+        """The options as a run's config stores them: `data` and `start` are absolute paths, or
+        relative if they lie in the run.
+        """
+        stored = {name: value for name, value in asdict(self).items() if name in STORED}
+        data, start = (_stored_path(path, self.out) for path in (self.data, self.start))
+        return {**stored, "data": data or DATA, "start": start}
+
+    @classmethod
+    def from_config(cls, config: Config, out: Path) -> Self:
+        """The options that the run at `out` was trained with: the inverse of `to_config`.
+
+        DataError : an option is missing, or is not of its kind.
+        """
+        options: Config = {name: config.get(name) for name in STORED}
+        try:
+            for name, value in options.items():
+                OPTIONS[name].kind.check("train_run", name, value)
+        except OptionError as error:
+            raise DataError(
+                "train_run",
+                f"{out / CONFIG}: {error.thing}",
+                error.came[:80],
+                expected=error.expected,
+                cause="damaged?",
+            ) from error
+        options["data"] = None if options["data"] == DATA else out / options["data"]
+        options["start"] = out / options["start"] if options["start"] else None
+        return cls(**options, out=out)
+
+
+OPTIONS = described(Recipe)
+STORED = [name for name, told in OPTIONS.items() if told.role != UNSTORED]
+PRESETS: Mapping[str, Config] = MappingProxyType(
+    {
+        preset: {
+            name: told.presets[preset] for name, told in OPTIONS.items() if preset in told.presets
+        }
+        for preset in ("generated", "few", "many", "score", "warm")
+    }
+)
+
+LEFT_OPEN = ("epochs", *PRESETS["many"])
+TrainOptions = Recipe  # the former name
+
+
+def completed(given: Mapping[str, Any], *presets: str, base: Recipe | None = None) -> Recipe:
+    """The options given, then those of presets, then those of a run, then defaults."""
+    return replace(base or Recipe(), **ChainMap({**given}, *(PRESETS[name] for name in presets)))
+
+
+def different(one: Recipe, other: Recipe, roles: Collection[str]) -> list[str]:
+    """Names of the options of some roles that differ."""
+    return [
+        name
+        for name, told in OPTIONS.items()
+        if told.role in roles and getattr(one, name) != getattr(other, name)
+    ]
+
+
+def are_few(captions: int) -> bool:
+    """True if a train split of so many captions wants the options of few."""
+    return captions < FEW
+
+
+def is_tiny(captions: int) -> bool:
+    """True if so few captions teach no captioner that is better than the neighbours' captions."""
+    return captions < TINY_CAPTIONS
+
+
+def table(recipes: Sequence[Recipe]) -> list[list[str]]:
+    """Rows of the options that decide the parameters: name, and value of each stage's recipe.
+
+    A dash stands where the objective has no use for the option.
+    """
+    names = [name for name, told in OPTIONS.items() if told.role in OF_PARAMETERS]
+    names.sort(key=lambda name: LAST_ROWS.index(name) + 1 if name in LAST_ROWS else 0)
+    return [[name, *(_value(recipe, name) for recipe in recipes)] for name in names]
+
+
+def _value(recipe: Recipe, name: str) -> str:
+    unused = OPTIONS[name].role in {*OBJECTIVES} - {recipe.objective}
+    return "–" if unused else str(getattr(recipe, name))
+
+
+def _stored_path(path: str | Path | None, out: str | Path | None) -> str:
+    if path is None:
+        return ""
+    whole = Path(path).resolve()
+    folder = None if out is None else Path(out).resolve()
+    if folder is not None and whole.is_relative_to(folder):
+        return whole.relative_to(folder).as_posix()
+    return str(whole)
