@@ -6,6 +6,8 @@ import errno
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ import faults
 import kill
 from faults import Fault
 
+from xpcap import CaptioningSolver, TrainOptions, Watcher, train_run
 from xpcap.runs import saver
+from xpcap.work import work
 
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
 ROOT = Path(__file__).parents[2]
@@ -125,6 +129,35 @@ def test_training_goes_on_without_a_page_and_remarks_on_it_once(tmp_path: Path) 
     remark = f"{out / 'index.html'} could not be written: No space left on device;"
     assert output.count(remark) == 1
     assert kill.files(out) == kill.files(tmp_path / "whole" / "run")
+
+
+def test_two_trainings_in_two_threads_keep_their_remarks_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path, epochs: int, records: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(folder / "index.html"))
+
+    class Together(Watcher):
+        def begin(self, solver: CaptioningSolver) -> None:
+            both.wait()
+
+        epoch = begin  # after each epoch's page
+
+    def train(name: str) -> list[str]:
+        heard: list[str] = []
+        sizes = {"hidden": 8, "wordvec": 4, "epochs": 1, "score_epochs": 0, "batch_size": 50}
+        options = TrainOptions(out=tmp_path / name, neighbours=False, **sizes)
+        with work(heard=heard.append):
+            train_run(options, watchers=[Together()])
+        return heard
+
+    both = threading.Barrier(2, timeout=60)
+    monkeypatch.setattr(saver, "write_progress_page", fail)
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(train, ("one", "other"))
+    assert [len(one), len(other)] == [1, 1]
+    assert str(tmp_path / "one" / "index.html") in one[0]
+    assert str(tmp_path / "other" / "index.html") in other[0]
 
 
 def test_a_checkpoint_is_safe_once_its_first_file_is(tmp_path: Path) -> None:
