@@ -26,7 +26,6 @@ from xpcap.cli.group import in_options
 from xpcap.cli.train import Progress, duration
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
 from xpcap.device import probe
-from xpcap.distributed import SINGLE
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs import saver
@@ -805,7 +804,6 @@ def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_n
     seconds = iter([0.0, 5.0, 6.0, 7.0, 8.0])  # the first step sets things up
     progress = Progress(
         runs.TrainOptions(data="own.h5", out="run"),
-        SINGLE,
         verbose=False,
         clock=lambda: next(seconds),
     )

@@ -27,7 +27,6 @@ from xpcap.cli.shared import (
 )
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
-from xpcap.distributed import Group
 from xpcap.errors import sentence
 from xpcap.options import Names, Option
 from xpcap.progress import say
@@ -48,6 +47,7 @@ from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.objectives import CROSS_ENTROPY
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.watcher import Watcher
+from xpcap.work import current
 
 WATCHED = 3.0  # seconds of steps from which the time of the rest is estimated
 EXAMPLES = examples(
@@ -118,7 +118,7 @@ def train(
     try:
         run, evaluation = train_run(
             chosen,
-            watchers=[Progress(chosen, group, verbose)],
+            watchers=[Progress(chosen, verbose)],
             graphs=graphs == "auto",
         )
     except BrokenPipeError as closed:
@@ -191,29 +191,24 @@ class Progress(Watcher):
     def __init__(
         self,
         options: Recipe,
-        group: Group,
         verbose: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._given, self._options, self._group = options, options, group
-        self._verbose, self._clock = verbose, clock
-        self._second = False  # self-critical training, after cross entropy
+        self._given, self._verbose, self._clock = options, verbose, clock
         if options.data is None and not find_file(str(options.out), DATA):
             say(f"drawing {TRAIN + VAL:,} pictures of shapes")
 
     def stage(self, options: Recipe) -> None:
-        """A stage is about to begin, or to go on; `options` are those that it trains with."""
         self._options = dataclasses.replace(options, out=self._given.out)
-        self._second = options.objective != self._given.objective
-        if not self._verbose:
-            return
-        shown = dataclasses.asdict(self._options)
-        ranks = {"ranks": self._group.size} if self._group.size > 1 else {}
-        shown |= {"data": self._options.data or "generated", "backend": get_backend(), **ranks}
-        click.echo("  ".join(f"{key} {value}" for key, value in shown.items()))
+        self._second = options.objective != self._given.objective  # after cross entropy
+        if self._verbose:
+            shown = dataclasses.asdict(self._options)
+            shown |= {"data": options.data or "generated", "backend": get_backend()}
+            if (ranks := current().group.size) > 1:
+                shown["ranks"] = ranks
+            click.echo("  ".join(f"{key} {value}" for key, value in shown.items()))
 
     def begin(self, solver: CaptioningSolver) -> None:
-        """Training begins, or goes on."""
         if solver.iteration:
             say(
                 f"resuming after iteration {solver.iteration}; {solver.epoch} of"
@@ -222,24 +217,30 @@ class Progress(Watcher):
         if solver.finished:
             return
         train, config = solver.data.split("train"), solver.model.config
+        start = ""
+        if solver.start and "val_cider" in solver.start:
+            start = f"CIDEr {solver.start['val_cider']:.3f} on val"
         if self._second:
-            start = ""
-            if solver.start and "val_cider" in solver.start:
-                start = f", from CIDEr {solver.start['val_cider']:.3f} on val"
             say(
                 "second stage: training on the score of captions that it makes of"
-                f" {len(train.images):,} pictures{start}"
+                f" {len(train.images):,} pictures{start and f', from {start}'}"
             )
         else:
-            words = len(solver.data.vocabulary) - len(SPECIAL)
-            ranks = f" by {self._group.size} processes" if self._group.size > 1 else ""
+            words, ranks = len(solver.data.vocabulary) - len(SPECIAL), current().group.size
             say(
                 f"training {cell_title(config.cell)} of {config.hidden:,} units on"
                 f" {len(train.images):,} pictures with {len(train.captions):,} captions of"
-                f" {words:,} words{ranks}; the run folder is {self._options.out}"
+                f" {words:,} words{f' by {ranks} processes' if ranks > 1 else ''}; the run folder is"
+                f" {self._options.out}"
             )
             if self._options.start is not None and not solver.iteration:
-                self._print_start(self._options.start, words, solver)
+                folder = opened_folder(self._options.start)
+                tokeniser = solver.data.vocabulary.tokeniser
+                known = len(read_vocabulary(folder, tokeniser)) - len(SPECIAL)
+                say(
+                    f"from {self._options.start}: {known:,} words known, {words - known:,} new"
+                    + (start and f"; before the first step {start}")
+                )
             elif self._given.data is not None and are_few(len(train.captions)):
                 self._print_small(len(train.captions))
         # Steps and time after the first step, which includes allocation and compilation
@@ -264,18 +265,8 @@ class Progress(Watcher):
             )
         say(f"{line}; what to expect, and how another run helps: docs/tutorials/your-photos.md")
 
-    def _print_start(self, start: str | Path, words: int, solver: CaptioningSolver) -> None:
-        """Print what comes from the run that training starts from."""
-        folder = opened_folder(start)
-        tokeniser = solver.data.vocabulary.tokeniser
-        known = len(read_vocabulary(folder, tokeniser)) - len(SPECIAL)
-        line = f"from {start}: {known:,} words known, {words - known:,} new"
-        if solver.start and "val_cider" in solver.start:
-            line += f"; before the first step CIDEr {solver.start['val_cider']:.3f} on val"
-        say(line)
-
     def step(self, solver: CaptioningSolver) -> None:
-        """A step is done, or a part of a validation, whose time does not count."""
+        # It may be a part of a validation, whose time does not count
         if self._due and solver.iteration > self._last[0]:
             self._last = solver.iteration, self._clock()
             self._first = self._first or self._last
@@ -301,7 +292,6 @@ class Progress(Watcher):
         say(line)
 
     def epoch(self, solver: CaptioningSolver) -> None:
-        """An epoch is done."""
         if self._due and self._last[0] > self._begun[0]:
             self._print_estimate(solver)
         _print_epoch(solver)
