@@ -3,7 +3,6 @@ row a picture.
 """
 
 import csv
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,14 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
-from refusals import refuses
 
-from xpcap import open_run
-from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
-from xpcap.data.dataset import Split
-from xpcap.errors import DataError
+from xpcap.data import open_data, tokenize
 from xpcap.metrics import CiderD
-from xpcap.runs import compare, evaluate_run, score_captions
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -73,79 +67,6 @@ def test_score_gives_captions_the_scores_that_evaluate_gives_their_run(
         "METEOR is not scored: ",
     ):
         assert words in output
-
-
-def data_of(**texts: list[list[str]]) -> CaptionData:
-    """A data set with the captions of each picture of each split."""
-    flat = {name: [text for some in each for text in some] for name, each in texts.items()}
-    vocabulary = Vocabulary.build([text for some in flat.values() for text in some], 1)
-    return CaptionData(
-        vocabulary,
-        {
-            name: Split(
-                vocabulary.encode(flat[name], 9),
-                np.repeat(np.arange(len(each)), [len(some) for some in each]).astype(np.int32),
-                np.zeros((len(each), 2), np.float32),
-                [f"{name}{i}" for i in range(len(each))],
-                flat[name],
-            )
-            for name, each in texts.items()
-        },
-    )
-
-
-VAL = [["a dog runs", "the dog runs fast"], ["the the cat on"], ["a dog", "a dog"]]
-SAID = {"val0": "a dog", "val1": "a dog", "val2": "a dog"}
-
-
-def test_people_are_scored_by_their_first_captions_against_their_others() -> None:
-    """The second picture has one caption: nothing to compare it with."""
-    train = [["a dog runs on the grass", "a dog runs"]] * 50 + [["a cat"]]
-    scored = score_captions(data_of(train=train, val=VAL), "val", SAID)
-    human = scored.human_scores
-    brevity = np.exp(1 - 6 / 5)
-    assert human["bleu1"] == pytest.approx(brevity * 4 / 5)  # 2 of 3 words and 2 of 2
-    assert human["bleu2"] == pytest.approx(brevity * (4 / 5 * 2 / 3) ** 0.5)
-    precision, recall = 2 / 3, 2 / 4
-    rouge = (1 + 1.44) * precision * recall / (recall + 1.44 * precision)
-    assert human["rouge_l"] == pytest.approx((rouge + 1) / 2)
-    assert human["cider"] == human["cider_d"] > 0
-    free = ("distinct", "words", "length", "repeats", "novel", "unseen_bigrams", "bad_endings")
-    assert [human[name] for name in free] == [
-        *(1, 6, 3),
-        *(pytest.approx(1 / 3), pytest.approx(2 / 3)),
-        pytest.approx((0 + 5 + 1) / (4 + 5 + 3)),
-        pytest.approx(2 / 3),  # "on" and "dog"
-    ]
-    assert "its others, of the 2 pictures that have" in scored.human_protocol
-
-
-def test_where_nobody_wrote_twice_people_have_the_scores_that_need_no_reference() -> None:
-    scored = score_captions(data_of(train=[["a dog"]], val=[one[:1] for one in VAL]), "val", SAID)
-    names = {"distinct", "words", "length", "repeats", "novel", "unseen_bigrams"}
-    assert set(scored.human_scores) == names
-    assert "no picture has another" in scored.human_protocol
-    assert scored.unscored["bad_endings"].startswith("too few train captions")
-    assert "bad_endings" not in scored.scores
-
-
-def test_lost_words_of_people_repeat_nothing_and_are_neighbours_as_in_the_train_captions() -> None:
-    """Of data without text: "a <UNK> <UNK>" in both splits, which were two words each."""
-    data = data_of(train=[["a small dog"], ["a cat"]], val=[["a big bird"], ["a cat cat"]])
-    few = Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "a", "cat"])
-    splits = {
-        name: dataclasses.replace(split, captions=few.encode(split.text or (), 9), text=None)
-        for name, split in data.splits.items()
-    }
-    human = score_captions(CaptionData(few, splits), "val", {"val0": "a", "val1": "a"}).human_scores
-    assert human["repeats"] == 1 / 2
-    assert human["unseen_bigrams"] == pytest.approx(1 / 8)  # cat cat
-
-
-def test_without_a_train_split_no_score_is_about_one() -> None:
-    scored = score_captions(data_of(val=VAL), "val", SAID)
-    absent = {"novel", "unseen_bigrams", "bad_endings"}
-    assert not absent & {*scored.scores, *scored.human_scores, *scored.unscored}
 
 
 def test_the_table_has_a_column_for_people(evaluated: dict[str, Any]) -> None:
@@ -231,34 +152,6 @@ def test_against_gives_paired_differences_of_two_runs(run: Path, evaluated: dict
     output = good("evaluate", run, "--against", "other").output
     assert "difference" in output
     assert "95 % interval" in output
-
-
-def test_runs_on_other_pictures_are_not_compared(run: Path) -> None:
-    opened, data = open_run(run), open_data(run / "data.h5")
-    ours = evaluate_run(opened)
-    write_dataset("short.h5", data_without_the_first_caption(data))
-    with refuses(
-        DataError,
-        function="compare",
-        thing="the two sides",
-        came="have other pictures or references, from 'val00000.png' on in split 'val'",
-    ):
-        compare(ours, evaluate_run(opened, "short.h5"))
-    with refuses(
-        DataError,
-        function="compare",
-        thing="the two sides",
-        came="have 14 and 60 pictures in split 'val'",
-    ):
-        compare(ours, evaluate_run(opened, split="train"))
-
-
-def data_without_the_first_caption(data: Any) -> Any:
-    val = data.split("val")
-    less = dataclasses.replace(
-        val, captions=val.captions[1:], image_idxs=val.image_idxs[1:], text=list(val.text)[1:]
-    )
-    return dataclasses.replace(data, splits={**data.splits, "val": less})
 
 
 def test_score_needs_data() -> None:
