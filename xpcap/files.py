@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -92,6 +93,27 @@ def new_folder(
 def _part_of(path: Path) -> Path:
     """A name beside `path` that cannot be guessed."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+
+
+def lock(file: BinaryIO) -> None:
+    """Lock other processes out of an open file, until it is closed, however that comes.
+
+    BlockingIOError : one of them holds it. OSError : the file system has no locks.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            os.lseek(file.fileno(), 1 << 60, os.SEEK_SET)  # beyond all that is read and written
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(error.errno, error.strerror) from error
+        finally:
+            os.lseek(file.fileno(), 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def remove_parts(folder: Path) -> None:

@@ -24,7 +24,7 @@ from xpcap.cli import caption  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.pictures import formats  # noqa: E402
 from xpcap.errors import DataError, install  # noqa: E402
-from xpcap.runs import pages, pictures  # noqa: E402
+from xpcap.runs import outputs, pages, pictures  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -350,29 +350,11 @@ def test_a_page_holds_one_picture_at_a_time_in_memory(run: Path) -> None:
     assert most <= 2
 
 
-def test_a_picture_that_goes_away_meanwhile_leaves_its_frame(
-    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    look = pages.read_picture
-
-    def gone(path: Path) -> np.ndarray:
-        path.unlink(missing_ok=path.name == "val00001.png")
-        return look(path)
-
-    monkeypatch.setattr(
-        pages,
-        "read_picture",
-        lambda path: gone(path) if path.name == "val00001.png" else look(path),
-    )
-    output = good("caption", run, photos, "--html", "p.html", "--png", "p.png").stdout
-    assert Path("p.html").read_text(encoding="utf-8").count("The picture is not at hand") == 1
-    assert "wrote p.png with 3 of 4 pictures; the others were not found\n" in output
-
-
 def test_a_png_takes_no_more_pictures_than_can_be_drawn(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "DRAWN", 2)
+    for place in (pages, outputs):
+        monkeypatch.setattr(place, "DRAWN", 2)
     assert (
         "wrote p.png with the first 2 of 4 pictures, as many as one PNG takes"
         in good("caption", run, photos, "--png", "p.png").stdout
@@ -395,12 +377,12 @@ def test_pictures_beside_what_chooses_among_a_split_are_misuse(
 def test_an_interrupt_ends_without_a_traceback_or_a_page(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(path: Path) -> None:
+    def interrupt(*args: Any, **how: Any) -> None:
         raise KeyboardInterrupt
 
-    for place in (pictures, pages):
+    for place, name in ((pictures, "read_picture"), (outputs, "write_caption_page")):
         with monkeypatch.context() as patch:
-            patch.setattr(place, "read_picture", interrupt)
+            patch.setattr(place, name, interrupt)
             result = call("caption", run, photos, "--html", "p.html")
         assert result.exit_code == 130
         assert result.output.endswith("caption: interrupted; no file was left half-written\n")
@@ -464,9 +446,10 @@ def test_pages_show_what_was_downloaded_without_asking_again(
     assert page.count('src="data:image/') == 3
     assert "https://a.example/large.png" in page
     assert web == urls
-    downloads = runs.Downloads()
-    downloads.keep(urls[0], read_picture(photos / "large.png"))
-    assert downloads.find_picture(urls[0]).shape == (213, 320, 3)
+    web.clear()
+    (large,), _ = runs.caption_files(open_run(run), urls[0], show=True)
+    assert large.picture is not None
+    assert large.picture.shape == (213, 320, 3)
 
 
 def test_no_url_that_can_be_read_is_a_failure(run: Path, web: list[str]) -> None:
@@ -591,7 +574,9 @@ def test_pages_show_the_pictures_of_the_folder_that_prepare_was_given(own: list[
     assert Path("p.html").read_text(encoding="utf-8").count('src="data:image/') == 2
     shutil.rmtree("own photos")
     good("caption", "own run", "--html", "q.html")
-    assert "data:image/" not in Path("q.html").read_text(encoding="utf-8")
+    page = Path("q.html").read_text(encoding="utf-8")
+    assert "data:image/" not in page
+    assert page.count("The pictures are not at hand.") == 1
     result = call("caption", "own run", "--png", "q.png")
     assert result.exit_code == 1
     assert "none of 2 pictures is at hand" in result.output

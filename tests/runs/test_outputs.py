@@ -1,4 +1,4 @@
-"""Captions of new pictures in tables that can be continued, in text files, and in the pictures."""
+"""Outputs of captions, alone and together: tables that are continued, texts, pictures, pages."""
 
 import csv
 import io
@@ -13,13 +13,17 @@ import numpy as np
 import pytest
 from commands import call, failing, good
 
-from xpcap import DataError, runs
+from xpcap import DataError
 from xpcap.encoders import read_picture
+from xpcap.errors import NetworkError
 from xpcap.report.records import Ranked
-from xpcap.runs import CaptionTable, PictureCaption, Skipped, pictures, write_captions
-from xpcap.runs.outputs import describe_picture
+from xpcap.runs import PictureCaption, Skipped, outputs, pictures, write_captions
+from xpcap.runs.outputs import CsvTable, describe_picture
 
 Image = pytest.importorskip("PIL.Image")
+
+ENCODE = pictures.encode_picture
+ANY: Any = None  # a run that nobody asks
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -48,6 +52,20 @@ def captions_by_name(run: Path, photos: Path) -> dict[str, str]:
     return {one["image"]: one["caption"] for one in said}
 
 
+def interrupt_at(patch: pytest.MonkeyPatch, count: int) -> list[Any]:
+    """Interrupt at the picture after so many; the pictures that were read, as they come."""
+    encoded: list[Any] = []
+
+    def read(where: str, source: Any, encoder: Any) -> Any:
+        if len(encoded) == count:
+            raise KeyboardInterrupt
+        encoded.append(source)
+        return ENCODE(where, source, encoder)
+
+    patch.setattr(pictures, "encode_picture", read)
+    return encoded
+
+
 def test_a_table_has_a_row_of_every_picture_in_order_with_the_reason_of_a_broken_one(
     run: Path, photos: Path
 ) -> None:
@@ -74,16 +92,7 @@ def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
 ) -> None:
     good("caption", run, photos, "--csv", "whole.csv")
     monkeypatch.setattr(pictures, "BATCH", 2)
-    encode = pictures.encode_picture
-    encoded: list[Any] = []
-
-    def five(where: str, source: Any, encoder: Any) -> Any:
-        if len(encoded) == 5:
-            raise KeyboardInterrupt
-        encoded.append(source)
-        return encode(where, source, encoder)
-
-    monkeypatch.setattr(pictures, "encode_picture", five)
+    encoded = interrupt_at(monkeypatch, 5)
     result = call("caption", run, photos, "--csv", "part.csv")
     assert result.exit_code == 130
     assert "part.csv has 5 of 12 pictures; the same command adds the others" in result.stderr
@@ -91,10 +100,7 @@ def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
     assert len(rows("part.csv")) == 1 + 5  # header, two batches, a broken picture
     assert Path("whole.csv").read_bytes().startswith(part)
 
-    encoded.clear()
-    monkeypatch.setattr(
-        pictures, "encode_picture", lambda *args: encoded.append(args[1]) or encode(*args)
-    )
+    encoded = interrupt_at(monkeypatch, 99)
     result = good("caption", run, photos, "--csv", "part.csv")
     assert "note: part.csv has 5 of 12 pictures already; adding the other 7" in result.stderr
     assert Path("part.csv").read_bytes() == Path("whole.csv").read_bytes()
@@ -108,8 +114,10 @@ def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
 class Fixed:
     """A captioner that knows its captions."""
 
+    run = None
+
     def captions(
-        self, pictures: Iterable[Path], *, policy: object, numbers: Iterable[int]
+        self, pictures: Iterable[Path], *, numbers: Iterable[int], **how: object
     ) -> Iterator[PictureCaption | Skipped]:
         for path, number in zip(pictures, numbers, strict=True):
             if number % 3 == 2:
@@ -128,12 +136,11 @@ def test_a_table_cut_at_any_byte_is_continued_to_the_same_bytes() -> None:
     whole = Path("whole.csv").read_bytes()
     for cut in range(0, len(whole), 2):
         Path("cut.csv").write_bytes(whole[:cut])
-        written = write_captions(Fixed(), names, csv="cut.csv")  # type: ignore[arg-type]
+        write_captions(Fixed(), names, csv="cut.csv")  # type: ignore[arg-type]
         assert Path("cut.csv").read_bytes() == whole, cut
-        assert written.before + written.captions + len(written.skipped) == len(names)
     Path("excel.csv").write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
-    with CaptionTable("excel.csv") as table:
-        assert table.pictures >= {"a.png", "a, b.png", "犬.png"}
+    with CsvTable(Path("excel.csv")) as table:
+        assert set(table.begin(ANY, [])) >= {"a.png", "a, b.png", "犬.png"}
 
 
 def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Path) -> None:
@@ -176,7 +183,7 @@ def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(
     (photos / "val00001.txt").write_text("my dog\n")
     result = good("caption", run, photos, "--txt")
     assert result.stdout == "wrote 9 of 10 captions next to their pictures, as .txt\n"
-    assert "left photos/val00001.txt: has another text, which was left" in result.stderr
+    assert "note: left photos/val00001.txt: has another text, which was left" in result.stderr
     texts = {path: path.read_text(encoding="utf-8") for path in photos.rglob("*.txt")}
     assert texts.pop(photos / "val00001.txt") == "my dog\n"
     assert texts == {
@@ -189,12 +196,147 @@ def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(
     assert {path: path.stat().st_mtime_ns for path in texts} == times
 
 
-def test_what_is_written_one_by_one_is_not_shown_as_well(run: Path, photos: Path) -> None:
+FILES = {"--html": "p.html", "--png": "p.png", "--csv": "c.csv"}
+EVERY = [*(word for pair in FILES.items() for word in pair), "--txt", "--json"]
+
+
+def test_each_output_has_the_same_bytes_alone_and_together(run: Path, photos: Path) -> None:
+    alone = {name: good("caption", run, photos, flag, name) for flag, name in FILES.items()}
+    assert [result.stdout.splitlines()[-1] for result in alone.values()] == [
+        "wrote p.html",
+        "wrote p.png",
+        "wrote 10 captions to c.csv",
+    ]
+    content = {name: Path(name).read_bytes() for name in FILES.values()}
+    said = good("caption", run, photos, "--json").stdout
+    for name in FILES.values():
+        Path(name).unlink()
+    together = good("caption", run, photos, *EVERY)
+    assert {name: Path(name).read_bytes() for name in FILES.values()} == content
+    assert together.stdout == said
+    assert {Path(one["image"]).with_suffix(".txt") for one in json.loads(said)} == set(
+        photos.rglob("*.txt")
+    )
+    assert [line for line in together.stderr.splitlines() if line.startswith("wrote")] == [
+        "wrote p.html",
+        "wrote p.png",
+        "wrote 10 of 10 captions next to their pictures, as .txt",
+        "wrote 10 captions to c.csv",
+    ]
+
+
+def test_what_each_output_wrote_before_an_interrupt_it_keeps(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "BATCH", 2)
+    interrupt_at(monkeypatch, 5)
+    result = call("caption", run, photos, *EVERY)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert "c.csv has 5 of 12 pictures; the same command adds the others" in result.stderr
+    captions = {row[0]: row[1] for row in rows("c.csv")[1:] if row[1]}
+    assert {str(path.with_suffix(".png")): path.read_text() for path in photos.rglob("*.txt")} == {
+        name: f"{caption}\n" for name, caption in captions.items()
+    }
+    assert not {path.name for path in Path().iterdir()} & {"p.html", "p.png"}
+    interrupt_at(monkeypatch, 99)
+    again = good("caption", run, photos, *EVERY[:-1])
+    assert "c.csv has 5 of 12 pictures already; all outputs get the other 7" in again.stderr
+    page = Path("p.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/') == 6
+    assert not any(name in page for name in captions)
+    assert "p.html exists" in call("caption", run, photos, *EVERY).output
+    nothing = good("caption", run, photos, "--csv", "c.csv", "--html", "q.html")
+    assert "q.html was not written: there is no new picture\n" in nothing.stdout
+
+
+@pytest.mark.parametrize("flag", ["--html", "--png"])
+def test_a_file_that_another_command_wrote_meanwhile_stays(
+    flag: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = pictures.encode_picture
+
+    def other(*args: Any) -> Any:
+        Path(FILES[flag]).write_text("theirs")
+        return encode(*args)
+
+    monkeypatch.setattr(pictures, "encode_picture", other)
+    name = FILES[flag]
+    failing(["caption", run, photos, flag, name], f"{name} exists, and is not", left=(name,))
+    assert Path(name).read_text() == "theirs"
+
+
+def test_two_commands_never_write_to_one_table(run: Path, photos: Path) -> None:
+    with CsvTable(Path("c.csv")) as table:
+        table.begin(ANY, ["a.png"])
+        table.add(PictureCaption("a.png", "a dog", [], []))
+        for attempt in range(2):
+            failing(["caption", run, photos, "--csv", "c.csv"], "is being written by another")
+            table.add(PictureCaption(f"{attempt}.png", "a cat", [], []))
+    assert [row[0] for row in rows("c.csv")] == ["picture", "a.png", "0.png", "1.png"]
+    good("caption", run, photos, "--csv", "c.csv")
+    assert len(rows("c.csv")) == 4 + 12
+
+
+def test_a_download_that_failed_has_no_row_and_is_tried_again(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = True
+
+    def read(url: str) -> np.ndarray:
+        if "gone" in url:
+            raise DataError("read_url", url, "gives HTTP Error 404: Not Found")
+        if down:
+            raise NetworkError("read_url", url, "cannot be read: timed out after 20 seconds")
+        return read_picture(photos / "val00001.png")
+
+    monkeypatch.setattr(pictures, "read_url", read)
+    slow, gone = "http://a.example/slow.png", "http://a.example/gone.png"
+    command = ("caption", run, slow, gone, photos / "val00000.png", "--csv", "c.csv")
+    first = good(*command)
+    assert f"skipped {slow}: cannot be read: timed out" in first.stderr
+    assert first.stdout == (
+        "wrote 1 caption to c.csv; the same command tries again what was not downloaded\n"
+    )
+    assert [row[0] for row in rows("c.csv")] == ["picture", gone, str(photos / "val00000.png")]
+    down = False
+    assert good(*command).stdout == "wrote 1 caption to c.csv\n"
+    assert [(row[0], row[2]) for row in rows("c.csv")[3:]] == [(slow, "")]
+
+
+def test_a_table_of_a_split_is_continued_too(run: Path) -> None:
+    good("caption", run, "-n", 3, "--csv", "c.csv")
+    three = Path("c.csv").read_bytes()
+    more = good("caption", run, "-n", 14, "--csv", "c.csv", "--json")
+    assert "c.csv has 3 of 14 pictures already; all outputs get the other 11" in more.stderr
+    assert len(json.loads(more.stdout)) == 11
+    assert Path("c.csv").read_bytes().startswith(three)
+    assert len({row[0] for row in rows("c.csv")}) == 1 + 14
+
+
+def test_reasons_are_printed_beside_a_table_if_they_are_asked_for(ranked: Path) -> None:
+    text = good("caption", ranked, "-n", 2, "--explain").stdout
+    assert "why" in text
+    assert good("caption", ranked, "-n", 2, "--explain", "--csv", "c.csv").stdout == (
+        f"{text}wrote 2 captions to c.csv\n"
+    )
+
+
+def test_pages_keep_thumbnails_and_a_png_no_more_than_it_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outputs, "DRAWN", 3)
+    page, png = outputs.Page(Path("p.html")), outputs.Png(Path("p.png"))
+    for number in range(9):
+        picture = np.zeros((800, 1000, 3), np.uint8)
+        outputs.hand(PictureCaption(f"{number}.png", "a", [], [], picture=picture), (page, png))
+    assert {one.picture.shape for one in page.captions} == {(256, 320, 3)}
+    assert [one.picture is not None for one in png.captions] == [True] * 3 + [False] * 6
+
+
+def test_outputs_that_write_to_pictures_need_files(run: Path, photos: Path) -> None:
     for args, words in (
-        (("--csv", "a.csv"), "--csv is given without pictures"),
-        ((photos, "--txt", "--html", "p.html"), "--txt and --html are given"),
-        ((photos, "--csv", "a.csv", "--json", "--explain"), "--csv and --explain, --json are"),
-        (("https://example.org/a.png", "--txt"), "--txt is given with the URL https://example"),
+        (("--txt",), "--txt is given without pictures"),
+        (("https://example.org/a.png", "--txt", "--csv", "a.csv"), "--txt is given with the URL"),
     ):
         result = call("caption", run, *args)
         assert result.exit_code == 2
@@ -254,4 +396,4 @@ def test_a_picture_of_a_format_without_descriptions_stays(tmp_path: Path) -> Non
     assert "takes no description" in describe_picture(tmp_path / "a.bmp", "a dog")
     assert (tmp_path / "a.bmp").read_bytes() == file.getvalue()
     with pytest.raises(DataError):
-        runs.CaptionTable(tmp_path / "a.bmp")
+        CsvTable(tmp_path / "a.bmp")

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 
 import click
@@ -24,20 +23,11 @@ from xpcap.distributed import Group, init
 from xpcap.encoders import is_url
 from xpcap.errors import BackendError, OptionError
 from xpcap.options import Flag, Kind, Location, Option, Real, Whole, described
-from xpcap.report import columns, escape_control, signed
-from xpcap.report.captions import NOTHING
-from xpcap.report.explanation import (
-    PARTS,
-    Explanation,
-    compare_candidates,
-    decision,
-    sample_caption,
-)
-from xpcap.runs import PictureCaption, Scores
+from xpcap.report import columns, escape_control
+from xpcap.runs import Scores
 from xpcap.work import work
 
 PATH = click.Path(path_type=Path)
-SHOWN = 5  # training photos, and candidates, of an explanation
 TYPED = "xpcap.typed"  # key of a context's `meta`: the words of the command line
 Function = Callable[..., None]
 
@@ -225,52 +215,6 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         lines.append(
             "  ".join(cell + " " * (width - columns(cell)) for cell, width in cells).rstrip()
         )
-    return "\n".join(lines)
-
-
-def print_captions(captions: Sequence[PictureCaption]) -> None:
-    """Print each picture's name, caption, first reference, captions of a beam, and explanation."""
-    for number, caption in enumerate(captions):
-        if number and caption.explanation is not None:
-            click.echo()
-        click.echo(f"{escape_control(caption.image)}\n  model  {escape_control(caption.caption)}")
-        for reference in caption.references[:1]:
-            click.echo(f"  truth  {escape_control(reference)}")
-        for ranked in caption.n_best if len(caption.n_best) > 1 else ():
-            click.echo(f"  {ranked.log_probability:6.2f}  {escape_control(ranked.caption)}")
-        if caption.explanation is not None:
-            click.echo(_explanation(caption.explanation))
-    click.echo()
-
-
-def _explanation(explanation: Explanation) -> str:
-    lines = [f"  why    {escape_control(decision(explanation))}"]
-    if explanation.neighbours:
-        lines += ["", "  most similar training photos, by similarity (at most 1)"]
-        similar = [
-            (
-                f"{one.similarity:5.2f}",
-                escape_control(one.image),
-                escape_control(sample_caption(one)),
-            )
-            for one in explanation.neighbours[:SHOWN]
-        ]
-        lines.append(indent(table(similar), "  "))
-    if compared := compare_candidates(explanation, SHOWN):
-        lines += ["", "  candidates: the score and its parts, less those of the likeliest"]
-        heads = ["score", *(PARTS[name][0] for name in compared[0].parts)]
-        numbers = [[signed(x) for x in (one.score, *one.parts.values())] for one in compared]
-        widths = [max(map(len, column)) for column in zip(heads, *numbers, strict=True)]
-        texts = [
-            escape_control(one.candidate.caption or NOTHING)
-            + (f"  ({escape_control(one.note)})" if one.note else "")
-            for one in compared
-        ]
-        rows = [
-            [*(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), text]
-            for row, text in zip([heads, *numbers], ["", *texts], strict=True)
-        ]
-        lines.append(indent(table(rows), "  "))
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ import click
 
 from xpcap.backend import get_backend
 from xpcap.cli.group import leave_closed_pipe
+from xpcap.cli.printing import print_captions
 from xpcap.cli.shared import (
     PATH,
     Value,
@@ -22,7 +23,6 @@ from xpcap.cli.shared import (
     command_line,
     examples,
     field_options,
-    print_captions,
     print_scores,
 )
 from xpcap.data.vocabulary import SPECIAL

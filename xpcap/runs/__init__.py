@@ -11,9 +11,8 @@ from xpcap.runs.captions import caption_run, data_of, is_run, open_runs
 from xpcap.runs.doctor import examine_run
 from xpcap.runs.folder import Run, load_state, open_run, save_state
 from xpcap.runs.look import fresh_page, look_inside, write_inside_page
-from xpcap.runs.outputs import CaptionTable, Written, write_captions
+from xpcap.runs.outputs import write_captions
 from xpcap.runs.pages import (
-    Downloads,
     Look,
     PictureFinder,
     look_at_files,
@@ -31,10 +30,8 @@ from xpcap.runs.scoring import evaluate_run, score_captions
 from xpcap.runs.train import Trained, train_run
 
 __all__ = [
-    "CaptionTable",
     "Comparison",
     "Diagnosis",
-    "Downloads",
     "Evaluation",
     "Inside",
     "Look",
@@ -49,7 +46,6 @@ __all__ = [
     "Stopped",
     "TrainOptions",
     "Trained",
-    "Written",
     "caption_files",
     "caption_run",
     "choose",

@@ -1,6 +1,7 @@
-"""Captions of new pictures, written as they are made: a table, text files, pictures' descriptions.
+"""Sinks: where captions go as they are made, to tables, texts, pictures, pages. Open Sink first.
 
-A table that was not finished is continued. Text files and descriptions by others are left alone.
+A sink is an option of the command `caption`, and any of them go together. What one has written
+when another fails, or the work is stopped, it keeps.
 """
 
 import contextlib
@@ -10,39 +11,174 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 import numpy as np
 
 from xpcap.encoders import read_picture
 from xpcap.errors import DataError, OptionError, install
-from xpcap.files import atomic, require_new_file, write_text
-from xpcap.models import Policy
+from xpcap.files import atomic, lock, new_path, require_new_file, write_text
+from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
-from xpcap.report.records import PictureCaption, Skipped
-from xpcap.runs.pictures import PictureCaptioner, find_sources
+from xpcap.report.records import PictureCaption, Postponed, Skipped
+from xpcap.runs.folder import Run
+from xpcap.runs.pages import DRAWN, write_caption_page, write_caption_png
+from xpcap.runs.pictures import PictureCaptioner, find_sources, shrunk
 from xpcap.work import remark
 
-OTHERS = "has another text, which was left"
-NO_DESCRIPTION = "takes no description: expected a JPEG, PNG, TIFF or WebP"
 DESCRIPTION, IPTC = "Xmp.dc.description", "Iptc.Application2.Caption"
 CHARACTERS = {"Iptc.Envelope.CharacterSet": "\x1b%G"}  # UTF-8
 DEFAULT = 'lang="x-default"'
+OPTIONAL: dict[str, Any] = {"picture": None, "attention": None, "explanation": None, "n_best": ()}
 _exiv2 = threading.Lock()  # pyexiv2 has global state
 
 
-class Written(NamedTuple):
-    """Numbers of captions, and what was not captioned or not written."""
+class Sink:
+    """Takes captions one by one. This one keeps them, for what is made of all in the end.
 
-    captions: int  # made now
-    before: int  # pictures that the table had
-    texts: int  # captions that have a text file now
-    described: int  # captions that are the description of their picture now
-    skipped: list[Skipped]  # now: unreadable pictures, and folders without any
-    left: list[Skipped]  # text files and pictures that stay as they were, with the reason
+    A subclass overrides what it does otherwise: `begin`, `add`, `skip`, `close`, and `__exit__` if
+    it holds a file open.
+
+    Parameters
+    ----------
+    path : of the file that it writes; None: it has none
+    best : captions of a picture that are asked for
+    explain : the reasons of a choice are asked for
+
+    Raises
+    ------
+    DataError : the file's name has another suffix, or no new file can be made there.
+    """
+
+    flag: ClassVar[str]  # of the command
+    help: ClassVar[str]
+    suffix: ClassVar[str] = ""  # of its file; empty: it has none, and its option no value
+    wants: frozenset[str] = frozenset()  # of the fields of a caption that are OPTIONAL
+    instead: ClassVar[bool] = False  # where it is given, captions are not printed
+    once: ClassVar[bool] = False  # a picture that is given twice comes once
+    of_files: ClassVar[bool] = False  # it writes to the pictures' files, or next to them
+
+    def __init__(self, path: Path | None = None, *, best: int = 1, explain: bool = False) -> None:
+        self.path, self.best = path or Path(), best
+        self.wants |= {
+            name for name, asked in (("n_best", best > 1), ("explanation", explain)) if asked
+        }
+        self.had = 0  # of the pictures it is begun for
+        self.captions: list[PictureCaption] = []
+        self.skipped: list[Skipped] = []
+        if self.suffix:
+            self.check()
+
+    def check(self) -> None:
+        """DataError : its file cannot be written. Asked before any work is done."""
+        require_new_file("caption", self.path, self.suffix)
+
+    def begin(self, run: Run[Captioner], names: Sequence[str]) -> Collection[str]:
+        """Prepare for the pictures of these names, and return those that are here already."""
+        self.run = run
+        return ()
+
+    def add(self, one: PictureCaption) -> None:
+        """Take a caption, with those of the OPTIONAL fields that it wants."""
+        self.captions.append(one)
+
+    def skip(self, one: Skipped) -> None:
+        """Take note of a picture without a caption."""
+        self.skipped.append(one)
+
+    def close(self) -> str:
+        """Finish, and say in a line what was written."""
+        return ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let go of what it holds open, in the end or after an error."""
+
+
+def hand(one: PictureCaption | Skipped, sinks: Iterable[Sink]) -> None:
+    """Give a result to each sink, a caption with what the sink wants."""
+    for sink in sinks:
+        if isinstance(one, Skipped):
+            sink.skip(one)
+        else:
+            left = {name: nothing for name, nothing in OPTIONAL.items() if name not in sink.wants}
+            sink.add(one._replace(**left))
+
+
+def wanted(sinks: Iterable[Sink]) -> frozenset[str]:
+    """The OPTIONAL fields of a caption that some sink wants."""
+    return frozenset[str]().union(*(sink.wants for sink in sinks))
+
+
+def begin_sinks(sinks: Sequence[Sink], run: Run[Captioner], names: Sequence[str]) -> list[int]:
+    """Begin each sink, and choose the pictures for all of them: those that none has already.
+
+    Returns
+    -------
+    list of int, into `names`
+    """
+    had: set[str] = set()
+    for sink in sinks:
+        here = set(sink.begin(run, names)).intersection(names)
+        had |= here
+        sink.had = len(here)
+        if here:
+            rest = len(names) - len(here)
+            goes = "adding" if len(sinks) == 1 else "all outputs get"
+            more = f"; {goes} the other {rest:,}" if rest else ""
+            remark(f"{sink.path} has {len(here):,} of {len(names):,} pictures already{more}")
+    return [number for number, name in enumerate(names) if name not in had]
+
+
+def caption_sources(
+    captioner: PictureCaptioner,
+    paths: str | Path | Iterable[str | Path],
+    sinks: Sequence[Sink],
+    policy: Policy | None = None,
+) -> Iterator[PictureCaption | Skipped]:
+    """Begin the sinks and caption files, folders and URLs, for `hand`, but for those that are done.
+
+    OptionError : a URL, with a sink that writes to pictures' files.
+    """
+    sources, skipped = find_sources(paths)
+    if any(sink.once for sink in sinks):
+        sources = list({str(source): source for source in sources}.values())
+    for sink in sinks:
+        if sink.of_files and (urls := [one for one in sources if isinstance(one, str)]):
+            raise OptionError(
+                "caption",
+                f"`{sink.flag.strip('-')}`",
+                f"is given with the URL {urls[0]}",
+                expected="pictures in files",
+                cause="download it first",
+            )
+    numbers = begin_sinks(sinks, captioner.run, list(map(str, sources)))
+    yield from skipped
+    wants = wanted(sinks)
+    yield from captioner.captions(
+        bar(
+            [sources[number] for number in numbers],
+            "captioning pictures",
+            total=len(sources),
+            done=len(sources) - len(numbers),
+            lines=True,
+        ),
+        policy=policy,
+        attend="attention" in wants,
+        explain="explanation" in wants,
+        show="picture" in wants,
+        numbers=numbers,
+    )
 
 
 def write_captions(
@@ -53,138 +189,104 @@ def write_captions(
     txt: bool = False,
     describe: bool = False,
     policy: Policy | None = None,
-) -> Written:
+) -> list[Skipped]:
     """Caption picture files, pictures in folders (recursively) and URLs, and write each caption.
 
-    At most 64 pictures are in memory, and a caption is written when its 64 are decoded. A remark
-    has the number of pictures that the table has already.
+    At most 64 pictures are in memory, and a caption is written when its 64 are decoded. Remarks
+    name what is left as it was, and the number of pictures that the table has already.
 
     Parameters
     ----------
     paths : as in `caption_files`
-    csv : table to write, or to continue: pictures that it has are left out. See CaptionTable
+    csv : table to write, or to continue: pictures that it has are left out. See CsvTable
     txt : write NAME.txt next to each picture, a line a caption; another text is never replaced
     describe : write the caption into the picture, as its XMP and IPTC description; another
         description is never replaced. See `describe_picture`
     policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
 
+    Returns
+    -------
+    list of Skipped, as of `caption_files`
+
     Raises
     ------
-    DataError : the table is another file, or pyexiv2 is missing. OptionError : a URL, with `txt` or
-        `describe`. OSError : a file cannot be written; what was written before is whole.
+    DataError : the table is another file, another process writes to it, or pyexiv2 is missing.
+        OptionError : a URL, with `txt` or `describe`. OSError : a file cannot be written; what was
+        written before is whole.
     """
-    if describe:
-        _require_exiv2()
-    sources, skipped = find_sources(paths)
-    pictures = {str(source): source for source in sources}  # each once
-    urls = [source for source in sources if isinstance(source, str)]
-    if urls and (txt or describe):
-        raise OptionError(
-            "caption",
-            f"`{'txt' if txt else 'describe'}`",
-            f"is given with the URL {urls[0]}",
-            expected="pictures in files",
-            cause="download it first",
-        )
     best = (policy.n_best if policy else None) or 1
-    table = None if csv is None else CaptionTable(csv, best=best)
-    with table or contextlib.nullcontext():
-        begun = table.pictures if table else set()
-        numbers = [n for n, name in enumerate(pictures) if name not in begun]
-        before = len(pictures) - len(numbers)
-        if before:
-            rest = f"; adding the other {len(numbers):,}" if numbers else ""
-            remark(f"{csv} has {before:,} of {len(pictures):,} pictures already{rest}")
-        given = list(pictures.values())
-        shown = bar(
-            [given[n] for n in numbers],
-            "captioning pictures",
-            total=len(pictures),
-            done=before,
-            lines=True,
-        )
-        left: list[Skipped] = []
-        captions = texts = described = 0
-        try:
-            for one in captioner.captions(shown, policy=policy, numbers=numbers):
-                if isinstance(one, Skipped):
-                    skipped.append(one)
-                else:
-                    captions += 1
-                    picture = Path(one.image)
-                    if txt and write_text_file(picture, _texts(one, best)):
-                        texts += 1
-                    elif txt:
-                        left.append(Skipped(str(picture.with_suffix(".txt")), OTHERS))
-                    if describe and (why := describe_picture(picture, one.caption)):
-                        left.append(Skipped(one.image, why))
-                    elif describe:
-                        described += 1
-                if table:
-                    table.add(one)
-        except KeyboardInterrupt as interrupt:
-            if table is None:
-                raise
-            rows = len(pictures.keys() & table.pictures)
-            raise KeyboardInterrupt(
-                f"{csv} has {rows:,} of {len(pictures):,} pictures; the same command adds the others"
-            ) from interrupt
-    return Written(captions, before, texts, described, skipped, left)
+    sinks: list[Sink] = [TextFiles(best=best)] if txt else []
+    sinks += [Descriptions(best=best)] if describe else []
+    sinks += [CsvTable(Path(csv), best=best)] if csv is not None else []
+    skipped: list[Skipped] = []
+    with contextlib.ExitStack() as stack:
+        for sink in sinks:
+            stack.enter_context(sink)
+        for one in caption_sources(captioner, paths, sinks, policy):
+            hand(one, sinks)
+            if isinstance(one, Skipped):
+                skipped.append(one)
+        for sink in sinks:
+            sink.close()
+    return skipped
 
 
-def _texts(caption: PictureCaption, best: int) -> list[str]:
-    return [one.caption for one in caption.n_best] if best > 1 else [caption.caption]
-
-
-class CaptionTable:
+class CsvTable(Sink):
     """A CSV file of captions, UTF-8, a row a picture, that is written row by row.
 
     Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `error`: why a
-    picture has no caption. A process that is killed leaves whole rows and at most one that is cut
-    off, which is removed when the table is opened again.
-
-    Attributes
-    ----------
-    pictures : set of str, those that have a row
-
-    Parameters
-    ----------
-    path : of the file, new, or such a table
-    best : captions of a picture
-
-    Raises
-    ------
-    DataError : no name that ends in ``.csv``, another file, or none can be created there.
+    picture has no caption. One that another try may caption has no row. A process that is killed
+    leaves whole rows and at most one that is cut off, which is removed when the table is continued.
     """
 
-    def __init__(self, path: str | Path, *, best: int = 1) -> None:
-        self._path, self._best = Path(path), best
-        more = [f"caption_{number}" for number in range(2, best + 1)]
+    flag, suffix = "--csv", ".csv"
+    help = (
+        "Write a table with one row per picture instead of printing. Pictures that an existing table"
+        " has are skipped."
+    )
+    instead = once = True
+    _file: BinaryIO | None = None
+
+    def check(self) -> None:
+        if self.path.suffix.lower() != self.suffix or not self.path.is_file():
+            super().check()
+
+    def begin(self, run: Run[Captioner], names: Sequence[str]) -> Collection[str]:
+        """Open the table, which no other process may write to meanwhile.
+
+        DataError : it is another file, or another process has it.
+        """
+        self._names, self._rows, self._postponed = set(names), 0, 0
+        more = [f"caption_{number}" for number in range(2, self.best + 1)]
         self._header = ["picture", "caption", *more, "error"]
-        if self._path.suffix.lower() != ".csv":
-            raise DataError(
-                "caption",
-                path,
-                "does not end in .csv",
-                expected="a name that does",
-                cause="are the arguments in order?",
-            )
-        rows: list[list[str]] = []
-        size = 0
-        if self._path.is_file():
-            rows, size = self._read()
-        else:
-            require_new_file("caption", self._path)
-        self.pictures = {row[0] for row in rows[1:]}
-        self._file = self._path.open("r+b" if self._path.is_file() else "xb")
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        self._file = os.fdopen(os.open(self.path, flags, 0o666), "r+b")
+        self._lock(self._file)
+        rows, size = self._read(self._file.read())
         self._file.truncate(size)
         self._file.seek(size)
         if not rows:
             self._write(self._header)
+        self._pictures = {row[0] for row in rows[1:]}
+        return self._pictures
 
-    def _read(self) -> tuple[list[list[str]], int]:
+    def _lock(self, file: BinaryIO) -> None:
+        try:
+            lock(file)
+        except BlockingIOError as error:
+            raise DataError(
+                "caption",
+                self.path,
+                "is being written by another process",
+                expected="none",
+                cause="wait for it to end, or choose another name",
+            ) from error
+        except OSError as error:
+            why = f"no file locks there ({error}); choose a local disk"
+            raise OSError(error.errno or 0, why, str(self.path)) from error
+
+    def _read(self, content: bytes) -> tuple[list[list[str]], int]:
         """The whole rows, and where they end, in bytes. DataError : of another table."""
-        content = self._path.read_bytes()
         size = sum(map(len, _whole_rows(content)))
         if not size:
             if b"".join(_row(self._header)).startswith(content):
@@ -207,29 +309,35 @@ class CaptionTable:
     def _other(self, what: str) -> DataError:
         return DataError(
             "caption",
-            self._path,
+            self.path,
             f"has {what}",
             expected=f"a new file, or a table with the header {','.join(self._header)}, to be"
             " continued",
             cause="choose another name, or give the same options as before",
         )
 
-    def add(self, one: PictureCaption | Skipped) -> None:
+    def add(self, one: PictureCaption) -> None:
         """Write a row, and hand it to the operating system. OSError : it cannot be written."""
-        if isinstance(one, Skipped):
-            texts, why = [], one.reason
+        texts = texts_of(one, self.best)
+        self._write([one.image, *texts, *[""] * (self.best - len(texts)), ""])
+        self._pictures.add(one.image)
+        self._rows += 1
+
+    def skip(self, one: Skipped) -> None:
+        if isinstance(one, Postponed):
+            self._postponed += one.image in self._names
         else:
-            texts, why = _texts(one, self._best), ""
-        padding = [""] * (self._best - len(texts))
-        self._write([one.image, *texts, *padding, why])
-        self.pictures.add(one.image)
+            self._write([one.image, *[""] * self.best, one.reason])
+            self._pictures.add(one.image)
 
     def _write(self, cells: Sequence[str]) -> None:
+        assert self._file is not None
         self._file.writelines(_row(cells))
         self._file.flush()
 
-    def __enter__(self) -> Self:
-        return self
+    def close(self) -> str:
+        later = "; the same command tries again what was not downloaded" if self._postponed else ""
+        return f"wrote {_captions(self._rows)} to {self.path}{later}"
 
     def __exit__(
         self,
@@ -237,8 +345,24 @@ class CaptionTable:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._file is None:
+            return
         with self._file:
             os.fsync(self._file.fileno())
+        if isinstance(error, KeyboardInterrupt) and not error.args:
+            done, of = len(self._names & self._pictures), len(self._names)
+            raise KeyboardInterrupt(
+                f"{self.path} has {done:,} of {of:,} pictures; the same command adds the others"
+            ) from error
+
+
+def _captions(count: int) -> str:
+    return f"{count:,} {'caption' if count == 1 else 'captions'}"
+
+
+def texts_of(caption: PictureCaption, best: int) -> list[str]:
+    """The captions of a picture that were asked for."""
+    return [one.caption for one in caption.n_best] if best > 1 else [caption.caption]
 
 
 def _row(cells: Sequence[str]) -> list[bytes]:
@@ -257,14 +381,110 @@ def _whole_rows(content: bytes) -> Iterator[bytes]:
             row = b""
 
 
-def write_text_file(picture: Path, captions: Sequence[str]) -> bool:
-    """Write NAME.txt next to a picture, a line a caption; False: it exists, with another text."""
-    path, text = picture.with_suffix(".txt"), "".join(f"{caption}\n" for caption in captions)
-    if not os.path.lexists(path):
-        write_text(path, text)
-        return True
+class TextFiles(Sink):
+    """NAME.txt next to each picture, a line a caption; a file with another text is left."""
+
+    flag = "--txt"
+    help = "Write NAME.txt next to each picture instead of printing. A different text is never replaced."
+    instead = once = of_files = True
+    _written = _all = 0
+
+    def add(self, one: PictureCaption) -> None:
+        path = Path(one.image).with_suffix(".txt")
+        text = "".join(f"{caption}\n" for caption in texts_of(one, self.best))
+        self._all += 1
+        if not os.path.lexists(path):
+            with new_path("caption", path) as part:
+                write_text(part, text)
+        elif not _has_text(path, text):
+            remark(f"left {path}: has another text, which was left")
+            return
+        self._written += 1
+
+    def close(self) -> str:
+        return f"wrote {self._written:,} of {_captions(self._all)} next to their pictures, as .txt"
+
+
+def _has_text(path: Path, text: str) -> bool:
     content = text.encode()
     return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
+class Descriptions(Sink):
+    """The caption in the picture's own file, as by `describe_picture`."""
+
+    flag = "--describe"
+    help = (
+        "Write each caption into its picture file, as XMP and IPTC description, instead of printing."
+        " A different description is never replaced."
+    )
+    instead = once = of_files = True
+    _written = _all = 0
+
+    def __init__(self, path: Path | None = None, *, best: int = 1, explain: bool = False) -> None:
+        super().__init__(path, best=best, explain=explain)
+        _require_exiv2()
+
+    def add(self, one: PictureCaption) -> None:
+        self._all += 1
+        if why := describe_picture(Path(one.image), one.caption):
+            remark(f"left {one.image}: {why}")
+        else:
+            self._written += 1
+
+    def close(self) -> str:
+        return f"wrote {self._written:,} of {_captions(self._all)} into their pictures"
+
+
+class Page(Sink):
+    """A page of the pictures and their captions."""
+
+    flag, suffix = "--html", ".html"
+    help = "Also write a page of pictures and captions. An existing file is never overwritten."
+    wants = frozenset(OPTIONAL)
+
+    def add(self, one: PictureCaption) -> None:
+        small = None if one.picture is None else shrunk(one.picture)
+        super().add(one._replace(picture=small))
+
+    def close(self) -> str:
+        if not self.captions:
+            return f"{self.path} was not written: there is no new picture"
+        find = {one.image: one.picture for one in self.captions}.get
+        write_caption_page(self.path, self.run, self.captions, find, skipped=self.skipped)
+        return f"wrote {self.path}"
+
+
+class Png(Sink):
+    """One PNG of the first pictures and their captions."""
+
+    flag, suffix = "--png", ".png"
+    help = f"Also draw at most {DRAWN} of them in one PNG. An existing file is never overwritten."
+    wants = frozenset({"picture"})
+    _drawn = 0
+
+    def add(self, one: PictureCaption) -> None:
+        if one.picture is not None and self._drawn < DRAWN:
+            self._drawn += 1
+        else:
+            one = one._replace(picture=None)  # not drawn, so not kept in memory
+        super().add(one)
+
+    def close(self) -> str:
+        count, drawn = len(self.captions), self._drawn
+        if not count:
+            return f"{self.path} was not written: there is no new picture"
+        find = {one.image: one.picture for one in self.captions}.get
+        write_caption_png(self.path, self.captions, find)
+        rest = ""
+        if drawn < count:
+            rest = f" with {drawn} of {count} pictures; the others were not found"
+        if drawn == DRAWN < count:
+            rest = (
+                f" with the first {drawn} of {count} pictures, as many as one PNG takes; a page"
+                " takes all: --html"
+            )
+        return f"wrote {self.path}{rest}"
 
 
 def describe_picture(path: Path, caption: str) -> str:
@@ -306,7 +526,7 @@ def describe_picture(path: Path, caption: str) -> str:
                     image.modify_iptc({**CHARACTERS, IPTC: caption})
                 described = image.get_bytes()
     except RuntimeError:  # all that it raises
-        return NO_DESCRIPTION
+        return "takes no description: expected a JPEG, PNG, TIFF or WebP"
     if not np.array_equal(read_picture(content), read_picture(described)):
         return "would not be the same picture with a description"
     with atomic(path) as file:
@@ -324,3 +544,6 @@ def _require_exiv2() -> None:
             expected="it to be installed",
             cause=f"{install('describe')} installs it",
         )
+
+
+SINKS: tuple[type[Sink], ...] = (Page, Png, TextFiles, Descriptions, CsvTable)

@@ -42,6 +42,7 @@ from xpcap.runs.captions import (
     source_of,
 )
 from xpcap.runs.folder import FIRST, PICTURES, Run, cell_title, provenance_text, read_history
+from xpcap.runs.pictures import shrunk
 from xpcap.runs.rerank import default_policy
 from xpcap.shapes import KIND, picture_of
 from xpcap.training.state import Record
@@ -50,7 +51,6 @@ PAGE = "index.html"
 SHOWN = 9  # pictures in each gallery of a run
 BEAM = 5  # hypotheses of a picture, all of them shown
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
-THUMBNAIL = 320  # pixels of a downloaded picture's longer side, as many as a page or PNG shows
 SIMILAR, SIDE = 5, 96  # training photos that explain a caption; pixels of one's longer side
 NOTE = "sentence BLEU-4"
 PictureFinder = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
@@ -189,28 +189,6 @@ def look_at_files(name: str) -> np.ndarray | None:
     return _read_or_none(Path(name))
 
 
-class Downloads:
-    """Thumbnails of downloaded pictures, for pages: a link may change or die after captioning.
-
-    Hand `keep` to `caption_files`, and `find_picture` to `write_caption_page` and
-    `write_caption_png`.
-    """
-
-    def __init__(self) -> None:
-        self._small: dict[str, np.ndarray] = {}
-
-    def keep(self, url: str, picture: np.ndarray) -> None:
-        """Store a thumbnail."""
-        self._small[url] = _shrunk(picture, THUMBNAIL)
-
-    def find_picture(self, name: str) -> np.ndarray | None:
-        """The thumbnail of a URL, or the picture at a path."""
-        thumbnail = self._small.get(name)
-        return look_at_files(name) if thumbnail is None else thumbnail
-
-    look = find_picture  # its former name
-
-
 def picture_finder(run: Run, source: Source) -> PictureFinder:
     """Lookup of a data set's pictures in the folder that `source` names.
 
@@ -242,22 +220,13 @@ def _read_or_none(path: Path) -> np.ndarray | None:
         return None  # the page shows an empty frame with a note
 
 
-def _shrunk(picture: np.ndarray, most: int) -> np.ndarray:
-    """A picture with at most so many pixels on its longer side."""
-    from PIL import Image
-
-    small = Image.fromarray(picture)
-    small.thumbnail((most, most), Image.Resampling.LANCZOS)
-    return np.asarray(small)
-
-
 def _training_photos(run: Run) -> PictureFinder:
     """Lookup of small copies of the pictures of a run's own data, each opened once."""
 
     @functools.cache
     def find_picture(name: str) -> np.ndarray | None:
         picture = picture_finder(run, source_of(run))(name)
-        return None if picture is None else _shrunk(picture, SIDE)
+        return None if picture is None else shrunk(picture, SIDE)
 
     return find_picture
 

@@ -1,16 +1,15 @@
 """Captions of new pictures by a run and its encoder: of files, folders, URLs, bytes and arrays."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.data.dataset import size
-from xpcap.distributed import Group
 from xpcap.encoders import (
     Encoder,
     PictureSource,
@@ -24,13 +23,22 @@ from xpcap.errors import DataError, NetworkError
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
 from xpcap.report.records import PictureCaption, Postponed, Skipped
-from xpcap.runs.captions import caption_features, gather, open_runs, source_of
+from xpcap.runs.captions import caption_features, open_runs, source_of
 from xpcap.runs.folder import Run
 from xpcap.threads import blas
 from xpcap.work import remark, work
 
 BATCH = 64  # pictures captioned at once
-Keep = Callable[[str, np.ndarray], object]
+THUMBNAIL = 320  # pixels of a downloaded picture's longer side, as many as a page or PNG shows
+
+
+class Encoded(NamedTuple):
+    """A picture that waits for its caption."""
+
+    number: int
+    name: str
+    feature: np.ndarray
+    picture: np.ndarray | None  # None: nothing shows it
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class PictureCaptioner:
             An array of another shape or dtype, or no picture at all.
         """
         _, feature = encode_picture("caption", picture, self.encoder)
-        (one,) = self._decode([(0, _name(picture), feature)], policy, attend, explain)
+        (one,) = self._decode([Encoded(0, _name(picture), feature, None)], policy, attend, explain)
         return one
 
     def captions(
@@ -104,8 +112,8 @@ class PictureCaptioner:
         policy: Policy | None = None,
         attend: bool = False,
         explain: bool = False,
+        show: bool = False,
         numbers: Iterable[int] | None = None,
-        keep: Keep | None = None,
     ) -> "Iterator[PictureCaption | Skipped]":
         """Captions of many pictures, in their order.
 
@@ -122,16 +130,16 @@ class PictureCaptioner:
             As in `caption_run`.
         explain : bool
             As in `caption_run`.
+        show : bool
+            Fill `picture` of each caption; of a URL with a thumbnail.
         numbers : iterable of int, or None
             Numbers of the pictures, which seed a policy that samples. None: 0, 1, ...
-        keep : callable or None
-            Called with each URL and its picture, to show it without another download.
 
         Yields
         ------
         caption : PictureCaption, or Skipped for a picture that cannot be read
         """
-        waiting: list[tuple[int, str, np.ndarray] | Skipped] = []
+        waiting: list[Encoded | Skipped] = []
         encoded = 0  # of those
         for source, number in zip(pictures, count() if numbers is None else numbers, strict=False):
             try:
@@ -139,9 +147,10 @@ class PictureCaptioner:
             except DataError as error:
                 waiting.append(_skipped(source, error))
             else:
-                if keep and isinstance(source, str) and is_url(source):
-                    keep(source, picture)
-                waiting.append((number, _name(source), feature))
+                name = _name(source)
+                if is_url(name):
+                    picture = shrunk(picture)  # the link may change, or die
+                waiting.append(Encoded(number, name, feature, picture if show else None))
                 encoded += 1
             if not encoded or BATCH in (encoded, len(waiting) - encoded):
                 yield from self._decode(waiting, policy, attend, explain)
@@ -150,7 +159,7 @@ class PictureCaptioner:
 
     def _decode(
         self,
-        waiting: Sequence[tuple[int, str, np.ndarray] | Skipped],
+        waiting: Sequence[Encoded | Skipped],
         policy: Policy | None,
         attend: bool,
         explain: bool,
@@ -159,12 +168,16 @@ class PictureCaptioner:
         encoded = [one for one in waiting if not isinstance(one, Skipped)]
         captions: list[PictureCaption] = []
         if encoded:
-            numbers, names, rows = zip(*encoded, strict=True)
+            numbers, names, rows, pictures = zip(*encoded, strict=True)
             with blas().turn(), self._decoding:  # in this order, so that none waits for the other
                 features = self.run.preprocessing(np.stack(rows))
-                captions += caption_features(
+                found = caption_features(
                     self.run, names, features, np.array(numbers), policy, attend, explain
                 )
+                captions += [
+                    one._replace(picture=picture)
+                    for one, picture in zip(found, pictures, strict=True)
+                ]
         following = iter(captions)
         for one in waiting:
             yield one if isinstance(one, Skipped) else next(following)
@@ -202,11 +215,10 @@ def caption_files(
     paths: str | Path | Iterable[str | Path],
     *,
     progress: bool | None = None,
-    keep: Keep | None = None,
     policy: Policy | None = None,
-    group: Group | None = None,
     attend: bool = False,
     explain: bool = False,
+    show: bool = False,
 ) -> tuple[list[PictureCaption], list[Skipped]]:
     """Captions of picture files, of pictures in folders (recursively), and of URLs.
 
@@ -221,17 +233,14 @@ def caption_files(
         is a URL.
     progress : bool or None
         Show a progress bar on a terminal. None: as the work in hand does, by default not.
-    keep : callable or None
-        Called with each URL and its picture, to show it without another download.
     policy : Policy or None
         As in `caption_run`.
-    group : Group or None
-        Ranks that share the work; each returns all captions. Rank 0 does all if there are URLs.
-        None: those of the work in hand, by default this process.
     attend : bool
         As in `caption_run`.
     explain : bool
         As in `caption_run`.
+    show : bool
+        As in `PictureCaptioner.captions`.
 
     Returns
     -------
@@ -248,26 +257,17 @@ def caption_files(
     """
     captioner = PictureCaptioner(run, encoder_of(run, "caption_files"))
     captions: list[PictureCaption] = []
-    unreadable: list[Skipped] = []
-    with work(group=group, progress=progress) as group:
+    with work(progress=progress):
         pictures, skipped = find_sources(paths)
-        share = group.shard(len(pictures))
-        if any(isinstance(picture, str) for picture in pictures):  # rank 0 shows downloads later
-            share = slice(0, len(pictures) if group.rank == 0 else 0)
+        shown = bar(pictures, "captioning pictures", lines=True)
         for one in captioner.captions(
-            bar(pictures[share], "captioning pictures", lines=True),
-            policy=policy,
-            attend=attend,
-            explain=explain,
-            numbers=range(len(pictures))[share],
-            keep=keep,
+            shown, policy=policy, attend=attend, explain=explain, show=show
         ):
             if isinstance(one, Skipped):
-                unreadable.append(one)
+                skipped.append(one)
             else:
                 captions.append(one)
-    skipped += [Skipped(*one) for one in chain.from_iterable(group.gather(unreadable))]
-    return gather(group, captions), skipped
+    return captions, skipped
 
 
 def encode_picture(
@@ -289,6 +289,15 @@ def encode_picture(
             f"has a feature by the encoder {encoder.name} that is not finite",
         )
     return picture, feature
+
+
+def shrunk(picture: np.ndarray, most: int = THUMBNAIL) -> np.ndarray:
+    """A picture (h, w, 3) with at most so many pixels on its longer side."""
+    from PIL import Image
+
+    small = Image.fromarray(picture)
+    small.thumbnail((most, most), Image.Resampling.LANCZOS)
+    return np.asarray(small)
 
 
 def _name(source: PictureSource) -> str:

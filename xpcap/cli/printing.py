@@ -1,0 +1,131 @@
+"""Captions printed for people, with the reasons of their choice, or for programs, as JSON."""
+
+import json
+import sys
+from collections.abc import Iterable
+from textwrap import indent
+
+import click
+
+from xpcap.cli.shared import table
+from xpcap.report import escape_control, signed
+from xpcap.report.captions import NOTHING
+from xpcap.report.explanation import (
+    PARTS,
+    Explanation,
+    compare_candidates,
+    decision,
+    sample_caption,
+)
+from xpcap.report.records import PictureCaption
+from xpcap.runs.outputs import Sink
+
+SHOWN = 5  # training photos, and candidates, of an explanation
+DIGITS = 4  # of an attention weight in JSON
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line without breaking a bar."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr if err else sys.stdout):
+        click.echo(line, err=err)
+
+
+class Printed(Sink):
+    """Each picture's name, caption, first reference, captions of a beam, and explanation."""
+
+    _begun = False
+
+    def add(self, one: PictureCaption) -> None:
+        lines = [""] if self._begun and one.explanation is not None else []
+        lines += [escape_control(one.image), f"  model  {escape_control(one.caption)}"]
+        lines += [f"  truth  {escape_control(truth)}" for truth in one.references[:1]]
+        if len(one.n_best) > 1:
+            lines += [
+                f"  {ranked.log_probability:6.2f}  {escape_control(ranked.caption)}"
+                for ranked in one.n_best
+            ]
+        if one.explanation is not None:
+            lines += explanation_lines(one.explanation)
+        say("\n".join(lines))
+        self._begun = True
+
+    def close(self) -> str:
+        click.echo()
+        return ""
+
+
+def print_captions(captions: Iterable[PictureCaption]) -> None:
+    """Print captions as `Printed` does."""
+    printed = Printed()
+    for one in captions:
+        printed.add(one)
+    printed.close()
+
+
+def explanation_lines(explanation: Explanation) -> list[str]:
+    """Why a caption was chosen, in lines below it."""
+    lines = [f"  why    {escape_control(decision(explanation))}"]
+    if explanation.neighbours:
+        lines += ["", "  most similar training photos, by similarity (at most 1)"]
+        similar = [
+            (
+                f"{one.similarity:5.2f}",
+                escape_control(one.image),
+                escape_control(sample_caption(one)),
+            )
+            for one in explanation.neighbours[:SHOWN]
+        ]
+        lines.append(indent(table(similar), "  "))
+    if compared := compare_candidates(explanation, SHOWN):
+        lines += ["", "  candidates: the score and its parts, less those of the likeliest"]
+        heads = ["score", *(PARTS[name][0] for name in compared[0].parts)]
+        numbers = [[signed(x) for x in (one.score, *one.parts.values())] for one in compared]
+        widths = [max(map(len, column)) for column in zip(heads, *numbers, strict=True)]
+        texts = [
+            escape_control(one.candidate.caption or NOTHING)
+            + (f"  ({escape_control(one.note)})" if one.note else "")
+            for one in compared
+        ]
+        rows = [
+            [*(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), text]
+            for row, text in zip([heads, *numbers], ["", *texts], strict=True)
+        ]
+        lines.append(indent(table(rows), "  "))
+    return lines
+
+
+class Json(Sink):
+    """All captions as one list of objects."""
+
+    flag = "--json"
+    help = "Print JSON instead of text."
+    wants = frozenset({"attention", "n_best"})
+    instead = True
+
+    def close(self) -> str:
+        click.echo(json.dumps(list(map(json_object, self.captions))))
+        return ""
+
+
+def json_object(caption: PictureCaption) -> dict[str, object]:
+    """A caption as `Json` prints it."""
+    names = ("image", "caption", "probabilities", "references")
+    one: dict[str, object] = {name: getattr(caption, name) for name in names}
+    if caption.words != caption.caption.split():
+        one["words"] = caption.words
+    if caption.n_best:
+        one["n_best"] = [ranked._asdict() for ranked in caption.n_best]
+    if caption.attention is not None:
+        one["attention"] = [
+            [round(weight, DIGITS) for weight in weights] for weights in caption.attention
+        ]
+    if caption.explanation is not None:
+        neighbours, candidates = caption.explanation
+        one["explanation"] = {
+            "decision": decision(caption.explanation),
+            "neighbours": [neighbour._asdict() for neighbour in neighbours],
+            "candidates": [candidate._asdict() for candidate in candidates],
+        }
+    return one
