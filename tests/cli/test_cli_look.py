@@ -85,9 +85,11 @@ def test_the_page_has_the_likeliest_words_of_each_step_and_the_gradients_of_the_
     words = opened.vocabulary.word_to_idx
     untrained = CaptioningRNN.from_config(opened.model.config, words, seed=opened.config["seed"])
     for title, model in (("this run", opened.model), ("untrained", untrained)):
-        last = gradient_sizes(model.trace(features, ids))[-1]
+        sizes = gradient_sizes(model.trace(features, ids))
+        each = (sizes[-1] / sizes[1]) ** (1 / (len(sizes) - 2))
         (row,) = re.findall(rf">{title}</th>(.*?)</tr>", page)
-        assert re.findall(r"<td>(.*?)</td>", row)[-2] == percent(last)
+        last = [percent(sizes[-1]), f"× {each:.2f}"]
+        assert re.findall(r"<td>(.*?)</td>", row)[-2:] == last
     # Gates, cell and hidden state, the units with the highest mean forget gate at the top
     (f, *_), (c, *_) = trace.gates["f"], trace.states["c"]
     order = np.argsort(-f.mean(axis=0), kind="stable")
