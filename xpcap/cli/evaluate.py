@@ -30,7 +30,6 @@ from xpcap.files import new_path, require_new_file
 from xpcap.report import escape_control
 from xpcap.report.doctor import BAD, CHECK, OK, UNKNOWN
 from xpcap.runs import (
-    Comparison,
     Diagnosis,
     Run,
     Scores,
@@ -112,8 +111,12 @@ def evaluate(
     choose_backend(backend)
     opened = open_runs(folders)
     seen = data_of(opened, data)
-    evaluation = evaluate_run(opened, seen, split, policy=decoding.policy(opened), java=True)
-    comparison = compare(evaluation, _other(against, data, split, decoding)) if against else None
+
+    def scores_of(run: Run, data: CaptionData | Path | None) -> Scores:
+        return evaluate_run(run, data, split, policy=decoding.policy(run), java=True)
+
+    evaluation = scores_of(opened, seen)
+    comparison = compare(evaluation, scores_of(open_run(against), data)) if against else None
     if group.rank:
         raise RankDone
     with work(group=SINGLE):
@@ -131,22 +134,11 @@ def evaluate(
         return
     print_scores(evaluation)
     if comparison:
-        _print_comparison(comparison, " + ".join(map(str, folders)), str(against))
+        sides = " + ".join(map(str, folders)), str(against)
+        heads = ("", *map(escape_control, sides), "difference", "95 % interval")
+        click.echo(f"\n{table([heads, *comparison.rows()])}")
     if diagnoses is not None:
         _print_diagnoses(diagnoses)
-
-
-def _other(against: Path, data: Path | None, split: str, decoding: Decoding) -> Scores:
-    run = open_run(against)
-    return evaluate_run(run, data, split, policy=decoding.policy(run), java=True)
-
-
-def _print_comparison(comparison: Comparison, ours: str, theirs: str) -> None:
-    heads = ("", escape_control(ours), escape_control(theirs), "difference", "95 % interval")
-    click.echo(f"\n{table([heads, *comparison.rows()])}")
-
-
-# The doctor
 
 
 def _diagnoses(run: Run, evaluation: Scores, data: CaptionData) -> list[Diagnosis]:
