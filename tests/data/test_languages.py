@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
 from hdf5_edits import edit
+from pages import card, write_cards
 from refusals import refuses
 
 pytest.importorskip("nltk")
@@ -28,7 +29,6 @@ from xpcap.prepare import assemble  # noqa: E402
 from xpcap.report import columns, draw_captions  # noqa: E402
 from xpcap.report.captions import wrap  # noqa: E402
 from xpcap.report.fonts import find_fonts  # noqa: E402
-from xpcap.runs import PictureCaption, write_caption_page  # noqa: E402
 from xpcap.shapes import generate, picture_of  # noqa: E402
 
 CAPTIONS = {
@@ -259,17 +259,9 @@ def test_english_data_sets_have_the_fingerprints_that_they_always_had() -> None:
 
 
 def test_words_of_a_script_without_spaces_touch_on_a_page(here: Path) -> None:
-    class Shown:
-        name = "run"
-
-    words = ["<UNK>", "一", "只", "dog"]
-    write_caption_page(
-        "page.html",
-        Shown(),
-        [PictureCaption("a", "<UNK> 一只 dog", [0.5] * 4, [], words=words)],
-        lambda name: None,
-    )  # type: ignore[arg-type]
-    found = re.search(r'<p class="caption".*?</p>', Path("page.html").read_text(encoding="utf-8"))
+    words = [("<UNK>", 0.5), ("一", 0.5), ("只", 0.5), ("dog", 0.5)]
+    page = write_cards(Path("page.html"), card("a", None, words))
+    found = re.search(r'<p class="caption".*?</p>', page.source)
     assert found is not None
     spans = re.sub(r' style=".*?" title=".*?"', "", found[0])
     assert (

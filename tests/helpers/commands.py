@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from xpcap.cli import main
 from xpcap.data import CaptionData
-from xpcap.report import curves, page
+from xpcap.report import curves
 from xpcap.runs import train
 from xpcap.shapes import generate
 
@@ -46,15 +46,12 @@ def use_few_pictures(patch: pytest.MonkeyPatch) -> None:
 
 
 def use_plain_curves(patch: pytest.MonkeyPatch) -> None:
-    """In place of a picture of curves, the history that they would show."""
+    """In place of loss.png, the history that it would show."""
 
-    def curve(history: Any, dark: bool = False) -> bytes:
+    def draw(title: str, names: Any, history: Any) -> bytes:
         return json.dumps(list(history), sort_keys=True).encode()
 
-    patch.setattr(curves, "loss_curve", curve)
-    patch.setattr(page, "loss_curve", curve)
-    patch.setattr(page, "perplexity_curve", curve)
-    patch.setattr(page, "cider_curve", curve)
+    patch.setattr(curves, "_draw", draw)
 
 
 def failing(args: list[Any], *words: str, left: tuple[str, ...] = ()) -> None:

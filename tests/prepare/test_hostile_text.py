@@ -10,17 +10,23 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
+from pages import card, scores
 
 Image = pytest.importorskip("PIL.Image")
 
 from xpcap.encoders import Area  # noqa: E402 - after the skip
 from xpcap.report import (  # noqa: E402 - after the skip
-    AttentionMap,
-    Card,
     Gallery,
+    Skipped,
     draw_captions,
     escape_control,
     write_page,
+)
+from xpcap.report.explanation import (  # noqa: E402 - after the skip
+    PARTS,
+    CandidateCaption,
+    Explanation,
+    Neighbour,
 )
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
@@ -110,21 +116,34 @@ class Skeleton(HTMLParser):
 def everywhere(folder: Path, text: Any) -> str:
     """The source of a page that has `text` in every place that text goes to."""
     words = [(text, 0.5), (text, 0.9)]
-    looked = AttentionMap(np.full((2, 2, 2), 0.25), Area(0, 0, 1, 1))
+    parts = dict.fromkeys(PARTS, 1.0)
+    reasons = Explanation(
+        [Neighbour(text, 0.5, [text])], [CandidateCaption(text, -1.0, 7.0, parts)]
+    )
     cards = [
-        Card(text, PICTURE, words, [text, text, text], text, attention=looked),
-        Card(text, PICTURE, words),
-        Card(text, None, [], [text]),
+        card(
+            text,
+            PICTURE,
+            words,
+            [text, text, text],
+            [(text, -1.0)],
+            note=text,
+            attention=[[0.25] * 4] * 2,
+            area=Area(0, 0, 1, 1),
+        ),
+        card(text, PICTURE, words, explanation=reasons),
+        card(text, None, [], [text]),
     ]
     write_page(
         folder / "page.html",
         text,
         summary=text,
+        opening=Gallery(text, text, cards),
         facts=[(text, text)],
         history=HISTORY,
-        scores=[(text, text, text, text)],
-        galleries=[Gallery(text, text, cards), Gallery(text, text, cards[2:])],
-        skipped=[(text, text)],
+        scores=scores(text, plain=text, protocol=text),
+        galleries=[Gallery(text, text, cards[2:])],
+        skipped=[Skipped(text, text)],
     )
     return (folder / "page.html").read_bytes().decode("utf-8")
 
@@ -188,18 +207,17 @@ def test_what_is_spelt_out_can_be_read_and_other_scripts_stay_what_they_are() ->
 
 def test_a_page_of_many_things_counts_what_it_leaves_out(tmp_path: Path) -> None:
     many = [f"thing {i}" for i in range(100_000)]
-    card = Card("x", PICTURE, [(word, 0.5) for word in many], many)
+    one = card("x", PICTURE, [(word, 0.5) for word in many], many)
     history = [{"epoch": i + 1, "train_loss": 1.0} for i in range(2500)]
     pairs = [(thing, thing) for thing in many]
-    scores = [(thing, thing, thing, thing) for thing in many]
     write_page(
         tmp_path / "page.html",
         "t",
         facts=pairs,
-        scores=scores,
-        skipped=pairs,
+        scores=scores(*many),
+        skipped=[Skipped(*pair) for pair in pairs],
         history=history,
-        galleries=[Gallery("g", "", [card])],
+        galleries=[Gallery("g", "", [one])],
     )
     source = (tmp_path / "page.html").read_text()
     assert len(source) < 1_000_000

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import good
+from pages import card, write_cards
 from photos import PREPARE, photos
 from refusals import refuses
-from test_report import SAID, Page, browser, decode, photo, scene  # noqa: F401 - a fixture
+from test_report import SAID, browser, decode, photo, scene  # noqa: F401 - a fixture
 
 from xpcap import open_run, runs
 from xpcap.data import open_data
 from xpcap.encoders import Area, TimmEncoder, grid_area
 from xpcap.encoders.grid import WHOLE_PICTURE, traced_area
 from xpcap.models import Ensemble, Policy
-from xpcap.report import AttentionMap, Card, Gallery, overlay, write_page
+from xpcap.report import overlay
 from xpcap.report.captions import DIMMEST, overlay_alpha
 
 Image = pytest.importorskip("PIL.Image")
@@ -53,9 +54,9 @@ def softmax(*shape: int) -> np.ndarray:
     return weights
 
 
-def veils(page: str) -> list[np.ndarray]:
-    """The opacities of each veil on a page, in its order."""
-    uris = re.findall(r'<image class="veil" href="data:image/png;base64,([^"]+)"', page)
+def overlays(page: str) -> list[np.ndarray]:
+    """The opacities of each overlay on a page, in its order."""
+    uris = re.findall(r'<image class="overlay" href="data:image/png;base64,([^"]+)"', page)
     pictures = [Image.open(io.BytesIO(base64.b64decode(uri))) for uri in uris]
     assert all(
         picture.mode == "LA" and not np.asarray(picture)[..., 0].any() for picture in pictures
@@ -81,19 +82,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_runs_page_shows_the_weights_of_the_model_for_the_captions_it_said(made: Path) -> None:
     run, data = open_run(made / "run0"), runs.data_of(open_run(made / "run0"))
     page = (made / "run0" / "index.html").read_text()
-    cards = re.findall(r"<article>(.*?)</article>", page, re.DOTALL)
+    _, *galleries = page.split('<section id="gallery-')
+    cards = re.findall(r"<article>(.*?)</article>", "".join(galleries), re.DOTALL)
     assert len(cards) == 3
     names = data.split("val").images
-    for card in cards:
-        words = re.findall(r'<span class="word"[^>]*>(.*?)</span>', card)
-        (name,) = re.findall(r"<h3[^>]*>(.*?)</h3>", card)
+    for shown_card in cards:
+        words = re.findall(r'<span class="word"[^>]*>(.*?)</span>', shown_card)
+        (name,) = re.findall(r"<h3[^>]*>(.*?)</h3>", shown_card)
         features = data.features("val", np.array([names.index(name)]))
         weights = run.model.attention(features, run.vocabulary.encode_words([words], len(words)))[0]
-        shown = veils(card)
+        shown = overlays(shown_card)
         assert len(shown) == len(words) > 0
         for seen, wanted in zip(shown, weights, strict=False):
             np.testing.assert_array_equal(seen, overlay_alpha(wanted.reshape(3, 3)))
-        assert re.findall(r"</svg><bdi>(.*?)</bdi>", card) == words
+        assert re.findall(r"</svg><bdi>(.*?)</bdi>", shown_card) == words
 
 
 def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_pa
         page = tmp_path / f"{len(policy)}.html"
         result = good("caption", made / "run0", *pictures, *policy, "--html", page, "--json")
         told = json.loads(result.stdout)
-        run, shown = open_run(made / "run0"), iter(veils(page.read_text()))
+        run, shown = open_run(made / "run0"), iter(overlays(page.read_text()))
         for one, picture in zip(told, pictures, strict=True):
             words, weights = one["caption"].split(), np.array(one["attention"])
             assert (len(words), weights.size) == (len(weights), 9 * len(words))
@@ -137,7 +139,7 @@ def test_runs_without_attention_show_what_they_did(made: Path, tmp_path: Path) -
     )
     assert list(json.loads(result.stdout)[0]) == ["image", "caption", "probabilities", "references"]
     for page in (tmp_path / "p.html", made / "plain" / "index.html"):
-        assert not re.search("looks|looked|veil|<svg", page.read_text())
+        assert not re.search("looks|looked|overlay|<use", page.read_text())
     assert decode((tmp_path / "p.png").read_bytes()).shape[1] == 330
 
 
@@ -167,9 +169,9 @@ def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(
             page := tmp_path / f"{len(list(tmp_path.iterdir()))}.html", run, said, look
         )
         assert "<svg" not in page.read_text()
-    empty = Card("x", scene(), [], attention=AttentionMap(np.zeros((0, 3, 3)), WHOLE_PICTURE))
-    write_page(tmp_path / "e.html", "t", galleries=[Gallery("g", "", [empty])])
-    assert "<svg" not in (tmp_path / "e.html").read_text()
+    for attention, area in (([], WHOLE_PICTURE), (softmax(3, 9, 1).reshape(3, 9).tolist(), None)):
+        one = card("x", scene(), SAID if area is None else [], attention=attention, area=area)
+        assert not write_cards(tmp_path / "e.html", one).all("svg")
 
 
 def _encoded(path: Path) -> np.ndarray:
@@ -283,40 +285,24 @@ def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, 
 
 @pytest.mark.parametrize(
     "weights",
-    [
-        softmax(2, 3, 3),
-        np.full((3, 3, 3), 0.2),
-        softmax(3, 3, 3) * np.nan,
-        softmax(3, 2, 3),
-        -softmax(3, 3, 3),
-    ],
+    [softmax(2, 3, 3), np.full((3, 3, 3), 0.2), softmax(3, 3, 3) * np.nan, -softmax(3, 3, 3)],
 )
 def test_what_are_no_weights_is_refused(weights: np.ndarray, tmp_path: Path) -> None:
-    looked = AttentionMap(weights, WHOLE_PICTURE)
+    attention = weights.reshape(len(weights), -1).tolist()
     with refuses(ValueError, function="write_page", thing="picture 'x'"):
-        write_page(
-            tmp_path / "p.html",
-            "t",
-            galleries=[Gallery("g", "", [Card("x", scene(), SAID, attention=looked)])],
-        )
+        one = card("x", scene(), SAID, attention=attention, area=WHOLE_PICTURE)
+        write_cards(tmp_path / "p.html", one)
     assert not list(tmp_path.iterdir())
 
 
 def test_one_picture_serves_all_words_and_a_word_adds_little(tmp_path: Path) -> None:
     words, sizes = [(f"word{k}", 0.5) for k in range(20)], []
-    for looked in (None, AttentionMap(softmax(20, 7, 7), Area(0.1, 0.2, 0.8, 0.9))):
-        write_page(
-            tmp_path / "p.html",
-            "t",
-            galleries=[Gallery("g", "", [Card("x", photo(0), words, attention=looked)])],
-        )
-        sizes.append((tmp_path / "p.html").stat().st_size)
-    page = Page(tmp_path / "p.html")
-    assert (
-        len([image for image in page.all("image") if image["href"].startswith("data:image/jpeg")])
-        == 1
-    )
-    assert len(page.all("use")) == 20
+    for attention in (None, softmax(20, 7, 7).reshape(20, 49).tolist()):
+        one = card("x", photo(0), words, attention=attention, area=Area(0.1, 0.2, 0.8, 0.9))
+        page = write_cards(tmp_path / "p.html", one)
+        sizes.append(len(page.source))
+    pictures = [one for one in page.all("image") if one["href"].startswith("data:image/jpeg")]
+    assert (len(pictures), len(page.all("use"))) == (1, 20)
     assert (sizes[1] - sizes[0]) / 20 < 1000
 
 
@@ -326,18 +312,16 @@ def test_a_browser_brightens_the_place_that_weighed_most(
     dark: bool,
     tmp_path: Path,
 ) -> None:
-    weights = np.zeros((1, 4, 4))
-    weights[0, 2, 1] = 1
+    weights = np.eye(16)[[9]].tolist()  # row 2, column 1 of 4 x 4
     grey = np.full((200, 300, 3), 180, np.uint8)
     grey[0, 0] = 0, 90, 0  # a photograph, if it has many colours; as it is, a drawing
     for name, picture in (
         ("flat", grey[:80, :120]),
         ("photo", np.clip(grey + RNG.integers(-2, 3, grey.shape), 0, 255).astype(np.uint8)),
     ):
-        card = Card(
-            name, picture, [("dog", 0.5)], attention=AttentionMap(weights, Area(0.5, 0.5, 1.0, 1.0))
-        )
-        write_page(tmp_path / "p.html", "t", galleries=[Gallery("g", "", [card])])
+        area = Area(0.5, 0.5, 1.0, 1.0)
+        one = card(name, picture, [("dog", 0.5)], attention=weights, area=area)
+        write_cards(tmp_path / "p.html", one)
         browser.show(tmp_path / "p.html", 800, dark, scale=2)
         box = browser.evaluate(
             "(r => [r.left, r.top + scrollY, r.width, r.height])(document.querySelector('.looks"

@@ -4,7 +4,7 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,35 +30,20 @@ CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 Texts = tuple[list[str], list[str]]  # the lines of a caption and of a reference
 
 
-class AttentionMap(NamedTuple):
-    """Attention weights of T words over a square of regions."""
-
-    weights: np.ndarray  # (T, K, K): of each region, row by row; those of a word sum to 1
-    area: Area  # of the picture, cut into K x K equal regions
-
-
-def check_attention_map(
-    function: str, name: str, attention: AttentionMap, words: Sequence[str]
-) -> None:
-    """ValueError : not a square of regions for each word, with weights that sum to 1."""
-    weights, shape = attention.weights, attention.weights.shape
-    if len(shape) != 3 or shape[0] != len(words) or not 0 < shape[1] == shape[2]:
+def check_weights(function: str, name: str, weights: np.ndarray, words: Sequence[str]) -> None:
+    """ValueError : attention is not (T, P), a row for each of T words, with rows that sum to 1."""
+    if weights.ndim != 2 or len(weights) != len(words):
         raise InvalidValueError(
             function,
             f"picture {name!r}",
-            f"has weights of shape {shape}",
-            expected=f"(T, K, K) with T = {len(words)} words",
+            f"has weights of shape {weights.shape}",
+            expected=f"(T, P) with T = {len(words)} words",
         )
-    totals, least = weights.sum(axis=(1, 2)), weights.min(axis=(1, 2))
-    odd = [
-        word
-        for word, total, low in zip(words, totals, least, strict=True)
-        if not (abs(total - 1) <= ROUNDING and low >= 0)
-    ]
-    if odd:
+    fair = (np.abs(weights.sum(axis=1) - 1) <= ROUNDING) & (weights.min(axis=1) >= 0)
+    if not fair.all():
         raise InvalidValueError(
             function,
-            f"picture {name!r}: weights of {odd[0]!r}",
+            f"picture {name!r}: weights of {words[int(fair.argmin())]!r}",
             "do not add up to 1, or some are below 0",
             cause="a softmax over the regions?",
         )

@@ -1,22 +1,129 @@
-"""Curves as PNG: loss, perplexity and CIDEr-D by epoch, and gradients through time."""
+"""Curves: loss, perplexity and CIDEr-D by epoch, and gradients through time.
 
-import functools
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+A page draws a `Chart` as SVG; `draw_loss` writes loss.png.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-import numpy as np
+from typing import Any, ClassVar, NamedTuple
 
 from xpcap.files import atomic
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+WIDTH, HEIGHT = 400, 250  # of a chart, in its own units: at this width, pixels
+LEFT, TOP, RIGHT, BOTTOM = 52, 10, 388, 206  # the plot within it
+PADDING = 0.05  # of the span of values, above and below
+ACROSS, UPWARD = 10, 6  # most ticks of an axis
+DOTTED = 60  # points of a line with a dot at each; more would touch
+COLUMNS = {  # of a history: key of a record, heading, format
+    "epoch": ("epoch", "d"),
+    "train_loss": ("train loss", ".2f"),
+    "train_reward": ("train reward", ".3f"),
+    "val_loss": ("val loss", ".2f"),
+    "val_perplexity": ("val perplexity", ".2f"),
+    "val_accuracy": ("val accuracy", ".3f"),
+    "val_cider": ("val CIDEr-D", ".3f"),
+    "val_distinct": ("val distinct", ".3f"),
+    "val_length": ("val words", ".1f"),
+    "learning_rate": ("learning rate", ".2e"),
+}
+CURVES = (  # title; key and name of each line, that of training first
+    ("Loss per caption", {"train_loss": "train", "val_loss": "val"}),
+    ("Perplexity", {"val_perplexity": "val"}),
+    ("CIDEr-D", {"train_reward": "train, sampled", "val_cider": "val, greedy"}),
+)
+SCORES = ("val_cider", "train_reward")  # the more the better
+History = Sequence[Mapping[str, Any]]
+Points = Sequence[tuple[float, float]]
+Ticks = list[tuple[float, str]]  # place and text of each
+
+
+class Line(NamedTuple):
+    """A line of a chart."""
+
+    name: str
+    style: str  # its class in frame.html
+    points: Points
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart in units of its view box, as the macro `chart` of macros.html draws it."""
+
+    title: str  # what is drawn upwards
+    below: str  # and from left to right
+    about: str  # the lines, in words
+    lines: list[tuple[str, str, str, str]]  # name, style, path of the line, path of its dots
+    across: Ticks
+    upward: Ticks
+    ring: tuple[float, float, str] | None  # around a point, and what it is
+
+    box: ClassVar[tuple[int, ...]] = WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM
+
+
+# ---- The history of a training
+
+
+def points(history: History, key: str) -> list[tuple[int, float]]:
+    """(epoch, value) of the records that have the value, and a finite one."""
+    return [
+        (record["epoch"], record[key])
+        for record in history
+        if record.get(key) is not None and math.isfinite(record[key])
+    ]
+
+
+def best_point(history: History, key: str) -> tuple[int, float, str]:
+    """Epoch and value of the best, and "highest" (scores) or "lowest" (losses)."""
+    best, word = (max, "highest") if key in SCORES else (min, "lowest")
+    return *best(points(history, key), key=lambda point: point[1]), word
+
+
+def training_charts(history: History) -> list[Chart]:
+    """A chart for each of CURVES that was measured, the best epoch on val ringed.
+
+    None for a single epoch.
+    """
+    charts: list[Chart] = []
+    for title, names in CURVES if len(history) > 1 else ():
+        lines = _lines(history, names)
+        if lines:
+            about = "; ".join(_course(history, key) for key in names if points(history, key))
+            *_, last = names
+            ring = best_point(history, last) if len(points(history, last)) > 1 else None
+            charts.append(_chart(title, "epoch", about, lines, ring=ring))
+    return charts
+
+
+def _lines(history: History, names: Mapping[str, str]) -> list[Line]:
+    drawn = ((key, name, points(history, key)) for key, name in names.items())
+    return [Line(name, key.partition("_")[0], of_key) for key, name, of_key in drawn if of_key]
+
+
+def _course(history: History, key: str) -> str:
+    """A curve in words."""
+    drawn, name = points(history, key), COLUMNS[key][0]
+    (first, start), (last, end) = drawn[0], drawn[-1]
+    if first == last:
+        return f"{name} {end:.2f} after epoch {last}"
+    best, value, word = best_point(history, key)
+    turn = f", {word} {value:.2f} after epoch {best}" if best != last else ""
+    return f"{name} from {start:.2f} after epoch {first} to {end:.2f} after epoch {last}{turn}"
+
+
+def draw_loss(path: str | Path, history: History) -> None:
+    """Write the loss by epoch, of training (with dropout) and of val, as PNG.
+
+    OSError : the file cannot be written.
+    """
+    png = _draw(*CURVES[0], history)
+    with atomic(Path(path)) as file:
+        file.write(png)
 
 
 class Palette(NamedTuple):
-    """Colours of a figure; the page uses the same paper and ink."""
+    """Colours of a figure; frame.html has the same for pages."""
 
     paper: str
     ink: str
@@ -26,180 +133,120 @@ class Palette(NamedTuple):
 
 
 LIGHT = Palette(paper="#ffffff", ink="#1f2328", faint="#d9dde2", train="#6f8fc0", val="#b3402f")
-DARK = Palette(paper="#14171b", ink="#e4e7eb", faint="#39404a", train="#86a8dd", val="#f0917f")
-SIZE, DPI = (4.25, 2.75), 160  # inches; sharp on screens with two pixels a point
-PIXELS = (680, 440)
-SCORES = ("val_cider", "train_reward")  # the more the better
-CACHED = 4  # drawings of a curve: light and dark, of two histories
-TRAIN_LINE: dict[str, Any] = {"marker": "s", "markersize": 2.6, "linewidth": 1.2}
-VAL_LINE: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linewidth": 1.8}
-History = Sequence[Mapping[str, Any]]
-Draw = Callable[..., bytes]
 
 
-def _cached(draw: Draw) -> Draw:
-    """Cache the latest drawings, which loss.png and the pages share."""
+def _draw(title: str, names: Mapping[str, str], history: History) -> bytes:
+    import io
 
-    @functools.lru_cache(CACHED)
-    def drawn(rows: tuple[tuple[tuple[str, object], ...], ...], dark: bool) -> bytes:
-        return draw([dict(row) for row in rows], dark)
-
-    @functools.wraps(draw)
-    def look_up(history: History, dark: bool = False) -> bytes:
-        return drawn(tuple(tuple(record.items()) for record in history), dark)
-
-    return look_up
-
-
-def draw_loss(path: str | Path, history: History) -> None:
-    """Write the light `loss_curve` of a history to a file. OSError : it cannot be written."""
-    png = loss_curve(history)
-    with atomic(Path(path)) as file:
-        file.write(png)
-
-
-@_cached
-def loss_curve(history: History, dark: bool = False) -> bytes:
-    """Draw the loss by epoch, of training (with dropout) and of the val split if measured, as PNG.
-
-    Parameters
-    ----------
-    history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured,
-        ``val_loss``
-    dark : light lines on dark paper
-    """
-    palette = DARK if dark else LIGHT
-    figure, axes = _axes(palette, "loss per caption")
-    _line(axes, history, "train_loss", palette.train, label="train", **TRAIN_LINE)
-    _line(axes, history, "val_loss", palette.val, label="val", **VAL_LINE)
-    _ring_best(axes, history, "val_loss", palette)
-    axes.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
-    return _png(figure)
-
-
-@_cached
-def perplexity_curve(history: History, dark: bool = False) -> bytes:
-    """Draw the val split's perplexity by epoch, as PNG, from records with ``val_perplexity``."""
-    return _val_curve(history, "val_perplexity", "perplexity on val", dark)
-
-
-@_cached
-def cider_curve(history: History, dark: bool = False) -> bytes:
-    """Draw CIDEr-D of the val split by epoch, and the mean reward of training if any, as PNG."""
-    if not points(history, "train_reward"):
-        return _val_curve(history, "val_cider", "CIDEr-D on val", dark)
-    palette = DARK if dark else LIGHT
-    figure, axes = _axes(palette, "CIDEr-D")
-    _line(axes, history, "train_reward", palette.train, label="samples, train", **TRAIN_LINE)
-    _line(axes, history, "val_cider", palette.val, label="greedy, val", **VAL_LINE)
-    _ring_best(axes, history, "val_cider", palette)
-    axes.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
-    return _png(figure)
-
-
-class Gradient(Protocol):
-    """Sizes of a gradient 0, 1, 2, ... steps back in time, as shares of the first."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shares(self) -> Sequence[float]: ...
-    @property
-    def trained(self) -> bool:
-        """True if the model is trained."""
-
-
-def gradient_curve(curves: Sequence[Gradient], dark: bool = False) -> bytes:
-    """Draw the size of gradients by steps back in time, on a log scale, as PNG."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    palette = DARK if dark else LIGHT
-    figure, axes = _axes(palette, "share of the gradient", "steps back in time")
-    styles: dict[bool, Iterator[tuple[str, dict[str, Any]]]] = {
-        True: iter(((palette.val, VAL_LINE), (palette.ink, TRAIN_LINE))),
-        False: iter([(palette.train, {"linestyle": dashes}) for dashes in ("-", "--", ":")]),
-    }
-    for curve in curves:
-        colour, style = next(styles[curve.trained])
-        steps = range(len(curve.shares))
-        axes.plot(steps, curve.shares, color=colour, label=curve.name, **style)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
-    return _png(figure)
-
-
-def best_point(history: History, key: str) -> tuple[int, float, str]:
-    """Epoch and value of the best, and "highest" (scores) or "lowest" (losses)."""
-    best, word = (max, "highest") if key in SCORES else (min, "lowest")
-    return *best(points(history, key), key=lambda point: point[1]), word
-
-
-def points(history: History, key: str) -> list[tuple[int, float]]:
-    """(epoch, value) of the records that have the value."""
-    return [(record["epoch"], record[key]) for record in history if record.get(key) is not None]
-
-
-def _val_curve(history: History, key: str, label: str, dark: bool) -> bytes:
-    palette = DARK if dark else LIGHT
-    figure, axes = _axes(palette, label)
-    _line(axes, history, key, palette.val, **VAL_LINE)
-    _ring_best(axes, history, key, palette)
-    return _png(figure)
-
-
-def _axes(palette: Palette, label: str, below: str = "epoch") -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=SIZE, layout="constrained", facecolor=palette.paper)
-    axes = figure.add_subplot(facecolor=palette.paper)
-    axes.set_xlabel(below, color=palette.ink, fontsize=10)
-    axes.set_ylabel(label, color=palette.ink, fontsize=10)
-    axes.tick_params(colors=palette.ink, labelsize=9, color=palette.faint)
+    figure = Figure(figsize=(4.25, 2.75), layout="constrained")
+    axes = figure.subplots()
+    for line in _lines(history, names):
+        axes.plot(
+            *zip(*line.points, strict=True),
+            color=getattr(LIGHT, line.style),
+            label=line.name,
+            marker=".",
+        )
+    axes.set(xlabel="epoch", ylabel=title.lower())
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(palette.faint)
-    axes.grid(axis="y", color=palette.faint, linewidth=0.6)
-    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=LIGHT.faint)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.margins(x=0.04)
-    return figure, axes
+    if axes.lines:
+        axes.legend(frameon=False)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+    return png.getvalue()
 
 
-def _line(axes: "Axes", history: History, key: str, colour: str, **style: Any) -> None:
-    drawn = points(history, key)
-    if drawn:
-        epochs, values = zip(*drawn, strict=True)
-        axes.plot(epochs, values, color=colour, **style)
-        if len(drawn) == 1:
-            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+# ---- Gradients through time
 
 
-def _ring_best(axes: "Axes", history: History, key: str, palette: Palette) -> None:
-    if len(points(history, key)) < 2:
-        return
-    epoch, value, word = best_point(history, key)
-    ring: dict[str, Any] = {
-        "marker": "o",
-        "markersize": 9,
-        "markerfacecolor": "none",
-        "markeredgecolor": palette.ink,
-        "linestyle": "none",
-    }
-    axes.plot(epoch, value, label=f"{word}, epoch {epoch}", **ring)
+def gradient_chart(shares: Mapping[str, Sequence[float]], about: str) -> Chart:
+    """A chart of gradients, for each name 0, 1, 2, ... steps back in time as shares of the first.
+
+    On a log scale. `about` describes it in words.
+    """
+    lines = [
+        Line(
+            name,
+            style,
+            [(step, math.log10(share)) for step, share in enumerate(of_model) if share > 0],
+        )
+        for (name, of_model), style in zip(shares.items(), ("val", "train"), strict=False)
+    ]
+    return _chart("Share of the gradient", "steps back in time", about, lines, log=True)
 
 
-def _png(figure: "Figure") -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
+# ---- Drawing
 
-    figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    file = io.BytesIO()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    # 64 colours take a third of the bytes, without a visible loss
-    picture = picture.quantize(64, dither=Image.Dither.NONE)
-    picture.save(file, format="png", optimize=True)
-    return file.getvalue()
+
+class _Axis(NamedTuple):
+    """Values `low` to `high`, from `start` to `end` of the view box."""
+
+    low: float
+    high: float
+    start: int
+    end: int
+
+    def place(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+    def ticks(self, most: int, *, whole: bool, log: bool = False) -> Ticks:
+        """Round values, about `most` at most: 1, 2 or 5 times a power of ten apart."""
+        least = (self.high - self.low) / most
+        power = math.floor(math.log10(least))
+        step = next(
+            (n * 10.0**power for n in (1, 2, 5) if n * 10.0**power >= least), 10.0 ** (power + 1)
+        )
+        step = max(1.0, step) if whole else step
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        numbers = range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
+        return [(self.place(n * step), _text(n * step, digits, log)) for n in numbers]
+
+
+def _text(value: float, digits: int, log: bool) -> str:
+    """A value at an axis; of a log scale, the share of which it is the logarithm."""
+    if log:
+        return f"{100 * 10**value:g}\N{NO-BREAK SPACE}%"
+    return f"{value:.{digits}f}" if digits < 5 and abs(value) < 1e5 else f"{value:.3g}"
+
+
+def _chart(
+    title: str,
+    below: str,
+    about: str,
+    lines: Sequence[Line],
+    *,
+    ring: tuple[float, float, str] | None = None,
+    log: bool = False,
+) -> Chart:
+    """A chart of lines; the values of a log scale are logarithms."""
+    xs, ys = zip(*(point for line in lines for point in line.points), strict=True)
+    left, right = (min(xs), max(xs)) if min(xs) < max(xs) else _spread(xs, 1)
+    low, high = _decades(ys) if log else _spread(ys, PADDING * (max(ys) - min(ys)))
+    x, y = _Axis(left, right, LEFT, RIGHT), _Axis(low, high, BOTTOM, TOP)
+    drawn = []
+    for line in lines:
+        at = [f"{x.place(step):g} {y.place(value):g}" for step, value in line.points]
+        dots = "".join(f"M{one}h.01" for one in at) if len(at) <= DOTTED else ""
+        drawn.append((line.name, line.style, f"M{'L'.join(at)}", dots))
+    ringed = ring and (x.place(ring[0]), y.place(ring[1]), f"{ring[2]}, {below} {ring[0]}")
+    across, upward = x.ticks(ACROSS, whole=True), y.ticks(UPWARD, whole=log, log=log)
+    return Chart(title, below, about, drawn, across, upward, ringed)
+
+
+def _spread(values: Sequence[float], padding: float) -> tuple[float, float]:
+    """The ends of an axis: values that hardly differ do not fill it."""
+    least = 0.001 * max(map(abs, values)) or 1.0
+    padding = max(padding, (least - (max(values) - min(values))) / 2)
+    return min(values) - padding, max(values) + padding
+
+
+def _decades(values: Sequence[float]) -> tuple[int, int]:
+    """Whole numbers around logarithms."""
+    low, high = math.floor(min(values)), math.ceil(max(values))
+    return min(low, high - 1), high

@@ -10,8 +10,8 @@ from xpcap.data.vocabulary import Vocabulary, detokenize
 from xpcap.files import atomic
 from xpcap.models import ModelConfig, Trace
 from xpcap.report.captions import NOTHING
-from xpcap.report.curves import PIXELS, gradient_curve
-from xpcap.report.markup import data_uri, embed, image_uri, render
+from xpcap.report.curves import gradient_chart
+from xpcap.report.markup import embed, image_uri, render
 
 # Colours of values from the lowest to the highest; a dark page inverts their lightness
 SHARES = ((255, 255, 255), (122, 171, 221), (16, 56, 118))  # of values from 0 to 1
@@ -40,14 +40,6 @@ class Inside(NamedTuple):
         return [self.vocabulary.idx_to_word[i] for i in self.ids[1:-1]]
 
 
-class Curve(NamedTuple):
-    """Size of a gradient 0, 1, 2, ... steps back in time, as a share of that 0 steps back."""
-
-    name: str
-    shares: Sequence[float]
-    trained: bool = True
-
-
 class Kept(NamedTuple):
     """A state that a gate hands on to the next step, multiplied by it alone; names as in texts."""
 
@@ -68,11 +60,10 @@ def write_look_page(path: str | Path, inside: Inside) -> None:
         written.
     """
     trace, kept = inside.trace, _kept(inside)
-    curves = [
-        Curve("this run", gradient_sizes(trace)),
-        Curve("untrained", gradient_sizes(inside.untrained), trained=False),
-    ]
-    light, dark = (data_uri("png", gradient_curve(curves, shade)) for shade in (False, True))
+    shares = {
+        "this run": gradient_sizes(trace),
+        "untrained": gradient_sizes(inside.untrained),
+    }
     said = detokenize(inside.words) or NOTHING
     H, cell = inside.config.hidden, inside.config.cell.upper()
     page = render(
@@ -88,10 +79,9 @@ def write_look_page(path: str | Path, inside: Inside) -> None:
         kept=kept,
         keeping=int((kept.values[1:].prod(axis=0) > 0.5).sum()) if kept else 0,
         saturation=_saturation(trace),
-        curve={"light": light, "dark": dark, "alt": "; ".join(map(_course, curves))},
-        pixels=PIXELS,
-        back=_some(len(curves[0].shares)),
-        curves=[(one.name, one.shares, _factor(one.shares)) for one in curves],
+        gradients=gradient_chart(shares, "; ".join(map(_course, shares, shares.values()))),
+        back=_some(len(shares["this run"])),
+        curves=[(name, of_model, _factor(of_model)) for name, of_model in shares.items()],
         facts=inside.facts,
         percent=percent,
         ramps={"shares": _css(SHARES), "signed": _css(SIGNED)},
@@ -243,8 +233,8 @@ def _some(length: int) -> list[int]:
     return [k for k in (1, 5, 10, 20, 50) if k < last] + [last]
 
 
-def _course(curve: Curve) -> str:
+def _course(name: str, shares: Sequence[float]) -> str:
     """A curve in words."""
-    last = len(curve.shares) - 1
-    first = f"{percent(curve.shares[1])} one step back, " if last > 1 else ""
-    return f"{curve.name}: {first}{percent(curve.shares[-1])} {last} back"
+    last = len(shares) - 1
+    first = f"{percent(shares[1])} one step back, " if last > 1 else ""
+    return f"{name}: {first}{percent(shares[-1])} {last} back"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from xpcap.errors import InvalidValueError
-from xpcap.report.curves import DARK, LIGHT
 from xpcap.report.text import escape_control
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def render(template: str, **values: object) -> bytes:
 
     All text is escaped, control and bidi characters are spelt out, and long text is cut.
     """
-    page = _environment().get_template(template).render(light=LIGHT, dark=DARK, **values)
+    page = _environment().get_template(template).render(**values)
     return page.encode("utf-8")
 
 
@@ -93,13 +92,9 @@ def embed(function: str, name: str, picture: np.ndarray, most: int = LONGEST) ->
 
 def image_uri(kind: str, image: "Image.Image", **options: int) -> str:
     """An image as a data URI of `kind`, png or jpeg."""
-    file = io.BytesIO()
-    image.save(file, format=kind, **options)
-    return data_uri(kind, file.getvalue())
-
-
-def data_uri(kind: str, content: bytes) -> str:
-    """The bytes of a PNG or JPEG as a data URI."""
     from markupsafe import Markup
 
-    return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}")
+    file = io.BytesIO()
+    image.save(file, format=kind, **options)
+    content = base64.b64encode(file.getvalue()).decode("ascii")
+    return Markup(f"data:image/{kind};base64,{content}")

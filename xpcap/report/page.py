@@ -1,92 +1,36 @@
-"""HTML page of a run or of captioned pictures, in one file: scores, curves, settings, galleries."""
+"""HTML page of a run or of captioned pictures, in one file: captions, scores, curves, settings."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.data.vocabulary import gaps
-from xpcap.encoders.grid import WHOLE_PICTURE
+from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.errors import InvalidValueError
 from xpcap.files import atomic
-from xpcap.report.captions import (
-    DIMMEST,
-    NOTHING,
-    AttentionMap,
-    check_attention_map,
-    heaviest,
-    overlay_alpha,
+from xpcap.report.captions import DIMMEST, NOTHING, check_weights, heaviest, overlay_alpha
+from xpcap.report.curves import COLUMNS, History, points, training_charts
+from xpcap.report.explanation import (
+    PARTS,
+    Explanation,
+    compare_candidates,
+    decision,
+    sample_caption,
 )
-from xpcap.report.curves import (
-    PIXELS,
-    History,
-    best_point,
-    cider_curve,
-    loss_curve,
-    perplexity_curve,
-    points,
-)
-from xpcap.report.markup import Embedded, data_uri, embed, image_uri, render
+from xpcap.report.markup import Embedded, embed, image_uri, render
+from xpcap.report.records import PictureCaption, Skipped
+from xpcap.report.scores import Scores
 from xpcap.report.text import signed
 
-SMALL = 96  # pixels of the long side of a similar photo
+SIMILAR, SMALL = 5, 96  # training photos that explain a caption; pixels of one's long side
 OVERLAP = 2  # pixels as shown: the mask reaches so far into the area, or a bright seam would show
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
 MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
 MOST_RANKED = 20  # captions of a beam
-MOST_SIMILAR = 10  # photos, and candidates, that explain a caption
-COLUMNS = {  # of the table of epochs: key of a record, heading, format
-    "epoch": ("epoch", "d"),
-    "train_loss": ("train loss", ".2f"),
-    "train_reward": ("train reward", ".3f"),
-    "val_loss": ("val loss", ".2f"),
-    "val_perplexity": ("val perplexity", ".2f"),
-    "val_accuracy": ("val accuracy", ".3f"),
-    "val_cider": ("val CIDEr-D", ".3f"),
-    "val_distinct": ("val distinct", ".3f"),
-    "val_length": ("val words", ".1f"),
-    "learning_rate": ("learning rate", ".2e"),
-}
-
-
-class Similar(NamedTuple):
-    """A training photo that looks like a picture."""
-
-    name: str
-    picture: np.ndarray | None  # (h, w, 3) uint8; None if its file is not at hand
-    similarity: float
-    caption: str
-
-
-class Option(NamedTuple):
-    """A caption that might have been chosen."""
-
-    caption: str
-    note: str  # e.g. "likeliest"
-    score: float  # less that of the likeliest
-    parts: Sequence[tuple[str, float]]  # of `score`: heading and value, the same headings for all
-
-
-class Reasons(NamedTuple):
-    """The choice of a caption with the help of training photos."""
-
-    sentence: str  # on what decided
-    similar: Sequence[Similar]  # the nearest first
-    options: Sequence[Option]  # the best first
-
-
-class Card(NamedTuple):
-    """One picture of a gallery."""
-
-    name: str  # the picture's name
-    picture: np.ndarray | None  # (h, w, 3) uint8; None if its file is not at hand
-    words: Sequence[tuple[str, float]]  # the caption: each word with its probability
-    references: Sequence[str] = ()  # empty ones, and those after the fiftieth, are left out
-    note: str = ""  # e.g. "BLEU-4 0.81"
-    ranked: Sequence[tuple[str, float]] = ()  # captions of a beam and log-probabilities, best first
-    attention: AttentionMap | None = None  # shown if the picture is
-    reasons: Reasons | None = None
+PictureFinder = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
 
 
 class Gallery(NamedTuple):
@@ -94,10 +38,7 @@ class Gallery(NamedTuple):
 
     title: str  # "Best"
     about: str  # the rule, in a sentence
-    cards: Iterable[Card]  # read once, in order: a generator keeps one picture in memory at a time
-
-
-_Photos = dict[str, tuple[int, Embedded]]  # by URI: those that several cards may show, numbered
+    captions: Iterable[PictureCaption]  # read once: a generator keeps one picture in memory
 
 
 def write_page(
@@ -105,11 +46,13 @@ def write_page(
     title: str,
     *,
     summary: str = "",
-    facts: Sequence[tuple[str, str]] = (),
+    opening: Gallery | None = None,
+    scores: Scores | None = None,
     history: History = (),
-    scores: Sequence[tuple[str, str, str, str]] = (),
     galleries: Sequence[Gallery] = (),
-    skipped: Sequence[tuple[str, str]] = (),
+    facts: Sequence[tuple[str, str]] = (),
+    skipped: Sequence[Skipped] = (),
+    find_photo: PictureFinder = lambda name: None,
 ) -> None:
     """Write a self-contained HTML page; equal arguments give equal bytes.
 
@@ -120,40 +63,44 @@ def write_page(
     Parameters
     ----------
     summary : a sentence or two below the title
-    facts : (name, value) of each setting
+    opening : the pictures that the page opens with
+    scores : three of them follow, beside people's; all of them come below, folded
     history : the solver's: one record an epoch with ``epoch``, ``train_loss`` and, if measured,
         ``val_loss``, ``val_perplexity``, ``val_accuracy``, ``learning_rate``
-    scores : (name, value, meaning in plain words, protocol) of each score
-    skipped : (picture, reason) of each picture that could not be captioned
+    facts : (name, value) of each setting
+    find_photo : the training photos that explain a caption, by name
 
     Raises
     ------
     ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3);
         attention weights of a word that do not sum to 1. OSError : the file cannot be written.
     """
-    photos: _Photos = {}
-    shown = [
-        (gallery.title, gallery.about, [_card(card, photos) for card in gallery.cards])
-        for gallery in galleries
-    ]
-    cards = [card for _, _, cards in shown for card in cards]
+    album = _Album(find_photo)
+
+    def show(gallery: Gallery) -> tuple[str, str, list[dict[str, Any]]]:
+        return gallery.title, gallery.about, [_card(one, album) for one in gallery.captions]
+
+    first, rest = show(opening) if opening else None, list(map(show, galleries))
+    cards = [card for *_, cards in [*([first] if first else []), *rest] for card in cards]
     page = render(
         "page.html",
         title=title,
         summary=summary,
-        facts=_first(facts),
-        scores=_first(scores),
-        curves=_curves(history),
-        pixels=PIXELS,
+        opening=first,
+        headline=scores.headline() if scores else (),
+        charts=training_charts(history),
         epochs=_epochs(history),
-        galleries=shown,
+        galleries=rest,
+        scores=_first(scores.rows()) if scores else (),
+        human=scores.human_protocol if scores else "",
+        facts=_first(facts),
         skipped=_first(skipped),
         shaded=any(card["words"] for card in cards),
         described=any(card["references"] for card in cards),
         searched=any(card["ranked"] for card in cards),
         attending=any(card["attention"] for card in cards),
         explained=any(card["reasons"] for card in cards),
-        photos=[image for _, image in photos.values()],
+        photos=album.photos,
         nothing=NOTHING,
     )
     with atomic(Path(path)) as file:
@@ -164,47 +111,68 @@ def _first(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """The first rows of a table, and a row with the number of the rest."""
     first, rest = list(rows[:MOST_ROWS]), len(rows) - MOST_ROWS
     if rest > 0:
-        first.append((f"{rest:,} more", "not shown", "", "")[: len(rows[0])])
+        more = f"{rest:,} more", "not shown", "", "", "", ""
+        first.append(more[: len(rows[0])])
     return first
 
 
-def _card(card: Card, photos: _Photos) -> dict[str, object]:
-    """A card as the template takes it; `photos` collects those that several cards may show."""
-    references = [reference for reference in card.references if reference.strip()]
-    image = None if card.picture is None else embed("write_page", card.name, card.picture)
-    attention = None
-    if image is not None and card.attention is not None and card.words:
-        attention = _overlays(card, card.attention, image)
+# ---- A picture
+
+
+class _Album:
+    """Photos that several cards may show: each is read and stored once, and has a number."""
+
+    def __init__(self, find: PictureFinder) -> None:
+        self._find, self._numbers = find, dict[str, int | None]()
+        self.photos: list[Embedded] = []
+
+    def number(self, name: str) -> int | None:
+        """The number of a photo; None: it is not at hand."""
+        if name not in self._numbers:
+            photo, self._numbers[name] = self._find(name), None
+            if photo is not None:
+                self._numbers[name] = len(self.photos)
+                self.photos.append(embed("write_page", name, photo, SMALL))
+        return self._numbers[name]
+
+
+def _card(one: PictureCaption, album: _Album) -> dict[str, Any]:
+    """A picture as the template takes it, without its pixels."""
+    words = one.split()
+    references = [reference for reference in one.references if reference.strip()]
+    image = None if one.picture is None else embed("write_page", one.image, one.picture)
     return {
-        "name": card.name,
+        "name": one.image,
         "image": image,
-        "attention": attention,
-        "words": _words(card.words[:MOST_WORDS]),
-        "cut": len(card.words) > MOST_WORDS,
+        "attention": image and _overlays(one, words, image),
+        "words": _words(list(zip(words, one.probabilities, strict=True))[:MOST_WORDS]),
+        "cut": len(words) > MOST_WORDS,
         "references": references[:MOST_REFERENCES],
         "more": len(references) - 1,
-        "note": card.note,
-        "ranked": card.ranked[:MOST_RANKED],
-        "reasons": card.reasons and _reasons(card.reasons, photos),
+        "note": one.note,
+        "ranked": one.n_best[:MOST_RANKED],
+        "reasons": one.explanation and _reasons(one.explanation, album),
     }
 
 
-def _reasons(reasons: Reasons, photos: _Photos) -> dict[str, object]:
-    similar = []
-    for one in reasons.similar[:MOST_SIMILAR]:
-        number = None
-        if one.picture is not None:
-            image = embed("write_page", one.name, one.picture, SMALL)
-            number, _ = photos.setdefault(image.uri, (len(photos), image))
-        similar.append((one, number))
-    options = reasons.options[:MOST_SIMILAR]
-    largest = max((abs(x) for option in options for _, x in option.parts), default=0) or 1
+def _reasons(explanation: Explanation, album: _Album) -> dict[str, Any]:
+    similar = [
+        (one, sample_caption(one), album.number(one.image))
+        for one in explanation.neighbours[:SIMILAR]
+    ]
+    options = compare_candidates(explanation)
+    largest = max((abs(x) for option in options for x in option.parts.values()), default=0) or 1
     rows = [
-        (option, signed(option.score), [(signed(x), x / largest) for _, x in option.parts])
+        (
+            option.candidate.caption,
+            option.note,
+            signed(option.score),
+            [(signed(x), x / largest) for x in option.parts.values()],
+        )
         for option in options
     ]
-    heads = [name for name, _ in options[0].parts] if options else []
-    return {"sentence": reasons.sentence, "similar": similar, "heads": heads, "rows": rows}
+    heads = [PARTS[name][0] for name in options[0].parts] if options else []
+    return {"sentence": decision(explanation), "similar": similar, "heads": heads, "rows": rows}
 
 
 def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bool]]:
@@ -223,30 +191,6 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
     ]
 
 
-def _overlays(card: Card, attention: AttentionMap, image: Embedded) -> dict[str, object]:
-    """For each word an overlay image (one pixel per region) and its alt text.
-
-    Also the rectangle to stretch it over, and the hole in the mask around it, in displayed pixels.
-    """
-    from PIL import Image
-
-    check_attention_map("write_page", card.name, attention, [word for word, _ in card.words])
-    words = []
-    for (word, _), weights in zip(card.words[:MOST_WORDS], attention.weights, strict=False):
-        row, column, weight = heaviest(weights)
-        black, alpha = Image.new("L", weights.shape[::-1]), Image.fromarray(overlay_alpha(weights))
-        uri = image_uri("png", Image.merge("LA", (black, alpha)), optimize=True)
-        side = len(weights)
-        words.append((word, uri, f"{weight:.0%} on row {row}, column {column} of {side} x {side}"))
-    top, left, bottom, right = attention.area
-    x, y = left * image.width, top * image.height
-    width, height = (right - left) * image.width, (bottom - top) * image.height
-    hole = x + OVERLAP, y + OVERLAP, max(0, width - 2 * OVERLAP), max(0, height - 2 * OVERLAP)
-    boxes = {"box": (x, y, width, height), "hole": () if attention.area == WHOLE_PICTURE else hole}
-    shown = {name: [f"{side:.1f}" for side in box] for name, box in boxes.items()}
-    return {"words": words, "dimmest": DIMMEST, **shown}
-
-
 def probability(function: str, word: str, p: float) -> float:
     """A word's probability, cut to 0..1. ValueError, which `function` begins: it is none."""
     if not -ROUNDING <= p <= 1 + ROUNDING:
@@ -260,35 +204,41 @@ def probability(function: str, word: str, p: float) -> float:
     return min(max(float(p), 0.0), 1.0)
 
 
-def _curves(history: History) -> list[dict[str, str]]:
-    """Each curve, light and dark, with its description; none for a single epoch."""
-    curves: list[dict[str, str]] = []
-    if len(history) < 2:
-        return curves
-    for draw, keys in (
-        (loss_curve, ("train_loss", "val_loss")),
-        (perplexity_curve, ("val_perplexity",)),
-        (cider_curve, ("train_reward", "val_cider")),
-    ):
-        courses = [_course(history, key) for key in keys if points(history, key)]
-        if courses:
-            light, dark = (data_uri("png", draw(history, shade)) for shade in (False, True))
-            curves.append({"light": light, "dark": dark, "alt": "; ".join(courses)})
-    return curves
+def _overlays(one: PictureCaption, words: Sequence[str], image: Embedded) -> dict[str, Any] | None:
+    """For each word an overlay image (one pixel per region) and its alt text.
+
+    Also the rectangle to stretch it over, and the hole in the mask around it, in displayed pixels.
+    None: there is no attention, or it is not over K x K regions of a known area.
+    """
+    from PIL import Image
+
+    weights = np.array(() if one.attention is None else one.attention)
+    side = math.isqrt(weights.shape[-1]) if weights.size else 0
+    if not words or not side or one.area is None or side * side != weights.shape[-1]:
+        return None
+    check_weights("write_page", one.image, weights, words)
+    shown = []
+    for word, of_word in zip(words[:MOST_WORDS], weights.reshape(-1, side, side), strict=False):
+        row, column, weight = heaviest(of_word)
+        black, alpha = Image.new("L", (side, side)), Image.fromarray(overlay_alpha(of_word))
+        uri = image_uri("png", Image.merge("LA", (black, alpha)), optimize=True)
+        shown.append((word, uri, f"{weight:.0%} on row {row}, column {column} of {side} x {side}"))
+    return {"words": shown, "dimmest": DIMMEST, **_boxes(one.area, image)}
 
 
-def _course(history: History, key: str) -> str:
-    """A curve described in words."""
-    drawn, name = points(history, key), COLUMNS[key][0]
-    (first, start), (last, end) = drawn[0], drawn[-1]
-    if first == last:
-        return f"{name} {end:.2f} after epoch {last}"
-    best, value, word = best_point(history, key)
-    turn = f", {word} {value:.2f} after epoch {best}" if best != last else ""
-    return f"{name} from {start:.2f} after epoch {first} to {end:.2f} after epoch {last}{turn}"
+def _boxes(area: Area, image: Embedded) -> dict[str, list[str]]:
+    top, left, bottom, right = area
+    x, y = left * image.width, top * image.height
+    width, height = (right - left) * image.width, (bottom - top) * image.height
+    hole = x + OVERLAP, y + OVERLAP, max(0, width - 2 * OVERLAP), max(0, height - 2 * OVERLAP)
+    boxes = {"box": (x, y, width, height), "hole": () if area == WHOLE_PICTURE else hole}
+    return {name: [f"{side:.1f}" for side in box] for name, box in boxes.items()}
 
 
-def _epochs(history: History) -> dict[str, object]:
+# ---- The table of epochs
+
+
+def _epochs(history: History) -> dict[str, Any]:
     """The history as a table of text; a very long one shows every second, third, ... epoch."""
     every, last = -(-len(history) // MOST_ROWS), len(history) - 1
     shown = [record for i, record in enumerate(history) if (i + 1) % every == 0 or i == last]

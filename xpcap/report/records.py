@@ -35,6 +35,10 @@ class PictureCaption(NamedTuple):
     area: Area | None = None  # that the regions of `attention` cover; None: unknown
     note: str = ""  # e.g. "sentence BLEU-4 0.81"
 
+    def split(self) -> Sequence[str]:
+        """The words of the caption, each with one of `probabilities`."""
+        return self.words or self.caption.split()
+
 
 class Skipped(NamedTuple):
     """A picture that could not be captioned, and the reason."""

@@ -17,6 +17,9 @@ from xpcap.metrics.metric import Sums
 from xpcap.report.records import PictureCaption
 
 Value = TypeVar("Value")
+# Scores to name first: of each group the first that was measured
+HEADLINE = (("named", "distinct"), ("cider",), ("bleu4",))
+TITLES = {"cider": "CIDEr-D", "bleu4": "BLEU-4"}  # where the metric's title says more
 FORCED = ("perplexity", "loss", "accuracy")  # scores of the references, which need a model
 
 
@@ -122,6 +125,24 @@ class Scores:
                 one.plain,
             )
             for one in self.results
+        ]
+
+    def headline(self) -> list[Row]:
+        """Three scores at most, each one number, without intervals and protocols."""
+        values, human = self.scores, self.human_scores
+        of = {name: one for one in self.results for name in one.scored.corpus}
+        found = [next((name for name in group if name in of), "") for group in HEADLINE]
+        return [
+            Row(
+                TITLES.get(name, of[name].title),
+                figure(values[name]),
+                "",
+                figure(human[name]) if name in human else "",
+                "",
+                of[name].plain,
+            )
+            for name in found
+            if name
         ]
 
     def _width(self, scored: Scored) -> str:

@@ -33,9 +33,6 @@ def escape_control(text: str, most: int = LONGEST) -> str:
     return "".join(signs)
 
 
-visible = escape_control  # its former name
-
-
 def signed(x: float) -> str:
     """A difference with its sign and two decimals; 0 without."""
     return f"{x:+.2f}" if round(x, 2) else "0"

@@ -1,8 +1,6 @@
 """Pages of a run (scores, curves, captions), and pages or PNGs of any captioned pictures."""
 
-import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -15,23 +13,8 @@ from xpcap.errors import DataError
 from xpcap.files import new_path
 from xpcap.models import Beam, Policy
 from xpcap.progress import bar
-from xpcap.report import (
-    AttentionMap,
-    Card,
-    Gallery,
-    Option,
-    Reasons,
-    Similar,
-    draw_captions,
-    write_page,
-)
-from xpcap.report.explanation import (
-    PARTS,
-    Explanation,
-    compare_candidates,
-    decision,
-    sample_caption,
-)
+from xpcap.report import Gallery, draw_captions, write_page
+from xpcap.report.page import PictureFinder
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.scores import Evaluation
 from xpcap.runs.captions import (
@@ -42,18 +25,15 @@ from xpcap.runs.captions import (
     source_of,
 )
 from xpcap.runs.folder import FIRST, PICTURES, Run, cell_title, provenance_text, read_history
-from xpcap.runs.pictures import shrunk
 from xpcap.runs.rerank import default_policy
 from xpcap.shapes import KIND, picture_of
 from xpcap.training.state import Record
 
 PAGE = "index.html"
-SHOWN = 9  # pictures in each gallery of a run
+FIRST_SHOWN, SHOWN = 4, 9  # pictures that a run's page opens with, and in each gallery
 BEAM = 5  # hypotheses of a picture, all of them shown
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
-SIMILAR, SIDE = 5, 96  # training photos that explain a caption; pixels of one's longer side
 NOTE = "sentence BLEU-4"
-PictureFinder = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
 Look = PictureFinder  # its former name
 
 
@@ -87,39 +67,29 @@ def write_run_page(
     evaluation: Evaluation | None,
     data: CaptionData | None = None,
 ) -> None:
-    """Write the page of a finished run: curves, settings and, if scored, scores and galleries.
+    """Write the page of a finished run: curves, settings and, if scored, captions and scores.
 
-    Each picture has its caption and the `BEAM` best of a beam search. `data` is the data set of the
-    scores; None: the run's own.
+    It opens with a few captions; those of the galleries have the `BEAM` best of a beam search too.
+    `data` is the data set of the scores; None: the run's own.
     """
-    scored = (
-        f", scored on the {evaluation.n:,} pictures of {evaluation.split}" if evaluation else ""
-    )
+    find_picture = picture_finder(run, source_of(run))
+    opening, scored = None, ""
+    if evaluation:
+        scored = f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
+        plain = [one._replace(n_best=()) for one in evaluation.spread(count=FIRST_SHOWN)]
+        about = f"Pictures spread evenly over {evaluation.split}."
+        opening = Gallery("Captions", about, with_pictures(run, plain, find_picture))
     write_page(
         run.path / PAGE,
         run.name,
         summary=f"A{cell_title(run.config['cell'])[1:]} captioner{scored}. {provenance_text(run)}",
-        facts=_facts(run),
+        opening=opening,
+        scores=evaluation,
         history=whole_history(run.path, records)[0],
-        scores=_scores(evaluation) if evaluation else (),
-        galleries=_galleries(run, evaluation, data) if evaluation else (),
+        galleries=_galleries(run, evaluation, data, find_picture) if evaluation else (),
+        facts=_facts(run),
+        find_photo=find_picture,
     )
-
-
-def _scores(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
-    """Title, value, meaning with the human value, and protocol with the interval of each score."""
-    about = f"; people: {evaluation.human_protocol}"
-    return [
-        (
-            row.title,
-            row.value,
-            row.plain + (f". People: {row.human}" if row.human else ""),
-            (f"{row.width}, half of the 95 % interval; " if row.width else "")
-            + row.protocol
-            + (about if row.human else ""),
-        )
-        for row in evaluation.rows()
-    ]
 
 
 def write_caption_page(
@@ -133,16 +103,14 @@ def write_caption_page(
     """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
     of_split = any(caption.references for caption in captions)
     about = "Spread evenly over the split." if of_split else "In the order they were given."
-    similar = _training_photos(run)
-    cards = (
-        _card(run, caption, find_picture, similar) for caption in bar(captions, "writing the page")
-    )
+    shown = with_pictures(run, bar(captions, "writing the page"), find_picture)
     with new_path("caption", path, ".html") as part:
         write_page(
             part,
             f"Captions by {run.name}",
-            galleries=[Gallery("Pictures", about, cards)],
+            opening=Gallery("Pictures", about, shown),
             skipped=skipped,
+            find_photo=picture_finder(run, source_of(run)),
         )
 
 
@@ -220,70 +188,15 @@ def _read_or_none(path: Path) -> np.ndarray | None:
         return None  # the page shows an empty frame with a note
 
 
-def _training_photos(run: Run) -> PictureFinder:
-    """Lookup of small copies of the pictures of a run's own data, each opened once."""
-
-    @functools.cache
-    def find_picture(name: str) -> np.ndarray | None:
-        picture = picture_finder(run, source_of(run))(name)
-        return None if picture is None else shrunk(picture, SIDE)
-
-    return find_picture
-
-
-def _card(
-    run: Run,
-    caption: PictureCaption,
-    find_picture: PictureFinder,
-    similar: PictureFinder,
-    note: str = "",
-) -> Card:
-    """The card of a picture; `similar` finds training photos."""
-    words = list(zip(caption.words or caption.caption.split(), caption.probabilities, strict=True))
-    picture = find_picture(caption.image)
-    attention = _attention_map(run, caption, picture)
-    reasons = caption.explanation and _reasons(caption.explanation, similar)
-    return Card(
-        caption.image,
-        picture,
-        words,
-        caption.references,
-        note,
-        caption.n_best,
-        attention,
-        reasons,
-    )
-
-
-def _reasons(explanation: Explanation, find_picture: PictureFinder) -> Reasons:
-    return Reasons(
-        decision(explanation),
-        [
-            Similar(one.image, find_picture(one.image), one.similarity, sample_caption(one))
-            for one in explanation.neighbours[:SIMILAR]
-        ],
-        [
-            Option(
-                one.candidate.caption,
-                one.note,
-                one.score,
-                [(PARTS[name][0], x) for name, x in one.parts.items()],
-            )
-            for one in compare_candidates(explanation)
-        ],
-    )
-
-
-def _attention_map(
-    run: Run, caption: PictureCaption, picture: np.ndarray | None
-) -> AttentionMap | None:
-    """Attention over the encoder's part of the picture; None: unknown, or regions not K x K."""
-    weights = np.array(caption.attention or ())
-    side = math.isqrt(weights.size // len(weights)) if weights.size else 0
-    if picture is None or not side or side * side != weights.shape[1]:
-        return None
-    area = grid_area(source_of(run).encoder, picture)
-    return area and AttentionMap(weights.reshape(len(weights), side, side), area)
+def with_pictures(
+    run: Run, captions: Iterable[PictureCaption], find_picture: PictureFinder
+) -> Iterator[PictureCaption]:
+    """Captions with their pictures, one in memory at a time, and the area of their attention."""
+    encoder = source_of(run).encoder
+    for one in captions:
+        picture = find_picture(one.image)
+        area = grid_area(encoder, picture) if picture is not None and one.attention else None
+        yield one._replace(picture=picture, area=area)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -298,9 +211,11 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return rows + [(f"data: {key}", str(value)) for key, value in source.items()]
 
 
-def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> list[Gallery]:
+def _galleries(
+    run: Run, evaluation: Evaluation, data: CaptionData | None, find_picture: PictureFinder
+) -> list[Gallery]:
     """Best, worst and random captions of the scored split."""
-    find_picture, scores = picture_finder(run, source_of(run)), evaluation.per_picture["bleu"]
+    scores = evaluation.per_picture["bleu"]
     order = sorted(range(evaluation.n), key=lambda i: -scores[i])
     count = min(SHOWN, max(1, len(order) // 3))
     drawn = np.random.default_rng(0).choice(len(order), count, replace=False)
@@ -314,16 +229,9 @@ def _galleries(run: Run, evaluation: Evaluation, data: CaptionData | None) -> li
     }
     shown = sorted({i for _, numbers in chosen.values() for i in numbers})
     searched = _searched(run, evaluation, data, shown)
-    similar = _training_photos(run)
+    noted = {i: one._replace(note=f"{NOTE} {scores[i]:.2f}") for i, one in searched.items()}
     return [
-        Gallery(
-            title,
-            about,
-            [
-                _card(run, searched[i], find_picture, similar, f"{NOTE} {scores[i]:.2f}")
-                for i in numbers
-            ],
-        )
+        Gallery(title, about, with_pictures(run, [noted[i] for i in numbers], find_picture))
         for title, (about, numbers) in chosen.items()
     ]
 

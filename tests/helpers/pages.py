@@ -1,0 +1,69 @@
+"""Captioned pictures and scores for a page, and a page read back."""
+
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xpcap.metrics import Scored
+from xpcap.report import Gallery, PictureCaption, Ranked, write_page
+from xpcap.report.scores import Result, Scores
+
+
+def card(
+    name: str,
+    picture: np.ndarray | None,
+    words: Sequence[tuple[str, float]] = (),
+    references: Sequence[str] = (),
+    ranked: Sequence[tuple[str, float]] = (),
+    **more: Any,
+) -> PictureCaption:
+    """A captioned picture, from its words with their probabilities."""
+    said, likely = [word for word, _ in words], [p for _, p in words]
+    n_best = [Ranked(*one) for one in ranked]
+    caption = PictureCaption(name, " ".join(said), likely, list(references), n_best, words=said)
+    return caption._replace(picture=picture, **more)
+
+
+def scores(*titles: str, human: bool = True, **text: str) -> Scores:
+    """Scores with these titles; `text` has the plain words and protocols of all."""
+    scored = Scored({"cider": 0.17}, [])
+    text = {"plain": "", "protocol": "", **text}
+    results = [
+        Result(title, title, **text, scored=scored, human=scored if human else None)
+        for title in titles
+    ]
+    return Scores("val", [], results, 1.0, human_protocol=text["protocol"])
+
+
+def write_cards(path: Path, *cards: PictureCaption, **more: Any) -> "Page":
+    """A page that opens with these, read back."""
+    write_page(path, "t", opening=Gallery("g", "", iter(cards)), **more)
+    return Page(path)
+
+
+class Page(HTMLParser):
+    """A page read back: its elements, and the text that is in them."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str, **wanted: str) -> list[dict[str, str]]:
+        wanted = {key.rstrip("_"): value for key, value in wanted.items()}
+        return [
+            attrs
+            for name, attrs in self.elements
+            if name == tag and wanted.items() <= attrs.items()
+        ]
