@@ -17,6 +17,7 @@ import device_mutants
 from patterns import function_named
 
 from xpcap.cli import main
+from xpcap.cli.decoding import NAMES as DECODING
 from xpcap.runs.recipe import OPTIONS, STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -113,13 +114,13 @@ def arrays(name: str) -> str:
 
 
 def options(command: str) -> str:
-    """The table of a command's options, from their help."""
+    """The table of a command's options, from their help; of `decoding` those that caption shares."""
     rows = ["| option | default | meaning |", "|---|---|---|"]
-    for one in main.commands[command].params:
-        if isinstance(one, click.Option):
+    for one in main.commands["caption" if command == "decoding" else command].params:
+        if isinstance(one, click.Option) and (command != "decoding" or one.name in DECODING):
             names = ", ".join(f"`{name}`" for name in (*one.opts[-1:], *one.secondary_opts))
-            meaning, _, more = str(one.help).partition("  [")
-            meaning = re.sub(r"(--[\w-]+|\$\w+)", r"`\1`", meaning)
+            text = re.sub(r"(--[\w-]+|\$\w+)", r"`\1`", str(one.help))
+            meaning, _, more = text.partition("  [")
             rows.append(f"| {names} | {more.rstrip(']').partition('default: ')[2]} | {meaning} |")
     return "".join(f"{row}\n" for row in rows)
 

@@ -122,7 +122,7 @@ def test_words_that_are_banned_are_not_said(run: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--beam 0", "Beam: --beam is 0, expected a whole number of at least 1"),
+        ("--beam 0", "--beam is 0, expected a whole number of at least 1"),
         ("--beam 5 --n-best 6", "--n-best is 6, expected at most 5, as in --beam"),
         ("--beam 5 --groups 2", "--groups is 2, expected a divisor of --beam, 5"),
         ("--beam 5 --length-penalty nan", "--length-penalty is nan, expected a number in 0..10"),
@@ -134,7 +134,7 @@ def test_words_that_are_banned_are_not_said(run: Path) -> None:
         ),
         (
             "--top-p 1.5",
-            "Sampling: --top-p is 1.5, expected a number in 0.000001..1; it is a probability",
+            "--top-p is 1.5, expected a number in 0.000001..1; it is a probability",
         ),
         ("--top-k 0", "--top-k is 0, expected a whole number of at least 1"),
         (
@@ -148,7 +148,7 @@ def test_words_that_are_banned_are_not_said(run: Path) -> None:
         ("--least-words 99", "--least-words is 99, expected a whole number in 0..25"),
         ("--ban sqare", "--ban has 'sqare', which no caption of run has, expected one of its"),
         ("--ban <END>", "--ban has '<END>', which no caption of run has"),
-        ("--beam five", "'five' is not a valid integer"),
+        ("--beam five", "--beam is 'five', expected a whole number of at least 1"),
     ],
 )
 @pytest.mark.parametrize("name", ["caption", "evaluate"])

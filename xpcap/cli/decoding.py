@@ -1,39 +1,51 @@
-"""Decoding options, which `caption` and `evaluate` share."""
+"""Decoding options, which `caption` and `evaluate` share: fields of the policies."""
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from xpcap.cli.shared import Function
+from xpcap.cli.shared import Function, field_options
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.errors import OptionError, nearest
 from xpcap.models import Beam, Policy, Sampling
+from xpcap.options import Option, described
 from xpcap.runs import Run, default_policy
 
-OF_BEAMS = ("length_penalty", "n_best", "groups", "diversity")
-OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+OF_ALL = described(Policy)
+OF_BEAMS, OF_SAMPLING = (
+    {name: told for name, told in described(of).items() if name not in OF_ALL}
+    for of in (Beam, Sampling)
+)
+OPTIONS = {**OF_BEAMS, **OF_SAMPLING, **OF_ALL}
+NAMES = ("greedy", *OPTIONS, "forbid")
+FLAGS = {
+    "width": "--beam",
+    "seed": "--sample-seed",
+    "least_length": "--least-words",
+    "no_repeat_trigram": "--no-repeat",
+}
+DEFAULTS = {
+    "width": "a beam of 10, ranked by similar training photos, if the run has an index of them;"
+    " else --greedy",
+    "n_best": "1; 5 with --json or --html",
+}
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """Values of the decoding options; None if one was not given."""
+    """The decoding options that are given, by the policies' fields; and `greedy`.
 
-    width: int | None
-    length_penalty: float | None
-    n_best: int | None
-    groups: int | None
-    diversity: float | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    seed: int | None
-    least_length: int
-    no_repeat_trigram: bool
-    forbid: Sequence[str]
-    greedy: bool
+    `forbid` holds words, not yet ids.
+    """
+
+    given: Mapping[str, Any]
+
+    @property
+    def n_best(self) -> int | None:
+        return self.given.get("n_best")
 
     def policy(self, run: Run, n_best: int = 1) -> Policy:
         """The policy for a run; a beam returns up to `n_best` captions, unless the option is given.
@@ -42,20 +54,20 @@ class Decoding:
 
         OptionError : options clash or are out of range, or a banned word is none of the run's.
         """
-        limits = {
+        limits = self._given(OF_ALL)
+        limits |= {
             "max_length": run.config["max_words"],
-            "forbid": [self._id(run, word) for word in self.forbid],
-            "least_length": self.least_length,
-            "no_repeat_trigram": self.no_repeat_trigram,
+            "forbid": [self._id(run, word) for word in self.given.get("forbid", ())],
         }
         beam, sampling = self._given(OF_BEAMS), self._given(OF_SAMPLING)
-        if self.greedy and (self.width is not None or beam or sampling):
-            other = "width" if self.width is not None else next(iter({**beam, **sampling}))
+        greedy = bool(self.given.get("greedy"))
+        if greedy and (beam or sampling):
+            other = next(iter({**beam, **sampling}))
             raise OptionError(
                 "decoding", f"`greedy` and `{other}`", "are given", expected="one or the other"
             )
-        if self.width is None:
-            ranked = run.ranker is not None and not (self.greedy or sampling)
+        if "width" not in beam:
+            ranked = run.ranker is not None and not (greedy or sampling)
             for name in beam:
                 if not (ranked and name == "n_best"):
                     raise OptionError(
@@ -81,10 +93,10 @@ class Decoding:
                 "is given without `groups`",
                 expected="both: groups are what it makes differ",
             )
-        return Beam(self.width, **{"n_best": max(1, min(n_best, self.width)), **beam}, **limits)
+        return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)
 
-    def _given(self, names: Sequence[str]) -> dict[str, Any]:
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+    def _given(self, names: Mapping[str, Option]) -> dict[str, Any]:
+        return {name: self.given[name] for name in names if name in self.given}
 
     def _id(self, run: Run, word: str) -> int:
         words = [known for known in run.vocabulary.idx_to_word if known not in SPECIAL]
@@ -109,105 +121,32 @@ class Decoding:
         return run.vocabulary.word_to_idx[tokens[0]]
 
 
-N_BEST = click.option(
-    "--n-best",
-    metavar="N",
-    type=int,
-    help=(
-        "Of a beam: the N best captions, with log-probabilities. Default: 1; 5 with --json or"
-        " --html."
-    ),
-)
-OPTIONS = (  # the policies check ranges, also for users of the library
-    click.option(
-        "--beam",
-        "width",
-        metavar="K",
-        type=int,
-        help=(
-            "Beam search with K hypotheses. Default: a beam of 10, ranked by similar training"
-            " photos, if the run has an index of them; else --greedy."
-        ),
-    ),
-    click.option("--greedy", is_flag=True, help="Choose the likeliest word at each step."),
-    click.option(
-        "--length-penalty",
-        metavar="A",
-        type=float,
-        help="Of a beam: rank captions by log-probability / words to this power. Default: 1.",
-    ),
-    N_BEST,
-    click.option(
-        "--groups",
-        metavar="G",
-        type=int,
-        help="Of a beam: divide it into G groups with different captions. Default: 1.",
-    ),
-    click.option(
-        "--diversity",
-        metavar="D",
-        type=float,
-        help=(
-            "Of groups: penalty for a word that an earlier group chose in the same step. Default:"
-            " 0.5."
-        ),
-    ),
-    click.option(
-        "--temperature",
-        metavar="T",
-        type=float,
-        help="Sample words; above 1 flattens the distribution, below 1 sharpens it.",
-    ),
-    click.option("--top-k", metavar="K", type=int, help="Sample from the K likeliest words."),
-    click.option(
-        "--top-p",
-        metavar="P",
-        type=float,
-        help="Sample from the likeliest words that together reach probability P.",
-    ),
-    click.option(
-        "--sample-seed",
-        "seed",
-        metavar="SEED",
-        type=int,
-        help="Sample words with this seed. Default: 0.",
-    ),
-    click.option(
-        "--least-words",
-        "least_length",
-        metavar="N",
-        type=int,
-        default=0,
-        help="Shortest caption, in words.  [default: 0]",
-    ),
-    click.option(
-        "--no-repeat",
-        "no_repeat_trigram",
-        is_flag=True,
-        help="Never generate the same three words twice in a caption.",
-    ),
-    click.option(
-        "--ban",
-        "forbid",
-        metavar="WORD",
-        multiple=True,
-        help="Never generate this word. Repeatable.",
-    ),
-)
+def default_text(name: str, told: Option) -> str:
+    """The default of an option for its help."""
+    none = told.default is None or told.default is False
+    return DEFAULTS.get(name, "" if none else str(told.default))
 
 
 def decoding_options(n_best: bool) -> Callable[[Callable[..., None]], Function]:
     """Add the options to a command, as one `decoding`; --n-best only if `n_best`."""
+    told = {name: one for name, one in OPTIONS.items() if n_best or name != "n_best"}
 
     def add(command: Callable[..., None]) -> Function:
         @functools.wraps(command)
-        def call(*args: Any, **given: Any) -> None:
-            chosen = {field.name: given.pop(field.name, None) for field in fields(Decoding)}
-            command(*args, decoding=Decoding(**chosen), **given)
+        def call(*args: Any, **params: Any) -> None:
+            given = {name: params.pop(name, None) for name in NAMES}
+            given = {name: value for name, value in given.items() if value is not None}
+            command(*args, decoding=Decoding(given), **params)
 
-        for option in reversed(OPTIONS):
-            if n_best or option is not N_BEST:
-                call = option(call)
-        return call
+        shown: Function = click.option(
+            "--ban",
+            "forbid",
+            metavar="WORD",
+            multiple=True,
+            help="Never generate this word. Repeatable.",
+        )(call)
+        shown = field_options(told, default_text, **FLAGS)(shown)
+        greedy = "Choose the likeliest word at each step."
+        return click.option("--greedy", is_flag=True, help=greedy)(shown)
 
     return add

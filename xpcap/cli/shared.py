@@ -22,7 +22,7 @@ from xpcap.data.dataset import size
 from xpcap.distributed import Group, init
 from xpcap.encoders import is_url
 from xpcap.errors import BackendError, OptionError
-from xpcap.options import Flag, Kind, Location, Option, Real, Whole, described
+from xpcap.options import Flag, Kind, Location, Option, Real, Whole
 from xpcap.report import columns, escape_control
 from xpcap.runs import Scores
 from xpcap.work import work
@@ -79,20 +79,19 @@ def flags_of(params: Sequence[click.Parameter]) -> dict[str, str]:
 
 
 def field_options(
-    of: type, default_text: Callable[[str, Option], str], **flags: str
+    told: Mapping[str, Option], default_text: Callable[[str, Option], str], **flags: str
 ) -> Callable[[Function], Function]:
-    """Add an option for each field of a dataclass that has help; one that is not given is None.
+    """Add options of dataclasses, by field, to a command; one that is not given is None.
 
     Parameters
     ----------
     default_text : the default of a field for the help; an empty string: it tells none
     flags : for some fields, their flags; without dashes the field is an argument of the command
     """
-    told = {name: one for name, one in described(of).items() if one.help}
     flags = {**{name: f"--{name.replace('_', '-')}" for name in told}, **flags}
 
     def add(command: Function) -> Function:
-        for name, one in reversed(told.items()):
+        for name, one in reversed([*told.items()]):
             flag, default = flags[name], default_text(name, one)
             about = [str(one.kind)] if isinstance(one.kind, Whole | Real) else []
             about += [f"default: {default}"] if default else []

@@ -41,7 +41,7 @@ from xpcap.runs.folder import (
     provenance_text,
     read_vocabulary,
 )
-from xpcap.runs.recipe import FEW, PRESETS, are_few, is_tiny
+from xpcap.runs.recipe import FEW, OPTIONS, PRESETS, are_few, is_tiny
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.objectives import CROSS_ENTROPY
@@ -75,7 +75,7 @@ def _text(value: object) -> str:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("data", required=False, type=PATH)
-@field_options(Recipe, default_text, data="DATA", start="--from")
+@field_options(OPTIONS, default_text, data="DATA", start="--from")
 @backend_option
 @click.option(
     "--graphs",

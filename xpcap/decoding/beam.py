@@ -11,9 +11,10 @@ from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
 from xpcap.errors import OptionError
 from xpcap.memory import Buffer, view
 from xpcap.ops import BeamRows, get_ops
-from xpcap.options import Real, Whole, check_fields, option
+from xpcap.options import Real, Whole, check_fields, documented, option
 
 
+@documented
 @dataclass(frozen=True)
 class Beam(Policy):
     """Beam search: the `width` likeliest beginnings of a caption go on, and the best score wins.
@@ -27,16 +28,9 @@ class Beam(Policy):
     reach the `n_best` any more: a total only falls, so none comes above total /
     max_length**length_penalty. That changes no result.
 
-    Parameters
-    ----------
-    width : hypotheses of a picture
-    length_penalty : power of the length in the score; 0 ranks by total log-probability, which
-        prefers short captions
-    n_best : captions to return of each picture
-    groups : groups of equal width that the hypotheses are dealt into; each is a beam of its own,
-        and groups choose in turn
-    diversity : penalty subtracted, for ranking only, from a word's log-probability for each
-        hypothesis of an earlier group that chose the word in this step
+    Hypotheses are dealt into groups of equal width. Each is a beam of its own, and groups choose in
+    turn: for ranking only, `diversity` is subtracted from a word's log-probability for each
+    hypothesis of an earlier group that chose the word in this step.
 
     Raises
     ------
@@ -47,12 +41,24 @@ class Beam(Policy):
     Groups: Vijayakumar et al. 2018, *Diverse Beam Search*, with Hamming diversity.
     """
 
-    width: int = option(Whole(1), 5)
+    width: int = option(Whole(1), 5, "Beam search with this many hypotheses.")
     _: KW_ONLY
-    length_penalty: float = option(Real(0, 10), 1.0)
-    n_best: int = option(Whole(1), 1)
-    groups: int = option(Whole(1), 1)
-    diversity: float = option(Real(0, 1000), 0.5)
+    length_penalty: float = option(
+        Real(0, 10),
+        1.0,
+        "Of a beam: rank captions by log-probability / words to this power; 0 prefers short ones.",
+    )
+    n_best: int = option(
+        Whole(1), 1, "Of a beam: return this many captions, the best, with log-probabilities."
+    )
+    groups: int = option(
+        Whole(1), 1, "Of a beam: divide it into this many groups, with different captions."
+    )
+    diversity: float = option(
+        Real(0, 1000),
+        0.5,
+        "Of groups: penalty for a word that an earlier group chose in the same step.",
+    )
 
     rowwise = False
 

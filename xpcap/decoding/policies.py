@@ -12,7 +12,7 @@ from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError
 from xpcap.memory import Buffer
 from xpcap.ops import get_ops, tempered
-from xpcap.options import SEED, Real, Whole, check_fields, option
+from xpcap.options import SEED, Flag, Real, Whole, check_fields, documented, option
 
 LONGEST_STUTTER = 3  # words
 
@@ -72,8 +72,10 @@ class Policy:
 
     max_length: int = 30
     forbid: Sequence[int] = ()
-    least_length: int = 0
-    no_repeat_trigram: bool = False
+    least_length: int = option(Whole(0), 0, "Shortest caption, in words; END is not counted.")
+    no_repeat_trigram: bool = option(
+        Flag(), False, "Never generate the same three words twice in a caption."
+    )
     no_stutter: bool = False
 
     @property
@@ -170,19 +172,15 @@ class Policy:
         return np.arange(len(hypotheses.ended))[:, None]
 
 
+@documented
 @dataclass(frozen=True)
 class Sampling(Policy):
     """Sampling from softmax(scores / temperature), cut to the likeliest words.
 
-    Parameters
-    ----------
-    temperature : above 1 for more surprise, below 1 for less
-    top_k : draw only from the words that are as likely as the k-th likeliest; None: from all
-    top_p : draw only from the nucleus: the words that are at least as likely as the last of the
-        likeliest ones needed to reach this probability; after `top_k`. None: from all
-    seed : int in 0..2**63-1. Step t of the picture numbered i takes number t of
-        ``numpy.random.Philox(key=[seed, i])``, so a caption depends neither on the batch nor on
-        other captions
+    `top_k` keeps words as likely as the k-th likeliest; then `top_p` keeps the nucleus: the words
+    that are at least as likely as the last of the likeliest ones needed to reach that probability.
+    Step t of the picture numbered i takes number t of ``numpy.random.Philox(key=[seed, i])``, so a
+    caption depends neither on the batch nor on other captions.
 
     Raises
     ------
@@ -193,11 +191,19 @@ class Sampling(Policy):
     Holtzman et al. 2020, *The Curious Case of Neural Text Degeneration*.
     """
 
-    temperature: float = option(Real(1e-3, cause="for the likeliest words decode greedily"), 1.0)
+    temperature: float = option(
+        Real(1e-3, cause="for the likeliest words decode greedily"),
+        1.0,
+        "Sample words; above 1 flattens the distribution, below 1 sharpens it.",
+    )
     _: KW_ONLY
-    top_k: int | None = option(Whole(1, optional=True), None)
-    top_p: float | None = option(Real(1e-6, 1, optional=True, cause="it is a probability"), None)
-    seed: int = option(SEED, 0)
+    top_k: int | None = option(Whole(1), None, "Sample from this many of the likeliest words.")
+    top_p: float | None = option(
+        Real(1e-6, 1, cause="it is a probability"),
+        None,
+        "Sample from the likeliest words that together reach this probability.",
+    )
+    seed: int = option(SEED, 0, "Sample words with this seed.")
 
     rowwise = True
 

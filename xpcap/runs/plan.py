@@ -17,7 +17,7 @@ from xpcap.runs.folder import (
     opened_folder,
     read_config,
 )
-from xpcap.runs.recipe import FIXED, LEFT_OPEN, MODEL, OPTIONS, Recipe, completed, different
+from xpcap.runs.recipe import FIXED, LEFT_OPEN, MODEL, OPTIONS, Recipe, completed, different, filled
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 from xpcap.training.optimizer import LINEAR
 
@@ -176,7 +176,7 @@ def resolve(options: Recipe, open_path: Callable[[Path | None], CaptionData]) ->
     first = _run_at(out / FIRST) or begun
     if first:
         run = replace(first.options, out=out)
-        options = options.filled({name: getattr(run, name) for name in LEFT_OPEN})
+        options = filled(options, {name: getattr(run, name) for name in LEFT_OPEN})
         check_agreement(options, run)
     _require_start(options)
 

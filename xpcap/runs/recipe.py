@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from xpcap.data.features import KINDS as SCALINGS
 from xpcap.errors import DataError, OptionError
@@ -305,32 +305,36 @@ class Recipe:
         """`save_every`, parsed."""
         return SAVE_EVERY.interval("Recipe", "`save_every`", self.save_every)
 
-    def filled(self, values: Mapping[str, Any]) -> Self:
-        """The recipe, with the options that it leaves open as in `values`."""
-        left = {
-            name: value
-            for name, value in values.items()
-            if getattr(self, name) is None or (name == "epochs" and not self.epochs)
-        }
-        return replace(self, **left)
-
     def suited_to(self, captions: int) -> Self:
-        """The recipe, with options left open chosen for a train split of `captions` captions.
+        """The recipe, with options left open chosen for a train split.
 
         Few captions are learnt in small batches, without smoothing and without training on the
         score, which would learn them by heart, and the last epoch counts, since their val split is
         too small to tell. There are 8 epochs of cross entropy, or as many as make 1,700 steps of
         few captions, 1,200 of many, at most 300.
+
+        Parameters
+        ----------
+        captions : int
+            Captions of the train split.
+
+        Returns
+        -------
+        suited : Recipe
         """
         number = "few" if are_few(captions) else "many"
-        suited = self.filled(PRESETS[number])
+        suited = filled(self, PRESETS[number])
         each = math.ceil(captions / (suited.batch_size or 1))
         epochs = min(max(math.ceil(LEAST_STEPS[number] / each), LEAST_EPOCHS), MOST_EPOCHS)
-        return suited.filled({"epochs": epochs})
+        return filled(suited, {"epochs": epochs})
 
     def to_config(self) -> Config:
-        """The options as a run's config stores them: `data` and `start` are absolute paths, or
-        relative if they lie in the run.
+        """The options as a run's config stores them.
+
+        Returns
+        -------
+        config : dict
+            `data` and `start` are absolute paths, or relative if they lie in the run.
         """
         stored = {name: value for name, value in asdict(self).items() if name in STORED}
         data, start = (_stored_path(path, self.out) for path in (self.data, self.start))
@@ -338,9 +342,22 @@ class Recipe:
 
     @classmethod
     def from_config(cls, config: Config, out: Path) -> Self:
-        """The options that the run at `out` was trained with: the inverse of `to_config`.
+        """The options that a run was trained with: the inverse of `to_config`.
 
-        DataError : an option is missing, or is not of its kind.
+        Parameters
+        ----------
+        config : dict
+        out : Path
+            Folder of the run.
+
+        Returns
+        -------
+        recipe : Recipe
+
+        Raises
+        ------
+        DataError
+            An option is missing, or is not of its kind.
         """
         options: Config = {name: config.get(name) for name in STORED}
         try:
@@ -372,11 +389,22 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
 
 LEFT_OPEN = ("epochs", *PRESETS["many"])
 TrainOptions = Recipe  # the former name
+R = TypeVar("R", bound=Recipe)
 
 
 def completed(given: Mapping[str, Any], *presets: str, base: Recipe | None = None) -> Recipe:
     """The options given, then those of presets, then those of a run, then defaults."""
     return replace(base or Recipe(), **ChainMap({**given}, *(PRESETS[name] for name in presets)))
+
+
+def filled(recipe: R, values: Mapping[str, Any]) -> R:
+    """The recipe, with the options that it leaves open as in `values`."""
+    left = {
+        name: value
+        for name, value in values.items()
+        if getattr(recipe, name) is None or (name == "epochs" and not recipe.epochs)
+    }
+    return replace(recipe, **left)
 
 
 def different(one: Recipe, other: Recipe, roles: Collection[str]) -> list[str]:
