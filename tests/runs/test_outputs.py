@@ -326,9 +326,10 @@ def test_pages_keep_thumbnails_and_a_png_no_more_than_it_draws(
 ) -> None:
     monkeypatch.setattr(outputs, "DRAWN", 3)
     page, png = outputs.Page(Path("p.html")), outputs.Png(Path("p.png"))
-    for number in range(9):
-        picture = np.zeros((800, 1000, 3), np.uint8)
-        outputs.hand(PictureCaption(f"{number}.png", "a", [], [], picture=picture), (page, png))
+    large = np.zeros((800, 1000, 3), np.uint8)
+    outputs.deliver(
+        (PictureCaption(f"{n}.png", "a", [], [], picture=large) for n in range(9)), (page, png)
+    )
     assert {one.picture.shape for one in page.captions} == {(256, 320, 3)}
     assert [one.picture is not None for one in png.captions] == [True] * 3 + [False] * 6
 

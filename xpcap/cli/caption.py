@@ -1,6 +1,5 @@
 """`caption`: captions of picture files and URLs, or of pictures of a split."""
 
-import contextlib
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -10,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from xpcap.cli.decoding import Decoding, decoding_options
-from xpcap.cli.printing import Json, Printed, say
+from xpcap.cli.printing import Json, Printed, SkipsTold
 from xpcap.cli.shared import (
     PATH,
     PictureOrUrl,
@@ -28,7 +27,6 @@ from xpcap.runs import (
     PictureCaption,
     RankedBeam,
     Run,
-    Skipped,
     data_of,
     is_run,
     open_captioner,
@@ -36,7 +34,7 @@ from xpcap.runs import (
     picture_finder,
 )
 from xpcap.runs.captions import caption_chosen, captioned
-from xpcap.runs.outputs import SINKS, Sink, begin_sinks, caption_sources, hand, wanted
+from xpcap.runs.outputs import SINKS, Sink, begin_sinks, caption_sources, deliver, wanted
 from xpcap.work import work
 
 EXAMPLES = examples(
@@ -49,7 +47,7 @@ EXAMPLES = examples(
     "caption runs/flickr8k runs/another drawing.png",
 )
 SHOWN = 5  # captions of a beam in JSON and on a page
-OUTPUTS: tuple[type[Sink], ...] = (*SINKS, Json)
+OUTPUTS: tuple[type[Sink], ...] = (Json, *SINKS)
 OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if none are given
 
 
@@ -146,7 +144,7 @@ def caption(
             raise click.UsageError(sentence("", "", came, expected="files or folders"))
     as_json = any(isinstance(sink, Json) for sink in sinks)
     if not any(sink.instead for sink in sinks) or (explain and not as_json):
-        sinks.append(Printed(best=decoding.n_best or 1, explain=explain))
+        sinks.insert(0, Printed(best=decoding.n_best or 1, explain=explain))
     begin()
     ctx.with_resource(work(group=SINGLE))  # the launcher's other ranks have left
     choose_backend(backend)
@@ -158,33 +156,21 @@ def caption(
         results = caption_sources(open_captioner(opened), pictures, sinks, policy)
     else:
         results = _of_split(opened, data, split, count, sinks, policy)
-    captioned = skipped = 0
-    with contextlib.ExitStack() as stack:
-        for sink in sinks:
-            stack.enter_context(sink)
-        for one in results:
-            hand(one, sinks)
-            if isinstance(one, Skipped):
-                skipped += 1
-                say(f"skipped {escape_control(one.image)}: {escape_control(one.reason)}", err=True)
-            else:
-                captioned += 1
-        for sink in sinks:
-            if isinstance(sink, Json | Printed):
-                sink.close()
-        if skipped and not captioned and not any(sink.had for sink in sinks):
-            raise click.ClickException(
-                sentence(
-                    "caption",
-                    "",
-                    f"none of {skipped} could be read",
-                    expected="at least one picture",
-                    cause="the reasons are listed above",
-                )
+    skips = SkipsTold()
+    deliver(results, [skips, *sinks])
+    for sink in sinks:
+        if line := sink.close():
+            click.echo(escape_control(line), err=as_json)
+    if skips.skipped and not skips.captioned and not any(sink.had for sink in sinks):
+        raise click.ClickException(
+            sentence(
+                "caption",
+                "",
+                f"none of {len(skips.skipped)} could be read",
+                expected="at least one picture",
+                cause="the reasons are listed above",
             )
-        for sink in sinks:
-            if not isinstance(sink, Json | Printed):
-                click.echo(escape_control(sink.close()), err=as_json)
+        )
 
 
 def _of_split(

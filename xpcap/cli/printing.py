@@ -7,7 +7,7 @@ from textwrap import indent
 
 import click
 
-from xpcap.cli.shared import table
+from xpcap.cli.shared import JSON, table
 from xpcap.report import escape_control, signed
 from xpcap.report.captions import NOTHING
 from xpcap.report.explanation import (
@@ -17,8 +17,8 @@ from xpcap.report.explanation import (
     decision,
     sample_caption,
 )
-from xpcap.report.records import PictureCaption
-from xpcap.runs.outputs import Sink
+from xpcap.report.records import PictureCaption, Skipped
+from xpcap.runs.outputs import Sink, Skips
 
 SHOWN = 5  # training photos, and candidates, of an explanation
 DIGITS = 4  # of an attention weight in JSON
@@ -54,6 +54,14 @@ class Printed(Sink):
     def close(self) -> str:
         click.echo()
         return ""
+
+
+class SkipsTold(Skips):
+    """Pictures without a caption, named on standard error as they come."""
+
+    def skip(self, one: Skipped) -> None:
+        super().skip(one)
+        say(f"skipped {escape_control(one.image)}: {escape_control(one.reason)}", err=True)
 
 
 def print_captions(captions: Iterable[PictureCaption]) -> None:
@@ -100,7 +108,7 @@ class Json(Sink):
     """All captions as one list of objects."""
 
     flag = "--json"
-    help = "Print JSON instead of text."
+    help = JSON
     wants = frozenset({"attention", "n_best"})
     instead = True
 

@@ -28,6 +28,7 @@ from xpcap.runs import Scores
 from xpcap.work import work
 
 PATH = click.Path(path_type=Path)
+JSON = "Print JSON instead of text."
 TYPED = "xpcap.typed"  # key of a context's `meta`: the words of the command line
 Function = Callable[..., None]
 
@@ -174,9 +175,7 @@ def wanted_backend(backend: str | None) -> str:
 
 
 def json_option(command: Function) -> Function:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(
-        command
-    )
+    return click.option("--json", "as_json", is_flag=True, help=JSON)(command)
 
 
 def csv_option(command: Function) -> Function:

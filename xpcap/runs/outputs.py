@@ -105,14 +105,26 @@ class Sink:
         """Let go of what it holds open, in the end or after an error."""
 
 
-def hand(one: PictureCaption | Skipped, sinks: Iterable[Sink]) -> None:
-    """Give a result to each sink, a caption with what the sink wants."""
-    for sink in sinks:
-        if isinstance(one, Skipped):
-            sink.skip(one)
-        else:
-            left = {name: nothing for name, nothing in OPTIONAL.items() if name not in sink.wants}
-            sink.add(one._replace(**left))
+class Skips(Sink):
+    """The pictures without a caption, and how many have one."""
+
+    captioned = 0
+
+    def add(self, one: PictureCaption) -> None:
+        self.captioned += 1
+
+
+def deliver(results: Iterable[PictureCaption | Skipped], sinks: Sequence[Sink]) -> None:
+    """Give each result to each sink, a caption with what the sink wants, while all are open."""
+    with contextlib.ExitStack() as stack:
+        for sink in sinks:
+            stack.enter_context(sink)
+        for one, sink in ((one, sink) for one in results for sink in sinks):
+            if isinstance(one, Skipped):
+                sink.skip(one)
+            else:
+                less = {name: no for name, no in OPTIONAL.items() if name not in sink.wants}
+                sink.add(one._replace(**less))
 
 
 def wanted(sinks: Iterable[Sink]) -> frozenset[str]:
@@ -218,17 +230,11 @@ def write_captions(
     sinks: list[Sink] = [TextFiles(best=best)] if txt else []
     sinks += [Descriptions(best=best)] if describe else []
     sinks += [CsvTable(Path(csv), best=best)] if csv is not None else []
-    skipped: list[Skipped] = []
-    with contextlib.ExitStack() as stack:
-        for sink in sinks:
-            stack.enter_context(sink)
-        for one in caption_sources(captioner, paths, sinks, policy):
-            hand(one, sinks)
-            if isinstance(one, Skipped):
-                skipped.append(one)
-        for sink in sinks:
-            sink.close()
-    return skipped
+    skips = Skips()
+    deliver(caption_sources(captioner, paths, sinks, policy), [skips, *sinks])
+    for sink in sinks:
+        sink.close()
+    return skips.skipped
 
 
 class CsvTable(Sink):
