@@ -251,7 +251,7 @@ def test_training_captions_that_are_alike_are_blamed_and_not_the_features() -> N
 
 
 @pytest.mark.parametrize(
-    ("source", "advice"),
+    ("prepared", "advice"),
     [
         ({}, "a lower `min_count` or a larger `vocabulary`"),
         ({"min_count": 8}, "a lower `min_count` than 8"),
@@ -259,10 +259,10 @@ def test_training_captions_that_are_alike_are_blamed_and_not_the_features() -> N
     ],
 )
 def test_a_vocabulary_of_few_words_is_found_in_the_references_and_in_what_would_be_said(
-    source: dict[str, int], advice: str
+    prepared: dict[str, int], advice: str
 ) -> None:
     data = make_data(most_words=8)
-    found = judged(replace(_of_few_words(), source=source))
+    found = judged(replace(_of_few_words(), prepared=prepared))
     words = [word for words in data.words("val") for word in words]
     lacking = [word for word in words if word not in data.vocabulary.word_to_idx]
     assert found["vocabulary"].value == pytest.approx(len(lacking) / len(words))

@@ -39,7 +39,8 @@ class Case:
 
     Parameters
     ----------
-    vocabulary, max_words, source : of the run; the last says how its data was prepared
+    vocabulary, max_words : of the run
+    prepared : record of how its training data was prepared
     scores : of its captions of a split
     data : the split, encoded with the vocabulary, with features as the model takes them
     references : the split's captions as words
@@ -50,7 +51,7 @@ class Case:
     model: CaptioningRNN
     vocabulary: Vocabulary
     max_words: int
-    source: Mapping[str, Any]
+    prepared: Mapping[str, Any]
     scores: Scores
     data: CaptionData
     references: Sequence[Words]
@@ -81,7 +82,7 @@ class Case:
     @property
     def more_words(self) -> str:
         """The options that enlarge the vocabulary, with their present values."""
-        fewest, most = self.source.get("min_count"), self.source.get("vocabulary_size")
+        fewest, most = self.prepared.get("min_count"), self.prepared.get("vocabulary_size")
         if most is not None:
             return f"a larger `vocabulary` than {most}"
         if fewest is not None:
@@ -351,20 +352,17 @@ def length(case: Case) -> Finding:
     theirs = sum(map(len, case.references)) / max(len(case.references), 1)
     ratio = ours / max(theirs, 1e-9)
     meaning = f"A caption has {ours:.1f} words on average, a reference {theirs:.1f}."
-    if ratio < 1:
-        return Finding(
-            ratio,
-            meaning,
-            "Short captions lose to BLEU's brevity penalty. Search with a higher `length_penalty`"
-            " if you use a beam; else train for more epochs.",
-        )
-    return Finding(
-        ratio,
-        meaning,
-        "Long captions repeat themselves. Check whether captions end, and whether the training"
-        " captions are as long as these references.",
-        limits=TOO_LONG,
+    shorter = (
+        "Short captions lose to BLEU's brevity penalty. Search with a higher `length_penalty`"
+        " if you use a beam; else train for more epochs."
     )
+    longer = (
+        "Long captions repeat themselves. Check whether captions end, and whether the training"
+        " captions are as long as these references."
+    )
+    if ratio < 1:
+        return Finding(ratio, meaning, shorter)
+    return Finding(ratio, meaning, longer, limits=TOO_LONG)
 
 
 # Good runs 0.01, 1,000 pictures to learn from 0.11, 250 pictures 0.39. As <UNK> is never decoded,

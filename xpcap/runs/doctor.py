@@ -10,7 +10,7 @@ from xpcap.errors import InvalidValueError
 from xpcap.models import CaptioningRNN
 from xpcap.report.doctor import Case, Diagnosis, diagnose
 from xpcap.report.scores import Scores
-from xpcap.runs.captions import captioned, data_of
+from xpcap.runs.captions import captioned, data_of, source_of
 from xpcap.runs.folder import Run, provenance
 
 MOST_LEARNT = 1000  # training captions, at most, that are looked at
@@ -59,7 +59,7 @@ def examine_run(
         run.model,
         run.vocabulary,
         run.config["max_words"],
-        run.config.get("source", {}),
+        source_of(run).record,
         evaluation,
         seen.encoded_with(run.vocabulary, split, words),
         words,
