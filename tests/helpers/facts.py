@@ -3,7 +3,6 @@
 import ast
 import builtins
 import contextlib
-import dataclasses
 import importlib
 import inspect
 import re
@@ -13,7 +12,6 @@ import click
 
 import xpcap
 from xpcap.cli import main
-from xpcap.models import Beam, Policy, Sampling
 from xpcap.runs import PictureCaptioner
 
 FENCE = re.compile(r"^ *```.*\n(?:.*\n)*?^ *```$", re.MULTILINE)
@@ -194,18 +192,6 @@ def known_defaults(option: click.Option) -> set[str]:
             f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
         )
     return values
-
-
-def fields_of_policies() -> list[tuple[click.Option, object]]:
-    """Options of decoding whose help states a default that is a policy's, with that default."""
-    fields = {}
-    for policy in (Policy, Beam, Sampling):
-        fields |= {one.name: one.default for one in dataclasses.fields(policy)}
-    return [
-        (option, fields[str(option.name)])
-        for spelling, option in options("caption")
-        if option.name in fields and "Default: " in (option.help or "") and spelling != "--beam"
-    ]
 
 
 def defaults_in_tables(page: str) -> list[str]:

@@ -425,13 +425,6 @@ def test_defaults_that_the_docs_state_are_those_of_the_commands(name: str) -> No
         assert facts.defaults_in_tables(page) == []
 
 
-@pytest.mark.parametrize(("option", "field"), facts.fields_of_policies())
-def test_defaults_in_the_help_are_those_of_the_policies(
-    option: click.Option, field: object
-) -> None:
-    assert f"{field:g}" in facts.known_defaults(option)
-
-
 @pytest.mark.parametrize("name", main.commands)
 def test_defaults_in_the_help_are_those_of_click(name: str) -> None:
     for spelling, option in facts.options(name):
