@@ -4,7 +4,6 @@ beside them, and what is missing.
 
 import dataclasses
 import html
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,6 @@ from typing import Any, NamedTuple
 import commands
 import numpy as np
 import pytest
-from refusals import refuses
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -33,14 +31,12 @@ from xpcap.data import (  # noqa: E402
     write_dataset,
 )
 from xpcap.data.dataset import Source  # noqa: E402
-from xpcap.data.features import fit_scaling  # noqa: E402
-from xpcap.errors import DataError  # noqa: E402
-from xpcap.metrics import METRICS, Scored, averaged, smoothed_bleu  # noqa: E402
+from xpcap.metrics import smoothed_bleu  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
 from xpcap.report.explanation import decision  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs import folder as run_folder  # noqa: E402
-from xpcap.shapes import generate, named, write_pictures  # noqa: E402
+from xpcap.shapes import generate, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
@@ -375,208 +371,6 @@ def test_generated_pictures_are_hashed_once_and_never_opened(
 
 
 @pytest.mark.slow
-def test_a_data_set_is_taken_open_or_by_any_kind_of_path(made: Path) -> None:
-    run = run_folder.open_run(made / "run")
-    path = made / "data.h5"
-    first, *others = (evaluate_run(run, data) for data in (None, path, str(path), open_data(path)))
-    assert all(
-        other.scores == first.scores and other.captions == first.captions for other in others
-    )
-    captions = [
-        runs.caption_run(run, data, count=5) for data in (None, path, str(path), open_data(path))
-    ]
-    assert captions[1:] == captions[:1] * 3
-    assert [caption.image for caption in first.spread(count=5)] == [
-        caption.image for caption in captions[0]
-    ]
-
-
-def test_an_open_data_set_is_left_as_it_was_and_checked_to_fit(made: Path) -> None:
-    run, data = run_folder.open_run(made / "run"), open_data(made / "data.h5")
-    data.scaling = fit_scaling("standardize", data.split("train").features)
-    before = data.features("val", np.arange(3))
-    evaluate_run(run, data)
-    np.testing.assert_array_equal(data.features("val", np.arange(3)), before)
-    narrow = {
-        name: dataclasses.replace(split, features=split.features[:, :9])
-        for name, split in data.splits.items()
-    }
-    with refuses(
-        DataError, thing="the data set", came="has features of size 9", expected="the run's 2101"
-    ):
-        evaluate_run(run, dataclasses.replace(data, splits=narrow))
-
-
-def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(
-    made: Path, tmp_path: Path
-) -> None:
-    result = evaluate_run(run_folder.open_run(made / "run"))
-    bleu = ["bleu1", "bleu2", "bleu3", "bleu4"]
-    others = [
-        "unigram_bleu",
-        "rouge_l",
-        "cider",
-        "cider_2015",
-        "distinct",
-        "words",
-        "length",
-        "repeats",
-        "novel",
-        "unseen_bigrams",
-        "bad_endings",
-    ]
-    assert list(result.scores) == [*bleu, *others, "cider_d", "perplexity", "loss", "accuracy"]
-    assert set(result.protocol) == {"bleu", *others, "perplexity"}
-    assert set(result.intervals) == {*bleu, *others, "cider_d"} - {
-        "distinct",
-        "words",
-    }  # which no resample has
-    assert all(low <= result.scores[name] <= high for name, (low, high) in result.intervals.items())
-    assert {name: len(values) for name, values in result.per_picture.items()} == dict.fromkeys(
-        {"bleu", *others} - {"distinct", "words"}, 40
-    )
-    assert np.mean(result.per_picture["unigram_bleu"]) == pytest.approx(
-        result.scores["unigram_bleu"]
-    )  # as many references each
-    told = result.to_json()
-    assert set(told) == {
-        "split",
-        "n",
-        "bleu",
-        "unigram_bleu",
-        "perplexity",
-        "loss",
-        "accuracy",
-        "seconds",
-        "protocol",
-        "captions",
-        "named",
-        "scores",
-        "intervals",
-        "unscored",
-        "people",
-        "decoding",
-    }
-    assert told["named"] is None
-    assert told["bleu"] == [result.scores[name] for name in bleu]
-    assert json.loads(json.dumps(told)) == told
-
-
-class Colours:
-    """A metric of one's own, which returns NumPy's numbers."""
-
-    name = "colours"
-    title = "names a colour"
-    protocol = "share of captions that name a colour"
-
-    def score(self, references: Any, hypotheses: Any) -> Any:
-        scored = averaged(
-            "colours", [float("red" in words or "blue" in words) for words in hypotheses]
-        )
-        return scored._replace(
-            corpus={"colours": np.float32(scored.corpus["colours"])},
-            pictures=np.array(scored.pictures),
-        )
-
-
-def test_a_metric_of_ones_own_is_scored_beside_the_others(made: Path, tmp_path: Path) -> None:
-    run = run_folder.open_run(made / "run")
-    plain, result = evaluate_run(run), evaluate_run(run, None, "val", metrics=(*METRICS, Colours()))
-    low, high = result.intervals["colours"]
-    assert low <= result.scores["colours"] <= high
-    assert result.scores["colours"] == pytest.approx(np.mean(result.per_picture["colours"]))
-    assert {
-        name: value for name, value in result.scores.items() if name != "colours"
-    } == plain.scores
-    told = json.loads(json.dumps(result.to_json()))
-    assert told["scores"]["colours"] == result.scores["colours"]
-    assert told["protocol"]["colours"] == Colours.protocol
-    assert ("names a colour", Colours.protocol) in [
-        (row.title, row.protocol) for row in result.rows()
-    ]
-    result.write_csv(tmp_path / "t.csv")
-    assert "colours" in (tmp_path / "t.csv").read_text().splitlines()[0].split(",")
-    data = open_data(made / "data.h5")
-    alone = runs.score_captions(
-        data, "val", {one.image: one.caption for one in result.captions}, metrics=[Colours()]
-    )
-    of_train = {"novel", "unseen_bigrams", "bad_endings"}
-    assert set(alone.scores) == {"colours", *of_train}
-    assert alone.scores["colours"] == result.scores["colours"]
-    assert (alone.to_json()["bleu"], set(alone.to_json()["intervals"])) == (
-        None,
-        {"colours", *of_train},
-    )
-
-
-class Returns(Colours):
-    def __init__(self, scored: Any) -> None:
-        self._scored = scored
-
-    def score(self, references: Any, hypotheses: Any) -> Any:
-        return self._scored
-
-
-@pytest.mark.parametrize(
-    ("metric", "error", "thing", "came", "expected"),
-    [
-        (Colours, TypeError, "", "got the class Colours", "objects such as Colours()"),
-        (
-            len,
-            TypeError,
-            "",
-            "got a builtin_function_or_method, which lacks name, title, protocol, score",
-            "",
-        ),
-        (METRICS[0], ValueError, "the name 'bleu' of Bleu", "is taken", ""),
-        (Returns(0.5), TypeError, "Returns.score", "returned a float", "a Scored"),
-        (
-            Returns(Scored({"mine": 0.5}, [1.0, 2.0])),
-            ValueError,
-            "Returns.score",
-            "returned 2 values",
-            "one for each of 40 pictures",
-        ),
-        (
-            Returns(Scored({"cider_d": 0.5}, [])),
-            ValueError,
-            "the name 'cider_d' of Returns",
-            "is taken",
-            "",
-        ),
-    ],
-)
-def test_what_is_no_metric_is_refused(
-    metric: Any, error: type[Exception], thing: str, came: str, expected: str, made: Path
-) -> None:
-    data = open_data(made / "data.h5")
-    with refuses(error, function="metrics", thing=thing, came=came, expected=expected):
-        runs.score_captions(
-            data,
-            "val",
-            dict.fromkeys(data.split("val").images, "a dog"),
-            metrics=(*METRICS, metric),
-        )
-
-
-@pytest.mark.slow
-def test_generated_pictures_bring_scores_of_their_own(few_pictures: None) -> None:
-    _, result = train_run(TrainOptions(out=Path("run"), **SMALL))
-    assert result is not None
-    assert [title for title, *_ in result.rows()][:3] == [
-        "BLEU-1..4",
-        "named exactly",
-        "unigram BLEU",
-    ]
-    exact = [
-        named(caption.caption.split()) == named(caption.references[0].split())
-        for caption in result.captions
-    ]
-    assert result.per_picture["named"] == exact
-    assert result.scores["named"] == pytest.approx(np.mean(exact))
-    assert result.to_json()["named"] == result.scores["named"]
-
-
 def test_pages_and_pngs_go_to_places_named_by_text(made: Path, tmp_path: Path) -> None:
     run = run_folder.open_run(made / "run")
     captions, skipped = runs.caption_files(

@@ -1,15 +1,22 @@
 """Scores of captions and of what people wrote, and runs compared, in Python."""
 
 import dataclasses
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from refusals import refuses
 
-from xpcap.data import CaptionData, Vocabulary
+from xpcap import open_run
+from xpcap.data import CaptionData, Vocabulary, open_data
 from xpcap.data.dataset import Split
+from xpcap.data.features import fit_scaling
 from xpcap.errors import DataError
-from xpcap.runs import compare, score_captions
+from xpcap.metrics import METRICS, Scored, averaged
+from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions
+from xpcap.shapes import named
 
 
 def data_of(**texts: list[list[str]]) -> CaptionData:
@@ -111,3 +118,151 @@ def test_a_difference_is_shown_with_its_sign_and_counts_without_decimals() -> No
     assert rows["distinct"] == ["0.667", "0.333", "+0.333", ""]
     assert rows["repeats"] == ["0.000", "0.000", "+0.000", "+0.000 to +0.000"]
     assert rows["unigram_bleu"][2].startswith("-0.")
+
+
+# An evaluation of a run
+
+
+BLEU = ["bleu1", "bleu2", "bleu3", "bleu4"]
+OF_TRAIN = ["novel", "unseen_bigrams", "bad_endings"]
+OTHERS = [
+    *("named", "unigram_bleu", "rouge_l", "cider", "cider_2015"),
+    *("distinct", "words", "length", "repeats", *OF_TRAIN),
+]
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path) -> Scores:
+    return evaluate_run(open_run(trained))
+
+
+def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(evaluated: Scores) -> None:
+    scores, pictures = evaluated.scores, evaluated.per_picture
+    assert list(scores) == [*BLEU, *OTHERS, "cider_d", "perplexity", "loss", "accuracy"]
+    assert list(evaluated.protocol) == ["bleu", *OTHERS, "perplexity"]
+    no_resample_has = {"distinct", "words"}
+    assert set(evaluated.intervals) == {*BLEU, *OTHERS, "cider_d"} - no_resample_has
+    assert all(low <= scores[name] <= high for name, (low, high) in evaluated.intervals.items())
+    assert {name: len(values) for name, values in pictures.items()} == dict.fromkeys(
+        {"bleu", *OTHERS} - no_resample_has, 14
+    )
+    # As many references each
+    assert np.mean(pictures["unigram_bleu"]) == pytest.approx(scores["unigram_bleu"])
+    exact = [
+        named(one.caption.split()) == named(one.references[0].split()) for one in evaluated.captions
+    ]
+    assert pictures["named"] == exact
+    assert [row.title for row in evaluated.rows()][1:3] == ["named exactly", "unigram BLEU"]
+    assert evaluated.rows()[-1][:4] == ("perplexity", f"{scores['perplexity']:.2f}", "", "")
+
+
+def test_an_evaluation_as_json_names_what_readers_look_for(evaluated: Scores) -> None:
+    told = evaluated.to_json()
+    assert list(told) == [
+        *("split", "n", "bleu", "seconds", "protocol", "captions", "scores", "intervals"),
+        *("unscored", "people", "decoding"),
+        *("unigram_bleu", "perplexity", "loss", "accuracy", "named"),
+    ]
+    assert told["bleu"] == [evaluated.scores[name] for name in BLEU]
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_a_data_set_is_taken_open_or_by_any_kind_of_path(trained: Path, evaluated: Scores) -> None:
+    run, path = open_run(trained), trained / "data.h5"
+    of_run = caption_run(run, count=5)
+    assert [one.image for one in evaluated.spread(count=5)] == [one.image for one in of_run]
+    for data in (path, str(path), open_data(path)):
+        other = evaluate_run(run, data)
+        assert (other.scores, other.captions) == (evaluated.scores, evaluated.captions)
+        assert caption_run(run, data, count=5) == of_run
+
+
+def test_an_open_data_set_is_left_as_it_was_and_checked_to_fit(trained: Path) -> None:
+    run, data = open_run(trained), open_data(trained / "data.h5")
+    data.scaling = fit_scaling("standardize", data.split("train").features)
+    before = data.features("val", np.arange(3))
+    evaluate_run(run, data)
+    np.testing.assert_array_equal(data.features("val", np.arange(3)), before)
+    narrow = {
+        name: dataclasses.replace(split, features=split.features[:, :9])
+        for name, split in data.splits.items()
+    }
+    with refuses(
+        DataError, thing="the data set", came="has features of size 9", expected="the run's 2101"
+    ):
+        evaluate_run(run, dataclasses.replace(data, splits=narrow))
+
+
+# A metric of one's own
+
+
+class Colours:
+    """A metric of one's own, which returns NumPy's numbers."""
+
+    name = "colours"
+    title = "names a colour"
+    protocol = "share of captions that name a colour"
+
+    def score(self, references: Any, hypotheses: Any) -> Any:
+        scored = averaged(
+            "colours", [float("red" in words or "blue" in words) for words in hypotheses]
+        )
+        corpus = {"colours": np.float32(scored.corpus["colours"])}
+        return scored._replace(corpus=corpus, pictures=np.array(scored.pictures))
+
+
+def test_a_metric_of_ones_own_is_scored_beside_the_others(
+    trained: Path, evaluated: Scores, tmp_path: Path
+) -> None:
+    result = evaluate_run(open_run(trained), None, "val", metrics=(*METRICS, Colours()))
+    share = result.scores["colours"]
+    assert share == pytest.approx(np.mean(result.per_picture["colours"]))
+    low, high = result.intervals["colours"]
+    assert low <= share <= high
+    assert {**evaluated.scores, "colours": share} == result.scores
+    told = json.loads(json.dumps(result.to_json()))
+    assert told["scores"]["colours"] == share
+    assert told["protocol"]["colours"] == Colours.protocol
+    assert (Colours.title, Colours.protocol) in [(row.title, row.protocol) for row in result.rows()]
+    result.write_csv(tmp_path / "t.csv")
+    assert "colours" in (tmp_path / "t.csv").read_text().splitlines()[0].split(",")
+    captions = {one.image: one.caption for one in result.captions}
+    alone = score_captions(open_data(trained / "data.h5"), "val", captions, metrics=[Colours()])
+    assert list(alone.scores) == ["named", "colours", *OF_TRAIN]
+    assert alone.scores["colours"] == share
+    assert alone.to_json()["bleu"] is None
+
+
+class Returns(Colours):
+    def __init__(self, scored: Any) -> None:
+        self._scored = scored
+
+    def score(self, references: Any, hypotheses: Any) -> Any:
+        return self._scored
+
+
+FUNCTION = "got a builtin_function_or_method, which lacks name, title, protocol, score"
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "thing", "came", "expected"),
+    [
+        (Colours, TypeError, "", "got the class Colours", "objects such as Colours()"),
+        (len, TypeError, "", FUNCTION, ""),
+        (METRICS[0], ValueError, "the name 'bleu' of Bleu", "is taken", ""),
+        (Returns(0.5), TypeError, "Returns.score", "returned a float", "a Scored"),
+        (
+            Returns(Scored({"mine": 0.5}, [1.0, 2.0])),
+            *(ValueError, "Returns.score", "returned 2 values", "one for each of 3 pictures"),
+        ),
+        (
+            Returns(Scored({"cider_d": 0.5}, [])),
+            *(ValueError, "the name 'cider_d' of Returns", "is taken", ""),
+        ),
+    ],
+)
+def test_what_is_no_metric_is_refused(
+    metric: Any, error: type[Exception], thing: str, came: str, expected: str
+) -> None:
+    with refuses(error, function="metrics", thing=thing, came=came, expected=expected):
+        score_captions(data_of(val=VAL), "val", SAID, metrics=(*METRICS, metric))
