@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from xpcap.encoders import HistogramEncoder
-from xpcap.runs import folder as run_folder
+from xpcap.runs import Run, open_run
 from xpcap.runs.captions import caption_features
 from xpcap.shapes import named
 
@@ -87,9 +87,7 @@ def drawing(
     return np.asarray(picture), pairs
 
 
-def share_named(
-    run: run_folder.Run, drawings: Sequence[tuple[np.ndarray, set[tuple[str, str]]]]
-) -> float:
+def share_named(run: Run, drawings: Sequence[tuple[np.ndarray, set[tuple[str, str]]]]) -> float:
     """Share of drawings whose caption names exactly their (colour, shape) pairs."""
     features = run.scaling(HistogramEncoder().encode(picture for picture, _ in drawings))
     captions = caption_features(run, [""] * len(drawings), features, np.arange(len(drawings)))
@@ -104,7 +102,7 @@ def share_named(
 
 
 def main(path: str) -> None:
-    run = run_folder.open_run(Path(path))
+    run = open_run(Path(path))
     print("| sheet | drawn | one thing | two | three |\n|---|---|---|---|---|")
     for width, height in SHEETS:
         for style in STYLES if (width, height) == SHEETS[1] else STYLES[:1]:

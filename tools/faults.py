@@ -23,7 +23,8 @@ import pytest
 
 from xpcap import files
 from xpcap.models import ModelConfig
-from xpcap.runs.folder import BEST, LAST, load_state, open_run
+from xpcap.runs.folder import BEST, LAST, load_state
+from xpcap.runs.run import open_run
 
 OPTIONS = [
     "--hidden",

@@ -602,7 +602,7 @@ def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_i
             " installs it"
         )
 
-    monkeypatch.setattr(pictures, "find_encoder", find)
+    monkeypatch.setattr("xpcap.runs.run.find_encoder", find)
     failing(["caption", run, photos, "--html", "p.html"], "pip install '.[images]' installs it")
 
 

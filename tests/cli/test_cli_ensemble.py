@@ -5,7 +5,7 @@ are told what differs.
 import json
 import math
 import shutil
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.models import Ensemble
-from xpcap.runs import Run, captions, data_of, open_runs
+from xpcap.runs import Run, data_of, open_runs
 from xpcap.training.evaluate import teacher_forced
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -110,40 +110,44 @@ def test_one_run_alone_is_opened_as_ever(run: Path) -> None:
     assert json.loads(good("evaluate", run, "--json").stdout)["decoding"] == "greedy"
 
 
-def with_config(**changed: Any) -> Callable[[Run[Any]], Run[Any]]:
-    return lambda run: run._replace(config={**run.config, **changed})
+def reads(run: Run[Any], **inputs: Any) -> Run[Any]:
+    return replace(run, inputs=replace(run.inputs, **inputs))
 
 
 def scaled(run: Run[Any]) -> Run[Any]:
-    return run._replace(scaling=run.scaling._replace(scale=run.scaling.scale * np.float32(1.001)))
+    scale = run.scaling.scale * np.float32(1.001)
+    return reads(run, scaling=run.scaling._replace(scale=scale))
 
 
 def projected(run: Run[Any]) -> Run[Any]:
     D = run.model.config.feature_shape[0]
-    return run._replace(projection=Projection(np.zeros(D, np.float32), np.eye(D, dtype=np.float32)))
+    return reads(run, projection=Projection(np.zeros(D, np.float32), np.eye(D, dtype=np.float32)))
 
 
 @pytest.mark.parametrize(
     ("change", "came"),
     [
         (
-            lambda run: run._replace(vocabulary=Vocabulary(run.vocabulary.idx_to_word[:-1])),
-            "have different vocabularies, of 58 and 57 words",
-        ),
-        (with_config(max_words=9), "say at most 25 and 9 words"),
-        (
-            with_config(source={"encoder": "efficientnet-lite2"}),
-            "take features from different encoders: histogram and efficientnet-lite2",
+            lambda run: replace(run, vocabulary=Vocabulary(run.vocabulary.idx_to_word[:-1])),
+            "has another vocabulary, of 57 words instead of 58",
         ),
         (
-            with_config(source={}),
-            "take features from different encoders: histogram and features that were given",
+            lambda run: replace(run, config={**run.config, "max_words": 9}),
+            "says at most 9 words instead of 25",
         ),
-        (projected, "project features by different PCAs"),
-        (scaled, "scale features differently, standardize and standardize"),
         (
-            lambda run: with_config(feature_scaling="none")(run)._replace(scaling=FeatureScaling()),
-            "scale features differently, standardize and none",
+            lambda run: reads(run, encoder="efficientnet-lite2"),
+            "reads features by the encoder 'efficientnet-lite2' instead of the encoder 'histogram'",
+        ),
+        (
+            lambda run: reads(run, encoder=None),
+            "reads features by an unknown encoder instead of the encoder 'histogram'",
+        ),
+        (projected, "reads features after another PCA"),
+        (scaled, "reads features that are scaled otherwise"),
+        (
+            lambda run: reads(run, scaling=FeatureScaling()),
+            "reads features that are scaled otherwise",
         ),
     ],
 )
@@ -151,18 +155,15 @@ def test_runs_that_do_not_fit_together_are_told_what_differs(
     change: Any, came: str, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        captions,
-        "open_run",
-        lambda path, **how: (
-            change(open_run(run)._replace(path=path)) if path == "b" else open_run(path)
-        ),
+        "xpcap.runs.run.open_run",
+        lambda path: change(replace(open_run(run), path=path)) if path == "b" else open_run(path),
     )
     with refuses(
         DataError,
         function="open_runs",
-        thing=f"{run} and b",
+        thing="b",
         came=came,
-        expected="the same of runs that caption together",
+        expected=f"the same as {run}, to caption together",
         cause="were they trained on the same",
     ):
         open_runs([run, run, "b"])
@@ -173,7 +174,7 @@ def test_commands_refuse_runs_on_other_data_and_runs_that_are_damaged(run: Path,
     for command in ("caption", "evaluate"):
         failing(
             [command, run, "strange"],
-            f"open_runs: {run} and strange have different vocabularies, of ",
+            "open_runs: strange has another vocabulary, of ",
         )
     (rnn / "best.safetensors").unlink()
     failing(["caption", run, rnn], f"open_run: {rnn}/best.safetensors is missing")

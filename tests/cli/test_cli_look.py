@@ -141,7 +141,7 @@ def test_a_cell_that_names_its_output_otherwise_has_a_page(
     opened = open_run(run)
     config = replace(opened.model.config, cell="lstm2")
     model = CaptioningRNN.from_config(config, opened.model.word_to_idx, seed=0)
-    opened = opened._replace(model=model)
+    opened = replace(opened, model=model)
     found = runs.look_inside(opened, picture, caption="a red circle")
     runs.write_inside_page("stack.html", found)
     page = Path("stack.html").read_text()

@@ -10,7 +10,7 @@ from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.features import FeatureScaling
 from xpcap.report.records import PictureCaption
 from xpcap.runs.captions import caption_chosen
-from xpcap.runs.folder import Run
+from xpcap.runs.run import Inputs, Run
 
 VOCABULARY = Vocabulary.build(["a dog runs on the grass"], min_count=1)
 
@@ -40,7 +40,8 @@ def model(rng: np.random.Generator) -> CaptioningRNN:
 def captions_of(
     captioner: CaptioningRNN, data: CaptionData, numbers: np.ndarray, batch_size: int = 500
 ) -> list[PictureCaption]:
-    run = Run(Path("run"), {"max_words": 6}, VOCABULARY, FeatureScaling(), captioner, {})
+    inputs = Inputs(None, (4,), scaling=FeatureScaling())
+    run = Run(Path("run"), {"max_words": 6}, VOCABULARY, inputs, captioner, {})
     return caption_chosen(run, data, "val", numbers, batch_size=batch_size)
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from xpcap.models import CaptioningRNN, Ensemble, Policy
 from xpcap.models.config import INJECT
 from xpcap.runs import Run, open_run
 from xpcap.runs.rerank import limited
+from xpcap.runs.run import Inputs
 
 runtime = pytest.importorskip("onnxruntime", reason="the extra `images` is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
@@ -52,7 +54,8 @@ def make_run(
     mean, scale = rng.standard_normal((2, d)).astype(np.float32)
     config = {"max_words": MOST, "feature_scaling": "standardize", "source": source}
     scaling = FeatureScaling(mean, np.abs(scale) + np.float32(0.5))
-    return Run(Path("run"), config, vocabulary, scaling, model, {}, projection)
+    inputs = Inputs(source.get("encoder"), model.config.feature_shape, projection, scaling)
+    return Run(Path("run"), config, vocabulary, inputs, model, {})
 
 
 def raw_features(run: Run, n: int = N) -> np.ndarray:
@@ -350,7 +353,7 @@ def test_a_cell_without_an_onnx_form_is_refused_by_name_before_anything_is_asked
 
 
 def test_an_ensemble_is_refused_by_name(tmp_path: Path) -> None:
-    several: Any = make_run()._replace(model=Ensemble([make_run().model]))
+    several: Any = replace(make_run(), model=Ensemble([make_run().model]))
     with refuses(OptionError, came="has Ensemble as its model", expected="the model of one run"):
         export_onnx(several, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

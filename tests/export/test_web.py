@@ -33,6 +33,7 @@ from xpcap.ranking import Candidate
 from xpcap.report.captions import overlay_alpha
 from xpcap.runs import Run, data_of, open_captioner, open_run
 from xpcap.runs.rerank import default_policy, limited, make_candidates
+from xpcap.runs.run import Inputs
 from xpcap.shapes import picture_of
 
 pytest.importorskip("PIL", reason="Pillow is not installed")
@@ -603,7 +604,8 @@ def random_run(tmp_path: Path) -> Run[CaptioningRNN]:
         model.params[name] = rng.standard_normal(value.shape) * 0.7
     source = {"encoder": "histogram:grid=3"}
     config = {"max_words": 9, "feature_scaling": "none", "source": source}
-    return Run(tmp_path, config, vocabulary, FeatureScaling(None, None), model, {}, None)
+    inputs = Inputs(source["encoder"], (9, 209), scaling=FeatureScaling())
+    return Run(tmp_path, config, vocabulary, inputs, model, {})
 
 
 def test_a_word_shows_where_the_model_looked(

@@ -35,7 +35,7 @@ from xpcap.metrics import smoothed_bleu  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
 from xpcap.report.explanation import decision  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
-from xpcap.runs import folder as run_folder  # noqa: E402
+from xpcap.runs.run import open_run
 from xpcap.shapes import generate, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
     if not neighbours:
         folder = tmp_path / "run"
         train_run(TrainOptions(made / "data.h5", out=folder, neighbours=False, **SMALL))
-    run, data = run_folder.open_run(folder), open_data(made / "data.h5")
+    run, data = open_run(folder), open_data(made / "data.h5")
     said = evaluate_run(run).to_json()["captions"]
     images = data.split("val").images
     references = {images[i]: texts for i, texts in data.references("val").items()}
@@ -150,7 +150,7 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
 def test_cards_explain_ranked_captions_by_names_where_training_photos_are_not_at_hand(
     made: Path,
 ) -> None:
-    run = run_folder.open_run(made / "run")
+    run = open_run(made / "run")
     page = (made / "run" / "index.html").read_text().partition('<section id="gallery-1"')[2]
     cards = re.findall(r"<article>(.*?)</article>", page, re.DOTALL)
     said = {one.image: one for one in runs.caption_run(run, count=40, explain=True)}
@@ -166,7 +166,7 @@ def test_cards_explain_ranked_captions_by_names_where_training_photos_are_not_at
 
 def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
     page = html.unescape((made / "run" / "index.html").read_text())
-    for row in evaluate_run(run_folder.open_run(made / "run")).rows():
+    for row in evaluate_run(open_run(made / "run")).rows():
         for text in row:
             assert text in page
     assert re.search(
@@ -175,7 +175,7 @@ def test_the_page_states_every_score_with_its_protocol(made: Path) -> None:
 
 
 def test_the_page_opens_with_captions_spread_over_the_split_and_three_scores(made: Path) -> None:
-    evaluation = evaluate_run(run_folder.open_run(made / "run"))
+    evaluation = evaluate_run(open_run(made / "run"))
     page = (made / "run" / "index.html").read_text()
     opening = page.partition('<section id="headline">')[0]
     names = re.findall(r"<h3[^>]*>(.*?)</h3>", opening)
@@ -196,7 +196,7 @@ def test_the_page_opens_with_captions_spread_over_the_split_and_three_scores(mad
 
 
 def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_path: Path) -> None:
-    run = run_folder.open_run(made / "run")
+    run = open_run(made / "run")
     folder = shutil.copytree(made / "photos", tmp_path / "photos")
     captions, _ = runs.caption_files(run, str(folder))
     runs.write_caption_page(tmp_path / "page.html", run, captions, runs.look_at_files)
@@ -372,7 +372,7 @@ def test_generated_pictures_are_hashed_once_and_never_opened(
 
 @pytest.mark.slow
 def test_pages_and_pngs_go_to_places_named_by_text(made: Path, tmp_path: Path) -> None:
-    run = run_folder.open_run(made / "run")
+    run = open_run(made / "run")
     captions, skipped = runs.caption_files(
         run, [str(made / "photos" / "val00001.png"), str(tmp_path)]
     )

@@ -123,7 +123,7 @@ def test_a_card_has_the_equations_of_its_cell(
     run, _, data = scored
     config = replace(run.model.config, cell=cell, inject="every-step")
     model = CaptioningRNN.from_config(config, run.model.word_to_idx, seed=0)
-    write_card(run._replace(model=model), None, data)
+    write_card(replace(run, model=model), None, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert f" {cell.upper()} of 16 units writes a caption word by word" in card
     lines = [line.format(term=" + h0 W_image") for line in CELLS[cell].equations]
@@ -137,7 +137,7 @@ def test_the_equations_of_a_grus_card_give_its_states(
     run, _, data = scored
     config = replace(run.model.config, cell="gru", inject="init")
     model = CaptioningRNN.from_config(config, run.model.word_to_idx, dtype=np.float64, seed=0)
-    write_card(run._replace(model=model), None, data)
+    write_card(replace(run, model=model), None, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert "\n# `run`\n\nAn image captioner: a GRU of 16 units" in card
     ids = np.array([[data.vocabulary.start, 5, data.vocabulary.end]])
@@ -163,7 +163,7 @@ def test_a_card_names_the_run_that_training_started_from(
 ) -> None:
     run, evaluation, data = scored
     config = {**run.config, "start": "/home/someone/runs/base", "start_digest": "0123abc"}
-    write_card(run._replace(config=config), evaluation, data)
+    write_card(replace(run, config=config), evaluation, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert "started from the run `base`, SHA-256 of its `best.safetensors` `0123abc`" in card
     assert "someone" not in card
@@ -176,7 +176,7 @@ def test_the_text_of_a_data_set_is_only_ever_code_in_a_card(
     source = Source(encoder=HOSTILE, record={"captions": [HOSTILE]}).to_json()
     config = {**run.config, "data": f"/x/{HOSTILE.replace('/', '')}.h5", "source": source}
     captions = [one._replace(image=HOSTILE, caption=HOSTILE) for one in evaluation.captions]
-    write_card(run._replace(config=config), replace(evaluation, captions=captions), data)
+    write_card(replace(run, config=config), replace(evaluation, captions=captions), data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert {*fields(card)} == {
         "license",

@@ -30,9 +30,10 @@ from xpcap.distributed import Group
 from xpcap.errors import DataError
 from xpcap.models import Policy
 from xpcap.runs import TrainOptions, caption_run, choose, data_of, evaluate_run, rerank, train_run
-from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, RANKING, START_RANKING, Run
+from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, RANKING, START_RANKING
 from xpcap.runs.recipe import PRESETS
 from xpcap.runs.rerank import RankedBeam, default_policy, fit_ranking, limited, rank
+from xpcap.runs.run import Run
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.work import work
 

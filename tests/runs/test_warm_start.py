@@ -185,19 +185,19 @@ def test_data_without_a_projection_goes_through_the_runs(run: Path, tmp_path: Pa
     [
         (
             {"source": few(5).source.__class__(encoder="other")},
-            "was trained on features of the encoder 'histogram', the data has those of the encoder"
-            " 'other', expected one encoder",
+            "the data has features by the encoder 'other' instead of the encoder 'histogram',"
+            " expected those that",
         ),
         (
             {"source": few(5).source.__class__()},
-            "of the encoder 'histogram', the data has those of an unknown encoder",
+            "the data has features by an unknown encoder instead of the encoder 'histogram'",
         ),
         (
             {"tokeniser": ASCII},
             "has words by the tokeniser 'unicode', the data by 'ascii', expected the same",
         ),
-        ({"projected": True}, "the data was prepared with another PCA than the data of"),
-        ({"narrow": True}, "takes features of shape (2101,), the data has (2000,)"),
+        ({"projected": True}, "the data has features after another PCA"),
+        ({"narrow": True}, "the data has features of size 2000 instead of 2101"),
     ],
 )
 def test_data_made_otherwise_is_refused(

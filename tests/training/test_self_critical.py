@@ -35,9 +35,10 @@ from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
 from xpcap.runs import load_state, save_state
 from xpcap.runs import recipe as of_options
-from xpcap.runs.folder import HISTORY, open_run, read_history
+from xpcap.runs.folder import HISTORY, read_history
 from xpcap.runs.pages import whole_history
 from xpcap.runs.recipe import PRESETS, Recipe
+from xpcap.runs.run import open_run
 from xpcap.shapes import generate
 from xpcap.training import objectives
 from xpcap.training.objectives import SelfCritical, advantages

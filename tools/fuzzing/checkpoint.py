@@ -18,15 +18,9 @@ from fuzzing.spoiling_json import NUMBERS, ODD, spoil_json, spoil_json_text
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.data import CaptionData
 from xpcap.runs import train
-from xpcap.runs.folder import (
-    LAST,
-    check_scaling,
-    load_checkpoint,
-    open_run,
-    read_config,
-    read_times,
-)
+from xpcap.runs.folder import LAST, check_scaling, load_checkpoint, read_config, read_times
 from xpcap.runs.recipe import Recipe
+from xpcap.runs.run import open_run
 
 FILES = ("config.json", "vocab.json", "times.jsonl", "best.safetensors", "last.safetensors")
 DTYPES = (

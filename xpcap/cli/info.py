@@ -19,7 +19,8 @@ from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
 from xpcap.layers import CELLS
 from xpcap.ops import DeviceOps
 from xpcap.runs import open_run
-from xpcap.runs.folder import CONFIG, opened_folder, provenance_text
+from xpcap.runs.folder import CONFIG, opened_folder
+from xpcap.runs.run import provenance_text
 from xpcap.threads import cores
 
 

@@ -32,16 +32,9 @@ from xpcap.options import Names, Option
 from xpcap.progress import say
 from xpcap.report import escape_control
 from xpcap.runs import Recipe, Stopped, choose, train_run
-from xpcap.runs.folder import (
-    DATA,
-    LAST,
-    cell_title,
-    find_file,
-    opened_folder,
-    provenance_text,
-    read_vocabulary,
-)
+from xpcap.runs.folder import DATA, LAST, cell_title, find_file, opened_folder, read_vocabulary
 from xpcap.runs.recipe import FEW, OPTIONS, PRESETS, are_few, is_tiny
+from xpcap.runs.run import provenance_text
 from xpcap.shapes import TRAIN, VAL
 from xpcap.signatures import ENDS, kind_of_file
 from xpcap.training.objectives import CROSS_ENTROPY

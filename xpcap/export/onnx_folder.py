@@ -24,8 +24,6 @@ from xpcap.files import atomic, new_folder, require_new_file
 from xpcap.models import CaptioningRNN
 from xpcap.options import Whole
 from xpcap.runs import Run
-from xpcap.runs.captions import source_of
-from xpcap.runs.pictures import encoder_of
 
 FORMAT = "1"  # of the names, shapes and metadata
 OPSET = 17  # ONNX Runtime has it from 1.12
@@ -138,7 +136,7 @@ def _metadata(run: Run[CaptioningRNN], weights: str, most: int) -> dict[str, str
         "special": json.dumps(special),
         "tokeniser": vocabulary.tokeniser,
         "max_words": str(most),
-        "encoder": _without_folder(source_of(run).encoder or ""),
+        "encoder": _without_folder(run.source.encoder or ""),
         "pca": "" if run.projection is None else json.dumps(list(run.projection.components.shape)),
         "feature_scaling": run.config["feature_scaling"],
         "cell": config.cell,
@@ -161,7 +159,7 @@ def _without_folder(encoder: str) -> str:
 
 def _network_of(run: Run[CaptioningRNN]) -> OnnxEncoder:
     """The run's encoder. DataError : it is none, or no ONNX graph."""
-    encoder = encoder_of(run, "export_onnx")
+    encoder = run.encoder("export_onnx")
     if not isinstance(encoder, OnnxEncoder):
         raise DataError(
             "export_onnx",

@@ -33,7 +33,6 @@ from xpcap.models import Beam, CaptioningRNN
 from xpcap.ranking import Ranker
 from xpcap.report.markup import render
 from xpcap.runs import Run
-from xpcap.runs.pictures import encoder_of
 from xpcap.runs.rerank import RankedBeam, default_policy, limited
 from xpcap.shapes.scenes import COLOURS
 
@@ -180,7 +179,7 @@ def export_web(
 
 
 def _encoder_of(run: Run[CaptioningRNN]) -> Encoder:
-    encoder = encoder_of(run, "export_web")
+    encoder = run.encoder("export_web")
     if not isinstance(encoder, OnnxEncoder | HistogramEncoder):
         raise DataError(
             "export_web",

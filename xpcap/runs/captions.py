@@ -1,89 +1,24 @@
 """Captions by a run, or by several as one: of a data set's pictures, and of new pictures."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xpcap.backend import Array
-from xpcap.data import CaptionData, open_data
-from xpcap.data.dataset import Source, evenly_spaced, size
+from xpcap.data import CaptionData
+from xpcap.data.dataset import evenly_spaced
 from xpcap.data.vocabulary import Vocabulary, detokenize
 from xpcap.distributed import SINGLE, Group
-from xpcap.errors import DataError, InvalidValueError
-from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy
+from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
 from xpcap.ranking import Ranker, Ranking
 from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.report.records import PictureCaption, Ranked
-from xpcap.runs.folder import CONFIG, VOCAB, Run, digest, open_run, opened_folder
 from xpcap.runs.rerank import RankedBeam, default_policy, limited, rank, word_log_probabilities
+from xpcap.runs.run import Run
 from xpcap.work import current, work
-
-
-def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
-    """A data set checked to fit the run, with the run's scaling, and its projection if it has none.
-
-    Parameters
-    ----------
-    data : an open data set, or the path of one; None: the one that the run was trained on
-
-    Raises
-    ------
-    DataError : it is missing, does not fit the run, or is the run's own and has changed since.
-    """
-    where = "the data set"
-    if not isinstance(data, CaptionData):
-        where = str(_own(run) if data is None else data)
-        opened = open_data(where)
-        if data is None and run.config["data_stamp"] not in ("", opened.fingerprint):
-            raise DataError(
-                "data_of",
-                f"{where}, the data of {run.path},",
-                "has changed since training",
-                expected="it unchanged",
-                cause="give it as `data` to use it anyway",
-            )
-        data = opened
-    if data.projection is not None and not data.projection.is_like(run.projection):
-        raise DataError(
-            "data_of",
-            where,
-            f"was prepared with another PCA than the data of {run.path}",
-            expected="the same, or none",
-            cause="prepare it without",
-        )
-    expected = run.raw_shape if data.projection is None else run.model.config.feature_shape
-    if data.feature_shape != expected:
-        raise DataError(
-            "data_of",
-            where,
-            f"has features of size {size(data.feature_shape)}",
-            expected=f"the run's {size(expected)}",
-            cause="made by another encoder?",
-        )
-    return replace(data, scaling=run.preprocessing if data.projection is None else run.scaling)
-
-
-def _own(run: Run) -> Path:
-    path = run.path / run.config["data"]  # an absolute path stays what it is
-    if not path.exists():
-        raise DataError(
-            "data_of",
-            f"{path}, the data of {run.path},",
-            "is gone",
-            expected="the file it was trained on",
-            cause="if it was moved, give its new path as `data`",
-        )
-    return path
-
-
-def source_of(run: Run) -> Source:
-    """The record of how the run's training data was prepared."""
-    return Source.from_json(f"open_run: {run.path}", run.config.get("source", {}))
 
 
 def caption_run(
@@ -125,7 +60,7 @@ def caption_run(
     OptionError
         The policy's captions are longer than the run's, or it forbids every word.
     """
-    seen = data_of(run, data)
+    seen = run.data(data)
     pictures = captioned(seen, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
     with work(group=SINGLE):
@@ -296,90 +231,3 @@ def _explanation(neighbours: Sequence[Any], candidates: Sequence[Any]) -> Explan
     return Explanation(
         [Neighbour(*one) for one in neighbours], [CandidateCaption(*one) for one in candidates]
     )
-
-
-# Several runs as one
-
-
-def is_run(path: str | Path) -> bool:
-    """True if a run folder, perhaps damaged, or its first stage alone, is at `path`.
-
-    An unreadable or impossible path is none.
-    """
-    try:
-        return all((opened_folder(path) / name).is_file() for name in (CONFIG, VOCAB))
-    except (OSError, ValueError):
-        return False
-
-
-def open_runs(paths: Sequence[str | Path]) -> Run[Captioner]:
-    """Open run folders as one run, whose model is an Ensemble; one alone as by `open_run`.
-
-    Its data, config, record and ranker are those of the first.
-
-    Raises
-    ------
-    DataError : as in `open_run`; or the runs differ in vocabulary, `max_words`, or the encoder,
-        projection or scaling of features. ValueError : no path.
-    """
-    if not paths:
-        raise InvalidValueError("open_runs", "", "got no run folder", expected="at least one")
-    first, *others = map(open_run, paths)
-    for other in others:
-        if what := difference(first, other):
-            raise DataError(
-                "open_runs",
-                f"{first.path} and {other.path}",
-                what,
-                expected="the same of runs that caption together",
-                cause="were they trained on the same data?",
-            )
-    if not others:
-        return first
-    runs = (first, *others)
-    return Run(
-        first.path,
-        first.config,
-        first.vocabulary,
-        first.scaling,
-        Ensemble([run.model for run in runs]),
-        first.meta,
-        first.projection,
-        tuple(run.path for run in others),
-        first.ranker,
-        first.ranking,
-        tuple(first_stage for run in runs for first_stage in run.first_stage_models),
-    )
-
-
-def difference(first: Run[CaptioningRNN], other: Run[CaptioningRNN]) -> str:
-    """The reason why two runs cannot read the same captions of the same features; empty: none."""
-    runs = first, other
-    if digest(first.vocabulary) != digest(other.vocabulary):
-        return (
-            f"have different vocabularies, of {_both(f'{len(run.vocabulary):,}' for run in runs)}"
-            " words"
-        )
-    if first.config["max_words"] != other.config["max_words"]:
-        return f"say at most {_both(run.config['max_words'] for run in runs)} words"
-    if first.raw_shape != other.raw_shape:
-        return f"take features of size {_both(size(run.raw_shape) for run in runs)}"
-    if source_of(first).encoder != source_of(other).encoder:
-        return (
-            "take features from different encoders:"
-            f" {_both(source_of(run).encoder or 'features that were given' for run in runs)}"
-        )
-    if not _alike(first.projection, other.projection):
-        return "project features by different PCAs"
-    if not _alike(first.scaling, other.scaling):
-        return f"scale features differently, {_both(run.config['feature_scaling'] for run in runs)}"
-    return ""
-
-
-def _both(texts: Iterable[object]) -> str:
-    return " and ".join(map(str, texts))
-
-
-def _alike(one: Sequence[Array] | None, other: Sequence[Array] | None) -> bool:
-    """True if both have the same arrays, or both are None."""
-    return (one is None) == (other is None) and all(map(np.array_equal, one or (), other or ()))

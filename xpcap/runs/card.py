@@ -18,7 +18,6 @@ from xpcap.report import escape_control
 from xpcap.report.captions import NOTHING
 from xpcap.report.records import PictureCaption
 from xpcap.report.scores import Evaluation
-from xpcap.runs.captions import source_of
 from xpcap.runs.folder import (
     BEST,
     CONFIG,
@@ -30,13 +29,12 @@ from xpcap.runs.folder import (
     RANKING,
     VOCAB,
     Config,
-    Run,
     cell_title,
-    provenance_text,
     read_config,
 )
 from xpcap.runs.pages import PAGE, PictureFinder, picture_finder
 from xpcap.runs.recipe import Recipe, table
+from xpcap.runs.run import Run, provenance_text
 from xpcap.shapes import KIND
 
 CARD, EXAMPLES = "README.md", "examples.jpg"
@@ -95,7 +93,7 @@ def write_card(run: Run, evaluation: Evaluation | None, data: CaptionData) -> No
     OSError : a file cannot be written.
     """
     captions = evaluation.spread(count=SHOWN) if evaluation else []
-    shown = _write_examples(run.path / EXAMPLES, captions, picture_finder(run, source_of(run)))
+    shown = _write_examples(run.path / EXAMPLES, captions, picture_finder(run, run.source))
     parts = [
         _front_matter(run, evaluation),
         _overview(run),
@@ -149,7 +147,7 @@ def _front_matter(run: Run, evaluation: Evaluation | None) -> str:
         if evaluation and math.isfinite(value := evaluation.scores.get(name, math.nan))
     ]
     if evaluation and measured:
-        stem = source_of(run).generated or Path(run.config["data"]).stem
+        stem = run.source.generated or Path(run.config["data"]).stem
         dataset = escape_control(stem, LONGEST)
         result = {
             "task": {"type": "image-to-text", "name": "image captioning"},
@@ -201,7 +199,7 @@ def _examples(captions: Sequence[PictureCaption], shown: Sequence[PictureCaption
 
 
 def _use(run: Run) -> str:
-    encoder = source_of(run).encoder
+    encoder = run.source.encoder
     if encoder is None:
         photos = (
             "The data came with features, without the encoder that made them: this run captions the"
@@ -255,7 +253,7 @@ def _scores(evaluation: Evaluation | None) -> str:
 
 
 def _data(run: Run, data: CaptionData) -> str:
-    source, vocabulary = source_of(run), run.vocabulary
+    source, vocabulary = run.source, run.vocabulary
     lines = [f"- File: {code(Path(run.config['data']).name)}"]
     if run.config["data_stamp"]:
         lines[0] += f", SHA-256 of its content {code(run.config['data_stamp'])}"
@@ -356,7 +354,7 @@ def _tensors(run: Run) -> str:
 
 
 def _limits(run: Run, evaluation: Evaluation | None) -> str:
-    source = source_of(run)
+    source = run.source
     lines = [
         "- It describes what its training pictures show. Of other pictures it writes captions that"
         " read well and are wrong.",
@@ -383,7 +381,7 @@ def _limits(run: Run, evaluation: Evaluation | None) -> str:
 
 
 def _licences(run: Run) -> str:
-    source = source_of(run)
+    source = run.source
     data = "not stated in the dataset file"
     if source.generated == KIND:
         data = "drawn by xpcap"

@@ -10,8 +10,8 @@ from xpcap.errors import InvalidValueError
 from xpcap.models import CaptioningRNN
 from xpcap.report.doctor import Case, Diagnosis, diagnose
 from xpcap.report.scores import Scores
-from xpcap.runs.captions import captioned, data_of, source_of
-from xpcap.runs.folder import Run, provenance
+from xpcap.runs.captions import captioned
+from xpcap.runs.run import Run, data_of, provenance
 
 MOST_LEARNT = 1000  # training captions, at most, that are looked at
 
@@ -59,7 +59,7 @@ def examine_run(
         run.model,
         run.vocabulary,
         run.config["max_words"],
-        source_of(run).record,
+        run.source.record,
         evaluation,
         seen.encoded_with(run.vocabulary, split, words),
         words,

@@ -4,26 +4,23 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
 from xpcap.data.dataset import Source
-from xpcap.data.features import KINDS, FeatureScaling, Preprocessing, Projection
+from xpcap.data.features import KINDS, FeatureScaling, Projection
 from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.files import PART, read_text, remove_parts, write_text
 from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
 from xpcap.optim import UpdateRule
-from xpcap.ranking import Ranker
-from xpcap.ranking.file import read_ranker
 from xpcap.safetensors_file import check_format, read_tensors, write_tensors
 from xpcap.spec import Spec
-from xpcap.training.state import Record, TrainingState, best_of, from_tensors, to_tensors
-from xpcap.work import remark
+from xpcap.training.state import Record, TrainingState, from_tensors, to_tensors
 
 FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
@@ -56,128 +53,18 @@ Config = dict[str, Any]  # content of config.json
 Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
 
 
-class Run(NamedTuple, Generic[Model_co]):
-    """An opened run folder: the model with its best parameters, and their context.
-
-    Of several opened as one, all but the model is of the first.
-    """
-
-    path: Path
-    config: Config
-    vocabulary: Vocabulary
-    scaling: FeatureScaling
-    model: Model_co
-    meta: Record  # of the epoch that the parameters are from
-    projection: Projection | None = None  # of raw features, if the data was prepared with PCA
-    others: tuple[Path, ...] = ()  # folders of the other runs, of several opened as one
-    ranker: Ranker | None = None  # None: captions are not ranked
-    ranking: Record = {}  # noqa: RUF012  # what the ranker's file says of its fit
-    first_stage_models: tuple[CaptioningRNN, ...] = ()  # models that also make candidates to rank
-
-    @property
-    def companions(self) -> tuple[CaptioningRNN, ...]:
-        """The former name of `first_stage_models`."""
-        return self.first_stage_models
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The folders of all runs."""
-        return self.path, *self.others
-
-    @property
-    def name(self) -> str:
-        """The names of the folders; of a first stage with that of its run."""
-        whole = (path.resolve() for path in self.paths)
-        return " + ".join(
-            f"{path.parent.name}/{FIRST}" if path.name == FIRST else path.name for path in whole
-        )
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The map from the encoder's features to the model's: projection, then scaling."""
-        return Preprocessing(self.projection, self.scaling)
-
-    @property
-    def raw_shape(self) -> tuple[int, ...]:
-        """Shape of a feature as the encoder computes it."""
-        shape = self.model.config.feature_shape
-        return shape if self.projection is None else (*shape[:-1], len(self.projection.mean))
-
-
-def open_run(path: str | Path) -> Run[CaptioningRNN]:
-    """Open a run folder: its model with the best parameters, on the backend in force.
-
-    No random number is drawn. Of two stages whose second has no parameters yet, the first is
-    opened, with its best so far, and a remark says so.
-
-    Parameters
-    ----------
-    path : str or Path
-
-    Returns
-    -------
-    run : Run
-
-    Raises
-    ------
-    DataError
-        No run folder, or one that is damaged, incomplete or of a newer format.
-    """
-    asked, path = Path(path), opened_folder(path)
-    config = read_config(path)
-    vocabulary = read_vocabulary(path, config["tokeniser"])
-    tensors, scaling, meta = load_parameters(path / BEST)
-    if meta.get("vocabulary") != digest(vocabulary):
-        raise DataError(
-            "open_run",
-            path / VOCAB,
-            f"is not the vocabulary that {BEST} was trained with",
-            cause="changed, or from another run?",
-        )
-    shape = model_config(path / CONFIG, config)
-    if shape.vocabulary != len(vocabulary):
-        raise DataError(
-            "open_run",
-            path / CONFIG,
-            f"has vocabulary {shape.vocabulary}",
-            expected=f"the {len(vocabulary)} words of {VOCAB}",
-            cause="damaged?",
-        )
-    check_scaling(path / BEST, scaling, config)
-    check_parameters(path / BEST, tensors, shape.shapes())
-    projection = read_projection(path, config)
-    if path != asked:
-        remark(
-            f"{asked} has only its first stage so far, cross entropy: opened with the best of that,"
-            f" epoch {meta.get('epoch')} of {config['epochs']}"
-        )
-    model = build_model(shape, vocabulary.word_to_idx, params=tensors)
-    run = Run(path, config, vocabulary, scaling, model, meta, projection)
-    return _with_ranking(run)
-
-
-def _with_ranking(run: Run[CaptioningRNN]) -> Run[CaptioningRNN]:
-    """The run with the ranker and the first-stage model in its folder, if it has them."""
-    file = run.path / RANKING
-    if not file.is_file():
-        return run
-    ranker, about = read_ranker(file, run.vocabulary, run.model.config.feature_shape[-1])
-    first_stage_models = (read_first_stage(run.path, run),) if about.get("both") is True else ()
-    return run._replace(ranker=ranker, ranking=about, first_stage_models=first_stage_models)
-
-
 def write_first_stage(path: Path, params: Mapping[str, Array]) -> None:
     """Write parameters as float16. OSError : the file cannot be written."""
     tensors = {name: to_numpy(x).astype(np.float16) for name, x in params.items()}
     write_tensors(path / FIRST_STAGE_FILE, tensors, {})
 
 
-def read_first_stage(path: Path, run: Run[CaptioningRNN]) -> CaptioningRNN:
-    """A model like the run's with the parameters of `write_first_stage`.
+def read_first_stage(path: Path, model: CaptioningRNN, vocabulary: Vocabulary) -> CaptioningRNN:
+    """A model like that of the run with the parameters of `write_first_stage`.
 
     DataError : they are missing, damaged, or of another model.
     """
-    file, model = path / FIRST_STAGE_FILE, run.model
+    file = path / FIRST_STAGE_FILE
     if not file.is_file():
         raise DataError(
             "open_run",
@@ -189,7 +76,7 @@ def read_first_stage(path: Path, run: Run[CaptioningRNN]) -> CaptioningRNN:
     tensors, _ = read_tensors(file, "open_run")
     check_parameters(file, tensors, model.params.shapes, "f2!")
     whole = {name: x.astype(np.float32) for name, x in tensors.items()}
-    return build_model(model.config, run.vocabulary.word_to_idx, params=whole)
+    return build_model(model.config, vocabulary.word_to_idx, params=whole)
 
 
 def opened_folder(path: str | Path) -> Path:
@@ -197,6 +84,17 @@ def opened_folder(path: str | Path) -> Path:
     path = Path(path)
     first_only = not (path / BEST).is_file() and (path / FIRST / CONFIG).is_file()
     return path / FIRST if first_only else path
+
+
+def is_run(path: str | Path) -> bool:
+    """True if a run folder, perhaps damaged, or its first stage alone, is at `path`.
+
+    An unreadable or impossible path is none.
+    """
+    try:
+        return all((opened_folder(path) / name).is_file() for name in (CONFIG, VOCAB))
+    except (OSError, ValueError):
+        return False
 
 
 # config.json
@@ -582,59 +480,9 @@ def best_digest(path: str | Path) -> str:
     return hashlib.sha256((opened_folder(path) / BEST).read_bytes()).hexdigest()
 
 
-def provenance(run: Run) -> tuple[list[Record], object]:
-    """History of the stage that a run's parameters are from, and the number of their epoch.
-
-    Of two stages the first if it is the better. The number is as recorded, so perhaps none.
-    """
-    epoch = run.meta.get("epoch")
-    first = read_history(run.path / FIRST) if epoch == 0 else []
-    best = best_of(first)
-    return (read_history(run.path), epoch) if best is None else (first, best.get("epoch"))
-
-
 def cell_title(cell: str) -> str:
     """A cell's name with its article, as its letters are spoken: "an LSTM", "a GRU"."""
     return f"{'an' if cell[:1] in 'aefhilmnorsx' else 'a'} {cell.upper()}"
-
-
-def provenance_text(run: Run, *, quote: Callable[[str], str] = str) -> str:
-    """The epoch, and of two stages the stage, that a run's parameters are from, in a sentence.
-
-    `quote` is applied to the path of the run that training started from.
-    """
-
-    def cider(value: float | None) -> str:
-        return "" if value is None else f", CIDEr {value:.3f} on val"
-
-    records, epoch = read_history(run.path), run.meta.get("epoch")
-    epochs = max((record.get("epoch", 0) for record in records), default=epoch)
-    first = read_history(run.path / FIRST)
-    if not first and epoch == 0:
-        return (
-            f"Captions are those of {quote(run.config['start'])}, which training started from: none"
-            f" of {epochs} epochs made them better."
-        )
-    if not first:
-        return f"Captions come from epoch {epoch} of {epochs}."
-    best = best_of(first) or {}
-    before = next((record for record in records if record.get("epoch") == 0), best).get("val_cider")
-    if epoch == 0:
-        scores = [
-            record["val_cider"]
-            for record in records
-            if record.get("epoch") and "val_cider" in record
-        ]
-        return (
-            "Captions come from the first of two stages, cross entropy (epoch "
-            f"{best.get('epoch')} of {len(first)}{cider(before)}): the second, training on the "
-            f"score, made them no better{cider(max(scores, default=None))}."
-        )
-    return (
-        "Captions come from the second of two stages, training on the score (epoch "
-        f"{epoch} of {epochs}{cider(run.meta.get('val_cider'))}), after {len(first)} epochs of "
-        f"cross entropy{cider(before)}."
-    )
 
 
 # Reserving a folder to train in

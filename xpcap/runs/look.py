@@ -11,9 +11,9 @@ from xpcap.files import new_path
 from xpcap.models import CaptioningRNN
 from xpcap.report.look import Inside, write_look_page
 from xpcap.runs.captions import caption_features
-from xpcap.runs.folder import Run
-from xpcap.runs.pictures import encode_picture, encoder_of
+from xpcap.runs.pictures import encode_picture
 from xpcap.runs.rerank import decoding_title, default_policy
+from xpcap.runs.run import Run
 from xpcap.work import remark
 
 MOST_STEM = 80  # characters of a picture's name in that of its page
@@ -52,7 +52,7 @@ def look_inside(
                 f" {vocabulary.idx_to_word[vocabulary.unk]} instead"
             )
     source = picture if isinstance(picture, str) and is_url(picture) else Path(picture)
-    encoder = encoder_of(run, "look_inside")
+    encoder = run.encoder("look_inside")
     pixels, feature = encode_picture("look_inside", source, encoder)
     features = run.preprocessing(feature[None])
     if caption is None:

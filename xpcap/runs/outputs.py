@@ -24,9 +24,9 @@ from xpcap.files import atomic, lock, new_path, require_new_file, write_text
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
 from xpcap.report.records import PictureCaption, Postponed, Skipped
-from xpcap.runs.folder import Run
 from xpcap.runs.pages import DRAWN, write_caption_page, write_caption_png
 from xpcap.runs.pictures import PictureCaptioner, find_sources, shrunk
+from xpcap.runs.run import Run
 from xpcap.work import remark
 
 DESCRIPTION, IPTC = "Xmp.dc.description", "Iptc.Application2.Caption"

@@ -17,15 +17,10 @@ from xpcap.report import Gallery, draw_captions, write_page
 from xpcap.report.page import PictureFinder
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.scores import Evaluation
-from xpcap.runs.captions import (
-    attention_maps,
-    caption_chosen,
-    captioned,
-    data_of,
-    source_of,
-)
-from xpcap.runs.folder import FIRST, PICTURES, Run, cell_title, provenance_text, read_history
+from xpcap.runs.captions import attention_maps, caption_chosen, captioned
+from xpcap.runs.folder import FIRST, PICTURES, cell_title, read_history
 from xpcap.runs.rerank import default_policy
+from xpcap.runs.run import Run, data_of, provenance_text
 from xpcap.shapes import KIND, picture_of
 from xpcap.training.state import Record
 
@@ -72,7 +67,7 @@ def write_run_page(
     It opens with a few captions; those of the galleries have the `BEAM` best of a beam search too.
     `data` is the data set of the scores; None: the run's own.
     """
-    find_picture = picture_finder(run, source_of(run))
+    find_picture = picture_finder(run, run.source)
     opening, scored = None, ""
     if evaluation:
         scored = f", scored on the {evaluation.n:,} pictures of {evaluation.split}"
@@ -110,7 +105,7 @@ def write_caption_page(
             f"Captions by {run.name}",
             opening=Gallery("Pictures", about, shown),
             skipped=skipped,
-            find_photo=picture_finder(run, source_of(run)),
+            find_photo=picture_finder(run, run.source),
         )
 
 
@@ -192,7 +187,7 @@ def with_pictures(
     run: Run, captions: Iterable[PictureCaption], find_picture: PictureFinder
 ) -> Iterator[PictureCaption]:
     """Captions with their pictures, one in memory at a time, and the area of their attention."""
-    encoder = source_of(run).encoder
+    encoder = run.source.encoder
     for one in captions:
         picture = find_picture(one.image)
         area = grid_area(encoder, picture) if picture is not None and one.attention else None

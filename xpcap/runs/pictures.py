@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xpcap.data.dataset import size
 from xpcap.encoders import (
     Encoder,
     PictureSource,
-    find_encoder,
     find_pictures,
     is_url,
     read_picture,
@@ -23,8 +21,8 @@ from xpcap.errors import DataError, NetworkError
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
 from xpcap.report.records import PictureCaption, Postponed, Skipped
-from xpcap.runs.captions import caption_features, open_runs, source_of
-from xpcap.runs.folder import Run
+from xpcap.runs.captions import caption_features
+from xpcap.runs.run import Run, open_runs
 from xpcap.threads import blas
 from xpcap.work import remark, work
 
@@ -207,7 +205,7 @@ def open_captioner(
         opened: Run[Any] = run
     else:
         opened = open_runs([run] if isinstance(run, str | Path) else run)
-    return PictureCaptioner(opened, encoder_of(opened, "open_captioner"))
+    return PictureCaptioner(opened, opened.encoder("open_captioner"))
 
 
 def caption_files(
@@ -255,7 +253,7 @@ def caption_files(
     DataError
         The run's features come from no encoder of this package.
     """
-    captioner = PictureCaptioner(run, encoder_of(run, "caption_files"))
+    captioner = PictureCaptioner(run, run.encoder("caption_files"))
     captions: list[PictureCaption] = []
     with work(progress=progress):
         pictures, skipped = find_sources(paths)
@@ -303,30 +301,6 @@ def shrunk(picture: np.ndarray, most: int = THUMBNAIL) -> np.ndarray:
 def _name(source: PictureSource) -> str:
     """A path, URL or the name of an open file; else empty."""
     return str(source if isinstance(source, str | Path) else getattr(source, "name", None) or "")
-
-
-def encoder_of(run: Run, where: str) -> Encoder:
-    """The encoder of a run's features. DataError, which `where` begins: it has none here."""
-    name = source_of(run).encoder
-    if name is None:
-        raise DataError(
-            where,
-            f"{run.path} learnt from features that",
-            "were given to it",
-            expected="a run whose data was prepared from pictures",
-            cause="new pictures need the encoder that made those features; the command 'prepare'"
-            " encodes a folder of pictures by a known one, to train on",
-        )
-    encoder = find_encoder(name)
-    if encoder.shape != run.raw_shape:
-        raise DataError(
-            where,
-            run.path,
-            f"learnt from features of size {size(run.raw_shape)}",
-            expected=f"the {size(encoder.shape)} of the {name} encoder",
-            cause="prepared by another version?",
-        )
-    return encoder
 
 
 def find_sources(

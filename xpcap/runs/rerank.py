@@ -28,15 +28,14 @@ from xpcap.runs.folder import (
     FIRST_STAGE_FILE,
     RANKING,
     START_RANKING,
-    Run,
     best_digest,
     digest,
     find_file,
-    open_run,
     read_first_stage,
     write_first_stage,
 )
 from xpcap.runs.recipe import is_tiny
+from xpcap.runs.run import Run, open_run
 from xpcap.training.state import Record
 from xpcap.work import current
 
@@ -225,8 +224,8 @@ def _fitted(run: Run[CaptioningRNN], data: CaptionData) -> tuple[Ranker, Record]
     if digest(data.vocabulary) != digest(run.vocabulary):
         data = data.with_vocabulary(run.vocabulary)
     ranker = _new_ranker(run, data)
-    both = run._replace(ranker=ranker, first_stage_models=_first_stage_models(run))
-    alone = both._replace(first_stage_models=())
+    both = replace(run, ranker=ranker, first_stage_models=_first_stage_models(run))
+    alone = replace(both, first_stage_models=())
     chosen, fitted = alone, None
     if run.meta.get("epoch") == 0 and (run.path / START_RANKING).is_file():
         chosen = both  # the run that it began from
@@ -286,7 +285,7 @@ def _first_stage_models(run: Run[CaptioningRNN]) -> tuple[CaptioningRNN, ...]:
         group.barrier()  # the first stage is written
     elif not (run.path / FIRST_STAGE_FILE).is_file():
         return ()
-    return (read_first_stage(run.path, run),)
+    return (read_first_stage(run.path, run.model, run.vocabulary),)
 
 
 def _fit(run: Run, data: CaptionData) -> Fitted:

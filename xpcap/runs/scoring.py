@@ -30,9 +30,9 @@ from xpcap.metrics.java import JavaError, java_metrics
 from xpcap.models import Policy
 from xpcap.report.records import PictureCaption
 from xpcap.report.scores import FORCED, Result, Scores
-from xpcap.runs.captions import caption_chosen, captioned, data_of
-from xpcap.runs.folder import Run
+from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.rerank import decoding_title
+from xpcap.runs.run import Run, data_of
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
 from xpcap.work import work

@@ -1,5 +1,6 @@
 """Start of training from another run: what must agree, the words of both, the first parameters."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from xpcap.data import CaptionData
@@ -7,20 +8,18 @@ from xpcap.errors import DataError
 from xpcap.models import CaptioningRNN, ModelConfig, Parameters
 from xpcap.models.parameters import add_words
 from xpcap.ranking.file import write_ranker
-from xpcap.runs.captions import source_of
 from xpcap.runs.folder import (
     BEST,
     START_RANKING,
     VOCAB,
-    Run,
     best_digest,
     digest,
-    open_run,
     read_projection,
     read_vocabulary,
     write_first_stage,
 )
 from xpcap.runs.plan import Stage
+from xpcap.runs.run import Inputs, Run, open_run
 from xpcap.training.objectives import SELF_CRITICAL
 
 LEAST_GAIN = 0.02  # share of the validation loss by which a warm start must lower it
@@ -44,7 +43,17 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
             "has changed since the run that starts from it began",
             cause="begin another run",
         )
-    _check_features(start, run, data)
+    inputs = Inputs.of(data)
+    if data.fingerprint == run.config["data_stamp"]:
+        inputs = replace(inputs, encoder=run.inputs.encoder)
+    if different := run.inputs.misfit(inputs):
+        raise DataError(
+            "train_run",
+            "the data",
+            f"has {different}",
+            expected=f"those that {start} was trained on, or its encoder's",
+            cause="prepare it with that encoder, without another PCA",
+        )
     ours, theirs = data.vocabulary, run.vocabulary
     if digest(ours) != digest(theirs) and ours.tokeniser != theirs.tokeniser:
         raise DataError(
@@ -55,42 +64,6 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
             cause="prepare the data of both with this version",
         )
     return run
-
-
-def _check_features(start: Path, run: Run, data: CaptionData) -> None:
-    """DataError : the data's encoder, projection or shape of a feature is not the run's."""
-    ours, theirs = data.source.encoder, source_of(run).encoder
-    if ours != theirs and data.fingerprint != run.config["data_stamp"]:
-        raise DataError(
-            "train_run",
-            start,
-            f"was trained on features of {_encoder(theirs)}, the data has those of"
-            f" {_encoder(ours)}",
-            expected="one encoder",
-            cause="prepare the data with that of the run",
-        )
-    if data.projection is not None and not data.projection.is_like(run.projection):
-        raise DataError(
-            "train_run",
-            "the data",
-            f"was prepared with another PCA than the data of {start}",
-            expected="the same, or none: it then goes through the run's",
-            cause="prepare it without",
-        )
-    shape = data.feature_shape
-    expected = run.raw_shape if data.projection is None else run.model.config.feature_shape
-    if shape != expected:
-        raise DataError(
-            "train_run",
-            start,
-            f"takes features of shape {expected}, the data has {shape}",
-            expected="the same",
-            cause="were pictures encoded otherwise?",
-        )
-
-
-def _encoder(name: str | None) -> str:
-    return "an unknown encoder" if name is None else f"the encoder {name!r}"
 
 
 def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:

@@ -22,24 +22,22 @@ from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.models.config import has_attention
 from xpcap.report import draw_loss
 from xpcap.report.scores import Evaluation
-from xpcap.runs.captions import data_of
 from xpcap.runs.card import write_card
 from xpcap.runs.folder import (
     CONFIG,
     LAST,
     LOCK,
     Checkpoint,
-    Run,
     check_scaling,
     digest,
     load_checkpoint,
-    open_run,
     reserved,
 )
 from xpcap.runs.pages import whole_history, write_run_page
 from xpcap.runs.plan import Plan, Stage, default_out, resolve
 from xpcap.runs.recipe import Recipe
 from xpcap.runs.rerank import fit_ranking
+from xpcap.runs.run import Run, data_of, open_run
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, write_start
 from xpcap.runs.scoring import evaluate_run
 from xpcap.runs.start import (
@@ -172,7 +170,7 @@ def _train_stages(
                 run = open_run(stage.folder)
                 if stage.options.neighbours and stage is plan.stages[-1]:
                     # Windows replaces no file that is mapped, as the ranker of an earlier end is
-                    run = run._replace(ranker=None, first_stage_models=())
+                    run = replace(run, ranker=None, first_stage_models=())
                     fit_ranking(run, data_of(run, plan.data))
                     run = open_run(stage.folder)
                 evaluation = None

@@ -1,0 +1,398 @@
+"""A run: a captioner with the best parameters of its training, opened from its folder.
+
+Several runs, opened together, are one, whose model is their ensemble.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from xpcap.data import CaptionData, open_data
+from xpcap.data.dataset import Source, size
+from xpcap.data.features import FeatureScaling, Preprocessing, Projection
+from xpcap.data.vocabulary import Vocabulary
+from xpcap.encoders import Encoder, find_encoder
+from xpcap.errors import DataError, InvalidValueError
+from xpcap.models import Captioner, CaptioningRNN, Ensemble, build_model
+from xpcap.ranking import Ranker
+from xpcap.ranking.file import read_ranker
+from xpcap.runs.folder import (
+    BEST,
+    CONFIG,
+    FIRST,
+    RANKING,
+    VOCAB,
+    Config,
+    check_parameters,
+    check_scaling,
+    digest,
+    load_parameters,
+    model_config,
+    opened_folder,
+    read_config,
+    read_first_stage,
+    read_history,
+    read_projection,
+    read_vocabulary,
+)
+from xpcap.training.state import Record, best_of
+from xpcap.work import remark
+
+Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """All that decides a feature: of a run as its model reads it, of a data set as it is so far.
+
+    Parameters
+    ----------
+    encoder : name of the encoder; None: features came without one
+    shape : of the feature
+    projection : the PCA that it has been through
+    scaling : its last step; None: still to come
+    """
+
+    encoder: str | None
+    shape: tuple[int, ...]
+    projection: Projection | None = None
+    scaling: FeatureScaling | None = None
+
+    @classmethod
+    def of(cls, data: CaptionData) -> "Inputs":
+        """Those of a data set."""
+        return cls(data.source.encoder, data.feature_shape, data.projection)
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """Shape of the feature as the encoder computes it."""
+        if self.projection is None:
+            return self.shape
+        return (*self.shape[:-1], len(self.projection.mean))
+
+    def misfit(self, other: "Inputs") -> str:
+        """The first thing in which features of `other` differ from these; empty: nothing.
+
+        A step that is still to come is no difference.
+        """
+        finished = other.scaling is not None
+        if other.raw_shape != self.raw_shape:
+            return f"features of size {size(other.raw_shape)} instead of {size(self.raw_shape)}"
+        if other.encoder != self.encoder:
+            return f"features by {_title(other.encoder)} instead of {_title(self.encoder)}"
+        if (finished or other.projection) and not _alike(self.projection, other.projection):
+            return "features after another PCA"
+        if finished and not _alike(self.scaling, other.scaling):
+            return "features that are scaled otherwise"
+        return ""
+
+
+def _title(encoder: str | None) -> str:
+    return "an unknown encoder" if encoder is None else f"the encoder {encoder!r}"
+
+
+def _alike(one: Sequence[Any] | None, other: Sequence[Any] | None) -> bool:
+    """True if both have the same arrays, or both are None."""
+    return (one is None) == (other is None) and all(map(np.array_equal, one or (), other or ()))
+
+
+@dataclass(frozen=True, eq=False)
+class Run(Generic[Model_co]):
+    """An opened run folder: the model with its best parameters, and their context.
+
+    Of several opened as one, all but the model and `first_stage_models` is of the first.
+    """
+
+    path: Path
+    config: Config
+    vocabulary: Vocabulary
+    inputs: Inputs
+    model: Model_co
+    meta: Record  # of the epoch that the parameters are from
+    others: tuple[Path, ...] = ()  # folders of the other runs, of several opened as one
+    ranker: Ranker | None = None  # None: captions are not ranked
+    ranking: Record = field(default_factory=dict)  # what the ranker's file says of its fit
+    first_stage_models: tuple[CaptioningRNN, ...] = ()  # models that also make candidates to rank
+
+    @classmethod
+    def open(cls, *paths: str | Path) -> "Run[Captioner]":
+        """Open a run folder, or several as one run, whose model is an Ensemble.
+
+        Raises
+        ------
+        DataError : as in `open_run`; or the runs differ in vocabulary, `max_words`, or the features
+            that they read. ValueError : no path.
+        """
+        if not paths:
+            raise InvalidValueError("open_runs", "", "got no run folder", expected="at least one")
+        first, *others = runs = [open_run(path) for path in paths]
+        for other in others:
+            if what := first.misfit(other):
+                raise DataError(
+                    "open_runs",
+                    other.path,
+                    what,
+                    expected=f"the same as {first.path}, to caption together",
+                    cause="were they trained on the same data?",
+                )
+        if not others:
+            return first
+        return Run(
+            first.path,
+            first.config,
+            first.vocabulary,
+            first.inputs,
+            Ensemble([run.model for run in runs]),
+            first.meta,
+            tuple(run.path for run in others),
+            first.ranker,
+            first.ranking,
+            tuple(model for run in runs for model in run.first_stage_models),
+        )
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The folders of all runs."""
+        return self.path, *self.others
+
+    @property
+    def name(self) -> str:
+        """The names of the folders; of a first stage with that of its run."""
+        whole = (path.resolve() for path in self.paths)
+        return " + ".join(
+            f"{path.parent.name}/{FIRST}" if path.name == FIRST else path.name for path in whole
+        )
+
+    @property
+    def source(self) -> Source:
+        """The record of how the training data was prepared."""
+        return Source.from_json(f"open_run: {self.path}", self.config.get("source", {}))
+
+    @property
+    def projection(self) -> Projection | None:
+        """The PCA that features go through; None: none."""
+        return self.inputs.projection
+
+    @property
+    def scaling(self) -> FeatureScaling:
+        """The last step of features before the model reads them."""
+        return self.inputs.scaling or FeatureScaling()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The map from the encoder's features to the model's: projection, then scaling."""
+        return Preprocessing(self.projection, self.scaling)
+
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """Shape of a feature as the encoder computes it."""
+        return self.inputs.raw_shape
+
+    def misfit(self, other: "Run[Captioner]") -> str:
+        """Why another run cannot caption together with this one; empty: it can."""
+        ours, theirs = (run.config["max_words"] for run in (self, other))
+        if digest(self.vocabulary) != digest(other.vocabulary):
+            words = f"{len(other.vocabulary):,} words instead of {len(self.vocabulary):,}"
+            return f"has another vocabulary, of {words}"
+        if ours != theirs:
+            return f"says at most {theirs} words instead of {ours}"
+        different = self.inputs.misfit(other.inputs)
+        return different and f"reads {different}"
+
+    def data(self, given: CaptionData | str | Path | None = None) -> CaptionData:
+        """A data set that fits the run, with the run's scaling, and its projection if it has none.
+
+        Parameters
+        ----------
+        given : CaptionData, str, Path or None
+            An open data set, or the path of one. None: the one that the run was trained on.
+
+        Raises
+        ------
+        DataError
+            It is missing, does not fit the run, or is the run's own and has changed since.
+        """
+        where, data = "the data set", given
+        if not isinstance(data, CaptionData):
+            where = str(self._own_data() if data is None else data)
+            data = open_data(where)
+            if given is None and self.config["data_stamp"] not in ("", data.fingerprint):
+                raise DataError(
+                    "data_of",
+                    f"{where}, the data of {self.path},",
+                    "has changed since training",
+                    expected="it unchanged",
+                    cause="give it as `data` to use it anyway",
+                )
+        # features of another origin may be the encoder's all the same
+        inputs = replace(Inputs.of(data), encoder=self.inputs.encoder)
+        if different := self.inputs.misfit(inputs):
+            raise DataError(
+                "data_of",
+                where,
+                f"has {different}",
+                expected=f"those that {self.path} was trained on, or the encoder's",
+                cause="made by another encoder, or prepared with another PCA?",
+            )
+        scaling = self.preprocessing if data.projection is None else self.scaling
+        return replace(data, scaling=scaling)
+
+    def _own_data(self) -> Path:
+        path = self.path / self.config["data"]  # an absolute path stays what it is
+        if not path.exists():
+            raise DataError(
+                "data_of",
+                f"{path}, the data of {self.path},",
+                "is gone",
+                expected="the file it was trained on",
+                cause="if it was moved, give its new path as `data`",
+            )
+        return path
+
+    def encoder(self, function: str) -> Encoder:
+        """The encoder of the run's features. DataError, of `function` : it has none here."""
+        name = self.inputs.encoder
+        if name is None:
+            raise DataError(
+                function,
+                f"{self.path} learnt from features that",
+                "were given to it",
+                expected="a run whose data was prepared from pictures",
+                cause="new pictures need the encoder that made those features; the command 'prepare'"
+                " encodes a folder of pictures by a known one, to train on",
+            )
+        encoder = find_encoder(name)
+        if different := self.inputs.misfit(Inputs(name, encoder.shape)):
+            raise DataError(
+                function,
+                f"the encoder {name}",
+                f"makes {different}",
+                expected=f"the features of {self.path}",
+                cause="prepared by another version?",
+            )
+        return encoder
+
+
+def open_run(path: str | Path) -> Run[CaptioningRNN]:
+    """Open a run folder: its model with the best parameters, on the backend in force.
+
+    No random number is drawn. Of two stages whose second has no parameters yet, the first is
+    opened, with its best so far, and a remark says so.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    run : Run
+
+    Raises
+    ------
+    DataError
+        No run folder, or one that is damaged, incomplete or of a newer format.
+    """
+    asked, path = Path(path), opened_folder(path)
+    config = read_config(path)
+    vocabulary = read_vocabulary(path, config["tokeniser"])
+    tensors, scaling, meta = load_parameters(path / BEST)
+    if meta.get("vocabulary") != digest(vocabulary):
+        raise DataError(
+            "open_run",
+            path / VOCAB,
+            f"is not the vocabulary that {BEST} was trained with",
+            cause="changed, or from another run?",
+        )
+    shape = model_config(path / CONFIG, config)
+    if shape.vocabulary != len(vocabulary):
+        raise DataError(
+            "open_run",
+            path / CONFIG,
+            f"has vocabulary {shape.vocabulary}",
+            expected=f"the {len(vocabulary)} words of {VOCAB}",
+            cause="damaged?",
+        )
+    check_scaling(path / BEST, scaling, config)
+    check_parameters(path / BEST, tensors, shape.shapes())
+    projection = read_projection(path, config)
+    encoder = Source.from_json(f"open_run: {path}", config.get("source", {})).encoder
+    inputs = Inputs(encoder, shape.feature_shape, projection, scaling)
+    if path != asked:
+        remark(
+            f"{asked} has only its first stage so far, cross entropy: opened with the best of that,"
+            f" epoch {meta.get('epoch')} of {config['epochs']}"
+        )
+    model = build_model(shape, vocabulary.word_to_idx, params=tensors)
+    run = Run(path, config, vocabulary, inputs, model, meta)
+    file = path / RANKING
+    if not file.is_file():
+        return run
+    ranker, about = read_ranker(file, vocabulary, shape.feature_shape[-1])
+    first = (read_first_stage(path, model, vocabulary),) if about.get("both") is True else ()
+    return replace(run, ranker=ranker, ranking=about, first_stage_models=first)
+
+
+def open_runs(paths: Sequence[str | Path]) -> Run[Captioner]:
+    """Open run folders as one run: see `Run.open`."""
+    return Run.open(*paths)
+
+
+def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
+    """A data set that fits a run: see `Run.data`."""
+    return run.data(data)
+
+
+# The provenance of the parameters
+
+
+def provenance(run: Run) -> tuple[list[Record], object]:
+    """History of the stage that a run's parameters are from, and the number of their epoch.
+
+    Of two stages the first if it is the better. The number is as recorded, so perhaps none.
+    """
+    epoch = run.meta.get("epoch")
+    first = read_history(run.path / FIRST) if epoch == 0 else []
+    best = best_of(first)
+    return (read_history(run.path), epoch) if best is None else (first, best.get("epoch"))
+
+
+def provenance_text(run: Run, *, quote: Callable[[str], str] = str) -> str:
+    """The epoch, and of two stages the stage, that a run's parameters are from, in a sentence.
+
+    `quote` is applied to the path of the run that training started from.
+    """
+
+    def cider(value: float | None) -> str:
+        return "" if value is None else f", CIDEr {value:.3f} on val"
+
+    records, epoch = read_history(run.path), run.meta.get("epoch")
+    epochs = max((record.get("epoch", 0) for record in records), default=epoch)
+    first = read_history(run.path / FIRST)
+    if not first and epoch == 0:
+        return (
+            f"Captions are those of {quote(run.config['start'])}, which training started from: none"
+            f" of {epochs} epochs made them better."
+        )
+    if not first:
+        return f"Captions come from epoch {epoch} of {epochs}."
+    best = best_of(first) or {}
+    before = next((record for record in records if record.get("epoch") == 0), best).get("val_cider")
+    if epoch == 0:
+        scores = [
+            record["val_cider"]
+            for record in records
+            if record.get("epoch") and "val_cider" in record
+        ]
+        return (
+            "Captions come from the first of two stages, cross entropy (epoch "
+            f"{best.get('epoch')} of {len(first)}{cider(before)}): the second, training on the "
+            f"score, made them no better{cider(max(scores, default=None))}."
+        )
+    return (
+        "Captions come from the second of two stages, training on the score (epoch "
+        f"{epoch} of {epochs}{cider(run.meta.get('val_cider'))}), after {len(first)} epochs of "
+        f"cross entropy{cider(before)}."
+    )
