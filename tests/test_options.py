@@ -101,8 +101,6 @@ def test_kind_ends_a_refusal_with_its_cause() -> None:
         (Real(0), "FLOAT", "linear", "linear"),
         (Real(0, word="linear"), "FLOAT|linear", "linear", "linear"),
         (Names(("rnn", "lstm")), "rnn|lstm", "rnn", "rnn"),
-        (Several(Real(0)), "FLOAT,...", "0.5,x", (0.5, "x")),
-        (Flag(), "", "yes", True),
         (Location(), "PATH", "a.h5", Path("a.h5")),
     ],
 )

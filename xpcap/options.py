@@ -16,11 +16,11 @@ import inspect
 import math
 import numbers
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -30,24 +30,36 @@ LARGEST = 2**63 - 1  # of seeds and steps: what a random stream's key and counte
 T = TypeVar("T")
 
 
-class Kind(Protocol):
-    """A kind of option; its text says what it takes.
+class Kind:
+    """A kind of option; its text says what it takes."""
 
-    `check` returns the value, converted, or raises an OptionError. `parse` makes a value of a text
-    of a command line, whose help shows `metavar`; what it cannot convert stays text, for `check` to
-    refuse.
-    """
+    reads: type = str  # makes a value of a text of a command line
+    cause = ""  # ends the message of a refusal
 
     @property
-    def metavar(self) -> str: ...
+    def metavar(self) -> str:
+        """The value in the help of a command line."""
+        return "TEXT"
 
-    def check(self, function: str, name: str, value: object) -> Any: ...
+    def check(self, function: str, name: str, value: object) -> Any:
+        """The value, converted. OptionError : it is not of this kind."""
+        raise NotImplementedError
 
-    def parse(self, text: str) -> Any: ...
+    def parse(self, text: str) -> Any:
+        """The value of a text; one that cannot be converted is left for `check` to refuse."""
+        try:
+            return self.reads(text)
+        except ValueError:
+            return text
+
+    def refusal(self, function: str, name: str, value: object) -> OptionError:
+        """The error for a value."""
+        shown = str(value) if isinstance(value, numbers.Number) else repr(value)
+        return OptionError(function, name, f"is {shown}", expected=self, cause=self.cause)
 
 
 @dataclass(frozen=True)
-class Whole:
+class Whole(Kind):
     """Whole numbers, NumPy's among them, in low..high; `check` returns an int.
 
     Parameters
@@ -62,6 +74,7 @@ class Whole:
     optional: bool = False
     cause: str = ""
 
+    reads = int
     metavar = "INTEGER"
 
     def __str__(self) -> str:
@@ -77,14 +90,11 @@ class Whole:
             number = int(value)
             if self.low <= number <= self.high:
                 return number
-        raise _refused(function, name, value, self, self.cause)
-
-    def parse(self, text: str) -> Any:
-        return _converted(int, text)
+        raise self.refusal(function, name, value)
 
 
 @dataclass(frozen=True)
-class Real:
+class Real(Kind):
     """Finite real numbers in low..high, above `above` and below `below`; `check` returns a float.
 
     Parameters
@@ -103,6 +113,8 @@ class Real:
     optional: bool = False
     word: str = ""
     cause: str = ""
+
+    reads = float
 
     @property
     def metavar(self) -> str:
@@ -133,14 +145,11 @@ class Real:
         in_range = self.low <= number <= self.high and self.above < number < self.below
         if math.isfinite(number) and in_range:
             return number
-        raise _refused(function, name, value, self, self.cause)
-
-    def parse(self, text: str) -> Any:
-        return text if text == self.word else _converted(float, text)
+        raise self.refusal(function, name, value)
 
 
 @dataclass(frozen=True)
-class Flag:
+class Flag(Kind):
     """True or False, NumPy's among them; `check` returns a bool."""
 
     metavar = ""
@@ -151,16 +160,14 @@ class Flag:
     def check(self, function: str, name: str, value: object) -> Any:
         if isinstance(value, bool | np.bool_):
             return bool(value)
-        raise _refused(function, name, value, self)
-
-    def parse(self, text: str) -> Any:
-        return {"yes": True, "no": False}.get(text, text)
+        raise self.refusal(function, name, value)
 
 
 @dataclass(frozen=True)
-class Location:
+class Location(Kind):
     """A path of a file or folder, as text or a Path; `check` returns it as it is."""
 
+    reads = Path
     metavar = "PATH"
 
     def __str__(self) -> str:
@@ -169,14 +176,11 @@ class Location:
     def check(self, function: str, name: str, value: object) -> Any:
         if isinstance(value, str | os.PathLike):
             return value
-        raise _refused(function, name, value, self)
-
-    def parse(self, text: str) -> Any:
-        return Path(text)
+        raise self.refusal(function, name, value)
 
 
 @dataclass(frozen=True)
-class Names:
+class Names(Kind):
     """One of a few names, or of the keys of a mapping, which may grow."""
 
     names: Collection[str]
@@ -193,12 +197,9 @@ class Names:
             return value
         raise unknown(function, name, value, self.names)
 
-    def parse(self, text: str) -> Any:
-        return text
-
 
 @dataclass(frozen=True)
-class Several:
+class Several(Kind):
     """A list or tuple, or another sequence, of one kind; `check` returns a tuple.
 
     Parameters
@@ -208,20 +209,13 @@ class Several:
 
     kind: Kind
 
-    @property
-    def metavar(self) -> str:
-        return f"{self.kind.metavar},..."
-
     def __str__(self) -> str:
         return f"several, each {self.kind}"
 
     def check(self, function: str, name: str, value: object) -> Any:
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise _refused(function, name, value, self)
+            raise self.refusal(function, name, value)
         return tuple(self.kind.check(function, name, item) for item in value)
-
-    def parse(self, text: str) -> Any:
-        return tuple(map(self.kind.parse, text.split(",")))
 
 
 SEED = Whole(0, LARGEST)  # of anything random, and of its steps
@@ -230,18 +224,6 @@ SEED = Whole(0, LARGEST)  # of anything random, and of its steps
 def _plain(number: float) -> str:
     """A number as people write it: 0.000001, not 1e-06."""
     return np.format_float_positional(number, trim="-")
-
-
-def _converted(convert: Callable[[str], float], text: str) -> object:
-    try:
-        return convert(text)
-    except ValueError:
-        return text
-
-
-def _refused(function: str, name: str, value: object, kind: Kind, cause: str = "") -> OptionError:
-    shown = str(value) if isinstance(value, numbers.Number) else repr(value)
-    return OptionError(function, name, f"is {shown}", expected=kind, cause=cause)
 
 
 class Option(NamedTuple):

@@ -36,7 +36,7 @@ from xpcap.prepare.dataset import TINY_CAPTIONS
 from xpcap.runs.folder import CONFIG, DATA, Config
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SAMPLES, SELF_CRITICAL
 from xpcap.training.optimizer import DECAY, LINEAR
-from xpcap.training.solver import KINDS as SOLVER
+from xpcap.training.solver import KINDS as OF_SOLVER
 
 # Roles. An option that one objective alone uses has the objective's name as its role
 SOURCE = "source"  # what training starts from
@@ -65,39 +65,29 @@ class Interval(NamedTuple):
     steps: float = math.inf
 
 
-class IntervalText:
-    """A kind of text that stands for an Interval."""
-
-    metavar = "TEXT"
+class IntervalText(Kind):
+    """A text that stands for an Interval."""
 
     def __str__(self) -> str:
         return "seconds, as in 30s, or steps, as in 200"
 
     def check(self, function: str, name: str, value: object) -> Any:
-        self.interval(function, name, value)
+        if _interval(value) is None:
+            raise self.refusal(function, name, value)
         return value
 
-    def parse(self, text: str) -> Any:
-        return text
 
-    def interval(self, function: str, name: str, value: object) -> Interval:
-        """The interval. OptionError : neither seconds nor steps, or 0."""
-        pattern = r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})"
-        match = re.fullmatch(pattern, value) if isinstance(value, str) else None
-        if match is not None:
-            found = Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
-            if min(found) > 0:
-                return found
-        raise OptionError(function, name, f"is {value!r}", expected=self)
+def _interval(text: object) -> Interval | None:
+    """The interval of a text; None: it gives neither seconds nor steps, or 0."""
+    pattern = r"(\d{1,9}(?:\.\d{1,9})?)s|(\d{1,9})"
+    match = re.fullmatch(pattern, text) if isinstance(text, str) else None
+    if match is None or not float(match[1] or match[2]):
+        return None
+    return Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
 
 
-def _up_to_most(kind: Kind) -> Kind:
-    assert isinstance(kind, Whole)
-    return replace(kind, high=MOST)
-
-
-SIZES, TERMS, COUNT = kinds(ModelConfig), kinds(LossTerms), Whole(0, MOST)
-SAVE_EVERY = IntervalText()
+OF_MODEL, OF_LOSS = kinds(ModelConfig), kinds(LossTerms)
+SIZE, COUNT = Whole(1, MOST), Whole(0, MOST)
 
 
 @documented
@@ -120,182 +110,76 @@ class Recipe:
         A value is not of its option's kind.
     """
 
+    # fmt: off
     data: str | Path | None = option(
-        Location(),
-        None,
-        "Dataset file or coco_captioning folder. Default: that of the run `start`, or generated"
-        " pictures.",
-        role=SOURCE,
-    )
+        Location(), None, "Dataset file or coco_captioning folder. Default: that of the run `start`,"
+        " or generated pictures.", role=SOURCE)
     _: KW_ONLY
     out: str | Path | None = option(
-        Location(),
-        None,
-        "Run folder to create; never overwritten. Default: runs/NAME-CELL, or a fresh"
-        " runs/NAME-CELL-N.",
-        role=UNSTORED,
-    )
+        Location(), None, "Run folder to create; never overwritten. Default: runs/NAME-CELL, or a"
+        " fresh runs/NAME-CELL-N.", role=UNSTORED)
     start: str | Path | None = option(
-        Location(),
-        None,
-        "Run folder whose best parameters to start from, with its model and data, and its options by"
-        " default. With other `data`: a head start, whose defaults suit few captions, with the words"
-        " of both.",
-        role=SOURCE,
-    )
+        Location(), None, "Run folder whose best parameters to start from, with its model and data,"
+        " and its options by default. With other `data`: a head start, whose defaults suit few"
+        " captions, with the words of both.", role=SOURCE)
     objective: str = option(
-        Names(OBJECTIVES),
-        CROSS_ENTROPY,
-        "Objective: cross entropy on the training captions, or CIDEr-D of sampled captions, which"
-        " needs `start`.",
-        role=STAGES,
-        score=SELF_CRITICAL,
-    )
+        Names(OBJECTIVES), CROSS_ENTROPY, "Objective: cross entropy on the training captions, or"
+        " CIDEr-D of sampled captions, which needs `start`.", role=STAGES, score=SELF_CRITICAL)
     samples: int = option(
-        _up_to_most(SAMPLES),
-        5,
-        "Captions sampled per picture in self-critical training.",
-        role=SELF_CRITICAL,
-    )
+        SAMPLES, 5, "Captions sampled per picture in self-critical training.", role=SELF_CRITICAL)
     sharpen: float = option(
-        Real(above=0),
-        1.5,
-        "Factor on the logits when self-critical training begins; above 1 favours likely words.",
-        role=SELF_CRITICAL,
-    )
-    cell: str = option(SIZES["cell"], "lstm", "Recurrent cell.", role=MODEL)
-    hidden: int = option(
-        _up_to_most(SIZES["hidden"]), 512, "H, size of the hidden state.", role=MODEL, generated=256
-    )
-    wordvec: int = option(
-        _up_to_most(SIZES["wordvec"]), 256, "W, size of a word vector.", role=MODEL, generated=128
-    )
+        Real(above=0), 1.5, "Factor on the logits when self-critical training begins; above 1"
+        " favours likely words.", role=SELF_CRITICAL)
+    cell: str = option(OF_MODEL["cell"], "lstm", "Recurrent cell.", role=MODEL)
+    hidden: int = option(SIZE, 512, "H, size of the hidden state.", role=MODEL, generated=256)
+    wordvec: int = option(SIZE, 256, "W, size of a word vector.", role=MODEL, generated=128)
     epochs: int = option(
-        COUNT,
-        0,
-        f"Passes over the training captions; 0: {LEAST_EPOCHS}, or up to {MOST_EPOCHS} if"
-        f" {LEAST_EPOCHS} make too few steps.",
-        role=LENGTH,
-        generated=4,
-        score=5,
-        warm=60,
-    )
+        COUNT, 0, "Passes over the training captions; 0: 8, or up to 300 if 8 make too few steps.",
+        role=LENGTH, generated=4, score=5, warm=60)
     score_epochs: int | None = option(
-        COUNT,
-        None,
-        "Epochs of fine-tuning on CIDEr-D (self-critical) after cross entropy; 0: none.",
-        role=STAGES,
-        many=5,
-        few=0,
-        generated=0,
-        score=0,
-    )
+        COUNT, None, "Epochs of fine-tuning on CIDEr-D (self-critical) after cross entropy; 0: none.",
+        role=STAGES, many=5, few=0, generated=0, score=0)
     batch_size: int | None = option(
-        _up_to_most(SOLVER["batch_size"]),
-        None,
-        "N, captions in a batch.",
-        role=TRAINING,
-        many=64,
-        few=16,
-        generated=32,
-        warm=64,
-    )
+        SIZE, None, "N, captions in a batch.",
+        role=TRAINING, many=64, few=16, generated=32, warm=64)
     lr: float = option(
-        Real(above=0),
-        1e-3,
-        "Adam's learning rate in the first epoch.",
-        role=TRAINING,
-        generated=2e-3,
-        score=1e-4,
-        warm=1e-3,
-    )
+        Real(above=0), 1e-3, "Adam's learning rate in the first epoch.",
+        role=TRAINING, generated=2e-3, score=1e-4, warm=1e-3)
     lr_decay: float | str = option(
-        DECAY,
-        LINEAR,
-        f"Factor on the learning rate after each epoch, or {LINEAR}: to zero over all steps.",
-        role=TRAINING,
-        generated=0.5,
-        score=LINEAR,
-        warm=LINEAR,
-    )
+        DECAY, LINEAR, "Factor on the learning rate after each epoch, or linear: to zero over all"
+        " steps.", role=TRAINING, generated=0.5, score=LINEAR, warm=LINEAR)
     select: str | None = option(
-        SOLVER["select"],
-        None,
-        "Epoch to keep: the least val loss, the highest CIDEr-D of greedy val captions, or the"
-        " last.",
-        role=TRAINING,
-        many="cider",
-        few="last",
-        generated="loss",
-        score="cider",
-        warm="cider",
-    )
+        OF_SOLVER["select"], None, "Epoch to keep: the least val loss, the highest CIDEr-D of greedy"
+        " val captions, or the last.",
+        role=TRAINING, many="cider", few="last", generated="loss", score="cider", warm="cider")
     clip: float = option(
-        Real(0), 50.0, "Largest global norm of the gradient; 0: no clipping.", role=TRAINING
-    )
+        Real(0), 50.0, "Largest global norm of the gradient; 0: no clipping.", role=TRAINING)
     dropout: float = option(
-        SIZES["dropout"],
-        0.4,
-        "Share of features, word vectors and hidden units dropped.",
-        role=TRAINING,
-        generated=0.0,
-        warm=0.4,
-    )
+        OF_MODEL["dropout"], 0.4, "Share of features, word vectors and hidden units dropped.",
+        role=TRAINING, generated=0.0, warm=0.4)
     smoothing: float | None = option(
-        TERMS["smoothing"],
-        None,
-        "Label smoothing: probability mass spread evenly over the vocabulary.",
-        role=CROSS_ENTROPY,
-        many=0.1,
-        few=0.0,
-        generated=0.0,
-        score=0.0,
-        warm=0.1,
-    )
+        OF_LOSS["smoothing"], None, "Label smoothing: probability mass spread evenly over the"
+        " vocabulary.", role=CROSS_ENTROPY, many=0.1, few=0.0, generated=0.0, score=0.0, warm=0.1)
     inject: str = option(
-        SIZES["inject"],
-        "every-step",
-        "Use of the image: as initial state, also as a term of every step, or by attention over a"
-        " grid.",
-        role=MODEL,
-        generated="init",
-    )
+        OF_MODEL["inject"], "every-step", "Use of the image: as initial state, also as a term of"
+        " every step, or by attention over a grid.", role=MODEL, generated="init")
     feature_scaling: str = option(
-        Names(SCALINGS),
-        "standardize",
-        "Scaling of image features, fitted on the train split.",
-        role=MODEL,
-        generated="none",
-    )
+        Names(SCALINGS), "standardize", "Scaling of image features, fitted on the train split.",
+        role=MODEL, generated="none")
     seed: int = option(
-        SEED, 0, "Seed of weights, caption order, dropout and generated pictures.", role=TRAINING
-    )
+        SEED, 0, "Seed of weights, caption order, dropout and generated pictures.", role=TRAINING)
     patience: int = option(
-        COUNT,
-        0,
-        "Stop after this many epochs in a row without a better one; 0: never.",
-        role=LENGTH,
-        score=0,
-        warm=10,
-    )
+        COUNT, 0, "Stop after this many epochs in a row without a better one; 0: never.",
+        role=LENGTH, score=0, warm=10)
     neighbours: bool = option(
-        Flag(),
-        True,
-        "Index the training photos when training ends, to rank captions by similar photos.",
-        role=AFTER,
-        generated=False,
-        warm=True,
-    )
+        Flag(), True, "Index the training photos when training ends, to rank captions by similar"
+        " photos.", role=AFTER, generated=False, warm=True)
     save_every: str = option(
-        SAVE_EVERY,
-        "60s",
-        "Interval between saves within an epoch: seconds (30s) or steps (200). Each epoch ends with"
-        " a save.",
-        role=UNSTORED,
-    )
+        IntervalText(), "60s", "Interval between saves within an epoch: seconds (30s) or steps (200)."
+        " Each epoch ends with a save.", role=UNSTORED)
     resume: bool = option(
-        Flag(), False, "Continue the run at `out`, or begin it if there is none.", role=UNSTORED
-    )
+        Flag(), False, "Continue the run at `out`, or begin it if there is none.", role=UNSTORED)
+    # fmt: on
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -303,7 +187,9 @@ class Recipe:
     @property
     def interval(self) -> Interval:
         """`save_every`, parsed."""
-        return SAVE_EVERY.interval("Recipe", "`save_every`", self.save_every)
+        found = _interval(self.save_every)
+        assert found is not None  # as its kind has checked
+        return found
 
     def suited_to(self, captions: int) -> Self:
         """The recipe, with options left open chosen for a train split.
