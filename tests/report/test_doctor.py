@@ -15,6 +15,10 @@ from commands import good
 from refusals import refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, open_run, use_backend
+from xpcap.cli.evaluate import evaluate
+from xpcap.cli.group import in_options
+from xpcap.cli.prepare import prepare
+from xpcap.cli.train import train
 from xpcap.data import CaptionData, Vocabulary
 from xpcap.data.dataset import Split
 from xpcap.layers import CELLS
@@ -449,6 +453,15 @@ def test_a_run_is_examined_on_the_pictures_of_its_evaluation(run: Path) -> None:
         ValueError, function="examine_run", came="is not of the 14 of val", expected="a caption for"
     ):
         examine_run(opened, few)
+
+
+def test_advice_names_options_that_there_are() -> None:
+    params = [*prepare.params, *train.params, *evaluate.params]
+    source = Path(doctor.__file__).read_text("utf-8")
+    texts = " ".join(re.findall(r'^ +(?:return )?f?("[^"].*")', source, re.MULTILINE))
+    names = set(re.findall(r"`(\w+)`", texts))
+    assert {"lr", "clip", "min_count", "no_repeat_trigram", "feature_scaling"} <= names
+    assert [name for name in names if not in_options(f"`{name}`", params).startswith("--")] == []
 
 
 def test_the_page_about_better_captions_explains_each_symptom() -> None:

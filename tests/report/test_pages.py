@@ -35,7 +35,7 @@ from xpcap.metrics import smoothed_bleu  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
 from xpcap.report.explanation import decision  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
-from xpcap.runs.run import open_run
+from xpcap.runs.run import open_run  # noqa: E402
 from xpcap.shapes import generate, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
