@@ -131,6 +131,18 @@ def test_training_goes_on_without_a_page_and_remarks_on_it_once(tmp_path: Path) 
     assert kill.files(out) == kill.files(tmp_path / "whole" / "run")
 
 
+@pytest.mark.parametrize(("name", "nth"), [("loss.png", 1), ("index.html", 3)])
+def test_what_cannot_be_drawn_when_training_has_ended_is_an_error_that_loses_nothing(
+    name: str, nth: int, tmp_path: Path
+) -> None:
+    commands.good("train", "--out", tmp_path / "whole" / "run", *faults.OPTIONS)
+    fault = Fault(name, "create", nth, errno.ENOSPC)
+    output = faults.check(fault, kill.files(tmp_path / "whole" / "run"), tmp_path)
+    last = output.splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert str(tmp_path / "broken" / "run" / name) in last
+
+
 def test_two_trainings_in_two_threads_keep_their_remarks_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ from xpcap.runs.saver import RunWriter, Stopped, StopRequest
 from xpcap.safetensors_file import KEY, read_tensors, write_tensors
 
 ROOT = Path(__file__).parents[2]
+HELPED = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "helpers")))  # PYTHONPATH
 pytestmark = pytest.mark.usefixtures("few_pictures", "plain_curves")
 # of an epoch of the few pictures; they are followed by four pauses, three of them in validation
 STEPS = 10
@@ -190,6 +191,29 @@ def test_the_page_is_written_now_and_then_while_training_goes_on_and_the_loss_at
     epoch = 2 * (STEPS + 4)  # seconds
     assert written == [(epoch, 1), (epoch + 60, 3), (5 * epoch, 5)]
     assert len(json.loads((out / "loss.png").read_bytes())) == 5
+
+
+def test_no_matplotlib_is_imported_while_training_goes_on(tmp_path: Path) -> None:
+    """It takes a second, and would stall a thread that launches kernels with each drawing."""
+    code = """
+import sys
+from pathlib import Path
+import commands
+from xpcap import TrainOptions, Watcher, train_run
+from xpcap.runs import train
+
+class AfterThePage(Watcher):
+    def epoch(self, solver):
+        assert Path("run/index.html").exists()
+        sys.exit("matplotlib" in sys.modules)
+
+train.generate = commands.few
+train_run(TrainOptions(out="run", hidden=8, wordvec=4, batch_size=100), watchers=[AfterThePage()])
+"""
+    environment = {**os.environ, "PYTHONPATH": HELPED}
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    )
 
 
 def test_the_page_shows_every_epoch_when_training_stops(
@@ -392,10 +416,9 @@ class Training:
     def __init__(self, out: Path, *, hang: bool = False) -> None:
         self.errors = ""
         arguments = ["train", "--out", out, *SMALL[:4], "--epochs", 100_000, "--save-every", 1]
-        folders = [str(ROOT), str(ROOT / "tests" / "helpers")]
         self.process = subprocess.Popen(
             [sys.executable, "-c", CHILD.format(hang=hang), *map(str, arguments)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+            env={**os.environ, "PYTHONPATH": HELPED},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
