@@ -7,7 +7,6 @@ import html
 import json
 import os
 import shutil
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -330,24 +329,6 @@ def test_a_page_that_cannot_be_finished_leaves_nothing_and_loses_no_caption(
         f"{place}: No space left on device",
         "photos/val00003.png\n  model  ",
     )
-
-
-def test_a_page_holds_one_picture_at_a_time_in_memory(run: Path) -> None:
-    alive: set[int] = set()
-    most = 0
-
-    def look(name: str) -> np.ndarray:
-        nonlocal most
-        picture = np.zeros((9, 9, 3), np.uint8)
-        alive.add(id(picture))
-        weakref.finalize(picture, alive.discard, id(picture))
-        most = max(most, len(alive))
-        return picture
-
-    captions = [runs.PictureCaption(f"{i}.png", "a dog", [0.5, 0.5], []) for i in range(40)]
-    runs.write_caption_page(Path("p.html"), open_run(run), captions, look)
-    assert Path("p.html").read_text(encoding="utf-8").count("<img ") == 40
-    assert most <= 2
 
 
 def test_a_png_takes_no_more_pictures_than_can_be_drawn(

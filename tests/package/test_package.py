@@ -197,10 +197,10 @@ def test_text_works_wherever_a_path_does(options: TrainOptions) -> None:
     assert trained.path == Path("runs/x")
     run = open_run("runs/x")
     assert evaluate_run(run, "x.h5").n == evaluate_run(run).n == 14
-    captions, skipped = caption_files(run, ["pictures", "none.png"])
+    captions, skipped = caption_files(run, ["pictures", "none.png"], show=True)
     assert (len(captions), [one.image for one in skipped]) == (14, ["none.png"])
-    runs.write_caption_page("page.html", run, captions, runs.look_at_files)
-    runs.write_caption_png("page.png", captions, runs.look_at_files)
+    runs.write_caption_page("page.html", run, captions)
+    runs.write_caption_png("page.png", captions)
     state = load_state("runs/x/last.safetensors", run.model.params.shapes)
     save_state("copy.safetensors", state)
     assert load_state("copy.safetensors", run.model.params.shapes).iteration == state.iteration > 0

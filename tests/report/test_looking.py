@@ -163,11 +163,10 @@ def test_pictures_not_at_hand_and_places_in_no_square_are_left_as_they_were(
     run = open_run(made / "run0")
     captions = runs.caption_run(run, count=1, attend=True)
     assert len(captions[0].attention[0]) == 9
-    odd = [captions[0]._replace(attention=[[1.0] + 7 * [0.0]] * len(captions[0].probabilities))]
-    for said, look in ((captions, lambda name: None), (odd, lambda name: scene())):
-        runs.write_caption_page(
-            page := tmp_path / f"{len(list(tmp_path.iterdir()))}.html", run, said, look
-        )
+    eight = [[1.0] + 7 * [0.0]] * len(captions[0].probabilities)
+    odd = [captions[0]._replace(attention=eight, picture=scene(), area=WHOLE_PICTURE)]
+    for number, said in enumerate((captions, odd)):
+        runs.write_caption_page(page := tmp_path / f"{number}.html", run, said)
         assert "<svg" not in page.read_text()
     for attention, area in (([], WHOLE_PICTURE), (softmax(3, 9, 1).reshape(3, 9).tolist(), None)):
         one = card("x", scene(), SAID if area is None else [], attention=attention, area=area)

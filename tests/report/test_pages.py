@@ -198,8 +198,8 @@ def test_the_page_opens_with_captions_spread_over_the_split_and_three_scores(mad
 def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_path: Path) -> None:
     run = open_run(made / "run")
     folder = shutil.copytree(made / "photos", tmp_path / "photos")
-    captions, _ = runs.caption_files(run, str(folder))
-    runs.write_caption_page(tmp_path / "page.html", run, captions, runs.look_at_files)
+    captions, _ = runs.caption_files(run, str(folder), show=True)
+    runs.write_caption_page(tmp_path / "page.html", run, captions)
     said = [
         html.unescape(alt)
         for alt in re.findall(r'<img [^>]*alt="(.*?)">', (tmp_path / "page.html").read_text())
@@ -373,10 +373,9 @@ def test_generated_pictures_are_hashed_once_and_never_opened(
 @pytest.mark.slow
 def test_pages_and_pngs_go_to_places_named_by_text(made: Path, tmp_path: Path) -> None:
     run = open_run(made / "run")
-    captions, skipped = runs.caption_files(
-        run, [str(made / "photos" / "val00001.png"), str(tmp_path)]
-    )
+    photo = str(made / "photos" / "val00001.png")
+    captions, skipped = runs.caption_files(run, [photo, str(tmp_path)], show=True)
     assert [len(captions), len(skipped)] == [1, 1]
-    assert runs.caption_files(run, str(made / "photos" / "val00001.png"))[0] == captions
-    runs.write_caption_page(f"{tmp_path}/p.html", run, captions, runs.look_at_files)
-    assert runs.write_caption_png(f"{tmp_path}/p.png", captions, runs.look_at_files) == 1
+    assert runs.caption_files(run, photo)[0] == [captions[0]._replace(picture=None)]
+    runs.write_caption_page(f"{tmp_path}/p.html", run, captions)
+    assert runs.write_caption_png(f"{tmp_path}/p.png", captions) == 1

@@ -35,6 +35,7 @@ from xpcap.runs import (
 )
 from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.outputs import SINKS, Sink, begin_sinks, caption_sources, deliver, wanted
+from xpcap.runs.pages import with_pictures
 from xpcap.work import work
 
 EXAMPLES = examples(
@@ -187,8 +188,7 @@ def _of_split(
     chosen = pictures[evenly_spaced(len(pictures), count)]
     images = seen.split(split).images
     numbers = begin_sinks(sinks, run, [images[number] for number in chosen.tolist()])
-    find = picture_finder(run, seen.source) if "picture" in wants else lambda name: None
-    for one in caption_chosen(
+    found = caption_chosen(
         run,
         seen,
         split,
@@ -196,8 +196,9 @@ def _of_split(
         policy=policy,
         attend="attention" in wants,
         explain="explanation" in wants,
-    ):
-        yield one._replace(picture=find(one.image))
+    )
+    show = "picture" in wants
+    yield from with_pictures(run, found, picture_finder(run, seen.source)) if show else found
 
 
 def _require_ranked(run: Run, policy: Policy) -> None:

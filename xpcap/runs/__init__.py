@@ -13,10 +13,7 @@ from xpcap.runs.folder import is_run, load_state, save_state
 from xpcap.runs.look import fresh_page, look_inside, write_inside_page
 from xpcap.runs.outputs import write_captions
 from xpcap.runs.pages import (
-    Look,
     PictureFinder,
-    look_at_files,
-    look_in,
     picture_finder,
     write_caption_page,
     write_caption_png,
@@ -35,7 +32,6 @@ __all__ = [
     "Diagnosis",
     "Evaluation",
     "Inside",
-    "Look",
     "PictureCaption",
     "PictureCaptioner",
     "PictureFinder",
@@ -58,8 +54,6 @@ __all__ = [
     "fresh_page",
     "is_run",
     "load_state",
-    "look_at_files",
-    "look_in",
     "look_inside",
     "open_captioner",
     "open_run",

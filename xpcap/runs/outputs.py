@@ -456,8 +456,7 @@ class Page(Sink):
     def close(self) -> str:
         if not self.captions:
             return f"{self.path} was not written: there is no new picture"
-        find = {one.image: one.picture for one in self.captions}.get
-        write_caption_page(self.path, self.run, self.captions, find, skipped=self.skipped)
+        write_caption_page(self.path, self.run, self.captions, skipped=self.skipped)
         return f"wrote {self.path}"
 
 
@@ -480,8 +479,7 @@ class Png(Sink):
         count, drawn = len(self.captions), self._drawn
         if not count:
             return f"{self.path} was not written: there is no new picture"
-        find = {one.image: one.picture for one in self.captions}.get
-        write_caption_png(self.path, self.captions, find)
+        write_caption_png(self.path, self.captions)
         rest = ""
         if drawn < count:
             rest = f" with {drawn} of {count} pictures; the others were not found"

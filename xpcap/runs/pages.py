@@ -1,14 +1,13 @@
 """Pages of a run (scores, curves, captions), and pages or PNGs of any captioned pictures."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
-from xpcap.encoders import grid_area, read_picture
+from xpcap.encoders import read_picture
 from xpcap.errors import DataError
 from xpcap.files import new_path
 from xpcap.models import Beam, Policy
@@ -19,6 +18,7 @@ from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.scores import Evaluation
 from xpcap.runs.captions import attention_maps, caption_chosen, captioned
 from xpcap.runs.folder import FIRST, PICTURES, cell_title, read_history
+from xpcap.runs.pictures import with_picture
 from xpcap.runs.rerank import default_policy
 from xpcap.runs.run import Run, data_of, provenance_text
 from xpcap.shapes import KIND, picture_of
@@ -29,7 +29,6 @@ FIRST_SHOWN, SHOWN = 4, 9  # pictures that a run's page opens with, and in each 
 BEAM = 5  # hypotheses of a picture, all of them shown
 DRAWN = 60  # most pictures in a PNG: twenty rows of three
 NOTE = "sentence BLEU-4"
-Look = PictureFinder  # its former name
 
 
 def whole_history(folder: Path, records: Sequence[Record]) -> tuple[list[Record], int]:
@@ -91,30 +90,27 @@ def write_caption_page(
     path: str | Path,
     run: Run,
     captions: Sequence[PictureCaption],
-    find_picture: PictureFinder,
     *,
     skipped: Sequence[Skipped] = (),
 ) -> None:
-    """Write a page of captioned pictures. DataError : `path` exists, or cannot be written to."""
+    """Write a page of captions with their pictures, as `caption_files` shows them.
+
+    DataError : `path` exists, or cannot be written to.
+    """
     of_split = any(caption.references for caption in captions)
     about = "Spread evenly over the split." if of_split else "In the order they were given."
-    shown = with_pictures(run, bar(captions, "writing the page"), find_picture)
     with new_path("caption", path, ".html") as part:
         write_page(
             part,
             f"Captions by {run.name}",
-            opening=Gallery("Pictures", about, shown),
+            opening=Gallery("Pictures", about, bar(captions, "writing the page")),
             skipped=skipped,
             find_photo=picture_finder(run, run.source),
         )
 
 
-def write_caption_png(
-    path: str | Path,
-    captions: Sequence[PictureCaption],
-    find_picture: PictureFinder,
-) -> int:
-    """Write captioned pictures as one PNG: the first 60 whose files are at hand.
+def write_caption_png(path: str | Path, captions: Sequence[PictureCaption]) -> int:
+    """Write captioned pictures as one PNG: the first 60 that are at hand.
 
     Returns
     -------
@@ -124,12 +120,7 @@ def write_caption_png(
     ------
     DataError : `path` exists, cannot be written to, or no picture is at hand.
     """
-    at_hand = (
-        (picture, caption)
-        for caption in captions
-        if (picture := find_picture(caption.image)) is not None
-    )
-    shown = list(islice(at_hand, DRAWN))
+    shown = [(one, one.picture) for one in captions if one.picture is not None][:DRAWN]
     if not shown:
         raise DataError(
             "caption",
@@ -138,18 +129,14 @@ def write_caption_png(
             expected="the folder that the data set remembers",
             cause="was it moved?",
         )
-    texts = (
-        [caption.caption for _, caption in shown],
-        [caption.references[0] if caption.references else "" for _, caption in shown],
-    )
     with new_path("caption", path, ".png") as part:
-        draw_captions(part, [picture for picture, _ in shown], *texts)
+        draw_captions(
+            part,
+            [picture for _, picture in shown],
+            [one.caption for one, _ in shown],
+            [one.references[0] if one.references else "" for one, _ in shown],
+        )
     return len(shown)
-
-
-def look_at_files(name: str) -> np.ndarray | None:
-    """The picture at the path `name`; None if it cannot be read."""
-    return _read_or_none(Path(name))
 
 
 def picture_finder(run: Run, source: Source) -> PictureFinder:
@@ -168,30 +155,19 @@ def picture_finder(run: Run, source: Source) -> PictureFinder:
             there = False
         if source.generated == KIND and source.seed is not None and not there:
             return picture_of(name, source.seed)
-        return _read_or_none(folder / name) if there else None
+        try:
+            return read_picture(folder / name) if there else None
+        except DataError:
+            return None  # the page shows an empty frame with a note
 
     return find_picture
-
-
-look_in = picture_finder  # its former name
-
-
-def _read_or_none(path: Path) -> np.ndarray | None:
-    try:
-        return read_picture(path)
-    except DataError:
-        return None  # the page shows an empty frame with a note
 
 
 def with_pictures(
     run: Run, captions: Iterable[PictureCaption], find_picture: PictureFinder
 ) -> Iterator[PictureCaption]:
     """Captions with their pictures, one in memory at a time, and the area of their attention."""
-    encoder = run.source.encoder
-    for one in captions:
-        picture = find_picture(one.image)
-        area = grid_area(encoder, picture) if picture is not None and one.attention else None
-        yield one._replace(picture=picture, area=area)
+    return (with_picture(run, one, find_picture(one.image)) for one in captions)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

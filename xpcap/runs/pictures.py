@@ -13,6 +13,7 @@ from xpcap.encoders import (
     Encoder,
     PictureSource,
     find_pictures,
+    grid_area,
     is_url,
     read_picture,
     read_url,
@@ -129,7 +130,7 @@ class PictureCaptioner:
         explain : bool
             As in `caption_run`.
         show : bool
-            Fill `picture` of each caption; of a URL with a thumbnail.
+            Fill `picture` of each caption, of a URL with a thumbnail, and `area` of its attention.
         numbers : iterable of int, or None
             Numbers of the pictures, which seed a policy that samples. None: 0, 1, ...
 
@@ -173,7 +174,7 @@ class PictureCaptioner:
                     self.run, names, features, np.array(numbers), policy, attend, explain
                 )
                 captions += [
-                    one._replace(picture=picture)
+                    with_picture(self.run, one, picture)
                     for one, picture in zip(found, pictures, strict=True)
                 ]
         following = iter(captions)
@@ -287,6 +288,16 @@ def encode_picture(
             f"has a feature by the encoder {encoder.name} that is not finite",
         )
     return picture, feature
+
+
+def with_picture(
+    run: Run[Captioner], caption: PictureCaption, picture: np.ndarray | None
+) -> PictureCaption:
+    """A caption with its picture, if that is at hand, and the area that its attention covers."""
+    if picture is None:
+        return caption
+    area = grid_area(run.source.encoder, picture) if caption.attention else None
+    return caption._replace(picture=picture, area=area)
 
 
 def shrunk(picture: np.ndarray, most: int = THUMBNAIL) -> np.ndarray:
