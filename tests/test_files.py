@@ -9,7 +9,15 @@ import pytest
 from refusals import refuses
 
 from xpcap.errors import DataError, OptionError
-from xpcap.files import atomic, new_folder, new_path, read_text, remove_parts, write_text
+from xpcap.files import (
+    atomic,
+    first_free,
+    new_folder,
+    new_path,
+    read_text,
+    remove_parts,
+    write_text,
+)
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
@@ -111,6 +119,15 @@ def test_a_new_path_that_fails_leaves_nothing_and_names_the_file(tmp_path: Path)
     with pytest.raises(OSError, match=r".") as caught, new_path("export", path):
         (tmp_path / "other").read_bytes()
     assert caught.value.filename == str(tmp_path / "other")
+
+
+def test_the_first_free_name_is_numbered_before_its_suffix(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        path = first_free(tmp_path, "a.b", ".html")
+        path.mkdir()
+        names.append(path.name)
+    assert names == ["a.b.html", "a.b-2.html", "a.b-3.html"]
 
 
 def test_only_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:

@@ -176,6 +176,14 @@ def require_new_file(
         raise error(function, path, came, expected="a folder of your own")
 
 
+def first_free(folder: Path, stem: str, suffix: str = "") -> Path:
+    """The first path in a folder that nothing is at: STEM, STEM-2, STEM-3, ..., with the suffix."""
+    k = 1
+    while (path := folder / f"{stem}{'' if k == 1 else f'-{k}'}{suffix}").exists():
+        k += 1
+    return path
+
+
 def _exists(error: type[XpcapError], function: str, path: Path) -> XpcapError:
     cause = "remove it, or choose another name"
     return error(function, path, "exists, and is not overwritten", cause=cause)

@@ -7,7 +7,7 @@ import numpy as np
 
 from xpcap.encoders import is_url
 from xpcap.errors import OptionError
-from xpcap.files import new_path
+from xpcap.files import first_free, new_path
 from xpcap.models import CaptioningRNN
 from xpcap.report.look import Inside, write_look_page
 from xpcap.runs.captions import caption_features
@@ -89,10 +89,7 @@ def look_inside(
 def fresh_page(picture: str | Path) -> Path:
     """The first free one of look-PICTURE.html, look-PICTURE-2.html, ... in the working folder."""
     stem = re.sub(r"[^\w.-]+", "-", Path(picture).stem)[:MOST_STEM] or "picture"
-    k = 1
-    while (path := Path(f"look-{stem}.html" if k == 1 else f"look-{stem}-{k}.html")).exists():
-        k += 1
-    return path
+    return first_free(Path(), f"look-{stem}", ".html")
 
 
 def write_inside_page(path: str | Path, inside: Inside) -> None:

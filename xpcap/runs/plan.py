@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError, unknown
+from xpcap.files import first_free
 from xpcap.runs.folder import (
     CONFIG,
     DATA,
@@ -127,10 +128,7 @@ def default_out(recipe: Recipe) -> Path:
     data = Path(recipe.data).resolve() if recipe.data else None
     generated = data is None or (data.name == DATA and (data.parent / CONFIG).is_file())
     name = f"{'pictures' if generated or data is None else data.stem}-{recipe.cell}"
-    k = 1
-    while (path := Path("runs") / (name if k == 1 else f"{name}-{k}")).exists():
-        k += 1
-    return path
+    return first_free(Path("runs"), name)
 
 
 # The plan of training
