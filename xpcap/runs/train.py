@@ -22,7 +22,7 @@ from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.models.config import has_attention
 from xpcap.report import draw_loss
 from xpcap.report.scores import Evaluation
-from xpcap.runs.card import write_card
+from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import (
     CONFIG,
     LAST,
@@ -182,7 +182,7 @@ def _train_stages(
                             stage.folder / "loss.png", whole_history(stage.folder, records)[0]
                         )
                         write_run_page(run, records, evaluation, plan.data)
-                        write_card(run, evaluation, plan.data)
+                        write_run_card(run, evaluation, plan.data)
         return Trained(run, evaluation)
 
 

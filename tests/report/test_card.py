@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("PIL")
 
 from commands import few
+from pages import scores
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -21,8 +22,9 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
 from xpcap.layers import CELLS
 from xpcap.models import CaptioningRNN
+from xpcap.report.card import code
 from xpcap.runs import Evaluation, Run, evaluate_run, open_run
-from xpcap.runs.card import code, write_card
+from xpcap.runs.card import write_run_card
 
 HOSTILE = (
     '</code> ` ``` [x](javascript:x) | <img src=x onerror=x> \n---\nlicense: "mit"\n# \u202e \x1b'
@@ -123,7 +125,7 @@ def test_a_card_has_the_equations_of_its_cell(
     run, _, data = scored
     config = replace(run.model.config, cell=cell, inject="every-step")
     model = CaptioningRNN.from_config(config, run.model.word_to_idx, seed=0)
-    write_card(replace(run, model=model), None, data)
+    write_run_card(replace(run, model=model), None, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert f" {cell.upper()} of 16 units writes a caption word by word" in card
     lines = [line.format(term=" + h0 W_image") for line in CELLS[cell].equations]
@@ -137,7 +139,7 @@ def test_the_equations_of_a_grus_card_give_its_states(
     run, _, data = scored
     config = replace(run.model.config, cell="gru", inject="init")
     model = CaptioningRNN.from_config(config, run.model.word_to_idx, dtype=np.float64, seed=0)
-    write_card(replace(run, model=model), None, data)
+    write_run_card(replace(run, model=model), None, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert "\n# `run`\n\nAn image captioner: a GRU of 16 units" in card
     ids = np.array([[data.vocabulary.start, 5, data.vocabulary.end]])
@@ -163,7 +165,7 @@ def test_a_card_names_the_run_that_training_started_from(
 ) -> None:
     run, evaluation, data = scored
     config = {**run.config, "start": "/home/someone/runs/base", "start_digest": "0123abc"}
-    write_card(replace(run, config=config), evaluation, data)
+    write_run_card(replace(run, config=config), evaluation, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert "started from the run `base`, SHA-256 of its `best.safetensors` `0123abc`" in card
     assert "someone" not in card
@@ -176,7 +178,7 @@ def test_the_text_of_a_data_set_is_only_ever_code_in_a_card(
     source = Source(encoder=HOSTILE, record={"captions": [HOSTILE]}).to_json()
     config = {**run.config, "data": f"/x/{HOSTILE.replace('/', '')}.h5", "source": source}
     captions = [one._replace(image=HOSTILE, caption=HOSTILE) for one in evaluation.captions]
-    write_card(replace(run, config=config), replace(evaluation, captions=captions), data)
+    write_run_card(replace(run, config=config), replace(evaluation, captions=captions), data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert {*fields(card)} == {
         "license",
@@ -192,6 +194,17 @@ def test_the_text_of_a_data_set_is_only_ever_code_in_a_card(
     outside = SPAN.sub("", re.sub(r"^```.*?^```$", "", body, flags=re.MULTILINE | re.DOTALL))
     for sign in ("javascript", "<img", "</code>", "license:", "\n---\n", "\u202e", "\x1b", "`"):
         assert sign not in outside.replace("set `license`", "")
+
+
+def test_the_texts_of_a_foreign_metric_stay_in_their_cells(
+    scored: tuple[Run, Evaluation, CaptionData],
+) -> None:
+    run, _, data = scored
+    write_run_card(run, scores(HOSTILE, protocol=HOSTILE), data)
+    table = section((run.path / "README.md").read_text(encoding="utf-8"), "Scores")
+    (row,) = (line for line in table.splitlines() if line.startswith("|") and "script" in line)
+    assert row.count("|") == 6
+    assert not set("`[]<>\u202e\x1b") & set(row)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +227,7 @@ def test_a_run_without_a_val_split_has_a_card_without_scores(
     scored: tuple[Run, Evaluation, CaptionData],
 ) -> None:
     run, _, data = scored
-    write_card(run, None, data)
+    write_run_card(run, None, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert "model-index" not in fields(card)
     assert "None: the data has no val split." in section(card, "Scores")
@@ -226,7 +239,7 @@ def test_a_card_counts_what_its_data_holds(scored: tuple[Run, Evaluation, Captio
     run, evaluation, data = scored
     ids = data.split("val").captions
     ids[:, 1] = data.vocabulary.unk
-    write_card(run, evaluation, data)
+    write_run_card(run, evaluation, data)
     words = int((ids > max(data.vocabulary.null, data.vocabulary.start, data.vocabulary.end)).sum())
     shown = section((run.path / "README.md").read_text(encoding="utf-8"), "Data")
     assert f"- Split `val`: 14 pictures, 70 captions, {70 / words:.2%} of their words unknown" in (
