@@ -2,7 +2,6 @@
 captions of others.
 """
 
-import errno
 import html
 import json
 import os
@@ -19,7 +18,6 @@ Image = pytest.importorskip("PIL.Image")
 import drawings  # noqa: E402 - after the skip
 
 from xpcap import open_run, runs  # noqa: E402 - after the skip
-from xpcap.cli import caption  # noqa: E402
 from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.pictures import formats  # noqa: E402
 from xpcap.errors import DataError, install  # noqa: E402
@@ -291,44 +289,6 @@ def test_captions_that_are_not_ranked_are_not_explained(
         assert result.exit_code == 2
         assert "--explain is given" in result.output
         assert words in " ".join(result.output.split())
-
-
-@pytest.mark.parametrize("option", ["--html", "--png"])
-def test_a_place_that_will_not_do_is_refused_before_any_work(
-    option: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    suffix = option.replace("--", ".")
-    Path(f"old{suffix}").write_text("old")
-    Path(f"link{suffix}").symlink_to("nowhere")
-    monkeypatch.setattr(caption, "open_runs", lambda *args: pytest.fail("work was done"))
-    for place, words in {
-        f"old{suffix}": "exists, and is not overwritten",
-        f"link{suffix}": "exists, and is not overwritten",
-        "page.jpg": f"page.jpg does not end in {suffix}",
-        f"nowhere/page{suffix}": "nowhere, which is no folder",
-        f"old{suffix}/page{suffix}": "no folder",
-    }.items():
-        failing(["caption", run, photos, option, place], words)
-    if os.name == "posix" and os.geteuid() != 0:
-        Path("locked").mkdir(mode=0o500)
-        failing(["caption", run, photos, option, f"locked/page{suffix}"], "Permission denied")
-    assert Path(f"old{suffix}").read_text() == "old"
-
-
-@pytest.mark.parametrize("option", ["--html", "--png"])
-def test_a_page_that_cannot_be_finished_leaves_nothing_and_loses_no_caption(
-    option: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*args: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    place = option.replace("--", "page.")
-    monkeypatch.setattr(os, "fsync", full)
-    failing(
-        ["caption", run, photos, option, place],
-        f"{place}: No space left on device",
-        "photos/val00003.png\n  model  ",
-    )
 
 
 def test_a_png_takes_no_more_pictures_than_can_be_drawn(

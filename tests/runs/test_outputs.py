@@ -1,6 +1,7 @@
 """Outputs of captions, alone and together: tables that are continued, texts, pictures, pages."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from xpcap.encoders import read_picture
 from xpcap.errors import NetworkError
 from xpcap.report.records import Ranked
 from xpcap.runs import PictureCaption, Skipped, outputs, pictures, write_captions
-from xpcap.runs.outputs import CsvTable, describe_picture
+from xpcap.runs.outputs import SINKS, CsvTable, Sink, describe_picture
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -196,17 +197,14 @@ def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(
     assert {path: path.stat().st_mtime_ns for path in texts} == times
 
 
-FILES = {"--html": "p.html", "--png": "p.png", "--csv": "c.csv"}
+FILES = {kind.flag: f"all{kind.suffix}" for kind in SINKS if kind.suffix}
+NEW = [kind.flag for kind in SINKS if kind.suffix and kind.check is Sink.check]
 EVERY = [*(word for pair in FILES.items() for word in pair), "--txt", "--json"]
 
 
 def test_each_output_has_the_same_bytes_alone_and_together(run: Path, photos: Path) -> None:
-    alone = {name: good("caption", run, photos, flag, name) for flag, name in FILES.items()}
-    assert [result.stdout.splitlines()[-1] for result in alone.values()] == [
-        "wrote p.html",
-        "wrote p.png",
-        "wrote 10 captions to c.csv",
-    ]
+    wrote = [good("caption", run, photos, *pair).stdout.splitlines()[-1] for pair in FILES.items()]
+    assert all(name in line for name, line in zip(FILES.values(), wrote, strict=True))
     content = {name: Path(name).read_bytes() for name in FILES.values()}
     said = good("caption", run, photos, "--json").stdout
     for name in FILES.values():
@@ -214,15 +212,12 @@ def test_each_output_has_the_same_bytes_alone_and_together(run: Path, photos: Pa
     together = good("caption", run, photos, *EVERY)
     assert {name: Path(name).read_bytes() for name in FILES.values()} == content
     assert together.stdout == said
+    lines = [line for line in together.stderr.splitlines() if line.startswith("wrote")]
+    texts = "wrote 10 of 10 captions next to their pictures, as .txt"
+    assert sorted(lines) == sorted([*wrote, texts])
     assert {Path(one["image"]).with_suffix(".txt") for one in json.loads(said)} == set(
         photos.rglob("*.txt")
     )
-    assert [line for line in together.stderr.splitlines() if line.startswith("wrote")] == [
-        "wrote p.html",
-        "wrote p.png",
-        "wrote 10 of 10 captions next to their pictures, as .txt",
-        "wrote 10 captions to c.csv",
-    ]
 
 
 def test_what_each_output_wrote_before_an_interrupt_it_keeps(
@@ -232,24 +227,23 @@ def test_what_each_output_wrote_before_an_interrupt_it_keeps(
     interrupt_at(monkeypatch, 5)
     result = call("caption", run, photos, *EVERY)
     assert (result.exit_code, result.stdout) == (130, "")
-    assert "c.csv has 5 of 12 pictures; the same command adds the others" in result.stderr
-    captions = {row[0]: row[1] for row in rows("c.csv")[1:] if row[1]}
+    assert "all.csv has 5 of 12 pictures; the same command adds the others" in result.stderr
+    captions = {row[0]: row[1] for row in rows("all.csv")[1:] if row[1]}
     assert {str(path.with_suffix(".png")): path.read_text() for path in photos.rglob("*.txt")} == {
         name: f"{caption}\n" for name, caption in captions.items()
     }
-    assert not {path.name for path in Path().iterdir()} & {"p.html", "p.png"}
+    assert not any(Path(FILES[flag]).exists() for flag in NEW)
     interrupt_at(monkeypatch, 99)
     again = good("caption", run, photos, *EVERY[:-1])
-    assert "c.csv has 5 of 12 pictures already; all outputs get the other 7" in again.stderr
-    page = Path("p.html").read_text(encoding="utf-8")
+    assert "all.csv has 5 of 12 pictures already; all outputs get the other 7" in again.stderr
+    page = Path("all.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/') == 6
     assert not any(name in page for name in captions)
-    assert "p.html exists" in call("caption", run, photos, *EVERY).output
-    nothing = good("caption", run, photos, "--csv", "c.csv", "--html", "q.html")
+    nothing = good("caption", run, photos, "--csv", "all.csv", "--html", "q.html")
     assert "q.html was not written: there is no new picture\n" in nothing.stdout
 
 
-@pytest.mark.parametrize("flag", ["--html", "--png"])
+@pytest.mark.parametrize("flag", NEW)
 def test_a_file_that_another_command_wrote_meanwhile_stays(
     flag: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +257,33 @@ def test_a_file_that_another_command_wrote_meanwhile_stays(
     name = FILES[flag]
     failing(["caption", run, photos, flag, name], f"{name} exists, and is not", left=(name,))
     assert Path(name).read_text() == "theirs"
+
+
+@pytest.mark.parametrize("flag", NEW)
+def test_a_place_that_will_not_do_is_refused_before_any_work(
+    flag: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xpcap.cli.caption.open_runs", lambda *args: pytest.fail("work was done"))
+    Path(FILES[flag]).write_text("theirs")
+    for place, words in {
+        FILES[flag]: "exists, and is not overwritten",
+        "page.jpg": f"page.jpg does not end in {Path(FILES[flag]).suffix}",
+        f"nowhere/{FILES[flag]}": "nowhere, which is no folder",
+    }.items():
+        failing(["caption", run, photos, flag, place], words)
+    assert Path(FILES[flag]).read_text() == "theirs"
+
+
+@pytest.mark.parametrize("flag", NEW)
+def test_a_file_that_cannot_be_finished_leaves_nothing_and_loses_no_caption(
+    flag: str, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = (f"{FILES[flag]}: No space left on device", "photos/2023/val00004.png\n  model  ")
+    failing(["caption", run, photos, flag, FILES[flag]], *words)
 
 
 def test_two_commands_never_write_to_one_table(run: Path, photos: Path) -> None:
