@@ -1,32 +1,24 @@
 """`train_run`: from options to a finished run folder, new or resumed."""
 
 import contextlib
-import os
-import platform
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from xpcap.backend import get_backend
 from xpcap.data import CaptionData, open_data
-from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.data.hdf5 import with_fingerprint
 from xpcap.distributed import SINGLE, Group
-from xpcap.distributed.mpi import VARIABLE
-from xpcap.errors import DataError, GroupError, OptionError
+from xpcap.errors import DataError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.models.config import has_attention
 from xpcap.report import draw_loss
 from xpcap.report.scores import Evaluation
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import (
-    CONFIG,
     LAST,
-    LOCK,
     Checkpoint,
     check_scaling,
     digest,
@@ -34,7 +26,8 @@ from xpcap.runs.folder import (
     reserved,
 )
 from xpcap.runs.pages import whole_history, write_run_page
-from xpcap.runs.plan import Plan, Stage, default_out, resolve
+from xpcap.runs.plan import Stage, default_out, resolve
+from xpcap.runs.ranks import check_ranks, fitted_scaling
 from xpcap.runs.recipe import Recipe
 from xpcap.runs.rerank import fit_ranking
 from xpcap.runs.run import Run, data_of, open_run
@@ -48,7 +41,6 @@ from xpcap.runs.start import (
     open_base,
     write_inherited,
 )
-from xpcap.safetensors_file import read_tensors
 from xpcap.shapes import generate
 from xpcap.training.objectives import (
     CROSS_ENTROPY,
@@ -62,9 +54,6 @@ from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record
 from xpcap.training.watcher import Watcher, checked_watchers
 from xpcap.work import current, remark, work
-
-# Our variables in which ranks may differ: a backend's name is compared without its device
-OWN = (VARIABLE, "XPCAP_BACKEND")
 
 
 class Trained(NamedTuple):
@@ -160,30 +149,34 @@ def _train_stages(
     with reserve(out, options.resume):
         group.barrier()  # the folder is reserved
         plan = resolve(replace(options, out=out), open_path)
-        _check_ranks(group, out, plan)
+        check_ranks(out, plan)
         for stage in plan.stages:
             for watcher in watchers:
                 watcher.stage(stage.options)
             with contextlib.nullcontext() if stage.folder == out else reserve(stage.folder, True):
                 records = _train(stage, plan.data, watchers, on_epoch, graphs)
                 group.barrier()  # all is written
-                run = open_run(stage.folder)
-                if stage.options.neighbours and stage is plan.stages[-1]:
-                    # Windows replaces no file that is mapped, as the ranker of an earlier end is
-                    run = replace(run, ranker=None, first_stage_models=())
-                    fit_ranking(run, data_of(run, plan.data))
-                    run = open_run(stage.folder)
-                evaluation = None
-                if "val_loss" in records[-1]:
-                    evaluation = evaluate_run(run, plan.data, "val")
-                if group.rank == 0:
-                    with work(group=SINGLE):
-                        draw_loss(
-                            stage.folder / "loss.png", whole_history(stage.folder, records)[0]
-                        )
-                        write_run_page(run, records, evaluation, plan.data)
-                        write_run_card(run, evaluation, plan.data)
-        return Trained(run, evaluation)
+                ranks = stage.options.neighbours and stage is plan.stages[-1]
+                trained = _finish(stage.folder, records, plan.data, ranks)
+        return trained
+
+
+def _finish(folder: Path, records: list[Record], data: CaptionData, ranks: bool) -> Trained:
+    """Rank captions if `ranks`, score them, and draw what people read of a stage that is trained."""
+    run, evaluation = open_run(folder), None
+    if ranks:
+        # Windows replaces no file that is mapped, as the ranker of an earlier end is
+        run = replace(run, ranker=None, first_stage_models=())
+        fit_ranking(run, data_of(run, data))
+        run = open_run(folder)
+    if "val_loss" in records[-1]:
+        evaluation = evaluate_run(run, data, "val")
+    if current().group.rank == 0:
+        with work(group=SINGLE):
+            draw_loss(folder / "loss.png", whole_history(folder, records)[0])
+            write_run_page(run, records, evaluation, data)
+            write_run_card(run, evaluation, data)
+    return Trained(run, evaluation)
 
 
 def _train(
@@ -199,6 +192,8 @@ def _train(
     base = None if options.start is None or resumed else open_base(stage, data)
     if options.start is not None:
         data = data_from(stage, data, base)
+    # Of other data, as in a warm start
+    warm = base if base is not None and base.config["data_stamp"] != data.fingerprint else None
     config, words = _model_config(options, data), data.vocabulary.word_to_idx
     model = build_model(config, words, seed=options.seed)
     checkpoint = _checkpoint(stage, data, model) if resumed else None
@@ -207,7 +202,7 @@ def _train(
     elif base is not None:
         scaling, model.params = base.scaling, first_parameters(base, config)
     else:
-        scaling = _fitted_scaling(group, options.feature_scaling, data)
+        scaling = fitted_scaling(options.feature_scaling, data)
     data.scaling = scaling
     writer = RunWriter(folder, options.epochs, scaling, digest(data.vocabulary))
     stop = StopRequest()
@@ -232,18 +227,18 @@ def _train(
         group=group,
         graphs=graphs,
     )
-    if checkpoint is None and options.start is not None:
+    if base is not None:
         if "val" in data.splits:
             solver.score_start()
         if options.objective == SELF_CRITICAL:
             scale_logits(model.params, options.sharpen)
-        elif base is not None and base.config["data_stamp"] != data.fingerprint:
-            scale_logits(model.params, 1 / inverse_temperature(base))
+        elif warm is not None:
+            scale_logits(model.params, 1 / inverse_temperature(warm))
             solver.require_gain(LEAST_GAIN)
     if group.rank == 0:
         write_start(stage, data, model.config)
-        if base is not None and base.config["data_stamp"] != data.fingerprint:
-            write_inherited(folder, base, model.config)
+        if warm is not None:
+            write_inherited(folder, warm, model.config)
     if checkpoint is None:
         writer.begin(solver)
     else:
@@ -327,73 +322,3 @@ def _warn_if_ranks_changed(solver: CaptioningSolver, out: Path) -> None:
             f"train_run: {out} was trained by {before} process(es) and continues with {now}: same"
             " batches, same dropout; sums are rounded differently"
         )
-
-
-# Agreement of ranks, checked at the start, so that a mistake on one rank is named, not trained on
-
-
-def _check_ranks(group: Group, out: Path, plan: Plan) -> None:
-    """Compare versions, environment, plan, data and run folder of all ranks; all raise alike.
-
-    GroupError : a rank differs from rank 0 in one of them. DataError : a rank does not see the run
-    folder as rank 0 does.
-    """
-    if group.size == 1:
-        return
-    names = [name for name in sorted(os.environ) if name.startswith("XPCAP_") and name not in OWN]
-    ours: dict[str, object] = {
-        "xpcap": sys.modules["xpcap"].__version__,
-        "Python": platform.python_version(),
-        "NumPy": np.__version__,
-        "backend": get_backend().partition(":")[0],
-        "environment": {name: os.environ[name] for name in names},
-        "data's stamp": plan.data.fingerprint,
-        "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),
-        "checkpoint's iteration": [_iteration(stage.folder) for stage in plan.stages],
-    }
-    for number, stage in enumerate(plan.stages, start=1):
-        settings = stage.options.to_config()
-        del settings["data"]  # a path may differ from machine to machine
-        ours["option" if number == 1 else f"stage {number}'s option"] = settings
-    everyone = group.gather(ours)
-    for rank, theirs in enumerate(everyone):
-        _compare(rank, theirs, everyone[0], out)
-
-
-def _iteration(folder: Path) -> object:
-    """Iteration of the checkpoint in a folder; 0: there is none."""
-    path = folder / LAST
-    return read_tensors(path, "load_state")[1].get("iteration") if path.exists() else 0
-
-
-def _fitted_scaling(group: Group, kind: str, data: CaptionData) -> FeatureScaling:
-    """The scaling that rank 0 fits to the train split, the same bits on every rank."""
-    fitted = FeatureScaling()
-    if group.rank == 0:
-        fitted = fit_scaling(kind, data.split("train").features)
-    arrays = [array.tolist() for array in fitted if array is not None]
-    return FeatureScaling(*(np.array(numbers, np.float32) for numbers in group.gather(arrays)[0]))
-
-
-def _compare(rank: int, theirs: Mapping[str, Any], first: Mapping[str, Any], out: Path) -> None:
-    iteration = "checkpoint's iteration"
-    if not theirs["run folder"] or theirs[iteration] != first[iteration]:
-        raise DataError(
-            "train_run",
-            f"rank {rank}",
-            f"does not see {out} as rank 0 does",
-            expected="one folder for all ranks",
-            cause="is `out` on a disk that its machine shares?",
-        )
-    for thing, value in theirs.items():
-        other = first[thing]
-        if value != other:
-            if isinstance(value, dict):
-                name = next(n for n in {**value, **other} if value.get(n) != other.get(n))
-                thing, value, other = f"{thing} {name}", value.get(name), other.get(name)
-            raise GroupError(
-                "train_run",
-                f"rank {rank}",
-                f"has {thing} {value!r:.80}, rank 0 has {other!r:.80}",
-                expected="the same on every rank",
-            )

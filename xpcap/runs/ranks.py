@@ -1,0 +1,91 @@
+"""Agreement of ranks before they train, so that a mistake on one is named and not trained on."""
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import get_backend
+from xpcap.data import CaptionData
+from xpcap.data.features import FeatureScaling, fit_scaling
+from xpcap.distributed.mpi import VARIABLE
+from xpcap.errors import DataError, GroupError
+from xpcap.runs.folder import CONFIG, LAST, LOCK
+from xpcap.runs.plan import Plan
+from xpcap.safetensors_file import read_tensors
+from xpcap.work import current
+
+# Our variables in which ranks may differ: a backend's name is compared without its device
+OWN = (VARIABLE, "XPCAP_BACKEND")
+
+
+def check_ranks(out: Path, plan: Plan) -> None:
+    """Compare versions, environment, plan, data and run folder of all ranks; all raise alike.
+
+    GroupError : a rank differs from rank 0 in one of them. DataError : a rank does not see the run
+    folder as rank 0 does.
+    """
+    group = current().group
+    if group.size == 1:
+        return
+    names = [name for name in sorted(os.environ) if name.startswith("XPCAP_") and name not in OWN]
+    ours: dict[str, object] = {
+        "xpcap": sys.modules["xpcap"].__version__,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "backend": get_backend().partition(":")[0],
+        "environment": {name: os.environ[name] for name in names},
+        "data's stamp": plan.data.fingerprint,
+        "run folder": (out / LOCK).exists() or (out / CONFIG).exists(),
+        "checkpoint's iteration": [_iteration(stage.folder) for stage in plan.stages],
+    }
+    for number, stage in enumerate(plan.stages, start=1):
+        settings = stage.options.to_config()
+        del settings["data"]  # a path may differ from machine to machine
+        ours["option" if number == 1 else f"stage {number}'s option"] = settings
+    everyone = group.gather(ours)
+    for rank, theirs in enumerate(everyone):
+        _compare(rank, theirs, everyone[0], out)
+
+
+def _compare(rank: int, theirs: Mapping[str, Any], first: Mapping[str, Any], out: Path) -> None:
+    iteration = "checkpoint's iteration"
+    if not theirs["run folder"] or theirs[iteration] != first[iteration]:
+        raise DataError(
+            "train_run",
+            f"rank {rank}",
+            f"does not see {out} as rank 0 does",
+            expected="one folder for all ranks",
+            cause="is `out` on a disk that its machine shares?",
+        )
+    for thing, value in theirs.items():
+        other = first[thing]
+        if value != other:
+            if isinstance(value, dict):
+                name = next(n for n in {**value, **other} if value.get(n) != other.get(n))
+                thing, value, other = f"{thing} {name}", value.get(name), other.get(name)
+            raise GroupError(
+                "train_run",
+                f"rank {rank}",
+                f"has {thing} {value!r:.80}, rank 0 has {other!r:.80}",
+                expected="the same on every rank",
+            )
+
+
+def _iteration(folder: Path) -> object:
+    """Iteration of the checkpoint in a folder; 0: there is none."""
+    path = folder / LAST
+    return read_tensors(path, "load_state")[1].get("iteration") if path.exists() else 0
+
+
+def fitted_scaling(kind: str, data: CaptionData) -> FeatureScaling:
+    """The scaling that rank 0 fits to the train split, the same bits on every rank."""
+    group, fitted = current().group, FeatureScaling()
+    if group.rank == 0:
+        fitted = fit_scaling(kind, data.split("train").features)
+    arrays = [array.tolist() for array in fitted if array is not None]
+    return FeatureScaling(*(np.array(numbers, np.float32) for numbers in group.gather(arrays)[0]))
