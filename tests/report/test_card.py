@@ -23,7 +23,7 @@ from xpcap.data.dataset import Source
 from xpcap.layers import CELLS
 from xpcap.models import CaptioningRNN
 from xpcap.report.card import code
-from xpcap.runs import Evaluation, Run, evaluate_run, open_run
+from xpcap.runs import Run, Scores, evaluate_run, open_run
 from xpcap.runs.card import write_run_card
 
 HOSTILE = (
@@ -47,13 +47,13 @@ def section(card: str, title: str) -> str:
 
 
 @pytest.fixture
-def scored(run: Path) -> tuple[Run, Evaluation, CaptionData]:
+def scored(run: Path) -> tuple[Run, Scores, CaptionData]:
     opened, data = open_run(run), few(0)
     return opened, evaluate_run(opened, data), data
 
 
 def test_a_card_has_the_scores_of_the_run_where_a_hub_looks_for_them(
-    scored: tuple[Run, Evaluation, CaptionData],
+    scored: tuple[Run, Scores, CaptionData],
 ) -> None:
     run, evaluation, _ = scored
     card = (run.path / "README.md").read_text(encoding="utf-8")  # as training left it
@@ -120,7 +120,7 @@ def test_the_equations_of_a_card_and_the_tensors_alone_give_the_runs_probabiliti
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_card_has_the_equations_of_its_cell(
-    cell: str, scored: tuple[Run, Evaluation, CaptionData]
+    cell: str, scored: tuple[Run, Scores, CaptionData]
 ) -> None:
     run, _, data = scored
     config = replace(run.model.config, cell=cell, inject="every-step")
@@ -133,7 +133,7 @@ def test_a_card_has_the_equations_of_its_cell(
 
 
 def test_the_equations_of_a_grus_card_give_its_states(
-    scored: tuple[Run, Evaluation, CaptionData],
+    scored: tuple[Run, Scores, CaptionData],
 ) -> None:
     """One step, computed from the lines that the card shows."""
     run, _, data = scored
@@ -161,7 +161,7 @@ def test_the_equations_of_a_grus_card_give_its_states(
 
 
 def test_a_card_names_the_run_that_training_started_from(
-    scored: tuple[Run, Evaluation, CaptionData],
+    scored: tuple[Run, Scores, CaptionData],
 ) -> None:
     run, evaluation, data = scored
     config = {**run.config, "start": "/home/someone/runs/base", "start_digest": "0123abc"}
@@ -172,7 +172,7 @@ def test_a_card_names_the_run_that_training_started_from(
 
 
 def test_the_text_of_a_data_set_is_only_ever_code_in_a_card(
-    scored: tuple[Run, Evaluation, CaptionData],
+    scored: tuple[Run, Scores, CaptionData],
 ) -> None:
     run, evaluation, data = scored
     source = Source(encoder=HOSTILE, record={"captions": [HOSTILE]}).to_json()
@@ -197,7 +197,7 @@ def test_the_text_of_a_data_set_is_only_ever_code_in_a_card(
 
 
 def test_the_texts_of_a_foreign_metric_stay_in_their_cells(
-    scored: tuple[Run, Evaluation, CaptionData],
+    scored: tuple[Run, Scores, CaptionData],
 ) -> None:
     run, _, data = scored
     write_run_card(run, scores(HOSTILE, protocol=HOSTILE), data)
@@ -224,7 +224,7 @@ def test_code_spans_hold_any_text(text: str, span: str) -> None:
 
 
 def test_a_run_without_a_val_split_has_a_card_without_scores(
-    scored: tuple[Run, Evaluation, CaptionData],
+    scored: tuple[Run, Scores, CaptionData],
 ) -> None:
     run, _, data = scored
     write_run_card(run, None, data)
@@ -235,7 +235,7 @@ def test_a_run_without_a_val_split_has_a_card_without_scores(
     assert "examples.jpg" not in card
 
 
-def test_a_card_counts_what_its_data_holds(scored: tuple[Run, Evaluation, CaptionData]) -> None:
+def test_a_card_counts_what_its_data_holds(scored: tuple[Run, Scores, CaptionData]) -> None:
     run, evaluation, data = scored
     ids = data.split("val").captions
     ids[:, 1] = data.vocabulary.unk

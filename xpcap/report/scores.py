@@ -207,9 +207,6 @@ def _with_aliases(found: dict[str, Value]) -> dict[str, Value]:
     return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
 
 
-Evaluation = Scores  # its former name
-
-
 # Two sides
 
 

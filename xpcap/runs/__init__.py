@@ -6,7 +6,7 @@ plan.py plans a training, saver.py writes it down, and folder.py has the format 
 from xpcap.report.doctor import Diagnosis
 from xpcap.report.look import Inside
 from xpcap.report.records import PictureCaption, Skipped
-from xpcap.report.scores import Comparison, Evaluation, Scores, compare
+from xpcap.report.scores import Comparison, Scores, compare
 from xpcap.runs.captions import caption_run
 from xpcap.runs.doctor import examine_run
 from xpcap.runs.folder import is_run, load_state, save_state
@@ -30,7 +30,6 @@ from xpcap.runs.train import Trained, train_run
 __all__ = [
     "Comparison",
     "Diagnosis",
-    "Evaluation",
     "Inside",
     "PictureCaption",
     "PictureCaptioner",

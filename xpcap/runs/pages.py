@@ -15,7 +15,7 @@ from xpcap.progress import bar
 from xpcap.report import Gallery, draw_captions, write_page
 from xpcap.report.page import PictureFinder
 from xpcap.report.records import PictureCaption, Skipped
-from xpcap.report.scores import Evaluation
+from xpcap.report.scores import Scores
 from xpcap.runs.captions import attention_maps, caption_chosen, captioned
 from xpcap.runs.folder import FIRST, PICTURES, cell_title, read_history
 from xpcap.runs.pictures import with_picture
@@ -58,7 +58,7 @@ def write_progress_page(folder: str | Path, epochs: int, records: Sequence[Recor
 def write_run_page(
     run: Run,
     records: Sequence[Record],
-    evaluation: Evaluation | None,
+    evaluation: Scores | None,
     data: CaptionData | None = None,
 ) -> None:
     """Write the page of a finished run: curves, settings and, if scored, captions and scores.
@@ -183,7 +183,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _galleries(
-    run: Run, evaluation: Evaluation, data: CaptionData | None, find_picture: PictureFinder
+    run: Run, evaluation: Scores, data: CaptionData | None, find_picture: PictureFinder
 ) -> list[Gallery]:
     """Best, worst and random captions of the scored split."""
     scores = evaluation.per_picture["bleu"]
@@ -208,7 +208,7 @@ def _galleries(
 
 
 def _searched(
-    run: Run, evaluation: Evaluation, data: CaptionData | None, numbers: Sequence[int]
+    run: Run, evaluation: Scores, data: CaptionData | None, numbers: Sequence[int]
 ) -> dict[int, PictureCaption]:
     """Scored captions by number, each with the n-best list of a beam and its attention map."""
     seen = data_of(run, data)

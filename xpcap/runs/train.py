@@ -15,7 +15,7 @@ from xpcap.errors import DataError, OptionError
 from xpcap.models import CaptioningRNN, ModelConfig, build_model
 from xpcap.models.config import has_attention
 from xpcap.report import draw_loss
-from xpcap.report.scores import Evaluation
+from xpcap.report.scores import Scores
 from xpcap.runs.card import write_run_card
 from xpcap.runs.folder import (
     LAST,
@@ -60,7 +60,7 @@ class Trained(NamedTuple):
     """A finished run, opened with its best parameters, and its scores on val if there is one."""
 
     run: Run
-    evaluation: Evaluation | None
+    evaluation: Scores | None
 
 
 def train_run(
