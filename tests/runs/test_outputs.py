@@ -371,6 +371,21 @@ def test_outputs_that_write_to_pictures_need_files(run: Path, photos: Path) -> N
     )
 
 
+def test_descriptions_are_counted_and_pictures_with_another_are_named(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    others = "has another description, which was left"
+    monkeypatch.setattr(
+        outputs, "describe_picture", lambda path, text: others if "val00001" in str(path) else ""
+    )
+    result = good("caption", run, photos, "--describe", "--csv", "c.csv")
+    assert result.stdout == (
+        "wrote 9 of 10 captions into their pictures\nwrote 10 captions to c.csv\n"
+    )
+    assert f"note: left photos/val00001.png: {others}\n" in result.stderr
+
+
 def test_a_missing_exiv2_is_named_before_any_work(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,6 @@ import stat
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Self
 
 import numpy as np
@@ -69,12 +68,12 @@ class Sink:
         self.had = 0  # of the pictures it is begun for
         self.captions: list[PictureCaption] = []
         self.skipped: list[Skipped] = []
-        if self.suffix:
-            self.check()
+        self.check()
 
     def check(self) -> None:
-        """DataError : its file cannot be written. Asked before any work is done."""
-        require_new_file("caption", self.path, self.suffix)
+        """DataError : it cannot be written. Asked before any work is done."""
+        if self.suffix:
+            require_new_file("caption", self.path, self.suffix)
 
     def begin(self, run: Run[Captioner], names: Sequence[str]) -> Collection[str]:
         """Prepare for the pictures of these names, and return those that are here already."""
@@ -96,12 +95,7 @@ class Sink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         """Let go of what it holds open, in the end or after an error."""
 
 
@@ -119,12 +113,13 @@ def deliver(results: Iterable[PictureCaption | Skipped], sinks: Sequence[Sink]) 
     with contextlib.ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(sink)
-        for one, sink in ((one, sink) for one in results for sink in sinks):
-            if isinstance(one, Skipped):
-                sink.skip(one)
-            else:
-                less = {name: no for name, no in OPTIONAL.items() if name not in sink.wants}
-                sink.add(one._replace(**less))
+        for one in results:
+            for sink in sinks:
+                if isinstance(one, Skipped):
+                    sink.skip(one)
+                else:
+                    less = {name: no for name, no in OPTIONAL.items() if name not in sink.wants}
+                    sink.add(one._replace(**less))
 
 
 def wanted(sinks: Iterable[Sink]) -> frozenset[str]:
@@ -158,7 +153,7 @@ def caption_sources(
     sinks: Sequence[Sink],
     policy: Policy | None = None,
 ) -> Iterator[PictureCaption | Skipped]:
-    """Begin the sinks and caption files, folders and URLs, for `hand`, but for those that are done.
+    """Begin the sinks and caption files, folders and URLs, for `deliver`, but those that are done.
 
     OptionError : a URL, with a sink that writes to pictures' files.
     """
@@ -345,12 +340,7 @@ class CsvTable(Sink):
         later = "; the same command tries again what was not downloaded" if self._postponed else ""
         return f"wrote {_captions(self._rows)} to {self.path}{later}"
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if self._file is None:
             return
         with self._file:
@@ -427,8 +417,7 @@ class Descriptions(Sink):
     instead = once = of_files = True
     _written = _all = 0
 
-    def __init__(self, path: Path | None = None, *, best: int = 1, explain: bool = False) -> None:
-        super().__init__(path, best=best, explain=explain)
+    def check(self) -> None:
         _require_exiv2()
 
     def add(self, one: PictureCaption) -> None:
