@@ -26,18 +26,7 @@ from xpcap.models import ModelConfig
 from xpcap.runs.folder import BEST, LAST, load_state
 from xpcap.runs.run import open_run
 
-OPTIONS = [
-    "--hidden",
-    "8",
-    "--wordvec",
-    "4",
-    "--epochs",
-    "2",
-    "--save-every",
-    "6",
-    "--dropout",
-    "0.2",
-]
+OPTIONS = "--hidden 8 --wordvec 4 --epochs 2 --save-every 6 --dropout 0.2".split()
 STEPS = {
     "create": errno.ENOSPC,
     "write": errno.ENOSPC,

@@ -24,43 +24,16 @@ from xpcap.shapes import generate
 ROOT = Path(__file__).parents[1]
 TEN = 10
 CLOCK = {"times.jsonl", ".lock"}  # what two equal runs need not have in common
-SIZES = [
-    "--hidden",
-    "48",
-    "--wordvec",
-    "24",
-    "--epochs",
-    "4",
-    "--score-epochs",
-    "0",
-    "--batch-size",
-    "16",
-]
+SIZES = "--hidden 48 --wordvec 24 --epochs 4 --score-epochs 0 --batch-size 16".split()
+OVERFITTING = "--feature-scaling standardize --save-every 60s --lr 0.05 --patience 1"
 VARIANTS = [
-    ["--dropout", "0.3", "--save-every", "5", "--epochs", "3", "--score-epochs", "3"],
-    ["--cell", "rnn", "--save-every", "1", "--lr", "0.003"],
-    [
-        "--cell",
-        "gru",
-        "--dropout",
-        "0.2",
-        "--save-every",
-        "0.05s",
-        "--lr-decay",
-        "0.5",
-        "--seed",
-        "1",
-    ],
-    [
-        "--feature-scaling",
-        "standardize",
-        "--save-every",
-        "60s",
-        "--lr",
-        "0.05",
-        "--patience",
-        "1",
-    ],  # overfits: the best is not the last
+    options.split()
+    for options in (
+        "--dropout 0.3 --save-every 5 --epochs 3 --score-epochs 3",
+        "--cell rnn --save-every 1 --lr 0.003",
+        "--cell gru --dropout 0.2 --save-every 0.05s --lr-decay 0.5 --seed 1",
+        OVERFITTING,  # the best epoch is not the last
+    )
 ]
 
 
@@ -75,27 +48,12 @@ class Count:
 
 
 def command(data: Path, out: Path, options: list[str], ranks: int = 1) -> list[str]:
-    train = [
-        str(ROOT / "cli.py"),
-        "train",
-        str(data),
-        "--out",
-        str(out),
-        *SIZES,
-        *options,
-        "--resume",
-    ]
+    train = [str(ROOT / "cli.py"), "train", str(data), "--out", str(out)]
+    train += [*SIZES, *options, "--resume"]
     if ranks == 1:
         return [sys.executable, *train]
-    return [
-        str(Path(sys.executable).with_name("mpiexec")),
-        "-n",
-        str(ranks),
-        sys.executable,
-        "-m",
-        "mpi4py",
-        *train,
-    ]
+    mpiexec = str(Path(sys.executable).with_name("mpiexec"))
+    return [mpiexec, "-n", str(ranks), sys.executable, "-m", "mpi4py", *train]
 
 
 def process_of(out: Path, rank: int) -> int | None:

@@ -776,14 +776,6 @@ def test_killed_runs_go_on_to_the_same_bytes() -> None:
     assert count.kills == 4
 
 
-@pytest.mark.parametrize("text", ["0", "0s", "-3", "1.5", "30 s", "soon", "", "s", "1e3s"])
-def test_an_interval_is_seconds_or_steps(text: str) -> None:
-    result = call("train", "--save-every", text)
-    assert result.exit_code == 2
-    assert "expected seconds, as in 30s, or steps, as in 200" in result.output
-    assert list(Path().iterdir()) == []
-
-
 def test_a_state_of_another_solver_is_refused(run: Path) -> None:
     with refuses(DataError, came="has shape"):
         load_state(run / "last.safetensors", dict.fromkeys(shapes_of(run), (2, 2)))
