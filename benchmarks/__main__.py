@@ -13,7 +13,7 @@ from xpcap.backend import use_backend
 from xpcap.cli.group import shown
 from xpcap.cli.shared import PATH, Value, backend_option, json_option, table, wanted_backend
 from xpcap.errors import EXPECTED, OptionError, install, sentence
-from xpcap.files import require_new_file
+from xpcap.files import new_path, require_new_file
 from xpcap.options import Names
 
 EXAMPLES = """\b
@@ -144,7 +144,8 @@ def main(
     )
     _print(found, as_json)
     if plot is not None:
-        results.draw_scaling(plot, found)
+        with new_path("bench", plot) as part:
+            results.draw_scaling(part, found)
         click.echo(f"wrote {plot}", err=as_json)
 
 
@@ -216,11 +217,7 @@ def _check_plot(plot: Path, scaling: bool) -> None:
                 expected="both: it draws how a step grows with its sizes",
             )
         )
-    if plot.suffix.lower() != ".png":
-        raise click.UsageError(
-            sentence("", f"--plot: {plot}", "does not end in .png", expected="a name that does")
-        )
-    require_new_file("bench", plot)
+    require_new_file("bench", plot, ".png")
 
 
 def _print_host_time(found: Sequence[host.HostTime], as_json: bool) -> None:
