@@ -37,7 +37,7 @@ from xpcap.runs import load_state, save_state
 from xpcap.runs import recipe as of_options
 from xpcap.runs.folder import HISTORY, read_history
 from xpcap.runs.pages import whole_history
-from xpcap.runs.recipe import PRESETS, Recipe
+from xpcap.runs.recipe import PRESETS
 from xpcap.runs.run import open_run
 from xpcap.shapes import generate
 from xpcap.training import objectives
@@ -673,38 +673,6 @@ class TestStages:
                 "nothing to caption with yet",
                 "continue it with --resume",
             )
-
-
-@pytest.mark.parametrize(
-    ("captions", "batch_size", "smoothing", "score_epochs", "epochs"),
-    [
-        (1, 16, 0.0, 0, 300),
-        (90, 16, 0.0, 0, 284),
-        (450, 16, 0.0, 0, 59),
-        (999, 16, 0.0, 0, 27),
-        (1000, 64, 0.1, 5, 75),
-        (9600, 64, 0.1, 5, 8),
-        (400_000, 64, 0.1, 5, 8),
-    ],
-)
-def test_options_left_open_suit_the_captions(
-    captions: int, batch_size: int, smoothing: float, score_epochs: int, epochs: int
-) -> None:
-    suited = Recipe().suited_to(captions)
-    found = suited.batch_size, suited.smoothing, suited.score_epochs, suited.epochs
-    assert found == (batch_size, smoothing, score_epochs, epochs)
-
-
-def test_options_that_are_given_win_over_those_that_suit() -> None:
-    given = {"batch_size": 50, "smoothing": 0.3, "score_epochs": 2, "epochs": 7, "lr": 0.5}
-    given["select"] = "loss"
-    options = Recipe(**given)
-    assert [options.suited_to(n) for n in (100, 10_000)] == [options, options]
-    none = {"smoothing": 0.0, "score_epochs": 0}
-    large = Recipe(**none).suited_to(10_000)
-    assert (large.batch_size, large.smoothing, large.score_epochs) == (64, 0.0, 0)
-    few, many = (Recipe(batch_size=50).suited_to(n).epochs for n in (500, 5000))
-    assert (few, many) == (170, 12)
 
 
 @pytest.mark.usefixtures("few_pictures", "plain_curves")
