@@ -30,7 +30,7 @@ from xpcap.encoders.histogram import drawn_area
 from xpcap.encoders.pictures import letterbox
 from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.ranking import Candidate
-from xpcap.report.captions import overlay_alpha
+from xpcap.report.overlay import overlay_alpha
 from xpcap.runs import Run, data_of, open_captioner, open_run
 from xpcap.runs.rerank import default_policy, limited, make_candidates
 from xpcap.runs.run import Inputs

@@ -25,7 +25,7 @@ from xpcap.encoders import Area, TimmEncoder, grid_area
 from xpcap.encoders.grid import WHOLE_PICTURE, traced_area
 from xpcap.models import Ensemble, Policy
 from xpcap.report import overlay
-from xpcap.report.captions import DIMMEST, overlay_alpha
+from xpcap.report.overlay import DIMMEST, overlay_alpha
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -9,7 +9,6 @@ import click
 
 from xpcap.cli.shared import JSON, table
 from xpcap.report import escape_control, signed
-from xpcap.report.captions import NOTHING
 from xpcap.report.explanation import (
     PARTS,
     Explanation,
@@ -18,6 +17,7 @@ from xpcap.report.explanation import (
     sample_caption,
 )
 from xpcap.report.records import PictureCaption, Skipped
+from xpcap.report.text import NOTHING
 from xpcap.runs.outputs import Sink, Skips
 
 SHOWN = 5  # training photos, and candidates, of an explanation

@@ -1,8 +1,9 @@
 """Pages, learning curves, and captions below their pictures. Open page.py first."""
 
-from xpcap.report.captions import draw_captions, overlay
+from xpcap.report.captions import draw_captions
 from xpcap.report.curves import draw_loss
 from xpcap.report.look import Inside, write_look_page
+from xpcap.report.overlay import overlay
 from xpcap.report.page import Gallery, write_page
 from xpcap.report.records import PictureCaption, Ranked, Skipped
 from xpcap.report.text import columns, escape_control, signed

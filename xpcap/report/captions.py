@@ -1,4 +1,4 @@
-"""Pictures with captions below them, as one PNG; and overlays that show attention on a picture."""
+"""Pictures with captions below them, as one PNG."""
 
 import warnings
 from bisect import bisect_right
@@ -8,84 +8,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.errors import InvalidValueError
 from xpcap.files import atomic
 from xpcap.report.fonts import explain_lacking, find_fonts
-from xpcap.report.text import escape_control, pieces
+from xpcap.report.text import NOTHING, escape_control, pieces
 from xpcap.work import remark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DIMMEST = 0.75  # largest opacity of the black overlay
-ROUNDING = 1e-3  # tolerance of the sum of a word's weights
 DPI = 110
 CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; box of a picture
 GAP, MARGIN = 0.09, 0.16  # inches
 LEADING = 1.3  # line height, in font sizes
 MOST_LINES = 8  # of a text; a longer one is cut and ends in an ellipsis
-NOTHING = "(nothing)"  # a caption without a word
 CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 Texts = tuple[list[str], list[str]]  # the lines of a caption and of a reference
-
-
-def check_weights(function: str, name: str, weights: np.ndarray, words: Sequence[str]) -> None:
-    """ValueError : attention is not (T, P), a row for each of T words, with rows that sum to 1."""
-    if weights.ndim != 2 or len(weights) != len(words):
-        raise InvalidValueError(
-            function,
-            f"picture {name!r}",
-            f"has weights of shape {weights.shape}",
-            expected=f"(T, P) with T = {len(words)} words",
-        )
-    fair = (np.abs(weights.sum(axis=1) - 1) <= ROUNDING) & (weights.min(axis=1) >= 0)
-    if not fair.all():
-        raise InvalidValueError(
-            function,
-            f"picture {name!r}: weights of {words[int(fair.argmin())]!r}",
-            "do not add up to 1, or some are below 0",
-            cause="a softmax over the regions?",
-        )
-
-
-def overlay_alpha(weights: np.ndarray) -> np.ndarray:
-    """Opacity per region (K, K), uint8: 255 at weight 0, linear down to 0 at the largest weight."""
-    alpha: np.ndarray = np.round(255 * (1 - weights / weights.max())).astype(np.uint8)
-    return alpha
-
-
-def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE) -> np.ndarray:
-    """A picture under the black overlay of one word.
-
-    Parameters
-    ----------
-    picture : (h, w, 3) uint8
-    weights : (K, K), of the regions into which `area` is cut; the overlay fades between centres
-
-    Returns
-    -------
-    (h, w, 3) uint8
-    """
-    from PIL import Image
-
-    height, width = picture.shape[:2]
-    top, left, bottom, right = (
-        round(share * side) for share, side in zip(area, (height, width) * 2, strict=True)
-    )
-    over = Image.new("L", (width, height), 255)
-    size = max(1, right - left), max(1, bottom - top)
-    alpha = Image.fromarray(overlay_alpha(weights)).resize(size, Image.Resampling.BILINEAR)
-    over.paste(alpha, (left, top))
-    light = 1 - np.asarray(over)[..., None] * (DIMMEST / 255)
-    dimmed: np.ndarray = np.round(picture * light).astype(np.uint8)
-    return dimmed
-
-
-def heaviest(weights: np.ndarray) -> tuple[int, int, float]:
-    """Row and column, from 1, of the region (K, K) with the largest weight, and that weight."""
-    row, column = divmod(int(weights.argmax()), weights.shape[1])
-    return row + 1, column + 1, float(weights[row, column])
 
 
 def draw_captions(

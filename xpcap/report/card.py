@@ -24,10 +24,9 @@ from xpcap.encoders import LICENCES
 from xpcap.errors import install
 from xpcap.files import atomic, write_text
 from xpcap.models import ModelConfig
-from xpcap.report.captions import NOTHING
 from xpcap.report.records import PictureCaption
 from xpcap.report.scores import Scores
-from xpcap.report.text import escape_control
+from xpcap.report.text import NOTHING, escape_control
 from xpcap.shapes import KIND
 
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from xpcap.data.vocabulary import UNK
-from xpcap.report.captions import NOTHING
-from xpcap.report.text import signed
+from xpcap.report.text import NOTHING, signed
 
 SMALL = 0.05  # share of the largest difference of two scores' parts; smaller ones are left out
 # Parts of a score: heading, and name in a sentence, which fit either sign; see ranking.FEATURES

@@ -9,9 +9,9 @@ import numpy as np
 from xpcap.data.vocabulary import Vocabulary, detokenize
 from xpcap.files import atomic
 from xpcap.models import ModelConfig, Trace
-from xpcap.report.captions import NOTHING
 from xpcap.report.curves import gradient_chart
 from xpcap.report.markup import embed, image_uri, render
+from xpcap.report.text import NOTHING
 
 # Colours of values from the lowest to the highest; a dark page inverts their lightness
 SHARES = ((255, 255, 255), (122, 171, 221), (16, 56, 118))  # of values from 0 to 1

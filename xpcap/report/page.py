@@ -11,7 +11,6 @@ from xpcap.data.vocabulary import gaps
 from xpcap.encoders.grid import WHOLE_PICTURE, Area
 from xpcap.errors import InvalidValueError
 from xpcap.files import atomic
-from xpcap.report.captions import DIMMEST, NOTHING, check_weights, heaviest, overlay_alpha
 from xpcap.report.curves import COLUMNS, History, points, training_charts
 from xpcap.report.explanation import (
     PARTS,
@@ -21,9 +20,10 @@ from xpcap.report.explanation import (
     sample_caption,
 )
 from xpcap.report.markup import Embedded, embed, image_uri, render
+from xpcap.report.overlay import DIMMEST, check_weights, heaviest, overlay_alpha
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.scores import Scores
-from xpcap.report.text import signed
+from xpcap.report.text import NOTHING, signed
 
 SIMILAR, SMALL = 5, 96  # training photos that explain a caption; pixels of one's long side
 OVERLAP = 2  # pixels as shown: the mask reaches so far into the area, or a bright seam would show

@@ -2,6 +2,7 @@
 
 import unicodedata
 
+NOTHING = "(nothing)"  # stands for a caption without a word
 LONGEST = 1000  # characters shown of a text; a longer one ends in an ellipsis
 STACKED = 6  # combining marks on one letter; more would cover the lines around it
 # Characters that reverse the direction of the text after them

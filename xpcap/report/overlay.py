@@ -1,0 +1,69 @@
+"""Attention on a picture: a black overlay, clear where a word's weight is largest."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from xpcap.encoders.grid import WHOLE_PICTURE, Area
+from xpcap.errors import InvalidValueError
+
+DIMMEST = 0.75  # largest opacity
+ROUNDING = 1e-3  # tolerance of the sum of a word's weights
+
+
+def check_weights(function: str, name: str, weights: np.ndarray, words: Sequence[str]) -> None:
+    """ValueError : attention is not (T, P), a row for each of T words, with rows that sum to 1."""
+    if weights.ndim != 2 or len(weights) != len(words):
+        raise InvalidValueError(
+            function,
+            f"picture {name!r}",
+            f"has weights of shape {weights.shape}",
+            expected=f"(T, P) with T = {len(words)} words",
+        )
+    fair = (np.abs(weights.sum(axis=1) - 1) <= ROUNDING) & (weights.min(axis=1) >= 0)
+    if not fair.all():
+        raise InvalidValueError(
+            function,
+            f"picture {name!r}: weights of {words[int(fair.argmin())]!r}",
+            "do not add up to 1, or some are below 0",
+            cause="a softmax over the regions?",
+        )
+
+
+def overlay_alpha(weights: np.ndarray) -> np.ndarray:
+    """Opacity per region (K, K), uint8: 255 at weight 0, linear down to 0 at the largest weight."""
+    alpha: np.ndarray = np.round(255 * (1 - weights / weights.max())).astype(np.uint8)
+    return alpha
+
+
+def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE) -> np.ndarray:
+    """A picture under the black overlay of one word.
+
+    Parameters
+    ----------
+    picture : (h, w, 3) uint8
+    weights : (K, K), of the regions into which `area` is cut; the overlay fades between centres
+
+    Returns
+    -------
+    (h, w, 3) uint8
+    """
+    from PIL import Image
+
+    height, width = picture.shape[:2]
+    top, left, bottom, right = (
+        round(share * side) for share, side in zip(area, (height, width) * 2, strict=True)
+    )
+    over = Image.new("L", (width, height), 255)
+    size = max(1, right - left), max(1, bottom - top)
+    alpha = Image.fromarray(overlay_alpha(weights)).resize(size, Image.Resampling.BILINEAR)
+    over.paste(alpha, (left, top))
+    light = 1 - np.asarray(over)[..., None] * (DIMMEST / 255)
+    dimmed: np.ndarray = np.round(picture * light).astype(np.uint8)
+    return dimmed
+
+
+def heaviest(weights: np.ndarray) -> tuple[int, int, float]:
+    """Row and column, from 1, of the region (K, K) with the largest weight, and that weight."""
+    row, column = divmod(int(weights.argmax()), weights.shape[1])
+    return row + 1, column + 1, float(weights[row, column])
