@@ -163,15 +163,9 @@ def caption(
         if line := sink.close():
             click.echo(escape_control(line), err=as_json)
     if skips.skipped and not skips.captioned and not any(sink.had for sink in sinks):
-        raise click.ClickException(
-            sentence(
-                "caption",
-                "",
-                f"none of {len(skips.skipped)} could be read",
-                expected="at least one picture",
-                cause="the reasons are listed above",
-            )
-        )
+        none = f"none of {len(skips.skipped)} could be read"
+        cause = "the reasons are listed above"
+        raise click.ClickException(sentence("caption", "", none, "at least one picture", cause))
 
 
 def _of_split(
@@ -204,19 +198,12 @@ def _of_split(
 def _require_ranked(run: Run, policy: Policy) -> None:
     """OptionError : the policy's captions are not ranked."""
     if run.ranker is None:
-        raise OptionError(
-            "caption",
-            "`explain`",
-            f"is given, but {run.path} has no index of training photos to rank captions by",
-            expected="a run trained with `neighbours`",
-        )
+        came = f"is given, but {run.path} has no index of training photos to rank captions by"
+        raise OptionError("caption", "`explain`", came, "a run trained with `neighbours`")
     if not isinstance(policy, RankedBeam):
-        raise OptionError(
-            "caption",
-            "`explain`",
-            f"is given with other decoding ({policy.title})",
-            expected="the default: only its captions are ranked",
-        )
+        came = f"is given with other decoding ({policy.title})"
+        expected = "the default: only its captions are ranked"
+        raise OptionError("caption", "`explain`", came, expected)
 
 
 def _split_runs(
@@ -226,14 +213,8 @@ def _split_runs(
     more_runs = tuple(takewhile(_is_run, arguments))
     pictures = arguments[len(more_runs) :]
     if late := [picture for picture in pictures if _is_run(picture)]:
-        raise click.UsageError(
-            sentence(
-                "",
-                late[0],
-                "is a run folder and stands behind pictures",
-                expected="all runs before them",
-            )
-        )
+        came = "is a run folder and stands behind pictures"
+        raise click.UsageError(sentence("", late[0], came, "all runs before them"))
     return more_runs, pictures
 
 
@@ -245,15 +226,9 @@ def _refuse_both(ctx: click.Context) -> None:
     given = [
         param.opts[-1]
         for param in ctx.command.params
-        if param.name in OF_A_SPLIT and _was_given(ctx, param)
+        if param.name in OF_A_SPLIT
+        and ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
     ]
     if given:
-        raise click.UsageError(
-            sentence(
-                "", f"pictures and {', '.join(given)}", "are given", expected="one or the other"
-            )
-        )
-
-
-def _was_given(ctx: click.Context, param: click.Parameter) -> bool:
-    return ctx.get_parameter_source(str(param.name)) is not ParameterSource.DEFAULT
+        both = f"pictures and {', '.join(given)}"
+        raise click.UsageError(sentence("", both, "are given", "one or the other"))

@@ -162,13 +162,8 @@ def caption_sources(
         sources = list({str(source): source for source in sources}.values())
     for sink in sinks:
         if sink.of_files and (urls := [one for one in sources if isinstance(one, str)]):
-            raise OptionError(
-                "caption",
-                f"`{sink.flag.strip('-')}`",
-                f"is given with the URL {urls[0]}",
-                expected="pictures in files",
-                cause="download it first",
-            )
+            option, came = f"`{sink.flag.strip('-')}`", f"is given with the URL {urls[0]}"
+            raise OptionError("caption", option, came, "pictures in files", "download it first")
     numbers = begin_sinks(sinks, captioner.run, list(map(str, sources)))
     yield from skipped
     wants = wanted(sinks)
@@ -275,13 +270,8 @@ class CsvTable(Sink):
         try:
             lock(file)
         except BlockingIOError as error:
-            raise DataError(
-                "caption",
-                self.path,
-                "is being written by another process",
-                expected="none",
-                cause="wait for it to end, or choose another name",
-            ) from error
+            came, cause = "is being written by another process", "wait, or choose another name"
+            raise DataError("caption", self.path, came, "none", cause) from error
         except OSError as error:
             why = f"no file locks there ({error}); choose a local disk"
             raise OSError(error.errno or 0, why, str(self.path)) from error
@@ -308,14 +298,11 @@ class CsvTable(Sink):
         return rows, size
 
     def _other(self, what: str) -> DataError:
-        return DataError(
-            "caption",
-            self.path,
-            f"has {what}",
-            expected=f"a new file, or a table with the header {','.join(self._header)}, to be"
-            " continued",
-            cause="choose another name, or give the same options as before",
+        expected = (
+            f"a new file, or a table with the header {','.join(self._header)}, to be continued"
         )
+        cause = "choose another name, or give the same options as before"
+        return DataError("caption", self.path, f"has {what}", expected, cause)
 
     def add(self, one: PictureCaption) -> None:
         """Write a row, and hand it to the operating system. OSError : it cannot be written."""
@@ -469,15 +456,12 @@ class Png(Sink):
         if not count:
             return f"{self.path} was not written: there is no new picture"
         write_caption_png(self.path, self.captions)
-        rest = ""
-        if drawn < count:
-            rest = f" with {drawn} of {count} pictures; the others were not found"
-        if drawn == DRAWN < count:
-            rest = (
-                f" with the first {drawn} of {count} pictures, as many as one PNG takes; a page"
-                " takes all: --html"
-            )
-        return f"wrote {self.path}{rest}"
+        if drawn == count:
+            return f"wrote {self.path}"
+        if drawn < DRAWN:
+            return f"wrote {self.path} with {drawn} of {count} pictures; the others were not found"
+        first = f"the first {drawn} of {count} pictures, as many as one PNG takes"
+        return f"wrote {self.path} with {first}; a page takes all: --html"
 
 
 def describe_picture(path: Path, caption: str) -> str:
@@ -530,13 +514,8 @@ def describe_picture(path: Path, caption: str) -> str:
 
 def _require_exiv2() -> None:
     if importlib.util.find_spec("pyexiv2") is None:
-        raise DataError(
-            "caption",
-            "`describe`",
-            "needs pyexiv2",
-            expected="it to be installed",
-            cause=f"{install('describe')} installs it",
-        )
+        cause = f"{install('describe')} installs it"
+        raise DataError("caption", "`describe`", "needs pyexiv2", "it to be installed", cause)
 
 
 SINKS: tuple[type[Sink], ...] = (Page, Png, TextFiles, Descriptions, CsvTable)

@@ -83,9 +83,7 @@ class PictureCaptioner:
         picture : str, Path, bytes, file, PIL.Image.Image, or array (height, width, 3), uint8
         policy : Policy or None
             As in `caption_run`.
-        attend : bool
-            As in `caption_run`.
-        explain : bool
+        attend, explain : bool
             As in `caption_run`.
 
         Returns
@@ -125,9 +123,7 @@ class PictureCaptioner:
             Pictures in any form that `caption` takes.
         policy : Policy or None
             As in `caption_run`.
-        attend : bool
-            As in `caption_run`.
-        explain : bool
+        attend, explain : bool
             As in `caption_run`.
         show : bool
             Fill `picture` of each caption, of a URL with a thumbnail, and `area` of its attention.
@@ -146,10 +142,10 @@ class PictureCaptioner:
             except DataError as error:
                 waiting.append(_skipped(source, error))
             else:
-                name = _name(source)
-                if is_url(name):
-                    picture = shrunk(picture)  # the link may change, or die
-                waiting.append(Encoded(number, name, feature, picture if show else None))
+                name, shown = _name(source), picture if show else None
+                if show and is_url(name):
+                    shown = shrunk(picture)
+                waiting.append(Encoded(number, name, feature, shown))
                 encoded += 1
             if not encoded or BATCH in (encoded, len(waiting) - encoded):
                 yield from self._decode(waiting, policy, attend, explain)
@@ -234,9 +230,7 @@ def caption_files(
         Show a progress bar on a terminal. None: as the work in hand does, by default not.
     policy : Policy or None
         As in `caption_run`.
-    attend : bool
-        As in `caption_run`.
-    explain : bool
+    attend, explain : bool
         As in `caption_run`.
     show : bool
         As in `PictureCaptioner.captions`.
@@ -276,17 +270,11 @@ def encode_picture(
 
     DataError : it cannot be read, or its feature is not finite, which `where` begins.
     """
-    if isinstance(source, str) and is_url(source):
-        picture = read_url(source)
-    else:
-        picture = read_picture(source)
+    picture = read_url(str(source)) if is_url(source) else read_picture(source)
     feature = encoder.encode([picture])[0]
     if not np.isfinite(feature).all():
-        raise DataError(
-            where,
-            _name(source) or "the picture",
-            f"has a feature by the encoder {encoder.name} that is not finite",
-        )
+        came = f"has a feature by the encoder {encoder.name} that is not finite"
+        raise DataError(where, _name(source) or "the picture", came)
     return picture, feature
 
 
@@ -323,8 +311,8 @@ def find_sources(
     remarks: list[str] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
         try:
-            if isinstance(path, str) and is_url(path):
-                pictures.append(path)
+            if is_url(path):
+                pictures.append(str(path))
             else:
                 pictures += find_pictures([path], remarks=remarks)
         except DataError as error:
