@@ -278,6 +278,12 @@ def test_a_vocabulary_of_few_words_is_found_in_the_references_and_in_what_would_
     assert advice in found["unknown"].text
 
 
+def test_a_word_that_is_lost_is_none_that_the_vocabulary_has() -> None:
+    found = judged(replace(healthy(), references=[["a", "<UNK>"]] * 120))["vocabulary"]
+    assert found.value == 0.5
+    assert "most often <UNK> (120)" in found.text
+
+
 @functools.cache
 def _of_few_words() -> Case:
     return trained(make_data(most_words=8))

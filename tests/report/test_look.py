@@ -25,6 +25,7 @@ VOCABULARY = Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", HOSTILE, *LONG])
 IDS = [1, *range(4, len(VOCABULARY)), 2]
 T, H = len(IDS) - 1, 40
 GATE = RNG.uniform(size=(T, H))
+GATE[0, :3], GATE[1:, :3] = 0.1, 0.99  # from the first word on, three units keep
 STATE = 30 * RNG.standard_normal((T + 1, H))
 BACK = np.maximum(np.arange(1, T + 1)[:, None] - np.arange(T + 1), 0)  # of each loss and state
 
@@ -88,6 +89,10 @@ def test_a_heatmap_has_a_colour_for_each_unit_and_step(
     expected = 255 * (np.clip(values, low, high) - low) / (high - low)
     assert np.abs(levels[::7, ::20].T - expected).max() <= 0.5
     assert (np.abs(values) > high).any() == (end is not None)
+
+
+def test_units_that_keep_their_cell_over_the_caption_are_counted(page: Path) -> None:
+    assert "3 of 40 units keep more than half of their cell from" in Page(page).text
 
 
 def test_the_captions_own_word_is_framed_even_below_the_likeliest(page: Path) -> None:
