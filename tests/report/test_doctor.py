@@ -398,7 +398,7 @@ def test_activations_are_the_gates_of_the_steps_taken() -> None:
 )
 def test_a_value_at_a_limit_is_on_its_better_side(bad: float, values: tuple[float, ...]) -> None:
     def verdict(value: float) -> str:
-        row = Symptom("name", "title", (0.2, bad), lambda case: Finding(value, "meaning"))
+        row = Symptom("name", "title", (0.2, bad), lambda case: Finding(value, "", ""))
         return row.diagnose(healthy()).verdict
 
     assert [*map(verdict, values)] == ["ok", "check", "check", "bad"]
@@ -418,6 +418,9 @@ def test_what_cannot_be_measured_is_unknown(monkeypatch: pytest.MonkeyPatch) -> 
     assert "no train split" in found["unseen_bigrams"].text
     assert "no train split" in found["bad_endings"].text
     assert found["features"].to_json()["value"] is None
+    few = replace(scores, unscored={"bad_endings": "too few train captions to tell"})
+    found = judged(replace(healthy(), scores=few, data=data, references=words))
+    assert found["bad_endings"].text == "There are too few train captions to tell."
 
 
 @pytest.mark.usefixtures("few_pictures")

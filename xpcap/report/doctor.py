@@ -92,8 +92,9 @@ class Case:
     def score(self, name: str) -> tuple[float, float]:
         """A score of the captions, and of human captions. UnmeasurableError : there is none."""
         if name not in self.scores.human_scores:
-            reason = self.scores.unscored.get(name, "this data has no train split to learn it from")
-            raise UnmeasurableError(f"It is not scored: {reason}.")
+            reason = self.scores.unscored.get(name)  # too few captions
+            none = "This data has no train split to compare captions with."
+            raise UnmeasurableError(f"There are {reason}." if reason else none)
         return self.scores.scores[name], self.scores.human_scores[name]
 
 
@@ -104,9 +105,9 @@ class UnmeasurableError(Exception):
 class Finding(NamedTuple):
     """The value of a symptom, its meaning, and what to do unless it is well."""
 
-    value: float | None  # None: it could not be measured, and the meaning says why
+    value: float
     meaning: str
-    advice: str = ""
+    advice: str
     human: float = 0.0  # value of human captions, from which limits count
     limits: Limits | None = None  # in place of the symptom's
 
@@ -142,17 +143,16 @@ class Symptom:
 
     def diagnose(self, case: Case) -> Diagnosis:
         """Measure and judge. A value at a limit is on its good side."""
+        value, verdict, (check, bad) = None, UNKNOWN, self.limits
         try:
-            found = self.measure(case)
+            value, meaning, advice, human, limits = self.measure(case)
         except UnmeasurableError as why:
-            found = Finding(None, str(why))
-        value, text = found.value, found.meaning
-        check, bad = (limit + found.human for limit in found.limits or self.limits)
-        sign, verdict = (1 if bad > check else -1), UNKNOWN
-        if value is not None:
-            beyond = [sign * value > sign * limit for limit in (check, bad)]
-            verdict = (OK, CHECK, BAD)[sum(beyond)]
-            text += f" {found.advice}" if verdict != OK else ""
+            text = str(why)
+        else:
+            check, bad = (limit + human for limit in limits or self.limits)
+            sign = 1 if bad > check else -1
+            verdict = (OK, CHECK, BAD)[sum(sign * value > sign * limit for limit in (check, bad))]
+            text = meaning if verdict == OK else f"{meaning} {advice}"
         number = "{:.1%}" if self.share else "{:.2f}"
         limit = f"at {'most' if bad > check else 'least'} {number.format(check)}"
         shown = "" if value is None else number.format(value)
