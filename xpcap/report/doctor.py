@@ -245,7 +245,7 @@ def features(case: Case) -> Finding:
 
 # Of 1,000 captions by people 0.99 to 1 differ. Good runs have 745 to 855 distinct captions on 1,000
 # pictures, the first after two epochs 278.
-@symptom("variety", "captions that differ, over those of people that do", check=0.25, bad=0.10)
+@symptom("variety", "different captions, over those that people wrote", check=0.25, bad=0.10)
 def variety(case: Case) -> Finding:
     share, human = case.score("distinct")
     counts = Counter(map(detokenize, case.captions))
