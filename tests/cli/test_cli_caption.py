@@ -124,6 +124,16 @@ def test_batches_do_not_change_captions_or_their_order(
     ]
 
 
+def test_one_process_of_several_captions_and_waits_for_no_other(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xpcap.cli.shared.init", lambda: pytest.fail("joined ranks that had left"))
+    good("caption", run, "-n", 1)
+    good("look", run, scene(Path("a.png"), 0))
+    monkeypatch.setattr("xpcap.cli.group.launcher_rank", lambda: (1, 2))
+    assert (call("caption", run).exit_code, call("caption", run).output) == (0, "")
+
+
 def test_names_of_any_kind_reach_the_output(run: Path) -> None:
     names = ["two words.png", "Ωμέγα 🐕.png", "<b>&amp;.png", "line\nbreak.png"]
     if os.name == "posix":

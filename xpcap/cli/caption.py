@@ -19,7 +19,6 @@ from xpcap.cli.shared import (
     examples,
 )
 from xpcap.data.dataset import evenly_spaced
-from xpcap.distributed import SINGLE
 from xpcap.errors import OptionError, sentence
 from xpcap.models import Policy
 from xpcap.report import escape_control
@@ -36,7 +35,6 @@ from xpcap.runs import (
 from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.outputs import SINKS, Sink, begin_sinks, caption_sources, deliver, wanted
 from xpcap.runs.pages import with_pictures
-from xpcap.work import work
 
 EXAMPLES = examples(
     "caption runs/pictures-lstm drawing.png",
@@ -147,7 +145,6 @@ def caption(
     if not any(sink.instead for sink in sinks) or (explain and not as_json):
         sinks.insert(0, Printed(best=decoding.n_best or 1, explain=explain))
     begin()
-    ctx.with_resource(work(group=SINGLE))  # the launcher's other ranks have left
     choose_backend(backend)
     opened = open_runs([run, *more_runs])
     policy = decoding.policy(opened, SHOWN if "n_best" in wanted(sinks) else 1)

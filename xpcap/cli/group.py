@@ -15,14 +15,12 @@ from typing import Any
 import click
 
 from xpcap import __version__
-from xpcap.cli.shared import TYPED, flags_of, in_flags
+from xpcap.cli.shared import SHARED, TYPED, flags_of, in_flags
 from xpcap.distributed import RankDone, abort, launcher_rank
 from xpcap.errors import EXPECTED, OptionError, sentence, unknown
 from xpcap.report import escape_control
 
 LONGEST_MESSAGE = 4000  # characters
-# Commands that ranks run together; others are rank 0's
-SHARED = ("train", "evaluate", "prepare", "info")
 GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to report the same failure
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses: every rank exits by itself
 PIPE_CLOSED = 128 + 13  # exit status of a program that SIGPIPE ends; Windows has no such signal

@@ -19,16 +19,18 @@ from xpcap.backend import (
 )
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
-from xpcap.distributed import Group, init
+from xpcap.distributed import SINGLE, Group, init
 from xpcap.encoders import is_url
 from xpcap.errors import BackendError, OptionError
 from xpcap.options import Flag, Kind, Location, Option, Real, Whole
 from xpcap.report import columns, escape_control
 from xpcap.runs import Scores
-from xpcap.work import work
+from xpcap.work import current, work
 
 PATH = click.Path(path_type=Path)
 JSON = "Print JSON instead of text."
+# Commands that ranks run together; others are rank 0's, which does not wait for ranks that left
+SHARED = ("train", "evaluate", "prepare", "info")
 TYPED = "xpcap.typed"  # key of a context's `meta`: the words of the command line
 Function = Callable[..., None]
 
@@ -139,9 +141,10 @@ def backend_option(command: Function) -> Function:
 def choose_backend(backend: str | None) -> None:
     """Put a backend in force, or check the environment's; an unusable one fails here.
 
-    Of several ranks on a machine each takes a GPU of its own, unless one is named.
+    Of several ranks of the work in hand, on a machine, each takes a GPU of its own, unless one is
+    named.
     """
-    group = init()
+    group = current().group
     wanted = wanted_backend(backend)
     if group.size > 1 and wanted in ("cupy", "auto"):
         _use_own(wanted, group.local_rank, group.rank)
@@ -195,11 +198,11 @@ def note(sentence: str) -> None:
 
 
 def begin(heard: Callable[[str], object] = note) -> Group:
-    """Begin the work of this command, to its end: the launcher's ranks, with bars and remarks.
+    """Begin the work of this command, to its end: with bars, remarks, and the ranks of `SHARED`.
 
     `heard` is called with each remark on rank 0.
     """
-    group = init()
+    group = init() if click.get_current_context().command.name in SHARED else SINGLE
     here = work(group=group, progress=True, heard=heard if group.rank == 0 else str)
     return click.get_current_context().with_resource(here)
 
