@@ -30,6 +30,8 @@ OVERLAP = 2  # pixels as shown: the mask reaches so far into the area, or a brig
 ROUNDING = 1e-3  # a probability may lie this far outside 0..1
 MOST_WORDS, MOST_REFERENCES, MOST_ROWS = 200, 50, 1000  # shown of a caption, a picture, a table
 MOST_RANKED = 20  # captions of a beam
+# Parts of a card that a sentence explains, where they first occur
+EXPLAINED = "words", "references", "attention", "reasons", "ranked"
 PictureFinder = Callable[[str], np.ndarray | None]  # a picture by its name; None: not at hand
 
 
@@ -77,11 +79,16 @@ def write_page(
     """
     album = _Album(find_photo)
 
-    def show(gallery: Gallery) -> tuple[str, str, list[dict[str, Any]]]:
-        return gallery.title, gallery.about, [_card(one, album) for one in gallery.captions]
+    explained: list[str] = []  # parts of cards, by the sections so far
+
+    def show(gallery: Gallery) -> dict[str, Any]:
+        cards = [_card(one, album) for one in gallery.captions]
+        there = [part for part in EXPLAINED if any(card[part] for card in cards)]
+        new = [part for part in there if part not in explained]
+        explained.extend(new)
+        return {"title": gallery.title, "about": gallery.about, "cards": cards, "new": new}
 
     first, rest = show(opening) if opening else None, list(map(show, galleries))
-    cards = [card for *_, cards in [*([first] if first else []), *rest] for card in cards]
     page = render(
         "page.html",
         title=title,
@@ -95,11 +102,7 @@ def write_page(
         human=scores.human_protocol if scores else "",
         facts=_first(facts),
         skipped=_first(skipped),
-        shaded=any(card["words"] for card in cards),
-        described=any(card["references"] for card in cards),
-        searched=any(card["ranked"] for card in cards),
-        attending=any(card["attention"] for card in cards),
-        explained=any(card["reasons"] for card in cards),
+        explained=explained,
         photos=album.photos,
         nothing=NOTHING,
     )
