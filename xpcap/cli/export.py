@@ -4,11 +4,23 @@ from pathlib import Path
 
 import click
 
-from xpcap.cli.shared import PATH, Value, begin, examples, note, table
+from xpcap.cli.shared import PATH, Value, begin, examples, listed_options, note, table
 from xpcap.errors import sentence
 from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
 from xpcap.options import Names
 from xpcap.runs import open_run
+
+OPTIONS = f"""
+--onnx FOLDER: The folder to write ONNX files to; it must not exist.
+--web FOLDER: The folder to write a web page to; it must not exist.
+--weights TYPE: Type of the stored matrices. int8 also quantises what they are multiplied with.
+    Default: float32, of a page float16.
+--opset N: Version of the ONNX operators. Default: 17, or more if the encoder needs it.
+--with-encoder: Also write pictures.onnx, from pixels to words; the run's encoder must be an ONNX
+    graph.
+--runtime PATH: npm's package onnxruntime-web {RUNTIME_VERSION} for a page: its .tgz or folder.
+    Default: the one here, where npm leaves it.
+"""
 
 
 @click.command(
@@ -19,33 +31,9 @@ from xpcap.runs import open_run
     )
 )
 @click.argument("run", type=PATH)
-@click.option(
-    "--onnx", "onnx", type=PATH, help="The folder to write ONNX files to; it must not exist."
-)
-@click.option(
-    "--web", "web", type=PATH, help="The folder to write a web page to; it must not exist."
-)
-@click.option(
-    "--weights",
-    type=Value(Names(WEIGHTS)),
-    help="Type of the stored matrices. int8 also quantises what they are multiplied with."
-    " Default: float32, of a page float16.",
-)
-@click.option(
-    "--opset",
-    type=click.IntRange(min=1),
-    help="Version of the ONNX operators. Default: 17, or more if the encoder needs it.",
-)
-@click.option(
-    "--with-encoder",
-    is_flag=True,
-    help="Also write pictures.onnx, from pixels to words; the run's encoder must be an ONNX graph.",
-)
-@click.option(
-    "--runtime",
-    type=PATH,
-    help=f"npm's package onnxruntime-web {RUNTIME_VERSION} for a page: its .tgz or folder. Default:"
-    " the one here, where npm leaves it.",
+@listed_options(
+    OPTIONS,
+    {"--weights": {"type": Value(Names(WEIGHTS)), "metavar": None}, "--runtime": {"type": PATH}},
 )
 def export(
     run: Path,

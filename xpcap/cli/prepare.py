@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from xpcap.cli.group import shown
-from xpcap.cli.shared import PATH, begin, describe_data, examples, typed_again
+from xpcap.cli.shared import (
+    Value,
+    begin,
+    describe_data,
+    examples,
+    listed_options,
+    typed_again,
+)
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.data.vocabulary import SPECIAL, tokenize
@@ -17,6 +24,7 @@ from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
 from xpcap.errors import DataError, install, sentence
 from xpcap.files import require_new_file
+from xpcap.options import SEED, Whole
 from xpcap.prepare import Columns, ImportReport, import_captions
 from xpcap.prepare.dataset import FEW_CAPTIONS, TINY_CAPTIONS
 from xpcap.prepare.splits import check_fractions
@@ -85,113 +93,50 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     return fractions
 
 
+OPTIONS = f"""
+--split NAME=LIST: A split and a file with its pictures' names, one per line. Repeatable. Training
+    uses 'train' and validates on 'val'.
+--fractions TEXT: Shares of train, val and test, if neither files nor lists define splits. Default:
+    0.8,0.1,0.1.
+--seed N: Seed of the random split of --fractions.
+--pictures FOLDER: Folder of the pictures, searched recursively. They are encoded unless --features
+    is given, and shown on pages.
+--features FILE: An .npz with 'names' (m,) and 'features' (m, D), from your own encoder.
+--encoder TEXT: Encoder of the pictures: {PHOTOGRAPHS} (default; {install("images")}), histogram
+    (for drawings; always installed), onnx:FILE, timm:MODEL.
+--out FILE: Dataset file to write. An existing file is never overwritten.
+--min-count N: Rarer words of the train split become <UNK>.  [default: 5; fewer than
+    {FEW_CAPTIONS:,} captions: 2, than {TINY_CAPTIONS}: 1]
+--vocabulary N: Instead of --min-count: keep the N most frequent words of the train split.
+--max-words N: Longer captions are cut in training, not in scoring.
+--grid K: Features of K x K regions of each picture instead of one vector, for attention.
+--mirror/--no-mirror: Also encode mirror images of the train split, which training uses half of the
+    time. Default: yes, except for histogram.
+--pca N: Project features onto N principal components, fitted on the train split.
+--float16: Store features in half the bytes.
+--strict: Fail on anything that would be skipped, such as captions without a picture or pictures
+    without captions.
+--image-column TEXT: A table's column of pictures, if it is not detected.
+--caption-column TEXT: A table's column of captions, if it is not detected.
+--split-column TEXT: A table's column of splits, if it is not detected.
+"""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "--split": {"names": ["lists"], "multiple": True, "callback": split_lists},
+    "--fractions": {"callback": shares},
+    "--seed": {"type": Value(SEED), "default": 0},
+    "--out": {"required": True},
+    "--max-words": {"type": Value(Whole(1, 1000)), "default": 20},
+    "--grid": {"type": Value(Whole(1, MOST))},
+    "--mirror/--no-mirror": {"default": None},
+    "--min-count": {"type": Value(Whole(1, LARGEST))},
+    "--vocabulary": {"type": Value(Whole(1, LARGEST))},
+    "--pca": {"type": Value(Whole(1, LARGEST))},
+}
+
+
 @click.command(epilog=EXAMPLES)
 @click.argument("files", metavar="CAPTIONS...", nargs=-1, callback=named_files)
-@click.option(
-    "--split",
-    "lists",
-    multiple=True,
-    callback=split_lists,
-    metavar="NAME=LIST",
-    help=(
-        "A split and a file with its pictures' names, one per line. Repeatable. "
-        "Training uses 'train' and validates on 'val'."
-    ),
-)
-@click.option(
-    "--fractions",
-    callback=shares,
-    help=(
-        "Shares of train, val and test, if neither files nor lists define splits. Default:"
-        " 0.8,0.1,0.1."
-    ),
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, LARGEST),
-    default=0,
-    show_default=True,
-    help="Seed of the random split of --fractions.",
-)
-@click.option(
-    "--pictures",
-    type=PATH,
-    help=(
-        "Folder of the pictures, searched recursively. They are encoded unless --features is given,"
-        " and shown on pages."
-    ),
-)
-@click.option(
-    "--features",
-    type=PATH,
-    help="An .npz with 'names' (m,) and 'features' (m, D), from your own encoder.",
-)
-@click.option(
-    "--encoder",
-    help=(
-        f"Encoder of the pictures: {PHOTOGRAPHS} (default; {install('images')}), "
-        "histogram (for drawings; always installed), onnx:FILE, timm:MODEL."
-    ),
-)
-@click.option(
-    "--out",
-    type=PATH,
-    required=True,
-    help="Dataset file to write. An existing file is never overwritten.",
-)
-@click.option(
-    "--min-count",
-    type=click.IntRange(1, LARGEST),
-    help=(
-        "Rarer words of the train split become <UNK>.  [default: 5; fewer than"
-        f" {FEW_CAPTIONS:,} captions: 2, than {TINY_CAPTIONS}: 1]"
-    ),
-)
-@click.option(
-    "--vocabulary",
-    type=click.IntRange(1, LARGEST),
-    help="Instead of --min-count: keep the N most frequent words of the train split.",
-    metavar="N",
-)
-@click.option(
-    "--max-words",
-    type=click.IntRange(1, 1000),
-    default=20,
-    show_default=True,
-    help="Longer captions are cut in training, not in scoring.",
-)
-@click.option(
-    "--grid",
-    type=click.IntRange(1, MOST),
-    help="Features of K x K regions of each picture instead of one vector, for attention.",
-    metavar="K",
-)
-@click.option(
-    "--mirror/--no-mirror",
-    default=None,
-    help=(
-        "Also encode mirror images of the train split, which training uses half of the time. "
-        "Default: yes, except for histogram."
-    ),
-)
-@click.option(
-    "--pca",
-    type=click.IntRange(1, LARGEST),
-    help="Project features onto N principal components, fitted on the train split.",
-    metavar="N",
-)
-@click.option("--float16", is_flag=True, help="Store features in half the bytes.")
-@click.option(
-    "--strict",
-    is_flag=True,
-    help=(
-        "Fail on anything that would be skipped, such as captions without a picture or pictures"
-        " without captions."
-    ),
-)
-@click.option("--image-column", help="A table's column of pictures, if it is not detected.")
-@click.option("--caption-column", help="A table's column of captions, if it is not detected.")
-@click.option("--split-column", help="A table's column of splits, if it is not detected.")
+@listed_options(OPTIONS, SETTINGS)
 def prepare(**given: Any) -> None:
     """Make a dataset file from captions and pictures.
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -96,17 +97,54 @@ def field_options(
     def add(command: Function) -> Function:
         for name, one in reversed([*told.items()]):
             flag, default = flags[name], default_text(name, one)
-            about = [str(one.kind)] if isinstance(one.kind, Whole | Real) else []
-            about += [f"default: {default}"] if default else []
-            text = in_flags(one.help, flags) + (f"  [{'; '.join(about)}]" if about else "")
             # shells complete a path
             kind = PATH if isinstance(one.kind, Location) else Value(one.kind)
+            about = "; ".join(filter(None, [_numbers(kind), default and f"default: {default}"]))
+            text = in_flags(one.help, flags) + (f"  [{about}]" if about else "")
             how: dict[str, Any] = {"type": kind}
             if isinstance(one.kind, Flag):
                 how = {"is_flag": True}
                 flag += f"/--no-{flag.removeprefix('--')}" if one.default else ""
             if flag.startswith("-"):
                 command = click.option(flag, name, default=None, help=text, **how)(command)
+        return command
+
+    return add
+
+
+def _numbers(kind: object) -> str:
+    """The numbers that a type takes, in words; an empty string: it takes others, too."""
+    of = kind.kind if isinstance(kind, Value) else None
+    return str(of) if isinstance(of, Whole | Real) else ""
+
+
+# Kinds of values by the word that stands for them; another word is text, and none makes a flag
+METAVARS = {
+    "FILE": PATH,
+    "FOLDER": PATH,
+    "N": Value(Whole(1)),
+    "X": Value(Real(above=0)),
+}
+
+
+def listed_options(
+    rows: str, settings: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Callable[[Function], Function]:
+    """Add a list of options to a command: ``--flag METAVAR: help`` each, a further line indented.
+
+    Parameters
+    ----------
+    settings : further arguments of click.option, by flag; `names` of the parameter
+    """
+
+    def add(command: Function) -> Function:
+        for row in reversed(re.split(r"\n(?=-)", rows.strip())):
+            head, _, text = " ".join(row.split()).partition(": ")
+            flag, _, metavar = head.partition(" ")
+            how: dict[str, Any] = {"type": METAVARS.get(metavar), "is_flag": not metavar}
+            how |= {"metavar": metavar or None, "show_default": True, **settings.get(flag, {})}
+            text += f"  [{kind}]" if (kind := _numbers(how["type"])) else ""
+            command = click.option(flag, *how.pop("names", ()), help=text, **how)(command)
         return command
 
     return add

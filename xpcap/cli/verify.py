@@ -1,7 +1,6 @@
 """`verify`: published numbers and gradient checks of xpcap, or the grading of students' code."""
 
 import json
-import re
 import sys
 import textwrap
 from pathlib import Path
@@ -11,13 +10,12 @@ import click
 from click.core import ParameterSource
 
 from xpcap.cli.shared import (
-    PATH,
-    Function,
     Value,
     backend_option,
     choose_backend,
     examples,
     json_option,
+    listed_options,
     note,
     table,
     wanted_backend,
@@ -30,7 +28,7 @@ from xpcap.exercise.grading.report import Report, Result
 from xpcap.exercise.grading.roster import TABLE, Graded, grade_class, not_on, read_roster
 from xpcap.exercise.table import HANDED_IN
 from xpcap.files import new_path, require_new_file
-from xpcap.options import Real, Whole
+from xpcap.options import Whole
 from xpcap.report import escape_control
 from xpcap.verify import Row
 from xpcap.verify import verify as run_verify
@@ -66,15 +64,12 @@ OPTIONS = f"""
 --memory X: Of a grading: memory limit in GB (Linux).
 --require-confinement: Of a grading: refuse where the system cannot confine the code.
 """
-SETTINGS: dict[str, dict[str, Any]] = {  # by option or metavar
-    "FILE": {"type": PATH},
-    "FOLDER": {"type": PATH},
-    "--jobs": {"type": Value(Whole(1))},
+SETTINGS: dict[str, dict[str, Any]] = {
+    "--class": {"names": [CLASS]},
     "--only": {"multiple": True},
     "--seed": {"type": Value(Whole(0)), "default": 0},
-    "--seconds": {"type": Value(Real(above=0)), "default": 10.0},
-    "--memory": {"type": Value(Real(above=0)), "default": 2.0},
-    "--require-confinement": {"is_flag": True},
+    "--seconds": {"default": 10.0},
+    "--memory": {"default": 2.0},
 }
 EXCLUDING = (
     (ONE, CLASS, "one of the two"),
@@ -85,18 +80,6 @@ INDENT = " " * 4
 WIDTH = 100  # columns of the text of a grading
 COLUMNS = "{:<27}  {:<4}  {:<35}  {}"
 MOST_WHERE = 34  # characters shown in the table; a longer one follows whole
-
-
-def options(command: Function) -> Function:
-    """Add `OPTIONS`, the first on top."""
-    for row in reversed(re.split(r"\n(?=--)", OPTIONS.strip())):
-        head, _, text = " ".join(row.split()).partition(": ")
-        name, _, metavar = head.partition(" ")
-        settings = SETTINGS.get(name) or SETTINGS.get(metavar, {})
-        names = (name, CLASS) if name == "--class" else (name,)
-        shown: Any = {"metavar": metavar or None, "show_default": "default" in settings}
-        command = click.option(*names, help=text, **shown, **settings)(command)
-    return command
 
 
 def _check(ctx: click.Context) -> None:
@@ -114,7 +97,7 @@ def _check(ctx: click.Context) -> None:
 
 
 @click.command(epilog=EXAMPLES)
-@options
+@listed_options(OPTIONS, SETTINGS)
 @backend_option
 @json_option
 @click.pass_context
