@@ -117,9 +117,10 @@ def _size() -> dict[str, int]:
         return {}
 
 
-def say(line: str) -> None:
+def say(line: str, *, err: bool = False) -> None:
     """Print a line at once, without breaking a bar. BrokenPipeError : nobody reads it."""
     from tqdm import tqdm
 
-    tqdm.write(line)
-    sys.stdout.flush()
+    stream = sys.stderr if err else sys.stdout
+    tqdm.write(line, stream)
+    stream.flush()

@@ -1,13 +1,13 @@
 """Captions printed for people, with the reasons of their choice, or for programs, as JSON."""
 
 import json
-import sys
 from collections.abc import Iterable
 from textwrap import indent
 
 import click
 
 from xpcap.cli.shared import JSON, table
+from xpcap.progress import say
 from xpcap.report import escape_control, signed
 from xpcap.report.explanation import (
     PARTS,
@@ -22,14 +22,6 @@ from xpcap.runs.outputs import Sink, Skips
 
 SHOWN = 5  # training photos, and candidates, of an explanation
 DIGITS = 4  # of an attention weight in JSON
-
-
-def say(line: str, *, err: bool = False) -> None:
-    """Print a line without breaking a bar."""
-    from tqdm import tqdm
-
-    with tqdm.external_write_mode(file=sys.stderr if err else sys.stdout):
-        click.echo(line, err=err)
 
 
 class Printed(Sink):

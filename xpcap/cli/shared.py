@@ -24,6 +24,7 @@ from xpcap.distributed import SINGLE, Group, init
 from xpcap.encoders import is_url
 from xpcap.errors import BackendError, OptionError
 from xpcap.options import Flag, Kind, Location, Option, Real, Whole
+from xpcap.progress import say
 from xpcap.report import columns, escape_control
 from xpcap.runs import Scores
 from xpcap.work import current, work
@@ -232,7 +233,7 @@ def csv_option(command: Function) -> Function:
 
 def note(sentence: str) -> None:
     """Print a remark of the library on standard error, so that output for programs stays pure."""
-    click.echo(f"note: {escape_control(sentence)}", err=True)
+    say(f"note: {escape_control(sentence)}", err=True)
 
 
 def begin(heard: Callable[[str], object] = note) -> Group:
