@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple
 
 from xpcap.data.features import KINDS as SCALINGS
 from xpcap.errors import DataError, OptionError
@@ -191,7 +191,7 @@ class Recipe:
         assert found is not None  # as its kind has checked
         return found
 
-    def suited_to(self, captions: int) -> Self:
+    def suited_to(self, captions: int) -> "Recipe":
         """The recipe, with options left open chosen for a train split.
 
         Few captions are learnt in small batches, without smoothing and without training on the
@@ -227,7 +227,7 @@ class Recipe:
         return {**stored, "data": data or DATA, "start": start}
 
     @classmethod
-    def from_config(cls, config: Config, out: Path) -> Self:
+    def from_config(cls, config: Config, out: Path) -> "Recipe":
         """The options that a run was trained with: the inverse of `to_config`.
 
         Parameters
@@ -272,10 +272,8 @@ PRESETS: Mapping[str, Config] = MappingProxyType(
         for preset in ("generated", "few", "many", "score", "warm")
     }
 )
-
 LEFT_OPEN = ("epochs", *PRESETS["many"])
 TrainOptions = Recipe  # the former name
-R = TypeVar("R", bound=Recipe)
 
 
 def completed(given: Mapping[str, Any], *presets: str, base: Recipe | None = None) -> Recipe:
@@ -283,7 +281,7 @@ def completed(given: Mapping[str, Any], *presets: str, base: Recipe | None = Non
     return replace(base or Recipe(), **ChainMap({**given}, *(PRESETS[name] for name in presets)))
 
 
-def filled(recipe: R, values: Mapping[str, Any]) -> R:
+def filled(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """The recipe, with the options that it leaves open as in `values`."""
     left = {
         name: value
