@@ -17,6 +17,7 @@ from xpcap.cli.shared import (
     begin,
     choose_backend,
     examples,
+    listed_options,
 )
 from xpcap.data.dataset import evenly_spaced
 from xpcap.errors import OptionError, sentence
@@ -45,6 +46,17 @@ EXAMPLES = examples(
     "caption runs/flickr8k --split val -n 3 --explain",
     "caption runs/flickr8k runs/another drawing.png",
 )
+OPTIONS = """
+--split NAME: Without pictures: the split to take them from.
+-n N: Number of pictures, spread evenly over the split.
+--data FILE: Another dataset file to take them from. Default: the run's own data.
+--explain: Also print why each ranked caption was chosen: similar training photos, candidates and
+    the parts of their scores.
+"""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "--split": {"default": "val"},
+    "-n": {"names": ["count"], "default": 10},
+}
 SHOWN = 5  # captions of a beam in JSON and on a page
 OUTPUTS: tuple[type[Sink], ...] = (Json, *SINKS)
 OF_A_SPLIT = ("split", "count", "data")  # parameters that choose pictures if none are given
@@ -67,31 +79,7 @@ def _parameter(kind: type[Sink]) -> str:
 @click.argument(
     "pictures", nargs=-1, metavar="[RUN]... [PICTURE|FOLDER|URL]...", type=PictureOrUrl()
 )
-@click.option(
-    "--split",
-    default="val",
-    show_default=True,
-    help="Without pictures: the split to take them from.",
-)
-@click.option(
-    "-n",
-    "count",
-    type=click.IntRange(1),
-    default=10,
-    show_default=True,
-    help="Number of pictures, spread evenly over the split.",
-)
-@click.option(
-    "--data", type=PATH, help="Another dataset file to take them from. Default: the run's own data."
-)
-@click.option(
-    "--explain",
-    is_flag=True,
-    help=(
-        "Also print why each ranked caption was chosen: similar training photos, candidates and the"
-        " parts of their scores."
-    ),
-)
+@listed_options(OPTIONS, SETTINGS)
 @output_options
 @decoding_options(n_best=True)
 @backend_option

@@ -19,6 +19,7 @@ from xpcap.cli.shared import (
     csv_option,
     examples,
     json_option,
+    listed_options,
     print_scores,
     table,
 )
@@ -51,29 +52,18 @@ EXAMPLES = examples(
     "evaluate runs/flickr8k --doctor",
     "evaluate runs/flickr8k runs/another --beam 5",
 )
+OPTIONS = """
+--data FILE: Another dataset file, encoded with the run's vocabulary. Default: the run's own data.
+--split NAME: The split to score.
+--against FOLDER: Another run folder: also score its captions of the same pictures, and print a 95 %
+    interval of each difference.
+--doctor: Also look for common causes of bad captions, and print advice.
+"""
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("folders", nargs=-1, required=True, metavar="RUN [RUN]...", type=PATH)
-@click.option(
-    "--data",
-    type=PATH,
-    help=("Another dataset file, encoded with the run's vocabulary. Default: the run's own data."),
-)
-@click.option("--split", default="val", show_default=True, help="The split to score.")
-@click.option(
-    "--against",
-    type=PATH,
-    help=(
-        "Another run folder: also score its captions of the same pictures, and print a 95 % interval"
-        " of each difference."
-    ),
-)
-@click.option(
-    "--doctor",
-    is_flag=True,
-    help="Also look for common causes of bad captions, and print advice.",
-)
+@listed_options(OPTIONS, {"--split": {"default": "val"}})
 @csv_option
 @decoding_options(n_best=False)
 @backend_option
