@@ -180,6 +180,19 @@ class Location(Kind):
 
 
 @dataclass(frozen=True)
+class Text(Kind):
+    """Any text; `check` returns it as it is."""
+
+    def __str__(self) -> str:
+        return "text"
+
+    def check(self, function: str, name: str, value: object) -> Any:
+        if isinstance(value, str):
+            return value
+        raise self.refusal(function, name, value)
+
+
+@dataclass(frozen=True)
 class Names(Kind):
     """One of a few names, or of the keys of a mapping, which may grow."""
 

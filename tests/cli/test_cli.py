@@ -176,7 +176,11 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
     assert "training a GRU of 16 units" in result.output
     assert "A GRU captioner, scored on" in (tmp_path / "r" / "index.html").read_text()
     assert opened.scaling.mean is None
-    assert (opened.config["batch_size"], opened.config["seed"], opened.config["dropout"]) == (
+    assert (
+        opened.config.recipe.batch_size,
+        opened.config.recipe.seed,
+        opened.config.recipe.dropout,
+    ) == (
         50,
         4,
         0,
@@ -617,12 +621,12 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
         ),
         (
             change_config(cell="qrnn"),
-            {"thing": "config.json", "came": ("`cell` 'qrnn'", "rnn, lstm, gru")},
+            {"thing": "config.json: cell", "came": "'qrnn'", "expected": "rnn, lstm, gru"},
         ),
-        (change_config(cell=["lstm"]), {"came": "cell ['lstm']", "expected": "text"}),
-        (change_config(dropout=1), {"thing": "config.json", "came": "dropout` is 1"}),
-        (change_config(dropout=None), {"came": "`dropout` is None"}),
-        (change_config(hidden=True), {"came": "hidden 'True'"}),
+        (change_config(cell=["lstm"]), {"thing": "config.json: cell", "came": "['lstm']"}),
+        (change_config(dropout=1), {"thing": "config.json: dropout", "came": "is 1"}),
+        (change_config(dropout=None), {"thing": "config.json: dropout", "came": "is None"}),
+        (change_config(hidden=True), {"thing": "config.json: hidden", "came": "is True"}),
         (
             change_config(vocabulary=999),
             {
@@ -631,13 +635,16 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
                 "expected": "words of vocab.json",
             },
         ),
-        (change_config(hidden="many"), {"thing": "config.json", "came": "hidden 'many'"}),
+        (change_config(hidden="many"), {"thing": "config.json: hidden", "came": "is 'many'"}),
         (change_config(format=True), {"came": "format True"}),
         (
             change_config(format=2),
             {"came": "format 2", "expected": "1", "cause": "made by a newer xpcap: upgrade"},
         ),
-        (change_config(source=["encoder"]), {"thing": "config.json", "came": "has source"}),
+        (
+            change_config(source=["encoder"]),
+            {"thing": "config.json: source", "came": "is ['encoder']", "expected": "an object"},
+        ),
         (
             change_config(source={"encoder": []}),
             {"thing": "config.json: source", "came": "says that encoder is '[]'"},
@@ -646,18 +653,21 @@ def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
             lambda run: (run / "config.json").write_bytes(b" " * 2**20 + b"1"),
             {"thing": "config.json", "expected": "at most 1,048,576"},
         ),
-        (change_config(max_words=0), {"came": "max_words '0'"}),
-        (change_config(feature_shape=[10**12]), {"came": "feature_shape '1000000000000'"}),
-        (change_config(feature_shape=[]), {"came": "feature_shape is ()"}),
+        (change_config(max_words=0), {"thing": "config.json: max_words", "came": "is 0"}),
+        (change_config(feature_shape=[10**12]), {"expected": "(1000000000000,)"}),
+        (change_config(feature_shape=[]), {"thing": "config.json: feature_shape", "came": "is ()"}),
         (
             change_config(feature_shape=2101),
-            {"came": "feature_shape '2101'", "expected": "a list of sizes"},
+            {"thing": "config.json: feature_shape", "came": "is 2101"},
         ),
-        (change_config(feature_shape=None), {"came": "feature_shape 'None'"}),
-        (change_config(data=None), {"came": "data None"}),
+        (
+            change_config(feature_shape=None),
+            {"thing": "config.json: feature_shape", "came": "is None"},
+        ),
+        (change_config(data=None), {"thing": "config.json: data", "came": "is None"}),
         (
             change_config(feature_scaling="foo"),
-            {"came": "feature_scaling 'foo'", "expected": "standardize, none"},
+            {"thing": "config.json: feature_scaling", "expected": "standardize, none"},
         ),
         (change_config(hidden=10**6), {"came": "has shape", "cause": "another run"}),
         (

@@ -58,7 +58,7 @@ def test_options_make_the_policy(
     assert call("evaluate", run, *options.split()).exit_code == 130
     (made,) = seen
     assert type(made) is type(policy)
-    most = open_run(run).config["max_words"]
+    most = open_run(run).config.max_words
     assert {**vars(made), "forbid": (*made.forbid,)} == vars(policy) | {"max_length": most}
 
 
@@ -66,7 +66,7 @@ def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path, tmp_p
     expected = runs.caption_run(
         open_run(run),
         count=14,
-        policy=Beam(5, length_penalty=0.3, n_best=5, max_length=open_run(run).config["max_words"]),
+        policy=Beam(5, length_penalty=0.3, n_best=5, max_length=open_run(run).config.max_words),
     )
     found = said(run, "--beam", 5, "--length-penalty", 0.3)
     for one, caption in zip(found, expected, strict=True):

@@ -46,7 +46,7 @@ def captions_of(models: list[CaptioningRNN], run: Run[Any]) -> dict[str, str]:
     val, vocabulary = data_of(run).split("val"), run.vocabulary
     ids = Ensemble(models).sample(
         data_of(run).features("val", np.arange(14)),
-        run.config["max_words"],
+        run.config.max_words,
         forbid=(0, vocabulary.start, vocabulary.unk),
     )
     words = decode_captions(ids, vocabulary.idx_to_word)
@@ -132,7 +132,7 @@ def projected(run: Run[Any]) -> Run[Any]:
             "has another vocabulary, of 57 words instead of 58",
         ),
         (
-            lambda run: replace(run, config={**run.config, "max_words": 9}),
+            lambda run: replace(run, config=replace(run.config, max_words=9)),
             "says at most 9 words instead of 25",
         ),
         (

@@ -83,7 +83,9 @@ def test_the_page_has_the_likeliest_words_of_each_step_and_the_gradients_of_the_
         for (_, odds), i in zip(rows, best, strict=False):
             assert odds in (f"{100 * row[i]:.0f}%", "under 1%", "over 99%")
     words = opened.vocabulary.word_to_idx
-    untrained = CaptioningRNN.from_config(opened.model.config, words, seed=opened.config["seed"])
+    untrained = CaptioningRNN.from_config(
+        opened.model.config, words, seed=opened.config.recipe.seed
+    )
     for title, model in (("this run", opened.model), ("untrained", untrained)):
         sizes = gradient_sizes(model.trace(features, ids))
         each = (sizes[-1] / sizes[1]) ** (1 / (len(sizes) - 2))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import config_of
 
 from xpcap import CaptioningRNN
 from xpcap.data import CaptionData, Split, Vocabulary
@@ -41,7 +42,7 @@ def captions_of(
     captioner: CaptioningRNN, data: CaptionData, numbers: np.ndarray, batch_size: int = 500
 ) -> list[PictureCaption]:
     inputs = Inputs(None, (4,), scaling=FeatureScaling())
-    run = Run(Path("run"), {"max_words": 6}, VOCABULARY, inputs, captioner, {})
+    run = Run(Path("run"), config_of(captioner, 6), VOCABULARY, inputs, captioner, {})
     return caption_chosen(run, data, "val", numbers, batch_size=batch_size)
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from commands import call, failing, good
 from refusals import refuses
+from runs import config_of
 
+from xpcap.data.dataset import Source
 from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.encoders import find_encoder
@@ -52,7 +54,7 @@ def make_run(
     basis = np.linalg.qr(rng.standard_normal((raw[-1], d)))[0].astype(np.float32)
     projection = Projection(rng.standard_normal(raw[-1]).astype(np.float32), basis)
     mean, scale = rng.standard_normal((2, d)).astype(np.float32)
-    config = {"max_words": MOST, "feature_scaling": "standardize", "source": source}
+    config = config_of(model, MOST, Source(**source))
     scaling = FeatureScaling(mean, np.abs(scale) + np.float32(0.5))
     inputs = Inputs(source.get("encoder"), model.config.feature_shape, projection, scaling)
     return Run(Path("run"), config, vocabulary, inputs, model, {})

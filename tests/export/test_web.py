@@ -21,7 +21,9 @@ import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
 from commands import SMALL, call, failing, good
+from runs import config_of
 
+from xpcap.data.dataset import Source
 from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
 from xpcap.decoding.decode import decode
@@ -602,9 +604,9 @@ def random_run(tmp_path: Path) -> Run[CaptioningRNN]:
     )
     for name, value in model.params.items():
         model.params[name] = rng.standard_normal(value.shape) * 0.7
-    source = {"encoder": "histogram:grid=3"}
-    config = {"max_words": 9, "feature_scaling": "none", "source": source}
-    inputs = Inputs(source["encoder"], (9, 209), scaling=FeatureScaling())
+    source = Source(encoder="histogram:grid=3")
+    config = config_of(model, 9, source)
+    inputs = Inputs(source.encoder, (9, 209), scaling=FeatureScaling())
     return Run(tmp_path, config, vocabulary, inputs, model, {})
 
 

@@ -10,6 +10,11 @@ import pytest
 from filelock import FileLock
 
 from xpcap.backend import use_backend
+from xpcap.data.dataset import Source
+from xpcap.data.vocabulary import ASCII
+from xpcap.models import Captioner
+from xpcap.runs.config import Config
+from xpcap.runs.recipe import Recipe
 
 
 class Runs:
@@ -33,3 +38,18 @@ class Runs:
                     commands.good("train", "--out", folder / name, *options)
                 done.touch()
         return folder / name
+
+
+def config_of(model: Captioner, max_words: int, source: Source | None = None) -> Config:
+    """The config of a run whose model is made in a test."""
+    return Config(
+        recipe=Recipe(),
+        model=model.config,
+        source=source or Source(),
+        max_words=max_words,
+        tokeniser=ASCII,
+        data_stamp="",
+        python="",
+        numpy="",
+        backend="",
+    )

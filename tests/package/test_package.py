@@ -39,7 +39,7 @@ from xpcap.encoders import HistogramEncoder
 from xpcap.errors import EXPECTED, install, unknown
 from xpcap.models import Beam
 from xpcap.runs import Stopped
-from xpcap.runs.folder import model_config, read_config
+from xpcap.runs.config import Config
 from xpcap.shapes import write_pictures
 
 ROOT = Path(__file__).parents[2]
@@ -250,7 +250,7 @@ def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_wa
     expected = ModelConfig(
         len(run.vocabulary), (few(0).feature_dim,), 4, 8, cell="lstm", dropout=0.2, inject="init"
     )
-    assert run.model.config == expected == model_config(Path("config.json"), stored)
+    assert run.model.config == expected == Config.read(Path("runs/x")).model
     assert {
         name: stored[name]
         for name in (
@@ -297,9 +297,9 @@ def test_open_run_draws_no_random_number(
 
 @pytest.mark.parametrize(
     ("text", "came"),
-    [("[]", "has format"), ('{"format": 1}', "has no data"), ("nonsense", "is not JSON")],
+    [("[]", "has format"), ('{"format": 1}', "is None"), ("nonsense", "is not JSON")],
 )
 def test_a_config_that_is_none_names_its_file(text: str, came: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with refuses(DataError, thing=str(tmp_path / "config.json"), came=came):
-        read_config(tmp_path)
+        Config.read(tmp_path)

@@ -164,7 +164,8 @@ def test_a_card_names_the_run_that_training_started_from(
     scored: tuple[Run, Scores, CaptionData],
 ) -> None:
     run, evaluation, data = scored
-    config = {**run.config, "start": "/home/someone/runs/base", "start_digest": "0123abc"}
+    recipe = replace(run.config.recipe, start="/home/someone/runs/base")
+    config = replace(run.config, recipe=recipe, start_digest="0123abc")
     write_run_card(replace(run, config=config), evaluation, data)
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert "started from the run `base`, SHA-256 of its `best.safetensors` `0123abc`" in card
@@ -175,8 +176,9 @@ def test_the_text_of_a_data_set_is_only_ever_code_in_a_card(
     scored: tuple[Run, Scores, CaptionData],
 ) -> None:
     run, evaluation, data = scored
-    source = Source(encoder=HOSTILE, record={"captions": [HOSTILE]}).to_json()
-    config = {**run.config, "data": f"/x/{HOSTILE.replace('/', '')}.h5", "source": source}
+    source = Source(encoder=HOSTILE, record={"captions": [HOSTILE]})
+    recipe = replace(run.config.recipe, data=f"/x/{HOSTILE.replace('/', '')}.h5")
+    config = replace(run.config, recipe=recipe, source=source)
     captions = [one._replace(image=HOSTILE, caption=HOSTILE) for one in evaluation.captions]
     write_run_card(replace(run, config=config), replace(evaluation, captions=captions), data)
     card = (run.path / "README.md").read_text(encoding="utf-8")

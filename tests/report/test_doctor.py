@@ -455,7 +455,7 @@ def test_a_run_is_examined_on_the_pictures_of_its_evaluation(run: Path) -> None:
     found = examine_run(opened, evaluation)
     assert [one.name for one in found] == NAMES
     assert found[0].verdict == "ok"
-    other = replace(opened, config={**opened.config, "data_stamp": "another's"})
+    other = replace(opened, config=replace(opened.config, data_stamp="another's"))
     assert examine_run(other, evaluation, run / "data.h5")[0].verdict == "unknown"
     few = replace(evaluation, captions=evaluation.captions[1:])
     with refuses(

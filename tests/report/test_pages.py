@@ -133,7 +133,7 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
         assert card.note == f"sentence BLEU-4 {scores[card.name]:.2f}"
         assert card.has_picture == (card.name != "val00000.png")
     captions = {caption.image: caption for caption in runs.caption_run(run, count=40)}
-    policy = Beam(5, n_best=5, max_length=run.config["max_words"])
+    policy = Beam(5, n_best=5, max_length=run.config.max_words)
     if neighbours:
         policy = runs.RankedBeam(10, n_best=5, no_stutter=True)
     beams = {
@@ -365,9 +365,7 @@ def test_generated_pictures_are_hashed_once_and_never_opened(
         patch.setattr(xpcap.data, "read_dataset", lambda path: pytest.fail(f"{path} was opened"))
         run, evaluation = train_run(TrainOptions(out=Path("run"), **SMALL))
     assert evaluation is not None
-    assert (
-        fingerprints == [run.config["data_stamp"]] == [open_data(run.path / "data.h5").fingerprint]
-    )
+    assert fingerprints == [run.config.data_stamp] == [open_data(run.path / "data.h5").fingerprint]
 
 
 @pytest.mark.slow

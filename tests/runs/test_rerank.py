@@ -115,7 +115,7 @@ def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: P
     assert not {*kill.files(greedy)} & {RANKING, FIRST_STAGE_FILE}
     run, plain = open_run(ranked), open_run(greedy)
     words = run.vocabulary.idx_to_word
-    policy = limited(RankedBeam(10, no_stutter=True), run.vocabulary, run.config["max_words"])
+    policy = limited(RankedBeam(10, no_stutter=True), run.vocabulary, run.config.max_words)
     assert isinstance(policy, RankedBeam)
     expected = [" ".join(words[i] for i in one.best) for one in rank(run, features_of(run), policy)]
     assert captions(run) == expected == [*evaluate_run(run).to_json()["captions"].values()]
@@ -153,7 +153,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_ranking(
 
 
 @pytest.mark.parametrize("name", ["ranked", "staged"])
-def test_a_run_of_before_gets_its_ranking_when_it_is_resumed_with_neighbours(
+def test_a_run_without_ranking_gets_one_when_it_is_resumed_with_neighbours(
     name: str, made: Path, tmp_path: Path
 ) -> None:
     whole = made / name / "run"
@@ -161,16 +161,16 @@ def test_a_run_of_before_gets_its_ranking_when_it_is_resumed_with_neighbours(
     for file in (RANKING, FIRST_STAGE_FILE):
         (folder / file).unlink(missing_ok=True)
     config = json.loads((folder / "config.json").read_text())
-    assert config.pop("neighbours") is True
-    (folder / "config.json").write_text(json.dumps(config))
-    assert open_run(folder).config["neighbours"] is False
+    assert config["neighbours"] is True
+    (folder / "config.json").write_text(json.dumps({**config, "neighbours": False}))
+    assert open_run(folder).config.recipe.neighbours is False
     good("train", "--out", folder, "--resume")
     assert not (folder / RANKING).exists()
     good("train", "--out", folder, "--resume", "--neighbours")
     assert (folder / RANKING).read_bytes() == (whole / RANKING).read_bytes()
     assert captions(open_run(folder)) == captions(open_run(whole))
     good("train", "--out", folder, "--resume")
-    assert open_run(folder).config["neighbours"] is True
+    assert open_run(folder).config.recipe.neighbours is True
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux alone tells what is mapped")
@@ -271,7 +271,7 @@ def test_the_first_stage_makes_candidates_where_that_gives_better_captions(
     run = fitted_anew(made, tmp_path / "run")
     assert run.ranking["fit"]["held_out"] == max(alone, both)
     assert (run.path / FIRST_STAGE_FILE).exists() == bool(run.first_stage_models) == (both > alone)
-    policy = limited(default_policy(run), run.vocabulary, run.config["max_words"])
+    policy = limited(default_policy(run), run.vocabulary, run.config.max_words)
     assert isinstance(policy, RankedBeam)
     models = [run.model]
     if both > alone:

@@ -94,7 +94,7 @@ def test_words_of_the_run_stay_and_new_ones_follow(run: Path, own: Path, tmp_pat
             ours = ours[..., : len(known)] if name != "W_embed" else ours[: len(known)]
         np.testing.assert_allclose(ours, value, atol=1e-9)
     np.testing.assert_array_equal(after.scaling.mean, base.scaling.mean)
-    assert after.config["data_stamp"] == open_data(own).fingerprint
+    assert after.config.data_stamp == open_data(own).fingerprint
     good("evaluate", tmp_path / "on")
 
 

@@ -298,10 +298,14 @@ class TestTrainFrom:
         before, after = open_run(run), open_run(tmp_path / "on")
         np.testing.assert_allclose(after.model.params.flat, before.model.params.flat, atol=1e-9)
         np.testing.assert_array_equal(after.scaling.mean, before.scaling.mean)
-        assert (after.config["hidden"], after.config["objective"], after.config["data_stamp"]) == (
+        assert (
+            after.config.recipe.hidden,
+            after.config.recipe.objective,
+            after.config.data_stamp,
+        ) == (
             16,
             "cross-entropy",
-            before.config["data_stamp"],
+            before.config.data_stamp,
         )
 
     def test_where_no_epoch_is_better_a_run_is_what_it_started_from_and_says_so(
@@ -537,7 +541,7 @@ class TestStages:
         ):
             result = call("train", "--out", out, "--resume", option, value)
             assert (result.exit_code, option in result.output) == (2, True), result.output
-        assert open_run(out / "cross-entropy").config["objective"] == "cross-entropy"
+        assert open_run(out / "cross-entropy").config.recipe.objective == "cross-entropy"
         good("train", "--out", out / "cross-entropy", "--resume")
         assert not (out / "cross-entropy" / "cross-entropy").exists()
         failing(["train", "--out", out], "exists, and a run is never overwritten")
@@ -695,6 +699,6 @@ def test_what_suits_the_captions_is_trained_and_stays_when_a_run_goes_on(
     monkeypatch.setattr(of_options, "FEW", 0)
     monkeypatch.setattr(of_options, "LEAST_EPOCHS", 5)
     good("train", data, "--out", out, "--resume")
-    config = open_run(out).config
+    config = open_run(out).config.to_json()
     assert expected.items() <= config.items()
     assert [record["epoch"] for record in read_history(out)] == [1, 2]

@@ -18,8 +18,7 @@ from fuzzing.spoiling_json import NUMBERS, ODD, spoil_json, spoil_json_text
 from xpcap import CaptioningRNN, CaptioningSolver
 from xpcap.data import CaptionData
 from xpcap.runs import train
-from xpcap.runs.folder import LAST, check_scaling, load_checkpoint, read_config, read_times
-from xpcap.runs.recipe import Recipe
+from xpcap.runs.folder import LAST, check_scaling, load_checkpoint, read_times
 from xpcap.runs.run import open_run
 
 FILES = ("config.json", "vocab.json", "times.jsonl", "best.safetensors", "last.safetensors")
@@ -78,13 +77,17 @@ def make(draw: random.Random, folder: Path) -> None:
 
 def use(folder: Path) -> None:
     """What `info`, `evaluate`, `caption` and `train --resume` open."""
-    config = read_config(folder)
-    Recipe.from_config(config, folder)
     run = open_run(folder)
-    json.dumps((run.config, run.meta))
+    json.dumps((run.config.to_json(), run.meta))
     run.model.sample(run.scaling(np.zeros((1, *run.model.config.feature_shape), np.float32)), 3)
     saved = load_checkpoint(folder / LAST, run.model.params.shapes)
-    check_scaling(folder / LAST, saved.scaling, config)
+    config = run.config
+    check_scaling(
+        folder / LAST,
+        saved.scaling,
+        config.recipe.feature_scaling,
+        config.model.feature_shape[-1],
+    )
     read_times(folder, saved.state.epoch)
     model = CaptioningRNN.from_config(run.model.config, run.vocabulary.word_to_idx, seed=0)
     solver = CaptioningSolver(

@@ -56,7 +56,7 @@ class Decoding:
         """
         limits = self._given(OF_ALL)
         limits |= {
-            "max_length": run.config["max_words"],
+            "max_length": run.config.max_words,
             "forbid": [self._id(run, word) for word in self.given.get("forbid", ())],
         }
         beam, sampling = self._given(OF_BEAMS), self._given(OF_SAMPLING)

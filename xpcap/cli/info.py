@@ -102,9 +102,11 @@ def _print_run(folder: Path, as_json: bool) -> None:
     run = open_run(folder)
     parameters = run.model.size
     if as_json:
-        click.echo(json.dumps({"config": run.config, "best": run.meta, "parameters": parameters}))
+        click.echo(
+            json.dumps({"config": run.config.to_json(), "best": run.meta, "parameters": parameters})
+        )
         return
-    click.echo(table([(key, json.dumps(value)) for key, value in run.config.items()]))
+    click.echo(table([(key, json.dumps(value)) for key, value in run.config.to_json().items()]))
     click.echo(f"{parameters:,} parameters; best: {json.dumps(run.meta)}")
     click.echo(provenance_text(run))
 

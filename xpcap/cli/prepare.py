@@ -30,7 +30,7 @@ from xpcap.prepare.dataset import FEW_CAPTIONS, TINY_CAPTIONS
 from xpcap.prepare.splits import check_fractions
 from xpcap.prepare.tables import ColumnsError
 from xpcap.report import escape_control
-from xpcap.runs.folder import LARGEST
+from xpcap.runs.recipe import MOST as LARGEST
 
 EXAMPLES = examples(
     "prepare captions.csv --pictures photos --out own.h5",

@@ -73,7 +73,7 @@ def export_onnx(
 
         Whole(1, onnx.defs.onnx_opset_version()).check("export_onnx", "`opset`", opset)
     captioner = Captioner(run.model, run.preprocessing)
-    most = run.config["max_words"]
+    most = run.config.max_words
     encoder, network = None, None
     if with_encoder:
         encoder = _network_of(run)
@@ -138,7 +138,7 @@ def _metadata(run: Run[CaptioningRNN], weights: str, most: int) -> dict[str, str
         "max_words": str(most),
         "encoder": _without_folder(run.source.encoder or ""),
         "pca": "" if run.projection is None else json.dumps(list(run.projection.components.shape)),
-        "feature_scaling": run.config["feature_scaling"],
+        "feature_scaling": run.config.recipe.feature_scaling,
         "cell": config.cell,
         "inject": config.inject,
         "hidden": str(config.hidden),

@@ -206,7 +206,7 @@ def _policy(run: Run[CaptioningRNN]) -> Beam:
     policy = default_policy(run)
     if not isinstance(policy, RankedBeam):
         policy = Beam(WIDTH, n_best=WIDTH)
-    within = limited(policy, run.vocabulary, run.config["max_words"])
+    within = limited(policy, run.vocabulary, run.config.max_words)
     assert isinstance(within, Beam)
     return within
 

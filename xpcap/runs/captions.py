@@ -117,7 +117,7 @@ def caption_features(
     They end at END or after the run's `max_words`, and never hold NULL, START or UNK. `numbers`
     (n,) seed a policy that samples; `policy`, `attend` and `explain` are as in `caption_run`.
     """
-    vocabulary, max_words = run.vocabulary, run.config["max_words"]
+    vocabulary, max_words = run.vocabulary, run.config.max_words
     within = limited(policy or default_policy(run), vocabulary, max_words)
     if isinstance(within, RankedBeam) and run.ranker is not None:
         found = _ranked(run, features, within, explain)

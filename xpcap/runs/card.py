@@ -5,6 +5,7 @@ from pathlib import Path
 from xpcap.data import CaptionData
 from xpcap.report.card import EXAMPLES, Card, code, write_card
 from xpcap.report.scores import Scores
+from xpcap.runs.config import Config
 from xpcap.runs.folder import (
     BEST,
     CONFIG,
@@ -16,10 +17,9 @@ from xpcap.runs.folder import (
     RANKING,
     VOCAB,
     cell_title,
-    read_config,
 )
 from xpcap.runs.pages import PAGE, picture_finder
-from xpcap.runs.recipe import Recipe, table
+from xpcap.runs.recipe import table
 from xpcap.runs.run import Run, provenance_text
 
 FILES = {
@@ -42,11 +42,11 @@ def write_run_card(run: Run, evaluation: Scores | None, data: CaptionData) -> No
     config, source = run.config, run.source
     stages = [config]
     if (run.path / FIRST / CONFIG).is_file():
-        stages.insert(0, read_config(run.path / FIRST))
-    first = stages[0]
-    versions = {"python": "Python", "numpy": "NumPy", "backend": "backend"}
+        stages.insert(0, Config.read(run.path / FIRST))
+    first, recipes = stages[0], [stage.recipe for stage in stages]
+    start = first.recipe.start
     chosen = {
-        "the epoch": config["select"] in ("cider", "loss"),
+        "the epoch": config.recipe.select in ("cider", "loss"),
         "the weights of the ranking": run.ranker is not None,
     }
     card = Card(
@@ -55,19 +55,17 @@ def write_run_card(run: Run, evaluation: Scores | None, data: CaptionData) -> No
         model=run.model.config,
         provenance=provenance_text(run, quote=lambda start: code(Path(start).name)),
         vocabulary=run.vocabulary,
-        max_words=config["max_words"],
+        max_words=config.max_words,
         raw_shape=run.raw_shape,
         scaled=run.scaling.mean is not None,
         data=data,
-        data_name=Path(config["data"]).name,
-        stamp=config["data_stamp"],
+        data_name=config.data.name,
+        stamp=config.data_stamp,
         source=source,
-        start=(Path(first["start"]).name, str(first.get("start_digest")))
-        if first["start"]
-        else None,
-        objectives=[stage["objective"] for stage in stages],
-        recipe=table([Recipe.from_config(stage, run.path) for stage in stages]),
-        versions=", ".join(f"{versions[key]} {config[key]}" for key in versions if key in config),
+        start=(Path(start).name, str(first.start_digest)) if start else None,
+        objectives=[recipe.objective for recipe in recipes],
+        recipe=table(recipes),
+        versions=f"Python {config.python}, NumPy {config.numpy}, backend {config.backend}",
         chosen=[what for what, did in chosen.items() if did],
         best=BEST,
         config=CONFIG,

@@ -49,7 +49,7 @@ def examine_run(
             cause="was it on other data?",
         )
     learnt: list[bytes] = []
-    if "train" in seen.splits and run.config.get("data_stamp") in (None, seen.fingerprint):
+    if "train" in seen.splits and run.config.data_stamp == seen.fingerprint:
         captions = seen.split("train").captions
         chosen = evenly_spaced(len(captions), MOST_LEARNT).tolist()
         learnt = [np.asarray(captions[i]).tobytes() for i in chosen]
@@ -58,7 +58,7 @@ def examine_run(
     case = Case(
         run.model,
         run.vocabulary,
-        run.config["max_words"],
+        run.config.max_words,
         run.source.record,
         evaluation,
         seen.encoded_with(run.vocabulary, split, words),

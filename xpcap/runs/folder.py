@@ -6,23 +6,21 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
-from xpcap.data.dataset import Source
-from xpcap.data.features import KINDS, FeatureScaling, Projection
-from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser
+from xpcap.data.features import FeatureScaling, Projection
+from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.files import PART, read_text, remove_parts, write_text
-from xpcap.models import Captioner, CaptioningRNN, ModelConfig, build_model
+from xpcap.models import CaptioningRNN, build_model
 from xpcap.optim import UpdateRule
-from xpcap.safetensors_file import check_format, read_tensors, write_tensors
+from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.spec import Spec
 from xpcap.training.state import Record, TrainingState, from_tensors, to_tensors
 
-FORMAT = 1
 CONFIG, VOCAB, HISTORY, TIMES = "config.json", "vocab.json", "history.jsonl", "times.jsonl"
 BEST, LAST = "best.safetensors", "last.safetensors"
 PROJECTION = "projection.safetensors"  # where the data was prepared with PCA
@@ -35,22 +33,7 @@ DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val s
 FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a run of its own
 LOCK = ".lock"
 FIGURE = 1e15  # the largest value read from a history: it can be drawn and compared
-LARGEST = 10**6  # of any size in a config: a larger one is a mistake or an attack
-MOST_CONFIG, MOST_VOCAB = 2**20, 16 * 2**20  # bytes
-TEXTS = (  # settings of a config that are text
-    "data",
-    "data_stamp",
-    "cell",
-    "feature_scaling",
-    "inject",
-    "select",
-    "start",
-    "objective",
-    "tokeniser",
-)
-
-Config = dict[str, Any]  # content of config.json
-Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
+MOST_WORDS = 16 * 2**20  # bytes
 
 
 def write_first_stage(path: Path, params: Mapping[str, Array]) -> None:
@@ -97,103 +80,6 @@ def is_run(path: str | Path) -> bool:
         return False
 
 
-# config.json
-
-
-def write_config(path: Path, config: Config) -> None:
-    """Write config.json: the ModelConfig's fields, the training options, and versions and data."""
-    text = json.dumps({"format": FORMAT, **config}, indent=2, sort_keys=True)
-    write_text(path / CONFIG, text + "\n")
-
-
-def read_config(path: Path) -> Config:
-    """Read config.json, and check the settings that a run needs.
-
-    Raises
-    ------
-    DataError : no run folder, a damaged config, or one of a newer format.
-    """
-    file = path / CONFIG
-    if not file.is_file():
-        if (path / LOCK).is_file() or (path / FIRST).is_dir():
-            raise _nothing_yet(path, CONFIG)
-        raise DataError(
-            "open_run",
-            path,
-            f"has no {CONFIG}" if path.exists() else "does not exist",
-            expected="a run folder from 'train'",
-        )
-    config = _read_json(file, MOST_CONFIG)
-    found = config.get("format") if isinstance(config, dict) else type(config).__name__
-    check_format("open_run", file, found, FORMAT)
-    # Runs from before these were recorded
-    config.setdefault("tokeniser", ASCII)
-    config.setdefault("neighbours", False)
-    for key in TEXTS:
-        if not isinstance(config.get(key), str):
-            raise DataError(
-                "open_run",
-                file,
-                f"has {key} {config[key]!r}" if key in config else f"has no {key}",
-                expected="text",
-                cause="damaged?",
-            )
-    if config["feature_scaling"] not in KINDS:
-        raise DataError(
-            "open_run",
-            file,
-            f"has feature_scaling {config['feature_scaling']!r}",
-            expected=f"one of {', '.join(KINDS)}",
-            cause="damaged?",
-        )
-    _check_size(file, "max_words", config.get("max_words"))
-    check_tokeniser(f"open_run: {file}", config["tokeniser"])
-    model_config(file, config)
-    source = config.get("source", {})
-    if not isinstance(source, dict):
-        raise DataError(
-            "open_run",
-            file,
-            f"has source {str(source)[:60]!r}",
-            expected="an object",
-            cause="damaged?",
-        )
-    Source.from_json(f"open_run: {file}", source)
-    return config
-
-
-def model_config(file: Path, config: Config) -> ModelConfig:
-    """The ModelConfig in a run's config. DataError : there is none; it names `file`."""
-    shape = config.get("feature_shape")
-    if not isinstance(shape, list):
-        raise DataError(
-            "open_run",
-            file,
-            f"has feature_shape {str(shape)[:60]!r}",
-            expected="a list of sizes",
-            cause="damaged?",
-        )
-    sizes = {name: config.get(name) for name in ("vocabulary", "wordvec", "hidden")}
-    for name, size in (*sizes.items(), *(("feature_shape", size) for size in shape)):
-        _check_size(file, name, size)
-    try:
-        rest = {name: config.get(name) for name in ("cell", "dropout", "inject")}
-        return ModelConfig(**sizes, feature_shape=tuple(shape), **rest)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise DataError("open_run", file, f"holds no model: {error}", cause="damaged?") from error
-
-
-def _check_size(file: Path, name: str, size: object) -> None:
-    if type(size) is not int or not 1 <= size <= LARGEST:
-        raise DataError(
-            "open_run",
-            file,
-            f"has {name} {str(size)[:60]!r}",
-            expected=f"a whole number in 1..{LARGEST}",
-            cause="damaged?",
-        )
-
-
 # vocab.json, history.jsonl, times.jsonl
 
 
@@ -204,7 +90,7 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
 
 def read_vocabulary(path: Path, tokeniser: str) -> Vocabulary:
     """Read vocab.json. DataError : missing, or damaged."""
-    words = _read_json(path / VOCAB, MOST_VOCAB)
+    words = read_json(path / VOCAB, MOST_WORDS)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise DataError(
             "open_run",
@@ -245,7 +131,7 @@ def read_history(path: Path) -> list[Record]:
 def _records(file: Path) -> list[Record]:
     """The records of a file of one JSON object an epoch; none if it cannot be read."""
     try:
-        records = [json.loads(line) for line in read_text(file, MOST_VOCAB).splitlines()]
+        records = [json.loads(line) for line in read_text(file, MOST_WORDS).splitlines()]
     except (OSError, ValueError, RecursionError):
         return []
     return [
@@ -255,7 +141,8 @@ def _records(file: Path) -> list[Record]:
     ]
 
 
-def _read_json(path: Path, most: int) -> Any:
+def read_json(path: Path, most: int) -> Any:
+    """The content of a JSON file of at most so many bytes. DataError : missing, or damaged."""
     try:
         return json.loads(read_text(path, most))
     except (FileNotFoundError, IsADirectoryError):
@@ -288,12 +175,13 @@ def save_parameters(
 def load_parameters(path: Path) -> tuple[dict[str, np.ndarray], FeatureScaling, Record]:
     """Read the file of `save_parameters` to host arrays. DataError : missing, damaged, not ours."""
     if not path.is_file():
-        raise _nothing_yet(path.parent, path.name)
+        raise nothing_yet(path.parent, path.name)
     tensors, meta = read_tensors(path, "open_run")
     return tensors, pop_scaling(tensors), meta
 
 
-def _nothing_yet(folder: Path, file: str) -> DataError:
+def nothing_yet(folder: Path, file: str) -> DataError:
+    """The error of a run that has no such file before its first epoch."""
     return DataError(
         "open_run",
         folder / file,
@@ -321,14 +209,12 @@ def write_projection(path: Path, projection: Projection) -> None:
     write_tensors(path / PROJECTION, projection._asdict(), {})
 
 
-def read_projection(path: Path, config: Config) -> Projection | None:
-    """Read projection.safetensors; None if the config has none. DataError : missing, or damaged."""
-    size = config.get("projected_from")
-    if size is None:
+def read_projection(path: Path, D: int | None, d: int) -> Projection | None:
+    """Read projection.safetensors, from D numbers to d; None if D is. DataError : as of a run."""
+    if D is None:
         return None
-    _check_size(path / CONFIG, "projected_from", size)
     file = path / PROJECTION
-    shapes = {"mean": (size,), "components": (size, config["feature_shape"][-1])}
+    shapes = {"mean": (D,), "components": (D, d)}
     if not file.is_file():
         raise DataError(
             "open_run",
@@ -348,11 +234,9 @@ def read_projection(path: Path, config: Config) -> Projection | None:
 _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 
-def check_scaling(path: Path, scaling: FeatureScaling, config: Config) -> None:
-    """DataError : a feature scaling read from `path` does not fit a run with that config."""
-    # All regions are scaled alike
-    scaled = config["feature_scaling"] != "none"
-    expected = tuple(config["feature_shape"][-1:]) if scaled else None
+def check_scaling(path: Path, scaling: FeatureScaling, kind: str, d: int) -> None:
+    """DataError : a scaling read from `path` is not of that kind, for features of d numbers."""
+    expected = None if kind == "none" else (d,)  # all regions are scaled alike
     for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
         shape = None if values is None else values.shape
         fits = shape == expected and (
@@ -363,7 +247,7 @@ def check_scaling(path: Path, scaling: FeatureScaling, config: Config) -> None:
                 "open_run",
                 path,
                 f"has a feature scaling whose {name} has shape {shape}",
-                expected=f"{expected} for {config['feature_scaling']!r}, finite float32, a scale above 0",
+                expected=f"{expected} for {kind!r}, finite float32, a scale above 0",
                 cause="damaged?",
             )
 

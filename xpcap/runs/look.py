@@ -36,7 +36,7 @@ def look_inside(
     DataError : the picture cannot be read, or the run's features come from no encoder of this
         package. OptionError : a caption without words, or longer than the run's.
     """
-    vocabulary, most, words = run.vocabulary, run.config["max_words"], list[str]()
+    vocabulary, most, words = run.vocabulary, run.config.max_words, list[str]()
     if caption is not None:
         words = vocabulary.tokenize(caption)
         if not 1 <= len(words) <= most:
@@ -59,7 +59,7 @@ def look_inside(
         (one,) = caption_features(run, [str(picture)], features, np.arange(1))
         words = list(one.words)
     ids = vocabulary.encode_words([words], max(1, len(words)))[:, : len(words) + 2]
-    model, seed = run.model, run.config["seed"]
+    model, seed = run.model, run.config.recipe.seed
     config = model.config
     untrained = CaptioningRNN.from_config(config, model.word_to_idx, dtype=model.dtype, seed=seed)
     facts = [

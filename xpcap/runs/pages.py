@@ -76,7 +76,7 @@ def write_run_page(
     write_page(
         run.path / PAGE,
         run.name,
-        summary=f"A{cell_title(run.config['cell'])[1:]} captioner{scored}. {provenance_text(run)}",
+        summary=f"A{cell_title(run.config.recipe.cell)[1:]} captioner{scored}. {provenance_text(run)}",
         opening=opening,
         scores=evaluation,
         history=whole_history(run.path, records)[0],
@@ -171,14 +171,14 @@ def with_pictures(
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    config = run.config
-    source = {key: value for key, value in config.get("source", {}).items() if key != "pictures"}
+    config = run.config.to_json()
+    source = {key: value for key, value in config["source"].items() if key != "pictures"}
     rows = [
         (key, str(value))
         for key, value in config.items()
         if key not in ("format", "source", "data_stamp", "data")
     ]
-    rows += [("parameters", f"{run.model.size:,}"), ("data", Path(config["data"]).name)]
+    rows += [("parameters", f"{run.model.size:,}"), ("data", run.config.data.name)]
     return rows + [(f"data: {key}", str(value)) for key, value in source.items()]
 
 
@@ -213,7 +213,7 @@ def _searched(
     """Scored captions by number, each with the n-best list of a beam and its attention map."""
     seen = data_of(run, data)
     pictures = captioned(seen, evaluation.split)[list(numbers)]
-    policy: Policy = Beam(BEAM, n_best=BEAM, max_length=run.config["max_words"])
+    policy: Policy = Beam(BEAM, n_best=BEAM, max_length=run.config.max_words)
     if run.ranker is not None:
         policy = default_policy(run, n_best=BEAM)
     beams = caption_chosen(run, seen, evaluation.split, pictures, policy=policy, explain=True)

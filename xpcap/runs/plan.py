@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.files import first_free
+from xpcap.runs.config import Config
 from xpcap.runs.folder import (
     CONFIG,
     DATA,
     FIRST,
     LAST,
-    Config,
     check_resumable,
     opened_folder,
-    read_config,
 )
 from xpcap.runs.recipe import FIXED, LEFT_OPEN, MODEL, OPTIONS, Recipe, completed, different, filled
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
@@ -83,7 +82,7 @@ def _from_start(given: Mapping[str, Any]) -> Recipe:
     OptionError : one given contradicts the model. DataError : `start` is no run folder.
     """
     start = opened_folder(given["start"])
-    run = Recipe.from_config(read_config(start), start)
+    run = Config.read(start).recipe
     own = Path(start / DATA if run.data is None else run.data)
     recipe = completed(given, base=run)
     if names := different(recipe, run, (MODEL,)):
@@ -203,14 +202,18 @@ def resolve(options: Recipe, open_path: Callable[[Path | None], CaptionData]) ->
         stages = [Stage(replace(begun.options, **changed), begun.config)]
     else:
         folder = out / FIRST
-        second: Config = {"start": folder, "data": options.data or folder / DATA, "resume": True}
+        second: dict[str, Any] = {
+            "start": folder,
+            "data": options.data or folder / DATA,
+            "resume": True,
+        }
         second["epochs"] = options.score_epochs
         stages = [
             Stage(replace(options, out=folder), first and first.config),
             Stage(completed(second, "score", base=options), None),
         ]
     for stage in stages:
-        if stage.config is not None and stage.config["data_stamp"] != data.fingerprint:
+        if stage.config is not None and stage.config.data_stamp != data.fingerprint:
             raise DataError(
                 "train_run",
                 path or stage.folder / DATA,
@@ -225,8 +228,8 @@ def _run_at(folder: Path) -> Stage | None:
     """The run in a folder, from its config; None: there is none."""
     if not (folder / CONFIG).is_file():
         return None
-    config = read_config(folder)
-    return Stage(Recipe.from_config(config, folder), config)
+    config = Config.read(folder)
+    return Stage(config.recipe, config)
 
 
 def check_agreement(options: Recipe, run: Recipe) -> None:

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from xpcap.data.features import KINDS as SCALINGS
-from xpcap.errors import DataError, OptionError
 from xpcap.models import ModelConfig
 from xpcap.ops import LossTerms
 from xpcap.options import (
@@ -33,7 +32,7 @@ from xpcap.options import (
     option,
 )
 from xpcap.prepare.dataset import TINY_CAPTIONS
-from xpcap.runs.folder import CONFIG, DATA, Config
+from xpcap.runs.folder import DATA
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SAMPLES, SELF_CRITICAL
 from xpcap.training.optimizer import DECAY, LINEAR
 from xpcap.training.solver import KINDS as OF_SOLVER
@@ -214,7 +213,7 @@ class Recipe:
         epochs = min(max(math.ceil(LEAST_STEPS[number] / each), LEAST_EPOCHS), MOST_EPOCHS)
         return filled(suited, {"epochs": epochs})
 
-    def to_config(self) -> Config:
+    def to_config(self) -> dict[str, Any]:
         """The options as a run's config stores them.
 
         Returns
@@ -227,7 +226,7 @@ class Recipe:
         return {**stored, "data": data or DATA, "start": start}
 
     @classmethod
-    def from_config(cls, config: Config, out: Path) -> "Recipe":
+    def from_config(cls, config: Mapping[str, Any], out: Path) -> "Recipe":
         """The options that a run was trained with: the inverse of `to_config`.
 
         Parameters
@@ -242,21 +241,12 @@ class Recipe:
 
         Raises
         ------
-        DataError
+        OptionError
             An option is missing, or is not of its kind.
         """
-        options: Config = {name: config.get(name) for name in STORED}
-        try:
-            for name, value in options.items():
-                OPTIONS[name].kind.check("train_run", name, value)
-        except OptionError as error:
-            raise DataError(
-                "train_run",
-                f"{out / CONFIG}: {error.thing}",
-                error.came[:80],
-                expected=error.expected,
-                cause="damaged?",
-            ) from error
+        options: dict[str, Any] = {name: config.get(name) for name in STORED}
+        for name, value in options.items():
+            OPTIONS[name].kind.check("Recipe", name, value)
         options["data"] = None if options["data"] == DATA else out / options["data"]
         options["start"] = out / options["start"] if options["start"] else None
         return cls(**options, out=out)
@@ -264,7 +254,7 @@ class Recipe:
 
 OPTIONS = described(Recipe)
 STORED = [name for name, told in OPTIONS.items() if told.role != UNSTORED]
-PRESETS: Mapping[str, Config] = MappingProxyType(
+PRESETS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
         preset: {
             name: told.presets[preset] for name, told in OPTIONS.items() if preset in told.presets

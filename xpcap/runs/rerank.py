@@ -292,7 +292,7 @@ def _fit(run: Run, data: CaptionData) -> Fitted:
     """Weights fitted to candidates for the val split."""
     references = data.reference_words("val")
     pictures = np.array(list(references))[evenly_spaced(len(references), MOST)]
-    policy = limited(default_policy(run), run.vocabulary, run.config["max_words"])
+    policy = limited(default_policy(run), run.vocabulary, run.config.max_words)
     assert isinstance(policy, Beam)
     assert run.ranker is not None
     model, ranker = captioner(run), run.ranker

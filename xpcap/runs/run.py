@@ -19,20 +19,18 @@ from xpcap.errors import DataError, InvalidValueError
 from xpcap.models import Captioner, CaptioningRNN, Ensemble, build_model
 from xpcap.ranking import Ranker
 from xpcap.ranking.file import read_ranker
+from xpcap.runs.config import Config
 from xpcap.runs.folder import (
     BEST,
     CONFIG,
     FIRST,
     RANKING,
     VOCAB,
-    Config,
     check_parameters,
     check_scaling,
     digest,
     load_parameters,
-    model_config,
     opened_folder,
-    read_config,
     read_first_stage,
     read_history,
     read_projection,
@@ -169,7 +167,7 @@ class Run(Generic[Model_co]):
     @property
     def source(self) -> Source:
         """The record of how the training data was prepared."""
-        return Source.from_json(f"open_run: {self.path}", self.config.get("source", {}))
+        return self.config.source
 
     @property
     def projection(self) -> Projection | None:
@@ -193,7 +191,7 @@ class Run(Generic[Model_co]):
 
     def misfit(self, other: "Run[Captioner]") -> str:
         """Why another run cannot caption together with this one; empty: it can."""
-        ours, theirs = (run.config["max_words"] for run in (self, other))
+        ours, theirs = (run.config.max_words for run in (self, other))
         if digest(self.vocabulary) != digest(other.vocabulary):
             words = f"{len(other.vocabulary):,} words instead of {len(self.vocabulary):,}"
             return f"has another vocabulary, of {words}"
@@ -219,7 +217,7 @@ class Run(Generic[Model_co]):
         if not isinstance(data, CaptionData):
             where = str(self._own_data() if data is None else data)
             data = open_data(where)
-            if given is None and self.config["data_stamp"] not in ("", data.fingerprint):
+            if given is None and self.config.data_stamp not in ("", data.fingerprint):
                 raise DataError(
                     "data_of",
                     f"{where}, the data of {self.path},",
@@ -241,7 +239,7 @@ class Run(Generic[Model_co]):
         return replace(data, scaling=scaling)
 
     def _own_data(self) -> Path:
-        path = self.path / self.config["data"]  # an absolute path stays what it is
+        path = self.config.data
         if not path.exists():
             raise DataError(
                 "data_of",
@@ -296,8 +294,8 @@ def open_run(path: str | Path) -> Run[CaptioningRNN]:
         No run folder, or one that is damaged, incomplete or of a newer format.
     """
     asked, path = Path(path), opened_folder(path)
-    config = read_config(path)
-    vocabulary = read_vocabulary(path, config["tokeniser"])
+    config = Config.read(path)
+    vocabulary = read_vocabulary(path, config.tokeniser)
     tensors, scaling, meta = load_parameters(path / BEST)
     if meta.get("vocabulary") != digest(vocabulary):
         raise DataError(
@@ -306,7 +304,7 @@ def open_run(path: str | Path) -> Run[CaptioningRNN]:
             f"is not the vocabulary that {BEST} was trained with",
             cause="changed, or from another run?",
         )
-    shape = model_config(path / CONFIG, config)
+    shape = config.model
     if shape.vocabulary != len(vocabulary):
         raise DataError(
             "open_run",
@@ -315,22 +313,22 @@ def open_run(path: str | Path) -> Run[CaptioningRNN]:
             expected=f"the {len(vocabulary)} words of {VOCAB}",
             cause="damaged?",
         )
-    check_scaling(path / BEST, scaling, config)
+    d = shape.feature_shape[-1]
+    check_scaling(path / BEST, scaling, config.recipe.feature_scaling, d)
     check_parameters(path / BEST, tensors, shape.shapes())
-    projection = read_projection(path, config)
-    encoder = Source.from_json(f"open_run: {path}", config.get("source", {})).encoder
-    inputs = Inputs(encoder, shape.feature_shape, projection, scaling)
+    projection = read_projection(path, config.projected_from, d)
+    inputs = Inputs(config.source.encoder, shape.feature_shape, projection, scaling)
     if path != asked:
         remark(
             f"{asked} has only its first stage so far, cross entropy: opened with the best of that,"
-            f" epoch {meta.get('epoch')} of {config['epochs']}"
+            f" epoch {meta.get('epoch')} of {config.recipe.epochs}"
         )
     model = build_model(shape, vocabulary.word_to_idx, params=tensors)
     run = Run(path, config, vocabulary, inputs, model, meta)
     file = path / RANKING
     if not file.is_file():
         return run
-    ranker, about = read_ranker(file, vocabulary, shape.feature_shape[-1])
+    ranker, about = read_ranker(file, vocabulary, d)
     first = (read_first_stage(path, model, vocabulary),) if about.get("both") is True else ()
     return replace(run, ranker=ranker, ranking=about, first_stage_models=first)
 
@@ -373,7 +371,7 @@ def provenance_text(run: Run, *, quote: Callable[[str], str] = str) -> str:
     first = read_history(run.path / FIRST)
     if not first and epoch == 0:
         return (
-            f"Captions are those of {quote(run.config['start'])}, which training started from: none"
+            f"Captions are those of {quote(str(run.config.recipe.start))}, which training started from: none"
             f" of {epochs} epochs made them better."
         )
     if not first:

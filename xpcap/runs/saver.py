@@ -2,25 +2,25 @@
 
 import errno
 import os
-import platform
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
 import numpy as np
 
-from xpcap.backend import Array, get_backend
+from xpcap.backend import Array
 from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling
 from xpcap.data.hdf5 import write_fingerprinted
 from xpcap.errors import DataError, SaveError
 from xpcap.models import ModelConfig
 from xpcap.progress import Pace
+from xpcap.runs.config import Config
 from xpcap.runs.folder import (
     BEST,
     DATA,
@@ -30,13 +30,11 @@ from xpcap.runs.folder import (
     PROJECTION,
     TIMES,
     VOCAB,
-    best_digest,
     check_parameters,
     load_parameters,
     read_times,
     save_parameters,
     save_state,
-    write_config,
     write_lines,
     write_projection,
     write_vocabulary,
@@ -246,29 +244,18 @@ class RunWriter:
 
 def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
     """Write the files of a run folder that precede training; on resume those missing or changed."""
-    out, options, settings = stage.folder, stage.options, stage.options.to_config()
-    if stage.config is None:
-        start = {} if options.start is None else {"start_digest": best_digest(options.start)}
-        projected = {} if data.projection is None else {"projected_from": len(data.projection.mean)}
-        made_with = {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "backend": get_backend(),
-            "max_words": data.max_words,
-            "tokeniser": data.vocabulary.tokeniser,
-            "data_stamp": data.fingerprint,
-            "source": data.source.to_json(),
-        }
-        write_config(out, {**asdict(model), **settings, **start, **made_with, **projected})
-    elif any(stage.config.get(key) != value for key, value in settings.items()):
-        write_config(out, {**stage.config, **settings})
+    out, recipe, config = stage.folder, stage.options, stage.config
+    if config is None:
+        Config.of(recipe, model, data).write(out)
+    elif config.recipe.to_config() != recipe.to_config():
+        replace(config, recipe=recipe).write(out)
     if not (out / VOCAB).exists():
         write_vocabulary(out, data.vocabulary)
     if data.projection is not None and not (out / PROJECTION).exists():
         write_projection(out, data.projection)
-    if options.data is None and not (out / DATA).exists():
+    if recipe.data is None and not (out / DATA).exists():
         write_fingerprinted(out / DATA, data)
-    if options.data is None and not (out / PICTURES).exists():
+    if recipe.data is None and not (out / PICTURES).exists():
         write_pictures(out / PICTURES, data, "val")
 
 

@@ -35,7 +35,7 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
     """
     start = Path(stage.options.start or "")
     run = open_run(start)
-    recorded = (stage.config or {}).get("start_digest")
+    recorded = stage.config and stage.config.start_digest
     if recorded is not None and recorded != best_digest(start):
         raise DataError(
             "train_run",
@@ -44,7 +44,7 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
             cause="begin another run",
         )
     inputs = Inputs.of(data)
-    if data.fingerprint == run.config["data_stamp"]:
+    if data.fingerprint == run.config.data_stamp:
         inputs = replace(inputs, encoder=run.inputs.encoder)
     if different := run.inputs.misfit(inputs):
         raise DataError(
@@ -81,8 +81,9 @@ def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
         vocabulary, projection = base.vocabulary, base.projection
     elif (stage.folder / VOCAB).exists():
         vocabulary = read_vocabulary(stage.folder, data.vocabulary.tokeniser)
-        if data.projection is None:
-            projection = read_projection(stage.folder, stage.config or {})
+        if data.projection is None and stage.config is not None:
+            d = stage.config.model.feature_shape[-1]
+            projection = read_projection(stage.folder, stage.config.projected_from, d)
     if projection is not None and data.projection is None:
         data = data.projected(projection)
     if digest(vocabulary) != digest(data.vocabulary):
@@ -111,5 +112,6 @@ def write_inherited(folder: Path, base: Run[CaptioningRNN], model: ModelConfig) 
 
 def inverse_temperature(base: Run) -> float:
     """Factor that self-critical training began with on the logits of a run's parameters."""
-    own = base.config["objective"] == SELF_CRITICAL and base.meta.get("epoch") != 0
-    return float(base.config["sharpen"]) if own else 1.0
+    recipe = base.config.recipe
+    own = recipe.objective == SELF_CRITICAL and base.meta.get("epoch") != 0
+    return recipe.sharpen if own else 1.0

@@ -193,7 +193,7 @@ def _train(
     if options.start is not None:
         data = data_from(stage, data, base)
     # Of other data, as in a warm start
-    warm = base if base is not None and base.config["data_stamp"] != data.fingerprint else None
+    warm = base if base is not None and base.config.data_stamp != data.fingerprint else None
     config, words = _model_config(options, data), data.vocabulary.word_to_idx
     model = build_model(config, words, seed=options.seed)
     checkpoint = _checkpoint(stage, data, model) if resumed else None
@@ -310,7 +310,7 @@ def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkp
             expected="the same",
             cause="from another run?",
         )
-    check_scaling(path, checkpoint.scaling, stage.config or {})
+    check_scaling(path, checkpoint.scaling, stage.options.feature_scaling, data.feature_shape[-1])
     return checkpoint
 
 

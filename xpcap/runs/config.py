@@ -1,0 +1,124 @@
+"""config.json of a run: the recipe, the model, and what else the training was made with."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import get_backend
+from xpcap.data import CaptionData
+from xpcap.data.dataset import Source
+from xpcap.data.vocabulary import TOKENISERS
+from xpcap.errors import DataError, InvalidValueError, OptionError
+from xpcap.files import write_text
+from xpcap.models import ModelConfig
+from xpcap.options import Names, Text, Whole, check_fields, described, option
+from xpcap.runs.folder import CONFIG, DATA, FIRST, LOCK, best_digest, nothing_yet, read_json
+from xpcap.runs.recipe import MOST, Recipe
+from xpcap.safetensors_file import check_format
+
+FORMAT = 1
+MOST_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What config.json says: all that decides a run's parameters, and where its data lay.
+
+    In the file all is flat: an option that is also the model's, such as `hidden`, stands once.
+    """
+
+    recipe: Recipe
+    model: ModelConfig
+    source: Source  # of the data
+    max_words: int = option(Whole(1, MOST))
+    tokeniser: str = option(Names(TOKENISERS))
+    data_stamp: str = option(Text())
+    python: str = option(Text())
+    numpy: str = option(Text())
+    backend: str = option(Text())
+    start_digest: str | None = option(Text(), None)  # of the parameters of the run `start`
+    projected_from: int | None = option(Whole(1, MOST), None)  # numbers that the PCA takes
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @classmethod
+    def of(cls, recipe: Recipe, model: ModelConfig, data: CaptionData) -> "Config":
+        """That of a training that begins here and now."""
+        return cls(
+            recipe=recipe,
+            model=model,
+            source=data.source,
+            max_words=data.max_words,
+            tokeniser=data.vocabulary.tokeniser,
+            data_stamp=data.fingerprint,
+            python=platform.python_version(),
+            numpy=np.__version__,
+            backend=get_backend(),
+            start_digest=None if recipe.start is None else best_digest(recipe.start),
+            projected_from=None if data.projection is None else len(data.projection.mean),
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> "Config":
+        """That of the run in a folder.
+
+        DataError : no run folder, or its config is damaged or of a newer format.
+        """
+        file = folder / CONFIG
+        if not file.is_file():
+            if (folder / LOCK).is_file() or (folder / FIRST).is_dir():
+                raise nothing_yet(folder, CONFIG)
+            raise DataError(
+                "open_run",
+                folder,
+                f"has no {CONFIG}" if folder.exists() else "does not exist",
+                expected="a run folder from 'train'",
+            )
+        stored = read_json(file, MOST_BYTES)
+        found = stored.get("format") if isinstance(stored, dict) else type(stored).__name__
+        check_format("open_run", file, found, FORMAT)
+        source = stored.get("source")
+        try:
+            if not isinstance(source, dict):
+                raise OptionError("", "source", f"is {source!r:.60}", expected="an object")
+            return cls(
+                recipe=Recipe.from_config(stored, folder),
+                model=ModelConfig(
+                    **{one.name: stored.get(one.name) for one in fields(ModelConfig)}
+                ),
+                source=Source.from_json(f"open_run: {file}", source),
+                **{name: stored.get(name) for name in FACTS},
+            )
+        except (OptionError, InvalidValueError) as error:
+            raise DataError(
+                "open_run",
+                f"{file}: {error.thing.strip('`')}",
+                error.came[:80],
+                expected=error.expected,
+                cause="damaged?",
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Write config.json. OSError : it cannot be written."""
+        write_text(folder / CONFIG, json.dumps(self.to_json(), indent=2, sort_keys=True) + "\n")
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat object, keys in alphabetical order, without facts that are None."""
+        facts = {name: getattr(self, name) for name in FACTS}
+        known = {name: value for name, value in facts.items() if value is not None}
+        parts = {**asdict(self.model), **self.recipe.to_config(), **known}
+        return dict(sorted({"format": FORMAT, "source": self.source.to_json(), **parts}.items()))
+
+    @property
+    def data(self) -> Path:
+        """Path of the data set."""
+        return Path(self.recipe.data or Path(self.recipe.out or "") / DATA)
+
+
+_CONFIG: type = Config
+FACTS = tuple(described(_CONFIG))
