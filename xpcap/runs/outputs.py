@@ -242,6 +242,7 @@ class CsvTable(Sink):
     )
     instead = once = True
     _file: BinaryIO | None = None
+    _rows = _postponed = 0
 
     def check(self) -> None:
         if self.path.suffix.lower() != self.suffix or not self.path.is_file():
@@ -252,7 +253,7 @@ class CsvTable(Sink):
 
         DataError : it is another file, or another process has it.
         """
-        self._names, self._rows, self._postponed = set(names), 0, 0
+        self._names, self._pictures = set(names), set[str]()
         more = [f"caption_{number}" for number in range(2, self.best + 1)]
         self._header = ["picture", "caption", *more, "error"]
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
@@ -263,7 +264,7 @@ class CsvTable(Sink):
         self._file.seek(size)
         if not rows:
             self._write(self._header)
-        self._pictures = {row[0] for row in rows[1:]}
+        self._pictures |= {row[0] for row in rows[1:]}
         return self._pictures
 
     def _lock(self, file: BinaryIO) -> None:
@@ -280,7 +281,7 @@ class CsvTable(Sink):
         """The whole rows, and where they end, in bytes. DataError : of another table."""
         size = sum(map(len, _whole_rows(content)))
         if not size:
-            if b"".join(_row(self._header)).startswith(content):
+            if _row(self._header).startswith(content):
                 return [], 0
             raise self._other("no header")
         try:
@@ -320,7 +321,7 @@ class CsvTable(Sink):
 
     def _write(self, cells: Sequence[str]) -> None:
         assert self._file is not None
-        self._file.writelines(_row(cells))
+        self._file.write(_row(cells))
         self._file.flush()
 
     def close(self) -> str:
@@ -348,10 +349,10 @@ def texts_of(caption: PictureCaption, best: int) -> list[str]:
     return [one.caption for one in caption.n_best] if best > 1 else [caption.caption]
 
 
-def _row(cells: Sequence[str]) -> list[bytes]:
+def _row(cells: Sequence[str]) -> bytes:
     text = io.StringIO()
     csv_format.writer(text, lineterminator="\n").writerow(cells)
-    return [text.getvalue().encode("utf-8", "surrogateescape")]
+    return text.getvalue().encode("utf-8", "surrogateescape")
 
 
 def _whole_rows(content: bytes) -> Iterator[bytes]:
