@@ -32,6 +32,7 @@ from xpcap.models.batch import Batch
 from xpcap.prepare import encode_folder
 from xpcap.shapes import generate, write_pictures
 from xpcap.training import CrossEntropy, losses
+from xpcap.work import work
 
 MADE = generate(seed=3, train=41, val=13)  # 205 captions
 TRAIN = MADE.split("train")
@@ -353,22 +354,20 @@ def test_several_processes_without_mpi4py_or_with_another_mpi_are_told_what_to_d
     assert "use the mpiexec of the MPI that mpi4py loads" in done.stderr
 
 
-def test_a_rank_without_a_gpu_of_its_own_is_told_so(
-    device: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rank_without_a_gpu_of_its_own_is_told_so(device: Any) -> None:
     """The emulated machine has one device, and two ranks want one each."""
     group = Rank(None, 1, 2)  # type: ignore[arg-type]  # never meets the others
     group.local_rank = 1
-    monkeypatch.setattr(shared, "init", lambda: group)
-    with refuses(
-        BackendError,
-        thing="rank 1",
-        came="is number 1 on its machine and wants a GPU of its own:",
-        cause="start as many ranks",
-    ):
+    with work(group=group):
+        with refuses(
+            BackendError,
+            thing="rank 1",
+            came="is number 1 on its machine and wants a GPU of its own:",
+            cause="start as many ranks",
+        ):
+            shared.choose_backend("cupy")
+        group.local_rank = 0
         shared.choose_backend("cupy")
-    group.local_rank = 0
-    shared.choose_backend("cupy")
     assert xpcap.get_backend() == "cupy"
     xpcap.use_backend("numpy")
 
@@ -380,8 +379,8 @@ def test_auto_proves_the_device_of_the_rank_and_leaves_the_others_alone(
     device = install_or_skip(monkeypatch, devices=2, busy=(0,))
     group = Rank(None, 1, 2)  # type: ignore[arg-type]  # never meets the others
     group.local_rank = 1
-    monkeypatch.setattr(shared, "init", lambda: group)
-    shared.choose_backend("auto")
+    with work(group=group):
+        shared.choose_backend("auto")
     assert xpcap.get_backend() == "cupy:1"
     assert device.contexts == {1}
     xpcap.use_backend("numpy")

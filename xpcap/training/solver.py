@@ -234,7 +234,13 @@ class CaptioningSolver:
             self._train_epoch()
 
     def stop(self, why: str) -> None:
-        """Let `train` end after the epoch under way. For watchers; `ending` then tells why."""
+        """Let `train` end after the epoch under way; for watchers.
+
+        Parameters
+        ----------
+        why : str
+            What `ending` then tells.
+        """
         self._why_stopped = why
 
     def score_start(self) -> None:

@@ -14,19 +14,39 @@ class Watcher:
     """
 
     def stage(self, options: Any) -> None:
-        """A stage of `train_run` begins or continues; `options` (a Recipe) are complete."""
+        """A stage of `train_run` begins or continues.
+
+        Parameters
+        ----------
+        options : Recipe
+            Complete.
+        """
 
     def begin(self, solver: Any) -> None:
         """Training begins, or continues where ``solver.iteration`` is not 0; before its first step.
 
         `train_run` tells it of a finished run too: ``solver.finished`` is then true.
+
+        Parameters
+        ----------
+        solver : CaptioningSolver
         """
 
     def step(self, solver: Any) -> None:
-        """A step is done, or a batch of a validation: a moment when ``solver.state()`` may be called."""
+        """A step is done, or a batch of a validation: a moment when ``solver.state()`` may be called.
+
+        Parameters
+        ----------
+        solver : CaptioningSolver
+        """
 
     def epoch(self, solver: Any) -> None:
-        """An epoch is done, recorded, and by `train_run` saved."""
+        """An epoch is done, recorded, and by `train_run` saved.
+
+        Parameters
+        ----------
+        solver : CaptioningSolver
+        """
 
 
 def checked_watchers(function: str, watchers: Iterable[Watcher]) -> tuple[Watcher, ...]:
