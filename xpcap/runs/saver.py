@@ -172,15 +172,14 @@ class RunWriter:
             self._write_best(solver.start, solver.best_params)
 
     def write(self, state: TrainingState, times: list[Record] | None) -> None:
-        """Write a checkpoint, then the page if it is due. OSError : a file cannot be written.
+        """Write a checkpoint; after an epoch, with the `times` of all, best parameters and history.
 
-        After an epoch, with the `times` of all epochs, also best parameters and history.
+        OSError : a file cannot be written.
         """
         save_state(self.out / LAST, state, scaling=self._scaling, vocabulary=self._vocabulary)
         self.saved, self._records = state.iteration, state.records
         if times is not None:
             self._write_epoch(state, times)
-        self.update_page()
 
     def update_page(self, now: bool = False) -> None:
         """Write the page if it lacks an epoch and a minute is over, or `now` is set.
@@ -310,6 +309,7 @@ class Checkpointer(Watcher):
             self._writer.write(solver.state(), times)
         except OSError as error:
             raise self._explain(error) from error
+        self._writer.update_page()
         self._count_from(solver.iteration)
         self._seconds += time.perf_counter() - start
 
