@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_at_every_step_of_every_write_a_fault_costs_nothing_that_was_saved(tmp_path: Path) -> None:
     """`make kill-test` lets each fail every time that it is done, with four errors."""
-    found, whole = faults.points(tmp_path)
+    found, whole = faults.points(tmp_path, faults.STAGED)
     chosen = faults.chosen(found)
     assert {fault.name for fault in chosen} == {
         "config.json",
@@ -50,10 +50,18 @@ def test_at_every_step_of_every_write_a_fault_costs_nothing_that_was_saved(tmp_p
     }
     assert len(chosen) == 11 * len(faults.STEPS) - 10  # one of the files is new
     for i, fault in enumerate(chosen):
-        output = faults.check(fault, whole, tmp_path / str(i))
+        output = faults.check(fault, whole, tmp_path / str(i), faults.STAGED)
         assert f"{fault.name}" in output, (fault, output)
         assert "Traceback" not in output, fault
-    assert len(found) > 80
+    assert len(found) > 140
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(faults.RANKING_FILES))
+def test_a_ranking_that_cannot_be_written_is_fitted_again(name: str, tmp_path: Path) -> None:
+    found, whole = faults.points(tmp_path, faults.RANKED)
+    fault = next(fault for fault in found if fault[:2] == (name, "rename"))
+    assert name in faults.check(fault, whole, tmp_path, faults.RANKED)
 
 
 @pytest.mark.parametrize("step", faults.STEPS)
@@ -137,7 +145,8 @@ def test_what_cannot_be_drawn_when_training_has_ended_is_an_error_that_loses_not
 ) -> None:
     commands.good("train", "--out", tmp_path / "whole" / "run", *faults.OPTIONS)
     fault = Fault(name, "create", nth, errno.ENOSPC)
-    output = faults.check(fault, kill.files(tmp_path / "whole" / "run"), tmp_path)
+    whole = kill.files(tmp_path / "whole" / "run")
+    output = faults.check(fault, whole, tmp_path, faults.OPTIONS)
     last = output.splitlines()[-1]
     assert last.startswith("Error: ")
     assert str(tmp_path / "broken" / "run" / name) in last
