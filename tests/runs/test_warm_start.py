@@ -234,6 +234,7 @@ def test_options_of_a_warm_start_are_its_own_unless_given(run: Path, own: Path) 
     assert {name: getattr(chosen, name) for name in expected} == expected
     again = choose(run / "data.h5", {"start": run})
     assert (again.lr, again.epochs, again.data) == (PRESETS["generated"]["lr"], 2, run / "data.h5")
+    assert choose(None, {"start": run}).out == Path("runs/pictures-lstm")  # not data-lstm
 
 
 @pytest.mark.slow
