@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw
 
 from xpcap.encoders import HistogramEncoder
 from xpcap.runs import Run, open_run
-from xpcap.runs.captions import caption_features
 from xpcap.shapes import named
 
 SHEETS = ((600, 600), (800, 600), (1920, 1080), (1080, 1920))
@@ -90,7 +89,7 @@ def drawing(
 def share_named(run: Run, drawings: Sequence[tuple[np.ndarray, set[tuple[str, str]]]]) -> float:
     """Share of drawings whose caption names exactly their (colour, shape) pairs."""
     features = run.scaling(HistogramEncoder().encode(picture for picture, _ in drawings))
-    captions = caption_features(run, [""] * len(drawings), features, np.arange(len(drawings)))
+    captions = run.decoder()([""] * len(drawings), features)
     return float(
         np.mean(
             [

@@ -43,7 +43,7 @@ def captions_of(
 ) -> list[PictureCaption]:
     inputs = Inputs(None, (4,), scaling=FeatureScaling())
     run = Run(Path("run"), config_of(captioner, 6), VOCABULARY, inputs, captioner, {})
-    return caption_chosen(run, data, "val", numbers, batch_size=batch_size)
+    return caption_chosen(run.decoder(), data, "val", numbers, batch_size=batch_size)
 
 
 def test_batches_of_any_size_give_the_same_captions_in_the_order_asked_for(

@@ -242,7 +242,7 @@ def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(
         for name in names[:3]
         if name in data.split("train").images
     ]
-    for one in caption_chosen(run, data, "train", np.array(chosen)):
+    for one in caption_chosen(run.decoder(), data, "train", np.array(chosen)):
         assert (
             captions[one.image] == one.caption
         )  # the encoder that the data set remembers makes the same grids, before float16

@@ -25,7 +25,7 @@ from xpcap.memory import allocator
 from xpcap.models import CaptioningRNN, Ensemble, Policy
 from xpcap.models.config import INJECT
 from xpcap.runs import Run, open_run
-from xpcap.runs.rerank import limited
+from xpcap.runs.decoder import limited
 from xpcap.runs.run import Inputs
 
 runtime = pytest.importorskip("onnxruntime", reason="the extra `images` is not installed")

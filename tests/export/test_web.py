@@ -34,8 +34,8 @@ from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.ranking import Candidate
 from xpcap.report.overlay import overlay_alpha
 from xpcap.runs import Run, data_of, open_captioner, open_run
-from xpcap.runs.rerank import default_policy, limited, make_candidates
-from xpcap.runs.run import Inputs
+from xpcap.runs.decoder import limited, make_candidates
+from xpcap.runs.run import Inputs, default_policy
 from xpcap.shapes import picture_of
 
 pytest.importorskip("PIL", reason="Pillow is not installed")

@@ -30,9 +30,10 @@ from xpcap.distributed import Group
 from xpcap.errors import DataError
 from xpcap.models import Policy
 from xpcap.runs import TrainOptions, caption_run, choose, data_of, evaluate_run, rerank, train_run
+from xpcap.runs.decoder import RankedBeam
 from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, RANKING, START_RANKING
 from xpcap.runs.recipe import PRESETS
-from xpcap.runs.rerank import RankedBeam, default_policy, fit_ranking, limited, rank
+from xpcap.runs.rerank import fit_ranking
 from xpcap.runs.run import Run
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.work import work
@@ -115,12 +116,11 @@ def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: P
     assert not {*kill.files(greedy)} & {RANKING, FIRST_STAGE_FILE}
     run, plain = open_run(ranked), open_run(greedy)
     words = run.vocabulary.idx_to_word
-    policy = limited(RankedBeam(10, no_stutter=True), run.vocabulary, run.config.max_words)
-    assert isinstance(policy, RankedBeam)
-    expected = [" ".join(words[i] for i in one.best) for one in rank(run, features_of(run), policy)]
+    rankings = run.decoder(RankedBeam(10, no_stutter=True)).rank(features_of(run))
+    expected = [" ".join(words[i] for i in one.best) for one in rankings]
     assert captions(run) == expected == [*evaluate_run(run).to_json()["captions"].values()]
     assert captions(run, Policy()) == captions(plain) != expected
-    retrieved = [one.candidates[0].candidate.photo for one in rank(run, features_of(run), policy)]
+    retrieved = [one.candidates[0].candidate.photo for one in rankings]
     assert max(retrieved) >= 0  # few photos: captions of neighbours are candidates
 
 
@@ -271,8 +271,6 @@ def test_the_first_stage_makes_candidates_where_that_gives_better_captions(
     run = fitted_anew(made, tmp_path / "run")
     assert run.ranking["fit"]["held_out"] == max(alone, both)
     assert (run.path / FIRST_STAGE_FILE).exists() == bool(run.first_stage_models) == (both > alone)
-    policy = limited(default_policy(run), run.vocabulary, run.config.max_words)
-    assert isinstance(policy, RankedBeam)
     models = [run.model]
     if both > alone:
         tensors, _ = read_tensors(run.path / FIRST_STAGE_FILE, "test")
@@ -284,7 +282,7 @@ def test_the_first_stage_makes_candidates_where_that_gives_better_captions(
                 run.first_stage_models[0].params[name], x.astype(np.float16).astype(np.float32)
             )
         models.append(first)
-    (one, *_) = rank(run, features_of(run)[:1], policy)
+    (one,) = run.decoder().rank(features_of(run)[:1])
     own = next(one.candidate for one in one.candidates if one.candidate.photo < 0)
     encoded = np.array([[run.vocabulary.start, *own.words, run.vocabulary.end]], np.int32)
     each = [model.word_log_probabilities(features_of(run)[:1], encoded) for model in models]

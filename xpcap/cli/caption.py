@@ -167,15 +167,8 @@ def _of_split(
     chosen = pictures[evenly_spaced(len(pictures), count)]
     images = seen.split(split).images
     numbers = begin_sinks(sinks, run, [images[number] for number in chosen.tolist()])
-    found = caption_chosen(
-        run,
-        seen,
-        split,
-        chosen[numbers],
-        policy=policy,
-        attend="attention" in wants,
-        explain="explanation" in wants,
-    )
+    decoder = run.decoder(policy, "attention" in wants, "explanation" in wants)
+    found = caption_chosen(decoder, seen, split, chosen[numbers])
     show = "picture" in wants
     yield from with_pictures(run, found, picture_finder(run, seen.source)) if show else found
 

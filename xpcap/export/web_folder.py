@@ -33,7 +33,6 @@ from xpcap.models import Beam, CaptioningRNN
 from xpcap.ranking import Ranker
 from xpcap.report.markup import render
 from xpcap.runs import Run
-from xpcap.runs.rerank import RankedBeam, default_policy, limited
 from xpcap.shapes.scenes import COLOURS
 
 FORMAT = 1  # of the manifest, which captioner.js reads
@@ -203,12 +202,9 @@ def _encoder_graph(encoder: OnnxEncoder, network: Any, weights: str, opset: int)
 
 def _policy(run: Run[CaptioningRNN]) -> Beam:
     """The beam that makes captions, within the limits of the run."""
-    policy = default_policy(run)
-    if not isinstance(policy, RankedBeam):
-        policy = Beam(WIDTH, n_best=WIDTH)
-    within = limited(policy, run.vocabulary, run.config.max_words)
-    assert isinstance(within, Beam)
-    return within
+    policy = run.decoder(None if run.ranker else Beam(WIDTH, n_best=WIDTH)).policy
+    assert isinstance(policy, Beam)
+    return policy
 
 
 def _most_pixels() -> int:

@@ -8,6 +8,7 @@ from xpcap.report.look import Inside
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.scores import Comparison, Scores, compare
 from xpcap.runs.captions import caption_run
+from xpcap.runs.decoder import Decoder, RankedBeam
 from xpcap.runs.doctor import examine_run
 from xpcap.runs.folder import is_run, load_state, save_state
 from xpcap.runs.look import fresh_page, look_inside, write_inside_page
@@ -21,14 +22,14 @@ from xpcap.runs.pages import (
 from xpcap.runs.pictures import PictureCaptioner, caption_files, open_captioner
 from xpcap.runs.plan import choose
 from xpcap.runs.recipe import Recipe, TrainOptions
-from xpcap.runs.rerank import RankedBeam, default_policy
-from xpcap.runs.run import Run, data_of, open_run, open_runs
+from xpcap.runs.run import Run, data_of, default_policy, open_run, open_runs
 from xpcap.runs.saver import Stopped
 from xpcap.runs.scoring import evaluate_run, score_captions
 from xpcap.runs.train import Trained, train_run
 
 __all__ = [
     "Comparison",
+    "Decoder",
     "Diagnosis",
     "Inside",
     "PictureCaption",

@@ -3,16 +3,12 @@
 import re
 from pathlib import Path
 
-import numpy as np
-
 from xpcap.encoders import is_url
 from xpcap.errors import OptionError
 from xpcap.files import first_free, new_path
 from xpcap.models import CaptioningRNN
 from xpcap.report.look import Inside, write_look_page
-from xpcap.runs.captions import caption_features
 from xpcap.runs.pictures import encode_picture
-from xpcap.runs.rerank import decoding_title, default_policy
 from xpcap.runs.run import Run
 from xpcap.work import remark
 
@@ -55,8 +51,9 @@ def look_inside(
     encoder = run.encoder("look_inside")
     pixels, feature = encode_picture("look_inside", source, encoder)
     features = run.preprocessing(feature[None])
+    decoder = run.decoder()
     if caption is None:
-        (one,) = caption_features(run, [str(picture)], features, np.arange(1))
+        (one,) = decoder([str(picture)], features)
         words = list(one.words)
     ids = vocabulary.encode_words([words], max(1, len(words)))[:, : len(words) + 2]
     model, seed = run.model, run.config.recipe.seed
@@ -69,7 +66,7 @@ def look_inside(
         ("wordvec", str(config.wordvec)),
         ("vocabulary", f"{config.vocabulary:,} words"),
         ("inject", config.inject),
-        ("caption", "given" if caption else decoding_title(run, default_policy(run))),
+        ("caption", "given" if caption else decoder.title),
         ("untrained", f"of the same sizes, seed {seed}"),
     ]
     return Inside(

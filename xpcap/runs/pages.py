@@ -16,11 +16,10 @@ from xpcap.report import Gallery, draw_captions, write_page
 from xpcap.report.page import PictureFinder
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.scores import Scores
-from xpcap.runs.captions import attention_maps, caption_chosen, captioned
+from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.folder import FIRST, PICTURES, cell_title, read_history
 from xpcap.runs.pictures import with_picture
-from xpcap.runs.rerank import default_policy
-from xpcap.runs.run import Run, data_of, provenance_text
+from xpcap.runs.run import Run, data_of, default_policy, provenance_text
 from xpcap.shapes import KIND, picture_of
 from xpcap.training.state import Record
 
@@ -216,10 +215,11 @@ def _searched(
     policy: Policy = Beam(BEAM, n_best=BEAM, max_length=run.config.max_words)
     if run.ranker is not None:
         policy = default_policy(run, n_best=BEAM)
-    beams = caption_chosen(run, seen, evaluation.split, pictures, policy=policy, explain=True)
+    decoder = run.decoder(policy, explain=True)
+    beams = caption_chosen(decoder, seen, evaluation.split, pictures)
     scored = [evaluation.captions[i] for i in numbers]
     features = seen.features(evaluation.split, pictures)
-    maps = attention_maps(run, features, [one.words for one in scored])
+    maps = decoder.attention(features, [one.words for one in scored])
     found = zip(numbers, scored, beams, maps, strict=True)
     return {
         i: one._replace(n_best=beam.n_best, attention=of, explanation=beam.explanation)

@@ -22,7 +22,7 @@ from xpcap.errors import DataError, NetworkError
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
 from xpcap.report.records import PictureCaption, Postponed, Skipped
-from xpcap.runs.captions import caption_features
+from xpcap.runs.decoder import Decoder
 from xpcap.runs.run import Run, open_runs
 from xpcap.threads import blas
 from xpcap.work import remark, work
@@ -99,7 +99,8 @@ class PictureCaptioner:
             An array of another shape or dtype, or no picture at all.
         """
         _, feature = encode_picture("caption", picture, self.encoder)
-        (one,) = self._decode([Encoded(0, _name(picture), feature, None)], policy, attend, explain)
+        decoder = self.run.decoder(policy, attend, explain)
+        (one,) = self._decode([Encoded(0, _name(picture), feature, None)], decoder)
         return one
 
     def captions(
@@ -134,6 +135,7 @@ class PictureCaptioner:
         ------
         caption : PictureCaption, or Skipped for a picture that cannot be read
         """
+        decoder = self.run.decoder(policy, attend, explain)
         waiting: list[Encoded | Skipped] = []
         encoded = 0  # of those
         for source, number in zip(pictures, count() if numbers is None else numbers, strict=False):
@@ -148,16 +150,14 @@ class PictureCaptioner:
                 waiting.append(Encoded(number, name, feature, shown))
                 encoded += 1
             if not encoded or BATCH in (encoded, len(waiting) - encoded):
-                yield from self._decode(waiting, policy, attend, explain)
+                yield from self._decode(waiting, decoder)
                 waiting, encoded = [], 0
-        yield from self._decode(waiting, policy, attend, explain)
+        yield from self._decode(waiting, decoder)
 
     def _decode(
         self,
         waiting: Sequence[Encoded | Skipped],
-        policy: Policy | None,
-        attend: bool,
-        explain: bool,
+        decoder: Decoder,
     ) -> Iterator[Any]:
         """Each encoded picture as a caption; those that were skipped as they are."""
         encoded = [one for one in waiting if not isinstance(one, Skipped)]
@@ -166,9 +166,7 @@ class PictureCaptioner:
             numbers, names, rows, pictures = zip(*encoded, strict=True)
             with blas().turn(), self._decoding:  # in this order, so that none waits for the other
                 features = self.run.preprocessing(np.stack(rows))
-                found = caption_features(
-                    self.run, names, features, np.array(numbers), policy, attend, explain
-                )
+                found = decoder(names, features, np.array(numbers))
                 captions += [
                     with_picture(self.run, one, picture)
                     for one, picture in zip(found, pictures, strict=True)

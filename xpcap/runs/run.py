@@ -16,10 +16,11 @@ from xpcap.data.features import FeatureScaling, Preprocessing, Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.encoders import Encoder, find_encoder
 from xpcap.errors import DataError, InvalidValueError
-from xpcap.models import Captioner, CaptioningRNN, Ensemble, build_model
+from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy, build_model
 from xpcap.ranking import Ranker
 from xpcap.ranking.file import read_ranker
 from xpcap.runs.config import Config
+from xpcap.runs.decoder import Decoder, RankedBeam, limited
 from xpcap.runs.folder import (
     BEST,
     CONFIG,
@@ -250,6 +251,40 @@ class Run(Generic[Model_co]):
             )
         return path
 
+    def decoder(
+        self, policy: Policy | None = None, attend: bool = False, explain: bool = False
+    ) -> Decoder:
+        """The way from features to captions.
+
+        Parameters
+        ----------
+        policy : Policy or None
+            Chooses the words; captions keep to the run's limits as well. None: `default_policy`.
+        attend : bool
+            Fill `attention` of each caption, for a model that attends.
+        explain : bool
+            Fill `explanation` of each caption that is ranked.
+
+        Returns
+        -------
+        decoder : Decoder
+
+        Raises
+        ------
+        OptionError
+            The policy forbids every word.
+        """
+        within = limited(policy or default_policy(self), self.vocabulary, self.config.max_words)
+        return Decoder(
+            self.model,
+            self.first_stage_models,
+            self.vocabulary,
+            self.ranker,
+            within,
+            attend,
+            explain,
+        )
+
     def encoder(self, function: str) -> Encoder:
         """The encoder of the run's features. DataError, of `function` : it has none here."""
         name = self.inputs.encoder
@@ -336,6 +371,13 @@ def open_run(path: str | Path) -> Run[CaptioningRNN]:
 def open_runs(paths: Sequence[str | Path]) -> Run[Captioner]:
     """Open run folders as one run: see `Run.open`."""
     return Run.open(*paths)
+
+
+def default_policy(run: Run[Captioner], **limits: Any) -> Policy:
+    """The policy of a run's captions where none is given; `limits` are fields of Policy."""
+    if run.ranker is None:
+        return Policy(**limits)
+    return RankedBeam(run.ranker.width, no_stutter=run.ranker.no_stutter, **limits)
 
 
 def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:

@@ -31,7 +31,6 @@ from xpcap.models import Policy
 from xpcap.report.records import PictureCaption
 from xpcap.report.scores import FORCED, Result, Scores
 from xpcap.runs.captions import caption_chosen, captioned
-from xpcap.runs.rerank import decoding_title
 from xpcap.runs.run import Run, data_of
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
@@ -307,9 +306,10 @@ def evaluate_run(
     seen = data_of(run, data)
     words, pictures = seen.words(split), captioned(seen, split)
     encoded = seen.encoded_with(run.vocabulary, split, words)
+    decoder = run.decoder(policy)
     with work(group=group, progress=progress) as group:
         forced = teacher_forced(run.model, encoded, split, group=group)
-        captions = caption_chosen(run, seen, split, pictures, policy=policy)
+        captions = caption_chosen(decoder, seen, split, pictures)
     same = seen.split(split).text is None or run.vocabulary.tokeniser == seen.vocabulary.tokeniser
     hypotheses = [one.words if same else seen.vocabulary.tokenize(one.caption) for one in captions]
     java = java and group.rank == 0
@@ -318,7 +318,7 @@ def evaluate_run(
         scores,
         results=[*scores.results, _perplexity(forced)],
         seconds=time.perf_counter() - start,
-        decoding=decoding_title(run, policy),
+        decoding=decoder.title,
     )
 
 

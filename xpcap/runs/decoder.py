@@ -1,0 +1,257 @@
+"""A run's decoder: from features to captions, by its policy, models and ranker."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from xpcap.backend import asarray
+from xpcap.data.vocabulary import Vocabulary, detokenize
+from xpcap.decoding.policies import check_ids
+from xpcap.errors import OptionError
+from xpcap.models import Beam, Captioner, CaptioningRNN, Ensemble, Policy
+from xpcap.models.batch import FeatureRows
+from xpcap.ranking import Candidate, Ranker, Ranking
+from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
+from xpcap.report.records import PictureCaption, Ranked
+
+WIDTH = 10  # of the beam that makes candidates
+CAPTIONS_AT_ONCE = 2048  # whose log-likelihood is computed together
+
+
+@dataclass(frozen=True)
+class RankedBeam(Beam):
+    """Beam search whose captions the ranker of the run puts in order.
+
+    Without a ranker, as for a model alone, it is a Beam. See `xpcap.ranking.Ranker`.
+    """
+
+    width: int = WIDTH
+
+    @property
+    def title(self) -> str:
+        return f"beam of {self.width}, ranked by similar photos"
+
+
+def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
+    """The policy within `max_words`, and without NULL, START and UNK."""
+    special = {vocabulary.null, vocabulary.start, vocabulary.unk}
+    never = special | {*check_ids("caption", policy.forbid)}
+    if not set(range(len(vocabulary))) - never - {vocabulary.end}:
+        raise OptionError(
+            "caption",
+            "`forbid`",
+            f"leaves none of {len(vocabulary)} words",
+            expected="some to be left",
+            cause="which are to be said?",
+        )
+    most = min(policy.max_length, max_words)
+    return replace(policy, max_length=most, forbid=tuple(sorted(never)))
+
+
+class Decoder:
+    """Makes captions of a run from features; see `Run.decoder`.
+
+    Parameters
+    ----------
+    model : of the run
+    first_stages : models that make candidates for the ranker with it
+    vocabulary : of the run
+    ranker : puts a RankedBeam's captions in order; None: none does
+    policy : within the limits of the run
+    attend : fill `attention` of each caption, for a model that attends
+    explain : fill `explanation` of each caption that is ranked
+
+    Attributes
+    ----------
+    title : the decoding in words
+    """
+
+    def __init__(
+        self,
+        model: Captioner,
+        first_stages: Sequence[CaptioningRNN],
+        vocabulary: Vocabulary,
+        ranker: Ranker | None,
+        policy: Policy,
+        attend: bool = False,
+        explain: bool = False,
+    ) -> None:
+        self.vocabulary, self.policy, self.ranker = vocabulary, policy, ranker
+        self._model, self._attend, self._explain = model, attend, explain
+        runs = model.models if isinstance(model, Ensemble) else [model]
+        if not isinstance(policy, RankedBeam):
+            first_stages, self.ranker = (), None
+        self._chooser = Ensemble([*runs, *first_stages]) if first_stages else model
+        self.title, models = policy.title, len(runs) + len(first_stages)
+        if models > 1:
+            both = "both stages" if len(runs) == 1 else f"{models} models"
+            self.title += f", probabilities averaged over {both}"
+
+    def __call__(
+        self, names: Sequence[str], features: np.ndarray, numbers: np.ndarray | None = None
+    ) -> list[PictureCaption]:
+        """Captions of pictures from their features (n, *shape), preprocessed for the model.
+
+        They end at END or at the policy's limit, and never hold NULL, START or UNK. `numbers` (n,)
+        seed a policy that samples; None: 0, 1, ...
+        """
+        if self.ranker is not None:
+            found = self._ranked(self.ranker, features)
+        else:
+            found = self._decoded(features, numbers)
+        if self._attend:
+            maps = self.attention(features, [one.words for one in found])
+            found = [one._replace(attention=of) for one, of in zip(found, maps, strict=True)]
+        return [one._replace(image=name) for name, one in zip(names, found, strict=True)]
+
+    def attention(
+        self, features: np.ndarray, captions: Sequence[Sequence[str]]
+    ) -> Sequence[Sequence[Sequence[float]] | None]:
+        """Attention over regions (T, P) of each caption, given as words; rows sum to 1.
+
+        None for each if the model does not attend.
+        """
+        if not self._model.config.attends:
+            return [None] * len(captions)
+        encoded = self.vocabulary.encode_words(captions, max(1, *map(len, captions)))
+        weights = self._model.attention(features, encoded)
+        return [of[: len(words)].tolist() for of, words in zip(weights, captions, strict=True)]
+
+    def _decoded(self, features: np.ndarray, numbers: np.ndarray | None) -> list[PictureCaption]:
+        """Captions by the model, without names."""
+        numbers = np.arange(len(features)) if numbers is None else numbers
+        decoded = self._chooser.decode(features, self.policy, numbers=numbers)
+        captions = []
+        for ids, probabilities, totals in zip(*decoded, strict=True):
+            words = self.vocabulary.words(ids[0])
+            best = zip(ids, totals.tolist(), strict=True) if self.policy.n_best else ()
+            n_best = [
+                Ranked(detokenize(self.vocabulary.words(one)), total)
+                for one, total in best
+                if total > -np.inf
+            ]
+            likely = [float(p) for p in probabilities[0][: len(words)]]
+            captions.append(PictureCaption("", detokenize(words), likely, [], n_best, words=words))
+        return captions
+
+    # Ranking
+
+    def _ranked(self, ranker: Ranker, features: np.ndarray) -> list[PictureCaption]:
+        """Captions by the ranker, without names; a photo without candidates has an empty one."""
+        rankings = self.rank(features)
+        encoded = _encoded(self.vocabulary, [one.best for one in rankings])
+        probabilities = np.exp(self._chooser.word_log_probabilities(features, encoded))
+        captions = []
+        for ranking, likely in zip(rankings, probabilities.tolist(), strict=True):
+            words = [self.vocabulary.idx_to_word[i] for i in ranking.best]
+            n_best = [
+                Ranked(_text(self.vocabulary, one.candidate.words), one.candidate.log_probability)
+                for one in ranking.candidates[: self.policy.n_best]
+            ]
+            captions.append(
+                PictureCaption(
+                    "",
+                    detokenize(words),
+                    likely[: len(words)],
+                    [],
+                    n_best,
+                    words=words,
+                    explanation=_explained(ranker, ranking) if self._explain else None,
+                )
+            )
+        return captions
+
+    def rank(self, features: np.ndarray) -> list[Ranking]:
+        """Candidates of N photos, ranked, from their preprocessed features (N, *shape)."""
+        if self.ranker is None:
+            raise OptionError("caption", "the policy", "ranks nothing", expected="a RankedBeam")
+        return self.ranker.rank(features, self.candidates(features), *self.judges(features))
+
+    def candidates(self, features: np.ndarray) -> list[list[Candidate]]:
+        """All captions of the beam, of each of N photos."""
+        assert isinstance(self.policy, Beam)
+        return make_candidates(self._chooser, self.vocabulary, features, self.policy)
+
+    def judges(self, features: np.ndarray) -> tuple[Any, Any]:
+        """What a ranker asks of other captions of N photos: their likelihood, and if they may be."""
+        score = partial(log_likelihoods, self._chooser, self.vocabulary, features)
+        return score, partial(_keeps_to, self.policy)
+
+
+def make_candidates(
+    model: Captioner, vocabulary: Vocabulary, features: np.ndarray, policy: Beam
+) -> list[list[Candidate]]:
+    """All captions of a beam, of each of N photos."""
+    decoded = model.decode(features, replace(policy, n_best=policy.width))
+    ends = {vocabulary.end, vocabulary.null}
+    candidates: list[list[Candidate]] = []
+    for captions, totals in zip(decoded.captions, decoded.log_probabilities, strict=True):
+        found = {
+            tuple(i for i in ids if i not in ends): total
+            for ids, total in zip(captions.tolist(), totals.tolist(), strict=True)
+            if total > -np.inf
+        }
+        candidates.append([Candidate(words, total) for words, total in found.items()])
+    return candidates
+
+
+def log_likelihoods(
+    model: Captioner,
+    vocabulary: Vocabulary,
+    features: np.ndarray,
+    numbers: Sequence[int],
+    captions: Sequence[Sequence[int]],
+) -> np.ndarray:
+    """Log-likelihood (C,), float64, of captions, given the number of the photo of each."""
+    table = asarray(features.astype(model.like.dtype, copy=False), like=model.like)
+    totals = [np.zeros(0)]
+    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
+        some = slice(start, start + CAPTIONS_AT_ONCE)
+        rows = FeatureRows(table, np.array(numbers[some], np.int64))
+        words = model.word_log_probabilities(rows, _encoded(vocabulary, captions[some]))
+        totals.append(words.sum(axis=1, dtype=np.float64))
+    return np.concatenate(totals)
+
+
+def _encoded(vocabulary: Vocabulary, captions: Sequence[Sequence[int]]) -> np.ndarray:
+    """Captions (C, T+1) with START, END and NULL."""
+    encoded = np.full((len(captions), max(map(len, captions)) + 2), vocabulary.null, np.int32)
+    for row, words in zip(encoded, captions, strict=True):
+        row[: len(words) + 2] = [vocabulary.start, *words, vocabulary.end]
+    return encoded
+
+
+def _keeps_to(policy: Policy, words: tuple[int, ...]) -> bool:
+    """True if a caption keeps to the limits of a policy, and was not cut at them."""
+    if not policy.least_length <= len(words) < policy.max_length:
+        return False
+    threes = [words[i : i + 3] for i in range(len(words) - 2)]
+    if policy.no_repeat_trigram and len(set(threes)) < len(threes):
+        return False
+    return not {*words} & {*policy.forbid}
+
+
+def _explained(ranker: Ranker, ranking: Ranking) -> Explanation:
+    index, vocabulary = ranker.index, ranker.vocabulary
+    neighbours = [
+        Neighbour(index.images[row], cosine, [_text(vocabulary, c) for c in index.captions(row)])
+        for row, cosine in ranking.neighbours
+    ]
+    candidates = [
+        CandidateCaption(
+            _text(vocabulary, one.candidate.words),
+            one.candidate.log_probability / (len(one.candidate.words) + 1),
+            one.score,
+            one.parts,
+            index.images[one.candidate.photo] if one.candidate.photo >= 0 else "",
+        )
+        for one in ranking.candidates
+    ]
+    return Explanation(neighbours, candidates)
+
+
+def _text(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+    return detokenize([vocabulary.idx_to_word[i] for i in ids])
