@@ -90,15 +90,22 @@ def training_charts(history: History) -> list[Chart]:
         lines = _lines(history, names)
         if lines:
             about = "; ".join(_course(history, key) for key in names if points(history, key))
-            *_, last = names
-            ring = best_point(history, last) if len(points(history, last)) > 1 else None
-            charts.append(_chart(title, "epoch", about, lines, ring=ring))
+            charts.append(_chart(title, "epoch", about, lines, ring=_ring(history, names)))
     return charts
 
 
 def _lines(history: History, names: Mapping[str, str]) -> list[Line]:
     drawn = ((key, name, points(history, key)) for key, name in names.items())
     return [Line(name, key.partition("_")[0], of_key) for key, name, of_key in drawn if of_key]
+
+
+def _ring(history: History, names: Mapping[str, str]) -> tuple[int, float, str] | None:
+    """The best point of the last line, and what it is; None: the line has no two points."""
+    *_, key = names
+    if len(points(history, key)) < 2:
+        return None
+    epoch, value, word = best_point(history, key)
+    return epoch, value, f"{word}, epoch {epoch}"
 
 
 def _course(history: History, key: str) -> str:
@@ -154,6 +161,9 @@ def _draw(title: str, names: Mapping[str, str], history: History) -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=LIGHT.faint)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if ring := _ring(history, names):
+        *place, text = ring
+        axes.plot(*place, "o", color=LIGHT.ink, fillstyle="none", markersize=9, label=text)
     if axes.lines:
         axes.legend(frameon=False)
     png = io.BytesIO()
@@ -234,7 +244,7 @@ def _chart(
         at = [f"{x.place(step):g} {y.place(value):g}" for step, value in line.points]
         dots = "".join(f"M{one}h.01" for one in at) if len(at) <= DOTTED else ""
         drawn.append((line.name, line.style, f"M{'L'.join(at)}", dots))
-    ringed = ring and (x.place(ring[0]), y.place(ring[1]), f"{ring[2]}, {below} {ring[0]}")
+    ringed = ring and (x.place(ring[0]), y.place(ring[1]), ring[2])
     across, upward = x.ticks(ACROSS, whole=True), y.ticks(UPWARD, whole=log, log=log)
     return Chart(title, below, about, drawn, across, upward, ringed)
 
