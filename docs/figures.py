@@ -253,7 +253,7 @@ FLOORS = (  # a few words for each set of LEVELS, from the ground up
     "layers with gradients, update rules",
     "greedy, sampling, beam search",
     "the captioner",
-    "vocabulary, data set, batches",
+    "data set, batches; work in hand",
     "make data, train, rank",
     "records, tables, pages, advice",
     "train, resume, evaluate, caption",
