@@ -98,6 +98,7 @@ def test_an_mgu_is_trained_saved_reopened_and_sampled(tmp_path: Path) -> None:
             hidden=32,
             epochs=15,
             score_epochs=0,
+            neighbours=False,
             batch_size=6,
             lr=0.02,
             dropout=0.0,

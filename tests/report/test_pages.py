@@ -253,7 +253,7 @@ def test_a_run_on_data_without_val_has_a_page_of_curves(made: Path, tmp_path: Pa
         CaptionData(data.vocabulary, {"train": data.split("train")}, source=data.source),
     )
     run, evaluation = train_run(
-        TrainOptions(data=tmp_path / "train.h5", out=tmp_path / "run", **SMALL)
+        TrainOptions(tmp_path / "train.h5", out=tmp_path / "run", neighbours=False, **SMALL)
     )
     assert evaluation is None
     page = (run.path / "index.html").read_text()

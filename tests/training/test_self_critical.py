@@ -385,7 +385,7 @@ class TestTrainFrom:
             "has changed since the run that starts from it began",
             left=(),
         )
-        assert model.config["objective"] == "cross-entropy"
+        assert model.config.recipe.objective == "cross-entropy"
 
     @pytest.mark.slow
     def test_emulated_training_on_the_score_is_that_of_numpy(
