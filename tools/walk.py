@@ -3,8 +3,9 @@
     python tools/walk.py CHECKOUT [--json]
 
 Each path is run once to warm up, then once more under a profiler: forward and backward pass of an
-LSTM, a training step, a caption, the grading of one function. BLAS has one thread, and only calls in
-the calling thread count, so two runs on one version of Python print the same figures.
+LSTM, a training step, a caption, the grading of one function, and the commands `train own.h5` and
+`caption RUN photo.png`. BLAS has one thread, and only calls in the calling thread count, so two runs
+on one version of Python print the same figures.
 """
 
 import dataclasses
@@ -97,6 +98,7 @@ def walks(checkout: Path) -> Iterator[tuple[str, Walk]]:
     yield "training step", _training_step(package)
     yield "caption", _caption(package)
     yield "grading", _grading(package)
+    yield from _commands(package)
 
 
 def _layer(package: Path) -> Iterator[tuple[str, Walk]]:
@@ -172,6 +174,37 @@ def _grading(package: Path) -> Walk:
     if [result.passed for result in results] != [True]:
         raise SystemExit(f"walk: the grading gave {results}, expected one function that passes")
     return walk
+
+
+def _commands(package: Path) -> Iterator[tuple[str, Walk]]:
+    import contextlib
+    import csv
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from xpcap.cli import main
+
+    def call(*words: str) -> None:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            main(words, standalone_mode=False)
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("photos").mkdir()
+        rng = np.random.default_rng(0)
+        rows = [("image", "caption")]
+        for k in range(20):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(f"photos/{k}.png")
+            rows.append((f"{k}.png", f"a {('red', 'blue')[k % 2]} square"))
+        with Path("own.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+        call("prepare", "own.csv", *"--pictures photos --encoder histogram --out own.h5".split())
+        train = "train own.h5 --hidden 6 --wordvec 4 --epochs 2 --out".split()
+        call(*train, "runs/warm")
+        yield "train own.h5", measure(package, call, *train, "runs/own")[0]
+        call("caption", "runs/own", "photos/0.png")
+        yield "caption photo", measure(package, call, "caption", "runs/own", "photos/0.png")[0]
 
 
 def show(found: dict[str, Walk]) -> None:
