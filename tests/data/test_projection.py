@@ -138,7 +138,7 @@ def test_a_run_refuses_features_of_another_projection(place: Path) -> None:
         data.splits,
         projection=Projection(data.projection.mean, -data.projection.components),
     )
-    with refuses(DataError, came="was prepared with another PCA"):
+    with refuses(DataError, came="has features after another PCA"):
         evaluate_run(open_run(place / "run"), other, "val")
 
 

@@ -257,9 +257,9 @@ def test_training_captions_that_are_alike_are_blamed_and_not_the_features() -> N
 @pytest.mark.parametrize(
     ("prepared", "advice"),
     [
-        ({}, "a lower `min_count` or a larger `vocabulary`"),
+        ({}, "a lower `min_count` or a larger `vocabulary_size`"),
         ({"min_count": 8}, "a lower `min_count` than 8"),
-        ({"min_count": 8, "vocabulary_size": 90}, "a larger `vocabulary` than 90"),
+        ({"min_count": 8, "vocabulary_size": 90}, "a larger `vocabulary_size` than 90"),
     ],
 )
 def test_a_vocabulary_of_few_words_is_found_in_the_references_and_in_what_would_be_said(

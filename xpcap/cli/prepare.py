@@ -1,7 +1,7 @@
 """`prepare`: captions, split lists and pictures or features in, one dataset file out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from xpcap.data.vocabulary import SPECIAL, tokenize
 from xpcap.distributed import init
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
-from xpcap.errors import DataError, install, sentence
+from xpcap.errors import DataError, OptionError, install, sentence
 from xpcap.files import require_new_file
 from xpcap.options import SEED, Whole
 from xpcap.prepare import Columns, ImportReport, import_captions
 from xpcap.prepare.dataset import FEW_CAPTIONS, TINY_CAPTIONS
+from xpcap.prepare.detect import CaptionFile
 from xpcap.prepare.splits import check_fractions
 from xpcap.prepare.tables import ColumnsError
 from xpcap.report import escape_control
@@ -64,9 +65,9 @@ def split_lists(
 
 def named_files(
     ctx: click.Context, param: click.Parameter, values: Sequence[str]
-) -> list[tuple[str | None, Path]]:
+) -> list[CaptionFile]:
     """(split, file) of each FILE or SPLIT=FILE; an existing file may have "=" in its name."""
-    files: list[tuple[str | None, Path]] = []
+    files: list[CaptionFile] = []
     for value in values:
         name, equals, file = value.partition("=")
         has_split = equals and file and may_name_a_split(name) and not Path(value).exists()
@@ -123,13 +124,14 @@ OPTIONS = f"""
 SETTINGS: dict[str, dict[str, Any]] = {
     "--split": {"names": ["lists"], "multiple": True, "callback": split_lists},
     "--fractions": {"callback": shares},
+    "--features": {"names": ["features_file"]},
     "--seed": {"type": Value(SEED), "default": 0},
     "--out": {"required": True},
     "--max-words": {"type": Value(Whole(1, 1000)), "default": 20},
     "--grid": {"type": Value(Whole(1, MOST))},
     "--mirror/--no-mirror": {"default": None},
     "--min-count": {"type": Value(Whole(1, LARGEST))},
-    "--vocabulary": {"type": Value(Whole(1, LARGEST))},
+    "--vocabulary": {"names": ["vocabulary_size"], "type": Value(Whole(1, LARGEST))},
     "--pca": {"type": Value(Whole(1, LARGEST))},
 }
 
@@ -137,7 +139,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @click.command(epilog=EXAMPLES)
 @click.argument("files", metavar="CAPTIONS...", nargs=-1, callback=named_files)
 @listed_options(OPTIONS, SETTINGS)
-def prepare(**given: Any) -> None:
+def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     """Make a dataset file from captions and pictures.
 
     CAPTIONS are files, each as FILE or SPLIT=FILE: COCO's or Karpathy's JSON, Flickr8k's token
@@ -145,14 +147,13 @@ def prepare(**given: Any) -> None:
     --pictures, --features or both. Captions without pictures, unreadable pictures and the like are
     skipped, counted and named. Only runs on pictures that are encoded here can caption new pictures.
     """
-    _check_usage(given)
-    out: Path = given["out"]
+    _check_usage(files, given)
     require_new_file("prepare", out)  # before any work is done
     group = begin()
     group.barrier()  # all have seen that the file is new before rank 0 writes it
     cache = out.with_name(f"{out.name}.encoding")  # the same command resumes from it if killed
     try:
-        data, report = _import(given, cache)
+        data, report = _import(files, cache, **given)
     except ColumnsError as error:
         named = bool(given["image_column"] or given["caption_column"])
         raise _with_columns(error, named) from error
@@ -165,66 +166,54 @@ def prepare(**given: Any) -> None:
         ) from interrupt
     write_dataset(out, data)
     cache.unlink(missing_ok=True)
-    _describe(out, data, given["files"], report)
-    for remark in _remarks(data, given["vocabulary"]):
+    _describe(out, data, files, report)
+    for remark in _remarks(data, given["vocabulary_size"]):
         click.echo(f"note: {remark}")
 
 
-def _check_usage(given: dict[str, object]) -> None:
-    """UsageError : options that are missing or contradict each other."""
-    if given["pictures"] is None and given["features"] is None:
-        raise click.UsageError(
-            sentence(
-                "",
-                "neither --pictures nor --features",
-                "is given",
-                expected="at least one: where do the features come from?",
-            )
-        )
-    if not given["files"]:
-        raise click.UsageError(
-            sentence("", "CAPTIONS", "is missing", expected="one or more caption files")
-        )
+def _check_usage(files: Sequence[CaptionFile], given: Mapping[str, object]) -> None:
+    """OptionError : options that are missing or contradict each other."""
+    if given["pictures"] is None and given["features_file"] is None:
+        came, expected = "is given", "at least one: where do the features come from?"
+        raise OptionError("", "neither `pictures` nor `features_file`", came, expected)
+    if not files:
+        raise OptionError("", "CAPTIONS", "is missing", "one or more caption files")
     for one, other in (
-        ("features", "encoder"),
-        ("features", "grid"),
-        ("features", "mirror"),
+        ("features_file", "encoder"),
+        ("features_file", "grid"),
+        ("features_file", "mirror"),
         ("lists", "fractions"),
-        ("min_count", "vocabulary"),
+        ("min_count", "vocabulary_size"),
     ):
         if given[one] and given[other]:
-            shown = "split" if one == "lists" else one.replace("_", "-")
-            raise click.UsageError(
-                sentence("", f"--{shown} and --{other}", "are both given", expected="one of them")
-            )
+            raise OptionError("", f"`{one}` and `{other}`", "are both given", "one of them")
 
 
-def _import(given: dict[str, Any], cache: Path) -> tuple[CaptionData, ImportReport]:
-    named = given["encoder"] or (None if given["features"] else PHOTOGRAPHS)
-    encoder = find_encoder(grid_name(named, given["grid"])) if named else None
-    photographs = encoder is not None and not encoder.name.startswith("histogram")
+def _import(
+    files: Sequence[CaptionFile],
+    cache: Path,
+    *,
+    encoder: str | None,
+    grid: int | None,
+    mirror: bool | None,
+    image_column: str | None,
+    caption_column: str | None,
+    split_column: str | None,
+    **given: Any,
+) -> tuple[CaptionData, ImportReport]:
+    name = encoder or (None if given["features_file"] else PHOTOGRAPHS)
+    found = find_encoder(grid_name(name, grid)) if name else None
+    photographs = found is not None and not found.name.startswith("histogram")
     return import_captions(
-        given["files"],
-        lists=given["lists"],
-        fractions=given["fractions"],
-        seed=given["seed"],
-        columns=Columns(
-            **{name: given[f"{name}_column"] for name in ("image", "caption", "split")}
-        ),
-        features_file=given["features"],
-        pictures=given["pictures"],
-        encoder=encoder,
+        files,
+        columns=Columns(image=image_column, caption=caption_column, split=split_column),
+        encoder=found,
         cache=cache,
-        min_count=given["min_count"],
-        vocabulary_size=given["vocabulary"],
-        max_words=given["max_words"],
-        pca=given["pca"],
-        float16=given["float16"],
         # Captions of drawings name left and right, so they do not fit mirror images
-        mirror=photographs if given["mirror"] is None else given["mirror"],
-        strict=given["strict"],
+        mirror=photographs if mirror is None else mirror,
         progress=True,
         group=init(),
+        **given,
     )
 
 
@@ -280,7 +269,7 @@ def _more_words(data: CaptionData, vocabulary: int | None) -> str:
 
 
 def _describe(
-    out: Path, data: CaptionData, files: Sequence[tuple[str | None, Path]], report: ImportReport
+    out: Path, data: CaptionData, files: Sequence[CaptionFile], report: ImportReport
 ) -> None:
     """Print the report, the data set, its counts, and three captions as training reads them."""
     for (_, path), form in zip(files, report.forms, strict=False):

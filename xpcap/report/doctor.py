@@ -84,10 +84,10 @@ class Case:
         """The options that enlarge the vocabulary, with their present values."""
         fewest, most = self.prepared.get("min_count"), self.prepared.get("vocabulary_size")
         if most is not None:
-            return f"a larger `vocabulary` than {most}"
+            return f"a larger `vocabulary_size` than {most}"
         if fewest is not None:
             return f"a lower `min_count` than {fewest}"
-        return "a lower `min_count` or a larger `vocabulary`"
+        return "a lower `min_count` or a larger `vocabulary_size`"
 
     def score(self, name: str) -> tuple[float, float]:
         """A score of the captions, and of human captions. UnmeasurableError : there is none."""
