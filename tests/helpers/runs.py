@@ -7,7 +7,6 @@ from pathlib import Path
 
 import commands
 import pytest
-from filelock import FileLock
 
 from xpcap.backend import use_backend
 from xpcap.data.dataset import Source
@@ -27,6 +26,8 @@ class Runs:
 
     def __call__(self, *options: object, name: str = "run") -> Path:
         """A run of few pictures, which `xpcap train` made with these options. Change copies only."""
+        from filelock import FileLock  # machines that collect tests for a GPU alone lack it
+
         key = hashlib.sha256(repr([name, *map(str, options)]).encode()).hexdigest()[:16]
         folder, done = self._folder / key, self._folder / f"{key}.done"
         with FileLock(f"{folder}.lock"):
