@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
 from hdf5_edits import edit
-from pages import card, write_cards
+from pages import below, card, write_cards
 from refusals import refuses
 
 pytest.importorskip("nltk")
@@ -275,9 +275,9 @@ def test_characters_that_no_font_has_are_named_and_others_are_drawn_without_a_wa
 
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda *_, **__: [])
     picture = np.zeros((9, 9, 3), np.uint8)
-    draw_captions("none.png", [picture], ["Мальчик, été, كلب, כלב"], ["❤️"])
+    draw_captions("none.png", [below(picture, "Мальчик, été, كلب, כלב", "❤️")])
     assert caplog.messages == []
-    draw_captions("some.png", [picture], ["一只狗"], ["สุนัข 一"])
+    draw_captions("some.png", [below(picture, "一只狗", "สุนัข 一")])
     (named,) = caplog.messages
     assert (
         "draw_captions: no font of this machine has 8 of the characters (THAI, CJK), which become"

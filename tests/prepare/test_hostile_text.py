@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
-from pages import card, scores
+from pages import below, card, scores
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -231,7 +231,7 @@ def test_a_page_of_many_things_counts_what_it_leaves_out(tmp_path: Path) -> None
 
 @each_text
 def test_no_text_makes_a_png_fail_or_grow(text: str, tmp_path: Path) -> None:
-    draw_captions(tmp_path / "c.png", [PICTURE], [text], [text])
+    draw_captions(tmp_path / "c.png", [below(PICTURE, text, text)])
     with Image.open(tmp_path / "c.png") as picture:
         width, height = picture.size
     assert (width, height < 600) == (330, True)

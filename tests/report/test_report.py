@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
-from pages import Page, card, scores, write_cards
+from pages import Page, below, card, scores, write_cards
 from refusals import refuses
 
 from xpcap import report
@@ -239,7 +239,7 @@ def test_loss_png_is_a_small_picture_and_the_same_for_the_same_history(
 def test_captions_png_grows_with_its_pictures(count: int, tmp_path: Path) -> None:
     pictures = [scene(), photo(0, 300, 200), photo(1, 20, 900), photo(2, 900, 20)] * 3
     captions = ["", NASTY, "a $x^2$ dog"] * (count // 3) + ["a"] * (count % 3)
-    draw_captions(tmp_path / "c.png", pictures[:count], captions, [""] * count)
+    draw_captions(tmp_path / "c.png", [*map(below, pictures, captions)])
     height, width, _ = decode((tmp_path / "c.png").read_bytes()).shape
     assert width == 330 * min(3, count)
     assert abs(height - 300 * -(-count // 3)) < 90 * -(-count // 3)
@@ -250,7 +250,7 @@ def test_captions_of_any_length_overlap_nothing(tmp_path: Path) -> None:
     below it.
     """
     long = ["W" * 400, "word " * 200, "i" * 900]
-    draw_captions(tmp_path / "c.png", [photo(0, 60, 60)] * 3, long, long[::-1])
+    draw_captions(tmp_path / "c.png", [*map(below, [photo(0, 60, 60)] * 3, long, long[::-1])])
     picture = decode((tmp_path / "c.png").read_bytes())
     for x in (330, 660):
         assert (picture[:, x - 6 : x + 6] == 255).all()
@@ -259,14 +259,10 @@ def test_captions_of_any_length_overlap_nothing(tmp_path: Path) -> None:
     assert (picture[:, -6:] == 255).all()
 
 
-def test_captions_png_wants_as_many_texts_as_pictures(tmp_path: Path) -> None:
-    for pictures, captions, references in (
-        ([], [], []),
-        ([scene()], ["a"], []),
-        ([scene()], ["a", "b"], ["a"]),
-    ):
-        with refuses(ValueError, expected="the same number of each, at least one"):
-            draw_captions(tmp_path / "c.png", pictures, captions, references)
+def test_captions_png_wants_a_picture(tmp_path: Path) -> None:
+    for captions in ([], [card("a", None, SAID)]):
+        with refuses(ValueError, function="draw_captions", came="got no picture"):
+            draw_captions(tmp_path / "c.png", captions)
     assert not list(tmp_path.iterdir())
 
 

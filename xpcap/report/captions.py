@@ -11,6 +11,7 @@ import numpy as np
 from xpcap.errors import InvalidValueError
 from xpcap.files import atomic
 from xpcap.report.fonts import explain_lacking, find_fonts
+from xpcap.report.records import PictureCaption
 from xpcap.report.text import NOTHING, escape_control, pieces
 from xpcap.work import remark
 
@@ -26,48 +27,39 @@ CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 Texts = tuple[list[str], list[str]]  # the lines of a caption and of a reference
 
 
-def draw_captions(
-    path: str | Path,
-    pictures: Sequence[np.ndarray],
-    captions: Sequence[str],
-    references: Sequence[str],
-    columns: int = 3,
-) -> None:
-    """Write a PNG of pictures, each above the model's caption (dark) and one human's (grey).
+def draw_captions(path: str | Path, captions: Sequence[PictureCaption], columns: int = 3) -> None:
+    """Write a PNG of pictures, each above its caption (dark) and its first reference (grey).
 
-    Characters that Matplotlib's own font lacks are drawn with other fonts of the machine; a remark
-    says if none has them.
+    Captions without a picture are left out. The text may be untrusted: control and bidi characters
+    are escaped, and long text is cut. Characters that Matplotlib's own font lacks are drawn with
+    other fonts of the machine; a remark says if none has them.
 
     Parameters
     ----------
-    pictures : (h, w, 3) uint8 each, of any size
-    captions, references : one a picture; a reference may be empty. The text may be untrusted:
-        control and bidi characters are escaped, and long text is cut
     columns : pictures in a row
 
     Raises
     ------
-    ValueError : no picture, or another number of captions or references. OSError : the file cannot
-        be written.
+    ValueError : no picture. OSError : the file cannot be written.
     """
     from matplotlib import rc_context
 
-    if not pictures or not len(pictures) == len(captions) == len(references):
-        raise InvalidValueError(
-            "draw_captions",
-            "",
-            f"got {len(pictures)} pictures, {len(captions)} captions and {len(references)}"
-            " references",
-            expected="the same number of each, at least one",
-        )
-    families, lacking = find_fonts(map(escape_control, (*captions, *references)))
+    pictures = [one.picture for one in captions if one.picture is not None]
+    texts = [
+        (one.caption, one.references[0] if one.references else "")
+        for one in captions
+        if one.picture is not None
+    ]
+    if not pictures:
+        raise InvalidValueError("draw_captions", "", "got no picture", expected="at least one")
+    families, lacking = find_fonts(escape_control(text) for both in texts for text in both)
     if lacking:
         remark(f"draw_captions: {explain_lacking(lacking)}")
     with warnings.catch_warnings(), rc_context({"font.family": families} if families else {}):
         # Such a glyph is drawn as a box, and the remark above has named it
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        texts = [_wrap_both(*both) for both in zip(captions, references, strict=True)]
-        figure = _draw(pictures, texts, min(columns, len(pictures)))
+        lines = [_wrap_both(*both) for both in texts]
+        figure = _draw(pictures, lines, min(columns, len(pictures)))
         with atomic(Path(path)) as file:
             figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 

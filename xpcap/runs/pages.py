@@ -119,7 +119,7 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption]) -> i
     ------
     DataError : `path` exists, cannot be written to, or no picture is at hand.
     """
-    shown = [(one, one.picture) for one in captions if one.picture is not None][:DRAWN]
+    shown = [one for one in captions if one.picture is not None][:DRAWN]
     if not shown:
         raise DataError(
             "caption",
@@ -129,12 +129,7 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption]) -> i
             cause="was it moved?",
         )
     with new_path("caption", path, ".png") as part:
-        draw_captions(
-            part,
-            [picture for _, picture in shown],
-            [one.caption for one, _ in shown],
-            [one.references[0] if one.references else "" for one, _ in shown],
-        )
+        draw_captions(part, shown)
     return len(shown)
 
 
