@@ -214,7 +214,7 @@ def test_generated_pictures_that_are_no_files_are_drawn_again(run: Path) -> None
         assert page.count("data:image/png;base64,") == 3
         Path("p.html").unlink()
         Path("p.png").unlink()
-    look = pages.picture_finder(open_run(run), runs.data_of(open_run(run)).source)
+    look = pages.picture_finder(open_run(run), open_run(run).data().source)
     np.testing.assert_array_equal(look("train00007.png"), paint(make_scene("train", 7, seed=0)))
 
 
@@ -223,7 +223,7 @@ def test_json_explains_a_ranked_caption_by_photos_and_all_candidates(ranked: Pat
     of_train = {f"train{i:05d}.png" for i in range(60)}
     run = open_run(ranked)
     assert run.ranker is not None
-    data, index = runs.data_of(run), run.ranker.index
+    data, index = run.data(), run.ranker.index
     numbers = np.array([data.split("val").images.index(one["image"]) for one in said])
     cosines = index.embeddings_of(data.features("val", numbers)) @ index.embeddings.T.astype("f4")
     for one, alike in zip(said, (cosines > 0).sum(axis=1).tolist(), strict=True):

@@ -20,7 +20,7 @@ from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.models import Ensemble
-from xpcap.runs import Run, data_of, open_runs
+from xpcap.runs import Run, open_runs
 from xpcap.training.evaluate import teacher_forced
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -43,9 +43,9 @@ def rnn(trained_rnn: Path, tmp_path: Path) -> Path:
 
 def captions_of(models: list[CaptioningRNN], run: Run[Any]) -> dict[str, str]:
     """What models say together of the val split, by the library."""
-    val, vocabulary = data_of(run).split("val"), run.vocabulary
+    val, vocabulary = run.data().split("val"), run.vocabulary
     ids = Ensemble(models).sample(
-        data_of(run).features("val", np.arange(14)),
+        run.data().features("val", np.arange(14)),
         run.config.max_words,
         forbid=(0, vocabulary.start, vocabulary.unk),
     )
@@ -81,7 +81,7 @@ def test_runs_are_scored_as_one(run: Path, rnn: Path) -> None:
     """Beside one of them with --against, as every captioner is."""
     opened = [open_run(folder) for folder in (run, rnn)]
     models = [one.model for one in opened]
-    data = data_of(opened[0])
+    data = opened[0].data()
     found = json.loads(good("evaluate", run, rnn, "--against", rnn, "--json").stdout)
     assert found["captions"] == captions_of(models, opened[0])
     perplexities = [

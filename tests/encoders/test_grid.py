@@ -19,7 +19,6 @@ from xpcap.encoders import HistogramEncoder, TimmEncoder, find_encoder
 from xpcap.encoders.grid import pool
 from xpcap.encoders.onnx_graph import Graph
 from xpcap.errors import DataError
-from xpcap.runs import data_of
 from xpcap.runs.captions import caption_chosen
 
 Image = pytest.importorskip("PIL.Image")
@@ -236,7 +235,7 @@ def test_a_run_that_attends_trains_resumes_scores_and_captions_new_pictures(
     assert "gates" in good("evaluate", "run", "--doctor").output
     said = good("caption", "run", *(Path("photos") / name for name in names[:3]), "--json").output
     captions = {Path(one["image"]).name: one["caption"] for one in json.loads(said)}
-    data = data_of(run)
+    data = run.data()
     chosen = [
         data.split("train").images.index(name)
         for name in names[:3]

@@ -33,7 +33,7 @@ from xpcap.encoders.pictures import letterbox
 from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.ranking import Candidate
 from xpcap.report.overlay import overlay_alpha
-from xpcap.runs import Run, data_of, open_captioner, open_run
+from xpcap.runs import Run, open_captioner, open_run
 from xpcap.runs.decoder import limited, make_candidates
 from xpcap.runs.run import Inputs, default_policy
 from xpcap.shapes import picture_of
@@ -360,7 +360,7 @@ def test_ranking_is_the_rankers(
     ranker = replace(run.ranker, weights=weights, neighbours=7, bandwidth=0.2, retrieved=retrieved)
     index, vocabulary = ranker.index, run.vocabulary
     (script.folder / "ranking.safetensors").write_bytes(web_folder._ranking(ranker))
-    features = data_of(run).features("val", np.arange(6))
+    features = run.data().features("val", np.arange(6))
     captions = [tuple(words) for photo in range(9) for words in index.captions(photo)]
     made = []
     for _ in features:

@@ -80,7 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_runs_page_shows_the_weights_of_the_model_for_the_captions_it_said(made: Path) -> None:
-    run, data = open_run(made / "run0"), runs.data_of(open_run(made / "run0"))
+    run, data = open_run(made / "run0"), open_run(made / "run0").data()
     page = (made / "run0" / "index.html").read_text()
     _, *galleries = page.split('<section id="gallery-')
     cards = re.findall(r"<article>(.*?)</article>", "".join(galleries), re.DOTALL)
@@ -148,9 +148,7 @@ def test_an_ensemble_looks_where_its_members_do_on_average(made: Path) -> None:
     assert isinstance(run.model, Ensemble)
     for one in runs.caption_run(run, count=3, policy=Policy(least_length=2), attend=True):
         data, words = open_data(made / "grid.h5"), one.caption.split()
-        features = runs.data_of(run).features(
-            "val", np.array([data.split("val").images.index(one.image)])
-        )
+        features = run.data().features("val", np.array([data.split("val").images.index(one.image)]))
         ids = run.vocabulary.encode_words([words], len(words))
         each = [model.attention(features, ids)[0, : len(words)] for model in run.model.models]
         assert np.abs(each[0] - each[1]).max() > 1e-4

@@ -29,7 +29,7 @@ from xpcap.data.dataset import Split
 from xpcap.distributed import Group
 from xpcap.errors import DataError
 from xpcap.models import Policy
-from xpcap.runs import TrainOptions, caption_run, choose, data_of, evaluate_run, rerank, train_run
+from xpcap.runs import TrainOptions, caption_run, choose, evaluate_run, rerank, train_run
 from xpcap.runs.decoder import RankedBeam
 from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, RANKING, START_RANKING
 from xpcap.runs.recipe import PRESETS
@@ -106,7 +106,7 @@ def captions(run: Run[Any], policy: Policy | None = None, **more: Any) -> list[s
 
 
 def features_of(run: Run[Any]) -> np.ndarray:
-    return data_of(run).features("val", np.arange(20))
+    return run.data().features("val", np.arange(20))
 
 
 def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: Path) -> None:
@@ -198,7 +198,7 @@ def test_ranks_fit_and_caption_as_one_process_does(made: Path, tmp_path: Path) -
 
     def fit_and_caption(group: Group) -> list[str]:
         with work(group=group):
-            fit_ranking(open_run(folder), data_of(open_run(folder)))
+            fit_ranking(open_run(folder), open_run(folder).data())
             return [*evaluate_run(open_run(folder)).to_json()["captions"].values()]
 
     alone = made / "ranked" / "run"
@@ -233,7 +233,7 @@ def test_threads_of_blas_change_no_bit_of_a_ranking(made: Path, tmp_path: Path) 
     for threads in (1, 2):
         folder = Path(shutil.copytree(made / "greedy" / "run", tmp_path / str(threads)))
         with BLAS.limit(limits=threads):
-            fit_ranking(open_run(folder), data_of(open_run(folder)))
+            fit_ranking(open_run(folder), open_run(folder).data())
             said.append(captions(open_run(folder)))
         files.append((folder / RANKING).read_bytes())
     assert files[0] == files[1]
@@ -259,7 +259,7 @@ def fitted_anew(made: Path, folder: Path) -> Run[Any]:
     for name in (RANKING, FIRST_STAGE_FILE):
         (folder / name).unlink(missing_ok=True)
     assert open_run(folder).meta["epoch"] > 0
-    fit_ranking(open_run(folder), data_of(open_run(folder)))
+    fit_ranking(open_run(folder), open_run(folder).data())
     return open_run(folder)
 
 
@@ -350,7 +350,7 @@ def test_a_fit_that_is_killed_leaves_a_run_that_opens_and_resumes_as_if_it_had_n
         else:
             patch.setattr(rerank, "write_ranker", kill_fit)
         with pytest.raises(KeyboardInterrupt):
-            fit_ranking(open_run(folder), data_of(open_run(folder)))
+            fit_ranking(open_run(folder), open_run(folder).data())
     assert ((folder / RANKING).read_bytes() == before) == (killed != "after")
     assert captions(open_run(folder))
     good("train", "--out", folder, "--resume")

@@ -27,7 +27,6 @@ from xpcap.runs import (
     PictureCaption,
     RankedBeam,
     Run,
-    data_of,
     is_run,
     open_captioner,
     open_runs,
@@ -162,7 +161,7 @@ def _of_split(
     policy: Policy,
 ) -> Iterator[PictureCaption]:
     """Begin the sinks and caption pictures of a split, but for those that are done."""
-    seen, wants = data_of(run, data), wanted(sinks)
+    seen, wants = run.data(data), wanted(sinks)
     pictures = captioned(seen, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
     images = seen.split(split).images

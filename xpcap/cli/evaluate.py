@@ -35,7 +35,6 @@ from xpcap.runs import (
     Run,
     Scores,
     compare,
-    data_of,
     evaluate_run,
     examine_run,
     open_run,
@@ -100,7 +99,7 @@ def evaluate(
     group = begin()
     choose_backend(backend)
     opened = open_runs(folders)
-    seen = data_of(opened, data)
+    seen = opened.data(data)
 
     def scores_of(run: Run, data: CaptionData | Path | None) -> Scores:
         return evaluate_run(run, data, split, policy=decoding.policy(run), java=True)

@@ -22,7 +22,7 @@ from xpcap.runs.pages import (
 from xpcap.runs.pictures import PictureCaptioner, caption_files, open_captioner
 from xpcap.runs.plan import choose
 from xpcap.runs.recipe import Recipe, TrainOptions
-from xpcap.runs.run import Run, data_of, default_policy, open_run, open_runs
+from xpcap.runs.run import Run, default_policy, open_run, open_runs
 from xpcap.runs.saver import Stopped
 from xpcap.runs.scoring import evaluate_run, score_captions
 from xpcap.runs.train import Trained, train_run
@@ -47,7 +47,6 @@ __all__ = [
     "caption_run",
     "choose",
     "compare",
-    "data_of",
     "default_policy",
     "evaluate_run",
     "examine_run",

@@ -11,7 +11,7 @@ from xpcap.models import CaptioningRNN
 from xpcap.report.doctor import Case, Diagnosis, diagnose
 from xpcap.report.scores import Scores
 from xpcap.runs.captions import captioned
-from xpcap.runs.run import Run, data_of, provenance
+from xpcap.runs.run import Run, provenance
 
 MOST_LEARNT = 1000  # training captions, at most, that are looked at
 
@@ -37,7 +37,7 @@ def examine_run(
     DataError : the data set or the split is missing, or does not fit the run. ValueError : the
         evaluation is not of these pictures.
     """
-    seen, split = data_of(run, data), evaluation.split
+    seen, split = run.data(data), evaluation.split
     images = seen.split(split).images
     names = [images[i] for i in captioned(seen, split).tolist()]
     if [one.image for one in evaluation.captions] != names:

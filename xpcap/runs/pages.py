@@ -19,7 +19,7 @@ from xpcap.report.scores import Scores
 from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.folder import FIRST, PICTURES, cell_title, read_history
 from xpcap.runs.pictures import with_picture
-from xpcap.runs.run import Run, data_of, default_policy, provenance_text
+from xpcap.runs.run import Run, default_policy, provenance_text
 from xpcap.shapes import KIND, picture_of
 from xpcap.training.state import Record
 
@@ -205,7 +205,7 @@ def _searched(
     run: Run, evaluation: Scores, data: CaptionData | None, numbers: Sequence[int]
 ) -> dict[int, PictureCaption]:
     """Scored captions by number, each with the n-best list of a beam and its attention map."""
-    seen = data_of(run, data)
+    seen = run.data(data)
     pictures = captioned(seen, evaluation.split)[list(numbers)]
     policy: Policy = Beam(BEAM, n_best=BEAM, max_length=run.config.max_words)
     if run.ranker is not None:

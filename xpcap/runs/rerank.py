@@ -56,7 +56,7 @@ def fit_ranking(run: Run[CaptioningRNN], data: CaptionData) -> None:
 
     Parameters
     ----------
-    data : of the run's training, as of `data_of`
+    data : of the run's training, as of `Run.data`
     """
     folder, group, meta = run.path, current().group, run.ranking
     if meta.get("best") != best_digest(folder):

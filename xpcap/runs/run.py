@@ -220,7 +220,7 @@ class Run(Generic[Model_co]):
             data = open_data(where)
             if given is None and self.config.data_stamp not in ("", data.fingerprint):
                 raise DataError(
-                    "data_of",
+                    "Run.data",
                     f"{where}, the data of {self.path},",
                     "has changed since training",
                     expected="it unchanged",
@@ -230,7 +230,7 @@ class Run(Generic[Model_co]):
         inputs = replace(Inputs.of(data), encoder=self.inputs.encoder)
         if different := self.inputs.misfit(inputs):
             raise DataError(
-                "data_of",
+                "Run.data",
                 where,
                 f"has {different}",
                 expected=f"those that {self.path} was trained on, or the encoder's",
@@ -243,7 +243,7 @@ class Run(Generic[Model_co]):
         path = self.config.data
         if not path.exists():
             raise DataError(
-                "data_of",
+                "Run.data",
                 f"{path}, the data of {self.path},",
                 "is gone",
                 expected="the file it was trained on",
@@ -378,11 +378,6 @@ def default_policy(run: Run[Captioner], **limits: Any) -> Policy:
     if run.ranker is None:
         return Policy(**limits)
     return RankedBeam(run.ranker.width, no_stutter=run.ranker.no_stutter, **limits)
-
-
-def data_of(run: Run, data: CaptionData | str | Path | None = None) -> CaptionData:
-    """A data set that fits a run: see `Run.data`."""
-    return run.data(data)
 
 
 # The provenance of the parameters

@@ -31,7 +31,7 @@ from xpcap.models import Policy
 from xpcap.report.records import PictureCaption
 from xpcap.report.scores import FORCED, Result, Scores
 from xpcap.runs.captions import caption_chosen, captioned
-from xpcap.runs.run import Run, data_of
+from xpcap.runs.run import Run
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
 from xpcap.work import work
@@ -303,7 +303,7 @@ def evaluate_run(
         One of `metrics` is no metric, or has the name of another.
     """
     start = time.perf_counter()
-    seen = data_of(run, data)
+    seen = run.data(data)
     words, pictures = seen.words(split), captioned(seen, split)
     encoded = seen.encoded_with(run.vocabulary, split, words)
     decoder = run.decoder(policy)

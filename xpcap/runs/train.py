@@ -30,7 +30,7 @@ from xpcap.runs.plan import Stage, default_out, resolve
 from xpcap.runs.ranks import check_ranks, fitted_scaling
 from xpcap.runs.recipe import Recipe
 from xpcap.runs.rerank import fit_ranking
-from xpcap.runs.run import Run, data_of, open_run
+from xpcap.runs.run import Run, open_run
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, write_start
 from xpcap.runs.scoring import evaluate_run
 from xpcap.runs.start import (
@@ -167,7 +167,7 @@ def _finish(folder: Path, records: list[Record], data: CaptionData, ranks: bool)
     if ranks:
         # Windows replaces no file that is mapped, as the ranker of an earlier end is
         run = replace(run, ranker=None, first_stage_models=())
-        fit_ranking(run, data_of(run, data))
+        fit_ranking(run, run.data(data))
         run = open_run(folder)
     if "val_loss" in records[-1]:
         evaluation = evaluate_run(run, data, "val")
