@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_at_every_step_of_every_write_a_fault_costs_nothing_that_was_saved(tmp_path: Path) -> None:
-    """`make kill-test` lets each fail every time that it is done, with four errors."""
+    """`make kill-test` lets each fail every time that it is done."""
     found, whole = faults.points(tmp_path, faults.STAGED)
     chosen = faults.chosen(found)
     assert {fault.name for fault in chosen} == {
