@@ -194,13 +194,13 @@ def _commands(package: Path) -> Iterator[tuple[str, Walk]]:
         Path("photos").mkdir()
         rng = np.random.default_rng(0)
         rows = [("image", "caption")]
-        for k in range(20):
+        for k in range(10):
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(f"photos/{k}.png")
             rows.append((f"{k}.png", f"a {('red', 'blue')[k % 2]} square"))
         with Path("own.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
         call("prepare", "own.csv", *"--pictures photos --encoder histogram --out own.h5".split())
-        train = "train own.h5 --hidden 6 --wordvec 4 --epochs 2 --out".split()
+        train = "train own.h5 --hidden 6 --wordvec 4 --epochs 1 --out".split()
         call(*train, "runs/warm")
         yield "train own.h5", measure(package, call, *train, "runs/own")[0]
         call("caption", "runs/own", "photos/0.png")
