@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from xpcap import __version__
-from xpcap.cli.shared import SHARED, TYPED, flags_of, in_flags
+from xpcap.cli.shared import SHARED, flags_of, in_flags
 from xpcap.distributed import RankDone, abort, launcher_rank
 from xpcap.errors import EXPECTED, OptionError, sentence, unknown
 from xpcap.report import escape_control
@@ -38,7 +38,6 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise click.UsageError(str(unknown("", "command", args[0], self.commands)), ctx)
-        ctx.meta[TYPED] = list(args)
         name, command, rest = super().resolve_command(ctx, args)
         if launcher_rank()[0] and name not in SHARED:
             raise RankDone

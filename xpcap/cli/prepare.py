@@ -1,35 +1,24 @@
 """`prepare`: captions, split lists and pictures or features in, one dataset file out."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from xpcap.cli.group import shown
-from xpcap.cli.shared import (
-    Value,
-    begin,
-    describe_data,
-    examples,
-    listed_options,
-    typed_again,
-)
+from xpcap.cli.shared import Value, begin, describe_data, examples, listed_options
 from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
-from xpcap.data.vocabulary import SPECIAL, tokenize
 from xpcap.distributed import init
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
 from xpcap.encoders.grid import MOST, grid_name
-from xpcap.errors import DataError, OptionError, install, sentence
+from xpcap.errors import DataError, OptionError, install
 from xpcap.files import require_new_file
 from xpcap.options import SEED, Whole
 from xpcap.prepare import Columns, ImportReport, import_captions
 from xpcap.prepare.dataset import FEW_CAPTIONS, TINY_CAPTIONS
 from xpcap.prepare.detect import CaptionFile
 from xpcap.prepare.splits import check_fractions
-from xpcap.prepare.tables import ColumnsError
 from xpcap.report import escape_control
 from xpcap.runs.recipe import MOST as LARGEST
 
@@ -51,14 +40,8 @@ def split_lists(
     for value in values:
         name, equals, file = value.partition("=")
         if not (may_name_a_split(name) and equals and file) or name in lists:
-            raise click.BadParameter(
-                sentence(
-                    "",
-                    "",
-                    f"got {value!r}",
-                    expected="NAME=LIST with a fresh name of letters, as in train=trainImages.txt",
-                )
-            )
+            expected = "NAME=LIST with a fresh name of letters, as in train=trainImages.txt"
+            raise OptionError("", "`lists`", f"got {value!r}", expected)
         lists[name] = Path(file)
     return lists
 
@@ -83,14 +66,8 @@ def shares(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
         fractions = [float(part) for part in value.split(",")]
         check_fractions("prepare", fractions)
     except (ValueError, DataError) as error:
-        raise click.BadParameter(
-            sentence(
-                "",
-                "",
-                f"got {value!r}",
-                expected="the shares of train, val and test, together 1, as in 0.8,0.1,0.1",
-            )
-        ) from error
+        expected = "the shares of train, val and test, together 1, as in 0.8,0.1,0.1"
+        raise OptionError("", "`fractions`", f"got {value!r}", expected) from error
     return fractions
 
 
@@ -154,9 +131,6 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     cache = out.with_name(f"{out.name}.encoding")  # the same command resumes from it if killed
     try:
         data, report = _import(files, cache, **given)
-    except ColumnsError as error:
-        named = bool(given["image_column"] or given["caption_column"])
-        raise _with_columns(error, named) from error
     except KeyboardInterrupt as interrupt:
         if not cache.exists():
             raise
@@ -167,8 +141,8 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     write_dataset(out, data)
     cache.unlink(missing_ok=True)
     _describe(out, data, files, report)
-    for remark in _remarks(data, given["vocabulary_size"]):
-        click.echo(f"note: {remark}")
+    if "train" in data.splits:
+        _print_remarks(data, given["vocabulary_size"])
 
 
 def _check_usage(files: Sequence[CaptionFile], given: Mapping[str, object]) -> None:
@@ -217,55 +191,21 @@ def _import(
     )
 
 
-def _with_columns(error: ColumnsError, named: bool) -> click.ClickException:
-    """The error, with a command line that names the columns unless this one does."""
-    message = shown(error, click.get_current_context().command.params)
-    if named:
-        return click.ClickException(message)
-    image, caption = "PICTURES", "CAPTIONS"
-    condition = "with your names for PICTURES and CAPTIONS"
-    if error.likely:
-        image, caption = str(error.likely.image), str(error.likely.caption)
-        condition = "if those are the columns"
-    again = typed_again("--image-column", image, "--caption-column", caption)
-    return click.ClickException(f"{message}; {condition}, type\n  {escape_control(again)}")
-
-
-def _remarks(data: CaptionData, vocabulary: int | None) -> list[str]:
-    """Remarks on too few training pictures, and on too many unknown words."""
-    if "train" not in data.splits:
-        return []
-    remarks = []
+def _print_remarks(data: CaptionData, vocabulary_size: int | None) -> None:
+    """Print remarks on too few training pictures, and on too many unknown words."""
     if (number := len(data.splits["train"].images)) < ENOUGH:
         much = "far too few" if number < ENOUGH / 5 else "few"
-        remarks.append(
-            f"{number:,} pictures to learn from are {much}: captions begin to fit at about {ENOUGH}"
-            " with five captions each; train --from another run gives a head start"
+        click.echo(
+            f"note: {number:,} pictures to learn from are {much}: captions begin to fit at about"
+            f" {ENOUGH} with five captions each; train --from another run gives a head start"
             " (docs/tutorials/your-photos.md)"
         )
     if (unknown := data.source.record["unknown"]["train"]) > MOST_UNKNOWN:
-        remarks.append(
-            f"{len(data.vocabulary):,} words only: {unknown:.1%} of the words to learn from are"
-            f" unknown; {_more_words(data, vocabulary)}"
+        more = "a larger --vocabulary" if vocabulary_size else "a lower --min-count"
+        click.echo(
+            f"note: {len(data.vocabulary):,} words only: {unknown:.1%} of the words to learn from"
+            f" are unknown; {more} would keep more"
         )
-    return remarks
-
-
-def _more_words(data: CaptionData, vocabulary: int | None) -> str:
-    """Advice to keep more words: the highest --min-count that leaves few of them unknown."""
-    if vocabulary:
-        return "a larger --vocabulary would keep more"
-    counts = Counter(word for text in data.texts("train") for word in tokenize(text))
-    highest = min(int(data.source.record["min_count"]) - 1, max(counts.values()))
-    for lower in range(highest, 1, -1):  # a word that occurs once is hardly learnt
-        words = [count for count in counts.values() if count >= lower]
-        left = 1 - sum(words) / counts.total()
-        if left <= MOST_UNKNOWN or lower == 2:
-            return (
-                f"prepare it with --min-count {lower} and another --out, which keeps"
-                f" {len(SPECIAL) + len(words):,} words and leaves {left:.1%} unknown"
-            )
-    return "more captions of each picture would help"
 
 
 def _describe(

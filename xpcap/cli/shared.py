@@ -33,7 +33,6 @@ PATH = click.Path(path_type=Path)
 JSON = "Print JSON instead of text."
 # Commands that ranks run together; others are rank 0's, which does not wait for ranks that left
 SHARED = ("train", "evaluate", "prepare", "info")
-TYPED = "xpcap.typed"  # key of a context's `meta`: the words of the command line
 Function = Callable[..., None]
 
 
@@ -161,11 +160,6 @@ def command_line(*words: str) -> str:
     """A command as the user types it: with the program that runs now, words quoted for a shell."""
     program = "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
     return f"{program} {shlex.join(words)}"
-
-
-def typed_again(*more: str) -> str:
-    """The command line that runs now, with more options at its end."""
-    return command_line(*click.get_current_context().meta[TYPED], *more)
 
 
 def backend_option(command: Function) -> Function:

@@ -58,12 +58,6 @@ class Columns:
     split: str | None = None
 
 
-class ColumnsError(DataError):
-    """A table without known names of columns. `likely`: the columns that look right, if any."""
-
-    likely: Columns | None = None
-
-
 @dataclass(frozen=True)
 class _Found:
     image: str
@@ -165,20 +159,19 @@ def json_lines(where: str, text: str) -> Iterator[tuple[str, object]]:
 
 def no_columns(
     where: str, names: Sequence[str], columns: Columns, likely: Columns | None = None
-) -> ColumnsError:
+) -> DataError:
     """The error for a table whose columns are not found."""
     pictures = columns.image or " or ".join(KNOWN["image"][:4])
     captions = columns.caption or " or ".join(KNOWN["caption"][:4])
     listed = ", ".join(repr(name[:40]) for name in names[:10])
-    error = ColumnsError(
+    perhaps = f", perhaps {likely.image!r} and {likely.caption!r}" if likely else ""
+    return DataError(
         where,
         "",
         f"has the columns {listed}",
         expected=f"one such as {pictures} for pictures and one such as {captions} for captions",
-        cause="name yours by `image_column` and `caption_column`",
+        cause=f"name yours by `image_column` and `caption_column`{perhaps}",
     )
-    error.likely = likely
-    return error
 
 
 def _start(text: str) -> int:
