@@ -342,7 +342,7 @@ def test_reasons_are_printed_beside_a_table_if_they_are_asked_for(ranked: Path) 
     )
 
 
-def test_pages_keep_thumbnails_and_a_png_no_more_than_it_draws(
+def test_pages_keep_what_they_embed_and_a_png_no_more_than_it_draws(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(outputs, "DRAWN", 3)
@@ -351,7 +351,8 @@ def test_pages_keep_thumbnails_and_a_png_no_more_than_it_draws(
     outputs.deliver(
         (PictureCaption(f"{n}.png", "a", [], [], picture=large) for n in range(9)), (page, png)
     )
-    assert {one.picture.shape for one in page.captions} == {(256, 320, 3)}
+    assert {one.picture[1:] for one in page.captions} == {(320, 256, False)}  # a JPEG as shown
+    assert {len(one.picture.uri) < 9000 for one in page.captions} == {True}
     assert [one.picture is not None for one in png.captions] == [True] * 3 + [False] * 6
 
 

@@ -44,11 +44,11 @@ def draw_captions(path: str | Path, captions: Sequence[PictureCaption], columns:
     """
     from matplotlib import rc_context
 
-    pictures = [one.picture for one in captions if one.picture is not None]
+    pictures = [one.picture for one in captions if isinstance(one.picture, np.ndarray)]
     texts = [
         (one.caption, one.references[0] if one.references else "")
         for one in captions
-        if one.picture is not None
+        if isinstance(one.picture, np.ndarray)
     ]
     if not pictures:
         raise InvalidValueError("draw_captions", "", "got no picture", expected="at least one")

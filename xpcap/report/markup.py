@@ -63,12 +63,16 @@ def _finalize(value: object) -> object:
     return escape_control(value) if isinstance(value, str) and not ours else value
 
 
-def embed(function: str, name: str, picture: np.ndarray, most: int = LONGEST) -> Embedded:
+def embed(
+    function: str, name: str, picture: np.ndarray | Embedded, most: int = LONGEST
+) -> Embedded:
     """A picture as a data URI: a small flat one as PNG, enlarged by a whole factor, else a JPEG.
 
-    A JPEG has `most` pixels on its long side. ValueError, which `function` begins: it is not uint8
-    of shape (h, w, 3).
+    A JPEG has `most` pixels on its long side. What is embedded already stays as it is. ValueError,
+    which `function` begins: it is not uint8 of shape (h, w, 3).
     """
+    if isinstance(picture, Embedded):
+        return picture
     from PIL import Image
 
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:

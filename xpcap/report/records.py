@@ -7,6 +7,7 @@ import numpy as np
 
 from xpcap.encoders.grid import Area
 from xpcap.report.explanation import Explanation
+from xpcap.report.markup import Embedded
 
 
 class Ranked(NamedTuple):
@@ -31,7 +32,8 @@ class PictureCaption(NamedTuple):
     attention: Sequence[Sequence[float]] | None = None
     words: Sequence[str] = ()  # of the caption; empty: split at white space
     explanation: Explanation | None = None
-    picture: np.ndarray | None = None  # (h, w, 3) uint8; None: not asked for, or not at hand
+    # (h, w, 3) uint8, or made small for a page; None: not asked for, or not at hand
+    picture: np.ndarray | Embedded | None = None
     area: Area | None = None  # that the regions of `attention` cover; None: unknown
     note: str = ""  # e.g. "sentence BLEU-4 0.81"
 

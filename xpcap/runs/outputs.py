@@ -22,9 +22,10 @@ from xpcap.errors import DataError, OptionError, install
 from xpcap.files import atomic, lock, new_path, require_new_file, write_text
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
+from xpcap.report.markup import embed
 from xpcap.report.records import PictureCaption, Postponed, Skipped
 from xpcap.runs.pages import DRAWN, write_caption_page, write_caption_png
-from xpcap.runs.pictures import PictureCaptioner, find_sources, shrunk
+from xpcap.runs.pictures import PictureCaptioner, find_sources
 from xpcap.runs.run import Run
 from xpcap.work import remark
 
@@ -427,8 +428,8 @@ class Page(Sink):
     wants = frozenset(OPTIONAL)
 
     def add(self, one: PictureCaption) -> None:
-        small = None if one.picture is None else shrunk(one.picture)
-        super().add(one._replace(picture=small))
+        small = None if one.picture is None else embed("caption", one.image, one.picture)
+        super().add(one._replace(picture=small))  # as in the page, so that few bytes are kept
 
     def close(self) -> str:
         if not self.captions:
