@@ -20,7 +20,7 @@ from xpcap.cli.shared import (
     listed_options,
 )
 from xpcap.data.dataset import evenly_spaced
-from xpcap.errors import OptionError, sentence
+from xpcap.errors import DataError, OptionError
 from xpcap.models import Policy
 from xpcap.report import escape_control
 from xpcap.runs import (
@@ -126,8 +126,7 @@ def caption(
     ]
     for sink in sinks:
         if sink.of_files and not pictures:
-            came = f"{sink.flag} is given without pictures"
-            raise click.UsageError(sentence("", "", came, expected="files or folders"))
+            raise OptionError("", sink.flag, "is given without pictures", "files or folders")
     as_json = any(isinstance(sink, Json) for sink in sinks)
     if not any(sink.instead for sink in sinks) or (explain and not as_json):
         sinks.insert(0, Printed(best=decoding.n_best or 1, explain=explain))
@@ -149,7 +148,7 @@ def caption(
     if skips.skipped and not skips.captioned and not any(sink.had for sink in sinks):
         none = f"none of {len(skips.skipped)} could be read"
         cause = "the reasons are listed above"
-        raise click.ClickException(sentence("caption", "", none, "at least one picture", cause))
+        raise DataError("caption", "", none, "at least one picture", cause)
 
 
 def _of_split(
@@ -191,7 +190,7 @@ def _split_runs(
     pictures = arguments[len(more_runs) :]
     if late := [picture for picture in pictures if _is_run(picture)]:
         came = "is a run folder and stands behind pictures"
-        raise click.UsageError(sentence("", late[0], came, "all runs before them"))
+        raise OptionError("", late[0], came, "all runs before them")
     return more_runs, pictures
 
 
@@ -208,4 +207,4 @@ def _refuse_both(ctx: click.Context) -> None:
     ]
     if given:
         both = f"pictures and {', '.join(given)}"
-        raise click.UsageError(sentence("", both, "are given", "one or the other"))
+        raise OptionError("", both, "are given", "one or the other")

@@ -26,7 +26,7 @@ from xpcap.cli.shared import (
 from xpcap.cli.train import train
 from xpcap.data import CaptionData
 from xpcap.distributed import SINGLE, RankDone
-from xpcap.errors import sentence
+from xpcap.errors import OptionError
 from xpcap.files import new_path, require_new_file
 from xpcap.report import escape_control
 from xpcap.report.doctor import BAD, CHECK, OK, UNKNOWN
@@ -86,14 +86,8 @@ def evaluate(
     scaling, as runs on the same data do.
     """
     if doctor and len(folders) > 1:
-        raise click.UsageError(
-            sentence(
-                "",
-                f"--doctor and {len(folders)}",
-                "runs are given",
-                expected="one run: it looks into a single model",
-            )
-        )
+        came = f"and {len(folders)} runs are given"
+        raise OptionError("", "`doctor`", came, "one run: it looks into a single model")
     if csv is not None:
         require_new_file("evaluate", csv, ".csv")
     group = begin()

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from xpcap.cli.shared import PATH, Value, begin, examples, listed_options, note, table
-from xpcap.errors import sentence
+from xpcap.errors import OptionError
 from xpcap.export import RUNTIME_VERSION, WEIGHTS, export_onnx, export_web
 from xpcap.options import Names
 from xpcap.runs import open_run
@@ -57,16 +57,13 @@ def export(
     downloads it.
     """
     if (onnx is None) == (web is None):
-        raise click.UsageError("export: give one of --onnx and --web, with a folder to write")
+        raise OptionError("export: give one of `onnx` and `web`, with a folder to write")
     if web is not None and (opset is not None or with_encoder):
-        flag = "--with-encoder" if with_encoder else "--opset"
-        raise click.UsageError(
-            sentence("export", flag, "goes with --onnx", cause="a page always has the encoder")
-        )
+        name = "`with_encoder`" if with_encoder else "`opset`"
+        cause = "a page always has the encoder"
+        raise OptionError("export", name, "goes with `onnx`", cause=cause)
     if onnx is not None and runtime is not None:
-        raise click.UsageError(
-            sentence("export", "--runtime", "goes with --web", cause="ONNX files need none")
-        )
+        raise OptionError("export", "`runtime`", "goes with `web`", cause="ONNX files need none")
     begin()
     opened = open_run(run)
     if web is not None:

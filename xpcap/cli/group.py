@@ -17,7 +17,7 @@ import click
 from xpcap import __version__
 from xpcap.cli.shared import SHARED, flags_of, in_flags
 from xpcap.distributed import RankDone, abort, launcher_rank
-from xpcap.errors import EXPECTED, OptionError, sentence, unknown
+from xpcap.errors import EXPECTED, OptionError, unknown
 from xpcap.report import escape_control
 
 LONGEST_MESSAGE = 4000  # characters
@@ -83,12 +83,8 @@ class Commands(click.Group):
             raise click.ClickException(self._message(ctx, error)) from error
         except MemoryError as error:
             raise click.ClickException(
-                sentence(
-                    "",
-                    "",
-                    f"{ctx.invoked_subcommand}: out of memory ({error})",
-                    cause="choose smaller sizes, or smaller data",
-                )
+                f"{ctx.invoked_subcommand}: out of memory ({error}); choose smaller sizes, or"
+                " smaller data"
             ) from error
         except KeyboardInterrupt as interrupt:
             state = str(interrupt) or "no file was left half-written"
@@ -99,14 +95,10 @@ class Commands(click.Group):
             ctx.exit(PIPE_CLOSED)
         except OSError as error:
             file = f"{escape_control(str(error.filename))}: " if error.filename else ""
-            message = sentence(
-                str(ctx.invoked_subcommand),
-                "",
-                f"{file}{error.strerror or error}",
-                expected="to read or write there",
-                cause="is the path right, and is there room and permission?",
-            )
-            raise click.ClickException(message) from error
+            raise click.ClickException(
+                f"{ctx.invoked_subcommand}: {file}{error.strerror or error}, expected to read or"
+                " write there; is the path right, and is there room and permission?"
+            ) from error
 
     def _message(self, ctx: click.Context, error: Exception) -> str:
         # With train's options, since a run may need more training before it can be used
