@@ -69,16 +69,7 @@ def unbroken(train_once: Runs) -> Path:
 
 
 @pytest.mark.parametrize(
-    "pauses",
-    [
-        [1],
-        [STEPS],
-        [STEPS + 1],
-        [STEPS + 2],
-        [STEPS + 3],
-        [STEPS + 4],
-        [2 * STEPS + 6, 1, 1, STEPS],
-    ],
+    "pauses", [[1], *([STEPS + more] for more in range(5)), [2 * STEPS + 6, 1, 1, STEPS]]
 )
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     pauses: list[int], unbroken: Path, tmp_path: Path
@@ -93,35 +84,31 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     output = good("train", "--out", out, "--resume").output
     assert "resuming after iteration" in output
     assert_equal_runs(out, unbroken)
-    good("train", "--out", out, "--resume")  # there is nothing left to do, and nothing changes
-    assert_equal_runs(out, unbroken)
 
 
-def test_one_command_begins_a_run_and_goes_on_with_it(unbroken: Path, tmp_path: Path) -> None:
+def test_one_command_begins_a_run_goes_on_with_it_and_leaves_it_when_all_is_done(
+    unbroken: Path, tmp_path: Path
+) -> None:
     broken_off(tmp_path / "run", 7, *OPTIONS, "--resume")
-    good("train", "--out", tmp_path / "run", *OPTIONS, "--resume")
-    assert_equal_runs(tmp_path / "run", unbroken)
+    for _ in range(2):
+        good("train", "--out", tmp_path / "run", *OPTIONS, "--resume")
+        assert_equal_runs(tmp_path / "run", unbroken)
 
 
-@pytest.mark.parametrize("left", ["nothing", "folder", "config", "vocabulary", "data", "pictures"])
+LEFT = {"folder": (), "config": ("config.json",), "words": ("config.json", "vocab.json")}
+LEFT |= {"data": (*LEFT["words"], "data.h5"), "all": (*LEFT["words"], "data.h5", "pictures")}
+
+
+@pytest.mark.parametrize("left", list(LEFT))
 def test_a_run_that_was_killed_while_it_was_set_up_begins_anew(
     left: str, unbroken: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    names = ["folder", "config", "vocabulary", "data", "pictures"]
-    there = names[: names.index(left) + 1] if left != "nothing" else []
-    if there:
-        (out / ".pictures.part").mkdir(parents=True)
-        (out / ".config.json.0123abcd.part").write_text("{")
-    for name, kept in (
-        ("config", "config.json"),
-        ("vocabulary", "vocab.json"),
-        ("data", "data.h5"),
-    ):
-        if name in there:
-            shutil.copy(unbroken / kept, out / kept)
-    if "pictures" in there:
-        shutil.copytree(unbroken / "pictures", out / "pictures")
+    (out / ".pictures.part").mkdir(parents=True)
+    (out / ".config.json.0123abcd.part").write_text("{")
+    for name in LEFT[left]:
+        copy = shutil.copytree if name == "pictures" else shutil.copy
+        copy(unbroken / name, out / name)
     good("train", "--out", out, *OPTIONS, "--resume")
     assert_equal_runs(out, unbroken)
 
