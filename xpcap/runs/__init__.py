@@ -1,6 +1,7 @@
-"""Use cases over a run folder: train, evaluate, caption. Open train.py first.
+"""Use cases over a run folder: train, evaluate, caption. Open train.py first, and then run.py.
 
-plan.py plans a training, saver.py writes it down, and folder.py has the format of the folder.
+plan.py plans a training and saver.py writes it down; a run is opened by run.py, and captions by
+decoder.py. config.py and folder.py have the format of the folder.
 """
 
 from xpcap.report.doctor import Diagnosis

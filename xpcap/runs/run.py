@@ -139,17 +139,12 @@ class Run(Generic[Model_co]):
                 )
         if not others:
             return first
-        return Run(
-            first.path,
-            first.config,
-            first.vocabulary,
-            first.inputs,
-            Ensemble([run.model for run in runs]),
-            first.meta,
-            tuple(run.path for run in others),
-            first.ranker,
-            first.ranking,
-            tuple(model for run in runs for model in run.first_stage_models),
+        run: Run[Captioner] = first
+        return replace(
+            run,
+            model=Ensemble([run.model for run in runs]),
+            others=tuple(run.path for run in others),
+            first_stage_models=tuple(one for run in runs for one in run.first_stage_models),
         )
 
     @property
