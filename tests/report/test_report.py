@@ -401,7 +401,8 @@ def test_a_screen_reader_is_told_what_a_curve_shows(full: Path) -> None:
     page = Page(full)
     ids = {attrs["id"] for tag, attrs in page.elements if tag in ("title", "desc") and attrs}
     charts = page.all("svg", class_="plot", role="img")
-    assert ids == {name for chart in charts for name in chart["aria-labelledby"].split()}
+    named = {chart[key] for chart in charts for key in ("aria-labelledby", "aria-describedby")}
+    assert (ids, len(ids)) == (named, 2 * len(charts))
     assert "Loss per caption by epoch" in page.text
     assert training_charts(HISTORY)[0].about in page.text
 
