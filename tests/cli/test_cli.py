@@ -180,11 +180,7 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
         opened.config.recipe.batch_size,
         opened.config.recipe.seed,
         opened.config.recipe.dropout,
-    ) == (
-        50,
-        4,
-        0,
-    )
+    ) == (50, 4, 0)
 
 
 @pytest.mark.slow
@@ -813,9 +809,7 @@ def test_the_time_of_training_is_told_from_its_first_steps_and_validation_does_n
 ) -> None:
     seconds = iter([0.0, 5.0, 6.0, 7.0, 8.0])  # the first step sets things up
     progress = Progress(
-        runs.TrainOptions(data="own.h5", out="run"),
-        verbose=False,
-        clock=lambda: next(seconds),
+        runs.TrainOptions(data="own.h5", out="run"), verbose=False, clock=lambda: next(seconds)
     )
     progress.stage(runs.TrainOptions(data="own.h5", out="run").suited_to(5000))
     data = generate(0, train=6, val=2)

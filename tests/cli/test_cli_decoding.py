@@ -132,10 +132,7 @@ def test_words_that_are_banned_are_not_said(run: Path) -> None:
             "--beam 5 --top-k 3",
             "--beam and --top-k are given, expected one or the other: a beam draws nothing",
         ),
-        (
-            "--top-p 1.5",
-            "--top-p is 1.5, expected a number in 0.000001..1; it is a probability",
-        ),
+        ("--top-p 1.5", "--top-p is 1.5, expected a number in 0.000001..1; it is a probability"),
         ("--top-k 0", "--top-k is 0, expected a whole number of at least 1"),
         (
             "--temperature 0",

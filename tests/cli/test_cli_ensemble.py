@@ -172,10 +172,7 @@ def test_runs_that_do_not_fit_together_are_told_what_differs(
 def test_commands_refuse_runs_on_other_data_and_runs_that_are_damaged(run: Path, rnn: Path) -> None:
     good("train", "--out", "strange", *SMALL, "--seed", 1, "--feature-scaling", "standardize")
     for command in ("caption", "evaluate"):
-        failing(
-            [command, run, "strange"],
-            "open_runs: strange has another vocabulary, of ",
-        )
+        failing([command, run, "strange"], "open_runs: strange has another vocabulary, of ")
     (rnn / "best.safetensors").unlink()
     failing(["caption", run, rnn], f"open_run: {rnn}/best.safetensors is missing")
     failing(["evaluate", run, "nowhere"], "nowhere does not exist, expected a run folder")

@@ -197,10 +197,7 @@ def test_curves_are_there_for_what_was_measured() -> None:
 
 
 def test_gradients_are_drawn_in_decades() -> None:
-    chart = gradient_chart(
-        {"mine": [1.0, 0.1, 0.01, 0.0], "untrained": [1.0] * 4},
-        "words",
-    )
+    chart = gradient_chart({"mine": [1.0, 0.1, 0.01, 0.0], "untrained": [1.0] * 4}, "words")
     assert [text for _, text in chart.upward] == ["1\xa0%", "10\xa0%", "100\xa0%"]
     mine, other = (heights(line[2]) for line in chart.lines)
     np.testing.assert_allclose(np.diff(mine), (mine[-1] - mine[0]) / 2)  # a share of 0 is not drawn

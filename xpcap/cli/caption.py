@@ -152,12 +152,7 @@ def caption(
 
 
 def _of_split(
-    run: Run,
-    data: Path | None,
-    split: str,
-    count: int,
-    sinks: list[Sink],
-    policy: Policy,
+    run: Run, data: Path | None, split: str, count: int, sinks: list[Sink], policy: Policy
 ) -> Iterator[PictureCaption]:
     """Begin the sinks and caption pictures of a split, but for those that are done."""
     seen, wants = run.data(data), wanted(sinks)

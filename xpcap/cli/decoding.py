@@ -61,39 +61,26 @@ class Decoding:
         }
         beam, sampling = self._given(OF_BEAMS), self._given(OF_SAMPLING)
         greedy = bool(self.given.get("greedy"))
-        if greedy and (beam or sampling):
-            other = next(iter({**beam, **sampling}))
-            raise OptionError(
-                "decoding", f"`greedy` and `{other}`", "are given", expected="one or the other"
-            )
-        if "width" not in beam:
-            ranked = run.ranker is not None and not (greedy or sampling)
-            for name in beam:
-                if not (ranked and name == "n_best"):
-                    raise OptionError(
-                        "decoding",
-                        f"`{name}`",
-                        "is given without `width`",
-                        expected="both: it is of a beam",
-                    )
-            if ranked:
-                return default_policy(run, **{"n_best": n_best, **beam}, **limits)
-            return Sampling(**sampling, **limits) if sampling else Policy(**limits)
-        for name in sampling:
-            raise OptionError(
-                "decoding",
-                f"`width` and `{name}`",
-                "are given",
-                expected="one or the other: a beam draws nothing",
-            )
-        if "diversity" in beam and "groups" not in beam:
-            raise OptionError(
-                "decoding",
-                "`diversity`",
-                "is given without `groups`",
-                expected="both: groups are what it makes differ",
-            )
-        return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)
+        if greedy and (others := [*beam, *sampling]):
+            both = f"`greedy` and `{others[0]}`"
+            raise OptionError("decoding", both, "are given", "one or the other")
+        if "width" in beam:
+            for name in sampling:
+                expected = "one or the other: a beam draws nothing"
+                raise OptionError("decoding", f"`width` and `{name}`", "are given", expected)
+            if "diversity" in beam and "groups" not in beam:
+                expected = "both: groups are what it makes differ"
+                came = "is given without `groups`"
+                raise OptionError("decoding", "`diversity`", came, expected)
+            return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)
+        ranked = run.ranker is not None and not (greedy or sampling)
+        for name in beam:
+            if not (ranked and name == "n_best"):
+                came = "is given without `width`"
+                raise OptionError("decoding", f"`{name}`", came, "both: it is of a beam")
+        if ranked:
+            return default_policy(run, **{"n_best": n_best, **beam}, **limits)
+        return Sampling(**sampling, **limits) if sampling else Policy(**limits)
 
     def _given(self, names: Mapping[str, Option]) -> dict[str, Any]:
         return {name: self.given[name] for name in names if name in self.given}
@@ -104,20 +91,12 @@ class Decoding:
         is_word = word in words or word in SPECIAL
         tokens = [word] if is_word else run.vocabulary.tokenize(word)
         if len(tokens) > 1:
-            raise OptionError(
-                "decoding",
-                "`forbid`",
-                f"has {word!r}, which is {len(tokens)} words to {run.path}, {', '.join(tokens)}",
-                expected="one",
-            )
+            came = f"has {word!r}, which is {len(tokens)} words to {run.path}, {', '.join(tokens)}"
+            raise OptionError("decoding", "`forbid`", came, "one")
         if not set(tokens) & set(words):
-            raise OptionError(
-                "decoding",
-                "`forbid`",
-                f"has {word!r}, which no caption of {run.path} has",
-                expected=f"one of its {len(words):,} words",
-                cause=nearest(word, words),
-            )
+            came = f"has {word!r}, which no caption of {run.path} has"
+            expected = f"one of its {len(words):,} words"
+            raise OptionError("decoding", "`forbid`", came, expected, nearest(word, words))
         return run.vocabulary.word_to_idx[tokens[0]]
 
 

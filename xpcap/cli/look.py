@@ -5,14 +5,7 @@ from pathlib import Path
 import click
 
 from xpcap import runs
-from xpcap.cli.shared import (
-    PATH,
-    PictureOrUrl,
-    backend_option,
-    begin,
-    choose_backend,
-    examples,
-)
+from xpcap.cli.shared import PATH, PictureOrUrl, backend_option, begin, choose_backend, examples
 from xpcap.files import require_new_file
 from xpcap.report import escape_control
 
@@ -25,11 +18,7 @@ from xpcap.report import escape_control
 )
 @click.argument("run", type=PATH)
 @click.argument("picture", metavar="PICTURE|URL", type=PictureOrUrl())
-@click.option(
-    "--caption",
-    metavar="TEXT",
-    help="Words to read instead of the run's caption.",
-)
+@click.option("--caption", metavar="TEXT", help="Words to read instead of the run's caption.")
 @click.option(
     "--out",
     type=PATH,
@@ -40,11 +29,7 @@ from xpcap.report import escape_control
 )
 @backend_option
 def look(
-    run: Path,
-    picture: str | Path,
-    caption: str | None,
-    out: Path | None,
-    backend: str | None,
+    run: Path, picture: str | Path, caption: str | None, out: Path | None, backend: str | None
 ) -> None:
     """Write a page of what happens inside the cell as a run captions a picture.
 

@@ -11,13 +11,7 @@ from typing import Any
 
 import click
 
-from xpcap.backend import (
-    BACKENDS,
-    VARIABLE,
-    get_backend,
-    parse_backend,
-    use_backend,
-)
+from xpcap.backend import BACKENDS, VARIABLE, get_backend, parse_backend, use_backend
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.distributed import SINGLE, Group, init
@@ -119,12 +113,7 @@ def _numbers(kind: object) -> str:
 
 
 # Kinds of values by the word that stands for them; another word is text, and none makes a flag
-METAVARS = {
-    "FILE": PATH,
-    "FOLDER": PATH,
-    "N": Value(Whole(1)),
-    "X": Value(Real(above=0)),
-}
+METAVARS = {"FILE": PATH, "FOLDER": PATH, "N": Value(Whole(1)), "X": Value(Real(above=0))}
 
 
 def listed_options(

@@ -110,9 +110,7 @@ def train(
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
     try:
         run, evaluation = train_run(
-            chosen,
-            watchers=[Progress(chosen, verbose)],
-            graphs=graphs == "auto",
+            chosen, watchers=[Progress(chosen, verbose)], graphs=graphs == "auto"
         )
     except BrokenPipeError as closed:
         if group.rank == 0 and find_file(str(chosen.out), LAST):
@@ -182,10 +180,7 @@ class Progress(Watcher):
     """
 
     def __init__(
-        self,
-        options: Recipe,
-        verbose: bool,
-        clock: Callable[[], float] = time.monotonic,
+        self, options: Recipe, verbose: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._given, self._verbose, self._clock = options, verbose, clock
         if options.data is None and not find_file(str(options.out), DATA):

@@ -258,9 +258,7 @@ def _step(model: ModelConfig) -> list[str]:
 
 
 def _write_examples(
-    path: Path,
-    captions: Sequence[PictureCaption],
-    find_picture: Callable[[str], np.ndarray | None],
+    path: Path, captions: Sequence[PictureCaption], find_picture: Callable[[str], np.ndarray | None]
 ) -> list[PictureCaption]:
     """Write the captioned pictures that are at hand side by side, and return their captions."""
     from PIL import Image, ImageOps

@@ -60,10 +60,7 @@ def write_look_page(path: str | Path, inside: Inside) -> None:
         written.
     """
     trace, kept = inside.trace, _kept(inside)
-    shares = {
-        "this run": gradient_sizes(trace),
-        "untrained": gradient_sizes(inside.untrained),
-    }
+    shares = {"this run": gradient_sizes(trace), "untrained": gradient_sizes(inside.untrained)}
     said = detokenize(inside.words) or NOTHING
     H, cell = inside.config.hidden, inside.config.cell.upper()
     page = render(
