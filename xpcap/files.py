@@ -95,11 +95,23 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
 
 
-def lock(file: BinaryIO) -> None:
+def lock(file: BinaryIO, held: XpcapError) -> None:
     """Lock other processes out of an open file, until it is closed, however that comes.
 
-    BlockingIOError : one of them holds it. OSError : the file system has no locks.
+    Raises
+    ------
+    held : one of them has it. OSError : the file system has no locks.
     """
+    try:
+        _lock(file)
+    except BlockingIOError as error:
+        raise held from error
+    except OSError as error:
+        why = f"no file locks there ({error}); choose a local disk"
+        raise OSError(error.errno or 0, why, file.name) from error
+
+
+def _lock(file: BinaryIO) -> None:
     if sys.platform == "win32":
         import msvcrt
 

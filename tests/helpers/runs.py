@@ -26,11 +26,11 @@ class Runs:
 
     def __call__(self, *options: object, name: str = "run") -> Path:
         """A run of few pictures, which `xpcap train` made with these options. Change copies only."""
-        from filelock import FileLock  # machines that collect tests for a GPU alone lack it
 
         key = hashlib.sha256(repr([name, *map(str, options)]).encode()).hexdigest()[:16]
         folder, done = self._folder / key, self._folder / f"{key}.done"
-        with FileLock(f"{folder}.lock"):
+        filelock = pytest.importorskip("filelock")
+        with filelock.FileLock(f"{folder}.lock"):
             if not done.exists():
                 shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
                 with pytest.MonkeyPatch.context() as patch, use_backend("numpy"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("PIL")
-pytest.importorskip("filelock")
+pytest.importorskip("jinja2")
 
 import fuzz
 from fuzzing import spoiling

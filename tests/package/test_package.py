@@ -48,7 +48,6 @@ HEAVY = (
     "PIL",
     "nltk",
     "jinja2",
-    "filelock",
     "safetensors",
     "tqdm",
     "click",

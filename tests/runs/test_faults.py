@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("PIL")
-pytest.importorskip("filelock")
+pytest.importorskip("jinja2")
 
 import commands
 import faults

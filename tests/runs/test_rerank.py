@@ -16,7 +16,7 @@ from conftest import BLAS
 from ranks import together
 from stopping import stop_after
 
-pytest.importorskip("filelock")
+pytest.importorskip("jinja2")
 
 import commands
 from commands import call, good

@@ -13,7 +13,7 @@ from ranks import together
 from stopping import stop_after
 
 pytest.importorskip("PIL")
-pytest.importorskip("filelock")
+pytest.importorskip("jinja2")
 
 from commands import SMALL, call, failing, few, good
 

@@ -18,7 +18,7 @@ from ranks import together
 from refusals import refuses
 
 pytest.importorskip("PIL")  # generated pictures
-pytest.importorskip("filelock")
+pytest.importorskip("jinja2")
 
 from commands import SMALL, call, failing, good
 from emulated import Emulator

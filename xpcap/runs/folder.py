@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xpcap import files
 from xpcap.backend import Array, to_numpy
 from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import Vocabulary
@@ -441,36 +442,11 @@ def check_resumable(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Lock other trainers out of a run folder meanwhile.
-
-    The lock is the operating system's, so it ends with the process, however that ends.
-
-    Raises
-    ------
-    DataError : another process holds it. OSError : the file system has no locks, or the folder
-        cannot be written to.
-    """
-    from filelock import FileLock, Timeout
-
-    held = FileLock(path / LOCK, timeout=0)
-    try:
-        held.acquire()
-    except Timeout:
-        raise DataError(
-            "train_run",
-            path,
-            "is being trained by another process",
-            expected="none",
-            cause="wait for it to end, or stop it first",
-        ) from None
-    except NotImplementedError as error:
-        raise OSError(
-            0, f"no file locks there ({error}); choose a local disk", str(path)
-        ) from error
-    try:
+    """Lock other trainers out of a run folder meanwhile: DataError, OSError as of `files.lock`."""
+    came, cause = "is being trained by another process", "wait for it to end, or stop it first"
+    with (path / LOCK).open("a+b") as file:
+        files.lock(file, DataError("train_run", path, came, "none", cause))
         yield
-    finally:
-        held.release()
 
 
 def _tidy(path: Path) -> None:

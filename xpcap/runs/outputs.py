@@ -257,26 +257,16 @@ class CsvTable(Sink):
         self._names, self._pictures = set(names), set[str]()
         more = [f"caption_{number}" for number in range(2, self.best + 1)]
         self._header = ["picture", "caption", *more, "error"]
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        self._file = os.fdopen(os.open(self.path, flags, 0o666), "r+b")
-        self._lock(self._file)
+        self._file = self.path.open("a+b")
+        came, cause = "is being written by another process", "wait, or choose another name"
+        lock(self._file, DataError("caption", self.path, came, "none", cause))
+        self._file.seek(0)
         rows, size = self._read(self._file.read())
         self._file.truncate(size)
-        self._file.seek(size)
         if not rows:
             self._write(self._header)
         self._pictures |= {row[0] for row in rows[1:]}
         return self._pictures
-
-    def _lock(self, file: BinaryIO) -> None:
-        try:
-            lock(file)
-        except BlockingIOError as error:
-            came, cause = "is being written by another process", "wait, or choose another name"
-            raise DataError("caption", self.path, came, "none", cause) from error
-        except OSError as error:
-            why = f"no file locks there ({error}); choose a local disk"
-            raise OSError(error.errno or 0, why, str(self.path)) from error
 
     def _read(self, content: bytes) -> tuple[list[list[str]], int]:
         """The whole rows, and where they end, in bytes. DataError : of another table."""
