@@ -16,7 +16,7 @@ from refusals import refuses
 from runs import Runs
 
 from xpcap import CaptioningRNN, decode_captions, open_run
-from xpcap.data.features import FeatureScaling, Projection
+from xpcap.data.features import FeatureScaling
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.models import Ensemble
@@ -110,20 +110,6 @@ def test_one_run_alone_is_opened_as_ever(run: Path) -> None:
     assert json.loads(good("evaluate", run, "--json").stdout)["decoding"] == "greedy"
 
 
-def reads(run: Run[Any], **inputs: Any) -> Run[Any]:
-    return replace(run, inputs=replace(run.inputs, **inputs))
-
-
-def scaled(run: Run[Any]) -> Run[Any]:
-    scale = run.scaling.scale * np.float32(1.001)
-    return reads(run, scaling=run.scaling._replace(scale=scale))
-
-
-def projected(run: Run[Any]) -> Run[Any]:
-    D = run.model.config.feature_shape[0]
-    return reads(run, projection=Projection(np.zeros(D, np.float32), np.eye(D, dtype=np.float32)))
-
-
 @pytest.mark.parametrize(
     ("change", "came"),
     [
@@ -136,17 +122,7 @@ def projected(run: Run[Any]) -> Run[Any]:
             "says at most 9 words instead of 25",
         ),
         (
-            lambda run: reads(run, encoder="efficientnet-lite2"),
-            "reads features by the encoder 'efficientnet-lite2' instead of the encoder 'histogram'",
-        ),
-        (
-            lambda run: reads(run, encoder=None),
-            "reads features by an unknown encoder instead of the encoder 'histogram'",
-        ),
-        (projected, "reads features after another PCA"),
-        (scaled, "reads features that are scaled otherwise"),
-        (
-            lambda run: reads(run, scaling=FeatureScaling()),
+            lambda run: replace(run, inputs=replace(run.inputs, scaling=FeatureScaling())),
             "reads features that are scaled otherwise",
         ),
     ],

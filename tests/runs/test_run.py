@@ -1,0 +1,69 @@
+"""Runs as objects: their config.json, and what fits them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("filelock")
+
+from xpcap.data.features import FeatureScaling, Projection
+from xpcap.runs.config import Config
+from xpcap.runs.folder import CONFIG
+from xpcap.runs.run import Inputs
+
+KEPT = Path(__file__).parent / "kept" / "run"
+ONES = np.ones(4, np.float32)
+PCA = Projection(ONES, np.eye(4, 2, dtype=np.float32))
+SCALING = FeatureScaling(ONES[:2], ONES[:2])
+OF_RUN = Inputs("histogram", (9, 2), PCA, SCALING)
+
+
+def test_a_config_is_written_as_it_was_read(tmp_path: Path) -> None:
+    Config.read(KEPT).write(tmp_path)
+    assert (tmp_path / CONFIG).read_bytes() == (KEPT / CONFIG).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("other", "misfit"),
+    [
+        (OF_RUN, ""),
+        (replace(OF_RUN, scaling=FeatureScaling(*map(np.copy, SCALING))), ""),
+        (Inputs("histogram", (9, 2), PCA), ""),  # data that has been through the PCA
+        (Inputs("histogram", (9, 4)), ""),  # and that will go through it
+        (Inputs("histogram", (9, 2)), "features of size 9 x 2 instead of 9 x 4"),
+        (Inputs("histogram", (4,)), "features of size 4 instead of 9 x 4"),
+        (
+            Inputs("onnx:b.onnx", (9, 4)),
+            "features by the encoder 'onnx:b.onnx' instead of the encoder 'histogram'",
+        ),
+        (
+            Inputs(None, (9, 4)),
+            "features by an unknown encoder instead of the encoder 'histogram'",
+        ),
+        (
+            replace(OF_RUN, projection=PCA._replace(mean=2 * ONES)),
+            "features after another PCA",
+        ),
+        (
+            Inputs("histogram", (9, 4), scaling=FeatureScaling()),  # of a run without a PCA
+            "features after another PCA",
+        ),
+        (
+            replace(OF_RUN, scaling=SCALING._replace(scale=2 * ONES[:2])),
+            "features that are scaled otherwise",
+        ),
+        (replace(OF_RUN, scaling=FeatureScaling()), "features that are scaled otherwise"),
+    ],
+)
+def test_features_fit_that_came_the_same_way_or_have_some_of_it_to_come(
+    other: Any, misfit: str
+) -> None:
+    assert OF_RUN.misfit(other) == misfit
+
+
+def test_data_that_has_been_through_a_pca_fits_no_run_without_one() -> None:
+    raw = Inputs("histogram", (4,), scaling=FeatureScaling())
+    assert raw.misfit(Inputs("histogram", (2,), PCA)) == "features after another PCA"
