@@ -429,7 +429,7 @@ def test_evaluate_prints_each_symptom_of_the_table(
 ) -> None:
     monkeypatch.setattr(doctor, "SYMPTOMS", [*doctor.SYMPTOMS])
 
-    @doctor.symptom("novel", "captions that nobody wrote", check=1.5, bad=0.5)
+    @doctor.symptom("captions that nobody wrote", check=1.5, bad=0.5)
     def novel(case: Case) -> Finding:
         share, human = case.score("novel")
         return Finding(share, f"{share:.0%} are new, of people's {human:.0%}.", "Lower `lr`.")

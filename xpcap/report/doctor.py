@@ -1,7 +1,7 @@
 """The doctor: usual causes of bad captions in a run, measured, judged, and answered with advice.
 
-A symptom is a function below `symptom`, which has its name, its title and its limits: from the first
-a value is worth a check, beyond the second it is bad. To add one, add a function.
+A symptom is a function of that name below `symptom`, which has its title and its limits: from the
+first a value is worth a check, beyond the second it is bad. To add one, add a function.
 
 The reasons for the limits give figures of Flickr8k's val split. Good runs learnt from 6,000 pictures
 and score CIDEr 0.4 and more, poor ones learnt from 250.
@@ -28,9 +28,7 @@ from xpcap.training.evaluate import teacher_forced
 from xpcap.training.state import Record
 
 OK, CHECK, BAD, UNKNOWN = "ok", "check", "bad", "unknown"
-Limits = tuple[
-    float, float
-]  # of `check` and of `bad`, which is the smaller if small values are bad
+Limits = tuple[float, float]  # of `check` and of `bad`: the smaller if small values are bad
 
 
 @dataclass(frozen=True)
@@ -164,12 +162,12 @@ SYMPTOMS: list[Symptom] = []  # in the order of the file
 
 
 def symptom(
-    name: str, title: str, check: float, bad: float, *, share: bool = True
+    title: str, check: float, bad: float, *, share: bool = True
 ) -> Callable[[Measure], Measure]:
-    """Add a symptom with the decorated measure to the table."""
+    """Add a symptom with the decorated measure, and its name, to the table."""
 
     def add(measure: Measure) -> Measure:
-        SYMPTOMS.append(Symptom(name, title, (check, bad), measure, share))
+        SYMPTOMS.append(Symptom(measure.__name__, title, (check, bad), measure, share))
         return measure
 
     return add
@@ -185,9 +183,7 @@ def diagnose(case: Case) -> list[Diagnosis]:
 
 # Of 1,000 captions of Flickr8k all differ, of generated ones 98 in 100. Of a handful to learn from
 # each is a large share.
-@symptom(
-    "alike", "training captions that are one and the same, among at most 1,000", check=0.5, bad=0.9
-)
+@symptom("training captions that are one and the same, among at most 1,000", check=0.5, bad=0.9)
 def alike(case: Case) -> Finding:
     if not case.learnt:
         raise UnmeasurableError("The captions that the run learnt from are not in this data.")
@@ -202,14 +198,9 @@ def alike(case: Case) -> Finding:
 # Runs learnt from 250 to 6,000 photographs 1.6 to 3.5, from generated pictures 13; from meaningless
 # features 1.00.
 @symptom(
-    "features",
-    "perplexity with the wrong picture, over that with its own",
-    check=1.2,
-    bad=1.05,
-    share=False,
+    "perplexity with the wrong picture, over that with its own", check=1.2, bad=1.05, share=False
 )
 def features(case: Case) -> Finding:
-    """Perplexity of the references with another picture's features, over that with their own."""
     split = case.scores.split
     of = case.data.split(split)
     pictures = np.unique(of.image_idxs)
@@ -245,7 +236,7 @@ def features(case: Case) -> Finding:
 
 # Of 1,000 captions by people 0.99 to 1 differ. Good runs have 745 to 855 distinct captions on 1,000
 # pictures, the first after two epochs 278.
-@symptom("variety", "different captions, over those that people wrote", check=0.25, bad=0.10)
+@symptom("different captions, over those that people wrote", check=0.25, bad=0.10)
 def variety(case: Case) -> Finding:
     share, human = case.score("distinct")
     counts = Counter(map(detokenize, case.captions))
@@ -262,7 +253,7 @@ def variety(case: Case) -> Finding:
 
 # References 0.0003, generated captions 0.002; good greedy runs 0.03; runs learnt from 400 to 450
 # photos with a caption each 0.62 to 0.83.
-@symptom("repeats", "captions with one to three words twice in a row", check=0.05, bad=0.20)
+@symptom("captions with one to three words twice in a row", check=0.05, bad=0.20)
 def repeats(case: Case) -> Finding:
     share, human = case.score("repeats")
     twice = Counter(found for words in case.captions if (found := repeated(words)))
@@ -280,12 +271,7 @@ def repeats(case: Case) -> Finding:
 # Good greedy runs 0.002, draws at temperature 0.5 0.009; at temperature 1, where many captions are
 # word salad, 0.24; people, who know more words, 0.12. Learnt from 450 photos with a caption each,
 # greedy 0.23 with 159 words and 0.31 with more, drawn 0.46.
-@symptom(
-    "unseen_bigrams",
-    "pairs of neighbouring words that are in no training caption",
-    check=0.05,
-    bad=0.15,
-)
+@symptom("pairs of neighbouring words that are in no training caption", check=0.05, bad=0.15)
 def unseen_bigrams(case: Case) -> Finding:
     share, human = case.score("unseen_bigrams")
     return Finding(
@@ -301,9 +287,7 @@ def unseen_bigrams(case: Case) -> Finding:
 
 # Good greedy runs 0.03, their beams 0.01; learnt from 450 photos with a caption each 0.11 to 0.16.
 # People's 0.000 to 0.006.
-@symptom(
-    "bad_endings", "captions that end in a word that hardly ever ends one", check=0.05, bad=0.15
-)
+@symptom("captions that end in a word that hardly ever ends one", check=0.05, bad=0.15)
 def bad_endings(case: Case) -> Finding:
     share, human = case.score("bad_endings")
     bad = case.scores.per_picture["bad_endings"]
@@ -320,7 +304,7 @@ def bad_endings(case: Case) -> Finding:
 
 # Good runs 0.00 to 0.03, poor ones 0.14; of the references 0.03 are that long. A quarter is no
 # accident of a few odd pictures.
-@symptom("ending", "captions that ran to the length limit without an end", check=0.05, bad=0.25)
+@symptom("captions that ran to the length limit without an end", check=0.05, bad=0.25)
 def ending(case: Case) -> Finding:
     most = case.max_words
     share, human = (
@@ -343,10 +327,7 @@ def ending(case: Case) -> Finding:
 
 # Good and poor runs 0.97 to 1.03. BLEU's brevity penalty is 0.78 at 0.8 and 0.51 at 0.6; above,
 # precision falls as fast.
-TOO_LONG = (1.25, 1.6)
-
-
-@symptom("length", "words in a caption, over those in a reference", check=0.8, bad=0.6, share=False)
+@symptom("words in a caption, over those in a reference", check=0.8, bad=0.6, share=False)
 def length(case: Case) -> Finding:
     ours, _ = case.score("length")
     theirs = sum(map(len, case.references)) / max(len(case.references), 1)
@@ -362,13 +343,13 @@ def length(case: Case) -> Finding:
     )
     if ratio < 1:
         return Finding(ratio, meaning, shorter)
-    return Finding(ratio, meaning, longer, limits=TOO_LONG)
+    return Finding(ratio, meaning, longer, limits=(1.25, 1.6))
 
 
 # Good runs 0.01, 1,000 pictures to learn from 0.11, 250 pictures 0.39. As <UNK> is never decoded,
 # a less likely word replaces it.
-@symptom("unknown", "words that would be <UNK> if that could be said", check=0.05, bad=0.20)
-def unknown_words(case: Case) -> Finding:
+@symptom("words that would be <UNK> if that could be said", check=0.05, bad=0.20)
+def unknown(case: Case) -> Finding:
     """Share of UNK in captions of at most 500 of the pictures, in which the model may say it."""
     split, vocabulary = case.scores.split, case.vocabulary
     pictures = np.unique(case.data.split(split).image_idxs)
@@ -388,7 +369,7 @@ def unknown_words(case: Case) -> Finding:
 
 # Words that occur five times in 6,000 pictures' captions leave 0.03, those of 1,000 pictures 0.09,
 # of 250 pictures 0.18.
-@symptom("vocabulary", "words of the references that the vocabulary lacks", check=0.05, bad=0.15)
+@symptom("words of the references that the vocabulary lacks", check=0.05, bad=0.15)
 def vocabulary(case: Case) -> Finding:
     return Finding(
         case.share_lacking,
@@ -410,11 +391,8 @@ def _often(counts: Counter[str], n: int, form: str) -> str:
 
 # At a perplexity near 16, two per cent more loss are 6 % more perplexity, and ten per cent a third
 # more. Runs that chose their epoch by captions got better (CIDEr 0.44 to 0.51) with an image in
-# every step, at 4 % more loss.
-BY_CAPTIONS = (0.10, 0.25)
-
-
-@symptom("overfitting", "rise of validation loss since its lowest", check=0.02, bad=0.10)
+# every step, at 4 % more loss: they may rise further.
+@symptom("rise of validation loss since its lowest", check=0.02, bad=0.10)
 def overfitting(case: Case) -> Finding:
     if any("train_reward" in record for record in case.history):
         keeps = (
@@ -425,11 +403,12 @@ def overfitting(case: Case) -> Finding:
         raise UnmeasurableError(
             f"The run was trained on the score of captions, not on their loss; it keeps {keeps}."
         )
-    records = [
-        record
-        for record in case.history
-        if all(_positive(record.get(key)) for key in ("train_loss", "val_loss"))
-    ]
+
+    def is_positive(value: object) -> bool:
+        return isinstance(value, int | float) and math.isfinite(value) and value > 0
+
+    losses = "train_loss", "val_loss"
+    records = [one for one in case.history if all(is_positive(one.get(key)) for key in losses)]
     if len(records) < 2:
         raise UnmeasurableError(
             "history.jsonl has fewer than two epochs with a validation loss: nothing to compare."
@@ -451,20 +430,15 @@ def overfitting(case: Case) -> Finding:
         if last is not best
         else f"Validation loss was lowest in the last epoch, {last['epoch']}.",
         by_heart if then[0] <= first[0] else diverging,
-        limits=BY_CAPTIONS if "val_cider" in last else None,
+        limits=(0.10, 0.25) if "val_cider" in last else None,
     )
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
 # Good runs 0.3 with the image in the initial state, 0.65 with it in every step, 0.53 on generated
 # pictures; with all weights three times as large 0.72 to 0.88, ten times 0.91 to 0.96. On toy data
 # learning rates of 0.01, 0.1, 0.3 and 1 leave 0.42, 0.76, 0.94 and 0.99, and worse captions.
-@symptom("gates", "gates, or units of an RNN, at the ends of their range", check=0.8, bad=0.95)
+@symptom("gates, or units of an RNN, at the ends of their range", check=0.8, bad=0.95)
 def gates(case: Case) -> Finding:
-    """Share of the cell's activations that are saturated on at most 256 references."""
     split = case.scores.split
     rows = evenly_spaced(len(case.data.split(split).captions), 256)  # millions of activations
     found = case.model.activations(*case.data.minibatch(split, rows))
