@@ -11,6 +11,7 @@ its fields their kinds, and checks them all at once::
             check_fields(self)
 """
 
+import contextlib
 import functools
 import inspect
 import math
@@ -175,7 +176,9 @@ class Location(Kind):
 
     def check(self, function: str, name: str, value: object) -> Any:
         if isinstance(value, str | os.PathLike):
-            return value
+            with contextlib.suppress(ValueError):  # text that no system encodes as a path
+                if b"\0" not in os.fsencode(value):
+                    return value
         raise self.refusal(function, name, value)
 
 

@@ -154,7 +154,15 @@ def test_config_is_read_back_as_the_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "spoilt",
-    [{"lr": None}, {"lr": -1}, {"lr": "x" * 500}, {"epochs": 1.5}, {"select": 3}, {"data": 3}],
+    [
+        {"lr": None},
+        {"lr": -1},
+        {"lr": "x" * 500},
+        {"epochs": 1.5},
+        {"select": 3},
+        {"data": 3},
+        {"start": "a\0b"},
+    ],
 )
 def test_a_stored_option_that_is_damaged_or_missing_is_refused_by_name(
     spoilt: dict[str, Any], tmp_path: Path

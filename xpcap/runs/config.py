@@ -120,5 +120,4 @@ class Config:
         return Path(self.recipe.data or Path(self.recipe.out or "") / DATA)
 
 
-_CONFIG: type = Config
-FACTS = tuple(described(_CONFIG))
+FACTS = tuple(described(Config))
