@@ -57,25 +57,14 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
     ):
         assert words in output
     names = {path.name for path in Path("runs/pictures-lstm").iterdir()}
-    assert names == {
-        ".lock",
-        "README.md",
-        "best.safetensors",
-        "config.json",
-        "data.h5",
-        "examples.jpg",
-        "history.jsonl",
-        "index.html",
-        "last.safetensors",
-        "loss.png",
-        "pictures",
-        "times.jsonl",
-        "vocab.json",
-    }
+    files = (
+        ".lock README.md best.safetensors config.json data.h5 examples.jpg history.jsonl index.html"
+        " last.safetensors loss.png pictures times.jsonl vocab.json"
+    )
+    assert names == set(files.split())
     again = good("train", *SMALL, "--verbose").output
-    assert (
-        "the run folder is runs/pictures-lstm-2" in again
-    )  # a second run gets a folder of its own
+    # A second run gets a folder of its own
+    assert "the run folder is runs/pictures-lstm-2" in again
     assert "data generated  out runs/pictures-lstm-2" in again
     assert "hidden 16" in again
     assert "epochs 2  score_epochs 0  batch_size 32" in again
@@ -84,13 +73,7 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
 
 def test_equal_runs_leave_equal_bytes(run: Path, tmp_path: Path) -> None:
     good("train", "--out", tmp_path / "again", *SMALL, "--feature-scaling", "standardize")
-    for name in (
-        "best.safetensors",
-        "last.safetensors",
-        "history.jsonl",
-        "vocab.json",
-        "config.json",
-    ):
+    for name in "best.safetensors last.safetensors history.jsonl vocab.json config.json".split():
         assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
@@ -104,22 +87,9 @@ def test_generated_data_that_was_swapped_is_noticed(run: Path, tmp_path: Path) -
 
 def test_evaluate_prints_one_json_object(run: Path) -> None:
     result = json.loads(good("evaluate", run, "--json").stdout)
-    assert set(result) >= {
-        "split",
-        "n",
-        "bleu",
-        "unigram_bleu",
-        "perplexity",
-        "seconds",
-        "protocol",
-        "captions",
-    }
-    assert (result["split"], result["n"], len(result["bleu"]), len(result["captions"])) == (
-        "val",
-        14,
-        4,
-        14,
-    )
+    assert set(result) >= {"unigram_bleu", "seconds", "protocol"}
+    sizes = result["n"], len(result["bleu"]), len(result["captions"])
+    assert (result["split"], sizes) == ("val", (14, 4, 14))
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert result["perplexity"] == pytest.approx(
         min(record["val_perplexity"] for record in history), rel=1e-4
@@ -153,34 +123,15 @@ def test_caption_prints_pictures_with_what_people_wrote(run: Path) -> None:
 
 
 def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None:
-    result = good(
-        "train",
-        "--out",
-        tmp_path / "r",
-        *SMALL,
-        "--cell",
-        "gru",
-        "--feature-scaling",
-        "none",
-        "--dropout",
-        0,
-        "--clip",
-        0,
-        "--batch-size",
-        50,
-        "--seed",
-        4,
-    )
+    how = "--cell gru --feature-scaling none --dropout 0 --clip 0 --batch-size 50 --seed 4"
+    result = good("train", "--out", tmp_path / "r", *SMALL, *how.split())
     opened = open_run(tmp_path / "r")
     assert opened.model.cell_type == "gru"
     assert "training a GRU of 16 units" in result.output
     assert "A GRU captioner, scored on" in (tmp_path / "r" / "index.html").read_text()
     assert opened.scaling.mean is None
-    assert (
-        opened.config.recipe.batch_size,
-        opened.config.recipe.seed,
-        opened.config.recipe.dropout,
-    ) == (50, 4, 0)
+    recipe = opened.config.recipe
+    assert (recipe.batch_size, recipe.seed, recipe.dropout) == (50, 4, 0)
 
 
 @pytest.mark.slow
@@ -208,24 +159,13 @@ def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
     options = {
         param.opts[-1] for param in main.commands["train"].params if param.opts[-1].startswith("--")
     }
-    elsewhere = {
-        "--out",
-        "--backend",
-        "--graphs",  # changes no result
-        "--patience",
-        "--save-every",
-        "--resume",
-        "--from",
-        "--objective",
-        "--samples",
-        "--sharpen",
-        "--score-epochs",
-        "--neighbours",
-        "--verbose",
-    }
-    assert (
-        set(changes) == options - elsewhere
-    )  # test_resume.py and test_rerank.py in tests/runs and test_self_critical.py have those
+    # Those of test_resume.py and test_rerank.py in tests/runs and of test_self_critical.py, and
+    # those that change no result
+    elsewhere = (
+        "--out --backend --graphs --patience --save-every --resume --from --objective --samples"
+        " --sharpen --score-epochs --neighbours --verbose"
+    )
+    assert set(changes) == options - set(elsewhere.split())
     results = {option: trained(option, option, value) for option, value in changes.items()}
     assert len({trained("plain"), *results.values()}) == len(changes) + 1
 
@@ -239,12 +179,10 @@ def test_the_scaling_is_fitted_on_the_train_split_alone(run: Path) -> None:
 
 @pytest.mark.slow
 def test_best_keeps_the_epoch_with_the_least_validation_loss(tmp_path: Path) -> None:
-
     def spoil(solver: Any) -> None:
         if solver.epoch == 2:
-            solver.model.params.flat[...] += (
-                1  # the third epoch begins far from where the second ended
-            )
+            # The third epoch begins far from where the second ended
+            solver.model.params.flat[...] += 1
 
     runs.train_run(
         runs.TrainOptions(
@@ -333,18 +271,10 @@ def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Gen
     Path("train.txt").write_text("\n".join(images[:8]))
     Path("val.txt").write_text("\n".join(images[8:]))
     np.savez("features.npz", names=images, features=rng.standard_normal((12, 5)).astype("f4"))
-    made = [
-        "prepare",
-        "token.txt",
-        "--split",
-        "train=train.txt",
-        "--split",
-        "val=val.txt",
-        "--features",
-        "features.npz",
-        "--out",
-        "small.h5",
-    ]
+    made = (
+        "prepare token.txt --split train=train.txt --split val=val.txt --features features.npz "
+        "--out small.h5"
+    ).split()
     assert "8 pictures" in good(*made).output
     about = json.loads(good("info", "small.h5", "--json").stdout)
     assert (about["source"]["min_count"], about["max_words"], about["vocabulary"]) == (1, 20, 4 + 4)

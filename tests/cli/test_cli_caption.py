@@ -404,17 +404,8 @@ def test_pages_show_what_was_downloaded_without_asking_again(
 
 
 def test_no_url_that_can_be_read_is_a_failure(run: Path, web: list[str]) -> None:
-    failing(
-        [
-            "caption",
-            run,
-            "http://a.example/dead.png",
-            "http://a.example/dead2.png",
-            "--html",
-            "p.html",
-        ],
-        "none of 2 could be read",
-    )
+    dead = [f"http://a.example/{name}.png" for name in ("dead", "dead2")]
+    failing(["caption", run, *dead, "--html", "p.html"], "none of 2 could be read")
 
 
 def test_a_url_on_this_machine_is_skipped_by_default(run: Path, photos: Path) -> None:
@@ -452,18 +443,10 @@ def own(tmp_path: Path) -> list[str]:
     )
     Path("train.txt").write_text("\n".join(names[:4] + names[5:9]))
     Path("val.txt").write_text("\n".join((names[4], names[9])))
-    return [
-        "prepare",
-        "captions.txt",
-        "--split",
-        "train=train.txt",
-        "--split",
-        "val=val.txt",
-        "--min-count",
-        "1",
-        "--out",
-        "own.h5",
-    ]
+    return (
+        "prepare captions.txt --split train=train.txt --split val=val.txt --min-count 1 --out "
+        "own.h5"
+    ).split()
 
 
 def save_features(**changes: Any) -> None:
@@ -486,26 +469,8 @@ def test_pictures_prepared_and_learnt_from_caption_others(own: list[str]) -> Non
         HistogramEncoder().name,
         str(Path("own photos").resolve()),
     )
-    good(
-        "train",
-        "own.h5",
-        "--out",
-        "own run",
-        "--hidden",
-        16,
-        "--wordvec",
-        8,
-        "--epochs",
-        4,
-        "--batch-size",
-        4,
-        "--lr",
-        "0.02",
-        "--dropout",
-        0,
-        "--score-epochs",
-        0,
-    )
+    how = "--epochs 4 --batch-size 4 --lr 0.02 --dropout 0"
+    good("train", "own.h5", "--out", "own run", *SMALL, *how.split())
     Image.new("RGB", (300, 200), (205, 40, 35)).save("new.jpg")
     Image.new("L", (30, 20), 255).save("white.png")
     shutil.rmtree("own photos")  # neither the pictures nor the data set are needed for others

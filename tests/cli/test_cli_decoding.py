@@ -74,27 +74,13 @@ def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path, tmp_p
         assert len(one["n_best"]) == 5
         assert one["caption"] == one["n_best"][0]["caption"] == caption.caption
     assert [len(one["n_best"]) for one in said(run, "--beam", 3, "--n-best", 2)] == 14 * [2]
-    alone = good(
-        "caption",
-        run,
-        "-n",
-        14,
-        "--beam",
-        5,
-        "--length-penalty",
-        0.3,
-        "--html",
-        tmp_path / "page.html",
-    ).stdout
+    beam = "--beam 5 --length-penalty 0.3".split()
+    alone = good("caption", run, "-n", 14, *beam, "--html", tmp_path / "page.html").stdout
     assert f"{expected[0].n_best[1].log_probability:6.2f}" not in alone
-    text = good(
-        "caption", run, "-n", 14, "--beam", 5, "--length-penalty", 0.3, "--n-best", 5
-    ).stdout
+    text = good("caption", run, "-n", 14, *beam, "--n-best", 5).stdout
     for ranked in expected[0].n_best:
         assert f"{ranked.log_probability:6.2f}  {ranked.caption}".rstrip() in text
-    evaluated = json.loads(
-        good("evaluate", run, "--beam", 5, "--length-penalty", 0.3, "--json").stdout
-    )
+    evaluated = json.loads(good("evaluate", run, *beam, "--json").stdout)
     assert evaluated["decoding"] == "beam of 5, length penalty 0.3"
     assert evaluated["captions"] == {one["image"]: one["caption"] for one in found}
 

@@ -306,19 +306,10 @@ SKIPPED: dict[str, tuple[bytes | str, str]] = {
 def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(name: str) -> None:
     content, line = SKIPPED[name]
     write("captions", content)
-    command = [
-        "prepare",
-        "captions",
-        "--features",
-        "features.npz",
-        "--split",
-        "train=train.txt",
-        "--split",
-        "val=val.txt",
-        "--min-count",
-        1,
-        "--out",
-    ]
+    command = (
+        "prepare captions --features features.npz --split train=train.txt --split val=val.txt "
+        "--min-count 1 --out"
+    ).split()
     output = good(*command, "own.h5").output.replace("read_captions: ", "")
     assert (
         len(
@@ -559,20 +550,10 @@ def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
         "filename,caption\n"
         + "".join(f"old/{i}.png,a {'red' if i < 5 else 'blue'} thing\n" for i in range(10)),
     )
-    command = [
-        "prepare",
-        "c.csv",
-        "--pictures",
-        "photos",
-        "--encoder",
-        "histogram",
-        "--vocabulary",
-        3,
-        "--float16",
-        "--fractions",
-        "0.8,0.2",
-        "--out",
-    ]
+    command = (
+        "prepare c.csv --pictures photos --encoder histogram --vocabulary 3 --float16 "
+        "--fractions 0.8,0.2 --out"
+    ).split()
     output = good(*command, "own.h5").output
     assert (
         "skipped pictures that cannot be read: 1 (red/0.png (cannot be read as a picture, expected"
@@ -628,20 +609,10 @@ def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
         "image,caption\none.jpg,a dog a dog a dog\ntwo.jpg,a dog and more\nthree.jpg,strange"
         " words\n",
     )
-    command = [
-        "prepare",
-        "c.csv",
-        "--features",
-        "features.npz",
-        "--min-count",
-        2,
-        "--max-words",
-        5,
-        "--split",
-        "train=train.txt",
-        "--out",
-        "own.h5",
-    ]
+    command = (
+        "prepare c.csv --features features.npz --min-count 2 --max-words 5 --split "
+        "train=train.txt --out own.h5"
+    ).split()
     lines = good(*command).output.splitlines()
     assert lines == [
         "c.csv: a table with commas",
@@ -702,15 +673,7 @@ def test_captions_that_a_picture_has_twice_are_kept_and_counted() -> None:
         "c.csv", caption_formats.table({**SAID, "two.jpg": ["a cat", "a cat ", "a dog", "a cat"]})
     )
     output = good(
-        "prepare",
-        "train=c.csv",
-        "--features",
-        "features.npz",
-        "--out",
-        "own.h5",
-        "--min-count",
-        1,
-        "--strict",
+        *"prepare train=c.csv --features features.npz --out own.h5 --min-count 1 --strict".split()
     ).output
     assert (
         "note: captions that a picture has twice, kept as they are; remove them from the file if"
@@ -732,20 +695,10 @@ def test_names_are_matched_or_suggested_and_other_files_counted() -> None:
         f"image,caption\nimg_1.png,a dog\n{composed},a dog\nIMG_2.png,a dog\nIMG_3,a"
         " dog\nIMG_99.png,a dog\n",
     )
-    command = [
-        "prepare",
-        "c.csv",
-        "--pictures",
-        "photos",
-        "--encoder",
-        "histogram",
-        "--min-count",
-        1,
-        "--fractions",
-        "1",
-        "--out",
-        "own.h5",
-    ]
+    command = (
+        "prepare c.csv --pictures photos --encoder histogram --min-count 1 --fractions 1 --out "
+        "own.h5"
+    ).split()
     lines = good(*command).output.splitlines()
     for line in (
         (
@@ -798,18 +751,7 @@ def test_after_ctrl_c_prepare_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatc
     for name in SAID:
         Image.new("RGB", (9, 9)).save(Path("photos", name))
     write("c.csv", caption_formats.table(SAID))
-    command = [
-        "prepare",
-        "train=c.csv",
-        "--pictures",
-        "photos",
-        "--encoder",
-        "histogram",
-        "--min-count",
-        1,
-        "--out",
-        "own.h5",
-    ]
+    command = "prepare train=c.csv --pictures photos --encoder histogram --min-count 1 --out own.h5".split()
 
     def interrupt(self: HistogramEncoder, pictures: Iterable[np.ndarray]) -> np.ndarray:
         raise KeyboardInterrupt

@@ -33,18 +33,7 @@ needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None, reason="the extra `timm` is not installed"
 )
 RNG = np.random.default_rng(0)
-SETTINGS = [
-    "--inject",
-    "attention",
-    "--hidden",
-    8,
-    "--wordvec",
-    6,
-    "--epochs",
-    1,
-    "--score-epochs",
-    0,
-]
+SETTINGS = "--inject attention --hidden 8 --wordvec 6 --epochs 1 --score-epochs 0".split()
 
 
 def softmax(*shape: int) -> np.ndarray:
@@ -127,16 +116,8 @@ def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_pa
 
 def test_runs_without_attention_show_what_they_did(made: Path, tmp_path: Path) -> None:
     picture = made / "photos" / "0.png"
-    result = good(
-        "caption",
-        made / "plain",
-        picture,
-        "--html",
-        tmp_path / "p.html",
-        "--png",
-        tmp_path / "p.png",
-        "--json",
-    )
+    html, png = tmp_path / "p.html", tmp_path / "p.png"
+    result = good("caption", made / "plain", picture, "--html", html, "--png", png, "--json")
     assert list(json.loads(result.stdout)[0]) == ["image", "caption", "probabilities", "references"]
     for page in (tmp_path / "p.html", made / "plain" / "index.html"):
         assert not re.search("looks|looked|overlay|<use", page.read_text())
