@@ -140,13 +140,12 @@ def caption(
         results = caption_sources(open_captioner(opened), pictures, sinks, policy)
     else:
         results = _of_split(opened, data, split, count, sinks, policy)
-    skips = SkipsTold()
-    deliver(results, [skips, *sinks])
+    captions, skipped = deliver(results, [SkipsTold(), *sinks])
     for sink in sinks:
         if line := sink.close():
             click.echo(escape_control(line), err=as_json)
-    if skips.skipped and not skips.captioned and not any(sink.had for sink in sinks):
-        none = f"none of {len(skips.skipped)} could be read"
+    if skipped and not captions and not any(sink.had for sink in sinks):
+        none = f"none of {len(skipped)} could be read"
         cause = "the reasons are listed above"
         raise DataError("caption", "", none, "at least one picture", cause)
 

@@ -18,7 +18,7 @@ from xpcap.report.explanation import (
 )
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.report.text import NOTHING
-from xpcap.runs.outputs import Sink, Skips
+from xpcap.runs.outputs import Sink
 
 SHOWN = 5  # training photos, and candidates, of an explanation
 DIGITS = 4  # of an attention weight in JSON
@@ -48,11 +48,13 @@ class Printed(Sink):
         return ""
 
 
-class SkipsTold(Skips):
+class SkipsTold(Sink):
     """Pictures without a caption, named on standard error as they come."""
 
+    def add(self, one: PictureCaption) -> None:
+        """Keep nothing."""
+
     def skip(self, one: Skipped) -> None:
-        super().skip(one)
         say(f"skipped {escape_control(one.image)}: {escape_control(one.reason)}", err=True)
 
 

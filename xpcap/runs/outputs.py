@@ -89,6 +89,10 @@ class Sink:
         """Take note of a picture without a caption."""
         self.skipped.append(one)
 
+    def texts(self, one: PictureCaption) -> list[str]:
+        """The captions of a picture that are asked for."""
+        return [best.caption for best in one.n_best] if self.best > 1 else [one.caption]
+
     def close(self) -> str:
         """Finish, and say in a line what was written."""
         return ""
@@ -100,27 +104,30 @@ class Sink:
         """Let go of what it holds open, in the end or after an error."""
 
 
-class Skips(Sink):
-    """The pictures without a caption, and how many have one."""
+def deliver(
+    results: Iterable[PictureCaption | Skipped], sinks: Sequence[Sink]
+) -> tuple[int, list[Skipped]]:
+    """Give each result to each sink, a caption with what the sink wants, while all are open.
 
-    captioned = 0
-
-    def add(self, one: PictureCaption) -> None:
-        self.captioned += 1
-
-
-def deliver(results: Iterable[PictureCaption | Skipped], sinks: Sequence[Sink]) -> None:
-    """Give each result to each sink, a caption with what the sink wants, while all are open."""
+    Returns
+    -------
+    captions, skipped : the number of captions, and the pictures without one
+    """
+    captions, skipped = 0, list[Skipped]()
     with contextlib.ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(sink)
         for one in results:
-            for sink in sinks:
-                if isinstance(one, Skipped):
+            if isinstance(one, Skipped):
+                skipped.append(one)
+                for sink in sinks:
                     sink.skip(one)
-                else:
-                    less = {name: no for name, no in OPTIONAL.items() if name not in sink.wants}
-                    sink.add(one._replace(**less))
+                continue
+            captions += 1
+            for sink in sinks:
+                less = {name: no for name, no in OPTIONAL.items() if name not in sink.wants}
+                sink.add(one._replace(**less))
+    return captions, skipped
 
 
 def wanted(sinks: Iterable[Sink]) -> frozenset[str]:
@@ -221,11 +228,10 @@ def write_captions(
     sinks: list[Sink] = [TextFiles(best=best)] if txt else []
     sinks += [Descriptions(best=best)] if describe else []
     sinks += [CsvTable(Path(csv), best=best)] if csv is not None else []
-    skips = Skips()
-    deliver(caption_sources(captioner, paths, sinks, policy), [skips, *sinks])
+    _, skipped = deliver(caption_sources(captioner, paths, sinks, policy), sinks)
     for sink in sinks:
         sink.close()
-    return skips.skipped
+    return skipped
 
 
 class CsvTable(Sink):
@@ -298,7 +304,7 @@ class CsvTable(Sink):
 
     def add(self, one: PictureCaption) -> None:
         """Write a row, and hand it to the operating system. OSError : it cannot be written."""
-        texts = texts_of(one, self.best)
+        texts = self.texts(one)
         self._write([one.image, *texts, *[""] * (self.best - len(texts)), ""])
         self._pictures.add(one.image)
         self._rows += 1
@@ -335,11 +341,6 @@ def _captions(count: int) -> str:
     return f"{count:,} {'caption' if count == 1 else 'captions'}"
 
 
-def texts_of(caption: PictureCaption, best: int) -> list[str]:
-    """The captions of a picture that were asked for."""
-    return [one.caption for one in caption.n_best] if best > 1 else [caption.caption]
-
-
 def _row(cells: Sequence[str]) -> bytes:
     text = io.StringIO()
     csv_format.writer(text, lineterminator="\n").writerow(cells)
@@ -366,7 +367,7 @@ class TextFiles(Sink):
 
     def add(self, one: PictureCaption) -> None:
         path = Path(one.image).with_suffix(".txt")
-        text = "".join(f"{caption}\n" for caption in texts_of(one, self.best))
+        text = "".join(f"{caption}\n" for caption in self.texts(one))
         self._all += 1
         if not os.path.lexists(path):
             with new_path("caption", path) as part:
