@@ -19,7 +19,7 @@ from xpcap import CaptioningRNN, open_run, runs
 from xpcap.encoders import HistogramEncoder, read_picture
 from xpcap.layers import CELLS, stack
 from xpcap.models import Trace
-from xpcap.report.look import gradient_sizes, percent
+from xpcap.report.look import gradient_sizes, percent, write_look_page
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 SCALED = "--feature-scaling", "standardize"
@@ -145,7 +145,7 @@ def test_a_cell_that_names_its_output_otherwise_has_a_page(
     model = CaptioningRNN.from_config(config, opened.model.word_to_idx, seed=0)
     opened = replace(opened, model=model)
     found = runs.look_inside(opened, picture, caption="a red circle")
-    runs.write_inside_page("stack.html", found)
+    write_look_page("stack.html", found)
     page = Path("stack.html").read_text()
     assert "Units are sorted by their mean state over the caption" in page
     assert re.findall(r"<i>(\w+)</i></h3>", page) == [

@@ -1,13 +1,16 @@
 """`look`: a page of what happens inside the cell as a run captions a picture."""
 
+import re
 from pathlib import Path
 
 import click
 
 from xpcap import runs
 from xpcap.cli.shared import PATH, PictureOrUrl, backend_option, begin, choose_backend, examples
-from xpcap.files import require_new_file
-from xpcap.report import escape_control
+from xpcap.files import first_free, new_path, require_new_file
+from xpcap.report import escape_control, write_look_page
+
+MOST_STEM = 80  # characters of a picture's name in that of its page
 
 
 @click.command(
@@ -40,11 +43,13 @@ def look(
     The picture is captioned as by 'caption'; --caption reads your words instead. In Python,
     model.trace(features, captions) returns the same arrays.
     """
-    path = runs.fresh_page(picture) if out is None else out
+    stem = re.sub(r"[^\w.-]+", "-", Path(picture).stem)[:MOST_STEM] or "picture"
+    path = out or first_free(Path(), f"look-{stem}", ".html")
     require_new_file("look", path, ".html")  # before any work is done
     begin()
     choose_backend(backend)
     opened = runs.open_run(run)
     inside = runs.look_inside(opened, picture, caption=caption)
-    runs.write_inside_page(path, inside)
+    with new_path("look", path, ".html") as part:
+        write_look_page(part, inside)
     click.echo(f"{escape_control(' '.join(inside.words))}\nwrote {path}")

@@ -1,18 +1,14 @@
-"""The inside of a run's cell as it captions one picture, and the page about it."""
+"""The inside of a run's cell as it captions one picture."""
 
-import re
 from pathlib import Path
 
 from xpcap.encoders import is_url
 from xpcap.errors import OptionError
-from xpcap.files import first_free, new_path
 from xpcap.models import CaptioningRNN
-from xpcap.report.look import Inside, write_look_page
+from xpcap.report.look import Inside
 from xpcap.runs.pictures import encode_picture
 from xpcap.runs.run import Run
 from xpcap.work import remark
-
-MOST_STEM = 80  # characters of a picture's name in that of its page
 
 
 def look_inside(
@@ -36,12 +32,8 @@ def look_inside(
     if caption is not None:
         words = vocabulary.tokenize(caption)
         if not 1 <= len(words) <= most:
-            raise OptionError(
-                "look_inside",
-                "the caption",
-                f"has {len(words)} words",
-                expected=f"1 to {most}, the most that {run.path} was trained on",
-            )
+            expected = f"1 to {most}, the most that {run.path} was trained on"
+            raise OptionError("look_inside", "the caption", f"has {len(words)} words", expected)
         if unknown := [word for word in words if word not in vocabulary.word_to_idx]:
             remark(
                 f"{run.path} does not know {', '.join(unknown)}, and reads"
@@ -81,15 +73,3 @@ def look_inside(
         untrained.trace(features, ids),
         facts,
     )
-
-
-def fresh_page(picture: str | Path) -> Path:
-    """The first free one of look-PICTURE.html, look-PICTURE-2.html, ... in the working folder."""
-    stem = re.sub(r"[^\w.-]+", "-", Path(picture).stem)[:MOST_STEM] or "picture"
-    return first_free(Path(), f"look-{stem}", ".html")
-
-
-def write_inside_page(path: str | Path, inside: Inside) -> None:
-    """Write a page of what `look_inside` found. DataError : `path` exists, or cannot be written."""
-    with new_path("look", path, ".html") as part:
-        write_look_page(part, inside)
