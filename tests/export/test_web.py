@@ -34,7 +34,7 @@ from xpcap.models import Beam, CaptioningRNN, Policy
 from xpcap.ranking import Candidate
 from xpcap.report.overlay import overlay_alpha
 from xpcap.runs import Run, open_captioner, open_run
-from xpcap.runs.decoder import limited, make_candidates
+from xpcap.runs.decoder import Decoder, limited
 from xpcap.runs.run import Inputs, default_policy
 from xpcap.shapes import picture_of
 
@@ -342,7 +342,8 @@ def test_the_search_is_the_beams(words: int, script: Script, rng: np.random.Gene
                 return decode(model, features, policy, True)
 
         one: Any = Decoding()
-        (wanted,) = make_candidates(one, vocabulary, np.zeros((1, 1), np.float32), beam)
+        decoder = Decoder(one, (), vocabulary, None, beam)
+        (wanted,) = decoder.candidates(np.zeros((1, 1), np.float32))
         assert [tuple(one["words"]) for one in candidates] == [one.words for one in wanted]
         totals = [one["log_probability"] for one in candidates]
         np.testing.assert_allclose(totals, [one.log_probability for one in wanted], rtol=1e-5)

@@ -73,12 +73,8 @@ class Config:
         if not file.is_file():
             if (folder / LOCK).is_file() or (folder / FIRST).is_dir():
                 raise nothing_yet(folder, CONFIG)
-            raise DataError(
-                "open_run",
-                folder,
-                f"has no {CONFIG}" if folder.exists() else "does not exist",
-                expected="a run folder from 'train'",
-            )
+            came = f"has no {CONFIG}" if folder.exists() else "does not exist"
+            raise DataError("open_run", folder, came, "a run folder from 'train'")
         stored = read_json(file, MOST_BYTES)
         found = stored.get("format") if isinstance(stored, dict) else type(stored).__name__
         check_format("open_run", file, found, FORMAT)

@@ -40,13 +40,8 @@ def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     special = {vocabulary.null, vocabulary.start, vocabulary.unk}
     never = special | {*check_ids("caption", policy.forbid)}
     if not set(range(len(vocabulary))) - never - {vocabulary.end}:
-        raise OptionError(
-            "caption",
-            "`forbid`",
-            f"leaves none of {len(vocabulary)} words",
-            expected="some to be left",
-            cause="which are to be said?",
-        )
+        came = f"leaves none of {len(vocabulary)} words"
+        raise OptionError("caption", "`forbid`", came, "some to be left", "which are to be said?")
     most = min(policy.max_length, max_words)
     return replace(policy, max_length=most, forbid=tuple(sorted(never)))
 
@@ -173,47 +168,37 @@ class Decoder:
     def candidates(self, features: np.ndarray) -> list[list[Candidate]]:
         """All captions of the beam, of each of N photos."""
         assert isinstance(self.policy, Beam)
-        return make_candidates(self._chooser, self.vocabulary, features, self.policy)
+        policy = replace(self.policy, n_best=self.policy.width)
+        decoded = self._chooser.decode(features, policy)
+        ends = {self.vocabulary.end, self.vocabulary.null}
+        candidates: list[list[Candidate]] = []
+        for captions, totals in zip(decoded.captions, decoded.log_probabilities, strict=True):
+            found = {
+                tuple(i for i in ids if i not in ends): total
+                for ids, total in zip(captions.tolist(), totals.tolist(), strict=True)
+                if total > -np.inf
+            }
+            candidates.append([Candidate(words, total) for words, total in found.items()])
+        return candidates
 
     def judges(self, features: np.ndarray) -> tuple[Any, Any]:
         """What a ranker asks of other captions of N photos: their likelihood, and if they may be."""
-        score = partial(log_likelihoods, self._chooser, self.vocabulary, features)
-        return score, partial(_keeps_to, self.policy)
+        return partial(self._log_likelihoods, features), partial(_keeps_to, self.policy)
 
-
-def make_candidates(
-    model: Captioner, vocabulary: Vocabulary, features: np.ndarray, policy: Beam
-) -> list[list[Candidate]]:
-    """All captions of a beam, of each of N photos."""
-    decoded = model.decode(features, replace(policy, n_best=policy.width))
-    ends = {vocabulary.end, vocabulary.null}
-    candidates: list[list[Candidate]] = []
-    for captions, totals in zip(decoded.captions, decoded.log_probabilities, strict=True):
-        found = {
-            tuple(i for i in ids if i not in ends): total
-            for ids, total in zip(captions.tolist(), totals.tolist(), strict=True)
-            if total > -np.inf
-        }
-        candidates.append([Candidate(words, total) for words, total in found.items()])
-    return candidates
-
-
-def log_likelihoods(
-    model: Captioner,
-    vocabulary: Vocabulary,
-    features: np.ndarray,
-    numbers: Sequence[int],
-    captions: Sequence[Sequence[int]],
-) -> np.ndarray:
-    """Log-likelihood (C,), float64, of captions, given the number of the photo of each."""
-    table = asarray(features.astype(model.like.dtype, copy=False), like=model.like)
-    totals = [np.zeros(0)]
-    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-        some = slice(start, start + CAPTIONS_AT_ONCE)
-        rows = FeatureRows(table, np.array(numbers[some], np.int64))
-        words = model.word_log_probabilities(rows, _encoded(vocabulary, captions[some]))
-        totals.append(words.sum(axis=1, dtype=np.float64))
-    return np.concatenate(totals)
+    def _log_likelihoods(
+        self, features: np.ndarray, numbers: Sequence[int], captions: Sequence[Sequence[int]]
+    ) -> np.ndarray:
+        """Log-likelihood (C,), float64, of captions, given the number of the photo of each."""
+        like = self._chooser.like
+        table = asarray(features.astype(like.dtype, copy=False), like=like)
+        totals = [np.zeros(0)]
+        for start in range(0, len(captions), CAPTIONS_AT_ONCE):
+            some = slice(start, start + CAPTIONS_AT_ONCE)
+            rows = FeatureRows(table, np.array(numbers[some], np.int64))
+            encoded = _encoded(self.vocabulary, captions[some])
+            words = self._chooser.word_log_probabilities(rows, encoded)
+            totals.append(words.sum(axis=1, dtype=np.float64))
+        return np.concatenate(totals)
 
 
 def _encoded(vocabulary: Vocabulary, captions: Sequence[Sequence[int]]) -> np.ndarray:

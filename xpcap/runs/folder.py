@@ -50,13 +50,8 @@ def read_first_stage(path: Path, model: CaptioningRNN, vocabulary: Vocabulary) -
     """
     file = path / FIRST_STAGE_FILE
     if not file.is_file():
-        raise DataError(
-            "open_run",
-            file,
-            "is missing",
-            expected="the first stage, which makes candidates for the run's captions",
-            cause="copy the run folder whole",
-        )
+        expected = "the first stage, which makes candidates for the run's captions"
+        raise DataError("open_run", file, "is missing", expected, "copy the run folder whole")
     tensors, _ = read_tensors(file, "open_run")
     check_parameters(file, tensors, model.params.shapes, "f2!")
     whole = {name: x.astype(np.float32) for name, x in tensors.items()}
@@ -93,13 +88,8 @@ def read_vocabulary(path: Path, tokeniser: str) -> Vocabulary:
     """Read vocab.json. DataError : missing, or damaged."""
     words = read_json(path / VOCAB, MOST_WORDS)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise DataError(
-            "open_run",
-            path / VOCAB,
-            "holds no list of words",
-            expected="the run's vocabulary",
-            cause="damaged?",
-        )
+        came = "holds no list of words"
+        raise DataError("open_run", path / VOCAB, came, "the run's vocabulary", "damaged?")
     return Vocabulary(words, tokeniser=tokeniser)
 
 
@@ -153,13 +143,8 @@ def read_json(path: Path, most: int) -> Any:
     except InvalidValueError as error:
         raise DataError("open_run", path, error.came, error.expected, "damaged?") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            "open_run",
-            path,
-            "is not JSON",
-            expected="what 'train' writes",
-            cause=f"damaged? ({str(error)[:100]})",
-        ) from error
+        cause = f"damaged? ({str(error)[:100]})"
+        raise DataError("open_run", path, "is not JSON", "what 'train' writes", cause) from error
 
 
 # best.safetensors
@@ -217,13 +202,8 @@ def read_projection(path: Path, D: int | None, d: int) -> Projection | None:
     file = path / PROJECTION
     shapes = {"mean": (D,), "components": (D, d)}
     if not file.is_file():
-        raise DataError(
-            "open_run",
-            file,
-            "is missing",
-            expected="the PCA that the run's features go through",
-            cause="copy the run folder whole",
-        )
+        expected = "the PCA that the run's features go through"
+        raise DataError("open_run", file, "is missing", expected, "copy the run folder whole")
     tensors, _ = read_tensors(file, "open_run")
     check_parameters(file, tensors, shapes)
     return Projection(**tensors)
@@ -303,12 +283,8 @@ def save_state(
         `state` is no TrainingState.
     """
     if not isinstance(state, TrainingState):
-        raise InvalidTypeError(
-            "save_state",
-            "state",
-            f"is a {type(state).__name__}",
-            expected="what CaptioningSolver.state() returns",
-        )
+        came = f"is a {type(state).__name__}"
+        raise InvalidTypeError("save_state", "state", came, "what CaptioningSolver.state() returns")
     tensors, meta = to_tensors(state)
     tensors |= scaling_tensors(scaling or FeatureScaling())
     write_tensors(Path(path), tensors, {**meta, "vocabulary": vocabulary})
@@ -346,13 +322,8 @@ def load_checkpoint(
     tensors, meta = read_tensors(path, "load_state")
     scaling, vocabulary = pop_scaling(tensors), meta.get("vocabulary")
     if not isinstance(vocabulary, str):
-        raise DataError(
-            "load_state",
-            path,
-            "has no digest of a vocabulary",
-            expected="a training state",
-            cause=f"is it a {BEST}, or from an older xpcap?",
-        )
+        came, cause = "has no digest of a vocabulary", f"is it a {BEST}, or from an older xpcap?"
+        raise DataError("load_state", path, came, "a training state", cause)
     state = from_tensors(f"load_state: {path}", tensors, meta, shapes, rule)
     return Checkpoint(state, scaling, vocabulary)
 
@@ -412,12 +383,8 @@ def reserved(path: Path, resume: bool) -> Iterator[None]:
 def check_free(path: Path) -> None:
     """DataError : something exists at `path`."""
     if path.exists() or path.is_symlink():
-        raise DataError(
-            "train_run",
-            path,
-            "exists, and a run is never overwritten",
-            cause="choose another `out`, continue it with `resume` if it is a run, or remove it",
-        )
+        cause = "choose another `out`, continue it with `resume` if it is a run, or remove it"
+        raise DataError("train_run", path, "exists, and a run is never overwritten", cause=cause)
 
 
 def check_resumable(path: Path) -> None:
@@ -431,13 +398,8 @@ def check_resumable(path: Path) -> None:
     if path.is_dir():
         left = [file.name for file in path.iterdir()]
     if strange := [name for name in left if name not in (LOCK, FIRST) and not name.endswith(PART)]:
-        raise DataError(
-            "train_run",
-            path,
-            f"holds {strange[0]!r} and no {CONFIG}",
-            expected="a run to continue, or a free place",
-            cause="is `out` right?",
-        )
+        came, cause = f"holds {strange[0]!r} and no {CONFIG}", "is `out` right?"
+        raise DataError("train_run", path, came, "a run to continue, or a free place", cause)
 
 
 @contextlib.contextmanager

@@ -48,12 +48,9 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> Recipe:
         recipe = completed(given, *([] if given.get("data") else ["generated"]))
     _require_start(recipe)
     if recipe.objective == SELF_CRITICAL and given.get("score_epochs"):
-        raise OptionError(
-            "train_run",
-            "`score_epochs`",
-            "is given with self-critical training",
-            expected="`epochs`: there is no second stage to come",
-        )
+        came = "is given with self-critical training"
+        expected = "`epochs`: there is no second stage to come"
+        raise OptionError("train_run", "`score_epochs`", came, expected)
     return replace(recipe, out=recipe.out or default_out(recipe))
 
 
@@ -62,12 +59,8 @@ def _run_to_resume(given: Mapping[str, Any]) -> Recipe | None:
     if not given.get("resume"):
         return None
     if given.get("out") is None:
-        raise OptionError(
-            "train_run",
-            "`resume`",
-            "is given without `out`",
-            expected="both: which run should continue?",
-        )
+        came = "is given without `out`"
+        raise OptionError("train_run", "`resume`", came, "both: which run should continue?")
     out = Path(given["out"])
     check_resumable(out)
     own, first = _run_at(out), _run_at(out / FIRST)
@@ -86,13 +79,10 @@ def _from_start(given: Mapping[str, Any]) -> Recipe:
     own = Path(start / DATA if run.data is None else run.data)
     recipe = completed(given, base=run)
     if names := different(recipe, run, (MODEL,)):
-        raise OptionError(
-            "train_run",
-            _compared(names, recipe, run),
-            "given with `start`",
-            expected=f"the model of {start}",
-            cause="leave them out, or train from the beginning",
-        )
+        came = "given with `start`"
+        expected = f"the model of {start}"
+        cause = "leave them out, or train from the beginning"
+        raise OptionError("train_run", _compared(names, recipe, run), came, expected, cause)
     base = replace(
         run,
         out=None,
@@ -214,13 +204,10 @@ def resolve(options: Recipe, open_path: Callable[[Path | None], CaptionData]) ->
         ]
     for stage in stages:
         if stage.config is not None and stage.config.data_stamp != data.fingerprint:
-            raise DataError(
-                "train_run",
-                path or stage.folder / DATA,
-                f"is not the data that {stage.folder} began with",
-                expected="the same, unchanged",
-                cause="give its path as `data`, or begin another run",
-            )
+            came = f"is not the data that {stage.folder} began with"
+            expected = "the same, unchanged"
+            cause = "give its path as `data`, or begin another run"
+            raise DataError("train_run", path or stage.folder / DATA, came, expected, cause)
     return Plan(stages, data)
 
 
@@ -253,13 +240,10 @@ def check_agreement(options: Recipe, run: Recipe) -> None:
     if other_fall or options.epochs < run.epochs:
         names.append("epochs")
     if names:
-        raise OptionError(
-            "train_run",
-            _compared(names, options, run),
-            "given with `resume`",
-            expected=f"the options of {run.out}",
-            cause="leave them out, or begin another run with another `out`",
-        )
+        came = "given with `resume`"
+        expected = f"the options of {run.out}"
+        cause = "leave them out, or begin another run with another `out`"
+        raise OptionError("train_run", _compared(names, options, run), came, expected, cause)
 
 
 def _compared(names: Sequence[str], options: Recipe, run: Recipe) -> str:

@@ -130,13 +130,9 @@ class Run(Generic[Model_co]):
         first, *others = runs = [open_run(path) for path in paths]
         for other in others:
             if what := first.misfit(other):
-                raise DataError(
-                    "open_runs",
-                    other.path,
-                    what,
-                    expected=f"the same as {first.path}, to caption together",
-                    cause="were they trained on the same data?",
-                )
+                expected = f"the same as {first.path}, to caption together"
+                cause = "were they trained on the same data?"
+                raise DataError("open_runs", other.path, what, expected, cause)
         if not others:
             return first
         run: Run[Captioner] = first
@@ -224,26 +220,19 @@ class Run(Generic[Model_co]):
         # features of another origin may be the encoder's all the same
         inputs = replace(Inputs.of(data), encoder=self.inputs.encoder)
         if different := self.inputs.misfit(inputs):
-            raise DataError(
-                "Run.data",
-                where,
-                f"has {different}",
-                expected=f"those that {self.path} was trained on, or the encoder's",
-                cause="made by another encoder, or prepared with another PCA?",
-            )
+            expected = f"those that {self.path} was trained on, or the encoder's"
+            cause = "made by another encoder, or prepared with another PCA?"
+            raise DataError("Run.data", where, f"has {different}", expected, cause)
         scaling = self.preprocessing if data.projection is None else self.scaling
         return replace(data, scaling=scaling)
 
     def _own_data(self) -> Path:
         path = self.config.data
         if not path.exists():
-            raise DataError(
-                "Run.data",
-                f"{path}, the data of {self.path},",
-                "is gone",
-                expected="the file it was trained on",
-                cause="if it was moved, give its new path as `data`",
-            )
+            came = "is gone"
+            expected = "the file it was trained on"
+            cause = "if it was moved, give its new path as `data`"
+            raise DataError("Run.data", f"{path}, the data of {self.path},", came, expected, cause)
         return path
 
     def decoder(
@@ -294,13 +283,8 @@ class Run(Generic[Model_co]):
             )
         encoder = find_encoder(name)
         if different := self.inputs.misfit(Inputs(name, encoder.shape)):
-            raise DataError(
-                function,
-                f"the encoder {name}",
-                f"makes {different}",
-                expected=f"the features of {self.path}",
-                cause="prepared by another version?",
-            )
+            expected, cause = f"the features of {self.path}", "prepared by another version?"
+            raise DataError(function, f"the encoder {name}", f"makes {different}", expected, cause)
         return encoder
 
 
@@ -328,21 +312,13 @@ def open_run(path: str | Path) -> Run[CaptioningRNN]:
     vocabulary = read_vocabulary(path, config.tokeniser)
     tensors, scaling, meta = load_parameters(path / BEST)
     if meta.get("vocabulary") != digest(vocabulary):
-        raise DataError(
-            "open_run",
-            path / VOCAB,
-            f"is not the vocabulary that {BEST} was trained with",
-            cause="changed, or from another run?",
-        )
+        came = f"is not the vocabulary that {BEST} was trained with"
+        raise DataError("open_run", path / VOCAB, came, cause="changed, or from another run?")
     shape = config.model
     if shape.vocabulary != len(vocabulary):
-        raise DataError(
-            "open_run",
-            path / CONFIG,
-            f"has vocabulary {shape.vocabulary}",
-            expected=f"the {len(vocabulary)} words of {VOCAB}",
-            cause="damaged?",
-        )
+        came = f"has vocabulary {shape.vocabulary}"
+        expected = f"the {len(vocabulary)} words of {VOCAB}"
+        raise DataError("open_run", path / CONFIG, came, expected, "damaged?")
     d = shape.feature_shape[-1]
     check_scaling(path / BEST, scaling, config.recipe.feature_scaling, d)
     check_parameters(path / BEST, tensors, shape.shapes())

@@ -184,12 +184,9 @@ def _with_own(
         if lacking or isinstance(metric, type):
             kind = metric if isinstance(metric, type) else type(metric)
             what = f"{'the class' if kind is metric else 'a'} {kind.__name__}"
-            raise InvalidTypeError(
-                "metrics",
-                "",
-                f"got {what}" + (f", which lacks {', '.join(lacking)}" if lacking else ""),
-                expected=f"objects such as {kind.__name__}(): see xpcap.metrics.Metric",
-            )
+            came = f"got {what}" + (f", which lacks {', '.join(lacking)}" if lacking else "")
+            expected = f"objects such as {kind.__name__}(): see xpcap.metrics.Metric"
+            raise InvalidTypeError("metrics", "", came, expected)
     # The course reads references without the words that the captioner does not know
     bleu = UnigramBleu(known=set(vocabulary.idx_to_word) - set(SPECIAL))
     found = [bleu if type(metric) is UnigramBleu else metric for metric in metrics]
@@ -212,20 +209,11 @@ def _scored(metric: Metric, references: References, hypotheses: Sequence[Words])
     scored: object = metric.score(references, hypotheses)
     name, n = f"{type(metric).__name__}.score", len(hypotheses)
     if not isinstance(scored, Scored):
-        raise InvalidTypeError(
-            "metrics",
-            name,
-            f"returned a {type(scored).__name__}",
-            expected="a Scored",
-            cause="`averaged` in xpcap.metrics makes one",
-        )
+        came, cause = f"returned a {type(scored).__name__}", "`averaged` in xpcap.metrics makes one"
+        raise InvalidTypeError("metrics", name, came, "a Scored", cause)
     if len(scored.pictures) not in (0, n):
-        raise InvalidValueError(
-            "metrics",
-            name,
-            f"returned {len(scored.pictures)} values",
-            expected=f"one for each of {n} pictures, or none",
-        )
+        came = f"returned {len(scored.pictures)} values"
+        raise InvalidValueError("metrics", name, came, f"one for each of {n} pictures, or none")
     corpus = {
         name: value.item() if isinstance(value, np.generic | np.ndarray) else value
         for name, value in scored.corpus.items()

@@ -37,32 +37,20 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
     run = open_run(start)
     recorded = stage.config and stage.config.start_digest
     if recorded is not None and recorded != best_digest(start):
-        raise DataError(
-            "train_run",
-            start / BEST,
-            "has changed since the run that starts from it began",
-            cause="begin another run",
-        )
+        came = "has changed since the run that starts from it began"
+        raise DataError("train_run", start / BEST, came, cause="begin another run")
     inputs = Inputs.of(data)
     if data.fingerprint == run.config.data_stamp:
         inputs = replace(inputs, encoder=run.inputs.encoder)
     if different := run.inputs.misfit(inputs):
-        raise DataError(
-            "train_run",
-            "the data",
-            f"has {different}",
-            expected=f"those that {start} was trained on, or its encoder's",
-            cause="prepare it with that encoder, without another PCA",
-        )
+        expected = f"those that {start} was trained on, or its encoder's"
+        cause = "prepare it with that encoder, without another PCA"
+        raise DataError("train_run", "the data", f"has {different}", expected, cause)
     ours, theirs = data.vocabulary, run.vocabulary
     if digest(ours) != digest(theirs) and ours.tokeniser != theirs.tokeniser:
-        raise DataError(
-            "train_run",
-            start,
-            f"has words by the tokeniser {theirs.tokeniser!r}, the data by {ours.tokeniser!r}",
-            expected="the same",
-            cause="prepare the data of both with this version",
-        )
+        came = f"has words by the tokeniser {theirs.tokeniser!r}, the data by {ours.tokeniser!r}"
+        cause = "prepare the data of both with this version"
+        raise DataError("train_run", start, came, "the same", cause)
     return run
 
 
