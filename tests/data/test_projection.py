@@ -163,18 +163,9 @@ def test_too_many_components_are_refused_and_nothing_is_left(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    arguments = [
-        "prepare",
-        "k.json",
-        "--pictures",
-        "photos",
-        "--encoder",
-        "histogram",
-        "--pca",
-        400,
-        "--out",
-        "new.h5",
-    ]
+    arguments = (
+        "prepare k.json --pictures photos --encoder histogram --pca 400 --out new.h5".split()
+    )
     failing(
         arguments,
         "features of 2,101 numbers vary in",

@@ -39,16 +39,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-ARGUMENTS = [
-    "prepare",
-    "captions.csv",
-    "--pictures",
-    "photos",
-    "--encoder",
-    "histogram",
-    "--min-count",
-    1,
-]
+ARGUMENTS = "prepare captions.csv --pictures photos --encoder histogram --min-count 1".split()
 
 
 def encoded(names: list[str], step: int = 1) -> np.ndarray:
@@ -80,20 +71,7 @@ def test_prepare_adds_mirror_images_to_the_train_split_alone(
     wanted = wanted if data.projection is None else data.projection(wanted)
     np.testing.assert_allclose(train.features[m:], wanted, rtol=1e-3, atol=1e-4)
     assert np.abs(train.features[m:].astype(float) - train.features[:m]).max() > 1e-3
-    good(
-        "train",
-        "m.h5",
-        "--out",
-        "run",
-        "--hidden",
-        8,
-        "--wordvec",
-        4,
-        "--epochs",
-        1,
-        "--batch-size",
-        8,
-    )
+    good(*"train m.h5 --out run --hidden 8 --wordvec 4 --epochs 1 --batch-size 8".split())
 
 
 def test_mirror_images_need_pictures(prepared: Path) -> None:

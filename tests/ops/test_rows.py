@@ -96,16 +96,7 @@ def test_pictures_that_are_encoded_are_read_from_what_is_kept(
     for number, name in enumerate(NAMES):
         Image.new("RGB", (9, 9), (6 * number, 0, 0)).save(Path("photos") / name)
     Path("captions.csv").write_bytes(caption_formats.table({name: ["a dog"] for name in NAMES}))
-    arguments = [
-        "prepare",
-        "captions.csv",
-        "--pictures",
-        "photos",
-        "--encoder",
-        "histogram",
-        "--min-count",
-        1,
-    ]
+    arguments = "prepare captions.csv --pictures photos --encoder histogram --min-count 1".split()
     good(*arguments, "--out", "memory.h5")
     request.getfixturevalue("on_disk")
     monkeypatch.setattr(
