@@ -491,12 +491,11 @@ def test_a_place_that_cannot_be_fails_with_one_line() -> None:
     failing(["train", "--out", "file/run", *SMALL], "file", "Not a directory")
 
 
-def spoil_best(run: Path) -> None:
-    path = run / "best.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
+def content(name: str, text: str) -> Any:
+    return lambda run: (run / name).write_text(text)
 
 
-def change_config(**values: Any) -> Any:
+def config(**values: Any) -> Any:
     def change(run: Path) -> None:
         path = run / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -504,132 +503,77 @@ def change_config(**values: Any) -> Any:
     return change
 
 
-def swap_words(path: Path) -> None:
+def tensors(**changes: np.ndarray | None) -> Any:
+    """Rewrites best.safetensors with some tensors replaced, or left out where they are None."""
+
+    def change(run: Path) -> None:
+        path = run / "best.safetensors"
+        with safe_open(path, framework="numpy") as file:
+            there = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            metadata = file.metadata()
+        kept = {name: x for name, x in {**there, **changes}.items() if x is not None}
+        save_file(kept, path, metadata)
+
+    return change
+
+
+def cut_parameters(run: Path) -> None:
+    path = run / "best.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def swap_words(run: Path) -> None:
+    path = run / "vocab.json"
     words = json.loads(path.read_text())
     words[4], words[5] = words[5], words[4]
     path.write_text(json.dumps(words))
 
 
-def change_tensors(run: Path, **changes: np.ndarray | None) -> None:
-    """Rewrite best.safetensors with some tensors replaced, or left out where they are None."""
-    with safe_open(run / "best.safetensors", framework="numpy") as file:
-        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 - not a mapping
-    save_file(
-        {name: x for name, x in {**tensors, **changes}.items() if x is not None},
-        run / "best.safetensors",
-        metadata,
-    )
+MEAN, SCALE = "feature_scaling.mean", "feature_scaling.scale"
+DAMAGES: list[tuple[Any, ...]] = [  # what is done; then thing, what came, was expected, cause
+    (cut_parameters, "best.safetensors", "", "", "damaged"),
+    (lambda run: (run / "best.safetensors").unlink(), "best.safetensors", "is missing"),
+    (content("vocab.json", "[1]"), "vocab.json", "list of words"),
+    (content("vocab.json", "["), "vocab.json", "is not JSON"),
+    (swap_words, "", "not the vocabulary that best.safetensors was trained with"),
+    (content("config.json", "{}"), "", "format None", "1", "damaged"),
+    (content("config.json", "[" * 100_000), "config.json", "is not JSON"),
+    (content("config.json", " " * 2**20 + "1"), "config.json", "", "at most 1,048,576"),
+    (config(format=True), "", "format True"),
+    (config(format=2), "", "format 2", "1", "made by a newer xpcap: upgrade"),
+    (config(hidden=17), "best.safetensors", "has shape", "", "another run"),
+    (config(hidden=10**6), "", "has shape", "", "another run"),
+    (config(hidden=True), "config.json: hidden", "is True"),
+    (config(hidden="many"), "config.json: hidden", "is 'many'"),
+    (config(cell="qrnn"), "config.json: cell", "'qrnn'", "rnn, lstm, gru"),
+    (config(cell=["lstm"]), "config.json: cell", "['lstm']"),
+    (config(dropout=1), "config.json: dropout", "is 1"),
+    (config(dropout=None), "config.json: dropout", "is None"),
+    (config(vocabulary=999), "config.json", "has vocabulary 999", "words of vocab.json"),
+    (config(source=["encoder"]), "config.json: source", "is ['encoder']", "an object"),
+    (config(source={"encoder": []}), "config.json: source", "says that encoder is '[]'"),
+    (config(max_words=0), "config.json: max_words", "is 0"),
+    (config(feature_shape=[10**12]), "", "", "(1000000000000,)"),
+    (config(feature_shape=[]), "config.json: feature_shape", "is ()"),
+    (config(feature_shape=2101), "config.json: feature_shape", "is 2101"),
+    (config(feature_shape=None), "config.json: feature_shape", "is None"),
+    (config(data=None), "config.json: data", "is None"),
+    (config(feature_scaling="foo"), "config.json: feature_scaling", "", "standardize, none"),
+    (config(feature_scaling="none"), "", "feature scaling whose mean"),
+    (tensors(**{MEAN: np.zeros(2101)}), "", "feature scaling whose mean", "float32"),
+    (tensors(**{SCALE: None}), "", "feature scaling whose scale has shape None"),
+    (tensors(**{SCALE: np.zeros(2101, "f4")}), "", "", "a scale above 0"),
+    (tensors(b=np.full(64, np.nan, "f4")), "best.safetensors: b", "holds nan at [0]"),
+    (tensors(b=np.zeros(64)), "", "dtype float64"),
+    (tensors(b=None), "best.safetensors", "lacks b", "b_proj"),
+]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "fields"),
-    [
-        (spoil_best, {"thing": "best.safetensors", "cause": "damaged"}),
-        (
-            lambda run: (run / "best.safetensors").unlink(),
-            {"thing": "best.safetensors", "came": "is missing"},
-        ),
-        (
-            lambda run: (run / "vocab.json").write_text("[1]"),
-            {"thing": "vocab.json", "came": "list of words"},
-        ),
-        (
-            lambda run: (run / "vocab.json").write_text("["),
-            {"thing": "vocab.json", "came": "is not JSON"},
-        ),
-        (
-            lambda run: (run / "config.json").write_text("{}"),
-            {"came": "format None", "expected": "1", "cause": "damaged"},
-        ),
-        (
-            change_config(hidden=17),
-            {"thing": "best.safetensors", "came": "has shape", "cause": "another run"},
-        ),
-        (
-            change_config(cell="qrnn"),
-            {"thing": "config.json: cell", "came": "'qrnn'", "expected": "rnn, lstm, gru"},
-        ),
-        (change_config(cell=["lstm"]), {"thing": "config.json: cell", "came": "['lstm']"}),
-        (change_config(dropout=1), {"thing": "config.json: dropout", "came": "is 1"}),
-        (change_config(dropout=None), {"thing": "config.json: dropout", "came": "is None"}),
-        (change_config(hidden=True), {"thing": "config.json: hidden", "came": "is True"}),
-        (
-            change_config(vocabulary=999),
-            {
-                "thing": "config.json",
-                "came": "has vocabulary 999",
-                "expected": "words of vocab.json",
-            },
-        ),
-        (change_config(hidden="many"), {"thing": "config.json: hidden", "came": "is 'many'"}),
-        (change_config(format=True), {"came": "format True"}),
-        (
-            change_config(format=2),
-            {"came": "format 2", "expected": "1", "cause": "made by a newer xpcap: upgrade"},
-        ),
-        (
-            change_config(source=["encoder"]),
-            {"thing": "config.json: source", "came": "is ['encoder']", "expected": "an object"},
-        ),
-        (
-            change_config(source={"encoder": []}),
-            {"thing": "config.json: source", "came": "says that encoder is '[]'"},
-        ),
-        (
-            lambda run: (run / "config.json").write_bytes(b" " * 2**20 + b"1"),
-            {"thing": "config.json", "expected": "at most 1,048,576"},
-        ),
-        (change_config(max_words=0), {"thing": "config.json: max_words", "came": "is 0"}),
-        (change_config(feature_shape=[10**12]), {"expected": "(1000000000000,)"}),
-        (change_config(feature_shape=[]), {"thing": "config.json: feature_shape", "came": "is ()"}),
-        (
-            change_config(feature_shape=2101),
-            {"thing": "config.json: feature_shape", "came": "is 2101"},
-        ),
-        (
-            change_config(feature_shape=None),
-            {"thing": "config.json: feature_shape", "came": "is None"},
-        ),
-        (change_config(data=None), {"thing": "config.json: data", "came": "is None"}),
-        (
-            change_config(feature_scaling="foo"),
-            {"thing": "config.json: feature_scaling", "expected": "standardize, none"},
-        ),
-        (change_config(hidden=10**6), {"came": "has shape", "cause": "another run"}),
-        (
-            lambda run: change_tensors(run, **{"feature_scaling.mean": np.zeros(2101)}),
-            {"came": "feature scaling whose mean", "expected": "float32"},
-        ),
-        (change_config(feature_scaling="none"), {"came": "feature scaling whose mean"}),
-        (
-            lambda run: (run / "config.json").write_text("[" * 100_000),
-            {"thing": "config.json", "came": "is not JSON"},
-        ),
-        (
-            lambda run: swap_words(run / "vocab.json"),
-            {"came": "not the vocabulary that best.safetensors was trained with"},
-        ),
-        (
-            lambda run: change_tensors(run, **{"feature_scaling.scale": None}),
-            {"came": "feature scaling whose scale has shape None"},
-        ),
-        (
-            lambda run: change_tensors(run, **{"feature_scaling.scale": np.zeros(2101, "f4")}),
-            {"expected": "a scale above 0"},
-        ),
-        (
-            lambda run: change_tensors(run, b=np.full(64, np.nan, "f4")),
-            {"thing": "best.safetensors: b", "came": "holds nan at [0]"},
-        ),
-        (lambda run: change_tensors(run, b=np.zeros(64)), {"came": "dtype float64"}),
-        (
-            lambda run: change_tensors(run, b=None),
-            {"thing": "best.safetensors", "came": "lacks b", "expected": "b_proj"},
-        ),
-    ],
-)
-def test_a_damaged_run_folder_is_named(spoil: Any, fields: dict[str, Any], run: Path) -> None:
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_folder_is_named(damage: tuple[Any, ...], run: Path) -> None:
+    spoil, *texts = damage
     spoil(run)
+    fields = dict(zip(("thing", "came", "expected", "cause"), texts, strict=False))
     with refuses(DataError, function="open_run", **fields):
         open_run(run)
     assert call("evaluate", run).exit_code == 1
@@ -657,14 +601,10 @@ def test_each_parameter_of_a_command_is_put_in_its_own_words(name: str) -> None:
             if isinstance(param, click.Option)
             else param.metavar or str(param.name).upper()
         )
-        assert (
-            in_options(f"f: `{param.name}` is 3, expected 4", params)
-            == f"f: {word} is 3, expected 4"
-        )
-    assert (
-        in_options("f: `nobody's` and `unheard_of` stay", params)
-        == "f: `nobody's` and `unheard_of` stay"
-    )
+        shown = in_options(f"f: `{param.name}` is 3, expected 4", params)
+        assert shown == f"f: {word} is 3, expected 4"
+    others = "f: `nobody's` and `unheard_of` stay"
+    assert in_options(others, params) == others
 
 
 @pytest.mark.parametrize("file", ["my`data`.h5", "`data`.h5", "a/`data`/b.h5", "x`data`"])

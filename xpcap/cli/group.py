@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from xpcap import __version__
-from xpcap.cli.shared import SHARED, flags_of, in_flags
+from xpcap.cli.shared import SHARED, in_flags
 from xpcap.distributed import RankDone, abort, launcher_rank
 from xpcap.errors import EXPECTED, OptionError, unknown
 from xpcap.report import escape_control
@@ -122,7 +122,11 @@ def leave_closed_pipe() -> None:
 
 def in_options(message: str, params: list[click.Parameter]) -> str:
     """A message of the library, its parameters in backquotes replaced by the command's options."""
-    return in_flags(message, flags_of(params))
+    flags = {
+        str(one.name): one.human_readable_name if isinstance(one, click.Argument) else one.opts[-1]
+        for one in params
+    }
+    return in_flags(message, flags)
 
 
 @click.group(

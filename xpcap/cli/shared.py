@@ -68,14 +68,6 @@ def in_flags(text: str, flags: Mapping[str, str]) -> str:
     return re.sub(option, lambda match: flags.get(match[1], match[0]), text)
 
 
-def flags_of(params: Sequence[click.Parameter]) -> dict[str, str]:
-    """The flag of each option of a command by its parameter, and the words for its arguments."""
-    return {
-        str(one.name): one.human_readable_name if isinstance(one, click.Argument) else one.opts[-1]
-        for one in params
-    }
-
-
 def field_options(
     told: Mapping[str, Option], default_text: Callable[[str, Option], str], **flags: str
 ) -> Callable[[Function], Function]:
