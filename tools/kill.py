@@ -111,6 +111,12 @@ def files(out: Path) -> dict[str, bytes]:
     }
 
 
+def differing(ours: Path, theirs: Path) -> set[str]:
+    """Names of the files that two runs do not have alike."""
+    a, b = files(ours), files(theirs)
+    return {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
+
+
 def break_and_go_on(
     data: Path,
     out: Path,

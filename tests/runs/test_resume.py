@@ -55,8 +55,7 @@ def broken_off(out: Path, pauses: int, *options: object) -> None:
 
 
 def assert_equal_runs(ours: Path, theirs: Path) -> None:
-    a, b = kill.files(ours), kill.files(theirs)
-    assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == set()
+    assert kill.differing(ours, theirs) == set()
 
 
 OPTIONS = [*SMALL, "--epochs", 3, "--dropout", 0.3, "--lr-decay", 0.5, "--select", "cider"]
@@ -129,15 +128,8 @@ def test_steps_and_seconds_say_when_it_is_saved_within_an_epoch(
     saved.clear()
     good("train", "--out", tmp_path / "seconds", *SMALL, "--save-every", "0.000001s")
     assert [iteration for iteration, ended in saved if not ended][:3] == [1, 2, 3]
-    assert_equal_runs_but_for_their_names(tmp_path / "steps", tmp_path / "seconds")
-
-
-def assert_equal_runs_but_for_their_names(ours: Path, theirs: Path) -> None:
-    a, b = kill.files(ours), kill.files(theirs)
-    assert {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)} == {
-        "README.md",
-        "index.html",
-    }
+    named = {"README.md", "index.html"}
+    assert kill.differing(tmp_path / "steps", tmp_path / "seconds") == named
 
 
 # The page of a run in training

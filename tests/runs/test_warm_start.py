@@ -130,10 +130,7 @@ def test_a_warm_start_goes_on_to_the_same_bytes_without_the_run_that_it_began_fr
             assert call("train", *more, "--out", tmp_path / "broken" / "on").exit_code == 143
     shutil.rmtree(run)
     good("train", "--out", tmp_path / "broken" / "on", "--resume")
-    whole, broken = kill.files(tmp_path / "whole" / "on"), kill.files(tmp_path / "broken" / "on")
-    assert {
-        name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)
-    } == (set())
+    assert kill.differing(tmp_path / "whole" / "on", tmp_path / "broken" / "on") == set()
 
 
 @pytest.mark.slow

@@ -281,13 +281,7 @@ class TestTrainFrom:
                 assert call("train", "--out", tmp_path / "broken" / "run", *more).exit_code == 143
         (run / "best.safetensors").unlink()  # the parameters are in the checkpoint now
         output = good("train", "--out", tmp_path / "broken" / "run", "--resume").output
-        whole, broken = (
-            kill.files(tmp_path / "whole" / "run"),
-            kill.files(tmp_path / "broken" / "run"),
-        )
-        assert {
-            name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)
-        } == set()
+        assert kill.differing(tmp_path / "whole" / "run", tmp_path / "broken" / "run") == set()
         assert "train reward" in output
         assert "distinct" in output
 
@@ -525,10 +519,7 @@ class TestStages:
                 True,
             ), result.output
         good("train", "--out", out, "--resume")
-        whole, broken = kill.files(staged), kill.files(out)
-        assert {
-            name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)
-        } == set()
+        assert kill.differing(staged, out) == set()
 
     def test_options_that_contradict_either_stage_are_refused_and_the_first_can_be_used_alone(
         self, staged: Path, tmp_path: Path
@@ -604,10 +595,7 @@ class TestStages:
                 assert call("train", "--out", out, *SPOILT, "--resume").exit_code == 143
             assert open_run(out).meta["epoch"] == 0
         good("train", "--out", out, "--resume")
-        whole, broken = kill.files(spoilt), kill.files(out)
-        assert {
-            name for name in whole.keys() | broken.keys() if whole.get(name) != broken.get(name)
-        } == set()
+        assert kill.differing(spoilt, out) == set()
 
     def test_a_run_killed_before_its_second_stage_has_a_checkpoint_is_its_first_stage(
         self, spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
