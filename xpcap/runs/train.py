@@ -122,43 +122,33 @@ def train_run(
         `out` cannot be written to.
     """
     told = checked_watchers("train_run", watchers)
-    with work(group=group, progress=progress):
-        return _train_stages(options, told, on_epoch, graphs)
+    with work(group=group, progress=progress) as group:
+        # A rank without the data ends all, before the folder is created
+        opened = open_data(options.data) if group.rank and options.data else None
+        out = Path(group.gather(str(options.out or default_out(options)))[0])
 
+        def open_path(path: Path | None) -> CaptionData:
+            if opened is not None:
+                return opened
+            return open_data(path) if path else with_fingerprint(generate(options.seed))
 
-def _train_stages(
-    options: Recipe,
-    watchers: Sequence[Watcher],
-    on_epoch: Callable[[CaptioningSolver], object] | None,
-    graphs: bool,
-) -> Trained:
-    """Plan a training, and train its stages."""
-    group = current().group
-    # A rank without the data ends all, before the folder is created
-    opened = open_data(options.data) if group.rank and options.data else None
-    out = Path(group.gather(str(options.out or default_out(options)))[0])
+        def reserve(folder: Path, resume: bool) -> contextlib.AbstractContextManager[None]:
+            return contextlib.nullcontext() if group.rank else reserved(folder, resume)
 
-    def open_path(path: Path | None) -> CaptionData:
-        if opened is not None:
-            return opened
-        return open_data(path) if path else with_fingerprint(generate(options.seed))
-
-    def reserve(folder: Path, resume: bool) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if group.rank else reserved(folder, resume)
-
-    with reserve(out, options.resume):
-        group.barrier()  # the folder is reserved
-        plan = resolve(replace(options, out=out), open_path)
-        check_ranks(out, plan)
-        for stage in plan.stages:
-            for watcher in watchers:
-                watcher.stage(stage.options)
-            with contextlib.nullcontext() if stage.folder == out else reserve(stage.folder, True):
-                records = _train(stage, plan.data, watchers, on_epoch, graphs)
-                group.barrier()  # all is written
-                ranks = stage.options.neighbours and stage is plan.stages[-1]
-                trained = _finish(stage.folder, records, plan.data, ranks)
-        return trained
+        with reserve(out, options.resume):
+            group.barrier()  # the folder is reserved
+            plan = resolve(replace(options, out=out), open_path)
+            check_ranks(out, plan)
+            for stage in plan.stages:
+                for watcher in told:
+                    watcher.stage(stage.options)
+                first = stage.folder != out
+                with reserve(stage.folder, True) if first else contextlib.nullcontext():
+                    records = _train(stage, plan.data, told, on_epoch, graphs)
+                    group.barrier()  # all is written
+                    ranks = stage.options.neighbours and stage is plan.stages[-1]
+                    trained = _finish(stage.folder, records, plan.data, ranks)
+            return trained
 
 
 def _finish(folder: Path, records: list[Record], data: CaptionData, ranks: bool) -> Trained:
@@ -303,13 +293,8 @@ def _checkpoint(stage: Stage, data: CaptionData, model: CaptioningRNN) -> Checkp
     path = stage.folder / LAST
     checkpoint = load_checkpoint(path, model.params.shapes)
     if checkpoint.vocabulary != digest(data.vocabulary):
-        raise DataError(
-            "train_run",
-            path,
-            "was trained with another vocabulary than that of its data",
-            expected="the same",
-            cause="from another run?",
-        )
+        came = "was trained with another vocabulary than that of its data"
+        raise DataError("train_run", path, came, "the same", "from another run?")
     check_scaling(path, checkpoint.scaling, stage.options.feature_scaling, data.feature_shape[-1])
     return checkpoint
 
