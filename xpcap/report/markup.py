@@ -76,12 +76,8 @@ def embed(
     from PIL import Image
 
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
-        raise InvalidValueError(
-            function,
-            f"picture {name!r}",
-            f"has shape {picture.shape} and dtype {picture.dtype}",
-            expected="uint8 (h, w, 3)",
-        )
+        came = f"has shape {picture.shape} and dtype {picture.dtype}"
+        raise InvalidValueError(function, f"picture {name!r}", came, "uint8 (h, w, 3)")
     image = Image.fromarray(picture)
     longest = max(image.size)
     if longest <= FLAT and image.getcolors(COLOURS):

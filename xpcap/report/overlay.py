@@ -14,12 +14,9 @@ ROUNDING = 1e-3  # tolerance of the sum of a word's weights
 def check_weights(function: str, name: str, weights: np.ndarray, words: Sequence[str]) -> None:
     """ValueError : attention is not (T, P), a row for each of T words, with rows that sum to 1."""
     if weights.ndim != 2 or len(weights) != len(words):
-        raise InvalidValueError(
-            function,
-            f"picture {name!r}",
-            f"has weights of shape {weights.shape}",
-            expected=f"(T, P) with T = {len(words)} words",
-        )
+        came = f"has weights of shape {weights.shape}"
+        expected = f"(T, P) with T = {len(words)} words"
+        raise InvalidValueError(function, f"picture {name!r}", came, expected)
     fair = (np.abs(weights.sum(axis=1) - 1) <= ROUNDING) & (weights.min(axis=1) >= 0)
     if not fair.all():
         raise InvalidValueError(

@@ -197,13 +197,8 @@ def _words(words: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, bo
 def probability(function: str, word: str, p: float) -> float:
     """A word's probability, cut to 0..1. ValueError, which `function` begins: it is none."""
     if not -ROUNDING <= p <= 1 + ROUNDING:
-        raise InvalidValueError(
-            function,
-            f"word {word!r}",
-            f"has probability {p}",
-            expected="one from 0 to 1",
-            cause="a logarithm?",
-        )
+        came = f"has probability {p}"
+        raise InvalidValueError(function, f"word {word!r}", came, "one from 0 to 1", "a logarithm?")
     return min(max(float(p), 0.0), 1.0)
 
 

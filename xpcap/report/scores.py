@@ -261,13 +261,9 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
             if ours.n != theirs.n
             else f"other pictures or references, from {odd[0][:100]!r} on"
         )
-        raise DataError(
-            "compare",
-            "the two sides",
-            f"have {what} in split {ours.split!r}",
-            expected="the same pictures and references",
-            cause="if they were trained on different files, give one of them as `data`",
-        )
+        came = f"have {what} in split {ours.split!r}"
+        cause = "if they were trained on different files, give one of them as `data`"
+        raise DataError("compare", "the two sides", came, "the same pictures and references", cause)
     one, other = ours.scores, theirs.scores
     differences = {name: value - other[name] for name, value in one.items() if name in other}
     return Comparison(ours, theirs, differences, _with_aliases(paired(ours.sums, theirs.sums)))
