@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
-from commands import SMALL, call, failing, good
+from commands import SMALL, answer, call, failing, good
 from refusals import refuses
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -86,7 +86,7 @@ def test_generated_data_that_was_swapped_is_noticed(run: Path, tmp_path: Path) -
 
 
 def test_evaluate_prints_one_json_object(run: Path) -> None:
-    result = json.loads(good("evaluate", run, "--json").stdout)
+    result = answer("evaluate", run)
     assert set(result) >= {"unigram_bleu", "seconds", "protocol"}
     sizes = result["n"], len(result["bleu"]), len(result["captions"])
     assert (result["split"], sizes) == ("val", (14, 4, 14))
@@ -107,15 +107,14 @@ def test_evaluate_encodes_other_data_with_the_runs_vocabulary_and_scaling(
     other = data.encoded_with(Vocabulary([*words[:4], "zebra", *reversed(words[4:])]), "val")
     write_dataset(tmp_path / "other.h5", other)
     ours, theirs = (
-        json.loads(good("evaluate", run, *args, "--json").stdout)
-        for args in ([], ["--data", tmp_path / "other.h5"])
+        answer("evaluate", run, *args) for args in ([], ["--data", tmp_path / "other.h5"])
     )
     for key in ("bleu", "unigram_bleu", "perplexity", "captions"):
         assert theirs[key] == ours[key]
 
 
 def test_caption_prints_pictures_with_what_people_wrote(run: Path) -> None:
-    result = json.loads(good("caption", run, "--split", "val", "-n", 3, "--json").stdout)
+    result = answer("caption", run, "--split", "val", "-n", 3)
     assert len(result) == 3
     assert set(result[0]) == {"image", "caption", "probabilities", "references"}
     assert len(result[0]["references"]) == 5
@@ -198,13 +197,11 @@ def test_best_keeps_the_epoch_with_the_least_validation_loss(tmp_path: Path) -> 
     assert (tmp_path / "r" / "best.safetensors").read_bytes() != (
         tmp_path / "r" / "last.safetensors"
     ).read_bytes()
-    assert json.loads(good("evaluate", tmp_path / "r", "--json").stdout)["loss"] == pytest.approx(
-        min(losses), rel=1e-5
-    )
+    assert answer("evaluate", tmp_path / "r")["loss"] == pytest.approx(min(losses), rel=1e-5)
 
 
 def test_scores_are_those_of_the_captions_against_the_text(run: Path) -> None:
-    data, result = open_data(run / "data.h5"), json.loads(good("evaluate", run, "--json").stdout)
+    data, result = open_data(run / "data.h5"), answer("evaluate", run)
     said = {
         i: result["captions"][image].split() for i, image in enumerate(data.split("val").images)
     }
@@ -222,27 +219,24 @@ def test_scores_are_those_of_the_captions_against_the_text(run: Path) -> None:
 
 def test_captions_stand_beside_their_own_pictures_references(run: Path) -> None:
     data = open_data(run / "data.h5")
-    captions = json.loads(good("evaluate", run, "--json").stdout)["captions"]
+    captions = answer("evaluate", run)["captions"]
     numbers = {image: i for i, image in enumerate(data.split("val").images)}
-    for picture in json.loads(good("caption", run, "-n", 5, "--json").stdout):
+    for picture in answer("caption", run, "-n", 5):
         assert picture["references"] == data.references("val")[numbers[picture["image"]]]
         assert picture["caption"] == captions[picture["image"]]
 
 
 @pytest.mark.usefixtures("verify_once")
 def test_verify_and_info_speak_json(run: Path) -> None:
-    rows = json.loads(good("verify", "--json").stdout)
+    rows = answer("verify")
     assert all(
         set(row) == {"case", "backend", "dtype", "error", "tolerance", "passed"} for row in rows
     )
-    about = json.loads(good("info", "--json").stdout)
+    about = answer("info")
     assert about["backends"]["numpy"]["usable"] is True
     assert about["backends"]["cupy"]["usable"] or about["backends"]["cupy"]["reason"]
-    assert json.loads(good("info", run / "data.h5", "--json").stdout)["splits"]["val"] == {
-        "pictures": 14,
-        "captions": 70,
-    }
-    assert json.loads(good("info", run, "--json").stdout)["config"]["hidden"] == 16
+    assert answer("info", run / "data.h5")["splits"]["val"] == {"pictures": 14, "captions": 70}
+    assert answer("info", run)["config"]["hidden"] == 16
     for args in ([], [run], [run / "data.h5"]):
         assert good("info", *args).output
 
@@ -276,17 +270,17 @@ def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Gen
         "--out small.h5"
     ).split()
     assert "8 pictures" in good(*made).output
-    about = json.loads(good("info", "small.h5", "--json").stdout)
+    about = answer("info", "small.h5")
     assert (about["source"]["min_count"], about["max_words"], about["vocabulary"]) == (1, 20, 4 + 4)
     good(*made[:-1], "other.h5", "--min-count", 9, "--max-words", 2)
-    about = json.loads(good("info", "other.h5", "--json").stdout)
+    about = answer("info", "other.h5")
     assert (about["max_words"], about["vocabulary"]) == (2, 4 + 2)  # a, thing
     again = call(*made)
     assert again.exit_code == 1
     assert "small.h5 exists" in again.output
     assert "the run folder is runs/small-lstm" in good("train", "small.h5", *SMALL).output
     assert not Path("runs/small-lstm/data.h5").exists()
-    assert json.loads(good("evaluate", "runs/small-lstm", "--json").stdout)["n"] == 4
+    assert answer("evaluate", "runs/small-lstm")["n"] == 4
     Path("small.h5").rename("moved.h5")
     failing(
         ["evaluate", "runs/small-lstm"],
@@ -294,10 +288,7 @@ def test_prepare_writes_a_dataset_that_trains(tmp_path: Path, rng: np.random.Gen
         "is gone",
         "give its new path as --data",
     )
-    assert (
-        json.loads(good("evaluate", "runs/small-lstm", "--data", "moved.h5", "--json").stdout)["n"]
-        == 4
-    )
+    assert answer("evaluate", "runs/small-lstm", "--data", "moved.h5")["n"] == 4
     Path("other.h5").rename("small.h5")
     failing(["evaluate", "runs/small-lstm"], "small.h5, the data of", "has changed", "--data")
 
@@ -317,8 +308,7 @@ def test_scores_do_not_depend_on_where_captions_were_cut(tmp_path: Path, run: Pa
     )
     write_dataset(tmp_path / "short.h5", short)
     whole, cut = (
-        json.loads(good("evaluate", run, *args, "--json").stdout)
-        for args in ([], ["--data", tmp_path / "short.h5"])
+        answer("evaluate", run, *args) for args in ([], ["--data", tmp_path / "short.h5"])
     )
     for key in ("bleu", "unigram_bleu", "perplexity"):
         assert cut[key] == whole[key]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import SMALL, call, failing, good
+from commands import SMALL, answer, call, failing, good
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -55,9 +55,7 @@ def test_files_are_captioned_as_the_same_pictures_of_the_split_are(run: Path, ph
         *(f"val0000{i}.png" for i in range(4)),
     ]
     assert said[0] == said[3]
-    of_split = {
-        one["image"]: one for one in json.loads(good("caption", run, "-n", 14, "--json").stdout)
-    }
+    of_split = {one["image"]: one for one in answer("caption", run, "-n", 14)}
     for one in said:
         assert set(one) == {"image", "caption", "probabilities", "references"}
         twin = of_split[Path(one["image"]).name]
@@ -84,14 +82,11 @@ def test_files_are_captioned_as_the_same_pictures_of_the_split_are(run: Path, ph
 def test_photos_in_folders_inside_folders_are_captioned_as_those_in_the_folder_are(
     run: Path, photos: Path
 ) -> None:
-    said = {
-        Path(one["image"]).name: one["caption"]
-        for one in json.loads(good("caption", run, photos, "--json").stdout)
-    }
+    said = {Path(one["image"]).name: one["caption"] for one in answer("caption", run, photos)}
     (photos / "2023" / "May").mkdir(parents=True)
     for name in ("val00001.png", "val00003.png"):
         (photos / name).rename(photos / "2023" / "May" / name)
-    deep = json.loads(good("caption", run, photos, "--json").stdout)
+    deep = answer("caption", run, photos)
     assert [one["image"].removeprefix("photos/") for one in deep] == [
         "val00000.png", "val00002.png", "2023/May/val00001.png", "2023/May/val00003.png",
     ]  # fmt: skip
@@ -116,9 +111,9 @@ def test_the_table_of_drawings_is_measured_on_every_sheet(
 def test_batches_do_not_change_captions_or_their_order(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = json.loads(good("caption", run, photos, "--json").stdout)
+    whole = answer("caption", run, photos)
     monkeypatch.setattr(pictures, "BATCH", 2)
-    cut = json.loads(good("caption", run, photos, "--json").stdout)
+    cut = answer("caption", run, photos)
     assert [(one["image"], one["caption"]) for one in cut] == [
         (one["image"], one["caption"]) for one in whole
     ]
@@ -140,9 +135,7 @@ def test_names_of_any_kind_reach_the_output(run: Path) -> None:
         names.append(os.fsdecode(b"\xff.png"))
     for name in names:
         scene(Path(name), 0)
-    assert [
-        one["image"] for one in json.loads(good("caption", run, *names, "--json").stdout)
-    ] == names
+    assert [one["image"] for one in answer("caption", run, *names)] == names
     shown = good("caption", run, *names, "--html", "p.html").stdout.splitlines()
     assert shown.count("line break.png") == 1  # a picture takes two lines, whatever its name
     assert len(shown) == 2 * len(names) + 2
@@ -219,7 +212,7 @@ def test_generated_pictures_that_are_no_files_are_drawn_again(run: Path) -> None
 
 
 def test_json_explains_a_ranked_caption_by_photos_and_all_candidates(ranked: Path) -> None:
-    said = json.loads(good("caption", ranked, "-n", 3, "--explain", "--json").stdout)
+    said = answer("caption", ranked, "-n", 3, "--explain")
     of_train = {f"train{i:05d}.png" for i in range(60)}
     run = open_run(ranked)
     assert run.ranker is not None
@@ -238,14 +231,14 @@ def test_json_explains_a_ranked_caption_by_photos_and_all_candidates(ranked: Pat
         assert scores == sorted(scores, reverse=True)
         assert scores == pytest.approx([sum(one["parts"].values()) for one in candidates])
         assert {candidate["image"] for candidate in candidates} < {"", *of_train}
-    plain = json.loads(good("caption", ranked, "-n", 3, "--json").stdout)
+    plain = answer("caption", ranked, "-n", 3)
     for one in said:
         del one["explanation"]
     assert plain == said
 
 
 def test_text_explains_a_ranked_caption_relative_to_the_likeliest(ranked: Path) -> None:
-    (one,) = json.loads(good("caption", ranked, "-n", 1, "--explain", "--json").stdout)
+    (one,) = answer("caption", ranked, "-n", 1, "--explain")
     neighbours, candidates = (one["explanation"][x] for x in ("neighbours", "candidates"))
     lines = good("caption", ranked, "-n", 1, "--explain").stdout.splitlines()
     assert lines[3] == f"  why    {one['explanation']['decision']}"
@@ -275,9 +268,7 @@ def test_text_explains_a_ranked_caption_relative_to_the_likeliest(ranked: Path) 
 
 
 def test_a_page_shows_the_photos_that_look_alike_and_embeds_each_once(ranked: Path) -> None:
-    said = json.loads(
-        good("caption", ranked, "-n", 14, "--html", "p.html", "--explain", "--json").stdout
-    )
+    said = answer("caption", ranked, "-n", 14, "--html", "p.html", "--explain")
     page = Path("p.html").read_text(encoding="utf-8")
     near = [photo["image"] for one in said for photo in one["explanation"]["neighbours"][:5]]
     assert page.count("<summary>Why this caption?</summary>") == 14
@@ -320,9 +311,11 @@ def test_a_png_takes_no_more_pictures_than_can_be_drawn(
 def test_pictures_beside_what_chooses_among_a_split_are_misuse(
     option: list[str], run: Path, photos: Path
 ) -> None:
-    result = call("caption", run, photos, *option)
-    assert result.exit_code == 2
-    assert f"pictures and {option[0]} are given, expected one or the other" in result.output
+    failing(
+        ["caption", run, photos, *option],
+        f"pictures and {option[0]} are given, expected one or the other",
+        status=2,
+    )
 
 
 def test_an_interrupt_ends_without_a_traceback_or_a_page(
@@ -464,7 +457,7 @@ def save_features(**changes: Any) -> None:
 @pytest.mark.slow
 def test_pictures_prepared_and_learnt_from_caption_others(own: list[str]) -> None:
     good(*own, "--pictures", "own photos", "--encoder", "histogram")
-    source = json.loads(good("info", "own.h5", "--json").stdout)["source"]
+    source = answer("info", "own.h5")["source"]
     assert (source["encoder"], source["pictures"]) == (
         HistogramEncoder().name,
         str(Path("own photos").resolve()),
@@ -475,9 +468,7 @@ def test_pictures_prepared_and_learnt_from_caption_others(own: list[str]) -> Non
     Image.new("L", (30, 20), 255).save("white.png")
     shutil.rmtree("own photos")  # neither the pictures nor the data set are needed for others
     Path("own.h5").rename("moved.h5")
-    said = json.loads(
-        good("caption", "own run", "new.jpg", "white.png", "--html", "new.html", "--json").stdout
-    )
+    said = answer("caption", "own run", "new.jpg", "white.png", "--html", "new.html")
     assert said[0]["caption"] == "a red thing"
     assert Path("new.html").read_text(encoding="utf-8").count('src="data:image/') == 2
 
@@ -545,6 +536,4 @@ def test_pictures_that_prepare_cannot_use_are_named_before_the_long_work(
     failing([*encoded[:-1], "--min-count", "99"], "no word occurs 99 times")
     save_features()
     failing([*own, "--pictures", "nowhere", "--features", "features.npz"], "nowhere is no folder")
-    result = call(*own)
-    assert result.exit_code == 2
-    assert "neither --pictures nor --features" in result.output
+    failing([*own], "neither --pictures nor --features", status=2)

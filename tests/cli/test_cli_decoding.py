@@ -2,12 +2,11 @@
 out, and what does not go together.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import call, good
+from commands import answer, call, good
 
 from xpcap import open_run, runs
 from xpcap.cli import evaluate as command
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("few_pictures")
 
 
 def said(run: Path, *options: object) -> list[dict[str, Any]]:
-    return list(json.loads(good("caption", run, "-n", 14, *options, "--json").stdout))
+    return list(answer("caption", run, "-n", 14, *options))
 
 
 def misuse(*args: object) -> str:
@@ -80,7 +79,7 @@ def test_a_beams_captions_come_out_with_their_log_probabilities(run: Path, tmp_p
     text = good("caption", run, "-n", 14, *beam, "--n-best", 5).stdout
     for ranked in expected[0].n_best:
         assert f"{ranked.log_probability:6.2f}  {ranked.caption}".rstrip() in text
-    evaluated = json.loads(good("evaluate", run, *beam, "--json").stdout)
+    evaluated = answer("evaluate", run, *beam)
     assert evaluated["decoding"] == "beam of 5, length penalty 0.3"
     assert evaluated["captions"] == {one["image"]: one["caption"] for one in found}
 
@@ -92,9 +91,7 @@ def test_draws_depend_on_the_seed_alone(run: Path) -> None:
     assert first == again
     assert [one["caption"] for one in first] != [one["caption"] for one in other]
     assert "n_best" not in first[0]
-    evaluated = json.loads(
-        good("evaluate", run, "--temperature", 1, "--sample-seed", 1, "--json").stdout
-    )["captions"]
+    evaluated = answer("evaluate", run, "--temperature", 1, "--sample-seed", 1)["captions"]
     assert evaluated == {one["image"]: one["caption"] for one in first}
 
 

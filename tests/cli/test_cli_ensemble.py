@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import SMALL, call, failing, good
+from commands import SMALL, answer, call, failing, good
 from refusals import refuses
 from runs import Runs
 
@@ -61,7 +61,7 @@ def test_runs_caption_as_one(run: Path, rnn: Path) -> None:
     expected = captions_of([one.model for one in opened], opened[0])
     assert all(expected != captions_of([one.model], one) for one in opened)
     for folders in ((run, rnn), (rnn, run)):
-        said = json.loads(good("caption", *folders, "-n", 14, "--json").stdout)
+        said = answer("caption", *folders, "-n", 14)
         assert {one["image"]: one["caption"] for one in said} == expected
     files = [run / "pictures" / name for name in list(expected)[:3]]
     result = good("caption", run, rnn, *files, "--json", "--html", "page.html")
@@ -69,9 +69,7 @@ def test_runs_caption_as_one(run: Path, rnn: Path) -> None:
         expected[file.name] for file in files
     ]
     assert "<title>Captions by run + rnn</title>" in Path("page.html").read_text(encoding="utf-8")
-    assert json.loads(
-        good("caption", run, run, "-n", 3, "--beam", 3, "--json").stdout
-    ) == json.loads(
+    assert answer("caption", run, run, "-n", 3, "--beam", 3) == json.loads(
         good("caption", run, "-n", 3, "--beam", 3, "--json").stdout,
         parse_float=lambda x: pytest.approx(float(x), rel=1e-4),
     )
@@ -82,7 +80,7 @@ def test_runs_are_scored_as_one(run: Path, rnn: Path) -> None:
     opened = [open_run(folder) for folder in (run, rnn)]
     models = [one.model for one in opened]
     data = opened[0].data()
-    found = json.loads(good("evaluate", run, rnn, "--against", rnn, "--json").stdout)
+    found = answer("evaluate", run, rnn, "--against", rnn)
     assert found["captions"] == captions_of(models, opened[0])
     perplexities = [
         teacher_forced(
@@ -107,7 +105,7 @@ def test_one_run_alone_is_opened_as_ever(run: Path) -> None:
     alone = open_runs([run])
     assert type(alone.model) is CaptioningRNN
     assert (alone.paths, alone.name) == ((run,), "run")
-    assert json.loads(good("evaluate", run, "--json").stdout)["decoding"] == "greedy"
+    assert answer("evaluate", run)["decoding"] == "greedy"
 
 
 @pytest.mark.parametrize(
@@ -158,11 +156,10 @@ def test_runs_come_before_pictures(run: Path, rnn: Path) -> None:
     """Behind them a run folder would be looked through for pictures, and the one of its curves
     found.
     """
-    result = call("caption", run, run / "pictures" / "val00000.png", rnn)
-    assert result.exit_code == 2
-    assert (
-        f"{rnn} is a run folder and stands behind pictures, expected all runs before them"
-        in result.output
+    failing(
+        ["caption", run, run / "pictures" / "val00000.png", rnn],
+        f"{rnn} is a run folder and stands behind pictures, expected all runs before them",
+        status=2,
     )
     result = call(
         "caption",
@@ -182,10 +179,9 @@ def test_runs_come_before_pictures(run: Path, rnn: Path) -> None:
 
 
 def test_the_doctor_examines_one_run(run: Path, rnn: Path) -> None:
-    result = call("evaluate", run, rnn, "--doctor")
-    assert result.exit_code == 2
-    assert (
-        "--doctor and 2 runs are given, expected one run: it looks into a single model"
-        in result.output
+    failing(
+        ["evaluate", run, rnn, "--doctor"],
+        "--doctor and 2 runs are given, expected one run: it looks into a single model",
+        status=2,
     )
     assert "RUN" in call("evaluate").output.splitlines()[-1]

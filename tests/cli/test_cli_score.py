@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import SMALL, call, failing, good
+from commands import SMALL, answer, failing, good
 
 from xpcap.data import open_data, tokenize
 from xpcap.metrics import CiderD
@@ -24,7 +24,7 @@ def evaluated(run: Path) -> dict[str, Any]:
     ``data.h5``.
     """
     shutil.copyfile(run / "data.h5", "data.h5")
-    result = json.loads(good("evaluate", run, "--json").stdout)
+    result = answer("evaluate", run)
     Path("said.json").write_text(json.dumps(result["captions"]))
     return dict(result)
 
@@ -32,7 +32,7 @@ def evaluated(run: Path) -> dict[str, Any]:
 def test_score_gives_captions_the_scores_that_evaluate_gives_their_run(
     evaluated: dict[str, Any],
 ) -> None:
-    scored = json.loads(good("score", "said.json", "--data", "data.h5", "--json").stdout)
+    scored = answer("score", "said.json", "--data", "data.h5")
     assert scored["captions"] == evaluated["captions"]
     assert scored["scores"] == {
         name: value
@@ -74,7 +74,7 @@ def test_the_table_has_a_column_for_people(evaluated: dict[str, Any]) -> None:
 def test_score_tokenises_captions_as_references_are(evaluated: dict[str, Any]) -> None:
     loud = {name: f"{caption.upper()} !" for name, caption in evaluated["captions"].items()}
     Path("loud.json").write_text(json.dumps(loud))
-    scored = json.loads(good("score", "loud.json", "--data", "data.h5", "--json").stdout)
+    scored = answer("score", "loud.json", "--data", "data.h5")
     assert scored["scores"]["bleu1"] == evaluated["scores"]["bleu1"]
 
 
@@ -125,8 +125,8 @@ def test_csv_has_a_row_a_picture_whose_means_are_the_scores(
 @pytest.mark.slow
 def test_against_gives_paired_differences_of_two_runs(run: Path, evaluated: dict[str, Any]) -> None:
     good("train", "data.h5", "--out", "other", *SMALL, "--hidden", 24)
-    theirs = json.loads(good("evaluate", "other", "--json").stdout)
-    result = json.loads(good("evaluate", run, "--against", "other", "--json").stdout)
+    theirs = answer("evaluate", "other")
+    result = answer("evaluate", run, "--against", "other")
     assert {
         name: value for name, value in result.items() if name not in ("against", "seconds")
     } == {name: value for name, value in evaluated.items() if name != "seconds"}
@@ -138,7 +138,7 @@ def test_against_gives_paired_differences_of_two_runs(run: Path, evaluated: dict
     for name, (low, high) in against["intervals"].items():
         assert low <= against["differences"][name] <= high, name
     assert set(against["intervals"]) == set(evaluated["intervals"])
-    itself = json.loads(good("evaluate", run, "--against", run, "--json").stdout)["against"]
+    itself = answer("evaluate", run, "--against", run)["against"]
     assert set(map(tuple, itself["intervals"].values())) == {(0.0, 0.0)}
     output = good("evaluate", run, "--against", "other").output
     assert "difference" in output
@@ -146,6 +146,4 @@ def test_against_gives_paired_differences_of_two_runs(run: Path, evaluated: dict
 
 
 def test_score_needs_data() -> None:
-    result = call("score", "said.json")
-    assert result.exit_code == 2
-    assert "--data" in result.output
+    failing(["score", "said.json"], "--data", status=2)

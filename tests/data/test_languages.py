@@ -13,7 +13,7 @@ import caption_formats
 import h5py
 import numpy as np
 import pytest
-from commands import SMALL, call, failing, good
+from commands import SMALL, answer, failing, good
 from hdf5_edits import edit
 from pages import below, card, write_cards
 from refusals import refuses
@@ -104,9 +104,7 @@ def test_captions_of_any_language_are_prepared_trained_on_shown_and_scored(
     run = open_run("run")
     assert (run.config.tokeniser, run.vocabulary.tokeniser) == ("unicode", "unicode")
 
-    said = json.loads(
-        good("caption", "run", photos / "0.png", "--least-words", 3, "--json").stdout
-    )[0]
+    said = answer("caption", "run", photos / "0.png", "--least-words", 3)[0]
     words = said.get("words", said["caption"].split())
     assert space.join(words) == said["caption"]
     assert len(words) == len(said["probabilities"]) >= 3
@@ -130,20 +128,15 @@ def test_captions_of_any_language_are_prepared_trained_on_shown_and_scored(
     with Image.open("page.png") as drawn:
         assert drawn.width == 330
 
-    scored = json.loads(good("evaluate", "run", "--json").stdout)
+    scored = answer("evaluate", "run")
     assert "letters, marks and digits" in scored["protocol"]["bleu"]
     Path("said.json").write_text(json.dumps(scored), encoding="utf-8")
-    again = json.loads(good("score", "said.json", "--data", "data.h5", "--json").stdout)
+    again = answer("score", "said.json", "--data", "data.h5")
     assert {name: scored["scores"][name] for name in again["scores"]} == again["scores"]
     Path("copied.json").write_text(
         json.dumps({f"{i}.png": texts[0] for i in range(10)}), encoding="utf-8"
     )
-    assert (
-        json.loads(good("score", "copied.json", "--data", "data.h5", "--json").stdout)["scores"][
-            "bleu4"
-        ]
-        == 1.0
-    )
+    assert answer("score", "copied.json", "--data", "data.h5")["scores"]["bleu4"] == 1.0
     assert "doctor: " in good("evaluate", "run", "--doctor").output
 
 
@@ -159,9 +152,7 @@ def test_a_banned_word_is_read_as_captions_are(photos: Path, here: Path) -> None
         ("Hund", "has 'Hund', which no caption of run has"),
         ("!", "has '!', which no caption of run has"),
     ):
-        result = call("caption", "run", "-n", 1, "--ban", banned)
-        assert result.exit_code == 2
-        assert message in result.output
+        failing(["caption", "run", "-n", 1, "--ban", banned], message, status=2)
 
 
 def test_captions_without_a_letter_are_still_counted(photos: Path, here: Path) -> None:
@@ -194,10 +185,7 @@ def test_a_data_set_that_records_no_tokeniser_is_cut_as_it_was(photos: Path, her
     Path("said.json").write_text(
         json.dumps({f"{i}.png": "Ein M dchen f hrt" for i in range(10)}), encoding="utf-8"
     )
-    scored = [
-        json.loads(good("score", "said.json", "--data", f"{name}.h5", "--json").stdout)
-        for name in ("former", "data")
-    ]
+    scored = [answer("score", "said.json", "--data", f"{name}.h5") for name in ("former", "data")]
     assert [one["scores"]["bleu1"] == 1 for one in scored] == [True, False]
     assert scored[0]["protocol"]["bleu"].endswith(
         "all references of a picture, words in [a-z0-9]+ lower case"
@@ -215,11 +203,11 @@ def test_a_data_set_that_records_no_tokeniser_is_cut_as_it_was(photos: Path, her
 def test_a_run_reads_references_by_its_own_tokeniser(photos: Path, here: Path) -> None:
     prepare(photos, ["Ein Mädchen fährt", "a dog"])
     good("train", "data.h5", "--out", "run", *SMALL)
-    before = json.loads(good("evaluate", "run", "--json").stdout)
+    before = answer("evaluate", "run")
     config = json.loads(Path("run/config.json").read_text())
     Path("run/config.json").write_text(json.dumps({**config, "tokeniser": "ascii"}))
     assert open_run("run").vocabulary.tokeniser == "ascii"
-    after = json.loads(good("evaluate", "run", "--json").stdout)
+    after = answer("evaluate", "run")
     assert (
         after["scores"]["bleu4"] == before["scores"]["bleu4"]
     )  # references are cut as the data says

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import call, failing, good
+from commands import failing, good
 from refusals import refuses
 from runs import config_of
 
@@ -298,9 +298,11 @@ def test_a_run_of_a_newer_format_or_with_another_encoder_is_refused(run: Path) -
 
 def test_an_opset_without_an_operator_is_refused(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = call("export", run, "--onnx", out, "--opset", "12")
-    assert result.exit_code == 2
-    assert "--opset is 12, which lacks an operator of st" in result.output
+    failing(
+        ["export", run, "--onnx", out, "--opset", "12"],
+        "--opset is 12, which lacks an operator of st",
+        status=2,
+    )
     with refuses(OptionError, thing="`opset`", came="is 9999", expected="a whole number in"):
         export_onnx(make_run(), out, opset=9999)
     (tmp_path / "net.onnx").write_bytes(_of_opset_20())

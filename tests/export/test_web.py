@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
-from commands import SMALL, call, failing, good
+from commands import SMALL, failing, good
 from runs import config_of
 
 from xpcap.data.dataset import Source
@@ -133,9 +133,7 @@ def test_options_of_the_other_export_are_refused(run: Path, runtime: Path) -> No
         (["--web", "b", "--with-encoder"], "a page always has the encoder"),
         (["--onnx", "a", "--runtime", runtime], "--runtime goes with --web"),
     ):
-        result = call("export", run, *args)
-        assert result.exit_code == 2
-        assert words in result.output
+        failing(["export", run, *args], words, status=2)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "format": 2}))
     failing(["export", run, "--web", "b"], "newer")

@@ -30,6 +30,11 @@ def good(*args: object) -> Result:
     return result
 
 
+def answer(*args: object) -> Any:
+    """What a command prints with --json."""
+    return json.loads(good(*args, "--json").stdout)
+
+
 def few(seed: int, *, progress: bool = False) -> CaptionData:
     """Generated pictures by the dozen; drawn once for each seed."""
     return copy.deepcopy(_few(seed))
@@ -54,13 +59,13 @@ def use_plain_curves(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(curves, "_draw", draw)
 
 
-def failing(args: list[Any], *words: str, left: tuple[str, ...] = ()) -> None:
+def failing(args: list[Any], *words: str, status: int = 1, left: tuple[str, ...] = ()) -> None:
     """The command fails with one message, no traceback, and leaves the folder as it found it, but
-    for the files `left`.
+    for the files `left`; `status` 2 is that of a command line that makes no sense.
     """
     before = sorted(Path().rglob("*"))
     result = call(*args)
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == status, result.output
     assert isinstance(result.exception, SystemExit)
     assert "Traceback" not in result.output
     assert result.output.splitlines()[-1].startswith("Error: ")

@@ -13,7 +13,7 @@ from typing import Any
 import caption_formats
 import numpy as np
 import pytest
-from commands import SMALL, call, failing, good
+from commands import SMALL, answer, call, failing, good
 from refusals import refuses
 
 from xpcap.data import open_data
@@ -321,7 +321,7 @@ def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(name: str)
         )
         == 1
     )
-    kept = json.loads(good("info", "own.h5", "--json").stdout)["source"]["skipped"]
+    kept = answer("info", "own.h5")["source"]["skipped"]
     assert sum(kept.values()) >= 1
     failing([*command, "strict.h5", "--strict"], line.split(" (")[0], "as --strict asks")
 
@@ -632,7 +632,7 @@ def test_prepare_says_what_it_kept_cut_and_does_not_know() -> None:
             " --min-count would keep more"
         ),
     ]
-    source = json.loads(good("info", "own.h5", "--json").stdout)["source"]
+    source = answer("info", "own.h5")["source"]
     assert (source["cut"], source["unknown"], source["skipped"], source["forms"]) == (
         {"train": 1},
         {"train": 0.2222},

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import good
+from commands import answer, good
 from refusals import refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, open_run, use_backend
@@ -434,12 +433,12 @@ def test_evaluate_prints_each_symptom_of_the_table(
         share, human = case.score("novel")
         return Finding(share, f"{share:.0%} are new, of people's {human:.0%}.", "Lower `lr`.")
 
-    result = json.loads(good("evaluate", run, "--doctor", "--json").stdout)
+    result = answer("evaluate", run, "--doctor")
     assert [one["name"] for one in result["doctor"]] == [*NAMES, "novel"]
     keys = {"name", "value", "limit", "verdict", "text"}
     assert all(set(one) == keys for one in result["doctor"])
     assert result["doctor"][-1]["text"].endswith("Lower --lr.")
-    assert "doctor" not in json.loads(good("evaluate", run, "--json").stdout)
+    assert "doctor" not in answer("evaluate", run)
     printed = good("evaluate", run, "--doctor").stdout.partition("\ndoctor: ")[2]
     for one in result["doctor"]:  # after two epochs on sixty pictures some things are bad
         assert re.search(rf"^{one['verdict']} +{one['name']} ", printed, re.MULTILINE)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import good
+from commands import answer, good
 from pages import card, write_cards
 from photos import PREPARE, photos
 from refusals import refuses
@@ -111,7 +111,7 @@ def test_json_and_pages_of_new_pictures_have_the_same_weights(made: Path, tmp_pa
                     <= 1
                 )
         assert next(shown, None) is None
-    assert "attention" not in json.loads(good("evaluate", made / "run0", "--json").stdout)
+    assert "attention" not in answer("evaluate", made / "run0")
 
 
 def test_runs_without_attention_show_what_they_did(made: Path, tmp_path: Path) -> None:

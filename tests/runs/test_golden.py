@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from commands import good
+from commands import answer, good
 
 from xpcap import open_run
 
@@ -73,10 +73,6 @@ def arrays(path: Path) -> dict[str, str]:
 
 def history(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-
-
-def answer(*arguments: object) -> Any:
-    return json.loads(good(*arguments, "--json").stdout)
 
 
 def scored(run: Path, *arguments: object) -> Outcome:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import good
+from commands import answer
 from refusals import refuses
 
 from xpcap import DataError, open_captioner, open_run
@@ -48,7 +48,7 @@ def test_a_picture_has_the_commands_caption_to_the_bit_in_every_form(
 ) -> None:
     content, path = png(photo(1)), tmp_path / "one.png"
     path.write_bytes(content)
-    (expected,) = json.loads(good("caption", ranked, path, "--json").stdout)
+    (expected,) = answer("caption", ranked, path)
     with path.open("rb") as file, Image.open(path) as lazy:
         for picture in (
             str(path),
@@ -173,7 +173,7 @@ def test_a_captioner_opens_from_a_run_that_is_open_and_from_several(
     alone = open_captioner(open_run(run)).caption(photo(2))
     assert open_captioner(run).caption(photo(2)) == alone
     Path("val.png").write_bytes(png(photo(2)))
-    (both,) = json.loads(good("caption", run, run, "val.png", "--json").stdout)
+    (both,) = answer("caption", run, run, "val.png")
     assert open_captioner([run, run]).caption("val.png").probabilities == both["probabilities"]
 
 
@@ -229,10 +229,10 @@ def test_the_service_of_the_docs_serves_eight_clients_and_refuses_bad_uploads(
     async def eight() -> list[tuple[int, dict[str, Any], int]]:
         return await asyncio.gather(*(post(app, content) for content in contents))
 
-    for content, (status, answer, _) in zip(contents, asyncio.run(eight()), strict=True):
+    for content, (status, reply, _) in zip(contents, asyncio.run(eight()), strict=True):
         one = captioner.caption(content)
         assert status == 200
-        assert answer == {"caption": one.caption, "probabilities": one.probabilities}
+        assert reply == {"caption": one.caption, "probabilities": one.probabilities}
     for content, status, words in (
         (b"", 422, "is empty"),
         (b"<html>not found</html>", 422, "it is an HTML page"),
@@ -240,9 +240,9 @@ def test_the_service_of_the_docs_serves_eight_clients_and_refuses_bad_uploads(
         (png(np.zeros((5001, 5000, 3), np.uint8)), 422, "5000 x 5001 pixels"),
         (bytes(30_000_000), 413, "20,000,000 bytes"),
     ):
-        found, answer, read = asyncio.run(post(app, content))
+        found, reply, read = asyncio.run(post(app, content))
         assert found == status
-        assert words in answer["detail"]
+        assert words in reply["detail"]
         assert read <= 20_000_000 + CHUNK  # the rest of a huge upload is not taken
     assert asyncio.run(post(app, contents[0]))[0] == 200
     service["pool"].shutdown()

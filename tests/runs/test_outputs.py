@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import call, failing, good
+from commands import answer, call, failing, good
 
 from xpcap import DataError
 from xpcap.encoders import read_picture
@@ -49,7 +49,7 @@ def rows(path: str) -> list[list[str]]:
 
 
 def captions_by_name(run: Path, photos: Path) -> dict[str, str]:
-    said = json.loads(good("caption", run, photos, "--json").stdout)
+    said = answer("caption", run, photos)
     return {one["image"]: one["caption"] for one in said}
 
 
@@ -164,7 +164,7 @@ def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Pa
 
 def test_the_captions_of_a_beam_have_a_column_each(run: Path, photos: Path) -> None:
     beam = ("--beam", 3, "--n-best", 3)
-    said = json.loads(good("caption", run, photos, *beam, "--json").stdout)
+    said = answer("caption", run, photos, *beam)
     good("caption", run, photos, *beam, "--csv", "c.csv", "--txt")
     header, *found = rows("c.csv")
     assert header == ["picture", "caption", "caption_2", "caption_3", "error"]
