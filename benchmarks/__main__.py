@@ -12,7 +12,7 @@ from benchmarks import measure, results, timing, work
 from xpcap.backend import use_backend
 from xpcap.cli.group import shown
 from xpcap.cli.shared import PATH, Value, backend_option, json_option, table, wanted_backend
-from xpcap.errors import EXPECTED, OptionError, install, sentence
+from xpcap.errors import EXPECTED, OptionError, install
 from xpcap.files import new_path, require_new_file
 from xpcap.options import Names
 
@@ -196,27 +196,15 @@ def _refuse_together(
 def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:
     for other, given, why in others:
         if given:
-            raise click.UsageError(
-                sentence(
-                    "",
-                    f"{other} and {flag}",
-                    "are given",
-                    expected=f"one or the other: {flag} {why}",
-                )
-            )
+            expected = f"one or the other: {flag} {why}"
+            raise OptionError("", f"{other} and {flag}", "are given", expected)
 
 
 def _check_plot(plot: Path, scaling: bool) -> None:
     """Refuse a plot that could not be drawn or written, before anything is timed."""
     if not scaling:
-        raise click.UsageError(
-            sentence(
-                "",
-                "--plot",
-                "is given without --scaling",
-                expected="both: it draws how a step grows with its sizes",
-            )
-        )
+        expected = "both: it draws how a step grows with its sizes"
+        raise OptionError("", "--plot", "is given without --scaling", expected)
     require_new_file("bench", plot, ".png")
 
 

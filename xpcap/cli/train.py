@@ -27,7 +27,6 @@ from xpcap.cli.shared import (
 )
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.device.cublas import reduced_precision
-from xpcap.errors import sentence
 from xpcap.options import Names, Option
 from xpcap.progress import say
 from xpcap.report import escape_control
@@ -108,6 +107,13 @@ def train(
     if get_backend() != "numpy" and (found := reduced_precision()):
         say(f"products on the GPU are not in plain float32, as {', '.join(found)} is set")
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
+
+    def print_how_to_continue(why: str) -> None:
+        given = ["--backend", backend] if backend else []
+        given += ["--graphs", graphs] if graphs != "off" else []
+        again = command_line("train", "--out", str(chosen.out), "--resume", *given)
+        click.echo(f"train: {why}; continue with\n  {again}", err=True)
+
     try:
         run, evaluation = train_run(
             chosen, watchers=[Progress(chosen, verbose)], graphs=graphs == "auto"
@@ -116,15 +122,15 @@ def train(
         if group.rank == 0 and find_file(str(chosen.out), LAST):
             leave_closed_pipe()
             with contextlib.suppress(BrokenPipeError):  # errors may have no reader either
-                why = "nobody reads the output any more, so training was stopped, and saved"
-                _print_how_to_continue(why, chosen, backend, graphs)
+                print_how_to_continue(
+                    "nobody reads the output any more, so training was stopped, and saved"
+                )
         raise closed
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not find_file(str(chosen.out), LAST):
             raise
         if group.rank == 0:
-            why = str(stopped) or "interrupted"
-            _print_how_to_continue(why, chosen, backend, graphs)
+            print_how_to_continue(str(stopped) or "interrupted")
         if isinstance(stopped, Stopped):
             group.barrier()  # a rank that leaves may end the others: all have printed
         sys.exit(128 + getattr(stopped, "signal", signal.SIGINT))
@@ -158,14 +164,9 @@ def _refuse_captions(data: Path | None) -> None:
     out = str(data.with_suffix(".h5"))
     prepare = command_line("prepare", str(table), "--pictures", "photos", "--out", out)
     raise click.ClickException(
-        sentence(
-            "train",
-            escape_control(str(data)),
-            f"is {found}",
-            expected="a dataset file",
-            cause="make one of the captions and the folder of pictures, here called photos:\n"
-            f"  {prepare}\n  {command_line('train', out)}",
-        )
+        f"train: {escape_control(str(data))} is {found}, expected a dataset file; make one of the"
+        f" captions and the folder of pictures, here called photos:\n  {prepare}\n"
+        f"  {command_line('train', out)}"
     )
 
 
@@ -205,9 +206,8 @@ class Progress(Watcher):
         if solver.finished:
             return
         train, config = solver.data.split("train"), solver.model.config
-        start = ""
-        if solver.start and "val_cider" in solver.start:
-            start = f"CIDEr {solver.start['val_cider']:.3f} on val"
+        score = (solver.start or {}).get("val_cider")
+        start = "" if score is None else f"CIDEr {score:.3f} on val"
         if self._second:
             say(
                 "second stage: training on the score of captions that it makes of"
@@ -296,13 +296,6 @@ def duration(seconds: float) -> str:
         return f"{max(1, round(seconds / 5)) * 5} seconds"
     minutes = seconds / 60
     return f"{round(minutes)} minutes" if minutes < 95 else f"{minutes / 60:.1f} hours"
-
-
-def _print_how_to_continue(why: str, options: Recipe, backend: str | None, graphs: str) -> None:
-    given = ["--backend", backend] if backend else []
-    given += ["--graphs", graphs] if graphs != "off" else []
-    again = command_line("train", "--out", str(options.out), "--resume", *given)
-    click.echo(f"train: {why}; continue with\n  {again}", err=True)
 
 
 def _print_epoch(solver: CaptioningSolver) -> None:
