@@ -81,9 +81,7 @@ class PictureCaptioner:
         Parameters
         ----------
         picture : str, Path, bytes, file, PIL.Image.Image, or array (height, width, 3), uint8
-        policy : Policy or None
-            As in `caption_run`.
-        attend, explain : bool
+        policy, attend, explain : Policy or None, and bool
             As in `caption_run`.
 
         Returns
@@ -122,9 +120,7 @@ class PictureCaptioner:
         ----------
         pictures : iterable
             Pictures in any form that `caption` takes.
-        policy : Policy or None
-            As in `caption_run`.
-        attend, explain : bool
+        policy, attend, explain : Policy or None, and bool
             As in `caption_run`.
         show : bool
             Fill `picture` of each caption, of a URL with a thumbnail, and `area` of its attention.
@@ -142,7 +138,8 @@ class PictureCaptioner:
             try:
                 picture, feature = encode_picture("caption_files", source, self.encoder)
             except DataError as error:
-                waiting.append(_skipped(source, error))
+                kind = Postponed if isinstance(error, NetworkError) else Skipped
+                waiting.append(kind(_name(source), error.reason))
             else:
                 name, shown = _name(source), picture if show else None
                 if show and is_url(name):
@@ -154,11 +151,7 @@ class PictureCaptioner:
                 waiting, encoded = [], 0
         yield from self._decode(waiting, decoder)
 
-    def _decode(
-        self,
-        waiting: Sequence[Encoded | Skipped],
-        decoder: Decoder,
-    ) -> Iterator[Any]:
+    def _decode(self, waiting: Sequence[Encoded | Skipped], decoder: Decoder) -> Iterator[Any]:
         """Each encoded picture as a caption; those that were skipped as they are."""
         encoded = [one for one in waiting if not isinstance(one, Skipped)]
         captions: list[PictureCaption] = []
@@ -226,9 +219,7 @@ def caption_files(
         is a URL.
     progress : bool or None
         Show a progress bar on a terminal. None: as the work in hand does, by default not.
-    policy : Policy or None
-        As in `caption_run`.
-    attend, explain : bool
+    policy, attend, explain : Policy or None, and bool
         As in `caption_run`.
     show : bool
         As in `PictureCaptioner.captions`.
@@ -318,8 +309,3 @@ def find_sources(
     for one in remarks:
         remark(one)
     return pictures, skipped
-
-
-def _skipped(source: PictureSource, error: DataError) -> Skipped:
-    kind = Postponed if isinstance(error, NetworkError) else Skipped
-    return kind(_name(source), error.reason)
