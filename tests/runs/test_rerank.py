@@ -261,6 +261,14 @@ def fitted_anew(made: Path, folder: Path) -> Run[Any]:
     return open_run(folder)
 
 
+@pytest.fixture(scope="module")
+def helped(made: Path) -> Path:
+    """The run of two stages, whose first makes candidates. Change copies only."""
+    with pytest.MonkeyPatch.context() as patch:
+        held_out(0.0, 1.0, patch)
+        return fitted_anew(made, made / "helped" / "run").path
+
+
 @pytest.mark.parametrize(("alone", "both"), [(50.0, 50.0), (50.0, 50.1)])
 def test_the_first_stage_makes_candidates_where_that_gives_better_captions(
     alone: float, both: float, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -310,23 +318,21 @@ def rewrite(file: Path, change: Any) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_first_stage_is_refused_in_words(
-    damage: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: str, helped: Path, tmp_path: Path
 ) -> None:
-    held_out(0.0, 1.0, monkeypatch)
-    run = fitted_anew(made, tmp_path / "run")
+    folder = Path(shutil.copytree(helped, tmp_path / "run"))
     change, fields = DAMAGES[damage]
-    change(run.path / FIRST_STAGE_FILE)
+    change(folder / FIRST_STAGE_FILE)
     with refuses(DataError, function="open_run", thing=FIRST_STAGE_FILE, **fields):
-        open_run(run.path)
+        open_run(folder)
 
 
 @pytest.mark.parametrize("killed", ["before the ranking is written", "after"])
 def test_a_fit_that_is_killed_leaves_a_run_that_opens_and_resumes_as_if_it_had_not_been(
-    killed: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killed: str, made: Path, helped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ranking before needs the first stage, and that after does not."""
-    held_out(0.0, 1.0, monkeypatch)
-    folder = fitted_anew(made, tmp_path / "run").path
+    folder = Path(shutil.copytree(helped, tmp_path / "run"))
     tensors, meta = read_tensors(folder / RANKING, "test")
     write_tensors(folder / RANKING, tensors, {**meta, "best": "that of fewer epochs"})
     before = (folder / RANKING).read_bytes()
@@ -361,10 +367,10 @@ def test_a_fit_that_is_killed_leaves_a_run_that_opens_and_resumes_as_if_it_had_n
 
 
 def test_a_warm_start_ranks_with_the_photos_of_both_without_the_run_that_it_began_from(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    helped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held_out(0.0, 1.0, monkeypatch)
-    base = fitted_anew(made, tmp_path / "base")
+    base = open_run(shutil.copytree(helped, tmp_path / "base"))
     own = data_set(tmp_path / "own.h5", seed=1, things=("dog", "bird", "boat"))
     given = {"start": base.path, "out": tmp_path / "on", "epochs": 2, "batch_size": 10}
     run, _ = train_run(choose(own, given))
