@@ -243,13 +243,6 @@ class Projection(NamedTuple):
             projected: np.ndarray = (features.astype(np.float32) - self.mean) @ self.components
         return projected
 
-    def is_like(self, other: "Projection | None") -> bool:
-        """True if another projection has the same bits."""
-        return other is not None and all(
-            x.shape == y.shape and x.tobytes() == y.tobytes()
-            for x, y in zip(self, other, strict=True)
-        )
-
 
 class Preprocessing(NamedTuple):
     """Preprocessing of raw features by a run: projection, then scaling."""

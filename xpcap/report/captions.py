@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 DPI = 110
 CELL, PICTURE = 3.0, (2.7, 2.05)  # inches: width of a column; box of a picture
 GAP, MARGIN = 0.09, 0.16  # inches
+COLUMNS = 3
 LEADING = 1.3  # line height, in font sizes
 MOST_LINES = 8  # of a text; a longer one is cut and ends in an ellipsis
 CAPTION, REFERENCE = (9.0, "#222222"), (7.5, "#666666")  # points, colour
 Texts = tuple[list[str], list[str]]  # the lines of a caption and of a reference
 
 
-def draw_captions(path: str | Path, captions: Sequence[PictureCaption], columns: int = 3) -> None:
+def draw_captions(path: str | Path, captions: Sequence[PictureCaption]) -> None:
     """Write a PNG of pictures, each above its caption (dark) and its first reference (grey).
 
     Captions without a picture are left out. The text may be untrusted: control and bidi characters
@@ -36,7 +37,6 @@ def draw_captions(path: str | Path, captions: Sequence[PictureCaption], columns:
 
     Parameters
     ----------
-    columns : pictures in a row
 
     Raises
     ------
@@ -59,14 +59,15 @@ def draw_captions(path: str | Path, captions: Sequence[PictureCaption], columns:
         # Such a glyph is drawn as a box, and the remark above has named it
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         lines = [_wrap_both(*both) for both in texts]
-        figure = _draw(pictures, lines, min(columns, len(pictures)))
+        figure = _draw(pictures, lines)
         with atomic(Path(path)) as file:
             figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
-def _draw(pictures: Sequence[np.ndarray], texts: Sequence[Texts], columns: int) -> "Figure":
+def _draw(pictures: Sequence[np.ndarray], texts: Sequence[Texts]) -> "Figure":
     from matplotlib.figure import Figure
 
+    columns = min(COLUMNS, len(pictures))
     starts = range(0, len(pictures), columns)
     heights = [
         PICTURE[1] + GAP + max(map(_height, texts[start : start + columns])) for start in starts

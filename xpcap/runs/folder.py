@@ -217,20 +217,16 @@ _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 
 def check_scaling(path: Path, scaling: FeatureScaling, kind: str, d: int) -> None:
     """DataError : a scaling read from `path` is not of that kind, for features of d numbers."""
-    expected = None if kind == "none" else (d,)  # all regions are scaled alike
-    for name, values in (("mean", scaling.mean), ("scale", scaling.scale)):
-        shape = None if values is None else values.shape
-        fits = shape == expected and (
-            values is None or (values.dtype == np.float32 and bool(np.isfinite(values).all()))
-        )
-        if not fits or (name == "scale" and values is not None and not (values > 0).all()):
-            raise DataError(
-                "open_run",
-                path,
-                f"has a feature scaling whose {name} has shape {shape}",
-                expected=f"{expected} for {kind!r}, finite float32, a scale above 0",
-                cause="damaged?",
-            )
+    shape = None if kind == "none" else (d,)  # all regions are scaled alike
+    expected = f"{shape} for {kind!r}, finite float32, a scale above 0"
+    for name, values, low in (("mean", scaling.mean, -np.inf), ("scale", scaling.scale, 0)):
+        fits = shape is None
+        if values is not None:
+            within = bool(((values > low) & (values < np.inf)).all())
+            fits = within and (values.shape, values.dtype) == (shape, np.float32)
+        if not fits:
+            came = f"has a feature scaling whose {name} has shape {getattr(values, 'shape', None)}"
+            raise DataError("open_run", path, came, expected, "damaged?")
 
 
 def scaling_tensors(scaling: FeatureScaling) -> dict[str, np.ndarray]:

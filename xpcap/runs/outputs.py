@@ -159,7 +159,7 @@ def caption_sources(
     captioner: PictureCaptioner,
     paths: str | Path | Iterable[str | Path],
     sinks: Sequence[Sink],
-    policy: Policy | None = None,
+    policy: Policy | None,
 ) -> Iterator[PictureCaption | Skipped]:
     """Begin the sinks and caption files, folders and URLs, for `deliver`, but those that are done.
 

@@ -55,15 +55,12 @@ def write_progress_page(folder: str | Path, epochs: int, records: Sequence[Recor
 
 
 def write_run_page(
-    run: Run,
-    records: Sequence[Record],
-    evaluation: Scores | None,
-    data: CaptionData | None = None,
+    run: Run, records: Sequence[Record], evaluation: Scores | None, data: CaptionData
 ) -> None:
     """Write the page of a finished run: curves, settings and, if scored, captions and scores.
 
     It opens with a few captions; those of the galleries have the `BEAM` best of a beam search too.
-    `data` is the data set of the scores; None: the run's own.
+    `data` is the data set of the scores.
     """
     find_picture = picture_finder(run, run.source)
     opening, scored = None, ""
@@ -174,7 +171,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _galleries(
-    run: Run, evaluation: Scores, data: CaptionData | None, find_picture: PictureFinder
+    run: Run, evaluation: Scores, data: CaptionData, find_picture: PictureFinder
 ) -> list[Gallery]:
     """Best, worst and random captions of the scored split."""
     scores = evaluation.per_picture["bleu"]
@@ -199,7 +196,7 @@ def _galleries(
 
 
 def _searched(
-    run: Run, evaluation: Scores, data: CaptionData | None, numbers: Sequence[int]
+    run: Run, evaluation: Scores, data: CaptionData, numbers: Sequence[int]
 ) -> dict[int, PictureCaption]:
     """Scored captions by number, each with the n-best list of a beam and its attention map."""
     seen = run.data(data)

@@ -277,12 +277,12 @@ def with_picture(
     return caption._replace(picture=picture, area=area)
 
 
-def shrunk(picture: np.ndarray, most: int = THUMBNAIL) -> np.ndarray:
-    """A picture (h, w, 3) with at most so many pixels on its longer side."""
+def shrunk(picture: np.ndarray) -> np.ndarray:
+    """A picture (h, w, 3) with at most THUMBNAIL pixels on its longer side."""
     from PIL import Image
 
     small = Image.fromarray(picture)
-    small.thumbnail((most, most), Image.Resampling.LANCZOS)
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return np.asarray(small)
 
 

@@ -33,7 +33,7 @@ from xpcap.report.scores import FORCED, Result, Scores
 from xpcap.runs.captions import caption_chosen, captioned
 from xpcap.runs.run import Run
 from xpcap.shapes import metrics_of
-from xpcap.training.evaluate import PLAIN, PROTOCOL, TeacherForced, teacher_forced
+from xpcap.training.evaluate import PLAIN, PROTOCOL, teacher_forced
 from xpcap.work import work
 
 TOO_FEW = "too few train captions to learn which words hardly ever end one"
@@ -302,15 +302,12 @@ def evaluate_run(
     hypotheses = [one.words if same else seen.vocabulary.tokenize(one.caption) for one in captions]
     java = java and group.rank == 0
     scores = _scores(seen, split, words, captions, hypotheses, run.vocabulary, java, metrics)
+    values = Scored({name: getattr(forced, name) for name in FORCED}, [])
+    shown = f"{forced.perplexity:.2f}"
+    perplexity = Result("perplexity", "perplexity", PLAIN, PROTOCOL, values, shown=shown)
     return replace(
         scores,
-        results=[*scores.results, _perplexity(forced)],
+        results=[*scores.results, perplexity],
         seconds=time.perf_counter() - start,
         decoding=decoder.title,
     )
-
-
-def _perplexity(forced: TeacherForced) -> Result:
-    values = {name: getattr(forced, name) for name in FORCED}
-    shown = f"{forced.perplexity:.2f}"
-    return Result("perplexity", "perplexity", PLAIN, PROTOCOL, Scored(values, []), shown=shown)
