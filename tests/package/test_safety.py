@@ -321,10 +321,8 @@ def test_commands_write_in_their_place_connect_to_nothing_and_follow_no_link(
         assert changed(record, home) == set()
     written = changed(caption, home)
     assert {"page.html", "page.png"} < written
-    assert all(
-        place in ("page.html", "page.png") or place.startswith((".page.html.", ".page.png."))
-        for place in written
-    )
+    # A page is written beside its place, then made there, since it may not be overwritten
+    assert {place.lstrip(".")[:8] for place in written} == {"page.htm", "page.png"}
     for record in refused:
         assert (record["status"], record["changed"]) == (1, [])
         assert "exists, and is not overwritten" in record["output"]
