@@ -10,6 +10,7 @@ from xpcap import CaptioningRNN
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.features import FeatureScaling
 from xpcap.report.records import PictureCaption
+from xpcap.runs import captions as of_split
 from xpcap.runs.captions import caption_chosen
 from xpcap.runs.run import Inputs, Run
 
@@ -39,22 +40,23 @@ def model(rng: np.random.Generator) -> CaptioningRNN:
 
 
 def captions_of(
-    captioner: CaptioningRNN, data: CaptionData, numbers: np.ndarray, batch_size: int = 500
+    captioner: CaptioningRNN, data: CaptionData, numbers: np.ndarray
 ) -> list[PictureCaption]:
     inputs = Inputs(None, (4,), scaling=FeatureScaling())
     run = Run(Path("run"), config_of(captioner, 6), VOCABULARY, inputs, captioner, {})
-    return caption_chosen(run.decoder(), data, "val", numbers, batch_size=batch_size)
+    return caption_chosen(run.decoder(), data, "val", numbers)
 
 
 def test_batches_of_any_size_give_the_same_captions_in_the_order_asked_for(
-    rng: np.random.Generator,
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures, captioner = data(rng), model(rng)
     order = rng.permutation(25)
     whole = captions_of(captioner, pictures, order)
     assert len(whole) == 25
     assert len({caption.caption for caption in whole}) > 5
-    pieces = captions_of(captioner, pictures, order, batch_size=7)
+    monkeypatch.setattr(of_split, "AT_ONCE", 7)
+    pieces = captions_of(captioner, pictures, order)
     pieces[0:25:24] = [
         captions_of(captioner, pictures, order[place : place + 1])[0] for place in (0, 24)
     ]

@@ -18,6 +18,8 @@ from xpcap.runs.decoder import Decoder
 from xpcap.runs.run import Run
 from xpcap.work import current, work
 
+AT_ONCE = 500  # pictures, captioned together
+
 
 def caption_run(
     run: Run[Captioner],
@@ -71,12 +73,7 @@ def captioned(data: CaptionData, split: str) -> np.ndarray:
 
 
 def caption_chosen(
-    decoder: Decoder,
-    data: CaptionData,
-    split: str,
-    pictures: np.ndarray,
-    *,
-    batch_size: int = 500,
+    decoder: Decoder, data: CaptionData, split: str, pictures: np.ndarray
 ) -> list[PictureCaption]:
     """Captions of the pictures numbered `pictures` of a split of `Run.data`, with references.
 
@@ -85,8 +82,8 @@ def caption_chosen(
     images, group = data.split(split).images, current().group
     shard = pictures[group.shard(len(pictures))]
     captions: list[PictureCaption] = []
-    for start in bar(range(0, len(shard), batch_size), f"captioning {split}"):
-        numbers = shard[start : start + batch_size]
+    for start in bar(range(0, len(shard), AT_ONCE), f"captioning {split}"):
+        numbers = shard[start : start + AT_ONCE]
         names = [images[i] for i in numbers.tolist()]
         captions += decoder(names, data.features(split, numbers), numbers)
     references = data.references(split)

@@ -17,9 +17,7 @@ MOST_LEARNT = 1000  # training captions, at most, that are looked at
 
 
 def examine_run(
-    run: Run[CaptioningRNN],
-    evaluation: Scores,
-    data: CaptionData | str | Path | None = None,
+    run: Run[CaptioningRNN], evaluation: Scores, data: CaptionData | str | Path | None = None
 ) -> list[Diagnosis]:
     """Measure the usual causes of bad captions in a run.
 

@@ -169,9 +169,7 @@ class PictureCaptioner:
             yield one if isinstance(one, Skipped) else next(following)
 
 
-def open_captioner(
-    run: "Run[Captioner] | str | Path | Sequence[str | Path]",
-) -> PictureCaptioner:
+def open_captioner(run: "Run[Captioner] | str | Path | Sequence[str | Path]") -> PictureCaptioner:
     """Open a run folder, or several as one, with its encoder, to caption pictures in a program.
 
     Parameters

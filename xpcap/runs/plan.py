@@ -9,14 +9,7 @@ from xpcap.data import CaptionData
 from xpcap.errors import DataError, OptionError, unknown
 from xpcap.files import first_free
 from xpcap.runs.config import Config
-from xpcap.runs.folder import (
-    CONFIG,
-    DATA,
-    FIRST,
-    LAST,
-    check_resumable,
-    opened_folder,
-)
+from xpcap.runs.folder import CONFIG, DATA, FIRST, LAST, check_resumable, opened_folder
 from xpcap.runs.recipe import FIXED, LEFT_OPEN, MODEL, OPTIONS, Recipe, completed, different, filled
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
 from xpcap.training.optimizer import LINEAR
@@ -84,12 +77,7 @@ def _from_start(given: Mapping[str, Any]) -> Recipe:
         cause = "leave them out, or train from the beginning"
         raise OptionError("train_run", _compared(names, recipe, run), came, expected, cause)
     base = replace(
-        run,
-        out=None,
-        data=own,
-        seed=Recipe.seed,
-        objective=CROSS_ENTROPY,
-        score_epochs=0,
+        run, out=None, data=own, seed=Recipe.seed, objective=CROSS_ENTROPY, score_epochs=0
     )
     data = given.get("data")
     if given.get("objective") == SELF_CRITICAL:
@@ -195,9 +183,9 @@ def resolve(options: Recipe, open_path: Callable[[Path | None], CaptionData]) ->
         second: dict[str, Any] = {
             "start": folder,
             "data": options.data or folder / DATA,
+            "epochs": options.score_epochs,
             "resume": True,
         }
-        second["epochs"] = options.score_epochs
         stages = [
             Stage(replace(options, out=folder), first and first.config),
             Stage(completed(second, "score", base=options), None),

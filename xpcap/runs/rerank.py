@@ -87,11 +87,7 @@ def _fitted(run: Run[CaptioningRNN], data: CaptionData) -> tuple[Ranker, Record]
                 chosen, fitted = both, of_both
     scores = {} if fitted is None else fitted._asdict()
     weights = scores.pop("weights", ranker.weights)
-    meta = {
-        "best": best_digest(run.path),
-        "both": bool(chosen.first_stage_models),
-        "fit": scores,
-    }
+    meta = {"best": best_digest(run.path), "both": bool(chosen.first_stage_models), "fit": scores}
     return replace(ranker, weights=weights), meta
 
 

@@ -17,14 +17,7 @@ from xpcap.models.config import has_attention
 from xpcap.report import draw_loss
 from xpcap.report.scores import Scores
 from xpcap.runs.card import write_run_card
-from xpcap.runs.folder import (
-    LAST,
-    Checkpoint,
-    check_scaling,
-    digest,
-    load_checkpoint,
-    reserved,
-)
+from xpcap.runs.folder import LAST, Checkpoint, check_scaling, digest, load_checkpoint, reserved
 from xpcap.runs.pages import whole_history, write_run_page
 from xpcap.runs.plan import Stage, default_out, resolve
 from xpcap.runs.ranks import check_ranks, fitted_scaling
