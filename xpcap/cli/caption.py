@@ -65,12 +65,8 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
     """An option of each output."""
     for kind in reversed(OUTPUTS):
         how: dict[str, Any] = {"type": PATH} if kind.suffix else {"is_flag": True}
-        command = click.option(kind.flag, _parameter(kind), help=kind.help, **how)(command)
+        command = click.option(kind.flag, help=kind.help, **how)(command)
     return command
-
-
-def _parameter(kind: type[Sink]) -> str:
-    return kind.flag.strip("-")
 
 
 @click.command(epilog=EXAMPLES)
@@ -122,7 +118,7 @@ def caption(
     sinks = [
         kind(value if kind.suffix else None, best=decoding.n_best or 1, explain=explain)
         for kind in OUTPUTS
-        if (value := outputs[_parameter(kind)])
+        if (value := outputs[kind.flag.strip("-")])
     ]
     for sink in sinks:
         if sink.of_files and not pictures:
