@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from refusals import refuses
 
+from xpcap import files
 from xpcap.errors import DataError, OptionError
 from xpcap.files import (
     atomic,
     first_free,
+    lock,
     new_folder,
     new_path,
     read_text,
@@ -164,3 +166,23 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with refuses(ValueError, came="a pipe or a device"):
         read_text(tmp_path / "pipe", 10)
+
+
+def test_a_lock_keeps_others_out_until_its_file_is_closed_and_says_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, held = tmp_path / "file", DataError("train_run", "file", "is locked")
+    with path.open("a+b") as ours, path.open("a+b") as theirs:
+        lock(ours, held)
+        with refuses(DataError, came="is locked"):
+            lock(theirs, held)
+    with path.open("a+b") as ours:
+        lock(ours, held)
+
+    def unsupported(file: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files, "_lock", unsupported)
+    with path.open("a+b") as ours, pytest.raises(OSError, match="no file locks there") as caught:
+        lock(ours, held)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOLCK, str(path))

@@ -108,7 +108,7 @@ def lock(file: BinaryIO, held: XpcapError) -> None:
         raise held from error
     except OSError as error:
         why = f"no file locks there ({error}); choose a local disk"
-        raise OSError(error.errno or 0, why, file.name) from error
+        raise OSError(error.errno or 0, why, str(file.name)) from error
 
 
 def _lock(file: BinaryIO) -> None:
