@@ -91,13 +91,8 @@ class Config:
                 **{name: stored.get(name) for name in FACTS},
             )
         except (OptionError, InvalidValueError) as error:
-            raise DataError(
-                "open_run",
-                f"{file}: {error.thing.strip('`')}",
-                error.came[:80],
-                expected=error.expected,
-                cause="damaged?",
-            ) from error
+            thing, expected = f"{file}: {error.thing.strip('`')}", error.expected
+            raise DataError("open_run", thing, error.came[:80], expected, "damaged?") from error
 
     def write(self, folder: Path) -> None:
         """Write config.json. OSError : it cannot be written."""

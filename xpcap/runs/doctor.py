@@ -39,13 +39,10 @@ def examine_run(
     images = seen.split(split).images
     names = [images[i] for i in captioned(seen, split).tolist()]
     if [one.image for one in evaluation.captions] != names:
-        raise InvalidValueError(
-            "examine_run",
-            f"the evaluation, of {evaluation.n} pictures,",
-            f"is not of the {len(names)} of {split}",
-            expected="a caption for each",
-            cause="was it on other data?",
-        )
+        thing = f"the evaluation, of {evaluation.n} pictures,"
+        came = f"is not of the {len(names)} of {split}"
+        expected = "a caption for each"
+        raise InvalidValueError("examine_run", thing, came, expected, "was it on other data?")
     learnt: list[bytes] = []
     if "train" in seen.splits and run.config.data_stamp == seen.fingerprint:
         captions = seen.split("train").captions

@@ -66,13 +66,10 @@ def score_captions(
     chosen = data.split(split)
     names = [chosen.images[i] for i in captioned(data, split).tolist()]
     if missing := [name for name in names if name not in captions]:
-        raise DataError(
-            "score_captions",
-            f"{len(missing):,} of the {len(names):,} pictures of split {split!r}",
-            f"have no caption, {missing[0][:100]!r} among them",
-            expected="one of each",
-            cause="are the captions of another split?",
-        )
+        thing = f"{len(missing):,} of the {len(names):,} pictures of split {split!r}"
+        came = f"have no caption, {missing[0][:100]!r} among them"
+        cause = "are the captions of another split?"
+        raise DataError("score_captions", thing, came, "one of each", cause)
     tokenize = str.split if chosen.text is None else data.vocabulary.tokenize
     said = [
         PictureCaption(name, captions[name], [], references, words=tokenize(captions[name]))
@@ -126,13 +123,9 @@ def _scores(
             continue
         names = {metric.name, *scored.corpus}
         if twice := sorted(taken & names):
-            raise InvalidValueError(
-                "metrics",
-                f"the name {twice[0]!r} of {type(metric).__name__}",
-                "is taken",
-                expected="one of its own",
-                cause="is a metric given twice?",
-            )
+            thing = f"the name {twice[0]!r} of {type(metric).__name__}"
+            cause = "is a metric given twice?"
+            raise InvalidValueError("metrics", thing, "is taken", "one of its own", cause)
         taken |= names
         human = None
         if isinstance(metric, WITHOUT_REFERENCES):
