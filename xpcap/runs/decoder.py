@@ -56,8 +56,7 @@ class Decoder:
     vocabulary : of the run
     ranker : puts a RankedBeam's captions in order; None: none does
     policy : within the limits of the run
-    attend : fill `attention` of each caption, for a model that attends
-    explain : fill `explanation` of each caption that is ranked
+    attend, explain : as of `Run.decoder`
 
     Attributes
     ----------

@@ -153,20 +153,18 @@ class PictureCaptioner:
 
     def _decode(self, waiting: Sequence[Encoded | Skipped], decoder: Decoder) -> Iterator[Any]:
         """Each encoded picture as a caption; those that were skipped as they are."""
-        encoded = [one for one in waiting if not isinstance(one, Skipped)]
-        captions: list[PictureCaption] = []
+        encoded = [one for one in waiting if isinstance(one, Encoded)]
+        found: Iterator[PictureCaption] = iter(())
         if encoded:
-            numbers, names, rows, pictures = zip(*encoded, strict=True)
+            numbers, names, rows, _ = zip(*encoded, strict=True)
             with blas().turn(), self._decoding:  # in this order, so that none waits for the other
                 features = self.run.preprocessing(np.stack(rows))
-                found = decoder(names, features, np.array(numbers))
-                captions += [
-                    with_picture(self.run, one, picture)
-                    for one, picture in zip(found, pictures, strict=True)
-                ]
-        following = iter(captions)
+                found = iter(decoder(names, features, np.array(numbers)))
         for one in waiting:
-            yield one if isinstance(one, Skipped) else next(following)
+            if isinstance(one, Encoded):
+                yield with_picture(self.run, next(found), one.picture)
+            else:
+                yield one
 
 
 def open_captioner(run: "Run[Captioner] | str | Path | Sequence[str | Path]") -> PictureCaptioner:
