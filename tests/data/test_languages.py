@@ -62,19 +62,8 @@ def prepare(photos: Path, texts: list[str], *options: object) -> str:
         csv.writer(file).writerows(
             [["image", "caption"], *([f"{i}.png", text] for i in range(10) for text in texts)]
         )
-    return good(
-        "prepare",
-        "captions.csv",
-        "--pictures",
-        photos,
-        "--encoder",
-        "histogram",
-        "--min-count",
-        1,
-        "--out",
-        "data.h5",
-        *options,
-    ).output
+    command = "prepare captions.csv --encoder histogram --min-count 1 --out data.h5".split()
+    return good(*command, "--pictures", photos, *options).output
 
 
 @pytest.fixture
@@ -109,17 +98,8 @@ def test_captions_of_any_language_are_prepared_trained_on_shown_and_scored(
     assert space.join(words) == said["caption"]
     assert len(words) == len(said["probabilities"]) >= 3
     assert set(words) <= {word for text in texts for word in tokenize(text)}
-    shown = good(
-        "caption",
-        "run",
-        photos / "0.png",
-        "--least-words",
-        3,
-        "--html",
-        "page.html",
-        "--png",
-        "page.png",
-    ).output
+    how = "--least-words 3 --html page.html --png page.png"
+    shown = good("caption", "run", photos / "0.png", *how.split()).output
     assert f"  model  {said['caption']}\n" in shown
     page = Path("page.html").read_text(encoding="utf-8")
     caption = re.search(r'<p class="caption" lang="" dir="auto">(.*?)</p>', page)

@@ -87,16 +87,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(picture_of(name)).save(folder / "photos" / name)
             said.setdefault(split, {})[name] = texts
     (folder / "k.json").write_bytes(caption_formats.karpathy(said))
-    arguments = [
-        "prepare",
-        folder / "k.json",
-        "--pictures",
-        folder / "photos",
-        "--encoder",
-        "histogram",
-        "--min-count",
-        1,
-    ]
+    how = "--encoder histogram --min-count 1".split()
+    arguments = ["prepare", folder / "k.json", "--pictures", folder / "photos", *how]
     shown = good(*arguments, "--pca", 20, "--out", folder / "pca.h5").output
     assert "PCA: 2,101 numbers of a feature to 20, which keep" in shown
     good(*arguments, "--out", folder / "raw.h5")

@@ -29,21 +29,9 @@ if not MPIEXEC.exists():
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow  # each starts processes of its own
 SMALL = (
-    "--hidden",
-    "16",
-    "--wordvec",
-    "12",
-    "--batch-size",
-    "16",
-    "--inject",
-    "every-step",
-    "--dropout",
-    "0.2",
-    "--select",
-    "cider",
-    "--score-epochs",
-    "0",
-)
+    "--hidden 16 --wordvec 12 --batch-size 16 --inject every-step --dropout 0.2 --select cider"
+    " --score-epochs 0"
+).split()
 SECONDS = 60  # that a command may take: it hangs if it takes longer
 
 
@@ -326,18 +314,8 @@ def test_two_processes_that_attend_and_train_on_the_score_leave_the_run_of_one(
         for name, split in pictures.splits.items()
     }
     write_dataset(tmp_path / "grids.h5", replace(pictures, splits=grids))
-    options = (
-        "--hidden",
-        "16",
-        "--wordvec",
-        "12",
-        "--epochs",
-        "1",
-        "--score-epochs",
-        "1",
-        "--inject",
-        "attention+every-step",
-    )
+    how = "--hidden 16 --wordvec 12 --epochs 1 --score-epochs 1 --inject attention+every-step"
+    options = how.split()
     for say, out in ((alone, "one"), (on_two, "two")):
         say("train", str(tmp_path / "grids.h5"), "--out", str(tmp_path / out), *options)
     for stage in ("cross-entropy", ""):

@@ -26,13 +26,4 @@ def photos(count: int) -> list[str]:
     return names
 
 
-PREPARE = [
-    "prepare",
-    "captions.csv",
-    "--pictures",
-    "photos",
-    "--encoder",
-    "histogram",
-    "--min-count",
-    1,
-]
+PREPARE = "prepare captions.csv --pictures photos --encoder histogram --min-count 1".split()

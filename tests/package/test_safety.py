@@ -475,20 +475,7 @@ def test_no_command_asks_for_the_network_or_leaves_more_in_a_home_than_the_docs_
     (work / "one.json").write_text(json.dumps(dict.fromkeys(names, "a thing")))
     commands = [
         ["prepare", "captions.csv", "--pictures", "photos", "--min-count", "1", "--out", "own.h5"],
-        [
-            "train",
-            "own.h5",
-            "--out",
-            "runs/a",
-            "--hidden",
-            "8",
-            "--wordvec",
-            "4",
-            "--epochs",
-            "1",
-            "--score-epochs",
-            "0",
-        ],
+        "train own.h5 --out runs/a --hidden 8 --wordvec 4 --epochs 1 --score-epochs 0".split(),
         ["evaluate", "runs/a", "--split", "train"],
         ["score", "one.json", "--data", "own.h5", "--split", "train"],
         ["caption", "runs/a", "photos", "--html", "page.html", "--png", "page.png"],
