@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 import numpy as np
 
@@ -102,12 +102,7 @@ class StopRequest:
                     self._before[signum] = signal.signal(signum, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
@@ -206,10 +201,8 @@ class RunWriter:
         DataError : the best parameters are missing, or not from the epoch that was the best.
         """
         best = best_of(state.records)
-        in_file = best is not None and not state.is_best
-        solver.restore(
-            state, best_params=self._read_best(best, state) if best and in_file else None
-        )
+        in_file = self._read_best(best, state) if best and not state.is_best else None
+        solver.restore(state, best_params=in_file)
         solver.times = read_times(self.out, state.epoch)
         self.saved, self._records = state.iteration, state.records
         if self._writes and state.order is None and state.history:
