@@ -58,7 +58,8 @@ def _print_machine(as_json: bool) -> None:
         backends = {name: state._asdict() for name, state in status.items()}
         click.echo(json.dumps({**about, **ranks, "backends": backends, "without_kernels": slow}))
         return
-    click.echo("xpcap {xpcap}, Python {python}, {platform}, {cores} cores".format(**about))
+    python, system, number = (about[key] for key in ("python", "platform", "cores"))
+    click.echo(f"xpcap {__version__}, Python {python}, {system}, {number} cores")
     rows = [("backend", "version", "", "devices, or why not")]
     for state in status.values():
         usable = "usable" if state.usable else "not usable"
@@ -99,11 +100,13 @@ def _ranks(group: Group) -> dict[str, Any]:
 def _print_run(folder: Path, as_json: bool) -> None:
     begin()
     run = open_run(folder)
-    config, parameters = run.config.to_json(), run.model.size
+    parameters = run.model.size
     if as_json:
-        click.echo(json.dumps({"config": config, "best": run.meta, "parameters": parameters}))
+        click.echo(
+            json.dumps({"config": run.config.to_json(), "best": run.meta, "parameters": parameters})
+        )
         return
-    click.echo(table([(key, json.dumps(value)) for key, value in config.items()]))
+    click.echo(table([(key, json.dumps(value)) for key, value in run.config.to_json().items()]))
     click.echo(f"{parameters:,} parameters; best: {json.dumps(run.meta)}")
     click.echo(provenance_text(run))
 
@@ -119,9 +122,9 @@ def _print_data(file: Path, as_json: bool) -> None:
         "feature_shape": list(data.feature_shape),
         "max_words": data.max_words,
         "source": data.source.to_json(),
-        "splits": {
-            name: {"pictures": len(split.images), "captions": len(split.captions)}
-            for name, split in data.splits.items()
-        },
     }
-    click.echo(json.dumps(about))
+    splits = {
+        name: {"pictures": len(split.images), "captions": len(split.captions)}
+        for name, split in data.splits.items()
+    }
+    click.echo(json.dumps({**about, "splits": splits}))

@@ -26,8 +26,7 @@ def find_fonts(texts: Iterable[str]) -> Fonts:
     needed = {
         sign
         for sign in set().union(*texts)
-        if unicodedata.category(sign) not in INVISIBLE
-        and "VARIATION SELECTOR" not in unicodedata.name(sign, "")
+        if unicodedata.category(sign) not in INVISIBLE and not _is_selector(sign)
     }
     needed -= _characters(font_manager.findfont(font_manager.FontProperties()))
     if not needed:
@@ -65,13 +64,15 @@ def _regular(font_manager: Any) -> list[Any]:
             manager.addfont(path)
         except (OSError, RuntimeError):
             continue  # Matplotlib cannot draw with it: it has coloured glyphs, for example
-    return [
+    there = (
         entry
         for entry in manager.ttflist
-        if entry.fname in installed
-        and LAST_RESORT not in entry.name.lower().replace(" ", "")
-        and entry.weight in (400, "normal")
-        and entry.style == entry.variant == "normal"
+        if entry.fname in installed and LAST_RESORT not in entry.name.lower().replace(" ", "")
+    )
+    return [
+        entry
+        for entry in there
+        if entry.weight in (400, "normal") and entry.style == entry.variant == "normal"
     ]
 
 
@@ -93,3 +94,7 @@ def _script(sign: str) -> str:
     if unicodedata.category(sign)[0] == "S":
         return "symbols"
     return unicodedata.name(sign, "unnamed").split()[0]
+
+
+def _is_selector(sign: str) -> bool:
+    return "VARIATION SELECTOR" in unicodedata.name(sign, "")
