@@ -64,7 +64,7 @@ def fit_ranking(run: Run[CaptioningRNN], data: CaptionData) -> None:
         if group.rank == 0:
             write_ranker(folder / RANKING, ranker, meta)
     # Only now, as the ranking before may need it; a fit that was killed is repeated to here
-    if group.rank == 0 and not meta["both"]:
+    if group.rank == 0 and meta.get("both") is not True:
         (folder / FIRST_STAGE_FILE).unlink(missing_ok=True)
     group.barrier()  # the ranking is written
 
