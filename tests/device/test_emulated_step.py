@@ -345,7 +345,9 @@ def test_emulated_bar_reads_losses_by_the_clock(
         )  # validation calls as well
 
     monkeypatch.setattr(
-        training.solver, "bar", lambda batches, *_: tqdm(batches, disable=False, file=io.StringIO())
+        training.solver,
+        "bar",
+        lambda batches, *_, **__: tqdm(batches, disable=False, file=io.StringIO()),
     )
     solver = make("cupy", num_epochs=1, batch_size=2, print_every=1, on_step=tick)
     solver._pace = Pace(0.5, lambda: clock[0])
