@@ -152,6 +152,16 @@ def test_config_is_read_back_as_the_recipe(tmp_path: Path) -> None:
     assert Recipe.from_config(generated, tmp_path) == suited(out=tmp_path)
 
 
+def test_a_run_from_before_an_option_has_what_the_option_says_of_such_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = OPTIONS["clip"]._replace(presets={"before": 3.0})
+    monkeypatch.setattr("xpcap.runs.recipe.OPTIONS", {**OPTIONS, "clip": new})
+    config = Recipe().suited_to(10).to_config()
+    del config["clip"]
+    assert Recipe.from_config(config, tmp_path).clip == 3.0
+
+
 @pytest.mark.parametrize(
     "spoilt",
     [
