@@ -32,10 +32,7 @@ COLOURS, THINGS, PLACES = (
     "grass road sand snow hill".split(),
 )
 FORMS = ("a {0} {1} on the {2}", "there is a {0} {1} standing on the {2}", "{1} on {2}")
-NAMES = [
-    *("alike", "features", "variety", "repeats", "unseen_bigrams", "bad_endings"),
-    *("ending", "length", "unknown", "vocabulary", "overfitting", "gates"),
-]
+NAMES = [one.name for one in doctor.SYMPTOMS]
 
 
 def draw(pictures: int) -> tuple[np.ndarray, list[str]]:
