@@ -47,7 +47,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 def new_path(
     function: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
 ) -> Iterator[Path]:
-    """A place to make a file or a folder at, which becomes `path` if the ``with`` block succeeds.
+    """A temporary path for a file or folder, which becomes `path` if the ``with`` block succeeds.
 
     Nothing is overwritten, not even what another process puts at `path` meanwhile. If the block
     fails, what it made is removed.
@@ -55,7 +55,7 @@ def new_path(
     Raises
     ------
     XpcapError : the given kind, as of `require_new_file`, before the block and after it. OSError :
-        it cannot be made; the error names `path`, not the temporary place.
+        it cannot be made; the error names `path`, not the temporary one.
     """
     path = Path(path)
     require_new_file(function, path, suffix, error)

@@ -61,7 +61,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says of a model, besides its scores."""
+    """Facts of a model on its card, besides its scores."""
 
     name: str
     cell: str  # with its article: "an LSTM"

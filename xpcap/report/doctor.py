@@ -182,8 +182,13 @@ def diagnose(case: Case) -> list[Diagnosis]:
 
 
 # Of 1,000 captions of Flickr8k all differ, of generated ones 98 in 100. Of a handful to learn from
-# each is a large share.
-@symptom("training captions that are one and the same, among at most 1,000", check=0.5, bad=0.9)
+# each is a large share. A feature cannot help where the symptom is worth a check.
+MOSTLY_ALIKE = 0.5
+
+
+@symptom(
+    "training captions that are one and the same, among at most 1,000", check=MOSTLY_ALIKE, bad=0.9
+)
 def alike(case: Case) -> Finding:
     if not case.learnt:
         raise UnmeasurableError("The captions that the run learnt from are not in this data.")
@@ -230,7 +235,7 @@ def features(case: Case) -> Finding:
         ratio,
         f"With the features of another picture, the perplexity of the references is {ratio:.2f}"
         " times as high.",
-        same if case.alike > 0.5 else mixed_up,
+        same if case.alike > MOSTLY_ALIKE else mixed_up,
     )
 
 

@@ -40,7 +40,7 @@ class Inside(NamedTuple):
         return [self.vocabulary.idx_to_word[i] for i in self.ids[1:-1]]
 
 
-class Kept(NamedTuple):
+class GatedState(NamedTuple):
     """A state that a gate hands on to the next step, multiplied by it alone; names as in texts."""
 
     gate: str
@@ -59,22 +59,22 @@ def write_look_page(path: str | Path, inside: Inside) -> None:
     ValueError : a picture that is not uint8 of shape (h, w, 3). OSError : the file cannot be
         written.
     """
-    trace, kept = inside.trace, _kept(inside)
+    trace, gated = inside.trace, _gated(inside)
     shares = {"this run": gradient_sizes(trace), "untrained": gradient_sizes(inside.untrained)}
-    said = detokenize(inside.words) or NOTHING
+    caption = detokenize(inside.words) or NOTHING
     H, cell = inside.config.hidden, inside.config.cell.upper()
     page = render(
         "look.html",
         title=f"Inside the cell of {inside.run}",
-        summary=f"“{said}”: {'a given' if inside.given else 'the'} caption of {inside.name}, word by"
+        summary=f"“{caption}”: {'a given' if inside.given else 'the'} caption of {inside.name}, word by"
         f" word in the {H} units of this {cell}.",
         name=inside.name,
         image=embed("write_look_page", inside.name, inside.picture),
         steps=_steps(inside),
-        heatmaps=_heatmaps(inside, kept),
+        heatmaps=_heatmaps(inside, gated),
         units=H,
-        kept=kept,
-        keeping=int((kept.values[1:].prod(axis=0) > 0.5).sum()) if kept else 0,
+        gated=gated,
+        keeping=int((gated.values[1:].prod(axis=0) > 0.5).sum()) if gated else 0,
         saturation=_saturation(trace),
         gradients=gradient_chart(shares, "; ".join(map(_course, shares, shares.values()))),
         back=_some(len(shares["this run"])),
@@ -113,22 +113,22 @@ def _steps(inside: Inside) -> list[dict[str, object]]:
 # ---- Units
 
 
-def _kept(inside: Inside) -> Kept | None:
-    """What the cell keeps; None: every state passes a product, or the trace has no such gate."""
+def _gated(inside: Inside) -> GatedState | None:
+    """The gated state; None: every state passes a product, or the trace has no such gate."""
     cell = inside.config.recurrent
     if cell.keeps is None or cell.keeps[0] not in inside.trace.gates:
         return None
     gate, state, _ = cell.keeps
     title = {name: meaning[0].lower() for name, meaning in cell.meanings.items()}
-    return Kept(title[gate], title[state], inside.trace.gates[gate][0])
+    return GatedState(title[gate], title[state], inside.trace.gates[gate][0])
 
 
-def _heatmaps(inside: Inside, kept: Kept | None) -> list[dict[str, object]]:
+def _heatmaps(inside: Inside, gated: GatedState | None) -> list[dict[str, object]]:
     """Each gate, and each state after the steps, the output last; units by what they keep."""
     trace, meanings = inside.trace, inside.config.recurrent.meanings
     read = [inside.vocabulary.idx_to_word[i] for i in inside.ids]
     states = [(name, state[0, 1:]) for name, state in trace.states.items()]
-    by = states[0][1] if kept is None else kept.values
+    by = states[0][1] if gated is None else gated.values
     order = np.argsort(-by.mean(axis=0), kind="stable")
     gates = [(name, gate[0]) for name, gate in trace.gates.items()]
     return [

@@ -1,4 +1,4 @@
-"""What the model card says of a run."""
+"""The model card of a run: the record that report/card.py draws."""
 
 from pathlib import Path
 

@@ -26,7 +26,7 @@ MOST_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What config.json says: all that decides a run's parameters, and where its data lay.
+    """Content of config.json: all that decides a run's parameters, and where its data lay.
 
     In the file all is flat: an option that is also the model's, such as `hidden`, stands once.
     """
@@ -48,7 +48,7 @@ class Config:
 
     @classmethod
     def of(cls, recipe: Recipe, model: ModelConfig, data: CaptionData) -> "Config":
-        """That of a training that begins here and now."""
+        """Make the config of a training that begins here and now."""
         return cls(
             recipe=recipe,
             model=model,
@@ -65,7 +65,7 @@ class Config:
 
     @classmethod
     def read(cls, folder: Path) -> "Config":
-        """That of the run in a folder.
+        """Read the config of the run in a folder.
 
         DataError : no run folder, or its config is damaged or of a newer format.
         """
