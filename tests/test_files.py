@@ -140,6 +140,8 @@ def test_only_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
         ".x.0123ABCD.part",
     ):
         (tmp_path / name).write_text("")
+    (tmp_path / ".pictures.89abcdef.part").mkdir()
+    (tmp_path / ".pictures.89abcdef.part" / "val00000.png").write_text("")
     remove_parts(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "notes.part",

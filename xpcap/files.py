@@ -129,10 +129,13 @@ def _lock(file: BinaryIO) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove temporary files of a killed process from a folder that nobody writes to now."""
+    """Remove what a killed process was writing to a folder, to which nobody writes now."""
     for path in folder.glob(f".*{PART}"):
         if re.fullmatch(rf"\..+\.[0-9a-f]{{8}}{re.escape(PART)}", path.name):
-            path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def read_text(path: Path, most: int) -> str:

@@ -186,3 +186,20 @@ def test_pictures_can_be_drawn_again_by_name_and_written_as_files(tmp_path: Path
     for name in ("scene.png", "val1.jpg", "../val00001.png", "test00001.png"):
         with refuses(DataError, expected="a name such as val00012.png"):
             picture_of(name)
+
+
+def test_pictures_that_cannot_be_written_leave_nothing_and_can_be_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = generate(3, train=4, val=6)
+
+    def full(name: str, seed: int) -> np.ndarray:
+        raise OSError(28, f"No space left on device for {name} of {seed}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xpcap.shapes.picture_of", full)
+        with pytest.raises(OSError, match=r"No space left on device for val00000.png of 3"):
+            write_pictures(tmp_path / "pictures", data, "val")
+    assert list(tmp_path.iterdir()) == []
+    write_pictures(tmp_path / "pictures", data, "val")
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]

@@ -13,6 +13,7 @@ import numpy as np
 from xpcap.data.dataset import CaptionData, Source, Split
 from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.encoders import HistogramEncoder
+from xpcap.files import new_folder
 from xpcap.progress import bar
 from xpcap.shapes.grammar import CAPTIONS, describe, named
 from xpcap.shapes.scenes import SPLITS, make_scene, paint, scene_of
@@ -94,14 +95,12 @@ def write_pictures(folder: str | Path, data: CaptionData, split: str) -> None:
 
     Raises
     ------
-    OSError : the folder cannot be written; then there is none.
+    DataError : something is there, or no folder can be made there. OSError : it cannot be written;
+        then nothing is left of it.
     """
     from PIL import Image
 
     assert data.source.seed is not None
-    folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.part")
-    temporary.mkdir()
-    for name in data.split(split).images:
-        Image.fromarray(picture_of(name, data.source.seed)).save(temporary / name)
-    temporary.rename(folder)
+    with new_folder("write_pictures", folder) as part:
+        for name in data.split(split).images:
+            Image.fromarray(picture_of(name, data.source.seed)).save(part / name)
