@@ -169,6 +169,34 @@ def read_text(path: Path, most: int) -> str:
     return content.decode("utf-8")
 
 
+def size_of(function: str, path: Path, expected: str) -> int:
+    """The bytes of a file to read, at most; a pipe or a device might never end.
+
+    Raises
+    ------
+    DataError : missing, or a folder, pipe or device.
+    """
+    try:
+        about = path.stat()
+    except OSError as error:
+        came = f"cannot be read: {error.strerror or os.strerror(error.errno or 0)}"
+        raise DataError(function, path, came, expected, "is the path right?") from error
+    if not stat.S_ISREG(about.st_mode):
+        came = "is a folder, pipe or device"
+        raise DataError(function, path, came, expected, "is the path right?")
+    return about.st_size
+
+
+def check_format(function: str, path: Path, found: object, known: int) -> None:
+    """DataError : a file has another format version than `known`."""
+    came = f"has format {found!r:.60}"
+    if type(found) is int and found > known:
+        cause = "it was made by a newer xpcap: upgrade this one"
+        raise DataError(function, path, came, known, cause)
+    if type(found) is not int or found != known:
+        raise DataError(function, path, came, known, "damaged, or another program's?")
+
+
 def require_new_file(
     function: str, path: str | Path, suffix: str = "", error: type[XpcapError] = DataError
 ) -> None:

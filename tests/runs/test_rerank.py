@@ -23,7 +23,7 @@ from commands import call, good
 from emulated import Emulator
 from refusals import refuses
 
-from xpcap import CaptionData, files, open_run, use_backend
+from xpcap import CaptionData, open_run, use_backend
 from xpcap.data import Vocabulary, write_dataset
 from xpcap.data.dataset import Split
 from xpcap.distributed import Group
@@ -169,26 +169,6 @@ def test_a_run_without_ranking_gets_one_when_it_is_resumed_with_neighbours(
     assert captions(open_run(folder)) == captions(open_run(whole))
     good("train", "--out", folder, "--resume")
     assert open_run(folder).config.recipe.neighbours is True
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux alone tells what is mapped")
-def test_a_ranking_is_not_mapped_while_it_is_replaced(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Windows refuses to replace a file that is."""
-    folder = Path(shutil.copytree(made / "ranked" / "run", tmp_path / "run"))
-    tensors, meta = read_tensors(folder / RANKING, "test")
-    write_tensors(folder / RANKING, tensors, {**meta, "best": "that of fewer epochs"})
-    replaced = []
-
-    def rename(temporary: Path, path: Path) -> None:
-        if path.name == RANKING:
-            replaced.append(str(path.resolve()) in Path("/proc/self/maps").read_text())
-        temporary.replace(path)
-
-    monkeypatch.setattr(files, "_rename", rename)
-    good("train", "--out", folder, "--resume")
-    assert replaced == [False]
 
 
 def test_ranks_fit_and_caption_as_one_process_does(made: Path, tmp_path: Path) -> None:

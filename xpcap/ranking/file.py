@@ -1,4 +1,4 @@
-"""The file of a ranker: the index of photos, mapped into memory when it is opened, and weights."""
+"""The file of a ranker: the index of photos, and weights."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from xpcap.errors import DataError
 from xpcap.metrics.cider import DocumentFrequencies
 from xpcap.ranking.index import PhotoIndex
 from xpcap.ranking.ranker import FEATURES, Ranker
-from xpcap.safetensors_file import map_tensors, write_tensors
+from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.spec import spec
 
 LARGEST_WEIGHT, LEAST_BANDWIDTH = 1e6, 1e-3
@@ -52,7 +52,7 @@ def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
 def read_ranker(
     path: Path, vocabulary: Vocabulary, D: int, *, first_words: bool = False
 ) -> tuple[Ranker, dict[str, Any]]:
-    """The ranker of a file for features of size D, and the file's `meta`. Arrays are mapped.
+    """The ranker of a file for features of size D, and the file's `meta`.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def read_ranker(
     ------
     DataError : missing, damaged, not ours, of a newer format, or of another run.
     """
-    tensors, meta = map_tensors(path, FUNCTION)
+    tensors, meta = read_tensors(path, FUNCTION)
     where, V = f"{FUNCTION}: {path}", len(vocabulary)
     settings = _settings(where, meta)
     if first_words and "predictor" in tensors:

@@ -13,12 +13,11 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
 from xpcap.data.vocabulary import TOKENISERS
 from xpcap.errors import DataError, InvalidValueError, OptionError
-from xpcap.files import write_text
+from xpcap.files import check_format, write_text
 from xpcap.models import ModelConfig
 from xpcap.options import Names, Text, Whole, check_fields, described, option
 from xpcap.runs.folder import CONFIG, DATA, FIRST, LOCK, best_digest, nothing_yet, read_json
 from xpcap.runs.recipe import MOST, Recipe
-from xpcap.safetensors_file import check_format
 
 FORMAT = 1
 MOST_BYTES = 2**20

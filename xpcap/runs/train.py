@@ -148,8 +148,6 @@ def _finish(folder: Path, records: list[Record], data: CaptionData, ranks: bool)
     """Rank captions if `ranks`, score them, and draw what people read of a stage that is trained."""
     run, evaluation = open_run(folder), None
     if ranks:
-        # Windows replaces no file that is mapped, as the ranker of an earlier end is
-        run = replace(run, ranker=None, first_stage_models=())
         fit_ranking(run, run.data(data))
         run = open_run(folder)
     if "val_loss" in records[-1]:
