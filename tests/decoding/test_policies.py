@@ -224,6 +224,24 @@ def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> N
     assert not any(map(stutters, said(no_stutter=True)))
 
 
+@pytest.mark.parametrize("limits", [{}, {"no_repeat_trigram": True}, {"no_stutter": True}])
+def test_a_finished_caption_is_allowed_as_word_by_word(
+    limits: dict[str, Any], rng: np.random.Generator
+) -> None:
+    captions = [rng.integers(3, 7, n).tolist() for n in range(12) for _ in range(40)]
+    policy = Policy(max_length=10, least_length=2, forbid=(*SILENT, 6), **limits)
+    wanted = [
+        2 <= len(caption) < 10  # END is a word of max_length
+        and 6 not in caption
+        and (distinct_trigrams(caption) or "no_repeat_trigram" not in limits)
+        and not (stutters(caption) and "no_stutter" in limits)
+        for caption in captions
+    ]
+    assert policy.allows(captions).tolist() == wanted
+    assert 20 < sum(wanted) < 200
+    assert policy.allows([]).tolist() == []
+
+
 @pytest.mark.parametrize(
     ("policy", "fields"),
     [

@@ -17,6 +17,7 @@ import xpcap.ranking.index as of_index
 from xpcap.data import CaptionData, Vocabulary
 from xpcap.data.dataset import Split
 from xpcap.data.vocabulary import SPECIAL
+from xpcap.decoding import Policy
 from xpcap.errors import DataError
 from xpcap.metrics import CiderD
 from xpcap.ranking import FEATURES, Candidate, PhotoIndex, Ranker, fit
@@ -172,7 +173,7 @@ def test_photos_that_do_not_look_alike_are_no_neighbours(lib: Lib) -> None:
     assert near.photos.tolist() == [[-1] * 3] * 2
     made = [[Candidate(ids("a dog"), -1.0), Candidate(ids("a cat"), -2.0)]] * 2
     rankings = ranker(index, retrieved=2, log_probability=1.0, consensus=9.0).rank(
-        lib(features), made, never
+        lib(features), made, never, Policy().allows
     )
     assert [one.best for one in rankings] == [ids("a dog")] * 2
 
@@ -185,7 +186,7 @@ def ranker(index: PhotoIndex, retrieved: int = 0, **weights: float) -> Ranker:
     return Ranker(index, VOCABULARY, own, 3, 0.1, 4, retrieved, False)
 
 
-def never(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
+def never(*asked: object) -> np.ndarray:
     raise AssertionError("nothing is retrieved")
 
 
@@ -224,7 +225,9 @@ def test_the_best_score_comes_first_and_is_the_sum_of_its_parts(
     data: CaptionData, index: PhotoIndex
 ) -> None:
     made = [[Candidate(ids("a dog"), -9.0), Candidate(ids("a dog near a boat"), -1.0)]] * 2
-    found = ranker(index, log_probability=2.0, length=0.5).rank(queries(data, 2), made, never)
+    found = ranker(index, log_probability=2.0, length=0.5).rank(
+        queries(data, 2), made, never, never
+    )
     for ranking in found:
         assert ranking.best == ids("a dog near a boat")
         scores = [one.score for one in ranking.candidates]
@@ -246,8 +249,8 @@ def test_neighbours_lend_captions_that_are_not_compared_with_their_own_photo(
         asked.extend(zip(numbers, captions, strict=True))
         return np.full(len(captions), -4.0)
 
-    def allowed(words: Words) -> bool:
-        return words != ids("a boat near a boat")
+    def allowed(captions: Sequence[Words]) -> np.ndarray:
+        return np.array([words != ids("a boat near a boat") for words in captions])
 
     own = ranker(index, retrieved=2, consensus=1.0)
     rankings = own.rank(q, [[]] * 3, likely, allowed)
@@ -277,7 +280,7 @@ def test_neighbours_lend_captions_that_are_not_compared_with_their_own_photo(
 def test_a_photo_without_candidates_has_an_empty_caption(
     data: CaptionData, index: PhotoIndex
 ) -> None:
-    (one,) = ranker(index).rank(queries(data, 1), [[]], never)
+    (one,) = ranker(index).rank(queries(data, 1), [[]], never, never)
     assert one.best == ()
 
 
@@ -331,8 +334,9 @@ def test_a_ranker_survives_the_disk_and_its_arrays_stay_there(
     def likely(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
         return np.full(len(captions), -4.0)
 
-    ours = ranker(index, retrieved=1, consensus=2.0).rank(q, made, likely)
-    assert read.rank(q, made, likely) == ours
+    every = Policy().allows
+    ours = ranker(index, retrieved=1, consensus=2.0).rank(q, made, likely, every)
+    assert read.rank(q, made, likely, every) == ours
     before = file.read_bytes()
     write_ranker(file, read, about)
     assert file.read_bytes() == before

@@ -124,6 +124,18 @@ def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: P
     assert max(retrieved) >= 0  # few photos: captions of neighbours are candidates
 
 
+@pytest.mark.parametrize("no_stutter", [False, True])
+def test_captions_of_neighbours_keep_to_the_policy(no_stutter: bool, made: Path) -> None:
+    run = open_run(made / "ranked" / "run")
+    assert run.ranker is not None
+    index = run.ranker.index
+    stuttering = replace(index, words=np.full_like(index.words, index.words[0]))
+    run = replace(run, ranker=replace(run.ranker, index=stuttering))
+    rankings = run.decoder(RankedBeam(10, no_stutter=no_stutter)).rank(features_of(run))
+    photos = [one.candidate.photo for ranking in rankings for one in ranking.candidates]
+    assert (max(photos) >= 0) == (not no_stutter)
+
+
 @pytest.mark.parametrize("pauses", [(4,), (110, 8)])
 @pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_ranking(

@@ -11,10 +11,9 @@ from xpcap.backend import Array, asarray, get_array_module
 from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError
 from xpcap.memory import Buffer
+from xpcap.metrics.variety import LONGEST_STUTTER
 from xpcap.ops import get_ops, tempered
 from xpcap.options import SEED, Flag, Real, Whole, check_fields, documented, option
-
-LONGEST_STUTTER = 3  # words
 
 
 class Special(NamedTuple):
@@ -110,6 +109,28 @@ class Policy:
     def reads_words(self) -> bool:
         """True if the words before decide which may follow."""
         return self.no_repeat_trigram or self.no_stutter
+
+    def repeating(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row and id of each word that may not follow its row of words (n, t), t at least 1."""
+        found = [_repeating(words)] if self.no_repeat_trigram else []
+        if self.no_stutter:
+            longest = min(LONGEST_STUTTER, (words.shape[1] + 1) // 2)
+            found += [_stuttering(words, n) for n in range(1, longest + 1)]
+        rows, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return rows, ids
+
+    def allows(self, captions: Sequence[Sequence[int]]) -> np.ndarray:
+        """Mask of the finished captions, ids without END, that keep to the limits."""
+        lengths = np.array([len(caption) for caption in captions], np.int64)
+        words = np.full((len(captions), lengths.max(initial=0)), -1)
+        for row, caption in zip(words, captions, strict=True):
+            row[: len(caption)] = caption
+        fine = (self.least_length <= lengths) & (lengths < self.max_length)
+        fine &= ~np.isin(words, [*self.forbid]).any(axis=1)
+        for t in range(1, words.shape[1] if self.reads_words else 0):
+            rows, ids = self.repeating(words[:, :t])
+            fine[rows[(ids == words[rows, t]) & (ids >= 0)]] = False
+        return fine
 
     def banned(self, function: str, V: int, end: int | None) -> list[int]:
         """The forbidden ids, sorted.
@@ -277,12 +298,7 @@ class LogitsProcessor:
             get_ops(scores).forbid(scores, banned)
         if not (self._policy.reads_words and t):
             return
-        words = hypotheses.captions[slots, :t]
-        found = [_repeating(words)] if self._policy.no_repeat_trigram else []
-        if self._policy.no_stutter:
-            longest = min(LONGEST_STUTTER, (t + 1) // 2)
-            found += [_stuttering(words, n) for n in range(1, longest + 1)]
-        rows, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        rows, ids = self._policy.repeating(hypotheses.captions[slots, :t])
         if rows.size:
             at = self._buffer.upload("repeated", rows * scores.shape[1] + ids)
             hidden = self._buffer("hidden", (rows.size,))  # a number would have to be sent

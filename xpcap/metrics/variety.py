@@ -79,7 +79,7 @@ class Length:
 
 # Faults
 
-MOST_REPEATED = 3  # words
+LONGEST_STUTTER = 3  # words
 UNKNOWN = "<UNK>"  # in captions that are known by ids alone; two of them may be two words
 
 
@@ -101,7 +101,7 @@ def repeated(words: Words) -> str:
 
     ``<UNK>`` repeats nothing: it may be another word each time.
     """
-    for n in range(1, MOST_REPEATED + 1):
+    for n in range(1, LONGEST_STUTTER + 1):
         for i in range(len(words) - 2 * n + 1):
             one, next_one = words[i : i + n], words[i + n : i + 2 * n]
             if one == next_one and UNKNOWN not in one:

@@ -28,6 +28,7 @@ FEATURES = {
 }
 Words = tuple[int, ...]  # ids, without START and END
 LogLikelihood = Callable[[Sequence[int], Sequence[Words]], np.ndarray]
+Allowed = Callable[[Sequence[Words]], np.ndarray]
 
 
 class Candidate(NamedTuple):
@@ -93,7 +94,7 @@ class Ranker:
         features: Array,
         made: Sequence[Sequence[Candidate]],
         log_likelihood: LogLikelihood,
-        allowed: Callable[[Words], bool] = lambda words: True,
+        allowed: Allowed,
     ) -> list[Ranking]:
         """Rank the candidates of N photos.
 
@@ -102,7 +103,7 @@ class Ranker:
         features : (N, *shape), preprocessed, on any device
         made : of each photo the candidates that models made
         log_likelihood : of captions, given the number of the photo of each
-        allowed : tells whether a neighbour's caption may be a candidate
+        allowed : mask of the neighbours' captions that may be candidates
         """
         embeddings = self.index.embeddings_of(features)
         near = self.index.nearest(embeddings, self.neighbours)
@@ -130,7 +131,7 @@ class Ranker:
         near: Neighbours,
         made: Sequence[Sequence[Candidate]],
         log_likelihood: LogLikelihood,
-        allowed: Callable[[Words], bool] = lambda words: True,
+        allowed: Allowed,
     ) -> list[list[Candidate]]:
         """The candidates of each photo, and the neighbours' captions of the most consensus."""
         candidates = [list(some) for some in made]
@@ -145,9 +146,9 @@ class Ranker:
                     words = tuple(caption)
                     if words and self.vocabulary.unk not in words and words not in known:
                         owner.setdefault(words, photo)
-            offered.append(
-                [Candidate(words, 0.0, photo) for words, photo in owner.items() if allowed(words)]
-            )
+            offered.append([Candidate(words, 0.0, photo) for words, photo in owner.items()])
+        fine = iter(allowed([one.words for some in offered for one in some]).tolist())
+        offered = [[one for one in some if next(fine)] for some in offered]
         consensus = self._consensus(near, offered)
         first = 0
         numbers: list[int] = []

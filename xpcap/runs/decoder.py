@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from xpcap.errors import OptionError
 from xpcap.models import Beam, Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.models.batch import FeatureRows
 from xpcap.ranking import Candidate, Ranker, Ranking
+from xpcap.ranking.ranker import Allowed, LogLikelihood
 from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.report.records import PictureCaption, Ranked
 
@@ -180,9 +180,9 @@ class Decoder:
             candidates.append([Candidate(words, total) for words, total in found.items()])
         return candidates
 
-    def judges(self, features: np.ndarray) -> tuple[Any, Any]:
+    def judges(self, features: np.ndarray) -> tuple[LogLikelihood, Allowed]:
         """What a ranker asks of other captions of N photos: their likelihood, and if they may be."""
-        return partial(self._log_likelihoods, features), partial(_keeps_to, self.policy)
+        return partial(self._log_likelihoods, features), self.policy.allows
 
     def _log_likelihoods(
         self, features: np.ndarray, numbers: Sequence[int], captions: Sequence[Sequence[int]]
@@ -206,16 +206,6 @@ def _encoded(vocabulary: Vocabulary, captions: Sequence[Sequence[int]]) -> np.nd
     for row, words in zip(encoded, captions, strict=True):
         row[: len(words) + 2] = [vocabulary.start, *words, vocabulary.end]
     return encoded
-
-
-def _keeps_to(policy: Policy, words: tuple[int, ...]) -> bool:
-    """True if a caption keeps to the limits of a policy, and was not cut at them."""
-    if not policy.least_length <= len(words) < policy.max_length:
-        return False
-    threes = [words[i : i + 3] for i in range(len(words) - 2)]
-    if policy.no_repeat_trigram and len(set(threes)) < len(threes):
-        return False
-    return not {*words} & {*policy.forbid}
 
 
 def _explained(ranker: Ranker, ranking: Ranking) -> Explanation:

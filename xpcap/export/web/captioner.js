@@ -3,7 +3,7 @@
 import { normalise, logMean, search } from "./decode.js";
 import { encode } from "./histogram.js";
 import { BICUBIC, resize } from "./pixels.js";
-import { Ranker, readTensors } from "./ranking.js";
+import { Ranker, readTensors, repeats } from "./ranking.js";
 
 const FORMAT = 1; // of captioner.json
 
@@ -92,7 +92,8 @@ class Captioner {
     if (this.ranker) {
       const likelihood = (captions) => this.logLikelihoods(models, captions);
       const allowed = (words) => words.length < policy.max_length &&
-        !words.some((word) => policy.forbid.includes(word));
+        !words.some((word) => policy.forbid.includes(word)) &&
+        !(policy.no_stutter && repeats(words));
       ranked = await this.ranker.rank(models[0].projected, made, likelihood, allowed);
     }
     const best = ranked.slice(0, this.manifest.best);

@@ -200,7 +200,7 @@ function similarity(one, other) {
 }
 
 // True if one to three words stand twice in a row.
-function repeats(words) {
+export function repeats(words) {
   for (let n = 1; n <= MOST_REPEATED; n++) {
     for (let i = 0; i + 2 * n <= words.length; i++) {
       if (words.slice(i, i + n).every((word, k) => word === words[i + n + k])) return true;
