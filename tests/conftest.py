@@ -140,11 +140,8 @@ def verify_once(verified: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def few_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Generated pictures by the dozen, and a folder of its own to run in. Java's metrics, where
-    they are installed, are left to test_scores.py.
-    """
+    """Generated pictures by the dozen, and a folder of its own to run in."""
     commands.use_few_pictures(monkeypatch)
-    monkeypatch.setattr("xpcap.metrics.java.PACKAGE", "no_such_package")
     monkeypatch.delenv("XPCAP_BACKEND", raising=False)
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.chdir(tmp_path)

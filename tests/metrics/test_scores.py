@@ -1,14 +1,8 @@
-"""ROUGE-L, BLEU's counts, variety, intervals and the Java programs: each beside what it is defined
-by.
-"""
+"""ROUGE-L, BLEU's counts, variety and intervals: each beside what it is defined by."""
 
 import functools
-import gc
 import itertools
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +25,6 @@ from xpcap.metrics import (
     averaged,
     corpus_bleu,
     intervals,
-    java,
     metric,
     paired,
     rouge_l,
@@ -205,111 +198,3 @@ def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only
     assert (high - low) / 2 == pytest.approx(1.96 * 0.1 * (2 / 500) ** 0.5, rel=0.15)
     assert low < 0.1 < high
     assert paired([ours], [averaged("y", easy).sums]) == {}  # type: ignore[list-item]
-
-
-FAKE_JAVA = """
-import os, sys
-from pathlib import Path
-assert sys.argv[1:] == ["-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"] and Path("meteor-1.5.jar").is_file()
-Path("process").write_text(str(os.getpid()))
-for line in sys.stdin:
-    with Path("given").open("a") as given:
-        given.write(line)
-    word, *fields = line.rstrip("\\n").split(" ||| ")
-    print(f"{len(fields)} {fields[-1]}" if word == "SCORE" else "0.5\\n0.1\\n0.25", flush=True)
-"""
-NO_ROOM = (
-    "import sys; print('Error occurred during initialization of VM', 'Could not reserve enough"
-    " space', sep='\\n', file=sys.stderr); sys.exit(1)"
-)
-
-
-@pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a package that looks like pycocoevalcap, and a `java` on the PATH that runs
-    `java.py` in METEOR's place.
-    """
-    meteor, script = tmp_path / "pycocoevalcap/meteor", tmp_path / "bin/java"
-    meteor.mkdir(parents=True)
-    (meteor / "meteor-1.5.jar").touch()
-    script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/java.py" "$@"\n')
-    script.chmod(0o755)
-    (tmp_path / "java.py").write_text(FAKE_JAVA)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
-    return tmp_path / "pycocoevalcap"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the `java` of this test is a shell script")
-def test_meteor_is_given_references_before_captions_and_has_ended_when_it_has_answered(
-    program: Path,
-) -> None:
-    [meteor], missing = java.java_metrics()
-    assert (list(missing), "get_stanford_models downloads" in missing["spice"]) == (["spice"], True)
-    scored = meteor.score([["a dog".split(), "b".split()], ["c".split()]], ["x y".split(), []])
-    assert scored == ({"meteor": 0.25}, [0.5, 0.1], None)
-    assert (
-        program / "meteor/given"
-    ).read_text() == "SCORE ||| a dog ||| b ||| x y\nSCORE ||| c ||| \nEVAL ||| 3 x y ||| 2\n"
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((program / "meteor/process").read_text()), 0)
-    gc.collect()  # a pipe left open warns here
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the `java` of this test is a shell script")
-@pytest.mark.parametrize(
-    ("script", "reason"),
-    [
-        (NO_ROOM, "Error occurred during initialization of VM Could not reserve enough space"),
-        ("import sys; sys.stdin.readline()", "it ended before it had answered"),
-        (
-            "import sys\nfor line in sys.stdin: print('no number', flush=True)",
-            "could not convert string to float: 'no number",
-        ),
-    ],
-    ids=["no room", "ends", "says no number"],
-)
-def test_a_meteor_that_fails_gives_its_reason_and_keeps_nobody_waiting(
-    program: Path, script: str, reason: str
-) -> None:
-    (program.parent / "java.py").write_text(script)
-    [meteor], _ = java.java_metrics()
-    with pytest.raises(java.JavaError) as caught:
-        meteor.score([[["a"]]] * 3, [["a"]] * 3)
-    assert f"METEOR's Java program failed ({reason}" in str(caught.value)
-    assert "is the memory large enough, and the Java not too new for it?" in str(caught.value)
-    del caught
-    gc.collect()
-
-
-def test_the_real_meteor_tells_an_equal_caption_from_another() -> None:
-    metrics, missing = java.java_metrics()
-    if "meteor" in missing:
-        pytest.skip(f"METEOR cannot run: {missing['meteor']}")
-    scored = metrics[0].score(
-        [["a dog runs".split()], ["a cat".split(), "the cat sleeps".split()]],
-        ["a dog runs".split(), "one bird".split()],
-    )
-    assert scored.pictures == [pytest.approx(1.0), 0.0]
-    assert 0 < scored.corpus["meteor"] < 1
-    gc.collect()
-
-
-def test_spice_runs_only_where_its_models_are_and_nothing_without_java(
-    program: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models = program / java.MODELS
-    models.parent.mkdir(parents=True)
-    models.touch()
-    assert ([metric.name for metric in java.java_metrics()[0]], java.java_metrics()[1]) == (
-        ["meteor", "spice"],
-        {},
-    )
-    monkeypatch.setattr(java.shutil, "which", lambda name: None)
-    assert java.java_metrics() == (
-        [],
-        {"meteor": "there is no java on the PATH", "spice": "there is no java on the PATH"},
-    )
-    monkeypatch.setattr(java, "PACKAGE", "no_such_package")
-    assert java.java_metrics()[1]["meteor"] == "no_such_package is not installed"

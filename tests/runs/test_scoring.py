@@ -15,8 +15,7 @@ from xpcap.data.dataset import Split
 from xpcap.data.features import fit_scaling
 from xpcap.errors import DataError
 from xpcap.metrics import METRICS, Scored, averaged
-from xpcap.metrics.java import JavaError
-from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scoring
+from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions
 from xpcap.shapes import named
 
 
@@ -232,24 +231,6 @@ def test_a_metric_of_ones_own_is_scored_beside_the_others(
     told = alone.to_json()
     assert told["bleu"] is None
     assert not {"decoding", "perplexity"} & set(told)
-
-
-def test_programs_score_captions_alone_and_say_why_they_cannot(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Failing(Colours):
-        name = "spice"
-
-        def score(self, references: Any, hypotheses: Any) -> Any:
-            raise JavaError("SPICE", "no memory")
-
-    programs = [Colours(), Failing()], {"meteor": "there is none"}
-    monkeypatch.setattr(scoring, "java_metrics", lambda: programs)
-    scored = score_captions(data_of(val=VAL), "val", SAID, java=True)
-    assert "colours" in scored.scores
-    assert "colours" not in scored.human_scores
-    assert list(scored.unscored) == ["meteor", "spice"]
-    assert "no memory" in scored.unscored["spice"]
 
 
 class Returns(Colours):

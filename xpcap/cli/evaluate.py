@@ -96,7 +96,7 @@ def evaluate(
     seen = opened.data(data)
 
     def scores_of(run: Run, data: CaptionData | Path | None) -> Scores:
-        return evaluate_run(run, data, split, policy=decoding.policy(run), java=True)
+        return evaluate_run(run, data, split, policy=decoding.policy(run))
 
     evaluation = scores_of(opened, seen)
     comparison = compare(evaluation, scores_of(open_run(against), data)) if against else None

@@ -34,7 +34,7 @@ def score(captions: Path, data: Path, split: str, csv: Path | None, as_json: boo
         require_new_file("score", csv, ".csv")
     opened = open_data(data)
     found = read_captions_json(captions, opened.split(split).images)
-    scores = score_captions(opened, split, found.captions, java=True)
+    scores = score_captions(opened, split, found.captions)
     if csv is not None:
         with new_path("score", csv) as part:
             scores.write_csv(part)

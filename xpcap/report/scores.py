@@ -56,7 +56,7 @@ class Scores:
     captions : one a picture, in the order of the pictures
     results : one a metric, and perplexity if a run said the captions
     seconds : time taken
-    unscored : name of each requested metric that could not be computed to the reason
+    unscored : name of each metric that could not be computed to the reason
     human_protocol : how human captions were scored, in words
     decoding : the run's decoding policy, in words; empty: the captions come from elsewhere
     """

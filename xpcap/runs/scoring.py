@@ -26,7 +26,6 @@ from xpcap.metrics import (
     UnseenBigrams,
     Words,
 )
-from xpcap.metrics.java import JavaError, java_metrics
 from xpcap.models import Policy
 from xpcap.report.records import PictureCaption
 from xpcap.report.scores import FORCED, Result, Scores
@@ -44,7 +43,6 @@ def score_captions(
     split: str,
     captions: Mapping[str, str],
     *,
-    java: bool = False,
     metrics: Sequence[Metric] = METRICS,
 ) -> Scores:
     """Score captions of the pictures of a split, from any source.
@@ -55,7 +53,6 @@ def score_captions(
     ----------
     captions : name of a picture to its caption; one for each picture of the split that has
         references
-    java : METEOR and SPICE too, if they can be computed here
     metrics : as in `evaluate_run`
 
     Raises
@@ -76,7 +73,7 @@ def score_captions(
         for name, references in zip(names, data.references(split).values(), strict=True)
     ]
     words, known = data.words(split), data.vocabulary
-    scores = _scores(data, split, words, said, [one.words for one in said], known, java, metrics)
+    scores = _scores(data, split, words, said, [one.words for one in said], known, metrics)
     return replace(scores, seconds=time.perf_counter() - start)
 
 
@@ -87,7 +84,6 @@ def _scores(
     captions: list[PictureCaption],
     hypotheses: Sequence[Words],
     vocabulary: Vocabulary,
-    java: bool,
     metrics: Sequence[Metric],
 ) -> Scores:
     """Scores of captions, one a picture, and of human captions; no time.
@@ -111,16 +107,10 @@ def _scores(
     first = [words[i] for i in firsts.tolist()]  # <UNK> in it is a word
     several = [of for of in references if len(of) > 1]
     own, unscored = _with_own(data, metrics, vocabulary)
-    programs, lacking = java_metrics() if java else ([], {})
-    unscored |= lacking
     results: list[Result] = []
     taken = {*ALIASES, *FORCED}
-    for metric in (*own, *programs):
-        try:
-            scored = _scored(metric, references, hypotheses)
-        except JavaError as error:
-            unscored[metric.name] = str(error)
-            continue
+    for metric in own:
+        scored = _scored(metric, references, hypotheses)
         names = {metric.name, *scored.corpus}
         if twice := sorted(taken & names):
             thing = f"the name {twice[0]!r} of {type(metric).__name__}"
@@ -130,7 +120,7 @@ def _scores(
         human = None
         if isinstance(metric, WITHOUT_REFERENCES):
             human = _scored(metric, references, first)
-        elif several and metric not in programs:
+        elif several:
             human = _scored(metric, [of[1:] for of in several], [of[0] for of in several])
         protocol = metric.protocol
         if metric.name == Bleu.name:
@@ -245,7 +235,6 @@ def evaluate_run(
     split: str = "val",
     *,
     progress: bool | None = None,
-    java: bool = False,
     policy: Policy | None = None,
     group: Group | None = None,
     metrics: Sequence[Metric] = METRICS,
@@ -260,13 +249,11 @@ def evaluate_run(
     split : str
     progress : bool or None
         Show progress bars on a terminal. None: as the work in hand does, by default not.
-    java : bool
-        METEOR and SPICE too, if they can be computed here.
     policy : Policy or None
         Chooses the words, as in `caption_run`. None: the run's default.
     group : Group or None
-        Ranks that share the work; each returns the same, except that `java` scores are rank 0's.
-        None: those of the work in hand, by default this process.
+        Ranks that share the work; each returns the same. None: those of the work in hand, by
+        default this process.
     metrics : sequence of Metric
         Objects that score captions against references, such as ``(*xpcap.metrics.METRICS, Own())``;
         see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added.
@@ -293,8 +280,7 @@ def evaluate_run(
         captions = caption_chosen(decoder, seen, split, pictures)
     same = seen.split(split).text is None or run.vocabulary.tokeniser == seen.vocabulary.tokeniser
     hypotheses = [one.words if same else seen.vocabulary.tokenize(one.caption) for one in captions]
-    java = java and group.rank == 0
-    scores = _scores(seen, split, words, captions, hypotheses, run.vocabulary, java, metrics)
+    scores = _scores(seen, split, words, captions, hypotheses, run.vocabulary, metrics)
     values = Scored({name: getattr(forced, name) for name in FORCED}, [])
     shown = f"{forced.perplexity:.2f}"
     perplexity = Result("perplexity", "perplexity", PLAIN, PROTOCOL, values, shown=shown)
