@@ -16,8 +16,8 @@ from xpcap.errors import DataError, OptionError, install
 from xpcap.files import require_new_file
 from xpcap.options import SEED, Whole
 from xpcap.prepare import Columns, ImportReport, import_captions
-from xpcap.prepare.dataset import FEW_CAPTIONS, TINY_CAPTIONS
 from xpcap.prepare.detect import CaptionFile
+from xpcap.prepare.pipeline import FEW_CAPTIONS, TINY_CAPTIONS
 from xpcap.prepare.splits import check_fractions
 from xpcap.report import escape_control
 from xpcap.runs.recipe import MOST as LARGEST

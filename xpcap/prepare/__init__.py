@@ -1,12 +1,12 @@
-"""Caption files and pictures to a data set. Open dataset.py first, at `import_captions`.
+"""Caption files and pictures to a data set. Open pipeline.py first, at `import_captions`.
 
 A reader is a generator of `CaptionRow`; `read_captions` picks one for each file, and
 `assemble` builds the data set from the rows of any reader.
 """
 
-from xpcap.prepare.dataset import assemble, import_captions
 from xpcap.prepare.detect import read_captions
 from xpcap.prepare.features import encode_folder, read_features
+from xpcap.prepare.pipeline import assemble, import_captions
 from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.tables import Columns
 
