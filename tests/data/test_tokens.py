@@ -4,11 +4,9 @@ import re
 import unicodedata
 
 import pytest
-from refusals import refuses
 
 from xpcap.data import detokenize, tokenize
 from xpcap.data.vocabulary import gaps, has_word
-from xpcap.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -45,28 +43,11 @@ def test_words_are_runs_of_letters_of_any_script_and_characters_of_scripts_witho
     assert tokenize(detokenize(expected)) == expected
 
 
-def test_the_former_tokeniser_is_there_for_data_sets_that_record_none() -> None:
-    assert (
-        tokenize("Ein Mädchen fährt: 2 Äpfel", tokeniser="ascii")
-        == "ein m dchen f hrt 2 pfel".split()
-    )
-    assert tokenize("一只狗", tokeniser="ascii") == []
-    with refuses(
-        DataError,
-        function="tokenize",
-        thing="tokeniser",
-        came="'acsii' does not exist",
-        expected="one of unicode, ascii",
-        cause="did you mean 'ascii'",
-    ):
-        tokenize("a", tokeniser="acsii")
-
-
-def test_both_tokenisers_cut_ascii_alike() -> None:
+def test_ascii_is_cut_alike_by_the_fast_path_and_by_the_general_one() -> None:
     text = "".join(map(chr, range(128))) + " It's a DOG_2, co-op\x1b[0m"
     words = re.findall("[a-z0-9]+", text.lower())
-    assert tokenize(text) == tokenize(text, tokeniser="ascii") == words
-    assert tokenize(text + " é") == [*words, "é"]  # past the fast path
+    assert tokenize(text) == words
+    assert tokenize(text + " é") == [*words, "é"]
 
 
 def test_words_make_a_line_with_spaces_where_the_script_has_them() -> None:
@@ -76,6 +57,7 @@ def test_words_make_a_line_with_spaces_where_the_script_has_them() -> None:
     assert detokenize(["一", "<UNK>", "狗", "2", "只"]) == "一 <UNK> 狗 2 只"
     assert detokenize(tokenize("เด็กผู้หญิงกำลังวิ่ง")) == "เด็กผู้หญิงกำลังวิ่ง"
     assert detokenize(["小狗", "跑"]) == "小狗跑"  # of a vocabulary that was cut otherwise
+    assert detokenize(["ก", "ำ"]) == "ก ำ"  # one word without the space
     assert (detokenize([]), gaps([]), gaps(["a"]), gaps(["a", "狗", "跑"])) == (
         "",
         [],

@@ -10,7 +10,7 @@ import pytest
 
 from xpcap.backend import use_backend
 from xpcap.data.dataset import Source
-from xpcap.data.vocabulary import ASCII
+from xpcap.data.vocabulary import TOKENISER
 from xpcap.models import Captioner
 from xpcap.runs.config import Config
 from xpcap.runs.recipe import Recipe
@@ -48,7 +48,7 @@ def config_of(model: Captioner, max_words: int, source: Source | None = None) ->
         model=model.config,
         source=source or Source(),
         max_words=max_words,
-        tokeniser=ASCII,
+        tokeniser=TOKENISER,
         data_stamp="",
         python="",
         numpy="",

@@ -20,7 +20,7 @@ from commands import SMALL, call, failing, few, good
 from xpcap import CaptionData, open_data, open_run, to_numpy
 from xpcap.data.features import fit_projection
 from xpcap.data.hdf5 import write_dataset
-from xpcap.data.vocabulary import ASCII, Vocabulary
+from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import Group
 from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
@@ -190,10 +190,6 @@ def test_data_without_a_projection_goes_through_the_runs(run: Path, tmp_path: Pa
             {"source": few(5).source.__class__()},
             "the data has features by an unknown encoder instead of the encoder 'histogram'",
         ),
-        (
-            {"tokeniser": ASCII},
-            "has words by the tokeniser 'unicode', the data by 'ascii', expected the same",
-        ),
         ({"projected": True}, "the data has features after another PCA"),
         ({"narrow": True}, "the data has features of size 2000 instead of 2101"),
     ],
@@ -207,10 +203,6 @@ def test_data_made_otherwise_is_refused(
     if changes.pop("narrow", None):
         narrow = {n: replace(s, features=s.features[:][:, :2000]) for n, s in data.splits.items()}
         data = replace(data, splits=narrow)
-    if tokeniser := changes.pop("tokeniser", None):
-        data = replace(
-            data, vocabulary=Vocabulary(data.vocabulary.idx_to_word, tokeniser=tokeniser)
-        )
     write_dataset(tmp_path / "own.h5", replace(data, **changes))
     failing(["train", tmp_path / "own.h5", "--from", run, "--out", tmp_path / "on"], words)
 

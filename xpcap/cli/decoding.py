@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from xpcap.cli.shared import Function, field_options
-from xpcap.data.vocabulary import SPECIAL
+from xpcap.data.vocabulary import SPECIAL, tokenize
 from xpcap.errors import OptionError, nearest
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.options import Option, described
@@ -89,7 +89,7 @@ class Decoding:
         words = [known for known in run.vocabulary.idx_to_word if known not in SPECIAL]
         # A run may know Hund as hund
         is_word = word in words or word in SPECIAL
-        tokens = [word] if is_word else run.vocabulary.tokenize(word)
+        tokens = [word] if is_word else tokenize(word)
         if len(tokens) > 1:
             came = f"has {word!r}, which is {len(tokens)} words to {run.path}, {', '.join(tokens)}"
             raise OptionError("decoding", "`forbid`", came, "one")

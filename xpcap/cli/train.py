@@ -223,8 +223,7 @@ class Progress(Watcher):
             )
             if self._options.start is not None and not solver.iteration:
                 folder = opened_folder(self._options.start)
-                tokeniser = solver.data.vocabulary.tokeniser
-                known = len(read_vocabulary(folder, tokeniser)) - len(SPECIAL)
+                known = len(read_vocabulary(folder)) - len(SPECIAL)
                 say(
                     f"from {self._options.start}: {known:,} words known, {words - known:,} new"
                     + (start and f"; before the first step {start}")

@@ -14,7 +14,7 @@ from xpcap.data.features import (
     RowSource,
     materialise,
 )
-from xpcap.data.vocabulary import UNK, Vocabulary, detokenize
+from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, unknown
 from xpcap.layers.checks import all_below
 
@@ -311,7 +311,7 @@ class CaptionData:
             rows = split.captions if captions is None else split.captions[captions]
             return [[words[i] for i in row if i not in silent] for row in rows.tolist()]
         texts = split.text if captions is None else [split.text[i] for i in captions.tolist()]
-        return [self.vocabulary.tokenize(text) for text in texts]
+        return [tokenize(text) for text in texts]
 
     def references(self, name: str) -> dict[int, list[str]]:
         """Captions as text, by picture, of pictures that have some.
@@ -362,8 +362,6 @@ class CaptionData:
     ) -> "CaptionData":
         """One split of the data, its captions encoded by another vocabulary, and not cut.
 
-        The other vocabulary's tokeniser is used, if there is text.
-
         Parameters
         ----------
         vocabulary : Vocabulary
@@ -377,9 +375,6 @@ class CaptionData:
         -------
         data : CaptionData
         """
-        text = self.split(name).text
-        if text is not None and vocabulary.tokeniser != self.vocabulary.tokeniser:
-            words = [vocabulary.tokenize(caption) for caption in text]
         words = self.words(name) if words is None else words
         captions = vocabulary.encode_words(words, max(1, *(len(caption) for caption in words)))
         return replace(
@@ -397,7 +392,6 @@ class CaptionData:
         Parameters
         ----------
         vocabulary : Vocabulary
-            With the same tokeniser.
 
         Returns
         -------

@@ -20,7 +20,7 @@ import numpy as np
 
 from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data, may_name_a_split
 from xpcap.data.features import Projection, RowSource, blocks
-from xpcap.data.vocabulary import ASCII, Vocabulary, check_tokeniser, has_word
+from xpcap.data.vocabulary import TOKENISER, Vocabulary, has_word
 from xpcap.errors import DataError
 from xpcap.files import atomic, new_path, require_new_file
 
@@ -154,7 +154,7 @@ def _write(path: Path, data: CaptionData) -> None:
         "format": FORMAT,
         "source": data.source.to_json(),
         "stamp": data.fingerprint,
-        "tokeniser": data.vocabulary.tokeniser,
+        "tokeniser": TOKENISER,
     }
     about = json.dumps({**facts, **({"views": views} if views else {})}, sort_keys=True)
     # h5py gets an open file, not a name: a full disk is then an OSError; with files that h5py opens
@@ -292,7 +292,7 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
         Projection(file["pca_mean"][:], file["pca_components"][:]) if "pca_mean" in file else None
     )
     source = Source.from_json(f"read_dataset: {path}", about["source"])
-    vocabulary = Vocabulary(_strings(file["vocab"]), tokeniser=about["tokeniser"])
+    vocabulary = Vocabulary(_strings(file["vocab"]))
     return CaptionData(
         vocabulary, splits, source=source, fingerprint=about["stamp"], projection=projection
     )
@@ -345,8 +345,14 @@ def _about(path: Path, text: str) -> dict[str, Any]:
             expected="a count by split",
             cause="damaged?",
         )
-    # files from before there was a choice record none
-    check_tokeniser(f"read_dataset: {path}", about.setdefault("tokeniser", ASCII))
+    if about.get("tokeniser") != TOKENISER:
+        raise DataError(
+            "read_dataset",
+            path,
+            f"has words by the tokeniser {about.get('tokeniser')!r:.60}",
+            expected=repr(TOKENISER),
+            cause="made by another version of xpcap? Prepare it again",
+        )
     return cast("dict[str, Any]", about)
 
 

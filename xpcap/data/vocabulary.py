@@ -11,38 +11,26 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
-from xpcap.errors import DataError, InvalidValueError, unknown
+from xpcap.errors import DataError, InvalidValueError
 
-UNICODE, ASCII = "unicode", "ascii"
-TOKENISERS = {  # name, as it is stored, to how it makes words
-    UNICODE: (
-        "words are lower-case runs of letters, marks and digits, and single characters of scripts"
-        " without spaces"
-    ),
-    ASCII: "words in [a-z0-9]+ lower case",
-}
+TOKENISER = "unicode"  # name of `tokenize` in files
+TOKENISATION = (  # of words, beside scores
+    "words are lower-case runs of letters, marks and digits, and single characters of scripts"
+    " without spaces"
+)
 _ASCII = re.compile("[a-z0-9]+")
 # soft hyphen, combining grapheme joiner, word joiner, byte order mark, variation selectors
 _INVISIBLE = re.compile("[\u00ad\u034f\u2060\ufeff\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
-def tokenize(text: str, *, tokeniser: str = UNICODE) -> list[str]:
+def tokenize(text: str) -> list[str]:
     """The words of a text. ``"A dog's 2nd ball!"`` gives ``a dog s 2nd ball``.
 
-    Parameters
-    ----------
-    tokeniser : ``unicode``: the text in lower case and NFC is cut into runs of letters, marks and
-        digits of any script. Letters of scripts that are written without spaces, such as Chinese,
-        Japanese, Thai, Lao, Khmer and Burmese, are words of their own, each with its marks.
-        ``ascii``: lower case, then runs of ``[a-z0-9]``, for data sets that record no tokeniser.
-        Text in ASCII gives the same words either way
-
-    Raises
-    ------
-    DataError : no such tokeniser.
+    The text in lower case and NFC is cut into runs of letters, marks and digits of any script.
+    Letters of scripts that are written without spaces, such as Chinese, Japanese, Thai, Lao, Khmer
+    and Burmese, are words of their own, each with its marks.
     """
-    check_tokeniser("tokenize", tokeniser)
-    if tokeniser == ASCII or text.isascii():
+    if text.isascii():
         return _ASCII.findall(text.lower())
     return [str(word) for word in _unicode().findall(_normalized(text))]
 
@@ -62,18 +50,15 @@ def detokenize(words: Sequence[str]) -> str:
 
 
 def gaps(words: Sequence[str]) -> list[str]:
-    """The space after each word of a line; none after the last, or between two unspaced scripts."""
-    alone = [not word.isascii() and _unspaced().match(word) is not None for word in words]
+    """The space after each word of a line; none after the last, or between two unspaced scripts.
+
+    But where two words would read as one, as a letter and the vowel sign of another word.
+    """
+    unspaced = [not word.isascii() and _unspaced().match(word) is not None for word in words]
     return [
-        *("" if one and other else " " for one, other in pairwise(alone)),
-        *([""] if words else []),
-    ]
-
-
-def check_tokeniser(where: str, name: str) -> None:
-    """DataError : there is no tokeniser of that name."""
-    if name not in [*TOKENISERS]:  # from a file it may be anything
-        raise unknown(where, "tokeniser", name, TOKENISERS, DataError)
+        "" if both == (True, True) and not _attached().match(one + other, len(one)) else " "
+        for both, (one, other) in zip(pairwise(unspaced), pairwise(words), strict=True)
+    ] + [""] * bool(words)
 
 
 def _normalized(text: str) -> str:
@@ -102,6 +87,13 @@ def _unicode() -> Any:
 
 
 @cache
+def _attached() -> Any:
+    import regex
+
+    return regex.compile(rf"(?V1){_ATTACHED}")
+
+
+@cache
 def _unspaced() -> Any:
     import regex
 
@@ -118,17 +110,14 @@ class Vocabulary:
     ----------
     words : distinct words without white space in them; ``<NULL>``, ``<START>``, ``<END>`` and
         ``<UNK>`` are among them
-    tokeniser : name of the tokeniser that makes such words of text, as in `tokenize`
 
     Raises
     ------
-    DataError : a word occurs twice, is empty or has white space in it, a special word is missing,
-        or there is no such tokeniser.
+    DataError : a word occurs twice, is empty or has white space in it, or a special word is
+        missing.
     """
 
-    def __init__(self, words: Iterable[str], *, tokeniser: str = UNICODE) -> None:
-        check_tokeniser("Vocabulary", tokeniser)
-        self.tokeniser = tokeniser
+    def __init__(self, words: Iterable[str]) -> None:
         self.idx_to_word = list(words)
         if odd := [word for word in self.idx_to_word if not isinstance(word, str)]:
             raise DataError(
@@ -189,28 +178,12 @@ class Vocabulary:
         return cls([*SPECIAL, *frequent[:most]])
 
     def union(self, other: "Vocabulary") -> "Vocabulary":
-        """These words with their ids, then the other vocabulary's that are not among them.
-
-        DataError : the two have different tokenisers.
-        """
-        if other.tokeniser != self.tokeniser:
-            raise DataError(
-                "Vocabulary.union",
-                "the words of one",
-                f"are made by the tokeniser {self.tokeniser!r}, those of the other by"
-                f" {other.tokeniser!r}",
-                expected="one tokeniser",
-                cause="prepare the data again",
-            )
+        """These words with their ids, then the other vocabulary's that are not among them."""
         new = [word for word in other.idx_to_word if word not in self.word_to_idx]
-        return Vocabulary([*self.idx_to_word, *new], tokeniser=self.tokeniser)
+        return Vocabulary([*self.idx_to_word, *new])
 
     def __len__(self) -> int:
         return len(self.idx_to_word)
-
-    def tokenize(self, text: str) -> list[str]:
-        """The words of a text by the vocabulary's tokeniser, unknown ones included."""
-        return tokenize(text, tokeniser=self.tokeniser)
 
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
         """Captions as ids (n, max_words + 2), int32: START, words (perhaps UNK), END, NULL."""
@@ -221,7 +194,7 @@ class Vocabulary:
                 f"got {type(texts).__name__} and max_words {max_words}",
                 expected="a list of captions and at least 1",
             )
-        return self.encode_words([self.tokenize(text) for text in texts], max_words)
+        return self.encode_words([tokenize(text) for text in texts], max_words)
 
     def encode_words(self, captions: Sequence[Sequence[str]], max_words: int) -> np.ndarray:
         """`encode` for captions that are lists of words."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xpcap import __version__
+from xpcap.data.vocabulary import TOKENISER
 from xpcap.encoders.extras import split_options
 from xpcap.encoders.onnx import OPTIONS, OnnxEncoder
 from xpcap.errors import DataError, OptionError, install, unknown
@@ -134,7 +135,7 @@ def _metadata(run: Run[CaptioningRNN], weights: str, most: int) -> dict[str, str
         "run": run.name,
         "vocabulary": json.dumps(vocabulary.idx_to_word, ensure_ascii=False),
         "special": json.dumps(special),
-        "tokeniser": vocabulary.tokeniser,
+        "tokeniser": TOKENISER,
         "max_words": str(most),
         "encoder": _without_folder(run.source.encoder or ""),
         "pca": "" if run.projection is None else json.dumps(list(run.projection.components.shape)),

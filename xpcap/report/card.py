@@ -19,7 +19,7 @@ import numpy as np
 
 from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
-from xpcap.data.vocabulary import SPECIAL, TOKENISERS, Vocabulary
+from xpcap.data.vocabulary import SPECIAL, TOKENISATION, Vocabulary
 from xpcap.encoders import LICENCES
 from xpcap.errors import install
 from xpcap.files import atomic, write_text
@@ -135,7 +135,7 @@ def write_card(
         splits=_splits(card.data, card.vocabulary),
         words=len(card.vocabulary) - len(SPECIAL),
         special=len(SPECIAL),
-        tokeniser=TOKENISERS[card.vocabulary.tokeniser],
+        tokeniser=TOKENISATION,
         tensors=_tensors(card),
         step=_step(card.model),
         drawn=card.source.generated == KIND,

@@ -11,7 +11,7 @@ import numpy as np
 from xpcap.backend import get_backend
 from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
-from xpcap.data.vocabulary import TOKENISERS
+from xpcap.data.vocabulary import TOKENISER
 from xpcap.errors import DataError, InvalidValueError, OptionError
 from xpcap.files import check_format, write_text
 from xpcap.models import ModelConfig
@@ -34,7 +34,7 @@ class Config:
     model: ModelConfig
     source: Source  # of the data
     max_words: int = option(Whole(1, MOST))
-    tokeniser: str = option(Names(TOKENISERS))
+    tokeniser: str = option(Names([TOKENISER]))
     data_stamp: str = option(Text())
     python: str = option(Text())
     numpy: str = option(Text())
@@ -53,7 +53,7 @@ class Config:
             model=model,
             source=data.source,
             max_words=data.max_words,
-            tokeniser=data.vocabulary.tokeniser,
+            tokeniser=TOKENISER,
             data_stamp=data.fingerprint,
             python=platform.python_version(),
             numpy=np.__version__,

@@ -84,13 +84,13 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     write_text(path / VOCAB, json.dumps(vocabulary.idx_to_word, ensure_ascii=False) + "\n")
 
 
-def read_vocabulary(path: Path, tokeniser: str) -> Vocabulary:
+def read_vocabulary(path: Path) -> Vocabulary:
     """Read vocab.json. DataError : missing, or damaged."""
     words = read_json(path / VOCAB, MOST_WORDS)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         came = "holds no list of words"
         raise DataError("open_run", path / VOCAB, came, "the run's vocabulary", "damaged?")
-    return Vocabulary(words, tokeniser=tokeniser)
+    return Vocabulary(words)
 
 
 def digest(vocabulary: Vocabulary) -> str:

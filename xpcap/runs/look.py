@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from xpcap.data import tokenize
 from xpcap.encoders import is_url
 from xpcap.errors import OptionError
 from xpcap.models import CaptioningRNN
@@ -30,7 +31,7 @@ def look_inside(
     """
     vocabulary, most, words = run.vocabulary, run.config.max_words, list[str]()
     if caption is not None:
-        words = vocabulary.tokenize(caption)
+        words = tokenize(caption)
         if not 1 <= len(words) <= most:
             expected = f"1 to {most}, the most that {run.path} was trained on"
             raise OptionError("look_inside", "the caption", f"has {len(words)} words", expected)

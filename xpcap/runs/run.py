@@ -309,7 +309,7 @@ def open_run(path: str | Path) -> Run[CaptioningRNN]:
     """
     asked, path = Path(path), opened_folder(path)
     config = Config.read(path)
-    vocabulary = read_vocabulary(path, config.tokeniser)
+    vocabulary = read_vocabulary(path)
     tensors, scaling, meta = load_parameters(path / BEST)
     if meta.get("vocabulary") != digest(vocabulary):
         came = f"is not the vocabulary that {BEST} was trained with"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xpcap.data import CaptionData
-from xpcap.data.vocabulary import SPECIAL, TOKENISERS, Vocabulary
+from xpcap.data.vocabulary import SPECIAL, TOKENISATION, Vocabulary, tokenize
 from xpcap.distributed import Group
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.metrics import (
@@ -67,9 +67,9 @@ def score_captions(
         came = f"have no caption, {missing[0][:100]!r} among them"
         cause = "are the captions of another split?"
         raise DataError("score_captions", thing, came, "one of each", cause)
-    tokenize = str.split if chosen.text is None else data.vocabulary.tokenize
+    cut = str.split if chosen.text is None else tokenize
     said = [
-        PictureCaption(name, captions[name], [], references, words=tokenize(captions[name]))
+        PictureCaption(name, captions[name], [], references, words=cut(captions[name]))
         for name, references in zip(names, data.references(split).values(), strict=True)
     ]
     words, known = data.words(split), data.vocabulary
@@ -135,7 +135,7 @@ def _words_of(data: CaptionData, split: str) -> str:
     """The tokenisation of a split's captions, as a sentence of a protocol."""
     if data.split(split).text is None:
         return "words as the data set has them"
-    return TOKENISERS[data.vocabulary.tokeniser]
+    return TOKENISATION
 
 
 def _human_protocol(several: int, pictures: int) -> str:
@@ -223,7 +223,7 @@ def _train_statistics(data: CaptionData) -> CorpusStatistics:
     train = data.split("train")
     if train.text is None:
         return CorpusStatistics(_train_captions(data))
-    return CorpusStatistics(map(data.vocabulary.tokenize, train.text))
+    return CorpusStatistics(map(tokenize, train.text))
 
 
 # A run on a split
@@ -278,9 +278,8 @@ def evaluate_run(
     with work(group=group, progress=progress) as group:
         forced = teacher_forced(run.model, encoded, split, group=group)
         captions = caption_chosen(decoder, seen, split, pictures)
-    same = seen.split(split).text is None or run.vocabulary.tokeniser == seen.vocabulary.tokeniser
-    hypotheses = [one.words if same else seen.vocabulary.tokenize(one.caption) for one in captions]
-    scores = _scores(seen, split, words, captions, hypotheses, run.vocabulary, metrics)
+    said = [one.words for one in captions]
+    scores = _scores(seen, split, words, captions, said, run.vocabulary, metrics)
     values = Scored({name: getattr(forced, name) for name in FORCED}, [])
     shown = f"{forced.perplexity:.2f}"
     perplexity = Result("perplexity", "perplexity", PLAIN, PROTOCOL, values, shown=shown)

@@ -46,11 +46,6 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
         expected = f"those that {start} was trained on, or its encoder's"
         cause = "prepare it with that encoder, without another PCA"
         raise DataError("train_run", "the data", f"has {different}", expected, cause)
-    ours, theirs = data.vocabulary, run.vocabulary
-    if digest(ours) != digest(theirs) and ours.tokeniser != theirs.tokeniser:
-        came = f"has words by the tokeniser {theirs.tokeniser!r}, the data by {ours.tokeniser!r}"
-        cause = "prepare the data of both with this version"
-        raise DataError("train_run", start, came, "the same", cause)
     return run
 
 
@@ -68,7 +63,7 @@ def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
     if base is not None:
         vocabulary, projection = base.vocabulary, base.projection
     elif (stage.folder / VOCAB).exists():
-        vocabulary = read_vocabulary(stage.folder, data.vocabulary.tokeniser)
+        vocabulary = read_vocabulary(stage.folder)
         if data.projection is None and stage.config is not None:
             d = stage.config.model.feature_shape[-1]
             projection = read_projection(stage.folder, stage.config.projected_from, d)
