@@ -11,7 +11,6 @@ from refusals import refuses
 from xpcap.metrics import (
     BadEndings,
     Bleu,
-    Cider2015,
     CorpusStatistics,
     Distinct,
     Length,
@@ -91,19 +90,6 @@ def test_bleu_from_counts_is_nltks() -> None:
     for written, said in zip(references, hypotheses, strict=True):
         expected = sentence_bleu(written, said, smoothing_function=smooth) if said else 0
         assert smoothed_bleu(written, said) == pytest.approx(expected, rel=1e-12)
-
-
-def test_cider_of_2015_is_the_mean_cosine_of_stemmed_words() -> None:
-    """A caption that repeats a rare word gains by it, and length costs nothing."""
-    references = [["two dogs running".split()], ["a cat".split()]]
-    scored = Cider2015().score(
-        references, ["dogs dog dogs dog running run runs run".split(), "a cat".split()]
-    )
-    by_hand = (
-        2 * 4 / (np.sqrt(2 * 4**2) * np.sqrt(3))
-    )  # of single words: dog and run of "two dog run"; "dog run" is one of two pairs there
-    pairs = 1 / (np.sqrt(3**2 + 1 + 3**2) * np.sqrt(2))
-    assert scored.pictures == pytest.approx([(by_hand + pairs) / 4, 2 / 4])
 
 
 def test_variety_counts_captions_and_words() -> None:

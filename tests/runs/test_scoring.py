@@ -126,7 +126,7 @@ def test_a_difference_is_shown_with_its_sign_and_counts_without_decimals() -> No
 BLEU = ["bleu1", "bleu2", "bleu3", "bleu4"]
 OF_TRAIN = ["novel", "unseen_bigrams", "bad_endings"]
 OTHERS = [
-    *("named", "unigram_bleu", "rouge_l", "cider", "cider_2015"),
+    *("named", "unigram_bleu", "rouge_l", "cider"),
     *("distinct", "words", "length", "repeats", *OF_TRAIN),
 ]
 

@@ -1,7 +1,7 @@
 """Scores of captions against references, in the table METRICS. Open metric.py first."""
 
 from xpcap.metrics.bleu import Bleu, UnigramBleu, corpus_bleu, smoothed_bleu, unigram_bleu
-from xpcap.metrics.cider import Cider, Cider2015, CiderD, DocumentFrequencies
+from xpcap.metrics.cider import Cider, CiderD, DocumentFrequencies
 from xpcap.metrics.metric import (
     Interval,
     Metric,
@@ -32,7 +32,6 @@ METRICS: tuple[Metric, ...] = (
     UnigramBleu(),
     RougeL(),
     Cider(),
-    Cider2015(),
     Distinct(),
     WordsUsed(),
     Length(),
@@ -47,7 +46,6 @@ __all__ = [
     "BadEndings",
     "Bleu",
     "Cider",
-    "Cider2015",
     "CiderD",
     "CorpusStatistics",
     "Distinct",

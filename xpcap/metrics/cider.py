@@ -5,7 +5,6 @@ The n-grams of many sentences are counted as numbers, so that counting them is N
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from hashlib import blake2b
 from itertools import chain
 from typing import NamedTuple, Self
@@ -95,30 +94,6 @@ class Cider:
         return averaged(self.name, CiderD(references).scores(hypotheses))
 
 
-class Cider2015:
-    """CIDEr as first defined, equations 1 to 3; rarely used, as captions can please it."""
-
-    name = "cider_2015"
-    title = "CIDEr of 2015"
-    plain = "the same by its first formula; 1 at best"
-    protocol = (
-        "CIDEr as first defined, without clipping, penalty on length and factor 10, words stemmed"
-        " (Porter); no paper's 'CIDEr'; mean over pictures"
-    )
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``cider_2015``, 0 to 1."""
-        from nltk.stem import PorterStemmer
-
-        stem = cache(PorterStemmer().stem)
-
-        def stems(captions: Sequence[Words]) -> list[list[str]]:
-            return [[stem(word) for word in caption] for caption in captions]
-
-        scores = CiderD([stems(captions) for captions in references]).unclipped(stems(hypotheses))
-        return averaged(self.name, scores)
-
-
 class DocumentFrequencies:
     """Document frequencies: in how many pictures each n-gram occurs.
 
@@ -177,17 +152,6 @@ class DocumentFrequencies:
         known[known] = self._grams[at[known]] == grams[known]
         frequencies = np.where(known, self._frequencies[at], 1)
         return np.log(max(self.pictures, 1)) - np.log(frequencies)
-
-
-class Matches(NamedTuple):
-    """Matches: an entry for each n-gram of a caption and each reference of its picture with it."""
-
-    caption: np.ndarray  # (p,) int
-    reference: np.ndarray  # (p,) int
-    ours: np.ndarray  # (p,) the n-gram's value in the caption's vector
-    theirs: np.ndarray  # (p,) and in the reference's
-    norms: np.ndarray  # (p,) product of the two vectors' norms
-    gap: np.ndarray  # (p,) how much longer the caption is
 
 
 class Index(NamedTuple):
@@ -294,41 +258,26 @@ class CiderD:
         ValueError : there are not as many captions as pictures, or no picture has that number.
         """
         picture = self._check(len(hypotheses), pictures)
-        shared = self._matches(hypotheses, picture)
-        # summands of cosines
-        cosines = np.minimum(shared.ours, shared.theirs) * shared.theirs / shared.norms
-        cosines *= np.exp(-(shared.gap**2) / (2 * SIGMA**2))  # the penalty
-        if weights is not None:
-            weighted = cosines * weights[shared.reference]
-            return 10 / ORDERS * np.bincount(shared.caption, weighted, len(picture))
-        sums = np.bincount(shared.caption, cosines, len(picture))
-        return 10 / ORDERS * sums / self._each[picture]
-
-    def unclipped(self, hypotheses: Sequence[Words]) -> np.ndarray:
-        """CIDEr as first defined, 0 to 1, of one caption a picture.
-
-        g(c) . g(r) replaces min(g(c), g(r)) . g(r); without the penalty and the factor 10.
-        """
-        picture = self._check(len(hypotheses), None)
-        shared = self._matches(hypotheses, picture)
-        cosines = shared.ours * shared.theirs / shared.norms
-        return np.bincount(shared.caption, cosines, len(picture)) / ORDERS / self._each[picture]
-
-    def _matches(self, hypotheses: Sequence[Words], picture: np.ndarray) -> Matches:
         counts = count_grams(hypotheses, self._hashes)
         values, norms = self._vectors(counts, len(hypotheses))
         index = self._index(np.unique(picture))
         keys = join(counts.gram, picture[counts.sentence])
         first, end = (np.searchsorted(index.keys, keys, side) for side in ("left", "right"))
-        # entries of captions, each once for every reference with its n-gram, and theirs: (p,)
-        own = np.repeat(np.arange(len(keys)), end - first)
+        # A match: an n-gram of a caption and a reference of its picture with it; p of them
+        own = np.repeat(np.arange(len(keys)), end - first)  # (p,) of the caption's entries
         other = np.arange(len(own)) - np.repeat(np.cumsum(end - first) - end, end - first)
         caption, reference, order = counts.sentence[own], index.reference[other], counts.order[own]
-        both = norms[caption, order] * self._norms[reference, order]
+        ours, theirs = values[own], index.values[other]
+        cosines = np.minimum(ours, theirs) * theirs  # their summands
+        cosines /= norms[caption, order] * self._norms[reference, order]
         gap = _lengths(hypotheses)[caption] - self._lengths[reference]
-        return Matches(caption, reference, values[own], index.values[other], both, gap)
+        cosines *= np.exp(-(gap**2) / (2 * SIGMA**2))  # the penalty
+        if weights is not None:
+            weighted = cosines * weights[reference]
+            return 10 / ORDERS * np.bincount(caption, weighted, len(picture))
+        return 10 / ORDERS * np.bincount(caption, cosines, len(picture)) / self._each[picture]
 
-    def _index(self, pictures: np.ndarray) -> "Index":
+    def _index(self, pictures: np.ndarray) -> Index:
         """Entries of pictures (n,), which rise: of all where they are many."""
         if many := FEW * len(pictures) > len(self._each):
             if self._whole is not None:
