@@ -98,7 +98,7 @@ def test_values_are_the_formulas_for_random_words_and_for_frequencies_of_other_p
     references = [random_captions(rng, int(rng.integers(1, 5))) for _ in range(12)]
     others = [random_captions(rng, 3) for _ in range(9)]
     hypotheses = random_captions(rng, 12)
-    own, lent = CiderD(references), CiderD(references, DocumentFrequencies(others))
+    own, lent = CiderD(references), CiderD(references, DocumentFrequencies.of(others))
     np.testing.assert_allclose(
         own.scores(hypotheses), plain_cider_d(references, hypotheses, references), rtol=1e-12
     )

@@ -230,7 +230,6 @@ def _ranking(ranker: Ranker) -> bytes:
     from safetensors.numpy import save
 
     index, hashes = ranker.index, Hashes()
-    grams, times = index.frequencies.repeated
     words = ranker.vocabulary.idx_to_word
     arrays = {
         "directions": index.embeddings,
@@ -238,8 +237,8 @@ def _ranking(ranker: Ranker) -> bytes:
         "lengths": index.lengths,
         "words": index.words.astype(np.uint32),
         "ends": index.ends.astype(np.uint32),
-        "grams": grams,
-        "times": times,
+        "grams": index.frequencies.grams,
+        "times": index.frequencies.times,
         "predictor": index.predictor,
         "hashes": np.array([hashes[word] for word in words], np.uint64),
     }

@@ -94,64 +94,67 @@ class Cider:
         return averaged(self.name, CiderD(references).scores(hypotheses))
 
 
+class Counted(NamedTuple):
+    """Counted references of some pictures."""
+
+    counts: Counts
+    each: np.ndarray  # (n,) int, how many references a picture has
+    lengths: np.ndarray  # (r,) float, of the references
+
+    @property
+    def picture(self) -> np.ndarray:
+        """The picture of each entry of `counts`, numbered from 0."""
+        return np.repeat(np.arange(len(self.each)), self.each)[self.counts.sentence]
+
+
+def count_references(references: Iterable[Sequence[Words]], hashes: Hashes) -> Iterator[Counted]:
+    """Count the references of `AT_ONCE` pictures at a time; of no pictures once."""
+    rest, size = iter(references), AT_ONCE
+    while size == AT_ONCE:
+        some = list(itertools.islice(rest, AT_ONCE))
+        sentences = [caption for captions in some for caption in captions]
+        each, size = np.array([*map(len, some)], np.int64), len(some)
+        yield Counted(count_grams(sentences, hashes), each, _lengths(sentences))
+
+
 class DocumentFrequencies:
     """Document frequencies: in how many pictures each n-gram occurs.
 
     Parameters
     ----------
-    references : for each picture its captions as lists of words; read once, some pictures at a time
+    grams : n-grams of two pictures or more (g,), uint64, rising; all others count as of one picture
+    times : in how many (g,), int
+    pictures : the number of all pictures
     """
 
-    def __init__(self, references: Iterable[Sequence[Words]]) -> None:
-        hashes, parts, self.pictures = Hashes(), [], 0
-        for some in _batches(references, AT_ONCE):
-            counts = count_grams([caption for captions in some for caption in captions], hashes)
-            parts.append(_documents(counts, _number_of_picture(some)[counts.sentence]))
-            self.pictures += len(some)
-        self._merge(parts)
+    def __init__(self, grams: np.ndarray, times: np.ndarray, pictures: int) -> None:
+        self.grams, self.times, self.pictures = grams, times, pictures
+        # With an entry more, for n-grams beyond the last
+        self._grams, self._times = np.append(grams, np.uint64(0)), np.append(times, 1.0)
 
     @classmethod
-    def of_counts(cls, parts: Sequence[tuple[Counts, np.ndarray]], pictures: int) -> Self:
-        """Frequencies of counted n-grams; each part of the pictures with its entries' pictures."""
-        frequencies = cls.__new__(cls)
-        frequencies.pictures = pictures
-        frequencies._merge([_documents(counts, picture) for counts, picture in parts])
-        return frequencies
+    def of(cls, references: Iterable[Sequence[Words]]) -> Self:
+        """Frequencies of pictures' captions as lists of words; read once, some pictures at a time."""
+        return cls.of_counts(count_references(references, Hashes()))
 
     @classmethod
-    def of_repeated(cls, grams: np.ndarray, times: np.ndarray, pictures: int) -> Self:
-        """Frequencies from `repeated`, and the number of all pictures."""
-        frequencies = cls.__new__(cls)
-        frequencies.pictures = pictures
-        frequencies._set(grams, times)
-        return frequencies
-
-    @property
-    def repeated(self) -> tuple[np.ndarray, np.ndarray]:
-        """The n-grams of two pictures or more (g,) uint64, rising, and of how many (g,) uint32."""
-        return self._grams, self._frequencies[:-1].astype(np.uint32)
-
-    def _merge(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Add up n-grams and the numbers of their pictures from parts of the pictures."""
-        grams = np.concatenate([grams for grams, _ in parts] or [np.zeros(0, np.uint64)])
-        grams, index = np.unique(grams, return_inverse=True)
-        weights = np.concatenate([times for _, times in parts]) if parts else None
-        times = np.bincount(index, weights, len(grams))
-        several = times > 1  # all others count as of one
-        self._set(grams[several], times[several])
-
-    def _set(self, grams: np.ndarray, times: np.ndarray) -> None:
-        self._grams = grams
-        self._frequencies = np.append(times, 1.0)  # the last for hashes beyond all of them
+    def of_counts(cls, parts: Iterable[Counted]) -> Self:
+        """Frequencies of all these pictures."""
+        found, pictures = [], 0
+        for part in parts:
+            _, once = np.unique(join(part.counts.gram, part.picture), return_index=True)
+            found.append(np.unique(part.counts.gram[once], return_counts=True))
+            pictures += len(part.each)
+        all_grams, all_times = map(np.concatenate, zip(*found, strict=True))
+        grams, index = np.unique(all_grams, return_inverse=True)
+        times = np.bincount(index, all_times, len(grams)).astype(np.uint32)
+        return cls(grams[times > 1], times[times > 1], pictures)
 
     def idf(self, grams: np.ndarray) -> np.ndarray:
         """log(pictures / pictures with the n-gram); an unseen n-gram counts as of one picture."""
-        at = np.searchsorted(self._grams, grams)
-        known = np.zeros(len(grams), bool)
-        known[at < len(self._grams)] = True
-        known[known] = self._grams[at[known]] == grams[known]
-        frequencies = np.where(known, self._frequencies[at], 1)
-        return np.log(max(self.pictures, 1)) - np.log(frequencies)
+        at = np.searchsorted(self.grams, grams)
+        times = np.where(self._grams[at] == grams, self._times[at], 1)
+        return np.log(max(self.pictures, 1)) - np.log(times)
 
 
 class Index(NamedTuple):
@@ -194,40 +197,22 @@ class CiderD:
         frequencies: DocumentFrequencies | None = None,
     ) -> None:
         self._hashes = Hashes()
-        counted: list[tuple[Counts, np.ndarray]] = []  # n-grams of some pictures, and their picture
-        each: list[int] = []
-        lengths = [np.zeros(0)]
-        for some in _batches(references, AT_ONCE):
-            if empty := [number for number, captions in enumerate(some) if not captions]:
-                raise InvalidValueError(
-                    "CiderD",
-                    f"picture {len(each) + empty[0]}",
-                    "has no reference",
-                    expected="at least one",
-                )
-            sentences = [caption for captions in some for caption in captions]
-            counts = count_grams(sentences, self._hashes)
-            counted.append((counts, len(each) + _number_of_picture(some)[counts.sentence]))
-            each += map(len, some)
-            lengths.append(_lengths(sentences))
-        if frequencies is None:
-            frequencies = DocumentFrequencies.of_counts(counted, len(each))
-        self.frequencies = frequencies
-        self._each = np.array(each, np.int64)
-        self._lengths = np.concatenate(lengths)  # (R,)
-        vectors = [
-            self._vectors(counts, len(part))
-            for (counts, _), part in zip(counted, lengths[1:], strict=True)
-        ]
-        self._norms = np.concatenate([np.zeros((0, ORDERS)), *(norms for _, norms in vectors)])
-        starts = np.cumsum([len(part) for part in lengths])  # the first reference of each part
-        reference = [
-            start + counts.sentence for start, (counts, _) in zip(starts, counted, strict=False)
-        ]
+        parts = [*count_references(references, self._hashes)]
+        self._each = np.concatenate([part.each for part in parts])
+        if not self._each.all():
+            picture = f"picture {int(np.argmin(self._each))}"
+            raise InvalidValueError("CiderD", picture, "has no reference", expected="at least one")
+        self.frequencies = frequencies or DocumentFrequencies.of_counts(parts)
+        self._lengths = np.concatenate([part.lengths for part in parts])  # (R,)
+        vectors = [self._vectors(part.counts, len(part.lengths)) for part in parts]
+        self._norms = np.concatenate([norms for _, norms in vectors])
         # An entry for each n-gram of each reference, picture by picture
-        self._grams = np.concatenate([np.zeros(0, np.uint64), *(part.gram for part, _ in counted)])
-        self._values = np.concatenate([np.zeros(0), *(values for values, _ in vectors)])
-        self._reference = np.concatenate([np.zeros(0, np.int64), *reference]).astype(np.int32)
+        self._grams = np.concatenate([part.counts.gram for part in parts])
+        self._values = np.concatenate([values for values, _ in vectors])
+        starts = np.cumsum([0, *(len(part.lengths) for part in parts)])  # of each part's references
+        pairs = zip(starts, parts, strict=False)
+        reference = [start + part.counts.sentence for start, part in pairs]
+        self._reference = np.concatenate(reference).astype(np.int32)
         ends = np.cumsum(self._each)  # of references, by picture
         self._starts = np.searchsorted(self._reference, np.append(0, ends))  # of entries
         self._whole: Index | None = None  # of all pictures, once it is needed
@@ -317,23 +302,6 @@ class CiderD:
                 expected=f"numbers from 0 to {size - 1}",
             )
         return chosen
-
-
-def _documents(counts: Counts, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct n-grams, and in how many pictures each occurs."""
-    _, once = np.unique(join(counts.gram, picture), return_index=True)
-    return np.unique(counts.gram[once], return_counts=True)
-
-
-def _batches(things: Iterable[Sequence[Words]], size: int) -> Iterator[list[Sequence[Words]]]:
-    rest = iter(things)
-    while some := list(itertools.islice(rest, size)):
-        yield some
-
-
-def _number_of_picture(references: References) -> np.ndarray:
-    """The number of each caption's picture."""
-    return np.repeat(np.arange(len(references)), [len(captions) for captions in references])
 
 
 def _lengths(sentences: Iterable[Words]) -> np.ndarray:

@@ -30,7 +30,6 @@ ARRAYS = (
 def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
     """Write a ranker, and `meta`, anything in JSON. OSError : it cannot be written."""
     index = ranker.index
-    grams, times = index.frequencies.repeated
     tensors = {
         "mean": index.projection.mean,
         "components": index.projection.components,
@@ -40,8 +39,8 @@ def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
         "lengths": index.lengths,
         "words": index.words,
         "ends": index.ends,
-        "grams": grams,
-        "times": times,
+        "grams": index.frequencies.grams,
+        "times": index.frequencies.times,
         "predictor": index.predictor,
     }
     names = "weights", "bandwidth", "no_stutter", *LIMITS
@@ -87,7 +86,7 @@ def read_ranker(
         tensors["lengths"],
         tensors["words"],
         tensors["ends"],
-        DocumentFrequencies.of_repeated(tensors["grams"], tensors["times"], m),
+        DocumentFrequencies(tensors["grams"], tensors["times"], m),
         tensors["predictor"],
     )
     return Ranker(index, vocabulary, **settings), meta

@@ -96,7 +96,7 @@ class PhotoIndex:
             for start, stop in pairwise(bounds)
         ]
         ends = np.append(0, np.cumsum(counts, dtype=np.int64)).tolist()
-        frequencies = DocumentFrequencies([captions[a:b] for a, b in pairwise(ends)])
+        frequencies = DocumentFrequencies.of([captions[a:b] for a, b in pairwise(ends)])
         predictor = _predictor(photos, len(vocabulary))
         return cls(projection, *photos, frequencies, predictor)
 
