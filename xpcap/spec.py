@@ -35,6 +35,7 @@ KINDS = {  # kind: characters of NumPy's dtypes, and in words
     "": (FLOATS, "float"),
     "f": ("efd", "floats"),
     "i": ("bBhHiIlLqQ", "integers"),
+    "u": ("BHILQ", "unsigned integers"),
     "n": ("?bBhHiIlLqQefdg", "real numbers"),
     "b": ("?", "booleans"),
     "t": ("US", "text"),

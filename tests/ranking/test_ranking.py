@@ -13,6 +13,7 @@ import pytest
 from conftest import Lib
 from refusals import refuses
 
+import xpcap.ranking.file as of_file
 import xpcap.ranking.index as of_index
 from xpcap.data import CaptionData, Vocabulary
 from xpcap.data.dataset import Split
@@ -22,7 +23,6 @@ from xpcap.errors import DataError
 from xpcap.metrics import CiderD
 from xpcap.ranking import FEATURES, Candidate, PhotoIndex, Ranker, fit
 from xpcap.ranking.file import read_ranker, write_ranker
-from xpcap.ranking.index import END_OF_CAPTION
 from xpcap.ranking.weights import PRIOR
 
 D, PHOTOS = 12, 40
@@ -120,7 +120,7 @@ def test_captions_and_pairs_are_those_of_the_split(data: CaptionData, index: Pho
         wanted = [list(ids(text)) for text in texts[2 * photo : 2 * photo + 2]]
         assert index.captions(photo) == wanted
     seen = {pair for text in texts for pair in zip(ids(text), ids(text)[1:], strict=False)}
-    last = {(ids(text)[-1], END_OF_CAPTION) for text in texts}
+    last = {(ids(text)[-1], VOCABULARY.end) for text in texts}
     assert index.pairs.tolist() == sorted(first << 32 | second for first, second in seen | last)
     assert ids("near a") in seen  # and nothing across the end of a caption
     assert (VOCABULARY.word_to_idx["dog"], VOCABULARY.word_to_idx["a"]) not in seen
@@ -130,7 +130,8 @@ def test_captions_that_were_cut_do_not_tell_how_captions_end(data: CaptionData) 
     split = data.split("train")
     cut = VOCABULARY.encode(list(split.text or ()), 4)  # before the last word
     index = PhotoIndex.of(replace(data, splits={"train": replace(split, captions=cut)}))
-    assert index.ends.size == 0
+    assert not (index.photos.captions == VOCABULARY.end).any()
+    assert not (index.pairs & 0xFFFFFFFF == VOCABULARY.end).any()
 
 
 def test_an_index_is_extended_by_photos_of_another_data_set(
@@ -139,7 +140,7 @@ def test_an_index_is_extended_by_photos_of_another_data_set(
     more = data_of(5, seed=1)
     longer = index.extended(more)
     assert len(longer) == PHOTOS + 5
-    assert longer.images[-1] == "photo1-4.jpg"
+    assert longer.photos.images[-1] == "photo1-4.jpg"
     assert longer.captions(PHOTOS)[0] == list(ids(more.texts("train")[0]))
     assert longer.frequencies.pictures == PHOTOS + 5
     near = longer.nearest(longer.embeddings_of(np.asarray(more.split("train").features)), 1)
@@ -183,7 +184,7 @@ def test_photos_that_do_not_look_alike_are_no_neighbours(lib: Lib) -> None:
 
 def ranker(index: PhotoIndex, retrieved: int = 0, **weights: float) -> Ranker:
     own = {name: weights.get(name, 0.0) for name in FEATURES}
-    return Ranker(index, VOCABULARY, own, 3, 0.1, 4, retrieved, False)
+    return Ranker(index, own, 3, 0.1, 4, retrieved, False)
 
 
 def never(*asked: object) -> np.ndarray:
@@ -323,9 +324,7 @@ def file(index: PhotoIndex, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_ranker_survives_the_disk_and_its_arrays_stay_there(
-    data: CaptionData, index: PhotoIndex, file: Path
-) -> None:
+def test_a_ranker_survives_the_disk(data: CaptionData, index: PhotoIndex, file: Path) -> None:
     read, about = read_ranker(file, VOCABULARY, D)
     assert about == {"best": "x"}
     made = [[Candidate(ids("a dog near a boat"), -3.0), Candidate(ids("a cat"), -1.0)]] * 2
@@ -342,9 +341,8 @@ def test_a_ranker_survives_the_disk_and_its_arrays_stay_there(
     assert file.read_bytes() == before
 
 
-DAMAGES: dict[
-    str, tuple[Callable[[dict[str, np.ndarray], dict[str, Any]], object], dict[str, str]]
-] = {
+Change = Callable[[dict[str, np.ndarray], dict[str, Any]], object]
+DAMAGES: dict[str, tuple[Change, dict[str, str]]] = {
     "a missing array": (lambda t, m: t.pop("words"), {"came": "lacks words"}),
     "another size": (
         lambda t, m: t.update(mean=t["mean"][:-1]),
@@ -357,6 +355,14 @@ DAMAGES: dict[
     "a word beyond": (lambda t, m: t["words"].__setitem__(0, 999), {"came": "a word 999"}),
     "too few words": (lambda t, m: t.update(words=t["words"][1:]), {"came": "do not add up"}),
     "too few captions": (lambda t, m: t["counts"].__setitem__(0, 9), {"came": "do not add up"}),
+    "a sum that wraps": (
+        lambda t, m: t.update(counts=t["counts"] + np.array([2**63] * 2 + [0] * 38, "u8")),
+        {"came": "counts that do not add up"},
+    ),
+    "a photo without captions": (
+        lambda t, m: t["counts"].__setitem__(slice(2), [0, 4]),
+        {"came": "photos without captions"},
+    ),
     "not finite": (lambda t, m: t["directions"].__setitem__(0, np.nan), {"came": "hold nan at"}),
     "n-grams that fall": (
         lambda t, m: t.update(grams=t["grams"][::-1].copy()),
@@ -365,11 +371,11 @@ DAMAGES: dict[
     "no names": (lambda t, m: t.update(images=np.frombuffer(b"[1,", "u1")), {"came": "images"}),
     "other names": (lambda t, m: t.update(images=np.frombuffer(b"[1]", "u1")), {"came": "images"}),
     "no weight": (lambda t, m: m["weights"].pop("words"), {"came": "weights"}),
-    "a weight beyond": (lambda t, m: m["weights"].update(words=1e300), {"came": "weights"}),
-    "a weight that is text": (lambda t, m: m["weights"].update(words="1"), {"came": "weights"}),
-    "no width": (lambda t, m: m.pop("width"), {"came": "width"}),
-    "no fall": (lambda t, m: m.update(fall=0), {"came": "fall 0"}),
-    "a wide beam": (lambda t, m: m.update(width=10**9), {"came": "width"}),
+    "a weight beyond": (lambda t, m: m["weights"].update(words=1e300), {"thing": "of words"}),
+    "a weight that is text": (lambda t, m: m["weights"].update(words="1"), {"thing": "of words"}),
+    "no width": (lambda t, m: m.pop("width"), {"thing": "width", "came": "None"}),
+    "no fall": (lambda t, m: m.update(fall=0), {"thing": "fall", "came": "is 0"}),
+    "a wide beam": (lambda t, m: m.update(width=10**9), {"thing": "width"}),
     "other photos": (lambda t, m: m.update(pictures=3), {"came": "n-grams of 3 pictures"}),
 }
 
@@ -385,6 +391,30 @@ def test_a_damaged_file_is_refused_in_words(damage: str, file: Path) -> None:
     write_tensors(file, tensors, json.loads(json.dumps(meta)))
     with refuses(DataError, function="open_run", **fields):
         read_ranker(file, VOCABULARY, D)
+
+
+def test_a_file_whose_captions_would_fill_the_memory_is_refused(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_file, "MOST_IDS", 7 * 2 * PHOTOS - 1)
+    with refuses(DataError, came="has 80 captions of up to 5 words"):
+        read_ranker(file, VOCABULARY, D)
+
+
+def test_a_photo_may_have_more_captions_than_16_bits_count(
+    data: CaptionData, tmp_path: Path
+) -> None:
+    split = data.split("train")
+    many = Split(
+        np.repeat(split.captions[:1], (1 << 16) + 1, axis=0),
+        np.repeat([0, 1], [1 << 16, 1]),
+        np.asarray(split.features)[:2],
+        ["many.jpg", "one.jpg"],
+    )
+    index = PhotoIndex.of(replace(data, splits={"train": many}))
+    write_ranker(tmp_path / "file", ranker(index), {})
+    read, _ = read_ranker(tmp_path / "file", VOCABULARY, D)
+    assert [len(read.index.captions(photo)) for photo in (0, 1)] == [1 << 16, 1]
 
 
 def test_other_words_and_features_are_refused(file: Path) -> None:

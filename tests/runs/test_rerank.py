@@ -129,7 +129,8 @@ def test_captions_of_neighbours_keep_to_the_policy(no_stutter: bool, made: Path)
     run = open_run(made / "ranked" / "run")
     assert run.ranker is not None
     index = run.ranker.index
-    stuttering = replace(index, words=np.full_like(index.words, index.words[0]))
+    ids = np.where(index.is_word, index.photos.captions[0, 1], index.photos.captions)
+    stuttering = replace(index, photos=replace(index.photos, captions=ids))
     run = replace(run, ranker=replace(run.ranker, index=stuttering))
     rankings = run.decoder(RankedBeam(10, no_stutter=no_stutter)).rank(features_of(run))
     photos = [one.candidate.photo for ranking in rankings for one in ranking.candidates]
@@ -369,7 +370,7 @@ def test_a_warm_start_ranks_with_the_photos_of_both_without_the_run_that_it_bega
     assert run.ranker is not None
     assert base.ranker is not None
     of_base, of_own = ([f"train{seed}-{i}.jpg" for i in range(60)] for seed in (0, 1))
-    assert list(run.ranker.index.images) == [*of_base, *of_own]
+    assert list(run.ranker.index.photos.images) == [*of_base, *of_own]
     before = base.ranker.index
     np.testing.assert_array_equal(run.ranker.index.embeddings[:60], before.embeddings)
     texts = {

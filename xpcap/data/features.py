@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from xpcap.backend import Array, asarray
 from xpcap.errors import DataError, InvalidValueError, unknown
 from xpcap.threads import blas, parallel_map, split_evenly
 
@@ -237,11 +238,11 @@ class Projection(NamedTuple):
     mean: np.ndarray  # (D,) float32
     components: np.ndarray  # (D, d) float32, orthonormal columns, in falling order of variance
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Features (..., D), float, projected: (..., d) float32."""
+    def __call__(self, features: Array) -> Array:
+        """Features (..., D), float, on any device, projected: (..., d) float32."""
+        mean, components = (asarray(x, like=features) for x in self)
         with blas().turn():
-            projected: np.ndarray = (features.astype(np.float32) - self.mean) @ self.components
-        return projected
+            return (features.astype(np.float32, copy=False) - mean) @ components
 
 
 class Preprocessing(NamedTuple):

@@ -31,6 +31,7 @@ from xpcap.export.onnx_graphs import Builder, Captioner, Value, start_graph, ste
 from xpcap.metrics.cider import Hashes
 from xpcap.models import Beam, CaptioningRNN
 from xpcap.ranking import Ranker
+from xpcap.ranking.file import arrays_of
 from xpcap.report.markup import render
 from xpcap.runs import Run
 from xpcap.shapes.scenes import COLOURS
@@ -229,19 +230,12 @@ def _ranking(ranker: Ranker) -> bytes:
     """The index of photos without their names, as safetensors, with the hash of each word."""
     from safetensors.numpy import save
 
-    index, hashes = ranker.index, Hashes()
-    words = ranker.vocabulary.idx_to_word
-    arrays = {
-        "directions": index.embeddings,
-        "counts": index.counts,
-        "lengths": index.lengths,
-        "words": index.words.astype(np.uint32),
-        "ends": index.ends.astype(np.uint32),
-        "grams": index.frequencies.grams,
-        "times": index.frequencies.times,
-        "predictor": index.predictor,
-        "hashes": np.array([hashes[word] for word in words], np.uint64),
-    }
+    arrays, hashes = arrays_of(ranker.index), Hashes()
+    for name in ("mean", "components", "images"):
+        del arrays[name]
+    arrays |= {name: arrays[name].astype(np.uint32) for name in ("words", "ends")}
+    words = ranker.index.vocabulary.idx_to_word
+    arrays["hashes"] = np.array([hashes[word] for word in words], np.uint64)
     return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 

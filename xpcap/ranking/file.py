@@ -1,51 +1,71 @@
 """The file of a ranker: the index of photos, and weights."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xpcap.data.dataset import Split
 from xpcap.data.features import Projection
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
 from xpcap.metrics.cider import DocumentFrequencies
+from xpcap.options import Flag, Kind, Real, Whole
 from xpcap.ranking.index import PhotoIndex
 from xpcap.ranking.ranker import FEATURES, Ranker
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.spec import spec
 
-LARGEST_WEIGHT, LEAST_BANDWIDTH = 1e6, 1e-3
-LIMITS = {"neighbours": (1, 1000), "width": (1, 100), "retrieved": (0, 1000)}
+WEIGHT = Real(-1e6, 1e6)
+SETTINGS: Mapping[str, Kind] = {
+    "neighbours": Whole(1, 1000),
+    "width": Whole(1, 100),
+    "retrieved": Whole(0, 1000),
+    "bandwidth": Real(1e-3, 1),
+    "no_stutter": Flag(),
+}
 STORED = {"bandwidth": "fall", "retrieved": "borrowed"}  # names of settings in files, if others
-FUNCTION = "open_run"
-ARRAYS = (
-    "mean:D=f4! components:D,d=f4! directions:m,d=f2! images:b=u1 counts:m=u2 lengths:n=u2"
-    " words:w={word} ends:e={word} grams:g=u8 times:g=u4 predictor:d+1,V=f2!"
+FUNCTION, CAUSE = "open_run", "damaged, or from another run?"
+MOST_IDS = 1 << 28  # of captions as long as the longest; they take 1 GiB
+ARRAYS = spec(
+    "mean:D=f4! components:D,d=f4! directions:m,d=f2! images:b=u1 counts:m=u lengths:n=u"
+    " words:w=u ends:e=u grams:g=u8 times:g=u4 predictor:d+1,V=f2!"
 )
 
 
-def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
-    """Write a ranker, and `meta`, anything in JSON. OSError : it cannot be written."""
-    index = ranker.index
-    tensors = {
+def arrays_of(index: PhotoIndex) -> dict[str, np.ndarray]:
+    """The arrays of an index in its file.
+
+    ``counts`` (m,) are captions of each photo, ``lengths`` (n,) words of each caption, photo by
+    photo, ``words`` the ids of all of them, and ``ends``, rising, those that end a caption that was
+    not cut.
+    """
+    photos, is_word = index.photos, index.is_word
+    lengths, words = is_word.sum(axis=1), photos.captions[is_word]
+    whole = (photos.captions == index.vocabulary.end).any(axis=1) & (lengths > 0)
+    ids = np.uint16 if index.predictor.shape[1] < 1 << 16 else np.uint32
+    return {
         "mean": index.projection.mean,
         "components": index.projection.components,
         "directions": index.embeddings,
-        "images": np.frombuffer(json.dumps(list(index.images)).encode(), np.uint8),
-        "counts": index.counts,
-        "lengths": index.lengths,
-        "words": index.words,
-        "ends": index.ends,
+        "images": np.frombuffer(json.dumps(list(photos.images)).encode(), np.uint8),
+        "counts": _small(np.bincount(photos.image_idxs)),
+        "lengths": _small(lengths),
+        "words": words.astype(ids),
+        "ends": np.unique(words[np.cumsum(lengths)[whole] - 1]).astype(ids),
         "grams": index.frequencies.grams,
         "times": index.frequencies.times,
         "predictor": index.predictor,
     }
-    names = "weights", "bandwidth", "no_stutter", *LIMITS
-    settings = {STORED.get(name, name): getattr(ranker, name) for name in names}
-    write_tensors(path, tensors, {**meta, **settings, "pictures": index.frequencies.pictures})
+
+
+def write_ranker(path: Path, ranker: Ranker, meta: Mapping[str, Any]) -> None:
+    """Write a ranker, and `meta`, anything in JSON. OSError : it cannot be written."""
+    settings = {STORED.get(name, name): getattr(ranker, name) for name in ("weights", *SETTINGS)}
+    meta = {**meta, **settings, "pictures": ranker.index.frequencies.pictures}
+    write_tensors(path, arrays_of(ranker.index), meta)
 
 
 def read_ranker(
@@ -66,79 +86,78 @@ def read_ranker(
     settings = _settings(where, meta)
     if first_words and "predictor" in tensors:
         V = min(V, tensors["predictor"].shape[-1])
-    _check_shapes(where, tensors, D, V)
-    try:
-        images = json.loads(tensors["images"].tobytes())
-    except (ValueError, RecursionError):
-        images = None
-    m = len(tensors["directions"])
-    if not isinstance(images, list) or len(images) != m or not all(map(_is_text, images)):
-        raise _damaged(where, f"images that are no list of {m:,} names")
+    m = ARRAYS.check_file(where, tensors, CAUSE, {"D": D, "V": V})["m"]
     if (total := meta.pop("pictures", None)) != m:
         raise _damaged(
             where, f"n-grams of {str(total)[:20]} pictures", f"the {m:,} that are indexed"
         )
     index = PhotoIndex(
+        vocabulary,
         Projection(tensors["mean"], tensors["components"]),
-        tensors["directions"],
-        images,
-        tensors["counts"],
-        tensors["lengths"],
-        tensors["words"],
-        tensors["ends"],
+        _photos(where, tensors, vocabulary, V),
         DocumentFrequencies(tensors["grams"], tensors["times"], m),
         tensors["predictor"],
     )
-    return Ranker(index, vocabulary, **settings), meta
+    return Ranker(index, **settings), meta
 
 
 def _settings(where: str, meta: dict[str, Any]) -> dict[str, Any]:
-    """Weights and whole numbers of a ranker, taken out of `meta`, checked."""
-    weights = meta.pop("weights", None)
-    if (
-        not isinstance(weights, dict)
-        or set(weights) != set(FEATURES)
-        or not all(
-            type(x) in (int, float) and math.isfinite(x) and abs(x) <= LARGEST_WEIGHT
-            for x in weights.values()
-        )
-    ):
+    """Weights and other settings of a ranker, taken out of `meta`, checked."""
+    weights, meta["no_stutter"] = meta.pop("weights", None), meta.get("no_stutter", False)
+    if not isinstance(weights, dict) or set(weights) != set(FEATURES):
         raise _damaged(where, f"weights {str(weights)[:60]}", "one of each feature")
-    settings: dict[str, Any] = {"weights": weights}
-    for name, (least, most) in LIMITS.items():
-        stored = STORED.get(name, name)
-        value = meta.pop(stored, None)
-        if type(value) is not int or not least <= value <= most:
-            raise _damaged(where, f"{stored} {str(value)[:20]}", f"{least} to {most}")
-        settings[name] = value
-    bandwidth = meta.pop(STORED["bandwidth"], None)
-    if type(bandwidth) not in (int, float) or not LEAST_BANDWIDTH <= bandwidth <= 1:
-        raise _damaged(where, f"fall {str(bandwidth)[:20]}", f"{LEAST_BANDWIDTH} to 1")
-    settings["bandwidth"] = bandwidth
-    settings["no_stutter"] = meta.pop("no_stutter", None) is True
+    try:
+        settings: dict[str, Any] = {
+            name: kind.check(where, stored := STORED.get(name, name), meta.pop(stored, None))
+            for name, kind in SETTINGS.items()
+        }
+        settings["weights"] = {
+            name: WEIGHT.check(where, f"the weight of {name}", weight)
+            for name, weight in weights.items()
+        }
+    except OptionError as error:
+        raise DataError(FUNCTION, error.thing, error.came[:60], error.expected, CAUSE) from error
     return settings
 
 
-def _check_shapes(where: str, tensors: Mapping[str, np.ndarray], D: int, V: int) -> None:
-    """DataError : arrays that do not fit together, or values out of range."""
-    spec(ARRAYS.format(word="u2" if V < 1 << 16 else "u4")).check_file(
-        where, tensors, "damaged, or from another run?", {"D": D, "V": V}
-    )
-    n, w = len(tensors["lengths"]), len(tensors["words"])
-    if int(tensors["counts"].sum(dtype=np.int64)) != n or not len(tensors["directions"]):
-        raise _damaged(where, f"counts that do not add up to {n:,} captions")
-    if int(tensors["lengths"].sum(dtype=np.int64)) != w:
-        raise _damaged(where, f"lengths that do not add up to {w:,} words")
-    for name in ("words", "ends"):
-        if tensors[name].size and (most := int(tensors[name].max())) >= V:
+def _photos(where: str, tensors: Mapping[str, np.ndarray], vocabulary: Vocabulary, V: int) -> Split:
+    """The photos of a file. DataError : values are out of range, or do not fit together."""
+    counts, lengths = (tensors[name].astype(np.int64) for name in ("counts", "lengths"))
+    words, ends, grams = (tensors[name] for name in ("words", "ends", "grams"))
+    m, n, longest = len(counts), len(lengths), int(lengths.max(initial=0))
+    try:
+        images = json.loads(tensors["images"].tobytes())
+    except (ValueError, RecursionError):
+        images = None
+    if not isinstance(images, list) or {str, *map(type, images)} != {str} or len(images) != m:
+        raise _damaged(where, f"images that are no list of {m:,} names")
+    for name, total, of in (("counts", n, "captions"), ("lengths", len(words), "words")):
+        each = tensors[name].astype(np.float64)  # whose sum does not wrap
+        if each.sum() != total:
+            raise _damaged(where, f"{name} that do not add up to {total:,} {of}")
+    if not (m and counts.all()):
+        raise _damaged(where, "photos without captions", "some of each")
+    if n * (longest + 2) > MOST_IDS:
+        raise _damaged(where, f"{n:,} captions of up to {longest:,} words", "shorter ones")
+    for name, ids in (("words", words), ("ends", ends)):
+        if ids.size and (most := int(ids.max())) >= V:
             raise _damaged(where, f"a word {most} in {name}", f"0..{V - 1}")
-    if (tensors["grams"][1:] <= tensors["grams"][:-1]).any() or (tensors["times"] < 1).any():
+    if (grams[1:] <= grams[:-1]).any() or (tensors["times"] < 1).any():
         raise _damaged(where, "n-grams that do not rise, or occur in no picture")
+    captions = np.full((n, longest + 2), vocabulary.null, np.int32)
+    captions[:, 0] = vocabulary.start
+    columns = np.arange(longest + 2)
+    captions[(columns > 0) & (columns <= lengths[:, None])] = words
+    last = captions[np.arange(n), lengths]
+    (whole,) = np.nonzero((lengths > 0) & np.isin(last, ends))
+    captions[whole, lengths[whole] + 1] = vocabulary.end
+    return Split(captions, np.repeat(np.arange(m), counts), tensors["directions"], images)
 
 
-def _is_text(name: object) -> bool:
-    return isinstance(name, str)
+def _small(numbers: np.ndarray) -> np.ndarray:
+    """Whole numbers in 16 bits, or in 32 if they need them."""
+    return numbers.astype(np.uint16 if numbers.max(initial=0) < 1 << 16 else np.uint32)
 
 
 def _damaged(where: str, what: str, expected: str = "") -> DataError:
-    return DataError(where, "", f"has {what}", expected, "damaged, or from another run?")
+    return DataError(where, "", f"has {what}", expected, CAUSE)

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
-from xpcap.data.vocabulary import Vocabulary
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
-from xpcap.ranking.index import END_OF_CAPTION, Neighbours, PhotoIndex, pair
+from xpcap.ranking.index import Neighbours, PhotoIndex, pair
 
 RETRIEVED_FROM = 10  # nearest photos whose captions may become candidates
 SMALLEST = 1e-6  # share of the weights that is divided by, of a photo with a single neighbour
@@ -66,7 +65,6 @@ class Ranker:
     Parameters
     ----------
     index : of the training photos
-    vocabulary : of the ids
     weights : name in FEATURES to weight
     neighbours : k, nearest photos whose captions are compared with
     bandwidth : difference in similarity over which the weight of a neighbour falls to 1/e
@@ -81,7 +79,6 @@ class Ranker:
     """
 
     index: PhotoIndex
-    vocabulary: Vocabulary
     weights: Mapping[str, float]
     neighbours: int
     bandwidth: float
@@ -144,7 +141,7 @@ class Ranker:
             for photo in photos:
                 for caption in self.index.captions(photo) if photo >= 0 else ():
                     words = tuple(caption)
-                    if words and self.vocabulary.unk not in words and words not in known:
+                    if words and self.index.vocabulary.unk not in words and words not in known:
                         owner.setdefault(words, photo)
             offered.append([Candidate(words, 0.0, photo) for words, photo in owner.items()])
         fine = iter(allowed([one.words for some in offered for one in some]).tolist())
@@ -170,7 +167,7 @@ class Ranker:
     ) -> np.ndarray:
         """Features (C, F) of the candidates of N photos, photo by photo, float64."""
         flat = [one for some in candidates for one in some]
-        words = self.vocabulary.idx_to_word
+        words = self.index.vocabulary.idx_to_word
         lengths = np.array([len(one.words) for one in flat])
         totals = np.array([one.log_probability for one in flat])
         known = {
@@ -190,7 +187,7 @@ class Ranker:
         A neighbour's weight falls with its distance: exp((similarity - largest) / bandwidth),
         divided by the sum. A caption of a neighbour is not compared with those of its own photo.
         """
-        words, unknown = self.vocabulary.idx_to_word, self.vocabulary.unk
+        words, unknown = self.index.vocabulary.idx_to_word, self.index.vocabulary.unk
         texts = {
             photo: [
                 [words[i] for i in caption if i != unknown]
@@ -244,7 +241,7 @@ class Ranker:
 
     def _unseen(self, captions: Sequence[Words]) -> np.ndarray:
         """Share of the pairs of words of each caption, its end included, that the index lacks."""
-        ids = [np.array([*words, END_OF_CAPTION], np.int64) for words in captions]
+        ids = [np.array([*words, self.index.vocabulary.end], np.int64) for words in captions]
         pairs = [pair(one[:-1], one[1:]) for one in ids]
         each = np.array([len(some) for some in pairs], np.int64)
         flat, known = np.concatenate([*pairs, np.zeros(0, np.int64)]), self.index.pairs

@@ -209,9 +209,11 @@ def _encoded(vocabulary: Vocabulary, captions: Sequence[Sequence[int]]) -> np.nd
 
 
 def _explained(ranker: Ranker, ranking: Ranking) -> Explanation:
-    index, vocabulary = ranker.index, ranker.vocabulary
+    index, vocabulary = ranker.index, ranker.index.vocabulary
     neighbours = [
-        Neighbour(index.images[row], cosine, [_text(vocabulary, c) for c in index.captions(row)])
+        Neighbour(
+            index.photos.images[row], cosine, [_text(vocabulary, c) for c in index.captions(row)]
+        )
         for row, cosine in ranking.neighbours
     ]
     candidates = [
@@ -220,7 +222,7 @@ def _explained(ranker: Ranker, ranking: Ranking) -> Explanation:
             one.candidate.log_probability / (len(one.candidate.words) + 1),
             one.score,
             one.parts,
-            index.images[one.candidate.photo] if one.candidate.photo >= 0 else "",
+            index.photos.images[one.candidate.photo] if one.candidate.photo >= 0 else "",
         )
         for one in ranking.candidates
     ]

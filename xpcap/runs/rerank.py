@@ -109,7 +109,6 @@ def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
     )
     return Ranker(
         index,
-        run.vocabulary,
         prior,
         neighbours=NEIGHBOURS,
         bandwidth=BANDWIDTH_OF_FEW if few else BANDWIDTH,
