@@ -198,7 +198,7 @@ def test_the_file_that_imports_pickle_may_not_load_one_as_it_is() -> None:
     assert Scanner(source + "\npickle.loads(content)").found == ["import pickle", "pickle.loads"]
 
 
-def test_the_network_is_known_to_one_file_and_no_command_reaches_private_addresses() -> None:
+def test_the_network_is_known_to_one_file() -> None:
     users = {
         word: {name for name, source in sources().items() if word in source}
         for word in ("image_from_url", "read_url")
@@ -208,7 +208,7 @@ def test_the_network_is_known_to_one_file_and_no_command_reaches_private_address
         "encoders/url.py",
         "exercise/grading/confine.py",  # a name on this machine, which claims a user
     }
-    # which goes to private addresses too; the course's opens file: URLs as well
+    # that of the course opens file: URLs as well
     assert users["image_from_url"] == door | {
         "course/__init__.py",
         "exercise/data.py",

@@ -102,8 +102,7 @@ def caption(
     runs on the same data do.
 
     Pictures that cannot be read or downloaded are named on standard error and skipped. The exit
-    status is 1 if none could be read. A URL may have 20 seconds and 20 MB, and must lead to a
-    public address.
+    status is 1 if none could be read. A URL may have 20 seconds and 20 MB.
 
     --csv, --txt and --describe write captions as they are made, of any number of pictures. All
     outputs can be combined. Pictures that an existing --csv has are left out of the others too.

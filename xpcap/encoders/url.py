@@ -1,32 +1,32 @@
-"""Pictures by URL: one URL in, one array out, within limits on size, time and addresses."""
+"""Pictures by URL: one URL in, one array out, within limits on size, time and kind."""
 
-import contextlib
 import io
-import socket
-import ssl
 import threading
+import time
 from concurrent.futures import Future
-from http.client import HTTPConnection, HTTPException, HTTPResponse
-from ipaddress import IPv4Address, ip_address, ip_network
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from pathlib import Path
 from string import punctuation
-from types import SimpleNamespace
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import (
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    Request,
+    build_opener,
+    url2pathname,
+)
 
 import numpy as np
 
 from xpcap.encoders.pictures import read_picture
-from xpcap.errors import DataError, NetworkError, XpcapError
+from xpcap.errors import DataError, NetworkError, sentence
 from xpcap.progress import say
 
-MOST_BYTES, SECONDS, MOST_REDIRECTS, CHUNK = 20_000_000, 20.0, 10, 65_536
+MOST_BYTES, SECONDS = 20_000_000, 20.0
 BUSY = (408, 425, 429)  # HTTP statuses that, with those of 500 and more, may pass
-PORTS = {"http": 80, "https": 443}
-# protocols, 6to4, multicast, Teredo, examples, all but unicast: global to some versions of Python
-RESERVED = (
-    "192.0.0.0/24 192.88.99.0/24 224.0.0.0/3 2001::/23 2001:db8::/32 2002::/16 3fff::/20 ::/3"
-    " 4000::/2 8000::/1"
-)
 
 
 def is_url(text: object) -> bool:
@@ -38,130 +38,130 @@ def local_path(text: str) -> Path | None:
     """Path of a ``file:`` URL of this machine; None for any other text. Nothing is opened."""
     if not text.lower().startswith("file:///") or text.startswith("//", len("file://")):
         return None  # of another machine: opening it would call there, at least on Windows
-    from urllib.request import url2pathname
-
     return Path(url2pathname(text[len("file://") :]))
 
 
 def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
-    """Download a picture from a public address: array (height, width, 3), uint8, RGB.
+    """Download a picture: array (height, width, 3), uint8, RGB.
 
-    `timeout` is in seconds, for everything. A name is resolved once, and the address that was
-    checked is the one connected to, so no proxy is used.
+    Any server that this machine reaches may be asked, also its own, through the proxies that the
+    environment or the system names, and redirects are followed: do not pass on a stranger's URL.
+
+    Parameters
+    ----------
+    timeout : seconds, for everything
 
     Raises
     ------
     DataError : the download failed, for the reason in the message; NetworkError, a kind of it, if
         another try may succeed.
     """
-    return _read("read_url", url, timeout, private=False)
-
-
-def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
-    """CS231n's function: `read_url` that prints errors and returns None: a notebook goes on.
-
-    It may start at a private address, as of a course on localhost; no public one redirects it
-    there.
-    """
-    try:
-        return _read("image_from_url", str(url), timeout, private=True)
-    except DataError as error:
-        say(str(error))
-        return None
-
-
-def _read(where: str, url: str, timeout: float, private: bool) -> np.ndarray:
-    """The picture at a URL, also a private one if `private`. DataError : why not, in one line."""
     body: Future[bytes] = Future()
-    over = threading.Event()
 
     def work() -> None:
         try:
-            body.set_result(_download(url, timeout, private, over))
+            body.set_result(_download(url, timeout))
         except Exception as error:
             body.set_exception(error)
 
-    # in a thread that can be abandoned: a resolver has no time limit, and drips outlast a socket's
+    # in a thread that can be abandoned: a resolver has no time limit
     threading.Thread(target=work, daemon=True).start()
     try:
-        return read_picture(io.BytesIO(body.result(timeout)))
+        return read_picture(body.result(timeout))
+    except DataError as error:
+        raise DataError("read_url", url, *error.args[2:]) from error
+    except HTTPError as error:
+        error.close()
+        came = f"gives HTTP Error {error.code}: {' '.join(error.reason.split())}"
+        came = came if error.url == _sent(url) else f"leads to {error.url}, which {came}"
+        may_pass = error.code >= 500 or error.code in BUSY
+        kind = NetworkError if may_pass else DataError
+        raise kind("read_url", url, came, expected="a picture") from error
     except (OSError, HTTPException, ValueError) as error:
-        if isinstance(error, XpcapError):
-            same = error.thing in ("the picture", url)
-            came = error.came if same else f"leads to {error.thing}, which {error.came}"
-            kind = NetworkError if isinstance(error, NetworkError) else DataError
-            raise kind(where, url, came, error.expected, error.cause) from error
-        reason = str(error)
-        if isinstance(error, TimeoutError):
-            reason = f"timed out after {timeout:g} seconds"
-        came = f"cannot be read: {' '.join(reason.split())}"
+        reason = getattr(error, "reason", error)  # of urllib's errors about others
+        late = isinstance(reason, TimeoutError)
+        said = f"timed out after {timeout:g} seconds" if late else " ".join(str(reason).split())
         kind = DataError if isinstance(error, ValueError) else NetworkError
-        raise kind(where, url, came, expected="a picture") from error
-    finally:
-        over.set()
+        raise kind("read_url", url, f"cannot be read: {said}", expected="a picture") from error
 
 
-def _download(url: str, timeout: float, private: bool, over: threading.Event) -> bytes:
-    """The content of a URL; `private` addresses count until a public one was visited."""
-    for _ in range(MOST_REDIRECTS + 1):
-        parts = urlsplit(quote(url, safe=punctuation))  # spaces and umlauts, as people paste them
-        if parts.scheme not in PORTS or not parts.hostname:
-            raise DataError("", url, "is no URL", expected="one of http or https")
-        host, port = unquote(parts.hostname), parts.port or PORTS[parts.scheme]
-        addresses = [
-            str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        ]
-        inside = [address for address in addresses if not is_public(address)]
-        if inside and not private:
-            raise DataError(
-                "",
-                url,
-                "is private, local or reserved"
-                if inside[0] == host
-                else f"has the address {inside[0]}, which is private, local or reserved",
-                expected="a public address",
-                cause="fetch the picture yourself and give the file",
-            )
-        private = bool(inside)
-        line = _connect(addresses, port, timeout)
-        if parts.scheme == "https":
-            line = ssl.create_default_context().wrap_socket(line, server_hostname=host)
-        connection = HTTPConnection(host, port)
-        connection.default_port = PORTS[parts.scheme]
-        with line as connection.sock:
-            path = f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}"
-            connection.request("GET", path, headers={"User-Agent": "xpcap", "Connection": "close"})
-            received = bytearray()
-            while (part := connection.sock.recv(CHUNK)) and not over.is_set():
-                received += part
-                if len(received) > MOST_BYTES:
-                    raise DataError(
-                        "", url, f"has more than {MOST_BYTES:,} bytes", expected="a picture"
-                    )
-        opened = SimpleNamespace(makefile=lambda _, got=received: io.BytesIO(got))
-        answer = HTTPResponse(opened)  # type: ignore[arg-type]
-        answer.begin()
-        if answer.status == 200:
-            return answer.read()
-        if answer.status not in (301, 302, 303, 307, 308) or "Location" not in answer.headers:
-            came = f"gives HTTP Error {answer.status}: {answer.reason}"
-            kind = NetworkError if answer.status >= 500 or answer.status in BUSY else DataError
-            raise kind("", url, came, expected="a picture")
-        target = quote(answer.headers["Location"], safe=punctuation, encoding="iso-8859-1")
-        url = urljoin(parts.geturl(), target)
-    raise DataError("", url, f"redirects more than {MOST_REDIRECTS} times", expected="a picture")
+def image_from_url(url: str, *, timeout: float = SECONDS) -> np.ndarray | None:
+    """CS231n's function: `read_url` that prints errors and returns None: a notebook goes on."""
+    try:
+        return read_url(str(url), timeout=timeout)
+    except DataError as error:
+        say(sentence("image_from_url", *error.args[1:]))
+        return None
 
 
-def is_public(address: str) -> bool:
-    """True if a numeric address is neither private, local nor reserved."""
-    found = ip_address(address)
-    if any(found in ip_network(one) for one in ("::ffff:0:0/96", "64:ff9b::/96")):  # mapped, NAT64
-        found = IPv4Address(int(found) & 0xFFFF_FFFF)
-    return found.is_global and not any(found in ip_network(one) for one in RESERVED.split())
+def _download(url: str, timeout: float) -> bytes:
+    request = Request(_sent(url), headers={"User-Agent": "xpcap"})
+    with build_opener(_Web, _Redirects).open(request, timeout=timeout) as answer:
+        content: bytes = answer.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise DataError("", "", f"has more than {MOST_BYTES:,} bytes", expected="a picture")
+        if answer.length:  # of what was announced, and did not come
+            raise IncompleteRead(content, answer.length)
+        return content
 
 
-def _connect(addresses: list[str], port: int, timeout: float) -> socket.socket:
-    for address in addresses[:-1]:
-        with contextlib.suppress(OSError):
-            return socket.create_connection((address, port), timeout / len(addresses))
-    return socket.create_connection((addresses[-1], port), timeout / len(addresses))
+def _sent(url: str) -> str:
+    """A URL in ASCII, of one as people paste it. DataError : it is neither http nor https."""
+    parts = urlsplit(url)
+    if not is_url(url) or not parts.hostname or parts.port == 0:
+        raise DataError("", "", "is no URL", expected="one of http or https")
+    host = unquote(parts.netloc.rpartition("@")[2]).encode("idna").decode()
+    return quote(parts._replace(netloc=host).geturl(), safe=punctuation)
+
+
+class _Redirects(HTTPRedirectHandler):
+    def redirect_request(
+        self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Request | None:
+        """The next request, if it is one of http or https."""
+        fp.close()  # the content of a redirect is not read, however long it is
+        if not is_url(newurl):
+            raise HTTPError(req.full_url, code, f"{msg}, to {newurl}", headers, None)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class _Timed(io.RawIOBase):
+    """A file of a socket with a time limit; that of the socket begins anew with each byte."""
+
+    def __init__(self, file: io.RawIOBase, seconds: float) -> None:
+        super().__init__()
+        self._file, self._end = file, time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if time.monotonic() > self._end:
+            raise TimeoutError
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Answer(HTTPResponse):
+    def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_Timed(self.fp.detach(), sock.gettimeout()))
+
+
+class _Plain(HTTPConnection):
+    response_class = _Answer
+
+
+class _Secure(HTTPSConnection):
+    response_class = _Answer
+
+
+class _Web(HTTPHandler, HTTPSHandler):
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_Plain, req)
+
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_Secure, req)
