@@ -436,3 +436,26 @@ def check_finite(
         hold = "hold" if has(name) == "have" else "holds"
         came = f"{hold} {x[tuple(at)]} at {at}" if at else f"is {x}"
         raise error(function, name, came, "finite numbers", cause)
+
+
+def check_range(
+    function: str,
+    name: str,
+    numbers: Array,
+    bound: int,
+    cause: str = "from other data?",
+    error: type[XpcapError] = InvalidValueError,
+) -> None:
+    """Raise `error` unless integers are all in 0..bound-1; those on a device are not read."""
+    if isinstance(numbers, np.ndarray) and not all_below(numbers, bound):
+        hold = "hold" if has(name) == "have" else "holds"
+        came = f"{hold} {numbers.min()}..{numbers.max()}"
+        raise error(function, name, came, f"0..{bound - 1}", cause)
+
+
+def all_below(numbers: np.ndarray, bound: int) -> bool:
+    """True if all integers are in 0..bound-1."""
+    if numbers.dtype.kind == "i":
+        bound = min(bound, 1 << (8 * numbers.itemsize - 1))
+    # As unsigned, negative ones are above all others: one pass instead of two
+    return not numbers.size or bool(numbers.view(numbers.dtype.str.replace("i", "u")).max() < bound)

@@ -4,6 +4,7 @@ is named.
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,13 @@ from xpcap.data.features import fit_scaling
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError
 from xpcap.prepare import assemble
+
+
+def test_the_loader_alone_knows_of_models() -> None:
+    below = re.compile(r"from xpcap\.(ops|layers|models)")
+    files = Path(dataset_file.__file__).parent.glob("*.py")
+    assert [file.name for file in files if below.search(file.read_text())] == ["loader.py"]
+
 
 # Text
 
@@ -383,7 +391,7 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_
 def test_rows_that_a_split_does_not_have_are_refused() -> None:
     data = draw_data(6, 3, 20, seed=0)
     for rows in ([-1], [0, 6]):
-        fields = {"came": f"are {rows[0]}..{rows[-1]}", "expected": "0..5"}
+        fields = {"came": f"hold {rows[0]}..{rows[-1]}", "expected": "0..5"}
         with refuses(ValueError, thing="split 'train': rows", **fields):
             data.features("train", np.array(rows))
         with refuses(ValueError, thing="split 'train': captions", **fields):

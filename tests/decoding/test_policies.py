@@ -345,10 +345,10 @@ def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
         (
             lambda n: Choice(np.full(n, V)),
             ValueError,
-            f"are {V}..{V}",
+            f"hold {V}..{V}",
             f"0..{V - 1}",
         ),
-        (lambda n: Choice(np.full(n, -1)), ValueError, "are -1..-1", ""),
+        (lambda n: Choice(np.full(n, -1)), ValueError, "hold -1..-1", ""),
         (
             lambda n: Choice(np.zeros(1, int)),
             ValueError,
@@ -358,7 +358,7 @@ def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
         (
             lambda n: Choice(np.zeros(n, int), np.full(n, n)),
             ValueError,
-            "are 3..3",
+            "hold 3..3",
             "0..2",
         ),
     ],

@@ -517,9 +517,9 @@ def test_packed_sizes_that_do_not_fit_are_refused(sizes: list[int]) -> None:
 
 @pytest.mark.parametrize("ids", [np.array([[0, 9]]), np.array([[-1, 0]])])
 def test_word_ids_outside_the_vocabulary_are_refused(ids: np.ndarray) -> None:
-    with refuses(ValueError, expected="word ids in 0..8"):
+    with refuses(ValueError, expected="0..8"):
         layers.word_embedding_forward(ids, np.zeros((V, D)))
-    with refuses(ValueError, expected="word ids in 0..8"):
+    with refuses(ValueError, expected="0..8"):
         layers.temporal_softmax_loss(np.zeros((1, 2, V)), ids, np.ones((1, 2), bool))
 
 
@@ -575,8 +575,8 @@ def test_vocabulary_loss_of_no_row_is_nothing() -> None:
         ValueError,
         function="vocabulary_loss",
         thing="targets",
-        came="holds 3..3",
-        expected="word ids in 0..2",
+        came="hold 3..3",
+        expected="0..2",
     ):
         vocabulary_loss.vocabulary_loss(
             np.zeros((1, 4)), np.ones((4, 3)), np.ones(3), np.array([3]), LossTerms()

@@ -655,12 +655,12 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), V)),
             ValueError,
-            {"came": "ids 12..12", "expected": "0..11", "cause": "vocabulary"},
+            {"came": "hold 12..12", "expected": "0..11", "cause": "vocabulary"},
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), -1)),
             ValueError,
-            {"came": "ids -1..-1"},
+            {"came": "hold -1..-1"},
         ),
         (
             lambda m: m.score(np.zeros((2, D)), np.ones((2, 4))),

@@ -340,7 +340,9 @@ def test_models_that_do_not_fit_together_are_refused(
 
 def test_messages_name_the_ensemble() -> None:
     ensemble = Ensemble([of(), of()])
-    with refuses(ValueError, function="Ensemble.score", thing="captions", came="hold ids"):
+    with refuses(
+        ValueError, function="Ensemble.score", thing="captions", cause="another vocabulary"
+    ):
         ensemble.score(pictures(2), np.array([[START, V], [START, 3]]))
     with refuses(
         ValueError,

@@ -186,5 +186,7 @@ def test_what_is_no_batch_is_refused(rng: np.random.Generator) -> None:
     features, captions = batch(rng)
     with refuses(ValueError, function="CaptioningRNN.trace", thing="features", came="have shape"):
         make("lstm").trace(features[:2], captions)
-    with refuses(ValueError, function="CaptioningRNN.trace", thing="captions", came="hold ids"):
+    with refuses(
+        ValueError, function="CaptioningRNN.trace", thing="captions", cause="another vocabulary"
+    ):
         make("lstm").trace(features, captions + 50)

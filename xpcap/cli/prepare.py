@@ -236,7 +236,5 @@ def _describe(
     name, split = next(iter(data.splits.items()))
     n = len(split.captions)
     for row in sorted({0, n // 2, n - 1}):
-        known = data.vocabulary
-        ids = [i for i in split.captions[row] if i not in (known.null, known.start, known.end)]
-        words = [known.idx_to_word[i] for i in ids]
+        (words,) = data.vocabulary.words_of(split.captions[[row]])
         click.echo(f"  {escape_control(split.images[split.image_idxs[row]])}: {detokenize(words)}")

@@ -15,8 +15,8 @@ from xpcap.data.features import (
     materialise,
 )
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
-from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, unknown
-from xpcap.layers.checks import all_below
+from xpcap.errors import DataError, InvalidTypeError, unknown
+from xpcap.spec import check_range
 
 TEXT = ("encoder", "pictures", "generated")
 FIELDS = (*TEXT, "seed")
@@ -215,14 +215,8 @@ class CaptionData:
             There is no such row.
         """
         split = self.split(name)
-        if not all_below(np.asarray(rows), len(split.features)):
-            raise InvalidValueError(
-                "CaptionData.features",
-                f"split {name!r}: rows",
-                f"are {np.min(rows)}..{np.max(rows)}",
-                expected=f"0..{len(split.features) - 1}",
-                cause="are they of another split?",
-            )
+        where = f"CaptionData.features: split {name!r}"
+        check_range(where, "rows", np.asarray(rows), len(split.features), "from another split?")
         if isinstance(split.features, np.ndarray):
             raw = split.features[rows]
         else:
@@ -263,14 +257,8 @@ class CaptionData:
             There is no such caption.
         """
         split = self.split(name)
-        if not all_below(np.asarray(captions), len(split.captions)):
-            raise InvalidValueError(
-                "CaptionData.batch",
-                f"split {name!r}: captions",
-                f"are {np.min(captions)}..{np.max(captions)}",
-                expected=f"0..{len(split.captions) - 1}",
-                cause="are they of another split?",
-            )
+        where, n = f"CaptionData.minibatch: split {name!r}", len(split.captions)
+        check_range(where, "captions", np.asarray(captions), n, "from another split?")
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 
     def texts(self, name: str) -> list[str]:
@@ -306,10 +294,8 @@ class CaptionData:
         """
         split = self.split(name)
         if split.text is None:
-            words, vocabulary = self.vocabulary.idx_to_word, self.vocabulary
-            silent = {vocabulary.null, vocabulary.start, vocabulary.end}
-            rows = split.captions if captions is None else split.captions[captions]
-            return [[words[i] for i in row if i not in silent] for row in rows.tolist()]
+            ids = split.captions if captions is None else split.captions[captions]
+            return list(self.vocabulary.words_of(ids))
         texts = split.text if captions is None else [split.text[i] for i in captions.tolist()]
         return [tokenize(text) for text in texts]
 
@@ -536,8 +522,8 @@ def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) 
             f"have shape {split.image_idxs.shape} and dtype {split.image_idxs.dtype}",
             expected=f"{n} integers",
         )
-    _check_range(where, "image_idxs", split.image_idxs, m)
-    _check_range(where, "captions", split.captions, len(vocabulary))
+    check_range(where, "image_idxs", split.image_idxs, m, error=DataError)
+    check_range(where, "captions", split.captions, len(vocabulary), error=DataError)
     if start and (without := np.flatnonzero(split.captions[:, 0] != vocabulary.start)).size:
         raise DataError(
             where,
@@ -568,10 +554,3 @@ def _check_projection(where: str, data: CaptionData) -> None:
             expected=f"(D,) and (D, {data.feature_dim}), finite float32",
             cause="damaged?",
         )
-
-
-def _check_range(where: str, what: str, numbers: np.ndarray, count: int) -> None:
-    low, high = int(numbers.min()), int(numbers.max())
-    if low < 0 or high >= count:
-        came = f"hold {low}..{high}"
-        raise DataError(where, what, came, f"0..{count - 1}", "made for other data?")

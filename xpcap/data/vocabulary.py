@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -203,6 +203,16 @@ class Vocabulary:
             ids = [self.word_to_idx.get(word, self.unk) for word in words[:max_words]]
             row[: len(ids) + 2] = [self.start, *ids, self.end]
         return encoded
+
+    def is_word(self, ids: np.ndarray) -> np.ndarray:
+        """True where an id is a word's: of all but ``<NULL>``, ``<START>`` and ``<END>``."""
+        found: np.ndarray = (ids != self.null) & (ids != self.start) & (ids != self.end)
+        return found
+
+    def words_of(self, captions: np.ndarray) -> Iterator[list[str]]:
+        """The words of each caption of ids (n, T), with ``<UNK>`` for lost ones."""
+        for caption, inside in zip(captions, self.is_word(captions), strict=True):
+            yield [self.idx_to_word[i] for i in caption[inside].tolist()]
 
     def words(self, caption: np.ndarray) -> list[str]:
         """The words of one caption of ids (T,), up to END, without special ones."""

@@ -14,10 +14,9 @@ from xpcap.decoding.policies import Choice, LogitsProcessor, Policy, Special
 from xpcap.device.transfers import AsyncCopy
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cells import State
-from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Workspace
 from xpcap.ops import contiguous, get_ops, log_softmax
-from xpcap.spec import spec
+from xpcap.spec import check_range, spec
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
 TABLE_WORDS = 1 << 12  # at most, that a device projects at once: larger products would take longer
@@ -297,9 +296,7 @@ def check_choice(policy: Policy, choice: Choice, scores: Array, parents: bool) -
     sizes = {"n": n} if parent_rows is None else {}
     spec("words:n=i parents?:n=i").check(where, words, parent_rows, sizes=sizes)
     for name, ids, below in (("words", choice.words, V), ("parents", choice.parents, n)):
-        if isinstance(ids, np.ndarray) and not all_below(ids, below):
-            came = f"are {ids.min()}..{ids.max()}"
-            raise InvalidValueError(where, name, came, expected=f"0..{below - 1}")
+        check_range(where, name, ids, below, "")
     if choice.parents is not None and not parents:
         cause = "is it `rowwise`?"
         raise InvalidValueError(where, "", "names parents", expected="None", cause=cause)

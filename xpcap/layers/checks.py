@@ -2,8 +2,6 @@
 
 from types import ModuleType
 
-import numpy as np
-
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidValueError
 from xpcap.spec import check_float, spec
@@ -40,23 +38,3 @@ def check_upstream(
             expected=f"{shape}, the shape of the output",
             cause="is the cache from another batch?",
         )
-
-
-def check_ids(function: str, name: str, ids: Array, V: int) -> None:
-    """ValueError : integers on the host are not all in 0..V-1; those on a device are not read."""
-    if isinstance(ids, np.ndarray) and not all_below(ids, V):
-        raise InvalidValueError(
-            function,
-            name,
-            f"holds {ids.min()}..{ids.max()}",
-            expected=f"word ids in 0..{V - 1}",
-            cause="are they from another vocabulary?",
-        )
-
-
-def all_below(numbers: np.ndarray, bound: int) -> bool:
-    """True if all integers are in 0..bound-1."""
-    if numbers.dtype.kind == "i":
-        bound = min(bound, 1 << (8 * numbers.itemsize - 1))
-    # As unsigned, negative ones are above all others: one pass instead of two
-    return not numbers.size or bool(numbers.view(numbers.dtype.str.replace("i", "u")).max() < bound)

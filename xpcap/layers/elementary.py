@@ -6,9 +6,10 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module
 from xpcap.errors import InvalidValueError, unknown
-from xpcap.layers.checks import check_arrays, check_ids
+from xpcap.layers.checks import check_arrays
 from xpcap.layers.layer import gradient, layer
 from xpcap.ops import LossTerms, get_ops, segments
+from xpcap.spec import check_range
 
 # ---- Affine
 
@@ -86,7 +87,7 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
     ValueError: An id on the host is outside 0..V-1. Ids on a device are not read here, and CuPy
         wraps bad ones silently; the model checks ids before it sends them.
     """
-    check_ids("word_embedding_forward", "x", x, W.shape[0])
+    check_range("word_embedding_forward", "x", x, W.shape[0], "from another vocabulary?")
     return W[x], EmbeddingCache(x, W)
 
 
@@ -184,7 +185,7 @@ def temporal_softmax_loss(
     CS231n's function, in log-softmax form: a confident wrong word gives a large loss, not inf.
     """
     N, T, V = x.shape
-    check_ids("temporal_softmax_loss", "y", y, V)
+    check_range("temporal_softmax_loss", "y", y, V, "from another vocabulary?")
     xp, terms = get_array_module(x), LossTerms(1 / max(N, 1))
     nll, dx = get_ops(x).softmax_loss(x.reshape(N * T, V), y.reshape(N * T), terms)
     counts = mask.reshape(N * T)

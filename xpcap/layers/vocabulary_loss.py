@@ -4,10 +4,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from xpcap.backend import Array, is_device_array
-from xpcap.layers.checks import check_arrays, check_ids
+from xpcap.layers.checks import check_arrays
 from xpcap.layers.layer import layer
 from xpcap.memory import Buffer, allocator
 from xpcap.ops import LossTerms, contiguous, get_ops
+from xpcap.spec import check_range
 
 BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache
 DEVICE_BLOCK = 1 << 26  # on a GPU, where a block costs launches; 256 MB of float32
@@ -54,7 +55,7 @@ def vocabulary_loss(
     if not isinstance(terms.scale, float):
         check_arrays("vocabulary_loss", "h:L,H scale:L", h, terms.scale)
         terms = replace(terms, scale=contiguous(terms.scale))
-    check_ids("vocabulary_loss", "targets", targets, len(b))
+    check_range("vocabulary_loss", "targets", targets, len(b), "from another vocabulary?")
     ops, buffer = get_ops(h), buffer or allocator(h)
     dh, nll = buffer("dh", h.shape), buffer("nll", (len(h),))
     dw, db = out or (buffer("dw", w.shape), buffer("db", b.shape))

@@ -15,12 +15,11 @@ from numpy.typing import DTypeLike
 from xpcap.backend import Array, asarray, get_array_module, is_device_array, to_numpy
 from xpcap.device.replay import Replay
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.layers.checks import all_below
 from xpcap.memory import Buffer, Padded, view
 from xpcap.models.config import ModelConfig
 from xpcap.ops import NO_TARGET, LossTerms, PackedSequences, Segments, contiguous, get_ops
 from xpcap.options import Real
-from xpcap.spec import spec
+from xpcap.spec import all_below, check_range, spec
 
 NO_TERMS = LossTerms()
 TOTAL = Real(above=0, optional=True)
@@ -48,14 +47,7 @@ class FeatureRows(NamedTuple):
                 expected=f"the model's library and {like.dtype}",
                 cause="was it made for another model?",
             )
-        if not all_below(self.rows, len(self.table)):
-            raise InvalidValueError(
-                function,
-                "feature rows",
-                f"are {self.rows.min()}..{self.rows.max()}",
-                expected=f"0..{len(self.table) - 1}",
-                cause="are they from another split?",
-            )
+        check_range(function, "feature rows", self.rows, len(self.table), "from another split?")
         return contiguous(self.table)
 
 
@@ -175,14 +167,7 @@ class Batch(NamedTuple):
                 f"holds {np.min(shard)}..{np.max(shard)}",
                 expected=f"distinct numbers of {len(captions)} captions",
             )
-        if not all_below(captions, config.vocabulary):
-            raise InvalidValueError(
-                where,
-                "captions",
-                f"hold ids {captions.min()}..{captions.max()}",
-                expected=f"0..{config.vocabulary - 1}",
-                cause="are they from another vocabulary?",
-            )
+        check_range(where, "captions", captions, config.vocabulary, "from another vocabulary?")
         # A Python float: a NumPy scalar would change the dtype of a float32 model's loss
         total = TOTAL.check(where, "total", self.total)
         return self._replace(features=features, captions=captions, weights=weights, total=total)

@@ -175,7 +175,7 @@ def _count(data: CaptionData) -> dict[str, Mapping[str, float]]:
         ids = split.captions
         full = np.flatnonzero(ids[:, -1] == words.end)
         truncated[name] = sum(len(caption) > ids.shape[1] - 2 for caption in data.words(name, full))
-        inside = (ids != words.null) & (ids != words.start) & (ids != words.end)
+        inside = words.is_word(ids)
         unknown[name] = round(float((ids == words.unk).sum() / inside.sum()), 4)
     return {"cut": truncated, "unknown": unknown}
 

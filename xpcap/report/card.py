@@ -218,7 +218,7 @@ def _splits(
     same = words.idx_to_word == vocabulary.idx_to_word
     for name, split in sorted(data.splits.items()):
         ids = split.captions
-        inside = int(((ids != words.null) & (ids != words.start) & (ids != words.end)).sum())
+        inside = int(words.is_word(ids).sum())
         unknown = float((ids == words.unk).sum() / inside) if same and inside else None
         yield name, len(split.images), len(ids), unknown
 

@@ -361,7 +361,7 @@ def unknown(case: Case) -> Finding:
     features = case.data.features(split, pictures[evenly_spaced(len(pictures), 500)])
     forbid = (vocabulary.null, vocabulary.start)
     ids = case.model.sample(features, case.max_words, forbid=forbid)
-    words = ids[~np.isin(ids, (vocabulary.end, vocabulary.null))]
+    words = ids[vocabulary.is_word(ids)]
     share = np.count_nonzero(words == vocabulary.unk) / max(len(words), 1)
     return Finding(
         share,

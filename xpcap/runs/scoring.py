@@ -209,10 +209,7 @@ def _train_captions(data: CaptionData) -> Iterator[list[str]]:
 
     Tokenising them anew would take longer than all other scores.
     """
-    words, vocabulary = data.vocabulary.idx_to_word, data.vocabulary
-    skipped = {vocabulary.null, vocabulary.start, vocabulary.end}
-    rows = map(np.ndarray.tolist, data.split("train").captions)
-    return ([words[i] for i in row if i not in skipped] for row in rows)
+    return data.vocabulary.words_of(data.split("train").captions)
 
 
 def _train_statistics(data: CaptionData) -> CorpusStatistics:

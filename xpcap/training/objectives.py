@@ -267,9 +267,8 @@ class SelfCritical(Objective):
 
     def _lengths(self) -> np.ndarray:
         """Words of each train caption, as encoded."""
-        captions, words = self._data.split("train").captions, self._words
-        special = (captions == words.null) | (captions == words.start) | (captions == words.end)
-        return (~special).sum(axis=1)
+        lengths: np.ndarray = self._words.is_word(self._data.split("train").captions).sum(axis=1)
+        return lengths
 
     def _sample(
         self, model: Any, features: Array | FeatureRows, rows: np.ndarray, n: int, step: int
