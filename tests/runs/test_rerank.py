@@ -129,7 +129,8 @@ def test_captions_of_neighbours_keep_to_the_policy(no_stutter: bool, made: Path)
     run = open_run(made / "ranked" / "run")
     assert run.ranker is not None
     index = run.ranker.index
-    ids = np.where(index.is_word, index.photos.captions[0, 1], index.photos.captions)
+    ids = index.photos.captions
+    ids = np.where(run.vocabulary.is_word(ids), ids[0, 1], ids)
     stuttering = replace(index, photos=replace(index.photos, captions=ids))
     run = replace(run, ranker=replace(run.ranker, index=stuttering))
     rankings = run.decoder(RankedBeam(10, no_stutter=no_stutter)).rank(features_of(run))

@@ -16,7 +16,7 @@ from xpcap.options import Flag, Kind, Real, Whole
 from xpcap.ranking.index import PhotoIndex
 from xpcap.ranking.ranker import FEATURES, Ranker
 from xpcap.safetensors_file import read_tensors, write_tensors
-from xpcap.spec import spec
+from xpcap.spec import check_range, spec
 
 WEIGHT = Real(-1e6, 1e6)
 SETTINGS: Mapping[str, Kind] = {
@@ -42,7 +42,7 @@ def arrays_of(index: PhotoIndex) -> dict[str, np.ndarray]:
     photo, ``words`` the ids of all of them, and ``ends``, rising, those that end a caption that was
     not cut.
     """
-    photos, is_word = index.photos, index.is_word
+    photos, is_word = index.photos, index.vocabulary.is_word(index.photos.captions)
     lengths, words = is_word.sum(axis=1), photos.captions[is_word]
     whole = (photos.captions == index.vocabulary.end).any(axis=1) & (lengths > 0)
     ids = np.uint16 if index.predictor.shape[1] < 1 << 16 else np.uint32
@@ -140,8 +140,7 @@ def _photos(where: str, tensors: Mapping[str, np.ndarray], vocabulary: Vocabular
     if n * (longest + 2) > MOST_IDS:
         raise _damaged(where, f"{n:,} captions of up to {longest:,} words", "shorter ones")
     for name, ids in (("words", words), ("ends", ends)):
-        if ids.size and (most := int(ids.max())) >= V:
-            raise _damaged(where, f"a word {most} in {name}", f"0..{V - 1}")
+        check_range(where, name, ids, V, CAUSE, DataError)
     if (grams[1:] <= grams[:-1]).any() or (tensors["times"] < 1).any():
         raise _damaged(where, "n-grams that do not rise, or occur in no picture")
     captions = np.full((n, longest + 2), vocabulary.null, np.int32)

@@ -83,8 +83,7 @@ class PhotoIndex:
     def _build(cls, vocabulary: Vocabulary, projection: Projection, photos: Split) -> Self:
         words = CaptionData(vocabulary, {"photos": photos}).reference_words("photos")
         frequencies = DocumentFrequencies.of(words.values())
-        index = cls(vocabulary, projection, photos, frequencies, np.zeros(0))
-        return replace(index, predictor=index._fit_predictor())
+        return cls(vocabulary, projection, photos, frequencies, _predictor(photos, vocabulary))
 
     def __len__(self) -> int:
         return len(self.photos.images)
@@ -123,48 +122,18 @@ class PhotoIndex:
         """The embeddings (m, d), float16."""
         return self.photos.features[:]
 
-    @property
-    def is_word(self) -> np.ndarray:
-        """Mask (n, T) of the words, UNK among them, in the captions."""
-        special = self.vocabulary.null, self.vocabulary.start, self.vocabulary.end
-        return ~np.isin(self.photos.captions, special)
-
     def captions(self, photo: int) -> list[list[int]]:
         """Captions of a photo, as ids of words."""
         own = slice(*np.searchsorted(self.photos.image_idxs, [photo, photo + 1]))
-        special = {self.vocabulary.null, self.vocabulary.start, self.vocabulary.end}
-        return [[i for i in ids if i not in special] for ids in self.photos.captions[own].tolist()]
+        ids = self.photos.captions[own]
+        return [row[i].tolist() for row, i in zip(ids, self.vocabulary.is_word(ids), strict=True)]
 
     @cached_property
     def pairs(self) -> np.ndarray:
         """Pairs of a word and what follows it in a caption, a word or END, rising."""
         ids = self.photos.captions
-        inside = self.is_word[:, :-1] & (ids[:, 1:] != self.vocabulary.null)
+        inside = self.vocabulary.is_word(ids[:, :-1]) & (ids[:, 1:] != self.vocabulary.null)
         return np.unique(pair(ids[:, :-1][inside], ids[:, 1:][inside]))
-
-    def _fit_predictor(self) -> np.ndarray:
-        """The word predictor, by ridge regression of word shares on embeddings."""
-        m, d, V = len(self), self.embeddings.shape[1], len(self.vocabulary)
-        of, is_word = self.photos, self.is_word
-        # A caption counts for a word once
-        number, _ = is_word.nonzero()
-        caption, word = np.divmod(np.unique(number * np.int64(V) + of.captions[is_word]), V)
-        photo = of.image_idxs[caption]
-        weight = 1 / np.bincount(of.image_idxs)[photo]
-        prior = np.bincount(word, weight, V) / m
-        products, squares = np.zeros((d, V)), np.zeros((d, d))
-        step = max(1, AT_ONCE // V)
-        for start in range(0, m, step):
-            x = of.features[start : start + step].astype(np.float64)
-            own = slice(*np.searchsorted(photo, [start, start + len(x)]))
-            share = np.zeros((len(x), V))
-            np.add.at(share, (photo[own] - start, word[own]), weight[own])
-            with blas().on_one_thread():
-                products += x.T @ (share - prior)
-                squares += x.T @ x
-        with blas().on_one_thread():
-            weights = np.linalg.solve(squares + RIDGE * np.eye(d), products)
-        return np.concatenate([weights, prior[None]]).astype(np.float16)
 
 
 def pair(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -203,3 +172,28 @@ def _unit(x: Array) -> Array:
     xp = get_array_module(x)
     norm = xp.sqrt((x * x).sum(axis=1, keepdims=True))
     return xp.where(norm > NEGLIGIBLE, x / xp.maximum(norm, NEGLIGIBLE), 0).astype(np.float32)
+
+
+def _predictor(photos: Split, vocabulary: Vocabulary) -> np.ndarray:
+    """The word predictor, by ridge regression of word shares on embeddings."""
+    (m, d), V = photos.features.shape, len(vocabulary)
+    is_word = vocabulary.is_word(photos.captions)
+    # A caption counts for a word once
+    number, _ = is_word.nonzero()
+    caption, word = np.divmod(np.unique(number * np.int64(V) + photos.captions[is_word]), V)
+    photo = photos.image_idxs[caption]
+    weight = 1 / np.bincount(photos.image_idxs)[photo]
+    prior = np.bincount(word, weight, V) / m
+    products, squares = np.zeros((d, V)), np.zeros((d, d))
+    step = max(1, AT_ONCE // V)
+    for start in range(0, m, step):
+        x = photos.features[start : start + step].astype(np.float64)
+        own = slice(*np.searchsorted(photo, [start, start + len(x)]))
+        share = np.zeros((len(x), V))
+        np.add.at(share, (photo[own] - start, word[own]), weight[own])
+        with blas().on_one_thread():
+            products += x.T @ (share - prior)
+            squares += x.T @ x
+    with blas().on_one_thread():
+        weights = np.linalg.solve(squares + RIDGE * np.eye(d), products)
+    return np.concatenate([weights, prior[None]]).astype(np.float16)

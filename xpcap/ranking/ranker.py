@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, compress, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -102,26 +103,27 @@ class Ranker:
         log_likelihood : of captions, given the number of the photo of each
         allowed : mask of the neighbours' captions that may be candidates
         """
-        embeddings = self.index.embeddings_of(features)
-        near = self.index.nearest(embeddings, self.neighbours)
+        embeddings, near = self.near(features)
         candidates = self.with_retrieved(near, made, log_likelihood, allowed)
         values = self.features(to_numpy(embeddings), near, candidates)
         parts = values * np.array([self.weights[name] for name in FEATURES])
-        scores, first = parts.sum(axis=1), 0
         rankings = []
-        for n, some in enumerate(candidates):
-            of_one = slice(first, first + len(some))
-            first = of_one.stop
+        for n, (some, own) in enumerate(zip(candidates, _each(parts, candidates), strict=True)):
             ranked = [
                 RankedCandidate(candidate, score, dict(zip(FEATURES, part, strict=True)))
                 for candidate, score, part in zip(
-                    some, scores[of_one].tolist(), parts[of_one].tolist(), strict=True
+                    some, own.sum(axis=1).tolist(), own.tolist(), strict=True
                 )
             ]
             ranked.sort(key=lambda one: -one.score)
             pairs = zip(near.photos[n].tolist(), near.similarities[n].tolist(), strict=True)
             rankings.append(Ranking(ranked, [(row, cosine) for row, cosine in pairs if row >= 0]))
         return rankings
+
+    def near(self, features: Array) -> tuple[Array, Neighbours]:
+        """Embeddings and neighbours of N photos, from their preprocessed features (N, *shape)."""
+        embeddings = self.index.embeddings_of(features)
+        return embeddings, self.index.nearest(embeddings, self.neighbours)
 
     def with_retrieved(
         self,
@@ -131,36 +133,30 @@ class Ranker:
         allowed: Allowed,
     ) -> list[list[Candidate]]:
         """The candidates of each photo, and the neighbours' captions of the most consensus."""
-        candidates = [list(some) for some in made]
         if not self.retrieved:
-            return candidates
-        offered: list[list[Candidate]] = []
+            return [list(some) for some in made]
+        unknown = self.index.vocabulary.unk
+        offered = []
         for photos, some in zip(near.photos[:, :RETRIEVED_FROM].tolist(), made, strict=True):
             known = {candidate.words for candidate in some}
             owner: dict[Words, int] = {}
             for photo in photos:
-                for caption in self.index.captions(photo) if photo >= 0 else ():
-                    words = tuple(caption)
-                    if words and self.index.vocabulary.unk not in words and words not in known:
+                for words in map(tuple, self.index.captions(photo)):
+                    if words and unknown not in words and words not in known:
                         owner.setdefault(words, photo)
             offered.append([Candidate(words, 0.0, photo) for words, photo in owner.items()])
-        fine = iter(allowed([one.words for some in offered for one in some]).tolist())
-        offered = [[one for one in some if next(fine)] for some in offered]
-        consensus = self._consensus(near, offered)
-        first = 0
-        numbers: list[int] = []
-        chosen: list[Candidate] = []
-        for number, some in enumerate(offered):
-            order = np.argsort(-consensus[first : first + len(some)], kind="stable")
-            first += len(some)
-            best = [some[i] for i in order[: self.retrieved].tolist()]
-            numbers += [number] * len(best)
-            chosen += best
-        if chosen:
-            totals = log_likelihood(numbers, [one.words for one in chosen]).tolist()
-            for number, one, total in zip(numbers, chosen, totals, strict=True):
-                candidates[number].append(one._replace(log_probability=total))
-        return candidates
+        fine = _each(allowed([one.words for some in offered for one in some]), offered)
+        offered = [[*compress(some, own)] for some, own in zip(offered, fine, strict=True)]
+        scores = _each(self._consensus(near, offered), offered)
+        orders = [np.argsort(-own, kind="stable")[: self.retrieved].tolist() for own in scores]
+        best = [[some[i] for i in order] for some, order in zip(offered, orders, strict=True)]
+        numbers = [number for number, some in enumerate(best) for _ in some]
+        found = log_likelihood(numbers, [one.words for some in best for one in some])
+        totals = iter(found.tolist())
+        return [
+            [*some, *(one._replace(log_probability=next(totals)) for one in more)]
+            for some, more in zip(made, best, strict=True)
+        ]
 
     def features(
         self, embeddings: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
@@ -193,19 +189,18 @@ class Ranker:
                 [words[i] for i in caption if i != unknown]
                 for caption in self.index.captions(photo)
             ]
+            or [[]]  # there is no neighbour, and the weight of this is 0
             for photo in np.unique(near.photos).tolist()
-            if photo >= 0
         }
-        largest = np.maximum(near.similarities[:, :1], 0)  # -inf: there is no neighbour
+        largest = np.maximum(near.similarities[:, :1], 0)
         weight = np.exp((near.similarities - largest) / self.bandwidth)
         weight /= np.maximum(weight.sum(axis=1, keepdims=True), SMALLEST)  # (N, k)
-        references: list[list[list[str]]] = []
-        weights: list[float] = []
-        for photos, of_photos in zip(near.photos.tolist(), weight.tolist(), strict=True):
-            known = [(photo, w) for photo, w in zip(photos, of_photos, strict=True) if photo >= 0]
-            references.append([caption for photo, _ in known for caption in texts[photo]] or [[]])
-            each = [w / len(texts[photo]) for photo, w in known for _ in texts[photo]]
-            weights += each or [0.0]
+        references = [
+            [caption for photo in photos for caption in texts[photo]]
+            for photos in near.photos.tolist()
+        ]
+        each = zip(near.photos.reshape(-1).tolist(), weight.reshape(-1).tolist(), strict=True)
+        weights = [share / len(texts[photo]) for photo, share in each for _ in texts[photo]]
         flat = [one for some in candidates for one in some]
         hypotheses = [[words[i] for i in one.words] for one in flat]
         number = np.repeat(np.arange(len(candidates)), [len(some) for some in candidates])
@@ -232,20 +227,22 @@ class Ranker:
             ids = np.array([i for one in some for i in one.words], np.int64)
             expected = prior[ids] + embedding @ slopes[:, ids].astype(np.float32)
             lift = np.log(np.maximum(expected, 0) + RARE) - base[ids]
-            first = 0
-            for one in some:
-                own = lift[first : first + len(one.words)]
-                first += len(own)
-                lifts.append(own.mean() if len(own) else 0.0)
+            of_each = _each(lift, [one.words for one in some])
+            lifts += [own.mean() if len(own) else 0.0 for own in of_each]
         return np.array(lifts, np.float64)
 
     def _unseen(self, captions: Sequence[Words]) -> np.ndarray:
         """Share of the pairs of words of each caption, its end included, that the index lacks."""
-        ids = [np.array([*words, self.index.vocabulary.end], np.int64) for words in captions]
-        pairs = [pair(one[:-1], one[1:]) for one in ids]
-        each = np.array([len(some) for some in pairs], np.int64)
-        flat, known = np.concatenate([*pairs, np.zeros(0, np.int64)]), self.index.pairs
-        at = np.minimum(np.searchsorted(known, flat), max(len(known) - 1, 0))
-        unseen = known[at] != flat if len(known) else np.ones(len(flat), bool)
+        ids = [np.array([*words, self.index.vocabulary.end]) for words in captions]
+        flat = np.concatenate([np.zeros(0, np.int64), *(pair(one[:-1], one[1:]) for one in ids)])
+        known = np.append(self.index.pairs, -1)  # which is no pair
+        unseen = known[np.searchsorted(known[:-1], flat)] != flat
+        each = np.array([len(words) for words in captions], np.int64)
         caption = np.repeat(np.arange(len(captions)), each)
         return np.bincount(caption, unseen, len(captions)) / np.maximum(each, 1)
+
+
+def _each(values: np.ndarray, groups: Sequence[Sequence[object]]) -> list[np.ndarray]:
+    """The values of each group, of those of all members, group by group."""
+    ends = accumulate(map(len, groups), initial=0)
+    return [values[start:end] for start, end in pairwise(ends)]

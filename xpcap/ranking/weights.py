@@ -55,30 +55,22 @@ def fit(
     prior : v, by the names of FEATURES
     """
     near = np.array([prior[name] for name in FEATURES])
-    with blas().on_one_thread():  # so that the bits do not depend on the cores
-        return _fit(features, photos, rewards, near)
-
-
-def _fit(features: np.ndarray, photos: np.ndarray, rewards: np.ndarray, near: np.ndarray) -> Fitted:
-    weights = _ascend(features, photos, rewards, near)
+    columns = dict(zip(FEATURES, features.T, strict=True))
+    likelihood = np.where(columns["borrowed"] > 0, -np.inf, columns["log_probability"])
     distinct, number = np.unique(photos, return_inverse=True)
-    fold = number % FOLDS
     held_out = np.zeros(len(distinct))
-    for k in range(min(FOLDS, len(distinct))):
-        others = fold != k
-        if not others.any():
-            continue
-        own = _ascend(features[others], photos[others], rewards[others], near)
-        held_out += np.where(
-            np.arange(len(distinct)) % FOLDS == k, _chosen(features @ own, number, rewards), 0
-        )
-    named = dict(zip(FEATURES, weights.tolist(), strict=True))
-    likelihood = list(FEATURES).index("log_probability")
-    made = np.where(features[:, list(FEATURES).index("borrowed")] > 0, -np.inf, 0)
+    with blas().on_one_thread():  # so that the bits do not depend on the cores
+        weights = _ascend(features, number, rewards, near)
+        for k in range(min(FOLDS, len(distinct))):
+            others = number % FOLDS != k
+            if others.any():
+                own = _ascend(features[others], number[others], rewards[others], near)
+                held_out[k::FOLDS] = _chosen(features @ own, number, rewards)[k::FOLDS]
+        fitted = _chosen(features @ weights, number, rewards)
     return Fitted(
-        named,
-        float(_chosen(features[:, likelihood] + made, number, rewards).mean()),
-        float(_chosen(features @ weights, number, rewards).mean()),
+        dict(zip(FEATURES, weights.tolist(), strict=True)),
+        float(_chosen(likelihood, number, rewards).mean()),
+        float(fitted.mean()),
         float(held_out.mean()),
     )
 
@@ -105,6 +97,5 @@ def _ascend(
 
 def _chosen(scores: np.ndarray, photos: np.ndarray, rewards: np.ndarray) -> np.ndarray:
     """Reward of the candidate of the highest score of each photo, numbered from 0."""
-    order = np.lexsort((np.arange(len(scores)), -scores, photos))
-    first = np.searchsorted(photos[order], np.arange(photos[-1] + 1 if len(photos) else 0))
-    return rewards[order[first]]
+    order = np.lexsort((-scores, photos))  # of equal scores the first comes first
+    return rewards[order[np.unique(photos[order], return_index=True)[1]]]

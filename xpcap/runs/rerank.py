@@ -143,7 +143,7 @@ def _fit(run: Run, data: CaptionData) -> Fitted:
     ours: list[list[Candidate]] = []
     for start in bar(range(0, len(shard), AT_ONCE), "fitting the ranking"):
         features = data.features("val", shard[start : start + AT_ONCE])
-        near = ranker.index.nearest(ranker.index.embeddings_of(features), ranker.neighbours)
+        _, near = ranker.near(features)
         made = decoder.candidates(features)
         ours += ranker.with_retrieved(near, made, *decoder.judges(features))
     candidates = [
@@ -153,8 +153,7 @@ def _fit(run: Run, data: CaptionData) -> Fitted:
     values = []
     for start in range(0, len(pictures), AT_ONCE):
         batch = slice(start, start + AT_ONCE)
-        embeddings = ranker.index.embeddings_of(data.features("val", pictures[batch]))
-        near = ranker.index.nearest(embeddings, ranker.neighbours)
+        embeddings, near = ranker.near(data.features("val", pictures[batch]))
         values.append(ranker.features(embeddings, near, candidates[batch]))
     number = np.repeat(np.arange(len(pictures)), [len(some) for some in candidates])
     words = run.vocabulary.idx_to_word
