@@ -119,7 +119,7 @@ BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], dict[str, str]]] =
     ),
     "caption without words": (
         lambda f: tokens(f).write_text("\none.jpg#0\t...\n"),
-        {"came": "no caption that could be read"},
+        {"came": "captions without a word: 1 (one.jpg)"},
     ),
     "not UTF-8": (
         lambda f: tokens(f).write_bytes(b"one.jpg#0\t\xff\xfe"),

@@ -161,6 +161,65 @@ def test_a_pipe_that_is_missing_costs_one_line_of_flickr30k() -> None:
     ]
 
 
+SPACED = {
+    "tokens": " a.jpg#0\tone\na.jpg#0\ttwo\n",
+    "table": "image,caption,comment_number\n a.jpg ,one,0\na.jpg,two,0\n",
+    "JSON lines": '{"image": " a.jpg", "caption": "one"}\n',
+    "COCO": json.dumps(
+        {
+            "images": [{"id": 1, "file_name": "a.jpg "}, {"id": 2, "file_name": " a.jpg"}],
+            "annotations": [{"image_id": 1, "caption": "one"}, {"image_id": 2, "caption": "two"}],
+        }
+    ),
+    "Karpathy": json.dumps(
+        {
+            "images": [
+                {"filename": name, "sentences": [{"raw": text}]}
+                for name, text in ((" a.jpg", "one"), ("a.jpg", "two"))
+            ]
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SPACED)
+def test_spaces_around_a_name_make_no_other_picture(form: str) -> None:
+    assert read(SPACED[form]) == {"a.jpg": ["one"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "skipped"),
+    [
+        (
+            '{"image": "a", "caption": "b", "split": "val"}\n{"image": "c", "caption": "d", "split": null}',
+            {"val": {"a": ["b"]}},
+            "rows without a split: 1",
+        ),
+        (
+            '[{"image": null, "caption": "b"}, {"image": "c", "caption": null}]',
+            {"c": [""]},
+            "rows without a picture: 1",
+        ),
+        (
+            '{"images": [{"filename": "a", "split": "val", "sentences": [{"raw": "b"}]},'
+            ' {"filename": "c", "split": null, "sentences": [{"raw": "d"}]}]}',
+            {"val": {"a": ["b"]}},
+            "rows without a split: 1",
+        ),
+        (
+            '[{"image_id": 42, "caption": "b"}, {"image_id": 0, "caption": "d"}]',
+            {"42": ["b"], "0": ["d"]},
+            "",
+        ),
+    ],
+)
+def test_null_is_an_empty_cell_and_a_number_a_name(text: str, rows: Any, skipped: str) -> None:
+    report = ImportReport()
+    assert read(text, report=report) == rows
+    assert "".join(report.lines()).startswith(skipped)
+    assert bool(report.lines()) == bool(skipped)
+
+
 # splits
 
 
@@ -342,7 +401,8 @@ BROKEN: dict[str, tuple[bytes | str, dict[str, Any]]] = {
         "Dear all,\nhere are the captions",
         {
             "came": ("no form known here", "'Dear all,'"),
-            "expected": ("COCO", "Karpathy", "NAME#K", "CSV"),
+            "expected": ("COCO", "Karpathy", "NAME#K", "a table with commas"),
+            "cause": "heading of a table, such as CSV",
         },
     ),
     "a table without heading": (
@@ -434,15 +494,15 @@ BROKEN: dict[str, tuple[bytes | str, dict[str, Any]]] = {
     "a number without end": ("[" + "9" * 5000 + "]", {"came": "not whole JSON"}),
     "a list of numbers": (
         "[1, 2]",
-        {"thing": "its first row", "came": "is 1", "expected": "an object"},
+        {"thing": "row 1", "came": "is 1", "expected": "an object"},
     ),
-    "an empty list": ("[]", {"thing": "its first row", "came": "is null"}),
+    "an empty list": ("[]", {"came": "no caption that could be read"}),
     "an empty object": ("{}", {"came": "has the columns"}),
     "another object": (
         '{"type": "FeatureCollection"}',
         {"came": "'type'", "expected": "image or image_name"},
     ),
-    "another object in lines": ('{\n"type": 1}', {"came": "is a JSON object with 'type'"}),
+    "another object in lines": ('{\n"type": 1}', {"came": "has the columns 'type'"}),
     "a broken line": (
         '{"image": "a", "caption": "b"}\n{"image": "a"\n',
         {"thing": "line 2", "came": "not whole JSON"},
@@ -452,36 +512,36 @@ BROKEN: dict[str, tuple[bytes | str, dict[str, Any]]] = {
         {"thing": "line 2", "came": "is 7", "expected": "an object"},
     ),
     "a line of other types": (
-        '{"image": "a", "caption": "b"}\n{"image": 7, "caption": ["b"]}\n',
-        {"thing": "line 2: picture", "came": "7"},
+        '{"image": "a", "caption": "b"}\n{"image": 7.5, "caption": ["b"]}\n',
+        {"thing": "line 2: image", "came": "7.5", "expected": "text or a whole number"},
     ),
     "captions of objects": (
         '{"image": "a", "caption": [{"raw": 1}]}',
-        {"came": "caption a list", "expected": "text"},
+        {"thing": "caption[0]", "came": "an object", "expected": "text"},
     ),
     "COCO without captions": (
         '{"images": [{"id": 1, "file_name": "a"}]}',
-        {"thing": "'annotations'", "came": "is missing", "cause": "captions_*.json"},
+        {"thing": "annotations", "came": "is missing", "cause": "captions_*.json"},
     ),
     "COCO's instances": (
         '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "bbox": []}]}',
-        {"thing": "annotation 1", "cause": "instances_*.json"},
+        {"thing": "annotations[0].caption", "cause": "instances_*.json"},
     ),
     "COCO of numbers": (
         '{"images": [{"id": 1, "file_name": 7}], "annotations": [{}]}',
-        {"thing": "image 1: 'file_name'", "came": "is 7"},
+        {"thing": "images[0].file_name", "came": "is 7"},
     ),
     "COCO of lists": (
         '{"images": {"a": 1}, "annotations": []}',
-        {"thing": "'images'", "came": "is no list of objects"},
+        {"thing": "images", "came": "is an object", "expected": "a list"},
     ),
     "COCO with a list for an id": (
         '{"images": [{"id": [], "file_name": "a"}], "annotations": [{}]}',
-        {"thing": "'id'", "came": "is a list"},
+        {"thing": "images[0].id", "came": "is a list"},
     ),
     "Karpathy's without raw": (
         '{"images": [{"filename": "a", "sentences": [{"tokens": []}]}]}',
-        {"thing": "image 1", "came": "'raw'"},
+        {"thing": "images[0].sentences[0].raw", "came": "is missing"},
     ),
     "Karpathy's of numbers": (
         '{"images": [{"filename": 3, "sentences": []}]}',
@@ -489,7 +549,7 @@ BROKEN: dict[str, tuple[bytes | str, dict[str, Any]]] = {
     ),
     "Karpathy's of two kinds": (
         '{"images": [{"filename": "a", "sentences": []}, 7]}',
-        {"thing": "image 2", "came": "is 7"},
+        {"thing": "images[1]", "came": "is 7"},
     ),
 }
 
@@ -506,7 +566,10 @@ def test_broken_files_are_refused_in_one_sentence(name: str) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (r'{"image": "a\ud800.jpg", "caption": "a dog"}', ["half a character"]),
+        (
+            r'{"image": "a\ud800.jpg", "caption": "a dog"}',
+            ["image is text with half of a surrogate pair"],
+        ),
         ("image,caption\n../a.jpg,a dog\n", ["'../a.jpg' would lie outside"]),
         ("image,caption\n/etc/a.jpg,a dog\n", ["'/etc/a.jpg' would lie outside"]),
         (

@@ -7,8 +7,7 @@ A reader is a generator of `CaptionRow`; `read_captions` picks one for each file
 from xpcap.prepare.detect import read_captions
 from xpcap.prepare.features import encode_folder, read_features
 from xpcap.prepare.pipeline import assemble, import_captions
-from xpcap.prepare.rows import CaptionRow, ImportReport
-from xpcap.prepare.tables import Columns
+from xpcap.prepare.rows import CaptionRow, Columns, ImportReport
 
 __all__ = [
     "CaptionRow",

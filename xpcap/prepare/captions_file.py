@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xpcap.errors import DataError
-from xpcap.prepare.text import kind_of, parse_json, read_whole
+from xpcap.prepare.text import check_json, parse_json, read_whole
 
 NAMES = ("image", "image_id", "file_name")  # keys of a picture's name
+ENTRY = {**{f"{name}?": (str, int) for name in NAMES}, "caption": str}
+BY_NAME = {"*": str}
 
 
 class CaptionFile(NamedTuple):
@@ -36,79 +38,39 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
         the file cannot be opened.
     """
     where = f"read_captions_json: {path}"
-    pairs = _pairs(where, parse_json(where, read_whole("read_captions_json", path)))
+    pairs = _pairs(where, read_whole("read_captions_json", path))
     exact, loose = set(images), _loose(images)
     captions: dict[str, str] = {}
     for key, caption in pairs:
         base = key.replace("\\", "/").rsplit("/", 1)[-1]
         found = [key] if key in exact else loose.get(key) or loose.get(base, [])
         if len(found) > 1:
-            raise DataError(
-                where,
-                f"{key[:60]!r}",
-                f"may be {found[0][:60]!r} or {found[1][:60]!r}",
-                expected="names that fit one picture",
-            )
+            came = f"may be {found[0][:60]!r} or {found[1][:60]!r}"
+            raise DataError(where, f"{key[:60]!r}", came, "names that fit one picture")
         for name in found:
             if name in captions:
-                raise DataError(
-                    where, "", f"has two captions of {name[:100]!r}", expected="one of each picture"
-                )
+                came = f"has two captions of {name[:100]!r}"
+                raise DataError(where, "", came, "one of each picture")
             captions[name] = caption
     return CaptionFile(captions, len(pairs) - len(captions))
 
 
-def _pairs(where: str, content: Any) -> list[tuple[str, str]]:
+def _pairs(where: str, text: str) -> list[tuple[str, str]]:
     """The picture's key and the caption of each entry."""
+    content = parse_json(where, text)
     if isinstance(content, dict) and isinstance(content.get("captions"), dict):
         content = content["captions"]  # an evaluation as JSON
+    check_json(where, content, (BY_NAME, [ENTRY]), "one caption a picture")
     if isinstance(content, dict):
-        pairs = list(content.items())
-    elif isinstance(content, list):
-        entries = enumerate(content, start=1)
-        pairs = [_pair(f"{where}, entry {number}", entry) for number, entry in entries]
-    else:
-        raise DataError(
-            where,
-            "",
-            f"is {kind_of(content)}",
-            expected="an object of image and caption, or a list of objects with 'image' and"
-            " 'caption'",
-        )
-    for key, caption in pairs:
-        if not isinstance(caption, str):
-            raise DataError(
-                where,
-                f"the caption of {key[:100]!r}",
-                f"is {kind_of(caption)}",
-                expected="text",
-                cause="one caption a picture",
-            )
-        if not caption.isascii() and any("\ud800" <= letter <= "\udfff" for letter in caption):
-            raise DataError(
-                where,
-                f"the caption of {key[:100]!r}",
-                "holds half of a surrogate pair, which is no character",
-                cause="cut short?",
-            )
+        return list(content.items())
+    pairs = []
+    for number, entry in enumerate(content):
+        key = next((entry[name] for name in NAMES if entry.get(name) is not None), None)
+        if key is None:
+            came = f"has none of the keys {', '.join(NAMES)}"
+            raise DataError(where, f"[{number}]", came, "one, with the name of the picture")
+        pairs.append((str(key), entry["caption"]))
     return pairs
-
-
-def _pair(where: str, entry: Any) -> tuple[str, Any]:
-    keys = [key for key in NAMES if isinstance(entry, dict) and key in entry]
-    if not keys or "caption" not in entry:
-        raise DataError(
-            where,
-            "",
-            f"is {kind_of(entry)} without 'caption' or any of {', '.join(NAMES)}",
-            expected="both",
-        )
-    image = entry[keys[0]]
-    if not isinstance(image, str) and type(image) is not int:
-        raise DataError(
-            where, f"{keys[0]!r}", f"is {kind_of(image)}", expected="text or a whole number"
-        )
-    return str(image), entry["caption"]
 
 
 def _loose(images: Sequence[str]) -> dict[str, list[str]]:

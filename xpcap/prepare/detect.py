@@ -1,32 +1,19 @@
-"""read_captions: detect the form of each file of captions, and join their rows."""
+"""read_captions: detect the format of each file of captions, and join their rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xpcap.errors import DataError
-from xpcap.prepare.coco import COCO, KARPATHY, read_coco, read_karpathy
-from xpcap.prepare.flickr8k import is_token_line, read_tokens
-from xpcap.prepare.rows import CaptionRow, ImportReport, grouped
+from xpcap.prepare.coco import COCO, KARPATHY
+from xpcap.prepare.flickr8k import TOKENS
+from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, ImportReport, grouped
 from xpcap.prepare.splits import with_split_names
-from xpcap.prepare.tables import (
-    DELIMITERS,
-    Columns,
-    find_delimiter,
-    json_lines,
-    read_objects,
-    read_table,
-    unknown_columns,
-)
-from xpcap.prepare.text import first_line, parse_json, read_whole, refuse_masses
+from xpcap.prepare.tables import JSON_LINES, JSON_LIST, TABLES, unknown_columns
+from xpcap.prepare.text import read_whole
 from xpcap.progress import bar
 
 CaptionFile = tuple[str | None, str | Path]  # the split that the user gave, if any, and the path
-
-FORMS = (
-    "COCO annotations JSON, Karpathy's data set JSON, lines NAME#K, tab, caption as of Flickr8k, "
-    "a table (CSV, TSV, pipes, JSON lines) whose heading names a picture and a caption, "
-    "or has the names in `image_column` and `caption_column`"
-)
+FORMATS = (KARPATHY, COCO, JSON_LIST, JSON_LINES, TOKENS, *TABLES)  # the first that fits reads
 
 
 def read_captions(
@@ -54,90 +41,38 @@ def read_captions(
     DataError : a file of no known form or a damaged one, or files with splits and files without.
     OSError : a file cannot be read.
     """
-    columns, report = columns or Columns(), report or ImportReport()
+    where, report = "read_captions", report or ImportReport()
     joined: list[CaptionRow] = []
     for split, path in bar(files, "reading captions", shown=progress):
-        form, found = read_file(path, columns, report)
-        rows = list(with_split_names(found, report))
-        report.forms.append(form)
-        if split is not None and (own := dict.fromkeys(row.split for row in rows if row.split)):
-            raise DataError(
-                "read_captions",
-                path,
-                f"says itself who is in which split ({', '.join(own)})",
-                expected="no split before its name",
-            )
+        text = read_whole(where, path)
+        file = CaptionText(f"{where}: {path}", text, columns or Columns(), report)
+        rows = list(with_split_names(read_rows(file), report))
+        own = dict.fromkeys(row.split for row in rows if row.split)
+        if split is not None and own:
+            came = f"says itself who is in which split ({', '.join(own)})"
+            raise DataError(where, path, came, "no split before its name")
         if not rows:
-            raise DataError(
-                "read_captions", path, "has no caption that could be read", expected="some"
-            )
+            cause = "; ".join(report.lines())
+            raise DataError(where, path, "has no caption that could be read", "some", cause)
         joined += rows if split is None else [row._replace(split=split) for row in rows]
     if not joined:
-        raise DataError("read_captions", "", "got no file", expected="at least one")
+        raise DataError(where, "", "got no file", "at least one")
     if len({row.split is None for row in joined}) > 1:
-        raise DataError(
-            "read_captions",
-            "some of the files",
-            "have splits and some have none",
-            expected="all or none of them",
-            cause="name the split of each file",
-        )
+        came, cause = "have splits and some have none", "name the split of each file"
+        raise DataError(where, "some of the files", came, "all or none of them", cause)
     return grouped(joined)
 
 
-def read_file(
-    path: str | Path, columns: Columns, report: ImportReport
-) -> tuple[str, Iterable[CaptionRow]]:
-    """The form of a file, in words, and its rows."""
-    where, text = f"read_captions: {path}", read_whole("read_captions", path)
-    line = first_line(text)
-    if not line:
-        raise DataError(where, "", "is empty", expected="captions")
-    if line[0] in "{[":
-        return _read_json(where, text, line, columns, report)
-    if is_token_line(line):
-        return "lines NAME#K, tab, caption", read_tokens(where, text, report)
-    if delimiter := find_delimiter(text, columns):
-        rows = read_table(where, text, delimiter, columns, report)
-        return f"a table with {DELIMITERS[delimiter]}", rows
-    if error := unknown_columns(where, text, columns):
+def read_rows(file: CaptionText) -> Iterator[CaptionRow]:
+    """The rows of a file by the first format that fits, which the report names."""
+    if not file.first_line:
+        raise DataError(file.where, "", "is empty", "captions")
+    if found := next((form for form in FORMATS if form.fits(file)), None):
+        file.report.forms.append(found.name)
+        return found.read(file)
+    if error := unknown_columns(file):
         raise error
-    raise DataError(
-        where, "", f"is of no form known here, its first line is {line[:100]!r}", expected=FORMS
-    )
-
-
-def _read_json(
-    where: str, text: str, line: str, columns: Columns, report: ImportReport
-) -> tuple[str, Iterable[CaptionRow]]:
-    whole = _parse_unless_lines(where, text, line)
-    if whole is None:
-        return "JSON lines", read_objects(where, json_lines(where, text), columns, report)
-    if isinstance(whole, list):
-        rows = [(f"{where}, row {number}", row) for number, row in enumerate(whole, start=1)]
-        return "a JSON list of rows", read_objects(where, rows, columns, report)
-    images = whole.get("images")
-    first = images[0] if isinstance(images, list) and images else None
-    if isinstance(images, list) and isinstance(first, dict) and "sentences" in first:
-        return KARPATHY, read_karpathy(where, images, report)
-    if "images" in whole or "annotations" in whole:
-        return COCO, read_coco(where, whole, report)
-    keys = ", ".join(repr(key[:40]) for key in list(whole)[:6]) or "nothing"
-    raise DataError(where, "", f"is a JSON object with {keys}", expected=FORMS)
-
-
-def _parse_unless_lines(
-    where: str, text: str, line: str
-) -> dict[str, object] | list[object] | None:
-    """The value of a JSON text, an object or a list; None if each line is an object of its own."""
-    refuse_masses(where, text)
-    if line[0] == "[" or line[-1] != "}":
-        return parse_json(where, text)
-    alone = len(text.strip()) == len(line)
-    try:
-        first = parse_json(where, line)
-    except DataError:
-        if alone:
-            raise
-        return parse_json(where, text)  # an object whose first line happens to end in a bracket
-    return first if alone and {"images", "annotations"} & set(first) else None
+    came = f"is of no form known here, its first line is {file.first_line[:100]!r}"
+    known = ", ".join(form.name for form in FORMATS)
+    cause = "the heading of a table, such as CSV, names a picture and a caption"
+    raise DataError(file.where, "", came, f"one of: {known}", cause)

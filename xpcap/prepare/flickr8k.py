@@ -3,31 +3,25 @@
 import re
 from collections.abc import Iterator
 
-from xpcap.data.vocabulary import has_word
-from xpcap.prepare.rows import CaptionRow, ImportReport
+from xpcap.prepare.rows import CaptionRow, CaptionText, Format
 
 _LINE = re.compile(r"(?P<key>(?P<picture>[^\t]+?)#\d+)\t(?P<caption>.*)")
 
 
-def is_token_line(line: str) -> bool:
-    """True if a line has the form ``NAME#K<TAB>CAPTION``."""
-    return _LINE.fullmatch(line) is not None
+def is_token_file(file: CaptionText) -> bool:
+    return _LINE.fullmatch(file.first_line) is not None
 
 
-def read_tokens(where: str, text: str, report: ImportReport) -> Iterator[CaptionRow]:
-    """Rows of a token file; lines of another form, and repeated NAME#K, are skipped."""
-    seen: set[str] = set()
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not (line := line.rstrip()):
+def read_tokens(file: CaptionText) -> Iterator[CaptionRow]:
+    """The caption of each line; lines of another form, and repeated NAME#K, are skipped."""
+    for number, line in enumerate(file.text.split("\n"), start=1):
+        if not (line := line.strip()):
             continue
-        match = _LINE.fullmatch(line)
-        if not match:
-            report.skip("lines of another form", f"line {number}")
-        elif not has_word(match["caption"]):
-            report.skip("captions without a word", f"line {number}")
-        elif match["key"] in seen:
-            report.skip("second lines of one NAME#K", f"line {number}")
-        else:
-            seen.add(match["key"])
-            source = f"{where}, line {number}"
+        if not (match := _LINE.fullmatch(line)):
+            file.report.skip("lines of another form", f"line {number}")
+        elif not file.repeats("second lines of one NAME#K", f"line {number}", match["key"]):
+            source = f"{file.where}, line {number}"
             yield CaptionRow(match["picture"], match["caption"], None, source)
+
+
+TOKENS = Format("lines NAME#K, tab, caption", is_token_file, read_tokens)

@@ -25,9 +25,8 @@ from xpcap.prepare.features import (
     require_inside,
 )
 from xpcap.prepare.matching import PictureFolder, match_names, picture_folder
-from xpcap.prepare.rows import CaptionRow, ImportReport
+from xpcap.prepare.rows import CaptionRow, Columns, ImportReport
 from xpcap.prepare.splits import DEFAULT_FRACTIONS, by_fractions, by_lists
-from xpcap.prepare.tables import Columns
 
 WHERE = "import_captions"
 FEW_CAPTIONS = 4000  # to learn from: of fewer, words that occur twice are worth learning

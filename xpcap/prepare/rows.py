@@ -1,10 +1,13 @@
-"""CaptionRow, which readers yield, and ImportReport, in which they count omissions."""
+"""What a reader of captions gets and yields: `CaptionText`, `CaptionRow`; and `ImportReport`."""
 
+import functools
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from xpcap.errors import DataError
+from xpcap.prepare.text import first_line, is_json, parse_json
 
 NAMED = 3  # names listed of each kind, and as many with a remark
 
@@ -16,6 +19,15 @@ class CaptionRow(NamedTuple):
     caption: str | None  # None: the file lists the picture without a caption
     split: str | None = None  # None: the file has no splits
     source: str = ""  # file and line or number, for messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Names of a table's columns; None: found by the usual names."""
+
+    image: str | None = None
+    caption: str | None = None
+    split: str | None = None
 
 
 class ImportReport:
@@ -50,16 +62,75 @@ class ImportReport:
     def refuse(self, where: str) -> None:
         """DataError : something was left out."""
         if self.skipped:
-            raise DataError(
-                where,
-                "",
-                "; ".join(self.lines()),
-                expected="nothing that must be left out, as `strict` asks",
-            )
+            expected = "nothing that must be left out, as `strict` asks"
+            raise DataError(where, "", "; ".join(self.lines()), expected)
 
 
 def _listed(kind: str, count: int, named: Sequence[str]) -> str:
     return f"{kind}: {count:,} ({', '.join(named)}{', ...' if count > len(named) else ''})"
+
+
+@dataclass
+class CaptionText:
+    """The text of one file of captions, and what its reader needs besides.
+
+    Parameters
+    ----------
+    where : function and file, with which errors and the sources of rows begin
+    columns : names of a table's columns that the user gave
+    report : takes what the reader leaves out
+    """
+
+    where: str
+    text: str
+    columns: Columns = Columns()
+    report: ImportReport = field(default_factory=ImportReport)
+    _met: set[tuple[str, Hashable]] = field(default_factory=set)
+
+    @functools.cached_property
+    def first_line(self) -> str:
+        """The first line that is not blank."""
+        return first_line(self.text)
+
+    @functools.cached_property
+    def json(self) -> Any:
+        """The object or list of a JSON text; None of JSON lines, and of other text.
+
+        DataError : it begins like JSON, and is not whole.
+        """
+        if self.first_line[0] not in "{[" or self.is_json_lines:
+            return None
+        return parse_json(self.where, self.text)
+
+    @functools.cached_property
+    def is_json_lines(self) -> bool:
+        """True if the first of several lines is an object."""
+        first, _, rest = self.text.strip().partition("\n")
+        return first[:1] == "{" and bool(rest) and is_json(self.where, first)
+
+    def repeats(self, kind: str, name: str, key: Hashable = None) -> bool:
+        """True for a second `key` of a kind, by default the name; the report names it as skipped."""
+        met = kind, name if key is None else key
+        if met in self._met:
+            self.report.skip(kind, name)
+            return True
+        self._met.add(met)
+        return False
+
+
+class Format(NamedTuple):
+    """A format of caption files.
+
+    Attributes
+    ----------
+    name : as the report of an import, data sets and error messages call it
+    fits : tells a file of the format by looking at its text
+    read : yields the rows of such a file
+    """
+
+    name: str
+    fits: Callable[[CaptionText], bool]
+    read: Callable[[CaptionText], Iterator[CaptionRow]]
 
 
 def grouped(rows: Iterable[CaptionRow]) -> list[CaptionRow]:

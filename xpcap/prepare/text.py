@@ -1,21 +1,32 @@
 """Text and JSON from anybody: read whole, within limits, or refused in one sentence."""
 
 import json
+import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from xpcap.errors import DataError, InvalidValueError
 from xpcap.files import read_text
-from xpcap.signatures import ENDS, Kind, kind_of_file
+from xpcap.signatures import ENDS, kind_of_file
 
 MOST_TEXT = 256 << 20  # bytes of a captions file or list; Karpathy's of COCO takes 144 MB
+MOST_VALUES = 16 << 20  # commas and brackets of a JSON text; Karpathy's of COCO has 10 million
+EXPECTED = "a text file of captions or picture names"
+UTF8 = "save it as UTF-8, which a spreadsheet offers as CSV UTF-8"
+WRONG_PATH = "is the path right?"
 REMEDIES = {  # by a file's family
     "spreadsheet": "save the sheet as CSV UTF-8 (comma delimited) and give that file",
     "archive": "unpack it first",
     "document": "copy its table into a spreadsheet and save that as CSV UTF-8",
 }
-MOST_VALUES = 16 << 20  # commas and brackets of a JSON text; Karpathy's of COCO has 10 million
+TYPES = {str: "text", int: "a whole number", dict: "an object", list: "a list"}  # of JSON
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+# What JSON is to hold: a type; a list of one form; an object's keys, with a question mark if they
+# may be missing or null, "*" for any; or a tuple of alternatives
+Form = type | list[Any] | dict[str, Any] | tuple[Any, ...]
 
 
 def read_whole(function: str, path: str | Path) -> str:
@@ -24,83 +35,105 @@ def read_whole(function: str, path: str | Path) -> str:
     DataError : not UTF-8, too large, a pipe or a device, a workbook, a picture or another kind.
         OSError : it cannot be opened.
     """
+    undecoded = None
     try:
         text = read_text(Path(path), MOST_TEXT)
+        content = text[:ENDS].encode()  # some kinds are text, such as HTML
     except UnicodeDecodeError as error:
-        content = bytes(error.object)
-        if kind := kind_of_file(content):
-            raise _other(function, path, kind) from error
-        line = content[: error.start].count(10) + 1
-        reason = f"{error.reason} at byte {error.start}, line {line}"
+        undecoded, content = error, bytes(error.object)
+    except InvalidValueError as error:
+        expected = f"{EXPECTED}, at most {MOST_TEXT >> 20} MB"
+        raise DataError(function, path, error.came, expected, WRONG_PATH) from error
+    if kind := kind_of_file(content):
+        remedy = REMEDIES.get(kind.family, WRONG_PATH)
+        raise DataError(function, path, f"is {kind.name}", EXPECTED, remedy) from undecoded
+    if undecoded:
+        line = content[: undecoded.start].count(10) + 1
+        reason = f"{undecoded.reason} at byte {undecoded.start}, line {line}"
         if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
             reason = "it is UTF-16"
         elif b"\0" not in content:
             reason += "; perhaps Windows-1252, as Excel writes a plain CSV"
-        raise DataError(
-            function,
-            path,
-            f"is not UTF-8 text ({reason})",
-            cause="save it as UTF-8, which a spreadsheet offers as CSV UTF-8",
-        ) from error
-    except InvalidValueError as error:
-        raise DataError(
-            function,
-            path,
-            error.came,
-            expected=f"a text file of captions or picture names, at most {MOST_TEXT >> 20} MB",
-            cause="is the path right?",
-        ) from error
-    if kind := kind_of_file(text[:ENDS].encode("utf-8")):  # some of these are text, such as HTML
-        raise _other(function, path, kind)
+        came = f"is not UTF-8 text ({reason})"
+        raise DataError(function, path, came, cause=UTF8) from undecoded
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _other(function: str, path: str | Path, kind: Kind) -> DataError:
-    remedy = REMEDIES.get(kind.family, "is the path right?")
-    return DataError(
-        function,
-        path,
-        f"is {kind.name}",
-        expected="a text file of captions or picture names",
-        cause=remedy,
-    )
+def first_line(text: str) -> str:
+    """The beginning of the first line that is not blank."""
+    found = re.search(r"\S.{,9999}", text)
+    return found[0].rstrip() if found else ""
 
 
 def parse_json(where: str, text: str) -> Any:
     """The value of a JSON text. DataError : it is none, or larger than captions would be."""
-    refuse_masses(where, text)
+    if (count := sum(text.count(sign) for sign in "[{,")) > MOST_VALUES:  # would fill the memory
+        expected, cause = f"at most {MOST_VALUES:,}", "is it a file of captions?"
+        raise DataError(where, "", f"holds {count:,} values", expected, cause)
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise DataError(
-            where, "", "is JSON nested too deep to be captions", cause="is the path right?"
-        ) from error
+        came = "is JSON nested too deep to be captions"
+        raise DataError(where, "", came, cause=WRONG_PATH) from error
     except ValueError as error:
-        raise DataError(
-            where, "", f"is not whole JSON ({error})", cause="cut short, or edited by hand?"
-        ) from error
+        came = f"is not whole JSON ({error})"
+        raise DataError(where, "", came, cause="cut short, or edited by hand?") from error
 
 
-def refuse_masses(where: str, text: str) -> None:
-    """DataError : a JSON text holds so many values that they would fill the memory."""
-    if (count := sum(text.count(sign) for sign in "[{,")) > MOST_VALUES:
-        raise DataError(
-            where,
-            "",
-            f"holds {count:,} values",
-            expected=f"at most {MOST_VALUES:,}",
-            cause="is it a file of captions?",
-        )
+def is_json(where: str, text: str) -> bool:
+    """True if a text is whole JSON, of a size that captions may have."""
+    try:
+        parse_json(where, text)
+    except DataError:
+        return False
+    return True
 
 
-def first_line(text: str) -> str:
-    """The first line that is not blank."""
-    return text.lstrip().partition("\n")[0].rstrip()
+def check_json(where: str, value: object, form: Form, cause: str = "") -> None:
+    """Check the types of a JSON value and of what it holds.
+
+    DataError : names the first value of another type by its path, ``images[3].file_name``.
+    """
+    if found := _misfit(value, form):
+        path, came, expected = found
+        raise DataError(where, path.removeprefix("."), f"is {came}", expected, cause)
+
+
+def _misfit(value: object, form: Form) -> tuple[str, str, str] | None:
+    """The path of the first value that does not fit, what came, and what was expected."""
+    if isinstance(form, tuple):
+        form = next((one for one in form if type(value) is _type(one)), form)
+    if type(value) is not _type(form):
+        forms = form if isinstance(form, tuple) else (form,)
+        return "", kind_of(value), " or ".join(TYPES[_type(one)] for one in forms)
+    if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
+        return "", "text with half of a surrogate pair, which is no character", "whole characters"
+    for step, part, inner in _parts(value, form):
+        if found := _misfit(part, inner):
+            return step + found[0], *found[1:]
+    return None
+
+
+def _type(form: Form) -> type:
+    return form if isinstance(form, type) else type(form)
+
+
+def _parts(value: Any, form: Form) -> Iterator[tuple[str, object, Form]]:
+    """What a list or an object holds: the step of the path to it, the value, and its form."""
+    if isinstance(form, list):
+        yield from ((f"[{number}]", one, form[0]) for number, one in enumerate(value))
+    elif isinstance(form, dict) and "*" in form:
+        yield from ((f"[{key[:60]!r}]", one, form["*"]) for key, one in value.items())
+    elif isinstance(form, dict):
+        for key, inner in form.items():
+            name = key.removesuffix("?")
+            if name == key or value.get(name) is not None:
+                yield f".{name}", value.get(name, ...), inner
 
 
 def kind_of(value: object) -> str:
     """A value of JSON in messages: ``null``, ``an object``, or the value itself, shortened."""
-    names = {dict: "an object", list: "a list", type(None): "null"}
+    names = {dict: "an object", list: "a list", type(None): "null", type(...): "missing"}
     return names.get(type(value)) or repr(value)[:60]
 
 
@@ -108,15 +141,9 @@ def read_list(path: str | Path) -> list[str]:
     """Picture names, one a line. DataError : there is none, or one twice."""
     names = [line.strip() for line in read_whole("read_list", path).split("\n") if line.strip()]
     if not names:
-        raise DataError(
-            "read_list",
-            path,
-            "is empty",
-            expected="one picture name a line",
-            cause="a split needs at least one picture",
-        )
+        cause = "a split needs at least one picture"
+        raise DataError("read_list", path, "is empty", "one picture name a line", cause)
     if twice := next((name for name, count in Counter(names).items() if count > 1), None):
-        raise DataError(
-            "read_list", path, f"lists {twice[:100]!r} twice", expected="each picture once"
-        )
+        came = f"lists {twice[:100]!r} twice"
+        raise DataError("read_list", path, came, "each picture once")
     return names
