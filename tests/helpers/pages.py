@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xpcap.metrics import Scored
+from xpcap.metrics import Metric, Scored
 from xpcap.report import Gallery, PictureCaption, Ranked, write_page
 from xpcap.report.scores import Result, Scores
 
@@ -36,10 +36,8 @@ def scores(*titles: str, human: bool = True, **text: str) -> Scores:
     """Scores with these titles; `text` has the plain words and protocols of all."""
     scored = Scored({"cider": 0.17}, [])
     text = {"plain": "", "protocol": "", **text}
-    results = [
-        Result(title, title, **text, scored=scored, human=scored if human else None)
-        for title in titles
-    ]
+    rows = [Metric(title, title, **text, score=lambda *_: scored) for title in titles]
+    results = [Result(row, scored, scored if human else None) for row in rows]
     return Scores("val", [], results, 1.0, human_protocol=text["protocol"])
 
 

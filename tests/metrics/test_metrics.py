@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from xpcap import CaptioningRNN
-from xpcap.metrics import METRICS, Bleu, UnigramBleu, corpus_bleu, smoothed_bleu, unigram_bleu
+from xpcap.metrics import ALIASES, METRICS, Metric, corpus_bleu, smoothed_bleu, unigram_bleu
 from xpcap.shapes import generate
 from xpcap.training.evaluate import teacher_forced
 
@@ -45,33 +45,32 @@ def test_unigram_bleu_is_the_mean_of_sentence_scores() -> None:
     )
 
 
-def test_every_metric_says_how_it_scores_and_gives_each_picture_one_value() -> None:
-    references = [
-        ["a dog runs".split(), "the dog".split()],
-        ["two cats".split()],
-        ["a red ball on grass".split()],
-    ]
-    hypotheses = ["a dog runs".split(), [], "a ball".split()]
-    for metric in METRICS:
-        scored = metric.score(references, hypotheses)
-        assert metric.protocol
-        assert metric.title
-        assert all(name.startswith(metric.name) for name in scored.corpus)
-        if metric.name in ("distinct", "words"):  # a picture alone has none
-            assert (scored.pictures, scored.sums) == ([], None)
-        else:
-            assert len(scored.pictures) == 3
-            if metric.name == "repeats":
-                assert scored.pictures == [0, 0, 0]
-            else:
-                assert scored.pictures[0] > scored.pictures[2] > scored.pictures[1] == 0
-            assert scored.sums is not None
-            whole = scored.sums.values(scored.sums.parts.sum(axis=0, keepdims=True))
-            assert {name: values.tolist() for name, values in whole.items()} == {
-                name: [pytest.approx(value)] for name, value in scored.corpus.items()
-            }
-        assert all(value == 0 for name, value in metric.score([], []).corpus.items()), metric.name
-    assert len({metric.name for metric in METRICS}) == len(METRICS) == 8
+WRITTEN = [["a dog runs".split(), "a dog".split()], ["two cats".split()], ["a red ball".split()]]
+SAID = ["a dog runs".split(), [], "a ball".split()]
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_every_metric_has_texts_and_values_of_pictures_that_sum_up_to_its_own(
+    metric: Metric,
+) -> None:
+    scored = metric.score(WRITTEN, SAID)
+    assert all((metric.title, metric.plain, metric.protocol))
+    assert all(name.startswith(metric.name) for name in scored.corpus)
+    assert set(metric.score([], []).corpus.values()) == {0}
+    if not scored.pictures:  # a count over all captions
+        assert scored.sums is None
+        return
+    assert scored.sums is not None
+    whole = scored.sums.values(scored.sums.parts.sum(axis=0, keepdims=True))
+    assert {name: values.item() for name, values in whole.items()} == pytest.approx(scored.corpus)
+    first, second, third = scored.pictures
+    assert (first > third > second == 0) == (metric.name != "repeats")
+
+
+def test_names_of_metrics_and_second_names_of_scores_are_all_different() -> None:
+    names = [name for metric in METRICS for name in {metric.name, *metric.score([], []).corpus}]
+    assert len({*names, *ALIASES}) == len(names) + len(ALIASES)
+    assert set(ALIASES.values()) <= set(names)
 
 
 def test_bleu_of_a_picture_is_smoothed_and_unigram_bleu_of_one_is_the_mean_over_its_references() -> (
@@ -79,20 +78,15 @@ def test_bleu_of_a_picture_is_smoothed_and_unigram_bleu_of_one_is_the_mean_over_
 ):
     references = [["a dog runs".split(), "a dog".split()], ["two cats".split()]]
     hypotheses = ["a dog".split(), "two dogs".split()]
-    bleu, unigram = (
-        Bleu().score(references, hypotheses),
-        UnigramBleu().score(references, hypotheses),
+    bleu, unigram = (metric.score(references, hypotheses) for metric in METRICS[:2])
+    assert bleu.corpus == dict(
+        zip(["bleu1", "bleu2", "bleu3", "bleu4"], corpus_bleu(references, hypotheses), strict=True)
     )
-    assert tuple(bleu.corpus.values()) == corpus_bleu(references, hypotheses)
-    assert list(bleu.corpus) == ["bleu1", "bleu2", "bleu3", "bleu4"]
-    assert bleu.pictures == [
-        smoothed_bleu(written, said) for written, said in zip(references, hypotheses, strict=True)
-    ]
+    assert bleu.pictures == [*map(smoothed_bleu, references, hypotheses)]
     singles = [math.exp(1 - 3 / 2), 1, 1 / 2]
     assert unigram.pictures == pytest.approx([(singles[0] + singles[1]) / 2, singles[2]])
-    assert unigram.corpus == {
-        "unigram_bleu": pytest.approx(sum(singles) / 3)
-    }  # over captions, not over pictures
+    over_captions = sum(singles) / 3
+    assert unigram.corpus == {"unigram_bleu": pytest.approx(over_captions)}
 
 
 def test_teacher_forced_totals_do_not_depend_on_the_batch_size(lib: Any) -> None:

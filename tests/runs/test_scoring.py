@@ -241,6 +241,7 @@ class Returns(Colours):
         return self._scored
 
 
+SCORE = "`score` of 'names a colour'"
 FUNCTION = "got a builtin_function_or_method, which lacks name, title, protocol, score"
 
 
@@ -249,15 +250,15 @@ FUNCTION = "got a builtin_function_or_method, which lacks name, title, protocol,
     [
         (Colours, TypeError, "", "got the class Colours", "objects such as Colours()"),
         (len, TypeError, "", FUNCTION, ""),
-        (METRICS[0], ValueError, "the name 'bleu' of Bleu", "is taken", ""),
-        (Returns(0.5), TypeError, "Returns.score", "returned a float", "a Scored"),
+        (METRICS[0], ValueError, "the name 'bleu' of 'BLEU-1..4'", "is taken", ""),
+        (Returns(0.5), TypeError, SCORE, "returned a float", "a Scored"),
         (
             Returns(Scored({"mine": 0.5}, [1.0, 2.0])),
-            *(ValueError, "Returns.score", "returned 2 values", "one for each of 3 pictures"),
+            *(ValueError, SCORE, "returned 2 values", "one for each of 3 pictures"),
         ),
         (
             Returns(Scored({"cider_d": 0.5}, [])),
-            *(ValueError, "the name 'cider_d' of Returns", "is taken", ""),
+            *(ValueError, "the name 'cider_d' of 'names a colour'", "is taken", ""),
         ),
     ],
 )

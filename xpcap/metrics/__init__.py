@@ -1,73 +1,23 @@
-"""Scores of captions against references, in the table METRICS. Open metric.py first."""
+"""Scores of captions against references, in the table METRICS. Open metric.py first, then table.py."""
 
-from xpcap.metrics.bleu import Bleu, UnigramBleu, corpus_bleu, smoothed_bleu, unigram_bleu
-from xpcap.metrics.cider import Cider, CiderD, DocumentFrequencies
-from xpcap.metrics.metric import (
-    Interval,
-    Metric,
-    References,
-    Scored,
-    Sums,
-    Words,
-    averaged,
-    intervals,
-    paired,
-)
-from xpcap.metrics.rouge import RougeL, rouge_l
-from xpcap.metrics.variety import (
-    WITHOUT_REFERENCES,
-    BadEndings,
-    CorpusStatistics,
-    Distinct,
-    Length,
-    Novel,
-    Repeats,
-    UnseenBigrams,
-    WordsUsed,
-)
-
-# in the order that tables show them
-METRICS: tuple[Metric, ...] = (
-    Bleu(),
-    UnigramBleu(),
-    RougeL(),
-    Cider(),
-    Distinct(),
-    WordsUsed(),
-    Length(),
-    Repeats(),
-)
-ALIASES = {"cider_d": "cider"}  # a second name of a score, to its first
-
-__all__ = [
-    "ALIASES",
-    "METRICS",
-    "WITHOUT_REFERENCES",
-    "BadEndings",
-    "Bleu",
-    "Cider",
-    "CiderD",
-    "CorpusStatistics",
-    "Distinct",
-    "DocumentFrequencies",
-    "Interval",
-    "Length",
-    "Metric",
-    "Novel",
-    "References",
-    "Repeats",
-    "RougeL",
-    "Scored",
-    "Sums",
-    "UnigramBleu",
-    "UnseenBigrams",
-    "Words",
-    "WordsUsed",
-    "averaged",
-    "corpus_bleu",
-    "intervals",
-    "paired",
-    "rouge_l",
-    "smoothed_bleu",
-    "unigram_bleu",
-]
+from xpcap.metrics.bleu import corpus_bleu as corpus_bleu
+from xpcap.metrics.bleu import smoothed_bleu as smoothed_bleu
+from xpcap.metrics.bleu import unigram_bleu as unigram_bleu
+from xpcap.metrics.cider import CiderD as CiderD
+from xpcap.metrics.metric import Interval as Interval
+from xpcap.metrics.metric import Metric as Metric
+from xpcap.metrics.metric import References as References
+from xpcap.metrics.metric import Scored as Scored
+from xpcap.metrics.metric import Sums as Sums
+from xpcap.metrics.metric import Words as Words
+from xpcap.metrics.metric import averaged as averaged
+from xpcap.metrics.metric import intervals as intervals
+from xpcap.metrics.metric import of_corpus as of_corpus
+from xpcap.metrics.metric import paired as paired
+from xpcap.metrics.metric import per_caption as per_caption
+from xpcap.metrics.metric import per_picture as per_picture
+from xpcap.metrics.rouge import rouge_l as rouge_l
+from xpcap.metrics.table import ALIASES as ALIASES
+from xpcap.metrics.table import METRICS as METRICS
+from xpcap.metrics.table import of_train as of_train
+from xpcap.metrics.variety import CorpusStatistics as CorpusStatistics

@@ -1,6 +1,6 @@
 """BLEU-1 to BLEU-4 (Papineni et al. 2002) of a corpus, smoothed BLEU, the course's unigram BLEU."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,27 +10,14 @@ ORDERS = (1, 2, 3, 4)
 SMOOTH = 0.1  # stands in for a count of 0 in a single sentence
 
 
-class Bleu:
-    """Corpus BLEU-1 to BLEU-4; for a picture smoothed BLEU-4, since plain BLEU is mostly 0."""
-
-    name = "bleu"
-    title = "BLEU-1..4"
-    plain = (
-        "share of its words, and of its runs of 2, 3 and 4 words, that people used of the same"
-        " picture too; 1 at best"
-    )
-    protocol = (
-        "corpus BLEU-1..4 by nltk, uniform weights, no smoothing, all references of a picture"
-    )
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus values ``bleu1`` to ``bleu4``."""
-        counts = _counts(references, hypotheses)
-        names = [f"bleu{n}" for n in ORDERS]
-        sums = Sums(counts, lambda totals: dict(zip(names, _bleu(totals).T, strict=True)))
-        totals = sums.values(counts.sum(axis=0, keepdims=True))
-        corpus = {name: float(values[0]) for name, values in totals.items()}
-        return Scored(corpus, _bleu(counts, SMOOTH)[:, -1].tolist(), sums)
+def bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
+    """Corpus values ``bleu1`` to ``bleu4``; of a picture smoothed BLEU-4, as plain BLEU is mostly 0."""
+    counts = _counts(references, hypotheses)
+    names = [f"bleu{n}" for n in ORDERS]
+    sums = Sums(counts, lambda totals: dict(zip(names, _bleu(totals).T, strict=True)))
+    totals = sums.values(counts.sum(axis=0, keepdims=True))
+    corpus = {name: float(values[0]) for name, values in totals.items()}
+    return Scored(corpus, _bleu(counts, SMOOTH)[:, -1].tolist(), sums)
 
 
 def corpus_bleu(
@@ -85,42 +72,14 @@ def _bleu(counts: np.ndarray, smooth: float = 0.0) -> np.ndarray:
     return np.exp(brevity + np.cumsum(precision, axis=1) / ORDERS)
 
 
-class UnigramBleu:
-    """The score of CS231n's notebook: unigram sentence BLEU, mean over all reference captions.
-
-    Parameters
-    ----------
-    known : the captioner's vocabulary; other words are dropped from references. None: no word is
-    """
-
-    name = "unigram_bleu"
-    title = "unigram BLEU"
-    plain = (
-        "share of its words that one person used of the same picture, mean over all who wrote; 1 at"
-        " best"
-    )
-    protocol = (
-        "the course's: sentence BLEU of single words, each caption as the one reference, START, END"
-        " and UNK removed, mean over all"
-    )
-
-    def __init__(self, *, known: Collection[str] | None = None) -> None:
-        self._known = known
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``unigram_bleu``; for each picture the mean over its references."""
-        of_picture = [
-            [sentence_unigram_bleu(self._readable(one), words) for one in captions]
-            for captions, words in zip(references, hypotheses, strict=True)
-        ]
-        return averaged(
-            self.name,
-            [_mean(scores) for scores in of_picture],
-            weights=[len(scores) for scores in of_picture],
-        )
-
-    def _readable(self, caption: Words) -> Words:
-        return caption if self._known is None else [word for word in caption if word in self._known]
+def course_bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
+    """Unigram sentence BLEU, ``unigram_bleu``: the mean over all references, as in CS231n's notebook."""
+    of_picture = [
+        [sentence_unigram_bleu(caption, words) for caption in captions]
+        for captions, words in zip(references, hypotheses, strict=True)
+    ]
+    weights = [len(scores) for scores in of_picture]
+    return averaged("unigram_bleu", [_mean(scores) for scores in of_picture], weights=weights)
 
 
 def unigram_bleu(references: Sequence[Words], hypotheses: Sequence[Words]) -> float:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from xpcap.errors import InvalidValueError
-from xpcap.metrics.metric import References, Scored, Words, averaged
+from xpcap.metrics.metric import Words
 
 ORDERS = 4  # n-grams of 1 to 4 words
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd; makes one number of two
@@ -73,25 +73,6 @@ def join(number: np.ndarray, other: np.ndarray) -> np.ndarray:
 FEW = 4  # pictures get an index of their own if they are fewer than this fraction of all, 1 / FEW
 AT_ONCE = 2000  # pictures whose n-grams are counted together
 SIGMA = 6.0  # of the penalty on a difference in length
-
-
-class Cider:
-    """CIDEr as papers report it: pycocoevalcap's number, which is CIDEr-D."""
-
-    name = "cider"
-    title = "CIDEr (CIDEr-D)"
-    plain = (
-        "how much it says of what people say of this picture and not of others; 0: nothing, the"
-        " more the better"
-    )
-    protocol = (
-        "pycocoevalcap's 'CIDEr', whose formula is CIDEr-D: n-grams of 1 to 4 words, clipped, sigma"
-        " 6; document frequencies of these references, words as for BLEU, not stemmed"
-    )
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``cider``, which `ALIASES` also calls ``cider_d``."""
-        return averaged(self.name, CiderD(references).scores(hypotheses))
 
 
 class Counted(NamedTuple):

@@ -8,7 +8,8 @@ of captions of the same pictures.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,8 +34,11 @@ class Scored(NamedTuple):
     sums: Sums | None = None  # None: no interval
 
 
-class Metric(Protocol):
-    """Scores captions against references.
+@dataclass(frozen=True)
+class Metric:
+    """A score of captions; `per_caption`, `per_picture` and `of_corpus` make one of a function.
+
+    Any other object with a name, a title, a protocol and `score` will do, too.
 
     Attributes
     ----------
@@ -42,22 +46,58 @@ class Metric(Protocol):
     title : as tables show it
     plain : its meaning, for people who know no metric
     protocol : the computation, in words
+    score : takes each picture's references, lists of words, and one hypothesis a picture, a list of
+        words that may be empty, in the same order
+    needs_references : False: it reads the hypotheses alone, so that people's captions are scored
+        like a captioner's, all of them
+    known_words : it reads references without the words that the captioner does not know
     """
 
     name: str
     title: str
     plain: str
     protocol: str
+    score: Callable[[References, Sequence[Words]], Scored]
+    needs_references: bool = True
+    known_words: bool = False
 
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Score one hypothesis a picture.
 
-        Parameters
-        ----------
-        references : for each picture its captions as lists of words
-        hypotheses : for each picture, in the same order, one caption as a list of words; it may be
-            empty
-        """
+def per_caption(
+    name: str, title: str, plain: str, protocol: str, value: Callable[[Words], float]
+) -> Metric:
+    """The mean over pictures of a value of the caption."""
+
+    def score(_: References, hypotheses: Sequence[Words]) -> Scored:
+        return averaged(name, [value(words) for words in hypotheses])
+
+    return Metric(name, title, plain, protocol, score, needs_references=False)
+
+
+def per_picture(
+    name: str,
+    title: str,
+    plain: str,
+    protocol: str,
+    value: Callable[[Sequence[Words], Words], float],
+) -> Metric:
+    """The mean over pictures of a value of the references and the caption."""
+
+    def score(references: References, hypotheses: Sequence[Words]) -> Scored:
+        pairs = zip(references, hypotheses, strict=True)
+        return averaged(name, [value(captions, words) for captions, words in pairs])
+
+    return Metric(name, title, plain, protocol, score)
+
+
+def of_corpus(
+    name: str, title: str, plain: str, protocol: str, value: Callable[[Sequence[Words]], float]
+) -> Metric:
+    """A value of all captions. No interval: resamples repeat pictures, and so captions."""
+
+    def score(_: References, hypotheses: Sequence[Words]) -> Scored:
+        return Scored({name: value(hypotheses)}, [])
+
+    return Metric(name, title, plain, protocol, score, needs_references=False)
 
 
 def averaged(

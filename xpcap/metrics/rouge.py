@@ -2,30 +2,16 @@
 
 from collections.abc import Sequence
 
-from xpcap.metrics.metric import References, Scored, Words, averaged
+from xpcap.metrics.metric import Words
 
 BETA = 1.2  # recall counts that much more than precision
 
 
-class RougeL:
-    """ROUGE-L as pycocoevalcap computes it."""
-
-    name = "rouge_l"
-    title = "ROUGE-L"
-    plain = "how much of what people wrote is in the caption, in the same order; 1 at best"
-    protocol = (
-        "as pycocoevalcap: longest common subsequence, best precision and best recall over the"
-        " references, beta 1.2, words as for BLEU"
-    )
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``rouge_l``."""
-        pairs = zip(references, hypotheses, strict=True)
-        return averaged(self.name, [rouge_l(captions, words) for captions, words in pairs])
-
-
 def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
-    """ROUGE-L of one caption; precision and recall may be of two references. 0 if it is empty."""
+    """ROUGE-L of one caption, as pycocoevalcap computes it; 0 if it is empty.
+
+    The best precision and the best recall may be of two references.
+    """
     common = [(common_words(reference, hypothesis), len(reference)) for reference in references]
     precision = max((count / len(hypothesis) for count, _ in common if count), default=0.0)
     recall = max((count / length for count, length in common if count), default=0.0)

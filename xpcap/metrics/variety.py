@@ -1,99 +1,14 @@
-"""Metrics without references: variety of captions, and faults that a reader sees at once."""
+"""Variety of captions, and faults that a reader sees at once; no score of these needs references."""
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import pairwise
 
-from xpcap.errors import InvalidValueError
 from xpcap.metrics.metric import References, Scored, Words, averaged
-
-
-class Distinct:
-    """Share of distinct captions. No interval: resamples repeat pictures, and so captions."""
-
-    name = "distinct"
-    title = "distinct captions"
-    plain = "captions that differ from one another, as a share of the pictures"
-    protocol = "number of different captions divided by the number of pictures"
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``distinct``, 0 to 1."""
-        distinct = {tuple(words) for words in hypotheses}
-        return Scored({self.name: len(distinct) / max(len(hypotheses), 1)}, [])
-
-
-class Novel:
-    """Share of captions that are no caption of the train split.
-
-    Parameters
-    ----------
-    train : returns an iterable of the split's captions as lists of words; they are never all in
-        memory
-    """
-
-    name = "novel"
-    title = "novel captions"
-    plain = "share of captions that nobody wrote of a picture it learnt from"
-    protocol = (
-        "share of captions that are, word for word, no caption of the train split as the data file"
-        " encodes it"
-    )
-
-    def __init__(self, train: Callable[[], Iterable[Words]]) -> None:
-        self._train = train
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``novel``, 0 to 1; 1 or 0 for each picture."""
-        captions = [tuple(words) for words in hypotheses]
-        wanted = set(captions)
-        known = {caption for caption in map(tuple, self._train()) if caption in wanted}
-        return averaged(self.name, [float(caption not in known) for caption in captions])
-
-
-class WordsUsed:
-    """Number of different words in all captions. No interval, as with `Distinct`."""
-
-    name = "words"
-    title = "words used"
-    plain = "different words in all captions"
-    protocol = "number of different words in all captions"
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``words``, a whole number."""
-        return Scored({self.name: len({word for words in hypotheses for word in words})}, [])
-
-
-class Length:
-    """Words in a caption."""
-
-    name = "length"
-    title = "length"
-    plain = "words in a caption"
-    protocol = "words in a caption, mean over pictures"
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``length``."""
-        return averaged(self.name, [float(len(words)) for words in hypotheses])
-
-
-# Faults
 
 LONGEST_STUTTER = 3  # words
 UNKNOWN = "<UNK>"  # in captions that are known by ids alone; two of them may be two words
-
-
-class Repeats:
-    """Share of captions that repeat one to three words at once."""
-
-    name = "repeats"
-    title = "repeats"
-    plain = "share of captions that repeat one to three words at once, as in 'is is'"
-    protocol = "share of captions in which one to three words stand twice in a row"
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``repeats``, 0 to 1; 1 or 0 for each picture."""
-        return averaged(self.name, [float(bool(repeated(words))) for words in hypotheses])
 
 
 def repeated(words: Words) -> str:
@@ -153,67 +68,18 @@ class CorpusStatistics:
         }
 
 
-Usage = CorpusStatistics  # its former name
+def novel(
+    train: Callable[[], Iterable[Words]], _: References, hypotheses: Sequence[Words]
+) -> Scored:
+    """``novel``: captions that are not among those that `train` returns, never all in memory."""
+    captions = [tuple(words) for words in hypotheses]
+    wanted = set(captions)
+    known = {caption for caption in map(tuple, train()) if caption in wanted}
+    return averaged("novel", [caption not in known for caption in captions])
 
 
-class UnseenBigrams:
-    """Share of bigrams that no train caption holds, the ends of captions included."""
-
-    name = "unseen_bigrams"
-    title = "unseen bigrams"
-    plain = "share of pairs of neighbouring words that nobody wrote of a picture it learnt from"
-    protocol = (
-        "share of the pairs of neighbouring words, start and end of a caption counted as words,"
-        " that are in no caption of the train split; over all captions"
-    )
-
-    def __init__(self, train: CorpusStatistics) -> None:
-        self._known = train.bigrams
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``unseen_bigrams``, 0 to 1; for each picture the share of its caption."""
-        shares, sizes = [], []
-        for words in hypotheses:
-            found = [pair not in self._known for pair in bigrams(words)]
-            shares.append(sum(found) / len(found))
-            sizes.append(len(found))
-        return averaged(self.name, shares, weights=sizes)
-
-
-class BadEndings:
-    """Share of captions that break off: the last word hardly ever ends a train caption.
-
-    The words are learnt from the captions, in any language: "a", "in", "with", "standing", "und".
-
-    Raises
-    ------
-    ValueError : there are no such words, as too few captions are known.
-    """
-
-    name = "bad_endings"
-    title = "bad endings"
-    plain = "share of captions that break off, as in 'a dog runs on a'"
-
-    def __init__(self, train: CorpusStatistics) -> None:
-        if not train.never_last:
-            raise InvalidValueError(
-                "BadEndings",
-                "no word",
-                f"occurs {FREQUENT} times in the train captions and hardly ever ends one",
-                expected="some",
-                cause="too few captions, or captions of few words?",
-            )
-        self.words = train.never_last
-        self.protocol = (
-            "share of captions whose last word hardly ever ends a train caption: it occurs in them"
-            f" {FREQUENT} times or more, at the end in at most {SELDOM:.1%} of these;"
-            f" {len(self.words)} words, such as {', '.join([*self.words][:5])}"
-        )
-
-    def score(self, references: References, hypotheses: Sequence[Words]) -> Scored:
-        """Corpus value ``bad_endings``, 0 to 1; 1 or 0 for each picture."""
-        ends = [bool(words) and words[-1] in self.words for words in hypotheses]
-        return averaged(self.name, [float(end) for end in ends])
-
-
-WITHOUT_REFERENCES = (Distinct, WordsUsed, Length, Repeats, Novel, UnseenBigrams, BadEndings)
+def unseen_bigrams(known: Set[Bigram], _: References, hypotheses: Sequence[Words]) -> Scored:
+    """``unseen_bigrams``: the share of bigrams that are not `known`, of all and of each caption."""
+    found = [[pair not in known for pair in bigrams(words)] for words in hypotheses]
+    shares = [sum(unseen) / len(unseen) for unseen in found]
+    return averaged("unseen_bigrams", shares, weights=[len(unseen) for unseen in found])

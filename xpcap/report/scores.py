@@ -11,9 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 from xpcap.data.dataset import evenly_spaced
 from xpcap.errors import DataError
 from xpcap.files import write_text
-from xpcap.metrics import ALIASES, Interval, Scored, intervals, paired
+from xpcap.metrics import ALIASES, Interval, Metric, Scored, Sums, intervals, paired
 from xpcap.metrics.bleu import ORDERS
-from xpcap.metrics.metric import Sums
 from xpcap.report.records import PictureCaption
 
 Value = TypeVar("Value")
@@ -26,10 +25,7 @@ FORCED = ("perplexity", "loss", "accuracy")  # scores of the references, which n
 class Result(NamedTuple):
     """A metric's scores of captions, and of human captions."""
 
-    name: str
-    title: str
-    plain: str  # its meaning, for people who know no metric
-    protocol: str  # the computation, in words
+    metric: Metric
     scored: Scored
     human: Scored | None = None  # of the first reference of each picture
     shown: str = ""  # the values in tables; empty: all of them, with three decimals
@@ -106,23 +102,23 @@ class Scores:
     @property
     def per_picture(self) -> dict[str, list[float]]:
         """Name to one value for each of `captions`, of metrics that score single pictures."""
-        return {one.name: one.scored.pictures for one in self.results if one.scored.pictures}
+        return {one.metric.name: one.scored.pictures for one in self.results if one.scored.pictures}
 
     @property
     def protocol(self) -> dict[str, str]:
         """Name of a metric to how it is computed, in words."""
-        return {one.name: one.protocol for one in self.results}
+        return {one.metric.name: one.metric.protocol for one in self.results}
 
     def rows(self) -> list[Row]:
         """The results for tables."""
         return [
             Row(
-                one.title,
+                one.metric.title,
                 one.shown or _figures(one.scored),
                 self._width(one.scored),
                 _figures(one.human) if one.human else "",
-                one.protocol,
-                one.plain,
+                one.metric.protocol,
+                one.metric.plain,
             )
             for one in self.results
         ]
@@ -130,7 +126,7 @@ class Scores:
     def headline(self) -> list[Row]:
         """Three scores at most, each one number, without intervals and protocols."""
         values, human = self.scores, self.human_scores
-        of = {name: one for one in self.results for name in one.scored.corpus}
+        of = {name: one.metric for one in self.results for name in one.scored.corpus}
         found = [next((name for name in group if name in of), "") for group in HEADLINE]
         return [
             Row(

@@ -1,8 +1,8 @@
 """Scores of captions: of a run on a split, and of captions from any source."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,12 @@ from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.metrics import (
     ALIASES,
     METRICS,
-    WITHOUT_REFERENCES,
-    BadEndings,
-    Bleu,
     CorpusStatistics,
     Metric,
-    Novel,
     References,
     Scored,
-    UnigramBleu,
-    UnseenBigrams,
     Words,
+    of_train,
 )
 from xpcap.models import Policy
 from xpcap.report.records import PictureCaption
@@ -34,8 +29,6 @@ from xpcap.runs.run import Run
 from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, teacher_forced
 from xpcap.work import work
-
-TOO_FEW = "too few train captions to learn which words hardly ever end one"
 
 
 def score_captions(
@@ -106,27 +99,26 @@ def _scores(
     _, firsts = np.unique(data.split(split).image_idxs, return_index=True)
     first = [words[i] for i in firsts.tolist()]  # <UNK> in it is a word
     several = [of for of in references if len(of) > 1]
-    own, unscored = _with_own(data, metrics, vocabulary)
+    known = set(vocabulary.idx_to_word) - set(SPECIAL)
+    rows, unscored = _with_own(data, [*map(_row, metrics)])
     results: list[Result] = []
     taken = {*ALIASES, *FORCED}
-    for metric in own:
-        scored = _scored(metric, references, hypotheses)
+    for metric in rows:
+        scored = _scored(metric, references, hypotheses, known)
         names = {metric.name, *scored.corpus}
         if twice := sorted(taken & names):
-            thing = f"the name {twice[0]!r} of {type(metric).__name__}"
+            thing = f"the name {twice[0]!r} of {metric.title!r}"
             cause = "is a metric given twice?"
             raise InvalidValueError("metrics", thing, "is taken", "one of its own", cause)
         taken |= names
         human = None
-        if isinstance(metric, WITHOUT_REFERENCES):
-            human = _scored(metric, references, first)
+        if not metric.needs_references:
+            human = _scored(metric, references, first, known)
         elif several:
-            human = _scored(metric, [of[1:] for of in several], [of[0] for of in several])
-        protocol = metric.protocol
-        if metric.name == Bleu.name:
-            protocol += f", {_words_of(data, split)}"
-        plain = getattr(metric, "plain", "")
-        results.append(Result(metric.name, metric.title, plain, protocol, scored, human))
+            human = _scored(metric, [of[1:] for of in several], [of[0] for of in several], known)
+        if metric.name == "bleu":
+            metric = replace(metric, protocol=f"{metric.protocol}, {_words_of(data, split)}")
+        results.append(Result(metric, scored, human))
     about = _human_protocol(len(several), len(references))
     return Scores(split, captions, results, 0.0, unscored, about)
 
@@ -154,43 +146,49 @@ def _human_protocol(several: int, pictures: int) -> str:
     )
 
 
-def _with_own(
-    data: CaptionData, metrics: Sequence[Metric], vocabulary: Vocabulary
-) -> tuple[list[Metric], dict[str, str]]:
+def _row(metric: object) -> Metric:
+    """A metric of any class as a row. TypeError : it lacks one of a metric's attributes."""
+    if isinstance(metric, Metric):
+        return metric
+    needed = ("name", "title", "protocol", "score")
+    lacking = [name for name in needed if not hasattr(metric, name)]
+    if lacking or isinstance(metric, type):
+        kind = metric if isinstance(metric, type) else type(metric)
+        what = f"{'the class' if kind is metric else 'a'} {kind.__name__}"
+        came = f"got {what}" + (f", which lacks {', '.join(lacking)}" if lacking else "")
+        expected = f"objects such as {kind.__name__}(): see xpcap.metrics.Metric"
+        raise InvalidTypeError("metrics", "", came, expected)
+    names = [one.name for one in fields(Metric) if hasattr(metric, one.name)]
+    return Metric(**{"plain": "", **{name: getattr(metric, name) for name in names}})
+
+
+def _with_own(data: CaptionData, metrics: list[Metric]) -> tuple[list[Metric], dict[str, str]]:
     """`metrics`, the data's own, and why a metric cannot be: its name to the reason.
 
     Those of generated pictures come below BLEU, and those of the train split, if there is one, last.
     """
-    for metric in metrics:
-        needed = ("name", "title", "protocol", "score")
-        lacking = [name for name in needed if not hasattr(metric, name)]
-        if lacking or isinstance(metric, type):
-            kind = metric if isinstance(metric, type) else type(metric)
-            what = f"{'the class' if kind is metric else 'a'} {kind.__name__}"
-            came = f"got {what}" + (f", which lacks {', '.join(lacking)}" if lacking else "")
-            expected = f"objects such as {kind.__name__}(): see xpcap.metrics.Metric"
-            raise InvalidTypeError("metrics", "", came, expected)
-    # The course reads references without the words that the captioner does not know
-    bleu = UnigramBleu(known=set(vocabulary.idx_to_word) - set(SPECIAL))
-    found = [bleu if type(metric) is UnigramBleu else metric for metric in metrics]
-    below = 1 + next((k for k, metric in enumerate(found) if metric.name == Bleu.name), -1)
-    found[below:below] = metrics_of(data)
+    below = 1 + next((k for k, metric in enumerate(metrics) if metric.name == "bleu"), -1)
+    found = [*metrics[:below], *metrics_of(data), *metrics[below:]]
     if "train" not in data.splits:
         return found, {}
-    statistics = _train_statistics(data)
-    found += [Novel(lambda: _train_captions(data)), UnseenBigrams(statistics)]
-    if not statistics.never_last:
-        return found, {BadEndings.name: TOO_FEW}
-    return [*found, BadEndings(statistics)], {}
+    of_split, unscored = of_train(_train_statistics(data), lambda: _train_captions(data))
+    return found + of_split, unscored
 
 
-def _scored(metric: Metric, references: References, hypotheses: Sequence[Words]) -> Scored:
-    """A metric's scores in Python's own numbers.
+def _scored(
+    metric: Metric, references: References, hypotheses: Sequence[Words], known: Set[str]
+) -> Scored:
+    """A metric's scores in Python's own numbers; `known` are the captioner's words.
 
     TypeError, ValueError : the metric returns no Scored of these pictures.
     """
+    if metric.known_words:
+        references = [
+            [[word for word in caption if word in known] for caption in captions]
+            for captions in references
+        ]
     scored: object = metric.score(references, hypotheses)
-    name, n = f"{type(metric).__name__}.score", len(hypotheses)
+    name, n = f"`score` of {metric.title!r}", len(hypotheses)
     if not isinstance(scored, Scored):
         came, cause = f"returned a {type(scored).__name__}", "`averaged` in xpcap.metrics makes one"
         raise InvalidTypeError("metrics", name, came, "a Scored", cause)
@@ -279,7 +277,8 @@ def evaluate_run(
     scores = _scores(seen, split, words, captions, said, run.vocabulary, metrics)
     values = Scored({name: getattr(forced, name) for name in FORCED}, [])
     shown = f"{forced.perplexity:.2f}"
-    perplexity = Result("perplexity", "perplexity", PLAIN, PROTOCOL, values, shown=shown)
+    row = Metric("perplexity", "perplexity", PLAIN, PROTOCOL, lambda *_: values)
+    perplexity = Result(row, values, shown=shown)
     return replace(
         scores,
         results=[*scores.results, perplexity],

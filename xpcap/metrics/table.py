@@ -1,0 +1,127 @@
+"""The table of metrics: a row for each, with its name, its texts and the function that scores."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain
+
+from xpcap.metrics.bleu import bleu, course_bleu
+from xpcap.metrics.cider import CiderD
+from xpcap.metrics.metric import Metric, Words, averaged, of_corpus, per_caption, per_picture
+from xpcap.metrics.rouge import rouge_l
+from xpcap.metrics.variety import (
+    FREQUENT,
+    SELDOM,
+    CorpusStatistics,
+    novel,
+    repeated,
+    unseen_bigrams,
+)
+
+# In the order that tables show them
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "bleu",
+        "BLEU-1..4",
+        "share of its words, and of its runs of 2, 3 and 4 words, that people used of the same"
+        " picture too; 1 at best",
+        "corpus BLEU-1..4 by nltk, uniform weights, no smoothing, all references of a picture",
+        bleu,
+    ),
+    Metric(
+        "unigram_bleu",
+        "unigram BLEU",
+        "share of its words that one person used of the same picture, mean over all who wrote; 1 at"
+        " best",
+        "the course's: sentence BLEU of single words, each caption as the one reference, START, END"
+        " and UNK removed, mean over all",
+        course_bleu,
+        known_words=True,
+    ),
+    per_picture(
+        "rouge_l",
+        "ROUGE-L",
+        "how much of what people wrote is in the caption, in the same order; 1 at best",
+        "as pycocoevalcap: longest common subsequence, best precision and best recall over the"
+        " references, beta 1.2, words as for BLEU",
+        rouge_l,
+    ),
+    Metric(
+        "cider",
+        "CIDEr (CIDEr-D)",
+        "how much it says of what people say of this picture and not of others; 0: nothing, the"
+        " more the better",
+        "pycocoevalcap's 'CIDEr', whose formula is CIDEr-D: n-grams of 1 to 4 words, clipped, sigma"
+        " 6; document frequencies of these references, words as for BLEU, not stemmed",
+        lambda references, captions: averaged("cider", CiderD(references).scores(captions)),
+    ),
+    of_corpus(
+        "distinct",
+        "distinct captions",
+        "captions that differ from one another, as a share of the pictures",
+        "number of different captions divided by the number of pictures",
+        lambda captions: len(set(map(tuple, captions))) / max(len(captions), 1),
+    ),
+    of_corpus(
+        "words",
+        "words used",
+        "different words in all captions",
+        "number of different words in all captions",
+        lambda captions: len(set(chain.from_iterable(captions))),
+    ),
+    per_caption(
+        "length", "length", "words in a caption", "words in a caption, mean over pictures", len
+    ),
+    per_caption(
+        "repeats",
+        "repeats",
+        "share of captions that repeat one to three words at once, as in 'is is'",
+        "share of captions in which one to three words stand twice in a row",
+        lambda words: bool(repeated(words)),
+    ),
+)
+ALIASES = {"cider_d": "cider"}  # a second name of a score, to its first
+TOO_FEW = "too few train captions to learn which words hardly ever end one"
+
+
+def of_train(
+    statistics: CorpusStatistics, captions: Callable[[], Iterable[Words]]
+) -> tuple[list[Metric], dict[str, str]]:
+    """Metrics that compare with the train split, and why one cannot be: its name to the reason.
+
+    Parameters
+    ----------
+    statistics : of the split's captions as people wrote them
+    captions : returns the split's captions as the data set encodes them
+    """
+    metrics = [
+        Metric(
+            "novel",
+            "novel captions",
+            "share of captions that nobody wrote of a picture it learnt from",
+            "share of captions that are, word for word, no caption of the train split as the data"
+            " file encodes it",
+            partial(novel, captions),
+            needs_references=False,
+        ),
+        Metric(
+            "unseen_bigrams",
+            "unseen bigrams",
+            "share of pairs of neighbouring words that nobody wrote of a picture it learnt from",
+            "share of the pairs of neighbouring words, start and end of a caption counted as words,"
+            " that are in no caption of the train split; over all captions",
+            partial(unseen_bigrams, statistics.bigrams),
+            needs_references=False,
+        ),
+    ]
+    if not (last := statistics.never_last):
+        return metrics, {"bad_endings": TOO_FEW}
+    endings = per_caption(
+        "bad_endings",
+        "bad endings",
+        "share of captions that break off, as in 'a dog runs on a'",
+        "share of captions whose last word hardly ever ends a train caption: it occurs in them"
+        f" {FREQUENT} times or more, at the end in at most {SELDOM:.1%} of these; {len(last)} words,"
+        f" such as {', '.join([*last][:5])}",
+        lambda words: bool(words) and words[-1] in last,
+    )
+    return [*metrics, endings], {}
