@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference_beam
+from reference_beam import END, NULL, SILENT, START, make
 from refusals import refuses
 
 from xpcap import CaptioningRNN
@@ -15,22 +17,16 @@ from xpcap.decoding import decode
 from xpcap.errors import OptionError
 from xpcap.models import Beam, Choice, Policy, Sampling
 
-NULL, START, END, V, T = 0, 1, 2, 14, 9
-WORDS = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
-SILENT = (NULL, START)
+V, T = 14, 9
 
 
 @pytest.fixture
 def model() -> CaptioningRNN:
-    made = CaptioningRNN(WORDS, 4, 5, 6, "lstm", np.float64, seed=1)
-    rng = np.random.default_rng(0)
-    for name, value in made.params.items():
-        made.params[name] = rng.standard_normal(value.shape)
-    return made
+    return make(V, 0, scale=1.0)
 
 
 def pictures(n: int) -> np.ndarray:
-    return 3 * np.random.default_rng(3).standard_normal((n, 4))
+    return 3 * reference_beam.pictures(n)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -40,10 +36,14 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 def first_words(model: CaptioningRNN, n: int, **settings: Any) -> np.ndarray:
     """How often each word comes first in n captions of one picture."""
-    said = model.sample(
-        np.repeat(pictures(1), n, axis=0), policy=Sampling(max_length=1, **settings)
-    )
+    policy = Sampling(max_length=1, **settings)
+    said = model.sample(np.repeat(pictures(1), n, axis=0), policy=policy)
     return np.bincount(said[:, 0], minlength=V) / n
+
+
+def error(n: int) -> float:
+    """Four standard errors, at most, of a frequency in n draws."""
+    return float(4 * np.sqrt(0.25 / n))
 
 
 @pytest.mark.slow
@@ -52,21 +52,17 @@ def test_words_are_drawn_as_often_as_the_softmax_says(model: CaptioningRNN) -> N
     scores, state = model.step(np.array([START]), model.start(pictures(1)))
     for temperature in (0.5, 1.0, 2.0):
         p = softmax(scores[0] / temperature)
-        assert np.abs(first_words(model, n, temperature=temperature) - p).max() < 4 * np.sqrt(
-            0.25 / n
-        )
-    assert (
-        (np.abs(first_words(model, n) - p) / np.sqrt(p * (1 - p) / n)) > 4
-    ).any()  # of the last temperature: the test can tell them apart
+        assert np.abs(first_words(model, n, temperature=temperature) - p).max() < error(n)
+    # Those of the last temperature: the test can tell them apart
+    assert (np.abs(first_words(model, n) - p) > 4 * np.sqrt(p * (1 - p) / n)).any()
     said = model.sample(np.repeat(pictures(1), n, axis=0), policy=Sampling(max_length=2))
     first = int(np.bincount(said[:, 0]).argmax())
     second, _ = model.step(np.array([first]), state)
     p = softmax(second[0])
     went_on = said[said[:, 0] == first, 1]
     assert first != END
-    assert np.abs(np.bincount(went_on, minlength=V) / len(went_on) - p).max() < 4 * np.sqrt(
-        0.25 / len(went_on)
-    )
+    found = np.bincount(went_on, minlength=V) / len(went_on)
+    assert np.abs(found - p).max() < error(len(went_on))
 
 
 def nucleus(p: np.ndarray, share: float) -> np.ndarray:
@@ -103,48 +99,37 @@ def test_what_is_cut_is_never_drawn_and_the_rest_is_as_likely_as_it_was_among_it
         scores[:2] = -np.inf
         weights = Sampling(**settings).weights(scores[None])[0]
         with np.errstate(divide="ignore"):
-            np.testing.assert_allclose(
-                weights / weights.sum(), cut(softmax(scores)), rtol=1e-9, atol=1e-12
-            )
+            wanted = cut(softmax(scores))
+        np.testing.assert_allclose(weights / weights.sum(), wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_draws_follow_what_is_cut(model: CaptioningRNN) -> None:
     scores, _ = model.step(np.array([START]), model.start(pictures(1)))
     weights = Sampling(top_k=5, top_p=0.8).weights(scores)[0]
-    assert np.abs(
-        first_words(model, 20_000, top_k=5, top_p=0.8) - weights / weights.sum()
-    ).max() < 4 * np.sqrt(0.25 / 20_000)
+    found = first_words(model, 20_000, top_k=5, top_p=0.8)
+    assert np.abs(found - weights / weights.sum()).max() < error(20_000)
 
 
 def test_a_caption_is_drawn_by_seed_and_number_alone(
     model: CaptioningRNN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the batch, the cores, and the captions beside it, some of which end sooner."""
-    features, numbers, policy = (
-        pictures(40),
-        np.arange(100, 140),
-        Sampling(max_length=T, forbid=SILENT, seed=5),
-    )
-    whole = model.decode(features, policy, numbers=numbers).captions[:, 0]
+    features, numbers = pictures(40), np.arange(100, 140)
+
+    def said(rows: Any = slice(None), seed: int = 5) -> np.ndarray:
+        policy = Sampling(max_length=T, forbid=SILENT, seed=seed)
+        return model.decode(features[rows], policy, numbers=numbers[rows]).captions[:, 0]
+
+    whole, order = said(), np.random.default_rng(0).permutation(40)
     assert len({(caption != NULL).sum() for caption in whole}) > 4
-    assert (whole != model.decode(features, policy).captions[:, 0]).any()
-    assert (
-        whole
-        != model.decode(
-            features, Sampling(max_length=T, forbid=SILENT, seed=6), numbers=numbers
-        ).captions[:, 0]
-    ).any()
-    order = np.random.default_rng(0).permutation(40)
-    pieces = [
-        model.decode(features[rows], policy, numbers=numbers[rows]).captions[:, 0]
-        for rows in np.split(order, [7, 8, 30])
-    ]
+    assert (whole != said(seed=6)).any()
+    policy = Sampling(max_length=T, forbid=SILENT, seed=5)
+    assert (whole != model.decode(features, policy).captions[:, 0]).any()  # numbers 0, 1, ...
+    pieces = [said(rows) for rows in np.split(order, [7, 8, 30])]
     np.testing.assert_array_equal(np.concatenate(pieces), whole[order])
     monkeypatch.setattr(decode, "LEAST_PART", 8)
     monkeypatch.setattr(decode, "cores", lambda: 3)
-    np.testing.assert_array_equal(
-        model.decode(features, policy, numbers=numbers).captions[:, 0], whole
-    )
+    np.testing.assert_array_equal(said(), whole)
 
 
 def test_step_t_takes_number_t_of_the_stream_that_is_documented(model: CaptioningRNN) -> None:
@@ -163,13 +148,9 @@ def test_step_t_takes_number_t_of_the_stream_that_is_documented(model: Captionin
 
 def test_float32_draws_no_word_that_is_forbidden(model: CaptioningRNN) -> None:
     """Not with the largest number below 1 either, which float32 would round to 1."""
-    narrow = CaptioningRNN.from_config(model.config, WORDS, dtype=np.float32, params=model.params)
-    assert (
-        narrow.sample(
-            pictures(50), policy=Sampling(max_length=T, forbid=(NULL, START, V - 1))
-        ).max()
-        < V - 1
-    )
+    words, policy = model.word_to_idx, Sampling(max_length=T, forbid=(NULL, START, V - 1))
+    narrow = CaptioningRNN.from_config(model.config, words, dtype=np.float32, params=model.params)
+    assert narrow.sample(pictures(50), policy=policy).max() < V - 1
 
     class Last:
         def __init__(self, *_: Any) -> None: ...
@@ -179,9 +160,7 @@ def test_float32_draws_no_word_that_is_forbidden(model: CaptioningRNN) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(np.random, "Generator", Last)
-        said = narrow.sample(
-            pictures(50), policy=Sampling(max_length=T, forbid=(NULL, START, V - 1))
-        )
+        said = narrow.sample(pictures(50), policy=policy)
     assert set(said[:, 0].tolist()) <= {V - 2, V - 3}
 
 
@@ -205,13 +184,9 @@ def stutters(caption: list[int]) -> bool:
 )
 def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> None:
     def said(**limits: Any) -> list[list[int]]:
-        captions = model.decode(
-            pictures(30), replace(policy, max_length=20, **({"forbid": SILENT} | limits))
-        ).captions
-        return [
-            [word for word in caption if word != NULL]
-            for caption in captions.reshape(-1, 20).tolist()
-        ]
+        limited = replace(policy, max_length=20, **({"forbid": SILENT} | limits))
+        captions = model.decode(pictures(30), limited).captions.reshape(-1, 20)
+        return [caption[caption != NULL].tolist() for caption in captions]
 
     model.params["b_vocab"][END] += 50
     assert min(map(len, said())) == 1
@@ -248,9 +223,7 @@ def test_a_finished_caption_is_allowed_as_word_by_word(
         (
             Policy(max_length=5, least_length=6),
             {
-                "thing": "`least_length`",
-                "came": "is 6",
-                "expected": "a whole number in 0..5",
+                **{"thing": "least_length", "came": "is 6", "expected": "a whole number in 0..5"},
                 "cause": "no more than the most words",
             },
         ),
@@ -282,33 +255,36 @@ def test_limits_that_leave_no_caption_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("settings", "thing", "came", "expected", "cause"),
+    ("policy", "name", "value", "expected"),
     [
-        (
-            {"temperature": 0.0},
-            "`temperature`",
-            "is 0.0",
-            "a finite number of at least 0.001",
-            "for the likeliest words decode greedily",
-        ),
-        ({"temperature": float("nan")}, "`temperature`", "is nan", "", ""),
-        ({"temperature": float("inf")}, "`temperature`", "is inf", "", ""),
-        ({"top_k": 0}, "`top_k`", "is 0", "a whole number of at least 1", ""),
-        ({"top_p": 0.0}, "`top_p`", "is 0.0", "a number in 0.000001..1", "it is a probability"),
-        ({"top_p": 1.5}, "`top_p`", "is 1.5", "", ""),
-        ({"seed": -1}, "`seed`", "is -1", "", ""),
-        ({"seed": 1.5}, "`seed`", "is 1.5", "a whole number in 0..2**63-1", ""),
-        ({"top_k": 2.5}, "`top_k`", "is 2.5", "a whole number of at least 1", ""),
-        ({"temperature": "hot"}, "`temperature`", "is 'hot'", "a finite number of at least", ""),
+        (Sampling, "temperature", 0.0, "a finite number of at least 0.001"),
+        (Sampling, "temperature", float("nan"), "a finite number of at least"),
+        (Sampling, "temperature", float("inf"), "a finite number of at least"),
+        (Sampling, "temperature", "hot", "a finite number of at least"),
+        (Sampling, "top_k", 0, "a whole number of at least 1"),
+        (Sampling, "top_k", 2.5, "a whole number of at least 1"),
+        (Sampling, "top_p", 0.0, "a number in 0.000001..1"),
+        (Sampling, "top_p", 1.5, "a number in 0.000001..1"),
+        (Sampling, "seed", -1, "a whole number in 0..2**63-1"),
+        (Sampling, "seed", 1.5, "a whole number in 0..2**63-1"),
+        (Beam, "n_best", 6, "at most 5, as in `width`"),
+        (Beam, "n_best", 2.0, "a whole number of at least 1"),
+        (Beam, "groups", 2, "a divisor of `width`, 5"),
+        (Beam, "width", 0, "a whole number of at least 1"),
+        (Beam, "width", "5", "a whole number of at least 1"),
+        (Beam, "length_penalty", -0.1, "a number in 0..10"),
+        (Beam, "length_penalty", float("nan"), "a number in 0..10"),
+        (Beam, "diversity", float("inf"), "a number in 0..1000"),
     ],
 )
-def test_sampling_that_makes_no_sense_is_refused(
-    settings: dict[str, Any], thing: str, came: str, expected: str, cause: str
+def test_a_policy_that_makes_no_sense_is_refused(
+    policy: type[Policy], name: str, value: Any, expected: str
 ) -> None:
-    with refuses(
-        OptionError, function="Sampling", thing=thing, came=came, expected=expected, cause=cause
-    ):
-        Sampling(**settings)
+    causes = {"temperature": "for the likeliest words decode greedily"}
+    causes["top_p"] = "it is a probability"
+    fields = {"thing": name, "came": f"is {value!r}", "expected": expected}
+    with refuses(OptionError, function=policy.__name__, cause=causes.get(name, ""), **fields):
+        policy(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -335,32 +311,12 @@ def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
     ("choose", "error", "came", "expected"),
     [
         (lambda n: np.zeros(n, int), TypeError, "returned a ndarray", "a Choice"),
-        (
-            lambda n: Choice(np.zeros(n)),
-            TypeError,
-            "have dtype float64",
-            "integers",
-        ),
+        (lambda n: Choice(np.zeros(n)), TypeError, "have dtype float64", "integers"),
         (lambda n: Choice([0] * n), TypeError, "is a list", "an array"),
-        (
-            lambda n: Choice(np.full(n, V)),
-            ValueError,
-            f"hold {V}..{V}",
-            f"0..{V - 1}",
-        ),
+        (lambda n: Choice(np.full(n, V)), ValueError, f"hold {V}..{V}", f"0..{V - 1}"),
         (lambda n: Choice(np.full(n, -1)), ValueError, "hold -1..-1", ""),
-        (
-            lambda n: Choice(np.zeros(1, int)),
-            ValueError,
-            "have shape (1,)",
-            "(n,) = (3,)",
-        ),
-        (
-            lambda n: Choice(np.zeros(n, int), np.full(n, n)),
-            ValueError,
-            "hold 3..3",
-            "0..2",
-        ),
+        (lambda n: Choice(np.zeros(1, int)), ValueError, "have shape (1,)", "(n,) = (3,)"),
+        (lambda n: Choice(np.zeros(n, int), np.full(n, n)), ValueError, "hold 3..3", "0..2"),
     ],
 )
 @pytest.mark.parametrize("scored", [False, True])

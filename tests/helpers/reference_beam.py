@@ -15,6 +15,17 @@ def pictures(n: int) -> np.ndarray:
     return np.random.default_rng(3).standard_normal((n, 4))
 
 
+def make(V: int, seed: int, says_end: float = 0.0, scale: float = 2.0) -> CaptioningRNN:
+    """A model with random parameters, float64."""
+    words = {"<NULL>": NULL, "<START>": START, "<END>": END, **{f"word{i}": i for i in range(3, V)}}
+    model = CaptioningRNN(words, 4, 5, 6, "lstm", np.float64, seed=1)
+    rng = np.random.default_rng(seed)
+    for name, value in model.params.items():
+        model.params[name] = scale * rng.standard_normal(value.shape)
+    model.params["b_vocab"][END] += says_end
+    return model
+
+
 class Hypothesis(NamedTuple):
     """A hypothesis: total log-probability, words, and the state after them."""
 

@@ -72,11 +72,7 @@ def queries(data: CaptionData, n: int = 7) -> np.ndarray:
 
 @pytest.mark.parametrize("at_once", [1, 1 << 24])  # rows of the index together
 def test_neighbours_are_those_of_a_search_through_all_cosines(
-    at_once: int,
-    data: CaptionData,
-    index: PhotoIndex,
-    lib: Lib,
-    monkeypatch: pytest.MonkeyPatch,
+    at_once: int, data: CaptionData, index: PhotoIndex, lib: Lib, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(of_index, "AT_ONCE", at_once)
     x = np.asarray(data.split("train").features, np.float64)
