@@ -412,7 +412,7 @@ MUTANTS = [
         NO_MEMORY, "Allocation("),
     # Beams and ensembles
     Mutant("parents-ignored", "a hypothesis extends the caption of its slot, and not of its parent",
-        "Hypotheses.write", "$step.before[$parents]", "$step.after",
+        "Hypotheses.write", "before[$parents]", "after",
         BEAM, "Beam(max_length="),
     Mutant("end-not-counted", "END is left out of the length that a beam divides by",
         "Beam._scores", "np.maximum($hypotheses.lengths, 1)",

@@ -8,8 +8,6 @@ from xpcap.decoding.decode import Decodable, Decoded
 from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.decoding.policies import Choice, Policy, Sampling
 
-Transcript = Hypotheses  # the earlier name
-
 __all__ = [
     "Beam",
     "Choice",
@@ -18,5 +16,4 @@ __all__ = [
     "Hypotheses",
     "Policy",
     "Sampling",
-    "Transcript",
 ]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
-from xpcap.decoding.hypotheses import Hypotheses, Step
+from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.decoding.policies import Choice, LogitsProcessor, Policy, Special
 from xpcap.device.transfers import AsyncCopy
 from xpcap.errors import InvalidTypeError, InvalidValueError
@@ -214,7 +214,7 @@ def _decode(
     # no choice depends on that, it reads them one step late: the next step is launched first, so
     # that the device never waits, and captions leave the batch a step later.
     behind = int(xp is not np and policy.rowwise and not policy.reads_words)
-    unread = deque[Step]()
+    unread = deque[tuple[int, np.ndarray, np.ndarray, AsyncCopy]]()
 
     # Row k of the batch is the hypothesis in slot alive[k], with words[k] and totals[k]. `state`
     # still has the rows of the step before: parents[k] for row k, or k itself if None.
@@ -255,11 +255,11 @@ def _decode(
         if t == 0 and policy.slots > 1:
             alive = np.arange(slots)
         ranked = totals if policy.slots > 1 else None
-        unread.append(Step(t, before, alive, AsyncCopy(words, parents, probabilities, ranked)))
+        unread.append((t, before, alive, AsyncCopy(words, parents, probabilities, ranked)))
         if len(unread) > behind:
-            hypotheses.write(unread.popleft())
+            hypotheses.write(*unread.popleft())
     for step in unread:
-        hypotheses.write(step)
+        hypotheses.write(*step)
     return _selected(policy, hypotheses, scored)
 
 

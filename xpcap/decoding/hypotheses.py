@@ -1,20 +1,9 @@
 """Hypotheses: their words, on the host, as they come from a policy step by step."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.device.transfers import AsyncCopy
-
-
-class Step(NamedTuple):
-    """A policy's choice in step t, on its way to the host."""
-
-    t: int
-    before: np.ndarray  # (n,) int, slots of the hypotheses before
-    after: np.ndarray  # (m,) int, slots of their continuations
-    copy: AsyncCopy  # (m,) each: words, and parents, probabilities and totals or None
 
 
 class Hypotheses:
@@ -38,19 +27,24 @@ class Hypotheses:
         self.lengths, self.totals = np.zeros(slots, np.int32), np.zeros(slots)
         self.ended = np.zeros(slots, bool)
 
-    def write(self, step: Step) -> None:
-        """Write down the words of a step. Hypotheses that had ended get none."""
-        words, parents, probabilities, totals = step.copy.wait()
+    def write(self, t: int, before: np.ndarray, after: np.ndarray, copy: AsyncCopy) -> None:
+        """Write down the words of step t. Hypotheses that had ended get none.
+
+        before, after : (n,) and (m,) int, slots of the hypotheses and of their continuations
+        copy : of the policy's choice, (m,) each: words, and parents, probabilities and totals or
+            None
+        """
+        words, parents, probabilities, totals = copy.wait()
         if parents is not None:
-            past = step.before[parents]
+            past = before[parents]
             for x in (self.captions, self.probabilities):
-                x[step.after] = x[past]
-        going = ~self.ended[step.after]
-        slots, words = step.after[going], words[going]
-        self.captions[slots, step.t] = words
+                x[after] = x[past]
+        going = ~self.ended[after]
+        slots, words = after[going], words[going]
+        self.captions[slots, t] = words
         if probabilities is not None:
-            self.probabilities[slots, step.t] = probabilities[going]
+            self.probabilities[slots, t] = probabilities[going]
         if totals is not None:
             self.totals[slots] = totals[going]
-        self.lengths[slots] = step.t + 1
+        self.lengths[slots] = t + 1
         self.ended[slots] = words == self._end
