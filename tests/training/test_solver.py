@@ -21,7 +21,7 @@ from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Parameters
-from xpcap.models.batch import Batch, FeatureRows
+from xpcap.models.batch import Batch
 from xpcap.runs import load_state, save_state
 from xpcap.shapes import generate
 from xpcap.training import CrossEntropy, evaluate
@@ -61,8 +61,10 @@ def test_an_epoch_visits_every_caption_once_and_in_another_order_each_time() -> 
 
     def objective(model: Any, batch: Batch, workspace: Any) -> Any:
         assert batch.pictures is not None
-        np.testing.assert_array_equal(batch.features, DATA.features("train", batch.pictures))
-        seen.append(np.concatenate((batch.features[:, :3], batch.captions), axis=1))
+        np.testing.assert_array_equal(
+            batch.features.gather(), DATA.features("train", batch.pictures)
+        )
+        seen.append(np.concatenate((batch.features.gather()[:, :3], batch.captions), axis=1))
         return CrossEntropy().loss(model, batch, workspace)
 
     solver = make(objective=objective)
@@ -98,8 +100,7 @@ def test_each_caption_gets_one_of_the_views_of_its_picture_by_seed_and_step(lib:
     seen: list[np.ndarray] = []
 
     def objective(model: Any, batch: Batch, workspace: Any) -> Any:
-        rows = batch.features
-        taken = to_numpy(rows.table)[rows.rows] if isinstance(rows, FeatureRows) else rows
+        taken = to_numpy(batch.features.gather())
         assert batch.pictures is not None
         signs = np.sign(
             np.where(
@@ -425,13 +426,22 @@ def test_a_solver_names_split_and_picture_of_features_that_are_not_finite() -> N
     with refuses(DataError, thing=("split 'val'", picture), came="features that are not finite"):
         make(broken)
     with refuses(
-        DataError, function="split 'val'", thing=picture, came="features that are not finite"
-    ):
-        broken.features("val", np.array([3, 7, 7]))
-    with refuses(
         ValueError, function="fit_scaling", thing="features of row 7 (of 12)", came="are not finite"
     ):
         fit_scaling("standardize", features)
+
+
+def test_features_that_a_solver_has_checked_are_not_checked_at_each_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    solver = make()
+    checked: list[object] = []
+    for room in ("models.batch", "data.dataset"):
+        monkeypatch.setattr(f"xpcap.{room}.check_finite", lambda *given: checked.append(given))
+    solver.train_batch(np.arange(20))
+    assert checked == []
+    solver.step(*DATA.minibatch("train", np.arange(20)))
+    assert len(checked) == 1
 
 
 @pytest.mark.parametrize("rate", [0, 0.0, np.float32(0.5)])

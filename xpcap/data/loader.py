@@ -40,7 +40,7 @@ class BatchLoader:
         views: np.ndarray | None = None,
         shard: np.ndarray | None = None,
     ) -> Batch:
-        """A batch, with features (N, D) or (N, P, D), or FeatureRows of the device's table.
+        """A batch, its features (N, D) or (N, P, D) rows of the device's table, or of their own.
 
         Parameters
         ----------
@@ -52,7 +52,9 @@ class BatchLoader:
         pictures = split.image_idxs[captions]
         rows = pictures if views is None else views * len(split.images) + pictures
         rows = rows if shard is None else rows[shard]
-        features = self._data.features(name, rows) if table is None else FeatureRows(table, rows)
+        if table is None:
+            table, rows = self._data.features(name, rows), np.arange(len(rows))
+        features = FeatureRows(table, rows, trusted=True)
         return Batch(features, split.captions[captions], pictures, shard=shard)
 
     def _table(self, name: str) -> Array | None:

@@ -30,14 +30,26 @@ class FeatureRows(NamedTuple):
 
     table: Array  # (m, D), or grids (m, P, D)
     rows: np.ndarray  # (N,) int, on the host
+    # Set by a loader: the rows are there and finite, and a table on the host may be sent
+    trusted: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of table[rows]: (N, D) or (N, P, D)."""
         return len(self.rows), *self.table.shape[1:]
 
-    def checked(self, function: str, like: Array) -> Array:
-        """The table. TypeError : another library or dtype than `like`. ValueError : no such row."""
+    def gather(self) -> Array:
+        """table[rows], of the table's library."""
+        return self.table[asarray(self.rows, like=self.table)]
+
+    def on_device(self, function: str, like: Array, buffer: Buffer) -> Array:
+        """The table on the device of `like`, in its dtype.
+
+        TypeError : another library or dtype. ValueError : no such row; one of the host is not
+        finite.
+        """
+        if self.trusted:
+            return to_device(function, self.table, like, buffer, finite=True)
         xp, dtype = get_array_module(self.table), self.table.dtype
         if xp is not get_array_module(like) or dtype != like.dtype:
             raise InvalidTypeError(
@@ -48,6 +60,8 @@ class FeatureRows(NamedTuple):
                 cause="was it made for another model?",
             )
         check_range(function, "feature rows", self.rows, len(self.table), "from another split?")
+        if not is_device_array(self.table):
+            check_finite(function, self.gather())
         return contiguous(self.table)
 
 
@@ -283,9 +297,7 @@ def prepare_batch(
 
     # Features: a table on the device, and the row of each caption in it
     if isinstance(features, FeatureRows):
-        table, pictures = features.checked(where, like), features.rows
-        if not is_device_array(table):
-            check_finite(where, table[pictures])
+        table, pictures = features.on_device(where, like, buffers[0]), features.rows
     else:
         table, pictures = to_device(where, features, like, buffers[0]), np.arange(len(features))
         if replay is not None and is_device_array(features):
@@ -341,16 +353,25 @@ def prepare_features(
     return to_device(where, features, like)
 
 
-def to_device(where: str, features: Array, like: Array, buffer: Buffer | None = None) -> Array:
+def to_device(
+    where: str,
+    features: Array,
+    like: Array,
+    buffer: Buffer | None = None,
+    *,
+    finite: bool = False,
+) -> Array:
     """Features on the device of `like`, in its dtype; those of the host in memory from `buffer`.
 
-    ValueError : features of the host are not finite in that dtype. Nothing is read from a device.
+    ValueError : features of the host are not finite in that dtype, unless they are known to be
+    `finite`. Nothing is read from a device.
     """
     if is_device_array(features):
         return contiguous(asarray(features, dtype=like.dtype, like=like))
     with np.errstate(over="ignore"):
         cast = np.asarray(features, like.dtype)
-    check_finite(where, cast, features)
+    if not finite:
+        check_finite(where, cast, features)
     return asarray(cast, like=like) if buffer is None else buffer.upload("features", cast)
 
 

@@ -278,8 +278,7 @@ class SelfCritical(Objective):
         never = self._words.null, self._words.start
         policy = GivenUniforms(max_length=self._max_length, forbid=never, given=uniforms)
         if isinstance(features, FeatureRows):
-            table = features.checked("SelfCritical", model.like)
-            features = table[asarray(features.rows, like=model.like)]
+            features = features.gather()
         return model.sample(features, policy=policy)
 
     def _gather(
@@ -327,5 +326,5 @@ class GivenUniforms(Sampling):
 def _repeated(features: Array | FeatureRows, K: int) -> Array | FeatureRows:
     """Features of each picture K times."""
     if isinstance(features, FeatureRows):
-        return FeatureRows(features.table, features.rows.repeat(K))
+        return features._replace(rows=features.rows.repeat(K))
     return get_array_module(features).repeat(features, K, axis=0)
