@@ -1,5 +1,5 @@
 """Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, those that end in `whole`
-with signature and docstring, and the tables of device mutants and of a command's options.
+with signature and docstring, and the tables of device mutants, of a command's options and of scores.
 `make excerpts` runs this.
 """
 
@@ -18,7 +18,9 @@ from patterns import function_named
 
 from xpcap.cli import main
 from xpcap.cli.decoding import NAMES as DECODING
+from xpcap.metrics import ALIASES, METRICS, CorpusStatistics, of_train
 from xpcap.runs.recipe import OPTIONS, STAGES
+from xpcap.shapes.scoring import NAMED
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -26,6 +28,7 @@ FENCE = re.compile(r"^```python (\S+) (\S+)( whole)?\n(?:.*\n)*?```$", re.MULTIL
 TABLE = re.compile(r"^\| mutant \|.*\n(?:\|.*\n)+", re.MULTILINE)
 ARRAYS = re.compile(r"^(<!-- arrays of (\S+) -->\n)(?:\|.*\n)+", re.MULTILINE)
 COMMAND = re.compile(r"^(<!-- options of (\w+) -->\n)(?:\|.*\n)+", re.MULTILINE)
+SCORES = re.compile(r"^(<!-- scores -->\n)(?:\|.*\n)+", re.MULTILINE)
 STARTED = re.compile(r"^\| option \| self-critical \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
 
@@ -104,6 +107,7 @@ def filled(page: str) -> str:
     page = ARRAYS.sub(lambda match: f"{match[1]}{arrays(match[2])}\n", page)
     page = COMMAND.sub(lambda match: match[1] + options(match[2]), page)
     page = STARTED.sub(lambda _: presets(), page)
+    page = SCORES.sub(lambda match: match[1] + scores(), page)
     return TABLE.sub(lambda _: "".join(f"{line}\n" for line in device_mutants.table()), page)
 
 
@@ -132,6 +136,18 @@ def presets() -> str:
         score, warm = (told.presets.get(preset, "the run's") for preset in ("score", "warm"))
         if told.role != STAGES and {"score", "warm"} & told.presets.keys():
             rows.append(f"| `--{name.replace('_', '-')}` | {score} | {warm} |")
+    return "".join(f"{row}\n" for row in rows)
+
+
+def scores() -> str:
+    """The table of scores, from the rows of their metrics."""
+    rows = ["| name | what it tells of a caption | how it is computed |", "|---|---|---|"]
+    of_split, _ = of_train(CorpusStatistics([["a", "dog"]] * 50), list)
+    for metric in (*METRICS, NAMED, *of_split):
+        names = [*metric.score([], []).corpus]
+        names += [alias for alias, name in ALIASES.items() if name in names]
+        protocol = metric.protocol.removesuffix("; 1 words, such as a")
+        rows.append(f"| {', '.join(f'`{name}`' for name in names)} | {metric.plain} | {protocol} |")
     return "".join(f"{row}\n" for row in rows)
 
 

@@ -84,42 +84,44 @@ TRAIN = ["a dog", "cats run"]
 COPIES = ["a dog", "a dog", "two cats run", ""]
 
 
+CLAIMS: list[tuple[str, list[str], list[str], float, list[float]]] = [
+    ("distinct", [], COPIES, 3 / 4, []),
+    ("words", [], COPIES, 5, []),
+    ("length", [], COPIES, 7 / 4, [2, 2, 3, 0]),
+    ("novel", TRAIN, COPIES, 1 / 2, [0, 0, 1, 1]),
+    # One to three words twice in a row
+    (
+        *("repeats", []),
+        [
+            "a dog is is",
+            "a dog of a dog of",
+            "a b c a b c",
+            "a b c d a b c d",
+            "a dog and a dog",
+        ],
+        *(3 / 5, [1, 1, 1, 0, 0]),
+    ),
+    # Of "dog a" nobody starts with "dog", ends with "a", or writes the two in this order
+    (
+        *("unseen_bigrams", ["a dog runs", "two dogs"], ["a dog runs", "dog a", "a dogs", ""]),
+        *((0 + 3 + 1 + 1) / (4 + 3 + 3 + 1), [0, 1, 1 / 3, 1]),
+    ),
+    # Words of 50 occurrences that end at most one in 200: "laut" has 49, "bellt" ends captions,
+    # "eine" ends 2 of 400 and "und" 3 of 400
+    (
+        "bad_endings",
+        [
+            *["ein hund bellt"] * 49 + ["laut und eine katze"] * 49 + ["und eine katze"] * 348,
+            *["ein", "eine", "eine", "eine katze", "und", "und", "und"],
+        ],
+        ["ein hund und eine", "eine katze", "eine maus", ""],
+        *(1 / 4, [1, 0, 0, 0]),
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "train", "said", "corpus", "pictures"),
-    [
-        ("distinct", [], COPIES, 3 / 4, []),
-        ("words", [], COPIES, 5, []),
-        ("length", [], COPIES, 7 / 4, [2, 2, 3, 0]),
-        ("novel", TRAIN, COPIES, 1 / 2, [0, 0, 1, 1]),
-        # One to three words twice in a row
-        (
-            *("repeats", []),
-            [
-                "a dog is is",
-                "a dog of a dog of",
-                "a b c a b c",
-                "a b c d a b c d",
-                "a dog and a dog",
-            ],
-            *(3 / 5, [1, 1, 1, 0, 0]),
-        ),
-        # Of "dog a" nobody starts with "dog", ends with "a", or writes the two in this order
-        (
-            *("unseen_bigrams", ["a dog runs", "two dogs"], ["a dog runs", "dog a", "a dogs", ""]),
-            *((0 + 3 + 1 + 1) / (4 + 3 + 3 + 1), [0, 1, 1 / 3, 1]),
-        ),
-        # Words of 50 occurrences that end at most one in 200: "laut" has 49, "bellt" ends captions,
-        # "eine" ends 2 of 400 and "und" 3 of 400
-        (
-            "bad_endings",
-            [
-                *["ein hund bellt"] * 49 + ["laut und eine katze"] * 49 + ["und eine katze"] * 348,
-                *["ein", "eine", "eine", "eine katze", "und", "und", "und"],
-            ],
-            ["ein hund und eine", "eine katze", "eine maus", ""],
-            *(1 / 4, [1, 0, 0, 0]),
-        ),
-    ],
+    ("name", "train", "said", "corpus", "pictures"), CLAIMS, ids=[name for name, *_ in CLAIMS]
 )
 def test_what_captions_show_by_themselves_is_counted(
     name: str, train: list[str], said: list[str], corpus: float, pictures: list[float]
