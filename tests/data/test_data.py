@@ -404,7 +404,7 @@ def test_scaling_in_blocks_gives_the_bits_of_scaling_at_once(
     block: int, dtype: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     """Features and grids; the rows of the last block are fewer."""
-    monkeypatch.setattr("xpcap.data.features.BLOCK", block)
+    monkeypatch.setattr("xpcap.data.features.SCALED_AT_ONCE", block)
     for shape in ((7, 5), (7, 3, 2), (0, 3, 2)):
         features, scaling = (
             rng.standard_normal(shape).astype(dtype),

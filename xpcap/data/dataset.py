@@ -8,11 +8,11 @@ import numpy as np
 
 from xpcap.data.features import (
     FeatureScaling,
-    LazyRows,
     Preprocessing,
     Projection,
     RowSource,
-    materialise,
+    blocks,
+    pick,
 )
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
 from xpcap.errors import DataError, InvalidTypeError, unknown
@@ -396,25 +396,19 @@ class CaptionData:
         """
         splits = {}
         for name, split in self.splits.items():
-            features: RowSource = LazyRows(
-                split.features, np.arange(len(split.features)), projection.__call__
-            )
-            if isinstance(split.features, np.ndarray):
-                features = materialise(features)
+            rows = split.features
+            features = pick(rows, np.arange(len(rows)), projection.__call__)
             splits[name] = replace(split, features=features)
         return replace(self, splits=splits, projection=projection)
 
 
 def check_finite(where: str, features: RowSource, images: Sequence[str]) -> None:
     """DataError : features (n, *shape) are not finite in float32; names the first such picture."""
-    # in blocks: a float32 copy of everything would double the memory
-    at_once = max(1, (1 << 20) // max(1, int(np.prod(features.shape[1:]))))
     bad: list[int] = []
     with np.errstate(over="ignore"):
-        for start in range(0, len(features), at_once):
-            block = features[start : start + at_once].astype(np.float32, copy=False)
-            finite = np.isfinite(block.reshape(len(block), -1)).all(axis=1)
-            bad += (start + np.flatnonzero(~finite)).tolist()
+        for some, block in blocks(features):
+            finite = np.isfinite(block.astype(np.float32, copy=False)).reshape(len(block), -1)
+            bad += (some.start + np.flatnonzero(~finite.all(axis=1))).tolist()
     if bad:
         name = images[bad[0]]
         raise DataError(

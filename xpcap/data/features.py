@@ -15,7 +15,7 @@ from xpcap.backend import Array, asarray
 from xpcap.errors import DataError, InvalidValueError, unknown
 from xpcap.threads import blas, parallel_map, split_evenly
 
-AT_ONCE = 16 << 20  # bytes of rows that are read together
+AT_ONCE = 16 << 20  # bytes of a block of rows
 IN_MEMORY = 64 << 20  # bytes: larger tables stay on disk while a data set is built from them
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -122,15 +122,22 @@ class Table(Mapping[str, np.ndarray]):
 
     def pick(self, names: Sequence[str], then: Function | None = None) -> RowSource:
         """Rows of these pictures, mapped by `then`: an array if the table is, else `LazyRows`."""
-        picked = LazyRows(
-            self.rows, np.array([self.numbers[name] for name in names], np.int64), then
-        )
-        return materialise(picked) if isinstance(self.rows, np.ndarray) else picked
+        return pick(self.rows, np.array([self.numbers[name] for name in names], np.int64), then)
 
 
-def blocks(rows: RowSource) -> Iterator[tuple[slice, np.ndarray]]:
-    """All rows, a block at a time: (slice, rows). Equal shapes and dtypes have equal blocks."""
-    step = max(1, AT_ONCE // max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:]))))
+def pick(rows: RowSource, numbers: np.ndarray, then: Function | None = None) -> RowSource:
+    """`LazyRows`, or an array if `rows` is one."""
+    picked = LazyRows(rows, numbers, then)
+    return materialise(picked) if isinstance(rows, np.ndarray) else picked
+
+
+def blocks(rows: RowSource, numbers: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+    """All rows, a block at a time: (slice, rows). Equal shapes and dtypes have equal blocks.
+
+    A block has so many `numbers`, but at least a row. None: 16 MB of them.
+    """
+    numbers = AT_ONCE // rows.dtype.itemsize if numbers is None else numbers
+    step = max(1, numbers // max(1, math.prod(rows.shape[1:])))
     for start in range(0, len(rows), step):
         where = slice(start, min(start + step, len(rows)))
         yield where, rows[where]
@@ -150,9 +157,8 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 KINDS = ("standardize", "none")
-FITTED_AT_ONCE = 3 << 22  # numbers: features on disk may not fit into memory
-BLOCK = 1 << 17  # numbers scaled together: they stay in cache
-CHUNK = 4096  # rows at a time, of features that are not long
+FITTED_AT_ONCE, MOST_FITTED = 3 << 22, 4096  # numbers of a block, rows: the sum's bits depend on it
+SCALED_AT_ONCE = 1 << 17  # numbers: they stay in cache
 
 
 class FeatureScaling(NamedTuple):
@@ -164,10 +170,9 @@ class FeatureScaling(NamedTuple):
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """A scaled copy of features (N, D) or (N, P, D): of float64 in float64, else float32."""
         scaled = np.empty(features.shape, np.promote_types(features.dtype, np.float32))
-        step = max(1, BLOCK // max(1, math.prod(features.shape[1:])))
-        for start in range(0, len(features), step):
-            x = scaled[start : start + step]
-            x[...] = features[start : start + step]
+        for some, block in blocks(features, SCALED_AT_ONCE):
+            x = scaled[some]
+            x[...] = block
             if self.mean is not None and self.scale is not None:
                 x -= self.mean
                 x /= self.scale
@@ -204,22 +209,16 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
     features = features if hasattr(features, "shape") else np.asarray(features)
     m, *shape = features.shape
     D, count = shape[-1], m * math.prod(shape[:-1])
-    step = min(CHUNK, max(1, FITTED_AT_ONCE // math.prod(shape)))
+    numbers = min(FITTED_AT_ONCE, MOST_FITTED * math.prod(shape))
     total, squares = np.zeros(D), np.zeros(D)
-    for start in range(0, m, step):
-        block = np.asarray(features[start : start + step]).astype(np.float64)
+    for some, block in blocks(features, numbers):
         if not (finite := np.isfinite(block).reshape(len(block), -1).all(axis=1)).all():
-            raise InvalidValueError(
-                "fit_scaling",
-                f"features of row {start + int(finite.argmin())} (of {m})",
-                "are not finite",
-                expected="numbers",
-                cause="extract them again",
-            )
-        total += block.reshape(-1, D).sum(axis=0)
+            thing = f"features of row {some.start + int(finite.argmin())} (of {m})"
+            cause = "extract them again"
+            raise InvalidValueError("fit_scaling", thing, "are not finite", "numbers", cause)
+        total += block.reshape(-1, D).astype(np.float64).sum(axis=0)
     mean = total / count
-    for start in range(0, m, step):
-        block = np.asarray(features[start : start + step]).astype(np.float64)
+    for _, block in blocks(features, numbers):
         squares += ((block.reshape(-1, D) - mean) ** 2).sum(axis=0)
     scale = np.sqrt(squares / count)
     rounding = np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)

@@ -6,6 +6,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, free_memory, free_staging, get_array_module
 from xpcap.data.dataset import CaptionData, Split
+from xpcap.data.features import blocks
 from xpcap.models.batch import Batch, FeatureRows
 
 SHARE = 0.25  # of a device's free memory that the features of a split may take
@@ -69,11 +70,8 @@ class BatchLoader:
         if free is None or math.prod(shape) * self._like.dtype.itemsize > SHARE * free:
             return None
         table = get_array_module(self._like).empty(shape, self._like.dtype)
-        step = max(1, AT_ONCE // math.prod(shape[1:]))
-        for start in range(0, len(table), step):
-            rows = np.arange(start, min(start + step, len(table)))
-            table[start : start + step] = asarray(
-                self._data.features(name, rows), dtype=self._like.dtype, like=self._like
-            )
+        for some, numbers in blocks(np.arange(len(table)), AT_ONCE // math.prod(shape[1:])):
+            features = self._data.features(name, numbers)
+            table[some] = asarray(features, dtype=self._like.dtype, like=self._like)
         free_staging(self._like)  # else CuPy holds as much for the life of the process
         return table
