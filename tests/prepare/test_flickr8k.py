@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import caption_formats
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from caption_formats import by_picture
+from commands import good
 
 from xpcap import CaptioningRNN, CaptioningSolver
-from xpcap.cli import main
 from xpcap.data import Vocabulary
 from xpcap.data.features import fit_scaling
 from xpcap.prepare import read_captions, read_features
@@ -30,19 +29,15 @@ def fifty(flickr: Path) -> tuple[dict[str, Any], Vocabulary]:
     """The first caption of each of fifty training pictures, as the course's dict, encoded with the
     vocabulary that `prepare` makes.
     """
-    images, captions = (
-        read_list(flickr / "Flickr_8k.trainImages.txt"),
-        caption_formats.by_picture(read_captions([(None, flickr / "Flickr8k.token.txt")])),
-    )
+    images = read_list(flickr / "Flickr_8k.trainImages.txt")
+    captions = by_picture(read_captions([(None, flickr / "Flickr8k.token.txt")]))
     features = read_features(flickr / "features_efficientnet_lite2.npz")
-    vocabulary = Vocabulary.build(
-        (text for image in images for text in captions[image]), min_count=5
-    )
+    texts = (text for image in images for text in captions[image])
+    vocabulary = Vocabulary.build(texts, min_count=5)
     known = np.stack([features[image] for image in images])
+    first = [captions[image][0] for image in images[:50]]
     data = {
-        "train_captions": vocabulary.encode(
-            [captions[image][0] for image in images[:50]], max_words=30
-        ),
+        "train_captions": vocabulary.encode(first, max_words=30),
         "train_image_idxs": np.arange(50),
         "train_features": fit_scaling("standardize", known)(known[:50]),
         "idx_to_word": vocabulary.idx_to_word,
@@ -79,26 +74,14 @@ def test_the_commands_learn_from_real_captions(
     docs/benchmarks.md.
     """
     monkeypatch.chdir(tmp_path)
-    Path("train.txt").write_text("\n".join(read_list(flickr / "Flickr_8k.trainImages.txt")[:600]))
-    Path("val.txt").write_text("\n".join(read_list(flickr / "Flickr_8k.devImages.txt")[:100]))
-
-    def call(*args: object) -> str:
-        result = CliRunner().invoke(main, [str(arg) for arg in args])
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    split = ["--split", "train=train.txt", "--split", "val=val.txt"]
-    call(
-        "prepare",
-        flickr / "Flickr8k.token.txt",
-        *split,
-        "--features",
-        flickr / "features_efficientnet_lite2.npz",
-        "--out",
-        "part.h5",
-    )
-    call("train", "part.h5", "--out", "run", "--hidden", 128, "--epochs", 10)
-    result = json.loads(call("evaluate", "run", "--json"))
+    for split, name, number in (("train", "train", 600), ("val", "dev", 100)):
+        names = read_list(flickr / f"Flickr_8k.{name}Images.txt")[:number]
+        Path(f"{split}.txt").write_text("\n".join(names))
+    options = "--split train=train.txt --split val=val.txt --out part.h5 --features".split()
+    features = flickr / "features_efficientnet_lite2.npz"
+    good("prepare", flickr / "Flickr8k.token.txt", *options, features)
+    good("train", "part.h5", "--out", "run", "--hidden", 128, "--epochs", 10)
+    result = json.loads(good("evaluate", "run", "--json").stdout)
     words = json.loads(Path("run/config.json").read_text())["vocabulary"]
     assert result["n"] == 100
     assert result["perplexity"] < words / 10
