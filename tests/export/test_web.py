@@ -370,7 +370,9 @@ def test_ranking_is_the_rankers(
     def likelihood(numbers: Any, some: Any) -> np.ndarray:
         return np.array([-0.7 * len(words) for words in some])
 
-    wanted = ranker.rank(features, made, likelihood, Policy(max_length=12).allows)
+    embeddings, near = ranker.near(features)
+    allowed = Policy(max_length=12).allows
+    wanted = ranker.rank(embeddings, near, ranker.with_retrieved(near, made, likelihood, allowed))
     assert any(
         one.candidate.photo >= 0 for ranking in wanted for one in ranking.candidates
     ) == bool(retrieved)

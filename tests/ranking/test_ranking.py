@@ -18,10 +18,9 @@ import xpcap.ranking.index as of_index
 from xpcap.data import CaptionData, Vocabulary
 from xpcap.data.dataset import Split
 from xpcap.data.vocabulary import SPECIAL
-from xpcap.decoding import Policy
 from xpcap.errors import DataError
 from xpcap.metrics import CiderD
-from xpcap.ranking import FEATURES, Candidate, PhotoIndex, Ranker, fit
+from xpcap.ranking import FEATURES, Candidate, PhotoIndex, Ranker, Ranking, fit
 from xpcap.ranking.file import read_ranker, write_ranker
 from xpcap.ranking.weights import PRIOR
 
@@ -169,9 +168,8 @@ def test_photos_that_do_not_look_alike_are_no_neighbours(lib: Lib) -> None:
     near = index.nearest(index.embeddings_of(lib(features)), 3)
     assert near.photos.tolist() == [[-1] * 3] * 2
     made = [[Candidate(ids("a dog"), -1.0), Candidate(ids("a cat"), -2.0)]] * 2
-    rankings = ranker(index, retrieved=2, log_probability=1.0, consensus=9.0).rank(
-        lib(features), made, lambda *_: np.zeros(0), Policy().allows
-    )
+    own = ranker(index, retrieved=2, log_probability=1.0, consensus=9.0)
+    rankings = ranked(own, lib(features), made)
     assert [one.best for one in rankings] == [ids("a dog")] * 2
 
 
@@ -183,8 +181,20 @@ def ranker(index: PhotoIndex, retrieved: int = 0, **weights: float) -> Ranker:
     return Ranker(index, own, 3, 0.1, 4, retrieved, False)
 
 
-def never(*asked: object) -> np.ndarray:
-    raise AssertionError("nothing is retrieved")
+def likely(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
+    return np.full(len(captions), -4.0)
+
+
+def ranked(
+    own: Ranker, features: Any, made: list[list[Candidate]], likelihood: Any = likely
+) -> list[Ranking]:
+    """Rankings with captions of neighbours, but for one that is not allowed."""
+
+    def allowed(captions: Sequence[Words]) -> np.ndarray:
+        return np.array([words != ids("a boat near a boat") for words in captions], bool)
+
+    embeddings, near = own.near(features)
+    return own.rank(embeddings, near, own.with_retrieved(near, made, likelihood, allowed))
 
 
 def test_features_are_those_computed_by_hand(data: CaptionData, index: PhotoIndex) -> None:
@@ -222,10 +232,8 @@ def test_the_best_score_comes_first_and_is_the_sum_of_its_parts(
     data: CaptionData, index: PhotoIndex
 ) -> None:
     made = [[Candidate(ids("a dog"), -9.0), Candidate(ids("a dog near a boat"), -1.0)]] * 2
-    found = ranker(index, log_probability=2.0, length=0.5).rank(
-        queries(data, 2), made, never, never
-    )
-    for ranking in found:
+    own = ranker(index, log_probability=2.0, length=0.5)
+    for ranking in own.rank(*own.near(queries(data, 2)), made):
         assert ranking.best == ids("a dog near a boat")
         scores = [one.score for one in ranking.candidates]
         np.testing.assert_allclose(scores, [2 * -1 / 6 + 2.5, 2 * -3 + 1])
@@ -242,15 +250,11 @@ def test_neighbours_lend_captions_that_are_not_compared_with_their_own_photo(
     q = queries(data, 3)
     asked: list[tuple[int, Words]] = []
 
-    def likely(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
+    def likelihood(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
         asked.extend(zip(numbers, captions, strict=True))
-        return np.full(len(captions), -4.0)
+        return likely(numbers, captions)
 
-    def allowed(captions: Sequence[Words]) -> np.ndarray:
-        return np.array([words != ids("a boat near a boat") for words in captions])
-
-    own = ranker(index, retrieved=2, consensus=1.0)
-    rankings = own.rank(q, [[]] * 3, likely, allowed)
+    rankings = ranked(ranker(index, retrieved=2, consensus=1.0), q, [[]] * 3, likelihood)
     texts, near = data.texts("train"), index.nearest(index.embeddings_of(q), 3)
     for number, ranking in enumerate(rankings):
         found = [one.candidate for one in ranking.candidates]
@@ -262,6 +266,7 @@ def test_neighbours_lend_captions_that_are_not_compared_with_their_own_photo(
             assert photo in photos
             assert words in [ids(text) for text in texts[2 * photo : 2 * photo + 2]]
             assert VOCABULARY.unk not in words
+            assert words != ids("a boat near a boat")
             others = [other for other in photos if other != photo]
             references = [
                 [text.replace("zebra ", "").split() for text in texts[2 * other : 2 * other + 2]]
@@ -277,7 +282,7 @@ def test_neighbours_lend_captions_that_are_not_compared_with_their_own_photo(
 def test_a_photo_without_candidates_has_an_empty_caption(
     data: CaptionData, index: PhotoIndex
 ) -> None:
-    (one,) = ranker(index).rank(queries(data, 1), [[]], never, never)
+    (one,) = ranked(ranker(index), queries(data, 1), [[]])
     assert one.best == ()
 
 
@@ -325,13 +330,8 @@ def test_a_ranker_survives_the_disk(data: CaptionData, index: PhotoIndex, file: 
     assert about == {"best": "x"}
     made = [[Candidate(ids("a dog near a boat"), -3.0), Candidate(ids("a cat"), -1.0)]] * 2
     q = queries(data, 2)
-
-    def likely(numbers: Sequence[int], captions: Sequence[Words]) -> np.ndarray:
-        return np.full(len(captions), -4.0)
-
-    every = Policy().allows
-    ours = ranker(index, retrieved=1, consensus=2.0).rank(q, made, likely, every)
-    assert read.rank(q, made, likely, every) == ours
+    ours = ranked(ranker(index, retrieved=1, consensus=2.0), q, made)
+    assert ranked(read, q, made) == ours
     before = file.read_bytes()
     write_ranker(file, read, about)
     assert file.read_bytes() == before

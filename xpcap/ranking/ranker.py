@@ -87,25 +87,16 @@ class Ranker:
     retrieved: int
     no_stutter: bool
 
-    def rank(
-        self,
-        features: Array,
-        made: Sequence[Sequence[Candidate]],
-        log_likelihood: LogLikelihood,
-        allowed: Allowed,
-    ) -> list[Ranking]:
-        """Rank the candidates of N photos.
+    def near(self, features: Array) -> tuple[np.ndarray, Neighbours]:
+        """Embeddings and neighbours of N photos, from their preprocessed features (N, *shape)."""
+        embeddings = self.index.embeddings_of(features)
+        return to_numpy(embeddings), self.index.nearest(embeddings, self.neighbours)
 
-        Parameters
-        ----------
-        features : (N, *shape), preprocessed, on any device
-        made : of each photo the candidates that models made
-        log_likelihood : of captions, given the number of the photo of each
-        allowed : mask of the neighbours' captions that may be candidates
-        """
-        embeddings, near = self.near(features)
-        candidates = self.with_retrieved(near, made, log_likelihood, allowed)
-        values = self.features(to_numpy(embeddings), near, candidates)
+    def rank(
+        self, embeddings: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]
+    ) -> list[Ranking]:
+        """Rank the candidates of N photos, whose embeddings and neighbours are those of `near`."""
+        values = self.features(embeddings, near, candidates)
         parts = values * np.array([self.weights[name] for name in FEATURES])
         rankings = []
         for n, (some, own) in enumerate(zip(candidates, _each(parts, candidates), strict=True)):
@@ -120,11 +111,6 @@ class Ranker:
             rankings.append(Ranking(ranked, [(row, cosine) for row, cosine in pairs if row >= 0]))
         return rankings
 
-    def near(self, features: Array) -> tuple[Array, Neighbours]:
-        """Embeddings and neighbours of N photos, from their preprocessed features (N, *shape)."""
-        embeddings = self.index.embeddings_of(features)
-        return embeddings, self.index.nearest(embeddings, self.neighbours)
-
     def with_retrieved(
         self,
         near: Neighbours,
@@ -132,7 +118,15 @@ class Ranker:
         log_likelihood: LogLikelihood,
         allowed: Allowed,
     ) -> list[list[Candidate]]:
-        """The candidates of each photo, and the neighbours' captions of the most consensus."""
+        """The candidates of N photos, and the neighbours' captions of the most consensus.
+
+        Parameters
+        ----------
+        near : as of `near`
+        made : of each photo the candidates that models made
+        log_likelihood : of captions, given the number of the photo of each
+        allowed : mask of the captions that may be candidates
+        """
         if not self.retrieved:
             return [list(some) for some in made]
         unknown = self.index.vocabulary.unk

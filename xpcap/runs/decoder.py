@@ -13,7 +13,7 @@ from xpcap.errors import OptionError
 from xpcap.models import Beam, Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.models.batch import FeatureRows
 from xpcap.ranking import Candidate, Ranker, Ranking
-from xpcap.ranking.ranker import Allowed, LogLikelihood
+from xpcap.ranking.index import Neighbours
 from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.report.records import PictureCaption, Ranked
 
@@ -162,10 +162,13 @@ class Decoder:
         """Candidates of N photos, ranked, from their preprocessed features (N, *shape)."""
         if self.ranker is None:
             raise OptionError("caption", "the policy", "ranks nothing", expected="a RankedBeam")
-        return self.ranker.rank(features, self.candidates(features), *self.judges(features))
+        embeddings, near = self.ranker.near(features)
+        return self.ranker.rank(embeddings, near, self.candidates(features, near))
 
-    def candidates(self, features: np.ndarray) -> list[list[Candidate]]:
-        """All captions of the beam, of each of N photos."""
+    def candidates(
+        self, features: np.ndarray, near: Neighbours | None = None
+    ) -> list[list[Candidate]]:
+        """All captions of the beam, of each of N photos, and some of its neighbours, if given."""
         assert isinstance(self.policy, Beam)
         policy = replace(self.policy, n_best=self.policy.width)
         decoded = self._chooser.decode(features, policy)
@@ -178,11 +181,10 @@ class Decoder:
                 if total > -np.inf
             }
             candidates.append([Candidate(words, total) for words, total in found.items()])
-        return candidates
-
-    def judges(self, features: np.ndarray) -> tuple[LogLikelihood, Allowed]:
-        """What a ranker asks of other captions of N photos: their likelihood, and if they may be."""
-        return partial(self._log_likelihoods, features), self.policy.allows
+        if self.ranker is None or near is None:
+            return candidates
+        likelihood = partial(self._log_likelihoods, features)
+        return self.ranker.with_retrieved(near, candidates, likelihood, self.policy.allows)
 
     def _log_likelihoods(
         self, features: np.ndarray, numbers: Sequence[int], captions: Sequence[Sequence[int]]

@@ -144,8 +144,7 @@ def _fit(run: Run, data: CaptionData) -> Fitted:
     for start in bar(range(0, len(shard), AT_ONCE), "fitting the ranking"):
         features = data.features("val", shard[start : start + AT_ONCE])
         _, near = ranker.near(features)
-        made = decoder.candidates(features)
-        ours += ranker.with_retrieved(near, made, *decoder.judges(features))
+        ours += decoder.candidates(features, near)
     candidates = [
         [Candidate(tuple(words), *rest) for words, *rest in some]
         for some in chain.from_iterable(group.gather(ours))
