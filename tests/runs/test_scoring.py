@@ -66,8 +66,8 @@ def test_people_are_scored_by_their_first_captions_against_their_others() -> Non
 
 def test_where_nobody_wrote_twice_people_have_the_scores_that_need_no_reference() -> None:
     scored = score_captions(data_of(train=[["a dog"]], val=[one[:1] for one in VAL]), "val", SAID)
-    names = {"distinct", "words", "length", "repeats", "novel", "unseen_bigrams"}
-    assert set(scored.human_scores) == names
+    alone = {metric.name for metric in METRICS if not metric.needs_references}
+    assert set(scored.human_scores) == {*alone, "novel", "unseen_bigrams"}
     assert "no picture has another" in scored.human_protocol
     assert scored.unscored["bad_endings"].startswith("too few train captions")
     assert "bad_endings" not in scored.scores
@@ -123,12 +123,11 @@ def test_a_difference_is_shown_with_its_sign_and_counts_without_decimals() -> No
 # An evaluation of a run
 
 
-BLEU = ["bleu1", "bleu2", "bleu3", "bleu4"]
 OF_TRAIN = ["novel", "unseen_bigrams", "bad_endings"]
-OTHERS = [
-    *("named", "unigram_bleu", "rouge_l", "cider"),
-    *("distinct", "words", "length", "repeats", *OF_TRAIN),
-]
+
+METRIC_NAMES = ["bleu", "named", *(metric.name for metric in METRICS[1:]), *OF_TRAIN]
+NAMES = ["bleu1", "bleu2", "bleu3", "bleu4", *METRIC_NAMES[1:]]
+COUNTS = {metric.name for metric in METRICS if metric.score([], []).sums is None}
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +137,12 @@ def evaluated(trained: Path) -> Scores:
 
 def test_an_evaluation_has_every_score_by_name_and_one_value_a_picture(evaluated: Scores) -> None:
     scores, pictures = evaluated.scores, evaluated.per_picture
-    assert list(scores) == [*BLEU, *OTHERS, "cider_d", "perplexity", "loss", "accuracy"]
-    assert list(evaluated.protocol) == ["bleu", *OTHERS, "perplexity"]
-    no_resample_has = {"distinct", "words"}
-    assert set(evaluated.intervals) == {*BLEU, *OTHERS, "cider_d"} - no_resample_has
+    assert list(scores) == [*NAMES, "cider_d", "perplexity", "loss", "accuracy"]
+    assert list(evaluated.protocol) == [*METRIC_NAMES, "perplexity"]
+    assert set(evaluated.intervals) == {*NAMES, "cider_d"} - COUNTS
     assert all(low <= scores[name] <= high for name, (low, high) in evaluated.intervals.items())
-    assert {name: len(values) for name, values in pictures.items()} == dict.fromkeys(
-        {"bleu", *OTHERS} - no_resample_has, 14
-    )
+    sizes = {name: len(values) for name, values in pictures.items()}
+    assert sizes == dict.fromkeys({*METRIC_NAMES} - COUNTS, 14)
     # As many references each
     assert np.mean(pictures["unigram_bleu"]) == pytest.approx(scores["unigram_bleu"])
     exact = [
@@ -163,7 +160,7 @@ def test_an_evaluation_as_json_names_what_readers_look_for(evaluated: Scores) ->
         *("unscored", "people", "decoding"),
         *("unigram_bleu", "perplexity", "loss", "accuracy", "named"),
     ]
-    assert told["bleu"] == [evaluated.scores[name] for name in BLEU]
+    assert told["bleu"] == [evaluated.scores[name] for name in NAMES[:4]]
     assert json.loads(json.dumps(told)) == told
 
 
