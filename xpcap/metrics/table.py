@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 
 from xpcap.metrics.bleu import bleu, course_bleu
 from xpcap.metrics.cider import CiderD
@@ -60,16 +60,6 @@ METRICS: tuple[Metric, ...] = (
         "captions that differ from one another, as a share of the pictures",
         "number of different captions divided by the number of pictures",
         lambda captions: len(set(map(tuple, captions))) / max(len(captions), 1),
-    ),
-    of_corpus(
-        "distinct_2",
-        "distinct bigrams",
-        "pairs of neighbouring words that differ from one another, as a share of all pairs",
-        "number of different pairs of neighbouring words divided by the number of pairs",
-        lambda captions: (
-            len(set(chain.from_iterable(map(pairwise, captions))))
-            / max(sum(1 for words in captions for _ in pairwise(words)), 1)
-        ),
     ),
     of_corpus(
         "words",
