@@ -1,18 +1,20 @@
 """Reading and writing files: a reader finds the old file or the new one, never half of one."""
 
 import contextlib
+import json
 import os
 import re
 import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from xpcap.errors import DataError, InvalidValueError, XpcapError
 
+JSON_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "text"}
 PART = ".part"  # suffix of files that are being written
 
 
@@ -187,7 +189,32 @@ def size_of(function: str, path: Path, expected: str) -> int:
     return about.st_size
 
 
-def check_format(function: str, path: Path, found: object, known: int) -> None:
+def read_object(
+    function: str, thing: object, text: str, version: int, members: Mapping[str, type]
+) -> dict[str, Any]:
+    """The object in a text of JSON that has a format version, and members of these types.
+
+    Raises
+    ------
+    DataError : it is no object, of another version, or lacks a member.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        cause = f"damaged? ({str(error)[:100]})"
+        raise DataError(function, thing, "is not JSON", "an object", cause) from error
+    if not isinstance(found, dict):
+        came = f"is JSON of a {type(found).__name__}"
+        raise DataError(function, thing, came, "an object", "damaged?")
+    check_format(function, thing, found.get("format"), version)
+    for name, kind in members.items():
+        if type(found.get(name)) is not kind:
+            came = f"is {str(found.get(name))[:60]!r}"
+            raise DataError(function, f"{thing}: {name}", came, JSON_KINDS[kind], "damaged?")
+    return found
+
+
+def check_format(function: str, path: object, found: object, known: int) -> None:
     """DataError : a file has another format version than `known`."""
     came = f"has format {found!r:.60}"
     if type(found) is int and found > known:

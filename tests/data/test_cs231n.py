@@ -3,18 +3,16 @@ is refused.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from hdf5_edits import edit, replace_dataset
+from coco_folder import build_coco
 from refusals import refuses
 
 from xpcap.data import (
@@ -34,38 +32,7 @@ from xpcap.shapes import generate
 
 @pytest.fixture
 def coco(tmp_path: Path, rng: np.random.Generator) -> Path:
-    """A coco_captioning folder with the true file names, keys and dtypes, and a vocabulary of the
-    true form.
-    """
-    words = ["<NULL>", "<START>", "<END>", "<UNK>", *(f"w{i}" for i in range(96))]
-    return build_coco(
-        tmp_path / "coco_captioning",
-        {"idx_to_word": words, "word_to_idx": {w: i for i, w in enumerate(words)}},
-        rng,
-    )
-
-
-def build_coco(folder: Path, vocabulary: dict[str, Any], rng: np.random.Generator) -> Path:
-    folder.mkdir()
-    (folder / "coco2014_vocab.json").write_text(json.dumps(vocabulary))
-    with h5py.File(folder / "coco2014_captions.h5", "w") as file:
-        for split, n, m in (("train", 30, 9), ("val", 12, 5)):
-            captions = np.zeros((n, 17), np.int32)
-            for row in captions:
-                length = rng.integers(3, 16)
-                row[: length + 2] = [1, *rng.integers(4, len(vocabulary["idx_to_word"]), length), 2]
-            file[f"{split}_captions"] = captions
-            file[f"{split}_image_idxs"] = rng.integers(0, m, n).astype(np.int32)
-            for suffix, size in (("", 4096), ("_pca", 512)):
-                with h5py.File(folder / f"{split}2014_vgg16_fc7{suffix}.h5", "w") as features:
-                    features["features"] = rng.standard_normal((m, size)).astype(np.float32)
-            (folder / f"{split}2014_urls.txt").write_text(
-                "".join(f"http://farm{i}.staticflickr.com/{split}/{i}_z.jpg\n" for i in range(m))
-            )
-            (folder / f"{split}2014_images.txt").write_text(
-                "".join(f"{split}2014/COCO_{split}2014_{i:012}.jpg\n" for i in range(m))
-            )
-    return folder
+    return build_coco(tmp_path / "coco_captioning", rng)
 
 
 def test_load_coco_data_reads_the_courses_folder(
@@ -257,128 +224,10 @@ def test_a_caption_without_words_is_scored_as_its_end(coco: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("file", "spoil", "fields"),
-    [
-        (
-            "coco2014_captions.h5",
-            Path.unlink,
-            {"came": "a folder without coco2014_captions.h5", "expected": "coco_captioning.zip"},
-        ),
-        (
-            "val2014_vgg16_fc7_pca.h5",
-            lambda p: p.write_bytes(p.read_bytes()[:1000]),
-            {"thing": "val2014_vgg16_fc7_pca.h5", "came": "truncated"},
-        ),
-        ("train2014_urls.txt", Path.unlink, {"thing": "train2014_urls.txt", "came": "is missing"}),
-        (
-            "coco2014_vocab.json",
-            lambda p: p.write_text('{"idx'),
-            {
-                "thing": "coco2014_vocab.json",
-                "came": "is not the course's vocabulary",
-                "cause": "truncated",
-            },
-        ),
-        (
-            "coco2014_vocab.json",
-            lambda p: p.write_text(p.read_text().replace("w7", "\\ud800", 1)),
-            {"came": "no character", "expected": "UTF-8"},
-        ),
-        (
-            "coco2014_captions.h5",
-            edit(lambda f: f["val_captions"].__setitem__((0, 1), 100)),
-            {"thing": "captions", "came": "hold 0..100", "expected": "0..99"},
-        ),
-        (
-            "coco2014_vocab.json",
-            lambda p: p.write_text("{}"),
-            {"thing": "coco2014_vocab.json", "expected": "idx_to_word"},
-        ),
-        (
-            "coco2014_vocab.json",
-            lambda p: p.write_text('{"idx_to_word": "abc", "word_to_idx": {}}'),
-            {"cause": "not a list of text"},
-        ),
-        (
-            "coco2014_vocab.json",
-            lambda p: p.write_text('{"idx_to_word": ["a", 1], "word_to_idx": {}}'),
-            {"cause": "not a list of text"},
-        ),
-        (
-            "coco2014_vocab.json",
-            lambda p: p.write_text('{"idx_to_word": ["a"], "word_to_idx": {"a": "0"}}'),
-            {"cause": "each word a whole number"},
-        ),
-        (
-            "coco2014_vocab.json",
-            lambda p: os.truncate(p, 2**40),
-            {"thing": "coco2014_vocab.json", "expected": "at most 67,108,864"},
-        ),
-        (
-            "val2014_urls.txt",
-            lambda p: os.truncate(p, 2**40),
-            {"thing": "val2014_urls.txt", "expected": "at most 67,108,864"},
-        ),
-        (
-            "val2014_vgg16_fc7_pca.h5",
-            edit(lambda f: f.__setitem__("x", h5py.ExternalLink("/etc/passwd", "/"))),
-            {"came": "leads elsewhere", "expected": "the course ships"},
-        ),
-        (
-            "coco2014_captions.h5",
-            edit(lambda f: f.create_dataset("x", (2**20, 2**20), "i4")),
-            {"came": ("says it holds", "stores 0")},
-        ),
-        (
-            "val2014_urls.txt",
-            lambda p: p.write_text("http://one\n"),
-            {"came": "1 val_urls for 5 feature rows", "cause": "val2014_urls.txt"},
-        ),
-        (
-            "coco2014_captions.h5",
-            edit(lambda f: f.__delitem__("val_image_idxs")),
-            {"came": "lacks val_image_idxs"},
-        ),
-        (
-            "coco2014_captions.h5",
-            edit(lambda f: f["val_image_idxs"].__setitem__(0, -1)),
-            {"thing": "image_idxs", "came": "hold -1.."},
-        ),
-        (
-            "val2014_vgg16_fc7_pca.h5",
-            edit(lambda f: replace_dataset(f, "features", np.zeros((5, 300), "f4"))),
-            {"thing": "features of the splits", "came": "(512,), (300,)"},
-        ),
-        (
-            "val2014_vgg16_fc7_pca.h5",
-            edit(lambda f: f["features"].__setitem__((1, 1), np.nan)),
-            {"thing": ("split 'val'", "farm1"), "came": "not finite"},
-        ),
-        (
-            "coco2014_captions.h5",
-            edit(lambda f: f["val_captions"].__setitem__((3, 0), 5)),
-            {"thing": "1 captions, number 3", "came": "<START>"},
-        ),
-        (
-            "train2014_vgg16_fc7_pca.h5",
-            edit(lambda f: f.move("features", "feats")),
-            {"came": "holds 'feats'", "expected": "'features'"},
-        ),
-    ],
-)
-def test_bad_folders_name_the_file(
-    file: str, spoil: Any, fields: dict[str, Any], coco: Path
-) -> None:
-    spoil(coco / file)
-    with refuses(DataError, **fields):
-        open_data(coco)
-
-
 def test_the_real_vocabulary_opens(
     real_data: Path, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     vocabulary = json.loads((real_data / "coco_mini" / "coco2014_vocab.json").read_text())
-    data = open_data(build_coco(tmp_path / "coco_captioning", vocabulary, rng))
+    data = open_data(build_coco(tmp_path / "coco_captioning", rng, vocabulary))
     assert data.vocabulary.idx_to_word[:6] == ["<NULL>", "<START>", "<END>", "<UNK>", "a", "on"]
     assert (len(data.vocabulary), data.vocabulary.idx_to_word[-1]) == (1004, "apartment")

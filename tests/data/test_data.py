@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import caption_formats
 import h5py
 import numpy as np
 import pytest
-from hdf5_edits import edit, replace_dataset
 from refusals import refuses
 
 from xpcap.data import CaptionData, Vocabulary, decode_captions, open_data, write_dataset
@@ -225,85 +223,6 @@ def test_a_feature_that_turns_bad_is_found_when_it_is_read(
     with refuses(DataError, thing="'two.jpg'"):
         data.minibatch("train", np.array([0, 2]))
     data.split("train").features.file.close()
-
-
-BAD_FILES: dict[str, tuple[Callable[[Path], Any], dict[str, str]]] = {
-    "missing": (lambda p: p.unlink(), {"came": "does not exist"}),
-    "not HDF5": (lambda p: p.write_text("hello"), {"came": "cannot be opened as HDF5"}),
-    "truncated": (
-        lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
-        {"came": "cannot be opened as HDF5"},
-    ),
-    "foreign": (edit(lambda f: f.attrs.__delitem__("xpcap")), {"came": "without xpcap's stamp"}),
-    "newer": (
-        edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 9}))),
-        {"came": "format 9", "cause": "newer"},
-    ),
-    "changed caption": (
-        edit(lambda f: f["train/captions"].__setitem__((0, 1), 3)),
-        {"came": "does not match its stamp"},
-    ),
-    "changed text": (
-        edit(lambda f: f["train/text"].__setitem__(0, 66)),
-        {"came": "does not match its stamp"},
-    ),
-    "attribute of another kind": (
-        edit(lambda f: f.attrs.__setitem__("xpcap", "[1]")),
-        {"came": "not a whole dataset file"},
-    ),
-    "no source": (
-        edit(lambda f: f.attrs.__setitem__("xpcap", json.dumps({"format": 1}))),
-        {"came": "not a whole dataset file"},
-    ),
-    "features of a group": (
-        edit(lambda f: (f["val"].__delitem__("features"), f["val"].create_group("features"))),
-        {"came": "groups more than 1 deep, 'features'"},
-    ),
-    "float indices": (
-        edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(2, "f4"))),
-        {"thing": "image_idxs", "came": "have shape (2,) and dtype float32"},
-    ),
-    "no indices": (
-        edit(lambda f: replace_dataset(f, "val/image_idxs", np.zeros(0, "i4"))),
-        {"thing": "image_idxs", "came": "have shape (0,)"},
-    ),
-    "a stray data set": (
-        edit(lambda f: f.create_dataset("extra", data=np.zeros(3))),
-        {"thing": "split 'extra'", "came": "lacks captions"},
-    ),
-    "no START": (
-        edit(lambda f: f["train/captions"].__setitem__((1, 0), 4)),
-        {"thing": "1 captions, number 1", "came": "<START>"},
-    ),
-    "id beyond V": (
-        edit(lambda f: f["val/captions"].__setitem__((0, 1), 600)),
-        {"thing": "captions", "came": "hold 0..600", "expected": "0..5"},
-    ),
-    "image beyond m": (
-        edit(lambda f: f["val/image_idxs"].__setitem__(0, 5)),
-        {"thing": "image_idxs", "came": "hold 0..5", "expected": "0..0"},
-    ),
-    "no features": (
-        edit(lambda f: f["val"].__delitem__("features")),
-        {"thing": "split 'val'", "came": "lacks features"},
-    ),
-    "rows missing": (
-        edit(lambda f: replace_dataset(f, "train/features", np.zeros((1, 4), "f4"))),
-        {"expected": "one row for each of 2 pictures"},
-    ),
-    "empty split": (
-        edit(lambda f: replace_dataset(f, "val/captions", np.zeros((0, 7), "i4"))),
-        {"thing": "split 'val'", "came": "is empty"},
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_dataset_files_name_the_thing(name: str, dataset: Path) -> None:
-    spoil, fields = BAD_FILES[name]
-    spoil(dataset)
-    with refuses(DataError, **fields):
-        open_data(dataset)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from xpcap.data.dataset import CaptionData, Source, Split, check_data
-from xpcap.data.hdf5 import validate_hdf5
+from xpcap.data.hdf5 import open_hdf5
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, unknown
 from xpcap.files import read_text
@@ -292,9 +291,9 @@ def _vocabulary(path: Path) -> dict[str, Any]:
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         raise DataError("load_coco_data", path, "is missing", expected=FOLDER)
-    validate_hdf5("load_coco_data", path, None, "what the course ships")
+    file = open_hdf5("load_coco_data", path, None, "what the course ships")
     try:
-        with h5py.File(path, "r") as file:
+        with file:
             return {key: file[key][:] for key in file}
     except Exception as error:  # damaged HDF5 brings up errors of many types
         raise DataError(

@@ -1,9 +1,10 @@
 """The dataset file: CaptionData in HDF5, checked when it is written and when it is read.
 
-HDF5 files from strangers are validated in a separate process with limits before they are opened
+HDF5 files from strangers are read to their end in a separate process with limits before they are opened
 here: a call into HDF5 cannot be interrupted.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -13,7 +14,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -22,7 +22,8 @@ from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data,
 from xpcap.data.features import Projection, RowSource, blocks
 from xpcap.data.vocabulary import TOKENISER, Vocabulary, has_word
 from xpcap.errors import DataError
-from xpcap.files import atomic, new_path, require_new_file
+from xpcap.files import atomic, new_path, read_object, require_new_file, size_of
+from xpcap.spec import spec
 
 SCRIPT = Path(__file__).with_name("hdf5_check.py")
 # the child needs no more threads
@@ -33,52 +34,46 @@ WALL_SECONDS, BYTES_A_SECOND = 30.0, 5e6  # last resort, if the limit on CPU tim
 OUT_OF_TIME = -getattr(signal, "SIGPROF", 0)  # exit status of a child that has used up its CPU time
 TOO_LONG = "takes far longer to go through than a file of its size should"
 
-# files that this process wrote or has validated, by path, inode, size and times
+# files that this process wrote or has screened, by path, inode, size and times
 _known: set[tuple[str | int | None, ...]] = set()
 
 
-def validate_hdf5(function: str, path: Path, most: int | None, expected: str) -> None:
-    """Screen an HDF5 file: it must be plain, and HDF5 must read it to its end.
+def open_hdf5(function: str, path: Path, most: int | None, expected: str) -> h5py.File:
+    """Open an HDF5 file that a process with limits has read to its end before.
 
     Features of more than `most` bytes are not read. `function` and `expected` are for messages.
-    DataError : it links to another file, claims more than it stores, takes too long, or makes HDF5
-    fail.
+
+    Raises
+    ------
+    DataError : it is missing, leads to other files, claims more than it stores, takes too long,
+        makes HDF5 fail, or is replaced meanwhile.
     """
+    size_of(function, path, expected)
+    screened = _state_of(path, most)
+    if screened not in _known:
+        if wrong := _screen(path.resolve(), most):
+            cause = "truncated, damaged or of another kind?"
+            raise DataError(function, path, wrong, expected, cause)
+        _known.add(screened)
     try:
-        now = (*_state_of(path), most)
+        file = h5py.File(path, "r")
     except OSError as error:
-        raise DataError(
-            function,
-            path,
-            "cannot be opened",
-            expected=expected,
-            cause=f"is the path right? ({error})",
-        ) from error
-    if now in _known:
-        return
-    if wrong := _validate(path.resolve(), most):
-        raise DataError(
-            function,
-            path,
-            wrong,
-            expected=expected,
-            cause="truncated, damaged or of another kind?",
-        )
-    _known.add(now)
+        cause = f"truncated or of another kind? ({error})"
+        raise DataError(function, path, "cannot be opened as HDF5", expected, cause) from error
+    if _state_of(path, most) != screened:
+        file.close()
+        cause = "does another program write it?"
+        raise DataError(function, path, "changed while it was opened", expected, cause)
+    return file
 
 
-def mark_validated(path: Path, most: int | None) -> None:
-    """Let `validate_hdf5` accept a file that this process wrote, as long as it is unchanged."""
-    _known.add((*_state_of(path), most))
-
-
-def _state_of(path: Path) -> tuple[str | int, ...]:
+def _state_of(path: Path, most: int | None) -> tuple[str | int | None, ...]:
     about = path.stat()
     times = about.st_mtime_ns, about.st_ctime_ns
-    return (str(path.resolve()), about.st_dev, about.st_ino, about.st_size, *times)
+    return (str(path.resolve()), about.st_dev, about.st_ino, about.st_size, *times, most)
 
 
-def _validate(path: Path, most: int | None) -> str:
+def _screen(path: Path, most: int | None) -> str:
     """The fault that a child process with limits finds in a file; empty if there is none."""
     command = [sys.executable, "-P", str(SCRIPT), json.dumps({"path": str(path), "most": most})]
     try:
@@ -98,7 +93,7 @@ def _validate(path: Path, most: int | None) -> str:
     started, _, answer = child.stdout.partition("\n")
     if started != "ready":
         raise OSError(
-            f"validate_hdf5: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is"
+            f"open_hdf5: {sys.executable} does not run {SCRIPT}, expected it to with h5py; is"
             " the installation whole?"
         )
     if answer:
@@ -109,6 +104,8 @@ def _validate(path: Path, most: int | None) -> str:
 FORMAT = 1
 IN_MEMORY = 512 * 2**20  # bytes of features of all splits; larger ones are read by the batch
 FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets")
+TEXTS = spec("captions:n,T=i text:b=u1 text_offsets:n+1=i")  # the rest is as of any data set
+ABOUT = {"source": dict, "stamp": str}  # of an attribute, a JSON object
 
 
 def write_dataset(path: str | Path, data: CaptionData) -> None:
@@ -180,13 +177,13 @@ def _write(path: Path, data: CaptionData) -> None:
             group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
             group["text"] = np.frombuffer(b"".join(encoded), np.uint8)
             group["text_offsets"] = np.cumsum([0, *(len(text) for text in encoded)])
-    mark_validated(path, IN_MEMORY)
+    _known.add(_state_of(path, IN_MEMORY))
 
 
 def read_dataset(path: str | Path) -> CaptionData:
     """Open a dataset file and check its fingerprint and contents; features on disk when they are read.
 
-    Files that this process did not write are validated first, by `validate_hdf5`.
+    Files that this process did not write are screened first, by `open_hdf5`.
 
     Raises
     ------
@@ -194,45 +191,24 @@ def read_dataset(path: str | Path) -> CaptionData:
         malicious.
     """
     path = Path(path)
-    validate_hdf5("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(
-            "read_dataset",
-            path,
-            "cannot be opened as HDF5",
-            expected="a file from 'prepare'",
-            cause=f"truncated or of another kind? ({error})",
-        ) from error
-    keep_open = False
-    try:
-        data = _read(path, file)
-        check_data(f"read_dataset: {path}", data)
-        if data.fingerprint != fingerprint_of(data):
-            raise DataError(
-                "read_dataset",
-                path,
-                "does not match its stamp",
-                cause="changed since 'prepare' wrote it? Prepare it again",
-            )
-        keep_open = any(
-            not isinstance(split.features, np.ndarray) for split in data.splits.values()
-        )
-    except DataError:
-        raise
-    # damaged HDF5 raises errors of many types, from h5py and from whatever uses its values
-    except Exception as error:
-        raise DataError(
-            "read_dataset",
-            path,
-            "is not a whole dataset file",
-            expected="what 'prepare' writes",
-            cause=f"damaged? ({error!r})",
-        ) from error
-    finally:
-        if not keep_open:
-            file.close()
+    file = open_hdf5("read_dataset", path, IN_MEMORY, "a file from 'prepare'")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(file)
+        try:
+            data = _read(path, file)
+            check_data(f"read_dataset: {path}", data)
+            if data.fingerprint != fingerprint_of(data):
+                cause = "changed since 'prepare' wrote it? Prepare it again"
+                raise DataError("read_dataset", path, "does not match its stamp", cause=cause)
+        except DataError:
+            raise
+        # damaged HDF5 raises errors of many types, from h5py and from whatever uses its values
+        except Exception as error:
+            expected, cause = "what 'prepare' writes", f"damaged? ({error!r})"
+            came = "is not a whole dataset file"
+            raise DataError("read_dataset", path, came, expected, cause) from error
+        if not all(isinstance(split.features, np.ndarray) for split in data.splits.values()):
+            stack.pop_all()  # features stay on disk, in the open file
     return data
 
 
@@ -244,48 +220,39 @@ def _mostly_zero(features: RowSource) -> bool:
 def _check_names(data: CaptionData) -> None:
     """Checks for writing alone: distinct names, and a word in every text."""
     for name, split in data.splits.items():
+        came = expected = ""
         if not may_name_a_split(name):
-            raise DataError(
-                "write_dataset",
-                "a split",
-                f"is called {name!r}",
-                expected=f"letters, digits and _, and none of {', '.join(RESERVED)}",
-            )
-        if len(set(split.images)) < len(split.images) or any(
-            "\0" in image for image in split.images
-        ):
-            raise DataError(
-                "write_dataset",
-                f"split {name!r}",
-                "has a picture name twice, or one with a NUL in it",
-                expected="distinct names",
-            )
-        if not all(has_word(text) for text in data.texts(name)):
-            raise DataError(
-                "write_dataset",
-                f"split {name!r}",
-                "has a caption without a word",
-                expected="words in each",
-            )
+            came, expected = "is no name", f"letters, digits and _, none of {', '.join(RESERVED)}"
+        elif len(set(split.images)) < len(split.images) or "\0" in "".join(split.images):
+            came, expected = "has a picture name twice, or one with a NUL in it", "distinct names"
+        elif not all(map(has_word, data.texts(name))):
+            came, expected = "has a caption without a word", "words in each"
+        if came:
+            raise DataError("write_dataset", f"split {name!r}", came, expected)
 
 
 def _read(path: Path, file: h5py.File) -> CaptionData:
     if "xpcap" not in file.attrs:
-        raise DataError(
-            "read_dataset",
-            path,
-            f"is HDF5 without xpcap's stamp (it holds {', '.join(map(repr, file)) or 'nothing'})",
-            expected="a file from 'prepare'",
-            cause="another program's?",
-        )
-    about = _about(path, str(file.attrs["xpcap"]))
+        held = ", ".join(map(repr, file))[:200] or "nothing"
+        came = f"is HDF5 without xpcap's stamp (it holds {held})"
+        raise DataError("read_dataset", path, came, "a file from 'prepare'", "another program's?")
+    thing, text = f"{path}: attribute 'xpcap'", str(file.attrs["xpcap"])
+    about = read_object("read_dataset", thing, text, FORMAT, ABOUT)
+    if about.get("tokeniser") != TOKENISER:
+        came = f"has words by the tokeniser {about.get('tokeniser')!r:.60}"
+        cause = "made by another version of xpcap? Prepare it again"
+        raise DataError("read_dataset", path, came, repr(TOKENISER), cause)
+    views = about.get("views", {})
+    if not isinstance(views, dict) or not all(type(n) is int and n >= 1 for n in views.values()):
+        came = f"is {str(views)[:60]}"
+        raise DataError("read_dataset", f"{path}: views", came, "a count by split", "damaged?")
     groups = {name: file[name] for name in file if name not in RESERVED}
     in_memory = (
         sum(group["features"].nbytes for group in groups.values() if "features" in group)
         <= IN_MEMORY
     )
     splits = {
-        name: _read_split(path, name, group, about["views"].get(name, 1), in_memory)
+        name: _read_split(path, name, group, views.get(name, 1), in_memory)
         for name, group in groups.items()
     }
     projection = (
@@ -298,119 +265,27 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
     )
 
 
-def _about(path: Path, text: str) -> dict[str, Any]:
-    """The object in a dataset file's attribute; its format is checked before all else."""
-    try:
-        about = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            "read_dataset",
-            path,
-            "is not a whole dataset file, its attribute 'xpcap' is no JSON",
-            expected="it",
-            cause=f"damaged? ({error})",
-        ) from error
-    if not isinstance(about, dict):
-        raise DataError(
-            "read_dataset",
-            path,
-            f"is not a whole dataset file, its attribute 'xpcap' is a {type(about).__name__}",
-            expected="an object",
-            cause="damaged?",
-        )
-    if about.get("format") != FORMAT:
-        raise DataError(
-            "read_dataset",
-            path,
-            f"has format {about.get('format')!r:.60}",
-            expected=FORMAT,
-            cause="made by a newer xpcap?",
-        )
-    if not isinstance(about.get("source"), dict) or not isinstance(about.get("stamp"), str):
-        raise DataError(
-            "read_dataset",
-            path,
-            "is not a whole dataset file, its attribute 'xpcap' lacks source or stamp",
-            expected="both",
-            cause="damaged?",
-        )
-    views = about.setdefault("views", {})
-    if not isinstance(views, dict) or not all(
-        type(count) is int and count >= 1 for count in views.values()
-    ):
-        raise DataError(
-            "read_dataset",
-            path,
-            f"has views {str(views)[:60]}",
-            expected="a count by split",
-            cause="damaged?",
-        )
-    if about.get("tokeniser") != TOKENISER:
-        raise DataError(
-            "read_dataset",
-            path,
-            f"has words by the tokeniser {about.get('tokeniser')!r:.60}",
-            expected=repr(TOKENISER),
-            cause="made by another version of xpcap? Prepare it again",
-        )
-    return cast("dict[str, Any]", about)
-
-
 def _read_split(path: Path, name: str, group: h5py.Group, views: int, in_memory: bool) -> Split:
-    if missing := [field for field in FIELDS if field not in group]:
-        raise DataError(
-            "read_dataset",
-            f"{path}, split {name!r}",
-            f"lacks {', '.join(missing)}",
-            expected=", ".join(FIELDS),
-        )
-    features = group["features"]
-    captions = group["captions"][:]
+    where = f"read_dataset: {path}, split {name!r}"
+    held = {field: group[field] for field in FIELDS if field in group}
+    if missing := [field for field in FIELDS if field not in held]:
+        raise DataError(where, "", f"lacks {', '.join(missing)}", expected=", ".join(FIELDS))
+    text = {field: held[field][()] for field in ("captions", "text", "text_offsets")}
+    TEXTS.check_file(where, text, "damaged?")
+    blob, offsets = text["text"], text["text_offsets"]
+    if offsets[0] != 0 or offsets[-1] != len(blob) or (offsets[1:] < offsets[:-1]).any():
+        came = f"run from {offsets[0]} to {offsets[-1]}"
+        expected = f"a rise from 0 to {len(blob)}, where text ends"
+        raise DataError(where, "text_offsets", came, expected, "damaged?")
+    cuts = itertools.pairwise(offsets.tolist())
     return Split(
-        captions=captions,
-        image_idxs=group["image_idxs"][:],
-        features=features[:] if in_memory else features,
-        images=_strings(group["images"]),
-        text=_texts(
-            f"read_dataset: {path}, split {name!r}",
-            group["text"][:],
-            group["text_offsets"][:],
-            len(captions),
-        ),
+        captions=text["captions"],
+        image_idxs=held["image_idxs"][:],
+        features=held["features"][:] if in_memory else held["features"],
+        images=_strings(held["images"]),
+        text=[bytes(blob[start:end]).decode("utf-8") for start, end in cuts],
         views=views,
     )
-
-
-def _texts(where: str, blob: np.ndarray, offsets: np.ndarray, n: int) -> list[str]:
-    """The texts of `n` captions, cut out of the blob that holds them all."""
-    if n == 0:
-        return []
-    if (
-        offsets.shape != (n + 1,)
-        or offsets.dtype.kind not in "iu"
-        or blob.ndim != 1
-        or blob.dtype != np.uint8
-    ):
-        raise DataError(
-            where,
-            "text",
-            f"has shape {blob.shape} and dtype {blob.dtype}, text_offsets {offsets.shape}"
-            f" and {offsets.dtype}",
-            expected=f"bytes, and {n + 1} integers for {n} captions",
-            cause="damaged?",
-        )
-    if offsets[0] != 0 or offsets[-1] != len(blob) or (offsets[1:] < offsets[:-1]).any():
-        raise DataError(
-            where,
-            "text_offsets",
-            f"run from {offsets[0]} to {offsets[-1]}",
-            expected=f"a rise from 0 to {len(blob)}, where text ends",
-            cause="damaged?",
-        )
-    return [
-        bytes(blob[start:end]).decode("utf-8")
-        for start, end in itertools.pairwise(offsets.tolist())
-    ]
 
 
 def _strings(dataset: h5py.Dataset) -> list[str]:

@@ -1,35 +1,22 @@
-"""The process that validates an HDF5 file for `xpcap.data.hdf5`: plain, and readable to its end?
+"""The process that screens an HDF5 file for `xpcap.data.hdf5`: it reads the file to its end.
 
 A script, run once a file with little time and memory, since HDF5 may loop for ever on a damaged
-one. It imports nothing of this package.
+one. It imports nothing of this package. Beyond that, a file may hold no more than its size can, and
+nothing that lies in other files.
 """
 
 import contextlib
 import json
-import math
 import os
 import signal
-import stat
 import sys
-from collections.abc import Iterator
 
 import h5py
 
-MEMBERS, DEPTH = 64, 2  # a dataset file has one group a split, with 6 data sets
 ATTRIBUTE = "xpcap"
-ATTRIBUTE_BYTES = 2**20
-CHUNK_BYTES = 64 * 2**20
-# bytes that a data set may hold beyond RATIO: fill values, and small things that compress well
-SPARE = 2**20
-# most bytes for each stored one, of compressed data; lzf reaches 90, sorted numbers 50
-RATIO = {"f": 200, "i": 100, "u": 100, "S": 100, "O": 100}
-FILTERS = {
-    h5py.h5z.FILTER_DEFLATE: "gzip",
-    h5py.h5z.FILTER_SHUFFLE: "shuffle",
-    h5py.h5z.FILTER_FLETCHER32: "fletcher32",
-    h5py.h5z.FILTER_LZF: "lzf",
-}
-CLASSES = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING)
+KINDS = "iufSO"  # of NumPy; what else HDF5 knows may hide texts that share what is stored
+RATIO = 200  # most bytes for each stored one, of compressed data; lzf reaches 90, sorted numbers 50
+SPARE = 2**18  # bytes beyond that: fill values, and small things that compress well
 AT_ONCE = 8 * 2**20  # bytes
 STRINGS_AT_ONCE = 128
 SECONDS, BYTES_A_SECOND = 0.5, 20e6  # of CPU time; several times what good files take
@@ -46,137 +33,68 @@ def check(path: str, most: int | None) -> None:
 
     Raises
     ------
-    InvalidFileError : it is not a plain file of arrays. h5py may raise anything else.
+    InvalidFileError : it leads to other files, or claims more than it stores. h5py may raise
+        anything else.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - a path that is bytes or text
-        raise InvalidFileError("is a folder, pipe or device")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         raise InvalidFileError(f"cannot be opened as HDF5 ({error})") from error
-    with file:
-        _check_attribute(file)
-        size = os.path.getsize(path)  # noqa: PTH202
-        stored, text = 0, 0
-        for name, data in _data_sets(file, DEPTH):
-            stored += _check_described(name, data)
-            if stored > size:
-                raise InvalidFileError(
-                    f"has data sets that share what is stored: {stored:,} bytes in a file of"
-                    f" {size:,}"
-                )
-            if data.dtype.kind == "O":
-                text = _read_strings(name, data, text, 4 * size + SPARE)
-            elif most is None or data.nbytes <= most or not name.endswith("features"):
-                _read(data)
-
-
-def _check_attribute(file: h5py.File) -> None:
-    if ATTRIBUTE not in file.attrs:
-        return
-    kind = file.attrs.get_id(ATTRIBUTE)
-    if kind.get_type().get_class() != h5py.h5t.STRING or kind.shape != ():
-        raise InvalidFileError(f"has an attribute {ATTRIBUTE!r} that is not a text")
-    if len(str(file.attrs[ATTRIBUTE])) > ATTRIBUTE_BYTES:
-        raise InvalidFileError(
-            f"has an attribute {ATTRIBUTE!r} of more than {ATTRIBUTE_BYTES:,} characters"
-        )
-
-
-def _data_sets(
-    group: h5py.Group, depth: int, seen: list[str] | None = None
-) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every data set with its full name, reached through hard links alone."""
-    seen = [] if seen is None else seen
-    for name in group:
-        seen.append(name)
-        if len(seen) > MEMBERS:
-            raise InvalidFileError(f"has more than {MEMBERS} members")
-        link = group.get(name, getlink=True)
+    file.attrs.get(ATTRIBUTE)
+    links: list[tuple[str, object]] = []
+    file.visititems_links(lambda *link: links.append(link))  # each group once, in a circle too
+    size = os.path.getsize(path)  # noqa: PTH202 - a path that is bytes or text
+    left = float(size + SPARE)
+    for name, link in links:
         if not isinstance(link, h5py.HardLink):
             raise InvalidFileError(
-                f"has a link that leads elsewhere, {_short(name)} ({type(link).__name__})"
+                f"has a link that leads elsewhere, {name[:60]!r} ({type(link).__name__})"
             )
-        member = group[name]
-        if isinstance(member, h5py.Dataset):
-            yield f"{group.name.rstrip('/')}/{name}", member
-        elif not isinstance(member, h5py.Group):
+        data = file[name]
+        if not isinstance(data, h5py.Dataset):
+            continue
+        plan = data.id.get_create_plist()
+        if data.is_virtual or plan.get_external_count():
+            raise InvalidFileError(f"has a data set {name[:60]!r} that is stored in another file")
+        if data.dtype.kind not in KINDS:
             raise InvalidFileError(
-                f"has a member {_short(name)} that is neither a group nor a data set"
+                f"has a data set {name[:60]!r} of unusual type, expected numbers or text"
             )
-        elif depth == 1:
+        left -= data.nbytes / (RATIO if plan.get_nfilters() else 1)
+        if left >= 0 and (most is None or data.nbytes <= most or not name.endswith("features")):
+            left -= _read(data, left)
+        if left < 0:
             raise InvalidFileError(
-                f"has groups more than {DEPTH - 1} deep, {_short(name)} among them"
+                f"says that it holds more than fits into its {size:,} bytes, with {name[:60]!r}"
+                f" of {data.nbytes:,} bytes"
             )
-        else:
-            yield from _data_sets(member, depth - 1, seen)
 
 
-def _check_described(name: str, data: h5py.Dataset) -> int:
-    """Check a data set's description before reading any of it; return its bytes as stored."""
-    what = f"has a data set {_short(name)}"
-    plan = data.id.get_create_plist()
-    if data.is_virtual:
-        raise InvalidFileError(f"{what} that is virtual, made of those of other files")
-    if plan.get_external_count():
-        raise InvalidFileError(f"{what} that is stored in another file")
-    if data.id.get_type().get_class() not in CLASSES:
-        raise InvalidFileError(
-            f"{what} of compound or other unusual type, expected numbers or text"
-        )
-    filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
-    if unknown := [number for number in filters if number not in FILTERS]:
-        raise InvalidFileError(
-            f"{what} with filter {unknown[0]}, expected {', '.join(FILTERS.values())} or none"
-        )
-    if data.shape is None:
-        raise InvalidFileError(f"{what} without a shape")
-    if data.chunks and (chunk := math.prod(data.chunks) * data.dtype.itemsize) > CHUNK_BYTES:
-        raise InvalidFileError(
-            f"{what} in chunks of {chunk:,} bytes, expected at most {CHUNK_BYTES:,}"
-        )
-    whole, stored = math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size()
-    ratio = RATIO[data.dtype.kind] if filters else 1
-    if whole > ratio * stored + SPARE:
-        raise InvalidFileError(
-            f"{what} that says it holds {whole:,} bytes and stores {stored:,}, expected at most"
-            f" {ratio} for each that is stored"
-        )
-    return stored
+def _read(data: h5py.Dataset, most: float) -> int:
+    """Read a data set; return the bytes of its texts, which may share what is stored.
 
-
-def _read(data: h5py.Dataset) -> None:
-    if data.chunks:
+    Of more than `most` bytes the rest is not read.
+    """
+    if not data.shape:
+        data[()]
+    elif data.dtype.kind == "O":
+        text = 0
+        for start in range(0, data.shape[0], STRINGS_AT_ONCE):
+            text += sum(map(len, data[start : start + STRINGS_AT_ONCE].ravel()))
+            if text > most:
+                break
+        return text
+    elif data.chunks:
         for piece in data.iter_chunks():
             data[piece]
-    elif not data.shape:
-        data[()]
     else:
         rows = max(1, AT_ONCE // max(1, data.nbytes // max(1, data.shape[0])))
         for start in range(0, data.shape[0], rows):
             data[start : start + rows]
+    return 0
 
 
-def _read_strings(name: str, data: h5py.Dataset, before: int, most: int) -> int:
-    """Read texts a few at a time, since many may share one long one; return the bytes so far."""
-    if data.ndim != 1:
-        raise InvalidFileError(
-            f"has texts of shape {data.shape} in {_short(name)}, expected a list"
-        )
-    for start in range(0, data.shape[0], STRINGS_AT_ONCE):
-        before += sum(len(text) for text in data[start : start + STRINGS_AT_ONCE])
-        if before > most:
-            raise InvalidFileError(
-                f"has more text in {_short(name)} than fits into the file, one text many times"
-            )
-    return before
-
-
-def _short(name: str) -> str:
-    return repr(name if len(name) <= 60 else f"{name[:60]}...")
-
-
-# The validating process
+# The screening process
 
 
 def report(path: str, most: int | None) -> str:

@@ -2,7 +2,6 @@
 
 import io
 import math
-import stat
 import struct
 import zipfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from numpy.lib import format as npy
 
 from xpcap.data.features import IN_MEMORY, Stored
 from xpcap.errors import DataError
+from xpcap.files import size_of
 
 FREE = 64 << 20  # bytes: arrays up to this size may be compressed as much as they like
 RATIO = 200  # most times that a larger array may exceed its file; real features stay far below
@@ -41,54 +41,39 @@ def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray | Stored]:
     DataError : no .npz, one without these arrays, objects in them, or other bytes than it claims to
         hold. OSError : it cannot be opened.
     """
-    # opening a pipe would wait for a writer
-    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-        raise DataError(
-            "read_npz",
-            path,
-            "is a pipe or a device",
-            expected="an .npz file",
-            cause="is the path right?",
-        )
+    expected = f"an .npz with {_listed(names)}"
+    size = size_of("read_npz", path, expected)
     with BoundedReader(io.FileIO(path)) as file:
         if file.peek(6)[:6] == npy.MAGIC_PREFIX:
-            raise DataError(
-                "read_npz", path, "is a single array", expected=f"an .npz with {_listed(names)}"
-            )
+            raise DataError("read_npz", path, "is a single array", expected)
         try:
             with zipfile.ZipFile(file) as archive:
                 held = [name.removesuffix(".npy") for name in archive.namelist()]
                 if any(held.count(name) != 1 for name in names):
-                    raise DataError(
-                        "read_npz",
-                        path,
-                        f"holds {_listed(held) or 'nothing'}",
-                        expected=f"{_listed(names)}, each once",
-                    )
-                return [_array(path, archive, archive.getinfo(f"{name}.npy")) for name in names]
+                    came = f"holds {_listed(held) or 'nothing'}"
+                    raise DataError("read_npz", path, came, f"{_listed(names)}, each once")
+                most = max(FREE, RATIO * size)
+                return [_array(path, archive, f"{name}.npy", most) for name in names]
         except DataError:
             raise
         # damaged archives raise errors of many types, from zipfile, zlib and NumPy
         except Exception as error:
-            raise DataError(
-                "read_npz",
-                path,
+            came, cause = (
                 "cannot be read as .npz",
-                expected=_listed(names),
-                cause=f"truncated, or of another kind? ({str(error)[:200]!r})",
-            ) from error
+                f"truncated, or of another kind? ({error!r:.200})",
+            )
+            raise DataError("read_npz", path, came, _listed(names), cause) from error
 
 
-def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | Stored:
-    if member.compress_type not in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-    ):  # others cannot be read by the block
-        raise ValueError(f"{member.filename} uses another compression than stored or deflated")
-    if member.file_size > max(FREE, RATIO * path.stat().st_size):
+def _array(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray | Stored:
+    member = archive.getinfo(name)
+    stored = member.compress_type == zipfile.ZIP_STORED
+    if not stored and member.compress_type != zipfile.ZIP_DEFLATED:  # read by no block
+        raise ValueError(f"{name} uses another compression than stored or deflated")
+    if member.file_size > most:
         raise ValueError(
-            f"{member.filename} would unpack to {member.file_size:,} bytes, expected at most {RATIO}"
-            " times the size of the file"
+            f"{name} would unpack to {member.file_size:,} bytes, expected at most {RATIO} times the"
+            " size of the file"
         )
     # zipfile compares the checksum when the last byte has been read
     with archive.open(member) as stream:
@@ -98,16 +83,10 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
         size = math.prod(shape) * dtype.itemsize
         if size != member.file_size - stream.tell():
             raise ValueError(
-                f"{member.filename} has shape {str(shape)[:60]} and dtype {str(dtype)[:60]}, which"
+                f"{name} has shape {str(shape)[:60]} and dtype {str(dtype)[:60]}, which"
                 f" {member.file_size:,} bytes do not make up"
             )
-        if (
-            size > IN_MEMORY
-            and dtype.kind == "f"
-            and member.compress_type == zipfile.ZIP_STORED
-            and shape
-            and not by_column
-        ):
+        if size > IN_MEMORY and dtype.kind == "f" and stored and shape and not by_column:
             start = _content(path, member) + stream.tell()
             while stream.read(BLOCK):
                 pass

@@ -1,0 +1,639 @@
+"""Damage to every kind of file that xpcap reads, in one table: what is done to which file of what,
+and what the error then says. A new file of a run, or a new reader, gets its rows here.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import lying_files as lying
+import numpy as np
+from coco_folder import build_coco
+from hdf5_edits import edit, replace_dataset
+from lying_files import GOOD, MB, archive, chunk, header, patched, png, saved, sized, zeros
+from PIL import Image
+from PIL import features as built
+
+from xpcap.data import CaptionData, Source, Split, Vocabulary, open_data, write_dataset
+from xpcap.encoders import read_picture
+from xpcap.errors import EXPECTED
+from xpcap.prepare import read_captions, read_features
+from xpcap.prepare.text import read_list
+from xpcap.runs import open_run, train_run
+from xpcap.runs.folder import RANKING, write_first_stage
+from xpcap.runs.rerank import fit_ranking
+from xpcap.safetensors_file import KEY, read_tensors, write_tensors
+
+KEPT = Path(__file__).parents[1] / "runs" / "kept"
+Edit = Callable[[Path], Any]
+Tensors = dict[str, np.ndarray]
+
+
+class Damage(NamedTuple):
+    """An edit of a file, and texts that the fields of the error hold."""
+
+    reader: str
+    file: str
+    edit: Edit
+    came: str | tuple[str, ...] = ""
+    expected: str = ""
+    cause: str | tuple[str, ...] = ""
+    thing: str = ""
+
+    @property
+    def fields(self) -> dict[str, str | tuple[str, ...]]:
+        return {name: getattr(self, name) for name in ("came", "expected", "cause", "thing")}
+
+
+# What is whole, and how it is read
+
+
+NAMES = ["first.png", "second.png", "third.png"]
+WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "dog"]
+
+
+def small() -> CaptionData:
+    captions = np.array([[1, 4, 2], [1, 3, 2], [1, 4, 2]], np.int32)
+    features = np.random.default_rng(0).standard_normal((3, 4000)).astype(np.float32)
+    splits = {
+        name: Split(captions, np.arange(3, dtype=np.int32), features, NAMES, ["dog", "cat", "Dog!"])
+        for name in ("train", "val")
+    }
+    return CaptionData(Vocabulary(WORDS), splits, source=Source(record={"importer": "test"}))
+
+
+@functools.cache
+def ranked_run() -> Path:
+    """A run of 22 of 24 epochs, with a PCA, and with a ranking that two stages take part in."""
+    folder = Path(tempfile.mkdtemp()) / "run"
+    shutil.copytree(KEPT / "run", folder)
+    member(data=str(KEPT / "data.h5"))(folder / "config.json")
+    fit_ranking(open_run(folder), open_data(KEPT / "data.h5"))
+    write_first_stage(folder, open_run(folder).model.params)
+    tensors, meta = read_tensors(folder / RANKING, "test")
+    write_tensors(folder / RANKING, tensors, {**meta, "both": True})
+    return folder
+
+
+def resume(folder: Path) -> object:
+    recipe = open_run(folder).config.recipe
+    return train_run(replace(recipe, out=folder, resume=True))
+
+
+READERS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
+    # makes something whole in an empty folder, and reads it
+    "dataset": (
+        lambda folder: write_dataset(folder / "data.h5", small()),
+        lambda folder: open_data(folder / "data.h5"),
+    ),
+    "course": (
+        lambda folder: build_coco(folder, np.random.default_rng(0), sizes=(("_pca", 512),)),
+        open_data,
+    ),
+    "run": (lambda folder: shutil.copytree(ranked_run(), folder, dirs_exist_ok=True), open_run),
+    "checkpoint": (
+        lambda folder: shutil.copytree(ranked_run(), folder, dirs_exist_ok=True),
+        resume,
+    ),
+    "features": (
+        lambda folder: archive(folder / "a.npz"),
+        lambda folder: read_features(folder / "a.npz"),
+    ),
+    "captions": (
+        lambda folder: (folder / "a.txt").write_text("a.jpg#0\ta dog"),
+        lambda folder: read_captions([(None, folder / "a.txt")]),
+    ),
+    "list": (
+        lambda folder: (folder / "a.txt").write_text("a.jpg"),
+        lambda folder: read_list(folder / "a.txt"),
+    ),
+    "picture": (lambda folder: None, lambda folder: read_picture(next(folder.iterdir()))),
+}
+
+
+# Edits
+
+
+def text(content: str) -> Edit:
+    return lambda path: path.write_text(content)
+
+
+def raw(change: Callable[[bytes], bytes]) -> Edit:
+    return lambda path: path.write_bytes(change(path.read_bytes()))
+
+
+def long(path: Path) -> None:
+    """A sparse TB."""
+    os.truncate(path, 2**40)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def member(**values: Any) -> Edit:
+    """Other members of an object in JSON."""
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def tensors(change: Callable[[Tensors, dict[str, Any]], object]) -> Edit:
+    """A change to the tensors and the JSON of a safetensors file."""
+
+    def run(path: Path) -> None:
+        held, meta = read_tensors(path, "test")
+        change(held, meta)
+        write_tensors(path, held, meta)
+
+    return run
+
+
+def other(**arrays: Any) -> Edit:
+    """Other tensors of these names; a dot in a name is written as two underscores."""
+    named = {name.replace("__", "."): x for name, x in arrays.items()}
+    return tensors(lambda x, m: x.update(named))
+
+
+def each(change: Callable[[np.ndarray], np.ndarray]) -> Edit:
+    return tensors(lambda x, m: x.update({name: change(value) for name, value in x.items()}))
+
+
+def attribute(value: Any) -> Edit:
+    return edit(lambda file: file.attrs.__setitem__("xpcap", value))
+
+
+def about(**values: Any) -> Edit:
+    """Other members of the JSON in a dataset file."""
+    return edit(
+        lambda file: file.attrs.__setitem__(
+            "xpcap", json.dumps({**json.loads(file.attrs["xpcap"]), **values})
+        )
+    )
+
+
+def source(**values: Any) -> Edit:
+    return about(source=values)
+
+
+def put(name: str, at: Any, value: Any) -> Edit:
+    return edit(lambda file: file[name].__setitem__(at, value))
+
+
+def array(name: str, value: Any) -> Edit:
+    return edit(lambda file: replace_dataset(file, name, value))
+
+
+def features(**how: Any) -> Edit:
+    """Other features than there were, without values."""
+
+    def change(file: h5py.File) -> None:
+        del file["train/features"]
+        file["train"].create_dataset("features", **how)
+
+    return edit(change)
+
+
+def of_other_files(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((3, 4000), "f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (3, 4000))
+    file.create_virtual_dataset("train/virtual", layout)
+
+
+def compressed_bomb(file: h5py.File) -> None:
+    """Four GiB of zeros in four MB, as one small piece that is stored again and again."""
+    del file["train/features"]
+    bomb = file["train"].create_dataset(
+        "features", (256, 2**22), "f4", chunks=(1, 2**22), compression="gzip"
+    )
+    piece = zlib.compress(bytes(2**24), 9)
+    for row in range(256):
+        bomb.id.write_direct_chunk((row, 0), piece)
+
+
+def text_bomb(path: Path) -> None:
+    """A GB of picture names, all of them the same one of 64 KiB."""
+    with h5py.File(path, "r+") as file:
+        replace_dataset(file, "train/images", ["x" * 2**16, *["y"] * 15_999])
+        place = file["train/images"].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[place : place + 16 * 16_000] = content[place : place + 16] * 16_000
+    path.write_bytes(content)
+
+
+def endless(path: Path) -> None:
+    """The last name's length becomes one that HDF5 goes round and round with."""
+    name = NAMES[-1].encode()
+    head = struct.pack("<Q", len(name)) + name
+    content = path.read_bytes()
+    assert content.count(head) >= 1
+    path.write_bytes(content.replace(head, struct.pack("<Q", 231) + name))
+
+
+def four_gigabytes(path: Path) -> None:
+    """A name that is said to have almost 4 GiB."""
+    with h5py.File(path) as file:
+        place = file["train/images"].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[place : place + 4] = struct.pack("<I", 2**32 - 1)
+    path.write_bytes(content)
+
+
+def many_names_for_one(file: h5py.File) -> None:
+    file["train/same0"] = np.zeros(300_000, np.uint8)
+    for i in range(1, 12):
+        file[f"train/same{i}"] = file["train/same0"]
+
+
+def zip_of(**members: bytes) -> Edit:
+    """An archive with other members than there were."""
+    return lambda path: archive(path, **members)
+
+
+def claims(at: int, value: bytes) -> Edit:
+    """An archive whose list of members says something else of one."""
+    return lambda path: patched(path, at, value)
+
+
+def swap_words(path: Path) -> None:
+    words = json.loads(path.read_text())
+    words[4], words[5] = words[5], words[4]
+    path.write_text(json.dumps(words))
+
+
+def newer(path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    save_file(load_file(path), path, {KEY: '{"format": 2}'})
+
+
+def best_instead(path: Path) -> None:
+    shutil.copy(path.with_name("best.safetensors"), path)
+
+
+# The table
+
+
+gone = Path.unlink
+DATA, COURSE, VOCABULARY, CAPTIONS = (
+    "data.h5",
+    "pca.h5",
+    "coco2014_vocab.json",
+    "coco2014_captions.h5",
+)
+LINK = h5py.ExternalLink("/etc/passwd", "/")
+REFERENCES, FLOATS = h5py.ref_dtype, h5py.vlen_dtype("f4")
+COMPOUND = np.zeros(3, [("a", "i4"), ("b", "f4")])
+FULL, NOT_FIT = "more than fits into its", "features have shape"
+
+DATASET: list[tuple[Any, ...]] = [
+    (gone, "does not exist"),
+    (text("hello"), "cannot be opened as HDF5"),
+    (raw(lambda b: b[: len(b) // 2]), "cannot be opened as HDF5"),
+    (edit(lambda f: f.attrs.clear()), "without xpcap's stamp"),
+    (edit(lambda f: (f.attrs.clear(), f.create_group("\x1b[2J"))), "'\\x1b[2J'"),
+    # what leads to other files, or claims more than it stores
+    (edit(lambda f: f.__setitem__("train/out", LINK)), "elsewhere, 'train/out' (ExternalLink)"),
+    (edit(lambda f: f.__setitem__("test", h5py.SoftLink("/train"))), "'test' (SoftLink)"),
+    (edit(of_other_files), "'train/virtual' that is stored in another file"),
+    (features(shape=(64,), dtype="u1", external=[("/etc/passwd", 0, 64)]), "in another file"),
+    (features(shape=(2**20, 2**20), dtype="f4"), (FULL, f"of {2**42:,} bytes")),
+    (features(shape=(2**40,), dtype="f4", chunks=(2**10,)), FULL),
+    (features(shape=(2**25,), dtype="f4", chunks=(2**25,)), FULL),
+    (edit(compressed_bomb), FULL),
+    (text_bomb, (FULL, "'train/images'")),
+    (edit(many_names_for_one), (FULL, "'train/same")),
+    # what HDF5 fails with, or never ends with
+    (endless, "takes far longer"),
+    (four_gigabytes, "far more memory"),
+    # what no data set holds
+    (features(data=COMPOUND), "unusual type"),
+    (features(data=np.zeros(3, "V9")), "unusual type"),
+    (features(data=np.array([True])), "unusual type"),
+    (edit(lambda f: f["train"].create_dataset("r", data=[f.ref], dtype=REFERENCES)), "not whole"),
+    (features(shape=(3,), dtype=FLOATS), "have shape (3,) and dtype object"),
+    (edit(lambda f: f.create_group("a/b/c")), "lacks captions", "", "", "split 'a'"),
+    (edit(lambda f: f.create_dataset("extra", data=[0.0])), "lacks captions", "", "", "'extra'"),
+    (edit(lambda f: f["val"].__delitem__("features")), "lacks features", "", "", "split 'val'"),
+    (edit(lambda f: (f.__delitem__("val/text"), f.create_group("val/text"))), "not a whole"),
+    # the attribute
+    (attribute(np.arange(3)), "is not JSON", "an object", "damaged", "attribute 'xpcap'"),
+    (attribute(["a", "b"]), "is not JSON", "an object"),
+    (attribute("[" * 50_000), "is not JSON"),
+    (attribute("{"), "is not JSON"),
+    (attribute("[1]"), "is JSON of a list", "an object"),
+    (attribute('{"format": 1}'), "is 'None'", "an object", "", "source"),
+    (about(stamp=3), "is '3'", "text", "", "stamp"),
+    (about(tokeniser="ascii"), "'ascii'", "'unicode'", "Prepare it again"),
+    (about(format="\x1b" * 900), "has format '\\x1b", "1", "damaged"),
+    (about(format=9), "has format 9", "1", "newer"),
+    (about(views=[2]), "is [2]", "a count by split", "", "views"),
+    (about(views={"train": 0}), "is {'train': 0}", "a count by split"),
+    (about(views={"train": 10**9}), "", "1000000000 views for each"),
+    (source(generated="pictures", seed="0"), "seed is '0'", "whole number"),
+    (source(seed=True), "seed is 'True'", "whole number"),
+    (source(seed=-1), "seed is '-1'", "whole number"),
+    (source(seed=10**4000), "seed is '1000", "2**63-1"),
+    (source(generated="pictures"), "seed is 'None'", "whole number"),
+    (source(encoder=["x"]), "encoder is", "text"),
+    (source(pictures=3), "pictures is '3'", "text"),
+    (source(generated=None), "generated is 'None'", "text"),
+    # the arrays
+    (put("train/captions", (0, 1), 3), "does not match its stamp"),
+    (put("train/text", 0, 66), "does not match its stamp"),
+    (put("train/captions", (1, 0), 4), "<START>", "", "", "1 captions, number 1"),
+    (put("val/captions", (0, 1), 600), "hold 1..600", "0..4", "", "captions"),
+    (put("val/image_idxs", 0, 5), "hold 1..5", "0..2", "", "image_idxs"),
+    (array("val/image_idxs", np.zeros(2, "f4")), "have shape (2,) and dtype float32"),
+    (array("val/image_idxs", np.zeros(0, "i4")), "have shape (0,)", "", "", "image_idxs"),
+    (array("train/features", np.zeros((1, 4), "f4")), "", "one row for each of 3 pictures"),
+    (array("val/captions", np.zeros((0, 7), "i4")), "have shape (4,)", "(1,)", "", "text_offsets"),
+    (array("val/text_offsets", np.zeros(4, "f4")), "dtype float32", "integers", "", "text_offsets"),
+    (array("val/text", np.zeros((2, 5), "u1")), "has shape", "uint8 of shape", "", "text"),
+    (put("train/text_offsets", 1, 9), "run from", "a rise from 0 to 10", "", "text_offsets"),
+    (put("train/text_offsets", 3, 9), "from 0 to 9", "a rise from 0 to 10"),
+]  # fmt: skip
+
+COURSES: list[tuple[Any, ...]] = [
+    (CAPTIONS, gone, "a folder without coco2014_captions.h5", "coco_captioning.zip"),
+    ("val2014_vgg16_fc7_pca.h5", raw(lambda b: b[:1000]), "truncated"),
+    ("train2014_urls.txt", gone, "is missing", "", "", "train2014_urls.txt"),
+    (VOCABULARY, text('{"idx'), "is not the course's vocabulary", "", "truncated", VOCABULARY),
+    (VOCABULARY, raw(lambda b: b.replace(b"w7", b"\\ud800", 1)), "no character", "UTF-8"),
+    (VOCABULARY, text("{}"), "", "idx_to_word", "", VOCABULARY),
+    (VOCABULARY, text('{"idx_to_word": "abc", "word_to_idx": {}}'), "", "", "list of text"),
+    (VOCABULARY, text('{"idx_to_word": ["a", 1], "word_to_idx": {}}'), "", "", "list of text"),
+    (VOCABULARY, text('{"idx_to_word": [], "word_to_idx": {"a": "0"}}'), "", "", "whole number"),
+    (VOCABULARY, long, "", "at most 67,108,864"),
+    ("val2014_urls.txt", long, "", "at most 67,108,864", "", "val2014_urls.txt"),
+    ("val2014_urls.txt", text("http://one\n"), "1 val_urls for 5", "", "val2014_urls.txt"),
+    ("val2014_vgg16_fc7_pca.h5", edit(lambda f: f.__setitem__("x", LINK)), "leads elsewhere"),
+    (CAPTIONS, edit(lambda f: f.create_dataset("x", (2**20, 2**20), "i4")), FULL),
+    (CAPTIONS, edit(lambda f: f.__delitem__("val_image_idxs")), "lacks val_image_idxs"),
+    (CAPTIONS, put("val_captions", (0, 1), 100), "hold 0..100", "0..99", "", "captions"),
+    (CAPTIONS, put("val_captions", (3, 0), 5), "<START>", "", "", "1 captions, number 3"),
+    (CAPTIONS, put("val_image_idxs", 0, -1), "hold -1..", "", "", "image_idxs"),
+    ("val2014_vgg16_fc7_pca.h5", array("features", np.zeros((5, 300), "f4")), "(512,), (300,)"),
+    ("val2014_vgg16_fc7_pca.h5", put("features", (1, 1), np.nan), "not finite", "", "", "farm1"),
+    ("train2014_vgg16_fc7_pca.h5", edit(lambda f: f.move("features", "x")), "'x'", "'features'"),
+]  # fmt: skip
+
+CONFIG, VOCAB, BEST, LAST = "config.json", "vocab.json", "best.safetensors", "last.safetensors"
+PCA, FIRST = "projection.safetensors", "first-stage.safetensors"
+MEAN, SCALE = "feature_scaling__mean", "feature_scaling__scale"
+WRAPS = np.array([2**63] * 2 + [0] * 26, "u8")
+HEADER = (2**40).to_bytes(8, "little") + b"{}" * 50
+
+RUN: list[tuple[Any, ...]] = [
+    (CONFIG, gone, "has no config.json"),
+    (CONFIG, text("{}"), "format None", "1", "damaged"),
+    (CONFIG, text("[" * 100_000), "is not JSON"),
+    (CONFIG, text(" " * 2**20 + "1"), "", "at most 1,048,576"),
+    (CONFIG, member(format=True), "format True"),
+    (CONFIG, member(format=2), "format 2", "1", "made by a newer xpcap: upgrade"),
+    (CONFIG, member(hidden=17), "has shape", "", "another run", BEST),
+    (CONFIG, member(hidden=10**6), "has shape", "", "another run"),
+    (CONFIG, member(hidden=True), "is True", "", "", "config.json: hidden"),
+    (CONFIG, member(hidden="many"), "is 'many'", "", "", "config.json: hidden"),
+    (CONFIG, member(cell="qrnn"), "'qrnn'", "rnn, lstm, gru", "", "config.json: cell"),
+    (CONFIG, member(cell=["lstm"]), "['lstm']", "", "", "config.json: cell"),
+    (CONFIG, member(dropout=1), "is 1", "", "", "config.json: dropout"),
+    (CONFIG, member(dropout=None), "is None", "", "", "config.json: dropout"),
+    (CONFIG, member(vocabulary=999), "has vocabulary 999", "words of vocab.json"),
+    (CONFIG, member(source=["encoder"]), "is ['encoder']", "an object", "", "source"),
+    (CONFIG, member(source={"encoder": []}), "encoder is '[]'", "", "", "source"),
+    (CONFIG, member(max_words=0), "is 0", "", "", "config.json: max_words"),
+    (CONFIG, member(feature_shape=[10**12]), "(1000000000000,)"),
+    (CONFIG, member(feature_shape=[]), "is ()", "", "", "config.json: feature_shape"),
+    (CONFIG, member(feature_shape=21), "is 21", "", "", "config.json: feature_shape"),
+    (CONFIG, member(feature_shape=None), "is None", "", "", "config.json: feature_shape"),
+    (CONFIG, member(data=None), "is None", "", "", "config.json: data"),
+    (CONFIG, member(lr="x" * 500), "is 'xxx", "", "", "config.json: lr"),
+    (CONFIG, member(lr=None), "is None", "", "", "config.json: lr"),
+    (CONFIG, member(epochs=1.5), "is 1.5", "", "", "config.json: epochs"),
+    (CONFIG, member(select=3), "3", "", "", "config.json: select"),
+    (CONFIG, member(start="a\0b"), "is", "", "", "config.json: start"),
+    (CONFIG, member(feature_scaling="foo"), "", "standardize, none", "", "feature_scaling"),
+    (CONFIG, member(feature_scaling="none"), "feature scaling whose mean"),
+    (VOCAB, text("[1]"), "list of words", "", "", VOCAB),
+    (VOCAB, text("["), "is not JSON", "", "", VOCAB),
+    (VOCAB, swap_words, "not the vocabulary that best.safetensors was trained with"),
+    (BEST, gone, "is missing", "", "", BEST),
+    (BEST, raw(lambda b: b[:-100]), "", "", "damaged", BEST),
+    (BEST, raw(lambda b: b"12"), "claims a header", "", "", BEST),
+    (BEST, raw(lambda b: HEADER), "header of 1,099,511,627,776", "", "", BEST),
+    (BEST, other(**{MEAN: np.zeros(2101)}), "feature scaling whose mean", "float32"),
+    (BEST, tensors(lambda x, m: x.pop("feature_scaling.scale")), "whose scale has shape None"),
+    (BEST, other(**{SCALE: np.zeros(6, "f4")}), "", "a scale above 0"),
+    (BEST, other(b=np.full(48, np.nan, "f4")), "holds nan at [0]", "", "", f"{BEST}: b"),
+    (BEST, other(b=np.zeros(48)), "dtype float64", "", "", f"{BEST}: b"),
+    (BEST, tensors(lambda x, m: x.pop("b")), "lacks b", "b_proj", "", BEST),
+    (PCA, gone, "is missing", "", "", PCA),
+    (PCA, other(mean=np.zeros(9, "f4")), "has shape (9,)", "(209,)", "", f"{PCA}: mean"),
+    (PCA, each(lambda x: x + np.float32(np.inf)), "", "finite", "", PCA),
+    (FIRST, gone, "is missing", "", "", FIRST),
+    (FIRST, raw(lambda b: b[:-8]), "cannot be read", "", "", FIRST),
+    (FIRST, each(lambda x: x.astype("f4")), "dtype float32", "float16", "", FIRST),
+    (FIRST, each(lambda x: x[:-1]), "has shape", "", "", FIRST),
+    (FIRST, each(lambda x: x + np.float16(np.inf)), "holds inf at", "", "", FIRST),
+    (RANKING, raw(lambda b: b[:-8]), "cannot be read", "", "", RANKING),
+    (RANKING, tensors(lambda x, m: x.pop("words")), "lacks words"),
+    (RANKING, other(mean=np.zeros(5, "f4")), "has shape (5,)", "", "", "mean"),
+    (RANKING, other(counts=np.zeros(28, "f4")), "have shape", "", "", "counts"),
+    (RANKING, tensors(lambda x, m: x["words"].__setitem__(0, 999)), "..999", "", "", "words"),
+    (RANKING, tensors(lambda x, m: x.update(words=x["words"][1:])), "do not add up"),
+    (RANKING, tensors(lambda x, m: x["counts"].__setitem__(0, 9)), "do not add up"),
+    (RANKING, tensors(lambda x, m: x.update(counts=WRAPS + x["counts"])), "do not add up"),
+    (RANKING, tensors(lambda x, m: x["counts"].__setitem__(slice(2), [0, 6])), "without captions"),
+    (RANKING, tensors(lambda x, m: x["directions"].__setitem__(0, np.nan)), "hold nan at"),
+    (RANKING, tensors(lambda x, m: x.update(grams=x["grams"][::-1])), "do not rise"),
+    (RANKING, other(images=np.frombuffer(b"[1,", "u1")), "images"),
+    (RANKING, other(images=np.frombuffer(b"[1]", "u1")), "images"),
+    (RANKING, tensors(lambda x, m: m["weights"].pop("words")), "weights"),
+    (RANKING, tensors(lambda x, m: m["weights"].update(words=1e300)), "", "", "", "of words"),
+    (RANKING, tensors(lambda x, m: m["weights"].update(words="1")), "", "", "", "of words"),
+    (RANKING, tensors(lambda x, m: m.pop("width")), "None", "", "", "width"),
+    (RANKING, tensors(lambda x, m: m.update(fall=0)), "is 0", "", "", "fall"),
+    (RANKING, tensors(lambda x, m: m.update(width=10**9)), "", "", "", "width"),
+    (RANKING, tensors(lambda x, m: m.update(pictures=3)), "n-grams of 3 pictures"),
+]  # fmt: skip
+
+CHECKPOINT: list[tuple[Any, ...]] = [
+    (raw(lambda b: b[:-9]), "cannot be read"),
+    (raw(lambda b: (100).to_bytes(8, "little") + b"{}" * 50), "as a safetensors file of ours"),
+    (newer, "has format 2", "1", "made by a newer xpcap"),
+    (best_instead, "optimizer is None", "an object"),
+    (tensors(lambda x, m: x.update(Wx=x["Wx"][:-1])), "has shape", "", "", "Wx"),
+    (tensors(lambda x, m: x.update(losses=x["losses"][:-1])), "have shape", "", "", "losses"),
+    (other(order=np.zeros(84, "i4")), "order", "each of 0..83 once"),
+    (tensors(lambda x, m: m.update(position=8)), "position 8 in 84 captions by 12"),
+    (tensors(lambda x, m: m.update(captions=10**400)), "is 1000", "", "", "captions"),
+    (tensors(lambda x, m: m["history"].pop()), "history"),
+    (tensors(lambda x, m: m["history"][0].update(val_loss="low")), "record 1 of the history"),
+    (tensors(lambda x, m: m["rng"]["order"].update(bit_generator="?")), "generator"),
+    (tensors(lambda x, m: m["rng"].update(order=None)), "is None", "", "", "a random generator"),
+    (tensors(lambda x, m: m["optimizer"].update(rule="lion")), "'lion' does not exist"),
+    (tensors(lambda x, m: m["optimizer"].update(lr=1)), "'lr' does not exist"),
+    (tensors(lambda x, m: m["optimizer"].update(beta1=[])), "is []", "a number in"),
+    (tensors(lambda x, m: m.update(vocabulary="0")), "another vocabulary"),
+    (tensors(lambda x, m: m.update(batch_size=11)), "11, of this solver: 12"),
+]  # fmt: skip
+
+TWICE = "'names', 'features', each once"
+UNREADABLE = "cannot be read as .npz"
+ARCHIVES: list[tuple[Any, ...]] = [
+    (
+        lambda p: zeros(p, (2**27, 1), "<f4"),
+        "", "", ("features.npy would unpack to 536,871,040 bytes", "at most 200 times"),
+    ),
+    (
+        lambda p: zeros(
+            p, (2**24,), "|S1", "names", features=header((2**24, 1), "<f2") + bytes(2**25)
+        ),
+        "names a picture twice among 16,777,216",
+    ),
+    (
+        zip_of(features=header((2**40, 2**20), "<f4") + bytes(8)),
+        "", "", ("shape (1099511627776, 1048576)", "do not make up"),
+    ),
+    (zip_of(features=header((2, 1), "<f4") + bytes(9)), "", "", ("shape (2, 1)", "do not make up")),
+    (zip_of(features=header((-2, -1), "<f4") + bytes(8)), UNREADABLE),
+    (zip_of(names=header((2,), "<U100000000")), "", "", ("dtype <U100000000", "do not make up")),
+    (zip_of(names=header((2**50,), "<U0")), "have shape (2, 1)", "", "", "features"),
+    (zip_of(names=header((2,), "<U1") + b"\xff" * 8), "character of number 4,294,967,295"),
+    (zip_of(names=header((3,), "|O") + b"cos\nsystem\n(S'true'\ntR. "), "", "", "Object arrays"),
+    (zip_of(names=b"\x93NUMPY\2\0\xff\xff\xff\xff"), UNREADABLE),
+    (zip_of(names=b"\x93NUMPY\1\0\x10\x27" + b"(" * 9999 + b"\n"), UNREADABLE),
+    (zip_of(names=b"\x93NUMPY\1\0\x20\0" + b"__import__('os').abort()".ljust(31)), UNREADABLE),
+    (zip_of(names=b"\x93NUMPY\3\0" + GOOD["names.npy"][8:]), UNREADABLE),
+    (lambda p: archive(p, zipfile.ZIP_LZMA), "", "", "uses another compression"),
+    (claims(8, b"\1\0"), "", "", ("features.npy", "is encrypted")),
+    (claims(24, struct.pack("<I", 2**31)), "", "", "would unpack to 2,147,483,648 bytes"),
+    (claims(20, struct.pack("<II", 2**31, 2**31)), "", "", "unpack to 2,147,483,648 bytes"),
+    (claims(24, struct.pack("<I", 130)), "", "", "Bad CRC-32"),
+    (claims(16, b"\1\2\3\4"), "", "", "Bad CRC-32"),
+    (lying.endless_list, "", "", "a list of members of 14,100,000 bytes"),
+    (lying.two_of_a_name, "holds 'names', 'features', 'names'", TWICE),
+    (lying.many_strange_names, ("holds '\\x1b[31m0',", "and 990 more"), TWICE),
+    (pipe, "is a folder, pipe or device", "an .npz"),
+]  # fmt: skip
+
+LONG = "256 MB"
+CAPTION_FILES: list[tuple[Any, ...]] = [
+    ("captions", lambda p: os.truncate(p, 256 * MB + 1), "268,435,457 bytes", LONG),
+    ("captions", pipe, "a pipe or a device", "", "is the path right?"),
+    *(
+        ("captions", text(line), "is of no form known here")
+        for line in ("a#1" * 300_000, "#" * 900_000, "a#" + "1" * 900_000, " " * 900_000 + "x")
+    ),
+    ("captions", text("\x1b[31m\u202e" + "x" * 10_000), r"its first line is '\x1b[31m\u202exxx"),
+    ("list", lambda p: os.truncate(p, 256 * MB + 1), "268,435,457 bytes", LONG),
+    ("list", pipe, "a pipe or a device", "", "is the path right?"),
+    ("list", text("\n".join(map(str, [*range(300_000), 299_999]))), "lists '299999' twice"),
+    ("list", text("\x1b[31m\n\x1b[31m"), r"lists '\x1b[31m"),
+]  # fmt: skip
+
+MOST = f"at most {Image.MAX_IMAGE_PIXELS:,}"
+RGB = {"mode": "RGB"}
+COLOUR = {**RGB, "subsampling": 0}
+TEXTS = [chunk(b"zTXt", b"a%d\0\0" % i + zlib.compress(bytes(1_000_000))) for i in range(100)]
+PICTURES: list[tuple[Any, ...]] = [
+    ("zeros.png", lambda: lying.black(9_500, 9_500), "9500 x 9500 pixels", MOST),
+    ("no pixel.png", lambda: png(90_001, 1_000), "", MOST),
+    (
+        "text.png",
+        lambda: png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100 * MB)))),
+        "", "", "damaged",
+    ),
+    ("texts.png", lambda: png(8, 8, *TEXTS), "", "", "damaged"),
+    (
+        "profile.png",
+        lambda: png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(100 * MB)))),
+        "", "", "damaged",
+    ),
+    ("chunk.png", lambda: png(8, 8)[:-12] + b"\x7f\xff\xff\xffIDAT", "", "", "damaged"),
+    ("a.jpg", lambda: sized(saved((80, 80), "JPEG", "RGB"), 60_000, 3_000), "too many pixels"),
+    (
+        "progressive.jpg",
+        lambda: sized(saved((80, 80), "JPEG", progressive=True), 14_000, 14_000),
+        "too many pixels",
+    ),
+    ("screen.gif", lambda: lying.gif((9_500, 9_500), (1, 1)), "9500 x 9500", MOST),
+    ("frame.gif", lambda: lying.gif((1, 1), (65_535, 65_535)), "too many pixels"),
+    ("large.tif", lambda: lying.tiff(9_500, 9_500, 8), "", MOST),
+    ("one strip.tif", lambda: lying.tiff(9_500, 9_500, 9_500), "", MOST),
+    ("no data.tif", lambda: lying.tiff(7000, 7000, 7000, 1), "", "", "damaged"),
+    ("plain.ppm", lambda: b"P3 9500 9500 255\n", "", MOST),
+    ("fine.ppm", lambda: b"P6 9500 9500 65535\n", "", MOST),
+    ("broken off.png", lambda: lying.black(7000, 7000)[:20_000], "", "", "damaged"),
+    ("broken off.jpg", lambda: saved((5000, 5000), "JPEG")[:20_000], "", "", "damaged"),
+    ("broken off.gif", lambda: saved((5000, 5000), "GIF")[:5_000], "", "", "damaged"),
+    ("a.webp", lambda: lying.webp(9_000, 5_000), "9000 x 5000 pixels, which count double", MOST),
+    ("no pixel.webp", lambda: lying.webp(4_000, 4_000), "", "", "damaged"),
+]  # fmt: skip
+
+
+# a hair below the limits, of formats that take little, more and most memory
+LARGEST: dict[str, Callable[[], bytes]] = {
+    "a.png": lambda: lying.black(9_450, 9_460),
+    "a.jpg": lambda: saved((60_000, 2_900), "JPEG"),
+    "progressive.jpg": lambda: sized(
+        saved((80, 80), "JPEG", progressive=True, **COLOUR), 13_000, 13_700
+    ),
+    "a.webp": lambda: saved((16_000, 2_795), "WEBP", lossless=True, quality=0, method=0, **RGB),
+}
+
+
+def _written(make: Callable[[], bytes]) -> Edit:
+    return lambda path: path.write_bytes(make())
+
+
+DAMAGE = [
+    *(Damage("dataset", DATA, *row) for row in [*DATASET, (pipe, "is a folder, pipe or device")]),
+    *(Damage("course", *row) for row in COURSES),
+    *(Damage("run", *row) for row in RUN),
+    *(Damage("checkpoint", LAST, *row) for row in CHECKPOINT),
+    *(Damage("features", "a.npz", *row) for row in ARCHIVES),
+    *(Damage(reader, "a.txt", *row) for reader, *row in CAPTION_FILES),
+    *(
+        Damage("picture", name, _written(make), *texts)
+        for name, make, *texts in PICTURES
+        if built.check("webp") or not name.endswith("webp")
+    ),
+]
+
+
+def peaks(reader: str) -> tuple[int, int]:
+    """MB that this process held at most, and that any it started did, with all damage of a reader."""
+    import resource
+
+    make, read = READERS[reader]
+    for one in DAMAGE:
+        if one.reader == reader:
+            with tempfile.TemporaryDirectory() as folder:
+                make(Path(folder))
+                one.edit(Path(folder) / one.file)
+                with contextlib.suppress(EXPECTED):
+                    read(Path(folder))
+                    raise AssertionError(f"{one} was read")
+    for name, content in LARGEST.items() if reader == "picture" else ():
+        if built.check("webp") or not name.endswith("webp"):
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, name).write_bytes(content())
+                read(Path(folder))
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+        raise AssertionError("a process is left")
+    # of this program alone; ru_maxrss knows what was there before it
+    peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+    return int(peak) // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024

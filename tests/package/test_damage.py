@@ -1,0 +1,63 @@
+"""Whatever is damaged is refused soon, in little memory, in words that say why, and left as it is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("PIL")
+
+from damage import DAMAGE, READERS, Damage
+from effort import bounded_effort
+from refusals import refuses
+
+from xpcap.errors import EXPECTED
+
+ROOT = Path(__file__).parents[2]
+MOST_MEMORY = {"picture": 1300}  # MB of a process that meets all of a reader; of others 300
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="makes pipes")
+
+
+@pytest.mark.parametrize("one", DAMAGE, ids=lambda one: f"{one.reader} {one.file}")
+def test_damage_is_refused_soon_and_says_why(one: Damage, tmp_path: Path) -> None:
+    make, read = READERS[one.reader]
+    folder = tmp_path / "it"
+    folder.mkdir()
+    make(folder)
+    one.edit(folder / one.file)
+    before = files(folder)
+    with bounded_effort(), refuses(EXPECTED, **one.fields) as caught:
+        read(folder)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 1000
+    assert caught.value.function
+    assert files(folder) == before
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.name: path.read_bytes() if path.is_file() and path.stat().st_size < 16 << 20 else b""
+        for path in folder.iterdir()
+        if path.name != ".lock"
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone tells of a peak")
+@pytest.mark.parametrize("reader", READERS)
+def test_all_damage_together_takes_little_memory_and_leaves_no_process(reader: str) -> None:
+    code = f"import damage; print(*damage.peaks({reader!r}))"
+    paths = (ROOT, ROOT / "tests/helpers", ROOT / "tools")
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert max(map(int, result.stdout.split())) < MOST_MEMORY.get(reader, 300)
