@@ -2,7 +2,6 @@
 follow rewards, and a file that survives the disk and refuses damage.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -338,58 +337,6 @@ def test_a_ranker_survives_the_disk(data: CaptionData, index: PhotoIndex, file: 
 
 
 Change = Callable[[dict[str, np.ndarray], dict[str, Any]], object]
-DAMAGES: dict[str, tuple[Change, dict[str, str]]] = {
-    "a missing array": (lambda t, m: t.pop("words"), {"came": "lacks words"}),
-    "another size": (
-        lambda t, m: t.update(mean=t["mean"][:-1]),
-        {"thing": "mean", "came": "has shape"},
-    ),
-    "another type": (
-        lambda t, m: t.update(counts=t["counts"].astype("f4")),
-        {"thing": "counts", "came": "have shape"},
-    ),
-    "a word beyond": (
-        lambda t, m: t["words"].__setitem__(0, 999),
-        {"thing": "words", "came": "..999"},
-    ),
-    "too few words": (lambda t, m: t.update(words=t["words"][1:]), {"came": "do not add up"}),
-    "too few captions": (lambda t, m: t["counts"].__setitem__(0, 9), {"came": "do not add up"}),
-    "a sum that wraps": (
-        lambda t, m: t.update(counts=t["counts"] + np.array([2**63] * 2 + [0] * 38, "u8")),
-        {"came": "counts that do not add up"},
-    ),
-    "a photo without captions": (
-        lambda t, m: t["counts"].__setitem__(slice(2), [0, 4]),
-        {"came": "photos without captions"},
-    ),
-    "not finite": (lambda t, m: t["directions"].__setitem__(0, np.nan), {"came": "hold nan at"}),
-    "n-grams that fall": (
-        lambda t, m: t.update(grams=t["grams"][::-1].copy()),
-        {"came": "do not rise"},
-    ),
-    "no names": (lambda t, m: t.update(images=np.frombuffer(b"[1,", "u1")), {"came": "images"}),
-    "other names": (lambda t, m: t.update(images=np.frombuffer(b"[1]", "u1")), {"came": "images"}),
-    "no weight": (lambda t, m: m["weights"].pop("words"), {"came": "weights"}),
-    "a weight beyond": (lambda t, m: m["weights"].update(words=1e300), {"thing": "of words"}),
-    "a weight that is text": (lambda t, m: m["weights"].update(words="1"), {"thing": "of words"}),
-    "no width": (lambda t, m: m.pop("width"), {"thing": "width", "came": "None"}),
-    "no fall": (lambda t, m: m.update(fall=0), {"thing": "fall", "came": "is 0"}),
-    "a wide beam": (lambda t, m: m.update(width=10**9), {"thing": "width"}),
-    "other photos": (lambda t, m: m.update(pictures=3), {"came": "n-grams of 3 pictures"}),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_refused_in_words(damage: str, file: Path) -> None:
-    from xpcap.safetensors_file import read_tensors, write_tensors
-
-    change, fields = DAMAGES[damage]
-    tensors, meta = read_tensors(file, "test")
-    tensors = {name: x.copy() for name, x in tensors.items()}
-    change(tensors, meta)
-    write_tensors(file, tensors, json.loads(json.dumps(meta)))
-    with refuses(DataError, function="open_run", **fields):
-        read_ranker(file, VOCABULARY, D)
 
 
 def test_a_file_whose_captions_would_fill_the_memory_is_refused(

@@ -162,30 +162,6 @@ def test_a_run_from_before_an_option_has_what_the_option_says_of_such_runs(
     assert Recipe.from_config(config, tmp_path).clip == 3.0
 
 
-@pytest.mark.parametrize(
-    "spoilt",
-    [
-        {"lr": None},
-        {"lr": -1},
-        {"lr": "x" * 500},
-        {"epochs": 1.5},
-        {"select": 3},
-        {"data": 3},
-        {"start": "a\0b"},
-    ],
-)
-def test_a_stored_option_that_is_damaged_or_missing_is_refused_by_name(
-    spoilt: dict[str, Any], tmp_path: Path
-) -> None:
-    (name,) = spoilt
-    config = {**suited().to_config(), **spoilt}
-    with refuses(OptionError, thing=name):
-        Recipe.from_config(config, tmp_path)
-    del config[name]
-    with refuses(OptionError, thing=name):
-        Recipe.from_config(config, tmp_path)
-
-
 def test_table_has_a_dash_where_the_objective_has_no_use_for_an_option() -> None:
     first, second = suited(), suited(start="run", objective="self-critical")
     rows = {name: values for name, *values in table([first, second])}

@@ -21,13 +21,11 @@ pytest.importorskip("jinja2")
 import commands
 from commands import call, good
 from emulated import Emulator
-from refusals import refuses
 
 from xpcap import CaptionData, open_run, use_backend
 from xpcap.data import Vocabulary, write_dataset
 from xpcap.data.dataset import Split
 from xpcap.distributed import Group
-from xpcap.errors import DataError
 from xpcap.models import Policy
 from xpcap.runs import TrainOptions, caption_run, choose, evaluate_run, rerank, train_run
 from xpcap.runs.decoder import RankedBeam
@@ -288,37 +286,6 @@ def test_the_first_stage_makes_candidates_where_that_gives_better_captions(
     each = [model.word_log_probabilities(features_of(run)[:1], encoded) for model in models]
     mean = np.log(np.mean(np.exp(each), axis=0)).sum()
     np.testing.assert_allclose(own.log_probability, mean, rtol=2e-3)
-
-
-DAMAGES = {
-    "missing": (lambda file: file.unlink(), {"came": "is missing"}),
-    "cut": (lambda file: file.write_bytes(file.read_bytes()[:-8]), {"came": "cannot be read"}),
-    "float32": (
-        lambda file: rewrite(file, lambda x: x.astype(np.float32)),
-        {"came": "dtype float32", "expected": "float16"},
-    ),
-    "smaller": (lambda file: rewrite(file, lambda x: x[:-1]), {"came": "has shape"}),
-    "infinite": (
-        lambda file: rewrite(file, lambda x: x + np.float16(np.inf)),
-        {"came": "holds inf at"},
-    ),
-}
-
-
-def rewrite(file: Path, change: Any) -> None:
-    tensors, meta = read_tensors(file, "test")
-    write_tensors(file, {name: change(x) for name, x in tensors.items()}, meta)
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_first_stage_is_refused_in_words(
-    damage: str, helped: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(helped, tmp_path / "run"))
-    change, fields = DAMAGES[damage]
-    change(folder / FIRST_STAGE_FILE)
-    with refuses(DataError, function="open_run", thing=FIRST_STAGE_FILE, **fields):
-        open_run(folder)
 
 
 @pytest.mark.parametrize("killed", ["before the ranking is written", "after"])
