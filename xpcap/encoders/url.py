@@ -1,10 +1,9 @@
 """Pictures by URL: one URL in, one array out, within limits on size, time and kind."""
 
-import io
 import threading
 import time
 from concurrent.futures import Future
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from string import punctuation
 from typing import Any
@@ -125,43 +124,27 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class _Timed(io.RawIOBase):
-    """A file of a socket with a time limit; that of the socket begins anew with each byte."""
-
-    def __init__(self, file: io.RawIOBase, seconds: float) -> None:
-        super().__init__()
-        self._file, self._end = file, time.monotonic() + seconds
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        if time.monotonic() > self._end:
-            raise TimeoutError
-        return self._file.readinto(buffer)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 class _Answer(HTTPResponse):
+    """An answer that ends in time: the limit of its socket begins anew with each byte."""
+
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self.fp = io.BufferedReader(_Timed(self.fp.detach(), sock.gettimeout()))
+        raw, end = self.fp.raw, time.monotonic() + sock.gettimeout()
+        read = raw.readinto
 
+        def readinto(buffer: Any) -> int | None:
+            if time.monotonic() > end:
+                raise TimeoutError
+            return read(buffer)
 
-class _Plain(HTTPConnection):
-    response_class = _Answer
-
-
-class _Secure(HTTPSConnection):
-    response_class = _Answer
+        raw.readinto = readinto  # type: ignore[method-assign]
 
 
 class _Web(HTTPHandler, HTTPSHandler):
-    def http_open(self, req: Request) -> HTTPResponse:
-        return self.do_open(_Plain, req)
+    def do_open(self, http_class: Any, req: Request, **options: Any) -> Any:
+        def connection(*args: Any, **kwargs: Any) -> Any:
+            made = http_class(*args, **kwargs)
+            made.response_class = _Answer
+            return made
 
-    def https_open(self, req: Request) -> HTTPResponse:
-        return self.do_open(_Secure, req)
+        return super().do_open(connection, req, **options)
