@@ -182,6 +182,7 @@ def size_of(function: str, path: Path, expected: str) -> int:
         about = path.stat()
     except OSError as error:
         came = f"cannot be read: {error.strerror or os.strerror(error.errno or 0)}"
+        came = "does not exist" if isinstance(error, FileNotFoundError) else came
         raise DataError(function, path, came, expected, "is the path right?") from error
     if not stat.S_ISREG(about.st_mode):
         came = "is a folder, pipe or device"

@@ -371,8 +371,12 @@ def check_kind(function: str, name: str, x: Array, kind: str) -> None:
     require_array(function, name, x)
     characters, words = KINDS[kind]
     if x.dtype.char not in characters:
-        cast = {"i": "cast it with .astype(int)", "b": "cast it with .astype(bool)"}.get(kind, "")
-        raise InvalidTypeError(function, name, f"{has(name)} dtype {x.dtype}", words, cast)
+        cause = {
+            "i": "cast it with .astype(int)",
+            "b": "cast it with .astype(bool)",
+            "u1": "multiply levels of 0 to 1 by 255 and round them",
+        }.get(kind, "")
+        raise InvalidTypeError(function, name, f"{has(name)} dtype {x.dtype}", words, cause)
 
 
 def check_float(function: str, name: str, x: Array, first_name: str, first: Array) -> None:

@@ -55,9 +55,7 @@ def test_lite2_features_do_not_depend_on_the_company() -> None:
     assert (both.shape, both.dtype, encoder.encode([]).shape) == ((2, 1280), np.float32, (0, 1280))
     np.testing.assert_array_equal(both[1], find_encoder(encoder.name).encode([PHOTO])[0])
     assert not np.array_equal(both[0], both[1])
-    with refuses(
-        ValueError, function="encode", thing="a picture", expected="uint8 (height, width, 3)"
-    ):
+    with refuses(TypeError, function="encode", thing="picture", expected="uint8"):
         encoder.encode([PHOTO / 255])
 
 

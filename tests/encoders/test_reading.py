@@ -436,9 +436,9 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     refused(tmp_path / "a\0b.png", came="cannot be read")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe.jpg")
-        refused(tmp_path / "pipe.jpg", came="is a pipe or a device")
-        refused(Path("/dev/zero"), came="is a pipe or a device")
-        with refuses(DataError, came="is a pipe or a device"):
+        refused(tmp_path / "pipe.jpg", came="is a folder, pipe or device")
+        refused(Path("/dev/zero"), came="is a folder, pipe or device")
+        with refuses(DataError, came="is a folder, pipe or device"):
             read_picture("/dev/zero")
 
 

@@ -8,7 +8,6 @@ import io
 import logging
 import math
 import re
-import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 import numpy as np
 
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, install
+from xpcap.files import size_of
 from xpcap.signatures import AVIF, HEIC, PAGE, kind_of_file
+from xpcap.spec import spec
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -68,39 +69,24 @@ def read_picture(source: PictureSource) -> np.ndarray:
     from PIL import Image
 
     if isinstance(source, np.ndarray):
-        return _upright_rgb(_image_of(source))
+        require_picture("read_picture", source, "H,W,3|H,W,4|H,W")
+        return _upright_rgb(Image.fromarray(source))
     source = Path(source) if isinstance(source, str) else source
-    name: object = "the picture"
+    name: object = source if isinstance(source, Path) else "the picture"
     if isinstance(source, bytes | bytearray | memoryview):
         source = io.BytesIO(source)
         _require_size(name, source.getbuffer().nbytes)
-    elif isinstance(source, Path):
-        name = source
     elif hasattr(source, "read"):
         name = getattr(source, "name", None) or name  # a spooled upload has none
-    elif not isinstance(source, Image.Image):
-        raise InvalidTypeError(
-            "read_picture",
-            "the picture",
-            f"is of type {type(source).__name__}",
-            expected="a path, bytes, a file opened for reading bytes, a Pillow image, or an array of"
-            " uint8",
-        )
+    elif not isinstance(source, Path | Image.Image):
+        came = f"is of type {type(source).__name__}"
+        expected = "a path, bytes, a file opened for reading bytes, a Pillow image, or an array"
+        raise InvalidTypeError("read_picture", name, came, f"{expected} of uint8")
     Image.init()
     reads_heic()
     try:
         if isinstance(source, Path):
-            about = source.stat()
-            if not stat.S_ISREG(about.st_mode):  # opening a pipe would wait for a writer
-                kind = "a folder" if source.is_dir() else "a pipe or a device"
-                raise DataError(
-                    "read_picture",
-                    name,
-                    f"is {kind}",
-                    expected="a picture file",
-                    cause="is the path right?",
-                )
-            _require_size(name, about.st_size)
+            _require_size(name, size_of("read_picture", source, "a picture file"))
         with warnings.catch_warnings():
             # Pillow warns of large pictures, and of odd metadata, which does no harm
             warnings.simplefilter("ignore")
@@ -117,44 +103,15 @@ def read_picture(source: PictureSource) -> np.ndarray:
                 return _upright_rgb(picture)
     except DataError:
         raise
-    except MemoryError as error:
-        raise DataError(
-            "read_picture",
-            name,
-            "takes more memory to decode than is free",
-            expected="a smaller picture",
-            cause="scale it down first",
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            "read_picture", name, "has too many pixels", cause=f"scale it down first ({error})"
-        ) from error
-    except FileNotFoundError as error:
-        raise DataError(
-            "read_picture", name, "does not exist", expected="a picture", cause="is the path right?"
-        ) from error
     # damaged pictures raise errors of many types, from Pillow and from what it calls
     except Exception as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise DataError(
-                "read_picture",
-                name,
-                f"cannot be read: {error.strerror}",
-                expected="a picture file",
-                cause="is the path right, and may it be read?",
-            ) from error
-        raise DataError("read_picture", name, *_why_not(source, str(name))) from error
+        raise DataError("read_picture", name, *_why_not(error, source, str(name))) from error
 
 
 def _require_size(name: object, size: int) -> None:
     if size > MOST_BYTES:
-        raise DataError(
-            "read_picture",
-            name,
-            f"has {size:,} bytes",
-            expected=f"at most {MOST_BYTES >> 20} MB",
-            cause="is it a picture?",
-        )
+        came, expected = f"has {size:,} bytes", f"at most {MOST_BYTES >> 20} MB"
+        raise DataError("read_picture", name, came, expected, "is it a picture?")
 
 
 def _require_area(name: object, picture: "Picture", whole: tuple[int, int]) -> None:
@@ -163,38 +120,17 @@ def _require_area(name: object, picture: "Picture", whole: tuple[int, int]) -> N
 
     times = 2 if picture.format in DOUBLED else 1
     if times * math.prod(picture.size) > (most := Image.MAX_IMAGE_PIXELS or math.inf):
-        width, height = whole
-        doubled = f", which count double in {picture.format}" if times == 2 else ""
-        raise DataError(
-            "read_picture",
-            name,
-            f"has {width} x {height} pixels{doubled}",
-            expected=f"at most {most:,}",
-            cause="scale it down first",
-        )
+        came = f"has {whole[0]} x {whole[1]} pixels"
+        came += f", which count double in {picture.format}" if times == 2 else ""
+        raise DataError("read_picture", name, came, f"at most {most:,}", "scale it down first")
 
 
-def _image_of(levels: np.ndarray) -> "Picture":
-    """An array as a Pillow image."""
-    from PIL import Image
-
-    if levels.dtype != np.uint8:
-        raise InvalidTypeError(
-            "read_picture",
-            "the picture",
-            f"has dtype {levels.dtype}",
-            expected="uint8, levels of 0 to 255",
-            cause="multiply levels of 0 to 1 by 255 and round them",
-        )
-    if levels.ndim not in (2, 3) or levels.shape[2:] not in ((), (3,), (4,)) or not levels.size:
-        raise InvalidValueError(
-            "read_picture",
-            "the picture",
-            f"has shape {levels.shape}",
-            expected="(height, width, 3), (height, width, 4) or (height, width)",
-            cause="are its channels the first axis?",
-        )
-    return Image.fromarray(levels)
+def require_picture(function: str, picture: np.ndarray, forms: str = "H,W,3") -> None:
+    """InvalidTypeError : no array of uint8. InvalidValueError : another shape, or no pixels."""
+    spec(f"picture:{forms}=u1").check(function, picture, note="are its channels the first axis?")
+    if not picture.size:
+        came = f"has shape {picture.shape}"
+        raise InvalidValueError(function, "picture", came, expected="at least a pixel")
 
 
 @functools.cache
@@ -220,17 +156,21 @@ def formats() -> str:
     return f"{', '.join(['JPEG', 'PNG', 'GIF', *optional, 'BMP'])} or TIFF"
 
 
-def _why_not(source: "Path | BinaryIO | Picture", name: str) -> tuple[str, str, str]:
+def _why_not(
+    error: Exception, source: "Path | BinaryIO | Picture", name: str
+) -> tuple[str, str, str]:
     """Fields of an error: what a file is by its first bytes, what was expected, and a remedy."""
-    try:
-        with (
-            source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
-        ) as file:
-            file.seek(0)
-            content = file.read(HEAD)  # type: ignore[union-attr]
-    # gone meanwhile, a name that no file can have, or a Pillow image, whose file has been opened
-    except (OSError, ValueError, AttributeError):
-        content = None
+    from PIL import Image
+
+    if isinstance(error, MemoryError):
+        came = "takes more memory to decode than is free"
+        return came, "a smaller picture", "scale it down first"
+    if isinstance(error, Image.DecompressionBombError):
+        return "has too many pixels", "", f"scale it down first ({error})"
+    if isinstance(error, OSError) and error.strerror:
+        cause = "is the path right, and may it be read?"
+        return f"cannot be read: {error.strerror}", "a picture file", cause
+    content = _head(source)
     if content == b"":
         return "is empty", formats(), "copied or downloaded only in part?"
     kind = kind_of_file(content or b"")
@@ -256,6 +196,19 @@ def _why_not(source: "Path | BinaryIO | Picture", name: str) -> tuple[str, str, 
     return "cannot be read as a picture", formats(), hint
 
 
+def _head(source: "Path | BinaryIO | Picture") -> bytes | None:
+    """The first bytes of a file, of whatever is opened from its start; None if there are none."""
+    try:
+        opened = source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
+        with opened as file:
+            file.seek(0)
+            content: bytes = file.read(HEAD)  # type: ignore[union-attr]
+            return content
+    # gone meanwhile, a name that no file can have, or a Pillow image, whose file has been opened
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def _is_text(content: bytes) -> bool:
     """True if bytes are UTF-8 text without control characters; the last one may be cut."""
     try:
@@ -275,13 +228,12 @@ def _upright_rgb(picture: "Picture") -> np.ndarray:
     picture.load()
     # RGB or RGBA, modes that can be scaled; a large picture at a whole fraction of its size
     factor = max(1, max(picture.size) // (2 * LONGEST))
-    finer = _is_finer(picture)
+    finer = picture.mode.startswith("I") or picture.mode == "F"  # grey of 16 or 32 bits
     mode = "RGBA" if picture.has_transparency_data and not finer else "RGB"
     small = Image.new(mode, (-(-picture.width // factor), -(-picture.height // factor)))
-    white = _white_level(picture)
+    white = _white_level(picture) if finer else 0.0
     for top, strip in _strips(picture, factor):
-        rgb = _grey_as_rgb(strip, white) if finer else strip
-        rgb = rgb if finer or rgb.mode == mode else rgb.convert(mode)
+        rgb = _grey_as_rgb(strip, white) if finer else strip.convert(mode)
         small.paste(rgb.reduce(factor), (0, top // factor))
     small.thumbnail((LONGEST, LONGEST), reducing_gap=2.0)
     small.getexif()[ExifTags.Base.Orientation] = _orientation(picture)
@@ -315,14 +267,9 @@ def _orientation(picture: "Picture") -> int:
     return next((turn for turn in range(2, 9) if turn == found), 1)
 
 
-def _is_finer(picture: "Picture") -> bool:
-    """True if a picture is grey of 16 or 32 bits."""
-    return picture.mode.startswith("I") or picture.mode == "F"
-
-
 def _white_level(picture: "Picture") -> float:
     """White of a finer grey: 65535 of 16 bits; else the least of 1, 255, 65535 above all pixels."""
-    if not _is_finer(picture) or picture.mode.startswith("I;16"):
+    if picture.mode.startswith("I;16"):
         return 65535.0
     most = max(float(_finite(np.asarray(strip)).max(initial=0)) for _, strip in _strips(picture))
     return next((white for white in (1.0, 255.0, 65535.0) if most <= white), most)
@@ -395,22 +342,6 @@ def letterbox_sizes(height: int, width: int, side: int) -> tuple[tuple[int, int]
 def corner(canvas: tuple[int, int], content: tuple[int, int]) -> tuple[int, int]:
     """Row and column of the canvas where the scaled picture begins."""
     return (canvas[0] - content[0]) // 2, (canvas[1] - content[1]) // 2
-
-
-def require_picture(where: str, picture: np.ndarray) -> None:
-    """ValueError : not an array (height, width, 3), uint8, or one without pixels."""
-    if (
-        getattr(picture, "ndim", 0) != 3
-        or picture.shape[2] != 3
-        or picture.dtype != np.uint8
-        or not picture.size
-    ):
-        came = f"type {type(picture).__name__}"
-        if hasattr(picture, "dtype"):
-            came = f"shape {picture.shape} and dtype {picture.dtype}"
-        raise InvalidValueError(
-            where, "a picture", f"has {came}", expected="uint8 (height, width, 3)"
-        )
 
 
 def border_colour(picture: np.ndarray) -> np.ndarray:
