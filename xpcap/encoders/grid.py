@@ -1,6 +1,6 @@
-"""Grids of regions of a picture: names, pooling, and the area that they cover."""
+"""Grids of regions of a picture: pooling, and the area that they cover."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -47,34 +47,20 @@ def _ends(line: np.ndarray, side: int) -> tuple[float, float]:
 MOST = 64  # regions along a side
 
 
-def grid_of(name: str, options: Mapping[str, str]) -> int | None:
-    """K of the option ``grid=K`` in an encoder's name; else None. DataError : a wrong K."""
-    grid = options.get("grid")
-    if grid is not None and not (grid.isdecimal() and 1 <= int(grid) <= MOST):
-        raise DataError(
-            "find_encoder",
-            f"encoder {name!r}",
-            f"has grid={grid}",
-            expected=f"regions along a side, 1 to {MOST}",
-        )
-    return None if grid is None else int(grid)
-
-
-def grid_name(name: str, grid: int | None) -> str:
-    """An encoder's name with its grid: ``histogram:grid=3``."""
-    return name if grid is None else f"{name}:grid={grid}"
+def grid_of(name: str, text: str | None) -> int | None:
+    """K of the option ``grid=K`` in an encoder's name; None without. DataError : a wrong K."""
+    if text is not None and not (text.isdecimal() and 1 <= int(text) <= MOST):
+        wanted = f"regions along a side, 1 to {MOST}"
+        raise DataError("find_encoder", f"encoder {name!r}", f"has grid={text}", expected=wanted)
+    return None if text is None else int(text)
 
 
 def require_regions(name: str, shape: tuple[int, ...], grid: int) -> None:
     """DataError : a map (height, width, D) is coarser than the grid."""
     height, width = shape[:2]
     if grid > min(height, width):
-        raise DataError(
-            "find_encoder",
-            f"encoder {name!r}",
-            f"sees {height} x {width} regions",
-            expected=f"at least the {grid} x {grid} of its grid",
-        )
+        came, expected = f"sees {height} x {width} regions", f"at least the {grid} x {grid}"
+        raise DataError("find_encoder", f"encoder {name!r}", came, f"{expected} of its grid")
 
 
 def pool(features: np.ndarray, grid: int) -> np.ndarray:

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xpcap.encoders.grid import Area, grid_name, pool, require_regions
+from xpcap.encoders.grid import Area, pool, require_regions
+from xpcap.encoders.kinds import Kind, named
 from xpcap.encoders.pictures import border_colour, corner, letterbox, letterbox_sizes
 from xpcap.threads import in_turn
 
@@ -55,19 +56,14 @@ class HistogramEncoder:
     """
 
     def __init__(self, *, grid: int | None = None) -> None:
-        self.name = grid_name("histogram", grid)
+        self.name = named("histogram", grid=grid)
         if grid is not None:
             require_regions(self.name, (3, 3), grid)
         self.shape: tuple[int, ...] = (ALL,) if grid is None else (grid * grid, OF_CELL)
         self.grid = grid
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Features (n, *shape), float32, of pictures (height, width, 3), uint8, of any sizes.
-
-        Raises
-        ------
-        ValueError : an array is not such a picture.
-        """
+        """Features (n, *shape), float32, of pictures (height, width, 3), uint8, of any sizes."""
         return np.fromiter(
             (self._encode(picture) for picture in pictures), np.dtype((np.float32, self.shape))
         )
@@ -95,6 +91,14 @@ def drawn_area(picture: np.ndarray) -> Area:
         for (start, stop), first, pixels in sides
     )
     return Area(top, left, bottom, right)
+
+
+HISTOGRAM = Kind(
+    "histogram",
+    lambda name, **options: HistogramEncoder(**options),
+    licence="none needed, it has no weights",
+    area=lambda name, picture: drawn_area(picture),
+)
 
 
 def _codes(picture: np.ndarray) -> np.ndarray:

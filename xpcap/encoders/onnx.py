@@ -2,17 +2,18 @@
 
 import hashlib
 import math
-import stat
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xpcap.encoders.extras import require, require_digest, split_options, telemetry_off
-from xpcap.encoders.grid import grid_of, pool, require_regions
+from xpcap.encoders.grid import pool, require_regions
+from xpcap.encoders.kinds import Kind, named, require_digest, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
+from xpcap.files import size_of
 
 
 def open_session(where: str, model: bytes) -> Any:
@@ -32,64 +33,40 @@ def open_session(where: str, model: bytes) -> Any:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no type in common
         reason = " ".join(str(error).split())[:300]
-        raise DataError(
-            "find_encoder",
-            where,
-            f"cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}",
-            cause="damaged, or too new?",
-        ) from error
+        came = f"cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}"
+        raise DataError("find_encoder", where, came, cause="damaged, or too new?") from error
 
 
+@dataclass(eq=False)
 class OnnxEncoder:
     """An encoder that runs a network on each picture alone: features do not depend on the batch.
 
     A picture is scaled to the network's input (bicubic, not cropped); its levels, 0 to 255, become
     ``(level - offset) / scale``.
 
-    Parameters
-    ----------
-    session : of ONNX Runtime
-    read : the ONNX file that it runs
-    output : name of the output that is a feature (1, D), (1, D, 1, 1), or for a grid a map (1, D,
-        h, w), or (1, h, w, D) if the input has its channels last
-    size : height and width of its input
-    channels_last : True if that is (1, height, width, 3), not (1, 3, height, width)
-    offset, scale : one number or three
-    grid : K, to average a map over K x K regions
-
-    All but the session are also attributes.
-
     Raises
     ------
     DataError : the map is coarser than the grid.
     """
 
-    def __init__(
-        self,
-        name: str,
-        session: Any,
-        read: Callable[[], bytes],
-        output: str,
-        size: tuple[int, int],
-        offset: np.ndarray,
-        scale: np.ndarray,
-        channels_last: bool = False,
-        grid: int | None = None,
-    ) -> None:
-        self.name = name
-        self._session, self._input = session, session.get_inputs()[0].name
-        self.read, self.output, self.size, self.channels_last = read, output, size, channels_last
-        self.offset, self.scale = np.asarray(offset, np.float32), np.asarray(scale, np.float32)
-        self.grid = grid
-        self.shape = self._run(np.zeros((*size, 3), np.uint8)).shape
+    name: str
+    session: Any  # of ONNX Runtime
+    read: Callable[[], bytes]  # the ONNX file that it runs
+    # name of the output that is a feature (1, D), (1, D, 1, 1), or for a grid a map (1, D, h, w),
+    # or (1, h, w, D) if the input has its channels last
+    output: str
+    size: tuple[int, int]  # height and width of its input
+    offset: np.ndarray  # one number or three, as of scale
+    scale: np.ndarray
+    channels_last: bool = False  # the input is (1, height, width, 3), not (1, 3, height, width)
+    grid: int | None = None  # K, to average a map over K x K regions
+
+    def __post_init__(self) -> None:
+        self.offset, self.scale = (x.astype(np.float32) for x in (self.offset, self.scale))
+        self.shape = self._run(np.zeros((*self.size, 3), np.uint8)).shape
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Features (n, *shape), float32, of pictures (height, width, 3), uint8, of any sizes.
-
-        Raises
-        ------
-        ValueError : an array is not such a picture.
-        """
+        """Features (n, *shape), float32, of pictures (height, width, 3), uint8, of any sizes."""
         return np.fromiter(
             (self._run(self._fit(picture)) for picture in pictures),
             np.dtype((np.float32, self.shape)),
@@ -117,16 +94,16 @@ class OnnxEncoder:
     def _output_of(self, picture: np.ndarray) -> np.ndarray:
         levels = (picture.astype(np.float32) - self.offset) / self.scale
         x = levels if self.channels_last else np.ascontiguousarray(levels.transpose(2, 0, 1))
-        out: np.ndarray = self._session.run([self.output], {self._input: x[None]})[0]
+        (source,) = self.session.get_inputs()
+        out: np.ndarray = self.session.run([self.output], {source.name: x[None]})[0]
         return out
 
 
-OPTIONS = ("size", "mean", "std", "output", "grid", "sha256")
 MOST_BYTES = (1 << 31) - 1  # what ONNX holds in one file
 MOST_SIDE = 4096
 
 
-def onnx_file(name: str) -> OnnxEncoder:
+def _onnx_file(name: str, *, grid: int | None, **options: str) -> OnnxEncoder:
     """The encoder ``onnx:FILE``, with options: ``onnx:model.onnx:size=224:mean=0.5:std=0.25``.
 
     Options go before the file's own metadata:
@@ -141,91 +118,72 @@ def onnx_file(name: str) -> OnnxEncoder:
 
     Raises
     ------
-    DataError : ONNX Runtime is missing; the file is none, or has changed; an option is wrong or
-        lacks; the model is of another kind.
+    DataError : the file is none, or has changed; an option is wrong or lacks; the model is of
+        another kind.
     """
-    where, options = split_options(name, OPTIONS)
-    require(name, "images", "onnxruntime")
-    path = Path(where.removeprefix("onnx:"))
+    path = Path(name.removeprefix("onnx:"))
     model = _read(path)
-    digest = require_digest(name, hashlib.sha256(model).hexdigest(), options.get("sha256"))
+    wanted = options.pop("sha256", None)
+    digest = require_digest(name, hashlib.sha256(model).hexdigest(), wanted)
     session = open_session(str(path), model)
     given = {**session.get_modelmeta().custom_metadata_map, **options}
     channels_last, size = _size(path, session, given.get("size"))
-    scaling = {key: _numbers(path, key, given.get(key)) for key in ("mean", "std")}
-    if not scaling["std"].all():
-        raise DataError(
-            "find_encoder", f"{path}: std", f"is {given['std']}", expected="numbers other than 0"
-        )
-    grid = grid_of(name, options)
-    output = _output(path, session, options.get("output"), grid is not None)
-    options["sha256"] = digest
-    named = [f"{key}={options[key]}" for key in OPTIONS if key in options]
-    whole = ":".join((f"onnx:{path.resolve()}", *named))
-    offset, scale = 255 * scaling["mean"], 255 * scaling["std"]
+    mean, std = (_numbers(path, key, given.get(key)) for key in ("mean", "std"))
+    if not std.all():
+        came, expected = f"is {given['std']}", "numbers other than 0"
+        raise DataError("find_encoder", f"{path}: std", came, expected)
     return OnnxEncoder(
-        whole, session, lambda: _read(path), output, size, offset, scale, channels_last, grid
+        named(f"onnx:{path.resolve()}", **options, grid=grid, sha256=digest),
+        session,
+        lambda: _read(path),
+        _output(path, session, options.get("output"), grid is not None),
+        size,
+        255 * mean,
+        255 * std,
+        channels_last,
+        grid,
     )
 
 
+ONNX = Kind(
+    "onnx:FILE",
+    _onnx_file,
+    licence="not stated; it is a file of your own",
+    options=("size", "mean", "std", "output", "grid", "sha256"),
+    extra="images",
+    packages=("onnxruntime",),
+)
+
+
 def _read(path: Path) -> bytes:
-    try:
-        about = path.stat()
-        is_file = stat.S_ISREG(about.st_mode)  # opening a pipe would wait for a writer
-        if not is_file or about.st_size > MOST_BYTES:
-            came = f"has {about.st_size:,} bytes" if is_file else "is a folder, a pipe or a device"
-            raise DataError(
-                "find_encoder",
-                path,
-                came,
-                expected=f"an ONNX file of at most {MOST_BYTES:,} bytes",
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            "find_encoder",
-            path,
-            f"cannot be read: {error.strerror}",
-            expected="an ONNX file",
-            cause="moved, or is the path wrong?",
-        ) from error
+    wanted = f"an ONNX file of at most {MOST_BYTES:,} bytes"
+    if (size := size_of("find_encoder", path, wanted)) > MOST_BYTES:
+        raise DataError("find_encoder", path, f"has {size:,} bytes", wanted)
+    return path.read_bytes()
 
 
 def _size(path: Path, session: Any, given: str | None) -> tuple[bool, tuple[int, int]]:
     """True if the input has its channels last, else False; and its height and width."""
     if given is not None and not (given.isdecimal() and 0 < int(given) <= MOST_SIDE):
-        raise DataError(
-            "find_encoder", f"{path}: size", f"is {given!r}", expected=f"pixels, 1 to {MOST_SIDE:,}"
-        )
+        came, expected = f"is {given!r}", f"pixels, 1 to {MOST_SIDE:,}"
+        raise DataError("find_encoder", f"{path}: size", came, expected)
     inputs = session.get_inputs()
     shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
     one_picture = len(shape) == 4 and (shape[0] == 1 or not isinstance(shape[0], int))
     if not one_picture or 3 not in (shape[1], shape[3]):
         came = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)[:300]
-        raise DataError(
-            "find_encoder",
-            path,
-            f"takes {came}",
-            expected="one float input (N, 3, height, width) or (N, height, width, 3)",
-        )
+        expected = "one float input (N, 3, height, width) or (N, height, width, 3)"
+        raise DataError("find_encoder", path, f"takes {came}", expected)
     channels_last = shape[1] != 3
     fixed = shape[1:3] if channels_last else shape[2:]
     height, width = (side if isinstance(side, int) else int(given or 0) for side in fixed)
     if not height or not width:
-        raise DataError(
-            "find_encoder",
-            path,
-            "takes pictures of any size",
-            expected="one to scale them to",
-            cause="add :size=224, or what it was trained with",
-        )
+        came, expected = "takes pictures of any size", "one to scale them to"
+        cause = "add :size=224, or what it was trained with"
+        raise DataError("find_encoder", path, came, expected, cause)
     if given is not None and (height, width) != (int(given), int(given)):
-        raise DataError(
-            "find_encoder",
-            path,
-            f"takes pictures of {height} x {width}",
-            expected=f"the size {given} that was asked for",
-        )
+        came, expected = f"takes pictures of {height} x {width}", f"the size {given}"
+        raise DataError("find_encoder", path, came, f"{expected} that was asked for")
     return channels_last, (height, width)
 
 
@@ -244,12 +202,8 @@ def _numbers(path: Path, key: str, text: str | None) -> np.ndarray:
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise DataError(
-            "find_encoder",
-            f"{path}: {key}",
-            f"is {text[:60]!r}",
-            expected="one number, or three with commas between them",
-        )
+        came, expected = f"is {text[:60]!r}", "one number, or three with commas between them"
+        raise DataError("find_encoder", f"{path}: {key}", came, expected)
     return np.array(numbers)
 
 
@@ -258,18 +212,12 @@ def _output(path: Path, session: Any, wanted: str | None, is_map: bool) -> str:
     if wanted is not None and wanted not in outputs:
         raise unknown("find_encoder", f"{path}: output", wanted, outputs, DataError)
     name = wanted or next(iter(outputs))
-    shape = outputs[name].shape
+    shape, kind = outputs[name].shape, outputs[name].type
     is_pooled = len(shape) in (2, 4) and list(shape[2:]) == [1] * (len(shape) - 2)
-    fits = len(shape) == 4 if is_map else is_pooled
-    if outputs[name].type != "tensor(float)" or not fits:
-        wanted = "pooled features, float (N, D) or (N, D, 1, 1)"
-        if is_map:
-            wanted = "a map, float (N, D, height, width)"
-        raise DataError(
-            "find_encoder",
-            path,
-            f"gives {name} {outputs[name].type} {shape}",
-            expected=wanted,
-            cause=f"its outputs are {', '.join(outputs)}: choose one with :output=NAME",
-        )
+    if kind != "tensor(float)" or not (len(shape) == 4 if is_map else is_pooled):
+        came = f"gives {name} {kind} {shape}"
+        expected = "pooled features, float (N, D) or (N, D, 1, 1)"
+        expected = "a map, float (N, D, height, width)" if is_map else expected
+        cause = f"its outputs are {', '.join(outputs)}: choose one with :output=NAME"
+        raise DataError("find_encoder", path, came, expected, cause)
     return name

@@ -1,14 +1,16 @@
 """Encoders from timm, which fetches the weights: any model without its last layer."""
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from xpcap.encoders.extras import require, require_digest, split_options, telemetry_off
-from xpcap.encoders.grid import Area, grid_name, grid_of, pool, require_regions, traced_area
+from xpcap.encoders.grid import Area, pool, require_regions, traced_area
+from xpcap.encoders.kinds import Kind, named, require_digest, split_options, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
 
@@ -22,27 +24,32 @@ class TimmEncoder:
     Parameters
     ----------
     name : ``timm:MODEL``, or ``timm:MODEL.TAG`` for other weights of it, as
-        ``timm.list_models(pretrained=True)`` lists them; then perhaps ``:grid=K``, to average the
-        map of its last layers over K x K regions, and ``:sha256=DIGITS``, the first digits of the
-        digest of the weights, as in the encoder's own name
+        ``timm.list_models(pretrained=True)`` lists them
+    grid : K, to average the map of its last layers over K x K regions
+    sha256 : the first digits of the digest of the weights, as in the encoder's own name
     pretrained : False leaves the weights random
 
     Raises
     ------
-    DataError : timm is missing, has no such model, or cannot fetch its weights; their digest is
-        another; or the model has no map, or one that is coarser than the grid.
+    DataError : timm has no such model, or cannot fetch its weights; their digest is another; or the
+        model has no map, or one that is coarser than the grid.
     """
 
-    def __init__(self, name: str, *, pretrained: bool = True) -> None:
-        asked, options = split_options(name, ("grid", "sha256"))
-        self._grid = grid_of(name, options)
-        require(name, "timm", "timm")
+    def __init__(
+        self,
+        name: str,
+        *,
+        grid: int | None = None,
+        sha256: str | None = None,
+        pretrained: bool = True,
+    ) -> None:
         import torch
 
         with telemetry_off():
             import timm
 
-        model_name = asked.removeprefix("timm:")
+        self._grid = grid
+        model_name = name.removeprefix("timm:")
         # timm would also take addresses and paths as names
         if not timm.is_model(model_name):
             known = timm.list_models()
@@ -51,32 +58,21 @@ class TimmEncoder:
             self._model = timm.create_model(model_name, pretrained=pretrained, num_classes=0).eval()
         except Exception as error:  # of many types, from timm and its downloads
             reason = " ".join(str(error).split())[:200]
-            raise DataError(
-                "find_encoder",
-                "timm",
-                f"cannot make {model_name!r} with its weights: {reason}",
-                cause="is there a network, and such a tag?",
-            ) from error
+            came = f"cannot make {model_name!r} with its weights: {reason}"
+            cause = "is there a network, and such a tag?"
+            raise DataError("find_encoder", "timm", came, cause=cause) from error
         data = timm.data.resolve_model_data_config(self._model)
         self._transform = timm.data.create_transform(**data, is_training=False)
-        digest = require_digest(name, _digest(self._model), options.get("sha256"))
+        digest = require_digest(name, _digest(self._model), sha256)
         about = self._model.pretrained_cfg
         parts = about.get("architecture") or model_name, about.get("tag")
         tagged = ".".join(part for part in parts if part)
-        self.name = f"{grid_name(f'timm:{tagged}', self._grid)}:sha256={digest}"
+        self.name = named(f"timm:{tagged}", grid=grid, sha256=digest)
         with torch.inference_mode():
             self.shape = self._feature(torch.zeros((1, *data["input_size"]))).shape
 
     def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Features (n, *shape), float32, of pictures (height, width, 3), uint8, of any sizes.
-
-        Raises
-        ------
-        ValueError : an array is not such a picture.
-        """
-        import torch
-
-        torch.set_num_threads(1)
+        """Features (n, *shape), float32, of pictures (height, width, 3), uint8, of any sizes."""
         return np.fromiter(
             (self._encode_one(picture) for picture in pictures), np.dtype((np.float32, self.shape))
         )
@@ -86,7 +82,7 @@ class TimmEncoder:
         from PIL import Image
 
         require_picture("encode", picture)
-        with torch.inference_mode():
+        with one_thread(torch), torch.inference_mode():
             return self._feature(self._transform(Image.fromarray(picture))[None])
 
     def _feature(self, x: Any) -> np.ndarray:
@@ -97,6 +93,30 @@ class TimmEncoder:
         return pool(map_, self._grid)
 
 
+_numbers: list[int] = []  # threads that PyTorch had before, of each that is in `one_thread`
+_turn = threading.Lock()
+
+
+@contextlib.contextmanager
+def one_thread(torch: Any) -> Iterator[None]:
+    """PyTorch on one thread of the machine, afterwards on as many as before.
+
+    Its number belongs to each thread of the program, and a new one begins with the number that any
+    other set last, which may be the 1 of this function.
+    """
+    with _turn:
+        number = torch.get_num_threads()
+        number = _numbers[0] if number == 1 and _numbers else number
+        _numbers.append(number)
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _turn:
+            _numbers.remove(number)
+            torch.set_num_threads(number)
+
+
 def seen_area(name: str, picture: np.ndarray) -> Area | None:
     """The area of a picture that ``timm:MODEL`` sees, mostly a crop; None without timm or model."""
     try:
@@ -105,7 +125,7 @@ def seen_area(name: str, picture: np.ndarray) -> Area | None:
         from PIL import Image
     except ImportError:
         return None
-    model, _ = split_options(name, ("grid", "sha256"))
+    model, _ = split_options(name, TIMM.options)
     try:
         about = timm.get_pretrained_cfg(model.removeprefix("timm:"))
     except (RuntimeError, ValueError):  # no such tag
@@ -121,6 +141,17 @@ def seen_area(name: str, picture: np.ndarray) -> Area | None:
     )
 
 
+TIMM = Kind(
+    "timm:MODEL",
+    TimmEncoder,
+    licence="not stated here; timm's page of the model has it",
+    options=("grid", "sha256"),
+    extra="timm",
+    packages=("timm",),
+    area=seen_area,
+)
+
+
 def _map(name: str, out: np.ndarray, model: Any) -> np.ndarray:
     """The last layers' output, channels first or last or a square of tokens, as a map (h, w, D)."""
     channels = model.num_features
@@ -129,13 +160,8 @@ def _map(name: str, out: np.ndarray, model: Any) -> np.ndarray:
     tokens = out[getattr(model, "num_prefix_tokens", 0) :] if out.ndim == 2 else out
     side = math.isqrt(len(tokens))
     if tokens.ndim != 2 or side * side != len(tokens):
-        raise DataError(
-            "find_encoder",
-            f"encoder {name!r}",
-            f"gives {out.shape}",
-            expected="a map or a square of patches",
-            cause="ask for it without a grid",
-        )
+        expected, cause = "a map or a square of patches", "ask for it without a grid"
+        raise DataError("find_encoder", f"encoder {name!r}", f"gives {out.shape}", expected, cause)
     return tokens.reshape(side, side, -1)
 
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from xpcap import __version__
 from xpcap.data.vocabulary import TOKENISER
-from xpcap.encoders.extras import split_options
-from xpcap.encoders.onnx import OPTIONS, OnnxEncoder
+from xpcap.encoders.kinds import named, split_options
+from xpcap.encoders.onnx import ONNX, OnnxEncoder
 from xpcap.errors import DataError, OptionError, install, unknown
 from xpcap.export.onnx_encoder import add_encoder, converted, load_encoder, opset_of
 from xpcap.export.onnx_graphs import (
@@ -151,11 +151,8 @@ def _without_folder(encoder: str) -> str:
     """An encoder's name without the folder of ``onnx:FILE``: the export goes to other machines."""
     if not encoder.startswith("onnx:"):
         return encoder
-    file, options = split_options(encoder, OPTIONS)
-    name = Path(file.removeprefix("onnx:")).name
-    return ":".join(
-        (f"onnx:{name}", *(f"{key}={options[key]}" for key in OPTIONS if key in options))
-    )
+    file, options = split_options(encoder, ONNX.options)
+    return named(f"onnx:{Path(file.removeprefix('onnx:')).name}", **options)
 
 
 def _network_of(run: Run[CaptioningRNN]) -> OnnxEncoder:

@@ -20,7 +20,7 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
 from xpcap.data.vocabulary import SPECIAL, TOKENISATION, Vocabulary
-from xpcap.encoders import LICENCES
+from xpcap.encoders import ENCODERS
 from xpcap.errors import install
 from xpcap.files import atomic, write_text
 from xpcap.models import ModelConfig
@@ -42,7 +42,6 @@ METRIC_IDS = {  # name of a score to Hugging Face's identifier of the metric, an
     "cider": ("cider", "CIDEr-D"),
     "perplexity": ("perplexity", "perplexity of the references"),
 }
-EXTRAS = {"efficientnet-lite2": "images", "onnx": "images", "timm": "timm"}  # by kind of encoder
 MEANINGS = {
     "W_proj": "image feature to state",
     "b_proj": "its bias",
@@ -120,7 +119,7 @@ def write_card(
     """
     captions = scores.spread(count=SHOWN) if scores else []
     shown = _write_examples(folder / EXAMPLES, captions, find_picture)
-    kind = (card.source.encoder or "").partition(":")[0]
+    encoder = ENCODERS.get((card.source.encoder or "").partition(":")[0])
     text = _template().render(
         vars(card),
         front=_front_matter(card, scores),
@@ -128,7 +127,7 @@ def write_card(
         captions=captions,
         shown=shown,
         examples=EXAMPLES,
-        install=install(EXTRAS[kind]) if kind in EXTRAS else "",
+        install=install(encoder.extra) if encoder and encoder.extra else "",
         scores=scores,
         caption_files=_caption_files(card.source),
         most_files=MOST_FILES,
@@ -140,7 +139,7 @@ def write_card(
         step=_step(card.model),
         drawn=card.source.generated == KIND,
         there=[item for item in card.contents.items() if (folder / item[0]).is_file()],
-        licence=LICENCES.get(kind, "not stated in the dataset file"),
+        licence=encoder.licence if encoder else "not stated in the dataset file",
     )
     write_text(folder / CARD, text)
 

@@ -1,0 +1,124 @@
+"""Kinds of encoders: what a name asks for, and what is known of an encoder that is not built."""
+
+import contextlib
+import importlib.util
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from xpcap.encoders.grid import WHOLE_PICTURE, Area
+from xpcap.errors import DataError, install, unknown
+
+OPTION = re.compile(r"(.*):(\w+)=([^:]*)", re.DOTALL)
+DIGITS = 16  # of a SHA-256 digest that a name holds: enough to tell weights apart
+# ONNX Runtime and timm's Hub client read theirs once, when they are imported
+TELEMETRY = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
+_environment = threading.Lock()
+
+
+class Encoder(Protocol):
+    """Turns pictures into features."""
+
+    # Stored with a data set, so that new pictures can be encoded the same way: other weights,
+    # another name
+    name: str
+    shape: tuple[int, ...]  # (D,), or (K*K, D) for a grid
+
+    def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+        """Encode pictures, each (height, width, 3) uint8 RGB of any size, as features (n, *shape),
+        float32.
+
+        Several threads may call it at a time, each with pictures of its own. ValueError : an array
+        has another shape. TypeError : another dtype.
+        """
+
+
+def _whole_picture(name: str, picture: np.ndarray) -> Area | None:
+    return WHOLE_PICTURE
+
+
+class Kind(NamedTuple):
+    """A kind of encoder, as its file states it: all that the package knows of it.
+
+    Parameters
+    ----------
+    name : of the encoder; or of one of many, as ``timm:MODEL``
+    build : makes the encoder of a name without options, and of these by keyword; the grid is a
+        number or None
+    licence : of its weights, as their package states it
+    options : what may follow the name, as ``:grid=3``
+    extra : of this package, which installs what it needs
+    packages : what it needs, as named on PyPI
+    area : the part of a picture (height, width, 3), uint8, that the grid of an encoder of a full
+        name lies over; None: it is not known
+    """
+
+    name: str
+    build: Callable[..., Encoder]
+    licence: str
+    options: Sequence[str] = ("grid",)
+    extra: str = ""
+    packages: Sequence[str] = ()
+    area: Callable[[str, np.ndarray], Area | None] = _whole_picture
+
+    def require_packages(self, encoder: str) -> None:
+        """DataError : a package is missing; with the command that installs it."""
+        modules = {package: package.replace("-", "_") for package in self.packages}
+        if missing := [one for one in modules if importlib.util.find_spec(modules[one]) is None]:
+            them = "it" if len(missing) == 1 else "them"
+            came, expected = f"needs {' and '.join(missing)}", f"{them} to be installed"
+            cause = f"{install(self.extra)} installs {them}"
+            raise DataError("find_encoder", f"encoder {encoder!r}", came, expected, cause)
+
+
+def split_options(name: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """``"onnx:a.onnx:size=64:std=0.5"`` as ``"onnx:a.onnx"`` and ``{"size": "64", "std": "0.5"}``.
+
+    DataError : an option that is not among the `known`, or given twice.
+    """
+    rest, options = name, {}
+    while match := OPTION.fullmatch(rest):
+        rest, key, value = match.groups()
+        if key not in known:
+            raise unknown("find_encoder", f"encoder {name!r}: option", key, known, DataError)
+        if key in options:
+            came = f"gives {key} twice"
+            raise DataError("find_encoder", f"encoder {name!r}", came, expected="it once")
+        options[key] = value
+    return rest, {key: options[key] for key in known if key in options}
+
+
+def named(name: str, **options: object) -> str:
+    """An encoder's name with its options, as ``histogram:grid=3``; None is left out."""
+    given = (f"{key}={value}" for key, value in options.items() if value is not None)
+    return ":".join((name, *given))
+
+
+def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
+    """The first digits of a digest, for an encoder's name. DataError : not as `wanted`."""
+    if wanted is not None and digest[:DIGITS] != wanted:
+        thing, came = f"encoder {encoder!r}", f"has weights whose SHA-256 starts {digest[:DIGITS]}"
+        cause = "replaced since the features were made?"
+        raise DataError("find_encoder", thing, came, f"{wanted[:DIGITS]!r}", cause)
+    return digest[:DIGITS]
+
+
+@contextlib.contextmanager
+def telemetry_off() -> Iterator[None]:
+    """A context for an import: the package's telemetry stays off for the life of the process.
+
+    Afterwards ``os.environ`` is as before.
+    """
+    with _environment:
+        before = {name: os.environ[name] for name in TELEMETRY if name in os.environ}
+        os.environ.update(dict.fromkeys(TELEMETRY, "1"))
+        try:
+            yield
+        finally:
+            for name in TELEMETRY:
+                del os.environ[name]
+            os.environ.update(before)
