@@ -106,7 +106,10 @@ def test_words_that_are_banned_are_not_said(run: Path) -> None:
     ("options", "says"),
     [
         ("--beam 0", "--beam is 0, expected a whole number of at least 1"),
-        ("--beam 5 --n-best 6", "--n-best is 6, expected at most 5, as in --beam"),
+        (
+            "--beam 5 --n-best 6",
+            "--n-best is 6, expected a whole number in 1..5; no more captions come out of a beam than its --beam",
+        ),
         ("--beam 5 --groups 2", "--groups is 2, expected a divisor of --beam, 5"),
         ("--beam 5 --length-penalty nan", "--length-penalty is nan, expected a number in 0..10"),
         ("--beam 4 --diversity 1", "--diversity is given without --groups, expected both"),

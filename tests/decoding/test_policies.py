@@ -267,7 +267,7 @@ def test_limits_that_leave_no_caption_are_refused(
         (Sampling, "top_p", 1.5, "a number in 0.000001..1"),
         (Sampling, "seed", -1, "a whole number in 0..2**63-1"),
         (Sampling, "seed", 1.5, "a whole number in 0..2**63-1"),
-        (Beam, "n_best", 6, "at most 5, as in `width`"),
+        (Beam, "n_best", 6, "a whole number in 1..5"),
         (Beam, "n_best", 2.0, "a whole number of at least 1"),
         (Beam, "groups", 2, "a divisor of `width`, 5"),
         (Beam, "width", 0, "a whole number of at least 1"),
@@ -282,6 +282,7 @@ def test_a_policy_that_makes_no_sense_is_refused(
 ) -> None:
     causes = {"temperature": "for the likeliest words decode greedily"}
     causes["top_p"] = "it is a probability"
+    causes["n_best"] = "than its `width`" if value == 6 else ""
     fields = {"thing": name, "came": f"is {value!r}", "expected": expected}
     with refuses(OptionError, function=policy.__name__, cause=causes.get(name, ""), **fields):
         policy(**{name: value})

@@ -71,13 +71,10 @@ class Beam(Policy):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.n_best > self.width:
-            raise OptionError(
-                "Beam",
-                "`n_best`",
-                f"is {self.n_best}",
-                expected=f"at most {self.width}, as in `width`: no more captions come out of a beam",
-            )
+        captions = Whole(
+            1, self.width, cause="no more captions come out of a beam than its `width`"
+        )
+        captions.check("Beam", "`n_best`", self.n_best)
         if self.width % self.groups:
             raise OptionError(
                 "Beam",
