@@ -111,7 +111,10 @@ class Policy:
         return self.no_repeat_trigram or self.no_stutter
 
     def repeating(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row and id of each word that may not follow its row of words (n, t), t at least 1."""
+        """Row and id of each word that may not follow its row of words (n, t), t at least 1.
+
+        Of policies with `reads_words` alone.
+        """
         found = [_repeating(words)] if self.no_repeat_trigram else []
         if self.no_stutter:
             longest = min(LONGEST_STUTTER, (words.shape[1] + 1) // 2)

@@ -85,7 +85,7 @@ def read_ranker(
     where, V = f"{FUNCTION}: {path}", len(vocabulary)
     settings = _settings(where, meta)
     if first_words and "predictor" in tensors:
-        V = min(V, tensors["predictor"].shape[-1])
+        V = min([V, *tensors["predictor"].shape[-1:]])
     m = ARRAYS.check_file(where, tensors, CAUSE, {"D": D, "V": V})["m"]
     if (total := meta.pop("pictures", None)) != m:
         raise _damaged(
