@@ -2,6 +2,7 @@
 follow rewards, and a file that survives the disk and refuses damage.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import Lib
 from refusals import refuses
+from safetensors.numpy import save
 
 import xpcap.ranking.file as of_file
 import xpcap.ranking.index as of_index
@@ -22,7 +24,7 @@ from xpcap.metrics import CiderD
 from xpcap.ranking import FEATURES, Candidate, PhotoIndex, Ranker, Ranking, fit
 from xpcap.ranking.file import read_ranker, write_ranker
 from xpcap.ranking.weights import PRIOR
-from xpcap.safetensors_file import read_tensors, write_tensors
+from xpcap.safetensors_file import FORMAT, KEY, read_tensors
 
 D, PHOTOS = 12, 40
 THINGS = ("dog", "cat", "boat", "tree")
@@ -367,6 +369,7 @@ def test_other_words_and_features_are_refused(file: Path) -> None:
     with refuses(DataError, thing="predictor", came="has shape"):
         read_ranker(file, Vocabulary([*SPECIAL, "a"]), D)
     tensors, meta = read_tensors(file, "test")
-    write_tensors(file, {**tensors, "predictor": np.zeros((), "f2")}, meta)
+    about = {KEY: json.dumps({"format": FORMAT, **meta})}
+    file.write_bytes(save({**tensors, "predictor": np.zeros((), "f2")}, about))
     with refuses(DataError, thing="predictor", came="has shape ()"):
         read_ranker(file, VOCABULARY, D, first_words=True)
