@@ -6,29 +6,40 @@ python tools/fuzz.py --kind dataset --cases 10000 --seed 0
 
 import argparse
 import importlib
-import json
+import multiprocessing
 import os
-import queue
 import random
-import subprocess
+import resource
 import sys
 import tempfile
-import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import effort
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT), str(ROOT / "tests" / "helpers")]
 
-from xpcap.errors import EXPECTED
+import effort  # noqa: E402 - after its place is known
+
+from xpcap.errors import EXPECTED  # noqa: E402
 
 KINDS = ("dataset", "checkpoint", "captions")
 MEMORY = 300  # MB a process at most
 HUNG = 120.0  # seconds after which a case that has not ended hangs
-ROOT = Path(__file__).parents[1]
 STATUS = Path("/proc/self/status")
+
+
+class Case(NamedTuple):
+    """What became of one case."""
+
+    number: int
+    outcome: str  # "refused", "accepted", or what should not have happened; empty when it begins
+    seconds: float = 0.0  # of CPU time
+    peak: int = 0  # MB, of the process or of what it started
 
 
 class Result(NamedTuple):
@@ -36,9 +47,9 @@ class Result(NamedTuple):
 
     kind: str
     cases: int
-    outcomes: Counter[str]  # "refused", "accepted", or what should not have happened
-    slowest: float  # CPU seconds
-    peak: int  # MB, of the process or of what it started
+    outcomes: Counter[str]
+    slowest: float
+    peak: int
     broken: list[str]  # the promise that a case broke
 
     def __str__(self) -> str:
@@ -49,13 +60,65 @@ class Result(NamedTuple):
         )
 
 
-def try_cases(kind: str, seed: int, first: int, cases: int) -> Iterator[dict[str, Any]]:
-    """What became of each case, in this process."""
+def run_cases(kind: str, cases: int, seed: int) -> Result:
+    """Try so many cases in processes that may crash or hang."""
+    result = Result(kind, cases, Counter(), 0.0, 0, [])
+    done = 0
+    while done < cases:
+        begun = done
+        for case in _in_process(kind, seed, done, cases - done):
+            begun = case.number
+            if case.outcome:
+                done = begun + 1
+                result = _count(result, case)
+        if done < cases:
+            crash = f"case {begun}: the process crashed, or hung for {HUNG:g} s"
+            result.outcomes["crashed or hung"] += 1
+            result.broken.append(crash)
+            done = begun + 1
+    if result.peak > MEMORY:
+        result.broken.append(f"peak memory {result.peak} MB")
+    return result
+
+
+def _count(result: Result, case: Case) -> Result:
+    expected = case.outcome in ("refused", "accepted")
+    result.outcomes[case.outcome if expected else "unexpected"] += 1
+    if not expected:
+        result.broken.append(f"case {case.number}: {case.outcome}")
+    elif case.seconds > effort.MOST:
+        result.broken.append(f"case {case.number}: {case.seconds:.1f} s of CPU time")
+    return result._replace(
+        slowest=max(result.slowest, case.seconds), peak=max(result.peak, case.peak)
+    )
+
+
+def _in_process(kind: str, seed: int, first: int, cases: int) -> Iterator[Case]:
+    """Cases as a process of its own begins and ends them, until it ends, crashes or hangs."""
+    start = multiprocessing.get_context("spawn")
+    ours, theirs = start.Pipe(duplex=False)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    process = start.Process(target=try_cases, args=(kind, seed, first, cases, theirs))
+    process.start()
+    theirs.close()
+    try:
+        while ours.poll(HUNG):
+            yield ours.recv()
+    except EOFError:
+        pass
+    finally:
+        process.kill()
+        process.join()
+
+
+def try_cases(kind: str, seed: int, first: int, cases: int, told: Connection) -> None:
+    """Try cases in this process, and tell what became of each."""
+    warnings.simplefilter("error")
     tried = importlib.import_module(f"fuzzing.{kind}")
-    for case in range(first, first + cases):
-        yield {"begins": case}
-        outcome, seconds = _try(tried, f"{kind} {seed} {case}")
-        yield {"case": case, "outcome": outcome, "seconds": seconds, "peak": _peak()}
+    for number in range(first, first + cases):
+        told.send(Case(number, ""))
+        outcome, seconds = _try(tried, f"{kind} {seed} {number}")
+        told.send(Case(number, outcome, seconds, _peak()))
 
 
 def _try(tried: Any, name: str) -> tuple[str, float]:
@@ -74,8 +137,6 @@ def _try(tried: Any, name: str) -> tuple[str, float]:
 
 def _peak() -> int:
     """MB that this process, or one that it has started and that has ended, had at most."""
-    import resource
-
     unit = 2**20 if sys.platform == "darwin" else 2**10
     own, others = (
         resource.getrusage(who).ru_maxrss // unit
@@ -83,77 +144,9 @@ def _peak() -> int:
     )
     if (
         STATUS.exists()
-    ):  # where it does not count what was there before this program was started, as getrusage does
+    ):  # which leaves out what was there before this program, as getrusage does not
         own = int(STATUS.read_text().split("VmHWM:")[1].split()[0]) // 2**10
     return max(own, others)
-
-
-def run_cases(kind: str, cases: int, seed: int) -> Result:
-    """Try so many cases in processes that may crash or hang."""
-    outcomes: Counter[str] = Counter()
-    slowest, peak, done, broken = 0.0, 0, 0, []
-    while done < cases:
-        began = done
-        for told in _told(kind, seed, done, cases - done):
-            if "begins" in told:
-                began = told["begins"]
-                continue
-            done = told["case"] + 1
-            expected = told["outcome"] in ("refused", "accepted")
-            outcomes[told["outcome"] if expected else "unexpected"] += 1
-            slowest, peak = max(slowest, told["seconds"]), max(peak, told["peak"])
-            if not expected:
-                broken.append(f"case {told['case']}: {told['outcome']}")
-            elif told["seconds"] > effort.MOST:
-                broken.append(f"case {told['case']}: {told['seconds']:.1f} s of CPU time")
-        if done < cases:
-            outcomes["crashed or hung"] += 1
-            broken.append(f"case {began}: the process crashed, or hung for {HUNG:g} s")
-            done = began + 1
-    if peak > MEMORY:
-        broken.append(f"peak memory {peak} MB")
-    return Result(kind, cases, outcomes, slowest, peak, broken)
-
-
-def _told(kind: str, seed: int, first: int, cases: int) -> Iterator[dict[str, Any]]:
-    """What a process of its own tells of its cases, until it ends or has to be ended."""
-    arguments = [
-        sys.executable,
-        "-W",
-        "error",
-        __file__,
-        "--worker",
-        kind,
-        "--seed",
-        str(seed),
-        "--first",
-        str(first),
-        "--cases",
-        str(cases),
-    ]
-    environment = {
-        **os.environ,
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests" / "helpers"))),
-    }
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=_listen, args=(process.stdout, lines)).start()
-        while True:
-            try:
-                line = lines.get(timeout=HUNG)
-            except queue.Empty:
-                process.kill()
-                return
-            if not line:
-                return
-            yield json.loads(line)
-
-
-def _listen(pipe: Any, lines: "queue.Queue[str]") -> None:
-    for line in pipe:
-        lines.put(line)
-    lines.put("")
 
 
 def main() -> None:
@@ -163,20 +156,13 @@ def main() -> None:
     parser.add_argument("--kind", choices=(*KINDS, "all"), default="all")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--worker", choices=KINDS, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.worker:
-        for told in try_cases(given.worker, given.seed, given.first, given.cases):
-            print(json.dumps(told), flush=True)
-        return
     failed = False
     for kind in KINDS if given.kind == "all" else (given.kind,):
         began = time.monotonic()
         result = run_cases(kind, given.cases, given.seed)
         print(f"{result}; seed {given.seed}, {time.monotonic() - began:.0f} s", flush=True)
-        for line in result.broken[:50]:
-            print(f"  {line}")
+        print("".join(f"  {line}\n" for line in result.broken[:50]), end="")
         failed = failed or bool(result.broken)
     sys.exit(1 if failed else 0)
 

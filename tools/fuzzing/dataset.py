@@ -7,27 +7,28 @@ import functools
 import json
 import random
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import damage
 import h5py
 import numpy as np
 
-from fuzzing.spoiling import spoil_bytes
-from xpcap.data import open_data, write_dataset
-from xpcap.data.hdf5 import fingerprint_of
+from fuzzing.spoiling import ODD_JSON, spoil_bytes
+from xpcap.data import hdf5, open_data, write_dataset
 from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.shapes import generate
 
 NAME = "data.h5"
-MEMBERS = [
-    f"{split}/{field}"
-    for split in ("train", "val")
-    for field in ("captions", "image_idxs", "features", "images", "text", "text_offsets")
+SPLITS, HELD = ("train", "val"), 16 * 2**20  # bytes: the fuzzer itself reads no larger array
+MEMBERS = [*(f"{split}/{field}" for split in SPLITS for field in hdf5.FIELDS), "vocab"]
+SIZES = (0, 1, 3, 10**4, 2**31, 2**40)
+TYPES: list[Any] = [
+    *("f2", "f4", "f8", "u1", "i4", "i8", "u8", ">i4", "S7", "c8", "?", "V5", np.longdouble),
+    *([("a", "i4"), ("b", "f8")], ("i4", (3,)), h5py.ref_dtype, h5py.regionref_dtype),
+    *(h5py.vlen_dtype(np.int32), h5py.string_dtype(), h5py.string_dtype("ascii", 9)),
+    h5py.enum_dtype({"a": 0}),
 ]
-
-HELD = 16 * 2**20  # bytes: the fuzzer itself reads no more of what it made
 
 
 def make(draw: random.Random, folder: Path) -> None:
@@ -36,16 +37,16 @@ def make(draw: random.Random, folder: Path) -> None:
     """
     path = folder / NAME
     path.write_bytes(draw.choice(_good()))
-    if draw.random() < 0.4:
-        with h5py.File(path, "r+") as file:
-            for _ in range(draw.choice((1, 1, 2, 4))):
-                with contextlib.suppress(
-                    Exception
-                ):  # of as many types as what an earlier change broke
-                    draw.choice(CHANGES)(file, draw)
-    else:
-        path.write_bytes(spoil_bytes(path.read_bytes(), draw))
-    if draw.random() < 0.1:
+    if crafted := draw.random() < 0.4:
+        for _ in range(draw.choice((1, 1, 2, 4))):
+            # of as many types as what an earlier change broke
+            with contextlib.suppress(Exception):
+                if draw.random() < 0.4:
+                    draw.choice(damage.DATASET)[0](path)
+                else:
+                    with h5py.File(path, "r+") as file:
+                        draw.choice((_odd_array, _numbers, _about, _restamp, _restamp))(file, draw)
+    if path.exists() and (not crafted or draw.random() < 0.25):
         path.write_bytes(spoil_bytes(path.read_bytes(), draw))
 
 
@@ -75,209 +76,44 @@ def _good() -> list[bytes]:
         return [path.read_bytes() for path in paths]
 
 
-def _member(file: h5py.File, draw: random.Random) -> str:
-    return draw.choice([name for name in [*MEMBERS, "vocab"] if name in file] or ["nothing"])
-
-
-def _replace(file: h5py.File, name: str, **options: Any) -> None:
+def _odd_array(file: h5py.File, draw: random.Random) -> None:
+    """A member of another shape and type, perhaps in pieces, compressed, or full of texts."""
+    name = draw.choice(MEMBERS)
     if name in file:
         del file[name]
-    file.create_dataset(name, **options)
-
-
-def _absurd_shape(file: h5py.File, draw: random.Random) -> None:
-    shape = tuple(draw.choice((0, 1, 3, 10**4, 2**31, 2**40)) for _ in range(draw.randrange(4)))
-    chunks = True if draw.random() < 0.5 and shape and 0 not in shape else None
-    _replace(
-        file,
-        _member(file, draw),
-        shape=shape,
-        dtype=draw.choice(("f4", "i4", "u1", "f8")),
-        chunks=chunks,
-    )
-
-
-def _bomb(file: h5py.File, draw: random.Random) -> None:
-    shape = draw.choice(((10**6,), (1000, 1000), (3 * 10**6,)))
-    _replace(
-        file,
-        _member(file, draw),
-        data=np.zeros(shape, draw.choice(("u1", "f4"))),
-        compression=draw.choice(("gzip", "lzf")),
-        chunks=True,
-    )
-
-
-def _odd_type(file: h5py.File, draw: random.Random) -> None:
-    kinds: list[Any] = [
-        "f2",
-        "f8",
-        "i8",
-        "u8",
-        ">i4",
-        "S7",
-        "S1",
-        "c8",
-        "?",
-        np.longdouble,
-        np.dtype([("a", "i4"), ("b", "f8")]),
-        h5py.ref_dtype,
-        h5py.regionref_dtype,
-        h5py.vlen_dtype(np.int32),
-        h5py.string_dtype(),
-        h5py.string_dtype("ascii", 9),
-        h5py.enum_dtype({"a": 0}),
-        np.dtype("V5"),
-        np.dtype(("i4", (3,))),
-    ]
-    _replace(file, _member(file, draw), shape=(draw.randrange(1, 9),), dtype=draw.choice(kinds))
-
-
-def _link(file: h5py.File, draw: random.Random) -> None:
-    name = _member(file, draw)
-    if name in file:
-        del file[name]
-    file[name] = draw.choice(
-        (
-            h5py.SoftLink("/vocab"),
-            h5py.SoftLink(f"/{name}"),
-            h5py.ExternalLink("/etc/passwd", "/"),
-            h5py.ExternalLink(NAME, "/vocab"),
-            file["/"],
-        )
-    )
-
-
-def _elsewhere(file: h5py.File, draw: random.Random) -> None:
-    name = _member(file, draw)
-    if draw.random() < 0.5:
-        _replace(file, name, shape=(20,), dtype="u1", external=[("/etc/passwd", 0, 20)])
-        return
-    if name in file:
-        del file[name]
-    layout = h5py.VirtualLayout(shape=(10,), dtype="i4")
-    layout[:] = h5py.VirtualSource("/etc/passwd", "x", shape=(10,))
-    file.create_virtual_dataset(name, layout)
-
-
-def _strings(file: h5py.File, draw: random.Random) -> None:
+    shape = tuple(draw.choice(SIZES) for _ in range(draw.randrange(4)))
     texts = ["", "\x1b[31m", "é" * 1000, "\n", "x" * draw.choice((1, 10**4))]
-    value = [draw.choice(texts) for _ in range(draw.choice((1, 6, 20)))]
-    _replace(
-        file,
-        draw.choice(("vocab", "train/images", "val/images")),
-        data=value,
-        dtype=h5py.string_dtype(),
-    )
+    how: list[dict[str, Any]] = [
+        {"shape": shape, "dtype": draw.choice(TYPES)},
+        {"shape": (draw.randrange(1, 9),), "dtype": draw.choice(TYPES)},
+        {"shape": shape, "dtype": draw.choice(TYPES), "chunks": True},
+        {"data": np.zeros((1000, 3000), draw.choice(("u1", "f4"))), "compression": "lzf"},
+        {"data": draw.choices(texts, k=draw.choice((1, 6, 20))), "dtype": h5py.string_dtype()},
+    ]
+    file.create_dataset(name, **draw.choice(how))
 
 
 def _numbers(file: h5py.File, draw: random.Random) -> None:
-    name = draw.choice([name for name in MEMBERS if not name.endswith("images")])
-    if (
-        isinstance(file.get(name), h5py.Dataset)
-        and file[name].dtype.kind in "iuf"
-        and file[name].size
-        and file[name].nbytes <= HELD
-    ):
-        array = file[name][...]
-        info = np.iinfo(array.dtype) if array.dtype.kind in "iu" else np.finfo(array.dtype)
-        array.flat[draw.randrange(array.size)] = draw.choice((0, 1, 5, info.max, info.min))
-        file[name][...] = array
+    held = file[draw.choice(MEMBERS)]
+    if held.size and held.nbytes <= HELD:
+        values = held[...]
+        info = np.iinfo(values.dtype) if values.dtype.kind in "iu" else np.finfo(values.dtype)
+        values.flat[draw.randrange(values.size)] = draw.choice((0, 1, 5, info.max, info.min))
+        held[...] = values
 
 
 def _about(file: h5py.File, draw: random.Random) -> None:
-    """Other words for the source, under a stamp that still holds."""
-    odd: list[Any] = [
-        None,
-        True,
-        -1,
-        2**70,
-        1e400,
-        "",
-        "a\0b",
-        [],
-        {},
-        [[]] * 9,
-        "x" * 10**4,
-        float("nan"),
-    ]
-    about = _told(file)
-    target = (
-        about
-        if draw.random() < 0.4 or not isinstance(about.get("source"), dict)
-        else about["source"]
+    """Another value in the attribute or in its source, under a stamp that still holds."""
+    about = json.loads(file.attrs["xpcap"])
+    target = draw.choice((about, about["source"]))
+    target[draw.choice([*about, "seed", "encoder", "pictures", "generated"])] = draw.choice(
+        ODD_JSON
     )
-    target[
-        draw.choice(
-            ("format", "source", "stamp", "seed", "encoder", "pictures", "generated", "other")
-        )
-    ] = draw.choice(odd)
     file.attrs["xpcap"] = json.dumps(about)
-
-
-def _told(file: h5py.File) -> dict[str, Any]:
-    try:
-        about = json.loads(str(file.attrs["xpcap"]))
-    except (KeyError, ValueError, RecursionError, OSError):
-        about = {}
-    return about if isinstance(about, dict) else {}
-
-
-def _attribute(file: h5py.File, draw: random.Random) -> None:
-    deep = "[" * draw.choice((10, 5000, 50_000))
-    file.attrs["xpcap"] = draw.choice(
-        (
-            "",
-            "{",
-            "[]",
-            "null",
-            "{}",
-            deep,
-            "9" * 5000,
-            np.zeros(3),
-            7,
-            b"\xff",
-            ["a", "b"],
-            '{"format": 1}',
-        )
-    )
 
 
 def _restamp(file: h5py.File, draw: random.Random) -> None:
     """A stamp that holds for what is there: what is then looked at lies behind that check."""
-    from xpcap.data import hdf5
-
     if all(file[name].nbytes <= HELD for name in MEMBERS):
-        data = hdf5._read(Path(NAME), file)
-        file.attrs["xpcap"] = json.dumps(
-            {"format": 1, "source": data.source.to_json(), "stamp": fingerprint_of(data)}
-        )
-
-
-def _extra(file: h5py.File, draw: random.Random) -> None:
-    kind = draw.randrange(4)
-    if kind == 0:
-        file.require_group("a/b/c/d")
-    elif kind == 1:
-        for i in range(draw.choice((3, 100))):
-            file.require_group(f"g{i}")
-    elif kind == 2:
-        file[f"type{draw.randrange(9**9)}"] = np.dtype("f8")
-    elif "train" in file and "\x1b]0;" not in file:
-        file["\x1b]0;"] = file["train"]
-
-
-CHANGES: list[Callable[[h5py.File, random.Random], None]] = [
-    _absurd_shape,
-    _bomb,
-    _odd_type,
-    _link,
-    _elsewhere,
-    _strings,
-    _numbers,
-    _about,
-    _attribute,
-    _extra,
-    _restamp,
-    _restamp,
-]
+        stamp = hdf5.fingerprint_of(hdf5._read(Path(NAME), file))
+        file.attrs["xpcap"] = json.dumps({**json.loads(file.attrs["xpcap"]), "stamp": stamp})
