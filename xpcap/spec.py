@@ -5,6 +5,7 @@ An entry for each array, ``name:axes``, with a space between entries and a comma
 ====================== =============================================================
 ``N``, ``d``           a size, the same wherever the letter stands
 ``4H``, ``d+1``        a multiple of a size, a size and a number
+``D>0``                a size above a number
 ``3``, ``()``          a fixed size, no axes
 ``...,D``, ``N,...``   any axes, at least one, the same wherever ``...`` stands
 ``N,D|N,P,D``          alternatives: the first that fits
@@ -49,24 +50,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Axis(NamedTuple):
-    """``factor * letter + more``; without a letter the size is `more`."""
+    """``factor * letter + more``, above `above`; without a letter the size is `more`."""
 
     factor: int
     letter: str
     more: int
+    above: int = -1
 
     @classmethod
     def parse(cls, text: str) -> "Axis":
-        found = re.fullmatch(r"(\d*)([A-Za-z]+)(?:\+(\d+))?", text)
+        found = re.fullmatch(r"(\d*)([A-Za-z]+)(?:\+(\d+))?(?:>(\d+))?", text)
         if not found:
             return cls(0, "", int(text))
-        return cls(int(found[1] or 1), found[2], int(found[3] or 0))
+        factor, letter, more, above = found.groups()
+        return cls(int(factor or 1), letter, int(more or 0), int(above or -1))
 
     def __str__(self) -> str:
         if not self.letter:
             return str(self.more)
         factor, more = self.factor if self.factor > 1 else "", f"+{self.more}" * (self.more > 0)
-        return f"{factor}{self.letter}{more}"
+        return f"{factor}{self.letter}{more}" + f" > {self.above}" * (self.above >= 0)
 
     def size(self, sizes: Sizes) -> int:
         """The size, if its letter is bound."""
@@ -113,12 +116,12 @@ class Form(NamedTuple):
             shape = shape[:at] + shape[end:]
         if len(shape) != len(self.axes):
             return False
-        for (factor, letter, more), size in zip(self.axes, shape, strict=True):
+        for (factor, letter, more, above), size in zip(self.axes, shape, strict=True):
             if not letter:
                 known = 0
             elif (known := sizes.get(letter, -1)) < 0:
                 known = sizes[letter] = (size - more) // factor
-            if known < 0 or known * factor + more != size:
+            if known < 0 or known * factor + more != size or size <= above:
                 return False
         return True
 
@@ -290,6 +293,14 @@ class Spec:
         for entry in self.entries:
             x = arrays[entry.name]
             characters, kind = KINDS[entry.kind]
+            if not hasattr(x, "dtype"):
+                raise DataError(
+                    function,
+                    entry.name,
+                    f"{'are' if has(entry.name) == 'have' else 'is'} a {type(x).__name__}",
+                    expected=f"an array of {kind}",
+                    cause=cause,
+                )
             if x.dtype.char not in characters or not entry.bind(x.shape, sizes):
                 raise DataError(
                     function,

@@ -16,7 +16,7 @@ from xpcap.data.features import (
 )
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
 from xpcap.errors import DataError, InvalidTypeError, unknown
-from xpcap.spec import check_range
+from xpcap.spec import Spec, check_range
 
 TEXT = ("encoder", "pictures", "generated")
 FIELDS = (*TEXT, "seed")
@@ -88,6 +88,8 @@ def _fault(stored: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+SPLIT = Spec("captions:n>0,T+1>2=i image_idxs:n=i features:r>0,D>0|r>0,P>0,D>0=f")
+PCA = Spec("mean:C=f4! components:C,D=f4!")
 RESERVED = ("vocab", "pca_mean", "pca_components")  # members of a dataset file but its splits
 
 
@@ -450,94 +452,32 @@ def check_data(where: str, data: CaptionData, start: bool = True) -> None:
     """
     if not data.splits:
         raise DataError(where, "", "has no split", expected="at least one, such as train")
+    within = where + (", " if ": " in where else ": ")  # a file, or the function alone
     for name, split in data.splits.items():
-        within = ", " if ": " in where else ": "  # a file, or the function alone
-        _check_split(f"{where}{within}split {name!r}", split, data.vocabulary, start)
-    for thing, sizes in (
-        ("features", [s.features.shape[1:] for s in data.splits.values()]),
-        ("captions", [s.captions.shape[1:] for s in data.splits.values()]),
-    ):
-        if len(set(sizes)) > 1:
-            raise DataError(
-                where,
-                f"{thing} of the splits {', '.join(map(repr, data.splits))}",
-                f"have shapes {sizes}",
-                expected="one",
-                cause="made by two extractors?",
-            )
-    _check_projection(where, data)
+        _check_split(f"{within}split {name!r}", split, data.vocabulary, start)
+    for thing in ("features", "captions"):
+        shapes = [getattr(split, thing).shape[1:] for split in data.splits.values()]
+        if len(set(shapes)) > 1:
+            thing = f"{thing} of the splits {', '.join(map(repr, data.splits))}"
+            raise DataError(where, thing, f"have shapes {shapes}", "one", "made by two extractors?")
+    if data.projection is not None:
+        sizes = {"D": data.feature_dim}
+        PCA.check_file(f"{within}its PCA", data.projection._asdict(), "damaged?", sizes)
 
 
 def _check_split(where: str, split: Split, vocabulary: Vocabulary, start: bool) -> None:
-    m = len(split.images)
-    n = len(split.captions) if np.ndim(split.captions) else 0
-    if n == 0 or m == 0:
-        raise DataError(
-            where, "", f"is empty: {n} captions of {m} pictures", expected="at least one of each"
-        )
-    if (
-        split.captions.ndim != 2
-        or split.captions.shape[1] < 3
-        or split.captions.dtype.kind not in "iu"
-    ):
-        raise DataError(
-            where,
-            "captions",
-            f"have shape {split.captions.shape} and dtype {split.captions.dtype}",
-            expected="integers (n, T+1), T+1 at least 3",
-        )
-    shape = split.features.shape
-    if (
-        len(shape) not in (2, 3)
-        or shape[0] != split.views * m
-        or min(shape) < 1
-        or split.features.dtype.kind != "f"
-    ):
-        raise DataError(
-            where,
-            "features",
-            f"have shape {shape} and dtype {split.features.dtype}",
-            expected="floats (m, D), or grids (m, P, D), D at least 1,"
-            f" {'one row' if split.views == 1 else f'{split.views} views'} for each of {m}"
-            " pictures",
-            cause="made for others?",
-        )
-    if split.image_idxs.shape != (n,) or split.image_idxs.dtype.kind not in "iu":
-        raise DataError(
-            where,
-            "image_idxs",
-            f"have shape {split.image_idxs.shape} and dtype {split.image_idxs.dtype}",
-            expected=f"{n} integers",
-        )
+    arrays = {entry.name: getattr(split, entry.name) for entry in SPLIT.entries}
+    n, m, rows = SPLIT.check_file(where, arrays)["n"], len(split.images), len(split.features)
+    if rows != split.views * m:
+        each = "one row" if split.views == 1 else f"{split.views} views"
+        came, expected = f"have shape {split.features.shape}", f"{each} for each of {m} pictures"
+        raise DataError(where, "features", came, expected, "made for others?")
     check_range(where, "image_idxs", split.image_idxs, m, error=DataError)
     check_range(where, "captions", split.captions, len(vocabulary), error=DataError)
     if start and (without := np.flatnonzero(split.captions[:, 0] != vocabulary.start)).size:
-        raise DataError(
-            where,
-            f"{without.size} captions, number {without[0]} among them,",
-            "do not begin with <START>",
-            expected="it in the first column",
-        )
+        thing = f"{without.size} captions, number {without[0]} among them,"
+        raise DataError(where, thing, "do not begin with <START>", "it in the first column")
     if split.text is not None and len(split.text) != n:
         raise DataError(where, "", f"{len(split.text)} texts for {n} captions", expected="one each")
-    if isinstance(split.features, np.ndarray):
+    if isinstance(split.features, np.ndarray):  # else a batch is checked when it is read
         check_finite(where, split.features, [*split.images] * split.views)
-
-
-def _check_projection(where: str, data: CaptionData) -> None:
-    if data.projection is None:
-        return
-    mean, components = data.projection
-    fits = (
-        mean.ndim == 1
-        and components.shape == (len(mean), data.feature_dim)
-        and mean.dtype == components.dtype == np.float32
-    )
-    if not fits or not np.isfinite(mean).all() or not np.isfinite(components).all():
-        raise DataError(
-            where,
-            "its PCA",
-            f"has a mean of shape {mean.shape} and components of {components.shape}",
-            expected=f"(D,) and (D, {data.feature_dim}), finite float32",
-            cause="damaged?",
-        )

@@ -104,7 +104,7 @@ def _screen(path: Path, most: int | None) -> str:
 FORMAT = 1
 IN_MEMORY = 512 * 2**20  # bytes of features of all splits; larger ones are read by the batch
 FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets")
-TEXTS = spec("captions:n,T=i text:b=u1 text_offsets:n+1=i")  # the rest is as of any data set
+TEXTS = spec("text:b=u1 text_offsets:k>0=i")  # the rest is as of any data set
 ABOUT = {"source": dict, "stamp": str}  # of an attribute, a JSON object
 
 
@@ -270,7 +270,7 @@ def _read_split(path: Path, name: str, group: h5py.Group, views: int, in_memory:
     held = {field: group[field] for field in FIELDS if field in group}
     if missing := [field for field in FIELDS if field not in held]:
         raise DataError(where, "", f"lacks {', '.join(missing)}", expected=", ".join(FIELDS))
-    text = {field: held[field][()] for field in ("captions", "text", "text_offsets")}
+    text = {field: held[field][()] for field in ("text", "text_offsets")}
     TEXTS.check_file(where, text, "damaged?")
     blob, offsets = text["text"], text["text_offsets"]
     if offsets[0] != 0 or offsets[-1] != len(blob) or (offsets[1:] < offsets[:-1]).any():
@@ -279,7 +279,7 @@ def _read_split(path: Path, name: str, group: h5py.Group, views: int, in_memory:
         raise DataError(where, "text_offsets", came, expected, "damaged?")
     cuts = itertools.pairwise(offsets.tolist())
     return Split(
-        captions=text["captions"],
+        captions=held["captions"][()],
         image_idxs=held["image_idxs"][:],
         features=held["features"][:] if in_memory else held["features"],
         images=_strings(held["images"]),

@@ -170,6 +170,8 @@ class CaptioningSolver:
         if unknown_keywords:
             raise _unknown_keyword(next(iter(unknown_keywords)))
         self.model = model
+        if isinstance(data, CaptionData):
+            check_data("CaptioningSolver: the data", data, start=False)
         self.data = data if isinstance(data, CaptionData) else from_coco(data)
         self.update_rule, self.optim_config = update_rule, dict(optim_config or {})
         self.clip_norm, self.batch_size = clip_norm, batch_size
@@ -713,7 +715,6 @@ def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
             expected="at least a caption for each",
             cause="raise it, or start fewer",
         )
-    check_data(f"{where}: the data", solver.data, start=False)
     _check_words(getattr(solver.model, "word_to_idx", {}), solver.data.vocabulary)
 
 
