@@ -18,7 +18,7 @@ from patterns import function_named
 
 from xpcap.cli import main
 from xpcap.cli.decoding import NAMES as DECODING
-from xpcap.metrics import ALIASES, METRICS, CorpusStatistics, of_train
+from xpcap.metrics import ALIASES, METRICS, of_train
 from xpcap.runs.recipe import OPTIONS, STAGES
 from xpcap.shapes.scoring import NAMED
 
@@ -142,7 +142,7 @@ def presets() -> str:
 def scores() -> str:
     """The table of scores, from the rows of their metrics."""
     rows = ["| name | what it tells of a caption | how it is computed |", "|---|---|---|"]
-    of_split, _ = of_train(CorpusStatistics([["a", "dog"]] * 50), list)
+    of_split, _ = of_train([["a", "dog"]] * 50, list)
     for metric in (*METRICS, NAMED, *of_split):
         names = [*metric.score([], []).corpus]
         names += [alias for alias, name in ALIASES.items() if name in names]

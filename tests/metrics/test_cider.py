@@ -167,19 +167,18 @@ def test_errors_say_what_does_not_fit() -> None:
         ValueError,
         function="CiderD.scores",
         thing="`pictures`",
-        came="holds -1 to 5",
-        expected="numbers from 0 to 4",
+        came="holds -1..5",
+        expected="0..4",
     ):
         cider.scores([["dog"], ["cat"]], [-1, 5])
 
 
 def test_references_of_few_pictures_score_as_among_all() -> None:
-    """Few pictures have an index of their own; the same sums in the same order."""
+    """The same sums in the same order."""
     rng = np.random.default_rng(3)
     references = [random_captions(rng, 3) for _ in range(40)]
     hypotheses = random_captions(rng, 40)
     score = CiderD(references)
     few = [score.scores(hypotheses[i : i + 2], [i, i + 1]) for i in range(0, 40, 2)]
-    assert score._whole is None
     np.testing.assert_array_equal(np.concatenate(few), score.scores(hypotheses))
     assert (score.scores(hypotheses) > 0).sum() > 10

@@ -8,7 +8,6 @@ import pytest
 
 from xpcap.metrics import (
     METRICS,
-    CorpusStatistics,
     averaged,
     corpus_bleu,
     intervals,
@@ -16,7 +15,6 @@ from xpcap.metrics import (
     of_train,
     paired,
     rouge_l,
-    smoothed_bleu,
 )
 from xpcap.metrics.rouge import common_words
 
@@ -75,9 +73,12 @@ def test_bleu_from_counts_is_nltks() -> None:
         rtol=1e-12,
     )
     smooth = SmoothingFunction().method1
-    for written, said in zip(references, hypotheses, strict=True):
-        expected = sentence_bleu(written, said, smoothing_function=smooth) if said else 0
-        assert smoothed_bleu(written, said) == pytest.approx(expected, rel=1e-12)
+    expected = [
+        sentence_bleu(written, said, smoothing_function=smooth) if said else 0
+        for written, said in zip(references, hypotheses, strict=True)
+    ]
+    smoothed = METRICS[0].score(references, hypotheses).pictures
+    assert smoothed == pytest.approx(expected, rel=1e-12)
 
 
 TRAIN = ["a dog", "cats run"]
@@ -127,7 +128,7 @@ def test_what_captions_show_by_themselves_is_counted(
     name: str, train: list[str], said: list[str], corpus: float, pictures: list[float]
 ) -> None:
     captions = [caption.split() for caption in train]
-    metrics, _ = of_train(CorpusStatistics(iter(captions)), lambda: iter(captions))
+    metrics, _ = of_train(iter(captions), lambda: iter(captions))
     (metric,) = (metric for metric in (*METRICS, *metrics) if metric.name == name)
     scored = metric.score([], [caption.split() for caption in said])
     assert scored.corpus == {name: pytest.approx(corpus)}
@@ -138,7 +139,7 @@ def test_what_captions_show_by_themselves_is_counted(
 
 
 def test_no_caption_breaks_off_where_too_few_tell_which_words_never_end_one() -> None:
-    metrics, unscored = of_train(CorpusStatistics([["a", "dog"]] * 49), list)
+    metrics, unscored = of_train([["a", "dog"]] * 49, list)
     assert [metric.name for metric in metrics] == ["novel", "unseen_bigrams"]
     assert unscored == {
         "bad_endings": "too few train captions to learn which words hardly ever end one"

@@ -31,7 +31,7 @@ from xpcap.data import (  # noqa: E402
     write_dataset,
 )
 from xpcap.data.dataset import Source  # noqa: E402
-from xpcap.metrics import smoothed_bleu  # noqa: E402
+from xpcap.metrics import METRICS  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
 from xpcap.report.explanation import decision  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
@@ -117,7 +117,9 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
     images = data.split("val").images
     references = {images[i]: texts for i, texts in data.references("val").items()}
     scores = {
-        name: smoothed_bleu([tokenize(text) for text in references[name]], said[name].split())
+        name: METRICS[0]
+        .score([[*map(tokenize, references[name])]], [said[name].split()])
+        .pictures[0]
         for name in images
     }
     shown = galleries((folder / "index.html").read_text())

@@ -1,7 +1,6 @@
 """Scores of captions against references, in the table METRICS. Open metric.py first, then table.py."""
 
 from xpcap.metrics.bleu import corpus_bleu as corpus_bleu
-from xpcap.metrics.bleu import smoothed_bleu as smoothed_bleu
 from xpcap.metrics.bleu import unigram_bleu as unigram_bleu
 from xpcap.metrics.cider import CiderD as CiderD
 from xpcap.metrics.metric import Interval as Interval
@@ -20,4 +19,3 @@ from xpcap.metrics.rouge import rouge_l as rouge_l
 from xpcap.metrics.table import ALIASES as ALIASES
 from xpcap.metrics.table import METRICS as METRICS
 from xpcap.metrics.table import of_train as of_train
-from xpcap.metrics.variety import CorpusStatistics as CorpusStatistics

@@ -11,7 +11,13 @@ SMOOTH = 0.1  # stands in for a count of 0 in a single sentence
 
 
 def bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
-    """Corpus values ``bleu1`` to ``bleu4``; of a picture smoothed BLEU-4, as plain BLEU is mostly 0."""
+    """Corpus values ``bleu1`` to ``bleu4``; of a picture smoothed BLEU-4, as plain BLEU is mostly 0.
+
+    Notes
+    -----
+    A picture's count of 0 is taken as 0.1 (Chen & Cherry 2014, method 1); without a common word its
+    BLEU-4 is 0.
+    """
     counts = _counts(references, hypotheses)
     names = [f"bleu{n}" for n in ORDERS]
     sums = Sums(counts, lambda totals: dict(zip(names, _bleu(totals).T, strict=True)))
@@ -33,16 +39,6 @@ def corpus_bleu(
     """
     b1, b2, b3, b4 = _bleu(_counts(references, hypotheses).sum(axis=0, keepdims=True))[0].tolist()
     return b1, b2, b3, b4
-
-
-def smoothed_bleu(references: Sequence[Words], hypothesis: Words) -> float:
-    """Sentence BLEU-4 for ranking captions; 0 without a common word.
-
-    Notes
-    -----
-    A count of 0 is taken as 0.1 (Chen & Cherry 2014, method 1).
-    """
-    return float(_bleu(_counts([references], [hypothesis]), SMOOTH)[0, -1])
 
 
 def _counts(references: References, hypotheses: Sequence[Words]) -> np.ndarray:
@@ -74,26 +70,16 @@ def _bleu(counts: np.ndarray, smooth: float = 0.0) -> np.ndarray:
 
 def course_bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
     """Unigram sentence BLEU, ``unigram_bleu``: the mean over all references, as in CS231n's notebook."""
-    of_picture = [
-        [sentence_unigram_bleu(caption, words) for caption in captions]
-        for captions, words in zip(references, hypotheses, strict=True)
-    ]
-    weights = [len(scores) for scores in of_picture]
-    return averaged("unigram_bleu", [_mean(scores) for scores in of_picture], weights=weights)
+    from nltk.translate.bleu_score import sentence_bleu
+
+    means, weights = [], []
+    for captions, words in zip(references, hypotheses, strict=True):
+        scores = [sentence_bleu([caption], words, weights=(1.0,)) for caption in captions]
+        means.append(np.mean(scores))
+        weights.append(len(scores))
+    return averaged("unigram_bleu", means, weights=weights)
 
 
 def unigram_bleu(references: Sequence[Words], hypotheses: Sequence[Words]) -> float:
     """Mean unigram sentence BLEU of hypotheses against one reference each, as in the course."""
-    pairs = zip(references, hypotheses, strict=True)
-    return _mean([sentence_unigram_bleu(reference, words) for reference, words in pairs])
-
-
-def sentence_unigram_bleu(reference: Words, hypothesis: Words) -> float:
-    """Sentence BLEU-1 of a hypothesis against one reference."""
-    from nltk.translate.bleu_score import sentence_bleu
-
-    return float(sentence_bleu([list(reference)], list(hypothesis), weights=(1.0,)))
-
-
-def _mean(scores: Sequence[float]) -> float:
-    return float(np.mean(scores)) if scores else 0.0
+    return course_bleu([[one] for one in references], hypotheses).corpus["unigram_bleu"]

@@ -70,7 +70,6 @@ def join(number: np.ndarray, other: np.ndarray) -> np.ndarray:
     return number + other.astype(np.uint64) * FACTOR
 
 
-FEW = 4  # pictures get an index of their own if they are fewer than this fraction of all, 1 / FEW
 AT_ONCE = 2000  # pictures whose n-grams are counted together
 SIGMA = 6.0  # of the penalty on a difference in length
 
@@ -196,7 +195,6 @@ class CiderD:
         self._reference = np.concatenate(reference).astype(np.int32)
         ends = np.cumsum(self._each)  # of references, by picture
         self._starts = np.searchsorted(self._reference, np.append(0, ends))  # of entries
-        self._whole: Index | None = None  # of all pictures, once it is needed
 
     def scores(
         self,
@@ -244,20 +242,13 @@ class CiderD:
         return 10 / ORDERS * np.bincount(caption, cosines, len(picture)) / self._each[picture]
 
     def _index(self, pictures: np.ndarray) -> Index:
-        """Entries of pictures (n,), which rise: of all where they are many."""
-        if many := FEW * len(pictures) > len(self._each):
-            if self._whole is not None:
-                return self._whole
-            pictures = np.arange(len(self._each))
+        """Entries of pictures (n,), which rise."""
         starts, counts = self._starts[pictures], self._starts[pictures + 1] - self._starts[pictures]
         entries = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
         keys = join(self._grams[entries], np.repeat(pictures, counts))
         by_key = np.argsort(keys, kind="stable")
         entries = entries[by_key]
-        index = Index(keys[by_key], self._values[entries], self._reference[entries])
-        if many:
-            self._whole = index
-        return index
+        return Index(keys[by_key], self._values[entries], self._reference[entries])
 
     def _vectors(self, counts: Counts, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of n sentences' vectors, one an entry, and norms (n, 4), 1 for zero vectors."""
@@ -269,19 +260,11 @@ class CiderD:
         size = len(self._each)
         chosen = np.arange(size) if pictures is None else np.asarray(pictures, np.int64)
         if chosen.shape != (n,):
-            raise InvalidValueError(
-                "CiderD.scores",
-                "",
-                f"got {n:,} captions of {chosen.size:,} pictures",
-                expected="as many of one as of the other",
-            )
-        if n and (chosen.min() < 0 or chosen.max() >= size):
-            raise InvalidValueError(
-                "CiderD.scores",
-                "`pictures`",
-                f"holds {chosen.min()} to {chosen.max()}",
-                expected=f"numbers from 0 to {size - 1}",
-            )
+            came = f"got {n:,} captions of {chosen.size:,} pictures"
+            raise InvalidValueError("CiderD.scores", "", came, "as many of one as of the other")
+        if n and not 0 <= chosen.min() <= chosen.max() < size:
+            came = f"holds {chosen.min()}..{chosen.max()}"
+            raise InvalidValueError("CiderD.scores", "`pictures`", came, f"0..{size - 1}")
         return chosen
 
 

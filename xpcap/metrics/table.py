@@ -84,15 +84,16 @@ TOO_FEW = "too few train captions to learn which words hardly ever end one"
 
 
 def of_train(
-    statistics: CorpusStatistics, captions: Callable[[], Iterable[Words]]
+    written: Iterable[Words], encoded: Callable[[], Iterable[Words]]
 ) -> tuple[list[Metric], dict[str, str]]:
     """Metrics that compare with the train split, and why one cannot be: its name to the reason.
 
     Parameters
     ----------
-    statistics : of the split's captions as people wrote them
-    captions : returns the split's captions as the data set encodes them
+    written : the split's captions as people wrote them; read once, and never all in memory
+    encoded : returns them as the data set encodes them
     """
+    statistics = CorpusStatistics(written)
     metrics = [
         Metric(
             "novel",
@@ -100,7 +101,7 @@ def of_train(
             "share of captions that nobody wrote of a picture it learnt from",
             "share of captions that are, word for word, no caption of the train split as the data"
             " file encodes it",
-            partial(novel, captions),
+            partial(novel, encoded),
             needs_references=False,
         ),
         Metric(

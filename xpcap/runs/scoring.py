@@ -14,7 +14,6 @@ from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.metrics import (
     ALIASES,
     METRICS,
-    CorpusStatistics,
     Metric,
     References,
     Scored,
@@ -96,7 +95,8 @@ def _scores(
         these pictures, or has the name of another.
     """
     references = list(data.reference_words(split, words).values())
-    _, firsts = np.unique(data.split(split).image_idxs, return_index=True)
+    text, pictures = data.split(split).text, data.split(split).image_idxs
+    _, firsts = np.unique(pictures, return_index=True)
     first = [words[i] for i in firsts.tolist()]  # <UNK> in it is a word
     several = [of for of in references if len(of) > 1]
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
@@ -117,17 +117,11 @@ def _scores(
         elif several:
             human = _scored(metric, [of[1:] for of in several], [of[0] for of in several], known)
         if metric.name == "bleu":
-            metric = replace(metric, protocol=f"{metric.protocol}, {_words_of(data, split)}")
+            cut = "words as the data set has them" if text is None else TOKENISATION
+            metric = replace(metric, protocol=f"{metric.protocol}, {cut}")
         results.append(Result(metric, scored, human))
     about = _human_protocol(len(several), len(references))
     return Scores(split, captions, results, 0.0, unscored, about)
-
-
-def _words_of(data: CaptionData, split: str) -> str:
-    """The tokenisation of a split's captions, as a sentence of a protocol."""
-    if data.split(split).text is None:
-        return "words as the data set has them"
-    return TOKENISATION
 
 
 def _human_protocol(several: int, pictures: int) -> str:
@@ -171,7 +165,14 @@ def _with_own(data: CaptionData, metrics: list[Metric]) -> tuple[list[Metric], d
     found = [*metrics[:below], *metrics_of(data), *metrics[below:]]
     if "train" not in data.splits:
         return found, {}
-    of_split, unscored = of_train(_train_statistics(data), lambda: _train_captions(data))
+    train = data.split("train")
+
+    def encoded() -> Iterator[list[str]]:
+        return data.vocabulary.words_of(train.captions)
+
+    # As people wrote them if the file has that, since the vocabulary lacks some of their words
+    written = encoded() if train.text is None else map(tokenize, train.text)
+    of_split, unscored = of_train(written, encoded)
     return found + of_split, unscored
 
 
@@ -200,25 +201,6 @@ def _scored(
         for name, value in scored.corpus.items()
     }
     return scored._replace(corpus=corpus, pictures=np.asarray(scored.pictures).tolist())
-
-
-def _train_captions(data: CaptionData) -> Iterator[list[str]]:
-    """Captions of the train split as the file encodes them, ``<UNK>`` included.
-
-    Tokenising them anew would take longer than all other scores.
-    """
-    return data.vocabulary.words_of(data.split("train").captions)
-
-
-def _train_statistics(data: CaptionData) -> CorpusStatistics:
-    """Bigrams and endings of the train split's captions as people wrote them, where the file has it.
-
-    Of the text, since people's captions hold words that the vocabulary lacks.
-    """
-    train = data.split("train")
-    if train.text is None:
-        return CorpusStatistics(_train_captions(data))
-    return CorpusStatistics(map(tokenize, train.text))
 
 
 # A run on a split
