@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,101 +84,89 @@ def test_a_turned_picture_reads_like_the_upright_one(orientation: int, form: str
 
 
 @pytest.mark.parametrize(
-    "exif",
-    [
-        b"Exif\0\0garbage",
-        b"Exif\0\0",
-        b"Exif\0\0II*\0\xff\xff\xff\x7f",
-        b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12",
-    ],
+    "exif", [b"garbage", b"", b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08\0\x05\x01\x12"]
 )
-def test_a_picture_with_damaged_exif_is_read_as_it_lies(exif: bytes) -> None:
-    for form in ("PNG", "JPEG", "WEBP"):
-        assert read_picture(save(Image.fromarray(patches()), form, exif=exif)).shape == (32, 48, 3)
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_with_damaged_exif_is_read_as_it_lies(form: str, exif: bytes) -> None:
+    file = save(Image.fromarray(patches()), form, exif=b"Exif\0\0" + exif)
+    assert read_picture(file).shape == (32, 48, 3)
 
 
-def test_every_mode_of_a_file_becomes_rgb() -> None:
-    picture = Image.fromarray(patches())
-    grey = np.asarray(picture.convert("L"))
-    as_grey, as_black = np.stack([grey] * 3, axis=-1), np.stack([grey > 127] * 3, axis=-1) * 255
-    cases = {
-        "L": (save(picture.convert("L"), "PNG"), as_grey, 0),
-        "LA": (save(picture.convert("LA"), "PNG"), as_grey, 0),
-        "1": (
-            save(picture.convert("L").point(lambda v: 255 * (v > 127)).convert("1"), "PNG"),
-            as_black,
-            0,
-        ),
-        "P": (save(picture.quantize(64), "PNG"), patches(), 3),
-        "RGBA": (save(picture.convert("RGBA"), "PNG"), patches(), 0),
-        "CMYK": (save(picture.convert("CMYK"), "JPEG", quality=100), patches(), 6),
-        "CMYK TIFF": (save(picture.convert("CMYK"), "TIFF"), patches(), 1),
-        "progressive": (
-            save(picture, "JPEG", progressive=True, quality=100, subsampling=0),
-            patches(),
-            6,
-        ),
-        "BMP": (save(picture, "BMP"), patches(), 0),
-        "PPM": (save(picture, "PPM"), patches(), 0),
-        "PGM": (save(picture.convert("L"), "PPM"), as_grey, 0),
-    }
-    if ".avif" in Image.registered_extensions():
-        cases["AVIF"] = (save(picture, "AVIF", quality=100, subsampling="4:4:4"), patches(), 6)
-    for name, (file, expected, tolerance) in cases.items():
-        read = read_picture(file)
-        assert (read.shape, read.dtype) == ((32, 48, 3), np.uint8), name
-        np.testing.assert_allclose(read.astype(int), expected, atol=tolerance, err_msg=name)
+PICTURE, GREY = Image.fromarray(patches()), np.asarray(Image.fromarray(patches()).convert("L"))
+RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+FLOATS, WHOLE = RAMP.astype(np.float32), (RAMP * 65535).astype(np.int32)
+PALETTE = Image.new("P", (3, 1))
+PALETTE.putpalette([200, 0, 0, 0, 0, 250])
+PALETTE.putdata([0, 1, 1])
+RED, BLUE, WHITE = [200, 0, 0], [0, 0, 250], [255] * 3
+GLASS = Image.fromarray(np.array([[[*RED, 0], [*RED, 128], [*RED, 255]]], np.uint8))
+FRAMES = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
 
 
-def test_finer_greys_keep_their_lightness() -> None:
-    ramp = np.linspace(0, 1, 64 * 64).reshape(64, 64)
-    sixteen, whole = (ramp * 65535).astype(np.uint16), (ramp * 65535).astype(np.int32)
-    floats = ramp.astype(np.float32)
-    cases = {
-        "16-bit PNG": save(Image.fromarray(sixteen), "PNG"),
-        "16-bit TIFF": save(Image.fromarray(sixteen), "TIFF"),
-        "32-bit TIFF": save(Image.fromarray(whole), "TIFF"),
-        "32-bit TIFF, to the full": save(Image.fromarray(whole * 32767), "TIFF"),
-        "floats to 1": save(Image.fromarray(floats), "TIFF"),
-        "floats to 255": save(Image.fromarray(floats * 255), "TIFF"),
-        "floats beyond": save(Image.fromarray(floats * 1e30), "TIFF"),
-    }
-    for name, file in cases.items():
-        read = read_picture(file)
-        np.testing.assert_allclose(read[..., 0], ramp * 255, atol=0.51, err_msg=name)
-        assert (read == read[..., :1]).all()
-    assert (
-        read_picture(save(Image.fromarray((sixteen // 300).astype(np.uint16)), "PNG")).max() == 1
-    )  # all but black stays so
-    floats[0, :3] = np.nan, np.inf, -np.inf
-    holes = read_picture(save(Image.fromarray(floats), "TIFF"))
-    assert (holes[0, :3].max(), holes.max()) == (0, 255)
+def grey(levels: np.ndarray) -> np.ndarray:
+    return np.stack([levels] * 3, axis=-1)
 
 
-def test_what_is_transparent_becomes_white_and_half_of_it_is_blended() -> None:
-    rgba = np.zeros((4, 3, 4), np.uint8)
-    rgba[..., 0] = 200
-    rgba[:, 1, 3], rgba[:, 2, 3] = 128, 255
-    expected = np.array([[255, 255, 255], [227, 127, 127], [200, 0, 0]])
-    for form in ("PNG", "TIFF"):
-        np.testing.assert_allclose(
-            read_picture(save(Image.fromarray(rgba), form))[0].astype(int), expected, atol=1
+READ: list[tuple[Any, str, dict[str, Any], Any, float]] = [
+    (PICTURE.convert("L"), "PNG", {}, grey(GREY), 0),
+    (PICTURE.convert("LA"), "PNG", {}, grey(GREY), 0),
+    (PICTURE.convert("L"), "PPM", {}, grey(GREY), 0),
+    (Image.fromarray(GREY > 127), "PNG", {}, grey(GREY > 127) * 255, 0),
+    (PICTURE.quantize(64), "PNG", {}, patches(), 3),
+    (PICTURE.convert("RGBA"), "PNG", {}, patches(), 0),
+    (PICTURE.convert("CMYK"), "JPEG", {"quality": 100}, patches(), 6),
+    (PICTURE.convert("CMYK"), "TIFF", {}, patches(), 1),
+    (PICTURE, "JPEG", {"progressive": True, "quality": 100, "subsampling": 0}, patches(), 6),
+    (PICTURE, "AVIF", {"quality": 100, "subsampling": "4:4:4"}, patches(), 6),
+    (PICTURE, "BMP", {}, patches(), 0),
+    (PICTURE, "PPM", {}, patches(), 0),
+    # finer greys keep their lightness; what is no number is black
+    (Image.fromarray(WHOLE.astype(np.uint16)), "PNG", {}, grey(RAMP * 255), 0.51),
+    (Image.fromarray(WHOLE.astype(np.uint16)), "TIFF", {}, grey(RAMP * 255), 0.51),
+    (Image.fromarray((WHOLE // 300).astype(np.uint16)), "PNG", {}, grey(RAMP * 0.85), 0.51),
+    (Image.fromarray(WHOLE), "TIFF", {}, grey(RAMP * 255), 0.51),
+    (Image.fromarray(WHOLE * 32767), "TIFF", {}, grey(RAMP * 255), 0.51),
+    (Image.fromarray(FLOATS), "TIFF", {}, grey(RAMP * 255), 0.51),
+    (Image.fromarray(FLOATS * 255), "TIFF", {}, grey(RAMP * 255), 0.51),
+    (Image.fromarray(FLOATS * 1e30), "TIFF", {}, grey(RAMP * 255), 0.51),
+    (
+        Image.fromarray(np.float32([[np.nan, np.inf, -np.inf, 1]])),
+        "TIFF",
+        {},
+        [[[0] * 3] * 3 + [WHITE]],
+        0,
+    ),
+    # what is transparent becomes white, and half of it is blended
+    (GLASS, "PNG", {}, [[WHITE, [227, 127, 127], RED]], 1),
+    (GLASS, "TIFF", {}, [[WHITE, [227, 127, 127], RED]], 1),
+    (Image.new("L", (1, 1), 9), "PNG", {"transparency": 9}, [[WHITE]], 0),
+    (Image.new("RGB", (1, 1), (9, 8, 7)), "PNG", {"transparency": (9, 8, 7)}, [[WHITE]], 0),
+    (Image.new("I;16", (1, 1), 9), "PNG", {"transparency": 9}, [[WHITE]], 0),
+    *((PALETTE, form, {}, [[RED, BLUE, BLUE]], 0) for form in ("PNG", "GIF")),
+    *((PALETTE, form, {"transparency": 0}, [[WHITE, BLUE, BLUE]], 0) for form in ("PNG", "GIF")),
+    # of several frames the first is read
+    *(
+        (
+            FRAMES[0],
+            form,
+            {"save_all": True, "append_images": FRAMES[1:]},
+            np.full((16, 16, 3), (255, 0, 0)),
+            3,
         )
-    palette = Image.new("P", (3, 1))
-    palette.putpalette([200, 0, 0, 0, 0, 250])
-    palette.putdata([0, 1, 1])
-    for form in ("PNG", "GIF"):
-        assert read_picture(save(palette, form, transparency=0)).tolist() == [
-            [[255] * 3, [0, 0, 250], [0, 0, 250]]
-        ]
-        assert read_picture(save(palette, form)).tolist() == [
-            [[200, 0, 0], [0, 0, 250], [0, 0, 250]]
-        ]
-    for mode, colour in (("L", 9), ("RGB", (9, 8, 7)), ("I;16", 9)):
-        assert (
-            read_picture(save(Image.new(mode, (2, 2), colour), "PNG", transparency=colour)).min()
-            == 255
-        )
+        for form in ("GIF", "WEBP", "PNG", "TIFF", "MPO")
+    ),
+]
+
+
+@pytest.mark.parametrize(("image", "form", "options", "expected", "tolerance"), READ)
+def test_files_of_every_kind_become_the_rgb_that_a_person_sees(
+    image: Any, form: str, options: dict[str, Any], expected: Any, tolerance: float
+) -> None:
+    if form == "AVIF" and ".avif" not in Image.registered_extensions():
+        pytest.skip("this Pillow writes no AVIF")
+    read = read_picture(save(image, form, **options))
+    assert read.dtype == np.uint8
+    np.testing.assert_allclose(read.astype(int), expected, atol=tolerance)
 
 
 def test_a_large_transparent_picture_is_blended_as_a_small_one_is() -> None:
@@ -189,21 +176,6 @@ def test_a_large_transparent_picture_is_blended_as_a_small_one_is() -> None:
     assert read.shape == (7, 1024, 3)
     assert (read[:, :505] == (200, 0, 0)).all()
     assert (read[:, 520:] == 255).all()
-
-
-@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
-def test_of_several_frames_the_first_is_read(form: str) -> None:
-    red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
-    file = save(
-        red,
-        form,
-        save_all=True,
-        append_images=[blue],
-        **({} if form in ("TIFF", "MPO") else {"duration": 50}),
-    )
-    with Image.open(file) as opened:
-        assert opened.n_frames == 2
-    assert np.abs(read_picture(file)[8, 8].astype(int) - (255, 0, 0)).max() <= 3
 
 
 @pytest.mark.parametrize(
@@ -296,10 +268,8 @@ def test_a_picture_that_memory_does_not_suffice_for_is_named(
     refused(tmp_path / "a.png", came="takes more memory")
 
 
-def spoilt_png(change: Callable[[bytes], bytes]) -> bytes:
-    return change(save(Image.fromarray(patches()), "PNG").getvalue())
-
-
+PNG = save(PICTURE, "PNG").getvalue()
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n"
 BAD: dict[str, tuple[bytes, str]] = {
     "zeros.png": (bytes(5000), "damaged"),
     "text.jpg": (b"not a picture\n" * 50, "it is text"),
@@ -313,24 +283,35 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "archive.jpg": (b"PK\3\4" + bytes(50), "it is a zip archive"),
     "half.jpg": (b"\xff\xd8\xff\xe0\0\x10JFIF", "damaged"),
-    "crc.png": (spoilt_png(lambda b: b.replace(b"IHDR\0\0\0\x30", b"IHDR\0\0\0\x31")), "damaged"),
-    "data.png": (spoilt_png(lambda b: b[:60] + bytes(20) + b[80:]), "damaged"),
+    "crc.png": (PNG.replace(b"IHDR\0\0\0\x30", b"IHDR\0\0\0\x31"), "damaged"),
+    "data.png": (PNG[:60] + bytes(20) + PNG[80:], "damaged"),
     "no data.png": (png(8, 8), "damaged"),
     "text bomb.png": (
         png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2_000_000)))),
         "damaged",
     ),
     "no size.png": (png(0, 5), "damaged"),
+    # of programs that Pillow could start
+    "a.eps": (EPS, ""),
+    "b.jpg": (EPS, ""),
+    "c.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ""),
 }
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 AVIF = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(100)
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_picture_is_named(name: str, tmp_path: Path) -> None:
+def test_what_is_no_picture_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is any other program started, such as Ghostscript."""
+    started: list[Any] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: started.append(args))
+    monkeypatch.setattr(os, "system", started.append)
     content, cause = BAD[name]
     (tmp_path / name).write_bytes(content)
     refused(tmp_path / name, came="cannot be read", expected="BMP or TIFF", cause=cause)
+    assert started == []
 
 
 @pytest.mark.parametrize(
@@ -376,12 +357,6 @@ def test_a_heic_is_read_upright_where_pillow_heif_is_installed(tmp_path: Path) -
     refused(tmp_path / "cut.heic", expected="AVIF, HEIC, BMP or TIFF", cause="damaged")
 
 
-def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"")
-    refused(tmp_path / "a.jpg", came="is empty", expected="JPEG")
-    refused(io.BytesIO(b""), came="is empty")
-
-
 @pytest.mark.parametrize("able", [True, False])
 def test_formats_are_those_that_this_pillow_reads(
     able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -403,43 +378,36 @@ def test_formats_are_those_that_this_pillow_reads(
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
 def test_a_picture_that_breaks_off_is_refused(form: str) -> None:
+    refused(io.BytesIO(b""), came="is empty", cause="only in part?")
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     whole = save(Image.fromarray(noise), form).getvalue()
     for part in (1, 4, 12, 30, len(whole) // 2, int(len(whole) * 0.9)):
         refused(io.BytesIO(whole[:part]), came="cannot be read")
 
 
-def test_no_other_program_is_ever_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[Any] = []
-    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: started.append(args))
-    monkeypatch.setattr(os, "system", started.append)
-    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n"
-    for name, content in {
-        "a.eps": eps,
-        "b.jpg": eps,
-        "c.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        "d.pdf": b"%PDF-1.4\n",
-    }.items():
-        (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name, came="cannot be read as a picture")
-    assert started == []
-
-
-def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
-    refused(tmp_path / "none.jpg", came="does not exist", cause="is the path right?")
-    refused(tmp_path, came="is a folder")
+@pytest.mark.parametrize(
+    ("name", "came"),
+    [
+        ("none.jpg", "does not exist"),
+        ("", "is a folder, pipe or device"),
+        ("dangling.png", "does not exist"),
+        ("round.png", "symbolic links"),
+        ("a" * 300, "File name too long"),
+        ("a\0b.png", "cannot be read"),
+        ("pipe.jpg", "is a folder, pipe or device"),
+        ("/dev/zero", "is a folder, pipe or device"),
+        ("empty.jpg", "is empty"),
+    ],
+)
+@pytest.mark.skipif(os.name != "posix", reason="Windows has other pipes and devices")
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    name: str, came: str, tmp_path: Path
+) -> None:
     (tmp_path / "dangling.png").symlink_to("nowhere")
-    refused(tmp_path / "dangling.png", came="does not exist")
     (tmp_path / "round.png").symlink_to("round.png")
-    refused(tmp_path / "round.png", came="symbolic links")
-    refused(tmp_path / ("a" * 300), came="File name too long")
-    refused(tmp_path / "a\0b.png", came="cannot be read")
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe.jpg")
-        refused(tmp_path / "pipe.jpg", came="is a folder, pipe or device")
-        refused(Path("/dev/zero"), came="is a folder, pipe or device")
-        with refuses(DataError, came="is a folder, pipe or device"):
-            read_picture("/dev/zero")
+    (tmp_path / "empty.jpg").touch()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    refused(tmp_path / name, came=came)
 
 
 def test_text_names_a_picture_as_well_as_a_path_does(tmp_path: Path) -> None:
@@ -481,26 +449,14 @@ def test_damaged_bytes_give_a_picture_or_a_data_error_and_silence(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Compressed TIFFs are left out: there the C library itself prints."""
-    picture, other = Image.fromarray(patches()), Image.fromarray(patches()[::-1].copy())
+    plain = "RGB BMP", "L PNG", "P PNG", "CMYK JPEG", "RGB TIFF", "F TIFF"
+    rows: list[tuple[str, str, dict[str, Any]]] = [(*one.split(), {}) for one in plain]  # type: ignore[misc]
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    plain = [
-        (picture.convert(mode), form)
-        for mode, form in (
-            ("RGB", "BMP"),
-            ("L", "PNG"),
-            ("P", "PNG"),
-            ("CMYK", "JPEG"),
-            ("RGB", "TIFF"),
-            ("F", "TIFF"),
-        )
-    ]
-    files = [save(image, form).getvalue() for image, form in plain]
-    files += [save(picture, form, exif=exif).getvalue() for form in ("JPEG", "PNG", "WEBP")]
-    files += [
-        save(picture, form, save_all=True, append_images=[other]).getvalue()
-        for form in ("GIF", "WEBP", "MPO")
-    ]
+    rows += [("RGB", form, {"exif": exif}) for form in ("JPEG", "PNG", "WEBP")]
+    several = {"save_all": True, "append_images": [Image.fromarray(patches()[::-1].copy())]}
+    rows += [("RGB", form, several) for form in ("GIF", "WEBP", "MPO")]
+    files = [save(PICTURE.convert(mode), form, **extra).getvalue() for mode, form, extra in rows]
     rng = random.Random(5)
     read = 0
     for case in range(600):
