@@ -13,7 +13,14 @@ from xpcap.prepare.text import read_whole
 from xpcap.progress import bar
 
 CaptionFile = tuple[str | None, str | Path]  # the split that the user gave, if any, and the path
-FORMATS = (KARPATHY, COCO, JSON_LIST, JSON_LINES, TOKENS, *TABLES)  # the first that fits reads
+FORMATS = (  # of a file, the first that fits
+    KARPATHY,
+    COCO,
+    JSON_LIST,
+    JSON_LINES,
+    TOKENS,
+    *TABLES,
+)
 
 
 def read_captions(

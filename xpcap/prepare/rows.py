@@ -1,13 +1,14 @@
 """What a reader of captions gets and yields: `CaptionText`, `CaptionRow`; and `ImportReport`."""
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from xpcap.errors import DataError
-from xpcap.prepare.text import first_line, is_json, parse_json
+from xpcap.prepare.text import is_json, parse_json
 
 NAMED = 3  # names listed of each kind, and as many with a remark
 
@@ -85,12 +86,13 @@ class CaptionText:
     text: str
     columns: Columns = Columns()
     report: ImportReport = field(default_factory=ImportReport)
-    _met: set[tuple[str, Hashable]] = field(default_factory=set)
+    _met: set[tuple[str, Hashable]] = field(default_factory=set, init=False)
 
     @functools.cached_property
     def first_line(self) -> str:
-        """The first line that is not blank."""
-        return first_line(self.text)
+        """The beginning of the first line that is not blank."""
+        found = re.search(r"\S.{,9999}", self.text)
+        return found[0].rstrip() if found else ""
 
     @functools.cached_property
     def json(self) -> Any:

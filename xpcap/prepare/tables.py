@@ -36,10 +36,9 @@ def find_columns(names: Iterable[str], columns: Columns) -> dict[str, str] | Non
     for key, known in KNOWN.items():
         given = getattr(columns, key, None)
         wanted = known.split() if given is None else [_usual(given)]
-        if given in names:
-            found[key] = given
-        elif first := next((usual[name] for name in wanted if name in usual), None):
-            found[key] = first
+        first = next((usual[name] for name in wanted if name in usual), None)
+        if name := given if given in names else first:
+            found[key] = name
         elif given is not None or key in ("image", "caption"):
             return None
     return None if found["image"] == found["caption"] else found

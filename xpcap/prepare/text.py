@@ -59,12 +59,6 @@ def read_whole(function: str, path: str | Path) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def first_line(text: str) -> str:
-    """The beginning of the first line that is not blank."""
-    found = re.search(r"\S.{,9999}", text)
-    return found[0].rstrip() if found else ""
-
-
 def parse_json(where: str, text: str) -> Any:
     """The value of a JSON text. DataError : it is none, or larger than captions would be."""
     if (count := sum(text.count(sign) for sign in "[{,")) > MOST_VALUES:  # would fill the memory
