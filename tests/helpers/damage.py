@@ -357,7 +357,7 @@ DATASET: list[tuple[Any, ...]] = [
     (array("val/image_idxs", np.zeros(2, "f4")), "have shape (2,) and dtype float32"),
     (array("val/image_idxs", np.zeros(0, "i4")), "have shape (0,)", "", "", "image_idxs"),
     (array("train/features", np.zeros((1, 4), "f4")), "", "one row for each of 3 pictures"),
-    (array("val/captions", np.zeros((0, 7), "i4")), "have shape (4,)", "(1,)", "", "text_offsets"),
+    (array("val/captions", np.zeros((0, 7), "i4")), "have shape (0, 7)", "(n > 0", "", "captions"),
     (array("val/text_offsets", np.zeros(4, "f4")), "dtype float32", "integers", "", "text_offsets"),
     (array("val/text", np.zeros((2, 5), "u1")), "has shape", "uint8 of shape", "", "text"),
     (put("train/text_offsets", 1, 9), "run from", "a rise from 0 to 10", "", "text_offsets"),
@@ -385,7 +385,7 @@ COURSES: list[tuple[Any, ...]] = [
     (CAPTIONS, put("val_image_idxs", 0, -1), "hold -1..", "", "", "image_idxs"),
     ("val2014_vgg16_fc7_pca.h5", array("features", np.zeros((5, 300), "f4")), "(512,), (300,)"),
     ("val2014_vgg16_fc7_pca.h5", put("features", (1, 1), np.nan), "not finite", "", "", "farm1"),
-    ("train2014_vgg16_fc7_pca.h5", edit(lambda f: f.move("features", "x")), "'x'", "'features'"),
+    ("train2014_vgg16_fc7_pca.h5", edit(lambda f: f.move("features", "x")), "lacks features"),
 ]  # fmt: skip
 
 CONFIG, VOCAB, BEST, LAST = "config.json", "vocab.json", "best.safetensors", "last.safetensors"

@@ -1,7 +1,7 @@
 """CS231n's coco_captioning folder: the course's functions on it, and its data as CaptionData."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from xpcap.files import read_text
 
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
+ARRAYS = ("captions", "image_idxs", "features")  # of each
 TEXT_BYTES = 64 * 2**20  # the course's longest list of URLs has 5 MB
 # seen from cs231n/ and from the assignment's folder, at Stanford and at Berkeley
 USUAL = tuple(f"{at}datasets/coco_captioning" for at in ("", "cs231n/", "deeplearning/"))
@@ -116,48 +117,21 @@ def from_coco(
     DataError : a key is missing, or arrays do not fit together. TypeError : no mapping.
     """
     if not isinstance(data, Mapping):
-        raise InvalidTypeError(
-            "from_coco",
-            "data",
-            f"is a {type(data).__name__}",
-            expected="CaptionData, or the dict that load_coco_data returns",
-            cause="open_data opens a file",
-        )
+        expected = "CaptionData, or the dict that load_coco_data returns"
+        came, cause = f"is a {type(data).__name__}", "open_data opens a file"
+        raise InvalidTypeError("from_coco", "data", came, expected, cause)
+    there = [name for name in SPLITS if np.size(data.get(f"{name}_captions", ()))]
+    wanted = ["idx_to_word", *(f"{name}_{thing}" for name in there for thing in ARRAYS)]
+    if missing := [key for key in wanted if key not in data]:
+        raise DataError(where, ", ".join(missing), "missing", "what load_coco_data returns")
     splits = {}
-    for name in SPLITS:
-        if not len(data.get(f"{name}_captions", ())):
-            continue
-        if missing := [
-            key
-            for thing in ("captions", "image_idxs", "features")
-            if (key := f"{name}_{thing}") not in data
-        ]:
-            raise DataError(
-                where,
-                ", ".join(missing),
-                "missing",
-                expected=f"{name}_captions, {name}_image_idxs and {name}_features",
-            )
-        captions, image_idxs, features = (
-            data[f"{name}_{thing}"] for thing in ("captions", "image_idxs", "features")
-        )
+    for name in there:
+        captions, image_idxs, features = (data[f"{name}_{thing}"] for thing in ARRAYS)
         images = data.get(f"{name}_urls", np.arange(len(features)))
         if len(images) != len(features):
-            raise DataError(
-                where,
-                "",
-                f"{len(images)} {name}_urls for {len(features)} feature rows",
-                expected="one each",
-                cause=f"{name}2014_urls.txt cut short?",
-            )
+            came = f"{len(images)} {name}_urls for {len(features)} feature rows"
+            raise DataError(where, "", came, "one each", f"{name}2014_urls.txt cut short?")
         splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
-    if "idx_to_word" not in data:
-        raise DataError(
-            where,
-            "idx_to_word",
-            "missing",
-            expected="the list of words, as load_coco_data returns it",
-        )
     converted = CaptionData(Vocabulary(data["idx_to_word"]), splits, source=source or Source())
     check_data(where, converted, start)
     return converted
@@ -186,34 +160,27 @@ def to_coco(data: CaptionData) -> dict[str, Any]:
     """
     names = [name for name in SPLITS if name in data.splits]
     if not names:
-        raise DataError(
-            "to_coco",
-            "the data",
-            f"has the splits {', '.join(data.splits) or 'none'}",
-            expected="train or val: the course's dict has no other",
-        )
-    arrays: dict[str, np.ndarray] = {}
+        came = f"has the splits {', '.join(data.splits) or 'none'}"
+        expected = "train or val: the course's dict has no other"
+        raise DataError("to_coco", "the data", came, expected)
+    found: dict[str, Any] = {}
     for name in names:
         split = data.split(name)
-        arrays[f"{name}_captions"], arrays[f"{name}_image_idxs"] = split.captions, split.image_idxs
-        arrays[f"{name}_features"] = data.features(name, np.arange(len(split.images)))
-        arrays[f"{name}_urls"] = np.array(split.images, dtype=str)
-    return {
-        **arrays,
-        "idx_to_word": list(data.vocabulary.idx_to_word),
-        "word_to_idx": dict(data.vocabulary.word_to_idx),
-    }
+        found[f"{name}_captions"], found[f"{name}_image_idxs"] = split.captions, split.image_idxs
+        found[f"{name}_features"] = data.features(name, np.arange(len(split.images)))
+        found[f"{name}_urls"] = np.array(split.images, dtype=str)
+    words = data.vocabulary
+    return {**found, "idx_to_word": [*words.idx_to_word], "word_to_idx": {**words.word_to_idx}}
 
 
 def read_coco_folder(folder: Path) -> CaptionData:
     """CaptionData of a coco_captioning folder, checked; with 4096-d features if need be."""
     if not (folder / CAPTIONS).exists():
-        raise DataError(
-            "open_data",
-            folder,
+        came, expected = (
             f"is a folder without {CAPTIONS}",
-            expected=f"a dataset file from 'prepare', or {FOLDER}",
+            f"a dataset file from 'prepare', or {FOLDER}",
         )
+        raise DataError("open_data", folder, came, expected)
     pca = (folder / "train2014_vgg16_fc7_pca.h5").exists()
     return from_coco(
         _load(folder, pca),
@@ -224,48 +191,22 @@ def read_coco_folder(folder: Path) -> CaptionData:
 
 
 def _find() -> Path:
-    found = next((Path(folder) for folder in USUAL if Path(folder).is_dir()), None)
-    if found is None:
-        raise DataError(
-            "load_coco_data",
-            Path.cwd(),
-            f"has none of {', '.join(USUAL)}",
-            expected=FOLDER,
-            cause="give its path as `base_dir`, or make a small one: python -m xpcap.course",
-        )
-    return found
+    for folder in USUAL:
+        if Path(folder).is_dir():
+            return Path(folder)
+    cause = "give its path as `base_dir`, or make a small one: python -m xpcap.course"
+    raise DataError("load_coco_data", Path.cwd(), f"has none of {', '.join(USUAL)}", FOLDER, cause)
 
 
 def _load(folder: Path, pca: bool) -> dict[str, Any]:
-    data: dict[str, Any] = _arrays(folder / CAPTIONS)
+    names = [f"{split}_{thing}" for split in SPLITS for thing in ("captions", "image_idxs")]
+    data: dict[str, Any] = _arrays(folder / CAPTIONS, names)
     for split in SPLITS:
         path = folder / f"{split}2014_vgg16_fc7{'_pca' if pca else ''}.h5"
-        arrays = _arrays(path)
-        if "features" not in arrays:
-            raise DataError(
-                "load_coco_data",
-                path,
-                f"holds {', '.join(map(repr, arrays)) or 'nothing'}",
-                expected="a dataset 'features'",
-            )
-        data[f"{split}_features"] = arrays["features"]
-        data[f"{split}_urls"] = np.array(
-            [line for line in _read(folder / f"{split}2014_urls.txt").splitlines() if line]
-        )
-    data |= _vocabulary(folder / VOCABULARY)
-    if missing := [
-        f"{split}_{thing}"
-        for split in SPLITS
-        for thing in ("captions", "image_idxs")
-        if f"{split}_{thing}" not in data
-    ]:
-        raise DataError(
-            "load_coco_data",
-            folder / CAPTIONS,
-            f"lacks {', '.join(missing)}",
-            expected="captions and image_idxs of train and val",
-        )
-    return data
+        data[f"{split}_features"] = _arrays(path, ["features"])["features"]
+        lines = _read(folder / f"{split}2014_urls.txt").splitlines()
+        data[f"{split}_urls"] = np.array([line for line in lines if line])
+    return data | _vocabulary(folder / VOCABULARY)
 
 
 def _vocabulary(path: Path) -> dict[str, Any]:
@@ -278,31 +219,29 @@ def _vocabulary(path: Path) -> dict[str, Any]:
         if not isinstance(ids, dict) or not all(type(number) is int for number in ids.values()):
             raise TypeError("word_to_idx does not give each word a whole number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
+        came, expected = "is not the course's vocabulary", "JSON with idx_to_word and word_to_idx"
         raise DataError(
-            "load_coco_data",
-            path,
-            "is not the course's vocabulary",
-            expected="JSON with idx_to_word and word_to_idx",
-            cause=f"truncated? ({error!r})",
+            "load_coco_data", path, came, expected, f"truncated? ({error!r})"
         ) from error
     return {"idx_to_word": words, "word_to_idx": ids}
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """All arrays of an HDF5 file, these among them."""
     if not path.exists():
         raise DataError("load_coco_data", path, "is missing", expected=FOLDER)
-    file = open_hdf5("load_coco_data", path, None, "what the course ships")
+    expected = "what the course ships"
+    file = open_hdf5("load_coco_data", path, None, expected)
     try:
         with file:
-            return {key: file[key][:] for key in file}
+            arrays = {key: file[key][:] for key in file}
     except Exception as error:  # damaged HDF5 brings up errors of many types
-        raise DataError(
-            "load_coco_data",
-            path,
-            "cannot be read as HDF5",
-            expected="what the course ships",
-            cause=f"truncated download? ({error!r})",
-        ) from error
+        cause = f"truncated download? ({error!r})"
+        raise DataError("load_coco_data", path, "cannot be read", expected, cause) from error
+    if missing := [name for name in names if name not in arrays]:
+        came = f"lacks {', '.join(missing)}, holds {', '.join(map(repr, arrays)) or 'nothing'}"
+        raise DataError("load_coco_data", path, came, expected)
+    return arrays
 
 
 def _read(path: Path) -> str:
