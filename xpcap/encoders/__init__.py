@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from xpcap.encoders.colours import COLOURS
 from xpcap.encoders.efficientnet import EFFICIENTNET
 from xpcap.encoders.finding import find_pictures
 from xpcap.encoders.grid import WHOLE_PICTURE, Area, grid_of
@@ -33,7 +34,8 @@ __all__ = [
 ]
 
 # by what their names begin with
-ENCODERS = {kind.name.partition(":")[0]: kind for kind in (HISTOGRAM, EFFICIENTNET, TIMM, ONNX)}
+KINDS = (HISTOGRAM, COLOURS, EFFICIENTNET, TIMM, ONNX)
+ENCODERS = {kind.name.partition(":")[0]: kind for kind in KINDS}
 
 
 def find_encoder(name: str) -> Encoder:
