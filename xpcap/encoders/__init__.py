@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from xpcap.encoders.colours import COLOURS
 from xpcap.encoders.efficientnet import EFFICIENTNET
 from xpcap.encoders.finding import find_pictures
 from xpcap.encoders.grid import WHOLE_PICTURE, Area, grid_of
@@ -34,8 +33,7 @@ __all__ = [
 ]
 
 # by what their names begin with
-KINDS = (HISTOGRAM, COLOURS, EFFICIENTNET, TIMM, ONNX)
-ENCODERS = {kind.name.partition(":")[0]: kind for kind in KINDS}
+ENCODERS = {kind.name.partition(":")[0]: kind for kind in (HISTOGRAM, EFFICIENTNET, TIMM, ONNX)}
 
 
 def find_encoder(name: str) -> Encoder:
