@@ -1,7 +1,8 @@
 """Beam search: several hypotheses of each picture at once, in one beam or in groups that differ."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -126,60 +127,61 @@ class Search:
 
     def __call__(self, scores: Array, totals: Array | None, t: int, slots: np.ndarray) -> Choice:
         ops, xp = get_ops(scores), get_array_module(scores)
-        n, beams = len(scores), slots // self._beam.size
-        if totals is None:  # the first step: every group starts from a picture's one hypothesis
-            copies = self._beam.groups
-            if copies > 1:
-                scores = xp.concatenate([scores] * copies)
-            totals, beams = xp.zeros(n * copies, scores.dtype), np.arange(n * copies)
-        groups = self._groups(beams, t == 0)
-        if self._beam.groups == 1:
-            ((_, group),) = groups
-            return Choice(*ops.beam_step(scores, scores, totals, group, self._null))
+        size, groups = self._beam.size, self._beam.groups
+        n, beams = len(scores), slots // size
+        first_step = totals is None
+        if totals is None:  # every group starts from a picture's one hypothesis
+            if groups > 1:
+                scores = xp.concatenate([scores] * groups)
+            totals, beams = xp.zeros(n * groups, scores.dtype), np.arange(n * groups)
+        found = self._groups(beams, first_step)
+        if groups == 1:
+            return Choice(*ops.beam_step(scores, scores, totals, found[0][1], self._null))
         choices: list[Choice] = []
         chosen: list[Array] = []  # by the groups before, (N * size,) words each; -1: none
-        for own, group in groups:
+        for own, rows in found:
             logits = scores[own]
-            penalised = self._penalised(logits, chosen, group)
-            words, parents, new = ops.beam_step(penalised, logits, totals[own], group, self._null)
+            penalised = self._penalised(logits, chosen, rows)
+            words, parents, new = ops.beam_step(penalised, logits, totals[own], rows, self._null)
             choices.append(Choice(words, (parents + own.start) % n, new))
-            chosen.append(xp.full(self._N * self._beam.size, -1, np.int32))
-            chosen[-1][group.next_rows] = words
+            chosen.append(xp.full(self._N * size, -1, np.int32))
+            chosen[-1][rows.next_rows] = words
         return Choice(*(xp.concatenate(parts) for parts in zip(*choices, strict=True)))
 
-    def _groups(self, beams: np.ndarray, first_step: bool) -> Iterator[tuple[slice, BeamRows]]:
-        """Hypotheses of each group that has any left, of which its BeamRows count from the first.
+    def _groups(self, beams: np.ndarray, first_step: bool) -> list[tuple[slice, BeamRows]]:
+        """Hypotheses of each group that has any left, and their rows in tables of the group.
 
         beams : each hypothesis' beam, group * N + picture, rising
         """
-        size, n = self._beam.size, len(beams)
-        bounds = np.searchsorted(beams, self._N * np.arange(self._beam.groups + 1))
-        firsts = np.searchsorted(beams, beams)
-        rows = beams % self._N * size + np.arange(n) - firsts
-        firsts -= bounds[beams // self._N]
-        next_rows = rows
-        if first_step:
-            next_rows, firsts = (rows[:, None] + np.arange(size)).reshape(-1), firsts.repeat(size)
-        each, m = len(next_rows) // n, len(next_rows)
-        indices = np.concatenate([rows, next_rows, firsts]).astype(np.int32)
-        sent = self._buffer.upload("groups", indices)  # all indices at once
-        for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            if start < stop:
-                own_rows = view(sent, start, (stop - start,))
-                next_rows, firsts = (
-                    view(sent, first + start * each, ((stop - start) * each,))
-                    for first in (n, n + m)
-                )
-                yield slice(start, stop), BeamRows(own_rows, next_rows, firsts, self._N, size)
+        size, N = self._beam.size, self._N
+        bounds = np.searchsorted(beams, N * np.arange(self._beam.groups + 1)).tolist()
+        groups = [slice(start, stop) for start, stop in pairwise(bounds) if start < stop]
+        parts: list[np.ndarray] = []
+        for own in groups:
+            pictures = beams[own] % N
+            firsts = np.searchsorted(pictures, pictures)
+            next_rows = rows = pictures * size + np.arange(len(pictures)) - firsts
+            if first_step:
+                next_rows = (rows[:, None] + np.arange(size)).reshape(-1)
+                firsts = firsts.repeat(size)
+            parts += rows, next_rows, firsts
+        sent = self._buffer.upload("groups", np.concatenate(parts).astype(np.int32))  # all at once
+        starts = accumulate(map(len, parts), initial=0)
+        views = [view(sent, start, part.shape) for start, part in zip(starts, parts, strict=False)]
+        of_each = zip(groups, views[::3], views[1::3], views[2::3], strict=True)
+        return [
+            (own, BeamRows(rows, next_rows, firsts, N, size))
+            for own, rows, next_rows, firsts in of_each
+        ]
 
-    def _penalised(self, scores: Array, chosen: Sequence[Array], group: BeamRows) -> Array:
+    def _penalised(self, scores: Array, chosen: Sequence[Array], rows: BeamRows) -> Array:
         """Scores (n, V) less `diversity` per earlier group's hypothesis that chose the word."""
         if not chosen:
             return scores
         xp, (n, V), dtype = get_array_module(scores), scores.shape, scores.dtype
         penalised = scores.copy()
         flat, starts = penalised.reshape(-1), xp.arange(n, dtype=np.int64) * V
-        first = group.rows // self._beam.size * self._beam.size
+        first = rows.rows // self._beam.size * self._beam.size
         for words in chosen:
             for j in range(self._beam.size):
                 word = words[first + j]

@@ -50,18 +50,7 @@ class Decodable(ABC):
 
     @abstractmethod
     def start(self, features: Array) -> State:
-        """State before the first word.
-
-        Parameters
-        ----------
-        features : array (n, D), float
-            With attention (n, P, D).
-
-        Returns
-        -------
-        state : tuple of array
-            With captions as the first axis.
-        """
+        """State before the first word, captions first, from features (n, D) or (n, P, D)."""
 
     @abstractmethod
     def project(self, words: Array, *, buffer: Buffer | None = None) -> Array:
