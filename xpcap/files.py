@@ -190,27 +190,59 @@ def size_of(function: str, path: Path, expected: str) -> int:
     return about.st_size
 
 
-def read_object(
-    function: str, thing: object, text: str, version: int, members: Mapping[str, type]
-) -> dict[str, Any]:
-    """The object in a text of JSON that has a format version, and members of these types.
+def text_of(function: str, path: Path, most: int, expected: str) -> str:
+    """As `read_text`, with errors for whoever gave the path; `expected` is for messages.
 
     Raises
     ------
-    DataError : it is no object, of another version, or lacks a member.
+    DataError : it is missing, too large, not UTF-8, or a pipe or device.
     """
     try:
-        found = json.loads(text)
+        return read_text(path, most)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DataError(function, path, "is missing", expected) from error
+    except InvalidValueError as error:
+        raise DataError(function, path, error.came, error.expected, "damaged?") from error
+    except UnicodeDecodeError as error:
+        raise DataError(function, path, f"is no text: {error}", expected, "damaged?") from error
+
+
+def read_json(function: str, path: Path, most: int, expected: str) -> Any:
+    """The content of a JSON file. DataError : it is none, or as of `text_of`."""
+    return parse_json(function, path, text_of(function, path, most, expected), expected)
+
+
+def parse_json(function: str, thing: object, text: str, expected: str) -> Any:
+    """The content of a text of JSON. DataError : it is none."""
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         cause = f"damaged? ({str(error)[:100]})"
-        raise DataError(function, thing, "is not JSON", "an object", cause) from error
+        raise DataError(function, thing, "is not JSON", expected, cause) from error
+
+
+def check_object(
+    function: str,
+    thing: object,
+    found: Any,
+    members: Mapping[str, type],
+    version: int | None = None,
+) -> dict[str, Any]:
+    """The content of a JSON text that is an object, with members of these types.
+
+    Raises
+    ------
+    DataError : it is no object, of another version of its format, if it has versions, or lacks a
+        member.
+    """
     if not isinstance(found, dict):
         came = f"is JSON of a {type(found).__name__}"
         raise DataError(function, thing, came, "an object", "damaged?")
-    check_format(function, thing, found.get("format"), version)
+    if version is not None:
+        check_format(function, thing, found.get("format"), version)
     for name, kind in members.items():
         if type(found.get(name)) is not kind:
-            came = f"is {str(found.get(name))[:60]!r}"
+            came = f"is {found.get(name)!r:.60}"
             raise DataError(function, f"{thing}: {name}", came, JSON_KINDS[kind], "damaged?")
     return found
 

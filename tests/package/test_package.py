@@ -23,7 +23,6 @@ from refusals import refuses
 
 import xpcap
 from xpcap import (
-    DataError,
     ModelConfig,
     TrainOptions,
     caption_files,
@@ -292,13 +291,3 @@ def test_open_run_draws_no_random_number(
     open_run("runs/x")
     assert all(rng.bit_generator.state == state for rng, state in made)
     np.testing.assert_array_equal(np.random.get_state()[1], legacy)
-
-
-@pytest.mark.parametrize(
-    ("text", "came"),
-    [("[]", "has format"), ('{"format": 1}', "is None"), ("nonsense", "is not JSON")],
-)
-def test_a_config_that_is_none_names_its_file(text: str, came: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(text)
-    with refuses(DataError, thing=str(tmp_path / "config.json"), came=came):
-        Config.read(tmp_path)

@@ -1,6 +1,5 @@
 """CS231n's coco_captioning folder: the course's functions on it, and its data as CaptionData."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ import numpy as np
 from xpcap.data.dataset import CaptionData, Source, Split, check_data
 from xpcap.data.hdf5 import open_hdf5
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, unknown
-from xpcap.files import read_text
+from xpcap.errors import DataError, InvalidTypeError, unknown
+from xpcap.files import check_object, read_json, text_of
 
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
@@ -204,26 +203,23 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
     for split in SPLITS:
         path = folder / f"{split}2014_vgg16_fc7{'_pca' if pca else ''}.h5"
         data[f"{split}_features"] = _arrays(path, ["features"])["features"]
-        lines = _read(folder / f"{split}2014_urls.txt").splitlines()
+        path = folder / f"{split}2014_urls.txt"
+        lines = text_of("load_coco_data", path, TEXT_BYTES, FOLDER).splitlines()
         data[f"{split}_urls"] = np.array([line for line in lines if line])
     return data | _vocabulary(folder / VOCABULARY)
 
 
 def _vocabulary(path: Path) -> dict[str, Any]:
-    text = _read(path)
-    try:
-        vocabulary = json.loads(text)
-        words, ids = vocabulary["idx_to_word"], vocabulary["word_to_idx"]
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise TypeError("idx_to_word is not a list of text")
-        if not isinstance(ids, dict) or not all(type(number) is int for number in ids.values()):
-            raise TypeError("word_to_idx does not give each word a whole number")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        came, expected = "is not the course's vocabulary", "JSON with idx_to_word and word_to_idx"
-        raise DataError(
-            "load_coco_data", path, came, expected, f"truncated? ({error!r})"
-        ) from error
-    return {"idx_to_word": words, "word_to_idx": ids}
+    members = {"idx_to_word": list, "word_to_idx": dict}
+    stored = read_json("load_coco_data", path, TEXT_BYTES, FOLDER)
+    found = check_object("load_coco_data", path, stored, members)
+    for name, values, kind, expected in (
+        ("idx_to_word", found["idx_to_word"], str, "a list of text"),
+        ("word_to_idx", found["word_to_idx"].values(), int, "a whole number for each word"),
+    ):
+        if odd := [value for value in values if type(value) is not kind]:
+            raise DataError(f"load_coco_data: {path}", name, f"holds {odd[0]!r:.60}", expected)
+    return {name: found[name] for name in members}
 
 
 def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -242,14 +238,3 @@ def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         came = f"lacks {', '.join(missing)}, holds {', '.join(map(repr, arrays)) or 'nothing'}"
         raise DataError("load_coco_data", path, came, expected)
     return arrays
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_text(path, TEXT_BYTES)
-    except FileNotFoundError as error:
-        raise DataError("load_coco_data", path, "is missing", expected=FOLDER) from error
-    except UnicodeDecodeError as error:
-        raise DataError("load_coco_data", path, f"is no text: {error}", expected=FOLDER) from error
-    except InvalidValueError as error:
-        raise DataError("load_coco_data", path, error.came, error.expected) from error

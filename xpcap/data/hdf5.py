@@ -22,7 +22,7 @@ from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data,
 from xpcap.data.features import Projection, RowSource, blocks
 from xpcap.data.vocabulary import TOKENISER, Vocabulary, has_word
 from xpcap.errors import DataError
-from xpcap.files import atomic, new_path, read_object, require_new_file, size_of
+from xpcap.files import atomic, check_object, new_path, parse_json, require_new_file, size_of
 from xpcap.spec import spec
 
 SCRIPT = Path(__file__).with_name("hdf5_check.py")
@@ -237,7 +237,8 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
         came = f"is HDF5 without xpcap's stamp (it holds {held})"
         raise DataError("read_dataset", path, came, "a file from 'prepare'", "another program's?")
     thing, text = f"{path}: attribute 'xpcap'", str(file.attrs["xpcap"])
-    about = read_object("read_dataset", thing, text, FORMAT, ABOUT)
+    stored = parse_json("read_dataset", thing, text, "what 'prepare' writes")
+    about = check_object("read_dataset", thing, stored, ABOUT, FORMAT)
     if about.get("tokeniser") != TOKENISER:
         came = f"has words by the tokeniser {about.get('tokeniser')!r:.60}"
         cause = "made by another version of xpcap? Prepare it again"

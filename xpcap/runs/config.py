@@ -13,10 +13,10 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
 from xpcap.data.vocabulary import TOKENISER
 from xpcap.errors import DataError, InvalidValueError, OptionError
-from xpcap.files import check_format, write_text
+from xpcap.files import check_object, read_json, write_text
 from xpcap.models import ModelConfig
 from xpcap.options import Names, Text, Whole, check_fields, described, option
-from xpcap.runs.folder import CONFIG, DATA, FIRST, LOCK, best_digest, nothing_yet, read_json
+from xpcap.runs.folder import A_RUN, CONFIG, DATA, FIRST, LOCK, best_digest, nothing_yet
 from xpcap.runs.recipe import MOST, Recipe
 
 FORMAT = 1
@@ -73,20 +73,16 @@ class Config:
             if (folder / LOCK).is_file() or (folder / FIRST).is_dir():
                 raise nothing_yet(folder, CONFIG)
             came = f"has no {CONFIG}" if folder.exists() else "does not exist"
-            raise DataError("open_run", folder, came, "a run folder from 'train'")
-        stored = read_json(file, MOST_BYTES)
-        found = stored.get("format") if isinstance(stored, dict) else type(stored).__name__
-        check_format("open_run", file, found, FORMAT)
-        source = stored.get("source")
+            raise DataError("open_run", folder, came, A_RUN)
+        stored = read_json("open_run", file, MOST_BYTES, A_RUN)
+        check_object("open_run", file, stored, {"source": dict}, FORMAT)
         try:
-            if not isinstance(source, dict):
-                raise OptionError("", "source", f"is {source!r:.60}", expected="an object")
             return cls(
                 recipe=Recipe.from_config(stored, folder),
                 model=ModelConfig(
                     **{one.name: stored.get(one.name) for one in fields(ModelConfig)}
                 ),
-                source=Source.from_json(f"open_run: {file}", source),
+                source=Source.from_json(f"open_run: {file}", stored["source"]),
                 **{name: stored.get(name) for name in FACTS},
             )
         except (OptionError, InvalidValueError) as error:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from xpcap import files
 from xpcap.backend import Array, to_numpy
 from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
-from xpcap.files import PART, read_text, remove_parts, write_text
+from xpcap.errors import DataError, InvalidTypeError
+from xpcap.files import PART, read_json, read_text, remove_parts, write_text
 from xpcap.models import CaptioningRNN, build_model
 from xpcap.optim import UpdateRule
 from xpcap.safetensors_file import read_tensors, write_tensors
@@ -33,6 +33,7 @@ START_RANKING = "start-ranking.safetensors"  # of the run that a warm start bega
 DATA, PICTURES = "data.h5", "pictures"  # generated: the data set, and its val split as PNGs
 FIRST = "cross-entropy"  # subfolder of a run of two stages: the first stage, a run of its own
 LOCK = ".lock"
+A_RUN = "a run folder from 'train'"
 FIGURE = 1e15  # the largest value read from a history: it can be drawn and compared
 MOST_WORDS = 16 * 2**20  # bytes
 
@@ -86,7 +87,7 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """Read vocab.json. DataError : missing, or damaged."""
-    words = read_json(path / VOCAB, MOST_WORDS)
+    words = read_json("open_run", path / VOCAB, MOST_WORDS, A_RUN)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         came = "holds no list of words"
         raise DataError("open_run", path / VOCAB, came, "the run's vocabulary", "damaged?")
@@ -130,21 +131,6 @@ def _records(file: Path) -> list[Record]:
         for record in records
         if isinstance(record, dict) and type(record.get("epoch")) is int and record["epoch"] >= 0
     ]
-
-
-def read_json(path: Path, most: int) -> Any:
-    """The content of a JSON file of at most so many bytes. DataError : missing, or damaged."""
-    try:
-        return json.loads(read_text(path, most))
-    except (FileNotFoundError, IsADirectoryError):
-        raise DataError(
-            "open_run", path, "is missing", expected="a run folder from 'train'"
-        ) from None
-    except InvalidValueError as error:
-        raise DataError("open_run", path, error.came, error.expected, "damaged?") from error
-    except (ValueError, RecursionError) as error:
-        cause = f"damaged? ({str(error)[:100]})"
-        raise DataError("open_run", path, "is not JSON", "what 'train' writes", cause) from error
 
 
 # best.safetensors
