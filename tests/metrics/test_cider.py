@@ -4,6 +4,8 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,11 +111,17 @@ def test_values_are_the_formulas_for_random_words_and_for_frequencies_of_other_p
 
 
 def test_captions_of_chosen_pictures_score_as_among_all_of_them() -> None:
-    cider = CiderD(REFERENCES)
-    whole = cider.scores(HYPOTHESES)
-    chosen = [4, 0, 4, 2]
-    assert cider.scores([HYPOTHESES[i] for i in chosen], chosen).tolist() == whole[chosen].tolist()
-    assert cider.scores([HYPOTHESES[0]], np.array([1]))[0] != whole[0]
+    """The same sums in the same order."""
+    rng = np.random.default_rng(3)
+    references, hypotheses = [random_captions(rng, 3) for _ in range(40)], random_captions(rng, 40)
+    cider = CiderD(references)
+    whole = cider.scores(hypotheses)
+    assert (whole > 0).sum() > 10
+    for chosen in ([4, 0, 4, 2], np.arange(40)[::-1], [7]):
+        few = cider.scores([hypotheses[i] for i in chosen], chosen)
+        np.testing.assert_array_equal(few, whole[chosen])
+    best = int(whole.argmax())
+    assert cider.scores([hypotheses[best]], [best - 1]) < whole[best]
     assert cider.scores([], []).shape == (0,)
 
 
@@ -146,39 +154,28 @@ def test_scores_have_the_same_bits_in_every_process() -> None:
     assert len(seen) == 1
 
 
-def test_errors_say_what_does_not_fit() -> None:
-    with refuses(
-        ValueError,
-        function="CiderD",
-        thing="picture 1",
-        came="has no reference",
-        expected="at least one",
-    ):
-        CiderD([[["dog"]], []])
-    cider = CiderD(REFERENCES)
-    with refuses(
-        ValueError,
-        function="CiderD.scores",
-        came="got 2 captions of 5 pictures",
-        expected="as many of one as of the other",
-    ):
-        cider.scores([["dog"], ["cat"]])
-    with refuses(
-        ValueError,
-        function="CiderD.scores",
-        thing="`pictures`",
-        came="holds -1..5",
-        expected="0..4",
-    ):
-        cider.scores([["dog"], ["cat"]], [-1, 5])
-
-
-def test_references_of_few_pictures_score_as_among_all() -> None:
-    """The same sums in the same order."""
-    rng = np.random.default_rng(3)
-    references = [random_captions(rng, 3) for _ in range(40)]
-    hypotheses = random_captions(rng, 40)
-    score = CiderD(references)
-    few = [score.scores(hypotheses[i : i + 2], [i, i + 1]) for i in range(0, 40, 2)]
-    np.testing.assert_array_equal(np.concatenate(few), score.scores(hypotheses))
-    assert (score.scores(hypotheses) > 0).sum() > 10
+@pytest.mark.parametrize(
+    ("call", "fields"),
+    [
+        (
+            lambda: CiderD([[["dog"]], []]),
+            ("CiderD", "picture 1", "has no reference", "at least one"),
+        ),
+        (
+            lambda: CiderD(REFERENCES).scores([["dog"], ["cat"]]),
+            (
+                *("CiderD.scores", "", "got 2 captions of 5 pictures"),
+                "as many of one as of the other",
+            ),
+        ),
+        (
+            lambda: CiderD(REFERENCES).scores([["dog"], ["cat"]], [-1, 5]),
+            ("CiderD.scores", "`pictures`", "holds -1..5", "0..4"),
+        ),
+    ],
+    ids=["no reference", "as many", "numbers"],
+)
+def test_errors_say_what_does_not_fit(call: Callable[[], Any], fields: tuple[str, ...]) -> None:
+    function, thing, came, expected = fields
+    with refuses(ValueError, function=function, thing=thing, came=came, expected=expected):
+        call()

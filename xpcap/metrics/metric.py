@@ -120,7 +120,12 @@ Interval = tuple[float, float]
 
 
 def resample(sums: Sequence[Sums]) -> dict[str, np.ndarray]:
-    """Name to values (RESAMPLES,), of equal resamples for all scores of as many pictures."""
+    """Name to values (RESAMPLES,), of equal resamples for all scores of as many pictures.
+
+    Empty without scores or pictures.
+    """
+    if not sums or not len(sums[0].parts):
+        return {}
     parts = np.hstack([one.parts for one in sums])  # (n, k)
     n, rng = len(parts), np.random.default_rng(SEED)
     with blas().turn():
@@ -143,14 +148,10 @@ def interval(values: np.ndarray) -> Interval:
 
 def intervals(sums: Sequence[Sums]) -> dict[str, Interval]:
     """Name of each score to its interval; none without pictures."""
-    if not sums or not len(sums[0].parts):
-        return {}
     return {name: interval(values) for name, values in resample(sums).items()}
 
 
 def paired(ours: Sequence[Sums], theirs: Sequence[Sums]) -> dict[str, Interval]:
     """Intervals of the differences ours - theirs, by pairs of equal resamples of the pictures."""
-    if not ours or not theirs or not len(ours[0].parts):
-        return {}
     one, other = resample(ours), resample(theirs)
     return {name: interval(values - other[name]) for name, values in one.items() if name in other}

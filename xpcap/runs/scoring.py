@@ -232,8 +232,7 @@ def evaluate_run(
         Ranks that share the work; each returns the same. None: those of the work in hand, by
         default this process.
     metrics : sequence of Metric
-        Objects that score captions against references, such as ``(*xpcap.metrics.METRICS, Own())``;
-        see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added.
+        Scores of captions, such as ``(*xpcap.metrics.METRICS, own)``; see xpcap.metrics.Metric. The data's own, and teacher-forced scores, are added.
 
     Returns
     -------
