@@ -36,6 +36,7 @@ class Kind:
 
     reads: type = str  # makes a value of a text of a command line
     cause = ""  # ends the message of a refusal
+    repeated = False  # on a command line, whose texts `parse` takes together
 
     @property
     def metavar(self) -> str:
@@ -46,7 +47,7 @@ class Kind:
         """The value, converted. OptionError : it is not of this kind."""
         raise NotImplementedError
 
-    def parse(self, text: str) -> Any:
+    def parse(self, text: Any) -> Any:
         """The value of a text; one that cannot be converted is left for `check` to refuse."""
         try:
             return self.reads(text)

@@ -7,9 +7,8 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,12 +24,11 @@ import xpcap
 from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.cli import shared
 from xpcap.data.features import FeatureScaling
-from xpcap.distributed import SINGLE, Group, RankDone, launcher
+from xpcap.distributed import SINGLE, Group, launcher
 from xpcap.distributed.mpi import NCCL, Staged, device_sum
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
 from xpcap.models.batch import Batch
-from xpcap.prepare import encode_folder
-from xpcap.shapes import generate, write_pictures
+from xpcap.shapes import generate
 from xpcap.training import CrossEntropy, losses
 from xpcap.work import work
 
@@ -384,41 +382,3 @@ def test_auto_proves_the_device_of_the_rank_and_leaves_the_others_alone(
     assert xpcap.get_backend() == "cupy:1"
     assert device.contexts == {1}
     xpcap.use_backend("numpy")
-
-
-class Counting:
-    """An encoder that counts pictures: the mean colour of each."""
-
-    name, shape = "counting", (3,)
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        rows = [picture.mean(axis=(0, 1), dtype=np.float32) for picture in pictures]
-        self.count += len(rows)
-        return np.array(rows, np.float32).reshape(-1, 3)
-
-
-def test_ranks_share_the_encoding_and_only_rank_0_keeps_features(tmp_path: Path) -> None:
-    write_pictures(tmp_path / "pictures", MADE, "train")
-    names = list(TRAIN.images)
-    expected = encode_folder(tmp_path / "pictures", names, Counting())
-    encoders = [Counting(), Counting()]
-
-    def work(group: Group) -> Any:
-        try:
-            return encode_folder(
-                tmp_path / "pictures",
-                names,
-                encoders[group.rank],
-                cache=tmp_path / "cache",
-                group=group,
-            )
-        except RankDone:
-            return None
-
-    table, nothing = together(2, work)
-    assert nothing is None
-    assert [encoder.count for encoder in encoders] == [16, 25]  # blocks of 16, 16 and 9
-    np.testing.assert_array_equal(table.pick(names), expected.pick(names))

@@ -165,32 +165,6 @@ def test_evaluate_and_caption_say_on_two_processes_what_one_says(run: Path, tmp_
     assert len(captions[0]) == 5
 
 
-def test_prepare_writes_the_same_bytes_on_two_processes(tmp_path: Path) -> None:
-    folder = drawings(tmp_path, 70)
-    names = sorted(path.name for path in folder.iterdir())
-    (tmp_path / "captions.csv").write_text(
-        "image,caption\n"
-        + "".join(f"{name},a drawing number {i % 7}\n" for i, name in enumerate(names))
-    )
-    (folder / names[3]).write_bytes(b"no picture")
-    arguments = (
-        "prepare",
-        str(tmp_path / "captions.csv"),
-        "--pictures",
-        str(folder),
-        "--encoder",
-        "histogram",
-        "--mirror",
-        "--min-count",
-        "1",
-    )
-    alone(*arguments, "--out", str(tmp_path / "one.h5"))
-    said = on_two(*arguments, "--out", str(tmp_path / "two.h5"))
-    assert said.count("a table with commas") == 1
-    assert names[3] in said
-    assert (tmp_path / "two.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
-
-
 def long_run(data: Path, name: str, **environment: str) -> tuple[Path, "subprocess.Popen[str]"]:
     """A run of two ranks that has saved its first epoch and has many to go."""
     out = data.with_name(name)

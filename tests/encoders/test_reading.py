@@ -22,6 +22,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from xpcap.encoders import find_pictures, pictures, read_picture  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
+from xpcap.work import work  # noqa: E402
 
 ORIENTATION = 0x0112
 Flip = Image.Transpose
@@ -524,10 +525,11 @@ def test_folders_inside_folders_are_searched_once_in_their_order_and_other_files
     shutil.move(tmp_path / "2024", tmp_path / "outside" / "2024")
     (tmp_path / "2024").symlink_to("outside/2024")  # searched under the name that comes first
     remarks: list[str] = []
-    assert find_pictures([tmp_path], remarks=remarks) == [
-        tmp_path / name
-        for name in ("b.jpg", "2023/z.jpg", "2023/a/deep.png", "2024/a.jpg", "last/z.gif")
-    ]
+    with work(heard=remarks.append):
+        assert find_pictures([tmp_path]) == [
+            tmp_path / name
+            for name in ("b.jpg", "2023/z.jpg", "2023/a/deep.png", "2024/a.jpg", "last/z.gif")
+        ]
     counts = "2 .cr2, 2 without a suffix, 1 .mp4"
     assert remarks == [
         f"5 other files in {tmp_path} not looked at: {counts}; a camera's RAW files are not read:"

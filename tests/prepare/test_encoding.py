@@ -18,7 +18,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.prepare import encode_folder  # noqa: E402 - after the skip
-from xpcap.prepare.features import BLOCK, mirror_of  # noqa: E402
+from xpcap.prepare.features import BLOCK, mirror_of, open_cache  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 COUNT = 5 * BLOCK + 3
@@ -183,17 +183,25 @@ def test_a_row_that_is_not_whole_is_made_again(damage: str, folder: Path, tmp_pa
     assert encoder.encoded == []
 
 
-def test_a_cache_that_is_being_made_is_whole_or_not_there(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_a_kill_left_of_a_cache_that_was_being_made_is_filled(
+    folder: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "xpcap.files._rename", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
-        with pytest.raises(KeyboardInterrupt):
-            encode_folder(folder, NAMES, Batchwise(), cache=cache)
-    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    wanted = encode_folder(folder, NAMES, Batchwise(), cache=cache)
+    whole = cache.read_bytes()
+    for size in (0, 200, len(whole) // 2):
+        cache.write_bytes(whole[:size])
+        assert same(encode_folder(folder, NAMES, Batchwise(), cache=cache), wanted)
+        assert cache.read_bytes() == whole
+
+
+def test_a_cache_is_one_process_at_a_time_and_gone_if_it_stays_empty(
+    folder: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    with open_cache(cache), refuses(DataError, thing="cache", came="is in use"):
+        encode_folder(folder, NAMES, Batchwise(), cache=cache)
+    assert not cache.exists()
 
 
 def test_what_another_encoder_made_or_from_another_picture_is_made_again(

@@ -7,11 +7,12 @@ from typing import Any
 import caption_formats
 import numpy as np
 import pytest
+from commands import failing
 from refusals import refuses
 
 from xpcap.data import CaptionData, decode_captions, open_data, write_dataset
 from xpcap.data.dataset import Source
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
 from xpcap.prepare import CaptionRow, assemble, import_captions
 
 # Flickr8k's layout
@@ -331,21 +332,12 @@ BAD_PARTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {"features": {**FEATURES, "three.jpg": [1.0, np.inf]}},
         {"thing": "'three.jpg'", "came": "not finite"},
     ),
-    "no features at all": ({"features": None}, {"came": "got neither features nor pictures"}),
-    "features and an encoder": (
-        {"encoder": Brightness()},
-        {"came": "got features and the encoder 'brightness'"},
-    ),
     "no folder": ({"pictures": "nowhere"}, {"thing": "nowhere", "came": "is no folder"}),
     "a name that leads out": (
         {"captions": [CaptionRow("../one.jpg", "a dog", "val")], "pictures": "."},
         {"thing": "'../one.jpg'", "came": "would lie outside"},
     ),
     "no word often enough": ({"min_count": 9}, {"thing": "no word", "came": "occurs 9 times"}),
-    "no words at all": (
-        {"max_words": 0},
-        {"thing": "`max_words`", "came": "is 0", "expected": "at least 1"},
-    ),
     "a field in the record": (
         {"source": {"encoder": "mine"}},
         {"thing": "record", "came": "holds 'encoder'"},
@@ -372,3 +364,82 @@ def test_rows_may_come_in_any_order_and_captions_that_are_no_rows_are_refused() 
     assert mixed.texts("train") == ["a dog", "a cat", "A dog!"]
     with refuses(TypeError, came="got a str among the captions", expected="rows, each CaptionRow"):
         assemble(SAID, features=FEATURES)  # type: ignore[arg-type]
+
+
+# Options
+
+BAD_OPTIONS: list[tuple[str, dict[str, Any], dict[str, str]]] = [
+    *(
+        (f"--{flag} {value}", {name: value}, {"thing": name, "came": f"is {value}"})
+        for flag, name in (
+            ("pca", "pca"),
+            ("max-words", "max_words"),
+            ("min-count", "min_count"),
+            ("vocabulary", "vocabulary_size"),
+            ("grid", "grid"),
+        )
+        for value in (0, -1)
+    ),
+    ("--grid 65", {"grid": 65}, {"thing": "grid", "expected": "1..64"}),
+    ("--pca 9", {"pca": 9}, {"thing": "pca", "came": "is 9", "expected": "at most the 1 of"}),
+    ("--seed -1", {"seed": -1}, {"thing": "seed", "came": "is -1"}),
+    *(
+        (
+            f"--fractions {text}",
+            {"fractions": parts},
+            {"thing": "fractions", "expected": "together 1"},
+        )
+        for text, parts in (
+            ("0.5,0.4", [0.5, 0.4]),
+            ("nan,1", [np.nan, 1]),
+            ("0,1", [0, 1]),
+            ("1,-1,1", [1, -1, 1]),
+            ("a,b", "a,b"),
+            ("0.25,0.25,0.25,0.25", 4 * [0.25]),
+        )
+    ),
+    ("--split a", {"lists": ["a"]}, {"thing": "lists", "expected": "NAME=LIST"}),
+    ("--split 1=x", {"lists": {"1": "x"}}, {"thing": "lists", "expected": "NAME=LIST"}),
+    ("--split a=x --split a=y", {"lists": "a"}, {"thing": "lists", "expected": "a fresh name"}),
+    (
+        "--split a=x --fractions 1",
+        {"lists": {"a": "x"}, "fractions": [1]},
+        {"thing": "lists and fractions", "came": "are both given"},
+    ),
+    (
+        "--features f.npz",
+        {"features_file": "f.npz"},
+        {"thing": "features_file and encoder", "came": "are both given"},
+    ),
+    ("", {"encoder": 7}, {"thing": "encoder", "expected": "the name of one"}),
+    ("", {"pictures": 7}, {"thing": "pictures", "expected": "a path"}),
+    ("", {"mirror": 2}, {"thing": "mirror", "expected": "True or False"}),
+    ("", {"float16": "no"}, {"thing": "float16", "expected": "True or False"}),
+    ("", {"pictures": None}, {"thing": "neither pictures nor features_file", "came": "is given"}),
+    ("", {"grid": 2}, {"thing": "grid and encoder", "expected": "the name of an encoder"}),
+]
+
+
+@pytest.mark.parametrize(("line", "options", "fields"), BAD_OPTIONS)
+def test_a_bad_option_is_refused_at_every_entry_before_a_picture_is_opened(
+    line: str,
+    options: dict[str, Any],
+    fields: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("xpcap.prepare.features.read_picture", lambda path: pytest.fail(str(path)))
+    monkeypatch.setattr("xpcap.prepare.pipeline.find_encoder", lambda name: Brightness())
+    monkeypatch.chdir(tmp_path)
+    Path("c.csv").write_text("image,caption\na.png,a dog\n")
+    Path("a.png").write_bytes(b"")
+    given: dict[str, Any] = {"pictures": ".", "encoder": Brightness(), **options}
+    with refuses(OptionError, function="PrepareOptions", **fields):
+        import_captions([("train", "c.csv")], **given)
+    if not {*options} & {"lists", "fractions", "seed", "features_file"}:
+        fields = {**fields, "thing": fields["thing"].replace("features_file", "features")}
+        with refuses(OptionError, function="AssembleOptions", **fields):
+            assemble([CaptionRow("a.png", "a dog", "train")], **given)
+    if line:
+        command = f"prepare c.csv --pictures . --encoder mine --out own.h5 {line}".split()
+        failing(command, line.split()[0], status=2)

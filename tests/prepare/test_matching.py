@@ -35,7 +35,8 @@ def test_a_name_in_other_capitals_or_another_form_of_unicode_is_the_one_picture_
     name: str, file: str, tmp_path: Path
 ) -> None:
     matches = look_up(tmp_path, [name], file, "other.jpg")
-    assert matches == Matches({name: file}, {name: file}, {})
+    moved = [name] if "/" in name else []
+    assert matches == Matches({name: file}, moved, [name], {})
     assert match_names("test", [name], {file, "other.jpg"}).found == {
         name: file
     }  # among names of features too
@@ -99,7 +100,7 @@ def test_nearly_the_name_of_a_picture_is_suggested(name: str, file: str, tmp_pat
 def test_another_number_or_another_word_is_another_picture(
     name: str, file: str, tmp_path: Path
 ) -> None:
-    assert look_up(tmp_path, [name], file) == Matches({}, {}, {})
+    assert look_up(tmp_path, [name], file) == Matches({}, [], [], {})
 
 
 def test_a_camera_s_raw_file_is_not_suggested(tmp_path: Path) -> None:
@@ -122,3 +123,20 @@ def test_of_files_with_a_name_in_folders_inside_the_highest_is_meant_if_it_is_al
         "a.jpg": "1/a.jpg",
         "b.jpg": "x/y/z/b.jpg",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "moved"),
+    [
+        ("cats/1.jpg", "1.jpg", True),
+        ("cats/1.jpg", "dogs/1.jpg", True),
+        ("cats/1.jpg", "old/cats/1.jpg", False),
+        ("1.jpg", "cats/1.jpg", False),  # it names no folder
+        ("photos/1.jpg", "1.jpg", False),  # the folder that was given
+    ],
+)
+def test_a_picture_in_another_folder_than_its_name_says_is_taken_and_told(
+    name: str, file: str, moved: bool, tmp_path: Path
+) -> None:
+    matches = look_up(tmp_path / "photos", [name], file)
+    assert (matches.found, matches.moved) == ({name: file}, [name] * moved)

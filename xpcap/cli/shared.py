@@ -26,7 +26,7 @@ from xpcap.work import current, work
 PATH = click.Path(path_type=Path)
 JSON = "Print JSON instead of text."
 # Commands that ranks run together; others are rank 0's, which does not wait for ranks that left
-SHARED = ("train", "evaluate", "prepare", "info")
+SHARED = ("train", "evaluate", "info")
 Function = Callable[..., None]
 
 
@@ -42,7 +42,7 @@ class Value(click.ParamType):
         return self.kind.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        parsed = self.kind.parse(value) if isinstance(value, str) else value
+        parsed = self.kind.parse(value) if isinstance(value, str | tuple) else value
         try:
             return self.kind.check("", param.opts[-1] if param else "", parsed)
         except OptionError as error:
@@ -90,12 +90,19 @@ def field_options(
             how: dict[str, Any] = {"type": kind}
             if isinstance(one.kind, Flag):
                 how = {"is_flag": True}
-                flag += f"/--no-{flag.removeprefix('--')}" if one.default else ""
+                flag += f"/--no-{flag.removeprefix('--')}" if one.default is not False else ""
+            if one.kind.repeated:
+                how = {"multiple": True, "metavar": one.kind.metavar, "callback": _joined(kind)}
             if flag.startswith("-"):
                 command = click.option(flag, name, default=None, help=text, **how)(command)
         return command
 
     return add
+
+
+def _joined(kind: click.ParamType) -> Callable[..., Any]:
+    """The callback of a repeated option: one value of all its texts; None without any."""
+    return lambda ctx, param, texts: kind.convert(texts, param, ctx) if texts else None
 
 
 def _numbers(kind: object) -> str:

@@ -2,27 +2,15 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from xpcap.errors import DataError
+from xpcap.work import remark
 
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".png",
-    ".gif",
-    ".webp",
-    ".avif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".heic",
-    ".heif",
+SUFFIXES = tuple(
+    ".jpg .jpeg .jfif .png .gif .webp .avif .bmp .tif .tiff .ppm .pgm .heic .heif".split()
 )
 RAW = (".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".dng", ".pef", ".srw")  # of cameras
 OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # Windows leaves these in folders of pictures
@@ -37,11 +25,15 @@ class Found(NamedTuple):
     unreadable: dict[Path, str]
 
 
-def search_folder(folder: Path) -> Found:
+def search_folder(where: str, folder: Path) -> Found:
     """Search a folder: its own files by name, then those of each folder in it.
 
     Hidden files and folders, whose names begin with a dot, are left out. Links are followed, but no
     folder is searched twice.
+
+    Raises
+    ------
+    DataError : the folder cannot be read; one in it that cannot is left out.
     """
     found = Found([], [], {})
     searched: set[tuple[int, int]] = set()
@@ -60,6 +52,8 @@ def search_folder(folder: Path) -> Found:
                     if not entry.name.startswith(".")
                 )
         except OSError as error:
+            if current is folder:
+                raise _unreadable(where, folder, error) from error
             found.unreadable[current] = error.strerror or str(error)
             continue
         left += [current / name for name, is_folder in reversed(inside) if is_folder]
@@ -71,15 +65,11 @@ def search_folder(folder: Path) -> Found:
     return found
 
 
-def find_pictures(paths: Iterable[str | Path], *, remarks: list[str] | None = None) -> list[Path]:
+def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     """The files among `paths`, each folder replaced by its pictures in `search_folder` order.
 
-    No file is opened: one that is no picture is found out by reading.
-
-    Parameters
-    ----------
-    remarks : gets a line on the other files of each folder, and one on each folder inside it that
-        cannot be read
+    No file is opened: one that is no picture is found out by reading. The other files of a folder,
+    and folders in it that cannot be read, are remarked on.
 
     Raises
     ------
@@ -87,66 +77,58 @@ def find_pictures(paths: Iterable[str | Path], *, remarks: list[str] | None = No
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if not _is_readable_folder(path):
+        try:
+            is_folder = path.is_dir()
+        except OSError as error:
+            raise _unreadable("find_pictures", path, error) from error
+        if not is_folder:
             found.append(path)
             continue
-        inside = search_folder(path)
-        if why := inside.unreadable.get(path):
-            raise DataError(
-                "find_pictures",
-                path,
-                f"cannot be read: {why}",
-                expected="pictures",
-                cause="is the path right, and may it be read?",
-            )
-        others = describe_others(path, inside.others)
+        inside = search_folder("find_pictures", path)
+        remarks = describe_rest(path, inside.others, inside.unreadable)
         if not inside.pictures:
             raise DataError(
                 "find_pictures",
                 path,
                 "holds no picture, nor do folders in it",
                 expected=f"files that end in {', '.join(SUFFIXES)}",
-                cause=others,
+                cause="; ".join(remarks),
             )
-        if remarks is not None:
-            remarks += [others] if others else []
-            remarks += [
-                f"folder {folder} cannot be read: {why}"
-                for folder, why in inside.unreadable.items()
-            ]
+        for one in remarks:
+            remark(one)
         found += inside.pictures
     return found
 
 
-def describe_others(folder: Path, others: Sequence[Path]) -> str:
-    """A remark on other files: ``4 other files in photos not looked at: 2 .cr2, 1 .mp4, 1 .pdf``.
+def describe_rest(
+    folder: Path, others: Sequence[str | Path], unreadable: Mapping[Path, str]
+) -> list[str]:
+    """Remarks on a folder's other files, and on each folder in it that cannot be read.
 
-    It is empty without any, and has a hint for a camera's RAW files.
+    ``4 other files in photos not looked at: 2 .cr2, 1 .mp4, 1 .pdf``, with a hint for a camera's
+    RAW files.
     """
-    if not others:
-        return ""
-    counts = Counter(file.suffix.lower() or "without a suffix" for file in others)
-    shown = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    listed = ", ".join(f"{count:,} {suffix[:20]}" for suffix, count in shown[:LISTED])
-    more = ", ..." if len(shown) > LISTED else ""
-    hint = ""
-    if counts.keys() & set(RAW):
-        hint = "; a camera's RAW files are not read: export them as JPEG"
-    files = f"{len(others):,} other {'file' if len(others) == 1 else 'files'}"
-    return f"{files} in {folder} not looked at: {listed}{more}{hint}"
+    remarks = []
+    if others:
+        counts = Counter(Path(file).suffix.lower() or "without a suffix" for file in others)
+        shown = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        listed = ", ".join(f"{count:,} {suffix[:20]}" for suffix, count in shown[:LISTED])
+        more = ", ..." if len(shown) > LISTED else ""
+        raw = "; a camera's RAW files are not read: export them as JPEG"
+        hint = raw if counts.keys() & set(RAW) else ""
+        files = f"{len(others):,} other {'file' if len(others) == 1 else 'files'}"
+        remarks.append(f"{files} in {folder} not looked at: {listed}{more}{hint}")
+    return remarks + [f"folder {inner} cannot be read: {why}" for inner, why in unreadable.items()]
 
 
-def _is_readable_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError as error:
-        raise DataError(
-            "find_pictures",
-            path,
-            f"cannot be read: {error.strerror}",
-            expected="pictures",
-            cause="is the path right, and may it be read?",
-        ) from error
+def _unreadable(where: str, path: Path, error: OSError) -> DataError:
+    return DataError(
+        where,
+        path,
+        f"cannot be read: {error.strerror or error}",
+        expected="pictures",
+        cause="is the path right, and may it be read?",
+    )
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

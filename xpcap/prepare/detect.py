@@ -28,7 +28,7 @@ def read_captions(
     *,
     columns: Columns | None = None,
     report: ImportReport | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> list[CaptionRow]:
     """Read files of captions, each of any known form.
 
@@ -37,7 +37,7 @@ def read_captions(
     files : (split, path) each; split None: the file names the splits itself, or has none
     columns : names of a table's columns, if they are not the usual ones
     report : takes the omissions, and the form of each file
-    progress : show a bar of the files on a terminal
+    progress : show a bar of the files on a terminal; None: as the work in hand
 
     Returns
     -------

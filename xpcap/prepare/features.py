@@ -1,32 +1,34 @@
 """Features by picture, read from an .npz or encoded from a folder; large ones stay on disk."""
 
-import base64
 import collections
 import hashlib
+import io
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from xpcap.data.dataset import check_finite
 from xpcap.data.features import IN_MEMORY, Stored, Table
 from xpcap.data.npz import read_npz
-from xpcap.distributed import SINGLE, Group, RankDone
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
-from xpcap.files import atomic
+from xpcap.files import lock
+from xpcap.prepare.matching import require_inside
 from xpcap.progress import bar
 from xpcap.spec import Spec
 from xpcap.threads import blas, cores, parallel_map
+from xpcap.work import work
 
 BLOCK = 16  # pictures encoded in one call, and done again after a kill
-ROUND = 16  # blocks that a rank encodes before it hands them over
 DIGEST = 32  # bytes
+T = TypeVar("T")
 STORED = Spec("names:m=t features:m,D|m,P,D=f")
 
 
@@ -73,79 +75,120 @@ def encode_folder(
     names: Sequence[str],
     encoder: Encoder,
     *,
-    progress: bool = False,
-    cache: str | Path | None = None,
+    progress: bool | None = None,
+    cache: str | Path | BinaryIO | None = None,
     unreadable: dict[str, str] | None = None,
     mirrored: Collection[str] = (),
-    group: Group = SINGLE,
 ) -> Table:
     """Features of the pictures called `names` in a folder, encoded in parallel on all cores.
 
     Parameters
     ----------
-    progress : show a bar, or lines where there is no terminal
-    cache : file for the features as they are computed. If it exists, left by a killed process, its
-        features are reused unchanged; those of another encoder or a changed picture are computed
-        again. More than 64 MB of features stay in the file and are read from it as needed: remove
-        it once they are saved elsewhere
+    progress : show a bar, or lines where there is no terminal; None: as the work in hand
+    cache : file for the features as they are computed, or one that `open_cache` opened. If it
+        exists, left by a killed process, its features are reused unchanged; those of another
+        encoder or a changed picture are computed again. More than 64 MB of features stay in the
+        file and are read from it as needed: remove it once they are saved elsewhere
     unreadable : takes pictures that cannot be read, name to reason; the result lacks them. None:
-        the first is an error
+        the first is an error, a missing one before any is encoded
     mirrored : pictures whose mirror image is encoded as well, under `mirror_of` the name
-    group : ranks that share the pictures. Rank 0 has the cache and returns the features
 
     Raises
     ------
-    RankDone : on ranks other than 0, when all is encoded.
-    DataError : a picture is missing, cannot be read, or would lie outside the folder; or `cache` is
-        another file.
+    DataError : a picture cannot be read, or would lie outside the folder; or `cache` is another
+        file, or in use.
     OSError : the cache cannot be written.
     """
     folder = Path(folder)
     require_inside("encode_folder", folder, names)
-    there = {name for name in names if _exists(folder / name)}
-    require_all("encode_folder", names, there, f"file in {folder}")  # before the slow part
-
-    path = Path(cache) if cache and group.rank == 0 else None
-    store = FeatureCache(path, [*names, *_mirrors(names, mirrored)], encoder.shape)
-    blocks = [names[start : start + BLOCK] for start in range(0, len(names), BLOCK)]
-    keys: dict[str, bytes] = {}
-    if path is not None:
-        keys = dict(chain.from_iterable(_keys(folder, one, encoder, mirrored) for one in blocks))
-    done = store.matching(keys)
-    # whole blocks, since the last bits of some encoders depend on the batch
-    left = [block for block in blocks if not done >= {*block, *_mirrors(block, mirrored)}]
-    begun = len(names) - sum(map(len, left))
+    states = {name: _state(folder / name) for name in names}
+    if unreadable is None:
+        there = {name for name, state in states.items() if state}
+        require_all("encode_folder", names, there, f"file in {folder}")
+    blocks = [
+        Block(names[start : start + BLOCK], encoder, states, mirrored)
+        for start in range(0, len(names), BLOCK)
+    ]
+    opened = open_cache(Path(cache)) if isinstance(cache, str | Path) else nullcontext(cache)
     faults: dict[str, str] = {}
-    lock = threading.Lock()
+    taking = threading.Lock()
+    with work(progress=progress), opened as file:
+        store = Store(file, [row for block in blocks for row in block.rows], encoder.shape)
+        left = [block for block in blocks if not store.holds(block)]
+        done = len(names) - sum(len(block.names) for block in left)
+        label = "encoding pictures"
+        with bar((), label, total=len(names), done=done, lines=True) as shown:
 
-    def encode(block: Sequence[str]) -> Encoded:
-        return _encode_block(folder, block, encoder, mirrored, strict=unreadable is None)
+            def encode(block: Block) -> None:
+                features, unread = block.encode(folder, encoder, strict=unreadable is None)
+                with taking:
+                    store.put(block, features)
+                    faults.update(unread)
+                    shown.update(len(block.names))
 
-    shown_here = progress and group.rank == 0
-    label, total = "encoding pictures", len(names)
-    with bar((), label, total=total, done=begun, lines=True, shown=shown_here) as shown:
-
-        def take(encoded: Encoded) -> None:
-            with lock:
-                faults.update(encoded.faults)
-                for name, feature in encoded.features.items():
-                    store.put(name, feature, keys.get(name, b""))
-                shown.update(encoded.pictures)
-
-        if group.size == 1:
-            _in_parallel(lambda block: take(encode(block)), left)
-        else:
-            _encode_on_ranks(group, left, encode, take, encoder.shape)
-    if group.rank:
-        raise RankDone
-    if unreadable is not None:
-        unreadable.update((name, faults[name]) for name in names if name in faults)
-    read = [name for name in names if name not in faults]
-    return store.table([*read, *_mirrors(read, mirrored)])
+            _in_parallel(encode, left)
+        if unreadable is not None:
+            unreadable.update((name, faults[name]) for name in names if name in faults)
+        return store.table(without={*faults, *map(mirror_of, faults)})
 
 
-class FeatureCache:
-    """Features by name with a digest each: in memory, or in an .npy file that survives a kill.
+def mirror_of(name: str) -> str:
+    """The name of a picture's mirror image in a table of features; no file is called so."""
+    return f"{name}\0mirrored"
+
+
+class Block:
+    """Pictures that are encoded in one call, since the last bits of some encoders depend on it.
+
+    Attributes
+    ----------
+    names : of the pictures
+    rows : names of its features: those of the pictures, then of their mirror images
+    key : digest of what these depend on: the encoder, and name, size and time of each file
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        encoder: Encoder,
+        states: Mapping[str, tuple[int, int] | None],
+        mirrored: Collection[str],
+    ) -> None:
+        self.names = names
+        self.rows = [*names, *(mirror_of(name) for name in names if name in mirrored)]
+        about = [encoder.name, self.rows, [states[name] for name in names]]
+        self.key = hashlib.sha256(json.dumps(about).encode()).digest()
+
+    def encode(
+        self, folder: Path, encoder: Encoder, strict: bool
+    ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Features by row; and why pictures cannot be read, which is an error if `strict`."""
+        read: list[str] = []
+        mirrors: dict[str, np.ndarray] = {}
+        faults: dict[str, str] = {}
+
+        def pictures() -> Iterator[np.ndarray]:
+            for name in self.names:
+                try:
+                    picture = read_picture(folder / name)
+                except DataError as error:
+                    if strict:
+                        raise
+                    faults[name] = error.reason
+                else:
+                    read.append(name)
+                    if mirror_of(name) in self.rows:
+                        mirrors[mirror_of(name)] = np.ascontiguousarray(picture[:, ::-1])
+                    yield picture
+
+        features = dict(zip(read, encoder.encode(pictures()), strict=True))
+        if mirrors:
+            features.update(zip(mirrors, encoder.encode(mirrors.values()), strict=True))
+        return features, faults
+
+
+class Store:
+    """Rows of features with a digest each: in memory, or in a cache, an .npy that survives a kill.
 
     A digest covers the feature and all that it depends on. So a row that is half written, of
     another encoder or of a picture that has changed does not match, in whatever order the parts of
@@ -153,44 +196,49 @@ class FeatureCache:
 
     Parameters
     ----------
-    path : of the file, created if it is missing; None: in memory
-    names : of all features to come
+    file : the cache, from `open_cache`; None: in memory
+    rows : names of all features to come
     shape : of a feature
 
     Raises
     ------
-    DataError : `path` is another file, or a link. OSError : it cannot be opened or written.
+    DataError : `file` is no cache. OSError : it cannot be written.
     """
 
-    def __init__(self, path: Path | None, names: Sequence[str], shape: Sequence[int]) -> None:
-        self._path, self._numbers = path, {name: number for number, name in enumerate(names)}
+    def __init__(self, file: BinaryIO | None, rows: Sequence[str], shape: Sequence[int]) -> None:
+        self._path = None if file is None else Path(file.name)
+        self._numbers = {name: number for number, name in enumerate(rows)}
         dtype = np.dtype([("digest", "u1", (DIGEST,)), ("feature", "<f4", tuple(shape))])
-        self._rows: np.ndarray = np.zeros(len(names), dtype)
-        if path is not None:
-            if not _is_cache(path, self._rows):
-                _write_empty(path, self._rows)
-            self._rows = np.lib.format.open_memmap(path, mode="r+")
+        self._rows: np.ndarray = np.zeros(0 if file else len(rows), dtype)
+        if file is not None:
+            _make_room(file, dtype, len(rows))
+            # opened by name: a map of the open file would keep its lock, as long as it lives
+            self._rows = np.lib.format.open_memmap(file.name, mode="r+")
 
-    def matching(self, keys: Mapping[str, bytes]) -> set[str]:
-        """The names whose stored features match their keys."""
-        return {name for name, key in keys.items() if self._matches(name, key)}
+    def holds(self, block: Block) -> bool:
+        """True if all features of a block are there, from an earlier process."""
+        return self._path is not None and all(
+            self._rows[self._numbers[name]]["digest"].tobytes() == self._digest(block, name)
+            for name in block.rows
+        )
 
-    def _matches(self, name: str, key: bytes) -> bool:
-        row = self._rows[self._numbers[name]]
-        written = row["digest"].any()  # else there is no feature yet
-        return bool(written) and row["digest"].tobytes() == _digest(key, row["feature"])
+    def put(self, block: Block, features: Mapping[str, np.ndarray]) -> None:
+        """Store features of a block."""
+        for name, feature in features.items():
+            number = self._numbers[name]
+            self._rows["feature"][number] = feature
+            if self._path is not None:
+                digest = np.frombuffer(self._digest(block, name), np.uint8)
+                self._rows["digest"][number] = digest
 
-    def put(self, name: str, feature: np.ndarray, key: bytes) -> None:
-        """Store a feature and its digest."""
-        number = self._numbers[name]
-        self._rows["feature"][number] = feature
-        if self._path is not None:
-            digest = _digest(key, self._rows["feature"][number])
-            self._rows["digest"][number] = np.frombuffer(digest, np.uint8)
+    def _digest(self, block: Block, name: str) -> bytes:
+        feature = self._rows["feature"][self._numbers[name]]
+        about = block.key + name.encode("utf-8", "surrogatepass")
+        return hashlib.sha256(about + feature.tobytes()).digest()
 
-    def table(self, names: Sequence[str]) -> Table:
-        """The features of these names; more than 64 MB stay in the file."""
-        numbers = {name: self._numbers[name] for name in names}
+    def table(self, without: Collection[str]) -> Table:
+        """The features of all names but some; more than 64 MB stay in the file."""
+        numbers = {name: n for name, n in self._numbers.items() if name not in without}
         features = self._rows["feature"]
         if self._path is None or features.nbytes <= IN_MEMORY:
             return Table(numbers, np.ascontiguousarray(features))
@@ -200,12 +248,15 @@ class FeatureCache:
         return Table(numbers, Stored(self._path, start, step, features.shape, features.dtype))
 
 
-def _digest(key: bytes, feature: np.ndarray) -> bytes:
-    return hashlib.sha256(key + feature.tobytes()).digest()
+@contextmanager
+def open_cache(path: Path) -> Iterator[BinaryIO]:
+    """Open a cache of features for one process at a time; if it stays empty, it is removed.
 
-
-def _is_cache(path: Path, like: np.ndarray) -> bool:
-    """True if a file is a cache of such rows, False if of others, or missing."""
+    Raises
+    ------
+    DataError : it is a link, a folder or a device; or another process has it open.
+    OSError : it cannot be opened.
+    """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise DataError(
             "encode_folder",
@@ -214,130 +265,67 @@ def _is_cache(path: Path, like: np.ndarray) -> bool:
             expected="a cache of features, or no file",
             cause="remove it",
         )
-    if not path.exists():
-        return False
+    used = DataError(
+        "encode_folder",
+        path,
+        "is in use by another process",
+        expected="one at a time",
+        cause="does another command write the same data set? Wait for it, or choose another name",
+    )
+    unused = False
     try:
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    except ValueError:
-        dtype = np.dtype(np.void)
-    if dtype.names != like.dtype.names:
+        with path.open("a+b", buffering=0) as file:
+            lock(file, used)
+            try:
+                yield file
+            finally:
+                unused = not os.fstat(file.fileno()).st_size
+    finally:
+        if unused:
+            path.unlink(missing_ok=True)
+
+
+def _make_room(file: BinaryIO, dtype: np.dtype, count: int) -> None:
+    """Give a cache so many rows: as far as it has such rows, they stay; the others are zeros.
+
+    They are written, for a hole could meet a full disk when it is filled.
+    """
+    header = io.BytesIO()
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+    np.lib.format.write_array_header_1_0(header, {**about, "shape": (count,)})
+    start = header.getvalue()
+    file.seek(0)
+    begun = file.read(len(start))
+    if begun and begun[10:64] != start[10:64]:  # the names and kinds of the fields
         raise DataError(
             "encode_folder",
-            path,
+            file.name,
             "is another file",
             expected="a cache of features, or no file",
             cause="remove it, or move it away",
         )
-    return bool(shape == like.shape and dtype == like.dtype)
+    try:
+        if begun != start:
+            file.truncate(0)
+            file.write(start)
+        left = len(start) + count * dtype.itemsize - os.fstat(file.fileno()).st_size
+        while left > 0:
+            left -= file.write(bytes(min(left, 1 << 20)))
+    except OSError as error:
+        file.truncate(0)
+        raise OSError(error.errno or 0, error.strerror, file.name) from error
 
 
-def _write_empty(path: Path, like: np.ndarray) -> None:
-    header = {
-        "descr": np.lib.format.dtype_to_descr(like.dtype),
-        "fortran_order": False,
-        "shape": like.shape,
-    }
-    with atomic(path) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for _ in range(len(like)):  # zeros and no hole, so that a full disk is an error here
-            file.write(bytes(like.itemsize))
+def _state(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None: there is none, or none can have such a name."""
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        return None
+    return about.st_size, about.st_mtime_ns
 
 
-class Encoded(NamedTuple):
-    """A block of pictures: features by name, why others could not be read, and their number."""
-
-    features: dict[str, np.ndarray]
-    faults: dict[str, str]
-    pictures: int
-
-
-def _encode_on_ranks(
-    group: Group,
-    blocks: Sequence[Sequence[str]],
-    encode: Callable[[Sequence[str]], Encoded],
-    take: Callable[[Encoded], None],
-    shape: Sequence[int],
-) -> None:
-    """Encode the blocks that rank 0 lists, each rank its shard in rounds; results go to rank 0."""
-    blocks = group.gather(blocks if group.rank == 0 else [])[0]
-    for batch in group.batches(len(blocks), ROUND):
-        encoded: list[Encoded] = []
-        _in_parallel(
-            lambda block, to=encoded: to.append(encode(block)),  # type: ignore[misc]
-            blocks[batch],
-        )
-        gathered = group.gather([_to_json(block) for block in encoded])
-        if group.rank == 0:
-            for block in chain.from_iterable(gathered):
-                take(_from_json(block, shape))
-
-
-def _to_json(encoded: Encoded) -> dict[str, object]:
-    rows = {
-        name: base64.b64encode(row.astype("<f4").tobytes()).decode()
-        for name, row in encoded.features.items()
-    }
-    return {**encoded._asdict(), "features": rows}
-
-
-def _from_json(encoded: dict[str, Any], shape: Sequence[int]) -> Encoded:
-    features = {
-        name: np.frombuffer(base64.b64decode(row), "<f4").reshape(shape)
-        for name, row in encoded["features"].items()
-    }
-    return Encoded(**{**encoded, "features": features})
-
-
-def mirror_of(name: str) -> str:
-    """The name of a picture's mirror image in a table of features; no file is called so."""
-    return f"{name}\0mirrored"
-
-
-def _mirrors(names: Iterable[str], mirrored: Collection[str]) -> list[str]:
-    return [mirror_of(name) for name in names if name in mirrored]
-
-
-def _keys(
-    folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str]
-) -> Iterator[tuple[str, bytes]]:
-    """Digests of what a block's features depend on: encoder, name, size and time of files."""
-    stats = [(name, (folder / name).stat()) for name in block]
-    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    for name in (*block, *_mirrors(block, mirrored)):
-        yield name, hashlib.sha256(json.dumps([encoder.name, files, name]).encode()).digest()
-
-
-def _encode_block(
-    folder: Path, block: Sequence[str], encoder: Encoder, mirrored: Collection[str], strict: bool
-) -> Encoded:
-    """Encode a block; with `strict`, a picture that cannot be read is an error."""
-    read: list[str] = []
-    mirrors: dict[str, np.ndarray] = {}
-    faults: dict[str, str] = {}
-
-    def pictures() -> Iterator[np.ndarray]:
-        for name in block:
-            try:
-                picture = read_picture(folder / name)
-            except DataError as error:
-                if strict:
-                    raise
-                faults[name] = error.reason
-            else:
-                read.append(name)
-                if name in mirrored:
-                    mirrors[mirror_of(name)] = np.ascontiguousarray(picture[:, ::-1])
-                yield picture
-
-    features = dict(zip(read, encoder.encode(pictures()), strict=True))
-    if mirrors:
-        features.update(zip(mirrors, encoder.encode(mirrors.values()), strict=True))
-    return Encoded(features, faults, len(block))
-
-
-def _in_parallel(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequence[str]]) -> None:
+def _in_parallel(work: Callable[[T], None], blocks: Iterable[T]) -> None:
     """Work on blocks on all cores, each taking the next one when it is free.
 
     After an error, or Ctrl-C, no block is started. Between blocks, other threads that wait for the
@@ -345,7 +333,7 @@ def _in_parallel(work: Callable[[Sequence[str]], None], blocks: Iterable[Sequenc
     """
     queue = collections.deque(blocks)
 
-    def following() -> Sequence[str] | None:
+    def following() -> T | None:
         try:
             return queue.popleft()
         except IndexError:
@@ -375,31 +363,6 @@ def require_all(where: str, pictures: Sequence[str], known: Container[str], thin
             f"have no {thing}, {missing[0][:100]!r} among them",
             cause="do the files belong together?",
         )
-
-
-def escapes(name: str, kind: type[PurePath] = PurePath) -> bool:
-    """True if a name, read as a path, could lead out of its folder."""
-    path = kind(name)
-    return bool(path.anchor) or ".." in path.parts or "\0" in name
-
-
-def require_inside(where: str, folder: Path, names: Iterable[str]) -> None:
-    """DataError : one of the names could lead out of the folder."""
-    if astray := next((name for name in names if escapes(name)), None):
-        raise DataError(
-            where,
-            f"picture {astray[:100]!r}",
-            f"would lie outside {folder}",
-            expected="the name of a file in it",
-            cause="who wrote the list?",
-        )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def _texts(path: Path, names: np.ndarray) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Match the names of captions with picture files, or with names of features.
 
-A name is matched as it stands, by its last part, by its last part in a subfolder, or with the one
-file spelt alike. For others, a near name is suggested: without its suffix, with blanks for
-underscores, with a typo.
+A name is matched as it stands; by its last part; and, without regard to capitals and Unicode form,
+whole and by its last part. For others, a near name is suggested: without its suffix, with blanks
+for underscores, with a typo.
 """
 
 import difflib
@@ -10,12 +10,11 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from xpcap.encoders.finding import Found, search_folder
+from xpcap.encoders.finding import search_folder
 from xpcap.errors import DataError
-from xpcap.prepare.features import escapes, require_inside
 
 LEAST_RATIO = 0.85  # of letters in common of two names that differ by a typo
 MOST_UNMATCHED = 10  # unmatched names that are compared for typos
@@ -29,54 +28,97 @@ class Matches(NamedTuple):
     """Names in captions and the names that match them in a folder, or among features."""
 
     found: dict[str, str]  # name to its match
-    normalised: dict[str, str]  # matches of `found` that differ in capitals or Unicode form
+    moved: list[str]  # names in `found` whose match is not in the folder that they name
+    normalised: list[str]  # names in `found` that differ in capitals or Unicode form
     suggestions: dict[str, str]  # unmatched names to suggestions
 
 
+class PictureFolder:
+    """The names of all files in a folder and its subfolders; links may lead to further ones.
+
+    Raises
+    ------
+    DataError : it is no folder, or cannot be read.
+    """
+
+    def __init__(self, where: str, folder: str | Path) -> None:
+        self.path = picture_folder(where, folder)
+        files = search_folder(where, self.path)
+        self.unreadable = files.unreadable
+        self.pictures, self.others = (
+            [path.relative_to(self.path).as_posix() for path in paths]
+            for paths in (files.pictures, files.others)
+        )
+
+    def leads_to(self, name: str) -> bool:
+        """True if a name leads to a file that the search left out: hidden, or behind a link."""
+        try:
+            unsearched = "/" in name or name.startswith(".")
+            return unsearched and not escapes(name) and (self.path / name).is_file()
+        except OSError:  # a name that no file can have
+            return False
+
+
 def match_names(
-    where: str, names: Sequence[str], known: "PictureFolder | Collection[str]"
+    where: str, names: Sequence[str], known: PictureFolder | Collection[str]
 ) -> Matches:
     """Match names with the files of a folder, or with other names.
 
-    ``photos/a.jpg`` also matches ``a.jpg``. In a folder, ``a.jpg`` also matches the one in a
-    subfolder; of several, the highest one. Last, a name matches the one file that differs from
-    it in capitals or Unicode form (``ü`` as one sign or as two), unless another name does.
+    ``photos/a.jpg`` also matches ``a.jpg``, and ``a.jpg`` the one in a subfolder; of several, the
+    highest one. Last, a name matches the one that differs from it in capitals or Unicode form
+    (``ü`` as one sign or as two), unless another name does.
 
     Raises
     ------
     DataError : a name leads out of the folder, or two names lead to one picture.
     """
-    folder = known if isinstance(known, PictureFolder) else None
-    if folder is not None:
-        require_inside(where, folder.path, names)
+    folder = None
+    likely = there = [*known] if not isinstance(known, PictureFolder) else known.pictures
+    if isinstance(known, PictureFolder):
+        folder, there = known, [*likely, *known.others]
+        require_inside(where, known.path, names)
     found: dict[str, str] = {}
     owner: dict[str, str] = {}
-    for name in names:
-        last = PurePosixPath(name).name
-        called: str | None = None
-        if name in known:
-            called = name
-        elif last in known:
-            called = last
-        elif folder is not None:
-            called = folder.below(last)
-        if called is None:
-            continue
-        if (other := owner.setdefault(called, name)) != name:
-            raise DataError(
-                where,
-                f"{other[:100]!r} and {name[:100]!r}",
-                f"both lead to {called[:100]!r}",
-                expected="a picture for each name",
-            )
-        found[name] = called
-    unmatched = [name for name in names if name not in found]
-    if not unmatched:
-        return Matches(found, {}, {})
-    there = known.pictures() if isinstance(known, PictureFolder) else known
-    normalised = _match_normalised(unmatched, there, owner)
-    suggestions = _suggest([name for name in unmatched if name not in normalised], there)
-    return Matches({**found, **normalised}, normalised, suggestions)
+    normalised: set[str] = set()
+    for key in (str, _last, _spelling, lambda name: _last(_spelling(name))):
+        if not (left := [name for name in names if name not in found]):
+            break
+        index = defaultdict(list)
+        for called in there:
+            index[key(called)].append(called)
+        matched: dict[str, str] = {}
+        for name in left:
+            candidates = index.get(key(name), [])
+            if key is str and folder is not None and not candidates and folder.leads_to(name):
+                candidates = [name]
+            if key is _last:
+                candidates = _highest(candidates)
+            if len(candidates) == 1:
+                matched[name] = candidates[0]
+        if key not in (str, _last):
+            claims = Counter(matched.values())
+            matched = {
+                name: called
+                for name, called in matched.items()
+                if claims[called] == 1 and called not in owner
+            }
+            normalised |= matched.keys()
+        for name, called in matched.items():
+            if (other := owner.setdefault(called, name)) != name:
+                raise DataError(
+                    where,
+                    f"{other[:100]!r} and {name[:100]!r}",
+                    f"both lead to {called[:100]!r}",
+                    expected="a picture for each name",
+                )
+        found |= matched
+    base = "" if folder is None else folder.path.resolve().as_posix()
+    return Matches(
+        {name: found[name] for name in names if name in found},
+        [name for name in names if name in found and _is_moved(name, f"{base}/{found[name]}")],
+        [name for name in names if name in normalised],
+        _suggest([name for name in names if name not in found], likely),
+    )
 
 
 def picture_folder(where: str, folder: str | Path) -> Path:
@@ -86,73 +128,33 @@ def picture_folder(where: str, folder: str | Path) -> Path:
     return path
 
 
-class PictureFolder:
-    """The files of a folder and its subfolders.
-
-    Raises
-    ------
-    DataError : it is no folder. OSError : it cannot be read.
-    """
-
-    def __init__(self, where: str, folder: str | Path) -> None:
-        self.path = folder = picture_folder(where, folder)
-        self.top = {path.name for path in folder.iterdir() if not path.is_dir()}
-        self.inside: Found = search_folder(folder)
-        heights: dict[str, dict[int, list[Path]]]  # name to depth to files
-        heights = defaultdict(lambda: defaultdict(list))
-        for path in (*self.inside.pictures, *self.inside.others):
-            if path.parent != folder:
-                heights[path.name][len(path.parts)].append(path)
-        highest = {name: by_depth[min(by_depth)] for name, by_depth in heights.items()}
-        self._below = {name: paths[0] for name, paths in highest.items() if len(paths) == 1}
-
-    def __contains__(self, name: object) -> bool:
-        if name in self.top:
-            return True
-        try:
-            path = str(name)
-            return "/" in path and not escapes(path) and (self.path / path).is_file()
-        except OSError:  # a name that no file can have
-            return False
-
-    def below(self, name: str) -> str | None:
-        """The relative path of the one highest file of that name in the subfolders, if any."""
-        path = self._below.get(name)
-        return self._called(path) if path is not None and path.is_file() else None
-
-    def pictures(self) -> list[str]:
-        return [self._called(path) for path in self.inside.pictures]
-
-    def without_captions(self, used: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Pictures that are not used: directly in the folder, and in subfolders."""
-        known = set(used)
-        left = [name for name in self.pictures() if name not in known]
-        return [name for name in left if "/" not in name], [name for name in left if "/" in name]
-
-    def others(self, used: Iterable[str]) -> list[Path]:
-        """Files not named as pictures are, and not used."""
-        known = set(used)
-        return [path for path in self.inside.others if self._called(path) not in known]
-
-    def _called(self, path: Path) -> str:
-        return path.relative_to(self.path).as_posix()
+def escapes(name: str, kind: type[PurePath] = PurePath) -> bool:
+    """True if a name, read as a path, could lead out of its folder."""
+    path = kind(name)
+    return bool(path.anchor) or ".." in path.parts or "\0" in name
 
 
-def _match_normalised(
-    unmatched: Sequence[str], there: Iterable[str], taken: Collection[str]
-) -> dict[str, str]:
-    """Names to the one unmatched name that differs only in capitals or Unicode form."""
-    spelt: dict[str, list[str]] = defaultdict(list)
-    for called in there:
-        spelt[_spelling(_last(called))].append(called)
-    meant: dict[str, str] = {}
-    for name in unmatched:
-        alike = spelt.get(_spelling(_last(name)), [])
-        whole = [called for called in alike if _spelling(called) == _spelling(name)]
-        if len(chosen := whole or alike) == 1 and chosen[0] not in taken:
-            meant[name] = chosen[0]
-    claims = Counter(meant.values())
-    return {name: called for name, called in meant.items() if claims[called] == 1}
+def require_inside(where: str, folder: Path, names: Iterable[str]) -> None:
+    """DataError : one of the names could lead out of the folder."""
+    if astray := next((name for name in names if escapes(name)), None):
+        raise DataError(
+            where,
+            f"picture {astray[:100]!r}",
+            f"would lie outside {folder}",
+            expected="the name of a file in it",
+            cause="who wrote the list?",
+        )
+
+
+def _highest(candidates: Sequence[str]) -> list[str]:
+    """Those in the fewest folders."""
+    least = min((name.count("/") for name in candidates), default=0)
+    return [name for name in candidates if name.count("/") == least]
+
+
+def _is_moved(name: str, path: str) -> bool:
+    """True if a path, whatever its capitals, does not end in the folders that a name begins with."""
+    return not _spelling(path).endswith(f"/{_spelling(name)}")
 
 
 def _suggest(unmatched: Sequence[str], there: Collection[str]) -> dict[str, str]:

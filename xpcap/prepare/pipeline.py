@@ -1,76 +1,187 @@
-"""import_captions and assemble: rows of captions, with pictures or features, to a data set."""
+"""Files of captions, or rows, to a data set. Open it at `import_captions`.
 
-import dataclasses
+Options are checked first, all of them. Rows are read, cleaned, matched with pictures or features,
+and split; their words are made once. Pictures are encoded last, when all else is known to fit.
+"""
+
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass, replace
 from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from xpcap.data.dataset import CaptionData, Source, Split, check_finite
 from xpcap.data.features import Function, Projection, RowSource, Table, blocks, fit_projection
-from xpcap.data.vocabulary import SPECIAL, Vocabulary, has_word, tokenize
-from xpcap.distributed import SINGLE, Group, RankDone
-from xpcap.encoders import PHOTOGRAPHS, Encoder, HistogramEncoder, find_encoder
-from xpcap.encoders.finding import describe_others
-from xpcap.errors import DataError, InvalidTypeError
+from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
+from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
+from xpcap.encoders.finding import describe_rest
+from xpcap.encoders.grid import MOST as MOST_REGIONS
+from xpcap.encoders.kinds import named
+from xpcap.errors import DataError, InvalidTypeError, OptionError, install
+from xpcap.options import SEED, Flag, Kind, Location, Whole, check_fields, documented, option
 from xpcap.prepare.detect import CaptionFile, read_captions
-from xpcap.prepare.features import (
-    encode_folder,
-    mirror_of,
-    read_features,
-    require_all,
-    require_inside,
-)
-from xpcap.prepare.matching import PictureFolder, match_names, picture_folder
+from xpcap.prepare.features import encode_folder, mirror_of, read_features, require_all
+from xpcap.prepare.matching import PictureFolder, match_names, picture_folder, require_inside
 from xpcap.prepare.rows import CaptionRow, Columns, ImportReport
-from xpcap.prepare.splits import DEFAULT_FRACTIONS, by_fractions, by_lists
+from xpcap.prepare.splits import Fractions, Lists, by_fractions, by_lists
+from xpcap.work import work
 
-WHERE = "import_captions"
 FEW_CAPTIONS = 4000  # to learn from: of fewer, words that occur twice are worth learning
 TINY_CAPTIONS = 60  # of fewer, a run says the captions themselves, and so needs all their words
+DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
+COUNT = Whole(1, 10**6)
 _LINE_END = re.compile(r"\s*\n\s*")
+
+
+class EncoderKind(Kind):
+    """An encoder, or its name."""
+
+    def __str__(self) -> str:
+        return "an encoder, or the name of one"
+
+    def check(self, function: str, name: str, value: object) -> Any:
+        if isinstance(value, str) or all(hasattr(value, one) for one in ("name", "encode")):
+            return value
+        raise self.refusal(function, name, value)
+
+
+@documented
+@dataclass(frozen=True)
+class AssembleOptions:
+    """The options of `assemble`, checked, each and together.
+
+    Raises
+    ------
+    OptionError : a value is not of its option's kind, or two options contradict each other.
+    """
+
+    default_encoder: ClassVar[str] = "histogram"
+
+    # fmt: off
+    _: KW_ONLY
+    features: InitVar[object] = None  # given in place of an encoder; not stored
+    pictures: str | Path | None = option(
+        Location(), None, "Folder of the pictures, searched recursively. They are encoded unless"
+        " `features_file` is given, and shown on pages.")
+    encoder: str | Encoder | None = option(
+        EncoderKind(), None, f"Encoder of the pictures: {PHOTOGRAPHS} (for photographs; {install('images')}),"
+        " histogram (for drawings; always installed), onnx:FILE, timm:MODEL.")
+    grid: int | None = option(
+        Whole(1, MOST_REGIONS), None, "Features of K x K regions of each picture instead of one"
+        " vector, for attention.")
+    mirror: bool | None = option(
+        Flag(), None, "Also encode mirror images of the train split, which training uses half of"
+        " the time. Default: yes, except for histogram.")
+    min_count: int | None = option(
+        COUNT, None, "Rarer words of the train split become <UNK>. Default: 5; fewer than"
+        f" {FEW_CAPTIONS:,} captions: 2, than {TINY_CAPTIONS}: 1.")
+    vocabulary_size: int | None = option(
+        COUNT, None, "Instead of `min_count`: keep the N most frequent words of the train split.")
+    max_words: int = option(
+        Whole(1, 1000), 20, "Longer captions are cut in training, not in scoring.")
+    pca: int | None = option(
+        COUNT, None, "Project features onto N principal components, fitted on the train split.")
+    float16: bool = option(Flag(), False, "Store features in half the bytes.")
+    # fmt: on
+
+    def __post_init__(self, features: object) -> None:
+        self.check(features, "features")
+
+    def check(self, features: object, given: str, *unfit: str) -> None:
+        """Check all options, and fill in `mirror`; features leave the `unfit` nothing to do."""
+        check_fields(self)
+        where = type(self).__name__
+        if features is None and self.pictures is None:
+            thing, cause = f"neither `pictures` nor `{given}`", "where do the features come from?"
+            raise OptionError(where, thing, "is given", "one or both", cause)
+        for other in ("encoder", "grid", *unfit):
+            if features is not None and getattr(self, other):
+                raise _both(where, given, other)
+        if self.grid and not isinstance(self.encoder or "", str):
+            raise _both(where, "grid", "encoder", "the name of an encoder")
+        if self.mirror is None:
+            # captions of drawings name left and right, so they do not fit mirror images
+            encoder = self.encoder or self.default_encoder
+            name = encoder if isinstance(encoder, str) else encoder.name
+            drawings = name.startswith("histogram")
+            object.__setattr__(self, "mirror", features is None and not drawings)
+
+    def load_encoder(self) -> Encoder:
+        """The encoder of the pictures.
+
+        DataError : there is no such encoder. OptionError : its features are smaller than `pca`.
+        """
+        encoder = self.encoder or self.default_encoder
+        if isinstance(encoder, str):
+            encoder = find_encoder(named(encoder, grid=self.grid))
+        self.check_pca(encoder.shape[-1])
+        return encoder
+
+    def check_pca(self, D: int) -> None:
+        """OptionError : features have fewer numbers than `pca`."""
+        if self.pca is not None and self.pca > D:
+            where = type(self).__name__
+            raise OptionError(where, "`pca`", f"is {self.pca:,}", f"at most the {D:,} of a feature")
+
+
+@documented
+@dataclass(frozen=True)
+class PrepareOptions(AssembleOptions):
+    """The options of `import_captions`, checked, each and together.
+
+    Raises
+    ------
+    OptionError : a value is not of its option's kind, or two options contradict each other.
+    """
+
+    default_encoder: ClassVar[str] = PHOTOGRAPHS
+
+    # fmt: off
+    features_file: str | Path | None = option(
+        Location(), None, "An .npz with 'names' (m,) and 'features' (m, D), from your own encoder.")
+    lists: Mapping[str, str | Path] | None = option(
+        Lists(), None, "A split and a file with its pictures' names, one per line. Repeatable."
+        " Training uses 'train' and validates on 'val'.")
+    fractions: Sequence[float] | None = option(
+        Fractions(), None, "Shares of train, val and test, if neither files nor `lists` define"
+        " splits. Default: 0.8,0.1,0.1.")
+    seed: int = option(SEED, 0, "Seed of the random split of `fractions`.")
+    strict: bool = option(
+        Flag(), False, "Fail on anything that would be skipped, such as captions without a picture"
+        " or pictures without captions.")
+    columns: Columns | None = None
+    # fmt: on
+
+    def __post_init__(self, features: object) -> None:
+        self.check(self.features_file, "features_file", "mirror")
+        if self.lists and self.fractions:
+            raise _both(type(self).__name__, "lists", "fractions")
+
+
+def _both(where: str, one: str, other: str, expected: str = "one of them") -> OptionError:
+    return OptionError(where, f"`{one}` and `{other}`", "are both given", expected)
 
 
 def import_captions(
     files: Sequence[CaptionFile],
     *,
-    lists: Mapping[str, str | Path] | None = None,
-    fractions: Sequence[float] | None = None,
-    seed: int = 0,
-    columns: Columns | None = None,
-    features_file: str | Path | None = None,
-    pictures: str | Path | None = None,
-    encoder: Encoder | None = None,
-    cache: str | Path | None = None,
-    min_count: int | None = None,
-    max_words: int = 20,
-    vocabulary_size: int | None = None,
-    pca: int | None = None,
-    float16: bool = False,
-    mirror: bool = False,
-    strict: bool = False,
-    progress: bool = False,
-    group: Group = SINGLE,
+    cache: str | Path | BinaryIO | None = None,
+    progress: bool | None = None,
+    **options: Any,
 ) -> tuple[CaptionData, ImportReport]:
     """Read captions of any known form, split them, add features, and assemble a data set.
 
     Parameters
     ----------
-    files, columns : as in `read_captions`
-    lists : split name to a file of picture names, for files without splits
-    fractions, seed : of train, val and test, and of the draw, for files with neither
-    features_file, pictures : an .npz; the folder of the pictures
-    encoder : encodes the pictures if there is no .npz; default efficientnet-lite2
-    cache : file for the features as they are computed, so that a killed encoding can be resumed;
-        remove it once the data set is written
-    min_count, max_words, vocabulary_size, pca, float16 : as in `assemble`
-    mirror : also encode mirror images of the train split; training draws them half the time
-    strict : refuse whatever would be left out: captions and pictures without each other, captions
-        without a word, rows of another form, ...
-    group : ranks that share the encoding; rank 0 alone builds the data set
+    files : as in `read_captions`
+    cache : file for the features as they are computed, as in `encode_folder`, so that a killed
+        encoding can be resumed; remove it once the data set is written
+    progress : show bars; None: as the work in hand
+    options : of `PrepareOptions`; `mirror` is False unless it is given
 
     Returns
     -------
@@ -78,109 +189,112 @@ def import_captions(
 
     Raises
     ------
-    RankDone : on ranks other than 0, when the encoding is done.
+    OptionError : an option, before anything is read.
     DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file
         is damaged; or anything is left out, if `strict`.
     OSError : a file cannot be read.
     """
-    _check_origin(WHERE, features_file, pictures, encoder)
-    if features_file is not None:
-        if mirror:
-            raise DataError(
-                WHERE,
-                "",
-                "got features and `mirror`, which encodes pictures",
-                expected="one of them",
-            )
-        if group.rank:
-            raise RankDone
-    report = ImportReport()
-    rows = read_captions(files, columns=columns, report=report, progress=progress)
-    splits = list(dict.fromkeys(row.split for row in rows))  # [None] if the files have none
-    names = [Path(path).name for _, path in files]
-    record: dict[str, object] = {"captions": names, "forms": report.forms}
-    features = None
-    if features_file is not None:
-        features, record["features"] = read_features(features_file), Path(features_file).name
+    where = "import_captions"
+    chosen, report = PrepareOptions(**{"mirror": False, **options}), ImportReport()
+    record: dict[str, Any] = {"captions": [Path(path).name for _, path in files]}
+    folder = None if chosen.pictures is None else picture_folder(where, chosen.pictures)
+    with work(progress=progress):
+        encoder = None
+        if chosen.features_file is None:
+            encoder = chosen.load_encoder()
+        rows = read_captions(files, columns=chosen.columns, report=report)
+        record["forms"] = report.forms
+        features = None
+        if chosen.features_file is not None:
+            features = read_features(chosen.features_file)
+            record["features"] = Path(chosen.features_file).name
+            chosen.check_pca(features.rows.shape[-1])
 
-    rows = _clean(rows, report)
-    rows, paths, features = _match(rows, features, pictures, report)
-    rows, splits = _assign_splits(rows, splits, lists, fractions, seed, record, report)
-    rows = [row._replace(picture=paths.get(row.picture, row.picture)) for row in rows]
-    if strict:
-        report.refuse(WHERE)
-    _check_left(rows, splits, report)
-
-    if features is None:
-        assert pictures is not None
-        least = min_count or _least_count(rows, vocabulary_size)
-        _vocabulary(rows, _words(rows), least, vocabulary_size)  # refused before the long work
-        encoder = encoder or find_encoder(PHOTOGRAPHS)
-        names = list(dict.fromkeys(row.picture for row in rows))
-        unreadable: dict[str, str] = {}
-        features = encode_folder(
-            pictures,
-            names,
-            encoder,
-            progress=progress,
-            cache=cache,
-            unreadable=None if strict else unreadable,
-            mirrored={row.picture for row in rows if mirror and row.split == "train"},
-            group=group,
-        )
-        _report_unreadable(unreadable, report)
-        rows = [row for row in rows if row.picture not in unreadable]
-        _check_left(rows, splits, report)
-
-    data = assemble(
-        rows,
-        features=features,
-        pictures=pictures,
-        min_count=min_count,
-        max_words=max_words,
-        vocabulary_size=vocabulary_size,
-        pca=pca,
-        float16=float16,
-        mirror=mirror,
-        source=record,
-    )
-    record = {**data.source.record, "skipped": dict(report.skipped), **_count(data)}
-    encoded_by = None if encoder is None else encoder.name
-    source = dataclasses.replace(data.source, encoder=encoded_by, record=record)
-    return dataclasses.replace(data, source=source), report
+        names = list(dict.fromkeys(row.split for row in rows))  # of splits; [None] without
+        rows = _clean(where, rows, report)
+        rows, paths, features = _match(where, rows, features, folder, report)
+        rows, names = _assign_splits(where, rows, names, chosen, record, report)
+        rows = [row._replace(picture=paths.get(row.picture, row.picture)) for row in rows]
+        if chosen.strict:
+            report.refuse(where)
+        _check_left(where, rows, names, report)
+        if encoder is not None:
+            unreadable = None if chosen.strict else report
+            rows, features = _encode(rows, encoder, chosen, cache, unreadable)
+            _check_left(where, rows, names, report)
+        data = _assemble(rows, features, chosen, record, encoder)
+    record = {**data.source.record, "skipped": dict(report.skipped), **_count(rows, data)}
+    return replace(data, source=replace(data.source, record=record)), report
 
 
-def _check_origin(where: str, features: object, pictures: object, encoder: Encoder | None) -> None:
-    """DataError : features have no origin, or two."""
-    if features is None and pictures is None:
-        raise DataError(
-            where,
+def assemble(
+    captions: Iterable[CaptionRow],
+    *,
+    features: Mapping[str, ArrayLike] | None = None,
+    source: Mapping[str, object] | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> CaptionData:
+    """Build a data set: vocabulary, encoded captions, features; `write_dataset` checks it.
+
+    Parameters
+    ----------
+    captions : rows of any reader, in any order
+    features : name of a picture to its feature (D,) or grid (P, D), numbers; more names than there
+        are captions for are allowed. None: the pictures are encoded
+    source : JSON-like facts to record as well, such as the names of the files
+    progress : show bars; None: as the work in hand
+    options : of `AssembleOptions`; `mirror` is False unless it is given. Mirror images are encoded
+        like pictures, or found in `features` under `mirror_of` the name
+
+    Returns
+    -------
+    CaptionData; features float16 or float32, read as needed from a table on disk
+
+    Raises
+    ------
+    OptionError : an option, before anything is read.
+    DataError : the parts do not fit together; the message names the picture.
+    OSError : a picture or folder cannot be read.
+    """
+    where = "assemble"
+    chosen = AssembleOptions(features=features, **{"mirror": False, **options})
+    folder = None if chosen.pictures is None else picture_folder(where, chosen.pictures)
+    encoder = chosen.load_encoder() if features is None else None
+    rows = [_with_words(row) for row in captions]
+    with work(progress=progress):
+        if encoder is not None:
+            rows, features = _encode(rows, encoder, chosen)
+        elif folder is not None:
+            require_inside(where, folder, [row.picture for row in rows])
+        return _assemble(rows, features, chosen, source or {}, encoder)
+
+
+def _with_words(row: CaptionRow) -> CaptionRow:
+    """A row with its words. DataError : it has no split or no word."""
+    if not isinstance(row, CaptionRow):
+        raise InvalidTypeError(
+            "assemble",
             "",
-            "got neither features nor pictures",
-            expected="one or both",
-            cause="where do the features come from?",
+            f"got a {type(row).__name__} among the captions",
+            expected="rows, each CaptionRow(picture, caption, split)",
         )
-    if features is not None and encoder is not None:
-        raise DataError(
-            where, "", f"got features and the encoder {encoder.name!r}", expected="one of them"
-        )
+    thing = repr(row.picture[:100])
+    if row.split is None:
+        raise DataError("assemble", thing, "has no split", expected="one, such as train")
+    thing = f"split {row.split!r}: {thing}"
+    if row.caption is None:
+        raise DataError("assemble", thing, "has no caption", expected="one or more")
+    if not (words := tokenize(row.caption)):
+        came, expected = "has a caption without a word", "letters or digits in each"
+        raise DataError("assemble", thing, came, expected)
+    return row._replace(words=words)
 
 
-def _count(data: CaptionData) -> dict[str, Mapping[str, float]]:
-    """Captions cut, and the share of unknown words, by split."""
-    truncated, unknown = {}, {}
-    words = data.vocabulary
-    for name, split in data.splits.items():
-        ids = split.captions
-        full = np.flatnonzero(ids[:, -1] == words.end)
-        truncated[name] = sum(len(caption) > ids.shape[1] - 2 for caption in data.words(name, full))
-        inside = words.is_word(ids)
-        unknown[name] = round(float((ids == words.unk).sum() / inside.sum()), 4)
-    return {"cut": truncated, "unknown": unknown}
-
-
-def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]:
-    """Captions on one line; those without a word, and pictures left with none, are skipped."""
+def _clean(where: str, rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]:
+    """Captions on one line, with their words; those without any, and pictures left with none, are
+    skipped.
+    """
     cleaned: list[CaptionRow] = []
     for (_, picture), group in itertools.groupby(rows, key=lambda row: (row.split, row.picture)):
         captions = [(row, row.caption) for row in group if row.caption is not None]
@@ -188,62 +302,83 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
             "".join([picture, *(text for _, text in captions)]).encode("utf-8")
         except UnicodeEncodeError as error:
             raise DataError(
-                WHERE,
+                where,
                 f"{picture[:100]!r} or a caption of it",
                 "holds half a character",
                 expected="text that UTF-8 can hold",
             ) from error
-        worded = [(row, text) for row, text in captions if has_word(text)]
-        for _ in range(len(captions) - len(worded)):
-            report.skip("captions without a word", picture)
-        if not worded:
+        before = len(cleaned)
+        for row, text in captions:
+            if words := tokenize(text):
+                line = _LINE_END.sub(" ", text.strip())
+                cleaned.append(row._replace(caption=line, words=words))
+            else:
+                report.skip("captions without a word", picture)
+        if len(cleaned) == before:
             report.skip("pictures without captions", picture)
-        cleaned += [row._replace(caption=_LINE_END.sub(" ", text.strip())) for row, text in worded]
     return cleaned
 
 
 def _match(
+    where: str,
     rows: Sequence[CaptionRow],
     features: Table | None,
-    folder: str | Path | None,
+    folder: Path | None,
     report: ImportReport,
 ) -> tuple[list[CaptionRow], dict[str, str], Table | None]:
-    """Match captions with features or picture files.
+    """Rows of pictures that are in the folder, or have features; paths in the folder; the features.
 
-    Returns the matched rows, each picture's path in the folder, and the features by that path, or
-    by name where there is no file.
+    Features are those of paths; without a file, of names as in the captions.
     """
     names = list(dict.fromkeys(row.picture for row in rows))
-    files = None if folder is None else PictureFolder(WHERE, folder)
-    in_folder = None if files is None else match_names(WHERE, names, files)
-    in_features = None if features is None else match_names(WHERE, names, features)
-    paths = {} if in_folder is None else in_folder.found
-    there, lack = in_features, "captioned pictures without features"
-    if there is None:
-        there, lack = in_folder, f"captioned pictures that are not in {folder}"
+    files = None if folder is None else PictureFolder(where, folder)
+    in_folder = None if files is None else match_names(where, names, files)
+    in_features = None if features is None else match_names(where, names, features)
+    there = in_features or in_folder
     assert there is not None
-    report.note(
-        "names that differ from those there in capitals or Unicode form alone, taken as the same",
-        [f"{name} is {called}" for name, called in there.normalised.items()],
-    )
+    lack = "captioned pictures without features"
+    if in_features is None:
+        lack = f"captioned pictures that are not in {folder}"
+    for kind, loose in (
+        (
+            "names that differ from those there in capitals or Unicode form alone, taken as the"
+            " same",
+            there.normalised,
+        ),
+        ("names that are found by their last part alone, in another folder", there.moved),
+    ):
+        report.note(kind, [f"{name} is {there.found[name]}" for name in loose])
     for name in names:
         if name not in there.found:
-            suggestion = there.suggestions.get(name)
-            report.skip(lack, name, remark=f"did you mean {suggestion}?" if suggestion else "")
+            near = there.suggestions.get(name)
+            report.skip(lack, name, remark=f"did you mean {near}?" if near else "")
+    paths = {} if in_folder is None else in_folder.found
     if files is not None:
-        _note_rest(files, paths, report)
+        _note_rest(files, set(paths.values()), report)
         if faceless := sum(name not in paths for name in there.found):
             report.notes.append(
                 f"pictures with features and without a file in {folder}: {faceless:,}"
             )
     rows = [row for row in rows if row.picture in there.found]
     _note_twice(rows, report)
-    if features is not None and in_features is not None:
+    if features is not None:
         numbers = {
-            paths.get(name, name): features.numbers[row] for name, row in in_features.found.items()
+            paths.get(name, name): features.numbers[called] for name, called in there.found.items()
         }
         features = Table(numbers, features.rows)
     return rows, paths, features
+
+
+def _note_rest(files: PictureFolder, used: Collection[str], report: ImportReport) -> None:
+    """Report on what else is in the folder."""
+    left = [name for name in files.pictures if name not in used]
+    for name in left:
+        if "/" not in name:
+            report.skip(f"pictures in {files.path} without captions", name)
+    deeper = [name for name in left if "/" in name]
+    report.note(f"pictures in folders of {files.path} without captions", deeper)
+    others = [name for name in files.others if name not in used]
+    report.notes += describe_rest(files.path, others, files.unreadable)
 
 
 def _note_twice(rows: Iterable[CaptionRow], report: ImportReport) -> None:
@@ -260,242 +395,168 @@ def _note_twice(rows: Iterable[CaptionRow], report: ImportReport) -> None:
     )
 
 
-def _note_rest(files: PictureFolder, paths: Mapping[str, str], report: ImportReport) -> None:
-    directly, deeper = files.without_captions(paths.values())
-    for name in directly:
-        report.skip(f"pictures in {files.path} without captions", name)
-    report.note(f"pictures in folders of {files.path} without captions", deeper)
-    if others := describe_others(files.path, files.others(paths.values())):
-        report.notes.append(others)
-    unreadable = files.inside.unreadable.items()
-    report.notes += [f"folder {folder} cannot be read: {why}" for folder, why in unreadable]
-
-
 def _assign_splits(
-    rows: Sequence[CaptionRow],
-    splits: Sequence[str | None],
-    lists: Mapping[str, str | Path] | None,
-    fractions: Sequence[float] | None,
-    seed: int,
-    record: dict[str, object],
+    where: str,
+    rows: list[CaptionRow],
+    splits: list[str | None],
+    options: PrepareOptions,
+    record: dict[str, Any],
     report: ImportReport,
 ) -> tuple[list[CaptionRow], list[str | None]]:
     """Rows with splits, and the names of the splits that must not be empty."""
-    if lists and fractions:
-        raise DataError(WHERE, "", "got lists and fractions", expected="one of them to make splits")
+    lists, fractions = options.lists, options.fractions
     if None not in splits:
         if lists or fractions:
             raise DataError(
-                WHERE,
+                where,
                 "the captions",
                 f"have the splits {', '.join(map(str, splits))} already",
                 expected=f"no {'lists' if lists else 'fractions'}",
             )
-        return list(rows), list(splits)
+        return rows, splits
     if lists:
         record["lists"] = {split: Path(path).name for split, path in lists.items()}
-        return by_lists(rows, lists, report), list(lists)
-    _check_left(rows, splits, report)
-    fractions = DEFAULT_FRACTIONS if fractions is None else fractions
-    record["drawn"] = {"fractions": list(fractions), "seed": seed}
+        return by_lists(rows, lists, report), [*lists]
+    _check_left(where, rows, splits, report)
+    fractions = fractions or DEFAULT_FRACTIONS
+    record["drawn"] = {"fractions": list(fractions), "seed": options.seed}
     parts = " / ".join(f"{part:g}" for part in fractions)
-    report.notes.append(f"splits drawn by picture, {parts}, seed {seed}")
-    return by_fractions(rows, fractions, seed), []
+    report.notes.append(f"splits drawn by picture, {parts}, seed {options.seed}")
+    return by_fractions(rows, fractions, options.seed), []
 
 
 def _check_left(
-    rows: Sequence[CaptionRow], splits: Sequence[str | None], report: ImportReport
+    where: str, rows: Sequence[CaptionRow], splits: Sequence[str | None], report: ImportReport
 ) -> None:
     left = {row.split for row in rows}
     for split in splits:
         if split not in left:
             what = "the captions have" if split is None else f"split {split!r} has"
             why = "; ".join(report.lines()) or "is a list empty?"
-            raise DataError(WHERE, "", f"{what} no picture left", expected="some", cause=why)
+            raise DataError(where, "", f"{what} no picture left", expected="some", cause=why)
 
 
-def _report_unreadable(unreadable: Mapping[str, str], report: ImportReport) -> None:
+def _encode(
+    rows: Sequence[CaptionRow],
+    encoder: Encoder,
+    options: AssembleOptions,
+    cache: str | Path | BinaryIO | None = None,
+    report: ImportReport | None = None,
+) -> tuple[list[CaptionRow], Table]:
+    """Rows of the pictures that can be read, as all must without a report; and their features."""
+    assert options.pictures is not None
+    numbers = _numbered(rows)
+    _vocabulary(rows, options)  # refused before the long work
+    unreadable: dict[str, str] = {}
+    features = encode_folder(
+        options.pictures,
+        [name for of_split in numbers.values() for name in of_split],
+        encoder,
+        cache=cache,
+        unreadable=None if report is None else unreadable,
+        mirrored=numbers.get("train", {}) if options.mirror else (),
+    )
     given: set[str] = set()
     for name, reason in unreadable.items():
+        assert report is not None
         remark = "" if reason in given else reason
         report.skip("pictures that cannot be read", name, remark=remark)
         given.add(reason)
+    return [row for row in rows if row.picture not in unreadable], features
 
 
-def assemble(
-    captions: Iterable[CaptionRow],
-    *,
-    features: Mapping[str, ArrayLike] | None = None,
-    pictures: str | Path | None = None,
-    encoder: Encoder | None = None,
-    min_count: int | None = None,
-    max_words: int = 20,
-    vocabulary_size: int | None = None,
-    pca: int | None = None,
-    float16: bool = False,
-    mirror: bool = False,
-    source: Mapping[str, object] | None = None,
-    progress: bool = False,
+def _assemble(
+    rows: Sequence[CaptionRow],
+    features: Mapping[str, ArrayLike] | None,
+    options: AssembleOptions,
+    record: Mapping[str, object],
+    encoder: Encoder | None,
 ) -> CaptionData:
-    """Build a data set: vocabulary, encoded captions, features; `write_dataset` checks it.
-
-    Parameters
-    ----------
-    captions : rows with splits, as a reader yields them; a picture is in one split. Splits, their
-        pictures and their captions stay in order of first appearance
-    features : picture to its feature (D,) or grid (P, D); others are ignored. None: `encoder`
-        computes them from `pictures`
-    pictures : folder of the pictures, which the data set records for pages
-    encoder : default HistogramEncoder. The data set records its name; a run captions new pictures
-        if `find_encoder` knows that name
-    min_count : rarer words of the train split (of all splits without one) become ``<UNK>``; None: 1
-        with `vocabulary_size` or of fewer than 60 captions, 2 of fewer than 4,000, 5 of more
-    max_words : the ids of longer captions are cut, not their text
-    vocabulary_size : largest number of words, by frequency, without the four special ones; None:
-        all
-    pca : project features onto so many principal components of the train split (of all splits
-        without one), D' of each D numbers
-    float16 : store features in half the bytes; they differ by up to a two-thousandth
-    mirror : also features of the train split's mirror images, which training draws half the time:
-        computed by `encoder`, or found in `features` under `mirror_of` the name
-    source : JSON-like facts to record as well, such as the names of the files
-    progress : show a progress bar while pictures are encoded
-
-    Returns
-    -------
-    CaptionData; features float16 or float32, read as needed from a table on disk
-
-    Raises
-    ------
-    DataError : the parts do not fit together; the message names the picture.
-    OSError : a picture or folder cannot be read.
-    """
-    sizes = {
-        "min_count": min_count,
-        "max_words": max_words,
-        "vocabulary_size": vocabulary_size,
-        "pca": pca,
-    }
-    for name, size in sizes.items():
-        if size is not None and size < 1:
-            raise DataError("assemble", f"`{name}`", f"is {size}", expected="at least 1")
-    rows = list(captions)
-    words = _words(rows)
-    if min_count is None:
-        min_count = _least_count(rows, vocabulary_size)
-    vocabulary = _vocabulary(rows, words, min_count, vocabulary_size)
-    numbers: dict[str, dict[str, int]] = {}  # split to its pictures and their numbers
-    for row in rows:
-        assert row.split is not None  # as _words found
-        of_split = numbers.setdefault(row.split, {})
-        of_split.setdefault(row.picture, len(of_split))
-    names = [picture for of_split in numbers.values() for picture in of_split]
-    _check_origin("assemble", features, pictures, encoder)
-    folder = None if pictures is None else picture_folder("assemble", pictures)
-    if folder is not None:
-        require_inside("assemble", folder, names)
-    if features is None:
-        assert folder is not None
-        encoder = encoder or HistogramEncoder()
-        mirrored = numbers.get("train", ()) if mirror else ()
-        features = encode_folder(folder, names, encoder, progress=progress, mirrored=mirrored)
+    """The data set of rows with words, and of features by picture."""
+    assert features is not None
+    numbers = _numbered(rows)
+    vocabulary, settings = _vocabulary(rows, options)
     table = _table(numbers, features)
-
-    settings: dict[str, object] = {"min_count": min_count, "max_words": max_words}
-    if vocabulary_size is not None:
-        settings["vocabulary_size"] = vocabulary_size
-    if mirror:
-        settings["mirror"] = True
     projection = None
-    if pca is not None:
-        projection, settings["pca"] = _project(numbers.get("train", names), table, pca)
+    if options.pca is not None:
+        options.check_pca(table.rows.shape[-1])
+        names = numbers.get("train") or [name for of_split in numbers.values() for name in of_split]
+        projection, share = fit_projection(table.pick([*names], _as_float(table)), options.pca)
+        of = len(projection.mean)
+        settings["pca"] = {"from": of, "to": options.pca, "variance": round(share, 4)}
+    if options.mirror:
+        settings["mirror"] = True
 
     splits = {}
     for split, of_split in numbers.items():
-        mirrors = [mirror_of(name) for name in of_split] if mirror and split == "train" else []
+        own = [row for row in rows if row.split == split]
+        images = [*of_split]
+        views = 2 if options.mirror and split == "train" else 1
+        mirrors = [mirror_of(name) for name in images] if views == 2 else []
         require_all(f"assemble: split {split!r}", mirrors, table, "mirror image")
-        own = [number for number, row in enumerate(rows) if row.split == split]
         splits[split] = Split(
-            captions=vocabulary.encode_words([words[i] for i in own], max_words),
-            image_idxs=np.array([of_split[rows[i].picture] for i in own], np.int32),
-            features=_features(table, [*of_split, *mirrors], projection, float16),
-            images=list(of_split),
-            text=[rows[i].caption or "" for i in own],
-            views=2 if mirrors else 1,
+            captions=vocabulary.encode_words([row.words for row in own], options.max_words),
+            image_idxs=np.array([of_split[row.picture] for row in own], np.int32),
+            features=_features(table, [*images, *mirrors], projection, options.float16),
+            images=images,
+            text=[row.caption or "" for row in own],
+            views=views,
         )
-    origin = Source(
+    source = Source(
         encoder=None if encoder is None else encoder.name,
-        pictures=None if folder is None else str(folder.resolve()),
-        record={**(source or {}), **settings},
+        pictures=None if options.pictures is None else str(Path(options.pictures).resolve()),
+        record={**record, **settings},
     )
-    return CaptionData(vocabulary, splits, source=origin, projection=projection)
+    return CaptionData(vocabulary, splits, source=source, projection=projection)
 
 
-def _words(rows: Sequence[CaptionRow]) -> list[list[str]]:
-    """The words of each caption. DataError : a row without split or words, or in two splits."""
+def _numbered(rows: Sequence[CaptionRow]) -> dict[str, dict[str, int]]:
+    """The pictures of each split, numbered. DataError : there are none, or one is in two splits."""
     if not rows:
-        raise DataError(
-            "assemble", "", "got no caption", expected="at least one, of a split such as train"
-        )
-    words: list[list[str]] = []
+        expected = "at least one, of a split such as train"
+        raise DataError("assemble", "", "got no caption", expected)
+    numbers: dict[str, dict[str, int]] = {}
     split_of: dict[str, str] = {}
     for row in rows:
-        if not isinstance(row, CaptionRow):
-            raise InvalidTypeError(
-                "assemble",
-                "",
-                f"got a {type(row).__name__} among the captions",
-                expected="rows, each CaptionRow(picture, caption, split)",
-            )
-        name = repr(row.picture[:100])
-        if row.split is None:
-            raise DataError("assemble", name, "has no split", expected="one, such as train")
+        assert row.split is not None
         if (other := split_of.setdefault(row.picture, row.split)) != row.split:
             raise DataError(
                 "assemble",
-                name,
+                repr(row.picture[:100]),
                 f"is in split {other!r} and in {row.split!r}",
                 expected="each picture in one split",
                 cause="scores would not be of unseen pictures",
             )
-        words.append([] if row.caption is None else tokenize(row.caption))
-        if not words[-1]:
-            lack = "a caption without a word, expected letters or digits in each"
-            if row.caption is None:
-                lack = "no caption, expected one or more"
-            raise DataError("assemble", f"split {row.split!r}: {name}", f"has {lack}")
-    return words
-
-
-def _least_count(rows: Sequence[CaptionRow], most: int | None) -> int:
-    """The default of `min_count`."""
-    train = sum(row.split == "train" for row in rows) or len(rows)
-    if most or train < TINY_CAPTIONS:
-        return 1
-    return 2 if train < FEW_CAPTIONS else 5
+        of_split = numbers.setdefault(row.split, {})
+        of_split.setdefault(row.picture, len(of_split))
+    return numbers
 
 
 def _vocabulary(
-    rows: Sequence[CaptionRow], words: Sequence[Sequence[str]], min_count: int, most: int | None
-) -> Vocabulary:
-    """The frequent words of the train split, or of all splits without one."""
-    train = [caption for row, caption in zip(rows, words, strict=True) if row.split == "train"]
-    vocabulary = Vocabulary.build_from_words(train or words, min_count, most=most)
+    rows: Sequence[CaptionRow], options: AssembleOptions
+) -> tuple[Vocabulary, dict[str, Any]]:
+    """The frequent words of the train split, or of all without one; and settings, for the record."""
+    words = [row.words for row in rows if row.split == "train"] or [row.words for row in rows]
+    most, least = options.vocabulary_size, options.min_count
+    if least is None:
+        least = 1 if most or len(words) < TINY_CAPTIONS else 2 if len(words) < FEW_CAPTIONS else 5
+    vocabulary = Vocabulary.build_from_words(words, least, most=most)
     if len(vocabulary) == len(SPECIAL):
         raise DataError(
             "assemble",
             "no word",
-            f"occurs {min_count} times in the captions to learn from",
+            f"occurs {least} times in the captions to learn from",
             expected="some that do",
             cause="choose a smaller `min_count`",
         )
-    return vocabulary
+    settings = {"min_count": least, "max_words": options.max_words}
+    return vocabulary, settings if most is None else {**settings, "vocabulary_size": most}
 
 
 def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayLike]) -> Table:
     """Features as a table, checked: every picture has one, and all have one shape."""
     for split, pictures in numbers.items():
-        require_all(f"assemble: split {split!r}", list(pictures), features, "features")
+        require_all(f"assemble: split {split!r}", [*pictures], features, "features")
     if isinstance(features, Table):
         return features
     pictures = [picture for pictures in numbers.values() for picture in pictures]
@@ -515,12 +576,6 @@ def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayL
     return Table({name: number for number, name in enumerate(rows)}, stacked)
 
 
-def _project(names: Collection[str], table: Table, d: int) -> tuple[Projection, dict[str, float]]:
-    """A projection fitted to the features of these pictures, and its record."""
-    projection, share = fit_projection(table.pick(list(names), _as_float(table)), d)
-    return projection, {"from": len(projection.mean), "to": d, "variance": round(share, 4)}
-
-
 def _as_float(table: Table) -> Function | None:
     """The cast to float32 of numbers that are neither float16 nor float32; else None."""
     if table.rows.dtype in (np.float16, np.float32):
@@ -529,25 +584,32 @@ def _as_float(table: Table) -> Function | None:
 
 
 def _features(
-    table: Table, pictures: Sequence[str], projection: Projection | None, float16: bool
+    table: Table, rows: Sequence[str], projection: Projection | None, float16: bool
 ) -> RowSource:
-    """Features (m, *shape) of the pictures, projected, as float16 or float32."""
-    project = _as_float(table) if projection is None else projection.__call__
-    features = table.pick(pictures, project)
+    """Features (m, *shape) of the rows, projected, as float16 or float32."""
+    project = None if projection is None else projection.__call__
+    features = table.pick(rows, project or _as_float(table))
     if not float16 or features.dtype == np.float16:
         return features
-    for where, rows in blocks(features):
-        largest = np.abs(rows).reshape(len(rows), -1).max(axis=1)
+    for where, block in blocks(features):
+        largest = np.abs(block).reshape(len(block), -1).max(axis=1)
         if (large := np.flatnonzero(largest > np.finfo(np.float16).max)).size:
-            name = pictures[where.start + large[0]].partition("\0")[0]
+            name = rows[where.start + large[0]].partition("\0")[0]
             raise DataError(
                 "assemble",
                 f"the feature of {name[:100]!r}",
                 "has a number above 65,504, which float16 cannot hold",
                 cause="keep float32",
             )
+    return table.pick(rows, lambda block: (project(block) if project else block).astype(np.float16))
 
-    def halved(rows: np.ndarray) -> np.ndarray:
-        return (rows if projection is None else projection(rows)).astype(np.float16)
 
-    return table.pick(pictures, halved)
+def _count(rows: Sequence[CaptionRow], data: CaptionData) -> dict[str, Mapping[str, float]]:
+    """Captions cut, and the share of unknown words, by split."""
+    cut, unknown, words = dict.fromkeys(data.splits, 0), {}, data.vocabulary
+    for row in rows:
+        cut[str(row.split)] += len(row.words) > data.max_words
+    for name, split in data.splits.items():
+        ids = split.captions
+        unknown[name] = round(float((ids == words.unk).sum() / words.is_word(ids).sum()), 4)
+    return {"cut": cut, "unknown": unknown}

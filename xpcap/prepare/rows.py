@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from xpcap.errors import DataError
+from xpcap.options import Text, check_fields, option
 from xpcap.prepare.text import is_json, parse_json
 
 NAMED = 3  # names listed of each kind, and as many with a remark
@@ -20,15 +21,23 @@ class CaptionRow(NamedTuple):
     caption: str | None  # None: the file lists the picture without a caption
     split: str | None = None  # None: the file has no splits
     source: str = ""  # file and line or number, for messages
+    words: Sequence[str] = ()  # of the caption, once they are made
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
     """Names of a table's columns; None: found by the usual names."""
 
-    image: str | None = None
-    caption: str | None = None
-    split: str | None = None
+    # fmt: off
+    image: str | None = option(
+        Text(), None, "A table's column of pictures, if it is not detected.")
+    caption: str | None = option(
+        Text(), None, "A table's column of captions, if it is not detected.")
+    split: str | None = option(Text(), None, "A table's column of splits, if it is not detected.")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class ImportReport:

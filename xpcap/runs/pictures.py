@@ -25,7 +25,7 @@ from xpcap.report.records import PictureCaption, Postponed, Skipped
 from xpcap.runs.decoder import Decoder
 from xpcap.runs.run import Run, open_runs
 from xpcap.threads import blas
-from xpcap.work import remark, work
+from xpcap.work import work
 
 BATCH = 64  # pictures captioned at once
 THUMBNAIL = 320  # pixels of a downloaded picture's longer side, as many as a page or PNG shows
@@ -293,15 +293,12 @@ def find_sources(
     """URLs as text and picture files as paths, in order; and the paths that hold none."""
     pictures: list[str | Path] = []
     skipped: list[Skipped] = []
-    remarks: list[str] = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
         try:
             if is_url(path):
                 pictures.append(str(path))
             else:
-                pictures += find_pictures([path], remarks=remarks)
+                pictures += find_pictures([path])
         except DataError as error:
             skipped.append(Postponed(str(Path(path)), error.reason))
-    for one in remarks:
-        remark(one)
     return pictures, skipped
