@@ -20,7 +20,7 @@ from xpcap.data import hdf5 as dataset_file
 from xpcap.data.dataset import Source
 from xpcap.data.features import fit_scaling
 from xpcap.data.synthetic import draw_data
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
 from xpcap.prepare import assemble
 
 
@@ -97,27 +97,27 @@ def test_a_source_comes_back_from_its_object() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "came", "expected"),
+    ("stored", "thing", "came", "expected"),
     [
-        ({"encoder": 7}, "encoder is '7'", "text"),
-        ({"pictures": None}, "pictures is 'None'", "text"),
-        ({"generated": ["pictures"], "seed": 1}, "generated is", "text"),
-        ({"generated": "pictures"}, "seed is 'None'", "a whole number, 0 to"),
-        ({"seed": True}, "seed is 'True'", "a whole number"),
-        ({"seed": 2**63}, "seed is '9223372036854775808'", "a whole number"),
-        ({"seed": -1}, "seed is '-1'", "a whole number"),
-        ({"seed": 1.0}, "seed is '1.0'", "a whole number"),
+        ({"encoder": 7}, "encoder", "is 7", "text"),
+        ({"pictures": None}, "pictures", "is None", "text"),
+        ({"generated": ["pictures"], "seed": 1}, "generated", "is ['pictures']", "text"),
+        ({"generated": "pictures"}, "seed", "is None", "of the generated data"),
+        ({"seed": True}, "seed", "is True", "a whole number in 0..2**63-1"),
+        ({"seed": 2**63}, "seed", f"is {2**63}", "a whole number"),
+        ({"seed": -1}, "seed", "is -1", "a whole number"),
+        ({"seed": 1.0}, "seed", "is 1.0", "a whole number"),
     ],
 )
 def test_a_source_of_other_types_is_refused_where_it_is_read_and_where_it_is_made(
-    stored: dict[str, Any], came: str, expected: str
+    stored: dict[str, Any], thing: str, came: str, expected: str
 ) -> None:
     with refuses(
-        DataError, function="file", thing="source", came=f"says that {came}", expected=expected
+        DataError, function="file", thing=f"source: {thing}", came=came, expected=expected
     ):
         Source.from_json("file", stored)
     if None not in stored.values():
-        with refuses(DataError, function="Source", came=came, expected=expected):
+        with refuses(OptionError, function="Source", thing=thing, came=came, expected=expected):
             Source(**stored)
 
 
@@ -272,6 +272,15 @@ def test_another_vocabulary_encodes_the_text_afresh(dataset: Path) -> None:
     ]
     assert other.texts("val") == data.texts("val")
     assert list(other.splits) == ["val"]
+
+
+def test_no_captions_are_encoded_as_none() -> None:
+    data = made()
+    train = dataclasses.replace(
+        data.split("train"), captions=np.zeros((0, 7), np.int32), image_idxs=[], text=[]
+    )
+    none = dataclasses.replace(data, splits={"train": train})
+    assert none.encoded_with(data.vocabulary, "train").split("train").captions.shape == (0, 3)
 
 
 def test_a_dataset_file_can_be_moved(dataset: Path, tmp_path: Path) -> None:

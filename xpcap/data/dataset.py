@@ -15,44 +15,34 @@ from xpcap.data.features import (
     pick,
 )
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
-from xpcap.errors import DataError, InvalidTypeError, unknown
+from xpcap.errors import DataError, InvalidTypeError, OptionError, unknown
+from xpcap.options import LARGEST, Text, Whole, check_fields, documented, kinds, option
 from xpcap.spec import Spec, check_range
 
-TEXT = ("encoder", "pictures", "generated")
-FIELDS = (*TEXT, "seed")
 
-
+@documented
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """The origin of a data set, stored as one flat JSON object in dataset files and run folders.
 
-    Parameters
-    ----------
-    encoder : name of the encoder that made the features; a run needs it to caption new pictures
-    pictures : path of the folder that holds the pictures; pages look for them there
-    generated : kind of generated data
-    seed : of generated or drawn data, 0 to 2**63-1
-    record : anything else worth knowing, such as file names or settings; must be representable in
-        JSON
-
     Raises
     ------
-    DataError : a field has the wrong type or range, or `record` holds the name of another field.
+    OptionError : a field has the wrong type or range, or `record` holds the name of another field.
     """
 
-    encoder: str | None = None
-    pictures: str | None = None
-    generated: str | None = None
-    seed: int | None = None
-    record: Mapping[str, Any] = field(default_factory=dict)
+    encoder: str | None = option(Text(), None, "Name of the encoder; new pictures need it.")
+    pictures: str | None = option(Text(), None, "Folder of the pictures; pages look there.")
+    generated: str | None = option(Text(), None, "Kind of generated data.")
+    seed: int | None = option(Whole(0, LARGEST), None, "Of generated or drawn data.")
+    record: Mapping[str, Any] = field(default_factory=dict)  # whatever else JSON can hold
 
     def __post_init__(self) -> None:
-        if twice := [name for name in FIELDS if name in self.record]:
-            raise DataError(
-                "Source", "record", f"holds {twice[0]!r}", expected=f"it as the argument {twice[0]}"
-            )
-        if fault := _fault(self.to_json()):
-            raise DataError("Source", "", *fault)
+        check_fields(self)
+        if self.generated is not None and self.seed is None:
+            raise OptionError("Source", "seed", "is None", "that of the generated data")
+        if twice := [name for name in kinds(self) if name in self.record]:
+            came, expected = f"holds {twice[0]!r}", f"it as the argument {twice[0]}"
+            raise OptionError("Source", "record", came, expected)
 
     @classmethod
     def from_json(cls, where: str, stored: Mapping[str, Any]) -> "Source":
@@ -62,30 +52,20 @@ class Source:
         ------
         DataError : a field has the wrong type or range.
         """
-        if fault := _fault(stored):
-            came, expected = fault
-            raise DataError(where, "source", f"says that {came}", expected, "altered?")
-        fields = {name: stored[name] for name in FIELDS if name in stored}
-        return cls(
-            **fields, record={key: value for key, value in stored.items() if key not in FIELDS}
-        )
+        record = {key: value for key, value in stored.items() if key not in kinds(cls)}
+        known = [(name, kind) for name, kind in kinds(cls).items() if name in stored]
+        try:  # each is checked, as null is no text
+            fields = {name: kind.check("Source", name, stored[name]) for name, kind in known}
+            return cls(**fields, record=record)
+        except OptionError as error:
+            thing, came = f"source: {error.thing}", error.came[:80]
+            raise DataError(where, thing, came, error.expected, "altered?") from error
 
     def to_json(self) -> dict[str, Any]:
         """One flat object, keys in alphabetical order, without the fields that are None."""
-        fields = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
-        return dict(sorted({**self.record, **fields}.items()))
-
-
-def _fault(stored: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Fault of a stored source and the value expected; None if it is valid."""
-    if odd := [name for name in TEXT if not isinstance(stored.get(name, ""), str)]:
-        return f"{odd[0]} is {str(stored[odd[0]])[:60]!r}", "text"
-    seed = stored.get("seed")
-    if (seed is not None or "generated" in stored) and (
-        type(seed) is not int or not 0 <= seed < 2**63
-    ):
-        return f"seed is {str(seed)[:60]!r}", "a whole number, 0 to 2**63-1"
-    return None
+        fields = {name: getattr(self, name) for name in kinds(self)}
+        known = {name: value for name, value in fields.items() if value is not None}
+        return dict(sorted({**self.record, **known}.items()))
 
 
 SPLIT = Spec("captions:n>0,T+1>2=i image_idxs:n=i features:r>0,D>0|r>0,P>0,D>0=f")
@@ -146,18 +126,8 @@ class CaptionData:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):
-            raise InvalidTypeError(
-                "CaptionData",
-                "source",
-                f"is a {type(self.source).__name__}",
-                expected="a Source",
-                cause="wrap facts as Source(record=...)",
-            )
-
-    @property
-    def stamp(self) -> str:
-        """The former name of `fingerprint`."""
-        return self.fingerprint
+            came, cause = f"is a {type(self.source).__name__}", "wrap facts as Source(record=...)"
+            raise InvalidTypeError("CaptionData", "source", came, "a Source", cause)
 
     def split(self, name: str) -> Split:
         """A split of the data.
@@ -357,7 +327,7 @@ class CaptionData:
         data : CaptionData
         """
         words = self.words(name) if words is None else words
-        captions = vocabulary.encode_words(words, max(1, *(len(caption) for caption in words)))
+        captions = vocabulary.encode_words(words, max([1, *map(len, words)]))
         return replace(
             self,
             vocabulary=vocabulary,
