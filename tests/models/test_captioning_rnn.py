@@ -491,7 +491,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.loss(np.zeros((0, D)), np.ones((0, 4), int)),
             ValueError,
-            {"expected": "at least one caption"},
+            {"expected": "(N > 0, T+1 > 1)"},
         ),
         (
             lambda m: m.loss(np.zeros((2, D), complex), np.ones((2, 4), int)),
@@ -556,7 +556,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.loss(np.zeros((2, D)), 1),
             ValueError,
-            {"thing": "captions", "came": "have shape ()", "expected": "(N, T+1)"},
+            {"thing": "captions", "came": "have shape ()", "expected": "(N > 0, T+1 > 1)"},
         ),
         (
             lambda m: m.sample([[0.0], [0.0, 1.0]]),

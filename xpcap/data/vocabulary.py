@@ -1,11 +1,11 @@
 """Text to words to ids and back: tokenisers, the vocabulary, and the course's decode_captions."""
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,9 @@ def gaps(words: Sequence[str]) -> list[str]:
     unspaced = [not word.isascii() and _unspaced().match(word) is not None for word in words]
     return [
         "" if both == (True, True) and not _attached().match(one + other, len(one)) else " "
-        for both, (one, other) in zip(pairwise(unspaced), pairwise(words), strict=True)
+        for both, (one, other) in zip(
+            itertools.pairwise(unspaced), itertools.pairwise(words), strict=True
+        )
     ] + [""] * bool(words)
 
 
@@ -119,45 +121,26 @@ class Vocabulary:
 
     def __init__(self, words: Iterable[str]) -> None:
         self.idx_to_word = list(words)
+        among = f"among {len(self.idx_to_word)} words"
         if odd := [word for word in self.idx_to_word if not isinstance(word, str)]:
-            raise DataError(
-                "Vocabulary",
-                f"{odd[0]!r} among {len(self.idx_to_word)} words",
-                f"is a {type(odd[0]).__name__}",
-                expected="text",
-            )
+            thing, came = f"{odd[0]!r} {among}", f"is a {type(odd[0]).__name__}"
+            raise DataError("Vocabulary", thing, came, "text")
         try:
             "".join(self.idx_to_word).encode("utf-8")
         except UnicodeEncodeError as error:
-            raise DataError(
-                "Vocabulary",
-                f"{error.object[error.start]!r} among {len(self.idx_to_word)} words",
-                "is no character",
-                expected="UTF-8 text",
-            ) from error
+            thing = f"{error.object[error.start]!r} {among}"
+            raise DataError("Vocabulary", thing, "is no character", "UTF-8 text") from error
         if malformed := [word for word in self.idx_to_word if word.split() != [word]]:
-            raise DataError(
-                "Vocabulary",
-                f"{malformed[0][:60]!r} among {len(self.idx_to_word)} words",
-                "is empty or has white space in it",
-                expected="single words",
-            )
+            thing, came = f"{malformed[0][:60]!r} {among}", "is empty or has white space in it"
+            raise DataError("Vocabulary", thing, came, "single words")
         self.word_to_idx = {word: i for i, word in enumerate(self.idx_to_word)}
         if len(self.word_to_idx) != len(self.idx_to_word):
             twice = [word for word, n in Counter(self.idx_to_word).items() if n > 1]
-            raise DataError(
-                "Vocabulary",
-                "",
-                f"{len(twice)} words occur twice, {twice[0][:60]!r} among them",
-                expected="each once",
-            )
+            came = f"{len(twice)} words occur twice, {twice[0][:60]!r} among them"
+            raise DataError("Vocabulary", "", came, "each once")
         if missing := [word for word in SPECIAL if word not in self.word_to_idx]:
-            raise DataError(
-                "Vocabulary",
-                ", ".join(missing),
-                f"missing from {len(self.idx_to_word)} words",
-                expected=f"all of {', '.join(SPECIAL)}",
-            )
+            thing, expected = ", ".join(missing), f"all of {', '.join(SPECIAL)}"
+            raise DataError("Vocabulary", thing, f"missing {among}", expected)
         self.null, self.start, self.end, self.unk = (self.word_to_idx[word] for word in SPECIAL)
 
     @classmethod
@@ -188,12 +171,8 @@ class Vocabulary:
     def encode(self, texts: Sequence[str], max_words: int) -> np.ndarray:
         """Captions as ids (n, max_words + 2), int32: START, words (perhaps UNK), END, NULL."""
         if isinstance(texts, str) or max_words < 1:
-            raise InvalidValueError(
-                "Vocabulary.encode",
-                "",
-                f"got {type(texts).__name__} and max_words {max_words}",
-                expected="a list of captions and at least 1",
-            )
+            came = f"got {type(texts).__name__} and max_words {max_words}"
+            raise InvalidValueError("Vocabulary.encode", "", came, "a list of captions, at least 1")
         return self.encode_words([tokenize(text) for text in texts], max_words)
 
     def encode_words(self, captions: Sequence[Sequence[str]], max_words: int) -> np.ndarray:
@@ -216,13 +195,8 @@ class Vocabulary:
 
     def words(self, caption: np.ndarray) -> list[str]:
         """The words of one caption of ids (T,), up to END, without special ones."""
-        words = []
-        for i in caption.tolist():
-            if i == self.end:
-                break
-            if self.idx_to_word[i] not in SPECIAL:
-                words.append(self.idx_to_word[i])
-        return words
+        ids = itertools.takewhile(lambda i: i != self.end, caption.tolist())
+        return [self.idx_to_word[i] for i in ids if self.idx_to_word[i] not in SPECIAL]
 
 
 def decode_captions(
@@ -250,12 +224,8 @@ def decode_captions(
     """
     ids = to_numpy(captions)
     if ids.ndim not in (1, 2) or (ids.size and ids.dtype.kind not in "iu"):
-        raise InvalidValueError(
-            "decode_captions",
-            "captions",
-            f"have shape {ids.shape} and dtype {ids.dtype}",
-            expected="integer ids (T,) or (N, T)",
-        )
+        came = f"have shape {ids.shape} and dtype {ids.dtype}"
+        raise InvalidValueError("decode_captions", "captions", came, "integer ids (T,) or (N, T)")
     decoded = [
         _decode(row, idx_to_word, () if special else (START, END))
         for row in np.atleast_2d(ids).tolist()
@@ -273,12 +243,8 @@ def _decode(
         except (IndexError, KeyError):
             word = None
         if word is None:
-            raise InvalidValueError(
-                "decode_captions",
-                f"id {i}",
-                f"has no word among {len(idx_to_word)}",
-                cause="another vocabulary made these captions?",
-            )
+            came, cause = f"has no word among {len(idx_to_word)}", "captions of another vocabulary?"
+            raise InvalidValueError("decode_captions", f"id {i}", came, cause=cause)
         if word != NULL and word not in silent:
             words.append(word)
         if word == END:

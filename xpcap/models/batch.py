@@ -155,15 +155,8 @@ class Batch(NamedTuple):
         """
         captions = to_numpy(as_array(where, "captions", self.captions))
         weights = None if self.weights is None else np.asarray(self.weights)
-        arrays = spec("captions:N,T+1=i weights?:N=n! shard?:n=i")
+        arrays = spec("captions:N>0,T+1>1=i weights?:N=n! shard?:n=i")
         sizes = arrays.check(where, captions, weights, self.shard)
-        if captions.shape[0] < 1 or captions.shape[1] < 2:
-            raise InvalidValueError(
-                where,
-                "captions",
-                f"have shape {captions.shape}",
-                expected="(N, T+1), at least one caption of one step",
-            )
         n = sizes["N" if self.shard is None else "n"]
         features, shape = self.features, config.feature_shape
         if not isinstance(features, FeatureRows):
