@@ -48,15 +48,11 @@ def count_grams(sentences: Sequence[Words], hashes: Hashes) -> Counts:
     left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))
     start, gram = np.arange(len(words)), np.zeros(len(words), np.uint64)
     parts = []
-    for order in range(ORDERS):
-        start = start[left[start] > order]
-        gram[start] = join(words[start + order], gram[start])
-        parts.append((sentence[start], gram[start], np.full(len(start), order)))
-    return _merge(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-
-
-def _merge(sentence: np.ndarray, gram: np.ndarray, order: np.ndarray) -> Counts:
-    """Merge equal pairs of sentence and n-gram into one entry with their count."""
+    for n in range(ORDERS):
+        start = start[left[start] > n]
+        gram[start] = join(words[start + n], gram[start])
+        parts.append((sentence[start], gram[start], np.full(len(start), n)))
+    sentence, gram, order = (np.concatenate(part) for part in zip(*parts, strict=True))
     sort = np.lexsort((gram, sentence))
     sentence, gram, order = sentence[sort], gram[sort], order[sort]
     new = np.ones(len(gram), bool)
@@ -137,14 +133,6 @@ class DocumentFrequencies:
         return np.log(max(self.pictures, 1)) - np.log(times)
 
 
-class Index(NamedTuple):
-    """Entries of references by n-gram and picture: e of them, in the order of their key."""
-
-    keys: np.ndarray  # (e,) uint64, of n-gram and picture
-    values: np.ndarray  # (e,) in the reference's vector
-    reference: np.ndarray  # (e,) int
-
-
 class CiderD:
     """CIDEr-D of captions. References are prepared once and serve for many sets of captions.
 
@@ -221,51 +209,50 @@ class CiderD:
         ------
         ValueError : there are not as many captions as pictures, or no picture has that number.
         """
-        picture = self._check(len(hypotheses), pictures)
+        n, size = len(hypotheses), len(self._each)
+        picture = np.arange(size) if pictures is None else np.asarray(pictures, np.int64)
+        if picture.shape != (n,):
+            came = f"got {n:,} captions of {picture.size:,} pictures"
+            raise InvalidValueError("CiderD.scores", "", came, "as many of one as of the other")
+        if n and not 0 <= picture.min() <= picture.max() < size:
+            came = f"holds {picture.min()}..{picture.max()}"
+            raise InvalidValueError("CiderD.scores", "`pictures`", came, f"0..{size - 1}")
         counts = count_grams(hypotheses, self._hashes)
-        values, norms = self._vectors(counts, len(hypotheses))
-        index = self._index(np.unique(picture))
+        values, norms = self._vectors(counts, n)
+        index, written, reference = self._entries(np.unique(picture))
         keys = join(counts.gram, picture[counts.sentence])
-        first, end = (np.searchsorted(index.keys, keys, side) for side in ("left", "right"))
+        first, end = (np.searchsorted(index, keys, side) for side in ("left", "right"))
         # A match: an n-gram of a caption and a reference of its picture with it; p of them
         own = np.repeat(np.arange(len(keys)), end - first)  # (p,) of the caption's entries
         other = np.arange(len(own)) - np.repeat(np.cumsum(end - first) - end, end - first)
-        caption, reference, order = counts.sentence[own], index.reference[other], counts.order[own]
-        ours, theirs = values[own], index.values[other]
+        caption, reference, order = counts.sentence[own], reference[other], counts.order[own]
+        ours, theirs = values[own], written[other]
         cosines = np.minimum(ours, theirs) * theirs  # their summands
         cosines /= norms[caption, order] * self._norms[reference, order]
         gap = _lengths(hypotheses)[caption] - self._lengths[reference]
         cosines *= np.exp(-(gap**2) / (2 * SIGMA**2))  # the penalty
         if weights is not None:
             weighted = cosines * weights[reference]
-            return 10 / ORDERS * np.bincount(caption, weighted, len(picture))
-        return 10 / ORDERS * np.bincount(caption, cosines, len(picture)) / self._each[picture]
+            return 10 / ORDERS * np.bincount(caption, weighted, n)
+        return 10 / ORDERS * np.bincount(caption, cosines, n) / self._each[picture]
 
-    def _index(self, pictures: np.ndarray) -> Index:
-        """Entries of pictures (n,), which rise."""
+    def _entries(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Entries of references of pictures (n,), which rise: keys, values and reference (e,).
+
+        A key is of n-gram and picture, and keys rise.
+        """
         starts, counts = self._starts[pictures], self._starts[pictures + 1] - self._starts[pictures]
         entries = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
         keys = join(self._grams[entries], np.repeat(pictures, counts))
         by_key = np.argsort(keys, kind="stable")
         entries = entries[by_key]
-        return Index(keys[by_key], self._values[entries], self._reference[entries])
+        return keys[by_key], self._values[entries], self._reference[entries]
 
     def _vectors(self, counts: Counts, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of n sentences' vectors, one an entry, and norms (n, 4), 1 for zero vectors."""
         values = counts.times * self.frequencies.idf(counts.gram)
         squares = np.bincount(counts.sentence * ORDERS + counts.order, values**2, n * ORDERS)
         return values, np.sqrt(np.where(squares > 0, squares, 1.0)).reshape(n, ORDERS)
-
-    def _check(self, n: int, pictures: Sequence[int] | np.ndarray | None) -> np.ndarray:
-        size = len(self._each)
-        chosen = np.arange(size) if pictures is None else np.asarray(pictures, np.int64)
-        if chosen.shape != (n,):
-            came = f"got {n:,} captions of {chosen.size:,} pictures"
-            raise InvalidValueError("CiderD.scores", "", came, "as many of one as of the other")
-        if n and not 0 <= chosen.min() <= chosen.max() < size:
-            came = f"holds {chosen.min()}..{chosen.max()}"
-            raise InvalidValueError("CiderD.scores", "`pictures`", came, f"0..{size - 1}")
-        return chosen
 
 
 def _lengths(sentences: Iterable[Words]) -> np.ndarray:
