@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ BITS = (0x7FC00000, 0x7F800000, 0xFF800000, 0, 0xFFFFFFFF, 1)  # NaN, infinities
 
 def make(draw: random.Random, folder: Path) -> None:
     """A run that is spoilt in one of its files, or lacks it."""
-    shutil.copytree(damage.ranked_run(), folder, dirs_exist_ok=True)
+    damage.write_run(folder)
     path = draw.choice(sorted(folder.iterdir()))
     content = path.read_bytes()
     if draw.random() < 0.02:
