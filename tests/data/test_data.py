@@ -210,6 +210,21 @@ def test_nothing_is_overwritten_and_a_failed_write_leaves_nothing(dataset: Path)
     assert sorted(path.name for path in dataset.parent.iterdir()) == ["data.h5"]
 
 
+def test_a_data_set_that_another_command_wrote_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, checked = tmp_path / "data.h5", dataset_file.check_data
+
+    def check(where: str, data: CaptionData) -> None:
+        checked(where, data)
+        path.write_text("theirs")
+
+    monkeypatch.setattr(dataset_file, "check_data", check)
+    with refuses(DataError, function="write_dataset", thing="data.h5", came="exists"):
+        write_dataset(path, made())
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("data.h5", "theirs")]
+
+
 def test_a_feature_that_turns_bad_is_found_when_it_is_read(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
