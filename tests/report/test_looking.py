@@ -221,7 +221,7 @@ def test_what_a_preprocessing_keeps_of_a_picture_is_found_by_its_pixels(
 
 @needs_timm
 def test_what_lies_outside_the_area_of_a_model_of_timm_changes_none_of_its_features() -> None:
-    encoder, picture = TimmEncoder("timm:resnet10t:grid=3", pretrained=False), photo(0, 300, 500)
+    encoder, picture = TimmEncoder("timm:resnet10t", grid=3, pretrained=False), photo(0, 300, 500)
     area = grid_area(encoder.name, picture)
     assert area is not None
     for margin, changes in ((-3, False), (6, True)):  # pixels
