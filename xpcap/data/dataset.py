@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
 from xpcap.errors import DataError, InvalidTypeError, OptionError, unknown
 from xpcap.options import LARGEST, Text, Whole, check_fields, documented, kinds, option
 from xpcap.spec import Spec, check_range
+
+T = TypeVar("T")
 
 
 @documented
@@ -196,7 +198,7 @@ class CaptionData:
         distinct, back = np.unique(rows, return_inverse=True)
         raw = split.features[distinct]
         names = [split.images[row % len(split.images)] for row in distinct.tolist()]
-        check_finite(f"split {name!r}", raw, names)
+        check_finite(where, raw, names)
         return self.scaling(raw[back])
 
     def minibatch(self, name: str, captions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -277,10 +279,7 @@ class CaptionData:
         references : dict of int to list of str
             In rising order of the picture's number.
         """
-        references: dict[int, list[str]] = {}
-        for image, text in zip(self.split(name).image_idxs.tolist(), self.texts(name), strict=True):
-            references.setdefault(image, []).append(text)
-        return dict(sorted(references.items()))
+        return self._by_picture(name, self.texts(name))
 
     def reference_words(
         self, name: str, words: Sequence[list[str]] | None = None
@@ -299,14 +298,15 @@ class CaptionData:
         references : dict of int to list of list of str
             In rising order of the picture's number.
         """
-        references: dict[int, list[list[str]]] = {}
-        for image, caption in zip(
-            self.split(name).image_idxs.tolist(),
-            self.words(name) if words is None else words,
-            strict=True,
-        ):
-            references.setdefault(image, []).append([word for word in caption if word != UNK])
-        return dict(sorted(references.items()))
+        words = self.words(name) if words is None else words
+        return self._by_picture(name, [[word for word in one if word != UNK] for one in words])
+
+    def _by_picture(self, name: str, captions: Sequence[T]) -> dict[int, list[T]]:
+        """Captions of a split by the number of their picture, which rises."""
+        found: dict[int, list[T]] = {}
+        for picture, caption in zip(self.split(name).image_idxs.tolist(), captions, strict=True):
+            found.setdefault(picture, []).append(caption)
+        return dict(sorted(found.items()))
 
     def encoded_with(
         self, vocabulary: Vocabulary, name: str, words: Sequence[Sequence[str]] | None = None
@@ -328,11 +328,8 @@ class CaptionData:
         """
         words = self.words(name) if words is None else words
         captions = vocabulary.encode_words(words, max([1, *map(len, words)]))
-        return replace(
-            self,
-            vocabulary=vocabulary,
-            splits={name: replace(self.split(name), captions=captions, text=self.texts(name))},
-        )
+        split = replace(self.split(name), captions=captions, text=self.texts(name))
+        return replace(self, vocabulary=vocabulary, splits={name: split})
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> "CaptionData":
         """The data with the captions of all splits encoded by another vocabulary, cut as they are.
@@ -368,8 +365,8 @@ class CaptionData:
         """
         splits = {}
         for name, split in self.splits.items():
-            rows = split.features
-            features = pick(rows, np.arange(len(rows)), projection.__call__)
+            rows = np.arange(len(split.features))
+            features = pick(split.features, rows, projection.__call__)
             splits[name] = replace(split, features=features)
         return replace(self, splits=splits, projection=projection)
 
@@ -382,14 +379,9 @@ def check_finite(where: str, features: RowSource, images: Sequence[str]) -> None
             finite = np.isfinite(block.astype(np.float32, copy=False)).reshape(len(block), -1)
             bad += (some.start + np.flatnonzero(~finite.all(axis=1))).tolist()
     if bad:
-        name = images[bad[0]]
-        raise DataError(
-            where,
-            f"{len(bad)} pictures, {name[:100]!r} among them,",
-            "have features that are not finite",
-            expected="float32 numbers",
-            cause="extract them again",
-        )
+        thing = f"{len(bad)} pictures, {images[bad[0]][:100]!r} among them,"
+        came, cause = "have features that are not finite", "extract them again"
+        raise DataError(where, thing, came, "float32 numbers", cause)
 
 
 def may_name_a_split(name: str) -> bool:

@@ -71,13 +71,9 @@ class Stored:
                 if file.readinto(row.data) != size:
                     break
             if _state(self._path) != self._was:
-                raise DataError(
-                    "read_features",
-                    self._path,
-                    "was changed while it was read",
-                    expected="it to stay as it is",
-                    cause="run the command again",
-                )
+                came, expected = "was changed while it was read", "it to stay as it is"
+                cause = "run the command again"
+                raise DataError("read_features", self._path, came, expected, cause)
         return rows.astype(self.dtype.newbyteorder("="), copy=False)
 
 
@@ -298,13 +294,9 @@ def fit_projection(
     if at_most:
         d = min(d, rank)
     if d > rank:
-        raise DataError(
-            "fit_projection",
-            f"{len(features):,} pictures",
-            f"with features of {D:,} numbers vary in {rank:,} directions",
-            expected=f"at least {d:,}",
-            cause="choose a smaller `pca`",
-        )
+        came = f"with features of {D:,} numbers vary in {rank:,} directions"
+        expected, cause = f"at least {d:,}", "choose a smaller `pca`"
+        raise DataError("fit_projection", f"{len(features):,} pictures", came, expected, cause)
     components = vectors[:, : -d - 1 : -1]
     components = components * np.sign(components[np.abs(components).argmax(axis=0), np.arange(d)])
     variance = max(float(variances.sum()), np.finfo(np.float64).tiny)
