@@ -21,7 +21,7 @@ import lying_files as lying
 import numpy as np
 from coco_folder import build_coco
 from hdf5_edits import edit, replace_dataset
-from lying_files import GOOD, MB, archive, chunk, header, patched, png, saved, sized, zeros
+from lying_files import GOOD, MB, archive, chunk, header, patched, png, saved, sized, sparse, zeros
 from PIL import Image
 from PIL import features as built
 
@@ -527,14 +527,14 @@ ARCHIVES: list[tuple[Any, ...]] = [
 
 LONG = "256 MB"
 CAPTION_FILES: list[tuple[Any, ...]] = [
-    ("captions", lambda p: os.truncate(p, 256 * MB + 1), "268,435,457 bytes", LONG),
+    ("captions", lambda p: sparse(p, 256 * MB + 1), "268,435,457 bytes", LONG),
     ("captions", pipe, "a pipe or a device", "", "is the path right?"),
     *(
         ("captions", text(line), "is of no form known here")
-        for line in ("a#1" * 300_000, "#" * 900_000, "a#" + "1" * 900_000, " " * 900_000 + "x")
+        for line in ("a#1" * 300_000, "#" * 900_000, "a#" + "1" * 900_000, " " * 900_000 + "x", "a#1" + "\t" * 900_000)
     ),
     ("captions", text("\x1b[31m\u202e" + "x" * 10_000), r"its first line is '\x1b[31m\u202exxx"),
-    ("list", lambda p: os.truncate(p, 256 * MB + 1), "268,435,457 bytes", LONG),
+    ("list", lambda p: sparse(p, 256 * MB + 1), "268,435,457 bytes", LONG),
     ("list", pipe, "a pipe or a device", "", "is the path right?"),
     ("list", text("\n".join(map(str, [*range(300_000), 299_999]))), "lists '299999' twice"),
     ("list", text("\x1b[31m\n\x1b[31m"), r"lists '\x1b[31m"),
@@ -610,6 +610,7 @@ DAMAGE = [
         for name, make, *texts in PICTURES
         if built.check("webp") or not name.endswith("webp")
     ),
+    Damage("picture", "long.webp", lambda p: sparse(p, 256 * MB + 1), "268,435,457 bytes", LONG),
 ]
 
 
