@@ -6,15 +6,14 @@ import io
 import os
 import random
 import shutil
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from lying_files import png
 from refusals import refuses
 
 Image = pytest.importorskip("PIL.Image")
@@ -50,20 +49,6 @@ def save(picture: Any, form: str, **options: Any) -> io.BytesIO:
     file = io.BytesIO()
     picture.save(file, form, **options)
     return io.BytesIO(file.getvalue())
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return (
-        struct.pack(">I", len(content))
-        + kind
-        + content
-        + struct.pack(">I", zlib.crc32(kind + content))
-    )
-
-
-def png(width: int, height: int, *chunks: bytes, depth: int = 8, colour: int = 2) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
 
 
 def refused(source: Any, **fields: str | tuple[str, ...]) -> None:
@@ -222,24 +207,19 @@ def test_a_jpeg_of_64_million_pixels_never_takes_their_memory(tmp_path: Path) ->
     assert int(result.stdout) < 20_000_000
 
 
-def test_too_many_pixels_are_refused_by_the_header_alone(tmp_path: Path) -> None:
-    """None of these holds a single pixel: were one decoded, the file would be called damaged."""
-    for width, height in ((60_000, 60_000), (13_000, 13_000), (2**31 - 1, 1)):
-        (tmp_path / "bomb.png").write_bytes(png(width, height))
-        if width * height > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow refuses these
-            fields = {
-                "came": "has too many pixels",
-                "cause": ("scale it down first", f"{2 * Image.MAX_IMAGE_PIXELS}"),
-            }
-        else:
-            fields = {
-                "came": f"has {width} x {height} pixels",
-                "expected": f"{Image.MAX_IMAGE_PIXELS:,}",
-                "cause": "scale it down first",
-            }
-        refused(tmp_path / "bomb.png", **fields)
-        refused(io.BytesIO(png(width, height)), came="has")
-    refused(io.BytesIO(png(7_000, 7_000)), cause="damaged")
+@pytest.mark.parametrize(
+    ("size", "came", "cause"),
+    [
+        ((60_000, 60_000), "has too many pixels", "scale it down first"),  # as Pillow says
+        ((2**31 - 1, 1), "has too many pixels", "scale it down first"),
+        ((13_000, 13_000), "has 13000 x 13000 pixels", "scale it down first"),
+        ((7_000, 7_000), "cannot be read", "damaged"),  # there is no pixel in any of these
+    ],
+)
+def test_too_many_pixels_are_refused_by_the_header_alone(
+    size: tuple[int, int], came: str, cause: str
+) -> None:
+    refused(io.BytesIO(png(*size)), came=came, cause=cause)
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF"])
@@ -287,10 +267,6 @@ BAD: dict[str, tuple[bytes, str]] = {
     "crc.png": (PNG.replace(b"IHDR\0\0\0\x30", b"IHDR\0\0\0\x31"), "damaged"),
     "data.png": (PNG[:60] + bytes(20) + PNG[80:], "damaged"),
     "no data.png": (png(8, 8), "damaged"),
-    "text bomb.png": (
-        png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2_000_000)))),
-        "damaged",
-    ),
     "no size.png": (png(0, 5), "damaged"),
     # of programs that Pillow could start
     "a.eps": (EPS, ""),

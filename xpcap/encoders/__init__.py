@@ -1,4 +1,4 @@
-"""Encoders: pictures to features. Open pictures.py first, then histogram.py, an encoder."""
+"""Encoders: pictures to features. Open kinds.py first, then histogram.py, an encoder."""
 
 import numpy as np
 
