@@ -8,6 +8,7 @@ import numpy as np
 
 from xpcap.data.features import (
     FeatureScaling,
+    LazyRows,
     Preprocessing,
     Projection,
     RowSource,
@@ -193,7 +194,8 @@ class CaptionData:
         where = f"CaptionData.features: split {name!r}"
         check_range(where, "rows", np.asarray(rows), len(split.features), "from another split?")
         if isinstance(split.features, np.ndarray):
-            return self.scaling(split.features[rows])
+            # Gathered as they are scaled: a copy of a batch of grids does not fit into the cache
+            return self.scaling(LazyRows(split.features, np.asarray(rows)))
         # HDF5 reads rows in rising order, each once
         distinct, back = np.unique(rows, return_inverse=True)
         raw = split.features[distinct]

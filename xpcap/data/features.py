@@ -163,7 +163,7 @@ class FeatureScaling(NamedTuple):
     mean: np.ndarray | None = None  # (D,) float32; all regions of a grid are scaled alike
     scale: np.ndarray | None = None  # (D,) float32
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
+    def __call__(self, features: RowSource) -> np.ndarray:
         """A scaled copy of features (N, D) or (N, P, D): of float64 in float64, else float32."""
         scaled = np.empty(features.shape, np.promote_types(features.dtype, np.float32))
         for some, block in blocks(features, SCALED_AT_ONCE):
@@ -246,9 +246,9 @@ class Preprocessing(NamedTuple):
     projection: Projection | None
     scaling: FeatureScaling
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
+    def __call__(self, features: RowSource) -> np.ndarray:
         """A copy of features (n, ..., D), projected and scaled."""
-        return self.scaling(features if self.projection is None else self.projection(features))
+        return self.scaling(features if self.projection is None else self.projection(features[:]))
 
 
 def fit_projection(
