@@ -83,8 +83,6 @@ def test_bleu_from_counts_is_nltks() -> None:
 
 TRAIN = ["a dog", "cats run"]
 COPIES = ["a dog", "a dog", "two cats run", ""]
-
-
 CLAIMS: list[tuple[str, list[str], list[str], float, list[float]]] = [
     ("distinct", [], COPIES, 3 / 4, []),
     ("words", [], COPIES, 5, []),
