@@ -156,6 +156,7 @@ def test_what_is_no_picture_gives_the_reason_and_if_another_try_may_succeed(
         ("http://127.0.0.1:0/", "is no URL"),
         ("http://[", "Invalid IPv6 URL"),
         ("http://a..b/", "label empty"),
+        ("http://a b/", "can't contain control characters"),
         ("http://127.0.0.1:99999/", "Port out of range 0-65535"),
     ],
 )

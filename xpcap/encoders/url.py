@@ -3,7 +3,7 @@
 import threading
 import time
 from concurrent.futures import Future
-from http.client import HTTPException, HTTPResponse, IncompleteRead
+from http.client import HTTPException, HTTPResponse, IncompleteRead, InvalidURL
 from pathlib import Path
 from string import punctuation
 from typing import Any
@@ -80,7 +80,7 @@ def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
         reason = getattr(error, "reason", error)  # of urllib's errors about others
         late = isinstance(reason, TimeoutError)
         said = f"timed out after {timeout:g} seconds" if late else " ".join(str(reason).split())
-        kind = DataError if isinstance(error, ValueError) else NetworkError
+        kind = DataError if isinstance(error, ValueError | InvalidURL) else NetworkError
         raise kind("read_url", url, f"cannot be read: {said}", expected="a picture") from error
 
 
