@@ -97,6 +97,15 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"features": with_number(SPLIT.features[:].astype("f8"), 1e300)},
         {"thing": "'picture1' among them", "came": "features that are not finite"},
     ),
+    "fewer views than there should be": (
+        {"views": 2},
+        {"thing": "features", "came": "shape (6, 3)", "expected": "2 views for each of 6 pictures"},
+    ),
+    "a view that is nan": (
+        {"features": np.concatenate([SPLIT.features, with_number(SPLIT.features[:], np.nan)])}
+        | {"views": 2},
+        {"thing": "1 pictures, 'picture1' among them", "came": "features that are not finite"},
+    ),
     "more pictures than features": (
         {"images": [*SPLIT.images, "more"]},
         {"came": "6", "expected": "each"},
@@ -128,11 +137,14 @@ def model() -> CaptioningRNN:
 
 
 OTHER_IN_FILES = {"captions in a list"}
+COURSES = {"no captions", "no <START>", "fewer texts than captions"} | {
+    fault for fault in FAULTS if "view" in fault
+}
 # entry: a function of the data and a folder, and the faults that it cannot meet
 ENTRIES: dict[str, tuple[Callable[[CaptionData, Path], object], set[str]]] = {
     "write_dataset": (lambda data, folder: write_dataset(folder / "data.h5", data), set()),
     "open_data": (lambda data, folder: open_data(written(data, folder)), OTHER_IN_FILES),
-    "from_coco": (convert, {"no captions", "no <START>", "fewer texts than captions"}),
+    "from_coco": (convert, COURSES),
     "CaptioningSolver": (lambda data, _: CaptioningSolver(model(), data), {"no <START>"}),
     "train_run": (
         lambda data, folder: train_run(Recipe(written(data, folder), out=folder / "run")),

@@ -2,7 +2,6 @@
 file to training.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import caption_formats
@@ -16,7 +15,6 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 from xpcap import open_data
-from xpcap.data import write_dataset
 from xpcap.encoders import HistogramEncoder
 from xpcap.errors import DataError
 from xpcap.prepare import CaptionRow, assemble
@@ -97,24 +95,3 @@ def test_mirror_images_may_be_brought_along() -> None:
         assemble(
             [CaptionRow("b.jpg", "a dog", "train")], features=features, min_count=1, mirror=True
         )
-
-
-def test_a_split_has_as_many_features_as_views_of_its_pictures(prepared: Path) -> None:
-    good(*ARGUMENTS, "--out", "m.h5", "--mirror")
-    data = open_data("m.h5")
-    for views in (1, 3):
-        splits = {**data.splits, "train": replace(data.split("train"), views=views)}
-        with refuses(
-            DataError, thing="features", came="have shape (16,", expected="for each of 8 pictures"
-        ):
-            write_dataset(f"{views}.h5", replace(data, splits=splits))
-    spoilt = np.array(data.split("train").features)
-    spoilt[-1] = np.nan
-    splits = {**data.splits, "train": replace(data.split("train"), features=spoilt)}
-    with refuses(
-        DataError,
-        function="write_dataset",
-        thing=("split 'train': 1 pictures", f"'{data.split('train').images[-1]}' among them"),
-        came="features that are not finite",
-    ):
-        write_dataset("nan.h5", replace(data, splits=splits))
