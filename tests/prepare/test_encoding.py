@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import failing, good
 from refusals import refuses
 
 Image = pytest.importorskip("PIL.Image")
@@ -316,3 +317,41 @@ def test_a_full_disk_is_an_error_that_names_the_file_before_the_long_work(
         encode_folder(folder, NAMES, Batchwise(), cache=cache),
         encode_folder(folder, NAMES, Batchwise()),
     )
+
+
+WAITING = """
+import sys
+from xpcap.__main__ import main
+from xpcap.encoders import HistogramEncoder
+encode = HistogramEncoder.encode
+def wait(self, pictures):
+    print("encoding", flush=True)
+    sys.stdin.readline()
+    return encode(self, pictures)
+HistogramEncoder.encode = wait
+main()
+"""
+
+
+def test_a_second_command_with_the_same_out_is_refused_at_once_and_takes_nothing_from_the_first(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.csv").write_text("image,caption\n" + "".join(f"{name},a dog\n" for name in NAMES[:9]))
+    command = "prepare train=c.csv --pictures photos --encoder histogram --out".split()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    first = subprocess.Popen(
+        [sys.executable, "-c", WAITING, *command, "own.h5"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout is not None
+    assert first.stdout.readline() == "encoding\n"
+    failing([*command, "own.h5"], "own.h5.encoding is in use by another process")
+    first.communicate("\n")
+    assert first.returncode == 0
+    good(*command, "alone.h5")
+    assert Path("own.h5").read_bytes() == Path("alone.h5").read_bytes()
+    assert not Path("own.h5.encoding").exists()

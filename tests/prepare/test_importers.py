@@ -348,7 +348,7 @@ BAD_PARTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 @pytest.mark.parametrize("name", BAD_PARTS)
 def test_parts_that_do_not_fit_are_named(name: str) -> None:
     changes, fields = BAD_PARTS[name]
-    with refuses(DataError, **fields):
+    with refuses((DataError, OptionError), **fields):
         assemble(**{"captions": ROWS, "features": FEATURES, "min_count": 1, **changes})
 
 
@@ -429,7 +429,7 @@ def test_a_bad_option_is_refused_at_every_entry_before_a_picture_is_opened(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("xpcap.prepare.features.read_picture", lambda path: pytest.fail(str(path)))
-    monkeypatch.setattr("xpcap.prepare.pipeline.find_encoder", lambda name: Brightness())
+    monkeypatch.setattr("xpcap.prepare.options.find_encoder", lambda name: Brightness())
     monkeypatch.chdir(tmp_path)
     Path("c.csv").write_text("image,caption\na.png,a dog\n")
     Path("a.png").write_bytes(b"")

@@ -15,7 +15,7 @@ from xpcap.options import Option, described
 from xpcap.prepare import Columns, ImportReport, import_captions
 from xpcap.prepare.detect import CaptionFile
 from xpcap.prepare.features import open_cache
-from xpcap.prepare.pipeline import PrepareOptions
+from xpcap.prepare.options import PrepareOptions
 from xpcap.report import escape_control
 
 EXAMPLES = examples(

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -48,8 +49,8 @@ def read_features(path: str | Path) -> Table:
     OSError : it cannot be opened.
     """
     path = Path(path)
-    names, features = read_npz(path, ("names", "features"))
     where = f"read_features: {path}"
+    names, features = read_npz(path, ("names", "features"))
     STORED.check_file(where, {"names": names, "features": features})
     if 0 in features.shape[1:]:
         raise DataError(where, "features", f"has shape {features.shape}", expected="D at least 1")
@@ -58,16 +59,22 @@ def read_features(path: str | Path) -> Table:
         features = features.astype(features.dtype.newbyteorder("="), copy=False)
     rows: dict[str, int] = {}
     # stop at the first double: a small archive may repeat one name millions of times
-    for row, name in enumerate(_texts(path, names)):
+    for row, name in enumerate(_texts(where, names)):
         if rows.setdefault(name, row) != row:
-            raise DataError(
-                "read_features",
-                path,
-                f"names a picture twice among {len(names):,}, {name[:100]!r}",
-                expected="each once",
-            )
+            came = f"names a picture twice among {len(names):,}, {name[:100]!r}"
+            raise DataError(where, "", came, expected="each once")
     check_finite(where, features, list(rows))
     return Table(rows, features)
+
+
+def _texts(where: str, names: np.ndarray) -> Iterator[str]:
+    if names.dtype.kind == "U":
+        most = int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))
+        if most > sys.maxunicode:
+            came, expected = f"holds a character of number {most:,}", f"at most {sys.maxunicode:,}"
+            raise DataError(where, "'names'", came, expected, cause="damaged?")
+    for name in names:
+        yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
 
 
 def encode_folder(
@@ -163,28 +170,23 @@ class Block:
         self, folder: Path, encoder: Encoder, strict: bool
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """Features by row; and why pictures cannot be read, which is an error if `strict`."""
-        read: list[str] = []
-        mirrors: dict[str, np.ndarray] = {}
+        pictures: dict[str, np.ndarray] = {}
         faults: dict[str, str] = {}
-
-        def pictures() -> Iterator[np.ndarray]:
-            for name in self.names:
-                try:
-                    picture = read_picture(folder / name)
-                except DataError as error:
-                    if strict:
-                        raise
-                    faults[name] = error.reason
-                else:
-                    read.append(name)
-                    if mirror_of(name) in self.rows:
-                        mirrors[mirror_of(name)] = np.ascontiguousarray(picture[:, ::-1])
-                    yield picture
-
-        features = dict(zip(read, encoder.encode(pictures()), strict=True))
-        if mirrors:
-            features.update(zip(mirrors, encoder.encode(mirrors.values()), strict=True))
-        return features, faults
+        for name in self.names:
+            try:
+                pictures[name] = read_picture(folder / name)
+            except DataError as error:
+                if strict:
+                    raise
+                faults[name] = error.reason
+        mirrors = {
+            mirror_of(name): np.ascontiguousarray(picture[:, ::-1])
+            for name, picture in pictures.items()
+            if mirror_of(name) in self.rows
+        }
+        views = (pictures, mirrors) if mirrors else (pictures,)
+        encoded = [zip(view, encoder.encode(view.values()), strict=True) for view in views]
+        return dict(chain.from_iterable(encoded)), faults
 
 
 class Store:
@@ -258,20 +260,9 @@ def open_cache(path: Path) -> Iterator[BinaryIO]:
     OSError : it cannot be opened.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise DataError(
-            "encode_folder",
-            path,
-            "is a link, a folder or a device",
-            expected="a cache of features, or no file",
-            cause="remove it",
-        )
-    used = DataError(
-        "encode_folder",
-        path,
-        "is in use by another process",
-        expected="one at a time",
-        cause="does another command write the same data set? Wait for it, or choose another name",
-    )
+        raise _no_cache(path, "is a link, a folder or a device", "remove it")
+    cause = "does another command make the same data set? Wait for it, or choose another name"
+    used = DataError("encode_folder", path, "is in use by another process", "one at a time", cause)
     unused = False
     try:
         with path.open("a+b", buffering=0) as file:
@@ -297,13 +288,7 @@ def _make_room(file: BinaryIO, dtype: np.dtype, count: int) -> None:
     file.seek(0)
     begun = file.read(len(start))
     if begun and begun[10:64] != start[10:64]:  # the names and kinds of the fields
-        raise DataError(
-            "encode_folder",
-            file.name,
-            "is another file",
-            expected="a cache of features, or no file",
-            cause="remove it, or move it away",
-        )
+        raise _no_cache(file.name, "is another file", "remove it, or move it away")
     try:
         if begun != start:
             file.truncate(0)
@@ -314,6 +299,10 @@ def _make_room(file: BinaryIO, dtype: np.dtype, count: int) -> None:
     except OSError as error:
         file.truncate(0)
         raise OSError(error.errno or 0, error.strerror, file.name) from error
+
+
+def _no_cache(path: str | Path, came: str, cause: str) -> DataError:
+    return DataError("encode_folder", path, came, "a cache of features, or no file", cause)
 
 
 def _state(path: Path) -> tuple[int, int] | None:
@@ -357,24 +346,6 @@ def _in_parallel(work: Callable[[T], None], blocks: Iterable[T]) -> None:
 def require_all(where: str, pictures: Sequence[str], known: Container[str], thing: str) -> None:
     """DataError : some of the `pictures` are not among the `known`; they lack a `thing`."""
     if missing := [picture for picture in pictures if picture not in known]:
-        raise DataError(
-            where,
-            f"{len(missing)} of {len(pictures)} pictures",
-            f"have no {thing}, {missing[0][:100]!r} among them",
-            cause="do the files belong together?",
-        )
-
-
-def _texts(path: Path, names: np.ndarray) -> Iterator[str]:
-    if names.dtype.kind == "U":
-        most = int(names.view(f"{names.dtype.byteorder}u4").max(initial=0))
-        if most > sys.maxunicode:
-            raise DataError(
-                "read_features",
-                f"{path}, 'names'",
-                f"holds a character of number {most:,}",
-                expected=f"at most {sys.maxunicode:,}",
-                cause="damaged?",
-            )
-    for name in names:
-        yield name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else str(name)
+        lack = f"{len(missing)} of {len(pictures)} pictures"
+        came = f"have no {thing}, {missing[0][:100]!r} among them"
+        raise DataError(where, lack, came, cause="do the files belong together?")

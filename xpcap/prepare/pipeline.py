@@ -7,9 +7,9 @@ and split; their words are made once. Pictures are encoded last, when all else i
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,153 +17,20 @@ from numpy.typing import ArrayLike
 from xpcap.data.dataset import CaptionData, Source, Split, check_finite
 from xpcap.data.features import Function, Projection, RowSource, Table, blocks, fit_projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
-from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
+from xpcap.encoders import Encoder
 from xpcap.encoders.finding import describe_rest
-from xpcap.encoders.grid import MOST as MOST_REGIONS
-from xpcap.encoders.kinds import named
-from xpcap.errors import DataError, InvalidTypeError, OptionError, install
-from xpcap.options import SEED, Flag, Kind, Location, Whole, check_fields, documented, option
+from xpcap.errors import DataError, InvalidTypeError
 from xpcap.prepare.detect import CaptionFile, read_captions
 from xpcap.prepare.features import encode_folder, mirror_of, read_features, require_all
 from xpcap.prepare.matching import PictureFolder, match_names, picture_folder, require_inside
-from xpcap.prepare.rows import CaptionRow, Columns, ImportReport
-from xpcap.prepare.splits import Fractions, Lists, by_fractions, by_lists
+from xpcap.prepare.options import FEW_CAPTIONS, TINY_CAPTIONS, AssembleOptions, PrepareOptions
+from xpcap.prepare.rows import CaptionRow, ImportReport
+from xpcap.prepare.splits import by_fractions, by_lists
 from xpcap.work import work
 
-FEW_CAPTIONS = 4000  # to learn from: of fewer, words that occur twice are worth learning
-TINY_CAPTIONS = 60  # of fewer, a run says the captions themselves, and so needs all their words
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
-COUNT = Whole(1, 10**6)
+WHERE = "import_captions"
 _LINE_END = re.compile(r"\s*\n\s*")
-
-
-class EncoderKind(Kind):
-    """An encoder, or its name."""
-
-    def __str__(self) -> str:
-        return "an encoder, or the name of one"
-
-    def check(self, function: str, name: str, value: object) -> Any:
-        if isinstance(value, str) or all(hasattr(value, one) for one in ("name", "encode")):
-            return value
-        raise self.refusal(function, name, value)
-
-
-@documented
-@dataclass(frozen=True)
-class AssembleOptions:
-    """The options of `assemble`, checked, each and together.
-
-    Raises
-    ------
-    OptionError : a value is not of its option's kind, or two options contradict each other.
-    """
-
-    default_encoder: ClassVar[str] = "histogram"
-
-    # fmt: off
-    _: KW_ONLY
-    features: InitVar[object] = None  # given in place of an encoder; not stored
-    pictures: str | Path | None = option(
-        Location(), None, "Folder of the pictures, searched recursively. They are encoded unless"
-        " `features_file` is given, and shown on pages.")
-    encoder: str | Encoder | None = option(
-        EncoderKind(), None, f"Encoder of the pictures: {PHOTOGRAPHS} (for photographs; {install('images')}),"
-        " histogram (for drawings; always installed), onnx:FILE, timm:MODEL.")
-    grid: int | None = option(
-        Whole(1, MOST_REGIONS), None, "Features of K x K regions of each picture instead of one"
-        " vector, for attention.")
-    mirror: bool | None = option(
-        Flag(), None, "Also encode mirror images of the train split, which training uses half of"
-        " the time. Default: yes, except for histogram.")
-    min_count: int | None = option(
-        COUNT, None, "Rarer words of the train split become <UNK>. Default: 5; fewer than"
-        f" {FEW_CAPTIONS:,} captions: 2, than {TINY_CAPTIONS}: 1.")
-    vocabulary_size: int | None = option(
-        COUNT, None, "Instead of `min_count`: keep the N most frequent words of the train split.")
-    max_words: int = option(
-        Whole(1, 1000), 20, "Longer captions are cut in training, not in scoring.")
-    pca: int | None = option(
-        COUNT, None, "Project features onto N principal components, fitted on the train split.")
-    float16: bool = option(Flag(), False, "Store features in half the bytes.")
-    # fmt: on
-
-    def __post_init__(self, features: object) -> None:
-        self.check(features, "features")
-
-    def check(self, features: object, given: str, *unfit: str) -> None:
-        """Check all options, and fill in `mirror`; features leave the `unfit` nothing to do."""
-        check_fields(self)
-        where = type(self).__name__
-        if features is None and self.pictures is None:
-            thing, cause = f"neither `pictures` nor `{given}`", "where do the features come from?"
-            raise OptionError(where, thing, "is given", "one or both", cause)
-        for other in ("encoder", "grid", *unfit):
-            if features is not None and getattr(self, other):
-                raise _both(where, given, other)
-        if self.grid and not isinstance(self.encoder or "", str):
-            raise _both(where, "grid", "encoder", "the name of an encoder")
-        if self.mirror is None:
-            # captions of drawings name left and right, so they do not fit mirror images
-            encoder = self.encoder or self.default_encoder
-            name = encoder if isinstance(encoder, str) else encoder.name
-            drawings = name.startswith("histogram")
-            object.__setattr__(self, "mirror", features is None and not drawings)
-
-    def load_encoder(self) -> Encoder:
-        """The encoder of the pictures.
-
-        DataError : there is no such encoder. OptionError : its features are smaller than `pca`.
-        """
-        encoder = self.encoder or self.default_encoder
-        if isinstance(encoder, str):
-            encoder = find_encoder(named(encoder, grid=self.grid))
-        self.check_pca(encoder.shape[-1])
-        return encoder
-
-    def check_pca(self, D: int) -> None:
-        """OptionError : features have fewer numbers than `pca`."""
-        if self.pca is not None and self.pca > D:
-            where = type(self).__name__
-            raise OptionError(where, "`pca`", f"is {self.pca:,}", f"at most the {D:,} of a feature")
-
-
-@documented
-@dataclass(frozen=True)
-class PrepareOptions(AssembleOptions):
-    """The options of `import_captions`, checked, each and together.
-
-    Raises
-    ------
-    OptionError : a value is not of its option's kind, or two options contradict each other.
-    """
-
-    default_encoder: ClassVar[str] = PHOTOGRAPHS
-
-    # fmt: off
-    features_file: str | Path | None = option(
-        Location(), None, "An .npz with 'names' (m,) and 'features' (m, D), from your own encoder.")
-    lists: Mapping[str, str | Path] | None = option(
-        Lists(), None, "A split and a file with its pictures' names, one per line. Repeatable."
-        " Training uses 'train' and validates on 'val'.")
-    fractions: Sequence[float] | None = option(
-        Fractions(), None, "Shares of train, val and test, if neither files nor `lists` define"
-        " splits. Default: 0.8,0.1,0.1.")
-    seed: int = option(SEED, 0, "Seed of the random split of `fractions`.")
-    strict: bool = option(
-        Flag(), False, "Fail on anything that would be skipped, such as captions without a picture"
-        " or pictures without captions.")
-    columns: Columns | None = None
-    # fmt: on
-
-    def __post_init__(self, features: object) -> None:
-        self.check(self.features_file, "features_file", "mirror")
-        if self.lists and self.fractions:
-            raise _both(type(self).__name__, "lists", "fractions")
-
-
-def _both(where: str, one: str, other: str, expected: str = "one of them") -> OptionError:
-    return OptionError(where, f"`{one}` and `{other}`", "are both given", expected)
 
 
 def import_captions(
@@ -194,10 +61,9 @@ def import_captions(
         is damaged; or anything is left out, if `strict`.
     OSError : a file cannot be read.
     """
-    where = "import_captions"
     chosen, report = PrepareOptions(**{"mirror": False, **options}), ImportReport()
     record: dict[str, Any] = {"captions": [Path(path).name for _, path in files]}
-    folder = None if chosen.pictures is None else picture_folder(where, chosen.pictures)
+    folder = None if chosen.pictures is None else picture_folder(WHERE, chosen.pictures)
     with work(progress=progress):
         encoder = None
         if chosen.features_file is None:
@@ -211,17 +77,17 @@ def import_captions(
             chosen.check_pca(features.rows.shape[-1])
 
         names = list(dict.fromkeys(row.split for row in rows))  # of splits; [None] without
-        rows = _clean(where, rows, report)
-        rows, paths, features = _match(where, rows, features, folder, report)
-        rows, names = _assign_splits(where, rows, names, chosen, record, report)
+        rows = _clean(rows, report)
+        rows, paths, features = _match(rows, features, folder, report)
+        rows, names = _assign_splits(rows, names, chosen, record, report)
         rows = [row._replace(picture=paths.get(row.picture, row.picture)) for row in rows]
         if chosen.strict:
-            report.refuse(where)
-        _check_left(where, rows, names, report)
+            report.refuse(WHERE)
+        _check_left(rows, names, report)
         if encoder is not None:
             unreadable = None if chosen.strict else report
             rows, features = _encode(rows, encoder, chosen, cache, unreadable)
-            _check_left(where, rows, names, report)
+            _check_left(rows, names, report)
         data = _assemble(rows, features, chosen, record, encoder)
     record = {**data.source.record, "skipped": dict(report.skipped), **_count(rows, data)}
     return replace(data, source=replace(data.source, record=record)), report
@@ -273,12 +139,9 @@ def assemble(
 def _with_words(row: CaptionRow) -> CaptionRow:
     """A row with its words. DataError : it has no split or no word."""
     if not isinstance(row, CaptionRow):
-        raise InvalidTypeError(
-            "assemble",
-            "",
-            f"got a {type(row).__name__} among the captions",
-            expected="rows, each CaptionRow(picture, caption, split)",
-        )
+        came = f"got a {type(row).__name__} among the captions"
+        expected = "rows, each CaptionRow(picture, caption, split)"
+        raise InvalidTypeError("assemble", "", came, expected)
     thing = repr(row.picture[:100])
     if row.split is None:
         raise DataError("assemble", thing, "has no split", expected="one, such as train")
@@ -291,7 +154,7 @@ def _with_words(row: CaptionRow) -> CaptionRow:
     return row._replace(words=words)
 
 
-def _clean(where: str, rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]:
+def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]:
     """Captions on one line, with their words; those without any, and pictures left with none, are
     skipped.
     """
@@ -301,12 +164,9 @@ def _clean(where: str, rows: Iterable[CaptionRow], report: ImportReport) -> list
         try:
             "".join([picture, *(text for _, text in captions)]).encode("utf-8")
         except UnicodeEncodeError as error:
-            raise DataError(
-                where,
-                f"{picture[:100]!r} or a caption of it",
-                "holds half a character",
-                expected="text that UTF-8 can hold",
-            ) from error
+            thing = f"{picture[:100]!r} or a caption of it"
+            came, expected = "holds half a character", "text that UTF-8 can hold"
+            raise DataError(WHERE, thing, came, expected) from error
         before = len(cleaned)
         for row, text in captions:
             if words := tokenize(text):
@@ -320,7 +180,6 @@ def _clean(where: str, rows: Iterable[CaptionRow], report: ImportReport) -> list
 
 
 def _match(
-    where: str,
     rows: Sequence[CaptionRow],
     features: Table | None,
     folder: Path | None,
@@ -331,22 +190,19 @@ def _match(
     Features are those of paths; without a file, of names as in the captions.
     """
     names = list(dict.fromkeys(row.picture for row in rows))
-    files = None if folder is None else PictureFolder(where, folder)
-    in_folder = None if files is None else match_names(where, names, files)
-    in_features = None if features is None else match_names(where, names, features)
+    files = None if folder is None else PictureFolder(WHERE, folder)
+    in_folder = None if files is None else match_names(WHERE, names, files)
+    in_features = None if features is None else match_names(WHERE, names, features)
     there = in_features or in_folder
     assert there is not None
     lack = "captioned pictures without features"
     if in_features is None:
         lack = f"captioned pictures that are not in {folder}"
-    for kind, loose in (
-        (
-            "names that differ from those there in capitals or Unicode form alone, taken as the"
-            " same",
-            there.normalised,
-        ),
-        ("names that are found by their last part alone, in another folder", there.moved),
-    ):
+    alike = (
+        "names that differ from those there in capitals or Unicode form alone, taken as the same"
+    )
+    moved = "names that are found by their last part alone, in another folder"
+    for kind, loose in ((alike, there.normalised), (moved, there.moved)):
         report.note(kind, [f"{name} is {there.found[name]}" for name in loose])
     for name in names:
         if name not in there.found:
@@ -356,9 +212,8 @@ def _match(
     if files is not None:
         _note_rest(files, set(paths.values()), report)
         if faceless := sum(name not in paths for name in there.found):
-            report.notes.append(
-                f"pictures with features and without a file in {folder}: {faceless:,}"
-            )
+            kind = f"pictures with features and without a file in {folder}"
+            report.notes.append(f"{kind}: {faceless:,}")
     rows = [row for row in rows if row.picture in there.found]
     _note_twice(rows, report)
     if features is not None:
@@ -382,21 +237,17 @@ def _note_rest(files: PictureFolder, used: Collection[str], report: ImportReport
 
 
 def _note_twice(rows: Iterable[CaptionRow], report: ImportReport) -> None:
-    seen: set[tuple[str | None, str, str | None]] = set()
+    seen: set[tuple[object, ...]] = set()
     twice = []
     for row in rows:
         if (key := (row.split, row.picture, row.caption)) in seen:
             twice.append(row.picture)
         seen.add(key)
-    report.note(
-        "captions that a picture has twice, kept as they are; remove them from the file if that is"
-        " a mistake",
-        twice,
-    )
+    kind = "captions that a picture has twice, kept as they are; remove them from the file if that"
+    report.note(f"{kind} is a mistake", twice)
 
 
 def _assign_splits(
-    where: str,
     rows: list[CaptionRow],
     splits: list[str | None],
     options: PrepareOptions,
@@ -407,17 +258,14 @@ def _assign_splits(
     lists, fractions = options.lists, options.fractions
     if None not in splits:
         if lists or fractions:
-            raise DataError(
-                where,
-                "the captions",
-                f"have the splits {', '.join(map(str, splits))} already",
-                expected=f"no {'lists' if lists else 'fractions'}",
-            )
+            came = f"have the splits {', '.join(map(str, splits))} already"
+            expected = f"no {'lists' if lists else 'fractions'}"
+            raise DataError(WHERE, "the captions", came, expected)
         return rows, splits
     if lists:
         record["lists"] = {split: Path(path).name for split, path in lists.items()}
         return by_lists(rows, lists, report), [*lists]
-    _check_left(where, rows, splits, report)
+    _check_left(rows, splits, report)
     fractions = fractions or DEFAULT_FRACTIONS
     record["drawn"] = {"fractions": list(fractions), "seed": options.seed}
     parts = " / ".join(f"{part:g}" for part in fractions)
@@ -426,14 +274,14 @@ def _assign_splits(
 
 
 def _check_left(
-    where: str, rows: Sequence[CaptionRow], splits: Sequence[str | None], report: ImportReport
+    rows: Sequence[CaptionRow], splits: Sequence[str | None], report: ImportReport
 ) -> None:
     left = {row.split for row in rows}
     for split in splits:
         if split not in left:
             what = "the captions have" if split is None else f"split {split!r} has"
             why = "; ".join(report.lines()) or "is a list empty?"
-            raise DataError(where, "", f"{what} no picture left", expected="some", cause=why)
+            raise DataError(WHERE, "", f"{what} no picture left", expected="some", cause=why)
 
 
 def _encode(
@@ -520,13 +368,10 @@ def _numbered(rows: Sequence[CaptionRow]) -> dict[str, dict[str, int]]:
     for row in rows:
         assert row.split is not None
         if (other := split_of.setdefault(row.picture, row.split)) != row.split:
-            raise DataError(
-                "assemble",
-                repr(row.picture[:100]),
-                f"is in split {other!r} and in {row.split!r}",
-                expected="each picture in one split",
-                cause="scores would not be of unseen pictures",
-            )
+            came = f"is in split {other!r} and in {row.split!r}"
+            cause = "scores would not be of unseen pictures"
+            expected = "each picture in one split"
+            raise DataError("assemble", repr(row.picture[:100]), came, expected, cause)
         of_split = numbers.setdefault(row.split, {})
         of_split.setdefault(row.picture, len(of_split))
     return numbers
@@ -542,13 +387,9 @@ def _vocabulary(
         least = 1 if most or len(words) < TINY_CAPTIONS else 2 if len(words) < FEW_CAPTIONS else 5
     vocabulary = Vocabulary.build_from_words(words, least, most=most)
     if len(vocabulary) == len(SPECIAL):
-        raise DataError(
-            "assemble",
-            "no word",
-            f"occurs {least} times in the captions to learn from",
-            expected="some that do",
-            cause="choose a smaller `min_count`",
-        )
+        came = f"occurs {least} times in the captions to learn from"
+        cause = "choose a smaller `min_count`"
+        raise DataError("assemble", "no word", came, "some that do", cause)
     settings = {"min_count": least, "max_words": options.max_words}
     return vocabulary, settings if most is None else {**settings, "vocabulary_size": most}
 
@@ -565,12 +406,10 @@ def _table(numbers: Mapping[str, Collection[str]], features: Mapping[str, ArrayL
     first, like = next(iter(rows.items()))
     for picture, row in rows.items():
         if row.ndim not in (1, 2) or row.shape != like.shape or row.dtype.kind not in "fiu":
-            raise DataError(
-                "assemble",
-                f"the feature of {picture[:100]!r}",
-                f"has shape {row.shape} and dtype {row.dtype}",
-                expected=f"numbers (D,) or (P, D), as many as that of {first[:100]!r}, {like.shape}",
-            )
+            came = f"has shape {row.shape} and dtype {row.dtype}"
+            like_that = f"as many as that of {first[:100]!r}, {like.shape}"
+            expected = f"numbers (D,) or (P, D), {like_that}"
+            raise DataError("assemble", f"the feature of {picture[:100]!r}", came, expected)
     stacked = np.stack([*rows.values()])
     check_finite("assemble", stacked, list(rows))
     return Table({name: number for number, name in enumerate(rows)}, stacked)
@@ -595,12 +434,9 @@ def _features(
         largest = np.abs(block).reshape(len(block), -1).max(axis=1)
         if (large := np.flatnonzero(largest > np.finfo(np.float16).max)).size:
             name = rows[where.start + large[0]].partition("\0")[0]
-            raise DataError(
-                "assemble",
-                f"the feature of {name[:100]!r}",
-                "has a number above 65,504, which float16 cannot hold",
-                cause="keep float32",
-            )
+            thing, cause = f"the feature of {name[:100]!r}", "keep float32"
+            came = "has a number above 65,504, which float16 cannot hold"
+            raise DataError("assemble", thing, came, cause=cause)
     return table.pick(rows, lambda block: (project(block) if project else block).astype(np.float16))
 
 

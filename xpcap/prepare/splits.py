@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from xpcap.data.dataset import may_name_a_split
 from xpcap.errors import DataError
-from xpcap.options import Kind, Location
 from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.text import read_list
 
@@ -22,50 +20,6 @@ SYNONYMS = {
     "restval": "train",
 }
 MOST_SPLITS = 20
-
-
-class Fractions(Kind):
-    """Shares of train, val and test, as numbers or text with commas; `check` returns a list."""
-
-    def __str__(self) -> str:
-        return "the shares of train, val and test, together 1, as in 0.8,0.1,0.1"
-
-    def parse(self, text: str) -> Any:
-        try:
-            return [float(part) for part in text.split(",")]
-        except ValueError:
-            return text
-
-    def check(self, function: str, name: str, value: object) -> Any:
-        parts = [*value] if isinstance(value, Iterable) and not isinstance(value, str) else []
-        shares = all(
-            isinstance(part, float | int | np.floating) and 0 <= part <= 1 for part in parts
-        )
-        if shares and 1 <= len(parts) <= len(SPLITS) and parts[0] and abs(sum(parts) - 1) <= 1e-6:
-            return parts
-        raise self.refusal(function, name, value)
-
-
-class Lists(Kind):
-    """Lists of pictures by split, as a mapping, or as texts NAME=LIST; `check` returns a dict."""
-
-    metavar = "NAME=LIST"
-    repeated = True
-
-    def __str__(self) -> str:
-        return "NAME=LIST with a fresh name of letters, as in train=trainImages.txt"
-
-    def parse(self, text: Any) -> Any:
-        pairs = [one.partition("=")[::2] for one in text]
-        return dict(pairs) if len(dict(pairs)) == len(pairs) else text
-
-    def check(self, function: str, name: str, value: object) -> Any:
-        if isinstance(value, Mapping) and all(
-            isinstance(split, str) and may_name_a_split(split) and file
-            for split, file in value.items()
-        ):
-            return {split: Location().check(function, name, file) for split, file in value.items()}
-        raise self.refusal(function, name, value)
 
 
 def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterator[CaptionRow]:

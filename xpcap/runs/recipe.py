@@ -31,7 +31,7 @@ from xpcap.options import (
     kinds,
     option,
 )
-from xpcap.prepare.pipeline import TINY_CAPTIONS
+from xpcap.prepare.options import TINY_CAPTIONS
 from xpcap.runs.folder import DATA
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SAMPLES, SELF_CRITICAL
 from xpcap.training.optimizer import DECAY, LINEAR

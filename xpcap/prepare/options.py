@@ -1,0 +1,197 @@
+"""The options of `import_captions` and `assemble`, each said once, as a field.
+
+The command line has its options, their help and their checks from here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from xpcap.data.dataset import may_name_a_split
+from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
+from xpcap.encoders.grid import MOST as MOST_REGIONS
+from xpcap.encoders.kinds import named
+from xpcap.errors import OptionError, install
+from xpcap.options import SEED, Flag, Kind, Location, Whole, check_fields, documented, option
+from xpcap.prepare.rows import Columns
+from xpcap.prepare.splits import SPLITS
+
+FEW_CAPTIONS = 4000  # to learn from: of fewer, words that occur twice are worth learning
+TINY_CAPTIONS = 60  # of fewer, a run says the captions themselves, and so needs all their words
+COUNT = Whole(1, 10**6)
+
+
+class Fractions(Kind):
+    """Shares of train, val and test, as numbers or text with commas; `check` returns a list."""
+
+    def __str__(self) -> str:
+        return "the shares of train, val and test, together 1, as in 0.8,0.1,0.1"
+
+    def parse(self, text: str) -> Any:
+        try:
+            return [float(part) for part in text.split(",")]
+        except ValueError:
+            return text
+
+    def check(self, function: str, name: str, value: object) -> Any:
+        parts = [*value] if isinstance(value, Iterable) and not isinstance(value, str) else []
+        shares = all(
+            isinstance(part, float | int | np.floating) and 0 <= part <= 1 for part in parts
+        )
+        if shares and 1 <= len(parts) <= len(SPLITS) and parts[0] and abs(sum(parts) - 1) <= 1e-6:
+            return parts
+        raise self.refusal(function, name, value)
+
+
+class Lists(Kind):
+    """Lists of pictures by split, as a mapping, or as texts NAME=LIST; `check` returns a dict."""
+
+    metavar = "NAME=LIST"
+    repeated = True
+
+    def __str__(self) -> str:
+        return "NAME=LIST with a fresh name of letters, as in train=trainImages.txt"
+
+    def parse(self, text: Any) -> Any:
+        pairs = [one.partition("=")[::2] for one in text]
+        return dict(pairs) if len(dict(pairs)) == len(pairs) else text
+
+    def check(self, function: str, name: str, value: object) -> Any:
+        if isinstance(value, Mapping) and all(
+            isinstance(split, str) and may_name_a_split(split) and file
+            for split, file in value.items()
+        ):
+            return {split: Location().check(function, name, file) for split, file in value.items()}
+        raise self.refusal(function, name, value)
+
+
+class EncoderKind(Kind):
+    """An encoder, or its name."""
+
+    def __str__(self) -> str:
+        return "an encoder, or the name of one"
+
+    def check(self, function: str, name: str, value: object) -> Any:
+        if isinstance(value, str) or all(hasattr(value, one) for one in ("name", "encode")):
+            return value
+        raise self.refusal(function, name, value)
+
+
+@documented
+@dataclass(frozen=True)
+class AssembleOptions:
+    """The options of `assemble`, checked, each and together.
+
+    Raises
+    ------
+    OptionError : a value is not of its option's kind, or two options contradict each other.
+    """
+
+    default_encoder: ClassVar[str] = "histogram"
+
+    # fmt: off
+    _: KW_ONLY
+    features: InitVar[object] = None  # given in place of an encoder; not stored
+    pictures: str | Path | None = option(
+        Location(), None, "Folder of the pictures, searched recursively. They are encoded unless"
+        " `features_file` is given, and shown on pages.")
+    encoder: str | Encoder | None = option(
+        EncoderKind(), None, f"Encoder of the pictures: {PHOTOGRAPHS} (for photographs; {install('images')}),"
+        " histogram (for drawings; always installed), onnx:FILE, timm:MODEL.")
+    grid: int | None = option(
+        Whole(1, MOST_REGIONS), None, "Features of K x K regions of each picture instead of one"
+        " vector, for attention.")
+    mirror: bool | None = option(
+        Flag(), None, "Also encode mirror images of the train split, which training uses half of"
+        " the time. Default: yes, except for histogram.")
+    min_count: int | None = option(
+        COUNT, None, "Rarer words of the train split become <UNK>. Default: 5; fewer than"
+        f" {FEW_CAPTIONS:,} captions: 2, than {TINY_CAPTIONS}: 1.")
+    vocabulary_size: int | None = option(
+        COUNT, None, "Instead of `min_count`: keep the N most frequent words of the train split.")
+    max_words: int = option(
+        Whole(1, 1000), 20, "Longer captions are cut in training, not in scoring.")
+    pca: int | None = option(
+        COUNT, None, "Project features onto N principal components, fitted on the train split.")
+    float16: bool = option(Flag(), False, "Store features in half the bytes.")
+    # fmt: on
+
+    def __post_init__(self, features: object) -> None:
+        self.check(features, "features")
+
+    def check(self, features: object, given: str, *unfit: str) -> None:
+        """Check all options, and fill in `mirror`; features leave the `unfit` nothing to do."""
+        check_fields(self)
+        where = type(self).__name__
+        if features is None and self.pictures is None:
+            thing, cause = f"neither `pictures` nor `{given}`", "where do the features come from?"
+            raise OptionError(where, thing, "is given", "one or both", cause)
+        for other in ("encoder", "grid", *unfit):
+            if features is not None and getattr(self, other):
+                raise _both(where, given, other)
+        if self.grid and not isinstance(self.encoder or "", str):
+            raise _both(where, "grid", "encoder", "the name of an encoder")
+        if self.mirror is None:
+            # captions of drawings name left and right, so they do not fit mirror images
+            encoder = self.encoder or self.default_encoder
+            name = encoder if isinstance(encoder, str) else encoder.name
+            drawings = name.startswith("histogram")
+            object.__setattr__(self, "mirror", features is None and not drawings)
+
+    def load_encoder(self) -> Encoder:
+        """The encoder of the pictures.
+
+        DataError : there is no such encoder. OptionError : its features are smaller than `pca`.
+        """
+        encoder = self.encoder or self.default_encoder
+        if isinstance(encoder, str):
+            encoder = find_encoder(named(encoder, grid=self.grid))
+        self.check_pca(encoder.shape[-1])
+        return encoder
+
+    def check_pca(self, D: int) -> None:
+        """OptionError : features have fewer numbers than `pca`."""
+        if self.pca is not None and self.pca > D:
+            where = type(self).__name__
+            raise OptionError(where, "`pca`", f"is {self.pca:,}", f"at most the {D:,} of a feature")
+
+
+@documented
+@dataclass(frozen=True)
+class PrepareOptions(AssembleOptions):
+    """The options of `import_captions`, checked, each and together.
+
+    Raises
+    ------
+    OptionError : a value is not of its option's kind, or two options contradict each other.
+    """
+
+    default_encoder: ClassVar[str] = PHOTOGRAPHS
+
+    # fmt: off
+    features_file: str | Path | None = option(
+        Location(), None, "An .npz with 'names' (m,) and 'features' (m, D), from your own encoder.")
+    lists: Mapping[str, str | Path] | None = option(
+        Lists(), None, "A split and a file with its pictures' names, one per line. Repeatable."
+        " Training uses 'train' and validates on 'val'.")
+    fractions: Sequence[float] | None = option(
+        Fractions(), None, "Shares of train, val and test, if neither files nor `lists` define"
+        " splits. Default: 0.8,0.1,0.1.")
+    seed: int = option(SEED, 0, "Seed of the random split of `fractions`.")
+    strict: bool = option(
+        Flag(), False, "Fail on anything that would be skipped, such as captions without a picture"
+        " or pictures without captions.")
+    columns: Columns | None = None
+    # fmt: on
+
+    def __post_init__(self, features: object) -> None:
+        self.check(self.features_file, "features_file", "mirror")
+        if self.lists and self.fractions:
+            raise _both(type(self).__name__, "lists", "fractions")
+
+
+def _both(where: str, one: str, other: str, expected: str = "one of them") -> OptionError:
+    return OptionError(where, f"`{one}` and `{other}`", "are both given", expected)
