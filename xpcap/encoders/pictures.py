@@ -218,7 +218,7 @@ def _is_text(content: bytes) -> bool:
     return all(sign.isprintable() or sign in "\t\n\r\f\ufeff" for sign in text)
 
 
-# Pixels of any mode as RGB. Conversion goes strip by strip: a whole copy would double the memory.
+# Pixels of any mode as RGB, strip by strip: at once, 89 million of 16 bits take 1.1 GB, not 0.2
 
 
 def _upright_rgb(picture: "Picture") -> np.ndarray:
