@@ -219,6 +219,14 @@ def test_a_number_sign_and_a_tab_in_a_caption_belong_to_the_caption(flickr: dict
     assert imported(flickr).texts("train") == ["a dog #1\tof two", "a dog"]
 
 
+def test_a_picture_in_another_folder_than_its_caption_says_is_noted(flickr: dict[str, Any]) -> None:
+    tokens(flickr).write_text("cats/one.jpg#0\ta dog\ntwo.jpg#0\ta dog\n")
+    how = {"features_file": flickr["features_file"], "fractions": [1]}
+    _, report = import_captions(flickr["files"], **how)
+    note = "names that are found by their last part alone, in another folder"
+    assert f"{note}: 1 (cats/one.jpg is one.jpg)" in report.notes
+
+
 def test_text_names_files_as_well_as_paths_do(flickr: dict[str, Any]) -> None:
     plain = imported(flickr)
     names = {"files": [(None, str(tokens(flickr)))], "features_file": str(flickr["features_file"])}

@@ -6,13 +6,16 @@ A reader is a generator of `CaptionRow`; `read_captions` picks one for each file
 
 from xpcap.prepare.detect import read_captions
 from xpcap.prepare.features import encode_folder, read_features
+from xpcap.prepare.options import AssembleOptions, PrepareOptions
 from xpcap.prepare.pipeline import assemble, import_captions
 from xpcap.prepare.rows import CaptionRow, Columns, ImportReport
 
 __all__ = [
+    "AssembleOptions",
     "CaptionRow",
     "Columns",
     "ImportReport",
+    "PrepareOptions",
     "assemble",
     "encode_folder",
     "import_captions",
