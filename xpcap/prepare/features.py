@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -179,14 +178,12 @@ class Block:
                 if strict:
                     raise
                 faults[name] = error.reason
-        mirrors = {
-            mirror_of(name): np.ascontiguousarray(picture[:, ::-1])
-            for name, picture in pictures.items()
-            if mirror_of(name) in self.rows
-        }
-        views = (pictures, mirrors) if mirrors else (pictures,)
-        encoded = [zip(view, encoder.encode(view.values()), strict=True) for view in views]
-        return dict(chain.from_iterable(encoded)), faults
+        features = dict(zip(pictures, encoder.encode(pictures.values()), strict=True))
+        if mirrored := [name for name in pictures if mirror_of(name) in self.rows]:
+            mirrors = (np.ascontiguousarray(pictures[name][:, ::-1]) for name in mirrored)
+            encoded = encoder.encode(mirrors)
+            features.update(zip(map(mirror_of, mirrored), encoded, strict=True))
+        return features, faults
 
 
 class Store:

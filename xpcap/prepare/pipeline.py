@@ -180,10 +180,7 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
 
 
 def _match(
-    rows: Sequence[CaptionRow],
-    features: Table | None,
-    folder: Path | None,
-    report: ImportReport,
+    rows: Sequence[CaptionRow], features: Table | None, folder: Path | None, report: ImportReport
 ) -> tuple[list[CaptionRow], dict[str, str], Table | None]:
     """Rows of pictures that are in the folder, or have features; paths in the folder; the features.
 
