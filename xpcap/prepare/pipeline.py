@@ -161,12 +161,6 @@ def _clean(rows: Iterable[CaptionRow], report: ImportReport) -> list[CaptionRow]
     cleaned: list[CaptionRow] = []
     for (_, picture), group in itertools.groupby(rows, key=lambda row: (row.split, row.picture)):
         captions = [(row, row.caption) for row in group if row.caption is not None]
-        try:
-            "".join([picture, *(text for _, text in captions)]).encode("utf-8")
-        except UnicodeEncodeError as error:
-            thing = f"{picture[:100]!r} or a caption of it"
-            came, expected = "holds half a character", "text that UTF-8 can hold"
-            raise DataError(WHERE, thing, came, expected) from error
         before = len(cleaned)
         for row, text in captions:
             if words := tokenize(text):
