@@ -14,10 +14,11 @@ from from_disk import run, write_features
 from refusals import refuses
 
 from xpcap.data import npz
-from xpcap.data.features import LazyRows, Stored, Table, blocks, materialise
+from xpcap.data.features import LazyRows, Stored, blocks, materialise
 from xpcap.data.npz import read_npz
 from xpcap.errors import DataError
 from xpcap.prepare import read_features
+from xpcap.prepare.features import Table
 
 NAMES = [f"{number:02}.jpg" for number in range(40)]
 

@@ -146,7 +146,7 @@ BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], dict[str, str]]] =
         {"came": "dtype int64", "expected": "floats"}),
     "features of no size": (
         lambda f: rewrite(f, features=np.zeros((3, 0), "f4")),
-        {"came": "(3, 0)", "expected": "D at least 1"}),
+        {"came": "(3, 0)", "expected": "D > 0"}),
     "no names": (
         lambda f: np.savez(f["features_file"], features=np.zeros((3, 4), "f4")),
         {"came": "holds 'features'", "expected": "'names', 'features'"}),

@@ -5,7 +5,7 @@ it captions.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -91,34 +91,6 @@ class LazyRows:
     def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
         rows: np.ndarray = self._rows[self._numbers[which]]
         return rows if self._then is None else self._then(rows)
-
-
-class Table(Mapping[str, np.ndarray]):
-    """Features by the name of their picture.
-
-    Parameters
-    ----------
-    numbers : name to row
-    rows : (m, *shape), an array or `Stored`
-    """
-
-    def __init__(self, numbers: Mapping[str, int], rows: RowSource) -> None:
-        self.numbers, self.rows = numbers, rows
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        number = self.numbers[name]
-        row: np.ndarray = self.rows[number : number + 1][0]
-        return row
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.numbers)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def pick(self, names: Sequence[str], then: Function | None = None) -> RowSource:
-        """Rows of these pictures, mapped by `then`: an array if the table is, else `LazyRows`."""
-        return pick(self.rows, np.array([self.numbers[name] for name in names], np.int64), then)
 
 
 def pick(rows: RowSource, numbers: np.ndarray, then: Function | None = None) -> RowSource:

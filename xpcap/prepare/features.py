@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from xpcap.data.dataset import check_finite
-from xpcap.data.features import IN_MEMORY, Stored, Table
+from xpcap.data.features import IN_MEMORY, Function, RowSource, Stored, pick
 from xpcap.data.npz import read_npz
 from xpcap.encoders import Encoder, read_picture
 from xpcap.errors import DataError
@@ -29,7 +29,35 @@ from xpcap.work import work
 BLOCK = 16  # pictures encoded in one call, and done again after a kill
 DIGEST = 32  # bytes
 T = TypeVar("T")
-STORED = Spec("names:m=t features:m,D|m,P,D=f")
+STORED = Spec("names:m=t features:m,D>0|m,P>0,D>0=f")
+
+
+class Table(Mapping[str, np.ndarray]):
+    """Features by the name of their picture.
+
+    Parameters
+    ----------
+    numbers : name to row
+    rows : (m, *shape), an array or `Stored`
+    """
+
+    def __init__(self, numbers: Mapping[str, int], rows: RowSource) -> None:
+        self.numbers, self.rows = numbers, rows
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        number = self.numbers[name]
+        row: np.ndarray = self.rows[number : number + 1][0]
+        return row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def pick(self, names: Sequence[str], then: Function | None = None) -> RowSource:
+        """Rows of these pictures, mapped by `then`: an array if the table is, else `LazyRows`."""
+        return pick(self.rows, np.array([self.numbers[name] for name in names], np.int64), then)
 
 
 def read_features(path: str | Path) -> Table:
@@ -51,8 +79,6 @@ def read_features(path: str | Path) -> Table:
     where = f"read_features: {path}"
     names, features = read_npz(path, ("names", "features"))
     STORED.check_file(where, {"names": names, "features": features})
-    if 0 in features.shape[1:]:
-        raise DataError(where, "features", f"has shape {features.shape}", expected="D at least 1")
     assert isinstance(names, np.ndarray)
     if isinstance(features, np.ndarray):
         features = features.astype(features.dtype.newbyteorder("="), copy=False)

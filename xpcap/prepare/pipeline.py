@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xpcap.data.dataset import CaptionData, Source, Split, check_finite
-from xpcap.data.features import Function, Projection, RowSource, Table, blocks, fit_projection
+from xpcap.data.features import Function, Projection, RowSource, blocks, fit_projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder
 from xpcap.encoders.finding import describe_rest
 from xpcap.errors import DataError, InvalidTypeError
 from xpcap.prepare.detect import CaptionFile, read_captions
-from xpcap.prepare.features import encode_folder, mirror_of, read_features, require_all
+from xpcap.prepare.features import Table, encode_folder, mirror_of, read_features, require_all
 from xpcap.prepare.matching import PictureFolder, match_names, picture_folder, require_inside
 from xpcap.prepare.options import FEW_CAPTIONS, TINY_CAPTIONS, AssembleOptions, PrepareOptions
 from xpcap.prepare.rows import CaptionRow, ImportReport
