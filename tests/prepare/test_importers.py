@@ -188,9 +188,18 @@ def test_a_number_sign_and_a_tab_in_a_caption_belong_to_the_caption(flickr: dict
     assert imported(flickr).texts("train") == ["a dog #1\tof two", "a dog"]
 
 
-def test_a_picture_in_another_folder_than_its_caption_says_is_noted(flickr: dict[str, Any]) -> None:
+@pytest.mark.parametrize("there", ["features", "pictures", "both"])
+def test_a_picture_in_another_folder_than_its_caption_says_is_noted(
+    there: str, flickr: dict[str, Any], tmp_path: Path
+) -> None:
     tokens(flickr).write_text("cats/one.jpg#0\ta dog\ntwo.jpg#0\ta dog\n")
-    how = {"features_file": flickr["features_file"], "fractions": [1]}
+    how: dict[str, Any] = {"features_file": flickr["features_file"], "fractions": [1]}
+    if there != "features":
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos/one.jpg").write_bytes(b"")
+        how["pictures"] = tmp_path / "photos"
+    if there == "pictures":  # the features are where the caption says
+        rewrite(flickr, names=np.array(["cats/one.jpg", "two.jpg", "three.jpg"]))
     _, report = import_captions(flickr["files"], **how)
     note = "names that are found by their last part alone, in another folder"
     assert f"{note}: 1 (cats/one.jpg is one.jpg)" in report.notes

@@ -30,6 +30,12 @@ from xpcap.work import work
 
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 WHERE = "import_captions"
+LOOSE = {  # what the report notes of matches, and the field of these
+    "names that differ from those there in capitals or Unicode form alone, taken as the same": (
+        "normalised"
+    ),
+    "names that are found by their last part alone, in another folder": "moved",
+}
 _LINE_END = re.compile(r"\s*\n\s*")
 
 
@@ -189,12 +195,10 @@ def _match(
     lack = "captioned pictures without features"
     if in_features is None:
         lack = f"captioned pictures that are not in {folder}"
-    alike = (
-        "names that differ from those there in capitals or Unicode form alone, taken as the same"
-    )
-    moved = "names that are found by their last part alone, in another folder"
-    for kind, loose in ((alike, there.normalised), (moved, there.moved)):
-        report.note(kind, [f"{name} is {there.found[name]}" for name in loose])
+    matches = [one for one in (in_folder, in_features) if one is not None]
+    for kind, field in LOOSE.items():
+        loose = {name: one.found[name] for one in matches for name in getattr(one, field)}
+        report.note(kind, [f"{name} is {called}" for name, called in loose.items()])
     for name in names:
         if name not in there.found:
             near = there.suggestions.get(name)
