@@ -69,7 +69,7 @@ def test_files_are_captioned_as_the_same_pictures_of_the_split_are(run: Path, ph
             f"skipped photos/broken.jpg: cannot be read as a picture, expected {formats()};"
             " damaged, or of another kind?"
         ),
-        "skipped none.png: does not exist, expected a picture; is the path right?",
+        "skipped none.png: does not exist, expected a picture file; is the path right?",
     ]
     text = good("caption", run, photos).stdout
     assert [line for line in text.splitlines() if line and not line.startswith(" ")] == [
@@ -371,7 +371,7 @@ def test_files_folders_and_urls_are_captioned_in_the_order_given(
     assert web == [one, dead, two]
     assert result.stderr.splitlines()[2:] == [
         f"skipped {dead}: gives HTTP Error 404: Not Found",
-        "skipped none.png: does not exist, expected a picture; is the path right?",
+        "skipped none.png: does not exist, expected a picture file; is the path right?",
     ]
 
 
