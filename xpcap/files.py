@@ -1,20 +1,18 @@
 """Reading and writing files: a reader finds the old file or the new one, never half of one."""
 
 import contextlib
-import json
 import os
 import re
 import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from xpcap.errors import DataError, InvalidValueError, XpcapError
 
-JSON_KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "text"}
 PART = ".part"  # suffix of files that are being written
 
 
@@ -205,46 +203,6 @@ def text_of(function: str, path: Path, most: int, expected: str) -> str:
         raise DataError(function, path, error.came, error.expected, "damaged?") from error
     except UnicodeDecodeError as error:
         raise DataError(function, path, f"is no text: {error}", expected, "damaged?") from error
-
-
-def read_json(function: str, path: Path, most: int, expected: str) -> Any:
-    """The content of a JSON file. DataError : it is none, or as of `text_of`."""
-    return parse_json(function, path, text_of(function, path, most, expected), expected)
-
-
-def parse_json(function: str, thing: object, text: str, expected: str) -> Any:
-    """The content of a text of JSON. DataError : it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        cause = f"damaged? ({str(error)[:100]})"
-        raise DataError(function, thing, "is not JSON", expected, cause) from error
-
-
-def check_object(
-    function: str,
-    thing: object,
-    found: Any,
-    members: Mapping[str, type],
-    version: int | None = None,
-) -> dict[str, Any]:
-    """The content of a JSON text that is an object, with members of these types.
-
-    Raises
-    ------
-    DataError : it is no object, of another version of its format, if it has versions, or lacks a
-        member.
-    """
-    if not isinstance(found, dict):
-        came = f"is JSON of a {type(found).__name__}"
-        raise DataError(function, thing, came, "an object", "damaged?")
-    if version is not None:
-        check_format(function, thing, found.get("format"), version)
-    for name, kind in members.items():
-        if type(found.get(name)) is not kind:
-            came = f"is {found.get(name)!r:.60}"
-            raise DataError(function, f"{thing}: {name}", came, JSON_KINDS[kind], "damaged?")
-    return found
 
 
 def check_format(function: str, path: object, found: object, known: int) -> None:

@@ -10,7 +10,8 @@ from xpcap.data.dataset import CaptionData, Source, Split, check_data
 from xpcap.data.hdf5 import open_hdf5
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, unknown
-from xpcap.files import check_object, read_json, text_of
+from xpcap.files import text_of
+from xpcap.json_text import check_json, read_json
 
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
@@ -210,16 +211,10 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
 
 
 def _vocabulary(path: Path) -> dict[str, Any]:
-    members = {"idx_to_word": list, "word_to_idx": dict}
+    form = {"idx_to_word": [str], "word_to_idx": {"*": int}}
     stored = read_json("load_coco_data", path, TEXT_BYTES, FOLDER)
-    found = check_object("load_coco_data", path, stored, members)
-    for name, values, kind, expected in (
-        ("idx_to_word", found["idx_to_word"], str, "a list of text"),
-        ("word_to_idx", found["word_to_idx"].values(), int, "a whole number for each word"),
-    ):
-        if odd := [value for value in values if type(value) is not kind]:
-            raise DataError(f"load_coco_data: {path}", name, f"holds {odd[0]!r:.60}", expected)
-    return {name: found[name] for name in members}
+    check_json("load_coco_data", path, stored, form)
+    return {name: stored[name] for name in form}
 
 
 def _arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:

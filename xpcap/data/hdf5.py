@@ -22,7 +22,8 @@ from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data,
 from xpcap.data.features import Projection, RowSource, blocks
 from xpcap.data.vocabulary import TOKENISER, Vocabulary, has_word
 from xpcap.errors import DataError
-from xpcap.files import atomic, check_object, new_path, parse_json, require_new_file, size_of
+from xpcap.files import atomic, check_format, new_path, require_new_file, size_of
+from xpcap.json_text import check_json, parse_json
 from xpcap.spec import spec
 
 SCRIPT = Path(__file__).with_name("hdf5_check.py")
@@ -105,7 +106,7 @@ FORMAT = 1
 IN_MEMORY = 512 * 2**20  # bytes of features of all splits; larger ones are read by the batch
 FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets")
 TEXTS = spec("text:b=u1 text_offsets:k>0=i")  # the rest is as of any data set
-ABOUT = {"source": dict, "stamp": str}  # of an attribute, a JSON object
+ABOUT = {"source": {}, "stamp": str, "views?": {"*": int}}  # of an attribute, as JSON
 
 
 def write_dataset(path: str | Path, data: CaptionData) -> None:
@@ -237,16 +238,18 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
         came = f"is HDF5 without xpcap's stamp (it holds {held})"
         raise DataError("read_dataset", path, came, "a file from 'prepare'", "another program's?")
     thing, text = f"{path}: attribute 'xpcap'", str(file.attrs["xpcap"])
-    stored = parse_json("read_dataset", thing, text, "what 'prepare' writes")
-    about = check_object("read_dataset", thing, stored, ABOUT, FORMAT)
+    about = parse_json("read_dataset", thing, text, "what 'prepare' writes")
+    check_json("read_dataset", thing, about, {})
+    check_format("read_dataset", thing, about.get("format"), FORMAT)
+    check_json("read_dataset", thing, about, ABOUT)
     if about.get("tokeniser") != TOKENISER:
         came = f"has words by the tokeniser {about.get('tokeniser')!r:.60}"
         cause = "made by another version of xpcap? Prepare it again"
         raise DataError("read_dataset", path, came, repr(TOKENISER), cause)
-    views = about.get("views", {})
-    if not isinstance(views, dict) or not all(type(n) is int and n >= 1 for n in views.values()):
-        came = f"is {str(views)[:60]}"
-        raise DataError("read_dataset", f"{path}: views", came, "a count by split", "damaged?")
+    views = about.get("views") or {}
+    if min(views.values(), default=1) < 1:
+        came = f"are {str(views)[:60]}"
+        raise DataError("read_dataset", f"{path}: views", came, "at least 1 a split", "damaged?")
     groups = {name: file[name] for name in file if name not in RESERVED}
     in_memory = (
         sum(group["features"].nbytes for group in groups.values() if "features" in group)

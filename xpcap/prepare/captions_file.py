@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xpcap.errors import DataError
-from xpcap.prepare.text import check_json, parse_json, read_whole
+from xpcap.json_text import check_json
+from xpcap.prepare.text import parse_json, read_whole
 
 NAMES = ("image", "image_id", "file_name")  # keys of a picture's name
 ENTRY = {**{f"{name}?": (str, int) for name in NAMES}, "caption": str}
@@ -60,7 +61,7 @@ def _pairs(where: str, text: str) -> list[tuple[str, str]]:
     content = parse_json(where, text)
     if isinstance(content, dict) and isinstance(content.get("captions"), dict):
         content = content["captions"]  # an evaluation as JSON
-    check_json(where, content, (BY_NAME, [ENTRY]), "one caption a picture")
+    check_json(where, "", content, (BY_NAME, [ENTRY]), "one caption a picture")
     if isinstance(content, dict):
         return list(content.items())
     pairs = []

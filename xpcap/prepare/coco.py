@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from xpcap.json_text import check_json
 from xpcap.prepare.rows import CaptionRow, CaptionText, Format
-from xpcap.prepare.text import check_json
 
 ID = (int, str)
 COCO_JSON = {
@@ -24,7 +24,7 @@ def read_coco(file: CaptionText) -> Iterator[CaptionRow]:
     Annotations of no image, and repeated names and ids, are skipped.
     """
     cause = "is it a captions_*.json of COCO? An instances_*.json has no captions"
-    check_json(file.where, file.json, COCO_JSON, cause)
+    check_json(file.where, "", file.json, COCO_JSON, cause)
     names: dict[int | str, str] = {}
     captions: dict[str, list[CaptionRow]] = {}
     for image in file.json["images"]:
@@ -57,7 +57,7 @@ def read_karpathy(file: CaptionText) -> Iterator[CaptionRow]:
 
     If any image has a split, all are expected to.
     """
-    check_json(file.where, file.json, KARPATHY_JSON)
+    check_json(file.where, "", file.json, KARPATHY_JSON, "")
     images = file.json["images"]
     missing = "" if any("split" in image for image in images) else None
     for number, image in enumerate(images, start=1):

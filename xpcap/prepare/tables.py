@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from xpcap.encoders.finding import SUFFIXES
 from xpcap.errors import DataError
+from xpcap.json_text import check_json
 from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, Format
-from xpcap.prepare.text import check_json, parse_json
+from xpcap.prepare.text import parse_json
 
 if TYPE_CHECKING:
     import _csv
@@ -184,13 +185,13 @@ def _read_objects(file: CaptionText, objects: Sequence[tuple[str, Any]]) -> Iter
     if not objects:
         return iter(())
     source, first = objects[0]
-    check_json(source, first, {})
+    check_json(source, "", first, {}, "")
     if not (found := find_columns(first, file.columns)):
         raise no_columns(file.where, first, file.columns)
     forms = {"image": (str, int), "caption": (str, [str]), "split": str, "number": (str, int)}
     form = {f"{name}?": forms[key] for key, name in found.items()}
     for source, one in objects:
-        check_json(source, one, form)
+        check_json(source, "", one, form, "")
     return _rows(file, objects, found)
 
 

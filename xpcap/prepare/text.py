@@ -1,12 +1,10 @@
 """Text and JSON from anybody: read whole, within limits, or refused in one sentence."""
 
-import json
-import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from xpcap import json_text
 from xpcap.errors import DataError, InvalidValueError
 from xpcap.files import read_text
 from xpcap.signatures import ENDS, kind_of_file
@@ -21,12 +19,6 @@ REMEDIES = {  # by a file's family
     "archive": "unpack it first",
     "document": "copy its table into a spreadsheet and save that as CSV UTF-8",
 }
-TYPES = {str: "text", int: "a whole number", dict: "an object", list: "a list"}  # of JSON
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-# What JSON is to hold: a type; a list of one form; an object's keys, with a question mark if they
-# may be missing or null, "*" for any; or a tuple of alternatives
-Form = type | list[Any] | dict[str, Any] | tuple[Any, ...]
 
 
 def read_whole(function: str, path: str | Path) -> str:
@@ -64,14 +56,7 @@ def parse_json(where: str, text: str) -> Any:
     if (count := sum(text.count(sign) for sign in "[{,")) > MOST_VALUES:  # would fill the memory
         expected, cause = f"at most {MOST_VALUES:,}", "is it a file of captions?"
         raise DataError(where, "", f"holds {count:,} values", expected, cause)
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        came = "is JSON nested too deep to be captions"
-        raise DataError(where, "", came, cause=WRONG_PATH) from error
-    except ValueError as error:
-        came = f"is not whole JSON ({error})"
-        raise DataError(where, "", came, cause="cut short, or edited by hand?") from error
+    return json_text.parse_json(where, "", text)
 
 
 def is_json(where: str, text: str) -> bool:
@@ -81,54 +66,6 @@ def is_json(where: str, text: str) -> bool:
     except DataError:
         return False
     return True
-
-
-def check_json(where: str, value: object, form: Form, cause: str = "") -> None:
-    """Check the types of a JSON value and of what it holds.
-
-    DataError : names the first value of another type by its path, ``images[3].file_name``.
-    """
-    if found := _misfit(value, form):
-        path, came, expected = found
-        raise DataError(where, path.removeprefix("."), f"is {came}", expected, cause)
-
-
-def _misfit(value: object, form: Form) -> tuple[str, str, str] | None:
-    """The path of the first value that does not fit, what came, and what was expected."""
-    if isinstance(form, tuple):
-        form = next((one for one in form if type(value) is _type(one)), form)
-    if type(value) is not _type(form):
-        forms = form if isinstance(form, tuple) else (form,)
-        return "", kind_of(value), " or ".join(TYPES[_type(one)] for one in forms)
-    if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
-        return "", "text with half of a surrogate pair, which is no character", "whole characters"
-    for step, part, inner in _parts(value, form):
-        if found := _misfit(part, inner):
-            return step + found[0], *found[1:]
-    return None
-
-
-def _type(form: Form) -> type:
-    return form if isinstance(form, type) else type(form)
-
-
-def _parts(value: Any, form: Form) -> Iterator[tuple[str, object, Form]]:
-    """What a list or an object holds: the step of the path to it, the value, and its form."""
-    if isinstance(form, list):
-        yield from ((f"[{number}]", one, form[0]) for number, one in enumerate(value))
-    elif isinstance(form, dict) and "*" in form:
-        yield from ((f"[{key[:60]!r}]", one, form["*"]) for key, one in value.items())
-    elif isinstance(form, dict):
-        for key, inner in form.items():
-            name = key.removesuffix("?")
-            if name == key or value.get(name) is not None:
-                yield f".{name}", value.get(name, ...), inner
-
-
-def kind_of(value: object) -> str:
-    """A value of JSON in messages: ``null``, ``an object``, or the value itself, shortened."""
-    names = {dict: "an object", list: "a list", type(None): "null", type(...): "missing"}
-    return names.get(type(value)) or repr(value)[:60]
 
 
 def read_list(path: str | Path) -> list[str]:

@@ -13,7 +13,8 @@ from xpcap.data import CaptionData
 from xpcap.data.dataset import Source
 from xpcap.data.vocabulary import TOKENISER
 from xpcap.errors import DataError, InvalidValueError, OptionError
-from xpcap.files import check_object, read_json, write_text
+from xpcap.files import check_format, write_text
+from xpcap.json_text import check_json, read_json
 from xpcap.models import ModelConfig
 from xpcap.options import Names, Text, Whole, check_fields, described, option
 from xpcap.runs.folder import A_RUN, CONFIG, DATA, FIRST, LOCK, best_digest, nothing_yet
@@ -75,7 +76,9 @@ class Config:
             came = f"has no {CONFIG}" if folder.exists() else "does not exist"
             raise DataError("open_run", folder, came, A_RUN)
         stored = read_json("open_run", file, MOST_BYTES, A_RUN)
-        check_object("open_run", file, stored, {"source": dict}, FORMAT)
+        check_json("open_run", file, stored, {})
+        check_format("open_run", file, stored.get("format"), FORMAT)
+        check_json("open_run", file, stored, {"source": {}})
         try:
             return cls(
                 recipe=Recipe.from_config(stored, folder),

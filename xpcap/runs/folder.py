@@ -15,7 +15,8 @@ from xpcap.backend import Array, to_numpy
 from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError
-from xpcap.files import PART, read_json, read_text, remove_parts, write_text
+from xpcap.files import PART, read_text, remove_parts, write_text
+from xpcap.json_text import check_json, read_json
 from xpcap.models import CaptioningRNN, build_model
 from xpcap.optim import UpdateRule
 from xpcap.safetensors_file import read_tensors, write_tensors
@@ -88,9 +89,7 @@ def write_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
 def read_vocabulary(path: Path) -> Vocabulary:
     """Read vocab.json. DataError : missing, or damaged."""
     words = read_json("open_run", path / VOCAB, MOST_WORDS, A_RUN)
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        came = "holds no list of words"
-        raise DataError("open_run", path / VOCAB, came, "the run's vocabulary", "damaged?")
+    check_json("open_run", path / VOCAB, words, [str])
     return Vocabulary(words)
 
 

@@ -1,0 +1,86 @@
+"""JSON that anybody wrote: its text, and the types of what it holds.
+
+A form says what is wanted: a type; a list of one form; an object's keys with their forms, "*" for
+any key, and a question mark behind a key that may be missing or null; a tuple of alternatives.
+``{"images": [{"file_name": str, "id": (int, str)}], "info?": {}}``
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xpcap.errors import DataError
+from xpcap.files import text_of
+
+Form = type | list[Any] | dict[str, Any] | tuple[Any, ...]
+TYPES = {str: "text", int: "a whole number", dict: "an object", list: "a list"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def parse_json(function: str, thing: object, text: str, expected: str = "") -> Any:
+    """The value of a JSON text. DataError : it is none, or nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise DataError(function, thing, "is JSON nested too deep", expected, "damaged?") from error
+    except ValueError as error:
+        came, cause = f"is not whole JSON ({error})", "cut short, or edited by hand?"
+        raise DataError(function, thing, came, expected, cause) from error
+
+
+def read_json(function: str, path: Path, most: int, expected: str) -> Any:
+    """The value in a JSON file of at most `most` bytes. DataError : as of `text_of`, `parse_json`."""
+    return parse_json(function, path, text_of(function, path, most, expected), expected)
+
+
+def check_json(
+    function: str, thing: object, value: object, form: Form, cause: str = "damaged?"
+) -> None:
+    """Check a value of JSON, and all that it holds, against a form.
+
+    DataError : the first misfit, by its path, such as ``images[3].file_name``.
+    """
+    if found := _misfit(value, form):
+        path, came, expected = found
+        where = ": ".join(filter(None, (str(thing), path.removeprefix("."))))
+        raise DataError(function, where, f"is {came}", expected, cause)
+
+
+def _misfit(value: object, form: Form) -> tuple[str, str, str] | None:
+    """The path of the first value that does not fit, what came, and what was expected."""
+    if isinstance(form, tuple):
+        form = next((one for one in form if type(value) is _type(one)), form)
+    if type(value) is not _type(form):
+        forms = form if isinstance(form, tuple) else (form,)
+        return "", kind_of(value), " or ".join(TYPES[_type(one)] for one in forms)
+    if isinstance(value, str) and not value.isascii() and _SURROGATE.search(value):
+        return "", "text with half of a surrogate pair, which is no character", "whole characters"
+    for step, part, inner in _parts(value, form):
+        if found := _misfit(part, inner):
+            return step + found[0], *found[1:]
+    return None
+
+
+def _type(form: Form) -> type:
+    return form if isinstance(form, type) else type(form)
+
+
+def _parts(value: Any, form: Form) -> Iterator[tuple[str, object, Form]]:
+    """What a list or an object holds: the step of the path to it, the value, and its form."""
+    if isinstance(form, list):
+        yield from ((f"[{number}]", one, form[0]) for number, one in enumerate(value))
+    elif isinstance(form, dict) and "*" in form:
+        yield from ((f"[{key[:60]!r}]", one, form["*"]) for key, one in value.items())
+    elif isinstance(form, dict):
+        for key, inner in form.items():
+            name = key.removesuffix("?")
+            if name == key or value.get(name) is not None:
+                yield f".{name}", value.get(name, ...), inner
+
+
+def kind_of(value: object) -> str:
+    """A value of JSON in messages: ``null``, ``an object``, or the value itself, shortened."""
+    names = {dict: "an object", list: "a list", type(None): "null", type(...): "missing"}
+    return names.get(type(value)) or repr(value)[:60]
