@@ -41,7 +41,7 @@ class BatchLoader:
         views: np.ndarray | None = None,
         shard: np.ndarray | None = None,
     ) -> Batch:
-        """A batch, its features (N, D) or (N, P, D) rows of the device's table, or of their own.
+        """A batch, with features (N, D) or (N, P, D), or FeatureRows of the device's table.
 
         Parameters
         ----------
@@ -53,10 +53,12 @@ class BatchLoader:
         pictures = split.image_idxs[captions]
         rows = pictures if views is None else views * len(split.images) + pictures
         rows = rows if shard is None else rows[shard]
-        if table is None:
-            table, rows = self._data.features(name, rows), np.arange(len(rows))
-        features = FeatureRows(table, rows, trusted=True)
-        return Batch(features, split.captions[captions], pictures, shard=shard)
+        features = (
+            self._data.features(name, rows)
+            if table is None
+            else FeatureRows(table, rows, trusted=True)
+        )
+        return Batch(features, split.captions[captions], pictures, shard=shard, trusted=True)
 
     def _table(self, name: str) -> Array | None:
         if name not in self._tables:

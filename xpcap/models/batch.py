@@ -121,6 +121,7 @@ class Batch(NamedTuple):
     total: float | None = None  # divisor of the loss; None: N
     shard: np.ndarray | None = None  # (n,) int, captions that this process computes; None: all
     step: int | None = None  # training step of the dropout masks, from 0; None: one after the last
+    trusted: bool = False  # set by a loader: the features are finite
 
     @property
     def options(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch, FeatureRows
+from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.parameters import Parameters
 from xpcap.ops import LossTerms, draw_uniforms
 from xpcap.options import Whole
@@ -62,7 +63,7 @@ class CrossEntropy(Objective):
         self, model: Any, batch: Batch, workspace: Workspace | None = None
     ) -> tuple[Array, Parameters]:
         options = {**batch.options, **self.terms.given}  # not every model has all terms
-        return model.loss(batch.features, batch.captions, workspace=workspace, **options)
+        return model.loss(_features(model, batch), batch.captions, workspace=workspace, **options)
 
 
 class FunctionObjective(Objective):
@@ -205,7 +206,7 @@ class SelfCritical(Objective):
         N, K = len(batch.pictures), self.samples
         shard = np.arange(N) if batch.shard is None else batch.shard
         rows = (shard[:, None] * K + np.arange(K)).ravel()  # this rank's, among N * K captions
-        features = _repeated(batch.features, K)
+        features = _repeated(_features(model, batch), K)
         sampled = self._sample(model, features, rows, N * K, batch.step)
         rewards = self.rewards(sampled, batch.pictures[shard].repeat(K))
         captions, all_rewards = self._gather(sampled, rewards, rows, N * K)
@@ -321,6 +322,17 @@ class GivenUniforms(Sampling):
     def uniforms(self, numbers: np.ndarray) -> np.ndarray:
         assert self.given is not None
         return self.given[numbers]
+
+
+def _features(model: Any, batch: Batch) -> Array | FeatureRows:
+    """Features for `model.loss`, as rows that need no check if a loader made them.
+
+    A loss of one's own gets them as the batch has them.
+    """
+    features, own = batch.features, getattr(type(model), "loss", None) is not CaptioningRNN.loss
+    if own or not batch.trusted or isinstance(features, FeatureRows):
+        return features
+    return FeatureRows(features, np.arange(len(features)), trusted=True)
 
 
 def _repeated(features: Array | FeatureRows, K: int) -> Array | FeatureRows:
