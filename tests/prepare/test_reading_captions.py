@@ -125,6 +125,7 @@ AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
     ("\n\nsep=;\n\nimage;caption\na.jpg;a, b\n", {"a.jpg": ["a, b"]}, ""),
     # a space around a name is no part of it
     (" a.jpg#0\tb\na.jpg #0\tc\n", {"a.jpg": ["b"]}, "second lines of one NAME#K: 1 (line 2)"),
+    ("a.jpg#0\t...\na.jpg#0\tb\n", {"a.jpg": ["...", "b"]}, ""),
     ("image,caption,comment_number\n a,b,0\na,c,0\n", {"a": ["b"]}, "second captions of one number: 1 (a 0)"),
     ('{"image": " a.jpg", "caption": " b"}\n', {"a.jpg": ["b"]}, ""),
     (images({"id": 1, "file_name": "a "}, {"id": 2, "file_name": " a"}, annotations=[{"image_id": 1, "caption": "b"}]),

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterator
 
+from xpcap.data.vocabulary import has_word
 from xpcap.prepare.rows import CaptionRow, CaptionText, Format
 
+SECOND = "second lines of one NAME#K"
 _LINE = re.compile(r"([^\t]+?)#(\d+)\t(.*)")
 
 
@@ -18,8 +20,10 @@ def read_tokens(file: CaptionText) -> Iterator[CaptionRow]:
         if match := _LINE.fullmatch(line.strip()):
             picture, k, caption = match.groups()
             picture = picture.strip()
-            if not file.repeats("second lines of one NAME#K", f"line {number}", (picture, k)):
-                yield CaptionRow(picture, caption, None, f"{file.where}, line {number}")
+            line_number = f"line {number}"
+            # a line without a word does not keep its number from a later one
+            if not has_word(caption) or not file.repeats(SECOND, line_number, (picture, k)):
+                yield CaptionRow(picture, caption, None, f"{file.where}, {line_number}")
         elif line.strip():
             file.report.skip("lines of another form", f"line {number}")
 
