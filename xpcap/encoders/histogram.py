@@ -218,7 +218,11 @@ def _outlines(codes: np.ndarray, table: np.ndarray, box: Box) -> tuple[np.ndarra
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Histograms (K, 12), cells' shares (K, 9), colours (K,) of K pairs of block and colour."""
         key = (row * across + column) * COLOURS + np.tile(colour, repeats)
-        used, slot = np.unique(key, return_inverse=True)
+        # np.unique sorts, which takes a quarter of the time of a picture
+        is_used = np.zeros((codes.shape[0] // BLOCK + 1) * across * COLOURS, bool)
+        is_used[key] = True
+        used = np.flatnonzero(is_used)
+        slot = (np.cumsum(is_used) - 1)[key]
         first, second = np.tile(direction, repeats), np.tile((direction + 1) % DIRECTIONS, repeats)
         bins = np.concatenate((slot * DIRECTIONS + first, slot * DIRECTIONS + second))
         weights = np.concatenate((np.tile(strength - late, repeats), np.tile(late, repeats)))
