@@ -242,7 +242,7 @@ def test_every_caption_of_a_batch_is_one_ranks_and_no_rank_reads_the_features_of
         N = len(shares[0].captions)
         mine = [share.shard for share in shares]
         assert sorted(np.concatenate(mine)) == list(range(N))
-        assert [len(share.features.rows) for share in shares] == [len(numbers) for numbers in mine]
+        assert [len(share.features) for share in shares] == [len(numbers) for numbers in mine]
         words = [
             int((share.captions[share.shard] != DATA.vocabulary.null).sum()) for share in shares
         ]
