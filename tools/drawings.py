@@ -1,8 +1,10 @@
-"""Captions of drawings unlike a run's training pictures: the share named exactly, by sheet.
+"""Captions of drawings unlike a run's training pictures: the shares named exactly, and with a thing
+too many, by sheet and layout.
 
 `python tools/drawings.py RUN` prints it.
 """
 
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -28,11 +30,15 @@ PAINTS = {  # of common drawing programs, by common colour name
     "pink": ((255, 174, 201), (255, 105, 180), (255, 192, 203)),
     "black": ((0, 0, 0),),
 }
-LAYOUTS = {  # centres, in widths and heights of the sheet
-    1: [[(x, y)] for x in (0.2, 0.5, 0.8) for y in (0.2, 0.5, 0.8)],
-    2: [[(0.25, 0.5), (0.75, 0.5)], [(0.5, 0.25), (0.5, 0.75)]],
-    3: [[(0.18, 0.5), (0.5, 0.5), (0.82, 0.5)], [(0.5, 0.2), (0.2, 0.8), (0.8, 0.8)]],
+LAYOUTS = {  # number of things, and how they lie
+    "one": (1, "anywhere"),
+    "two in line": (2, "in line"),
+    "two diagonal": (2, "diagonal"),
+    "two anywhere": (2, "anywhere"),
+    "three in line": (3, "in line"),
+    "three anywhere": (3, "anywhere"),
 }
+ASTRAY = 0.04  # most that a thing is off its line, as a share of the sheet
 STYLES = ("filled", "filled, with a black line", "a coloured line")
 
 
@@ -67,58 +73,71 @@ def draw(
         pen.polygon(outline, fill, line, width)
 
 
+def centres(rng: np.random.Generator, layout: str) -> np.ndarray:
+    """Centres (count, 2) of things of a layout, as shares of the sheet's sides."""
+    count, way = LAYOUTS[layout]
+    while True:
+        at = rng.uniform(0.18, 0.82, (count, 2))
+        if way != "anywhere":
+            off = rng.uniform(-ASTRAY, ASTRAY, count)
+            at[:, 0] = np.linspace(0.22, 0.78, count) + off
+            at[:, 1] = at[0, 1] + off if way == "in line" else at[:, 0]
+            at[:, 1] += rng.uniform(-ASTRAY, ASTRAY, count)
+            if rng.random() < 0.5:  # a column, or the other diagonal
+                at = at[:, ::-1] if way == "in line" else at * (-1, 1) + (1, 0)
+        gaps = [math.dist(one, other) for one, other in itertools.combinations(at, 2)]
+        if all(gap > 2.1 * SIZES[1] for gap in gaps):
+            return at
+
+
 def drawing(
-    rng: np.random.Generator, sheet: tuple[int, int], things: int, style: str = STYLES[0]
-) -> tuple[np.ndarray, set[tuple[str, str]]]:
-    """Draw `things` shapes on a white sheet (width, height). Returns the picture and its set of
+    rng: np.random.Generator, sheet: tuple[int, int], layout: str, style: str = STYLES[0]
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Draw the shapes of a layout on a white sheet (width, height). Returns the picture and its
     (colour, shape) pairs.
     """
     picture = Image.new("RGB", sheet, "white")
-    pen, pairs = ImageDraw.Draw(picture), set()
-    for x, y in LAYOUTS[things][rng.integers(len(LAYOUTS[things]))]:
+    pen, pairs = ImageDraw.Draw(picture), []
+    for x, y in centres(rng, layout):
         colour, shape = (
             str(rng.choice(list(PAINTS))),
             str(rng.choice(("circle", "square", "triangle", "star"))),
         )
         paint = PAINTS[colour][rng.integers(len(PAINTS[colour]))]
-        draw(pen, shape, x * sheet[0], y * sheet[1], min(sheet) * rng.uniform(*SIZES), paint, style)
-        pairs.add((colour, shape))
+        radius = min(sheet) * rng.uniform(*SIZES)
+        draw(pen, shape, x * sheet[0], y * sheet[1], radius, paint, style)
+        pairs.append((colour, shape))
     return np.asarray(picture), pairs
 
 
-def share_named(run: Run, drawings: Sequence[tuple[np.ndarray, set[tuple[str, str]]]]) -> float:
-    """Share of drawings whose caption names exactly their (colour, shape) pairs."""
+def shares_named(
+    run: Run, drawings: Sequence[tuple[np.ndarray, list[tuple[str, str]]]]
+) -> tuple[float, float]:
+    """Shares of drawings whose caption names exactly their (colour, shape) pairs, and of those whose
+    caption names more of them than there are.
+    """
     features = run.scaling(HistogramEncoder().encode(picture for picture, _ in drawings))
     captions = run.decoder()([""] * len(drawings), features)
-    return float(
-        np.mean(
-            [
-                named(one.caption.split()) == pairs
-                for one, (_, pairs) in zip(captions, drawings, strict=True)
-            ]
-        )
-    )
+    exact = invented = 0
+    for one, (_, pairs) in zip(captions, drawings, strict=True):
+        found = named(one.caption.split())
+        exact += found == set(pairs)
+        invented += len(found) > len(set(pairs))
+    return exact / len(drawings), invented / len(drawings)
 
 
 def main(path: str) -> None:
     run = open_run(Path(path))
-    print("| sheet | drawn | one thing | two | three |\n|---|---|---|---|---|")
+    print(f"| sheet | drawn | {' | '.join(LAYOUTS)} |\n|---|---|{'---|' * len(LAYOUTS)}")
     for width, height in SHEETS:
         for style in STYLES if (width, height) == SHEETS[1] else STYLES[:1]:
-            shares = [
-                share_named(
-                    run,
-                    [
-                        drawing(np.random.default_rng([things, k]), (width, height), things, style)
-                        for k in range(COUNT)
-                    ],
-                )
-                for things in LAYOUTS
-            ]
-            print(
-                f"| {width} x {height} | {style} |"
-                f" {' | '.join(f'{share:.0%}' for share in shares)} |"
-            )
+            cells = []
+            for k, layout in enumerate(LAYOUTS):
+                streams = (np.random.default_rng([k, number]) for number in range(COUNT))
+                drawings = [drawing(rng, (width, height), layout, style) for rng in streams]
+                exact, invented = shares_named(run, drawings)
+                cells.append(f"{exact:.0%}, {invented:.0%}")
+            print(f"| {width} x {height} | {style} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

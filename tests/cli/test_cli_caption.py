@@ -101,7 +101,7 @@ def test_the_table_of_drawings_is_measured_on_every_sheet(
     sheets = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines()[2:]]
     assert sheets == ["600 x 600", *["800 x 600"] * 3, "1920 x 1080", "1080 x 1920"]
     for style, middle in zip(drawings.STYLES, (True, True, False), strict=True):
-        picture, pairs = drawings.drawing(np.random.default_rng(0), (300, 200), 1, style)
+        picture, pairs = drawings.drawing(np.random.default_rng(0), (300, 200), "one", style)
         ((colour, _),) = pairs
         paints = [(picture == paint).all(axis=2) for paint in drawings.PAINTS[colour]]
         assert sum(map(np.count_nonzero, paints)) > 0
