@@ -9,11 +9,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from damage import NAMES, WORDS, small
 from refusals import refuses
 
 from xpcap.data import CaptionData, Split, hdf5, open_data, write_dataset
 from xpcap.errors import DataError
+
+pytest.importorskip("PIL")
+
+from damage import NAMES, WORDS, small
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lying_files import png
 from refusals import refuses
 
 Image = pytest.importorskip("PIL.Image")
 
+
+from lying_files import png  # noqa: E402 - after the skip
 
 from xpcap.encoders import find_pictures, pictures, read_picture  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402

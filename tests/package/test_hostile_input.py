@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from effort import bounded_effort
-from lying_files import black, chunk, png, saved, zeros
 from refusals import refuses
 
 Image = pytest.importorskip("PIL.Image")
 
+
+from lying_files import black, chunk, png, saved, zeros  # noqa: E402 - after the skip
 
 from xpcap.data import Vocabulary  # noqa: E402
 from xpcap.data.vocabulary import SPECIAL  # noqa: E402

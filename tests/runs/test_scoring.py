@@ -127,7 +127,7 @@ OF_TRAIN = ["novel", "unseen_bigrams", "bad_endings"]
 
 METRIC_NAMES = ["bleu", "named", *(metric.name for metric in METRICS[1:]), *OF_TRAIN]
 NAMES = ["bleu1", "bleu2", "bleu3", "bleu4", *METRIC_NAMES[1:]]
-COUNTS = {metric.name for metric in METRICS if metric.score([], []).sums is None}
+COUNTS = {"distinct", "words"}  # have no interval
 
 
 @pytest.fixture(scope="module")
