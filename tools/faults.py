@@ -27,6 +27,7 @@ from xpcap.runs.folder import BEST, FIRST, FIRST_STAGE_FILE, LAST, RANKING, load
 from xpcap.runs.run import open_run
 
 OPTIONS = "--hidden 8 --wordvec 4 --epochs 2 --save-every 6 --dropout 0.2".split()
+OPTIONS += "--inject init --lr-decay 0.5".split()  # so that more epochs can follow
 STAGED = [*OPTIONS, *"--score-epochs 1 --samples 2".split()]
 RANKED = [*STAGED, "--neighbours"]  # it takes many times as long, for two files more
 RANKING_FILES = {RANKING, FIRST_STAGE_FILE}

@@ -37,9 +37,9 @@ pytestmark = pytest.mark.usefixtures(
 def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
     output = good("train", *SMALL).output
     for words in (
-        "drawing 15,500 pictures of shapes",
+        "drawing 21,500 pictures of shapes",
         (
-            "training an LSTM of 16 units on 60 pictures with 300 captions of 54 words; the run"
+            "training an LSTM of 16 units on 60 pictures with 300 captions of 56 words; the run"
             " folder is runs/pictures-lstm"
         ),
         "2 epochs of 10 steps, about ",

@@ -6,6 +6,7 @@ import html
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.pictures import formats  # noqa: E402
 from xpcap.errors import DataError, install  # noqa: E402
 from xpcap.runs import outputs, pages, pictures  # noqa: E402
+from xpcap.shapes import metrics_of  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
@@ -207,8 +209,18 @@ def test_generated_pictures_that_are_no_files_are_drawn_again(run: Path) -> None
         assert page.count("data:image/png;base64,") == 3
         Path("p.html").unlink()
         Path("p.png").unlink()
-    look = pages.picture_finder(open_run(run), open_run(run).data().source)
+    data = open_run(run).data()
+    look = pages.picture_finder(open_run(run), data.source)
     np.testing.assert_array_equal(look("train00007.png"), paint(make_scene("train", 7, seed=0)))
+
+
+def test_generated_pictures_of_a_former_version_are_scored_alike_and_not_drawn_as_others(
+    run: Path,
+) -> None:
+    data = open_run(run).data()
+    former = replace(data.source, generated="pictures")
+    assert pages.picture_finder(open_run(run), former)("train00007.png") is None
+    assert metrics_of(replace(data, source=former)) == metrics_of(data) != ()
 
 
 def test_json_explains_a_ranked_caption_by_photos_and_all_candidates(ranked: Path) -> None:

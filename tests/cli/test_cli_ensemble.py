@@ -113,7 +113,7 @@ def test_one_run_alone_is_opened_as_ever(run: Path) -> None:
     [
         (
             lambda run: replace(run, vocabulary=Vocabulary(run.vocabulary.idx_to_word[:-1])),
-            "has another vocabulary, of 57 words instead of 58",
+            "has another vocabulary, of 59 words instead of 60",
         ),
         (
             lambda run: replace(run, config=replace(run.config, max_words=9)),

@@ -75,7 +75,7 @@ def test_captions_are_those_of_the_pictures_up_to_fifteen_words(folder: Path) ->
     made, data = generate(0, train=60, val=12), load_coco_data(folder)
     texts = made.texts("train")
     short = [k for k, text in enumerate(texts) if len(text.split()) <= 15]
-    assert 0 < len(texts) - len(short) < 30
+    assert 0 < len(texts) - len(short) < 75  # captions of three things are the longest
     assert [*data["train_image_idxs"]] == [k // 5 for k in short]
     decoded = decode_captions(data["train_captions"], data["idx_to_word"])
     assert decoded == [f"<START> {texts[k]} <END>" for k in short]

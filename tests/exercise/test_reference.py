@@ -136,19 +136,19 @@ def test_the_solvers_losses_are_those_of_a_loop_with_the_library() -> None:
 
     def reference(model: Any) -> list[float]:
         solver = captioning_solver.CaptioningSolver(
-            model, data, "adam", {"learning_rate": 5e-3}, 0.5, 20, num_epochs=2, verbose=False
+            model, data, "adam", {"learning_rate": 2e-2}, 0.5, 20, num_epochs=2, verbose=False
         )
         solver.train()
         return solver.loss_history
 
     def ours(model: Any) -> list[float]:
-        history, configs = [], {name: {"learning_rate": 5e-3} for name in model.params}
+        history, configs = [], {name: {"learning_rate": 2e-2} for name in model.params}
         for step in range(6):
             captions, features, _ = xpcap.sample_coco_minibatch(data, batch_size=20)
             loss, grads = model.loss(features, captions)
             history.append(float(loss))
             for name, config in configs.items():
-                config["learning_rate"] = 5e-3 if step < 3 else 2.5e-3
+                config["learning_rate"] = 2e-2 if step < 3 else 1e-2
                 model.params[name], configs[name] = optim.adam(
                     model.params[name].copy(), grads[name], config
                 )

@@ -15,7 +15,9 @@ from xpcap.report import curves
 from xpcap.runs import train
 from xpcap.shapes import generate
 
-SMALL = ["--hidden", "16", "--wordvec", "8", "--epochs", "2", "--score-epochs", "0"]
+SIZES = ["--hidden", "16", "--wordvec", "8", "--inject", "init"]
+# with a decay after which more epochs can follow
+SMALL = [*SIZES, "--lr-decay", "0.5", "--epochs", "2", "--score-epochs", "0"]
 
 
 def call(*args: object) -> Result:

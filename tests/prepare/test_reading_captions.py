@@ -431,8 +431,8 @@ def test_a_folder_of_photos_and_a_table_become_a_captioner() -> None:
     Path("photos/spare.png").unlink()
     left = ("strict.h5.encoding",)
     failing([*command, "strict.h5", "--strict"], "photos/red/0.png cannot be read", left=left)
-    how = "--epochs 8 --batch-size 1 --lr 0.02 --no-neighbours".split()
-    good("train", "own.h5", "--out", "run", *SMALL, *how)
+    how = "--epochs 8 --batch-size 1 --lr 0.02 --no-neighbours --lr-decay linear".split()
+    good("train", "own.h5", "--out", "run", *SMALL, *how, "--inject", "every-step")
     assert "thing" in good("caption", "run", "photos/blue/9.png").output
 
 

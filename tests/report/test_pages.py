@@ -24,7 +24,6 @@ import xpcap.data  # noqa: E402 - after the skip
 from xpcap import CaptioningRNN, runs  # noqa: E402
 from xpcap.data import (  # noqa: E402
     CaptionData,
-    Vocabulary,
     hdf5,
     open_data,
     tokenize,
@@ -137,7 +136,8 @@ def test_galleries_show_the_best_the_worst_and_some_others_with_what_belongs_to_
     captions = {caption.image: caption for caption in runs.caption_run(run, count=40)}
     policy = Beam(5, n_best=5, max_length=run.config.max_words)
     if neighbours:
-        policy = runs.RankedBeam(10, n_best=5, no_stutter=True)
+        assert run.ranker is not None
+        policy = runs.RankedBeam(10, n_best=5, no_stutter=run.ranker.no_stutter)
     beams = {
         caption.image: caption.n_best for caption in runs.caption_run(run, count=40, policy=policy)
     }
@@ -331,7 +331,8 @@ def test_one_training_opens_stamps_tokenises_and_captions_once(
         "decode",
         lambda model, features, policy, **_: 0 if policy.n_best else len(features),
     )
-    count(Vocabulary, "tokenize")
+    count(xpcap.data.dataset, "tokenize")
+    count(xpcap.runs.scoring, "tokenize")
     options = [*commands.SMALL, "--no-neighbours"]
     commands.good("train", made / "data.h5", "--out", tmp_path / "run", *options)
     val, train = data.split("val"), data.split("train")

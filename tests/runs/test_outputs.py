@@ -79,7 +79,7 @@ def test_a_table_has_a_row_of_every_picture_in_order_with_the_reason_of_a_broken
         *(str(path) for path in sorted(photos.glob("2023/*"))),
     ]
     assert {name: caption for name, caption, error in found if not error} == expected
-    reasons = {name: error for name, caption, error in found if not caption}
+    reasons = {name: error for name, _, error in found if error}
     assert reasons.keys() == {"photos/broken.jpg", "photos/2023/empty.jpg"}
     assert "is empty" in reasons["photos/2023/empty.jpg"]
     assert result.stdout == "wrote 10 captions to captions.csv\n"

@@ -26,7 +26,7 @@ pytest.importorskip("PIL")
 pytest.importorskip("jinja2")
 
 import kill
-from commands import SMALL, call, failing, good
+from commands import SIZES, SMALL, call, failing, good
 from runs import Runs
 from safetensors.numpy import load_file
 
@@ -245,7 +245,7 @@ def test_a_run_that_a_watcher_ends_is_scored_and_written_and_goes_on_to_the_same
 
     out = tmp_path / "run"
     given = {"out": out, "hidden": 16, "wordvec": 8, "score_epochs": 0, "epochs": 3}
-    given |= {"dropout": 0.3, "lr_decay": 0.5, "select": "cider"}
+    given |= {"dropout": 0.3, "lr_decay": 0.5, "select": "cider", "inject": "init"}
     run, evaluation = runs.train_run(runs.choose(None, given), watchers=[Two()])
     assert evaluation is not None
     assert len((out / "history.jsonl").read_text().splitlines()) == 2
@@ -394,7 +394,7 @@ class Training:
 
     def __init__(self, out: Path, *, hang: bool = False) -> None:
         self.errors = ""
-        arguments = ["train", "--out", out, *SMALL[:4], "--epochs", 100_000, "--save-every", 1]
+        arguments = ["train", "--out", out, *SIZES, "--epochs", 100_000, "--save-every", 1]
         self.process = subprocess.Popen(
             [sys.executable, "-c", CHILD.format(hang=hang), *map(str, arguments)],
             env={**os.environ, "PYTHONPATH": HELPED},

@@ -231,12 +231,12 @@ def test_options_of_a_warm_start_are_its_own_unless_given(run: Path, own: Path) 
 def test_an_epoch_of_higher_score_but_no_lower_loss_does_not_replace_the_run(
     run: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = [own, "--from", run, *FEW, "--epochs", 3, "--lr", 0.02]
+    options = [own, "--from", run, *FEW, "--epochs", 4, "--lr", 0.05]
     good("train", *options, "--out", tmp_path / "better")
     assert open_run(tmp_path / "better").meta["epoch"] > 0
     monkeypatch.setattr(train, "LEAST_GAIN", 0.9)
     output = good("train", *options, "--out", tmp_path / "kept").output
-    assert f"Captions are those of {run}, which training started from: none of 3 epochs" in output
+    assert f"Captions are those of {run}, which training started from: none of 4 epochs" in output
     kept, base = open_run(tmp_path / "kept").model.params, open_run(run).model.params
     np.testing.assert_array_equal(kept["W_embed"][: len(base["W_embed"])], base["W_embed"])
     np.testing.assert_array_equal(kept["Wx"], base["Wx"])

@@ -346,8 +346,8 @@ class TestTrainFrom:
                 "--samples",
                 samples,
             )
-        assert (tmp_path / "2" / "best.safetensors").read_bytes() != (
-            tmp_path / "4" / "best.safetensors"
+        assert (tmp_path / "2" / "last.safetensors").read_bytes() != (
+            tmp_path / "4" / "last.safetensors"
         ).read_bytes()
 
     def test_what_does_not_fit_is_named(self, run: Path, tmp_path: Path) -> None:
@@ -403,7 +403,9 @@ STEPS_OF_FIRST = (
     # pauses of the first stage: two epochs of 300 captions in steps of 20, each followed by four
     # pauses
 )
-STAGED = [*SMALL, "--dropout", 0.2, "--score-epochs", 2, "--samples", 3, "--batch-size", 20]
+# so that captions have about as many words as people's: training on the score ends otherwise
+STAGED = [*SMALL, "--hidden", 32, "--lr", 0.027, "--seed", 2]
+STAGED += ["--dropout", 0.2, "--score-epochs", 2, "--samples", 3, "--batch-size", 20]
 
 
 @pytest.fixture(scope="module")
@@ -458,7 +460,8 @@ class TestStages:
     ) -> None:
         """The same bytes as the two commands give, one after the other."""
         good("train", "--out", tmp_path / "cross-entropy", *STAGED, "--score-epochs", 0)
-        good("train", "--from", tmp_path / "cross-entropy", "--out", tmp_path / "run", *TUNED)
+        again = "--from", tmp_path / "cross-entropy", "--out", tmp_path / "run", *TUNED
+        good("train", *again, "--seed", 2)
         for ours, theirs in (
             (staged / "cross-entropy", tmp_path / "cross-entropy"),
             (staged, tmp_path / "run"),

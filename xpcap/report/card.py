@@ -27,7 +27,7 @@ from xpcap.models import ModelConfig
 from xpcap.report.records import PictureCaption
 from xpcap.report.scores import Scores
 from xpcap.report.text import NOTHING, escape_control
-from xpcap.shapes import KIND
+from xpcap.shapes import is_generated
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -137,7 +137,7 @@ def write_card(
         tokeniser=TOKENISATION,
         tensors=_tensors(card),
         step=_step(card.model),
-        drawn=card.source.generated == KIND,
+        drawn=is_generated(card.source),
         there=[item for item in card.contents.items() if (folder / item[0]).is_file()],
         licence=encoder.licence if encoder else "not stated in the dataset file",
     )

@@ -130,7 +130,8 @@ def write_caption_png(path: str | Path, captions: Sequence[PictureCaption]) -> i
 def picture_finder(run: Run, source: Source) -> PictureFinder:
     """Lookup of a data set's pictures in the folder that `source` names.
 
-    Generated ones come from the run folder, or are drawn again. Names may be hostile: files outside
+    Generated ones come from the run folder, or are drawn again, but for those of a former version,
+    which drew others. Names may be hostile: files outside
     the folder are not opened.
     """
     folder = run.path / PICTURES if source.pictures is None else Path(source.pictures)

@@ -132,10 +132,10 @@ class Recipe:
         " favours likely words.", role=SELF_CRITICAL)
     cell: str = option(OF_MODEL["cell"], "lstm", "Recurrent cell.", role=MODEL)
     hidden: int = option(SIZE, 512, "H, size of the hidden state.", role=MODEL, generated=256)
-    wordvec: int = option(SIZE, 256, "W, size of a word vector.", role=MODEL, generated=128)
+    wordvec: int = option(SIZE, 256, "W, size of a word vector.", role=MODEL, generated=64)
     epochs: int = option(
         COUNT, 0, "Passes over the training captions; 0: 8, or up to 300 if 8 make too few steps.",
-        role=LENGTH, generated=4, score=5, warm=60)
+        role=LENGTH, generated=2, score=5, warm=60)
     score_epochs: int | None = option(
         COUNT, None, "Epochs of fine-tuning on CIDEr-D (self-critical) after cross entropy; 0: none.",
         role=STAGES, many=5, few=0, generated=0, score=0)
@@ -147,7 +147,7 @@ class Recipe:
         role=TRAINING, generated=2e-3, score=1e-4, warm=1e-3)
     lr_decay: float | str = option(
         DECAY, LINEAR, "Factor on the learning rate after each epoch, or linear: to zero over all"
-        " steps.", role=TRAINING, generated=0.5, score=LINEAR, warm=LINEAR)
+        " steps.", role=TRAINING, score=LINEAR, warm=LINEAR)
     select: str | None = option(
         OF_SOLVER["select"], None, "Epoch to keep: the least val loss, the highest CIDEr-D of greedy"
         " val captions, or the last.",
@@ -162,7 +162,7 @@ class Recipe:
         " vocabulary.", role=CROSS_ENTROPY, many=0.1, few=0.0, generated=0.0, score=0.0, warm=0.1)
     inject: str = option(
         OF_MODEL["inject"], "every-step", "Use of the image: as initial state, also as a term of"
-        " every step, or by attention over a grid.", role=MODEL, generated="init")
+        " every step, or by attention over a grid.", role=MODEL)
     feature_scaling: str = option(
         Names(SCALINGS), "standardize", "Scaling of image features, fitted on the train split.",
         role=MODEL, generated="none")

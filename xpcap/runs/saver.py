@@ -42,7 +42,7 @@ from xpcap.runs.folder import (
 from xpcap.runs.pages import write_progress_page
 from xpcap.runs.plan import Stage
 from xpcap.runs.recipe import Interval
-from xpcap.shapes import write_pictures
+from xpcap.shapes import KIND, write_pictures
 from xpcap.training.solver import CaptioningSolver
 from xpcap.training.state import Record, TrainingState, best_of
 from xpcap.training.watcher import Watcher
@@ -243,7 +243,8 @@ def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
         write_projection(out, data.projection)
     if recipe.data is None and not (out / DATA).exists():
         write_fingerprinted(out / DATA, data)
-    if recipe.data is None and not (out / PICTURES).exists():
+    drawn_here = recipe.data is None and data.source.generated == KIND
+    if drawn_here and not (out / PICTURES).exists():
         write_pictures(out / PICTURES, data, "val")
 
 

@@ -17,10 +17,18 @@ from xpcap.files import new_folder
 from xpcap.progress import bar
 from xpcap.shapes.grammar import CAPTIONS, describe, named
 from xpcap.shapes.scenes import SPLITS, make_scene, paint, scene_of
-from xpcap.shapes.scoring import KIND, metrics_of
+from xpcap.shapes.scoring import KIND, is_generated, metrics_of
 
-__all__ = ["KIND", "generate", "metrics_of", "named", "picture_of", "write_pictures"]
-TRAIN, VAL = 15000, 500  # pictures
+__all__ = [
+    "KIND",
+    "generate",
+    "is_generated",
+    "metrics_of",
+    "named",
+    "picture_of",
+    "write_pictures",
+]
+TRAIN, VAL = 21000, 500  # pictures
 MAX_WORDS = 25  # more than the grammar ever says
 
 

@@ -10,7 +10,7 @@ from xpcap.shapes.scenes import COLOURS, SHAPES, Scene, Thing
 
 CAPTIONS = 5  # drawn for each scene
 SIZES = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
-PLAIN = 0.6  # probability that a size is not mentioned
+PLAIN = 0.7  # probability that a size is not mentioned
 TWO = "two of a kind"
 CHOICE = re.compile(r"\(([^)]*)\)")
 
@@ -49,6 +49,18 @@ WAYS = {
         "{0} at the top and {1} at the bottom",
         "{0} and below it {1}",
     ),
+    "above left": (
+        "{0} above and to the left of {1}",
+        "(there is|we see) {0} above and to the left of {1}",
+        "{0} with {1} below it (to the right|on the right)",
+        "{0} at the top left and {1} at the bottom right",
+    ),
+    "above right": (
+        "{0} above and to the right of {1}",
+        "(there is|we see) {0} above and to the right of {1}",
+        "{0} with {1} below it (to the left|on the left)",
+        "{0} at the top right and {1} at the bottom left",
+    ),
     "row": (
         "{0} {1} and {2} (in a row|side by side)",
         "from left to right {0} {1} and {2}",
@@ -61,11 +73,37 @@ WAYS = {
         "(there is|we see) {0} over {1} over {2}",
         "a column of {0} {1} and {2}",
     ),
-    "pyramid": (
+    "falling": (
+        "from top left to bottom right {0} {1} and {2}",
+        "a diagonal of {0} {1} and {2}",
+        "{0} {1} and {2} on a diagonal",
+    ),
+    "rising": (
+        "from top right to bottom left {0} {1} and {2}",
+        "a diagonal of {0} {1} and {2}",
+        "{0} {1} and {2} on a diagonal",
+    ),
+    "one above two": (
         "{0} above {1} and {2}",
         "{0} at the top with {1} and {2} (below|below it)",
         "(there is|we see) {0} over {1} and {2}",
         "{0} and below it {1} and {2}",
+    ),
+    "two above one": (
+        "{0} and {1} above {2}",
+        "{0} and {1} at the top with {2} (below|below them)",
+        "(there is|we see) {0} and {1} over {2}",
+        "{0} and {1} and below them {2}",
+    ),
+    "one left of two": (
+        "{0} (to the left of|left of) {1} and {2}",
+        "{0} on the left with {1} and {2} (on the right|to its right)",
+        "(there is|we see) {0} to the left of {1} and {2}",
+    ),
+    "two left of one": (
+        "{0} and {1} (to the left of|left of) {2}",
+        "{0} and {1} on the left with {2} (on the right|to their right)",
+        "(there is|we see) {0} and {1} to the left of {2}",
     ),
     f"{TWO} beside": (
         "{0} (side by side|next to each other)",
@@ -76,6 +114,16 @@ WAYS = {
         "{0} (one above the other|in a column)",
         "(there are|we see) {0} one above the other",
         "a column of {0}",
+    ),
+    f"{TWO} above left": (
+        "{0} on a diagonal",
+        "{0} one at the top left and one at the bottom right",
+        "(there are|we see) {0} on a diagonal",
+    ),
+    f"{TWO} above right": (
+        "{0} on a diagonal",
+        "{0} one at the top right and one at the bottom left",
+        "(there are|we see) {0} on a diagonal",
     ),
 }
 

@@ -35,14 +35,31 @@ POSITIONS = (
     "bottom right",
 )
 LINES = (22.0, 64.0, 106.0)  # columns, left to right, and rows, top to bottom, of POSITIONS; pixels
-PAIRS, TRIPLES = ("beside", "above"), ("row", "column", "pyramid")
-APART = {2: (40.0, 84.0), 3: (36.0, 42.0)}  # pixels from one thing to the next, by number of things
+PAIRS = ("beside", "above", "above left", "above right")
+TRIPLES = (
+    "row",
+    "column",
+    "falling",
+    "rising",
+    "one above two",
+    "two above one",
+    "one left of two",
+    "two left of one",
+)
 ASTRAY = 6.0  # most pixels that a thing is off its line
+# of scenes of two or three things: their share, the slope of their line, and the most pixels that it is
+# off the middle; anywhere, in rows and columns, on two diagonals
+LAYOUTS = ((0.5, 0.0, 0.0), (0.3, 0.0, 44.0), (0.1, 1.0, 16.0), (0.1, -1.0, 16.0))
+SIDEWAYS = 0.5  # weight of gaps from left to right against those from top to bottom
+SLANT = 0.5  # steepest slope of a row; columns mirror it, and what is between is diagonal
+MARGIN, GAP = 1.3, 1.15  # least distances to the edge, in radii, and to another, in sums of radii
 SMALL, LARGE, LARGE_ALONE = (7.5, 10.0), (13.0, 15.0), (14.5, 37.0)  # radius in pixels
 GROUP = 4  # kinds in a group; no two of one group meet in a training picture
 ALIKE = 0.1  # share of scenes of two or three things in which two are of one kind
 LINED = 0.3  # share of scenes whose things have a dark line around them
 SPLITS = ("train", "val")
+# shares of scenes of one, two and three things; three take the most training
+COUNTS = {"train": (0.1, 0.3, 0.6), "val": (0.3, 0.4, 0.3)}
 SMOOTH = 3  # pictures are painted this many times as large and scaled down, for smooth edges
 
 
@@ -110,18 +127,24 @@ def split_of(kinds: Sequence[tuple[str, str]], arrangement: str) -> str | None:
 def make_scene(split: str, number: int, seed: int) -> Scene:
     """Scene `number` of a split, drawn from a random stream of its own."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
-    count = int(rng.choice((1, 2, 3), p=(0.3, 0.4, 0.3)))
-    arrangement, centres = _arrange(count, rng)
+    count = 1 + int(rng.choice(3, p=COUNTS[split]))
+    sizes = rng.choice(("small", "large"), count)
+    large = LARGE if count > 1 else LARGE_ALONE
+    radii = np.array([rng.uniform(*(SMALL if size == "small" else large)) for size in sizes])
+    if count == 1:
+        arrangement, centres = _alone(radii, rng)
+        order = [0]
+    else:
+        centres = _together(radii, rng)
+        arrangement, order = arranged(centres.tolist())
     things = []
-    kinds = _choose(split, arrangement, count, rng)
-    for (colour, shape), (x, y) in zip(kinds, centres, strict=True):
-        size = str(rng.choice(("small", "large")))
-        radius = rng.uniform(*(SMALL if size == "small" else LARGE if count > 1 else LARGE_ALONE))
-        x, y = (float(np.clip(at, 1.3 * radius, SIDE - 1.3 * radius)) for at in (x, y))
+    for (colour, shape), k in zip(_choose(split, arrangement, count, rng), order, strict=True):
         shades = (int(np.clip(part + rng.uniform(-14, 14), 0, 255)) for part in COLOURS[colour])
         red, green, blue = shades
+        x, y = centres[k].tolist()
         turn = rng.uniform(-0.15, 0.15)
-        things.append(Thing(size, colour, shape, x, y, radius, turn, (red, green, blue)))
+        paint = (red, green, blue)
+        things.append(Thing(str(sizes[k]), colour, shape, x, y, float(radii[k]), turn, paint))
     light = rng.uniform(215, 255) + rng.uniform(-8, 8, 3) if rng.random() < 0.8 else np.full(3, 255)
     red, green, blue = (int(part) for part in np.clip(light, 0, 255))
     line = float(rng.uniform(0.7, 1.5)) if rng.random() < LINED else 0.0
@@ -156,27 +179,76 @@ def _choose(
             return kinds
 
 
-def _arrange(count: int, rng: np.random.Generator) -> tuple[str, list[tuple[float, float]]]:
-    """Draw an arrangement of `count` things, and their centres (x, y) in reading order."""
-    off = rng.uniform(-ASTRAY, ASTRAY, (count, 2))
-    if count == 1:
-        position = int(rng.integers(len(POSITIONS)))
-        centre = (LINES[position % 3] + off[0, 0], LINES[position // 3] + off[0, 1])
-        return POSITIONS[position], [centre]
-    arrangement = str(rng.choice(PAIRS if count == 2 else TRIPLES))
-    gaps = rng.uniform(*APART[count], 2)
-    span = float(gaps[: count - 1].sum())
-    first = rng.uniform(LINES[0], LINES[2] - span) if span < LINES[2] - LINES[0] else LINES[0]
-    across = rng.uniform(LINES[0], LINES[2])
-    if arrangement == "pyramid":
-        top = SIDE / 2 + rng.uniform(-ASTRAY, ASTRAY)
-        height = rng.uniform(APART[2][0], LINES[2] - LINES[0])
-        low = rng.uniform(LINES[0] + height, LINES[2])
-        centres = [(top, low - height), (top - gaps[0], low), (top + gaps[1], low)]
-        return arrangement, [(x, y + dy) for (x, y), (_, dy) in zip(centres, off, strict=True)]
-    along = [first, first + gaps[0], first + span][:count]
-    lines = [(at, across + astray) for at, astray in zip(along, off[:, 0], strict=True)]
-    return arrangement, lines if arrangement in ("beside", "row") else [(x, y) for y, x in lines]
+def _alone(radii: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+    """Draw one of POSITIONS for a single thing, and its centre (1, 2)."""
+    position = int(rng.integers(len(POSITIONS)))
+    centre = np.array([[LINES[position % 3], LINES[position // 3]]])
+    return POSITIONS[position], _inside(centre + rng.uniform(-ASTRAY, ASTRAY, (1, 2)), radii)
+
+
+def _together(radii: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw centres (count, 2) of things that do not touch: anywhere, or near one line."""
+    count, middle = len(radii), SIDE / 2
+    layout = int(rng.choice(len(LAYOUTS), p=[share for share, _, _ in LAYOUTS]))
+    _, slope, spread = LAYOUTS[layout]
+    pairs = list(itertools.combinations(range(count), 2))
+    while True:
+        centres = rng.uniform(MARGIN * LARGE[0], SIDE - MARGIN * LARGE[0], (count, 2))
+        if spread:
+            off = rng.uniform(-spread, spread) + rng.uniform(-ASTRAY, ASTRAY, count)
+            centres[:, 1] = middle + slope * (centres[:, 0] - middle) + off
+            centres = centres[:, :: int(rng.choice((1, -1)))]  # a column as often as a row
+        centres = _inside(centres, radii)
+        if all(math.dist(centres[i], centres[j]) > GAP * (radii[i] + radii[j]) for i, j in pairs):
+            return centres
+
+
+def _inside(centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Centres (count, 2), moved so that each thing is whole in the picture."""
+    edge = MARGIN * radii[:, None]
+    return np.clip(centres, edge, SIDE - edge)
+
+
+def arranged(centres: Sequence[Sequence[float]]) -> tuple[str, list[int]]:
+    """The arrangement of two or three things by their centres (x, y), and their reading order.
+
+    Three that are in no line are one thing and two: the widest gap, from left to right or from top
+    to bottom, is between them.
+    """
+    across, down = (sorted(range(len(centres)), key=lambda k: centres[k][axis]) for axis in (0, 1))
+    for order, lines in (
+        (across, {"beside": "row"}),
+        (down, {"above": "column", "above left": "falling", "above right": "rising"}),
+    ):
+        found = {_relation(centres[i], centres[j]) for i, j in itertools.pairwise(order)}
+        if len(found) == 1 and (relation := found.pop()) in lines:
+            return relation if len(order) == 2 else lines[relation], order
+    gaps = {}
+    for axis, order, way, weight in ((1, down, "above", 1.0), (0, across, "left of", SIDEWAYS)):
+        first, second, third = (centres[k][axis] for k in order)
+        gaps[f"one {way} two"] = weight * (second - first), order[:1], order[1:]
+        gaps[f"two {way} one"] = weight * (third - second), order[:2], order[2:]
+    arrangement = max(gaps, key=lambda name: gaps[name][0])
+    parts = gaps[arrangement][1:]
+    return arrangement, [k for part in parts for k in _in_order(centres, part)]
+
+
+def _relation(first: Sequence[float], second: Sequence[float]) -> str:
+    """How the first of two things lies to the second, which is right of it or below it."""
+    x, y = second[0] - first[0], second[1] - first[1]
+    if abs(y) <= SLANT * abs(x):
+        return "beside"
+    if abs(x) <= SLANT * abs(y):
+        return "above"
+    return "above left" if x * y > 0 else "above right"
+
+
+def _in_order(centres: Sequence[Sequence[float]], part: list[int]) -> list[int]:
+    """One or two things of three in reading order."""
+    if len(part) == 1:
+        return part
+    _, order = arranged([centres[k] for k in part])
+    return [part[k] for k in order]
 
 
 def paint(scene: Scene) -> np.ndarray:
