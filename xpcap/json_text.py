@@ -68,7 +68,7 @@ def _type(form: Form) -> type:
 
 
 def _parts(value: Any, form: Form) -> Iterator[tuple[str, object, Form]]:
-    """What a list or an object holds: the step of the path to it, the value, and its form."""
+    """Members of a list or an object: the step of the path to each, its value, and its form."""
     if isinstance(form, list):
         yield from ((f"[{number}]", one, form[0]) for number, one in enumerate(value))
     elif isinstance(form, dict) and "*" in form:

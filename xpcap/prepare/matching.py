@@ -147,7 +147,7 @@ def require_inside(where: str, folder: Path, names: Iterable[str]) -> None:
 
 
 def _highest(candidates: Sequence[str]) -> list[str]:
-    """Those in the fewest folders."""
+    """The candidates in the fewest folders."""
     least = min((name.count("/") for name in candidates), default=0)
     return [name for name in candidates if name.count("/") == least]
 

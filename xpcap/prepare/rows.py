@@ -1,4 +1,4 @@
-"""What a reader of captions gets and yields: `CaptionText`, `CaptionRow`; and `ImportReport`."""
+"""Input and output of a reader of captions, `CaptionText` and `CaptionRow`; and `ImportReport`."""
 
 import functools
 import re

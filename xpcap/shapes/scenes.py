@@ -234,7 +234,7 @@ def arranged(centres: Sequence[Sequence[float]]) -> tuple[str, list[int]]:
 
 
 def _relation(first: Sequence[float], second: Sequence[float]) -> str:
-    """How the first of two things lies to the second, which is right of it or below it."""
+    """Arrangement of two things, the first left of the second or above it."""
     x, y = second[0] - first[0], second[1] - first[1]
     if abs(y) <= SLANT * abs(x):
         return "beside"
