@@ -41,8 +41,10 @@ def use(folder: Path) -> None:
     """What `info`, `evaluate`, `caption` and `train --resume` open."""
     run = open_run(folder)
     json.dumps((run.config.to_json(), run.meta))
-    config, data = run.config, open_data(damage.KEPT / "data.h5")
-    run.model.sample(run.scaling(np.zeros((1, *config.model.feature_shape), np.float32)), 3)
+    config, data = run.config, run.data(open_data(damage.KEPT / "data.h5"))
+    # as commands have it: finite numbers may be large enough to overflow
+    with np.errstate(all="ignore"):
+        run.model.sample(data.features("val", np.arange(1)), 3)
     saved = load_checkpoint(folder / LAST, run.model.params.shapes)
     size = config.model.feature_shape[-1]
     check_scaling(folder / LAST, saved.scaling, config.recipe.feature_scaling, size)
@@ -52,7 +54,6 @@ def use(folder: Path) -> None:
         model, data, update_rule="adam", batch_size=12, num_epochs=24, seed=0, verbose=False
     )
     solver.restore(saved.state)
-    # as `train` has it: finite numbers may be large enough to overflow
     with np.errstate(all="ignore"):
         solver.step(*data.minibatch("train", np.arange(4)))
     json.dumps(solver.history)
