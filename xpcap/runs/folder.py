@@ -203,11 +203,16 @@ _MEAN, _SCALE = "feature_scaling.mean", "feature_scaling.scale"
 def check_scaling(path: Path, scaling: FeatureScaling, kind: str, d: int) -> None:
     """DataError : a scaling read from `path` is not of that kind, for features of d numbers."""
     shape = None if kind == "none" else (d,)  # all regions are scaled alike
-    expected = f"{shape} for {kind!r}, finite float32, a scale above 0"
-    for name, values, low in (("mean", scaling.mean, -np.inf), ("scale", scaling.scale, 0)):
+    real = np.finfo(np.float32)
+    expected = f"{shape} for {kind!r}, finite float32, a scale of at least {real.tiny:.2g}"
+    # as `fit_scaling` makes them: by a smaller scale features would overflow
+    for name, values, low in (
+        ("mean", scaling.mean, real.min),
+        ("scale", scaling.scale, real.tiny),
+    ):
         fits = shape is None
         if values is not None:
-            within = bool(((values > low) & (values < np.inf)).all())
+            within = bool(((values >= low) & (values <= real.max)).all())
             fits = within and (values.shape, values.dtype) == (shape, np.float32)
         if not fits:
             came = f"has a feature scaling whose {name} has shape {getattr(values, 'shape', None)}"
