@@ -60,12 +60,12 @@ def score_captions(
         cause = "are the captions of another split?"
         raise DataError("score_captions", thing, came, "one of each", cause)
     cut = str.split if chosen.text is None else tokenize
-    said = [
+    scored = [
         PictureCaption(name, captions[name], [], references, words=cut(captions[name]))
         for name, references in zip(names, data.references(split).values(), strict=True)
     ]
     words, known = data.words(split), data.vocabulary
-    scores = _scores(data, split, words, said, [one.words for one in said], known, metrics)
+    scores = _scores(data, split, words, scored, known, metrics)
     return replace(scores, seconds=time.perf_counter() - start)
 
 
@@ -74,7 +74,6 @@ def _scores(
     split: str,
     words: Sequence[list[str]],
     captions: list[PictureCaption],
-    hypotheses: Sequence[Words],
     vocabulary: Vocabulary,
     metrics: Sequence[Metric],
 ) -> Scores:
@@ -86,7 +85,7 @@ def _scores(
     Parameters
     ----------
     words : of the split's captions, the references, from `CaptionData.words`
-    hypotheses : the words of `captions`, tokenised as the references are
+    captions : with their words, tokenised as the references are
     vocabulary : of the captioner; the course's BLEU leaves out words it does not know
 
     Raises
@@ -95,6 +94,7 @@ def _scores(
         these pictures, or has the name of another.
     """
     references = list(data.reference_words(split, words).values())
+    hypotheses = [one.words for one in captions]
     text, pictures = data.split(split).text, data.split(split).image_idxs
     _, firsts = np.unique(pictures, return_index=True)
     first = [words[i] for i in firsts.tolist()]  # <UNK> in it is a word
@@ -254,8 +254,7 @@ def evaluate_run(
     with work(group=group, progress=progress) as group:
         forced = teacher_forced(run.model, encoded, split, group=group)
         captions = caption_chosen(decoder, seen, split, pictures)
-    said = [one.words for one in captions]
-    scores = _scores(seen, split, words, captions, said, run.vocabulary, metrics)
+    scores = _scores(seen, split, words, captions, run.vocabulary, metrics)
     values = Scored({name: getattr(forced, name) for name in FORCED}, [])
     shown = f"{forced.perplexity:.2f}"
     row = Metric("perplexity", "perplexity", PLAIN, PROTOCOL, lambda *_: values)
