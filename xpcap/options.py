@@ -300,14 +300,14 @@ def _kinds(of: type) -> Mapping[str, Kind]:
     return MappingProxyType({name: told.kind for name, told in described(of).items()})
 
 
-def check_fields(options: object) -> None:
+def check_fields(options: object, function: str = "") -> None:
     """Check the options of a dataclass, and store them as their kinds return them.
 
-    OptionError : a value is not of its kind.
+    OptionError : a value is not of its kind; the error names the function, or else the class.
     """
     of: type = type(options)
     for name, told in described(of).items():
         value = getattr(options, name)
         if value is not None or told.default is not None:
-            value = told.kind.check(of.__name__, f"`{name}`", value)
+            value = told.kind.check(function or of.__name__, f"`{name}`", value)
             object.__setattr__(options, name, value)  # the dataclass may be frozen

@@ -390,12 +390,12 @@ def test_a_bad_option_is_refused_at_every_entry_before_a_picture_is_opened(
     Path("c.csv").write_text("image,caption\na.png,a dog\n")
     Path("a.png").write_bytes(b"")
     given: dict[str, Any] = {"pictures": ".", "encoder": Brightness(), **options}
-    with refuses(OptionError, function="PrepareOptions", thing=thing) as caught:
+    with refuses(OptionError, function="import_captions", thing=thing) as caught:
         import_captions([("train", "c.csv")], **given)
     assert words in str(caught.value)
     if not {*options} & {"lists", "fractions", "seed", "features_file"}:
         thing = thing.replace("features_file", "features")
-        with refuses(OptionError, function="AssembleOptions", thing=thing) as caught:
+        with refuses(OptionError, function="assemble", thing=thing) as caught:
             assemble([CaptionRow("a.png", "a dog", "train")], **given)
         assert words in str(caught.value)
     if line:

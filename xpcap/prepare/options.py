@@ -90,6 +90,7 @@ class AssembleOptions:
     OptionError : a value is not of its option's kind, or two options contradict each other.
     """
 
+    function: ClassVar[str] = "assemble"  # for messages
     default_encoder: ClassVar[str] = "histogram"
 
     # fmt: off
@@ -124,8 +125,8 @@ class AssembleOptions:
 
     def check(self, features: object, given: str, *unfit: str) -> None:
         """Check all options, and fill in `mirror`; features leave the `unfit` nothing to do."""
-        check_fields(self)
-        where = type(self).__name__
+        where = self.function
+        check_fields(self, where)
         if features is None and self.pictures is None:
             thing, cause = f"neither `pictures` nor `{given}`", "where do the features come from?"
             raise OptionError(where, thing, "is given", "one or both", cause)
@@ -155,8 +156,8 @@ class AssembleOptions:
     def check_pca(self, D: int) -> None:
         """OptionError : features have fewer numbers than `pca`."""
         if self.pca is not None and self.pca > D:
-            where = type(self).__name__
-            raise OptionError(where, "`pca`", f"is {self.pca:,}", f"at most the {D:,} of a feature")
+            expected = f"at most the {D:,} of a feature"
+            raise OptionError(self.function, "`pca`", f"is {self.pca:,}", expected)
 
 
 @documented
@@ -169,6 +170,7 @@ class PrepareOptions(AssembleOptions):
     OptionError : a value is not of its option's kind, or two options contradict each other.
     """
 
+    function: ClassVar[str] = "import_captions"
     default_encoder: ClassVar[str] = PHOTOGRAPHS
 
     # fmt: off
@@ -190,7 +192,7 @@ class PrepareOptions(AssembleOptions):
     def __post_init__(self, features: object) -> None:
         self.check(self.features_file, "features_file", "mirror")
         if self.lists and self.fractions:
-            raise _both(type(self).__name__, "lists", "fractions")
+            raise _both(self.function, "lists", "fractions")
 
 
 def _both(where: str, one: str, other: str, expected: str = "one of them") -> OptionError:
