@@ -212,9 +212,24 @@ def pca(components: np.ndarray) -> Edit:
     return edit(change)
 
 
+def elsewhere(file: h5py.File) -> str:
+    """Another file, in the folder of this one: whoever writes through a link writes there."""
+    return str(Path(file.filename).with_name("elsewhere.bin").resolve())
+
+
+def linked(name: str) -> Edit:
+    return edit(lambda file: file.__setitem__(name, h5py.ExternalLink(elsewhere(file), "/")))
+
+
+def stored_elsewhere(file: h5py.File) -> None:
+    del file["train/features"]
+    storage = [(elsewhere(file), 0, 64)]
+    file["train"].create_dataset("features", (64,), "u1", external=storage)
+
+
 def of_other_files(file: h5py.File) -> None:
     layout = h5py.VirtualLayout((3, 4000), "f4")
-    layout[:] = h5py.VirtualSource("/etc/passwd", "x", (3, 4000))
+    layout[:] = h5py.VirtualSource(elsewhere(file), "x", (3, 4000))
     file.create_virtual_dataset("train/virtual", layout)
 
 
@@ -294,7 +309,7 @@ def best_instead(path: Path) -> None:
 
 gone = Path.unlink
 VOCABULARY, CAPTIONS = "coco2014_vocab.json", "coco2014_captions.h5"
-LINK = h5py.ExternalLink("/etc/passwd", "/")
+STORED_ELSEWHERE = edit(stored_elsewhere)
 REFERENCES, FLOATS = h5py.ref_dtype, h5py.vlen_dtype("f4")
 COMPOUND = np.zeros(3, [("a", "i4"), ("b", "f4")])
 FULL = "more than fits into its"
@@ -306,10 +321,10 @@ DATASET: list[tuple[Any, ...]] = [
     (edit(lambda f: f.attrs.clear()), "without xpcap's stamp"),
     (edit(lambda f: (f.attrs.clear(), f.create_group("\x1b[2J"))), "'\\x1b[2J'"),
     # what leads to other files, or claims more than it stores
-    (edit(lambda f: f.__setitem__("train/out", LINK)), "elsewhere, 'train/out' (ExternalLink)"),
+    (linked("train/out"), "elsewhere, 'train/out' (ExternalLink)"),
     (edit(lambda f: f.__setitem__("test", h5py.SoftLink("/train"))), "'test' (SoftLink)"),
     (edit(of_other_files), "'train/virtual' that is stored in another file"),
-    (features(shape=(64,), dtype="u1", external=[("/etc/passwd", 0, 64)]), "in another file"),
+    (STORED_ELSEWHERE, "in another file"),
     (features(shape=(2**20, 2**20), dtype="f4"), (FULL, f"of {2**42:,} bytes")),
     (features(shape=(2**40,), dtype="f4", chunks=(2**10,)), FULL),
     (features(shape=(2**25,), dtype="f4", chunks=(2**25,)), FULL),
@@ -383,7 +398,7 @@ COURSES: list[tuple[Any, ...]] = [
     (VOCABULARY, long, "", "at most 67,108,864"),
     ("val2014_urls.txt", long, "", "at most 67,108,864", "", "val2014_urls.txt"),
     ("val2014_urls.txt", text("http://one\n"), "1 val_urls for 5", "", "val2014_urls.txt"),
-    ("val2014_vgg16_fc7_pca.h5", edit(lambda f: f.__setitem__("x", LINK)), "leads elsewhere"),
+    ("val2014_vgg16_fc7_pca.h5", linked("x"), "leads elsewhere"),
     (CAPTIONS, edit(lambda f: f.create_dataset("x", (2**20, 2**20), "i4")), FULL),
     (CAPTIONS, edit(lambda f: f.__delitem__("val_image_idxs")), "lacks val_image_idxs"),
     (CAPTIONS, put("val_captions", (0, 1), 100), "hold 0..100", "0..99", "", "captions"),

@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 
 pytest.importorskip("PIL")
 
-from damage import DAMAGE, READERS, Damage
+from damage import DAMAGE, READERS, STORED_ELSEWHERE, Damage
 from effort import bounded_effort
 from refusals import refuses
 
@@ -61,3 +62,13 @@ def test_all_damage_together_takes_little_memory_and_leaves_no_process(reader: s
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert max(map(int, result.stdout.split())) < MOST_MEMORY.get(reader, 300)
+
+
+def test_a_write_through_storage_elsewhere_stays_in_the_folder(tmp_path: Path) -> None:
+    """As of a fuzzer, which changes numbers of what is damaged already."""
+    (one,) = (one for one in DAMAGE if one.edit is STORED_ELSEWHERE)
+    READERS[one.reader][0](tmp_path)
+    one.edit(tmp_path / one.file)
+    with h5py.File(tmp_path / one.file, "r+") as file:
+        file["train/features"][...] = 255
+    assert (tmp_path / "elsewhere.bin").read_bytes() == b"\xff" * 64
