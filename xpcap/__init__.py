@@ -1,9 +1,20 @@
 """LSTM image captioners with hand-written forward and backward passes, on NumPy or CuPy.
 
-To read the code, open in this order: layers/lstm.py (the equations and their gradients),
-ops/packed.py (the same as loops over packed sequences), models/network.py (the captioner's
-forward and backward pass), training/solver.py (the training loop), decoding/decode.py (captions).
-docs/explain/how-it-works.md follows one caption through them, and maps each change to the file to open.
+Caption pictures with a trained run::
+
+    captioner = xpcap.open_captioner("runs/flickr8k")
+    one = captioner.caption("dog.jpg")  # or bytes, an open file, a Pillow image, an RGB array
+    print(one.caption, one.probabilities)
+    for one in captioner.captions(["dog.jpg", "cat.jpg"], policy=xpcap.Beam(5)):
+        print(one)  # a PictureCaption, or a Skipped with the reason
+
+Train a run, on the data set that the command `xpcap prepare` makes of pictures and captions::
+
+    run, evaluation = xpcap.train_run(xpcap.Recipe("flickr8k.h5", out="runs/flickr8k"))
+
+docs/howto/serve.md and docs/reference/python.md have the rest. To read the code, open layers/lstm.py
+(the equations), models/network.py, training/solver.py and decoding/decode.py, in this order;
+docs/explain/how-it-works.md follows one caption through them.
 """
 
 from typing import TYPE_CHECKING
@@ -28,9 +39,11 @@ from xpcap.data import (
 )
 from xpcap.data.features import fit_scaling
 from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
-from xpcap.models import CaptioningRNN, ModelConfig
+from xpcap.models import Beam, CaptioningRNN, ModelConfig
 from xpcap.runs import (
+    PictureCaption,
     Recipe,
+    Skipped,
     Stopped,
     TrainOptions,
     caption_files,
@@ -67,6 +80,7 @@ else:
 __version__ = "0.1.0"
 __all__ = [
     "BackendError",
+    "Beam",
     "CaptionData",
     "CaptioningRNN",
     "CaptioningSolver",
@@ -74,8 +88,10 @@ __all__ = [
     "GroupError",
     "ModelConfig",
     "OptionError",
+    "PictureCaption",
     "Recipe",
     "SaveError",
+    "Skipped",
     "Stopped",
     "TrainOptions",
     "TrainingError",
