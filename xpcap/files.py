@@ -24,8 +24,6 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     renamed; then its folder is flushed. If the block fails it is removed. If `path` is a link, the
     link is replaced and its target left alone.
 
-    Raises
-    ------
     OSError : the file cannot be written; it names `path`, not the temporary name.
     """
     temporary = _part_of(path)
@@ -52,8 +50,6 @@ def new_path(
     Nothing is overwritten, not even what another process puts at `path` meanwhile. If the block
     fails, what it made is removed.
 
-    Raises
-    ------
     XpcapError : the given kind, as of `require_new_file`, before the block and after it. OSError :
         it cannot be made; the error names `path`, not the temporary one.
     """
@@ -98,8 +94,6 @@ def _part_of(path: Path) -> Path:
 def lock(file: BinaryIO, held: XpcapError) -> None:
     """Lock other processes out of an open file, until it is closed, however that comes.
 
-    Raises
-    ------
     held : one of them has it. OSError : the file system has no locks.
     """
     try:
@@ -141,8 +135,6 @@ def remove_parts(folder: Path) -> None:
 def read_text(path: Path, most: int) -> str:
     """The text of a UTF-8 file of at most `most` bytes.
 
-    Raises
-    ------
     ValueError : more bytes, not UTF-8, or a pipe or device, which might never end. OSError : it
         cannot be opened.
     """
@@ -172,8 +164,6 @@ def read_text(path: Path, most: int) -> str:
 def size_of(function: str, path: Path, expected: str) -> int:
     """The bytes of a file to read, at most; a pipe or a device might never end.
 
-    Raises
-    ------
     DataError : missing, or a folder, pipe or device.
     """
     try:
@@ -191,8 +181,6 @@ def size_of(function: str, path: Path, expected: str) -> int:
 def text_of(function: str, path: Path, most: int, expected: str) -> str:
     """As `read_text`, with errors for whoever gave the path; `expected` is for messages.
 
-    Raises
-    ------
     DataError : it is missing, too large, not UTF-8, or a pipe or device.
     """
     try:

@@ -28,8 +28,6 @@ class Buffer:
     A name stands for one array, always of one dtype: the usual one, or as in ``buffer(name, shape,
     bool)``. Each layer gets a scope of its own from its caller, so that no two layers share a name.
 
-    Parameters
-    ----------
     take : maps a full name, a shape and a dtype (None for the usual one) to an array
     send : maps a full name and a host array to that array on the buffer's device
     prefix : put in front of every name

@@ -64,8 +64,6 @@ class Kind:
 class Whole(Kind):
     """Whole numbers, NumPy's among them, in low..high; `check` returns an int.
 
-    Parameters
-    ----------
     low, high : the range, both included
     optional : None is taken, too, which a refusal does not mention
     cause : ends the message of a refusal
@@ -99,8 +97,6 @@ class Whole(Kind):
 class Real(Kind):
     """Finite real numbers in low..high, above `above` and below `below`; `check` returns a float.
 
-    Parameters
-    ----------
     low, high : the range, both included
     above, below : the range, neither included
     optional : None is taken, too, which a refusal does not mention
@@ -219,8 +215,6 @@ class Names(Kind):
 class Several(Kind):
     """A list or tuple, or another sequence, of one kind; `check` returns a tuple.
 
-    Parameters
-    ----------
     kind : of each item
     """
 
@@ -246,8 +240,6 @@ def _plain(number: float) -> str:
 class Option(NamedTuple):
     """All that a field says of itself.
 
-    Parameters
-    ----------
     kind : of its value
     default : MISSING: it has none. None: the option may be left open, whatever its kind
     help : for people; a sentence or two

@@ -18,8 +18,6 @@ MOST_HEADER = 16 * 2**20  # bytes; our longest hold the history of a run, some 4
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Write arrays, and `meta` as sorted JSON. Equal content gives equal bytes.
 
-    Raises
-    ------
     OSError : the file cannot be written; an older one is intact. ValueError : `meta` is not JSON.
     """
     from safetensors.numpy import save
@@ -35,13 +33,8 @@ def read_tensors(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read the arrays and `meta` of a file of `write_tensors`.
 
-    Parameters
-    ----------
     function : named in messages
     names : of the arrays to read; None: all
-
-    Raises
-    ------
     DataError : no file, a damaged one, one that is not ours, or one of a newer format.
     """
     from safetensors import SafetensorError, safe_open

@@ -189,12 +189,8 @@ class Entry(NamedTuple):
 class Spec:
     """Shapes of arguments, or of the arrays of a file, and of results.
 
-    Parameters
-    ----------
-    text : str
-        In the language of this module.
-    note : str
-        Likely cause, for refusals of a shape; of the stacked axes alone if there are any, as 4H.
+    text : in the language of this module
+    note : likely cause, for refusals of a shape; of the stacked axes alone if there are any, as 4H
     """
 
     def __init__(self, text: str, note: str = "") -> None:
@@ -208,27 +204,13 @@ class Spec:
     ) -> Sizes:
         """Check the arguments of a function, one for each entry.
 
-        Parameters
-        ----------
-        function : str
-            Its name, for messages.
+        function : its name, for messages
         arrays : of NumPy or CuPy
-        note : str
-            In place of the spec's own.
-        sizes : dict of str to int or None
-            Sizes that are known already.
-
-        Returns
-        -------
-        sizes : dict of str to int
-            All sizes.
-
-        Raises
-        ------
-        InvalidTypeError
-            Not an array, of another kind, or a float of another dtype or library than the first.
-        InvalidValueError
-            A shape does not fit, or a number is not finite.
+        note : in place of the spec's own
+        sizes : sizes that are known already
+        InvalidTypeError : not an array, of another kind, or a float of another dtype or library
+            than the first
+        InvalidValueError : a shape does not fit, or a number is not finite
         """
         first, sizes = None, dict(sizes or {})
         for entry, x in zip(self.entries, arrays, strict=True):
@@ -262,26 +244,11 @@ class Spec:
     ) -> Sizes:
         """Check the arrays of a file: one for each entry, and no other.
 
-        Parameters
-        ----------
-        function : str
-            Function and file, for messages: ``"open_run: runs/a/last.safetensors"``.
-        arrays : mapping of str to array
-            Or to whatever has a shape and a dtype, where nothing is asked to be finite.
-        cause : str
-            Likely cause of whatever does not fit.
-        sizes : dict of str to int or None
-            Sizes that are known already.
-
-        Returns
-        -------
-        sizes : dict of str to int
-            All sizes.
-
-        Raises
-        ------
-        DataError
-            An array is missing or unknown, of another kind or shape, or not finite.
+        function : function and file, for messages: ``"open_run: runs/a/last.safetensors"``
+        arrays : or to whatever has a shape and a dtype, where nothing is asked to be finite
+        cause : likely cause of whatever does not fit
+        sizes : sizes that are known already
+        DataError : an array is missing or unknown, of another kind or shape, or not finite
         """
         names, sizes = [entry.name for entry in self.entries], dict(sizes or {})
         if set(arrays) != set(names):

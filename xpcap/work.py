@@ -40,19 +40,9 @@ def work(
     Never enter it across a `yield`: whoever asks a generator for its next thing has work of their
     own. What rank 0 does alone, it does with `group=SINGLE`: nobody answers it.
 
-    Parameters
-    ----------
-    group : Group or None
-        The ranks that share the work.
-    progress : bool or None
-        Rank 0 shows bars on a terminal.
-    heard : callable or None
-        Called with each remark of this thread, in place of the logger "xpcap".
-
-    Yields
-    ------
-    group : Group
-        The ranks that share the work.
+    group : the ranks that share the work
+    progress : rank 0 shows bars on a terminal
+    heard : called with each remark of this thread, in place of the logger "xpcap"
     """
     before = current()
     now = replace(before, group=group or before.group, heard=heard or before.heard)

@@ -73,8 +73,6 @@ def field_options(
 ) -> Callable[[Function], Function]:
     """Add options of dataclasses, by field, to a command; one that is not given is None.
 
-    Parameters
-    ----------
     default_text : the default of a field for the help; an empty string: it tells none
     flags : for some fields, their flags; without dashes the field is an argument of the command
     """
@@ -120,8 +118,6 @@ def listed_options(
 ) -> Callable[[Function], Function]:
     """Add a list of options to a command: ``--flag METAVAR: help`` each, a further line indented.
 
-    Parameters
-    ----------
     settings : further arguments of click.option, by flag; `names` of the parameter
     """
 

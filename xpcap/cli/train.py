@@ -173,8 +173,6 @@ def _refuse_captions(data: Path | None) -> None:
 class Progress(Watcher):
     """Lines about training: its subject, an estimate of its time, and a record of each epoch.
 
-    Parameters
-    ----------
     options : of training, as given
     verbose : print all options as well
     clock : returns the time in seconds

@@ -105,15 +105,10 @@ def from_coco(
 
     Splits without captions are left out; URLs serve as names of pictures.
 
-    Parameters
-    ----------
     data : the course's keys; those of val may be missing
     source : origin of the data
     start : require each caption to begin with ``<START>``
     where : name of the data in messages
-
-    Raises
-    ------
     DataError : a key is missing, or arrays do not fit together. TypeError : no mapping.
     """
     if not isinstance(data, Mapping):

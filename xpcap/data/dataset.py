@@ -28,8 +28,6 @@ T = TypeVar("T")
 class Source:
     """The origin of a data set, stored as one flat JSON object in dataset files and run folders.
 
-    Raises
-    ------
     OptionError : a field has the wrong type or range, or `record` holds the name of another field.
     """
 
@@ -51,8 +49,6 @@ class Source:
     def from_json(cls, where: str, stored: Mapping[str, Any]) -> "Source":
         """Read the object that `to_json` returns; `where` names the file in messages.
 
-        Raises
-        ------
         DataError : a field has the wrong type or range.
         """
         record = {key: value for key, value in stored.items() if key not in kinds(cls)}
@@ -404,14 +400,9 @@ def evenly_spaced(n: int, most: int) -> np.ndarray:
 def check_data(where: str, data: CaptionData, start: bool = True) -> None:
     """Check every split, and that the splits agree in feature size and caption length.
 
-    Parameters
-    ----------
     where : name of the data set in messages
     start : require each caption to begin with ``<START>``, as dataset files and the course's folder
         do
-
-    Raises
-    ------
     DataError : the first fault found.
     """
     if not data.splits:

@@ -37,15 +37,10 @@ class RowSource(Protocol):
 class Stored:
     """The rows (m, *shape) of an array in a file, read by a slice or by row numbers.
 
-    Parameters
-    ----------
     path : of the file, which is opened for each reading and must stay as it is
     start, step : bytes from the beginning of the file to the first row, and from one row to the
         next
     shape, dtype : of the whole array
-
-    Raises
-    ------
     DataError : on reading, if the file has changed.
     """
 
@@ -226,23 +221,12 @@ class Preprocessing(NamedTuple):
 def fit_projection(
     features: RowSource, d: int, *, at_most: bool = False
 ) -> tuple[Projection, float]:
-    """Fit a projection onto the `d` directions in which features vary most.
+    """Fit a projection onto the `d` directions in which features vary most; with its share of that.
 
-    Parameters
-    ----------
     features : (m, D) or (m, P, D); read twice, a block at a time
     at_most : take fewer directions, perhaps none, where the features do not vary in so many
-
-    Returns
-    -------
-    the projection, and its share of the variance
-
-    Raises
-    ------
     DataError : the features do not vary in so many directions.
 
-    Notes
-    -----
     Eigenvectors of the covariance matrix in float64, with the sign that makes the largest entry
     positive.
     """

@@ -44,8 +44,6 @@ def open_hdf5(function: str, path: Path, most: int | None, expected: str) -> h5p
 
     Features of more than `most` bytes are not read. `function` and `expected` are for messages.
 
-    Raises
-    ------
     DataError : it is missing, leads to other files, claims more than it stores, takes too long,
         makes HDF5 fail, or is replaced meanwhile.
     """
@@ -186,8 +184,6 @@ def read_dataset(path: str | Path) -> CaptionData:
 
     Files that this process did not write are screened first, by `open_hdf5`.
 
-    Raises
-    ------
     DataError : not HDF5, truncated, not ours, of a newer format, altered since it was written, or
         malicious.
     """

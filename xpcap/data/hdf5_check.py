@@ -31,8 +31,6 @@ class InvalidFileError(Exception):
 def check(path: str, most: int | None) -> None:
     """Read all members and values of a file, except features of more than `most` bytes.
 
-    Raises
-    ------
     InvalidFileError : it leads to other files, or claims more than it stores. h5py may raise
         anything else.
     """

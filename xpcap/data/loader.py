@@ -16,8 +16,6 @@ AT_ONCE = 1 << 23  # numbers scaled and sent at a time: grids are large
 class BatchLoader:
     """Minibatches of a data set for one model.
 
-    Parameters
-    ----------
     data : its scaling must be set before the first minibatch
     like : array of the model's library, device and dtype, such as `model.params.flat`
     """
@@ -43,8 +41,6 @@ class BatchLoader:
     ) -> Batch:
         """A batch, with features (N, D) or (N, P, D), or FeatureRows of the device's table.
 
-        Parameters
-        ----------
         captions : array (N,), int; numbers of captions of the split
         views : array (N,), int; each caption's view of its picture. None: the pictures as they are
         shard : array (n,), int; the captions of the batch whose features are wanted. None: all

@@ -31,13 +31,9 @@ class BoundedReader(io.BufferedReader):
 def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray | Stored]:
     """Read the arrays called `names`; all else in the archive is ignored.
 
-    Returns
-    -------
-    arrays; one of more than 64 MB of floats that is not compressed, and lies there row by row, is
-    `Stored`: read once, for its checksum, it stays on disk
+    An array of more than 64 MB of floats that is not compressed, and lies there row by row, is
+    `Stored`: read once, for its checksum, it stays on disk.
 
-    Raises
-    ------
     DataError : no .npz, one without these arrays, objects in them, or other bytes than it claims to
         hold. OSError : it cannot be opened.
     """

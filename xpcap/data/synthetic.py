@@ -25,16 +25,12 @@ def draw_data(
 ) -> CaptionData:
     """Draw a train split of n captions, each of its own picture.
 
-    Parameters
-    ----------
     n, D, V : captions, size of a feature, or of a grid (P, D), words in the vocabulary (the four
         special ones among them)
     seed : equal seeds draw equal data
     lengths : of the captions, which have lengths.high + 2 columns, ``<START>`` first, ``<END>``
         after the last word, then ``<NULL>``
 
-    Notes
-    -----
     The word of rank k has a frequency proportional to 1 / k, as in text. Features are standard
     normal.
     """

@@ -108,13 +108,8 @@ NULL, START, END, UNK = SPECIAL = ("<NULL>", "<START>", "<END>", "<UNK>")
 class Vocabulary:
     """Words and their ids; id k is the k-th word.
 
-    Parameters
-    ----------
     words : distinct words without white space in them; ``<NULL>``, ``<START>``, ``<END>`` and
         ``<UNK>`` are among them
-
-    Raises
-    ------
     DataError : a word occurs twice, is empty or has white space in it, or a special word is
         missing.
     """

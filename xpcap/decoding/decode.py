@@ -142,8 +142,6 @@ def decode(
 ) -> Decoded:
     """Captions of N pictures. On the host, the cores caption parts of them in parallel.
 
-    Parameters
-    ----------
     features : array (N, ...), on the model's device
     scored : compute the probabilities of the words; else they and their totals are 0
     function : the caller's name, for messages

@@ -9,8 +9,6 @@ from xpcap.device.transfers import AsyncCopy
 class Hypotheses:
     """Words of hypotheses, each in its own slot.
 
-    Attributes
-    ----------
     captions : array (slots, length), int32; NULL after END
     probabilities : array (slots, length), of the words
     lengths : array (slots,), int, words, END included

@@ -60,8 +60,6 @@ class Policy:
 
     A policy with several hypotheses of a picture overrides `slots`, `start` and `select`.
 
-    Parameters
-    ----------
     max_length : most words in a caption, END included
     forbid : ids of words that are never chosen
     least_length : least words in a caption, END not counted
@@ -182,8 +180,6 @@ class Policy:
     def choose(self, scores: Array, totals: Array | None, t: int) -> Choice:
         """Choice of the next words.
 
-        Parameters
-        ----------
         scores : array (n, V); log-probabilities of the next word up to a constant per row; -inf for
             forbidden words
         totals : the totals of the previous Choice; None in the first step
@@ -206,12 +202,8 @@ class Sampling(Policy):
     Step t of the picture numbered i takes number t of ``numpy.random.Philox(key=[seed, i])``, so a
     caption depends neither on the batch nor on other captions.
 
-    Raises
-    ------
     OptionError : a number is out of range.
 
-    Notes
-    -----
     Holtzman et al. 2020, *The Curious Case of Neural Text Degeneration*.
     """
 

@@ -93,8 +93,6 @@ def _raise_status(status: int, function: Any, args: Any) -> int:
 class Handle:
     """A handle of cuBLAS with memory of its own, for work on one stream at a time.
 
-    Parameters
-    ----------
     xp : CuPy
     device : number of this thread's current device
     """

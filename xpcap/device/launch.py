@@ -73,8 +73,6 @@ class Kernel:
     of their parameter. Blocks lie along one to three axes. Numbers are checked at each launch, arrays
     where they are first handed over, by `check`.
 
-    Parameters
-    ----------
     xp : CuPy
     device : its number
     module : a RawModule that was loaded there
@@ -210,8 +208,6 @@ _this_thread = _ThisThread()
 class Kernels:
     """The kernels of a folder of CUDA C files, each compiled for float32 or float64 by a macro.
 
-    Parameters
-    ----------
     package : the folder's package; the files lie in its folder cuda/
     constants : what host and kernels agree on: ``#define`` before each file, as is THREADS
     threads : of a block

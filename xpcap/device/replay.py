@@ -119,8 +119,6 @@ class Replay(Generic[T]):
     ) -> T:
         """Result of compute(), which is recorded, or of repeating the record of the same key.
 
-        Parameters
-        ----------
         key : all that decides about the launches, besides what compute() is always given
         compute : work on buffers that never move
         outputs : arrays of a result

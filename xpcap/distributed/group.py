@@ -19,8 +19,6 @@ class Group:
     All ranks call the same methods in the same order, as in MPI; a call returns when all have made
     it. The base class is the group of a single process, and its methods cost nothing.
 
-    Attributes
-    ----------
     local_rank : this rank's number on its machine
     """
 

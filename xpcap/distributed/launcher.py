@@ -28,8 +28,6 @@ def launcher_rank(environment: Mapping[str, str] = os.environ) -> tuple[int, int
 def init() -> Group:
     """The group of all processes that a launcher started; SINGLE, without imports, for one process.
 
-    Raises
-    ------
     GroupError : mpi4py is missing or finds no MPI library, or its library does not know of the
         other processes.
     """

@@ -69,8 +69,6 @@ class Watchdog:
     After `seconds` it asks them how many collective calls they have begun. Ranks that are behind or
     do not answer are named on standard error; then all ranks are ended.
 
-    Parameters
-    ----------
     communicator : of all ranks, used for nothing else
     names : of the ranks, for messages
     """
@@ -217,8 +215,6 @@ class DeviceSum(Protocol):
 class NCCL:
     """Device to device by NCCL, whose ranks find each other by an id that MPI passes on.
 
-    Parameters
-    ----------
     nccl : the module cupy.cuda.nccl
     group : the ranks, each with its device as the current one
     """
@@ -393,8 +389,6 @@ class MPIGroup(Group):
 def world(size: int) -> MPIGroup:
     """The group of all `size` processes of the launcher; ranks of a machine divide its cores.
 
-    Raises
-    ------
     GroupError : mpi4py finds no MPI library, or one that knows nothing of the launcher. OptionError
         : a bad XPCAP_RANK_TIMEOUT.
     """

@@ -45,8 +45,6 @@ def find_encoder(name: str) -> Encoder:
     row. The encoder's own `name` may say more, so that it finds the same weights again: ``timm:``
     and ``onnx:`` end in their digest.
 
-    Raises
-    ------
     DataError : there is none; a package is missing, and the message has the line that installs it;
         or its weights do not fit.
     """

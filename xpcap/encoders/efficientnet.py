@@ -24,12 +24,8 @@ def _efficientnet_lite2(name: str, *, grid: int | None) -> OnnxEncoder:
 
     Pictures are scaled to 260 x 260, their levels to ``(level - 127) / 128``.
 
-    Raises
-    ------
     DataError : the package has other weights.
 
-    Notes
-    -----
     Tan & Le 2019, EfficientNet; Lite, its variant for phones, has ReLU6 instead of swish and no
     squeeze-and-excitation. The weights are Google's.
     """

@@ -31,8 +31,6 @@ def search_folder(where: str, folder: Path) -> Found:
     Hidden files and folders, whose names begin with a dot, are left out. Links are followed, but no
     folder is searched twice.
 
-    Raises
-    ------
     DataError : the folder cannot be read; one in it that cannot is left out.
     """
     found = Found([], [], {})
@@ -71,8 +69,6 @@ def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     No file is opened: one that is no picture is found out by reading. The other files of a folder,
     and folders in it that cannot be read, are remarked on.
 
-    Raises
-    ------
     DataError : a folder without a picture, or one that cannot be read.
     """
     found: list[Path] = []

@@ -69,8 +69,6 @@ def pool(features: np.ndarray, grid: int) -> np.ndarray:
     Region i of K covers rows floor(i * height / K) to ceil((i + 1) * height / K): neighbours share
     a row where K does not divide the height.
 
-    Notes
-    -----
     PyTorch's AdaptiveAvgPool2d.
     """
     down, across = (

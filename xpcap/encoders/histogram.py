@@ -43,13 +43,9 @@ class HistogramEncoder:
     position of the grid's middle on the canvas, as shares of nine cells, and the grid's height and
     width.
 
-    Parameters
-    ----------
     grid : K, at most 3: the features of the cells alone, averaged over K x K regions, (K*K, 209);
         None: all, (2101,)
 
-    Notes
-    -----
     Histograms of gradient directions: Dalal & Triggs 2005; their products, for corners: Watanabe et
     al. 2009; the pyramid of grids: Lazebnik et al. 2006; square roots of shares: Arandjelović &
     Zisserman 2012.

@@ -44,8 +44,6 @@ def _whole_picture(name: str, picture: np.ndarray) -> Area | None:
 class Kind(NamedTuple):
     """A kind of encoder, as its file states it: all that the package knows of it.
 
-    Parameters
-    ----------
     name : of the encoder; or of one of many, as ``timm:MODEL``
     build : makes the encoder of a name without options, and of these by keyword; the grid is a
         number or None

@@ -44,8 +44,6 @@ class OnnxEncoder:
     A picture is scaled to the network's input (bicubic, not cropped); its levels, 0 to 255, become
     ``(level - offset) / scale``.
 
-    Raises
-    ------
     DataError : the map is coarser than the grid.
     """
 
@@ -116,8 +114,6 @@ def _onnx_file(name: str, *, grid: int | None, **options: str) -> OnnxEncoder:
     - grid : K, to average an output that is a map over K x K regions
     - sha256 : the first digits of the file's digest; the encoder's own name has 16
 
-    Raises
-    ------
     DataError : the file is none, or has changed; an option is wrong or lacks; the model is of
         another kind.
     """

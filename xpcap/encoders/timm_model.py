@@ -21,16 +21,11 @@ class TimmEncoder:
     ``timm:vgg16`` has the course's fc7. Each picture is encoded alone, on one thread, so that
     features do not depend on the batch.
 
-    Parameters
-    ----------
     name : ``timm:MODEL``, or ``timm:MODEL.TAG`` for other weights of it, as
         ``timm.list_models(pretrained=True)`` lists them
     grid : K, to average the map of its last layers over K x K regions
     sha256 : the first digits of the digest of the weights, as in the encoder's own name
     pretrained : False leaves the weights random
-
-    Raises
-    ------
     DataError : timm has no such model, or cannot fetch its weights; their digest is another; or the
         model has no map, or one that is coarser than the grid.
     """

@@ -51,12 +51,7 @@ class _Reader(pickle.Unpickler):
 def read_torch(path: Path, sha256: str) -> dict[str, np.ndarray]:
     """The arrays of a state dict by name, read-only.
 
-    Parameters
-    ----------
     sha256 : the file's digest, 64 hexadecimal digits; compared before anything is read as a pickle
-
-    Raises
-    ------
     DataError : another digest. OSError : it cannot be opened.
     """
     content = path.read_bytes()

@@ -46,12 +46,7 @@ def read_url(url: str, *, timeout: float = SECONDS) -> np.ndarray:
     Any server that this machine reaches may be asked, also its own, through the proxies that the
     environment or the system names, and redirects are followed: do not pass on a stranger's URL.
 
-    Parameters
-    ----------
     timeout : seconds, for everything
-
-    Raises
-    ------
     DataError : the download failed, for the reason in the message; NetworkError, a kind of it, if
         another try may succeed.
     """

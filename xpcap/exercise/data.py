@@ -31,23 +31,14 @@ def write_course_data(
 ) -> CaptionData:
     """Draw pictures and captions, and write them as the course lays out its data.
 
-    Features in ``*2014_vgg16_fc7.h5`` are 10 times those of HistogramEncoder, those in
-    ``*_pca.h5`` their 512 principal components, fitted on the train split: file names are the
-    course's, and nothing here is VGG-16's. Captions of more than 15 words are left out, as there.
-    The lists of URLs hold ``file:`` URLs of the pictures, which lie in the folder as well; they
-    lead nowhere once it is moved.
+    The data that it returns has the features before PCA. Features in ``*2014_vgg16_fc7.h5`` are 10
+    times those of HistogramEncoder, those in ``*_pca.h5`` their 512 principal components, fitted on
+    the train split: file names are the course's, and nothing here is VGG-16's. Captions of more than 15
+    words are left out, as there. The lists of URLs hold ``file:`` URLs of the pictures, which lie
+    in the folder as well; they lead nowhere once it is moved.
 
-    Parameters
-    ----------
     folder : to make, with its parents
     seed, train, val, progress : as in `generate`
-
-    Returns
-    -------
-    the data, with the features before PCA
-
-    Raises
-    ------
     DataError : the folder exists, or may not be made. OSError : it cannot be written; then there is
         none.
     """

@@ -54,16 +54,11 @@ def handout(
 ) -> dict[Path, list[str]]:
     """Write a folder to hand out; returns its files, each with the functions to write in it.
 
-    Parameters
-    ----------
     folder : new, or without files of these names
     notebooks : notebooks that import the course's functions and classes from xpcap in cells tagged
         "xpcap". In the handout these cells are left out, the names come from its files, and there
         are no outputs, no ``<details>`` blocks, and a cell for each answer
     blank : functions to blank out, as patterns: "lstm_step_forward", "CaptioningRNN.loss", "lstm_*"
-
-    Raises
-    ------
     OptionError : a pattern that fits no function, or a file that cannot be written or exists.
     DataError : no notebook, or one that would run the library's functions.
     """

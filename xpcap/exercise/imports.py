@@ -52,8 +52,6 @@ class CourseFinder(MetaPathFinder, Loader):
     into `sys.modules` at once would win over a package that comes onto the path later, and could
     not be reloaded.
 
-    Attributes
-    ----------
     overrides : find them in that case as well
     """
 
@@ -64,8 +62,6 @@ class CourseFinder(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         """Spec of a module of xpcap's answer; None where somebody else is to answer.
 
-        Raises
-        ------
         ModuleNotFoundError : the package is xpcap's, and has no such module.
         """
         package, _, name = fullname.partition(".")
@@ -115,8 +111,6 @@ def install() -> None:
 def override() -> None:
     """Answer the course's imports even where a package of that name is there, such as your own.
 
-    Raises
-    ------
     ImportError : that package has been imported already, and notebooks hold its functions.
     """
     for package in NAMES:

@@ -118,23 +118,16 @@ def lock_step(
 ) -> Outcome:
     """Train two captioners alike, and compare after each step.
 
-    Parameters
-    ----------
-    setup : Setup
     left, right : context managers to enter while a run is created and while it steps: `on` a
         backend, or one around it
     tolerance : on each tensor's error, max |x - y| over the largest element of either; None:
         TOLERANCE of the dtype; 0: equal bits
     graphs : on a device, let the right run repeat its steps as a CUDA graph
 
-    Returns
-    -------
-    Outcome : tensors are compared in the order in which a step computes them: loss, gradients from
-        the last layer to the first, norm, moments, parameters. So the first to diverge is the
-        nearest to the mistake
+    Tensors are compared in the order in which a step computes them: loss, gradients from the last
+    layer to the first, norm, moments, parameters. So the first to diverge is the nearest to the
+    mistake.
 
-    Notes
-    -----
     The tolerances: a float32 run differs from the float64 run with the same weights by at most 4e-6
     (12 seeds, both cells), so two float32 runs by at most 8e-6; at H 512, with products added up in
     another order, 3.5e-6 (four seeds, both cells, on a CPU). 3e-5 leaves room for a device's exp

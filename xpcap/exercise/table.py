@@ -64,8 +64,6 @@ captioning_solver: CaptioningSolver | 0 | model data -> loss_history |
 class Function(NamedTuple):
     """A row of the table.
 
-    Attributes
-    ----------
     name : "lstm_step_forward"; of a captioner "CaptioningRNN.loss (lstm)"
     module : "rnn_layers"
     points : in proportion; 0 for what the course gives

@@ -10,14 +10,9 @@ from xpcap.spec import check_float, spec
 def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> ModuleType:
     """Library of float arrays, checked against symbolic shapes.
 
-    Parameters
-    ----------
     function : the caller's name, for messages
     shapes : one entry per array, as in ``"x:N,T,D Wh:H,4H b:4H"``; see `xpcap.spec`
     note : likely cause, appended to messages about shapes
-
-    Raises
-    ------
     TypeError : not an array, not float32 or float64, or another library or dtype than the first.
     ValueError : a shape does not match.
     """

@@ -51,16 +51,8 @@ def layer(shapes: str, note: str = "") -> Callable[[Callable[P, R]], Layer[P, R]
     function gets the arrays as they are. On a device, whose kernels take nothing else, it gets
     C-contiguous arrays, and int32 in place of other integers. The spec stays as `function.spec`.
 
-    Parameters
-    ----------
-    shapes : str
-        In the language of `xpcap.spec`, results included.
-    note : str
-        Likely cause of a shape that does not fit.
-
-    Returns
-    -------
-    decorate : callable
+    shapes : in the language of `xpcap.spec`, results included
+    note : likely cause of a shape that does not fit
     """
     spec = Spec(shapes, note)
     names = [entry.name for entry in spec.entries]
@@ -84,14 +76,7 @@ def gradient(forward: Layer[..., Any]) -> Callable[[Callable[P, R]], Layer[P, R]
     are those of `cache.like`, or else of the first such field of floats. An upstream gradient that
     is optional in the shapes may be None; a result may have none at all.
 
-    Parameters
-    ----------
-    forward : function
-        Decorated with `layer`.
-
-    Returns
-    -------
-    decorate : callable
+    forward : decorated with `layer`
     """
 
     def decorate(function: Callable[P, R]) -> Layer[P, R]:

@@ -13,8 +13,6 @@ SMOOTH = 0.1  # stands in for a count of 0 in a single sentence
 def bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
     """Corpus values ``bleu1`` to ``bleu4``; of a picture smoothed BLEU-4, as plain BLEU is mostly 0.
 
-    Notes
-    -----
     A picture's count of 0 is taken as 0.1 (Chen & Cherry 2014, method 1); without a common word its
     BLEU-4 is 0.
     """
@@ -31,8 +29,6 @@ def corpus_bleu(
 ) -> tuple[float, float, float, float]:
     """Corpus BLEU-1 to BLEU-4 of one hypothesis a picture against all its references.
 
-    Notes
-    -----
     No smoothing: an order without a single match makes that BLEU 0 (nltk returns about 1e-77 and
     warns). As in nltk, a hypothesis of fewer than n words adds one n-gram without a match; Papineni
     et al. add none.

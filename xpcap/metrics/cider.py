@@ -96,8 +96,6 @@ def count_references(references: Iterable[Sequence[Words]], hashes: Hashes) -> I
 class DocumentFrequencies:
     """Document frequencies: in how many pictures each n-gram occurs.
 
-    Parameters
-    ----------
     grams : n-grams of two pictures or more (g,), uint64, rising; all others count as of one picture
     times : in how many (g,), int
     pictures : the number of all pictures
@@ -143,17 +141,10 @@ class CiderD:
         CIDEr-D(c, r) = 10/4 sum_n  min(g(c), g(r)) . g(r) / (|g(c)| |g(r)|)
                         exp(-(l(c) - l(r))^2 / (2 sigma^2)),  sigma = 6
 
-    Parameters
-    ----------
     references : for each picture its captions as lists of words; read once, some pictures at a time
     frequencies : of other pictures. Default: of these references
-
-    Raises
-    ------
     ValueError : a picture has no reference.
 
-    Notes
-    -----
     pycocoevalcap reports this formula as "CIDEr". As there, words are not stemmed, unlike in the
     paper, and lengths are counted in pairs of neighbouring words, so that an empty sentence is as
     long as one of a single word.
@@ -193,20 +184,11 @@ class CiderD:
     ) -> np.ndarray:
         """CIDEr-D of each caption, 0 to 10.
 
-        Parameters
-        ----------
         hypotheses : captions as lists of words; they may be empty
         pictures : number of each caption's picture (n,), int; repeats are allowed. Default: one
             caption a picture, in their order
         weights : of all references (R,), picture by picture, for a weighted sum over the references
             of a picture. Default: their mean
-
-        Returns
-        -------
-        array (n,), float64
-
-        Raises
-        ------
         ValueError : there are not as many captions as pictures, or no picture has that number.
         """
         n, size = len(hypotheses), len(self._each)

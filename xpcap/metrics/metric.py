@@ -40,8 +40,6 @@ class Metric:
 
     Any other object with a name, a title, a protocol and `score` will do, too.
 
-    Attributes
-    ----------
     name : key of its protocol and of its values a picture
     title : as tables show it
     plain : its meaning, for people who know no metric

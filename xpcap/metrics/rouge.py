@@ -21,8 +21,6 @@ def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
 def common_words(one: Words, other: Words) -> int:
     """Length of the longest common subsequence of two sentences.
 
-    Notes
-    -----
     Hyyro (2004): a row of the usual table is one integer, whose bit i is 0 where the row grows from
     column i to i + 1, and a word of `other` is one step from row to row. A tenth of the time of the
     table.

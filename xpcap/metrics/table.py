@@ -88,8 +88,6 @@ def of_train(
 ) -> tuple[list[Metric], dict[str, str]]:
     """Metrics that compare with the train split, and why one cannot be: its name to the reason.
 
-    Parameters
-    ----------
     written : the split's captions as people wrote them; read once, and never all in memory
     encoded : returns them as the data set encodes them
     """

@@ -232,8 +232,6 @@ class Part(NamedTuple):
     def unpack(self, values: np.ndarray, rows: Array | None = None) -> np.ndarray:
         """Values of packed rows by caption and step, (N, T, ...); 0 where there is no row.
 
-        Parameters
-        ----------
         values : array (n, ...), on the host
         rows : array (n,), int, their rows, such as `packed.target_rows`. None: all rows in order
         """
@@ -262,8 +260,6 @@ def prepare_batch(
 ) -> list[Part]:
     """Parts of a checked batch on the device: packed, with dropout masks drawn there.
 
-    Parameters
-    ----------
     where : begins messages
     batch : as `Batch.checked` returns it
     like : the model's flat buffer, with the library, device and dtype of the parts
@@ -379,8 +375,6 @@ def deal(
 
     They are dealt by length, so that parts cost the same.
 
-    Parameters
-    ----------
     captions : array (N, T+1), int
     shard : array (m,), int, numbers of the captions to deal. None: all
     """
@@ -402,15 +396,11 @@ def pack(
 ) -> PackedCaptions:
     """Pack a batch of captions, or one part of it, on the host.
 
-    Parameters
-    ----------
     captions : array (N, T+1), int; inputs are all columns but the last, targets all but the first
     null : id of the padding word
     order : array (n,), int, numbers of the captions to pack, as from `deal`. None: all
     layout, V : pad to it, if they fit, for a vocabulary of V words
 
-    Notes
-    -----
     A caption ends with its last non-NULL target; later steps are left out. A step with a NULL
     target inside a caption stays, since later steps depend on it, but does not enter the loss.
     """

@@ -26,12 +26,8 @@ class Captioner(Decodable):
     A subclass starts from features, projects words, advances by one word, and scores captions;
     `sample`, `sample_with_probabilities` and `decode` are built on that.
 
-    Attributes
-    ----------
-    config : ModelConfig
-        Of several models the first one's: they share the sizes of vocabulary and features.
-    idx_to_word : dict of int to str
-        The vocabulary, id to word.
+    config : of several models the first one's: they share the sizes of vocabulary and features
+    idx_to_word : the vocabulary, id to word
     """
 
     config: ModelConfig
@@ -44,16 +40,10 @@ class Captioner(Decodable):
 
     @abstractmethod
     def attention(self, features: Array | FeatureRows, captions: Array) -> np.ndarray:
-        """Attention as of CaptioningRNN.attention; of several models the mean.
+        """Attention (N, T, P) as of CaptioningRNN.attention; of several models the mean.
 
-        Parameters
-        ----------
         features : array (N, P, D) or FeatureRows
         captions : array (N, T+1), int
-
-        Returns
-        -------
-        weights : array (N, T, P), float
         """
 
     @in_turn

@@ -24,13 +24,8 @@ class Ensemble(Captioner):
     Policies get log p, and every model reads the chosen words. The models may differ in cell, sizes
     of word vectors and state, and `inject`.
 
-    Parameters
-    ----------
     models : CaptioningRNNs, at least one, with the same words, features of the same shape, dtype
         and device. They are not copied
-
-    Raises
-    ------
     ValueError : they do not fit together, or there are none. TypeError : other objects, or dtypes
         or libraries differ.
     """

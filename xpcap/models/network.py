@@ -60,8 +60,6 @@ class Forward(NamedTuple):
 class Network:
     """A captioner's equations, over its parameters, in the memory of one pass.
 
-    Parameters
-    ----------
     config : ModelConfig
     params : Parameters, with the shapes of the config
     buffer : memory for results and temporaries; None: fresh memory

@@ -22,8 +22,6 @@ class Parameters(MutableMapping[str, Array]):
     views of it. Keys cannot be added or deleted. Copies and pickles have their own buffer.
     Gradients and moments with the same `shapes` have the same layout.
 
-    Parameters
-    ----------
     shapes : mapping of name to shape, in buffer order
     flat : array (sum of sizes,); the buffer itself, not a copy
     """
@@ -145,8 +143,6 @@ def add_words(
     A new word starts with the mean word vector, the mean column of W_vocab and the mean bias of the
     words `known` (ids). All else is as in `params`.
 
-    Parameters
-    ----------
     shapes : of the larger vocabulary's parameters
     """
     larger = Parameters.empty(shapes, params.flat.dtype, get_array_module(params.flat))

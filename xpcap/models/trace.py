@@ -29,8 +29,6 @@ class Trace(NamedTuple):
     Step t reads captions[:, t] and predicts captions[:, t + 1]. It starts from states[name][:, t]
     and ends in states[name][:, t + 1]. After the end of a caption everything is 0.
 
-    Attributes
-    ----------
     states : each array of the cell's state (N, T+1, H) by name, "h" first; of an LSTM "h" and "c".
         [:, 0] is the state before the first step
     gates : each gate (N, T, H) by name; of an LSTM "i", "f", "o" and "g", of a GRU "r", "z" and

@@ -53,16 +53,7 @@ _plain = contextvars.ContextVar("xpcap_plain_only", default=False)
 
 
 def get_ops(x: Array) -> Ops:
-    """The operations for an array; each function asks once.
-
-    Parameters
-    ----------
-    x : array of NumPy or CuPy
-
-    Returns
-    -------
-    ops : Ops
-    """
+    """The operations for an array; each function asks once."""
     if _plain.get():
         invalidate("plain_only")
         return _PLAIN

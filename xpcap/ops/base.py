@@ -391,8 +391,6 @@ class Ops:
         counter=[0, 0, 0, step]).random_raw(...)``, seen as uint16, has the bits of row 0, of row 1, and
         so on: NumPy counts up before it makes a block.
 
-        Parameters
-        ----------
         masks : of each part of the batch, for each stream: array (n, width), bool, written to
         mask_rows : likewise: array (n,), int32, the row number of each row; -1, on a device alone, of one
             that keeps no unit

@@ -91,8 +91,6 @@ class LossTerms:
     A new term is a field of its own, 0 by default, and its lines in `softmax_loss`. Versions of
     Ops.softmax_loss that do not compute it leave it to that equation.
 
-    Parameters
-    ----------
     scale : array (R,), the weight of each row in the gradient; or a float, that of all
     smoothing : probability that a target gives up to all words alike: label smoothing, Szegedy et
         al. 2016, section 7

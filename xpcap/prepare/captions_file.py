@@ -27,14 +27,9 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
     It is ``{image: caption}``, a list of objects with ``caption`` and ``image``, ``image_id`` or
     ``file_name``, or an evaluation as JSON.
 
-    Parameters
-    ----------
     images : names of the split's pictures; a file may name a picture by its name, by the name
         without folder or suffix, by a path that ends in either, or by the number at its end, as
         COCO does
-
-    Raises
-    ------
     DataError : another form, two captions of a picture, or a name that fits two pictures. OSError :
         the file cannot be opened.
     """

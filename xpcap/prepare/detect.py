@@ -30,21 +30,12 @@ def read_captions(
     report: ImportReport | None = None,
     progress: bool | None = None,
 ) -> list[CaptionRow]:
-    """Read files of captions, each of any known form.
+    """Rows of files of captions, each of any known form: by split, then by picture as it comes.
 
-    Parameters
-    ----------
     files : (split, path) each; split None: the file names the splits itself, or has none
     columns : names of a table's columns, if they are not the usual ones
     report : takes the omissions, and the form of each file
     progress : show a bar of the files on a terminal; None: as the work in hand
-
-    Returns
-    -------
-    rows, grouped by split, then by picture, in order of first appearance
-
-    Raises
-    ------
     DataError : a file of no known form or a damaged one, or files with splits and files without.
     OSError : a file cannot be read.
     """

@@ -35,8 +35,6 @@ STORED = Spec("names:m=t features:m,D>0|m,P>0,D>0=f")
 class Table(Mapping[str, np.ndarray]):
     """Features by the name of their picture.
 
-    Parameters
-    ----------
     numbers : name to row
     rows : (m, *shape), an array or `Stored`
     """
@@ -66,12 +64,7 @@ def read_features(path: str | Path) -> Table:
     If uncompressed, as `numpy.savez` writes them, more than 64 MB stay on disk and are read as
     needed.
 
-    Parameters
-    ----------
     path : of an .npz with ``names`` (m,) and ``features`` (m, D), or grids (m, P, D), of floats
-
-    Raises
-    ------
     DataError : not an .npz, other arrays, names that do not match the rows, a value not finite.
     OSError : it cannot be opened.
     """
@@ -114,8 +107,6 @@ def encode_folder(
 ) -> Table:
     """Features of the pictures called `names` in a folder, encoded in parallel on all cores.
 
-    Parameters
-    ----------
     progress : show a bar, or lines where there is no terminal; None: as the work in hand
     cache : file for the features as they are computed, or one that `open_cache` opened. If it
         exists, left by a killed process, its features are reused unchanged; those of another
@@ -124,9 +115,6 @@ def encode_folder(
     unreadable : takes pictures that cannot be read, name to reason; the result lacks them. None:
         the first is an error, a missing one before any is encoded
     mirrored : pictures whose mirror image is encoded as well, under `mirror_of` the name
-
-    Raises
-    ------
     DataError : a picture cannot be read, or would lie outside the folder; or `cache` is another
         file, or in use.
     OSError : the cache cannot be written.
@@ -172,8 +160,6 @@ def mirror_of(name: str) -> str:
 class Block:
     """Pictures that are encoded in one call, since the last bits of some encoders depend on it.
 
-    Attributes
-    ----------
     names : of the pictures
     rows : names of its features: those of the pictures, then of their mirror images
     key : digest of what these depend on: the encoder, and name, size and time of each file
@@ -219,14 +205,9 @@ class Store:
     another encoder or of a picture that has changed does not match, in whatever order the parts of
     the file reached the disk.
 
-    Parameters
-    ----------
     file : the cache, from `open_cache`; None: in memory
     rows : names of all features to come
     shape : of a feature
-
-    Raises
-    ------
     DataError : `file` is no cache. OSError : it cannot be written.
     """
 
@@ -277,8 +258,6 @@ class Store:
 def open_cache(path: Path) -> Iterator[BinaryIO]:
     """Open a cache of features for one process at a time; if it stays empty, it is removed.
 
-    Raises
-    ------
     DataError : it is a link, a folder or a device; or another process has it open.
     OSError : it cannot be opened.
     """

@@ -36,8 +36,6 @@ class Matches(NamedTuple):
 class PictureFolder:
     """The names of all files in a folder and its subfolders; links may lead to further ones.
 
-    Raises
-    ------
     DataError : it is no folder, or cannot be read.
     """
 
@@ -68,8 +66,6 @@ def match_names(
     highest one. Last, a name matches the one that differs from it in capitals or Unicode form
     (``ü`` as one sign or as two), unless another name does.
 
-    Raises
-    ------
     DataError : a name leads out of the folder, or two names lead to one picture.
     """
     folder = None

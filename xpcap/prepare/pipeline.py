@@ -48,20 +48,13 @@ def import_captions(
 ) -> tuple[CaptionData, ImportReport]:
     """Read captions of any known form, split them, add features, and assemble a data set.
 
-    Parameters
-    ----------
+    The counts go to its record, what is left out to the report.
+
     files : as in `read_captions`
     cache : file for the features as they are computed, as in `encode_folder`, so that a killed
         encoding can be resumed; remove it once the data set is written
     progress : show bars; None: as the work in hand
     options : of `PrepareOptions`; `mirror` is False unless it is given
-
-    Returns
-    -------
-    the data set, whose record holds the counts, and the report of omissions
-
-    Raises
-    ------
     OptionError : an option, before anything is read.
     DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file
         is damaged; or anything is left out, if `strict`.
@@ -109,8 +102,8 @@ def assemble(
 ) -> CaptionData:
     """Build a data set: vocabulary, encoded captions, features; `write_dataset` checks it.
 
-    Parameters
-    ----------
+    Features are float16 or float32, read as needed from a table on disk.
+
     captions : rows of any reader, in any order
     features : name of a picture to its feature (D,) or grid (P, D), numbers; more names than there
         are captions for are allowed. None: the pictures are encoded
@@ -118,13 +111,6 @@ def assemble(
     progress : show bars; None: as the work in hand
     options : of `AssembleOptions`; `mirror` is False unless it is given. Mirror images are encoded
         like pictures, or found in `features` under `mirror_of` the name
-
-    Returns
-    -------
-    CaptionData; features float16 or float32, read as needed from a table on disk
-
-    Raises
-    ------
     OptionError : an option, before anything is read.
     DataError : the parts do not fit together; the message names the picture.
     OSError : a picture or folder cannot be read.

@@ -84,8 +84,6 @@ def _listed(kind: str, count: int, named: Sequence[str]) -> str:
 class CaptionText:
     """The text of one file of captions, and what its reader needs besides.
 
-    Parameters
-    ----------
     where : function and file, with which errors and the sources of rows begin
     columns : names of a table's columns that the user gave
     report : takes what the reader leaves out
@@ -132,8 +130,6 @@ class CaptionText:
 class Format(NamedTuple):
     """A format of caption files.
 
-    Attributes
-    ----------
     name : as the report of an import, data sets and error messages call it
     fits : tells a file of the format by looking at its text
     read : yields the rows of such a file

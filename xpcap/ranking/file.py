@@ -73,12 +73,7 @@ def read_ranker(
 ) -> tuple[Ranker, dict[str, Any]]:
     """The ranker of a file for features of size D, and the file's `meta`.
 
-    Parameters
-    ----------
     first_words : the ranker may know the first words of the vocabulary alone
-
-    Raises
-    ------
     DataError : missing, damaged, not ours, of a newer format, or of another run.
     """
     tensors, meta = read_tensors(path, FUNCTION)

@@ -36,8 +36,6 @@ class PhotoIndex:
     projected onto the principal components of the train split, and divided by its norm. Similarity
     is the cosine of two embeddings.
 
-    Parameters
-    ----------
     vocabulary : of the captions' ids
     projection : of features (N, D), onto d components
     photos : the m photos, with embeddings (m, d) float16 as features, of norm 1, and captions in

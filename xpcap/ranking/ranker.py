@@ -63,8 +63,6 @@ class Ranking(NamedTuple):
 class Ranker:
     """Scores candidates by ``sum over features of weight * feature``.
 
-    Parameters
-    ----------
     index : of the training photos
     weights : name in FEATURES to weight
     neighbours : k, nearest photos whose captions are compared with
@@ -73,8 +71,6 @@ class Ranker:
     retrieved : captions of neighbours, at most, that become candidates; 0: none
     no_stutter : candidates have no one to three words twice in a row, as people's captions
 
-    Notes
-    -----
     Consensus is that of Devlin et al. 2015, *Exploring Nearest Neighbor Approaches for Image
     Captioning*, with CIDEr-D as the similarity of captions.
     """
@@ -120,8 +116,6 @@ class Ranker:
     ) -> list[list[Candidate]]:
         """The candidates of N photos, and the neighbours' captions of the most consensus.
 
-        Parameters
-        ----------
         near : as of `near`
         made : of each photo the candidates that models made
         log_likelihood : of captions, given the number of the photo of each

@@ -47,8 +47,6 @@ def fit(
         sum over photos of sum over candidates c of softmax(features w)_c reward_c
         - STRENGTH sum over features f of (spread_f (w_f - v_f))^2
 
-    Parameters
-    ----------
     features : (C, F), of all candidates
     photos : (C,) int, rising, the photo of each
     rewards : (C,) CIDEr-D of each against the photo's own captions

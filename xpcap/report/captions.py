@@ -35,11 +35,6 @@ def draw_captions(path: str | Path, captions: Sequence[PictureCaption]) -> None:
     are escaped, and long text is cut. Characters that Matplotlib's own font lacks are drawn with
     other fonts of the machine; a remark says if none has them.
 
-    Parameters
-    ----------
-
-    Raises
-    ------
     ValueError : no picture. OSError : the file cannot be written.
     """
     from matplotlib import rc_context

@@ -108,13 +108,8 @@ def write_card(
 
     Equal arguments give equal bytes.
 
-    Parameters
-    ----------
     scores : the model's; None: not scored
     find_picture : a picture by its name; None: not at hand
-
-    Raises
-    ------
     OSError : a file cannot be written.
     """
     captions = scores.spread(count=SHOWN) if scores else []

@@ -35,8 +35,6 @@ Limits = tuple[float, float]  # of `check` and of `bad`: the smaller if small va
 class Case:
     """A run, and what its symptoms are measured on.
 
-    Parameters
-    ----------
     vocabulary, max_words : of the run
     prepared : record of how its training data was prepared
     scores : of its captions of a split

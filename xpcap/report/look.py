@@ -54,8 +54,6 @@ def write_look_page(path: str | Path, inside: Inside) -> None:
     It needs no network and no script, follows the reader's light or dark theme, and escapes text
     as `write_page` does.
 
-    Raises
-    ------
     ValueError : a picture that is not uint8 of shape (h, w, 3). OSError : the file cannot be
         written.
     """

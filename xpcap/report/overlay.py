@@ -36,14 +36,8 @@ def overlay_alpha(weights: np.ndarray) -> np.ndarray:
 def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE) -> np.ndarray:
     """A picture under the black overlay of one word.
 
-    Parameters
-    ----------
     picture : (h, w, 3) uint8
     weights : (K, K), of the regions into which `area` is cut; the overlay fades between centres
-
-    Returns
-    -------
-    (h, w, 3) uint8
     """
     from PIL import Image
 

@@ -62,8 +62,6 @@ def write_page(
     reader's light or dark theme. The text may be untrusted: it is escaped, control and bidi
     characters are spelt out, and long text is cut.
 
-    Parameters
-    ----------
     summary : a sentence or two below the title
     opening : the pictures that the page opens with
     scores : three of them follow, beside people's; all of them come below, folded
@@ -71,9 +69,6 @@ def write_page(
         ``val_loss``, ``val_perplexity``, ``val_accuracy``, ``learning_rate``
     facts : (name, value) of each setting
     find_photo : the training photos that explain a caption, by name
-
-    Raises
-    ------
     ValueError : a probability outside 0 to 1; a picture that is not uint8 of shape (h, w, 3);
         attention weights of a word that do not sum to 1. OSError : the file cannot be written.
     """

@@ -46,8 +46,6 @@ class Row(NamedTuple):
 class Scores:
     """Scores of captions, one a picture.
 
-    Parameters
-    ----------
     split : its name
     captions : one a picture, in the order of the pictures
     results : one a metric, and perplexity if a run said the captions
@@ -242,8 +240,6 @@ def compare(ours: Scores, theirs: Scores) -> Comparison:
     intervals of paired differences are narrower than those of two scores. If an interval excludes
     0, other pictures of this kind would most likely show a difference too.
 
-    Raises
-    ------
     DataError : they are not of the same pictures with the same references.
     """
     odd = [

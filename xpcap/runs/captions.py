@@ -33,32 +33,14 @@ def caption_run(
 ) -> list[PictureCaption]:
     """Captions of pictures spread evenly over a split, each with its references.
 
-    Parameters
-    ----------
-    run : Run
-    data : CaptionData, str, Path or None
-        An open data set, or the path of one. None: the one that the run was trained on.
-    split : str
-    count : int
-        Number of pictures.
-    policy : Policy or None
-        Chooses the words; captions keep to the run's limits as well. None: a beam, ranked by the
-        run's ranker; greedy if the run has none. `Policy()` is greedy.
-    attend : bool
-        Fill `attention` of each caption, for a model that attends.
-    explain : bool
-        Fill `explanation` of each caption that is ranked.
-
-    Returns
-    -------
-    captions : list of PictureCaption
-
-    Raises
-    ------
-    DataError
-        The data set or the split is missing, or does not fit the run.
-    OptionError
-        The policy's captions are longer than the run's, or it forbids every word.
+    data : an open data set, or the path of one. None: the one that the run was trained on
+    count : number of pictures
+    policy : chooses the words; captions keep to the run's limits as well. None: a beam, ranked by
+        the run's ranker; greedy if the run has none. `Policy()` is greedy
+    attend : fill `attention` of each caption, for a model that attends
+    explain : fill `explanation` of each caption that is ranked
+    DataError : the data set or the split is missing, or does not fit the run
+    OptionError : the policy's captions are longer than the run's, or it forbids every word
     """
     seen = run.data(data)
     pictures = captioned(seen, split)

@@ -19,19 +19,10 @@ MOST_LEARNT = 1000  # training captions, at most, that are looked at
 def examine_run(
     run: Run[CaptioningRNN], evaluation: Scores, data: CaptionData | str | Path | None = None
 ) -> list[Diagnosis]:
-    """Measure the usual causes of bad captions in a run.
+    """Measure the usual causes of bad captions in a run: a Diagnosis a symptom.
 
-    Parameters
-    ----------
     evaluation : of the run, as `evaluate_run` returns it
     data : that it was evaluated on; None: the run's own
-
-    Returns
-    -------
-    one Diagnosis for each symptom in `report.doctor`
-
-    Raises
-    ------
     DataError : the data set or the split is missing, or does not fit the run. ValueError : the
         evaluation is not of these pictures.
     """

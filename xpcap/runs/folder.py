@@ -342,8 +342,6 @@ def reserved(path: Path, resume: bool) -> Iterator[None]:
 
     If the work fails before a first checkpoint, the folder is removed if it was created here.
 
-    Raises
-    ------
     DataError : something exists there, with `resume` something other than a run; or another process
         trains there. OSError : it cannot be created, or locked.
     """

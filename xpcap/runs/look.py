@@ -19,13 +19,8 @@ def look_inside(
 
     A remark names words that the run does not know.
 
-    Parameters
-    ----------
     picture : path, or URL as text
     caption : the words to trace; None: those of the run's default decoding
-
-    Raises
-    ------
     DataError : the picture cannot be read, or the run's features come from no encoder of this
         package. OptionError : a caption without words, or longer than the run's.
     """

@@ -42,14 +42,9 @@ class Sink:
     A subclass overrides what it does otherwise: `begin`, `add`, `skip`, `close`, and `__exit__` if
     it holds a file open.
 
-    Parameters
-    ----------
     path : of the file that it writes; None: it has none
     best : captions of a picture that are asked for
     explain : the reasons of a choice are asked for
-
-    Raises
-    ------
     DataError : the file's name has another suffix, or no new file can be made there.
     """
 
@@ -109,9 +104,7 @@ def deliver(
 ) -> tuple[int, list[Skipped]]:
     """Give each result to each sink, a caption with what the sink wants, while all are open.
 
-    Returns
-    -------
-    captions, skipped : the number of captions, and the pictures without one
+    Returns the number of captions, and the pictures without one.
     """
     captions, skipped = 0, list[Skipped]()
     with contextlib.ExitStack() as stack:
@@ -136,12 +129,7 @@ def wanted(sinks: Iterable[Sink]) -> frozenset[str]:
 
 
 def begin_sinks(sinks: Sequence[Sink], run: Run[Captioner], names: Sequence[str]) -> list[int]:
-    """Begin each sink, and choose the pictures for all of them: those that none has already.
-
-    Returns
-    -------
-    list of int, into `names`
-    """
+    """Begin each sink, and choose the pictures for all of them: those that none has already."""
     had: set[str] = set()
     for sink in sinks:
         here = set(sink.begin(run, names)).intersection(names)
@@ -205,21 +193,12 @@ def write_captions(
     At most 64 pictures are in memory, and a caption is written when its 64 are decoded. Remarks
     name what is left as it was, and the number of pictures that the table has already.
 
-    Parameters
-    ----------
     paths : as in `caption_files`
     csv : table to write, or to continue: pictures that it has are left out. See CsvTable
     txt : write NAME.txt next to each picture, a line a caption; another text is never replaced
     describe : write the caption into the picture, as its XMP and IPTC description; another
         description is never replaced. See `describe_picture`
     policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
-
-    Returns
-    -------
-    list of Skipped, as of `caption_files`
-
-    Raises
-    ------
     DataError : the table is another file, another process writes to it, or pyexiv2 is missing.
         OptionError : a URL, with `txt` or `describe`. OSError : a file cannot be written; what was
         written before is whole.
@@ -460,15 +439,10 @@ class Png(Sink):
 def describe_picture(path: Path, caption: str) -> str:
     """Write a caption into a picture file as its description: XMP, and IPTC where that exists.
 
-    All else of the file stays, pixels to the byte. It is replaced whole, or not at all. Another
-    description is left, and so is a file of a format without any.
+    Returns why the picture stays as it was; empty if it has the description now. All else
+    of the file stays, pixels to the byte. It is replaced whole, or not at all. Another description
+    is left, and so is a file of a format without any.
 
-    Returns
-    -------
-    str : why the picture stays as it was; empty if it has the description now
-
-    Raises
-    ------
     DataError : pyexiv2 is missing. OSError : the file cannot be read or written.
     """
     _require_exiv2()

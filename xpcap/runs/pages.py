@@ -106,14 +106,8 @@ def write_caption_page(
 
 
 def write_caption_png(path: str | Path, captions: Sequence[PictureCaption]) -> int:
-    """Write captioned pictures as one PNG: the first 60 that are at hand.
+    """Write captioned pictures as one PNG: the first 60 at hand, whose number it returns.
 
-    Returns
-    -------
-    int : the number of pictures in it
-
-    Raises
-    ------
     DataError : `path` exists, cannot be written to, or no picture is at hand.
     """
     shown = [one for one in captions if one.picture is not None][:DRAWN]

@@ -22,8 +22,6 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> Recipe:
 
     The run is the one at `out` with `resume`, or the one at `start`.
 
-    Raises
-    ------
     OptionError : an option is unknown, or not of its kind; `resume` without `out`, self-critical
         training without `start`, or options that contradict the model of `start`. DataError :
         something other than a run is at `out` or `start`.
@@ -137,12 +135,7 @@ class Plan(NamedTuple):
 def resolve(options: Recipe, open_path: Callable[[Path | None], CaptionData]) -> Plan:
     """Plan a training at `options.out`, from the options and the run that is there.
 
-    Parameters
-    ----------
     open_path : opens the data set at a path; None: generates one
-
-    Raises
-    ------
     DataError : the data cannot be opened, or is not the run's. OptionError : options contradict the
         run, or are of self-critical training without a start.
     """

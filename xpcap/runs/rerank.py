@@ -54,8 +54,6 @@ def fit_ranking(run: Run[CaptioningRNN], data: CaptionData) -> None:
     weights are the prior. A ranking of these parameters stays as it is. The ranks in the work in
     hand share the candidates; rank 0 fits and writes.
 
-    Parameters
-    ----------
     data : of the run's training, as of `Run.data`
     """
     folder, group, meta = run.path, current().group, run.ranking

@@ -47,8 +47,6 @@ Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
 class Inputs:
     """All that decides a feature: of a run as its model reads it, of a data set as it is so far.
 
-    Parameters
-    ----------
     encoder : name of the encoder; None: features came without one
     shape : of the feature
     projection : the PCA that it has been through
@@ -120,8 +118,6 @@ class Run(Generic[Model_co]):
     def open(cls, *paths: str | Path) -> "Run[Captioner]":
         """Open a run folder, or several as one run, whose model is an Ensemble.
 
-        Raises
-        ------
         DataError : as in `open_run`; or the runs differ in vocabulary, `max_words`, or the features
             that they read. ValueError : no path.
         """
@@ -195,15 +191,8 @@ class Run(Generic[Model_co]):
     def data(self, given: CaptionData | str | Path | None = None) -> CaptionData:
         """A data set that fits the run, with the run's scaling, and its projection if it has none.
 
-        Parameters
-        ----------
-        given : CaptionData, str, Path or None
-            An open data set, or the path of one. None: the one that the run was trained on.
-
-        Raises
-        ------
-        DataError
-            It is missing, does not fit the run, or is the run's own and has changed since.
+        given : an open data set, or the path of one. None: the one that the run was trained on
+        DataError : it is missing, does not fit the run, or is the run's own and has changed since
         """
         where, data = "the data set", given
         if not isinstance(data, CaptionData):
@@ -240,23 +229,11 @@ class Run(Generic[Model_co]):
     ) -> Decoder:
         """The way from features to captions.
 
-        Parameters
-        ----------
-        policy : Policy or None
-            Chooses the words; captions keep to the run's limits as well. None: `default_policy`.
-        attend : bool
-            Fill `attention` of each caption, for a model that attends.
-        explain : bool
-            Fill `explanation` of each caption that is ranked.
-
-        Returns
-        -------
-        decoder : Decoder
-
-        Raises
-        ------
-        OptionError
-            The policy forbids every word.
+        policy : chooses the words; captions keep to the run's limits as well. None:
+            `default_policy`
+        attend : fill `attention` of each caption, for a model that attends
+        explain : fill `explanation` of each caption that is ranked
+        OptionError : the policy forbids every word
         """
         within = limited(policy or default_policy(self), self.vocabulary, self.config.max_words)
         return Decoder(

@@ -254,8 +254,6 @@ def write_start(stage: Stage, data: CaptionData, model: ModelConfig) -> None:
 class Checkpointer(Watcher):
     """Saves training on time, at epochs' ends, and on signals; one to any rank stops all.
 
-    Parameters
-    ----------
     every : interval within an epoch; the end of each epoch is always saved
     writer : writes the checkpoints
     stop : read after each step; after a signal, training is saved and Stopped raised

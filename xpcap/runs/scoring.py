@@ -41,14 +41,9 @@ def score_captions(
 
     They are tokenised as the split's own captions are: see `CaptionData.words`.
 
-    Parameters
-    ----------
     captions : name of a picture to its caption; one for each picture of the split that has
         references
     metrics : as in `evaluate_run`
-
-    Raises
-    ------
     DataError : the split is missing, or a picture has no caption.
     """
     start = time.perf_counter()
@@ -82,14 +77,9 @@ def _scores(
     Of each picture the first reference stands for a human caption. Metrics that compare with
     references get the picture's others, and pictures that have others.
 
-    Parameters
-    ----------
     words : of the split's captions, the references, from `CaptionData.words`
     captions : with their words, tokenised as the references are
     vocabulary : of the captioner; the course's BLEU leaves out words it does not know
-
-    Raises
-    ------
     TypeError, ValueError : one of the metrics is no Metric, returns something else than a Scored of
         these pictures, or has the name of another.
     """

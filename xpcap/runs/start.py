@@ -28,8 +28,6 @@ LEAST_GAIN = 0.02  # share of the validation loss by which a warm start must low
 def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
     """Open the run that a stage starts from.
 
-    Raises
-    ------
     DataError : it is no run, or has changed since the stage began; or the data's features or words
         are not made as the run's.
     """
@@ -55,8 +53,6 @@ def data_from(stage: Stage, data: CaptionData, base: Run | None) -> CaptionData:
     Captions are encoded by the run's words and, behind them, the data's others; features go through
     the run's projection.
 
-    Parameters
-    ----------
     base : the run; None: the stage goes on from a checkpoint, and its own folder has both
     """
     vocabulary, projection = data.vocabulary, None

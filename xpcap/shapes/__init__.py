@@ -91,8 +91,6 @@ def generate(
 def picture_of(name: str, seed: int = 0) -> np.ndarray:
     """The generated picture of a name, drawn again: (128, 128, 3), uint8.
 
-    Raises
-    ------
     DataError : not the name of a generated picture.
     """
     return paint(scene_of(name, seed))
@@ -101,8 +99,6 @@ def picture_of(name: str, seed: int = 0) -> np.ndarray:
 def write_pictures(folder: str | Path, data: CaptionData, split: str) -> None:
     """Write the pictures of a generated split to a new folder, as PNGs.
 
-    Raises
-    ------
     DataError : something is there, or no folder can be made there. OSError : it cannot be written;
         then nothing is left of it.
     """

@@ -59,8 +59,6 @@ def teacher_forced(
 
     Totals gather on the model's device and are read once.
 
-    Parameters
-    ----------
     captions : numbers of the captions to score (n,), int; None: all
     between : called after each batch; an exception from it ends the scoring
     group : shares the captions out; every rank gets the scores of all
@@ -152,8 +150,6 @@ class EpochEvaluator:
     unless loss selects the best epoch. Validation takes no more captions than there are to train on,
     spread evenly over the split, so that it remains a small part of an epoch.
 
-    Parameters
-    ----------
     loader : of `data`
     select : a name in SELECT
     group : shares the captions and pictures out

@@ -36,8 +36,6 @@ class LossBuffer:
 
     The latest wait on the device with their gradient norms and one flag: all are finite.
 
-    Parameters
-    ----------
     like : array with the library, device and dtype of the numbers
     capacity : steps that may wait, up to MOST_WAITING; one more reads them
     losses : of the steps before
@@ -125,8 +123,6 @@ def diagnose(
 ) -> str:
     """Diagnosis of a step that is not finite: its symptoms, the norms before it, the likely cause.
 
-    Parameters
-    ----------
     step, before : the first step that is not finite, and the one before it
     params, grads : as they are now. On the host that is at this step, before its update. On a
         device it is some steps later, when the losses are read, and the gradients are gone: None

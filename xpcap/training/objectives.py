@@ -158,18 +158,11 @@ class SelfCritical(Objective):
     word: without it captions learn to break off. An epoch visits every picture once, not every
     caption.
 
-    Parameters
-    ----------
     data : CaptionData; rewards are those of its train split
     samples : K, captions of a picture, at least 2
     group : the ranks that train together; each samples for its shard of the pictures
-
-    Raises
-    ------
     OptionError : fewer than two samples.
 
-    Notes
-    -----
     Rennie et al. 2017, *Self-critical Sequence Training for Image Captioning*; the baseline is that
     of Luo 2020, *A Better Variant of Self-Critical Sequence Training*. NULL and START, which are
     never targets, are not drawn; the gradient is exact up to their probability.
@@ -242,10 +235,7 @@ class SelfCritical(Objective):
     def rewards(self, captions: np.ndarray, pictures: np.ndarray) -> np.ndarray:
         """CIDEr-D (n,) of captions (n, T) of train pictures (n,); END, if it comes, is a word.
 
-        Raises
-        ------
-        ValueError
-            A picture has no caption in the train split.
+        ValueError : a picture has no caption in the train split
         """
         if lacks := np.setdiff1d(pictures, self._pictures).tolist():
             raise InvalidValueError(

@@ -29,8 +29,6 @@ TRIES = 500  # captioners drawn until one has captions that end and captions tha
 class Draw:
     """Cases of the functions of a submission.
 
-    Parameters
-    ----------
     seed : in hexadecimal, of the submission's files and of the teacher's seed
     sources : its Python files, whose numbers are no sizes here
     """

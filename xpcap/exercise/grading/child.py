@@ -59,8 +59,6 @@ def load(name: str) -> types.ModuleType:
 class Submission:
     """The student's modules, and the lines of their files.
 
-    Parameters
-    ----------
     root : the folder that has the package
     shown : file in `root` to the student's name of it
     """

@@ -76,13 +76,10 @@ class Confinement:
         """A process of a folder's ``child.py``, which calls ``harden`` of the folder's
         `hardening.py` before anything else. At the end nothing of the process is left.
 
-        Parameters
-        ----------
-        folder : Path
-            What the process may read; it finds it as the folder of its ``__file__``. Where the
-            grader is root, the folder goes to the group of the process, and is closed to others.
-        arguments, pass_fds, stdout, stderr
-            As of subprocess.Popen. The thread that starts a process has to outlive it.
+        folder : what the process may read; it finds it as the folder of its ``__file__``. Where the
+            grader is root, the folder goes to the group of the process, and is closed to others
+        arguments, pass_fds, stdout, stderr : as of subprocess.Popen. The thread that starts a
+            process has to outlive it
         """
         folder, python = folder.resolve(), _python()
         with contextlib.ExitStack() as stack:
@@ -212,17 +209,9 @@ def confinement(
 ) -> Confinement:
     """The best confinement that this machine has; each is tried with a process.
 
-    Parameters
-    ----------
-    require : bool
-        Whether to refuse where there is none.
-    rung : str, optional
-        This one of `RUNGS` instead.
-    landlock : bool
-        Whether to use Landlock where the kernel has it.
-
-    Raises
-    ------
+    require : whether to refuse where there is none
+    rung : this one of `RUNGS` instead
+    landlock : whether to use Landlock where the kernel has it
     OptionError : `require`, or a `rung` that is not to be had; the cause says why and what helps.
     """
     reasons: list[str] = []

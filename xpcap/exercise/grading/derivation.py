@@ -102,8 +102,6 @@ LINES = [_row(line) for line in ROWS.strip().splitlines()]
 def derivation(function: str, variable: str) -> str:
     """Lines of text that derive what a statement computes; "" for none.
 
-    Parameters
-    ----------
     function : name in the table, "lstm_step_backward" or "CaptioningRNN.loss (lstm)"
     variable : target of the statement, or several: "da_i", "grads['W_proj']", "dx[:, t], dstate"
     """

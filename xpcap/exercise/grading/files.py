@@ -34,8 +34,6 @@ UPLOADED = r"((?:.*_)?\d+_(?:assignsubmission_file_)?)?(%s)((?:-\d+| ?\(\d+\))*)
 class HandedIn(NamedTuple):
     """What was handed in.
 
-    Attributes
-    ----------
     files : the files of Python by their path in the course's package: "classifiers/rnn.py"
     shown : the student's own name of each
     homes : course module to the course's names in it that the submission defines, each with its
@@ -58,8 +56,6 @@ class HandedIn(NamedTuple):
 def read(path: str | Path) -> HandedIn:
     """Read a file of any name, a folder such as cs231n or one around it, or a dotted module name.
 
-    Raises
-    ------
     DataError : there is none, it defines nothing of the course, or it is too large to be it.
     """
     path = find(path)

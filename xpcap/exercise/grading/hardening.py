@@ -67,8 +67,6 @@ OF_FILES = READ_FILE | WRITE_FILE | TRUNCATE | DEVICE
 def harden(trying: bool = False) -> list[str]:
     """Take the `STEPS` that the settings of `confine.py` name. Those that this system took.
 
-    Raises
-    ------
     OSError : a step fails, unless `trying`; no student's code may run.
     """
     settings = json.loads(os.environ.pop(SETTINGS))

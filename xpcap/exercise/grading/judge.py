@@ -61,8 +61,6 @@ adam | state shared | with adam | Right with sgd, wrong with adam: each paramete
 class Judged(NamedTuple):
     """Verdict on a function.
 
-    Attributes
-    ----------
     named : changes of the reference that explain all that is wrong; None where there are none
     raised : it raised an error in its first use
     """
@@ -89,8 +87,6 @@ def judge(
 ) -> Judged:
     """The verdict on a function.
 
-    Parameters
-    ----------
     wrong : functions that are wrong, of those that this one calls or whose cache it reads
     verdicts : of the functions before
     """

@@ -45,8 +45,6 @@ GATE = re.compile(r"^(?:da_|a_|d)?([ifog])$")
 class Change(NamedTuple):
     """One change of a reference function.
 
-    Attributes
-    ----------
     rank : how unlikely it is as a mistake; of several that explain results the lowest is named
     kind : kind of mistake
     gate : gates concerned, such as "f" or "f, o"; "" for none
@@ -67,8 +65,6 @@ class Change(NamedTuple):
 class Localisation(NamedTuple):
     """Changes that together explain a student's results.
 
-    Attributes
-    ----------
     whole : they explain all of the results
     function : the reference function with the changes
     """
@@ -149,8 +145,6 @@ def localise(
 ) -> Localisation | None:
     """Find changes to a reference function that make it compute a student's results.
 
-    Parameters
-    ----------
     module, function : of reference/; a method as "Class.method"
     run : call a mutant, on arrays that it cannot write to; its results, in the order of `results`
     results : of the student

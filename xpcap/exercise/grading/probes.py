@@ -25,8 +25,6 @@ PARAMETERS = ("W_embed", "W_proj", "b_proj", "Wx", "Wh", "b", "W_vocab", "b_voca
 class Record:
     """Observations: arrays by ``stage.name``, and by stage notes of what is no array.
 
-    Parameters
-    ----------
     described : the note of an error; without it errors are raised, as of the reference
     """
 

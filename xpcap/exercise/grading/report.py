@@ -40,8 +40,6 @@ class Result(NamedTuple):
 class Mark(NamedTuple):
     """All that was found of one function, and its points.
 
-    Attributes
-    ----------
     most : points that the function is worth, fixed before the submission is read; 0 for what the
         course gives
     points : `most` if it passed, 0 if not
@@ -57,8 +55,6 @@ class Mark(NamedTuple):
 class Report(NamedTuple):
     """The grading of one submission.
 
-    Attributes
-    ----------
     results : in the order of the course; a function may have several
     expected : modules that the mark is of, such as "rnn_layers"; a missing one is zero
     missing : of these, those that were not handed in, or cannot be imported

@@ -97,8 +97,6 @@ def write_gradescope(path: Path, report: Report) -> None:
 
     Functions without points are no tests; what is wrong with them stands above.
 
-    References
-    ----------
     https://gradescope-autograders.readthedocs.io/en/latest/specs/#output-format
     """
     marks = report.marks

@@ -44,8 +44,6 @@ PATIENCE = 60  # calls that take all their seconds, before a grading is ended
 class Graded(NamedTuple):
     """The outcome of a student.
 
-    Attributes
-    ----------
     student : as the folder has the name, without what Canvas and Moodle add
     failure : a traceback of the grader, whose fault is not the student's; "" for none
     """
@@ -70,16 +68,11 @@ def grade_class(
     NAME.html and NAME.json of a student are written at once, class.csv of all at the end: a folder
     without it is of a grading that was interrupted.
 
-    Parameters
-    ----------
     expect : modules that the mark is of
     jobs : students at a time; None: as many as there are cores
     names : of a roster; who is on it and handed in nothing gets zero
     on_graded : called with each outcome when it is there
     options : of `grade_submission`
-
-    Raises
-    ------
     DataError : `folder` is none or has no entries, or `out` exists or cannot be made. OptionError :
         as of `grade_submission`.
     """

@@ -46,8 +46,6 @@ NONSENSE = "answered what no function returns"
 class Question(NamedTuple):
     """A use of a submission's functions.
 
-    Attributes
-    ----------
     name : a function of the table
     probe : of probes.py; "" to import modules alone
     modules : dotted Python modules to import first
@@ -117,8 +115,6 @@ def ask(
 ) -> list[Observation | Stopped]:
     """The answers to questions about files, which lie in folders of their own.
 
-    Parameters
-    ----------
     files : path in the course's package to content
     shown : of these, the student's to their own names
     unmarked : ask by probes of unmarked.py
