@@ -28,6 +28,8 @@ T = TypeVar("T")
 class Source:
     """The origin of a data set, stored as one flat JSON object in dataset files and run folders.
 
+    Raises
+    ------
     OptionError : a field has the wrong type or range, or `record` holds the name of another field.
     """
 

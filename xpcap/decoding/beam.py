@@ -33,8 +33,12 @@ class Beam(Policy):
     turn: for ranking only, `diversity` is subtracted from a word's log-probability for each
     hypothesis of an earlier group that chose the word in this step.
 
+    Raises
+    ------
     OptionError : a number is out of range, or they do not fit together.
 
+    Notes
+    -----
     Groups: Vijayakumar et al. 2018, *Diverse Beam Search*, with Hamming diversity.
     """
 

@@ -202,8 +202,12 @@ class Sampling(Policy):
     Step t of the picture numbered i takes number t of ``numpy.random.Philox(key=[seed, i])``, so a
     caption depends neither on the batch nor on other captions.
 
+    Raises
+    ------
     OptionError : a number is out of range.
 
+    Notes
+    -----
     Holtzman et al. 2020, *The Curious Case of Neural Text Degeneration*.
     """
 

@@ -85,6 +85,8 @@ class EncoderKind(Kind):
 class AssembleOptions:
     """The options of `assemble`, checked, each and together.
 
+    Raises
+    ------
     OptionError : a value is not of its option's kind, or two options contradict each other.
     """
 
@@ -163,6 +165,8 @@ class AssembleOptions:
 class PrepareOptions(AssembleOptions):
     """The options of `import_captions`, checked, each and together.
 
+    Raises
+    ------
     OptionError : a value is not of its option's kind, or two options contradict each other.
     """
 
