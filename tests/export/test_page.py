@@ -188,12 +188,12 @@ def test_a_folder_that_is_not_whole_is_told(
 ) -> None:
     folder = tmp_path / "page"
     shutil.copytree(page_of_ranked, folder)
-    step, manifest = folder / "weights/step.onnx.packed", folder / "captioner.json"
+    step, manifest = folder / "weights/step.onnx.bin", folder / "captioner.json"
     contents = step.read_bytes(), json.loads(manifest.read_text())
     for damage, words in (
-        (lambda: step.write_bytes(contents[0][:-9]), "step.onnx.packed did not arrive whole"),
+        (lambda: step.write_bytes(contents[0][:-9]), "step.onnx.bin did not arrive whole"),
         (lambda: step.write_bytes(contents[0][:-9] + bytes(9)), "damaged, or of another export"),
-        (step.unlink, "step.onnx.packed is missing (404)"),
+        (step.unlink, "step.onnx.bin is missing (404)"),
         (lambda: manifest.write_text(json.dumps({**contents[1], "format": 2})), "has the format 2"),
         (lambda: manifest.write_text("{"), "captioner.json did not arrive whole"),
         (manifest.unlink, "captioner.json is missing"),

@@ -54,7 +54,7 @@ def test_the_command_writes_a_folder_and_never_over_one(run: Path, runtime: Path
     assert "python -m http.server --directory page" in said
     before = contents_of(Path("page"))
     names = {path.as_posix() for path in before}
-    assert {"index.html", "captioner.json", "runtime/ort.mjs", *MODULES} <= names
+    assert {"index.html", "captioner.json", "runtime/ort.js", *MODULES} <= names
     assert {*SOURCE.glob("*.js")} == {SOURCE / name for name in MODULES}
     assert b"Copyright (c) Microsoft Corporation" in before[Path("runtime/LICENSE.txt")]
     failing(["export", run, "--web", "page"], "page exists, and is not overwritten")
@@ -104,6 +104,35 @@ def test_options_of_the_other_export_are_refused(run: Path, runtime: Path) -> No
     del config["source"]["encoder"]
     (run / "config.json").write_text(json.dumps(config))
     failing(["export", run, "--web", "b"], "learnt from features that were given to it")
+
+
+# What servers send as Content-Type, as they are installed; "": nothing, 404: they refuse the file.
+HTML, OLD, NEW = "text/html", "application/javascript", "text/javascript"
+JSON, TEXT, BYTES = "application/json", "text/plain", "application/octet-stream"
+SUFFIXES = "html", "js", "mjs", "json", "txt", "bin"
+SERVED: dict[str, tuple[str | int, ...]] = {
+    "nginx 1.26.3": (HTML, OLD, BYTES, JSON, TEXT, BYTES),
+    "Apache 2.4.71 with media-types 13 of Debian": (HTML, NEW, NEW, JSON, TEXT, BYTES),
+    "busybox httpd 1.37.0": (HTML, OLD, "", "", TEXT, ""),
+    "http.server of Python 3.11": (HTML, NEW, NEW, JSON, TEXT, BYTES),
+    "Go 1.24, so Caddy, with media-types 13": (HTML, NEW, NEW, JSON, TEXT, BYTES),
+    "mime-db 1.54, so GitHub Pages": (HTML, OLD, NEW, JSON, TEXT, BYTES),
+    "ASP.NET Core 9": (HTML, OLD, 404, JSON, TEXT, BYTES),
+}
+
+
+def test_servers_as_they_are_installed_send_types_that_browsers_run(
+    run: Path, runtime: Path, tmp_path: Path
+) -> None:
+    suffixes = {
+        one.suffix[1:]
+        for one in export_web(open_run(run), tmp_path / "page", runtime=runtime).files
+    }
+    wanted = {"html": {HTML}, "js": {OLD, NEW}, "mjs": {OLD, NEW}}  # what is fetched may have any
+    for server, types in SERVED.items():
+        sent = dict(zip(SUFFIXES, types, strict=True))
+        for suffix in suffixes:
+            assert sent.get(suffix, 404) in wanted.get(suffix, {*types} - {404}), (server, suffix)
 
 
 def test_the_page_may_load_nothing_from_elsewhere(run: Path, runtime: Path, tmp_path: Path) -> None:
@@ -383,7 +412,7 @@ def test_a_file_that_did_not_arrive_whole_is_named(
     content = rng.integers(0, 9, 1001, np.uint8).tobytes()
     packed = web_folder.pack(content, 2)
     about = {
-        "path": "weights/step.onnx.packed",
+        "path": "weights/step.onnx.bin",
         "planes": 2,
         "bytes": len(content),
         "stored": len(packed),
@@ -404,7 +433,7 @@ def test_a_file_that_did_not_arrive_whole_is_named(
         {"about": about, "files": [list(one) for one in files]},
     )
     assert bytes(found[0]) == content
-    assert found[1].startswith("weights/step.onnx.packed did not arrive whole: ")
-    assert found[2].startswith("weights/step.onnx.packed is damaged")
-    assert found[3].startswith("weights/step.onnx.packed did not arrive whole: 0 of")
+    assert found[1].startswith("weights/step.onnx.bin did not arrive whole: ")
+    assert found[2].startswith("weights/step.onnx.bin is damaged")
+    assert found[3].startswith("weights/step.onnx.bin did not arrive whole: 0 of")
     assert "format 2, and this page reads 1" in found[4]

@@ -61,7 +61,7 @@ MODULES = (
 )
 LICENCE = "runtime-licence.txt"
 WIDTH = 5  # of the beam of a run that ranks nothing, and captions that are shown
-PACKED = ".packed"  # behind the name of a file that is stored as of `pack`
+PACKED = ".bin"  # behind names of files as of `pack`: some servers refuse suffixes without a type
 
 
 def export_web(
@@ -170,7 +170,7 @@ def export_web(
         megabytes=round(sum(map(len, files.values())) / 1e6),
         runtime=f"{RUNTIME} {VERSION}",
     )
-    files["runtime/ort.mjs"] = engine["ort.wasm.bundle.min.mjs"]
+    files["runtime/ort.js"] = engine["ort.wasm.bundle.min.mjs"]  # nginx has no type for .mjs
     source = resources.files("xpcap.export") / "web"
     files["runtime/LICENSE.txt"] = (source / LICENCE).read_bytes()
     files |= {name: (source / name).read_bytes() for name in MODULES}

@@ -1,6 +1,6 @@
 // The captioner off the page's thread, so that the page stays alive while it computes.
 
-import * as ort from "./runtime/ort.mjs";
+import * as ort from "./runtime/ort.js";
 import { LoadError, openCaptioner } from "./captioner.js";
 
 let captioner = null;
