@@ -47,12 +47,8 @@ def parse_backend(spec: str) -> tuple[str, int]:
     if name not in (*BACKENDS, "auto"):
         raise unknown("use_backend", "backend", name, (*BACKENDS, "auto"))
     if colon and (name == "numpy" or not (index.isascii() and index.isdecimal())):
-        raise OptionError(
-            "use_backend",
-            "",
-            f"got {spec!r}",
-            expected="'numpy', 'auto', 'cupy', 'auto:N' or 'cupy:N' with N a device number",
-        )
+        expected = "'numpy', 'auto', 'cupy', 'auto:N' or 'cupy:N' with N a device number"
+        raise OptionError("use_backend", "", f"got {spec!r}", expected)
     return name, int(index) if colon else 0
 
 
@@ -69,13 +65,9 @@ def _resolve(spec: str) -> str:
         return chosen
     if not status.usable:
         info = "the command 'info' shows what is usable"
-        raise BackendError(
-            "use_backend",
-            f"backend {spec}",
-            f"cannot be used: {status.reason}",
-            status.expected,
-            cause=f"{status.cause or info}; `backend` numpy runs on the CPU",
-        )
+        came = f"cannot be used: {status.reason}"
+        cause = f"{status.cause or info}; `backend` numpy runs on the CPU"
+        raise BackendError("use_backend", f"backend {spec}", came, status.expected, cause)
     return f"cupy:{device}" if device else "cupy"
 
 
@@ -187,13 +179,9 @@ def get_array_module(*arrays: Array) -> ModuleType:
         return sys.modules["cupy"] if is_device_array(arrays[0]) else np
     device = [is_device_array(x) for x in arrays if is_device_array(x) or isinstance(x, np.ndarray)]
     if any(device) and not all(device):
-        raise InvalidTypeError(
-            "get_array_module",
-            "",
-            "got numpy and cupy arrays together",
-            expected="one library",
-            cause="move one side with asarray or to_numpy",
-        )
+        came = "got numpy and cupy arrays together"
+        cause = "move one side with asarray or to_numpy"
+        raise InvalidTypeError("get_array_module", "", came, "one library", cause)
     return sys.modules["cupy"] if any(device) else np
 
 

@@ -147,12 +147,8 @@ def read_text(path: Path, most: int) -> str:
         wrong = f"is {kind}"
     if wrong or about.st_size > most:
         os.close(handle)
-        raise InvalidValueError(
-            "read_text",
-            path,
-            wrong or f"has {about.st_size:,} bytes",
-            expected=f"a file of at most {most:,} bytes",
-        )
+        came = wrong or f"has {about.st_size:,} bytes"
+        raise InvalidValueError("read_text", path, came, f"a file of at most {most:,} bytes")
     with os.fdopen(handle, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:

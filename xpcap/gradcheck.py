@@ -34,13 +34,8 @@ def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
     """Yield copies of `arrays`, and restore the arrays when the ``with`` ends, even by an error."""
     for x in arrays:
         if x.dtype.kind != "f":
-            raise InvalidTypeError(
-                function,
-                "x",
-                f"has dtype {x.dtype}",
-                expected="floats",
-                cause="integers cannot change by a small step",
-            )
+            cause = "integers cannot change by a small step"
+            raise InvalidTypeError(function, "x", f"has dtype {x.dtype}", "floats", cause)
     saved = [x.copy() for x in arrays]
     try:
         yield saved
@@ -112,12 +107,8 @@ def eval_numerical_gradient_array(
             below = f(x).copy()
             x[index] = value
             if above.shape != df.shape:
-                raise InvalidValueError(
-                    "eval_numerical_gradient_array",
-                    "f",
-                    f"returns shape {above.shape} and df has {df.shape}",
-                    expected="equal shapes",
-                )
+                came = f"returns shape {above.shape} and df has {df.shape}"
+                raise InvalidValueError("eval_numerical_gradient_array", "f", came, "equal shapes")
             slopes[index] = float(((above - below) * df).sum()) / (2 * h)
     return asarray(slopes, like=x)
 

@@ -283,12 +283,8 @@ def update(rule: str | UpdateRule, w: Array, dw: Array, config: Config) -> None:
 
 def _pure(rule: str, w: Array, dw: Array, config: Config | None) -> tuple[Array, Config]:
     if np.shape(dw) != np.shape(w) or not hasattr(w, "dtype"):
-        raise InvalidValueError(
-            f"optim.{rule}",
-            "w",
-            f"has shape {np.shape(w)} and dw {np.shape(dw)}",
-            expected="arrays of one shape",
-        )
+        came = f"has shape {np.shape(w)} and dw {np.shape(dw)}"
+        raise InvalidValueError(f"optim.{rule}", "w", came, "arrays of one shape")
     full = init(rule, w, config)
     for key in RULES[rule].state_shapes(w.shape):
         full[key] = full[key].copy()

@@ -45,13 +45,8 @@ def read_tensors(
         with path.open("rb") as start:
             claimed = int.from_bytes(start.read(8), "little")
         if claimed > (most := max(0, min(MOST_HEADER, size - 8))):
-            raise DataError(
-                function,
-                path,
-                f"has {size:,} bytes and claims a header of {claimed:,}",
-                expected=f"at most {most:,}",
-                cause="damaged, or cut short?",
-            )
+            came = f"has {size:,} bytes and claims a header of {claimed:,}"
+            raise DataError(function, path, came, f"at most {most:,}", "damaged, or cut short?")
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {})[KEY])
             wanted = file.keys() if names is None else names
@@ -67,13 +62,9 @@ def read_tensors(
         AttributeError,
         RecursionError,
     ) as error:
-        raise DataError(
-            function,
-            path,
-            "cannot be read as a safetensors file of ours",
-            expected="one that 'train' wrote",
-            cause=f"damaged, or another program's? ({error!r})",
-        ) from error
+        came = "cannot be read as a safetensors file of ours"
+        cause = f"damaged, or another program's? ({error!r})"
+        raise DataError(function, path, came, "one that 'train' wrote", cause) from error
     found = meta.pop("format", None) if isinstance(meta, dict) else type(meta).__name__
     check_format(function, path, found, FORMAT)
     return tensors, meta

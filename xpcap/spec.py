@@ -228,13 +228,10 @@ class Spec:
                 check_library(function, entry.name, x, *first)
             if not entry.bind(x.shape, sizes):
                 of_others = any(one.stacks for one in self.entries) and not entry.stacks
-                raise InvalidValueError(
-                    function,
-                    entry.name,
-                    f"{has(entry.name)} shape {x.shape}",
-                    expected=entry.wanted(sizes, x.ndim),
-                    cause="" if of_others else note or self.note,
-                )
+                came = f"{has(entry.name)} shape {x.shape}"
+                expected = entry.wanted(sizes, x.ndim)
+                cause = "" if of_others else note or self.note
+                raise InvalidValueError(function, entry.name, came, expected, cause)
             if entry.finite:
                 check_finite(function, entry.name, x, InvalidValueError)
         return sizes
@@ -253,29 +250,19 @@ class Spec:
         names, sizes = [entry.name for entry in self.entries], dict(sizes or {})
         if set(arrays) != set(names):
             lacking, more = sorted(set(names) - set(arrays)), sorted(set(arrays) - set(names))
-            came = [f"lacks {', '.join(lacking)}"] * bool(lacking)
-            came += [f"holds {', '.join(more)[:200]}"] * bool(more)
-            wanted = ", ".join(sorted(names))
-            raise DataError(function, "", " and ".join(came), expected=wanted, cause=cause)
+            wrong = [f"lacks {', '.join(lacking)}"] * bool(lacking)
+            wrong += [f"holds {', '.join(more)[:200]}"] * bool(more)
+            raise DataError(function, "", " and ".join(wrong), ", ".join(sorted(names)), cause)
         for entry in self.entries:
             x = arrays[entry.name]
             characters, kind = KINDS[entry.kind]
             if not hasattr(x, "dtype"):
-                raise DataError(
-                    function,
-                    entry.name,
-                    f"{'are' if has(entry.name) == 'have' else 'is'} a {type(x).__name__}",
-                    expected=f"an array of {kind}",
-                    cause=cause,
-                )
+                came = f"{'are' if has(entry.name) == 'have' else 'is'} a {type(x).__name__}"
+                raise DataError(function, entry.name, came, f"an array of {kind}", cause)
             if x.dtype.char not in characters or not entry.bind(x.shape, sizes):
-                raise DataError(
-                    function,
-                    entry.name,
-                    f"{has(entry.name)} shape {x.shape} and dtype {x.dtype}",
-                    expected=f"{kind} of shape {entry.wanted(sizes, len(x.shape))}",
-                    cause=cause,
-                )
+                came = f"{has(entry.name)} shape {x.shape} and dtype {x.dtype}"
+                expected = f"{kind} of shape {entry.wanted(sizes, len(x.shape))}"
+                raise DataError(function, entry.name, came, expected, cause)
             if entry.finite:
                 check_finite(function, entry.name, x, DataError, cause)
         return sizes
@@ -363,49 +350,31 @@ def check_float(function: str, name: str, x: Array, first_name: str, first: Arra
         return  # the common case: as good as the first, which has been checked
     require_array(function, name, x)
     if x.dtype.char not in FLOATS:
-        raise InvalidTypeError(
-            function,
-            name,
-            f"{has(name)} dtype {x.dtype}",
-            expected="float32 or float64",
-            cause="cast it with .astype",
-        )
+        came = f"{has(name)} dtype {x.dtype}"
+        raise InvalidTypeError(function, name, came, "float32 or float64", "cast it with .astype")
     if x is first:
         return
     check_library(function, name, x, first_name, first)
     if x.dtype != first.dtype:
-        raise InvalidTypeError(
-            function,
-            name,
-            f"{has(name)} dtype {x.dtype}",
-            expected=f"{first.dtype}, as {first_name} has",
-            cause="cast one with .astype",
-        )
+        came = f"{has(name)} dtype {x.dtype}"
+        expected = f"{first.dtype}, as {first_name} has"
+        raise InvalidTypeError(function, name, came, expected, "cast one with .astype")
 
 
 def check_library(function: str, name: str, x: Array, first_name: str, first: Array) -> None:
     """InvalidTypeError : one of two arrays is NumPy's and the other CuPy's."""
     if is_device_array(x) != is_device_array(first):
         mine, other = ("cupy" if is_device_array(a) else "numpy" for a in (x, first))
-        raise InvalidTypeError(
-            function,
-            name,
-            f"is a {mine} array",
-            expected=f"a {other} array, as {first_name} is",
-            cause="move one with asarray or to_numpy",
-        )
+        came = f"is a {mine} array"
+        expected = f"a {other} array, as {first_name} is"
+        raise InvalidTypeError(function, name, came, expected, "move one with asarray or to_numpy")
 
 
 def require_array(function: str, name: str, x: object) -> None:
     """InvalidTypeError : x is neither NumPy's array nor CuPy's."""
     if not isinstance(x, np.ndarray) and not is_device_array(x):
-        raise InvalidTypeError(
-            function,
-            name,
-            f"is a {type(x).__name__}",
-            expected="an array",
-            cause="make one with xpcap.asarray",
-        )
+        came = f"is a {type(x).__name__}"
+        raise InvalidTypeError(function, name, came, "an array", "make one with xpcap.asarray")
 
 
 def check_finite(

@@ -32,12 +32,8 @@ def open_data(path: str | Path) -> CaptionData:
     if path.is_dir():
         return read_coco_folder(path)
     if not path.exists():
-        raise DataError(
-            "open_data",
-            path,
-            "does not exist",
-            expected="a dataset file from 'prepare' or a coco_captioning folder",
-        )
+        expected = "a dataset file from 'prepare' or a coco_captioning folder"
+        raise DataError("open_data", path, "does not exist", expected)
     return read_dataset(path)
 
 

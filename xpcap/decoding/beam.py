@@ -77,12 +77,8 @@ class Beam(Policy):
         )
         captions.check("Beam", "`n_best`", self.n_best)
         if self.width % self.groups:
-            raise OptionError(
-                "Beam",
-                "`groups`",
-                f"is {self.groups}",
-                expected=f"a divisor of `width`, {self.width}: groups are of equal width",
-            )
+            expected = f"a divisor of `width`, {self.width}: groups are of equal width"
+            raise OptionError("Beam", "`groups`", f"is {self.groups}", expected)
 
     @property
     def size(self) -> int:

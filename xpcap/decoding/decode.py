@@ -95,12 +95,9 @@ def special_words(function: str, ids: dict[str, int]) -> Special:
     V = len(ids)
     start = ids.get("<START>", V)
     if start >= V:
-        raise InvalidValueError(
-            function,
-            f"the vocabulary of {V} words",
-            f"has no <START> with an id below {V}",
-            expected="one: sampling starts from it",
-        )
+        came = f"has no <START> with an id below {V}"
+        expected = "one: sampling starts from it"
+        raise InvalidValueError(function, f"the vocabulary of {V} words", came, expected)
     return Special(start, ids.get("<END>"), ids["<NULL>"])
 
 
@@ -148,22 +145,15 @@ def decode(
     numbers : (N,), int from 0; keys of the pictures for a policy that samples. None: 0..N-1
     """
     if not isinstance(policy, Policy):
-        raise InvalidTypeError(
-            function,
-            "policy",
-            f"is {policy!r}",
-            expected="a Policy, such as Beam(5) or Sampling() of xpcap.models",
-        )
+        expected = "a Policy, such as Beam(5) or Sampling() of xpcap.models"
+        raise InvalidTypeError(function, "policy", f"is {policy!r}", expected)
     special = special_words(function, model.word_to_idx)
     N, banned = len(features), policy.banned(function, len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)
     if numbers.shape != (N,) or (N and (numbers.dtype.kind not in "iu" or numbers.min() < 0)):
-        raise InvalidValueError(
-            function,
-            "numbers",
-            f"has shape {numbers.shape} and dtype {numbers.dtype}",
-            expected=f"one for each picture, ({N},), whole and from 0",
-        )
+        came = f"has shape {numbers.shape} and dtype {numbers.dtype}"
+        expected = f"one for each picture, ({N},), whole and from 0"
+        raise InvalidValueError(function, "numbers", came, expected)
     parts = [slice(0, N)]
     if isinstance(model.like, np.ndarray):
         parts = split_evenly(N, min(cores(), N * policy.slots // LEAST_PART))
@@ -269,13 +259,8 @@ def check_choice(policy: Policy, choice: Choice, scores: Array, parents: bool) -
     """
     where, (n, V) = f"decode: {type(policy).__name__}.choose", scores.shape
     if not isinstance(choice, Choice):
-        raise InvalidTypeError(
-            where,
-            "",
-            f"returned a {type(choice).__name__}",
-            expected="a Choice",
-            cause="return Choice(words)",
-        )
+        came = f"returned a {type(choice).__name__}"
+        raise InvalidTypeError(where, "", came, "a Choice", "return Choice(words)")
     words, parent_rows, _ = choice
     alike = parent_rows is None and is_device_array(words) and is_device_array(scores)
     if alike and words.dtype == np.int32 and words.shape == (n,):

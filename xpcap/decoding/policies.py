@@ -38,13 +38,8 @@ StepFunction = Callable[[Array, Array | None, int, np.ndarray], Choice]  # score
 def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
     """The ids in `forbid`, sorted, each once. TypeError : it holds anything else, such as words."""
     if odd := [i for i in forbid if not hasattr(i, "__index__")]:
-        raise InvalidTypeError(
-            function,
-            "forbid",
-            f"holds {odd[0]!r}",
-            expected="ids of words",
-            cause="model.word_to_idx has the id of each word",
-        )
+        cause = "model.word_to_idx has the id of each word"
+        raise InvalidTypeError(function, "forbid", f"holds {odd[0]!r}", "ids of words", cause)
     return sorted({operator.index(i) for i in forbid})
 
 
@@ -144,12 +139,8 @@ class Policy:
         least.check(function, "`least_length`", self.least_length)
         banned = check_ids(function, self.forbid)
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
-            raise InvalidValueError(
-                function,
-                "forbid",
-                f"holds {len(banned)} ids {banned[0]}..{banned[-1]}",
-                expected=f"some, not all, of 0..{V - 1}",
-            )
+            came = f"holds {len(banned)} ids {banned[0]}..{banned[-1]}"
+            raise InvalidValueError(function, "forbid", came, f"some, not all, of 0..{V - 1}")
         left = V - len({*banned, *(() if end is None else (end,))})
         # In a caption at most max_length / 2 words have followed the same two words
         needed = 1 + self.max_length // 2 if self.no_repeat_trigram else 1
@@ -157,12 +148,9 @@ class Policy:
         if (self.least_length or self.reads_words) and left < needed:
             limit = "no_stutter" if self.no_stutter else "least_length"
             limit = "no_repeat_trigram" if self.no_repeat_trigram else limit
-            raise OptionError(
-                function,
-                "`forbid`",
-                f"leaves {left} of {V} words besides END",
-                expected=f"at least {needed} with `{limit}`: no word might be left",
-            )
+            came = f"leaves {left} of {V} words besides END"
+            expected = f"at least {needed} with `{limit}`: no word might be left"
+            raise OptionError(function, "`forbid`", came, expected)
         return banned
 
     def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:

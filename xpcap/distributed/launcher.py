@@ -35,13 +35,9 @@ def init() -> Group:
     if size == 1:
         return SINGLE
     if importlib.util.find_spec("mpi4py") is None:
-        raise GroupError(
-            "init",
-            "a launcher",
-            f"started {size} processes, and mpi4py is not installed",
-            expected="it, to join them",
-            cause=f"{install('mpi')} installs it",
-        )
+        came = f"started {size} processes, and mpi4py is not installed"
+        expected = "it, to join them"
+        raise GroupError("init", "a launcher", came, expected, f"{install('mpi')} installs it")
     from xpcap.distributed.mpi import world
 
     return world(size)

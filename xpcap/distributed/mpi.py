@@ -54,12 +54,8 @@ def timeout() -> float:
     except ValueError:
         seconds = math.nan
     if not seconds > 0:
-        raise OptionError(
-            "init",
-            VARIABLE,
-            f"is {text[:60]!r}",
-            expected="seconds that a rank waits for the others, above 0",
-        )
+        expected = "seconds that a rank waits for the others, above 0"
+        raise OptionError("init", VARIABLE, f"is {text[:60]!r}", expected)
     return seconds
 
 
@@ -396,13 +392,9 @@ def world(size: int) -> MPIGroup:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise GroupError(
-            "init",
-            "mpi4py",
-            f"cannot load an MPI library ({error})",
-            expected="one",
-            cause=f"{install('mpi')} installs one, with its mpiexec",
-        ) from error
+        came = f"cannot load an MPI library ({error})"
+        cause = f"{install('mpi')} installs one, with its mpiexec"
+        raise GroupError("init", "mpi4py", came, "one", cause) from error
     if MPI.COMM_WORLD.Get_size() != size:
         raise GroupError(
             "init",

@@ -83,13 +83,9 @@ def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
         inside = search_folder("find_pictures", path)
         remarks = describe_rest(path, inside.others, inside.unreadable)
         if not inside.pictures:
-            raise DataError(
-                "find_pictures",
-                path,
-                "holds no picture, nor do folders in it",
-                expected=f"files that end in {', '.join(SUFFIXES)}",
-                cause="; ".join(remarks),
-            )
+            came = "holds no picture, nor do folders in it"
+            expected = f"files that end in {', '.join(SUFFIXES)}"
+            raise DataError("find_pictures", path, came, expected, "; ".join(remarks))
         for one in remarks:
             remark(one)
         found += inside.pictures

@@ -67,13 +67,9 @@ def handout(
     known = [name for of in names.values() for name in of]
     for pattern in blank:
         if not any(fnmatchcase(name, pattern) for name in known):
-            raise OptionError(
-                "handout",
-                "",
-                f"no function is called {pattern!r}",
-                expected="a name or a pattern such as 'lstm_step_forward' or 'CaptioningRNN.*'",
-                cause=nearest(pattern, known),
-            )
+            came = f"no function is called {pattern!r}"
+            expected = "a name or a pattern such as 'lstm_step_forward' or 'CaptioningRNN.*'"
+            raise OptionError("handout", "", came, expected, nearest(pattern, known))
     chosen = {name for name in known if any(fnmatchcase(name, pattern) for pattern in blank)}
     written = {file: [name for name in of if name in chosen] for file, of in names.items()}
     texts = {file: with_blanks(source, chosen) for file, source in sources.items()}
@@ -188,12 +184,9 @@ def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
         if cell["cell_type"] == "code" and (
             found := re.search(rf"{takes}|^from xpcap\S* import \*", cell["source"], re.M)
         ):
-            raise DataError(
-                "handout",
-                path,
-                f"has {' '.join(found[0].split())}, which would run the library's solution",
-                expected=f"imports of these names in a cell that is tagged {LIBRARY}",
-            )
+            came = f"has {' '.join(found[0].split())}, which would run the library's solution"
+            expected = f"imports of these names in a cell that is tagged {LIBRARY}"
+            raise DataError("handout", path, came, expected)
     introduction = INTRODUCTION.format(title=title, files=files)
     cells = [
         {"cell_type": "markdown", "metadata": {}, "source": introduction},

@@ -256,12 +256,8 @@ def attention_forward(
     kind = CELLS[cell]
     shapes = kind.shapes(1, 1)
     if set(shapes) != {"Wx", "Wh", "b"}:
-        raise OptionError(
-            "attention_forward",
-            f"cell {cell!r}",
-            f"has the parameters {', '.join(shapes)}",
-            expected="one of Wx, Wh and b",
-        )
+        came = f"has the parameters {', '.join(shapes)}"
+        raise OptionError("attention_forward", f"cell {cell!r}", came, "one of Wx, Wh and b")
     spec(f"Wh:H,{shapes['b'][0]}H").check("attention_forward", Wh, note=kind.note)
     require_regions("attention_forward", A)
     N, T, _ = x.shape

@@ -220,10 +220,6 @@ def check_takes_extra_term(function: str, cell: str) -> None:
     """OptionError : a cell in CELLS takes no extra term, so it cannot attend."""
     if not CELLS[cell].takes_extra_term:
         able = ", ".join(name for name, one in CELLS.items() if one.takes_extra_term)
-        raise OptionError(
-            function,
-            f"cell {cell!r}",
-            "cannot attend",
-            expected=f"one that adds an extra term to its pre-activations, such as {able}",
-            cause="if it does, say so in its Cell with takes_extra_term=True",
-        )
+        expected = f"one that adds an extra term to its pre-activations, such as {able}"
+        cause = "if it does, say so in its Cell with takes_extra_term=True"
+        raise OptionError(function, f"cell {cell!r}", "cannot attend", expected, cause)

@@ -129,12 +129,9 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
     Srivastava et al. 2014, section 4, in the inverted form.
     """
     if missing := [key for key in ("p", "mode") if key not in dropout_param]:
-        raise InvalidValueError(
-            "dropout_forward",
-            "dropout_param",
-            f"lacks {', '.join(missing)}",
-            expected="p and mode, and a seed for a repeatable mask",
-        )
+        came = f"lacks {', '.join(missing)}"
+        expected = "p and mode, and a seed for a repeatable mask"
+        raise InvalidValueError("dropout_forward", "dropout_param", came, expected)
     p, mode = dropout_param["p"], dropout_param["mode"]
     if not 0 < p <= 1:
         wanted = "a probability of keeping a unit in (0, 1]"

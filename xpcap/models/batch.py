@@ -52,13 +52,10 @@ class FeatureRows(NamedTuple):
             return to_device(function, self.table, like, buffer, finite=True)
         xp, dtype = get_array_module(self.table), self.table.dtype
         if xp is not get_array_module(like) or dtype != like.dtype:
-            raise InvalidTypeError(
-                function,
-                "the table of features",
-                f"is a {type(self.table).__module__} array of {dtype}",
-                expected=f"the model's library and {like.dtype}",
-                cause="was it made for another model?",
-            )
+            came = f"is a {type(self.table).__module__} array of {dtype}"
+            expected = f"the model's library and {like.dtype}"
+            cause = "was it made for another model?"
+            raise InvalidTypeError(function, "the table of features", came, expected, cause)
         check_range(function, "feature rows", self.rows, len(self.table), "from another split?")
         if not is_device_array(self.table):
             check_finite(function, self.gather())
@@ -169,12 +166,9 @@ class Batch(NamedTuple):
             )
         shard = self.shard
         if shard is not None and (not all_below(shard, len(captions)) or len(np.unique(shard)) < n):
-            raise InvalidValueError(
-                where,
-                "shard",
-                f"holds {np.min(shard)}..{np.max(shard)}",
-                expected=f"distinct numbers of {len(captions)} captions",
-            )
+            came = f"holds {np.min(shard)}..{np.max(shard)}"
+            expected = f"distinct numbers of {len(captions)} captions"
+            raise InvalidValueError(where, "shard", came, expected)
         check_range(where, "captions", captions, config.vocabulary, "from another vocabulary?")
         # A Python float: a NumPy scalar would change the dtype of a float32 model's loss
         total = TOTAL.check(where, "total", self.total)
@@ -679,13 +673,10 @@ def check_finite(where: str, features: Array, given: Array | None = None) -> Non
     value = values[(row, *at)] if given is None else given[(row, *at)]
     axes = zip(("region", "column")[-len(at) :], at, strict=False)
     position = ", ".join(f"{name} {number}" for name, number in axes)
-    raise InvalidValueError(
-        where,
-        f"features of row {row} (of {len(values)})",
-        f"hold {value} at {position}",
-        expected=f"finite {values.dtype} numbers",
-        cause="extract them again",
-    )
+    thing = f"features of row {row} (of {len(values)})"
+    came = f"hold {value} at {position}"
+    expected = f"finite {values.dtype} numbers"
+    raise InvalidValueError(where, thing, came, expected, "extract them again")
 
 
 def as_array(where: str, thing: str, x: object) -> Array:
@@ -696,25 +687,16 @@ def as_array(where: str, thing: str, x: object) -> Array:
     """
     if isinstance(x, np.ndarray) or is_device_array(x):
         if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
-            raise InvalidValueError(
-                where,
-                thing,
-                f"are a masked array with {np.count_nonzero(mask)} masked numbers",
-                expected="none",
-                cause="fill them first",
-            )
+            came = f"are a masked array with {np.count_nonzero(mask)} masked numbers"
+            raise InvalidValueError(where, thing, came, "none", "fill them first")
         return x
     try:
         return np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(x, list | tuple):
-            raise InvalidValueError(
-                where,
-                thing,
-                f"are {len(x)} rows of unequal lengths",
-                expected="an array",
-                cause="pad short ones with the id of <NULL>" if thing == "captions" else "",
-            ) from error
+            came = f"are {len(x)} rows of unequal lengths"
+            cause = "pad short ones with the id of <NULL>" if thing == "captions" else ""
+            raise InvalidValueError(where, thing, came, "an array", cause) from error
         raise InvalidTypeError(
             where,
             thing,

@@ -148,12 +148,9 @@ class Captioner(Decodable):
             is below 1, or `forbid` has an id outside the vocabulary or all of it.
         """
         if policy is not None and (max_length != Policy.max_length or len(forbid)):
-            raise InvalidValueError(
-                f"{self._name}.sample",
-                "max_length or forbid",
-                "is given with a policy",
-                expected="the policy to have them",
-            )
+            came = "is given with a policy"
+            expected = "the policy to have them"
+            raise InvalidValueError(f"{self._name}.sample", "max_length or forbid", came, expected)
         policy = policy or Policy(max_length=max_length, forbid=forbid)
         return self._decode("sample", features, policy, scored=False).captions[:, 0]
 

@@ -69,39 +69,26 @@ class ModelConfig:
             check_takes_extra_term("ModelConfig", self.cell)
         if len(self.feature_shape) != 1 + self.attends:
             wanted = "regions and size, (P, D)" if self.attends else "one size, (D,)"
-            raise InvalidValueError(
-                "ModelConfig",
-                "feature_shape",
-                f"is {self.feature_shape}",
-                expected=f"{wanted}, where inject is {self.inject!r}",
-            )
+            came = f"is {self.feature_shape}"
+            expected = f"{wanted}, where inject is {self.inject!r}"
+            raise InvalidValueError("ModelConfig", "feature_shape", came, expected)
         self._check_cell()
 
     def _check_cell(self) -> None:
         own = self.cell_shapes()
         if taken := [name for name in OWN if name in own]:
-            raise OptionError(
-                "ModelConfig",
-                f"cell {self.cell!r}",
-                f"has a parameter {taken[0]!r}",
-                expected="another name: that one is the captioner's",
-            )
+            came = f"has a parameter {taken[0]!r}"
+            expected = "another name: that one is the captioner's"
+            raise OptionError("ModelConfig", f"cell {self.cell!r}", came, expected)
         names, states = self.recurrent.state_names, self.recurrent.states
         if names and len(names) != states:
-            raise OptionError(
-                "ModelConfig",
-                f"cell {self.cell!r}",
-                f"names {len(names)} arrays of a state, {', '.join(names)}",
-                expected=states,
-            )
+            came = f"names {len(names)} arrays of a state, {', '.join(names)}"
+            raise OptionError("ModelConfig", f"cell {self.cell!r}", came, states)
         weight, bias = (own.get(name, ()) for name in self.recurrent.inputs)
         if len(bias) != 1 or weight != (self.wordvec, *bias):
-            raise OptionError(
-                "ModelConfig",
-                f"cell {self.cell!r}",
-                f"has inputs {self.recurrent.inputs} of shapes {weight} and {bias}",
-                expected=f"(W, G) and (G,) with W = {self.wordvec}",
-            )
+            came = f"has inputs {self.recurrent.inputs} of shapes {weight} and {bias}"
+            expected = f"(W, G) and (G,) with W = {self.wordvec}"
+            raise OptionError("ModelConfig", f"cell {self.cell!r}", came, expected)
 
     @property
     def recurrent(self) -> Cell:

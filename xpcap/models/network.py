@@ -183,12 +183,9 @@ class Network:
         }
         da, dstate0, found = self.cell.rows_backward(dh, loop, self.buffer.scope("cell"), own)
         if missing := [name for name in own if name not in found]:
-            raise InvalidValueError(
-                "CaptioningRNN.loss",
-                f"rows_backward of cell {self.config.cell!r}",
-                f"returned no gradient of {missing[0]}",
-                expected=f"those of {', '.join(own)}",
-            )
+            thing = f"rows_backward of cell {self.config.cell!r}"
+            came = f"returned no gradient of {missing[0]}"
+            raise InvalidValueError("CaptioningRNN.loss", thing, came, f"those of {', '.join(own)}")
         for name, grad in own.items():
             if found[name] is not grad:  # a cell need not write to the arrays that it is given
                 grads[name] = found[name]

@@ -35,12 +35,8 @@ class Parameters(MutableMapping[str, Array]):
             self._views[name] = view(flat, start, shape)
             start += math.prod(shape)
         if start != flat.size:
-            raise InvalidValueError(
-                "Parameters",
-                "flat",
-                f"has {flat.size} elements",
-                expected=f"{start} for {', '.join(self.shapes)}",
-            )
+            expected = f"{start} for {', '.join(self.shapes)}"
+            raise InvalidValueError("Parameters", "flat", f"has {flat.size} elements", expected)
 
     @classmethod
     def empty(
@@ -58,13 +54,9 @@ class Parameters(MutableMapping[str, Array]):
     def __setitem__(self, name: str, value: Array) -> None:
         view = self[name]
         if np.shape(value) != view.shape:
-            raise InvalidValueError(
-                "params",
-                name,
-                f"has shape {np.shape(value)}",
-                expected=view.shape,
-                cause="assignment copies into the flat buffer",
-            )
+            came = f"has shape {np.shape(value)}"
+            cause = "assignment copies into the flat buffer"
+            raise InvalidValueError("params", name, came, view.shape, cause)
         view[...] = asarray(value, dtype=view.dtype, like=view)
 
     def __delitem__(self, name: str) -> None:
@@ -81,29 +73,17 @@ class Parameters(MutableMapping[str, Array]):
     def assign(self, values: Mapping[str, Array]) -> None:
         """Copy in all parameters. ValueError : other names or shapes; nothing is copied."""
         if not isinstance(values, Mapping):
-            raise InvalidTypeError(
-                "params",
-                "",
-                f"got a {type(values).__name__}",
-                expected="a mapping of parameter names to arrays",
-            )
+            expected = "a mapping of parameter names to arrays"
+            raise InvalidTypeError("params", "", f"got a {type(values).__name__}", expected)
         if odd := sorted(set(values) ^ set(self)):
-            raise InvalidValueError(
-                "params",
-                ", ".join(map(str, odd)),
-                "missing or unknown",
-                expected=", ".join(self),
-                cause="are they from another model?",
-            )
+            thing = ", ".join(map(str, odd))
+            cause = "are they from another model?"
+            raise InvalidValueError("params", thing, "missing or unknown", ", ".join(self), cause)
         for name in self:
             if np.shape(values[name]) != self[name].shape:
-                raise InvalidValueError(
-                    "params",
-                    name,
-                    f"has shape {np.shape(values[name])}",
-                    expected=self[name].shape,
-                    cause="are they from another model?",
-                )
+                came = f"has shape {np.shape(values[name])}"
+                cause = "are they from another model?"
+                raise InvalidValueError("params", name, came, self[name].shape, cause)
         self.update(values)
 
     def holding(self, values: Mapping[str, Array]) -> "Parameters":

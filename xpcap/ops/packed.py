@@ -104,13 +104,10 @@ class PackedSequences(NamedTuple):
         """ValueError : this is not a layout of N sequences in R rows, longest first."""
         bounds = [N, *self.batch_sizes, 0]
         if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
-            raise InvalidValueError(
-                function,
-                "batch sizes",
-                f"are {list(self.batch_sizes)} with N = {self.N}",
-                expected=f"N = {N} and non-increasing sizes that add up to {R}",
-                cause="are the sequences sorted by length?",
-            )
+            came = f"are {list(self.batch_sizes)} with N = {self.N}"
+            expected = f"N = {N} and non-increasing sizes that add up to {R}"
+            cause = "are the sequences sorted by length?"
+            raise InvalidValueError(function, "batch sizes", came, expected, cause)
 
     def previous_states(self, stack: Array, buffer: Buffer | None = None) -> Array:
         """State (R, H) before each row, from a stack (N + R, H); for cells of one's own."""

@@ -101,12 +101,9 @@ def match_names(
             normalised |= matched.keys()
         for name, called in matched.items():
             if (other := owner.setdefault(called, name)) != name:
-                raise DataError(
-                    where,
-                    f"{other[:100]!r} and {name[:100]!r}",
-                    f"both lead to {called[:100]!r}",
-                    expected="a picture for each name",
-                )
+                came = f"both lead to {called[:100]!r}"
+                expected = "a picture for each name"
+                raise DataError(where, f"{other[:100]!r} and {name[:100]!r}", came, expected)
         found |= matched
     base = "" if folder is None else folder.path.resolve().as_posix()
     return Matches(
@@ -133,13 +130,9 @@ def escapes(name: str, kind: type[PurePath] = PurePath) -> bool:
 def require_inside(where: str, folder: Path, names: Iterable[str]) -> None:
     """DataError : one of the names could lead out of the folder."""
     if astray := next((name for name in names if escapes(name)), None):
-        raise DataError(
-            where,
-            f"picture {astray[:100]!r}",
-            f"would lie outside {folder}",
-            expected="the name of a file in it",
-            cause="who wrote the list?",
-        )
+        came = f"would lie outside {folder}"
+        expected = "the name of a file in it"
+        raise DataError(where, f"picture {astray[:100]!r}", came, expected, "who wrote the list?")
 
 
 def _highest(candidates: Sequence[str]) -> list[str]:

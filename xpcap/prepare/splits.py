@@ -45,12 +45,8 @@ def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterat
             restval.add(row.picture)
         split = SYNONYMS.get(word, word)
         if split not in known and (not may_name_a_split(split) or len(known) == MOST_SPLITS):
-            raise DataError(
-                row.source,
-                "split",
-                f"{(row.split or '')[:60]!r}",
-                expected=f"a name such as train, val or test, and at most {MOST_SPLITS} of them",
-            )
+            expected = f"a name such as train, val or test, and at most {MOST_SPLITS} of them"
+            raise DataError(row.source, "split", f"{(row.split or '')[:60]!r}", expected)
         known.add(split)
         yield row._replace(split=split)
     if restval:
@@ -90,12 +86,8 @@ def by_fractions(
     wanted = {split: part for split, part in zip(SPLITS, fractions, strict=False) if part}
     names = sorted({row.picture for row in rows})
     if len(names) < len(wanted):
-        raise DataError(
-            "by_fractions",
-            "",
-            f"{len(names)} pictures",
-            expected=f"at least one for each of {', '.join(wanted)}",
-        )
+        expected = f"at least one for each of {', '.join(wanted)}"
+        raise DataError("by_fractions", "", f"{len(names)} pictures", expected)
     counts = [max(1, round(part * len(names))) for part in list(wanted.values())[1:]]
     while sum(counts) >= len(names):  # few pictures: train has at least one
         counts[counts.index(max(counts))] -= 1

@@ -19,12 +19,9 @@ def check_weights(function: str, name: str, weights: np.ndarray, words: Sequence
         raise InvalidValueError(function, f"picture {name!r}", came, expected)
     fair = (np.abs(weights.sum(axis=1) - 1) <= ROUNDING) & (weights.min(axis=1) >= 0)
     if not fair.all():
-        raise InvalidValueError(
-            function,
-            f"picture {name!r}: weights of {words[int(fair.argmin())]!r}",
-            "do not add up to 1, or some are below 0",
-            cause="a softmax over the regions?",
-        )
+        thing = f"picture {name!r}: weights of {words[int(fair.argmin())]!r}"
+        came = "do not add up to 1, or some are below 0"
+        raise InvalidValueError(function, thing, came, cause="a softmax over the regions?")
 
 
 def overlay_alpha(weights: np.ndarray) -> np.ndarray:

@@ -199,13 +199,10 @@ class Run(Generic[Model_co]):
             where = str(self._own_data() if data is None else data)
             data = open_data(where)
             if given is None and self.config.data_stamp not in ("", data.fingerprint):
-                raise DataError(
-                    "Run.data",
-                    f"{where}, the data of {self.path},",
-                    "has changed since training",
-                    expected="it unchanged",
-                    cause="give it as `data` to use it anyway",
-                )
+                thing = f"{where}, the data of {self.path},"
+                came = "has changed since training"
+                cause = "give it as `data` to use it anyway"
+                raise DataError("Run.data", thing, came, "it unchanged", cause)
         # features of another origin may be the encoder's all the same
         inputs = replace(Inputs.of(data), encoder=self.inputs.encoder)
         if different := self.inputs.misfit(inputs):

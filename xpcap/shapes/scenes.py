@@ -155,12 +155,8 @@ def scene_of(name: str, seed: int) -> Scene:
     """The scene behind a picture's name, such as ``val00012.png``. DataError : no such name."""
     match = re.fullmatch(rf"({'|'.join(SPLITS)})(\d{{1,9}})\.png", name)
     if match is None:
-        raise DataError(
-            "scene_of",
-            f"{name!r}",
-            "is no generated picture",
-            expected="a name such as val00012.png",
-        )
+        came = "is no generated picture"
+        raise DataError("scene_of", f"{name!r}", came, "a name such as val00012.png")
     return make_scene(match[1], int(match[2]), seed)
 
 

@@ -95,12 +95,9 @@ def as_objective(given: Objective | LossFunction | None) -> Objective:
     try:
         inspect.signature(given).bind("model", "batch", "workspace")
     except (TypeError, ValueError) as error:
-        raise InvalidTypeError(
-            "CaptioningSolver",
-            "objective",
-            "is called as objective(model, batch, workspace)",
-            expected=f"one that takes these ({error})",
-        ) from error
+        came = "is called as objective(model, batch, workspace)"
+        expected = f"one that takes these ({error})"
+        raise InvalidTypeError("CaptioningSolver", "objective", came, expected) from error
     return FunctionObjective(given)
 
 
@@ -113,21 +110,14 @@ def loss_and_gradients(
     """
     returned, params = objective.loss(model, batch, workspace), model.params
     if not (isinstance(returned, tuple) and len(returned) == 2):
-        raise InvalidTypeError(
-            "CaptioningSolver",
-            "the objective",
-            f"returned a {type(returned).__name__}",
-            expected="the tuple (loss, grads)",
-        )
+        came = f"returned a {type(returned).__name__}"
+        raise InvalidTypeError("CaptioningSolver", "the objective", came, "the tuple (loss, grads)")
     loss, grads = returned
     if not isinstance(grads, Parameters):
-        raise InvalidTypeError(
-            "CaptioningSolver",
-            "the objective",
-            f"returned gradients as a {type(grads).__name__}",
-            expected="a Parameters, as model.loss returns",
-            cause="model.params.holding(grads) makes one of a dict",
-        )
+        came = f"returned gradients as a {type(grads).__name__}"
+        expected = "a Parameters, as model.loss returns"
+        cause = "model.params.holding(grads) makes one of a dict"
+        raise InvalidTypeError("CaptioningSolver", "the objective", came, expected, cause)
     if grads.shapes != params.shapes or np.shape(loss) != ():
         raise InvalidValueError(
             "CaptioningSolver",
@@ -190,12 +180,9 @@ class SelfCritical(Objective):
     ) -> tuple[Array, Parameters]:
         """Loss and gradients of N pictures; a rank samples for the pictures in `batch.shard`."""
         if batch.pictures is None or batch.step is None:
-            raise InvalidValueError(
-                "SelfCritical",
-                "the batch",
-                "names no pictures or no step",
-                expected="both, as `CaptioningSolver.train` gives them",
-            )
+            came = "names no pictures or no step"
+            expected = "both, as `CaptioningSolver.train` gives them"
+            raise InvalidValueError("SelfCritical", "the batch", came, expected)
         N, K = len(batch.pictures), self.samples
         shard = np.arange(N) if batch.shard is None else batch.shard
         rows = (shard[:, None] * K + np.arange(K)).ravel()  # this rank's, among N * K captions
@@ -238,12 +225,9 @@ class SelfCritical(Objective):
         ValueError : a picture has no caption in the train split
         """
         if lacks := np.setdiff1d(pictures, self._pictures).tolist():
-            raise InvalidValueError(
-                "SelfCritical.rewards",
-                f"picture {lacks[0]}",
-                "has no caption in the train split",
-                expected="pictures that captions refer to",
-            )
+            came = "has no caption in the train split"
+            expected = "pictures that captions refer to"
+            raise InvalidValueError("SelfCritical.rewards", f"picture {lacks[0]}", came, expected)
         ended = (captions == self._words.end).any(axis=1).tolist()
         words = [
             self._words.words(ids) + [END] * end for ids, end in zip(captions, ended, strict=True)

@@ -624,12 +624,9 @@ class CaptioningSolver:
             `state` is no TrainingState.
         """
         if not isinstance(state, TrainingState):
-            raise InvalidTypeError(
-                "CaptioningSolver.restore",
-                "state",
-                f"is a {type(state).__name__}",
-                expected="a TrainingState, as CaptioningSolver.state() or load_state returns",
-            )
+            came = f"is a {type(state).__name__}"
+            expected = "a TrainingState, as CaptioningSolver.state() or load_state returns"
+            raise InvalidTypeError("CaptioningSolver.restore", "state", came, expected)
         params = self.model.params
         self._require_stream("restore")
         state.check_fits(params, self._optimizer, self._order, self.batch_size)
@@ -708,13 +705,9 @@ def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
             " stream",
         )
     if solver.batch_size < solver.group.size:
-        raise OptionError(
-            where,
-            "`batch_size`",
-            f"is {solver.batch_size} for {solver.group.size} ranks",
-            expected="at least a caption for each",
-            cause="raise it, or start fewer",
-        )
+        came = f"is {solver.batch_size} for {solver.group.size} ranks"
+        expected = "at least a caption for each"
+        raise OptionError(where, "`batch_size`", came, expected, "raise it, or start fewer")
     _check_words(getattr(solver.model, "word_to_idx", {}), solver.data.vocabulary)
 
 
@@ -723,13 +716,9 @@ def _check_words(word_to_idx: Mapping[str, int], vocabulary: Vocabulary) -> None
     for word, i in word_to_idx.items():
         j = vocabulary.word_to_idx.get(word, i)
         if i != j:
-            raise DataError(
-                "CaptioningSolver",
-                "the model",
-                f"gives {word!r} the id {i} and the data {j}",
-                expected="one id",
-                cause="was the model made for other data?",
-            )
+            came = f"gives {word!r} the id {i} and the data {j}"
+            cause = "was the model made for other data?"
+            raise DataError("CaptioningSolver", "the model", came, "one id", cause)
 
 
 # ---- Ranks
@@ -752,10 +741,7 @@ def _check_same(group: Group, params: Parameters, epoch: int) -> None:
     content = np.ascontiguousarray(to_numpy(params.flat)).data
     digests = group.gather(hashlib.sha256(content).hexdigest())
     if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
-        raise TrainingError(
-            "CaptioningSolver",
-            f"after epoch {epoch} rank {odd[0]}",
-            "has other parameters than rank 0",
-            expected="the same bits on every rank",
-            cause="was the model changed on one of them, or is its memory or network faulty?",
-        )
+        thing = f"after epoch {epoch} rank {odd[0]}"
+        came = "has other parameters than rank 0"
+        cause = "was the model changed on one of them, or is its memory or network faulty?"
+        raise TrainingError("CaptioningSolver", thing, came, "the same bits on every rank", cause)

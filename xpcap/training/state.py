@@ -215,13 +215,9 @@ class TrainingState(NamedTuple):
         }
         for thing, (theirs, ours) in pairs.items():
             if theirs != ours:
-                raise DataError(
-                    "CaptioningSolver.restore",
-                    "",
-                    f"{thing} of the state: {theirs}, of this solver: {ours}",
-                    expected="the same",
-                    cause="of another training?",
-                )
+                came = f"{thing} of the state: {theirs}, of this solver: {ours}"
+                cause = "of another training?"
+                raise DataError("CaptioningSolver.restore", "", came, "the same", cause)
 
     def restore_into(self, params: Parameters, optimizer: Optimizer, order: EpochOrder) -> None:
         """Write the state to the parts of a solver. DataError : bad hyperparameters."""
@@ -399,13 +395,9 @@ def _checked_rng(where: str, state: Any) -> dict[str, Any]:
     try:
         generator.bit_generator.state = dict(state)
     except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
-        raise DataError(
-            where,
-            "the state of a random generator",
-            f"is {_short(state)}",
-            expected="NumPy's of PCG64",
-            cause=f"damaged? ({error!r})",
-        ) from error
+        thing = "the state of a random generator"
+        came = f"is {_short(state)}"
+        raise DataError(where, thing, came, "NumPy's of PCG64", f"damaged? ({error!r})") from error
     return dict(generator.bit_generator.state)
 
 

@@ -222,12 +222,9 @@ def confinement(
         elif name != "none" or not require:
             why = f" ({'; '.join(reasons)})" if reasons and name == "none" else ""
             return replace(found, says=found.says + why)
-    raise OptionError(
-        "confinement",
-        "`require_confinement`" if rung is None else "rung",
-        "cannot be met" if rung is None else f"{rung!r} is not to be had",
-        cause="; ".join([*reasons, REMEDY]),
-    )
+    thing = "`require_confinement`" if rung is None else "rung"
+    came = "cannot be met" if rung is None else f"{rung!r} is not to be had"
+    raise OptionError("confinement", thing, came, cause="; ".join([*reasons, REMEDY]))
 
 
 @functools.cache

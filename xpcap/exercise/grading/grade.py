@@ -161,12 +161,8 @@ class _Grading:
         rows = [row for row in table.FUNCTIONS.values() if self._is_graded(row)]
         chosen = {row.name for row in rows if _matches(row.name, only)}
         if not chosen:
-            raise OptionError(
-                "grade",
-                f"none of {', '.join(row.name for row in rows)}",
-                f"is named {' or '.join(only)}",
-                expected="patterns of these",
-            )
+            thing = f"none of {', '.join(row.name for row in rows)}"
+            raise OptionError("grade", thing, f"is named {' or '.join(only)}", "patterns of these")
         # What a chosen function calls is graded too: what is wrong may follow from it
         below = {name for one in chosen for name in table.calls(one)}
         results: list[Result] = []
