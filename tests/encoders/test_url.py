@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from refusals import refuses
 
-from xpcap.encoders import image_from_url, read_url, url
+from xpcap.encoders import download, image_from_url, read_url
 from xpcap.errors import DataError, NetworkError, sentence
 
 asked: list[tuple[str, str]] = []  # host and path of each request that reached the server
@@ -141,7 +141,7 @@ def test_what_is_no_picture_gives_the_reason_and_if_another_try_may_succeed(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(url, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(download, "MOST_BYTES", 100_000)
     error = refused(server + path, capsys, came=came, expected="", cause=cause)
     assert isinstance(error, NetworkError) == may_pass
 
@@ -211,7 +211,7 @@ def test_whatever_takes_too_long_is_given_up_and_leaves_no_thread(
     path: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each wait for a byte is short, so that a limit for each would never end."""
-    monkeypatch.setattr(url, "MOST_BYTES", 10**9)
+    monkeypatch.setattr(download, "MOST_BYTES", 10**9)
     before, answered = set(threading.enumerate()), threading.Event()
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

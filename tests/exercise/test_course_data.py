@@ -20,7 +20,7 @@ from xpcap import encoders
 from xpcap.course import image_from_url, write_course_data
 from xpcap.data import decode_captions, load_coco_data, open_data, sample_coco_minibatch
 from xpcap.encoders import HistogramEncoder
-from xpcap.encoders.url import local_path
+from xpcap.encoders.download import local_path
 from xpcap.errors import DataError
 from xpcap.exercise import data as course_data
 from xpcap.exercise import write_data as command

@@ -14,8 +14,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data, may_name_a_split
@@ -25,6 +25,9 @@ from xpcap.errors import DataError
 from xpcap.files import atomic, check_format, new_path, require_new_file, size_of
 from xpcap.json_text import check_json, parse_json
 from xpcap.spec import spec
+
+if TYPE_CHECKING:
+    import h5py
 
 SCRIPT = Path(__file__).with_name("hdf5_check.py")
 # the child needs no more threads
@@ -39,7 +42,7 @@ TOO_LONG = "takes far longer to go through than a file of its size should"
 _known: set[tuple[str | int | None, ...]] = set()
 
 
-def open_hdf5(function: str, path: Path, most: int | None, expected: str) -> h5py.File:
+def open_hdf5(function: str, path: Path, most: int | None, expected: str) -> "h5py.File":
     """Open an HDF5 file that a process with limits has read to its end before.
 
     Features of more than `most` bytes are not read. `function` and `expected` are for messages.
@@ -47,6 +50,8 @@ def open_hdf5(function: str, path: Path, most: int | None, expected: str) -> h5p
     DataError : it is missing, leads to other files, claims more than it stores, takes too long,
         makes HDF5 fail, or is replaced meanwhile.
     """
+    import h5py
+
     size_of(function, path, expected)
     screened = _state_of(path, most)
     if screened not in _known:
@@ -145,6 +150,8 @@ def _check(path: Path, data: CaptionData) -> None:
 
 
 def _write(path: Path, data: CaptionData) -> None:
+    import h5py
+
     views = {name: split.views for name, split in data.splits.items() if split.views > 1}
     facts = {
         "format": FORMAT,
@@ -228,7 +235,7 @@ def _check_names(data: CaptionData) -> None:
             raise DataError("write_dataset", f"split {name!r}", came, expected)
 
 
-def _read(path: Path, file: h5py.File) -> CaptionData:
+def _read(path: Path, file: "h5py.File") -> CaptionData:
     if "xpcap" not in file.attrs:
         held = ", ".join(map(repr, file))[:200] or "nothing"
         came = f"is HDF5 without xpcap's stamp (it holds {held})"
@@ -265,7 +272,7 @@ def _read(path: Path, file: h5py.File) -> CaptionData:
     )
 
 
-def _read_split(path: Path, name: str, group: h5py.Group, views: int, in_memory: bool) -> Split:
+def _read_split(path: Path, name: str, group: "h5py.Group", views: int, in_memory: bool) -> Split:
     where = f"read_dataset: {path}, split {name!r}"
     held = {field: group[field] for field in FIELDS if field in group}
     if missing := [field for field in FIELDS if field not in held]:
@@ -288,7 +295,7 @@ def _read_split(path: Path, name: str, group: h5py.Group, views: int, in_memory:
     )
 
 
-def _strings(dataset: h5py.Dataset) -> list[str]:
+def _strings(dataset: "h5py.Dataset") -> list[str]:
     return [str(word) for word in dataset.asstr()[:]]
 
 

@@ -8,9 +8,9 @@ from xpcap.encoders.grid import WHOLE_PICTURE, Area, grid_of
 from xpcap.encoders.histogram import HISTOGRAM, HistogramEncoder
 from xpcap.encoders.kinds import Encoder, Kind, split_options
 from xpcap.encoders.onnx import ONNX
-from xpcap.encoders.pictures import PictureSource, read_picture
+from xpcap.encoders.pictures import PictureSource, is_url, read_picture
 from xpcap.encoders.timm_model import TIMM, TimmEncoder
-from xpcap.encoders.url import image_from_url, is_url, read_url
+from xpcap.encoders.url import image_from_url, read_url
 from xpcap.errors import DataError, unknown
 
 PHOTOGRAPHS = EFFICIENTNET.name  # the encoder for photographs where none is named

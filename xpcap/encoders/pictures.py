@@ -40,6 +40,11 @@ WIDEST = 2.25  # longer side over shorter of `letterbox`'s canvas; longer pictur
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
+def is_url(text: object) -> bool:
+    """True for the text of an http or https URL, which is no path."""
+    return isinstance(text, str) and text.lower().startswith(("http://", "https://"))
+
+
 def read_picture(source: PictureSource) -> np.ndarray:
     """Read a picture as a person sees it: upright, in colour, on white.
 

@@ -12,7 +12,7 @@ from xpcap.data import CaptionData
 from xpcap.data.cs231n import CAPTIONS, VOCABULARY
 from xpcap.data.features import fit_projection
 from xpcap.encoders import read_picture
-from xpcap.encoders.url import local_path
+from xpcap.encoders.download import local_path
 from xpcap.errors import DataError
 from xpcap.files import new_folder, require_new_file
 from xpcap.progress import say
