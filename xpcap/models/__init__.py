@@ -17,22 +17,7 @@ from xpcap.models.parameters import Parameters
 from xpcap.models.trace import Saturation, Trace
 
 __all__ = [
-    "CONTRACT",
-    "Batch",
-    "Beam",
-    "Captioner",
-    "CaptioningRNN",
-    "Choice",
-    "Decoded",
-    "Ensemble",
-    "FeatureRows",
-    "ModelConfig",
-    "Parameters",
-    "Policy",
-    "Sampling",
-    "Saturation",
-    "Score",
-    "Trace",
-    "build_model",
-    "check_cell",
-]
+    "CONTRACT", "Batch", "Beam", "Captioner", "CaptioningRNN", "Choice", "Decoded", "Ensemble",
+    "FeatureRows", "ModelConfig", "Parameters", "Policy", "Sampling", "Saturation", "Score",
+    "Trace", "build_model", "check_cell",
+]  # fmt: skip

@@ -11,14 +11,6 @@ from xpcap.prepare.pipeline import assemble, import_captions
 from xpcap.prepare.rows import CaptionRow, Columns, ImportReport
 
 __all__ = [
-    "AssembleOptions",
-    "CaptionRow",
-    "Columns",
-    "ImportReport",
-    "PrepareOptions",
-    "assemble",
-    "encode_folder",
-    "import_captions",
-    "read_captions",
-    "read_features",
-]
+    "AssembleOptions", "CaptionRow", "Columns", "ImportReport", "PrepareOptions", "assemble",
+    "encode_folder", "import_captions", "read_captions", "read_features",
+]  # fmt: skip

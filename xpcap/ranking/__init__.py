@@ -8,12 +8,5 @@ from xpcap.ranking.ranker import FEATURES, Candidate, RankedCandidate, Ranker, R
 from xpcap.ranking.weights import Fitted, fit
 
 __all__ = [
-    "FEATURES",
-    "Candidate",
-    "Fitted",
-    "PhotoIndex",
-    "RankedCandidate",
-    "Ranker",
-    "Ranking",
-    "fit",
-]
+    "FEATURES", "Candidate", "Fitted", "PhotoIndex", "RankedCandidate", "Ranker", "Ranking", "fit",
+]  # fmt: skip

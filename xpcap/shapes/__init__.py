@@ -20,14 +20,8 @@ from xpcap.shapes.scenes import SPLITS, make_scene, paint, scene_of
 from xpcap.shapes.scoring import KIND, is_generated, metrics_of
 
 __all__ = [
-    "KIND",
-    "generate",
-    "is_generated",
-    "metrics_of",
-    "named",
-    "picture_of",
-    "write_pictures",
-]
+    "KIND", "generate", "is_generated", "metrics_of", "named", "picture_of", "write_pictures",
+]  # fmt: skip
 TRAIN, VAL = 21000, 500  # pictures
 MAX_WORDS = 25  # more than the grammar ever says
 
