@@ -422,13 +422,13 @@ def test_a_file_that_did_not_arrive_whole_is_named(
     turned[200] ^= 1
     files = [packed, packed[:-1], bytes(turned), b""]
     found = script(
-        """import { unpack, openCaptioner } from "./captioner.js";
+        """import { openEngine, unpack } from "./engine.js";
         const tell = (promise) => promise.then((bytes) => Array.from(bytes), (e) => e.message);
         const out = [];
         for (const bytes of given.files) {
-          out.push(await tell(unpack(given.about, async () => Uint8Array.from(bytes))));
+          out.push(await tell(unpack(given.about, Uint8Array.from(bytes))));
         }
-        out.push(await tell(openCaptioner({ format: 2 })));
+        out.push(await tell(openEngine({ format: 2 })));
         console.log(JSON.stringify(out));""",
         {"about": about, "files": [list(one) for one in files]},
     )

@@ -1,77 +1,33 @@
 // The page: pictures in, captions out. The captioner itself runs in a worker.
 
+import { PictureError, openCaptioner } from "./captioner.js";
 import { openDrawing } from "./drawing.js";
-import { PictureError, readPicture } from "./pictures.js";
 
 const DIMMEST = 0.75; // largest opacity of the veil of attention
 const FLAT = 128; // pixels; smaller pictures are shown enlarged, pixel by pixel
 const TALL = 24; // rem, the most height of a picture
 const find = (id) => document.getElementById(id);
 
-let manifest = null;
+let captioner = null; // once it is open
 let pressed = null; // the word whose attention stays on the picture
 let given = 0; // pictures so far; results of all but the last are dropped
 let shownUrl = "";
 
-// ---- The worker
-
-// Made of a blob, so that the page's Content-Security-Policy holds in it: from a URL of its own, a
-// worker has the policy of that URL's headers, and a plain server sends none.
-function startWorker() {
-  const source = `import ${JSON.stringify(new URL("worker.js", location.href).href)};`;
-  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-  const worker = new Worker(url, { type: "module" });
-  const waiting = new Map();
-  let count = 0;
-  let received = 0;
-  worker.onmessage = ({ data }) => {
-    if ("bytes" in data) {
-      received += data.bytes;
-      showProgress(received);
-      return;
-    }
-    const { resolve, reject } = waiting.get(data.id);
-    waiting.delete(data.id);
-    if ("error" in data) reject(new Error(data.error));
-    else resolve(data.result);
-  };
-  worker.onerror = () => {
-    const error = new Error("A part of the page did not load. Was the whole folder copied?");
-    for (const { reject } of waiting.values()) reject(error);
-    waiting.clear();
-  };
-  return (message) => {
-    return new Promise((resolve, reject) => {
-      count += 1;
-      waiting.set(count, { resolve, reject });
-      worker.postMessage({ id: count, ...message });
-    });
-  };
-}
+// ---- The captioner
 
 async function open() {
-  const response = await fetch("captioner.json", { cache: "no-cache" }).catch(() => null);
-  if (!response?.ok) throw new Error("captioner.json is missing. Was the whole folder copied?");
-  try {
-    manifest = await response.json();
-  } catch {
-    throw new Error("captioner.json did not arrive whole. Copy the folder again.");
-  }
-  find("progress").max = Object.values(manifest.files).reduce((sum, one) => sum + one.stored, 0);
-  find("progress").hidden = false;
-  showProgress(0);
-  await ask({ kind: "open", manifest });
+  captioner = await openCaptioner({ onBytes: showProgress });
   find("progress").hidden = true;
   say("Ready.");
   find("result").setAttribute("aria-busy", "false");
 }
 
-function showProgress(bytes) {
-  const [done, whole] = [bytes, find("progress").max].map((x) => (x / 1e6).toFixed(0));
-  find("progress").value = bytes;
-  find("status").textContent = bytes < find("progress").max
-    ? `Loading: ${done} of ${whole} MB`
-    : "Starting.";
+function showProgress(received, all) {
+  const [done, whole] = [received, all].map((x) => (x / 1e6).toFixed(0));
+  find("progress").hidden = false;
+  find("progress").max = all;
+  find("progress").value = received;
+  say(received < all ? `Loading: ${done} of ${whole} MB` : "Starting.");
 }
 
 const say = (text) => (find("status").textContent = text);
@@ -91,13 +47,13 @@ async function caption(blob, isDrawn = false) {
   clearCaptions();
   try {
     await opened;
-    const picture = await readPicture(blob, manifest.pictures);
+    const picture = await captioner.read(blob);
     if (number !== given) return;
     show(blob, picture);
     say("Looking.");
     find("result").setAttribute("aria-busy", "true");
     const begun = performance.now();
-    const result = await ask({ kind: "caption", picture });
+    const result = await captioner.caption(picture);
     if (number !== given) return;
     showCaptions(result, performance.now() - begun);
   } catch (error) {
@@ -130,8 +86,9 @@ function clearCaptions() {
 }
 
 function showCaptions({ captions, area }, milliseconds) {
+  const { manifest } = captioner;
   const [first] = captions;
-  const text = first ? asText(first) : "(nothing)";
+  const text = first ? first.text : "(nothing)";
   find("captions").replaceChildren(...captions.map((one, i) => itemOf(one, area, i)));
   find("picture").alt = text;
   say(`${text} (${(milliseconds / 1000).toFixed(1)} seconds)`);
@@ -144,8 +101,6 @@ function showCaptions({ captions, area }, milliseconds) {
     : `Captions of a beam of ${manifest.policy.width}, by log-probability a word; the run has no` +
       " other ranking.";
 }
-
-const asText = ({ words, gaps }) => words.map((word, i) => word + gaps[i]).join("");
 
 function itemOf(caption, area, place) {
   const item = document.createElement("li");
@@ -270,7 +225,7 @@ function listen() {
 function showPad(opens) {
   if (!find("pad")) return;
   find("pad").hidden = !opens;
-  find("stage").hidden = opens && !manifest?.attends; // where words show what the model looked at
+  find("stage").hidden = opens && !captioner?.manifest.attends; // where words show what the model looked at
   find("draw").setAttribute("aria-expanded", String(opens));
   find("draw").setAttribute("aria-pressed", String(opens));
 }
@@ -286,7 +241,6 @@ function accept(transfer, what) {
   }
 }
 
-const ask = startWorker();
 const opened = open();
 find("app").hidden = false;
 listen();

@@ -8,8 +8,28 @@ const STRIP = 1 << 22; // pixels copied out of a canvas at once
 
 export class PictureError extends Error {}
 
-// Read a File or Blob. PictureError : it is no picture, or too large.
-export async function readPicture(blob, limits) {
+// Read a File or Blob, or what the page has decoded: ImageData, a canvas, an image, a video's frame.
+// PictureError : it is no picture, or too large.
+export async function readPicture(picture, limits) {
+  const fraction = picture instanceof Blob ? await fractionAllowed(picture, limits) : 1;
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(picture, { colorSpaceConversion: "none" });
+  } catch (error) {
+    if (!(picture instanceof Blob)) throw error;
+    throw new PictureError(
+      "The picture cannot be decoded. It is damaged, or takes more memory than is free.",
+    );
+  }
+  try {
+    return shrunk(bitmap, fraction, limits.longest);
+  } finally {
+    bitmap.close();
+  }
+}
+
+// The fraction of its size that Python decodes a file at. PictureError : it is not within limits.
+async function fractionAllowed(blob, limits) {
   if (!blob.size) throw new PictureError("The file is empty. Was it copied only in part?");
   if (blob.size > limits.most_bytes) {
     const most = limits.most_bytes / 2 ** 20;
@@ -33,19 +53,7 @@ export async function readPicture(blob, limits) {
         " Scale it down first.",
     );
   }
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
-  } catch {
-    throw new PictureError(
-      "The picture cannot be decoded. It is damaged, or takes more memory than is free.",
-    );
-  }
-  try {
-    return shrunk(bitmap, shrink, limits.longest);
-  } finally {
-    bitmap.close();
-  }
+  return shrink;
 }
 
 // Width and height by the header: browsers decode an image element's pixels only to show them.

@@ -16,6 +16,12 @@
         " http://localhost:8000"
       );
     }
+    if (self.origin === "null") {
+      return (
+        "This page is in a sandboxed frame, in which browsers load none of its parts. Add" +
+        " allow-same-origin to the frame's sandbox attribute, or leave the attribute out."
+      );
+    }
     const newer = "A current Chrome, Edge, Firefox or Safari shows it.";
     if (typeof WebAssembly !== "object" || !WebAssembly.validate(simd)) {
       return `This browser has no WebAssembly with SIMD, which the page computes with. ${newer}`;
@@ -26,16 +32,21 @@
     return "";
   }
 
-  const why = obstacle();
-  if (why) {
+  function tell(why) {
     const problem = document.getElementById("problem");
     problem.style.whiteSpace = "pre-line";
     problem.textContent = why;
     problem.hidden = false;
-    return;
   }
+
+  const why = obstacle();
+  if (why) return tell(why);
   const script = document.createElement("script");
   script.type = "module";
   script.src = "page.js";
+  script.onerror = async () => {
+    const unserved = await globalThis.findUnserved("page.js", document.baseURI);
+    tell(unserved || "A part of the page did not load. The browser's console says why.");
+  };
   document.body.append(script);
 })();

@@ -1,0 +1,237 @@
+// A run's encoder, models and ranking, opened once, to caption pictures. Runs in a worker.
+
+import { normalise, logMean, search } from "./decode.js";
+import { encode } from "./histogram.js";
+import { BICUBIC, resize } from "./pixels.js";
+import { Ranker, readTensors, repeats } from "./ranking.js";
+
+const FORMAT = 1; // of captioner.json
+const AGAIN = "Load the page again; if that does not help, copy the folder again, whole.";
+
+// Open the engine that a manifest describes.
+//
+// ort: the module of ONNX Runtime Web. onBytes(count): called as bytes of files come in.
+export async function openEngine(manifest, ort, onBytes) {
+  if (manifest.format !== FORMAT) {
+    throw new Error(
+      `captioner.json has the format ${manifest.format}, and this page reads ${FORMAT}: the` +
+        " folder is a mixture of two exports. Export the run again, to a new folder.",
+    );
+  }
+  const names = Object.keys(manifest.files);
+  const contents = await Promise.all(
+    Object.values(manifest.files).map(async (one) => unpack(one, await fetchFile(one, onBytes))),
+  );
+  const files = Object.fromEntries(names.map((name, i) => [name, contents[i]]));
+  ort.env.wasm.numThreads = 1; // more need headers that a plain server does not send
+  ort.env.wasm.proxy = false;
+  ort.env.wasm.wasmBinary = files["ort.wasm"];
+  ort.env.logLevel = "error";
+  const open = (name) => ort.InferenceSession.create(files[name], { executionProviders: ["wasm"] });
+  const sessions = {};
+  const graphs = names.filter((name) => name.endsWith(".onnx"));
+  for (const name of graphs) sessions[name] = await open(name);
+  const tensors = files["ranking.safetensors"];
+  const { ranking, special } = manifest;
+  const ranker = tensors ? new Ranker(readTensors(tensors), ranking, special) : null;
+  return new Engine(manifest, ort, sessions, ranker);
+}
+
+// Its digest behind the name keeps a browser from taking another export's file from its cache.
+async function fetchFile({ path, sha256 }, onBytes) {
+  const url = new URL(`${path}?${sha256.slice(0, 16)}`, import.meta.url);
+  const response = await fetch(url).catch(() => {
+    throw new Error(`${path} cannot be fetched. Is the server still running?`);
+  });
+  if (!response.ok) {
+    throw new Error(`${path} is missing (${response.status}). Was the whole folder copied?`);
+  }
+  const parts = [];
+  try {
+    const reader = response.body.getReader();
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      parts.push(part.value);
+      onBytes(part.value.length);
+    }
+  } catch {
+    throw new Error(`${path} did not arrive whole. ${AGAIN}`);
+  }
+  return new Uint8Array(await new Blob(parts).arrayBuffer());
+}
+
+// A file of the manifest, checked and unpacked. Of two planes, bytes at even positions are stored
+// before those at odd ones.
+export async function unpack({ path, planes, bytes, stored, sha256 }, packed) {
+  if (packed.length !== stored) {
+    throw new Error(`${path} did not arrive whole: ${packed.length} of ${stored} bytes. ${AGAIN}`);
+  }
+  if (globalThis.crypto?.subtle) {
+    // not on http pages of other machines
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", packed));
+    const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    if (found !== sha256) throw new Error(`${path} is damaged, or of another export. ${AGAIN}`);
+  }
+  let split;
+  try {
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    split = new Uint8Array(await new Response(stream).arrayBuffer());
+  } catch {
+    throw new Error(`${path} is damaged. ${AGAIN}`);
+  }
+  if (split.length !== bytes) throw new Error(`${path} is damaged. ${AGAIN}`);
+  if (planes === 1) return split;
+  const content = new Uint8Array(bytes);
+  let from = 0;
+  for (let first = 0; first < planes; first++) {
+    for (let to = first; to < bytes; to += planes) content[to] = split[from++];
+  }
+  return content;
+}
+
+class Engine {
+  constructor(manifest, ort, sessions, ranker) {
+    Object.assign(this, { manifest, ort, sessions, ranker });
+    this.V = manifest.vocabulary.length;
+  }
+
+  // The best captions of a picture, as of pixels.js, as `caption` of captioner.js returns them.
+  async caption(picture) {
+    const { features, area } = await this.encode(picture);
+    const models = [];
+    for (const model of this.manifest.models) models.push(await this.start(model, features));
+    const { policy, special } = this.manifest;
+    const made = await search(this.stepper(models), this.V, special, policy);
+    let ranked = made;
+    if (this.ranker) {
+      const likelihood = (captions) => this.logLikelihoods(models, captions);
+      const allowed = (words) => words.length < policy.max_length &&
+        !words.some((word) => policy.forbid.includes(word)) &&
+        !(policy.no_stutter && repeats(words));
+      ranked = await this.ranker.rank(models[0].projected, made, likelihood, allowed);
+    }
+    const best = ranked.slice(0, this.manifest.best);
+    const attention = this.manifest.attends ? await this.attention(models[0], best) : [];
+    const captions = best.map((one, i) => ({ ...this.text(one), attention: attention[i] ?? null }));
+    return { captions, area };
+  }
+
+  // Features (1, ...) of a picture as the encoder gives them.
+  async encode(picture) {
+    const { kind, side, grid, size } = this.manifest.encoder;
+    if (kind === "histogram") {
+      const { features, area } = encode(picture, side, grid);
+      const shape = grid === null ? [features.length] : [grid ** 2, features.length / grid ** 2];
+      return { features: new this.ort.Tensor("float32", features, [1, ...shape]), area };
+    }
+    const [height, width] = size;
+    const { data } = resize(picture, width, height, BICUBIC);
+    const pixels = new this.ort.Tensor("uint8", data, [1, height, width, 3]);
+    const { features } = await this.sessions["encoder.onnx"].run({ pixels });
+    return { features, area: { top: 0, left: 0, bottom: 1, right: 1 } };
+  }
+
+  // A model's arrays before the first word, of one hypothesis: the state, and what never changes.
+  async start(model, features) {
+    const out = await this.sessions[model.start].run({ features });
+    const pick = (names) => Object.fromEntries(names.map((name) => [name, out[name]]));
+    return {
+      session: this.sessions[model.step],
+      state: pick(model.state),
+      constants: pick(model.constants),
+      projected: out.projected?.data,
+    };
+  }
+
+  // One step of a model: hypotheses that continue `parents` of `state` read `words`.
+  async step(model, state, words, parents) {
+    const ids = BigInt64Array.from(words, BigInt);
+    const feeds = { words: new this.ort.Tensor("int64", ids, [words.length]) };
+    for (const [name, tensor] of Object.entries(state)) {
+      feeds[name] = this.rows(tensor, parents ?? words.map(() => 0));
+    }
+    for (const [name, tensor] of Object.entries(model.constants)) {
+      feeds[name] = this.rows(tensor, words.map(() => 0));
+    }
+    const out = await model.session.run(feeds);
+    const next = Object.keys(state).map((name) => [name, out[`next_${name}`]]);
+    return {
+      logs: normalise(out.scores.data, this.V),
+      attention: out.attention?.data,
+      state: Object.fromEntries(next),
+    };
+  }
+
+  // Rows of a tensor (n, ...).
+  rows({ data, dims }, which) {
+    const size = data.length / dims[0];
+    const out = new Float32Array(which.length * size);
+    which.forEach((row, i) => out.set(data.subarray(row * size, (row + 1) * size), i * size));
+    return new this.ort.Tensor("float32", out, [which.length, ...dims.slice(1)]);
+  }
+
+  // The function `next` of `search`: all models read the chosen words, and their mean counts.
+  stepper(models) {
+    let states = models.map(({ state }) => state);
+    return async (words, parents) => {
+      const steps = [];
+      for (let k = 0; k < models.length; k++) {
+        steps.push(await this.step(models[k], states[k], words, parents));
+      }
+      states = steps.map(({ state }) => state);
+      return logMean(steps.map(({ logs }) => logs));
+    };
+  }
+
+  // Steps along given captions, all at once: visit(t, row, step) at the word t of each.
+  async along(next, captions, visit) {
+    const { special } = this.manifest;
+    const most = Math.max(...captions.map((words) => words.length));
+    for (let t = 0; t <= most; t++) {
+      const words = captions.map((ids) => (t ? ids[t - 1] ?? special.end : special.start));
+      const step = await next(words, t ? captions.map((_, row) => row) : null);
+      captions.forEach((ids, row) => t <= ids.length && visit(t, row, step));
+    }
+  }
+
+  // Log-probabilities of the words of captions, END included.
+  async logLikelihoods(models, captions) {
+    const found = captions.map(() => []);
+    await this.along(this.stepper(models), captions, (t, row, logs) => {
+      const word = captions[row][t] ?? this.manifest.special.end;
+      found[row].push(logs[row * this.V + word]);
+    });
+    return found;
+  }
+
+  // Weights of the regions as a model chooses each word of captions.
+  async attention(model, candidates) {
+    const captions = candidates.map(({ words }) => words);
+    const weights = captions.map(() => []);
+    let { state } = model;
+    const next = async (words, parents) => {
+      const step = await this.step(model, state, words, parents);
+      state = step.state;
+      return step.attention;
+    };
+    await this.along(next, captions, (t, row, attention) => {
+      const regions = attention.length / captions.length;
+      if (t < captions[row].length) {
+        weights[row].push(Array.from(attention.slice(row * regions, (row + 1) * regions)));
+      }
+    });
+    return weights;
+  }
+
+  // A candidate with its words as text, and the space after each.
+  text({ words, probabilities, log_probability }) {
+    const { vocabulary, unspaced } = this.manifest;
+    const alone = words.map((id) => unspaced.includes(id));
+    const gaps = words.map((_, i) => {
+      if (i === words.length - 1) return "";
+      return alone[i] && alone[i + 1] ? "" : " ";
+    });
+    const named = words.map((id) => vocabulary[id]);
+    const text = named.map((word, i) => word + gaps[i]).join("");
+    return { text, words: named, gaps, probabilities, log_probability };
+  }
+}
