@@ -27,12 +27,7 @@ from xpcap.layers.elementary import (
     word_embedding_backward,
     word_embedding_forward,
 )
-from xpcap.layers.gru import (
-    gru_backward,
-    gru_forward,
-    gru_step_backward,
-    gru_step_forward,
-)
+from xpcap.layers.gru import gru_backward, gru_forward, gru_step_backward, gru_step_forward
 from xpcap.layers.lstm import (
     lstm_backward,
     lstm_forward,
