@@ -342,7 +342,9 @@ Work = Callable[[], torch.Tensor]
 
 
 def captured_step(
-    model: torch.nn.Module, batches: Sequence[Batch], capture: Callable[[Work], Work] | None = None
+    model: torch.nn.Module,
+    batches: Sequence[Batch],
+    capture: Callable[[Work], Work] | None = None,
 ) -> Callable[[Batch], torch.Tensor]:
     """A training step of padded batches that replays captured work, by number of time steps.
 

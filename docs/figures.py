@@ -232,7 +232,9 @@ def lstm_step() -> Figure:
         r"$da_k = dk \odot k \odot (1 - k)$ for $k = i, f, o$,     $da_g = dg \odot (1 - g^2)$",
     )
     gradient(
-        7.2, 0.75, r"$dW_x = x_t^\top da$,     $dW_h = h_{t-1}^\top da$,     $db = \sum_n da_n$"
+        7.2,
+        0.75,
+        r"$dW_x = x_t^\top da$,     $dW_h = h_{t-1}^\top da$,     $db = \sum_n da_n$",
     )
     arrow(axes, (0.3, 9.9), (1.5, 9.9))
     text(axes, 1.7, 9.9, "forward", ha="left")
@@ -413,7 +415,10 @@ def stages() -> Figure:
         (both[0], "val_perplexity", "perplexity"),
         (both[1], "val_cider", "CIDEr-D, greedy"),
     ):
-        for stage, colour, start in (("cross entropy", BLUE, 0), ("self-critical", RED, crossed)):
+        for stage, colour, start in (
+            ("cross entropy", BLUE, 0),
+            ("self-critical", RED, crossed),
+        ):
             ours = [row for row in rows if row["stage"] == stage]
             epochs = sorted({int(row["epoch"]) for row in ours})
             for seed in sorted({row["seed"] for row in ours}):

@@ -275,7 +275,12 @@ def test_a_mixture_of_libraries_is_refused_by_name(monkeypatch: pytest.MonkeyPat
     device = sys.modules["cupy"].zeros((1, 3))
     with refuses(TypeError, came="numpy and cupy arrays together"):
         xpcap.get_array_module(np.zeros(1), device)
-    with refuses(TypeError, function="rnn_step_forward", thing="prev_h", came="is a cupy array"):
+    with refuses(
+        TypeError,
+        function="rnn_step_forward",
+        thing="prev_h",
+        came="is a cupy array",
+    ):
         layers.rnn_step_forward(
             np.zeros((1, 2)), device, np.zeros((2, 3)), np.zeros((3, 3)), np.zeros(3)
         )

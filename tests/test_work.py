@@ -27,7 +27,9 @@ def show_bar() -> None:
     bar((), "encoding", total=WORTH_A_LINE, lines=True)
 
 
-def test_what_a_work_leaves_open_stays_as_it_was_around(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_work_leaves_open_stays_as_it_was_around(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     group, heard = Group(), []
     with work(group=group, progress=True, heard=heard.append), work():
         assert current().group is group

@@ -30,7 +30,11 @@ CHOSEN = "not slow and not gpu and not threads"
 LEFT_OUT = "tests/package/", "tests/tools/", "test_golden.py", "test_device_mutants.py"
 BUSY = 3  # a time limit is of the processor's seconds, and of so many times as many on the clock
 MEMORY = 6 << 30  # bytes that a run may take
-ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
 
 
 def copied(root: Path, to: Path, rewritten: bool = False) -> Path:

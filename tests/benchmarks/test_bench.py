@@ -399,7 +399,10 @@ def test_memory_is_that_of_the_process_alone() -> None:
 
 def test_what_a_process_finds_wrong_is_said_here() -> None:
     with refuses(
-        BackendError, function="use_backend", thing="backend", came="'cupi' does not exist"
+        BackendError,
+        function="use_backend",
+        thing="backend",
+        came="'cupi' does not exist",
     ):
         list(measure.measure_in_process("xpcap", [TINY], BRIEF, "cupi"))
 

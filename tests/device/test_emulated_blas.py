@@ -269,7 +269,9 @@ def test_emulated_raw_products_next_to_each_other_are_allowed(xp: ModuleType) ->
     np.testing.assert_array_equal(both.get()[:, 4:], both.get()[:, :4])
 
 
-def test_emulated_device_without_cublas_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_emulated_device_without_cublas_is_not_usable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As with CuPy's wheel alone, without the libraries of CUDA."""
     install_or_skip(monkeypatch, cublas=False)
     assert "cuBLAS" in xpcap.backend_status()["cupy"].reason

@@ -359,7 +359,14 @@ def test_emulated_device_has_nothing_that_cupy_lacks(xp: ModuleType, x: Any) -> 
         name
         for name in vars(type(x))
         if name
-        not in ("host", "number", "__weakref__", "__getattr__", "__annotations__", "__dict__")
+        not in (
+            "host",
+            "number",
+            "__weakref__",
+            "__getattr__",
+            "__annotations__",
+            "__dict__",
+        )
     }
     assert {name for name in ours if not hasattr(real.cupy().ndarray, name)} == set()
     for name in ours - {"__array_ufunc__"}:

@@ -264,7 +264,10 @@ def namespace() -> Module:
         "get_current_stream": lambda: EMULATOR.stream or Stream.null,
         "get_elapsed_time": get_elapsed_time,
     }
-    devices = {"Device": Device, "get_cublas_handle": get_cublas_handle}
+    devices = {
+        "Device": Device,
+        "get_cublas_handle": get_cublas_handle,
+    }
     return Cuda(
         "cuda",
         runtime=runtime,

@@ -11,7 +11,14 @@ from refusals import refuses
 Image = pytest.importorskip("PIL.Image")
 
 from xpcap.encoders import HistogramEncoder, find_encoder  # noqa: E402
-from xpcap.encoders.histogram import COLOURS, DIRECTIONS, SIDE, TURNS, _colours, _thirds  # noqa: E402
+from xpcap.encoders.histogram import (  # noqa: E402
+    COLOURS,
+    DIRECTIONS,
+    SIDE,
+    TURNS,
+    _colours,
+    _thirds,
+)
 from xpcap.encoders.pictures import letterbox  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402 - after the skip

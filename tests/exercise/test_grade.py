@@ -89,7 +89,7 @@ THEIRS = {  # files that hand over what the course gives
     },
     "from its own name": {
         "rnn_layers.py": "from ..rnn_layers import *\n"
-        + "".join(f"{name} = globals().get('{name}')\n" for name in STEPS)
+        + "".join(f"{name} = globals().get('{name}')\n" for name in STEPS),
     },
     "by bare names": {
         "my_layers.py": "import rnn_layers as r\n"
@@ -115,11 +115,11 @@ def rnn_step_forward(x, prev_h, Wx, Wh, b):
 """
         + "".join(
             f"def {n}(*a): return find('{n}', *a)\n" for n in STEPS if "step_forward" not in n
-        )
+        ),
     },
     "from the library": {
         "rnn_layers.py": "from xpcap.layers import *\n"
-        + "".join(f"{name} = globals().get('{name}')\n" for name in STEPS)
+        + "".join(f"{name} = globals().get('{name}')\n" for name in STEPS),
     },
 }
 

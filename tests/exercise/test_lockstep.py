@@ -329,7 +329,11 @@ def test_emulated_verify_has_rows_for_training(
     ids=["records-do-nothing", "graphs-refused", "nothing-recorded"],
 )
 def test_emulated_verify_fails_where_steps_are_not_repeated_as_in_training(
-    replaced: str, instead: Any, found: str, device: Emulator, monkeypatch: pytest.MonkeyPatch
+    replaced: str,
+    instead: Any,
+    found: str,
+    device: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Replay, replaced, instead)
     monkeypatch.setattr(lockstep, "variants", lambda _: [("lstm", "lstm", "init")])

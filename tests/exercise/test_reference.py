@@ -40,7 +40,8 @@ def shapes_of(layer: str) -> list[tuple[int, ...]]:
 
 @DTYPES
 @pytest.mark.parametrize(
-    "layer", ["lstm_step", "lstm", "rnn_step", "rnn", "word_embedding", "affine", "temporal_affine"]
+    "layer",
+    ["lstm_step", "lstm", "rnn_step", "rnn", "word_embedding", "affine", "temporal_affine"],
 )
 def test_a_layer_equals_the_librarys_both_ways(
     layer: str, dtype: str, rng: np.random.Generator

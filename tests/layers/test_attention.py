@@ -179,7 +179,11 @@ def test_the_assignments_layout_gives_the_same_in_its_own(
 @pytest.mark.parametrize(
     ("A", "came", "expected"),
     [
-        (np.zeros((N, P, H + 1)), "has shape (3, 8, 7)", "(N, P, H), N = 3, H = 6"),
+        (
+            np.zeros((N, P, H + 1)),
+            "has shape (3, 8, 7)",
+            "(N, P, H), N = 3, H = 6",
+        ),
         (np.zeros((N, 0, H)), "has shape (3, 0, 6)", "at least one region"),
         (np.zeros((N, H, 2, 0)), "has shape (3, 6, 2, 0)", "at least one region"),
         (np.zeros((N, H)), "has shape (3, 6)", "(N, P, H)"),

@@ -572,7 +572,11 @@ def test_vocabulary_loss_of_no_row_is_nothing() -> None:
     assert not np.any(grads.w)
     assert not np.any(grads.b)
     with refuses(
-        ValueError, function="vocabulary_loss", thing="targets", came="hold 3..3", expected="0..2"
+        ValueError,
+        function="vocabulary_loss",
+        thing="targets",
+        came="hold 3..3",
+        expected="0..2",
     ):
         vocabulary_loss.vocabulary_loss(
             np.zeros((1, 4)), np.ones((4, 3)), np.ones(3), np.array([3]), LossTerms()

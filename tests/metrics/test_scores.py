@@ -91,7 +91,13 @@ CLAIMS: list[tuple[str, list[str], list[str], float, list[float]]] = [
     # One to three words twice in a row
     (
         *("repeats", []),
-        ["a dog is is", "a dog of a dog of", "a b c a b c", "a b c d a b c d", "a dog and a dog"],
+        [
+            "a dog is is",
+            "a dog of a dog of",
+            "a b c a b c",
+            "a b c d a b c d",
+            "a dog and a dog",
+        ],
         *(3 / 5, [1, 1, 1, 0, 0]),
     ),
     # Of "dog a" nobody starts with "dog", ends with "a", or writes the two in this order

@@ -752,7 +752,9 @@ def test_a_grid_that_is_not_finite_is_named_by_region_and_what_float32_cannot_ho
     model = make("lstm", inject="attention")
     for call in (model.loss, model.attention):
         with refuses(
-            ValueError, thing=f"features of row 4 (of {N})", came="hold nan at region 1, column 2"
+            ValueError,
+            thing=f"features of row 4 (of {N})",
+            came="hold nan at region 1, column 2",
         ):
             call(features, captions)
     features[4, 1, 2] = -1e300

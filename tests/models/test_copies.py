@@ -146,7 +146,12 @@ def test_assigned_parameters_are_copied_into_the_buffer(lib: Any) -> None:
     [
         (lambda values: values.pop("Wh"), "Wh", "missing or unknown", "W_proj, b_proj"),
         (lambda values: values.update(extra=1), "extra", "missing or unknown", ""),
-        (lambda values: values.update(b=np.zeros(3)), "b", "has shape (3,)", "(24,)"),
+        (
+            lambda values: values.update(b=np.zeros(3)),
+            "b",
+            "has shape (3,)",
+            "(24,)",
+        ),
     ],
 )
 def test_parameters_of_another_model_are_refused_and_change_nothing(
@@ -272,5 +277,10 @@ def test_gradients_of_each_term_of_the_loss_match_finite_differences(
 
 @pytest.mark.parametrize("shape", [(N - 1,), (N, 1), ()])
 def test_weights_that_are_not_one_for_each_caption_are_refused(shape: tuple[int, ...]) -> None:
-    with refuses(ValueError, thing="weights", came="have shape", expected="(N,) = (10,)"):
+    with refuses(
+        ValueError,
+        thing="weights",
+        came="have shape",
+        expected="(N,) = (10,)",
+    ):
         make().loss(*batch(), weights=np.ones(shape))

@@ -12,7 +12,17 @@ import cpu_build
 import numpy as np
 import pytest
 from emulated import Emulator, install
-from operations import CELLS, TABLE, TERMS, TOLERANCES, Draw, check_equals_equation, each, flat, run
+from operations import (
+    CELLS,
+    TABLE,
+    TERMS,
+    TOLERANCES,
+    Draw,
+    check_equals_equation,
+    each,
+    flat,
+    run,
+)
 from refusals import refuses
 
 import xpcap

@@ -269,7 +269,9 @@ def test_what_a_page_quotes_is_what_the_code_says(name: str) -> None:
 
 def test_excerpts_name_their_function_and_the_sentence_before_links_to_its_file() -> None:
     labelled = re.findall(
-        r"^`([\w.]+)` in \[\w+\.py\]\(\.\./\.\./(\S+)\):\n\n```python \2 \1$", LAYERS, re.MULTILINE
+        r"^`([\w.]+)` in \[\w+\.py\]\(\.\./\.\./(\S+)\):\n\n```python \2 \1$",
+        LAYERS,
+        re.MULTILINE,
     )
     excerpts_of_layers = [
         info for name, info, _ in FENCES if name == "explain/layers.md" and " " in info

@@ -232,7 +232,11 @@ def on_the_courses_imports(source: str, first: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("rnn_captioning", "nothing"), ("rnn_captioning", "functions"), ("lstm_captioning", "data")],
+    [
+        ("rnn_captioning", "nothing"),
+        ("rnn_captioning", "functions"),
+        ("lstm_captioning", "data"),
+    ],
 )
 def test_a_notebook_runs_on_the_courses_imports(name: str, found: str, tmp_path: Path) -> None:
     """In a folder without cs231n/, with the data set that `python -m xpcap.course` makes in it, and

@@ -259,7 +259,10 @@ def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_wa
             "dropout",
             "inject",
         )
-    } == {**dataclasses.asdict(expected), "feature_shape": [few(0).feature_dim]}
+    } == {
+        **dataclasses.asdict(expected),
+        "feature_shape": [few(0).feature_dim],
+    }
     assert "feature_dim" not in stored
     batch = few(0).minibatch("val", np.arange(4))
     assert (

@@ -15,8 +15,19 @@ from pages import below, card, scores
 Image = pytest.importorskip("PIL.Image")
 
 from xpcap.encoders import Area  # noqa: E402 - after the skip
-from xpcap.report import Gallery, Skipped, draw_captions, escape_control, write_page  # noqa: E402 - after the skip
-from xpcap.report.explanation import PARTS, CandidateCaption, Explanation, Neighbour  # noqa: E402 - after the skip
+from xpcap.report import (  # noqa: E402 - after the skip
+    Gallery,
+    Skipped,
+    draw_captions,
+    escape_control,
+    write_page,
+)
+from xpcap.report.explanation import (  # noqa: E402 - after the skip
+    PARTS,
+    CandidateCaption,
+    Explanation,
+    Neighbour,
+)
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 HISTORY = [
@@ -182,7 +193,13 @@ def test_text_of_numpy_is_text_like_any_other(tmp_path: Path) -> None:
 def test_what_is_spelt_out_can_be_read_and_other_scripts_stay_what_they_are() -> None:
     assert escape_control("a\x1b[0m\0 \u202eb\udce9") == r"a\x1b[0m\x00 \u202eb\udce9"
     assert escape_control("one\ntwo\r\tthree") == "one two  three"
-    for text in ("שלום مرحبا", "👩‍👩‍👧 🏳️‍🌈", "e\u0301 हिन्दी ไทย ﷽", "tab\u00a0\u3000", "\\x1b <b>"):
+    for text in (
+        "שלום مرحبا",
+        "👩‍👩‍👧 🏳️‍🌈",
+        "e\u0301 हिन्दी ไทย ﷽",
+        "tab\u00a0\u3000",
+        "\\x1b <b>",
+    ):
         assert escape_control(text) == text
     assert escape_control("z" + "\u0310" * 8) == "z" + "\u0310" * 6 + r"\u0310" * 2
     assert escape_control("a" * 1001) == "a" * 1000 + "…"

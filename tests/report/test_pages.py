@@ -22,7 +22,13 @@ Image = pytest.importorskip("PIL.Image")
 
 import xpcap.data  # noqa: E402 - after the skip
 from xpcap import CaptioningRNN, runs  # noqa: E402
-from xpcap.data import CaptionData, hdf5, open_data, tokenize, write_dataset  # noqa: E402
+from xpcap.data import (  # noqa: E402
+    CaptionData,
+    hdf5,
+    open_data,
+    tokenize,
+    write_dataset,
+)
 from xpcap.data.dataset import Source  # noqa: E402
 from xpcap.metrics import METRICS  # noqa: E402
 from xpcap.models import Beam  # noqa: E402

@@ -160,7 +160,10 @@ def test_a_bad_picture_is_an_error_that_says_why(captioner: PictureCaptioner) ->
     ):
         with refuses(error, **fields):
             captioner.caption(picture)  # type: ignore[arg-type]
-    with Image.open(io.BytesIO(png(photo(0))[:200])) as cut, refuses(DataError, **unreadable):
+    with (
+        Image.open(io.BytesIO(png(photo(0))[:200])) as cut,
+        refuses(DataError, **unreadable),
+    ):
         captioner.caption(cut)
 
 

@@ -39,8 +39,14 @@ def test_a_config_is_written_as_it_was_read(tmp_path: Path) -> None:
             Inputs("onnx:b.onnx", (9, 4)),
             "features by the encoder 'onnx:b.onnx' instead of the encoder 'histogram'",
         ),
-        (Inputs(None, (9, 4)), "features by an unknown encoder instead of the encoder 'histogram'"),
-        (replace(OF_RUN, projection=PCA._replace(mean=2 * ONES)), "features after another PCA"),
+        (
+            Inputs(None, (9, 4)),
+            "features by an unknown encoder instead of the encoder 'histogram'",
+        ),
+        (
+            replace(OF_RUN, projection=PCA._replace(mean=2 * ONES)),
+            "features after another PCA",
+        ),
         (
             Inputs("histogram", (9, 4), scaling=FeatureScaling()),  # of a run without a PCA
             "features after another PCA",

@@ -16,7 +16,14 @@ Image = pytest.importorskip("PIL.Image")
 from xpcap.data import tokenize  # noqa: E402
 from xpcap.encoders import read_picture  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
-from xpcap.shapes import MAX_WORDS, TRAIN, generate, named, picture_of, write_pictures  # noqa: E402
+from xpcap.shapes import (  # noqa: E402
+    MAX_WORDS,
+    TRAIN,
+    generate,
+    named,
+    picture_of,
+    write_pictures,
+)
 from xpcap.shapes.grammar import CHOICE, _odds, _parts, describe  # noqa: E402
 from xpcap.shapes.scenes import (  # noqa: E402
     COLOURS,

@@ -88,7 +88,11 @@ def test_parameters_that_are_only_handed_on_are_counted(tmp_path: Path) -> None:
     )
     (tmp_path / "top.py").write_text("async def g(name): return await f(name)\n")
     found = passthru.count(tmp_path)
-    assert found.rows() == [("total", 8, 4, 1 / 2), ("rooms", 7, 3, 3 / 7), ("top", 1, 1, 1.0)]
+    assert found.rows() == [
+        ("total", 8, 4, 1 / 2),
+        ("rooms", 7, 3, 3 / 7),
+        ("top", 1, 1, 1.0),
+    ]
     assert found.names == {"x": 1, "out": 1, "n": 1, "name": 1}
 
 

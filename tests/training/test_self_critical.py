@@ -296,7 +296,11 @@ class TestTrainFrom:
             after.config.recipe.hidden,
             after.config.recipe.objective,
             after.config.data_stamp,
-        ) == (16, "cross-entropy", before.config.data_stamp)
+        ) == (
+            16,
+            "cross-entropy",
+            before.config.data_stamp,
+        )
 
     def test_where_no_epoch_is_better_a_run_is_what_it_started_from_and_says_so(
         self, run: Path, tmp_path: Path

@@ -38,7 +38,17 @@ def open_data(path: str | Path) -> CaptionData:
 
 
 __all__ = [
-    "CaptionData", "Source", "Split", "Vocabulary", "decode_captions", "detokenize",
-    "load_coco_data", "open_data", "read_dataset", "sample_coco_minibatch", "to_coco", "tokenize",
+    "CaptionData",
+    "Source",
+    "Split",
+    "Vocabulary",
+    "decode_captions",
+    "detokenize",
+    "load_coco_data",
+    "open_data",
+    "read_dataset",
+    "sample_coco_minibatch",
+    "to_coco",
+    "tokenize",
     "write_dataset",
-]  # fmt: skip
+]

@@ -9,5 +9,11 @@ from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.decoding.policies import Choice, Policy, Sampling
 
 __all__ = [
-    "Beam", "Choice", "Decodable", "Decoded", "Hypotheses", "Policy", "Sampling",
-]  # fmt: skip
+    "Beam",
+    "Choice",
+    "Decodable",
+    "Decoded",
+    "Hypotheses",
+    "Policy",
+    "Sampling",
+]

@@ -37,7 +37,8 @@ MODULES: dict[str, dict[str, Any]] = {
     ),
     "coco_utils": _of(data, ("load_coco_data", "decode_captions", "sample_coco_minibatch")),
     "gradient_check": _of(
-        gradcheck, ("eval_numerical_gradient", "eval_numerical_gradient_array", "grad_check_sparse")
+        gradcheck,
+        ("eval_numerical_gradient", "eval_numerical_gradient_array", "grad_check_sparse"),
     ),
     "image_utils": {"image_from_url": image_from_url},
 }

@@ -109,7 +109,12 @@ def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
 
 
 def lock_step(
-    setup: Setup, left: Scope, right: Scope, tolerance: float | None = None, *, graphs: bool = False
+    setup: Setup,
+    left: Scope,
+    right: Scope,
+    tolerance: float | None = None,
+    *,
+    graphs: bool = False,
 ) -> Outcome:
     """Train two captioners alike, and compare after each step.
 

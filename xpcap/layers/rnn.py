@@ -16,7 +16,12 @@ from xpcap.layers.recurrent import (
     step_forward,
 )
 from xpcap.memory import Buffer
-from xpcap.ops import PackedSequences, Pointwise, RecurrentTerm, State
+from xpcap.ops import (
+    PackedSequences,
+    Pointwise,
+    RecurrentTerm,
+    State,
+)
 
 
 class RNNCell(Pointwise):
@@ -25,7 +30,7 @@ class RNNCell(Pointwise):
     name, blocks, product, kernels = "rnn", "h", "h", True
     equations = ("h = tanh(x Wx + h Wh + b{term})",)
     meanings: ClassVar = {
-        "h": ("Hidden state", "what predicts the next word, and goes to the next step")
+        "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
     }
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:

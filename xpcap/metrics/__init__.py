@@ -1,26 +1,21 @@
 """Scores of captions against references, in the table METRICS. Open metric.py first, then table.py."""
 
-from xpcap.metrics.bleu import corpus_bleu, unigram_bleu
-from xpcap.metrics.cider import CiderD
-from xpcap.metrics.metric import (
-    Interval,
-    Metric,
-    References,
-    Scored,
-    Sums,
-    Words,
-    averaged,
-    intervals,
-    of_corpus,
-    paired,
-    per_caption,
-    per_picture,
-)
-from xpcap.metrics.rouge import rouge_l
-from xpcap.metrics.table import ALIASES, METRICS, of_train
-
-__all__ = [
-    "ALIASES", "METRICS", "CiderD", "Interval", "Metric", "References", "Scored", "Sums", "Words",
-    "averaged", "corpus_bleu", "intervals", "of_corpus", "of_train", "paired", "per_caption",
-    "per_picture", "rouge_l", "unigram_bleu",
-]  # fmt: skip
+from xpcap.metrics.bleu import corpus_bleu as corpus_bleu
+from xpcap.metrics.bleu import unigram_bleu as unigram_bleu
+from xpcap.metrics.cider import CiderD as CiderD
+from xpcap.metrics.metric import Interval as Interval
+from xpcap.metrics.metric import Metric as Metric
+from xpcap.metrics.metric import References as References
+from xpcap.metrics.metric import Scored as Scored
+from xpcap.metrics.metric import Sums as Sums
+from xpcap.metrics.metric import Words as Words
+from xpcap.metrics.metric import averaged as averaged
+from xpcap.metrics.metric import intervals as intervals
+from xpcap.metrics.metric import of_corpus as of_corpus
+from xpcap.metrics.metric import paired as paired
+from xpcap.metrics.metric import per_caption as per_caption
+from xpcap.metrics.metric import per_picture as per_picture
+from xpcap.metrics.rouge import rouge_l as rouge_l
+from xpcap.metrics.table import ALIASES as ALIASES
+from xpcap.metrics.table import METRICS as METRICS
+from xpcap.metrics.table import of_train as of_train

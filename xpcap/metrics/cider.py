@@ -151,7 +151,9 @@ class CiderD:
     """
 
     def __init__(
-        self, references: Iterable[Sequence[Words]], frequencies: DocumentFrequencies | None = None
+        self,
+        references: Iterable[Sequence[Words]],
+        frequencies: DocumentFrequencies | None = None,
     ) -> None:
         self._hashes = Hashes()
         parts = [*count_references(references, self._hashes)]

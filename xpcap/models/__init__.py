@@ -17,7 +17,22 @@ from xpcap.models.parameters import Parameters
 from xpcap.models.trace import Saturation, Trace
 
 __all__ = [
-    "CONTRACT", "Batch", "Beam", "Captioner", "CaptioningRNN", "Choice", "Decoded", "Ensemble",
-    "FeatureRows", "ModelConfig", "Parameters", "Policy", "Sampling", "Saturation", "Score",
-    "Trace", "build_model", "check_cell",
-]  # fmt: skip
+    "CONTRACT",
+    "Batch",
+    "Beam",
+    "Captioner",
+    "CaptioningRNN",
+    "Choice",
+    "Decoded",
+    "Ensemble",
+    "FeatureRows",
+    "ModelConfig",
+    "Parameters",
+    "Policy",
+    "Sampling",
+    "Saturation",
+    "Score",
+    "Trace",
+    "build_model",
+    "check_cell",
+]

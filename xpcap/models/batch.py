@@ -338,7 +338,12 @@ def prepare_features(
 
 
 def to_device(
-    where: str, features: Array, like: Array, buffer: Buffer | None = None, *, finite: bool = False
+    where: str,
+    features: Array,
+    like: Array,
+    buffer: Buffer | None = None,
+    *,
+    finite: bool = False,
 ) -> Array:
     """Features on the device of `like`, in its dtype; those of the host in memory from `buffer`.
 
@@ -421,7 +426,15 @@ def _packed(
     if not has_target.all():
         target_rows = has_target.nonzero()[0]
         targets = targets[target_rows]
-    return PackedCaptions(rows, distinct, segments, target_rows, targets, order, (len(captions), T))
+    return PackedCaptions(
+        rows,
+        distinct,
+        segments,
+        target_rows,
+        targets,
+        order,
+        (len(captions), T),
+    )
 
 
 def _words_at(
@@ -440,7 +453,12 @@ def _laid_out(sizes: tuple[int, ...], n: int) -> tuple[PackedSequences, np.ndarr
 
 
 def _packed_and_padded(
-    captions: np.ndarray, lengths: np.ndarray, null: int, order: np.ndarray, layout: Layout, V: int
+    captions: np.ndarray,
+    lengths: np.ndarray,
+    null: int,
+    order: np.ndarray,
+    layout: Layout,
+    V: int,
 ) -> PackedCaptions | None:
     """As _packed, to a layout that has the rows; None if it has too few words."""
     rows, t = _laid_out(layout.sizes, len(order))

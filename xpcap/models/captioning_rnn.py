@@ -11,7 +11,13 @@ from xpcap.backend import Array, array_module, asarray, to_numpy
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cells import Activation, State
 from xpcap.memory import Buffer, Workspace, allocator
-from xpcap.models.batch import Batch, DropoutKey, FeatureRows, prepare_batch, prepare_features
+from xpcap.models.batch import (
+    Batch,
+    DropoutKey,
+    FeatureRows,
+    prepare_batch,
+    prepare_features,
+)
 from xpcap.models.captioner import Captioner
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Network

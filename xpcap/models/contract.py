@@ -381,7 +381,10 @@ def check_cell(cell: str, contract: Iterable[Claim] = CONTRACT) -> None:
 
 
 def _check_slopes(
-    whose: str, f: Callable[[], Any], arrays: Mapping[str, Array], grads: Mapping[str, Array]
+    whose: str,
+    f: Callable[[], Any],
+    arrays: Mapping[str, Array],
+    grads: Mapping[str, Array],
 ) -> None:
     """ContractError : a gradient is not that of finite differences; each along three directions."""
     from xpcap.gradcheck import directional_errors  # which training does not load

@@ -22,7 +22,15 @@ import numpy as np
 
 from xpcap.backend import Array
 from xpcap.device.replay import invalidate
-from xpcap.ops.base import OPERATIONS, MultiplyRows, Ops, Segments, overridden, segments, sigmoid
+from xpcap.ops.base import (
+    OPERATIONS,
+    MultiplyRows,
+    Ops,
+    Segments,
+    overridden,
+    segments,
+    sigmoid,
+)
 from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
 from xpcap.ops.choosing import BeamRows, row_blocks, topk
 from xpcap.ops.device import DeviceOps, contiguous

@@ -11,6 +11,14 @@ from xpcap.prepare.pipeline import assemble, import_captions
 from xpcap.prepare.rows import CaptionRow, Columns, ImportReport
 
 __all__ = [
-    "AssembleOptions", "CaptionRow", "Columns", "ImportReport", "PrepareOptions", "assemble",
-    "encode_folder", "import_captions", "read_captions", "read_features",
-]  # fmt: skip
+    "AssembleOptions",
+    "CaptionRow",
+    "Columns",
+    "ImportReport",
+    "PrepareOptions",
+    "assemble",
+    "encode_folder",
+    "import_captions",
+    "read_captions",
+    "read_features",
+]

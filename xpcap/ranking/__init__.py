@@ -8,5 +8,12 @@ from xpcap.ranking.ranker import FEATURES, Candidate, RankedCandidate, Ranker, R
 from xpcap.ranking.weights import Fitted, fit
 
 __all__ = [
-    "FEATURES", "Candidate", "Fitted", "PhotoIndex", "RankedCandidate", "Ranker", "Ranking", "fit",
-]  # fmt: skip
+    "FEATURES",
+    "Candidate",
+    "Fitted",
+    "PhotoIndex",
+    "RankedCandidate",
+    "Ranker",
+    "Ranking",
+    "fit",
+]

@@ -9,6 +9,17 @@ from xpcap.report.records import PictureCaption, Ranked, Skipped
 from xpcap.report.text import columns, escape_control, signed
 
 __all__ = [
-    "Gallery", "Inside", "PictureCaption", "Ranked", "Skipped", "columns", "draw_captions",
-    "draw_loss", "escape_control", "overlay", "signed", "write_look_page", "write_page",
-]  # fmt: skip
+    "Gallery",
+    "Inside",
+    "PictureCaption",
+    "Ranked",
+    "Skipped",
+    "columns",
+    "draw_captions",
+    "draw_loss",
+    "escape_control",
+    "overlay",
+    "signed",
+    "write_look_page",
+    "write_page",
+]

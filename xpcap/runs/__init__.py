@@ -4,30 +4,37 @@ plan.py plans a training and saver.py writes it down; a run is opened by run.py,
 decoder.py. config.py and folder.py have the format of the folder.
 """
 
-from xpcap.report.doctor import Diagnosis
-from xpcap.report.look import Inside
-from xpcap.report.records import PictureCaption, Skipped
-from xpcap.report.scores import Comparison, Scores, compare
-from xpcap.runs.captions import caption_run
-from xpcap.runs.decoder import Decoder, RankedBeam
-from xpcap.runs.doctor import examine_run
-from xpcap.runs.folder import is_run, load_state, save_state
-from xpcap.runs.look import look_inside
-from xpcap.runs.outputs import write_captions
-from xpcap.runs.pages import picture_finder, write_caption_page, write_caption_png
-from xpcap.runs.pictures import PictureCaptioner, caption_files, open_captioner
-from xpcap.runs.plan import choose
-from xpcap.runs.recipe import Recipe, TrainOptions
-from xpcap.runs.run import Run, default_policy, open_run, open_runs
-from xpcap.runs.saver import Stopped
-from xpcap.runs.scoring import evaluate_run, score_captions
-from xpcap.runs.train import Trained, train_run
-
-__all__ = [
-    "Comparison", "Decoder", "Diagnosis", "Inside", "PictureCaption", "PictureCaptioner",
-    "RankedBeam", "Recipe", "Run", "Scores", "Skipped", "Stopped", "TrainOptions", "Trained",
-    "caption_files", "caption_run", "choose", "compare", "default_policy", "evaluate_run",
-    "examine_run", "is_run", "load_state", "look_inside", "open_captioner", "open_run", "open_runs",
-    "picture_finder", "save_state", "score_captions", "train_run", "write_caption_page",
-    "write_caption_png", "write_captions",
-]  # fmt: skip
+from xpcap.report.doctor import Diagnosis as Diagnosis
+from xpcap.report.look import Inside as Inside
+from xpcap.report.records import PictureCaption as PictureCaption
+from xpcap.report.records import Skipped as Skipped
+from xpcap.report.scores import Comparison as Comparison
+from xpcap.report.scores import Scores as Scores
+from xpcap.report.scores import compare as compare
+from xpcap.runs.captions import caption_run as caption_run
+from xpcap.runs.decoder import Decoder as Decoder
+from xpcap.runs.decoder import RankedBeam as RankedBeam
+from xpcap.runs.doctor import examine_run as examine_run
+from xpcap.runs.folder import is_run as is_run
+from xpcap.runs.folder import load_state as load_state
+from xpcap.runs.folder import save_state as save_state
+from xpcap.runs.look import look_inside as look_inside
+from xpcap.runs.outputs import write_captions as write_captions
+from xpcap.runs.pages import picture_finder as picture_finder
+from xpcap.runs.pages import write_caption_page as write_caption_page
+from xpcap.runs.pages import write_caption_png as write_caption_png
+from xpcap.runs.pictures import PictureCaptioner as PictureCaptioner
+from xpcap.runs.pictures import caption_files as caption_files
+from xpcap.runs.pictures import open_captioner as open_captioner
+from xpcap.runs.plan import choose as choose
+from xpcap.runs.recipe import Recipe as Recipe
+from xpcap.runs.recipe import TrainOptions as TrainOptions
+from xpcap.runs.run import Run as Run
+from xpcap.runs.run import default_policy as default_policy
+from xpcap.runs.run import open_run as open_run
+from xpcap.runs.run import open_runs as open_runs
+from xpcap.runs.saver import Stopped as Stopped
+from xpcap.runs.scoring import evaluate_run as evaluate_run
+from xpcap.runs.scoring import score_captions as score_captions
+from xpcap.runs.train import Trained as Trained
+from xpcap.runs.train import train_run as train_run

@@ -11,7 +11,15 @@ from xpcap.data import CaptionData
 from xpcap.data.vocabulary import SPECIAL, TOKENISATION, Vocabulary, tokenize
 from xpcap.distributed import Group
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
-from xpcap.metrics import ALIASES, METRICS, Metric, References, Scored, Words, of_train
+from xpcap.metrics import (
+    ALIASES,
+    METRICS,
+    Metric,
+    References,
+    Scored,
+    Words,
+    of_train,
+)
 from xpcap.models import Policy
 from xpcap.report.records import PictureCaption
 from xpcap.report.scores import FORCED, Result, Scores

@@ -20,8 +20,14 @@ from xpcap.shapes.scenes import SPLITS, make_scene, paint, scene_of
 from xpcap.shapes.scoring import KIND, is_generated, metrics_of
 
 __all__ = [
-    "KIND", "generate", "is_generated", "metrics_of", "named", "picture_of", "write_pictures",
-]  # fmt: skip
+    "KIND",
+    "generate",
+    "is_generated",
+    "metrics_of",
+    "named",
+    "picture_of",
+    "write_pictures",
+]
 TRAIN, VAL = 21000, 500  # pictures
 MAX_WORDS = 25  # more than the grammar ever says
 

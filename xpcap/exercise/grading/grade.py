@@ -239,7 +239,10 @@ class _Grading:
         return above
 
     def _asked(
-        self, module: str, rows: Sequence[table.Function], files: Mapping[str, bytes] | None = None
+        self,
+        module: str,
+        rows: Sequence[table.Function],
+        files: Mapping[str, bytes] | None = None,
     ) -> _Asked:
         """What is observed of functions of a module, by default beside the submission's own files."""
         imports = sorted({dotted(file) for file in self._handed.homes[module].values()})
@@ -308,7 +311,10 @@ class _Grading:
     # Verdicts
 
     def _judged(
-        self, row: table.Function, seen: Observation | Stopped, wrong: Sequence[str] | None = None
+        self,
+        row: table.Function,
+        seen: Observation | Stopped,
+        wrong: Sequence[str] | None = None,
     ) -> Judged:
         """The verdict on what was seen; `wrong` functions below, by default those found wrong."""
         if row.name not in self._right:
@@ -349,7 +355,9 @@ class _Grading:
         return [name for name, one in self._verdicts.items() if name in steps and not one.passed]
 
     def _follow_slopes(
-        self, rows: Sequence[table.Function], seen: Mapping[str, Observation | Stopped]
+        self,
+        rows: Sequence[table.Function],
+        seen: Mapping[str, Observation | Stopped],
     ) -> None:
         """Hold backward passes to central differences of the student's own forward pass."""
         questions = []
@@ -364,7 +372,9 @@ class _Grading:
                 self._verdicts[row.name] = given
 
     def _follow_loops(
-        self, rows: Sequence[table.Function], seen: Mapping[str, Observation | Stopped]
+        self,
+        rows: Sequence[table.Function],
+        seen: Mapping[str, Observation | Stopped],
     ) -> None:
         """Ask sequences above right steps; where these do not fit, hold them to a loop of ours."""
         questions, own = [], []

@@ -164,7 +164,11 @@ def _follows(
 
 
 def _raised(
-    row: table.Function, seen: Observation, cases: Cases, right: Observation, below: str
+    row: table.Function,
+    seen: Observation,
+    cases: Cases,
+    right: Observation,
+    below: str,
 ) -> Result | None:
     """The verdict on an error in the first use."""
     error = seen.error("import") or seen.error("shapes") or seen.error("out")
@@ -251,7 +255,11 @@ def _of_captioner(row: table.Function, seen: Observation, right: Observation) ->
 
 
 def _later(
-    row: table.Function, seen: Observation, right: Observation, error: float, wrong: Collection[str]
+    row: table.Function,
+    seen: Observation,
+    right: Observation,
+    error: float,
+    wrong: Collection[str],
 ) -> Result | None:
     """The first later use that is wrong."""
     if names := seen.note("defaults").names:
