@@ -7,20 +7,39 @@ import tarfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from browser import Browser
 
 
 class Server:
-    """A folder as `python -m http.server` serves it, and the paths that were asked for."""
+    """A folder as `python -m http.server` serves it, and the paths that were asked for.
 
-    def __init__(self, folder: Path) -> None:
+    types : Content-Type of paths that end so
+    headers : of every answer
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        types: Mapping[str, str] = MappingProxyType({}),
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.asked: list[str] = []
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def log_message(handler, *_: Any) -> None:  # noqa: N805
                 self.asked.append(handler.path)
+
+            def guess_type(handler, path: Any) -> str:  # noqa: N805
+                found = (types[end] for end in types if str(path).endswith(end))
+                return next(found, None) or super().guess_type(path)
+
+            def end_headers(handler) -> None:  # noqa: N805
+                for name, value in headers.items():
+                    handler.send_header(name, value)
+                super().end_headers()
 
         handler = functools.partial(Handler, directory=str(folder))
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -54,10 +73,15 @@ CAPTIONED = f"document.querySelector('#captions li') || {shown('trouble')}"
 def give(browser: Browser, path: Path) -> None:
     """Choose a file as a person does, and wait for captions, or a message."""
     browser.evaluate("document.getElementById('captions').replaceChildren()")
-    root = browser.call("DOM.getDocument")["root"]["nodeId"]
-    node = browser.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
-    browser.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+    choose(browser, path, "#file")
     wait(browser, CAPTIONED)
+
+
+def choose(browser: Browser, path: Path, selector: str) -> None:
+    """A file for an input."""
+    root = browser.call("DOM.getDocument")["root"]["nodeId"]
+    node = browser.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+    browser.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
 
 def captions_on(browser: Browser) -> list[list[tuple[str, float]]]:

@@ -6,7 +6,9 @@ import { onWhite, reduce, thumbnail } from "./pixels.js";
 const WIDEST = 16384; // pixels across that every browser's canvas holds
 const STRIP = 1 << 22; // pixels copied out of a canvas at once
 
-export class PictureError extends Error {}
+export class PictureError extends Error {
+  name = "PictureError";
+}
 
 // Read a File or Blob, or what the page has decoded: ImageData, a canvas, an image, a video's frame.
 // PictureError : it is no picture, or too large.

@@ -12,7 +12,7 @@ globalThis.findUnserved = async (path, folder, seen = new Set()) => {
   if (!/^(text|application)\/(x-)?(java|ecma)script\b/i.test(type)) {
     return (
       `${path} was served ${type ? `as ${type}` : "without a Content-Type"}, and browsers run` +
-      " modules only as JavaScript: let the server send text/javascript for .js files."
+      " modules only as JavaScript: let the server send it as text/javascript."
     );
   }
   for (const [, next] of (await response.text()).matchAll(/^[ie]\w+port[^;"]*"\.\/(.+)";$/gm)) {

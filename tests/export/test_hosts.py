@@ -1,0 +1,178 @@
+"""The page and its module as hosts serve them, in Chromium: nginx, wrong types, frames, and a page of somebody else."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL", reason="Pillow is not installed")
+pytest.importorskip("onnx", reason="the extra `export` is not installed")
+
+from browser import Browser
+from PIL import Image
+from web_pages import READY, Server, captions_on, choose, give, shown, text_of, wait
+
+from xpcap.runs import PictureCaption, open_captioner, open_run
+from xpcap.runs.run import default_policy
+from xpcap.shapes import picture_of
+
+ROOT = Path(__file__).parents[2]
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+TYPES = Path("/etc/nginx/mime.types")
+CONFIG = """
+daemon off; master_process off; pid FOLDER/pid; error_log stderr;
+events {}
+http {
+  include /etc/nginx/mime.types; default_type application/octet-stream; access_log off;
+  client_body_temp_path FOLDER/body; proxy_temp_path FOLDER/proxy; fastcgi_temp_path FOLDER/fast;
+  uwsgi_temp_path FOLDER/uwsgi; scgi_temp_path FOLDER/scgi;
+  server { listen 127.0.0.1:PORT; root PAGE; }
+}
+"""
+
+
+@pytest.fixture
+def nginx(page_of_ranked: Path, tmp_path: Path) -> Iterator[str]:
+    """The URL of the page as nginx serves it with the types that it is installed with."""
+    if NGINX is None or not TYPES.exists():
+        pytest.skip("nginx is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # handed on: no port to lose
+        config = CONFIG.replace("FOLDER", str(tmp_path)).replace("PAGE", str(page_of_ranked))
+        port = listening.getsockname()[1]
+        (tmp_path / "nginx.conf").write_text(config.replace("PORT", str(port)))
+        process = subprocess.Popen(
+            [NGINX, "-e", "stderr", "-c", str(tmp_path / "nginx.conf")],
+            env={**os.environ, "NGINX": f"{listening.fileno()};"},
+            pass_fds=[listening.fileno()],
+            stderr=subprocess.PIPE,
+        )
+        try:
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "val00000.png"
+    Image.fromarray(picture_of(path.name, 0)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def wanted(ranked: Path, picture: Path) -> PictureCaption:
+    captioner = open_captioner(open_run(ranked))
+    policy = replace(default_policy(captioner.run), n_best=5)
+    return captioner.caption(picture, policy=policy)
+
+
+def test_the_page_captions_on_nginx(
+    browser: Browser, nginx: str, picture: Path, wanted: PictureCaption
+) -> None:
+    browser.show(nginx, 1000, dark=False)
+    wait(browser, f"{READY} || {shown('problem')}")
+    assert text_of(browser, "problem") == ""
+    give(browser, picture)
+    assert " ".join(word for word, _ in captions_on(browser)[0]) == wanted.caption
+
+
+OCTETS = "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("types", "lost", "words"),
+    [
+        ({"runtime/ort.js": OCTETS}, None, f"runtime/ort.js was served as {OCTETS}, and browsers"),
+        ({"decode.js": "text/plain"}, None, "decode.js was served as text/plain, and browsers run"),
+        ({".js": " "}, None, "page.js was served without a Content-Type, and browsers run modules"),
+        ({}, "ranking.js", "ranking.js is missing (404). Was the whole folder copied?"),
+        ({}, "drawing.js", "drawing.js is missing (404). Was the whole folder copied?"),
+    ],
+)
+def test_a_module_that_does_not_load_is_named_with_what_was_served(
+    types: dict[str, str], lost: str | None, words: str,
+    browser: Browser, page_of_ranked: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    shutil.copytree(page_of_ranked, tmp_path / "page")
+    if lost:
+        (tmp_path / "page" / lost).unlink()
+    with Server(tmp_path / "page", types) as server:
+        browser.show(server.url, 1000, dark=False)
+        wait(browser, shown("problem"))
+        assert text_of(browser, "problem").startswith(words)
+        assert not browser.evaluate(shown("app"))
+
+
+def test_a_frame_shows_the_page_and_a_sandbox_says_what_it_lacks(
+    browser: Browser, page_of_ranked: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "page").symlink_to(page_of_ranked)
+    (tmp_path / "index.html").write_text('<iframe src="page/index.html"></iframe>')
+    inside = "document.querySelector('iframe').contentDocument"
+    with Server(tmp_path) as server:
+        browser.show(server.url, 1000, dark=False)
+        wait(browser, f"{inside}.getElementById('status').textContent === 'Ready.'")
+    sandboxed = {"Content-Security-Policy": "sandbox allow-scripts"}  # as the attribute of a frame
+    with Server(page_of_ranked, headers=sandboxed) as server:
+        browser.show(server.url, 1000, dark=False)
+        wait(browser, shown("problem"))
+        assert "Add allow-same-origin to the frame's sandbox" in text_of(browser, "problem")
+
+
+def test_the_pages_example_captions_in_a_page_of_somebody_else(
+    browser: Browser, page_of_ranked: Path, tmp_path: Path, picture: Path, wanted: PictureCaption
+) -> None:
+    """The example of docs/howto/web-page.md, in a document that lies beside the folder."""
+    text = (ROOT / "docs/howto/web-page.md").read_text("utf-8")
+    (example,) = re.findall(r"```html\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "index.html").write_text(example)
+    (tmp_path / "page").symlink_to(page_of_ranked)
+    fields = set(re.findall(r"`(\w+)`", text.partition("| field | is |")[2].partition("\n\n")[0]))
+    said = "document.querySelector('p').textContent"
+    with Server(tmp_path) as server:
+        browser.show(server.url, 1000, dark=False)
+        wait(browser, f"{said} === 'Ready.'")
+        choose(browser, picture, "input")
+        wait(browser, f"{said} !== 'Ready.'")
+        assert browser.evaluate(said) == wanted.caption
+        found = browser.evaluate(SEVERAL)
+    assert wanted.n_best is not None
+    for captions in found["captions"]:
+        assert [one["text"] for one in captions] == [one.caption for one in wanted.n_best]
+        assert set(captions[0]) == fields
+        np.testing.assert_allclose(captions[0]["probabilities"], wanted.probabilities, atol=1e-4)
+    assert found["received"] == [0, found["all"], found["all"]]
+    assert "PictureError: This file cannot be read as a picture" in found["bad"]
+    assert "TypeError" in found["no picture"]
+    assert found["closed"] == "Error: The captioner is closed."
+
+
+SEVERAL = """(async () => {
+  const { openCaptioner } = await import("./page/captioner.js");
+  const calls = [];
+  const captioner = await openCaptioner({ onBytes: (...call) => calls.push(call) });
+  const [file] = document.querySelector("input").files;
+  const bitmap = await createImageBitmap(file);
+  const canvas = Object.assign(document.createElement("canvas"), bitmap_size(bitmap));
+  const context = canvas.getContext("2d");
+  context.drawImage(bitmap, 0, 0);
+  const data = context.getImageData(0, 0, canvas.width, canvas.height);
+  const pictures = [file, await captioner.read(file), canvas, data];
+  const captions = await Promise.all(pictures.map((one) => captioner.caption(one)));
+  const why = (promise) => promise.then(() => "", String);
+  const bad = await why(captioner.caption(new Blob(["a dog"])));
+  const none = await why(captioner.caption("dog.jpg"));
+  captioner.close();
+  return {
+    captions: captions.map((one) => one.captions), received: [calls[0][0], ...calls.at(-1)],
+    all: calls[0][1], bad, "no picture": none, closed: await why(captioner.caption(data)),
+  };
+})()""".replace("bitmap_size(bitmap)", "{ width: bitmap.width, height: bitmap.height }")
