@@ -4,7 +4,7 @@ manners are cupy's or stricter.
 Names and keywords are looked up in the real package. Host arrays are refused wherever cupy would
 refuse them or copy them in silence. Whatever waits for the device is a read, whatever runs on it a
 launch, and each keeps the line of xpcap that asked for it. It proves how the library is used, not
-what CUDA does: see DIFFERENCES in tests/device/test_emulated_device.py.
+what CUDA does: see the table in docs/develop/testing-without-a-gpu.md.
 """
 
 import pytest

@@ -378,14 +378,11 @@ def test_top_level_cli_is_the_command_line() -> None:
         assert f"\n  {name} " in result.stdout
 
 
-def test_gpu_page_lists_every_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "tests" / "device")
-    from test_emulated_device import DIFFERENCES
-
-    for number, difference, _ in DIFFERENCES:
-        assert f"\n| {number} | {difference} | " in DOCS["develop/testing-without-a-gpu.md"], (
-            difference
-        )
+def test_gpu_page_answers_for_every_difference_between_cupy_and_numpy() -> None:
+    """With a test, which another one here finds, or a reason."""
+    page = DOCS["develop/testing-without-a-gpu.md"]
+    rows = re.findall(r"^\| (\d+) \| .+ \| (`test_emulated_\w+`|not emulated: .+) \|$", page, re.M)
+    assert [int(number) for number, _ in rows] == list(range(1, 27))
 
 
 def test_gpu_page_has_the_table_of_device_mutants() -> None:
