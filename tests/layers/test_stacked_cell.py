@@ -1,17 +1,13 @@
 """Cells on top of each other: `stack` makes one cell of several, with the parameters of all."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from xpcap import CaptioningRNN, TrainOptions, open_run, train_run
-from xpcap.data import write_dataset
+from xpcap import CaptioningRNN
 from xpcap.data.synthetic import draw_data
 from xpcap.layers import CELLS, PackedSequences, lstm_forward, rnn_forward, stack
-from xpcap.models import Beam, Policy
 
 LSTM, RNN = CELLS["lstm"], CELLS["rnn"]
 STACK = stack(LSTM, LSTM)
@@ -40,48 +36,6 @@ def test_a_stack_attends_if_its_bottom_layer_does_and_names_the_states_of_all() 
     assert stack(RNN, blind).takes_extra_term
     assert not stack(blind, RNN).takes_extra_term
     assert stack(LSTM, RNN).names_of_states() == ("h2", "h1", "c1")
-
-
-def test_a_stack_is_trained_saved_reopened_and_sampled(tmp_path: Path) -> None:
-    data = draw_data(12, (4, 6), 20, seed=0)
-    write_dataset(tmp_path / "x.h5", data)
-    trained = train_run(
-        TrainOptions(
-            data=tmp_path / "x.h5",
-            out=tmp_path / "run",
-            cell="lstm2",
-            inject="attention+every-step",
-            wordvec=16,
-            hidden=32,
-            epochs=15,
-            score_epochs=0,
-            neighbours=False,
-            batch_size=6,
-            lr=0.02,
-            dropout=0.0,
-            smoothing=0.0,
-            feature_scaling="none",
-            select="loss",
-        )
-    )
-    losses = [
-        json.loads(line)["train_loss"]
-        for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()
-    ]
-    assert losses[-1] < losses[0] / 1.5
-    run = open_run(tmp_path / "run")
-    assert list(run.model.params)[3:9] == ["Wx1", "Wh1", "b1", "Wx2", "Wh2", "b2"]
-    features = data.features("train", np.arange(12))
-    greedy, beam = (
-        run.model.decode(features, policy) for policy in (Policy(), Beam(3, length_penalty=0))
-    )
-    assert (beam.log_probabilities >= greedy.log_probabilities - 1e-4).all()
-    np.testing.assert_array_equal(
-        greedy.captions, trained.run.model.decode(features, Policy()).captions
-    )
-    assert (
-        len(np.unique(beam.captions[:, 0], axis=0)) > 3
-    )  # it says different things of different pictures
 
 
 def test_a_stack_is_traced_and_its_gradient_norms_are_those_of_finite_differences(
