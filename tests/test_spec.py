@@ -130,40 +130,6 @@ def test_kind_that_does_not_exist_is_our_own_mistake() -> None:
         Spec("x:N=q")
 
 
-def test_docstring_gets_its_types_from_the_spec() -> None:
-    @spec("x:N,D prev_h:N,H prev_c:N,H c0?:N,H -> next_h:N,H").documents
-    def step() -> None:
-        """One step of
-        x
-
-        from all that came before.
-
-        Parameters
-        ----------
-        x
-            The input.
-        prev_h, prev_c
-        c0
-        cache : LSTMStepCache
-
-        Returns
-        -------
-        next_h
-        """
-
-    lines = [line.strip() for line in (step.__doc__ or "").splitlines()]
-    for line in (
-        "x : array (N, D), float",
-        "prev_h, prev_c : array (N, H), float",
-        "c0 : array (N, H), float, or None",
-        "cache : LSTMStepCache",
-        "next_h : array (N, H), float",
-    ):
-        assert line in lines
-    assert "x" in lines
-    assert step.spec.table().splitlines()[-1] == "| `next_h` | (N, H) | float, result |"
-
-
 def test_argument_that_may_be_none_is_checked_if_it_is_given() -> None:
     state = Spec("h0:N,H c0?:N,H")
     assert state.check("f", zeros(2, 3), None) == {"N": 2, "H": 3}

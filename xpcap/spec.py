@@ -15,7 +15,7 @@ An entry for each array, ``name:axes``, with a space between entries and a comma
 ``-> h:N,H``           results, which only documentation reads
 ====================== =============================================================
 
-`Spec` checks arguments of layers and arrays of files, and writes the types of a docstring. The first
+`Spec` checks arguments of layers and arrays of files, and knows the types of a docstring. The first
 array that has a letter binds its size, unless the caller gives it. Arrays without a kind share one
 dtype and one library.
 """
@@ -23,8 +23,8 @@ dtype and one library.
 import copy
 import functools
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,7 +46,6 @@ KINDS = {  # kind: characters of NumPy's dtypes, and in words
     },
 }
 Sizes = dict[str, Any]  # by letter, an int; of "..." the tuple of its axes
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Axis(NamedTuple):
@@ -289,27 +288,6 @@ class Spec:
             for entries in (self.results, self.entries)
         )
         return gradients
-
-    def documents(self, function: F) -> F:
-        """Write the types into a function's docstring: ``x`` becomes ``x : array (N, D), float``.
-
-        A line under Parameters or Returns that names arrays of the spec, and nothing else, gets
-        their type. The spec stays with the function, as `function.spec`.
-        """
-        text, header, sections = (function.__doc__ or "").partition("Parameters\n")
-        types = {entry.name: entry.type for entry in self.results}
-        types |= {entry.name: entry.type + ", or None" * entry.optional for entry in self.entries}
-
-        def typed(line: re.Match[str]) -> str:
-            known = {types.get(name) for name in line["names"].split(", ")}
-            return (
-                f"{line[0]} : {known.pop()}" if len(known) == 1 and None not in known else line[0]
-            )
-
-        pattern = r"^ *(?P<names>\w+(?:, \w+)*)$"
-        function.__doc__ = text + header + re.sub(pattern, typed, sections, flags=re.MULTILINE)
-        function.spec = self  # type: ignore[attr-defined]
-        return function
 
     def table(self) -> str:
         """A Markdown table of arguments and results."""

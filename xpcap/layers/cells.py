@@ -90,23 +90,20 @@ class Cell(NamedTuple):
     """
 
     shapes: Callable[[int, int], Shapes]
-    states: int  # number of arrays in a state
+    states: int
     step: Callable[..., State]
     rows_forward: Callable[..., tuple[Array, object]]
     rows_backward: Callable[..., tuple[Array, State, Params]]
-    activations: Callable[[Any], dict[str, Activation]] = no_activations  # of a cache
+    activations: Callable[[Any], dict[str, Activation]] = no_activations
     takes_extra_term: bool = False
-    replayable: bool = False  # its loops launch only kernels and products of xpcap.ops
-    inputs: tuple[str, str] = ("Wx", "b")  # weight (W, G) and bias (G,)
-    gates: Callable[[Any], dict[str, Array]] = no_gates  # of a cache
-    state_names: tuple[str, ...] = ()  # of all arrays of a state; empty: h, state 2, ...
-    equations: tuple[str, ...] = ()  # of a step, a line each; {term} stands for further terms of a
-    # Of blocks and states by name: a title, and what it is
+    replayable: bool = False
+    inputs: tuple[str, str] = ("Wx", "b")
+    gates: Callable[[Any], dict[str, Array]] = no_gates
+    state_names: tuple[str, ...] = ()
+    equations: tuple[str, ...] = ()
     meanings: Mapping[str, tuple[str, str]] = MappingProxyType({})
-    keeps: tuple[str, str, str] | None = (
-        None  # a gate, a state, and the line in which it keeps that
-    )
-    note: str = ""  # likely cause of a wrong shape of a weight
+    keeps: tuple[str, str, str] | None = None
+    note: str = ""
 
     def names_of_states(self) -> tuple[str, ...]:
         """Names of the arrays of a state.
