@@ -403,7 +403,7 @@ def use(chain: Chain) -> None:
 def export(chain: Chain) -> None:
     if importlib.util.find_spec("onnx") is None:
         raise Skip("onnx is not installed")
-    for run, weights in (("attention", "float32"), ("lstm", "float16"), ("token", "int8")):
+    for run, weights in (("attention", "float32"), ("lstm", "float16"), ("token", "float32")):
         folder = f"onnx-{run}"
         chain.call("export", f"runs/{run}", "--onnx", folder, "--weights", weights)
         chain.keep(folder)

@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, XpcapError
@@ -349,8 +350,8 @@ def check_library(function: str, name: str, x: Array, first_name: str, first: Ar
 
 
 def require_array(function: str, name: str, x: object) -> None:
-    """InvalidTypeError : x is neither NumPy's array nor CuPy's."""
-    if not isinstance(x, np.ndarray) and not is_device_array(x):
+    """InvalidTypeError : x is neither NumPy's array, nor CuPy's, nor acts as one."""
+    if not isinstance(x, np.ndarray | NDArrayOperatorsMixin) and not is_device_array(x):
         came = f"is a {type(x).__name__}"
         raise InvalidTypeError(function, name, came, "an array", "make one with xpcap.asarray")
 

@@ -17,8 +17,8 @@ from xpcap import open_run
 from xpcap.data import open_data
 from xpcap.encoders import HistogramEncoder, TimmEncoder, find_encoder, read_picture
 from xpcap.encoders.grid import pool
-from xpcap.encoders.onnx_graph import Graph
 from xpcap.errors import DataError
+from xpcap.onnx_graph import Graph
 from xpcap.runs.captions import caption_chosen
 
 Image = pytest.importorskip("PIL.Image")
@@ -66,8 +66,10 @@ def test_lite2s_single_place_is_its_pooled_feature() -> None:
     "shape", [["N", 3, 6, 8], ["N", 6, 8, 3]], ids=["channels first", "channels last"]
 )
 def test_an_exported_models_map_becomes_a_grid(shape: list[Any], tmp_path: Path) -> None:
-    graph = Graph(shape)
-    (tmp_path / "m.onnx").write_bytes(graph.to_bytes(graph.node("Relu", graph.input), shape))
+    graph = Graph()
+    x = graph.node("Relu", graph.input("pictures", np.float32, shape))
+    graph.output(x, x, np.float32, shape)
+    (tmp_path / "m.onnx").write_bytes(graph.to_bytes())
     encoder = find_encoder(f"onnx:{tmp_path}/m.onnx:mean=0:std=1:grid=2")
     assert ":grid=2:" in encoder.name
     assert encoder.shape == find_encoder(encoder.name).shape == (4, 3)

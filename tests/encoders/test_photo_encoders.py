@@ -16,8 +16,8 @@ from refusals import refuses
 Image = pytest.importorskip("PIL.Image")
 
 from xpcap.encoders import TimmEncoder, find_encoder, read_picture  # noqa: E402 - after the skip
-from xpcap.encoders.onnx_graph import Graph  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
+from xpcap.onnx_graph import Graph  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 NO_RUNTIME = importlib.util.find_spec("onnxruntime") is None
@@ -72,13 +72,13 @@ def model(
     shape: list[Any], *, metadata: dict[str, str] | None = None, pooled: bool = True
 ) -> bytes:
     """A network whose features are the means of the channels of what it is given."""
-    graph = Graph(shape)
-    x = graph.input if shape[1] == 3 else graph.node("Transpose", graph.input, perm=(0, 3, 1, 2))
-    if not pooled:
-        return graph.to_bytes(graph.node("Clip", x), ["N", 3, "H", "W"], metadata)
-    return graph.to_bytes(
-        graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1), ["N", 3], metadata
-    )
+    graph = Graph()
+    x = graph.input("pictures", np.float32, shape)
+    x = x if shape[1] == 3 else graph.node("Transpose", x, perm=(0, 3, 1, 2))
+    if pooled:
+        x = graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1)
+    graph.output("means", x, np.float32, ["N", 3] if pooled else ["N", 3, "H", "W"])
+    return graph.to_bytes(metadata)
 
 
 def means(size: tuple[int, int], mean: Any, std: Any) -> np.ndarray:

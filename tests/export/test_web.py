@@ -93,7 +93,6 @@ def test_options_of_the_other_export_are_refused(run: Path, runtime: Path) -> No
     for args, words in (
         ([], "one of --onnx and --web"),
         (["--onnx", "a", "--web", "b"], "one of --onnx and --web"),
-        (["--web", "b", "--opset", "17"], "--opset goes with --onnx"),
         (["--web", "b", "--with-encoder"], "a page always has the encoder"),
         (["--onnx", "a", "--runtime", runtime], "--runtime goes with --web"),
     ):

@@ -15,7 +15,7 @@ LEVELS = [
     {"errors", "progress", "signatures", "threads"},
     {"device"},
     {"backend", "files", "options"},
-    {"spec", "safetensors_file", "json_text", "metrics"},
+    {"spec", "safetensors_file", "json_text", "onnx_graph", "metrics"},
     {"memory", "distributed", "gradcheck"},
     {"ops", "work"},
     {"layers", "optim"},

@@ -13,9 +13,7 @@ from xpcap.runs import open_run
 OPTIONS = f"""
 --onnx FOLDER: The folder to write ONNX files to; it must not exist.
 --web FOLDER: The folder to write a web page to; it must not exist.
---weights TYPE: Type of the stored matrices. int8 also quantises what they are multiplied with.
-    Default: float32, of a page float16.
---opset N: Version of the ONNX operators. Default: 17, or more if the encoder needs it.
+--weights TYPE: Type of the stored matrices. Default: float32, of a page float16.
 --with-encoder: Also write pictures.onnx, from pixels to words; the run's encoder must be an ONNX
     graph.
 --runtime PATH: npm's package onnxruntime-web {RUNTIME_VERSION} for a page: its .tgz or folder.
@@ -26,7 +24,7 @@ OPTIONS = f"""
 @click.command(
     epilog=examples(
         "export runs/flickr8k --onnx flickr8k-onnx",
-        "export runs/flickr8k --onnx flickr8k-int8 --weights int8 --with-encoder",
+        "export runs/flickr8k --onnx flickr8k-onnx --weights float16 --with-encoder",
         f"export runs/flickr8k --web page --runtime onnxruntime-web-{RUNTIME_VERSION}.tgz",
     )
 )
@@ -40,7 +38,6 @@ def export(
     onnx: Path | None,
     web: Path | None,
     weights: str | None,
-    opset: int | None,
     with_encoder: bool,
     runtime: Path | None,
 ) -> None:
@@ -58,10 +55,9 @@ def export(
     """
     if (onnx is None) == (web is None):
         raise OptionError("export: give one of `onnx` and `web`, with a folder to write")
-    if web is not None and (opset is not None or with_encoder):
-        name = "`with_encoder`" if with_encoder else "`opset`"
+    if web is not None and with_encoder:
         cause = "a page always has the encoder"
-        raise OptionError("export", name, "goes with `onnx`", cause=cause)
+        raise OptionError("export", "`with_encoder`", "goes with `onnx`", cause=cause)
     if onnx is not None and runtime is not None:
         raise OptionError("export", "`runtime`", "goes with `web`", cause="ONNX files need none")
     begin()
@@ -72,9 +68,7 @@ def export(
     else:
         assert onnx is not None
         weights = weights or "float32"
-        exported = export_onnx(
-            opened, onnx, weights=weights, opset=opset, with_encoder=with_encoder
-        )
+        exported = export_onnx(opened, onnx, weights=weights, with_encoder=with_encoder)
         if opened.ranker is not None:
             note(
                 f"{opened.name} ranks the captions of a beam; the export is its model alone, and"

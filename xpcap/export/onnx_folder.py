@@ -11,23 +11,15 @@ from xpcap.data.vocabulary import TOKENISER
 from xpcap.encoders.kinds import named, split_options
 from xpcap.encoders.onnx import ONNX, OnnxEncoder
 from xpcap.errors import DataError, OptionError, install, unknown
-from xpcap.export.onnx_encoder import add_encoder, converted, load_encoder, opset_of
-from xpcap.export.onnx_graphs import (
-    STEPS,
-    WEIGHTS,
-    Builder,
-    Captioner,
-    greedy_graph,
-    start_graph,
-    step_graph,
-)
+from xpcap.export.onnx_encoder import add_encoder, is_own, load_encoder, opset_of
+from xpcap.export.onnx_graphs import WEIGHTS, Captioner, greedy_graph, start_graph, step_graph
+from xpcap.export.tensor import FUNCTIONS
 from xpcap.files import atomic, new_folder, require_new_file
 from xpcap.models import CaptioningRNN
-from xpcap.options import Whole
+from xpcap.onnx_graph import IR_VERSION, Graph
 from xpcap.runs import Run
 
 FORMAT = "1"  # of the names, shapes and metadata
-OPSET = 17  # ONNX Runtime has it from 1.12
 START, STEP, GREEDY, PICTURES = "start.onnx", "step.onnx", "greedy.onnx", "pictures.onnx"
 
 
@@ -43,7 +35,6 @@ def export_onnx(
     folder: str | Path,
     *,
     weights: str = "float32",
-    opset: int | None = None,
     with_encoder: bool = False,
 ) -> Exported:
     """Write the run's own model to a new folder, as ONNX.
@@ -55,50 +46,38 @@ def export_onnx(
 
     Parameters
     ----------
-    weights : of the matrices: ``float32``; ``float16``, cast when a file is loaded; ``int8``, with
-        inputs quantised as they come. States and scores are float32
-    opset : of the ONNX operators. None: 17, or more if the encoder needs it
+    weights : of the matrices: ``float32``, or ``float16``, cast when a file is loaded. States and
+        scores are float32
     with_encoder : also write ``pictures.onnx``, from pixels to captions
 
     Raises
     ------
     DataError : the package onnx is missing; the folder exists or cannot be written to; the encoder
         is no ONNX graph.
-    OptionError : no such `weights`; the model is an ensemble, or its cell has no ONNX form; the
-        opset lacks an operator.
+    OptionError : no such `weights`; the model is an ensemble, or its cell has no ONNX form.
     """
     folder = Path(folder)
     require_exportable("export_onnx", run, folder, weights)
-    if opset is not None:
-        import onnx
-
-        Whole(1, onnx.defs.onnx_opset_version()).check("export_onnx", "`opset`", opset)
-    captioner = Captioner(run.model, run.preprocessing)
+    captioner = Captioner(run.model, run.preprocessing, weights)
     most = run.config.max_words
-    encoder, network = None, None
+    graphs = {
+        START: start_graph(captioner),
+        STEP: step_graph(captioner),
+        GREEDY: greedy_graph(captioner, run.vocabulary, most),
+    }
+    network = None
     if with_encoder:
         encoder = _network_of(run)
         network = load_encoder(encoder)
-        opset = opset or max(OPSET, opset_of(network))
-        network = converted(network, opset, encoder.name)
-    opset = opset or OPSET
-    graphs: dict[str, Any] = {
-        START: start_graph(captioner, weights),
-        STEP: step_graph(captioner, weights),
-        GREEDY: greedy_graph(captioner, weights, run.vocabulary, most),
-    }
+        features = add_encoder(Graph("pictures"), encoder, network, weights)
+        graphs[PICTURES] = greedy_graph(captioner, run.vocabulary, most, features)
     about = _metadata(run, weights, most)
-    models = {
-        name: checked_model(graph, opset, {**about, "graph": name})
+    files = {
+        name: checked_model(graph, {**about, "graph": name}, network if name == PICTURES else None)
         for name, graph in graphs.items()
     }
-    if encoder is not None:
-        graph = Builder(weights)
-        pixels = add_encoder(graph, encoder, network, captioner.features.name)
-        whole = greedy_graph(captioner, weights, run.vocabulary, most, (graph, pixels))
-        models[PICTURES] = checked_model(whole, opset, {**about, "graph": PICTURES}, network)
-    write_folder("export_onnx", folder, {name: content_of(model) for name, model in models.items()})
-    return Exported([folder / name for name in models], opset)
+    write_folder("export_onnx", folder, files)
+    return Exported([folder / name for name in files], opset_of(network))
 
 
 def require_exportable(where: str, run: Run[CaptioningRNN], folder: Path, weights: str) -> None:
@@ -111,8 +90,16 @@ def require_exportable(where: str, run: Run[CaptioningRNN], folder: Path, weight
             expected="the model of one run",
             cause="export each run, and average the scores of their steps",
         )
-    if run.model.config.cell not in STEPS:
-        raise unknown(where, "an ONNX form of cell", run.model.config.cell, STEPS)
+    try:
+        step_graph(Captioner(run.model, run.preprocessing, weights))
+    except TypeError as error:  # of the tensors that record the equations
+        raise OptionError(
+            where,
+            f"cell {run.model.config.cell!r}",
+            f"has no ONNX form: its step needs {error}",
+            expected=f"arithmetic and {', '.join(sorted(one.__name__ for one in FUNCTIONS))}",
+            cause="an equation of whole arrays, without loops over their numbers, has one",
+        ) from error
     if importlib.util.find_spec("onnx") is None:
         raise DataError(
             where,
@@ -169,44 +156,18 @@ def _network_of(run: Run[CaptioningRNN]) -> OnnxEncoder:
     return encoder
 
 
-def checked_model(graph: Any, opset: int, metadata: dict[str, str], encoder: Any = None) -> Any:
-    """A checked ModelProto, with what the ModelProto of an encoder in it declares.
-
-    OptionError : the opset lacks an operator.
-    """
+def checked_model(graph: Graph, metadata: dict[str, str], encoder: Any = None) -> bytes:
+    """A graph as the content of a file, checked, with what the ModelProto of an encoder declares."""
     import onnx
-    from onnx import helper
 
-    imports, functions = [helper.make_opsetid("", opset)], []
-    ir_version = helper.find_min_ir_version_for(imports)
+    others = onnx.ModelProto(producer_version=__version__)
     if encoder is not None:
-        imports += [one for one in encoder.opset_import if one.domain not in ("", "ai.onnx")]
-        functions, ir_version = encoder.functions, max(ir_version, encoder.ir_version)
-    model = helper.make_model(
-        graph,
-        opset_imports=imports,
-        functions=functions,
-        ir_version=ir_version,
-        producer_name="xpcap",
-        producer_version=__version__,
-    )
-    helper.set_model_props(model, metadata)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise OptionError(
-            "export_onnx",
-            "`opset`",
-            f"is {opset}, which lacks an operator of {metadata['graph']}",
-            expected=f"a newer one, such as {OPSET}: {reason}",
-        ) from error
-    return model
-
-
-def content_of(model: Any) -> bytes:
-    """A ModelProto as the content of a file; equal graphs give equal bytes."""
-    content: bytes = model.SerializeToString(deterministic=True)
+        others.ir_version = max(IR_VERSION, encoder.ir_version)
+        others.functions.extend(encoder.functions)
+        others.opset_import.extend(one for one in encoder.opset_import if not is_own(one))
+    content = graph.to_bytes(metadata, opset_of(encoder))
+    content += others.SerializeToString(deterministic=True)  # one message has the fields of both
+    onnx.checker.check_model(content, full_check=True)
     return content
 
 

@@ -18,18 +18,13 @@ from xpcap.encoders.histogram import SIDE
 from xpcap.encoders.onnx import OnnxEncoder
 from xpcap.encoders.pictures import LONGEST, MOST_BYTES
 from xpcap.errors import DataError
-from xpcap.export.onnx_encoder import add_encoder, converted, load_encoder, opset_of
-from xpcap.export.onnx_folder import (
-    OPSET,
-    Exported,
-    checked_model,
-    content_of,
-    require_exportable,
-    write_folder,
-)
-from xpcap.export.onnx_graphs import Builder, Captioner, Value, start_graph, step_graph
+from xpcap.export.onnx_encoder import add_encoder, load_encoder, opset_of
+from xpcap.export.onnx_folder import Exported, checked_model, require_exportable, write_folder
+from xpcap.export.onnx_graphs import Captioner, start_graph, step_graph
+from xpcap.export.tensor import graph_output
 from xpcap.metrics.cider import Hashes
 from xpcap.models import Beam, CaptioningRNN
+from xpcap.onnx_graph import Graph
 from xpcap.ranking import Ranker
 from xpcap.ranking.file import arrays_of
 from xpcap.report.markup import render
@@ -97,29 +92,31 @@ def export_web(
     ranker = run.ranker
     models = [run.model, *(run.first_stage_models if ranker else ())]
     graphs: dict[str, bytes] = {}
-    opset = OPSET
+    network = None
     about: dict[str, Any] = {"kind": "histogram", "side": SIDE, "grid": None}
     if isinstance(encoder, OnnxEncoder):
         network = load_encoder(encoder)
-        opset = max(OPSET, opset_of(network))
-        graphs["encoder.onnx"] = _encoder_graph(encoder, network, weights, opset)
+        graph = Graph("encoder")
+        features = add_encoder(graph, encoder, network, weights)
+        graph_output(graph, "features", features, features.shape[0], *features.shape[1:])
+        graphs["encoder.onnx"] = checked_model(graph, {"graph": "encoder"}, network)
         about = {"kind": "network", "size": encoder.size, "grid": encoder.grid}
     elif isinstance(encoder, HistogramEncoder):
         about["grid"] = encoder.grid
     named = []
     for k, model in enumerate(models):
-        captioner = Captioner(model, run.preprocessing)
+        captioner = Captioner(model, run.preprocessing, weights)
         index = ranker.index.projection if ranker and k == 0 else None
-        start, step = start_graph(captioner, weights, index), step_graph(captioner, weights)
+        start, step = start_graph(captioner, index), step_graph(captioner)
         number = k or ""
         for name, graph in ((f"start{number}.onnx", start), (f"step{number}.onnx", step)):
-            graphs[name] = content_of(checked_model(graph, OPSET, {"graph": name}))
+            graphs[name] = checked_model(graph, {"graph": name})
         named.append(
             {
                 "start": f"start{number}.onnx",
                 "step": f"step{number}.onnx",
-                "state": [value.name for value in captioner.state()],
-                "constants": [value.name for value in captioner.constants],
+                "state": captioner.state,
+                "constants": captioner.constants,
             }
         )
     if ranker:
@@ -177,7 +174,7 @@ def export_web(
     files["runtime/LICENSE.txt"] = (source / LICENCE).read_bytes()
     files |= {name: (source / name).read_bytes() for name in MODULES}
     write_folder("export_web", folder, files)
-    return Exported([folder / name for name in files], opset)
+    return Exported([folder / name for name in files], opset_of(network))
 
 
 def _encoder_of(run: Run[CaptioningRNN]) -> Encoder:
@@ -191,16 +188,6 @@ def _encoder_of(run: Run[CaptioningRNN]) -> Encoder:
             cause="export the encoder as ONNX, and train on its features",
         )
     return encoder
-
-
-def _encoder_graph(encoder: OnnxEncoder, network: Any, weights: str, opset: int) -> bytes:
-    graph = Builder(weights)
-    pixels = add_encoder(graph, encoder, converted(network, opset, encoder.name), "features")
-    features = Value("features", np.float32, (pixels.dims[0], *encoder.shape))
-    model = checked_model(
-        graph.graph("encoder", [pixels], [features]), opset, {"graph": "encoder"}, network
-    )
-    return content_of(model)
 
 
 def _policy(run: Run[CaptioningRNN]) -> Beam:

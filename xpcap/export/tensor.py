@@ -1,0 +1,295 @@
+"""A tensor that records what is done to it as operators of ONNX.
+
+NumPy's functions and operators work on it as on an array, so that an equation, run once on such
+tensors, is its own ONNX form. They write in place and through views as arrays do.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import DTypeLike
+
+from xpcap.onnx_graph import ELEMENTS, Graph, Size
+
+BATCH = 7  # pictures of an example; a graph takes any number of them, along the first axis
+LAST = (1 << 63) - 1  # end of a slice that takes all
+
+
+class UnsupportedError(TypeError):
+    """An operation has no ONNX form here."""
+
+
+class Tensor(NDArrayOperatorsMixin):
+    """A value of a graph.
+
+    Parameters
+    ----------
+    graph : the graph under construction
+    name : of the value; None: nothing was written to it yet
+    like : an array of its shape and dtype, with BATCH rows for N
+    """
+
+    def __init__(self, graph: Graph, name: str | None, like: np.ndarray) -> None:
+        self.graph, self.like, self._name = graph, like, name
+        self.dtype, self.shape, self.ndim, self.size = like.dtype, like.shape, like.ndim, like.size
+
+    @property
+    def name(self) -> str:
+        """The value's name in the graph."""
+        if self._name is None:
+            raise UnsupportedError("reading an array before anything is written to it")
+        return self._name
+
+    def write(self, value: Any) -> "Tensor":
+        """Let it have another value from now on; return it."""
+        if not isinstance(value, Tensor) or value.shape != self.shape:
+            value = np.zeros_like(self) + value
+        self._name = value.astype(self.dtype).name
+        return self
+
+    def record(self, kind: str, *inputs: Any, like: np.ndarray, **attributes: Any) -> "Tensor":
+        """The result of an operator of ONNX, of the shape and dtype of `like`.
+
+        Inputs are tensors, or arrays and numbers, which become constants.
+        """
+        names = [x.name if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
+        return Tensor(self.graph, self.graph.node(kind, *names, **attributes), like)
+
+    # ---- What an array has
+
+    @property
+    def T(self) -> "Tensor":  # noqa: N802 - as NumPy has it
+        return self.transpose()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def astype(self, dtype: DTypeLike, copy: bool = True) -> "Tensor":
+        like = np.zeros_like(self.like, dtype)
+        if like.dtype == self.dtype:
+            return self.copy() if copy else self
+        return self.record("Cast", self, like=like, to=ELEMENTS[like.dtype.char])
+
+    def copy(self) -> "Tensor":
+        return Tensor(self.graph, self.name, self.like)
+
+    def reshape(self, *shape: Any) -> "Tensor":
+        """The first axis of the result is whatever the others leave of the size."""
+        return View(self, self.like.reshape(*shape), _reshaped, writable=True)
+
+    def transpose(self, *axes: Any) -> "Tensor":
+        order = (*axes, *range(self.ndim)[::-1])[: self.ndim]
+        return View(
+            self,
+            self.like.transpose(order),
+            lambda x, like: x.record("Transpose", x, like=like, perm=order),
+        )
+
+    def __getitem__(self, key: Any) -> "Tensor":
+        if isinstance(key, Tensor | np.ndarray):
+            return _taken(self, key)
+        key = key if isinstance(key, tuple) else (key,)
+        if not all(one is None or isinstance(one, int | slice | type(Ellipsis)) for one in key):
+            raise UnsupportedError("an index that is neither a number nor a slice")
+        if Ellipsis in key:
+            at, named = key.index(Ellipsis), sum(one is not None for one in key) - 1
+            key = (*key[:at], *[slice(None)] * (self.ndim - named), *key[at + 1 :])
+        cuts = []
+        for axis, one in enumerate(one for one in key if one is not None):
+            cut, n = slice(one, one + 1 or None) if isinstance(one, int) else one, self.shape[axis]
+            start, stop, step = cut.indices(n)
+            if step < 1:
+                raise UnsupportedError("a slice that runs backwards")
+            if (start, stop, step) != (0, n, 1):
+                cuts.append((start, LAST if stop == n else stop, axis, step))
+        whole = all(isinstance(one, slice) for one in key)
+        if whole and not cuts:
+            return self
+
+        def part(x: Tensor, like: np.ndarray) -> Tensor:
+            if cuts:
+                ends = (np.array(end, np.int64) for end in zip(*cuts, strict=True))
+                x = x.record("Slice", x, *ends, like=like)
+            return x if whole else _reshaped(x, like)
+
+        return View(self, self.like[key], part, writable=not cuts)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self[key].write(value)
+
+    def __getattr__(self, name: str) -> Any:
+        function = None if name.startswith("__") else getattr(np, name, None)
+        if function in FUNCTIONS and function is not None:
+            return functools.partial(function, self)
+        raise AttributeError(name) if name.startswith("__") else UnsupportedError(name)
+
+    # ---- What NumPy does to it
+
+    def __array_ufunc__(
+        self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = (None,), **options: Any
+    ) -> "Tensor":
+        kind = UFUNCS.get(ufunc)
+        if kind is None or method != "__call__" or options:
+            raise UnsupportedError(ufunc.__name__ + f".{method}" * (method != "__call__"))
+        likes = [_like(x) for x in inputs]
+        with np.errstate(all="ignore"):
+            like = np.asarray(ufunc(*likes))
+        dtype = np.result_type(*likes) if like.dtype.kind == "b" else like.dtype
+        if kind in ("And", "Or", "Not") and dtype.kind != "b":
+            raise UnsupportedError(f"{ufunc.__name__} of numbers")
+        return _into(out[0], self.record(kind, *(_as(x, dtype) for x in inputs), like=like))
+
+    def __array_function__(
+        self, function: Any, types: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> "Tensor":
+        if function not in FUNCTIONS:
+            raise UnsupportedError(function.__name__)
+        options = dict(kwargs)
+        out = options.pop("out", None)
+        return _into(out, FUNCTIONS[function](*args, **options))
+
+    def _needs_numbers(self, *_: object, **__: object) -> Any:
+        raise UnsupportedError("a choice or a loop that depends on numbers of an array")
+
+    __array__ = __bool__ = __int__ = __float__ = __index__ = __iter__ = _needs_numbers
+
+
+class View(Tensor):
+    """A view of a tensor, which changes with it: `read` makes its value of the base's.
+
+    `writable` : it has all numbers of its base, in their order
+    """
+
+    def __init__(
+        self,
+        base: Tensor,
+        like: np.ndarray,
+        read: Callable[[Tensor, np.ndarray], Tensor],
+        writable: bool = False,
+    ) -> None:
+        super().__init__(base.graph, None, like)
+        self._base, self._read, self._writable, self._of = base, read, writable, ""
+
+    @property
+    def name(self) -> str:
+        if self._of != self._base.name:
+            self._of, self._name = self._base.name, self._read(self._base, self.like).name
+        return super().name
+
+    def write(self, value: Any) -> Tensor:
+        if not self._writable:
+            raise UnsupportedError("writing to a part of an array")
+        self._base.write(
+            _reshaped(Tensor(self.graph, None, self.like).write(value), self._base.like)
+        )
+        return self
+
+
+def weight(graph: Graph, name: str, array: np.ndarray, half: bool = False) -> Tensor:
+    """An array that a graph stores under a name, as float16 if it is told to be `half`."""
+    return Tensor(graph, graph.constant(array, name, half), array)
+
+
+def graph_input(graph: Graph, name: str, dtype: DTypeLike, shape: Sequence[Size]) -> Tensor:
+    """An input of a graph, with letters for sizes that vary."""
+    like = np.zeros([BATCH if isinstance(size, str) else size for size in shape], dtype)
+    return Tensor(graph, graph.input(name, dtype, shape), like)
+
+
+def graph_output(graph: Graph, name: str, x: Tensor, *sizes: Size) -> None:
+    """Declare an output of N rows, or of these `sizes`."""
+    graph.output(name, x.name, x.dtype, sizes or ("N", *x.shape[1:])[: x.ndim])
+
+
+def _like(x: Any) -> Any:
+    return x.like if isinstance(x, Tensor) else x
+
+
+def _as(x: Any, dtype: np.dtype) -> Any:
+    return x.astype(dtype, copy=False) if isinstance(x, Tensor) else np.asarray(x, dtype)
+
+
+def _into(out: Any, result: Tensor) -> Tensor:
+    if out is not None and not isinstance(out, Tensor):
+        raise UnsupportedError("writing to an array of NumPy")
+    return result if out is None else out.write(result)
+
+
+def _reshaped(x: Tensor, like: np.ndarray) -> Tensor:
+    return x.record("Reshape", x, np.array([-1, *like.shape[1:]], np.int64), like=like)
+
+
+# ---- NumPy's functions
+
+UFUNCS: dict[np.ufunc, str] = {
+    getattr(np, name): kind or name.title()
+    for name, _, kind in (
+        one.partition(":")
+        for one in "add subtract:Sub multiply:Mul divide:Div matmul:MatMul power:Pow negative:Neg"
+        " absolute:Abs sign exp log sqrt tanh sin cos floor ceil rint:Round maximum:Max minimum:Min"
+        " greater less equal greater_equal:GreaterOrEqual less_equal:LessOrEqual logical_and:And"
+        " logical_or:Or logical_not:Not bitwise_and:And bitwise_or:Or invert:Not".split()
+    )
+}
+
+
+def _reduced(kind: str, function: Any) -> Callable[..., Tensor]:
+    def reduced(x: Tensor, axis: Any = None, *, keepdims: bool = False) -> Tensor:
+        like = np.asarray(function(x.like, axis=axis, keepdims=keepdims))
+        axes = np.array(range(x.ndim) if axis is None else np.atleast_1d(axis), np.int64)
+        return x.astype(like.dtype).record(kind, x, axes, like=like, keepdims=int(keepdims))
+
+    return reduced
+
+
+def _argmax(x: Tensor, axis: int) -> Tensor:
+    return x.record("ArgMax", x, like=x.like.argmax(axis), axis=axis, keepdims=0)
+
+
+def _where(condition: Any, x: Any, y: Any) -> Tensor:
+    one = next(one for one in (condition, x, y) if isinstance(one, Tensor))
+    like = np.where(*map(_like, (condition, x, y)))
+    return one.record("Where", condition, *(_as(one, like.dtype) for one in (x, y)), like=like)
+
+
+def _concatenated(arrays: Sequence[Any], axis: int = 0) -> Tensor:
+    one = next(one for one in arrays if isinstance(one, Tensor))
+    like = np.concatenate([*map(_like, arrays)], axis=axis)
+    return one.record("Concat", *(_as(one, like.dtype) for one in arrays), like=like, axis=axis)
+
+
+def _zeros(x: Tensor, dtype: DTypeLike | None = None) -> Tensor:
+    shape = x.graph.node("Shape", x.name)
+    zeros = Tensor(x.graph, x.graph.node("ConstantOfShape", shape), np.zeros(x.shape, "f4"))
+    return zeros.astype(dtype or x.dtype)
+
+
+def _taken(table: Tensor, ids: Any, axis: int = 0) -> Tensor:
+    """Rows of a table; of one that is stored as float16, only they are cast."""
+    like, half = np.take(table.like, _like(ids), axis=axis), f"{table.name}.float16"
+    if half not in table.graph.weights:
+        return table.record("Gather", table, ids, like=like, axis=axis)
+    stored = Tensor(table.graph, half, table.like)
+    return stored.record("Gather", stored, ids, like=like.astype("f2"), axis=axis).astype("f4")
+
+
+FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    np.sum: _reduced("ReduceSum", np.sum),
+    np.mean: _reduced("ReduceMean", np.mean),
+    np.max: _reduced("ReduceMax", np.max),
+    np.min: _reduced("ReduceMin", np.min),
+    np.argmax: _argmax,
+    np.where: _where,
+    np.concatenate: _concatenated,
+    np.take: _taken,
+    np.dot: np.matmul,  # of one or two axes
+    np.reshape: lambda x, shape: x.reshape(shape),
+    np.transpose: lambda x, axes=(): x.transpose(*axes or ()),
+    np.clip: lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    np.zeros_like: _zeros,
+    np.ones_like: lambda x, dtype=None: _zeros(x, dtype) + 1,
+    np.empty_like: lambda x, dtype=None: Tensor(x.graph, None, np.zeros_like(x.like, dtype)),
+}
