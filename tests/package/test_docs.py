@@ -254,8 +254,10 @@ def test_no_other_command_stands_in_the_docs_unproven() -> None:
 def test_fences_are_blocks_excerpts_or_mathematics() -> None:
     """A misspelt fence would be neither run nor filled in. Programs marked `py` want files of an
     export beside them: test_onnx.py runs them, and test_hosts.py the document marked `html`.
+    test_package.py reads the list of packages in the one marked `dockerfile`.
     """
-    assert {info.split(" ")[0] for _, info, _ in FENCES} == {"python", "math", "py", "html"}
+    kinds = {"python", "math", "py", "html", "dockerfile"}
+    assert {info.split(" ")[0] for _, info, _ in FENCES} == kinds
     assert [name for name, info, _ in FENCES if info == "html"] == ["howto/web-page.md"]
     assert {name for name, info, _ in FENCES if info == "py"} == {"howto/export.md"}
     assert sum(text.count("```") for text in DOCS.values()) == 2 * len(FENCES)

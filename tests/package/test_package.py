@@ -101,6 +101,12 @@ def test_a_program_captions_with_few_packages(ranked: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", CAPTION, BLOCKED, LATER, ranked]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + project["optional-dependencies"]["images"]
+    needed = {re.split("[>=]", line)[0] for line in lines} - set(BLOCKED.split())
+    serve = (ROOT / "docs" / "howto" / "serve.md").read_text(encoding="utf-8")
+    (container,) = re.findall(r"pip install --no-cache-dir --no-deps (.*?)\nRUN", serve, re.DOTALL)
+    assert needed == set(re.findall(r" ([\w-]+)", container))
 
 
 def test_verify_grading_and_gradcheck_are_there_after_import_xpcap_alone_and_loaded_when_used() -> (
