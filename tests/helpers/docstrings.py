@@ -19,7 +19,8 @@ NAMED = ("Parameters", "Returns", "Yields", "Attributes")
 
 def public() -> Iterator[tuple[str, object]]:
     """What `xpcap.__all__` names, the functions of layers, optim and checks, and their methods."""
-    objects = {name: getattr(xpcap, name) for name in xpcap.__all__}
+    # the docstring of a policy is written by its options
+    objects = {name: getattr(xpcap, name) for name in xpcap.__all__ if name != "Beam"}
     objects |= {f"layers.{name}": getattr(layers, name) for name in layers.__all__}
     for module in (optim, gradcheck):
         objects |= {

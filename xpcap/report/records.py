@@ -1,5 +1,6 @@
 """Records of captioned pictures, as they are printed, written and drawn."""
 
+import reprlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,6 +9,9 @@ import numpy as np
 from xpcap.encoders.grid import Area
 from xpcap.report.explanation import Explanation
 from xpcap.report.markup import Embedded
+
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxlist, _short.maxstring, _short.maxother = 1, 16, 300, 60
 
 
 class Ranked(NamedTuple):
@@ -18,10 +22,31 @@ class Ranked(NamedTuple):
 
 
 class PictureCaption(NamedTuple):
-    """A captioned picture: name, caption, word probabilities, references.
+    """A captioned picture. What was not asked for is empty or None.
 
-    Optionally also the n-best list, attention weights (T, P), the reasons for its choice, and what
-    a page shows of it.
+    Parameters
+    ----------
+    image : str
+        Path, URL or name.
+    caption : str
+    probabilities : list of float
+        One a word.
+    references : list of str
+        Captions by people.
+    n_best : sequence of Ranked
+        Captions of a beam, the best first.
+    attention : sequence of sequence of float, or None
+        (T, P): of each word over P regions.
+    words : sequence of str
+        Of the caption; empty: split at white space.
+    explanation : Explanation or None
+        Reasons for its choice.
+    picture : array (h, w, 3) of uint8, Embedded or None
+        What a page shows.
+    area : Area or None
+        What the regions of `attention` cover; None: unknown.
+    note : str
+        Such as "sentence BLEU-4 0.81".
     """
 
     image: str
@@ -30,20 +55,35 @@ class PictureCaption(NamedTuple):
     references: list[str]
     n_best: Sequence[Ranked] = ()
     attention: Sequence[Sequence[float]] | None = None
-    words: Sequence[str] = ()  # of the caption; empty: split at white space
+    words: Sequence[str] = ()
     explanation: Explanation | None = None
-    # (h, w, 3) uint8, or made small for a page; None: not asked for, or not at hand
     picture: np.ndarray | Embedded | None = None
-    area: Area | None = None  # that the regions of `attention` cover; None: unknown
-    note: str = ""  # e.g. "sentence BLEU-4 0.81"
+    area: Area | None = None
+    note: str = ""
+
+    def __repr__(self) -> str:
+        filled = ((name, of) for name, of in self._asdict().items() if of is not None and len(of))
+        return f"PictureCaption({', '.join(f'{name}={_short.repr(of)}' for name, of in filled)})"
 
     def split(self) -> Sequence[str]:
-        """The words of the caption, each with one of `probabilities`."""
+        """The words of the caption, each with one of `probabilities`.
+
+        Returns
+        -------
+        words : sequence of str
+        """
         return self.words or self.caption.split()
 
 
 class Skipped(NamedTuple):
-    """A picture that could not be captioned, and the reason."""
+    """A picture that could not be captioned.
+
+    Parameters
+    ----------
+    image : str
+        As of PictureCaption.
+    reason : str
+    """
 
     image: str
     reason: str
