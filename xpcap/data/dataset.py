@@ -92,6 +92,9 @@ class Split:
     _: KW_ONLY
     views: int = 1  # of each picture, such as its mirror image
 
+    def __repr__(self) -> str:
+        return f"Split({len(self.captions):,} captions of {len(self.images):,} pictures)"
+
 
 @dataclass
 class CaptionData:
@@ -124,6 +127,9 @@ class CaptionData:
     scaling: FeatureScaling | Preprocessing = field(default_factory=FeatureScaling)
     fingerprint: str = ""
     projection: Projection | None = None
+
+    def __repr__(self) -> str:
+        return f"CaptionData({dict(self.splits)}, feature_shape={self.feature_shape})"
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, Source):

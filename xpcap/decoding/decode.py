@@ -10,7 +10,7 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.decoding.hypotheses import Hypotheses
-from xpcap.decoding.policies import Choice, LogitsProcessor, Policy, Special
+from xpcap.decoding.policies import Choice, LogitsProcessor, Policy, Special, require_policy
 from xpcap.device.transfers import AsyncCopy
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.layers.cells import State
@@ -144,9 +144,7 @@ def decode(
     function : the caller's name, for messages
     numbers : (N,), int from 0; keys of the pictures for a policy that samples. None: 0..N-1
     """
-    if not isinstance(policy, Policy):
-        expected = "a Policy, such as Beam(5) or Sampling() of xpcap.models"
-        raise InvalidTypeError(function, "policy", f"is {policy!r}", expected)
+    require_policy(function, policy)
     special = special_words(function, model.word_to_idx)
     N, banned = len(features), policy.banned(function, len(model.word_to_idx), special.end)
     numbers = np.arange(N) if numbers is None else np.asarray(numbers)

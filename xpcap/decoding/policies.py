@@ -43,6 +43,13 @@ def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
     return sorted({operator.index(i) for i in forbid})
 
 
+def require_policy(function: str, policy: object) -> None:
+    """InvalidTypeError : no policy, but its name, say, or its class."""
+    if not isinstance(policy, Policy):
+        expected = "a Policy, such as Beam(5) or Sampling() of xpcap.models"
+        raise InvalidTypeError(function, "policy", f"is {policy!r}", expected)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """Greedy decoding: the likeliest word at each step. Another policy is a subclass.

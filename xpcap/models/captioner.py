@@ -151,7 +151,7 @@ class Captioner(Decodable):
             came = "is given with a policy"
             expected = "the policy to have them"
             raise InvalidValueError(f"{self._name}.sample", "max_length or forbid", came, expected)
-        policy = policy or Policy(max_length=max_length, forbid=forbid)
+        policy = Policy(max_length=max_length, forbid=forbid) if policy is None else policy
         return self._decode("sample", features, policy, scored=False).captions[:, 0]
 
     def sample_with_probabilities(

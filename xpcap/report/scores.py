@@ -63,6 +63,9 @@ class Scores:
     human_protocol: str = ""
     decoding: str = ""
 
+    def __repr__(self) -> str:
+        return f"Scores({self.summary!r}, {self.scores})"
+
     @property
     def n(self) -> int:
         """The number of pictures."""

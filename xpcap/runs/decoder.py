@@ -8,7 +8,7 @@ import numpy as np
 
 from xpcap.backend import asarray
 from xpcap.data.vocabulary import Vocabulary, detokenize
-from xpcap.decoding.policies import check_ids
+from xpcap.decoding.policies import check_ids, require_policy
 from xpcap.errors import OptionError
 from xpcap.models import Beam, Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.models.batch import FeatureRows
@@ -37,6 +37,7 @@ class RankedBeam(Beam):
 
 def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     """The policy within `max_words`, and without NULL, START and UNK."""
+    require_policy("caption", policy)
     special = {vocabulary.null, vocabulary.start, vocabulary.unk}
     never = special | {*check_ids("caption", policy.forbid)}
     if not set(range(len(vocabulary))) - never - {vocabulary.end}:

@@ -203,7 +203,7 @@ def write_captions(
         OptionError : a URL, with `txt` or `describe`. OSError : a file cannot be written; what was
         written before is whole.
     """
-    best = (policy.n_best if policy else None) or 1
+    best = 1 if policy is None else captioner.run.decoder(policy).policy.n_best or 1
     sinks: list[Sink] = [TextFiles(best=best)] if txt else []
     sinks += [Descriptions(best=best)] if describe else []
     sinks += [CsvTable(Path(csv), best=best)] if csv is not None else []

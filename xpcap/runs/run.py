@@ -114,6 +114,9 @@ class Run(Generic[Model_co]):
     ranking: Record = field(default_factory=dict)  # what the ranker's file says of its fit
     first_stage_models: tuple[CaptioningRNN, ...] = ()  # models that also make candidates to rank
 
+    def __repr__(self) -> str:
+        return f"Run({', '.join(repr(str(path)) for path in self.paths)})"
+
     @classmethod
     def open(cls, *paths: str | Path) -> "Run[Captioner]":
         """Open a run folder, or several as one run, whose model is an Ensemble.
@@ -230,9 +233,10 @@ class Run(Generic[Model_co]):
             `default_policy`
         attend : fill `attention` of each caption, for a model that attends
         explain : fill `explanation` of each caption that is ranked
-        OptionError : the policy forbids every word
+        OptionError : the policy forbids every word. TypeError : it is none
         """
-        within = limited(policy or default_policy(self), self.vocabulary, self.config.max_words)
+        policy = default_policy(self) if policy is None else policy
+        within = limited(policy, self.vocabulary, self.config.max_words)
         return Decoder(
             self.model,
             self.first_stage_models,
