@@ -119,6 +119,7 @@ class InvalidTypeError(XpcapError, TypeError):
     """An argument is of another type, dtype or library."""
 
 
+LONGEST = 400  # characters of a field in a message: a few lines, whatever a stranger's file holds
 EXPECTED = (BackendError, DataError, GroupError, OptionError, SaveError, TrainingError)
 
 
@@ -129,12 +130,21 @@ def sentence(
     expected: object = "",
     cause: object = "",
 ) -> str:
-    """The message of an error: ``FUNCTION: THING CAME, expected EXPECTED; CAUSE``."""
-    about = " ".join(part for part in (str(thing), str(came)) if part)
+    """The message of an error: ``FUNCTION: THING CAME, expected EXPECTED; CAUSE``.
+
+    The middle of a long field is left out.
+    """
+    thing, came, expected, cause = map(_short, (thing, came, expected, cause))
+    about = " ".join(part for part in (thing, came) if part)
     text = ": ".join(part for part in (str(function), about) if part)
-    if str(expected):
+    if expected:
         text += f", expected {expected}"
-    return f"{text}; {cause}" if str(cause) else text
+    return f"{text}; {cause}" if cause else text
+
+
+def _short(field: object) -> str:
+    text = str(field)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 100]} ... {text[-90:]}"
 
 
 def install(extra: str) -> str:

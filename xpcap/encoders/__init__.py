@@ -8,7 +8,7 @@ from xpcap.encoders.grid import WHOLE_PICTURE, Area, grid_of
 from xpcap.encoders.histogram import HISTOGRAM, HistogramEncoder
 from xpcap.encoders.kinds import Encoder, Kind, split_options
 from xpcap.encoders.onnx import ONNX
-from xpcap.encoders.pictures import PictureSource, is_url, read_picture
+from xpcap.encoders.pictures import PictureSource, is_url, read_picture, scheme_of
 from xpcap.encoders.timm_model import TIMM, TimmEncoder
 from xpcap.encoders.url import image_from_url, read_url
 from xpcap.errors import DataError, unknown
@@ -31,6 +31,7 @@ __all__ = [
     "is_url",
     "read_picture",
     "read_url",
+    "scheme_of",
 ]
 
 # by what their names begin with

@@ -4,18 +4,20 @@ import codecs
 import contextlib
 import functools
 import importlib.util
+import inspect
 import io
 import logging
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, install
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, XpcapError, install
 from xpcap.files import size_of
 from xpcap.signatures import AVIF, HEIC, PAGE, kind_of_file
 from xpcap.spec import spec
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 PictureSource: TypeAlias = (
-    "str | Path | bytes | bytearray | memoryview | BinaryIO | Picture | np.ndarray"
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | np.ndarray"
 )
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "BMP", "TIFF", "PPM")
 MOST_BYTES = 256 << 20  # of a file; some formats are read whole
@@ -40,9 +42,24 @@ WIDEST = 2.25  # longer side over shorter of `letterbox`'s canvas; longer pictur
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
+_OF_URLS = {  # what to do with one of a scheme
+    "data": "base64.b64decode(url.partition(',')[2]) gives its bytes",
+    "file": "give the path alone, without file://",
+    **dict.fromkeys(("http", "https"), "xpcap.encoders.read_url downloads it"),
+}
+
+
+def scheme_of(text: object) -> str:
+    """The scheme of a URL, as text: ``https``, ``file``, ``data``; empty for anything else."""
+    found = isinstance(text, str) and re.match(
+        r"data(?=:[\w/+.=;-]*,)|[a-z][a-z0-9+.-]+(?=://)", text, re.I
+    )
+    return found[0].lower() if found else ""
+
+
 def is_url(text: object) -> bool:
     """True for the text of an http or https URL, which is no path."""
-    return isinstance(text, str) and text.lower().startswith(("http://", "https://"))
+    return scheme_of(text) in ("http", "https")
 
 
 def read_picture(source: PictureSource) -> np.ndarray:
@@ -56,7 +73,7 @@ def read_picture(source: PictureSource) -> np.ndarray:
     ----------
     source : a path; the content of a file as bytes, or a file opened for reading bytes; a Pillow
         image, whose current frame is read; or an array, uint8, (height, width) grey, (height,
-        width, 3) RGB or (height, width, 4) RGBA
+        width, 3) RGB or (height, width, 4) RGBA; of OpenCV's BGR give ``picture[..., ::-1]``
 
     Returns
     -------
@@ -65,18 +82,22 @@ def read_picture(source: PictureSource) -> np.ndarray:
     Raises
     ------
     DataError : not a picture, a damaged one, a format that cannot be read here, more than 256 MB,
-        or a folder, pipe or device; or, by its header, more pixels to decode than Pillow's
+        or a folder, pipe, device or URL; closed; or, by its header, more pixels to decode than Pillow's
         `PIL.Image.MAX_IMAGE_PIXELS`, 89 million. A JPEG may have twice as many, since it is decoded
         at a fraction of its size, a WebP or AVIF half as many, since it takes twice the memory.
-    ValueError : an array of another shape, or without pixels. TypeError : one of another dtype, or
-        a source of another kind.
+    ValueError : an array of another shape, or without pixels. TypeError : one of another dtype, a
+        file that is asynchronous or opened for text, or a source of another kind.
     """
     from PIL import Image
 
     if isinstance(source, np.ndarray):
         require_picture("read_picture", source, "H,W,3|H,W,4|H,W")
         return _upright_rgb(Image.fromarray(source))
-    source = Path(source) if isinstance(source, str) else source
+    if scheme := scheme_of(source):
+        thing, cause = source, _OF_URLS.get(scheme, "download it first")
+        thing = str(source).partition(",")[0] if scheme == "data" else source
+        raise DataError("read_picture", thing, "is a URL", "a path, or bytes", cause)
+    source = Path(os.fsdecode(source)) if isinstance(source, str | os.PathLike) else source
     name: object = source if isinstance(source, Path) else "the picture"
     if isinstance(source, bytes | bytearray | memoryview):
         source = io.BytesIO(source)
@@ -98,6 +119,8 @@ def read_picture(source: PictureSource) -> np.ndarray:
             if isinstance(source, Image.Image):
                 _require_area(name, source, source.size)
                 return _upright_rgb(source)
+            if not isinstance(source, Path):
+                _require_bytes(name, source)
             known = [kind for kind in FORMATS if kind in Image.OPEN]
             with Image.open(source, formats=known) as picture:
                 width, height = whole = picture.size
@@ -106,11 +129,25 @@ def read_picture(source: PictureSource) -> np.ndarray:
                 picture.draft("RGB", (math.ceil(width / shrink), math.ceil(height / shrink)))
                 _require_area(name, picture, whole)
                 return _upright_rgb(picture)
-    except DataError:
+    except XpcapError:
         raise
     # damaged pictures raise errors of many types, from Pillow and from what it calls
     except Exception as error:
         raise DataError("read_picture", name, *_why_not(error, source, str(name))) from error
+
+
+def _require_bytes(name: object, file: Any) -> None:
+    """InvalidTypeError : the file is asynchronous, or opened for text. ValueError : it is closed."""
+    part, expected = file.read(0), "a file opened for reading bytes"
+    if inspect.iscoroutine(part):
+        part.close()
+        came, cause = "is an asynchronous file", "give the bytes, `await picture.read()`"
+        cause += "; or `picture.file`, of FastAPI's UploadFile"
+        raise InvalidTypeError("read_picture", name, came, expected, cause)
+    if isinstance(part, str):
+        raise InvalidTypeError(
+            "read_picture", name, "is opened for text", expected, "open(.., 'rb')"
+        )
 
 
 def _require_size(name: object, size: int) -> None:
@@ -132,10 +169,19 @@ def _require_area(name: object, picture: "Picture", whole: tuple[int, int]) -> N
 
 def require_picture(function: str, picture: np.ndarray, forms: str = "H,W,3") -> None:
     """InvalidTypeError : no array of uint8. InvalidValueError : another shape, or no pixels."""
-    spec(f"picture:{forms}=u1").check(function, picture, note="are its channels the first axis?")
+    match getattr(picture, "shape", ()):
+        case (_,):
+            note = "the bytes of a file? give picture.tobytes()"
+        case (_, _, 1):
+            note = "give picture[..., 0]"
+        case (_, _, _, _):
+            note = "several pictures? picture[0] is the first"
+        case _:
+            note = "are its channels the first axis? give picture.transpose(1, 2, 0)"
+    spec(f"picture:{forms}=u1").check(function, picture, note=note)
     if not picture.size:
         came = f"has shape {picture.shape}"
-        raise InvalidValueError(function, "picture", came, expected="at least a pixel")
+        raise InvalidValueError(function, "picture", came, "at least a pixel", "an empty crop?")
 
 
 @functools.cache
@@ -172,6 +218,8 @@ def _why_not(
         return came, "a smaller picture", "scale it down first"
     if isinstance(error, Image.DecompressionBombError):
         return "has too many pixels", "", f"scale it down first ({error})"
+    if isinstance(error, ValueError) and "closed" in str(error):  # Python's and Pillow's word
+        return "is closed", "it open", "has its `with` block ended?"
     if isinstance(error, OSError) and error.strerror:
         cause = "is the path right, and may it be read?"
         return f"cannot be read: {error.strerror}", "a picture file", cause
