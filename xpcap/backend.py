@@ -59,7 +59,7 @@ def _resolve(spec: str) -> str:
         return "numpy"
     status = probe.cupy_status(device)
     if name == "auto":
-        chosen = "numpy" if not status.usable else f"cupy:{device}" if device else "cupy"
+        chosen = _name("cupy", device) if status.usable else "numpy"
         why = status.why or status.devices[device]
         print(f"xpcap: backend auto chose {chosen} ({why})", file=sys.stderr)
         return chosen
@@ -68,7 +68,11 @@ def _resolve(spec: str) -> str:
         came = f"cannot be used: {status.reason}"
         cause = f"{status.cause or info}; `backend` numpy runs on the CPU"
         raise BackendError("use_backend", f"backend {spec}", came, status.expected, cause)
-    return f"cupy:{device}" if device else "cupy"
+    return _name(name, device)
+
+
+def _name(backend: str, device: int) -> str:
+    return f"{backend}:{device}" if device else backend
 
 
 _active: str | None = None
@@ -218,6 +222,18 @@ def to_numpy(x: Any) -> np.ndarray:
     if is_device_array(x):
         return np.asarray(x.get())
     return np.asarray(x)
+
+
+def backend_of(like: Array) -> str:
+    """The backend of an array: ``"numpy"``, ``"cupy"`` or ``"cupy:N"``."""
+    return _name("cupy", like.data.device_id) if is_device_array(like) else "numpy"
+
+
+def computing_on(like: Array) -> contextlib.AbstractContextManager[None]:
+    """A context in which the device of an array is this thread's current one."""
+    if not is_device_array(like):
+        return contextlib.nullcontext()
+    return probe.current(sys.modules["cupy"], like.data.device_id)
 
 
 def free_memory(like: Array) -> int | None:

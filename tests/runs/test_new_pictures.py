@@ -1,8 +1,13 @@
 """Captions of new pictures in a program: any kind of picture, from any thread."""
 
 import asyncio
+import base64
+import copy
 import io
 import json
+import multiprocessing
+import os
+import pickle
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +17,23 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import answer
+from emulated import Emulator
 from refusals import refuses
 
+import xpcap
 from xpcap import DataError, open_captioner, open_run
+from xpcap.backend import backend_of
 from xpcap.errors import NetworkError
 from xpcap.models import Beam, Sampling
 from xpcap.report.records import Postponed
-from xpcap.runs import PictureCaption, PictureCaptioner, Skipped, pictures
+from xpcap.runs import (
+    PictureCaption,
+    PictureCaptioner,
+    Skipped,
+    caption_run,
+    pictures,
+    write_captions,
+)
 from xpcap.shapes import picture_of
 
 Image = pytest.importorskip("PIL.Image")
@@ -35,6 +50,16 @@ def captioner(ranked: Path) -> PictureCaptioner:
 
 def photo(number: int) -> np.ndarray:
     return picture_of(f"val{number:05d}.png")
+
+
+class Upload:
+    """A file as web frameworks give it: `read` is a coroutine."""
+
+    def __init__(self, content: bytes) -> None:
+        self.file = io.BytesIO(content)
+
+    async def read(self, size: int = -1) -> bytes:
+        return self.file.read(size)
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -150,21 +175,134 @@ def test_a_download_that_may_succeed_another_time_is_postponed(
 
 def test_a_bad_picture_is_an_error_that_says_why(captioner: PictureCaptioner) -> None:
     unreadable = {"thing": "the picture", "came": "cannot be read as a picture"}
+    content = png(photo(0))
+    files = [io.BytesIO(content) for _ in range(3)]
+    closed, closed_image, closed_behind = files[0], Image.open(files[1]), Image.open(files[2])
+    for one in (closed, closed_image, files[2]):
+        one.close()
+    data_url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     for picture, error, fields in (
         (b"\xff\xd8\xff\xe0 and no more", DataError, unreadable),
         (b"%PDF-1.7", DataError, {"cause": "it is a PDF"}),
         ("none.png", DataError, {"thing": "none.png", "came": "does not exist"}),
         (photo(0)[..., 0] / 255, TypeError, {"cause": "multiply levels of 0 to 1 by 255"}),
         (photo(0).transpose(2, 0, 1), ValueError, {"cause": "are its channels the first axis?"}),
+        (photo(0)[None], ValueError, {"cause": "picture[0]"}),
+        (photo(0)[..., :1], ValueError, {"cause": "picture[..., 0]"}),
+        (photo(0)[5:5], ValueError, {"expected": "at least a pixel", "cause": "an empty crop?"}),
+        (np.frombuffer(content, np.uint8), ValueError, {"cause": "picture.tobytes()"}),
         (None, TypeError, {"expected": "a path, bytes"}),
+        (Upload(content), TypeError, {"came": "asynchronous", "cause": "picture.file"}),
+        (io.StringIO("text"), TypeError, {"came": "is opened for text", "cause": "'rb'"}),
+        (closed, DataError, {"came": "is closed"}),
+        (closed_image, DataError, {"came": "is closed"}),
+        (closed_behind, DataError, {"came": "is closed"}),
+        (data_url, DataError, {"thing": "data:image/png;base64", "cause": "base64.b64decode("}),
+        ("file:///a.png", DataError, {"came": "is a URL", "cause": "without file://"}),
+        ("s3://a/b.png", DataError, {"came": "is a URL", "cause": "download it"}),
+        ("iVBORw0KGgo" * 9000, DataError, {"came": "cannot be read: File name too long"}),
     ):
-        with refuses(error, **fields):
+        with refuses(error, **fields) as caught:
             captioner.caption(picture)  # type: ignore[arg-type]
+        assert len(str(caught.value)) < 1000
+        (skipped,) = captioner.captions([picture])  # type: ignore[list-item]
+        assert isinstance(skipped, Skipped)
+        assert skipped.reason == caught.value.reason
     with (
         Image.open(io.BytesIO(png(photo(0))[:200])) as cut,
         refuses(DataError, **unreadable),
     ):
         captioner.caption(cut)
+
+
+def test_one_picture_or_no_policy_is_refused_when_captions_are_asked_for(
+    run: Path, captioner: PictureCaptioner
+) -> None:
+    content = png(photo(0))
+    singles: tuple[Any, ...] = (
+        *("a.png", Path("a.png"), content, bytearray(content), io.BytesIO(content), photo(0)),
+        *(Image.fromarray(photo(0)), Upload(content), photo(0)[..., 0], None, 5),
+    )
+    for picture in singles:
+        with refuses(TypeError, function="captions", cause=("captions([picture])", "caption(")):
+            captioner.captions(picture)
+    paths = np.array(["none.png"], object)
+    found = [*captioner.captions(paths), *captioner.captions(np.stack([photo(0), photo(1)]))]
+    assert [type(one) for one in found] == [Skipped, PictureCaption, PictureCaption]
+    model, features = captioner.run.model, np.zeros((1, *captioner.run.inputs.shape), np.float32)
+    for policy in ("beam", "", 5, {}, Beam):
+        for call in (
+            lambda policy=policy: captioner.caption(photo(0), policy=policy),
+            lambda policy=policy: captioner.captions([photo(0)], policy=policy),
+            lambda policy=policy: xpcap.caption_files(captioner.run, [], policy=policy),
+            lambda policy=policy: write_captions(captioner, [], policy=policy),
+            lambda policy=policy: caption_run(captioner.run, policy=policy),
+            lambda policy=policy: xpcap.evaluate_run(captioner.run, policy=policy),
+            lambda policy=policy: model.sample(features, policy=policy),
+        ):
+            with refuses(TypeError, thing="policy", expected="a Policy, such as Beam(5)"):
+                call()
+
+
+def test_what_was_read_before_an_exception_of_the_iterable_is_captioned_first(
+    captioner: PictureCaptioner,
+) -> None:
+    def sources() -> Iterator[np.ndarray]:
+        yield from (photo(0), photo(1) / 255, photo(2))
+        raise DataError("sources", "the third", "is lost")
+
+    taken: list[Any] = []
+    with refuses(DataError, function="sources"):
+        taken.extend(captioner.captions(sources()))
+    assert [type(one) for one in taken] == [PictureCaption, Skipped, PictureCaption]
+    assert taken[2] == captioner.caption(photo(2))
+
+
+def test_copies_and_pickles_caption_alike_in_this_process_and_a_new_one(
+    run: Path, ranked: Path
+) -> None:
+    for paths in (ranked, [run, run]):
+        captioner = open_captioner(paths)
+        wanted = captioner.caption(photo(2))
+        assert copy.deepcopy(captioner).caption(photo(2)) == wanted
+        again = pickle.loads(pickle.dumps(captioner))
+        assert again is not captioner
+        assert pickle.loads(pickle.dumps(captioner)) is again  # a pool sends it with each picture
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(captioner.caption, (photo(2),)) == wanted
+    changed = run / "config.json"
+    os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 10**10))
+    assert pickle.loads(pickle.dumps(captioner)) is not again
+
+
+def test_a_captioner_computes_on_its_backend_from_any_thread(
+    ranked: Path, captioner: PictureCaptioner, device: Emulator
+) -> None:
+    device.devices = 2
+    wanted = captioner.caption(photo(2))
+    for backend in ("cupy", "cupy:1"):
+        emulated = open_captioner(ranked, backend=backend)
+        assert xpcap.get_backend() == "numpy"
+        assert backend_of(emulated.run.model.like) == backend
+        with ThreadPoolExecutor(1) as pool:
+            one = pool.submit(emulated.caption, photo(2)).result()
+        assert one.caption == wanted.caption
+        np.testing.assert_allclose(one.probabilities, wanted.probabilities, rtol=1e-4)
+        copied = pickle.loads(pickle.dumps(emulated))
+        assert backend_of(copied.run.model.like) == backend
+    with refuses(xpcap.OptionError, thing="backend", expected="the run's path"):
+        open_captioner(captioner.run, backend="numpy")
+
+
+def test_what_a_notebook_shows_is_short(ranked: Path, captioner: PictureCaptioner) -> None:
+    data = captioner.run.data()
+    (one,) = captioner.captions([photo(0)], policy=Beam(5, n_best=5), show=True, explain=True)
+    explained = captioner.caption(photo(0), explain=True)._replace(attention=[[0.25] * 4] * 9)
+    scores = xpcap.evaluate_run(captioner.run)
+    for shown in (captioner, captioner.run, data, data.split("val"), one, explained, scores):
+        assert len(repr(shown)) < 1000, type(shown)
+    assert repr(captioner) == f"PictureCaptioner(Run({str(ranked)!r}), 'histogram')"
+    assert "attention=" not in repr(captioner.caption(photo(0)))
 
 
 def test_a_captioner_opens_from_a_run_that_is_open_and_from_several(

@@ -1,5 +1,8 @@
 """Captions of new pictures by a run and its encoder: of files, folders, URLs, bytes and arrays."""
 
+import contextlib
+import functools
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xpcap.backend import backend_of, computing_on, use_backend
 from xpcap.encoders import (
     Encoder,
     PictureSource,
@@ -17,8 +21,9 @@ from xpcap.encoders import (
     is_url,
     read_picture,
     read_url,
+    scheme_of,
 )
-from xpcap.errors import DataError, NetworkError
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, NetworkError, OptionError
 from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
 from xpcap.report.records import PictureCaption, Postponed, Skipped
@@ -45,12 +50,14 @@ class PictureCaptioner:
     """A run and its encoder, opened once, to caption pictures of any kind.
 
     Pictures are paths; http and https URLs, as text; the contents of files as bytes, or files
-    opened for reading bytes; Pillow images; and arrays of uint8, as `xpcap.encoders.read_picture`
-    takes them. Text is a path or a URL: what a stranger sends is given as bytes.
+    opened for reading bytes; Pillow images; and arrays of uint8 in the order RGB, as
+    `xpcap.encoders.read_picture` takes them: OpenCV's order is BGR, give ``picture[..., ::-1]``.
+    Text is a path or a URL: what a stranger sends is given as bytes.
 
     Several threads may caption at a time. A caption does not depend on the thread, nor on other
     pictures, but for the last bits of its probabilities, since pictures that are captioned together
-    share matrix products.
+    share matrix products. Copies and pickles open the run's folder again, with its encoder, on the
+    same backend.
 
     Parameters
     ----------
@@ -68,6 +75,14 @@ class PictureCaptioner:
         default_factory=threading.Lock, init=False, repr=False, compare=False
     )
 
+    def __repr__(self) -> str:
+        return f"PictureCaptioner({self.run}, {self.encoder.name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        paths = [path.absolute() for path in self.run.paths]
+        changed = [max(file.stat().st_mtime_ns for file in path.iterdir()) for path in paths]
+        return _reopened, (backend_of(self.run.model.like), tuple(changed), *paths)
+
     def caption(
         self,
         picture: PictureSource,
@@ -80,7 +95,7 @@ class PictureCaptioner:
 
         Parameters
         ----------
-        picture : str, Path, bytes, file, PIL.Image.Image, or array (height, width, 3), uint8
+        picture : path, URL, bytes, file, PIL.Image.Image, or array (height, width, 3), uint8, RGB
         policy, attend, explain : Policy or None, and bool
             As in `caption_run`.
 
@@ -94,10 +109,10 @@ class PictureCaptioner:
         DataError
             The picture cannot be read, for the reason in the message.
         ValueError, TypeError
-            An array of another shape or dtype, or no picture at all.
+            An array of another shape or dtype, no picture at all, or no policy.
         """
-        _, feature = encode_picture("caption", picture, self.encoder)
         decoder = self.run.decoder(policy, attend, explain)
+        _, feature = encode_picture("caption", picture, self.encoder)
         (one,) = self._decode([Encoded(0, _name(picture), feature, None)], decoder)
         return one
 
@@ -110,11 +125,12 @@ class PictureCaptioner:
         explain: bool = False,
         show: bool = False,
         numbers: Iterable[int] | None = None,
-    ) -> "Iterator[PictureCaption | Skipped]":
+    ) -> Iterator[PictureCaption | Skipped]:
         """Captions of many pictures, in their order.
 
         Pictures are read as the results are asked for, and decoded 64 at a time; no more are in
         memory. One that cannot be read is told at once, or after those that were read before it.
+        An exception of the iterable comes after the captions of what it gave.
 
         Parameters
         ----------
@@ -127,29 +143,51 @@ class PictureCaptioner:
         numbers : iterable of int, or None
             Numbers of the pictures, which seed a policy that samples. None: 0, 1, ...
 
-        Yields
+        Returns
+        -------
+        captions : iterator of PictureCaption, or Skipped for a picture that cannot be read
+
+        Raises
         ------
-        caption : PictureCaption, or Skipped for a picture that cannot be read
+        TypeError
+            One picture, not several; or no policy.
         """
-        decoder = self.run.decoder(policy, attend, explain)
+        one = isinstance(pictures, str | bytes | bytearray | memoryview | os.PathLike)
+        if isinstance(pictures, np.ndarray):  # several, if of four axes, or of names
+            one = pictures.ndim != 4 and pictures.dtype.kind not in "OU"
+        if one or hasattr(pictures, "read") or not isinstance(pictures, Iterable):
+            came = f"is of type {type(pictures).__name__}"
+            cause = "of one picture, captions([picture]) or caption(picture)"
+            raise InvalidTypeError("captions", "pictures", came, "several pictures", cause)
+        numbered = zip(pictures, count() if numbers is None else numbers, strict=False)
+        return self._captions(numbered, self.run.decoder(policy, attend, explain), show)
+
+    def _captions(
+        self, numbered: Iterator[tuple[PictureSource, int]], decoder: Decoder, show: bool
+    ) -> Iterator[PictureCaption | Skipped]:
         waiting: list[Encoded | Skipped] = []
         encoded = 0  # of those
-        for source, number in zip(pictures, count() if numbers is None else numbers, strict=False):
+        ended: Exception | None = None
+        while ended is None:
             try:
-                picture, feature = encode_picture("caption_files", source, self.encoder)
-            except DataError as error:
-                kind = Postponed if isinstance(error, NetworkError) else Skipped
-                waiting.append(kind(_name(source), error.reason))
-            else:
-                name, shown = _name(source), picture if show else None
-                if show and is_url(name):
-                    shown = shrunk(picture)
-                waiting.append(Encoded(number, name, feature, shown))
-                encoded += 1
-            if not encoded or BATCH in (encoded, len(waiting) - encoded):
+                waiting.append(self._encoded(*next(numbered), show))
+                encoded += isinstance(waiting[-1], Encoded)
+            except Exception as error:  # StopIteration, or one that comes after what is finished
+                ended = error
+            if ended or not encoded or BATCH in (encoded, len(waiting) - encoded):
                 yield from self._decode(waiting, decoder)
                 waiting, encoded = [], 0
-        yield from self._decode(waiting, decoder)
+        if not isinstance(ended, StopIteration):
+            raise ended
+
+    def _encoded(self, source: PictureSource, number: int, show: bool) -> Encoded | Skipped:
+        name = _name(source)
+        try:
+            picture, feature = encode_picture("caption_files", source, self.encoder)
+        except (DataError, InvalidTypeError, InvalidValueError) as error:
+            return (Postponed if isinstance(error, NetworkError) else Skipped)(name, error.reason)
+        shown = shrunk(picture) if show and is_url(name) else picture
+        return Encoded(number, name, feature, shown if show else None)
 
     def _decode(self, waiting: Sequence[Encoded | Skipped], decoder: Decoder) -> Iterator[Any]:
         """Each encoded picture as a caption; those that were skipped as they are."""
@@ -157,7 +195,8 @@ class PictureCaptioner:
         found: Iterator[PictureCaption] = iter(())
         if encoded:
             numbers, names, rows, _ = zip(*encoded, strict=True)
-            with blas().turn(), self._decoding:  # in this order, so that none waits for the other
+            # in this order, so that none waits for the other
+            with blas().turn(), self._decoding, computing_on(self.run.model.like):
                 features = self.run.preprocessing(np.stack(rows))
                 found = iter(decoder(names, features, np.array(numbers)))
         for one in waiting:
@@ -167,13 +206,20 @@ class PictureCaptioner:
                 yield one
 
 
-def open_captioner(run: "Run[Captioner] | str | Path | Sequence[str | Path]") -> PictureCaptioner:
+def open_captioner(
+    run: Run[Any] | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    backend: str | None = None,
+) -> PictureCaptioner:
     """Open a run folder, or several as one, with its encoder, to caption pictures in a program.
 
     Parameters
     ----------
     run : str, Path or Run, or sequence of str or Path
         A run folder, several, or a run that is open.
+    backend : str or None
+        Where captions are decoded, in any thread, as of `use_backend`: "numpy", "cupy", "cupy:1".
+        None: the backend in force.
 
     Returns
     -------
@@ -184,12 +230,24 @@ def open_captioner(run: "Run[Captioner] | str | Path | Sequence[str | Path]") ->
     DataError
         As in `open_run`; or the run's features come from no encoder of this package, or from one
         whose package is missing.
+    BackendError, OptionError
+        As of `use_backend`; or a run that is open is given with a backend.
     """
     if isinstance(run, Run):
-        opened: Run[Any] = run
-    else:
-        opened = open_runs([run] if isinstance(run, str | Path) else run)
+        if backend is not None:
+            came = "is given with a run that is open, which has its backend"
+            raise OptionError("open_captioner", "`backend`", came, "the run's path")
+        return PictureCaptioner(run, run.encoder("open_captioner"))
+    with contextlib.nullcontext() if backend is None else use_backend(backend):
+        paths = [run] if isinstance(run, str | os.PathLike) else run
+        opened = open_runs([Path(path) for path in paths])
     return PictureCaptioner(opened, opened.encoder("open_captioner"))
+
+
+@functools.lru_cache(maxsize=1)  # pools of processes send a captioner with every few pictures
+def _reopened(backend: str, changed: tuple[int, ...], *paths: Path) -> PictureCaptioner:
+    """The captioner of a copy or pickle; `changed`, when its folders did last, is of the key."""
+    return open_captioner(paths, backend=backend)
 
 
 def caption_files(
@@ -283,8 +341,11 @@ def shrunk(picture: np.ndarray) -> np.ndarray:
 
 
 def _name(source: PictureSource) -> str:
-    """A path, URL or the name of an open file; else empty."""
-    return str(source if isinstance(source, str | Path) else getattr(source, "name", None) or "")
+    """A path, URL or the name of an open file; else empty. Of a data URL how it begins."""
+    if not isinstance(source, str | os.PathLike):
+        return str(getattr(source, "name", None) or "")
+    name = os.fsdecode(source)
+    return name if scheme_of(name) != "data" else name.partition(",")[0]
 
 
 def find_sources(
@@ -293,9 +354,9 @@ def find_sources(
     """URLs as text and picture files as paths, in order; and the paths that hold none."""
     pictures: list[str | Path] = []
     skipped: list[Skipped] = []
-    for path in [paths] if isinstance(paths, str | Path) else paths:
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         try:
-            if is_url(path):
+            if scheme_of(path):  # of one that cannot be read, reading says why
                 pictures.append(str(path))
             else:
                 pictures += find_pictures([path])
