@@ -13,6 +13,7 @@ for requirement in (
     *extras["dev"],
     *extras["kernels"],
     *extras["images"],
+    *extras["serve"],
 ):
     name, oldest = re.match(r"([\w-]+)[>=]=([\w.]+)", requirement).groups()
     print(f"{name}=={oldest}")

@@ -1,0 +1,201 @@
+"""A web service under load: latency, clients that leave, uploads that stall, and SIGTERM.
+
+    python -m benchmarks.serving runs/flickr8k photos
+    python -m benchmarks.serving runs/flickr8k photos --service old_service.py
+
+Starts the service by uvicorn on a free port of 127.0.0.1, and sends it the files of a folder, each
+as the body of a POST to /caption. Memory is read from /proc: it needs Linux, and two cores, one for
+the clients. All of it takes up to two minutes.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+HOST = "127.0.0.1"
+START, ANSWER = 60.0, 60.0  # seconds that a start or an answer may take
+CLIENTS = (1, 8, 32)
+LEAVING, STALLED, LIVE = 200, 40, 100
+PAUSE = 0.5  # seconds in which requests reach the service before something happens to them
+STALL = 40.0  # seconds for which stalled uploads are watched
+LENGTH, SENT = 19_500_000, 19_000_000  # bytes of a stalled upload: announced, sent
+
+
+class Service:
+    """A service in a process of its own. A listening socket is handed to it, so that requests may
+    come before it is ready.
+    """
+
+    def __init__(self, file: Path, run: Path) -> None:
+        listening = socket.create_server((HOST, 0), backlog=1024)
+        self.port: int = listening.getsockname()[1]
+        quiet = ["--log-level", "error", "--no-access-log"]
+        app = f"{file.stem}:app"
+        command = [sys.executable, "-m", "uvicorn", app, "--fd", str(listening.fileno()), *quiet]
+        paths = os.pathsep.join([str(file.parent.resolve()), str(ROOT)])
+        more = {"RUN": str(run.resolve()), "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            command, env=os.environ | more, pass_fds=[listening.fileno()]
+        )
+        listening.close()
+
+    def megabytes(self, kind: str = "VmRSS") -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text().split()
+        return int(status[status.index(f"{kind}:") + 1]) / 1000
+
+    async def send(self, content: bytes, length: int | None = None) -> "Connection":
+        connection = await asyncio.open_connection(HOST, self.port)
+        connection[1].write(request(content, length))
+        return connection
+
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def request(content: bytes, length: int | None = None) -> bytes:
+    head = f"POST /caption HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {length or len(content)}"
+    return head.encode() + b"\r\n\r\n" + content
+
+
+async def status(connection: Connection) -> str:
+    """The status of an answer, which is read whole; or ``closed``."""
+    try:
+        head = (await connection[0].readuntil(b"\r\n\r\n")).lower()
+        length = int(head.partition(b"content-length:")[2].split()[0])
+        await connection[0].readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return "closed"
+    return head.split()[1].decode()
+
+
+async def load(service: Service, pictures: Sequence[bytes], clients: int, seconds: float) -> None:
+    """Clients that each send their next picture when the last one is answered."""
+    times: list[float] = []
+    statuses = Counter[str]()
+    start = time.perf_counter()
+
+    async def client(number: int) -> None:
+        connection = await asyncio.open_connection(HOST, service.port)
+        while (began := time.perf_counter()) < start + seconds:
+            connection[1].write(request(pictures[number % len(pictures)]))
+            found = await asyncio.wait_for(status(connection), ANSWER)
+            statuses[found] += 1
+            if found == "closed":
+                break
+            times.append(time.perf_counter() - began)
+            number += clients
+        connection[1].close()
+
+    await asyncio.gather(*map(client, range(clients)))
+    took = time.perf_counter() - start
+    cuts = statistics.quantiles(times, n=100)
+    row(f"{clients} clients, answers", len(times) / took, f"1/s ({told(statuses)})")
+    row(f"{clients} clients, median", cuts[49] * 1000, "ms")
+    row(f"{clients} clients, 99th percentile", cuts[98] * 1000, "ms")
+    row(f"{clients} clients, memory", service.megabytes(), "MB")
+
+
+async def leaving(service: Service, picture: bytes) -> None:
+    """The wait of a client that comes after many others have left, and tries until it is served."""
+    connections = [await service.send(picture) for _ in range(LEAVING)]
+    await asyncio.sleep(PAUSE)
+    close(connections)
+    start, statuses = time.perf_counter(), Counter[str]()
+    while not statuses["200"]:
+        connection = await service.send(picture)
+        statuses[await asyncio.wait_for(status(connection), ANSWER)] += 1
+        close([connection])
+    what = f"a caption after {LEAVING} clients have left"
+    row(what, time.perf_counter() - start, f"s ({told(statuses)})")
+
+
+async def stalled(service: Service, picture: bytes) -> None:
+    """Memory that uploads hold which never finish, and how long the service bears them."""
+    row("memory", service.megabytes(), "MB")
+    connections = [await service.send(bytes(SENT), LENGTH) for _ in range(STALLED)]
+    start = time.perf_counter()
+    answers = [asyncio.create_task(status(connection)) for connection in connections]
+    await asyncio.sleep(4 * PAUSE)
+    row(f"memory with {STALLED} uploads that stall", service.megabytes(), "MB")
+    began, beside = time.perf_counter(), await service.send(picture)
+    found = await asyncio.wait_for(status(beside), ANSWER)
+    row("an answer beside them", time.perf_counter() - began, f"s ({found})")
+    _, still = await asyncio.wait(answers, timeout=start + STALL - time.perf_counter())
+    statuses = Counter(task.result() for task in answers if task.done())
+    row("they were answered within", time.perf_counter() - start, f"s ({told(statuses)})")
+    row(f"uploads that still stall after {STALL:g} s", len(still), "")
+    close([*connections, beside])
+    await asyncio.gather(*answers)
+    row("peak memory", service.megabytes("VmHWM"), "MB")
+
+
+async def terminated(service: Service, picture: bytes) -> None:
+    """The seconds that the service takes to exit with many requests, and what they hear."""
+    connections = [await service.send(picture) for _ in range(LIVE)]
+    answers = asyncio.gather(*map(status, connections))
+    await asyncio.sleep(PAUSE)
+    start = time.perf_counter()
+    service.process.send_signal(signal.SIGTERM)
+    await asyncio.to_thread(service.process.wait, ANSWER)
+    took = time.perf_counter() - start
+    row(f"exit at SIGTERM with {LIVE} requests", took, f"s ({told(Counter(await answers))})")
+    close(connections)
+
+
+def close(connections: Sequence[Connection]) -> None:
+    for _, writer in connections:
+        writer.transport.abort()
+
+
+def told(statuses: Counter[str]) -> str:
+    return "; ".join(f"{count} x {found}" for found, count in sorted(statuses.items()))
+
+
+def row(what: str, value: float, unit: str) -> None:
+    print(f'"{what}",{value:.3g},{unit}', flush=True)
+
+
+async def measure(service: Service, pictures: Sequence[bytes], seconds: float) -> None:
+    first = await service.send(pictures[0])
+    row("first answer after the start", 0, await asyncio.wait_for(status(first), START))
+    for clients in CLIENTS:
+        await load(service, pictures, clients, seconds)
+    await leaving(service, pictures[0])
+    await stalled(service, pictures[0])
+    await terminated(service, pictures[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("pictures", type=Path, help="a folder of picture files")
+    parser.add_argument("--service", type=Path, default=ROOT / "docs" / "howto" / "service.py")
+    parser.add_argument(
+        "--seconds", type=float, default=10, help="of load for each number of clients"
+    )
+    given = parser.parse_args()
+    pictures = [path.read_bytes() for path in sorted(given.pictures.iterdir()) if path.is_file()]
+    service = Service(given.service, given.run)
+    try:
+        asyncio.run(measure(service, pictures, given.seconds))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            service.process.kill()
+        service.process.wait()
+
+
+if __name__ == "__main__":
+    main()
