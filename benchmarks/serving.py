@@ -10,7 +10,6 @@ the clients. All of it takes up to two minutes.
 
 import argparse
 import asyncio
-import contextlib
 import os
 import signal
 import socket
@@ -40,7 +39,7 @@ class Service:
     def __init__(self, file: Path, run: Path) -> None:
         listening = socket.create_server((HOST, 0), backlog=1024)
         self.port: int = listening.getsockname()[1]
-        quiet = ["--log-level", "error", "--no-access-log"]
+        quiet = ["--log-level", "critical", "--no-access-log"]
         app = f"{file.stem}:app"
         command = [sys.executable, "-m", "uvicorn", app, "--fd", str(listening.fileno()), *quiet]
         paths = os.pathsep.join([str(file.parent.resolve()), str(ROOT)])
@@ -167,8 +166,10 @@ def row(what: str, value: float, unit: str) -> None:
 
 
 async def measure(service: Service, pictures: Sequence[bytes], seconds: float) -> None:
-    first = await service.send(pictures[0])
-    row("first answer after the start", 0, await asyncio.wait_for(status(first), START))
+    start, first = time.perf_counter(), await service.send(pictures[0])
+    found = await asyncio.wait_for(status(first), START)
+    row("first answer after the start", time.perf_counter() - start, f"s ({found})")
+    close([first])
     for clients in CLIENTS:
         await load(service, pictures, clients, seconds)
     await leaving(service, pictures[0])
@@ -192,8 +193,7 @@ def main() -> None:
     try:
         asyncio.run(measure(service, pictures, given.seconds))
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            service.process.kill()
+        service.process.kill()
         service.process.wait()
 
 
