@@ -1,6 +1,6 @@
 """Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, those that end in `whole`
-with signature and docstring, and the tables of device mutants, of a command's options and of scores.
-`make excerpts` runs this.
+with signature and docstring, ```python FILE fences, and the tables of device mutants, of a
+command's options and of scores. `make excerpts` runs this.
 """
 
 import ast
@@ -24,7 +24,7 @@ from xpcap.shapes.scoring import NAMED
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-FENCE = re.compile(r"^```python (\S+) (\S+)( whole)?\n(?:.*\n)*?```$", re.MULTILINE)
+FENCE = re.compile(r"^(```python (\S+)(?: (\S+))?( whole)?)\n(?:.*\n)*?```$", re.MULTILINE)
 TABLE = re.compile(r"^\| mutant \|.*\n(?:\|.*\n)+", re.MULTILINE)
 ARRAYS = re.compile(r"^(<!-- arrays of (\S+) -->\n)(?:\|.*\n)+", re.MULTILINE)
 COMMAND = re.compile(r"^(<!-- options of (\w+) -->\n)(?:\|.*\n)+", re.MULTILINE)
@@ -72,8 +72,10 @@ def _without_unread(statements: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def whole(file: str, function: str) -> str:
-    """The source of a function."""
+    """The source of a function, or of a file."""
     text = (ROOT / file).read_text(encoding="utf-8")
+    if not function:
+        return text
     node = function_named(text, function)
     return "".join(text.splitlines(keepends=True)[node.lineno - 1 : node.end_lineno])
 
@@ -99,9 +101,9 @@ def filled(page: str) -> str:
     """The text of a page with every excerpt and table as the code has it now."""
 
     def fill(fence: re.Match[str]) -> str:
-        file, function, entire = fence.groups(default="")
-        code = whole(file, function) if entire else excerpt(file, function)
-        return f"```python {file} {function}{entire}\n{code}```"
+        heading, file, function, entire = fence.groups(default="")
+        code = excerpt(file, function) if function and not entire else whole(file, function)
+        return f"{heading}\n{code}```"
 
     page = FENCE.sub(fill, page)
     page = ARRAYS.sub(lambda match: f"{match[1]}{arrays(match[2])}\n", page)

@@ -18,8 +18,8 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from xpcap import open_captioner
-from xpcap.runs import PictureCaption, PictureCaptioner, Skipped
+from xpcap import PictureCaption, Skipped, open_captioner
+from xpcap.runs import PictureCaptioner
 
 MOST = 20_000_000  # bytes of a request
 HELD = 100_000_000  # bytes of all requests
@@ -39,17 +39,16 @@ class Queue:
 
     async def work(self, captioner: PictureCaptioner) -> None:
         while await self.arrived.wait():
-            turns = [*self.waiting][:TOGETHER]
-            pictures = [self.waiting.pop(turn) for turn in turns]
-            if not self.waiting:
-                self.arrived.clear()
-            try:
-                results = await asyncio.to_thread(list, captioner.captions(pictures))
-                for turn, result in zip(turns, results, strict=True):
-                    turn.set_result(result)
-            except Exception as error:  # its requests are answered by 500, and the next are served
-                for turn in turns:
-                    turn.set_exception(error)
+            self.arrived.clear()
+            while turns := [*self.waiting][:TOGETHER]:
+                pictures = [self.waiting.pop(turn) for turn in turns]
+                try:
+                    results = await asyncio.to_thread(list, captioner.captions(pictures))
+                    for turn, result in zip(turns, results, strict=True):
+                        turn.set_result(result)
+                except Exception as error:  # they are answered by 500, and the next ones served
+                    for turn in turns:
+                        turn.set_exception(error)
 
     def stop(self) -> None:
         """Refuse every request but those that are being captioned, so that the server can exit."""
@@ -66,12 +65,13 @@ class Queue:
         async def receive() -> Message:
             nonlocal size
             message = await request.receive()
-            size += len(message.get("body", b""))
-            self.held += len(message.get("body", b""))
-            if size > MOST:
+            more = len(message.get("body", b""))
+            if size + more > MOST:
                 raise HTTPException(413, f"a request may have {MOST:,} bytes")
-            if self.held > HELD:
+            if self.held + more > HELD:
                 raise busy("too many uploads at once")
+            size += more
+            self.held += more
             return message
 
         upload = asyncio.create_task(read(Request(request.scope, receive)))

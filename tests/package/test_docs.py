@@ -54,7 +54,7 @@ COMMANDS, LAYERS = DOCS["reference/commands.md"], DOCS["explain/layers.md"]
 FENCE = re.compile(r"^ *```(.*)\n((?:.*\n)*?) *```$", re.MULTILINE)
 FENCES = [(name, info, code) for name, text in DOCS.items() for info, code in FENCE.findall(text)]
 PROGRAMS = sorted({name for name, info, _ in FENCES if info.endswith(" whole")})
-SERVICE = "python service"  # tests/runs/test_new_pictures.py runs it
+SERVICE = "python docs/howto/service.py"  # test_service.py runs it
 BLOCKS = [
     code
     for name, info, code in (*(("README.md", *fence) for fence in FENCE.findall(README)), *FENCES)

@@ -1,14 +1,11 @@
 """Captions of new pictures in a program: any kind of picture, from any thread."""
 
-import asyncio
 import base64
 import copy
 import io
-import json
 import multiprocessing
 import os
 import pickle
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,8 +34,6 @@ from xpcap.runs import (
 from xpcap.shapes import picture_of
 
 Image = pytest.importorskip("PIL.Image")
-
-SERVE = Path(__file__).parents[2] / "docs" / "howto" / "serve.md"
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 
@@ -313,74 +308,3 @@ def test_a_captioner_opens_from_a_run_that_is_open_and_from_several(
     Path("val.png").write_bytes(png(photo(2)))
     (both,) = answer("caption", run, run, "val.png")
     assert open_captioner([run, run]).caption("val.png").probabilities == both["probabilities"]
-
-
-CHUNK = 1 << 16
-
-
-async def post(app: Any, content: bytes) -> tuple[int, dict[str, Any], int]:
-    """Status and answer of an ASGI application, and how many bytes of the content it read."""
-    starts = list(range(0, len(content), CHUNK)) or [0]
-    sent: list[dict[str, Any]] = []
-    read = 0
-
-    async def receive() -> dict[str, Any]:
-        nonlocal read
-        start = starts.pop(0)
-        read += len(part := content[start : start + CHUNK])
-        return {"type": "http.request", "body": part, "more_body": bool(starts)}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": "/caption",
-        "raw_path": b"/caption",
-        "query_string": b"",
-        "headers": [],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 80),
-    }
-    await app(scope, receive, send)
-    body = b"".join(message.get("body", b"") for message in sent[1:])
-    return sent[0]["status"], json.loads(body), read
-
-
-def test_the_service_of_the_docs_serves_eight_clients_and_refuses_bad_uploads(
-    ranked: Path, captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("fastapi", reason="FastAPI is not installed")
-    monkeypatch.setenv("RUN", str(ranked))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the service sets it
-    code = re.search(r"^```python service\n(.*?)^```", SERVE.read_text(), re.S | re.M)
-    assert code
-    service: dict[str, Any] = {}
-    exec(compile(code[1], "service.py", "exec"), service)
-    app = service["app"]
-    contents = [png(photo(number)) for number in range(8)]
-
-    async def eight() -> list[tuple[int, dict[str, Any], int]]:
-        return await asyncio.gather(*(post(app, content) for content in contents))
-
-    for content, (status, reply, _) in zip(contents, asyncio.run(eight()), strict=True):
-        one = captioner.caption(content)
-        assert status == 200
-        assert reply == {"caption": one.caption, "probabilities": one.probabilities}
-    for content, status, words in (
-        (b"", 422, "is empty"),
-        (b"<html>not found</html>", 422, "it is an HTML page"),
-        (contents[0][:200], 422, "damaged"),
-        (png(np.zeros((5001, 5000, 3), np.uint8)), 422, "5000 x 5001 pixels"),
-        (bytes(30_000_000), 413, "20,000,000 bytes"),
-    ):
-        found, reply, read = asyncio.run(post(app, content))
-        assert found == status
-        assert words in reply["detail"]
-        assert read <= 20_000_000 + CHUNK  # the rest of a huge upload is not taken
-    assert asyncio.run(post(app, contents[0]))[0] == 200
-    service["pool"].shutdown()

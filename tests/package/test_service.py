@@ -1,0 +1,274 @@
+"""The web service of the docs answers every form of upload, and bounds what can pile up."""
+
+import asyncio
+import base64
+import contextlib
+import http.client
+import importlib.util
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xpcap import PictureCaption, open_captioner
+from xpcap.shapes import picture_of
+
+for package in ("fastapi", "uvicorn", "python_multipart"):
+    pytest.importorskip(package, reason="the serve extra is not installed")
+httpx = pytest.importorskip("httpx")
+Image = pytest.importorskip("PIL.Image")
+
+ROOT = Path(__file__).parents[2]
+HOWTO = ROOT / "docs" / "howto"
+CHUNK = 1 << 16
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the service sets it
+    spec = importlib.util.spec_from_file_location("service", HOWTO / "service.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def answers(service: ModuleType, *requests: dict[str, Any]) -> list[Any]:
+    """Answers to requests that are sent at once."""
+
+    async def send() -> list[Any]:
+        transport = httpx.ASGITransport(service.app, raise_app_exceptions=False)
+        async with (
+            service.lifespan(service.app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+        ):
+            found = await asyncio.gather(*(client.post("/caption", **one) for one in requests))
+            assert service.app.state.queue.held == 0
+            return found
+
+    return asyncio.run(send())
+
+
+def png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_every_form_of_upload_is_captioned_as_by_the_captioner_and_bad_ones_say_why(
+    service: ModuleType, ranked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUN", str(ranked))
+    read = 0
+
+    async def huge() -> AsyncIterator[bytes]:
+        nonlocal read
+        while read < 2 * service.MOST:
+            read += CHUNK
+            yield bytes(CHUNK)
+
+    content = png(picture_of("val00001.png"))
+    url = b"data:image/png;base64," + base64.b64encode(content)
+    good: list[dict[str, Any]] = [
+        {"content": content},
+        {"content": content, "headers": {"content-type": "application/x-www-form-urlencoded"}},
+        {"files": {"file": content}},
+        {"content": url},
+        {"data": {"file": url}, "files": {"ignored": b""}},
+    ]
+    large = png(np.zeros((5001, 5000, 3), np.uint8))
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    bad: list[tuple[dict[str, Any], int, str]] = [
+        ({"content": b""}, 422, "is empty"),
+        ({"content": b"<html>not found</html>"}, 422, "it is an HTML page"),
+        ({"content": content[:200]}, 422, "damaged"),
+        ({"content": large}, 422, "5000 x 5001 pixels"),
+        ({"files": {"photo": content}}, 422, "no field of the name `file`"),
+        ({"content": b"data:image/png,abc"}, 422, "data:image/...;base64"),
+        ({"content": url[:-3]}, 422, "data:image/...;base64"),
+        ({"files": [("file", content), ("file", content)]}, 400, "Too many files"),
+        ({"content": b"no form", "headers": form}, 400, "Invalid multipart data"),
+        ({"content": huge()}, 413, "20,000,000 bytes"),
+    ]
+    found = answers(service, *good, *(request for request, _, _ in bad))
+    one = open_captioner(ranked).caption(content)
+    for reply in found[: len(good)]:
+        assert reply.status_code == 200, reply.text
+        told = reply.json()
+        assert (told["caption"], told["words"]) == (one.caption, [*one.split()])
+        assert told["probabilities"] == pytest.approx(one.probabilities, abs=1e-6)
+    for reply, (_, status, words) in zip(found[len(good) :], bad, strict=True):
+        assert (reply.status_code, words in reply.json()["detail"]) == (status, True), reply.text
+    assert read <= service.MOST + CHUNK
+
+
+class Stub:
+    """Gives pictures back as captions."""
+
+    def captions(self, pictures: list[bytes]) -> Iterator[PictureCaption]:
+        for picture in pictures:
+            if picture == b"fault":
+                raise MemoryError
+            yield PictureCaption("", picture.decode(), [1.0], [])
+
+
+def test_an_upload_that_stalls_is_ended(
+    service: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stalling() -> AsyncIterator[bytes]:
+        yield b"part"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(service, "open_captioner", lambda run: Stub())
+    monkeypatch.setattr(service, "SECONDS", 0.01)
+    (reply,) = answers(service, {"content": stalling()})
+    assert (reply.status_code, reply.headers["connection"]) == (408, "close")
+
+
+def test_an_upload_is_refused_while_others_hold_as_many_bytes_as_all_may(
+    service: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def early() -> AsyncIterator[bytes]:
+        yield b"abc"
+        begun.set()
+        await ended.wait()
+
+    async def late() -> AsyncIterator[bytes]:
+        await begun.wait()
+        ended.set()
+        yield b"def"
+
+    monkeypatch.setattr(service, "open_captioner", lambda run: Stub())
+    monkeypatch.setattr(service, "HELD", 5)
+    served, refused = answers(service, {"content": early()}, {"content": late()})
+    assert served.json() == {"caption": "abc", "words": ["abc"], "probabilities": [1.0]}
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+
+
+def test_a_fault_of_the_model_is_answered_and_later_pictures_are_captioned(
+    service: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "open_captioner", lambda run: Stub())
+    monkeypatch.setattr(service, "TOGETHER", 1)
+    found = answers(service, {"content": b"fault"}, {"content": b"abc"})
+    assert [reply.status_code for reply in found] == [500, 200]
+
+
+def test_its_description_has_uploads_of_files_words_probabilities_and_every_status(
+    service: ModuleType,
+) -> None:
+    told = service.app.openapi()
+    post = told["paths"]["/caption"]["post"]
+    body = post["requestBody"]["content"]
+    assert body["multipart/form-data"]["schema"]["properties"]["file"]["format"] == "binary"
+    assert body["application/octet-stream"]["schema"]["format"] == "binary"
+    assert "text/plain" in body
+    assert told["components"]["schemas"]["Caption"]["required"] == [
+        "caption",
+        "words",
+        "probabilities",
+    ]
+    table = (
+        (HOWTO / "serve.md").read_text(encoding="utf-8").split("| status | cause |\n|---|---|\n")
+    )
+    rows = table[1].split("\n\n")[0].splitlines()
+    assert [row.split(" ")[1] for row in rows] == sorted(post["responses"])
+
+
+SERVER = """
+import sys, service, uvicorn
+from test_service import Stub
+
+class Slow(Stub):
+    def captions(self, pictures):
+        print(len(pictures), flush=True)
+        sys.stdin.readline()
+        yield from super().captions(pictures)
+
+service.open_captioner = lambda run: Slow()
+uvicorn.run(service.app, fd=int(sys.argv[1]), log_level="warning", access_log=False)
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A service whose captioner says how many pictures it was given, and reads a line for each
+    call before it answers; and its port, to which connections may be made at once.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        paths = map(str, (HOWTO, Path(__file__).parent, ROOT))
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(listening.fileno())],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            pass_fds=[listening.fileno()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        port = listening.getsockname()[1]
+    with process:
+        yield process, port
+        process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to wait for")
+def test_a_full_queue_refuses_drops_who_leaves_and_ends_at_sigterm(
+    service: ModuleType, server: tuple[subprocess.Popen[str], int]
+) -> None:
+    process, port = server
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def send(method: str = "POST", path: str = "/caption") -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request(method, path, b"a" if method == "POST" else None)
+        return opened.enter_context(contextlib.closing(connection))
+
+    def until_waiting(count: int) -> None:
+        while json.load(send("GET", "/health").getresponse()) != {"waiting": count}:
+            pass
+
+    def go_on() -> None:
+        process.stdin.write("\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+
+    with contextlib.ExitStack() as opened:
+        first = send()
+        assert process.stdout.readline() == "1\n"
+        later = [send() for _ in range(service.WAITING)]
+        until_waiting(service.WAITING)
+        refused = send().getresponse()
+        assert (refused.status, refused.getheader("Retry-After")) == (503, "1")
+        for one in later[::2]:
+            one.close()
+        until_waiting(service.WAITING // 2)
+        go_on()
+        assert first.getresponse().status == 200
+        assert process.stdout.readline() == f"{service.TOGETHER}\n"  # at once
+        uploading = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+        head = b"POST /caption HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue"
+        uploading.sendall(head + b"\r\n\r\n")
+        assert uploading.recv(CHUNK).startswith(b"HTTP/1.1 100 ")  # it is being received
+        process.send_signal(signal.SIGTERM)
+        assert uploading.recv(CHUNK).startswith(b"HTTP/1.1 503 ")
+        stayed = later[1::2]
+        captioned, rest = stayed[: service.TOGETHER], stayed[service.TOGETHER :]
+        assert {one.getresponse().status for one in rest} == {503}
+        go_on()
+        assert {one.getresponse().status for one in captioned} == {200}
+        assert process.stdout.read() == ""  # nothing else was captioned
+        assert process.wait(60) == -signal.SIGTERM
