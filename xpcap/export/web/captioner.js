@@ -60,14 +60,17 @@ async function fetchManifest() {
 }
 
 // Made of a blob, so that the page's Content-Security-Policy holds in it: from a URL of its own, a
-// worker has the policy of that URL's headers, and a plain server sends none.
+// worker has the policy of that URL's headers, and a plain server sends none. It answers with id 0
+// once its modules are there, which Firefox tells in no other way.
 function startWorker(onBytes) {
-  const source = `import ${JSON.stringify(new URL("worker.js", FOLDER).href)};`;
+  const source = `import(${JSON.stringify(new URL("worker.js", FOLDER).href)}).then(
+    () => postMessage({ id: 0 }), ({ message: error }) => postMessage({ id: 0, error }))`;
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
   const worker = new Worker(url, { type: "module" });
   const waiting = new Map();
   let count = 0;
   let stopped = null;
+  const answer = (id) => new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
   const stop = (error) => {
     stopped ??= error;
     worker.terminate();
@@ -80,15 +83,18 @@ function startWorker(onBytes) {
     waiting.delete(data.id);
     return "error" in data ? reject(new Error(data.error)) : resolve(data.result);
   };
-  worker.onerror = async ({ message }) => {
-    const why = message || (await globalThis.findUnserved("worker.js", FOLDER));
-    stop(new Error(why || "A part of the captioner did not load. The browser's console says why."));
-  };
-  const ask = (message) => new Promise((resolve, reject) => {
+  worker.onerror = ({ message }) => stop(new Error(message || "The browser lets no worker start."));
+  const loaded = answer(0).catch(async (error) => {
+    const why = await globalThis.findUnserved("worker.js", FOLDER);
+    throw why ? new Error(why) : error;
+  });
+  loaded.catch(() => {}); // those who ask are told
+  const ask = async (message) => {
+    await loaded;
     if (stopped) throw stopped;
     count += 1;
-    waiting.set(count, { resolve, reject });
     worker.postMessage({ id: count, ...message });
-  });
+    return answer(count);
+  };
   return { ask, stop };
 }
