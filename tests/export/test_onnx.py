@@ -19,6 +19,7 @@ from runs import config_of
 from xpcap.data.dataset import Source
 from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.decoding.decode import Decoded
 from xpcap.encoders import find_encoder
 from xpcap.errors import OptionError
 from xpcap.layers.cells import CELLS, loop_of
@@ -69,8 +70,12 @@ def raw_features(run: Run, n: int = N) -> np.ndarray:
 
 def greedy(run: Run[CaptioningRNN], features: np.ndarray) -> np.ndarray:
     """Captions (n, MOST) of raw features."""
+    return decoded(run, features).captions[:, 0]
+
+
+def decoded(run: Run[CaptioningRNN], features: np.ndarray) -> Decoded:
     policy = limited(Policy(max_length=MOST), run.vocabulary, MOST)
-    return run.model.decode(run.preprocessing(features), policy).captions[:, 0]
+    return run.model.decode(run.preprocessing(features), policy)
 
 
 def texts(run: Run, captions: np.ndarray) -> list[str]:
@@ -131,8 +136,11 @@ def test_the_graphs_compute_the_runs_scores_and_captions(
         found, wanted = scores_along(tmp_path / "out", run, features)
         assert np.abs(wanted).max() > 1
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
-        ids, words = opened(files[2]).run(["captions", "words"], {"features": features})
+        outputs = ["captions", "words", "probabilities"]
+        ids, words, probabilities = opened(files[2]).run(outputs, {"features": features})
         np.testing.assert_array_equal(padded(ids), captions[:n])
+        likely = decoded(run, features).probabilities[:, 0]  # less than 1 without UNK's share
+        np.testing.assert_allclose(padded(probabilities), likely, rtol=0, atol=1e-5)
         assert [" ".join(filter(None, row)) for row in words] == texts(run, captions[:n])
 
 
@@ -147,7 +155,7 @@ def test_smaller_weights_make_smaller_files_and_nearly_the_same_scores(tmp_path:
         assert error > 1e-5 or weights == "float32"
         stored = onnx.load(folder / "step.onnx").graph.initializer
         sizes[weights] = sum(len(x.raw_data) for x in stored if x.name.partition(".")[0][0] == "W")
-        ids, _ = opened(folder / "greedy.onnx").run(None, {"features": raw_features(run)})
+        ids, *_ = opened(folder / "greedy.onnx").run(None, {"features": raw_features(run)})
         same = (padded(ids) == greedy(run, raw_features(run))).all(axis=1).sum()
         assert same >= N - 2, weights
     assert sizes["float16"] == sizes["float32"] / 2

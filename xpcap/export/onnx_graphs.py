@@ -184,23 +184,28 @@ def greedy_graph(
         graph.scope = "choice/"
         never = np.zeros(len(vocabulary), np.float32)
         never[[vocabulary.null, vocabulary.start, vocabulary.unk]] = -np.inf
-        best = (scores + weight(graph, "never", never)).argmax(axis=1)
-        chosen: Any = np.where(ended, vocabulary.null, best)
+        allowed = scores + weight(graph, "never", never)
+        chosen: Any = np.where(ended, vocabulary.null, allowed.argmax(axis=1))
+        top = scores.max(axis=1)  # probabilities are over the whole vocabulary, as in decoding
+        total = np.exp(scores - top[:, None]).sum(axis=1)
+        likelihood: Any = np.where(ended, np.float32(0), np.exp(allowed.max(axis=1) - top) / total)
         over = ended | (chosen == vocabulary.end)
         graph_output(graph, "go_on", (~over).astype(np.int64).sum() > 0)
         for name, x in zip(names, (chosen, over, *after[: len(state)]), strict=True):
             graph_output(graph, f"next_{name}", x)
         graph_output(graph, "written", chosen)
+        graph_output(graph, "likelihood", likelihood)
     graph.scope = "captions/"
-    ends = [*(f"last of {name}" for name in names), "by time"]
+    ends = [*(f"last of {name}" for name in names), "ids", "likelihoods"]
     first = (np.int64(most), np.bool_(True), *(x.name for x in carried))
     graph.add("Loop", *first, outputs=ends, body=body)
     ids, sizes = (
-        graph.node("Transpose", "by time"),
+        graph.node("Transpose", "ids"),
         ("N" if len(features) == BATCH else len(features), "T"),
     )
     texts = ["" if word in SPECIAL else word for word in vocabulary.idx_to_word]
     table = graph.constant(np.array(texts, dtype=object), "texts")
     graph.output("captions", ids, np.int64, sizes)
     graph.output("words", graph.node("Gather", table, ids), object, sizes)
+    graph.output("probabilities", graph.node("Transpose", "likelihoods"), np.float32, sizes)
     return graph
