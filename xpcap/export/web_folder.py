@@ -100,7 +100,7 @@ def export_web(
         features = add_encoder(graph, encoder, network, weights)
         graph_output(graph, "features", features, features.shape[0], *features.shape[1:])
         graphs["encoder.onnx"] = checked_model(graph, {"graph": "encoder"}, network)
-        about = {"kind": "network", "size": encoder.size, "grid": encoder.grid}
+        about = {"kind": "network", "grid": encoder.grid}
     elif isinstance(encoder, HistogramEncoder):
         about["grid"] = encoder.grid
     named = []

@@ -2,7 +2,6 @@
 
 import { normalise, logMean, search } from "./decode.js";
 import { encode } from "./histogram.js";
-import { BICUBIC, resize } from "./pixels.js";
 import { Ranker, readTensors, repeats } from "./ranking.js";
 
 const FORMAT = 1; // of captioner.json
@@ -117,14 +116,13 @@ class Engine {
 
   // Features (1, ...) of a picture as the encoder gives them.
   async encode(picture) {
-    const { kind, side, grid, size } = this.manifest.encoder;
+    const { kind, side, grid } = this.manifest.encoder;
     if (kind === "histogram") {
       const { features, area } = encode(picture, side, grid);
       const shape = grid === null ? [features.length] : [grid ** 2, features.length / grid ** 2];
       return { features: new this.ort.Tensor("float32", features, [1, ...shape]), area };
     }
-    const [height, width] = size;
-    const { data } = resize(picture, width, height, BICUBIC);
+    const { width, height, data } = picture; // of any size: the graph scales it
     const pixels = new this.ort.Tensor("uint8", data, [1, height, width, 3]);
     const { features } = await this.sessions["encoder.onnx"].run({ pixels });
     return { features, area: { top: 0, left: 0, bottom: 1, right: 1 } };
