@@ -31,10 +31,11 @@ import PIL
 from PIL import Image
 
 from xpcap.export import web_folder
-from xpcap.export.web_folder import MODULES, export_web
+from xpcap.export.web_folder import export_web
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(web_folder.__file__).parent / "web"
+MODULES = {path.name for path in SOURCE.glob("*.js")}
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
 
@@ -55,7 +56,6 @@ def test_the_command_writes_a_folder_and_never_over_one(run: Path, runtime: Path
     before = contents_of(Path("page"))
     names = {path.as_posix() for path in before}
     assert {"index.html", "captioner.json", "runtime/ort.js", *MODULES} <= names
-    assert {*SOURCE.glob("*.js")} == {SOURCE / name for name in MODULES}
     assert b"Copyright (c) Microsoft Corporation" in before[Path("runtime/LICENSE.txt")]
     failing(["export", run, "--web", "page"], "page exists, and is not overwritten")
     assert contents_of(Path("page")) == before

@@ -42,21 +42,6 @@ SHA256 = {  # of its files that a page needs, to that of the version
 TARBALL = f"{RUNTIME}-{VERSION}.tgz"
 HAVE = (TARBALL, f"node_modules/{RUNTIME}")  # where npm leaves it
 MOST_RUNTIME = 64 << 20  # bytes of a file of the runtime
-MODULES = (
-    "pixels.js",
-    "pictures.js",
-    "histogram.js",
-    "decode.js",
-    "ranking.js",
-    "engine.js",
-    "worker.js",
-    "served.js",
-    "captioner.js",
-    "drawing.js",
-    "page.js",
-    "start.js",
-)
-LICENCE = "runtime-licence.txt"
 WIDTH = 5  # of the beam of a run that ranks nothing, and captions that are shown
 PACKED = ".bin"  # behind names of files as of `pack`: some servers refuse suffixes without a type
 
@@ -85,6 +70,8 @@ def export_web(
         exists or cannot be written to; the run's encoder is no ONNX graph and no histogram.
     OptionError : as in `export_onnx`.
     """
+    from PIL import Image
+
     folder = Path(folder)
     require_exportable("export_web", run, folder, weights)
     encoder = _encoder_of(run)
@@ -157,7 +144,11 @@ def export_web(
         },
         "best": WIDTH,
         "ranking": _settings(ranker),
-        "pictures": {"most_pixels": _most_pixels(), "most_bytes": MOST_BYTES, "longest": LONGEST},
+        "pictures": {
+            "most_pixels": Image.MAX_IMAGE_PIXELS or 1 << 53,
+            "most_bytes": MOST_BYTES,
+            "longest": LONGEST,
+        },
     }
     files["captioner.json"] = json.dumps(manifest, ensure_ascii=False, indent=1).encode()
     files["index.html"] = render(
@@ -171,8 +162,8 @@ def export_web(
     )
     files["runtime/ort.js"] = engine["ort.wasm.bundle.min.mjs"]  # nginx has no type for .mjs
     source = resources.files("xpcap.export") / "web"
-    files["runtime/LICENSE.txt"] = (source / LICENCE).read_bytes()
-    files |= {name: (source / name).read_bytes() for name in MODULES}
+    files["runtime/LICENSE.txt"] = (source / "runtime-licence.txt").read_bytes()
+    files |= {one.name: one.read_bytes() for one in source.iterdir() if one.name.endswith(".js")}
     write_folder("export_web", folder, files)
     return Exported([folder / name for name in files], opset_of(network))
 
@@ -180,13 +171,10 @@ def export_web(
 def _encoder_of(run: Run[CaptioningRNN]) -> Encoder:
     encoder = run.encoder("export_web")
     if not isinstance(encoder, OnnxEncoder | HistogramEncoder):
-        raise DataError(
-            "export_web",
-            run.path,
-            f"has the encoder {encoder.name!r}, which runs in Python alone",
-            expected="efficientnet-lite2, onnx:FILE or histogram",
-            cause="export the encoder as ONNX, and train on its features",
-        )
+        came = f"has the encoder {encoder.name!r}, which runs in Python alone"
+        expected = "efficientnet-lite2, onnx:FILE or histogram"
+        cause = "export the encoder as ONNX, and train on its features"
+        raise DataError("export_web", run.path, came, expected=expected, cause=cause)
     return encoder
 
 
@@ -195,12 +183,6 @@ def _policy(run: Run[CaptioningRNN]) -> Beam:
     policy = run.decoder(None if run.ranker else Beam(WIDTH, n_best=WIDTH)).policy
     assert isinstance(policy, Beam)
     return policy
-
-
-def _most_pixels() -> int:
-    from PIL import Image
-
-    return Image.MAX_IMAGE_PIXELS or 1 << 53
 
 
 def _settings(ranker: Ranker | None) -> dict[str, Any] | None:
@@ -238,33 +220,23 @@ def _runtime(given: str | Path | None) -> dict[str, bytes]:
     path = path if given is None else Path(given)
     if path is None or not path.exists():
         place = " or ".join(HAVE) + " in this folder" if path is None else str(path)
+        cause = f"{how}, and `runtime` names it elsewhere"
         raise DataError(
-            "export_web",
-            f"{RUNTIME} {VERSION}",
-            "is missing",
-            expected=place,
-            cause=f"{how}, and `runtime` names it elsewhere",
+            "export_web", f"{RUNTIME} {VERSION}", "is missing", expected=place, cause=cause
         )
     try:
         files = _unpacked(path) if path.is_dir() else _untarred(path)
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
+        came = f"cannot be read as npm's package {RUNTIME}"
         reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            "export_web",
-            path,
-            f"cannot be read as npm's package {RUNTIME}",
-            expected=f"its .tgz, or the folder that it unpacks to: {reason}",
-            cause=how,
-        ) from error
+        expected = f"its .tgz, or the folder that it unpacks to: {reason}"
+        raise DataError("export_web", path, came, expected=expected, cause=how) from error
     for name, content in files.items():
         if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
-            raise DataError(
-                "export_web",
-                f"{name} of {path}",
-                f"has SHA-256 {found}",
-                expected=f"{SHA256[name]}, that of {RUNTIME} {VERSION}",
-                cause=f"another version, or damaged? {how}",
-            )
+            thing, came = f"{name} of {path}", f"has SHA-256 {found}"
+            expected = f"{SHA256[name]}, that of {RUNTIME} {VERSION}"
+            cause = f"another version, or damaged? {how}"
+            raise DataError("export_web", thing, came, expected=expected, cause=cause)
     return files
 
 
