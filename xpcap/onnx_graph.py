@@ -3,7 +3,7 @@
 import contextlib
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,18 +19,46 @@ Size = int | str  # a letter for one that varies
 
 
 class Operator(NamedTuple):
-    """An operator of a graph, as a NodeProto, and the values that it makes and reads."""
+    """An operator of a graph; `content` is the NodeProto of one of another network."""
 
+    kind: str
+    reads: Sequence[str]
     outputs: Sequence[str]
-    reads: Iterable[str]
-    content: bytes
+    attributes: Mapping[str, Any] = {}
+    content: bytes = b""
 
 
-class Body:
-    """A graph inside an operator, such as a Loop; an attribute, once it is complete."""
+class Part:
+    """Operators, inputs and outputs of a graph, or of one inside it, such as the body of a Loop."""
 
-    content: bytes
-    reads: frozenset[str]
+    def __init__(self, name: str) -> None:
+        self.name, self.operators = name, list[Operator]()
+        self.inputs, self.outputs = list[bytes](), list[bytes]()  # as ValueInfoProto
+        self.named: dict[str, str] = {}  # a value to the output that it becomes
+
+    def needed(self) -> tuple[list[Operator], set[str]]:
+        """The operators that outputs depend on, in order, and the names of all values read."""
+        reads, kept = set(self.named), []
+        for one in reversed(self.operators):
+            if reads.intersection(one.outputs):
+                kept.append(one)
+                reads.update(one.reads)
+                for inner in one.attributes.values():
+                    reads |= inner.needed()[1] if isinstance(inner, Part) else set()
+        return kept[::-1], reads
+
+    def content(self, named: Mapping[str, str], weights: Sequence[bytes] = ()) -> bytes:
+        """The GraphProto; `named` has the values of graphs around it that become outputs."""
+        named = {**named, **self.named}
+        parts = [one.content or _operator(one, named) for one in self.needed()[0]]
+        messages = {
+            1: parts,
+            2: [self.name.encode()],
+            5: weights,
+            11: self.inputs,
+            12: self.outputs,
+        }
+        return b"".join(_field(number, one) for number, many in messages.items() for one in many)
 
 
 class Graph:
@@ -39,36 +67,36 @@ class Graph:
     Attributes
     ----------
     scope : str
-        What names of the next operators and values begin with, such as ``start/``.
-    operators : list of Operator
+        What names of the next operators begin with, such as ``start/``.
+    part : Part
+        What they are added to.
     weights : dict of str to array or TensorProto
     """
 
     def __init__(self, name: str = "network") -> None:
-        self.name, self.scope = name, ""
-        self.operators: list[Operator] = []
+        self.scope, self.part = "", Part(name)
         self.weights: dict[str, np.ndarray | bytes] = {}
-        self._casts: list[Operator] = []  # of weights, before all others
-        self._ends: dict[int, list[bytes]] = {11: [], 12: []}  # inputs and outputs
-        self._outputs: list[str] = []
         self._names: Counter[str] = Counter()
+        self._first = self.part.operators  # of weights, which all parts read
 
     def input(self, name: str, dtype: DTypeLike, shape: Sequence[Size]) -> str:
         """Declare an input; return its name."""
-        self._ends[11].append(_value(name, dtype, shape))
+        self.part.inputs.append(_value(name, dtype, shape))
         return name
 
     def output(self, name: str, of: str, dtype: DTypeLike, shape: Sequence[Size]) -> None:
         """Declare an output, and the value that it has."""
-        if name != of:
-            self.add("Identity", of, outputs=[name])
-        self._ends[12].append(_value(name, dtype, shape))
-        self._outputs.append(name)
+        part = self.part
+        own = any(of in one.outputs for one in part.operators if not one.content)
+        if of in part.named or not own:
+            of = self.node("Identity", of)
+        part.named[of] = name
+        part.outputs.append(_value(name, dtype, shape))
 
     def node(self, kind: str, *inputs: str | np.ndarray, **attributes: Any) -> str:
         """Add an operator of ONNX with one output, arrays as constants; return the output's name.
 
-        Attributes are numbers, texts, whole numbers in a sequence, or a Body.
+        Attributes are numbers, texts, whole numbers in a sequence, or a Part.
         """
         known = (x.removesuffix(".float16") for x in inputs if isinstance(x, str))
         weight = next((f"_{x}" for x in known if {x, f"{x}.float16"} & self.weights.keys()), "")
@@ -81,7 +109,7 @@ class Graph:
     ) -> None:
         """Add an operator whose outputs have these names."""
         names = [x if isinstance(x, str) else self.constant(x) for x in inputs]
-        self.operators.append(_operator(kind, names, outputs, attributes))
+        self.part.operators.append(Operator(kind, names, outputs, attributes))
 
     def constant(self, value: Any, name: str = "", half: bool = False) -> str:
         """Add an array, once; return its name. A few numbers have a name without being given one.
@@ -94,77 +122,51 @@ class Graph:
         name = name or self._new_name(f"{self.scope}constant")
         stored = f"{name}.float16" if half else name
         if half and stored not in self.weights:
-            self._casts.append(_operator("Cast", [stored], [name], {"to": ELEMENTS["f"]}))
+            self._first.insert(0, Operator("Cast", [stored], [name], {"to": ELEMENTS["f"]}))
         self.weights.setdefault(stored, array.astype(np.float16) if half else array)
         return name
 
     @contextlib.contextmanager
-    def body(self, name: str) -> Iterator[Body]:
-        """Let operators, inputs and outputs inside the ``with`` be those of a graph in this one.
-
-        It may read the values of this graph; its weights are this graph's.
-        """
-        outer, body = (self.operators, self._ends, self._outputs), Body()
-        self.operators, self._ends, self._outputs = [], {11: [], 12: []}, []
-        yield body
-        kept, body.reads = _needed(self.operators, self._outputs)
-        body.content = self._content(name, kept, {})
-        self.operators, self._ends, self._outputs = outer
+    def body(self, name: str) -> Iterator[Part]:
+        """Let operators, inputs and outputs inside the ``with`` be those of a graph in this one."""
+        outer, self.part = self.part, Part(name)
+        yield self.part
+        self.part = outer
 
     def to_bytes(self, metadata: Mapping[str, str] | None = None, opset: int = OPSET) -> bytes:
         """The ONNX file; equal graphs have equal bytes."""
-        kept, reads = _needed([*self._casts, *self.operators], self._outputs)
-        weights = {name: array for name, array in self.weights.items() if name in reads}
-        parts = [
-            *(_field(1, IR_VERSION), _field(2, "xpcap")),
-            _field(7, self._content(self.name, kept, weights)),
-            _field(8, _field(1, "") + _field(2, opset)),
-            *(_field(14, _field(1, k) + _field(2, v)) for k, v in (metadata or {}).items()),
+        reads = self.part.needed()[1]
+        weights = [
+            x if isinstance(x, bytes) else _tensor(name, x)
+            for name, x in self.weights.items()
+            if name in reads
         ]
-        return b"".join(parts)
-
-    def _content(
-        self, name: str, kept: list[Operator], weights: Mapping[str, np.ndarray | bytes]
-    ) -> bytes:
-        tensors = (x if isinstance(x, bytes) else _tensor(key, x) for key, x in weights.items())
-        parts = [_field(1, operator.content) for operator in kept]
-        parts += [_field(2, name), *(_field(5, tensor) for tensor in tensors)]
-        parts += [_field(number, end) for number, ends in self._ends.items() for end in ends]
-        return b"".join(parts)
+        model = _field(1, IR_VERSION) + _field(2, "xpcap")
+        model += _field(7, self.part.content({}, weights))
+        model += _field(8, _field(1, "") + _field(2, opset))
+        return model + b"".join(
+            _field(14, _field(1, key) + _field(2, value)) for key, value in (metadata or {}).items()
+        )
 
     def _new_name(self, stem: str) -> str:
         self._names[stem] += 1
         return stem if self._names[stem] == 1 else f"{stem}.{self._names[stem]}"
 
 
-def _needed(
-    operators: Sequence[Operator], outputs: Iterable[str]
-) -> tuple[list[Operator], frozenset[str]]:
-    """The operators that outputs depend on, in order, and the names of all values that are read."""
-    reads, kept = {*outputs}, []
-    for operator in reversed(operators):
-        if reads.intersection(operator.outputs):
-            kept.append(operator)
-            reads.update(operator.reads)
-    return kept[::-1], frozenset(reads)
-
-
 # ---- Messages
 
 
-def _operator(
-    kind: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, Any]
-) -> Operator:
-    fields = [_field(1, name) for name in inputs] + [_field(2, name) for name in outputs]
-    fields += [_field(3, outputs[0]), _field(4, kind)]
-    fields += [_field(5, _attribute(key, value)) for key, value in attributes.items()]
-    inner = [value.reads for value in attributes.values() if isinstance(value, Body)]
-    return Operator(outputs, {*inputs}.union(*inner), b"".join(fields))
+def _operator(one: Operator, named: Mapping[str, str]) -> bytes:
+    ends = ((1, one.reads), (2, one.outputs))
+    fields = [_field(number, named.get(x, x)) for number, names in ends for x in names]
+    fields += [_field(3, one.outputs[0]), _field(4, one.kind)]
+    fields += [_field(5, _attribute(key, value, named)) for key, value in one.attributes.items()]
+    return b"".join(fields)
 
 
-def _attribute(name: str, value: Any) -> bytes:
-    if isinstance(value, Body):
-        content, kind = _field(6, value.content), GRAPH
+def _attribute(name: str, value: Any, named: Mapping[str, str]) -> bytes:
+    if isinstance(value, Part):
+        content, kind = _field(6, value.content(named)), GRAPH
     elif isinstance(value, str):
         content, kind = _field(4, value), STRING
     elif isinstance(value, int):

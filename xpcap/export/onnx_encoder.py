@@ -82,7 +82,10 @@ def add_encoder(graph: Graph, encoder: OnnxEncoder, model: Any, weights: str) ->
     x = x if encoder.channels_last else x.transpose(0, 3, 1, 2)
     graph.add("Identity", x.name, outputs=[source.name])
     for node in network.node:
-        graph.operators.append(Operator(node.output, _reads(node), node.SerializeToString(True)))
+        content = node.SerializeToString(deterministic=True)
+        graph.part.operators.append(
+            Operator(node.op_type, [*_reads(node)], node.output, content=content)
+        )
     for one in network.initializer:
         if weights == "float32" or one.data_type != TensorProto.FLOAT or len(one.dims) < 2:
             graph.weights[one.name] = one.SerializeToString(True)
