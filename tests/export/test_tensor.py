@@ -64,7 +64,7 @@ def test_a_function_and_its_graph_agree_for_any_number_of_rows(
 ) -> None:
     graph = Graph()
     found = function(graph_input(graph, "x", np.float32, ("N", 6)))
-    graph_output(graph, "y", found, *("d" for _ in found.shape))
+    graph.output("y", found.name, found.dtype, ["d"] * found.ndim)
     session = runtime.InferenceSession(graph.to_bytes())
     for n in (1, 3):
         x = rng.standard_normal((n, 6)).astype(np.float32)

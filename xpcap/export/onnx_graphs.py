@@ -13,7 +13,7 @@ import numpy as np
 from xpcap.backend import Array, to_numpy
 from xpcap.data.features import Preprocessing, Projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
-from xpcap.export.tensor import BATCH, Tensor, graph_input, graph_output, weight
+from xpcap.export.tensor import Tensor, graph_input, graph_output, weight
 from xpcap.layers.attention import Attention
 from xpcap.memory import Buffer
 from xpcap.models import CaptioningRNN, ModelConfig

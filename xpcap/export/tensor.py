@@ -199,9 +199,15 @@ def graph_input(graph: Graph, name: str, dtype: DTypeLike, shape: Sequence[Size]
     return Tensor(graph, graph.input(name, dtype, shape), like)
 
 
-def graph_output(graph: Graph, name: str, x: Tensor, *sizes: Size) -> None:
-    """Declare an output of N rows, or of these `sizes`."""
-    graph.output(name, x.name, x.dtype, sizes or ("N", *x.shape[1:])[: x.ndim])
+def graph_output(graph: Graph, name: str, x: Tensor) -> None:
+    """Declare an output."""
+    first = [rows(x)] if x.ndim else []
+    graph.output(name, x.name, x.dtype, (*first, *x.shape[1:]))
+
+
+def rows(x: Tensor) -> Size:
+    """N, or the number of pictures that a graph is made for."""
+    return "N" if len(x) == BATCH else len(x)
 
 
 def _like(x: Any) -> Any:

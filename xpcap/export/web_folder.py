@@ -85,7 +85,7 @@ def export_web(
         network = load_encoder(encoder)
         graph = Graph("encoder")
         features = add_encoder(graph, encoder, network, weights)
-        graph_output(graph, "features", features, features.shape[0], *features.shape[1:])
+        graph_output(graph, "features", features)
         graphs["encoder.onnx"] = checked_model(graph, {"graph": "encoder"}, network)
         about = {"kind": "network", "grid": encoder.grid}
     elif isinstance(encoder, HistogramEncoder):
