@@ -13,7 +13,7 @@ import numpy as np
 from xpcap.backend import Array, to_numpy
 from xpcap.data.features import Preprocessing, Projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
-from xpcap.export.tensor import Tensor, graph_input, graph_output, weight
+from xpcap.export.tensor import Tensor, graph_input, graph_output, rows, weight
 from xpcap.layers.attention import Attention
 from xpcap.memory import Buffer
 from xpcap.models import CaptioningRNN, ModelConfig
@@ -201,7 +201,7 @@ def greedy_graph(
     graph.add("Loop", *first, outputs=ends, body=body)
     ids, sizes = (
         graph.node("Transpose", "ids"),
-        ("N" if len(features) == BATCH else len(features), "T"),
+        (rows(features), "T"),
     )
     texts = ["" if word in SPECIAL else word for word in vocabulary.idx_to_word]
     table = graph.constant(np.array(texts, dtype=object), "texts")
