@@ -5,7 +5,6 @@ emulated device.
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from commands import good
 from emulated import MISSING, install_or_skip, real
+from programs import program
 from refusals import refuses
 
 import xpcap
@@ -46,8 +46,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, count: int | Exception) -> None:
 
 
 def test_importing_xpcap_does_not_import_cupy() -> None:
-    code = "import sys, xpcap, xpcap.cli; sys.exit('cupy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    program("import sys, xpcap, xpcap.cli; sys.exit('cupy' in sys.modules)")
 
 
 def test_numpy_is_the_default_and_the_variable_comes_before_it(
@@ -230,10 +229,7 @@ def test_a_cache_of_kernels_that_cannot_be_made_is_named_with_its_remedy() -> No
     if not real.is_installed():
         pytest.skip(MISSING)
     code = "from xpcap import backend_status; print(backend_status()['cupy'].why)"
-    environment = {**os.environ, "CUPY_CACHE_DIR": f"{os.devnull}/cache"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    done = program(code, flags=(), CUPY_CACHE_DIR=f"{os.devnull}/cache")
     assert done.stdout.startswith("cupy cannot be imported (")
     assert "set CUPY_CACHE_DIR to one you may write to" in done.stdout
 

@@ -5,14 +5,13 @@ the step.
 import contextlib
 import contextvars
 import os
-import subprocess
-import sys
 import threading
 import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
+from programs import program
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from xpcap import CaptioningRNN, CaptioningSolver, layers
@@ -82,17 +81,7 @@ print("after", os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
 def test_numpy_is_loaded_with_blas_to_rest_soon_unless_somebody_was_there_before(
     set_to: str | None, first: str, told: str
 ) -> None:
-    environment = {
-        key: value for key, value in os.environ.items() if key != "OPENBLAS_THREAD_TIMEOUT"
-    }
-    environment |= {} if set_to is None else {"OPENBLAS_THREAD_TIMEOUT": set_to}
-    shown = subprocess.run(
-        [sys.executable, "-c", TELL.format(first)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    shown = program(TELL.format(first), flags=(), OPENBLAS_THREAD_TIMEOUT=set_to).stdout
     lines = list(dict.fromkeys(shown.split("\n")))  # an import within NumPy may be told again
     assert " ".join(line for line in lines if line) == told
 
@@ -197,12 +186,7 @@ def test_a_process_forked_within_another_threads_turn_has_blas_as_it_was() -> No
         thread.join()
         exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or blas()._least() != before)
     """
-    assert (
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False
-        ).returncode
-        == 0
-    )
+    program(code, flags=("-W", "ignore"))
 
 
 FORKED_WITHIN = """
@@ -258,12 +242,7 @@ begun.wait()
 def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(
     parent: str, child: str
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKED_WITHIN.format(parent, child)],
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0
+    program(FORKED_WITHIN.format(parent, child), flags=("-W", "ignore"))
 
 
 def test_cores_are_the_threads_that_blas_may_use() -> None:
@@ -293,12 +272,7 @@ def test_a_forked_process_works_side_by_side_too() -> None:
         " os.fork(); r = parallel_map(abs, (-3, -4)) != [3, 4]\n"
     )
     code += "os._exit(r) if p == 0 else exit(os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) or r)"
-    assert (
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code], timeout=60, check=False
-        ).returncode
-        == 0
-    )
+    program(code, flags=("-W", "ignore"))
 
 
 def test_stretches_cover_everything_once() -> None:

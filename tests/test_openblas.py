@@ -2,11 +2,10 @@
 unless somebody else decides.
 """
 
-import os
-import subprocess
 import sys
 
 import pytest
+from programs import program
 from threadpoolctl import threadpool_info
 
 from xpcap import threads
@@ -69,22 +68,9 @@ begun.wait()
 def test_a_blas_that_was_loaded_before_is_told_to_rest_soon(
     set_to: str | None, before: str, after: str, shown: str
 ) -> None:
-    environment = {
-        key: value for key, value in os.environ.items() if key != threads.WAIT_VARIABLE
-    } | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    environment |= {} if set_to is None else {threads.WAIT_VARIABLE: set_to}
     code = PROGRAM.format(before=before, after=after)
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        ).stdout.strip()
-        == shown
-    )
+    done = program(code, flags=(), paths=sys.path, **{threads.WAIT_VARIABLE: set_to})
+    assert done.stdout.strip() == shown
 
 
 def test_a_thread_that_is_busy_with_python_keeps_nobody_from_computing() -> None:
@@ -96,15 +82,5 @@ def test_a_thread_that_is_busy_with_python_keeps_nobody_from_computing() -> None
         " iter(end.is_set, True)])\nthread.start()"
     )
     code = PROGRAM.format(before=before, after="end.set(); thread.join()")
-    environment = {
-        key: value for key, value in os.environ.items() if key != threads.WAIT_VARIABLE
-    } | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=50,
-    )
+    done = program(code, flags=(), paths=sys.path, **{threads.WAIT_VARIABLE: None})
     assert done.stdout.strip() in ("20 None", "0 None")

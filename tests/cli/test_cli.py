@@ -16,6 +16,7 @@ import click
 import numpy as np
 import pytest
 from commands import SMALL, answer, call, failing, good
+from programs import program
 from refusals import refuses
 
 from xpcap import CaptioningRNN, CaptioningSolver, generate, open_run, runs
@@ -356,14 +357,8 @@ def test_no_room_for_a_dataset_is_one_line_and_leaves_nothing(
         f" {blocks * 1024}));main.add_command(__import__('click').Command('write', callback=lambda:"
         f" write_dataset(Path({str(tmp_path / 'big.h5')!r}), data))); main(['write'])"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert (result.returncode, result.stdout) == (1, ""), result.stderr
+    result = program(code, flags=(), status=1)
+    assert result.stdout == ""
     assert "Traceback" not in result.stderr
     assert "big.h5: File too large" in result.stderr
     assert list(tmp_path.glob("*big.h5*")) == []

@@ -1,14 +1,13 @@
 """The screening of HDF5 files: once a file, by another process, and good ones pass it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from programs import program
 from refusals import refuses
 
 from xpcap.data import CaptionData, Split, hdf5, open_data, write_dataset
@@ -30,9 +29,8 @@ def made(tmp_path: Path) -> Path:
 
 def script(code: str, *arguments: Path) -> str:
     """Run code as a process of its own, in which warnings are errors; returns what it prints."""
-    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
+    result = program(code, *arguments)
+    assert result.stderr == ""
     return result.stdout
 
 

@@ -2,14 +2,11 @@
 package is there.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from course_folder import NAMES, own_package
+from programs import program
 
-ROOT = Path(__file__).parents[2]
 SETUP = """
 from PACKAGE.gradient_check import eval_numerical_gradient, eval_numerical_gradient_array
 from PACKAGE.rnn_layers import *
@@ -24,17 +21,7 @@ def python(code: str, folder: Path, *, fails: bool = False) -> str:
     """Run code in a process of its own, with `folder` first on its path as in a notebook; warnings
     are errors.
     """
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path, "XPCAP_BACKEND": "numpy"}
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert bool(result.returncode) == fails, result.stderr
+    result = program(code, folder=folder, status=int(fails), XPCAP_BACKEND="numpy")
     assert fails or result.stderr == ""
     return result.stderr if fails else result.stdout
 

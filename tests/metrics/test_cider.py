@@ -1,7 +1,6 @@
 """CIDEr-D beside pycocoevalcap's values and beside the formula as one writes it down."""
 
 import math
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from programs import program
 from refusals import refuses
 
 from xpcap.metrics.cider import CiderD, DocumentFrequencies
@@ -141,16 +141,7 @@ def test_scores_have_the_same_bits_in_every_process() -> None:
         " [t.random_captions(rng, 5) for _ in range(40)]"
     )
     code += "; print(t.CiderD(r).scores(t.random_captions(rng, 40)).tobytes().hex())"
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
+    seen = {program(code, paths=sys.path, PYTHONHASHSEED=seed).stdout for seed in ("1", "2")}
     assert len(seen) == 1
 
 

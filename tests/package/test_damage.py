@@ -1,12 +1,11 @@
 """Whatever is damaged is refused soon, in little memory, in words that say why, and left as it is."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import h5py
 import pytest
+from programs import program
 
 pytest.importorskip("PIL")
 
@@ -52,15 +51,8 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("reader", READERS)
 def test_all_damage_together_takes_little_memory_and_leaves_no_process(reader: str) -> None:
     code = f"import damage; print(*damage.peaks({reader!r}))"
-    paths = (ROOT, ROOT / "tests/helpers", ROOT / "tools")
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
+    result = program(code, paths=(ROOT / "tests/helpers", ROOT / "tools"))
+    assert result.stderr == ""
     assert max(map(int, result.stdout.split())) < MOST_MEMORY.get(reader, 300)
 
 

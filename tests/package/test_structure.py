@@ -1,13 +1,11 @@
 """The shape of the house: imports point down and never round, and only one file knows cupy."""
 
 import ast
-import os
-import subprocess
-import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from programs import program
 
 PACKAGE = Path(__file__).parents[2] / "xpcap"
 BENCHMARKS = PACKAGE.parent / "benchmarks"
@@ -141,13 +139,10 @@ def test_torch_is_imported_in_few_files_and_only_when_it_is_used() -> None:
         path.name for path in paths if any(name.split(".")[0] == "torch" for name in imports(path))
     }
     assert importers == {"timm_model.py", "peer_torch.py", "ranks.py"}
-    code = (
+    program(
         "import sys; import xpcap.cli, benchmarks.__main__, benchmarks.ranks; sys.exit('torch' in"
-        " sys.modules)"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode
-        == 0
+        " sys.modules)",
+        flags=(),
     )
 
 
@@ -160,19 +155,8 @@ def test_gpu_tests_are_collected_with_the_few_packages_that_gpu_machines_have() 
         " sys.exit(pytest.main(sys.argv[1:]))"
     )
     arguments = ["-m", "gpu", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    environment = {
-        **os.environ,
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    }  # hypothesis comes with a plugin that needs it
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=PACKAGE.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    assert result.returncode == 0, result.stdout
+    # hypothesis comes with a plugin that needs it
+    program(code, *arguments, flags=(), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
 
 
 def test_every_part_is_on_a_level() -> None:

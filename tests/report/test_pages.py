@@ -4,11 +4,8 @@ beside them, and what is missing.
 
 import dataclasses
 import html
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any, NamedTuple
 import commands
 import numpy as np
 import pytest
+from programs import program
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -234,16 +232,8 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
         " TrainOptions, train;train.generate = lambda seed, **how: generate(seed, train=20,"
         f" val=6); train.train_run(TrainOptions(out=Path('runs/r'), **{SMALL}))"
     )
-    environment = {**os.environ, **folders, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
+    result = program(code, folder=tmp_path, **folders, PYTHONDONTWRITEBYTECODE="1")
+    assert result.stderr == ""
     written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.parts[0] for path in written if not path.name.startswith("fontlist")} == {"runs"}
 

@@ -6,8 +6,6 @@ import base64
 import io
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from browser import NAMES, Browser, find_browser
 from pages import Page, below, card, scores, write_cards
+from programs import program
 from refusals import refuses
 
 from xpcap import report
@@ -211,7 +210,7 @@ def test_a_page_with_curves_imports_no_matplotlib(tmp_path: Path) -> None:
         " history=[{'epoch': i, 'train_loss': 1.0 / i} for i in (1, 2)]);"
         " assert 'matplotlib' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "p.html")], check=True)
+    program(code, tmp_path / "p.html")
     assert Page(tmp_path / "p.html").all("svg", role="img")
 
 

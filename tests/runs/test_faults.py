@@ -3,8 +3,6 @@ on to the same bytes.
 """
 
 import errno
-import os
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from programs import program
 
 pytest.importorskip("PIL")
 pytest.importorskip("jinja2")
@@ -221,14 +220,7 @@ def test_under_a_limit_on_file_sizes_the_checkpoint_before_survives(tmp_path: Pa
         f" xpcap.cli import main; main(['train', '--out', {str(out)!r}, '--epochs', '2',"
         " '--resume'])"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert result.returncode == 1, result.stderr
+    result = program(code, flags=(), status=1)
     assert "File too large" in result.stderr
     assert "raise it (ulimit -f); iteration 10 is saved" in result.stderr
     after = kill.files(out)
