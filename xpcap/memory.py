@@ -111,16 +111,11 @@ class Workspace:
     happen. The solver owns one; a sampler makes one for each call. On a device all work with it
     belongs to the stream that was current when it was made: nothing orders two streams.
 
-    Parameters
-    ----------
     like : array whose library, device and dtype the buffers have
     parts : most parts of a step; each has buffers of its own
     layout : on a device, what inputs of a step are padded to by the function that packs them
     graphs : run the work of padded steps as a CUDA graph, if that gives the same bits
-
-    Attributes
-    ----------
-    padded : memory for padded steps; None without a layout
+    padded : an attribute, memory for padded steps; None without a layout
     """
 
     padded: Padded | None = None

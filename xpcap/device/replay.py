@@ -74,26 +74,12 @@ class Products(Protocol):
 class Replay(Generic[T]):
     """A function's work on a device, recorded at its first run, and repeated at the next ones.
 
-    Its result lies in buffers that each run overwrites. There is one record: work of another key
-    replaces it.
+    Its result lies in buffers that each run overwrites. There is one record, `nodes`: work of
+    another key replaces it. `repeats` counts the runs that repeated a record, and `refused` says why
+    there is no record, or no graph.
 
-    Attributes
-    ----------
-    nodes : list of Node
-        The record; empty without one.
-    repeats : int
-        Runs that repeated a record.
-    refused : str
-        Why there is no record, or no graph; empty where nothing was refused.
-
-    Parameters
-    ----------
     products : the handle for the list and for the graph, so that both give the same bits
     graphs : repeat the work as a CUDA graph, if that gives the bits of the same launches one by one
-
-    Attributes
-    ----------
-    refused : why the work has no graph, once that is known; empty before
     """
 
     def __init__(self, products: Products, *, graphs: bool = False) -> None:

@@ -146,14 +146,8 @@ def _abort(communicator: Any, status: int) -> None:
 class SharedMemory:
     """One array a rank in memory that a machine's ranks share; each sums its shard for all.
 
-    Parameters
-    ----------
     communicator : of ranks on one machine
-    count, dtype : of each rank's array
-
-    Attributes
-    ----------
-    own : this rank's array (count,)
+    count, dtype : of each rank's array, of which `own` is this rank's
     """
 
     def __init__(self, communicator: Any, count: int, dtype: np.dtype) -> None:
@@ -281,16 +275,9 @@ def device_sum(group: "MPIGroup", like: Array) -> DeviceSum:
 
 
 class MPIGroup(Group):
-    """The ranks of a communicator.
+    """The ranks of an mpi4py.MPI.Intracomm.
 
-    Parameters
-    ----------
-    communicator : mpi4py.MPI.Intracomm
-
-    Attributes
-    ----------
-    local_size : ranks on this machine
-    hosts : the machine of each rank
+    `local_size` of them are on this machine; `hosts` has the machine of each rank.
     """
 
     def __init__(self, communicator: Any) -> None:

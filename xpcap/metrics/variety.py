@@ -43,12 +43,9 @@ SELDOM = 0.005  # of the occurrences
 class CorpusStatistics:
     """Statistics of words in captions: their bigrams, and the words that hardly ever end one.
 
-    Parameters
-    ----------
     captions : lists of words; read once, and never all in memory
 
-    Attributes
-    ----------
+    Its attributes:
     bigrams : set of all bigrams, with the ends of captions
     never_last : words of 50 occurrences or more of which at most 1 in 200 ends a caption, with
         their occurrences, by falling frequency; empty if there are too few captions to tell

@@ -48,20 +48,14 @@ def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
 
 
 class Decoder:
-    """Makes captions of a run from features; see `Run.decoder`.
+    """Makes captions of a run from features; see `Run.decoder`. `title` is the decoding in words.
 
-    Parameters
-    ----------
     model : of the run
     first_stages : models that make candidates for the ranker with it
     vocabulary : of the run
     ranker : puts a RankedBeam's captions in order; None: none does
     policy : within the limits of the run
     attend, explain : as of `Run.decoder`
-
-    Attributes
-    ----------
-    title : the decoding in words
     """
 
     def __init__(

@@ -130,19 +130,14 @@ class RunWriter:
     `last.safetensors` is written first, and alone decides how training continues: it holds the
     history and, at the end of an epoch that is the best so far, also the best parameters. So the
     process may be killed between any two writes; `restore` repeats those that are missing. Scored
-    parameters of the start are written before all checkpoints.
+    parameters of the start are written before all checkpoints. `saved` is the iteration that is safe
+    on disk; 0: none.
 
-    Parameters
-    ----------
     out : the run folder
     epochs : of the stage
     scaling : of the run's features
     vocabulary : its digest
     clock : returns the time in seconds
-
-    Attributes
-    ----------
-    saved : the iteration that is safe on disk; 0: none
     """
 
     def __init__(

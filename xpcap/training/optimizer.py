@@ -15,14 +15,11 @@ DECAY = Real(above=0, word=LINEAR)
 class Optimizer:
     """An update rule with its numbers and its state.
 
-    Parameters
-    ----------
     rule : a name in optim.RULES, or an UpdateRule
     config : some of its numbers
     params : like those to update
 
-    Attributes
-    ----------
+    Its attributes:
     lr_decay : as in CaptioningSolver; may be set
     config : all numbers as they are now
     state : state arrays of the parameters that have them, by name

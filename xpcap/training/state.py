@@ -58,15 +58,12 @@ class EpochOrder:
 
     With replacement each batch is drawn by itself from all captions, as the course's solver does.
 
-    Parameters
-    ----------
     count : training captions
     seed : None draws one from NumPy's legacy global stream; with replacement, the captions
         themselves
     replacement : draw with replacement
 
-    Attributes
-    ----------
+    Its attributes:
     rng : numpy.random.Generator that draws the orders; None: NumPy's legacy global stream does
     captions : array (count,), int, of the epoch under way; None between two epochs, and with
         replacement
