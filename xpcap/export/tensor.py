@@ -199,10 +199,10 @@ def graph_input(graph: Graph, name: str, dtype: DTypeLike, shape: Sequence[Size]
     return Tensor(graph, graph.input(name, dtype, shape), like)
 
 
-def graph_output(graph: Graph, name: str, x: Tensor) -> None:
-    """Declare an output."""
+def graph_output(graph: Graph, name: str, x: Tensor, *sizes: Size) -> None:
+    """Declare an output, of other `sizes` than its example if they are given."""
     first = [rows(x)] if x.ndim else []
-    graph.output(name, x.name, x.dtype, (*first, *x.shape[1:]))
+    graph.output(name, x.name, x.dtype, sizes or (*first, *x.shape[1:]))
 
 
 def rows(x: Tensor) -> Size:
