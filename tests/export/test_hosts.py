@@ -92,6 +92,11 @@ OCTETS = "application/octet-stream"
     [
         ({"runtime/ort.js": OCTETS}, None, f"runtime/ort.js was served as {OCTETS}, and browsers"),
         ({"decode.js": "text/plain"}, None, "decode.js was served as text/plain, and browsers run"),
+        (
+            {"engine.js": "text/html"},
+            None,
+            "engine.js was served as text/html, and browsers run modules only as JavaScript. Was the whole",
+        ),
         ({".js": " "}, None, "page.js was served without a Content-Type, and browsers run modules"),
         ({}, "ranking.js", "ranking.js is missing (404). Was the whole folder copied?"),
         ({}, "drawing.js", "drawing.js is missing (404). Was the whole folder copied?"),
@@ -130,14 +135,18 @@ def test_a_frame_shows_the_page_and_a_sandbox_says_what_it_lacks(
 def test_the_pages_example_captions_in_a_page_of_somebody_else(
     browser: Browser, page_of_ranked: Path, tmp_path: Path, picture: Path, wanted: PictureCaption
 ) -> None:
-    """The example of docs/howto/web-page.md, in a document that lies beside the folder."""
+    """The example of docs/howto/web-page.md in a document that lies beside the folder, under the
+    Content-Security-Policy that the page names.
+    """
     text = (ROOT / "docs/howto/web-page.md").read_text("utf-8")
     (example,) = re.findall(r"```html\n(.*?)```", text, re.DOTALL)
     (tmp_path / "index.html").write_text(example)
     (tmp_path / "page").symlink_to(page_of_ranked)
     fields = set(re.findall(r"`(\w+)`", text.partition("| field | is |")[2].partition("\n\n")[0]))
+    (policy,) = re.findall(r"`(script-src .*)`", text)
+    policy = "default-src 'none'; " + policy.replace("script-src", "script-src 'unsafe-inline'")
     said = "document.querySelector('p').textContent"
-    with Server(tmp_path) as server:
+    with Server(tmp_path, headers={"Content-Security-Policy": policy}) as server:
         browser.show(server.url, 1000, dark=False)
         wait(browser, f"{said} === 'Ready.'")
         choose(browser, picture, "input")
