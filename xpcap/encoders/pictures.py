@@ -146,7 +146,7 @@ def _require_bytes(name: object, file: Any) -> None:
         raise InvalidTypeError("read_picture", name, came, expected, cause)
     if isinstance(part, str):
         raise InvalidTypeError(
-            "read_picture", name, "is opened for text", expected, "open(.., 'rb')"
+            "read_picture", name, "is opened for text", expected, "open(path, 'rb') opens one"
         )
 
 

@@ -156,8 +156,8 @@ class PictureCaptioner:
         if isinstance(pictures, np.ndarray):  # several, if of four axes, or of names
             one = pictures.ndim != 4 and pictures.dtype.kind not in "OU"
         if one or hasattr(pictures, "read") or not isinstance(pictures, Iterable):
-            came = f"is of type {type(pictures).__name__}"
-            cause = "of one picture, captions([picture]) or caption(picture)"
+            came = f"is a {type(pictures).__name__}"
+            cause = "for one, captions([picture]) or caption(picture)"
             raise InvalidTypeError("captions", "pictures", came, "several pictures", cause)
         numbered = zip(pictures, count() if numbers is None else numbers, strict=False)
         return self._captions(numbered, self.run.decoder(policy, attend, explain), show)
