@@ -1,5 +1,6 @@
 """A picture encoder that is an ONNX graph, in front of a captioner's: from pixels to features."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from xpcap.onnx_graph import OPSET, Graph, Operator
 
 PREFIX = "encoder/"  # of the names in its graph
 BLOCK = 16  # rows that are scaled by one product: fewer gather more, more multiply zeros
-HALF = 1 << 11  # a weight is a whole number of 1 / HALF ** 2, whose two halves float32 sums exactly
+HALF = 1 << 11  # weights are whole numbers of 1 / HALF**2
 
 
 def load_encoder(encoder: OnnxEncoder) -> Any:
@@ -130,17 +131,15 @@ def scaled(pixels: Tensor, height: int, width: int) -> Tensor:
         Tensor(graph, graph.node("Gather", shape, np.array(axis)), np.array(pixels.shape[axis]))
         for axis in (1, 2)
     )
-    rows, columns = _sampling(h, height), _sampling(w, width)
-    x, branches = pixels.transpose(0, 3, 1, 2).copy(), {}  # outside of both
-    for name, height_first in (("then_branch", True), ("else_branch", False)):
-        with graph.body(name) as branches[name]:
-            if height_first:
-                y = _turned(_pass(_turned(_pass(x, height, *rows)), width, *columns))
-            else:
-                y = _pass(_turned(_pass(_turned(x), width, *columns)), height, *rows)
-            graph_output(graph, f"{name} scaled", y)
-    shrinks = (h > height) & (h - height > 2 * (w - width))
-    out = graph.node("If", shrinks.name, **branches)
+    down, across = _scaling(h, height), _scaling(w, width)
+    x = pixels.transpose(0, 3, 1, 2).copy()
+    with graph.body("height first") as height_first:
+        y = _turned(across(_turned(down(x))))
+        graph_output(graph, "height, then width", y)
+    with graph.body("width first") as width_first:
+        graph_output(graph, "width, then height", down(_turned(across(_turned(x)))))
+    test = (h > height) & (h - height > 2 * (w - width))
+    out = graph.node("If", test.name, then_branch=height_first, else_branch=width_first)
     return Tensor(graph, out, y.like).transpose(0, 2, 3, 1)
 
 
@@ -148,9 +147,11 @@ def _turned(x: Tensor) -> Tensor:
     return x.transpose(0, 1, 3, 2)
 
 
-def _sampling(size: Tensor, to: int) -> tuple[Tensor, Tensor, Tensor]:
-    """How rows of a picture make `to` rows: for each block of those the rows that it reads, (n, k),
-    and two halves of their weights (n, BLOCK, k).
+def _scaling(size: Tensor, to: int) -> Callable[[Tensor], Tensor]:
+    """A function that scales pictures (N, 3, h, w), uint8, of h = `size` rows to `to` rows.
+
+    A block of rows is a product of weights with the k rows that it reads. Weights are whole, and in
+    two halves, so that sums are exact in float32.
     """
     scale = size.astype(np.float64) / to
     stretch = np.maximum(scale, 1.0)
@@ -158,7 +159,7 @@ def _sampling(size: Tensor, to: int) -> tuple[Tensor, Tensor, Tensor]:
     centres = (made.reshape(-1, BLOCK, 1) + 0.5) * scale
     count = np.ceil((BLOCK - 1) * scale + 4 * stretch + 1)  # the filter reaches 2 * stretch rows
     offsets = count.record("Range", 0.0, count, 1.0, like=np.arange(count.like))
-    reached = np.floor(centres[:, :1] - 2 * stretch) + offsets  # (n, 1, k)
+    reached = np.floor(centres[:, :1] - 2 * stretch) + offsets  # (blocks, 1, k)
     inside = np.clip(reached, 0, size.astype(np.float64) - 1)
     t = np.abs((reached + 0.5 - centres) * (1 / stretch))
     near, far = (1.5 * t - 2.5) * t * t + 1, (((t - 5) * t + 8) * t - 4) * -0.5
@@ -166,16 +167,16 @@ def _sampling(size: Tensor, to: int) -> tuple[Tensor, Tensor, Tensor]:
     share = np.where(reached == inside, share, 0.0)
     units = np.rint(share / share.sum(axis=2, keepdims=True) * HALF**2)
     high = np.rint(units / HALF)
-    low = units - high * HALF
-    inside = inside.record("Squeeze", inside, np.array([1]), like=inside.like[:, 0])
-    return inside.astype(np.int64), high.astype(np.float32), low.astype(np.float32)
+    low = (units - high * HALF).astype(np.float32)
+    high = high.astype(np.float32)
+    rows = inside.record("Squeeze", inside, np.array([1]), like=inside.like[:, 0]).astype(np.int64)
 
+    def apply(x: Tensor) -> Tensor:
+        levels = np.take(x, rows, axis=2).astype(np.float32)  # (N, 3, blocks, k, w)
+        sums = high @ levels + HALF / 2 + np.floor(low @ levels / HALF)
+        y = np.clip(np.floor(sums / HALF), 0, 255).astype(np.uint8)
+        flat = np.array([0, 3, len(made), -1])
+        y = y.record("Reshape", y, flat, like=y.like.reshape(len(y), 3, len(made), -1))
+        return y[:, :, :to]
 
-def _pass(x: Tensor, to: int, reached: Tensor, high: Tensor, low: Tensor) -> Tensor:
-    """Pictures (N, 3, h, w) with `to` rows: the sums are whole numbers, exact in float32."""
-    levels = np.take(x, reached, axis=2).astype(np.float32)  # (N, 3, blocks, k, w)
-    sums = high @ levels + HALF / 2 + np.floor(low @ levels / HALF)
-    y = np.clip(np.floor(sums / HALF), 0, 255).astype(np.uint8)
-    rows = len(high) * BLOCK
-    y = y.record("Reshape", y, np.array([0, 3, rows, -1]), like=y.like.reshape(len(y), 3, rows, -1))
-    return y[:, :, :to]
+    return apply
