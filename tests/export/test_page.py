@@ -62,17 +62,147 @@ def test_the_page_captions_as_the_run_does(
         assert "/captioner.json" in server.asked
 
 
-def test_a_drawing_by_keyboard_is_captioned(browser: Browser, page_of_ranked: Path) -> None:
+def press(browser: Browser, *keys: str) -> None:
+    for key in keys:
+        for kind in ("keyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key=key)
+
+
+def test_a_drawing_by_keyboard_is_captioned_and_the_cross_announced(
+    browser: Browser, page_of_ranked: Path
+) -> None:
     with Server(page_of_ranked) as server:
         browser.show(server.url, 1000, dark=False)
         wait(browser, READY)
         browser.evaluate("document.getElementById('draw').click()")
-        for key in ("ArrowLeft", "Enter"):
-            for kind in ("keyDown", "keyUp"):
-                browser.call("Input.dispatchKeyEvent", type=kind, key=key)
+        press(browser, "ArrowLeft")
+        assert text_of(browser, "cross") == "column 12 of 25, row 13 of 25"
+        press(browser, "Enter")
+        assert text_of(browser, "cross") == "large red circle: column 12 of 25, row 13 of 25"
         wait(browser, CAPTIONED)
         assert len(captions_on(browser)) == 5
-        browser.evaluate("document.getElementById('clear').click()")
+
+
+# A tap on the sheet, its timer held back; what the status says, one after the other; and files made
+# of pixels.
+BY_HAND = """(() => {
+  window.timers = new Map();
+  window.setTimeout = (go) => { timers.set(timers.size + 1, go); return timers.size; };
+  window.clearTimeout = (number) => timers.delete(number);
+  window.tap = (x, y) => {
+    const canvas = document.getElementById("canvas");
+    canvas.setPointerCapture = () => {};
+    const box = canvas.getBoundingClientRect();
+    const at = { clientX: box.left + x * box.width, clientY: box.top + y * box.height };
+    canvas.dispatchEvent(new PointerEvent("pointerdown", { ...at, bubbles: true }));
+    canvas.dispatchEvent(new PointerEvent("pointerup", { ...at, bubbles: true }));
+  };
+  window.fire = () => { for (const [number, go] of timers) { timers.delete(number); go(); } };
+  window.said = [];
+  new MutationObserver(() => said.push(document.getElementById("status").textContent))
+    .observe(document.getElementById("status"), { childList: true });
+  window.files = 0;
+  URL.createObjectURL = () => { files += 1; return ""; };
+  HTMLCanvasElement.prototype.toBlob = () => { files += 1; };
+})()"""
+
+
+def test_clear_ends_the_pause_and_a_caption_under_way(
+    browser: Browser, page_of_ranked: Path
+) -> None:
+    with Server(page_of_ranked) as server:
+        browser.show(server.url, 1000, dark=False)
+        wait(browser, READY)
+        browser.evaluate(BY_HAND)
+        click = "document.getElementById({!r}).click()".format
+        browser.evaluate(click("draw"))
+        browser.evaluate("tap(0.3, 0.5)")
+        assert browser.evaluate("timers.size") == 1
+        browser.evaluate(click("clear"))
+        assert browser.evaluate("timers.size") == 0
+        browser.evaluate("tap(0.3, 0.5), fire()")
+        wait(browser, "said.at(-1) === 'Looking.'")
+        browser.evaluate(click("clear"))
+        assert browser.evaluate("document.querySelectorAll('#captions li').length") == 0
+        browser.evaluate("tap(0.7, 0.5), fire()")
+        wait(browser, CAPTIONED)
+        empty, caption = "The sheet is empty.", text_of(browser, "status")
+        said = [empty, empty, "Looking.", empty, "Looking.", caption]
+        assert browser.evaluate("said") == said
+        assert browser.evaluate("files") == 0  # pixels reach the model without a PNG
+        browser.evaluate(click("clear"))
+        assert browser.evaluate("document.querySelectorAll('#captions li').length") == 0
+
+
+def test_a_caption_that_is_not_wanted_ends_while_others_go_on(
+    browser: Browser, page_of_ranked: Path
+) -> None:
+    program = """(async () => {
+      const { openCaptioner } = await import(new URL("captioner.js", location));
+      const captioner = await openCaptioner();
+      const picture = { width: 1, height: 1, data: Uint8Array.of(9, 9, 9) };
+      const tell = (captions) => captions.then(() => "captioned", ({ message }) => message);
+      const [early, late] = [new AbortController(), new AbortController()];
+      const told = [early, late, {}].map(({ signal }) => captioner.caption(picture, { signal }));
+      for (let turn = 0; turn < 9; turn++) await null; // until the worker was asked
+      early.abort();
+      return Promise.all(told.map(tell));
+    })()"""
+    with Server(page_of_ranked) as server:
+        browser.show(server.url, 1000, dark=False)
+        told = browser.evaluate(program)
+        assert told == ["The caption is no longer wanted.", "captioned", "captioned"]
+
+
+def test_the_sheet_that_is_opened_again_has_its_own_captions(
+    browser: Browser, page_of_ranked: Path, tmp_path: Path
+) -> None:
+    photo, click = saved(tmp_path, 2), "document.getElementById({!r}).click()".format
+    with Server(page_of_ranked) as server:
+        browser.show(server.url, 1000, dark=False)
+        wait(browser, READY)
+        browser.evaluate(click("draw"))
+        press(browser, "Enter")
+        wait(browser, CAPTIONED)
+        of_drawing = captions_on(browser)
+        give(browser, photo)
+        assert captions_on(browser) != of_drawing
+        assert browser.evaluate("document.getElementById('canvas').offsetParent") is None
+        browser.evaluate(click("draw"))
+        wait(browser, CAPTIONED)
+        assert captions_on(browser) == of_drawing
+        browser.evaluate(click("clear"))
+        give(browser, photo)
+        browser.evaluate(click("draw"))
+        assert captions_on(browser) == []
+        assert text_of(browser, "status") == "The sheet is empty."
+
+
+def test_captions_stand_under_the_sheet_before_the_tools(
+    browser: Browser, page_of_ranked: Path
+) -> None:
+    edges = (
+        "['canvas', 'captions', 'keys', 'clear'].map((id) => {"
+        " const { top, bottom } = document.getElementById(id).getBoundingClientRect();"
+        " return [top, bottom]; })"
+    )
+    with Server(page_of_ranked) as server:
+        for width in (390, 1280):
+            browser.call("Emulation.setTouchEmulationEnabled", enabled=width == 390)
+            browser.show(server.url, width, dark=False)
+            wait(browser, READY)
+            hint = browser.evaluate("document.getElementById('hint').innerText")
+            assert ("Drop" in hint) == (width == 1280)
+            browser.evaluate("document.getElementById('draw').click()")
+            press(browser, "Enter")
+            wait(browser, CAPTIONED)
+            sheet, captions, keys, clear = browser.evaluate(edges)
+            if width == 390:
+                assert sheet[1] <= captions[0] < 800
+                assert captions[1] <= keys[0]
+            else:
+                assert captions[0] < sheet[1]
+                assert clear[1] < 800
 
 
 def test_what_the_page_runs_reaches_no_other_server(
@@ -138,6 +268,19 @@ def test_a_word_shows_where_the_model_looked(
             )
             alpha = overlay_alpha(np.array(weights).reshape(3, 3)).ravel() * 0.75
             np.testing.assert_allclose(opacity, alpha, atol=4)
+        copies = "[...document.querySelectorAll('#captions .unseen')].map((one) => one.textContent)"
+        assert browser.evaluate(copies) == [one.caption for one in wanted.n_best if one.caption]
+        stops = "[...document.querySelectorAll('#captions button')].filter((b) => b.tabIndex === 0)"
+        assert browser.evaluate(f"{stops}.length") == len(browser.evaluate(copies))
+        line, number = "document.querySelector('#captions .caption').children", len(wanted.words)
+        assert browser.evaluate(f"document.activeElement === {line}[{number - 1}]")
+        for key, at in (("Home", 0), ("ArrowRight", 1), ("End", number - 1), ("ArrowLeft", -2)):
+            press(browser, key)
+            assert browser.evaluate(f"document.activeElement === {line}[{at % number}]"), key
+            assert browser.evaluate(f"{stops}[0] === document.activeElement"), key
+        press(browser, "Escape")
+        assert browser.evaluate("document.activeElement === document.body")
+        assert browser.evaluate("document.getElementById('veil').hidden")
 
 
 def places_in(top: float, left: float, bottom: float, right: float) -> list[list[float]]:
@@ -165,6 +308,9 @@ def test_bad_pictures_get_a_message_and_the_next_one_a_caption(
         "empty.png": (b"", "The file is empty"),
         "text.jpg": (b"a dog runs on the grass", "cannot be read as a picture"),
         "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture, as iPhones make"),
+        "sheet.svg": (b"<?xml version='1.0'?><!-- x --><svg viewBox='0 0 9 9'/>", "an SVG drawing"),
+        "named.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Save it as PNG first"),
+        "page.html": (b"<!DOCTYPE html><svg></svg>", "cannot be read as a picture"),
         "large.png": (png_head(20_000, 20_000), "20000 × 20000 pixels, more than the 89 million"),
         "wide.png": (png_head(20_000, 10), "20000 pixels wide, more than the 16384"),
     }

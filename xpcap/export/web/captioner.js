@@ -38,10 +38,11 @@ class Captioner {
 
   // The best captions of a picture or of its pixels, the best first. Each has its text, words, gaps
   // after them, probabilities, log_probability, and attention: weights of the regions at each word,
-  // if the run has it. area is the part of the picture that the regions lie over.
-  async caption(picture) {
+  // if the run has it. area is the part of the picture that the regions lie over. An AbortSignal
+  // ends the work: other captions need not wait for it.
+  async caption(picture, { signal } = {}) {
     const pixels = picture?.data instanceof Uint8Array ? picture : await this.read(picture);
-    return this.ask({ kind: "caption", picture: pixels });
+    return this.ask({ kind: "caption", picture: pixels, ends: Boolean(signal) }, signal);
   }
 
   // End the worker, and free its memory.
@@ -89,12 +90,14 @@ function startWorker(onBytes) {
     throw why ? new Error(why) : error;
   });
   loaded.catch(() => {}); // those who ask are told
-  const ask = async (message) => {
+  const ask = async (message, signal) => {
     await loaded;
     if (stopped) throw stopped;
-    count += 1;
-    worker.postMessage({ id: count, ...message });
-    return answer(count);
+    signal?.throwIfAborted();
+    const id = ++count;
+    signal?.addEventListener("abort", () => waiting.has(id) && worker.postMessage({ end: id }));
+    worker.postMessage({ id, ...message });
+    return answer(id);
   };
   return { ask, stop };
 }

@@ -9,22 +9,23 @@ const OUTLINES = {
   star: { corners: 10, radii: [1.25, 0.55], first: 0 },
 };
 const PAPER = "#f4f4f2";
-const PAUSE = 350; // milliseconds from the last stroke to its caption
 
-// find(id): an element of the page. onPicture(blob) is called when something was drawn.
-export function openDrawing(find, onPicture) {
+// Open the sheet of a page. find(id): an element of the page. onStroke() is called when something
+// was drawn. pixels() is the ImageData of the sheet, or null of an empty one.
+export function openDrawing(find, onStroke) {
   const canvas = find("canvas");
-  const context = canvas.getContext("2d");
-  const chosen = { shape: "circle", size: "large", colour: "" };
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const chosen = {}; // buttons
+  const value = (key) => chosen[key].dataset[key];
   const cross = { x: canvas.width / 2, y: canvas.height / 2 };
+  let isEmpty = true;
   let base = null; // the sheet without the cross
   let last = null; // the last point of a stroke
-  let timer = 0;
 
   for (const [group, key] of [["shapes", "shape"], ["sizes", "size"], ["colours", "colour"]]) {
     const buttons = [...find(group).querySelectorAll("button")];
     const choose = (button) => {
-      chosen[key] = button.dataset[key];
+      chosen[key] = button;
       for (const one of buttons) one.setAttribute("aria-pressed", String(one === button));
     };
     choose(buttons.find((one) => one.getAttribute("aria-pressed") === "true"));
@@ -32,6 +33,7 @@ export function openDrawing(find, onPicture) {
   }
 
   function clear() {
+    isEmpty = true;
     base = null;
     context.fillStyle = PAPER;
     context.fillRect(0, 0, canvas.width, canvas.height);
@@ -52,36 +54,43 @@ export function openDrawing(find, onPicture) {
     context.moveTo(cross.x, cross.y - 12);
     context.lineTo(cross.x, cross.y + 12);
     context.stroke();
+    tell("");
   }
 
-  function changed() {
-    clearTimeout(timer);
-    timer = setTimeout(async () => {
-      hideCross();
-      canvas.toBlob((blob) => blob && onPicture(blob), "image/png");
-    }, PAUSE);
+  // Say to screen readers where the cross is, and what was put there.
+  function tell(what) {
+    const place = [["column", cross.x, canvas.width], ["row", cross.y, canvas.height]].map(
+      ([name, at, most]) => `${name} ${at / STEP + 1} of ${most / STEP + 1}`,
+    );
+    find("cross").textContent = `${what}${place.join(", ")}`;
+  }
+
+  function pixels() {
+    if (isEmpty) return null;
+    return base ?? context.getImageData(0, 0, canvas.width, canvas.height);
   }
 
   function put(x, y) {
     hideCross();
-    context.fillStyle = chosen.colour;
+    isEmpty = false;
+    context.fillStyle = value("colour");
     context.beginPath();
-    if (chosen.shape === "brush") outline(context, "circle", x, y, BRUSH * RADIUS[chosen.size]);
-    else outline(context, chosen.shape, x, y, RADIUS[chosen.size]);
+    if (value("shape") === "brush") outline(context, "circle", x, y, BRUSH * RADIUS[value("size")]);
+    else outline(context, value("shape"), x, y, RADIUS[value("size")]);
     context.fill();
-    changed();
+    onStroke();
   }
 
   function stroke(x, y) {
     hideCross();
-    context.strokeStyle = chosen.colour;
-    context.lineWidth = 2 * BRUSH * RADIUS[chosen.size];
+    context.strokeStyle = value("colour");
+    context.lineWidth = 2 * BRUSH * RADIUS[value("size")];
     context.lineCap = "round";
     context.beginPath();
     context.moveTo(last.x, last.y);
     context.lineTo(x, y);
     context.stroke();
-    changed();
+    onStroke();
   }
 
   function at(event) {
@@ -96,7 +105,7 @@ export function openDrawing(find, onPicture) {
     put(last.x, last.y);
   };
   canvas.onpointermove = (event) => {
-    if (!last || chosen.shape !== "brush") return;
+    if (!last || value("shape") !== "brush") return;
     const point = at(event);
     stroke(point.x, point.y);
     last = point;
@@ -114,15 +123,17 @@ export function openDrawing(find, onPicture) {
     } else if (event.key === "Enter" || event.key === " ") {
       event.preventDefault();
       put(cross.x, cross.y);
+      const { size, colour, shape } = chosen;
+      tell(`${[size, colour, shape].map((one) => one.textContent).join(" ")}: `);
     }
   };
   canvas.onfocus = () => {
     if (canvas.matches(":focus-visible")) showCross();
   };
   canvas.onblur = hideCross;
-  find("clear").onclick = clear;
 
   clear();
+  return { clear, pixels };
 }
 
 // The outline of a shape, as xpcap's generated pictures have it, without a turn.

@@ -94,15 +94,16 @@ class Engine {
   }
 
   // The best captions of a picture, as of pixels.js, as `caption` of captioner.js returns them.
-  async caption(picture) {
+  // before() is awaited before each word: what it throws ends the search.
+  async caption(picture, before = () => {}) {
     const { features, area } = await this.encode(picture);
     const models = [];
     for (const model of this.manifest.models) models.push(await this.start(model, features));
     const { policy, special } = this.manifest;
-    const made = await search(this.stepper(models), this.V, special, policy);
+    const made = await search(this.stepper(models, before), this.V, special, policy);
     let ranked = made;
     if (this.ranker) {
-      const likelihood = (captions) => this.logLikelihoods(models, captions);
+      const likelihood = (captions) => this.logLikelihoods(models, captions, before);
       const allowed = (words) => words.length < policy.max_length &&
         !words.some((word) => policy.forbid.includes(word)) &&
         !(policy.no_stutter && repeats(words));
@@ -168,9 +169,10 @@ class Engine {
   }
 
   // The function `next` of `search`: all models read the chosen words, and their mean counts.
-  stepper(models) {
+  stepper(models, before) {
     let states = models.map(({ state }) => state);
     return async (words, parents) => {
+      await before();
       const steps = [];
       for (let k = 0; k < models.length; k++) {
         steps.push(await this.step(models[k], states[k], words, parents));
@@ -192,9 +194,9 @@ class Engine {
   }
 
   // Log-probabilities of the words of captions, END included.
-  async logLikelihoods(models, captions) {
+  async logLikelihoods(models, captions, before) {
     const found = captions.map(() => []);
-    await this.along(this.stepper(models), captions, (t, row, logs) => {
+    await this.along(this.stepper(models, before), captions, (t, row, logs) => {
       const word = captions[row][t] ?? this.manifest.special.end;
       found[row].push(logs[row * this.V + word]);
     });

@@ -6,12 +6,17 @@ import { openDrawing } from "./drawing.js";
 const DIMMEST = 0.75; // largest opacity of the veil of attention
 const FLAT = 128; // pixels; smaller pictures are shown enlarged, pixel by pixel
 const TALL = 24; // rem, the most height of a picture
+const PAUSE = 80; // milliseconds after a stroke, which another one often follows
 const find = (id) => document.getElementById(id);
 
 let captioner = null; // once it is open
 let pressed = null; // the word whose attention stays on the picture
-let given = 0; // pictures so far; results of all but the last are dropped
+let underWay = new AbortController(); // the caption that was asked for last
+let shown = null; // the picture or sheet in sight: its width and height
 let shownUrl = "";
+let sheet = null; // to draw on
+let timer = 0; // from a stroke to its caption
+let unfolds = !matchMedia("(max-width: 48rem)").matches; // captions but the best one
 
 // ---- The captioner
 
@@ -39,37 +44,51 @@ function complain(text) {
 
 // ---- A picture
 
-async function caption(blob, isDrawn = false) {
-  given += 1;
-  const number = given;
-  if (!isDrawn) showPad(false);
+// End what is under way, and return the signal that ends what comes next.
+function stop() {
+  clearTimeout(timer);
   complain("");
-  clearCaptions();
+  find("result").setAttribute("aria-busy", "false");
+  underWay.abort();
+  underWay = new AbortController();
+  return underWay.signal;
+}
+
+// Caption a picture file, or without one what is drawn on the sheet.
+async function caption(file = null) {
+  const signal = stop();
+  if (file) clearCaptions(); // those of a drawing stay until others come: the page does not jump
   try {
     await opened;
-    const picture = await captioner.read(blob);
-    if (number !== given) return;
-    show(blob, picture);
+    const picture = await captioner.read(file ?? sheet.pixels());
+    if (signal.aborted) return;
+    show(picture, file);
     say("Looking.");
     find("result").setAttribute("aria-busy", "true");
     const begun = performance.now();
-    const result = await captioner.caption(picture);
-    if (number !== given) return;
+    const result = await captioner.caption(picture, { signal });
+    if (signal.aborted) return;
     showCaptions(result, performance.now() - begun);
   } catch (error) {
-    if (number !== given) return;
-    say("");
+    if (signal.aborted) return;
+    clearCaptions("");
     complain(error instanceof PictureError ? error.message : `No caption: ${error.message}`);
   } finally {
-    if (number === given) find("result").setAttribute("aria-busy", "false");
+    if (!signal.aborted) find("result").setAttribute("aria-busy", "false");
   }
 }
 
-function show(blob, { width, height }) {
-  URL.revokeObjectURL(shownUrl);
-  shownUrl = URL.createObjectURL(blob);
-  find("picture").src = shownUrl;
-  find("picture").classList.toggle("flat", Math.max(width, height) <= FLAT);
+// Show the picture of a file, or without one the sheet.
+function show(picture, file = null) {
+  shown = picture;
+  const { width, height } = picture;
+  if (file) {
+    URL.revokeObjectURL(shownUrl);
+    shownUrl = URL.createObjectURL(file);
+    find("picture").src = shownUrl;
+    find("picture").classList.toggle("flat", Math.max(width, height) <= FLAT);
+  }
+  find("app").classList.toggle("drawing", !file);
   find("shown").style.width = `min(100%, ${((TALL * width) / height).toFixed(2)}rem)`;
   find("veil").hidden = true;
   find("shown").hidden = false;
@@ -78,21 +97,25 @@ function show(blob, { width, height }) {
 
 // ---- Captions
 
-function clearCaptions() {
+function clearCaptions(status) {
   find("captions").replaceChildren();
   find("legend").hidden = true;
-  find("veil").hidden = true;
-  pressed = null;
+  press(null);
+  if (status !== undefined) say(status);
 }
 
 function showCaptions({ captions, area }, milliseconds) {
   const { manifest } = captioner;
   const [first] = captions;
   const text = first ? first.text : "(nothing)";
-  find("captions").replaceChildren(...captions.map((one, i) => itemOf(one, area, i)));
+  press(null);
+  const [best, ...rest] = captions.map((one, i) => itemOf(one, area, i));
+  const others = fold("Other captions", make("ol", "", ...rest), unfolds);
+  others.ontoggle = () => (unfolds = others.open);
+  find("captions").replaceChildren(best, make("li", "", others));
   find("picture").alt = text;
-  say(`${text} (${(milliseconds / 1000).toFixed(1)} seconds)`);
-  find("status").classList.toggle("unseen", Boolean(first));
+  const seconds = (milliseconds / 1000).toFixed(1);
+  find("status").replaceChildren(make("span", "unseen", `${text}. `), `${seconds} seconds`);
   find("legend").hidden = !first;
   find("attends").hidden = !manifest.attends;
   find("ranks").textContent = manifest.ranking
@@ -102,63 +125,90 @@ function showCaptions({ captions, area }, milliseconds) {
       " other ranking.";
 }
 
+function make(tag, className, ...content) {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.append(...content);
+  return element;
+}
+
+function fold(title, content, opens = false) {
+  const details = make("details", "", make("summary", "", title), content);
+  details.open = opens;
+  return details;
+}
+
 function itemOf(caption, area, place) {
-  const item = document.createElement("li");
-  const line = document.createElement("p");
-  line.className = "caption";
+  const item = make("li", "");
+  const line = make("p", "caption", caption.words.length ? "" : "(nothing)");
   line.lang = "";
   line.dir = "auto";
-  if (!caption.words.length) line.textContent = "(nothing)";
   caption.words.forEach((word, i) => {
     const p = caption.probabilities[i];
     line.append(wordOf(word, p, caption.attention?.[i], area), caption.gaps[i]);
   });
+  if (caption.attention?.length) {
+    const copy = make("p", "unseen", caption.text); // that screen readers read in one go
+    copy.lang = "";
+    item.append(copy);
+    rove(line, `Words of caption ${place + 1}`);
+  }
   item.append(line);
-  if (place === 0 && caption.words.length) item.append(oddsOf(caption));
+  if (place === 0 && caption.words.length) item.append(fold("Word by word", oddsOf(caption)));
   return item;
 }
 
 function wordOf(word, p, weights, area) {
-  const element = document.createElement(weights ? "button" : "span");
-  element.className = "word";
-  element.textContent = word;
+  const element = make(weights ? "button" : "span", "word", word);
   element.style.setProperty("--p", p.toFixed(3));
   element.title = `p = ${p.toFixed(2)}`;
   if (!weights) return element;
   element.type = "button";
   element.setAttribute("aria-pressed", "false");
-  element.setAttribute("aria-label", `${word}: ${percent(p)}, show where the model looked`);
   const look = () => veil(weights, area);
-  const rest = () => (pressed ? pressed.look() : (find("veil").hidden = true));
   element.onpointerenter = element.onfocus = look;
-  element.onpointerleave = element.onblur = rest;
-  element.onclick = () => {
-    const same = pressed?.element === element;
-    pressed?.element.setAttribute("aria-pressed", "false");
-    pressed = same ? null : { element, look };
-    element.setAttribute("aria-pressed", String(!same));
-    if (!same) look();
-    else find("veil").hidden = true;
-  };
+  element.onpointerleave = element.onblur = () => press(pressed);
+  element.onclick = () => press(pressed?.element === element ? null : { element, look });
   return element;
 }
 
+// Keep the attention of a word, { element, look }, on the picture, or with null that of none.
+function press(word) {
+  pressed?.element.setAttribute("aria-pressed", "false");
+  pressed = word;
+  pressed?.element.setAttribute("aria-pressed", "true");
+  if (pressed) pressed.look();
+  else find("veil").hidden = true;
+}
+
+// One tab stop for the words of a line: arrow keys, Home and End go along it, and Escape leaves.
+function rove(line, name) {
+  const words = [...line.querySelectorAll("button")];
+  const stopAt = (word) => words.forEach((one) => (one.tabIndex = one === word ? 0 : -1));
+  stopAt(words[0]);
+  line.setAttribute("role", "toolbar");
+  line.setAttribute("aria-label", name);
+  line.setAttribute("aria-describedby", "attends");
+  line.addEventListener("focusin", ({ target }) => stopAt(target));
+  line.onkeydown = (event) => {
+    const [at, last] = [words.indexOf(event.target), words.length - 1];
+    const step = getComputedStyle(line).direction === "rtl" ? -1 : 1;
+    const to = { ArrowRight: at + step, ArrowLeft: at - step, Home: 0, End: last }[event.key];
+    if (event.key === "Escape") {
+      event.target.blur();
+      press(null);
+    } else if (words[to]) {
+      event.preventDefault();
+      words[to].focus();
+    }
+  };
+}
+
 function oddsOf({ words, probabilities }) {
-  const details = document.createElement("details");
-  const summary = document.createElement("summary");
-  summary.textContent = "Word by word";
-  const list = document.createElement("ol");
-  list.className = "odds";
-  words.forEach((word, i) => {
-    const item = document.createElement("li");
-    const [name, value] = [document.createElement("bdi"), document.createElement("span")];
-    name.textContent = word;
-    value.textContent = percent(probabilities[i]);
-    item.append(name, " ", value);
-    list.append(item);
+  const items = words.map((word, i) => {
+    return make("li", "", make("bdi", "", word), " ", make("span", "", percent(probabilities[i])));
   });
-  details.append(summary, list);
-  return details;
+  return make("ol", "odds", ...items);
 }
 
 function percent(p) {
@@ -176,10 +226,9 @@ function veil(weights, { top, left, bottom, right }) {
   weights.forEach((weight, i) => (pixels.data[4 * i + 3] = Math.round(255 * (1 - weight / most))));
   small.getContext("2d").putImageData(pixels, 0, 0);
   const canvas = find("veil");
-  const { naturalWidth, naturalHeight } = find("picture");
-  const scale = 512 / Math.max(naturalWidth, naturalHeight, 1);
-  canvas.width = Math.max(1, Math.round(naturalWidth * scale));
-  canvas.height = Math.max(1, Math.round(naturalHeight * scale));
+  const scale = 512 / Math.max(shown.width, shown.height);
+  canvas.width = Math.max(1, Math.round(shown.width * scale));
+  canvas.height = Math.max(1, Math.round(shown.height * scale));
   const context = canvas.getContext("2d");
   const [x, y] = [left * canvas.width, top * canvas.height];
   const [width, height] = [(right - left) * canvas.width, (bottom - top) * canvas.height];
@@ -212,22 +261,26 @@ function listen() {
     accept(event.dataTransfer, "What was dropped");
   };
   document.onpaste = (event) => accept(event.clipboardData, "The clipboard");
-  if (find("draw")) {
-    openDrawing(find, (blob) => caption(blob, true));
-    find("draw").onclick = () => {
-      showPad(find("pad").hidden);
-      if (!find("pad").hidden) find("canvas").focus();
-    };
-  }
-}
-
-// Show or hide the sheet to draw on, which replaces the picture.
-function showPad(opens) {
-  if (!find("pad")) return;
-  find("pad").hidden = !opens;
-  find("stage").hidden = opens && !captioner?.manifest.attends; // where words show what the model looked at
-  find("draw").setAttribute("aria-expanded", String(opens));
-  find("draw").setAttribute("aria-pressed", String(opens));
+  if (!find("draw")) return;
+  sheet = openDrawing(find, () => {
+    stop();
+    press(null); // attention to what was drawn before
+    timer = setTimeout(caption, PAUSE);
+  });
+  const clear = () => {
+    stop();
+    clearCaptions("The sheet is empty.");
+  };
+  find("clear").onclick = () => {
+    sheet.clear();
+    clear();
+  };
+  find("draw").onclick = () => {
+    clear();
+    show(find("canvas"));
+    find("canvas").focus();
+    if (sheet.pixels()) caption();
+  };
 }
 
 function accept(transfer, what) {

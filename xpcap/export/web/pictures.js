@@ -5,6 +5,13 @@ import { onWhite, reduce, thumbnail } from "./pixels.js";
 
 const WIDEST = 16384; // pixels across that every browser's canvas holds
 const STRIP = 1 << 22; // pixels copied out of a canvas at once
+const WHY = { // files that browsers do not decode
+  svg: "This is an SVG drawing, which is made of shapes, not of pixels. Save it as PNG first.",
+  heic:
+    "This is a HEIC picture, as iPhones make, which this browser does not read." +
+    " Save it as JPEG first.",
+  other: "This file cannot be read as a picture. Choose a JPEG, PNG, WebP or GIF.",
+};
 
 export class PictureError extends Error {
   name = "PictureError";
@@ -37,8 +44,9 @@ async function fractionAllowed(blob, limits) {
     const most = limits.most_bytes / 2 ** 20;
     throw new PictureError(`The file has more than ${most} MB. Is it a picture?`);
   }
-  const [width, height] = await sizeOf(blob);
   const kind = await kindOf(blob);
+  if (kind === "svg") throw new PictureError(WHY.svg);
+  const [width, height] = await sizeOf(blob, WHY[kind] ?? WHY.other);
   const shrink = kind === "jpeg" ? fractionOf(width, height, limits.longest) : 1;
   const times = kind === "webp" || kind === "avif" ? 2 : 1; // decoded, these take twice the memory
   const pixels = Math.ceil(width / shrink) * Math.ceil(height / shrink) * times;
@@ -59,7 +67,7 @@ async function fractionAllowed(blob, limits) {
 }
 
 // Width and height by the header: browsers decode an image element's pixels only to show them.
-async function sizeOf(blob) {
+async function sizeOf(blob, why) {
   const image = new Image();
   const url = URL.createObjectURL(blob);
   try {
@@ -69,33 +77,21 @@ async function sizeOf(blob) {
       image.src = url;
     });
   } catch {
-    throw new PictureError(await whyNot(blob));
+    throw new PictureError(why);
   } finally {
     URL.revokeObjectURL(url);
-  }
-  if (!image.naturalWidth || !image.naturalHeight) {
-    throw new PictureError("The picture has no size of its own. Save it as PNG or JPEG first.");
   }
   return [image.naturalWidth, image.naturalHeight];
 }
 
 async function kindOf(blob) {
-  const bytes = new Uint8Array(await blob.slice(0, 16).arrayBuffer());
+  const bytes = new Uint8Array(await blob.slice(0, 4096).arrayBuffer());
   const text = String.fromCharCode(...bytes);
+  if (/^(\xef\xbb\xbf)?\s*<(?!(!doctype )?html)([^]*<)?svg\b/i.test(text)) return "svg";
   if (text.startsWith("\xff\xd8\xff")) return "jpeg";
   if (text.startsWith("RIFF") && text.slice(8, 12) === "WEBP") return "webp";
   if (text.slice(4, 8) !== "ftyp") return "";
   return text.slice(8, 12) === "avif" || text.slice(8, 12) === "avis" ? "avif" : "heic";
-}
-
-async function whyNot(blob) {
-  if ((await kindOf(blob)) === "heic") {
-    return (
-      "This is a HEIC picture, as iPhones make, which this browser does not read." +
-      " Save it as JPEG first."
-    );
-  }
-  return "This file cannot be read as a picture. Choose a JPEG, PNG, WebP or GIF.";
 }
 
 // A JPEG is decoded at an eighth, a quarter or half of its size if that is enough.

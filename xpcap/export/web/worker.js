@@ -4,6 +4,15 @@ import * as ort from "./runtime/ort.js";
 import { openEngine } from "./engine.js";
 
 let engine = null;
+const ended = new Set(); // captions that are no longer wanted
+const { port1, port2 } = new MessageChannel();
+port1.start();
+
+// Let messages in, of which one may end a caption.
+function messages() {
+  port2.postMessage(null);
+  return new Promise((go) => port1.addEventListener("message", go, { once: true }));
+}
 
 const handlers = {
   async open({ manifest }) {
@@ -12,10 +21,17 @@ const handlers = {
     await engine.caption({ width: 1, height: 1, data: Uint8Array.of(255, 255, 255) });
     return {};
   },
-  caption: ({ picture }) => engine.caption(picture),
+  async caption({ id, picture, ends }) {
+    if (!ends) return engine.caption(picture);
+    return engine.caption(picture, async () => {
+      await messages();
+      if (ended.delete(id)) throw new Error("The caption is no longer wanted.");
+    });
+  },
 };
 
 self.onmessage = async ({ data }) => {
+  if ("end" in data) return ended.add(data.end);
   try {
     postMessage({ id: data.id, result: await handlers[data.kind](data) });
   } catch (error) {
