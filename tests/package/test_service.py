@@ -68,9 +68,9 @@ def png(picture: np.ndarray) -> bytes:
 
 @pytest.mark.usefixtures("few_pictures")
 def test_every_form_of_upload_is_captioned_as_by_the_captioner_and_bad_ones_say_why(
-    service: ModuleType, ranked: Path, monkeypatch: pytest.MonkeyPatch
+    service: ModuleType, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RUN", str(ranked))
+    monkeypatch.setenv("RUN", str(trained))
     read = 0
 
     async def huge() -> AsyncIterator[bytes]:
@@ -103,7 +103,7 @@ def test_every_form_of_upload_is_captioned_as_by_the_captioner_and_bad_ones_say_
         ({"content": huge()}, 413, "20,000,000 bytes"),
     ]
     found = answers(service, *good, *(request for request, _, _ in bad))
-    one = open_captioner(ranked).caption(content)
+    one = open_captioner(trained).caption(content)
     for reply in found[: len(good)]:
         assert reply.status_code == 200, reply.text
         told = reply.json()
