@@ -36,6 +36,7 @@ _KINDS = {  # patterns of the first bytes; the first that fits: AVIF may begin a
         "an old Excel workbook (.xls), or another old Office file", "spreadsheet"
     ),
     rb"(\xef\xbb\xbf)?\s*<(?i:!doctype html|html)": PAGE,
+    rb"(\xef\xbb\xbf)?\s*<([?!].{0,2000}?<)?svg[\s>]": Kind("an SVG drawing", "document"),
     rb"%PDF-": Kind("a PDF", "document"),
     rb"\{\\rtf": Kind("an RTF document", "document"),
     rb"\x89HDF\r\n\x1a\n": Kind("an HDF5 file", "data"),

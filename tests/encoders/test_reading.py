@@ -278,7 +278,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     # of programs that Pillow could start
     "a.eps": (EPS, ""),
     "b.jpg": (EPS, ""),
-    "c.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ""),
+    "c.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is an SVG drawing"),
+    "e.svg": (b"<?xml version='1.0'?>\n<!-- a -->\n<svg width='9'>", "it is an SVG drawing"),
 }
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 AVIF = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(100)

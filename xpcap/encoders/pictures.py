@@ -82,9 +82,10 @@ def read_picture(source: PictureSource) -> np.ndarray:
     Raises
     ------
     DataError : not a picture, a damaged one, a format that cannot be read here, more than 256 MB,
-        or a folder, pipe, device or URL; closed; or, by its header, more pixels to decode than Pillow's
-        `PIL.Image.MAX_IMAGE_PIXELS`, 89 million. A JPEG may have twice as many, since it is decoded
-        at a fraction of its size, a WebP or AVIF half as many, since it takes twice the memory.
+        or a folder, pipe, device, URL, or closed file; or, by its header, more pixels to decode
+        than Pillow's `PIL.Image.MAX_IMAGE_PIXELS`, 89 million. A JPEG may have twice as many, since
+        it is decoded at a fraction of its size, a WebP or AVIF half as many, since it takes twice
+        the memory.
     ValueError : an array of another shape, or without pixels. TypeError : one of another dtype, a
         file that is asynchronous or opened for text, or a source of another kind.
     """
