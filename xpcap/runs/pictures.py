@@ -28,6 +28,7 @@ from xpcap.models import Captioner, Policy
 from xpcap.progress import bar
 from xpcap.report.records import PictureCaption, Postponed, Skipped
 from xpcap.runs.decoder import Decoder
+from xpcap.runs.folder import BEST
 from xpcap.runs.run import Run, open_runs
 from xpcap.threads import blas
 from xpcap.work import work
@@ -80,8 +81,9 @@ class PictureCaptioner:
 
     def __reduce__(self) -> tuple[Any, ...]:
         paths = [path.absolute() for path in self.run.paths]
-        changed = [max(file.stat().st_mtime_ns for file in path.iterdir()) for path in paths]
-        return _reopened, (backend_of(self.run.model.like), tuple(changed), *paths)
+        files = [one for path in paths for one in (path, path / BEST)]
+        changed = tuple(file.stat().st_mtime_ns for file in files)
+        return _reopened, (backend_of(self.run.model.like), changed, *paths)
 
     def caption(
         self,
@@ -174,7 +176,7 @@ class PictureCaptioner:
                 encoded += isinstance(waiting[-1], Encoded)
             except Exception as error:  # StopIteration, or one that comes after what is finished
                 ended = error
-            if ended or not encoded or BATCH in (encoded, len(waiting) - encoded):
+            if ended is not None or not encoded or BATCH in (encoded, len(waiting) - encoded):
                 yield from self._decode(waiting, decoder)
                 waiting, encoded = [], 0
         if not isinstance(ended, StopIteration):
