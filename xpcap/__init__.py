@@ -17,6 +17,7 @@ docs/howto/serve.md and docs/reference/python.md have the rest. To read the code
 docs/explain/how-it-works.md follows one caption through them.
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 from xpcap import threads as threads  # loads NumPy, unless somebody has, so it comes first
@@ -66,56 +67,18 @@ else:
 
     def __getattr__(name):
         """Import `xpcap.gradcheck`, `xpcap.grading` and `xpcap.verify` when they are first used."""
-        if name == "gradcheck":
-            import xpcap.gradcheck as module
-        elif name == "grading":
-            import xpcap.grading as module
-        elif name == "verify":
-            import xpcap.verify as module
-        else:
-            raise AttributeError(f"module 'xpcap' has no attribute {name!r}")
-        return module
+        if name in ("gradcheck", "grading", "verify"):
+            return importlib.import_module(f"xpcap.{name}")
+        raise AttributeError(f"module 'xpcap' has no attribute {name!r}")
 
 
 __version__ = "0.1.0"
 __all__ = [
-    "BackendError",
-    "Beam",
-    "CaptionData",
-    "CaptioningRNN",
-    "CaptioningSolver",
-    "DataError",
-    "GroupError",
-    "ModelConfig",
-    "OptionError",
-    "PictureCaption",
-    "Recipe",
-    "SaveError",
-    "Skipped",
-    "Stopped",
-    "TrainOptions",
-    "TrainingError",
-    "Watcher",
-    "__version__",
-    "asarray",
-    "backend_status",
-    "caption_files",
-    "decode_captions",
-    "evaluate_run",
-    "fit_scaling",
-    "generate",
-    "get_array_module",
-    "get_backend",
-    "load_coco_data",
-    "load_state",
-    "open_captioner",
-    "open_data",
-    "open_run",
-    "sample_coco_minibatch",
-    "save_state",
-    "to_coco",
-    "to_numpy",
-    "train_run",
-    "use_backend",
-    "write_dataset",
-]
+    "BackendError", "Beam", "CaptionData", "CaptioningRNN", "CaptioningSolver", "DataError",
+    "GroupError", "ModelConfig", "OptionError", "PictureCaption", "Recipe", "SaveError", "Skipped",
+    "Stopped", "TrainOptions", "TrainingError", "Watcher", "__version__", "asarray",
+    "backend_status", "caption_files", "decode_captions", "evaluate_run", "fit_scaling", "generate",
+    "get_array_module", "get_backend", "load_coco_data", "load_state", "open_captioner",
+    "open_data", "open_run", "sample_coco_minibatch", "save_state", "to_coco", "to_numpy",
+    "train_run", "use_backend", "write_dataset",
+]  # fmt: skip
