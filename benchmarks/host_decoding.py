@@ -15,7 +15,7 @@ from benchmarks.work import Config, make_model, make_solver
 from xpcap.backend import Array, array_module
 from xpcap.cli.shared import table
 from xpcap.data.dataset import CaptionData
-from xpcap.decoding import Beam, Policy
+from xpcap.models import Beam, Policy
 from xpcap.models.batch import FeatureRows
 from xpcap.training.objectives import GivenUniforms, SelfCritical
 

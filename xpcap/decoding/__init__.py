@@ -2,18 +2,3 @@
 
 `decode` runs one loop over hypotheses; a `Policy` (policies.py, beam.py) chooses the next words.
 """
-
-from xpcap.decoding.beam import Beam
-from xpcap.decoding.decode import Decodable, Decoded
-from xpcap.decoding.hypotheses import Hypotheses
-from xpcap.decoding.policies import Choice, Policy, Sampling
-
-__all__ = [
-    "Beam",
-    "Choice",
-    "Decodable",
-    "Decoded",
-    "Hypotheses",
-    "Policy",
-    "Sampling",
-]
