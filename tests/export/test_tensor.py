@@ -9,6 +9,7 @@ import pytest
 from xpcap.export.tensor import UnsupportedError, graph_input, graph_output, weight
 from xpcap.onnx_graph import Graph
 from xpcap.ops import log_softmax, sigmoid
+from xpcap.ops.softmax import softmax
 
 runtime = pytest.importorskip("onnxruntime", reason="the extra `images` is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
@@ -49,6 +50,7 @@ def buffers(x: Any) -> Any:
         lambda x: np.concatenate((x[:, 1:3], 1 / (x**2 + 1), -x[:, :1]), axis=1),
         lambda x: sigmoid(x) + log_softmax(x),
         lambda x: np.where(x > 0.5, x, 0.25 * x) - np.float32(1),
+        lambda x: np.where(-x >= 0, 1, np.exp(-np.abs(x))) / (1 + np.exp(-np.abs(x))),
         lambda x: x[:, 3] * x[..., -1] + x.min(axis=1) + x.sum(axis=1),
         lambda x: (x[:, None, ::2] * x[..., None]).sum(axis=(1, 2)),
         lambda x: np.take(x, np.array([0, 0, 5]), axis=1),
@@ -56,7 +58,7 @@ def buffers(x: Any) -> Any:
         lambda x: ~((x < 0) | (x >= 1)) & (x <= 2),
         lambda x: x.astype(np.int64) / 2,
         lambda x: np.exp(np.float64(0.5) * x),
-        lambda x: np.maximum(np.abs(x), np.rint(x)).reshape(-1, 3).transpose(1, 0),
+        lambda x: np.maximum(np.abs(x), np.rint(x)).reshape(-1, 3).transpose((1, 0)),
     ],
 )
 def test_a_function_and_its_graph_agree_for_any_number_of_rows(
@@ -72,6 +74,16 @@ def test_a_function_and_its_graph_agree_for_any_number_of_rows(
         (y,) = session.run(None, {"x": x})
         assert (y.dtype, y.shape) == (wanted.dtype, wanted.shape)
         np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_equations_that_runtimes_know_become_one_operator_each() -> None:
+    graph = Graph()
+    x = graph_input(graph, "x", np.float32, ("N", 6))
+    p = np.empty_like(x)
+    p[...] = x
+    graph_output(graph, "y", sigmoid(x) + softmax(p, out=p))
+    nodes = onnx.load_from_string(graph.to_bytes()).graph.node
+    assert [node.op_type for node in nodes] == ["Sigmoid", "Softmax", "Add"]
 
 
 def test_a_table_stored_as_float16_is_cast_whole_once_and_its_rows_alone() -> None:

@@ -13,9 +13,12 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import DTypeLike
 
 from xpcap.onnx_graph import ELEMENTS, Graph, Size
+from xpcap.ops import sigmoid
+from xpcap.ops.softmax import softmax
 
 BATCH = 7  # pictures of an example; a graph takes any number of them, along the first axis
 LAST = (1 << 63) - 1  # end of a slice that takes all
+Made = Mapping[str, tuple[Any, Sequence[str]]]  # a value's operator, and what that reads
 
 
 class UnsupportedError(TypeError):
@@ -81,7 +84,8 @@ class Tensor(NDArrayOperatorsMixin):
         return View(self, self.like.reshape(*shape), _reshaped, writable=True)
 
     def transpose(self, *axes: Any) -> "Tensor":
-        order = (*axes, *range(self.ndim)[::-1])[: self.ndim]
+        axes = axes[0] if axes and isinstance(axes[0], tuple) else axes
+        order = axes or tuple(reversed(range(self.ndim)))
         return View(
             self,
             self.like.transpose(order),
@@ -140,7 +144,8 @@ class Tensor(NDArrayOperatorsMixin):
         dtype = np.result_type(*likes) if like.dtype.kind == "b" else like.dtype
         if kind in ("And", "Or", "Not") and dtype.kind != "b":
             raise UnsupportedError(f"{ufunc.__name__} of numbers")
-        return _into(out[0], self.record(kind, *(_as(x, dtype) for x in inputs), like=like))
+        result = self.record(kind, *(_as(x, dtype) for x in inputs), like=like)
+        return _into(out[0], _fused(result) if kind == "Div" else result)
 
     def __array_function__(
         self, function: Any, types: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -224,6 +229,31 @@ def _into(out: Any, result: Tensor) -> Tensor:
     return result if out is None else out.write(result)
 
 
+def _fused(quotient: Tensor) -> Tensor:
+    """A quotient; of the equation of a function in FUSED its operator, which runtimes do faster."""
+    graph = quotient.graph
+    made = {} if graph.part.name == "pattern" else _made(graph)
+    for kind, function in FUSED.items() if made else ():
+        example = graph_input(Graph("pattern"), "x", np.float32, ("N", 2))
+        root, found = function(example).name, dict[str, str]()
+        if _fits(root, _made(example.graph), quotient.name, made, found):
+            return Tensor(graph, graph.node(kind, found["x"]), quotient.like)
+    return quotient
+
+
+def _fits(part: str, pattern: Made, name: str, made: Made, found: dict[str, str]) -> bool:
+    """True if a value is computed as a part of a pattern is, from one x, which goes to `found`."""
+    if part not in pattern:  # x, or a constant
+        return found.setdefault(part, name if part == "x" else part) == name
+    (one, parts), (other, names) = pattern[part], made.get(name, ("", ()))
+    pairs = zip(parts, names, strict=False)
+    return one == other and all(_fits(p, pattern, n, made, found) for p, n in pairs)
+
+
+def _made(graph: Graph) -> Made:
+    return {x.outputs[0]: ((x.kind, x.attributes), x.reads) for x in graph.part.operators}
+
+
 def _reshaped(x: Tensor, like: np.ndarray) -> Tensor:
     return x.record("Reshape", x, np.array([-1, *like.shape[1:]], np.int64), like=like)
 
@@ -282,6 +312,8 @@ def _taken(table: Tensor, ids: Any, axis: int = 0) -> Tensor:
     return stored.record("Gather", stored, ids, like=like.astype("f2"), axis=axis).astype("f4")
 
 
+# Functions that end with a quotient, by ONNX's name
+FUSED: dict[str, Callable[..., Any]] = {"Sigmoid": sigmoid, "Softmax": softmax}
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.sum: _reduced("ReduceSum", np.sum),
     np.mean: _reduced("ReduceMean", np.mean),
