@@ -1,7 +1,6 @@
 """Captions printed for people, with the reasons of their choice, or for programs, as JSON."""
 
 import json
-from collections.abc import Iterable
 from textwrap import indent
 
 import click
@@ -56,14 +55,6 @@ class SkipsTold(Sink):
 
     def skip(self, one: Skipped) -> None:
         say(f"skipped {escape_control(one.image)}: {escape_control(one.reason)}", err=True)
-
-
-def print_captions(captions: Iterable[PictureCaption]) -> None:
-    """Print captions as `Printed` does."""
-    printed = Printed()
-    for one in captions:
-        printed.add(one)
-    printed.close()
 
 
 def explanation_lines(explanation: Explanation) -> list[str]:

@@ -13,7 +13,7 @@ import click
 
 from xpcap.backend import get_backend
 from xpcap.cli.group import leave_closed_pipe
-from xpcap.cli.printing import print_captions
+from xpcap.cli.printing import Printed
 from xpcap.cli.shared import (
     PATH,
     Value,
@@ -137,7 +137,10 @@ def train(
     click.echo(provenance_text(run))
     if evaluation is not None:
         click.echo()
-        print_captions(evaluation.spread())
+        printed = Printed()
+        for one in evaluation.spread():
+            printed.add(one)
+        printed.close()
         print_scores(evaluation)
     click.echo(f"wrote {run.path}; open {run.path / 'index.html'}")
     if chosen.data is None:
