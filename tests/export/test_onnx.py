@@ -245,8 +245,9 @@ def test_a_graph_scales_pictures_to_the_bit_as_pillow_does(
         noise = rng.integers(0, 256, (*shape, 3), np.uint8)
         pictures = [noise, np.where(noise > 127, np.uint8(255), np.uint8(0))]  # overshoots
         wanted = [Image.fromarray(one).resize(to[::-1]) for one in pictures]  # bicubic
-        (found,) = session.run(None, {"pixels": np.stack(pictures)})
-        np.testing.assert_array_equal(found, np.stack(wanted), err_msg=str(shape))
+        for n in (2, 0):
+            (found,) = session.run(None, {"pixels": np.stack(pictures)[:n]})
+            np.testing.assert_array_equal(found, np.stack(wanted)[:n], err_msg=str(shape))
 
 
 @needs_order

@@ -175,8 +175,9 @@ def _scaling(size: Tensor, to: int) -> Callable[[Tensor], Tensor]:
         levels = np.take(x, rows, axis=2).astype(np.float32)  # (N, 3, blocks, k, w)
         sums = high @ levels + HALF / 2 + np.floor(low @ levels / HALF)
         y = np.clip(np.floor(sums / HALF), 0, 255).astype(np.uint8)
-        flat = np.array([0, 3, len(made), -1])
-        y = y.record("Reshape", y, flat, like=y.like.reshape(len(y), 3, len(made), -1))
-        return y[:, :, :to]
+        width = y.graph.node("Shape", y.name, start=4)  # -1 for it would need a picture
+        flat = y.graph.node("Concat", np.array([0, 3, len(made)]), width, axis=0)
+        like = y.like.reshape(len(y), 3, len(made), -1)
+        return Tensor(y.graph, y.graph.node("Reshape", y.name, flat), like)[:, :, :to]
 
     return apply
