@@ -83,31 +83,20 @@ def export_onnx(
 def require_exportable(where: str, run: Run[CaptioningRNN], folder: Path, weights: str) -> None:
     """DataError, OptionError, which `where` begins : as of `export_onnx`, but for the encoder."""
     if not isinstance(run.model, CaptioningRNN):
+        came, cause = f"has {type(run.model).__name__} as its model", "average their steps' scores"
         raise OptionError(
-            where,
-            run.name,
-            f"has {type(run.model).__name__} as its model",
-            expected="the model of one run",
-            cause="export each run, and average the scores of their steps",
+            where, run.name, came, "the model of one run", f"export each run, and {cause}"
         )
     try:
         step_graph(Captioner(run.model, run.preprocessing, weights))
     except TypeError as error:  # of the tensors that record the equations
-        raise OptionError(
-            where,
-            f"cell {run.model.config.cell!r}",
-            f"has no ONNX form: its step needs {error}",
-            expected=f"arithmetic and {', '.join(sorted(one.__name__ for one in FUNCTIONS))}",
-            cause="an equation of whole arrays, without loops over their numbers, has one",
-        ) from error
+        thing, came = f"cell {run.model.config.cell!r}", f"has no ONNX form: its step needs {error}"
+        expected = f"arithmetic and {', '.join(sorted(one.__name__ for one in FUNCTIONS))}"
+        cause = "an equation of whole arrays, without loops over their numbers, has one"
+        raise OptionError(where, thing, came, expected, cause) from error
     if importlib.util.find_spec("onnx") is None:
-        raise DataError(
-            where,
-            "the package onnx",
-            "is missing",
-            expected="it to build the graphs",
-            cause=f"{install('export')} installs it",
-        )
+        cause = f"{install('export')} installs it"
+        raise DataError(where, "the package onnx", "is missing", "it to check the graphs", cause)
     if weights not in WEIGHTS:
         raise unknown(where, "`weights`", weights, WEIGHTS)
     require_new_file(where, folder)
@@ -146,13 +135,9 @@ def _network_of(run: Run[CaptioningRNN]) -> OnnxEncoder:
     """The run's encoder. DataError : it is none, or no ONNX graph."""
     encoder = run.encoder("export_onnx")
     if not isinstance(encoder, OnnxEncoder):
-        raise DataError(
-            "export_onnx",
-            run.path,
-            f"has the encoder {encoder.name!r}, which is no ONNX graph",
-            expected="efficientnet-lite2 or onnx:FILE",
-            cause=f"leave `with_encoder` out, and give {GREEDY} its features",
-        )
+        came = f"has the encoder {encoder.name!r}, which is no ONNX graph"
+        cause = f"leave `with_encoder` out, and give {GREEDY} its features"
+        raise DataError("export_onnx", run.path, came, "efficientnet-lite2 or onnx:FILE", cause)
     return encoder
 
 
