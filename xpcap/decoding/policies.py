@@ -175,8 +175,7 @@ class Policy:
     def choose(self, scores: Array, totals: Array | None, t: int) -> Choice:
         """Choice of the next words.
 
-        scores : array (n, V); log-probabilities of the next word up to a constant per row; -inf for
-            forbidden words
+        scores : array (n, V), log-probabilities up to a constant per row; -inf for forbidden words
         totals : the totals of the previous Choice; None in the first step
         t : number of words chosen so far
         """
