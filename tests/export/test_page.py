@@ -76,9 +76,9 @@ def test_a_drawing_by_keyboard_is_captioned_and_the_cross_announced(
         wait(browser, READY)
         browser.evaluate("document.getElementById('draw').click()")
         press(browser, "ArrowLeft")
-        assert text_of(browser, "cross") == "column 12 of 25, row 13 of 25"
+        assert text_of(browser, "where") == "column 12 of 25, row 13 of 25"
         press(browser, "Enter")
-        assert text_of(browser, "cross") == "large red circle: column 12 of 25, row 13 of 25"
+        assert text_of(browser, "where") == "large red circle: column 12 of 25, row 13 of 25"
         wait(browser, CAPTIONED)
         assert len(captions_on(browser)) == 5
 

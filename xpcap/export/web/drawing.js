@@ -11,85 +11,45 @@ const OUTLINES = {
 const PAPER = "#f4f4f2";
 
 // Open the sheet of a page. find(id): an element of the page. onStroke() is called when something
-// was drawn. pixels() is the ImageData of the sheet, or null of an empty one.
+// was drawn.
 export function openDrawing(find, onStroke) {
   const canvas = find("canvas");
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  const chosen = {}; // buttons
-  const value = (key) => chosen[key].dataset[key];
+  const chosen = (tool) => find("tools").querySelector(`[name=${tool}]:checked`);
   const cross = { x: canvas.width / 2, y: canvas.height / 2 };
   let isEmpty = true;
-  let base = null; // the sheet without the cross
   let last = null; // the last point of a stroke
-
-  for (const [group, key] of [["shapes", "shape"], ["sizes", "size"], ["colours", "colour"]]) {
-    const buttons = [...find(group).querySelectorAll("button")];
-    const choose = (button) => {
-      chosen[key] = button;
-      for (const one of buttons) one.setAttribute("aria-pressed", String(one === button));
-    };
-    choose(buttons.find((one) => one.getAttribute("aria-pressed") === "true"));
-    for (const button of buttons) button.onclick = () => choose(button);
-  }
 
   function clear() {
     isEmpty = true;
-    base = null;
     context.fillStyle = PAPER;
     context.fillRect(0, 0, canvas.width, canvas.height);
   }
 
-  function hideCross() {
-    if (base) context.putImageData(base, 0, 0);
-    base = null;
+  // Show the cross, and tell screen readers where it is, and what was put there.
+  function showCross(what = "") {
+    find("cross").hidden = false;
+    find("cross").style.left = `${(100 * cross.x) / canvas.width}%`;
+    find("cross").style.top = `${(100 * cross.y) / canvas.height}%`;
+    const [column, row] = [cross.x / STEP + 1, cross.y / STEP + 1];
+    const [columns, rows] = [canvas.width / STEP + 1, canvas.height / STEP + 1];
+    find("where").textContent = `${what}column ${column} of ${columns}, row ${row} of ${rows}`;
   }
 
-  function showCross() {
-    base = context.getImageData(0, 0, canvas.width, canvas.height);
-    context.strokeStyle = "#555";
-    context.lineWidth = 1.5;
-    context.beginPath();
-    context.moveTo(cross.x - 12, cross.y);
-    context.lineTo(cross.x + 12, cross.y);
-    context.moveTo(cross.x, cross.y - 12);
-    context.lineTo(cross.x, cross.y + 12);
-    context.stroke();
-    tell("");
-  }
-
-  // Say to screen readers where the cross is, and what was put there.
-  function tell(what) {
-    const place = [["column", cross.x, canvas.width], ["row", cross.y, canvas.height]].map(
-      ([name, at, most]) => `${name} ${at / STEP + 1} of ${most / STEP + 1}`,
-    );
-    find("cross").textContent = `${what}${place.join(", ")}`;
-  }
-
-  function pixels() {
-    if (isEmpty) return null;
-    return base ?? context.getImageData(0, 0, canvas.width, canvas.height);
-  }
-
-  function put(x, y) {
-    hideCross();
+  function put({ x, y }) {
+    const [shape, size] = [chosen("shape").value, RADIUS[chosen("size").value]];
     isEmpty = false;
-    context.fillStyle = value("colour");
+    context.fillStyle = context.strokeStyle = chosen("colour").dataset.code;
+    context.lineWidth = 2 * BRUSH * size;
     context.beginPath();
-    if (value("shape") === "brush") outline(context, "circle", x, y, BRUSH * RADIUS[value("size")]);
-    else outline(context, value("shape"), x, y, RADIUS[value("size")]);
+    if (shape === "brush") {
+      context.moveTo(last?.x ?? x, last?.y ?? y);
+      context.lineTo(x, y);
+      context.stroke();
+      context.beginPath();
+      outline(context, "circle", x, y, BRUSH * size);
+    } else outline(context, shape, x, y, size);
     context.fill();
-    onStroke();
-  }
-
-  function stroke(x, y) {
-    hideCross();
-    context.strokeStyle = value("colour");
-    context.lineWidth = 2 * BRUSH * RADIUS[value("size")];
-    context.lineCap = "round";
-    context.beginPath();
-    context.moveTo(last.x, last.y);
-    context.lineTo(x, y);
-    context.stroke();
     onStroke();
   }
 
@@ -101,14 +61,14 @@ export function openDrawing(find, onStroke) {
 
   canvas.onpointerdown = (event) => {
     canvas.setPointerCapture(event.pointerId);
+    find("cross").hidden = true;
+    put(at(event));
     last = at(event);
-    put(last.x, last.y);
   };
   canvas.onpointermove = (event) => {
-    if (!last || value("shape") !== "brush") return;
-    const point = at(event);
-    stroke(point.x, point.y);
-    last = point;
+    if (!last || chosen("shape").value !== "brush") return;
+    put(at(event));
+    last = at(event);
   };
   canvas.onpointerup = canvas.onpointercancel = () => (last = null);
   canvas.onkeydown = (event) => {
@@ -116,24 +76,22 @@ export function openDrawing(find, onStroke) {
     const move = moves[event.key];
     if (move) {
       event.preventDefault();
-      hideCross();
       cross.x = Math.min(Math.max(cross.x + move[0] * STEP, 0), canvas.width);
       cross.y = Math.min(Math.max(cross.y + move[1] * STEP, 0), canvas.height);
       showCross();
     } else if (event.key === "Enter" || event.key === " ") {
       event.preventDefault();
-      put(cross.x, cross.y);
-      const { size, colour, shape } = chosen;
-      tell(`${[size, colour, shape].map((one) => one.textContent).join(" ")}: `);
+      put(cross);
+      showCross(`${["size", "colour", "shape"].map((tool) => chosen(tool).value).join(" ")}: `);
     }
   };
   canvas.onfocus = () => {
     if (canvas.matches(":focus-visible")) showCross();
   };
-  canvas.onblur = hideCross;
+  canvas.onblur = () => (find("cross").hidden = true);
 
   clear();
-  return { clear, pixels };
+  return { clear, isEmpty: () => isEmpty };
 }
 
 // The outline of a shape, as xpcap's generated pictures have it, without a turn.

@@ -57,10 +57,10 @@ function stop() {
 // Caption a picture file, or without one what is drawn on the sheet.
 async function caption(file = null) {
   const signal = stop();
-  if (file) clearCaptions(); // those of a drawing stay until others come: the page does not jump
+  if (file && captioner) clearCaptions(); // a drawing's stay until others come, so nothing jumps
   try {
     await opened;
-    const picture = await captioner.read(file ?? sheet.pixels());
+    const picture = await captioner.read(file ?? find("canvas"));
     if (signal.aborted) return;
     show(picture, file);
     say("Looking.");
@@ -71,7 +71,7 @@ async function caption(file = null) {
     showCaptions(result, performance.now() - begun);
   } catch (error) {
     if (signal.aborted) return;
-    clearCaptions("");
+    clearCaptions();
     complain(error instanceof PictureError ? error.message : `No caption: ${error.message}`);
   } finally {
     if (!signal.aborted) find("result").setAttribute("aria-busy", "false");
@@ -90,18 +90,17 @@ function show(picture, file = null) {
   }
   find("app").classList.toggle("drawing", !file);
   find("shown").style.width = `min(100%, ${((TALL * width) / height).toFixed(2)}rem)`;
-  find("veil").hidden = true;
   find("shown").hidden = false;
   find("hint").hidden = true;
 }
 
 // ---- Captions
 
-function clearCaptions(status) {
+function clearCaptions(status = "") {
   find("captions").replaceChildren();
   find("legend").hidden = true;
   press(null);
-  if (status !== undefined) say(status);
+  say(status);
 }
 
 function showCaptions({ captions, area }, milliseconds) {
@@ -110,11 +109,11 @@ function showCaptions({ captions, area }, milliseconds) {
   const text = first ? first.text : "(nothing)";
   press(null);
   const [best, ...rest] = captions.map((one, i) => itemOf(one, area, i));
-  const others = fold("Other captions", make("ol", "", ...rest), unfolds);
+  const others = fold("Other captions", make("ol", "captions", ...rest), unfolds);
   others.ontoggle = () => (unfolds = others.open);
   find("captions").replaceChildren(best, make("li", "", others));
   find("picture").alt = text;
-  const seconds = (milliseconds / 1000).toFixed(1);
+  const seconds = (milliseconds / 1000).toFixed(2);
   find("status").replaceChildren(make("span", "unseen", `${text}. `), `${seconds} seconds`);
   find("legend").hidden = !first;
   find("attends").hidden = !manifest.attends;
@@ -279,7 +278,7 @@ function listen() {
     clear();
     show(find("canvas"));
     find("canvas").focus();
-    if (sheet.pixels()) caption();
+    if (!sheet.isEmpty()) caption();
   };
 }
 

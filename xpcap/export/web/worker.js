@@ -9,10 +9,10 @@ const { port1, port2 } = new MessageChannel();
 port1.start();
 
 // Let messages in, of which one may end a caption.
-function messages() {
+const messages = () => new Promise((go) => {
+  port1.addEventListener("message", go, { once: true });
   port2.postMessage(null);
-  return new Promise((go) => port1.addEventListener("message", go, { once: true }));
-}
+});
 
 const handlers = {
   async open({ manifest }) {
