@@ -226,7 +226,7 @@ def random_run(tmp_path: Path) -> Run[CaptioningRNN]:
     rng = np.random.default_rng(3)
     vocabulary = Vocabulary([*SPECIAL, *(f"word{i}" for i in range(30))])
     model = CaptioningRNN(
-        vocabulary.word_to_idx, (9, 209), 8, 16, "lstm", inject="attention+every-step", seed=1
+        vocabulary.word_to_idx, (9, 209), 8, 16, "gru", inject="attention+every-step", seed=1
     )
     for name, value in model.params.items():
         model.params[name] = rng.standard_normal(value.shape) * 0.7
