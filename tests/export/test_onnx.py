@@ -417,6 +417,8 @@ class Odd(MinimalGated):
         (lambda a: np.linalg.norm(a), "norm"),
         (lambda a: a if a.any() else -a, "any"),
         (lambda a: a if a[0, 0] > 0 else -a, "a choice or a loop that depends on numbers"),
+        (lambda a: a / len(a), "the number of rows as a number"),
+        (lambda a: a + np.zeros(a.shape, a.dtype), "the number of rows as a number"),
         (lambda a: np.asarray(a), "a choice or a loop that depends on numbers"),
     ],
 )

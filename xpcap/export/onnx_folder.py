@@ -12,7 +12,14 @@ from xpcap.encoders.kinds import named, split_options
 from xpcap.encoders.onnx import ONNX, OnnxEncoder
 from xpcap.errors import DataError, OptionError, install, unknown
 from xpcap.export.onnx_encoder import add_encoder, is_own, load_encoder, opset_of
-from xpcap.export.onnx_graphs import WEIGHTS, Captioner, greedy_graph, start_graph, step_graph
+from xpcap.export.onnx_graphs import (
+    WEIGHTS,
+    Captioner,
+    greedy_graph,
+    require_form,
+    start_graph,
+    step_graph,
+)
 from xpcap.export.tensor import FUNCTIONS
 from xpcap.files import atomic, new_folder, require_new_file
 from xpcap.models import CaptioningRNN
@@ -88,7 +95,7 @@ def require_exportable(where: str, run: Run[CaptioningRNN], folder: Path, weight
             where, run.name, came, "the model of one run", f"export each run, and {cause}"
         )
     try:
-        step_graph(Captioner(run.model, run.preprocessing, weights))
+        require_form(Captioner(run.model, run.preprocessing, weights))
     except TypeError as error:  # of the tensors that record the equations
         thing, came = f"cell {run.model.config.cell!r}", f"has no ONNX form: its step needs {error}"
         expected = f"arithmetic and {', '.join(sorted(one.__name__ for one in FUNCTIONS))}"

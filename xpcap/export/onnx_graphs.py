@@ -13,7 +13,15 @@ import numpy as np
 from xpcap.backend import Array, to_numpy
 from xpcap.data.features import Preprocessing, Projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary
-from xpcap.export.tensor import Tensor, graph_input, graph_output, rows, weight
+from xpcap.export.tensor import (
+    BATCH,
+    Tensor,
+    UnsupportedError,
+    graph_input,
+    graph_output,
+    rows,
+    weight,
+)
 from xpcap.layers.attention import Attention
 from xpcap.memory import Buffer
 from xpcap.models import CaptioningRNN, ModelConfig
@@ -140,13 +148,16 @@ def start_graph(captioner: Captioner, index: Projection | None = None) -> Graph:
     return graph
 
 
-def step_graph(captioner: Captioner) -> Graph:
-    """Words and a state to the scores of the next words, and the next state."""
+def step_graph(captioner: Captioner, batch: int = BATCH) -> Graph:
+    """Words and a state to the scores of the next words, and the next state.
+
+    `batch` : captions of the example that is recorded
+    """
     graph, config = Graph("step"), captioner.config
-    words = graph_input(graph, "words", np.int64, ("N",))
+    words = graph_input(graph, "words", np.int64, ("N",), batch)
     shapes = {"image": (config.columns,), "regions": (config.feature_shape[0], config.hidden)}
     state = [
-        graph_input(graph, name, np.float32, ("N", *shapes.get(name, (config.hidden,))))
+        graph_input(graph, name, np.float32, ("N", *shapes.get(name, (config.hidden,))), batch)
         for name in (*captioner.state, *captioner.constants)
     ]
     scores, after, attention = captioner.step(words, state)
@@ -156,6 +167,14 @@ def step_graph(captioner: Captioner) -> Graph:
     if attention is not None:
         graph_output(graph, "attention", attention)
     return graph
+
+
+def require_form(captioner: Captioner) -> None:
+    """TypeError : the step of the cell cannot be recorded, or only for so many captions."""
+    one, other = (step_graph(captioner, batch) for batch in (BATCH, BATCH + 4))
+    sizes = ([(name, np.shape(x)) for name, x in graph.weights.items()] for graph in (one, other))
+    if one.part.operators != other.part.operators or next(sizes) != next(sizes):
+        raise UnsupportedError("the number of rows as a number")
 
 
 def greedy_graph(

@@ -93,7 +93,7 @@ class Tensor(NDArrayOperatorsMixin):
         )
 
     def __getitem__(self, key: Any) -> "Tensor":
-        if isinstance(key, Tensor | np.ndarray):
+        if isinstance(key, Tensor | np.ndarray) and key.dtype.kind in "iu":
             return _taken(self, key)
         key = key if isinstance(key, tuple) else (key,)
         if not all(one is None or isinstance(one, int | slice | type(Ellipsis)) for one in key):
@@ -198,9 +198,11 @@ def weight(graph: Graph, name: str, array: np.ndarray, half: bool = False) -> Te
     return Tensor(graph, graph.constant(array, name, half), array)
 
 
-def graph_input(graph: Graph, name: str, dtype: DTypeLike, shape: Sequence[Size]) -> Tensor:
-    """An input of a graph, with letters for sizes that vary."""
-    like = np.zeros([BATCH if isinstance(size, str) else size for size in shape], dtype)
+def graph_input(
+    graph: Graph, name: str, dtype: DTypeLike, shape: Sequence[Size], batch: int = BATCH
+) -> Tensor:
+    """An input of a graph, with letters for sizes that vary, which are `batch` in the example."""
+    like = np.zeros([batch if isinstance(size, str) else size for size in shape], dtype)
     return Tensor(graph, graph.input(name, dtype, shape), like)
 
 
@@ -255,7 +257,8 @@ def _made(graph: Graph) -> Made:
 
 
 def _reshaped(x: Tensor, like: np.ndarray) -> Tensor:
-    return x.record("Reshape", x, np.array([-1, *like.shape[1:]], np.int64), like=like)
+    shape = [-1, *like.shape[1:]] if like.ndim else []
+    return x.record("Reshape", x, np.array(shape, np.int64), like=like)
 
 
 # ---- NumPy's functions
