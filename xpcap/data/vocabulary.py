@@ -32,12 +32,12 @@ def tokenize(text: str) -> list[str]:
     """
     if text.isascii():
         return _ASCII.findall(text.lower())
-    return [str(word) for word in _unicode().findall(_normalized(text))]
+    return [str(word) for word in _regex(_WORD).findall(_normalized(text))]
 
 
 def has_word(text: str) -> bool:
     """True if `tokenize` finds a word."""
-    pattern = _ASCII if text.isascii() else _unicode()
+    pattern = _ASCII if text.isascii() else _regex(_WORD)
     return pattern.search(_normalized(text)) is not None
 
 
@@ -54,9 +54,9 @@ def gaps(words: Sequence[str]) -> list[str]:
 
     But where two words would read as one, as a letter and the vowel sign of another word.
     """
-    unspaced = [not word.isascii() and _unspaced().match(word) is not None for word in words]
+    unspaced = [not word.isascii() and _regex(_LETTER).match(word) is not None for word in words]
     return [
-        "" if both == (True, True) and not _attached().match(one + other, len(one)) else " "
+        "" if both == (True, True) and not _regex(_ATTACHED).match(one + other, len(one)) else " "
         for both, (one, other) in zip(
             itertools.pairwise(unspaced), itertools.pairwise(words), strict=True
         )
@@ -77,29 +77,14 @@ _ATTACHED = (  # the vowel sign AM of Thai and Lao; consonants that Khmer and Bu
 )
 _OTHER = rf"[[\p{{L}}\p{{Nd}}]--{_LETTER}]"
 _JOINER = rf"[\u200c\u200d](?={_OTHER}|{_MARK})"  # within words, as in Persian
+_WORD = rf"{_LETTER}(?:{_MARK}|{_ATTACHED})*|{_OTHER}(?:{_OTHER}|{_MARK}|{_JOINER})*"
 
 
 @cache
-def _unicode() -> Any:
-    import regex
+def _regex(pattern: str) -> Any:
+    import regex  # for what is beyond ASCII
 
-    return regex.compile(
-        rf"(?V1){_LETTER}(?:{_MARK}|{_ATTACHED})*|{_OTHER}(?:{_OTHER}|{_MARK}|{_JOINER})*"
-    )
-
-
-@cache
-def _attached() -> Any:
-    import regex
-
-    return regex.compile(rf"(?V1){_ATTACHED}")
-
-
-@cache
-def _unspaced() -> Any:
-    import regex
-
-    return regex.compile(rf"(?V1){_LETTER}")
+    return regex.compile(f"(?V1){pattern}")
 
 
 NULL, START, END, UNK = SPECIAL = ("<NULL>", "<START>", "<END>", "<UNK>")
