@@ -63,24 +63,15 @@ def is_url(text: object) -> bool:
 
 
 def read_picture(source: PictureSource) -> np.ndarray:
-    """Read a picture as a person sees it: upright, in colour, on white.
+    """Read a picture, upright, in colour, on white: array (height, width, 3), uint8, RGB.
 
     EXIF orientation is applied; grey, palette, 16-bit and CMYK pictures become RGB; transparent
     parts become white; the first of several frames is read; larger pictures are scaled down to 1024
     pixels on the longer side. The result of an RGB array of that size or less is equal to it.
 
-    Parameters
-    ----------
     source : a path; the content of a file as bytes, or a file opened for reading bytes; a Pillow
         image, whose current frame is read; or an array, uint8, (height, width) grey, (height,
         width, 3) RGB or (height, width, 4) RGBA; of OpenCV's BGR give ``picture[..., ::-1]``
-
-    Returns
-    -------
-    array (height, width, 3), uint8, RGB
-
-    Raises
-    ------
     DataError : not a picture, a damaged one, a format that cannot be read here, more than 256 MB,
         or a folder, pipe, device, URL, or closed file; or, by its header, more pixels to decode
         than Pillow's `PIL.Image.MAX_IMAGE_PIXELS`, 89 million. A JPEG may have twice as many, since
@@ -349,21 +340,10 @@ def _finite(levels: np.ndarray) -> np.ndarray:
 def letterbox(picture: np.ndarray, side: int) -> np.ndarray:
     """Scale a picture to the area of a square, so that things are as large on a wide canvas.
 
-    A picture whose sides differ more than 2.25 times is padded to that ratio, evenly on both sides,
-    in the commonest colour of its border.
+    A picture (height, width, 3), uint8, becomes another of about side * side pixels, itself if it
+    has that size already. One whose sides differ more than 2.25 times is padded to that ratio,
+    evenly on both sides, in the commonest colour of its border.
 
-    Parameters
-    ----------
-    picture : array (height, width, 3), uint8
-    side : pixels
-
-    Returns
-    -------
-    array (height, width, 3), uint8, of about side * side pixels; the picture itself if it has that
-    size already
-
-    Raises
-    ------
     ValueError : not such an array, or one without pixels.
     """
     require_picture("letterbox", picture)

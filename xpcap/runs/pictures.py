@@ -81,7 +81,7 @@ class PictureCaptioner:
 
     def __reduce__(self) -> tuple[Any, ...]:
         paths = [path.absolute() for path in self.run.paths]
-        files = [one for path in paths for one in (path, path / BEST)]
+        files = [one for path in paths for one in (path, path / BEST) if one.exists()]
         changed = tuple(file.stat().st_mtime_ns for file in files)
         return _reopened, (backend_of(self.run.model.like), changed, *paths)
 
