@@ -42,7 +42,7 @@ http {
 def nginx(page_of_ranked: Path, tmp_path: Path) -> Iterator[str]:
     """The URL of the page as nginx serves it with the types that it is installed with."""
     if NGINX is None or not TYPES.exists():
-        pytest.skip("nginx is not installed")
+        pytest.skip(f"nginx is not installed, or without {TYPES}")
     with socket.create_server(("127.0.0.1", 0)) as listening:  # handed on: no port to lose
         config = CONFIG.replace("FOLDER", str(tmp_path)).replace("PAGE", str(page_of_ranked))
         port = listening.getsockname()[1]
