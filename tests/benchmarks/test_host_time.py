@@ -68,15 +68,9 @@ def test_host_time_prints_the_objects_that_are_promised() -> None:
     for row in rows:
         assert list(row) == KEYS
         assert list(row["parts"]) == PARTS
-        assert all(isinstance(row[key], int) for key in ("n", "calls", "reads", "allocations"))
-        assert all(
-            isinstance(value, float)
-            for value in (row["ms"], row["python_ms"], *row["parts"].values())
-        )
         assert 0 < row["python_ms"] < row["ms"]
-        assert [part for part, value in row["parts"].items() if value == 0] == (
-            ["masks"] if row["work"] == "init" else []
-        )
+        none = [part for part, value in row["parts"].items() if value == 0]
+        assert none == (["masks"] if row["work"] == "init" else [])
         assert row["reads"] == 0
 
 
