@@ -14,7 +14,6 @@ let pressed = null; // the word whose attention stays on the picture
 let underWay = new AbortController(); // the caption that was asked for last
 let shown = null; // the picture or sheet in sight: its width and height
 let shownUrl = "";
-let sheet = null; // to draw on
 let timer = 0; // from a stroke to its caption
 let unfolds = !matchMedia("(max-width: 48rem)").matches; // captions but the best one
 
@@ -140,16 +139,14 @@ function fold(title, content, opens = false) {
 function itemOf(caption, area, place) {
   const item = make("li", "");
   const line = make("p", "caption", caption.words.length ? "" : "(nothing)");
-  line.lang = "";
-  line.dir = "auto";
+  Object.assign(line, { lang: "", dir: "auto" });
   caption.words.forEach((word, i) => {
     const p = caption.probabilities[i];
     line.append(wordOf(word, p, caption.attention?.[i], area), caption.gaps[i]);
   });
   if (caption.attention?.length) {
-    const copy = make("p", "unseen", caption.text); // that screen readers read in one go
-    copy.lang = "";
-    item.append(copy);
+    // a copy that screen readers read in one go
+    item.append(Object.assign(make("p", "unseen", caption.text), { lang: "" }));
     rove(line, `Words of caption ${place + 1}`);
   }
   item.append(line);
@@ -162,7 +159,6 @@ function wordOf(word, p, weights, area) {
   element.style.setProperty("--p", p.toFixed(3));
   element.title = `p = ${p.toFixed(2)}`;
   if (!weights) return element;
-  element.type = "button";
   element.setAttribute("aria-pressed", "false");
   const look = () => veil(weights, area);
   element.onpointerenter = element.onfocus = look;
@@ -176,8 +172,8 @@ function press(word) {
   pressed?.element.setAttribute("aria-pressed", "false");
   pressed = word;
   pressed?.element.setAttribute("aria-pressed", "true");
-  if (pressed) pressed.look();
-  else find("veil").hidden = true;
+  find("veil").hidden = true;
+  pressed?.look();
 }
 
 // One tab stop for the words of a line: arrow keys, Home and End go along it, and Escape leaves.
@@ -249,48 +245,38 @@ function listen() {
       if (file) caption(file);
     };
   }
-  document.ondragover = (event) => {
+  document.ondragover = document.ondragleave = document.ondrop = (event) => {
     event.preventDefault();
-    find("stage").classList.add("over");
-  };
-  document.ondragleave = () => find("stage").classList.remove("over");
-  document.ondrop = (event) => {
-    event.preventDefault();
-    find("stage").classList.remove("over");
-    accept(event.dataTransfer, "What was dropped");
+    find("stage").classList.toggle("over", event.type === "dragover");
+    if (event.type === "drop") accept(event.dataTransfer, "What was dropped");
   };
   document.onpaste = (event) => accept(event.clipboardData, "The clipboard");
   if (!find("draw")) return;
-  sheet = openDrawing(find, () => {
+  const sheet = openDrawing(find, () => {
     stop();
     press(null); // attention to what was drawn before
     timer = setTimeout(caption, PAUSE);
   });
-  const clear = () => {
+  find("draw").onclick = () => {
     stop();
     clearCaptions("The sheet is empty.");
-  };
-  find("clear").onclick = () => {
-    sheet.clear();
-    clear();
-  };
-  find("draw").onclick = () => {
-    clear();
     show(find("canvas"));
     find("canvas").focus();
     if (!sheet.isEmpty()) caption();
+  };
+  find("clear").onclick = () => {
+    sheet.clear();
+    find("draw").onclick();
   };
 }
 
 function accept(transfer, what) {
   const [file] = transfer?.files ?? [];
-  if (file) caption(file);
-  else {
-    complain(
-      `${what} holds no picture file. This page loads nothing from elsewhere: save the picture,` +
-        " then choose the file.",
-    );
-  }
+  if (file) return caption(file);
+  return complain(
+    `${what} holds no picture file. This page loads nothing from elsewhere: save the picture,` +
+      " then choose the file.",
+  );
 }
 
 const opened = open();
