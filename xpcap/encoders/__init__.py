@@ -16,10 +16,23 @@ from xpcap.errors import DataError, unknown
 PHOTOGRAPHS = EFFICIENTNET.name  # the encoder for photographs where none is named
 
 __all__ = [
-    "ENCODERS", "PHOTOGRAPHS", "Area", "Encoder", "HistogramEncoder", "Kind", "PictureSource",
-    "TimmEncoder", "find_encoder", "find_pictures", "grid_area", "image_from_url", "is_url",
-    "read_picture", "read_url", "scheme_of",
-]  # fmt: skip
+    "ENCODERS",
+    "PHOTOGRAPHS",
+    "Area",
+    "Encoder",
+    "HistogramEncoder",
+    "Kind",
+    "PictureSource",
+    "TimmEncoder",
+    "find_encoder",
+    "find_pictures",
+    "grid_area",
+    "image_from_url",
+    "is_url",
+    "read_picture",
+    "read_url",
+    "scheme_of",
+]
 
 # by what their names begin with
 ENCODERS = {kind.name.partition(":")[0]: kind for kind in (HISTOGRAM, EFFICIENTNET, TIMM, ONNX)}
