@@ -202,6 +202,7 @@ def test_a_bad_picture_is_an_error_that_says_why(captioner: PictureCaptioner) ->
         assert len(str(caught.value)) < 1000
         (skipped,) = captioner.captions([picture])  # type: ignore[list-item]
         assert isinstance(skipped, Skipped)
+        assert len(repr(skipped)) < 1000
         assert skipped.reason == caught.value.reason
     with (
         Image.open(io.BytesIO(png(photo(0))[:200])) as cut,

@@ -15,7 +15,7 @@ from xpcap.backend import BACKENDS, VARIABLE, get_backend, parse_backend, use_ba
 from xpcap.data import CaptionData
 from xpcap.data.dataset import size
 from xpcap.distributed import SINGLE, Group, init
-from xpcap.encoders import is_url
+from xpcap.encoders import scheme_of
 from xpcap.errors import BackendError, OptionError
 from xpcap.options import Flag, Kind, Location, Option, Real, Whole
 from xpcap.progress import say
@@ -56,7 +56,7 @@ class PictureOrUrl(click.Path):
         super().__init__(path_type=Path, readable=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if is_url(value) else super().convert(value, param, ctx)
+        return value if scheme_of(value) else super().convert(value, param, ctx)
 
 
 def in_flags(text: str, flags: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,12 @@ from xpcap.report.markup import Embedded
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxlist, _short.maxstring, _short.maxother = 1, 16, 300, 60
+
+
+def _filled(record: Any) -> str:
+    filled = ((name, of) for name, of in record._asdict().items() if of is not None and len(of))
+    inside = ", ".join(f"{name}={_short.repr(of)}" for name, of in filled)
+    return f"{type(record).__name__}({inside})"
 
 
 class Ranked(NamedTuple):
@@ -62,8 +68,7 @@ class PictureCaption(NamedTuple):
     note: str = ""
 
     def __repr__(self) -> str:
-        filled = ((name, of) for name, of in self._asdict().items() if of is not None and len(of))
-        return f"PictureCaption({', '.join(f'{name}={_short.repr(of)}' for name, of in filled)})"
+        return _filled(self)
 
     def split(self) -> Sequence[str]:
         """The words of the caption, each with one of `probabilities`.
@@ -87,6 +92,9 @@ class Skipped(NamedTuple):
 
     image: str
     reason: str
+
+    def __repr__(self) -> str:
+        return _filled(self)
 
 
 class Postponed(Skipped):

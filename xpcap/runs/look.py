@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from xpcap.data import tokenize
-from xpcap.encoders import is_url
+from xpcap.encoders import scheme_of
 from xpcap.errors import OptionError
 from xpcap.models import CaptioningRNN
 from xpcap.report.look import Inside
@@ -35,7 +35,7 @@ def look_inside(
                 f"{run.path} does not know {', '.join(unknown)}, and reads"
                 f" {vocabulary.idx_to_word[vocabulary.unk]} instead"
             )
-    source = picture if isinstance(picture, str) and is_url(picture) else Path(picture)
+    source = picture if scheme_of(picture) else Path(picture)
     encoder = run.encoder("look_inside")
     pixels, feature = encode_picture("look_inside", source, encoder)
     features = run.preprocessing(feature[None])
