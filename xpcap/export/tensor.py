@@ -54,10 +54,7 @@ class Tensor(NDArrayOperatorsMixin):
         return self
 
     def record(self, kind: str, *inputs: Any, like: np.ndarray, **attributes: Any) -> "Tensor":
-        """The result of an operator of ONNX, of the shape and dtype of `like`.
-
-        Inputs are tensors, or arrays and numbers, which become constants.
-        """
+        """The result of an operator, as `like`; arrays and numbers it reads become constants."""
         names = [x.name if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
         return Tensor(self.graph, self.graph.node(kind, *names, **attributes), like)
 
@@ -187,9 +184,8 @@ class View(Tensor):
     def write(self, value: Any) -> Tensor:
         if not self._writable:
             raise UnsupportedError("writing to a part of an array")
-        self._base.write(
-            _reshaped(Tensor(self.graph, None, self.like).write(value), self._base.like)
-        )
+        whole = Tensor(self.graph, None, self.like).write(value)
+        self._base.write(_reshaped(whole, self._base.like))
         return self
 
 
@@ -208,13 +204,12 @@ def graph_input(
 
 def graph_output(graph: Graph, name: str, x: Tensor, *sizes: Size) -> None:
     """Declare an output, of other `sizes` than its example if they are given."""
-    first = [rows(x)] if x.ndim else []
-    graph.output(name, x.name, x.dtype, sizes or (*first, *x.shape[1:]))
+    graph.output(name, x.name, x.dtype, sizes or (rows(x), *x.shape[1:])[: x.ndim])
 
 
 def rows(x: Tensor) -> Size:
     """N, or the number of pictures that a graph is made for."""
-    return "N" if len(x) == BATCH else len(x)
+    return "N" if x.shape[:1] in ((), (BATCH,)) else len(x)
 
 
 def _like(x: Any) -> Any:
@@ -284,10 +279,6 @@ def _reduced(kind: str, function: Any) -> Callable[..., Tensor]:
     return reduced
 
 
-def _argmax(x: Tensor, axis: int) -> Tensor:
-    return x.record("ArgMax", x, like=x.like.argmax(axis), axis=axis, keepdims=0)
-
-
 def _where(condition: Any, x: Any, y: Any) -> Tensor:
     one = next(one for one in (condition, x, y) if isinstance(one, Tensor))
     like = np.where(*map(_like, (condition, x, y)))
@@ -322,7 +313,9 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.mean: _reduced("ReduceMean", np.mean),
     np.max: _reduced("ReduceMax", np.max),
     np.min: _reduced("ReduceMin", np.min),
-    np.argmax: _argmax,
+    np.argmax: lambda x, axis: x.record(
+        "ArgMax", x, like=x.like.argmax(axis), axis=axis, keepdims=0
+    ),
     np.where: _where,
     np.concatenate: _concatenated,
     np.take: _taken,
