@@ -45,7 +45,6 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 _OF_URLS = {  # what to do with one of a scheme
     "data": "base64.b64decode(url.partition(',')[2]) gives its bytes",
     "file": "give the path alone, without file://",
-    **dict.fromkeys(("http", "https"), "xpcap.encoders.read_url downloads it"),
 }
 
 
