@@ -13,29 +13,16 @@ from typing import Self
 class XpcapError(Exception):
     """An error with fields, for programs; its text is the `sentence` of them.
 
-    Parameters
-    ----------
-    function : str
-        The function that refuses; or function and file, ``"read_dataset: own.h5"``, of which the
-        file goes to `thing`.
-    thing : object
-        What is wrong: an argument, a file, a tensor in a file.
-    came : object
-        What came, as a phrase about the thing: ``has shape (2, 3)``.
-    expected : object
-        What was expected in its place.
-    cause : object
-        The likely cause, or the remedy.
+    function : the function that refuses; or function and file, ``"read_dataset: own.h5"``, of which
+        the file goes to `thing`
+    thing : what is wrong: an argument, a file, a tensor in a file
+    came : what came, as a phrase about the thing: ``has shape (2, 3)``
+    expected : what was expected in its place
+    cause : the likely cause, or the remedy
 
-    Attributes
-    ----------
-    function, thing, came, expected, cause : str
-        The fields; an empty string where there is nothing to say. `thing` is without backquotes.
-
-    Notes
-    -----
-    The fields are the `args` of the exception, so errors copy and pickle. One argument alone, as
-    in ``DataError("any text")``, is the whole message.
+    They are attributes, as text, empty where there is nothing to say; `thing` is without
+    backquotes. They are also the `args` of the exception, so errors copy and pickle. One argument
+    alone, as in ``DataError("any text")``, is the whole message.
     """
 
     def __init__(
