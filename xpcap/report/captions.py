@@ -41,19 +41,23 @@ def draw_captions(path: str | Path, captions: Sequence[PictureCaption]) -> None:
 
     pictures = [one.picture for one in captions if isinstance(one.picture, np.ndarray)]
     texts = [
-        (one.caption, one.references[0] if one.references else "")
+        (
+            escape_control(one.caption).strip() or NOTHING,
+            escape_control(one.references[0] if one.references else ""),
+        )
         for one in captions
         if isinstance(one.picture, np.ndarray)
     ]
     if not pictures:
         raise InvalidValueError("draw_captions", "", "got no picture", expected="at least one")
-    families, lacking = find_fonts(escape_control(text) for both in texts for text in both)
+    families, lacking = find_fonts(text for both in texts for text in both)
     if lacking:
         remark(f"draw_captions: {explain_lacking(lacking)}")
     with warnings.catch_warnings(), rc_context({"font.family": families} if families else {}):
         # Such a glyph is drawn as a box, and the remark above has named it
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        lines = [_wrap_both(*both) for both in texts]
+        large, small = (_measure(size) for size, _ in (CAPTION, REFERENCE))
+        lines = [(wrap(caption, large), wrap(reference, small)) for caption, reference in texts]
         figure = _draw(pictures, lines)
         with atomic(Path(path)) as file:
             figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
@@ -115,13 +119,6 @@ def _measure(size: float) -> Callable[[str], float]:
 
     renderer, font = RendererAgg(1, 1, DPI), FontProperties(size=size)
     return lambda text: renderer.get_text_width_height_descent(text, font, ismath=False)[0] / DPI
-
-
-def _wrap_both(caption: str, reference: str) -> Texts:
-    large, small = (_measure(size) for size, _ in (CAPTION, REFERENCE))
-    return wrap(escape_control(caption).strip() or NOTHING, large), wrap(
-        escape_control(reference), small
-    )
 
 
 def wrap(text: str, width: Callable[[str], float], most: float = PICTURE[0]) -> list[str]:
