@@ -54,6 +54,7 @@ def test_the_wheel_of_the_sdist_holds_the_package_and_works_with_what_it_declare
             archive.read(f"xpcap-{xpcap.__version__}.dist-info/METADATA").decode()
         )
     assert {name for name in names if ".dist-info/" not in name} == of_package(ROOT)
+    assert "xpcap/py.typed" in names
     assert (about["Version"], about["License-Expression"]) == (xpcap.__version__, "MIT")
     assert "Private :: Do Not Upload" not in (about.get_all("Classifier") or [])
 
