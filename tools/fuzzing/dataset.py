@@ -43,9 +43,9 @@ def make(draw: random.Random, folder: Path) -> None:
             with contextlib.suppress(Exception):
                 if draw.random() < 0.4:
                     draw.choice(damage.DATASET)[0](path)
-                else:
-                    with h5py.File(path, "r+") as file:
-                        draw.choice((_odd_array, _numbers, _about, _restamp, _restamp))(file, draw)
+                    break  # to change an array it would be read, a text of 4 GiB as well
+                with h5py.File(path, "r+") as file:
+                    draw.choice((_odd_array, _numbers, _about, _restamp, _restamp))(file, draw)
     if path.exists() and (not crafted or draw.random() < 0.25):
         path.write_bytes(spoil_bytes(path.read_bytes(), draw))
 
