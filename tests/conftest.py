@@ -8,22 +8,19 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import commands
 import numpy as np
 import pytest
 from emulated import device  # noqa: F401 - a fixture
+from libraries import BLAS, CUPY, Lib
 from runs import Runs
-from threadpoolctl import ThreadpoolController
 
 import xpcap
 from xpcap import backend
-from xpcap.backend import backend_status
 from xpcap.verify import Row, verify
 
-CUPY = backend_status()["cupy"]
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog", "runs", "on", "the", "grass"]
 
 
@@ -42,22 +39,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-class Lib:
-    """One library to run a test on: its module, and a way to bring host arrays there."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.xp: ModuleType = np if name in ("numpy", "readonly") else __import__("cupy")
-
-    def __call__(self, *arrays: np.ndarray) -> Any:
-        """Host arrays as arrays of this library; read-only where that is what the test is about."""
-        moved = [self.xp.array(a) for a in arrays]
-        if self.name == "readonly":
-            for a in moved:
-                a.flags.writeable = False
-        return moved[0] if len(moved) == 1 else moved
-
-
 @pytest.fixture(
     params=["numpy", "readonly", "emulated", pytest.param("cupy", marks=pytest.mark.gpu)]
 )
@@ -71,7 +52,6 @@ def lib(request: pytest.FixtureRequest) -> Any:
         yield Lib(request.param)
 
 
-BLAS = ThreadpoolController().select(user_api="blas")
 THREADS = max((library.num_threads for library in BLAS.lib_controllers), default=1)
 SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import gpu_check
 import pytest
-from conftest import CUPY
 from gpu_check import Done, Found, LeftOutError, Part
+from libraries import CUPY
 
 TESTS = """
 import pytest

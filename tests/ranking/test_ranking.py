@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Lib
+from libraries import Lib
 from refusals import refuses
 from safetensors.numpy import save
 

@@ -12,7 +12,7 @@ from typing import Any
 import kill
 import numpy as np
 import pytest
-from conftest import BLAS
+from libraries import BLAS
 from ranks import together
 from stopping import stop_after
 
