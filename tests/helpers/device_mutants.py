@@ -270,7 +270,7 @@ MUTANTS = [
         "Kernel.check", "$a.flags.c_contiguous", "True",
         VIEW, "expected C-contiguous rows"),
     Mutant("default-device", "the number of a device is checked and forgotten",
-        "_resolve", 'return f"cupy:{device}" if device else "cupy"', 'return "cupy"',
+        "_resolve", "return _name($name, $device)", 'return "cupy"',
         SECOND_DEVICE, "== [1, 1, 1]"),
     Mutant("kernel-of-another-device", "one loaded kernel for all devices",
         "Kernels.kernel", "($xp, $here, $name, like.dtype.char)", "0",

@@ -264,6 +264,13 @@ def test_a_sample_alone_is_refused() -> None:
 
 # The command
 
+
+def let_captions_be(patch: pytest.MonkeyPatch) -> None:
+    """However short, long or alike captions are, training on the score does not end for it."""
+    for limit, never in (("LEAST_DISTINCT", 0), ("SHORTEST", 0), ("LONGEST", 99)):
+        patch.setattr(objectives, limit, never)
+
+
 TUNED = ["--objective", "self-critical", "--epochs", 2, "--samples", 3, "--batch-size", 20]
 
 
@@ -383,8 +390,9 @@ class TestTrainFrom:
 
     @pytest.mark.slow
     def test_emulated_training_on_the_score_is_that_of_numpy(
-        self, run: Path, device: Emulator, tmp_path: Path
+        self, run: Path, device: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        let_captions_be(monkeypatch)
         for backend in ("numpy", "cupy"):
             good("train", "--from", run, "--out", tmp_path / backend, "--backend", backend, *TUNED)
         ours, theirs = (
@@ -435,8 +443,7 @@ SPOILT = [*STAGED, "--lr", 0.02]
 def make_the_second_stage_worse(patch: pytest.MonkeyPatch) -> None:
     """Its learning rate is far too high, and nothing ends it early."""
     patch.setitem(PRESETS["score"], "lr", 3.0)
-    for limit, never in (("LEAST_DISTINCT", 0), ("SHORTEST", 0), ("LONGEST", 99)):
-        patch.setattr(objectives, limit, never)
+    let_captions_be(patch)
 
 
 @pytest.fixture(scope="module")
