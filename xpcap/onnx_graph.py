@@ -37,14 +37,14 @@ class Part:
 
     def needed(self) -> tuple[list[Operator], set[str]]:
         """The operators that outputs depend on, in order, and the names of all values read."""
-        reads, kept = set(self.named), []
+        reads, needed = set(self.named), []
         for one in reversed(self.operators):
             if reads.intersection(one.outputs):
-                kept.append(one)
+                needed.append(one)
                 reads.update(one.reads)
                 for inner in one.attributes.values():
                     reads |= inner.needed()[1] if isinstance(inner, Part) else set()
-        return kept[::-1], reads
+        return needed[::-1], reads
 
     def content(self, named: Mapping[str, str], weights: Sequence[bytes] = ()) -> bytes:
         """The GraphProto; `named` has the values of graphs around it that become outputs."""

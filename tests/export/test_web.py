@@ -114,9 +114,9 @@ SERVED: dict[str, tuple[str | int, ...]] = {
     "Apache 2.4.71 with media-types 13 of Debian": (HTML, NEW, NEW, JSON, TEXT, BYTES),
     "busybox httpd 1.37.0": (HTML, OLD, "", "", TEXT, ""),
     "http.server of Python 3.11": (HTML, NEW, NEW, JSON, TEXT, BYTES),
-    "Go 1.24, so Caddy, with media-types 13": (HTML, NEW, NEW, JSON, TEXT, BYTES),
+    "Go's mime with media-types 13, so Caddy": (HTML, NEW, NEW, JSON, TEXT, BYTES),
     "mime-db 1.54, so GitHub Pages": (HTML, OLD, NEW, JSON, TEXT, BYTES),
-    "ASP.NET Core 9": (HTML, OLD, 404, JSON, TEXT, BYTES),
+    "ASP.NET Core": (HTML, OLD, 404, JSON, TEXT, BYTES),
 }
 
 

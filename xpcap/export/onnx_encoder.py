@@ -155,8 +155,8 @@ def _scaling(size: Tensor, to: int) -> Callable[[Tensor], Tensor]:
     """
     scale = size.astype(np.float64) / to
     stretch = np.maximum(scale, 1.0)
-    made = np.minimum(np.arange(-(-to // BLOCK) * BLOCK), to - 1)  # the last one fills its block
-    centres = (made.reshape(-1, BLOCK, 1) + 0.5) * scale
+    targets = np.minimum(np.arange(-(-to // BLOCK) * BLOCK), to - 1)  # the last one fills its block
+    centres = (targets.reshape(-1, BLOCK, 1) + 0.5) * scale
     count = np.ceil((BLOCK - 1) * scale + 4 * stretch + 1)  # the filter reaches 2 * stretch rows
     offsets = count.record("Range", 0.0, count, 1.0, like=np.arange(count.like))
     reached = np.floor(centres[:, :1] - 2 * stretch) + offsets  # (blocks, 1, k)
@@ -176,8 +176,8 @@ def _scaling(size: Tensor, to: int) -> Callable[[Tensor], Tensor]:
         sums = high @ levels + HALF / 2 + np.floor(low @ levels / HALF)
         y = np.clip(np.floor(sums / HALF), 0, 255).astype(np.uint8)
         width = y.graph.node("Shape", y.name, start=4)  # -1 for it would need a picture
-        flat = y.graph.node("Concat", np.array([0, 3, len(made)]), width, axis=0)
-        like = y.like.reshape(len(y), 3, len(made), -1)
+        flat = y.graph.node("Concat", np.array([0, 3, len(targets)]), width, axis=0)
+        like = y.like.reshape(len(y), 3, len(targets), -1)
         return Tensor(y.graph, y.graph.node("Reshape", y.name, flat), like)[:, :, :to]
 
     return apply

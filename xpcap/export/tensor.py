@@ -18,7 +18,7 @@ from xpcap.ops.softmax import softmax
 
 BATCH = 7  # pictures of an example; a graph takes any number of them, along the first axis
 LAST = (1 << 63) - 1  # end of a slice that takes all
-Made = Mapping[str, tuple[Any, Sequence[str]]]  # a value's operator, and what that reads
+Producers = Mapping[str, tuple[Any, Sequence[str]]]  # a value's operator, and what that reads
 
 
 class UnsupportedError(TypeError):
@@ -190,7 +190,7 @@ class View(Tensor):
 
 
 def weight(graph: Graph, name: str, array: np.ndarray, half: bool = False) -> Tensor:
-    """An array that a graph stores under a name, as float16 if it is told to be `half`."""
+    """An array that a graph stores under a name, as float16 if `half`."""
     return Tensor(graph, graph.constant(array, name, half), array)
 
 
@@ -229,25 +229,27 @@ def _into(out: Any, result: Tensor) -> Tensor:
 def _fused(quotient: Tensor) -> Tensor:
     """A quotient; of the equation of a function in FUSED its operator, which runtimes do faster."""
     graph = quotient.graph
-    made = {} if graph.part.name == "pattern" else _made(graph)
-    for kind, function in FUSED.items() if made else ():
+    producers = {} if graph.part.name == "pattern" else _producers(graph)
+    for kind, function in FUSED.items() if producers else ():
         example = graph_input(Graph("pattern"), "x", np.float32, ("N", 2))
         root, found = function(example).name, dict[str, str]()
-        if _fits(root, _made(example.graph), quotient.name, made, found):
+        if _fits(root, _producers(example.graph), quotient.name, producers, found):
             return Tensor(graph, graph.node(kind, found["x"]), quotient.like)
     return quotient
 
 
-def _fits(part: str, pattern: Made, name: str, made: Made, found: dict[str, str]) -> bool:
+def _fits(
+    part: str, pattern: Producers, name: str, producers: Producers, found: dict[str, str]
+) -> bool:
     """True if a value is computed as a part of a pattern is, from one x, which goes to `found`."""
     if part not in pattern:  # x, or a constant
         return found.setdefault(part, name if part == "x" else part) == name
-    (one, parts), (other, names) = pattern[part], made.get(name, ("", ()))
+    (one, parts), (other, names) = pattern[part], producers.get(name, ("", ()))
     pairs = zip(parts, names, strict=False)
-    return one == other and all(_fits(p, pattern, n, made, found) for p, n in pairs)
+    return one == other and all(_fits(p, pattern, n, producers, found) for p, n in pairs)
 
 
-def _made(graph: Graph) -> Made:
+def _producers(graph: Graph) -> Producers:
     return {x.outputs[0]: ((x.kind, x.attributes), x.reads) for x in graph.part.operators}
 
 

@@ -100,14 +100,14 @@ class Engine {
     const models = [];
     for (const model of this.manifest.models) models.push(await this.start(model, features));
     const { policy, special } = this.manifest;
-    const made = await search(this.stepper(models, before), this.V, special, policy);
-    let ranked = made;
+    const candidates = await search(this.stepper(models, before), this.V, special, policy);
+    let ranked = candidates;
     if (this.ranker) {
       const likelihood = (captions) => this.logLikelihoods(models, captions, before);
       const allowed = (words) => words.length < policy.max_length &&
         !words.some((word) => policy.forbid.includes(word)) &&
         !(policy.no_stutter && repeats(words));
-      ranked = await this.ranker.rank(models[0].projected, made, likelihood, allowed);
+      ranked = await this.ranker.rank(models[0].projected, candidates, likelihood, allowed);
     }
     const best = ranked.slice(0, this.manifest.best);
     const attention = this.manifest.attends ? await this.attention(models[0], best) : [];
