@@ -148,7 +148,12 @@ class Real(Kind):
 
 @dataclass(frozen=True)
 class Flag(Kind):
-    """True or False, NumPy's among them; `check` returns a bool."""
+    """True or False, NumPy's among them; `check` returns a bool.
+
+    optional : None is taken, too, which a refusal does not mention
+    """
+
+    optional: bool = False
 
     metavar = ""
 
@@ -156,6 +161,8 @@ class Flag(Kind):
         return "True or False"
 
     def check(self, function: str, name: str, value: object) -> Any:
+        if self.optional and value is None:
+            return None
         if isinstance(value, bool | np.bool_):
             return bool(value)
         raise self.refusal(function, name, value)

@@ -3,7 +3,7 @@ distributions, and what draws must not depend on.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -217,6 +217,28 @@ def test_a_finished_caption_is_allowed_as_word_by_word(
     assert policy.allows([]).tolist() == []
 
 
+@pytest.mark.parametrize("kind", [iter, set, np.array])
+def test_ids_to_forbid_come_from_any_iterable(kind: Any, model: CaptioningRNN) -> None:
+    """A policy holds them itself: a generator is read once, a list may change afterwards."""
+    ids = [*SILENT, 3, 5]
+    expected = model.sample(pictures(9), T, forbid=ids)
+    np.testing.assert_array_equal(model.sample(pictures(9), T, forbid=kind(ids)), expected)
+    policy = Policy(max_length=T, forbid=kind(ids))
+    for _ in range(2):
+        np.testing.assert_array_equal(model.sample(pictures(9), policy=policy), expected)
+    assert policy == Policy(max_length=T, forbid=ids)
+
+
+def test_limits_of_a_policy_that_checks_nothing_itself_are_checked(model: CaptioningRNN) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Unchecked(Policy):
+        def __post_init__(self) -> None:
+            pass
+
+    with refuses(ValueError, function="CaptioningRNN.sample", thing="no_stutter", came="is 'no'"):
+        model.sample(pictures(2), policy=Unchecked(no_stutter="no"))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("policy", "fields"),
     [
@@ -227,7 +249,6 @@ def test_a_finished_caption_is_allowed_as_word_by_word(
                 "cause": "no more than the most words",
             },
         ),
-        (Policy(max_length=5, least_length=-1), {"thing": "`least_length`", "came": "is -1"}),
         (
             Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1),
             {
@@ -267,6 +288,10 @@ def test_limits_that_leave_no_caption_are_refused(
         (Sampling, "top_p", 1.5, "a number in 0.000001..1"),
         (Sampling, "seed", -1, "a whole number in 0..2**63-1"),
         (Sampling, "seed", 1.5, "a whole number in 0..2**63-1"),
+        (Policy, "max_length", 0, "a whole number of at least 1"),
+        (Policy, "least_length", -1, "a whole number of at least 0"),
+        (Policy, "no_repeat_trigram", "no", "True or False"),
+        (Beam, "no_stutter", "no", "True or False"),
         (Beam, "n_best", 6, "a whole number in 1..5"),
         (Beam, "n_best", 2.0, "a whole number of at least 1"),
         (Beam, "groups", 2, "a divisor of `width`, 5"),

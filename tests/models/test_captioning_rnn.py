@@ -539,6 +539,26 @@ def test_sampling_nothing_gives_nothing() -> None:
             {"thing": "forbid", "came": "holds 3.0", "expected": "ids"},
         ),
         (
+            lambda m: m.step(np.array([V, 1]), m.start(np.zeros((2, D)))),
+            ValueError,
+            {"function": "CaptioningRNN.step", "thing": "words", "came": f"hold 1..{V}"},
+        ),
+        (
+            lambda m: m.step([-7], m.start(np.zeros((1, D)))),
+            ValueError,
+            {"thing": "words", "came": "hold -7..-7", "expected": f"0..{V - 1}"},
+        ),
+        (
+            lambda m: m.step(np.array([1.0]), m.start(np.zeros((1, D)))),
+            TypeError,
+            {"thing": "words", "came": "have dtype float64"},
+        ),
+        (
+            lambda m: m.step(np.array([1]), m.start(np.zeros((2, D)))),
+            ValueError,
+            {"thing": "state", "came": "has 2 rows for 1 words"},
+        ),
+        (
             lambda m: m.sample(3.0),
             ValueError,
             {

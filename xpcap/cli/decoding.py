@@ -14,10 +14,11 @@ from xpcap.models import Beam, Policy, Sampling
 from xpcap.options import Option, described
 from xpcap.runs import Run, default_policy
 
-OF_ALL = described(Policy)
+# Limits without a help are not offered: the run has them, or --ban
+OF_ALL = {name: limit for name, limit in described(Policy).items() if limit.help}
 OF_BEAMS, OF_SAMPLING = (
-    {name: told for name, told in described(of).items() if name not in OF_ALL}
-    for of in (Beam, Sampling)
+    {name: told for name, told in described(policy).items() if name not in described(Policy)}
+    for policy in (Beam, Sampling)
 )
 OPTIONS = {**OF_BEAMS, **OF_SAMPLING, **OF_ALL}
 NAMES = ("greedy", *OPTIONS, "forbid")

@@ -12,7 +12,7 @@ from xpcap.decoding.policies import Choice, Policy, Special, StepFunction
 from xpcap.errors import OptionError
 from xpcap.memory import Buffer, view
 from xpcap.ops import BeamRows, get_ops
-from xpcap.options import Real, Whole, check_fields, documented, option
+from xpcap.options import Real, Whole, documented, option
 
 
 @documented
@@ -71,7 +71,7 @@ class Beam(Policy):
         return f"beam of {self.width}{groups}, length penalty {self.length_penalty:g}"
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         captions = Whole(
             1, self.width, cause="no more captions come out of a beam than its `width`"
         )

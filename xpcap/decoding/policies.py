@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError
 from xpcap.memory import Buffer
 from xpcap.metrics.variety import LONGEST_STUTTER
 from xpcap.ops import get_ops, tempered
-from xpcap.options import SEED, Flag, Real, Whole, check_fields, documented, option
+from xpcap.options import SEED, Flag, Kind, Real, Whole, check_fields, documented, option
 
 
 class Special(NamedTuple):
@@ -35,12 +35,20 @@ class Choice(NamedTuple):
 StepFunction = Callable[[Array, Array | None, int, np.ndarray], Choice]  # scores, totals, t, slots
 
 
-def check_ids(function: str, forbid: Iterable[int]) -> list[int]:
-    """The ids in `forbid`, sorted, each once. TypeError : it holds anything else, such as words."""
-    if odd := [i for i in forbid if not hasattr(i, "__index__")]:
-        cause = "model.word_to_idx has the id of each word"
-        raise InvalidTypeError(function, "forbid", f"holds {odd[0]!r}", "ids of words", cause)
-    return sorted({operator.index(i) for i in forbid})
+@dataclass(frozen=True)
+class WordIds(Kind):
+    """Ids of words, from any iterable; `check` returns them sorted, as a tuple, each once."""
+
+    def __str__(self) -> str:
+        return "ids of words"
+
+    def check(self, function: str, name: str, value: object) -> Any:
+        ids: list[Any] = [*value] if isinstance(value, Iterable) else [value]
+        for i in ids:
+            if isinstance(i, bool | np.bool_) or np.ndim(i) or not hasattr(i, "__index__"):
+                came, cause = f"holds {i!r}", "model.word_to_idx has the id of each word"
+                raise InvalidTypeError(function, name, came, self, cause)
+        return tuple(sorted({operator.index(i) for i in ids}))
 
 
 def require_policy(function: str, policy: object) -> None:
@@ -69,13 +77,16 @@ class Policy:
     no_stutter : forbid one to three words to stand twice in a row
     """
 
-    max_length: int = 30
-    forbid: Sequence[int] = ()
+    max_length: int = option(Whole(1), 30)
+    forbid: Sequence[int] = option(WordIds(), ())
     least_length: int = option(Whole(0), 0, "Shortest caption, in words; END is not counted.")
     no_repeat_trigram: bool = option(
         Flag(), False, "Never generate the same three words twice in a caption."
     )
-    no_stutter: bool = False
+    no_stutter: bool = option(Flag(), False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def title(self) -> str:
@@ -140,11 +151,10 @@ class Policy:
 
         ValueError : one, or a limit on lengths, is out of range, or too few words are left.
         """
-        cause = "give a policy as `policy`" if isinstance(self.max_length, Policy) else ""
-        most = Whole(1, cause=cause).check(function, "max_length", self.max_length)
-        least = Whole(0, most, cause="no more than the most words of a caption")
+        check_fields(self, function)  # a subclass may have a __post_init__ of its own
+        least = Whole(0, self.max_length, cause="no more than the most words of a caption")
         least.check(function, "`least_length`", self.least_length)
-        banned = check_ids(function, self.forbid)
+        banned = [*self.forbid]
         if banned and not (banned[0] >= 0 and banned[-1] < V and len(banned) < V):
             came = f"holds {len(banned)} ids {banned[0]}..{banned[-1]}"
             raise InvalidValueError(function, "forbid", came, f"some, not all, of 0..{V - 1}")
@@ -226,9 +236,6 @@ class Sampling(Policy):
         cuts = {"k": self.top_k, "p": self.top_p}
         cut = "".join(f", top {name} {x:g}" for name, x in cuts.items() if x is not None)
         return f"sampling at temperature {self.temperature:g}{cut}, seed {self.seed}"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def start(self, numbers: np.ndarray, special: Special, buffer: Buffer) -> StepFunction:
         dtype = buffer("", (0,)).dtype

@@ -1,20 +1,29 @@
 """Captioner: a model that captions pictures by any policy and scores given captions."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from xpcap.backend import Array, to_numpy
+from xpcap.backend import Array, asarray, to_numpy
 from xpcap.decoding.decode import Decodable, Decoded, decode
-from xpcap.decoding.policies import Policy
+from xpcap.decoding.policies import Policy, WordIds
 from xpcap.errors import InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.memory import allocator
 from xpcap.models import network
-from xpcap.models.batch import Batch, FeatureRows, Part, prepare_batch, prepare_features
+from xpcap.models.batch import (
+    Batch,
+    FeatureRows,
+    Part,
+    as_array,
+    prepare_batch,
+    prepare_features,
+)
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Score
+from xpcap.options import Whole
+from xpcap.spec import check_range, spec
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
 LEAST_PART = 64  # captions, at least, for another core to pay off
@@ -101,7 +110,7 @@ class Captioner(Decodable):
         Parameters
         ----------
         words : array (n,), int
-            Ids, on the model's device.
+            Ids. They are checked: those of a device are read, which waits for it.
         state : tuple of array
             Of `start`, or of the step before.
 
@@ -111,15 +120,29 @@ class Captioner(Decodable):
             Log-probabilities of the next word, up to a constant.
         state : tuple of array
             The new one.
+
+        Raises
+        ------
+        TypeError
+            `words` are no integers.
+        ValueError
+            `words` have another shape, or an id is outside the vocabulary.
         """
-        return self.advance(self.project(words), state, allocator(self.like))
+        where, words = f"{self._name}.step", as_array(f"{self._name}.step", "words", words)
+        n, like = spec("words:n=i").check(where, words)["n"], self.like
+        if len(state[0]) != n:
+            came = f"has {len(state[0])} rows for {n} words"
+            raise InvalidValueError(where, "state", came, "one for each word")
+        V = self.config.vocabulary
+        check_range(where, "words", to_numpy(words), V, "from another vocabulary?")
+        return self.advance(self.project(asarray(words, like=like)), state, allocator(like))
 
     def sample(
         self,
         features: Array,
         max_length: int = 30,
         *,
-        forbid: Sequence[int] = (),
+        forbid: Iterable[int] = (),
         policy: Policy | None = None,
     ) -> np.ndarray:
         """Captions of a batch, greedy if no policy is given.
@@ -130,7 +153,7 @@ class Captioner(Decodable):
             On the host or a device; with attention (N, P, D).
         max_length : int
             Most words in a caption, END included.
-        forbid : sequence of int
+        forbid : iterable of int
             Ids of words that are never chosen.
         policy : Policy or None
             Beam, Sampling or another Policy, which has limits of its own. None: the likeliest word
@@ -147,15 +170,16 @@ class Captioner(Decodable):
             Features do not match or are not finite, the vocabulary has no ``<START>``, max_length
             is below 1, or `forbid` has an id outside the vocabulary or all of it.
         """
-        if policy is not None and (max_length != Policy.max_length or len(forbid)):
+        forbid = [*forbid]
+        if policy is not None and (max_length != Policy.max_length or forbid):
             came = "is given with a policy"
             expected = "the policy to have them"
             raise InvalidValueError(f"{self._name}.sample", "max_length or forbid", came, expected)
-        policy = Policy(max_length=max_length, forbid=forbid) if policy is None else policy
+        policy = self._greedy("sample", max_length, forbid) if policy is None else policy
         return self._decode("sample", features, policy, scored=False).captions[:, 0]
 
     def sample_with_probabilities(
-        self, features: Array, max_length: int = 30, *, forbid: Sequence[int] = ()
+        self, features: Array, max_length: int = 30, *, forbid: Iterable[int] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """Greedy captions, and the probability of each word.
 
@@ -165,7 +189,7 @@ class Captioner(Decodable):
             As in `sample`.
         max_length : int
             As in `sample`.
-        forbid : sequence of int
+        forbid : iterable of int
             As in `sample`.
 
         Returns
@@ -176,7 +200,7 @@ class Captioner(Decodable):
             On the host: softmax over the whole vocabulary, forbidden words included, given the
             words before; 0 after END.
         """
-        policy = Policy(max_length=max_length, forbid=forbid)
+        policy = self._greedy("sample_with_probabilities", max_length, forbid)
         decoded = self._decode("sample_with_probabilities", features, policy, scored=True)
         return decoded.captions[:, 0], decoded.probabilities[:, 0]
 
@@ -200,6 +224,13 @@ class Captioner(Decodable):
             ``probabilities``, and their ``log_probabilities`` (N, n). On the host.
         """
         return self._decode("decode", features, policy, scored=True, numbers=numbers)
+
+    def _greedy(self, method: str, max_length: int, forbid: Iterable[int]) -> Policy:
+        """Greedy decoding within limits, which a method takes as its own arguments."""
+        function = f"{self._name}.{method}"
+        cause = "give a policy as `policy`" if isinstance(max_length, Policy) else ""
+        length = Whole(1, cause=cause).check(function, "max_length", max_length)
+        return Policy(max_length=length, forbid=WordIds().check(function, "forbid", forbid))
 
     def _decode(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 
 from xpcap.backend import asarray
 from xpcap.data.vocabulary import Vocabulary, detokenize
-from xpcap.decoding.policies import check_ids, require_policy
+from xpcap.decoding.policies import require_policy
 from xpcap.errors import OptionError
 from xpcap.models import Beam, Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.models.batch import FeatureRows
@@ -39,7 +39,7 @@ def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
     """The policy within `max_words`, and without NULL, START and UNK."""
     require_policy("caption", policy)
     special = {vocabulary.null, vocabulary.start, vocabulary.unk}
-    never = special | {*check_ids("caption", policy.forbid)}
+    never = special | {*policy.forbid}
     if not set(range(len(vocabulary))) - never - {vocabulary.end}:
         came = f"leaves none of {len(vocabulary)} words"
         raise OptionError("caption", "`forbid`", came, "some to be left", "which are to be said?")
