@@ -138,28 +138,60 @@ def test_a_gate_of_minus_zero_stays_so() -> None:
     assert np.signbit(gates[:, 6:]).all()
 
 
-class Doubled(LSTMCell):
-    """An LSTM with twice the h, and no gradient."""
+class Mixin:
+    """Twice the h of a cell, and no gradient."""
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
-        (h, c), (blocks, tanh_c) = super().equation(a, r, *state)
-        return (2 * h, c), (blocks, tanh_c)
+        (h, c), saved = LSTMCell.equation(self, a, r, *state)  # type: ignore[arg-type]
+        return (2 * h, c), saved
 
     def gradient(
         self, dstate: State, before: State, after: State, saved: State
     ) -> tuple[Array, Array, tuple[Array | None, ...]]:
-        da, _, dbefore = super().gradient(dstate, before, after, saved)
+        da, _, dbefore = LSTMCell.gradient(self, dstate, before, after, saved)  # type: ignore[arg-type]
         return 0 * da, 0 * da, dbefore
 
 
+class Doubled(LSTMCell):
+    """The same by methods of its own."""
+
+    equation, gradient = Mixin.equation, Mixin.gradient
+
+
+class Mixed(Mixin, LSTMCell):
+    """The same by a mixin that is no cell itself."""
+
+
+class Renamed(LSTMCell):
+    name = "mine"
+
+
 @pytest.mark.parametrize("backend", ["numpy", "cupy"])
-def test_a_subclass_with_an_equation_of_its_own_runs_it(backend: str, device: Emulator) -> None:
+def test_a_cell_of_another_name_runs_its_kernel(backend: str, device: Emulator) -> None:
+    rng = np.random.default_rng(0)
+    given = [rng.standard_normal(s) for s in ((3, 2, 4), (3, H), (4, 4 * H), (H, 4 * H), 4 * H)]
+    with xpcap.use_backend(backend):
+        x, h0, *params = map(xpcap.asarray, given)
+        for cell in (Renamed(), CELLS["lstm"]):
+            h, cache = sequence_forward(cell, x, (h0, None), *params)
+            results = h, *sequence_backward(h, cache)[1]
+            if cell is not CELLS["lstm"]:
+                renamed = results
+    for one, other in zip(renamed, results, strict=True):
+        np.testing.assert_array_equal(xpcap.to_numpy(one), xpcap.to_numpy(other))
+
+
+@pytest.mark.parametrize("cell", [Doubled(), Mixed()], ids=["subclass", "mixin"])
+@pytest.mark.parametrize("backend", ["numpy", "cupy"])
+def test_a_subclass_with_an_equation_of_its_own_runs_it(
+    backend: str, cell: LSTMCell, device: Emulator
+) -> None:
     """And not the fast versions of the cell that it inherits from."""
     rng, (N, T) = np.random.default_rng(0), (3, 2)
     x, h0, c0, Wx, Wh, b = (
         rng.standard_normal(s) for s in ((N, T, 4), (N, H), (N, H), (4, 4 * H), (H, 4 * H), 4 * H)
     )
-    cell, h, c = Doubled(), h0, c0
+    h, c = h0, c0
     expected = []
     for t in range(T):
         (h, c), _ = CELLS["lstm"].equation(x[:, t] @ Wx + b, h @ Wh, h, c)

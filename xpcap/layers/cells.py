@@ -198,7 +198,7 @@ def loop_of(cell: Pointwise) -> Cell:
         backward,
         activations,
         takes_extra_term=True,
-        replayable=cell.kernels,
+        replayable=bool(cell.kernel),
         gates=blocks,
         state_names=cell.states,
         equations=cell.equations,

@@ -40,7 +40,7 @@ from xpcap.ops.host import rows_of_a_block
 class LSTMCell(Pointwise):
     """The pointwise half of an LSTM step: a = x @ Wx + b, r = h_prev @ Wh."""
 
-    name, blocks, gates, kernels = "lstm", "ifog", "ifo", True
+    name, blocks, gates, kernel = "lstm", "ifog", "ifo", "lstm_gates"
     states, product = ("h", "c"), "blocks"
     saved: ClassVar = {"blocks": 4, "tanh_c": 1}
     equations = (

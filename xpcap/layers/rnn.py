@@ -27,7 +27,7 @@ from xpcap.ops import (
 class RNNCell(Pointwise):
     """The pointwise half of an RNN step: a = x @ Wx + b, r = h_prev @ Wh."""
 
-    name, blocks, product, kernels = "rnn", "h", "h", True
+    name, blocks, product, kernel = "rnn", "h", "h", "rnn_cell"
     equations = ("h = tanh(x Wx + h Wh + b{term})",)
     meanings: ClassVar = {
         "h": ("Hidden state", "what predicts the next word, and goes to the next step"),

@@ -69,8 +69,9 @@ class Pointwise:
     scales : bool
         True if a gate scales a part of r, as a GRU's reset gate does, or h enters besides r. Then
         the gradients of a and r differ, and the term of attention is added to a.
-    kernels : bool
-        True if ops/device.py has CUDA kernels of the steps.
+    kernel : str
+        The CUDA kernel of a step; that of its gradient has the same name and ``_backward``. Empty:
+        there is none, and CuPy computes `equation` and `gradient`.
     equations : tuple of str
         Lines of a step's equations, for the model card. ``{term}`` stands for the terms that a
         captioner adds to a.
@@ -88,18 +89,25 @@ class Pointwise:
     saved: ClassVar[dict[str, int]] = {}
     product: str
     scales = False
-    kernels = False
+    kernel = ""
     equations: tuple[str, ...] = ()
     meanings: ClassVar[dict[str, tuple[str, str]]] = {}
     keeps: tuple[str, str, str] | None = None
 
     def __init_subclass__(cls) -> None:
-        """Let a class with equations of its own run them, and no fast version of its base's."""
-        own = vars(cls)
-        if "equation" in own or "gradient" in own:
-            for name in ("in_place", "gradient_in_place", "kernels"):
-                if name not in own:
-                    setattr(cls, name, vars(Pointwise)[name])
+        """Let a class run the equations that it has or inherits, and no fast version of others.
+
+        A fast version belongs to the equations of its class, or of one further up: a mixin's
+        `equation` leaves it behind as one of the class itself does.
+        """
+
+        def owner(name: str) -> int:
+            return next(k for k, base in enumerate(cls.__mro__) if name in vars(base))
+
+        equations = min(owner("equation"), owner("gradient"))
+        for name in ("in_place", "gradient_in_place", "kernel"):
+            if owner(name) > equations:
+                setattr(cls, name, vars(Pointwise)[name])
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
         """The pointwise half of a step.

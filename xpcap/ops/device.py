@@ -27,7 +27,6 @@ from xpcap.ops.softmax import NO_TARGET, LossTerms
 # yet timed on a card
 FUSED = 128
 # The kernel of a cell's step; that of its gradient is called ..._backward
-CELLS = {"lstm": "lstm_gates", "rnn": "rnn_cell"}
 CUDA = Kernels(
     __package__,
     {
@@ -152,7 +151,7 @@ StepLaunch = tuple[str, Sequence[Array], Callable[[Step], tuple[Any, ...]], Sequ
 
 
 def _cell_steps(cell: Pointwise, loop: CellBuffers) -> StepLaunch | None:
-    if not cell.kernels:
+    if not cell.kernel:
         return None
     (h, *_), (_, *carried), H = loop.after, loop.before, loop.after[0].shape[1]
     # The kernel of a cell without saved rows finds r in the stack of h
@@ -162,14 +161,14 @@ def _cell_steps(cell: Pointwise, loop: CellBuffers) -> StepLaunch | None:
         first, before, after, n, _ = step
         return n * H, first, *((before, after) if carried else (after,)), n
 
-    return CELLS[cell.name], arrays, of_step, (H,)
+    return cell.kernel, arrays, of_step, (H,)
 
 
 def _cell_backward_steps(
     cell: Pointwise, loop: CellBuffers, grads: CellGradients
 ) -> StepLaunch | None:
     """Without a gradient of the last states, only sequences with a next step read dstate."""
-    if not cell.kernels:
+    if not cell.kernel:
         return None
     carries, (*_, last), (_, *carried) = grads.carries, loop.after, grads.dstate
     H, arrays = last.shape[1], (grads.dh, *grads.dstate, *loop.saved, last, grads.da, *carried)
@@ -180,7 +179,7 @@ def _cell_backward_steps(
         first, before, after, n, n_next = step
         return n * H, first, before if carried else after, n, n if carries else n_next
 
-    return f"{CELLS[cell.name]}_backward", arrays, of_step, (H,)
+    return f"{cell.kernel}_backward", arrays, of_step, (H,)
 
 
 # fmt: off
@@ -350,7 +349,7 @@ class DeviceOps(Equations):
         h, H = loop.before[0], len(Wh)
         # A stack holds N more than there are rows; a single step has separate arrays
         fits = (len(h) - len(loop.a) or len(h)) <= FUSED
-        if not (cell.kernels and cell.name == "lstm" and fits):
+        if not (cell.kernel == "lstm_gates" and fits):
             return None
         arrays = loop.a, Wh, *loop.before, *loop.after, *loop.saved
         across, rows = _tiles(H, CUDA["FORWARD_UNITS"])
@@ -366,7 +365,7 @@ class DeviceOps(Equations):
     ) -> StepFn | None:
         """Each step multiplies the da of its next one itself: only the first step writes dh."""
         (dh_next, *others), H = grads.dstate, len(Wh)
-        if not (cell.kernels and cell.name == "lstm" and len(dh_next) <= FUSED):
+        if not (cell.kernel == "lstm_gates" and len(dh_next) <= FUSED):
             return None
         arrays = grads.dh, *loop.saved, loop.before[1], Wh, grads.da, *others
         multiply = self.row_matmul_nt(grads.da, Wh, dh_next)
