@@ -109,6 +109,23 @@ def test_steps_compose_to_the_sequence_both_ways(cell: str, rng: np.random.Gener
         np.testing.assert_allclose(ours, by_steps, rtol=1e-10, atol=1e-13)
 
 
+def test_a_term_of_two_forward_passes_gives_no_gradients(rng: np.random.Generator) -> None:
+    _, A, _, Wh, Wattn, _ = draw("lstm", rng)
+    kind, rows, attention = (
+        layers.CELLS["lstm"],
+        PackedSequences.full(N, T),
+        layers.Attention(A, Wattn),
+    )
+    caches = []
+    for _ in range(2):
+        a = rng.standard_normal((N * T, Wh.shape[1]))
+        h, cache = kind.rows_forward(a, (A[:, 0],) * 2, {"Wh": Wh}, rows, extra_term=attention)
+        caches.append(cache)
+    for cache in caches:
+        with refuses(ValueError, function="Attention.backward_steps", came="2 forward passes"):
+            kind.rows_backward(h, cache)
+
+
 @CELLS
 def test_packed_equals_padded(cell: str, rng: np.random.Generator) -> None:
     """Sequences of 4, 2 and 0 steps: states, weights, and the gradients of all that goes in, with

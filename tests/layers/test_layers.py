@@ -514,6 +514,15 @@ def test_word_ids_outside_the_vocabulary_are_refused(ids: np.ndarray) -> None:
         layers.temporal_softmax_loss(np.zeros((1, 2, V)), ids, np.ones((1, 2), bool))
 
 
+def test_a_mean_loss_of_no_sequences_is_refused() -> None:
+    with refuses(
+        ValueError, function="temporal_softmax_loss", thing="x", came="has shape (0, 2, 3)"
+    ):
+        layers.temporal_softmax_loss(
+            np.zeros((0, 2, 3)), np.zeros((0, 2), int), np.ones((0, 2), bool)
+        )
+
+
 def test_rel_error_is_the_courses() -> None:
     assert rel_error(np.array([1.0, 0.0]), np.array([1.1, 1e-9])) == pytest.approx(0.1)
     assert rel_error(np.array([1.0]), np.array([3.0])) == 0.5

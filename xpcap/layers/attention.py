@@ -87,6 +87,8 @@ def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tupl
 class Attention:
     """A RecurrentTerm that attends: context @ Wattn, with context = attention to A from h_prev.
 
+    It serves one forward pass and its backward pass, or any number of forward passes alone.
+
     Parameters
     ----------
     A : array (N, P, H), float
@@ -106,6 +108,7 @@ class Attention:
     weights: Array
     _context: Array  # (R, H)
     _h: Array  # the stack of states
+    _passes = 0  # forward passes so far
     _dcontext: Array  # (R, H)
     _dscores: Array  # (R, P)
 
@@ -144,7 +147,7 @@ class Attention:
             Function of one Step.
         """
         ops, buffer, R, (_, P, H) = get_ops(r), self._buffer, len(r), self.A.shape
-        self._h = h
+        self._h, self._passes = h, self._passes + 1
         self.weights, self._context = buffer("weights", (R, P)), buffer("context", (R, H))
         attend = ops.attend_steps(h, self.A, self.weights, self._context)
         add = ops.row_matmul_add(self._context, self._Wattn, r, buffer)
@@ -169,7 +172,16 @@ class Attention:
         -------
         step_fn : callable
             Function of one Step.
+
+        Raises
+        ------
+        ValueError
+            It has run several forward passes, and holds the states of the last one alone.
         """
+        if self._passes != 1:
+            came = f"has run {self._passes} forward passes"
+            cause = "make one for each pass, from the same A and Wattn"
+            raise InvalidValueError("Attention.backward_steps", "the term", came, "one", cause)
         ops, buffer = get_ops(da), self._buffer
         self._dcontext = buffer("dcontext", self._context.shape)
         self._dscores = buffer("dscores", self.weights.shape)

@@ -160,7 +160,7 @@ def apply_mask(x: Array, mask: Array | None, p: float) -> Array:
 # ---- Loss
 
 
-@layer("x:N,T,V y:N,T=i mask:N,T=b -> loss:() dx:N,T,V")
+@layer("x:N>0,T,V y:N,T=i mask:N,T=b -> loss:() dx:N,T,V")
 def temporal_softmax_loss(
     x: Array, y: Array, mask: Array, verbose: bool = False
 ) -> tuple[Array, Array]:
@@ -175,7 +175,8 @@ def temporal_softmax_loss(
     mask: True for steps that count. The others add no loss and get no gradient.
     verbose: Print the shape of the gradient, as the course does.
     loss: Stays on the device.
-    ValueError: A target on the host is outside 0..V-1.
+    ValueError: There is no sequence, whose mean loss is undefined, or a target on the host is outside
+        0..V-1.
 
     Notes
     -----
@@ -183,7 +184,7 @@ def temporal_softmax_loss(
     """
     N, T, V = x.shape
     check_range("temporal_softmax_loss", "y", y, V, "from another vocabulary?")
-    xp, terms = get_array_module(x), LossTerms(1 / max(N, 1))
+    xp, terms = get_array_module(x), LossTerms(1 / N)
     nll, dx = get_ops(x).softmax_loss(x.reshape(N * T, V), y.reshape(N * T), terms)
     counts = mask.reshape(N * T)
     loss = xp.where(counts, nll, 0).sum() / N
