@@ -23,7 +23,8 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[s
     from safetensors.numpy import save
 
     about = json.dumps({"format": FORMAT, **meta}, sort_keys=True, allow_nan=False)
-    content = save({name: np.ascontiguousarray(x) for name, x in tensors.items()}, {KEY: about})
+    arrays = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    content = save(arrays, {KEY: about})
     with atomic(path) as file:
         file.write(content)
 

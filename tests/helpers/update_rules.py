@@ -1,4 +1,4 @@
-"""Update rules for tests that hold of all: the library's, and one whose state has another shape."""
+"""Update rules for tests that hold of all: the library's, and two whose state has other shapes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,4 +27,17 @@ ROW_ADAGRAD = optim.UpdateRule(
     },
     squares=("row", "v"),
 )
-RULES = {**optim.RULES, ROW_ADAGRAD.name: ROW_ADAGRAD}
+
+
+def _counting_sgd(w: Any, dw: Any, state: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    state["steps"][...] += 1
+    w -= config["learning_rate"] / state["steps"] * dw
+
+
+COUNTING_SGD = optim.UpdateRule(
+    "counting_sgd",
+    _counting_sgd,
+    {"learning_rate": (1e-2, optim.RATE)},
+    {"steps": lambda shape: ()},  # a single number
+)
+RULES = {rule.name: rule for rule in (*optim.RULES.values(), ROW_ADAGRAD, COUNTING_SGD)}

@@ -18,6 +18,7 @@ pytest.importorskip("PIL")  # generated pictures
 
 from xpcap import CaptioningRNN, CaptioningSolver, optim, to_numpy
 from xpcap.data.features import FeatureScaling, fit_scaling
+from xpcap.distributed import Group
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Parameters
@@ -482,6 +483,60 @@ def test_data_whose_numbers_do_not_fit_are_refused_before_training() -> None:
         make().restore({})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("figures", "thing", "came"),
+    [
+        ({}, "the figures", "are missing"),
+        ({"train_kl": 1.0, "val_loss": 2.0}, "the figures", "are train_kl, val_loss"),
+        ({"train_kl": np.inf}, "train_kl", "is inf"),
+        ({"train_kl": "low"}, "train_kl", "is 'low'"),
+    ],
+)
+def test_figures_that_no_record_can_hold_are_refused(
+    figures: dict[str, Any], thing: str, came: str
+) -> None:
+    class Own(CrossEntropy):
+        def figures(self, mean_loss: float) -> dict[str, float]:
+            return figures
+
+    with refuses(OptionError, function="Own.figures", thing=thing, came=came):
+        make(objective=Own()).train()
+
+
+def test_a_share_of_a_minibatch_of_ones_own_is_that_of_one_rank() -> None:
+    """The two shares add up to the step of a single process."""
+
+    class Twice(Group):
+        size = 2
+
+        def __init__(self, rank: int) -> None:
+            self.rank, self.sums = rank, []
+
+        def all_reduce(self, flat: Any) -> None:
+            self.sums.append(flat.copy())
+
+    features, captions = DATA.minibatch("train", np.arange(9))
+    groups = [Twice(rank) for rank in range(2)]
+    for group in groups:
+        make(group=group).step(features, captions)
+    alone = make()
+    loss, grads = alone.model.loss(features, captions, step=0)
+    for expected, *shares in zip(
+        (grads.flat, [loss]), *(group.sums for group in groups), strict=True
+    ):
+        np.testing.assert_allclose(sum(shares), expected, rtol=1e-5, atol=1e-6)
+        assert all(share.any() for share in shares)
+    with refuses(ValueError, function="CaptioningSolver.step", thing="features", came="(9, "):
+        make(group=groups[0]).step(features, captions[:8])
+
+
+@pytest.mark.parametrize("option", ["num_samples", "batch_size"])
+@pytest.mark.parametrize("value", [0, 2.5])
+def test_an_accuracy_of_no_captions_is_refused(option: str, value: float) -> None:
+    with refuses(ValueError, function="CaptioningSolver.check_accuracy", thing=option):
+        make().check_accuracy(*DATA.minibatch("val", np.arange(6)), **{option: value})
+
+
 def test_an_objective_that_cannot_be_called_as_one_is_refused() -> None:
     with refuses(
         TypeError,
@@ -522,6 +577,16 @@ def test_an_objective_that_cannot_be_called_as_one_is_refused() -> None:
             "returned a loss of shape () and gradients of Wx",
             "W_vocab",
             "",
+        ),
+        (
+            lambda loss, grads: (
+                loss,
+                Parameters(dict(reversed(grads.shapes.items())), grads.flat),
+            ),
+            ValueError,
+            "gradients of b_vocab, W_vocab",
+            "in this order",
+            "holding",
         ),
     ],
 )
@@ -853,6 +918,10 @@ def test_without_a_val_split_the_latest_parameters_are_the_best() -> None:
         ),
         ({"clip_norm": "5"}, {"thing": "clip_norm", "came": "is '5'", "expected": "positive"}),
         ({"clip_norm": -1.0}, {"thing": "clip_norm", "came": "is -1.0", "expected": "positive"}),
+        *(
+            ({name: "no"}, {"thing": name, "came": "is 'no'", "expected": "True or False"})
+            for name in ("verbose", "progress", "replacement", "graphs")
+        ),
     ],
 )
 def test_bad_options_are_named_with_what_was_wanted(

@@ -139,12 +139,20 @@ class Batch(NamedTuple):
 
     def take(self, captions: slice) -> "Batch":
         """Features and captions of some captions alone."""
-        features: Any = self.features
-        if isinstance(features, FeatureRows):
-            features = features._replace(rows=features.rows[captions])
-        else:
-            features = features[captions]
-        return Batch(features, self.captions[captions])
+        return Batch(_rows_of(self.features, captions), self.captions[captions])
+
+    def shared(self, where: str, shard: np.ndarray) -> "Batch":
+        """The batch with the features of a process's `shard` (n,) alone.
+
+        ValueError : there are not as many features as captions; `where` begins the message.
+        """
+        features, N = self.features, len(self.captions)
+        if not isinstance(features, FeatureRows):
+            features = as_array(where, "features", features)
+        if np.shape(features)[:1] != (N,):
+            came = f"have shape {np.shape(features)}"
+            raise InvalidValueError(where, "features", came, f"a row for each of {N} captions")
+        return self._replace(features=_rows_of(features, shard), shard=shard)
 
     def checked(self, where: str, config: ModelConfig) -> "Batch":
         """The batch with captions on the host, features as an array, and a float as `total`.
@@ -173,6 +181,13 @@ class Batch(NamedTuple):
         # A Python float: a NumPy scalar would change the dtype of a float32 model's loss
         total = TOTAL.check(where, "total", self.total)
         return self._replace(features=features, captions=captions, weights=weights, total=total)
+
+
+def _rows_of(features: Array | FeatureRows, rows: slice | np.ndarray) -> Any:
+    """Features of some rows of a batch."""
+    if isinstance(features, FeatureRows):
+        return features._replace(rows=features.rows[rows])
+    return features[rows if isinstance(rows, slice) else asarray(rows, like=features)]
 
 
 class PackedCaptions(NamedTuple):

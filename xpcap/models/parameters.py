@@ -45,6 +45,11 @@ class Parameters(MutableMapping[str, Array]):
         """Uninitialised parameters in the library `xp`."""
         return cls(shapes, xp.empty(sum(math.prod(shape) for shape in shapes.values()), dtype))
 
+    @property
+    def layout(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Names and shapes in the order of the buffer; a comparison of `shapes` ignores the order."""
+        return tuple(self.shapes.items())
+
     def __getitem__(self, name: str) -> Array:
         try:
             return self._views[name]

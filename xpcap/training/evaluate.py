@@ -15,6 +15,7 @@ from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.distributed import SINGLE, Group
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Captioner, Policy
+from xpcap.options import Whole
 from xpcap.progress import bar
 
 # Epoch to keep: of the lowest loss, or the highest CIDEr-D, on val; or the last one
@@ -83,8 +84,11 @@ def teacher_forced(
 def accuracy(
     model: Captioner, features: Array, captions: Array, most: int | None, batch_size: int
 ) -> float:
-    """Share of words guessed right, on at most `most` captions (N, T+1), spread evenly."""
-    rows = evenly_spaced(len(captions), most or len(captions))
+    """Share of words guessed right, on at most `most` captions (N, T+1), spread evenly; None: all."""
+    where, count = "CaptioningSolver.check_accuracy", len(captions)
+    most = Whole(1, optional=True).check(where, "`num_samples`", most)
+    batch_size = Whole(1).check(where, "`batch_size`", batch_size)
+    rows = evenly_spaced(count, count if most is None else most)
     chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     scores = [model.score(features[chunk], captions[chunk]) for chunk in chunks]
     tokens = sum(score.tokens for score in scores)

@@ -12,14 +12,15 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.vocabulary import END, UNK
 from xpcap.decoding.policies import Sampling
 from xpcap.distributed import SINGLE, Group
-from xpcap.errors import InvalidTypeError, InvalidValueError
+from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.parameters import Parameters
 from xpcap.ops import LossTerms, draw_uniforms
-from xpcap.options import Whole
+from xpcap.options import Real, Whole
+from xpcap.training.state import RESERVED
 
 CROSS_ENTROPY, SELF_CRITICAL = OBJECTIVES = ("cross-entropy", "self-critical")
 SAMPLES = Whole(2, cause="a sample is compared with the others of its picture")
@@ -42,7 +43,7 @@ class Objective:
         return np.arange(len(data.split("train").captions))
 
     def figures(self, mean_loss: float) -> dict[str, float]:
-        """Training figures of an epoch's record, from the mean loss of its steps."""
+        """Training figures of an epoch's record, by names of their own, from its steps' mean loss."""
         return {"train_loss": mean_loss}
 
     def collapse(self, record: Mapping[str, Any]) -> str | None:
@@ -118,17 +119,31 @@ def loss_and_gradients(
         expected = "a Parameters, as model.loss returns"
         cause = "model.params.holding(grads) makes one of a dict"
         raise InvalidTypeError("CaptioningSolver", "the objective", came, expected, cause)
-    if grads.shapes != params.shapes or np.shape(loss) != ():
+    if grads.layout != params.layout or np.shape(loss) != ():
         raise InvalidValueError(
             "CaptioningSolver",
             "the objective",
             f"returned a loss of shape {np.shape(loss)} and gradients of {', '.join(grads)}",
-            expected=f"one number and gradients of {', '.join(params)}, with the shapes of the"
-            " parameters",
+            expected=f"one number and gradients of {', '.join(params)}, in this order, with the"
+            " shapes of the parameters",
+            cause="model.params.holding(grads) puts them in order",
         )
     if not hasattr(loss, "dtype"):
         loss = asarray(loss, dtype=params.flat.dtype, like=params.flat)
     return loss, grads
+
+
+def figures_of(objective: Objective, mean_loss: float) -> dict[str, float]:
+    """Training figures of an objective, checked, as Python floats, which a checkpoint can hold.
+
+    OptionError : there is none, its name is that of another figure, or it is no finite number.
+    """
+    figures, function = dict(objective.figures(mean_loss)), f"{type(objective).__name__}.figures"
+    if not figures or RESERVED & figures.keys():
+        came = f"are {', '.join(map(str, figures)) or 'missing'}"
+        expected = f"at least one, and none of {', '.join(sorted(RESERVED))}"
+        raise OptionError(function, "the figures", came, expected)
+    return {str(name): Real().check(function, str(name), x) for name, x in figures.items()}
 
 
 # ---- Self-critical training

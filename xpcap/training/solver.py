@@ -19,18 +19,24 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, InvalidTypeError, OptionError, TrainingError, unknown
 from xpcap.memory import Buffer, Workspace
-from xpcap.models.batch import Batch, FeatureRows, Layout, deal
+from xpcap.models.batch import Batch, FeatureRows, Layout, as_array, deal
 from xpcap.models.network import GRADIENTS
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops
 from xpcap.ops.random import draw_views
 from xpcap.optim import UpdateRule
-from xpcap.options import Kind, Names, Real, Whole
+from xpcap.options import Flag, Kind, Names, Real, Whole
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
 from xpcap.training.losses import LossBuffer
-from xpcap.training.objectives import LossFunction, Objective, as_objective, loss_and_gradients
+from xpcap.training.objectives import (
+    LossFunction,
+    Objective,
+    as_objective,
+    figures_of,
+    loss_and_gradients,
+)
 from xpcap.training.optimizer import DECAY, Optimizer
 from xpcap.training.state import (
     LATEST,
@@ -181,6 +187,8 @@ class CaptioningSolver:
         self.on_step, self.on_epoch = on_step, on_epoch
         self.watchers = checked_watchers("CaptioningSolver", watchers)
         _check_arguments(self, seed)
+        replacement = Flag().check("CaptioningSolver", "replacement", replacement)
+        graphs = Flag().check("CaptioningSolver", "graphs", graphs)
 
         self.start: Record | None = None
         self.history: list[Record] = []
@@ -304,10 +312,7 @@ class CaptioningSolver:
         split, captions = self._loader.split("train"), self._captions[positions]
         seed = getattr(self.model, "seed", 0)
         views = draw_views(len(captions), split.views, seed, self.iteration)
-        shard = None
-        if self.group.size > 1:  # of equal work on every rank
-            null = self.data.vocabulary.null
-            shard = deal(split.captions[captions], null, self.group.size)[self.group.rank]
+        shard = None if self.group.size == 1 else self._shard(split.captions[captions])
         batch = self._loader.minibatch("train", captions, views, shard)
         batch = batch._replace(step=self.iteration)
         loss, norm = self._step(batch, require_finite=self._on_host)
@@ -315,6 +320,10 @@ class CaptioningSolver:
         left = (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position
         self._optimizer.end_step(left)
         self._order.position += 1
+
+    def _shard(self, captions: np.ndarray) -> np.ndarray:
+        """This rank's captions of a batch (N, T+1), of equal work on every rank."""
+        return deal(captions, self.data.vocabulary.null, self.group.size)[self.group.rank]
 
     def _layout(self) -> Layout | None:
         """Layout for whole batches of this rank; None where the host does not hold up a device."""
@@ -345,13 +354,14 @@ class CaptioningSolver:
         """An optimisation step on a minibatch of your own, which is not recorded.
 
         Nothing is read from a device. Dropout masks are those of the step after the model's last
-        one: `model.loss` counts.
+        one: `model.loss` counts. Of several ranks each computes its share of the batch.
 
         Parameters
         ----------
         features : array (N, D), with attention (N, P, D), or FeatureRows
-            On the host or a device, scaled as the model is to see them.
+            On the host or a device, scaled as the model is to see them; the same on every rank.
         captions : array (N, T+1), int
+            The same on every rank.
 
         Returns
         -------
@@ -364,7 +374,10 @@ class CaptioningSolver:
             On the host, the loss or a gradient is not finite, and nothing has changed. On a device
             it shows in the loss.
         """
-        batch = Batch(features, captions)
+        where, batch = "CaptioningSolver.step", Batch(features, captions)
+        if self.group.size > 1:
+            captions = to_numpy(as_array(where, "captions", captions))
+            batch = batch._replace(captions=captions).shared(where, self._shard(captions))
         loss, _ = self._step(batch, require_finite=self._on_host)
         return loss.copy()  # on a device the next step overwrites the original
 
@@ -518,7 +531,7 @@ class CaptioningSolver:
             "epoch": self.epoch + 1,
             "iteration": self.iteration,
             "learning_rate": self.learning_rate,
-            **self.objective.figures(float(np.mean(losses))),
+            **figures_of(self.objective, float(np.mean(losses))),
             **self._evaluate(self.model, between=self._tell_step),
         }
         if self.select == "last":
@@ -671,6 +684,8 @@ KINDS: dict[str, Kind] = {
     "patience": Whole(1, optional=True),
     "clip_norm": Real(above=0, optional=True),
     "select": Names(SELECT),
+    "verbose": Flag(),
+    "progress": Flag(optional=True),
 }
 
 
@@ -694,7 +709,7 @@ def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
             " same arguments",
         )
     for name, kind in KINDS.items():
-        kind.check(where, name, getattr(solver, name))
+        setattr(solver, name, kind.check(where, name, getattr(solver, name)))
     Whole(0, optional=True).check(where, "seed", seed)
     if seed is None and solver.group.size > 1:
         raise OptionError(

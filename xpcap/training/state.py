@@ -203,9 +203,9 @@ class TrainingState(NamedTuple):
             "batch_size": (self.batch_size, batch_size),
             "number of captions": (self.captions, order.count),
             "replacement": (self.replacement, order.replacement),
-            "parameters": (self.params.shapes, params.shapes),
+            "parameters": (self.params.layout, params.layout),
             "the rule's state": tuple(
-                {key: arrays.shapes for key, arrays in state.items()}
+                {key: arrays.layout for key, arrays in state.items()}
                 for state in (self.moments, optimizer.state)
             ),
             "dtype": (self.params.flat.dtype, params.flat.dtype),
@@ -232,8 +232,9 @@ class TrainingState(NamedTuple):
 # ---- As tensors and JSON
 
 VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # a record has all of them or none
-TRAINED = {"train_loss", "train_reward"}  # a record has one of them
-FIGURES = {*TRAINED, *VALIDATED, "val_cider"}  # all records have the same
+COUNTED = {"epoch", "iteration", "learning_rate", "train_accuracy"}  # a record has all of them
+OPTIONAL = {"val_distinct", "val_length", LATEST, LIMIT}
+RESERVED = {*VALIDATED, "val_cider", *COUNTED, *OPTIONAL}  # all others are figures of an objective
 MOST = 2**53  # of any count: what JSON and doubles hold exactly
 COUNTS: dict[str, Kind] = {
     **dict.fromkeys(("iteration", "epoch", "position"), Whole(0, MOST)),
@@ -320,7 +321,7 @@ def from_tensors(
     # Relations
     require(len(history) == epoch, f"history is {_short(history)}", f"a list of {epoch} records")
     for number, record in enumerate(history, start=1):
-        fits = _is_record(record, number) and not FIGURES & (record.keys() ^ history[0].keys())
+        fits = _is_record(record, number) and record.keys() ^ history[0].keys() <= OPTIONAL
         found = f"record {number} of the history is {_short(record)}"
         require(fits, found, f"the figures of epoch {number}")
     # Without an order, steps since the last epoch: a caller may take them by itself
@@ -332,7 +333,7 @@ def from_tensors(
     if start is not None:
         fits = _has_numbers(start) and start.get("epoch") == 0
         if fits and history:
-            fits = not (FIGURES - TRAINED) & (start.keys() ^ history[0].keys())
+            fits = not {*VALIDATED, "val_cider"} & (start.keys() ^ history[0].keys())
         require(fits, f"start is {_short(start)}", "the figures of epoch 0")
 
     return TrainingState(
@@ -373,9 +374,8 @@ def _gathered(
 
 def _is_record(record: Any, number: int) -> bool:
     """True for a record of the epoch of that number."""
-    names = {"iteration", "learning_rate", "train_accuracy"}
-    complete = _has_numbers(record) and names <= record.keys()
-    return complete and len(TRAINED & record.keys()) == 1 and record.get("epoch") == number
+    complete = _has_numbers(record) and record.keys() >= COUNTED
+    return complete and bool(record.keys() - RESERVED) and record["epoch"] == number
 
 
 def _has_numbers(record: object) -> bool:
