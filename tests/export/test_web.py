@@ -351,7 +351,10 @@ def test_ranking_is_the_rankers(
     ranker = replace(run.ranker, weights=weights, neighbours=7, bandwidth=0.2, retrieved=retrieved)
     index, vocabulary = ranker.index, run.vocabulary
     (script.folder / "ranking.safetensors").write_bytes(web_folder._ranking(ranker))
-    features = run.data().features("val", np.arange(6))
+    data = run.data()
+    copies = data.features("train", np.arange(3))  # of photos in the index, but not the same
+    copies = copies + np.float32(0.5) * rng.standard_normal(copies.shape).astype(np.float32)
+    features = np.concatenate([data.features("val", np.arange(6)), copies])
     captions = [tuple(words) for photo in range(9) for words in index.captions(photo)]
     made = []
     for _ in features:
@@ -368,7 +371,7 @@ def test_ranking_is_the_rankers(
     assert any(
         one.candidate.photo >= 0 for ranking in wanted for one in ranking.candidates
     ) == bool(retrieved)
-    projected = (features - index.projection.mean) @ index.projection.components
+    centred = features - index.projection.mean
     found = script(
         """import { Ranker, readTensors } from "./ranking.js";
         const tensors = readTensors(new Uint8Array(readFileSync("ranking.safetensors")));
@@ -380,13 +383,15 @@ def test_ranking_is_the_rankers(
         for (const [i, projected] of given.projected.entries()) {
           const made = given.made[i];
           const allowed = (words) => words.length < 12;
-          out.push(await ranker.rank(Float32Array.from(projected), made, likelihood, allowed));
+          const x = Float32Array.from(projected);
+          out.push(await ranker.rank(x, given.norms[i], made, likelihood, allowed));
         }
         console.log(JSON.stringify(out));""",
         {
             "settings": web_folder._settings(ranker),
             "special": {"unk": vocabulary.unk},
-            "projected": projected.tolist(),
+            "projected": (centred @ index.projection.components).tolist(),
+            "norms": np.linalg.norm(centred, axis=1).tolist(),
             "made": [
                 [
                     {"words": one.words, "log_probability": one.log_probability, "photo": -1}

@@ -100,6 +100,20 @@ def test_a_photo_is_not_its_own_neighbour(data: CaptionData, index: PhotoIndex) 
     assert few.photos[0, len(alike) :].tolist() == [-1] * (PHOTOS + 3 - len(alike))  # no more
 
 
+@pytest.mark.parametrize("n", [3, 12, 100])
+def test_of_few_photos_the_nearest_is_not_taken_for_the_photo_itself(n: int, lib: Lib) -> None:
+    """Few photos vary in few directions, to which the difference of a near copy is lost."""
+    rng, split = np.random.default_rng(0), data_of(n).split("train")
+    features = rng.standard_normal((n, 1280)).astype(np.float32)
+    photos = replace(split, features=features)
+    index = PhotoIndex.of(CaptionData(VOCABULARY, {"train": photos}))
+    noise = rng.standard_normal(features.shape).astype(np.float32)
+    for share, itself in ((0.5, False), (0.01, True)):  # of noise in a feature
+        copies = lib(features + np.float32(share) * noise)
+        near = index.nearest(index.embeddings_of(copies), 5, index.shares_of(copies))
+        assert (near.photos == np.arange(n)[:, None]).any(axis=1).tolist() == [not itself] * n
+
+
 def test_an_index_of_grids_is_that_of_their_means(data: CaptionData, index: PhotoIndex) -> None:
     split = data.split("train")
     flat = np.asarray(split.features)

@@ -28,6 +28,7 @@ from xpcap.models import CaptioningRNN, ModelConfig
 from xpcap.models.network import Network
 from xpcap.onnx_graph import Graph
 from xpcap.ops import plain_only
+from xpcap.ranking.index import keeps_all
 
 WEIGHTS = ("float32", "float16")  # of matrices in a file; sums and states are float32
 
@@ -135,7 +136,7 @@ def start_graph(captioner: Captioner, index: Projection | None = None) -> Graph:
     """Features to the state before the first word.
 
     `index` : of a PhotoIndex, to compute `projected` (N, d) as well, a photo's direction times its
-    norm
+    norm, and of few photos the norm of its feature, `norm` (N,)
     """
     graph = Graph("start")
     x = captioner.preprocess(captioner.features(graph))
@@ -144,7 +145,11 @@ def start_graph(captioner: Captioner, index: Projection | None = None) -> Graph:
         graph_output(graph, name, array)
     if index is not None:
         pooled = x.mean(axis=1) if captioner.config.attends else x
-        graph_output(graph, "projected", project(pooled, index, "index"))
+        mean, components = index
+        centred = pooled - weight(graph, "index.mean", mean)
+        graph_output(graph, "projected", centred @ weight(graph, "index.components", components))
+        if keeps_all(index):
+            graph_output(graph, "norm", np.sqrt((centred * centred).sum(axis=1)))
     return graph
 
 

@@ -18,6 +18,7 @@ SIZE = 128  # numbers of a photo in the index: with more of them, neighbours are
 AT_ONCE = 1 << 24  # similarities computed together
 NEGLIGIBLE = 1e-6  # norm of a photo without a direction of its own
 DUPLICATE_SIMILARITY = 0.999  # similarity from which on two photos count as one and the same
+SMALLEST = 1e-30  # of a norm: a feature that is the mean of all has no direction
 RIDGE = 1.0  # penalty of the word predictor, for embeddings of norm 1
 
 
@@ -90,11 +91,28 @@ class PhotoIndex:
         """Embeddings (N, d) float32 of preprocessed features (N, D) or (N, P, D)."""
         return _unit(self.projection(_pooled(features)))
 
-    def nearest(self, embeddings: Array, k: int) -> Neighbours:
+    def shares_of(self, features: Array) -> Array | float:
+        """Share (N,) of the norm of centred features that their projection keeps.
+
+        Few photos vary in few directions, of which the projection keeps all. Then embeddings of
+        other photos may be equal, though their features are not: the cosine of these is that of
+        the embeddings times this share. Of more photos it is taken as 1.
+        """
+        if not keeps_all(self.projection):
+            return 1.0
+        pooled = _pooled(features)
+        centred = pooled - asarray(self.projection.mean, like=pooled)
+        norm = get_array_module(centred).sqrt
+        projected = self.projection(pooled)
+        whole = norm((centred * centred).sum(axis=1))
+        return norm((projected * projected).sum(axis=1)) / (whole + np.float32(SMALLEST))
+
+    def nearest(self, embeddings: Array, k: int, shares: Array | float = 1.0) -> Neighbours:
         """The k nearest photos, by exact search; of equals the first of the index.
 
         The photo itself, at DUPLICATE_SIMILARITY or more, and photos at 0 or less are none.
-        `embeddings` are (N, d) float32, of `embeddings_of`, on any device.
+        `embeddings` are (N, d) float32, of `embeddings_of`, on any device; `shares` (N,) are those
+        of `shares_of`.
         """
         xp, n = get_array_module(embeddings), len(embeddings)
         values = xp.full((n, k), -np.inf, np.float32)
@@ -104,7 +122,8 @@ class PhotoIndex:
             block = self.photos.features[start : start + step].astype(np.float32)
             with blas().turn():
                 similarities = embeddings @ asarray(block, like=embeddings).T
-            similar = (similarities > 0) & (similarities < DUPLICATE_SIMILARITY)
+            cosines = (similarities.T * shares).T  # of features, where photos are few
+            similar = (similarities > 0) & (cosines < DUPLICATE_SIMILARITY)
             similarities = xp.where(similar, similarities, -np.inf)
             found, columns = topk(similarities, min(k, len(block)))
             values = xp.concatenate([values, found], axis=1)
@@ -132,6 +151,11 @@ class PhotoIndex:
         ids = self.photos.captions
         inside = self.vocabulary.is_word(ids[:, :-1]) & (ids[:, 1:] != self.vocabulary.null)
         return np.unique(pair(ids[:, :-1][inside], ids[:, 1:][inside]))
+
+
+def keeps_all(projection: Projection) -> bool:
+    """True if an index's projection keeps all that its photos vary in: they are few."""
+    return projection.components.shape[1] < SIZE
 
 
 def pair(first: np.ndarray, second: np.ndarray) -> np.ndarray:

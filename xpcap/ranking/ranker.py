@@ -85,8 +85,8 @@ class Ranker:
 
     def near(self, features: Array) -> tuple[np.ndarray, Neighbours]:
         """Embeddings and neighbours of N photos, from their preprocessed features (N, *shape)."""
-        embeddings = self.index.embeddings_of(features)
-        return to_numpy(embeddings), self.index.nearest(embeddings, self.neighbours)
+        embeddings, shares = self.index.embeddings_of(features), self.index.shares_of(features)
+        return to_numpy(embeddings), self.index.nearest(embeddings, self.neighbours, shares)
 
     def rank(
         self, embeddings: np.ndarray, near: Neighbours, candidates: Sequence[Sequence[Candidate]]

@@ -107,7 +107,13 @@ class Engine {
       const allowed = (words) => words.length < policy.max_length &&
         !words.some((word) => policy.forbid.includes(word)) &&
         !(policy.no_stutter && repeats(words));
-      ranked = await this.ranker.rank(models[0].projected, candidates, likelihood, allowed);
+      ranked = await this.ranker.rank(
+        models[0].projected,
+        models[0].norm,
+        candidates,
+        likelihood,
+        allowed,
+      );
     }
     const best = ranked.slice(0, this.manifest.best);
     const attention = this.manifest.attends ? await this.attention(models[0], best) : [];
@@ -138,6 +144,7 @@ class Engine {
       state: pick(model.state),
       constants: pick(model.constants),
       projected: out.projected?.data,
+      norm: out.norm?.data[0],
     };
   }
 

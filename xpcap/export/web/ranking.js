@@ -36,11 +36,12 @@ export class Ranker {
 
   // Candidates with their score, the best first.
   //
-  // projected: (d) of start.onnx. logLikelihood(captions): the log-probabilities of words and END
-  // of each. allowed(words): whether a neighbour's caption may be a candidate.
-  async rank(projected, made, logLikelihood, allowed) {
+  // projected: (d) of start.onnx; norm: of the whole feature, where photos are few.
+  // logLikelihood(captions): the log-probabilities of words and END of each. allowed(words): whether
+  // a neighbour's caption may be a candidate.
+  async rank(projected, norm, made, logLikelihood, allowed) {
     const direction = unit(projected);
-    const near = this.nearest(direction);
+    const near = this.nearest(direction, norm === undefined ? 1 : length(projected) / norm);
     const candidates = [...made, ...(await this.lent(near, made, logLikelihood, allowed))];
     const consensus = this.consensus(near, candidates);
     const scored = candidates.map((one, i) => {
@@ -59,8 +60,9 @@ export class Ranker {
     return scored.sort((one, other) => order(other.score, one.score));
   }
 
-  // The photos nearest to a direction, with their cosines, the nearest first.
-  nearest(direction) {
+  // The photos nearest to a direction, with their cosines, the nearest first. share: of the norm of a
+  // feature that the projection keeps, times which a cosine is that of features.
+  nearest(direction, share) {
     const d = direction.length;
     const found = [];
     for (let photo = 0; photo < this.photos; photo++) {
@@ -68,7 +70,7 @@ export class Ranker {
       const start = photo * d;
       for (let i = 0; i < d; i++) cosine += direction[i] * this.directions[start + i];
       cosine = Math.fround(cosine);
-      if (cosine > 0 && cosine < SAME) found.push({ photo, cosine });
+      if (cosine > 0 && cosine * share < SAME) found.push({ photo, cosine });
     }
     found.sort((one, other) => other.cosine - one.cosine);
     const nearest = found.slice(0, this.neighbours);
@@ -209,8 +211,12 @@ export function repeats(words) {
   return false;
 }
 
+function length(x) {
+  return Math.sqrt(x.reduce((sum, number) => sum + number * number, 0));
+}
+
 function unit(projected) {
-  const norm = Math.sqrt(projected.reduce((sum, x) => sum + x * x, 0));
+  const norm = length(projected);
   return projected.map((x) => (norm > NEGLIGIBLE ? x / norm : 0));
 }
 
