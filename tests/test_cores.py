@@ -245,6 +245,41 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(
     program(FORKED_WITHIN.format(parent, child), flags=("-W", "ignore"))
 
 
+@SEVERAL
+def test_a_fork_waits_for_another_threads_turn_but_not_for_ever() -> None:
+    """OpenBLAS's own lock, which a thread may hold at a product, would stay locked in the child."""
+    code = """if True:
+        import os, threading, time
+        from xpcap import threads
+        from xpcap.threads import blas
+        threads.FORK_PATIENCE = patience = 0.5
+        held, end, log = threading.Event(), threading.Event(), []
+        def hold(seconds):
+            with blas().turn():
+                held.set()
+                end.wait(seconds)
+                log.append("turn")
+        def fork():
+            held.wait()
+            child = os.fork()
+            if child == 0:
+                with blas().turn():
+                    os._exit(0)
+            log.append("fork")
+            assert os.waitpid(child, 0)[1] == 0
+        for seconds, order in ((0.1, ["turn", "fork"]), (60, ["fork", "turn"])):
+            log.clear(), held.clear()
+            thread = threading.Thread(target=hold, args=[seconds])
+            thread.start()
+            fork()
+            end.set()
+            thread.join()
+            end.clear()
+            assert log == order, log
+    """
+    program(code, flags=("-W", "ignore"))
+
+
 def test_cores_are_the_threads_that_blas_may_use() -> None:
     if not blas_threads():
         pytest.skip("NumPy's BLAS is none that threadpoolctl knows")

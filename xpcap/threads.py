@@ -15,10 +15,11 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
@@ -26,6 +27,7 @@ from threadpoolctl import ThreadpoolController
 WAIT_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
 SHORT_WAIT = "20"  # a third of a millisecond: longer than most gaps between two products
 PATIENCE = 0.2  # seconds: threads that spin after a product of the program's own sleep by then
+FORK_PATIENCE = 1.0  # seconds that a fork waits for another thread's turn, such as a training step
 
 
 @contextlib.contextmanager
@@ -104,6 +106,42 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class Lock:
+    """A reentrant lock that a forked process finds free.
+
+    Any lock that outlives a call is one of these: a thread that held it when another one forked
+    does not exist in the new process, and would never release it there.
+    """
+
+    _known: ClassVar["weakref.WeakSet[Lock]"] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._known.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def acquire(self, timeout: float) -> bool:
+        """Take the lock within some seconds; False: another thread kept it."""
+        return self._lock.acquire(timeout=timeout)
+
+    @classmethod
+    def free_all(cls) -> list["Lock"]:
+        """Free all locks that other threads hold, and return those."""
+        held = []
+        for lock in list(cls._known):
+            if lock.acquire(0):
+                lock._lock.release()
+            else:
+                lock._lock = threading.RLock()
+                held.append(lock)
+        return held
+
+
 class _Library(NamedTuple):
     """A BLAS library's functions that read and set its number of threads."""
 
@@ -145,9 +183,9 @@ class Blas:
         openblas = [library.filepath for library in found if library.internal_api == "openblas"]
         if NUMPY_CAME_FIRST and len(openblas) == 1:  # of several, one is SciPy's
             shorten_wait(openblas[0])
-        self._turn = threading.RLock()
+        self._turn = Lock()
         self._waiting: set[object] = set()  # a request for each thread that waits for its turn
-        self._lock = threading.Lock()  # of the next two
+        self._lock = Lock()  # of the next two
         self._before: list[int] | None = None  # threads of each library, while they are held to one
         self._threads = 1
 
@@ -219,19 +257,27 @@ class Blas:
                     library.limit(threads)
             self._before = None
 
-    def after_fork(self) -> None:
-        """Forget the other threads, which a forked process does not have: end their turn."""
-        self._lock = threading.Lock()
+    def begin_fork(self) -> bool:
+        """Take a turn for a fork, if other threads allow it soon; True if it must be ended.
+
+        OpenBLAS has a lock of its own. A process that is forked while another thread holds it would
+        wait for it for ever, at its first product.
+        """
+        return self.threads() > 1 and self._turn.acquire(FORK_PATIENCE)
+
+    def end_fork(self) -> None:
+        """End the turn of a fork."""
+        self._turn.__exit__()
+
+    def after_fork(self, held: Sequence[Lock]) -> None:
+        """Forget the other threads, which a forked process does not have, and `held` their locks."""
         self._waiting.clear()
-        if self._turn.acquire(blocking=False):
-            self._turn.release()
-        else:
-            self._turn = threading.RLock()
+        if self._turn in held:
             self._give_back()
 
 
 _blas: Blas | None = None
-_first = threading.Lock()
+_first = Lock()
 
 
 def blas() -> Blas:
@@ -362,17 +408,40 @@ def _pool() -> ThreadPoolExecutor:
     )
 
 
-def _after_fork() -> None:
+class _Fork(threading.local):
+    """The fork that a thread makes."""
+
+    in_turn = False
+
+
+_fork = _Fork()
+
+
+def _before_fork() -> None:
+    _fork.in_turn = _blas is not None and _blas.begin_fork()
+
+
+def _after_fork_in_parent() -> None:
+    if _fork.in_turn and _blas is not None:
+        _blas.end_fork()
+    _fork.in_turn = False
+
+
+def _after_fork_in_child() -> None:
     """Let go of what the parent's other threads held: a forked process has none of them."""
-    global _first
-    _first = threading.Lock()
     _pool.cache_clear()
+    held = Lock.free_all()
     if _blas is not None:
-        _blas.after_fork()
+        _blas.after_fork(held)
+    _after_fork_in_parent()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 def cores() -> int:

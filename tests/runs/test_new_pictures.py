@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from commands import answer
 from emulated import Emulator
+from programs import program
 from refusals import refuses
 
 import xpcap
@@ -280,6 +281,40 @@ def test_a_captioner_computes_on_its_backend_from_any_thread(
         assert backend_of(copied.run.model.like) == backend
     with refuses(xpcap.OptionError, thing="backend", expected="the run's path"):
         open_captioner(captioner.run, backend="numpy")
+
+
+FORKED = """
+import os, signal, sys, threading
+from xpcap import open_captioner
+from xpcap.models import Policy
+from xpcap.shapes import picture_of
+
+captioner, picture = open_captioner(sys.argv[1]), picture_of("val00001.png")
+begun, end = threading.Event(), threading.Event()
+
+class Slow(Policy):
+    def start(self, *args):
+        begun.set()
+        end.wait()
+        return super().start(*args)
+
+expected = captioner.caption(picture)
+threading.Thread(target=captioner.caption, args=[picture], kwargs={"policy": Slow()}).start()
+begun.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # ends a child that hangs
+    os._exit(captioner.caption(picture) != expected)
+end.set()
+exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_process_forked_while_a_thread_captions_captions_too(threads: str, ranked: Path) -> None:
+    """Of the same captioner, whose lock that thread holds, with BLAS of one thread and of two."""
+    program(FORKED, ranked, flags=("-W", "ignore"), OPENBLAS_NUM_THREADS=threads)
 
 
 def test_what_a_notebook_shows_is_short(ranked: Path, captioner: PictureCaptioner) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import math
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from xpcap.encoders.grid import Area, pool, require_regions, traced_area
 from xpcap.encoders.kinds import Kind, named, require_digest, split_options, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
+from xpcap.threads import Lock
 
 
 class TimmEncoder:
@@ -89,7 +89,7 @@ class TimmEncoder:
 
 
 _numbers: list[int] = []  # threads that PyTorch had before, of each that is in `one_thread`
-_turn = threading.Lock()
+_turn = Lock()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import importlib.util
 import io
 import os
 import stat
-import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Self
@@ -27,13 +26,14 @@ from xpcap.report.records import PictureCaption, Postponed, Skipped
 from xpcap.runs.pages import DRAWN, write_caption_page, write_caption_png
 from xpcap.runs.pictures import PictureCaptioner, find_sources
 from xpcap.runs.run import Run
+from xpcap.threads import Lock
 from xpcap.work import remark
 
 DESCRIPTION, IPTC = "Xmp.dc.description", "Iptc.Application2.Caption"
 CHARACTERS = {"Iptc.Envelope.CharacterSet": "\x1b%G"}  # UTF-8
 DEFAULT = 'lang="x-default"'
 OPTIONAL: dict[str, Any] = {"picture": None, "attention": None, "explanation": None, "n_best": ()}
-_exiv2 = threading.Lock()  # pyexiv2 has global state
+_exiv2 = Lock()  # pyexiv2 has global state
 
 
 class Sink:
@@ -309,11 +309,11 @@ class CsvTable(Sink):
             return
         with self._file:
             os.fsync(self._file.fileno())
-        if isinstance(error, KeyboardInterrupt) and not error.args:
-            done, of = len(self._names & self._pictures), len(self._names)
-            raise KeyboardInterrupt(
-                f"{self.path} has {done:,} of {of:,} pictures; the same command adds the others"
-            ) from error
+        if isinstance(error, KeyboardInterrupt | OSError):
+            done, count = len(self._names & self._pictures), len(self._names)
+            error.add_note(
+                f"{self.path} has {done:,} of {count:,} pictures; the same command adds the others"
+            )
 
 
 def _captions(count: int) -> str:

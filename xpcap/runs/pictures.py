@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -30,7 +29,7 @@ from xpcap.report.records import PictureCaption, Postponed, Skipped
 from xpcap.runs.decoder import Decoder
 from xpcap.runs.folder import BEST
 from xpcap.runs.run import Run, open_runs
-from xpcap.threads import blas
+from xpcap.threads import Lock, blas
 from xpcap.work import work
 
 BATCH = 64  # pictures captioned at once
@@ -72,9 +71,7 @@ class PictureCaptioner:
     encoder: Encoder
     # Threads encode side by side, outside Python's lock. Decoding holds that, but for short products
     # between which it would change hands: two threads that decode are slower than one
-    _decoding: threading.Lock = field(
-        default_factory=threading.Lock, init=False, repr=False, compare=False
-    )
+    _decoding: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
         return f"PictureCaptioner({self.run}, {self.encoder.name!r})"
