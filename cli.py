@@ -6,6 +6,9 @@ from pathlib import Path
 
 try:
     from xpcap.cli import main
+except KeyboardInterrupt:
+    print("interrupted; nothing has begun", file=sys.stderr)
+    sys.exit(130)
 except ModuleNotFoundError as error:
     dependencies = (
         Path(__file__)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xpcap.progress import LINE_SECONDS, WORTH_A_LINE, Lines, bar
+from xpcap.progress import LINE_SECONDS, WORTH_A_LINE, Lines, bar, say
 
 
 def test_without_a_terminal_a_line_comes_at_once_and_then_as_time_goes_by(
@@ -30,6 +30,19 @@ def test_a_line_comes_before_the_first_thing_is_done_and_none_for_few_things(
     list(bar(range(WORTH_A_LINE), "encoding", lines=True))
     list(bar(range(WORTH_A_LINE), "encoding", shown=True))
     assert capsys.readouterr().err == ""
+
+
+def test_a_process_without_streams_shows_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a daemon, or under pythonw. A line for standard error does not go to standard output."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        assert len(list(bar(range(60), "encoding", lines=True, shown=True))) == 60
+        say("a notice", err=True)
+        patch.setattr(sys, "stdout", None)
+        say("a result")
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")

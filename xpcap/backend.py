@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike
 from xpcap.device import probe
 from xpcap.device.probe import BackendStatus
 from xpcap.errors import BackendError, InvalidTypeError, OptionError, unknown
+from xpcap.progress import say
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray
 BACKENDS = ("numpy", "cupy")
@@ -61,7 +62,7 @@ def _resolve(spec: str) -> str:
     if name == "auto":
         chosen = _name("cupy", device) if status.usable else "numpy"
         why = status.why or status.devices[device]
-        print(f"xpcap: backend auto chose {chosen} ({why})", file=sys.stderr)
+        say(f"xpcap: backend auto chose {chosen} ({why})", err=True)
         return chosen
     if not status.usable:
         info = "the command 'info' shows what is usable"

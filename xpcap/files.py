@@ -1,6 +1,7 @@
 """Reading and writing files: a reader finds the old file or the new one, never half of one."""
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from xpcap.errors import DataError, InvalidValueError, XpcapError
 
 PART = ".part"  # suffix of files that are being written
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # of failed writes
 
 
 @contextlib.contextmanager
@@ -238,6 +240,28 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with atomic(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def write_advice(error: OSError, folder: Path) -> str:
+    """Advice on a write to a folder that failed: expected what, and what to do."""
+    if error.errno in NO_ROOM and error.errno != errno.EFBIG:
+        try:
+            megabytes = shutil.disk_usage(folder).free / 1e6
+            free = f"{megabytes:,.1f} MB are free on the disk of {folder}"
+        except OSError as problem:
+            free = f"free space unknown: {problem.strerror}"
+        return (
+            f"expected room for the new file next to an old one ({free}); free some, or raise your"
+            " quota"
+        )
+    if error.errno == errno.EFBIG:
+        return "expected a limit on file sizes above the file's; raise it (ulimit -f)"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"expected a folder that may be written to; are the permissions of {folder} as they"
+            " should be, and is its disk mounted for writing?"
+        )
+    return "expected a working disk; is it failing, or was it removed?"
 
 
 # The steps of a write, one function each, so that tests can make any of them fail.

@@ -54,11 +54,12 @@ def bar(
     """`things` with a progress bar on standard error, if that is a terminal and `shown` is set.
 
     With `lines`, another stream gets a line at once and one every `LINE_SECONDS`, unless there are
-    few things: the work takes minutes. `shown` None: as `bars` says.
+    few things: the work takes minutes. `shown` None: as `bars` says. Without a standard error, as
+    in a daemon, nothing is shown.
     """
     from tqdm import tqdm
 
-    shown = _SHOWN.get() if shown is None else shown
+    shown = (_SHOWN.get() if shown is None else shown) and sys.stderr is not None
     if lines and shown and not sys.stderr.isatty():
         total = len(things) if total is None and isinstance(things, Sized) else total
         return Lines(things, label, total or 0, done)
@@ -104,7 +105,7 @@ class Lines:
         """Count things that are done, and print how many if it is time."""
         self._done += count
         if self._total - self._done >= WORTH_A_LINE and self._pace.due:
-            print(f"{self._label}: {self._done:,} of {self._total:,}", file=sys.stderr, flush=True)
+            say(f"{self._label}: {self._done:,} of {self._total:,}", err=True)
             self._pace.done()
 
 
@@ -113,14 +114,18 @@ def _size() -> dict[str, int]:
     try:
         known = os.get_terminal_size(sys.stderr.fileno()).columns
         return {} if known else {"ncols": 80, "nrows": 20}
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # no terminal, or no stream at all
         return {}
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print a line at once, without breaking a bar. BrokenPipeError : nobody reads it."""
+    """Print a line at once, without breaking a bar; nothing where the process has no such stream.
+
+    BrokenPipeError : nobody reads it.
+    """
     from tqdm import tqdm
 
     stream = sys.stderr if err else sys.stdout
-    tqdm.write(line, stream)
-    stream.flush()
+    if stream is not None:
+        tqdm.write(line, stream)
+        stream.flush()

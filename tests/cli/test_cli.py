@@ -3,6 +3,7 @@ wrong.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -27,7 +28,7 @@ from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_datas
 from xpcap.device import probe
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
-from xpcap.runs import saver
+from xpcap.runs import Scores, saver
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures(
@@ -95,6 +96,34 @@ def test_evaluate_prints_one_json_object(run: Path) -> None:
     )
     assert "<" not in "".join(result["captions"].values())
     assert "BLEU-1..4" in good("evaluate", run, "--split", "train").output
+
+
+def test_scores_are_printed_before_a_table_that_cannot_be_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Scores, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Scores, "write_csv", full)
+    for how, word in (([], "BLEU-1..4"), (["--json"], '"bleu"')):
+        result = call("evaluate", run, "--csv", "s.csv", *how)
+        assert result.exit_code == 1
+        assert word in result.stdout
+        assert "Error: evaluate: s.csv: No space left on device, expected room" in result.stderr
+
+
+def test_ctrl_c_during_the_imports_is_one_line() -> None:
+    code = """if True:
+        import runpy, sys
+        class Stopping:
+            def find_spec(self, name, *rest):
+                if name == "click":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Stopping())
+        runpy.run_path("cli.py", run_name="__main__")
+    """
+    done = program(code, status=130)
+    assert done.stderr == "interrupted; nothing has begun\n"
 
 
 def test_evaluate_encodes_other_data_with_the_runs_vocabulary_and_scaling(

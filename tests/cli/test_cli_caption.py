@@ -6,6 +6,7 @@ import html
 import json
 import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import SMALL, answer, call, failing, good
+from programs import program
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -344,6 +346,92 @@ def test_an_interrupt_ends_without_a_traceback_or_a_page(
         assert result.output.endswith("caption: interrupted; no file was left half-written\n")
         assert "Traceback" not in result.output
         assert not list(Path().glob("*p.html*"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP], ids=["TERM", "HUP"])
+def test_a_signal_ends_caption_as_ctrl_c_does(
+    signum: signal.Signals, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a status of its own, and the finished captions on disk."""
+    asked: list[object] = []
+
+    def interrupted(source: Any) -> np.ndarray:
+        asked.append(source)
+        if len(asked) == 3:
+            os.kill(os.getpid(), signum)
+        return read_picture(source)
+
+    monkeypatch.setattr(pictures, "BATCH", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "read_picture", interrupted)
+        result = call("caption", run, photos, "--csv", "t.csv")
+        assert result.exit_code == 128 + signum
+        assert result.output.endswith(
+            "caption: interrupted; t.csv has 2 of 5 pictures; the same command adds the others\n"
+        )
+        ignored = signal.signal(signum, signal.SIG_IGN)  # as nohup does with SIGHUP
+        asked.clear()
+        good("caption", run, photos, "--csv", "t.csv")
+        assert signal.signal(signum, ignored) is signal.SIG_IGN
+    assert len(Path("t.csv").read_text().splitlines()) == 6
+
+
+STREAMS = """
+import os, sys
+for descriptor in map(int, sys.argv[1]):
+    os.close(descriptor)
+    setattr(sys, ("stdin", "stdout", "stderr")[descriptor], None)
+from xpcap import files
+from xpcap.cli import main
+
+def create(path, create=files._create):
+    file = create(path)
+    assert file.fileno() > 2, "the file would get what C libraries print"
+    return file
+
+files._create = create
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "012"])
+def test_a_missing_stream_costs_its_output_alone(closed: str, run: Path, photos: Path) -> None:
+    """As of a daemon, under pythonw, or with ``2>&-`` in a shell. Bad pictures are told on stderr."""
+    arguments = "caption", run, photos, "--csv", "t.csv", "--html", "t.html"
+    done = program(STREAMS, closed, *arguments, folder=Path.cwd())
+    assert bool(done.stdout) == ("1" not in closed)
+    assert ("skipped" in done.stderr) == ("2" not in closed)
+    assert len(Path("t.csv").read_text().splitlines()) == 6
+    assert Path("t.html").exists()
+
+
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (250, 250))  # bytes: room for some rows
+from xpcap.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no limit on file sizes")
+def test_a_full_disk_says_what_is_safe_and_how_to_go_on(run: Path, photos: Path) -> None:
+    command = "caption", run, photos, "--csv", "t.csv"
+    done = program(FULL, *command, folder=Path.cwd(), status=1, PYTHONDONTWRITEBYTECODE="1")
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("Error: caption: t.csv: File too large, expected a limit on file")
+    rows = Path("t.csv").read_text().count("\n") - 1  # of pictures
+    assert message.endswith(f"t.csv has {rows} of 5 pictures; the same command adds the others")
+    assert 0 < rows < 5
+    assert f"note: t.csv has {rows} of 5 pictures already" in good(*command).output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_behind_the_output_is_told_from_one_of_a_file(run: Path) -> None:
+    code = "import os, sys; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
+    code += "from xpcap.cli import main; main(sys.argv[1:])"
+    done = program(code, "evaluate", run, "--csv", "s.csv", folder=Path.cwd(), status=1)
+    assert "evaluate: the output: No space left on device, expected room where" in done.stderr
 
 
 # URLs

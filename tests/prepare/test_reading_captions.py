@@ -2,11 +2,15 @@
 fit is counted, or refused.
 """
 
+import errno
+import functools
 import io
 import json
+import os
+import signal
 import unicodedata
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -553,7 +557,33 @@ def test_too_few_words_are_remarked_with_an_option_that_keeps_more() -> None:
     assert "to learn from are" not in output  # 300 pictures are enough
 
 
-def test_after_ctrl_c_prepare_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def by_signal(name: str) -> Exception | None:
+    os.kill(os.getpid(), signal.Signals[name])
+    return None
+
+
+STOPS: dict[str, tuple[Callable[[], BaseException | None], int, str]] = {
+    "Ctrl-C": (KeyboardInterrupt, 130, "prepare: interrupted"),
+    "a full disk": (
+        lambda: OSError(errno.ENOSPC, "No space left on device", "own.h5.encoding"),
+        1,
+        "Error: prepare: own.h5.encoding: No space left on device, expected room",
+    ),
+    **{
+        name: (functools.partial(by_signal, name), status, "prepare: interrupted")
+        for name, status in (("SIGTERM", 143), ("SIGHUP", 129))
+        if hasattr(signal, name) and os.name == "posix"
+    },
+}
+
+
+@pytest.mark.parametrize(("stop", "status", "begins"), STOPS.values(), ids=STOPS)
+def test_a_stopped_prepare_says_how_it_goes_on(
+    stop: Callable[[], BaseException | None],
+    status: int,
+    begins: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from xpcap.encoders import HistogramEncoder
 
     photos(dict.fromkeys(SAID, (0, 0, 0)))
@@ -561,15 +591,18 @@ def test_after_ctrl_c_prepare_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatc
     line = "train=c.csv --pictures photos --encoder histogram --min-count 1"
 
     def interrupt(self: HistogramEncoder, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        raise KeyboardInterrupt
+        if error := stop():
+            raise error
+        raise AssertionError("the signal was not heeded")
 
     with monkeypatch.context() as patch:
         patch.setattr(HistogramEncoder, "encode", interrupt)
         result = call(*f"prepare --out own.h5 {line}".split())
-    assert result.exit_code == 130
-    assert result.output == (
-        "prepare: interrupted; own.h5.encoding holds the features that were made; the same command"
-        " continues from there, and removes it at the end\n"
+    assert result.exit_code == status
+    assert result.output.startswith(begins)
+    assert result.output.endswith(
+        "; own.h5.encoding holds the features that were made; the same command continues from there,"
+        " and removes it at the end\n"
     )
     prepare(line)
     assert not Path("own.h5.encoding").exists()

@@ -124,6 +124,15 @@ def test_the_message_says_what_to_do_and_what_is_safe(
         assert word in output
 
 
+def test_a_full_disk_after_training_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with faults.failing_at(Fault("ranking.safetensors", "write", 1, errno.ENOSPC)):
+        output = commands.call("train", "--out", out, *faults.OPTIONS, "--neighbours").output
+    assert "ranking.safetensors: ENOSPC, expected room" in output
+    assert f"what was trained is saved; continue with   xpcap train --out {out} --resume" in output
+    commands.good("train", "--out", out, "--resume")
+
+
 def test_training_goes_on_without_a_page_and_remarks_on_it_once(tmp_path: Path) -> None:
     commands.good("train", "--out", tmp_path / "whole" / "run", *faults.OPTIONS)
     out = tmp_path / "broken" / "run"

@@ -104,9 +104,6 @@ def evaluate(
         raise RankDone
     with work(group=SINGLE):
         diagnoses = _diagnoses(opened, evaluation, seen) if doctor else None
-    if csv is not None:
-        with new_path("evaluate", csv) as part:
-            evaluation.write_csv(part)
     if as_json:
         content = evaluation.to_json()
         if comparison:
@@ -114,14 +111,17 @@ def evaluate(
         if diagnoses is not None:
             content["doctor"] = [one.to_json() for one in diagnoses]
         click.echo(json.dumps(content))
-        return
-    print_scores(evaluation)
-    if comparison:
-        sides = " + ".join(map(str, folders)), str(against)
-        heads = ("", *map(escape_control, sides), "difference", "95 % interval")
-        click.echo(f"\n{table([heads, *comparison.rows()])}")
-    if diagnoses is not None:
-        _print_diagnoses(diagnoses)
+    else:
+        print_scores(evaluation)
+        if comparison:
+            sides = " + ".join(map(str, folders)), str(against)
+            heads = ("", *map(escape_control, sides), "difference", "95 % interval")
+            click.echo(f"\n{table([heads, *comparison.rows()])}")
+        if diagnoses is not None:
+            _print_diagnoses(diagnoses)
+    if csv is not None:
+        with new_path("evaluate", csv) as part:
+            evaluation.write_csv(part)
 
 
 def _diagnoses(run: Run, evaluation: Scores, data: CaptionData) -> list[Diagnosis]:

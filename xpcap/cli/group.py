@@ -9,7 +9,11 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -18,12 +22,59 @@ from xpcap import __version__
 from xpcap.cli.shared import SHARED, in_flags
 from xpcap.distributed import RankDone, abort, launcher_rank
 from xpcap.errors import EXPECTED, OptionError, unknown
+from xpcap.files import NO_ROOM, write_advice
 from xpcap.report import escape_control
+from xpcap.runs.saver import STOP_SIGNALS
 
 LONGEST_MESSAGE = 4000  # characters
 GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to report the same failure
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit statuses: every rank exits by itself
+STOPPED = [128 + signum for signum in STOP_SIGNALS]  # exit statuses: every rank exits by itself
+STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}  # of descriptors 0, 1 and 2
 PIPE_CLOSED = 128 + 13  # exit status of a program that SIGPIPE ends; Windows has no such signal
+
+
+class Terminated(KeyboardInterrupt):
+    """A stop by SIGTERM or SIGHUP, which ends a command as Ctrl-C does."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__()
+        self.signal = signum
+
+
+@contextlib.contextmanager
+def signals_as_interrupts() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP raise Terminated, unless the process ignores or handles them."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise Terminated(signum)
+
+    default = []
+    if threading.current_thread() is threading.main_thread():  # of others, none can handle them
+        default = [one for one in STOP_SIGNALS if signal.getsignal(one) is signal.SIG_DFL]
+    for signum in default:
+        signal.signal(signum, interrupt)
+    try:
+        yield
+    finally:
+        for signum in default:
+            signal.signal(signum, signal.SIG_DFL)
+
+
+def open_missing_streams() -> None:
+    """Give a process without stdin, stdout or stderr null ones: its output is lost, and no more.
+
+    Their descriptors come first. A file of ours that got one would receive all that C libraries
+    print.
+    """
+    for number, (name, mode) in enumerate(STREAMS.items()):
+        try:
+            os.fstat(number)
+        except OSError:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, so the same
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 class Commands(click.Group):
@@ -44,9 +95,11 @@ class Commands(click.Group):
         return name, command, rest
 
     def main(self, *args: Any, **options: Any) -> Any:
+        open_missing_streams()
         rank, size = launcher_rank()
         if size == 1:
-            return super().main(*args, **options)
+            with signals_as_interrupts():
+                return super().main(*args, **options)
         with (
             open(os.devnull, "w") as nowhere,  # noqa: PTH123
             contextlib.redirect_stdout(nowhere) if rank else contextlib.nullcontext(),
@@ -87,24 +140,38 @@ class Commands(click.Group):
                 " smaller data"
             ) from error
         except KeyboardInterrupt as interrupt:
-            state = str(interrupt) or "no file was left half-written"
+            state = escape_control(_state(interrupt))
             click.echo(f"{ctx.invoked_subcommand}: interrupted; {state}", err=True)
-            ctx.exit(128 + signal.SIGINT)
+            ctx.exit(128 + getattr(interrupt, "signal", signal.SIGINT))
         except BrokenPipeError:
             leave_closed_pipe()
             ctx.exit(PIPE_CLOSED)
         except OSError as error:
-            file = f"{escape_control(str(error.filename))}: " if error.filename else ""
-            raise click.ClickException(
-                f"{ctx.invoked_subcommand}: {file}{error.strerror or error}, expected to read or"
-                " write there; is the path right, and is there room and permission?"
-            ) from error
+            raise click.ClickException(f"{ctx.invoked_subcommand}: {_of_files(error)}") from error
 
     def _message(self, ctx: click.Context, error: Exception) -> str:
         # With train's options, since a run may need more training before it can be used
         command = self.get_command(ctx, ctx.invoked_subcommand or "")
         params = [*self.commands["train"].params, *(command.params if command else [])]
         return shown(error, params)
+
+
+def _of_files(error: OSError) -> str:
+    """The message of a file that cannot be read or written, with what to do."""
+    file, reason = os.fsdecode(error.filename or ""), error.strerror or str(error)
+    if error.errno not in NO_ROOM:
+        advice = "expected to read or write there; is the path right, and is there permission?"
+    elif file:
+        advice = f"{write_advice(error, Path(file).parent)}; {_state(error)}"
+    else:
+        file = "the output"
+        advice = f"expected room where it is redirected to; {_state(error)}"
+    return escape_control(f"{file}: {reason}, {advice}" if file else f"{reason}, {advice}")
+
+
+def _state(error: BaseException) -> str:
+    """What is on disk after a command was stopped, and how to go on: the notes of its exception."""
+    return "; ".join(getattr(error, "__notes__", ["no file was left half-written"]))
 
 
 def shown(error: Exception, params: list[click.Parameter]) -> str:
@@ -138,7 +205,7 @@ def main() -> None:
 
     Start with 'train': without data it generates pictures of shapes, trains a captioner on them and
     shows its captions. 'COMMAND --help' has examples. Exit status: 0 done, 1 failed, 2 wrong usage,
-    130 or 143 stopped by Ctrl-C or SIGTERM, 141 the reader of the output has gone.
+    130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP, 141 the reader of the output has gone.
     """
     # Captions may hold characters that the terminal cannot show
     if isinstance(sys.stdout, io.TextIOWrapper):

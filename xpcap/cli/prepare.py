@@ -83,13 +83,13 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
             how = {"mirror": None, **options, "columns": columns}
             data, report = import_captions(files, cache=cache, **how)
             write_dataset(out, data)
-    except KeyboardInterrupt as interrupt:
-        if not path.exists():
-            raise
-        raise KeyboardInterrupt(
-            f"{escape_control(str(path))} holds the features that were made; the same command"
-            " continues from there, and removes it at the end"
-        ) from interrupt
+    except (KeyboardInterrupt, OSError) as stop:
+        if path.exists():
+            stop.add_note(
+                f"{path} holds the features that were made; the same command continues from there,"
+                " and removes it at the end"
+            )
+        raise
     path.unlink(missing_ok=True)
     _describe(out, data, files, report)
     if "train" in data.splits:

@@ -96,8 +96,8 @@ def train(
     latest. When training ends, the best ones caption the val split and are scored. Open index.html
     in the run folder for captions, scores and curves.
 
-    Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; a second Ctrl-C exits at
-    once. If the reader of the output has gone, as in a pipe into 'head', training saves and exits
+    Ctrl-C, SIGTERM and SIGHUP (unless under nohup) finish the step, save, and exit with 130, 143 or
+    129; a second Ctrl-C exits at once. If the reader of the output has gone, as in a pipe into 'head', training saves and exits
     with 141. With --resume the same command begins a run and continues it after any interruption;
     options that you leave out are the run's.
     """
@@ -108,10 +108,11 @@ def train(
         say(f"products on the GPU are not in plain float32, as {', '.join(found)} is set")
     chosen = choose(data, {name: value for name, value in options.items() if value is not None})
 
+    given = ["--backend", backend] if backend else []
+    given += ["--graphs", graphs] if graphs != "off" else []
+    again = command_line("train", "--out", str(chosen.out), "--resume", *given)
+
     def print_how_to_continue(why: str) -> None:
-        given = ["--backend", backend] if backend else []
-        given += ["--graphs", graphs] if graphs != "off" else []
-        again = command_line("train", "--out", str(chosen.out), "--resume", *given)
         click.echo(f"train: {why}; continue with\n  {again}", err=True)
 
     try:
@@ -126,6 +127,10 @@ def train(
                     "nobody reads the output any more, so training was stopped, and saved"
                 )
         raise closed
+    except OSError as error:
+        if find_file(str(chosen.out), LAST):
+            error.add_note(f"what was trained is saved; continue with\n  {again}")
+        raise
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not find_file(str(chosen.out), LAST):
             raise

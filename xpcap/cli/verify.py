@@ -185,9 +185,9 @@ def _grade_class(folder: Path, out: Path, roster: Path | None, **options: Any) -
 
     try:
         done = grade_class(folder, out, names=names, on_graded=show, **options)
-    except KeyboardInterrupt:
-        left = f"{out} holds what was done, {len(firsts)} students, and no {TABLE}"
-        raise KeyboardInterrupt(left) from None
+    except (KeyboardInterrupt, OSError) as stop:
+        stop.add_note(f"{out} holds what was done, {len(firsts)} students, and no {TABLE}")
+        raise
     if names and (others := not_on(names, [one.student for one in done])):
         note(f"not on the roster: {', '.join(others)}")
     click.echo(f"wrote {out / TABLE}: {len(done)} students")

@@ -14,6 +14,7 @@ from xpcap.device import cublas
 from xpcap.device.causes import Cause, cause_of, versions
 from xpcap.device.launch import Kernel, parameters
 from xpcap.errors import BackendError, install, sentence
+from xpcap.progress import say
 
 KERNEL = """typedef REAL real;
 extern "C" __global__ void multiply(real* x, real factor, int n) {
@@ -98,11 +99,10 @@ def _cached_kernels() -> int:
 
 
 def _announce(card: str) -> None:
-    print(
+    say(
         f"xpcap: compiling CUDA kernels for {card}; CuPy keeps them, so only the first use takes"
         " long",
-        file=sys.stderr,
-        flush=True,
+        err=True,
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from xpcap.device import Array
+from xpcap.progress import say
 
 T = TypeVar("T")
 
@@ -162,7 +163,7 @@ class Replay(Generic[T]):
             text = (
                 f"a CUDA graph of {len(self.nodes)} launches gives their bits; steps run as graphs"
             )
-        print(f"xpcap: {text}", file=sys.stderr)
+        say(f"xpcap: {text}", err=True)
 
     def _bits(self) -> list[bytes]:
         return [array.get().tobytes() for array in self._outputs]

@@ -138,7 +138,8 @@ class Watchdog:
 
 
 def _abort(communicator: Any, status: int) -> None:
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     time.sleep(DELIVERY)
     communicator.Abort(status)
 

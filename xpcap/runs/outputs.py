@@ -297,8 +297,11 @@ class CsvTable(Sink):
 
     def _write(self, cells: Sequence[str]) -> None:
         assert self._file is not None
-        self._file.write(_row(cells))
-        self._file.flush()
+        try:
+            self._file.write(_row(cells))
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> str:
         later = "; the same command tries again what was not downloaded" if self._postponed else ""
@@ -307,8 +310,12 @@ class CsvTable(Sink):
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if self._file is None:
             return
-        with self._file:
-            os.fsync(self._file.fileno())
+        try:
+            with self._file:
+                os.fsync(self._file.fileno())
+        except OSError as failed:
+            if error is None:  # else it is the same again: what could not be written is left over
+                raise OSError(failed.errno, failed.strerror, str(self.path)) from failed
         if isinstance(error, KeyboardInterrupt | OSError):
             done, count = len(self._names & self._pictures), len(self._names)
             error.add_note(

@@ -1,9 +1,9 @@
 """Saving during training: signals, the files of the run folder, and when they are written."""
 
-import errno
+import contextlib
 import os
-import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +18,7 @@ from xpcap.data import CaptionData
 from xpcap.data.features import FeatureScaling
 from xpcap.data.hdf5 import write_fingerprinted
 from xpcap.errors import DataError, SaveError
+from xpcap.files import write_advice
 from xpcap.models import ModelConfig
 from xpcap.progress import Pace
 from xpcap.runs.config import Config
@@ -49,7 +50,10 @@ from xpcap.training.watcher import Watcher
 from xpcap.work import current, remark
 
 PAGE_SECONDS = 60  # between two pages of a run in training
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has no SIGHUP, which a terminal sends that is closed
+STOP_SIGNALS = [
+    signum for name in ("SIGINT", "SIGTERM", "SIGHUP") if (signum := getattr(signal, name, None))
+]
 
 
 # Stopping on a signal
@@ -83,11 +87,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """While entered, SIGINT and SIGTERM set `signal` instead of ending the process.
+    """While entered, SIGINT, SIGTERM and SIGHUP set `signal` instead of ending the process.
 
     A second SIGINT ends it at once, as if not caught. Python delivers signals to the main thread
-    only, so on another thread this does nothing. A signal that the process ignores stays ignored.
-    Rank 0 reports the first signal on standard error.
+    only, so on another thread this does nothing. A signal that the process ignores stays ignored,
+    as SIGHUP under nohup. Rank 0 reports the first signal on standard error.
     """
 
     def __init__(self) -> None:
@@ -115,10 +119,10 @@ class StopRequest:
             if self._speaks:
                 name = signal.Signals(signum).name
                 line = f"\n{name}: finishing this step and saving; Ctrl-C again exits at once\n"
-                try:
-                    os.write(2, line.encode())  # past buffers that the signal may have interrupted
-                except OSError:
-                    return  # standard error is closed
+                # Past buffers that the signal may have interrupted. Without a standard error,
+                # descriptor 2 may be that of a file
+                with contextlib.suppress(OSError, ValueError, AttributeError):
+                    os.write(sys.stderr.fileno(), line.encode())
 
 
 # The run folder
@@ -318,27 +322,5 @@ class Checkpointer(Watcher):
             "train_run",
             error.filename or out,
             f"could not be written: {reason}",
-            cause=f"{_advice(error, out)}; {saved}",
+            cause=f"{write_advice(error, out)}; {saved}",
         )
-
-
-def _advice(error: OSError, folder: Path) -> str:
-    """Advice on a write that failed."""
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        try:
-            megabytes = shutil.disk_usage(folder).free / 1e6
-            free = f"{megabytes:,.1f} MB are free on the disk of {folder}"
-        except OSError as problem:
-            free = f"free space unknown: {problem.strerror}"
-        return (
-            f"expected room for the new checkpoint next to the old one ({free}); free some, or raise"
-            " your quota"
-        )
-    if error.errno == errno.EFBIG:
-        return "expected a limit on file sizes above the checkpoint's; raise it (ulimit -f)"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return (
-            f"expected a folder that may be written to; did the permissions of {os.fspath(folder)}"
-            " change, or is its disk mounted read-only?"
-        )
-    return "expected a working disk; is it failing, or was it removed?"

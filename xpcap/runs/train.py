@@ -69,8 +69,8 @@ def train_run(
 
     With `score_epochs` the run has two stages. The first, of cross entropy, is a run of its own in
     the subfolder ``cross-entropy``; if no epoch of the second has a higher CIDEr-D on the val
-    split, the run keeps the parameters of the first. Meanwhile SIGINT and SIGTERM finish the step,
-    save, and raise Stopped; a second SIGINT ends the process at once.
+    split, the run keeps the parameters of the first. Meanwhile SIGINT, SIGTERM and SIGHUP finish
+    the step, save, and raise Stopped; a second SIGINT ends the process at once.
 
     Parameters
     ----------
