@@ -122,6 +122,17 @@ def test_neighbours_change_the_captions_and_not_a_bit_of_what_is_trained(made: P
     assert max(retrieved) >= 0  # few photos: captions of neighbours are candidates
 
 
+@pytest.mark.parametrize("name", ["ranked", "staged"])
+def test_a_run_that_goes_on_without_neighbours_ranks_no_more(
+    name: str, made: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(made / name, tmp_path / name)) / "run"
+    given = {"out": out, "data": made / "data.h5", "neighbours": False, "resume": True}
+    assert train_run(choose(None, given)).run.ranker is None
+    assert not {*kill.files(out)} & {RANKING, FIRST_STAGE_FILE}
+    assert train_run(choose(None, {**given, "neighbours": True})).run.ranker is not None
+
+
 @pytest.mark.parametrize("no_stutter", [False, True])
 def test_captions_of_neighbours_keep_to_the_policy(no_stutter: bool, made: Path) -> None:
     run = open_run(made / "ranked" / "run")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -65,6 +66,18 @@ def fit_ranking(run: Run[CaptioningRNN], data: CaptionData) -> None:
     if group.rank == 0 and meta.get("both") is not True:
         (folder / FIRST_STAGE_FILE).unlink(missing_ok=True)
     group.barrier()  # the ranking is written
+
+
+def drop_ranking(folder: Path) -> None:
+    """Remove the ranking of a run that no longer ranks captions: it is of other parameters.
+
+    What a warm start has inherited stays, for a ranking to come.
+    """
+    if current().group.rank == 0:
+        (folder / RANKING).unlink(missing_ok=True)  # first, as it may need the other file
+        if find_file(folder, START_RANKING) is None:
+            (folder / FIRST_STAGE_FILE).unlink(missing_ok=True)
+    current().group.barrier()  # the ranking is gone
 
 
 def _fitted(run: Run[CaptioningRNN], data: CaptionData) -> tuple[Ranker, Record]:

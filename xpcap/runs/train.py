@@ -22,7 +22,7 @@ from xpcap.runs.pages import whole_history, write_run_page
 from xpcap.runs.plan import Stage, default_out, resolve
 from xpcap.runs.ranks import check_ranks, fitted_scaling
 from xpcap.runs.recipe import Recipe
-from xpcap.runs.rerank import fit_ranking
+from xpcap.runs.rerank import drop_ranking, fit_ranking
 from xpcap.runs.run import Run, open_run
 from xpcap.runs.saver import Checkpointer, RunWriter, StopRequest, write_start
 from xpcap.runs.scoring import evaluate_run
@@ -146,6 +146,8 @@ def train_run(
 
 def _finish(folder: Path, records: list[Record], data: CaptionData, ranks: bool) -> Trained:
     """Rank captions if `ranks`, score them, and draw what people read of a stage that is trained."""
+    if not ranks:
+        drop_ranking(folder)
     run, evaluation = open_run(folder), None
     if ranks:
         fit_ranking(run, run.data(data))
