@@ -74,6 +74,22 @@ def test_option_that_does_not_exist_is_refused_with_the_nearest() -> None:
         choose(None, {"drop_out": 0.1})
 
 
+@pytest.mark.parametrize(
+    ("given", "name", "stage"),
+    [
+        ({"samples": 3, "score_epochs": 0}, "samples", "self-critical"),
+        ({"sharpen": 2.0, "score_epochs": 0}, "sharpen", "self-critical"),
+        ({"samples": 3, "data": None}, "samples", "self-critical"),  # generated pictures: one stage
+    ],
+)
+def test_an_option_that_no_stage_uses_is_refused(
+    given: dict[str, Any], name: str, stage: str
+) -> None:
+    with refuses(OptionError, thing=f"`{name}`", came="no stage uses", expected=stage):
+        choose("own.h5", given) if "data" not in given else choose(None, given)
+    assert choose("own.h5", {"samples": 3, "score_epochs": 1}).samples == 3
+
+
 def test_numbers_of_numpy_are_stored_as_those_of_python() -> None:
     given: dict[str, Any] = {
         "epochs": np.int64(5),
@@ -188,6 +204,8 @@ def test_options_are_refused_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     with refuses(OptionError, thing="`objective`", came="is self-critical without `start`"):
         train_run(Recipe(out="run", objective="self-critical", **PRESETS["generated"]))
+    with refuses(OptionError, thing="`score_epochs`", came="is given with self-critical"):
+        train_run(Recipe("own.h5", out="run", objective="self-critical", score_epochs=3))
     assert not list(tmp_path.iterdir())
     assert TrainOptions is Recipe
     assert re.search("`start`", OPTIONS["data"].help)

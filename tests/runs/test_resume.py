@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from runs import Runs
 from safetensors.numpy import load_file
 
 from xpcap import CaptioningSolver, Watcher, runs
-from xpcap.errors import DataError, TrainingError
+from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.runs import folder, train
 from xpcap.runs import saver as saving
 from xpcap.runs.folder import load_parameters, load_state, save_parameters
@@ -285,6 +286,19 @@ def test_options_that_contradict_the_run_are_refused_all_at_once(run: Path) -> N
     ):
         assert words in result.output
     assert kill.files(run) == before
+
+
+def test_a_run_goes_on_with_its_own_start_and_no_other(run: Path, tmp_path: Path) -> None:
+    options = {"out": tmp_path / "on", "start": run, "epochs": 1, "lr_decay": 0.5}
+    recipe = runs.choose(None, options)
+    runs.train_run(recipe)
+    more = replace(recipe, epochs=2, resume=True)
+    assert runs.train_run(replace(more, start=None)).run.config.recipe.start == run
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    with refuses(OptionError, thing=f"`start` {other} (the run has {run})"):
+        runs.train_run(replace(more, start=other))
+    with refuses(OptionError, thing=f"`start` {other} (the run has None)"):
+        runs.train_run(runs.choose(None, {"out": run, "start": other, "resume": True}))
 
 
 def test_a_linear_rate_is_planned_for_its_epochs(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import kill
 import numpy as np
 import pytest
 from ranks import together
+from refusals import refuses
 from stopping import stop_after
 
 pytest.importorskip("PIL")
@@ -22,6 +23,7 @@ from xpcap.data.features import fit_projection
 from xpcap.data.hdf5 import write_dataset
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import Group
+from xpcap.errors import OptionError
 from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
 from xpcap.runs import choose, load_state, train, train_run
@@ -225,6 +227,17 @@ def test_options_of_a_warm_start_are_its_own_unless_given(run: Path, own: Path) 
     again = choose(run / "data.h5", {"start": run})
     assert (again.lr, again.epochs, again.data) == (PRESETS["generated"]["lr"], 2, run / "data.h5")
     assert choose(None, {"start": run}).out == Path("runs/pictures-lstm")  # not data-lstm
+
+
+def test_a_recipe_with_a_start_trains_on_its_data_and_refuses_another_model(
+    run: Path, tmp_path: Path
+) -> None:
+    recipe = replace(choose(None, {"start": run, "epochs": 1}), data=None, out=tmp_path / "on")
+    with refuses(OptionError, thing="`cell` gru (the run has lstm)", cause="`xpcap.runs.choose`"):
+        train_run(replace(recipe, cell="gru"))
+    assert not (tmp_path / "on").exists()
+    config = train_run(recipe).run.config
+    assert (config.data, config.data_stamp) == (run / "data.h5", open_run(run).config.data_stamp)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from xpcap.files import first_free
 from xpcap.runs.config import Config
 from xpcap.runs.folder import CONFIG, DATA, FIRST, LAST, check_resumable, opened_folder
 from xpcap.runs.recipe import FIXED, LEFT_OPEN, MODEL, OPTIONS, Recipe, completed, different, filled
-from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
+from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SELF_CRITICAL
 from xpcap.training.optimizer import LINEAR
 
 # Completing the options that a user gives
@@ -23,8 +23,8 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> Recipe:
     The run is the one at `out` with `resume`, or the one at `start`.
 
     OptionError : an option is unknown, or not of its kind; `resume` without `out`, self-critical
-        training without `start`, or options that contradict the model of `start`. DataError :
-        something other than a run is at `out` or `start`.
+        training without `start`, options that contradict the model of `start`, or one that no
+        stage uses. DataError : something other than a run is at `out` or `start`.
     """
     given = {**given, "data": data} if data else {**given}
     for name in given:
@@ -38,10 +38,11 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> Recipe:
     else:
         recipe = completed(given, *([] if given.get("data") else ["generated"]))
     _require_start(recipe)
-    if recipe.objective == SELF_CRITICAL and given.get("score_epochs"):
-        came = "is given with self-critical training"
-        expected = "`epochs`: there is no second stage to come"
-        raise OptionError("train_run", "`score_epochs`", came, expected)
+    stages = {recipe.objective, *([] if recipe.score_epochs == 0 else [SELF_CRITICAL])}
+    for name in given:
+        if OPTIONS[name].role in {*OBJECTIVES} - stages:
+            came, expected = "is given, and no stage uses it", f"a stage of {OPTIONS[name].role}"
+            raise OptionError("train_run", f"`{name}`", came, expected, "leave it out")
     return replace(recipe, out=recipe.out or default_out(recipe))
 
 
@@ -67,13 +68,8 @@ def _from_start(given: Mapping[str, Any]) -> Recipe:
     """
     start = opened_folder(given["start"])
     run = Config.read(start).recipe
-    own = Path(start / DATA if run.data is None else run.data)
-    recipe = completed(given, base=run)
-    if names := different(recipe, run, (MODEL,)):
-        came = "given with `start`"
-        expected = f"the model of {start}"
-        cause = "leave them out, or train from the beginning"
-        raise OptionError("train_run", _compared(names, recipe, run), came, expected, cause)
+    own = _data_of(run, start)
+    _require_model(completed(given, base=run), run, start)
     base = replace(
         run, out=None, data=own, seed=Recipe.seed, objective=CROSS_ENTROPY, score_epochs=0
     )
@@ -85,10 +81,30 @@ def _from_start(given: Mapping[str, Any]) -> Recipe:
     return completed(given, base=base)
 
 
+def _data_of(run: Recipe, folder: Path) -> Path:
+    """The data that the run in a folder was trained on."""
+    return Path(folder / DATA if run.data is None else run.data)
+
+
+def _require_model(recipe: Recipe, run: Recipe, start: Path) -> None:
+    """OptionError : a recipe's model is not that of the run at `start`."""
+    if names := different(recipe, run, (MODEL,)):
+        came = "given with `start`"
+        expected = f"the model of {start}"
+        cause = "leave them out, as `xpcap.runs.choose` fills them in, or train from the beginning"
+        raise OptionError("train_run", _compared(names, recipe, run), came, expected, cause)
+
+
 def _require_start(recipe: Recipe) -> None:
-    """OptionError : the first step would be self-critical training, from nothing."""
+    """OptionError : a new run of self-critical training starts from nothing, or wants two stages."""
     begun = recipe.out is not None and (Path(recipe.out) / LAST).exists()
-    if recipe.objective == SELF_CRITICAL and recipe.start is None and not begun:
+    if recipe.objective != SELF_CRITICAL or begun:
+        return
+    if recipe.score_epochs:
+        came = "is given with self-critical training"
+        expected = "`epochs`: there is no second stage to come"
+        raise OptionError("train_run", "`score_epochs`", came, expected)
+    if recipe.start is None:
         raise OptionError(
             "train_run",
             "`objective`",
@@ -144,8 +160,13 @@ def resolve(options: Recipe, open_path: Callable[[Path | None], CaptionData]) ->
     first = _run_at(out / FIRST) or begun
     if first:
         run = replace(first.options, out=out)
-        options = filled(options, {name: getattr(run, name) for name in LEFT_OPEN})
+        options = filled(options, {name: getattr(run, name) for name in ("start", *LEFT_OPEN)})
         check_agreement(options, run)
+    elif options.start is not None:
+        start = opened_folder(options.start)
+        run = Config.read(start).recipe
+        _require_model(options, run, start)
+        options = replace(options, data=options.data or _data_of(run, start))
     _require_start(options)
 
     generated = (file for file in (out / DATA, out / FIRST / DATA) if file.exists())
@@ -207,6 +228,8 @@ def check_agreement(options: Recipe, run: Recipe) -> None:
     zero in the last epoch, other epochs are one, since each step depends on their number.
     """
     names = different(options, run, FIXED)
+    if _whole(options.start) != _whole(run.start):
+        names.append("start")
     other_fall = options.epochs != run.epochs and run.lr_decay == LINEAR
     if other_fall and not names:
         raise OptionError(
@@ -225,6 +248,10 @@ def check_agreement(options: Recipe, run: Recipe) -> None:
         expected = f"the options of {run.out}"
         cause = "leave them out, or begin another run with another `out`"
         raise OptionError("train_run", _compared(names, options, run), came, expected, cause)
+
+
+def _whole(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path).resolve()
 
 
 def _compared(names: Sequence[str], options: Recipe, run: Recipe) -> str:
