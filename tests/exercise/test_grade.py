@@ -76,6 +76,9 @@ def test_a_mark_is_of_all_that_was_to_be_written(
 def test_expect_says_what_a_mark_is_of(marked: Callable[..., Report]) -> None:
     report = marked({"optim.py": FILES["optim.py"]}, expect=["optim", "rnn_layers"])
     assert report.missing == ["rnn_layers"]
+    lists = {"expect": iter(["optim", "rnn_layers"]), "only": iter(["adam"])}
+    drawn = marked({}, **lists)
+    assert (drawn.missing, [one.function for one in drawn.results]) == (["rnn_layers"], ["adam"])
     most = table.points(["optim", "rnn_layers"])
     assert report.score == pytest.approx(most["adam"] + most["rmsprop"] + most["sgd_momentum"])
     with refuses(OptionError, function="grade", thing="`expect`", came="rnn_layer"):

@@ -178,7 +178,7 @@ def test_notebooks_have_no_answers_outputs_or_links_that_lead_nowhere(folder: Pa
 
 
 def test_a_teacher_chooses_what_is_blank(tmp_path: Path) -> None:
-    files = handout(tmp_path, blank=["rnn_step_*", "sigmoid", "adam"])
+    files = handout(tmp_path, blank=iter(["rnn_step_*", "sigmoid", "adam"]))  # type: ignore[arg-type]
     written = {path.name: names for path, names in files.items()}
     assert written["rnn_layers.py"] == ["sigmoid", "rnn_step_forward", "rnn_step_backward"]
     assert written["optim.py"] == ["adam"]
@@ -205,9 +205,22 @@ def test_a_handout_overwrites_nothing_and_refuses_what_is_no_notebook(tmp_path: 
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("name", ["rnn.py", "README.md", "mine.ipynb"])
+def test_a_notebook_does_not_take_the_place_of_another_file(name: str, tmp_path: Path) -> None:
+    mine = [tmp_path / "a" / name, tmp_path / "b" / name]
+    for path in mine:
+        path.parent.mkdir()
+        path.write_text(json.dumps({"cells": [cell_of("1")]}))
+    with refuses(OptionError, function="handout", thing=name, came="name of another file"):
+        handout(tmp_path / "out", mine)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("code", "found"),
     [
+        ("import xpcap.layers as L\nL.lstm_forward(x)", "import xpcap.layers as L"),
+        ("from xpcap import data, optim\noptim.adam(w)", "from xpcap import data, optim"),
         ("from xpcap.layers import *", "from xpcap.layers import *"),
         ("from xpcap.layers import (\n    sigmoid,\n    a,\n)", "xpcap.layers import ( sigmoid"),
         ("import xpcap\nmodel = xpcap.CaptioningRNN({})", "xpcap.CaptioningRNN"),

@@ -59,12 +59,14 @@ def handout(
         "xpcap". In the handout these cells are left out, the names come from its files, and there
         are no outputs, no ``<details>`` blocks, and a cell for each answer
     blank : functions to blank out, as patterns: "lstm_step_forward", "CaptioningRNN.loss", "lstm_*"
-    OptionError : a pattern that fits no function, or a file that cannot be written or exists.
+    OptionError : a pattern that fits no function, two files of one name, or a file that cannot be
+        written or exists.
     DataError : no notebook, or one that would run the library's functions.
     """
     sources = {f"{module}.py": table.source(module, "") for module in table.HANDED_OUT}
     names = {file: [name for name, _ in functions(source)] for file, source in sources.items()}
     known = [name for of in names.values() for name in of]
+    blank = tuple(blank)
     for pattern in blank:
         if not any(fnmatchcase(name, pattern) for name in known):
             came = f"no function is called {pattern!r}"
@@ -76,7 +78,11 @@ def handout(
     to_write = {file: of for file, of in written.items() if of}
     owned = {name.partition(".")[0] for name in known}
     for notebook in map(Path, notebooks):
-        texts[notebook.name] = _without_answers(notebook, owned, _listed(to_write))
+        text = _without_answers(notebook, owned, _listed(to_write))
+        if notebook.name in {*texts, "README.md"}:
+            came, expected = "has the name of another file of the handout", "another name"
+            raise OptionError("handout", notebook, came, expected)
+        texts[notebook.name] = text
     texts["README.md"] = _readme(texts, to_write)
     folder = Path(folder)
     if not folder.exists():
@@ -180,10 +186,10 @@ def _without_answers(path: Path, owned: Collection[str], files: str) -> str:
         ) from None
     names = "|".join(sorted(owned))
     takes = rf"\bxpcap(?:\.\w+)*(?:\.| import (?:[^()\n]*|\([^)]*))\b(?:{names})\b"
+    takes += r"|^\s*from xpcap\S* import \*|^\s*import xpcap\S* as \w+"
+    takes += r"|\bfrom xpcap import [^\n]*\b(?:layers|models|optim)\b"
     for cell in cells:
-        if cell["cell_type"] == "code" and (
-            found := re.search(rf"{takes}|^from xpcap\S* import \*", cell["source"], re.M)
-        ):
+        if cell["cell_type"] == "code" and (found := re.search(takes, cell["source"], re.M)):
             came = f"has {' '.join(found[0].split())}, which would run the library's solution"
             expected = f"imports of these names in a cell that is tagged {LIBRARY}"
             raise DataError("handout", path, came, expected)

@@ -110,6 +110,7 @@ def grade_submission(
 
     `confined` is of a class, whose processes need not try each way again.
     """
+    expect, only = None if expect is None else tuple(expect), tuple(only)
     for module in expect or ():
         if module not in GRADED:
             raise unknown("grade", "`expect`", module, GRADED)
