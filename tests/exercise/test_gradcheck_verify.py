@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from xpcap import CaptioningRNN, asarray, get_array_module, layers, ops, optim, to_numpy
 from xpcap.exercise import published
@@ -14,8 +15,9 @@ from xpcap.gradcheck import (
     eval_numerical_gradient,
     eval_numerical_gradient_array,
     grad_check_sparse,
+    rel_error,
 )
-from xpcap.verify import Row, read_cases, verify
+from xpcap.verify import Row, mixed_error, read_cases, verify
 
 
 def test_numeric_gradients_are_right_and_leave_x_as_it_was(
@@ -78,6 +80,12 @@ def test_one_slope_that_is_not_a_number_fails_all_directions(rng: np.random.Gene
     x = {"x": np.zeros(2)}
     errors = directional_errors(lambda: next(losses), x, x, rng, directions=2)
     assert not max(errors) <= 1
+
+
+@pytest.mark.parametrize("error", [rel_error, mixed_error])
+def test_errors_are_of_arrays_of_one_shape(error: Callable[..., float]) -> None:
+    with refuses(ValueError, function=error.__name__, came="(3, 3) and (3,)"):
+        error(np.ones((3, 3)), np.ones(3))
 
 
 def test_verify_passes_every_row_on_numpy_and_leaves_the_legacy_stream_alone(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_backend, to_numpy
+from xpcap.errors import InvalidValueError
 from xpcap.exercise import table
 from xpcap.gradcheck import (
     directional_errors,
@@ -48,8 +49,12 @@ def mixed_error(x: Array, y: Array) -> float:
     """max(|x - y| / (1 + |y|)): absolute for small values, relative for large ones.
 
     For values that are rounding next to others, which the course's relative error would magnify.
+    ValueError : x and y differ in shape.
     """
-    a, b = to_numpy(x).astype(np.float64), to_numpy(y)
+    a, b = to_numpy(x).astype(np.float64), np.asarray(to_numpy(y))
+    if a.shape != b.shape:
+        came = f"got shapes {a.shape} and {b.shape}"
+        raise InvalidValueError("mixed_error", "", came, expected="equal shapes")
     return float(np.max(np.abs(a - b) / (1 + np.abs(b))))
 
 
