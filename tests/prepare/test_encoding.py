@@ -144,11 +144,35 @@ def test_mirror_images_are_encoded_of_those_that_were_asked_for(folder: Path) ->
         )
     (folder / "001.bmp").write_bytes(b"broken")
     unreadable: dict[str, str] = {}
-    features = encode_folder(folder, NAMES[:3], Ends(), mirrored=NAMES[1:3], unreadable=unreadable)
+    features = encode_folder(
+        folder, NAMES[:3], Ends(), mirrored=iter(NAMES[1:3]), unreadable=unreadable
+    )
     assert list(unreadable) == ["001.bmp"]
     assert {name: list(value) for name, value in features.items()} == {
         "000.bmp": [0, 50], "002.bmp": [2, 52], mirror_of("002.bmp"): [52, 2],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("feature", "fields"),
+    [
+        ([7], {"thing": "the encoder odd", "came": "of shape (2, 1)", "expected": "(2, 2)"}),
+        ([1, 2, 3], {"thing": "the encoder odd", "came": "of shape (2, 3)", "expected": "(2, 2)"}),
+        ([1, 1e300], {"thing": "'000.bmp'", "came": "not finite"}),
+        ([1, np.nan], {"thing": "'000.bmp'", "came": "not finite"}),
+    ],
+)
+def test_features_are_of_the_shape_that_the_encoder_says_and_finite(
+    feature: list[float], fields: dict[str, str], folder: Path
+) -> None:
+    class Odd:
+        name, shape = "odd", (2,)
+
+        def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+            return np.array([feature for _ in pictures], np.float64)
+
+    with refuses(DataError, function="encode_folder", **fields):
+        encode_folder(folder, NAMES[:2], Odd())
 
 
 ROW = 32 + 16  # bytes of a row of the cache: digest and feature

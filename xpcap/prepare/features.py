@@ -115,11 +115,11 @@ def encode_folder(
     unreadable : takes pictures that cannot be read, name to reason; the result lacks them. None:
         the first is an error, a missing one before any is encoded
     mirrored : pictures whose mirror image is encoded as well, under `mirror_of` the name
-    DataError : a picture cannot be read, or would lie outside the folder; or `cache` is another
-        file, or in use.
+    DataError : a picture cannot be read, or would lie outside the folder; a feature is of another
+        shape than the encoder says, or not finite; or `cache` is another file, or in use.
     OSError : the cache cannot be written.
     """
-    folder = Path(folder)
+    folder, mirrored = Path(folder), set(mirrored)
     require_inside("encode_folder", folder, names)
     states = {name: _state(folder / name) for name in names}
     if unreadable is None:
@@ -190,12 +190,25 @@ class Block:
                 if strict:
                     raise
                 faults[name] = error.reason
-        features = dict(zip(pictures, encoder.encode(pictures.values()), strict=True))
+        features = _encoded(encoder, [*pictures], pictures.values())
         if mirrored := [name for name in pictures if mirror_of(name) in self.rows]:
             mirrors = (np.ascontiguousarray(pictures[name][:, ::-1]) for name in mirrored)
-            encoded = encoder.encode(mirrors)
-            features.update(zip(map(mirror_of, mirrored), encoded, strict=True))
+            features |= _encoded(encoder, [*map(mirror_of, mirrored)], mirrors)
         return features, faults
+
+
+def _encoded(
+    encoder: Encoder, names: Sequence[str], pictures: Iterable[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Features of pictures by name. DataError : not of the encoder's shape, or not finite."""
+    if not names:
+        return {}
+    features, shape = np.asarray(encoder.encode(pictures)), (len(names), *encoder.shape)
+    if features.shape != shape:
+        thing, came = f"the encoder {encoder.name}", f"makes features of shape {features.shape}"
+        raise DataError("encode_folder", thing, came, f"{shape}, as it says itself")
+    check_finite("encode_folder", features, names)
+    return dict(zip(names, features, strict=True))
 
 
 class Store:
