@@ -275,6 +275,9 @@ def test_any_encoder_makes_the_features_and_is_remembered(tmp_path: Path) -> Non
     assert (data.source.encoder, data.source.pictures) == ("brightness", str(tmp_path.resolve()))
     np.testing.assert_array_equal(data.split("train").features, [[10], [200]])
     assert assemble(ROWS, pictures=tmp_path, features=FEATURES, min_count=1).source.encoder is None
+    options: dict[str, Any] = {"pictures": tmp_path, "encoder": Brightness(), "mirror": True}
+    by_split = [assemble([CaptionRow("one.jpg", "a", n)], **options) for n in ("train", "val")]
+    assert ["mirror" in data.source.record for data in by_split] == [True, False]
 
 
 # fmt: off
@@ -362,9 +365,11 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("--split a", {"lists": ["a"]}, "lists", "NAME=LIST"),
     ("--split 1=x", {"lists": {"1": "x"}}, "lists", "NAME=LIST"),
     ("--split a=x --split a=y", {"lists": "a"}, "lists", "a fresh name"),
+    ("--split val=x --split dev=y", {"lists": {"val": "x", "dev": "y"}}, "lists", "a fresh name"),
     ("--split a=x --fractions 1", {"lists": {"a": "x"}, "fractions": [1]}, "lists and fractions",
      "are both given"),
     ("--features f.npz", {"features_file": "f.npz"}, "features_file and encoder", "both given"),
+    ("", {"features": {"a.png": [1.0]}}, "features", "given"),
     ("", {"encoder": 7}, "encoder", "the name of one"),
     ("", {"grid": 2}, "grid and encoder", "expected the name of an encoder"),
     ("", {"pictures": 7}, "pictures", "a path"),

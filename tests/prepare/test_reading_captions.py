@@ -22,7 +22,7 @@ from commands import SMALL, answer, call, failing, good
 from refusals import FIELDS, refuses
 
 from xpcap.data import open_data
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
 from xpcap.prepare import CaptionRow, Columns, ImportReport, import_captions, read_captions
 from xpcap.prepare.splits import by_fractions
 
@@ -182,6 +182,22 @@ def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
     came = "columns 'id', 'Foto', 'de', 'en', 'teil'"
     with refuses(DataError, came=came, expected="one such as photo for pictures"):
         read(text, columns=Columns(image="photo", caption="en"))
+    for other in ({"caption": "en"}, "no"):
+        with refuses(OptionError, thing="`columns`", expected="Columns(image="):
+            read(text, columns=other)
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "dev", "Val"])
+def test_a_split_has_our_name_wherever_it_is_named(name: str) -> None:
+    features({"a.jpg": [1], "b.jpg": [2]})
+    rows = {"train": "a.jpg,a dog\n", name: "b.jpg,a cat\n"}
+    files = [(split, write(f"{split}.csv", f"image,caption\n{rows[split]}")) for split in rows]
+    every = [(None, write("all.csv", "image,caption\n" + "".join(rows.values())))]
+    lists = {"train": write("list", "a.jpg\n"), name: write("other list", "b.jpg\n")}
+    options: dict[str, Any] = {"features_file": "features.npz", "min_count": 1}
+    by_files, _ = import_captions(iter(files), **options)
+    by_lists, _ = import_captions(every, lists=lists, **options)
+    assert [*by_files.splits] == [*by_lists.splits] == ["train", "val"]
 
 
 def test_restval_joins_train_and_is_said() -> None:
@@ -261,6 +277,7 @@ SKIPPED: dict[str, tuple[bytes | str, str]] = {
         "without features: 5 (0.jpg, 1.jpg, 2.jpg, ...)"),
     "no image": (coco_with(annotations=[{"image_id": 1, "caption": "a"}]), "of no image: 1 (image_id 1)"),
     "id twice": (coco_with(annotations=COCO["annotations"][:1]), "the id of another: 1 (0)"),
+    "image id twice": (coco_with(images=[{"id": 0, "file_name": "four.jpg"}]), "images with the id of another: 1 (0)"),
     "image twice": (coco_with(images=[{"id": 1, "file_name": "one.jpg"}]), "the name of another: 1 (one.jpg)"),
     "Karpathy's image twice": (karpathy({"": SAID}).replace(b"[", TWICE, 1), "the name of another: 1 (one.jpg)"),
     "key twice": (tokens(SAID) + b"one.jpg#0\tA dog\n", "second lines of one NAME#K: 1 (line 9)"),

@@ -29,6 +29,8 @@ def read_coco(file: CaptionText) -> Iterator[CaptionRow]:
     captions: dict[str, list[CaptionRow]] = {}
     for image in file.json["images"]:
         name = image["file_name"].strip()
+        if file.repeats("images with the id of another", str(image["id"]), image["id"]):
+            continue
         if not file.repeats(NAMESAKES, name):
             names[image["id"]] = name
             captions[name] = []

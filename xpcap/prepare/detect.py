@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
 from xpcap.prepare.coco import COCO, KARPATHY
 from xpcap.prepare.flickr8k import TOKENS
 from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, ImportReport, grouped
-from xpcap.prepare.splits import with_split_names
+from xpcap.prepare.splits import our_name, with_split_names
 from xpcap.prepare.tables import JSON_LINES, JSON_LIST, TABLES, unknown_columns
 from xpcap.prepare.text import read_whole
 from xpcap.progress import bar
@@ -32,14 +32,17 @@ def read_captions(
 ) -> list[CaptionRow]:
     """Rows of files of captions, each of any known form: by split, then by picture as it comes.
 
-    files : (split, path) each; split None: the file names the splits itself, or has none
+    files : (split, path) each; split None: the file names the splits itself, or has none. Synonyms
+        of a split's name, such as dev, become ours
     columns : names of a table's columns, if they are not the usual ones
     report : takes the omissions, and the form of each file
     progress : show a bar of the files on a terminal; None: as the work in hand
     DataError : a file of no known form or a damaged one, or files with splits and files without.
-    OSError : a file cannot be read.
+    OptionError : `columns` are no Columns. OSError : a file cannot be read.
     """
     where, report = "read_captions", report or ImportReport()
+    if not isinstance(columns, Columns | None):
+        raise OptionError(where, "`columns`", f"is {columns!r}", "Columns(image=..., caption=...)")
     joined: list[CaptionRow] = []
     for split, path in bar(files, "reading captions", shown=progress):
         text = read_whole(where, path)
@@ -52,7 +55,7 @@ def read_captions(
         if not rows:
             cause = "; ".join(report.lines())
             raise DataError(where, path, "has no caption that could be read", "some", cause)
-        joined += rows if split is None else [row._replace(split=split) for row in rows]
+        joined += rows if split is None else [row._replace(split=our_name(split)) for row in rows]
     if not joined:
         raise DataError(where, "", "got no file", "at least one")
     if len({row.split is None for row in joined}) > 1:

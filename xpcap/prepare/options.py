@@ -17,7 +17,7 @@ from xpcap.encoders.kinds import named
 from xpcap.errors import OptionError, install
 from xpcap.options import SEED, Flag, Kind, Location, Whole, check_fields, documented, option
 from xpcap.prepare.rows import Columns
-from xpcap.prepare.splits import SPLITS
+from xpcap.prepare.splits import SPLITS, our_name
 
 FEW_CAPTIONS = 4000  # to learn from: of fewer, words that occur twice are worth learning
 TINY_CAPTIONS = 60  # of fewer, a run says the captions themselves, and so needs all their words
@@ -47,7 +47,10 @@ class Fractions(Kind):
 
 
 class Lists(Kind):
-    """Lists of pictures by split, as a mapping, or as texts NAME=LIST; `check` returns a dict."""
+    """Lists of pictures by split, as a mapping, or as texts NAME=LIST; `check` returns a dict.
+
+    Synonyms of a split's name become ours, as in a column.
+    """
 
     metavar = "NAME=LIST"
     repeated = True
@@ -64,7 +67,12 @@ class Lists(Kind):
             isinstance(split, str) and may_name_a_split(split) and file
             for split, file in value.items()
         ):
-            return {split: Location().check(function, name, file) for split, file in value.items()}
+            lists = {
+                our_name(split): Location().check(function, name, file)
+                for split, file in value.items()
+            }
+            if len(lists) == len(value):
+                return lists
         raise self.refusal(function, name, value)
 
 
@@ -190,6 +198,9 @@ class PrepareOptions(AssembleOptions):
     # fmt: on
 
     def __post_init__(self, features: object) -> None:
+        if features is not None:
+            expected = "`features_file`; or give the features to `assemble`"
+            raise OptionError(self.function, "`features`", "is given", expected)
         self.check(self.features_file, "features_file", "mirror")
         if self.lists and self.fractions:
             raise _both(self.function, "lists", "fractions")

@@ -40,7 +40,7 @@ _LINE_END = re.compile(r"\s*\n\s*")
 
 
 def import_captions(
-    files: Sequence[CaptionFile],
+    files: Iterable[CaptionFile],
     *,
     cache: str | Path | BinaryIO | None = None,
     progress: bool | None = None,
@@ -61,6 +61,7 @@ def import_captions(
     OSError : a file cannot be read.
     """
     chosen, report = PrepareOptions(**{"mirror": False, **options}), ImportReport()
+    files = list(files)
     record: dict[str, Any] = {"captions": [Path(path).name for _, path in files]}
     folder = None if chosen.pictures is None else picture_folder(WHERE, chosen.pictures)
     with work(progress=progress):
@@ -313,7 +314,7 @@ def _assemble(
         projection, share = fit_projection(table.pick([*names], _as_float(table)), options.pca)
         of = len(projection.mean)
         settings["pca"] = {"from": of, "to": options.pca, "variance": round(share, 4)}
-    if options.mirror:
+    if options.mirror and "train" in numbers:
         settings["mirror"] = True
 
     splits = {}

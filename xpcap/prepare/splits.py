@@ -22,6 +22,12 @@ SYNONYMS = {
 MOST_SPLITS = 20
 
 
+def our_name(split: str) -> str:
+    """The name of a split in small letters, of a synonym ours: Dev is val."""
+    word = split.strip().lower()
+    return SYNONYMS.get(word, word)
+
+
 def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterator[CaptionRow]:
     """Rows of one file with their splits by our names; those without picture or split are skipped.
 
@@ -43,7 +49,7 @@ def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterat
             continue
         if word == "restval":
             restval.add(row.picture)
-        split = SYNONYMS.get(word, word)
+        split = our_name(word)
         if split not in known and (not may_name_a_split(split) or len(known) == MOST_SPLITS):
             expected = f"a name such as train, val or test, and at most {MOST_SPLITS} of them"
             raise DataError(row.source, "split", f"{(row.split or '')[:60]!r}", expected)
