@@ -456,6 +456,12 @@ def test_an_ensemble_is_refused_by_name(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_encoder_is_asked_for_by_true_or_false(tmp_path: Path) -> None:
+    with refuses(OptionError, function="export_onnx", thing="`with_encoder`", came="is 'no'"):
+        export_onnx(make_run(), tmp_path / "out", with_encoder="no")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -8,7 +8,9 @@ import os
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +24,7 @@ from programs import program
 from refusals import refuses
 
 import xpcap
-from xpcap import DataError, open_captioner, open_run
+from xpcap import DataError, OptionError, open_captioner, open_run
 from xpcap.backend import backend_of
 from xpcap.errors import NetworkError
 from xpcap.models import Beam, Sampling
@@ -231,6 +233,57 @@ def test_one_picture_or_no_policy_is_refused_when_captions_are_asked_for(
         for policy in ("beam", "", 5, {}, Beam):
             with refuses(TypeError, thing="policy", expected="a Policy, such as Beam(5)"):
                 call(policy=policy)
+
+
+def test_numbers_are_one_of_each_picture(captioner: PictureCaptioner) -> None:
+    policy, three = Sampling(seed=1), [photo(number) for number in range(3)]
+
+    def said(numbers: Any) -> Iterator[str]:
+        found = captioner.captions(iter(three), policy=policy, numbers=numbers)
+        return (one.caption for one in found if isinstance(one, PictureCaption))
+
+    wanted = [*said([5, 6, 7])]
+    assert [*said(count(5))] == wanted
+    for numbers, came in (
+        ([5, 6], "are fewer than the pictures"),
+        (iter([5]), "are fewer than the pictures"),
+        (range(5, 9), "are more than the pictures"),
+        ([5, 6, -7], "is -7"),
+        ([5, 6, 0.5], "is 0.5"),
+    ):
+        taken: list[str] = []
+        with refuses(OptionError, function="captions", thing="`numbers`", came=came):
+            taken.extend(said(numbers))
+        assert taken == wanted[: len(taken)]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "came"),
+    [
+        (SimpleNamespace(name="mine", shape=(2101,)), "makes features by the encoder 'mine' inste"),
+        (SimpleNamespace(name="histogram", shape=(7,)), "makes features of size 7 instead of 2101"),
+    ],
+)
+def test_a_captioner_takes_no_other_encoder_than_the_runs(
+    encoder: Any, came: str, captioner: PictureCaptioner
+) -> None:
+    with refuses(DataError, function="PictureCaptioner", thing="the encoder", came=came):
+        PictureCaptioner(captioner.run, encoder)
+    given = replace(captioner.run, inputs=replace(captioner.run.inputs, encoder=None))
+    if encoder.name == "mine":
+        assert PictureCaptioner(given, encoder).encoder is encoder
+
+
+def test_what_is_asked_for_is_true_or_false(captioner: PictureCaptioner) -> None:
+    content = png(photo(0))
+    for name in ("attend", "explain"):
+        with refuses(OptionError, thing=f"`{name}`", came="is 'no'"):
+            captioner.caption(content, **{name: "no"})
+    for name in ("txt", "describe"):
+        with refuses(OptionError, function="write_captions", thing=f"`{name}`", came="is 'no'"):
+            write_captions(captioner, [], **{name: "no"})
+    with refuses(OptionError, function="write_captions", thing="nothing", expected="`csv`, `txt`"):
+        write_captions(captioner, [])
 
 
 def test_what_was_read_before_an_exception_of_the_iterable_is_captioned_first(

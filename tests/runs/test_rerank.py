@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from libraries import BLAS
 from ranks import together
+from refusals import refuses
 from stopping import stop_after
 
 pytest.importorskip("jinja2")
@@ -26,6 +27,7 @@ from xpcap import CaptionData, open_run, use_backend
 from xpcap.data import Vocabulary, write_dataset
 from xpcap.data.dataset import Split
 from xpcap.distributed import Group
+from xpcap.errors import OptionError
 from xpcap.models import Policy
 from xpcap.runs import TrainOptions, caption_run, choose, evaluate_run, rerank, train_run
 from xpcap.runs.decoder import RankedBeam
@@ -131,6 +133,15 @@ def test_a_run_that_goes_on_without_neighbours_ranks_no_more(
     assert train_run(choose(None, given)).run.ranker is None
     assert not {*kill.files(out)} & {RANKING, FIRST_STAGE_FILE}
     assert train_run(choose(None, {**given, "neighbours": True})).run.ranker is not None
+
+
+def test_a_beam_is_called_ranked_where_it_is_and_takes_no_other_penalty(made: Path) -> None:
+    ranked, plain = (open_run(made / name / "run") for name in ("ranked", "greedy"))
+    penalised = RankedBeam(4, length_penalty=0)
+    assert plain.decoder(penalised).title == "beam of 4, length penalty 0"
+    assert ranked.decoder(RankedBeam(4)).title == "beam of 4, ranked by similar photos"
+    with refuses(OptionError, thing="`length_penalty`", came="is 0 of a RankedBeam"):
+        ranked.decoder(penalised)
 
 
 @pytest.mark.parametrize("no_stutter", [False, True])

@@ -24,6 +24,7 @@ from xpcap.export.tensor import FUNCTIONS
 from xpcap.files import atomic, new_folder, require_new_file
 from xpcap.models import CaptioningRNN
 from xpcap.onnx_graph import IR_VERSION, Graph
+from xpcap.options import Flag
 from xpcap.runs import Run
 
 FORMAT = "1"  # of the names, shapes and metadata
@@ -60,10 +61,11 @@ def export_onnx(
     Raises
     ------
     DataError : the package onnx is missing; the folder exists or cannot be written to; the encoder
-        is no ONNX graph.
+        is no ONNX graph; float16 cannot hold a weight.
     OptionError : no such `weights`; the model is an ensemble, or its cell has no ONNX form.
     """
     folder = Path(folder)
+    with_encoder = Flag().check("export_onnx", "`with_encoder`", with_encoder)
     require_exportable("export_onnx", run, folder, weights)
     captioner = Captioner(run.model, run.preprocessing, weights)
     most = run.config.max_words

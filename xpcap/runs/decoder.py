@@ -12,6 +12,7 @@ from xpcap.decoding.policies import require_policy
 from xpcap.errors import OptionError
 from xpcap.models import Beam, Captioner, CaptioningRNN, Ensemble, Policy
 from xpcap.models.batch import FeatureRows
+from xpcap.options import Flag
 from xpcap.ranking import Candidate, Ranker, Ranking
 from xpcap.ranking.index import Neighbours
 from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
@@ -25,14 +26,11 @@ CAPTIONS_AT_ONCE = 2048  # whose log-likelihood is computed together
 class RankedBeam(Beam):
     """Beam search whose captions the ranker of the run puts in order.
 
-    Without a ranker, as for a model alone, it is a Beam. See `xpcap.ranking.Ranker`.
+    Without a ranker, as for a model alone, it is a Beam; with one, it takes no other
+    `length_penalty`. See `xpcap.ranking.Ranker`.
     """
 
     width: int = WIDTH
-
-    @property
-    def title(self) -> str:
-        return f"beam of {self.width}, ranked by similar photos"
 
 
 def limited(policy: Policy, vocabulary: Vocabulary, max_words: int) -> Policy:
@@ -56,6 +54,7 @@ class Decoder:
     ranker : puts a RankedBeam's captions in order; None: none does
     policy : within the limits of the run
     attend, explain : as of `Run.decoder`
+    OptionError : a length penalty, which would change nothing: the ranker orders the captions
     """
 
     def __init__(
@@ -69,12 +68,19 @@ class Decoder:
         explain: bool = False,
     ) -> None:
         self.vocabulary, self.policy, self.ranker = vocabulary, policy, ranker
-        self._model, self._attend, self._explain = model, attend, explain
+        self._model = model
+        self._attend = Flag().check("caption", "`attend`", attend)
+        self._explain = Flag().check("caption", "`explain`", explain)
         runs = model.models if isinstance(model, Ensemble) else [model]
         if not isinstance(policy, RankedBeam):
             first_stages, self.ranker = (), None
         self._chooser = Ensemble([*runs, *first_stages]) if first_stages else model
         self.title, models = policy.title, len(runs) + len(first_stages)
+        if isinstance(policy, RankedBeam) and self.ranker is not None:
+            self.title = f"beam of {policy.width}, ranked by similar photos"
+            if policy.length_penalty != RankedBeam.length_penalty:
+                came = f"is {policy.length_penalty:g} of a RankedBeam, whose captions the run ranks"
+                raise OptionError("caption", "`length_penalty`", came, "the default, or a Beam")
         if models > 1:
             both = "both stages" if len(runs) == 1 else f"{models} models"
             self.title += f", probabilities averaged over {both}"

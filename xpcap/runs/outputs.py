@@ -20,6 +20,7 @@ from xpcap.encoders import read_picture
 from xpcap.errors import DataError, OptionError, install
 from xpcap.files import atomic, lock, new_path, require_new_file, write_text
 from xpcap.models import Captioner, Policy
+from xpcap.options import Flag
 from xpcap.progress import bar
 from xpcap.report.markup import embed
 from xpcap.report.records import PictureCaption, Postponed, Skipped
@@ -200,13 +201,18 @@ def write_captions(
         description is never replaced. See `describe_picture`
     policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
     DataError : the table is another file, another process writes to it, or pyexiv2 is missing.
-        OptionError : a URL, with `txt` or `describe`. OSError : a file cannot be written; what was
+        OptionError : a URL, with `txt` or `describe`, or none of the three outputs. OSError : a file cannot be written; what was
         written before is whole.
     """
+    txt = Flag().check("write_captions", "`txt`", txt)
+    describe = Flag().check("write_captions", "`describe`", describe)
     best = 1 if policy is None else captioner.run.decoder(policy).policy.n_best or 1
     sinks: list[Sink] = [TextFiles(best=best)] if txt else []
     sinks += [Descriptions(best=best)] if describe else []
     sinks += [CsvTable(Path(csv), best=best)] if csv is not None else []
+    if not sinks:
+        came, expected = "is given to write to", "`csv`, `txt` or `describe`"
+        raise OptionError("write_captions", "nothing", came, expected)
     _, skipped = deliver(caption_sources(captioner, paths, sinks, policy), sinks)
     for sink in sinks:
         sink.close()

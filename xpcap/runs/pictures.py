@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -24,11 +24,12 @@ from xpcap.encoders import (
 )
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, NetworkError, OptionError
 from xpcap.models import Captioner, Policy
+from xpcap.options import SEED
 from xpcap.progress import bar
 from xpcap.report.records import PictureCaption, Postponed, Skipped
 from xpcap.runs.decoder import Decoder
 from xpcap.runs.folder import BEST
-from xpcap.runs.run import Run, open_runs
+from xpcap.runs.run import Inputs, Run, open_runs
 from xpcap.threads import Lock, blas
 from xpcap.work import work
 
@@ -65,6 +66,11 @@ class PictureCaptioner:
         Of `open_run` or `open_runs`.
     encoder : Encoder
         Of the run's features.
+
+    Raises
+    ------
+    DataError
+        The encoder is another than the run's.
     """
 
     run: Run[Captioner]
@@ -72,6 +78,14 @@ class PictureCaptioner:
     # Threads encode side by side, outside Python's lock. Decoding holds that, but for short products
     # between which it would change hands: two threads that decode are slower than one
     _decoding: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        inputs, name = self.run.inputs, self.encoder.name
+        # features that were given to the run may be of any encoder
+        theirs = Inputs(inputs.encoder and name, self.encoder.shape)
+        if different := inputs.misfit(theirs):
+            thing, expected = f"the encoder {name}", f"the features of {self.run.path}"
+            raise DataError("PictureCaptioner", thing, f"makes {different}", expected)
 
     def __repr__(self) -> str:
         return f"PictureCaptioner({self.run}, {self.encoder.name!r})"
@@ -140,7 +154,8 @@ class PictureCaptioner:
         show : bool
             Fill `picture` of each caption, of a URL with a thumbnail, and `area` of its attention.
         numbers : iterable of int, or None
-            Numbers of the pictures, which seed a policy that samples. None: 0, 1, ...
+            Numbers of the pictures, which seed a policy that samples: one of each; an iterator may
+            have more. None: 0, 1, ...
 
         Returns
         -------
@@ -150,6 +165,8 @@ class PictureCaptioner:
         ------
         TypeError
             One picture, not several; or no policy.
+        ValueError
+            `numbers` are not as many as the pictures, or one is below 0.
         """
         one = isinstance(pictures, str | bytes | bytearray | memoryview | os.PathLike)
         if isinstance(pictures, np.ndarray):  # several, if of four axes, or of names
@@ -158,8 +175,9 @@ class PictureCaptioner:
             came = f"is a {type(pictures).__name__}"
             cause = "for one, captions([picture]) or caption(picture)"
             raise InvalidTypeError("captions", "pictures", came, "several pictures", cause)
-        numbered = zip(pictures, count() if numbers is None else numbers, strict=False)
-        return self._captions(numbered, self.run.decoder(policy, attend, explain), show)
+        return self._captions(
+            _numbered(pictures, numbers), self.run.decoder(policy, attend, explain), show
+        )
 
     def _captions(
         self, numbered: Iterator[tuple[PictureSource, int]], decoder: Decoder, show: bool
@@ -318,6 +336,23 @@ def encode_picture(
         came = f"has a feature by the encoder {encoder.name} that is not finite"
         raise DataError(where, _name(source) or "the picture", came)
     return picture, feature
+
+
+def _numbered(
+    pictures: Iterable[PictureSource], numbers: Iterable[int] | None
+) -> Iterator[tuple[PictureSource, int]]:
+    """Pictures with their numbers. OptionError : too few, or too many of a list; one below 0."""
+    if numbers is None:
+        yield from zip(pictures, count(), strict=False)
+        return
+    expected, left = "as many as there are pictures", iter(numbers)
+    for picture in pictures:
+        number = next(left, None)
+        if number is None:
+            raise OptionError("captions", "`numbers`", "are fewer than the pictures", expected)
+        yield picture, SEED.check("captions", "`numbers`", number)
+    if isinstance(numbers, Sized) and next(left, None) is not None:
+        raise OptionError("captions", "`numbers`", "are more than the pictures", expected)
 
 
 def with_picture(
