@@ -181,6 +181,25 @@ def test_a_veil_is_clear_where_the_weight_is_largest_and_the_area_is_kept_to() -
     np.testing.assert_array_equal(even, picture)
 
 
+@pytest.mark.parametrize(
+    ("picture", "weights", "thing"),
+    [
+        ((8, 8, 3), [[0.5, -0.1], [0.3, 0.3]], "weights"),
+        ((8, 8, 3), [[np.nan, 1.0], [0.0, 0.0]], "weights"),
+        ((8, 8, 3), [[0.0, 0.0], [0.0, 0.0]], "weights"),
+        ((8, 8, 3), [0.5, 0.5], "weights"),
+        ((8, 8), [[1.0]], "picture"),
+    ],
+)
+def test_a_veil_is_of_weights_and_a_picture(
+    picture: tuple[int, ...], weights: Any, thing: str
+) -> None:
+    with refuses(ValueError, function="overlay", thing=thing):
+        overlay(np.full(picture, 200, np.uint8), np.array(weights))
+    with refuses(TypeError, function="overlay", thing="picture", came="float64"):
+        overlay(np.ones((8, 8, 3)), np.eye(2))
+
+
 def cropped(picture: np.ndarray) -> np.ndarray:
     """As most networks want it: the shorter side to 64 pixels, and the middle 56 x 56 of that."""
     height, width = (round(side * 64 / min(picture.shape[:2])) for side in picture.shape[:2])

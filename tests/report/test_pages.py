@@ -199,7 +199,7 @@ def test_a_picture_is_described_by_its_caption_on_every_page(made: Path, tmp_pat
     run = open_run(made / "run")
     folder = shutil.copytree(made / "photos", tmp_path / "photos")
     captions, _ = runs.caption_files(run, str(folder), show=True)
-    runs.write_caption_page(tmp_path / "page.html", run, captions)
+    runs.write_caption_page(tmp_path / "page.html", run, iter(captions))
     said = [
         html.unescape(alt)
         for alt in re.findall(r'<img [^>]*alt="(.*?)">', (tmp_path / "page.html").read_text())

@@ -4,7 +4,7 @@ A page draws a `Chart` as SVG; `draw_loss` writes loss.png.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -119,12 +119,12 @@ def _course(history: History, key: str) -> str:
     return f"{name} from {start:.2f} after epoch {first} to {end:.2f} after epoch {last}{turn}"
 
 
-def draw_loss(path: str | Path, history: History) -> None:
+def draw_loss(path: str | Path, history: Iterable[Mapping[str, Any]]) -> None:
     """Write the loss by epoch, of training (with dropout) and of val, as PNG.
 
     OSError : the file cannot be written.
     """
-    png = _draw(*CURVES[0], history)
+    png = _draw(*CURVES[0], list(history))
     with atomic(Path(path)) as file:
         file.write(png)
 

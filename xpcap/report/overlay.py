@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xpcap.encoders.grid import WHOLE_PICTURE, Area
+from xpcap.encoders.pictures import require_picture
 from xpcap.errors import InvalidValueError
 
 DIMMEST = 0.75  # largest opacity
@@ -35,8 +36,15 @@ def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE
 
     picture : (h, w, 3) uint8
     weights : (K, K), of the regions into which `area` is cut; the overlay fades between centres
+    ValueError, TypeError : another picture; weights that are not finite, below 0, or all 0.
     """
     from PIL import Image
+
+    require_picture("overlay", picture)
+    fair = np.ndim(weights) == 2 and np.isfinite(weights).all() and np.min(weights) >= 0
+    if not fair or not np.max(weights) > 0:
+        came, expected = f"are {np.array2string(weights, threshold=9)}", "(K, K), none below 0"
+        raise InvalidValueError("overlay", "weights", came, expected, "a softmax over the regions?")
 
     height, width = picture.shape[:2]
     top, left, bottom, right = (

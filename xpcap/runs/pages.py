@@ -85,7 +85,7 @@ def write_run_page(
 def write_caption_page(
     path: str | Path,
     run: Run,
-    captions: Sequence[PictureCaption],
+    captions: Iterable[PictureCaption],
     *,
     skipped: Sequence[Skipped] = (),
 ) -> None:
@@ -93,6 +93,7 @@ def write_caption_page(
 
     DataError : `path` exists, or cannot be written to.
     """
+    captions = list(captions)
     of_split = any(caption.references for caption in captions)
     about = "Spread evenly over the split." if of_split else "In the order they were given."
     with new_path("caption", path, ".html") as part:
