@@ -13,7 +13,7 @@ from xpcap import open_run
 from xpcap.data import CaptionData, Vocabulary, open_data
 from xpcap.data.dataset import Split
 from xpcap.data.features import fit_scaling
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
 from xpcap.metrics import METRICS, Scored, averaged
 from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions
 from xpcap.shapes import named
@@ -90,6 +90,22 @@ def test_without_a_train_split_no_score_is_about_one() -> None:
     scored = score_captions(data_of(val=VAL), "val", SAID)
     absent = {"novel", "unseen_bigrams", "bad_endings"}
     assert not absent & {*scored.scores, *scored.human_scores, *scored.unscored}
+
+
+def test_a_split_without_captions_and_a_count_below_zero_are_refused(trained: Path) -> None:
+    run = open_run(trained)
+    data = run.data()
+    val = data.split("val")
+    empty = dataclasses.replace(
+        val, captions=val.captions[:0], image_idxs=val.image_idxs[:0], text=[]
+    )
+    data = dataclasses.replace(data, splits={**data.splits, "val": empty})
+    for call in (evaluate_run, caption_run):
+        with refuses(DataError, thing="split 'val'", came="has no caption"):
+            call(run, data)
+    for count in (-1, 2.5, True):
+        with refuses(OptionError, function="caption_run", thing="`count`", came=f"is {count}"):
+            caption_run(run, count=count)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import numpy as np
 from xpcap.data import CaptionData
 from xpcap.data.dataset import evenly_spaced
 from xpcap.distributed import SINGLE, Group
+from xpcap.errors import DataError
 from xpcap.models import Captioner, Policy
+from xpcap.options import Whole
 from xpcap.progress import bar
 from xpcap.report.explanation import CandidateCaption, Explanation, Neighbour
 from xpcap.report.records import PictureCaption, Ranked
@@ -40,8 +42,10 @@ def caption_run(
     attend : fill `attention` of each caption, for a model that attends
     explain : fill `explanation` of each caption that is ranked
     DataError : the data set or the split is missing, or does not fit the run
-    OptionError : the policy's captions are longer than the run's, or it forbids every word
+    OptionError : the policy's captions are longer than the run's, or it forbids every word; a count
+        below 0
     """
+    count = Whole(0).check("caption_run", "`count`", count)
     seen = run.data(data)
     pictures = captioned(seen, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
@@ -50,8 +54,11 @@ def caption_run(
 
 
 def captioned(data: CaptionData, split: str) -> np.ndarray:
-    """Numbers of the pictures of a split that have captions, in rising order."""
-    return np.unique(data.split(split).image_idxs)
+    """Numbers of the pictures of a split that have captions, in rising order. DataError : none."""
+    pictures = np.unique(data.split(split).image_idxs)
+    if not pictures.size:
+        raise DataError("this data set", f"split {split!r}", "has no caption", expected="some")
+    return pictures
 
 
 def caption_chosen(
