@@ -2,10 +2,13 @@
 
 import functools
 import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from xpcap.data import tokenize  # noqa: E402
 from xpcap.encoders import read_picture  # noqa: E402
-from xpcap.errors import DataError  # noqa: E402
+from xpcap.errors import DataError, OptionError  # noqa: E402
 from xpcap.shapes import (  # noqa: E402
     MAX_WORDS,
     TRAIN,
@@ -204,6 +207,26 @@ def test_sampled_captions_have_the_probabilities_of_the_language(rng: np.random.
 )
 def test_named_reads_pairs_of_colour_and_shape(text: str, pairs: set[tuple[str, str]]) -> None:
     assert named(text.split()) == pairs
+
+
+@pytest.mark.parametrize(
+    "given", [{"train": -5}, {"val": -1}, {"train": 2.0}, {"train": True}, {"seed": 2**70}]
+)
+def test_scenes_are_a_whole_number(given: dict[str, Any]) -> None:
+    (name,) = given
+    with refuses(OptionError, function="generate", thing=f"`{name}`", came=f"is {given[name]}"):
+        generate(**{"train": 2, "val": 1, **given})
+    record = generate(train=np.int64(2), val=1).source.record
+    assert json.dumps(record) == '{"train": 2, "val": 1}'
+
+
+@pytest.mark.parametrize("changes", [{"generated": "pictures"}, {"generated": None}])
+def test_only_generated_pictures_are_drawn_again(changes: dict[str, Any], tmp_path: Path) -> None:
+    data = generate(train=2, val=1)
+    other = replace(data, source=replace(data.source, **changes))
+    with refuses(DataError, function="write_pictures", came=f"as {changes['generated']!r}"):
+        write_pictures(tmp_path / "drawn", other, "val")
+    assert not (tmp_path / "drawn").exists()
 
 
 def test_pictures_can_be_drawn_again_by_name_and_written_as_files(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 from xpcap.data.dataset import CaptionData, Source, Split
 from xpcap.data.vocabulary import Vocabulary, tokenize
 from xpcap.encoders import HistogramEncoder
+from xpcap.errors import DataError
 from xpcap.files import new_folder
+from xpcap.options import SEED, Whole
 from xpcap.progress import bar
 from xpcap.shapes.grammar import CAPTIONS, describe, named
 from xpcap.shapes.scenes import SPLITS, make_scene, paint, scene_of
@@ -52,10 +54,18 @@ def generate(
     -------
     data : CaptionData
 
+    Raises
+    ------
+    OptionError
+        A number is below 0.
+
     Notes
     -----
     Pictures are called ``train00000.png`` and so on; `picture_of` draws one from its name.
     """
+    seed = SEED.check("generate", "`seed`", seed)
+    train = Whole(0).check("generate", "`train`", train)
+    val = Whole(0).check("generate", "`val`", val)
     encoder, features, texts = HistogramEncoder(), {}, {}
     for split, count in zip(SPLITS, (train, val), strict=True):
         rng = np.random.default_rng([seed, len(SPLITS) + SPLITS.index(split)])
@@ -82,7 +92,7 @@ def generate(
         source=Source(
             encoder=encoder.name,
             generated=KIND,
-            seed=int(seed),
+            seed=seed,
             record={"train": train, "val": val},
         ),
     )
@@ -99,12 +109,15 @@ def picture_of(name: str, seed: int = 0) -> np.ndarray:
 def write_pictures(folder: str | Path, data: CaptionData, split: str) -> None:
     """Write the pictures of a generated split to a new folder, as PNGs.
 
-    DataError : something is there, or no folder can be made there. OSError : it cannot be written;
+    DataError : the data was not generated, or by a former version, which drew others; something is
+        there, or no folder can be made there. OSError : it cannot be written;
         then nothing is left of it.
     """
     from PIL import Image
 
-    assert data.source.seed is not None
+    if data.source.generated != KIND or data.source.seed is None:
+        came, expected = f"was made as {data.source.generated!r}", f"{KIND!r}, as of `generate`"
+        raise DataError("write_pictures", "the data", came, expected)
     with new_folder("write_pictures", folder) as part:
         for name in data.split(split).images:
             Image.fromarray(picture_of(name, data.source.seed)).save(part / name)
