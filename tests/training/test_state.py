@@ -11,6 +11,7 @@ from refusals import refuses
 from update_rules import ROW_ADAGRAD, RULES
 
 from xpcap import CaptioningRNN, CaptioningSolver, load_state, optim, save_state
+from xpcap.data.features import FeatureScaling
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError, TrainingError
 from xpcap.models import Parameters
@@ -66,6 +67,23 @@ def test_a_state_is_read_as_it_was_written(rule: Any, objective: Any, tmp_path: 
     read = load_state(tmp_path / "state", solver.model.params.shapes, rule=own)
     save_state(tmp_path / "again", read)
     assert (tmp_path / "again").read_bytes() == (tmp_path / "state").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "thing"),
+    [
+        ({"vocabulary": 5}, "`vocabulary`"),
+        ({"vocabulary": None}, "`vocabulary`"),
+        ({"scaling": FeatureScaling(np.ones(6, np.float32), None)}, "scaling"),
+        ({"scaling": FeatureScaling(None, np.ones(6, np.float32))}, "scaling"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(
+    given: dict[str, Any], thing: str, tmp_path: Path
+) -> None:
+    with refuses(ValueError, function="save_state", thing=thing):
+        save_state(tmp_path / "state", make("sgd").state(), **given)
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_state_of_parameters_in_another_order_is_refused() -> None:

@@ -14,11 +14,12 @@ from xpcap import files
 from xpcap.backend import Array, to_numpy
 from xpcap.data.features import FeatureScaling, Projection
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.errors import DataError, InvalidTypeError
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
 from xpcap.files import PART, read_text, remove_parts, write_text
 from xpcap.json_text import check_json, read_json
 from xpcap.models import CaptioningRNN, build_model
 from xpcap.optim import UpdateRule
+from xpcap.options import Text
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.spec import Spec
 from xpcap.training.state import Record, TrainingState, from_tensors, to_tensors
@@ -267,10 +268,16 @@ def save_state(
         The file cannot be written; the one before is intact.
     TypeError
         `state` is no TrainingState.
+    ValueError
+        `vocabulary` is no text; `scaling` has a mean or a scale alone.
     """
     if not isinstance(state, TrainingState):
         came = f"is a {type(state).__name__}"
         raise InvalidTypeError("save_state", "state", came, "what CaptioningSolver.state() returns")
+    vocabulary = Text().check("save_state", "`vocabulary`", vocabulary)
+    if scaling is not None and (scaling.mean is None) != (scaling.scale is None):
+        came, expected = "has a mean or a scale alone", "both, or neither"
+        raise InvalidValueError("save_state", "scaling", came, expected)
     tensors, meta = to_tensors(state)
     tensors |= scaling_tensors(scaling or FeatureScaling())
     write_tensors(Path(path), tensors, {**meta, "vocabulary": vocabulary})
