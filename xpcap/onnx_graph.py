@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from xpcap.errors import DataError
+
 OPSET, IR_VERSION = 18, 8
 # NumPy's letter of a dtype: its number in TensorProto
 ELEMENTS = dict(zip("fBbilqO?ed", (1, 2, 3, 6, 7, 7, 8, 9, 10, 11), strict=True))
@@ -114,12 +116,17 @@ class Graph:
         """Add an array, once; return its name. A few numbers have a name without being given one.
 
         `half` : store it as float16, named ``NAME.float16``, and cast it to float32
+        DataError : a number is too large for that.
         """
         array = np.asarray(value)
         if not name and array.size <= SMALL:
             name = f"{array.dtype} {array.tolist()}"
         name = name or self._new_name(f"{self.scope}constant")
         stored = f"{name}.float16" if half else name
+        if half and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+            came = "has a number above 65,504, which float16 cannot hold"
+            cause = "keep float32, with `weights`"
+            raise DataError("Graph", f"the matrix {name}", came, cause=cause)
         if half and stored not in self.weights:
             self._first.insert(0, Operator("Cast", [stored], [name], {"to": ELEMENTS["f"]}))
         self.weights.setdefault(stored, array.astype(np.float16) if half else array)

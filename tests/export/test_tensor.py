@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
+from xpcap.errors import DataError
 from xpcap.export.tensor import UnsupportedError, graph_input, graph_output, weight
 from xpcap.onnx_graph import Graph
 from xpcap.ops import log_softmax, sigmoid
@@ -99,6 +101,11 @@ def test_a_table_stored_as_float16_is_cast_whole_once_and_its_rows_alone() -> No
     nodes = [(node.op_type, *node.input) for node in onnx.load_from_string(content).graph.node]
     assert [kind for kind, *_ in nodes].count("Cast") == 2
     assert ("Gather", "table.float16", "ids") in nodes
+
+
+def test_a_number_that_float16_cannot_hold_is_refused_with_its_matrix() -> None:
+    with refuses(DataError, thing="the matrix table", came="above 65,504", cause="`weights`"):
+        weight(Graph(), "table", W * 1e6, half=True)
 
 
 @pytest.mark.parametrize(

@@ -410,6 +410,30 @@ def test_ranking_is_the_rankers(
 
 
 @needs_node
+def test_pixels_with_alpha_are_refused(script: Script) -> None:
+    found = script(
+        """globalThis.fetch = async () => ({ ok: true, json: async () => ({ files: {} }) });
+        globalThis.Worker = class {
+          constructor() { this.postMessage({ id: 0 }); }
+          postMessage({ id }) {
+            queueMicrotask(() => this.onmessage({ data: { id, result: "said" } }));
+          }
+        };
+        const { openCaptioner } = await import("./captioner.js");
+        const captioner = await openCaptioner();
+        const out = [];
+        for (const size of given) {
+          const picture = { width: 2, height: 3, data: new Uint8Array(size) };
+          out.push(await captioner.caption(picture).catch((error) => error.message));
+        }
+        console.log(JSON.stringify(out));""",
+        [18, 24],
+    )
+    assert found[0] == "said"
+    assert found[1].startswith("Pixels of a picture 2 x 3 are 24 numbers, expected 18")
+
+
+@needs_node
 def test_a_file_that_did_not_arrive_whole_is_named(
     script: Script, rng: np.random.Generator
 ) -> None:

@@ -42,6 +42,13 @@ class Captioner {
   // ends the work: other captions need not wait for it.
   async caption(picture, { signal } = {}) {
     const pixels = picture?.data instanceof Uint8Array ? picture : await this.read(picture);
+    const { width, height, data } = pixels;
+    if (data.length !== 3 * width * height) {
+      throw new Error(
+        `Pixels of a picture ${width} x ${height} are ${data.length} numbers, expected` +
+          ` ${3 * width * height}: red, green and blue of each, without alpha.`,
+      );
+    }
     return this.ask({ kind: "caption", picture: pixels, ends: Boolean(signal) }, signal);
   }
 
