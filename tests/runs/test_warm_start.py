@@ -227,6 +227,8 @@ def test_options_of_a_warm_start_are_its_own_unless_given(run: Path, own: Path) 
     again = choose(run / "data.h5", {"start": run})
     assert (again.lr, again.epochs, again.data) == (PRESETS["generated"]["lr"], 2, run / "data.h5")
     assert choose(None, {"start": run}).out == Path("runs/pictures-lstm")  # not data-lstm
+    with refuses(OptionError, thing="`smoothing`", expected="a stage of cross-entropy"):
+        choose(None, {"start": run, "objective": "self-critical", "smoothing": 0.3})
 
 
 def test_a_recipe_with_a_start_trains_on_its_data_and_refuses_another_model(
