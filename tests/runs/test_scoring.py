@@ -204,6 +204,25 @@ def test_an_open_data_set_is_left_as_it_was_and_checked_to_fit(trained: Path) ->
         evaluate_run(run, dataclasses.replace(data, splits=narrow))
 
 
+@pytest.mark.parametrize("ours", ["histogram:grid=2", "onnx:there/b.onnx:mean=0:sha256=0001"])
+def test_features_of_another_encoder_are_refused_though_their_size_fits(
+    ours: str, trained: Path
+) -> None:
+    run, data = open_run(trained), open_data(trained / "data.h5")
+    run = dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, encoder=ours))
+
+    def by(encoder: str | None) -> CaptionData:
+        source = dataclasses.replace(data.source, generated=None, encoder=encoder)
+        return dataclasses.replace(data, source=source)
+
+    for encoder in (ours, None, ours.replace("there", "elsewhere/moved")):
+        run.data(by(encoder))
+    with refuses(DataError, thing="the data set", came="has features by the encoder 'histogram'"):
+        run.data(by("histogram"))
+    with refuses(DataError, came="has features by the encoder"):
+        run.data(by(ours.replace("=0001", "=0002").replace("=2", "=3")))
+
+
 # A metric of one's own
 
 

@@ -15,6 +15,7 @@ from xpcap.data.dataset import Source, size
 from xpcap.data.features import FeatureScaling, Preprocessing, Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.encoders import Encoder, find_encoder
+from xpcap.encoders.kinds import same_encoder
 from xpcap.errors import DataError, InvalidValueError
 from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy, build_model
 from xpcap.ranking import Ranker
@@ -78,7 +79,7 @@ class Inputs:
         finished = other.scaling is not None
         if other.raw_shape != self.raw_shape:
             return f"features of size {size(other.raw_shape)} instead of {size(self.raw_shape)}"
-        if other.encoder != self.encoder:
+        if not same_encoder(other.encoder, self.encoder):
             return f"features by {_title(other.encoder)} instead of {_title(self.encoder)}"
         if (finished or other.projection) and not _alike(self.projection, other.projection):
             return "features after another PCA"
@@ -206,8 +207,10 @@ class Run(Generic[Model_co]):
                 came = "has changed since training"
                 cause = "give it as `data` to use it anyway"
                 raise DataError("Run.data", thing, came, "it unchanged", cause)
-        # features of another origin may be the encoder's all the same
-        inputs = replace(Inputs.of(data), encoder=self.inputs.encoder)
+        inputs = Inputs.of(data)
+        if None in (inputs.encoder, self.inputs.encoder):
+            # features that were given may be the encoder's all the same
+            inputs = replace(inputs, encoder=self.inputs.encoder)
         if different := self.inputs.misfit(inputs):
             expected = f"those that {self.path} was trained on, or the encoder's"
             cause = "made by another encoder, or prepared with another PCA?"
