@@ -149,9 +149,10 @@ def test_an_index_is_extended_by_photos_of_another_data_set(
     data: CaptionData, index: PhotoIndex
 ) -> None:
     more = data_of(5, seed=1)
-    longer = index.extended(more)
+    longer = index.extended(more, "flickr8k")
     assert len(longer) == PHOTOS + 5
     assert longer.photos.images[-1] == "photo1-4.jpg"
+    assert longer.photos.images[0] == "flickr8k: photo0-0.jpg"  # of which there may be a namesake
     assert longer.captions(PHOTOS)[0] == list(ids(more.texts("train")[0]))
     assert longer.frequencies.pictures == PHOTOS + 5
     near = longer.nearest(longer.embeddings_of(np.asarray(more.split("train").features)), 1)

@@ -28,10 +28,13 @@ from xpcap.data import (  # noqa: E402
     write_dataset,
 )
 from xpcap.data.dataset import Source  # noqa: E402
+from xpcap.encoders import read_picture  # noqa: E402
 from xpcap.metrics import METRICS  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
+from xpcap.prepare.matching import PictureFolder  # noqa: E402
 from xpcap.report.explanation import decision  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
+from xpcap.runs.pages import picture_finder  # noqa: E402
 from xpcap.runs.run import open_run  # noqa: E402
 from xpcap.shapes import generate, write_pictures  # noqa: E402
 
@@ -280,6 +283,19 @@ def test_few_pictures_make_short_galleries(made: Path, tmp_path: Path) -> None:
         "Random": 1,
     }
     assert not shown["Best"][0].has_picture  # it lies outside the folder of pictures
+
+
+def test_a_page_finds_what_prepare_finds_and_nothing_outside(made: Path, tmp_path: Path) -> None:
+    """Links in the folder of pictures lead to further ones."""
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    photos.mkdir()
+    shutil.copytree(made / "photos", elsewhere)
+    (photos / "link").symlink_to(elsewhere)
+    (name,) = (name for name in PictureFolder("test", photos).pictures if "val00001" in name)
+    find = picture_finder(open_run(made / "run"), Source(pictures=str(photos)))
+    np.testing.assert_array_equal(find(name), read_picture(elsewhere / "val00001.png"))
+    for outside in ("../elsewhere/val00001.png", str(elsewhere / "val00001.png"), "link/../x.png"):
+        assert find(outside) is None
 
 
 def test_a_run_stopped_on_the_way_has_a_page_that_says_so(made: Path, tmp_path: Path) -> None:

@@ -359,7 +359,10 @@ def test_a_warm_start_ranks_with_the_photos_of_both_without_the_run_that_it_bega
     run, _ = train_run(choose(own, given))
     assert run.ranker is not None
     assert base.ranker is not None
-    of_base, of_own = ([f"train{seed}-{i}.jpg" for i in range(60)] for seed in (0, 1))
+    of_base, of_own = (
+        [f"{origin}train{seed}-{i}.jpg" for i in range(60)]
+        for seed, origin in enumerate(("base: ", ""))
+    )
     assert list(run.ranker.index.photos.images) == [*of_base, *of_own]
     before = base.ranker.index
     np.testing.assert_array_equal(run.ranker.index.embeddings[:60], before.embeddings)

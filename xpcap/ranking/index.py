@@ -59,10 +59,11 @@ class PhotoIndex:
         projection, _ = fit_projection(photos.features, SIZE, at_most=True)
         return cls._build(data.vocabulary, projection, _embedded(photos, projection))
 
-    def extended(self, data: CaptionData, split: str = "train") -> Self:
+    def extended(self, data: CaptionData, origin: str, split: str = "train") -> Self:
         """The index of its own photos and those of a split, by the same projection.
 
-        The vocabulary of `data` begins with the words of the index.
+        The vocabulary of `data` begins with the words of the index. `origin` goes before the names
+        of its own photos, of which the split may have namesakes.
         """
         own, more = self.photos, _embedded(_photos(data, split), self.projection)
         width = max(of.captions.shape[1] for of in (own, more))
@@ -74,7 +75,7 @@ class PhotoIndex:
             np.concatenate(captions),
             np.concatenate([own.image_idxs, more.image_idxs + len(self)]),
             np.concatenate([self.embeddings, more.features[:]]),
-            [*own.images, *more.images],
+            [*(f"{origin}: {name}" for name in own.images), *more.images],
         )
         return self._build(data.vocabulary, self.projection, both)
 

@@ -11,6 +11,7 @@ from xpcap.encoders import read_picture
 from xpcap.errors import DataError
 from xpcap.files import new_path
 from xpcap.models import Beam, Policy
+from xpcap.prepare.matching import escapes
 from xpcap.progress import bar
 from xpcap.report import Gallery, draw_captions, write_page
 from xpcap.report.page import PictureFinder
@@ -126,15 +127,14 @@ def picture_finder(run: Run, source: Source) -> PictureFinder:
     """Lookup of a data set's pictures in the folder that `source` names.
 
     Generated ones come from the run folder, or are drawn again, but for those of a former version,
-    which drew others. Names may be hostile: files outside
-    the folder are not opened.
+    which drew others. Names may be hostile: none leads out of
+    the folder, unless by a link in it, which `prepare` follows as well.
     """
     folder = run.path / PICTURES if source.pictures is None else Path(source.pictures)
 
     def find_picture(name: str) -> np.ndarray | None:
         try:
-            inside = (folder / name).resolve().is_relative_to(folder.resolve())
-            there = inside and (folder / name).is_file()
+            there = not escapes(name) and (folder / name).is_file()
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if source.generated == KIND and source.seed is not None and not there:

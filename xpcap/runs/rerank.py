@@ -108,7 +108,8 @@ def _new_ranker(run: Run[CaptioningRNN], data: CaptionData) -> Ranker:
     inherited = find_file(run.path, START_RANKING)
     if inherited:
         start, _ = read_ranker(inherited, run.vocabulary, D, first_words=True)
-        index, prior = start.index.extended(data), dict(start.weights)
+        origin = Path(run.config.recipe.start or "").name
+        index, prior = start.index.extended(data, origin), dict(start.weights)
     else:
         index = PhotoIndex.of(data)
     few = len(index) < FEW
