@@ -124,6 +124,15 @@ def _lock(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def is_text(name: str) -> bool:
+    """True if a file's name is text, which UTF-8 can hold, and not just bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def remove_parts(folder: Path) -> None:
     """Remove what a killed process was writing to a folder, to which nobody writes now."""
     for path in folder.glob(f".*{PART}"):

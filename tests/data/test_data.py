@@ -18,7 +18,7 @@ from refusals import refuses
 
 from xpcap.data import CaptionData, Vocabulary, decode_captions, open_data, write_dataset
 from xpcap.data import hdf5 as dataset_file
-from xpcap.data.dataset import Source
+from xpcap.data.dataset import Source, Split
 from xpcap.data.features import fit_scaling
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError, OptionError
@@ -154,6 +154,30 @@ def dataset(tmp_path: Path) -> Path:
     path = tmp_path / "data.h5"
     write_dataset(path, made())
     return path
+
+
+def test_captions_without_text_are_read_back_as_their_words(tmp_path: Path) -> None:
+    """As of the course's folder, whose words may have capitals and hyphens, and which has unknown
+    ones.
+    """
+    vocabulary = Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "a", "Dog", "t-shirt"])
+    captions = np.array([[1, 4, 3, 6, 2], [1, 4, 5, 6, 2]], np.int32)
+    features, images = np.ones((1, 8), np.float32), ["a.jpg"]
+    split = Split(captions, np.zeros(2, np.int32), features, images)
+    data = CaptionData(vocabulary, {"val": split})
+    write_dataset(tmp_path / "own.h5", data)
+    read = open_data(tmp_path / "own.h5")
+    assert read.words("val") == data.words("val")
+    assert read.reference_words("val") == {0: [["a", "t-shirt"], ["a", "Dog", "t-shirt"]]}
+    assert read.split("val").text is None
+
+
+def test_a_picture_name_that_is_no_text_is_not_written(tmp_path: Path) -> None:
+    data = made()
+    split = dataclasses.replace(data.split("train"), images=["one.jpg", "two\udce4.jpg"])
+    data = dataclasses.replace(data, splits={"train": split})
+    with refuses(DataError, function="write_dataset", came="a picture name that is no text"):
+        write_dataset(tmp_path / "own.h5", data)
 
 
 @pytest.mark.parametrize("of", [str, Path])

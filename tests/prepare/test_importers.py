@@ -273,7 +273,8 @@ def test_any_encoder_makes_the_features_and_is_remembered(tmp_path: Path) -> Non
         Image.new("L", (8, 8), grey).save(tmp_path / name, format="PNG")
     data = assemble(ROWS, pictures=str(tmp_path), encoder=Brightness(), min_count=1)
     assert (data.source.encoder, data.source.pictures) == ("brightness", str(tmp_path.resolve()))
-    np.testing.assert_array_equal(data.split("train").features, [[10], [200]])
+    np.testing.assert_array_equal(data.split("train").features[:2], [[10], [200]])
+    assert data.split("train").views == 2  # of photos, as the command does
     assert assemble(ROWS, pictures=tmp_path, features=FEATURES, min_count=1).source.encoder is None
     options: dict[str, Any] = {"pictures": tmp_path, "encoder": Brightness(), "mirror": True}
     by_split = [assemble([CaptionRow("one.jpg", "a", n)], **options) for n in ("train", "val")]

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import sys
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,7 @@ import pytest
 from caption_formats import FORMATS, Said, by_picture, by_split, coco, json_list, karpathy, table
 from caption_formats import token as tokens
 from commands import SMALL, answer, call, failing, good
+from programs import program
 from refusals import FIELDS, refuses
 
 from xpcap.data import open_data
@@ -572,6 +574,33 @@ def test_too_few_words_are_remarked_with_an_option_that_keeps_more() -> None:
     assert "own.h5: 105 words" in output
     assert "words only" not in output
     assert "to learn from are" not in output  # 300 pictures are enough
+
+
+def test_a_picture_whose_name_is_no_text_is_skipped_and_named() -> None:
+    photos(dict.fromkeys(SAID, (0, 0, 0)))
+    photo = Path("photos/one.jpg").read_bytes()
+    try:
+        Path(os.fsdecode(b"photos/\xff.jpg")).write_bytes(photo)
+    except OSError:
+        pytest.skip("this file system wants names in UTF-8")
+    write("c.csv", table(SAID))
+    line = "train=c.csv --pictures photos --encoder histogram --min-count 1"
+    output = good(*f"prepare --out own.h5 {line}".split()).output
+    assert "skipped pictures whose names are not UTF-8; rename them: 1 (\\udcff.jpg)" in output
+    assert set(open_data("own.h5").split("train").images) == set(SAID)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text on other systems")
+def test_names_that_the_locale_cannot_hold_are_refused_before_the_long_work() -> None:
+    photos(dict.fromkeys([*SAID, "übersicht.jpg"], (0, 0, 0)))
+    write("c.csv", table(SAID))
+    line = "prepare --out own.h5 train=c.csv --pictures photos --encoder histogram --min-count 1"
+    code = "import sys; from xpcap.cli import main; main(sys.argv[1:])"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = program(code, *line.split(), folder=Path.cwd(), status=1, **ascii_only)
+    for words in ("\\xfcbersicht.jpg", "this locale's encoding, ascii", "set PYTHONUTF8=1"):
+        assert words in done.stderr
+    assert not list(Path().glob("own.h5*"))
 
 
 def by_signal(name: str) -> Exception | None:

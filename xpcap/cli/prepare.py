@@ -80,8 +80,7 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     try:
         with open_cache(path) as cache:
             require_new_file("prepare", out)  # another command had the cache, perhaps
-            how = {"mirror": None, **options, "columns": columns}
-            data, report = import_captions(files, cache=cache, **how)
+            data, report = import_captions(files, cache=cache, columns=columns, **options)
             write_dataset(out, data)
     except (KeyboardInterrupt, OSError) as stop:
         if path.exists():

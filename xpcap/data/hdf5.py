@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from xpcap.data.dataset import RESERVED, CaptionData, Source, Split, check_data,
 from xpcap.data.features import Projection, RowSource, blocks
 from xpcap.data.vocabulary import TOKENISER, Vocabulary, has_word
 from xpcap.errors import DataError
-from xpcap.files import atomic, check_format, new_path, require_new_file, size_of
+from xpcap.files import atomic, check_format, is_text, new_path, require_new_file, size_of
 from xpcap.json_text import check_json, parse_json
 from xpcap.spec import spec
 
@@ -107,7 +108,8 @@ def _screen(path: Path, most: int | None) -> str:
 
 FORMAT = 1
 IN_MEMORY = 512 * 2**20  # bytes of features of all splits; larger ones are read by the batch
-FIELDS = ("captions", "image_idxs", "features", "images", "text", "text_offsets")
+FIELDS = ("captions", "image_idxs", "features", "images")
+TEXT_FIELDS = ("text", "text_offsets")  # both or neither: the words are those of the ids
 TEXTS = spec("text:b=u1 text_offsets:k>0=i")  # the rest is as of any data set
 ABOUT = {"source": {}, "stamp": str, "views?": {"*": int}}  # of an attribute, as JSON
 
@@ -172,7 +174,6 @@ def _write(path: Path, data: CaptionData) -> None:
         if data.projection is not None:
             file["pca_mean"], file["pca_components"] = data.projection
         for name, split in data.splits.items():
-            encoded = [text.encode("utf-8") for text in data.texts(name)]
             group = file.create_group(name)
             group["captions"], group["image_idxs"] = split.captions, split.image_idxs
             shape, dtype = split.features.shape, split.features.dtype
@@ -181,8 +182,10 @@ def _write(path: Path, data: CaptionData) -> None:
             for where, rows in blocks(split.features):
                 features[where] = rows
             group.create_dataset("images", data=list(split.images), dtype=h5py.string_dtype())
-            group["text"] = np.frombuffer(b"".join(encoded), np.uint8)
-            group["text_offsets"] = np.cumsum([0, *(len(text) for text in encoded)])
+            if split.text is not None:  # else words are those of the ids
+                encoded = [text.encode("utf-8") for text in split.text]
+                group["text"] = np.frombuffer(b"".join(encoded), np.uint8)
+                group["text_offsets"] = np.cumsum([0, *(len(text) for text in encoded)])
     _known.add(_state_of(path, IN_MEMORY))
 
 
@@ -227,6 +230,8 @@ def _check_names(data: CaptionData) -> None:
         came = expected = ""
         if not may_name_a_split(name):
             came, expected = "is no name", f"letters, digits and _, none of {', '.join(RESERVED)}"
+        elif not all(map(is_text, split.images)):
+            came, expected = "has a picture name that is no text", "names that UTF-8 can hold"
         elif len(set(split.images)) < len(split.images) or "\0" in "".join(split.images):
             came, expected = "has a picture name twice, or one with a NUL in it", "distinct names"
         elif not all(map(has_word, data.texts(name))):
@@ -274,10 +279,23 @@ def _read(path: Path, file: "h5py.File") -> CaptionData:
 
 def _read_split(path: Path, name: str, group: "h5py.Group", views: int, in_memory: bool) -> Split:
     where = f"read_dataset: {path}, split {name!r}"
-    held = {field: group[field] for field in FIELDS if field in group}
-    if missing := [field for field in FIELDS if field not in held]:
-        raise DataError(where, "", f"lacks {', '.join(missing)}", expected=", ".join(FIELDS))
-    text = {field: held[field][()] for field in ("text", "text_offsets")}
+    held = {field: group[field] for field in (*FIELDS, *TEXT_FIELDS) if field in group}
+    wanted = FIELDS if not set(TEXT_FIELDS) & held.keys() else (*FIELDS, *TEXT_FIELDS)
+    if missing := [field for field in wanted if field not in held]:
+        raise DataError(where, "", f"lacks {', '.join(missing)}", expected=", ".join(wanted))
+    return Split(
+        captions=held["captions"][()],
+        image_idxs=held["image_idxs"][:],
+        features=held["features"][:] if in_memory else held["features"],
+        images=_strings(held["images"]),
+        text=_read_texts(where, held) if "text" in held else None,
+        views=views,
+    )
+
+
+def _read_texts(where: str, held: Mapping[str, "h5py.Dataset"]) -> list[str]:
+    """Captions as written. DataError : their offsets do not cut the text."""
+    text = {field: held[field][()] for field in TEXT_FIELDS}
     TEXTS.check_file(where, text, "damaged?")
     blob, offsets = text["text"], text["text_offsets"]
     if offsets[0] != 0 or offsets[-1] != len(blob) or (offsets[1:] < offsets[:-1]).any():
@@ -285,14 +303,7 @@ def _read_split(path: Path, name: str, group: "h5py.Group", views: int, in_memor
         expected = f"a rise from 0 to {len(blob)}, where text ends"
         raise DataError(where, "text_offsets", came, expected, "damaged?")
     cuts = itertools.pairwise(offsets.tolist())
-    return Split(
-        captions=held["captions"][()],
-        image_idxs=held["image_idxs"][:],
-        features=held["features"][:] if in_memory else held["features"],
-        images=_strings(held["images"]),
-        text=[bytes(blob[start:end]).decode("utf-8") for start, end in cuts],
-        views=views,
-    )
+    return [bytes(blob[start:end]).decode("utf-8") for start, end in cuts]
 
 
 def _strings(dataset: "h5py.Dataset") -> list[str]:

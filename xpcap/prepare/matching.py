@@ -6,7 +6,9 @@ for underscores, with a typo.
 """
 
 import difflib
+import os
 import re
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -15,6 +17,7 @@ from typing import NamedTuple
 
 from xpcap.encoders.finding import search_folder
 from xpcap.errors import DataError
+from xpcap.files import is_text
 
 LEAST_RATIO = 0.85  # of letters in common of two names that differ by a typo
 MOST_UNMATCHED = 10  # unmatched names that are compared for typos
@@ -36,17 +39,27 @@ class Matches(NamedTuple):
 class PictureFolder:
     """The names of all files in a folder and its subfolders; links may lead to further ones.
 
-    DataError : it is no folder, or cannot be read.
+    Pictures whose names are no text are not among `pictures`, but `unnamed`: no data set holds them.
+
+    DataError : it is no folder, or cannot be read; or the names are text, in an encoding that the
+        locale does not have.
     """
 
     def __init__(self, where: str, folder: str | Path) -> None:
         self.path = picture_folder(where, folder)
         files = search_folder(where, self.path)
         self.unreadable = files.unreadable
-        self.pictures, self.others = (
+        pictures, self.others = (
             [path.relative_to(self.path).as_posix() for path in paths]
             for paths in (files.pictures, files.others)
         )
+        self.unnamed = [name for name in pictures if not is_text(name)]
+        if self.unnamed and (encoding := sys.getfilesystemencoding()) != "utf-8":
+            name = os.fsencode(self.unnamed[0]).decode("utf-8", "backslashreplace")
+            came = f"has a name that this locale's encoding, {encoding}, cannot hold"
+            cause = "set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+            raise DataError(where, f"picture {name[:100]!a}", came, "UTF-8", cause)
+        self.pictures = [name for name in pictures if is_text(name)]
 
     def leads_to(self, name: str) -> bool:
         """True if a name leads to a file that the search left out: hidden, or behind a link."""

@@ -20,6 +20,7 @@ from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder
 from xpcap.encoders.finding import describe_rest
 from xpcap.errors import DataError, InvalidTypeError
+from xpcap.files import is_text
 from xpcap.prepare.detect import CaptionFile, read_captions
 from xpcap.prepare.features import Table, encode_folder, mirror_of, read_features, require_all
 from xpcap.prepare.matching import PictureFolder, match_names, picture_folder, require_inside
@@ -54,13 +55,13 @@ def import_captions(
     cache : file for the features as they are computed, as in `encode_folder`, so that a killed
         encoding can be resumed; remove it once the data set is written
     progress : show bars; None: as the work in hand
-    options : of `PrepareOptions`; `mirror` is False unless it is given
+    options : of `PrepareOptions`
     OptionError : an option, before anything is read.
     DataError : nothing is left, a picture is in two splits, a name leads out of the folder, a file
         is damaged; or anything is left out, if `strict`.
     OSError : a file cannot be read.
     """
-    chosen, report = PrepareOptions(**{"mirror": False, **options}), ImportReport()
+    chosen, report = PrepareOptions(**options), ImportReport()
     files = list(files)
     record: dict[str, Any] = {"captions": [Path(path).name for _, path in files]}
     folder = None if chosen.pictures is None else picture_folder(WHERE, chosen.pictures)
@@ -110,14 +111,14 @@ def assemble(
         are captions for are allowed. None: the pictures are encoded
     source : JSON-like facts to record as well, such as the names of the files
     progress : show bars; None: as the work in hand
-    options : of `AssembleOptions`; `mirror` is False unless it is given. Mirror images are encoded
-        like pictures, or found in `features` under `mirror_of` the name
+    options : of `AssembleOptions`. Mirror images are encoded like pictures, or found in `features`
+        under `mirror_of` the name
     OptionError : an option, before anything is read.
     DataError : the parts do not fit together; the message names the picture.
     OSError : a picture or folder cannot be read.
     """
     where = "assemble"
-    chosen = AssembleOptions(features=features, **{"mirror": False, **options})
+    chosen = AssembleOptions(features=features, **options)
     folder = None if chosen.pictures is None else picture_folder(where, chosen.pictures)
     encoder = chosen.load_encoder() if features is None else None
     rows = [_with_words(row) for row in captions]
@@ -136,6 +137,9 @@ def _with_words(row: CaptionRow) -> CaptionRow:
         expected = "rows, each CaptionRow(picture, caption, split)"
         raise InvalidTypeError("assemble", "", came, expected)
     thing = repr(row.picture[:100])
+    if not is_text(row.picture):
+        expected, cause = "a name that UTF-8 can hold", "rename the file, or set PYTHONUTF8=1"
+        raise DataError("assemble", ascii(row.picture[:100]), "is no text", expected, cause)
     if row.split is None:
         raise DataError("assemble", thing, "has no split", expected="one, such as train")
     thing = f"split {row.split!r}: {thing}"
@@ -208,6 +212,8 @@ def _match(
 
 def _note_rest(files: PictureFolder, used: Collection[str], report: ImportReport) -> None:
     """Report on what else is in the folder."""
+    for name in files.unnamed:
+        report.skip("pictures whose names are not UTF-8; rename them", ascii(name)[1:-1])
     left = [name for name in files.pictures if name not in used]
     for name in left:
         if "/" not in name:
