@@ -39,7 +39,7 @@ from xpcap.data import (
 )
 from xpcap.data.features import fit_scaling
 from xpcap.errors import BackendError, DataError, GroupError, OptionError, SaveError, TrainingError
-from xpcap.models import Beam, CaptioningRNN, ModelConfig
+from xpcap.models import Beam, CaptioningRNN, Greedy, ModelConfig
 from xpcap.runs import (
     PictureCaption,
     Recipe,
@@ -85,6 +85,7 @@ __all__ = [
     "CaptioningRNN",
     "CaptioningSolver",
     "DataError",
+    "Greedy",
     "GroupError",
     "ModelConfig",
     "OptionError",

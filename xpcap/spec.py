@@ -318,7 +318,6 @@ def check_kind(function: str, name: str, x: Array, kind: str) -> None:
         cause = {
             "i": "cast it with .astype(int)",
             "b": "cast it with .astype(bool)",
-            "u1": "multiply levels of 0 to 1 by 255 and round them",
         }.get(kind, "")
         raise InvalidTypeError(function, name, f"{has(name)} dtype {x.dtype}", words, cause)
 

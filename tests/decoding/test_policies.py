@@ -12,7 +12,7 @@ import reference_beam
 from reference_beam import END, NULL, SILENT, START, make
 from refusals import refuses
 
-from xpcap import CaptioningRNN
+from xpcap import CaptioningRNN, Greedy
 from xpcap.decoding import decode
 from xpcap.errors import OptionError
 from xpcap.models import Beam, Choice, Policy, Sampling
@@ -227,6 +227,11 @@ def test_ids_to_forbid_come_from_any_iterable(kind: Any, model: CaptioningRNN) -
     for _ in range(2):
         np.testing.assert_array_equal(model.sample(pictures(9), policy=policy), expected)
     assert policy == Policy(max_length=T, forbid=ids)
+
+
+def test_greedy_decoding_has_a_name_beside_beam() -> None:
+    assert Greedy is Policy
+    assert Greedy(max_length=5).title == "greedy"
 
 
 def test_limits_of_a_policy_that_checks_nothing_itself_are_checked(model: CaptioningRNN) -> None:

@@ -308,6 +308,8 @@ def test_bad_pictures_get_a_message_and_the_next_one_a_caption(
         "empty.png": (b"", "The file is empty"),
         "text.jpg": (b"a dog runs on the grass", "cannot be read as a picture"),
         "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture, as iPhones make"),
+        "clip.mp4": (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41", "This is a video"),
+        "clip.mov": (b"\0\0\0\x14ftypqt  \0\0\2\0qt  ", "This is a video"),
         "sheet.svg": (b"<?xml version='1.0'?><!-- x --><svg viewBox='0 0 9 9'/>", "an SVG drawing"),
         "named.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Save it as PNG first"),
         "page.html": (b"<!DOCTYPE html><svg></svg>", "cannot be read as a picture"),

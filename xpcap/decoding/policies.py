@@ -196,6 +196,9 @@ class Policy:
         return np.arange(len(hypotheses.ended))[:, None]
 
 
+Greedy = Policy  # greedy decoding, under the name that people look for beside Beam
+
+
 @documented
 @dataclass(frozen=True)
 class Sampling(Policy):

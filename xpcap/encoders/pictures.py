@@ -158,6 +158,15 @@ def _require_area(name: object, picture: "Picture", whole: tuple[int, int]) -> N
         raise DataError("read_picture", name, came, f"at most {most:,}", "scale it down first")
 
 
+# What makes levels of 0 to 255 of arrays of other kinds
+LEVELS = {
+    "f": "multiply levels of 0 to 1 by 255 and round them; of 0 to 255, picture.round().astype('uint8')",
+    "u": "of 16 bits, (picture // 257).astype('uint8'); of levels to 255, picture.astype('uint8')",
+    "i": "if its levels are 0 to 255, give picture.astype('uint8')",
+    "b": "give 255 * picture.astype('uint8'): True becomes white",
+}
+
+
 def require_picture(function: str, picture: np.ndarray, forms: str = "H,W,3") -> None:
     """InvalidTypeError : no array of uint8. InvalidValueError : another shape, or no pixels."""
     match getattr(picture, "shape", ()):
@@ -169,6 +178,14 @@ def require_picture(function: str, picture: np.ndarray, forms: str = "H,W,3") ->
             note = "several pictures? picture[0] is the first"
         case _:
             note = "are its channels the first axis? give picture.transpose(1, 2, 0)"
+    if isinstance(picture, np.ma.MaskedArray):
+        came, cause = "is a masked array", "give picture.filled(255), say: a mask is not used"
+        raise InvalidTypeError(function, "picture", came, "an array without a mask", cause)
+    if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
+        came = f"has dtype {picture.dtype}"
+        raise InvalidTypeError(
+            function, "picture", came, "uint8", LEVELS.get(picture.dtype.kind, "")
+        )
     spec(f"picture:{forms}=u1").check(function, picture, note=note)
     if not picture.size:
         came = f"has shape {picture.shape}"

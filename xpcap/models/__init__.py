@@ -5,7 +5,7 @@ batch.py packs a batch for it; captioning_rnn.py is the model that people use.
 
 from xpcap.decoding.beam import Beam
 from xpcap.decoding.decode import Decoded
-from xpcap.decoding.policies import Choice, Policy, Sampling
+from xpcap.decoding.policies import Choice, Greedy, Policy, Sampling
 from xpcap.models.batch import Batch, FeatureRows
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN, build_model
@@ -26,6 +26,7 @@ __all__ = [
     "Decoded",
     "Ensemble",
     "FeatureRows",
+    "Greedy",
     "ModelConfig",
     "Parameters",
     "Policy",

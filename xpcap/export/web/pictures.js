@@ -10,6 +10,7 @@ const WHY = { // files that browsers do not decode
   heic:
     "This is a HEIC picture, as iPhones make, which this browser does not read." +
     " Save it as JPEG first.",
+  video: "This is a video. Choose a picture, such as a frame of it.",
   other: "This file cannot be read as a picture. Choose a JPEG, PNG, WebP or GIF.",
 };
 
@@ -91,7 +92,9 @@ async function kindOf(blob) {
   if (text.startsWith("\xff\xd8\xff")) return "jpeg";
   if (text.startsWith("RIFF") && text.slice(8, 12) === "WEBP") return "webp";
   if (text.slice(4, 8) !== "ftyp") return "";
-  return text.slice(8, 12) === "avif" || text.slice(8, 12) === "avis" ? "avif" : "heic";
+  const brands = text.slice(8, 64).match(/.{4}/gs) ?? [];
+  if (brands.some((brand) => brand === "avif" || brand === "avis")) return "avif";
+  return brands.some((brand) => /^(hei[cxms]|hev[cx]|mif1|msf1)$/.test(brand)) ? "heic" : "video";
 }
 
 // A JPEG is decoded at an eighth, a quarter or half of its size if that is enough.
