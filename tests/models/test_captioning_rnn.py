@@ -289,6 +289,13 @@ def test_packing_lists_live_steps_longest_first_and_each_word_once() -> None:
     ]
 
 
+def test_the_layout_of_a_batch_that_others_share_cannot_be_written_to() -> None:
+    rows = pack(np.array([[1, 3, 2], [1, 2, 0]]), null=0).rows
+    for indices in (rows.previous, rows.sequence, rows.firsts):
+        with pytest.raises(ValueError, match="read-only"):
+            indices[...] = 0
+
+
 @pytest.mark.parametrize("total", [3, np.int64(3), np.float32(3), np.array(3.0)[()]])
 def test_a_total_of_any_type_of_number_gives_the_loss_of_a_python_float(
     total: Any, rng: np.random.Generator

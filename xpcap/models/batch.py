@@ -463,8 +463,12 @@ def _words_at(
 
 @functools.lru_cache(maxsize=64)
 def _laid_out(sizes: tuple[int, ...], n: int) -> tuple[PackedSequences, np.ndarray]:
-    """Rows of n captions, sizes[t] alive at step t, and the step of each."""
-    return PackedSequences.of(sizes, n), np.arange(len(sizes)).repeat(sizes)
+    """Rows of n captions, sizes[t] alive at step t, and the step of each; read-only."""
+    rows, t = PackedSequences.of(sizes, n), np.arange(len(sizes)).repeat(sizes)
+    for indices in (rows.previous, rows.sequence, rows.firsts, t):
+        if indices is not None:
+            indices.flags.writeable = False
+    return rows, t
 
 
 def _packed_and_padded(
