@@ -315,8 +315,11 @@ def check_kind(function: str, name: str, x: Array, kind: str) -> None:
     require_array(function, name, x)
     characters, words = KINDS[kind]
     if x.dtype.char not in characters:
+        integers = "cast it with .astype(int)"
+        if x.dtype.char == "?":
+            integers = "of a mask give numpy.flatnonzero(mask)"
         cause = {
-            "i": "cast it with .astype(int)",
+            "i": integers,
             "b": "cast it with .astype(bool)",
         }.get(kind, "")
         raise InvalidTypeError(function, name, f"{has(name)} dtype {x.dtype}", words, cause)
@@ -353,6 +356,35 @@ def require_array(function: str, name: str, x: object) -> None:
     if not isinstance(x, np.ndarray | NDArrayOperatorsMixin) and not is_device_array(x):
         came = f"is a {type(x).__name__}"
         raise InvalidTypeError(function, name, came, "an array", "make one with xpcap.asarray")
+
+
+def as_array(where: str, thing: str, x: object) -> Array:
+    """Array of `x`, which stays where it is; anything but an array becomes one on the host.
+
+    ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an
+    object that NumPy cannot read, such as a tensor on a device or with a gradient.
+    """
+    if isinstance(x, np.ndarray) or is_device_array(x):
+        if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
+            are = "are" if has(thing) == "have" else "is"
+            came = f"{are} a masked array with {np.count_nonzero(mask)} masked numbers"
+            raise InvalidValueError(where, thing, came, "none", "fill them first")
+        return x
+    try:
+        return np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(x, list | tuple):
+            came = f"are {len(x)} rows of unequal lengths"
+            cause = "pad short ones with the id of <NULL>" if thing == "captions" else ""
+            raise InvalidValueError(where, thing, came, "an array", cause) from error
+        raise InvalidTypeError(
+            where,
+            thing,
+            f"are a {type(x).__module__}.{type(x).__name__} that NumPy cannot read",
+            expected="a NumPy or CuPy array",
+            cause=f"of a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before"
+            f" .numpy() if it is bfloat16 ({error})",
+        ) from error
 
 
 def check_finite(

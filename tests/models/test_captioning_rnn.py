@@ -377,6 +377,19 @@ def test_parameters_are_views_of_one_buffer_with_fixed_keys() -> None:
     assert (params["b"] == 3).all()
 
 
+def test_an_assigned_buffer_is_copied_into_the_one_of_the_views() -> None:
+    params = make("lstm").params
+    buffer, values = params.flat, np.arange(params.flat.size, dtype=np.float32)
+    params.flat = values
+    params.flat += 1
+    assert params.flat is buffer
+    np.testing.assert_array_equal(buffer, values + 1)
+    np.testing.assert_array_equal(params["b_vocab"], values[-V:] + 1)
+    for wrong in (values[1:], values.reshape(1, -1), 0.0):
+        with refuses(ValueError, function="params", thing="flat", came=f"{np.shape(wrong)}"):
+            params.flat = wrong
+
+
 def greedy_one_by_one(model: CaptioningRNN, features: np.ndarray, length: int) -> np.ndarray:
     """The course's loop, one picture at a time through the plain step functions."""
     p, out = model.params, np.zeros((len(features), length), np.int32)
@@ -564,6 +577,45 @@ def test_sampling_nothing_gives_nothing() -> None:
             lambda m: m.step(np.array([1]), m.start(np.zeros((2, D)))),
             ValueError,
             {"thing": "state", "came": "has 2 rows for 1 words"},
+        ),
+        (
+            lambda m: m.step([1, 1], make("rnn").start(np.zeros((2, D)))),
+            ValueError,
+            {"thing": "state", "came": "has 1 arrays", "expected": "2", "cause": "another model"},
+        ),
+        (
+            lambda m: m.word_log_probabilities(np.zeros((3, D)), np.ones((2, 4), int)),
+            ValueError,
+            {"thing": "features", "came": "have shape (3, 5)", "expected": f"(2, {D})"},
+        ),
+        (
+            lambda m: m.word_log_probabilities(
+                np.zeros((2, D)), np.ma.masked_equal([[1, 3]] * 2, 3)
+            ),
+            ValueError,
+            {"thing": "captions", "came": "are a masked array with 2 masked numbers"},
+        ),
+        (
+            lambda m: m.loss(
+                np.zeros((2, D)), np.ones((2, 4), int), weights=np.ma.masked_equal([1.0, 9.0], 9)
+            ),
+            ValueError,
+            {"thing": "weights", "came": "are a masked array with 1 masked numbers"},
+        ),
+        (
+            lambda m: m.params.update(b=np.ma.masked_less(np.arange(24.0), 3)),
+            ValueError,
+            {"function": "params", "thing": "b", "came": "is a masked array with 3 masked"},
+        ),
+        (
+            lambda m: m.score(FeatureRows(np.zeros((2, D)), np.ones(2, bool)), [[1, 3]] * 2),
+            TypeError,
+            {"thing": "feature rows", "came": "have dtype bool", "cause": "numpy.flatnonzero"},
+        ),
+        (
+            lambda m: m.score(FeatureRows(np.zeros((2, D)), np.ones((2, 1), int)), [[1, 3]] * 2),
+            ValueError,
+            {"thing": "feature rows", "came": "have shape (2, 1)", "expected": "(2,)"},
         ),
         (
             lambda m: m.sample(3.0),

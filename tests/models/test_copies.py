@@ -152,6 +152,12 @@ def test_assigned_parameters_are_copied_into_the_buffer(lib: Any) -> None:
             "has shape (3,)",
             "(24,)",
         ),
+        (
+            lambda values: values.update(b=np.ma.masked_all(24)),
+            "b",
+            "is a masked array with 24 masked numbers",
+            "none",
+        ),
     ],
 )
 def test_parameters_of_another_model_are_refused_and_change_nothing(

@@ -351,5 +351,9 @@ def test_messages_name_the_ensemble() -> None:
         came="is given with a policy",
     ):
         ensemble.sample(pictures(2), 5, policy=Policy())
+    with refuses(
+        ValueError, function="Ensemble.step", thing="state", came="has 1 arrays", expected="2"
+    ):
+        ensemble.step([START], of().start(pictures(1)))
     with refuses(TypeError, function="Ensemble.sample", thing="features", came="have dtype"):
         ensemble.sample(np.array([["a"] * 4]))

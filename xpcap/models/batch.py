@@ -19,7 +19,7 @@ from xpcap.memory import Buffer, Padded, view
 from xpcap.models.config import ModelConfig
 from xpcap.ops import NO_TARGET, LossTerms, PackedSequences, Segments, contiguous, get_ops
 from xpcap.options import Real
-from xpcap.spec import all_below, check_range, spec
+from xpcap.spec import Spec, all_below, as_array, check_range, spec
 
 NO_TERMS = LossTerms()
 TOTAL = Real(above=0, optional=True)
@@ -45,8 +45,8 @@ class FeatureRows(NamedTuple):
     def on_device(self, function: str, like: Array, buffer: Buffer) -> Array:
         """The table on the device of `like`, in its dtype.
 
-        TypeError : another library or dtype. ValueError : no such row; one of the host is not
-        finite.
+        TypeError : another library or dtype, or rows that are no integers. ValueError : no such
+        row; one of the host is not finite.
         """
         if self.trusted:
             return to_device(function, self.table, like, buffer, finite=True)
@@ -56,6 +56,7 @@ class FeatureRows(NamedTuple):
             expected = f"the model's library and {like.dtype}"
             cause = "was it made for another model?"
             raise InvalidTypeError(function, "the table of features", came, expected, cause)
+        Spec.of({"feature rows": (len(self.rows),)}, "i").check(function, self.rows)
         check_range(function, "feature rows", self.rows, len(self.table), "from another split?")
         if not is_device_array(self.table):
             check_finite(function, self.gather())
@@ -160,7 +161,9 @@ class Batch(NamedTuple):
         TypeError, ValueError : it is no batch for a model of this config; `where` begins messages.
         """
         captions = to_numpy(as_array(where, "captions", self.captions))
-        weights = None if self.weights is None else np.asarray(self.weights)
+        weights = self.weights
+        if weights is not None:
+            weights = np.asarray(as_array(where, "weights", weights))
         arrays = spec("captions:N>0,T+1>1=i weights?:N=n! shard?:n=i")
         sizes = arrays.check(where, captions, weights, self.shard)
         n = sizes["N" if self.shard is None else "n"]
@@ -696,31 +699,3 @@ def check_finite(where: str, features: Array, given: Array | None = None) -> Non
     came = f"hold {value} at {position}"
     expected = f"finite {values.dtype} numbers"
     raise InvalidValueError(where, thing, came, expected, "extract them again")
-
-
-def as_array(where: str, thing: str, x: object) -> Array:
-    """Array of `x`, which stays where it is; anything but an array becomes one on the host.
-
-    ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an
-    object that NumPy cannot read, such as a tensor on a device or with a gradient.
-    """
-    if isinstance(x, np.ndarray) or is_device_array(x):
-        if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
-            came = f"are a masked array with {np.count_nonzero(mask)} masked numbers"
-            raise InvalidValueError(where, thing, came, "none", "fill them first")
-        return x
-    try:
-        return np.asarray(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        if isinstance(x, list | tuple):
-            came = f"are {len(x)} rows of unequal lengths"
-            cause = "pad short ones with the id of <NULL>" if thing == "captions" else ""
-            raise InvalidValueError(where, thing, came, "an array", cause) from error
-        raise InvalidTypeError(
-            where,
-            thing,
-            f"are a {type(x).__module__}.{type(x).__name__} that NumPy cannot read",
-            expected="a NumPy or CuPy array",
-            cause=f"of a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before"
-            f" .numpy() if it is bfloat16 ({error})",
-        ) from error

@@ -12,18 +12,11 @@ from xpcap.errors import InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.memory import allocator
 from xpcap.models import network
-from xpcap.models.batch import (
-    Batch,
-    FeatureRows,
-    Part,
-    as_array,
-    prepare_batch,
-    prepare_features,
-)
+from xpcap.models.batch import Batch, FeatureRows, Part, prepare_batch, prepare_features
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Score
 from xpcap.options import Whole
-from xpcap.spec import check_range, spec
+from xpcap.spec import as_array, check_range, spec
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 
 LEAST_PART = 64  # captions, at least, for another core to pay off
@@ -93,8 +86,10 @@ class Captioner(Decodable):
             On the host: [n, t] is that of captions[n, t + 1], END included, given the words before;
             0 after END.
         """
-        batch = Batch(features, to_numpy(captions))
-        parts, N = [slice(0, len(captions))], len(captions)
+        where = f"{self._name}.word_log_probabilities"
+        batch = Batch(features, captions).checked(where, self.config)  # whole: a part takes rows
+        N = len(batch.captions)
+        parts = [slice(0, N)]
         if isinstance(self.like, np.ndarray):
             parts = split_evenly(N, min(cores(), N // LEAST_PART))
 
@@ -126,10 +121,15 @@ class Captioner(Decodable):
         TypeError
             `words` are no integers.
         ValueError
-            `words` have another shape, or an id is outside the vocabulary.
+            `words` have another shape, an id is outside the vocabulary, or `state` is of other words
+            or of another model.
         """
         where, words = f"{self._name}.step", as_array(f"{self._name}.step", "words", words)
         n, like = spec("words:n=i").check(where, words)["n"], self.like
+        arrays = sum(network.config.state_arrays for network in self._networks)
+        if len(state) != arrays:
+            came = f"has {len(state)} arrays"
+            raise InvalidValueError(where, "state", came, arrays, "is it of another model?")
         if len(state[0]) != n:
             came = f"has {len(state[0])} rows for {n} words"
             raise InvalidValueError(where, "state", came, "one for each word")

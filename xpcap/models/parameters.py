@@ -11,6 +11,7 @@ from xpcap.backend import Array, asarray, get_array_module
 from xpcap.errors import InvalidTypeError, InvalidValueError, unknown
 from xpcap.memory import view
 from xpcap.models.config import ModelConfig
+from xpcap.spec import as_array
 
 OF_WORDS = ("W_embed", "W_vocab", "b_vocab")  # a row, column or number for each word
 
@@ -23,12 +24,13 @@ class Parameters(MutableMapping[str, Array]):
     Gradients and moments with the same `shapes` have the same layout.
 
     shapes : mapping of name to shape, in buffer order
-    flat : array (sum of sizes,); the buffer itself, not a copy
+    flat : array (sum of sizes,); the buffer itself, not a copy. ``params.flat = array`` copies into
+        it, too
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], flat: Array) -> None:
         self.shapes = dict(shapes)
-        self.flat = flat
+        self._flat = flat
         self._views: dict[str, Array] = {}
         start = 0
         for name, shape in self.shapes.items():
@@ -46,6 +48,16 @@ class Parameters(MutableMapping[str, Array]):
         return cls(shapes, xp.empty(sum(math.prod(shape) for shape in shapes.values()), dtype))
 
     @property
+    def flat(self) -> Array:
+        """The buffer."""
+        return self._flat
+
+    @flat.setter
+    def flat(self, values: Array) -> None:
+        if values is not self._flat:  # else they came by `params.flat += x`
+            self._copy_in("flat", self._flat, values)
+
+    @property
     def layout(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Names and shapes in the order of the buffer; a comparison of `shapes` ignores the order."""
         return tuple(self.shapes.items())
@@ -57,12 +69,15 @@ class Parameters(MutableMapping[str, Array]):
             raise KeyError(str(unknown("", "parameter", name, self._views))) from None
 
     def __setitem__(self, name: str, value: Array) -> None:
-        view = self[name]
-        if np.shape(value) != view.shape:
-            came = f"has shape {np.shape(value)}"
+        self._copy_in(name, self[name], value)
+
+    def _copy_in(self, name: str, to: Array, value: Array) -> None:
+        value = as_array("params", name, value)
+        if value.shape != to.shape:
+            came = f"has shape {value.shape}"
             cause = "assignment copies into the flat buffer"
-            raise InvalidValueError("params", name, came, view.shape, cause)
-        view[...] = asarray(value, dtype=view.dtype, like=view)
+            raise InvalidValueError("params", name, came, to.shape, cause)
+        to[...] = asarray(value, dtype=to.dtype, like=to)
 
     def __delitem__(self, name: str) -> None:
         raise InvalidTypeError(
@@ -84,9 +99,10 @@ class Parameters(MutableMapping[str, Array]):
             thing = ", ".join(map(str, odd))
             cause = "are they from another model?"
             raise InvalidValueError("params", thing, "missing or unknown", ", ".join(self), cause)
+        values = {name: as_array("params", name, values[name]) for name in self}
         for name in self:
-            if np.shape(values[name]) != self[name].shape:
-                came = f"has shape {np.shape(values[name])}"
+            if values[name].shape != self[name].shape:
+                came = f"has shape {values[name].shape}"
                 cause = "are they from another model?"
                 raise InvalidValueError("params", name, came, self[name].shape, cause)
         self.update(values)

@@ -19,7 +19,7 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, InvalidTypeError, OptionError, TrainingError, unknown
 from xpcap.memory import Buffer, Workspace
-from xpcap.models.batch import Batch, FeatureRows, Layout, as_array, deal
+from xpcap.models.batch import Batch, FeatureRows, Layout, deal
 from xpcap.models.network import GRADIENTS
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops
@@ -27,6 +27,7 @@ from xpcap.ops.random import draw_views
 from xpcap.optim import UpdateRule
 from xpcap.options import Flag, Kind, Names, Real, Whole
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
+from xpcap.spec import as_array
 from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
 from xpcap.training.losses import LossBuffer
