@@ -352,7 +352,10 @@ def check_library(function: str, name: str, x: Array, first_name: str, first: Ar
 
 
 def require_array(function: str, name: str, x: object) -> None:
-    """InvalidTypeError : x is neither NumPy's array, nor CuPy's, nor acts as one."""
+    """InvalidTypeError : x is neither NumPy's array, nor CuPy's, nor acts as one; or a matrix."""
+    if isinstance(x, np.matrix):
+        cause = "its * is a matrix product; give numpy.asarray of it"
+        raise InvalidTypeError(function, name, "is a matrix", "an array", cause)
     if not isinstance(x, np.ndarray | NDArrayOperatorsMixin) and not is_device_array(x):
         came = f"is a {type(x).__name__}"
         raise InvalidTypeError(function, name, came, "an array", "make one with xpcap.asarray")
