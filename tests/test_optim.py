@@ -236,7 +236,18 @@ def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any)
             lambda w: optim.rmsprop(w, w, {"learning_rate": "x"}),
             {"function": "optim.rmsprop", "thing": "learning_rate", "came": "is 'x'"},
         ),
-        (lambda w: optim.sgd([1.0], [1.0]), {"function": "optim.sgd", "expected": "arrays"}),
+        (
+            lambda w: optim.update("sgd", w[None], w, {}),
+            {"function": "optim.sgd", "came": ("(1, 3)", "dw (3,)"), "expected": "one shape"},
+        ),
+        (
+            lambda w: optim.update("sgd", w, w, {"learning_rate": float("nan")}),
+            {"function": "optim.sgd", "thing": "learning_rate", "came": "is nan"},
+        ),
+        (
+            lambda w: optim.update("sgd", w, w, {"momentum": 0.9}),
+            {"function": "optim.sgd", "thing": "config key", "came": "'momentum'"},
+        ),
         (
             lambda w: optim.clip_by_global_norm(w, 0),
             {"thing": "max_norm", "came": "is 0", "expected": "positive"},
@@ -245,4 +256,32 @@ def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any)
 )
 def test_bad_arguments_are_named_with_what_was_wanted(call: Any, fields: dict[str, Any]) -> None:
     with refuses(ValueError, **fields):
+        call(np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("call", "fields"),
+    [
+        (lambda w: optim.sgd([1.0], [1.0]), {"thing": "w", "came": "is a list"}),
+        (lambda w: optim.sgd(w[0], w[0]), {"thing": "w", "came": "is a float64"}),
+        (lambda w: optim.update("sgd", w[0], w[0], {}), {"thing": "w", "came": "is a float64"}),
+        (lambda w: optim.sgd(w, [1.0] * 3), {"thing": "dw", "came": "is a list"}),
+        (
+            lambda w: optim.sgd_momentum(w, w, {"velocity": np.zeros(3, int)}),
+            {"thing": "velocity", "came": "has dtype int64", "expected": "float32 or float64"},
+        ),
+        (
+            lambda w: optim.sgd_momentum(w, w, {"velocity": np.zeros(3, np.float32)}),
+            {"thing": "velocity", "came": "has dtype float32", "expected": "float64, as w has"},
+        ),
+        (
+            lambda w: optim.sgd_momentum(w, w, {"velocity": [0.0] * 3}),
+            {"thing": "velocity", "came": "is a list"},
+        ),
+    ],
+)
+def test_what_a_step_would_not_update_or_truncate_is_refused(
+    call: Any, fields: dict[str, Any]
+) -> None:
+    with refuses(TypeError, **fields):
         call(np.ones(3))

@@ -15,6 +15,7 @@ from xpcap.errors import InvalidValueError, OptionError, unknown
 from xpcap.memory import Buffer
 from xpcap.ops import contiguous, get_ops
 from xpcap.options import Kind, Names, Real, Whole
+from xpcap.spec import check_float, require_array
 
 Config = dict[str, Any]
 State = Mapping[str, Array]
@@ -249,17 +250,21 @@ def init(rule: str | UpdateRule, w: Array, config: Mapping[str, Any] | None = No
         An unknown rule or key, or a hyperparameter out of its range.
     ValueError
         A state array of another shape.
+    TypeError
+        `w` or a state array is no array, or their dtypes or libraries differ.
     """
     rule = as_rule(rule)
-    given, shapes = dict(config or {}), rule.state_shapes(np.shape(w))
+    where = f"optim.{rule.name}"
+    require_array(where, "w", w)
+    given, shapes = dict(config or {}), rule.state_shapes(w.shape)
     full = {**given, **rule.complete(given, *shapes)}
     for key, shape in shapes.items():
         if full.get(key) is None:
             full[key] = get_array_module(w).zeros(shape, w.dtype)
-        elif full[key].shape != shape:
-            raise InvalidValueError(
-                f"optim.{rule.name}", key, f"has shape {full[key].shape}", expected=shape
-            )
+            continue
+        check_float(where, key, full[key], "w", w)
+        if full[key].shape != shape:
+            raise InvalidValueError(where, key, f"has shape {full[key].shape}", expected=shape)
     return full
 
 
@@ -275,16 +280,23 @@ def update(rule: str | UpdateRule, w: Array, dw: Array, config: Config) -> None:
     dw : array, shape and dtype of w
         Their gradient.
     config : dict
-        As `init` returns it. Its state is overwritten.
+        As `init` returns it; what it lacks is added. Its state is overwritten.
+
+    Raises
+    ------
+    OptionError, TypeError, ValueError
+        As of `init`, or `dw` is no array or has another shape.
     """
     rule = as_rule(rule)
+    require_array(f"optim.{rule.name}", "dw", dw)
+    config.update(init(rule, w, config))
+    if dw.shape != w.shape:
+        came = f"has shape {w.shape} and dw {dw.shape}"
+        raise InvalidValueError(f"optim.{rule.name}", "w", came, "arrays of one shape")
     rule.step([(w, dw, {key: config[key] for key in rule.state_shapes(w.shape)})], config)
 
 
 def _pure(rule: str, w: Array, dw: Array, config: Config | None) -> tuple[Array, Config]:
-    if np.shape(dw) != np.shape(w) or not hasattr(w, "dtype"):
-        came = f"has shape {np.shape(w)} and dw {np.shape(dw)}"
-        raise InvalidValueError(f"optim.{rule}", "w", came, "arrays of one shape")
     full = init(rule, w, config)
     for key in RULES[rule].state_shapes(w.shape):
         full[key] = full[key].copy()
