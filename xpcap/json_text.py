@@ -7,6 +7,7 @@ any key, and a question mark behind a key that may be missing or null; a tuple o
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,20 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json(function: str, thing: object, text: str, expected: str = "") -> Any:
-    """The value of a JSON text. DataError : it is none, or nested too deep."""
+    """The value of a JSON text. DataError : it is none, nested too deep, or repeats a key."""
+
+    def distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(members)
+        if len(value) < len(members):
+            ((key, _),) = Counter(key for key, _ in members).most_common(1)
+            came = f"has the key {key[:60]!r} twice in an object"
+            raise DataError(function, thing, came, "each key once", "two files put together?")
+        return value
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=distinct)
+    except DataError:  # a ValueError, too
+        raise
     except RecursionError as error:
         raise DataError(function, thing, "is JSON nested too deep", expected, "damaged?") from error
     except ValueError as error:

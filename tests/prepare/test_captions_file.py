@@ -50,6 +50,7 @@ REFUSED = {  # content, thing, came, expected
     "half a character": (r'{"a/1.jpg": "a \ud83d"}', "['a/1.jpg']", "half of a surrogate pair", "whole"),
     "a number in a list": ("[3]", "[0]", "is 3", "an object"),
     "a number": ("3", "", "is 3", "an object or a list"),
+    "one key twice": ('{"a/1.jpg": "a", "b/1.jpg": "b", "a/1.jpg": "c"}', "", "has the key 'a/1.jpg' twice", "each key once"),
     "cut short": ("{", "", "is not whole JSON", ""),
 }
 # fmt: on
