@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from xpcap import CaptioningRNN
 from xpcap.data.synthetic import draw_data
@@ -36,6 +37,12 @@ def test_a_stack_attends_if_its_bottom_layer_does_and_names_the_states_of_all() 
     assert stack(RNN, blind).takes_extra_term
     assert not stack(blind, RNN).takes_extra_term
     assert stack(LSTM, RNN).names_of_states() == ("h2", "h1", "c1")
+
+
+@pytest.mark.parametrize("cells", [(), (LSTM,)])
+def test_a_stack_of_less_than_two_cells_is_refused(cells: tuple[Any, ...]) -> None:
+    with refuses(ValueError, function="stack", came=f"got {len(cells)}", expected="two or more"):
+        stack(*cells)
 
 
 def test_a_stack_is_traced_and_its_gradient_norms_are_those_of_finite_differences(

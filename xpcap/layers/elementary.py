@@ -105,6 +105,9 @@ def word_embedding_backward(dout: Array, cache: EmbeddingCache) -> Array:
 # ---- Dropout
 
 
+DROPOUT_KEYS = ("p", "mode", "seed")
+
+
 class DropoutCache(NamedTuple):
     """Cache of dropout_forward."""
 
@@ -122,7 +125,7 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
         The mask is the course's: ``rand(*x.shape) < p`` from NumPy's legacy generator, the global
         one or, given a seed, a fresh one.
     ValueError: p is missing or outside (0, 1].
-    OptionError: The mode is unknown.
+    OptionError: The mode or a key is unknown.
 
     Notes
     -----
@@ -132,6 +135,9 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
         came = f"lacks {', '.join(missing)}"
         expected = "p and mode, and a seed for a repeatable mask"
         raise InvalidValueError("dropout_forward", "dropout_param", came, expected)
+    for key in dropout_param:
+        if key not in DROPOUT_KEYS:
+            raise unknown("dropout_forward", "dropout_param", key, DROPOUT_KEYS)
     p, mode = dropout_param["p"], dropout_param["mode"]
     if not 0 < p <= 1:
         wanted = "a probability of keeping a unit in (0, 1]"

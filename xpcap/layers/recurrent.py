@@ -265,7 +265,7 @@ class StepCache(NamedTuple):
 def step_forward(
     cell: Pointwise, x: Array, before: State, Wx: Array, Wh: Array, b: Array
 ) -> tuple[State, StepCache]:
-    """The state after one step of a cell from x (N, D)."""
+    """The state after one step of a cell from x (N, D); the cache keeps its own copy."""
     a, r = x @ Wx + b, before[0] @ Wh
     (N, H), empty = before[0].shape, get_array_module(x).empty
 
@@ -275,7 +275,8 @@ def step_forward(
     after = tuple(map(array, cell.states))
     saved = tuple(array(name, columns) for name, columns in cell.saved.items())
     get_ops(x).cell_steps(cell, CellBuffers(a, r, before, after, saved))(single_step(N))
-    return after, StepCache(cell, x, before, Wx, Wh, after, saved)
+    copies = tuple(state.copy() for state in after)  # which the caller may write to
+    return copies, StepCache(cell, x, before, Wx, Wh, after, saved)
 
 
 def step_backward(dstate: State, cache: StepCache) -> tuple[Array, State, Array, Array, Array]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xpcap.backend import Array, get_array_module
+from xpcap.errors import InvalidValueError
 from xpcap.layers.cells import Activation, Cell, Params, Shapes
 from xpcap.memory import Buffer, allocator
 from xpcap.ops import PackedSequences, RecurrentTerm, State, get_ops
@@ -24,7 +25,14 @@ def stack(*cells: Cell) -> Cell:
     Returns
     -------
     cell : Cell
+
+    Raises
+    ------
+    ValueError
+        There are fewer than two cells.
     """
+    if len(cells) < 2:
+        raise InvalidValueError("stack", "", f"got {len(cells)} cells", "two or more")
     layers = _Stack(cells)
     bottom = cells[0]
     weight, bias = bottom.inputs

@@ -101,13 +101,20 @@ class PackedSequences(NamedTuple):
         return _steps(tuple(self.batch_sizes), self.N)
 
     def check(self, function: str, R: int, N: int) -> None:
-        """ValueError : this is not a layout of N sequences in R rows, longest first."""
+        """ValueError : this is not a layout of N sequences in R rows, longest first, or it lacks
+        indices that it needs.
+        """
         bounds = [N, *self.batch_sizes, 0]
         if self.R != R or self.N != N or bounds != sorted(bounds, reverse=True):
             came = f"are {list(self.batch_sizes)} with N = {self.N}"
             expected = f"N = {N} and non-increasing sizes that add up to {R}"
             cause = "are the sequences sorted by length?"
             raise InvalidValueError(function, "batch sizes", came, expected, cause)
+        lacks = self.previous is None or self.sequence is None
+        if lacks and any(n != N for n in self.batch_sizes):
+            came = f"are {list(self.batch_sizes)}, and rows have no `previous` or no `sequence`"
+            cause = "make it by PackedSequences.of(sizes, N)"
+            raise InvalidValueError(function, "batch sizes", came, f"{N} at each step", cause)
 
     def previous_states(self, stack: Array, buffer: Buffer | None = None) -> Array:
         """State (R, H) before each row, from a stack (N + R, H); for cells of one's own."""
