@@ -182,6 +182,12 @@ def test_a_cell_of_another_name_runs_its_kernel(backend: str, device: Emulator) 
 
 
 @pytest.mark.parametrize("cell", [Doubled(), Mixed()], ids=["subclass", "mixin"])
+def test_what_is_said_of_other_equations_is_not_inherited(cell: LSTMCell) -> None:
+    assert (cell.equations, cell.keeps) == ((), None)
+    assert Renamed().equations == LSTMCell.equations
+
+
+@pytest.mark.parametrize("cell", [Doubled(), Mixed()], ids=["subclass", "mixin"])
 @pytest.mark.parametrize("backend", ["numpy", "cupy"])
 def test_a_subclass_with_an_equation_of_its_own_runs_it(
     backend: str, cell: LSTMCell, device: Emulator

@@ -95,7 +95,7 @@ class Pointwise:
     keeps: tuple[str, str, str] | None = None
 
     def __init_subclass__(cls) -> None:
-        """Let a class run the equations that it has or inherits, and no fast version of others.
+        """Let a class run its equations, or those it inherits, without fast versions or texts of others.
 
         A fast version belongs to the equations of its class, or of one further up: a mixin's
         `equation` leaves it behind as one of the class itself does.
@@ -107,6 +107,9 @@ class Pointwise:
         equations = min(owner("equation"), owner("gradient"))
         for name in ("in_place", "gradient_in_place", "kernel"):
             if owner(name) > equations:
+                setattr(cls, name, vars(Pointwise)[name])
+        for name in ("equations", "keeps"):
+            if owner(name) > owner("equation"):
                 setattr(cls, name, vars(Pointwise)[name])
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
