@@ -74,6 +74,7 @@ def test_kind_takes_and_converts(kind: Kind, value: object, found: object) -> No
         (Names(("rnn", "lstm")), 3, "3 does not exist", "one of rnn, lstm"),
         (Several(Whole(1)), [3, 0], "is 0", "a whole number of at least 1"),
         (Several(Whole(1)), "34", "is '34'", "several, each a whole number of at least 1"),
+        (Several(Whole(1)), b"34", "is b'34'", "several, each a whole number of at least 1"),
         (Several(Whole(1)), 3, "is 3", "several, each a whole number of at least 1"),
         (Flag(), "no", "is 'no'", "True or False"),
         (Flag(), 1, "is 1", "True or False"),

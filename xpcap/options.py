@@ -231,7 +231,7 @@ class Several(Kind):
         return f"several, each {self.kind}"
 
     def check(self, function: str, name: str, value: object) -> Any:
-        if isinstance(value, str) or not isinstance(value, Sequence):
+        if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):
             raise self.refusal(function, name, value)
         return tuple(self.kind.check(function, name, item) for item in value)
 
