@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from reference_beam import END, NULL, SILENT, START, make, pictures, reference_beam
+from refusals import refuses
 
 from xpcap import CaptioningRNN
 from xpcap.decoding import decode
+from xpcap.errors import OptionError
 from xpcap.models import Beam
 from xpcap.ops import topk
 from xpcap.threads import split_evenly
@@ -81,6 +83,13 @@ def test_limits_hold_in_every_hypothesis(groups: int) -> None:
     beam = Beam(4, length_penalty=0.7, n_best=4, groups=groups, max_length=9, forbid=SILENT)
     for seed, limit in product(range(6), limits):
         assert check(make(9, seed, 1.0), replace(beam, **limit), pictures(2)) == 8
+
+
+def test_a_penalty_without_groups_is_refused() -> None:
+    with refuses(
+        OptionError, function="Beam", thing="diversity", came="without `groups`", expected="both"
+    ):
+        Beam(4, diversity=1.0)
 
 
 def test_beam_of_one_is_greedy() -> None:

@@ -69,10 +69,6 @@ class Decoding:
             for name in sampling:
                 expected = "one or the other: a beam draws nothing"
                 raise OptionError("decoding", f"`width` and `{name}`", "are given", expected)
-            if "diversity" in beam and "groups" not in beam:
-                expected = "both: groups are what it makes differ"
-                came = "is given without `groups`"
-                raise OptionError("decoding", "`diversity`", came, expected)
             return Beam(**{"n_best": max(1, min(n_best, beam["width"])), **beam}, **limits)
         ranked = run.ranker is not None and not (greedy or sampling)
         for name in beam:

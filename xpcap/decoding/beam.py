@@ -76,6 +76,9 @@ class Beam(Policy):
             1, self.width, cause="no more captions come out of a beam than its `width`"
         )
         captions.check("Beam", "`n_best`", self.n_best)
+        if self.groups == 1 and self.diversity != Beam.diversity:
+            came, expected = "is given without `groups`", "both: groups are what it makes differ"
+            raise OptionError("Beam", "`diversity`", came, expected)
         if self.width % self.groups:
             expected = f"a divisor of `width`, {self.width}: groups are of equal width"
             raise OptionError("Beam", "`groups`", f"is {self.groups}", expected)
