@@ -91,7 +91,7 @@ class OptionError(XpcapError, ValueError):
 
 
 class TrainingError(XpcapError, ArithmeticError):
-    """The loss or a gradient is no longer finite."""
+    """The loss, a gradient or a score is no longer finite."""
 
 
 class SaveError(XpcapError, RuntimeError):

@@ -14,7 +14,7 @@ from refusals import refuses
 
 from xpcap import CaptioningRNN, Greedy
 from xpcap.decoding import decode
-from xpcap.errors import OptionError
+from xpcap.errors import OptionError, TrainingError
 from xpcap.models import Beam, Choice, Policy, Sampling
 
 V, T = 14, 9
@@ -365,6 +365,58 @@ def test_what_a_policy_returns_is_checked(
 
     with refuses(error, function="decode", thing="Wrong.choose", came=came, expected=expected):
         model.decode(pictures(3), Wrong()) if scored else model.sample(pictures(3), policy=Wrong())
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "error", "fields"),
+    [
+        ("finished", np.zeros(3, int), TypeError, {"came": "has dtype int64"}),
+        (
+            "finished",
+            np.zeros(2, bool),
+            ValueError,
+            {"came": "(2,)", "expected": "(slots,) = (3,)"},
+        ),
+        ("select", np.zeros((1, 1), int), ValueError, {"came": "(1, 1)", "expected": "N = 3"}),
+        ("select", np.zeros(3, int), ValueError, {"came": "(3,)", "expected": "(N, n)"}),
+        ("select", np.arange(3)[:, None] - 1, ValueError, {"came": "-1..1", "expected": "0..2"}),
+        ("select", np.zeros((3, 1), bool), TypeError, {"came": "have dtype bool"}),
+    ],
+)
+def test_a_mask_or_slots_that_do_not_fit_are_refused(
+    method: str,
+    returned: np.ndarray,
+    error: type[Exception],
+    fields: dict[str, Any],
+    model: CaptioningRNN,
+) -> None:
+    made = type("Wrong", (Policy,), {method: lambda self, hypotheses: returned})
+    with refuses(error, function="decode", thing=f"Wrong.{method}", **fields):
+        model.decode(pictures(3), made(max_length=3))
+
+
+def test_sampling_gives_one_caption_of_each_picture_and_refuses_a_policy_of_several(
+    model: CaptioningRNN,
+) -> None:
+    with refuses(
+        ValueError, function="CaptioningRNN.sample", thing="policy", came="n_best 3", cause="decode"
+    ):
+        model.sample(pictures(2), policy=Beam(5, n_best=3))
+
+
+EACH_WAY = [Policy(), Sampling(), Sampling(top_k=2), Beam(3), Beam(4, groups=2)]
+
+
+@pytest.mark.parametrize("policy", EACH_WAY, ids=lambda policy: policy.title)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_whose_weights_are_not_finite_says_nothing(
+    value: float, policy: Policy, model: CaptioningRNN
+) -> None:
+    model.params["b_vocab"][3] = value
+    with refuses(
+        TrainingError, function="decode", thing="scores of the first word", cause="params.flat"
+    ):
+        model.decode(pictures(2), policy)
 
 
 def test_numbers_are_one_a_picture(model: CaptioningRNN) -> None:

@@ -18,6 +18,7 @@ import xpcap
 from xpcap import CaptioningRNN, ops
 from xpcap.decoding.decode import decode
 from xpcap.device.transfers import AHEAD, AsyncCopy
+from xpcap.errors import TrainingError
 from xpcap.layers import CELLS
 from xpcap.models import Beam, Choice, Policy, Sampling
 
@@ -267,6 +268,17 @@ def test_emulated_rowwise_policy_with_parents_is_refused(device: Emulator) -> No
 
     with refuses(ValueError, thing="Wrong.choose", came="names parents"):
         make("cupy", 0.0).sample(features(), policy=Wrong(max_length=3))
+
+
+@pytest.mark.parametrize("policy", [Policy(), Sampling(seed=3), Beam(4, groups=2)], ids=str)
+def test_emulated_model_whose_weights_are_not_finite_says_nothing_and_reads_nothing_back(
+    policy: Policy, device: Emulator
+) -> None:
+    model = make("cupy", 0.0)
+    model.params["b_vocab"][3] = np.nan
+    with device.counting() as counts, refuses(TrainingError, thing="scores of the first word"):
+        model.decode(features(), policy)
+    assert counts.reads == []
 
 
 def test_emulated_copy_ends_before_its_memory_is_given_back(device: Emulator) -> None:

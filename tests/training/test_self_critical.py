@@ -29,7 +29,7 @@ from xpcap.data import write_dataset
 from xpcap.data.dataset import Split
 from xpcap.data.vocabulary import END, Vocabulary
 from xpcap.distributed import SINGLE, Group
-from xpcap.errors import DataError, OptionError
+from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.metrics import cider
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch
@@ -249,6 +249,18 @@ def test_training_ends_where_captions_collapse() -> None:
     )
     made.train()
     assert (made.epoch, made.finished, made.best_epoch) == (2, True, best_of(made.history)["epoch"])
+
+
+def test_training_that_has_gone_too_far_to_sample_is_a_training_error() -> None:
+    data, model = tiny()
+    objective = SelfCritical(data, samples=4)
+    settings = {"batch_size": 2, "num_epochs": 9, "seed": 0, "verbose": False}
+    rate = {"learning_rate": 1e300}
+    solver = CaptioningSolver(
+        model, data, update_rule="sgd", optim_config=rate, objective=objective, **settings
+    )
+    with np.errstate(all="ignore"), refuses(TrainingError, cause="learning rate too high"):
+        solver.train()
 
 
 def test_a_sample_alone_is_refused() -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, is_device_array
-from xpcap.decoding.hypotheses import Hypotheses
+from xpcap.decoding.hypotheses import Hypotheses, check_first
 from xpcap.decoding.policies import Choice, LogitsProcessor, Policy, Special, require_policy
 from xpcap.device.transfers import AsyncCopy
 from xpcap.errors import InvalidTypeError, InvalidValueError
@@ -143,6 +143,8 @@ def decode(
     scored : compute the probabilities of the words; else they and their totals are 0
     function : the caller's name, for messages
     numbers : (N,), int from 0; keys of the pictures for a policy that samples. None: 0..N-1
+    TrainingError : the scores of the first word are not finite; a device's are checked if `scored`
+    TypeError, ValueError : the policy returns what does not fit
     """
     require_policy(function, policy)
     special = special_words(function, model.word_to_idx)
@@ -197,7 +199,7 @@ def _decode(
     words, totals, parents = xp.full(len(alive), special.start, np.int32), None, None
     for t in range(policy.max_length):
         # Hypotheses that have ended leave the batch, and states follow their parents: one gather
-        going = np.flatnonzero(~policy.finished(hypotheses)[alive])
+        going = np.flatnonzero(~_finished(policy, hypotheses)[alive])
         if going.size == 0:
             break
         if len(going) < len(alive):
@@ -212,6 +214,8 @@ def _decode(
         # totals of several hypotheses, the policy gets log-probabilities, too.
         scores, state = model.advance(project(words), state, buffer)
         scores = log_p = contiguous(scores)
+        if t == 0 and isinstance(scores, np.ndarray):  # a device's show in the probabilities
+            check_first(scores.max(axis=1))
         if policy.slots > 1:
             get_ops(scores).log_softmax_(scores)
         elif scored:
@@ -272,8 +276,21 @@ def check_choice(policy: Policy, choice: Choice, scores: Array, parents: bool) -
         raise InvalidValueError(where, "", "names parents", expected="None", cause=cause)
 
 
+def _finished(policy: Policy, hypotheses: Hypotheses) -> np.ndarray:
+    """The policy's mask (slots,) of finished hypotheses. TypeError, ValueError : it is no mask."""
+    mask, ended = policy.finished(hypotheses), hypotheses.ended
+    if mask is not ended:
+        where, sizes = f"decode: {type(policy).__name__}.finished", {"slots": len(ended)}
+        spec("mask:slots=b").check(where, mask, sizes=sizes)
+    return mask
+
+
 def _selected(policy: Policy, hypotheses: Hypotheses, scored: bool) -> Decoded:
-    slots = policy.select(hypotheses)
+    """The captions that a policy selects. TypeError, ValueError : it selects no slots (N, n)."""
+    slots, count = policy.select(hypotheses), len(hypotheses.ended)
+    where, sizes = f"decode: {type(policy).__name__}.select", {"N": count // policy.slots}
+    spec("slots:N,n=i").check(where, slots, sizes=sizes)
+    check_range(where, "slots", slots, count, "")
     captions, lengths = hypotheses.captions[slots], hypotheses.lengths[slots]
     probabilities = hypotheses.probabilities[slots]
     if policy.slots > 1:

@@ -4,6 +4,15 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.device.transfers import AsyncCopy
+from xpcap.errors import TrainingError
+
+
+def check_first(figures: np.ndarray) -> None:
+    """TrainingError : figures of the first word, one a row (n,), are not finite, as its scores."""
+    if not np.isfinite(figures).all():
+        thing, came = "scores of the first word", "are not finite"
+        cause = "is model.params.flat finite? In training, is the learning rate too high?"
+        raise TrainingError("decode", thing, came, "numbers", cause)
 
 
 class Hypotheses:
@@ -33,6 +42,8 @@ class Hypotheses:
             None
         """
         words, parents, probabilities, totals = copy.wait()
+        if t == 0 and probabilities is not None:
+            check_first(probabilities)
         if parents is not None:
             past = before[parents]
             for x in (self.captions, self.probabilities):

@@ -7,7 +7,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, to_numpy
 from xpcap.decoding.decode import Decodable, Decoded, decode
-from xpcap.decoding.policies import Policy, WordIds
+from xpcap.decoding.policies import Policy, WordIds, require_policy
 from xpcap.errors import InvalidValueError
 from xpcap.layers.cells import State
 from xpcap.memory import allocator
@@ -168,14 +168,23 @@ class Captioner(Decodable):
         ------
         ValueError
             Features do not match or are not finite, the vocabulary has no ``<START>``, max_length
-            is below 1, or `forbid` has an id outside the vocabulary or all of it.
+            is below 1, `forbid` has an id outside the vocabulary or all of it, or the policy
+            returns several captions of a picture.
+        TrainingError
+            Scores of the host are not finite, since a parameter is not, or is too large. Those of
+            a device are checked in `decode` and `sample_with_probabilities`, which read more.
         """
+        function = f"{self._name}.sample"
         forbid = [*forbid]
         if policy is not None and (max_length != Policy.max_length or forbid):
             came = "is given with a policy"
             expected = "the policy to have them"
-            raise InvalidValueError(f"{self._name}.sample", "max_length or forbid", came, expected)
+            raise InvalidValueError(function, "max_length or forbid", came, expected)
         policy = self._greedy("sample", max_length, forbid) if policy is None else policy
+        require_policy(function, policy)
+        if (policy.n_best or 1) > 1:
+            came, cause = f"has n_best {policy.n_best}", "for several captions call decode"
+            raise InvalidValueError(function, "policy", came, "one of each picture", cause)
         return self._decode("sample", features, policy, scored=False).captions[:, 0]
 
     def sample_with_probabilities(
