@@ -692,6 +692,16 @@ def test_sampling_nothing_gives_nothing() -> None:
             {"thing": "seed", "came": "is -1", "expected": "0..2**63-1"},
         ),
         (
+            lambda m: setattr(m, "seed", 1.9),
+            ValueError,
+            {"function": "CaptioningRNN", "thing": "seed", "came": "is 1.9"},
+        ),
+        (
+            lambda m: CaptioningRNN.from_config(m.config, WORDS, seed="", params=m.params),
+            ValueError,
+            {"thing": "seed", "came": "is ''"},
+        ),
+        (
             lambda m: CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params),
             ValueError,
             {"thing": "seed", "came": f"is {2**63}", "expected": "0..2**63-1"},
@@ -793,6 +803,13 @@ def test_bad_arguments_are_named_with_what_was_wanted(
 ) -> None:
     with refuses(error, **fields):
         call(make("lstm"))
+
+
+@pytest.mark.parametrize("name", ["dtype", "word_to_idx", "idx_to_word"])
+def test_what_a_model_is_made_for_cannot_be_set_later(name: str) -> None:
+    model = make("lstm")
+    with pytest.raises(AttributeError, match=f"{name}.* has no setter"):
+        setattr(model, name, getattr(model, name))
 
 
 WAYS_IN: dict[str, Any] = {

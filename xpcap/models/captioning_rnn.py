@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -180,19 +180,19 @@ class CaptioningRNN(Captioner):
             model._draw_weights(seed)
         else:
             model.params = params
-            model.seed = _check_seed(seed or 0)
+            model.seed = 0 if seed is None else seed
         return model
 
     def _setup(self, config: ModelConfig, word_to_idx: Mapping[str, int], dtype: DTypeLike) -> None:
         """Set up everything but the values of the parameters."""
-        self.dtype = np.dtype(dtype)
+        self._dtype = np.dtype(dtype)
         if self.dtype.name not in ("float32", "float64"):
             raise InvalidValueError(
                 "CaptioningRNN", "dtype", f"is {self.dtype}", expected="float32 or float64"
             )
         self.config = config
-        self.word_to_idx = dict(word_to_idx)
-        self.idx_to_word = {i: w for w, i in self.word_to_idx.items()}
+        self._word_to_idx = dict(word_to_idx)
+        self._idx_to_word = {i: w for w, i in self.word_to_idx.items()}
         self._null = self.word_to_idx["<NULL>"]
         # The course's names, which its notebooks read
         self._start, self._end = self.word_to_idx.get("<START>"), self.word_to_idx.get("<END>")
@@ -206,7 +206,31 @@ class CaptioningRNN(Captioner):
         draw_weights(self.config, self.params, rng)
         if seed is None:  # the course has no dropout: without it, draw nothing more from its stream
             seed = np.random.randint(2**31) if self.dropout else 0
-        self.seed = int(seed)
+        self.seed = seed
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the parameters and of all that is computed from them."""
+        return self._dtype
+
+    @property
+    def word_to_idx(self) -> dict[str, int]:  # type: ignore[override]
+        """The vocabulary, word to id."""
+        return self._word_to_idx
+
+    @property
+    def idx_to_word(self) -> dict[int, str]:  # type: ignore[override]
+        """The vocabulary, id to word."""
+        return self._idx_to_word
+
+    @property
+    def seed(self) -> int:
+        """Decides the dropout masks, with the number of the training step."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, value: int) -> None:
+        self._seed = _check_seed(value)
 
     @property
     def params(self) -> Parameters:
