@@ -8,6 +8,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.errors import InvalidTypeError, InvalidValueError
+from xpcap.options import Whole
 
 
 def rel_error(x: Array, y: Array) -> float:
@@ -16,12 +17,19 @@ def rel_error(x: Array, y: Array) -> float:
     Parameters
     ----------
     x, y : array, float, of one shape
+        Compared in float64 at least: float32 may overflow, and integers wrap.
 
     Returns
     -------
     error : float
+
+    Raises
+    ------
+    ValueError
+        The shapes differ.
     """
     a, b = to_numpy(x), to_numpy(y)
+    a, b = (array.astype(np.result_type(array, np.float64)) for array in (a, b))
     if a.shape != b.shape:
         raise InvalidValueError(
             "rel_error", "", f"got shapes {a.shape} and {b.shape}", expected="equal shapes"
@@ -42,6 +50,13 @@ def _restored(function: str, *arrays: Array) -> Iterator[list[Array]]:
     finally:
         for x, value in zip(arrays, saved, strict=True):
             x[...] = value
+
+
+def _check_shape(function: str, name: str, gradient: Array, x: Array) -> None:
+    """ValueError : a gradient has another shape than x."""
+    if np.shape(gradient) != x.shape:
+        came, cause = f"has shape {np.shape(gradient)}", "is it the gradient of another array?"
+        raise InvalidValueError(function, name, came, x.shape, cause)
 
 
 def eval_numerical_gradient(
@@ -134,7 +149,13 @@ def grad_check_sparse(
         Number of elements.
     h : float
         Step size.
+
+    Raises
+    ------
+    ValueError
+        `analytic_grad` has another shape than `x`.
     """
+    _check_shape("grad_check_sparse", "analytic_grad", analytic_grad, x)
     with _restored("grad_check_sparse", x):
         for _ in range(num_checks):
             index = tuple(np.random.randint(size) for size in x.shape)
@@ -185,9 +206,18 @@ def directional_errors(
     errors : list of float
         ``|numeric - analytic| / max(1e-8, |numeric| + |analytic|)`` for each direction, with the
         denominator of the steepest: across the gradient a slope is rounding alone.
+
+    Raises
+    ------
+    ValueError
+        A gradient has another shape than its parameter, or there is no direction.
     """
+    function = "directional_errors"
+    directions = Whole(1).check(function, "directions", directions)
+    for name, x in params.items():
+        _check_shape(function, f"grads[{name!r}]", grads[name], x)
     numeric, analytic = np.zeros((2, directions))
-    with _restored("directional_errors", *params.values()) as values:
+    with _restored(function, *params.values()) as values:
         saved = dict(zip(params, values, strict=True))
 
         def at(direction: Mapping[str, Array], step: float) -> float:

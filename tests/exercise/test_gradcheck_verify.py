@@ -88,6 +88,42 @@ def test_errors_are_of_arrays_of_one_shape(error: Callable[..., float]) -> None:
         error(np.ones((3, 3)), np.ones(3))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "x", "y", "error"),
+    [("float32", 3e38, 1e38, 0.5), ("int8", 100, -100, 1), ("uint8", 1, 2, 1 / 3)],
+)
+def test_relative_error_neither_overflows_nor_wraps(
+    dtype: str, x: float, y: float, error: float
+) -> None:
+    found = rel_error(np.array([x], dtype), np.array([y], dtype))
+    assert found == pytest.approx(error, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("check", "fields"),
+    [
+        (
+            lambda f, x, rng: directional_errors(f, {"x": x}, {"x": x.ravel()}, rng),
+            {"thing": "grads['x']", "came": "has shape (12,)", "expected": "(3, 4)"},
+        ),
+        (
+            lambda f, x, rng: directional_errors(f, {"x": x}, {"x": x}, rng, directions=0),
+            {"thing": "directions", "came": "is 0", "expected": "at least 1"},
+        ),
+        (
+            lambda f, x, rng: grad_check_sparse(lambda x: f(), x, np.ones((7, 9))),
+            {"thing": "analytic_grad", "came": "has shape (7, 9)", "expected": "(3, 4)"},
+        ),
+    ],
+)
+def test_a_check_that_would_compare_other_elements_or_none_is_refused(
+    check: Any, fields: dict[str, str], rng: np.random.Generator
+) -> None:
+    x = rng.standard_normal((3, 4))
+    with refuses(ValueError, **fields):
+        check(lambda: (x**2).sum(), x, rng)
+
+
 def test_verify_passes_every_row_on_numpy_and_leaves_the_legacy_stream_alone(
     verified: list[Row],
 ) -> None:
