@@ -78,8 +78,13 @@ def test_use_backend_works_as_a_call_and_as_a_context_manager(
         assert xpcap.get_backend() == "cupy:1"
     assert xpcap.get_backend() == "cupy"
     assert device.current == 0  # device 1 does not stay the current one
-    xpcap.use_backend("numpy")
+    later = xpcap.use_backend("numpy")
     assert xpcap.get_backend() == "numpy"
+    xpcap.use_backend("cupy:1")
+    for _ in range(2):
+        with later:
+            assert xpcap.get_backend() == "numpy"
+        assert (xpcap.get_backend(), device.current) == ("cupy:1", 1)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -118,6 +118,11 @@ class use_backend(contextlib.AbstractContextManager["use_backend"]):  # noqa: N8
         self._before = _active
         self.name = _resolve(spec)
         self._device = _activate(self.name)
+
+    def __enter__(self) -> Self:
+        if _active != self.name:  # another choice was made since
+            self._before, self._device = _active, _activate(self.name)
+        return self
 
     def __exit__(self, *exc: object) -> None:
         global _active
