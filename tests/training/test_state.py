@@ -13,11 +13,13 @@ from update_rules import ROW_ADAGRAD, RULES
 from xpcap import CaptioningRNN, CaptioningSolver, load_state, optim, save_state
 from xpcap.data.features import FeatureScaling
 from xpcap.data.synthetic import draw_data
-from xpcap.errors import DataError, TrainingError
+from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.models import Parameters
 from xpcap.optim import UpdateRule
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.training import CrossEntropy, SelfCritical
+from xpcap.training.optimizer import Optimizer
+from xpcap.training.state import EpochOrder, TrainingState
 
 DATA = draw_data(12, 6, 20, seed=0)
 
@@ -93,6 +95,14 @@ def test_a_state_of_parameters_in_another_order_is_refused() -> None:
     params.update(state.params)
     with refuses(DataError, function="CaptioningSolver.restore", came="parameters of the state"):
         other.restore(state._replace(params=params))
+
+
+@pytest.mark.parametrize("name", ["order", "losses"])
+def test_a_parameter_named_as_a_tensor_of_the_state_is_refused(name: str) -> None:
+    params = Parameters({name: (2,)}, np.zeros(2))
+    parts = params, Optimizer("sgd", {}, params), EpochOrder(3, seed=0)
+    with refuses(OptionError, function="CaptioningSolver.state", thing=f"parameter {name!r}"):
+        TrainingState.of(*parts, batch_size=1, losses=[], history=[], start=None)
 
 
 @pytest.mark.parametrize("replacement", [False, True])

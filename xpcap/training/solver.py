@@ -595,7 +595,8 @@ class CaptioningSolver:
             A loss, gradient norm, parameter or moment is not finite: training cannot continue from
             it.
         OptionError
-            Captions are drawn from NumPy's global stream, which no state holds.
+            Captions are drawn from NumPy's global stream, which no state holds, or a parameter is
+            named as another tensor of a state's file, ``losses`` or ``order``.
         """
         self._require_stream("state")
         self._require_finite()

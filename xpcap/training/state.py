@@ -19,6 +19,7 @@ Record = dict[str, Any]
 
 LATEST = "latest"  # key of a record that is the best while it is the latest
 LIMIT = "val_loss_limit"  # in the record of a start
+TENSORS = ("losses", "order")  # of a state's file, besides parameters and moments
 ORDER_STREAM = 2  # of a seed; CaptioningRNN draws from streams 0 and 1
 
 
@@ -136,7 +137,15 @@ class TrainingState(NamedTuple):
         history: Sequence[Record],
         start: Record | None,
     ) -> "TrainingState":
-        """State of the parts of a solver. TrainingError : a parameter or moment is not finite."""
+        """State of the parts of a solver.
+
+        TrainingError : a parameter or moment is not finite. OptionError : a parameter has the name
+        of another tensor of a state's file.
+        """
+        if taken := [name for name in TENSORS if name in params]:
+            came, expected = "has the name of a tensor of the state", "another: a file holds both"
+            thing = f"parameter {taken[0]!r}"
+            raise OptionError("CaptioningSolver.state", thing, came, expected)
 
         def on_host(arrays: Parameters) -> Parameters:
             return Parameters(arrays.shapes, np.array(to_numpy(arrays.flat)))
