@@ -112,6 +112,15 @@ def test_scores_are_printed_before_a_table_that_cannot_be_written(
         assert "Error: evaluate: s.csv: No space left on device, expected room" in result.stderr
 
 
+def test_scores_fit_a_terminal_of_80_columns(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = good("evaluate", run, "--doctor").output.splitlines()
+    scores = lines[: lines.index("")]
+    assert max(map(len, scores)) <= 80
+    first = next(number for number, line in enumerate(scores) if line.startswith("BLEU-1..4"))
+    assert [line[:9].strip() for line in scores[first : first + 4]] == ["BLEU-1..4", "", "", ""]
+
+
 def test_ctrl_c_during_the_imports_is_one_line() -> None:
     code = """if True:
         import runpy, sys

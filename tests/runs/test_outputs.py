@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from commands import answer, call, failing, good
 
-from xpcap import DataError
+from xpcap import DataError, files
 from xpcap.encoders import read_picture
 from xpcap.errors import NetworkError
 from xpcap.report.records import Ranked
@@ -193,8 +193,27 @@ def test_text_files_stand_beside_the_pictures_and_those_of_others_stay(
         if name != "photos/val00001.png"
     }
     times = {path: path.stat().st_mtime_ns for path in texts}
-    assert good("caption", run, photos, "--txt").stdout == result.stdout
+    again = good("caption", run, photos, "--txt")
+    assert again.stdout == result.stdout
+    assert "not looked at" not in again.stderr  # these texts are the pictures' own
     assert {path: path.stat().st_mtime_ns for path in texts} == times
+
+
+def test_two_commands_that_write_texts_side_by_side_are_no_error(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each finds what the other has just written: its own caption, or another text."""
+    meanwhile = iter(["mine\n"])
+
+    def write_text(part: Path, text: str) -> None:
+        files.write_text(part, text)
+        stem = part.name[1:].removesuffix("".join(part.suffixes[-2:]))
+        part.with_name(stem).write_text(next(meanwhile, text))
+
+    monkeypatch.setattr(outputs, "write_text", write_text)
+    result = good("caption", run, photos, "--txt")
+    assert result.stdout == "wrote 9 of 10 captions next to their pictures, as .txt\n"
+    assert result.stderr.count("has another text, which was left") == 1
 
 
 FILES = {kind.flag: f"all{kind.suffix}" for kind in SINKS if kind.suffix}

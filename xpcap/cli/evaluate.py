@@ -1,7 +1,6 @@
 """`evaluate`: scores of a run on a split, comparison with another run, and the doctor."""
 
 import json
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from xpcap.cli.shared import (
     begin,
     choose_backend,
     csv_option,
+    echo_wrapped,
     examples,
     json_option,
     listed_options,
@@ -42,7 +42,6 @@ from xpcap.runs import (
 )
 from xpcap.work import work
 
-WIDTH = 120  # characters in a line
 EXAMPLES = examples(
     "evaluate runs/flickr8k",
     "evaluate runs/flickr8k --beam 5",
@@ -140,6 +139,5 @@ def _print_diagnoses(diagnoses: Sequence[Diagnosis]) -> None:
     click.echo(table([one.row for one in diagnoses]))
     for one in diagnoses:
         if one.verdict != OK:
-            text = f"{one.name}, {one.verdict}: {escape_control(one.text)}"
-            lines = textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-            click.echo(f"\n{lines}")
+            click.echo()
+            echo_wrapped(f"{one.name}, {one.verdict}: {escape_control(one.text)}")

@@ -3,8 +3,11 @@
 import os
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,11 +23,13 @@ from xpcap.errors import BackendError, OptionError
 from xpcap.options import Flag, Kind, Location, Option, Real, Whole
 from xpcap.progress import say
 from xpcap.report import columns, escape_control
+from xpcap.report.scores import Row
 from xpcap.runs import Scores
 from xpcap.work import current, work
 
 PATH = click.Path(path_type=Path)
 JSON = "Print JSON instead of text."
+WIDTH = 120  # characters in a line, at most; a terminal may have fewer
 # Commands that ranks run together; others are rank 0's, which does not wait for ranks that left
 SHARED = ("train", "evaluate", "info")
 Function = Callable[..., None]
@@ -234,12 +239,31 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def print_scores(scores: Scores) -> None:
     """Print scores with intervals, people's and protocols, and metrics that cannot be computed."""
-    click.echo(f"{scores.summary}; ± is half of the 95 % interval, over pictures")
-    heads = ("score", "captions", "", "people", "how it is measured")
-    click.echo(table([heads, *(row[:5] for row in scores.rows())]))
-    click.echo(f"people: {scores.human_protocol}")
+    rows = scores.rows()
+    protocols = [f"{row.title}: {row.protocol}" for row in rows]
+    echo_wrapped(f"{scores.summary}; ± is half of the 95 % interval, over pictures")
+    heads = ("score", "captions", "", "people")
+    click.echo(table([heads, *(line for row in rows for line in _lines(row))]))
+    for text in ("How it is measured:", *protocols, f"people: {scores.human_protocol}"):
+        echo_wrapped(text)
     for name, reason in scores.unscored.items():
-        click.echo(f"{name.upper().replace('_', ' ')} is not scored: {reason}")
+        echo_wrapped(f"{name.upper().replace('_', ' ')} is not scored: {reason}")
+
+
+def _lines(row: Row) -> list[tuple[str, ...]]:
+    """A line for each number of a score."""
+    cells = (cell.split("  ") for cell in (row.value, row.width.removeprefix("± "), row.human))
+    lines = zip_longest(*cells, fillvalue="")
+    return [
+        ("" if number else row.title, value, width and f"± {width}", people)
+        for number, (value, width, people) in enumerate(lines)
+    ]
+
+
+def echo_wrapped(text: str) -> None:
+    """Print a text in lines that fit the terminal, the second and later ones indented."""
+    width = min(WIDTH, shutil.get_terminal_size().columns)
+    click.echo(textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def describe_data(file: Path, data: CaptionData) -> str:

@@ -28,8 +28,8 @@ class Found(NamedTuple):
 def search_folder(where: str, folder: Path) -> Found:
     """Search a folder: its own files by name, then those of each folder in it.
 
-    Hidden files and folders, whose names begin with a dot, are left out. Links are followed, but no
-    folder is searched twice.
+    Hidden files and folders, whose names begin with a dot, are left out, and the NAME.txt of a
+    picture, as `caption` writes them. Links are followed, but no folder is searched twice.
 
     DataError : the folder cannot be read; one in it that cannot is left out.
     """
@@ -55,11 +55,15 @@ def search_folder(where: str, folder: Path) -> Found:
             found.unreadable[current] = error.strerror or str(error)
             continue
         left += [current / name for name, is_folder in reversed(inside) if is_folder]
-        for file in (current / name for name, is_folder in inside if not is_folder):
-            if file.suffix.lower() in SUFFIXES:
-                found.pictures.append(file)
-            elif file.name.lower() not in OF_THE_SYSTEM:
-                found.others.append(file)
+        files = [current / name for name, is_folder in inside if not is_folder]
+        pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
+        no_others = {*pictures, *(picture.with_suffix(".txt") for picture in pictures)}
+        found.pictures.extend(pictures)
+        found.others.extend(
+            file
+            for file in files
+            if file not in no_others and file.name.lower() not in OF_THE_SYSTEM
+        )
     return found
 
 

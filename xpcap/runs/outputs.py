@@ -361,13 +361,16 @@ class TextFiles(Sink):
         path = Path(one.image).with_suffix(".txt")
         text = "".join(f"{caption}\n" for caption in self.texts(one))
         self._all += 1
-        if not os.path.lexists(path):
+        try:
             with new_path("caption", path) as part:
                 write_text(part, text)
-        elif not _has_text(path, text):
+        except DataError:
+            if not os.path.lexists(path):
+                raise  # else it was there, or another command has written it meanwhile
+        if _has_text(path, text):
+            self._written += 1
+        else:
             remark(f"left {path}: has another text, which was left")
-            return
-        self._written += 1
 
     def close(self) -> str:
         return f"wrote {self._written:,} of {_captions(self._all)} next to their pictures, as .txt"
