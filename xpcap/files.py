@@ -254,6 +254,8 @@ def write_text(path: Path, text: str) -> None:
 def write_advice(error: OSError, folder: Path) -> str:
     """Advice on a write to a folder that failed: expected what, and what to do."""
     if error.errno in NO_ROOM and error.errno != errno.EFBIG:
+        while not folder.exists() and folder.parent != folder:
+            folder = folder.parent  # of a new folder, which is gone again
         try:
             megabytes = shutil.disk_usage(folder).free / 1e6
             free = f"{megabytes:,.1f} MB are free on the disk of {folder}"

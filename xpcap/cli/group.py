@@ -30,6 +30,7 @@ LONGEST_MESSAGE = 4000  # characters
 GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to report the same failure
 STOPPED = [128 + signum for signum in STOP_SIGNALS]  # exit statuses: every rank exits by itself
 STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}  # of descriptors 0, 1 and 2
+ANEW = ", and the same command begins anew"
 PIPE_CLOSED = 128 + 13  # exit status of a program that SIGPIPE ends; Windows has no such signal
 
 
@@ -162,16 +163,19 @@ def _of_files(error: OSError) -> str:
     if error.errno not in NO_ROOM:
         advice = "expected to read or write there; is the path right, and is there permission?"
     elif file:
-        advice = f"{write_advice(error, Path(file).parent)}; {_state(error)}"
+        advice = f"{write_advice(error, Path(file).parent)}; {_state(error, ANEW)}"
     else:
         file = "the output"
-        advice = f"expected room where it is redirected to; {_state(error)}"
+        advice = f"expected room where it is redirected to; {_state(error, ANEW)}"
     return escape_control(f"{file}: {reason}, {advice}" if file else f"{reason}, {advice}")
 
 
-def _state(error: BaseException) -> str:
-    """What is on disk after a command was stopped, and how to go on: the notes of its exception."""
-    return "; ".join(getattr(error, "__notes__", ["no file was left half-written"]))
+def _state(error: BaseException, go_on: str = "") -> str:
+    """What is on disk after a command was stopped, and how to go on: the notes of its exception.
+
+    go_on : ends the text where there are none
+    """
+    return "; ".join(getattr(error, "__notes__", [f"no file was left half-written{go_on}"]))
 
 
 def shown(error: Exception, params: list[click.Parameter]) -> str:
