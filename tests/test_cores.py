@@ -168,7 +168,9 @@ def test_long_work_lets_others_have_a_turn_between_two_blocks() -> None:
 def test_a_process_forked_within_another_threads_turn_has_blas_as_it_was() -> None:
     code = """if True:
         import os, threading
+        from xpcap import threads
         from xpcap.threads import blas
+        threads.FORK_PATIENCE = 0.1
         held, end = threading.Event(), threading.Event()
         def hold():
             with blas().on_one_thread():
@@ -194,6 +196,7 @@ import os, signal, threading
 from xpcap import threads
 from xpcap.threads import blas
 
+threads.FORK_PATIENCE = 0.1
 begun, end = threading.Event(), threading.Event()
 class Slow(threads.ThreadpoolController):
     def __init__(self):
@@ -247,7 +250,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(
 
 @SEVERAL
 def test_a_fork_waits_for_another_threads_turn_but_not_for_ever() -> None:
-    """OpenBLAS's own lock, which a thread may hold at a product, would stay locked in the child."""
+    """OpenBLAS ends its threads before a fork, and may wait for ever for one beside a product."""
     code = """if True:
         import os, threading, time
         from xpcap import threads

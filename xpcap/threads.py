@@ -27,7 +27,7 @@ from threadpoolctl import ThreadpoolController
 WAIT_VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
 SHORT_WAIT = "20"  # a third of a millisecond: longer than most gaps between two products
 PATIENCE = 0.2  # seconds: threads that spin after a product of the program's own sleep by then
-FORK_PATIENCE = 1.0  # seconds that a fork waits for another thread's turn, such as a training step
+FORK_PATIENCE = 5.0  # seconds that a fork waits for another thread's turn, such as a training step
 
 
 @contextlib.contextmanager
@@ -260,8 +260,8 @@ class Blas:
     def begin_fork(self) -> bool:
         """Take a turn for a fork, if other threads allow it soon; True if it must be ended.
 
-        OpenBLAS has a lock of its own. A process that is forked while another thread holds it would
-        wait for it for ever, at its first product.
+        Before a fork OpenBLAS ends its threads. If another thread is at a product then, one of them
+        may sleep through that, and the fork, which waits for it, never returns.
         """
         return self.threads() > 1 and self._turn.acquire(FORK_PATIENCE)
 

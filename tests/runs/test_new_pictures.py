@@ -342,10 +342,11 @@ def test_a_captioner_computes_on_its_backend_from_any_thread(
 
 FORKED = """
 import os, signal, sys, threading
-from xpcap import open_captioner
+from xpcap import open_captioner, threads
 from xpcap.models import Policy
 from xpcap.shapes import picture_of
 
+threads.FORK_PATIENCE = 0.1
 captioner, picture = open_captioner(sys.argv[1]), picture_of("val00001.png")
 begun, end = threading.Event(), threading.Event()
 
