@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from refusals import refuses
 from update_rules import ROW_ADAGRAD, RULES
 
-from xpcap import CaptioningRNN, CaptioningSolver, load_state, optim, save_state
+from xpcap import CaptionData, CaptioningRNN, CaptioningSolver, load_state, optim, save_state
 from xpcap.data.features import FeatureScaling
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError, OptionError, TrainingError
@@ -24,10 +25,10 @@ from xpcap.training.state import EpochOrder, TrainingState
 DATA = draw_data(12, 6, 20, seed=0)
 
 
-def make(rule: str | UpdateRule, **options: Any) -> CaptioningSolver:
+def make(rule: str | UpdateRule, data: CaptionData = DATA, **options: Any) -> CaptioningSolver:
     model = CaptioningRNN(DATA.vocabulary.word_to_idx, 6, 5, 7, "lstm", seed=0)
     settings = {"batch_size": 7, "num_epochs": 3, "seed": 0, "clip_norm": 5.0, "verbose": False}
-    return CaptioningSolver(model, DATA, update_rule=rule, **{**settings, **options})
+    return CaptioningSolver(model, data, update_rule=rule, **{**settings, **options})
 
 
 @pytest.mark.parametrize("lr_decay", [0.5, "linear"])
@@ -103,6 +104,33 @@ def test_a_parameter_named_as_a_tensor_of_the_state_is_refused(name: str) -> Non
     parts = params, Optimizer("sgd", {}, params), EpochOrder(3, seed=0)
     with refuses(OptionError, function="CaptioningSolver.state", thing=f"parameter {name!r}"):
         TrainingState.of(*parts, batch_size=1, losses=[], history=[], start=None)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "options", "came"),
+    [
+        (1, {"select": "loss"}, "['val_cider'], of this solver: []"),
+        (
+            1,
+            {"objective": SelfCritical(DATA, samples=2)},
+            "['train_loss'], of this solver: ['train_reward']",
+        ),
+        (0, {"select": "loss"}, "['val_cider'], of this solver: []"),
+    ],
+)
+def test_a_state_of_other_figures_is_refused_before_training(
+    epochs: int, options: dict[str, Any], came: str
+) -> None:
+    """Records of both kinds could not be compared, nor be read from a file."""
+    data = replace(DATA, splits={**DATA.splits, "val": DATA.split("train")})
+    solver = make("adam", data, select="cider", num_epochs=1)
+    solver.score_start()
+    if epochs:
+        solver.train()
+    came = f"unmatched figures of the state: {came}"
+    with refuses(DataError, function="CaptioningSolver.restore", came=came, expected="the same"):
+        make("adam", data, **{"select": "cider", **options}).restore(solver.state())
+    make("adam", data, select="last").restore(solver.state())
 
 
 @pytest.mark.parametrize("replacement", [False, True])

@@ -17,6 +17,7 @@ from xpcap.metrics.cider import CiderD
 from xpcap.models import Captioner, Policy
 from xpcap.options import Whole
 from xpcap.progress import bar
+from xpcap.training.state import CIDER, VALIDATED
 
 # Epoch to keep: of the lowest loss, or the highest CIDEr-D, on val; or the last one
 SELECT = ("loss", "cider", "last")
@@ -177,6 +178,12 @@ class EpochEvaluator:
         if self._captions is not None:
             figures |= self._captions(model, between)
         return figures
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the figures, `val_distinct` and `val_length` left out."""
+        validated = VALIDATED if "val" in self._data.splits else set()
+        return {"train_accuracy", *validated, *([CIDER] if self._captions else [])}
 
     def validation(self, model: Captioner, between: Callable[[], None]) -> TeacherForced:
         """Teacher-forced scores of the val split."""

@@ -40,6 +40,7 @@ from xpcap.training.objectives import (
 )
 from xpcap.training.optimizer import DECAY, Optimizer
 from xpcap.training.state import (
+    COUNTED,
     LATEST,
     LIMIT,
     EpochOrder,
@@ -621,8 +622,8 @@ class CaptioningSolver:
         Parameters
         ----------
         state : TrainingState
-            Of a solver for the same model, data, update rule and batch size; hyperparameters are
-            taken from it.
+            Of a solver for the same model, data, update rule and batch size, whose records have the
+            same figures; hyperparameters are taken from it.
         best_params : mapping of str to array, or None
             The best ones by then. If the last epoch was the best and nothing was trained since,
             they are in `state`.
@@ -630,7 +631,8 @@ class CaptioningSolver:
         Raises
         ------
         DataError
-            A state of another model, data set, rule or batch size. Nothing is changed then.
+            A state of another model, data set, rule or batch size, or with other figures, as of
+            another `select` or objective. Nothing is changed then.
         ValueError
             `best_params` of another model. Nothing is changed then.
         OptionError
@@ -644,7 +646,10 @@ class CaptioningSolver:
             raise InvalidTypeError("CaptioningSolver.restore", "state", came, expected)
         params = self.model.params
         self._require_stream("restore")
-        state.check_fits(params, self._optimizer, self._order, self.batch_size)
+        figures = {*COUNTED, *self._evaluate.names}
+        if state.history:
+            figures |= figures_of(self.objective, float(state.losses[-1:].sum())).keys()
+        state.check_fits(params, self._optimizer, self._order, self.batch_size, figures)
         best = None if best_params is None else params.holding(best_params)
         state.restore_into(params, self._optimizer, self._order)
         if best is None and state.is_best:

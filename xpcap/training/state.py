@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,9 +204,17 @@ class TrainingState(NamedTuple):
         return last["iteration"] == self.iteration and best_of(self.records) is last
 
     def check_fits(
-        self, params: Parameters, optimizer: Optimizer, order: EpochOrder, batch_size: int
+        self,
+        params: Parameters,
+        optimizer: Optimizer,
+        order: EpochOrder,
+        batch_size: int,
+        figures: Set[str],
     ) -> None:
-        """DataError : the state is of another model, data set, update rule or batch size."""
+        """DataError : the state is of another model, data set, update rule, batch size or figures.
+
+        figures : names in the records that the solver will write
+        """
         pairs = {
             "update rule": (self.rule, optimizer.rule.name),
             "batch_size": (self.batch_size, batch_size),
@@ -219,6 +227,13 @@ class TrainingState(NamedTuple):
             ),
             "dtype": (self.params.flat.dtype, params.flat.dtype),
         }
+        if self.records:  # of a start alone those that the epochs are compared with
+            record = self.records[-1].keys()
+            compared = (record | figures) - OPTIONAL if self.history else {*VALIDATED, CIDER}
+            pairs["unmatched figures"] = (
+                sorted(compared & record - figures),
+                sorted(compared & figures - record),
+            )
         for thing, (theirs, ours) in pairs.items():
             if theirs != ours:
                 came = f"{thing} of the state: {theirs}, of this solver: {ours}"
@@ -240,10 +255,11 @@ class TrainingState(NamedTuple):
 
 # ---- As tensors and JSON
 
+CIDER = "val_cider"
 VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # a record has all of them or none
 COUNTED = {"epoch", "iteration", "learning_rate", "train_accuracy"}  # a record has all of them
 OPTIONAL = {"val_distinct", "val_length", LATEST, LIMIT}
-RESERVED = {*VALIDATED, "val_cider", *COUNTED, *OPTIONAL}  # all others are figures of an objective
+RESERVED = {*VALIDATED, CIDER, *COUNTED, *OPTIONAL}  # all others are figures of an objective
 MOST = 2**53  # of any count: what JSON and doubles hold exactly
 COUNTS: dict[str, Kind] = {
     **dict.fromkeys(("iteration", "epoch", "position"), Whole(0, MOST)),
@@ -342,7 +358,7 @@ def from_tensors(
     if start is not None:
         fits = _has_numbers(start) and start.get("epoch") == 0
         if fits and history:
-            fits = not {*VALIDATED, "val_cider"} & (start.keys() ^ history[0].keys())
+            fits = not {*VALIDATED, CIDER} & (start.keys() ^ history[0].keys())
         require(fits, f"start is {_short(start)}", "the figures of epoch 0")
 
     return TrainingState(
