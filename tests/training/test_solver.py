@@ -729,7 +729,7 @@ def test_the_epoch_whose_captions_score_best_is_kept_if_that_is_asked_for() -> N
 
 
 def test_a_step_after_the_last_epoch_has_the_rate_that_is_left() -> None:
-    """Of a linear rate none, unless one is set; more epochs begin with the first rate."""
+    """Of a linear rate none, unless one is set, with which more epochs begin then."""
     solver = make(lr_decay="linear", num_epochs=1)
     solver.train()
     before = solver.model.params.flat.copy()
@@ -740,8 +740,11 @@ def test_a_step_after_the_last_epoch_has_the_rate_that_is_left() -> None:
     solver.train_batch(np.arange(6))
     assert (solver.iteration, solver.learning_rate) == (7, 1e-3)
     assert (solver.model.params.flat != before).any()
+    rates: list[float] = []
+    solver.on_step = lambda solver: rates.append(solver.learning_rate)
     solver.train()
     assert (solver.epoch, solver.iteration, solver.learning_rate) == (2, 12, 0)
+    assert rates[0] == pytest.approx(1e-3 * 4 / 5)
 
 
 @pytest.mark.parametrize("rule", list(optim.RULES))

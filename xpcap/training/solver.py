@@ -476,7 +476,10 @@ class CaptioningSolver:
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the next step; `lr_decay` goes on from a value that is set."""
+        """Learning rate of the next step; `lr_decay` goes on from a value that is set.
+
+        A linear rate begins again with the one that was set last.
+        """
         return self._optimizer.config["learning_rate"]
 
     @learning_rate.setter
@@ -484,7 +487,7 @@ class CaptioningSolver:
         # 0 is allowed: a warm-up begins there
         _, kind = self._optimizer.rule.numbers["learning_rate"]
         rate = kind.check("CaptioningSolver", "learning_rate", value)
-        self._optimizer.config["learning_rate"] = rate
+        self._optimizer.config["learning_rate"] = self._optimizer.first_rate = rate
 
     @property
     def lr_decay(self) -> float | str:
