@@ -498,8 +498,9 @@ def test_emulated_uploads_of_two_self_critical_steps_go_at_once(
     way.
     """
     monkeypatch.setattr(loader, "SHARE", 0.0)
-    solver, sent = make("cupy", inject="every-step"), []
-    solver.objective = training.SelfCritical(solver.data, samples=2)
+    objective, sent = training.SelfCritical(make_data(), samples=2), []
+    n = len(objective.epoch_indices(make_data()))
+    solver = make("cupy", inject="every-step", objective=objective, batch_size=n)
     send = Staging.send
 
     def counted(self: Staging, *arrays: Any) -> None:
@@ -507,5 +508,5 @@ def test_emulated_uploads_of_two_self_critical_steps_go_at_once(
         send(self, *arrays)
 
     monkeypatch.setattr(Staging, "send", counted)
-    solver.train_batch(np.arange(N))
+    solver.train_batch(np.arange(n))
     assert 0 < 2 * sum(sent) <= AHEAD

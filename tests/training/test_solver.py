@@ -853,6 +853,53 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         assert (each.history, each.iteration) == (history, 0)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["data", "update_rule", "optim_config", "select", "batch_size", "objective", "group"],
+)
+def test_what_a_solver_was_built_from_cannot_be_set(name: str) -> None:
+    solver = make()
+    with refuses(
+        OptionError,
+        function="CaptioningSolver",
+        thing=f"`{name}`",
+        came="is set on a solver",
+        cause="other.restore(solver.state())",
+    ):
+        setattr(solver, name, getattr(solver, name))
+    with pytest.raises(TypeError):
+        solver.optim_config["learning_rate"] = 9.0  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_epochs", 2.5),
+        ("print_every", 0),
+        ("clip_norm", -1.0),
+        ("patience", 0),
+        ("verbose", "no"),
+        ("progress", "no"),
+    ],
+)
+def test_an_option_that_is_set_is_checked_as_it_was_when_given(name: str, value: Any) -> None:
+    solver = make()
+    before = getattr(solver, name)
+    with refuses(OptionError, function="CaptioningSolver", thing=name, came="is"):
+        setattr(solver, name, value)
+    assert getattr(solver, name) == before
+
+
+def test_a_number_of_epochs_that_is_set_is_that_of_the_next_training() -> None:
+    solver = make(num_epochs=3)
+    solver.num_epochs = 1
+    solver.train()
+    assert solver.epoch == 1
+    solver.num_epochs = 2
+    solver.train()
+    assert solver.epoch == 3
+
+
 def test_optim_configs_show_each_parameters_state_as_the_course_does() -> None:
     solver = make()
     solver.step(*DATA.minibatch("train", np.arange(30)))

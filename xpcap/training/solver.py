@@ -82,7 +82,7 @@ class CaptioningSolver:
     batch_size : int
         N, captions in a batch; the last batch of an epoch may be smaller.
     num_epochs : int
-        Epochs of a call of `train`.
+        Epochs of a call of `train`; may be set for the next one.
     replacement : bool
         Draw each batch from all captions with replacement, as the course's solver does, in ``max(n
         // batch_size, 1)`` steps an epoch. Without a `seed` the draws are the course's, from
@@ -137,7 +137,8 @@ class CaptioningSolver:
     learning_rate : float
         Of the next step; may be set.
     lr_decay : float or "linear"
-        May be set.
+        May be set, as may `num_epochs`, `clip_norm`, `patience`, `print_every`, `verbose`,
+        `progress`, `on_step` and `on_epoch`.
 
     Raises
     ------
@@ -181,9 +182,10 @@ class CaptioningSolver:
         if isinstance(data, CaptionData):
             check_data("CaptioningSolver: the data", data, start=False)
         self.data = data if isinstance(data, CaptionData) else from_coco(data)
-        self.update_rule, self.optim_config = update_rule, dict(optim_config or {})
+        self.update_rule = update_rule
+        self.optim_config = MappingProxyType(dict(optim_config or {}))
         self.clip_norm, self.batch_size = clip_norm, batch_size
-        self.num_epochs, self.patience, self.select = num_epochs, patience, select
+        self.patience, self.select = patience, select
         self.objective, self.group = as_objective(objective), group
         self.print_every, self.verbose, self.progress = print_every, verbose, progress
         self.on_step, self.on_epoch = on_step, on_epoch
@@ -196,7 +198,8 @@ class CaptioningSolver:
         self.history: list[Record] = []
         self.times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
-        self._last_epoch = num_epochs
+        self._num_epochs = self._last_epoch = 1  # until it is set
+        self.num_epochs = num_epochs
         self._why_stopped: str | None = None
         self._report_due = False  # true until all have been told of the last epoch
 
@@ -217,6 +220,20 @@ class CaptioningSolver:
         if (memory := group.sum_buffer(flat)) is not None:
             self._workspace.hold(GRADIENTS, memory)  # where the group sums gradients fastest
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute. OptionError : not of its kind, or other parts were built from it."""
+        if name in BUILT_IN and name in self.__dict__:
+            raise OptionError(
+                "CaptioningSolver",
+                f"`{name}`",
+                "is set on a solver, which was built from it",
+                expected="it as an argument",
+                cause="make another solver with it, and write other.restore(solver.state())",
+            )
+        if name in KINDS:
+            value = KINDS[name].check("CaptioningSolver", name, value)
+        super().__setattr__(name, value)
 
     def train(self) -> None:
         """Train for `num_epochs` epochs, or until patience ends.
@@ -475,6 +492,17 @@ class CaptioningSolver:
         return [record["val_accuracy"] for record in self.history if "val_accuracy" in record]
 
     @property
+    def num_epochs(self) -> int:
+        """Epochs of a call of `train`; one that is interrupted ends after as many as are set."""
+        return self._num_epochs
+
+    @num_epochs.setter
+    def num_epochs(self, value: int) -> None:
+        if self.epoch < self._last_epoch:
+            self._last_epoch += value - self._num_epochs
+        self._num_epochs = value
+
+    @property
     def learning_rate(self) -> float:
         """Learning rate of the next step; `lr_decay` goes on from a value that is set.
 
@@ -689,6 +717,9 @@ class CaptioningSolver:
 
 # ---- Checks of a solver's arguments
 
+# arguments that other parts of a solver were built from
+BUILT_IN = {"data", "update_rule", "optim_config", "select", "batch_size", "objective", "group"}
+
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(("batch_size", "num_epochs", "print_every"), Whole(1)),
     "patience": Whole(1, optional=True),
@@ -718,8 +749,6 @@ def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
             cause="is the model the course's own CaptioningRNN? xpcap.CaptioningRNN takes the"
             " same arguments",
         )
-    for name, kind in KINDS.items():
-        setattr(solver, name, kind.check(where, name, getattr(solver, name)))
     Whole(0, optional=True).check(where, "seed", seed)
     if seed is None and solver.group.size > 1:
         raise OptionError(
