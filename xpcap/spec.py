@@ -417,6 +417,24 @@ def check_range(
         raise error(function, name, came, f"0..{bound - 1}", cause)
 
 
+def as_numbers(
+    function: str, name: str, numbers: Any, bound: int, cause: str = "from other data?"
+) -> np.ndarray:
+    """Numbers of rows as an array, each in 0..bound-1.
+
+    InvalidTypeError : no integers, such as a mask. InvalidValueError : out of range.
+    """
+    array = np.asarray(numbers)
+    if not array.size:
+        return array.astype(np.int64)  # NumPy takes an empty list for floats
+    if array.dtype.kind not in "iu":
+        came = f"{has(name)} dtype {array.dtype}"
+        hint = "np.flatnonzero makes numbers of a mask" if array.dtype.kind == "b" else ""
+        raise InvalidTypeError(function, name, came, "integers", hint)
+    check_range(function, name, array, bound, cause)
+    return array
+
+
 def all_below(numbers: np.ndarray, bound: int) -> bool:
     """True if all integers are in 0..bound-1."""
     if numbers.dtype.kind == "i":

@@ -217,7 +217,7 @@ MUTANTS = [
         STEP, "Wait(how='Event.synchronize'"),
     Mutant("features-by-the-batch",
         "features are uploaded with each batch although they are on the device",
-        "CaptioningSolver.train_batch", "$feed.minibatch($split, $rows, $views, $shard)",
+        "CaptioningSolver._train_batch", "$feed.minibatch($split, $rows, $views, $shard)",
         "Batch(*self.data.minibatch($split, $rows))",
         EPOCH_SENDS, "'models': 6"),
     Mutant("features-beyond-memory", "features may take all memory, and none is left for training",

@@ -537,6 +537,34 @@ def test_an_accuracy_of_no_captions_is_refused(option: str, value: float) -> Non
         make().check_accuracy(*DATA.minibatch("val", np.arange(6)), **{option: value})
 
 
+@pytest.mark.parametrize(
+    ("captions", "came"),
+    [
+        ([], "is empty"),
+        ([-1, 3], "holds -1..3"),
+        (np.arange(200) < 3, "has dtype bool"),
+        ([0.0, 1.0], "has dtype float64"),
+    ],
+)
+def test_captions_of_an_epoch_that_are_none_are_refused(captions: Any, came: str) -> None:
+    class Some(CrossEntropy):
+        def epoch_indices(self, data: Any) -> Any:
+            return np.asarray(captions)
+
+    with refuses(
+        (TypeError, ValueError), function="Some.epoch_indices", thing="the result", came=came
+    ):
+        make(objective=Some())
+
+
+@pytest.mark.parametrize(
+    ("positions", "came"), [([-1], "hold -1..-1"), ([True, False], "have dtype bool")]
+)
+def test_positions_of_a_batch_that_are_none_are_refused(positions: Any, came: str) -> None:
+    with refuses((TypeError, ValueError), function="CaptioningSolver.train_batch", came=came):
+        make().train_batch(np.array(positions))
+
+
 def test_an_objective_that_cannot_be_called_as_one_is_refused() -> None:
     with refuses(
         TypeError,

@@ -1,4 +1,4 @@
-"""CaptioningSolver: the training loop. Start with `_train_epoch`, `train_batch` and `_step`."""
+"""CaptioningSolver: the training loop. Start with `_train_epoch`, `_train_batch` and `_step`."""
 
 import copy
 import hashlib
@@ -17,7 +17,14 @@ from xpcap.data.dataset import CaptionData, check_data
 from xpcap.data.loader import BatchLoader
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.distributed import SINGLE, Group
-from xpcap.errors import DataError, InvalidTypeError, OptionError, TrainingError, unknown
+from xpcap.errors import (
+    DataError,
+    InvalidTypeError,
+    InvalidValueError,
+    OptionError,
+    TrainingError,
+    unknown,
+)
 from xpcap.memory import Buffer, Workspace
 from xpcap.models.batch import Batch, FeatureRows, Layout, deal
 from xpcap.models.network import GRADIENTS
@@ -27,7 +34,7 @@ from xpcap.ops.random import draw_views
 from xpcap.optim import UpdateRule
 from xpcap.options import Flag, Kind, Names, Real, Whole
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
-from xpcap.spec import as_array
+from xpcap.spec import as_array, as_numbers
 from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
 from xpcap.training.losses import LossBuffer
@@ -147,7 +154,10 @@ class CaptioningSolver:
     DataError
         Data that does not fit together, or a word to which model and data give different ids.
     TypeError
-        A model whose parameters are not a Parameters.
+        A model whose parameters are not a Parameters, or an objective that names no captions by
+        integers.
+    ValueError
+        An objective that visits no caption, or one that there is not.
     """
 
     def __init__(
@@ -205,7 +215,7 @@ class CaptioningSolver:
 
         flat = model.params.flat
         self._on_host = get_array_module(flat) is np
-        self._captions = self.objective.epoch_indices(self.data)
+        self._captions = _epoch_captions(self.objective, self.data)
         self._order = EpochOrder(len(self._captions), seed, replacement)
         self._loader, self._record = (
             BatchLoader(self.data, flat),
@@ -299,7 +309,7 @@ class CaptioningSolver:
         first, title = self._order.position, f"epoch {self.epoch + 1}/{self._last_epoch}"
         with bar(batches, title, self.steps_per_epoch, first, shown=self.progress) as shown:
             for positions in shown:
-                self.train_batch(positions)
+                self._train_batch(positions)
                 self._show_loss(shown)
                 self._tell_step()
         trained = time.perf_counter()
@@ -327,7 +337,19 @@ class CaptioningSolver:
         ----------
         positions : array (N,), int
             Positions of captions in the objective's list.
+
+        Raises
+        ------
+        TypeError
+            The positions are no integers.
+        ValueError
+            There is no such position.
         """
+        where, count = "CaptioningSolver.train_batch", len(self._captions)
+        self._train_batch(as_numbers(where, "positions", positions, count, ""))
+
+    def _train_batch(self, positions: np.ndarray) -> None:
+        """`train_batch` of positions that need no check."""
         split, captions = self._loader.split("train"), self._captions[positions]
         seed = getattr(self.model, "seed", 0)
         views = draw_views(len(captions), split.views, seed, self.iteration)
@@ -763,6 +785,16 @@ def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
         expected = "at least a caption for each"
         raise OptionError(where, "`batch_size`", came, expected, "raise it, or start fewer")
     _check_words(getattr(solver.model, "word_to_idx", {}), solver.data.vocabulary)
+
+
+def _epoch_captions(objective: Objective, data: CaptionData) -> np.ndarray:
+    """Numbers of the captions that an epoch visits, checked."""
+    where, count = f"{type(objective).__name__}.epoch_indices", len(data.split("train").captions)
+    captions = as_numbers(where, "the result", objective.epoch_indices(data), count)
+    if captions.ndim != 1 or not len(captions):
+        came = f"has shape {captions.shape}" if captions.size else "is empty"
+        raise InvalidValueError(where, "the result", came, "numbers of train captions (n,)")
+    return captions
 
 
 def _check_words(word_to_idx: Mapping[str, int], vocabulary: Vocabulary) -> None:
