@@ -211,6 +211,21 @@ def test_an_epoch_visits_every_picture_that_has_captions_once() -> None:
     assert made.history[0]["train_reward"] == pytest.approx(-np.mean(made.loss_history))
 
 
+def test_rewards_of_other_data_than_the_solvers_are_refused() -> None:
+    objective, split = SelfCritical(DATA), DATA.split("train")
+    with refuses(
+        DataError,
+        function="SelfCritical",
+        thing="the data",
+        came="has other train captions than the solver's",
+        expected="the same",
+    ):
+        other = replace(split, image_idxs=split.image_idxs[::-1].copy())
+        objective.epoch_indices(replace(DATA, splits={"train": other}))
+    alike = replace(split, captions=split.captions.copy(), image_idxs=split.image_idxs.copy())
+    objective.epoch_indices(replace(DATA, splits={"train": alike}))
+
+
 def test_ranks_train_the_model_that_one_process_trains() -> None:
     """With seven ranks, two of them have no picture of the last batch, which is of five."""
     alone = trained(SINGLE)

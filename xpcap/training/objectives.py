@@ -12,7 +12,7 @@ from xpcap.data.dataset import CaptionData
 from xpcap.data.vocabulary import END, UNK
 from xpcap.decoding.policies import Sampling
 from xpcap.distributed import SINGLE, Group
-from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, OptionError
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD
 from xpcap.models.batch import Batch, FeatureRows
@@ -163,7 +163,7 @@ class SelfCritical(Objective):
     word: without it captions learn to break off. An epoch visits every picture once, not every
     caption.
 
-    data : CaptionData; rewards are those of its train split
+    data : CaptionData; rewards are those of its train split, which is the solver's
     samples : K, captions of a picture, at least 2
     group : the ranks that train together; each samples for its shard of the pictures
     OptionError : fewer than two samples.
@@ -187,7 +187,18 @@ class SelfCritical(Objective):
         self._score = CiderD(self._references(picture) for picture in self._pictures.tolist())
 
     def epoch_indices(self, data: CaptionData) -> np.ndarray:
-        """Index of the first caption of each picture that has any."""
+        """Index of the first caption of each picture that has any.
+
+        DataError : `data`, the solver's, has other train captions than those of the rewards.
+        """
+        ours, theirs = self._data.split("train"), data.split("train")
+        if self._words.idx_to_word != data.vocabulary.idx_to_word or not (
+            np.array_equal(ours.captions, theirs.captions)
+            and np.array_equal(ours.image_idxs, theirs.image_idxs)
+        ):
+            came = "has other train captions than the solver's"
+            cause = "give SelfCritical and CaptioningSolver one CaptionData"
+            raise DataError("SelfCritical", "the data", came, "the same", cause)
         return np.unique(data.split("train").image_idxs, return_index=True)[1]
 
     def loss(
