@@ -1041,6 +1041,36 @@ def test_a_dict_without_the_courses_keys_is_refused() -> None:
         make({key: value for key, value in COURSE.items() if key != "train_features"})
 
 
+def test_a_gain_is_required_of_a_start_that_was_scored_on_val() -> None:
+    where = "CaptioningSolver.require_gain"
+    with refuses(ValueError, function=where, thing="the start", cause="score_start"):
+        make().require_gain(0.1)
+    solver = make()
+    solver.score_start()
+    for share in (np.nan, -0.1, 1, "0.5"):
+        with refuses(OptionError, function=where, thing="share", came=f"is {share!r:.4}"):
+            solver.require_gain(share)  # type: ignore[arg-type]
+
+
+def test_a_start_is_scored_before_the_first_step() -> None:
+    solver = make(num_epochs=1)
+    solver.train()
+    best = solver.best_params
+    with refuses(
+        ValueError, function="CaptioningSolver.score_start", thing="the solver", came="5 steps"
+    ):
+        solver.score_start()
+    assert solver.best_params is best
+
+
+def test_histories_are_copies() -> None:
+    solver = make(num_epochs=1)
+    solver.train()
+    solver.loss_history.clear()
+    solver.history.clear()
+    assert (solver.iteration, solver.epoch, len(solver.loss_history)) == (5, 1, 5)
+
+
 def test_epochs_with_equal_captions_are_told_apart_by_their_loss() -> None:
     history = [
         {"epoch": k, "val_cider": cider, "val_loss": loss}

@@ -217,7 +217,8 @@ def _train(
             scale_logits(model.params, options.sharpen)
         elif warm is not None:
             scale_logits(model.params, 1 / inverse_temperature(warm))
-            solver.require_gain(LEAST_GAIN)
+            if solver.start is not None:
+                solver.require_gain(LEAST_GAIN)
     if group.rank == 0:
         write_start(stage, data, model.config)
         if warm is not None:

@@ -205,7 +205,7 @@ class CaptioningSolver:
         graphs = Flag().check("CaptioningSolver", "graphs", graphs)
 
         self.start: Record | None = None
-        self.history: list[Record] = []
+        self._history: list[Record] = []
         self.times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
         self._num_epochs = self._last_epoch = 1  # until it is set
@@ -283,7 +283,16 @@ class CaptioningSolver:
         self._why_stopped = why
 
     def score_start(self) -> None:
-        """Score the model as epoch 0. Its parameters count as the best until an epoch is better."""
+        """Score the model as epoch 0. Its parameters count as the best until an epoch is better.
+
+        Raises
+        ------
+        ValueError
+            A step is done already.
+        """
+        if self.iteration:
+            came, expected = f"has done {self.iteration} steps", "none: the start is before them"
+            raise InvalidValueError("CaptioningSolver.score_start", "the solver", came, expected)
         figures = self._evaluate(self.model, between=lambda: None)
         self.start = {"epoch": 0, "iteration": 0, **figures}
         self.best_params = self.model.params.copy()
@@ -297,11 +306,23 @@ class CaptioningSolver:
         ----------
         share : float
             Share of the validation loss of the model as it is now by which an epoch's must be
-            lower.
+            lower; 0 or more, below 1.
+
+        Raises
+        ------
+        OptionError
+            The share is none.
+        ValueError
+            The start was not scored, or there is no val split.
         """
-        if self.start is not None and "val_loss" in self.start:
-            loss = self._evaluate.validation(self.model, between=lambda: None).loss
-            self.start[LIMIT] = (1 - share) * loss
+        where = "CaptioningSolver.require_gain"
+        share = Real(0, below=1).check(where, "share", share)
+        if self.start is None or "val_loss" not in self.start:
+            came, expected = "has no validation loss", "one to compare epochs with"
+            cause = "call score_start first, with a val split"
+            raise InvalidValueError(where, "the start", came, expected, cause)
+        loss = self._evaluate.validation(self.model, between=lambda: None).loss
+        self.start[LIMIT] = (1 - share) * loss
 
     def _train_epoch(self) -> None:
         """One epoch, or the rest of an interrupted one. It is done once all is recorded."""
@@ -321,7 +342,7 @@ class CaptioningSolver:
         if best_of([*self.records, record]) is record:
             self.best_params = self.model.params.copy()
         self.times.append(times)
-        self.history.append(record)
+        self._history.append(record)
         self._optimizer.end_epoch()
         self._order.end()
         self._report_due = True
@@ -459,7 +480,7 @@ class CaptioningSolver:
     @property
     def epoch(self) -> int:
         """Epochs done."""
-        return len(self.history)
+        return len(self._history)
 
     @property
     def finished(self) -> bool:
@@ -470,19 +491,24 @@ class CaptioningSolver:
     @property
     def ending(self) -> str | None:
         """Reason to end before all epochs are done: of `stop`, or of the objective; None: go on."""
-        if self._why_stopped is not None or not self.history:
+        if self._why_stopped is not None or not self._history:
             return self._why_stopped
-        return self.objective.collapse(self.history[-1])
+        return self.objective.collapse(self._history[-1])
 
     @property
     def loss_history(self) -> list[float]:
-        """Loss of every iteration so far; reads those that are still on the device."""
-        return self._record.losses
+        """Loss of every iteration so far, as a copy; reads those that are still on the device."""
+        return list(self._record.losses)
+
+    @property
+    def history(self) -> list[Record]:
+        """Records of the epochs so far, in a list of its own."""
+        return list(self._history)
 
     @property
     def records(self) -> list[Record]:
         """Records of the epochs, after that of the start if it was scored."""
-        return with_start(self.start, self.history)
+        return with_start(self.start, self._history)
 
     @property
     def best_epoch(self) -> int:
@@ -506,12 +532,12 @@ class CaptioningSolver:
     @property
     def train_acc_history(self) -> list[float]:
         """Share of training words guessed right after each epoch, on at most 1,000 captions."""
-        return [record["train_accuracy"] for record in self.history]
+        return [record["train_accuracy"] for record in self._history]
 
     @property
     def val_acc_history(self) -> list[float]:
         """Share of validation words guessed right after each epoch; empty without a val split."""
-        return [record["val_accuracy"] for record in self.history if "val_accuracy" in record]
+        return [record["val_accuracy"] for record in self._history if "val_accuracy" in record]
 
     @property
     def num_epochs(self) -> int:
@@ -581,7 +607,7 @@ class CaptioningSolver:
         """Record of the epoch that was just trained."""
         self._require_finite()
         _check_same(self.group, self.model.params, self.epoch + 1)
-        losses = self.loss_history[-self.steps_per_epoch :]
+        losses = self._record.losses[-self.steps_per_epoch :]
         record = {
             "epoch": self.epoch + 1,
             "iteration": self.iteration,
@@ -604,7 +630,7 @@ class CaptioningSolver:
         if not printed and (shown.disable or not self._pace.due):
             return
         self._require_finite()
-        loss, last = self.loss_history[-1], self._last_epoch * self.steps_per_epoch
+        loss, last = self._record.losses[-1], self._last_epoch * self.steps_per_epoch
         if printed:
             say(f"(Iteration {self.iteration} / {last}) loss: {loss:f}")
         if not shown.disable:
@@ -659,8 +685,8 @@ class CaptioningSolver:
             self._optimizer,
             self._order,
             batch_size=self.batch_size,
-            losses=self.loss_history,
-            history=self.history,
+            losses=self._record.losses,
+            history=self._history,
             start=self.start,
         )
 
@@ -712,7 +738,7 @@ class CaptioningSolver:
             params.flat, self.steps_per_epoch, state.losses.tolist(), group=self.group
         )
         self.start = state.start and dict(state.start)
-        self.history, self.times = [dict(record) for record in state.history], []
+        self._history, self.times = [dict(record) for record in state.history], []
         self.best_params = {} if best is None else best
         self._last_epoch = self.num_epochs
 
