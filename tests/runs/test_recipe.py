@@ -11,11 +11,14 @@ import pytest
 from refusals import refuses
 
 from xpcap.cli import main
+from xpcap.data import write_dataset
+from xpcap.data.synthetic import draw_data
 from xpcap.errors import OptionError
 from xpcap.runs import Recipe, TrainOptions, choose, train_run
 from xpcap.runs.folder import CONFIG, DATA
 from xpcap.runs.plan import default_out
 from xpcap.runs.recipe import OPTIONS, PRESETS, Interval, table
+from xpcap.work import work
 
 
 def test_each_field_is_an_option_with_help_and_a_role() -> None:
@@ -209,3 +212,37 @@ def test_options_are_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
     assert TrainOptions is Recipe
     assert re.search("`start`", OPTIONS["data"].help)
+
+
+@pytest.mark.parametrize(
+    ("splits", "options", "remarks"),
+    [
+        (
+            ("train",),
+            {"select": "cider"},
+            ["train_run: the data has no val split to score: the last epoch is kept"],
+        ),
+        (
+            ("train",),
+            {"select": "loss", "patience": 1},
+            ["train_run: patience 1 ends nothing, as the data has no val split"],
+        ),
+        (
+            ("train", "val"),
+            {"patience": 1},
+            ["train_run: patience 1 ends nothing, as the last epoch is kept"],
+        ),
+    ],
+)
+def test_options_that_the_data_has_no_use_for_are_remarked_on(
+    splits: tuple[str, ...], options: dict[str, Any], remarks: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("jinja2")
+    split, heard = draw_data(6, 4, 12, seed=0), []
+    data = replace(split, splits=dict.fromkeys(splits, split.split("train")))
+    write_dataset(tmp_path / "data.h5", data)
+    given = {"hidden": 3, "wordvec": 3, "epochs": 2, "neighbours": False, **options}
+    with work(heard=heard.append):
+        train_run(choose(tmp_path / "data.h5", {**given, "out": tmp_path / "run"}))
+    assert heard == remarks
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2

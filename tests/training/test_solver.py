@@ -1009,6 +1009,27 @@ def test_bad_options_are_named_with_what_was_wanted(
         make(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "thing", "came"),
+    [
+        ({"select": "cider"}, "`select`", "is cider without a val split"),
+        ({"patience": 2}, "`patience`", "is 2 without a val split"),
+    ],
+)
+def test_an_epoch_is_chosen_by_a_val_split(options: dict[str, Any], thing: str, came: str) -> None:
+    train = replace(DATA, splits={"train": DATA.split("train")})
+    with refuses(OptionError, function="CaptioningSolver", thing=thing, came=came):
+        make(train, **options)
+
+
+def test_a_patience_that_the_last_epoch_cannot_try_is_refused() -> None:
+    with refuses(OptionError, thing="`patience`", came="is 2 with `select` last"):
+        make(select="last", patience=2)
+    solver = make(select="last")
+    with refuses(OptionError, thing="`patience`", came="is 2 with `select` last"):
+        solver.patience = 2
+
+
 def test_an_unknown_keyword_is_refused_with_the_near_one() -> None:
     with refuses(
         OptionError,

@@ -191,16 +191,17 @@ def _train(
     stop = StopRequest()
     saver = Checkpointer(options.interval, writer, stop)
     objective, batch_size = _objective(options, data, group)
+    select, patience = _choice(options, data)
     solver = CaptioningSolver(
         model,
         data,
         update_rule="adam",
         optim_config={"learning_rate": options.lr},
         lr_decay=options.lr_decay,
-        select=options.select or "cider",
+        select=select,
         batch_size=batch_size,
         num_epochs=options.epochs,
-        patience=options.patience or None,
+        patience=patience,
         clip_norm=options.clip or None,
         seed=options.seed,
         verbose=False,
@@ -256,6 +257,20 @@ def _objective(options: Recipe, data: CaptionData, group: Group) -> tuple[Object
         return CrossEntropy(options.smoothing or 0.0), options.batch_size
     objective = SelfCritical(data, samples=options.samples, group=group)
     return objective, max(1, options.batch_size // options.samples)
+
+
+def _choice(options: Recipe, data: CaptionData) -> tuple[str, int | None]:
+    """The solver's `select` and `patience`; remarks on options that the data has no use for."""
+    select, patience = options.select or "cider", options.patience or None
+    lacks_val = "val" not in data.splits
+    if lacks_val and select == "cider":
+        remark("train_run: the data has no val split to score: the last epoch is kept")
+        select = "loss"  # whose records are those of the last without a val split
+    if patience is not None and (lacks_val or select == "last"):
+        why = "the data has no val split" if lacks_val else "the last epoch is kept"
+        remark(f"train_run: patience {patience} ends nothing, as {why}")
+        patience = None
+    return select, patience
 
 
 def _model_config(options: Recipe, data: CaptionData) -> ModelConfig:

@@ -85,7 +85,7 @@ class CaptioningSolver:
     select : str
         Epoch to keep: "loss", that of the lowest validation loss; "cider", that of the highest
         CIDEr-D of greedy captions of the val split; "last", the last one, for a split too small to
-        tell.
+        tell. "loss" is "last" without a val split.
     batch_size : int
         N, captions in a batch; the last batch of an epoch may be smaller.
     num_epochs : int
@@ -105,7 +105,8 @@ class CaptioningSolver:
         Of the order of captions. None draws it from NumPy's legacy global stream, which only a
         single process can. Dropout masks come from `model.seed` and the iteration.
     patience : int or None
-        Stop after this many epochs in a row without a better one. None: never before `num_epochs`.
+        Stop after this many epochs in a row without a better one, by the val split. None: never
+        before `num_epochs`.
     progress : bool or None
         Show a progress bar if standard error is a terminal. None: as the work in hand does.
     on_step : callable or None
@@ -150,7 +151,8 @@ class CaptioningSolver:
     Raises
     ------
     OptionError
-        An unknown keyword, rule or hyperparameter, with the nearest known one, or a bad value.
+        An unknown keyword, rule or hyperparameter, with the nearest known one, or a bad value; or
+        one that takes a val split which the data lacks.
     DataError
         Data that does not fit together, or a word to which model and data give different ids.
     TypeError
@@ -195,7 +197,7 @@ class CaptioningSolver:
         self.update_rule = update_rule
         self.optim_config = MappingProxyType(dict(optim_config or {}))
         self.clip_norm, self.batch_size = clip_norm, batch_size
-        self.patience, self.select = patience, select
+        self.select, self.patience = select, patience
         self.objective, self.group = as_objective(objective), group
         self.print_every, self.verbose, self.progress = print_every, verbose, progress
         self.on_step, self.on_epoch = on_step, on_epoch
@@ -243,6 +245,12 @@ class CaptioningSolver:
             )
         if name in KINDS:
             value = KINDS[name].check("CaptioningSolver", name, value)
+        if name == "patience" and value is not None:
+            lacks_val = "val" not in self.data.splits
+            if lacks_val or self.select == "last":
+                why = "without a val split" if lacks_val else "with `select` last"
+                came, cause = f"is {value} {why}", "each epoch is the best so far"
+                raise OptionError("CaptioningSolver", "`patience`", came, "None", cause)
         super().__setattr__(name, value)
 
     def train(self) -> None:
@@ -797,6 +805,9 @@ def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
             cause="is the model the course's own CaptioningRNN? xpcap.CaptioningRNN takes the"
             " same arguments",
         )
+    if solver.select == "cider" and "val" not in solver.data.splits:
+        came, expected = "is cider without a val split", "last, or data with captions to compare"
+        raise OptionError(where, "`select`", came, expected)
     Whole(0, optional=True).check(where, "seed", seed)
     if seed is None and solver.group.size > 1:
         raise OptionError(
