@@ -356,6 +356,27 @@ def test_rows_that_a_split_does_not_have_are_refused() -> None:
             data.minibatch("train", np.array(rows))
 
 
+@pytest.mark.parametrize("method", ["features", "minibatch", "words"])
+@pytest.mark.parametrize("text", [None, ["a b"] * 3])
+@pytest.mark.parametrize(
+    ("numbers", "came"),
+    [
+        ([True, False, True], "have dtype bool"),
+        ([-1], "hold -1..-1"),
+        ([-1.5], "have dtype float64"),
+    ],
+)
+def test_numbers_that_a_split_does_not_have_are_refused(
+    method: str, text: list[str] | None, numbers: Any, came: str
+) -> None:
+    """A mask is no list of numbers, and -1 not the last."""
+    split = dataclasses.replace(draw_data(3, 4, 8, seed=0).split("train"), text=text)
+    data = dataclasses.replace(draw_data(3, 4, 8, seed=0), splits={"train": split})
+    with refuses((TypeError, ValueError), function=f"CaptionData.{method}", came=came):
+        getattr(data, method)("train", np.array(numbers))
+    assert len(getattr(data, method)("train", [])) == (2 if method == "minibatch" else 0)
+
+
 @pytest.mark.parametrize("block", [1, 13, 1 << 17])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_scaling_in_blocks_gives_the_bits_of_scaling_at_once(

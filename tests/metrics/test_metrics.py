@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from xpcap import CaptioningRNN
+from xpcap.data.loader import BatchLoader
+from xpcap.data.synthetic import draw_data
 from xpcap.metrics import ALIASES, METRICS, Metric, corpus_bleu, unigram_bleu
 from xpcap.shapes import generate
 from xpcap.training.evaluate import teacher_forced
@@ -102,3 +105,21 @@ def test_teacher_forced_totals_do_not_depend_on_the_batch_size(lib: Any) -> None
         float(model.loss(data.features("val", data.split("val").image_idxs), captions)[0])
     )
     assert teacher_forced(model, data, "val", captions=np.array([3])).n == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "thing", "came"),
+    [
+        ({"captions": np.array([True, False])}, "captions", "have dtype bool"),
+        ({"captions": np.array([-1])}, "captions", "hold -1..-1"),
+        ({"batch_size": -1}, "batch_size", "is -1"),
+    ],
+)
+def test_teacher_forced_refuses_captions_that_there_are_not(
+    options: dict[str, Any], thing: str, came: str
+) -> None:
+    data = draw_data(3, 4, 8, seed=0)
+    model = CaptioningRNN(data.vocabulary.word_to_idx, 4, 3, 3, "rnn", seed=0)
+    for source in (data, BatchLoader(data, model.params.flat)):
+        with refuses((TypeError, ValueError), function="teacher_forced", thing=thing, came=came):
+            teacher_forced(model, source, "train", **options)

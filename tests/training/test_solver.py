@@ -537,6 +537,14 @@ def test_an_accuracy_of_no_captions_is_refused(option: str, value: float) -> Non
         make().check_accuracy(*DATA.minibatch("val", np.arange(6)), **{option: value})
 
 
+def test_an_accuracy_of_features_of_other_captions_is_refused() -> None:
+    X, y = DATA.minibatch("val", np.arange(6))
+    with refuses(
+        ValueError, function="CaptioningSolver.check_accuracy", thing="X", came="has 6 rows"
+    ):
+        make().check_accuracy(X, y[:4])
+
+
 @pytest.mark.parametrize(
     ("captions", "came"),
     [

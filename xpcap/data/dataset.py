@@ -18,7 +18,7 @@ from xpcap.data.features import (
 from xpcap.data.vocabulary import UNK, Vocabulary, detokenize, tokenize
 from xpcap.errors import DataError, InvalidTypeError, OptionError, unknown
 from xpcap.options import LARGEST, Text, Whole, check_fields, documented, kinds, option
-from xpcap.spec import Spec, check_range
+from xpcap.spec import Spec, as_numbers, check_range
 
 T = TypeVar("T")
 
@@ -193,13 +193,15 @@ class CaptionData:
             checked when the data was opened.
         ValueError
             There is no such row.
+        TypeError
+            The rows are no integers.
         """
         split = self.split(name)
         where = f"CaptionData.features: split {name!r}"
-        check_range(where, "rows", np.asarray(rows), len(split.features), "from another split?")
+        rows = as_numbers(where, "rows", rows, len(split.features), "from another split?")
         if isinstance(split.features, np.ndarray):
             # Gathered as they are scaled: a copy of a batch of grids does not fit into the cache
-            return self.scaling(LazyRows(split.features, np.asarray(rows)))
+            return self.scaling(LazyRows(split.features, rows))
         # HDF5 reads rows in rising order, each once
         distinct, back = np.unique(rows, return_inverse=True)
         raw = split.features[distinct]
@@ -228,10 +230,12 @@ class CaptionData:
             There is no such split, or a feature is not finite.
         ValueError
             There is no such caption.
+        TypeError
+            The numbers are no integers.
         """
         split = self.split(name)
         where, n = f"CaptionData.minibatch: split {name!r}", len(split.captions)
-        check_range(where, "captions", np.asarray(captions), n, "from another split?")
+        captions = as_numbers(where, "captions", captions, n, "from another split?")
         return self.features(name, split.image_idxs[captions]), split.captions[captions]
 
     def texts(self, name: str) -> list[str]:
@@ -264,8 +268,18 @@ class CaptionData:
         Returns
         -------
         words : list of list of str
+
+        Raises
+        ------
+        ValueError
+            There is no such caption.
+        TypeError
+            The numbers are no integers.
         """
         split = self.split(name)
+        if captions is not None:
+            where, n = f"CaptionData.words: split {name!r}", len(split.captions)
+            captions = as_numbers(where, "captions", captions, n, "from another split?")
         if split.text is None:
             ids = split.captions if captions is None else split.captions[captions]
             return list(self.vocabulary.words_of(ids))

@@ -13,10 +13,12 @@ from xpcap.data.dataset import CaptionData, evenly_spaced
 from xpcap.data.loader import BatchLoader
 from xpcap.decoding.hypotheses import Hypotheses
 from xpcap.distributed import SINGLE, Group
+from xpcap.errors import InvalidValueError
 from xpcap.metrics.cider import CiderD
 from xpcap.models import Captioner, Policy
 from xpcap.options import Whole
 from xpcap.progress import bar
+from xpcap.spec import as_numbers
 from xpcap.training.state import CIDER, VALIDATED
 
 # Epoch to keep: of the lowest loss, or the highest CIDEr-D, on val; or the last one
@@ -64,8 +66,14 @@ def teacher_forced(
     captions : numbers of the captions to score (n,), int; None: all
     between : called after each batch; an exception from it ends the scoring
     group : shares the captions out; every rank gets the scores of all
+    TypeError : the numbers are no integers. ValueError : there is no such caption. OptionError : bad
+        batch size.
     """
-    chosen = np.arange(len(data.split(split).captions)) if captions is None else captions
+    where, count = "teacher_forced", len(data.split(split).captions)
+    batch_size = Whole(1).check(where, "`batch_size`", batch_size)
+    chosen = np.arange(count)
+    if captions is not None:
+        chosen = as_numbers(where, "captions", captions, count, "from another split?")
     nll, correct, tokens = 0.0, 0, 0  # the first two become arrays of the model's device
     shards = list(group.batches(len(chosen), batch_size))
     for batch in bar(shards, f"scoring {split}"):
@@ -87,6 +95,8 @@ def accuracy(
 ) -> float:
     """Share of words guessed right, on at most `most` captions (N, T+1), spread evenly; None: all."""
     where, count = "CaptioningSolver.check_accuracy", len(captions)
+    if len(features) != count:
+        raise InvalidValueError(where, "X", f"has {len(features)} rows", f"{count}, as y has")
     most = Whole(1, optional=True).check(where, "`num_samples`", most)
     batch_size = Whole(1).check(where, "`batch_size`", batch_size)
     rows = evenly_spaced(count, count if most is None else most)

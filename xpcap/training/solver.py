@@ -606,6 +606,13 @@ class CaptioningSolver:
         Returns
         -------
         accuracy : float
+
+        Raises
+        ------
+        ValueError
+            X and y are not of one length.
+        OptionError
+            A bad number.
         """
         return accuracy(self.model, X, y, num_samples, batch_size)
 
