@@ -163,10 +163,34 @@ def test_scores_have_the_same_bits_in_every_process() -> None:
             lambda: CiderD(REFERENCES).scores([["dog"], ["cat"]], [-1, 5]),
             ("CiderD.scores", "`pictures`", "holds -1..5", "0..4"),
         ),
+        (
+            lambda: CiderD(REFERENCES).scores([["dog"], ["cat"]], [True, False]),  # type: ignore[list-item]
+            ("CiderD.scores", "`pictures`", "has dtype bool", "integers"),
+        ),
+        (
+            lambda: CiderD(REFERENCES).scores([["dog"]], [0.9]),  # type: ignore[list-item]
+            ("CiderD.scores", "`pictures`", "has dtype float64", "integers"),
+        ),
+        (
+            lambda: CiderD(REFERENCES).scores([["dog"]] * 5, weights=np.ones(99)),
+            ("CiderD.scores", "`weights`", "has shape (99,)", "one for each reference"),
+        ),
+        (
+            lambda: CiderD(["a dog runs"]),  # type: ignore[list-item]
+            ("CiderD", "references", "is the text 'a'", "a list of words"),
+        ),
+        (
+            lambda: CiderD([[["dog"]]]).scores(["a dog runs"]),
+            ("CiderD.scores", "captions", "is the text 'a dog runs'", "a list of words"),
+        ),
     ],
-    ids=["no reference", "as many", "numbers"],
+    ids=[
+        *("no reference", "as many", "numbers", "mask", "real numbers", "weights"),
+        *("text of a picture", "text"),
+    ],
 )
 def test_errors_say_what_does_not_fit(call: Callable[[], Any], fields: tuple[str, ...]) -> None:
     function, thing, came, expected = fields
-    with refuses(ValueError, function=function, thing=thing, came=came, expected=expected):
+    errors = (ValueError, TypeError)
+    with refuses(errors, function=function, thing=thing, came=came, expected=expected):
         call()

@@ -2,9 +2,11 @@
 
 import functools
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from xpcap.metrics import (
     METRICS,
@@ -16,6 +18,7 @@ from xpcap.metrics import (
     paired,
     rouge_l,
 )
+from xpcap.metrics.bleu import course_bleu
 from xpcap.metrics.rouge import common_words
 
 
@@ -187,3 +190,26 @@ def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only
     assert (high - low) / 2 == pytest.approx(1.96 * 0.1 * (2 / 500) ** 0.5, rel=0.15)
     assert low < 0.1 < high
     assert paired([ours], [averaged("y", easy).sums]) == {}  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("function", "score"),
+    [
+        ("corpus_bleu", corpus_bleu),
+        ("unigram_bleu", course_bleu),
+        ("rouge_l", lambda references, captions: rouge_l(references[0], captions[0])),
+    ],
+)
+def test_a_score_wants_lists_of_words_and_a_reference(function: str, score: Any) -> None:
+    words, text = ["a", "dog"], "a dog"
+    for references, caption in (([text], words), ([words], text), (words, words)):
+        with refuses(TypeError, function=function, came="is the text 'a"):
+            score([references], [caption])
+    with refuses(ValueError, function=function, came="has no reference"):
+        score([[]], [words])
+
+
+def test_a_paired_interval_is_of_the_same_pictures() -> None:
+    ours, theirs = (averaged("x", [1.0] * n).sums for n in (3, 5))
+    with refuses(ValueError, function="paired", came="are of 3 and 5 pictures"):
+        paired([ours], [theirs])  # type: ignore[list-item]

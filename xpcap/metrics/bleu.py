@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xpcap.metrics.metric import References, Scored, Sums, Words, averaged
+from xpcap.metrics.metric import References, Scored, Sums, Words, averaged, require_references
 
 ORDERS = (1, 2, 3, 4)
 SMOOTH = 0.1  # stands in for a count of 0 in a single sentence
@@ -32,6 +32,8 @@ def corpus_bleu(
     No smoothing: an order without a single match makes that BLEU 0 (nltk returns about 1e-77 and
     warns). As in nltk, a hypothesis of fewer than n words adds one n-gram without a match; Papineni
     et al. add none.
+
+    ValueError : a picture has no reference. TypeError : a caption is text, not a list of words.
     """
     b1, b2, b3, b4 = _bleu(_counts(references, hypotheses).sum(axis=0, keepdims=True))[0].tolist()
     return b1, b2, b3, b4
@@ -43,6 +45,7 @@ def _counts(references: References, hypotheses: Sequence[Words]) -> np.ndarray:
 
     counts = np.zeros((len(hypotheses), 2 * len(ORDERS) + 2))
     for row, captions, words in zip(counts, references, hypotheses, strict=True):
+        require_references("corpus_bleu", captions, words)
         precisions = [modified_precision(captions, words, n) for n in ORDERS]
         row[:] = [
             *(precision.numerator for precision in precisions),
@@ -70,6 +73,7 @@ def course_bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
 
     means, weights = [], []
     for captions, words in zip(references, hypotheses, strict=True):
+        require_references("unigram_bleu", captions, words)
         scores = [sentence_bleu([caption], words, weights=(1.0,)) for caption in captions]
         means.append(np.mean(scores))
         weights.append(len(scores))
@@ -77,5 +81,8 @@ def course_bleu(references: References, hypotheses: Sequence[Words]) -> Scored:
 
 
 def unigram_bleu(references: Sequence[Words], hypotheses: Sequence[Words]) -> float:
-    """Mean unigram sentence BLEU of hypotheses against one reference each, as in the course."""
+    """Mean unigram sentence BLEU of hypotheses against one reference each, as in the course.
+
+    TypeError : a caption is text, not a list of words.
+    """
     return course_bleu([[one] for one in references], hypotheses).corpus["unigram_bleu"]

@@ -11,8 +11,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from xpcap.errors import InvalidValueError
-from xpcap.metrics.metric import Words
+from xpcap.errors import InvalidTypeError, InvalidValueError
+from xpcap.metrics.metric import Words, require_words
 
 ORDERS = 4  # n-grams of 1 to 4 words
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd; makes one number of two
@@ -89,6 +89,7 @@ def count_references(references: Iterable[Sequence[Words]], hashes: Hashes) -> I
     while size == AT_ONCE:
         some = list(itertools.islice(rest, AT_ONCE))
         sentences = [caption for captions in some for caption in captions]
+        require_words("CiderD", "a caption of the references", sentences)
         each, size = np.array([*map(len, some)], np.int64), len(some)
         yield Counted(count_grams(sentences, hashes), each, _lengths(sentences))
 
@@ -143,7 +144,7 @@ class CiderD:
 
     references : for each picture its captions as lists of words; read once, some pictures at a time
     frequencies : of other pictures. Default: of these references
-    ValueError : a picture has no reference.
+    ValueError : a picture has no reference. TypeError : a caption is text, not a list of words.
 
     pycocoevalcap reports this formula as "CIDEr". As there, words are not stemmed, unlike in the
     paper, and lengths are counted in pairs of neighbouring words, so that an empty sentence is as
@@ -189,16 +190,26 @@ class CiderD:
             caption a picture, in their order
         weights : of all references (R,), picture by picture, for a weighted sum over the references
             of a picture. Default: their mean
-        ValueError : there are not as many captions as pictures, or no picture has that number.
+        ValueError : there are not as many captions as pictures, or weights as references, or no
+            picture has that number. TypeError : a caption is text, not a list of words, or a number
+            is no integer.
         """
         n, size = len(hypotheses), len(self._each)
-        picture = np.arange(size) if pictures is None else np.asarray(pictures, np.int64)
+        require_words("CiderD.scores", "one of the captions", hypotheses)
+        picture = np.arange(size) if pictures is None else np.asarray(pictures)
         if picture.shape != (n,):
             came = f"got {n:,} captions of {picture.size:,} pictures"
             raise InvalidValueError("CiderD.scores", "", came, "as many of one as of the other")
+        if n and picture.dtype.kind not in "iu":
+            came = f"has dtype {picture.dtype}"
+            raise InvalidTypeError("CiderD.scores", "`pictures`", came, "integers")
         if n and not 0 <= picture.min() <= picture.max() < size:
             came = f"holds {picture.min()}..{picture.max()}"
             raise InvalidValueError("CiderD.scores", "`pictures`", came, f"0..{size - 1}")
+        picture = picture.astype(np.int64, copy=False)  # NumPy takes an empty list for floats
+        if weights is not None and weights.shape != self._lengths.shape:
+            came, expected = f"has shape {weights.shape}", "one for each reference"
+            raise InvalidValueError("CiderD.scores", "`weights`", came, expected)
         counts = count_grams(hypotheses, self._hashes)
         values, norms = self._vectors(counts, n)
         index, written, reference = self._entries(np.unique(picture))

@@ -7,16 +7,33 @@ same kind, not other seeds of training. The same resamples serve for the differe
 of captions of the same pictures.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.threads import blas
 
 Words = Sequence[str]
 References = Sequence[Sequence[Words]]  # for each picture its captions, each a list of words
+
+
+def require_words(function: str, name: str, sentences: Iterable[Words]) -> None:
+    """InvalidTypeError : a sentence is text, whose letters would be taken for its words."""
+    for words in sentences:
+        if isinstance(words, str):
+            came, cause = f"is the text {words[:40]!r}", "text.split() makes one"
+            raise InvalidTypeError(function, name, came, "a list of words", cause)
+
+
+def require_references(function: str, references: Sequence[Words], caption: Words) -> None:
+    """InvalidValueError : a picture has no reference. InvalidTypeError : as `require_words`."""
+    if not len(references):
+        raise InvalidValueError(function, "a picture", "has no reference", "at least one")
+    require_words(function, "a reference", references)
+    require_words(function, "a caption", [caption])
 
 
 class Sums(NamedTuple):
@@ -150,6 +167,12 @@ def intervals(sums: Sequence[Sums]) -> dict[str, Interval]:
 
 
 def paired(ours: Sequence[Sums], theirs: Sequence[Sums]) -> dict[str, Interval]:
-    """Intervals of the differences ours - theirs, by pairs of equal resamples of the pictures."""
+    """Intervals of the differences ours - theirs, by pairs of equal resamples of the pictures.
+
+    InvalidValueError : they are of different numbers of pictures.
+    """
+    if len(sizes := {len(one.parts): None for one in (*ours, *theirs)}) > 1:
+        came = f"are of {' and '.join(map(str, sizes))} pictures"
+        raise InvalidValueError("paired", "scores", came, "scores of the same pictures")
     one, other = resample(ours), resample(theirs)
     return {name: interval(values - other[name]) for name, values in one.items() if name in other}

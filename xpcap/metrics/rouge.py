@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from xpcap.metrics.metric import Words
+from xpcap.metrics.metric import Words, require_references
 
 BETA = 1.2  # recall counts that much more than precision
 
@@ -11,7 +11,10 @@ def rouge_l(references: Sequence[Words], hypothesis: Words) -> float:
     """ROUGE-L of one caption, as pycocoevalcap computes it; 0 if it is empty.
 
     The best precision and the best recall may be of two references.
+
+    ValueError : there is no reference. TypeError : a caption is text, not a list of words.
     """
+    require_references("rouge_l", references, hypothesis)
     common = [(common_words(reference, hypothesis), len(reference)) for reference in references]
     precision = max((count / len(hypothesis) for count, _ in common if count), default=0.0)
     recall = max((count / length for count, length in common if count), default=0.0)
