@@ -63,12 +63,53 @@ def test_decoding_drops_null_keeps_end_and_stops_there(idx_to_word: Any) -> None
     for bad in (4, -1):
         with refuses(ValueError, thing=f"id {bad}", came="has no word"):
             decode_captions(np.array([bad]), idx_to_word)
+    with refuses(OptionError, function="decode_captions", thing="`special`", came="is 'no'"):
+        decode_captions(np.array([1]), idx_to_word, special="no")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("words", [["a", "b"], ["<NULL>", "<START>", "<END>", "<UNK>", "a", "a"]])
 def test_a_vocabulary_without_special_words_or_with_doubles_is_refused(words: list[str]) -> None:
     with refuses(DataError, function="Vocabulary"):
         Vocabulary(words)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda texts: Vocabulary.build(texts[0], 1),
+        lambda texts: Vocabulary.build_from_words(texts, 1),
+        lambda texts: Vocabulary.build(texts, 1).encode_words(texts, 3),
+    ],
+    ids=["build", "build_from_words", "encode_words"],
+)
+def test_a_text_is_not_taken_for_a_list_of_words(use: Callable[[Any], Any]) -> None:
+    with refuses(TypeError, came=("is", "the text 'a dog runs'"), expected="a list"):
+        use(["a dog runs"])
+
+
+@pytest.mark.parametrize(
+    ("options", "thing", "came"),
+    [
+        ({"min_count": float("nan")}, "`min_count`", "is nan"),
+        ({"min_count": 1, "most": -1}, "`most`", "is -1"),
+    ],
+)
+def test_a_vocabulary_of_so_many_words_is_a_whole_number(
+    options: dict[str, Any], thing: str, came: str
+) -> None:
+    with refuses(OptionError, function="Vocabulary.build_from_words", thing=thing, came=came):
+        Vocabulary.build_from_words([["a", "b"]], **options)
+
+
+@pytest.mark.parametrize("caption", [[4, -1], [4, 5]])
+def test_an_id_without_a_word_is_refused(caption: list[int]) -> None:
+    vocabulary = Vocabulary.build(["a"], 1)
+    came = f"{min(caption)}..{max(caption)}"
+    with refuses(ValueError, function="Vocabulary.words", came=came, expected="0..4"):
+        vocabulary.words(np.array(caption))
+    with refuses(ValueError, function="Vocabulary.words_of", came=came, expected="0..4"):
+        list(vocabulary.words_of(np.array([caption])))
+    assert vocabulary.words(np.array([4, 2, -1])) == ["a"]
 
 
 # Where data came from

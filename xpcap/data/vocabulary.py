@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
-from xpcap.errors import DataError, InvalidValueError
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError
+from xpcap.metrics.metric import require_words
+from xpcap.options import Flag, Whole
+from xpcap.spec import check_range
 
 TOKENISER = "unicode"  # name of `tokenize` in files
 TOKENISATION = (  # of words, beside scores
@@ -88,6 +91,7 @@ def _regex(pattern: str) -> Any:
 
 
 NULL, START, END, UNK = SPECIAL = ("<NULL>", "<START>", "<END>", "<UNK>")
+_SILENT = frozenset(SPECIAL)
 
 
 class Vocabulary:
@@ -125,7 +129,13 @@ class Vocabulary:
 
     @classmethod
     def build(cls, texts: Iterable[str], min_count: int) -> "Vocabulary":
-        """The words that occur `min_count` times in `texts`, by falling frequency, then A to Z."""
+        """The words that occur `min_count` times in `texts`, by falling frequency, then A to Z.
+
+        TypeError : one text, and no list of them. OptionError : a bad number.
+        """
+        if isinstance(texts, str):
+            came = f"is the text {texts[:40]!r}"
+            raise InvalidTypeError("Vocabulary.build", "texts", came, "a list of texts")
         return cls.build_from_words((tokenize(text) for text in texts), min_count)
 
     @classmethod
@@ -133,7 +143,13 @@ class Vocabulary:
         cls, captions: Iterable[Sequence[str]], min_count: int, *, most: int | None = None
     ) -> "Vocabulary":
         """`build` for captions that are lists of words; at most the `most` first of its words."""
-        counts = Counter(word for caption in captions for word in caption)
+        where = "Vocabulary.build_from_words"
+        min_count = Whole().check(where, "`min_count`", min_count)
+        most = Whole(optional=True).check(where, "`most`", most)
+        counts: Counter[str] = Counter()
+        for caption in captions:
+            require_words(where, "a caption", [caption])
+            counts.update(caption)
         frequent = sorted(
             (word for word, n in counts.items() if n >= min_count),
             key=lambda word: (-counts[word], word),
@@ -157,6 +173,7 @@ class Vocabulary:
 
     def encode_words(self, captions: Sequence[Sequence[str]], max_words: int) -> np.ndarray:
         """`encode` for captions that are lists of words."""
+        require_words("Vocabulary.encode_words", "a caption", captions)
         encoded = np.full((len(captions), max_words + 2), self.null, np.int32)
         for row, words in zip(encoded, captions, strict=True):
             ids = [self.word_to_idx.get(word, self.unk) for word in words[:max_words]]
@@ -169,14 +186,28 @@ class Vocabulary:
         return found
 
     def words_of(self, captions: np.ndarray) -> Iterator[list[str]]:
-        """The words of each caption of ids (n, T), with ``<UNK>`` for lost ones."""
+        """The words of each caption of ids (n, T), with ``<UNK>`` for lost ones.
+
+        ValueError : an id has no word.
+        """
+        where, cause = "Vocabulary.words_of", "captions of another vocabulary?"
+        check_range(where, "captions", captions, len(self), cause)
         for caption, inside in zip(captions, self.is_word(captions), strict=True):
             yield [self.idx_to_word[i] for i in caption[inside].tolist()]
 
     def words(self, caption: np.ndarray) -> list[str]:
-        """The words of one caption of ids (T,), up to END, without special ones."""
-        ids = itertools.takewhile(lambda i: i != self.end, caption.tolist())
-        return [self.idx_to_word[i] for i in ids if self.idx_to_word[i] not in SPECIAL]
+        """The words of one caption of ids (T,), up to END, without special ones.
+
+        ValueError : an id has no word.
+        """
+        ids = caption.tolist()
+        if self.end in ids:
+            ids = ids[: ids.index(self.end)]
+        if ids and not 0 <= min(ids) <= max(ids) < len(self):
+            came, expected = f"holds {min(ids)}..{max(ids)}", f"0..{len(self) - 1}"
+            cause = "a caption of another vocabulary?"
+            raise InvalidValueError("Vocabulary.words", "the caption", came, expected, cause)
+        return [word for i in ids if (word := self.idx_to_word[i]) not in _SILENT]
 
 
 def decode_captions(
@@ -201,7 +232,10 @@ def decode_captions(
     ------
     ValueError
         The captions are not integers of one of these shapes, or an id has no word.
+    OptionError
+        `special` is neither True nor False.
     """
+    special = Flag().check("decode_captions", "`special`", special)
     ids = to_numpy(captions)
     if ids.ndim not in (1, 2) or (ids.size and ids.dtype.kind not in "iu"):
         came = f"have shape {ids.shape} and dtype {ids.dtype}"
