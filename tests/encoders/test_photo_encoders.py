@@ -2,6 +2,7 @@
 answers, and timm's preprocessing.
 """
 
+import hashlib
 import importlib.util
 import os
 import subprocess
@@ -125,6 +126,10 @@ def test_an_exported_model_is_found_again_by_name_and_only_as_it_was(
     again = find_encoder(encoder.name)
     assert again.name == encoder.name
     np.testing.assert_array_equal(again.encode([PHOTO]), encoder.encode([PHOTO]))
+    digest = hashlib.sha256(Path("model.onnx").read_bytes()).hexdigest()
+    for digits in (4, 64):
+        named = f"onnx:model.onnx:mean=0.5:std=0.5:sha256={digest[:digits]}"
+        assert find_encoder(named).name == encoder.name
     Path("model.onnx").write_bytes(model(["N", 3, 5, 5]))
     with refuses(DataError, cause="replaced since the features were made"):
         find_encoder(encoder.name)
@@ -148,6 +153,10 @@ SCALED, FIXED, ANY = ":mean=0:std=1", model(["N", 3, 4, 4]), model(["N", 3, "H",
         (FIXED, ":mean=0,1:std=1", "mean", {"came": "is '0,1'", "expected": "one number, or"}),
         (FIXED, ":mean=0:std=0", "std", {"came": "is 0"}),
         (FIXED, ":mean=nan:std=1", "mean", {"came": "is 'nan'"}),
+        (FIXED, ":mean=0:std=1e-300", "std", {"came": "is 1e-300", "expected": "float32"}),
+        (FIXED, ":mean=1e300:std=1", "mean", {"came": "is '1e300'"}),
+        (FIXED, f"{SCALED}:sha256=abc", "", {"came": "'abc'", "expected": "its first 4 digits"}),
+        (FIXED, f"{SCALED}:sha256={'0' * 64}", "", {"came": "has weights whose SHA-256 starts"}),
         (FIXED, ":mean=0:mean=1:std=1", "", {"came": "gives mean twice"}),
         (FIXED, ":means=0:std=1", "option", {"cause": "did you mean 'mean'"}),
         (model(["N", 1, 4, 4], pooled=False), SCALED, "", {"expected": "(N, 3, height, width)"}),

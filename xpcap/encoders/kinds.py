@@ -15,6 +15,7 @@ from xpcap.threads import Lock
 
 OPTION = re.compile(r"(.*):(\w+)=([^:]*)", re.DOTALL)
 DIGITS = 16  # of a SHA-256 digest that a name holds: enough to tell weights apart
+LEAST_DIGITS = 4  # of one that is asked for
 # ONNX Runtime and timm's Hub client read theirs once, when they are imported
 TELEMETRY = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
 _environment = Lock()
@@ -109,9 +110,16 @@ def same_encoder(one: str | None, other: str | None) -> bool:
 
 
 def require_digest(encoder: str, digest: str, wanted: str | None) -> str:
-    """The first digits of a digest, for an encoder's name. DataError : not as `wanted`."""
-    if wanted is not None and digest[:DIGITS] != wanted:
-        thing, came = f"encoder {encoder!r}", f"has weights whose SHA-256 starts {digest[:DIGITS]}"
+    """The first digits of a digest, for an encoder's name. DataError : not those `wanted`."""
+    thing = f"encoder {encoder!r}"
+    if wanted is not None and len(wanted) < LEAST_DIGITS:
+        came, expected = (
+            f"asks for the SHA-256 {wanted!r}",
+            f"its first {LEAST_DIGITS} digits or more",
+        )
+        raise DataError("find_encoder", thing, came, expected)
+    if wanted is not None and not digest.startswith(wanted):
+        came = f"has weights whose SHA-256 starts {digest[:DIGITS]}"
         cause = "replaced since the features were made?"
         raise DataError("find_encoder", thing, came, f"{wanted[:DIGITS]!r}", cause)
     return digest[:DIGITS]

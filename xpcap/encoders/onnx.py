@@ -1,7 +1,6 @@
 """Encoders that ONNX Runtime runs: sessions, pictures as their input, and `onnx:FILE`."""
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +111,7 @@ def _onnx_file(name: str, *, grid: int | None, **options: str) -> OnnxEncoder:
         levels are 0 to 1; needed unless the model's metadata has them
     - output : name of the output that is the feature, if not the first
     - grid : K, to average an output that is a map over K x K regions
-    - sha256 : the first digits of the file's digest; the encoder's own name has 16
+    - sha256 : the first digits of the file's digest, 4 or more; the encoder's own name has 16
 
     DataError : the file is none, or has changed; an option is wrong or lacks; the model is of
         another kind.
@@ -125,8 +124,8 @@ def _onnx_file(name: str, *, grid: int | None, **options: str) -> OnnxEncoder:
     given = {**session.get_modelmeta().custom_metadata_map, **options}
     channels_last, size = _size(path, session, given.get("size"))
     mean, std = (_numbers(path, key, given.get(key)) for key in ("mean", "std"))
-    if not std.all():
-        came, expected = f"is {given['std']}", "numbers other than 0"
+    if not (255 * std).astype(np.float32).all():
+        came, expected = f"is {given['std']}", "numbers other than 0, also in float32"
         raise DataError("find_encoder", f"{path}: std", came, expected)
     return OnnxEncoder(
         named(f"onnx:{path.resolve()}", **options, grid=grid, sha256=digest),
@@ -197,7 +196,8 @@ def _numbers(path: Path, key: str, text: str | None) -> np.ndarray:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
+    limit = float(np.finfo(np.float32).max) / 255  # of what pictures are scaled by
+    if len(numbers) not in (1, 3) or not all(abs(number) <= limit for number in numbers):
         came, expected = f"is {text[:60]!r}", "one number, or three with commas between them"
         raise DataError("find_encoder", f"{path}: {key}", came, expected)
     return np.array(numbers)
