@@ -481,6 +481,7 @@ def test_a_folder_gives_its_pictures_by_name_and_files_come_as_given(tmp_path: P
         single[1],
     ]
     assert find_pictures([]) == []
+    assert find_pictures(tmp_path) == find_pictures(str(tmp_path)) == inside
 
 
 def test_a_folder_without_a_picture_is_named(tmp_path: Path) -> None:

@@ -67,8 +67,10 @@ def search_folder(where: str, folder: Path) -> Found:
     return found
 
 
-def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
+def find_pictures(paths: Iterable[str | Path] | str | Path) -> list[Path]:
     """The files among `paths`, each folder replaced by its pictures in `search_folder` order.
+
+    paths : of files and folders, or one of them
 
     No file is opened: one that is no picture is found out by reading. The other files of a folder,
     and folders in it that cannot be read, are remarked on.
@@ -76,7 +78,8 @@ def find_pictures(paths: Iterable[str | Path]) -> list[Path]:
     DataError : a folder without a picture, or one that cannot be read.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    listed = [paths] if isinstance(paths, str | Path) else paths
+    for path in map(Path, listed):
         try:
             is_folder = path.is_dir()
         except OSError as error:
