@@ -26,7 +26,7 @@ from xpcap.data import (
 )
 from xpcap.data.cs231n import from_coco
 from xpcap.data.features import fit_scaling
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
 from xpcap.shapes import generate
 
 
@@ -115,6 +115,32 @@ def test_a_folder_that_is_named_is_the_one_that_is_read(
         came="is missing",
     ):
         load_coco_data("datasets/coco_captioning")
+
+
+def test_a_flag_for_pca_features_is_one(coco: Path) -> None:
+    with refuses(OptionError, function="load_coco_data", thing="`pca_features`", came="is 'False'"):
+        load_coco_data(coco, pca_features="False")  # type: ignore[arg-type]
+
+
+def test_urls_and_words_that_do_not_fit_are_refused_of_a_folder_and_of_a_dict(coco: Path) -> None:
+    data = load_coco_data(coco)
+    words = dict(zip(data["idx_to_word"], range(len(data["idx_to_word"]))[::-1], strict=True))
+    fields = {"thing": "word_to_idx", "came": f"gives {data['idx_to_word'][0]!r} the id"}
+    with refuses(DataError, function="from_coco", **fields):
+        from_coco({**data, "word_to_idx": words})
+    urls = coco / "val2014_urls.txt"
+    lines = urls.read_text().splitlines()
+    urls.write_text("\n".join(lines[1:]))
+    came = f"{len(lines) - 1} val_urls for {len(lines)} feature rows"
+    for read in (load_coco_data, open_data):
+        with refuses(DataError, function="load_coco_data", came=came):
+            read(coco)
+    urls.write_text("\n".join(lines))
+    vocabulary = {"idx_to_word": data["idx_to_word"], "word_to_idx": words}
+    (coco / "coco2014_vocab.json").write_text(json.dumps(vocabulary))
+    for read in (load_coco_data, open_data):
+        with refuses(DataError, function="load_coco_data", **fields):
+            read(coco)
 
 
 def test_max_train_draws_as_the_course_does(coco: Path) -> None:

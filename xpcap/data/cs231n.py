@@ -1,6 +1,6 @@
 """CS231n's coco_captioning folder: the course's functions on it, and its data as CaptionData."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, InvalidTypeError, unknown
 from xpcap.files import text_of
 from xpcap.json_text import check_json, read_json
+from xpcap.options import Flag
 
 CAPTIONS, VOCABULARY = "coco2014_captions.h5", "coco2014_vocab.json"
 SPLITS = ("train", "val")
@@ -48,7 +49,10 @@ def load_coco_data(
     ------
     DataError
         A file is missing, truncated, or not as the course ships it.
+    OptionError
+        `pca_features` is neither True nor False.
     """
+    pca_features = Flag().check("load_coco_data", "`pca_features`", pca_features)
     base_dir = _find() if base_dir is None else base_dir
     print("base dir", base_dir)
     data = _load(Path(base_dir), pca_features)
@@ -119,13 +123,11 @@ def from_coco(
     wanted = ["idx_to_word", *(f"{name}_{thing}" for name in there for thing in ARRAYS)]
     if missing := [key for key in wanted if key not in data]:
         raise DataError(where, ", ".join(missing), "missing", "what load_coco_data returns")
+    _require_agreement(where, data, there)
     splits = {}
     for name in there:
         captions, image_idxs, features = (data[f"{name}_{thing}"] for thing in ARRAYS)
         images = data.get(f"{name}_urls", np.arange(len(features)))
-        if len(images) != len(features):
-            came = f"{len(images)} {name}_urls for {len(features)} feature rows"
-            raise DataError(where, "", came, "one each", f"{name}2014_urls.txt cut short?")
         splits[name] = Split(captions, image_idxs, features, [str(url) for url in images])
     converted = CaptionData(Vocabulary(data["idx_to_word"]), splits, source=source or Source())
     check_data(where, converted, start)
@@ -202,7 +204,23 @@ def _load(folder: Path, pca: bool) -> dict[str, Any]:
         path = folder / f"{split}2014_urls.txt"
         lines = text_of("load_coco_data", path, TEXT_BYTES, FOLDER).splitlines()
         data[f"{split}_urls"] = np.array([line for line in lines if line])
-    return data | _vocabulary(folder / VOCABULARY)
+    data |= _vocabulary(folder / VOCABULARY)
+    _require_agreement(f"load_coco_data: {folder}", data, SPLITS)
+    return data
+
+
+def _require_agreement(where: str, data: Mapping[str, Any], names: Iterable[str]) -> None:
+    """DataError : not one URL for each feature row; or a word has two ids."""
+    for name in names:
+        features = data[f"{name}_features"]
+        if len(urls := data.get(f"{name}_urls", features)) != len(features):
+            came = f"{len(urls)} {name}_urls for {len(features)} feature rows"
+            raise DataError(where, "", came, "one each", f"{name}2014_urls.txt cut short?")
+    ids = {word: i for i, word in enumerate(data["idx_to_word"])}
+    given = data.get("word_to_idx", ids)
+    if odd := [word for word, i in given.items() if i != ids.get(word)]:
+        came = f"gives {odd[0]!r} the id {given[odd[0]]}, and idx_to_word {ids.get(odd[0])}"
+        raise DataError(where, "word_to_idx", came, "one id for each word")
 
 
 def _vocabulary(path: Path) -> dict[str, Any]:
