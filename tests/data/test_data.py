@@ -19,7 +19,7 @@ from refusals import refuses
 from xpcap.data import CaptionData, Vocabulary, decode_captions, open_data, write_dataset
 from xpcap.data import hdf5 as dataset_file
 from xpcap.data.dataset import Source, Split
-from xpcap.data.features import fit_scaling
+from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError, OptionError
 from xpcap.prepare import assemble
@@ -416,6 +416,24 @@ def test_numbers_that_a_split_does_not_have_are_refused(
     with refuses((TypeError, ValueError), function=f"CaptionData.{method}", came=came):
         getattr(data, method)("train", np.array(numbers))
     assert len(getattr(data, method)("train", [])) == (2 if method == "minibatch" else 0)
+
+
+@pytest.mark.parametrize(
+    ("mean", "scale", "came"),
+    [
+        (np.ones(3, "f4"), None, "have shapes (3,) and None"),
+        (np.ones(1, "f4"), np.ones(1, "f4"), "have shapes (1,) and (1,)"),
+        (np.ones((2, 3), "f4"), np.ones(3, "f4"), "have shapes (2, 3) and (3,)"),
+    ],
+)
+def test_a_scaling_that_does_not_fit_features_is_refused(mean: Any, scale: Any, came: str) -> None:
+    with refuses(ValueError, function="FeatureScaling", came=came, expected="(3,) both, or None"):
+        FeatureScaling(mean, scale)(np.ones((2, 3), np.float32))
+
+
+def test_no_features_have_no_scaling() -> None:
+    with refuses(ValueError, function="fit_scaling", thing="features", came="have no row"):
+        fit_scaling("standardize", np.ones((0, 3), np.float32))
 
 
 @pytest.mark.parametrize("block", [1, 13, 1 << 17])

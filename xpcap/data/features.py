@@ -131,7 +131,16 @@ class FeatureScaling(NamedTuple):
     scale: np.ndarray | None = None  # (D,) float32
 
     def __call__(self, features: RowSource) -> np.ndarray:
-        """A scaled copy of features (N, D) or (N, P, D): of float64 in float64, else float32."""
+        """A scaled copy of features (N, D) or (N, P, D): of float64 in float64, else float32.
+
+        ValueError : mean and scale are not both (D,), or None.
+        """
+        wanted, shapes = features.shape[-1:], [getattr(x, "shape", None) for x in self]
+        if shapes not in ([wanted, wanted], [None, None]):
+            came = f"have shapes {' and '.join(map(str, shapes))}"
+            cause = "fitted to other features?"
+            expected = f"{wanted} both, or None"
+            raise InvalidValueError("FeatureScaling", "mean and scale", came, expected, cause)
         scaled = np.empty(features.shape, np.promote_types(features.dtype, np.float32))
         for some, block in blocks(features, SCALED_AT_ONCE):
             x = scaled[some]
@@ -162,7 +171,7 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
     OptionError
         Another kind.
     ValueError
-        A feature is not finite.
+        A feature is not finite, or there is none.
     """
     if not isinstance(kind, str) or kind not in KINDS:
         name = kind if isinstance(kind, str) else type(kind).__name__
@@ -171,6 +180,9 @@ def fit_scaling(kind: str, features: RowSource) -> FeatureScaling:
         return FeatureScaling()
     features = features if hasattr(features, "shape") else np.asarray(features)
     m, *shape = features.shape
+    if not m:
+        cause = "an empty train split?"
+        raise InvalidValueError("fit_scaling", "features", "have no row", "at least one", cause)
     D, count = shape[-1], m * math.prod(shape[:-1])
     numbers = min(FITTED_AT_ONCE, MOST_FITTED * math.prod(shape))
     total, squares = np.zeros(D), np.zeros(D)
