@@ -163,6 +163,23 @@ def test_a_source_of_other_types_is_refused_where_it_is_read_and_where_it_is_mad
             Source(**stored)
 
 
+def test_a_source_and_a_data_set_keep_what_they_were_given() -> None:
+    record: dict[str, Any] = {"train": 60}
+    source = Source(encoder="histogram", record=record)
+    record["encoder"] = "other"
+    assert source.to_json() == {"encoder": "histogram", "train": 60}
+    made = draw_data(3, 4, 8, seed=0)
+    splits = dict(made.splits)
+    data = dataclasses.replace(made, splits=splits)
+    splits.clear()
+    assert list(data.splits) == ["train"]
+
+
+def test_a_record_that_json_cannot_hold_is_refused() -> None:
+    with refuses(OptionError, function="Source", thing="record", came="int64 is not JSON"):
+        Source(record={"a": np.int64(1)})
+
+
 def test_a_data_set_wants_a_source() -> None:
     with refuses(TypeError, thing="source", came="is a dict", expected="a Source"):
         CaptionData(

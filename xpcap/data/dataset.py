@@ -1,5 +1,6 @@
 """CaptionData: pictures' features and captions, split by split; its Source, and its checks."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, TypeVar
@@ -30,7 +31,8 @@ class Source:
 
     Raises
     ------
-    OptionError : a field has the wrong type or range, or `record` holds the name of another field.
+    OptionError : a field has the wrong type or range, or `record` holds the name of another field,
+        or what JSON cannot hold.
     """
 
     encoder: str | None = option(Text(), None, "Name of the encoder; new pictures need it.")
@@ -43,6 +45,15 @@ class Source:
         check_fields(self)
         if self.generated is not None and self.seed is None:
             raise OptionError("Source", "seed", "is None", "that of the generated data")
+        if not isinstance(self.record, Mapping):
+            came = f"is a {type(self.record).__name__}"
+            raise OptionError("Source", "record", came, "a mapping")
+        object.__setattr__(self, "record", dict(self.record))  # else a caller may change it
+        try:
+            json.dumps(self.record)
+        except (TypeError, ValueError) as error:
+            came, expected = f"cannot be stored: {error}", "what JSON holds"
+            raise OptionError("Source", "record", came, expected) from error
         if twice := [name for name in kinds(self) if name in self.record]:
             came, expected = f"holds {twice[0]!r}", f"it as the argument {twice[0]}"
             raise OptionError("Source", "record", came, expected)
@@ -135,6 +146,7 @@ class CaptionData:
         if not isinstance(self.source, Source):
             came, cause = f"is a {type(self.source).__name__}", "wrap facts as Source(record=...)"
             raise InvalidTypeError("CaptionData", "source", came, "a Source", cause)
+        self.splits = dict(self.splits)  # else a caller may change it
 
     def split(self, name: str) -> Split:
         """A split of the data.
