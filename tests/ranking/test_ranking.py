@@ -19,7 +19,7 @@ import xpcap.ranking.index as of_index
 from xpcap.data import CaptionData, Vocabulary
 from xpcap.data.dataset import Split
 from xpcap.data.vocabulary import SPECIAL
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
 from xpcap.metrics import CiderD
 from xpcap.ranking import FEATURES, Candidate, PhotoIndex, Ranker, Ranking, fit
 from xpcap.ranking.file import read_ranker, write_ranker
@@ -158,6 +158,15 @@ def test_an_index_is_extended_by_photos_of_another_data_set(
     near = longer.nearest(longer.embeddings_of(np.asarray(more.split("train").features)), 1)
     assert longer.predictor.shape == (D + 1, len(VOCABULARY))
     assert (near.similarities < of_index.DUPLICATE_SIMILARITY).all()
+
+
+def test_an_index_is_not_extended_by_other_words(data: CaptionData, index: PhotoIndex) -> None:
+    other = Vocabulary([*SPECIAL, *reversed(VOCABULARY.idx_to_word[len(SPECIAL) :])])
+    with refuses(
+        DataError, function="PhotoIndex.extended", thing="the vocabulary", expected="those first"
+    ):
+        index.extended(data.with_vocabulary(other), "other")
+    index.extended(data.with_vocabulary(VOCABULARY.union(Vocabulary([*SPECIAL, "zebra"]))), "other")
 
 
 def test_the_predictor_expects_the_words_of_similar_photos(
@@ -330,6 +339,49 @@ def test_what_val_does_not_show_is_not_learnt_from_it() -> None:
     assert abs(found.held_out - 0.5) < 0.1
     near = [abs(found.weights[name] - PRIOR[name]) / 10 for name in FEATURES]
     assert max(near) < 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "thing", "came"),
+    [
+        ({"photos": [1, 1, 0, 0]}, "photos", "do not rise"),
+        ({"photos": [0, 0, 1]}, "photos", "have shape (3,)"),
+        ({"rewards": [1.0, 2.0, np.nan, 0.0]}, "rewards", "hold nan"),
+        ({"features": np.zeros((0, len(FEATURES)))}, "features", "have shape (0, 7)"),
+        ({"features": np.zeros((4, 3))}, "features", "have shape (4, 3)"),
+    ],
+)
+def test_a_fit_refuses_what_its_rows_cannot_be(
+    changed: dict[str, Any], thing: str, came: str
+) -> None:
+    rows = {
+        "features": np.random.default_rng(0).standard_normal((4, len(FEATURES))),
+        "photos": [0, 0, 1, 1],
+        "rewards": [0.0, 1.0, 2.0, 3.0],
+    }
+    given = {name: np.array(values) for name, values in {**rows, **changed}.items()}
+    with refuses(ValueError, function="fit", thing=thing, came=came):
+        fit(**given)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "came"),
+    [
+        ("neighbours", 0, "is 0"),
+        ("width", 2.5, "is 2.5"),
+        ("retrieved", -1, "is -1"),
+        ("bandwidth", 0.0, "is 0.0"),
+        ("no_stutter", "no", "is 'no'"),
+        ("weights", {}, "lack log_probability"),
+        ("weights", {**PRIOR, "words": np.nan}, "is nan"),
+        ("weights", {**PRIOR, "word": 1.0}, "hold word"),
+    ],
+)
+def test_a_ranker_that_no_file_could_hold_is_refused(
+    option: str, value: Any, came: str, index: PhotoIndex
+) -> None:
+    with refuses(OptionError, function="Ranker", came=came):
+        replace(ranker(index), **{option: value})
 
 
 # The file

@@ -12,20 +12,11 @@ from xpcap.data.features import Projection
 from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError, OptionError
 from xpcap.metrics.cider import DocumentFrequencies
-from xpcap.options import Flag, Kind, Real, Whole
 from xpcap.ranking.index import PhotoIndex
-from xpcap.ranking.ranker import FEATURES, Ranker
+from xpcap.ranking.ranker import FEATURES, SETTINGS, WEIGHT, Ranker
 from xpcap.safetensors_file import read_tensors, write_tensors
 from xpcap.spec import check_range, spec
 
-WEIGHT = Real(-1e6, 1e6)
-SETTINGS: Mapping[str, Kind] = {
-    "neighbours": Whole(1, 1000),
-    "width": Whole(1, 100),
-    "retrieved": Whole(0, 1000),
-    "bandwidth": Real(1e-3, 1),
-    "no_stutter": Flag(),
-}
 STORED = {"bandwidth": "fall", "retrieved": "borrowed"}  # names of settings in files, if others
 FUNCTION, CAUSE = "open_run", "damaged, or from another run?"
 MOST_IDS = 1 << 28  # of captions as long as the longest; they take 1 GiB

@@ -10,6 +10,7 @@ from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.data.dataset import CaptionData, Split
 from xpcap.data.features import IN_MEMORY, LazyRows, Projection, blocks, fit_projection, materialise
 from xpcap.data.vocabulary import Vocabulary
+from xpcap.errors import DataError
 from xpcap.metrics.cider import DocumentFrequencies
 from xpcap.ops import topk
 from xpcap.threads import blas
@@ -62,9 +63,13 @@ class PhotoIndex:
     def extended(self, data: CaptionData, origin: str, split: str = "train") -> Self:
         """The index of its own photos and those of a split, by the same projection.
 
-        The vocabulary of `data` begins with the words of the index. `origin` goes before the names
-        of its own photos, of which the split may have namesakes.
+        The vocabulary of `data` begins with the words of the index, else DataError. `origin` goes
+        before the names of its own photos, of which the split may have namesakes.
         """
+        if data.vocabulary.idx_to_word[: len(self.vocabulary)] != self.vocabulary.idx_to_word:
+            came = "does not begin with the words of the index"
+            cause = "encode the data with index.vocabulary.union(data.vocabulary)"
+            raise DataError("PhotoIndex.extended", "the vocabulary", came, "those first", cause)
         own, more = self.photos, _embedded(_photos(data, split), self.projection)
         width = max(of.captions.shape[1] for of in (own, more))
         captions = [

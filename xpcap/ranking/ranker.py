@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, to_numpy
+from xpcap.errors import OptionError
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
+from xpcap.options import Flag, Kind, Real, Whole
 from xpcap.ranking.index import Neighbours, PhotoIndex, pair
 
 RETRIEVED_FROM = 10  # nearest photos whose captions may become candidates
@@ -25,6 +27,15 @@ FEATURES = {
     "unseen": "share of its pairs of words, the end counted as one, that no training caption holds",
     "repeats": "1 if one to three words stand twice in a row",
     "borrowed": "1 if it is the caption of a neighbour",
+}
+# Kinds of a ranker's weights and settings, which are also those of its file
+WEIGHT = Real(-1e6, 1e6)
+SETTINGS: Mapping[str, Kind] = {
+    "neighbours": Whole(1, 1000),
+    "width": Whole(1, 100),
+    "retrieved": Whole(0, 1000),
+    "bandwidth": Real(1e-3, 1),
+    "no_stutter": Flag(),
 }
 Words = tuple[int, ...]  # ids, without START and END
 LogLikelihood = Callable[[Sequence[int], Sequence[Words]], np.ndarray]
@@ -73,6 +84,9 @@ class Ranker:
 
     Consensus is that of Devlin et al. 2015, *Exploring Nearest Neighbor Approaches for Image
     Captioning*, with CIDEr-D as the similarity of captions.
+
+    OptionError : a setting is out of the range that its file may hold, or there is not one weight
+        for each feature.
     """
 
     index: PhotoIndex
@@ -82,6 +96,21 @@ class Ranker:
     width: int
     retrieved: int
     no_stutter: bool
+
+    def __post_init__(self) -> None:
+        if self.weights.keys() != FEATURES.keys():
+            lacking = [name for name in FEATURES if name not in self.weights]
+            more = [name for name in self.weights if name not in FEATURES]
+            came = f"lack {', '.join(lacking)}" if lacking else f"hold {', '.join(more)}"
+            raise OptionError("Ranker", "`weights`", came, f"one of each of {', '.join(FEATURES)}")
+        weights = {
+            name: WEIGHT.check("Ranker", f"the weight of {name}", weight)
+            for name, weight in self.weights.items()
+        }
+        object.__setattr__(self, "weights", weights)  # the dataclass is frozen
+        for name, kind in SETTINGS.items():
+            value = kind.check("Ranker", f"`{name}`", getattr(self, name))
+            object.__setattr__(self, name, value)
 
     def near(self, features: Array) -> tuple[np.ndarray, Neighbours]:
         """Embeddings and neighbours of N photos, from their preprocessed features (N, *shape)."""

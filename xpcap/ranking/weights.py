@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xpcap.errors import InvalidValueError
 from xpcap.optim import adam
 from xpcap.ranking.ranker import FEATURES
+from xpcap.spec import spec
 from xpcap.threads import blas
 
 # Weights before any fit, good from 450 photos with one caption each to 6,000 with five. Their scale
@@ -51,7 +53,14 @@ def fit(
     photos : (C,) int, rising, the photo of each
     rewards : (C,) CIDEr-D of each against the photo's own captions
     prior : v, by the names of FEATURES
+    ValueError : shapes do not fit, there is no candidate, photos fall, or a reward is not finite.
+        TypeError : of another kind.
     """
+    spec("features:C>0,F=n photos:C=i rewards:C=n!").check(
+        "fit", features, photos, rewards, sizes={"F": len(FEATURES)}
+    )
+    if (photos[1:] < photos[:-1]).any():
+        raise InvalidValueError("fit", "photos", "do not rise", "candidates photo by photo")
     near = np.array([prior[name] for name in FEATURES])
     columns = dict(zip(FEATURES, features.T, strict=True))
     likelihood = np.where(columns["borrowed"] > 0, -np.inf, columns["log_probability"])
