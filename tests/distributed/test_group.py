@@ -25,7 +25,7 @@ from xpcap import CaptioningRNN, CaptioningSolver, to_numpy
 from xpcap.cli import shared
 from xpcap.data.features import FeatureScaling
 from xpcap.distributed import SINGLE, Group, launcher
-from xpcap.distributed.mpi import NCCL, Staged, device_sum
+from xpcap.distributed.mpi import NCCL, MPIGroup, Staged, device_sum
 from xpcap.errors import BackendError, GroupError, OptionError, TrainingError
 from xpcap.models.batch import Batch
 from xpcap.shapes import generate
@@ -117,6 +117,13 @@ def test_ranks_draw_the_same_captions_with_replacement_and_need_a_seed() -> None
         OptionError, thing="`seed`", came="is None for 3 ranks", expected="a whole number"
     ):
         together(3, lambda group: solver(group, seed=None))
+
+
+@pytest.mark.parametrize("array", [np.ones((2000, 4))[:, :2], np.ones((40, 50)).T])
+def test_a_sum_wants_a_contiguous_array(array: np.ndarray) -> None:
+    group = object.__new__(MPIGroup)  # what it wants of MPI comes after the check
+    with refuses(ValueError, function="all_reduce", thing="the array", came="is not contiguous"):
+        group.all_reduce(array)
 
 
 class OnDevice(Rank):

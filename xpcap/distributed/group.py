@@ -25,7 +25,10 @@ class Group:
     rank, size, local_rank = 0, 1, 0
 
     def all_reduce(self, flat: Array) -> None:
-        """Sum a contiguous array of floats over all ranks, in place, with the same bits on each."""
+        """Sum a contiguous array of floats over all ranks, in place, with the same bits on each.
+
+        ValueError : among several ranks, an array that is not contiguous.
+        """
 
     def sum_buffer(self, like: Array) -> Array | None:
         """An array like `like`, flat, that `all_reduce` sums faster than others; None: no such.

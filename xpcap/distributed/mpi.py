@@ -24,7 +24,7 @@ from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.device.causes import nccl_package
 from xpcap.device.probe import import_nccl
 from xpcap.distributed.group import Group
-from xpcap.errors import GroupError, OptionError, install
+from xpcap.errors import GroupError, InvalidValueError, OptionError, install
 from xpcap.threads import blas, divide
 
 # numbers: so many are gathered and summed in the order of ranks, with equal bits in any MPI
@@ -298,6 +298,9 @@ class MPIGroup(Group):
             self._watchdog = Watchdog(communicator.Dup(), names, timeout())
 
     def all_reduce(self, flat: Array) -> None:
+        if not flat.flags.c_contiguous:
+            came, cause = "is not contiguous", "a copy of it would be summed, and dropped"
+            raise InvalidValueError("all_reduce", "the array", came, "one in C order", cause)
         if is_device_array(flat):
             self._device = self._device or device_sum(self, flat)
             self._device.all_reduce(flat)
