@@ -130,11 +130,12 @@ class CaptioningSolver:
     Attributes
     ----------
     loss_history : list of float
-        The loss of each iteration.
+        The loss of each iteration; a copy.
     history : list of dict
-        One for each epoch: epoch, iteration, learning_rate, train_loss or train_reward,
-        train_accuracy, with a val split val_loss, val_perplexity, val_accuracy, and unless loss
-        selects the best, val_cider, val_distinct, val_length; latest, if the last is kept.
+        A list of its own, with one for each epoch: epoch, iteration, learning_rate, train_loss or
+        train_reward, train_accuracy, with a val split val_loss, val_perplexity, val_accuracy, and
+        unless loss selects the best, val_cider, val_distinct, val_length; latest, if the last is
+        kept.
     times : list of dict
         One for each epoch: epoch, steps, train_seconds, check_seconds.
     start : dict or None
@@ -257,8 +258,8 @@ class CaptioningSolver:
         """Train for `num_epochs` epochs, or until patience ends.
 
         Called again it continues: with the epochs left after an interrupt or `stop`, else for as
-        many epochs more. An interrupt may come anywhere; one in the middle of the update of the
-        parameters can apply that batch twice.
+        many epochs more; where patience had ended, until an epoch is no better. An interrupt may
+        come anywhere; one in the middle of the update of the parameters can apply that batch twice.
 
         Raises
         ------
