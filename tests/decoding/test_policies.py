@@ -229,9 +229,11 @@ def test_ids_to_forbid_come_from_any_iterable(kind: Any, model: CaptioningRNN) -
     assert policy == Policy(max_length=T, forbid=ids)
 
 
-def test_greedy_decoding_has_a_name_beside_beam() -> None:
-    assert Greedy is Policy
-    assert Greedy(max_length=5).title == "greedy"
+def test_greedy_decoding_has_a_name_beside_beam(model: CaptioningRNN) -> None:
+    greedy, base = (kind(max_length=T, forbid=SILENT) for kind in (Greedy, Policy))
+    assert greedy.title == base.title == "greedy"
+    for one, other in zip(*(model.decode(pictures(9), p) for p in (greedy, base)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_limits_of_a_policy_that_checks_nothing_itself_are_checked(model: CaptioningRNN) -> None:

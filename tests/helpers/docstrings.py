@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import xpcap
 from xpcap import gradcheck, layers, optim
 from xpcap.exercise.grading import Result, grade
+from xpcap.models import Policy
 from xpcap.runs import PictureCaptioner
 from xpcap.verify import verify
 
@@ -20,7 +21,12 @@ NAMED = ("Parameters", "Returns", "Yields", "Attributes")
 def public() -> Iterator[tuple[str, object]]:
     """What `xpcap.__all__` names, the functions of layers, optim and checks, and their methods."""
     # the docstring of a policy is written by its options
-    objects = {name: getattr(xpcap, name) for name in xpcap.__all__ if name != "Beam"}
+    exported = {name: getattr(xpcap, name) for name in xpcap.__all__}
+    objects = {
+        name: one
+        for name, one in exported.items()
+        if not (inspect.isclass(one) and issubclass(one, Policy))
+    }
     objects |= {f"layers.{name}": getattr(layers, name) for name in layers.__all__}
     for module in (optim, gradcheck):
         objects |= {

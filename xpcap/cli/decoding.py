@@ -9,13 +9,13 @@ import click
 
 from xpcap.cli.shared import Function, field_options
 from xpcap.data.vocabulary import SPECIAL, tokenize
+from xpcap.decoding.policies import PYTHON
 from xpcap.errors import OptionError, nearest
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.options import Option, described
 from xpcap.runs import Run, default_policy
 
-# Limits without a help are not offered: the run has them, or --ban
-OF_ALL = {name: limit for name, limit in described(Policy).items() if limit.help}
+OF_ALL = {name: limit for name, limit in described(Policy).items() if limit.role != PYTHON}
 OF_BEAMS, OF_SAMPLING = (
     {name: told for name, told in described(policy).items() if name not in described(Policy)}
     for policy in (Beam, Sampling)

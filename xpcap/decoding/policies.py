@@ -32,6 +32,7 @@ class Choice(NamedTuple):
     totals: Array | None = None  # (m,) float, such as the log-probability of each hypothesis
 
 
+PYTHON = "python"  # role of an option that commands have no flag for: the run has it, or --ban
 StepFunction = Callable[[Array, Array | None, int, np.ndarray], Choice]  # scores, totals, t, slots
 
 
@@ -70,20 +71,20 @@ class Policy:
 
     A policy with several hypotheses of a picture overrides `slots`, `start` and `select`.
 
-    max_length : most words in a caption, END included
-    forbid : ids of words that are never chosen
-    least_length : least words in a caption, END not counted
-    no_repeat_trigram : forbid any three words to follow each other twice in a caption
-    no_stutter : forbid one to three words to stand twice in a row
+    The fields are those of Greedy.
     """
 
-    max_length: int = option(Whole(1), 30)
-    forbid: Sequence[int] = option(WordIds(), ())
+    max_length: int = option(Whole(1), 30, "Most words in a caption, END included.", role=PYTHON)
+    forbid: Sequence[int] = option(
+        WordIds(), (), "Ids of words that are never chosen, from any iterable.", role=PYTHON
+    )
     least_length: int = option(Whole(0), 0, "Shortest caption, in words; END is not counted.")
     no_repeat_trigram: bool = option(
         Flag(), False, "Never generate the same three words twice in a caption."
     )
-    no_stutter: bool = option(Flag(), False)
+    no_stutter: bool = option(
+        Flag(), False, "Never generate one to three words twice in a row.", role=PYTHON
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -91,7 +92,7 @@ class Policy:
     @property
     def title(self) -> str:
         """A name for a table of scores."""
-        return "greedy" if type(self) is Policy else type(self).__name__
+        return "greedy" if type(self).choose is Policy.choose else type(self).__name__
 
     @property
     def n_best(self) -> int | None:
@@ -196,7 +197,10 @@ class Policy:
         return np.arange(len(hypotheses.ended))[:, None]
 
 
-Greedy = Policy  # greedy decoding, under the name that people look for beside Beam
+@documented
+@dataclass(frozen=True, kw_only=True)
+class Greedy(Policy):
+    """Greedy decoding: the likeliest word at each step, as of the base class."""
 
 
 @documented
