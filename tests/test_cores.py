@@ -248,36 +248,37 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have(
     program(FORKED_WITHIN.format(parent, child), flags=("-W", "ignore"))
 
 
-@SEVERAL
-def test_a_fork_waits_for_another_threads_turn_but_not_for_ever() -> None:
-    """OpenBLAS ends its threads before a fork, and may wait for ever for one beside a product."""
-    code = """if True:
+@pytest.mark.parametrize("held", ["blas().turn()", "threads.before_forks()"])
+def test_a_fork_waits_for_what_must_not_be_cut_but_not_for_ever(held: str) -> None:
+    """OpenBLAS ends its threads before a fork, and may wait for ever for one beside a product; a lock
+    inside of ONNX Runtime would stay locked in the child.
+    """
+    if held.startswith("blas") and cores() < 2:
+        pytest.skip("BLAS has one thread here: nobody waits for another")
+    code = f"""if True:
         import os, threading, time
         from xpcap import threads
         from xpcap.threads import blas
-        threads.FORK_PATIENCE = patience = 0.5
-        held, end, log = threading.Event(), threading.Event(), []
+        threads.FORK_PATIENCE = 0.5
+        begun, end, log = threading.Event(), threading.Event(), []
         def hold(seconds):
-            with blas().turn():
-                held.set()
+            with {held}:
+                begun.set()
                 end.wait(seconds)
-                log.append("turn")
-        def fork():
-            held.wait()
+                log.append("held")
+        for seconds, order in ((0.1, ["held", "fork"]), (60, ["fork", "held"])):
+            log.clear(), begun.clear(), end.clear()
+            thread = threading.Thread(target=hold, args=[seconds])
+            thread.start()
+            begun.wait()
             child = os.fork()
             if child == 0:
-                with blas().turn():
+                with {held}:
                     os._exit(0)
             log.append("fork")
             assert os.waitpid(child, 0)[1] == 0
-        for seconds, order in ((0.1, ["turn", "fork"]), (60, ["fork", "turn"])):
-            log.clear(), held.clear()
-            thread = threading.Thread(target=hold, args=[seconds])
-            thread.start()
-            fork()
             end.set()
             thread.join()
-            end.clear()
             assert log == order, log
     """
     program(code, flags=("-W", "ignore"))

@@ -129,13 +129,17 @@ class Lock:
         """Take the lock within some seconds; False: another thread kept it."""
         return self._lock.acquire(timeout=timeout)
 
+    def release(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
+
     @classmethod
     def free_all(cls) -> list["Lock"]:
         """Free all locks that other threads hold, and return those."""
         held = []
         for lock in list(cls._known):
             if lock.acquire(0):
-                lock._lock.release()
+                lock.release()
             else:
                 lock._lock = threading.RLock()
                 held.append(lock)
@@ -267,7 +271,7 @@ class Blas:
 
     def end_fork(self) -> None:
         """End the turn of a fork."""
-        self._turn.__exit__()
+        self._turn.release()
 
     def after_fork(self, held: Sequence[Lock]) -> None:
         """Forget the other threads, which a forked process does not have, and `held` their locks."""
@@ -409,27 +413,51 @@ def _pool() -> ThreadPoolExecutor:
 
 
 class _Fork(threading.local):
-    """The fork that a thread makes."""
+    """A thread's fork: what it holds meanwhile."""
 
-    in_turn = False
+    in_turn = in_gate = False
 
 
 _fork = _Fork()
+_gate = Lock()  # to begin calls that a fork waits for
+_calls: set[object] = set()  # that are under way, one for each
+
+
+@contextlib.contextmanager
+def before_forks() -> Iterator[None]:
+    """A call into a library that has locks of its own, which a fork waits for.
+
+    A process that is forked while another thread holds such a lock would wait for it for ever.
+    """
+    call = object()
+    with _gate:
+        _calls.add(call)
+    try:
+        yield
+    finally:
+        _calls.discard(call)
 
 
 def _before_fork() -> None:
+    end = time.monotonic() + FORK_PATIENCE
     _fork.in_turn = _blas is not None and _blas.begin_fork()
+    _fork.in_gate = _gate.acquire(max(0.0, end - time.monotonic()))
+    while _calls and time.monotonic() < end:
+        time.sleep(1e-3)
 
 
 def _after_fork_in_parent() -> None:
+    if _fork.in_gate:
+        _gate.release()
     if _fork.in_turn and _blas is not None:
         _blas.end_fork()
-    _fork.in_turn = False
+    _fork.in_turn = _fork.in_gate = False
 
 
 def _after_fork_in_child() -> None:
     """Let go of what the parent's other threads held: a forked process has none of them."""
     _pool.cache_clear()
+    _calls.clear()
     held = Lock.free_all()
     if _blas is not None:
         _blas.after_fork(held)

@@ -13,6 +13,7 @@ from xpcap.encoders.kinds import Kind, named, require_digest, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
 from xpcap.files import size_of
+from xpcap.threads import before_forks
 
 
 def open_session(where: str, model: bytes) -> Any:
@@ -29,7 +30,8 @@ def open_session(where: str, model: bytes) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # fatal errors; our error reports others
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        with before_forks():
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no type in common
         reason = " ".join(str(error).split())[:300]
         came = f"cannot be opened by ONNX Runtime {onnxruntime.__version__}: {reason}"
@@ -92,7 +94,8 @@ class OnnxEncoder:
         levels = (picture.astype(np.float32) - self.offset) / self.scale
         x = levels if self.channels_last else np.ascontiguousarray(levels.transpose(2, 0, 1))
         (source,) = self.session.get_inputs()
-        out: np.ndarray = self.session.run([self.output], {source.name: x[None]})[0]
+        with before_forks():
+            out: np.ndarray = self.session.run([self.output], {source.name: x[None]})[0]
         return out
 
 

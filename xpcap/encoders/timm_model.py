@@ -12,7 +12,7 @@ from xpcap.encoders.grid import Area, pool, require_regions, traced_area
 from xpcap.encoders.kinds import Kind, named, require_digest, split_options, telemetry_off
 from xpcap.encoders.pictures import require_picture
 from xpcap.errors import DataError, unknown
-from xpcap.threads import Lock
+from xpcap.threads import Lock, before_forks
 
 
 class TimmEncoder:
@@ -77,7 +77,7 @@ class TimmEncoder:
         from PIL import Image
 
         require_picture("encode", picture)
-        with one_thread(torch), torch.inference_mode():
+        with before_forks(), one_thread(torch), torch.inference_mode():
             return self._feature(self._transform(Image.fromarray(picture))[None])
 
     def _feature(self, x: Any) -> np.ndarray:
