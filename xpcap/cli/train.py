@@ -97,9 +97,9 @@ def train(
     in the run folder for captions, scores and curves.
 
     Ctrl-C, SIGTERM and SIGHUP (unless under nohup) finish the step, save, and exit with 130, 143 or
-    129; a second Ctrl-C exits at once. If the reader of the output has gone, as in a pipe into 'head', training saves and exits
-    with 141. With --resume the same command begins a run and continues it after any interruption;
-    options that you leave out are the run's.
+    129; a second Ctrl-C exits at once. If the reader of the output has gone, as in a pipe into
+    'head', training saves and exits with 141. With --resume the same command begins a run and
+    continues it after any interruption; options that you leave out are the run's.
     """
     _refuse_captions(data)
     group = begin(heard=say)

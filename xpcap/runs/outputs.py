@@ -201,8 +201,8 @@ def write_captions(
         description is never replaced. See `describe_picture`
     policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
     DataError : the table is another file, another process writes to it, or pyexiv2 is missing.
-        OptionError : a URL, with `txt` or `describe`, or none of the three outputs. OSError : a file cannot be written; what was
-        written before is whole.
+    OptionError : a URL, with `txt` or `describe`, or none of the three outputs. OSError : a file
+        cannot be written; what was written before is whole.
     """
     txt = Flag().check("write_captions", "`txt`", txt)
     describe = Flag().check("write_captions", "`describe`", describe)
