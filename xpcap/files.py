@@ -262,17 +262,17 @@ def write_advice(error: OSError, folder: Path) -> str:
         except OSError as problem:
             free = f"free space unknown: {problem.strerror}"
         return (
-            f"expected room for the new file next to an old one ({free}); free some, or raise your"
-            " quota"
+            f"expected room for a new file, and an old one until it is replaced ({free}); free some"
+            " space, or raise your quota"
         )
     if error.errno == errno.EFBIG:
-        return "expected a limit on file sizes above the file's; raise it (ulimit -f)"
+        return "expected a higher limit on file sizes; raise it (ulimit -f)"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (
-            f"expected a folder that may be written to; are the permissions of {folder} as they"
-            " should be, and is its disk mounted for writing?"
+            f"expected a folder that may be written to; check the permissions of {folder}, and that"
+            " its disk is not mounted read-only"
         )
-    return "expected a working disk; is it failing, or was it removed?"
+    return "expected a working disk; check that it is not failing or unplugged"
 
 
 # The steps of a write, one function each, so that tests can make any of them fail.

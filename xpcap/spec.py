@@ -354,8 +354,8 @@ def check_library(function: str, name: str, x: Array, first_name: str, first: Ar
 def require_array(function: str, name: str, x: object) -> None:
     """InvalidTypeError : x is neither NumPy's array, nor CuPy's, nor acts as one; or a matrix."""
     if isinstance(x, np.matrix):
-        cause = "its * is a matrix product; give numpy.asarray of it"
-        raise InvalidTypeError(function, name, "is a matrix", "an array", cause)
+        cause = f"give numpy.asarray({name}): between matrices, * is the matrix product"
+        raise InvalidTypeError(function, name, "is a numpy.matrix", "a numpy.ndarray", cause)
     if not isinstance(x, np.ndarray | NDArrayOperatorsMixin) and not is_device_array(x):
         came = f"is a {type(x).__name__}"
         raise InvalidTypeError(function, name, came, "an array", "make one with xpcap.asarray")
@@ -367,9 +367,9 @@ def as_array(where: str, thing: str, x: object) -> Array:
     ValueError : nested lists of unequal lengths, or an array with masked numbers. TypeError : an
     object that NumPy cannot read, such as a tensor on a device or with a gradient.
     """
+    are = "are" if has(thing) == "have" else "is"
     if isinstance(x, np.ndarray) or is_device_array(x):
         if (mask := getattr(x, "mask", None)) is not None and np.any(mask):
-            are = "are" if has(thing) == "have" else "is"
             came = f"{are} a masked array with {np.count_nonzero(mask)} masked numbers"
             raise InvalidValueError(where, thing, came, "none", "fill them first")
         return x
@@ -377,13 +377,13 @@ def as_array(where: str, thing: str, x: object) -> Array:
         return np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
         if isinstance(x, list | tuple):
-            came = f"are {len(x)} rows of unequal lengths"
+            came = f"{has(thing)} {len(x)} rows of unequal lengths"
             cause = "pad short ones with the id of <NULL>" if thing == "captions" else ""
             raise InvalidValueError(where, thing, came, "an array", cause) from error
         raise InvalidTypeError(
             where,
             thing,
-            f"are a {type(x).__module__}.{type(x).__name__} that NumPy cannot read",
+            f"{are} a {type(x).__module__}.{type(x).__name__} that NumPy cannot read",
             expected="a NumPy or CuPy array",
             cause=f"of a PyTorch tensor give {thing}.detach().cpu().numpy(), with .float() before"
             f" .numpy() if it is bfloat16 ({error})",

@@ -419,7 +419,7 @@ def test_a_full_disk_says_what_is_safe_and_how_to_go_on(run: Path, photos: Path)
     command = "caption", run, photos, "--csv", "t.csv"
     done = program(FULL, *command, folder=Path.cwd(), status=1, PYTHONDONTWRITEBYTECODE="1")
     message = done.stderr.splitlines()[-1]
-    assert message.startswith("Error: caption: t.csv: File too large, expected a limit on file")
+    assert message.startswith("Error: caption: t.csv: File too large, expected a higher limit")
     rows = Path("t.csv").read_text().count("\n") - 1  # of pictures
     assert message.endswith(f"t.csv has {rows} of 5 pictures; the same command adds the others")
     assert 0 < rows < 5
@@ -431,7 +431,7 @@ def test_a_full_disk_behind_the_output_is_told_from_one_of_a_file(run: Path) -> 
     code = "import os, sys; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
     code += "from xpcap.cli import main; main(sys.argv[1:])"
     done = program(code, "evaluate", run, "--csv", "s.csv", folder=Path.cwd(), status=1)
-    assert "evaluate: the output: No space left on device, expected room where" in done.stderr
+    assert "evaluate: standard output: No space left on device, expected room" in done.stderr
 
 
 # URLs

@@ -112,7 +112,10 @@ def test_words_that_are_banned_are_not_said(run: Path) -> None:
         ),
         ("--beam 5 --groups 2", "--groups is 2, expected a divisor of --beam, 5"),
         ("--beam 5 --length-penalty nan", "--length-penalty is nan, expected a number in 0..10"),
-        ("--beam 4 --diversity 1", "--diversity is given without --groups, expected both"),
+        (
+            "--beam 4 --diversity 1",
+            "--diversity is given without --groups, expected 2 groups or more",
+        ),
         ("--n-best 3", "--n-best is given without --beam, expected both"),
         (
             "--beam 5 --top-k 3",

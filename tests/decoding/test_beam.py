@@ -87,7 +87,11 @@ def test_limits_hold_in_every_hypothesis(groups: int) -> None:
 
 def test_a_penalty_without_groups_is_refused() -> None:
     with refuses(
-        OptionError, function="Beam", thing="diversity", came="without `groups`", expected="both"
+        OptionError,
+        function="Beam",
+        thing="diversity",
+        came="without `groups`",
+        expected="2 groups",
     ):
         Beam(4, diversity=1.0)
 

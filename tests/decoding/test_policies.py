@@ -416,7 +416,10 @@ def test_a_model_whose_weights_are_not_finite_says_nothing(
 ) -> None:
     model.params["b_vocab"][3] = value
     with refuses(
-        TrainingError, function="decode", thing="scores of the first word", cause="params.flat"
+        TrainingError,
+        function="decode",
+        thing="scores of the first word",
+        cause="is a parameter of the model NaN",
     ):
         model.decode(pictures(2), policy)
 

@@ -41,7 +41,12 @@ def test_a_stack_attends_if_its_bottom_layer_does_and_names_the_states_of_all() 
 
 @pytest.mark.parametrize("cells", [(), (LSTM,)])
 def test_a_stack_of_less_than_two_cells_is_refused(cells: tuple[Any, ...]) -> None:
-    with refuses(ValueError, function="stack", came=f"got {len(cells)}", expected="two or more"):
+    with refuses(
+        ValueError,
+        function="stack",
+        came="one cell" if cells else "no cell",
+        expected="two or more",
+    ):
         stack(*cells)
 
 

@@ -576,7 +576,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.step(np.array([1]), m.start(np.zeros((2, D)))),
             ValueError,
-            {"thing": "state", "came": "has 2 rows for 1 words"},
+            {"thing": "state", "came": "has 2 rows, but `words` has length 1"},
         ),
         (
             lambda m: m.step([1, 1], make("rnn").start(np.zeros((2, D)))),
@@ -630,7 +630,7 @@ def test_sampling_nothing_gives_nothing() -> None:
         (
             lambda m: m.loss(np.zeros((2, D)), [[1, 3, 2], [1, 2]]),
             ValueError,
-            {"thing": "captions", "came": "are 2 rows of unequal lengths", "cause": "<NULL>"},
+            {"thing": "captions", "came": "have 2 rows of unequal lengths", "cause": "<NULL>"},
         ),
         (
             lambda m: m.loss(np.zeros((2, D)), 1),
@@ -643,7 +643,7 @@ def test_sampling_nothing_gives_nothing() -> None:
             {
                 "function": "CaptioningRNN.sample",
                 "thing": "features",
-                "came": "are 2 rows of unequal lengths",
+                "came": "have 2 rows of unequal lengths",
             },
         ),
         (

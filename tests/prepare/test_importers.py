@@ -366,7 +366,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("--split a", {"lists": ["a"]}, "lists", "NAME=LIST"),
     ("--split 1=x", {"lists": {"1": "x"}}, "lists", "NAME=LIST"),
     ("--split a=x --split a=y", {"lists": "a"}, "lists", "a fresh name"),
-    ("--split val=x --split dev=y", {"lists": {"val": "x", "dev": "y"}}, "lists", "a fresh name"),
+    ("--split val=x --split dev=y", {"lists": {"val": "x", "dev": "y"}}, "lists", "dev and val are one"),
     ("--split a=x --fractions 1", {"lists": {"a": "x"}, "fractions": [1]}, "lists and fractions",
      "are both given"),
     ("--features f.npz", {"features_file": "f.npz"}, "features_file and encoder", "both given"),

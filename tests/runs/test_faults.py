@@ -104,10 +104,13 @@ def test_pages_pictures_and_data_sets_are_written_whole_or_not_at_all(
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        ("ENOSPC", ["ENOSPC", "MB are free on the disk of", "free some, or raise your quota"]),
+        (
+            "ENOSPC",
+            ["ENOSPC", "MB are free on the disk of", "free some space, or raise your quota"],
+        ),
         ("EFBIG", ["raise it (ulimit -f)"]),
         ("EACCES", ["may be written to", "permissions"]),
-        ("EIO", ["is it failing"]),
+        ("EIO", ["is not failing"]),
     ],
 )
 def test_the_message_says_what_to_do_and_what_is_safe(
@@ -129,7 +132,7 @@ def test_a_full_disk_after_training_says_how_to_go_on(tmp_path: Path) -> None:
     with faults.failing_at(Fault("ranking.safetensors", "write", 1, errno.ENOSPC)):
         output = commands.call("train", "--out", out, *faults.OPTIONS, "--neighbours").output
     assert "ranking.safetensors: ENOSPC, expected room" in output
-    assert f"what was trained is saved; continue with   xpcap train --out {out} --resume" in output
+    assert f"what was trained is saved; continue with: xpcap train --out {out} --resume" in output
     commands.good("train", "--out", out, "--resume")
 
 

@@ -180,7 +180,7 @@ def test_a_bad_picture_is_an_error_that_says_why(captioner: PictureCaptioner) ->
         (Image.open(io.BytesIO(content[:200])), DataError, unreadable),
         (b"%PDF-1.7", DataError, {"cause": "it is a PDF"}),
         ("none.png", DataError, {"thing": "none.png", "came": "does not exist"}),
-        (photo(0)[..., 0] / 255, TypeError, {"cause": "multiply levels of 0 to 1 by 255"}),
+        (photo(0)[..., 0] / 255, TypeError, {"cause": "(255 * picture).round()"}),
         (photo(0).astype("u2") * 257, TypeError, {"cause": "(picture // 257).astype('uint8')"}),
         (photo(0).astype(int), TypeError, {"cause": "are 0 to 255, give picture.astype('uint8')"}),
         (photo(0) > 127, TypeError, {"cause": "255 * picture.astype('uint8')"}),

@@ -88,7 +88,9 @@ def test_option_that_does_not_exist_is_refused_with_the_nearest() -> None:
 def test_an_option_that_no_stage_uses_is_refused(
     given: dict[str, Any], name: str, stage: str
 ) -> None:
-    with refuses(OptionError, thing=f"`{name}`", came="no stage uses", expected=stage):
+    with refuses(
+        OptionError, thing=f"`{name}`", came="no stage of this training uses", expected=stage
+    ):
         choose("own.h5", given) if "data" not in given else choose(None, given)
     assert choose("own.h5", {"samples": 3, "score_epochs": 1}).samples == 3
 

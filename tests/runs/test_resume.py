@@ -297,7 +297,7 @@ def test_a_run_goes_on_with_its_own_start_and_no_other(run: Path, tmp_path: Path
     other = Path(shutil.copytree(run, tmp_path / "other"))
     with refuses(OptionError, thing=f"`start` {other} (the run has {run})"):
         runs.train_run(replace(more, start=other))
-    with refuses(OptionError, thing=f"`start` {other} (the run has None)"):
+    with refuses(OptionError, thing=f"`start` {other} (the run has none)"):
         runs.train_run(runs.choose(None, {"out": run, "start": other, "resume": True}))
 
 

@@ -227,7 +227,7 @@ def test_options_of_a_warm_start_are_its_own_unless_given(run: Path, own: Path) 
     again = choose(run / "data.h5", {"start": run})
     assert (again.lr, again.epochs, again.data) == (PRESETS["generated"]["lr"], 2, run / "data.h5")
     assert choose(None, {"start": run}).out == Path("runs/pictures-lstm")  # not data-lstm
-    with refuses(OptionError, thing="`smoothing`", expected="a stage of cross-entropy"):
+    with refuses(OptionError, thing="`smoothing`", expected="cross-entropy training"):
         choose(None, {"start": run, "objective": "self-critical", "smoothing": 0.3})
 
 
@@ -235,7 +235,9 @@ def test_a_recipe_with_a_start_trains_on_its_data_and_refuses_another_model(
     run: Path, tmp_path: Path
 ) -> None:
     recipe = replace(choose(None, {"start": run, "epochs": 1}), data=None, out=tmp_path / "on")
-    with refuses(OptionError, thing="`cell` gru (the run has lstm)", cause="`xpcap.runs.choose`"):
+    with refuses(
+        OptionError, thing="`cell` gru (the run has lstm)", cause="leave out what differs"
+    ):
         train_run(replace(recipe, cell="gru"))
     assert not (tmp_path / "on").exists()
     config = train_run(recipe).run.config

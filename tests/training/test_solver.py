@@ -487,7 +487,7 @@ def test_data_whose_numbers_do_not_fit_are_refused_before_training() -> None:
     ("figures", "thing", "came"),
     [
         ({}, "the figures", "are missing"),
-        ({"train_kl": 1.0, "val_loss": 2.0}, "the figures", "are train_kl, val_loss"),
+        ({"train_kl": 1.0, "val_loss": 2.0}, "the figures", "are named train_kl, val_loss"),
         ({"train_kl": np.inf}, "train_kl", "is inf"),
         ({"train_kl": "low"}, "train_kl", "is 'low'"),
     ],
@@ -899,7 +899,7 @@ def test_what_a_solver_was_built_from_cannot_be_set(name: str) -> None:
         OptionError,
         function="CaptioningSolver",
         thing=f"`{name}`",
-        came="is set on a solver",
+        came="cannot be changed",
         cause="other.restore(solver.state())",
     ):
         setattr(solver, name, getattr(solver, name))
@@ -1020,8 +1020,8 @@ def test_bad_options_are_named_with_what_was_wanted(
 @pytest.mark.parametrize(
     ("options", "thing", "came"),
     [
-        ({"select": "cider"}, "`select`", "is cider without a val split"),
-        ({"patience": 2}, "`patience`", "is 2 without a val split"),
+        ({"select": "cider"}, "`select`", "is cider, but the data has no val split"),
+        ({"patience": 2}, "`patience`", "is 2, but the data has no val split"),
     ],
 )
 def test_an_epoch_is_chosen_by_a_val_split(options: dict[str, Any], thing: str, came: str) -> None:
@@ -1031,10 +1031,10 @@ def test_an_epoch_is_chosen_by_a_val_split(options: dict[str, Any], thing: str, 
 
 
 def test_a_patience_that_the_last_epoch_cannot_try_is_refused() -> None:
-    with refuses(OptionError, thing="`patience`", came="is 2 with `select` last"):
+    with refuses(OptionError, thing="`patience`", came="is 2, but `select` is last"):
         make(select="last", patience=2)
     solver = make(select="last")
-    with refuses(OptionError, thing="`patience`", came="is 2 with `select` last"):
+    with refuses(OptionError, thing="`patience`", came="is 2, but `select` is last"):
         solver.patience = 2
 
 
@@ -1086,7 +1086,10 @@ def test_a_start_is_scored_before_the_first_step() -> None:
     solver.train()
     best = solver.best_params
     with refuses(
-        ValueError, function="CaptioningSolver.score_start", thing="the solver", came="5 steps"
+        ValueError,
+        function="CaptioningSolver.score_start",
+        thing="the solver",
+        came="at iteration 5",
     ):
         solver.score_start()
     assert solver.best_params is best

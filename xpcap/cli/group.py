@@ -30,7 +30,7 @@ LONGEST_MESSAGE = 4000  # characters
 GRACE = 2.0  # seconds that a rank which fails leaves rank 0 to report the same failure
 STOPPED = [128 + signum for signum in STOP_SIGNALS]  # exit statuses: every rank exits by itself
 STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}  # of descriptors 0, 1 and 2
-ANEW = ", and the same command begins anew"
+ANEW = "; the same command starts from the beginning"
 PIPE_CLOSED = 128 + 13  # exit status of a program that SIGPIPE ends; Windows has no such signal
 
 
@@ -161,12 +161,13 @@ def _of_files(error: OSError) -> str:
     """The message of a file that cannot be read or written, with what to do."""
     file, reason = os.fsdecode(error.filename or ""), error.strerror or str(error)
     if error.errno not in NO_ROOM:
-        advice = "expected to read or write there; is the path right, and is there permission?"
+        advice = "expected a file that can be read or written; check the path and its permissions"
+        advice += f"; {_state(error)}" if hasattr(error, "__notes__") else ""
     elif file:
         advice = f"{write_advice(error, Path(file).parent)}; {_state(error, ANEW)}"
     else:
-        file = "the output"
-        advice = f"expected room where it is redirected to; {_state(error, ANEW)}"
+        file = "standard output"
+        advice = f"expected room on the disk that it is redirected to; {_state(error, ANEW)}"
     return escape_control(f"{file}: {reason}, {advice}" if file else f"{reason}, {advice}")
 
 
@@ -208,8 +209,8 @@ def main() -> None:
     """Train and run LSTM image captioners with hand-written gradients, on NumPy or CuPy.
 
     Start with 'train': without data it generates pictures of shapes, trains a captioner on them and
-    shows its captions. 'COMMAND --help' has examples. Exit status: 0 done, 1 failed, 2 wrong usage,
-    130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP, 141 the reader of the output has gone.
+    shows its captions. 'COMMAND --help' has examples. Exit status: 0 done; 1 failed; 2 wrong usage;
+    130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP; 141 nobody reads the output any more.
     """
     # Captions may hold characters that the terminal cannot show
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -129,7 +129,7 @@ def train(
         raise closed
     except OSError as error:
         if find_file(str(chosen.out), LAST):
-            error.add_note(f"what was trained is saved; continue with\n  {again}")
+            error.add_note(f"what was trained is saved; continue with: {again}")
         raise
     except KeyboardInterrupt as stopped:
         if not isinstance(stopped, Stopped) and not find_file(str(chosen.out), LAST):

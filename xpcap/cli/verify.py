@@ -186,7 +186,10 @@ def _grade_class(folder: Path, out: Path, roster: Path | None, **options: Any) -
     try:
         done = grade_class(folder, out, names=names, on_graded=show, **options)
     except (KeyboardInterrupt, OSError) as stop:
-        stop.add_note(f"{out} holds what was done, {len(firsts)} students, and no {TABLE}")
+        students = f"{len(firsts)} {'student' if len(firsts) == 1 else 'students'}"
+        stop.add_note(
+            f"{out} holds the reports of {students}, but no {TABLE}; remove it before you grade again"
+        )
         raise
     if names and (others := not_on(names, [one.student for one in done])):
         note(f"not on the roster: {', '.join(others)}")

@@ -219,8 +219,10 @@ def _require_agreement(where: str, data: Mapping[str, Any], names: Iterable[str]
     ids = {word: i for i, word in enumerate(data["idx_to_word"])}
     given = data.get("word_to_idx", ids)
     if odd := [word for word, i in given.items() if i != ids.get(word)]:
-        came = f"gives {odd[0]!r} the id {given[odd[0]]}, and idx_to_word {ids.get(odd[0])}"
-        raise DataError(where, "word_to_idx", came, "one id for each word")
+        word, other = odd[0], ids.get(odd[0])
+        other_text = "lacks the word" if other is None else f"gives it {other}"
+        came = f"gives {word!r} the id {given[word]}, but idx_to_word {other_text}"
+        raise DataError(where, "word_to_idx", came, "one id for each word", "of two vocabularies?")
 
 
 def _vocabulary(path: Path) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Beam(Policy):
         )
         captions.check("Beam", "`n_best`", self.n_best)
         if self.groups == 1 and self.diversity != Beam.diversity:
-            came, expected = "is given without `groups`", "both: groups are what it makes differ"
+            came, expected = "is given without `groups`", "2 groups or more, which it makes differ"
             raise OptionError("Beam", "`diversity`", came, expected)
         if self.width % self.groups:
             expected = f"a divisor of `width`, {self.width}: groups are of equal width"

@@ -11,8 +11,9 @@ def check_first(figures: np.ndarray) -> None:
     """TrainingError : figures of the first word, one a row (n,), are not finite, as its scores."""
     if not np.isfinite(figures).all():
         thing, came = "scores of the first word", "are not finite"
-        cause = "is model.params.flat finite? In training, is the learning rate too high?"
-        raise TrainingError("decode", thing, came, "numbers", cause)
+        cause = "is a parameter of the model NaN, infinite or too large? In training, try a lower"
+        cause += " learning rate"
+        raise TrainingError("decode", thing, came, "finite numbers", cause)
 
 
 class Hypotheses:

@@ -160,8 +160,10 @@ def _require_area(name: object, picture: "Picture", whole: tuple[int, int]) -> N
 
 # What makes levels of 0 to 255 of arrays of other kinds
 LEVELS = {
-    "f": "multiply levels of 0 to 1 by 255 and round them; of 0 to 255, picture.round().astype('uint8')",
-    "u": "of 16 bits, (picture // 257).astype('uint8'); of levels to 255, picture.astype('uint8')",
+    "f": "if its levels are 0 to 1, give (255 * picture).round().astype('uint8'); if they are 0 to"
+    " 255, picture.round().astype('uint8')",
+    "u": "if its levels have 16 bits, give (picture // 257).astype('uint8'); if they are 0 to 255,"
+    " picture.astype('uint8')",
     "i": "if its levels are 0 to 255, give picture.astype('uint8')",
     "b": "give 255 * picture.astype('uint8'): True becomes white",
 }
@@ -179,7 +181,10 @@ def require_picture(function: str, picture: np.ndarray, forms: str = "H,W,3") ->
         case _:
             note = "are its channels the first axis? give picture.transpose(1, 2, 0)"
     if isinstance(picture, np.ma.MaskedArray):
-        came, cause = "is a masked array", "give picture.filled(255), say: a mask is not used"
+        came, cause = (
+            "is a masked array",
+            "masks are not supported: fill it first, as with picture.filled(255)",
+        )
         raise InvalidTypeError(function, "picture", came, "an array without a mask", cause)
     if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
         came = f"has dtype {picture.dtype}"

@@ -179,8 +179,8 @@ class Attention:
             It has run several forward passes, and holds the states of the last one alone.
         """
         if self._passes != 1:
-            came = f"has run {self._passes} forward passes"
-            cause = "make one for each pass, from the same A and Wattn"
+            came = f"has run {self._passes or 'no'} forward passes"
+            cause = "make an Attention for each forward pass, from the same A and Wattn"
             raise InvalidValueError("Attention.backward_steps", "the term", came, "one", cause)
         ops, buffer = get_ops(da), self._buffer
         self._dcontext = buffer("dcontext", self._context.shape)

@@ -32,7 +32,9 @@ def stack(*cells: Cell) -> Cell:
         There are fewer than two cells.
     """
     if len(cells) < 2:
-        raise InvalidValueError("stack", "", f"got {len(cells)} cells", "two or more")
+        raise InvalidValueError(
+            "stack", "", f"got {'one cell' if cells else 'no cell'}", "two or more"
+        )
     layers = _Stack(cells)
     bottom = cells[0]
     weight, bias = bottom.inputs

@@ -131,7 +131,7 @@ class Captioner(Decodable):
             came = f"has {len(state)} arrays"
             raise InvalidValueError(where, "state", came, arrays, "is it of another model?")
         if len(state[0]) != n:
-            came = f"has {len(state[0])} rows for {n} words"
+            came = f"has {len(state[0])} rows, but `words` has length {n}"
             raise InvalidValueError(where, "state", came, "one for each word")
         V = self.config.vocabulary
         check_range(where, "words", to_numpy(words), V, "from another vocabulary?")
@@ -183,8 +183,9 @@ class Captioner(Decodable):
         policy = self._greedy("sample", max_length, forbid) if policy is None else policy
         require_policy(function, policy)
         if (policy.n_best or 1) > 1:
-            came, cause = f"has n_best {policy.n_best}", "for several captions call decode"
-            raise InvalidValueError(function, "policy", came, "one of each picture", cause)
+            came, cause = f"has n_best {policy.n_best}", "call decode for several captions"
+            expected = "n_best 1: sample returns one caption of each picture"
+            raise InvalidValueError(function, "policy", came, expected, cause)
         return self._decode("sample", features, policy, scored=False).captions[:, 0]
 
     def sample_with_probabilities(

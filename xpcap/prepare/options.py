@@ -71,8 +71,10 @@ class Lists(Kind):
                 our_name(split): Location().check(function, name, file)
                 for split, file in value.items()
             }
-            if len(lists) == len(value):
-                return lists
+            if len(lists) < len(value):
+                came, cause = f"names one split twice: {', '.join(value)}", "dev and val are one"
+                raise OptionError(function, name, came, "each split once", cause)
+            return lists
         raise self.refusal(function, name, value)
 
 

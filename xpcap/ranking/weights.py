@@ -60,7 +60,7 @@ def fit(
         "fit", features, photos, rewards, sizes={"F": len(FEATURES)}
     )
     if (photos[1:] < photos[:-1]).any():
-        raise InvalidValueError("fit", "photos", "do not rise", "candidates photo by photo")
+        raise InvalidValueError("fit", "photos", "do not rise", "candidates sorted by photo")
     near = np.array([prior[name] for name in FEATURES])
     columns = dict(zip(FEATURES, features.T, strict=True))
     likelihood = np.where(columns["borrowed"] > 0, -np.inf, columns["log_probability"])

@@ -43,8 +43,11 @@ def overlay(picture: np.ndarray, weights: np.ndarray, area: Area = WHOLE_PICTURE
     require_picture("overlay", picture)
     fair = np.ndim(weights) == 2 and np.isfinite(weights).all() and np.min(weights) >= 0
     if not fair or not np.max(weights) > 0:
-        came, expected = f"are {np.array2string(weights, threshold=9)}", "(K, K), none below 0"
-        raise InvalidValueError("overlay", "weights", came, expected, "a softmax over the regions?")
+        came = f"are {np.array2string(np.asarray(weights), threshold=9)}"
+        expected = "an array (K, K) of finite numbers, none below 0 and not all 0"
+        raise InvalidValueError(
+            "overlay", "weights", came, expected, "give the softmax over the regions"
+        )
 
     height, width = picture.shape[:2]
     top, left, bottom, right = (

@@ -41,7 +41,8 @@ def choose(data: str | Path | None, given: Mapping[str, Any]) -> Recipe:
     stages = {recipe.objective, *([] if recipe.score_epochs == 0 else [SELF_CRITICAL])}
     for name in given:
         if OPTIONS[name].role in {*OBJECTIVES} - stages:
-            came, expected = "is given, and no stage uses it", f"a stage of {OPTIONS[name].role}"
+            came = "is given, but no stage of this training uses it"
+            expected = f"{OPTIONS[name].role} training"
             raise OptionError("train_run", f"`{name}`", came, expected, "leave it out")
     return replace(recipe, out=recipe.out or default_out(recipe))
 
@@ -91,7 +92,7 @@ def _require_model(recipe: Recipe, run: Recipe, start: Path) -> None:
     if names := different(recipe, run, (MODEL,)):
         came = "given with `start`"
         expected = f"the model of {start}"
-        cause = "leave them out, as `xpcap.runs.choose` fills them in, or train from the beginning"
+        cause = "leave out what differs, or train from the beginning"
         raise OptionError("train_run", _compared(names, recipe, run), came, expected, cause)
 
 
@@ -254,7 +255,12 @@ def _whole(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path).resolve()
 
 
+def _shown(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
 def _compared(names: Sequence[str], options: Recipe, run: Recipe) -> str:
     return ", ".join(
-        f"`{name}` {getattr(options, name)} (the run has {getattr(run, name)})" for name in names
+        f"`{name}` {_shown(getattr(options, name))} (the run has {_shown(getattr(run, name))})"
+        for name in names
     )

@@ -315,7 +315,7 @@ class Checkpointer(Watcher):
 
     def _explain(self, error: OSError) -> SaveError:
         reason, out = error.strerror or str(error), self._writer.out
-        saved = "nothing was saved before, and the same command begins anew"
+        saved = "nothing was saved before; the same command starts from the beginning"
         if self._writer.saved:
             saved = f"iteration {self._writer.saved} is saved; `resume` continues from there"
         return SaveError(

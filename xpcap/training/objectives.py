@@ -140,8 +140,8 @@ def figures_of(objective: Objective, mean_loss: float) -> dict[str, float]:
     """
     figures, function = dict(objective.figures(mean_loss)), f"{type(objective).__name__}.figures"
     if not figures or RESERVED & figures.keys():
-        came = f"are {', '.join(map(str, figures)) or 'missing'}"
-        expected = f"at least one, and none of {', '.join(sorted(RESERVED))}"
+        came = f"are named {', '.join(map(str, figures))}" if figures else "are missing"
+        expected = f"at least one, under a name other than {', '.join(sorted(RESERVED))}"
         raise OptionError(function, "the figures", came, expected)
     return {str(name): Real().check(function, str(name), x) for name, x in figures.items()}
 

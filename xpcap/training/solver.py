@@ -240,17 +240,19 @@ class CaptioningSolver:
             raise OptionError(
                 "CaptioningSolver",
                 f"`{name}`",
-                "is set on a solver, which was built from it",
-                expected="it as an argument",
-                cause="make another solver with it, and write other.restore(solver.state())",
+                "cannot be changed once the solver is made",
+                expected="it as an argument of CaptioningSolver",
+                cause="make another solver of the same model with it; other.restore(solver.state())"
+                " works only with the same data, batch size and update rule",
             )
         if name in KINDS:
             value = KINDS[name].check("CaptioningSolver", name, value)
         if name == "patience" and value is not None:
             lacks_val = "val" not in self.data.splits
             if lacks_val or self.select == "last":
-                why = "without a val split" if lacks_val else "with `select` last"
-                came, cause = f"is {value} {why}", "each epoch is the best so far"
+                why = "but the data has no val split" if lacks_val else "but `select` is last"
+                came = f"is {value}, {why}"
+                cause = "without scores to compare, training never stops early"
                 raise OptionError("CaptioningSolver", "`patience`", came, "None", cause)
         super().__setattr__(name, value)
 
@@ -300,7 +302,7 @@ class CaptioningSolver:
             A step is done already.
         """
         if self.iteration:
-            came, expected = f"has done {self.iteration} steps", "none: the start is before them"
+            came, expected = f"is at iteration {self.iteration}", "0: score it before training"
             raise InvalidValueError("CaptioningSolver.score_start", "the solver", came, expected)
         figures = self._evaluate(self.model, between=lambda: None)
         self.start = {"epoch": 0, "iteration": 0, **figures}
@@ -814,7 +816,7 @@ def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
             " same arguments",
         )
     if solver.select == "cider" and "val" not in solver.data.splits:
-        came, expected = "is cider without a val split", "last, or data with captions to compare"
+        came, expected = "is cider, but the data has no val split", "last, or data with one"
         raise OptionError(where, "`select`", came, expected)
     Whole(0, optional=True).check(where, "seed", seed)
     if seed is None and solver.group.size > 1:

@@ -10,7 +10,9 @@ const WHY = { // files that browsers do not decode
   heic:
     "This is a HEIC picture, as iPhones make, which this browser does not read." +
     " Save it as JPEG first.",
-  video: "This is a video. Choose a picture, such as a frame of it.",
+  video:
+    "This seems to be a video, or a camera's RAW file. Choose a JPEG, PNG, WebP or GIF," +
+    " such as a frame of the video.",
   other: "This file cannot be read as a picture. Choose a JPEG, PNG, WebP or GIF.",
 };
 
