@@ -36,7 +36,7 @@ from xpcap.report.explanation import decision  # noqa: E402
 from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
 from xpcap.runs.pages import picture_finder  # noqa: E402
 from xpcap.runs.run import open_run  # noqa: E402
-from xpcap.shapes import generate, write_pictures  # noqa: E402
+from xpcap.shapes import KIND, generate, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
@@ -296,6 +296,9 @@ def test_a_page_finds_what_prepare_finds_and_nothing_outside(made: Path, tmp_pat
     np.testing.assert_array_equal(find(name), read_picture(elsewhere / "val00001.png"))
     for outside in ("../elsewhere/val00001.png", str(elsewhere / "val00001.png"), "link/../x.png"):
         assert find(outside) is None
+    drawn = picture_finder(open_run(made / "run"), Source(generated=KIND, seed=0))
+    assert drawn("val00001.png") is not None
+    assert drawn("another run: val00001.png") is None  # not the picture of its namesake
 
 
 def test_a_run_stopped_on_the_way_has_a_page_that_says_so(made: Path, tmp_path: Path) -> None:

@@ -137,11 +137,11 @@ def picture_finder(run: Run, source: Source) -> PictureFinder:
             there = not escapes(name) and (folder / name).is_file()
         except (OSError, ValueError):  # a name that no file can have
             there = False
-        if source.generated == KIND and source.seed is not None and not there:
-            return picture_of(name, source.seed)
         try:
+            if source.generated == KIND and source.seed is not None and not there:
+                return picture_of(name, source.seed)
             return read_picture(folder / name) if there else None
-        except DataError:
+        except DataError:  # unreadable, or of another data set, as in an inherited index
             return None  # the page shows an empty frame with a note
 
     return find_picture
