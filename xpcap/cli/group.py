@@ -172,7 +172,7 @@ def _of_files(error: OSError) -> str:
 
 
 def _state(error: BaseException, go_on: str = "") -> str:
-    """What is on disk after a command was stopped, and how to go on: the notes of its exception.
+    """State of the disk after a command was stopped, and how to go on: notes of its exception.
 
     go_on : ends the text where there are none
     """
