@@ -259,7 +259,7 @@ def test_a_fork_waits_for_what_must_not_be_cut_but_not_for_ever(held: str) -> No
         import os, threading, time
         from xpcap import threads
         from xpcap.threads import blas
-        threads.FORK_PATIENCE = 0.5
+        threads.FORK_PATIENCE = 1.5
         begun, end, log = threading.Event(), threading.Event(), []
         def hold(seconds):
             with {held}:
