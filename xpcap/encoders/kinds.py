@@ -97,16 +97,14 @@ def named(name: str, **options: object) -> str:
     return ":".join((name, *given))
 
 
-def same_encoder(one: str | None, other: str | None) -> bool:
+def same_encoder(a: str | None, b: str | None) -> bool:
     """True if two names, as data sets store them, are of one encoder.
 
     An ONNX file may have moved: of two files with one digest, the paths do not count.
     """
-    moved = [
-        re.fullmatch(r"onnx:.*?((:\w+=[^:]*)*:sha256=\w+)", name or "") for name in (one, other)
-    ]
+    moved = [re.fullmatch(r"onnx:.*?((:\w+=[^:]*)*:sha256=\w+)", name or "") for name in (a, b)]
     digests = [match and match[1] for match in moved]
-    return one == other or (digests[0] is not None and digests[0] == digests[1])
+    return a == b or (digests[0] is not None and digests[0] == digests[1])
 
 
 def require_digest(encoder: str, digest: str, wanted: str | None) -> str:

@@ -108,10 +108,10 @@ class PhotoIndex:
             return 1.0
         pooled = _pooled(features)
         centred = pooled - asarray(self.projection.mean, like=pooled)
-        norm = get_array_module(centred).sqrt
+        sqrt = get_array_module(centred).sqrt
         projected = self.projection(pooled)
-        whole = norm((centred * centred).sum(axis=1))
-        return norm((projected * projected).sum(axis=1)) / (whole + np.float32(SMALLEST))
+        whole = sqrt((centred * centred).sum(axis=1))
+        return sqrt((projected * projected).sum(axis=1)) / (whole + np.float32(SMALLEST))
 
     def nearest(self, embeddings: Array, k: int, shares: Array | float = 1.0) -> Neighbours:
         """The k nearest photos, by exact search; of equals the first of the index.
