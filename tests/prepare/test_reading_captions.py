@@ -145,6 +145,13 @@ AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
         {"val": {"c": [""]}}, "rows without a picture: 1 (read_captions: captions, row 1)"),
     (images({"filename": "a", "split": "val", "sentences": B}, {"filename": "c", "split": None, "sentences": B}),
         {"val": {"a": ["b"]}}, "rows without a split: 1 (read_captions: captions, image 2)"),
+    # several columns of captions
+    ("image;caption;caption2;note\na.jpg;b;c;d\n", {"a.jpg": ["b", "c"]}, ""),
+    ("image,caption,caption\na.jpg,b,c\n", {"a.jpg": ["b", "c"]}, ""),
+    ("image,Caption 1,caption_2\na.jpg,, c\nd.jpg,b,c,d\ne.jpg,,\n", {"a.jpg": ["c"], "e.jpg": [""]},
+        "rows without 3 columns: 1 (line 3)"),
+    ('{"image": "a", "caption": "b"}\n{"image": "a", "caption": null, "caption 2": ["c", "d"]}\n',
+        {"a": ["b", "c", "d"]}, ""),
     # a number names a picture
     ('[{"image_id": 42, "caption": "b"}, {"image_id": 0, "caption": []}]', {"42": ["b"], "0": []}, ""),
 ]
@@ -187,6 +194,27 @@ def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
     for other in ({"caption": "en"}, "no"):
         with refuses(OptionError, thing="`columns`", expected="Columns(image="):
             read(text, columns=other)
+
+
+def test_columns_of_captions_may_be_named_and_those_that_are_not_used_are_told_once() -> None:
+    text = "Nr;Datei;de;en;\n1;a.jpg;Ein Hund;a dog;\n2;b.jpg;;a cat;\n"
+    files = [(None, write(name, text)) for name in ("one.csv", "two.csv")]
+    report = ImportReport()
+    chosen = Columns(image="Datei", caption=["en", "DE"])
+    assert by_name(read_captions(files, columns=chosen, report=report)) == {
+        "a.jpg": ["a dog", "Ein Hund"] * 2,
+        "b.jpg": ["a cat"] * 2,
+    }
+    assert report.notes == ["columns that are not used: Nr, number 5"]
+    line = "train=one.csv --features features.npz --out own.h5 --image-column Datei"
+    failing(
+        ["prepare", *line.split(), "--caption-column", "de,en"],
+        "expected one such as Datei for pictures and one such as de,en for captions",
+        "give --caption-column once for each column of captions",
+    )
+    for bad in ([], ["en", 7]):
+        with refuses(OptionError, thing="caption"):
+            read(text, columns=Columns(image="Datei", caption=bad))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "dev", "Val"])
@@ -329,6 +357,11 @@ BROKEN: dict[str, tuple[Any, ...]] = {  # content, thing, came, expected, cause
         "one that names the columns", "put image;caption above it"),
     "other columns": ("Datei;Beschreibung\na.jpg;Ein Hund\n", "", "has the columns 'Datei', 'Beschreibung'",
         "one such as image or image_name", "`image_column`"),
+    "captions in other columns": ("Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n", "",
+        "has the columns", "", "perhaps 'Datei' and 'Text 1', 'Text 2', once for each"),
+    "captions in columns of one name": ("Datei;Text;Text\na.jpg;Hund;Katze\n", "", "'Datei', 'Text', 'Text'"),
+    "pictures twice": ("image,caption,Image\na,b,c\n", "heading 'image'", "stands twice", "each once", "rename"),
+    "notes twice": ("image,caption,note,note\na,b,c,d\n", "heading 'note'", "stands twice"),
     "one column": ("image\na.jpg\n", "", "no form known here, its first line is 'image'"),
     "Latin 1": ("image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1"), "",
         ("not UTF-8", "line 2; perhaps Windows-1252"), "", CSV),

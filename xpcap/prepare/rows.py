@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from xpcap.errors import DataError
-from xpcap.options import Text, check_fields, option
+from xpcap.options import Kind, Text, check_fields, option
 from xpcap.prepare.text import is_json, parse_json
 
 NAMED = 3  # names listed of each kind, and as many with a remark
@@ -24,15 +24,34 @@ class CaptionRow(NamedTuple):
     words: Sequence[str] = ()  # of the caption, once they are made
 
 
+class Headings(Kind):
+    """One heading or several; `check` returns a tuple."""
+
+    repeated = True
+
+    def __str__(self) -> str:
+        return "the heading of a column, or several"
+
+    def parse(self, text: Any) -> Any:
+        return tuple(text)
+
+    def check(self, function: str, name: str, value: object) -> Any:
+        headings = [value] if isinstance(value, str) else value
+        if isinstance(headings, list | tuple) and headings:
+            return tuple(Text().check(function, name, heading) for heading in headings)
+        raise self.refusal(function, name, value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of a table's columns; None: found by the usual names."""
+    """Headings of a table's columns; None: found by the usual names."""
 
     # fmt: off
     image: str | None = option(
         Text(), None, "A table's column of pictures, if it is not detected.")
-    caption: str | None = option(
-        Text(), None, "A table's column of captions, if it is not detected.")
+    caption: str | Sequence[str] | None = option(
+        Headings(), None, "A table's column of captions, if it is not detected. Repeatable: each is"
+        " a further caption of its row.")
     split: str | None = option(Text(), None, "A table's column of splits, if it is not detected.")
     # fmt: on
 

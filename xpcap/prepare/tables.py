@@ -4,7 +4,9 @@ import contextlib
 import csv
 import functools
 import io
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,23 +28,42 @@ KNOWN = {  # names of columns, the likeliest first, in lower case and with under
 }
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 HEADING = 10_000  # characters in which a heading is looked for
+NAMED_COLUMNS = 20  # in a note
 _SEP = re.compile(r"(\s*)sep=.\n")  # Excel's own first line
 
 
-def find_columns(names: Iterable[str], columns: Columns) -> dict[str, str] | None:
-    """The names of columns by their keys in KNOWN; None: one that is needed or given is missing."""
-    names = list(names)
-    usual = {_usual(name): name for name in reversed(names)}
-    found = {}
+Positions = Mapping[str, Sequence[int]]  # of a table's columns, by their keys in KNOWN
+
+
+def find_columns(names: Sequence[str], columns: Columns) -> Positions | None:
+    """The positions of the columns; None: one that is needed or given is missing.
+
+    Headings such as ``caption 2`` and ``caption_2`` are further captions of a row.
+    """
+    found: dict[str, Sequence[int]] = {}
     for key, known in KNOWN.items():
-        given = getattr(columns, key, None)
-        wanted = known.split() if given is None else [_usual(given)]
-        first = next((usual[name] for name in wanted if name in usual), None)
-        if name := given if given in names else first:
-            found[key] = name
-        elif given is not None or key in ("image", "caption"):
+        given: str | Sequence[str] | None = getattr(columns, key, None)
+        if given is None:
+            number = r"_?\d*" if key == "caption" else ""
+            matches = (_matching(names, word + number) for word in known.split())
+            found[key] = next(filter(None, matches), ())
+            continue
+        groups = [_named(names, name) for name in ([given] if isinstance(given, str) else given)]
+        if not all(groups):
             return None
-    return None if found["image"] == found["caption"] else found
+        found[key] = list(dict.fromkeys(itertools.chain.from_iterable(groups)))
+    needed = found["image"] and found["caption"]
+    return found if needed and not {*found["image"]} & {*found["caption"]} else None
+
+
+def _named(names: Sequence[str], given: str) -> list[int]:
+    """Positions of the columns that are called so; else but for capitals, blanks and hyphens."""
+    exact = [position for position, name in enumerate(names) if name == given]
+    return exact or _matching(names, re.escape(_usual(given)))
+
+
+def _matching(names: Sequence[str], pattern: str) -> list[int]:
+    return [k for k, name in enumerate(names) if re.fullmatch(pattern, _usual(name))]
 
 
 def _usual(name: str) -> str:
@@ -50,18 +71,34 @@ def _usual(name: str) -> str:
 
 
 def no_columns(
-    where: str, names: Iterable[str], columns: Columns, likely: tuple[str, str] | None = None
+    where: str,
+    names: Sequence[str],
+    columns: Columns,
+    likely: tuple[str, Sequence[str]] | None = None,
 ) -> DataError:
-    """The error for a table whose columns are not found."""
+    """The error for a table whose columns are not found.
+
+    likely : the headings that look like the one of pictures and those of captions
+    """
+    given = {"image": [columns.image] if columns.image else [], "caption": columns.caption or ()}
     pictures, captions = (
-        getattr(columns, key) or " or ".join(KNOWN[key].split()[:4]) for key in ("image", "caption")
+        " and ".join(given[key]) or " or ".join(KNOWN[key].split()[:4]) for key in given
     )
-    listed = ", ".join(repr(name[:40]) for name in list(names)[:10]) or "nothing"
+    listed = ", ".join(repr(name[:40]) for name in [*filter(None, names)][:10]) or "nothing"
     expected = f"one such as {pictures} for pictures and one such as {captions} for captions"
     cause = "name yours by `image_column` and `caption_column`"
-    if likely:
-        cause += f", perhaps {likely[0]!r} and {likely[1]!r}"
+    if any(_are_columns(names, name) for name in given["caption"]):
+        cause = "give `caption_column` once for each column of captions"
+    elif likely:
+        each = ", once for each" if len(likely[1]) > 1 else ""
+        cause += f", perhaps {likely[0]!r} and {', '.join(map(repr, likely[1]))}{each}"
     return DataError(where, "", f"has the columns {listed}", expected, cause)
+
+
+def _are_columns(names: Sequence[str], given: str) -> bool:
+    """True if a name is those of several columns, with commas."""
+    parts = given.split(",")
+    return len(parts) > 1 and all(_named(names, part) for part in parts)
 
 
 # text
@@ -75,36 +112,34 @@ def has_columns(delimiter: str, file: CaptionText) -> bool:
 def read_table(delimiter: str, file: CaptionText) -> Iterator[CaptionRow]:
     """Rows of a table in text. Quotes are as in CSV, except between pipes, where they are text.
 
-    A row with too few or too many columns is skipped; if the caption's column is the last, further
-    cells belong to the caption. DataError : a quote that is never closed, an enormous field; with
-    the line.
+    A row with too few or too many columns is skipped; if the one column of captions is the last,
+    further cells belong to the caption. DataError : a quote that is never closed, an enormous
+    field, with the line; or a heading that stands twice.
     """
-    found = find_columns(_heading(file.text, delimiter), file.columns)
+    names = _heading(file.text, delimiter)
+    found = find_columns(names, file.columns)
     assert found is not None
-    return _rows(file, _records(file, delimiter, found["caption"]), found)
+    return _rows(file, names, found, _records(file, delimiter, found["caption"]))
 
 
 def _records(
-    file: CaptionText, delimiter: str, caption: str
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows below the heading as mappings, each with its source.
-
-    Cells beyond the names belong to the last one, if that is the caption's.
-    """
+    file: CaptionText, delimiter: str, captions: Sequence[int]
+) -> Iterator[tuple[str, list[str]]]:
+    """The cells of rows below the heading, as many as it has, each row with its source."""
     reader = _reader(file.text, delimiter)
     joint = f"{delimiter} " if delimiter in ",;" else delimiter  # the reader drops that space
     try:
-        names = _first(reader)
+        count = len(_first(reader))
         for cells in reader:
-            while len(cells) > len(names) and not cells[-1].strip():
+            while len(cells) > count and not cells[-1].strip():
                 cells.pop()
-            if len(cells) > len(names) and caption == names[-1]:
-                cells[len(names) - 1 :] = [joint.join(cells[len(names) - 1 :])]
+            if len(cells) > count and [*captions] == [count - 1]:
+                cells[count - 1 :] = [joint.join(cells[count - 1 :])]
             line = f"line {reader.line_num}"
-            if len(cells) == len(names):
-                yield f"{file.where}, {line}", dict(zip(names, cells, strict=True))
+            if len(cells) == count:
+                yield f"{file.where}, {line}", cells
             elif any(cell.strip() for cell in cells):
-                file.report.skip(f"rows without {len(names)} columns", line)
+                file.report.skip(f"rows without {count} columns", line)
     except csv.Error as error:
         cause = "each quote that opens a field must close it, one inside is written twice"
         came = f"is not whole: {error}"
@@ -136,9 +171,10 @@ def unknown_columns(file: CaptionText) -> DataError | None:
     headings = {sign: _heading(file.text, sign) for sign in DELIMITERS}
     delimiter = max(headings, key=lambda sign: len(headings[sign]))
     names = headings[delimiter]
-    if len(names) < 2 or not all(names) or len(set(names)) < len(names):
+    headed = [name for name in names if name]
+    if not max(2, len(headed)) < 2 * len({*headed}):  # prose
         return None
-    if any(name.lower().endswith(SUFFIXES) for name in names):
+    if any(name.lower().endswith(SUFFIXES) for name in headed):
         came = f"has no heading, its first line is {delimiter.join(names)[:100]!r}"
         cause = f"put image{delimiter}caption above it"
         return DataError(file.where, "", came, "one that names the columns", cause)
@@ -146,8 +182,10 @@ def unknown_columns(file: CaptionText) -> DataError | None:
     return no_columns(file.where, names, file.columns, likely)
 
 
-def _likely(names: Sequence[str], text: str, delimiter: str) -> tuple[str, str] | None:
-    """The one column that looks like picture files, and the wordiest other one; None if unclear."""
+def _likely(names: Sequence[str], text: str, delimiter: str) -> tuple[str, list[str]] | None:
+    """The one column that looks like picture files, and the wordiest other one, with those that
+    differ from it by a number; None if unclear.
+    """
     rows: list[list[str]] = []
     with contextlib.suppress(csv.Error):  # the text is cut, perhaps inside a field
         rows += (cells for cells in _reader(text, delimiter) if len(cells) == len(names))
@@ -160,7 +198,14 @@ def _likely(names: Sequence[str], text: str, delimiter: str) -> tuple[str, str] 
         elif cells:
             words[name] = sum(len(cell.split()) for cell in cells) / len(cells)
     wordiest = max(words, key=words.__getitem__, default="")
-    return (pictures[0], wordiest) if len(pictures) == 1 and words.get(wordiest, 0) > 2 else None
+    if len(pictures) != 1 or words.get(wordiest, 0) <= 2:
+        return None
+    return pictures[0], [name for name in words if _stem(name) == _stem(wordiest)]
+
+
+def _stem(name: str) -> str:
+    """A heading without the number at its end."""
+    return re.sub(r"_?\d+$", "", _usual(name))
 
 
 # JSON
@@ -182,37 +227,69 @@ def read_json_lines(file: CaptionText) -> Iterator[CaptionRow]:
 
 
 def _read_objects(file: CaptionText, objects: Sequence[tuple[str, Any]]) -> Iterator[CaptionRow]:
+    for source, record in objects:
+        check_json(source, "", record, {}, "")
+    names = list(dict.fromkeys(name for _, record in objects for name in record))
     if not objects:
         return iter(())
-    source, first = objects[0]
-    check_json(source, "", first, {}, "")
-    if not (found := find_columns(first, file.columns)):
-        raise no_columns(file.where, first, file.columns)
+    if not (found := find_columns(names, file.columns)):
+        raise no_columns(file.where, names, file.columns)
     forms = {"image": (str, int), "caption": (str, [str]), "split": str, "number": (str, int)}
-    form = {f"{name}?": forms[key] for key, name in found.items()}
-    for source, one in objects:
-        check_json(source, "", one, form, "")
-    return _rows(file, objects, found)
+    form = {f"{names[k]}?": forms[key] for key, positions in found.items() for k in positions}
+    for source, record in objects:
+        check_json(source, "", record, form, "")
+    records = ((source, [record.get(name) for name in names]) for source, record in objects)
+    return _rows(file, names, found, records)
 
 
 def _rows(
-    file: CaptionText, records: Iterable[tuple[str, Mapping[str, Any]]], found: Mapping[str, str]
+    file: CaptionText,
+    names: Sequence[str],
+    found: Positions,
+    records: Iterable[tuple[str, Sequence[Any]]],
 ) -> Iterator[CaptionRow]:
-    """Rows of records, each with its source; a missing cell, or null, is an empty one."""
-    for source, record in records:
-        image, caption, split, number = (
-            record.get(found[key]) if key in found else None for key in KNOWN
-        )
-        picture = "" if image is None else str(image).strip()
-        if number is not None:
-            key = picture, str(number).strip()
+    """Rows of records, each with its source; a missing cell, or null, is an empty one.
+
+    An empty caption is left out where another column of the row has one. DataError : a heading
+    stands twice.
+    """
+    _check_headings(file, names, found)
+    (image,), (split, number) = found["image"], (found[key][:1] for key in ("split", "number"))
+    for source, cells in records:
+        picture = "" if cells[image] is None else str(cells[image]).strip()
+        if any(cells[k] is not None for k in number):
+            key = picture, *(str(cells[k]).strip() for k in number)
             if file.repeats("second captions of one number", " ".join(key), key):
                 continue
-        if "split" in found:
-            split = split or ""
-        texts = caption if isinstance(caption, list) else [caption or ""]
-        for text in texts or [None]:
-            yield CaptionRow(picture, None if text is None else text.strip(), split, source)
+        captions = [cells[k] for k in found["caption"]]
+        if len(captions) > 1:
+            captions = [cell for cell in captions if not _is_blank(cell)] or [""]
+        split_name = next((cells[k] or "" for k in split), None)
+        for caption in captions:
+            for text in (caption or [None]) if isinstance(caption, list) else [caption or ""]:
+                yield CaptionRow(
+                    picture, None if text is None else text.strip(), split_name, source
+                )
+
+
+def _is_blank(cell: str | Sequence[str] | None) -> bool:
+    return not (cell.strip() if isinstance(cell, str) else cell)
+
+
+def _check_headings(file: CaptionText, names: Sequence[str], found: Positions) -> None:
+    """Name the columns that are not used. DataError : a heading, but of captions, stands twice."""
+    others = [k for k in range(len(names)) if k not in found["caption"]]
+    headings = Counter(_usual(names[k]) for k in others if names[k])
+    if twice := [names[k] for k in others if headings[_usual(names[k])] > 1]:
+        thing, came = f"the heading {twice[0][:40]!r}", "stands twice"
+        raise DataError(file.where, thing, came, "each once", "rename one of the columns")
+    used = {k for positions in found.values() for k in positions}
+    unused = [names[k][:40] or f"number {k + 1}" for k in others if k not in used]
+    if unused:
+        more = f" and {len(unused) - NAMED_COLUMNS} more" if len(unused) > NAMED_COLUMNS else ""
+        line = f"columns that are not used: {', '.join(unused[:NAMED_COLUMNS])}{more}"
+        if line not in file.report.notes:  # of another file, with the same columns
+            file.report.notes.append(line)
 
 
 JSON_LIST = Format("a JSON list of rows", lambda file: isinstance(file.json, list), read_json_list)
