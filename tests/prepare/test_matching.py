@@ -71,7 +71,6 @@ def test_a_name_that_could_mean_another_is_not_taken_for_a_picture(
         ("IMG_1.heic", "IMG_1.JPG"),
         ("IMG 1.jpg", "IMG_1.jpg"),
         ("img-1", "2023/May/IMG_1.jpg"),
-        ("Urlaub\\IMG_1.jpg", "IMG_1.jpg"),
         ("139", "000000000139.jpg"),  # a spreadsheet takes zeros away
         ("Ubung am See.jpg", DECOMPOSED),
         ("Uebung am See.jpg", COMPOSED),
@@ -133,6 +132,8 @@ def test_of_files_with_a_name_in_folders_inside_the_highest_is_meant_if_it_is_al
         ("cats/1.jpg", "old/cats/1.jpg", False),
         ("1.jpg", "cats/1.jpg", False),  # it names no folder
         ("photos/1.jpg", "1.jpg", False),  # the folder that was given
+        ("cats\\1.jpg", "dogs/1.jpg", True),
+        ("photos\\cats\\1.jpg", "cats/1.jpg", False),
     ],
 )
 def test_a_picture_in_another_folder_than_its_name_says_is_taken_and_told(

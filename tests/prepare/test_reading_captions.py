@@ -437,10 +437,17 @@ def test_broken_files_are_refused_in_one_sentence(name: str) -> None:
             "x/one.jpg,a dog\ny/one.jpg,a cat\n",
             ["'x/one.jpg' and 'y/one.jpg' both lead to 'one.jpg'"],
         ),
-        ("nowhere.jpg,a dog\n", ["no picture left", "not in photos: 1 (nowhere.jpg)"]),
+        (
+            "nowhere.jpg,a dog\nno.jpg,a cat\n",
+            [
+                "no picture left, expected some; 'nowhere.jpg' is not in photos or the folders in it,"
+                " nor are the others, where 'one.jpg' is one of 3: are the folder"
+            ],
+        ),
+        ("..\\a.jpg,a dog\n", ["'../a.jpg' would lie outside"]),
         (  # in two sub-folders
-            "two.jpg,a dog\n",
-            ["no picture left", "two.jpg (did you mean 1/two.jpg or 2/two.jpg?)"],
+            "x.jpg,a cat\ntwo.jpg,a dog\nTWO.JPG,a dog\n",
+            ["no picture left", "nor are the others: did you mean 1/two.jpg or 2/two.jpg?"],
         ),
     ],
 )
@@ -449,6 +456,63 @@ def test_names_that_lead_astray_are_refused(content: str, words: list[str]) -> N
         write(f"photos/{path}", b"")
     write("captions", f"image,caption\n{content}")
     failing(["prepare", "captions", "--pictures", "photos", "--out", "own.h5"], *words)
+
+
+def test_where_no_picture_is_left_whole_reasons_are_told_the_likeliest_first() -> None:
+    write("empty/film.mp4", b"")
+    write("photos/deep/folder/two.jpg", b"no picture")
+    write("photos/deep/spare.jpg", b"no caption")
+    long = f"{'long name ' * 20}.jpg"
+    write("c.csv", table({"two.jpg": ["a dog"], **{f"{i}{long}": ["a dog"] for i in range(9)}}))
+    command = "prepare train=c.csv --encoder histogram --out own.h5 --pictures".split()
+    missing = "expected some; captioned pictures that are not in photos: 9, such as 0long"
+    damaged = "pictures that cannot be read: 1, such as deep/folder/two.jpg (cannot be"
+    failing([*command, "photos"], missing, damaged, left=("own.h5.encoding",))
+    write("c.csv", "image,caption\ntwo.jpg,a dog\n" + "".join(f"{i}.jpg,...\n" for i in range(9)))
+    output = call(*command, "photos").output
+    assert "expected some; captions without a word: 9, such as 0.jpg; pictures without" in output
+    failing(
+        [*command, "empty"], "no picture is in empty or the folders in it; 1 other file in empty"
+    )
+    command[1] = "c.csv"
+    failing(
+        [*command, "photos"], "by_fractions: 1 pictures, expected", "captions without a word: 9"
+    )
+    long = f"{'long' * 40}.jpg"  # too long for an error, which leaves the suggestion out whole
+    for name in ("1", "2"):
+        write(f"photos/{name}/{'folder ' * 15}x/{long}", b"")
+    write("c.csv", f"image,caption\n{long},a dog\n")
+    failing([*command, "photos"], "long' is not in photos or the folders in it, where")
+    command[1] = "train=c.csv"
+    write("c.csv", f"image,caption\n{long},a dog\ndeep/folder/two.jpg,a dog\n")
+    failing([*command, "photos"], "not in photos: 1, such as longlong", "longlong; pictures")
+
+
+def test_names_with_backslashes_are_those_with_slashes() -> None:
+    photos({"a/one.jpg": (0, 0, 0), "a/two.jpg": (0, 0, 0)})
+    write("c.csv", "image,caption\nphotos\\a\\one.jpg,a dog\na/one.jpg,a cat\na\\two.jpg,a cow\n")
+    write("train.txt", "photos\\a\\one.jpg\na/two.jpg\n")
+    report = ImportReport()
+    rows = read_captions([(None, "c.csv")], report=report)
+    assert [row.picture for row in rows] == ["photos/a/one.jpg", "a/one.jpg", "a/two.jpg"]
+    assert report.notes == [
+        r"names written with \ are read with /: 2 (photos\a\one.jpg, a\two.jpg)"
+    ]
+    write("c.csv", "image,caption\na\\one.jpg,a dog\na/one.jpg,a cat\na\\two.jpg,a cow\n")
+    write("train.txt", "a\\one.jpg\na/two.jpg\n")
+    lines = prepare("c.csv --pictures photos --encoder histogram --split train=train.txt")
+    assert r"note: names written with \ are read with /: 2 (a\one.jpg, a\two.jpg)" in lines
+    data = open_data("own.h5")
+    assert data.split("train").images == ["a/one.jpg", "a/two.jpg"]
+    assert data.texts("train") == ["a dog", "a cat", "a cow"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file of that name cannot exist there")
+def test_a_file_whose_name_has_a_backslash_is_still_found() -> None:
+    photos({r"a\one.jpg": (0, 0, 0), "two.jpg": (0, 0, 0)})
+    write("c.csv", "image,caption\na\\one.jpg,a dog\ntwo.jpg,a cat\n")
+    prepare("train=c.csv --pictures photos --encoder histogram --min-count 1")
+    assert open_data("own.h5").split("train").images == [r"a\one.jpg", "two.jpg"]
 
 
 # the command

@@ -9,7 +9,7 @@ from xpcap.prepare.flickr8k import TOKENS
 from xpcap.prepare.rows import CaptionRow, CaptionText, Columns, ImportReport, grouped
 from xpcap.prepare.splits import our_name, with_split_names
 from xpcap.prepare.tables import JSON_LINES, JSON_LIST, TABLES, unknown_columns
-from xpcap.prepare.text import read_whole
+from xpcap.prepare.text import read_whole, with_slashes
 from xpcap.progress import bar
 
 CaptionFile = tuple[str | None, str | Path]  # the split that the user gave, if any, and the path
@@ -48,6 +48,9 @@ def read_captions(
         text = read_whole(where, path)
         file = CaptionText(f"{where}: {path}", text, columns or Columns(), report)
         rows = list(with_split_names(read_rows(file), report))
+        written = dict.fromkeys(row.picture for row in rows if "\\" in row.picture)
+        report.note(r"names written with \ are read with /", [*written])
+        rows = [row._replace(picture=with_slashes(row.picture)) for row in rows]
         own = dict.fromkeys(row.split for row in rows if row.split)
         if split is not None and own:
             came = f"says itself who is in which split ({', '.join(own)})"

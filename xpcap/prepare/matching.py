@@ -1,8 +1,8 @@
 """Match the names of captions with picture files, or with names of features.
 
-A name is matched as it stands; by its last part; and, without regard to capitals and Unicode form,
-whole and by its last part. For others, a near name is suggested: without its suffix, with blanks
-for underscores, with a typo.
+A name is matched as it stands; with ``/`` for ``\\``; by its last part; and, without regard to
+capitals and Unicode form, whole and by its last part. For others, a near name is suggested: without
+its suffix, with blanks for underscores, with a typo.
 """
 
 import difflib
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from xpcap.encoders.finding import search_folder
 from xpcap.errors import DataError
 from xpcap.files import is_text
+from xpcap.prepare.text import with_slashes
 
 LEAST_RATIO = 0.85  # of letters in common of two names that differ by a typo
 MOST_UNMATCHED = 10  # unmatched names that are compared for typos
@@ -85,11 +86,11 @@ def match_names(
     likely = there = [*known] if not isinstance(known, PictureFolder) else known.pictures
     if isinstance(known, PictureFolder):
         folder, there = known, [*likely, *known.others]
-        require_inside(where, known.path, names)
+        require_inside(where, known.path, map(with_slashes, names))
     found: dict[str, str] = {}
     owner: dict[str, str] = {}
     normalised: set[str] = set()
-    for key in (str, _last, _spelling, lambda name: _last(_spelling(name))):
+    for key in (str, with_slashes, _last, _spelling, lambda name: _last(_spelling(name))):
         if not (left := [name for name in names if name not in found]):
             break
         index = defaultdict(list)
@@ -104,7 +105,7 @@ def match_names(
                 candidates = _highest(candidates)
             if len(candidates) == 1:
                 matched[name] = candidates[0]
-        if key not in (str, _last):
+        if key not in (str, with_slashes, _last):
             claims = Counter(matched.values())
             matched = {
                 name: called
@@ -181,16 +182,17 @@ def _suggest(unmatched: Sequence[str], there: Collection[str]) -> dict[str, str]
 
 
 def _last(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2]
+    return with_slashes(name).rstrip("/").rpartition("/")[2]
 
 
 def _spelling(name: str) -> str:
     """The name without capitals, in one Unicode form."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    composed = unicodedata.normalize("NFC", with_slashes(name))
+    return unicodedata.normalize("NFC", composed.casefold())
 
 
 def _core(name: str) -> str:
     """Letters and numbers of a file's name: no folder, suffix, accents or leading zeros."""
-    stem = _SUFFIX.sub("", _last(name.replace("\\", "/")).casefold())
+    stem = _SUFFIX.sub("", _last(name).casefold())
     plain = "".join(filter(str.isalnum, unicodedata.normalize("NFKD", stem)))
     return _ZEROS.sub("", plain)

@@ -19,7 +19,7 @@ from xpcap.data.features import Function, Projection, RowSource, blocks, fit_pro
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
 from xpcap.encoders import Encoder
 from xpcap.encoders.finding import describe_rest
-from xpcap.errors import DataError, InvalidTypeError
+from xpcap.errors import LONGEST, DataError, InvalidTypeError
 from xpcap.files import is_text
 from xpcap.prepare.detect import CaptionFile, read_captions
 from xpcap.prepare.features import Table, encode_folder, mirror_of, read_features, require_all
@@ -175,7 +175,8 @@ def _match(
 ) -> tuple[list[CaptionRow], dict[str, str], Table | None]:
     """Rows of pictures that are in the folder, or have features; paths in the folder; the features.
 
-    Features are those of paths; without a file, of names as in the captions.
+    Features are those of paths; without a file, of names as in the captions. DataError : no picture
+    is left.
     """
     names = list(dict.fromkeys(row.picture for row in rows))
     files = None if folder is None else PictureFolder(WHERE, folder)
@@ -186,6 +187,9 @@ def _match(
     lack = "captioned pictures without features"
     if in_features is None:
         lack = f"captioned pictures that are not in {folder}"
+    if names and not there.found:
+        known = files.pictures if in_features is None and files is not None else [*(features or ())]
+        raise _no_match(names, known, there.suggestions, files if in_features is None else None)
     matches = [one for one in (in_folder, in_features) if one is not None]
     for kind, field in LOOSE.items():
         loose = {name: one.found[name] for one in matches for name in getattr(one, field)}
@@ -210,16 +214,38 @@ def _match(
     return rows, paths, features
 
 
+def _no_match(
+    names: Sequence[str],
+    known: Sequence[str],
+    suggestions: Mapping[str, str],
+    files: PictureFolder | None,
+) -> DataError:
+    """The error of captions of which no picture is among the known names, of files or features."""
+    place = "the features" if files is None else f"{files.path} or the folders in it"
+    likely = [name for name in names if name in suggestions]
+    example = likely[0] if 2 * len(likely) > len(names) else names[0]
+    others = ", nor are the others" if len(names) > 1 else ""
+    missing = f"{example[:100]!r} is not in {place}{others}"
+    if not known and files is not None:
+        rest = describe_rest(files.path, files.others, files.unreadable)
+        cause = "; ".join([f"no picture is in {place}", *rest])
+    elif example in suggestions and len(missing + suggestions[example]) < LONGEST - 20:
+        cause = f"{missing}: did you mean {suggestions[example]}?"
+    else:
+        cause = (
+            f"{missing}, where {known[0][:100]!r} is one of {len(known):,}: are the folder and the"
+            " column of pictures right?"
+        )
+    return DataError(WHERE, "", "the captions have no picture left", "some", cause)
+
+
 def _note_rest(files: PictureFolder, used: Collection[str], report: ImportReport) -> None:
     """Report on what else is in the folder."""
     for name in files.unnamed:
         report.skip("pictures whose names are not UTF-8; rename them", ascii(name)[1:-1])
-    left = [name for name in files.pictures if name not in used]
-    for name in left:
-        if "/" not in name:
-            report.skip(f"pictures in {files.path} without captions", name)
-    deeper = [name for name in left if "/" in name]
-    report.note(f"pictures in folders of {files.path} without captions", deeper)
+    for name in files.pictures:
+        if name not in used:
+            report.skip(f"pictures in {files.path} without captions", name, captioned=False)
     others = [name for name in files.others if name not in used]
     report.notes += describe_rest(files.path, others, files.unreadable)
 
@@ -258,7 +284,7 @@ def _assign_splits(
     record["drawn"] = {"fractions": list(fractions), "seed": options.seed}
     parts = " / ".join(f"{part:g}" for part in fractions)
     report.notes.append(f"splits drawn by picture, {parts}, seed {options.seed}")
-    return by_fractions(rows, fractions, options.seed), []
+    return by_fractions(rows, fractions, options.seed, report.reasons()), []
 
 
 def _check_left(
@@ -268,7 +294,7 @@ def _check_left(
     for split in splits:
         if split not in left:
             what = "the captions have" if split is None else f"split {split!r} has"
-            why = "; ".join(report.lines()) or "is a list empty?"
+            why = report.reasons() or "is a list empty?"
             raise DataError(WHERE, "", f"{what} no picture left", expected="some", cause=why)
 
 

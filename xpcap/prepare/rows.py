@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from xpcap.errors import DataError
+from xpcap.errors import LONGEST, DataError
 from xpcap.options import Kind, Text, check_fields, option
 from xpcap.prepare.text import is_json, parse_json
 
@@ -59,22 +59,37 @@ class Columns:
         check_fields(self)
 
 
+class Omission(NamedTuple):
+    """A picture, row or caption that an import leaves out.
+
+    kind : a plural, such as "captions without a word"
+    name : of the picture, or file and line
+    remark : why, or what may be meant; empty where the kind says it
+    captioned : False of a picture that no caption names
+    """
+
+    kind: str
+    name: str
+    remark: str = ""
+    captioned: bool = True
+
+
 class ImportReport:
-    """An import's report: forms of the files, omissions by kind, and notes."""
+    """An import's report: forms of the files, omissions, and notes."""
 
     def __init__(self) -> None:
-        self.skipped: Counter[str] = Counter()
+        self.omissions: list[Omission] = []
         self.notes: list[str] = []
         self.forms: list[str] = []  # of the files, in their order
-        self._named: dict[str, list[str]] = {}
-        self._remarked: dict[str, list[str]] = {}
 
-    def skip(self, kind: str, name: str, *, remark: str = "") -> None:
-        """Count one omission: a plural `kind`, its name, and optionally why."""
-        self.skipped[kind] += 1
-        named = (self._remarked if remark else self._named).setdefault(kind, [])
-        if len(named) < NAMED:
-            named.append(f"{name[:100]} ({remark[:400]})" if remark else name[:100])
+    @property
+    def skipped(self) -> Counter[str]:
+        """The number of omissions by kind."""
+        return Counter(omission.kind for omission in self.omissions)
+
+    def skip(self, kind: str, name: str, *, remark: str = "", captioned: bool = True) -> None:
+        """Add an omission."""
+        self.omissions.append(Omission(kind, name, remark, captioned))
 
     def note(self, kind: str, names: Sequence[str]) -> None:
         """Note things that stay in: their number and the first few names, if there are any."""
@@ -83,14 +98,41 @@ class ImportReport:
 
     def lines(self) -> list[str]:
         """Lines such as ``captions without a word: 4 (a.jpg, b.jpg, ...)``; remarks come last."""
+        plain: dict[str, list[str]] = {}
+        remarked: dict[str, list[str]] = {}
+        for kind, name, remark, _ in self.omissions:
+            named = (remarked if remark else plain).setdefault(kind, [])
+            if len(named) < NAMED:
+                named.append(f"{name[:100]} ({remark})" if remark else name[:100])
         return [
-            _listed(kind, count, self._named.get(kind, []) + self._remarked.get(kind, []))
+            _listed(kind, count, plain.get(kind, []) + remarked.get(kind, []))
             for kind, count in self.skipped.items()
         ]
 
+    def reasons(self) -> str:
+        """Why captions are left out: each kind with its count and an example, the likeliest first.
+
+        Kinds for which an error has no room are left out whole.
+        """
+        omissions = [one for one in self.omissions if one.captioned]
+        examples = {one.kind: one for one in reversed(omissions)}
+        examples |= {one.kind: one for one in reversed(omissions) if one.remark}
+        reasons: list[str] = []
+        room = LONGEST
+        for kind, count in Counter(one.kind for one in omissions).most_common():
+            example = examples[kind]
+            reason = f"{kind}: {count:,}, such as {example.name[:100]}"
+            remarked = f"{reason} ({example.remark})" if example.remark else reason
+            chosen = remarked if len(remarked) <= room else reason
+            if len(chosen) > room:
+                break
+            room -= len(chosen) + 2
+            reasons.append(chosen)
+        return "; ".join(reasons)
+
     def refuse(self, where: str) -> None:
         """DataError : something was left out."""
-        if self.skipped:
+        if self.omissions:
             expected = "nothing that must be left out, as `strict` asks"
             raise DataError(where, "", "; ".join(self.lines()), expected)
 

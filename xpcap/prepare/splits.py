@@ -82,18 +82,18 @@ def by_lists(
 
 
 def by_fractions(
-    rows: Sequence[CaptionRow], fractions: Sequence[float], seed: int
+    rows: Sequence[CaptionRow], fractions: Sequence[float], seed: int, cause: str = ""
 ) -> list[CaptionRow]:
     """Draw train, val and test by picture; rows stay in order within a split.
 
     The draw depends on the names and the seed, not on the order of the rows. DataError : too few
-        pictures for as many splits.
+        pictures for as many splits, for the likely `cause`.
     """
     wanted = {split: part for split, part in zip(SPLITS, fractions, strict=False) if part}
     names = sorted({row.picture for row in rows})
     if len(names) < len(wanted):
         expected = f"at least one for each of {', '.join(wanted)}"
-        raise DataError("by_fractions", "", f"{len(names)} pictures", expected)
+        raise DataError("by_fractions", "", f"{len(names)} pictures", expected, cause)
     counts = [max(1, round(part * len(names))) for part in list(wanted.values())[1:]]
     while sum(counts) >= len(names):  # few pictures: train has at least one
         counts[counts.index(max(counts))] -= 1

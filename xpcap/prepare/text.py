@@ -68,9 +68,15 @@ def is_json(where: str, text: str) -> bool:
     return True
 
 
+def with_slashes(name: str) -> str:
+    """The name of a picture with the slashes of a path, whatever system wrote it."""
+    return name.replace("\\", "/")
+
+
 def read_list(path: str | Path) -> list[str]:
     """Picture names, one a line. DataError : there is none, or one twice."""
-    names = [line.strip() for line in read_whole("read_list", path).split("\n") if line.strip()]
+    lines = with_slashes(read_whole("read_list", path)).split("\n")
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         cause = "a split needs at least one picture"
         raise DataError("read_list", path, "is empty", "one picture name a line", cause)
