@@ -14,7 +14,7 @@ LEVELS = [
     {"device"},
     {"backend", "files", "options"},
     {"spec", "safetensors_file", "json_text", "onnx_graph", "metrics"},
-    {"memory", "distributed", "gradcheck"},
+    {"memory", "distributed", "gradcheck", "growing"},
     {"ops", "work"},
     {"layers", "optim"},
     {"decoding"},

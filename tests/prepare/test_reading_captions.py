@@ -2,6 +2,7 @@
 fit is counted, or refused.
 """
 
+import csv
 import errno
 import functools
 import io
@@ -140,11 +141,11 @@ AS_MEANT: list[tuple[str, Any, str]] = [  # text, captions, report
         "images with the name of another: 1 (a)"),
     # null is an empty cell
     (json.dumps([{**NULL, "split": "val"}, NULL]), {"val": {"c": ["d"]}},
-        "rows without a split: 1 (read_captions: captions, row 2)"),
+        "rows without a split: 1 (row 2)"),
     (json.dumps([{**NULL, "image": None, "split": "val"}, {**NULL, "caption": None, "split": "val"}]),
-        {"val": {"c": [""]}}, "rows without a picture: 1 (read_captions: captions, row 1)"),
+        {"val": {"c": [""]}}, "rows without a picture: 1 (row 1)"),
     (images({"filename": "a", "split": "val", "sentences": B}, {"filename": "c", "split": None, "sentences": B}),
-        {"val": {"a": ["b"]}}, "rows without a split: 1 (read_captions: captions, image 2)"),
+        {"val": {"a": ["b"]}}, "rows without a split: 1 (image 2)"),
     # several columns of captions
     ("image;caption;caption2;note\na.jpg;b;c;d\n", {"a.jpg": ["b", "c"]}, ""),
     ("image,caption,caption\na.jpg,b,c\n", {"a.jpg": ["b", "c"]}, ""),
@@ -314,8 +315,8 @@ SKIPPED: dict[str, tuple[bytes | str, str]] = {
     "odd line": (tokens(SAID) + b"rubbish\n", "lines of another form: 1 (line 9)"),
     "short row": (table(SAID) + b"one.jpg\n", "rows without 2 columns: 1 (line 10)"),
     "nameless list": (json_list(SAID).replace(b"[", b'[{"image": "", "captions": ["a dog", "a cat"]},', 1),
-        "rows without a picture: 1 (captions, row 1)"),
-    "nameless": (table(SAID) + b" ,a dog\n", "rows without a picture: 1 (captions, line 10)"),
+        "rows without a picture: 1 (row 1)"),
+    "nameless": (table(SAID) + b" ,a dog\n", "rows without a picture: 1 (line 10)"),
     "unlisted": (table({**SAID, "one.jpg": []}), "have no captions, or were skipped: 1 (one.jpg)"),
 }
 # fmt: on
@@ -325,11 +326,62 @@ SKIPPED: dict[str, tuple[bytes | str, str]] = {
 def test_what_does_not_fit_is_counted_and_named_and_refused_if_strict(name: str) -> None:
     content, line = SKIPPED[name]
     write("captions", content)
-    lines = [shown.replace("read_captions: ", "") for shown in prepare(f"captions {BY_LISTS}")]
+    lines = prepare(f"captions {BY_LISTS}")
     assert sum(shown.startswith("skipped ") and shown.endswith(line) for shown in lines) == 1
-    assert sum(answer("info", "own.h5")["source"]["skipped"].values()) >= 1
+    count = sum(answer("info", "own.h5")["source"]["skipped"].values())
+    assert count == len(skipped_list()) >= 1
     command = f"prepare captions --features features.npz {BY_LISTS} --out o.h5 --strict"
     failing(command.split(), line.split(" (")[0], "as --strict asks")
+
+
+def skipped_list() -> list[list[str]]:
+    with Path("own.skipped.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["name", "reason"]
+    return rows
+
+
+def test_all_that_is_skipped_is_in_a_list_with_its_reason() -> None:
+    photos(dict.fromkeys(SAID, (0, 0, 0)))
+    for number in range(6):
+        write(f"photos/deep/{number}.jpg", b"" if number % 2 else b"no picture")
+    said = {**SAID, **{f"{number}.jpg": ["a dog"] for number in range(5)}, "two.jpeg": ["a cat"]}
+    write("one.csv", table({**said, "three.jpg": ["..."]}))
+    write("two.csv", "image,caption\none.jpg\n,a dog\nthree.jpg,a dog\n")
+    line = (
+        "prepare one.csv two.csv --pictures photos --encoder histogram --fractions 1 --out own.h5"
+    )
+    output = good(*line.split()).output
+    assert "own.skipped.csv has all that was skipped, with the reasons" in output
+    formats = "expected JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF"
+    text, empty = (
+        f"pictures that cannot be read: {reason}"
+        for reason in (
+            f"cannot be read as a picture, {formats}; it is text",
+            f"is empty, {formats}; copied or downloaded only in part?",
+        )
+    )
+    assert skipped_list() == [
+        ["two.csv, line 2", "rows without 2 columns"],
+        ["two.csv, line 3", "rows without a picture"],
+        ["three.jpg", "captions without a word"],
+        ["two.jpeg", "captioned pictures that are not in photos: did you mean two.jpg?"],
+        ["deep/5.jpg", "pictures in photos without captions"],
+        *([f"deep/{number}.jpg", empty if number % 2 else text] for number in range(5)),
+    ]
+    Path("own.h5").unlink()
+    write("one.csv", table(SAID))
+    write("two.csv", table({f"{number}.jpg": ["a dog"] for number in range(6)}))
+    photos({f"deep/{number}.jpg": (0, 0, 0) for number in range(6)})
+    assert "skipped" not in good(*line.split()).output
+    assert not Path("own.skipped.csv").exists()
+    Path("own.h5").unlink()
+    write("own.skipped.csv", "mine")
+    failing(
+        line.split(),
+        "own.skipped.csv",
+        "expected a new file, or a table with the header name,reason",
+    )
 
 
 def zipped(*names: str, **stored: bytes) -> bytes:

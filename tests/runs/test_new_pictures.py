@@ -26,9 +26,7 @@ from refusals import refuses
 import xpcap
 from xpcap import DataError, OptionError, open_captioner, open_run
 from xpcap.backend import backend_of
-from xpcap.errors import NetworkError
 from xpcap.models import Beam, Sampling
-from xpcap.report.records import Postponed
 from xpcap.runs import (
     PictureCaption,
     PictureCaptioner,
@@ -150,21 +148,6 @@ def test_what_cannot_be_read_is_told_at_once_and_holds_up_no_more_than_a_block(
         *[(6, "Skipped")] * 3,
         *((number, "Skipped") for number in range(7, 13)),
     ]
-
-
-def test_a_download_that_may_succeed_another_time_is_postponed(
-    captioner: PictureCaptioner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read(url: str) -> np.ndarray:
-        kind = NetworkError if "slow" in url else DataError
-        raise kind("read_url", url, "cannot be read")
-
-    monkeypatch.setattr(pictures, "read_url", read)
-    kinds = map(type, captioner.captions(["http://a.example/slow", "http://a.example/gone"]))
-    assert list(kinds) == [Postponed, Skipped]
-    Path("empty").mkdir()
-    (empty,) = pictures.find_sources("empty")[1]
-    assert isinstance(empty, Postponed)
 
 
 def test_a_bad_picture_is_an_error_that_says_why(captioner: PictureCaptioner) -> None:

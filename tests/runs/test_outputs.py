@@ -8,18 +8,23 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from commands import answer, call, failing, good
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
-from xpcap import DataError, files
+from xpcap import DataError, files, open_run
 from xpcap.encoders import read_picture
 from xpcap.errors import NetworkError
+from xpcap.growing import Row
+from xpcap.models import Beam, Policy, Sampling
 from xpcap.report.records import Ranked
-from xpcap.runs import PictureCaption, Skipped, outputs, pictures, write_captions
-from xpcap.runs.outputs import SINKS, CsvTable, Sink, describe_picture
+from xpcap.runs import PictureCaption, Run, Skipped, outputs, pictures, write_captions
+from xpcap.runs.outputs import SINKS, CsvTable, Growing, Sink, describe_picture
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -43,9 +48,9 @@ def photos(run: Path) -> Path:
     return folder
 
 
-def rows(path: str) -> list[list[str]]:
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
+def rows(path: str, delimiter: str = ",") -> list[list[str]]:
+    with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        return list(csv.reader(file, delimiter=delimiter))
 
 
 def captions_by_name(run: Path, photos: Path) -> dict[str, str]:
@@ -67,24 +72,32 @@ def interrupt_at(patch: pytest.MonkeyPatch, count: int) -> list[Any]:
     return encoded
 
 
-def test_a_table_has_a_row_of_every_picture_in_order_with_the_reason_of_a_broken_one(
+BROKEN = ["photos/broken.jpg", "photos/2023/empty.jpg"]
+
+
+def test_a_table_has_a_row_of_every_caption_in_order_and_a_list_what_failed(
     run: Path, photos: Path
 ) -> None:
     expected = captions_by_name(run, photos)
     result = good("caption", run, photos, "--csv", "captions.csv")
     header, *found = rows("captions.csv")
-    assert header == ["picture", "caption", "error"]
+    assert header == ["picture", "caption", "captioner"]
     assert [row[0] for row in found] == [
-        *(str(path) for path in sorted(photos.glob("*.*g"))),
-        *(str(path) for path in sorted(photos.glob("2023/*"))),
+        *(str(path) for path in sorted(photos.glob("*.png"))),
+        *(str(path) for path in sorted(photos.glob("2023/*.png"))),
     ]
-    assert {name: caption for name, caption, error in found if not error} == expected
-    reasons = {name: error for name, _, error in found if error}
-    assert reasons.keys() == {"photos/broken.jpg", "photos/2023/empty.jpg"}
-    assert "is empty" in reasons["photos/2023/empty.jpg"]
-    assert result.stdout == "wrote 10 captions to captions.csv\n"
+    assert {name: caption for name, caption, _ in found} == expected
+    assert {row[2] for row in found} == {open_run(run).signature()}
+    header, *failed = rows("captions.skipped.csv")
+    assert header == ["name", "reason"]
+    assert [name for name, _ in failed] == BROKEN
+    assert "is empty" in failed[1][1]
+    assert result.stdout == (
+        "wrote 10 captions to captions.csv\n"
+        "captions.skipped.csv has 2 pictures that were not captioned; the same command tries again\n"
+    )
     assert [line for line in result.stderr.splitlines() if line.startswith("skipped")] == [
-        f"skipped {name}: {why}" for name, why in reasons.items()
+        f"skipped {name}: {why}" for name, why in failed
     ]
 
 
@@ -96,52 +109,151 @@ def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
     encoded = interrupt_at(monkeypatch, 5)
     result = call("caption", run, photos, "--csv", "part.csv")
     assert result.exit_code == 130
-    assert "part.csv has 5 of 12 pictures; the same command adds the others" in result.stderr
+    assert "part.csv has 4 of 12 pictures; the same command adds the others" in result.stderr
     part = Path("part.csv").read_bytes()
-    assert len(rows("part.csv")) == 1 + 5  # header, two batches, a broken picture
+    assert len(rows("part.csv")) == 1 + 4  # two batches
     assert Path("whole.csv").read_bytes().startswith(part)
 
     encoded = interrupt_at(monkeypatch, 99)
     result = good("caption", run, photos, "--csv", "part.csv")
-    assert "note: part.csv has 5 of 12 pictures already; adding the other 7" in result.stderr
-    assert Path("part.csv").read_bytes() == Path("whole.csv").read_bytes()
-    assert len(encoded) == 7
+    assert "note: part.csv has 4 of 12 pictures already; adding the other 8" in result.stderr
+    for suffix in (".csv", ".skipped.csv"):
+        part, whole = (Path(f"{name}{suffix}").read_bytes() for name in ("part", "whole"))
+        assert part == whole
+    assert len(encoded) == 8
     again = good("caption", run, photos, "--csv", "part.csv")
-    assert "note: part.csv has 12 of 12 pictures already\n" in again.stderr
-    assert again.stdout == "wrote 0 captions to part.csv\n"
-    assert len(encoded) == 7
+    assert "note: part.csv has 10 of 12 pictures already; adding the other 2\n" in again.stderr
+    assert again.stdout.startswith("wrote 0 captions to part.csv\n")
+    assert len(encoded) == 10
 
 
 class Fixed:
-    """A captioner that knows its captions."""
+    """A captioner that knows its captions, and its own run; x.png and y.png fail at first."""
 
-    run = None
+    def __init__(self, name: str = "run, greedy", failing: bool = True) -> None:
+        self.name, self.failing, self.asked = name, failing, list[str]()
+        self.run = self
+
+    def decoder(self, policy: object) -> Any:
+        return SimpleNamespace(policy=policy)
+
+    def signature(self, policy: object) -> str:
+        return self.name
 
     def captions(
         self, pictures: Iterable[Path], *, numbers: Iterable[int], **how: object
     ) -> Iterator[PictureCaption | Skipped]:
-        for path, number in zip(pictures, numbers, strict=True):
-            if number % 3 == 2:
+        for path in pictures:
+            self.asked.append(str(path))
+            if path.name in ("x.png", "y.png") and self.failing:
                 yield Skipped(str(path), 'is "no" picture,\nexpected one')
             else:
-                yield PictureCaption(str(path), f"Hündchen Nr. {number}", [], [])
+                yield PictureCaption(str(path), f"Hündchen auf {path}", [], [])
 
 
-def test_a_table_cut_at_any_byte_is_continued_to_the_same_bytes() -> None:
-    names = ["a.png", 'q"uo"te.png', "two\nlines.png", "a, b.png", "犬.png"]
+def names_of_all_kinds() -> list[str]:
+    names = ["a.png", 'q"uo"te.png', "x.png", "two\nlines.png", "a, b.png", "y.png", "犬;.png"]
     if os.name == "posix":
         names.append(os.fsdecode(b"\xff.png"))
     for name in names:
         Path(name).touch()
-    write_captions(Fixed(), names, csv="whole.csv")  # type: ignore[arg-type]
+    return names
+
+
+def write(names: list[str], captioner: Fixed, **how: Any) -> Fixed:
+    write_captions(captioner, names, **how)  # type: ignore[arg-type]
+    return captioner
+
+
+@pytest.mark.parametrize("saved", [",\n", ";\r\n", "\t\n"])
+def test_a_table_cut_at_any_byte_is_continued_to_the_same_bytes(saved: str) -> None:
+    """As it was written, and as a spreadsheet has saved it, with a byte order mark."""
+    names = names_of_all_kinds()
+    write(names, Fixed("Lauf; 2, greedy"), csv="whole.csv")
     whole = Path("whole.csv").read_bytes()
-    for cut in range(0, len(whole), 2):
+    delimiter, first = saved[0], 0
+    if saved != ",\n":
+        text = io.StringIO()
+        table = csv.writer(text, delimiter=delimiter, lineterminator=saved[1:])
+        table.writerows(rows("whole.csv"))
+        whole = b"\xef\xbb\xbf" + text.getvalue().encode("utf-8", "surrogateescape")
+        first = whole.index(b"\n") + 1
+    for cut in range(first, len(whole) + 1):
         Path("cut.csv").write_bytes(whole[:cut])
-        write_captions(Fixed(), names, csv="cut.csv")  # type: ignore[arg-type]
-        assert Path("cut.csv").read_bytes() == whole, cut
-    Path("excel.csv").write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
-    with CsvTable(Path("excel.csv")) as table:
-        assert set(table.begin(ANY, [])) >= {"a.png", "a, b.png", "犬.png"}
+        write(names, Fixed("Lauf; 2, greedy"), csv="cut.csv")
+        assert Path("cut.csv").read_bytes().replace(b"\r\n", b"\n") == whole.replace(b"\r\n", b"\n")
+    assert rows("cut.csv", delimiter) == rows("whole.csv")
+
+
+def test_a_last_row_without_its_line_end_stays_if_it_is_whole_beyond_doubt() -> None:
+    for name in ("a.png", "b.png"):
+        Path(name).touch()
+    write(["a.png"], Fixed("one"), csv="c.csv")
+    content = Path("c.csv").read_bytes()
+    Path("c.csv").write_bytes(content[:-1])
+    assert write(["a.png", "b.png"], Fixed("one"), csv="c.csv").asked == ["b.png"]
+    assert Path("c.csv").read_bytes().startswith(content)
+    Path("c.csv").write_bytes(content[:-2])  # its captioner is not the one that goes on
+    assert write(["a.png", "b.png"], Fixed("one"), csv="c.csv").asked == ["a.png", "b.png"]
+    older = b"picture,caption,error\na.png,a dog,"
+    Path("c.csv").write_bytes(older)
+    assert write(["a.png", "b.png"], Fixed("one"), csv="c.csv").asked == ["a.png", "b.png"]
+
+
+def test_a_table_of_an_older_xpcap_keeps_its_columns_and_tries_again_what_failed(
+    run: Path, photos: Path
+) -> None:
+    older = 'picture,caption,error\nphotos/val00000.png,mine,\nphotos/val00001.png,,"a, b"\n'
+    Path("c.csv").write_text(older)
+    result = good("caption", run, photos, "--csv", "c.csv")
+    assert "note: c.csv is a table of an older xpcap: it keeps its columns" in result.stderr
+    assert "note: c.csv has 1 of 12 pictures already; adding the other 11" in result.stderr
+    assert Path("c.csv").read_text().startswith(older)
+    added = rows("c.csv")[3:]
+    assert len(added) == 9
+    assert {(len(row), row[2]) for row in added} == {(3, "")}
+    assert "photos/val00001.png" in [row[0] for row in added]
+    assert good("caption", run, photos, "--csv", "c.csv").stdout.startswith("wrote 0 captions")
+
+
+def test_a_table_takes_captions_of_its_captioner_alone(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    good("caption", run, photos, "--csv", "c.csv")
+    before = Path("c.csv").read_bytes()
+    name, _, digest = open_run(run).signature().partition(", parameters ")
+    other = Path(shutil.copytree(run, "other"))
+    weights = load_file(other / "best.safetensors")
+    weights["b"] = weights["b"] + 1
+    with safe_open(other / "best.safetensors", "np") as file:
+        save_file(weights, other / "best.safetensors", file.metadata())
+    trained = Path(shutil.copytree(other, tmp_path / "anew" / name))
+    for folder in (other, trained):
+        theirs = open_run(folder).signature()
+        words = (
+            f"c.csv holds captions by {name}, parameters {digest}, expected captions by {theirs}",
+        )
+        failing(["caption", folder, photos, "--csv", "c.csv"], *words)
+    for option in (("--beam", 2), ("--temperature", 1), ("--ban", "red"), ("--no-repeat",)):
+        failing(["caption", run, photos, "--csv", "c.csv", *option], "choose another name")
+    good("caption", run, photos, "--csv", "c.csv")
+    assert Path("c.csv").read_bytes() == before
+
+
+def test_a_captioner_is_told_by_run_parameters_decoding_and_options(run: Path) -> None:
+    opened = open_run(run)
+    word = opened.vocabulary.idx_to_word[-1]
+    last = len(opened.vocabulary) - 1
+    name = f"{run.name}, parameters {opened.digest}"
+    for policy, text in (
+        (None, "greedy"),
+        (Policy(least_length=2, forbid=[last]), f"greedy, forbid {word}, least_length 2"),
+        (Beam(3, n_best=2), "beam of 3, length penalty 1"),
+        (Sampling(0.5, seed=4), "sampling at temperature 0.5, seed 4"),
+        (Policy(max_length=3, no_repeat_trigram=True), "greedy, max_length 3, no_repeat_trigram"),
+    ):
+        assert opened.signature(policy) == f"{name}, {text}"
+    assert Run.open(run, run).digest != opened.digest
 
 
 def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Path) -> None:
@@ -150,13 +262,16 @@ def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Pa
         ("text.csv", "no table at all"),
         ("blank.csv", "\n"),
         ("lines.csv", "\n\n\na"),
-        ("more.csv", "picture,caption,caption_2,error\n"),
-        ("wide.csv", "picture,caption,error\na.png,a dog,,and more\n"),
+        ("more.csv", "picture,caption,caption_2,captioner\n"),
+        ("wide.csv", "picture,caption,captioner\na.png,a dog,me,and more\n"),
+        ("cut.csv", "picture;caption"),
         ("one.txt", ""),
     ):
         Path(name).write_text(content)
         failing(["caption", run, photos, "--csv", name], name, "expected a")
         assert Path(name).read_text() == content
+    Path("a.skipped.csv").write_text("mine")
+    failing(["caption", run, photos, "--csv", "a.csv"], "a.skipped.csv", "the header name,reason")
     failing(["caption", run, photos, "--csv", "nowhere/a.csv"], "nowhere, which is no folder")
     Path("link.csv").symlink_to("nowhere.csv")
     failing(["caption", run, photos, "--csv", "link.csv"], "exists, and is not overwritten")
@@ -167,8 +282,8 @@ def test_the_captions_of_a_beam_have_a_column_each(run: Path, photos: Path) -> N
     said = answer("caption", run, photos, *beam)
     good("caption", run, photos, *beam, "--csv", "c.csv", "--txt")
     header, *found = rows("c.csv")
-    assert header == ["picture", "caption", "caption_2", "caption_3", "error"]
-    assert [row[:4] for row in found if not row[4]] == [
+    assert header == ["picture", "caption", "caption_2", "caption_3", "captioner"]
+    assert [row[:4] for row in found] == [
         [one["image"], *(best["caption"] for best in one["n_best"])] for one in said
     ]
     for one in said:
@@ -222,19 +337,20 @@ EVERY = [*(word for pair in FILES.items() for word in pair), "--txt", "--json"]
 
 
 def test_each_output_has_the_same_bytes_alone_and_together(run: Path, photos: Path) -> None:
-    wrote = [good("caption", run, photos, *pair).stdout.splitlines()[-1] for pair in FILES.items()]
+    said = [good("caption", run, photos, *pair).stdout.splitlines() for pair in FILES.items()]
+    wrote = [next(line for line in lines if line.startswith("wrote")) for lines in said]
     assert all(name in line for name, line in zip(FILES.values(), wrote, strict=True))
     content = {name: Path(name).read_bytes() for name in FILES.values()}
-    said = good("caption", run, photos, "--json").stdout
+    printed = good("caption", run, photos, "--json").stdout
     for name in FILES.values():
         Path(name).unlink()
     together = good("caption", run, photos, *EVERY)
     assert {name: Path(name).read_bytes() for name in FILES.values()} == content
-    assert together.stdout == said
+    assert together.stdout == printed
     lines = [line for line in together.stderr.splitlines() if line.startswith("wrote")]
     texts = "wrote 10 of 10 captions next to their pictures, as .txt"
     assert sorted(lines) == sorted([*wrote, texts])
-    assert {Path(one["image"]).with_suffix(".txt") for one in json.loads(said)} == set(
+    assert {Path(one["image"]).with_suffix(".txt") for one in json.loads(printed)} == set(
         photos.rglob("*.txt")
     )
 
@@ -246,7 +362,7 @@ def test_what_each_output_wrote_before_an_interrupt_it_keeps(
     interrupt_at(monkeypatch, 5)
     result = call("caption", run, photos, *EVERY)
     assert (result.exit_code, result.stdout) == (130, "")
-    assert "all.csv has 5 of 12 pictures; the same command adds the others" in result.stderr
+    assert "all.csv has 4 of 12 pictures; the same command adds the others" in result.stderr
     captions = {row[0]: row[1] for row in rows("all.csv")[1:] if row[1]}
     assert {str(path.with_suffix(".png")): path.read_text() for path in photos.rglob("*.txt")} == {
         name: f"{caption}\n" for name, caption in captions.items()
@@ -254,7 +370,7 @@ def test_what_each_output_wrote_before_an_interrupt_it_keeps(
     assert not any(Path(FILES[flag]).exists() for flag in NEW)
     interrupt_at(monkeypatch, 99)
     again = good("caption", run, photos, *EVERY[:-1])
-    assert "all.csv has 5 of 12 pictures already; all outputs get the other 7" in again.stderr
+    assert "all.csv has 4 of 12 pictures already; all outputs get the other 8" in again.stderr
     page = Path("all.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/') == 6
     assert not any(name in page for name in captions)
@@ -306,18 +422,19 @@ def test_a_file_that_cannot_be_finished_leaves_nothing_and_loses_no_caption(
 
 
 def test_two_commands_never_write_to_one_table(run: Path, photos: Path) -> None:
+    captioner = open_run(run).signature()
     with CsvTable(Path("c.csv")) as table:
-        table.begin(ANY, ["a.png"])
+        table.begin(ANY, captioner, ["a.png"])
         table.add(PictureCaption("a.png", "a dog", [], []))
         for attempt in range(2):
             failing(["caption", run, photos, "--csv", "c.csv"], "is being written by another")
             table.add(PictureCaption(f"{attempt}.png", "a cat", [], []))
     assert [row[0] for row in rows("c.csv")] == ["picture", "a.png", "0.png", "1.png"]
     good("caption", run, photos, "--csv", "c.csv")
-    assert len(rows("c.csv")) == 4 + 12
+    assert len(rows("c.csv")) == 4 + 10
 
 
-def test_a_download_that_failed_has_no_row_and_is_tried_again(
+def test_what_failed_is_tried_again_and_leaves_the_list_when_it_succeeds(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     down = True
@@ -331,16 +448,103 @@ def test_a_download_that_failed_has_no_row_and_is_tried_again(
 
     monkeypatch.setattr(pictures, "read_url", read)
     slow, gone = "http://a.example/slow.png", "http://a.example/gone.png"
-    command = ("caption", run, slow, gone, photos / "val00000.png", "--csv", "c.csv")
+    broken = photos / "broken.jpg"
+    command = ("caption", run, slow, gone, photos / "val00000.png", broken, "--csv", "c.csv")
     first = good(*command)
     assert f"skipped {slow}: cannot be read: timed out" in first.stderr
-    assert first.stdout == (
-        "wrote 1 caption to c.csv; the same command tries again what was not downloaded\n"
-    )
-    assert [row[0] for row in rows("c.csv")] == ["picture", gone, str(photos / "val00000.png")]
+    assert "c.skipped.csv has 3 pictures that were not captioned" in first.stdout
+    assert [row[0] for row in rows("c.skipped.csv")[1:]] == [slow, gone, str(broken)]
+    listed = Path("c.skipped.csv").read_bytes()
+    good(*command)
+    assert Path("c.skipped.csv").read_bytes() == listed
     down = False
-    assert good(*command).stdout == "wrote 1 caption to c.csv\n"
-    assert [(row[0], row[2]) for row in rows("c.csv")[3:]] == [(slow, "")]
+    shutil.copy(photos / "val00002.png", broken)  # as if its format could be read now
+    good(*command)
+    assert rows("c.skipped.csv")[1:] == [[gone, "gives HTTP Error 404: Not Found"]]
+    assert [row[0] for row in rows("c.csv")[1:]] == [
+        str(photos / "val00000.png"),
+        slow,
+        str(broken),
+    ]
+    good("caption", run, photos / "2023", "--csv", "c.csv")
+    assert [row[0] for row in rows("c.skipped.csv")[1:]] == [gone, "photos/2023/empty.jpg"]
+    monkeypatch.setattr(pictures, "read_url", lambda url: read_picture(photos / "val00001.png"))
+    (photos / "2023" / "empty.jpg").unlink()
+    shutil.copy(photos / "val00002.png", photos / "2023" / "empty.jpg")
+    last = good("caption", run, gone, photos / "2023", "--csv", "c.csv")
+    assert last.stdout == "wrote 2 captions to c.csv\n"
+    assert not Path("c.skipped.csv").exists()
+
+
+def test_a_list_of_failures_survives_a_kill_between_caption_and_list() -> None:
+    names = names_of_all_kinds()
+    write(names, Fixed(), csv="c.csv")
+    listed = rows("c.skipped.csv")
+    assert [row[0] for row in listed] == ["name", "x.png", "y.png"]
+    with Path("c.skipped.csv").open("a", encoding="utf-8") as file:
+        file.write("a.png,was captioned after this\ncut o")  # by the process that was killed
+    write(names, Fixed(), csv="c.csv")
+    assert rows("c.skipped.csv") == listed
+    write(names, Fixed(failing=False), csv="c.csv")
+    assert not Path("c.skipped.csv").exists()
+    assert len(rows("c.csv")) == 1 + len(names)
+
+
+class JsonLines(Growing):
+    """A JSON object a line: an output of somebody's own."""
+
+    flag, suffix, start = "--jsonl", ".jsonl", b'{"picture": '
+    help = "Write a line of JSON per picture instead of printing."
+
+    def encode(self, one: PictureCaption) -> bytes:
+        row = {"picture": one.image, "captions": self.texts(one), "captioner": self.captioner}
+        return json.dumps(row).encode() + b"\n"
+
+    def parse(self, row: bytes) -> Row:
+        content = json.loads(row)
+        return Row(content["picture"], content["captioner"])
+
+
+def test_an_output_of_ones_own_grows_beside_the_table_until_both_have_all() -> None:
+    names = names_of_all_kinds()
+
+    def caption(captioner: Fixed, *files: Growing, given: list[str] = names) -> Fixed:
+        sinks = outputs.with_failures(files)
+        outputs.deliver(outputs.caption_sources(captioner, given, sinks, None), sinks)  # type: ignore[arg-type]
+        return captioner
+
+    def table() -> CsvTable:
+        return CsvTable(Path("c.csv"))
+
+    def lines() -> JsonLines:
+        return JsonLines(Path("c.jsonl"))
+
+    caption(Fixed(), lines(), table())
+    whole, rows_whole = Path("c.jsonl").read_bytes(), Path("c.csv").read_bytes()
+    assert [json.loads(line)["picture"] for line in whole.splitlines()] == [
+        name for name in names if name not in ("x.png", "y.png")
+    ]
+    assert [path.name for path in Path().glob("*.skipped.csv")] == ["c.skipped.csv"]
+    for cut in range(len(whole) + 1):
+        Path("c.jsonl").write_bytes(whole[:cut])
+        caption(Fixed(), lines())
+        assert Path("c.jsonl").read_bytes() == whole
+    Path("c.jsonl").unlink()
+    Path("c.csv").unlink()
+    caption(Fixed(), lines(), given=names[:2])
+    caption(Fixed(), table(), given=names[1:4])
+    again = caption(Fixed(), lines(), table())
+    assert again.asked == [name for name in names if name != names[1]]  # which both have
+    assert sorted(Path("c.jsonl").read_bytes().splitlines()) == sorted(whole.splitlines())
+    assert sorted(rows("c.csv")) == sorted(
+        csv.reader(io.StringIO(rows_whole.decode(errors="surrogateescape"), newline=""))
+    )
+    with pytest.raises(DataError, match="holds captions by run, greedy, expected captions by you"):
+        caption(Fixed("you"), lines())
+    Path("c.jsonl").write_text('{"image": "a.png"}')
+    with pytest.raises(DataError, match="begins with"):
+        caption(Fixed(), lines())
+    assert Path("c.jsonl").read_text() == '{"image": "a.png"}'
 
 
 def test_a_table_of_a_split_is_continued_too(run: Path) -> None:
@@ -387,7 +591,7 @@ def test_outputs_that_write_to_pictures_need_files(run: Path, photos: Path) -> N
     failing(
         ["caption", run, photos / "broken.jpg", "--csv", "a.csv"],
         "none of 1 could be read",
-        left=("a.csv",),
+        left=("a.skipped.csv",),
     )
 
 
@@ -400,7 +604,7 @@ def test_descriptions_are_counted_and_pictures_with_another_are_named(
         outputs, "describe_picture", lambda path, text: others if "val00001" in str(path) else ""
     )
     result = good("caption", run, photos, "--describe", "--csv", "c.csv")
-    assert result.stdout == (
+    assert result.stdout.startswith(
         "wrote 9 of 10 captions into their pictures\nwrote 10 captions to c.csv\n"
     )
     assert f"note: left photos/val00001.png: {others}\n" in result.stderr

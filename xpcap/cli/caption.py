@@ -33,7 +33,15 @@ from xpcap.runs import (
     picture_finder,
 )
 from xpcap.runs.captions import caption_chosen, captioned
-from xpcap.runs.outputs import SINKS, Sink, begin_sinks, caption_sources, deliver, wanted
+from xpcap.runs.outputs import (
+    SINKS,
+    Sink,
+    begin_sinks,
+    caption_sources,
+    deliver,
+    wanted,
+    with_failures,
+)
 from xpcap.runs.pages import with_pictures
 
 EXAMPLES = examples(
@@ -105,7 +113,9 @@ def caption(
     status is 1 if none could be read. A URL may have 20 seconds and 20 MB.
 
     --csv, --txt and --describe write captions as they are made, of any number of pictures. All
-    outputs can be combined. Pictures that an existing --csv has are left out of the others too.
+    outputs can be combined. Pictures that an existing --csv has are left out of the others too; the
+    table takes captions of one run and its options. NAME.skipped.csv next to it has what failed,
+    which the same command tries again.
 
     If the run has an index of training photos, its captions come from a beam search, ranked by
     similar photos; else they are greedy. --explain shows why a ranked caption was chosen.
@@ -119,6 +129,7 @@ def caption(
         for kind in OUTPUTS
         if (value := outputs[kind.flag.strip("-")])
     ]
+    sinks = with_failures(sinks)
     for sink in sinks:
         if sink.of_files and not pictures:
             raise OptionError("", sink.flag, "is given without pictures", "files or folders")
@@ -153,7 +164,8 @@ def _of_split(
     pictures = captioned(seen, split)
     chosen = pictures[evenly_spaced(len(pictures), count)]
     images = seen.split(split).images
-    numbers = begin_sinks(sinks, run, [images[number] for number in chosen.tolist()])
+    names = [images[number] for number in chosen.tolist()]
+    numbers = begin_sinks(sinks, run, policy, names)
     decoder = run.decoder(policy, "attention" in wants, "explanation" in wants)
     found = caption_chosen(decoder, seen, split, chosen[numbers])
     show = "picture" in wants

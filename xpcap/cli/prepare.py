@@ -11,6 +11,7 @@ from xpcap.data import CaptionData, detokenize, write_dataset
 from xpcap.data.dataset import may_name_a_split
 from xpcap.errors import OptionError
 from xpcap.files import require_new_file
+from xpcap.growing import SkippedList
 from xpcap.options import Option, described
 from xpcap.prepare import Columns, ImportReport, import_captions
 from xpcap.prepare.detect import CaptionFile
@@ -68,7 +69,7 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     CAPTIONS are files, each as FILE or SPLIT=FILE: COCO's or Karpathy's JSON, Flickr8k's token
     file, or a table (CSV, TSV, JSON lines) of pictures and captions. The format is detected. Give
     --pictures, --features or both. Captions without pictures, unreadable pictures and the like are
-    skipped, counted and named. Only runs on pictures that are encoded here can caption new pictures.
+    skipped and counted; NAME.skipped.csv, next to the dataset file, has all of them. Only runs on pictures that are encoded here can caption new pictures.
     """
     if given["min_count"] and given["vocabulary_size"]:
         raise OptionError("", "`min_count` and `vocabulary_size`", "are both given", "one of them")
@@ -78,10 +79,12 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     begin()
     path = out.with_name(f"{out.name}.encoding")  # the same command resumes from it if killed
     try:
-        with open_cache(path) as cache:
+        with open_cache(path) as cache, SkippedList("prepare", out) as skipped:
             require_new_file("prepare", out)  # another command had the cache, perhaps
+            skipped.begin()
             data, report = import_captions(files, cache=cache, columns=columns, **options)
             write_dataset(out, data)
+            skipped.replace(omission.row for omission in report.omissions)
     except (KeyboardInterrupt, OSError) as stop:
         if path.exists():
             stop.add_note(
@@ -90,7 +93,7 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
             )
         raise
     path.unlink(missing_ok=True)
-    _describe(out, data, files, report)
+    _describe(out, data, files, report, skipped.path)
     if "train" in data.splits:
         _print_remarks(data, given["vocabulary_size"])
 
@@ -113,7 +116,11 @@ def _print_remarks(data: CaptionData, vocabulary_size: int | None) -> None:
 
 
 def _describe(
-    out: Path, data: CaptionData, files: Sequence[CaptionFile], report: ImportReport
+    out: Path,
+    data: CaptionData,
+    files: Sequence[CaptionFile],
+    report: ImportReport,
+    skipped: Path,
 ) -> None:
     """Print the report, the data set, its counts, and three captions as training reads them."""
     for (_, path), form in zip(files, report.forms, strict=False):
@@ -122,6 +129,8 @@ def _describe(
         click.echo(f"note: {escape_control(note)}")
     for line in report.lines():
         click.echo(f"skipped {escape_control(line)}")
+    if report.omissions:
+        click.echo(f"{skipped} has all that was skipped, with the reasons")
     click.echo(describe_data(out, data))
     if pca := data.source.record.get("pca"):
         click.echo(

@@ -65,10 +65,14 @@ class Beam(Policy):
 
     @property
     def title(self) -> str:
-        groups = ""
-        if self.groups > 1:
-            groups = f" in {self.groups} groups, diversity {self.diversity:g}"
-        return f"beam of {self.width}{groups}, length penalty {self.length_penalty:g}"
+        return f"{self.search_title}, length penalty {self.length_penalty:g}"
+
+    @property
+    def search_title(self) -> str:
+        """The search in words, without the order of its captions."""
+        if self.groups == 1:
+            return f"beam of {self.width}"
+        return f"beam of {self.width} in {self.groups} groups, diversity {self.diversity:g}"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,8 +91,18 @@ class Policy:
 
     @property
     def title(self) -> str:
-        """A name for a table of scores."""
-        return "greedy" if type(self).choose is Policy.choose else type(self).__name__
+        """The policy and its own options in words; the limits of every policy are no part of it."""
+        steps = ("choose", "start", "finished", "select")
+        if all(getattr(type(self), step) is getattr(Policy, step) for step in steps):
+            return "greedy"
+        limits = {limit.name for limit in fields(Policy)}
+        own = [one for one in fields(self) if one.name not in limits]
+        options = [
+            f"{one.name} {value}"
+            for one in own
+            if (value := getattr(self, one.name)) != one.default
+        ]
+        return ", ".join([type(self).__name__, *options])
 
     @property
     def n_best(self) -> int | None:

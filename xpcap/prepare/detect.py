@@ -47,7 +47,9 @@ def read_captions(
     for split, path in bar(files, "reading captions", shown=progress):
         text = read_whole(where, path)
         file = CaptionText(f"{where}: {path}", text, columns or Columns(), report)
+        before = len(report.omissions)
         rows = list(with_split_names(read_rows(file), report))
+        report.name_file(Path(path).name, before)
         written = dict.fromkeys(row.picture for row in rows if "\\" in row.picture)
         report.note(r"names written with \ are read with /", [*written])
         rows = [row._replace(picture=with_slashes(row.picture)) for row in rows]

@@ -318,12 +318,9 @@ def _encode(
         unreadable=None if report is None else unreadable,
         mirrored=numbers.get("train", {}) if options.mirror else (),
     )
-    given: set[str] = set()
     for name, reason in unreadable.items():
         assert report is not None
-        remark = "" if reason in given else reason
-        report.skip("pictures that cannot be read", name, remark=remark)
-        given.add(reason)
+        report.skip("pictures that cannot be read", name, remark=reason)
     return [row for row in rows if row.picture not in unreadable], features
 
 

@@ -63,15 +63,23 @@ class Omission(NamedTuple):
     """A picture, row or caption that an import leaves out.
 
     kind : a plural, such as "captions without a word"
-    name : of the picture, or file and line
+    name : of the picture, or line or number in the file
     remark : why, or what may be meant; empty where the kind says it
     captioned : False of a picture that no caption names
+    file : of the row; empty: it is of no file of captions
     """
 
     kind: str
     name: str
     remark: str = ""
     captioned: bool = True
+    file: str = ""
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Name and reason, as in a list of what was skipped."""
+        name = f"{self.file}, {self.name}" if self.file else self.name
+        return name, f"{self.kind}: {self.remark}" if self.remark else self.kind
 
 
 class ImportReport:
@@ -91,19 +99,30 @@ class ImportReport:
         """Add an omission."""
         self.omissions.append(Omission(kind, name, remark, captioned))
 
+    def name_file(self, file: str, start: int) -> None:
+        """Name the file of all omissions from number `start` on."""
+        omissions = self.omissions[start:]
+        self.omissions[start:] = [omission._replace(file=file) for omission in omissions]
+
     def note(self, kind: str, names: Sequence[str]) -> None:
         """Note things that stay in: their number and the first few names, if there are any."""
         if names:
             self.notes.append(_listed(kind, len(names), [name[:100] for name in names[:NAMED]]))
 
     def lines(self) -> list[str]:
-        """Lines such as ``captions without a word: 4 (a.jpg, b.jpg, ...)``; remarks come last."""
+        """Lines such as ``captions without a word: 4 (a.jpg, b.jpg, ...)``.
+
+        Remarks come last, each once.
+        """
         plain: dict[str, list[str]] = {}
         remarked: dict[str, list[str]] = {}
-        for kind, name, remark, _ in self.omissions:
-            named = (remarked if remark else plain).setdefault(kind, [])
+        known: set[tuple[str, str]] = set()
+        for kind, name, remark, *_ in self.omissions:
+            is_new = remark != "" and (kind, remark) not in known
+            known.add((kind, remark))
+            named = (remarked if is_new else plain).setdefault(kind, [])
             if len(named) < NAMED:
-                named.append(f"{name[:100]} ({remark})" if remark else name[:100])
+                named.append(f"{name[:100]} ({remark})" if is_new else name[:100])
         return [
             _listed(kind, count, plain.get(kind, []) + remarked.get(kind, []))
             for kind, count in self.skipped.items()

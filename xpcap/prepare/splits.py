@@ -41,7 +41,7 @@ def with_split_names(rows: Iterable[CaptionRow], report: ImportReport) -> Iterat
         if not row.picture or word == "":
             if row.source != skipped:
                 kind = "rows without a split" if row.picture else "rows without a picture"
-                report.skip(kind, row.source)
+                report.skip(kind, row.source.rpartition(", ")[2])
             skipped = row.source
             continue
         if word is None:

@@ -95,7 +95,3 @@ class Skipped(NamedTuple):
 
     def __repr__(self) -> str:
         return _filled(self)
-
-
-class Postponed(Skipped):
-    """A picture that another try may caption: its download failed, or its folder is empty yet."""

@@ -77,7 +77,7 @@ class Decoder:
         self._chooser = Ensemble([*runs, *first_stages]) if first_stages else model
         self.title, models = policy.title, len(runs) + len(first_stages)
         if isinstance(policy, RankedBeam) and self.ranker is not None:
-            self.title = f"beam of {policy.width}, ranked by similar photos"
+            self.title = f"{policy.search_title}, ranked by similar photos"
             if policy.length_penalty != RankedBeam.length_penalty:
                 came = f"is {policy.length_penalty:g} of a RankedBeam, whose captions the run ranks"
                 raise OptionError("caption", "`length_penalty`", came, "the default, or a Beam")

@@ -5,25 +5,24 @@ when another fails, or the work is stopped, it keeps.
 """
 
 import contextlib
-import csv as csv_format
 import importlib.util
-import io
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from xpcap.encoders import read_picture
 from xpcap.errors import DataError, OptionError, install
-from xpcap.files import atomic, lock, new_path, require_new_file, write_text
+from xpcap.files import atomic, new_path, require_new_file, write_text
+from xpcap.growing import GrowingFile, GrowingTable, Row, SkippedList
 from xpcap.models import Captioner, Policy
 from xpcap.options import Flag
 from xpcap.progress import bar
 from xpcap.report.markup import embed
-from xpcap.report.records import PictureCaption, Postponed, Skipped
+from xpcap.report.records import PictureCaption, Skipped
 from xpcap.runs.pages import DRAWN, write_caption_page, write_caption_png
 from xpcap.runs.pictures import PictureCaptioner, find_sources
 from xpcap.runs.run import Run
@@ -72,10 +71,9 @@ class Sink:
         if self.suffix:
             require_new_file("caption", self.path, self.suffix)
 
-    def begin(self, run: Run[Captioner], names: Sequence[str]) -> Collection[str]:
-        """Prepare for the pictures of these names, and return those that are here already."""
-        self.run = run
-        return ()
+    def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
+        """Prepare for the pictures of these names, whom the run captions; see `Run.signature`."""
+        self.run, self.captioner = run, captioner
 
     def add(self, one: PictureCaption) -> None:
         """Take a caption, with those of the OPTIONAL fields that it wants."""
@@ -129,19 +127,24 @@ def wanted(sinks: Iterable[Sink]) -> frozenset[str]:
     return frozenset[str]().union(*(sink.wants for sink in sinks))
 
 
-def begin_sinks(sinks: Sequence[Sink], run: Run[Captioner], names: Sequence[str]) -> list[int]:
-    """Begin each sink, and choose the pictures for all of them: those that none has already."""
-    had: set[str] = set()
+def begin_sinks(
+    sinks: Sequence[Sink], run: Run[Captioner], policy: Policy | None, names: Sequence[str]
+) -> list[int]:
+    """Begin each sink, and choose the pictures for all: those that some file that grows lacks."""
+    captioner = run.signature(policy)
+    files = [sink for sink in sinks if isinstance(sink, Growing)]
     for sink in sinks:
-        here = set(sink.begin(run, names)).intersection(names)
-        had |= here
-        sink.had = len(here)
-        if here:
-            rest = len(names) - len(here)
-            goes = "adding" if len(sinks) == 1 else "all outputs get"
-            more = f"; {goes} the other {rest:,}" if rest else ""
-            remark(f"{sink.path} has {len(here):,} of {len(names):,} pictures already{more}")
-    return [number for number, name in enumerate(names) if name not in had]
+        sink.begin(run, captioner, names)
+    chosen = [k for k, name in enumerate(names) if not files or any(name not in f for f in files)]
+    alone = sum(not isinstance(sink, Failures) for sink in sinks) == 1
+    for file in files:
+        file.had = sum(name in file for name in names)
+        if file.had:
+            had = f"{file.had:,} of {len(names):,} pictures already"
+            goes = "adding" if alone else "all outputs get"
+            more = f"; {goes} the other {len(chosen):,}" if chosen else ""
+            remark(f"{file.path} has {had}{more}")
+    return chosen
 
 
 def caption_sources(
@@ -161,7 +164,7 @@ def caption_sources(
         if sink.of_files and (urls := [one for one in sources if isinstance(one, str)]):
             option, came = f"`{sink.flag.strip('-')}`", f"is given with the URL {urls[0]}"
             raise OptionError("caption", option, came, "pictures in files", "download it first")
-    numbers = begin_sinks(sinks, captioner.run, list(map(str, sources)))
+    numbers = begin_sinks(sinks, captioner.run, policy, list(map(str, sources)))
     yield from skipped
     wants = wanted(sinks)
     yield from captioner.captions(
@@ -213,18 +216,91 @@ def write_captions(
     if not sinks:
         came, expected = "is given to write to", "`csv`, `txt` or `describe`"
         raise OptionError("write_captions", "nothing", came, expected)
+    sinks = with_failures(sinks)
     _, skipped = deliver(caption_sources(captioner, paths, sinks, policy), sinks)
     for sink in sinks:
         sink.close()
     return skipped
 
 
-class CsvTable(Sink):
-    """A CSV file of captions, UTF-8, a row a picture, that is written row by row.
+class Growing(Sink):
+    """A file that grows by a row a picture, and that the same command continues.
 
-    Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `error`: why a
-    picture has no caption. One that another try may caption has no row. A process that is killed
-    leaves whole rows and at most one that is cut off, which is removed when the table is continued.
+    A subclass says with `start` how such a file begins, with `encode` what it writes of a picture,
+    and with `parse` what a row says. See GrowingFile.
+    """
+
+    instead = once = True
+    start: ClassVar[bytes]
+    _file: GrowingFile | None = None
+    _rows = 0
+
+    def check(self) -> None:
+        if self.path.suffix.lower() != self.suffix or not self.path.is_file():
+            super().check()
+
+    def open(self) -> GrowingFile:
+        """The file, which is not begun yet."""
+        return GrowingFile(
+            "caption", self.path, self.parse, start=self.start, writer=self.captioner
+        )
+
+    def encode(self, one: PictureCaption) -> bytes:
+        """The row of a picture, with its line end; `captioner` says who captioned it."""
+        raise NotImplementedError
+
+    def parse(self, row: bytes) -> Row | None:
+        """The picture and captioner of a row. Errors, of a row of another form, as of GrowingFile."""
+        raise NotImplementedError
+
+    def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
+        """Open the file, which no other process may write to meanwhile.
+
+        DataError : it is another file, of another captioner, or in use.
+        """
+        super().begin(run, captioner, names)
+        self._names = set(names)
+        self._file = self.open()
+        self._file.begin()
+
+    def __contains__(self, name: str) -> bool:
+        """True if the file has a row of the picture."""
+        return self._file is not None and name in self._file.names
+
+    def add(self, one: PictureCaption) -> None:
+        """Write a row, unless there is one. OSError : it cannot be written."""
+        assert self._file is not None
+        if one.image not in self:
+            self._write(one)
+            self._file.names.add(one.image)
+            self._rows += 1
+
+    def _write(self, one: PictureCaption) -> None:
+        assert self._file is not None
+        self._file.append(self.encode(one))
+
+    def skip(self, one: Skipped) -> None:
+        """Leave it to the list of what failed."""
+
+    def close(self) -> str:
+        return f"wrote {_captions(self._rows)} to {self.path}"
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if self._file is None:
+            return
+        self._file.__exit__(kind, error, traceback)
+        if isinstance(error, KeyboardInterrupt | OSError):
+            done, count = len(self._names & self._file.names), len(self._names)
+            error.add_note(
+                f"{self.path} has {done:,} of {count:,} pictures; the same command adds the others"
+            )
+
+
+class CsvTable(Growing):
+    """A CSV file of captions, UTF-8, a row a picture.
+
+    Its columns are `picture`, `caption`, of several captions `caption_2`, ..., and `captioner`. A
+    table of an older xpcap has `error` in place of the captioner, and keeps that.
     """
 
     flag, suffix = "--csv", ".csv"
@@ -232,121 +308,90 @@ class CsvTable(Sink):
         "Write a table with one row per picture instead of printing. Pictures that an existing table"
         " has are skipped."
     )
-    instead = once = True
-    _file: BinaryIO | None = None
-    _rows = _postponed = 0
+    _file: GrowingTable | None = None
 
-    def check(self) -> None:
-        if self.path.suffix.lower() != self.suffix or not self.path.is_file():
-            super().check()
-
-    def begin(self, run: Run[Captioner], names: Sequence[str]) -> Collection[str]:
-        """Open the table, which no other process may write to meanwhile.
-
-        DataError : it is another file, or another process has it.
-        """
-        self._names, self._pictures = set(names), set[str]()
-        more = [f"caption_{number}" for number in range(2, self.best + 1)]
-        self._header = ["picture", "caption", *more, "error"]
-        self._file = self.path.open("a+b")
-        came, cause = "is being written by another process", "wait, or choose another name"
-        lock(self._file, DataError("caption", self.path, came, "none", cause))
-        self._file.seek(0)
-        rows, size = self._read(self._file.read())
-        self._file.truncate(size)
-        if not rows:
-            self._write(self._header)
-        self._pictures |= {row[0] for row in rows[1:]}
-        return self._pictures
-
-    def _read(self, content: bytes) -> tuple[list[list[str]], int]:
-        """The whole rows, and where they end, in bytes. DataError : of another table."""
-        size = sum(map(len, _whole_rows(content)))
-        if not size:
-            if _row(self._header).startswith(content):
-                return [], 0
-            raise self._other("no header")
-        try:
-            text = content[:size].decode("utf-8-sig", "surrogateescape")
-            rows = [row for row in csv_format.reader(io.StringIO(text, newline="")) if row]
-        except csv_format.Error as error:
-            raise self._other(str(error)) from error
-        if not rows:
-            raise self._other("only empty lines")
-        if rows[0] != self._header:
-            raise self._other(f"the header {','.join(rows[0])[:100]}")
-        wrong = next((row for row in rows if len(row) != len(self._header)), None)
-        if wrong is not None:
-            raise self._other(f"a row of {len(wrong)} fields, {','.join(wrong)[:100]}")
-        return rows, size
-
-    def _other(self, what: str) -> DataError:
-        expected = (
-            f"a new file, or a table with the header {','.join(self._header)}, to be continued"
+    def open(self) -> GrowingTable:
+        captions = ["picture", "caption", *(f"caption_{k}" for k in range(2, self.best + 1))]
+        return GrowingTable(
+            "caption",
+            self.path,
+            [*captions, "captioner"],
+            self._parse_cells,
+            writer=self.captioner,
+            former=[[*captions, "error"]],
         )
-        cause = "choose another name, or give the same options as before"
-        return DataError("caption", self.path, f"has {what}", expected, cause)
+
+    @property
+    def _older(self) -> bool:
+        return self._file is not None and self._file.header[-1] == "error"
+
+    def _parse_cells(self, cells: Sequence[str]) -> Row | None:
+        if not self._older:
+            return Row(cells[0], cells[-1])
+        return None if cells[-1] else Row(cells[0])  # what failed then is tried again
+
+    def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
+        super().begin(run, captioner, names)
+        if self._older:
+            remark(
+                f"{self.path} is a table of an older xpcap: it keeps its columns, which do not name"
+                " the captioner; pictures with an error are tried again"
+            )
+
+    def _write(self, one: PictureCaption) -> None:
+        assert self._file is not None
+        texts = self.texts(one)
+        last = "" if self._older else self.captioner
+        self._file.write([one.image, *texts, *[""] * (self.best - len(texts)), last])
+
+
+class Failures(Sink):
+    """The list of pictures that were not captioned, next to files that grow: NAME.skipped.csv.
+
+    The same command tries them again; one that succeeds leaves the list.
+    """
+
+    def __init__(self, files: Sequence[Growing]) -> None:
+        super().__init__()
+        self._files, self._list = files, SkippedList("caption", files[0].path)
+
+    def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
+        self._names = set(names)
+        self._list.begin()
+        for name in [*self._list.reasons]:  # a process was killed between caption and list
+            if all(name in file for file in self._files):
+                self._list.remove(name)
 
     def add(self, one: PictureCaption) -> None:
-        """Write a row, and hand it to the operating system. OSError : it cannot be written."""
-        texts = self.texts(one)
-        self._write([one.image, *texts, *[""] * (self.best - len(texts)), ""])
-        self._pictures.add(one.image)
-        self._rows += 1
+        self._list.remove(one.image)
 
     def skip(self, one: Skipped) -> None:
-        if isinstance(one, Postponed):
-            self._postponed += one.image in self._names
-        else:
-            self._write([one.image, *[""] * self.best, one.reason])
-            self._pictures.add(one.image)
-
-    def _write(self, cells: Sequence[str]) -> None:
-        assert self._file is not None
-        try:
-            self._file.write(_row(cells))
-            self._file.flush()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        if one.image in self._names:  # else it is a folder without a picture
+            self._list.add(one.image, one.reason)
 
     def close(self) -> str:
-        later = "; the same command tries again what was not downloaded" if self._postponed else ""
-        return f"wrote {_captions(self._rows)} to {self.path}{later}"
+        if not (failed := len(self._list.reasons)):
+            return ""
+        them = "picture that was" if failed == 1 else "pictures that were"
+        return (
+            f"{self._list.path} has {failed:,} {them} not captioned; the same command tries again"
+        )
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if self._file is None:
-            return
-        try:
-            with self._file:
-                os.fsync(self._file.fileno())
-        except OSError as failed:
-            if error is None:  # else it is the same again: what could not be written is left over
-                raise OSError(failed.errno, failed.strerror, str(self.path)) from failed
-        if isinstance(error, KeyboardInterrupt | OSError):
-            done, count = len(self._names & self._pictures), len(self._names)
-            error.add_note(
-                f"{self.path} has {done:,} of {count:,} pictures; the same command adds the others"
-            )
+        self._list.__exit__(kind, error, traceback)
+
+
+def with_failures(sinks: Sequence[Sink]) -> list[Sink]:
+    """The sinks, and a list of failures for the files that grow, one for each name."""
+    files: dict[Path, list[Growing]] = {}
+    for sink in sinks:
+        if isinstance(sink, Growing):
+            files.setdefault(sink.path.with_suffix(""), []).append(sink)
+    return [*sinks, *map(Failures, files.values())]
 
 
 def _captions(count: int) -> str:
     return f"{count:,} {'caption' if count == 1 else 'captions'}"
-
-
-def _row(cells: Sequence[str]) -> bytes:
-    text = io.StringIO()
-    csv_format.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode("utf-8", "surrogateescape")
-
-
-def _whole_rows(content: bytes) -> Iterator[bytes]:
-    """The rows of a CSV file, without one that is cut off at the end."""
-    row = b""
-    for line in content.splitlines(keepends=True):
-        row += line
-        if line.endswith(b"\n") and row.count(b'"') % 2 == 0:  # else a line end is in quotes
-            yield row
-            row = b""
 
 
 class TextFiles(Sink):

@@ -22,11 +22,11 @@ from xpcap.encoders import (
     read_url,
     scheme_of,
 )
-from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, NetworkError, OptionError
+from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, OptionError
 from xpcap.models import Captioner, Policy
 from xpcap.options import SEED
 from xpcap.progress import bar
-from xpcap.report.records import PictureCaption, Postponed, Skipped
+from xpcap.report.records import PictureCaption, Skipped
 from xpcap.runs.decoder import Decoder
 from xpcap.runs.folder import BEST
 from xpcap.runs.run import Inputs, Run, open_runs
@@ -202,7 +202,7 @@ class PictureCaptioner:
         try:
             picture, feature = encode_picture("caption_files", source, self.encoder)
         except (DataError, InvalidTypeError, InvalidValueError) as error:
-            return (Postponed if isinstance(error, NetworkError) else Skipped)(name, error.reason)
+            return Skipped(name, error.reason)
         shown = shrunk(picture) if show and is_url(name) else picture
         return Encoded(number, name, feature, shown if show else None)
 
@@ -395,5 +395,5 @@ def find_sources(
             else:
                 pictures += find_pictures([path])
         except DataError as error:
-            skipped.append(Postponed(str(Path(path)), error.reason))
+            skipped.append(Skipped(str(Path(path)), error.reason))
     return pictures, skipped

@@ -3,13 +3,17 @@
 Several runs, opened together, are one, whose model is their ensemble.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from xpcap.backend import to_numpy
 from xpcap.data import CaptionData, open_data
 from xpcap.data.dataset import Source, size
 from xpcap.data.features import FeatureScaling, Preprocessing, Projection
@@ -18,8 +22,10 @@ from xpcap.encoders import Encoder, find_encoder
 from xpcap.encoders.kinds import same_encoder
 from xpcap.errors import DataError, InvalidValueError
 from xpcap.models import Captioner, CaptioningRNN, Ensemble, Policy, build_model
+from xpcap.options import described
 from xpcap.ranking import Ranker
 from xpcap.ranking.file import read_ranker
+from xpcap.ranking.ranker import SETTINGS
 from xpcap.runs.config import Config
 from xpcap.runs.decoder import Decoder, RankedBeam, limited
 from xpcap.runs.folder import (
@@ -41,6 +47,7 @@ from xpcap.runs.folder import (
 from xpcap.training.state import Record, best_of
 from xpcap.work import remark
 
+DIGITS = 12  # of a digest that tells captioners apart
 Model_co = TypeVar("Model_co", bound=Captioner, covariant=True)
 
 
@@ -249,6 +256,36 @@ class Run(Generic[Model_co]):
             attend,
             explain,
         )
+
+    @cached_property
+    def digest(self) -> str:
+        """The first digits of the SHA-256 of all parameters, and of the ranker's weights."""
+        models = self.model.models if isinstance(self.model, Ensemble) else [self.model]
+        content = hashlib.sha256()
+        for model in (*models, *self.first_stage_models):
+            for name, array in model.params.items():
+                content.update(name.encode() + to_numpy(array).tobytes())
+        if self.ranker is not None:
+            settings = [getattr(self.ranker, name) for name in ("weights", *SETTINGS)]
+            content.update(json.dumps(settings, sort_keys=True).encode())
+        return content.hexdigest()[:DIGITS]
+
+    def signature(self, policy: Policy | None = None) -> str:
+        """The captioner in a line: run, digest, decoding, and limits that differ from the usual.
+
+        It tells whether two captions come from one captioner. Errors are those of `decoder`.
+        """
+        decoder = self.decoder(policy)
+        usual = limited(Policy(), self.vocabulary, self.config.max_words)
+        limits = []
+        for name in described(Policy):
+            value = getattr(decoder.policy, name)
+            if value != getattr(usual, name):
+                if name == "forbid":
+                    ids = [i for i in value if i not in usual.forbid]
+                    value = " ".join(self.vocabulary.idx_to_word[i] for i in ids)
+                limits.append(name if value is True else f"{name} {value}")
+        return ", ".join([self.name, f"parameters {self.digest}", decoder.title, *limits])
 
     def encoder(self, function: str) -> Encoder:
         """The encoder of the run's features. DataError, of `function` : it has none here."""
