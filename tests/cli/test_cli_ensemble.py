@@ -98,7 +98,7 @@ def test_runs_are_scored_as_one(run: Path, rnn: Path) -> None:
     assert found["decoding"] == "greedy, probabilities averaged over 2 models"
     text = " ".join(good("evaluate", run, rnn, "--against", run, "--beam", 2).stdout.split())
     assert "beam of 2, length penalty 1, probabilities averaged over 2 models; ±" in text
-    assert f"{run} + {rnn} {run} difference" in text
+    assert f"A: {run} + {rnn} B: {run} A B A - B" in text
 
 
 def test_one_run_alone_is_opened_as_ever(run: Path) -> None:

@@ -59,18 +59,31 @@ def test_score_gives_captions_the_scores_that_evaluate_gives_their_run(
         assert words in output
 
 
-def test_the_table_has_a_column_for_people(evaluated: dict[str, Any]) -> None:
-    output = good("score", "said.json", "--data", "data.h5").output.splitlines()
-    human = evaluated["people"]["scores"]
-    heads = next(line for line in output if line.startswith("score "))
-    assert heads.split()[:3] == ["score", "captions", "people"]
+def test_scores_fit_80_columns_and_how_they_are_measured_stands_once_below(
+    evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    command = "score", "said.json", "--data", "data.h5"
+    few = good(*command).output
+    assert "people" not in few.partition("How it is measured")[0]  # of 14 pictures
+    assert (
+        "not scored, since 14 pictures have two different captions and 20 are needed"
+        in " ".join(few.split())
+    )
+    monkeypatch.setattr("xpcap.runs.scoring.MIN_PEOPLE", 14)
+    output = good(*command).output
+    assert max(map(len, (few + output).splitlines())) <= 80
+    numbers, below = (part.splitlines() for part in output.split("\nHow it is measured\n"))
+    scored = answer(*command)
+    human = scored["people"]["scores"]
+    heads = next(line for line in numbers if line.startswith("score "))
+    assert heads.split() == ["score", "captions", "people"]
     for title, name in (("CIDEr (CIDEr-D)", "cider"), ("length", "length")):
-        row = next(line for line in output if line.startswith(title))
+        row = next(line for line in numbers if line.startswith(title))
         assert row[heads.index("people") :] == f"{human[name]:.3f}"
-    text = " ".join(" ".join(output).split())
-    scored = answer("score", "said.json", "--data", "data.h5")
+    text = " ".join(" ".join(below).split())
     for protocol in (scored["people"]["protocol"], *scored["protocol"].values()):
-        assert protocol in text
+        assert text.count(protocol) == 1
 
 
 def test_score_tokenises_captions_as_references_are(evaluated: dict[str, Any]) -> None:
@@ -143,7 +156,8 @@ def test_against_gives_paired_differences_of_two_runs(run: Path, evaluated: dict
     itself = answer("evaluate", run, "--against", run)["against"]
     assert set(map(tuple, itself["intervals"].values())) == {(0.0, 0.0)}
     output = good("evaluate", run, "--against", "other").output
-    assert "difference" in output
+    assert f"\nA: {run}\nB: other\n" in output
+    assert "A - B" in output
     assert "95 % interval" in output
 
 

@@ -15,7 +15,7 @@ from xpcap.data.dataset import Split
 from xpcap.data.features import fit_scaling
 from xpcap.errors import DataError, OptionError
 from xpcap.metrics import METRICS, Scored, averaged
-from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions
+from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scoring
 from xpcap.shapes import named
 
 
@@ -42,17 +42,23 @@ VAL = [["a dog runs", "the dog runs fast"], ["the the cat on"], ["a dog", "a dog
 SAID = {"val0": "a dog", "val1": "a dog", "val2": "a dog"}
 
 
-def test_people_are_scored_by_their_first_captions_against_their_others() -> None:
-    """The second picture has one caption: nothing to compare it with."""
+def test_people_are_scored_by_their_first_captions_against_their_different_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second picture has nothing to compare with, and the third one's first caption is no
+    reference of itself.
+    """
+    monkeypatch.setattr(scoring, "MIN_PEOPLE", 2)
     train = [["a dog runs on the grass", "a dog runs"]] * 50 + [["a cat"]]
-    scored = score_captions(data_of(train=train, val=VAL), "val", SAID)
+    val = [*VAL[:2], ["a dog", "a dog", "the cow"]]
+    scored = score_captions(data_of(train=train, val=val), "val", SAID)
     human = scored.human_scores
     brevity = np.exp(1 - 6 / 5)
-    assert human["bleu1"] == pytest.approx(brevity * 4 / 5)  # 2 of 3 words and 2 of 2
-    assert human["bleu2"] == pytest.approx(brevity * (4 / 5 * 2 / 3) ** 0.5)
+    assert human["bleu1"] == pytest.approx(brevity * 2 / 5)  # 2 of 3 words and 0 of 2
+    assert human["bleu2"] == pytest.approx(brevity * (2 / 5 * 1 / 3) ** 0.5)
     precision, recall = 2 / 3, 2 / 4
     rouge = (1 + 1.44) * precision * recall / (recall + 1.44 * precision)
-    assert human["rouge_l"] == pytest.approx((rouge + 1) / 2)
+    assert human["rouge_l"] == pytest.approx(rouge / 2)
     assert human["cider"] == human["cider_d"] > 0
     free = ("distinct", "words", "length", "repeats", "novel", "unseen_bigrams", "bad_endings")
     assert [human[name] for name in free] == [
@@ -61,14 +67,26 @@ def test_people_are_scored_by_their_first_captions_against_their_others() -> Non
         pytest.approx((0 + 5 + 1) / (4 + 5 + 3)),
         pytest.approx(2 / 3),  # "on" and "dog"
     ]
-    assert "its others, of the 2 pictures that have" in scored.human_protocol
+    assert "its others, of the 2 pictures that have different ones" in scored.human_protocol
 
 
-def test_where_nobody_wrote_twice_people_have_the_scores_that_need_no_reference() -> None:
-    scored = score_captions(data_of(train=[["a dog"]], val=[one[:1] for one in VAL]), "val", SAID)
+@pytest.mark.parametrize("different", [0, 19, 20])
+def test_people_have_a_column_from_twenty_pictures_with_different_captions_on(
+    different: int,
+) -> None:
+    """A duplicated row is no second caption: it made a column with BLEU 1.000."""
+    val = [["a dog runs", "a dog runs", "the cat"]] * different + [["a dog", "a dog"]] * 30
+    said = {f"val{number}": "a dog" for number in range(len(val))}
+    scored = score_captions(data_of(train=[["a dog"]], val=val), "val", said)
     alone = {metric.name for metric in METRICS if not metric.needs_references}
-    assert set(scored.human_scores) == {*alone, "novel", "unseen_bigrams"}
-    assert "no picture has another" in scored.human_protocol
+    assert scored.people == (different == 20) == any(row.human for row in scored.rows())
+    assert any(row.human for row in scored.headline()) == scored.people
+    assert ("bleu4" in scored.human_scores) == scored.people
+    assert {*alone, "novel", "unseen_bigrams"} <= set(scored.human_scores)  # the doctor's limits
+    if not scored.people:
+        assert scored.human_protocol == (
+            f"not scored, since {different} pictures have two different captions and 20 are needed"
+        )
     assert scored.unscored["bad_endings"].startswith("too few train captions")
     assert "bad_endings" not in scored.scores
 

@@ -113,9 +113,10 @@ def evaluate(
     else:
         print_scores(evaluation)
         if comparison:
-            sides = " + ".join(map(str, folders)), str(against)
-            heads = ("", *map(escape_control, sides), "difference", "95 % interval")
-            click.echo(f"\n{table([heads, *comparison.rows()])}")
+            click.echo(f"\nA: {escape_control(' + '.join(map(str, folders)))}")
+            click.echo(f"B: {escape_control(str(against))}")
+            heads = ("", "A", "B", "A - B", "95 % interval")
+            click.echo(table([heads, *comparison.rows()]))
         if diagnoses is not None:
             _print_diagnoses(diagnoses)
     if csv is not None:

@@ -238,16 +238,18 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def print_scores(scores: Scores) -> None:
-    """Print scores with intervals, people's and protocols, and metrics that cannot be computed."""
+    """Print scores with intervals and people's; below, once, how each is measured, or why not."""
     rows = scores.rows()
-    protocols = [f"{row.title}: {row.protocol}" for row in rows]
     echo_wrapped(f"{scores.summary}; ± is half of the 95 % interval, over pictures")
-    heads = ("score", "captions", "", "people")
+    heads = ("score", "captions", "", "people" if scores.people else "")
     click.echo(table([heads, *(line for row in rows for line in _lines(row))]))
-    for text in ("How it is measured:", *protocols, f"people: {scores.human_protocol}"):
-        echo_wrapped(text)
+    click.echo("\nHow it is measured")
+    notes = {row.title: row.protocol for row in rows} | {"people": scores.human_protocol}
     for name, reason in scores.unscored.items():
-        echo_wrapped(f"{name.upper().replace('_', ' ')} is not scored: {reason}")
+        notes[name.replace("_", " ")] = f"not scored: {reason}"
+    width = max(map(columns, notes)) + 2
+    for title, text in notes.items():
+        echo_wrapped(title + " " * (width - columns(title)) + text, indent=width)
 
 
 def _lines(row: Row) -> list[tuple[str, ...]]:
@@ -260,10 +262,11 @@ def _lines(row: Row) -> list[tuple[str, ...]]:
     ]
 
 
-def echo_wrapped(text: str) -> None:
+def echo_wrapped(text: str, indent: int = 2) -> None:
     """Print a text in lines that fit the terminal, the second and later ones indented."""
     width = min(WIDTH, shutil.get_terminal_size().columns)
-    click.echo(textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False))
+    further = " " * (indent if 3 * indent < width else 2)
+    click.echo(textwrap.fill(text, width, subsequent_indent=further, break_on_hyphens=False))
 
 
 def describe_data(file: Path, data: CaptionData) -> str:

@@ -51,7 +51,8 @@ class Scores:
     results : one a metric, and perplexity if a run said the captions
     seconds : time taken
     unscored : name of each metric that could not be computed to the reason
-    human_protocol : how human captions were scored, in words
+    human_protocol : how human captions were scored, in words, or why they were not
+    people : False: too few pictures have different captions for a column of human ones
     decoding : the run's decoding policy, in words; empty: the captions come from elsewhere
     """
 
@@ -61,6 +62,7 @@ class Scores:
     seconds: float
     unscored: dict[str, str] = field(default_factory=dict)
     human_protocol: str = ""
+    people: bool = True
     decoding: str = ""
 
     def __repr__(self) -> str:
@@ -86,7 +88,7 @@ class Scores:
     def human_scores(self) -> dict[str, float]:
         """As `scores`, of human captions.
 
-        Without scores that need references, if no picture has a second one, and without perplexity.
+        Without perplexity; and without scores that need references, if too few pictures have two.
         """
         return _by_name(one.human for one in self.results if one.human)
 
@@ -117,7 +119,7 @@ class Scores:
                 one.metric.title,
                 one.shown or _figures(one.scored),
                 self._width(one.scored),
-                _figures(one.human) if one.human else "",
+                _figures(one.human) if one.human and self.people else "",
                 one.metric.protocol,
                 one.metric.plain,
             )
@@ -134,7 +136,7 @@ class Scores:
                 TITLES.get(name, of[name].title),
                 figure(values[name]),
                 "",
-                figure(human[name]) if name in human else "",
+                figure(human[name]) if name in human and self.people else "",
                 "",
                 of[name].plain,
             )

@@ -29,6 +29,9 @@ from xpcap.shapes import metrics_of
 from xpcap.training.evaluate import PLAIN, PROTOCOL, teacher_forced
 from xpcap.work import work
 
+# Pictures with different captions from which on people's are scored: below, a few decide the score
+MIN_PEOPLE = 20
+
 
 def score_captions(
     data: CaptionData,
@@ -75,7 +78,7 @@ def _scores(
     """Scores of captions, one a picture, and of human captions; no time.
 
     Of each picture the first reference stands for a human caption. Metrics that compare with
-    references get the picture's others, and pictures that have others.
+    references get the picture's others, each once, and pictures that have others that differ.
 
     words : of the split's captions, the references, from `CaptionData.words`
     captions : with their words, tokenised as the references are
@@ -88,7 +91,9 @@ def _scores(
     text, pictures = data.split(split).text, data.split(split).image_idxs
     _, firsts = np.unique(pictures, return_index=True)
     first = [words[i] for i in firsts.tolist()]  # <UNK> in it is a word
-    several = [of for of in references if len(of) > 1]
+    different = [list(map(list, dict.fromkeys(map(tuple, one)))) for one in references]
+    several = [one for one in different if len(one) > 1]
+    people = len(several) >= MIN_PEOPLE
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
     rows, unscored = _with_own(data, [*map(_row, metrics)])
     results: list[Result] = []
@@ -104,25 +109,28 @@ def _scores(
         human = None
         if not metric.needs_references:
             human = _scored(metric, references, first, known)
-        elif several:
-            human = _scored(metric, [of[1:] for of in several], [of[0] for of in several], known)
+        elif people:
+            human = _scored(
+                metric, [one[1:] for one in several], [one[0] for one in several], known
+            )
         if metric.name == "bleu":
             cut = "words as the data set has them" if text is None else TOKENISATION
             metric = replace(metric, protocol=f"{metric.protocol}, {cut}")
         results.append(Result(metric, scored, human))
     about = _human_protocol(len(several), len(references))
-    return Scores(split, captions, results, 0.0, unscored, about)
+    return Scores(split, captions, results, 0.0, unscored, about, people)
 
 
 def _human_protocol(several: int, pictures: int) -> str:
-    """How human captions are scored, if `several` of the pictures have more than one."""
+    """How human captions are scored, if `several` of the pictures have different ones."""
+    if several < MIN_PEOPLE:
+        have = "1 picture has" if several == 1 else f"{several:,} pictures have"
+        return f"not scored, since {have} two different captions and {MIN_PEOPLE} are needed"
     first = "the first caption of each picture, as if it were the one to be scored"
-    if not several:
-        return f"{first}; no picture has another to compare it with"
     others = (
         "its other captions"
         if several == pictures
-        else f"its others, of the {several:,} pictures that have"
+        else f"its others, of the {several:,} pictures that have different ones"
     )
     return (
         f"{first}; BLEU, ROUGE-L and CIDEr compare it with {others}: one reference fewer than in the"
