@@ -591,8 +591,47 @@ def test_a_run_on_features_of_another_making_says_why_it_captions_no_files(own: 
     failing(
         ["caption", "own run", "own photos"],
         "own run learnt from features that were given to it",
-        "the command 'prepare' encodes a folder of pictures",
+        "name it when you prepare the data (encoder beside features)",
     )
+
+
+@pytest.mark.parametrize("pictures", [(), ("--pictures", "own photos")])
+def test_a_run_on_features_whose_encoder_is_named_captions_photos_and_takes_a_head_start(
+    pictures: tuple[str, ...], own: list[str]
+) -> None:
+    encoder = HistogramEncoder()
+    names = [line for name in ("train.txt", "val.txt") for line in Path(name).read_text().split()]
+    rows = encoder.encode(read_picture(Path("own photos") / name) for name in names)
+    save_features(features=rows)
+    declared = "--features", "features.npz", "--encoder", "histogram"
+    output = good(*own, *declared, *pictures).output
+    count = len(names) if pictures else "no"
+    compared = f"{count} pictures were compared" if pictures else "no picture was compared"
+    assert f"note: the features are taken as those of histogram: {compared}" in output
+    source = answer("info", "own.h5")["source"]
+    assert (source["encoder"], source["encoder_checked"]) == (
+        "histogram",
+        len(names) * bool(pictures),
+    )
+    good("train", "own.h5", "--out", "own run", *SMALL)
+    assert answer("caption", "own run", "own photos/1.jpg")[0]["image"] == "own photos/1.jpg"
+    card = Path("own run/README.md").read_text(encoding="utf-8")
+    assert ("no picture was compared" in card) == (not pictures)
+    encoded = [*own[:-1], "encoded.h5", "--pictures", "own photos", "--encoder", "histogram"]
+    good(*encoded)
+    good("train", "encoded.h5", "--out", "next", "--from", "own run", "--epochs", 1)
+    captions = Path("captions.txt")
+    captions.write_text(captions.read_text().replace("thing", "shape"))
+    good(*own[:-1], "nameless.h5", "--features", "features.npz")
+    failing(
+        ["train", "nameless.h5", "--out", "last", "--from", "own run", "--epochs", 1],
+        "features by an unknown encoder instead of the encoder 'histogram'",
+        "name it when you prepare the data (encoder beside features)",
+    )
+    if pictures:
+        save_features(features=rows[::-1])
+        wrong = [*own[:-1], "wrong.h5", *declared, *pictures]
+        failing(wrong, "the encoder histogram makes a feature of", "another encoder")
 
 
 def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_it(

@@ -281,6 +281,46 @@ def test_any_encoder_makes_the_features_and_is_remembered(tmp_path: Path) -> Non
     assert ["mirror" in data.source.record for data in by_split] == [True, False]
 
 
+def grey_pictures(folder: Path) -> dict[str, Any]:
+    """Forty pictures, and features of them by Brightness, with one more."""
+    Image = pytest.importorskip("PIL.Image")
+    greys = {f"{number:02}.png": 5.0 * number + 7 for number in range(40)}
+    for name, grey in greys.items():
+        Image.new("L", (8, 8), int(grey)).save(folder / name)
+    return {name: [grey] for name, grey in {**greys, "gone.png": 1.0}.items()}
+
+
+def rows_of(features: Iterable[str]) -> list[CaptionRow]:
+    return [CaptionRow(name, "a dog", "train") for name in features]
+
+
+def test_features_that_name_their_encoder_are_compared_with_it_on_sixteen_pictures(
+    tmp_path: Path,
+) -> None:
+    features = grey_pictures(tmp_path)
+    (tmp_path / "00.png").write_bytes(b"cannot be read")
+    how: dict[str, Any] = {"features": features, "encoder": Brightness()}
+    data = assemble(rows_of(features), pictures=tmp_path, **how)
+    assert (data.source.encoder, data.split("train").views) == ("brightness", 1)
+    assert data.source.record["encoder_checked"] == 15  # 16, of which one cannot be read
+    unchecked = assemble(rows_of(features), **how)
+    assert unchecked.source.encoder == "brightness"
+    assert unchecked.source.record["encoder_checked"] == 0
+    near = {name: [value * 1.001] for name, (value,) in features.items()}
+    assemble(rows_of(near), pictures=tmp_path, **{**how, "features": near})
+    others = {name: [value * 1.02] for name, (value,) in features.items()}
+    with refuses(
+        DataError,
+        thing="the encoder brightness",
+        came="makes a feature of '02.png' that differs by 2.0%",
+        cause="another encoder",
+    ):
+        assemble(rows_of(others), pictures=tmp_path, **{**how, "features": others})
+    wide = {name: [1.0, 2.0] for name in features}
+    with refuses(DataError, came="makes features of shape (1,)", expected="(2,)"):
+        assemble(rows_of(wide), **{**how, "features": wide})
+
+
 # fmt: off
 BAD_PARTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "no caption": ({"captions": []}, {"came": "got no caption"}),
@@ -369,8 +409,8 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("--split val=x --split dev=y", {"lists": {"val": "x", "dev": "y"}}, "lists", "dev and val are one"),
     ("--split a=x --fractions 1", {"lists": {"a": "x"}, "fractions": [1]}, "lists and fractions",
      "are both given"),
-    ("--features f.npz", {"features_file": "f.npz"}, "features_file and encoder", "both given"),
-    ("", {"features": {"a.png": [1.0]}}, "features", "given"),
+    ("--features f.npz --mirror", {"features_file": "f.npz", "mirror": True}, "features_file and mirror", "both given"),
+    ("", {"features_file": "f.npz", "encoder": None, "grid": 2}, "features_file and grid", "the encoder of that grid"),
     ("", {"encoder": 7}, "encoder", "the name of one"),
     ("", {"grid": 2}, "grid and encoder", "expected the name of an encoder"),
     ("", {"pictures": 7}, "pictures", "a path"),

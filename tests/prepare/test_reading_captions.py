@@ -814,7 +814,7 @@ def test_features_too_large_for_float16_are_refused() -> None:
     ("arguments", "words"),
     [
         ("", "Missing argument 'CAPTIONS...'"),
-        ("c --encoder histogram", "--features and --encoder are both given"),
+        ("c --grid 2", "--features and --grid are both given"),
         ("c --min-count 2 --vocabulary 2", "--min-count and --vocabulary"),
     ],
 )

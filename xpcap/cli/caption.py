@@ -102,8 +102,8 @@ def caption(
     """Caption pictures with a run, or with several as one.
 
     PICTURES are files, folders (searched recursively) and http or https URLs. Without any, pictures
-    of a split are captioned and shown with a reference. RUN must have been trained on pictures that
-    xpcap encoded (generated, or 'prepare --pictures'), not on --features.
+    of a split are captioned and shown with a reference. RUN must know its encoder: its pictures
+    were generated, or encoded by 'prepare --pictures', or --encoder was named beside --features.
 
     Several run folders, given before the pictures, caption together: each word is chosen by the
     mean of the models' probabilities. They must have the same vocabulary and feature scaling, as

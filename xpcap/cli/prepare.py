@@ -69,7 +69,8 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     CAPTIONS are files, each as FILE or SPLIT=FILE: COCO's or Karpathy's JSON, Flickr8k's token
     file, or a table (CSV, TSV, JSON lines) of pictures and captions. The format is detected. Give
     --pictures, --features or both. Captions without pictures, unreadable pictures and the like are
-    skipped and counted; NAME.skipped.csv, next to the dataset file, has all of them. Only runs on pictures that are encoded here can caption new pictures.
+    skipped and counted; NAME.skipped.csv, next to the dataset file, has all of them. New pictures can be captioned by a run that knows its encoder: pictures were encoded
+    here, or --encoder names the one of --features, which 16 of the --pictures then check.
     """
     if given["min_count"] and given["vocabulary_size"]:
         raise OptionError("", "`min_count` and `vocabulary_size`", "are both given", "one of them")

@@ -105,13 +105,14 @@ class AssembleOptions:
 
     # fmt: off
     _: KW_ONLY
-    features: InitVar[object] = None  # given in place of an encoder; not stored
+    features: InitVar[object] = None  # given, so that no picture is encoded; not stored
     pictures: str | Path | None = option(
         Location(), None, "Folder of the pictures, searched recursively. They are encoded unless"
         " `features_file` is given, and shown on pages.")
     encoder: str | Encoder | None = option(
         EncoderKind(), None, f"Encoder of the pictures: {PHOTOGRAPHS} (for photographs; {install('images')}),"
-        " histogram (for drawings; always installed), onnx:FILE, timm:MODEL.")
+        " histogram (for drawings; always installed), onnx:FILE, timm:MODEL. With `features_file`: the"
+        " one that made them, so that new pictures can be captioned.")
     grid: int | None = option(
         Whole(1, MOST_REGIONS), None, "Features of K x K regions of each picture instead of one"
         " vector, for attention.")
@@ -140,9 +141,11 @@ class AssembleOptions:
         if features is None and self.pictures is None:
             thing, cause = f"neither `pictures` nor `{given}`", "where do the features come from?"
             raise OptionError(where, thing, "is given", "one or both", cause)
-        for other in ("encoder", "grid", *unfit):
+        for other in unfit:
             if features is not None and getattr(self, other):
                 raise _both(where, given, other)
+        if features is not None and self.grid and self.encoder is None:
+            raise _both(where, given, "grid", "the encoder of that grid as well")
         if self.grid and not isinstance(self.encoder or "", str):
             raise _both(where, "grid", "encoder", "the name of an encoder")
         if self.mirror is None:
@@ -153,7 +156,7 @@ class AssembleOptions:
             object.__setattr__(self, "mirror", features is None and not drawings)
 
     def load_encoder(self) -> Encoder:
-        """The encoder of the pictures.
+        """The encoder of the pictures, or the one that made the features.
 
         DataError : there is no such encoder. OptionError : its features are smaller than `pca`.
         """

@@ -4,6 +4,7 @@ Options are checked first, all of them. Rows are read, cleaned, matched with pic
 and split; their words are made once. Pictures are encoded last, when all else is known to fit.
 """
 
+import contextlib
 import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,10 +15,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xpcap.data.dataset import CaptionData, Source, Split, check_finite
+from xpcap.data.dataset import CaptionData, Source, Split, check_finite, evenly_spaced
 from xpcap.data.features import Function, Projection, RowSource, blocks, fit_projection
 from xpcap.data.vocabulary import SPECIAL, Vocabulary, tokenize
-from xpcap.encoders import Encoder
+from xpcap.encoders import Encoder, read_picture
 from xpcap.encoders.finding import describe_rest
 from xpcap.errors import LONGEST, DataError, InvalidTypeError
 from xpcap.files import is_text
@@ -29,6 +30,10 @@ from xpcap.prepare.rows import CaptionRow, ImportReport
 from xpcap.prepare.splits import by_fractions, by_lists
 from xpcap.work import work
 
+CHECKED = "encoder_checked"  # in a record: pictures that a declared encoder was compared on
+COMPARED = 16  # of those
+TOLERANCE = 0.01  # of the norm: float16 differs by 0.0003, a JPEG that is saved again by 0.05
+OTHER_ENCODER = "another encoder, other weights, or pictures that were changed since?"
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
 WHERE = "import_captions"
 LOOSE = {  # what the report notes of matches, and the field of these
@@ -67,7 +72,7 @@ def import_captions(
     folder = None if chosen.pictures is None else picture_folder(WHERE, chosen.pictures)
     with work(progress=progress):
         encoder = None
-        if chosen.features_file is None:
+        if chosen.features_file is None or chosen.encoder is not None:
             encoder = chosen.load_encoder()
         rows = read_captions(files, columns=chosen.columns, report=report)
         record["forms"] = report.forms
@@ -85,11 +90,17 @@ def import_captions(
         if chosen.strict:
             report.refuse(WHERE)
         _check_left(rows, names, report)
-        if encoder is not None:
+        if features is not None:
+            data = _assemble(rows, features, chosen, record, encoder, declared=True)
+        else:
+            assert encoder is not None
             unreadable = None if chosen.strict else report
             rows, features = _encode(rows, encoder, chosen, cache, unreadable)
             _check_left(rows, names, report)
-        data = _assemble(rows, features, chosen, record, encoder)
+            data = _assemble(rows, features, chosen, record, encoder)
+    if (checked := data.source.record.get(CHECKED)) is not None:
+        how = f"{checked} pictures were compared" if checked else "no picture was compared"
+        report.notes.append(f"the features are taken as those of {data.source.encoder}: {how}")
     record = {**data.source.record, "skipped": dict(report.skipped), **_count(rows, data)}
     return replace(data, source=replace(data.source, record=record)), report
 
@@ -108,7 +119,8 @@ def assemble(
 
     captions : rows of any reader, in any order
     features : name of a picture to its feature (D,) or grid (P, D), numbers; more names than there
-        are captions for are allowed. None: the pictures are encoded
+        are captions for are allowed. None: the pictures are encoded. With `encoder` they are those
+        of that encoder, which must give the same for 16 of the `pictures`, if there are some
     source : JSON-like facts to record as well, such as the names of the files
     progress : show bars; None: as the work in hand
     options : of `AssembleOptions`. Mirror images are encoded like pictures, or found in `features`
@@ -120,14 +132,16 @@ def assemble(
     where = "assemble"
     chosen = AssembleOptions(features=features, **options)
     folder = None if chosen.pictures is None else picture_folder(where, chosen.pictures)
-    encoder = chosen.load_encoder() if features is None else None
+    declared = features is not None
+    encoder = chosen.load_encoder() if not declared or chosen.encoder is not None else None
     rows = [_with_words(row) for row in captions]
     with work(progress=progress):
-        if encoder is not None:
+        if not declared:
+            assert encoder is not None
             rows, features = _encode(rows, encoder, chosen)
         elif folder is not None:
             require_inside(where, folder, [row.picture for row in rows])
-        return _assemble(rows, features, chosen, source or {}, encoder)
+        return _assemble(rows, features, chosen, source or {}, encoder, declared=declared)
 
 
 def _with_words(row: CaptionRow) -> CaptionRow:
@@ -330,12 +344,19 @@ def _assemble(
     options: AssembleOptions,
     record: Mapping[str, object],
     encoder: Encoder | None,
+    *,
+    declared: bool = False,
 ) -> CaptionData:
-    """The data set of rows with words, and of features by picture."""
+    """The data set of rows with words, and of features by picture.
+
+    declared : the features were given, and the encoder is said to have made them
+    """
     assert features is not None
     numbers = _numbered(rows)
     vocabulary, settings = _vocabulary(rows, options)
     table = _table(numbers, features)
+    if declared and encoder is not None:
+        settings[CHECKED] = _check_encoder(encoder, table, numbers, options.pictures)
     projection = None
     if options.pca is not None:
         options.check_pca(table.rows.shape[-1])
@@ -367,6 +388,42 @@ def _assemble(
         record={**record, **settings},
     )
     return CaptionData(vocabulary, splits, source=source, projection=projection)
+
+
+def _check_encoder(
+    encoder: Encoder,
+    table: Table,
+    numbers: Mapping[str, Collection[str]],
+    folder: str | Path | None,
+) -> int:
+    """The number of pictures whose features a declared encoder was seen to make; 0: none is there.
+
+    DataError : it makes features of another shape, or others of a picture in the folder.
+    """
+    thing = f"the encoder {encoder.name}"
+    if table.rows.shape[1:] != tuple(encoder.shape):
+        came = f"makes features of shape {tuple(encoder.shape)}"
+        expected = f"{table.rows.shape[1:]}, as the features have"
+        raise DataError("assemble", thing, came, expected, OTHER_ENCODER)
+    names = [name for of_split in numbers.values() for name in of_split]
+    compared: list[str] = []
+    pictures: list[np.ndarray] = []
+    if folder is not None:
+        there = [name for name in names if (Path(folder) / name).is_file()]
+        for name in (there[i] for i in evenly_spaced(len(there), COMPARED).tolist()):
+            with contextlib.suppress(DataError):  # it cannot be read, nor compared
+                pictures.append(read_picture(Path(folder) / name))
+                compared.append(name)
+    if not compared:
+        return 0
+    made = np.asarray(encoder.encode(pictures), np.float64).reshape(len(compared), -1)
+    for name, feature in zip(compared, made, strict=True):
+        norm = max(float(np.linalg.norm(feature)), float(np.finfo(np.float32).tiny))
+        difference = np.linalg.norm(table[name].astype(np.float64).ravel() - feature) / norm
+        if not difference <= TOLERANCE:
+            came = f"makes a feature of {name[:100]!r} that differs by {difference:.1%}"
+            raise DataError("assemble", thing, came, "the feature that was given", OTHER_ENCODER)
+    return len(compared)
 
 
 def _numbered(rows: Sequence[CaptionRow]) -> dict[str, dict[str, int]]:

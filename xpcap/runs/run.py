@@ -295,9 +295,9 @@ class Run(Generic[Model_co]):
                 function,
                 f"{self.path} learnt from features that",
                 "were given to it",
-                expected="a run whose data was prepared from pictures",
-                cause="new pictures need the encoder that made those features; the command 'prepare'"
-                " encodes a folder of pictures by a known one, to train on",
+                expected="a run whose encoder is known",
+                cause="new pictures need the encoder that made those features; name it when you"
+                " prepare the data (encoder beside features), and train again",
             )
         encoder = find_encoder(name)
         if different := self.inputs.misfit(Inputs(name, encoder.shape)):

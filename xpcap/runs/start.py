@@ -43,6 +43,8 @@ def open_base(stage: Stage, data: CaptionData) -> Run[CaptioningRNN]:
     if different := run.inputs.misfit(inputs):
         expected = f"those that {start} was trained on, or its encoder's"
         cause = "prepare it with that encoder, without another PCA"
+        if inputs.encoder is None:
+            cause = "if it made them, name it when you prepare the data (encoder beside features)"
         raise DataError("train_run", "the data", f"has {different}", expected, cause)
     return run
 
