@@ -34,9 +34,9 @@ class GrowingFile:
 
     function : of the errors
     path : of the file; a new one is made with its first row
-    parse : reads a row, with its line end. None: it is of nothing. ValueError, LookupError,
-        TypeError : it is no row of such a file
-    start : how such a file begins, by which a file of others is known
+    parse : reads a row, with its line end. None: it is of nothing. ValueError : it cannot be read,
+        as if it was cut off. LookupError, TypeError : it is whole, and of another file
+    start : how such a file begins, by which one without a whole row is told from a file of others
     writer : the only one whose rows the file may have
     """
 
@@ -66,11 +66,11 @@ class GrowingFile:
         content = self._file.read()
         rows = self.split(content)
         rest = content[sum(map(len, rows)) :]
-        parsed = [self._read(row) for row in rows]
-        if content and not self.is_ours(content):
+        found = [*filter(None, map(self._read, rows))]
+        if not (found or self.is_begun_by(content)):
             raise self.refusal(f"begins with {content[:40].decode('utf-8', 'replace')!r}")
         last = self._whole(rest)
-        for row in filter(None, [*parsed, last]):
+        for row in [*found, last] if last else found:
             if row.writer not in ("", self.writer):
                 came, expected = f"holds captions by {row.writer}", f"captions by {self.writer}"
                 raise DataError(self.function, self.path, came, expected, "choose another name")
@@ -84,8 +84,8 @@ class GrowingFile:
         """The whole rows, each with its line end; by default lines."""
         return [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
 
-    def is_ours(self, content: bytes) -> bool:
-        """True if a file of this kind begins so."""
+    def is_begun_by(self, content: bytes) -> bool:
+        """True if a file of this kind, without a whole row, may have this content."""
         return content.startswith(self._start) or self._start.startswith(content)
 
     def refusal(self, came: str) -> DataError:
@@ -119,19 +119,27 @@ class GrowingFile:
                 raise
             file.close()  # another process has removed it meanwhile
 
-    def _read(self, row: bytes) -> Row | None:
-        try:
-            return self._parse(row)
-        except (ValueError, LookupError, TypeError) as error:
-            raise self.refusal(f"cannot be continued: {error}") from error
-
     def _whole(self, rest: bytes) -> Row | None:
-        """The last row, without its line end, if it is whole beyond doubt."""
+        """The last row, without its line end, if it is whole: its writer is not cut off."""
+        row = self._read(rest, torn=True) if rest else None
+        if row is None or row.writer == self.writer:
+            return row if self.writer else None
+        return None if self.writer.startswith(row.writer) else row
+
+    def _read(self, row: bytes, *, torn: bool = False) -> Row | None:
+        """A row; None: it is of nothing, or `torn`. DataError : it is of another file."""
         try:
-            row = self._parse(rest) if rest else None
-        except (ValueError, LookupError, TypeError):
-            return None
-        return row if row and self.writer and row.writer == self.writer else None
+            parsed = self._parse(row) if row.strip() else None
+            if parsed and not all(isinstance(text, str) for text in parsed):
+                raise TypeError("name and writer are text")
+        except ValueError as error:
+            if torn:
+                return None
+            raise self.refusal(f"cannot be continued: {error}") from error
+        except (LookupError, TypeError, RecursionError) as error:
+            shown = row[:60].decode("utf-8", "replace")
+            raise self.refusal(f"holds another row, {shown!r}") from error
+        return parsed
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +202,7 @@ class GrowingTable(GrowingFile):
                 row = b""
         return rows
 
-    def is_ours(self, content: bytes) -> bool:
+    def is_begun_by(self, content: bytes) -> bool:
         return self._begun or self._start.startswith(content)
 
     def _whole(self, rest: bytes) -> Row | None:

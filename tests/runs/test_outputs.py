@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import answer, call, failing, good
+from refusals import refuses
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -127,6 +128,9 @@ def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
     assert len(encoded) == 10
 
 
+FAILING = ("x.png", "y.png")
+
+
 class Fixed:
     """A captioner that knows its captions, and its own run; x.png and y.png fail at first."""
 
@@ -145,7 +149,7 @@ class Fixed:
     ) -> Iterator[PictureCaption | Skipped]:
         for path in pictures:
             self.asked.append(str(path))
-            if path.name in ("x.png", "y.png") and self.failing:
+            if path.name in FAILING and self.failing:
                 yield Skipped(str(path), 'is "no" picture,\nexpected one')
             else:
                 yield PictureCaption(str(path), f"Hündchen auf {path}", [], [])
@@ -160,44 +164,142 @@ def names_of_all_kinds() -> list[str]:
     return names
 
 
-def write(names: list[str], captioner: Fixed, **how: Any) -> Fixed:
-    write_captions(captioner, names, **how)  # type: ignore[arg-type]
+class JsonLines(Growing):
+    """A JSON object a line: an output of somebody's own."""
+
+    flag, suffix, start = "--jsonl", ".jsonl", b'{"picture": '
+    help = "Write a line of JSON per picture instead of printing."
+
+    def encode(self, one: PictureCaption) -> bytes:
+        row = {"picture": one.image, "captions": self.texts(one), "captioner": self.captioner}
+        return json.dumps(row).encode() + b"\n"
+
+    def parse(self, row: bytes) -> Row:
+        content = json.loads(row)
+        return Row(content["picture"], content["captioner"])
+
+
+# A new kind in SINKS is held to all of these claims
+GROWING = [*(kind for kind in SINKS if issubclass(kind, Growing)), JsonLines]
+every_kind = pytest.mark.parametrize("kind", GROWING, ids=lambda kind: kind.__name__)
+
+
+def write(names: list[str], captioner: Fixed, *files: Growing) -> Fixed:
+    write_captions(captioner, names, outputs=files)  # type: ignore[arg-type]
     return captioner
 
 
-@pytest.mark.parametrize("saved", [",\n", ";\r\n", "\t\n"])
-def test_a_table_cut_at_any_byte_is_continued_to_the_same_bytes(saved: str) -> None:
-    """As it was written, and as a spreadsheet has saved it, with a byte order mark."""
+def held(kind: type[Growing], path: Path, captioner: Fixed) -> list[str]:
+    """The pictures that a file has, as it is continued."""
+    with kind(path) as file:
+        file.begin(ANY, captioner.name, [])
+        return [name for name in names_of_all_kinds() if name in file]
+
+
+@every_kind
+def test_a_file_cut_at_any_byte_is_continued_to_the_same_bytes(kind: type[Growing]) -> None:
+    names, path = names_of_all_kinds(), Path(f"c{kind.suffix}")
+    captioner = Fixed("Lauf; 2, greedy")
+    write(names, captioner, kind(path))
+    whole = path.read_bytes()
+    assert held(kind, path, captioner) == [name for name in names if name not in FAILING]
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        write(names, captioner, kind(path))
+        assert path.read_bytes() == whole
+
+
+@every_kind
+def test_a_last_row_without_its_line_end_stays_if_its_captioner_goes_on(
+    kind: type[Growing],
+) -> None:
+    names, path = names_of_all_kinds()[:2], Path(f"c{kind.suffix}")
+    write(names[:1], Fixed("run, greedy"), kind(path))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert write(names, Fixed("run, greedy"), kind(path)).asked == names[1:]
+    assert path.read_bytes().startswith(whole)
+    path.write_bytes(whole[:-1])  # of "run, greedy, forbid dog" it may be the beginning
+    assert write(names, Fixed("run, greedy, forbid dog"), kind(path)).asked == names
+    path.write_bytes(whole[:-1])
+    with refuses(DataError, came="holds captions by run, greedy", expected="captions by other"):
+        write(names, Fixed("other"), kind(path))
+    assert path.read_bytes() == whole[:-1]
+
+
+@every_kind
+def test_a_file_takes_captions_of_one_captioner_and_as_many_of_a_picture(
+    kind: type[Growing],
+) -> None:
+    names, path = names_of_all_kinds(), Path(f"c{kind.suffix}")
+    write(names[:1], Fixed("one"), kind(path))
+    whole = path.read_bytes()
+    with refuses(DataError, thing=path.name, came="holds captions by one", expected="by two"):
+        write(names, Fixed("two"), kind(path))
+    with refuses(DataError, thing=path.name):
+        write(names, Fixed("one"), kind(path, best=3))
+    assert path.read_bytes() == whole
+
+
+@every_kind
+def test_a_file_of_others_is_refused_and_stays(kind: type[Growing]) -> None:
+    names, path = names_of_all_kinds(), Path(f"c{kind.suffix}")
+    write(names[:1], Fixed(), kind(path))
+    whole = path.read_bytes()
+    mine = b'{"picture": "a.png", "caption": "mine"}'
+    deep = b'{"picture": ' + b"[" * 100_000
+    for content in (b"mine", b"\n", b"\n\na", mine, mine + b"\n", deep + b"\n", whole + b"[1]\n"):
+        path.write_bytes(content)
+        with refuses(DataError, thing=path.name, expected="a new file, or"):
+            write(names, Fixed(), kind(path))
+        assert path.read_bytes() == content
+
+
+@every_kind
+def test_two_commands_never_write_to_one_file(kind: type[Growing]) -> None:
+    names, path = names_of_all_kinds(), Path(f"c{kind.suffix}")
+    with kind(path) as file:
+        file.begin(ANY, "run, greedy", names)
+        for name in names[:2]:
+            file.add(PictureCaption(name, "a dog", [], []))
+            with refuses(DataError, came="is being written by another process"):
+                write(names, Fixed(), kind(path))
+    assert held(kind, path, Fixed()) == names[:2]
+    assert write(names, Fixed(), kind(path)).asked == names[2:]
+
+
+@every_kind
+def test_files_side_by_side_leave_out_what_all_of_them_have(kind: type[Growing]) -> None:
     names = names_of_all_kinds()
-    write(names, Fixed("Lauf; 2, greedy"), csv="whole.csv")
-    whole = Path("whole.csv").read_bytes()
-    delimiter, first = saved[0], 0
-    if saved != ",\n":
-        text = io.StringIO()
-        table = csv.writer(text, delimiter=delimiter, lineterminator=saved[1:])
-        table.writerows(rows("whole.csv"))
-        whole = b"\xef\xbb\xbf" + text.getvalue().encode("utf-8", "surrogateescape")
-        first = whole.index(b"\n") + 1
-    for cut in range(first, len(whole) + 1):
+    first, second = Path(f"c{kind.suffix}"), Path(f"d{JsonLines.suffix}")
+    write(names[:2], Fixed(), kind(first))
+    write(names[1:5], Fixed(), JsonLines(second))
+    again = write(names, Fixed(), kind(first), JsonLines(second))
+    assert again.asked == [name for name in names if name != names[1]]
+    done = [name for name in names if name not in FAILING]
+    assert held(kind, first, Fixed()) == held(JsonLines, second, Fixed()) == done
+    assert [path.name for path in sorted(Path().glob("*.skipped.csv"))] == [
+        "c.skipped.csv", "d.skipped.csv",
+    ]  # fmt: skip
+    content = first.read_bytes(), second.read_bytes()
+    write(names, Fixed(), kind(first), JsonLines(second))
+    assert (first.read_bytes(), second.read_bytes()) == content
+
+
+@pytest.mark.parametrize("saved", [";\r\n", "\t\n"])
+def test_a_table_that_a_spreadsheet_saved_goes_on_as_it_was_saved(saved: str) -> None:
+    """With its delimiter, line ends and byte order mark, also cut off."""
+    names = names_of_all_kinds()
+    write(names, Fixed("Lauf; 2, greedy"), CsvTable(Path("whole.csv")))
+    text = io.StringIO()
+    table = csv.writer(text, delimiter=saved[0], lineterminator=saved[1:])
+    table.writerows(rows("whole.csv"))
+    whole = b"\xef\xbb\xbf" + text.getvalue().encode("utf-8", "surrogateescape")
+    for cut in range(whole.index(b"\n") + 1, len(whole) + 1):
         Path("cut.csv").write_bytes(whole[:cut])
-        write(names, Fixed("Lauf; 2, greedy"), csv="cut.csv")
-        assert Path("cut.csv").read_bytes().replace(b"\r\n", b"\n") == whole.replace(b"\r\n", b"\n")
-    assert rows("cut.csv", delimiter) == rows("whole.csv")
-
-
-def test_a_last_row_without_its_line_end_stays_if_it_is_whole_beyond_doubt() -> None:
-    for name in ("a.png", "b.png"):
-        Path(name).touch()
-    write(["a.png"], Fixed("one"), csv="c.csv")
-    content = Path("c.csv").read_bytes()
-    Path("c.csv").write_bytes(content[:-1])
-    assert write(["a.png", "b.png"], Fixed("one"), csv="c.csv").asked == ["b.png"]
-    assert Path("c.csv").read_bytes().startswith(content)
-    Path("c.csv").write_bytes(content[:-2])  # its captioner is not the one that goes on
-    assert write(["a.png", "b.png"], Fixed("one"), csv="c.csv").asked == ["a.png", "b.png"]
-    older = b"picture,caption,error\na.png,a dog,"
-    Path("c.csv").write_bytes(older)
-    assert write(["a.png", "b.png"], Fixed("one"), csv="c.csv").asked == ["a.png", "b.png"]
+        write(names, Fixed("Lauf; 2, greedy"), CsvTable(Path("cut.csv")))
+        assert Path("cut.csv").read_bytes() == whole
+    assert rows("cut.csv", saved[0]) == rows("whole.csv")
 
 
 def test_a_table_of_an_older_xpcap_keeps_its_columns_and_tries_again_what_failed(
@@ -421,19 +523,6 @@ def test_a_file_that_cannot_be_finished_leaves_nothing_and_loses_no_caption(
     failing(["caption", run, photos, flag, FILES[flag]], *words)
 
 
-def test_two_commands_never_write_to_one_table(run: Path, photos: Path) -> None:
-    captioner = open_run(run).signature()
-    with CsvTable(Path("c.csv")) as table:
-        table.begin(ANY, captioner, ["a.png"])
-        table.add(PictureCaption("a.png", "a dog", [], []))
-        for attempt in range(2):
-            failing(["caption", run, photos, "--csv", "c.csv"], "is being written by another")
-            table.add(PictureCaption(f"{attempt}.png", "a cat", [], []))
-    assert [row[0] for row in rows("c.csv")] == ["picture", "a.png", "0.png", "1.png"]
-    good("caption", run, photos, "--csv", "c.csv")
-    assert len(rows("c.csv")) == 4 + 10
-
-
 def test_what_failed_is_tried_again_and_leaves_the_list_when_it_succeeds(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,74 +566,17 @@ def test_what_failed_is_tried_again_and_leaves_the_list_when_it_succeeds(
 
 
 def test_a_list_of_failures_survives_a_kill_between_caption_and_list() -> None:
-    names = names_of_all_kinds()
-    write(names, Fixed(), csv="c.csv")
+    names, table = names_of_all_kinds(), Path("c.csv")
+    write(names, Fixed(), CsvTable(table))
     listed = rows("c.skipped.csv")
     assert [row[0] for row in listed] == ["name", "x.png", "y.png"]
     with Path("c.skipped.csv").open("a", encoding="utf-8") as file:
         file.write("a.png,was captioned after this\ncut o")  # by the process that was killed
-    write(names, Fixed(), csv="c.csv")
+    write(names, Fixed(), CsvTable(table))
     assert rows("c.skipped.csv") == listed
-    write(names, Fixed(failing=False), csv="c.csv")
+    write(names, Fixed(failing=False), CsvTable(table))
     assert not Path("c.skipped.csv").exists()
     assert len(rows("c.csv")) == 1 + len(names)
-
-
-class JsonLines(Growing):
-    """A JSON object a line: an output of somebody's own."""
-
-    flag, suffix, start = "--jsonl", ".jsonl", b'{"picture": '
-    help = "Write a line of JSON per picture instead of printing."
-
-    def encode(self, one: PictureCaption) -> bytes:
-        row = {"picture": one.image, "captions": self.texts(one), "captioner": self.captioner}
-        return json.dumps(row).encode() + b"\n"
-
-    def parse(self, row: bytes) -> Row:
-        content = json.loads(row)
-        return Row(content["picture"], content["captioner"])
-
-
-def test_an_output_of_ones_own_grows_beside_the_table_until_both_have_all() -> None:
-    names = names_of_all_kinds()
-
-    def caption(captioner: Fixed, *files: Growing, given: list[str] = names) -> Fixed:
-        sinks = outputs.with_failures(files)
-        outputs.deliver(outputs.caption_sources(captioner, given, sinks, None), sinks)  # type: ignore[arg-type]
-        return captioner
-
-    def table() -> CsvTable:
-        return CsvTable(Path("c.csv"))
-
-    def lines() -> JsonLines:
-        return JsonLines(Path("c.jsonl"))
-
-    caption(Fixed(), lines(), table())
-    whole, rows_whole = Path("c.jsonl").read_bytes(), Path("c.csv").read_bytes()
-    assert [json.loads(line)["picture"] for line in whole.splitlines()] == [
-        name for name in names if name not in ("x.png", "y.png")
-    ]
-    assert [path.name for path in Path().glob("*.skipped.csv")] == ["c.skipped.csv"]
-    for cut in range(len(whole) + 1):
-        Path("c.jsonl").write_bytes(whole[:cut])
-        caption(Fixed(), lines())
-        assert Path("c.jsonl").read_bytes() == whole
-    Path("c.jsonl").unlink()
-    Path("c.csv").unlink()
-    caption(Fixed(), lines(), given=names[:2])
-    caption(Fixed(), table(), given=names[1:4])
-    again = caption(Fixed(), lines(), table())
-    assert again.asked == [name for name in names if name != names[1]]  # which both have
-    assert sorted(Path("c.jsonl").read_bytes().splitlines()) == sorted(whole.splitlines())
-    assert sorted(rows("c.csv")) == sorted(
-        csv.reader(io.StringIO(rows_whole.decode(errors="surrogateescape"), newline=""))
-    )
-    with pytest.raises(DataError, match="holds captions by run, greedy, expected captions by you"):
-        caption(Fixed("you"), lines())
-    Path("c.jsonl").write_text('{"image": "a.png"}')
-    with pytest.raises(DataError, match="begins with"):
-        caption(Fixed(), lines())
-    assert Path("c.jsonl").read_text() == '{"image": "a.png"}'
 
 
 def test_a_table_of_a_split_is_continued_too(run: Path) -> None:

@@ -112,10 +112,10 @@ def caption(
     Pictures that cannot be read or downloaded are named on standard error and skipped. The exit
     status is 1 if none could be read. A URL may have 20 seconds and 20 MB.
 
-    --csv, --txt and --describe write captions as they are made, of any number of pictures. All
-    outputs can be combined. Pictures that an existing --csv has are left out of the others too; the
-    table takes captions of one run and its options. NAME.skipped.csv next to it has what failed,
-    which the same command tries again.
+    Outputs can be combined. Those that are given instead of printing are written as captions are
+    made, of any number of pictures. A file that an earlier command began, such as a table, goes on:
+    pictures that it has are left out of the other outputs too. It takes captions of one run and its
+    options. NAME.skipped.csv next to it has what failed, which the same command tries again.
 
     If the run has an index of training photos, its captions come from a beam search, ranked by
     similar photos; else they are greedy. --explain shows why a ranked caption was chosen.

@@ -190,6 +190,7 @@ def write_captions(
     csv: str | Path | None = None,
     txt: bool = False,
     describe: bool = False,
+    outputs: Iterable[Sink] = (),
     policy: Policy | None = None,
 ) -> list[Skipped]:
     """Caption picture files, pictures in folders (recursively) and URLs, and write each caption.
@@ -202,9 +203,10 @@ def write_captions(
     txt : write NAME.txt next to each picture, a line a caption; another text is never replaced
     describe : write the caption into the picture, as its XMP and IPTC description; another
         description is never replaced. See `describe_picture`
+    outputs : further ones, such as those of your own; see Growing
     policy : as in `caption_run`; of a beam all of its `n_best` go into the table and text files
     DataError : the table is another file, another process writes to it, or pyexiv2 is missing.
-    OptionError : a URL, with `txt` or `describe`, or none of the three outputs. OSError : a file
+    OptionError : a URL, with `txt` or `describe`, or no output at all. OSError : a file
         cannot be written; what was written before is whole.
     """
     txt = Flag().check("write_captions", "`txt`", txt)
@@ -213,8 +215,9 @@ def write_captions(
     sinks: list[Sink] = [TextFiles(best=best)] if txt else []
     sinks += [Descriptions(best=best)] if describe else []
     sinks += [CsvTable(Path(csv), best=best)] if csv is not None else []
+    sinks += outputs
     if not sinks:
-        came, expected = "is given to write to", "`csv`, `txt` or `describe`"
+        came, expected = "is given to write to", "`csv`, `txt`, `describe` or `outputs`"
         raise OptionError("write_captions", "nothing", came, expected)
     sinks = with_failures(sinks)
     _, skipped = deliver(caption_sources(captioner, paths, sinks, policy), sinks)
@@ -227,7 +230,8 @@ class Growing(Sink):
     """A file that grows by a row a picture, and that the same command continues.
 
     A subclass says with `start` how such a file begins, with `encode` what it writes of a picture,
-    and with `parse` what a row says. See GrowingFile.
+    and with `parse` what a row says; docs/howto/captions-to-files.md has one. `captioner` ends with
+    the number of captions of a picture, if there are several.
     """
 
     instead = once = True
@@ -250,7 +254,7 @@ class Growing(Sink):
         raise NotImplementedError
 
     def parse(self, row: bytes) -> Row | None:
-        """The picture and captioner of a row. Errors, of a row of another form, as of GrowingFile."""
+        """The picture and captioner of a row. Errors, of another row, as of GrowingFile's `parse`."""
         raise NotImplementedError
 
     def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
@@ -258,7 +262,8 @@ class Growing(Sink):
 
         DataError : it is another file, of another captioner, or in use.
         """
-        super().begin(run, captioner, names)
+        several = f", n_best {self.best}" if self.best > 1 else ""
+        super().begin(run, captioner + several, names)
         self._names = set(names)
         self._file = self.open()
         self._file.begin()
