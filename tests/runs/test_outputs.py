@@ -24,8 +24,18 @@ from xpcap.errors import NetworkError
 from xpcap.growing import Row
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.report.records import Ranked
-from xpcap.runs import PictureCaption, Run, Skipped, outputs, pictures, write_captions
+from xpcap.runs import (
+    PictureCaption,
+    RankedBeam,
+    Run,
+    Skipped,
+    default_policy,
+    outputs,
+    pictures,
+    write_captions,
+)
 from xpcap.runs.outputs import SINKS, CsvTable, Growing, Sink, describe_picture
+from xpcap.work import work
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -102,29 +112,31 @@ def test_a_table_has_a_row_of_every_caption_in_order_and_a_list_what_failed(
     ]
 
 
-def test_an_interrupted_table_is_continued_to_the_bytes_of_one_that_was_not(
-    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+GROWING = [kind for kind in SINKS if issubclass(kind, Growing)]
+
+
+@pytest.mark.parametrize("kind", GROWING, ids=lambda kind: kind.flag)
+def test_an_interrupted_file_is_continued_to_the_bytes_of_one_that_was_not(
+    kind: type[Growing], run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good("caption", run, photos, "--csv", "whole.csv")
+    part, whole = (Path(f"{name}{kind.suffix}") for name in ("part", "whole"))
+    good("caption", run, photos, kind.flag, whole)
     monkeypatch.setattr(pictures, "BATCH", 2)
     encoded = interrupt_at(monkeypatch, 5)
-    result = call("caption", run, photos, "--csv", "part.csv")
+    result = call("caption", run, photos, kind.flag, part)
     assert result.exit_code == 130
-    assert "part.csv has 4 of 12 pictures; the same command adds the others" in result.stderr
-    part = Path("part.csv").read_bytes()
-    assert len(rows("part.csv")) == 1 + 4  # two batches
-    assert Path("whole.csv").read_bytes().startswith(part)
+    assert f"{part} has 4 of 12 pictures; the same command adds the others" in result.stderr
+    assert whole.read_bytes().startswith(part.read_bytes())
 
     encoded = interrupt_at(monkeypatch, 99)
-    result = good("caption", run, photos, "--csv", "part.csv")
-    assert "note: part.csv has 4 of 12 pictures already; adding the other 8" in result.stderr
-    for suffix in (".csv", ".skipped.csv"):
-        part, whole = (Path(f"{name}{suffix}").read_bytes() for name in ("part", "whole"))
-        assert part == whole
+    result = good("caption", run, photos, kind.flag, part)
+    assert f"note: {part} has 4 of 12 pictures already; adding the other 8" in result.stderr
+    assert part.read_bytes() == whole.read_bytes()
+    assert Path("part.skipped.csv").read_bytes() == Path("whole.skipped.csv").read_bytes()
     assert len(encoded) == 8
-    again = good("caption", run, photos, "--csv", "part.csv")
-    assert "note: part.csv has 10 of 12 pictures already; adding the other 2\n" in again.stderr
-    assert again.stdout.startswith("wrote 0 captions to part.csv\n")
+    again = good("caption", run, photos, kind.flag, part)
+    assert f"note: {part} has 10 of 12 pictures already; adding the other 2\n" in again.stderr
+    assert again.stdout.startswith(f"wrote 0 captions to {part}\n")
     assert len(encoded) == 10
 
 
@@ -180,8 +192,7 @@ class JsonLines(Growing):
 
 
 # A new kind in SINKS is held to all of these claims
-GROWING = [*(kind for kind in SINKS if issubclass(kind, Growing)), JsonLines]
-every_kind = pytest.mark.parametrize("kind", GROWING, ids=lambda kind: kind.__name__)
+every_kind = pytest.mark.parametrize("kind", [*GROWING, JsonLines], ids=lambda kind: kind.__name__)
 
 
 def write(names: list[str], captioner: Fixed, *files: Growing) -> Fixed:
@@ -278,8 +289,14 @@ def test_files_side_by_side_leave_out_what_all_of_them_have(kind: type[Growing])
     first, second = Path(f"c{kind.suffix}"), Path(f"d{JsonLines.suffix}")
     write(names[:2], Fixed(), kind(first))
     write(names[1:5], Fixed(), JsonLines(second))
-    again = write(names, Fixed(), kind(first), JsonLines(second))
+    remarks: list[str] = []
+    with work(heard=remarks.append):
+        again = write(names, Fixed(), kind(first), JsonLines(second))
     assert again.asked == [name for name in names if name != names[1]]
+    assert remarks == [
+        f"{first} has 2 of {len(names)} pictures already; adding the other {len(names) - 2}",
+        f"{second} has 3 of {len(names)} pictures already; adding the other {len(names) - 3}",
+    ]
     done = [name for name in names if name not in FAILING]
     assert held(kind, first, Fixed()) == held(JsonLines, second, Fixed()) == done
     assert [path.name for path in sorted(Path().glob("*.skipped.csv"))] == [
@@ -360,6 +377,17 @@ def test_a_captioner_is_told_by_run_parameters_decoding_and_options(run: Path) -
     ):
         assert opened.signature(policy) == f"{name}, {text}"
     assert Run.open(run, run).digest != opened.digest
+
+
+def test_the_usual_limits_of_a_ranked_run_are_no_options(ranked: Path) -> None:
+    opened = open_run(ranked)
+    name = f"{ranked.name}, parameters {opened.digest}, beam of 10, ranked by similar photos"
+    assert opened.signature() == name
+    policy = default_policy(opened, no_repeat_trigram=True)
+    assert opened.signature(policy) == f"{name}, no_repeat_trigram"
+    policy = RankedBeam(groups=2, no_stutter=policy.no_stutter)
+    grouped = "beam of 10 in 2 groups, diversity 0.5, ranked"
+    assert opened.signature(policy) == name.replace("beam of 10, ranked", grouped)
 
 
 def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Path) -> None:
@@ -626,6 +654,7 @@ def test_outputs_that_write_to_pictures_need_files(run: Path, photos: Path) -> N
     assert not Path("a.csv").exists()
     failing(
         ["caption", run, photos / "broken.jpg", "--csv", "a.csv"],
+        "a.csv was not written: no picture was captioned",
         "none of 1 could be read",
         left=("a.skipped.csv",),
     )

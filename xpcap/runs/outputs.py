@@ -140,10 +140,10 @@ def begin_sinks(
     for file in files:
         file.had = sum(name in file for name in names)
         if file.had:
-            had = f"{file.had:,} of {len(names):,} pictures already"
-            goes = "adding" if alone else "all outputs get"
-            more = f"; {goes} the other {len(chosen):,}" if chosen else ""
-            remark(f"{file.path} has {had}{more}")
+            lacks = len(names) - file.had
+            goes = "adding" if alone or lacks < len(chosen) else "all outputs get"
+            more = f"; {goes} the other {lacks:,}" if lacks else ""
+            remark(f"{file.path} has {file.had:,} of {len(names):,} pictures already{more}")
     return chosen
 
 
@@ -288,6 +288,8 @@ class Growing(Sink):
         """Leave it to the list of what failed."""
 
     def close(self) -> str:
+        if self._file is None or not self._file.names:
+            return f"{self.path} was not written: no picture was captioned"
         return f"wrote {_captions(self._rows)} to {self.path}"
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:

@@ -276,7 +276,8 @@ class Run(Generic[Model_co]):
         It tells whether two captions come from one captioner. Errors are those of `decoder`.
         """
         decoder = self.decoder(policy)
-        usual = limited(Policy(), self.vocabulary, self.config.max_words)
+        usual = default_policy(self) if decoder.ranker is not None else Policy()
+        usual = limited(usual, self.vocabulary, self.config.max_words)
         limits = []
         for name in described(Policy):
             value = getattr(decoder.policy, name)
