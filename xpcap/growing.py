@@ -66,11 +66,11 @@ class GrowingFile:
         content = self._file.read()
         rows = self.split(content)
         rest = content[sum(map(len, rows)) :]
-        found = [*filter(None, map(self._read, rows))]
-        if not (found or self.is_begun_by(content)):
+        known = [*filter(None, map(self._read, rows))]
+        if not (known or self.is_begun_by(content)):
             raise self.refusal(f"begins with {content[:40].decode('utf-8', 'replace')!r}")
         last = self._whole(rest)
-        for row in [*found, last] if last else found:
+        for row in [*known, last] if last else known:
             if row.writer not in ("", self.writer):
                 came, expected = f"holds captions by {row.writer}", f"captions by {self.writer}"
                 raise DataError(self.function, self.path, came, expected, "choose another name")
@@ -82,7 +82,7 @@ class GrowingFile:
 
     def split(self, content: bytes) -> list[bytes]:
         """The whole rows, each with its line end; by default lines."""
-        return [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+        return [line + b"\n" for line in content.split(b"\n")[:-1]]
 
     def is_begun_by(self, content: bytes) -> bool:
         """True if a file of this kind, without a whole row, may have this content."""
@@ -232,8 +232,8 @@ class GrowingTable(GrowingFile):
         """Go on as the heading of the file says. ValueError : it is of another table."""
         for delimiter in ",;\t":
             cells = next(csv.reader([heading], delimiter=delimiter), [])
-            if found := next((one for one in self._headers if cells == [*one]), None):
-                self.header, self._delimiter, self._begun = found, delimiter, True
+            if header := next((names for names in self._headers if cells == [*names]), None):
+                self.header, self._delimiter, self._begun = header, delimiter, True
                 self.newline = "\r\n" if heading.endswith("\r\n") else "\n"
                 return
         raise ValueError(f"the header {heading.strip()[:100]}")

@@ -3,7 +3,7 @@ distributions, and what draws must not depend on.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -234,6 +234,23 @@ def test_greedy_decoding_has_a_name_beside_beam(model: CaptioningRNN) -> None:
     assert greedy.title == base.title == "greedy"
     for one, other in zip(*(model.decode(pictures(9), p) for p in (greedy, base)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tilted(Policy):
+    """A policy with an option of its own, an array."""
+
+    tilt: np.ndarray = field(default_factory=lambda: np.zeros((2, 2)))
+    power: int = 1
+
+    def choose(self, scores: Any, totals: Any, t: int) -> Choice:
+        return Choice(scores.argmax(1))
+
+
+def test_a_title_tells_a_policy_and_its_own_options_apart() -> None:
+    assert Tilted(power=2).title == "Tilted, tilt [[0. 0.] [0. 0.]], power 2"
+    assert Tilted(power=1, least_length=3).title == "Tilted, tilt [[0. 0.] [0. 0.]]"
+    assert Beam(4, groups=2).title == "beam of 4 in 2 groups, diversity 0.5, length penalty 1"
 
 
 def test_limits_of_a_policy_that_checks_nothing_itself_are_checked(model: CaptioningRNN) -> None:

@@ -69,8 +69,9 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     CAPTIONS are files, each as FILE or SPLIT=FILE: COCO's or Karpathy's JSON, Flickr8k's token
     file, or a table (CSV, TSV, JSON lines) of pictures and captions. The format is detected. Give
     --pictures, --features or both. Captions without pictures, unreadable pictures and the like are
-    skipped and counted; NAME.skipped.csv, next to the dataset file, has all of them. New pictures can be captioned by a run that knows its encoder: pictures were encoded
-    here, or --encoder names the one of --features, which 16 of the --pictures then check.
+    skipped and counted; NAME.skipped.csv, next to the dataset file, has all of them. New pictures
+    can be captioned by a run that knows its encoder: pictures were encoded here, or --encoder names
+    the one of --features, which 16 of the --pictures then check.
     """
     if given["min_count"] and given["vocabulary_size"]:
         raise OptionError("", "`min_count` and `vocabulary_size`", "are both given", "one of them")
@@ -84,8 +85,8 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
             require_new_file("prepare", out)  # another command had the cache, perhaps
             skipped.begin()
             data, report = import_captions(files, cache=cache, columns=columns, **options)
-            write_dataset(out, data)
             skipped.replace(omission.row for omission in report.omissions)
+            write_dataset(out, data)
     except (KeyboardInterrupt, OSError) as stop:
         if path.exists():
             stop.add_note(

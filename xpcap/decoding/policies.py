@@ -96,11 +96,10 @@ class Policy:
         if all(getattr(type(self), step) is getattr(Policy, step) for step in steps):
             return "greedy"
         limits = {limit.name for limit in fields(Policy)}
-        own = [one for one in fields(self) if one.name not in limits]
         options = [
-            f"{one.name} {value}"
-            for one in own
-            if (value := getattr(self, one.name)) != one.default
+            f"{field.name} {' '.join(str(getattr(self, field.name)).split())}"
+            for field in fields(self)
+            if field.name not in limits and repr(getattr(self, field.name)) != repr(field.default)
         ]
         return ", ".join([type(self).__name__, *options])
 

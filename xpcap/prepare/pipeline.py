@@ -202,8 +202,8 @@ def _match(
     if in_features is None:
         lack = f"captioned pictures that are not in {folder}"
     if names and not there.found:
-        known = files.pictures if in_features is None and files is not None else [*(features or ())]
-        raise _no_match(names, known, there.suggestions, files if in_features is None else None)
+        known = [*features] if features is not None else files.pictures if files else []
+        raise _no_match(names, known, there.suggestions, files if features is None else None)
     matches = [one for one in (in_folder, in_features) if one is not None]
     for kind, field in LOOSE.items():
         loose = {name: one.found[name] for one in matches for name in getattr(one, field)}
@@ -409,9 +409,12 @@ def _check_encoder(
     compared: list[str] = []
     pictures: list[np.ndarray] = []
     if folder is not None:
-        there = [name for name in names if (Path(folder) / name).is_file()]
-        for name in (there[i] for i in evenly_spaced(len(there), COMPARED).tolist()):
-            with contextlib.suppress(DataError):  # it cannot be read, nor compared
+        present = [name for name in names if (Path(folder) / name).is_file()]
+        spread = [present[i] for i in evenly_spaced(len(present), COMPARED).tolist()]
+        for name in dict.fromkeys([*spread, *present]):
+            if len(compared) == COMPARED:
+                break
+            with contextlib.suppress(DataError):  # it cannot be read, so another one is compared
                 pictures.append(read_picture(Path(folder) / name))
                 compared.append(name)
     if not compared:

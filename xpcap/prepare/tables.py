@@ -40,20 +40,20 @@ def find_columns(names: Sequence[str], columns: Columns) -> Positions | None:
 
     Headings such as ``caption 2`` and ``caption_2`` are further captions of a row.
     """
-    found: dict[str, Sequence[int]] = {}
+    positions: dict[str, Sequence[int]] = {}
     for key, known in KNOWN.items():
         given: str | Sequence[str] | None = getattr(columns, key, None)
         if given is None:
             number = r"_?\d*" if key == "caption" else ""
             matches = (_matching(names, word + number) for word in known.split())
-            found[key] = next(filter(None, matches), ())
+            positions[key] = next(filter(None, matches), ())
             continue
         groups = [_named(names, name) for name in ([given] if isinstance(given, str) else given)]
         if not all(groups):
             return None
-        found[key] = list(dict.fromkeys(itertools.chain.from_iterable(groups)))
-    needed = found["image"] and found["caption"]
-    return found if needed and not {*found["image"]} & {*found["caption"]} else None
+        positions[key] = list(dict.fromkeys(itertools.chain.from_iterable(groups)))
+    needed = positions["image"] and positions["caption"]
+    return positions if needed and not {*positions["image"]} & {*positions["caption"]} else None
 
 
 def _named(names: Sequence[str], given: str) -> list[int]:
@@ -117,9 +117,9 @@ def read_table(delimiter: str, file: CaptionText) -> Iterator[CaptionRow]:
     field, with the line; or a heading that stands twice.
     """
     names = _heading(file.text, delimiter)
-    found = find_columns(names, file.columns)
-    assert found is not None
-    return _rows(file, names, found, _records(file, delimiter, found["caption"]))
+    positions = find_columns(names, file.columns)
+    assert positions is not None
+    return _rows(file, names, positions, _records(file, delimiter, positions["caption"]))
 
 
 def _records(
@@ -232,20 +232,20 @@ def _read_objects(file: CaptionText, objects: Sequence[tuple[str, Any]]) -> Iter
     names = list(dict.fromkeys(name for _, record in objects for name in record))
     if not objects:
         return iter(())
-    if not (found := find_columns(names, file.columns)):
+    if not (positions := find_columns(names, file.columns)):
         raise no_columns(file.where, names, file.columns)
     forms = {"image": (str, int), "caption": (str, [str]), "split": str, "number": (str, int)}
-    form = {f"{names[k]}?": forms[key] for key, positions in found.items() for k in positions}
+    form = {f"{names[k]}?": forms[key] for key, group in positions.items() for k in group}
     for source, record in objects:
         check_json(source, "", record, form, "")
     records = ((source, [record.get(name) for name in names]) for source, record in objects)
-    return _rows(file, names, found, records)
+    return _rows(file, names, positions, records)
 
 
 def _rows(
     file: CaptionText,
     names: Sequence[str],
-    found: Positions,
+    positions: Positions,
     records: Iterable[tuple[str, Sequence[Any]]],
 ) -> Iterator[CaptionRow]:
     """Rows of records, each with its source; a missing cell, or null, is an empty one.
@@ -253,15 +253,18 @@ def _rows(
     An empty caption is left out where another column of the row has one. DataError : a heading
     stands twice.
     """
-    _check_headings(file, names, found)
-    (image,), (split, number) = found["image"], (found[key][:1] for key in ("split", "number"))
+    _check_headings(file, names, positions)
+    (image,), (split, number) = (
+        positions["image"],
+        (positions[key][:1] for key in ("split", "number")),
+    )
     for source, cells in records:
         picture = "" if cells[image] is None else str(cells[image]).strip()
         if any(cells[k] is not None for k in number):
             key = picture, *(str(cells[k]).strip() for k in number)
             if file.repeats("second captions of one number", " ".join(key), key):
                 continue
-        captions = [cells[k] for k in found["caption"]]
+        captions = [cells[k] for k in positions["caption"]]
         if len(captions) > 1:
             captions = [cell for cell in captions if not _is_blank(cell)] or [""]
         split_name = next((cells[k] or "" for k in split), None)
@@ -276,14 +279,14 @@ def _is_blank(cell: str | Sequence[str] | None) -> bool:
     return not (cell.strip() if isinstance(cell, str) else cell)
 
 
-def _check_headings(file: CaptionText, names: Sequence[str], found: Positions) -> None:
+def _check_headings(file: CaptionText, names: Sequence[str], positions: Positions) -> None:
     """Name the columns that are not used. DataError : a heading, but of captions, stands twice."""
-    others = [k for k in range(len(names)) if k not in found["caption"]]
+    others = [k for k in range(len(names)) if k not in positions["caption"]]
     headings = Counter(_usual(names[k]) for k in others if names[k])
     if twice := [names[k] for k in others if headings[_usual(names[k])] > 1]:
         thing, came = f"the heading {twice[0][:40]!r}", "stands twice"
         raise DataError(file.where, thing, came, "each once", "rename one of the columns")
-    used = {k for positions in found.values() for k in positions}
+    used = {k for group in positions.values() for k in group}
     unused = [names[k][:40] or f"number {k + 1}" for k in others if k not in used]
     if unused:
         more = f" and {len(unused) - NAMED_COLUMNS} more" if len(unused) > NAMED_COLUMNS else ""

@@ -72,7 +72,7 @@ class Sink:
             require_new_file("caption", self.path, self.suffix)
 
     def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
-        """Prepare for the pictures of these names, whom the run captions; see `Run.signature`."""
+        """Prepare for pictures of these names; `captioner` is the `Run.signature` of the run."""
         self.run, self.captioner = run, captioner
 
     def add(self, one: PictureCaption) -> None:
