@@ -182,8 +182,12 @@ class JsonLines(Growing):
     flag, suffix, start = "--jsonl", ".jsonl", b'{"picture": '
     help = "Write a line of JSON per picture instead of printing."
 
-    def encode(self, one: PictureCaption) -> bytes:
-        row = {"picture": one.image, "captions": self.texts(one), "captioner": self.captioner}
+    def encode(self, caption: PictureCaption) -> bytes:
+        row = {
+            "picture": caption.image,
+            "captions": self.texts(caption),
+            "captioner": self.captioner,
+        }
         return json.dumps(row).encode() + b"\n"
 
     def parse(self, row: bytes) -> Row:

@@ -28,17 +28,17 @@ class Printed(Sink):
 
     _begun = False
 
-    def add(self, one: PictureCaption) -> None:
-        lines = [""] if self._begun and one.explanation is not None else []
-        lines += [escape_control(one.image), f"  model  {escape_control(one.caption)}"]
-        lines += [f"  truth  {escape_control(truth)}" for truth in one.references[:1]]
-        if len(one.n_best) > 1:
+    def add(self, caption: PictureCaption) -> None:
+        lines = [""] if self._begun and caption.explanation is not None else []
+        lines += [escape_control(caption.image), f"  model  {escape_control(caption.caption)}"]
+        lines += [f"  truth  {escape_control(truth)}" for truth in caption.references[:1]]
+        if len(caption.n_best) > 1:
             lines += [
                 f"  {ranked.log_probability:6.2f}  {escape_control(ranked.caption)}"
-                for ranked in one.n_best
+                for ranked in caption.n_best
             ]
-        if one.explanation is not None:
-            lines += explanation_lines(one.explanation)
+        if caption.explanation is not None:
+            lines += explanation_lines(caption.explanation)
         say("\n".join(lines))
         self._begun = True
 
@@ -50,11 +50,11 @@ class Printed(Sink):
 class SkipsTold(Sink):
     """Pictures without a caption, named on standard error as they come."""
 
-    def add(self, one: PictureCaption) -> None:
+    def add(self, caption: PictureCaption) -> None:
         """Keep nothing."""
 
-    def skip(self, one: Skipped) -> None:
-        say(f"skipped {escape_control(one.image)}: {escape_control(one.reason)}", err=True)
+    def skip(self, failure: Skipped) -> None:
+        say(f"skipped {escape_control(failure.image)}: {escape_control(failure.reason)}", err=True)
 
 
 def explanation_lines(explanation: Explanation) -> list[str]:

@@ -75,17 +75,17 @@ class Sink:
         """Prepare for pictures of these names; `captioner` is the `Run.signature` of the run."""
         self.run, self.captioner = run, captioner
 
-    def add(self, one: PictureCaption) -> None:
+    def add(self, caption: PictureCaption) -> None:
         """Take a caption, with those of the OPTIONAL fields that it wants."""
-        self.captions.append(one)
+        self.captions.append(caption)
 
-    def skip(self, one: Skipped) -> None:
+    def skip(self, failure: Skipped) -> None:
         """Take note of a picture without a caption."""
-        self.skipped.append(one)
+        self.skipped.append(failure)
 
-    def texts(self, one: PictureCaption) -> list[str]:
+    def texts(self, caption: PictureCaption) -> list[str]:
         """The captions of a picture that are asked for."""
-        return [best.caption for best in one.n_best] if self.best > 1 else [one.caption]
+        return [best.caption for best in caption.n_best] if self.best > 1 else [caption.caption]
 
     def close(self) -> str:
         """Finish, and say in a line what was written."""
@@ -109,16 +109,16 @@ def deliver(
     with contextlib.ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(sink)
-        for one in results:
-            if isinstance(one, Skipped):
-                skipped.append(one)
+        for result in results:
+            if isinstance(result, Skipped):
+                skipped.append(result)
                 for sink in sinks:
-                    sink.skip(one)
+                    sink.skip(result)
                 continue
             captions += 1
             for sink in sinks:
                 less = {name: no for name, no in OPTIONAL.items() if name not in sink.wants}
-                sink.add(one._replace(**less))
+                sink.add(result._replace(**less))
     return captions, skipped
 
 
@@ -161,7 +161,7 @@ def caption_sources(
     if any(sink.once for sink in sinks):
         sources = list({str(source): source for source in sources}.values())
     for sink in sinks:
-        if sink.of_files and (urls := [one for one in sources if isinstance(one, str)]):
+        if sink.of_files and (urls := [source for source in sources if isinstance(source, str)]):
             option, came = f"`{sink.flag.strip('-')}`", f"is given with the URL {urls[0]}"
             raise OptionError("caption", option, came, "pictures in files", "download it first")
     numbers = begin_sinks(sinks, captioner.run, policy, list(map(str, sources)))
@@ -249,7 +249,7 @@ class Growing(Sink):
             "caption", self.path, self.parse, start=self.start, writer=self.captioner
         )
 
-    def encode(self, one: PictureCaption) -> bytes:
+    def encode(self, caption: PictureCaption) -> bytes:
         """The row of a picture, with its line end; `captioner` says who captioned it."""
         raise NotImplementedError
 
@@ -272,19 +272,19 @@ class Growing(Sink):
         """True if the file has a row of the picture."""
         return self._file is not None and name in self._file.names
 
-    def add(self, one: PictureCaption) -> None:
+    def add(self, caption: PictureCaption) -> None:
         """Write a row, unless there is one. OSError : it cannot be written."""
         assert self._file is not None
-        if one.image not in self:
-            self._write(one)
-            self._file.names.add(one.image)
+        if caption.image not in self:
+            self._write(caption)
+            self._file.names.add(caption.image)
             self._rows += 1
 
-    def _write(self, one: PictureCaption) -> None:
+    def _write(self, caption: PictureCaption) -> None:
         assert self._file is not None
-        self._file.append(self.encode(one))
+        self._file.append(self.encode(caption))
 
-    def skip(self, one: Skipped) -> None:
+    def skip(self, failure: Skipped) -> None:
         """Leave it to the list of what failed."""
 
     def close(self) -> str:
@@ -345,11 +345,11 @@ class CsvTable(Growing):
                 " the captioner; pictures with an error are tried again"
             )
 
-    def _write(self, one: PictureCaption) -> None:
+    def _write(self, caption: PictureCaption) -> None:
         assert self._file is not None
-        texts = self.texts(one)
+        texts = self.texts(caption)
         last = "" if self._older else self.captioner
-        self._file.write([one.image, *texts, *[""] * (self.best - len(texts)), last])
+        self._file.write([caption.image, *texts, *[""] * (self.best - len(texts)), last])
 
 
 class Failures(Sink):
@@ -369,12 +369,12 @@ class Failures(Sink):
             if all(name in file for file in self._files):
                 self._list.remove(name)
 
-    def add(self, one: PictureCaption) -> None:
-        self._list.remove(one.image)
+    def add(self, caption: PictureCaption) -> None:
+        self._list.remove(caption.image)
 
-    def skip(self, one: Skipped) -> None:
-        if one.image in self._names:  # else it is a folder without a picture
-            self._list.add(one.image, one.reason)
+    def skip(self, failure: Skipped) -> None:
+        if failure.image in self._names:  # else it is a folder without a picture
+            self._list.add(failure.image, failure.reason)
 
     def close(self) -> str:
         if not (failed := len(self._list.reasons)):
@@ -409,9 +409,9 @@ class TextFiles(Sink):
     instead = once = of_files = True
     _written = _all = 0
 
-    def add(self, one: PictureCaption) -> None:
-        path = Path(one.image).with_suffix(".txt")
-        text = "".join(f"{caption}\n" for caption in self.texts(one))
+    def add(self, caption: PictureCaption) -> None:
+        path = Path(caption.image).with_suffix(".txt")
+        text = "".join(f"{line}\n" for line in self.texts(caption))
         self._all += 1
         try:
             with new_path("caption", path) as part:
@@ -447,10 +447,10 @@ class Descriptions(Sink):
     def check(self) -> None:
         _require_exiv2()
 
-    def add(self, one: PictureCaption) -> None:
+    def add(self, caption: PictureCaption) -> None:
         self._all += 1
-        if why := describe_picture(Path(one.image), one.caption):
-            remark(f"left {one.image}: {why}")
+        if why := describe_picture(Path(caption.image), caption.caption):
+            remark(f"left {caption.image}: {why}")
         else:
             self._written += 1
 
@@ -465,9 +465,11 @@ class Page(Sink):
     help = "Also write a page of pictures and captions. An existing file is never overwritten."
     wants = frozenset(OPTIONAL)
 
-    def add(self, one: PictureCaption) -> None:
-        small = None if one.picture is None else embed("caption", one.image, one.picture)
-        super().add(one._replace(picture=small))  # as in the page, so that few bytes are kept
+    def add(self, caption: PictureCaption) -> None:
+        small = (
+            None if caption.picture is None else embed("caption", caption.image, caption.picture)
+        )
+        super().add(caption._replace(picture=small))  # as in the page, so that few bytes are kept
 
     def close(self) -> str:
         if not self.captions:
@@ -484,12 +486,12 @@ class Png(Sink):
     wants = frozenset({"picture"})
     _drawn = 0
 
-    def add(self, one: PictureCaption) -> None:
-        if one.picture is not None and self._drawn < DRAWN:
+    def add(self, caption: PictureCaption) -> None:
+        if caption.picture is not None and self._drawn < DRAWN:
             self._drawn += 1
         else:
-            one = one._replace(picture=None)  # not drawn, so not kept in memory
-        super().add(one)
+            caption = caption._replace(picture=None)  # not drawn, so not kept in memory
+        super().add(caption)
 
     def close(self) -> str:
         count, drawn = len(self.captions), self._drawn
