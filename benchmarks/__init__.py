@@ -7,8 +7,8 @@ plot). To add a contender, add an entry to `contenders.CONTENDERS`. `host_time` 
 our own Python of a step on a card, without one; `step_profile` divides a step on a card, and
 `step_paths` holds its paths against NumPy.
 
-The others each print a table of docs/develop/results: `ablation`, `coco_sized`, `parts`, `quality`,
-`ranks`, `saving_cost`, `step_cost`, `threads`. README.md has options, columns and method.
+The others each print a table of docs/develop/results: `ablation`, `parts`, `quality`, `ranks`,
+`threads`; `pairs` times two checkouts in turn. README.md has options, columns and method.
 """
 
 import xpcap  # noqa: F401 - before NumPy: its BLAS reads how long idle threads wait as it is loaded
