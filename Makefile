@@ -8,7 +8,7 @@ help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
 	@echo "make test       the tests, on up to four cores; on Linux with a CUDA compiler, so that kernels are checked without a GPU"
 	@echo "make slow       the slow tests: device mutants, races, faults and kills, real captions, whole notebooks"
-	@echo "make mutants    change the package in two hundred ways, one at a time: a test must fail each time; ARGS='--part 1/4', or ARGS=--help"
+	@echo "make mutants    make small changes in the files that you changed, one at a time, and print those that no test notices; ARGS='--all --seed 5', or ARGS=--help"
 	@echo "make fuzz       10,000 bad inputs of each kind, and 2,000 fresh examples of each property; CASES and SEED may be given"
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
 	@echo "make lint       ruff and mypy"
@@ -56,7 +56,7 @@ slow: .venv/kernels
 	$(VENV) -m pytest $(PARALLEL) --no-loadscope-reorder -m slow
 
 mutants: .venv/kernels
-	$(VENV) tools/mutants.py recheck $(ARGS)
+	$(VENV) tools/mutants.py $(ARGS)
 
 CASES ?= 10000
 KILLS ?= 100

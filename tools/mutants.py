@@ -1,19 +1,17 @@
-"""Frozen mutants: small changes of the package, each of which a named test must notice.
+"""Mutants of the package: small changes, drawn anew, each of which some test must notice.
 
-`mutants.json` has them, and those that no test noticed. A mutant is a pattern in a function, see
-mutant_sites.py, so moving and formatting code do not lose it.
+    python tools/mutants.py                          of the files that the working tree changes
+    python tools/mutants.py --base REV               of those that have changed since a commit
+    python tools/mutants.py xpcap/optim.py           of some files or folders
+    python tools/mutants.py --all --seed 5 --count 150 --log LOG    of the whole package
 
-    python tools/mutants.py recheck                 plant each one, run its test, and its room's if need be
-    python tools/mutants.py recheck --part 1/4      a quarter of them; --only NAME for one
-    python tools/mutants.py draw --kind transfers --seed 3 --near layers --replaces NAME
-                                                    another of a kind, where code has gone
-    python tools/mutants.py trace --map MAP         which tests reach which function
-    python tools/mutants.py make --seed 0 --count 200 --map MAP --log LOG
-                                                    how the table was made; without --map, only the draw
+A mutant is caught if one of the quickest tests that reach its function fails. The first run traces
+which tests reach which function, in some minutes; `--map` keeps that for others. Survivors are
+printed with the tests that reach them: a gap in a contract wants a test of that contract, and much
+else is equivalent. See mutant_sites.py for what is changed.
 """
 
 import argparse
-import ast
 import json
 import queue
 import random
@@ -22,82 +20,28 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mutant_runs import Outcome, Runner, copied, files_of_tests, traced
-from mutant_sites import KINDS, Definition, Mutant, Package, drawn, patterns
+import patterns
+from mutant_runs import Outcome, Runner, copied, traced
+from mutant_sites import KINDS, Definition, Mutant, Package, drawn
 
 ROOT = Path(__file__).parents[1]
-TABLE = Path(__file__).with_suffix(".json")
-QUICKEST, OTHERS = 12, 3  # tests that a new mutant has to pass, by different functions
-SECONDS, ROOM_SECONDS = 60, 240  # that the tests of a mutant may take, and those of a room
+QUICKEST, OTHERS = 12, 3  # tests that a mutant has to pass, by different functions
+SECONDS = 60  # that the tests of a mutant may take
 SLOW = 20  # seconds of a test that is too slow to look with
-TOGETHER = 12  # seconds, as traced, that the tests may take which a new mutant has to pass
+TOGETHER = 12  # seconds, as traced, that the tests of a mutant may take together
+SHOWN = 5  # tests that are printed of a survivor
+VERDICTS = ("caught", "survived", "crashed", "timed out")
 # What a change of no meaning raises; of a transfer it may be the finding, as for an array of
 # another library
 CRASHES = "TypeError AttributeError NameError UnboundLocalError ImportError SyntaxError".split()
-
-
-class Frozen(NamedTuple):
-    """A mutant that a test catches, a row of the table.
-
-    `test` is a test without its file, of the folder `room` of tests/; `breaks` says what goes
-    wrong; `replaces` names a mutant whose code has gone.
-    """
-
-    name: str
-    kind: str
-    function: str
-    pattern: str
-    instead: str
-    test: str
-    room: str
-    breaks: str
-    replaces: str = ""
-
-
-def frozen() -> list[Frozen]:
-    return [Frozen(**row) for row in json.loads(TABLE.read_text(encoding="utf-8"))["mutants"]]
-
-
-# ---- tests by name
-
-
-class Tests:
-    """The tests of a project, by function name and folder."""
-
-    def __init__(self, root: Path) -> None:
-        self._files: dict[str, list[str]] = {}
-        for path in sorted((root / "tests").rglob("test_*.py")):
-            for name, node in patterns.definitions(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
-                    file = path.relative_to(root).as_posix()
-                    self._files.setdefault(name.replace(".", "::"), []).append(file)
-
-    def node(self, test: str, room: str) -> str | None:
-        """Pytest's node id; None where no file, or more than one in that folder, has the test."""
-        file, _, name = test.rpartition(".py::")
-        found = self._files.get(name.partition("[")[0], [])
-        found = [path for path in found if not file or path.endswith(f"/{file}.py")]
-        if len(found) > 1:
-            found = [path for path in found if room_of_test(path) == room]
-        return f"{found[0]}::{name}" if len(found) == 1 else None
-
-    def short(self, node: str) -> str:
-        """The test without its file, or with it where two of a folder share the name."""
-        file, _, name = node.partition("::")
-        alone = self.node(name, room_of_test(file)) == node
-        return name if alone else f"{Path(file).name}::{name}"
-
-
-def room_of_test(file: str) -> str:
-    """Folder of a test below tests/; empty for those that lie in tests/ itself."""
-    return Path(file.partition("::")[0]).parent.as_posix().removeprefix("tests").strip("/")
 
 
 class Reach:
@@ -202,316 +146,168 @@ class Bench:
         return self._sound[test]
 
 
-# ---- making the table
+def verdict_on(bench: Bench, mutant: Mutant, tests: list[str]) -> tuple[str, str]:
+    """How a mutant fares, one of VERDICTS, and the test that caught it."""
+    change = mutant.function, mutant.pattern, mutant.instead
+    outcome = bench.caught(mutant.file, change, tests, SECONDS)
+    if tests and outcome.outcome == "nothing ran":
+        return "crashed", ""
+    if outcome.outcome == "failed":
+        crashed = outcome.why in CRASHES and mutant.kind != "transfers"
+        return "crashed" if crashed else "caught", outcome.test
+    return ("timed out" if outcome.outcome == "timed out" else "survived"), ""
 
 
-def made(arguments: argparse.Namespace) -> int:
-    package = Package(ROOT / "xpcap")
-    quotas = {
-        kind: -(-n * arguments.count // 200)
-        for kind, n in KINDS.items()
-        if not arguments.kind or kind in arguments.kind
-    }
-    drawings = {
-        kind: islice(drawn(package, kind, arguments.seed), int(arguments.spare * n))
-        for kind, n in quotas.items()
-    }
-    if not arguments.map:
-        for kind, mutants in drawings.items():
-            for one in mutants:
-                print(f"{kind}\t{one.file}\t{one.function}\t{one.pattern}\t{one.instead}")
-        return 0
-    reach = Reach(json.loads(arguments.map.read_text(encoding="utf-8")))
+class Log:
+    """A line of JSON for each mutant that was planted; those of an earlier run are not again.
+
+    path : of the file; None: in memory
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
+        self.rows = [json.loads(line) for line in lines]
+        self._done = {(row["function"], row["pattern"], row["instead"]) for row in self.rows}
+
+    def next(self, mutants: Iterator[Mutant]) -> Mutant | None:
+        """The next mutant that was not planted yet; None: there is none."""
+        with self._lock:
+            return next(
+                (m for m in mutants if (m.function, m.pattern, m.instead) not in self._done), None
+            )
+
+    def write(self, mutant: Mutant, verdict: str, test: str, tests: Sequence[str]) -> None:
+        """Add a mutant, its verdict, and the tests that reach it."""
+        row = mutant._asdict() | {"verdict": verdict, "test": test, "tests": [*tests]}
+        with self._lock:
+            self.rows.append(row)
+            if self._path is not None:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+
+    def summary(self) -> list[str]:
+        """Survivors with their tests, counts by room, and a line of all."""
+        lines = [
+            f"survived: {row['file']}: {row['function']}: {row['pattern']}  ->  {row['instead']}\n"
+            f"    reached by {', '.join(row['tests'][:SHOWN]) or 'no test'}"
+            for row in self.rows
+            if row["verdict"] == "survived"
+        ]
+        rooms: dict[str, Counter[str]] = {}
+        for row in self.rows:
+            rooms.setdefault(row["file"].partition("/")[0], Counter())[row["verdict"]] += 1
+        lines += [f"{room}: {counted(counts)}" for room, counts in sorted(rooms.items())]
+        return [*lines, f"all: {counted(sum(rooms.values(), Counter()))}"]
+
+
+def counted(counts: Counter[str]) -> str:
+    """Counts by verdict in words, with the share that is caught of those caught and survived."""
+    judged = counts["caught"] + counts["survived"]
+    share = f"; {counts['caught'] / judged:.0%} caught" if judged else ""
+    words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    return f"{counts.total()} planted, {words}{share}"
+
+
+# ---- planting
+
+
+def planted(arguments: argparse.Namespace) -> int:
+    """Draw mutants, plant each one, and print what survives."""
+    start = time.monotonic()
+    files = None if arguments.all else arguments.files or changed_since(arguments.base)
+    if files == []:
+        print(f"no file of xpcap/ has changed since {arguments.base}: name files, or --all")
+        return 2
+    package, reach = Package(ROOT / "xpcap"), Reach(traces(arguments))
+    log = Log(arguments.log)
+    quotas = {kind: -(-n * arguments.count // sum(KINDS.values())) for kind, n in KINDS.items()}
+    drawings = [
+        islice(drawn(package, kind, arguments.seed, within(files)), quota)
+        for kind, quota in quotas.items()
+    ]
     with (
         Bench(arguments.workers, arguments.work, rewritten=True) as bench,
         ThreadPoolExecutor(arguments.workers) as pool,
     ):
-        log = Log(arguments.log)
-        for kind, mutants in drawings.items():
+        for drawing in drawings:
 
-            def work(todo: Iterator[Mutant] = mutants, kind: str = kind) -> None:
-                while log.count(kind, "caught") < quotas[kind]:
-                    one = log.next(todo)
-                    if one is None:
-                        return
-                    rng = random.Random(f"{arguments.seed} {one.name} {one.pattern}")
-                    log.write(one, *looked_for(bench, one, reach.chosen(one, rng)))
+            def work(mutants: Iterator[Mutant] = drawing) -> None:
+                while mutant := log.next(mutants):
+                    rng = random.Random(f"{arguments.seed} {mutant.name} {mutant.pattern}")
+                    tests = reach.chosen(mutant, rng)
+                    log.write(mutant, *verdict_on(bench, mutant, tests), tests)
 
             for future in [pool.submit(work) for _ in range(arguments.workers)]:
                 future.result()
+    print("\n".join(log.summary()), f"in {time.monotonic() - start:.0f} s")
     return 0
 
 
-def looked_for(bench: Bench, one: Mutant, tests: list[str]) -> tuple[str, Outcome, int, float]:
-    """How a mutant fared: caught, crashed, timed out, or not caught."""
-    start = time.monotonic()
-    change = one.function, one.pattern, one.instead
-    outcome = bench.caught(one.file, change, tests, SECONDS)
-    verdict = {"failed": "caught", "timed out": "timed out"}.get(outcome.outcome, "not caught")
-    if verdict == "caught" and outcome.why in CRASHES and one.kind != "transfers":
-        verdict = "crashed"
-    if tests and outcome.outcome == "nothing ran":
-        verdict = "crashed"
-    return verdict, outcome, len(tests), round(time.monotonic() - start, 1)
+def changed_since(base: str) -> list[str]:
+    """Files of the package that differ from a commit, in the working tree."""
+    command = ("git", "diff", "--name-only", "--diff-filter=d", base, "--", "xpcap/*.py")
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
 
 
-class Log:
-    """A line of JSON for each mutant that was tried; an earlier run's are not tried again."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self.rows = [json.loads(line) for line in lines]
-        self._done = {(row["function"], row["pattern"], row["instead"]) for row in self.rows}
-
-    def count(self, kind: str, verdict: str) -> int:
-        return sum(row["kind"] == kind and row["verdict"] == verdict for row in self.rows)
-
-    def next(self, todo: Iterator[Mutant]) -> Mutant | None:
-        with self._lock:
-            return next(
-                (one for one in todo if (one.function, one.pattern, one.instead) not in self._done),
-                None,
-            )
-
-    def write(self, one: Mutant, verdict: str, outcome: Outcome, tests: int, took: float) -> None:
-        row = one._asdict() | {
-            "name": one.name,
-            "verdict": verdict,
-            "test": outcome.test,
-            "why": outcome.why,
-            "tests": tests,
-            "seconds": took,
-        }
-        with self._lock:
-            self.rows.append(row)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-
-
-# ---- another one
-
-
-def drew(arguments: argparse.Namespace) -> int:
-    """Draw mutants of a kind near some code until a test catches one, and print its row."""
-    package = Package(ROOT / "xpcap")
-    table = json.loads(TABLE.read_text(encoding="utf-8"))
-    rows = [*table["mutants"], *table["not caught"]]
-    known = {(row["function"], row["pattern"], row["instead"]) for row in rows}
-    drawing = drawn(package, arguments.kind, arguments.seed, near(arguments.near))
-    traces = json.loads(arguments.map.read_text(encoding="utf-8")) if arguments.map else {}
-    reach, tests = Reach(traces), Tests(ROOT)
-    with Bench(1, arguments.work, rewritten=False) as bench:
-        for one in drawing:
-            if (one.function, one.pattern, one.instead) in known:
-                continue
-            rng = random.Random(f"{arguments.seed} {one.name} {one.pattern}")
-            chosen = reach.chosen(one, rng) or room_files(*mirrored(one.file))
-            verdict, outcome, _, _ = looked_for(bench, one, chosen)
-            print(f"{verdict}: {one.function}: {one.pattern}  ->  {one.instead}", file=sys.stderr)
-            if verdict == "caught":
-                row = Frozen(
-                    name=one.name,
-                    kind=one.kind,
-                    function=one.function,
-                    pattern=one.pattern,
-                    instead=one.instead,
-                    test=tests.short(outcome.test),
-                    room=room_of_test(outcome.test),
-                    breaks=arguments.breaks,
-                    replaces=arguments.replaces,
-                )
-                print(json.dumps(row._asdict(), ensure_ascii=False, indent=1))
-                if arguments.add:
-                    add(row)
-                return 0
-    print("no test catches any mutant drawn from there", file=sys.stderr)
-    return 1
-
-
-def near(names: list[str]) -> Callable[[Definition], bool] | None:
-    """Whether a definition is in one of the folders, files or functions of these names."""
-    if not names:
+def within(files: Sequence[str] | None) -> Callable[[Definition], bool] | None:
+    """Whether a definition is in one of these files or folders; None: all are."""
+    if files is None:
         return None
-
-    def is_near(one: Definition) -> bool:
-        return any(
-            one.file == name
-            or one.file.startswith(f"{name.rstrip('/')}/")
-            or one.name == name
-            or one.name.startswith(f"{name}.")
-            for name in (name.removeprefix("xpcap/") for name in names)
-        )
-
-    return is_near
+    names = [name.removeprefix("xpcap/").rstrip("/") for name in files]
+    return lambda definition: any(
+        definition.file == name or definition.file.startswith(f"{name}/") for name in names
+    )
 
 
-def add(row: Frozen) -> None:
-    """Put a row into the table, in the place of the one that it replaces."""
-    table = json.loads(TABLE.read_text(encoding="utf-8"))
-    rows = [one for one in table["mutants"] if one["name"] != row.replaces]
-    if any(one["name"] == row.name for one in rows):
-        row = row._replace(
-            name=f"{row.name}-{sum(one['name'].startswith(row.name) for one in rows) + 1}"
-        )
-    table["mutants"] = [
-        *rows,
-        {key: value for key, value in row._asdict().items() if value or key == "breaks"},
-    ]
-    write(table)
+# ---- which tests reach what
 
 
-def write(table: dict[str, Any]) -> None:
-    TABLE.write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-# ---- are they still caught?
-
-
-def rechecked(arguments: argparse.Namespace) -> int:
-    start = time.monotonic()
-    part, parts = map(int, arguments.part.split("/"))
-    rows = frozen()[part - 1 :: parts]
-    if arguments.only:
-        rows = [row for row in rows if row.name in arguments.only]
-    package, tests = Package(ROOT / "xpcap"), Tests(ROOT)
-    traces = json.loads(arguments.map.read_text(encoding="utf-8")) if arguments.map else {}
-    reach = Reach(traces)
-    results: dict[str, dict[str, str]] = {}
-    with (
-        Bench(arguments.workers, arguments.work, rewritten=False) as bench,
-        ThreadPoolExecutor(arguments.workers) as pool,
-    ):
-
-        def check(row: Frozen) -> None:
-            results[row.name] = result = still_caught(row, package, tests, reach, bench)
-            if not arguments.json:
-                other = f" by {result['by']}" if result.get("by") else ""
-                print(
-                    f"{len(results):4d}/{len(rows)} {result['verdict']}{other}: {row.name}",
-                    flush=True,
-                )
-
-        list(pool.map(check, rows))
-    summary: dict[str, Any] = {
-        verdict: [name for name in sorted(results) if results[name]["verdict"] == verdict]
-        for verdict in ("caught", "caught by another", "survived", "timed out", "code gone")
-    }
-    numbers = {verdict: len(names) for verdict, names in summary.items()}
-    seconds = round(time.monotonic() - start)
-    if arguments.json:
-        print(json.dumps({"numbers": numbers, "seconds": seconds, "results": results}, indent=1))
-    else:
-        for verdict in ("survived", "timed out", "code gone"):
-            for name in summary[verdict]:
-                print(f"{verdict}: {name}: {results[name].get('why', '')}")
-        print(", ".join(f"{n} {verdict}" for verdict, n in numbers.items()), f"in {seconds} s")
-    return int(numbers["caught"] + numbers["caught by another"] < len(rows))
-
-
-def still_caught(
-    row: Frozen, package: Package, tests: Tests, reach: Reach, bench: Bench
-) -> dict[str, str]:
-    found = package.matches(row.function, row.pattern)
-    if len(found) != 1:
-        return {
-            "verdict": "code gone",
-            "why": f"{len(found)} matches of {row.pattern} in {row.function}",
-        }
-    file = found[0][0]
-    change = row.function, row.pattern, row.instead
-    own = tests.node(row.test, row.room)
-    if own:
-        outcome = bench.caught(file, change, [own], SECONDS)
-        if outcome.outcome == "failed":
-            return {"verdict": "caught"}
-    one = Mutant(row.kind, "", file, row.function, row.pattern, row.instead)
-    others = reach.chosen(one, random.Random(row.name))
-    others += room_files(*mirrored(file), f"tests/{row.room}/" if row.room else "tests/test_")
-    outcome = bench.caught(file, change, others, ROOM_SECONDS)
-    if outcome.outcome == "failed":
-        return {"verdict": "caught by another", "by": outcome.test}
-    if outcome.outcome == "timed out":
-        return {
-            "verdict": "timed out",
-            "why": f"no test of {len(others)} failed in {ROOM_SECONDS} s",
-        }
-    return {"verdict": "survived", "why": row.breaks}
-
-
-def room_files(*beginnings: str) -> list[str]:
-    """Files of tests whose paths begin so."""
-    return [file for file in files_of_tests(ROOT) if file.startswith(beginnings)]
-
-
-# ---- the command line
-
-
-def trace(arguments: argparse.Namespace) -> int:
-    """Trace in as many processes as there are workers, on a copy whose files are rewritten."""
-    if arguments.part:
-        part, parts = map(int, arguments.part.split("/"))
-        arguments.map.write_text(json.dumps(traced(arguments.work, part - 1, parts)))
-        return 0
+def traces(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What each test reaches, from the file of `--map` or traced anew."""
+    if arguments.map and arguments.map.exists():
+        return dict(json.loads(arguments.map.read_text(encoding="utf-8")))
     with tempfile.TemporaryDirectory(dir=arguments.work) as work:
         root = copied(ROOT, Path(work).resolve() / "project", rewritten=True)
         maps = [Path(work) / f"{k}.json" for k in range(arguments.workers)]
         runs = [
             subprocess.Popen(
-                (
-                    *(sys.executable, __file__, "trace", f"--part={k + 1}/{len(maps)}"),
-                    *(f"--map={one}", f"--work={root}"),
-                )
+                (sys.executable, __file__, "--trace", f"{k}/{len(maps)}", str(path), str(root)),
+                stdout=subprocess.DEVNULL,
             )
-            for k, one in enumerate(maps)
+            for k, path in enumerate(maps)
         ]
         for run in runs:
             run.wait()
-        found = [json.loads(one.read_text(encoding="utf-8")) for one in maps]
-    arguments.map.write_text(json.dumps({test: x for one in found for test, x in one.items()}))
-    return 0
+        parts = [json.loads(path.read_text(encoding="utf-8")) for path in maps]
+    found = {test: trace for part in parts for test, trace in part.items()}
+    if arguments.map:
+        arguments.map.write_text(json.dumps(found), encoding="utf-8")
+    return found
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["--trace"]:  # a process of `traces`
+        part, path, root = sys.argv[2:]
+        k, count = map(int, part.split("/"))
+        Path(path).write_text(json.dumps(traced(Path(root), k, count)), encoding="utf-8")
+        return 0
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True)
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--map", type=Path, help="file of `trace`")
-    shared.add_argument("--work", type=Path, help="folder for copies, by default the system's")
-    shared.add_argument("--workers", type=int, default=2, metavar="N")
-
-    command = commands.add_parser("recheck", parents=[shared], help="are they still caught?")
-    command.add_argument("--only", action="append", metavar="NAME")
-    command.add_argument("--part", default="1/1", metavar="K/N")
-    command.add_argument("--json", action="store_true", help="a summary as JSON")
-    command.set_defaults(run=rechecked)
-
-    command = commands.add_parser("draw", parents=[shared], help="another one of a kind")
-    command.add_argument("--kind", choices=KINDS, required=True)
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--near", action="append", default=[], metavar="FOLDER|FILE|FUNCTION")
-    command.add_argument("--replaces", default="", metavar="NAME")
-    command.add_argument("--breaks", default="", metavar="SENTENCE", help="behaviour it breaks")
-    command.add_argument("--add", action="store_true", help="put it into the table")
-    command.set_defaults(run=drew)
-
-    command = commands.add_parser("trace", parents=[shared], help="which tests reach what")
-    command.add_argument("--part", help=argparse.SUPPRESS)
-    command.set_defaults(run=trace)
-
-    command = commands.add_parser("make", parents=[shared], help="draw and try a whole table")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--count", type=int, default=200)
-    command.add_argument("--kind", action="append", choices=KINDS, help="only these")
-    command.add_argument("--spare", type=float, default=2.0, help="draw so many times the count")
-    command.add_argument("--log", type=Path, help="a line of JSON for each that was tried")
-    command.set_defaults(run=made)
-
-    arguments = parser.parse_args()
-    return int(arguments.run(arguments))
+    parser.add_argument("files", nargs="*", metavar="FILE", help="files or folders of xpcap/")
+    parser.add_argument("--base", default="HEAD", metavar="REV")
+    parser.add_argument("--all", action="store_true", help="of the whole package")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=150, help="mutants to plant (150)")
+    parser.add_argument("--map", type=Path, help="file of what tests reach, made if it is missing")
+    parser.add_argument("--log", type=Path, help="a line of JSON a mutant; a second run goes on")
+    parser.add_argument("--work", type=Path, help="folder for copies, by default the system's")
+    parser.add_argument("--workers", type=int, default=2, metavar="N")
+    return planted(parser.parse_args())
 
 
 if __name__ == "__main__":

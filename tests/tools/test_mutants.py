@@ -1,57 +1,10 @@
-"""The table of frozen mutants fits today's package and tests; `make mutants` runs them all."""
+"""Mutants: where they are, and that a seed draws the same ones again."""
 
-import ast
-import json
 from collections import Counter
 from pathlib import Path
 
 import mutants
-import patterns
-import pytest
-from mutant_sites import KINDS, Package, drawn, mutant
-
-ROWS = mutants.frozen()
-TESTS = mutants.Tests(mutants.ROOT)
-
-
-@pytest.fixture(scope="module")
-def package() -> Package:
-    return Package(mutants.ROOT / "xpcap")
-
-
-def test_mutants_are_many_of_every_kind_and_have_names_of_their_own() -> None:
-    assert len({row.name for row in ROWS}) == len(ROWS) >= 200
-    kinds = Counter(row.kind for row in ROWS)
-    assert set(kinds) == set(KINDS)
-    assert all(kinds[kind] >= 0.8 * number for kind, number in KINDS.items())
-    assert all(len(row.breaks.split()) > 3 for row in ROWS)
-    assert len({row.breaks for row in ROWS}) == len(ROWS)
-
-
-def test_mutants_match_once_and_change_the_code(package: Package) -> None:
-    found = {row.name: len(package.matches(row.function, row.pattern)) for row in ROWS}
-    assert {name: n for name, n in found.items() if n != 1} == {}
-    same = [row.name for row in ROWS if unparsed(row.pattern) == unparsed(row.instead)]
-    assert same == []
-
-
-def unparsed(code: str) -> str:
-    return "\n".join(ast.unparse(statement) for statement in patterns.parsed(code))
-
-
-def test_tests_of_mutants_exist() -> None:
-    assert [(row.name, row.test) for row in ROWS if TESTS.node(row.test, row.room) is None] == []
-
-
-def test_numbers_in_the_tables_head_are_those_of_its_rows() -> None:
-    table = json.loads(mutants.TABLE.read_text(encoding="utf-8"))
-    head = table["made from"]
-    assert head["commit"] == "9c79368"
-    assert head["not caught"] == len(table["not caught"]) + head["gone since"]
-    assert head["tried"] == sum(
-        head[verdict] for verdict in ("caught", "not caught", "timed out", "crashed")
-    )
-
+from mutant_sites import Package, drawn, mutant
 
 CODE = '''
 def step(x, n):
@@ -111,13 +64,27 @@ def test_a_seed_draws_the_same_mutants_again(tmp_path: Path) -> None:
     ]
 
 
-def test_where_a_mutant_is_drawn_is_a_folder_a_file_or_a_function(tmp_path: Path) -> None:
+def test_mutants_are_drawn_from_files_and_folders(tmp_path: Path) -> None:
     package = package_of(tmp_path, "ops/step.py")
     for names, functions in {
-        ("xpcap/ops",): {"step", "other"},
+        ("xpcap/ops/",): {"step", "other"},
         ("ops/step.py",): {"step", "other"},
-        ("other",): {"other"},
         ("op", "st"): set(),
     }.items():
-        near = mutants.near(list(names))
-        assert {one.function for one in drawn(package, "arithmetic", 0, near)} == functions
+        within = mutants.within(list(names))
+        assert {one.function for one in drawn(package, "arithmetic", 0, within)} == functions
+
+
+def test_survivors_are_told_with_their_tests_and_rates_by_room(tmp_path: Path) -> None:
+    log = mutants.Log(tmp_path / "log")
+    (first, *rest) = drawn(package_of(tmp_path / "x", "ops/step.py"), "arithmetic", 0)
+    log.write(first, "survived", "", ["test_a.py::test_a"])
+    for verdict, one in zip(("caught", "crashed"), rest, strict=False):
+        log.write(one, verdict, "test_b", [])
+    again = mutants.Log(tmp_path / "log")
+    assert again.next(iter([first, *rest])) is None
+    told, reached, *counts = "\n".join(again.summary()).splitlines()
+    assert told == f"survived: ops/step.py: {first.function}: {first.pattern}  ->  {first.instead}"
+    assert reached.strip() == "reached by test_a.py::test_a"
+    numbers = "3 planted, 1 caught, 1 survived, 1 crashed; 50% caught"
+    assert counts == [f"ops: {numbers}", f"all: {numbers}"]
