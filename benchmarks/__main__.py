@@ -7,12 +7,11 @@ from typing import Any
 
 import click
 
-from benchmarks import host_time as host
 from benchmarks import measure, results, timing, work
 from xpcap.backend import use_backend
 from xpcap.cli.group import shown
 from xpcap.cli.shared import PATH, Value, backend_option, json_option, table, wanted_backend
-from xpcap.errors import EXPECTED, OptionError, install
+from xpcap.errors import EXPECTED, OptionError
 from xpcap.files import new_path, require_new_file
 from xpcap.options import Names
 
@@ -21,8 +20,7 @@ Examples:
   python -m benchmarks
   python -m benchmarks --beam --config flickr8k --peer torch
   python -m benchmarks --config notebook --config coco --peer torch
-  python -m benchmarks --scaling --plot scaling.png
-  python -m benchmarks --host-time"""
+  python -m benchmarks --scaling --plot scaling.png"""
 
 
 class Command(click.Command):
@@ -80,14 +78,6 @@ class Command(click.Command):
     help="Instead, time the training step alone and beside a busy process of another login.",
 )
 @click.option(
-    "--host-time",
-    is_flag=True,
-    help=(
-        "Instead, measure how long the host needs for a training step on a card. "
-        f"Needs pytest and CuPy's package, no card: {install('dev,kernels')}."
-    ),
-)
-@click.option(
     "--plot",
     type=PATH,
     help="With --scaling: also draw the times as a PNG. An existing file is never overwritten.",
@@ -99,7 +89,6 @@ def main(
     scaling: bool,
     beam: bool,
     neighbour: bool,
-    host_time: bool,
     plot: Path | None,
     backend: str | None,
     as_json: bool,
@@ -109,14 +98,8 @@ def main(
     Times a training step (loss, gradients, clipping and Adam of an LSTM captioner in float32) and
     greedy captions of 1,000 pictures, at named sizes. Times are medians of three rounds; a ratio is
     the peer's time divided by ours.
-
-    --host-time runs the step of train on an emulated device, whose calls take the time that is
-    published: what is left is the time of our own Python, by part.
     """
-    _refuse_together(scaling, beam, neighbour, host_time, names, peers, plot, backend)
-    if host_time:
-        _print_host_time(host.host_times(), as_json)
-        return
+    _refuse_together(scaling, beam, neighbour, names)
     if plot is not None:
         _check_plot(plot, scaling)
     about = _machine(backend)
@@ -166,11 +149,7 @@ def _refuse_together(
     scaling: bool,
     beam: bool,
     neighbour: bool,
-    host_time: bool,
     names: Sequence[str],
-    peers: Sequence[str],
-    plot: Path | None,
-    backend: str | None,
 ) -> None:
     """Refuse options that do not go together."""
     sizes, step = (
@@ -181,16 +160,6 @@ def _refuse_together(
         _refuse("--scaling", (sizes, ("--beam", beam, "times a step"), step))
     if beam:
         _refuse("--beam", (("--neighbour", neighbour, "times no step"),))
-    if host_time:
-        others = (
-            ("--peer", peers, "times xpcap alone"),
-            ("--scaling", scaling, "has sizes of its own"),
-            ("--beam", beam, "times a step"),
-            step,
-            ("--plot", plot, "draws nothing"),
-            ("--backend", backend, "brings an emulated device"),
-        )
-        _refuse("--host-time", (sizes, *others))
 
 
 def _refuse(flag: str, others: Iterable[tuple[str, object, str]]) -> None:
@@ -206,13 +175,6 @@ def _check_plot(plot: Path, scaling: bool) -> None:
         expected = "both: it draws how a step grows with its sizes"
         raise OptionError("", "--plot", "is given without --scaling", expected)
     require_new_file("bench", plot, ".png")
-
-
-def _print_host_time(found: Sequence[host.HostTime], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps([result._asdict() for result in found]))
-    else:
-        click.echo(f"{host.HOST_TIME}\n{table(host.host_time_rows(found))}")
 
 
 def _print(found: Sequence[results.Result], as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Profile of a training step on a card: time of host and device by the parts of host_time.
+"""Profile of a training step on a card: time of host and device by part.
 
     python -m benchmarks.step_profile
     python -m benchmarks.step_profile --fused 0 64 128 256
@@ -13,19 +13,20 @@ has handed over the whole step.
 """
 
 import argparse
+import contextlib
 import functools
+import itertools
 import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 
-from benchmarks.host_time import LOOPS, REST, SEAMS, seams
 from benchmarks.timing import device_clock
 from benchmarks.work import CONFIGS, Config, batch_rows, make_solver
 from xpcap.backend import array_module, get_backend, use_backend
@@ -37,8 +38,26 @@ from xpcap.training.solver import CaptioningSolver
 USUAL_CONFIGS = ("notebook", "coco-n64", "coco", "coco-dropout", "vocab10k")
 STEPS, WARM_UP = 40, 5
 PRODUCT = 2048  # size of the matrices that keep the device busy
-ALL_SEAMS = {**SEAMS, **LOOPS}
-PARTS = (*ALL_SEAMS, REST)
+# The parts of a step: functions and methods, replaced wherever they were imported. All that exist
+# count, and one of a part must be entered in each step. A part inside another is counted apart.
+SEAMS = {
+    "packing": ("xpcap.models.batch:prepare_batch",),
+    "masks": ("xpcap.models.batch:masks_of",),
+    "gradients": ("xpcap.models.network:Network.gradients",),
+    "update": (
+        "xpcap.optim:clip_by_global_norm",
+        "xpcap.training.optimizer:Optimizer.update",
+        "xpcap.training.losses:LossBuffer.add",
+    ),
+}
+# Parts of the gradients, which a step enters that does not repeat the launches of another
+LOOPS = {
+    "loop_forward": ("xpcap.layers.recurrent:rows_forward",),
+    "loop_backward": ("xpcap.layers.recurrent:rows_backward",),
+    "vocabulary": ("xpcap.layers.vocabulary_loss:vocabulary_loss",),
+}
+REST = "rest"
+PARTS = (*SEAMS, *LOOPS, REST)
 Times = dict[str, float]  # milliseconds by part
 
 
@@ -120,8 +139,39 @@ def step_profiles(
             expected="cupy: a device's events divide the step",
         )
     marks = Marks(xp)
-    with seams(marks.timed, ALL_SEAMS):
+    with seams(marks.timed):
         return [_profile(marks, config, _Ahead(xp), steps, warm_up) for config in configs]
+
+
+@contextlib.contextmanager
+def seams(timed: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Replace each function of the parts of a step by `timed(part, function)` inside the ``with``."""
+    with contextlib.ExitStack() as stack:
+        for part, names in {**SEAMS, **LOOPS}.items():
+            for owner, name, function in itertools.chain.from_iterable(map(_holders, names)):
+                stack.enter_context(mock.patch.object(owner, name, timed(part, function)))
+        yield
+
+
+def _holders(named: str) -> list[tuple[Any, str, Any]]:
+    """Every (owner, name, function) of the function at ``module:name`` or ``module:Class.name``."""
+    module_name, _, path = named.partition(":")
+    module, (*classes, name) = sys.modules[module_name], path.split(".")  # a step has imported it
+    owner = getattr(module, classes[0], None) if classes else module
+    function = vars(owner).get(name) if owner else None
+    if function is None:
+        return []
+    if classes:
+        return [(owner, name, function)]
+    modules = [
+        module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "xpcap"
+    ]
+    return [
+        (module, name, function)
+        for module in modules
+        for name, value in list(vars(module).items())
+        if value is function
+    ]
 
 
 def _profile(

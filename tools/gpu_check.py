@@ -306,11 +306,6 @@ def parts_of_a_step() -> Found:
     return command(*words, line=f"in microseconds, FUSED {', '.join(map(str, FUSED))}")
 
 
-def host_time() -> Found:
-    """The host alone, on a fake device that is told how long a call takes."""
-    return command(PYTHON, "-m", "benchmarks", "--host-time", line="in microseconds")
-
-
 def two_cards() -> Found:
     mpiexec = program("mpiexec")
     if importlib.util.find_spec("mpi4py") is None:
@@ -343,9 +338,8 @@ PARTS = (
         "whether all work goes to the current stream",
     ),
     Part("Speed", speed, "what the pages may say about speed"),
-    Part("Timeline", timeline, "COSTS of the host's time; whether gaps or kernels limit"),
+    Part("Timeline", timeline, "whether gaps or kernels limit"),
     Part("Where a step's time goes", parts_of_a_step, "FUSED, MOST_PADDED"),
-    Part("Host time", host_time, "whether the estimate without a card holds"),
     Part("Two cards", two_cards, "whether NCCL sums"),
 )
 

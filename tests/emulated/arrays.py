@@ -69,16 +69,6 @@ class Pointer:
         return np.ndarray(shape, dtype, self.host.reshape(-1).view(np.uint8), self.offset)
 
 
-class KnownPointer(Pointer):
-    """One that nobody watches: its address is at hand, as cupy's is."""
-
-    __slots__ = ("ptr",)  # type: ignore[misc]
-
-    def __init__(self, host: np.ndarray, device_id: int, offset: int = 0) -> None:
-        super().__init__(host, device_id, offset)
-        self.ptr = host.ctypes.data + offset  # type: ignore[misc]
-
-
 class ndarray:  # noqa: N801 - cupy's name
     """An array on the emulated device. `host` is NumPy's array behind it, for the files of this
     package alone.
@@ -180,7 +170,7 @@ def _hold(x: ndarray, host: np.ndarray, number: int) -> ndarray:
     x.host, x.number, x.flags = host, number, Flags(host)
     x.shape, x.strides, x.dtype = host.shape, host.strides, host.dtype
     x.ndim, x.size, x.itemsize, x.nbytes = host.ndim, host.size, host.itemsize, host.nbytes
-    x.data = (Pointer if EMULATOR.meter is None else KnownPointer)(host, number)
+    x.data = Pointer(host, number)
     return x
 
 
@@ -199,11 +189,11 @@ def supported(dtype: Any) -> np.dtype[Any]:
 
 def poisoned(shape: Any, dtype: Any, order: Any = "C") -> np.ndarray:
     """Memory as it is found: NaN, or a large odd number, so that reading what was never written
-    shows. Ones under a meter, since no kernel writes anything there.
+    shows.
     """
     found = supported(dtype)
     poison: Any = 1
-    if EMULATOR.meter is None and found.kind != "b":
+    if found.kind != "b":
         poison = np.nan if found.kind in "fc" else np.iinfo(found).max - 2
     return np.full(shape, poison, found, order)
 

@@ -80,7 +80,6 @@ class Event:
         ptr = EMULATOR.stream_ptr if stream is None else stream.ptr
         EMULATOR.work += 1
         self.mark = ptr, EMULATOR.work
-        EMULATOR.metered("event")
 
     def synchronize(self) -> None:
         if self._machine is EMULATOR.machine:

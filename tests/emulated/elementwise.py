@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from emulated import real
-from emulated.arrays import SCALARS, array, deliver, ndarray, operand, wrap
+from emulated.arrays import array, deliver, ndarray, operand, wrap
 from emulated.record import EMULATOR
 
 BINARY = {
@@ -114,24 +114,11 @@ class Ufunc:
         add_at(a, indices, operand(b, "add.at"))
 
     def _compute(self, hosts: list[Any], dtype: Any, casting: str) -> Any:
-        if EMULATOR.meter is not None:
-            return self._uncomputed(hosts, dtype)
         settings = {} if dtype is None else {"dtype": dtype}
         if casting != "same_kind":
             settings["casting"] = casting
         with np.errstate(all="ignore"):  # a device says nothing of overflow or 0/0
             return self._numpy(*hosts, **settings)
-
-    def _uncomputed(self, hosts: list[Any], dtype: Any) -> Any:
-        """Ones in place of results, of their shape and dtype."""
-        shape = np.broadcast_shapes(*map(np.shape, hosts))
-        ones = [x if isinstance(x, SCALARS) else np.ones((), x.dtype) for x in hosts]
-        found = self._numpy(*ones)
-        return (
-            tuple(np.ones(shape, dtype or x.dtype) for x in found)
-            if self.nout > 1
-            else (np.ones(shape, dtype or found.dtype))
-        )
 
     def _count(self, args: Any, given: list[ndarray], result: Any) -> None:
         if any(np.size(x) == 0 for x in (result if isinstance(result, tuple) else (result,))):

@@ -47,8 +47,6 @@ class RawModule:
         self._device = EMULATOR.current
 
     def get_function(self, name: str) -> "RawKernel":
-        if EMULATOR.meter is not None:
-            return RawKernel(None, name, self._device)
         import cpu_build
 
         built = cpu_build.build(self.code, self._real, EMULATOR.as_card)

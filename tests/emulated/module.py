@@ -60,8 +60,6 @@ class Cupy(ModuleType):
             raise AttributeError(f"module 'cupy' has no attribute {name!r}")
         found = real.look_up(name)
         value = self._model(name, found)
-        if EMULATOR.meter is not None and inspect.isfunction(value):
-            value = EMULATOR.meter.timed(value)
         vars(self)[name] = value
         return value
 

@@ -272,7 +272,6 @@ class Emulator(Counts):
         # Copies to and from pinned memory: which work it is, its stream's address, and what ends it
         self.copies: list[tuple[int, int, Callable[[], None]]] = []
         self._silent = False
-        self.meter: Any = None  # of the time of calls, in place of records: meter.py
         self.capture: Any = None  # the stream that captures, with the work that it has got
         self.atomics = 0  # atomic additions so far: the order of each is another one
 
@@ -364,25 +363,17 @@ class Emulator(Counts):
         self.refuse_in_capture(f"{name} on another stream")
         self._record("launches", Launch(kind, name, where))
 
-    def metered(self, kind: str) -> bool:
-        """Let the meter count a call, where there is one."""
-        if self.meter is not None and not self._silent:
-            self.meter.count(kind)
-        return self.meter is not None
-
     def launch(self, kind: str, name: str, *scratch: int) -> None:
         """A launch, and the bytes of each piece of memory that CuPy takes for it besides its
         result.
         """
-        if self.metered(kind):
-            return
         where = place()
         self._launched(kind, name, where)
         for nbytes in filter(None, scratch):
             self._record("allocations", Allocation(nbytes, where))
 
     def allocate(self, nbytes: int) -> None:
-        if nbytes and not self.metered("allocation"):
+        if nbytes:
             self.refuse_in_capture("an allocation")
             self._record("allocations", Allocation(nbytes, place()))
 
@@ -399,21 +390,18 @@ class Emulator(Counts):
     def read(self, how: str) -> None:
         self.refuse_in_capture(how)
         self.finish(self.stream_ptr)
-        if not self.metered("read"):
-            self._record("reads", Read(how, place()))
+        self._record("reads", Read(how, place()))
 
     def transfer(self, nbytes: int) -> None:
         self.refuse_in_capture("a transfer on another stream")
-        if not self.metered("transfer"):
-            self._record("transfers", Transfer(nbytes, place()))
+        self._record("transfers", Transfer(nbytes, place()))
 
     def wait(self, how: str, *mark: int) -> None:
         """Wait for what `finish` ends; while a stream captures in CuPy's mode, for an event alone."""
         if how != "Event.synchronize":
             self.refuse_in_capture(how)
         self.finish(*mark)
-        if not self.metered("event"):
-            self._record("waits", Wait(how, place()))
+        self._record("waits", Wait(how, place()))
 
     def begin_copy(self, end: Callable[[], None]) -> None:
         """Begin a copy on the current stream; a wait calls `end`."""
