@@ -118,6 +118,16 @@ def test_verify_grading_and_gradcheck_are_there_after_import_xpcap_alone_and_loa
     )
 
 
+def test_the_workflow_names_files_and_extras_that_exist() -> None:
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    paths = set(re.findall(r"(?<![\w/])(?:tests|tools|docs|\.ci)/[\w./-]*\w", workflow))
+    assert "tests/layers" in paths
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (extras,) = re.findall(r"extra: \[(.*)\]", workflow)
+    assert extras.split(", ") == list(project["optional-dependencies"])
+
+
 def test_extras_that_messages_and_docs_install_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
