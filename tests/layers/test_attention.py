@@ -228,6 +228,6 @@ def test_weights_of_another_cell_are_refused(rng: np.random.Generator) -> None:
     ):
         layers.attention_forward(*draw("rnn", rng))
     with refuses(
-        ValueError, function="attention_forward", thing="cell", came="'mgu'", expected="lstm"
+        ValueError, function="attention_forward", thing="cell", came="'no cell'", expected="lstm"
     ):
-        layers.attention_forward(*draw("rnn", rng), cell="mgu")
+        layers.attention_forward(*draw("rnn", rng), cell="no cell")

@@ -426,10 +426,15 @@ def test_sampling_a_batch_equals_sampling_one_by_one(
     cell: str, inject: str, lib: Any, rng: np.random.Generator
 ) -> None:
     features = 2 * draw_features(rng, 40, inject)
-    with use_backend("numpy"):
-        plain = lively(cell, np.random.default_rng(10), inject)
-    expected = greedy_one_by_one(plain, features, 12)
-    model = lively(cell, np.random.default_rng(10), inject)
+    for seed in range(20):  # until rows are dropped at several steps
+        with use_backend("numpy"):
+            plain = lively(cell, np.random.default_rng(seed), inject)
+        expected = greedy_one_by_one(plain, features, 12)
+        if len({*(expected == 2).argmax(axis=1).tolist()}) >= 3:
+            break
+    else:
+        pytest.fail("captions of none of 20 models end at three steps")
+    model = lively(cell, np.random.default_rng(seed), inject)
     got = model.sample(lib(features), max_length=12)
     assert got.dtype == np.int32
     np.testing.assert_array_equal(got, expected)
@@ -449,8 +454,6 @@ def test_sampling_a_batch_equals_sampling_one_by_one(
             expected[row, :length] != 0
         )  # NULL is no target, though nothing keeps a model from saying it
         assert np.log(probabilities[row, :length][said]).sum() == pytest.approx(-nll, rel=1e-6)
-    ends = (expected == 2).argmax(axis=1)
-    assert len(set(ends.tolist())) >= 3  # rows were dropped at several steps
 
 
 def test_forbidden_words_are_never_said(rng: np.random.Generator) -> None:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import caption_formats
 import click
@@ -28,7 +29,7 @@ from patterns import function_named
 import xpcap
 from xpcap import backend
 from xpcap.cli import main
-from xpcap.encoders import read_picture
+from xpcap.encoders import ENCODERS, read_picture
 from xpcap.exercise import table
 from xpcap.layers import CELLS
 from xpcap.runs import pictures, train
@@ -97,13 +98,15 @@ def test_code_blocks_run(
     (tmp_path / "reports/class.csv").write_text("student,function,points\nada,total,76\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(backend, "_active", None)
-    entries = dict(CELLS)
+    tables: list[tuple[dict[str, Any], dict[str, Any]]]
+    tables = [(table, dict(table)) for table in (CELLS, ENCODERS)]
     once = re.sub(r"range\((31|300)\)", "range(1)", block)  # rounds of a timing
     try:
         exec(compile(once, "block", "exec"), {"__name__": "__main__"})
-    finally:  # a page adds a cell of its own
-        for name in CELLS.keys() - entries.keys():
-            del CELLS[name]
+    finally:  # a page adds a row of its own, or replaces one
+        for table, rows in tables:
+            table.clear()
+            table.update(rows)
     assert capsys.readouterr().out
 
 

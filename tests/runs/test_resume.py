@@ -35,6 +35,7 @@ from xpcap import CaptioningSolver, Watcher, runs
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.runs import folder, train
 from xpcap.runs import saver as saving
+from xpcap.runs.config import Config
 from xpcap.runs.folder import load_parameters, load_state, save_parameters
 from xpcap.runs.saver import RunWriter, Stopped, StopRequest
 from xpcap.safetensors_file import read_tensors, write_tensors
@@ -245,9 +246,8 @@ def test_a_run_that_a_watcher_ends_is_scored_and_written_and_goes_on_to_the_same
                 solver.stop("two are enough")
 
     out = tmp_path / "run"
-    given = {"out": out, "hidden": 16, "wordvec": 8, "score_epochs": 0, "epochs": 3}
-    given |= {"dropout": 0.3, "lr_decay": 0.5, "select": "cider", "inject": "init"}
-    run, evaluation = runs.train_run(runs.choose(None, given), watchers=[Two()])
+    recipe = replace(Config.read(unbroken).recipe, out=out)
+    run, evaluation = runs.train_run(recipe, watchers=[Two()])
     assert evaluation is not None
     assert len((out / "history.jsonl").read_text().splitlines()) == 2
     assert "in training" not in (run.path / "index.html").read_text()
