@@ -25,6 +25,7 @@ from programs import program
 from refusals import FIELDS, refuses
 
 from xpcap.data import open_data
+from xpcap.encoders.pictures import formats
 from xpcap.errors import DataError, OptionError
 from xpcap.prepare import CaptionRow, Columns, ImportReport, import_captions, read_captions
 from xpcap.prepare.splits import by_fractions
@@ -353,12 +354,12 @@ def test_all_that_is_skipped_is_in_a_list_with_its_reason() -> None:
     )
     output = good(*line.split()).output
     assert "own.skipped.csv has all that was skipped, with the reasons" in output
-    formats = "expected JPEG, PNG, GIF, WebP, AVIF, BMP or TIFF"
+    expected = f"expected {formats()}"
     text, empty = (
         f"pictures that cannot be read: {reason}"
         for reason in (
-            f"cannot be read as a picture, {formats}; it is text",
-            f"is empty, {formats}; copied or downloaded only in part?",
+            f"cannot be read as a picture, {expected}; it is text",
+            f"is empty, {expected}; copied or downloaded only in part?",
         )
     )
     assert skipped_list() == [
