@@ -217,7 +217,7 @@ class GrowingTable(GrowingFile):
         if row.count(b'"') % 2:
             raise ValueError("a row that is cut off")
         text = row.decode("utf-8-sig", "surrogateescape")
-        if not self._begun and text.strip():
+        if not self._begun:
             self._adopt(text)
             return None
         try:
