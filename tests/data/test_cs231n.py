@@ -128,6 +128,10 @@ def test_urls_and_words_that_do_not_fit_are_refused_of_a_folder_and_of_a_dict(co
     fields = {"thing": "word_to_idx", "came": f"gives {data['idx_to_word'][0]!r} the id"}
     with refuses(DataError, function="from_coco", **fields):
         from_coco({**data, "word_to_idx": words})
+    *_, word = data["idx_to_word"]
+    came = f"gives {word!r} the id 7, but idx_to_word gives it {data['word_to_idx'][word]}"
+    with refuses(DataError, function="from_coco", thing="word_to_idx", came=came):
+        from_coco({**data, "word_to_idx": {**data["word_to_idx"], word: 7}})
     urls = coco / "val2014_urls.txt"
     lines = urls.read_text().splitlines()
     urls.write_text("\n".join(lines[1:]))

@@ -289,6 +289,14 @@ def test_limits_of_a_policy_that_checks_nothing_itself_are_checked(model: Captio
                 "expected": "at least 16 with `no_repeat_trigram`",
             },
         ),
+        (
+            Policy(forbid=[i for i in range(V) if i not in (END, 4, 5, 6)], no_stutter=True),
+            {
+                "thing": "`forbid`",
+                "came": f"leaves 3 of {V} words besides END",
+                "expected": "at least 4 with `no_stutter`",
+            },
+        ),
         (Sampling(forbid=[V]), {"thing": "forbid", "came": "holds 1 ids"}),
     ],
 )

@@ -91,6 +91,13 @@ def test_people_have_a_column_from_twenty_pictures_with_different_captions_on(
     assert "bad_endings" not in scored.scores
 
 
+def test_a_width_is_half_of_the_interval() -> None:
+    scored = score_captions(data_of(val=VAL), "val", {**SAID, "val1": "the cat"})
+    (row,) = [row for row in scored.rows() if row.title.startswith("ROUGE")]
+    low, high = scored.intervals["rouge_l"]
+    assert row.width == f"± {(high - low) / 2:.3f}" != "± 0.000"
+
+
 def test_lost_words_of_people_repeat_nothing_and_are_neighbours_as_in_the_train_captions() -> None:
     """Of data without text: "a <UNK> <UNK>" in both splits, which were two words each."""
     data = data_of(train=[["a small dog"], ["a cat"]], val=[["a big bird"], ["a cat cat"]])
