@@ -22,6 +22,12 @@ from xpcap.files import (
 )
 
 
+def test_advice_on_a_full_disk_names_the_folder_that_is_there(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for folder in (tmp_path, tmp_path / "gone", tmp_path / "gone" / "too"):
+        assert f"are free on the disk of {tmp_path})" in files.write_advice(full, folder)
+
+
 def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_text(path, "old")

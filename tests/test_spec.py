@@ -94,6 +94,8 @@ def test_floats_have_one_dtype_and_other_kinds_their_own() -> None:
     both.check("f", zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4))
     with refuses(TypeError, thing="w", came="has dtype float64", expected="float32, as x has"):
         both.check("f", zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4, dtype="f8"))
+    with refuses(TypeError, thing="w", came="has dtype float32", expected="float64, as x has"):
+        both.check("f", zeros(2, 3, dtype="f8"), zeros(2, dtype="i8"), zeros(3, 4))
 
 
 def test_numbers_that_are_not_finite_are_refused_where_finite_ones_are_asked_for() -> None:

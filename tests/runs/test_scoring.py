@@ -141,10 +141,12 @@ def test_a_split_without_captions_and_a_count_below_zero_are_refused(trained: Pa
             "have other pictures or references, from 'val0' on in split 'val'",
         ),
         (VAL[:2], "have 3 and 2 pictures in split 'val'"),
+        ([*VAL, ["a cat"]], "have 3 and 4 pictures in split 'val'"),
     ],
 )
 def test_captions_of_other_pictures_are_not_compared(val: list[list[str]], came: str) -> None:
-    ours, theirs = (score_captions(data_of(val=one), "val", SAID) for one in (VAL, val))
+    said = {**SAID, "val3": "a cat"}
+    ours, theirs = (score_captions(data_of(val=texts), "val", said) for texts in (VAL, val))
     with refuses(DataError, function="compare", thing="the two sides", came=came):
         compare(ours, theirs)
 

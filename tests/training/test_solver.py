@@ -543,6 +543,8 @@ def test_an_accuracy_of_features_of_other_captions_is_refused() -> None:
         ValueError, function="CaptioningSolver.check_accuracy", thing="X", came="has 6 rows"
     ):
         make().check_accuracy(X, y[:4])
+    with refuses(ValueError, function="CaptioningSolver.check_accuracy", thing="X"):
+        make().check_accuracy(X[:4], y)
 
 
 @pytest.mark.parametrize(
