@@ -246,11 +246,18 @@ def planted(arguments: argparse.Namespace) -> int:
 
 
 def changed_since(base: str) -> list[str]:
-    """Files of the package that differ from a commit, in the working tree."""
-    command = ("git", "diff", "--name-only", "--diff-filter=d", base, "--", "xpcap/*.py")
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    """Files of the package that differ from a commit, in the working tree, and new ones."""
+    commands = (
+        ("git", "diff", "--name-only", "--diff-filter=d", base, "--", "xpcap/*.py"),
+        ("git", "ls-files", "--others", "--exclude-standard", "--", "xpcap/*.py"),
+    )
+    return [
+        name
+        for command in commands
+        for name in subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+    ]
 
 
 def within(files: Sequence[str] | None) -> Callable[[Definition], bool] | None:

@@ -72,8 +72,13 @@ class GrowingFile:
         last = self._whole(rest)
         for row in [*known, last] if last else known:
             if row.writer not in ("", self.writer):
-                came, expected = f"holds captions by {row.writer}", f"captions by {self.writer}"
-                raise DataError(self.function, self.path, came, expected, "choose another name")
+                raise DataError(
+                    self.function,
+                    self.path,
+                    f"holds captions by {row.writer}",
+                    f"captions by {self.writer}",
+                    "choose another name",
+                )
             self.names.add(row.name)
         if last:
             self.append(b"\n" if rest.endswith(b"\r") else self.newline.encode())
@@ -184,13 +189,13 @@ class GrowingTable(GrowingFile):
         self.header = header  # of the file, once it is open
         self._parse_cells, self._headers = parse, [header, *former]
         self._delimiter, self._begun = ",", False
-        start = self._encoded(header)
+        start = self.encoded(header)
         super().__init__(function, path, self._parse_row, start=start, writer=writer)
 
-    def write(self, cells: Sequence[str]) -> None:
-        """Append a row. OSError : it cannot be written."""
-        begun, self._begun = self._begun, True
-        self.append((b"" if begun else self._encoded(self.header)) + self._encoded(cells))
+    def append(self, row: bytes) -> None:
+        """As of any file, with the heading before the first row."""
+        heading, self._begun = b"" if self._begun else self.encoded(self.header), True
+        super().append(heading + row)
 
     def split(self, content: bytes) -> list[bytes]:
         rows: list[bytes] = []
@@ -238,7 +243,8 @@ class GrowingTable(GrowingFile):
                 return
         raise ValueError(f"the header {heading.strip()[:100]}")
 
-    def _encoded(self, cells: Sequence[str]) -> bytes:
+    def encoded(self, cells: Sequence[str]) -> bytes:
+        """The row of these cells, with its line end."""
         text = io.StringIO()
         csv.writer(text, delimiter=self._delimiter, lineterminator=self.newline).writerow(cells)
         return text.getvalue().encode("utf-8", "surrogateescape")
@@ -249,12 +255,13 @@ class SkippedList(GrowingTable):
 
     function : of the errors
     made : path of what was made
+    name : of the first column; the second one is `reason`
     """
 
-    def __init__(self, function: str, made: Path) -> None:
+    def __init__(self, function: str, made: Path, *, name: str) -> None:
         self.reasons: dict[str, str] = {}
         self._stale = False  # a row of the file counts no more
-        header = ("name", "reason")
+        header = (name, "reason")
         super().__init__(function, made.with_suffix(SKIPPED), header, self._parse_reason)
 
     def _parse_reason(self, cells: Sequence[str]) -> Row:
@@ -267,7 +274,7 @@ class SkippedList(GrowingTable):
         if self.reasons.get(name) != reason:
             self._stale |= name in self.reasons
             self.reasons[name] = reason
-            self.write([name, reason])
+            self.append(self.encoded([name, reason]))
 
     def remove(self, name: str) -> None:
         """Note that a thing has succeeded, if it is listed."""
@@ -279,7 +286,7 @@ class SkippedList(GrowingTable):
         self._file.truncate(0)
         self._begun = self._stale = False
         for row in rows:
-            self.write(row)
+            self.append(self.encoded(row))
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         try:

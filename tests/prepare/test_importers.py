@@ -411,6 +411,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], str, str]] = [
      "are both given"),
     ("--features f.npz --mirror", {"features_file": "f.npz", "mirror": True}, "features_file and mirror", "both given"),
     ("", {"features_file": "f.npz", "encoder": None, "grid": 2}, "features_file and grid", "the encoder of that grid"),
+    ("", {"features": {"a.png": [1.0]}}, "features", "given"),
     ("", {"encoder": 7}, "encoder", "the name of one"),
     ("", {"grid": 2}, "grid and encoder", "expected the name of an encoder"),
     ("", {"pictures": 7}, "pictures", "a path"),
@@ -439,7 +440,7 @@ def test_a_bad_option_is_refused_at_every_entry_before_a_picture_is_opened(
     with refuses(OptionError, function="import_captions", thing=thing) as caught:
         import_captions([("train", "c.csv")], **given)
     assert words in str(caught.value)
-    if not {*options} & {"lists", "fractions", "seed", "features_file"}:
+    if not {*options} & {"lists", "fractions", "seed", "features", "features_file"}:
         thing = thing.replace("features_file", "features")
         with refuses(OptionError, function="assemble", thing=thing) as caught:
             assemble([CaptionRow("a.png", "a dog", "train")], **given)

@@ -100,7 +100,7 @@ def test_a_table_has_a_row_of_every_caption_in_order_and_a_list_what_failed(
     assert {name: caption for name, caption, _ in found} == expected
     assert {row[2] for row in found} == {open_run(run).signature()}
     header, *failed = rows("captions.skipped.csv")
-    assert header == ["name", "reason"]
+    assert header == ["picture", "reason"]
     assert [name for name, _ in failed] == BROKEN
     assert "is empty" in failed[1][1]
     assert result.stdout == (
@@ -408,8 +408,10 @@ def test_a_file_that_is_no_such_table_is_refused_and_stays(run: Path, photos: Pa
         Path(name).write_text(content)
         failing(["caption", run, photos, "--csv", name], name, "expected a")
         assert Path(name).read_text() == content
-    Path("a.skipped.csv").write_text("mine")
-    failing(["caption", run, photos, "--csv", "a.csv"], "a.skipped.csv", "the header name,reason")
+    Path("a.skipped.csv").write_text("name,reason\na.png,left out by prepare\n")
+    failing(
+        ["caption", run, photos, "--csv", "a.csv"], "a.skipped.csv", "the header picture,reason"
+    )
     failing(["caption", run, photos, "--csv", "nowhere/a.csv"], "nowhere, which is no folder")
     Path("link.csv").symlink_to("nowhere.csv")
     failing(["caption", run, photos, "--csv", "link.csv"], "exists, and is not overwritten")
@@ -605,7 +607,7 @@ def test_a_list_of_failures_survives_a_kill_between_caption_and_list() -> None:
     names, table = names_of_all_kinds(), Path("c.csv")
     write(names, Fixed(), CsvTable(table))
     listed = rows("c.skipped.csv")
-    assert [row[0] for row in listed] == ["name", "x.png", "y.png"]
+    assert [row[0] for row in listed] == ["picture", "x.png", "y.png"]
     with Path("c.skipped.csv").open("a", encoding="utf-8") as file:
         file.write("a.png,was captioned after this\ncut o")  # by the process that was killed
     write(names, Fixed(), CsvTable(table))

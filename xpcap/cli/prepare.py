@@ -81,7 +81,7 @@ def prepare(files: Sequence[CaptionFile], out: Path, **given: Any) -> None:
     begin()
     path = out.with_name(f"{out.name}.encoding")  # the same command resumes from it if killed
     try:
-        with open_cache(path) as cache, SkippedList("prepare", out) as skipped:
+        with open_cache(path) as cache, SkippedList("prepare", out, name="name") as skipped:
             require_new_file("prepare", out)  # another command had the cache, perhaps
             skipped.begin()
             data, report = import_captions(files, cache=cache, columns=columns, **options)

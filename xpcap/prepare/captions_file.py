@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from xpcap.errors import DataError
 from xpcap.json_text import check_json
-from xpcap.prepare.text import parse_json, read_whole
+from xpcap.prepare.text import parse_json, read_whole, with_slashes
 
 NAMES = ("image", "image_id", "file_name")  # keys of a picture's name
 ENTRY = {**{f"{name}?": (str, int) for name in NAMES}, "caption": str}
@@ -38,7 +38,7 @@ def read_captions_json(path: str | Path, images: Sequence[str]) -> CaptionFile:
     exact, loose = set(images), _loose(images)
     captions: dict[str, str] = {}
     for key, caption in pairs:
-        base = key.replace("\\", "/").rsplit("/", 1)[-1]
+        base = with_slashes(key).rsplit("/", 1)[-1]
         found = [key] if key in exact else loose.get(key) or loose.get(base, [])
         if len(found) > 1:
             came = f"may be {found[0][:60]!r} or {found[1][:60]!r}"

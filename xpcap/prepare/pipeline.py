@@ -402,9 +402,9 @@ def _check_encoder(
     """
     thing = f"the encoder {encoder.name}"
     if table.rows.shape[1:] != tuple(encoder.shape):
-        came = f"makes features of shape {tuple(encoder.shape)}"
+        made_shape = f"makes features of shape {tuple(encoder.shape)}"
         expected = f"{table.rows.shape[1:]}, as the features have"
-        raise DataError("assemble", thing, came, expected, OTHER_ENCODER)
+        raise DataError("assemble", thing, made_shape, expected, OTHER_ENCODER)
     names = [name for of_split in numbers.values() for name in of_split]
     compared: list[str] = []
     pictures: list[np.ndarray] = []
@@ -424,8 +424,8 @@ def _check_encoder(
         norm = max(float(np.linalg.norm(feature)), float(np.finfo(np.float32).tiny))
         difference = np.linalg.norm(table[name].astype(np.float64).ravel() - feature) / norm
         if not difference <= TOLERANCE:
-            came = f"makes a feature of {name[:100]!r} that differs by {difference:.1%}"
-            raise DataError("assemble", thing, came, "the feature that was given", OTHER_ENCODER)
+            error = f"makes a feature of {name[:100]!r} that differs by {difference:.1%}"
+            raise DataError("assemble", thing, error, "the feature that was given", OTHER_ENCODER)
     return len(compared)
 
 

@@ -133,12 +133,12 @@ class ImportReport:
 
         Kinds for which an error has no room are left out whole.
         """
-        omissions = [one for one in self.omissions if one.captioned]
-        examples = {one.kind: one for one in reversed(omissions)}
-        examples |= {one.kind: one for one in reversed(omissions) if one.remark}
+        omissions = [omission for omission in self.omissions if omission.captioned]
+        examples = {omission.kind: omission for omission in reversed(omissions)}
+        examples |= {omission.kind: omission for omission in reversed(omissions) if omission.remark}
         reasons: list[str] = []
         room = LONGEST
-        for kind, count in Counter(one.kind for one in omissions).most_common():
+        for kind, count in Counter(omission.kind for omission in omissions).most_common():
             example = examples[kind]
             reason = f"{kind}: {count:,}, such as {example.name[:100]}"
             remarked = f"{reason} ({example.remark})" if example.remark else reason

@@ -110,8 +110,8 @@ class PhotoIndex:
         centred = pooled - asarray(self.projection.mean, like=pooled)
         sqrt = get_array_module(centred).sqrt
         projected = self.projection(pooled)
-        whole = sqrt((centred * centred).sum(axis=1))
-        return sqrt((projected * projected).sum(axis=1)) / (whole + np.float32(SMALLEST))
+        norms = sqrt((centred * centred).sum(axis=1))
+        return sqrt((projected * projected).sum(axis=1)) / (norms + np.float32(SMALLEST))
 
     def nearest(self, embeddings: Array, k: int, shares: Array | float = 1.0) -> Neighbours:
         """The k nearest photos, by exact search; of equals the first of the index.

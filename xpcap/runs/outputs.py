@@ -72,7 +72,10 @@ class Sink:
             require_new_file("caption", self.path, self.suffix)
 
     def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
-        """Prepare for pictures of these names; `captioner` is the `Run.signature` of the run."""
+        """Prepare for pictures of these names.
+
+        captioner : `Run.signature` of the run, if a file that grows is among the sinks
+        """
         self.run, self.captioner = run, captioner
 
     def add(self, caption: PictureCaption) -> None:
@@ -131,8 +134,8 @@ def begin_sinks(
     sinks: Sequence[Sink], run: Run[Captioner], policy: Policy | None, names: Sequence[str]
 ) -> list[int]:
     """Begin each sink, and choose the pictures for all: those that some file that grows lacks."""
-    captioner = run.signature(policy)
     files = [sink for sink in sinks if isinstance(sink, Growing)]
+    captioner = run.signature(policy) if files else ""  # which reads all parameters
     for sink in sinks:
         sink.begin(run, captioner, names)
     chosen = [k for k, name in enumerate(names) if not files or any(name not in f for f in files)]
@@ -217,8 +220,8 @@ def write_captions(
     sinks += [CsvTable(Path(csv), best=best)] if csv is not None else []
     sinks += outputs
     if not sinks:
-        came, expected = "is given to write to", "`csv`, `txt`, `describe` or `outputs`"
-        raise OptionError("write_captions", "nothing", came, expected)
+        expected = "`csv`, `txt`, `describe` or `outputs`"
+        raise OptionError("write_captions", "nothing", "is given to write to", expected)
     sinks = with_failures(sinks)
     _, skipped = deliver(caption_sources(captioner, paths, sinks, policy), sinks)
     for sink in sinks:
@@ -229,9 +232,10 @@ def write_captions(
 class Growing(Sink):
     """A file that grows by a row a picture, and that the same command continues.
 
-    A subclass says with `start` how such a file begins, with `encode` what it writes of a picture,
-    and with `parse` what a row says; docs/howto/captions-to-files.md has one. `captioner` ends with
-    the number of captions of a picture, if there are several.
+    A subclass says with `encode` what it writes of a picture, with `start` how such a file begins
+    and with `parse` what a row says, or in `open` for both of them which file it is;
+    docs/howto/captions-to-files.md has one. `captioner` ends with the number of captions of a
+    picture, if there are several.
     """
 
     instead = once = True
@@ -276,13 +280,9 @@ class Growing(Sink):
         """Write a row, unless there is one. OSError : it cannot be written."""
         assert self._file is not None
         if caption.image not in self:
-            self._write(caption)
+            self._file.append(self.encode(caption))
             self._file.names.add(caption.image)
             self._rows += 1
-
-    def _write(self, caption: PictureCaption) -> None:
-        assert self._file is not None
-        self._file.append(self.encode(caption))
 
     def skip(self, failure: Skipped) -> None:
         """Leave it to the list of what failed."""
@@ -345,11 +345,11 @@ class CsvTable(Growing):
                 " the captioner; pictures with an error are tried again"
             )
 
-    def _write(self, caption: PictureCaption) -> None:
+    def encode(self, caption: PictureCaption) -> bytes:
         assert self._file is not None
         texts = self.texts(caption)
         last = "" if self._older else self.captioner
-        self._file.write([caption.image, *texts, *[""] * (self.best - len(texts)), last])
+        return self._file.encoded([caption.image, *texts, *[""] * (self.best - len(texts)), last])
 
 
 class Failures(Sink):
@@ -360,7 +360,7 @@ class Failures(Sink):
 
     def __init__(self, files: Sequence[Growing]) -> None:
         super().__init__()
-        self._files, self._list = files, SkippedList("caption", files[0].path)
+        self._files, self._list = files, SkippedList("caption", files[0].path, name="picture")
 
     def begin(self, run: Run[Captioner], captioner: str, names: Sequence[str]) -> None:
         self._names = set(names)

@@ -91,8 +91,8 @@ def _scores(
     text, pictures = data.split(split).text, data.split(split).image_idxs
     _, firsts = np.unique(pictures, return_index=True)
     first = [words[i] for i in firsts.tolist()]  # <UNK> in it is a word
-    different = [list(map(list, dict.fromkeys(map(tuple, one)))) for one in references]
-    several = [one for one in different if len(one) > 1]
+    different = [list(map(list, dict.fromkeys(map(tuple, captions)))) for captions in references]
+    several = [captions for captions in different if len(captions) > 1]
     people = len(several) >= MIN_PEOPLE
     known = set(vocabulary.idx_to_word) - set(SPECIAL)
     rows, unscored = _with_own(data, [*map(_row, metrics)])
@@ -111,7 +111,10 @@ def _scores(
             human = _scored(metric, references, first, known)
         elif people:
             human = _scored(
-                metric, [one[1:] for one in several], [one[0] for one in several], known
+                metric,
+                [captions[1:] for captions in several],
+                [captions[0] for captions in several],
+                known,
             )
         if metric.name == "bleu":
             cut = "words as the data set has them" if text is None else TOKENISATION
@@ -122,7 +125,7 @@ def _scores(
 
 
 def _human_protocol(several: int, pictures: int) -> str:
-    """How human captions are scored, if `several` of the pictures have different ones."""
+    """The protocol of human captions in words; `several` of the pictures have different ones."""
     if several < MIN_PEOPLE:
         have = "1 picture has" if several == 1 else f"{several:,} pictures have"
         return f"not scored, since {have} two different captions and {MIN_PEOPLE} are needed"
