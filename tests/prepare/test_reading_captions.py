@@ -531,6 +531,8 @@ def test_where_no_picture_is_left_whole_reasons_are_told_the_likeliest_first() -
     failing(
         [*command, "photos"], "by_fractions: 1 pictures, expected", "captions without a word: 9"
     )
+    drawn = "import_captions: split 'train' has no picture left", "captions without a word: 9"
+    failing([*command, "photos", "--fractions", "1"], *drawn)
     long = f"{'long' * 40}.jpg"  # too long for an error, which leaves the suggestion out whole
     for name in ("1", "2"):
         write(f"photos/{name}/{'folder ' * 15}x/{long}", b"")

@@ -298,7 +298,8 @@ def _assign_splits(
     record["drawn"] = {"fractions": list(fractions), "seed": options.seed}
     parts = " / ".join(f"{part:g}" for part in fractions)
     report.notes.append(f"splits drawn by picture, {parts}, seed {options.seed}")
-    return by_fractions(rows, fractions, options.seed, report.reasons()), []
+    rows = by_fractions(rows, fractions, options.seed, report.reasons())
+    return rows, list(dict.fromkeys(row.split for row in rows))
 
 
 def _check_left(
