@@ -497,6 +497,10 @@ def test_broken_files_are_refused_in_one_sentence(name: str) -> None:
                 " nor are the others, where 'one.jpg' is one of 3: are the folder"
             ],
         ),
+        (
+            "./1/two.jpg,a dog\n1//two.jpg,a cat\n",
+            ["'./1/two.jpg' and '1//two.jpg' both lead to '1/two.jpg'"],
+        ),
         ("..\\a.jpg,a dog\n", ["'../a.jpg' would lie outside"]),
         (  # in two sub-folders
             "x.jpg,a cat\ntwo.jpg,a dog\nTWO.JPG,a dog\n",
@@ -541,6 +545,14 @@ def test_where_no_picture_is_left_whole_reasons_are_told_the_likeliest_first() -
     command[1] = "train=c.csv"
     write("c.csv", f"image,caption\n{long},a dog\ndeep/folder/two.jpg,a dog\n")
     failing([*command, "photos"], "not in photos: 1, such as longlong", "longlong; pictures")
+
+
+def test_names_from_the_current_folder_are_paths_in_the_folder_of_pictures() -> None:
+    photos({"a/one.jpg": (0, 0, 0), "b/one.jpg": (0, 0, 0), "two.jpg": (0, 0, 0)})
+    write("c.csv", "image,caption\n.\\a\\one.jpg,a dog\n./B/one.jpg,a cat\n./two.jpg,a cow\n")
+    lines = prepare("c.csv --pictures photos --encoder histogram --fractions 1 --strict")
+    assert open_data("own.h5").split("train").images == ["a/one.jpg", "b/one.jpg", "two.jpg"]
+    assert not any("another folder" in line for line in lines)
 
 
 def test_names_with_backslashes_are_those_with_slashes() -> None:

@@ -1,6 +1,6 @@
 """Match the names of captions with picture files, or with names of features.
 
-A name is matched as it stands; with ``/`` for ``\\``; by its last part; and, without regard to
+A name is matched as it stands; as a path, ``a/b.jpg`` for ``.\\a\\b.jpg``; by its last part; and, without regard to
 capitals and Unicode form, whole and by its last part. For others, a near name is suggested: without
 its suffix, with blanks for underscores, with a typo.
 """
@@ -12,7 +12,7 @@ import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 
 from xpcap.encoders.finding import search_folder
@@ -86,11 +86,11 @@ def match_names(
     likely = there = [*known] if not isinstance(known, PictureFolder) else known.pictures
     if isinstance(known, PictureFolder):
         folder, there = known, [*likely, *known.others]
-        require_inside(where, known.path, map(with_slashes, names))
+        require_inside(where, known.path, map(_path, names))
     found: dict[str, str] = {}
     owner: dict[str, str] = {}
     normalised: set[str] = set()
-    for key in (str, with_slashes, _last, _spelling, lambda name: _last(_spelling(name))):
+    for key in (str, _path, _last, _spelling, lambda name: _last(_spelling(name))):
         if not (left := [name for name in names if name not in found]):
             break
         index = defaultdict(list)
@@ -100,12 +100,12 @@ def match_names(
         for name in left:
             candidates = index.get(key(name), [])
             if key is str and folder is not None and not candidates and folder.leads_to(name):
-                candidates = [name]
+                candidates = [_path(name)]
             if key is _last:
                 candidates = _highest(candidates)
             if len(candidates) == 1:
                 matched[name] = candidates[0]
-        if key not in (str, with_slashes, _last):
+        if key not in (str, _path, _last):
             claims = Counter(matched.values())
             matched = {
                 name: called
@@ -181,13 +181,18 @@ def _suggest(unmatched: Sequence[str], there: Collection[str]) -> dict[str, str]
     return suggestions
 
 
+def _path(name: str) -> str:
+    """The name as a path without empty parts and dots: ``a/b.jpg`` of ``./a//b.jpg``."""
+    return PurePosixPath(with_slashes(name)).as_posix()
+
+
 def _last(name: str) -> str:
-    return with_slashes(name).rstrip("/").rpartition("/")[2]
+    return _path(name).rpartition("/")[2]
 
 
 def _spelling(name: str) -> str:
     """The name without capitals, in one Unicode form."""
-    composed = unicodedata.normalize("NFC", with_slashes(name))
+    composed = unicodedata.normalize("NFC", _path(name))
     return unicodedata.normalize("NFC", composed.casefold())
 
 
