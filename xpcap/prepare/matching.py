@@ -12,7 +12,7 @@ import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from xpcap.encoders.finding import search_folder
@@ -86,7 +86,7 @@ def match_names(
     likely = there = [*known] if not isinstance(known, PictureFolder) else known.pictures
     if isinstance(known, PictureFolder):
         folder, there = known, [*likely, *known.others]
-        require_inside(where, known.path, map(_path, names))
+        require_inside(where, known.path, map(with_slashes, names))
     found: dict[str, str] = {}
     owner: dict[str, str] = {}
     normalised: set[str] = set()
@@ -157,7 +157,7 @@ def _highest(candidates: Sequence[str]) -> list[str]:
 
 def _is_moved(name: str, path: str) -> bool:
     """True if a path, whatever its capitals, does not end in the folders that a name begins with."""
-    return not _spelling(path).endswith(f"/{_spelling(name)}")
+    return not f"/{_spelling(path)}".endswith(f"/{_spelling(name)}")
 
 
 def _suggest(unmatched: Sequence[str], there: Collection[str]) -> dict[str, str]:
@@ -182,8 +182,8 @@ def _suggest(unmatched: Sequence[str], there: Collection[str]) -> dict[str, str]
 
 
 def _path(name: str) -> str:
-    """The name as a path without empty parts and dots: ``a/b.jpg`` of ``./a//b.jpg``."""
-    return PurePosixPath(with_slashes(name)).as_posix()
+    """The name as a path without empty parts and dots: ``a/b.jpg`` for ``./a//b.jpg``."""
+    return "/".join(part for part in with_slashes(name).split("/") if part not in {"", "."})
 
 
 def _last(name: str) -> str:
