@@ -232,10 +232,10 @@ def write_captions(
 class Growing(Sink):
     """A file that grows by a row a picture, and that the same command continues.
 
-    A subclass says with `encode` what it writes of a picture, with `start` how such a file begins
-    and with `parse` what a row says, or in `open` for both of them which file it is;
-    docs/howto/captions-to-files.md has one. `captioner` ends with the number of captions of a
-    picture, if there are several.
+    A subclass defines `encode`, the row of a picture, and either `start` and `parse`, the first
+    bytes of such a file and the picture of a row, or `open`, a file that knows both;
+    docs/howto/captions-to-files.md has an example. `captioner` ends with the number of captions of
+    a picture, if there are several.
     """
 
     instead = once = True
@@ -254,7 +254,7 @@ class Growing(Sink):
         )
 
     def encode(self, caption: PictureCaption) -> bytes:
-        """The row of a picture, with its line end; `captioner` says who captioned it."""
+        """The row of a picture, with its line end; it has to hold `captioner`."""
         raise NotImplementedError
 
     def parse(self, row: bytes) -> Row | None:
