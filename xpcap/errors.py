@@ -79,7 +79,7 @@ class NetworkError(DataError):
 
 
 class ContractError(XpcapError, AssertionError):
-    """A recurrent cell does not do what captioners rely on."""
+    """A cell, an encoder, an output ... does not do what xpcap relies on."""
 
 
 class GroupError(XpcapError, RuntimeError):

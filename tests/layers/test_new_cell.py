@@ -15,8 +15,9 @@ from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
 from xpcap.layers import CELLS, Cell, Pointwise, attention_forward, loop_of, stack
 from xpcap.memory import allocator
-from xpcap.models import CONTRACT, Beam, Policy, check_cell
+from xpcap.models import Beam, Policy
 from xpcap.ops import sigmoid, single_step
+from xpcap.testing import CELL, check_cell
 
 
 def shapes(W: int, H: int) -> dict[str, tuple[int, ...]]:
@@ -81,7 +82,7 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CELLS, "lstm2", stack(CELLS["lstm"], CELLS["lstm"]))
 
 
-@pytest.mark.parametrize("claim", CONTRACT, ids=lambda claim: claim.__name__)
+@pytest.mark.parametrize("claim", CELL, ids=lambda claim: claim.__name__)
 def test_the_cell_keeps_the_contract(claim: Any) -> None:
     check_cell("mgu", [claim])
 

@@ -24,7 +24,7 @@ LEVELS = [
     {"report"},
     {"runs"},
     {"exercise", "export"},
-    {"verify", "grading", "course"},
+    {"verify", "grading", "course", "testing"},
     {"cli"},
     {"__main__"},
 ]

@@ -12,9 +12,10 @@ from xpcap import OptionError, to_numpy, use_backend
 from xpcap.errors import ContractError
 from xpcap.layers import CELLS, Cell, stack
 from xpcap.layers.cells import Activation
-from xpcap.models import CONTRACT, check_cell, contract
 from xpcap.models.config import INJECT
-from xpcap.models.contract import CAPTIONS, STEP, Trial
+from xpcap.testing import CELL, check_cell
+from xpcap.testing import cell as contract
+from xpcap.testing.cell import CAPTIONS, STEP, Trial
 
 RENAMED = CELLS["rnn"]._replace(
     shapes=lambda W, H: {"U": (W, H), "Wh": (H, H), "c": (H,)}, inputs=("U", "c")
@@ -23,7 +24,7 @@ STACKS = {
     "gru2": stack(CELLS["gru"], CELLS["gru"]),
     "lstm+rnn+gru": stack(CELLS["lstm"], RENAMED, CELLS["gru"]),
 }
-each_claim = pytest.mark.parametrize("claim", CONTRACT, ids=lambda claim: claim.__name__)
+each_claim = pytest.mark.parametrize("claim", CELL, ids=lambda claim: claim.__name__)
 each_cell = pytest.mark.parametrize("cell", [*CELLS, *STACKS])
 
 

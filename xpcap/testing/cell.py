@@ -2,7 +2,7 @@
 
 ::
 
-    from xpcap.models import check_cell
+    from xpcap.testing import check_cell
     check_cell("mgu")
 
 holds a cell in `xpcap.layers.CELLS` to all of it.
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
-from xpcap.errors import ContractError, unknown
+from xpcap.errors import unknown
 from xpcap.layers.attention import Attention
 from xpcap.layers.cells import CELLS, Cell, Shapes
 from xpcap.memory import Buffer, Workspace, allocator
@@ -23,6 +23,7 @@ from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.config import INJECT, has_attention
 from xpcap.models.network import Network
 from xpcap.ops import PackedSequences, State
+from xpcap.testing.claims import check, check_close, check_slopes, fail
 
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3, "dog": 4, "runs": 5}
 CAPTIONS = np.array(
@@ -38,7 +39,6 @@ STEPS = (3, 3, 1, 0)  # of the sequences of a loop
 D, P, W, H = 5, 2, 4, 3
 DROPOUT = 0.4
 STEP = 11  # of training, which decides the dropout masks
-SLOPE, ROUNDING = 1e-6, 1e-11  # largest errors of a slope, and of equal sums in another order
 
 
 # ---- What claims are about
@@ -138,7 +138,7 @@ class Loop(NamedTuple):
         da, dstate0, found = self.cell.rows_backward(self.dh, loop, buffer)
         names = self.cell.names_of_states()
         if len(dstate0) != len(names):
-            _fail("rows_backward", f"returns {len(dstate0)} gradients of a state", len(names))
+            fail("rows_backward", f"returns {len(dstate0)} gradients of a state", len(names))
         grads = {"the pre-activation": da}
         grads |= {f"initial {name}": x for name, x in zip(names, dstate0, strict=True)}
         grads |= {name: x for name, x in found.items() if name not in self.inputs}
@@ -147,7 +147,7 @@ class Loop(NamedTuple):
             grads["the regions"], grads["Wattn"] = term.gradients(da, dh0, self.rows)
         for name in self.arrays:
             if name not in grads:
-                _fail("rows_backward", "returns no gradient", f"one of {name}")
+                fail("rows_backward", "returns no gradient", f"one of {name}")
         return {name: grads[name] for name in self.arrays}
 
     def run(self, buffer: Buffer | None = None) -> dict[str, Array]:
@@ -190,10 +190,10 @@ def gradient(trial: Trial) -> None:
     def loss() -> tuple[Array, Mapping[str, Array]]:
         return model.loss(features, CAPTIONS, step=STEP, smoothing=trial.dropout / 2)
 
-    _check_slopes("the captioner's", lambda: loss()[0], model.params, loss()[1])
+    check_slopes("the captioner's", lambda: loss()[0], model.params, loss()[1])
     loop = trial.loop()
     grads = loop.backward(loop.forward()[1])
-    _check_slopes("the loop's", lambda: (loop.forward()[0] * loop.dh).sum(), loop.arrays, grads)
+    check_slopes("the loop's", lambda: (loop.forward()[0] * loop.dh).sum(), loop.arrays, grads)
 
 
 def dtype_kept(trial: Trial) -> None:
@@ -206,7 +206,7 @@ def dtype_kept(trial: Trial) -> None:
         found |= {"scores of a step": scores, **{f"state {k}": x for k, x in enumerate(state)}}
         for name, x in (found | trial.loop(dtype).run()).items():
             if x.dtype != dtype:
-                _fail(name, f"has dtype {x.dtype}", f"{np.dtype(dtype)}, as the parameters have")
+                fail(name, f"has dtype {x.dtype}", f"{np.dtype(dtype)}, as the parameters have")
 
 
 def inputs_unchanged(trial: Trial) -> None:
@@ -227,7 +227,7 @@ def inputs_unchanged(trial: Trial) -> None:
     )
     for name, x in given.items():
         if not np.array_equal(to_numpy(x), before[name]):
-            _fail(name, "has changed", "no input to be written to")
+            fail(name, "has changed", "no input to be written to")
 
 
 def caches_apart(trial: Trial) -> None:
@@ -238,7 +238,7 @@ def caches_apart(trial: Trial) -> None:
     together = {f"the gradient of {name}": x for name, x in loop.backward(first).items()}
     alone = loop.run()
     for name, x in together.items():
-        _check_close(f"{name}, while another cache is alive,", x, alone[name], "the one alone")
+        check_close(f"{name}, while another cache is alive,", x, alone[name], "the one alone")
 
 
 def memory_reused(trial: Trial) -> None:
@@ -250,13 +250,13 @@ def memory_reused(trial: Trial) -> None:
         lambda name, host: asarray(host, like=loop.a),
     )
     for name, x in loop.run(spoiled).items():
-        _check_close(f"{name}, in buffers of NaN,", x, expected[name], "the one in new memory")
+        check_close(f"{name}, in buffers of NaN,", x, expected[name], "the one in new memory")
     model, features = trial.captioner(), trial.features()
     workspace = Workspace(model.params.flat)
     model.loss(3 * features, CAPTIONS[:, ::-1], step=STEP, workspace=workspace)
     _, grads = model.loss(features, CAPTIONS, step=STEP, workspace=workspace)
     for name, x in model.loss(features, CAPTIONS, step=STEP)[1].items():
-        _check_close(f"the gradient of {name}, in a used workspace,", grads[name], x, "a fresh one")
+        check_close(f"the gradient of {name}, in a used workspace,", grads[name], x, "a fresh one")
 
 
 def rows_alone(trial: Trial) -> None:
@@ -272,16 +272,16 @@ def rows_alone(trial: Trial) -> None:
             else:
                 totals[name] = totals.get(name, 0) + x
                 continue
-            _check_close(f"{name} of sequence {k}", part, x, "that of the sequence alone")
+            check_close(f"{name} of sequence {k}", part, x, "that of the sequence alone")
     for name, x in totals.items():
-        _check_close(name, whole[name], x, "the sum over sequences alone")
+        check_close(name, whole[name], x, "the sum over sequences alone")
     model, features = trial.captioner(), trial.features()
     _, grads = model.loss(features, CAPTIONS, step=STEP)
     shards = [np.array([k]) for k in range(len(CAPTIONS))]
     parts = [model.loss(features[k], CAPTIONS, step=STEP, shard=k)[1] for k in shards]
     for name, x in grads.items():
         total = sum(part[name] for part in parts)
-        _check_close(f"the gradient of {name}", x, total, "the sum over captions alone")
+        check_close(f"the gradient of {name}", x, total, "the sum over captions alone")
 
 
 def steps_compose(trial: Trial) -> None:
@@ -294,11 +294,11 @@ def steps_compose(trial: Trial) -> None:
         state = tuple(x[:n] for x in state)
         state = loop.cell.step(loop.a[rows], state, loop.params, buffer, **loop.extra())
         if len(state) != loop.cell.states:
-            _fail("step", f"returns {len(state)} arrays of a state", loop.cell.states)
+            fail("step", f"returns {len(state)} arrays of a state", loop.cell.states)
         taken.append((rows, state[0]))
         first += n
     for t, (rows, x) in enumerate(taken):
-        _check_close(f"h of step {t}", x, h[rows], "that of the loop")
+        check_close(f"h of step {t}", x, h[rows], "that of the loop")
     model, features = trial.captioner(), trial.features()
     captions_state, nll = model.start(features), 0.0
     for t in range(CAPTIONS.shape[1] - 1):
@@ -307,7 +307,7 @@ def steps_compose(trial: Trial) -> None:
         targets = CAPTIONS[:, t + 1]
         nll -= log_p[np.arange(len(targets)), targets][targets != WORDS["<NULL>"]].sum()
     score = np.asarray(float(model.score(features, CAPTIONS).nll))
-    _check_close("the likelihood of captions by steps", np.asarray(nll), score, "that by the loop")
+    check_close("the likelihood of captions by steps", np.asarray(nll), score, "that by the loop")
 
 
 def no_words(trial: Trial) -> None:
@@ -317,7 +317,7 @@ def no_words(trial: Trial) -> None:
     loss, grads = model.loss(trial.features(), captions, step=STEP)
     for name, x in {"the loss": loss, **grads}.items():
         if to_numpy(x).any():
-            _fail(f"{name} of captions without words", f"is {to_numpy(x).ravel()[:3]}", "zeros")
+            fail(f"{name} of captions without words", f"is {to_numpy(x).ravel()[:3]}", "zeros")
 
 
 def watched(trial: Trial) -> None:
@@ -328,10 +328,10 @@ def watched(trial: Trial) -> None:
     named |= {name: one.values for name, one in loop.cell.activations(cache).items()}
     for name, x in named.items():
         if x.shape != h.shape:
-            _fail(name, f"has shape {x.shape}", f"(R, H) = {h.shape}")
+            fail(name, f"has shape {x.shape}", f"(R, H) = {h.shape}")
 
 
-CONTRACT: list[Claim] = [
+CELL: tuple[Claim, ...] = (
     gradient,
     dtype_kept,
     inputs_unchanged,
@@ -341,10 +341,10 @@ CONTRACT: list[Claim] = [
     steps_compose,
     no_words,
     watched,
-]
+)
 
 
-def check_cell(cell: str, contract: Iterable[Claim] = CONTRACT) -> None:
+def check_cell(cell: str, contract: Iterable[Claim] = CELL) -> None:
     """Hold a cell to what captioners rely on, in tiny models: each `inject`, with dropout and without.
 
     A cell that takes no extra term is not tried with attention. The backend in use does the work;
@@ -355,7 +355,7 @@ def check_cell(cell: str, contract: Iterable[Claim] = CONTRACT) -> None:
     cell : str
         A name in xpcap.layers.CELLS.
     contract : iterable of callable
-        Claims, of CONTRACT.
+        Claims, of CELL.
 
     Raises
     ------
@@ -370,45 +370,4 @@ def check_cell(cell: str, contract: Iterable[Claim] = CONTRACT) -> None:
     able = CELLS[cell].takes_extra_term
     injects = [inject for inject in INJECT if able or not has_attention(inject)]
     for claim, inject, dropout in itertools.product(contract, injects, (0.0, DROPOUT)):
-        trial = Trial(cell, inject, dropout)
-        try:
-            claim(trial)
-        except ContractError as error:
-            raise error.within(trial) from None
-        except Exception as error:
-            error.add_note(f"check_cell: {claim.__name__}, {trial}")
-            raise
-
-
-def _check_slopes(
-    whose: str,
-    f: Callable[[], Any],
-    arrays: Mapping[str, Array],
-    grads: Mapping[str, Array],
-) -> None:
-    """ContractError : a gradient is not that of finite differences; each along three directions."""
-    from xpcap.gradcheck import directional_errors  # which training does not load
-
-    rng = np.random.default_rng(6)
-    for name, x in arrays.items():
-        grad = grads[name]
-        if grad.shape != x.shape:
-            _fail(f"{whose} gradient of {name}", f"has shape {grad.shape}", x.shape)
-        error = max(directional_errors(f, {name: x}, {name: grad}, rng, directions=3))
-        if not error <= SLOPE:
-            came = f"differs from finite differences by {error:.1e} of the slope"
-            _fail(f"{whose} gradient of {name}", came, f"at most {SLOPE:.0e}")
-
-
-def _check_close(thing: str, got: Array, expected: Array, of: str) -> None:
-    """ContractError : arrays differ by more than rounding."""
-    x, y = to_numpy(got), to_numpy(expected)
-    if x.shape != y.shape:
-        _fail(thing, f"has shape {x.shape}", f"{y.shape}, as {of}")
-    error = np.abs(x - y).max(initial=0) / max(1, np.abs(y).max(initial=0))
-    if not error <= ROUNDING:
-        _fail(thing, f"differs from {of} by {error:.1e}", f"at most {ROUNDING:.0e}")
-
-
-def _fail(thing: object, came: object, expected: object) -> None:
-    raise ContractError("check_cell", thing, came, expected)
+        check("check_cell", Trial(cell, inject, dropout), [claim])

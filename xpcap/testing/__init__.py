@@ -1,0 +1,8 @@
+"""Contracts for tests of what you add: each `check_*` holds one thing to all that xpcap relies on.
+
+cell.py is the longest of them, and claims.py has what they share. `import xpcap` does not load it.
+"""
+
+from xpcap.testing.cell import CELL, check_cell
+
+__all__ = ["CELL", "check_cell"]

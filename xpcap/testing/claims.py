@@ -1,0 +1,64 @@
+"""Claims: a contract is a tuple of them, each a function that takes the thing to check.
+
+A claim that does not hold calls `fail`, or one of the comparisons that do.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+
+from xpcap.backend import Array, to_numpy
+from xpcap.errors import ContractError
+from xpcap.gradcheck import directional_errors
+
+SLOPE, ROUNDING = 1e-6, 1e-11  # largest errors of a slope, and of equal sums in another order
+Trial = TypeVar("Trial")
+
+
+def check(function: str, trial: Trial, claims: Iterable[Callable[[Trial], object]]) -> None:
+    """Call each claim with a trial, whose text an error begins with.
+
+    ContractError : a claim does not hold. Other errors go through, with a note of claim and trial.
+    """
+    for claim in claims:
+        try:
+            claim(trial)
+        except ContractError as error:
+            raise ContractError(function, *error.args[1:]).within(trial) from None
+        except Exception as error:
+            error.add_note(f"{function}: {getattr(claim, '__name__', claim)}, {trial}")
+            raise
+
+
+def fail(thing: object, came: object, expected: object) -> NoReturn:
+    """Raise the error of a claim that does not hold; `check` adds function and trial."""
+    raise ContractError("", thing, came, expected)
+
+
+def check_close(thing: str, got: Array, expected: Array, of: str) -> None:
+    """ContractError : arrays differ by more than rounding."""
+    x, y = to_numpy(got), to_numpy(expected)
+    if x.shape != y.shape:
+        fail(thing, f"has shape {x.shape}", f"{y.shape}, as {of}")
+    error = np.abs(x - y).max(initial=0) / max(1, np.abs(y).max(initial=0))
+    if not error <= ROUNDING:
+        fail(thing, f"differs from {of} by {error:.1e}", f"at most {ROUNDING:.0e}")
+
+
+def check_slopes(
+    whose: str,
+    f: Callable[[], Any],
+    arrays: Mapping[str, Array],
+    grads: Mapping[str, Array],
+) -> None:
+    """ContractError : a gradient is not that of finite differences; each along three directions."""
+    rng = np.random.default_rng(6)
+    for name, x in arrays.items():
+        grad = grads[name]
+        if grad.shape != x.shape:
+            fail(f"{whose} gradient of {name}", f"has shape {grad.shape}", x.shape)
+        error = max(directional_errors(f, {name: x}, {name: grad}, rng, directions=3))
+        if not error <= SLOPE:
+            came = f"differs from finite differences by {error:.1e} of the slope"
+            fail(f"{whose} gradient of {name}", came, f"at most {SLOPE:.0e}")
