@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap.errors import OptionError
 from xpcap.options import (
@@ -53,44 +53,39 @@ def test_kind_takes_and_converts(kind: Kind, value: object, found: object) -> No
     assert type(taken) is type(found)
 
 
-@pytest.mark.parametrize(
-    ("kind", "value", "came", "expected"),
-    [
-        (Whole(1), 0, "is 0", "a whole number of at least 1"),
-        (Whole(1), 1.0, "is 1.0", "a whole number"),
-        (Whole(1), "1", "is '1'", "a whole number"),
-        (Whole(1), True, "is True", "a whole number"),
-        (Whole(1), None, "is None", "a whole number of at least 1"),
-        (Whole(0, 9, optional=True), 10, "is 10", "a whole number in 0..9"),
-        (Whole(0, LARGEST), LARGEST + 1, "is 9223372036854775808", "in 0..2**63-1"),
-        (Real(above=0), 0, "is 0", "a positive number"),
-        (Real(above=0), np.nan, "is nan", "a positive number"),
-        (Real(), 10**400, "is 1000", "a finite number"),
-        (Real(0, below=1), 1, "is 1", "a number in [0, 1)"),
-        (Real(0, 10), 11, "is 11", "a number in 0..10"),
-        (Real(above=0, word="linear"), "lineal", "is 'lineal'", "a positive number, or 'linear'"),
-        (Real(1e-3), "1", "is '1'", "a finite number of at least 0.001"),
-        (Names(("rnn", "lstm")), "lstn", "'lstn' does not exist", "one of rnn, lstm"),
-        (Names(("rnn", "lstm")), 3, "3 does not exist", "one of rnn, lstm"),
-        (Several(Whole(1)), [3, 0], "is 0", "a whole number of at least 1"),
-        (Several(Whole(1)), "34", "is '34'", "several, each a whole number of at least 1"),
-        (Several(Whole(1)), b"34", "is b'34'", "several, each a whole number of at least 1"),
-        (Several(Whole(1)), 3, "is 3", "several, each a whole number of at least 1"),
-        (Flag(), "no", "is 'no'", "True or False"),
-        (Flag(), 1, "is 1", "True or False"),
-        (Location(), 3, "is 3", "a path"),
-    ],
+@refusals(
+    """
+    Whole(1), 0 | came: is 0 | expected: a whole number of at least 1
+    Whole(1), 1.0 | came: is 1.0 | expected: a whole number
+    Whole(1), "1" | came: is '1' | expected: a whole number
+    Whole(1), True | came: is True | expected: a whole number
+    Whole(1), None | came: is None | expected: a whole number of at least 1
+    Whole(0, 9, optional=True), 10 | came: is 10 | expected: a whole number in 0..9
+    Whole(0, LARGEST), LARGEST + 1 | came: is 9223372036854775808 | expected: in 0..2**63-1
+    Real(above=0), 0 | came: is 0 | expected: a positive number
+    Real(above=0), np.nan | came: is nan | expected: a positive number
+    Real(), 10**400 | came: is 1000 | expected: a finite number
+    Real(0, below=1), 1 | came: is 1 | expected: a number in [0, 1)
+    Real(0, 10), 11 | came: is 11 | expected: a number in 0..10
+    Real(above=0, word="linear"), "lineal" | came: is 'lineal' | expected: a positive number, or 'linear'
+    Real(1e-3), "1" | came: is '1' | expected: a finite number of at least 0.001
+    Real(0, 1, cause="it is a probability"), 2 | came: is 2 | cause: it is a probability
+    Names(("rnn", "lstm")), "lstn" | came: 'lstn' does not exist | expected: one of rnn, lstm | cause: did you mean 'lstm'?
+    Names(("rnn", "lstm")), 3 | came: 3 does not exist | expected: one of rnn, lstm
+    Several(Whole(1)), [3, 0] | came: is 0 | expected: a whole number of at least 1
+    Several(Whole(1)), "34" | came: is '34' | expected: several, each a whole number of at least 1
+    Several(Whole(1)), b"34" | came: is b'34' | expected: several, each a whole number of at least 1
+    Several(Whole(1)), 3 | came: is 3 | expected: several, each a whole number of at least 1
+    Flag(), "no" | came: is 'no' | expected: True or False
+    Flag(), 1 | came: is 1 | expected: True or False
+    Location(), 3 | came: is 3 | expected: a path
+    """,
+    error=OptionError,
+    function="f",
+    thing="x",
 )
-def test_kind_refuses(kind: Kind, value: object, came: str, expected: str) -> None:
-    with refuses(OptionError, function="f", thing="`x`", came=came, expected=expected):
-        kind.check("f", "`x`", value)
-
-
-def test_kind_ends_a_refusal_with_its_cause() -> None:
-    with refuses(OptionError, cause="it is a probability"):
-        Real(0, 1, cause="it is a probability").check("f", "x", 2)
-    with refuses(OptionError, cause="did you mean 'lstm'?"):
-        Names(("rnn", "lstm")).check("f", "x", "lstn")
+def test_kind_refuses(refusal: Refusal) -> None:
+    refusal.check(globals(), 'kind, value = {}; kind.check("f", "`x`", value)')
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap.cli import main
 from xpcap.data import write_dataset
@@ -38,38 +38,35 @@ def test_each_option_is_one_of_the_command_line() -> None:
     assert {*flags} - {*OPTIONS} == {"backend", "graphs", "verbose"}
 
 
-@pytest.mark.parametrize(
-    ("bad", "came", "expected"),
-    [
-        ({"objective": "rl"}, "'rl' does not exist", "one of cross-entropy, self-critical"),
-        ({"score_epochs": -1}, "is -1", "a whole number in 0..1000000"),
-        ({"samples": 1}, "is 1", "a whole number of at least 2"),
-        ({"sharpen": 0.0}, "is 0.0", "a positive number"),
-        ({"seed": -1}, "is -1", "a whole number in 0..2**63-1"),
-        ({"save_every": 60}, "is 60", "seconds, as in 30s"),
-        ({"lr": np.nan}, "is nan", "a positive number"),
-        ({"lr_decay": "lineal"}, "is 'lineal'", "a positive number, or 'linear'"),
-        ({"hidden": -3}, "is -3", "a whole number in 1..1000000"),
-        ({"epochs": True}, "is True", "a whole number in 0..1000000"),
-        ({"epochs": 10**7}, "is 10000000", "a whole number in 0..1000000"),
-        ({"clip": -1}, "is -1", "a finite number of at least 0"),
-        ({"cell": "grru"}, "'grru' does not exist", "one of rnn, lstm, gru"),
-        ({"select": "best"}, "'best' does not exist", "one of loss, cider, last"),
-        ({"inject": "late"}, "'late' does not exist", "one of init"),
-        ({"feature_scaling": "max"}, "'max' does not exist", "one of standardize, none"),
-        ({"neighbours": "no"}, "is 'no'", "True or False"),
-        ({"resume": 1}, "is 1", "True or False"),
-        ({"out": 3}, "is 3", "a path"),
-    ],
+@refusals(
+    """
+    objective="rl" | came: 'rl' does not exist | expected: one of cross-entropy, self-critical
+    score_epochs=-1 | came: is -1 | expected: a whole number in 0..1000000
+    samples=1 | came: is 1 | expected: a whole number of at least 2
+    sharpen=0.0 | came: is 0.0 | expected: a positive number
+    seed=-1 | came: is -1 | expected: a whole number in 0..2**63-1
+    save_every=60 | came: is 60 | expected: seconds, as in 30s
+    lr=np.nan | came: is nan | expected: a positive number
+    lr_decay="lineal" | came: is 'lineal' | expected: a positive number, or 'linear'
+    hidden=-3 | came: is -3 | expected: a whole number in 1..1000000
+    epochs=True | came: is True | expected: a whole number in 0..1000000
+    epochs=10**7 | came: is 10000000 | expected: a whole number in 0..1000000
+    clip=-1 | came: is -1 | expected: a finite number of at least 0
+    cell="grru" | came: 'grru' does not exist | expected: one of rnn, lstm, gru
+    select="best" | came: 'best' does not exist | expected: one of loss, cider, last
+    inject="late" | came: 'late' does not exist | expected: one of init
+    feature_scaling="max" | came: 'max' does not exist | expected: one of standardize, none
+    neighbours="no" | came: is 'no' | expected: True or False
+    resume=1 | came: is 1 | expected: True or False
+    out=3 | came: is 3 | expected: a path
+    """,
+    error=OptionError,
+    function="Recipe",
 )
-def test_value_that_makes_no_sense_is_refused_where_it_is_given(
-    bad: dict[str, Any], came: str, expected: str
-) -> None:
-    (name,) = bad
-    with refuses(OptionError, function="Recipe", thing=f"`{name}`", came=came, expected=expected):
-        Recipe(**bad)
-    with refuses(OptionError, function="Recipe", thing=f"`{name}`"):
-        choose("own.h5", bad)
+def test_value_that_makes_no_sense_is_refused_where_it_is_given(refusal: Refusal) -> None:
+    name = refusal.statement.partition("=")[0]
+    for call in ("Recipe({})", 'choose("own.h5", dict({}))'):
+        refusal.check(globals(), call, thing=name)
 
 
 def test_option_that_does_not_exist_is_refused_with_the_nearest() -> None:
