@@ -170,42 +170,6 @@ def test_runs_differ_by_cell_and_options_reach_the_model(tmp_path: Path) -> None
     assert (recipe.batch_size, recipe.seed, recipe.dropout) == (50, 4, 0)
 
 
-@pytest.mark.slow
-def test_every_option_of_train_changes_what_is_trained(tmp_path: Path) -> None:
-    def trained(name: str, *options: object) -> bytes:
-        good("train", "--out", tmp_path / name, *SMALL, *options)
-        return (tmp_path / name / "last.safetensors").read_bytes()
-
-    changes = {
-        "--cell": "rnn",
-        "--hidden": 15,
-        "--wordvec": 7,
-        "--epochs": 1,
-        "--batch-size": 50,
-        "--lr": 1e-3,
-        "--lr-decay": "linear",
-        "--clip": 1,
-        "--dropout": 0.1,
-        "--smoothing": 0.1,
-        "--select": "cider",
-        "--inject": "every-step",
-        "--feature-scaling": "standardize",
-        "--seed": 1,
-    }
-    options = {
-        param.opts[-1] for param in main.commands["train"].params if param.opts[-1].startswith("--")
-    }
-    # Those of test_resume.py and test_rerank.py in tests/runs and of test_self_critical.py, and
-    # those that change no result
-    elsewhere = (
-        "--out --backend --graphs --patience --save-every --resume --from --objective --samples"
-        " --sharpen --score-epochs --neighbours --verbose"
-    )
-    assert set(changes) == options - set(elsewhere.split())
-    results = {option: trained(option, option, value) for option, value in changes.items()}
-    assert len({trained("plain"), *results.values()}) == len(changes) + 1
-
-
 def test_the_scaling_is_fitted_on_the_train_split_alone(run: Path) -> None:
     data, opened = open_data(run / "data.h5"), open_run(run)
     np.testing.assert_allclose(

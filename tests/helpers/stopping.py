@@ -1,6 +1,8 @@
-"""Training that is stopped at a given pause, as by SIGTERM."""
+"""Training that is stopped at a given pause of the solver, by SIGTERM."""
 
+import itertools
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,16 +10,23 @@ import pytest
 from xpcap.runs.saver import Checkpointer
 
 
-def stop_after(pauses: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if SIGTERM came just before the solver's pause of that number."""
-    seen = 0
+def at_each_pause(act: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call act(solver) after each step and between the batches of a validation."""
 
     def step(saver: Checkpointer, solver: Any) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == pauses:
-            saver._stop.signal = signal.SIGTERM
+        act(solver)
         original(saver, solver)
 
     original = Checkpointer.step
     monkeypatch.setattr(Checkpointer, "step", step)
+
+
+def stop_after(pauses: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send SIGTERM just before the pause of that number is over."""
+    numbers = itertools.count(1)
+
+    def stop(solver: Any) -> None:
+        if next(numbers) == pauses:
+            signal.raise_signal(signal.SIGTERM)
+
+    at_each_pause(stop, monkeypatch)

@@ -84,8 +84,6 @@ def scored(run: Path, *arguments: object) -> Outcome:
 def left_by(run: Path) -> Outcome:
     """What a run of ten steps leaves: names, forms and numbers."""
     return {
-        "files": sorted(path.name for path in run.iterdir()),
-        "config": sorted(json.loads((run / "config.json").read_text())),
         "best": tensors(run / "best.safetensors"),
         "last": tensors(run / "last.safetensors"),
         "losses": losses(run / "last.safetensors"),
@@ -104,7 +102,6 @@ def ranked(folder: Path) -> Outcome:
     good("train", KEPT / "data.h5", "--out", folder / "run", *TRAIN, *LSTM)
     fit = open_run(folder / "run").ranking["fit"]
     return {
-        "files": sorted(path.name for path in (folder / "run").iterdir()),
         "ranking": tensors(folder / "run" / "ranking.safetensors"),
         "fit": fit,
         **scored(folder / "run"),

@@ -1,14 +1,19 @@
 """Recipe: each option once, refused where it is given, and read back from a config as it was."""
 
+import functools
 import json
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import use_plain_curves
 from refusals import Refusal, refusals, refuses
+from safetensors.numpy import load_file
+from trainings import VARIED, data_set, small, varied
 
 from xpcap.cli import main
 from xpcap.data import write_dataset
@@ -67,6 +72,43 @@ def test_value_that_makes_no_sense_is_refused_where_it_is_given(refusal: Refusal
     name = refusal.statement.partition("=")[0]
     for call in ("Recipe({})", 'choose("own.h5", dict({}))'):
         refusal.check(globals(), call, thing=name)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, bytes]]]:
+    """``trained(**options)``: tensors and histories of a run of both stages."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = data_set(folder / "data.h5", train=24, val=8)
+
+    @functools.cache
+    def train(**options: Any) -> dict[str, bytes]:
+        out = folder / f"run{train.cache_info().currsize}"
+        train_run(Recipe(data, out=out, **options))
+        content = {path: path.read_bytes() for path in out.rglob("history.jsonl")}
+        for path in out.rglob("*.safetensors"):
+            content |= {path / name: x.tobytes() for name, x in load_file(path).items()}
+        return {str(path.relative_to(out)): value for path, value in content.items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        use_plain_curves(patch)
+        yield train
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_an_option_changes_what_is_trained(
+    name: str, trained: Callable[..., dict[str, bytes]]
+) -> None:
+    """Beside other options that have the usual value, or beside those that have another one."""
+    usual, others = small(), varied()
+    assert trained(**others) != trained(**{**others, name: usual[name]}) or (
+        trained(**usual) != trained(**{**usual, name: others[name]})
+    )
+
+
+def test_where_and_how_often_a_run_is_saved_changes_nothing(
+    trained: Callable[..., dict[str, bytes]],
+) -> None:
+    assert trained(**varied()) == trained(**varied(), save_every="1")
 
 
 def test_option_that_does_not_exist_is_refused_with_the_nearest() -> None:

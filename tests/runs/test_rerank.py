@@ -15,17 +15,15 @@ import pytest
 from libraries import BLAS
 from ranks import together
 from refusals import refuses
-from stopping import stop_after
+from trainings import data_set
 
 pytest.importorskip("jinja2")
 
 import commands
-from commands import call, good
+from commands import good
 from emulated import Emulator
 
-from xpcap import CaptionData, open_run, use_backend
-from xpcap.data import Vocabulary, write_dataset
-from xpcap.data.dataset import Split
+from xpcap import open_run, use_backend
 from xpcap.distributed import Group
 from xpcap.errors import OptionError
 from xpcap.models import Policy
@@ -40,8 +38,6 @@ from xpcap.work import work
 
 pytestmark = pytest.mark.usefixtures("plain_curves")
 
-D = 10
-THINGS = ("dog", "cat", "boat", "tree", "car", "ball")
 SIZES: dict[str, Any] = {
     **{"hidden": 12, "wordvec": 6, "epochs": 3, "batch_size": 4, "lr": 0.02},
     **{"dropout": 0.2, "samples": 2},
@@ -49,36 +45,6 @@ SIZES: dict[str, Any] = {
 RATE = 0.003  # of the second stage
 LINE = [part for name, x in SIZES.items() for part in (f"--{name.replace('_', '-')}", x)]
 STAGED = [*LINE, "--score-epochs", 2]
-
-
-def data_set(path: Path, seed: int = 0, things: tuple[str, ...] = THINGS) -> Path:
-    """Photos whose features and captions both tell two things apart, in a dataset file."""
-    rng = np.random.default_rng(seed)
-    texts, features = {}, {}
-    for name, n in (("train", 60), ("val", 20)):
-        pairs = rng.integers(0, len(things), (n, 2))
-        features[name] = rng.standard_normal((n, D)).astype(np.float32)
-        for kinds, strength in zip(pairs.T, (4, 3), strict=True):
-            features[name] += strength * np.eye(len(THINGS), D, dtype=np.float32)[kinds]
-        forms = ("a {} near a {}", "there is a {} and a {}", "the {} is by the {}")
-        texts[name] = [
-            forms[rng.integers(3)].format(*(things[k] for k in pair))
-            for pair in pairs
-            for _ in "ab"
-        ]
-    vocabulary = Vocabulary.build(texts["train"], 1)
-    splits = {
-        name: Split(
-            vocabulary.encode(texts[name], 8),
-            np.repeat(np.arange(len(x)), 2).astype(np.int32),
-            x,
-            [f"{name}{seed}-{i}.jpg" for i in range(len(x))],
-            texts[name],
-        )
-        for name, x in features.items()
-    }
-    write_dataset(path, CaptionData(vocabulary, splits))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -156,32 +122,6 @@ def test_captions_of_neighbours_keep_to_the_policy(no_stutter: bool, made: Path)
     rankings = run.decoder(RankedBeam(10, no_stutter=no_stutter)).rank(features_of(run))
     photos = [one.candidate.photo for ranking in rankings for one in ranking.candidates]
     assert (max(photos) >= 0) == (not no_stutter)
-
-
-@pytest.mark.parametrize("pauses", [(4,), (110, 8)])
-@pytest.mark.slow
-def test_a_run_that_was_stopped_ends_with_the_same_ranking(
-    pauses: tuple[int, ...], made: Path, tmp_path: Path
-) -> None:
-    """In its first stage; in its second, twice; and in each case again in the fit."""
-    data, out = made / "data.h5", tmp_path / "run"
-    for number in pauses:
-        with pytest.MonkeyPatch.context() as patch:
-            stop_after(number, patch)
-            result = call("train", data, "--out", out, *STAGED, "--resume")
-            assert result.exit_code == 143, result.output
-        assert (out / "config.json").exists() == (len(pauses) == 2)  # its second stage has begun
-
-    def interrupted(*args: Any) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rerank, "write_ranker", interrupted)
-        assert call("train", "--out", out, "--resume").exit_code == 130
-    assert not (out / RANKING).exists()
-    good("train", "--out", out, "--resume")
-    assert (out / RANKING).exists()
-    assert kill.differing(made / "staged" / "run", out) == set()
 
 
 @pytest.mark.parametrize("name", ["ranked", "staged"])

@@ -15,28 +15,32 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from refusals import refuses
-from stopping import stop_after
+from stopping import at_each_pause, stop_after
 
 pytest.importorskip("PIL")
 pytest.importorskip("jinja2")
 
+import commands
 import kill
 from commands import SIZES, SMALL, call, failing, good
+from ranks import together
 from runs import Runs
 from safetensors.numpy import load_file
+from trainings import TRAININGS, Training
 
-from xpcap import CaptioningSolver, Watcher, runs
+from xpcap import CaptioningSolver, Watcher, open_run, runs
 from xpcap.errors import DataError, OptionError, TrainingError
-from xpcap.runs import folder, train
+from xpcap.runs import folder, rerank, train
 from xpcap.runs import saver as saving
 from xpcap.runs.config import Config
-from xpcap.runs.folder import load_parameters, load_state, save_parameters
+from xpcap.runs.folder import RANKING, load_parameters, load_state, save_parameters
 from xpcap.runs.saver import RunWriter, Stopped, StopRequest
 from xpcap.safetensors_file import read_tensors, write_tensors
 
@@ -69,22 +73,103 @@ def unbroken(train_once: Runs) -> Path:
     return train_once(*OPTIONS)
 
 
-@pytest.mark.parametrize(
-    "pauses", [[1], *([STEPS + more] for more in range(5)), [2 * STEPS + 6, 1, 1, STEPS]]
-)
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
-    pauses: list[int], unbroken: Path, tmp_path: Path
+class Whole(NamedTuple):
+    """A run that nothing broke off."""
+
+    path: Path
+    training: Training
+    iterations: list[int]  # at each pause of the solver
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Whole]]:
+    """``whole(name)``: the run of a training of TRAININGS."""
+
+    @functools.cache
+    def train(name: str) -> Whole:
+        folder, iterations = tmp_path_factory.mktemp("whole"), list[int]()
+        training = TRAININGS[name](folder)
+        with pytest.MonkeyPatch.context() as patch:
+            at_each_pause(lambda solver: iterations.append(solver.iteration), patch)
+            good("train", "--out", folder / "run", *training.arguments())
+        return Whole(folder / "run", training, iterations)
+
+    with pytest.MonkeyPatch.context() as patch:
+        commands.use_plain_curves(patch)
+        yield train
+
+
+def interrupt(*arguments: Any, **keywords: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def moved_away(path: Path | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    away = path.rename(path.with_name("away"))
+    yield
+    away.rename(path)
+
+
+def in_check(iterations: list[int]) -> int:
+    """The first pause between batches of a validation."""
+    return next(k for k, (one, next_) in enumerate(pairwise(iterations), 2) if one == next_)
+
+
+# How a training is broken off: numbers of pauses, each counted from the one before
+BREAKS: dict[str, Callable[[list[int]], tuple[int, ...]]] = {
+    "at the first step": lambda iterations: (1,),
+    "in a check": lambda iterations: (in_check(iterations),),
+    "at the second epoch's first step": lambda iterations: (
+        iterations.index(iterations[in_check(iterations) - 1] + 1) + 1,
+    ),
+    "near the end": lambda iterations: (len(iterations) - 2,),
+    "three times": lambda iterations: (len(iterations) // 3, 1, len(iterations) // 3),
+}
+
+
+@pytest.mark.parametrize("breaks", BREAKS)
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_that_is_broken_off_ends_with_the_same_bytes(
+    name: str, breaks: str, whole: Callable[[str], Whole], tmp_path: Path
 ) -> None:
-    """In an epoch, at its end, in each check of it, at the first step of the next, and several
-    times.
-    """
-    out = tmp_path / "run"
-    broken_off(out, pauses[0], *OPTIONS)
-    for more in pauses[1:]:
-        broken_off(out, more, "--resume")
-    output = good("train", "--out", out, "--resume").output
+    """Without the run that it started from, and if it fits a ranking, broken off in that too."""
+    path, training, iterations = whole(name)
+    out, arguments = tmp_path / "run", training.arguments()
+    for pauses in BREAKS[breaks](iterations):
+        broken_off(out, pauses, *arguments, "--resume")
+        arguments = []
+    with moved_away(training.start), pytest.MonkeyPatch.context() as patch:
+        if (path / RANKING).exists():
+            patch.setattr(rerank, "write_ranker", interrupt)
+            assert call("train", "--out", out, "--resume").exit_code == 130
+            assert not (out / RANKING).exists()
+            patch.undo()
+        output = good("train", "--out", out, "--resume").output
     assert "resuming after iteration" in output
-    assert_equal_runs(out, unbroken)
+    assert_equal_runs(out, path)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_ranks_train_what_one_process_trains(
+    name: str, whole: Callable[[str], Whole], tmp_path: Path
+) -> None:
+    path, training, _ = whole(name)
+    recipe = runs.choose(training.data, {**training.options, "out": tmp_path / "run"})
+    first, second = together(2, lambda group: runs.train_run(recipe, group=group).run)
+    np.testing.assert_array_equal(first.model.params.flat, second.model.params.flat)
+    expected = open_run(path).model.params.flat
+    # Adam, at these large rates, makes a thousandth of what sums in another order round off
+    np.testing.assert_allclose(first.model.params.flat, expected, rtol=1e-3, atol=3e-3)
+
+
+def test_trainings_that_are_broken_off_are_of_every_kind(whole: Callable[[str], Whole]) -> None:
+    """With a ranking and without; some keep what they started from, others improve it."""
+    paths = [whole(name).path for name in TRAININGS]
+    assert {(path / RANKING).exists() for path in paths} == {True, False}
+    assert {open_run(path).meta["epoch"] > 0 for path in paths} == {True, False}
 
 
 def test_one_command_begins_a_run_goes_on_with_it_and_leaves_it_when_all_is_done(
@@ -487,9 +572,6 @@ def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(
 def test_an_interrupt_while_a_trained_run_is_scored_says_how_to_finish_it(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*args: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(train, "evaluate_run", interrupt)
         result = call("train", "--out", tmp_path / "run", *OPTIONS)

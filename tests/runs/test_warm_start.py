@@ -1,15 +1,12 @@
 """A warm start: training on data of other words begins with what another run has learnt."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import kill
 import numpy as np
 import pytest
-from ranks import together
 from refusals import refuses
 from stopping import stop_after
 
@@ -22,7 +19,6 @@ from xpcap import CaptionData, open_data, open_run, to_numpy
 from xpcap.data.features import fit_projection
 from xpcap.data.hdf5 import write_dataset
 from xpcap.data.vocabulary import Vocabulary
-from xpcap.distributed import Group
 from xpcap.errors import OptionError
 from xpcap.models import ModelConfig, Parameters
 from xpcap.models.parameters import add_words
@@ -121,21 +117,6 @@ def test_captions_are_encoded_by_their_text_and_cut_as_before(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_warm_start_goes_on_to_the_same_bytes_without_the_run_that_it_began_from(
-    run: Path, own: Path, tmp_path: Path
-) -> None:
-    options = [own, "--from", run, *FEW, "--dropout", 0.2]
-    good("train", *options, "--out", tmp_path / "whole" / "on")
-    for pauses, more in ((3, options), (9, ["--resume"])):
-        with pytest.MonkeyPatch.context() as patch:
-            stop_after(pauses, patch)
-            assert call("train", *more, "--out", tmp_path / "broken" / "on").exit_code == 143
-    shutil.rmtree(run)
-    good("train", "--out", tmp_path / "broken" / "on", "--resume")
-    assert kill.differing(tmp_path / "whole" / "on", tmp_path / "broken" / "on") == set()
-
-
-@pytest.mark.slow
 def test_both_stages_of_a_warm_start_have_the_words_of_both(
     run: Path, own: Path, tmp_path: Path
 ) -> None:
@@ -145,18 +126,6 @@ def test_both_stages_of_a_warm_start_have_the_words_of_both(
     ]
     assert words[0] == words[1]
     assert "asterisk" in words[0]
-
-
-@pytest.mark.slow
-def test_ranks_begin_with_the_same_bits(run: Path, own: Path, tmp_path: Path) -> None:
-    def train(out: str) -> Callable[[Group], np.ndarray]:
-        options = choose(own, {"start": run, "out": tmp_path / out, "epochs": 1, "lr": 1e-12})
-        return lambda group: np.array(train_run(options, group=group).run.model.params.flat)
-
-    (alone,) = together(1, train("alone"))
-    ours, theirs = together(2, train("two"))
-    np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_allclose(ours, alone, atol=1e-9)
 
 
 @pytest.mark.slow
