@@ -14,6 +14,7 @@ refusal.
 
 import contextlib
 import hashlib
+import inspect
 import io
 import itertools
 import json
@@ -63,9 +64,9 @@ class Sheet:
         else:
             self.hashes[name] = digest(f"{type(result).__name__} {result!r}".encode())
 
-    def put_named(self, case: str, names: str, results: Sequence[Any]) -> None:
-        """Hash results under the names that a string lists."""
-        for name, result in zip(names.split(), results, strict=True):
+    def put_named(self, case: str, names: Sequence[str], results: Sequence[Any]) -> None:
+        """Hash results under names."""
+        for name, result in zip(names, results, strict=True):
             self.put(f"{case}: {name}", result)
 
     @contextlib.contextmanager
@@ -87,18 +88,7 @@ def generator(name: str) -> np.random.Generator:
 
 # ---- Arrays
 
-SIZES = {"T": 6, "D": 13, "H": 17, "M": 11, "V": 23, "P": 9, "K": 3}
-
-
-def shape_of(axes: str, N: int) -> tuple[int, ...]:
-    """The shape that "N,T,4H" stands for."""
-
-    def size(axis: str) -> int:
-        factor = axis.rstrip("NTDHMVPK")
-        letter = axis[len(factor) :]
-        return int(factor or 1) * (N if letter == "N" else SIZES.get(letter, 1))
-
-    return tuple(size(axis) for axis in axes.split(","))
+SIZES = {"T": 6, "D": 13, "H": 17, "M": 11, "V": 23, "P": 9, "J": 3, "K": 3}
 
 
 def laid_out(x: np.ndarray, layout: str) -> np.ndarray:
@@ -120,17 +110,13 @@ class Draw(NamedTuple):
     N: int
     layout: str
 
-    def like(self, shape: tuple[int, ...]) -> np.ndarray:
+    def floats(self, *shape: int) -> np.ndarray:
         values = 0.5 * self.rng.standard_normal(shape)
         return laid_out(values.astype(self.dtype), self.layout)
 
-    def floats(self, arguments: str) -> list[np.ndarray]:
-        """Arrays for "x:N,D Wx:D,4H"."""
-        axes = (argument.split(":")[1] for argument in arguments.split())
-        return [self.like(shape_of(one, self.N)) for one in axes]
-
-    def ids(self, axes: str, below: int, dtype: str) -> np.ndarray:
-        values = self.rng.integers(below, size=shape_of(axes, self.N))
+    def ids(self, *shape: int, dtype: str = "int32") -> np.ndarray:
+        """Word ids, some of them equal."""
+        values = self.rng.integers(SIZES["V"], size=shape)
         return laid_out(values.astype(dtype), self.layout)
 
 
@@ -143,184 +129,119 @@ def draws(name: str) -> Iterator[tuple[str, Draw]]:
 
 # ---- Layers
 
-
-class Pair(NamedTuple):
-    """A forward pass and its backward pass; the last result of the former is the cache."""
-
-    arguments: str
-    results: str
-    gradients: str
-    upstream: int | None = None  # results that have an upstream gradient; None: all
-
-
-PAIRS = {
-    "affine": Pair("x:N,2,D w:2D,M b:M", "out", "dx dw db"),
-    "temporal_affine": Pair("x:N,T,D w:D,M b:M", "out", "dx dw db"),
-    "rnn_step": Pair("x:N,D prev_h:N,H Wx:D,H Wh:H,H b:H", "next_h", "dx dprev_h dWx dWh db"),
-    "rnn": Pair("x:N,T,D h0:N,H Wx:D,H Wh:H,H b:H", "h", "dx dh0 dWx dWh db"),
-    "lstm_step": Pair(
-        "x:N,D prev_h:N,H prev_c:N,H Wx:D,4H Wh:H,4H b:4H",
-        "next_h next_c",
-        "dx dprev_h dprev_c dWx dWh db",
-    ),
-    "lstm": Pair("x:N,T,D h0:N,H Wx:D,4H Wh:H,4H b:4H", "h", "dx dh0 dWx dWh db"),
-    "gru_step": Pair("x:N,D prev_h:N,H Wx:D,3H Wh:H,3H b:3H", "next_h", "dx dprev_h dWx dWh db"),
-    "gru": Pair("x:N,T,D h0:N,H Wx:D,3H Wh:H,3H b:3H", "h", "dx dh0 dWx dWh db"),
-    "dot_product_attention": Pair("prev_h:N,H A:N,P,H", "attn attn_weights", "dprev_h dA", 1),
-    "attention_lstm_step": Pair(
-        "x:N,D prev_h:N,H prev_c:N,H attn:N,H Wx:D,4H Wh:H,4H Wattn:H,4H b:4H",
-        "next_h next_c",
-        "dx dprev_h dprev_c dattn dWx dWh dWattn db",
-    ),
+OPEN = {  # shapes of pairs that take arrays of any number of axes
+    "affine": "x:N,2,D w:2D,M b:M -> out:N,M",
+    "dropout": "x:N,T,D -> out:N,T,D",
+    "word_embedding": "x:N,T=i W:V,D -> out:N,T,D",
 }
-GRID = "A:N,H,K,K"  # regions in the layout of the assignment
-
-
-def hash_pair(
-    sheet: Sheet, name: str, case: str, pair: Pair, draw: Draw, arguments: Sequence[Any]
-) -> None:
-    """Hash the results of a forward pass and the gradients of its backward pass."""
-    *results, cache = getattr(layers, f"{name}_forward")(*arguments)
-    sheet.put_named(f"{name}_forward {case}", pair.results, results)
-    upstream = [draw.like(result.shape) for result in results[: pair.upstream]]
-    gradients = getattr(layers, f"{name}_backward")(*upstream, cache)
-    sheet.put_named(f"{name}_backward {case}", pair.gradients, gradients)
+OTHERS: dict[str, dict[str, dict[str, Any]]] = {  # arguments besides arrays, by a name
+    "attention": {cell: {"cell": cell} for cell in layers.CELLS},
+    "dropout": {
+        "train seed": {"dropout_param": {"p": 0.6, "mode": "train", "seed": 7}},
+        "train global stream": {"dropout_param": {"p": 0.3, "mode": "train"}},
+        "test": {"dropout_param": {"p": 0.6, "mode": "test"}},
+        "p=1": {"dropout_param": {"p": 1.0, "mode": "train", "seed": 7}},
+    },
+}
 
 
 def hash_pairs(sheet: Sheet) -> None:
-    for name, pair in PAIRS.items():
-        if not hasattr(layers, f"{name}_forward"):  # a checkout without it
+    """Each forward and backward pass, on arrays drawn from the shapes that it states."""
+    for name in layers.__all__:
+        pair = name.removesuffix("_forward")
+        if pair == name or pair.endswith("_rows"):  # hash_loops has these
             continue
+        for label, others in OTHERS.get(pair, {"": {}}).items():
+            hash_pair(sheet, pair, label, others)
+
+
+def hash_pair(sheet: Sheet, pair: str, label: str, others: Mapping[str, Any]) -> None:
+    """Hash a pair in each form of its arrays, with optional ones and without."""
+    spec = getattr(layers, f"{pair}_forward").spec
+    spec = type(spec)(OPEN[pair]) if pair in OPEN else spec
+    forms = max(len(entry.forms) for entry in spec.entries)
+    whole = any(entry.optional for entry in spec.entries)
+    for form, with_optional in itertools.product(range(forms), {False, whole}):
+        words = [label, f"form {form}" * (form > 0), "optional" * with_optional]
+        name = " ".join([pair, *filter(None, words)])
         for case, draw in draws(name):
-            hash_pair(sheet, name, case, pair, draw, draw.floats(pair.arguments))
-    name, pair = "dot_product_attention", PAIRS["dot_product_attention"]
-    for case, draw in draws(f"{name} grid"):
-        hash_pair(sheet, name, f"{case} grid", pair, draw, draw.floats(f"prev_h:N,H {GRID}"))
+            sizes = {**SIZES, "N": draw.N}
+            if "cell" in others:
+                cell_shapes = layers.CELLS[others["cell"]].shapes(1, sizes["H"])
+                (sizes["G"],) = cell_shapes.get("b", (sizes["H"],))
+            arguments = {
+                entry.name: (draw.ids if entry.kind == "i" else draw.floats)(
+                    *entry.forms[min(form, len(entry.forms) - 1)].shape(sizes)
+                )
+                for entry in spec.entries
+                if with_optional or not entry.optional
+            }
+            case = f"{case}{name.removeprefix(pair)}"
+            with sheet.refusals(f"{pair}_forward {case}"):
+                hash_passes(sheet, pair, case, draw, **arguments, **others)
 
 
-def hash_lstm_with_cells(sheet: Sheet) -> None:
-    """The LSTM from a given c0, with and without an upstream gradient of c_T."""
-    for case, draw in draws("lstm c0"):
-        *arguments, c0 = draw.floats(f"{PAIRS['lstm'].arguments} c0:N,H")
-        h, c_T, cache = layers.lstm_forward(*arguments, c0=c0)
-        sheet.put_named(f"lstm_forward {case} c0", "h c_T", (h, c_T))
-        dh, dc_T = draw.like(h.shape), draw.like(c_T.shape)
-        for given, dcell in (("c0", None), ("c0 dc_T", dc_T)):
-            gradients = layers.lstm_backward(dh, cache, dc_T=dcell)
-            sheet.put_named(f"lstm_backward {case} {given}", "dx dh0 dWx dWh db dc0", gradients)
+def hash_passes(sheet: Sheet, pair: str, case: str, draw: Draw, **arguments: Any) -> None:
+    """Hash results of a forward pass, and gradients with all upstream ones and without optional."""
+    forward, backward = (getattr(layers, f"{pair}_{way}") for way in ("forward", "backward"))
+    np.random.seed(5)
+    *results, cache = forward(**arguments)
+    names = [entry.name for entry in forward.spec.results][: len(results)]
+    sheet.put_named(f"{pair}_forward {case}", names, results)
+    known = inspect.signature(backward).parameters
+    upstream = {
+        f"d{name}": draw.floats(*x.shape)
+        for name, x in zip(names, results, strict=True)
+        if f"d{name}" in known
+    }
+    required = {name: x for name, x in upstream.items() if known[name].default is not None}
+    floats = [name for name, x in arguments.items() if getattr(x, "dtype", None) == draw.dtype]
+    for given in (upstream, required) if required.keys() != upstream.keys() else (upstream,):
+        gradients = backward(**given, cache=cache)
+        gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+        label = " ".join([f"{pair}_backward", case, *given])
+        sheet.put_named(label, [f"d{name}" for name in floats], gradients)
 
 
-def hash_rows(sheet: Sheet) -> None:
-    """The loops over packed rows, of full sequences and of some that end early or have no step."""
-    for N, full in itertools.product(BATCHES, (True, False)):
-        sizes = [N] * 4 if full else [n for n in (N - N // 5, N // 2, N // 2, N // 8) if n]
-        packed = layers.PackedSequences
-        rows = packed.full(N, 4) if full else packed.of(sizes, N)
-        for dtype, layout in itertools.product(DTYPES, LAYOUTS):
-            case = f"{dtype} N={N} {layout} {'full' if full else 'packed'}"
-            draw = Draw(generator(f"rows {case}"), dtype, N, layout)
-            hash_rnn_rows(sheet, case, draw, rows, sum(sizes))
-            hash_lstm_rows(sheet, case, draw, rows, sum(sizes))
+def hash_loops(sheet: Sheet) -> None:
+    """The loop of each cell, and of a stack, over full sequences and over some that end early."""
+    cells = {**layers.CELLS, "stack": layers.stack(*[layers.CELLS["lstm"]] * 2)}
+    for (name, cell), full in itertools.product(cells.items(), (True, False)):
+        for case, draw in draws(f"loop {name} {full}"):
+            N, H = draw.N, SIZES["H"]
+            sizes = [N] * 4 if full else [n for n in (N - N // 5, N // 2, N // 2, N // 8) if n]
+            rows = layers.PackedSequences.of(sizes, N)
+            shapes = cell.shapes(SIZES["D"], H)
+            params = {name: draw.floats(*shape) for name, shape in shapes.items()}
+            (columns,) = shapes[cell.inputs[1]]
+            state0 = tuple(draw.floats(N, H) for _ in range(cell.states))
+            h, cache = cell.rows_forward(draw.floats(sum(sizes), columns), state0, params, rows)
+            case = f"{name}_rows {case} {'full' if full else 'packed'}"
+            sheet.put(f"{case}: h", h)
+            results = cell.rows_backward(draw.floats(*h.shape), cache)
+            sheet.put_named(case, ("da", "dstate0", "grads"), results)
 
 
-def hash_rnn_rows(sheet: Sheet, case: str, draw: Draw, rows: Any, R: int) -> None:
-    a, (h0, Wh) = draw.like((R, SIZES["H"])), draw.floats("h0:N,H Wh:H,H")
-    h, cache = layers.rnn_rows_forward(a, (h0,), Wh, rows)
-    sheet.put(f"rnn_rows_forward {case}: h", h)
-    da, (dh0,), dWh = layers.rnn_rows_backward(draw.like(h.shape), cache)
-    sheet.put_named(f"rnn_rows_backward {case}", "da dh0 dWh", (da, dh0, dWh))
-
-
-def hash_lstm_rows(sheet: Sheet, case: str, draw: Draw, rows: Any, R: int) -> None:
-    a, (h0, c0, Wh) = draw.like((R, 4 * SIZES["H"])), draw.floats("h0:N,H c0:N,H Wh:H,4H")
-    dh, dc_T = draw.like((R, SIZES["H"])), draw.like(h0.shape)
-    cells = {"": (None, None), " c0": (c0, None), " c0 dc_T": (c0, dc_T)}
-    for given, (cell, dcell) in cells.items():
-        h, cache = layers.lstm_rows_forward(a, (h0, cell), Wh, rows)
-        sheet.put(f"lstm_rows_forward {case}{given}: h", h)
-        da, (dh0, dc0), dWh = layers.lstm_rows_backward(dh, cache, dc_T=dcell)
-        results = (da, dh0, dc0, dWh)
-        sheet.put_named(f"lstm_rows_backward {case}{given}", "da dh0 dc0 dWh", results)
-
-
-def hash_stack(sheet: Sheet) -> None:
-    """The loop of one LSTM on another, over full sequences."""
-    if not hasattr(layers, "stack"):  # a checkout without it
-        return
-    cell = layers.stack(layers.CELLS["lstm"], layers.CELLS["lstm"])
-    for case, draw in draws("stack"):
-        shapes = cell.shapes(SIZES["D"], SIZES["H"])
-        params = {name: draw.like(shape) for name, shape in shapes.items()}
-        a, state0 = draw.like((4 * draw.N, 4 * SIZES["H"])), draw.floats("h:N,H " * cell.states)
-        rows = layers.PackedSequences.full(draw.N, 4)
-        h, cache = cell.rows_forward(a, tuple(state0), params, rows)
-        sheet.put(f"stack {case}: h", h)
-        results = cell.rows_backward(draw.like(h.shape), cache)
-        sheet.put_named(f"stack {case}", "da dstate0 grads", results)
-
-
-def hash_attention(sheet: Sheet) -> None:
-    """Whole sequences of each cell that attends, with regions in both layouts."""
-    for cell, kind in layers.CELLS.items():
-        (gates,) = kind.shapes(1, 1).get("b", (1,))
-        G = f"{gates}H"
-        for regions in ("A:N,P,H", GRID):
-            text = f"x:N,T,D {regions} Wx:D,{G} Wh:H,{G} Wattn:H,{G} b:{G}"
-            pair = Pair(text, "h", "dx dA dWx dWh dWattn db")
-            for case, draw in draws(f"attention {cell} {regions}"):
-                case = f"{case} {cell}{' grid' if regions == GRID else ''}"
-                with sheet.refusals(f"attention_forward {case}"):
-                    arguments = [*draw.floats(text), cell]
-                    hash_pair(sheet, "attention", case, pair, draw, arguments)
-
-
-def hash_words(sheet: Sheet) -> None:
-    """Word embedding, with ids of either width; words repeat."""
-    for ids in IDS:
-        for case, draw in draws(f"word_embedding {ids}"):
-            (W,) = draw.floats("W:V,D")
-            out, cache = layers.word_embedding_forward(draw.ids("N,T", SIZES["V"], ids), W)
-            sheet.put(f"word_embedding_forward {case} {ids}: out", out)
-            dW = layers.word_embedding_backward(draw.like(out.shape), cache)
-            sheet.put(f"word_embedding_backward {case} {ids}: dW", dW)
-
-
-def hash_softmax(sheet: Sheet) -> None:
-    """The softmax loss, with targets of either width, of all words or of some."""
+def hash_ids_of_either_width(sheet: Sheet) -> None:
+    """Words by ids of 64 bits, and the softmax loss of all words, of some, and of none."""
+    T = SIZES["T"]
+    for case, draw in draws("word_embedding int64"):
+        ids, W = draw.ids(draw.N, T, dtype="int64"), draw.floats(SIZES["V"], SIZES["D"])
+        hash_passes(sheet, "word_embedding", f"{case} int64", draw, x=ids, W=W)
     for ids, mask in itertools.product(IDS, ("all", "some", "none")):
         for case, draw in draws(f"softmax {ids} {mask}"):
-            (x,) = draw.floats("x:N,T,V")
+            x = draw.floats(draw.N, T, SIZES["V"])
             x = 30 * x if mask == "some" else x  # confident, wrong words too
-            y = draw.ids("N,T", SIZES["V"], ids)
+            y = draw.ids(draw.N, T, dtype=ids)
             counts = {"all": y >= 0, "some": y % 3 > 0, "none": y < 0}[mask]
-            counts = laid_out(counts, draw.layout)
-            results = layers.temporal_softmax_loss(x, y, counts)
-            sheet.put_named(
-                f"temporal_softmax_loss {case} {ids} {mask} counted", "loss dx", results
-            )
-
-
-def hash_dropout(sheet: Sheet) -> None:
-    params = {
-        "train seed": {"p": 0.6, "mode": "train", "seed": 7},
-        "train global stream": {"p": 0.3, "mode": "train"},
-        "test": {"p": 0.6, "mode": "test"},
-        "p=1": {"p": 1.0, "mode": "train", "seed": 7},
-    }
-    for name, dropout_param in params.items():
-        for case, draw in draws(f"dropout {name}"):
-            (x,) = draw.floats("x:N,T,D")
-            np.random.seed(5)
-            out, cache = layers.dropout_forward(x, dropout_param)
-            sheet.put(f"dropout_forward {case} {name}: out", out)
-            dx = layers.dropout_backward(draw.like(x.shape), cache)
-            sheet.put(f"dropout_backward {case} {name}: dx", dx)
+            results = layers.temporal_softmax_loss(x, y, laid_out(counts, draw.layout))
+            case = f"temporal_softmax_loss {case} {ids} {mask} counted"
+            sheet.put_named(case, ("loss", "dx"), results)
 
 
 def hash_sigmoid(sheet: Sheet) -> None:
     for case, draw in draws("sigmoid"):
-        (x,) = draw.floats("x:N,H")
-        sheet.put(f"sigmoid {case}: out", layers.sigmoid(60 * x))
+        sheet.put(f"sigmoid {case}: out", layers.sigmoid(60 * draw.floats(draw.N, SIZES["H"])))
 
 
 # ---- Update rules and numeric gradients
@@ -349,9 +270,9 @@ def hash_rules(sheet: Sheet) -> None:
         settings = [{}, *([OWN_SETTINGS[rule]] if rule in OWN_SETTINGS else [])]
         for number, clipped in itertools.product(range(len(settings)), (False, True)):
             for case, draw in draws(f"{rule} {number} {clipped}"):
-                config, w = dict(settings[number]), draw.like((draw.N, SIZES["H"]))
+                config, w = dict(settings[number]), draw.floats(draw.N, SIZES["H"])
                 for _ in range(5):
-                    dw = draw.like(w.shape)
+                    dw = draw.floats(*w.shape)
                     if clipped:
                         dw = dw.ravel()
                         norm = optim.clip_by_global_norm(dw, 1.5)
@@ -369,7 +290,9 @@ def hash_numeric_gradients(sheet: Sheet) -> None:
     for dtype, layout in itertools.product(DTYPES, LAYOUTS):
         case = f"{dtype} {layout}"
         draw, h = Draw(generator(f"gradcheck {case}"), dtype, 5, layout), 1e-3
-        x, Wx, h0, Wh, b, dout = draw.floats("x:N,D Wx:D,H h0:N,H Wh:H,H b:H dout:N,H")
+        N, D, H = 5, SIZES["D"], SIZES["H"]
+        shapes = (N, D), (D, H), (N, H), (H, H), (H,), (N, H)
+        x, Wx, h0, Wh, b, dout = (draw.floats(*shape) for shape in shapes)
 
         def step(x: np.ndarray) -> np.ndarray:
             return layers.rnn_step_forward(x, h0, Wx, Wh, b)[0]  # noqa: B023 - called at once
@@ -693,10 +616,7 @@ def hash_ensembles(sheet: Sheet) -> None:
 
 
 SUBJECTS: dict[str, tuple[Callable[[Sheet], None], ...]] = {
-    "layers": (
-        *(hash_pairs, hash_lstm_with_cells, hash_rows, hash_stack, hash_attention),
-        *(hash_words, hash_softmax, hash_dropout, hash_sigmoid),
-    ),
+    "layers": (hash_pairs, hash_loops, hash_ids_of_either_width, hash_sigmoid),
     "rules": (hash_rules, hash_numeric_gradients),
     "models": (hash_losses, hash_scores),
     "training": (hash_solvers, hash_course_solver, hash_states),

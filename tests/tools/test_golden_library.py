@@ -1,5 +1,6 @@
-"""The golden check of the library covers every public layer and rule, and sees a changed sign."""
+"""The golden check of the library sees a changed sign, and no layout of memory."""
 
+import functools
 from collections.abc import Iterator
 
 import golden_library
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from golden_library import Sheet
 
-from xpcap import layers, optim
+from xpcap import layers
 
 
 @pytest.fixture(autouse=True)
@@ -27,28 +28,19 @@ def hashes_of(subject: str) -> dict[str, str]:
     return sheet.hashes
 
 
-def test_every_public_layer_is_hashed() -> None:
-    hashed = {name.split()[0] for name in hashes_of("layers")}
-    makers = {"loop_of"}  # of cells, which are hashed as CELLS has them
-    assert {name for name in layers.__all__ if name.islower()} - makers <= hashed
-
-
-def test_every_update_rule_is_hashed() -> None:
-    hashed = {name.split()[0] for name in hashes_of("rules")}
-    assert set(optim.RULES) <= hashed
-
-
 def test_the_gradient_with_a_flipped_sign_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     before, backward = hashes_of("layers"), layers.rnn_step_backward
 
-    def flipped(*arguments: object) -> tuple[np.ndarray, ...]:
-        dx, dprev_h, *others = backward(*arguments)
+    @functools.wraps(backward)
+    def flipped(**arguments: object) -> tuple[np.ndarray, ...]:
+        dx, dprev_h, *others = backward(**arguments)
         return dx, -dprev_h, *others
 
     monkeypatch.setattr(layers, "rnn_step_backward", flipped)
     after = hashes_of("layers")
     assert [name for name in after if after[name] != before[name]] == [
-        f"rnn_step_backward {dtype} N=5 strided: dprev_h" for dtype in ("float32", "float64")
+        f"rnn_step_backward {dtype} N=5 strided dnext_h: dprev_h"
+        for dtype in ("float32", "float64")
     ]
 
 
