@@ -123,7 +123,7 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Generated pictures by the dozen, and a folder of its own to run in."""
     commands.use_few_pictures(monkeypatch)
     monkeypatch.delenv("XPCAP_BACKEND", raising=False)
-    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setattr(backend, "_active", None)  # as in a new process: the environment decides
     monkeypatch.chdir(tmp_path)
 
 

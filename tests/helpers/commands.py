@@ -58,7 +58,7 @@ def use_plain_curves(patch: pytest.MonkeyPatch) -> None:
     def draw(title: str, names: Any, history: Any) -> bytes:
         return json.dumps(list(history), sort_keys=True).encode()
 
-    patch.setattr(curves, "_draw", draw)
+    patch.setattr(curves, "_draw", draw)  # matplotlib takes half the time of a small training
 
 
 def failing(args: list[Any], *words: str, status: int = 1, left: tuple[str, ...] = ()) -> None:

@@ -450,7 +450,8 @@ def test_a_run_goes_on_on_another_backend(unbroken: Path, tmp_path: Path, device
 
 
 SECONDS = 60  # without a line from a process: it hangs
-# What the process of a `Training` runs: it says when it has saved, and when its writer hangs
+# What the process of a `TrainingProcess` runs: it says when it has saved, and when its writer hangs,
+# in place of the two calls of the system by which a file is written
 CHILD = """
 import os, signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
@@ -477,7 +478,7 @@ main()
 """
 
 
-class Training:
+class TrainingProcess:
     """Endless training in a process of its own, once something of it is saved. It is ended with the
     ``with`` block, if not before.
 
@@ -511,7 +512,7 @@ class Training:
             self._lines.put(line)
         self._lines.put("")
 
-    def __enter__(self) -> "Training":
+    def __enter__(self) -> "TrainingProcess":
         self.wait_for("something is saved")
         return self
 
@@ -539,7 +540,7 @@ class Training:
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     name: str, status: int, tmp_path: Path
 ) -> None:
-    with Training(tmp_path / "run") as training:
+    with TrainingProcess(tmp_path / "run") as training:
         training.process.send_signal(signal.Signals[name])
         assert training.wait() == status
     errors = training.errors
@@ -557,7 +558,7 @@ def test_a_signal_in_the_very_last_moment_of_training_is_heeded_too(
     def epoch(saver: saving.Checkpointer, solver: Any) -> None:
         original(saver, solver)
         if solver.epoch == 3:
-            saver._stop.signal = signal.SIGINT
+            signal.raise_signal(signal.SIGINT)
 
     original = saving.Checkpointer.epoch
     with monkeypatch.context() as patch:
@@ -590,7 +591,7 @@ def shapes_of(run: Path) -> dict[str, tuple[int, ...]]:
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_a_second_interrupt_leaves_at_once_with_nothing_broken(tmp_path: Path) -> None:
     """Here the writer hangs, as on a disk that does not answer."""
-    with Training(tmp_path / "run", hang=True) as training:
+    with TrainingProcess(tmp_path / "run", hang=True) as training:
         training.wait_for("the writer hangs")
         training.process.send_signal(signal.SIGINT)
         training.wait_for("finishing this step")
@@ -613,7 +614,7 @@ def test_a_signal_that_was_to_be_ignored_stays_so() -> None:
 
 
 def test_a_second_trainer_is_refused_and_a_dead_one_keeps_nobody_out(tmp_path: Path) -> None:
-    with Training(tmp_path / "run"):
+    with TrainingProcess(tmp_path / "run"):
         result = call("train", "--out", tmp_path / "run", "--resume")
         assert result.exit_code == 1
         assert "is being trained by another process" in result.output
