@@ -11,7 +11,7 @@ help:
 	@echo "make mutants    make small changes in the files that you changed, one at a time, and print those that no test notices; ARGS='--all --seed 5', or ARGS=--help"
 	@echo "make fuzz       10,000 bad inputs of each kind, and 2,000 fresh examples of each property; CASES and SEED may be given"
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff, import-linter and mypy"
 	@echo "make format     let ruff format the code"
 	@echo "make docs       make excerpts and make site, and open the site in a browser"
 	@echo "make site       build the site of docs/ and of the docstrings into site/html; a warning is an error"
@@ -73,6 +73,7 @@ kill-test: .venv/ready
 lint: .venv/ready
 	$(VENV) -m ruff check .
 	$(VENV) -m ruff format --check .
+	$(dir $(VENV))lint-imports --no-logo --no-cache
 	$(VENV) -m mypy
 
 format: .venv/ready

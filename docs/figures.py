@@ -3,10 +3,10 @@
 python docs/figures.py [NAME...]
 """
 
-import ast
 import csv
 import io
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from itertools import pairwise
@@ -243,7 +243,7 @@ def lstm_step() -> Figure:
     return figure
 
 
-FLOORS = (  # a few words for each set of LEVELS, from the ground up
+FLOORS = (  # a few words for each layer, from the ground up
     "errors, BLAS threads",
     "CUDA: launches, products, replay",
     "NumPy or CuPy, options, files",
@@ -264,24 +264,22 @@ FLOORS = (  # a few words for each set of LEVELS, from the ground up
 )
 
 
-def levels() -> list[set[str]]:
-    """LEVELS of the test that holds imports to them."""
-    source = ROOT / "tests" / "package" / "test_structure.py"
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LEVELS":
-            return ast.literal_eval(node.value)
-    raise LookupError(f"{source} has no LEVELS")
+def layers() -> list[list[str]]:
+    """The layers that import-linter holds imports to, from the ground up."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    (contract,) = [contract for contract in contracts if contract["type"] == "layers"]
+    return [layer.split(" | ") for layer in reversed(contract["layers"])]
 
 
 def house() -> Figure:
     """The rooms of the package, floor by floor."""
-    floors = levels()
+    floors = layers()
     high, wide = 0.86, 7.9
     figure, axes = canvas(14, len(floors) * high + 1.9)
     left = 0.7
-    for number, (rooms, words) in enumerate(zip(floors, FLOORS, strict=True), 1):
+    for number, (names, words) in enumerate(zip(floors, FLOORS, strict=True), 1):
         y = 0.25 + (number - 1) * high
-        names = sorted(rooms)
         # a room is as wide as its name asks, and together they fill the floor
         share = wide / sum(len(name) + 5 for name in names)
         x = left
@@ -540,7 +538,7 @@ def digest(name: str) -> str:
     if name in MEASURED:
         source += results_file(MEASURED[name]).read_text(encoding="utf-8")
     elif name == "house":
-        source += str([sorted(rooms) for rooms in levels()])
+        source += str(layers())
     return sha256(source.encode()).hexdigest()
 
 

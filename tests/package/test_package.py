@@ -118,6 +118,27 @@ def test_verify_grading_and_gradcheck_are_there_after_import_xpcap_alone_and_loa
     )
 
 
+def test_torch_is_loaded_only_when_it_is_used() -> None:
+    program(
+        "import sys; import xpcap.cli, benchmarks.__main__, benchmarks.ranks; sys.exit('torch' in"
+        " sys.modules)",
+        flags=(),
+    )
+
+
+@pytest.mark.slow
+def test_gpu_tests_are_collected_with_the_few_packages_that_gpu_machines_have() -> None:
+    """numpy, h5py, click, tqdm, safetensors and pytest: the rest is imported where it is used."""
+    absent = ("nltk", "PIL", "matplotlib", "jinja2", "filelock", "hypothesis")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent})); import pytest;"
+        " sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    arguments = ["-m", "gpu", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    # hypothesis comes with a plugin that needs it
+    program(code, *arguments, flags=(), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+
+
 def test_the_workflow_names_files_and_extras_that_exist() -> None:
     workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
     paths = set(re.findall(r"(?<![\w/])(?:tests|tools|docs|\.ci)/[\w./-]*\w", workflow))
