@@ -67,7 +67,7 @@ def download(url: str, timeout: float) -> bytes:
 
 
 def _content(url: str, timeout: float) -> bytes:
-    request = Request(_sent(url), headers={"User-Agent": "xpcap"})
+    request = Request(_sent(url), headers={"User-Agent": "xpcap"})  # noqa: S310 - of http or https
     with build_opener(_Web, _Redirects).open(request, timeout=timeout) as answer:
         content: bytes = answer.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:

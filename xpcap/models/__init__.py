@@ -3,7 +3,7 @@
 batch.py packs a batch for it; captioning_rnn.py is the model that people use.
 """
 
-from importlib import import_module
+from importlib import import_module  # noqa: TID251 - of what stands above, when it is asked for
 from typing import Any
 
 from xpcap.decoding.beam import Beam

@@ -131,7 +131,7 @@ def encode_folder(
     ]
     opened = open_cache(Path(cache)) if isinstance(cache, str | Path) else nullcontext(cache)
     faults: dict[str, str] = {}
-    taking = threading.Lock()
+    taking = threading.Lock()  # noqa: TID251 - of this call
     with work(progress=progress), opened as file:
         store = Store(file, [row for block in blocks for row in block.rows], encoder.shape)
         left = [block for block in blocks if not store.holds(block)]

@@ -143,7 +143,7 @@ def write_card(
 def _template() -> "Template":
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(
+    environment = Environment(  # noqa: S701 - it is Markdown
         finalize=_escape,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -147,7 +147,7 @@ def _limit(settings: dict[str, Any]) -> None:
     import resource
 
     with contextlib.suppress(ImportError):
-        importlib.import_module("numpy")  # what it takes is not the student's
+        importlib.import_module("numpy")  # noqa: TID251 - what it takes is not the student's
     limits = {
         "CORE": 0,
         "CPU": int(settings["seconds"]) + 2,
@@ -242,5 +242,5 @@ STEPS: dict[str, Callable[[dict[str, Any]], None]] = {  # in this order
 
 if __name__ == "__main__":  # to try a confinement
     taken = harden(trying=True)
-    importlib.import_module("numpy")
+    importlib.import_module("numpy")  # noqa: TID251 - works once confined
     print(json.dumps(taken))
