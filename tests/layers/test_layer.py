@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import docstrings
 import numpy as np
 import pytest
 from refusals import refuses
@@ -193,7 +192,6 @@ Raises
 TypeError, ValueError
     Libraries, dtypes or shapes do not match."""
     )
-    assert docstrings.faults(scan_forward) == docstrings.faults(scan_backward) == []
     assert scan_forward.spec.table().splitlines()[2] == "| `x` | (N, D) | float, argument |"
 
 

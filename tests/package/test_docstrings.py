@@ -1,65 +1,56 @@
 """Public docstrings name every parameter with its type, in the form that the site is built from."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Iterator
+from types import FunctionType, MethodType
 
-import docstrings
 import pytest
 
-PUBLIC = dict(docstrings.public())
+import xpcap
+from xpcap import gradcheck, grading, layers, optim, testing
+from xpcap.runs import PictureCaptioner
+from xpcap.verify import verify
+
+numpydoc = pytest.importorskip("numpydoc.validate", reason="numpydoc, of the dev extra, is missing")
+
+# Sections known and in order, a docstring, parameters complete, in order and typed, what comes back
+CHECKS = "GL06 GL07 GL08 PR01 PR02 PR03 PR04 PR05 RT01 YD01".split()
+# Classes with a sentence on their fields; the options of policies write their docstrings
+PROSE = ("xpcap.errors.", "xpcap.decoding.", "xpcap.ops.packed.")
+
+
+def public() -> Iterator[str]:
+    """Import paths of the functions and classes that people use, and of their methods."""
+    documented = [verify, PictureCaptioner]
+    for module in (xpcap, layers, grading, testing):
+        documented += [getattr(module, name) for name in module.__all__]
+    for module in (optim, gradcheck):
+        documented += [
+            item
+            for name, item in vars(module).items()
+            if getattr(item, "__module__", "") == module.__name__ and not name.startswith("_")
+        ]
+    classes = [item for item in documented if inspect.isclass(item)]
+    for name, method in (pair for item in classes for pair in inspect.getmembers(item)):
+        inherited = not method.__doc__ and inspect.getdoc(method)  # says what it overrides
+        if isinstance(method, FunctionType | MethodType) and name[0] != "_" and not inherited:
+            documented.append(method)
+    for item in documented:
+        path = f"{item.__module__}.{item.__qualname__}" if callable(item) else ""
+        if path.startswith("xpcap.") and not path.startswith(PROSE):
+            yield path
+
+
+@pytest.mark.parametrize("name", sorted(set(public())))
+def test_docstrings_give_a_type_to_every_parameter_in_order(name: str) -> None:
+    assert [error for error in numpydoc.validate(name)["errors"] if error[0] in CHECKS] == []
 
 
 def test_what_people_import_is_among_the_public_names() -> None:
-    assert {"CaptioningRNN.sample", "layers.lstm_backward", "optim.adam", "train_run"} <= set(
-        PUBLIC
-    )
-    assert len(PUBLIC) > 100
-
-
-@pytest.mark.parametrize("name", PUBLIC)
-def test_docstrings_give_a_type_to_every_parameter_in_order(name: str) -> None:
-    assert docstrings.faults(PUBLIC[name]) == []
-
-
-def with_docstring(prose: str) -> Callable[[int, int], int]:
-    def function(x: int, y: int) -> int:
-        return x + y
-
-    function.__doc__ = prose
-    return function
-
-
-GOOD = """The sum.
-
-Parameters
-----------
-x, y : int
-
-Returns
--------
-z : int
-    The sum.
-
-Raises
-------
-TypeError, ValueError
-    No numbers.
-"""
-
-
-@pytest.mark.parametrize(
-    ("right", "wrong", "fault"),
-    [
-        ("x, y : int", "x : int", "expected ['x', 'y']"),
-        ("x, y : int", "y, x : int", "expected ['x', 'y']"),
-        ("x, y : int", "x, y", "expected `name : type`"),
-        ("x, y : int", "x, y : int; what to add", "expected `name : type`"),
-        ("z : int", "the sum", "expected `name : type`"),
-        ("Returns\n-------\nz : int", "Notes\n-----\nz : int", "no Returns"),
-        ("TypeError, ValueError\n   ", "TypeError :", "expected names of errors"),
-    ],
-)
-def test_a_docstring_out_of_form_is_found(right: str, wrong: str, fault: str) -> None:
-    assert docstrings.faults(with_docstring(GOOD)) == []
-    assert right in GOOD
-    (found,) = docstrings.faults(with_docstring(GOOD.replace(right, wrong)))
-    assert fault in found
+    assert {
+        "xpcap.models.captioner.Captioner.sample",
+        "xpcap.layers.lstm.lstm_backward",
+        "xpcap.optim.adam",
+        "xpcap.runs.train.train_run",
+        "xpcap.testing.cell.check_cell",
+    } <= set(public())

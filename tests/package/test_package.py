@@ -129,7 +129,7 @@ def test_torch_is_loaded_only_when_it_is_used() -> None:
 @pytest.mark.slow
 def test_gpu_tests_are_collected_with_the_few_packages_that_gpu_machines_have() -> None:
     """numpy, h5py, click, tqdm, safetensors and pytest: the rest is imported where it is used."""
-    absent = ("nltk", "PIL", "matplotlib", "jinja2", "filelock", "hypothesis")
+    absent = ("nltk", "PIL", "matplotlib", "jinja2", "filelock", "hypothesis", "numpydoc")
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({absent})); import pytest;"
         " sys.exit(pytest.main(sys.argv[1:]))"

@@ -126,6 +126,8 @@ class CaptioningSolver:
     graphs : bool
         On a device, run the recorded step as a CUDA graph, if it gives the bits of the same
         launches one by one. It is tested when it is made; a line on standard error tells.
+    **unknown_keywords : object
+        Refused, with the nearest known one.
 
     Attributes
     ----------
