@@ -32,12 +32,14 @@ myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"
+nitpicky = True  # a role that names nothing is an error
 highlight_language = "none"  # of blocks that name no language: commands, output and equations
 
 # Docstrings in NumPy's form, whose types are prose such as `array (N, D), float`
 default_role = "code"
 autodoc_member_order = "groupwise"
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True  # METRICS, not all that it holds
 numpydoc_show_class_members = False  # autodoc lists them
 
 html_theme = "furo"

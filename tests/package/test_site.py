@@ -30,8 +30,8 @@ def build(folder: Path, docs: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site. Sphinx warns of a page without a group in docs/index.md, of a link to nothing,
-    of a formula that it cannot read, and of a docstring out of form.
+    """The built site. Sphinx warns of a page without a group in docs/index.md, of a link or a role to
+    nothing, of a formula that it cannot read, and of a docstring out of form.
     """
     folder = tmp_path_factory.mktemp("site")
     result = build(folder, ROOT / "docs")
@@ -93,6 +93,7 @@ def test_a_fault_of_a_page_fails_the_build(tmp_path: Path) -> None:
         "[there](two.md)": "two.md",
         "[there](index.md#nowhere)": "nowhere",
         r"$\nosuch x$": "nosuch",
+        "{py:func}`xpcap.lost`": "xpcap.lost",
     }.items():
         (docs / "one.md").write_text(f"# One\n\n{fault}\n")
         result = build(tmp_path, docs)
