@@ -7,18 +7,16 @@ from typing import Any
 import numpy as np
 import philox
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
-from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy, use_backend
+from xpcap import CaptioningRNN, CaptioningSolver, layers, models, to_numpy, use_backend
 from xpcap.memory import Workspace
-from xpcap.models import Beam
-from xpcap.models.batch import FeatureRows, caption_lengths, mask_rows_of, pack
+from xpcap.models import FeatureRows
+from xpcap.models.batch import caption_lengths, mask_rows_of, pack
 from xpcap.verify import read_cases
 
 CELLS = pytest.mark.parametrize("cell", list(layers.CELLS))
-INJECT = pytest.mark.parametrize(
-    "inject", ["init", "every-step", "attention", "attention+every-step"]
-)
+INJECT = pytest.mark.parametrize("inject", models.config.INJECT)
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 12)}}
 N, D, W, H, V, T, P = 7, 5, 4, 6, len(WORDS), 8, 3
 
@@ -184,7 +182,7 @@ def test_a_picture_at_every_step_is_drawn_small_and_after_everything_else(
 
 
 @CELLS
-@pytest.mark.parametrize("inject", ["attention", "attention+every-step"])
+@pytest.mark.parametrize("inject", [*filter(models.config.has_attention, models.config.INJECT)])
 def test_attention_tells_where_each_step_looked(
     cell: str, inject: str, lib: Any, rng: np.random.Generator
 ) -> None:
@@ -205,10 +203,6 @@ def test_attention_tells_where_each_step_looked(
         np.testing.assert_allclose(weights[live, t], to_numpy(expected)[live], rtol=1e-9)
         assert not weights[~live, t].any()
         _, state = model.step(lib(captions[:, t]), state)
-    with refuses(
-        ValueError, thing="`inject` of the model", came="is init", expected="one with attention"
-    ):
-        make(cell).attention(features, captions)
 
 
 @CELLS
@@ -216,7 +210,7 @@ def test_the_constructor_draws_as_the_course_does(cell: str) -> None:
     np.random.seed(231)
     drawn = make(cell, seed=None).params
     np.random.seed(231)
-    k = {"rnn": 1, "lstm": 4, "gru": 3}[cell]
+    k = layers.CELLS[cell].shapes(W, H)["b"][0] // H
     expected = {
         "W_embed": np.random.randn(V, W) / 100,
         "W_proj": np.random.randn(D, H) / np.sqrt(D),
@@ -366,8 +360,6 @@ def test_parameters_are_views_of_one_buffer_with_fixed_keys() -> None:
     np.testing.assert_array_equal(params.flat[start : start + 4 * H], np.arange(4 * H))
     params.flat[:] = 3
     assert (params["Wh"] == 3).all()
-    with refuses(ValueError, function="params", thing="b", came="has shape (6,)", expected="(24,)"):
-        params["b"] = np.zeros(H)
     with pytest.raises(KeyError, match="did you mean 'W_vocab'"):
         params["W_vocabs"] = np.zeros(1)
     with pytest.raises(TypeError, match="fixed"):
@@ -385,9 +377,6 @@ def test_an_assigned_buffer_is_copied_into_the_one_of_the_views() -> None:
     assert params.flat is buffer
     np.testing.assert_array_equal(buffer, values + 1)
     np.testing.assert_array_equal(params["b_vocab"], values[-V:] + 1)
-    for wrong in (values[1:], values.reshape(1, -1), 0.0):
-        with refuses(ValueError, function="params", thing="flat", came=f"{np.shape(wrong)}"):
-            params.flat = wrong
 
 
 def greedy_one_by_one(model: CaptioningRNN, features: np.ndarray, length: int) -> np.ndarray:
@@ -467,345 +456,78 @@ def test_sampling_nothing_gives_nothing() -> None:
     assert make("lstm").sample(np.zeros((0, D)), max_length=4).shape == (0, 4)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "fields"),
-    [
-        (
-            lambda m: CaptioningRNN(WORDS, cell_type="lstn"),
-            ValueError,
-            {
-                "thing": "cell_type",
-                "came": "'lstn'",
-                "expected": "rnn, lstm",
-                "cause": "did you mean 'lstm'",
-            },
-        ),
-        (lambda m: CaptioningRNN({"a": 0}), ValueError, {"thing": "word_to_idx", "came": "<NULL>"}),
-        (
-            lambda m: CaptioningRNN({"<NULL>": "0"}),
-            ValueError,
-            {"came": ("'<NULL>'", "'0'"), "expected": "whole number"},
-        ),
-        (
-            lambda m: CaptioningRNN({"<NULL>": 0, "a": 0}),
-            ValueError,
-            {"came": "2 words only 1 ids"},
-        ),
-        (
-            lambda m: CaptioningRNN(list(WORDS)),
-            TypeError,
-            {
-                "thing": "word_to_idx",
-                "came": "is a list",
-                "expected": "mapping of word to id",
-                "cause": "enumerate(words)",
-            },
-        ),
-        (
-            lambda m: CaptioningRNN({"<NULL>": 0.0}),
-            ValueError,
-            {"came": ("'<NULL>'", "0.0"), "expected": "whole number"},
-        ),
-        (
-            lambda m: CaptioningRNN(WORDS, hidden_dim=0),
-            ValueError,
-            {"thing": "hidden_dim", "came": "is 0", "expected": "at least 1"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((0, D)), np.ones((0, 4), int)),
-            ValueError,
-            {"expected": "(N > 0, T+1 > 1)"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D), complex), np.ones((2, 4), int)),
-            TypeError,
-            {"thing": "features", "came": "have dtype complex128"},
-        ),
-        (
-            lambda m: m.sample(np.zeros((2, D)), forbid=[-1]),
-            ValueError,
-            {"thing": "forbid", "expected": "0..11"},
-        ),
-        (
-            lambda m: m.sample(np.zeros((2, D)), forbid=range(V)),
-            ValueError,
-            {"thing": "forbid", "expected": "some, not all"},
-        ),
-        (
-            lambda m: m.sample(np.zeros((2, D)), max_length=0),
-            ValueError,
-            {"thing": "max_length", "came": "is 0"},
-        ),
-        (
-            lambda m: m.sample(np.zeros((2, D)), 1.5),
-            ValueError,
-            {
-                "function": "CaptioningRNN.sample",
-                "thing": "max_length",
-                "came": "is 1.5",
-                "expected": "whole number",
-            },
-        ),
-        (
-            lambda m: m.sample(np.zeros((2, D)), Beam(5)),
-            ValueError,
-            {"thing": "max_length", "came": "is Beam(", "cause": "give a policy as `policy`"},
-        ),
-        (
-            lambda m: m.sample(np.zeros((2, D)), forbid=["w3"]),
-            TypeError,
-            {"thing": "forbid", "came": "holds 'w3'", "cause": "model.word_to_idx"},
-        ),
-        (
-            lambda m: m.sample(np.zeros((2, D)), forbid=[3.0]),
-            TypeError,
-            {"thing": "forbid", "came": "holds 3.0", "expected": "ids"},
-        ),
-        (
-            lambda m: m.step(np.array([V, 1]), m.start(np.zeros((2, D)))),
-            ValueError,
-            {"function": "CaptioningRNN.step", "thing": "words", "came": f"hold 1..{V}"},
-        ),
-        (
-            lambda m: m.step([-7], m.start(np.zeros((1, D)))),
-            ValueError,
-            {"thing": "words", "came": "hold -7..-7", "expected": f"0..{V - 1}"},
-        ),
-        (
-            lambda m: m.step(np.array([1.0]), m.start(np.zeros((1, D)))),
-            TypeError,
-            {"thing": "words", "came": "have dtype float64"},
-        ),
-        (
-            lambda m: m.step(np.array([1]), m.start(np.zeros((2, D)))),
-            ValueError,
-            {"thing": "state", "came": "has 2 rows, but `words` has length 1"},
-        ),
-        (
-            lambda m: m.step([1, 1], make("rnn").start(np.zeros((2, D)))),
-            ValueError,
-            {"thing": "state", "came": "has 1 arrays", "expected": "2", "cause": "another model"},
-        ),
-        (
-            lambda m: m.word_log_probabilities(np.zeros((3, D)), np.ones((2, 4), int)),
-            ValueError,
-            {"thing": "features", "came": "have shape (3, 5)", "expected": f"(2, {D})"},
-        ),
-        (
-            lambda m: m.word_log_probabilities(
-                np.zeros((2, D)), np.ma.masked_equal([[1, 3]] * 2, 3)
-            ),
-            ValueError,
-            {"thing": "captions", "came": "are a masked array with 2 masked numbers"},
-        ),
-        (
-            lambda m: m.loss(
-                np.zeros((2, D)), np.ones((2, 4), int), weights=np.ma.masked_equal([1.0, 9.0], 9)
-            ),
-            ValueError,
-            {"thing": "weights", "came": "are a masked array with 1 masked numbers"},
-        ),
-        (
-            lambda m: m.params.update(b=np.ma.masked_less(np.arange(24.0), 3)),
-            ValueError,
-            {"function": "params", "thing": "b", "came": "is a masked array with 3 masked"},
-        ),
-        (
-            lambda m: m.score(FeatureRows(np.zeros((2, D)), np.ones(2, bool)), [[1, 3]] * 2),
-            TypeError,
-            {"thing": "feature rows", "came": "have dtype bool", "cause": "numpy.flatnonzero"},
-        ),
-        (
-            lambda m: m.score(FeatureRows(np.zeros((2, D)), np.ones((2, 1), int)), [[1, 3]] * 2),
-            ValueError,
-            {"thing": "feature rows", "came": "have shape (2, 1)", "expected": "(2,)"},
-        ),
-        (
-            lambda m: m.sample(3.0),
-            ValueError,
-            {
-                "function": "CaptioningRNN.sample",
-                "thing": "features",
-                "came": "have shape ()",
-                "expected": f"(N, {D})",
-            },
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D)), [[1, 3, 2], [1, 2]]),
-            ValueError,
-            {"thing": "captions", "came": "have 2 rows of unequal lengths", "cause": "<NULL>"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D)), 1),
-            ValueError,
-            {"thing": "captions", "came": "have shape ()", "expected": "(N > 0, T+1 > 1)"},
-        ),
-        (
-            lambda m: m.sample([[0.0], [0.0, 1.0]]),
-            ValueError,
-            {
-                "function": "CaptioningRNN.sample",
-                "thing": "features",
-                "came": "have 2 rows of unequal lengths",
-            },
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), total=0),
-            ValueError,
-            {"thing": "total", "came": "is 0", "expected": "positive"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), weights=np.array([1, np.nan])),
-            ValueError,
-            {"thing": "weights", "came": "hold nan at [1]", "expected": "finite"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), smoothing=2),
-            ValueError,
-            {"thing": "smoothing", "came": "is 2", "expected": "[0, 1)"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), workspace=7),
-            TypeError,
-            {"thing": "workspace", "came": "is a int"},
-        ),
-        (
-            lambda m: m.sample(np.zeros((2, D)), policy="beam"),
-            TypeError,
-            {
-                "function": "CaptioningRNN.sample",
-                "thing": "policy",
-                "came": "is 'beam'",
-                "expected": "Beam(5)",
-            },
-        ),
-        (
-            lambda m: m.decode(np.zeros((2, D)), Beam),
-            TypeError,
-            {"function": "CaptioningRNN.decode", "expected": "a Policy"},
-        ),
-        (
-            lambda m: m.sample(np.ma.array(np.zeros((2, D)), mask=np.eye(2, D))),
-            ValueError,
-            {"came": "masked array with 2 masked numbers"},
-        ),
-        (
-            lambda m: CaptioningRNN(WORDS, seed=-1),
-            ValueError,
-            {"thing": "seed", "came": "is -1", "expected": "0..2**63-1"},
-        ),
-        (
-            lambda m: setattr(m, "seed", 1.9),
-            ValueError,
-            {"function": "CaptioningRNN", "thing": "seed", "came": "is 1.9"},
-        ),
-        (
-            lambda m: CaptioningRNN.from_config(m.config, WORDS, seed="", params=m.params),
-            ValueError,
-            {"thing": "seed", "came": "is ''"},
-        ),
-        (
-            lambda m: CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params),
-            ValueError,
-            {"thing": "seed", "came": f"is {2**63}", "expected": "0..2**63-1"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=-1),
-            ValueError,
-            {
-                "function": "CaptioningRNN.loss",
-                "thing": "step",
-                "came": "is -1",
-                "expected": "0..2**63-1",
-            },
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D)), np.ones((2, 4), int), step=1.5),
-            ValueError,
-            {"thing": "step", "came": "is 1.5", "expected": "whole number"},
-        ),
-        (
-            lambda m: CaptioningRNN(WORDS, dropout=1.0),
-            ValueError,
-            {"thing": "`dropout`", "came": "is 1.0", "expected": "[0, 1)"},
-        ),
-        (
-            lambda m: CaptioningRNN(WORDS, dtype=np.float16),
-            ValueError,
-            {"came": "float16", "expected": "float32 or float64"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D + 1)), np.ones((2, 4), int)),
-            ValueError,
-            {"function": "CaptioningRNN.loss", "came": "(2, 6)", "expected": f"(N, {D})"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((3, D)), np.ones((2, 4), int)),
-            ValueError,
-            {"thing": "features", "came": "have shape (3, 5)", "expected": f"(N, {D}) = (2, {D})"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), V)),
-            ValueError,
-            {"came": "hold 12..12", "expected": "0..11", "cause": "vocabulary"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, D)), np.full((2, 4), -1)),
-            ValueError,
-            {"came": "hold -1..-1"},
-        ),
-        (
-            lambda m: m.score(np.zeros((2, D)), np.ones((2, 4))),
-            TypeError,
-            {"function": "CaptioningRNN.score", "came": "float64", "expected": "integer"},
-        ),
-        (
-            lambda m: m.sample(np.zeros((2, D + 1))),
-            ValueError,
-            {"thing": "features", "came": "have shape (2, 6)", "expected": f"(N, {D})"},
-        ),
-        (
-            lambda m: CaptioningRNN(WORDS, D, inject="attention"),
-            ValueError,
-            {"thing": "feature_shape", "came": "is (5,)", "expected": ("(P, D)", "'attention'")},
-        ),
-        (
-            lambda m: CaptioningRNN(WORDS, (P, D)),
-            ValueError,
-            {"thing": "feature_shape", "came": "is (3, 5)", "expected": ("(D,)", "'init'")},
-        ),
-        (
-            lambda m: CaptioningRNN(WORDS, (0, D), inject="attention"),
-            ValueError,
-            {"thing": "input_dim", "came": "is 0", "expected": "at least 1"},
-        ),
-        (
-            lambda m: m.loss(np.zeros((2, P, D)), np.ones((2, 4), int)),
-            ValueError,
-            {"came": "(2, 3, 5)", "expected": f"(N, {D})"},
-        ),
-        (
-            lambda m: make("lstm", inject="attention").loss(np.zeros((2, D)), np.ones((2, 4), int)),
-            ValueError,
-            {"came": "(2, 5)", "expected": "(N, 3, 5)"},
-        ),
-        (
-            lambda m: make("lstm", inject="attention").sample(np.zeros((2, D))),
-            ValueError,
-            {"thing": "features", "came": "have shape (2, 5)", "expected": "(N, 3, 5)"},
-        ),
-        (
-            lambda m: CaptioningRNN({"<NULL>": 0, "a": 1}, D).sample(np.zeros((1, D))),
-            ValueError,
-            {"function": "CaptioningRNN.sample", "came": "<START>"},
-        ),
-    ],
+@refusals(
+    """
+    CaptioningRNN(WORDS, cell_type="lstn") | ValueError | thing: cell_type | came: 'lstn' | expected: rnn, lstm | cause: did you mean 'lstm'
+    CaptioningRNN({"a": 0}) | ValueError | thing: word_to_idx | came: <NULL>
+    CaptioningRNN({"<NULL>": "0"}) | ValueError | came: '<NULL>' | came: '0' | expected: whole number
+    CaptioningRNN({"<NULL>": 0.0}) | ValueError | came: '<NULL>' | came: 0.0 | expected: whole number
+    CaptioningRNN({"<NULL>": 0, "a": 0}) | ValueError | came: 2 words only 1 ids
+    CaptioningRNN(list(WORDS)) | TypeError | thing: word_to_idx | came: is a list | expected: mapping of word to id | cause: enumerate(words)
+    CaptioningRNN(WORDS, hidden_dim=0) | ValueError | thing: hidden_dim | came: is 0 | expected: at least 1
+    CaptioningRNN(WORDS, seed=-1) | ValueError | thing: seed | came: is -1 | expected: 0..2**63-1
+    CaptioningRNN(WORDS, dropout=1.0) | ValueError | thing: `dropout` | came: is 1.0 | expected: [0, 1)
+    CaptioningRNN(WORDS, dtype=np.float16) | ValueError | came: float16 | expected: float32 or float64
+    CaptioningRNN(WORDS, 5, inject="attention") | ValueError | thing: feature_shape | came: is (5,) | expected: (P, D) | expected: 'attention'
+    CaptioningRNN(WORDS, (3, 5)) | ValueError | thing: feature_shape | came: is (3, 5) | expected: (D,) | expected: 'init'
+    CaptioningRNN(WORDS, (0, 5), inject="attention") | ValueError | thing: input_dim | came: is 0 | expected: at least 1
+    CaptioningRNN({"<NULL>": 0, "a": 1}, 5).sample(x) | ValueError | function: CaptioningRNN.sample | came: <START>
+    CaptioningRNN.from_config(m.config, WORDS, seed="", params=m.params) | ValueError | thing: seed | came: is ''
+    CaptioningRNN.from_config(m.config, WORDS, seed=2**63, params=m.params) | ValueError | thing: seed | came: is 9223372036854775808 | expected: 0..2**63-1
+    m.seed = 1.9 | ValueError | function: CaptioningRNN | thing: seed | came: is 1.9
+    m.params.update(b=np.ma.masked_less(np.arange(24.0), 3)) | ValueError | function: params | thing: b | came: is a masked array with 3 masked
+    m.params["b"] = np.zeros(6) | ValueError | function: params | thing: b | came: has shape (6,) | expected: (24,)
+    m.params.flat = m.params.flat[1:] | ValueError | function: params | thing: flat | came: (431,)
+    m.params.flat = m.params.flat[None] | ValueError | function: params | thing: flat | came: (1, 432)
+    m.params.flat = 0.0 | ValueError | function: params | thing: flat | came: ()
+    m.loss(np.zeros((0, 5)), np.ones((0, 4), int)) | ValueError | expected: (N > 0, T+1 > 1)
+    m.loss(x.astype(complex), y) | TypeError | thing: features | came: have dtype complex128
+    m.loss(np.zeros((2, 6)), y) | ValueError | function: CaptioningRNN.loss | came: (2, 6) | expected: (N, 5)
+    m.loss(np.zeros((3, 5)), y) | ValueError | thing: features | came: have shape (3, 5) | expected: (N, 5) = (2, 5)
+    m.loss(np.zeros((2, 3, 5)), y) | ValueError | came: (2, 3, 5) | expected: (N, 5)
+    attending.loss(x, y) | ValueError | came: (2, 5) | expected: (N, 3, 5)
+    attending.sample(x) | ValueError | thing: features | came: have shape (2, 5) | expected: (N, 3, 5)
+    m.attention(x, y) | ValueError | thing: `inject` of the model | came: is init | expected: one with attention
+    m.loss(x, 12 * y) | ValueError | came: hold 12..12 | expected: 0..11 | cause: vocabulary
+    m.loss(x, -y) | ValueError | came: hold -1..-1
+    m.loss(x, [[1, 3, 2], [1, 2]]) | ValueError | thing: captions | came: have 2 rows of unequal lengths | cause: <NULL>
+    m.loss(x, 1) | ValueError | thing: captions | came: have shape () | expected: (N > 0, T+1 > 1)
+    m.loss(x, y, total=0) | ValueError | thing: total | came: is 0 | expected: positive
+    m.loss(x, y, weights=np.array([1, np.nan])) | ValueError | thing: weights | came: hold nan at [1] | expected: finite
+    m.loss(x, y, weights=np.ma.masked_equal([1.0, 9.0], 9)) | ValueError | thing: weights | came: are a masked array with 1 masked numbers
+    m.loss(x, y, smoothing=2) | ValueError | thing: smoothing | came: is 2 | expected: [0, 1)
+    m.loss(x, y, workspace=7) | TypeError | thing: workspace | came: is a int
+    m.loss(x, y, step=-1) | ValueError | function: CaptioningRNN.loss | thing: step | came: is -1 | expected: 0..2**63-1
+    m.loss(x, y, step=1.5) | ValueError | thing: step | came: is 1.5 | expected: whole number
+    m.score(x, np.ones((2, 4))) | TypeError | function: CaptioningRNN.score | came: float64 | expected: integer
+    m.score(FeatureRows(x, np.ones(2, bool)), y) | TypeError | thing: feature rows | came: have dtype bool | cause: numpy.flatnonzero
+    m.score(FeatureRows(x, np.ones((2, 1), int)), y) | ValueError | thing: feature rows | came: have shape (2, 1) | expected: (2,)
+    m.word_log_probabilities(np.zeros((3, 5)), y) | ValueError | thing: features | came: have shape (3, 5) | expected: (2, 5)
+    m.word_log_probabilities(x, np.ma.masked_equal([[1, 3]] * 2, 3)) | ValueError | thing: captions | came: are a masked array with 2 masked numbers
+    m.sample(np.zeros((2, 6))) | ValueError | thing: features | came: have shape (2, 6) | expected: (N, 5)
+    m.sample(3.0) | ValueError | function: CaptioningRNN.sample | thing: features | came: have shape () | expected: (N, 5)
+    m.sample([[0.0], [0.0, 1.0]]) | ValueError | function: CaptioningRNN.sample | thing: features | came: have 2 rows of unequal lengths
+    m.sample(np.ma.array(x, mask=np.eye(2, 5))) | ValueError | came: masked array with 2 masked numbers
+    m.sample(x, forbid=[-1]) | ValueError | thing: forbid | expected: 0..11
+    m.sample(x, forbid=range(12)) | ValueError | thing: forbid | expected: some, not all
+    m.sample(x, forbid=["w3"]) | TypeError | thing: forbid | came: holds 'w3' | cause: model.word_to_idx
+    m.sample(x, forbid=[3.0]) | TypeError | thing: forbid | came: holds 3.0 | expected: ids
+    m.sample(x, max_length=0) | ValueError | thing: max_length | came: is 0
+    m.sample(x, 1.5) | ValueError | function: CaptioningRNN.sample | thing: max_length | came: is 1.5 | expected: whole number
+    m.sample(x, models.Beam(5)) | ValueError | thing: max_length | came: is Beam( | cause: give a policy as `policy`
+    m.sample(x, policy="beam") | TypeError | function: CaptioningRNN.sample | thing: policy | came: is 'beam' | expected: Beam(5)
+    m.decode(x, models.Beam) | TypeError | function: CaptioningRNN.decode | expected: a Policy
+    m.step(np.array([12, 1]), m.start(x)) | ValueError | function: CaptioningRNN.step | thing: words | came: hold 1..12
+    m.step([-7], m.start(x[:1])) | ValueError | thing: words | came: hold -7..-7 | expected: 0..11
+    m.step(np.array([1.0]), m.start(x[:1])) | TypeError | thing: words | came: have dtype float64
+    m.step(np.array([1]), m.start(x)) | ValueError | thing: state | came: has 2 rows, but `words` has length 1
+    m.step([1, 1], make("rnn").start(x)) | ValueError | thing: state | came: has 1 arrays | expected: 2 | cause: another model
+    """
 )
-def test_bad_arguments_are_named_with_what_was_wanted(
-    call: Any, error: type[Exception], fields: dict[str, Any]
-) -> None:
-    with refuses(error, **fields):
-        call(make("lstm"))
+def test_bad_arguments_are_named_with_what_was_wanted(refusal: Refusal) -> None:
+    m, attending = make("lstm"), make("lstm", inject="attention")
+    x, y = np.zeros((2, D)), np.ones((2, 4), int)
+    refusal.check(globals() | locals())
 
 
 @pytest.mark.parametrize("name", ["dtype", "word_to_idx", "idx_to_word"])
@@ -815,18 +537,10 @@ def test_what_a_model_is_made_for_cannot_be_set_later(name: str) -> None:
         setattr(model, name, getattr(model, name))
 
 
-WAYS_IN: dict[str, Any] = {
-    "loss": lambda m, features, captions: m.loss(features, captions),
-    "score": lambda m, features, captions: m.score(features, captions),
-    "sample": lambda m, features, captions: m.sample(features),
-    "sample_with_probabilities": lambda m, features, captions: m.sample_with_probabilities(
-        features
-    ),
-    "start": lambda m, features, captions: m.start(features),
-}
-
-
-@pytest.mark.parametrize("way", WAYS_IN)
+@pytest.mark.parametrize(
+    "way",
+    ["loss(x, y)", "score(x, y)", "sample(x)", "sample_with_probabilities(x)", "start(x)"],
+)
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_features_that_are_not_finite_are_named_by_row_and_column(
     way: str, value: float, rng: np.random.Generator
@@ -835,12 +549,12 @@ def test_features_that_are_not_finite_are_named_by_row_and_column(
     features[2, 3] = value
     with refuses(
         ValueError,
-        function=f"CaptioningRNN.{way}",
+        function=f"CaptioningRNN.{way.partition('(')[0]}",
         thing=f"features of row 2 (of {N})",
         came=f"hold {value} at column 3",
         expected="finite float64",
     ):
-        WAYS_IN[way](make("lstm"), features, captions)
+        eval(f"m.{way}", {"m": make("lstm"), "x": features, "y": captions})
 
 
 def test_a_grid_that_is_not_finite_is_named_by_region_and_what_float32_cannot_hold_as_it_came(
@@ -956,6 +670,7 @@ def test_tensors_of_pytorch_are_taken_where_numpy_reads_them(rng: np.random.Gene
 
 def test_the_ids_of_special_words_have_the_courses_names() -> None:
     model = make("lstm")
+    # private in the course's class as well, and its notebooks read them
     assert (model._null, model._start, model._end) == (0, 1, 2)
     model = CaptioningRNN({"<NULL>": 1, "a": 0}, D)
     assert (model._null, model._start, model._end) == (1, None, None)
