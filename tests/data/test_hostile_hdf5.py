@@ -1,8 +1,10 @@
 """The screening of HDF5 files: once a file, by another process, and good ones pass it."""
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -37,21 +39,18 @@ def script(code: str, *arguments: Path) -> str:
 def test_a_file_is_looked_through_once_and_again_when_it_changed(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Path] = []
-    screen = hdf5._screen
-    monkeypatch.setattr(
-        hdf5, "_screen", lambda path, most: asked.append(path) or screen(path, most)
-    )  # type: ignore[func-returns-value]
+    run = Mock(side_effect=subprocess.run)
+    monkeypatch.setattr(subprocess, "run", run)
     open_data(made)
-    assert asked == []  # this process wrote it
+    assert run.call_count == 0  # this process wrote it
     copy = made.with_name("copy.h5")
     copy.write_bytes(made.read_bytes())
     for _ in range(2):
         open_data(copy)
-    assert len(asked) == 1
+    assert run.call_count == 1
     os.utime(copy, (1, 1))
     open_data(copy)
-    assert len(asked) == 2
+    assert run.call_count == 2
 
 
 def test_a_file_that_takes_the_place_of_a_screened_one_is_not_read(
@@ -60,10 +59,14 @@ def test_a_file_that_takes_the_place_of_a_screened_one_is_not_read(
     copy, other = made.with_name("copy.h5"), made.with_name("other.h5")
     for path in (copy, other):
         path.write_bytes(made.read_bytes())
-    screen = hdf5._screen
-    monkeypatch.setattr(
-        hdf5, "_screen", lambda path, most: screen(path, most) or str(other.replace(path))[:0]
-    )
+    run = subprocess.run
+
+    def run_and_replace(*args: Any, **options: Any) -> Any:
+        done = run(*args, **options)
+        other.replace(copy)
+        return done
+
+    monkeypatch.setattr(subprocess, "run", run_and_replace)
     with refuses(DataError, thing="copy.h5", came="changed while it was opened"):
         open_data(copy)
 
@@ -72,7 +75,7 @@ def test_python_that_does_not_run_the_check_is_no_verdict_on_the_file(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hdf5, "SCRIPT", made.with_name("nothing.py"))
-    hdf5._known.clear()
+    os.utime(made, (1, 1))
     with pytest.raises(OSError, match=r"does not run .*nothing\.py, expected it to with h5py"):
         open_data(made)
 
@@ -81,10 +84,10 @@ def test_python_that_does_not_run_the_check_is_no_verdict_on_the_file(
 def test_a_forked_process_screens_files_too_and_no_process_leaves_a_warning(made: Path) -> None:
     code = """
 import os, sys
-from xpcap.data import hdf5, open_data
+from xpcap.data import open_data
 open_data(sys.argv[1])
+os.utime(sys.argv[1], (1, 1))
 child = os.fork()
-hdf5._known.clear()
 open_data(sys.argv[1])
 if child == 0:
     os._exit(3)
@@ -136,7 +139,6 @@ def test_features_of_nothing_but_zeros_and_features_that_stay_on_disk_are_read(
     with h5py.File(tmp_path / "zeros.h5") as file:
         assert file["train/features"].compression == "lzf"
     monkeypatch.setattr(hdf5, "IN_MEMORY", 2**20)
-    hdf5._known.clear()
     read = open_data(tmp_path / "zeros.h5")
     assert isinstance(read.split("train").features, h5py.Dataset)
     assert not read.features("train", np.array([2, 0])).any()
