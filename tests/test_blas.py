@@ -3,7 +3,9 @@ the same bits.
 """
 
 import contextlib
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,34 +21,48 @@ pytestmark = pytest.mark.threads
 THREADS = pytest.mark.skipif(
     cores() < 2, reason="BLAS has one thread here: there is nothing to choose"
 )
-ALWAYS, NEVER = -1.0, np.inf  # seconds after which a product is late
 DOT = np.dot
 
 
 class Spied(threads.ContentionGuard):
-    """Counts the products that it computes on one thread, and all that it computes."""
-
-    LATE = NEVER
+    """Counts its products, and those on one thread. A clock of its own goes on with each product, by
+    the seconds that are set.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.single = self.products = 0
-        self.one_thread_rounds_otherwise = False
+        self.now = self.seconds = self.seconds_alone = 0.0
+        self.one_thread_rounds_otherwise = self.alone = False
         whole = threads.Blas.on_one_thread
 
         @contextlib.contextmanager
         def counted(library: threads.Blas) -> Iterator[None]:
             self.single += 1
+            self.alone = True
             with whole(library):
                 yield
+            self.alone = False
 
         def dot(x: np.ndarray, w: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
             self.products += 1
+            self.now += self.seconds_alone if self.alone else self.seconds
             otherwise = self.one_thread_rounds_otherwise and out is None
             return DOT(x, w, out=out) + 1e-9 if otherwise else DOT(x, w, out=out)
 
+        clock = SimpleNamespace(**{**vars(time), "perf_counter": lambda: self.now})
+        monkeypatch.setattr(threads, "time", clock)
         monkeypatch.setattr(threads.Blas, "on_one_thread", counted)
         monkeypatch.setattr(threads.np, "dot", dot)
+
+    def contend(self) -> None:
+        """Begin a pause by products of another shape, the second of them late."""
+        product = np.ones((2, 2)), np.ones((2, 2)), np.empty((2, 2))
+        self.seconds = 0.0
+        self.dot(*product)
+        self.seconds = 1000.0
+        self.dot(*product)
+        self.seconds = 0.0
 
     def expect(
         self, x: np.ndarray, w: np.ndarray, out: np.ndarray, *, products: int, single: int
@@ -86,69 +102,91 @@ def test_without_contention_each_product_is_computed_once(
 def test_in_a_pause_a_shape_is_computed_both_ways_once_and_then_on_one_thread(
     contention_guard: Spied, rng: np.random.Generator
 ) -> None:
-    contention_guard._until = np.inf
+    contention_guard.contend()
     for n in (6, 7):
         contention_guard.expect(*arrays(rng, n), **BOTH)
         for _ in range(3):
             contention_guard.expect(*arrays(rng, n), **SINGLE)
-    contention_guard._until = 0.0
-    contention_guard.expect(*arrays(rng), **ALL)
 
 
 def test_a_slow_product_sends_the_next_ones_to_one_thread_until_the_pause_is_over(
     contention_guard: Spied, rng: np.random.Generator
 ) -> None:
     product = arrays(rng)
-    contention_guard.LATE = ALWAYS
+    contention_guard.seconds = 1.0
     contention_guard.expect(*product, **ALL)  # how long it takes is not known before
-    assert contention_guard._until == 0.0
+    contention_guard.expect(*product, **ALL)
+    contention_guard.seconds = 1000.0
     contention_guard.expect(*product, **ALL)  # found slow
-    assert contention_guard._until > 0.0
-    contention_guard._until += 1000.0
+    contention_guard.seconds = 0.0
     contention_guard.expect(*product, **BOTH)
     contention_guard.expect(*product, **SINGLE)
-    contention_guard._until, contention_guard.LATE = 0.0, NEVER
-    contention_guard.expect(*product, **ALL)
-    assert contention_guard._until == 0.0
+    contention_guard.now += contention_guard.LONGEST
+    for _ in range(2):
+        contention_guard.expect(*product, **ALL)
 
 
-def test_a_product_is_late_by_the_time_that_one_thread_takes_or_would_take_at_most(
-    contention_guard: Spied, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(threads.Blas, "threads", lambda library: 3)
-    contention_guard.LATE = 1.0
-    for seconds, single, late in [
-        (6.9, np.inf, False),  # three threads, 2 s: one takes 6 s at most
-        (7.1, np.inf, True),
+@pytest.mark.parametrize(
+    ("seconds", "alone", "late"),
+    [
+        (6.9, None, False),  # three threads, 2 s: one takes 6 s at most
+        (7.1, None, True),
         (4.9, 4.0, False),
         (5.1, 4.0, True),
         (2.6, 1.5, True),
-    ]:
-        contention_guard._until = 0.0
-        shape = threads._Shape(usual=2.0, single=single)
-        contention_guard._judge(shape, 100.0, 100.0 + seconds)
-        assert (contention_guard._until > 0.0) is late
+    ],
+)
+def test_a_product_is_late_by_the_time_that_one_thread_takes_or_would_take_at_most(
+    seconds: float,
+    alone: float | None,
+    late: bool,
+    contention_guard: Spied,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+) -> None:
+    monkeypatch.setattr(threads.Blas, "threads", lambda library: 3)
+    contention_guard.LATE, product = 1.0, arrays(rng)
+    if alone is not None:
+        contention_guard.contend()
+        contention_guard.seconds_alone = alone
+        contention_guard.expect(*product, **BOTH)
+        contention_guard.now += contention_guard.LONGEST
+    for contention_guard.seconds in (2.0, seconds):  # what is usual, then this one
+        contention_guard.expect(*product, **ALL)
+    known = SINGLE if alone else BOTH
+    contention_guard.expect(*product, **known if late else ALL)
 
 
 def test_pauses_grow_while_the_neighbour_stays_and_shrink_when_it_has_gone(
     contention_guard: Spied, rng: np.random.Generator
 ) -> None:
-    product = arrays(rng)
-    contention_guard.dot(*product)
-    pauses = []
-    for late in [ALWAYS] * 9 + [NEVER] * 9:
-        contention_guard.LATE, contention_guard._until = late, 0.0
-        contention_guard.dot(*product)
-        pauses.append(contention_guard._pause)
-    assert pauses[:9] == sorted(pauses[:9])
-    assert pauses[8] == contention_guard.LONGEST
-    assert pauses[-1] == contention_guard.SHORTEST
+    product, pause = arrays(rng), contention_guard.SHORTEST
+    contention_guard.expect(*product, **ALL)
+
+    def expect_a_pause(first: dict[str, int]) -> None:
+        contention_guard.seconds = 1000.0
+        contention_guard.expect(*product, **ALL)
+        contention_guard.seconds = 0.0
+        contention_guard.now += 0.99 * pause
+        contention_guard.expect(*product, **first)
+        contention_guard.now += 0.02 * pause
+
+    expect_a_pause(BOTH)
+    for _ in range(8):
+        pause = min(2 * pause, contention_guard.LONGEST)
+        expect_a_pause(SINGLE)
+    assert pause == contention_guard.LONGEST
+    for _ in range(9):
+        contention_guard.expect(*product, **ALL)
+    pause = contention_guard.SHORTEST
+    expect_a_pause(SINGLE)
+    contention_guard.expect(*product, **ALL)
 
 
 def test_a_shape_whose_bits_would_differ_stays_on_all_threads(
     contention_guard: Spied, rng: np.random.Generator
 ) -> None:
-    contention_guard._until = np.inf
+    contention_guard.contend()
     contention_guard.one_thread_rounds_otherwise = True
     contention_guard.expect(*arrays(rng), **BOTH)
     for _ in range(3):
@@ -160,7 +198,7 @@ def test_zeros_and_numbers_that_are_not_finite_prove_nothing(
     value: float, contention_guard: Spied, rng: np.random.Generator
 ) -> None:
     """They come out alike however they are added up."""
-    contention_guard._until = np.inf
+    contention_guard.contend()
     x, w, out = arrays(rng)
     contention_guard.expect(np.full_like(x, value), abs(w), out, **ALL)
     contention_guard.expect(x, w, out, **BOTH)
@@ -170,7 +208,7 @@ def test_zeros_and_numbers_that_are_not_finite_prove_nothing(
 def test_equal_bits_count_for_the_number_of_threads_that_gave_them(
     contention_guard: Spied, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contention_guard._until = np.inf
+    contention_guard.contend()
     for count in (2, 3):
         monkeypatch.setattr(threads.Blas, "threads", lambda library, count=count: count)
         contention_guard.expect(*arrays(rng), **BOTH)
@@ -182,7 +220,7 @@ def test_a_shape_that_has_not_come_for_long_is_forgotten(
 ) -> None:
     monkeypatch.setattr(threads.ContentionGuard, "MOST", 8)
     guard = Spied(monkeypatch)
-    guard._until = np.inf
+    guard.contend()
     for n in range(1, 9):
         guard.expect(*arrays(rng, n), **BOTH)
     guard.expect(*arrays(rng, 1), **SINGLE)
@@ -209,7 +247,7 @@ def test_a_step_beside_a_neighbour_has_the_bits_of_a_step_alone(
         assert alone.single == 0
         beside: Any = Spied(monkeypatch)
         monkeypatch.setattr("xpcap.ops.host.contention_guard", lambda: beside)
-        beside._until = np.inf
+        beside.contend()
         for _ in range(2):  # the loop's products both ways, then on one thread
             first = beside.single
             got = model.loss(features, captions)
