@@ -29,6 +29,7 @@ from xpcap.ops.device import Equations
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No choice made, nothing probed, before and after."""
+    # private: nothing public takes a choice back, and each test begins as a process does
     monkeypatch.setattr(backend, "_active", None)
     monkeypatch.delenv("XPCAP_BACKEND", raising=False)
     probe.cupy_status.cache_clear()
@@ -49,15 +50,18 @@ def test_importing_xpcap_does_not_import_cupy() -> None:
     program("import sys, xpcap, xpcap.cli; sys.exit('cupy' in sys.modules)")
 
 
+@pytest.mark.parametrize(("variable", "chosen"), [("", "numpy"), ("cupy:1", "cupy:1")])
 def test_numpy_is_the_default_and_the_variable_comes_before_it(
-    monkeypatch: pytest.MonkeyPatch,
+    variable: str, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_or_skip(monkeypatch, devices=2)
-    assert xpcap.get_backend() == "numpy"
-    monkeypatch.setattr(backend, "_active", None)
-    monkeypatch.setenv("XPCAP_BACKEND", "cupy:1")
-    assert xpcap.get_backend() == "cupy:1"
-    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setenv("XPCAP_BACKEND", variable)
+    assert xpcap.get_backend() == chosen
+
+
+def test_a_variable_that_names_no_backend_is_refused_and_a_call_comes_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("XPCAP_BACKEND", "cupi")
     with refuses(ValueError, thing="XPCAP_BACKEND=cupi", cause="did you mean 'cupy'"):
         xpcap.get_backend()

@@ -7,6 +7,7 @@ import contextvars
 import os
 import threading
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from xpcap.memory import Workspace
 from xpcap.ops import plain_only
 from xpcap.prepare import features
 from xpcap.threads import blas, cores, in_turn, parallel_map, split_evenly
+from xpcap.training import CrossEntropy
 
 D, W, H, V, P, N = 7, 5, 6, 60, 4, 96  # three parts of 32 captions
 pytestmark = pytest.mark.threads
@@ -145,21 +147,33 @@ def test_two_callers_take_turns_and_give_blas_its_threads_back() -> None:
 
 
 @SEVERAL
-def test_long_work_lets_others_have_a_turn_between_two_blocks() -> None:
+def test_long_work_lets_others_have_a_turn_between_two_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pytest.importorskip("PIL.Image")
     log: list[str] = []
     asked = threading.Event()
     other = threading.Thread(target=lambda: in_turn(lambda like: log.append("other"))(np.empty(0)))
 
-    def work(block: Any) -> None:
-        if block == ["first"]:
-            other.start()
-            while not blas().wanted():
-                pass
-            asked.set()
-        asked.wait()
-        log.append(block[0])
+    class Encoder:
+        name, shape = "slow", (1,)
 
-    features._in_parallel(work, [["first"], *(["more"] for _ in range(2 * cores()))])
+        def encode(self, pictures: Any) -> np.ndarray:
+            (picture,) = pictures
+            if picture.all():  # the first one is white
+                other.start()
+                while not blas().wanted():
+                    pass
+                asked.set()
+            asked.wait()
+            log.append("block")
+            return np.zeros((1, 1), np.float32)
+
+    names = [f"{number}.png" for number in range(1 + 2 * cores())]
+    for name in names:
+        image.new("RGB", (1, 1), "white" if name == names[0] else "black").save(tmp_path / name)
+    monkeypatch.setattr(features, "BLOCK", 1)
+    features.encode_folder(tmp_path, names, Encoder())
     other.join()
     assert "other" in log[: cores() + 1]
 
@@ -168,6 +182,7 @@ def test_long_work_lets_others_have_a_turn_between_two_blocks() -> None:
 def test_a_process_forked_within_another_threads_turn_has_blas_as_it_was() -> None:
     code = """if True:
         import os, threading
+        from threadpoolctl import threadpool_info
         from xpcap import threads
         from xpcap.threads import blas
         threads.FORK_PATIENCE = 0.1
@@ -176,17 +191,19 @@ def test_a_process_forked_within_another_threads_turn_has_blas_as_it_was() -> No
             with blas().on_one_thread():
                 held.set()
                 end.wait()
-        before = blas().threads()
+        def threads_of_blas():
+            return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+        before = threads_of_blas()
         thread = threading.Thread(target=hold)
         thread.start()
         held.wait()
         child = os.fork()
         if child == 0:
             with blas().turn():
-                os._exit(blas()._least() != before)
+                os._exit(threads_of_blas() != before)
         end.set()
         thread.join()
-        exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or blas()._least() != before)
+        exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or threads_of_blas() != before)
     """
     program(code, flags=("-W", "ignore"))
 
@@ -341,9 +358,8 @@ def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str, inject: s
         workspace = Workspace(grads.flat, parts)
         for _ in range(2):  # a used workspace too
             got, parted = make(cell, inject=inject).loss(features, captions, workspace=workspace)
-        assert [bool(space._buffers) for space in workspace.parts] == [
-            k < 3 for k in range(parts)
-        ]  # of at least 32 captions each
+        # of at least 32 captions each
+        assert [space.nbytes > 0 for space in workspace.parts] == [k < 3 for k in range(parts)]
         assert float(got) == pytest.approx(float(loss), rel=1e-12)
         for name, grad in grads.items():
             scale = np.abs(grad).max()
@@ -353,17 +369,18 @@ def test_a_step_in_parts_is_the_step_of_the_plain_equations(cell: str, inject: s
 
 
 def trained(parts: int, plain: bool, dtype: Any = np.float64) -> np.ndarray:
-    data = draw_data(2 * N, D, V, seed=2)
+    data, model = draw_data(2 * N, D, V, seed=2), make(dtype=dtype)
+    workspace = Workspace(model.params.flat, parts)
     solver = CaptioningSolver(
-        make(dtype=dtype),
+        model,
         data,
         update_rule="adam",
         batch_size=N,
         clip_norm=5.0,
         seed=0,
         verbose=False,
+        objective=lambda model, batch, _: CrossEntropy().loss(model, batch, workspace),
     )
-    solver._workspace = Workspace(solver.model.params.flat, parts)
     with plain_only() if plain else contextlib.nullcontext():
         for k in range(20):
             solver.step(*data.minibatch("train", np.arange(N) + N * (k % 2)))
@@ -379,23 +396,43 @@ def test_the_same_number_of_parts_gives_the_same_bits() -> None:
     np.testing.assert_array_equal(trained(3, False, np.float32), trained(3, False, np.float32))
 
 
-def test_the_solver_takes_as_many_parts_as_cores_and_few_captions_are_one_part() -> None:
-    data = draw_data(N, D, V, seed=1)
-    solver = CaptioningSolver(make(), data, batch_size=N, seed=0, verbose=False)
-    assert len(solver._workspace.parts) == cores()
-    solver._workspace = Workspace(solver.model.params.flat, 3)
-    solver.step(*data.minibatch("train", np.arange(40)))
-    assert [space.nbytes > 0 for space in solver._workspace._others] == [False, False]
+class Noting(CrossEntropy):
+    """Notes the workspace that it is given."""
+
+    def loss(self, model: Any, batch: Any, workspace: Any = None) -> Any:
+        self.workspace = workspace
+        return super().loss(model, batch, workspace)
+
+
+def test_the_solver_takes_as_many_parts_as_cores() -> None:
+    data, noting = draw_data(N, D, V, seed=1), Noting()
+    solver = CaptioningSolver(make(), data, batch_size=N, seed=0, verbose=False, objective=noting)
+    solver.step(*data.minibatch("train", np.arange(N)))
+    assert len(noting.workspace.parts) == cores()
+
+
+def test_few_captions_are_one_part() -> None:
+    data, model = draw_data(N, D, V, seed=1), make()
+    workspace = Workspace(model.params.flat, 3)
+    model.loss(*data.minibatch("train", np.arange(40)), workspace=workspace)
+    assert [space.nbytes > 0 for space in workspace.parts] == [True, False, False]
 
 
 def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
     """Beside the workspace a step takes little: nothing as large as its rows of gates, let alone
     the gradients.
     """
-    data = draw_data(256, 64, 2000, seed=1)
+    data, noting = draw_data(256, 64, 2000, seed=1), Noting()
     model = CaptioningRNN(data.vocabulary.word_to_idx, 64, 64, 128, "lstm", np.float32, seed=0)
     solver = CaptioningSolver(
-        model, data, update_rule="adam", batch_size=128, clip_norm=5.0, seed=0, verbose=False
+        model,
+        data,
+        update_rule="adam",
+        batch_size=128,
+        clip_norm=5.0,
+        seed=0,
+        verbose=False,
+        objective=noting,
     )
     batches = [data.minibatch("train", np.arange(128) + 128 * k) for k in range(2)]
     for batch in batches:
@@ -412,7 +449,7 @@ def test_steps_make_no_large_array_once_the_buffers_are_there() -> None:
     finally:
         tracemalloc.stop()
     rows = np.count_nonzero(batches[0][1][:, 1:]) * 4 * 128 * 4  # bytes of (R, 4H)
-    assert solver._workspace.nbytes > 5 * rows
+    assert noting.workspace.nbytes > 5 * rows
     assert peak - before < rows / 2
     assert after - before < 100_000
 

@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from refusals import refuses
@@ -176,9 +177,7 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
         read_text(tmp_path / "pipe", 10)
 
 
-def test_a_lock_keeps_others_out_until_its_file_is_closed_and_says_where_there_are_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_keeps_others_out_until_its_file_is_closed(tmp_path: Path) -> None:
     path, held = tmp_path / "file", DataError("train_run", "file", "is locked")
     with path.open("a+b") as ours, path.open("a+b") as theirs:
         lock(ours, held)
@@ -187,10 +186,13 @@ def test_a_lock_keeps_others_out_until_its_file_is_closed_and_says_where_there_a
     with path.open("a+b") as ours:
         lock(ours, held)
 
-    def unsupported(file: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(files, "_lock", unsupported)
+def test_a_disk_without_locks_is_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl, path = pytest.importorskip("fcntl"), tmp_path / "file"
+    unsupported = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=unsupported))
     with path.open("a+b") as ours, pytest.raises(OSError, match="no file locks there") as caught:
-        lock(ours, held)
+        lock(ours, DataError("train_run", "file", "is locked"))
     assert (caught.value.errno, caught.value.filename) == (errno.ENOLCK, str(path))

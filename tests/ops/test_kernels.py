@@ -2,6 +2,7 @@
 
 import inspect
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -243,7 +244,8 @@ def test_operations_are_chosen_once_for_a_sequence(
 
 def test_a_step_of_numpy_asks_for_no_operation_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor for those of dropout masks, which come as a list of named tuples."""
-    monkeypatch.setattr(ops, "_DEVICE", None)
+    for operation in OPERATIONS:
+        monkeypatch.setattr(DeviceOps, operation, Mock(side_effect=AssertionError(operation)))
     words = {"<NULL>": 0, "<START>": 1, "<END>": 2, "a": 3}
     model = xpcap.CaptioningRNN(words, 6, 4, 5, "lstm", np.float32, dropout=0.5)
     loss, _ = model.loss(np.ones((2, 6), "f4"), np.array([[1, 3, 2], [1, 2, 0]]))
