@@ -14,11 +14,18 @@ import caption_formats
 import h5py
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
-from xpcap.data import CaptionData, Vocabulary, decode_captions, open_data, write_dataset
+from xpcap.data import (
+    CaptionData,
+    Source,
+    Split,
+    Vocabulary,
+    decode_captions,
+    open_data,
+    write_dataset,
+)
 from xpcap.data import hdf5 as dataset_file
-from xpcap.data.dataset import Source, Split
 from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.data.synthetic import draw_data
 from xpcap.errors import DataError, OptionError
@@ -50,9 +57,11 @@ def test_encoding_cuts_marks_and_pads() -> None:
     assert vocabulary.words(ids[1, 1:]) == ["runs", "a"]
 
 
-@pytest.mark.parametrize(
-    "idx_to_word", [["<NULL>", "a", "<END>", "b"], {0: "<NULL>", 1: "a", 2: "<END>", 3: "b"}]
-)
+LISTED = ["<NULL>", "a", "<END>", "b"]
+MAPPED = dict(enumerate(LISTED))
+
+
+@pytest.mark.parametrize("idx_to_word", [LISTED, MAPPED])
 def test_decoding_drops_null_keeps_end_and_stops_there(idx_to_word: Any) -> None:
     assert decode_captions(np.array([0, 1, 3, 2, 1]), idx_to_word) == "a b <END>"
     assert decode_captions(np.array([[1, 0, 3], [2, 1, 1]]), idx_to_word) == ["a b", "<END>"]
@@ -60,56 +69,34 @@ def test_decoding_drops_null_keeps_end_and_stops_there(idx_to_word: Any) -> None
         "a",
         "",
     ]
-    for bad in (4, -1):
-        with refuses(ValueError, thing=f"id {bad}", came="has no word"):
-            decode_captions(np.array([bad]), idx_to_word)
-    with refuses(OptionError, function="decode_captions", thing="`special`", came="is 'no'"):
-        decode_captions(np.array([1]), idx_to_word, special="no")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("words", [["a", "b"], ["<NULL>", "<START>", "<END>", "<UNK>", "a", "a"]])
-def test_a_vocabulary_without_special_words_or_with_doubles_is_refused(words: list[str]) -> None:
-    with refuses(DataError, function="Vocabulary"):
-        Vocabulary(words)
-
-
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda texts: Vocabulary.build(texts[0], 1),
-        lambda texts: Vocabulary.build_from_words(texts, 1),
-        lambda texts: Vocabulary.build(texts, 1).encode_words(texts, 3),
-    ],
-    ids=["build", "build_from_words", "encode_words"],
+@refusals(
+    """
+    decode_captions(np.array([4]), LISTED) | ValueError | thing: id 4 | came: has no word
+    decode_captions(np.array([-1]), LISTED) | ValueError | thing: id -1 | came: has no word
+    decode_captions(np.array([4]), MAPPED) | ValueError | thing: id 4 | came: has no word
+    decode_captions(np.array([-1]), MAPPED) | ValueError | thing: id -1 | came: has no word
+    decode_captions(np.array([1]), LISTED, special="no") | OptionError | function: decode_captions | thing: `special` | came: is 'no'
+    Vocabulary(["a", "b"]) | DataError | function: Vocabulary
+    Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "a", "a"]) | DataError | function: Vocabulary
+    Vocabulary.build("a dog runs", 1) | TypeError | came: is | came: the text 'a dog runs' | expected: a list
+    Vocabulary.build_from_words(["a dog runs"], 1) | TypeError | came: is | came: the text 'a dog runs' | expected: a list
+    Vocabulary.build_from_words([["a", "b"]], float("nan")) | OptionError | function: Vocabulary.build_from_words | thing: `min_count` | came: is nan
+    Vocabulary.build_from_words([["a", "b"]], 1, most=-1) | OptionError | function: Vocabulary.build_from_words | thing: `most` | came: is -1
+    vocabulary.encode_words(["a dog runs"], 3) | TypeError | came: is | came: the text 'a dog runs' | expected: a list
+    vocabulary.words(np.array([4, -1])) | ValueError | function: Vocabulary.words | came: -1..4 | expected: 0..4
+    vocabulary.words(np.array([4, 5])) | ValueError | function: Vocabulary.words | came: 4..5 | expected: 0..4
+    list(vocabulary.words_of(np.array([[4, -1]]))) | ValueError | function: Vocabulary.words_of | came: -1..4 | expected: 0..4
+    list(vocabulary.words_of(np.array([[4, 5]]))) | ValueError | function: Vocabulary.words_of | came: 4..5 | expected: 0..4
+    """
 )
-def test_a_text_is_not_taken_for_a_list_of_words(use: Callable[[Any], Any]) -> None:
-    with refuses(TypeError, came=("is", "the text 'a dog runs'"), expected="a list"):
-        use(["a dog runs"])
+def test_what_is_no_text_word_or_id_is_refused(refusal: Refusal) -> None:
+    refusal.check({**globals(), "vocabulary": Vocabulary.build(["a"], 1)})
 
 
-@pytest.mark.parametrize(
-    ("options", "thing", "came"),
-    [
-        ({"min_count": float("nan")}, "`min_count`", "is nan"),
-        ({"min_count": 1, "most": -1}, "`most`", "is -1"),
-    ],
-)
-def test_a_vocabulary_of_so_many_words_is_a_whole_number(
-    options: dict[str, Any], thing: str, came: str
-) -> None:
-    with refuses(OptionError, function="Vocabulary.build_from_words", thing=thing, came=came):
-        Vocabulary.build_from_words([["a", "b"]], **options)
-
-
-@pytest.mark.parametrize("caption", [[4, -1], [4, 5]])
-def test_an_id_without_a_word_is_refused(caption: list[int]) -> None:
-    vocabulary = Vocabulary.build(["a"], 1)
-    came = f"{min(caption)}..{max(caption)}"
-    with refuses(ValueError, function="Vocabulary.words", came=came, expected="0..4"):
-        vocabulary.words(np.array(caption))
-    with refuses(ValueError, function="Vocabulary.words_of", came=came, expected="0..4"):
-        list(vocabulary.words_of(np.array([caption])))
-    assert vocabulary.words(np.array([4, 2, -1])) == ["a"]
+def test_what_follows_the_end_needs_no_word() -> None:
+    assert Vocabulary.build(["a"], 1).words(np.array([4, 2, -1])) == ["a"]
 
 
 # Where data came from
@@ -230,14 +217,6 @@ def test_captions_without_text_are_read_back_as_their_words(tmp_path: Path) -> N
     assert read.split("val").text is None
 
 
-def test_a_picture_name_that_is_no_text_is_not_written(tmp_path: Path) -> None:
-    data = made()
-    split = dataclasses.replace(data.split("train"), images=["one.jpg", "two\udce4.jpg"])
-    data = dataclasses.replace(data, splits={"train": split})
-    with refuses(DataError, function="write_dataset", came="a picture name that is no text"):
-        write_dataset(tmp_path / "own.h5", data)
-
-
 @pytest.mark.parametrize("of", [str, Path])
 def test_a_dataset_file_gives_back_what_was_written(of: Callable[..., Any], tmp_path: Path) -> None:
     write_dataset(of(tmp_path / "data.h5"), made())
@@ -314,29 +293,23 @@ def test_a_feature_that_turns_bad_is_found_when_it_is_read(
     data.split("train").features.file.close()
 
 
-@pytest.mark.parametrize(
-    ("spoil", "fields"),
-    [
-        (lambda split: {"images": ["a.jpg"] * len(split.images)}, {"came": "picture name twice"}),
-        (lambda split: {"text": ["..." for _ in split.text]}, {"came": "caption without a word"}),
-        (
-            lambda split: {"features": np.zeros((len(split.images), 9), "f4")},
-            {"thing": "features of the splits", "came": "9"},
-        ),
-        (lambda split: {"captions": split.captions[:, :-1]}, {"thing": "captions of the splits"}),
-    ],
+@refusals(
+    """
+    images=["a.jpg"] * 2 | came: picture name twice
+    images=["one.jpg", "two\\udce4.jpg"] | function: write_dataset | came: a picture name that is no text
+    text=["..."] * 3 | came: caption without a word
+    features=np.zeros((2, 9), "f4") | thing: features of the splits | came: 9
+    captions=split.captions[:, :-1] | thing: captions of the splits
+    """,
+    error=DataError,
 )
-def test_what_does_not_fit_together_is_not_written(
-    spoil: Any, fields: dict[str, str], tmp_path: Path
-) -> None:
-    data = made()
+def test_what_does_not_fit_together_is_not_written(refusal: Refusal, tmp_path: Path) -> None:
+    data, path = made(), tmp_path / "bad.h5"
     split = data.split("train")
-    bad = CaptionData(
-        data.vocabulary, {**data.splits, "train": dataclasses.replace(split, **spoil(split))}
-    )
-    with refuses(DataError, **fields):
-        write_dataset(tmp_path / "bad.h5", bad)
-    assert not (tmp_path / "bad.h5").exists()
+    change = "splits={{**data.splits, 'train': dataclasses.replace(split, {})}}"
+    write = f"write_dataset(path, dataclasses.replace(data, {change}))"
+    refusal.check(globals() | locals(), write)
+    assert not path.exists()
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(dataset: Path) -> None:
@@ -392,65 +365,45 @@ def test_standardised_features_have_mean_0_and_deviation_1_and_constants_do_not_
     np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(scaled.std(axis=0), [1, 1, 0], atol=1e-4)
     np.testing.assert_array_equal(fit_scaling("none", features)(features), features)
-    with refuses(ValueError, cause="did you mean 'standardize'"):
-        fit_scaling("standardise", features)
-    with refuses(
-        ValueError,
-        thing="feature scaling",
-        came="'ndarray' does not exist",
-        expected="one of standardize",
-    ):
-        fit_scaling(features, "standardize")  # type: ignore[arg-type]
     np.testing.assert_array_equal(fit_scaling("standardize", [[1.0], [3.0]]).mean, [2])
 
 
-def test_rows_that_a_split_does_not_have_are_refused() -> None:
-    data = draw_data(6, 3, 20, seed=0)
-    for rows in ([-1], [0, 6]):
-        fields = {"came": f"hold {rows[0]}..{rows[-1]}", "expected": "0..5"}
-        with refuses(ValueError, thing="split 'train': rows", **fields):
-            data.features("train", np.array(rows))
-        with refuses(ValueError, thing="split 'train': captions", **fields):
-            data.minibatch("train", np.array(rows))
-
-
+@refusals(
+    """
+    [True, False, True] | TypeError | came: have dtype bool
+    [-1] | ValueError | came: hold -1..-1 | expected: 0..2
+    [0, 3] | ValueError | came: hold 0..3 | expected: 0..2
+    [-1.5] | TypeError | came: have dtype float64
+    """
+)
 @pytest.mark.parametrize("method", ["features", "minibatch", "words"])
 @pytest.mark.parametrize("text", [None, ["a b"] * 3])
-@pytest.mark.parametrize(
-    ("numbers", "came"),
-    [
-        ([True, False, True], "have dtype bool"),
-        ([-1], "hold -1..-1"),
-        ([-1.5], "have dtype float64"),
-    ],
-)
 def test_numbers_that_a_split_does_not_have_are_refused(
-    method: str, text: list[str] | None, numbers: Any, came: str
+    refusal: Refusal, method: str, text: list[str] | None
 ) -> None:
     """A mask is no list of numbers, and -1 not the last."""
-    split = dataclasses.replace(draw_data(3, 4, 8, seed=0).split("train"), text=text)
-    data = dataclasses.replace(draw_data(3, 4, 8, seed=0), splits={"train": split})
-    with refuses((TypeError, ValueError), function=f"CaptionData.{method}", came=came):
-        getattr(data, method)("train", np.array(numbers))
+    data = draw_data(3, 4, 8, seed=0)
+    data.splits = {"train": dataclasses.replace(data.split("train"), text=text)}
+    fields = {"function": f"CaptionData.{method}"}
+    fields["thing"] = f"split 'train': {'rows' if method == 'features' else 'captions'}"
+    refusal.check(globals() | locals(), f"data.{method}('train', np.array({{}}))", **fields)
     assert len(getattr(data, method)("train", [])) == (2 if method == "minibatch" else 0)
 
 
-@pytest.mark.parametrize(
-    ("mean", "scale", "came"),
-    [
-        (np.ones(3, "f4"), None, "have shapes (3,) and None"),
-        (np.ones(1, "f4"), np.ones(1, "f4"), "have shapes (1,) and (1,)"),
-        (np.ones((2, 3), "f4"), np.ones(3, "f4"), "have shapes (2, 3) and (3,)"),
-    ],
+@refusals(
+    """
+    fit_scaling("standardise", x) | cause: did you mean 'standardize'
+    fit_scaling(x, "standardize") | thing: feature scaling | came: 'ndarray' does not exist | expected: one of standardize
+    fit_scaling("standardize", x[:0]) | function: fit_scaling | thing: features | came: have no row
+    scaling(x[0], None)(x) | function: FeatureScaling | came: have shapes (3,) and None | expected: (3,) both, or None
+    scaling(x[0, :1], x[0, :1])(x) | function: FeatureScaling | came: have shapes (1,) and (1,) | expected: (3,) both, or None
+    scaling(x, x[0])(x) | function: FeatureScaling | came: have shapes (2, 3) and (3,) | expected: (3,) both, or None
+    """,
+    error=ValueError,
 )
-def test_a_scaling_that_does_not_fit_features_is_refused(mean: Any, scale: Any, came: str) -> None:
-    with refuses(ValueError, function="FeatureScaling", came=came, expected="(3,) both, or None"):
-        FeatureScaling(mean, scale)(np.ones((2, 3), np.float32))
-
-
-def test_no_features_have_no_scaling() -> None:
-    with refuses(ValueError, function="fit_scaling", thing="features", came="have no row"):
-        fit_scaling("standardize", np.ones((0, 3), np.float32))
+def test_a_scaling_that_does_not_fit_features_is_refused(refusal: Refusal) -> None:
+    names = {"scaling": FeatureScaling, "x": np.ones((2, 3), np.float32)}
+    refusal.check({**globals(), **names})
 
 
 @pytest.mark.parametrize("block", [1, 13, 1 << 17])

@@ -17,9 +17,7 @@ from xpcap import CaptioningRNN, CaptioningSolver, layers, to_numpy
 from xpcap.data.synthetic import draw_data
 from xpcap.gradcheck import directional_errors, eval_numerical_gradient
 from xpcap.memory import Workspace
-from xpcap.models import captioning_rnn
-from xpcap.models.batch import Batch
-from xpcap.models.parameters import Parameters
+from xpcap.models import Batch, Parameters, captioning_rnn
 from xpcap.training import CrossEntropy
 
 D, W, H, V, N = 5, 4, 6, 12, 10

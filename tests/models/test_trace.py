@@ -11,8 +11,8 @@ from test_captioning_rnn import CELLS, INJECT, batch, make
 
 from xpcap import CaptioningRNN, OptionError, layers, to_numpy, use_backend
 from xpcap.layers import CELLS as TABLE
-from xpcap.models import Trace
-from xpcap.models.batch import FeatureRows, caption_lengths
+from xpcap.models import FeatureRows, Trace
+from xpcap.models.batch import caption_lengths
 
 
 def strong(cell: str, inject: str, rng: np.random.Generator, **how: Any) -> CaptioningRNN:

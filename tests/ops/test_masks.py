@@ -13,7 +13,8 @@ from refusals import refuses
 from xpcap import CaptioningRNN, ops, to_numpy
 from xpcap.backend import asarray
 from xpcap.memory import allocator
-from xpcap.models.batch import Batch, DropoutKey, prepare_batch
+from xpcap.models import Batch
+from xpcap.models.batch import DropoutKey, prepare_batch
 from xpcap.ops import get_ops
 
 D, W, H = 21, 32, 5  # blocks of 16 units: one and a bit, two, and less than one

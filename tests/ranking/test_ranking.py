@@ -16,8 +16,7 @@ from safetensors.numpy import save
 
 import xpcap.ranking.file as of_file
 import xpcap.ranking.index as of_index
-from xpcap.data import CaptionData, Vocabulary
-from xpcap.data.dataset import Split
+from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.vocabulary import SPECIAL
 from xpcap.errors import DataError, OptionError
 from xpcap.metrics import CiderD

@@ -24,23 +24,20 @@ from emulated import Emulator
 from stopping import stop_after
 
 from xpcap import CaptionData, CaptioningRNN, CaptioningSolver
-from xpcap.data import write_dataset
-from xpcap.data.dataset import Split
-from xpcap.data.vocabulary import END, Vocabulary
+from xpcap.data import Split, Vocabulary, write_dataset
+from xpcap.data.vocabulary import END
 from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, OptionError, TrainingError
-from xpcap.metrics import cider
-from xpcap.metrics.cider import CiderD
-from xpcap.models.batch import Batch
-from xpcap.runs import load_state, save_state
+from xpcap.metrics import CiderD, cider
+from xpcap.models import Batch
+from xpcap.runs import load_state, open_run, save_state
 from xpcap.runs import recipe as of_options
 from xpcap.runs.folder import HISTORY, read_history
 from xpcap.runs.pages import whole_history
 from xpcap.runs.recipe import PRESETS
-from xpcap.runs.run import open_run
 from xpcap.shapes import generate
-from xpcap.training import objectives
-from xpcap.training.objectives import SelfCritical, advantages
+from xpcap.training import SelfCritical, objectives
+from xpcap.training.objectives import advantages
 from xpcap.training.state import best_of
 
 WORDS = Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "red", "dog"])

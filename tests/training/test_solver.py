@@ -20,7 +20,7 @@ from xpcap import CaptioningRNN, CaptioningSolver, optim, to_numpy
 from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.distributed import Group
 from xpcap.errors import DataError, OptionError, TrainingError
-from xpcap.metrics.cider import CiderD
+from xpcap.metrics import CiderD
 from xpcap.models import Batch, FeatureRows
 from xpcap.runs import load_state, save_state
 from xpcap.shapes import generate
