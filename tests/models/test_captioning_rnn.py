@@ -483,6 +483,10 @@ def test_sampling_nothing_gives_nothing() -> None:
     m.loss(np.zeros((0, 5)), np.ones((0, 4), int)) | ValueError | expected: (N > 0, T+1 > 1)
     m.loss(x.astype(complex), y) | TypeError | thing: features | came: have dtype complex128
     m.loss(np.zeros((2, 6)), y) | ValueError | function: CaptioningRNN.loss | came: (2, 6) | expected: (N, 5)
+    m.loss(x[:, 0], y) | ValueError | function: CaptioningRNN.loss | thing: features | came: have shape (2,)
+    m.loss(x[:, :0], y) | ValueError | function: CaptioningRNN.loss | thing: features | came: have shape (2, 0)
+    m.loss(x, y[:, 0]) | ValueError | function: CaptioningRNN.loss | thing: captions | came: have shape (2,)
+    m.loss(x, y.astype("f4")) | TypeError | function: CaptioningRNN.loss | thing: captions | came: float32
     m.loss(np.zeros((3, 5)), y) | ValueError | thing: features | came: have shape (3, 5) | expected: (N, 5) = (2, 5)
     m.loss(np.zeros((2, 3, 5)), y) | ValueError | came: (2, 3, 5) | expected: (N, 5)
     attending.loss(x, y) | ValueError | came: (2, 5) | expected: (N, 3, 5)
