@@ -16,7 +16,7 @@ import pytest
 from commands import good
 from emulated import MISSING, install_or_skip, real
 from programs import program
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 import xpcap
 from xpcap import backend, layers
@@ -44,6 +44,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, count: int | Exception) -> None:
         runtime = sys.modules["cupy"].cuda.runtime
         monkeypatch.setattr(runtime, "getDeviceCount", Mock(side_effect=count))
         probe.cupy_status.cache_clear()
+
+
+DRIVER = RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
 
 
 def test_importing_xpcap_does_not_import_cupy() -> None:
@@ -91,33 +94,24 @@ def test_use_backend_works_as_a_call_and_as_a_context_manager(
         assert (xpcap.get_backend(), device.current) == ("cupy:1", 1)
 
 
-@pytest.mark.parametrize(
-    ("count", "spec", "fields"),
-    [
-        (
-            RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient"),
-            "cupy",
-            {"thing": "backend cupy", "came": ("no usable CUDA device", "InsufficientDriver")},
-        ),
-        (0, "cupy", {"came": "no CUDA device is visible"}),
-        (2, "cupy:2", {"thing": "backend cupy:2", "came": "2 CUDA device(s), numbered from 0"}),
-        (2, "numpy:1", {"came": "'numpy:1'", "expected": "cupy:N"}),
-        (2, "cupy:²", {"came": "'cupy:²'", "expected": "cupy:N"}),
-        (2, "cupy:", {"came": "'cupy:'", "expected": "cupy:N"}),
-        (
-            2,
-            "cupi",
-            {"came": "'cupi'", "expected": "numpy, cupy, auto", "cause": "did you mean 'cupy'"},
-        ),
-    ],
+@refusals(
+    """
+    DRIVER, "cupy" | BackendError | thing: backend cupy | came: no usable CUDA device | came: InsufficientDriver
+    0, "cupy" | BackendError | came: no CUDA device is visible
+    2, "cupy:2" | BackendError | thing: backend cupy:2 | came: 2 CUDA device(s), numbered from 0
+    2, "numpy:1" | OptionError | came: 'numpy:1' | expected: cupy:N
+    2, "cupy:²" | OptionError | came: 'cupy:²' | expected: cupy:N
+    2, "cupy:" | OptionError | came: 'cupy:' | expected: cupy:N
+    2, "cupi" | OptionError | came: 'cupi' | expected: numpy, cupy, auto | cause: did you mean 'cupy'
+    """,
+    function="use_backend",
 )
 def test_what_cannot_be_had_is_refused_with_the_reason(
-    count: int | Exception, spec: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted(monkeypatch, count)
     before = xpcap.get_backend()
-    with refuses((ValueError, RuntimeError), function="use_backend", **fields):
-        xpcap.use_backend(spec)
+    use = "count, spec = {}; counted(monkeypatch, count); xpcap.use_backend(spec)"
+    refusal.check(globals() | locals(), use)
     assert xpcap.get_backend() == before
 
 

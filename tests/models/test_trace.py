@@ -10,7 +10,6 @@ from refusals import refuses
 from test_captioning_rnn import CELLS, INJECT, batch, make
 
 from xpcap import CaptioningRNN, OptionError, layers, to_numpy, use_backend
-from xpcap.layers import CELLS as TABLE
 from xpcap.models import FeatureRows, Trace
 from xpcap.models.batch import caption_lengths
 
@@ -169,13 +168,13 @@ def test_a_cell_that_names_nothing_is_traced_all_the_same(
     features, captions = batch(rng, "attention")
     model = strong("lstm", "attention", rng)
     named = model.trace(features, captions)
-    quiet = layers.Cell(*TABLE["lstm"][:5], takes_extra_term=True)
-    monkeypatch.setitem(TABLE, "lstm", quiet)
+    quiet = layers.Cell(*layers.CELLS["lstm"][:5], takes_extra_term=True)
+    monkeypatch.setitem(layers.CELLS, "lstm", quiet)
     found = model.trace(features, captions)
     assert (list(found.states), found.gates, found.saturation) == (["h", "state 2"], {}, {})
     np.testing.assert_array_equal(found.states["state 2"], named.states["c"])
     np.testing.assert_array_equal(found.gradient_norms["state 2"], named.gradient_norms["c"])
-    monkeypatch.setitem(TABLE, "lstm", quiet._replace(state_names=("h",)))
+    monkeypatch.setitem(layers.CELLS, "lstm", quiet._replace(state_names=("h",)))
     with refuses(
         OptionError, thing="cell 'lstm'", came="names 1 arrays of a state, h", expected="2"
     ):

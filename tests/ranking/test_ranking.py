@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from libraries import Lib
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 from safetensors.numpy import save
 
 import xpcap.ranking.file as of_file
@@ -340,47 +340,39 @@ def test_what_val_does_not_show_is_not_learnt_from_it() -> None:
     assert max(near) < 1
 
 
-@pytest.mark.parametrize(
-    ("changed", "thing", "came"),
-    [
-        ({"photos": [1, 1, 0, 0]}, "photos", "do not rise"),
-        ({"photos": [0, 0, 1]}, "photos", "have shape (3,)"),
-        ({"rewards": [1.0, 2.0, np.nan, 0.0]}, "rewards", "hold nan"),
-        ({"features": np.zeros((0, len(FEATURES)))}, "features", "have shape (0, 7)"),
-        ({"features": np.zeros((4, 3))}, "features", "have shape (4, 3)"),
-    ],
+@refusals(
+    """
+    features, [1, 1, 0, 0], rewards | thing: photos | came: do not rise
+    features, [0, 0, 1], rewards | thing: photos | came: have shape (3,)
+    features, photos, [1.0, 2.0, np.nan, 0.0] | thing: rewards | came: hold nan
+    features[:0], photos, rewards | thing: features | came: have shape (0, 7)
+    features[:, :3], photos, rewards | thing: features | came: have shape (4, 3)
+    """,
+    error=ValueError,
+    function="fit",
 )
-def test_a_fit_refuses_what_its_rows_cannot_be(
-    changed: dict[str, Any], thing: str, came: str
-) -> None:
-    rows = {
-        "features": np.random.default_rng(0).standard_normal((4, len(FEATURES))),
-        "photos": [0, 0, 1, 1],
-        "rewards": [0.0, 1.0, 2.0, 3.0],
-    }
-    given = {name: np.array(values) for name, values in {**rows, **changed}.items()}
-    with refuses(ValueError, function="fit", thing=thing, came=came):
-        fit(**given)
+def test_a_fit_refuses_what_its_rows_cannot_be(refusal: Refusal) -> None:
+    features = np.random.default_rng(0).standard_normal((4, len(FEATURES)))
+    photos, rewards = [0, 0, 1, 1], [0.0, 1.0, 2.0, 3.0]
+    refusal.check(globals() | locals(), "fit(*map(np.array, ({})))")
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "came"),
-    [
-        ("neighbours", 0, "is 0"),
-        ("width", 2.5, "is 2.5"),
-        ("retrieved", -1, "is -1"),
-        ("bandwidth", 0.0, "is 0.0"),
-        ("no_stutter", "no", "is 'no'"),
-        ("weights", {}, "lack log_probability"),
-        ("weights", {**PRIOR, "words": np.nan}, "is nan"),
-        ("weights", {**PRIOR, "word": 1.0}, "hold word"),
-    ],
+@refusals(
+    """
+    neighbours=0 | came: is 0
+    width=2.5 | came: is 2.5
+    retrieved=-1 | came: is -1
+    bandwidth=0.0 | came: is 0.0
+    no_stutter="no" | came: is 'no'
+    weights={} | came: lack log_probability
+    weights={**PRIOR, "words": np.nan} | came: is nan
+    weights={**PRIOR, "word": 1.0} | came: hold word
+    """,
+    error=OptionError,
+    function="Ranker",
 )
-def test_a_ranker_that_no_file_could_hold_is_refused(
-    option: str, value: Any, came: str, index: PhotoIndex
-) -> None:
-    with refuses(OptionError, function="Ranker", came=came):
-        replace(ranker(index), **{option: value})
+def test_a_ranker_that_no_file_could_hold_is_refused(refusal: Refusal, index: PhotoIndex) -> None:
+    refusal.check({**globals(), "ours": ranker(index)}, "replace(ours, {})")
 
 
 # The file
