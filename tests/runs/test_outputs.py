@@ -6,36 +6,30 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from commands import answer, call, failing, good
-from refusals import refuses
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from xpcap import DataError, files, open_run
 from xpcap.encoders import read_picture
 from xpcap.errors import NetworkError
-from xpcap.growing import Row
 from xpcap.models import Beam, Policy, Sampling
 from xpcap.report.records import Ranked
 from xpcap.runs import (
     PictureCaption,
     RankedBeam,
     Run,
-    Skipped,
     default_policy,
     outputs,
     pictures,
-    write_captions,
 )
 from xpcap.runs.outputs import SINKS, CsvTable, Growing, Sink, describe_picture
-from xpcap.work import work
+from xpcap.testing.output import NAMES, FixedCaptioner
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -140,189 +134,18 @@ def test_an_interrupted_file_is_continued_to_the_bytes_of_one_that_was_not(
     assert len(encoded) == 10
 
 
-FAILING = ("x.png", "y.png")
-
-
-class Fixed:
-    """A captioner that knows its captions, and its own run; x.png and y.png fail at first."""
-
-    def __init__(self, name: str = "run, greedy", failing: bool = True) -> None:
-        self.name, self.failing, self.asked = name, failing, list[str]()
-        self.run = self
-
-    def decoder(self, policy: object) -> Any:
-        return SimpleNamespace(policy=policy)
-
-    def signature(self, policy: object) -> str:
-        return self.name
-
-    def captions(
-        self, pictures: Iterable[Path], *, numbers: Iterable[int], **how: object
-    ) -> Iterator[PictureCaption | Skipped]:
-        for path in pictures:
-            self.asked.append(str(path))
-            if path.name in FAILING and self.failing:
-                yield Skipped(str(path), 'is "no" picture,\nexpected one')
-            else:
-                yield PictureCaption(str(path), f"Hündchen auf {path}", [], [])
-
-
-def names_of_all_kinds() -> list[str]:
-    names = ["a.png", 'q"uo"te.png', "x.png", "two\nlines.png", "a, b.png", "y.png", "犬;.png"]
-    if os.name == "posix":
-        names.append(os.fsdecode(b"\xff.png"))
-    for name in names:
-        Path(name).touch()
-    return names
-
-
-class JsonLines(Growing):
-    """A JSON object a line: an output of somebody's own."""
-
-    flag, suffix, start = "--jsonl", ".jsonl", b'{"picture": '
-    help = "Write a line of JSON per picture instead of printing."
-
-    def encode(self, caption: PictureCaption) -> bytes:
-        row = {
-            "picture": caption.image,
-            "captions": self.texts(caption),
-            "captioner": self.captioner,
-        }
-        return json.dumps(row).encode() + b"\n"
-
-    def parse(self, row: bytes) -> Row:
-        content = json.loads(row)
-        return Row(content["picture"], content["captioner"])
-
-
-# A new kind in SINKS is held to all of these claims
-every_kind = pytest.mark.parametrize("kind", [*GROWING, JsonLines], ids=lambda kind: kind.__name__)
-
-
-def write(names: list[str], captioner: Fixed, *files: Growing) -> Fixed:
-    write_captions(captioner, names, outputs=files)  # type: ignore[arg-type]
-    return captioner
-
-
-def held(kind: type[Growing], path: Path, captioner: Fixed) -> list[str]:
-    """The pictures that a file has, as it is continued."""
-    with kind(path) as file:
-        file.begin(ANY, captioner.name, [])
-        return [name for name in names_of_all_kinds() if name in file]
-
-
-@every_kind
-def test_a_file_cut_at_any_byte_is_continued_to_the_same_bytes(kind: type[Growing]) -> None:
-    """Only the pictures without a whole row are captioned again, but for a lacking line end."""
-    names, path = names_of_all_kinds(), Path(f"c{kind.suffix}")
-    ends: dict[str, int] = {}
-    for name in names:
-        write([name], Fixed("Lauf; 2, greedy"), kind(path))
-        if name not in FAILING:
-            ends[name] = path.stat().st_size
-    whole = path.read_bytes()
-    for cut in range(len(whole) + 1):
-        path.write_bytes(whole[:cut])
-        asked = write(names, Fixed("Lauf; 2, greedy"), kind(path)).asked
-        assert path.read_bytes() == whole
-        assert asked == [name for name in names if ends.get(name, len(whole) + 2) > cut + 1]
-
-
-@every_kind
-def test_a_last_row_without_its_line_end_stays_if_its_captioner_goes_on(
-    kind: type[Growing],
-) -> None:
-    names, path = names_of_all_kinds()[:2], Path(f"c{kind.suffix}")
-    write(names[:1], Fixed("run, greedy"), kind(path))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    assert write(names, Fixed("run, greedy"), kind(path)).asked == names[1:]
-    assert path.read_bytes().startswith(whole)
-    path.write_bytes(whole[:-1])  # of "run, greedy, forbid dog" it may be the beginning
-    assert write(names, Fixed("run, greedy, forbid dog"), kind(path)).asked == names
-    path.write_bytes(whole[:-1])
-    with refuses(DataError, came="holds captions by run, greedy", expected="captions by other"):
-        write(names, Fixed("other"), kind(path))
-    assert path.read_bytes() == whole[:-1]
-
-
-@every_kind
-def test_a_file_takes_captions_of_one_captioner_and_as_many_of_a_picture(
-    kind: type[Growing],
-) -> None:
-    names, path = names_of_all_kinds(), Path(f"c{kind.suffix}")
-    write(names[:1], Fixed("one"), kind(path))
-    whole = path.read_bytes()
-    with refuses(DataError, thing=path.name, came="holds captions by one", expected="by two"):
-        write(names, Fixed("two"), kind(path))
-    with refuses(DataError, thing=path.name):
-        write(names, Fixed("one"), kind(path, best=3))
-    assert path.read_bytes() == whole
-
-
-@every_kind
-def test_a_file_of_others_is_refused_and_stays(kind: type[Growing]) -> None:
-    names, path = names_of_all_kinds(), Path(f"c{kind.suffix}")
-    write(names[:1], Fixed(), kind(path))
-    whole = path.read_bytes()
-    mine = b'{"picture": "a.png", "caption": "mine"}'
-    deep = b'{"picture": ' + b"[" * 100_000
-    for content in (b"mine", b"\n", b"\n\na", mine, mine + b"\n", deep + b"\n", whole + b"[1]\n"):
-        path.write_bytes(content)
-        with refuses(DataError, thing=path.name, expected="a new file, or"):
-            write(names, Fixed(), kind(path))
-        assert path.read_bytes() == content
-
-
-@every_kind
-def test_two_commands_never_write_to_one_file(kind: type[Growing]) -> None:
-    names, path = names_of_all_kinds(), Path(f"c{kind.suffix}")
-    with kind(path) as file:
-        file.begin(ANY, "run, greedy", names)
-        for name in names[:2]:
-            file.add(PictureCaption(name, "a dog", [], []))
-            with refuses(DataError, came="is being written by another process"):
-                write(names, Fixed(), kind(path))
-    assert held(kind, path, Fixed()) == names[:2]
-    assert write(names, Fixed(), kind(path)).asked == names[2:]
-
-
-@every_kind
-def test_files_side_by_side_leave_out_what_all_of_them_have(kind: type[Growing]) -> None:
-    names = names_of_all_kinds()
-    first, second = Path(f"c{kind.suffix}"), Path(f"d{JsonLines.suffix}")
-    write(names[:2], Fixed(), kind(first))
-    write(names[1:5], Fixed(), JsonLines(second))
-    remarks: list[str] = []
-    with work(heard=remarks.append):
-        again = write(names, Fixed(), kind(first), JsonLines(second))
-    assert again.asked == [name for name in names if name != names[1]]
-    assert remarks == [
-        f"{first} has 2 of {len(names)} pictures already; adding the other {len(names) - 2}",
-        f"{second} has 3 of {len(names)} pictures already; adding the other {len(names) - 3}",
-    ]
-    done = [name for name in names if name not in FAILING]
-    assert held(kind, first, Fixed()) == held(JsonLines, second, Fixed()) == done
-    assert [path.name for path in sorted(Path().glob("*.skipped.csv"))] == [
-        "c.skipped.csv", "d.skipped.csv",
-    ]  # fmt: skip
-    content = first.read_bytes(), second.read_bytes()
-    write(names, Fixed(), kind(first), JsonLines(second))
-    assert (first.read_bytes(), second.read_bytes()) == content
-
-
 @pytest.mark.parametrize("saved", [";\r\n", "\t\n"])
 def test_a_table_that_a_spreadsheet_saved_goes_on_as_it_was_saved(saved: str) -> None:
     """With its delimiter, line ends and byte order mark, also cut off."""
-    names = names_of_all_kinds()
-    write(names, Fixed("Lauf; 2, greedy"), CsvTable(Path("whole.csv")))
+    captioner = FixedCaptioner()
+    captioner.write(NAMES, CsvTable(Path("whole.csv")))
     text = io.StringIO()
     table = csv.writer(text, delimiter=saved[0], lineterminator=saved[1:])
     table.writerows(rows("whole.csv"))
     whole = b"\xef\xbb\xbf" + text.getvalue().encode("utf-8", "surrogateescape")
     for cut in range(whole.index(b"\n") + 1, len(whole) + 1):
         Path("cut.csv").write_bytes(whole[:cut])
-        write(names, Fixed("Lauf; 2, greedy"), CsvTable(Path("cut.csv")))
+        captioner.write(NAMES, CsvTable(Path("cut.csv")))
         assert Path("cut.csv").read_bytes() == whole
     assert rows("cut.csv", saved[0]) == rows("whole.csv")
 
@@ -604,17 +427,17 @@ def test_what_failed_is_tried_again_and_leaves_the_list_when_it_succeeds(
 
 
 def test_a_list_of_failures_survives_a_kill_between_caption_and_list() -> None:
-    names, table = names_of_all_kinds(), Path("c.csv")
-    write(names, Fixed(), CsvTable(table))
+    table = Path("c.csv")
+    FixedCaptioner().write(NAMES, CsvTable(table))
     listed = rows("c.skipped.csv")
     assert [row[0] for row in listed] == ["picture", "x.png", "y.png"]
     with Path("c.skipped.csv").open("a", encoding="utf-8") as file:
         file.write("a.png,was captioned after this\ncut o")  # by the process that was killed
-    write(names, Fixed(), CsvTable(table))
+    FixedCaptioner().write(NAMES, CsvTable(table))
     assert rows("c.skipped.csv") == listed
-    write(names, Fixed(failing=False), CsvTable(table))
+    FixedCaptioner(unreadable=()).write(NAMES, CsvTable(table))
     assert not Path("c.skipped.csv").exists()
-    assert len(rows("c.csv")) == 1 + len(names)
+    assert len(rows("c.csv")) == 1 + len(NAMES)
 
 
 def test_a_table_of_a_split_is_continued_too(run: Path) -> None:

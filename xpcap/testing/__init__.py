@@ -4,5 +4,6 @@ cell.py is the longest of them, and claims.py has what they share. `import xpcap
 """
 
 from xpcap.testing.cell import CELL, check_cell
+from xpcap.testing.output import OUTPUT, check_output
 
-__all__ = ["CELL", "check_cell"]
+__all__ = ["CELL", "OUTPUT", "check_cell", "check_output"]
