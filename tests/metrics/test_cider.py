@@ -3,13 +3,11 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 from programs import program
-from refusals import refuses
+from refusals import Refusal, refusals
 
 from xpcap.metrics.cider import CiderD, DocumentFrequencies
 
@@ -145,52 +143,26 @@ def test_scores_have_the_same_bits_in_every_process() -> None:
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize(
-    ("call", "fields"),
-    [
-        (
-            lambda: CiderD([[["dog"]], []]),
-            ("CiderD", "picture 1", "has no reference", "at least one"),
-        ),
-        (
-            lambda: CiderD(REFERENCES).scores([["dog"], ["cat"]]),
-            (
-                *("CiderD.scores", "", "got 2 captions of 5 pictures"),
-                "as many of one as of the other",
-            ),
-        ),
-        (
-            lambda: CiderD(REFERENCES).scores([["dog"], ["cat"]], [-1, 5]),
-            ("CiderD.scores", "`pictures`", "holds -1..5", "0..4"),
-        ),
-        (
-            lambda: CiderD(REFERENCES).scores([["dog"], ["cat"]], [True, False]),  # type: ignore[list-item]
-            ("CiderD.scores", "`pictures`", "has dtype bool", "integers"),
-        ),
-        (
-            lambda: CiderD(REFERENCES).scores([["dog"]], [0.9]),  # type: ignore[list-item]
-            ("CiderD.scores", "`pictures`", "has dtype float64", "integers"),
-        ),
-        (
-            lambda: CiderD(REFERENCES).scores([["dog"]] * 5, weights=np.ones(99)),
-            ("CiderD.scores", "`weights`", "has shape (99,)", "one for each reference"),
-        ),
-        (
-            lambda: CiderD(["a dog runs"]),  # type: ignore[list-item]
-            ("CiderD", "references", "is the text 'a'", "a list of words"),
-        ),
-        (
-            lambda: CiderD([[["dog"]]]).scores(["a dog runs"]),
-            ("CiderD.scores", "captions", "is the text 'a dog runs'", "a list of words"),
-        ),
-    ],
-    ids=[
-        *("no reference", "as many", "numbers", "mask", "real numbers", "weights"),
-        *("text of a picture", "text"),
-    ],
+@refusals(
+    """
+    CiderD([[["dog"]], []]) | ValueError | thing: picture 1 | came: has no reference
+    | expected: at least one
+    cider.scores([["dog"], ["cat"]]) | ValueError | came: got 2 captions of 5 pictures
+    | expected: as many of one as of the other
+    cider.scores([["dog"], ["cat"]], [-1, 5]) | ValueError | thing: pictures | came: holds -1..5
+    | expected: 0..4
+    cider.scores([["dog"], ["cat"]], [True, False]) | TypeError | thing: pictures
+    | came: has dtype bool | expected: integers
+    cider.scores([["dog"]], [0.9]) | TypeError | thing: pictures | came: has dtype float64
+    | expected: integers
+    cider.scores([["dog"]] * 5, weights=np.ones(99)) | ValueError | thing: weights
+    | came: has shape (99,) | expected: one for each reference
+    CiderD(["a dog runs"]) | TypeError | thing: references | came: is the text 'a'
+    | expected: a list of words
+    cider.scores(["a dog runs"] * 5) | TypeError | thing: captions | came: is the text 'a dog runs'
+    | expected: a list of words
+    """
 )
-def test_errors_say_what_does_not_fit(call: Callable[[], Any], fields: tuple[str, ...]) -> None:
-    function, thing, came, expected = fields
-    errors = (ValueError, TypeError)
-    with refuses(errors, function=function, thing=thing, came=came, expected=expected):
-        call()
+def test_errors_say_what_does_not_fit(refusal: Refusal) -> None:
+    names = {"CiderD": CiderD, "cider": CiderD(REFERENCES), "np": np}
+    refusal.check(names, function=refusal.statement.split("(")[0].replace("cider.", "CiderD."))

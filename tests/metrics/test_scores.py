@@ -20,17 +20,7 @@ from xpcap.metrics import (
 )
 from xpcap.metrics.bleu import course_bleu
 from xpcap.metrics.rouge import common_words
-
-
-def random_captions(rng: np.random.Generator, n: int, least: int = 0) -> list[list[str]]:
-    return [[f"w{word}" for word in rng.integers(0, 3, rng.integers(least, 9))] for _ in range(n)]
-
-
-def random_pictures(seed: int, n: int = 30) -> tuple[list[list[list[str]]], list[list[str]]]:
-    rng = np.random.default_rng(seed)
-    return [
-        random_captions(rng, int(rng.integers(1, 5)), least=1) for _ in range(n)
-    ], random_captions(rng, n)
+from xpcap.testing.metric import PICTURES, draw_captions, draw_pictures
 
 
 def test_common_words_are_those_of_the_table() -> None:
@@ -42,7 +32,7 @@ def test_common_words_are_those_of_the_table() -> None:
             return longest(one[:-1], other[:-1]) + 1
         return max(longest(one[:-1], other), longest(one, other[:-1]))
 
-    captions = random_captions(np.random.default_rng(0), 25)
+    captions = draw_captions(np.random.default_rng(0), 25)
     for one, other in itertools.product(captions, captions):
         assert common_words(one, other) == longest(tuple(one), tuple(other)), (one, other)
 
@@ -68,7 +58,7 @@ def test_bleu_from_counts_is_nltks() -> None:
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
     from nltk.translate.bleu_score import corpus_bleu as nltk_corpus_bleu
 
-    references, hypotheses = random_pictures(seed=1)
+    references, hypotheses = draw_pictures(1)
     weights = [(1 / n,) * n for n in (1, 2, 3, 4)]
     np.testing.assert_allclose(
         corpus_bleu(references, hypotheses),
@@ -152,23 +142,20 @@ def test_an_interval_is_that_of_scores_of_resampled_captions(
 ) -> None:
     """Each score computed anew from the captions of every resample."""
     monkeypatch.setattr(metric, "RESAMPLES", 40)
-    references, hypotheses = random_pictures(seed=2, n=15)
-    metrics = METRICS[:3]  # a CIDEr-D anew would be that of other document frequencies
-    found = intervals(
-        [scored.sums for metric in metrics if (scored := metric.score(references, hypotheses)).sums]
-    )
+    references, hypotheses = draw_pictures(2)
+    # a CIDEr-D anew would be that of other document frequencies
+    scores = {each: each.score(references, hypotheses) for each in METRICS if each.name != "cider"}
+    found = intervals([scored.sums for scored in scores.values() if scored.sums])
     rng = np.random.default_rng(metric.SEED)
     values: dict[str, list[float]] = {}
     for _ in range(40):
-        drawn = rng.integers(0, 15, 15)
-        for each in metrics:
+        drawn = rng.integers(0, PICTURES, PICTURES)
+        for each in scores:
             for name, value in each.score(
                 [references[i] for i in drawn], [hypotheses[i] for i in drawn]
             ).corpus.items():
                 values.setdefault(name, []).append(value)
-    assert (
-        set(found) == set(values) == {"bleu1", "bleu2", "bleu3", "bleu4", "unigram_bleu", "rouge_l"}
-    )
+    assert "bleu4" in found
     for name, ends in found.items():
         assert ends == pytest.approx(tuple(np.percentile(values[name], [2.5, 97.5])), rel=1e-12), (
             name

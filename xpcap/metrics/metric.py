@@ -59,7 +59,8 @@ class Metric:
 
     name : key of its protocol and of its values a picture
     title : as tables show it
-    plain : its meaning, for people who know no metric
+    plain : its meaning, for people who know no metric; ``share`` or ``1 at best`` in it, or in the
+        protocol, promises values in 0..1
     protocol : the computation, in words
     score : takes each picture's references, lists of words, and one hypothesis a picture, a list of
         words that may be empty, in the same order
