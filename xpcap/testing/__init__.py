@@ -4,14 +4,17 @@ cell.py is the longest of them, and claims.py has what they share. `import xpcap
 """
 
 from xpcap.testing.cell import CELL, check_cell
+from xpcap.testing.encoder import ENCODER, check_encoder
 from xpcap.testing.metric import METRIC, check_metric
 from xpcap.testing.output import OUTPUT, check_output
 
 __all__ = [
     "CELL",
+    "ENCODER",
     "METRIC",
     "OUTPUT",
     "check_cell",
+    "check_encoder",
     "check_metric",
     "check_output",
 ]
