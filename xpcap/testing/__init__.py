@@ -7,14 +7,17 @@ from xpcap.testing.cell import CELL, check_cell
 from xpcap.testing.encoder import ENCODER, check_encoder
 from xpcap.testing.metric import METRIC, check_metric
 from xpcap.testing.output import OUTPUT, check_output
+from xpcap.testing.reader import READER, check_reader
 
 __all__ = [
     "CELL",
     "ENCODER",
     "METRIC",
     "OUTPUT",
+    "READER",
     "check_cell",
     "check_encoder",
     "check_metric",
     "check_output",
+    "check_reader",
 ]

@@ -1,0 +1,107 @@
+"""The contract of readers of captions: kept by every format that is detected and by a reader of
+somebody's own; and a reader that breaks a claim is named with what is wrong.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from caption_formats import FORMATS
+from refusals import refuses
+
+from xpcap.errors import ContractError, DataError
+from xpcap.prepare import CaptionRow, ImportReport, detect, read_captions
+from xpcap.prepare.text import read_whole
+from xpcap.testing import READER, check_reader
+from xpcap.testing import reader as contract
+
+SAID = {"one.jpg": ["A dog, a cat", "Ein Hund läuft"], "2.jpg": ["a cat"]}
+FILES = {form: make(SAID) for form, make in FORMATS.items()}
+each_claim = pytest.mark.parametrize("claim", READER, ids=lambda claim: claim.__name__)
+
+
+def detected(path: Path) -> list[CaptionRow]:
+    return read_captions([(None, path)])
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_reader_of_every_format_keeps_the_contract(form: str) -> None:
+    check_reader(detected, FILES[form])
+
+
+def test_every_format_that_is_detected_has_such_a_file(tmp_path: Path) -> None:
+    report = ImportReport()
+    for form, content in FILES.items():
+        (tmp_path / form).write_bytes(content)
+        read_captions([(None, tmp_path / form)], report=report)
+    assert {form.name for form in detect.FORMATS} == set(report.forms)
+
+
+# ---- Readers that break the contract, each one claim at least
+
+LINES = "train|a.jpg|Ein Hund läuft.\nval|b.jpg|A cat!\n"
+
+
+def own(path: Path) -> Iterator[CaptionRow]:
+    """A reader of somebody's own."""
+    for number, line in enumerate(read_whole("own", path).splitlines(), 1):
+        fields = line.split("|", 2)
+        if len(fields) < 3 or not fields[1]:
+            expected = "SPLIT|PICTURE|CAPTION"
+            raise DataError("own", f"{path}, line {number}", f"is {line!r}", expected)
+        yield CaptionRow(fields[1], fields[2], fields[0])
+
+
+def read_text(path: Path) -> Iterator[CaptionRow]:
+    for line in path.read_text("utf-8").splitlines():
+        split, picture, caption = line.split("|", 2)
+        yield CaptionRow(picture, caption, split)
+
+
+def changed(change: Callable[[list[CaptionRow], Path], Any]) -> contract.Reader:
+    """A reader that changes the rows."""
+    return lambda path: change([*own(path)], path)
+
+
+def refusing(thing: str) -> contract.Reader:
+    """A reader whose errors are about this."""
+
+    def read(path: Path) -> list[CaptionRow]:
+        try:
+            return [*own(path)]
+        except DataError as error:
+            raise DataError("own", thing, "is damaged") from error
+
+    return read
+
+
+READ: list[Path] = []
+BROKEN: dict[str, list[tuple[contract.Reader, str, str]]] = {
+    "rows_alone": [
+        (changed(lambda rows, path: []), "a whole file", "has no row"),
+        (changed(lambda rows, path: [*rows, None]), "row 2", "is a NoneType"),
+        (changed(lambda rows, path: [rows[0]._replace(picture="")]), "picture of row 0", "is ''"),
+        (changed(lambda rows, path: [rows[0]._replace(split=1)]), "split of row 0", "is 1"),
+        (changed(lambda rows, path: READ.append(path) or rows * len(READ)), "again", "other rows"),
+        (changed(lambda rows, path: rows * (1 + path.write_text(""))), "is read", "has changed"),
+    ],
+    "cut_anywhere": [
+        (read_text, "that was cut to 1", "ends in ValueError"),
+        (refusing("the file"), "the error of a file", "own: the file is damaged"),
+        (changed(lambda rows, path: rows[::-1]), "that was cut to", "has the rows"),
+    ],
+    "places_named": [
+        (read_text, "a file whose byte 0 is b'\\xff'", "ends in UnicodeDecodeError"),
+        (refusing("captions"), "the error of line 2", "is that of line 1, too"),
+    ],
+}
+
+
+@each_claim
+def test_reader_that_breaks_a_claim_is_named_with_what_is_wrong(claim: contract.Claim) -> None:
+    check_reader(own, LINES, [claim])
+    for reader, thing, came in BROKEN[claim.__name__]:
+        things = ("reader", thing)
+        with refuses(ContractError, function="check_reader", thing=things, came=came):
+            check_reader(reader, LINES, [claim])
