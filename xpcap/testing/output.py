@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from xpcap.errors import DataError
+from xpcap.growing import SKIPPED
 from xpcap.report.records import PictureCaption, Skipped
 from xpcap.runs import write_captions
 from xpcap.runs.outputs import CsvTable, Growing
@@ -209,35 +210,36 @@ def one_writer(trial: Trial) -> None:
             )
     if (names := trial.names()) != NAMES[:2]:
         fail("a file that a second command was refused", f"has rows of {names}", NAMES[:2])
-    check_asked("such a file", trial.write(NAMES), NAMES[2:])
+    check_asked("a file that a second command was refused", trial.write(NAMES), NAMES[2:])
 
 
 def side_by_side(trial: Trial) -> None:
     """Beside another file, what both have is left out, and each becomes what it is alone."""
     pair = [trial, trial._replace(kind=CsvTable, folder=trial.folder / "other")]
     pair[1].folder.mkdir()
-    alone: list[bytes] = []
-    for each, names in zip(pair, (NAMES[:2], NAMES[1:5]), strict=True):
-        for more in (names, NAMES):
-            each.write(more)
-        alone.append(each.path.read_bytes())
-        each.path.unlink()
-        each.write(names)
+    contents: list[bytes] = []  # of each alone
+    for member, names in zip(pair, (READABLE[:2], READABLE[1:4]), strict=True):
+        for pictures in (names, NAMES):
+            member.write(pictures)
+        contents.append(member.path.read_bytes())
+        member.path.unlink()
+        member.path.with_suffix(SKIPPED).unlink()
+        member.write(names)
     remarks: list[str] = []
     with work(heard=remarks.append):
-        asked = FixedCaptioner().write(NAMES, *(each.kind(each.path) for each in pair))
+        asked = FixedCaptioner().write(NAMES, *(member.kind(member.path) for member in pair))
     check_asked("a file beside another", asked, [name for name in NAMES if name != NAMES[1]])
     expected = [
-        f"{each.path} has {rows} of {len(NAMES)} pictures already; adding the other"
+        f"{member.path} has {rows} of {len(NAMES)} pictures already; adding the other"
         f" {len(NAMES) - rows}"
-        for each, rows in zip(pair, (2, 3), strict=True)
+        for member, rows in zip(pair, (2, 3), strict=True)
     ]
     if remarks != expected:
         fail("a file beside another", f"is remarked on by {remarks}", expected)
-    for each, content in zip(pair, alone, strict=True):
-        if each.path.read_bytes() != content:
-            fail("a file beside another", f"holds {each.path.read_bytes()!r}", f"{content!r}")
-        if not each.path.with_suffix(".skipped.csv").is_file():
+    for member, content in zip(pair, contents, strict=True):
+        if member.path.read_bytes() != content:
+            fail("a file beside another", f"holds {member.path.read_bytes()!r}", f"{content!r}")
+        if not member.path.with_suffix(SKIPPED).is_file():
             fail("a file beside another", "has no list of failures", "one each")
 
 
