@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from refusals import FIELDS, refuses
+from refusals import Refusal, refusals
 
 from xpcap.errors import DataError
 from xpcap.prepare.captions_file import read_captions_json
@@ -37,29 +37,26 @@ def test_a_file_may_tell_pictures_in_several_ways(content: Any, tmp_path: Path) 
     assert read_captions_json(path, NAMES) == (SAID, 0)
 
 
-# fmt: off
-REFUSED = {  # content, thing, came, expected
-    "one name of two": ('{"a/1.jpg": "x", "b/1.jpg": "y", "1.jpg": "z"}', "'1.jpg'",
-        "may be 'a/1.jpg' or 'b/1.jpg'", "names that fit one picture"),
-    "two captions": ('[{"image": "a/1.jpg", "caption": "x"}, {"image": "a/1.jpg", "caption": "y"}]', "",
-        "has two captions of 'a/1.jpg'", "one"),
-    "a list": ('{"a/1.jpg": ["x"]}', "['a/1.jpg']", "is a list", "text"),
-    "a name of truth": ('[{"image": true, "caption": "x"}]', "[0].image", "is True", "text or a whole number"),
-    "no caption": ('[{"image": "x"}]', "[0].caption", "is missing", "text"),
-    "no name": ('[{"caption": "x"}]', "[0]", "has none of the keys image, image_id, file_name", "one"),
-    "half a character": (r'{"a/1.jpg": "a \ud83d"}', "['a/1.jpg']", "half of a surrogate pair", "whole"),
-    "a number in a list": ("[3]", "[0]", "is 3", "an object"),
-    "a number": ("3", "", "is 3", "an object or a list"),
-    "one key twice": ('{"a/1.jpg": "a", "b/1.jpg": "b", "a/1.jpg": "c"}', "", "has the key 'a/1.jpg' twice", "each key once"),
-    "cut short": ("{", "", "is not whole JSON", ""),
-}
-# fmt: on
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_file_that_tells_no_captions_is_refused(name: str, tmp_path: Path) -> None:
-    content, *fields = REFUSED[name]
-    (tmp_path / "said.json").write_text(content)
-    wrong = dict(zip(FIELDS[1:], fields, strict=False))
-    with refuses(DataError, function="read_captions_json", **wrong):
+@refusals(
+    r"""
+    {"a/1.jpg": "x", "b/1.jpg": "y", "1.jpg": "z"} | thing: '1.jpg' | came: may be 'a/1.jpg' or 'b/1.jpg' | expected: names that fit one picture
+    [{"image": "a/1.jpg", "caption": "x"}, {"image": "a/1.jpg", "caption": "y"}] | came: has two captions of 'a/1.jpg' | expected: one
+    {"a/1.jpg": ["x"]} | thing: ['a/1.jpg'] | came: is a list | expected: text
+    [{"image": true, "caption": "x"}] | thing: [0].image | came: is True | expected: text or a whole number
+    [{"image": "x"}] | thing: [0].caption | came: is missing | expected: text
+    [{"caption": "x"}] | thing: [0] | came: has none of the keys image, image_id, file_name | expected: one
+    {"a/1.jpg": "a \ud83d"} | thing: ['a/1.jpg'] | came: half of a surrogate pair | expected: whole
+    [3] | thing: [0] | came: is 3 | expected: an object
+    3 | came: is 3 | expected: an object or a list
+    {"a/1.jpg": "a", "b/1.jpg": "b", "a/1.jpg": "c"} | came: has the key 'a/1.jpg' twice | expected: each key once
+    { | came: is not whole JSON
+    """,
+    error=DataError,
+    function="read_captions_json",
+)
+def test_a_file_that_tells_no_captions_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    def read(content: str) -> None:
+        (tmp_path / "said.json").write_text(content)
         read_captions_json(tmp_path / "said.json", ["a/1.jpg", "b/1.jpg"])
+
+    refusal.check({"read": read}, "read({!r})")

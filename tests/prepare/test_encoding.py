@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import failing, good
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -153,26 +153,31 @@ def test_mirror_images_are_encoded_of_those_that_were_asked_for(folder: Path) ->
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("feature", "fields"),
-    [
-        ([7], {"thing": "the encoder odd", "came": "of shape (2, 1)", "expected": "(2, 2)"}),
-        ([1, 2, 3], {"thing": "the encoder odd", "came": "of shape (2, 3)", "expected": "(2, 2)"}),
-        ([1, 1e300], {"thing": "'000.bmp'", "came": "not finite"}),
-        ([1, np.nan], {"thing": "'000.bmp'", "came": "not finite"}),
-    ],
+@refusals(
+    """
+    [7] | thing: the encoder odd | came: of shape (2, 1) | expected: (2, 2)
+    [1, 2, 3] | thing: the encoder odd | came: of shape (2, 3) | expected: (2, 2)
+    [1, 1e300] | thing: '000.bmp' | came: not finite
+    [1, float("nan")] | thing: '000.bmp' | came: not finite
+    """,
+    error=DataError,
+    function="encode_folder",
 )
 def test_features_are_of_the_shape_that_the_encoder_says_and_finite(
-    feature: list[float], fields: dict[str, str], folder: Path
+    refusal: Refusal, folder: Path
 ) -> None:
     class Odd:
         name, shape = "odd", (2,)
 
-        def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-            return np.array([feature for _ in pictures], np.float64)
+        def __init__(self, feature: list[float]) -> None:
+            self.feature = feature
 
-    with refuses(DataError, function="encode_folder", **fields):
-        encode_folder(folder, NAMES[:2], Odd())
+        def encode(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
+            return np.array([self.feature for _ in pictures], np.float64)
+
+    refusal.check(
+        {**globals(), "folder": folder, "Odd": Odd}, "encode_folder(folder, NAMES[:2], Odd({}))"
+    )
 
 
 ROW = 32 + 16  # bytes of a row of the cache: digest and feature

@@ -1,6 +1,7 @@
 """Data sets from Flickr8k's files, and what assemble makes of any reader's captions."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import caption_formats
 import numpy as np
 import pytest
 from commands import failing
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap.data import CaptionData, decode_captions, open_data, write_dataset
 from xpcap.data.dataset import Source
@@ -100,87 +101,39 @@ def rewrite(flickr: dict[str, Any], **arrays: Any) -> None:
         np.savez(flickr["features_file"], **{**old, **arrays})
 
 
-def save_one_array(flickr: dict[str, Any]) -> None:
-    with flickr["features_file"].open("wb") as stream:
-        np.save(stream, np.zeros(3))
-
-
-NAN = np.array([[0, 0], [0, np.nan], [0, 0]], np.float32)
-# fmt: off
-BAD_IMPORTS: dict[str, tuple[Callable[[dict[str, Any]], Any], dict[str, str]]] = {
-    "malformed line": (
-        lambda f: tokens(f).write_text("one.jpg#0\tA dog\nrubbish\n"),
-        {"came": "lines of another form: 1 (line 2)", "expected": "as `strict` asks"}),
-    "caption without words": (
-        lambda f: tokens(f).write_text("\none.jpg#0\t...\n"),
-        {"came": "captions without a word: 1 (one.jpg)"}),
-    "not UTF-8": (
-        lambda f: tokens(f).write_bytes(b"one.jpg#0\t\xff\xfe"),
-        {"thing": "token.txt", "came": "not UTF-8"}),
-    "empty split": (
-        lambda f: f["lists"]["val"].write_text("\n"),
-        {"thing": "val.txt", "came": "is empty", "cause": "at least one picture"}),
-    "picture listed twice": (
-        lambda f: f["lists"]["train"].write_text("one.jpg\none.jpg\n"),
-        {"came": "'one.jpg' twice"}),
-    "picture in two splits": (
-        lambda f: f["lists"]["val"].write_text("one.jpg\n"),
-        {"thing": "'one.jpg'", "came": "is in split 'train' and in 'val'"}),
-    "picture without captions": (
-        lambda f: f["lists"]["val"].write_text("four.jpg\n"),
-        {"came": "'val' that have no captions, or were skipped: 1 (four.jpg)"}),
-    "names that do not match": (
-        lambda f: rewrite(f, names=np.array(["x", "y", "one.jpg"])),
-        {"came": "captioned pictures without features: 2 (two.jpg, three.jpg)"}),
-    "fewer names than rows": (
-        lambda f: rewrite(f, names=np.array(["one.jpg"])),
-        {"thing": ": features", "came": "have shape (3, 4)"}),
-    "a name twice": (
-        lambda f: rewrite(f, names=np.array(["one.jpg"] * 3)),
-        {"came": "names a picture twice"}),
-    "NaN features": (
-        lambda f: rewrite(f, features=NAN),
-        {"thing": "'two.jpg'", "came": "not finite"}),
-    "integer features": (
-        lambda f: rewrite(f, features=np.zeros((3, 2), int)),
-        {"came": "dtype int64", "expected": "floats"}),
-    "features of no size": (
-        lambda f: rewrite(f, features=np.zeros((3, 0), "f4")),
-        {"came": "(3, 0)", "expected": "D > 0"}),
-    "no names": (
-        lambda f: np.savez(f["features_file"], features=np.zeros((3, 4), "f4")),
-        {"came": "holds 'features'", "expected": "'names', 'features'"}),
-    "object names": (
-        lambda f: rewrite(f, names=np.array([{}, {}, {}], object)),
-        {"came": "cannot be read as .npz"}),
-    "truncated archive": (
-        lambda f: f["features_file"].write_bytes(f["features_file"].read_bytes()[:200]),
-        {"came": "cannot be read as .npz"}),
-    "a single array": (save_one_array, {"came": "is a single array"}),
-    "not an archive": (
-        lambda f: f["features_file"].write_text("hello"),
-        {"came": "cannot be read as .npz"}),
-    "a caption twice": (
-        lambda f: tokens(f).write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n"),
-        {"came": "second lines of one NAME#K: 1 (line 2)"}),
-    "no captions": (
-        lambda f: tokens(f).write_text("\n"),
-        {"thing": "token.txt", "came": "is empty"}),
-    "no word often enough": (
-        lambda f: f.update(min_count=99),
-        {"thing": "no word", "came": "occurs 99 times", "cause": "choose a smaller `min_count`"}),
-}
-# fmt: on
-
-
-@pytest.mark.parametrize("name", BAD_IMPORTS)
-def test_bad_imports_name_the_thing(name: str, flickr: dict[str, Any]) -> None:
-    spoil, fields = BAD_IMPORTS[name]
-    spoil(flickr)
-    with refuses(DataError, **fields) as caught:
-        imported(flickr)
-    functions = "assemble import_captions read_captions read_features read_list read_npz"
-    assert caught.value.function in functions.split()
+@refusals(
+    r"""
+    token.write_text("one.jpg#0\tA dog\nrubbish\n") | function: import_captions | came: lines of another form: 1 (line 2) | expected: as `strict` asks
+    token.write_text("\none.jpg#0\t...\n") | function: import_captions | came: captions without a word: 1 (one.jpg)
+    token.write_text("one.jpg#0\tA dog\none.jpg#0\tA dog\n") | function: import_captions | came: second lines of one NAME#K: 1 (line 2)
+    token.write_bytes(b"one.jpg#0\t\xff\xfe") | function: read_captions | thing: token.txt | came: not UTF-8
+    token.write_text("\n") | function: read_captions | thing: token.txt | came: is empty
+    val.write_text("\n") | function: read_list | thing: val.txt | came: is empty | cause: at least one picture
+    train.write_text("one.jpg\none.jpg\n") | function: read_list | came: 'one.jpg' twice
+    val.write_text("one.jpg\n") | function: assemble | thing: 'one.jpg' | came: is in split 'train' and in 'val'
+    val.write_text("four.jpg\n") | function: import_captions | came: 'val' that have no captions, or were skipped: 1 (four.jpg)
+    rewrite(names=np.array(["x", "y", "one.jpg"])) | function: import_captions | came: captioned pictures without features: 2 (two.jpg, three.jpg)
+    rewrite(names=np.array(["one.jpg"])) | function: read_features | thing: : features | came: have shape (3, 4)
+    rewrite(names=np.array(["one.jpg"] * 3)) | function: read_features | came: names a picture twice
+    rewrite(features=np.float32([[0, 0], [0, np.nan], [0, 0]])) | function: read_features | thing: 'two.jpg' | came: not finite
+    rewrite(features=np.zeros((3, 2), int)) | function: read_features | came: dtype int64 | expected: floats
+    rewrite(features=np.zeros((3, 0), "f4")) | function: read_features | came: (3, 0) | expected: D > 0
+    np.savez(npz, features=np.zeros((3, 4), "f4")) | function: read_npz | came: holds 'features' | expected: 'names', 'features'
+    rewrite(names=np.array([{}, {}, {}], object)) | function: read_npz | came: cannot be read as .npz
+    npz.write_bytes(npz.read_bytes()[:200]) | function: read_npz | came: cannot be read as .npz
+    npz.write_text("hello") | function: read_npz | came: cannot be read as .npz
+    np.save("x.npy", np.zeros(3)); npz.write_bytes(Path("x.npy").read_bytes()) | function: read_npz | came: is a single array
+    flickr.update(min_count=99) | function: assemble | thing: no word | came: occurs 99 times | cause: choose a smaller `min_count`
+    """,
+    error=DataError,
+)
+def test_bad_imports_name_the_thing(
+    refusal: Refusal, flickr: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"token": tokens(flickr), **flickr["lists"], "npz": flickr["features_file"]}
+    names = {**globals(), **files, "flickr": flickr, "rewrite": partial(rewrite, flickr)}
+    refusal.check(names, "{}; imported(flickr)")
 
 
 def test_a_number_sign_and_a_tab_in_a_caption_belong_to_the_caption(flickr: dict[str, Any]) -> None:
@@ -321,56 +274,31 @@ def test_features_that_name_their_encoder_are_compared_with_it_on_sixteen_pictur
         assemble(rows_of(wide), **{**how, "features": wide})
 
 
-# fmt: off
-BAD_PARTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
-    "no caption": ({"captions": []}, {"came": "got no caption"}),
-    "no split": (
-        {"captions": [CaptionRow("one.jpg", "a dog")]},
-        {"thing": "'one.jpg'", "came": "has no split"}),
-    "a picture in two splits": (
-        {"captions": [*ROWS, CaptionRow("three.jpg", "a", "test")]},
-        {"thing": "'three.jpg'", "came": "is in split 'val' and in 'test'"}),
-    "a picture without captions": (
-        {"captions": [CaptionRow("one.jpg", None, "val")]},
-        {"thing": "'one.jpg'", "came": "has no caption"}),
-    "a caption without words": (
-        {"captions": caption_formats.rows({"val": {"one.jpg": ["a", "..."]}})},
-        {"thing": "'one.jpg'", "came": "has a caption without a word"}),
-    "no features": (
-        {"features": {"one.jpg": [1.0]}},
-        {"thing": "split 'train': 1 of 2 pictures", "came": "have no features, 'two.jpg' among"}),
-    "features of two sizes": (
-        {"features": {**FEATURES, "two.jpg": [1.0]}},
-        {"thing": "the feature of 'two.jpg'", "came": "has shape (1,)", "expected": "(2,)"}),
-    "splits of two sizes": (
-        {"features": {**FEATURES, "three.jpg": [1.0]}},
-        {"thing": "the feature of 'three.jpg'", "came": "has shape (1,)", "expected": "(2,)"}),
-    "features of text": (
-        {"features": {**FEATURES, "one.jpg": ["a", "b"]}},
-        {"thing": "the feature of 'one.jpg'", "expected": "numbers"}),
-    "infinite features": (
-        {"features": {**FEATURES, "three.jpg": [1.0, np.inf]}},
-        {"thing": "'three.jpg'", "came": "not finite"}),
-    "no folder": ({"pictures": "nowhere"}, {"thing": "nowhere", "came": "is no folder"}),
-    "a name that leads out": (
-        {"captions": [CaptionRow("../one.jpg", "a dog", "val")], "pictures": "."},
-        {"thing": "'../one.jpg'", "came": "would lie outside"}),
-    "no word often enough": ({"min_count": 9}, {"thing": "no word", "came": "occurs 9 times"}),
-    "a field in the record": (
-        {"source": {"encoder": "mine"}},
-        {"thing": "record", "came": "holds 'encoder'"}),
-}
-# fmt: on
+@refusals(
+    """
+    captions=[] | DataError | came: got no caption
+    captions=[CaptionRow("one.jpg", "a dog")] | DataError | thing: 'one.jpg' | came: has no split
+    captions=[*ROWS, CaptionRow("three.jpg", "a", "test")] | DataError | thing: 'three.jpg' | came: is in split 'val' and in 'test'
+    captions=[CaptionRow("one.jpg", None, "val")] | DataError | thing: 'one.jpg' | came: has no caption
+    captions=caption_formats.rows({"val": {"one.jpg": ["a", "..."]}}) | DataError | thing: 'one.jpg' | came: has a caption without a word
+    captions=SAID | TypeError | came: got a str among the captions | expected: rows, each CaptionRow
+    features={"one.jpg": [1.0]} | DataError | thing: split 'train': 1 of 2 pictures | came: have no features, 'two.jpg' among
+    features={**FEATURES, "two.jpg": [1.0]} | DataError | thing: the feature of 'two.jpg' | came: has shape (1,) | expected: (2,)
+    features={**FEATURES, "three.jpg": [1.0]} | DataError | thing: the feature of 'three.jpg' | came: has shape (1,) | expected: (2,)
+    features={**FEATURES, "one.jpg": ["a", "b"]} | DataError | thing: the feature of 'one.jpg' | expected: numbers
+    features={**FEATURES, "three.jpg": [1.0, np.inf]} | DataError | thing: 'three.jpg' | came: not finite
+    pictures="nowhere" | DataError | thing: nowhere | came: is no folder
+    captions=[CaptionRow("../one.jpg", "a dog", "val")], pictures="." | DataError | thing: '../one.jpg' | came: would lie outside
+    min_count=9 | DataError | thing: no word | came: occurs 9 times
+    source={"encoder": "mine"} | OptionError | thing: record | came: holds 'encoder'
+    """
+)
+def test_parts_that_do_not_fit_are_named(refusal: Refusal) -> None:
+    names = {**globals(), "parts": {"captions": ROWS, "features": FEATURES, "min_count": 1}}
+    refusal.check(names, "assemble(**{{**parts, **dict({})}})")
 
 
-@pytest.mark.parametrize("name", BAD_PARTS)
-def test_parts_that_do_not_fit_are_named(name: str) -> None:
-    changes, fields = BAD_PARTS[name]
-    with refuses((DataError, OptionError), **fields):
-        assemble(**{"captions": ROWS, "features": FEATURES, "min_count": 1, **changes})
-
-
-def test_rows_may_come_in_any_order_and_captions_that_are_no_rows_are_refused() -> None:
+def test_rows_may_come_in_any_order() -> None:
     backwards = assemble(reversed(ROWS), features=FEATURES, min_count=1)
     assert {name: split.images for name, split in backwards.splits.items()} == {
         "val": ["three.jpg"],
@@ -380,8 +308,6 @@ def test_rows_may_come_in_any_order_and_captions_that_are_no_rows_are_refused() 
     mixed = assemble([ROWS[0], ROWS[2], ROWS[1], ROWS[3]], features=FEATURES, min_count=1)
     assert mixed.split("train").image_idxs.tolist() == [0, 1, 0]
     assert mixed.texts("train") == ["a dog", "a cat", "A dog!"]
-    with refuses(TypeError, came="got a str among the captions", expected="rows, each CaptionRow"):
-        assemble(SAID, features=FEATURES)  # type: ignore[arg-type]
 
 
 # Options

@@ -22,7 +22,7 @@ from caption_formats import FORMATS, Said, by_picture, by_split, coco, json_list
 from caption_formats import token as tokens
 from commands import SMALL, answer, call, failing, good
 from programs import program
-from refusals import FIELDS, refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap.data import open_data
 from xpcap.encoders.pictures import formats
@@ -399,119 +399,95 @@ PATH, UNPACK, JSON = "is the path right?", "unpack it first", "not whole JSON"
 ODS = b"application/vnd.oasis.opendocument.spreadsheet"
 ONE = '{"image": "a", "caption": "b"}\n'
 IMAGES = '{"images": [{"id": 1, "file_name": "a"}]'
-# fmt: off
-BROKEN: dict[str, tuple[Any, ...]] = {  # content, thing, came, expected, cause
-    "nothing": ("", "", "is empty"),
-    "blank lines": ("\ufeff\r\n \n", "", "is empty"),
-    "an empty cell": ('""\n', "", "no form known here"),
-    "prose": ("Dear all,\nhere are the captions", "", "no form known here, its first line is 'Dear all,'",
-        ("COCO", "Karpathy", "NAME#K", "a table with commas"), "heading of a table, such as CSV"),
-    "no heading": ("a.jpg;A dog\nb.jpg;A cat\n", "", "has no heading, its first line is 'a.jpg;A dog'",
-        "one that names the columns", "put image;caption above it"),
-    "other columns": ("Datei;Beschreibung\na.jpg;Ein Hund\n", "", "has the columns 'Datei', 'Beschreibung'",
-        "one such as image or image_name", "`image_column`"),
-    "captions in other columns": ("Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n", "",
-        "has the columns", "", "perhaps 'Datei' and 'Text 1', 'Text 2', once for each"),
-    "captions in columns of one name": ("Datei;Text;Text\na.jpg;Hund;Katze\n", "", "'Datei', 'Text', 'Text'"),
-    "pictures twice": ("image,caption,Image\na,b,c\n", "heading 'image'", "stands twice", "each once", "rename"),
-    "notes twice": ("image,caption,note,note\na,b,c,d\n", "heading 'note'", "stands twice"),
-    "one column": ("image\na.jpg\n", "", "no form known here, its first line is 'image'"),
-    "Latin 1": ("image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1"), "",
-        ("not UTF-8", "line 2; perhaps Windows-1252"), "", CSV),
-    "two encodings": ("image,caption\na.jpg,ä\n".encode() + b"b.jpg,\xe4\n", "", ("not UTF-8", "line 3")),
-    "UTF-16": ("image\tcaption\n".encode("utf-16"), "", "it is UTF-16", "", "save it as UTF-8"),
-    "xlsx": (zipped("[Content_Types].xml", "xl/workbook.xml"), "", "is an Excel workbook", "", SHEET),
-    "xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "", "is an old Excel workbook (.xls)", "", CSV),
-    "ods": (zipped(mimetype=ODS), "", "is an OpenDocument spreadsheet", "", SHEET),
-    "numbers": (zipped("Index/Document.iwa"), "", "is a document of Apple's Numbers", "", SHEET),
-    "docx": (zipped("word/document.xml"), "", "is a Word document", "", "copy its table"),
-    "npz": (zipped("features.npy"), "", "is an archive of NumPy arrays", "", PATH),
-    "zip": (zipped("captions.csv"), "", "is a zip archive", "", UNPACK),
-    "gzip": (b"\x1f\x8b\x08" + bytes(50), "", "is a gzip archive", "", UNPACK),
-    "pdf": ("%PDF-1.4\nimage,caption\na.jpg,a dog\n", "", "is a PDF", "a text file of captions"),
-    "html": ("\n<!DOCTYPE html>\n<html>", "", "is an HTML page"),
-    "a photo": (b"\xff\xd8\xff\xe0" + bytes(100), "", "is a JPEG picture", "", PATH),
-    "a quote left open": ('image,caption\na.jpg,"A\nb.jpg,B\n', "", "unexpected end of data", "", QUOTE),
-    "a quote closed later": ('image,caption\na.jpg,"A\nb.jpg,"B"\n', "line 3", "is not whole", "", QUOTE),
-    "a field without end": ("image,caption\na.jpg,\nb.jpg," + "x" * 200_000, "line 3", "larger than field limit"),
-    "a heading without end": ("image," * 100_000, "", "no form known here"),
-    "only short rows": ("image,caption\na.jpg\nb.jpg\n", "", "no caption that could be read", "some",
-        "rows without 2 columns: 2 (line 2, line 3)"),
-    "many splits": ("image,caption,split\n" + "".join(f"{i}.jpg,a,s{i}\n" for i in range(30)), "line 22",
-        "'s20'", "at most 20"),
-    "a split with a path": ("image,caption,split\na.jpg,a,../x\n", "line 2: split", "'../x'"),
-    "cut short": (coco(SAID)[:-30], "", JSON, "", "cut short"),
-    "two texts": (coco(SAID) + coco(SAID), "", JSON),
-    "deep": ("[" * 100_000, "", "nested too deep"),
-    "deep objects": ('{"images":' * 100_000, "", "nested too deep"),
-    "many values": ("[" + "[]," * 9_000_000, "", "18,000,001 values", "", "is it a file of captions"),
-    "a number without end": ("[" + "9" * 5000 + "]", "", JSON),
-    "a list of numbers": ("[1, 2]", "row 1", "is 1", "an object"),
-    "an empty list": ("[]", "", "no caption that could be read"),
-    "an empty object": ("{}", "", "has the columns nothing"),
-    "another object": ('{"type": "Map"}', "", "has the columns 'type'", "one such as image or image_name"),
-    "another in lines": ('{\n"type": 1}', "", "has the columns 'type'"),
-    "a broken line": (ONE + '{"image": "a"\n', "line 2", JSON),
-    "a line of another kind": (ONE + "7\n", "line 2", "is 7", "an object"),
-    "a line of other types": (ONE + '{"image": 7.5}\n', "line 2: image", "is 7.5", "text or a whole number"),
-    "half a character": (r'{"image": "\ud800", "caption": "b"}', "line 1: image", "half of a surrogate pair"),
-    "captions of objects": ('{"image": "a", "caption": [{"raw": 1}]}', "line 1: caption[0]", "is an object", "text"),
-    "COCO without captions": (IMAGES + "}", "annotations", "is missing", "a list", "captions_*.json"),
-    "COCO's instances": (IMAGES + ', "annotations": [{"image_id": 1, "bbox": []}]}', "annotations[0].caption",
-        "is missing", "text", "instances_*.json"),
-    "COCO of numbers": (IMAGES.replace('"a"', "7") + "}", "images[0].file_name", "is 7"),
-    "COCO of lists": ('{"images": {"a": 1}, "annotations": []}', "images", "is an object", "a list"),
-    "COCO's list for an id": (IMAGES.replace("1", "[]") + "}", "images[0].id", "is a list", "a whole number or text"),
-    "Karpathy's without raw": ('{"images": [{"filename": "a", "sentences": [{"tokens": []}]}]}',
-        "images[0].sentences[0].raw", "is missing", "text"),
-    "Karpathy's number": ('{"images": [{"filename": 3, "sentences": []}]}', "images[0].filename", "is 3"),
-    "Karpathy's of two kinds": ('{"images": [{"filename": "a", "sentences": []}, 7]}', "images[1]", "is 7"),
-}
-# fmt: on
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_are_refused_in_one_sentence(name: str) -> None:
-    content, *fields = BROKEN[name]
-    with refuses(
-        DataError, function="read_captions", **dict(zip(FIELDS[1:], fields, strict=False))
-    ) as caught:
-        read(content)
+@refusals(
+    r"""
+    "" | came: is empty
+    "\ufeff\r\n \n" | came: is empty
+    '""\n' | came: no form known here
+    "Dear all,\nhere are the captions" | came: no form known here, its first line is 'Dear all,' | expected: COCO | expected: Karpathy | expected: NAME#K | expected: a table with commas | cause: heading of a table, such as CSV
+    "a.jpg;A dog\nb.jpg;A cat\n" | came: has no heading, its first line is 'a.jpg;A dog' | expected: one that names the columns | cause: put image;caption above it
+    "Datei;Beschreibung\na.jpg;Ein Hund\n" | came: has the columns 'Datei', 'Beschreibung' | expected: one such as image or image_name | cause: `image_column`
+    "Datei;Text 1;Text 2\na.jpg;Ein Hund rennt;Da ist ein Hund\n" | came: has the columns | cause: perhaps 'Datei' and 'Text 1', 'Text 2', once for each
+    "Datei;Text;Text\na.jpg;Hund;Katze\n" | came: 'Datei', 'Text', 'Text'
+    "image,caption,Image\na,b,c\n" | thing: heading 'image' | came: stands twice | expected: each once | cause: rename
+    "image,caption,note,note\na,b,c,d\n" | thing: heading 'note' | came: stands twice
+    "image\na.jpg\n" | came: no form known here, its first line is 'image'
+    "image,caption\na.jpg,Ein Hund läuft\n".encode("latin-1") | came: not UTF-8 | came: line 2; perhaps Windows-1252 | cause: as CSV UTF-8
+    "image,caption\na.jpg,ä\n".encode() + b"b.jpg,\xe4\n" | came: not UTF-8 | came: line 3
+    "image\tcaption\n".encode("utf-16") | came: it is UTF-16 | cause: save it as UTF-8
+    zipped("[Content_Types].xml", "xl/workbook.xml") | came: is an Excel workbook | cause: save the sheet as CSV UTF-8
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500) | came: is an old Excel workbook (.xls) | cause: as CSV UTF-8
+    zipped(mimetype=ODS) | came: is an OpenDocument spreadsheet | cause: save the sheet as CSV UTF-8
+    zipped("Index/Document.iwa") | came: is a document of Apple's Numbers | cause: save the sheet as CSV UTF-8
+    zipped("word/document.xml") | came: is a Word document | cause: copy its table
+    zipped("features.npy") | came: is an archive of NumPy arrays | cause: is the path right?
+    zipped("captions.csv") | came: is a zip archive | cause: unpack it first
+    b"\x1f\x8b\x08" + bytes(50) | came: is a gzip archive | cause: unpack it first
+    "%PDF-1.4\nimage,caption\na.jpg,a dog\n" | came: is a PDF | expected: a text file of captions
+    "\n<!DOCTYPE html>\n<html>" | came: is an HTML page
+    b"\xff\xd8\xff\xe0" + bytes(100) | came: is a JPEG picture | cause: is the path right?
+    'image,caption\na.jpg,"A\nb.jpg,B\n' | came: unexpected end of data | cause: each quote that opens
+    'image,caption\na.jpg,"A\nb.jpg,"B"\n' | thing: line 3 | came: is not whole | cause: each quote that opens
+    "image,caption\na.jpg,\nb.jpg," + "x" * 200_000 | thing: line 3 | came: larger than field limit
+    "image," * 100_000 | came: no form known here
+    "image,caption\na.jpg\nb.jpg\n" | came: no caption that could be read | expected: some | cause: rows without 2 columns: 2 (line 2, line 3)
+    "image,caption,split\n" + "".join(f"{i}.jpg,a,s{i}\n" for i in range(30)) | thing: line 22 | came: 's20' | expected: at most 20
+    "image,caption,split\na.jpg,a,../x\n" | thing: line 2: split | came: '../x'
+    coco(SAID)[:-30] | came: not whole JSON | cause: cut short
+    coco(SAID) + coco(SAID) | came: not whole JSON
+    "[" * 100_000 | came: nested too deep
+    '{"images":' * 100_000 | came: nested too deep
+    "[" + "[]," * 9_000_000 | came: 18,000,001 values | cause: is it a file of captions
+    "[" + "9" * 5000 + "]" | came: not whole JSON
+    "[1, 2]" | thing: row 1 | came: is 1 | expected: an object
+    "[]" | came: no caption that could be read
+    "{}" | came: has the columns nothing
+    '{"type": "Map"}' | came: has the columns 'type' | expected: one such as image or image_name
+    '{\n"type": 1}' | came: has the columns 'type'
+    ONE + '{"image": "a"\n' | thing: line 2 | came: not whole JSON
+    ONE + "7\n" | thing: line 2 | came: is 7 | expected: an object
+    ONE + '{"image": 7.5}\n' | thing: line 2: image | came: is 7.5 | expected: text or a whole number
+    r'{"image": "\ud800", "caption": "b"}' | thing: line 1: image | came: half of a surrogate pair
+    '{"image": "a", "caption": [{"raw": 1}]}' | thing: line 1: caption[0] | came: is an object | expected: text
+    IMAGES + "}" | thing: annotations | came: is missing | expected: a list | cause: captions_*.json
+    IMAGES + ', "annotations": [{"image_id": 1, "bbox": []}]}' | thing: annotations[0].caption | came: is missing | expected: text | cause: instances_*.json
+    IMAGES.replace('"a"', "7") + "}" | thing: images[0].file_name | came: is 7
+    '{"images": {"a": 1}, "annotations": []}' | thing: images | came: is an object | expected: a list
+    IMAGES.replace("1", "[]") + "}" | thing: images[0].id | came: is a list | expected: a whole number or text
+    '{"images": [{"filename": "a", "sentences": [{"tokens": []}]}]}' | thing: images[0].sentences[0].raw | came: is missing | expected: text
+    '{"images": [{"filename": 3, "sentences": []}]}' | thing: images[0].filename | came: is 3
+    '{"images": [{"filename": "a", "sentences": []}, 7]}' | thing: images[1] | came: is 7
+    """,
+    error=DataError,
+    function="read_captions",
+)
+def test_broken_files_are_refused_in_one_sentence(refusal: Refusal) -> None:
+    with refuses(refusal.error, **refusal.fields) as caught:
+        read(eval(refusal.statement))
     assert caught.value.thing.startswith("captions")
     assert len(str(caught.value)) < 600
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("../a.jpg,a dog\n", ["'../a.jpg' would lie outside"]),
-        ("/etc/a.jpg,a dog\n", ["'/etc/a.jpg' would lie outside"]),
-        (
-            "x/one.jpg,a dog\ny/one.jpg,a cat\n",
-            ["'x/one.jpg' and 'y/one.jpg' both lead to 'one.jpg'"],
-        ),
-        (
-            "nowhere.jpg,a dog\nno.jpg,a cat\n",
-            [
-                "no picture left, expected some; 'nowhere.jpg' is not in photos or the folders in it,"
-                " nor are the others, where 'one.jpg' is one of 3: are the folder"
-            ],
-        ),
-        (
-            "./1/two.jpg,a dog\n1//two.jpg,a cat\n",
-            ["'./1/two.jpg' and '1//two.jpg' both lead to '1/two.jpg'"],
-        ),
-        ("..\\a.jpg,a dog\n", ["'../a.jpg' would lie outside"]),
-        (  # in two sub-folders
-            "x.jpg,a cat\ntwo.jpg,a dog\nTWO.JPG,a dog\n",
-            ["no picture left", "nor are the others: did you mean 1/two.jpg or 2/two.jpg?"],
-        ),
-    ],
-)
-def test_names_that_lead_astray_are_refused(content: str, words: list[str]) -> None:
+ASTRAY = r"""
+../a.jpg | '../a.jpg' would lie outside
+/etc/a.jpg | '/etc/a.jpg' would lie outside
+..\a.jpg | '../a.jpg' would lie outside
+x/one.jpg y/one.jpg | 'x/one.jpg' and 'y/one.jpg' both lead to 'one.jpg'
+./1/two.jpg 1//two.jpg | './1/two.jpg' and '1//two.jpg' both lead to '1/two.jpg'
+nowhere.jpg no.jpg | no picture left, expected some; 'nowhere.jpg' is not in photos or the folders in it, nor are the others, where 'one.jpg' is one of 3: are the folder
+x.jpg two.jpg TWO.JPG | no picture left | nor are the others: did you mean 1/two.jpg or 2/two.jpg?
+"""
+
+
+@pytest.mark.parametrize("row", ASTRAY.strip().splitlines())
+def test_names_that_lead_astray_are_refused(row: str) -> None:
+    names, *words = row.split(" | ")
     for path in ("one.jpg", "1/two.jpg", "2/two.jpg"):
         write(f"photos/{path}", b"")
-    write("captions", f"image,caption\n{content}")
+    lines = ["image,caption", *(f"{name},a dog" for name in names.split())]
+    write("captions", "\n".join(lines))
     failing(["prepare", "captions", "--pictures", "photos", "--out", "own.h5"], *words)
 
 
