@@ -2,23 +2,16 @@
 them.
 """
 
-from typing import Any
+import itertools
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 Image = pytest.importorskip("PIL.Image")
 
 from xpcap.encoders import HistogramEncoder, find_encoder  # noqa: E402
-from xpcap.encoders.histogram import (  # noqa: E402
-    COLOURS,
-    DIRECTIONS,
-    SIDE,
-    TURNS,
-    _colours,
-    _thirds,
-)
+from xpcap.encoders.histogram import COLOURS, DIRECTIONS, SIDE, TURNS  # noqa: E402
 from xpcap.encoders.pictures import letterbox  # noqa: E402
 from xpcap.errors import DataError  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402 - after the skip
@@ -90,15 +83,16 @@ def test_the_place_on_the_sheet_is_told(place: int) -> None:
     )
 
 
-def test_cells_fade_into_each_other() -> None:
-    """What moves across a border between thirds leaves the one as it enters the other; on the
-    border it is half in each.
+def test_thirds_of_the_sheet_fade_into_each_other() -> None:
+    """What moves across a border between thirds leaves the one as it enters the other, from a
+    quarter of a third before the border to a quarter behind it.
     """
-    shares = _thirds(np.linspace(10, 70, 61), 10, 70)
-    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
-    first, second, third, half, late = [1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0], [0, 0.5, 0.5]
-    wanted = [first, first, half, second, second, late, third, third]
-    np.testing.assert_allclose(shares[[0, 15, 20, 25, 30, 40, 45, 60]], wanted, atol=1e-6)
+    middles = np.arange(8, SIDE - 8, 5)
+    sheets = (drawing(box=(middle - 8, 40, middle + 8, 56)) for middle in middles)
+    shares = [parts(row)[6].reshape(3, 3).sum(axis=1) for row in ENCODER.encode(sheets)]
+    first = np.interp(middles * 3 / SIDE, [0.75, 1.25], [1, 0])
+    last = np.interp(middles * 3 / SIDE, [1.75, 2.25], [0, 1])
+    np.testing.assert_allclose(shares, np.stack([first, 1 - first - last, last], 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(600, 600), (600, 800), (1080, 1920), (1920, 1080), (90, 160)])
@@ -166,10 +160,13 @@ def test_edges_of_an_upright_square_face_four_ways_and_turn_by_right_angles() ->
 
 
 def test_every_colour_belongs_to_names_in_parts() -> None:
-    table = _colours()
-    assert table.min() >= 0
-    assert table.sum(axis=1).min() > 0.5
-    assert table.sum(axis=1).max() <= 1 + 1e-6
+    colours = itertools.product(range(2, 256, 50), repeat=3)
+    sheets = (np.full((9, 9, 3), colour, np.uint8) for colour in colours)
+    areas = np.array([parts(row)[0][0, :, 0] for row in ENCODER.encode(sheets)])
+    shares = (areas**2).sum(axis=1)
+    assert areas.min() >= 0
+    assert shares.min() > 0.5
+    assert shares.max() <= 1 + 1e-6
 
 
 def test_shares_of_directions_hardly_change_with_size() -> None:
@@ -226,26 +223,40 @@ def test_very_long_pictures_are_padded_evenly_in_the_colour_of_their_border() ->
     np.testing.assert_array_equal(letterbox(wide.transpose(1, 0, 2), 96), canvas.transpose(1, 0, 2))
 
 
-@pytest.mark.parametrize(
-    ("wrong", "error", "came"),
-    [
-        (np.zeros((9, 9, 3)), TypeError, "has dtype float64"),
-        (np.zeros((9, 9), np.uint8), ValueError, "has shape (9, 9)"),
-        (np.zeros((9, 9, 4), np.uint8), ValueError, "has shape (9, 9, 4)"),
-        (np.zeros((0, 9, 3), np.uint8), ValueError, "has shape (0, 9, 3)"),
-        ("a.png", TypeError, "is a str"),
-    ],
+@refusals(
+    """
+    np.zeros((9, 9, 3)) | TypeError | came: has dtype float64
+    np.zeros((9, 9), np.uint8) | ValueError | came: has shape (9, 9)
+    np.zeros((9, 9, 4), np.uint8) | ValueError | came: has shape (9, 9, 4)
+    np.zeros((0, 9, 3), np.uint8) | ValueError | came: has shape (0, 9, 3)
+    "a.png" | TypeError | came: is a str
+    """,
+    function="letterbox",
+    thing="picture",
 )
-def test_what_is_no_picture_is_refused(wrong: Any, error: type[Exception], came: str) -> None:
-    with refuses(error, function="letterbox", thing="picture", came=came):
-        ENCODER.encode([wrong])
+def test_what_is_no_picture_is_refused(refusal: Refusal) -> None:
+    refusal.check(globals(), "ENCODER.encode([{}])")
 
 
 def test_encoders_are_found_by_name() -> None:
     assert find_encoder("histogram").shape == ENCODER.shape == (2101,)
-    with refuses(DataError, cause="did you mean 'histogram'"):
-        find_encoder("histograms")
     assert ENCODER.encode([]).shape == (0, 2101)
+
+
+@refusals(
+    """
+    histograms | thing: encoder | cause: did you mean 'histogram'
+    histogram: | thing: encoder | came: 'histogram:' does not exist
+    histogram:cells=3 | thing: option | came: 'cells' does not exist
+    histogram:grid=4 | came: sees 3 x 3 regions | expected: at least the 4 x 4
+    histogram:grid=0 | came: has grid=0 | expected: regions along a side
+    histogram:grid=two | came: has grid=two
+    """,
+    error=DataError,
+    function="find_encoder",
+)
+def test_names_of_no_encoder_are_refused(refusal: Refusal) -> None:
+    refusal.check(globals(), "find_encoder({!r})")
 
 
 @pytest.mark.parametrize(

@@ -111,21 +111,6 @@ def test_histograms_of_the_cells_are_a_grid() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "thing", "came", "expected"),
-    [
-        ("histogram:grid=4", "", "sees 3 x 3 regions", "at least the 4 x 4"),
-        ("histogram:grid=0", "", "has grid=0", "regions along a side"),
-        ("histogram:grid=two", "", "has grid=two", ""),
-        ("histogram:cells=3", "option", "'cells' does not exist", ""),
-        ("histogram:", "encoder", "'histogram:' does not exist", ""),
-    ],
-)
-def test_grids_that_cannot_be_are_refused(name: str, thing: str, came: str, expected: str) -> None:
-    with refuses(DataError, function="find_encoder", thing=thing, came=came, expected=expected):
-        find_encoder(name)
-
-
 def test_pictures_of_noise_are_the_same_whatever_was_drawn_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

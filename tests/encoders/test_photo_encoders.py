@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -124,46 +124,46 @@ SCALED, FIXED, ANY = ":mean=0:std=1", model(["N", 3, 4, 4]), model(["N", 3, "H",
 
 
 @needs_runtime
-@pytest.mark.parametrize(
-    ("content", "options", "thing", "fields"),
-    [
-        (None, SCALED, "", {"came": "does not exist"}),
-        (b"hello", SCALED, "", {"came": "cannot be opened by ONNX Runtime"}),
-        (FIXED[:-9], SCALED, "", {"came": "cannot be opened by ONNX Runtime"}),
-        (FIXED, "", "", {"came": "does not say how its input is scaled"}),
-        (ANY, SCALED, "", {"cause": "add :size=224"}),
-        (FIXED, f":size=5{SCALED}", "", {"came": "pictures of 4 x 4", "expected": "the size 5"}),
-        (ANY, f":size=big{SCALED}", "size", {"came": "is 'big'", "expected": "1 to 4,096"}),
-        (ANY, f":size=1000000{SCALED}", "size", {"came": "is '1000000'"}),
-        (FIXED, ":mean=0,1:std=1", "mean", {"came": "is '0,1'", "expected": "one number, or"}),
-        (FIXED, ":mean=0:std=0", "std", {"came": "is 0"}),
-        (FIXED, ":mean=nan:std=1", "mean", {"came": "is 'nan'"}),
-        (FIXED, ":mean=0:std=1e-300", "std", {"came": "is 1e-300", "expected": "float32"}),
-        (FIXED, ":mean=1e300:std=1", "mean", {"came": "is '1e300'"}),
-        (FIXED, f"{SCALED}:sha256=abc", "", {"came": "'abc'", "expected": "its first 4 digits"}),
-        (FIXED, f"{SCALED}:sha256={'0' * 64}", "", {"came": "has weights whose SHA-256 starts"}),
-        (FIXED, ":mean=0:mean=1:std=1", "", {"came": "gives mean twice"}),
-        (FIXED, ":means=0:std=1", "option", {"cause": "did you mean 'mean'"}),
-        (model(["N", 1, 4, 4], pooled=False), SCALED, "", {"expected": "(N, 3, height, width)"}),
-        (model([8, 3, 4, 4]), SCALED, "", {"expected": "one float input"}),
-        (model(["N", 3, 4, 4], pooled=False), SCALED, "", {"expected": "pooled features"}),
-        (FIXED, f":grid=2{SCALED}", "", {"expected": "a map", "cause": "choose one with :output"}),
-        (FIXED, f":output=logits{SCALED}", "output", {"came": "'logits' does not exist"}),
-    ],
+@refusals(
+    """
+    None, SCALED | came: does not exist
+    b"hello", SCALED | came: cannot be opened by ONNX Runtime
+    FIXED[:-9], SCALED | came: cannot be opened by ONNX Runtime
+    FIXED, "" | came: does not say how its input is scaled
+    ANY, SCALED | cause: add :size=224
+    FIXED, ":size=5" + SCALED | came: pictures of 4 x 4 | expected: the size 5
+    ANY, ":size=big" + SCALED | thing: size | came: is 'big' | expected: 1 to 4,096
+    ANY, ":size=1000000" + SCALED | thing: size | came: is '1000000'
+    FIXED, ":mean=0,1:std=1" | thing: mean | came: is '0,1' | expected: one number, or
+    FIXED, ":mean=0:std=0" | thing: std | came: is 0
+    FIXED, ":mean=nan:std=1" | thing: mean | came: is 'nan'
+    FIXED, ":mean=0:std=1e-300" | thing: std | came: is 1e-300 | expected: float32
+    FIXED, ":mean=1e300:std=1" | thing: mean | came: is '1e300'
+    FIXED, SCALED + ":sha256=abc" | came: 'abc' | expected: its first 4 digits
+    FIXED, SCALED + ":sha256=" + 64 * "0" | came: has weights whose SHA-256 starts
+    FIXED, ":mean=0:mean=1:std=1" | came: gives mean twice
+    FIXED, ":means=0:std=1" | thing: option | cause: did you mean 'mean'
+    model(["N", 1, 4, 4], pooled=False), SCALED | expected: (N, 3, height, width)
+    model([8, 3, 4, 4]), SCALED | expected: one float input
+    model(["N", 3, 4, 4], pooled=False), SCALED | expected: pooled features
+    FIXED, ":grid=2" + SCALED | expected: a map | cause: choose one with :output
+    FIXED, ":output=logits" + SCALED | thing: output | came: 'logits' does not exist
+    """,
+    error=DataError,
+    function="find_encoder",
+    thing="m.onnx",
 )
 def test_models_that_do_not_fit_are_refused_by_name(
-    content: bytes | None,
-    options: str,
-    thing: str,
-    fields: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if content is not None:
-        Path("m.onnx").write_bytes(content)
-    with refuses(DataError, function="find_encoder", thing=("m.onnx", thing), **fields):
+
+    def find(content: bytes | None, options: str) -> None:
+        if content is not None:
+            Path("m.onnx").write_bytes(content)
         find_encoder(f"onnx:m.onnx{options}")
+
+    refusal.check({**globals(), "find": find}, "find({})")
 
 
 # timm, with random weights
@@ -188,12 +188,16 @@ def test_timm_models_see_pictures_as_they_were_trained_to(monkeypatch: pytest.Mo
 
 
 @needs_timm
-def test_names_of_timm_lead_nowhere_else() -> None:
-    with refuses(DataError, cause="did you mean 'resnet18"):
-        find_encoder("timm:resnet18x")
-    for elsewhere in ("timm:hf-hub:somebody/model", "timm:local-dir:/tmp"):
-        with refuses(DataError, came="does not exist"):
-            find_encoder(elsewhere)
+@refusals(
+    """
+    timm:resnet18x | cause: did you mean 'resnet18
+    timm:hf-hub:somebody/model | came: does not exist
+    timm:local-dir:/tmp | came: does not exist
+    """,
+    error=DataError,
+)
+def test_names_of_timm_lead_nowhere_else(refusal: Refusal) -> None:
+    refusal.check(globals(), "find_encoder({!r})")
 
 
 def test_encoders_can_be_imported_and_listed_without_any_extra() -> None:
