@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -214,19 +214,18 @@ def test_a_large_picture_takes_little_memory_beyond_what_its_format_decodes(
     assert int(taken) < most * 1_000_000
 
 
-@pytest.mark.parametrize(
-    ("size", "came", "cause"),
-    [
-        ((60_000, 60_000), "has too many pixels", "scale it down first"),  # as Pillow says
-        ((2**31 - 1, 1), "has too many pixels", "scale it down first"),
-        ((13_000, 13_000), "has 13000 x 13000 pixels", "scale it down first"),
-        ((7_000, 7_000), "cannot be read", "damaged"),  # there is no pixel in any of these
-    ],
+# Pillow itself refuses the first two; there is no pixel in any of these
+@refusals(
+    """
+    60_000, 60_000 | came: has too many pixels | cause: scale it down first
+    2**31 - 1, 1 | came: has too many pixels | cause: scale it down first
+    13_000, 13_000 | came: has 13000 x 13000 pixels | cause: scale it down first
+    7_000, 7_000 | came: cannot be read | cause: damaged
+    """,
+    error=DataError,
 )
-def test_too_many_pixels_are_refused_by_the_header_alone(
-    size: tuple[int, int], came: str, cause: str
-) -> None:
-    refused(io.BytesIO(png(*size)), came=came, cause=cause)
+def test_too_many_pixels_are_refused_by_the_header_alone(refusal: Refusal) -> None:
+    refused(io.BytesIO(png(*eval(refusal.statement))), **refusal.fields)
 
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF"])
@@ -258,44 +257,44 @@ def test_a_picture_that_memory_does_not_suffice_for_is_named(
 
 PNG = save(PICTURE, "PNG").getvalue()
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n"
-BAD: dict[str, tuple[bytes, str]] = {
-    "zeros.png": (bytes(5000), "damaged"),
-    "text.jpg": (b"not a picture\n" * 50, "it is text"),
-    "umlauts.jpg": ("ä".encode() * 5000, "it is text"),  # cut in the middle of one
-    "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "it is an HTML page"),
-    "letter.jpg": (b"%PDF-1.4\n\xe2\xe3", "it is a PDF; export it as JPEG"),
-    "film.jpg": (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(50), "it is a video"),
-    "camera.jpg": (
-        b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(50),
-        "it is a camera's RAW file; export it as JPEG",
-    ),
-    "archive.jpg": (b"PK\3\4" + bytes(50), "it is a zip archive"),
-    "half.jpg": (b"\xff\xd8\xff\xe0\0\x10JFIF", "damaged"),
-    "crc.png": (PNG.replace(b"IHDR\0\0\0\x30", b"IHDR\0\0\0\x31"), "damaged"),
-    "data.png": (PNG[:60] + bytes(20) + PNG[80:], "damaged"),
-    "no data.png": (png(8, 8), "damaged"),
-    "no size.png": (png(0, 5), "damaged"),
-    # of programs that Pillow could start
-    "a.eps": (EPS, ""),
-    "b.jpg": (EPS, ""),
-    "c.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is an SVG drawing"),
-    "e.svg": (b"<?xml version='1.0'?>\n<!-- a -->\n<svg width='9'>", "it is an SVG drawing"),
-}
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 AVIF = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf" + bytes(100)
 
 
-@pytest.mark.parametrize("name", BAD)
+@refusals(
+    r"""
+    "zeros.png", bytes(5000) | cause: damaged
+    "text.jpg", b"not a picture\n" * 50 | cause: it is text
+    "umlaut cut in two.jpg", "ä".encode() * 5000 | cause: it is text
+    "page.jpg", b"<!DOCTYPE html><html><body>404</body></html>" | cause: it is an HTML page
+    "letter.jpg", b"%PDF-1.4\n\xe2\xe3" | cause: it is a PDF; export it as JPEG
+    "film.jpg", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(50) | cause: it is a video
+    "camera.jpg", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom" + bytes(50) | cause: it is a camera's RAW file; export it as JPEG
+    "archive.jpg", b"PK\3\4" + bytes(50) | cause: it is a zip archive
+    "half.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF" | cause: damaged
+    "crc.png", PNG.replace(b"IHDR\0\0\0\x30", b"IHDR\0\0\0\x31") | cause: damaged
+    "data.png", PNG[:60] + bytes(20) + PNG[80:] | cause: damaged
+    "no data.png", png(8, 8) | cause: damaged
+    "no size.png", png(0, 5) | cause: damaged
+    "a.eps", EPS
+    "b.jpg", EPS
+    "c.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>" | cause: it is an SVG drawing
+    "d.svg", b"<?xml version='1.0'?>\n<!-- a -->\n<svg width='9'>" | cause: it is an SVG drawing
+    """,
+    error=DataError,
+    came="cannot be read",
+    expected="BMP or TIFF",
+)
 def test_what_is_no_picture_is_named(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is any other program started, such as Ghostscript."""
     started: list[Any] = []
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: started.append(args))
     monkeypatch.setattr(os, "system", started.append)
-    content, cause = BAD[name]
+    name, content = eval(refusal.statement)
     (tmp_path / name).write_bytes(content)
-    refused(tmp_path / name, came="cannot be read", expected="BMP or TIFF", cause=cause)
+    refused(tmp_path / name, **refusal.fields)
     assert started == []
 
 
@@ -370,29 +369,27 @@ def test_a_picture_that_breaks_off_is_refused(form: str) -> None:
         refused(io.BytesIO(whole[:part]), came="cannot be read")
 
 
-@pytest.mark.parametrize(
-    ("name", "came"),
-    [
-        ("none.jpg", "does not exist"),
-        ("", "is a folder, pipe or device"),
-        ("dangling.png", "does not exist"),
-        ("round.png", "symbolic links"),
-        ("a" * 300, "File name too long"),
-        ("a\0b.png", "cannot be read"),
-        ("pipe.jpg", "is a folder, pipe or device"),
-        ("/dev/zero", "is a folder, pipe or device"),
-        ("empty.jpg", "is empty"),
-    ],
-)
 @pytest.mark.skipif(os.name != "posix", reason="Windows has other pipes and devices")
-def test_what_is_no_file_is_refused_and_not_waited_for(
-    name: str, came: str, tmp_path: Path
-) -> None:
+@refusals(
+    r"""
+    "none.jpg" | came: does not exist
+    "" | came: is a folder, pipe or device
+    "dangling.png" | came: does not exist
+    "round.png" | came: symbolic links
+    "a" * 300 | came: File name too long
+    "a\0b.png" | came: cannot be read
+    "pipe.jpg" | came: is a folder, pipe or device
+    "/dev/zero" | came: is a folder, pipe or device
+    "empty.jpg" | came: is empty
+    """,
+    error=DataError,
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(refusal: Refusal, tmp_path: Path) -> None:
     (tmp_path / "dangling.png").symlink_to("nowhere")
     (tmp_path / "round.png").symlink_to("round.png")
     (tmp_path / "empty.jpg").touch()
     os.mkfifo(tmp_path / "pipe.jpg")
-    refused(tmp_path / name, came=came)
+    refused(tmp_path / eval(refusal.statement), **refusal.fields)
 
 
 def test_text_names_a_picture_as_well_as_a_path_does(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap.encoders import download, image_from_url, read_url
 from xpcap.errors import DataError, NetworkError, sentence
@@ -115,55 +115,51 @@ def test_a_picture_comes_as_an_array_from_any_server_and_through_redirects(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    ("path", "came", "cause", "may_pass"),
-    [
-        ("/nothing", "gives HTTP Error 404: Not Found", "", False),
-        ("/busy", "gives HTTP Error 503", "", True),
-        ("/text", "cannot be read as a picture", "it is an HTML page", False),
-        ("/long", "has more than 100,000 bytes", "", False),
-        ("/endless", "has more than 100,000 bytes", "", False),
-        ("/short", ("IncompleteRead", "1 more expected"), "", True),
-        ("/to//nothing", ("leads to", "/nothing, which gives HTTP Error 404"), "", False),
-        ("/to//busy", ("leads to", "/busy, which gives HTTP Error 503"), "", True),
-        ("/round", "infinite loop", "", False),
-        ("/hop/", "infinite loop", "", False),
-        ("/to/ftp://127.0.0.1/x.png", "302: Found, to ftp://127.0.0.1/x.png", "", False),
-        ("/to/data:image/png;base64,AAAA", ("302", "not allowed"), "", False),
-    ],
+@refusals(
+    """
+    /nothing | DataError | came: gives HTTP Error 404: Not Found
+    /busy | NetworkError | came: gives HTTP Error 503
+    /text | DataError | came: cannot be read as a picture | cause: it is an HTML page
+    /long | DataError | came: has more than 100,000 bytes
+    /endless | DataError | came: has more than 100,000 bytes
+    /short | NetworkError | came: IncompleteRead | came: 1 more expected
+    /to//nothing | DataError | came: leads to | came: /nothing, which gives HTTP Error 404
+    /to//busy | NetworkError | came: leads to | came: /busy, which gives HTTP Error 503
+    /round | DataError | came: infinite loop
+    /hop/ | DataError | came: infinite loop
+    /to/ftp://127.0.0.1/x.png | DataError | came: 302: Found, to ftp://127.0.0.1/x.png
+    /to/data:image/png;base64,AAAA | DataError | came: 302 | came: not allowed
+    """
 )
 def test_what_is_no_picture_gives_the_reason_and_if_another_try_may_succeed(
+    refusal: Refusal,
     server: str,
-    path: str,
-    came: Any,
-    cause: str,
-    may_pass: bool,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(download, "MOST_BYTES", 100_000)
-    error = refused(server + path, capsys, came=came, expected="", cause=cause)
-    assert isinstance(error, NetworkError) == may_pass
+    error = refused(server + refusal.statement, capsys, **refusal.fields)
+    assert type(error) is refusal.error
 
 
-@pytest.mark.parametrize(
-    ("address", "came"),
-    [
-        ("ftp://127.0.0.1/x.png", "is no URL"),
-        ("data:image/png;base64,AAAA", "is no URL"),
-        ("no url", "is no URL"),
-        ("http:///x.png", "is no URL"),
-        ("http://127.0.0.1:0/", "is no URL"),
-        ("http://[", "Invalid IPv6 URL"),
-        ("http://a..b/", "label empty"),
-        ("http://a b/", "can't contain control characters"),
-        ("http://127.0.0.1:99999/", "Port out of range 0-65535"),
-    ],
+@refusals(
+    """
+    ftp://127.0.0.1/x.png | came: is no URL
+    data:image/png;base64,AAAA | came: is no URL
+    no url | came: is no URL
+    http:///x.png | came: is no URL
+    http://127.0.0.1:0/ | came: is no URL
+    http://[ | came: Invalid IPv6 URL
+    http://a..b/ | came: label empty
+    http://a b/ | came: can't contain control characters
+    http://127.0.0.1:99999/ | came: Port out of range 0-65535
+    """,
+    error=DataError,
 )
 def test_what_is_no_url_of_http_is_refused(
-    address: str, came: str, capsys: pytest.CaptureFixture[str]
+    refusal: Refusal, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not isinstance(refused(address, capsys, came=came), NetworkError)
+    assert type(refused(refusal.statement, capsys, **refusal.fields)) is refusal.error
 
 
 @pytest.mark.parametrize("through", ["", "/to/"])
