@@ -1,6 +1,5 @@
 """Captions of new pictures in a program: any kind of picture, from any thread."""
 
-import base64
 import copy
 import io
 import multiprocessing
@@ -21,7 +20,7 @@ import pytest
 from commands import answer
 from emulated import Emulator
 from programs import program
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 import xpcap
 from xpcap import DataError, OptionError, open_captioner, open_run
@@ -150,47 +149,59 @@ def test_what_cannot_be_read_is_told_at_once_and_holds_up_no_more_than_a_block(
     ]
 
 
-def test_a_bad_picture_is_an_error_that_says_why(captioner: PictureCaptioner) -> None:
-    unreadable = {"thing": "the picture", "came": "cannot be read as a picture"}
-    content = png(photo(0))
-    files = [io.BytesIO(content) for _ in range(3)]
-    closed, closed_image, closed_behind = files[0], Image.open(files[1]), Image.open(files[2])
-    for one in (closed, closed_image, files[2]):
-        one.close()
-    data_url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    for picture, error, fields in (
-        (b"\xff\xd8\xff\xe0 and no more", DataError, unreadable),
-        (Image.open(io.BytesIO(content[:200])), DataError, unreadable),
-        (b"%PDF-1.7", DataError, {"cause": "it is a PDF"}),
-        ("none.png", DataError, {"thing": "none.png", "came": "does not exist"}),
-        (photo(0)[..., 0] / 255, TypeError, {"cause": "(255 * picture).round()"}),
-        (photo(0).astype("u2") * 257, TypeError, {"cause": "(picture // 257).astype('uint8')"}),
-        (photo(0).astype(int), TypeError, {"cause": "are 0 to 255, give picture.astype('uint8')"}),
-        (photo(0) > 127, TypeError, {"cause": "255 * picture.astype('uint8')"}),
-        (np.ma.masked_less(photo(0), 9), TypeError, {"came": "is a masked array"}),
-        (photo(0).transpose(2, 0, 1), ValueError, {"cause": "are its channels the first axis?"}),
-        (photo(0)[None], ValueError, {"cause": "picture[0]"}),
-        (photo(0)[..., :1], ValueError, {"cause": "picture[..., 0]"}),
-        (photo(0)[5:5], ValueError, {"expected": "at least a pixel", "cause": "an empty crop?"}),
-        (np.frombuffer(content, np.uint8), ValueError, {"cause": "picture.tobytes()"}),
-        (None, TypeError, {"expected": "a path, bytes"}),
-        (UPLOAD, TypeError, {"came": "asynchronous", "cause": "picture.file"}),
-        (io.StringIO("text"), TypeError, {"came": "is opened for text", "cause": "'rb'"}),
-        (closed, DataError, {"came": "is closed"}),
-        (closed_image, DataError, {"came": "is closed"}),
-        (closed_behind, DataError, {"came": "is closed"}),
-        (data_url, DataError, {"thing": "data:image/png;base64", "cause": "base64.b64decode("}),
-        ("file:///a.png", DataError, {"came": "is a URL", "cause": "without file://"}),
-        ("s3://a/b.png", DataError, {"came": "is a URL", "cause": "download it"}),
-        ("iVBORw0KGgo" * 9000, DataError, {"came": "cannot be read: File name too long"}),
-    ):
-        with refuses(error, **fields) as caught:
-            captioner.caption(picture)  # type: ignore[arg-type]
-        assert len(str(caught.value)) < 1000
-        (skipped,) = captioner.captions([picture])  # type: ignore[list-item]
-        assert isinstance(skipped, Skipped)
-        assert len(repr(skipped)) < 1000
-        assert skipped.reason == caught.value.reason
+def closed(file: Any) -> Any:
+    """A file, or a picture, that was closed."""
+    file.close()
+    return file
+
+
+def closed_behind() -> Any:
+    """A picture whose file was closed behind it."""
+    file = io.BytesIO(png(photo(0)))
+    image = Image.open(file)
+    file.close()
+    return image
+
+
+@refusals(
+    r"""
+    b"\xff\xd8\xff\xe0 and no more" | DataError | thing: the picture | came: cannot be read as a picture
+    Image.open(io.BytesIO(png(photo(0))[:200])) | DataError | thing: the picture | came: cannot be read as a picture
+    b"%PDF-1.7" | DataError | cause: it is a PDF
+    "none.png" | DataError | thing: none.png | came: does not exist
+    photo(0)[..., 0] / 255 | TypeError | cause: (255 * picture).round()
+    photo(0).astype("u2") * 257 | TypeError | cause: (picture // 257).astype('uint8')
+    photo(0).astype(int) | TypeError | cause: are 0 to 255, give picture.astype('uint8')
+    photo(0) > 127 | TypeError | cause: 255 * picture.astype('uint8')
+    np.ma.masked_less(photo(0), 9) | TypeError | came: is a masked array
+    photo(0).transpose(2, 0, 1) | ValueError | cause: are its channels the first axis?
+    photo(0)[None] | ValueError | cause: picture[0]
+    photo(0)[..., :1] | ValueError | cause: picture[..., 0]
+    photo(0)[5:5] | ValueError | expected: at least a pixel | cause: an empty crop?
+    np.frombuffer(png(photo(0)), np.uint8) | ValueError | cause: picture.tobytes()
+    None | TypeError | expected: a path, bytes
+    UPLOAD | TypeError | came: asynchronous | cause: picture.file
+    io.StringIO("text") | TypeError | came: is opened for text | cause: 'rb'
+    closed(io.BytesIO(png(photo(0)))) | DataError | came: is closed
+    closed(Image.open(io.BytesIO(png(photo(0))))) | DataError | came: is closed
+    closed_behind() | DataError | came: is closed
+    "data:image/png;base64,iVBORw0KGgo=" | DataError | thing: data:image/png;base64 | cause: base64.b64decode(
+    "file:///a.png" | DataError | came: is a URL | cause: without file://
+    "s3://a/b.png" | DataError | came: is a URL | cause: download it
+    "iVBORw0KGgo" * 9000 | DataError | came: cannot be read: File name too long
+    """
+)
+def test_a_bad_picture_is_an_error_that_says_why(
+    refusal: Refusal, captioner: PictureCaptioner
+) -> None:
+    picture = eval(refusal.statement)
+    with refuses(refusal.error, **refusal.fields) as caught:
+        captioner.caption(picture)
+    assert len(str(caught.value)) < 1000
+    (skipped,) = captioner.captions([picture])
+    assert isinstance(skipped, Skipped)
+    assert len(repr(skipped)) < 1000
+    assert skipped.reason == caught.value.reason
 
 
 def test_one_picture_or_no_policy_is_refused_when_captions_are_asked_for(
@@ -261,16 +272,19 @@ def test_a_captioner_takes_no_other_encoder_than_the_runs(
         assert PictureCaptioner(given, encoder).encoder is encoder
 
 
-def test_what_is_asked_for_is_true_or_false(captioner: PictureCaptioner) -> None:
-    content = png(photo(0))
-    for name in ("attend", "explain"):
-        with refuses(OptionError, thing=f"`{name}`", came="is 'no'"):
-            captioner.caption(content, **{name: "no"})
-    for name in ("txt", "describe"):
-        with refuses(OptionError, function="write_captions", thing=f"`{name}`", came="is 'no'"):
-            write_captions(captioner, [], **{name: "no"})
-    with refuses(OptionError, function="write_captions", thing="nothing", expected="`csv`, `txt`"):
-        write_captions(captioner, [])
+@refusals(
+    """
+    captioner.caption(content, attend="no") | thing: `attend` | came: is 'no'
+    captioner.caption(content, explain="no") | thing: `explain` | came: is 'no'
+    write_captions(captioner, [], txt="no") | function: write_captions | thing: `txt` | came: is 'no'
+    write_captions(captioner, [], describe="no") | function: write_captions | thing: `describe` | came: is 'no'
+    write_captions(captioner, []) | function: write_captions | thing: nothing | expected: `csv`, `txt`
+    open_captioner(captioner.run, backend="numpy") | thing: backend | expected: the run's path
+    """,
+    error=OptionError,
+)
+def test_options_that_cannot_be_are_named(refusal: Refusal, captioner: PictureCaptioner) -> None:
+    refusal.check({**globals(), "captioner": captioner, "content": png(photo(0))})
 
 
 def test_what_was_read_before_an_exception_of_the_iterable_is_captioned_first(
@@ -319,8 +333,6 @@ def test_a_captioner_computes_on_its_backend_from_any_thread(
         np.testing.assert_allclose(one.probabilities, wanted.probabilities, rtol=1e-4)
         copied = pickle.loads(pickle.dumps(emulated))
         assert backend_of(copied.run.model.like) == backend
-    with refuses(xpcap.OptionError, thing="backend", expected="the run's path"):
-        open_captioner(captioner.run, backend="numpy")
 
 
 FORKED = """

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap import open_run
 from xpcap.data import CaptionData, Vocabulary, open_data
 from xpcap.data.dataset import Split
 from xpcap.data.features import fit_scaling
-from xpcap.errors import DataError, OptionError
-from xpcap.metrics import METRICS, Scored, averaged
+from xpcap.errors import DataError
+from xpcap.metrics import METRICS, averaged
 from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scoring
 from xpcap.shapes import named
 
@@ -117,38 +117,45 @@ def test_without_a_train_split_no_score_is_about_one() -> None:
     assert not absent & {*scored.scores, *scored.human_scores, *scored.unscored}
 
 
-def test_a_split_without_captions_and_a_count_below_zero_are_refused(trained: Path) -> None:
-    run = open_run(trained)
-    data = run.data()
-    val = data.split("val")
-    empty = dataclasses.replace(
-        val, captions=val.captions[:0], image_idxs=val.image_idxs[:0], text=[]
-    )
-    data = dataclasses.replace(data, splits={**data.splits, "val": empty})
-    for call in (evaluate_run, caption_run):
-        with refuses(DataError, thing="split 'val'", came="has no caption"):
-            call(run, data)
-    for count in (-1, 2.5, True):
-        with refuses(OptionError, function="caption_run", thing="`count`", came=f"is {count}"):
-            caption_run(run, count=count)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("val", "came"),
-    [
-        (
-            [VAL[0][1:], *VAL[1:]],
-            "have other pictures or references, from 'val0' on in split 'val'",
-        ),
-        (VAL[:2], "have 3 and 2 pictures in split 'val'"),
-        ([*VAL, ["a cat"]], "have 3 and 4 pictures in split 'val'"),
-    ],
+@refusals(
+    """
+    evaluate_run(run, empty) | DataError | thing: split 'val' | came: has no caption
+    caption_run(run, empty) | DataError | thing: split 'val' | came: has no caption
+    evaluate_run(run, narrow) | DataError | thing: the data set | came: has features of size 9 instead of 2101
+    caption_run(run, count=-1) | OptionError | function: caption_run | thing: `count` | came: is -1
+    caption_run(run, count=2.5) | OptionError | function: caption_run | thing: `count` | came: is 2.5
+    caption_run(run, count=True) | OptionError | function: caption_run | thing: `count` | came: is True
+    """
 )
-def test_captions_of_other_pictures_are_not_compared(val: list[list[str]], came: str) -> None:
-    said = {**SAID, "val3": "a cat"}
-    ours, theirs = (score_captions(data_of(val=texts), "val", said) for texts in (VAL, val))
-    with refuses(DataError, function="compare", thing="the two sides", came=came):
-        compare(ours, theirs)
+def test_data_that_do_not_fit_and_a_count_below_zero_are_refused(
+    refusal: Refusal, trained: Path
+) -> None:
+    run = open_run(trained)
+
+    def data(**arrays: Any) -> CaptionData:
+        return CaptionData(run.vocabulary, {"val": dataclasses.replace(val, **arrays)})
+
+    val = run.data().split("val")
+    empty = data(captions=val.captions[:0], image_idxs=val.image_idxs[:0], text=[])
+    narrow = data(features=val.features[:, :9])
+    refusal.check({**globals(), "run": run, "empty": empty, "narrow": narrow})
+
+
+@refusals(
+    """
+    [VAL[0][1:], *VAL[1:]] | came: have other pictures or references, from 'val0' on in split 'val'
+    VAL[:2] | came: have 3 and 2 pictures in split 'val'
+    [*VAL, ["a cat"]] | came: have 3 and 4 pictures in split 'val'
+    """,
+    error=DataError,
+    function="compare",
+    thing="the two sides",
+)
+def test_captions_of_other_pictures_are_not_compared(refusal: Refusal) -> None:
+    def scored(val: list[list[str]]) -> Scores:
+        return score_captions(data_of(val=val), "val", {**SAID, "val3": "a cat"})
+
+    refusal.check({**globals(), "scored": scored}, "compare(scored(VAL), scored({}))")
 
 
 def test_a_difference_is_shown_with_its_sign_and_counts_without_decimals() -> None:
@@ -217,18 +224,12 @@ def test_a_data_set_is_taken_open_or_by_any_kind_of_path(trained: Path, evaluate
         assert caption_run(run, data, count=5) == of_run
 
 
-def test_an_open_data_set_is_left_as_it_was_and_checked_to_fit(trained: Path) -> None:
+def test_an_open_data_set_is_left_as_it_was(trained: Path) -> None:
     run, data = open_run(trained), open_data(trained / "data.h5")
     data.scaling = fit_scaling("standardize", data.split("train").features)
     before = data.features("val", np.arange(3))
     evaluate_run(run, data)
     np.testing.assert_array_equal(data.features("val", np.arange(3)), before)
-    narrow = {
-        name: dataclasses.replace(split, features=split.features[:, :9])
-        for name, split in data.splits.items()
-    }
-    with refuses(DataError, thing="the data set", came="has features of size 9 instead of 2101"):
-        evaluate_run(run, dataclasses.replace(data, splits=narrow))
 
 
 @pytest.mark.parametrize("ours", ["histogram:grid=2", "onnx:there/b.onnx:mean=0:sha256=0001"])
@@ -294,35 +295,23 @@ def test_a_metric_of_ones_own_is_scored_beside_the_others(
 
 class Returns(Colours):
     def __init__(self, scored: Any) -> None:
-        self._scored = scored
+        self.scored = scored
 
     def score(self, references: Any, hypotheses: Any) -> Any:
-        return self._scored
+        return self.scored
 
 
-SCORE = "`score` of 'names a colour'"
-FUNCTION = "got a builtin_function_or_method, which lacks name, title, protocol, score"
-
-
-@pytest.mark.parametrize(
-    ("metric", "error", "thing", "came", "expected"),
-    [
-        (Colours, TypeError, "", "got the class Colours", "objects such as Colours()"),
-        (len, TypeError, "", FUNCTION, ""),
-        (METRICS[0], ValueError, "the name 'bleu' of 'BLEU-1..4'", "is taken", ""),
-        (Returns(0.5), TypeError, SCORE, "returned a float", "a Scored"),
-        (
-            Returns(Scored({"mine": 0.5}, [1.0, 2.0])),
-            *(ValueError, SCORE, "returned 2 values", "one for each of 3 pictures"),
-        ),
-        (
-            Returns(Scored({"cider_d": 0.5}, [])),
-            *(ValueError, "the name 'cider_d' of 'names a colour'", "is taken", ""),
-        ),
-    ],
+@refusals(
+    """
+    Colours | TypeError | came: got the class Colours | expected: objects such as Colours()
+    len | TypeError | came: got a builtin_function_or_method, which lacks name, title, protocol, score
+    METRICS[0] | ValueError | thing: the name 'bleu' of 'BLEU-1..4' | came: is taken
+    Returns(0.5) | TypeError | thing: `score` of 'names a colour' | came: returned a float | expected: a Scored
+    Returns(averaged("mine", [1.0, 2.0])) | ValueError | thing: `score` of 'names a colour' | came: returned 2 values | expected: one for each of 3 pictures
+    Returns(averaged("cider_d", [0.5] * 3)) | ValueError | thing: the name 'cider_d' of 'names a colour' | came: is taken
+    """,
+    function="metrics",
 )
-def test_what_is_no_metric_is_refused(
-    metric: Any, error: type[Exception], thing: str, came: str, expected: str
-) -> None:
-    with refuses(error, function="metrics", thing=thing, came=came, expected=expected):
-        score_captions(data_of(val=VAL), "val", SAID, metrics=(*METRICS, metric))
+def test_what_is_no_metric_is_refused(refusal: Refusal) -> None:
+    call = 'score_captions(data_of(val=VAL), "val", SAID, metrics=(*METRICS, {}))'
+    refusal.check(globals(), call)
