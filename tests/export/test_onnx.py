@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from commands import failing, good
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 from runs import config_of
 
 from xpcap.data.dataset import Source
@@ -419,32 +419,29 @@ class Odd(MinimalGated):
 
 
 @pytest.mark.parametrize("export", [export_onnx, export_web])
-@pytest.mark.parametrize(
-    ("operation", "named"),
-    [
-        (lambda a: a.cumsum(axis=1), "cumsum"),
-        (lambda a: np.add.accumulate(a), "add.accumulate"),
-        (lambda a: np.linalg.norm(a), "norm"),
-        (lambda a: a if a.any() else -a, "any"),
-        (lambda a: a if a[0, 0] > 0 else -a, "a choice or a loop that depends on numbers"),
-        (lambda a: a / len(a), "the number of rows as a number"),
-        (lambda a: a + np.zeros(a.shape, a.dtype), "the number of rows as a number"),
-        (lambda a: np.asarray(a), "a choice or a loop that depends on numbers"),
-    ],
+@refusals(
+    """
+    a.cumsum(axis=1) | came: its step needs cumsum
+    np.add.accumulate(a) | came: its step needs add.accumulate
+    np.linalg.norm(a) | came: its step needs norm
+    a if a.any() else -a | came: its step needs any
+    a if a[0, 0] > 0 else -a | came: its step needs a choice or a loop that depends on numbers
+    a / len(a) | came: its step needs the number of rows as a number
+    a + np.zeros(a.shape, a.dtype) | came: its step needs the number of rows as a number
+    np.asarray(a) | came: its step needs a choice or a loop that depends on numbers
+    """,
+    error=OptionError,
+    thing="cell 'odd'",
+    came="has no ONNX form",
+    expected="arithmetic and argmax, clip, concatenate",
 )
 def test_a_cell_without_an_onnx_form_is_refused_by_name_before_anything_is_asked_for(
-    operation: Any, named: str, export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refusal: Refusal, export: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page needs a runtime, which is not here; nobody is sent for it in vain."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setitem(CELLS, "odd", loop_of(Odd(operation)))
-    with refuses(
-        OptionError,
-        function=export.__name__,
-        thing="cell 'odd'",
-        came=f"has no ONNX form: its step needs {named}",
-        expected="arithmetic and argmax, clip, concatenate",
-    ):
+    monkeypatch.setitem(CELLS, "odd", loop_of(Odd(eval(f"lambda a: {refusal.statement}"))))
+    with refuses(refusal.error, function=export.__name__, **refusal.fields):
         export(make_run("odd"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -466,7 +463,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("xpcap.files._flush", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         export_onnx(make_run(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -271,7 +271,7 @@ class Chain:
 
     def __init__(self, words: list[str], table: np.ndarray) -> None:
         self.word_to_idx = {word: i for i, word in enumerate(words)}
-        self.like, self._table = table, table
+        self.like, self.table = table, table
 
     def start(self, features: np.ndarray) -> tuple[np.ndarray, ...]:
         return (np.zeros((len(features), 1), np.float32),)
@@ -281,7 +281,7 @@ class Chain:
 
     def advance(self, a: np.ndarray, state: Any, buffer: Any) -> Any:
         last, before = a[:, 0].astype(int), state[0][:, 0].astype(int)
-        return self._table[before, last].copy(), (a.copy(),)
+        return self.table[before, last].copy(), (a.copy(),)
 
 
 SEARCH = """import { normalise, search } from "./decode.js";
@@ -343,14 +343,15 @@ def test_the_search_is_the_beams(words: int, script: Script, rng: np.random.Gene
 @needs_node
 @pytest.mark.parametrize("retrieved", [0, 4])
 def test_ranking_is_the_rankers(
-    retrieved: int, script: Script, ranked: Path, rng: np.random.Generator
+    retrieved: int, script: Script, ranked: Path, runtime: Path, rng: np.random.Generator
 ) -> None:
     run = open_run(ranked)
     assert run.ranker is not None
     weights = {**run.ranker.weights, "borrowed": 0.5, "repeats": -2.0, "unseen": -3.0}
     ranker = replace(run.ranker, weights=weights, neighbours=7, bandwidth=0.2, retrieved=retrieved)
     index, vocabulary = ranker.index, run.vocabulary
-    (script.folder / "ranking.safetensors").write_bytes(web_folder._ranking(ranker))
+    export_web(replace(run, ranker=ranker), script.folder / "page", runtime=runtime)
+    manifest = json.loads((script.folder / "page/captioner.json").read_text())
     data = run.data()
     copies = data.features("train", np.arange(3))  # of photos in the index, but not the same
     copies = copies + np.float32(0.5) * rng.standard_normal(copies.shape).astype(np.float32)
@@ -373,8 +374,10 @@ def test_ranking_is_the_rankers(
     ) == bool(retrieved)
     centred = features - index.projection.mean
     found = script(
-        """import { Ranker, readTensors } from "./ranking.js";
-        const tensors = readTensors(new Uint8Array(readFileSync("ranking.safetensors")));
+        """import { unpack } from "./engine.js";
+        import { Ranker, readTensors } from "./ranking.js";
+        const stored = new Uint8Array(readFileSync(`page/${given.file.path}`));
+        const tensors = readTensors(await unpack(given.file, stored));
         const ranker = new Ranker(tensors, given.settings, given.special);
         const likelihood = (captions) => captions.map((words) => {
           return [...words.map(() => -0.7), 0];
@@ -388,7 +391,8 @@ def test_ranking_is_the_rankers(
         }
         console.log(JSON.stringify(out));""",
         {
-            "settings": web_folder._settings(ranker),
+            "file": manifest["files"]["ranking.safetensors"],
+            "settings": manifest["ranking"],
             "special": {"unk": vocabulary.unk},
             "projected": (centred @ index.projection.components).tolist(),
             "norms": np.linalg.norm(centred, axis=1).tolist(),

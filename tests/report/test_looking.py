@@ -16,7 +16,7 @@ import pytest
 from commands import answer, good
 from pages import card, write_cards
 from photos import PREPARE, photos
-from refusals import refuses
+from refusals import Refusal, refusals
 from test_report import SAID, browser, decode, photo, scene  # noqa: F401 - a fixture
 
 from xpcap import open_run, runs
@@ -181,23 +181,20 @@ def test_a_veil_is_clear_where_the_weight_is_largest_and_the_area_is_kept_to() -
     np.testing.assert_array_equal(even, picture)
 
 
-@pytest.mark.parametrize(
-    ("picture", "weights", "thing"),
-    [
-        ((8, 8, 3), [[0.5, -0.1], [0.3, 0.3]], "weights"),
-        ((8, 8, 3), [[np.nan, 1.0], [0.0, 0.0]], "weights"),
-        ((8, 8, 3), [[0.0, 0.0], [0.0, 0.0]], "weights"),
-        ((8, 8, 3), [0.5, 0.5], "weights"),
-        ((8, 8), [[1.0]], "picture"),
-    ],
+@refusals(
+    """
+    grey, np.array([[0.5, -0.1], [0.3, 0.3]]) | ValueError | thing: weights
+    grey, np.array([[np.nan, 1.0], [0.0, 0.0]]) | ValueError | thing: weights
+    grey, np.zeros((2, 2)) | ValueError | thing: weights
+    grey, np.array([0.5, 0.5]) | ValueError | thing: weights
+    grey[0], np.array([[1.0]]) | ValueError | thing: picture
+    grey / 255, np.eye(2) | TypeError | thing: picture | came: float64
+    """,
+    function="overlay",
 )
-def test_a_veil_is_of_weights_and_a_picture(
-    picture: tuple[int, ...], weights: Any, thing: str
-) -> None:
-    with refuses(ValueError, function="overlay", thing=thing):
-        overlay(np.full(picture, 200, np.uint8), np.array(weights))
-    with refuses(TypeError, function="overlay", thing="picture", came="float64"):
-        overlay(np.ones((8, 8, 3)), np.eye(2))
+def test_a_veil_is_of_weights_and_a_picture(refusal: Refusal) -> None:
+    grey = np.full((8, 8, 3), 200, np.uint8)
+    refusal.check({"grey": grey, "np": np, "overlay": overlay}, "overlay({})")
 
 
 def cropped(picture: np.ndarray) -> np.ndarray:
@@ -280,15 +277,24 @@ def test_the_cells_of_the_histogram_encoder_lie_over_what_is_drawn(height: int, 
         assert grid_area(name, picture) == WHOLE_PICTURE
 
 
-@pytest.mark.parametrize(
-    "weights",
-    [softmax(2, 3, 3), np.full((3, 3, 3), 0.2), softmax(3, 3, 3) * np.nan, -softmax(3, 3, 3)],
+@refusals(
+    """
+    softmax(2, 3, 3)
+    np.full((3, 3, 3), 0.2)
+    softmax(3, 3, 3) * np.nan
+    -softmax(3, 3, 3)
+    """,
+    error=ValueError,
+    function="write_page",
+    thing="picture 'x'",
 )
-def test_what_are_no_weights_is_refused(weights: np.ndarray, tmp_path: Path) -> None:
-    attention = weights.reshape(len(weights), -1).tolist()
-    with refuses(ValueError, function="write_page", thing="picture 'x'"):
+def test_what_are_no_weights_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    def write(weights: np.ndarray) -> None:
+        attention = weights.reshape(len(weights), -1).tolist()
         one = card("x", scene(), SAID, attention=attention, area=WHOLE_PICTURE)
         write_cards(tmp_path / "p.html", one)
+
+    refusal.check({**globals(), "write": write}, "write({})")
     assert not list(tmp_path.iterdir())
 
 

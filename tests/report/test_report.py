@@ -15,12 +15,12 @@ import pytest
 from browser import NAMES, Browser, find_browser
 from pages import Page, below, card, scores, write_cards
 from programs import program
-from refusals import refuses
+from refusals import Refusal, refusals
 
-from xpcap import report
 from xpcap.encoders import Area
 from xpcap.report import Gallery, Skipped, draw_captions, draw_loss, write_page
-from xpcap.report.curves import gradient_chart, training_charts
+from xpcap.report.captions import MOST_LINES, wrap
+from xpcap.report.curves import BOTTOM, TOP, gradient_chart, training_charts
 from xpcap.report.explanation import PARTS, CandidateCaption, Explanation, Neighbour
 from xpcap.shapes.scenes import make_scene, paint
 
@@ -176,7 +176,7 @@ def test_an_axis_has_round_values(values: list[float], texts: list[str]) -> None
     history = [{"epoch": 10 * i, "val_loss": value} for i, value in enumerate(values, start=1)]
     (chart,) = training_charts(history)
     assert [text for _, text in chart.upward] == texts
-    assert all(report.curves.TOP <= at <= report.curves.BOTTOM for at, _ in chart.upward)
+    assert all(TOP <= at <= BOTTOM for at, _ in chart.upward)
     assert re.fullmatch(r"M[\d. L]+", chart.lines[0][2])
     assert chart.across[0][1] == "10"
 
@@ -215,9 +215,10 @@ def test_a_page_with_curves_imports_no_matplotlib(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 7, 100])
-def test_a_cut_line_is_the_longest_that_fits(most: int) -> None:
-    line = "as long as it takes"
-    assert report.captions._cut(line, len, most) == f"{line[: max(0, most - 2)]} …"
+def test_the_last_of_too_many_lines_is_the_longest_that_fits_with_an_ellipsis(most: int) -> None:
+    word = ("abcdefghij" * 10)[:most]
+    lines = wrap(f"{word} " * 20, len, most)
+    assert lines == [*[word] * (MOST_LINES - 1), f"{word[: max(0, most - 2)]} …"]
 
 
 @pytest.mark.parametrize("history", [HISTORY, HISTORY[:1], WITHOUT_VAL, []])
@@ -253,13 +254,6 @@ def test_captions_of_any_length_overlap_nothing(tmp_path: Path) -> None:
     assert (picture[-8:] == 255).all()
     assert (picture[:, :6] == 255).all()
     assert (picture[:, -6:] == 255).all()
-
-
-def test_captions_png_wants_a_picture(tmp_path: Path) -> None:
-    for captions in ([], [card("a", None, SAID)]):
-        with refuses(ValueError, function="draw_captions", came="got no picture"):
-            draw_captions(tmp_path / "c.png", captions)
-    assert not list(tmp_path.iterdir())
 
 
 def test_text_from_outside_stays_text(full: Path) -> None:
@@ -459,25 +453,25 @@ def test_a_photo_that_explains_several_captions_is_read_and_stored_once(tmp_path
     assert (len(page.all("image")), len(page.all("use"))) == (1, 3)
 
 
-@pytest.mark.parametrize("p", [1.5, -2.3, float("nan")])
-def test_what_is_no_probability_is_refused(p: float, tmp_path: Path) -> None:
-    with refuses(ValueError, thing="'dog'", came="has probability", expected="one from 0 to 1"):
-        write_cards(tmp_path / "p.html", card("x", None, [("dog", p)]))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "picture",
-    [
-        np.zeros((4, 4), np.uint8),
-        np.zeros((4, 4, 3)),
-        np.zeros((4, 4, 4), np.uint8),
-        np.zeros((0, 4, 3), np.uint8),
-    ],
+@refusals(
+    """
+    draw_captions(path, []) | function: draw_captions | came: got no picture
+    draw_captions(path, [card("a", None, SAID)]) | function: draw_captions | came: got no picture
+    write_cards(path, card("x", None, [("dog", 1.5)])) | thing: 'dog' | came: has probability | expected: one from 0 to 1
+    write_cards(path, card("x", None, [("dog", -2.3)])) | thing: 'dog' | came: has probability | expected: one from 0 to 1
+    write_cards(path, card("x", None, [("dog", np.nan)])) | thing: 'dog' | came: has probability | expected: one from 0 to 1
+    write_cards(path, card("x", np.zeros((4, 4), np.uint8), SAID)) | thing: picture 'x' | came: has shape | expected: uint8 (h, w, 3)
+    write_cards(path, card("x", np.zeros((4, 4, 3)), SAID)) | thing: picture 'x' | came: has shape | expected: uint8 (h, w, 3)
+    write_cards(path, card("x", np.zeros((4, 4, 4), np.uint8), SAID)) | thing: picture 'x' | came: has shape | expected: uint8 (h, w, 3)
+    write_cards(path, card("x", np.zeros((0, 4, 3), np.uint8), SAID)) | thing: picture 'x' | came: has shape | expected: uint8 (h, w, 3)
+    """,
+    error=ValueError,
 )
-def test_what_is_no_picture_is_refused(picture: np.ndarray, tmp_path: Path) -> None:
-    with refuses(ValueError, thing="picture 'x'", came="has shape", expected="uint8 (h, w, 3)"):
-        write_cards(tmp_path / "p.html", card("x", picture, SAID))
+def test_what_cannot_be_shown_is_refused_and_leaves_nothing(
+    refusal: Refusal, tmp_path: Path
+) -> None:
+    refusal.check({**globals(), "path": tmp_path / "p"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_name_that_is_no_text_does_not_stop_the_page(tmp_path: Path) -> None:
