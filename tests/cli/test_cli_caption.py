@@ -382,15 +382,13 @@ import os, sys
 for descriptor in map(int, sys.argv[1]):
     os.close(descriptor)
     setattr(sys, ("stdin", "stdout", "stderr")[descriptor], None)
-from xpcap import files
 from xpcap.cli import main
 
-def create(path, create=files._create):
-    file = create(path)
-    assert file.fileno() > 2, "the file would get what C libraries print"
-    return file
+def fsync(descriptor, fsync=os.fsync):
+    assert descriptor > 2, "the file would get what C libraries print"
+    fsync(descriptor)
 
-files._create = create
+os.fsync = fsync
 main(sys.argv[2:])
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import SMALL, answer, call, failing, good
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 from runs import Runs
 
 from xpcap import CaptioningRNN, decode_captions, open_run
@@ -108,38 +108,28 @@ def test_one_run_alone_is_opened_as_ever(run: Path) -> None:
     assert answer("evaluate", run)["decoding"] == "greedy"
 
 
-@pytest.mark.parametrize(
-    ("change", "came"),
-    [
-        (
-            lambda run: replace(run, vocabulary=Vocabulary(run.vocabulary.idx_to_word[:-1])),
-            "has another vocabulary, of 59 words instead of 60",
-        ),
-        (
-            lambda run: replace(run, config=replace(run.config, max_words=9)),
-            "says at most 9 words instead of 25",
-        ),
-        (
-            lambda run: replace(run, inputs=replace(run.inputs, scaling=FeatureScaling())),
-            "reads features that are scaled otherwise",
-        ),
-    ],
+@refusals(
+    """
+    vocabulary=Vocabulary(run.vocabulary.idx_to_word[:-1]) | came: has another vocabulary, of 59 words instead of 60
+    config=replace(run.config, max_words=9) | came: says at most 9 words instead of 25
+    inputs=replace(run.inputs, scaling=FeatureScaling()) | came: reads features that are scaled otherwise
+    """,
+    error=DataError,
+    function="open_runs",
+    thing="b",
+    cause="were they trained on the same",
 )
 def test_runs_that_do_not_fit_together_are_told_what_differs(
-    change: Any, came: str, run: Path, monkeypatch: pytest.MonkeyPatch
+    refusal: Refusal, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    names = {"run": open_run(run), "replace": replace}
+    names |= {"Vocabulary": Vocabulary, "FeatureScaling": FeatureScaling}
+    changed = eval(f"replace(run, path='b', {refusal.statement})", names)
     monkeypatch.setattr(
-        "xpcap.runs.run.open_run",
-        lambda path: change(replace(open_run(run), path=path)) if path == "b" else open_run(path),
+        "xpcap.runs.run.open_run", lambda path: changed if path == "b" else open_run(path)
     )
-    with refuses(
-        DataError,
-        function="open_runs",
-        thing="b",
-        came=came,
-        expected=f"the same as {run}, to caption together",
-        cause="were they trained on the same",
-    ):
+    expected = f"the same as {run}, to caption together"
+    with refuses(refusal.error, expected=expected, **refusal.fields):
         open_runs([run, run, "b"])
 
 

@@ -1,6 +1,7 @@
 """Scores of captions and of what people wrote, and runs compared, in Python."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from xpcap.data import CaptionData, Vocabulary, open_data
 from xpcap.data.dataset import Split
 from xpcap.data.features import fit_scaling
 from xpcap.errors import DataError
-from xpcap.metrics import METRICS, averaged
+from xpcap.metrics import METRICS, averaged, of_train
 from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scoring
 from xpcap.shapes import named
 
@@ -40,6 +41,13 @@ def data_of(**texts: list[list[str]]) -> CaptionData:
 
 VAL = [["a dog runs", "the dog runs fast"], ["the the cat on"], ["a dog", "a dog"]]
 SAID = {"val0": "a dog", "val1": "a dog", "val2": "a dog"}
+OF_TRAIN = [metric.name for metric in of_train([["a", "dog"]] * 99, list)[0]]
+TWO = [[["a", "dog"], ["the", "dog"]], [["a", "cat"]]], [["a", "dog"], ["a", "cat"]]
+SCORED = {metric.name: metric.score(*TWO) for metric in METRICS}
+BLEU, *OTHERS = [list(scored.corpus) for scored in SCORED.values()]
+METRIC_NAMES = ["bleu", "named", *list(SCORED)[1:], *OF_TRAIN]
+NAMES = [*BLEU, "named", *itertools.chain(*OTHERS), *OF_TRAIN]
+COUNTS = {name for name, scored in SCORED.items() if not len(scored.pictures)}  # without interval
 
 
 def test_people_are_scored_by_their_first_captions_against_their_different_others(
@@ -113,8 +121,7 @@ def test_lost_words_of_people_repeat_nothing_and_are_neighbours_as_in_the_train_
 
 def test_without_a_train_split_no_score_is_about_one() -> None:
     scored = score_captions(data_of(val=VAL), "val", SAID)
-    absent = {"novel", "unseen_bigrams", "bad_endings"}
-    assert not absent & {*scored.scores, *scored.human_scores, *scored.unscored}
+    assert not {*OF_TRAIN} & {*scored.scores, *scored.human_scores, *scored.unscored}
 
 
 @refusals(
@@ -173,13 +180,6 @@ def test_a_difference_is_shown_with_its_sign_and_counts_without_decimals() -> No
 # An evaluation of a run
 
 
-OF_TRAIN = ["novel", "unseen_bigrams", "bad_endings"]
-
-METRIC_NAMES = ["bleu", "named", *(metric.name for metric in METRICS[1:]), *OF_TRAIN]
-NAMES = ["bleu1", "bleu2", "bleu3", "bleu4", *METRIC_NAMES[1:]]
-COUNTS = {"distinct", "words"}  # have no interval
-
-
 @pytest.fixture(scope="module")
 def evaluated(trained: Path) -> Scores:
     return evaluate_run(open_run(trained))
@@ -210,7 +210,7 @@ def test_an_evaluation_as_json_names_what_readers_look_for(evaluated: Scores) ->
         *("unscored", "people", "decoding"),
         *("unigram_bleu", "perplexity", "loss", "accuracy", "named"),
     ]
-    assert told["bleu"] == [evaluated.scores[name] for name in NAMES[:4]]
+    assert told["bleu"] == [evaluated.scores[name] for name in BLEU]
     assert json.loads(json.dumps(told)) == told
 
 
