@@ -64,7 +64,7 @@ LAYOUTS = pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.fixture(autouse=True)
 def numpy_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(backend.VARIABLE, raising=False)
-    monkeypatch.setattr(backend, "_active", None)
+    monkeypatch.setattr(backend, "_active", None)  # private: nothing else forgets a choice
     for name in results.REDUCED_PRECISION:
         monkeypatch.delenv(name, raising=False)
 
@@ -300,6 +300,7 @@ def test_contenders_take_turns_at_each_configuration_and_are_compared_round_by_r
         ]
 
     monkeypatch.setattr(results, "measure_in_process", fake)
+    # private: it imports PyTorch, of which these tables need nothing but a version
     monkeypatch.setattr(results, "_check_peers", lambda peers, name: {"torch": "0"})
     result, sampling = results.bench([TINY], ["textbook", "torch"], timing.Plan(rounds=3))
     assert turns == 3 * [(name, ["tiny"]) for name in ("xpcap", *PEERS)]
@@ -736,7 +737,7 @@ def test_on_a_card_we_and_a_peer_are_timed_in_graphs_too(monkeypatch: pytest.Mon
         return [none if contender == "xpcap graph" and is_large else timed for is_large in large]
 
     monkeypatch.setattr(results, "measure_in_process", fake)
-    monkeypatch.setattr(results, "_check_peers", lambda peers, name: {})
+    monkeypatch.setattr(results, "_check_peers", lambda peers, name: {})  # private: as above
     about = {"backend": "cupy", "card": "Card 0"}
     large = dataclasses.replace(TINY, name="large", N=512)
     found = results.bench([TINY, large], ["torch"], timing.Plan(rounds=2), about=about)

@@ -30,6 +30,7 @@ def test_emulated_path_that_computes_nothing_fails(
     device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(step_paths, "CONFIGS", {"coco-dropout": TINY})
+    # private: a fault of the list alone, beside which the graph is right
     monkeypatch.setattr(Replay, "_run_list", lambda self: None)
     assert step_paths.main(["--captions", "5", "--steps", "6"]) == 1
     assert "list does not train as NumPy does" in capsys.readouterr().out

@@ -29,6 +29,7 @@ from xpcap.device import probe
 from xpcap.errors import DataError
 from xpcap.metrics import corpus_bleu, unigram_bleu
 from xpcap.runs import Scores, saver
+from xpcap.runs.folder import FIRST, FIRST_STAGE_FILE, PROJECTION, RANKING, START_RANKING
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures(
@@ -57,11 +58,10 @@ def test_train_alone_generates_learns_and_leaves_a_run_folder() -> None:
     ):
         assert words in output
     names = {path.name for path in Path("runs/pictures-lstm").iterdir()}
-    files = (
-        ".lock README.md best.safetensors config.json data.h5 examples.jpg history.jsonl index.html"
-        " last.safetensors loss.png pictures times.jsonl vocab.json"
-    )
-    assert names == set(files.split())
+    page = (ROOT / "docs/reference/files.md").read_text("utf-8").partition("## Run folder")[2]
+    rows = re.findall(r"^\| (`[^|]+) \|", page.partition("\n## ")[0], re.MULTILINE)
+    others = {RANKING, FIRST_STAGE_FILE, START_RANKING, PROJECTION, FIRST}  # of other runs
+    assert names == set(re.findall(r"`([\w.-]+)/?`", " ".join(rows))) - others
     again = good("train", *SMALL, "--verbose").output
     # A second run gets a folder of its own
     assert "the run folder is runs/pictures-lstm-2" in again

@@ -197,7 +197,7 @@ def test_threads_of_blas_change_no_bit_of_a_ranking(made: Path, tmp_path: Path) 
 
 def held_out(alone: float, both: float, patch: pytest.MonkeyPatch) -> None:
     """Fits find this CIDEr-D of photos that take no part."""
-    fit = rerank._fit
+    fit = rerank._fit  # private: which of two stages is better cannot be planted in photos
 
     def fitted(run: Run[Any], *args: Any) -> Any:
         return fit(run, *args)._replace(held_out=both if run.first_stage_models else alone)
