@@ -16,12 +16,12 @@ from refusals import Refusal, refusals, refuses
 from runs import Runs
 
 from xpcap import CaptioningRNN, decode_captions, open_run
+from xpcap.data import Vocabulary
 from xpcap.data.features import FeatureScaling
-from xpcap.data.vocabulary import Vocabulary
 from xpcap.errors import DataError
 from xpcap.models import Ensemble
 from xpcap.runs import Run, open_runs
-from xpcap.training.evaluate import teacher_forced
+from xpcap.training import teacher_forced
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 

@@ -19,7 +19,8 @@ from xpcap import CaptioningRNN, open_run, runs
 from xpcap.encoders import HistogramEncoder, read_picture
 from xpcap.layers import CELLS, stack
 from xpcap.models import Trace
-from xpcap.report.look import gradient_sizes, percent, write_look_page
+from xpcap.report import write_look_page
+from xpcap.report.look import gradient_sizes, percent
 
 pytestmark = pytest.mark.usefixtures("few_pictures")
 SCALED = "--feature-scaling", "standardize"

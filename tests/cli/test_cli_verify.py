@@ -10,9 +10,8 @@ from commands import call, failing, good
 
 from xpcap.cli import verify
 from xpcap.exercise import table
-from xpcap.exercise.grading import roster
+from xpcap.exercise.grading import Report, Result, roster
 from xpcap.exercise.grading.files import read
-from xpcap.exercise.grading.report import Report, Result
 
 LAYERS = "def sigmoid(x): return x\n"
 FAULTS = {

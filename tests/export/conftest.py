@@ -9,8 +9,8 @@ import pytest
 from browser import NAMES, Browser, find_browser
 from web_pages import tar
 
-from xpcap.export import web_folder
-from xpcap.export.web_folder import HAVE, TARBALL, export_web
+from xpcap.export import export_web, web_folder
+from xpcap.export.web_folder import HAVE, TARBALL
 from xpcap.runs import open_run
 
 ROOT = Path(__file__).parents[2]

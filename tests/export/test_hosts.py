@@ -19,8 +19,7 @@ from browser import Browser
 from PIL import Image
 from web_pages import READY, Server, captions_on, choose, give, shown, text_of, wait
 
-from xpcap.runs import PictureCaption, open_captioner, open_run
-from xpcap.runs.run import default_policy
+from xpcap.runs import PictureCaption, default_policy, open_captioner, open_run
 from xpcap.shapes import picture_of
 
 ROOT = Path(__file__).parents[2]

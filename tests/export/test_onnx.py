@@ -16,13 +16,13 @@ from commands import failing, good
 from refusals import Refusal, refusals, refuses
 from runs import config_of
 
-from xpcap.data.dataset import Source
+from xpcap.data import Source, Vocabulary
 from xpcap.data.features import FeatureScaling, Projection
-from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.data.vocabulary import SPECIAL
 from xpcap.decoding.decode import Decoded
 from xpcap.encoders import find_encoder
 from xpcap.errors import OptionError
-from xpcap.layers.cells import CELLS, loop_of
+from xpcap.layers import CELLS, loop_of
 from xpcap.memory import allocator
 from xpcap.models import CaptioningRNN, Ensemble, Policy
 from xpcap.models.config import INJECT

@@ -14,15 +14,15 @@ from browser import Browser
 from commands import SMALL, good
 from runs import config_of
 
-from xpcap.data.dataset import Source
+from xpcap.data import Source, Vocabulary
 from xpcap.data.features import FeatureScaling
-from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.data.vocabulary import SPECIAL
 from xpcap.encoders import read_picture
 from xpcap.encoders.histogram import drawn_area
 from xpcap.models import Beam, CaptioningRNN
 from xpcap.report.overlay import overlay_alpha
-from xpcap.runs import Run, open_captioner, open_run
-from xpcap.runs.run import Inputs, default_policy
+from xpcap.runs import Run, default_policy, open_captioner, open_run
+from xpcap.runs.run import Inputs
 from xpcap.shapes import picture_of
 
 pytest.importorskip("PIL", reason="Pillow is not installed")
@@ -31,7 +31,7 @@ pytest.importorskip("onnx", reason="the extra `export` is not installed")
 from PIL import Image
 from web_pages import CAPTIONED, READY, Server, captions_on, give, shown, text_of, wait
 
-from xpcap.export.web_folder import export_web
+from xpcap.export import export_web
 
 
 def saved(folder: Path, number: int) -> Path:

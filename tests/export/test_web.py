@@ -13,15 +13,16 @@ import pytest
 from commands import failing, good
 from web_pages import tar
 
-from xpcap.data.vocabulary import SPECIAL, Vocabulary
+from xpcap.data import Vocabulary
+from xpcap.data.vocabulary import SPECIAL
 from xpcap.decoding.decode import decode
 from xpcap.encoders import HistogramEncoder
 from xpcap.encoders.histogram import drawn_area
 from xpcap.encoders.pictures import letterbox
 from xpcap.models import Beam, Policy
 from xpcap.ranking import Candidate
-from xpcap.runs import open_run
-from xpcap.runs.decoder import Decoder, limited
+from xpcap.runs import Decoder, open_run
+from xpcap.runs.decoder import limited
 from xpcap.shapes import picture_of
 
 pytest.importorskip("PIL", reason="Pillow is not installed")
@@ -30,8 +31,7 @@ pytest.importorskip("onnx", reason="the extra `export` is not installed")
 import PIL
 from PIL import Image
 
-from xpcap.export import web_folder
-from xpcap.export.web_folder import export_web
+from xpcap.export import export_web, web_folder
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(web_folder.__file__).parent / "web"

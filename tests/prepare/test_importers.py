@@ -11,8 +11,7 @@ import pytest
 from commands import failing
 from refusals import Refusal, refusals, refuses
 
-from xpcap.data import CaptionData, decode_captions, open_data, write_dataset
-from xpcap.data.dataset import Source
+from xpcap.data import CaptionData, Source, decode_captions, open_data, write_dataset
 from xpcap.errors import DataError, OptionError
 from xpcap.prepare import CaptionRow, assemble, import_captions
 

@@ -18,8 +18,7 @@ from pages import scores
 from PIL import Image
 from safetensors.numpy import load_file
 
-from xpcap.data import CaptionData
-from xpcap.data.dataset import Source
+from xpcap.data import CaptionData, Source
 from xpcap.layers import CELLS
 from xpcap.models import CaptioningRNN
 from xpcap.report.card import code

@@ -18,8 +18,7 @@ from xpcap.cli.evaluate import evaluate
 from xpcap.cli.group import in_options
 from xpcap.cli.prepare import prepare
 from xpcap.cli.train import train
-from xpcap.data import CaptionData, Vocabulary
-from xpcap.data.dataset import Split
+from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.layers import CELLS
 from xpcap.layers.cells import no_activations
 from xpcap.report import doctor

@@ -16,7 +16,7 @@ from test_report import NASTY, browser, photo  # noqa: F401 - a fixture
 
 from xpcap.data import Vocabulary
 from xpcap.models import ModelConfig, Saturation, Trace
-from xpcap.report.look import Inside, write_look_page
+from xpcap.report import Inside, write_look_page
 
 RNG = np.random.default_rng(0)
 LONG = ["pneumono" * 9, *(f"word{k}" for k in range(18))]

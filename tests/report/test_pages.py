@@ -22,20 +22,24 @@ import xpcap.data  # noqa: E402 - after the skip
 from xpcap import CaptioningRNN, runs  # noqa: E402
 from xpcap.data import (  # noqa: E402
     CaptionData,
+    Source,
     hdf5,
     open_data,
     tokenize,
     write_dataset,
 )
-from xpcap.data.dataset import Source  # noqa: E402
 from xpcap.encoders import read_picture  # noqa: E402
 from xpcap.metrics import METRICS  # noqa: E402
 from xpcap.models import Beam  # noqa: E402
 from xpcap.prepare.matching import PictureFolder  # noqa: E402
 from xpcap.report.explanation import decision  # noqa: E402
-from xpcap.runs import TrainOptions, evaluate_run, train_run  # noqa: E402
-from xpcap.runs.pages import picture_finder  # noqa: E402
-from xpcap.runs.run import open_run  # noqa: E402
+from xpcap.runs import (  # noqa: E402
+    TrainOptions,
+    evaluate_run,
+    open_run,
+    picture_finder,
+    train_run,
+)
 from xpcap.shapes import KIND, generate, write_pictures  # noqa: E402
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,7 @@ import pytest
 from refusals import Refusal, refusals, refuses
 
 from xpcap import open_run
-from xpcap.data import CaptionData, Vocabulary, open_data
-from xpcap.data.dataset import Split
+from xpcap.data import CaptionData, Split, Vocabulary, open_data
 from xpcap.data.features import fit_scaling
 from xpcap.errors import DataError
 from xpcap.metrics import METRICS, averaged, of_train

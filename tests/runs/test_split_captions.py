@@ -9,10 +9,11 @@ from runs import config_of
 from xpcap import CaptioningRNN
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.data.features import FeatureScaling
-from xpcap.report.records import PictureCaption
+from xpcap.report import PictureCaption
+from xpcap.runs import Run
 from xpcap.runs import captions as of_split
 from xpcap.runs.captions import caption_chosen
-from xpcap.runs.run import Inputs, Run
+from xpcap.runs.run import Inputs
 
 VOCABULARY = Vocabulary.build(["a dog runs on the grass"], min_count=1)
 
