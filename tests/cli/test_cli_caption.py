@@ -21,9 +21,9 @@ Image = pytest.importorskip("PIL.Image")
 import drawings  # noqa: E402 - after the skip
 
 from xpcap import open_run, runs  # noqa: E402 - after the skip
-from xpcap.encoders import HistogramEncoder, read_picture  # noqa: E402
+from xpcap.encoders import ENCODERS, HistogramEncoder, read_picture  # noqa: E402
 from xpcap.encoders.pictures import formats  # noqa: E402
-from xpcap.errors import DataError, install  # noqa: E402
+from xpcap.errors import DataError  # noqa: E402
 from xpcap.runs import outputs, pages, pictures  # noqa: E402
 from xpcap.shapes import metrics_of  # noqa: E402
 from xpcap.shapes.scenes import make_scene, paint  # noqa: E402
@@ -635,13 +635,8 @@ def test_a_run_on_features_whose_encoder_is_named_captions_photos_and_takes_a_he
 def test_an_encoder_that_is_not_installed_is_one_line_that_says_how_to_install_it(
     run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find(name: str) -> None:
-        raise DataError(
-            f"find_encoder: {name} needs a package that is not installed; {install('images')}"
-            " installs it"
-        )
-
-    monkeypatch.setattr("xpcap.runs.run.find_encoder", find)
+    kind = ENCODERS["histogram"]._replace(extra="images", packages=["no-such-package"])
+    monkeypatch.setitem(ENCODERS, "histogram", kind)
     failing(["caption", run, photos, "--html", "p.html"], "pip install '.[images]' installs it")
 
 
