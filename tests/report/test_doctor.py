@@ -19,6 +19,7 @@ from xpcap.cli.group import in_options
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.layers import CELLS
 from xpcap.layers.cells import no_activations
+from xpcap.models.config import INJECT
 from xpcap.report import doctor
 from xpcap.report.doctor import Case, Diagnosis, Finding, Symptom, diagnose
 from xpcap.runs import evaluate_run, examine_run, score_captions
@@ -120,7 +121,7 @@ def trained(data: CaptionData, epochs: int = 6, lr: float = 0.01, **model: Any) 
 
 @functools.cache
 def healthy(cell: str = "lstm", inject: str = "init") -> Case:
-    return trained(grids() if inject == "attention" else DATA, cell_type=cell, inject=inject)
+    return trained(grids() if "attention" in inject else DATA, cell_type=cell, inject=inject)
 
 
 def judged(case: Case) -> dict[str, Diagnosis]:
@@ -142,11 +143,8 @@ def data_of(case: Case) -> CaptionData:
     return grids() if case.model.config.attends else DATA
 
 
-CASES = [
-    *(("lstm", inject) for inject in ("init", "every-step", "attention")),
-    *(("rnn", "init"), ("gru", "every-step"), ("gru", "attention")),
-]
-each_model = pytest.mark.parametrize("kind", CASES)
+CASES = {*(("lstm", inject) for inject in INJECT), *((cell, "every-step") for cell in CELLS)}
+each_model = pytest.mark.parametrize("kind", sorted(CASES), ids=" ".join)
 
 
 @each_model
