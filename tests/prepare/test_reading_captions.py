@@ -26,7 +26,7 @@ from refusals import Refusal, refusals, refuses
 
 from xpcap.data import open_data
 from xpcap.encoders.pictures import formats
-from xpcap.errors import DataError, OptionError
+from xpcap.errors import DataError
 from xpcap.prepare import CaptionRow, Columns, ImportReport, import_captions, read_captions
 from xpcap.prepare.splits import by_fractions
 
@@ -190,12 +190,19 @@ def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
         "train": {"a.jpg": ["a dog"]},
         "val": {"b.jpg": ["a cat"]},
     }
-    came = "columns 'id', 'Foto', 'de', 'en', 'teil'"
-    with refuses(DataError, came=came, expected="one such as photo for pictures"):
-        read(text, columns=Columns(image="photo", caption="en"))
-    for other in ({"caption": "en"}, "no"):
-        with refuses(OptionError, thing="`columns`", expected="Columns(image="):
-            read(text, columns=other)
+
+
+@refusals(
+    """
+    Columns(image="photo", caption="en") | DataError | came: columns 'Foto', 'en' | expected: one such as photo for pictures
+    {"caption": "en"} | OptionError | thing: `columns` | expected: Columns(image=
+    "no" | OptionError | thing: `columns` | expected: Columns(image=
+    Columns(image="Foto", caption=[]) | OptionError | thing: caption
+    Columns(image="Foto", caption=["en", 7]) | OptionError | thing: caption
+    """
+)
+def test_columns_that_are_not_there_or_none_are_refused(refusal: Refusal) -> None:
+    refusal.check(globals(), 'read("Foto;en\\na.jpg;a dog\\n", columns={})')
 
 
 def test_columns_of_captions_may_be_named_and_those_that_are_not_used_are_told_once() -> None:
@@ -214,9 +221,6 @@ def test_columns_of_captions_may_be_named_and_those_that_are_not_used_are_told_o
         "expected one such as Datei for pictures and one such as de,en for captions",
         "give --caption-column once for each column of captions",
     )
-    for bad in ([], ["en", 7]):
-        with refuses(OptionError, thing="caption"):
-            read(text, columns=Columns(image="Datei", caption=bad))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "dev", "Val"])
