@@ -184,6 +184,8 @@ def test_every_caption_of_the_language_names_exactly_what_is_in_the_scene() -> N
     for scene in kinds_of_scene.values():
         captions = list(language(scene))
         assert all(named(tokenize(text)) == kinds(scene) for text, _ in captions)
+        alike = len(scene.things) == 2 and len({thing[:3] for thing in scene.things}) == 1
+        assert {"two" in tokenize(text) for text, _ in captions} == {alike}
         assert max(len(tokenize(text)) for text, _ in captions) <= MAX_WORDS
         assert sum(p for _, p in captions) == pytest.approx(1)
         assert len({text for text, _ in captions}) == len(captions) > 10
