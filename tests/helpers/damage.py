@@ -19,13 +19,23 @@ from typing import Any, NamedTuple
 import h5py
 import lying_files as lying
 import numpy as np
+import pytest
 from coco_folder import build_coco
 from hdf5_edits import edit, replace_dataset
 from lying_files import GOOD, MB, archive, chunk, header, patched, png, saved, sized, sparse, zeros
 from PIL import Image
 from PIL import features as built
 
-from xpcap.data import CaptionData, Source, Split, Vocabulary, open_data, write_dataset
+from xpcap.data import (
+    CaptionData,
+    Source,
+    Split,
+    Vocabulary,
+    hdf5,
+    hdf5_check,
+    open_data,
+    write_dataset,
+)
 from xpcap.encoders import read_picture
 from xpcap.errors import EXPECTED
 from xpcap.prepare import read_captions, read_features
@@ -95,15 +105,26 @@ def resume(folder: Path) -> object:
     return train_run(replace(recipe, out=folder, resume=True))
 
 
+def open_here(path: Path) -> CaptionData:
+    """A data set that this process screens itself, without limits: for HDF5 that is whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hdf5, "_screen", hdf5_check.report)  # private: a process takes 0.1 s
+        return open_data(path)
+
+
 READERS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
     # makes something whole in an empty folder, and reads it
     "dataset": (
         lambda folder: write_dataset(folder / "data.h5", small()),
         lambda folder: open_data(folder / "data.h5"),
     ),
+    "contents": (
+        lambda folder: write_dataset(folder / "data.h5", small()),
+        lambda folder: open_here(folder / "data.h5"),
+    ),
     "course": (
         lambda folder: build_coco(folder, np.random.default_rng(0), sizes=(("_pca", 512),)),
-        open_data,
+        open_here,
     ),
     "run": (write_run, open_run),
     "checkpoint": (write_run, resume),
@@ -334,6 +355,9 @@ DATASET: list[tuple[Any, ...]] = [
     # what HDF5 fails with, or never ends with
     (endless, "takes far longer"),
     (four_gigabytes, "far more memory"),
+]  # fmt: skip
+
+CONTENTS: list[tuple[Any, ...]] = [
     # what no data set holds
     (features(data=COMPOUND), "unusual type"),
     (features(data=np.zeros(3, "V9")), "unusual type"),
@@ -626,6 +650,7 @@ DAMAGE = [
         Damage("dataset", "data.h5", *row)
         for row in [*DATASET, (pipe, "is a folder, pipe or device")]
     ),
+    *(Damage("contents", "data.h5", *row) for row in CONTENTS),
     *(Damage("course", *row) for row in COURSES),
     *(Damage("run", *row) for row in RUN),
     *(Damage("checkpoint", LAST, *row) for row in CHECKPOINT),
