@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help demo test slow mutants fuzz kill-test lint format docs site excerpts notebooks blanks bench gpu-check release clean
+.PHONY: help demo test slow nightly mutants fuzz kill-test lint format docs site excerpts notebooks blanks bench gpu-check release clean
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
 	@echo "make test       the tests, on up to four cores; on Linux with a CUDA compiler, so that kernels are checked without a GPU"
-	@echo "make slow       the slow tests: device mutants, races, faults and kills, real captions, whole notebooks"
+	@echo "make slow       the slow tests: processes, races, faults and kills, real captions, commands and notebooks of the docs"
+	@echo "make nightly    tests that take longer still, such as of all device mutants; bash .ci/nightly runs them, fuzz, kill-test and mutants"
 	@echo "make mutants    make small changes in the files that you changed, one at a time, and print those that no test notices; ARGS='--all --seed 5', or ARGS=--help"
 	@echo "make fuzz       10,000 bad inputs of each kind, and 2,000 fresh examples of each property; CASES and SEED may be given"
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
@@ -40,20 +41,22 @@ help:
 	@touch $@
 
 # The list of fonts that matplotlib keeps stays with the set-up.
-demo test slow mutants fuzz kill-test excerpts notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
+demo test slow nightly mutants fuzz kill-test excerpts notebooks bench: export MPLCONFIGDIR := $(CURDIR)/.venv/matplotlib
 
 demo: .venv/ready
 	$(VENV) cli.py train
 
-# One process a core; a file's tests stay together, so that what they share is set up once.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# One process a core; whichever is done takes half of what another has left.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 test: .venv/kernels
 	$(VENV) -m pytest $(PARALLEL)
 
-# In the order of files: by their number of tests, the longest would begin last, since it has few.
 slow: .venv/kernels
-	$(VENV) -m pytest $(PARALLEL) --no-loadscope-reorder -m slow
+	$(VENV) -m pytest $(PARALLEL) -m 'slow and not nightly'
+
+nightly: .venv/kernels
+	$(VENV) -m pytest $(PARALLEL) -m nightly
 
 mutants: .venv/kernels
 	$(VENV) tools/mutants.py $(ARGS)
@@ -63,12 +66,12 @@ KILLS ?= 100
 SEED ?= 0
 
 fuzz: .venv/ready
-	$(VENV) tools/fuzz.py --cases $(CASES) --seed $(SEED)
 	XPCAP_EXAMPLES=2000 $(VENV) -m pytest -q tests/layers/test_properties.py
+	$(VENV) tools/fuzz.py --cases $(CASES) --seed $(SEED)
 
 kill-test: .venv/ready
-	$(VENV) tools/kill.py --kills $(KILLS) --seed $(SEED)
 	$(VENV) tools/faults.py
+	$(VENV) tools/kill.py --kills $(KILLS) --seed $(SEED)
 
 lint: .venv/ready
 	$(VENV) -m ruff check .

@@ -157,14 +157,15 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    failed = False
+    cases = broken = 0
     for kind in KINDS if given.kind == "all" else (given.kind,):
         began = time.monotonic()
         result = run_cases(kind, given.cases, given.seed)
         print(f"{result}; seed {given.seed}, {time.monotonic() - began:.0f} s", flush=True)
         print("".join(f"  {line}\n" for line in result.broken[:50]), end="")
-        failed = failed or bool(result.broken)
-    sys.exit(1 if failed else 0)
+        cases, broken = cases + result.cases, broken + len(result.broken)
+    print(f"{cases:,} cases, {broken} of them broke a promise")
+    sys.exit(1 if broken else 0)
 
 
 if __name__ == "__main__":

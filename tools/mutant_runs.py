@@ -25,7 +25,7 @@ import pytest
 
 COPIED = "xpcap", "tests", "benchmarks", "docs", "tools", "pyproject.toml", "cli.py", "README.md"
 COPIED = *COPIED, "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "Makefile"
-CHOSEN = "not slow and not gpu and not threads"
+CHOSEN = "not slow and not nightly and not gpu and not threads"
 # Tests of form and of texts, whole suites within a test, and this tool's own
 LEFT_OUT = "tests/package/", "tests/tools/", "test_golden.py", "test_device_mutants.py"
 BUSY = 3  # a time limit is of the processor's seconds, and of so many times as many on the clock

@@ -7,9 +7,11 @@ import dataclasses
 import inspect
 import json
 import operator
+import os
 import pickle
 import re
 import signal
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -139,14 +141,42 @@ def test_gpu_tests_are_collected_with_the_few_packages_that_gpu_machines_have() 
     program(code, *arguments, flags=(), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
 
 
-def test_the_workflow_names_files_and_extras_that_exist() -> None:
+TARGETS = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_the_workflow_names_files_targets_and_extras_that_exist() -> None:
     workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
     paths = set(re.findall(r"(?<![\w/])(?:tests|tools|docs|\.ci)/[\w./-]*\w", workflow))
     assert "tests/layers" in paths
+    assert {f".ci/{path.name}" for path in (ROOT / ".ci").iterdir()} <= paths
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+    commands = re.findall(r"\bmake ([a-z -]+)$", workflow, re.MULTILINE)
+    assert {"site", "slow"} <= {target for words in commands for target in words.split()} <= TARGETS
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (extras,) = re.findall(r"extra: \[(.*)\]", workflow)
     assert extras.split(", ") == list(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("failing", ["", "fuzz", "mutants"])
+def test_a_night_runs_all_parts_by_one_seed_and_sums_them_up(failing: str, tmp_path: Path) -> None:
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\necho "== $* =="; [ "$1" != "{failing}" ]\n')
+    make.chmod(0o755)
+    night = subprocess.run(
+        ["bash", ROOT / ".ci/nightly"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SEED": "7"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert night.returncode == bool(failing)
+    *calls, summary = (line.strip("= ") for line in night.stdout.splitlines())
+    parts = {call.split()[0]: call for call in calls}
+    assert {failing or "nightly"} <= set(parts) <= TARGETS
+    assert all("7" in call for target, call in parts.items() if target != "nightly")
+    verdicts = {target: "FAILED, " if target == failing else "" for target in parts}
+    lines = [f"{target}: {verdicts[target]}{call}" for target, call in parts.items()]
+    assert summary == "; ".join(["night 7", *lines])
 
 
 def test_extras_that_messages_and_docs_install_exist() -> None:
