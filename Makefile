@@ -48,6 +48,8 @@ demo: .venv/ready
 
 # One process a core; whichever is done takes half of what another has left.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+# Hundreds of processes would compile all again, each with its own half second.
+unexport PYTHONDONTWRITEBYTECODE
 
 test: .venv/kernels
 	$(VENV) -m pytest $(PARALLEL)
