@@ -59,6 +59,7 @@ TORCH = pytest.mark.skipif(
     reason="torch is not installed: no peer to compare with",
 )
 LAYOUTS = pytest.mark.parametrize("layout", ["padded", "packed"])
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -893,7 +894,7 @@ def test_emulated_bench_refuses_to_time_graphs_that_are_none(
         contenders.CONTENDERS["xpcap graph"].train(TINY, TINY.data(2), "cupy")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_emulated_bench_says_what_card_it_was(device: Emulator, tiny: None) -> None:
     found = json.loads(good("--backend", "cupy", "--config", "coco", "--json").stdout)
     assert found[0]["machine"]["card"] == "emulated"
@@ -969,7 +970,7 @@ def test_a_process_of_its_own_describes_the_machine_or_says_why_not() -> None:
         measure.machine_in_process("cupy:99")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_emulated_parts_of_a_step_add_up_to_it(
     device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from benchmarks.work import Config
 from xpcap.device.replay import Replay
 
 TINY = Config("tiny", N=5, D=12, W=6, H=10, V=40, dropout=0.4)
+pytestmark = pytest.mark.slow
 
 
 def test_emulated_paths_train_as_numpy_does_and_repeat_their_launches(

@@ -109,7 +109,7 @@ def test_emulated_vanilla_rnn_without_dropout_trains_too(
     np.testing.assert_allclose(*histories, **LOOSE)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_emulated_verify_passes(device: Emulator) -> None:
     rows = json.loads(good("verify", "--backend", "cupy", "--json").stdout)
     assert {row["backend"] for row in rows} == {"cupy"}

@@ -274,6 +274,7 @@ def test_commands_that_ranks_do_not_share_run_once(data: Path) -> None:
     assert "2 ranks on 1 machine" in on_two("info")
 
 
+@pytest.mark.nightly
 def test_runs_whose_ranks_are_killed_at_random_moments_end_as_unbroken_ones() -> None:
     assert kill.kill_runs(kills=6, seed=1, ranks=2).kills == 6
 

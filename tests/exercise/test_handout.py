@@ -270,7 +270,7 @@ def run_in(folder: Path, name: str, sizes: str) -> Any:
     return notebook
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
 def test_a_notebook_of_a_handout_works_once_all_is_written(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -33,6 +33,10 @@ from xpcap.layers.vocabulary_loss import vocabulary_loss
 from xpcap.ops import CellBuffers, DeviceOps, get_ops
 from xpcap.ops.device import Equations
 
+FLOAT64_AT_NIGHT = pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("float64", marks=pytest.mark.nightly)]
+)
+
 
 @pytest.mark.parametrize("op", TABLE)
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -45,7 +49,7 @@ def test_emulated_kernel_equals_the_plain_equations(op: str, dtype: str, device:
 
 
 @pytest.mark.parametrize("op", TABLE)
-@pytest.mark.parametrize("dtype", TOLERANCES)
+@FLOAT64_AT_NIGHT
 def test_emulated_kernel_gives_the_same_bits_in_any_order_of_threads(
     op: str, dtype: str, device: Emulator
 ) -> None:
@@ -58,7 +62,7 @@ def test_emulated_kernel_gives_the_same_bits_in_any_order_of_threads(
             assert bits == bits[:1] * len(bits), "the result depends on the order of the threads"
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+@FLOAT64_AT_NIGHT
 @pytest.mark.parametrize("op", TABLE)
 def test_emulated_kernel_that_rounds_as_a_card_equals_the_equations(
     op: str, dtype: str, device: Emulator, monkeypatch: pytest.MonkeyPatch

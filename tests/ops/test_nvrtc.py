@@ -24,6 +24,7 @@ ADD_IN_DOUBLE = {
 }
 UNUSED = 'extern "C" __global__ void f(REAL* x) { int unused; x[0] = 0; }'
 WRONG = 'extern "C" __global__ void f(REAL* x) { x[0] = y; }'
+pytestmark = pytest.mark.slow
 
 
 class Row(NamedTuple):
@@ -80,12 +81,12 @@ def _compiler() -> None:
 
 @pytest.fixture(
     params=[
-        pytest.param(arch, marks=() if arch in ENDS else pytest.mark.slow)
+        pytest.param(arch, marks=() if arch in ENDS else pytest.mark.nightly)
         for arch in nvrtc.ARCHITECTURES
     ]
 )
 def arch(request: pytest.FixtureRequest) -> str:
-    """The oldest and the newest architecture; those between are slow tests."""
+    """The oldest and the newest architecture; those between are for the night."""
     if request.param not in nvrtc.compiler().architectures:
         pytest.skip(f"{nvrtc.compiler().name} does not know {request.param}")
     return request.param
@@ -93,7 +94,6 @@ def arch(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("real", cpu_build.REALS)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-@pytest.mark.slow
 def test_nvrtc_compiles_for_every_architecture_without_a_warning(
     path: Path, real: str, arch: str
 ) -> None:
@@ -103,7 +103,6 @@ def test_nvrtc_compiles_for_every_architecture_without_a_warning(
         assert f".text.{kernel}\0".encode() in made.cubin, f"{kernel} is not in the code for {arch}"
 
 
-@pytest.mark.slow
 def test_nvrtc_finds_no_kernel_short_of_registers(arch: str) -> None:
     rows = compile_table([arch])
     assert rows

@@ -66,7 +66,7 @@ def test_device_mutants_are_many_and_each_changes_one_match(nodes: dict[str, str
         mutant.mutated(ROOT)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_copy_without_a_device_mutant_passes(
     sandbox: Sandbox, base: Path, nodes: dict[str, str]
 ) -> None:
@@ -76,7 +76,7 @@ def test_copy_without_a_device_mutant_passes(
     assert results == [Result("passed", "")] * len(nodes), failed
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_device_mutant_is_caught(
     mutant: Mutant, sandbox: Sandbox, base: Path, nodes: dict[str, str]
