@@ -207,7 +207,7 @@ def rounded_loss(right: Any, *args: Any) -> Any:
     ],
     ids=["steps", "steps back", "attention", "loss"],
 )
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_verify_catches_a_mistake(
     where: Any,
     name: str,

@@ -56,7 +56,7 @@ def test_a_mistake_is_named_where_it_is_and_nothing_else(name: str, tmp_path: Pa
     assert is_right(mistake, there, others), (there, others)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_mistakes_are_named_as_the_page_says() -> None:
     """Of every tenth; `python tests/helpers/students.py` writes the page, and names wrong rows."""
     lines = PAGE.read_text(encoding="utf-8").split(RULE)[1].splitlines()

@@ -278,7 +278,7 @@ def test_emulated_change_on_the_device_is_named_by_its_step_and_tensor(device: E
     assert (outcome.step, outcome.tensor, outcome.diverged) == (3, "dWh", True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_emulated_verify_has_rows_for_training(
     device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

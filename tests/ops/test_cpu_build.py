@@ -184,7 +184,7 @@ def test_cpu_build_reads_nothing_beyond_the_arrays_of_an_operation(kernel: str) 
         assert not (found := _beyond(kernel)), found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("guard", "instead"), GUARDS)
 def test_cpu_build_without_a_guard_reads_beyond_an_array(guard: str, instead: str) -> None:
     kernels = [k for k, path in FILES.items() if guard in cpu_build.text_of(path)]
@@ -249,7 +249,7 @@ def test_cpu_build_threads_do_not_race(kernel: str, real: str) -> None:
         np.testing.assert_allclose(got, want, rtol=TOLERANCE[real], atol=atol)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.kernel}: {mutant.name}")
 def test_race_of_a_mutant_is_reported(mutant: Mutant) -> None:
     with cpu_build.or_skip():
