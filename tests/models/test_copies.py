@@ -232,7 +232,7 @@ def test_weights_of_one_and_a_total_of_all_are_the_plain_loss(workspace: Workspa
 
 
 @CELLS
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
 def test_gradients_of_a_weighted_loss_match_finite_differences(
     cell: str, dropout: float, workspace: Workspace, rng: np.random.Generator
 ) -> None:

@@ -101,6 +101,7 @@ def test_the_captions_own_word_is_framed_even_below_the_likeliest(page: Path) ->
     assert source.count(f"number {len(VOCABULARY)}<") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_shows_it_on_a_phone_without_scrolling_sideways(
     browser: Browser,  # noqa: F811

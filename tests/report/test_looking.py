@@ -309,6 +309,7 @@ def test_one_picture_serves_all_words_and_a_word_adds_little(tmp_path: Path) -> 
     assert (sizes[1] - sizes[0]) / 20 < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_brightens_the_place_that_weighed_most(
     browser: Any,  # noqa: F811 - the fixture

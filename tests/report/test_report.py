@@ -488,6 +488,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
+@pytest.mark.slow
 def test_a_browser_shows_the_page_without_scrolling_sideways(browser: Browser, full: Path) -> None:
     for width in (320, 390, 768, 1200):
         browser.show(full, width, dark=False)
@@ -517,6 +518,7 @@ def test_captions_come_first_then_three_scores_curves_galleries_and_what_is_fold
     assert "corpus" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_draws_every_picture_in_either_theme(
     browser: Browser, full: Path, dark: bool, tmp_path: Path
