@@ -265,12 +265,11 @@ def test_what_is_no_state_is_not_saved(tmp_path: Path) -> None:
         save_state({}, tmp_path)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(
-    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train_run(options).run
-    pictures = sorted(Path("pictures").iterdir())[:3]
+    write_pictures(tmp_path / "pictures", few(0), "val")
+    pictures = sorted((tmp_path / "pictures").iterdir())[:3]
     encode = HistogramEncoder.encode
 
     def broken(encoder: Any, given: Any) -> np.ndarray:
@@ -280,7 +279,7 @@ def test_a_picture_whose_feature_is_not_finite_is_skipped_by_its_name(
 
     calls: list[np.ndarray] = []
     monkeypatch.setattr(HistogramEncoder, "encode", broken)
-    captions, skipped = caption_files(run, pictures)
+    captions, skipped = caption_files(open_run(trained), pictures)
     assert [one.image for one in captions] == [str(pictures[0]), str(pictures[2])]
     assert skipped == [
         (
@@ -324,11 +323,7 @@ def test_a_run_stores_the_models_config_flat_and_opens_it_with_the_dropout_it_wa
     assert float(run.model.loss(*batch)[0]) != float(run.model.loss(*batch)[0])
 
 
-@pytest.mark.slow
-def test_open_run_draws_no_random_number(
-    options: TrainOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train_run(options)
+def test_open_run_draws_no_random_number(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[np.random.Generator, Any]] = []
     original = np.random.default_rng
 
@@ -339,6 +334,6 @@ def test_open_run_draws_no_random_number(
 
     monkeypatch.setattr(np.random, "default_rng", remembered)
     legacy = np.random.get_state()[1].copy()
-    open_run("runs/x")
+    open_run(trained)
     assert all(rng.bit_generator.state == state for rng, state in made)
     np.testing.assert_array_equal(np.random.get_state()[1], legacy)
