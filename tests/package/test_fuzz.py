@@ -1,4 +1,4 @@
-"""A few hundred bad inputs of each kind; `make fuzz` opens ten thousand of each."""
+"""A few bad inputs of each kind; `make fuzz`, each night, opens ten thousand of each."""
 
 import random
 import sys
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="peak memory can
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", fuzz.KINDS)
 def test_bad_input_is_read_or_refused_in_bounded_time_and_memory(kind: str) -> None:
-    result = fuzz.run_cases(kind, 200, seed=20)
+    result = fuzz.run_cases(kind, 50, seed=20)
     assert result.broken == []
-    assert result.outcomes["refused"] > 50
-    assert result.outcomes["accepted"] > 5
-    assert result.outcomes.total() == 200
+    assert result.outcomes["refused"] > 12
+    assert result.outcomes["accepted"] > 1
+    assert result.outcomes.total() == 50
 
 
 class Broken:

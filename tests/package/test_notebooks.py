@@ -229,7 +229,7 @@ def on_the_courses_imports(source: str, first: str) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "found"),
     [
