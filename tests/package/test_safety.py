@@ -331,7 +331,7 @@ def test_no_command_asks_for_the_network_or_leaves_more_in_a_home_than_the_docs_
 
 
 @needs_photographs
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("refuses_sockets")
 def test_hundreds_of_photographs_are_encoded_with_nothing_reported(
     real_data: Path, tmp_path: Path
