@@ -46,7 +46,7 @@ def fifty(flickr: Path) -> tuple[dict[str, Any], Vocabulary]:
     return data, vocabulary
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.nightly)])
 def test_fifty_captions_are_learnt_by_heart(flickr: Path, cell: str) -> None:
     data, vocabulary = fifty(flickr)
     model = CaptioningRNN(vocabulary.word_to_idx, 1280, 256, 512, cell, seed=231)
@@ -80,7 +80,7 @@ def test_the_commands_learn_from_real_captions(
     options = "--split train=train.txt --split val=val.txt --out part.h5 --features".split()
     features = flickr / "features_efficientnet_lite2.npz"
     good("prepare", flickr / "Flickr8k.token.txt", *options, features)
-    good("train", "part.h5", "--out", "run", "--hidden", 128, "--epochs", 10)
+    good("train", "part.h5", "--out", "run", "--hidden", 128, "--epochs", 6)
     result = json.loads(good("evaluate", "run", "--json").stdout)
     words = json.loads(Path("run/config.json").read_text())["vocabulary"]
     assert result["n"] == 100

@@ -47,7 +47,7 @@ def test_at_every_step_of_every_write_a_fault_costs_nothing_that_was_saved(tmp_p
     assert len(found) > 140
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", sorted(faults.RANKING_FILES))
 def test_a_ranking_that_cannot_be_written_is_fitted_again(name: str, tmp_path: Path) -> None:
     found, whole = faults.points(tmp_path, faults.RANKED)
