@@ -62,6 +62,7 @@ def test_emulated_kernel_gives_the_same_bits_in_any_order_of_threads(
             assert bits == bits[:1] * len(bits), "the result depends on the order of the threads"
 
 
+@pytest.mark.slow
 @FLOAT64_AT_NIGHT
 @pytest.mark.parametrize("op", TABLE)
 def test_emulated_kernel_that_rounds_as_a_card_equals_the_equations(
