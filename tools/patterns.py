@@ -62,8 +62,10 @@ def in_python(text: str, function: str, pattern: str, instead: str) -> tuple[str
             filled = [Filled(holes).visit(copy.deepcopy(statement)) for statement in new]
             target = holes.get("here", node)
             replaced[target] = filled[0].value if isinstance(target, ast.expr) else filled
+    if not replaced:
+        return text, 0
     changed = ast.unparse(ast.fix_missing_locations(Replaced(replaced).visit(tree)))
-    return (f"{changed}\n" if replaced else text), len(replaced)
+    return f"{changed}\n", len(replaced)
 
 
 def parsed(code: str) -> list[ast.stmt]:
