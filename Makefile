@@ -48,7 +48,7 @@ demo: .venv/ready
 
 # One process a core; whichever is done takes half of what another has left.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
-# Hundreds of processes would compile all again, each with its own half second.
+# Compiled bytecode is kept: tests start hundreds of processes, and each would spend half a second on compiling.
 unexport PYTHONDONTWRITEBYTECODE
 
 test: .venv/kernels
