@@ -41,6 +41,8 @@ from xpcap.metrics import METRICS, corpus_bleu, unigram_bleu  # noqa: E402
 from xpcap.models import FeatureRows  # noqa: E402
 from xpcap.prepare import import_captions, read_captions  # noqa: E402
 from xpcap.prepare.text import read_list  # noqa: E402
+from xpcap.testing import layer as contract  # noqa: E402
+from xpcap.testing.layer import Trial  # noqa: E402
 
 STORE = (
     tempfile.TemporaryDirectory()
@@ -71,40 +73,19 @@ def holds(*strategies: Any, **named: Any) -> Callable[[Any], Any]:
 # Layers
 
 
-LAYER = st.sampled_from(list(layer_cases.cases()))
 SIZES = st.tuples(SIZE, SIZE, SIZE, SIZE)
 
 
-def layer_of(name: str, sizes: Sequence[int]) -> layer_cases.Case:
-    """A layer in sizes of N, T, D and H; of the others there are as many."""
-    N, T, D, H = sizes
-    others = {"M": H, "V": T, "P": T, "J": T, "K": D}
-    return layer_cases.cases({"N": N, "T": T, "D": D, "H": H, **others})[name]
+def layer_of(pair: str, sizes: Sequence[int]) -> Trial:
+    """A pair in sizes of N, T, D and H."""
+    return layer_cases.trial(pair, **dict(zip("NTDH", sizes, strict=True)))
 
 
-def inner(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> float:
-    return float(sum(np.vdot(a, b) for a, b in zip(left, right, strict=True)))
-
-
-@holds(LAYER, SIZES, SEED)
-def test_backward_is_the_adjoint_of_forward(name: str, sizes: Sequence[int], seed: int) -> None:
-    """<dout, J v> = <J* dout, v> for a direction v in one argument at a time, and J v from centred
-    differences.
-    """
-    layer, rng = layer_of(name, sizes), np.random.default_rng(seed)
-    arrays, upstream = layer.draw(rng), layer.draw_upstream(rng)
-    gradients = layer.gradients(upstream, layer.run(arrays)[1])
-    h = 1e-5
-    for argument, gradient in gradients.items():
-        v = rng.standard_normal(gradient.shape)
-        above, below = (
-            layer.run(arrays | {argument: arrays[argument] + step * v})[0] for step in (h, -h)
-        )
-        slopes = [(above[dname[1:]] - below[dname[1:]]) / (2 * h) for dname in upstream]
-        size = inner([np.abs(dout) for dout in upstream.values()], [np.abs(x) for x in slopes])
-        assert inner(list(upstream.values()), slopes) == pytest.approx(
-            inner([gradient], [v]), rel=1e-6, abs=1e-7 * (1 + size)
-        ), argument
+@holds(st.sampled_from(list(layer_cases.PAIRS)), SIZES)
+def test_layers_have_the_gradients_of_finite_differences_in_any_size(
+    pair: str, sizes: Sequence[int]
+) -> None:
+    contract.gradient(layer_of(pair, sizes))
 
 
 @holds(CELL, st.sampled_from(["", "_step"]), SIZES, SEED, SCALE)
@@ -114,14 +95,13 @@ def test_recurrent_layers_saturate_and_stay_finite(
     """Inputs of any magnitude, down to denormals: states stay where they can be and no gradient is
     lost to inf or NaN. A warning is an error here.
     """
-    layer, rng = layer_of(cell + step, sizes), np.random.default_rng(seed)
-    arrays = layer.draw(rng)
+    layer = layer_of(cell + step, sizes)
+    arrays, upstream = layer.draw(seed=seed)
     results, cache = layer.run(arrays | {"x": arrays["x"] * scale})
     h = results["next_h" if step else "h"]
     initial = np.abs(arrays["prev_h" if step else "h0"]).max()
     assert np.abs(h).max() <= (max(1, initial) if cell == "gru" else 1)
-    upstream = {name: np.ones(layer.results[name[1:]]) for name in layer.upstream}
-    gradients = layer.gradients(upstream, cache)
+    gradients = layer.gradients({name: np.ones_like(x) for name, x in upstream.items()}, cache)
     assert all(np.isfinite(x).all() for x in (*results.values(), *gradients.values()))
 
 
@@ -130,8 +110,7 @@ def test_a_sequence_is_its_steps_one_after_the_other(
     cell: str, sizes: Sequence[int], seed: int
 ) -> None:
     layer, step = layer_of(cell, sizes), layer_of(f"{cell}_step", sizes)
-    rng = np.random.default_rng(seed)
-    arrays, upstream = layer.draw(rng), layer.draw_upstream(rng)
+    arrays, upstream = layer.draw(seed=seed)
     weights = {name: arrays[name] for name in ("Wx", "Wh", "b")}
     results, cache = layer.run(arrays)
     gradients = layer.gradients(upstream, cache)

@@ -1,0 +1,296 @@
+"""The contract of a layer: a forward and a backward pass, and the cache between them.
+
+::
+
+    from xpcap.testing import check_layer
+    check_layer(relu_forward, relu_backward, "x:N,D -> out:N,D")
+
+holds the pair to all of it.
+"""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xpcap.backend import Array, asarray, to_numpy
+from xpcap.errors import OptionError
+from xpcap.spec import Spec
+from xpcap.testing.claims import check, check_close, check_slopes, fail
+
+SMALLEST, OPEN = 3, (2, 3)  # sizes of the first letter, and of the axes that a shape leaves open
+Arrays = Mapping[str, Array]
+
+
+# ---- What claims are about
+
+
+class Trial(NamedTuple):
+    """A layer, and shapes to try it with."""
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    shapes: dict[str, tuple[int, ...]]  # of all arrays, by argument
+    kinds: dict[str, str]  # of arguments that are no floats, by xpcap.spec
+    results: dict[str, tuple[int, ...]]
+    ids: int  # integers are below
+    options: Mapping[str, Any]  # arguments that are no arrays
+
+    def __str__(self) -> str:
+        shapes = (f"{name} {shape}" for name, shape in self.shapes.items())
+        options = (f"{name} {value!r}" for name, value in self.options.items())
+        return f"{self.forward.__name__} of {', '.join((*shapes, *options))}"
+
+    @property
+    def upstream(self) -> list[str]:
+        """Upstream gradients that the backward pass takes."""
+        parameters = inspect.signature(self.backward).parameters
+        return [f"d{name}" for name in self.results if f"d{name}" in parameters]
+
+    @property
+    def floats(self) -> list[str]:
+        """Arguments that have gradients."""
+        return [name for name in self.shapes if name not in self.kinds]
+
+    def draw(self, dtype: Any = np.float64, seed: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arguments, and upstream gradients."""
+        rng = np.random.default_rng(seed)
+        shapes = self.shapes | {name: self.results[name[1:]] for name in self.upstream}
+        draws = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+        for name, kind in self.kinds.items():
+            numbers = rng.integers(0, self.ids, self.shapes[name])
+            draws[name] = numbers % 2 == 0 if kind == "b" else numbers
+        arrays = {name: asarray(x) for name, x in draws.items()}
+        return (
+            {name: arrays[name] for name in self.shapes},
+            {name: arrays[name] for name in self.upstream},
+        )
+
+    def run(self, arguments: Arrays) -> tuple[dict[str, Array], Any]:
+        """Results by name, and the cache."""
+        *results, cache = self.forward(**arguments, **self.options)
+        if len(results) != len(self.results):
+            came = f"returns {len(results)} results and a cache"
+            fail(self.forward.__name__, came, f"{', '.join(self.results)} and a cache")
+        return dict(zip(self.results, results, strict=True)), cache
+
+    def gradients(self, upstream: Arrays, cache: Any) -> dict[str, Array]:
+        """Gradients by argument."""
+        grads = self.backward(**upstream, cache=cache)
+        grads = grads if isinstance(grads, tuple) else (grads,)
+        if len(grads) != len(self.floats):
+            came = f"returns {len(grads)} gradients"
+            fail(self.backward.__name__, came, f"those of {', '.join(self.floats)}")
+        return dict(zip(self.floats, grads, strict=True))
+
+    def outcome(self, arguments: Arrays, upstream: Arrays) -> tuple[dict[str, Array], Any]:
+        """Results and gradients, and the cache."""
+        results, cache = self.run(arguments)
+        grads = self.gradients(upstream, cache)
+        return results | {f"the gradient of {name}": x for name, x in grads.items()}, cache
+
+
+def trials(
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    shapes: str = "",
+    sizes: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[Trial]:
+    """All trials of a layer; the arguments are those of `check_layer`."""
+    spec = Spec(shapes) if shapes else getattr(forward, "spec", None)
+    if spec is None:
+        expected = 'a line such as "x:N,D w:D,M b:M -> out:N,M"'
+        cause = f"{forward.__name__} is not decorated with `layer`, whose line would do"
+        raise OptionError("check_layer", "`shapes`", "are missing", expected, cause)
+    entries, given = (*spec.entries, *spec.results), dict(sizes or {})
+    forms = [form for entry in entries for form in entry.forms]
+    letters = [axis.letter for form in forms for axis in form.axes if axis.letter]
+    letters += ["..."] * any(form.open >= 0 for form in forms)
+    free = [letter for letter in dict.fromkeys(letters) if letter not in given]
+    usual: dict[str, Any] = {letter: SMALLEST + k for k, letter in enumerate(free)}
+    usual |= {"...": OPEN} if "..." in free else {}
+    ones = ({letter: (1,) if letter == "..." else 1} for letter in free)
+    optional = [entry.name for entry in spec.entries if entry.optional]
+    found = []
+    for known, form, omitted in itertools.product(
+        (usual | one | given for one in ({}, *ones)),
+        range(max(len(entry.forms) for entry in spec.entries)),
+        [optional, []] if optional else [[]],
+    ):
+
+        def shape(entry: Any, form: int = form, known: Any = known) -> tuple[int, ...]:
+            fitting: tuple[int, ...] = entry.forms[min(form, len(entry.forms) - 1)].shape(known)
+            return fitting
+
+        present = [entry for entry in spec.entries if entry.name not in omitted]
+        trial = Trial(
+            forward,
+            backward,
+            {entry.name: shape(entry) for entry in present},
+            {entry.name: entry.kind for entry in present if entry.kind},
+            {
+                entry.name: shape(entry)
+                for entry in spec.results
+                if not (omitted and entry.optional)
+            },
+            max(1, min((size for size in known.values() if isinstance(size, int)), default=1)),
+            options or {},
+        )
+        if not trial.upstream:
+            came, names = f"takes {inspect.signature(backward)}", ", ".join(trial.results)
+            expected = f"some of d + {names}, by the names in `shapes`, and cache"
+            raise OptionError("check_layer", "`backward`", came, expected)
+        found.append(trial)
+    return found
+
+
+Claim = Callable[[Trial], None]
+
+
+# ---- The claims
+
+
+def gradient(trial: Trial) -> None:
+    """Gradients are those of finite differences, for random upstream gradients."""
+    arguments, upstream = trial.draw()
+
+    def f() -> Any:
+        results, _ = trial.run(arguments)
+        return sum((results[name[1:]] * dout).sum() for name, dout in upstream.items())
+
+    grads = trial.gradients(upstream, trial.run(arguments)[1])
+    check_slopes("the", f, {name: arguments[name] for name in grads}, grads)
+
+
+def shapes_stated(trial: Trial) -> None:
+    """Results have the shapes of the line, and gradients those of arguments."""
+    expected = {f"the gradient of {name}": trial.shapes[name] for name in trial.floats}
+    for name, x in trial.outcome(*trial.draw())[0].items():
+        shape = (trial.results | expected)[name]
+        if x.shape != shape:
+            fail(name, f"has shape {x.shape}", shape)
+
+
+def dtype_kept(trial: Trial) -> None:
+    """Of float32 comes float32, of float64 float64."""
+    for dtype in (np.float32, np.float64):
+        for name, x in trial.outcome(*trial.draw(dtype))[0].items():
+            if x.dtype != dtype:
+                fail(name, f"has dtype {x.dtype}", f"{np.dtype(dtype)}, as the arguments have")
+
+
+def inputs_unchanged(trial: Trial) -> None:
+    """Arguments and upstream gradients stay, also when the caller writes to the results."""
+    arguments, upstream = trial.draw()
+    before = {name: to_numpy(x).copy() for name, x in (arguments | upstream).items()}
+
+    def compare(came: str) -> None:
+        for name, x in (arguments | upstream).items():
+            if not np.array_equal(to_numpy(x), before[name]):
+                fail(name, came, "no input to be written to")
+
+    outcome, _ = trial.outcome(arguments, upstream)
+    compare("has changed")
+    for x in outcome.values():
+        x[...] = 7
+    compare("changes with the results")
+
+
+def results_fresh(trial: Trial) -> None:
+    """The caller may write to the results: each has memory of its own, apart from the cache."""
+    arguments, upstream = trial.draw()
+    outcome, cache = trial.outcome(arguments, upstream)
+    expected = {name: x.copy() for name, x in outcome.items()}
+    for k, x in enumerate(outcome.values()):
+        x[...] = k
+    for k, (name, x) in enumerate(outcome.items()):
+        if (x != k).any():
+            fail(name, "shares memory with another result", "memory of its own")
+    for name, x in trial.gradients(upstream, cache).items():
+        thing = f"the gradient of {name}"
+        check_close(f"{thing}, after a write to the results,", x, expected[thing], "the one before")
+
+
+def caches_apart(trial: Trial) -> None:
+    """Two forward passes may be in flight, and each cache serves more than one backward pass."""
+    (arguments, upstream), (others, _) = trial.draw(), trial.draw(seed=2)
+    alone = trial.gradients(upstream, trial.run(arguments)[1])
+    (_, cache), (_, other) = trial.run(arguments), trial.run(others)
+    trial.gradients(upstream, other)
+    for _ in range(2):
+        for name, x in trial.gradients(upstream, cache).items():
+            thing = f"the gradient of {name}, while another cache is alive,"
+            check_close(thing, x, alone[name], "the one alone")
+
+
+def views_taken(trial: Trial) -> None:
+    """Arguments may be views of larger arrays."""
+
+    def as_view(x: Array) -> Array:
+        return asarray(np.repeat(to_numpy(x), 2, axis=-1), like=x)[..., ::2] if x.ndim else x
+
+    given = trial.draw()
+    views = ({name: as_view(x) for name, x in arrays.items()} for arrays in given)
+    expected, _ = trial.outcome(*given)
+    for name, x in trial.outcome(*views)[0].items():
+        check_close(f"{name}, of views,", x, expected[name], "the one of contiguous arrays")
+
+
+LAYER: tuple[Claim, ...] = (
+    gradient,
+    shapes_stated,
+    dtype_kept,
+    inputs_unchanged,
+    results_fresh,
+    caches_apart,
+    views_taken,
+)
+
+
+def check_layer(
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    shapes: str = "",
+    *,
+    sizes: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    contract: Iterable[Claim] = LAYER,
+) -> None:
+    """Hold a layer to what xpcap's keep: pure functions, whose gradients are right.
+
+    Arguments are drawn in small sizes that all differ, and again with each size at 1; in each form
+    of a shape; with optional arrays, and without. The backend in use does the work.
+
+    Parameters
+    ----------
+    forward : callable
+        ``forward(x, w, ...) -> (out, ..., cache)``.
+    backward : callable
+        ``backward(dout, ..., cache) -> (dx, dw, ...)``, gradients of all arguments that are floats,
+        in their order. An upstream gradient is named as the result, with a d before it.
+    shapes : str
+        Names and shapes of arguments and results, ``"x:N,D w:D,M -> out:N,M"``, in the language of
+        `xpcap.spec`. Empty: those of the decorator `layer`. Integers, ``x:N=i``, are drawn below
+        the smallest size, so that they may number the rows of any array.
+    sizes : mapping of str to int, or None
+        Sizes that are not free, by letter; ``"..."`` has a tuple.
+    options : mapping, or None
+        Arguments of `forward` that are no arrays.
+    contract : iterable of callable
+        Claims, of LAYER.
+
+    Raises
+    ------
+    ContractError
+        A claim does not hold. It names the function with all shapes, the array, and what was
+        expected. An error of the layer itself goes through, with a note of shapes and claim.
+    OptionError
+        No shapes are known, or `backward` takes no upstream gradient of a result.
+    """
+    for claim, trial in itertools.product(
+        contract, trials(forward, backward, shapes, sizes, options)
+    ):
+        check("check_layer", trial, [claim])
