@@ -1,5 +1,5 @@
 """Beam search beside the plainest one, which prunes nothing and knows one hypothesis at a time; its
-groups, limits, and what it must not depend on.
+groups and limits.
 """
 
 from dataclasses import replace
@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from reference_beam import END, NULL, SILENT, START, make, pictures, reference_beam
-from refusals import refuses
 
 from xpcap import CaptioningRNN
-from xpcap.decoding import decode
-from xpcap.errors import OptionError
 from xpcap.models import Beam
 from xpcap.ops import topk
-from xpcap.threads import split_evenly
 
 
 def check(model: CaptioningRNN, beam: Beam, features: np.ndarray) -> int:
@@ -85,17 +81,6 @@ def test_limits_hold_in_every_hypothesis(groups: int) -> None:
         assert check(make(9, seed, 1.0), replace(beam, **limit), pictures(2)) == 8
 
 
-def test_a_penalty_without_groups_is_refused() -> None:
-    with refuses(
-        OptionError,
-        function="Beam",
-        thing="diversity",
-        came="without `groups`",
-        expected="2 groups",
-    ):
-        Beam(4, diversity=1.0)
-
-
 def test_beam_of_one_is_greedy() -> None:
     model = make(12, 0, 1.0)
     greedy, p = model.sample_with_probabilities(pictures(30), 9, forbid=SILENT)
@@ -121,31 +106,6 @@ def test_wide_enough_beam_finds_the_best_of_all_captions() -> None:
     said = best.captions[0, 0]
     assert tuple(said[said != NULL].tolist()) == captions[scores.argmax()]
     assert best.log_probabilities[0, 0] == pytest.approx(totals[scores.argmax()], abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    "beam",
-    [
-        Beam(5, n_best=5, max_length=9, forbid=SILENT),
-        Beam(6, n_best=6, groups=3, max_length=9, forbid=SILENT),
-    ],
-)
-def test_captions_depend_neither_on_the_batch_nor_on_cores(
-    beam: Beam, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, features = make(12, 4), 5 * pictures(60)
-    whole = model.decode(features, beam)
-    assert len({tuple(caption) for caption in whole.captions.reshape(-1, 9).tolist()}) > 50
-    pieces = [model.decode(features[i : i + 7], beam) for i in range(0, 60, 7)]
-    monkeypatch.setattr(decode, "LEAST_PART", 8)
-    monkeypatch.setattr(decode, "cores", lambda: 3)
-    assert len(split_evenly(60, min(decode.cores(), 60 // decode.LEAST_PART))) == 3
-    for other in (
-        model.decode(features, beam),
-        [np.concatenate(results) for results in zip(*pieces, strict=True)],
-    ):
-        np.testing.assert_array_equal(other[0], whole.captions)
-        np.testing.assert_allclose(other[2], whole.log_probabilities, rtol=1e-9)
 
 
 def test_equally_likely_words_go_by_their_ids() -> None:

@@ -1,19 +1,18 @@
-"""Sampling and the limits that every policy keeps: frequencies beside the softmax, cut
-distributions, and what draws must not depend on.
+"""Sampling and limits: frequencies beside the softmax, cut distributions, and what is refused. What
+holds of every policy is its contract, in tests/testing/test_policy.py.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 import reference_beam
 from reference_beam import END, NULL, SILENT, START, make
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap import CaptioningRNN, Greedy
-from xpcap.decoding import decode
 from xpcap.errors import OptionError, TrainingError
 from xpcap.models import Beam, Choice, Policy, Sampling
 
@@ -110,28 +109,6 @@ def test_draws_follow_what_is_cut(model: CaptioningRNN) -> None:
     assert np.abs(found - weights / weights.sum()).max() < error(20_000)
 
 
-def test_a_caption_is_drawn_by_seed_and_number_alone(
-    model: CaptioningRNN, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever the batch, the cores, and the captions beside it, some of which end sooner."""
-    features, numbers = pictures(40), np.arange(100, 140)
-
-    def said(rows: Any = slice(None), seed: int = 5) -> np.ndarray:
-        policy = Sampling(max_length=T, forbid=SILENT, seed=seed)
-        return model.decode(features[rows], policy, numbers=numbers[rows]).captions[:, 0]
-
-    whole, order = said(), np.random.default_rng(0).permutation(40)
-    assert len({(caption != NULL).sum() for caption in whole}) > 4
-    assert (whole != said(seed=6)).any()
-    policy = Sampling(max_length=T, forbid=SILENT, seed=5)
-    assert (whole != model.decode(features, policy).captions[:, 0]).any()  # numbers 0, 1, ...
-    pieces = [said(rows) for rows in np.split(order, [7, 8, 30])]
-    np.testing.assert_array_equal(np.concatenate(pieces), whole[order])
-    monkeypatch.setattr(decode, "LEAST_PART", 8)
-    monkeypatch.setattr(decode, "cores", lambda: 3)
-    np.testing.assert_array_equal(said(), whole)
-
-
 def test_step_t_takes_number_t_of_the_stream_that_is_documented(model: CaptioningRNN) -> None:
     (caption,) = model.decode(
         pictures(1), Sampling(max_length=T, forbid=SILENT, seed=5), numbers=[17]
@@ -175,28 +152,6 @@ def stutters(caption: list[int]) -> bool:
         for n in (1, 2, 3)
         for i in range(len(caption) - 2 * n + 1)
     )
-
-
-@pytest.mark.parametrize(
-    "policy",
-    [Policy(), Sampling(seed=1, temperature=0.3), Beam(3, n_best=3), Beam(4, n_best=4, groups=2)],
-    ids=lambda policy: type(policy).__name__,
-)
-def test_limits_hold_for_every_policy(policy: Policy, model: CaptioningRNN) -> None:
-    def said(**limits: Any) -> list[list[int]]:
-        limited = replace(policy, max_length=20, **({"forbid": SILENT} | limits))
-        captions = model.decode(pictures(30), limited).captions.reshape(-1, 20)
-        return [caption[caption != NULL].tolist() for caption in captions]
-
-    model.params["b_vocab"][END] += 50
-    assert min(map(len, said())) == 1
-    assert {len(caption) for caption in said(least_length=12)} == {13}  # END is no word
-    model.params["b_vocab"][[3, END]] += 2, -1e3
-    assert not any(map(distinct_trigrams, said()))
-    assert all(map(distinct_trigrams, said(no_repeat_trigram=True)))
-    assert 3 not in {word for caption in said(forbid=(*SILENT, 3)) for word in caption}
-    assert any(map(stutters, said()))
-    assert not any(map(stutters, said(no_stutter=True)))
 
 
 @pytest.mark.parametrize("limits", [{}, {"no_repeat_trigram": True}, {"no_stutter": True}])
@@ -253,182 +208,98 @@ def test_a_title_tells_a_policy_and_its_own_options_apart() -> None:
     assert Beam(4, groups=2).title == "beam of 4 in 2 groups, diversity 0.5, length penalty 1"
 
 
-def test_limits_of_a_policy_that_checks_nothing_itself_are_checked(model: CaptioningRNN) -> None:
-    @dataclass(frozen=True, kw_only=True)
-    class Unchecked(Policy):
-        def __post_init__(self) -> None:
-            pass
+@dataclass(frozen=True, kw_only=True)
+class Unchecked(Policy):
+    """A policy that checks nothing itself."""
 
-    with refuses(ValueError, function="CaptioningRNN.sample", thing="no_stutter", came="is 'no'"):
-        model.sample(pictures(2), policy=Unchecked(no_stutter="no"))  # type: ignore[arg-type]
+    def __post_init__(self) -> None:
+        pass
 
 
-@pytest.mark.parametrize(
-    ("policy", "fields"),
-    [
-        (
-            Policy(max_length=5, least_length=6),
-            {
-                **{"thing": "least_length", "came": "is 6", "expected": "a whole number in 0..5"},
-                "cause": "no more than the most words",
-            },
-        ),
-        (
-            Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1),
-            {
-                "thing": "`forbid`",
-                "came": f"leaves 0 of {V} words besides END",
-                "expected": "at least 1 with `least_length`",
-            },
-        ),
-        (
-            Policy(forbid=SILENT, no_repeat_trigram=True),
-            {
-                "thing": "`forbid`",
-                "came": f"leaves 11 of {V} words besides END",
-                "expected": "at least 16 with `no_repeat_trigram`",
-            },
-        ),
-        (
-            Policy(forbid=[i for i in range(V) if i not in (END, 4, 5, 6)], no_stutter=True),
-            {
-                "thing": "`forbid`",
-                "came": f"leaves 3 of {V} words besides END",
-                "expected": "at least 4 with `no_stutter`",
-            },
-        ),
-        (Sampling(forbid=[V]), {"thing": "forbid", "came": "holds 1 ids"}),
-    ],
+@refusals(
+    """
+    Policy(max_length=5, least_length=6) | thing: least_length | came: is 6 | expected: a whole number in 0..5 | cause: no more than the most words
+    Policy(max_length=5, forbid=[i for i in range(V) if i != END], least_length=1) | thing: forbid | came: leaves 0 of 14 words besides END | expected: at least 1 with `least_length`
+    Policy(forbid=SILENT, no_repeat_trigram=True) | thing: forbid | came: leaves 11 of 14 words besides END | expected: at least 16 with `no_repeat_trigram`
+    Policy(forbid=[i for i in range(V) if i not in (END, 4, 5, 6)], no_stutter=True) | thing: forbid | came: leaves 3 of 14 words besides END | expected: at least 4 with `no_stutter`
+    Sampling(forbid=[V]) | thing: forbid | came: holds 1 ids
+    Unchecked(no_stutter="no") | thing: no_stutter | came: is 'no'
+    Sampling(), max_length=5 | thing: max_length or forbid | came: is given with a policy
+    Sampling(), forbid=SILENT | thing: max_length or forbid | came: is given with a policy
+    Beam(5, n_best=3) | thing: policy | came: n_best 3 | cause: decode
+    """,
+    error=ValueError,
+    function="CaptioningRNN.sample",
 )
-def test_limits_that_leave_no_caption_are_refused(
-    policy: Policy, fields: dict[str, str], model: CaptioningRNN
-) -> None:
-    with refuses(ValueError, function="CaptioningRNN.sample", **fields):
-        model.sample(pictures(2), policy=policy)
+def test_policies_that_leave_no_caption_are_refused(refusal: Refusal, model: CaptioningRNN) -> None:
+    refusal.check({**globals(), "model": model}, "model.sample(pictures(2), policy={})")
 
 
-@pytest.mark.parametrize(
-    ("policy", "name", "value", "expected"),
-    [
-        (Sampling, "temperature", 0.0, "a finite number of at least 0.001"),
-        (Sampling, "temperature", float("nan"), "a finite number of at least"),
-        (Sampling, "temperature", float("inf"), "a finite number of at least"),
-        (Sampling, "temperature", "hot", "a finite number of at least"),
-        (Sampling, "top_k", 0, "a whole number of at least 1"),
-        (Sampling, "top_k", 2.5, "a whole number of at least 1"),
-        (Sampling, "top_p", 0.0, "a number in 0.000001..1"),
-        (Sampling, "top_p", 1.5, "a number in 0.000001..1"),
-        (Sampling, "seed", -1, "a whole number in 0..2**63-1"),
-        (Sampling, "seed", 1.5, "a whole number in 0..2**63-1"),
-        (Policy, "max_length", 0, "a whole number of at least 1"),
-        (Policy, "least_length", -1, "a whole number of at least 0"),
-        (Policy, "no_repeat_trigram", "no", "True or False"),
-        (Beam, "no_stutter", "no", "True or False"),
-        (Beam, "n_best", 6, "a whole number in 1..5"),
-        (Beam, "n_best", 2.0, "a whole number of at least 1"),
-        (Beam, "groups", 2, "a divisor of `width`, 5"),
-        (Beam, "width", 0, "a whole number of at least 1"),
-        (Beam, "width", "5", "a whole number of at least 1"),
-        (Beam, "length_penalty", -0.1, "a number in 0..10"),
-        (Beam, "length_penalty", float("nan"), "a number in 0..10"),
-        (Beam, "diversity", float("inf"), "a number in 0..1000"),
-    ],
+@refusals(
+    """
+    Sampling(temperature=0.0) | thing: temperature | came: is 0.0 | expected: a finite number of at least 0.001 | cause: for the likeliest words decode greedily
+    Sampling(temperature=np.nan) | thing: temperature | came: is nan | expected: a finite number of at least
+    Sampling(temperature=np.inf) | thing: temperature | came: is inf | expected: a finite number of at least
+    Sampling(temperature="hot") | thing: temperature | came: is 'hot' | expected: a finite number of at least
+    Sampling(top_k=0) | thing: top_k | came: is 0 | expected: a whole number of at least 1
+    Sampling(top_k=2.5) | thing: top_k | came: is 2.5 | expected: a whole number of at least 1
+    Sampling(top_p=0.0) | thing: top_p | came: is 0.0 | expected: a number in 0.000001..1 | cause: it is a probability
+    Sampling(top_p=1.5) | thing: top_p | came: is 1.5 | expected: a number in 0.000001..1 | cause: it is a probability
+    Sampling(seed=-1) | thing: seed | came: is -1 | expected: a whole number in 0..2**63-1
+    Sampling(seed=1.5) | thing: seed | came: is 1.5 | expected: a whole number in 0..2**63-1
+    Policy(max_length=0) | thing: max_length | came: is 0 | expected: a whole number of at least 1
+    Policy(least_length=-1) | thing: least_length | came: is -1 | expected: a whole number of at least 0
+    Policy(no_repeat_trigram="no") | thing: no_repeat_trigram | came: is 'no' | expected: True or False
+    Beam(no_stutter="no") | thing: no_stutter | came: is 'no' | expected: True or False
+    Beam(n_best=6) | thing: n_best | came: is 6 | expected: a whole number in 1..5 | cause: than its `width`
+    Beam(n_best=2.0) | thing: n_best | came: is 2.0 | expected: a whole number of at least 1
+    Beam(groups=2) | thing: groups | came: is 2 | expected: a divisor of `width`, 5
+    Beam(width=0) | thing: width | came: is 0 | expected: a whole number of at least 1
+    Beam(width="5") | thing: width | came: is '5' | expected: a whole number of at least 1
+    Beam(length_penalty=-0.1) | thing: length_penalty | came: is -0.1 | expected: a number in 0..10
+    Beam(length_penalty=np.nan) | thing: length_penalty | came: is nan | expected: a number in 0..10
+    Beam(diversity=np.inf) | thing: diversity | came: is inf | expected: a number in 0..1000
+    Beam(4, diversity=1.0) | thing: diversity | came: without `groups` | expected: 2 groups
+    """,
+    error=OptionError,
 )
-def test_a_policy_that_makes_no_sense_is_refused(
-    policy: type[Policy], name: str, value: Any, expected: str
-) -> None:
-    causes = {"temperature": "for the likeliest words decode greedily"}
-    causes["top_p"] = "it is a probability"
-    causes["n_best"] = "than its `width`" if value == 6 else ""
-    fields = {"thing": name, "came": f"is {value!r}", "expected": expected}
-    with refuses(OptionError, function=policy.__name__, cause=causes.get(name, ""), **fields):
-        policy(**{name: value})
+def test_a_policy_that_makes_no_sense_is_refused(refusal: Refusal) -> None:
+    refusal.check(globals(), function=refusal.statement.partition("(")[0])
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [Policy(), Sampling(top_p=0.5), Beam(5, n_best=3), Beam(6, groups=3)],
-    ids=lambda policy: type(policy).__name__,
+def wrong(**methods: Any) -> Policy:
+    """A policy of methods of its own."""
+    return type("Wrong", (Policy,), methods)(max_length=3)  # type: ignore[no-any-return]
+
+
+def wrong_choice(choose: Any) -> Policy:
+    """A policy that makes a choice of n scores."""
+    return wrong(choose=lambda self, scores, totals, t: choose(len(scores)))
+
+
+@refusals(
+    """
+    wrong_choice(lambda n: np.zeros(n, int)) | TypeError | thing: Wrong.choose | came: returned a ndarray | expected: a Choice
+    wrong_choice(lambda n: Choice(np.zeros(n))) | TypeError | thing: Wrong.choose | came: have dtype float64 | expected: integers
+    wrong_choice(lambda n: Choice([0] * n)) | TypeError | thing: Wrong.choose | came: is a list | expected: an array
+    wrong_choice(lambda n: Choice(np.full(n, V))) | ValueError | thing: Wrong.choose | came: hold 14..14 | expected: 0..13
+    wrong_choice(lambda n: Choice(np.full(n, -1))) | ValueError | thing: Wrong.choose | came: hold -1..-1
+    wrong_choice(lambda n: Choice(np.zeros(1, int))) | ValueError | thing: Wrong.choose | came: have shape (1,) | expected: (n,) = (3,)
+    wrong_choice(lambda n: Choice(np.zeros(n, int), np.full(n, n))) | ValueError | thing: Wrong.choose | came: hold 3..3 | expected: 0..2
+    wrong(finished=lambda *_: np.zeros(3, int)) | TypeError | thing: Wrong.finished | came: has dtype int64
+    wrong(finished=lambda *_: np.zeros(2, bool)) | ValueError | thing: Wrong.finished | came: (2,) | expected: (slots,) = (3,)
+    wrong(select=lambda *_: np.zeros((1, 1), int)) | ValueError | thing: Wrong.select | came: (1, 1) | expected: N = 3
+    wrong(select=lambda *_: np.zeros(3, int)) | ValueError | thing: Wrong.select | came: (3,) | expected: (N, n)
+    wrong(select=lambda *_: np.arange(3)[:, None] - 1) | ValueError | thing: Wrong.select | came: -1..1 | expected: 0..2
+    wrong(select=lambda *_: np.zeros((3, 1), bool)) | TypeError | thing: Wrong.select | came: have dtype bool
+    """,
+    function="decode",
 )
-def test_no_pictures_have_no_captions(policy: Policy, model: CaptioningRNN) -> None:
-    assert [len(array) for array in model.decode(pictures(0), policy)] == [0, 0, 0]
-
-
-def test_limits_beside_a_policy_are_refused(model: CaptioningRNN) -> None:
-    for limits in ({"max_length": 5}, {"forbid": SILENT}):
-        with refuses(
-            ValueError,
-            function="CaptioningRNN.sample",
-            thing="max_length or forbid",
-            came="is given with a policy",
-        ):
-            model.sample(pictures(1), policy=Sampling(), **limits)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
-    ("choose", "error", "came", "expected"),
-    [
-        (lambda n: np.zeros(n, int), TypeError, "returned a ndarray", "a Choice"),
-        (lambda n: Choice(np.zeros(n)), TypeError, "have dtype float64", "integers"),
-        (lambda n: Choice([0] * n), TypeError, "is a list", "an array"),
-        (lambda n: Choice(np.full(n, V)), ValueError, f"hold {V}..{V}", f"0..{V - 1}"),
-        (lambda n: Choice(np.full(n, -1)), ValueError, "hold -1..-1", ""),
-        (lambda n: Choice(np.zeros(1, int)), ValueError, "have shape (1,)", "(n,) = (3,)"),
-        (lambda n: Choice(np.zeros(n, int), np.full(n, n)), ValueError, "hold 3..3", "0..2"),
-    ],
+    "how", ["model.decode(pictures(3), {})", "model.sample(pictures(3), policy={})"]
 )
-@pytest.mark.parametrize("scored", [False, True])
-def test_what_a_policy_returns_is_checked(
-    choose: Any,
-    error: type[Exception],
-    came: str,
-    expected: str,
-    scored: bool,
-    model: CaptioningRNN,
-) -> None:
-    class Wrong(Policy):
-        def choose(self, scores: Any, totals: Any, t: int) -> Any:
-            return choose(len(scores))
-
-    with refuses(error, function="decode", thing="Wrong.choose", came=came, expected=expected):
-        model.decode(pictures(3), Wrong()) if scored else model.sample(pictures(3), policy=Wrong())
-
-
-@pytest.mark.parametrize(
-    ("method", "returned", "error", "fields"),
-    [
-        ("finished", np.zeros(3, int), TypeError, {"came": "has dtype int64"}),
-        (
-            "finished",
-            np.zeros(2, bool),
-            ValueError,
-            {"came": "(2,)", "expected": "(slots,) = (3,)"},
-        ),
-        ("select", np.zeros((1, 1), int), ValueError, {"came": "(1, 1)", "expected": "N = 3"}),
-        ("select", np.zeros(3, int), ValueError, {"came": "(3,)", "expected": "(N, n)"}),
-        ("select", np.arange(3)[:, None] - 1, ValueError, {"came": "-1..1", "expected": "0..2"}),
-        ("select", np.zeros((3, 1), bool), TypeError, {"came": "have dtype bool"}),
-    ],
-)
-def test_a_mask_or_slots_that_do_not_fit_are_refused(
-    method: str,
-    returned: np.ndarray,
-    error: type[Exception],
-    fields: dict[str, Any],
-    model: CaptioningRNN,
-) -> None:
-    made = type("Wrong", (Policy,), {method: lambda self, hypotheses: returned})
-    with refuses(error, function="decode", thing=f"Wrong.{method}", **fields):
-        model.decode(pictures(3), made(max_length=3))
-
-
-def test_sampling_gives_one_caption_of_each_picture_and_refuses_a_policy_of_several(
-    model: CaptioningRNN,
-) -> None:
-    with refuses(
-        ValueError, function="CaptioningRNN.sample", thing="policy", came="n_best 3", cause="decode"
-    ):
-        model.sample(pictures(2), policy=Beam(5, n_best=3))
+def test_what_a_policy_returns_is_checked(how: str, refusal: Refusal, model: CaptioningRNN) -> None:
+    refusal.check({**globals(), "model": model}, how)
 
 
 EACH_WAY = [Policy(), Sampling(), Sampling(top_k=2), Beam(3), Beam(4, groups=2)]
@@ -449,15 +320,17 @@ def test_a_model_whose_weights_are_not_finite_says_nothing(
         model.decode(pictures(2), policy)
 
 
-def test_numbers_are_one_a_picture(model: CaptioningRNN) -> None:
-    with refuses(
-        ValueError,
-        function="CaptioningRNN.decode",
-        thing="numbers",
-        came="has shape (2,) and dtype int64",
-        expected="one for each picture, (3,)",
-    ):
-        model.decode(pictures(3), Sampling(), numbers=[1, 2])
-    for numbers in ([0, 1, -1], [0.5, 1.5, 2.5]):
-        with refuses(ValueError, expected="one for each picture,"):
-            model.decode(pictures(3), Sampling(), numbers=numbers)
+@refusals(
+    """
+    [1, 2] | came: has shape (2,) and dtype int64
+    [0, 1, -1] | came: has shape (3,)
+    [0.5, 1.5, 2.5] | came: dtype float64
+    """,
+    error=ValueError,
+    function="CaptioningRNN.decode",
+    thing="numbers",
+    expected="one for each picture, (3,)",
+)
+def test_numbers_are_one_a_picture(refusal: Refusal, model: CaptioningRNN) -> None:
+    names = {**globals(), "model": model}
+    refusal.check(names, "model.decode(pictures(3), Sampling(), numbers={})")

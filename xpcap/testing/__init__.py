@@ -8,6 +8,7 @@ from xpcap.testing.encoder import ENCODER, check_encoder
 from xpcap.testing.layer import LAYER, check_layer
 from xpcap.testing.metric import METRIC, check_metric
 from xpcap.testing.output import OUTPUT, check_output
+from xpcap.testing.policy import POLICY, check_policy
 from xpcap.testing.reader import READER, check_reader
 
 __all__ = [
@@ -16,11 +17,13 @@ __all__ = [
     "LAYER",
     "METRIC",
     "OUTPUT",
+    "POLICY",
     "READER",
     "check_cell",
     "check_encoder",
     "check_layer",
     "check_metric",
     "check_output",
+    "check_policy",
     "check_reader",
 ]
