@@ -1,20 +1,18 @@
-"""Update rules: the course's formulas, what holds of every rule, clipping, and what they refuse."""
+"""Update rules: the course's formulas, clipping, and what they refuse. What holds of every rule is its
+contract, in tests/testing/test_update_rule.py.
+"""
 
 import math
 from typing import Any
 
 import numpy as np
 import pytest
-from emulated import Emulator
-from refusals import Refusal, refusals, refuses
-from update_rules import RULES
+from refusals import Refusal, refusals
+from update_rules import ROW_ADAGRAD  # noqa: F401 - in a row
 
-from xpcap import asarray, optim, to_numpy, use_backend
-from xpcap.errors import OptionError
-from xpcap.models import Parameters
+from xpcap import optim, to_numpy
 from xpcap.ops import get_ops
 from xpcap.optim import UpdateRule
-from xpcap.training.optimizer import Optimizer
 
 
 def by_the_formula(rule: str, w: np.ndarray, grads: list[np.ndarray]) -> np.ndarray:
@@ -51,80 +49,6 @@ def test_rule_follows_its_formula_over_steps_and_leaves_w_alone(
     np.testing.assert_array_equal(to_numpy(start), w)
 
 
-EVERY = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-SHAPES = {"W": (3, 4), "b": (4,)}
-
-
-@EVERY
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [(3, 4), (5,), ()])
-def test_a_step_writes_to_w_and_state_alone_and_keeps_their_dtype(
-    rule: UpdateRule, dtype: str, shape: tuple[int, ...], rng: np.random.Generator
-) -> None:
-    w, dw = (np.asarray(rng.standard_normal(shape), dtype) for _ in range(2))
-    dw.flags.writeable = False
-    before, given = w.copy(), {"learning_rate": np.float64(0.1)}
-    config = optim.init(rule, w, given)
-    numbers = rule.complete(given)
-    optim.update(rule, w, dw, config)
-    assert w.dtype == dtype
-    assert (w != before).all()
-    state = rule.state_shapes(shape)
-    assert config.keys() == numbers.keys() | state.keys()
-    assert {key: (config[key].shape, config[key].dtype) for key in state} == {
-        key: (one, w.dtype) for key, one in state.items()
-    }
-    assert {key: config[key] for key in numbers} == numbers | ({"t": 1} if "t" in numbers else {})
-
-
-@EVERY
-def test_steps_descend(rule: UpdateRule, rng: np.random.Generator) -> None:
-    """Into a bowl, whose gradient is w."""
-    w = rng.standard_normal((3, 4))
-    start, config = (w * w).sum(), optim.init(rule, w)
-    for _ in range(50):
-        optim.update(rule, w, w.copy(), config)
-    assert (w * w).sum() < start
-
-
-def optimizer_steps(rule: UpdateRule, make: Any = np.asarray) -> tuple[Parameters, Optimizer]:
-    """Parameters after three steps, from one seed."""
-    rng = np.random.default_rng(0)
-    params, *grads = (Parameters(SHAPES, make(x)) for x in rng.standard_normal((4, 16)))
-    optimizer = Optimizer(rule, {}, params)
-    for dw in grads:
-        optimizer.update(params, dw)
-    return params, optimizer
-
-
-@EVERY
-def test_an_optimizer_takes_the_steps_of_its_rule_on_each_parameter(rule: UpdateRule) -> None:
-    params, optimizer = optimizer_steps(rule)
-    each, *grads = (
-        Parameters(SHAPES, x) for x in np.random.default_rng(0).standard_normal((4, 16))
-    )
-    for name, w in each.items():
-        config = optim.init(rule, w)
-        for dw in grads:
-            optim.update(rule, w, dw[name], config)
-        np.testing.assert_allclose(params[name], w, rtol=1e-12)
-        found = optimizer.state_of(name)
-        assert optimizer.config.keys() | found.keys() == config.keys()
-        for key, x in found.items():
-            np.testing.assert_allclose(x, config[key], rtol=1e-12)
-
-
-@EVERY
-def test_emulated_rule_equals_numpys(rule: UpdateRule, device: Emulator) -> None:
-    params, optimizer = optimizer_steps(rule)
-    with use_backend("cupy"):
-        found, there = optimizer_steps(rule, asarray)
-    for ours, theirs in zip(
-        (params, *optimizer.state.values()), (found, *there.state.values()), strict=True
-    ):
-        np.testing.assert_allclose(to_numpy(theirs.flat), ours.flat, rtol=1e-12)
-
-
 def test_the_callers_config_carries_the_state_on_as_in_the_course() -> None:
     config: dict[str, Any] = {"learning_rate": 1e-3}
     _, returned = optim.adam(np.ones(3), np.ones(3), config)
@@ -133,25 +57,6 @@ def test_the_callers_config_carries_the_state_on_as_in_the_course() -> None:
     before = config["m"].copy()
     optim.adam(np.ones(3), np.ones(3), dict(config))
     np.testing.assert_array_equal(config["m"], before)  # a copied dict keeps its own arrays
-
-
-@pytest.mark.parametrize(
-    ("options", "fields"),
-    [
-        ({"numbers": {}}, {"thing": "numbers", "came": "has none", "expected": "learning_rate"}),
-        ({"squares": ("v",)}, {"thing": "squares", "came": "has 'v'", "expected": "some of m"}),
-        (
-            {"state": {"m": lambda shape: shape[:1]}, "elementwise": True},
-            {"thing": "elementwise", "came": "the state 'm'", "expected": "AS_W"},
-        ),
-    ],
-)
-def test_a_rule_that_contradicts_itself_is_refused_when_it_is_made(
-    options: dict[str, Any], fields: dict[str, Any]
-) -> None:
-    rule = {"numbers": {"learning_rate": (0.1, optim.RATE)}, "state": {"m": optim.AS_W}}
-    with refuses(OptionError, function="UpdateRule 'own'", **fields):
-        UpdateRule("own", lambda w, dw, state, config: None, **(rule | options))
 
 
 def test_clipping_scales_only_what_is_too_long_and_finite(lib: Any) -> None:
@@ -184,6 +89,12 @@ def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any)
         assert found == pytest.approx(norm, rel=1e-6, nan_ok=True)
 
 
+def rule(**changed: Any) -> UpdateRule:
+    fields: dict[str, Any] = {"numbers": {"learning_rate": (0.1, optim.RATE)}}
+    fields |= {"state": {"m": optim.AS_W}, **changed}
+    return UpdateRule("own", lambda w, dw, state, config: None, **fields)
+
+
 @refusals(
     """
     optim.init("adamm", w) | OptionError | came: 'adamm' | expected: sgd, sgd_momentum, rmsprop, adam | cause: did you mean 'adam'
@@ -192,7 +103,7 @@ def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any)
     optim.sgd(w, np.ones(4)) | ValueError | function: optim.sgd | came: (3,) | came: dw (4,)
     optim.adam(w, w, {"m": np.zeros(2)}) | ValueError | function: optim.adam | thing: m | came: has shape (2,) | expected: (3,)
     optim.adam(w, w, {"beta2": 1}) | OptionError | function: optim.adam | thing: beta2 | came: is 1 | expected: [0, 1)
-    optim.init(RULES["row_adagrad"], w[None], {"row": np.zeros(3)}) | ValueError | function: optim.row_adagrad | thing: row | expected: (1,)
+    optim.init(ROW_ADAGRAD, w[None], {"row": np.zeros(3)}) | ValueError | function: optim.row_adagrad | thing: row | expected: (1,)
     optim.adam(w, w, {"t": -1}) | OptionError | function: optim.adam | thing: t | came: is -1
     optim.rmsprop(w, w, {"learning_rate": "x"}) | OptionError | function: optim.rmsprop | thing: learning_rate | came: is 'x'
     optim.update("sgd", w[None], w, {}) | ValueError | function: optim.sgd | came: (1, 3) | came: dw (3,) | expected: one shape
@@ -205,6 +116,9 @@ def test_norms_of_millions_keep_their_digits_and_large_ones_are_finite(lib: Any)
     optim.sgd_momentum(w, w, {"velocity": np.zeros(3, int)}) | TypeError | thing: velocity | came: has dtype int64 | expected: float32 or float64
     optim.sgd_momentum(w, w, {"velocity": np.zeros(3, "f4")}) | TypeError | thing: velocity | came: has dtype float32 | expected: float64, as w has
     optim.sgd_momentum(w, w, {"velocity": [0.0] * 3}) | TypeError | thing: velocity | came: is a list
+    rule(numbers={}) | OptionError | function: UpdateRule 'own' | thing: numbers | came: has none | expected: learning_rate
+    rule(squares=("v",)) | OptionError | function: UpdateRule 'own' | thing: squares | came: has 'v' | expected: some of m
+    rule(state={"m": lambda shape: shape[:1]}, elementwise=True) | OptionError | function: UpdateRule 'own' | thing: elementwise | came: the state 'm' | expected: AS_W
     optim.clip_by_global_norm(w, 0) | OptionError | thing: max_norm | came: is 0 | expected: positive
     """
 )

@@ -467,38 +467,6 @@ def test_any_text_file_is_read_or_refused_in_words_that_no_terminal_obeys(conten
 
 # Update rules and scores
 
-SHAPES = st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=3)
-
-
-@holds(
-    st.sampled_from([name for name, rule in optim.RULES.items() if rule.elementwise]),
-    SHAPES,
-    SEED,
-    DTYPE,
-    st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 1e3, 1e15]),
-)
-def test_a_rule_on_each_array_is_the_rule_in_place_on_all_of_them(
-    rule: str, shapes: Any, seed: int, dtype: Any, scale: float
-) -> None:
-    rng = np.random.default_rng(seed)
-    weights = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
-    flat = np.concatenate([w.ravel() for w in weights])
-    state, configs = optim.init(rule, flat), [optim.init(rule, w) for w in weights]
-    for _ in range(3):
-        grads = [np.asarray(rng.standard_normal(w.shape) * scale, dtype) for w in weights]
-        optim.update(rule, flat, np.concatenate([dw.ravel() for dw in grads]), state)
-        for w, dw, config in zip(weights, grads, configs, strict=True):
-            optim.update(rule, w, dw, config)
-    together = np.concatenate([w.ravel() for w in weights])
-    np.testing.assert_allclose(
-        flat,
-        together,
-        rtol=1e-5 if dtype == np.float32 else 1e-12,
-        atol=np.finfo(dtype).eps * np.abs(together).max(initial=0),
-    )
-    assert [w.shape for w in weights] == [tuple(shape) for shape in shapes]
-    assert {w.dtype for w in weights} == {np.dtype(dtype)}
-
 
 @holds(
     st.integers(0, 40),

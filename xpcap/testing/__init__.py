@@ -10,6 +10,7 @@ from xpcap.testing.metric import METRIC, check_metric
 from xpcap.testing.output import OUTPUT, check_output
 from xpcap.testing.policy import POLICY, check_policy
 from xpcap.testing.reader import READER, check_reader
+from xpcap.testing.update_rule import UPDATE_RULE, check_update_rule
 
 __all__ = [
     "CELL",
@@ -19,6 +20,7 @@ __all__ = [
     "OUTPUT",
     "POLICY",
     "READER",
+    "UPDATE_RULE",
     "check_cell",
     "check_encoder",
     "check_layer",
@@ -26,4 +28,5 @@ __all__ = [
     "check_output",
     "check_policy",
     "check_reader",
+    "check_update_rule",
 ]
