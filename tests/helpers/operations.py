@@ -1,4 +1,5 @@
-"""Every operation of `xpcap.ops.OPERATIONS`, with arguments to call it on: one row each.
+"""Every operation of `xpcap.ops.OPERATIONS`, with arguments to call it on: drawn by the shapes that its
+docstring states, or by a row of its own.
 
 A row draws calls at ragged sizes and at edge cases, with NaN in memory that is overwritten or must
 not be read, and of numbers that are huge, infinite or NaN. The first call is small, and still fills
@@ -10,6 +11,8 @@ an array that it cannot take, and to leave empty ones to the equation. test_cpu_
 launches under sanitizers.
 """
 
+import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -20,6 +23,7 @@ from xpcap import layers, ops
 from xpcap.backend import asarray, to_numpy
 from xpcap.ops import (
     NO_TARGET,
+    OPERATIONS,
     BeamRows,
     CellBuffers,
     CellGradients,
@@ -121,11 +125,6 @@ def matmul(draw: Draw) -> Iterator[Any]:
     yield draw.normal(3, 7), draw.normal(7, 5), draw.poison(3, 5)
     # Enough for a share on each core
     yield draw.normal(300, 512) / 20, draw.normal(512, 1000) / 20, draw.poison(300, 1000)
-
-
-@row()
-def matmul_add(draw: Draw) -> Iterator[Any]:
-    yield draw.normal(5, 11), draw.normal(11, 7), draw.normal(5, 7)
 
 
 @row()
@@ -273,12 +272,6 @@ def sequence_sum(draw: Draw) -> Iterator[Any]:
 
 
 @row()
-def column_sum(draw: Draw) -> Iterator[Any]:
-    for R, C in ((70, 19), (1, 1), (3, 8), (31, 7), (32, 9), (700, 33), (257, 40)):
-        yield draw.normal(R, C), draw.poison(C)
-
-
-@row()
 def add_rows(draw: Draw) -> Iterator[Any]:
     for R, C in ((5, 17), (1, 1), (9, 64)):
         yield draw.normal(R, C), draw.normal(C)
@@ -295,12 +288,6 @@ def dropout(draw: Draw) -> Iterator[Any]:
 
 
 REGIONS = (5, 3, 17), (1, 1, 1), (3, 49, 64)
-
-
-@row()
-def mean_regions(draw: Draw) -> Iterator[Any]:
-    for N, P, H in REGIONS:
-        yield draw.normal(N, P, H), draw.poison(N, H)
 
 
 @row(scratch=1)
@@ -708,6 +695,49 @@ def fused_cell_backward_steps(draw: Draw) -> Iterator[Any]:
         loop = cell_buffers(draw, cell, N, rows.R, H, after=True)
         grads = cell_gradients(draw, cell, N, rows.R, H)
         yield Call((cell, loop, grads, Wh), _fused_backwards(rows))
+
+
+# ---- Operations without a row
+
+ROUNDS = (5, 37, 7, 4), (1, 1, 1, 1), (31, 257, 9, 2), (700, 33, 3, 5), (257, 40, 2, 3)  # sizes
+
+
+def drawn(op: str, equation: Callable[..., Any]) -> Operation:
+    """A row of an operation whose docstring has a shape for each argument, ``x (R, C)``.
+
+    Arguments with ``int`` behind the shape number rows of any array, a float is 0.75, and what has a
+    default keeps it. `out` is not read.
+    """
+    names = [name for name in inspect.signature(equation).parameters if name != "self"]
+    text = inspect.getdoc(equation) or ""
+    shapes = {name: re.search(rf"\b{name} \((\w+(?:, \w+)*),?\)(,? int)?", text) for name in names}
+    letters = dict.fromkeys(x for found in shapes.values() if found for x in found[1].split(", "))
+
+    def argument(name: str, sizes: dict[str, int], draw: Draw) -> Any:
+        parameter, found = inspect.signature(equation).parameters[name], shapes[name]
+        if found:
+            shape = [sizes[letter] for letter in found[1].split(", ")]
+            if found[2]:
+                return draw.below(min(sizes.values()), *shape)
+            return draw.poison(*shape) if name == "out" else draw.normal(*shape)
+        if parameter.default is not parameter.empty:
+            return parameter.default
+        assert parameter.annotation in (float, "float"), (
+            f"{op}: its docstring states no shape of {name}, such as `{name} (R, C)`. State it, or write"
+            f" a row in tests/helpers/operations.py:\n\n@row()\ndef {op}(draw: Draw) -> Iterator[Any]:\n"
+            f"    yield {', '.join(names)}"
+        )
+        return 0.75
+
+    def rows(draw: Draw) -> Iterator[Any]:
+        for sizes in ROUNDS:
+            known = dict(zip(letters, sizes, strict=False))
+            yield tuple(argument(name, known, draw) for name in names)
+
+    return Operation(rows, None)
+
+
+TABLE |= {op: drawn(op, getattr(Ops, op)) for op in OPERATIONS if op not in TABLE}
 
 
 # ---- Calls of a version

@@ -7,7 +7,18 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from emulated import Emulator
-from operations import CELLS, TABLE, TOLERANCES, Call, Draw, check_equals_equation, each, run
+from operations import (
+    CELLS,
+    ROUNDS,
+    TABLE,
+    TOLERANCES,
+    Call,
+    Draw,
+    check_equals_equation,
+    drawn,
+    each,
+    run,
+)
 
 import xpcap
 from xpcap import layers, ops
@@ -34,8 +45,25 @@ N, H, V = 5, 7, 11  # odd sizes: nothing fits a block
 ON_THE_HOST, ON_A_CARD = overridden(HostOps), overridden(DeviceOps)
 
 
-def test_every_operation_has_a_row_and_a_fast_version() -> None:
+def test_every_operation_has_a_fast_version() -> None:
     assert {*ON_THE_HOST, *ON_A_CARD} == set(OPERATIONS) == set(TABLE)
+
+
+def test_arguments_are_drawn_by_the_shapes_of_a_docstring_or_a_row_is_asked_for() -> None:
+    def scaled(self: Ops, x: Any, rows: Any, keep: float, out: Any, buffer: Any = None) -> None:
+        """out (R, C) = keep * x[rows]: x (K, C), rows (R,) int."""
+
+    def unknown(self: Ops, x: Any, out: Any) -> None:
+        """out (R,) = sums of x."""
+
+    for number, call in enumerate(drawn("scaled", scaled).calls(Draw("float32"))):
+        x, rows, keep, out, buffer = call.arguments
+        K, C, R, *_ = ROUNDS[number]
+        assert (x.shape, rows.shape, keep, out.shape, buffer) == ((K, C), (R,), 0.75, (R, C), None)
+        assert rows.max() < K
+        assert np.isnan(out).all()
+    with pytest.raises(AssertionError, match=r"unknown: .* no shape of x(?s:.*)    yield x, out$"):
+        drawn("unknown", unknown).calls(Draw("float32"))
 
 
 @pytest.mark.parametrize("version", [HostOps, DeviceOps])
