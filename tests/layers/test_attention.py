@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap import layers, to_numpy
 from xpcap.ops import PackedSequences
@@ -193,41 +193,17 @@ def test_the_assignments_layout_gives_the_same_in_its_own(
     np.testing.assert_array_equal(to_numpy(dmaps).reshape(N, H, P), to_numpy(dA).transpose(0, 2, 1))
 
 
-@pytest.mark.parametrize(
-    ("A", "came", "expected"),
-    [
-        (
-            np.zeros((N, P, H + 1)),
-            "has shape (3, 8, 7)",
-            "(N, P, H), N = 3, H = 6",
-        ),
-        (np.zeros((N, 0, H)), "has shape (3, 0, 6)", "at least one region"),
-        (np.zeros((N, H, 2, 0)), "has shape (3, 6, 2, 0)", "at least one region"),
-        (np.zeros((N, H)), "has shape (3, 6)", "(N, P, H)"),
-    ],
+@refusals(
+    """
+    attend(np.zeros((N, H)), np.zeros((N, P, H + 1))) | function: dot_product_attention_forward | thing: A | came: has shape (3, 8, 7) | expected: (N, P, H), N = 3, H = 6
+    attend(np.zeros((N, H)), np.zeros((N, 0, H))) | function: dot_product_attention_forward | thing: A | came: has shape (3, 0, 6) | expected: at least one region
+    attend(np.zeros((N, H)), np.zeros((N, H, 2, 0))) | function: dot_product_attention_forward | thing: A | came: has shape (3, 6, 2, 0) | expected: at least one region
+    attend(np.zeros((N, H)), np.zeros((N, H))) | function: dot_product_attention_forward | thing: A | came: has shape (3, 6) | expected: (N, P, H)
+    layers.attention_forward(*rnn) | function: attention_forward | thing: Wh | came: has shape (6, 6) | expected: (H, 4H) | cause: i, f, o, g
+    layers.attention_forward(*rnn, cell="no cell") | function: attention_forward | thing: cell | came: 'no cell' | expected: lstm
+    """,
+    error=ValueError,
 )
-def test_places_that_do_not_fit_are_refused(A: np.ndarray, came: str, expected: str) -> None:
-    with refuses(
-        ValueError,
-        function="dot_product_attention_forward",
-        thing="A",
-        came=came,
-        expected=expected,
-    ):
-        layers.dot_product_attention_forward(np.zeros((N, H)), A)
-
-
-def test_weights_of_another_cell_are_refused(rng: np.random.Generator) -> None:
-    with refuses(
-        ValueError,
-        function="attention_forward",
-        thing="Wh",
-        came="has shape (6, 6)",
-        expected="(H, 4H)",
-        cause="i, f, o, g",
-    ):
-        layers.attention_forward(*draw("rnn", rng))
-    with refuses(
-        ValueError, function="attention_forward", thing="cell", came="'no cell'", expected="lstm"
-    ):
-        layers.attention_forward(*draw("rnn", rng), cell="no cell")
+def test_arguments_that_do_not_fit_are_refused(refusal: Refusal, rng: np.random.Generator) -> None:
+    attend = layers.dot_product_attention_forward
+    refusal.check({**globals(), "attend": attend, "rnn": draw("rnn", rng)})

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap.layers.layer import gradient, layer
 
@@ -78,41 +78,26 @@ def test_arguments_are_found_by_name_in_any_call_and_passed_on_as_they_are() -> 
     assert (seen.scale, seen.c0) == (None, c0)
 
 
-@pytest.mark.parametrize("keyword", [False, True])
-@pytest.mark.parametrize(
-    ("name", "array", "error", "fields"),
-    [
-        (
-            "Wx",
-            np.zeros((D, H + 1), "f4"),
-            ValueError,
-            {"came": "shape (4, 6)", "expected": "(D, H) = (4, 5)", "cause": "gates"},
-        ),
-        ("h0", np.zeros((N, H)), TypeError, {"came": "float64", "expected": "float32, as x has"}),
-        ("ids", np.zeros(N), TypeError, {"came": "float64", "expected": "integers"}),
-        (
-            "ids",
-            np.zeros(N + 1, int),
-            ValueError,
-            {"came": "shape (4,)", "expected": "(N,) = (3,)"},
-        ),
-        ("x", [[1.0]], TypeError, {"came": "is a list", "cause": "asarray"}),
-    ],
+@refusals(
+    """
+    Wx=np.zeros((D, H + 1), "f4") | ValueError | thing: Wx | came: shape (4, 6) | expected: (4, 5) | cause: gates
+    h0=np.zeros((N, H)) | TypeError | thing: h0 | came: float64 | expected: float32, as x has
+    ids=np.zeros(N) | TypeError | thing: ids | came: float64 | expected: integers
+    ids=np.zeros(N + 1, int) | ValueError | thing: ids | came: shape (4,) | expected: (N,) = (3,)
+    x=[[1.0]] | TypeError | thing: x | came: is a list | cause: asarray
+    c0=np.zeros((N + 1, H), "f4") | ValueError | thing: c0 | came: (4, 5) | expected: (N, H) = (3, 5)
+    """,
+    function="scan_forward",
 )
 def test_an_array_that_does_not_fit_is_refused_by_position_and_by_keyword(
-    name: str, array: Any, error: type[Exception], fields: dict[str, str], *, keyword: bool
+    refusal: Refusal,
 ) -> None:
-    given = arrays(**{name: array})
-    with refuses(error, function="scan_forward", thing=name, **fields):
-        if keyword:
-            scan_forward(**given)
-        else:
-            scan_forward(*(given[one] for one in ("x", "h0", "ids", "Wx")))
+    def by_position(c0: Any = None, **given: Any) -> None:
+        scan_forward(*(given[name] for name in ("x", "h0", "ids", "Wx")), c0=c0)
 
-
-def test_an_optional_array_is_checked_if_it_is_given() -> None:
-    with refuses(ValueError, thing="c0", came="(4, 5)", expected="(N, H) = (3, 5)"):
-        scan_forward(**arrays(), c0=np.zeros((N + 1, H), np.float32))
+    names = {**globals(), "by_position": by_position}
+    refusal.check(names, "scan_forward(**arrays({}))")
+    refusal.check(names, "by_position(**arrays({}))")
 
 
 def test_a_call_that_python_refuses_gets_its_own_error() -> None:

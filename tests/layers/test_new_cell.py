@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals, refuses
 
 from xpcap import CaptioningRNN, OptionError, TrainOptions, open_run, train_run
 from xpcap.data import write_dataset
@@ -175,30 +175,24 @@ def test_a_cell_without_the_parameter_of_the_term_does_without_it(
     check_cell("plain")
 
 
-@pytest.mark.parametrize(
-    ("change", "came", "expected"),
-    [
-        (
-            {"shapes": lambda W, H: shapes(W, H) | {"W_vocab": (H, H)}},
-            "has a parameter 'W_vocab'",
-            "another name",
-        ),
-        (
-            {"shapes": lambda W, H: shapes(H, H)},
-            "inputs ('Wx', 'b') of shapes (7, 14) and (14,)",
-            "(W, G) and (G,) with W = 5",
-        ),
-        ({"inputs": ("Wx", "bx")}, "of shapes (5, 14) and ()", ""),
-    ],
+@refusals(
+    """
+    shapes=lambda W, H: {**shapes(W, H), "W_vocab": (H, H)} | came: has a parameter 'W_vocab' | expected: another name
+    shapes=lambda W, H: shapes(H, H) | came: inputs ('Wx', 'b') of shapes (7, 14) and (14,) | expected: (W, G) and (G,) with W = 5
+    inputs=("Wx", "bx") | came: of shapes (5, 14) and ()
+    """,
+    error=OptionError,
+    function="ModelConfig",
+    thing="cell 'mgu'",
 )
 def test_parameters_that_do_not_fit_in_are_refused(
-    change: dict[str, Any], came: str, expected: str, monkeypatch: pytest.MonkeyPatch
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(CELLS, "mgu", MGU._replace(**change))
-    with refuses(
-        OptionError, function="ModelConfig", thing="cell 'mgu'", came=came, expected=expected
-    ):
-        CaptioningRNN({"<NULL>": 0, "<START>": 1, "a": 2}, 6, 5, 7, "mgu")
+    def model(**change: Any) -> CaptioningRNN:
+        monkeypatch.setitem(CELLS, "mgu", MGU._replace(**change))
+        return CaptioningRNN({"<NULL>": 0, "<START>": 1, "a": 2}, 6, 5, 7, "mgu")
+
+    refusal.check({**globals(), "model": model}, "model({})")
 
 
 def test_a_gradient_that_a_cell_does_not_return_is_asked_for(

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from refusals import refuses
+from refusals import Refusal, refusals
 
 from xpcap import CaptioningRNN
 from xpcap.data.synthetic import draw_data
@@ -39,15 +39,17 @@ def test_a_stack_attends_if_its_bottom_layer_does_and_names_the_states_of_all() 
     assert stack(LSTM, RNN).names_of_states() == ("h2", "h1", "c1")
 
 
-@pytest.mark.parametrize("cells", [(), (LSTM,)])
-def test_a_stack_of_less_than_two_cells_is_refused(cells: tuple[Any, ...]) -> None:
-    with refuses(
-        ValueError,
-        function="stack",
-        came="one cell" if cells else "no cell",
-        expected="two or more",
-    ):
-        stack(*cells)
+@refusals(
+    """
+    stack() | came: no cell
+    stack(LSTM) | came: one cell
+    """,
+    error=ValueError,
+    function="stack",
+    expected="two or more",
+)
+def test_a_stack_of_less_than_two_cells_is_refused(refusal: Refusal) -> None:
+    refusal.check(globals())
 
 
 def test_a_stack_is_traced_and_its_gradient_norms_are_those_of_finite_differences(
