@@ -191,6 +191,69 @@ def test_greedy_decoding_has_a_name_beside_beam(model: CaptioningRNN) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+class SecondBest(Policy):
+    """Says the second likeliest word at every step, and adds up scores as it goes."""
+
+    seen: list[Any]
+
+    def choose(self, scores: Any, totals: Any, t: int) -> Choice:
+        words = scores.argsort(axis=1)[:, -2]
+        said = scores[np.arange(len(words)), words]
+        self.seen.append((t, None if totals is None else totals.copy()))
+        return Choice(words, totals=said if totals is None else totals + said)
+
+
+def test_a_policy_of_ones_own_chooses_the_words_and_keeps_its_totals(
+    word_to_idx: dict[str, int], rng: np.random.Generator
+) -> None:
+    model = CaptioningRNN(word_to_idx, 6, 7, 8, "lstm", np.float64, seed=1)
+    for name, value in model.params.items():
+        model.params[name] = rng.standard_normal(value.shape)
+    features = rng.standard_normal((9, 6))
+    policy = SecondBest(max_length=5)
+    object.__setattr__(policy, "seen", [])
+    said = model.sample(features, policy=policy)
+    state, words, totals = model.start(features), np.full(9, word_to_idx["<START>"]), np.zeros(9)
+    alive = np.full(9, True)
+    for t in range(5):
+        scores, state = model.step(words, state)
+        words = np.where(alive, scores.argsort(axis=1)[:, -2], word_to_idx["<NULL>"])
+        np.testing.assert_array_equal(said[:, t], words)
+        if t + 1 < len(policy.seen):
+            totals = totals + scores[np.arange(9), words]
+            still = alive & (words != word_to_idx["<END>"])
+            assert policy.seen[t + 1][0] == t + 1
+            np.testing.assert_allclose(policy.seen[t + 1][1], totals[still], rtol=1e-12)
+        alive &= words != word_to_idx["<END>"]
+
+
+class Swap(Policy):
+    """Greedy for the first picture; from the third word on, both hypotheses continue the first
+    one.
+    """
+
+    def choose(self, scores: Any, totals: Any, t: int) -> Choice:
+        parents = np.zeros(len(scores), int) if t == 2 else None
+        return Choice(
+            scores.argmax(axis=1) if parents is None else scores[parents].argmax(axis=1), parents
+        )
+
+
+def test_hypotheses_go_on_from_the_parents_that_a_policy_names(
+    word_to_idx: dict[str, int], rng: np.random.Generator
+) -> None:
+    model = CaptioningRNN(word_to_idx, 6, 7, 8, "lstm", np.float64, seed=1)
+    for name, value in model.params.items():
+        model.params[name] = rng.standard_normal(value.shape)
+    model.params["b_vocab"][word_to_idx["<END>"]] = -1e9  # both captions last to the end
+    features = 5 * rng.standard_normal((2, 6))
+    greedy, p = model.sample_with_probabilities(features, 6)
+    assert (greedy[0] != greedy[1]).any()
+    said, q = (found[:, 0] for found in model.decode(features, Swap(max_length=6))[:2])
+    np.testing.assert_array_equal(said, greedy[[0, 0]])
+    np.testing.assert_allclose(q, p[[0, 0]], rtol=1e-12)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tilted(Policy):
     """A policy with an option of its own, an array."""

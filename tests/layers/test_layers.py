@@ -3,6 +3,7 @@ contract, in tests/testing/test_layer_contract.py.
 """
 
 import itertools
+import math
 from typing import Any
 
 import layer_cases
@@ -14,7 +15,7 @@ from refusals import Refusal, refusals, refuses
 from xpcap import layers, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
 from xpcap.layers import vocabulary_loss
-from xpcap.memory import Workspace
+from xpcap.memory import Buffer, allocator
 from xpcap.ops import LossTerms, PackedSequences
 from xpcap.testing.layer import Trial, trials
 
@@ -365,10 +366,15 @@ def test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_scores(
         monkeypatch.setattr(vocabulary_loss, name, block)
     monkeypatch.setattr(vocabulary_loss, "LEAST", least)
     h, w, b, scale = lib(*(rng.standard_normal(shape) for shape in ((10, 4), (4, 3), 3, 10)))
-    targets, workspace = lib(rng.integers(0, 3, 10).astype(np.int32)), Workspace(h)
-    nll, grads = vocabulary_loss.vocabulary_loss(
-        h, w, b, targets, LossTerms(scale), workspace.buffer
-    )
+    targets, fresh = lib(rng.integers(0, 3, 10).astype(np.int32)), allocator(h)
+    held: dict[str, int] = {}
+
+    def take(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        held[name] = max(held.get(name, 0), math.prod(shape))
+        return fresh(name, shape, dtype)
+
+    buffer = Buffer(take, fresh.upload)
+    nll, grads = vocabulary_loss.vocabulary_loss(h, w, b, targets, LossTerms(scale), buffer)
     scores, cache = layers.affine_forward(h, w, b)
     loss, dscores = layers.temporal_softmax_loss(
         scores[None], targets[None], lib(np.ones((1, 10), bool))
@@ -379,7 +385,7 @@ def test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_scores(
     ):
         np.testing.assert_allclose(to_numpy(got), to_numpy(expected), rtol=1e-12, atol=1e-15)
     rows = max(least, block // 3)
-    assert workspace._buffers["scores"].size == min(10, rows) * 3
+    assert held["scores"] == min(10, rows) * 3
 
 
 def test_vocabulary_loss_of_no_row_is_nothing() -> None:
@@ -390,3 +396,15 @@ def test_vocabulary_loss_of_no_row_is_nothing() -> None:
     assert [x.shape for x in grads] == [(0, 4), (4, 3), (3,)]
     assert not np.any(grads.w)
     assert not np.any(grads.b)
+
+
+@pytest.mark.parametrize(("dtype", "low"), [("float32", -87.0), ("float64", -700.0)])
+def test_sigmoid_is_accurate_far_below_zero(dtype: str, low: float, lib: Any) -> None:
+    """Where (1 + tanh(x / 2)) / 2 is already 0: float32 below -17, float64 below -37."""
+    x = np.linspace(low, 40, 301).astype(dtype)
+    wide = x.astype(np.longdouble)
+    got = to_numpy(layers.sigmoid(lib(x)))
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, 1 / (1 + np.exp(-wide)), rtol=8 * np.finfo(dtype).eps)
+    with np.errstate(over="raise", invalid="raise"):
+        assert to_numpy(layers.sigmoid(lib(np.array([-1e30, 1e30], dtype)))).tolist() == [0, 1]
