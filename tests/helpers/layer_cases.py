@@ -6,7 +6,6 @@ from typing import Any
 
 from xpcap import layers
 from xpcap.layers import CELLS, PackedSequences
-from xpcap.spec import Spec
 from xpcap.testing.layer import Trial, trials
 
 Pair = dict[str, Any]  # arguments of check_layer
@@ -74,13 +73,6 @@ def _packed(pair: str, forward: Any, backward: Any) -> Iterator[tuple[str, Pair]
 
 
 PAIRS = dict(_pairs())
-
-
-def letters(pair: str) -> set[str]:
-    """Letters of a pair's shapes."""
-    arguments = PAIRS[pair]
-    spec = Spec(arguments["shapes"]) if "shapes" in arguments else arguments["forward"].spec
-    return set().union(*(form.letters for entry in spec.entries for form in entry.forms))
 
 
 def trial(pair: str, **sizes: int) -> Trial:

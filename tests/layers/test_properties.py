@@ -41,7 +41,6 @@ from xpcap.metrics import METRICS, corpus_bleu, unigram_bleu  # noqa: E402
 from xpcap.models import FeatureRows  # noqa: E402
 from xpcap.prepare import import_captions, read_captions  # noqa: E402
 from xpcap.prepare.text import read_list  # noqa: E402
-from xpcap.testing import layer as contract  # noqa: E402
 from xpcap.testing.layer import Trial  # noqa: E402
 
 STORE = (
@@ -79,13 +78,6 @@ SIZES = st.tuples(SIZE, SIZE, SIZE, SIZE)
 def layer_of(pair: str, sizes: Sequence[int]) -> Trial:
     """A pair in sizes of N, T, D and H."""
     return layer_cases.trial(pair, **dict(zip("NTDH", sizes, strict=True)))
-
-
-@holds(st.sampled_from(list(layer_cases.PAIRS)), SIZES)
-def test_layers_have_the_gradients_of_finite_differences_in_any_size(
-    pair: str, sizes: Sequence[int]
-) -> None:
-    contract.gradient(layer_of(pair, sizes))
 
 
 @holds(CELL, st.sampled_from(["", "_step"]), SIZES, SEED, SCALE)
