@@ -18,7 +18,7 @@ def columns(cell: str) -> dict[str, int]:
     return {"H": H, "G": CELLS[cell].shapes(1, H)["b"][0]}
 
 
-TOLD: dict[str, list[Pair]] = {  # what the shapes of a pair leave open
+GIVEN: dict[str, list[Pair]] = {  # what the shapes of a pair leave open
     "affine": [{"sizes": {"...": (2, 3), "D": 6}}],
     "attention": [{"options": {"cell": cell}, "sizes": columns(cell)} for cell in CELLS],
     "dropout": [
@@ -34,18 +34,18 @@ def _pairs() -> Iterator[tuple[str, Pair]]:
         pair, suffix, _ = name.partition("_forward")
         if not suffix:
             continue
-        way = {way: getattr(layers, f"{pair}_{way}") for way in ("forward", "backward")}
+        functions = {way: getattr(layers, f"{pair}_{way}") for way in ("forward", "backward")}
         if pair.endswith("_rows"):
-            yield from _packed(pair, **way)
+            yield from _packed(pair, **functions)
             continue
-        for told in TOLD.get(pair, [{}]):
-            yield " ".join([pair, *map(str, told.get("options", {}).values())]), way | told
+        for given in GIVEN.get(pair, [{}]):
+            yield " ".join([pair, *map(str, given.get("options", {}).values())]), functions | given
 
 
 def _packed(pair: str, forward: Any, backward: Any) -> Iterator[tuple[str, Pair]]:
     """Loops over rows, which take their state as a tuple; also with a gradient of the last c."""
-    cell, name = CELLS[pair.removesuffix("_rows")], pair.removesuffix("_rows")
-    states = [f"{state}0" for state in cell.state_names]
+    cell = pair.removesuffix("_rows")
+    states = [f"{state}0" for state in CELLS[cell].state_names]
     arguments = " ".join(["a:R,G", *(f"{state}:N,H" for state in states), "Wh:H,G"])
 
     def run(a: Any, Wh: Any, **state0: Any) -> Any:
@@ -64,7 +64,7 @@ def _packed(pair: str, forward: Any, backward: Any) -> Iterator[tuple[str, Pair]
         da, dstate0, dWh = backward(dh, cache, dc_T=dc_T)
         return da, *dstate0, dWh
 
-    sizes = {"R": ROWS.R, "N": ROWS.N, **columns(name)}
+    sizes = {"R": ROWS.R, "N": ROWS.N, **columns(cell)}
     shapes = f"{arguments} -> h:R,H"
     yield pair, {"forward": run, "backward": flat, "shapes": shapes, "sizes": sizes}
     if "dc_T" in inspect.signature(backward).parameters:

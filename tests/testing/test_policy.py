@@ -51,9 +51,9 @@ def test_captions_do_not_depend_on_cores(policy: Policy, monkeypatch: pytest.Mon
 )
 @each_policy
 def test_devices_agree(policy: Policy, lib: Any) -> None:
-    came = Trial(policy).decode()
+    decoded = Trial(policy).decode()
     with use_backend("numpy"):
-        contract.compare(came, Trial(policy).decode(), "of the device", "those of NumPy")
+        contract.compare(decoded, Trial(policy).decode(), "of the device", "those of NumPy")
 
 
 # ---- Policies that break the contract, each one claim at least

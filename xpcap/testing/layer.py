@@ -10,14 +10,14 @@ holds the pair to all of it.
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xpcap.backend import Array, asarray, to_numpy
 from xpcap.errors import OptionError
-from xpcap.spec import Spec
+from xpcap.spec import Entry, Sizes, Spec
 from xpcap.testing.claims import check, check_close, check_slopes, fail
 
 SMALLEST, OPEN = 3, (2, 3)  # sizes of the first letter, and of the axes that a shape leaves open
@@ -105,46 +105,45 @@ def trials(
         expected = 'a line such as "x:N,D w:D,M b:M -> out:N,M"'
         cause = f"{forward.__name__} is not decorated with `layer`, whose line would do"
         raise OptionError("check_layer", "`shapes`", "are missing", expected, cause)
-    entries, given = (*spec.entries, *spec.results), dict(sizes or {})
-    forms = [form for entry in entries for form in entry.forms]
-    letters = [axis.letter for form in forms for axis in form.axes if axis.letter]
-    letters += ["..."] * any(form.open >= 0 for form in forms)
-    free = [letter for letter in dict.fromkeys(letters) if letter not in given]
-    usual: dict[str, Any] = {letter: SMALLEST + k for k, letter in enumerate(free)}
-    usual |= {"...": OPEN} if "..." in free else {}
-    ones = ({letter: (1,) if letter == "..." else 1} for letter in free)
     optional = [entry.name for entry in spec.entries if entry.optional]
-    found = []
+    cases = []
     for known, form, omitted in itertools.product(
-        (usual | one | given for one in ({}, *ones)),
+        _sizes(spec, sizes or {}),
         range(max(len(entry.forms) for entry in spec.entries)),
         [optional, []] if optional else [[]],
     ):
-
-        def shape(entry: Any, form: int = form, known: Any = known) -> tuple[int, ...]:
-            fitting: tuple[int, ...] = entry.forms[min(form, len(entry.forms) - 1)].shape(known)
-            return fitting
-
-        present = [entry for entry in spec.entries if entry.name not in omitted]
-        trial = Trial(
-            forward,
-            backward,
-            {entry.name: shape(entry) for entry in present},
-            {entry.name: entry.kind for entry in present if entry.kind},
-            {
-                entry.name: shape(entry)
-                for entry in spec.results
-                if not (omitted and entry.optional)
-            },
-            max(1, min((size for size in known.values() if isinstance(size, int)), default=1)),
-            options or {},
+        entries = [entry for entry in spec.entries if entry.name not in omitted]
+        results = [entry for entry in spec.results if not (omitted and entry.optional)]
+        kinds = {entry.name: entry.kind for entry in entries if entry.kind}
+        numbers = [size for size in known.values() if isinstance(size, int)]
+        arrays = _shapes(entries, form, known), kinds, _shapes(results, form, known)
+        cases.append(
+            Trial(forward, backward, *arrays, max(1, min(numbers, default=1)), options or {})
         )
-        if not trial.upstream:
-            came, names = f"takes {inspect.signature(backward)}", ", ".join(trial.results)
-            expected = f"some of d + {names}, by the names in `shapes`, and cache"
-            raise OptionError("check_layer", "`backward`", came, expected)
-        found.append(trial)
-    return found
+    if not cases[0].upstream:
+        came, names = f"takes {inspect.signature(backward)}", ", ".join(cases[0].results)
+        expected = f"some of d + {names}, by the names in `shapes`, and cache"
+        raise OptionError("check_layer", "`backward`", came, expected)
+    return cases
+
+
+def _sizes(spec: Spec, given: Mapping[str, Any]) -> Iterator[Sizes]:
+    """Sizes that all differ, and the same with each at 1, but for those that are given."""
+    forms = [form for entry in (*spec.entries, *spec.results) for form in entry.forms]
+    letters = dict.fromkeys(axis.letter for form in forms for axis in form.axes if axis.letter)
+    free = [letter for letter in letters if letter not in given]
+    usual: Sizes = {letter: SMALLEST + k for k, letter in enumerate(free)}
+    if any(form.open >= 0 for form in forms) and "..." not in given:
+        usual["..."] = OPEN
+    for one_size in ({}, *({letter: (1,) if letter == "..." else 1} for letter in usual)):
+        yield usual | one_size | dict(given)
+
+
+def _shapes(entries: list[Entry], form: int, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, each in the form of this number, or in its last."""
+    return {
+        entry.name: entry.forms[min(form, len(entry.forms) - 1)].shape(sizes) for entry in entries
+    }
 
 
 Claim = Callable[[Trial], None]

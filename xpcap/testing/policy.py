@@ -70,13 +70,13 @@ class Trial(NamedTuple):
 Claim = Callable[[Trial], None]
 
 
-def compare(came: Decoded, expected: Decoded, cause: str, of: str) -> None:
+def compare(decoded: Decoded, expected: Decoded, cause: str, of: str) -> None:
     """ContractError : captions differ, or their log-probabilities by more than rounding."""
-    if not np.array_equal(came.captions, expected.captions):
-        differ = (came.captions != expected.captions).any(axis=(1, 2)).sum()
+    if not np.array_equal(decoded.captions, expected.captions):
+        differ = (decoded.captions != expected.captions).any(axis=(1, 2)).sum()
         fail(f"captions {cause}", f"differ from {of} for {differ} pictures", "the same ones")
     exist = np.isfinite(expected.log_probabilities)
-    totals = [np.where(exist, x.log_probabilities, 0) for x in (came, expected)]
+    totals = [np.where(exist, x.log_probabilities, 0) for x in (decoded, expected)]
     check_close(f"log_probabilities {cause}", totals[0], totals[1], of)
 
 
@@ -175,8 +175,8 @@ def decodings_apart(trial: Trial) -> None:
     few, other = features[:5], features[5:]
     expected = decode(trial.captioner(), few, policy, scored=True)
     model = Interrupted(trial.captioner(), lambda: trial.captioner().decode(other, policy))
-    came = decode(model, few, policy, scored=True)
-    compare(came, expected, "while others are decoded", "those alone")
+    decoded = decode(model, few, policy, scored=True)
+    compare(decoded, expected, "while others are decoded", "those alone")
 
 
 def repeatable(trial: Trial) -> None:
@@ -202,8 +202,8 @@ def seed_decides(trial: Trial) -> None:
         "seed": trial.decode(policy=trial.limited(seed=trial.policy.seed + 1)),  # type: ignore[attr-defined]
         "numbers": trial.decode(numbers=np.arange(len(captions))),
     }
-    for name, came in others.items():
-        if np.array_equal(came.captions, captions):
+    for name, decoded in others.items():
+        if np.array_equal(decoded.captions, captions):
             fail(f"captions of another `{name}`", "are the same", "others")
 
 
@@ -213,8 +213,8 @@ def best_first(trial: Trial) -> None:
     if count == 1 or "n_best" not in {field.name for field in fields(trial.policy)}:
         return
     expected = Decoded(*(x[:, : count - 1] for x in trial.decode()))
-    came = trial.decode(policy=trial.limited(n_best=count - 1))
-    compare(came, expected, f"of n_best={count - 1}", f"the first of n_best={count}")
+    fewer = trial.decode(policy=trial.limited(n_best=count - 1))
+    compare(fewer, expected, f"of n_best={count - 1}", f"the first of n_best={count}")
 
 
 def no_pictures(trial: Trial) -> None:
