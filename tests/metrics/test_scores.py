@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from refusals import refuses
 
 from xpcap.metrics import (
     METRICS,
+    Metric,
     averaged,
     corpus_bleu,
     intervals,
@@ -18,7 +18,6 @@ from xpcap.metrics import (
     paired,
     rouge_l,
 )
-from xpcap.metrics.bleu import course_bleu
 from xpcap.metrics.rouge import common_words
 from xpcap.testing.metric import PICTURES, draw_captions, draw_pictures
 
@@ -180,20 +179,15 @@ def test_an_interval_of_a_mean_is_two_standard_errors_wide_and_a_paired_one_only
 
 
 @pytest.mark.parametrize(
-    ("function", "score"),
-    [
-        ("corpus_bleu", corpus_bleu),
-        ("unigram_bleu", course_bleu),
-        ("rouge_l", lambda references, captions: rouge_l(references[0], captions[0])),
-    ],
+    "compared", [each for each in METRICS if each.needs_references], ids=lambda each: each.name
 )
-def test_a_score_wants_lists_of_words_and_a_reference(function: str, score: Any) -> None:
+def test_a_score_wants_lists_of_words_and_a_reference(compared: Metric) -> None:
     words, text = ["a", "dog"], "a dog"
     for references, caption in (([text], words), ([words], text), (words, words)):
-        with refuses(TypeError, function=function, came="is the text 'a"):
-            score([references], [caption])
-    with refuses(ValueError, function=function, came="has no reference"):
-        score([[]], [words])
+        with refuses(TypeError, came="is the text 'a"):
+            compared.score([references], [caption])
+    with refuses(ValueError, came="has no reference"):
+        compared.score([[]], [words])
 
 
 def test_a_paired_interval_is_of_the_same_pictures() -> None:

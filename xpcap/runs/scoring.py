@@ -136,8 +136,8 @@ def _human_protocol(several: int, pictures: int) -> str:
         else f"its others, of the {several:,} pictures that have different ones"
     )
     return (
-        f"{first}; BLEU, ROUGE-L and CIDEr compare it with {others}: one reference fewer than in the"
-        " first column, which lowers BLEU and ROUGE-L, CIDEr hardly"
+        f"{first}; scores against references compare it with {others}: one reference fewer than in"
+        " the first column, which lowers them, CIDEr hardly"
     )
 
 
