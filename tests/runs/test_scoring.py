@@ -18,6 +18,8 @@ from xpcap.metrics import METRICS, averaged, of_train
 from xpcap.runs import Scores, caption_run, compare, evaluate_run, score_captions, scoring
 from xpcap.shapes import named
 
+pytest.importorskip("nltk")  # for BLEU
+
 
 def data_of(**texts: list[list[str]]) -> CaptionData:
     """A data set with the captions of each picture of each split."""
