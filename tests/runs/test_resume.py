@@ -115,7 +115,7 @@ def moved_away(path: Path | None) -> Iterator[None]:
 
 def in_check(iterations: list[int]) -> int:
     """The first pause between batches of a validation."""
-    return next(k for k, (one, next_) in enumerate(pairwise(iterations), 2) if one == next_)
+    return next(k for k, (before, now) in enumerate(pairwise(iterations), 2) if now == before)
 
 
 # How a training is broken off: numbers of pauses, each counted from the one before
@@ -453,8 +453,7 @@ SECONDS = 60  # without a line from a process: it hangs
 # What the process of a `TrainingProcess` runs: it says when it has saved, and when its writer hangs,
 # in place of the two calls of the system by which a file is written
 CHILD = """
-import os, signal, sys, threading
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+import os, sys, threading
 import commands
 from xpcap import files
 from xpcap.cli import main
