@@ -111,7 +111,7 @@ def rule(**changed: Any) -> UpdateRule:
     optim.update("sgd", w, w, {"momentum": 0.9}) | OptionError | function: optim.sgd | thing: config key | came: 'momentum'
     optim.sgd([1.0], [1.0]) | TypeError | thing: w | came: is a list
     optim.sgd(w[0], w[0]) | TypeError | thing: w | came: is a float64
-    optim.update("sgd", w[0], w[0], {}) | TypeError | thing: w | came: is a float64
+    optim.update("sgd", w[0], w[0], {}) | TypeError | thing: dw | came: is a float64
     optim.sgd(w, [1.0] * 3) | TypeError | thing: dw | came: is a list
     optim.sgd_momentum(w, w, {"velocity": np.zeros(3, int)}) | TypeError | thing: velocity | came: has dtype int64 | expected: float32 or float64
     optim.sgd_momentum(w, w, {"velocity": np.zeros(3, "f4")}) | TypeError | thing: velocity | came: has dtype float32 | expected: float64, as w has

@@ -78,8 +78,8 @@ def test_decoding_drops_null_keeps_end_and_stops_there(idx_to_word: Any) -> None
     decode_captions(np.array([4]), MAPPED) | ValueError | thing: id 4 | came: has no word
     decode_captions(np.array([-1]), MAPPED) | ValueError | thing: id -1 | came: has no word
     decode_captions(np.array([1]), LISTED, special="no") | OptionError | function: decode_captions | thing: `special` | came: is 'no'
-    Vocabulary(["a", "b"]) | DataError | function: Vocabulary
-    Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "a", "a"]) | DataError | function: Vocabulary
+    Vocabulary(["a", "b"]) | DataError | function: Vocabulary | came: missing among 2 words
+    Vocabulary(["<NULL>", "<START>", "<END>", "<UNK>", "a", "a"]) | DataError | function: Vocabulary | came: 1 words occur twice, 'a' among them
     Vocabulary.build("a dog runs", 1) | TypeError | came: is | came: the text 'a dog runs' | expected: a list
     Vocabulary.build_from_words(["a dog runs"], 1) | TypeError | came: is | came: the text 'a dog runs' | expected: a list
     Vocabulary.build_from_words([["a", "b"]], float("nan")) | OptionError | function: Vocabulary.build_from_words | thing: `min_count` | came: is nan
@@ -299,7 +299,7 @@ def test_a_feature_that_turns_bad_is_found_when_it_is_read(
     images=["one.jpg", "two\\udce4.jpg"] | function: write_dataset | came: a picture name that is no text
     text=["..."] * 3 | came: caption without a word
     features=np.zeros((2, 9), "f4") | thing: features of the splits | came: 9
-    captions=split.captions[:, :-1] | thing: captions of the splits
+    captions=split.captions[:, :-1] | thing: captions of the splits | came: have shapes [(6,), (7,)]
     """,
     error=DataError,
 )

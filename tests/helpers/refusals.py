@@ -32,9 +32,16 @@ def refuses(
         texts = (text,) if isinstance(text, str) else text
         if name == "thing":
             texts = tuple(one.replace("`", "") for one in texts)
-        exact = name == "function"
-        fits = all(one == found if exact else one in found for one in texts)
+        fits = all(_fits(name, text, found) for text in texts)
         assert fits, f"{name} is {found!r}, expected {text!r}; the error: {caught.value}"
+
+
+def _fits(name: str, text: str, found: str) -> bool:
+    """Whether a field has a text: a function is that alone, a thing has it as whole words."""
+    if name == "function":
+        return text == found
+    whole_words = rf"(?<!\w){re.escape(text)}(?!\w)"
+    return bool(re.search(whole_words, found)) if name == "thing" else text in found
 
 
 class Refusal(NamedTuple):

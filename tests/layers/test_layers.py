@@ -252,16 +252,16 @@ def test_dropout_draws_the_courses_mask(seed: int | None) -> None:
     layers.lstm_backward(dh, carried, dc_T=dh[1:, 0]) | function: lstm_backward | thing: dc_T | came: has shape (2, 2) | expected: (3, 2)
     layers.lstm_backward(dh, plain, dc_T=dh[:, 0]) | function: lstm_backward | came: got dc_T | expected: returned no c_T | cause: pass c0 to lstm_forward
     layers.lstm_rows_backward(zeros(7, H), rows, dc_T=dh[:, 0]) | function: lstm_rows_backward | thing: dc_T | came: has shape (3, 2) | expected: (4, 2)
-    packed([3, 2]) | function: rnn_rows_forward | thing: batch sizes
-    packed([2, 3, 2]) | function: rnn_rows_forward | thing: batch sizes
-    packed([5, 2]) | function: rnn_rows_forward | thing: batch sizes
-    packed([3, 2, 2, 0, 0, 1]) | function: rnn_rows_forward | thing: batch sizes
+    packed([3, 2]) | function: rnn_rows_forward | thing: batch sizes | came: are [3, 2] with N = 4
+    packed([2, 3, 2]) | function: rnn_rows_forward | thing: batch sizes | came: are [2, 3, 2] with N = 4
+    packed([5, 2]) | function: rnn_rows_forward | thing: batch sizes | came: are [5, 2] with N = 4
+    packed([3, 2, 2, 0, 0, 1]) | function: rnn_rows_forward | thing: batch sizes | came: are [3, 2, 2, 0, 0, 1] with N = 4
     layers.rnn_rows_forward(zeros(6, H), (zeros(3, H),), zeros(H, H), PackedSequences([3, 2, 1], 3, None, None)) | function: rnn_rows_forward | thing: batch sizes | cause: of(sizes, N)
     embed([[0, 9]]) | expected: 0..8
     embed([[-1, 0]]) | expected: 0..8
     loss(zeros(1, 2, V), [[0, 9]], [[True, True]]) | expected: 0..8
     loss(zeros(1, 2, V), [[-1, 0]], [[True, True]]) | expected: 0..8
-    loss(zeros(1, 2, V), [[0, 1]], [[True, True, True]]) | thing: mask
+    loss(zeros(1, 2, V), [[0, 1]], [[True, True, True]]) | thing: mask | came: has shape (1, 3)
     loss(zeros(0, 2, V), np.zeros((0, 2), int), np.ones((0, 2), bool)) | function: temporal_softmax_loss | thing: x | came: has shape (0, 2, 9)
     vocabulary_loss.vocabulary_loss(np.zeros((1, 4)), np.ones((4, 3)), np.ones(3), np.array([3]), LossTerms()) | function: vocabulary_loss | thing: targets | came: hold 3..3 | expected: 0..2
     """,
@@ -279,8 +279,8 @@ def test_shapes_and_values_are_named_with_what_was_wanted(refusal: Refusal) -> N
     call("rnn", Wx=[[0.0]]) | function: rnn_forward | thing: Wx | came: is a list | cause: asarray
     call("rnn_step", x=zeros(N, D).astype(int)) | thing: x | came: has dtype int64 | expected: float32 or float64
     layers.lstm_backward(dh, carried, dc_T=dh[:, 0].astype("f8")) | function: lstm_backward | thing: dc_T | came: has dtype float64
-    layers.temporal_softmax_loss(zeros(1, 2, V), np.array([[0, 1]]), [[True, False]]) | thing: mask
-    loss(zeros(1, 2, V), [[0, 1]], [[1.0, 1.0]]) | thing: mask
+    layers.temporal_softmax_loss(zeros(1, 2, V), np.array([[0, 1]]), [[True, False]]) | thing: mask | came: is a list
+    loss(zeros(1, 2, V), [[0, 1]], [[1.0, 1.0]]) | thing: mask | came: has dtype float64
     """,
     error=TypeError,
 )

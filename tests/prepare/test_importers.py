@@ -113,7 +113,7 @@ def rewrite(flickr: dict[str, Any], **arrays: Any) -> None:
     val.write_text("one.jpg\n") | function: assemble | thing: 'one.jpg' | came: is in split 'train' and in 'val'
     val.write_text("four.jpg\n") | function: import_captions | came: 'val' that have no captions, or were skipped: 1 (four.jpg)
     rewrite(names=np.array(["x", "y", "one.jpg"])) | function: import_captions | came: captioned pictures without features: 2 (two.jpg, three.jpg)
-    rewrite(names=np.array(["one.jpg"])) | function: read_features | thing: : features | came: have shape (3, 4)
+    rewrite(names=np.array(["one.jpg"])) | function: read_features | thing: features | came: have shape (3, 4)
     rewrite(names=np.array(["one.jpg"] * 3)) | function: read_features | came: names a picture twice
     rewrite(features=np.float32([[0, 0], [0, np.nan], [0, 0]])) | function: read_features | thing: 'two.jpg' | came: not finite
     rewrite(features=np.zeros((3, 2), int)) | function: read_features | came: dtype int64 | expected: floats

@@ -197,8 +197,8 @@ def test_columns_may_be_named_and_a_table_may_say_the_splits() -> None:
     Columns(image="photo", caption="en") | DataError | came: columns 'Foto', 'en' | expected: one such as photo for pictures
     {"caption": "en"} | OptionError | thing: `columns` | expected: Columns(image=
     "no" | OptionError | thing: `columns` | expected: Columns(image=
-    Columns(image="Foto", caption=[]) | OptionError | thing: caption
-    Columns(image="Foto", caption=["en", 7]) | OptionError | thing: caption
+    Columns(image="Foto", caption=[]) | OptionError | thing: caption | came: is []
+    Columns(image="Foto", caption=["en", 7]) | OptionError | thing: caption | came: is 7
     """
 )
 def test_columns_that_are_not_there_or_none_are_refused(refusal: Refusal) -> None:

@@ -505,10 +505,10 @@ def test_what_an_objective_returns_is_checked(refusal: Refusal) -> None:
 @refusals(
     """
     restore({}) | TypeError | thing: state | came: is a dict | expected: a TrainingState
-    check_accuracy(X, y, num_samples=0) | ValueError | thing: num_samples
-    check_accuracy(X, y, num_samples=2.5) | ValueError | thing: num_samples
-    check_accuracy(X, y, batch_size=0) | ValueError | thing: batch_size
-    check_accuracy(X, y, batch_size=2.5) | ValueError | thing: batch_size
+    check_accuracy(X, y, num_samples=0) | ValueError | thing: num_samples | came: is 0
+    check_accuracy(X, y, num_samples=2.5) | ValueError | thing: num_samples | came: is 2.5
+    check_accuracy(X, y, batch_size=0) | ValueError | thing: batch_size | came: is 0
+    check_accuracy(X, y, batch_size=2.5) | ValueError | thing: batch_size | came: is 2.5
     check_accuracy(X, y[:4]) | ValueError | thing: X | came: has 6 rows
     check_accuracy(X[:4], y) | ValueError | thing: X | came: has 4 rows
     train_batch(np.array([-1])) | ValueError | came: hold -1..-1
@@ -859,7 +859,7 @@ WITHOUT_VAL = replace(DATA, splits={"train": TRAIN})
     make("flickr8k.h5") | TypeError | thing: data | came: is a str | expected: CaptionData, or the dict that load_coco_data returns | cause: open_data opens a file
     make({**COURSE, "train_image_idxs": COURSE["train_image_idxs"] - 1}) | ValueError | function: from_coco | thing: image_idxs | came: hold -1
     make({**COURSE, "train_image_idxs": COURSE["train_image_idxs"][:3]}) | ValueError | function: from_coco | thing: image_idxs | came: have shape
-    make({**COURSE, "val_features": COURSE["val_features"][:, :5]}) | ValueError | function: from_coco | thing: features of the splits
+    make({**COURSE, "val_features": COURSE["val_features"][:, :5]}) | ValueError | function: from_coco | thing: features of the splits | came: have shapes [(2101,), (5,)]
     make({key: COURSE[key] for key in COURSE if key != "train_features"}) | ValueError | thing: train_features | came: missing
     """
 )
