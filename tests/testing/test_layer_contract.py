@@ -213,5 +213,7 @@ def test_error_of_a_layer_goes_through_with_the_claim_and_the_shapes() -> None:
 def test_layers_whose_shapes_or_upstream_gradients_are_unknown_are_refused() -> None:
     with refuses(OptionError, function="check_layer", thing="shapes", cause="forward is not"):
         check_layer(forward, backward)
-    with refuses(OptionError, thing="backward", came="(dy, cache)", expected="d + out"):
+    with refuses(OptionError, thing="backward", came="(dy, cache)", expected="dout"):
         check_layer(forward, lambda dy, cache: None, SHAPES)
+    with refuses(OptionError, thing="backward", came="dC=None", expected="cache and some of dout"):
+        check_layer(forward, lambda dout, cache, dC=None: None, SHAPES)

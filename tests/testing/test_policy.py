@@ -43,7 +43,17 @@ def test_captions_do_not_depend_on_cores(policy: Policy, monkeypatch: pytest.Mon
     # 30 pictures are too few for another core
     monkeypatch.setattr(decode, "LEAST_PART", 8)
     monkeypatch.setattr(decode, "cores", lambda: 3)
+    parts: list[int] = []
+    split = decode.split_evenly
+
+    def counted(*arguments: Any) -> Any:
+        slices = split(*arguments)
+        parts.append(len(slices))
+        return slices
+
+    monkeypatch.setattr(decode, "split_evenly", counted)
     contract.compare(Trial(policy).decode(), whole, "in three parts", "those in one")
+    assert parts == [3]
 
 
 @pytest.mark.parametrize(
@@ -213,6 +223,7 @@ BROKEN = {
 
 
 def test_every_claim_is_broken() -> None:
+    """A decoding of no pictures that has captions is one of another decoder, not of a policy."""
     assert {row[0] for row in BROKEN.values()} | {contract.no_pictures} == set(POLICY)
 
 

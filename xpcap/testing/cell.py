@@ -78,16 +78,16 @@ class Trial(NamedTuple):
         model, rng = self.captioner(dtype), np.random.default_rng(seed)
         cell, G, N = CELLS[self.cell], model.config.columns, len(STEPS)
         rows = PackedSequences.of([3, 2, 2], N)
-        own = Network(model.config, model.params).cell_params
+        params = Network(model.config, model.params).cell_params
         shapes: Shapes = {"the pre-activation": (rows.R, G)}
         shapes |= {f"initial {name}": (N, H) for name in cell.names_of_states()}
-        shapes |= {name: x.shape for name, x in own.items() if name not in cell.inputs}
+        shapes |= {name: x.shape for name, x in params.items() if name not in cell.inputs}
         if has_attention(self.inject):
             shapes |= {"the regions": (N, P, H), "Wattn": (H, G)}
         draws = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
         like = model.params.flat
         arrays = {name: asarray(x, dtype=dtype, like=like) for name, x in draws.items()}
-        inputs = {name: x for name, x in own.items() if name in cell.inputs}
+        inputs = {name: x for name, x in params.items() if name in cell.inputs}
         dh = asarray(rng.standard_normal((rows.R, H)), dtype=dtype, like=like)
         return Loop(cell, rows, STEPS, arrays, inputs, dh)
 
@@ -135,13 +135,13 @@ class Loop(NamedTuple):
     def backward(self, cache: Any, buffer: Buffer | None = None) -> dict[str, Array]:
         """Gradients by the names of `arrays`."""
         loop, extra = cache
-        da, dstate0, found = self.cell.rows_backward(self.dh, loop, buffer)
+        da, dstate0, param_grads = self.cell.rows_backward(self.dh, loop, buffer)
         names = self.cell.names_of_states()
         if len(dstate0) != len(names):
             fail("rows_backward", f"returns {len(dstate0)} gradients of a state", len(names))
         grads = {"the pre-activation": da}
         grads |= {f"initial {name}": x for name, x in zip(names, dstate0, strict=True)}
-        grads |= {name: x for name, x in found.items() if name not in self.inputs}
+        grads |= {name: x for name, x in param_grads.items() if name not in self.inputs}
         for term in extra.values():
             dh0 = get_array_module(da).zeros_like(self.state0[0])  # no state is made of regions
             grads["the regions"], grads["Wattn"] = term.gradients(da, dh0, self.rows)
@@ -164,13 +164,17 @@ class Loop(NamedTuple):
 
     def alone(self, sequence: int) -> Self:
         """The loop over one of the sequences."""
-        of, one, arrays = self.rows_of(sequence), slice(sequence, sequence + 1), dict(self.arrays)
-        arrays["the pre-activation"] = self.a[of]
+        rows_of, only, arrays = (
+            self.rows_of(sequence),
+            slice(sequence, sequence + 1),
+            dict(self.arrays),
+        )
+        arrays["the pre-activation"] = self.a[rows_of]
         for name in arrays:
             if name.startswith("initial ") or name == "the regions":
-                arrays[name] = arrays[name][one]
-        rows, steps = PackedSequences.full(1, len(of)), self.steps[one]
-        return self._replace(rows=rows, steps=steps, arrays=arrays, dh=self.dh[of])
+                arrays[name] = arrays[name][only]
+        rows, steps = PackedSequences.full(1, len(rows_of)), self.steps[only]
+        return self._replace(rows=rows, steps=steps, arrays=arrays, dh=self.dh[rows_of])
 
 
 Claim = Callable[[Trial], None]
@@ -246,7 +250,7 @@ def memory_reused(trial: Trial) -> None:
     loop = trial.loop()
     xp, dtype, expected = get_array_module(loop.a), loop.a.dtype, loop.run()
     spoiled = Buffer(
-        lambda name, shape, of: xp.full(shape, np.nan if of is None else 7, of or dtype),
+        lambda name, shape, kind: xp.full(shape, np.nan if kind is None else 7, kind or dtype),
         lambda name, host: asarray(host, like=loop.a),
     )
     for name, x in loop.run(spoiled).items():
@@ -288,16 +292,16 @@ def steps_compose(trial: Trial) -> None:
     """Steps of sampling are those of the loop, and their states stay when a next one is taken."""
     loop = trial.loop()
     h, _ = loop.forward()
-    state, buffer, first, taken = loop.state0, Workspace(loop.a).buffer, 0, []
+    state, buffer, first, steps = loop.state0, Workspace(loop.a).buffer, 0, []
     for n in loop.rows.batch_sizes:
         rows = slice(first, first + n)
         state = tuple(x[:n] for x in state)
         state = loop.cell.step(loop.a[rows], state, loop.params, buffer, **loop.extra())
         if len(state) != loop.cell.states:
             fail("step", f"returns {len(state)} arrays of a state", loop.cell.states)
-        taken.append((rows, state[0]))
+        steps.append((rows, state[0]))
         first += n
-    for t, (rows, x) in enumerate(taken):
+    for t, (rows, x) in enumerate(steps):
         check_close(f"h of step {t}", x, h[rows], "that of the loop")
     model, features = trial.captioner(), trial.features()
     captions_state, nll = model.start(features), 0.0
@@ -325,7 +329,7 @@ def watched(trial: Trial) -> None:
     loop = trial.loop()
     h, (cache, _) = loop.forward()
     named = dict(loop.cell.gates(cache))
-    named |= {name: one.values for name, one in loop.cell.activations(cache).items()}
+    named |= {name: activation.values for name, activation in loop.cell.activations(cache).items()}
     for name, x in named.items():
         if x.shape != h.shape:
             fail(name, f"has shape {x.shape}", f"(R, H) = {h.shape}")

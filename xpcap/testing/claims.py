@@ -36,14 +36,14 @@ def fail(thing: object, came: object, expected: object) -> NoReturn:
     raise ContractError("", thing, came, expected)
 
 
-def check_close(thing: str, got: Array, expected: Array, of: str) -> None:
+def check_close(thing: str, got: Array, expected: Array, reference: str) -> None:
     """ContractError : arrays differ by more than rounding."""
     x, y = to_numpy(got), to_numpy(expected)
     if x.shape != y.shape:
-        fail(thing, f"has shape {x.shape}", f"{y.shape}, as {of}")
+        fail(thing, f"has shape {x.shape}", f"{y.shape}, as {reference}")
     error = np.abs(x - y).max(initial=0) / max(1, np.abs(y).max(initial=0))
     if not error <= ROUNDING:
-        fail(thing, f"differs from {of} by {error:.1e}", f"at most {ROUNDING:.0e}")
+        fail(thing, f"differs from {reference} by {error:.1e}", f"at most {ROUNDING:.0e}")
 
 
 def check_slopes(

@@ -8,8 +8,9 @@
 holds an object with `name`, `shape` and `encode` to all of it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import NamedTuple
 
 import numpy as np
@@ -114,12 +115,20 @@ def inputs_unchanged(trial: Trial) -> None:
 
 
 def threads_apart(trial: Trial) -> None:
-    """Two threads may call it at a time."""
+    """Two threads may call it at a time: here each takes a picture as the other does."""
     pictures = trial.pictures()
     halves = pictures[:2], pictures[2:4]
     expected = [trial.encode(half) for half in halves]
+    turn = Barrier(2, timeout=60)
+
+    def in_step(half: list[np.ndarray]) -> Iterator[np.ndarray]:
+        for picture in half:
+            turn.wait()
+            yield picture
+
     with ThreadPoolExecutor(2) as pool:
-        for features, alone in zip(pool.map(trial.encode, halves), expected, strict=True):
+        together = pool.map(trial.encode, map(in_step, halves))
+        for features, alone in zip(together, expected, strict=True):
             check_features("encoded beside another thread", features, alone)
 
 

@@ -120,9 +120,13 @@ def trials(
         cases.append(
             Trial(forward, backward, *arrays, max(1, min(numbers, default=1)), options or {})
         )
-    if not cases[0].upstream:
-        came, names = f"takes {inspect.signature(backward)}", ", ".join(cases[0].results)
-        expected = f"some of d + {names}, by the names in `shapes`, and cache"
+    gradients = {"cache", *(f"d{entry.name}" for entry in spec.results)}
+    if not cases[0].upstream or not inspect.signature(backward).parameters.keys() <= gradients:
+        came, names = (
+            f"takes {inspect.signature(backward)}",
+            ", ".join(sorted(gradients - {"cache"})),
+        )
+        expected = f"cache and some of {names}, by the names in `shapes`"
         raise OptionError("check_layer", "`backward`", came, expected)
     return cases
 
@@ -147,6 +151,11 @@ def _shapes(entries: list[Entry], form: int, sizes: Sizes) -> dict[str, tuple[in
 
 
 Claim = Callable[[Trial], None]
+
+
+def writable(outcome: Arrays) -> Arrays:
+    """Results that are arrays: a loss may be a single number."""
+    return {name: x for name, x in outcome.items() if x.shape}
 
 
 # ---- The claims
@@ -193,7 +202,7 @@ def inputs_unchanged(trial: Trial) -> None:
 
     outcome, _ = trial.outcome(arguments, upstream)
     compare("has changed")
-    for x in outcome.values():
+    for x in writable(outcome).values():
         x[...] = 7
     compare("changes with the results")
 
@@ -203,9 +212,9 @@ def results_fresh(trial: Trial) -> None:
     arguments, upstream = trial.draw()
     outcome, cache = trial.outcome(arguments, upstream)
     expected = {name: x.copy() for name, x in outcome.items()}
-    for k, x in enumerate(outcome.values()):
+    for k, x in enumerate(writable(outcome).values()):
         x[...] = k
-    for k, (name, x) in enumerate(outcome.items()):
+    for k, (name, x) in enumerate(writable(outcome).items()):
         if (x != k).any():
             fail(name, "shares memory with another result", "memory of its own")
     for name, x in trial.gradients(upstream, cache).items():

@@ -208,7 +208,7 @@ def seed_decides(trial: Trial) -> None:
 
 
 def best_first(trial: Trial) -> None:
-    """With a smaller `n_best` come the first captions of those of a larger one."""
+    """`n_best` k - 1 gives the first k - 1 captions of `n_best` k."""
     count = trial.policy.n_best or 1
     if count == 1 or "n_best" not in {field.name for field in fields(trial.policy)}:
         return
@@ -219,7 +219,9 @@ def best_first(trial: Trial) -> None:
 
 def no_pictures(trial: Trial) -> None:
     """No pictures have no captions, and are no error."""
-    trial.decode(slice(0))
+    for name, x in trial.decode(slice(0))._asdict().items():
+        if len(x):
+            fail(name, f"have length {len(x)} without pictures", 0)
 
 
 POLICY: tuple[Claim, ...] = (
