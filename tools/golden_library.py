@@ -160,8 +160,8 @@ def hash_pair(sheet: Sheet, pair: str, label: str, others: Mapping[str, Any]) ->
     spec = getattr(layers, f"{pair}_forward").spec
     spec = type(spec)(OPEN[pair]) if pair in OPEN else spec
     forms = max(len(entry.forms) for entry in spec.entries)
-    whole = any(entry.optional for entry in spec.entries)
-    for form, with_optional in itertools.product(range(forms), {False, whole}):
+    has_optional = any(entry.optional for entry in spec.entries)
+    for form, with_optional in itertools.product(range(forms), {False, has_optional}):
         words = [label, f"form {form}" * (form > 0), "optional" * with_optional]
         name = " ".join([pair, *filter(None, words)])
         for case, draw in draws(name):

@@ -76,8 +76,8 @@ def other(kind: Kind, value: Any) -> Any:
 # Not a value to vary: what training starts from, and what it stores nowhere
 VARIED = [
     name
-    for name, told in OPTIONS.items()
-    if told.role not in (SOURCE, UNSTORED) and name != "objective"
+    for name, option in OPTIONS.items()
+    if option.role not in (SOURCE, UNSTORED) and name != "objective"
 ]
 
 
