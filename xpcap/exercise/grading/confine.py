@@ -134,7 +134,7 @@ class Confinement:
             command += [name(folder / "child.py"), *arguments]
             if self.bwrap:
                 command = [self.bwrap, *_namespaces(folder, limits), "--", *command]
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - a list
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
@@ -377,7 +377,7 @@ def _give(folder: Path, group: int) -> None:
 
 def _run(*command: str) -> None:
     with contextlib.suppress(FileNotFoundError):  # no such program
-        subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(command, stderr=subprocess.DEVNULL, check=False)  # noqa: S603 - a list
 
 
 def _remove_of(user: int) -> None:
