@@ -77,8 +77,11 @@ def all_threads(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def signals_of_a_terminal() -> None:
-    """Processes of tests heed what nohup and a shell's background let this one ignore."""
-    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    """Signals that nohup or a shell's background ignores reach the programs that tests start.
+
+    A hang-up still does not end the tests: a handler is not passed on, the lack of one is.
+    """
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", lambda *_: None)):
         signum = getattr(signal, name, None)  # no SIGHUP on Windows
         if signum is not None and signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, handler)
