@@ -96,6 +96,17 @@ def no_power_failure() -> Iterator[None]:
 
 
 @pytest.fixture
+def default_hang_up() -> Iterator[None]:
+    """SIGHUP ends this process, as it does where neither nohup nor the tests take it."""
+    if not hasattr(signal, "SIGHUP"):  # Windows
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
 

@@ -349,6 +349,7 @@ def test_an_interrupt_ends_without_a_traceback_or_a_page(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
+@pytest.mark.usefixtures("default_hang_up")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP], ids=["TERM", "HUP"])
 def test_a_signal_ends_caption_as_ctrl_c_does(
     signum: signal.Signals, run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch

@@ -767,6 +767,7 @@ STOPS: dict[str, tuple[Callable[[], BaseException | None], int, str]] = {
 }
 
 
+@pytest.mark.usefixtures("default_hang_up")
 @pytest.mark.parametrize(("stop", "status", "begins"), STOPS.values(), ids=STOPS)
 def test_a_stopped_prepare_says_how_it_goes_on(
     stop: Callable[[], BaseException | None],
