@@ -121,20 +121,6 @@ def finite(trial: Trial) -> None:
             check_same("of sums over pictures", summed, scored._replace(pictures=[]))
 
 
-def depends_on_captions(trial: Trial) -> None:
-    """Some value differs for random captions, people's, and captions without words."""
-    references, captions = draw_pictures(0)
-    wordless: Captions = [[] for _ in captions]
-    values = [
-        values_of(trial.scored(references, hypotheses))
-        for hypotheses in (captions, firsts(references), wordless)
-    ]
-    for name in values[0]:
-        if len({x[name].tobytes() for x in values}) > 1:
-            return
-    fail("values", "are the same for all captions", "values that depend on them")
-
-
 def shares(trial: Trial) -> None:
     """The values of a metric whose texts say ``share`` or ``1 at best`` lie in 0..1."""
     for seed in range(10 if trial.says(SHARE) else 0):
@@ -221,7 +207,6 @@ def nothing_said(trial: Trial) -> None:
 METRIC: tuple[Claim, ...] = (
     texts,
     finite,
-    depends_on_captions,
     shares,
     people_best,
     order_free,
