@@ -48,7 +48,10 @@ def patches() -> np.ndarray:
 
 def save(picture: Any, form: str, **options: Any) -> io.BytesIO:
     file = io.BytesIO()
-    picture.save(file, form, **options)
+    # Pillow leaves what it encoded a picture with on it, and fails at the next form
+    if "append_images" in options:
+        options["append_images"] = [each.copy() for each in options["append_images"]]
+    picture.copy().save(file, form, **options)
     return io.BytesIO(file.getvalue())
 
 
