@@ -6,6 +6,7 @@ from typing import Any
 
 from xpcap import layers
 from xpcap.layers import CELLS, PackedSequences
+from xpcap.spec import Spec
 from xpcap.testing.layer import Trial, trials
 
 Pair = dict[str, Any]  # arguments of check_layer
@@ -76,6 +77,10 @@ PAIRS = dict(_pairs())
 
 
 def trial(pair: str, **sizes: int) -> Trial:
-    """The first trial of a pair, in sizes that are free."""
+    """The first trial of a pair, in those of the sizes that its shapes have."""
     arguments = PAIRS[pair]
-    return trials(**arguments | {"sizes": sizes | arguments.get("sizes", {})})[0]
+    spec = Spec(arguments["shapes"]) if "shapes" in arguments else arguments["forward"].spec
+    forms = [form for entry in (*spec.entries, *spec.results) for form in entry.forms]
+    known = {letter for form in forms for letter in form.letters}
+    stated = {letter: size for letter, size in sizes.items() if letter in known}
+    return trials(**arguments | {"sizes": stated | arguments.get("sizes", {})})[0]

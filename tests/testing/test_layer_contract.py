@@ -215,5 +215,7 @@ def test_layers_whose_shapes_or_upstream_gradients_are_unknown_are_refused() -> 
         check_layer(forward, backward)
     with refuses(OptionError, thing="backward", came="(dy, cache)", expected="dout"):
         check_layer(forward, lambda dy, cache: None, SHAPES)
+    with refuses(OptionError, thing="size", came="'Q' does not exist"):
+        check_layer(forward, backward, SHAPES, sizes={"Q": 3})
     with refuses(OptionError, thing="backward", came="dC=None", expected="cache and some of dout"):
         check_layer(forward, lambda dout, cache, dC=None: None, SHAPES)

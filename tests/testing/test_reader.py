@@ -93,7 +93,7 @@ BROKEN: dict[str, list[tuple[contract.Reader, str, str]]] = {
     ],
     "places_named": [
         (read_text, "a file whose byte 0 is b'\\xff'", "ends in UnicodeDecodeError"),
-        (refusing("captions"), "the error of line 2", "is that of line 1, too"),
+        (refusing("captions, line 9"), "the error of line 1", "line 9 is damaged"),
     ],
 }
 

@@ -36,14 +36,16 @@ def fail(thing: object, came: object, expected: object) -> NoReturn:
     raise ContractError("", thing, came, expected)
 
 
-def check_close(thing: str, got: Array, expected: Array, reference: str) -> None:
-    """ContractError : arrays differ by more than rounding."""
+def check_close(
+    thing: str, got: Array, expected: Array, reference: str, rounding: float = ROUNDING
+) -> None:
+    """ContractError : arrays differ by more than rounding; 0 asks for the same bits."""
     x, y = to_numpy(got), to_numpy(expected)
     if x.shape != y.shape:
         fail(thing, f"has shape {x.shape}", f"{y.shape}, as {reference}")
     error = np.abs(x - y).max(initial=0) / max(1, np.abs(y).max(initial=0))
-    if not error <= ROUNDING:
-        fail(thing, f"differs from {reference} by {error:.1e}", f"at most {ROUNDING:.0e}")
+    if not error <= rounding:
+        fail(thing, f"differs from {reference} by {error:.1e}", f"at most {rounding:.0e}")
 
 
 def check_slopes(
@@ -60,5 +62,5 @@ def check_slopes(
             fail(f"{whose} gradient of {name}", f"has shape {grad.shape}", x.shape)
         error = max(directional_errors(f, {name: x}, {name: grad}, rng, directions=3))
         if not error <= SLOPE:
-            came = f"differs from finite differences by {error:.1e} of the slope"
-            fail(f"{whose} gradient of {name}", came, f"at most {SLOPE:.0e}")
+            difference = f"differs from finite differences by {error:.1e} of the slope"
+            fail(f"{whose} gradient of {name}", difference, f"at most {SLOPE:.0e}")

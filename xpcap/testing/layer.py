@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, to_numpy
-from xpcap.errors import OptionError
+from xpcap.errors import OptionError, unknown
 from xpcap.spec import Entry, Sizes, Spec
 from xpcap.testing.claims import check, check_close, check_slopes, fail
 
@@ -72,8 +72,8 @@ class Trial(NamedTuple):
         """Results by name, and the cache."""
         *results, cache = self.forward(**arguments, **self.options)
         if len(results) != len(self.results):
-            came = f"returns {len(results)} results and a cache"
-            fail(self.forward.__name__, came, f"{', '.join(self.results)} and a cache")
+            count = f"returns {len(results)} results and a cache"
+            fail(self.forward.__name__, count, f"{', '.join(self.results)} and a cache")
         return dict(zip(self.results, results, strict=True)), cache
 
     def gradients(self, upstream: Arrays, cache: Any) -> dict[str, Array]:
@@ -81,8 +81,8 @@ class Trial(NamedTuple):
         grads = self.backward(**upstream, cache=cache)
         grads = grads if isinstance(grads, tuple) else (grads,)
         if len(grads) != len(self.floats):
-            came = f"returns {len(grads)} gradients"
-            fail(self.backward.__name__, came, f"those of {', '.join(self.floats)}")
+            count = f"returns {len(grads)} gradients"
+            fail(self.backward.__name__, count, f"those of {', '.join(self.floats)}")
         return dict(zip(self.floats, grads, strict=True))
 
     def outcome(self, arguments: Arrays, upstream: Arrays) -> tuple[dict[str, Array], Any]:
@@ -122,12 +122,10 @@ def trials(
         )
     gradients = {"cache", *(f"d{entry.name}" for entry in spec.results)}
     if not cases[0].upstream or not inspect.signature(backward).parameters.keys() <= gradients:
-        came, names = (
-            f"takes {inspect.signature(backward)}",
-            ", ".join(sorted(gradients - {"cache"})),
-        )
+        names = ", ".join(sorted(gradients - {"cache"}))
+        signature = f"takes {inspect.signature(backward)}"
         expected = f"cache and some of {names}, by the names in `shapes`"
-        raise OptionError("check_layer", "`backward`", came, expected)
+        raise OptionError("check_layer", "`backward`", signature, expected)
     return cases
 
 
@@ -135,6 +133,9 @@ def _sizes(spec: Spec, given: Mapping[str, Any]) -> Iterator[Sizes]:
     """Sizes that all differ, and the same with each at 1, but for those that are given."""
     forms = [form for entry in (*spec.entries, *spec.results) for form in entry.forms]
     letters = dict.fromkeys(axis.letter for form in forms for axis in form.axes if axis.letter)
+    for letter in given:
+        if letter not in {*letters, "..."}:
+            raise unknown("check_layer", "size", letter, letters)
     free = [letter for letter in letters if letter not in given]
     usual: Sizes = {letter: SMALLEST + k for k, letter in enumerate(free)}
     if any(form.open >= 0 for form in forms) and "..." not in given:
@@ -195,10 +196,10 @@ def inputs_unchanged(trial: Trial) -> None:
     arguments, upstream = trial.draw()
     before = {name: to_numpy(x).copy() for name, x in (arguments | upstream).items()}
 
-    def compare(came: str) -> None:
+    def compare(change: str) -> None:
         for name, x in (arguments | upstream).items():
             if not np.array_equal(to_numpy(x), before[name]):
-                fail(name, came, "no input to be written to")
+                fail(name, change, "no input to be written to")
 
     outcome, _ = trial.outcome(arguments, upstream)
     compare("has changed")
@@ -219,7 +220,9 @@ def results_fresh(trial: Trial) -> None:
             fail(name, "shares memory with another result", "memory of its own")
     for name, x in trial.gradients(upstream, cache).items():
         thing = f"the gradient of {name}"
-        check_close(f"{thing}, after a write to the results,", x, expected[thing], "the one before")
+        check_close(
+            f"{thing}, after a write to the results,", x, expected[thing], "the one before", 0
+        )
 
 
 def caches_apart(trial: Trial) -> None:
@@ -231,7 +234,7 @@ def caches_apart(trial: Trial) -> None:
     for _ in range(2):
         for name, x in trial.gradients(upstream, cache).items():
             thing = f"the gradient of {name}, while another cache is alive,"
-            check_close(thing, x, alone[name], "the one alone")
+            check_close(thing, x, alone[name], "the one alone", 0)
 
 
 def views_taken(trial: Trial) -> None:

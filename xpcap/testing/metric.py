@@ -107,11 +107,11 @@ def finite(trial: Trial) -> None:
         references, captions = draw_pictures(seed)
         scored = trial.scored(references, captions)
         if not scored.corpus or not all(key.startswith(name) for key in scored.corpus):
-            came = f"are named {', '.join(scored.corpus) or 'nothing'}"
-            fail("values of all pictures", came, f"names that begin with {name}")
+            names = f"are named {', '.join(scored.corpus) or 'nothing'}"
+            fail("values of all pictures", names, f"names that begin with {name}")
         if len(scored.pictures) not in (0, PICTURES):
-            came = f"are {len(scored.pictures)}"
-            fail("values of pictures", came, f"one for each of {PICTURES}, or none")
+            count = f"are {len(scored.pictures)}"
+            fail("values of pictures", count, f"one for each of {PICTURES}, or none")
         for thing, x in values_of(scored).items():
             if not np.isfinite(x).all():
                 fail(thing, f"is {x[~np.isfinite(x)]}", "a finite number")
@@ -152,8 +152,8 @@ def people_best(trial: Trial) -> None:
         gains = {name: sign * (scored[name] - others[name]) for name in scored}
         worst = min(gains, key=lambda name: gains[name])
         if gains[worst] <= ROUNDING and any(abs(gain) > ROUNDING for gain in gains.values()):
-            came = f"is {scored[worst]} of people's captions, {others[worst]} of other pictures'"
-            fail(worst, came, "the better of people's")
+            values = f"is {scored[worst]} of people's captions, {others[worst]} of other pictures'"
+            fail(worst, values, "the better of people's")
         if not getattr(trial.metric, "needs_references", True):
             continue
         only = [[words] for words in people]

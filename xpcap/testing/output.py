@@ -153,8 +153,8 @@ def cut_anywhere(trial: Trial) -> None:
         asked = trial.write(NAMES)
         thing = f"a file of {len(content)} bytes that was cut to {cut}"
         if trial.path.read_bytes() != content:
-            came = f"ends in {trial.path.read_bytes()[cut:]!r} when it is continued"
-            fail(thing, came, content[cut:])
+            ending = f"ends in {trial.path.read_bytes()[cut:]!r} when it is continued"
+            fail(thing, ending, content[cut:])
         lacking = [name for name in NAMES if ends.get(name, len(content) + 2) > cut + 1]
         check_asked(thing, asked, lacking)
 

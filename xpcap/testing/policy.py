@@ -70,14 +70,14 @@ class Trial(NamedTuple):
 Claim = Callable[[Trial], None]
 
 
-def compare(decoded: Decoded, expected: Decoded, cause: str, of: str) -> None:
+def compare(decoded: Decoded, expected: Decoded, cause: str, reference: str) -> None:
     """ContractError : captions differ, or their log-probabilities by more than rounding."""
     if not np.array_equal(decoded.captions, expected.captions):
         differ = (decoded.captions != expected.captions).any(axis=(1, 2)).sum()
-        fail(f"captions {cause}", f"differ from {of} for {differ} pictures", "the same ones")
+        fail(f"captions {cause}", f"differ from {reference} for {differ} pictures", "the same ones")
     exist = np.isfinite(expected.log_probabilities)
     totals = [np.where(exist, x.log_probabilities, 0) for x in (decoded, expected)]
-    check_close(f"log_probabilities {cause}", totals[0], totals[1], of)
+    check_close(f"log_probabilities {cause}", totals[0], totals[1], reference)
 
 
 # ---- The claims
@@ -112,8 +112,10 @@ def probabilities_of_model(trial: Trial) -> None:
     with np.errstate(divide="ignore"):
         sums = np.log(np.where(words == NULL, 1, expected)).sum(axis=1).reshape(totals.shape)
     exist = totals > -np.inf
-    of = "the sum over a caption's words"
-    check_close("log_probabilities", np.where(exist, totals, 0), np.where(exist, sums, 0), of)
+    reference = "the sum over a caption's words"
+    check_close(
+        "log_probabilities", np.where(exist, totals, 0), np.where(exist, sums, 0), reference
+    )
 
 
 def limits_kept(trial: Trial) -> None:

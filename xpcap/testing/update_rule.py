@@ -117,10 +117,10 @@ def parameters_apart(trial: Trial) -> None:
         config = optim.init(trial.rule, w)
         for dw in grads:
             optim.update(trial.rule, w, dw[name], config)
-        of = "that of the parameter alone"
-        check_close(f"{name} of several", params[name], w, of)
+        reference = "that of the parameter alone"
+        check_close(f"{name} of several", params[name], w, reference, 1e-12)
         for key, x in optimizer.state_of(name).items():
-            check_close(f"state {key!r} of {name}", x, config[key], of)
+            check_close(f"state {key!r} of {name}", x, config[key], reference, 1e-12)
 
 
 def finite(trial: Trial) -> None:
