@@ -130,7 +130,8 @@ def listed_options(
         for row in reversed(re.split(r"\n(?=-)", rows.strip())):
             head, _, text = " ".join(row.split()).partition(": ")
             flag, _, metavar = head.partition(" ")
-            how: dict[str, Any] = {"type": METAVARS.get(metavar), "is_flag": not metavar}
+            # is_flag False would have click take "-1" after the option for another option
+            how: dict[str, Any] = {"type": METAVARS.get(metavar), "is_flag": not metavar or None}
             how |= {"metavar": metavar or None, "show_default": True, **settings.get(flag, {})}
             text += f"  [{kind}]" if (kind := _numbers(how["type"])) else ""
             command = click.option(flag, *how.pop("names", ()), help=text, **how)(command)
