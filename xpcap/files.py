@@ -8,12 +8,14 @@ import secrets
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from xpcap.errors import DataError, InvalidValueError, XpcapError
 
+WAIT = 0.02  # seconds between two looks at a lock
 PART = ".part"  # suffix of files that are being written
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)  # of failed writes
 
@@ -93,18 +95,21 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
 
 
-def lock(file: BinaryIO, held: XpcapError) -> None:
+def lock(file: BinaryIO, held: XpcapError | None) -> None:
     """Lock other processes out of an open file, until it is closed, however that comes.
 
-    held : one of them has it. OSError : the file system has no locks.
+    held : raised where one of them has it; None: wait. OSError : the file system has no locks.
     """
-    try:
-        _lock(file)
-    except BlockingIOError as error:
-        raise held from error
-    except OSError as error:
-        why = f"no file locks there ({error}); choose a local disk"
-        raise OSError(error.errno or 0, why, str(file.name)) from error
+    while True:
+        try:
+            return _lock(file)
+        except BlockingIOError as error:
+            if held is not None:
+                raise held from error
+            time.sleep(WAIT)
+        except OSError as error:
+            why = f"no file locks there ({error}); choose a local disk"
+            raise OSError(error.errno or 0, why, str(file.name)) from error
 
 
 def _lock(file: BinaryIO) -> None:

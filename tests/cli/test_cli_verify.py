@@ -35,29 +35,46 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A grader that finds FAULTS in a file that says so; what it was asked."""
     asked: list[dict[str, Any]] = []
 
-    def stub(
-        path: str | Path, *, expect: Sequence[str] | None, only: Sequence[str] = (), **options: Any
-    ) -> Report:
-        asked.append({"path": str(path), "expect": expect, "only": only, **options})
-        handed_in = read(path)
-        text = b"".join(handed_in.files.values())
-        if b"crash" in text:
-            raise RuntimeError("a mistake of ours")
-        expect = list(handed_in.homes) if expect is None else expect
-        missing = [one for one in expect if one not in handed_in.homes]
-        names = [one.name for one in table.functions(expect) if one.module not in missing]
-        found = FAULTS if b"wrong" in text else {}
-        results = [
-            found.get(name, Result(name, True)) for name in names if not only or name in only
-        ]
-        says = UNCONFINED if b"unheld" in text else "confined by bubblewrap"
-        return Report(results, expect, missing, says, "00ff", handed_in.notes)
+    class Stub:
+        def __init__(
+            self,
+            path: str | Path,
+            *,
+            expect: Sequence[str] | None,
+            only: Sequence[str] = (),
+            **options: Any,
+        ) -> None:
+            self.only = only
+            self.seed = options["seed"] or 0
+            self.handed_in = read(path)
+            self.expect = list(self.handed_in.homes) if expect is None else expect
+            options.pop("confined", None), options.pop("turn", None)
+            asked.append({"path": str(path), "expect": expect, "only": only, **options})
 
-    def here(work: Callable[[], Report], seconds: float) -> Report:
+        def take(self, step: str) -> "Stub":
+            if b"crash" in b"".join(self.handed_in.files.values()):
+                raise RuntimeError("a mistake of ours")
+            return self
+
+        def report(self) -> Report:
+            text = b"".join(self.handed_in.files.values())
+            missing = [one for one in self.expect if one not in self.handed_in.homes]
+            names = [one.name for one in table.functions(self.expect) if one.module not in missing]
+            found = FAULTS if b"wrong" in text else {}
+            results = [
+                found.get(name, Result(name, True))
+                for name in names
+                if not self.only or name in self.only
+            ]
+            says = UNCONFINED if b"unheld" in text else "confined by bubblewrap"
+            notes, unusual = self.handed_in.notes, self.handed_in.unusual
+            return Report(results, self.expect, missing, says, self.seed, "00ff", notes, unusual)
+
+    def here(work: Callable[[], Any], seconds: float) -> Any:
         return work()
 
-    monkeypatch.setattr(verify, "grade_submission", stub)
-    monkeypatch.setattr(roster, "grade_submission", stub)
+    monkeypatch.setattr(verify, "grade", lambda path, **options: Stub(path, **options).report())
+    monkeypatch.setattr(roster, "Grading", Stub)
     monkeypatch.setattr(roster, "apart", here)
     return asked
 
@@ -78,7 +95,7 @@ def test_a_grading_tells_what_does_not_hold_and_is_a_table_with_advice_and_point
     assert lines[:3] == [
         "not confined: \\x1bthe code could read your files",
         "rnn_layers-1.py is taken as rnn_layers.py",
-        "seed of the inputs: 00ff",
+        "inputs of --seed 0",
     ]
     assert lines[3].split() == ["function", "pass", "where", "kind"]
     assert "sigmoid                      yes" in lines
@@ -137,10 +154,13 @@ def test_a_grading_as_json_with_points_and_a_page() -> None:
         "lstm_step_backward",
     ]
     assert result.stderr.startswith("not confined: ")
+    assert "inputs of --seed 0" in result.stderr
     scores = json.loads(Path("results.json").read_text())
     assert scores["score"] == 56
     assert scores["output"].startswith("not confined: ")
-    assert "Grading of rnn_layers-1.py" in Path("page.html").read_text(encoding="utf-8")
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "Grading of rnn_layers-1.py" in page
+    assert not any("seed" in text for text in (page, scores["output"]))
     for file in written[1::2]:
         before = Path(file).read_bytes()
         failing(["verify", *options, written[written.index(file) - 1], file], "exists")
@@ -170,7 +190,7 @@ def test_a_class_is_graded_with_its_roster_and_the_graders_own_failures_are_told
     Path("names").write_text("Ada\nBob\nZoe\n")
     options = ["--class", "submissions", "--out", "reports", "--jobs", "1", "--roster", "names"]
     result = good("verify", *options, "--seed", "3")
-    assert [one["expect"] for one in asked] == [("rnn_layers", "rnn")] * 3
+    assert [one["expect"] for one in asked] == [["rnn_layers", "rnn"]] * 3
     assert {one["seed"] for one in asked} == {3}
     lines = result.stdout.splitlines()
     assert sorted(lines) == [
@@ -179,7 +199,7 @@ def test_a_class_is_graded_with_its_roster_and_the_graders_own_failures_are_told
         "bob: 14 of 20 functions pass, 56 of 100 points",
         "eve: 16 of 20 functions pass, 76 of 100 points",
         "not confined: \\x1bthe code could read your files",
-        "wrote reports/class.csv: 4 students",
+        "wrote reports/class.csv: 4 students; the seed is in reports/class.json",
     ]
     assert lines.index("bob: 14 of 20 functions pass, 56 of 100 points") == 1 + next(
         i for i, line in enumerate(lines) if line.startswith("not confined")
@@ -206,7 +226,8 @@ REFUSED = """
 2 | --against . --only adam --gradescope r.json | --only with --grade
 2 | --against . --backend cupy | --backend cupy with --against
 2 | --against . --seconds 0 | --seconds
-2 | --against . --seed -1 | --seed
+2 | --against . --seed -1 | --seed is -1
+2 | --class . --out o --jobs -1 | --jobs is -1
 1 | --against none.py | none.py does not exist
 1 | --against . --html page.txt | does not end in .html
 1 | --class none --out o | none is no folder
@@ -230,7 +251,7 @@ def test_a_module_that_students_do_not_write_cannot_be_expected() -> None:
 def test_the_help_says_what_a_class_leaves_on_disk() -> None:
     text = " ".join(good("verify", "--help").stdout.split())
     for sentence in (
-        "Reports are written as students are graded, into a new folder",
+        "After an interruption the same command goes on.",
         "The exit status is 1 if the grader itself failed for a student.",
         "Of a grading: modules that the 100 points are of; a missing one earns none.",
     ):

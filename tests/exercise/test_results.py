@@ -45,15 +45,16 @@ REPORT = Report(
     table.HANDED_IN,
     ("rnn",),
     UNCONFINED,
-    "00ff",
-    ("rnn_layers-1.py is taken as rnn_layers.py",),
+    seed=1234567,
+    notes=["rnn_layers-1.py is taken as rnn_layers.py"],
+    unusual=["fcntl"],
 )
 
 
 def test_a_summary_counts_functions_and_not_files_and_points_unless_some_alone_are_graded() -> None:
     assert summary(REPORT) == "2 of 16 functions pass, 6 of 100 points"
     assert summary(REPORT, only=True) == "2 of 6 functions pass"
-    one = Report(RESULTS[:1], ("rnn_layers",), (), "", "", ())
+    one = Report(RESULTS[:1], ("rnn_layers",), (), "")
     assert summary(one, only=True) == "1 of 1 function passes"
 
 
@@ -106,18 +107,17 @@ def test_gradescope_gets_points_for_what_passes_and_advice_for_what_does_not(
         UNCONFINED,
         "2 of 16 functions pass, 6 of 100 points.",
         "rnn_layers-1.py is taken as rnn_layers.py",
-        "seed of the inputs: 00ff",
         "affine_forward: not written yet Write affine_forward.",
         "rnn.py: missing Hand in rnn.py.",
     ]
 
 
 def test_functions_without_points_are_tests_where_there_are_no_others(tmp_path: Path) -> None:
-    report = Report(RESULTS[:2], (), (), "confined by bubblewrap", "00ff", ())
+    report = Report(RESULTS[:2], (), (), "confined by bubblewrap")
     write_gradescope(tmp_path / "results.json", report)
     found = json.loads((tmp_path / "results.json").read_text())
     assert [test["name"] for test in found["tests"]] == ["sigmoid", "affine_forward"]
-    assert found["output"] == "1 of 2 functions pass, 0 of 100 points.\nseed of the inputs: 00ff"
+    assert found["output"] == "1 of 2 functions pass, 0 of 100 points."
 
 
 def test_what_cannot_be_graded_is_a_report_of_zero_with_the_reason(tmp_path: Path) -> None:
@@ -184,6 +184,7 @@ def test_rows_of_a_class_stay_text_and_add_up(tmp_path: Path) -> None:
         "nothing to grade",
         "",
         "Nothing was handed in.",
+        "",
     ]
 
 

@@ -17,7 +17,8 @@ from xpcap.errors import DataError, OptionError
 from xpcap.exercise import table
 from xpcap.exercise.grading import roster
 from xpcap.exercise.grading.files import read
-from xpcap.exercise.grading.report import Report, Result
+from xpcap.exercise.grading.grade import PASSES
+from xpcap.exercise.grading.report import PENDING, Report, Result
 from xpcap.exercise.grading.roster import (
     Graded,
     apart,
@@ -32,27 +33,42 @@ EXPECT = ("rnn_layers",)
 RIGHT = "def sigmoid(x): return x\n"
 
 
-def stub(path: Path, *, expect: Sequence[str], **options: Any) -> Report:
-    """All functions pass, unless the file says what is to happen."""
-    handed_in = read(path)
-    text = b"".join(handed_in.files.values())
-    if b"crash" in text:
-        raise RuntimeError("a mistake\nof ours")
-    if b"refuse" in text:
-        raise OptionError("grade", "`require_confinement`", "cannot be had")
-    results = [Result(one.name, b"wrong" not in text) for one in table.functions(expect)]
-    return Report(results, expect, (), "confined", handed_in.digest(0), handed_in.notes)
+class Stub:
+    """A grading by which all functions pass, unless the file says what is to happen."""
+
+    passes: list[str]  # of all gradings, in order
+
+    def __init__(self, path: Path, *, expect: Sequence[str], **options: Any) -> None:
+        self.handed_in, self.expect, self.left = read(path), expect, list(PASSES)
+        self.text = b"".join(self.handed_in.files.values())
+
+    def take(self, step: str) -> "Stub":
+        if b"crash" in self.text:
+            raise RuntimeError("a mistake\nof ours")
+        if b"refuse" in self.text:
+            raise OptionError("grade", "`require_confinement`", "cannot be had")
+        self.passes.append(step)
+        assert step == self.left.pop(0)
+        return self
+
+    def report(self) -> Report:
+        kind = PENDING if b"wait" in self.text and self.left else ""
+        wrong = kind or b"wrong" in self.text
+        results = [Result(row.name, not wrong, "", kind) for row in table.functions(self.expect)]
+        content, notes = self.handed_in.content, self.handed_in.notes
+        return Report(results, self.expect, (), "confined", 0, content, notes, ["fcntl"])
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Gradings by the stub, in this process."""
 
-    def call(work: Callable[[], Report], seconds: float) -> Report:
+    def call(work: Callable[[], Any], seconds: float) -> Any:
         return work()
 
     monkeypatch.setattr(roster, "apart", call)
-    monkeypatch.setattr(roster, "grade_submission", stub)
+    monkeypatch.setattr(roster, "Grading", Stub)
+    monkeypatch.setattr(Stub, "passes", [], raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -110,7 +126,9 @@ def test_every_student_gets_rows_a_page_and_json_whatever_happens(here: Path) ->
     assert [one.student for one in done if one.failure] == ["crash"]
     names = ["=cmd", "Bob", "ada", "crash", "dan", "eve"]
     files = [f"{name}.{kind}" for name in names for kind in ("html", "json")]
-    assert sorted(one.name for one in (here / "out").iterdir()) == sorted([*files, "class.csv"])
+    files += ["class.csv", "class.json"]
+    assert sorted(one.name for one in (here / "out").iterdir()) == sorted(files)
+    assert (totals["ada"]["unusual"], of_ada[0]["unusual"]) == ("fcntl", "")
     assert "of ours" in (here / "out/crash.html").read_text()
     assert json.loads((here / "out/ada.json").read_text())["score"] == 100
     assert not_on(["Ada", "B-o-b"], ["=cmd", "Bob", "ada"]) == ["=cmd"]
@@ -124,16 +142,47 @@ def test_results_of_another_grading_are_never_mixed_in(here: Path) -> None:
     assert not list((here / "out").iterdir())
 
 
-def test_an_interrupted_class_leaves_what_is_done_and_no_table(here: Path) -> None:
-    folder = write(here / "submissions", {f"student{i}.py": RIGHT for i in range(9)})
+def test_a_pass_begins_when_the_one_before_has_ended_for_all(here: Path) -> None:
+    files = {f"{name}.py": RIGHT + "# wait" * (name != "ada") for name in ("ada", "bob", "eve")}
+    out = here / "out"
+    pending: list[set[str]] = []
+
+    def look(graded: Graded) -> None:
+        pages = [page for page in out.glob("*.json") if '"pending",' in page.read_text()]
+        pending.append({page.stem for page in pages})
+
+    folder = write(here / "submissions", files)
+    grade_class(folder, out, expect=EXPECT, jobs=1, on_graded=look)
+    assert Stub.passes == ["own"] * 3 + ["loops"] * 2 + ["captioners"] * 2
+    assert len(pending[-2]) == 1  # as one is complete, the other's report is there
+    assert not pending[-1]
+    assert {row["points"] for row in rows(here / "out") if row["function"] == "total"} == {"100.0"}
+
+
+def test_an_interrupted_class_goes_on_where_it_stopped(here: Path) -> None:
+    files = {f"student{i}.py": RIGHT + "# wait" * (i == 5) for i in range(9)}
+    folder, out = write(here / "submissions", files), here / "out"
 
     def interrupt(graded: Graded) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        grade_class(folder, here / "out", expect=EXPECT, jobs=1, on_graded=interrupt)
-    assert list((here / "out").glob("*.html"))
-    assert not (here / "out/class.csv").exists()
+        grade_class(folder, out, expect=EXPECT, jobs=1, on_graded=interrupt)
+    done = [page.stem for page in out.glob("*.html") if page.stem != "student5"]
+    assert done
+    assert not (out / "class.csv").exists()
+    seed = json.loads((out / "class.json").read_text())["seed"]
+    for other in ({"expect": ("rnn",)}, {"expect": EXPECT, "seed": seed + 1}):
+        with refuses(DataError, function="verify", thing="class.json", came="of a grading with"):
+            grade_class(folder, out, **other)
+
+    Stub.passes.clear()
+    write(folder, {f"{done[0]}.py": f"{RIGHT}# wrong"})  # handed in again
+    grade_class(folder, out, expect=EXPECT, seed=seed)
+    assert Stub.passes.count("own") == 9 - len(done) + 1
+    totals = {row["student"]: row["points"] for row in rows(out) if row["function"] == "total"}
+    assert len(totals) == 9
+    assert [name for name, points in totals.items() if points == "0.0"] == [done[0]]
 
 
 def test_what_is_refused_of_all_ends_the_class(here: Path) -> None:
@@ -221,8 +270,8 @@ def test_a_process_that_ends_or_hangs_costs_one_grading() -> None:
             apart(work, seconds)
     with refuses(OptionError, function="grade", thing="memory"):
         apart(refuse, 60)
-    report = Report((), EXPECT, (), "confined", "", ())
-    assert apart(functools.partial(Report, *report), 60) == report
+    fields = ((), EXPECT, (), "confined")
+    assert apart(functools.partial(Report, *fields), 60) == Report(*fields)
 
 
 @pytest.mark.slow

@@ -23,9 +23,16 @@ from xpcap.cli.shared import (
 from xpcap.errors import DataError, OptionError
 from xpcap.exercise.grading import results
 from xpcap.exercise.grading.files import KNOWN, find
-from xpcap.exercise.grading.grade import grade_submission
+from xpcap.exercise.grading.grade import grade
 from xpcap.exercise.grading.report import Report, Result
-from xpcap.exercise.grading.roster import TABLE, Graded, grade_class, not_on, read_roster
+from xpcap.exercise.grading.roster import (
+    BEGUN,
+    TABLE,
+    Graded,
+    grade_class,
+    not_on,
+    read_roster,
+)
 from xpcap.exercise.table import HANDED_IN
 from xpcap.files import new_path, require_new_file
 from xpcap.options import Whole
@@ -49,17 +56,20 @@ OPTIONS = f"""
     cs231n, or a dotted module name.
 --class FOLDER: Grade each entry of a folder, a student's folder or file, also as Canvas and Moodle
     name them.
---out FOLDER: Of --class: a new folder, for NAME.html and NAME.json of each student, and class.csv
-    of all, which is written last.
+--out FOLDER: Of --class: a new folder, for NAME.html and NAME.json of each student, class.json with
+    the seed, and class.csv of all, which is written last; or the folder of a grading that was
+    interrupted.
 --roster FILE: Of --class: names, one a line, or CSV with a column student, name or full name. Who
     handed in nothing gets zero.
---jobs N: Of --class: students at a time. Default: the number of cores.
+--jobs N: Of --class: students that are judged at a time; the code of two never runs at the same
+    time. Default: the number of cores.
 --expect LIST: Of a grading: modules that the 100 points are of; a missing one earns none. Of
     {", ".join(KNOWN)}. Default: {",".join(HANDED_IN)}; of a file alone, those that it defines.
 --only PATTERN: Of --against: grade only functions that match, such as 'lstm_*'. Repeatable.
 --gradescope FILE: Of --against: also write points as Gradescope's results.json, a new file.
 --html FILE: Of --against: also write a page for the student, a new file.
---seed N: Of a grading: inputs are drawn from it and from all files that were handed in.
+--seed N: Of a grading: inputs are drawn from it and from all files that were handed in. Default:
+    drawn, and written down: of a class in class.json.
 --seconds X: Of a grading: time limit of the checks of a function.
 --memory X: Of a grading: memory limit in GB (Linux).
 --require-confinement: Of a grading: refuse where the system cannot confine the code.
@@ -67,7 +77,7 @@ OPTIONS = f"""
 SETTINGS: dict[str, dict[str, Any]] = {
     "--class": {"names": [CLASS]},
     "--only": {"multiple": True},
-    "--seed": {"type": Value(Whole(0)), "default": 0},
+    "--seed": {"type": Value(Whole(0))},
     "--seconds": {"default": 10.0},
     "--memory": {"default": 2.0},
 }
@@ -127,9 +137,9 @@ def verify(
     nothing confined the code: see SECURITY.md. The exit status is 1 if any function fails.
 
     --class grades a folder of submissions and goes on whatever happens to one. Reports are written
-    as students are graded, into a new folder, so that none is of another grading; after an
-    interruption it holds those that were done, without class.csv. The exit status is 1 if the
-    grader itself failed for a student.
+    as students are graded, into a new folder; what has to wait until all layers have their marks is
+    pending in them and completed then. After an interruption the same command goes on. The exit
+    status is 1 if the grader itself failed for a student.
     """
     _check(ctx)
     if against is None and whole_class is None:
@@ -152,7 +162,7 @@ def verify(
     # a student at home grades what is there; of a submission the rest is missing
     alone = find(against).is_file() and expect is None and gradescope is None
     try:
-        report = grade_submission(against, expect=None if alone else modules, only=only, **limits)
+        report = grade(against, expect=None if alone else modules, only=only, **limits)
     except DataError as error:
         if gradescope is not None:
             with new_path("verify", gradescope) as part:
@@ -186,26 +196,26 @@ def _grade_class(folder: Path, out: Path, roster: Path | None, **options: Any) -
     try:
         done = grade_class(folder, out, names=names, on_graded=show, **options)
     except (KeyboardInterrupt, OSError) as stop:
-        students = f"{len(firsts)} {'student' if len(firsts) == 1 else 'students'}"
-        stop.add_note(
-            f"{out} holds the reports of {students}, but no {TABLE}; remove it before you grade again"
-        )
+        if out.exists():
+            students = f"{len(firsts)} {'student' if len(firsts) == 1 else 'students'}"
+            stop.add_note(f"{out} holds complete reports of {students}; the same command goes on")
         raise
     if names and (others := not_on(names, [one.student for one in done])):
         note(f"not on the roster: {', '.join(others)}")
-    click.echo(f"wrote {out / TABLE}: {len(done)} students")
+    click.echo(f"wrote {out / TABLE}: {len(done)} students; the seed is in {out / BEGUN}")
     if failed := [one.student for one in done if one.failure]:
         note(f"the grader failed, and its zero is no mark, for {', '.join(failed)}")
         sys.exit(1)
 
 
 def _print_report(report: Report, only: bool, as_json: bool) -> None:
-    first = results.unheld(report)
+    about = (results.unheld(report), *results.about(report), f"inputs of --seed {report.seed}")
     if as_json:
-        click.echo(first, err=True, nl=bool(first))
+        for line in filter(None, about):
+            click.echo(line, err=True)
         click.echo(json.dumps(results.to_json(report.results)))
         return
-    for line in filter(None, (first, *results.about(report))):
+    for line in filter(None, about):
         click.echo(line)
     click.echo(COLUMNS.format("function", "pass", "where", "kind"))
     before = ""

@@ -195,6 +195,12 @@ def calls(name: str) -> frozenset[str]:
 
 
 @functools.cache
+def builds_on(name: str) -> frozenset[str]:
+    """Functions that a function calls, and those that these call."""
+    return calls(name).union(*map(builds_on, calls(name)))
+
+
+@functools.cache
 def _named(module: str) -> dict[str, frozenset[str]]:
     """The names that each function and method of a reference module reads."""
     found: dict[str, frozenset[str]] = {}

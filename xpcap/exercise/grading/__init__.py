@@ -6,6 +6,6 @@ explain.py and mutants.py name mistakes by rules.py; report.py and results.py te
 grades a class.
 """
 
-from xpcap.exercise.grading.grade import Report, Result, grade, grade_submission
+from xpcap.exercise.grading.grade import Report, Result, grade
 
-__all__ = ["Report", "Result", "grade", "grade_submission"]
+__all__ = ["Report", "Result", "grade"]

@@ -351,6 +351,11 @@ def _python() -> _Python:
     return _Python(executable, prefix, libraries, *here)
 
 
+def packages() -> str:
+    """What a process can import, in words."""
+    return f"its standard library and NumPy {np.__version__}"
+
+
 # Users, and what they leave
 
 

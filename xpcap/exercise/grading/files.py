@@ -47,6 +47,7 @@ class HandedIn(NamedTuple):
     homes: Mapping[str, Mapping[str, str]]
     notes: Sequence[str]
     content: str
+    unusual: Sequence[str] = ()
 
     def digest(self, seed: int) -> str:
         """The digest of all that was handed in and of a teacher's seed: 16 digits."""

@@ -1,16 +1,18 @@
-"""Grade a submission: ask its files in processes of their own, judge what was observed.
+"""Grade a submission in three passes, each of which begins when nothing is left to steal.
+
+First every function is asked above the submission's own files alone. Loops over wrong steps are
+asked above right steps when all steps have their verdict, and captioners above right layers when
+all layers have theirs: of a class, those of every student. So where right code lies in a process,
+nobody is left to hand it to. What the first pass answered has to be answered again there.
 
 The functions, the points and what the mark is of are fixed before a file is read; inputs are drawn
-from a digest of all files and the teacher's seed. A process holds one marked file. Code of ours
-enters it only where nothing is marked that this code contains: so a captioner is asked above right
-layers, and where a step is wrong, the sequence above a right step.
+from a digest of all files and the teacher's seed.
 """
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,33 +21,33 @@ from xpcap.exercise import table
 from xpcap.exercise.grading import expected
 from xpcap.exercise.grading import judge as judging
 from xpcap.exercise.grading.cases import Cases, Draw
-from xpcap.exercise.grading.confine import Confinement, confinement
-from xpcap.exercise.grading.files import HandedIn, dotted, find, read
+from xpcap.exercise.grading.confine import Confinement, confinement, packages
+from xpcap.exercise.grading.files import dotted, find, read
 from xpcap.exercise.grading.judge import NOT_WRITTEN, Judged, judge
-from xpcap.exercise.grading.report import Report, Result
-from xpcap.exercise.grading.run import Observation, Question, Stopped, ask
+from xpcap.exercise.grading.report import PENDING, Report, Result
+from xpcap.exercise.grading.run import Observation, Question, Stopped, ask, in_turn
 from xpcap.options import Real
 from xpcap.threads import blas
 
-__all__ = ["Report", "Result", "grade", "grade_submission"]
+__all__ = ["PASSES", "Grading", "Report", "Result", "grade"]
 
+PASSES = ("own", "loops", "captioners")
 GIVEN = ("affine_forward", "affine_backward")  # what the course's layers.py has
-RIGHT = "right_steps"  # a module of them, and no more
-STEPS = ("sigmoid", *(one for one in table.FUNCTIONS if "_step_" in one))
-GRADED = tuple(dict.fromkeys(one.module for one in table.FUNCTIONS.values()))
+STEPS = tuple(name for name in table.FUNCTIONS if "_step_" in name)
+LAYERS = tuple(row.name for row in table.functions(["rnn_layers"]) if row.points)
+GRADED = tuple(dict.fromkeys(row.module for row in table.FUNCTIONS.values()))
 
 
 def grade(
     submission: str | Path,
     *,
     expect: Sequence[str] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     only: Sequence[str] = (),
     seconds: float = 10.0,
     memory: float = 2.0,
     require_confinement: bool = False,
-    on_result: Callable[[Result], None] | None = None,
-) -> list[Result]:
+) -> Report:
     """Grade the functions of a student's file, folder or module, in the order of the course.
 
     Parameters
@@ -55,8 +57,8 @@ def grade(
     expect : sequence of str or None
         Modules that are to be there, such as "rnn_layers", "rnn", "optim". None: of a folder what
         the handout has students write, "rnn_layers" and "rnn"; of a file what it defines.
-    seed : int
-        Draws other inputs.
+    seed : int or None
+        Draws the inputs, with a digest of all files. None: drawn; the report has it.
     only : sequence of str
         Patterns of function names, as in a shell. None: all.
     seconds : float
@@ -65,14 +67,12 @@ def grade(
         Limit of a process, in GB.
     require_confinement : bool
         Refuse to run the submission where the system cannot confine it.
-    on_result : callable or None
-        Called with each result when it is there.
 
     Returns
     -------
-    results : list of Result
-        One for each function, or several for several mistakes; one for a file that is missing or
-        cannot be imported.
+    report : Report
+        A sequence of `Result`: one for each function, or several for several mistakes; one for a
+        file that is missing or cannot be imported.
 
     Raises
     ------
@@ -81,108 +81,133 @@ def grade(
     OptionError
         No function has a name of `only`; no such module; no confinement though required.
     """
-    report = grade_submission(
+    grading = Grading(
         submission,
         expect=expect,
-        seed=seed,
+        seed=secrets.randbits(32) if seed is None else seed,
         only=only,
         seconds=seconds,
         memory=memory,
-        require_confinement=require_confinement,
-        on_result=on_result,
+        confined=confinement(require=require_confinement),
     )
-    return list(report.results)
+    for step in PASSES:
+        grading.take(step)
+    return grading.report()
 
 
-def grade_submission(
-    submission: str | Path,
-    *,
-    expect: Sequence[str] | None = None,
-    seed: int = 0,
-    only: Sequence[str] = (),
-    seconds: float = 10.0,
-    memory: float = 2.0,
-    require_confinement: bool = False,
-    on_result: Callable[[Result], None] | None = None,
-    confined: Confinement | None = None,
-) -> Report:
-    """The report of a submission; arguments and errors as of `grade`.
+class Grading:
+    """A submission: the passes that were taken, and the verdicts so far.
 
-    `confined` is of a class, whose processes need not try each way again.
+    Arguments and errors are those of `grade`; `confined` may serve a whole class, and `turn` be a
+    file whose lock is held while the submission's code runs: then no other's does.
     """
-    expect, only = None if expect is None else tuple(expect), tuple(only)
-    for module in expect or ():
-        if module not in GRADED:
-            raise unknown("grade", "`expect`", module, GRADED)
-    seconds = Real(above=0).check("grade", "`seconds`", seconds)
-    memory = Real(above=0).check("grade", "`memory`", memory)
-    confined = confined or confinement(require=require_confinement)
-    handed = read(submission)
-    if expect is None:
-        expect = tuple(handed.homes) if find(submission).is_file() else table.HANDED_IN
-    state = np.random.get_state()
-    try:
-        with blas().on_one_thread():  # small products, beside the submission's own processes
-            grading = _Grading(handed, expect, seed, confined, seconds, memory)
-            return grading.report(only, on_result)
-    finally:
-        np.random.set_state(state)
-
-
-class _Asked(NamedTuple):
-    """What was observed of a file: why it cannot be imported, else each function."""
-
-    broken: Observation | Stopped | None
-    seen: Mapping[str, Observation | Stopped]
-
-
-class _Grading:
-    """One submission: what was asked of it, and the verdicts so far."""
 
     def __init__(
         self,
-        handed: HandedIn,
-        expect: Sequence[str],
+        submission: str | Path,
+        *,
+        expect: Sequence[str] | None,
         seed: int,
+        only: Sequence[str] = (),
+        seconds: float = 10.0,
+        memory: float = 2.0,
         confined: Confinement,
-        seconds: float,
-        memory: float,
+        turn: Path | None = None,
     ) -> None:
-        self._handed, self._expect, self._confined = handed, expect, confined
+        patterns, expect = tuple(only), None if expect is None else tuple(expect)
+        for module in expect or ():
+            if module not in GRADED:
+                raise unknown("grade", "`expect`", module, GRADED)
+        seconds = Real(above=0).check("grade", "`seconds`", seconds)
+        memory = Real(above=0).check("grade", "`memory`", memory)
         self._limits = {"seconds": seconds, "memory": memory}
-        self._seed = handed.digest(seed)
-        self._draw = Draw(self._seed, handed.files.values())
+        self._confined, self._seed, self._turn = confined, seed, turn
+        self._handed = handed = read(submission)
+        alone = expect is None and find(submission).is_file()
+        self._expect = tuple(handed.homes) if alone else expect or table.HANDED_IN
+        rows = [row for row in table.FUNCTIONS.values() if self._is_graded(row)]
+        self._chosen = {row.name for row in rows if _matches(row.name, patterns)}
+        if not self._chosen:
+            thing = f"none of {', '.join(row.name for row in rows)}"
+            came = f"is named {' or '.join(patterns)}"
+            raise OptionError("grade", thing, came, "patterns of these")
+        # What a chosen function builds on is graded too: what is wrong may follow from it
+        below = {name for chosen in self._chosen for name in table.builds_on(chosen)}
+        self._rows = [row for row in rows if row.name in self._chosen | below]
+        self._left = list(PASSES)
+        self._verdicts: dict[str, Judged] = {}
+        self._faults: dict[str, Result] = {}  # of modules that are missing, or cannot be imported
+        self._seen: dict[str, Observation | Stopped] = {}  # first answers of pending functions
+        self._draw = Draw(handed.digest(seed), handed.files.values())
         self._cases: dict[str, Cases] = {}
         self._right: dict[str, Observation] = {}
-        self._verdicts: dict[str, Judged] = {}
-        self._broken: set[str] = set()  # modules that cannot be imported
-        self._above: Future[_Asked] | None = None  # the captioner above right layers
 
-    def report(self, only: Sequence[str], on_result: Callable[[Result], None] | None) -> Report:
-        rows = [row for row in table.FUNCTIONS.values() if self._is_graded(row)]
-        chosen = {row.name for row in rows if _matches(row.name, only)}
-        if not chosen:
-            thing = f"none of {', '.join(row.name for row in rows)}"
-            raise OptionError("grade", thing, f"is named {' or '.join(only)}", "patterns of these")
-        # What a chosen function calls is graded too: what is wrong may follow from it
-        below = {name for one in chosen for name in table.calls(one)}
+    def take(self, step: str) -> "Grading":
+        """Take the next of `PASSES`, if a function waits for it."""
+        assert step == self._left[0], "passes are taken in order"
+        state = np.random.get_state()
+        try:
+            with blas().on_one_thread():  # small products, beside the submission's own processes
+                if rows := self.waiting(step):
+                    {"own": self._own, "loops": self._loops, "captioners": self._captioners}[step](
+                        rows
+                    )
+        finally:
+            np.random.set_state(state)
+        del self._left[0]
+        names = {row.name for later in self._left for row in self.waiting(later)}
+        self._seen = {name: seen for name, seen in self._seen.items() if name in names}
+        self._verdicts = {name: judged.plain() for name, judged in self._verdicts.items()}
+        self._cases, self._right = {}, {}
+        return self
+
+    def waiting(self, step: str) -> list[table.Function]:
+        """The functions that a pass has to ask, as far as the verdicts tell."""
+        if step not in self._left:
+            return []
+        if step == "own":
+            return self._rows
+        failed = [row for row in self._rows if self._is_written(row) and not self._passed(row)]
+        if step == "loops":
+            return [row for row in failed if row.step and self._wrong(row, STEPS)]
+        captioners = [row for row in failed if row.module == "rnn"]
+        if self._is_bare() or ("rnn" in self._faults and self._failing(LAYERS)):
+            return captioners  # they may lack a function that is not written
+        # also one that raises, since layers that pass may return lists, or have odd caches
+        return [
+            row
+            for row in captioners
+            if self._wrong(row, LAYERS)
+            or (row.name in self._verdicts and self._verdicts[row.name].raised)
+        ]
+
+    def report(self) -> Report:
+        """The verdicts so far; what waits for a pass is marked as pending."""
+        pending = {row.name for step in self._left for row in self.waiting(step)}
         results: list[Result] = []
-        with ThreadPoolExecutor(1) as thread:
-            written = [one for one in rows if one.module == "rnn" and one.name in chosen]
-            if written and "rnn" in self._handed.homes and (files := self._above_layers()):
-                # needs no verdict on the layers, and is asked while these are
-                self._above = thread.submit(self._asked, "rnn", written, files)
-            for module in GRADED:
-                of = [row for row in rows if row.module == module and row.name in chosen | below]
-                for result in self._module(module, of) if of else ():
-                    if result.function in chosen or result.function not in table.FUNCTIONS:
-                        results.append(result)
-                        if on_result is not None:
-                            on_result(result)
-        there = set(self._handed.homes) - self._broken
+        for module in GRADED:
+            rows = [row for row in self._rows if row.module == module]
+            fault = self._faults.get(module)
+            if fault and not any(row.name in pending for row in rows):
+                results += [fault] * bool(rows)
+                continue
+            for row in rows:
+                if row.name in pending:
+                    found = [Result(row.name, False, "", PENDING, WAITS)]
+                else:
+                    found = self._verdicts[row.name].results
+                results += found if row.name in self._chosen else []
+        there = set(self._handed.homes) - set(self._faults)
         missing = [module for module in self._expect if module not in there]
         return Report(
-            results, self._expect, missing, self._confined.says, self._seed, self._handed.notes
+            results,
+            self._expect,
+            missing,
+            self._confined.says,
+            self._seed,
+            self._handed.content,
+            self._handed.notes,
+            self._handed.unusual,
         )
 
     def _is_graded(self, row: table.Function) -> bool:
@@ -190,90 +215,167 @@ class _Grading:
         home = self._handed.homes.get(row.module, {})
         return row.defined in home or (row.module in self._expect and row.points > 0)
 
-    def _module(self, module: str, rows: Sequence[table.Function]) -> list[Result]:
-        """The results of the functions of a module."""
-        file = table.FILES[module].rpartition("/")[2]
-        home = self._handed.homes.get(module)
-        if home is None:
-            return [_missing(file, file in map(_name, self._handed.shown.values()))]
-        written = [row for row in rows if row.defined in home]
-        self._verdicts |= {row.name: _unwritten(row) for row in rows if row not in written}
-        asked = self._captioner(written) if module == "rnn" else self._asked(module, written)
-        if asked.broken is not None:
-            self._broken.add(module)
-            return [_not_imported(file, asked.broken)]
-        for row in written:
-            if row.name not in self._verdicts:
-                self._verdicts[row.name] = self._judged(row, asked.seen[row.name])
-        if module == "rnn_layers":
-            self._follow(written, asked.seen)
-        if module == "rnn":
-            self._verdicts |= judging.told_once(
-                {row.name: self._verdicts[row.name] for row in written}
-            )
-        return [one for row in rows for one in self._verdicts[row.name].results]
+    def _is_written(self, row: table.Function) -> bool:
+        judged = self._verdicts.get(row.name)
+        return row.defined in self._handed.homes.get(row.module, {}) and (
+            judged is None or judged.results[0].kind != NOT_WRITTEN
+        )
 
-    # Questions
+    def _passed(self, row: table.Function) -> bool:
+        judged = self._verdicts.get(row.name)
+        return judged is not None and judged.passed
 
-    def _captioner(self, rows: Sequence[table.Function]) -> _Asked:
-        """A captioner above right layers; where it is wrong there, and they are too, above its own."""
-        if self._above is None:
-            return self._asked("rnn", rows)
-        above = self._above.result()
-        judged = {
-            name: self._judged(table.FUNCTIONS[name], one, []) for name, one in above.seen.items()
-        }
-        layers = [name for name in self._verdicts if not self._verdicts[name].passed]
-        # also where it raised, as one that reads a cache of its own layers does
-        doubtful = [
-            name for name, one in judged.items() if not one.passed and (layers or one.raised)
+    def _failing(self, names: Sequence[str]) -> list[str]:
+        return [
+            name for name in names if name in self._verdicts and not self._verdicts[name].passed
         ]
-        if doubtful or above.broken:
-            own = self._asked("rnn", rows)
-            if above.broken:
-                return own
-            for name in () if own.broken else doubtful:
-                again = self._judged(table.FUNCTIONS[name], own.seen[name])
-                if again.passed or judged[name].raised:
-                    judged[name] = again
-        self._verdicts |= judged
-        return above
 
-    def _asked(
+    def _is_bare(self) -> bool:
+        """True without layers that can be imported."""
+        return "rnn_layers" in self._faults or "rnn_layers" not in self._handed.homes
+
+    def _wrong(
+        self, row: table.Function, names: Sequence[str] = tuple(table.FUNCTIONS)
+    ) -> list[str]:
+        """Wrong functions that a function builds on, in the order of the course; also those below
+        a function that is right in itself alone.
+        """
+        found: set[str] = set()
+        below = {row.name}
+        while below:
+            called = {name for each in below for name in table.calls(each)} & set(self._verdicts)
+            wrong = {name for name in called if not self._verdicts[name].passed}
+            below = wrong | {name for name in called if self._verdicts[name].follows}
+            below -= found
+            found |= below
+        return [name for name in self._failing(names) if name in found]
+
+    # Passes
+
+    def _own(self, rows: Sequence[table.Function]) -> None:
+        """Ask and judge each module beside the submission's own files."""
+        for module in GRADED:
+            asked = [row for row in rows if row.module == module]
+            if not asked:
+                continue
+            file = table.FILES[module].rpartition("/")[2]
+            home = self._handed.homes.get(module)
+            if home is None:
+                shown = (name.rpartition("/")[2] for name in self._handed.shown.values())
+                self._faults[module] = _missing(file, file in shown)
+                continue
+            written = [row for row in asked if row.defined in home]
+            self._verdicts |= {row.name: _unwritten(row) for row in asked if row not in written}
+            questions = [self._question(module), *map(self._question_of, written)]
+            loaded, *answers = self._answers(self._files(module), questions)
+            if fault := _not_imported(file, loaded):
+                self._faults[module] = fault
+                continue
+            for row, seen in zip(written, answers, strict=True):
+                self._seen[row.name] = seen
+                self._verdicts[row.name] = self._judged(row, seen, self._wrong(row))
+            for row in written if module == "rnn_layers" else ():
+                self._follow(row)
+        self._tell_once()
+
+    def _follow(self, row: table.Function) -> None:
+        """Pass a backward pass that is right for a wrong forward pass whose mistakes are known."""
+        forward, seen = self._verdicts.get(row.forward), self._seen[row.name]
+        if forward is None or forward.passed or self._passed(row) or isinstance(seen, Stopped):
+            return
+        if (named := forward.named) and named.whole and named.function:
+            follows = judging.for_own_forward(row, seen, self._of(row)["first"], named.function)
+            self._verdicts[row.name] = follows or self._verdicts[row.name]
+
+    def _loops(self, rows: Sequence[table.Function]) -> None:
+        source = table.part("rnn_layers", ("sigmoid", *STEPS))
+        self._above("rnn_layers", rows, STEPS, source, self._files("rnn_layers"))
+
+    def _captioners(self, rows: Sequence[table.Function]) -> None:
+        source = table.source("rnn_layers", table.PACKAGE)
+        files, homes = self._files("rnn"), self._handed.homes
+        home = homes.get("rnn_layers", {})
+        given = [row.name for row in table.functions(["rnn_layers"]) if row.name not in LAYERS]
+        names = [*LAYERS, *(name for name in given if name not in home)]
+        if self._is_bare():  # ours takes their place
+            layers = {*home.values(), table.FILES["rnn_layers"]}
+            if not layers & set(homes["rnn"].values()):
+                files |= dict.fromkeys(layers, source.encode("utf-8"))
+            names = []
+        self._above("rnn", rows, names, source, files)
+        self._tell_once()
+
+    def _above(
         self,
         module: str,
         rows: Sequence[table.Function],
-        files: Mapping[str, bytes] | None = None,
-    ) -> _Asked:
-        """What is observed of functions of a module, by default beside the submission's own files."""
-        imports = sorted({dotted(file) for file in self._handed.homes[module].values()})
-        questions = [Question(module, "", imports)]
-        questions += [self._question(row, expected.probe_of(row), row.passes) for row in rows]
-        first, *answers = self._answers(self._files(module) if files is None else files, questions)
-        if isinstance(first, Stopped) or first.error("import"):
-            return _Asked(first, {})
-        return _Asked(None, dict(zip((row.name for row in rows), answers, strict=True)))
+        names: Sequence[str],
+        source: str,
+        files: Mapping[str, bytes],
+    ) -> None:
+        """Judge functions above right ones, if they answer there as they did before.
+
+        names : functions of rnn_layers that right ones replace, from `source`
+        """
+        right = {name: self._place("rnn_layers", name) for name in names}
+        repeated = [row for row in rows if isinstance(self._seen.get(row.name), Observation)]
+        questions = [self._question_of(row) for row in repeated]
+        questions += [self._question(module, right)]
+        questions += [self._question_of(row, right) for row in rows]
+        answers = self._answers(files, questions, source)
+        again = dict(zip((row.name for row in repeated), answers, strict=False))
+        loaded, *above = answers[len(repeated) :]
+        if fault := _not_imported(table.FILES[module].rpartition("/")[2], loaded):
+            if module in self._faults:
+                self._faults[module] = fault
+            return
+        self._faults.pop(module, None)
+        for row, seen in zip(rows, above, strict=True):
+            first, wrong = self._seen.get(row.name), self._wrong(row)
+            judged = self._judged(row, seen, [name for name in wrong if name not in names])
+            if row in repeated and not judging.same_answers(first, again[row.name]):
+                self._verdicts[row.name] = judging.differs(row)
+            elif judged.passed:
+                replaced = [name for name in wrong if name in names]
+                self._verdicts[row.name] = judging.above_right(row, judged, replaced)
+            elif first is None or not (judged.raised or isinstance(seen, Stopped)):
+                self._verdicts[row.name] = judged  # it has a mistake of its own
+
+    def _tell_once(self) -> None:
+        """Of a mistake that is in both cells of a captioner the second costs nothing."""
+        names = [row.name for row in self._rows if row.module == "rnn"]
+        verdicts = {name: self._verdicts[name] for name in names if name in self._verdicts}
+        self._verdicts |= judging.told_once(verdicts)
+
+    # Questions
 
     def _answers(
-        self, files: Mapping[str, bytes], questions: Sequence[Question], unmarked: bool = False
+        self, files: Mapping[str, bytes], questions: Sequence[Question], right: str = ""
     ) -> list[Observation | Stopped]:
-        if not questions:
-            return []
         shown = {file: name for file, name in self._handed.shown.items() if file in files}
-        return ask(files, shown, questions, self._confined, **self._limits, unmarked=unmarked)
+        seed = int(self._handed.digest(self._seed)[:8], 16)
+        with in_turn(self._turn):
+            return ask(
+                files, shown, questions, self._confined, **self._limits, seed=seed, right=right
+            )
 
-    def _question(
-        self,
-        row: table.Function,
-        probe: str,
-        functions: Sequence[str],
-        names: Sequence[str] | None = None,
-        replaced: Mapping[str, str] | None = None,
-    ) -> Question:
-        places = [self._place(row.module, name) for name in functions]
+    def _question(self, module: str, right: Mapping[str, str] | None = None) -> Question:
+        """Whether the files of a module can be imported."""
+        imports = sorted({dotted(file) for file in self._handed.homes[module].values()})
+        return Question(module, "", imports, right=right or {})
+
+    def _question_of(self, row: table.Function, right: Mapping[str, str] | None = None) -> Question:
+        places = [self._place(row.module, name) for name in row.passes]
         modules = [place.partition(":")[0] for place in places]
-        names = expected.names_of(row) if names is None else names
-        return Question(row.name, probe, modules, places, names, self._of(row), replaced or {})
+        return Question(
+            row.name,
+            expected.probe_of(row),
+            modules,
+            places,
+            expected.names_of(row),
+            self._of(row),
+            right or {},
+        )
 
     def _of(self, row: table.Function) -> Cases:
         if row.name not in self._cases:
@@ -281,10 +383,11 @@ class _Grading:
         return self._cases[row.name]
 
     def _place(self, module: str, name: str) -> str:
-        """Where a function of the submission is, as "module:name"."""
-        return f"{dotted(self._handed.homes[module].get(name, table.FILES[module]))}:{name}"
-
-    # Files
+        """Where a function of the submission is, or is missed, as "module:name"."""
+        home = self._handed.homes.get(module, {})
+        course = table.FILES[module]
+        missed = course if course in self._handed.files else next(iter(home.values()), course)
+        return f"{dotted(home.get(name, missed))}:{name}"
 
     def _files(self, marked: str) -> dict[str, bytes]:
         """The submission's files, and beside them what the course gives.
@@ -300,120 +403,25 @@ class _Grading:
         layers = table.part("rnn_layers", GIVEN).encode("utf-8")
         return {**given, "layers.py": layers, **self._handed.files}
 
-    def _above_layers(self) -> dict[str, bytes] | None:
-        """Files with right layers in place of the submission's; None where one file has both."""
-        homes = self._handed.homes
-        layers = {*homes.get("rnn_layers", {}).values(), table.FILES["rnn_layers"]}
-        if layers & set(homes["rnn"].values()):
-            return None
-        right = table.source("rnn_layers", table.PACKAGE).encode("utf-8")
-        return {**self._files("rnn"), **dict.fromkeys(layers, right)}
-
-    # Verdicts
-
     def _judged(
-        self,
-        row: table.Function,
-        seen: Observation | Stopped,
-        wrong: Sequence[str] | None = None,
+        self, row: table.Function, seen: Observation | Stopped, wrong: Sequence[str]
     ) -> Judged:
-        """The verdict on what was seen; `wrong` functions below, by default those found wrong."""
+        """The verdict on what was seen; `wrong` are functions below that are."""
         if row.name not in self._right:
             self._right[row.name] = expected.reference(row, self._of(row))
         seen = expected.until_end(row, seen, self._of(row))
-        if wrong is None:
-            calls = table.calls(row.name)
-            wrong = [name for name in self._verdicts if name in calls]
-            wrong = [name for name in wrong if not self._verdicts[name].passed]
-        return judge(row, seen, self._right[row.name], self._of(row), wrong, self._verdicts)
-
-    def _follow(
-        self, rows: Sequence[table.Function], seen: Mapping[str, Observation | Stopped]
-    ) -> None:
-        """Give back what only follows: gradients of a wrong forward pass, loops over a wrong step.
-
-        Both need code of ours beside theirs, so they are asked in processes that mark nothing else.
-        """
-        wrong = [
-            row
-            for row in rows
-            if not self._verdicts[row.name].passed and isinstance(seen[row.name], Observation)
-        ]
-        slopes = [row for row in wrong if row.forward and self._is_named(row.forward)]
-        loops = [row for row in wrong if row.step and self._wrong_steps(row)]
-        self._follow_slopes(slopes, seen)
-        loops = [row for row in loops if not self._verdicts[row.name].passed]
-        self._follow_loops(loops, seen)
-
-    def _is_named(self, name: str) -> bool:
-        """True of a wrong function all of whose mistakes are known."""
-        one = self._verdicts.get(name)
-        return one is not None and not one.passed and one.named is not None and one.named.whole
-
-    def _wrong_steps(self, row: table.Function) -> list[str]:
-        """Steps that a sequence calls and that are wrong, or not written."""
-        steps = {row.step, row.step.replace("_backward", "_forward")}
-        return [name for name, one in self._verdicts.items() if name in steps and not one.passed]
-
-    def _follow_slopes(
-        self,
-        rows: Sequence[table.Function],
-        seen: Mapping[str, Observation | Stopped],
-    ) -> None:
-        """Hold backward passes to central differences of the student's own forward pass."""
-        questions = []
-        for row in rows:
-            arguments = table.FUNCTIONS[row.forward].arguments
-            names = [name for name in arguments if table.gradient(name) in row.results]
-            questions.append(self._question(row, "slopes", [row.forward], names))
-        answers = self._answers(self._files("rnn_layers"), questions, unmarked=True)
-        for row, answer in zip(rows, answers, strict=True):
-            given = judging.for_own_forward(row, seen[row.name], answer)
-            if given is not None:
-                self._verdicts[row.name] = given
-
-    def _follow_loops(
-        self,
-        rows: Sequence[table.Function],
-        seen: Mapping[str, Observation | Stopped],
-    ) -> None:
-        """Ask sequences above right steps; where these do not fit, hold them to a loop of ours."""
-        questions, own = [], []
-        for row in rows:
-            names = [f"{row.cell}_step_forward", f"{row.cell}_step_backward"]
-            right = {name: f"{table.PACKAGE}.{RIGHT}:{name}" for name in names}
-            probe = expected.probe_of(row)
-            questions.append(self._question(row, probe, row.passes, replaced=right))
-        files = self._files("rnn_layers")
-        steps = table.part("rnn_layers", STEPS).encode("utf-8")
-        answers = self._answers({**files, f"{RIGHT}.py": steps}, questions)
-        for row, answer in zip(rows, answers, strict=True):
-            above = judge(row, answer, self._right[row.name], self._of(row), [], {})
-            if above.passed:
-                self._verdicts[row.name] = judging.above_right(row, above, self._wrong_steps(row))
-            elif above.results[0].kind == NOT_WRITTEN or not (
-                above.raised or isinstance(answer, Stopped)
-            ):
-                self._verdicts[row.name] = above  # it has a mistake of its own
-            else:
-                own.append(row)
-        home = self._handed.homes["rnn_layers"]
-        questions, asked = [], []
-        for row in own:
-            passes = [f"{row.cell}_step_forward", *[row.step] * bool(row.forward)]
-            if all(name in home for name in passes):
-                names = list(table.FUNCTIONS[passes[0]].arguments)
-                questions.append(self._question(row, "by_steps", passes, names))
-                asked.append(row)
-        answers = self._answers(files, questions, unmarked=True)
-        for row, answer in zip(asked, answers, strict=True):
-            if judging.same_results(seen[row.name], answer):
-                before, wrong = self._verdicts[row.name], self._wrong_steps(row)
-                self._verdicts[row.name] = judging.above_right(row, before, wrong)
+        judged = judge(row, seen, self._right[row.name], self._of(row), wrong, self._verdicts)
+        if row.points or judged.passed:
+            return judged
+        first, *others = judged.results
+        given = f"The course gives {row.name}: compare yours with it. {first.advice}"
+        return judged._replace(results=[first._replace(advice=given), *others])
 
 
-def _name(shown: str) -> str:
-    return shown.rpartition("/")[2]
+WAITS = (
+    "Waits for another pass: what it calls is wrong, so it is asked again above right functions when"
+    " all submissions have their marks for these."
+)
 
 
 def _missing(file: str, is_there: bool) -> Result:
@@ -428,20 +436,21 @@ def _unwritten(row: table.Function) -> Judged:
     return Judged([Result(row.name, False, "", NOT_WRITTEN, f"Write {row.name}.")])
 
 
-def _not_imported(file: str, seen: Observation | Stopped) -> Result:
-    """The one result of a file that cannot be imported."""
+def _not_imported(file: str, seen: Observation | Stopped) -> Result | None:
+    """The one result of a file that cannot be imported; None of one that can."""
     if isinstance(seen, Stopped):
         reason, line, kind = f"it {seen.reason}", seen.line, "stopped"
+    elif (error := seen.error("import")) is None:
+        return None
     else:
-        error = seen.error("import")
-        assert error is not None
         (name, message, line), kind = error, "raises an error"
         reason = f"{name}: {message}"
+        if name == "ModuleNotFoundError":
+            reason += f". Here is Python with {packages()} alone"
     where = f"line {line.number}: {line.text}" if line.number else ""
     advice = f"Importing {line.file or file} fails, so nothing of it can be graded: {reason}."
     return Result(file, False, where, kind, advice)
 
 
-def _matches(name: str, only: Iterable[str]) -> bool:
-    patterns = list(only)
+def _matches(name: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -5,7 +5,7 @@ by explain.py; a difference of a later use is a row of FAULTS. `above_right` and
 tell what is right in itself and only follows from a mistake elsewhere.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ from xpcap.exercise.grading.mutants import Localisation
 from xpcap.exercise.grading.report import Result
 from xpcap.exercise.grading.rules import wrong_shape
 from xpcap.exercise.grading.run import Line, Observation, Stopped
+from xpcap.gradcheck import eval_numerical_gradient
 
 NUMERIC_TOLERANCE = 1e-4  # of gradients by central differences
 DERIVED = 1e-11, 2e-9  # errors of float64 between these are of finite differences, not a derivation
@@ -48,6 +49,7 @@ after | overwrites its arguments |  | {name} changes its argument {names}, which
 parameters | changes the parameters |  | {name} changes {names} of self.params; that is for the solver to do.
 kept | results share memory | called again | A second call of {name} changes the results of the first: return fresh arrays.
 used | state not reset | called again | {name} is wrong on a model that was used before: nothing may stay on it between calls.
+second | state not reset | called again | {name} depends on the calls before it: nothing may stay between calls.
 again | state not reset | called again | {name} depends on the calls before it: nothing may stay between calls.
 later | state outside the cache | after another forward pass | After a second forward pass {name} is wrong for the second: does its cache hold what the first one left?
 older | state outside the cache | with the cache of an earlier forward pass | After a second forward pass {name} is wrong for the first: what it needs belongs into the cache, in arrays of its own.
@@ -72,6 +74,15 @@ class Judged(NamedTuple):
     @property
     def passed(self) -> bool:
         return all(result.passed for result in self.results)
+
+    @property
+    def follows(self) -> bool:
+        """True of what is right, or may be, above a right function."""
+        return self.results[0].kind == FOLLOWS
+
+    def plain(self) -> "Judged":
+        """The verdict without the changed reference, which cannot be sent to another process."""
+        return self._replace(named=self.named and self.named._replace(function=None))
 
 
 # Verdicts
@@ -127,7 +138,7 @@ def judge(
         where += gate(seen, right)
     if below:
         return Judged([_follows(row, f"{below} {name} calls it.", where, error)])
-    if own and own.named and own.named.whole:
+    if own and own.named and own.named.whole and own.named.function:
         theirs = gradients(row, cases["first"], own.named.function)
         if relative_max_error(values, theirs) <= TOLERANCE:
             return above_right(
@@ -312,6 +323,12 @@ def _passed(row: table.Function, seen: Observation, right: Observation, error: f
             " leaves 1e-14."
         )
         return Result(name, True, "", "finite differences", remark, error)
+    if seen.note("complex").number:
+        remark = (
+            f"Right, but {name} computes with complex numbers: that is differentiation by a complex"
+            " step, where a derivation by hand needs none."
+        )
+        return Result(name, True, "", "complex step", remark, error)
     after = [key for key in right.arrays if key.startswith("after.")]
     if changed := [key[6:] for key in after if not same(seen, right, key)]:
         keys = ", ".join(changed)
@@ -335,8 +352,11 @@ def _passed(row: table.Function, seen: Observation, right: Observation, error: f
 
 def above_right(row: table.Function, judged: Judged, below: Sequence[str]) -> Judged:
     """A pass of what is right above right steps or layers, though wrong above the student's own."""
-    verb, them = ("is", "that one") if len(below) == 1 else ("are", "those")
-    remark = f"Right where {' and '.join(below)} {verb}: fix {them}."
+    if not below:
+        return judged
+    *others, last = below
+    names = f"{', '.join(others)} and {last}" if others else f"a right {last}"
+    remark = f"Right above {'right ' * bool(others)}{names}: fix yours."
     return Judged([Result(row.name, True, "", FOLLOWS, remark, judged.results[0].error)])
 
 
@@ -356,30 +376,61 @@ def told_once(verdicts: Mapping[str, Judged]) -> dict[str, Judged]:
 
 
 def for_own_forward(
-    row: table.Function, seen: Observation | Stopped, slopes: Observation | Stopped
+    row: table.Function,
+    seen: Observation,
+    case: Mapping[str, np.ndarray],
+    forward: Callable[..., Any],
 ) -> Judged | None:
-    """A pass of a backward pass that is right for a forward pass with a known mistake."""
-    if isinstance(seen, Stopped) or isinstance(slopes, Stopped):
-        return None
-    values, wanted = (
-        [one.arrays.get(f"out.{key}") for key in row.results] for one in (seen, slopes)
-    )
-    if any(one is None or not np.any(one) for one in wanted):
-        return None
+    """A pass of a backward pass that is right for a forward pass with a known mistake.
+
+    forward : the reference with that mistake, whose slopes are taken by central differences
+    """
+    inputs, gradients = probes.parted(case)
+    upstream = list(gradients.values())
+
+    def loss(_: np.ndarray) -> float:
+        results = forward(*probes.copied(inputs).values())[: len(upstream)]
+        return sum(float((out * dout).sum()) for out, dout in zip(results, upstream, strict=True))
+
+    wanted = [
+        eval_numerical_gradient(loss, inputs[name], verbose=False)
+        for name in inputs
+        if table.gradient(name) in row.results
+    ]
+    values = [seen.arrays.get(f"out.{name}") for name in row.results]
     error = relative_max_error(values, wanted)
-    if error > NUMERIC_TOLERANCE:
+    if error > NUMERIC_TOLERANCE or not all(map(np.any, wanted)):
         return None
     remark = f"Right for {row.forward} as you wrote it, which is wrong: fix that one."
     return Judged([Result(row.name, True, "", FOLLOWS, remark, error)])
 
 
-def same_results(seen: Observation | Stopped, other: Observation | Stopped) -> bool:
-    """True if the first use gave the arrays of another observation, which vary."""
-    if isinstance(seen, Stopped) or isinstance(other, Stopped):
+def same_answers(first: Observation | Stopped | None, again: Observation | Stopped) -> bool:
+    """True if a function gave twice, in two processes, the same first results or an error."""
+    if not isinstance(first, Observation) or not isinstance(again, Observation):
         return False
-    keys = [key for key in seen.arrays if key.startswith("out.")]
-    if not keys or any(key not in other.arrays for key in keys):
+    keys, others = (
+        {key for key in seen.arrays if key.startswith("out.")} for seen in (first, again)
+    )
+    if keys != others or (first.error("out") is None) != (again.error("out") is None):
         return False
-    values, wanted = ([one.arrays[key] for key in keys] for one in (seen, other))
-    varied = all(one.size and np.ptp(np.asarray(one, dtype=float)) > 0 for one in wanted)
-    return varied and relative_max_error(values, wanted) <= TOLERANCE
+    pairs = [(first.arrays[key], again.arrays[key]) for key in keys]
+    return all(
+        one.shape == other.shape
+        and np.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE * _size(one), equal_nan=True)
+        for one, other in pairs
+    )
+
+
+def _size(values: np.ndarray) -> float:
+    """The largest finite value."""
+    return float(np.abs(np.where(np.isfinite(values), values, 0)).max(initial=0.0))
+
+
+def differs(row: table.Function) -> Judged:
+    """A failure of what answers otherwise in a process that has right functions in it."""
+    advice = (
+        f"{row.name} gave other results in a second process, for the same inputs and random numbers:"
+        " they have to follow from its arguments alone."
+    )
+    return Judged([Result(row.name, False, "", "answers differ", advice)])

@@ -66,12 +66,12 @@ class Localisation(NamedTuple):
     """Changes that together explain a student's results.
 
     whole : they explain all of the results
-    function : the reference function with the changes
+    function : the reference function with the changes; None in a verdict that was sent
     """
 
     changes: list[Change]
     whole: bool
-    function: Callable[..., Any]
+    function: Callable[..., Any] | None
 
 
 class Slot(NamedTuple):

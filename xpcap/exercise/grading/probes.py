@@ -108,7 +108,7 @@ def forward(call: Callable[..., Any], names: Sequence[str], cases: Any, record: 
         record.all("after", arguments)
         record.notes["shared"] = {"names": _shared(names, values, arguments)}
         with record.stage("kept"):
-            call(*copied(cases["second"]).values())
+            record.results("second", names, call(*copied(cases["second"]).values()))
             record.results("kept", names, values)
     for stage, case in {**cases, "again": cases["first"]}.items():
         if stage not in ("first", "second"):
@@ -141,7 +141,7 @@ def backward(
     with record.stage("out"):
         arguments = upstream(cases["first"])
         kept = cache(cases["first"])
-        with _counted(there, calls):
+        with _counted(there, calls, record):
             values = record.results("out", names, back(*arguments.values(), kept))
         record.notes["calls"] = {"count": calls[0]}
         record.all("after", arguments)
@@ -163,12 +163,14 @@ def backward(
 
 
 @contextlib.contextmanager
-def _counted(function: Callable[..., Any], calls: list[int]) -> Iterator[None]:
-    """Count calls of a function of the student's while a block runs."""
+def _counted(function: Callable[..., Any], calls: list[int], record: Record) -> Iterator[None]:
+    """Count calls of a function of the student's while a block runs, and note complex arguments."""
     code = getattr(function, "__code__", None)
 
     def count(frame: Any, event: str, _: Any) -> None:
         calls[0] += event == "call" and frame.f_code is code
+        if event == "call" and any(map(_is_complex, frame.f_locals.values())):
+            record.notes["complex"] = {"count": 1}
 
     before = sys.getprofile()
     sys.setprofile(count)
@@ -176,6 +178,10 @@ def _counted(function: Callable[..., Any], calls: list[int]) -> Iterator[None]:
         yield
     finally:
         sys.setprofile(before)
+
+
+def _is_complex(value: Any) -> bool:
+    return isinstance(value, complex) or (isinstance(value, np.ndarray) and value.dtype.kind == "c")
 
 
 def _defaults(call: Callable[..., Any]) -> dict[str, str]:

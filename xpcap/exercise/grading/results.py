@@ -7,20 +7,22 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from xpcap.errors import DataError
 from xpcap.exercise import table
 from xpcap.exercise.grading.report import NOT_GRADED, WHOLE, Mark, Report, Result, zero_report
-from xpcap.files import atomic, write_text
+from xpcap.files import atomic, read_text, write_text
 from xpcap.report import escape_control
 from xpcap.report.markup import render
 
 TOTAL = 100
 MOST_TEXT = 2000  # characters of an advice
+MOST_JSON = 10**7  # bytes of a report
 LINE = re.compile(r"line (\d+): (.*)", re.DOTALL)  # of a submission, as `where` of a result
-HEADS = ("student", "function", "points", "most", "passed", "kind", "where", "advice")
+HEADS = ("student", "function", "points", "most", "passed", "kind", "where", "advice", "unusual")
 FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")  # how a cell begins that a spreadsheet computes
 
 
@@ -37,9 +39,8 @@ def unheld(report: Report) -> str:
 
 
 def about(report: Report) -> list[str]:
-    """Lines on the grading as a whole: names that were taken for others, the seed."""
-    seed = [f"seed of the inputs: {report.seed}"] if report.seed else []
-    return [escape_control(line, MOST_TEXT) for line in (*report.notes, *seed)]
+    """Lines on the grading as a whole, such as names that were taken for others."""
+    return [escape_control(line, MOST_TEXT) for line in report.notes]
 
 
 def summary(report: Report, only: bool = False) -> str:
@@ -52,7 +53,8 @@ def summary(report: Report, only: bool = False) -> str:
         marks = [one for one in marks if one.results[0].kind != NOT_GRADED]
     word = "function passes" if len(marks) == 1 else "functions pass"
     passing = f"{sum(one.passed for one in marks)} of {len(marks)} {word}"
-    return passing if only else f"{passing}, {report.score:g} of {TOTAL} points"
+    waiting = f", {len(report.pending)} pending" if report.pending else ""
+    return passing if only else f"{passing}, {report.score:g} of {TOTAL} points{waiting}"
 
 
 def blocks(advice: str) -> list[tuple[bool, str]]:
@@ -81,12 +83,34 @@ def to_json(results: Iterable[Result]) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, student: str, report: Report) -> None:
-    """Write a whole report. OSError : it cannot be written."""
-    marks = [{**mark._asdict(), "results": to_json(mark.results)} for mark in report.marks]
-    first = {"confinement": report.confinement, "student": student, "score": report.score}
-    content = {**first, **report._asdict(), "functions": marks}
-    del content["results"]  # which the functions have
+    """Write a report, without what is the teacher's alone. OSError : it cannot be written."""
+    content = {
+        "confinement": report.confinement,
+        "student": student,
+        "score": report.score,
+        "pending": report.pending,
+        "expected": report.expected,
+        "missing": report.missing,
+        "content": report.content,
+        "notes": report.notes,
+        "functions": [
+            {**mark._asdict(), "results": to_json(mark.results)} for mark in report.marks
+        ],
+    }
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path, begun: Report) -> Report | None:
+    """The report of a file; None if it is incomplete, or of other files than one that has begun."""
+    try:
+        content = json.loads(read_text(path, MOST_JSON))
+        if content["pending"] or content["content"] != begun.content:
+            return None
+        found = [Result(**result) for mark in content["functions"] for result in mark["results"]]
+        results = [result for result in found if result.kind != NOT_GRADED]
+        return replace(begun, results=results, missing=content["missing"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 # Gradescope
@@ -185,7 +209,8 @@ def class_rows(student: str, report: Report) -> Iterator[list[str | float]]:
         found = [one.kind for one in mark.results], [one.where for one in mark.results], advice
         told = ["; ".join(dict.fromkeys(filter(None, texts))) for texts in found]
         yes = "yes" if mark.passed else "no"
-        yield [student, mark.function, mark.points, mark.most, yes, *told]
+        unusual = ", ".join(report.unusual) if mark is total else ""
+        yield [student, mark.function, mark.points, mark.most, yes, *told, unusual]
 
 
 def write_class(path: Path, graded: Iterable[tuple[str, Report]]) -> None:

@@ -3,33 +3,42 @@
 Whatever happens to one grading, the others go on.
 """
 
-import contextlib
 import csv
 import faulthandler
 import functools
+import json
 import multiprocessing
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
 import traceback
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from xpcap.errors import DataError, OptionError
 from xpcap.exercise.grading.confine import confinement
-from xpcap.exercise.grading.grade import grade_submission
+from xpcap.exercise.grading.grade import PASSES, Grading
 from xpcap.exercise.grading.report import Report, zero_report
-from xpcap.exercise.grading.results import refused, write_class, write_json, write_report
-from xpcap.files import read_text, require_new_file
+from xpcap.exercise.grading.results import (
+    read_json,
+    refused,
+    write_class,
+    write_json,
+    write_report,
+)
+from xpcap.files import read_text, require_new_file, write_text
 
 TABLE = "class.csv"
 # Canvas: all students' files in one folder; Moodle: a folder for each, or the same
+BEGUN = "class.json"
+FAULT = "fault of the grader"
 UPLOADED = re.compile(r"(.+?)(?:_LATE)?_(\d+)_(?:assignsubmission_.*|\d+_.+)")
 STUDENT = ("student", "name", "full name")  # heads of a roster's column
 MOST_ROSTER = 10**6  # bytes
@@ -39,6 +48,7 @@ RESERVED = r"^(?=-|(?i:con|prn|aux|nul|com\d|lpt\d)(\.|$))"  # as one, by a shel
 # a process that is forked of one that has imported all; Windows has none
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 PATIENCE = 60  # calls that take all their seconds, before a grading is ended
+Work = TypeVar("Work")
 
 
 class Graded(NamedTuple):
@@ -58,66 +68,125 @@ def grade_class(
     out: Path,
     *,
     expect: Sequence[str],
+    seed: int | None = None,
     jobs: int | None = None,
     names: Sequence[str] = (),
     on_graded: Callable[[Graded], object] = lambda graded: None,
     **options: Any,
 ) -> list[Graded]:
-    """The outcomes of all entries of a folder, by name, and a new folder of reports.
+    """The outcomes of all entries of a folder, by name, and a folder of reports.
 
-    NAME.html and NAME.json of a student are written at once, class.csv of all at the end: a folder
-    without it is of a grading that was interrupted.
+    A pass begins when the one before has ended for every student, and no two students' code runs at
+    the same time. NAME.html and NAME.json are there after the first pass, with what is pending, and
+    complete after the last; class.csv of all is written at the end. A folder with class.json and
+    without class.csv is of a grading that was interrupted: a call with the same options goes on,
+    and leaves what is complete and of the same files as it is.
 
     expect : modules that the mark is of
+    seed : as of `grade`; class.json keeps it
     jobs : students at a time; None: as many as there are cores
     names : of a roster; who is on it and handed in nothing gets zero
     on_graded : called with each outcome when it is there
-    options : of `grade_submission`
-    DataError : `folder` is none or has no entries, or `out` exists or cannot be made. OptionError :
-        as of `grade_submission`.
+    options : of `Grading`
+    DataError : `folder` is none or has no entries, or `out` is of another grading or cannot be made.
+        OptionError : as of `grade`.
     """
-    options["confined"] = confinement(require=options.get("require_confinement", False))
+    options["confined"] = confinement(require=options.pop("require_confinement", False))
     brought = students(folder)
     present = [student for student, _ in brought]
-    require_new_file("verify", out)
-    out.mkdir()
+    paths = dict(brought)
+    files = {name: out / file for name, file in zip(present, file_names(present), strict=True)}
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    jobs = jobs or cores
+    limit = jobs * PATIENCE * options.get("seconds", 10.0)
     done: list[Graded] = []
+    gradings: dict[str, Grading] = {}
 
-    def one(student: str, paths: Sequence[Path], file: Path) -> Graded:
-        work = functools.partial(_grade, student, paths, file, expect=expect, **options)
+    def take(student: str, work: Callable[[], Grading | Report]) -> None:
+        failure = ""
         try:
-            return Graded(student, apart(work, PATIENCE * options.get("seconds", 10.0)))
+            found = apart(work, limit)
+            report = found if isinstance(found, Report) else found.report()
         except OptionError:
             raise  # of no student
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             reason = f"The grader failed, which is no mistake of this submission: {said}"
-            report = zero_report(expect, reason, "fault of the grader")
-            _write(student, file, report)
-            return Graded(student, report, "".join(traceback.format_exception(error)))
+            report = zero_report(expect, reason, FAULT)
+            failure = "".join(traceback.format_exception(error))
+        write_report(Path(f"{files[student]}.html"), student, report)
+        write_json(Path(f"{files[student]}.json"), student, report)
+        if report.pending:
+            assert isinstance(found, Grading)
+            gradings[student] = found
+        else:
+            done.append(Graded(student, report, failure))
+            on_graded(done[-1])
 
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    with ThreadPoolExecutor(jobs or cores) as threads:
-        running = [
-            threads.submit(one, student, paths, out / file)
-            for (student, paths), file in zip(brought, file_names(present), strict=True)
-        ]
+    settings = {"expect": list(expect), "seed": seed}
+    with tempfile.TemporaryDirectory(prefix="xpcap-") as place:
+        options |= {**_begun(out, settings), "turn": Path(place, "turn")}
+        works: dict[str, Callable[[], Grading | Report]] = {
+            name: functools.partial(_own, paths[name], Path(f"{file}.json"), options)
+            for name, file in files.items()
+        }
         try:
-            for future in as_completed(running):
-                done.append(future.result())
-                on_graded(done[-1])
+            _in_threads(jobs, take, works)
+            for step in PASSES[1:]:
+                waiting, gradings = gradings, {}
+                later = {name: functools.partial(one.take, step) for name, one in waiting.items()}
+                _in_threads(jobs, take, later)
         except BaseException:
-            threads.shutdown(cancel_futures=True)
-            with contextlib.suppress(OSError):
-                out.rmdir()  # where nothing was graded
+            if [file.name for file in out.iterdir()] == [BEGUN]:  # nothing was graded
+                shutil.rmtree(out)
             raise
     for name in not_on(present, names):
         nothing = zero_report(expect, "Nothing was handed in.", "nothing handed in")
         done.append(Graded(name, nothing))
         on_graded(done[-1])
-    done.sort(key=lambda one: (_key(one.student), one.student))
-    write_class(out / TABLE, ((one.student, one.report) for one in done))
+    done.sort(key=lambda graded: (_key(graded.student), graded.student))
+    write_class(out / TABLE, ((graded.student, graded.report) for graded in done))
     return done
+
+
+def _begun(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a grading that begins in a new folder, or goes on in one that has them.
+
+    DataError : the folder is of another grading.
+    """
+    file = out / BEGUN
+    if not file.is_file() or (out / TABLE).exists():
+        require_new_file("verify", out)
+        out.mkdir()
+        seed = secrets.randbits(32) if settings["seed"] is None else settings["seed"]
+        begun = {**settings, "seed": seed}
+        write_text(file, json.dumps(begun) + "\n")
+        return begun
+    try:
+        begun = dict(json.loads(read_text(file, MOST_ROSTER)))
+    except (ValueError, TypeError) as error:
+        raise DataError("verify", file, f"cannot be read: {error}") from error
+    for name, value in settings.items():
+        if name not in begun or value not in (None, begun[name]):
+            came = f"is of a grading with `{name}` {begun.get(name)}, not {value}"
+            raise DataError("verify", file, came, expected="the same options, or a new folder")
+    return {name: begun[name] for name in settings}
+
+
+def _in_threads(
+    number: int,
+    take: Callable[[str, Callable[[], Grading | Report]], None],
+    works: Mapping[str, Callable[[], Grading | Report]],
+) -> None:
+    """Call `take` with each work, so many at a time."""
+    with ThreadPoolExecutor(number) as threads:
+        running = [threads.submit(take, name, work) for name, work in works.items()]
+        try:
+            for future in as_completed(running):
+                future.result()
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
 
 
 def students(folder: Path) -> list[tuple[str, list[Path]]]:
@@ -193,7 +262,7 @@ def file_names(names: Iterable[str]) -> list[str]:
     return list(files.values())
 
 
-def apart(work: Callable[[], Report], seconds: float) -> Report:
+def apart(work: Callable[[], Work], seconds: float) -> Work:
     """The result of `work`, which is called in a process of its own and raises what it raises there.
 
     BrokenProcessPool : the process ended, or took longer than `seconds`, after a traceback.
@@ -207,8 +276,10 @@ def apart(work: Callable[[], Report], seconds: float) -> Report:
         return process.submit(work).result()
 
 
-def _grade(student: str, paths: Sequence[Path], file: Path, **options: Any) -> Report:
-    """Grade a student and write the page and the JSON."""
+def _own(paths: Sequence[Path], file: Path, options: Mapping[str, Any]) -> Grading | Report:
+    """A grading after its first pass, or a report that is complete: that of `file`, if it is of the
+    same submission.
+    """
     with tempfile.TemporaryDirectory(prefix="xpcap-", ignore_cleanup_errors=True) as together:
         for path in paths if len(paths) > 1 else ():
             if path.is_dir():
@@ -216,14 +287,10 @@ def _grade(student: str, paths: Sequence[Path], file: Path, **options: Any) -> R
             else:
                 shutil.copyfile(path, Path(together, path.name), follow_symlinks=False)
         try:
-            path = Path(together) if len(paths) > 1 else paths[0]
-            report = grade_submission(path, **options)
+            grading = Grading(Path(together) if len(paths) > 1 else paths[0], **options)
         except DataError as error:
-            report = refused(options["expect"], error)
-    _write(student, file, report)
-    return report
-
-
-def _write(student: str, file: Path, report: Report) -> None:
-    write_report(Path(f"{file}.html"), student, report)
-    write_json(Path(f"{file}.json"), student, report)
+            return refused(options["expect"], error)
+    begun = grading.report()
+    if file.exists() and (before := read_json(file, begun)) is not None:
+        return before
+    return grading.take(PASSES[0])

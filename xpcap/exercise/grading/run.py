@@ -30,6 +30,7 @@ from xpcap.exercise import table
 from xpcap.exercise.grading import child
 from xpcap.exercise.grading.cases import Cases
 from xpcap.exercise.grading.confine import Confined, Confinement, Limits
+from xpcap.files import lock
 
 HERE = Path(__file__).parent
 SCRIPTS = ("child.py", "probes.py", "hardening.py")  # what a process has of ours
@@ -52,7 +53,7 @@ class Question(NamedTuple):
     functions : "module:name" of each function that the probe gets
     names : results that are noted
     cases : inputs
-    replaced : functions of the submission's to replace, by name, with "module:name"
+    right : functions that right ones replace first, each with where it is: "module:name"
     """
 
     name: str
@@ -61,7 +62,7 @@ class Question(NamedTuple):
     functions: Sequence[str] = ()
     names: Sequence[str] = ()
     cases: Cases = {}  # noqa: RUF012 - never changed
-    replaced: Mapping[str, str] = {}
+    right: Mapping[str, str] = {}
 
 
 class Line(NamedTuple):
@@ -103,6 +104,15 @@ class Stopped(NamedTuple):
     line: Line = Line()
 
 
+@contextlib.contextmanager
+def in_turn(file: Path | None) -> Iterator[None]:
+    """Wait for the lock of a file, and hold it within the block. None: at once."""
+    with contextlib.ExitStack() as stack:
+        if file is not None:
+            lock(stack.enter_context(file.open("ab")), held=None)
+        yield
+
+
 def ask(
     files: Mapping[str, bytes],
     shown: Mapping[str, str],
@@ -111,20 +121,24 @@ def ask(
     *,
     seconds: float,
     memory: float,
-    unmarked: bool = False,
+    seed: int = 0,
+    right: str = "",
 ) -> list[Observation | Stopped]:
     """The answers to questions about files, which lie in folders of their own.
 
     files : path in the course's package to content
     shown : of these, the student's to their own names
-    unmarked : ask by probes of unmarked.py
+    seed : of random numbers that a submission draws, the same for each question
+    right : source of right functions, for questions that have `right`
     """
     answers: list[Observation | Stopped] = []
     end = time.monotonic() + IN_ALL * seconds + START
     with tempfile.TemporaryDirectory(prefix="xpcap-", ignore_cleanup_errors=True) as folder:
-        _write(Path(folder), files, shown, questions, seconds)
-        for script in (*SCRIPTS, *["unmarked.py"] * unmarked):
+        _write(Path(folder), files, shown, questions, {"seconds": seconds, "seed": seed})
+        for script in SCRIPTS:
             shutil.copyfile(HERE / script, Path(folder, script))
+        if right:
+            Path(folder, f"{child.RIGHT}.py").write_text(right, encoding="utf-8")
         while len(answers) < len(questions):
             if time.monotonic() > end:
                 late = Stopped(f"was not reached: the file took its {IN_ALL * seconds:g} seconds")
@@ -140,7 +154,7 @@ def _write(
     files: Mapping[str, bytes],
     shown: Mapping[str, str],
     questions: Sequence[Question],
-    seconds: float,
+    settings: Mapping[str, float],
 ) -> None:
     package = folder / "files" / table.PACKAGE
     for name, content in files.items():
@@ -161,10 +175,10 @@ def _write(
         asked.append({**question._replace(cases={})._asdict(), "inputs": names})
     np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]
     plan = {
+        **settings,
         "questions": asked,
         "shown": {f"{table.PACKAGE}/{file}": name for file, name in shown.items()},
         "folders": [table.PACKAGE, f"{table.PACKAGE}/classifiers"],
-        "seconds": seconds,
     }
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
 

@@ -1,0 +1,220 @@
+"""The order of a grading: what is theirs alone first, right functions when nothing is left to steal."""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from students import FILES
+
+from xpcap.exercise import table
+from xpcap.exercise.grading import Report, grade
+from xpcap.exercise.grading.confine import confinement
+
+MODULE = sys.modules["xpcap.exercise.grading.grade"]  # whose name the function has too
+LAYERS, RNN = FILES["rnn_layers.py"], FILES["classifiers/rnn.py"]
+WRONG_STEP = ("o * tanh_next_c", "f * tanh_next_c")
+
+
+@pytest.fixture(autouse=True)
+def _unconfined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the quickest start; test_confine.py has what confinement holds."""
+    held = confinement(rung="none")
+    monkeypatch.setattr(MODULE, "confinement", lambda require=False: held)
+
+
+def graded(folder: Path, files: Mapping[str, str], **options: Any) -> Report:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return grade(folder, seed=0, **options)
+
+
+def failed(report: Report) -> dict[str, str]:
+    return {result.function: result.kind for result in report if not result.passed}
+
+
+def changed(text: str, *changes: tuple[str, str]) -> str:
+    for right, wrong in changes:
+        assert right in text, right
+        text = text.replace(right, wrong, 1)
+    return text
+
+
+def bare(text: str) -> str:
+    """A file whose imports lead to a file beside it, not into a package."""
+    return text.replace("from ..rnn_layers", "from rnn_layers")
+
+
+def test_right_functions_are_in_no_process_before_those_that_they_are_have_their_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, set[str]]] = []
+    ask = MODULE.ask
+
+    def spy(
+        files: Mapping[str, bytes], shown: Any, questions: Sequence[Any], held: Any, **how: Any
+    ) -> Any:
+        ours = b"".join(text for name, text in files.items() if name not in shown).decode()
+        names = {question.name for question in questions if question.probe}
+        asked.append((how["right"], ours, names))
+        return ask(files, shown, questions, held, **how)
+
+    monkeypatch.setattr(MODULE, "ask", spy)
+    wrong = changed(LAYERS, WRONG_STEP, ("dgate_f * f * (1 - f)", "dgate_f"))
+    graded(tmp_path, {"rnn_layers.py": wrong, "classifiers/rnn.py": RNN})
+    marked = {row.name for row in table.functions(table.HANDED_IN) if row.points}
+
+    def has(text: str) -> set[str]:
+        return {name for name in marked if re.search(rf"\b(def|class) {name}\b", text)}
+
+    rights = [has(right) | has(ours) for right, ours, _ in asked]
+    steps = {name for name in marked if "_step_" in name}
+    layers = {row.name for row in table.functions(["rnn_layers"]) if row.points}
+    assert rights == [set(), set(), steps, layers]
+    assert asked[2][2] == {"lstm_forward", "lstm_backward"}
+    assert asked[3][2] == {"CaptioningRNN.loss (lstm)", "CaptioningRNN.sample (lstm)"}
+
+
+FAIR = {  # honest code above a wrong LSTM step, in the forms that it has
+    "in a package": {"rnn_layers.py": LAYERS, "classifiers/rnn.py": RNN},
+    "in two files": {"rnn_layers.py": LAYERS, "rnn.py": bare(RNN)},
+    "in one file": {"solution.py": LAYERS + RNN.replace("from ..rnn_layers import *\n", "")},
+    "a helper named sigmoid": {
+        "rnn_layers.py": LAYERS,
+        "rnn.py": bare(RNN) + "def sigmoid(x): return 1 / (1 + np.exp(-x))\n",
+    },
+    "a helper that the captioner imports": {
+        "rnn_layers.py": LAYERS,
+        "utils.py": "import numpy as np\ndef sigmoid(x): return x\ndef unlike(a, b): return a != b\n",
+        "rnn.py": "from utils import unlike\n"
+        + changed(bare(RNN), ("captions_out != self._null", "unlike(captions_out, self._null)")),
+    },
+    "a table of steps": {
+        "rnn_layers.py": changed(
+            LAYERS,
+            ("def lstm_forward(", "STEPS = {'lstm': lstm_step_forward}\ndef lstm_forward("),
+            ("prev_c, step = lstm_step_forward(", "prev_c, step = STEPS['lstm']("),
+        ),
+        "rnn.py": bare(RNN),
+    },
+    "caches of their own form": {
+        "rnn_layers.py": changed(
+            LAYERS,
+            ("cache = (x, prev_h, prev_c,", "cache = dict(x=x, all=(x, prev_h, prev_c,"),
+            ("o, g, tanh_next_c)\n", "o, g, tanh_next_c))\n"),
+            ("o, g, tanh_next_c = cache", "o, g, tanh_next_c = cache['all']"),
+            (
+                "def lstm_backward(dh, cache):\n    N, T, H = dh.shape\n    D = cache[0][0]",
+                "def lstm_backward(dh, cache):\n    N, T, H = dh.shape\n    D = cache[0]['x']",
+            ),
+        ),
+        "rnn.py": bare(RNN),
+    },
+    "decorated, under other names": {
+        "rnn_layers.py": "def traced(f):\n    def call(*a): return f(*a)\n    return call\n"
+        + LAYERS.replace("def lstm_", "@traced\ndef lstm_"),
+        "rnn.py": changed(
+            bare(RNN),
+            (
+                "import *",
+                "import *\nfrom rnn_layers import lstm_forward as run, lstm_backward as back",
+            ),
+            ("cache_rnn = lstm_forward(", "cache_rnn = run("),
+            ('grads["b"] = lstm_backward(', 'grads["b"] = back('),
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("form", FAIR)
+def test_a_wrong_step_costs_its_own_points_in_whatever_form_the_code_is(
+    form: str, tmp_path: Path
+) -> None:
+    files = {
+        name: text.replace(*WRONG_STEP).replace("dgate_f * f * (1 - f)", "dgate_f")
+        for name, text in FAIR[form].items()
+    }
+    report = graded(tmp_path, files)
+    assert set(failed(report)) == {"lstm_step_forward", "lstm_step_backward"}
+    assert report.score == 100 - 8 - 14
+
+
+def test_a_captioner_keeps_its_points_where_layers_are_missing_or_not_written(
+    tmp_path: Path,
+) -> None:
+    names = ", ".join(re.findall(r"^def (\w+)\(", LAYERS, re.MULTILINE))
+    start, end = LAYERS.index("def lstm_forward"), LAYERS.index("def temporal_affine_forward")
+    written = LAYERS[:start] + "def lstm_backward(dh, cache):\n    raise NotImplementedError\n\n"
+    files = {
+        "rnn_layers.py": written + LAYERS[end:],
+        "rnn.py": bare(RNN).replace("import *", f"import {names}"),
+    }
+    report = graded(tmp_path, files)
+    assert set(failed(report)) == {"lstm_forward", "lstm_backward"}
+
+
+def test_a_given_function_that_is_broken_is_told_and_costs_what_it_makes_fail(
+    tmp_path: Path,
+) -> None:
+    broken = changed(LAYERS, ("    dx_flat *= mask_flat[:, None]\n", ""))
+    report = graded(tmp_path, {"rnn_layers.py": broken, "classifiers/rnn.py": RNN})
+    assert report.score == 100 - 7 - 7
+    found = {result.function: result.advice for result in report if not result.passed}
+    assert "The course gives temporal_softmax_loss" in found["temporal_softmax_loss"]
+    assert "Fix temporal_softmax_loss first" in found["CaptioningRNN.loss (lstm)"]
+
+
+TELLS = """
+import sys
+def is_second(): return "right_layers" in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "other"),
+    [
+        ("    h = np.zeros((N, T, H))\n    cache = []\n    prev_h = h0", "is_second() or 1 / 0"),
+        ("    h = np.zeros((N, T, H))\n    cache = []\n    prev_h = h0", "x = x * is_second()"),
+    ],
+    ids=["raises", "constants"],
+)
+def test_what_answers_otherwise_beside_right_functions_earns_nothing(
+    right: str, other: str, tmp_path: Path
+) -> None:
+    text = changed(TELLS + LAYERS, WRONG_STEP, (right, f"    {other}\n{right}"))
+    report = graded(tmp_path, {"rnn_layers.py": text}, expect=["rnn_layers"], only=["lstm_*"])
+    assert failed(report)["lstm_forward"] == "answers differ"
+
+
+def test_random_numbers_are_the_same_in_each_pass(tmp_path: Path) -> None:
+    start = "    prev_c = np.zeros((N, H))\n"
+    text = changed(LAYERS, WRONG_STEP, (start, f"{start}    prev_c += np.random.rand()\n"))
+    report = graded(tmp_path, {"rnn_layers.py": text}, expect=["rnn_layers"], only=["lstm_*"])
+    assert failed(report)["lstm_forward"] == "random results"
+
+
+def test_complex_steps_are_named_and_pass(tmp_path: Path) -> None:
+    numeric = """
+def rnn_step_backward(dnext_h, cache):
+    x, prev_h, Wx, Wh, b, _ = cache
+    arguments = [np.array(one, complex) for one in (x, prev_h, Wx, Wh, b)]
+    def f(x, prev_h, Wx, Wh, b): return np.tanh(x @ Wx + prev_h @ Wh + b)
+    grads = []
+    for array in arguments:
+        grad = np.zeros(array.shape)
+        for index in np.ndindex(array.shape):
+            array[index] += 1e-30j
+            grad[index] = (f(*arguments).imag * dnext_h).sum() / 1e-30
+            array[index] -= 1e-30j
+        grads.append(grad)
+    return tuple(grads)
+"""
+    report = graded(
+        tmp_path, {"rnn_layers.py": LAYERS + numeric}, expect=["rnn_layers"], only=["rnn_step_*"]
+    )
+    assert failed(report) == {}
+    assert [result.kind for result in report if result.kind] == ["complex step"]
