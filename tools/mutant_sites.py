@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import patterns
 
-GRADING = "exercise", "verify.py"  # rooms of the package whose mutants are of that kind
+GRADING = "exercise", "verify"  # rooms of the package whose mutants are of that kind
 KINDS = {"arithmetic": 60, "control flow": 50, "error paths": 40, "transfers": 20, "grading": 30}
 LONGEST = 240  # characters of a pattern
 PER_FUNCTION = 2

@@ -1,5 +1,5 @@
-"""CS231n's captioning exercise: its functions in plain NumPy, published numbers, data, grading.
+"""CS231n's captioning exercise: its functions in plain NumPy, imports, data, handout, grading.
 
-A companion of the library, which none of its rooms imports. Open verify.py above for the published
-numbers, grading/ for students' code.
+A companion of the library, which none of its rooms imports. Open table.py for the functions,
+grading/ for students' code.
 """

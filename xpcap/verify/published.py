@@ -60,7 +60,7 @@ def mixed_error(x: Array, y: Array) -> float:
 
 def read_cases(name: str = "conformance") -> Cases:
     """The cases of a file here, with their source: the course's, or our own of "attention"."""
-    file = resources.files("xpcap.exercise").joinpath(f"{name}.json")
+    file = resources.files("xpcap.verify").joinpath(f"{name}.json")
     cases: Cases = json.loads(file.read_text(encoding="utf-8"))
     return cases
 

@@ -9,7 +9,6 @@ import pytest
 from refusals import refuses
 
 from xpcap import CaptioningRNN, asarray, get_array_module, layers, ops, optim, to_numpy
-from xpcap.exercise import published
 from xpcap.gradcheck import (
     directional_errors,
     eval_numerical_gradient,
@@ -17,7 +16,7 @@ from xpcap.gradcheck import (
     grad_check_sparse,
     rel_error,
 )
-from xpcap.verify import Row, mixed_error, read_cases, verify
+from xpcap.verify import Row, mixed_error, published, read_cases, verify
 
 
 def test_numeric_gradients_are_right_and_leave_x_as_it_was(

@@ -18,7 +18,6 @@ from xpcap.backend import Array, get_backend, to_numpy, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.synthetic import Lengths, draw_data
 from xpcap.device.replay import Replay
-from xpcap.exercise.published import Row, make_row, variants
 from xpcap.layers.cells import CELLS
 from xpcap.memory import Workspace
 from xpcap.models import Batch, CaptioningRNN, ModelConfig
@@ -26,6 +25,7 @@ from xpcap.models.config import has_attention
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops
 from xpcap.training.solver import CaptioningSolver
+from xpcap.verify.published import Row, make_row, variants
 
 TOLERANCE = {"float64": 1e-9, "float32": 3e-5}
 LENGTHS = Lengths(6, 3, 1, 10)

@@ -1,6 +1,6 @@
-"""The course's published numbers and gradient checks. From exercise/: published.py, lockstep.py.
+"""The course's published numbers and gradient checks, on the backend in force. Open published.py.
 
-They check our modules, or other people's of the same names, on the backend in force.
+They check our modules, or other people's of the same names. lockstep.py compares two training runs.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ import numpy as np
 from xpcap import layers as our_layers
 from xpcap import optim as our_optim
 from xpcap.backend import get_backend
-from xpcap.exercise import lockstep, published
-from xpcap.exercise.published import Row, mixed_error, read_cases
 from xpcap.models import CaptioningRNN
+from xpcap.verify import lockstep, published
+from xpcap.verify.published import Row, mixed_error, read_cases
 
 __all__ = ["Row", "mixed_error", "read_cases", "verify"]
 
@@ -36,7 +36,7 @@ def verify(
     ------
     row : Row
         One for each comparison. On CuPy our own captioner also trains in lock-step with NumPy's:
-        see xpcap.exercise.lockstep.
+        see xpcap.verify.lockstep.
 
     Notes
     -----

@@ -13,7 +13,11 @@ from emulated import Emulator
 
 from xpcap import layers, ops, use_backend
 from xpcap.device.replay import Replay
-from xpcap.exercise.lockstep import (
+from xpcap.layers.lstm import LSTMCell
+from xpcap.layers.rnn import RNNCell
+from xpcap.ops import HostOps
+from xpcap.verify import lockstep
+from xpcap.verify.lockstep import (
     TOLERANCE,
     Outcome,
     Scope,
@@ -22,10 +26,6 @@ from xpcap.exercise.lockstep import (
     on,
     relative_max_error,
 )
-from xpcap.layers.lstm import LSTMCell
-from xpcap.layers.rnn import RNNCell
-from xpcap.ops import HostOps
-from xpcap.verify import lockstep
 
 NOTEBOOK = {"N": 25, "D": 512, "W": 256, "H": 512, "V": 1004}
 SMALL = {"N": 6, "D": 10, "W": 6, "H": 8, "V": 20}
