@@ -203,6 +203,7 @@ WRITES = {
     "a new name": lambda: (OUTSIDE / "old").rename(OUTSIDE / "other"),
     "an end": lambda: (OUTSIDE / "gone").unlink(),
     "rights of a file": lambda: (OUTSIDE / "mark.json").chmod(0o777),
+    "times of a file": lambda: os.utime(OUTSIDE / "mark.json", (0, 0)),
     "its own folder": lambda: edit("hardening.py"),
     "its own submission": lambda: edit("files/rnn_layers.py"),
     "its own rights": lambda: Path(__file__).chmod(0o777),

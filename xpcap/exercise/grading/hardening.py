@@ -41,11 +41,14 @@ REFUSED = (
     # other views of files
     "mount 165 40 umount2 166 39 pivot_root 155 41 chroot 161 51 open_tree 428 428 "
     "move_mount 429 429 fsopen 430 430 fsconfig 431 431 fsmount 432 432 fspick 433 433 "
-    "mount_setattr 442 442 unshare 272 97 setns 308 268 open_by_handle_at 304 265 "
+    "mount_setattr 442 442 open_tree_attr 467 467 unshare 272 97 setns 308 268 "
+    "open_by_handle_at 304 265 "
     # attributes of files, which Landlock lets pass
     "chmod 90 0 fchmod 91 52 fchmodat 268 53 fchmodat2 452 452 chown 92 0 fchown 93 55 "
     "lchown 94 0 fchownat 260 54 setxattr 188 5 lsetxattr 189 6 fsetxattr 190 7 "
-    "removexattr 197 14 lremovexattr 198 15 fremovexattr 199 16 "
+    "setxattrat 463 463 removexattr 197 14 lremovexattr 198 15 fremovexattr 199 16 "
+    "removexattrat 466 466 file_setattr 469 469 utime 132 0 utimes 235 0 futimesat 261 0 "
+    "utimensat 280 88 "
     # the kernel's workshops
     "add_key 248 217 request_key 249 218 keyctl 250 219 bpf 321 280 perf_event_open 298 241 "
     "io_uring_setup 425 425 io_uring_enter 426 426 io_uring_register 427 427 userfaultfd 323 282 "
