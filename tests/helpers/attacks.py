@@ -116,6 +116,23 @@ def import_the_reference() -> list[str]:
     return dir(rnn_layers)
 
 
+def import_another_package() -> str:
+    """One that is installed beside NumPy."""
+    sys.path.extend([FACTS["packages"], str(Path(np.__file__).parents[1])])
+    import threadpoolctl
+
+    return threadpoolctl.__version__
+
+
+def read_another_package() -> str:
+    """One of the Python below a virtual environment, or of the system's."""
+    libraries = [Path(os.__file__).parent, *Path("/usr/lib").glob("python*")]
+    for path in (path for one in libraries for path in one.glob("*-packages/*/__init__.py")):
+        with contextlib.suppress(OSError):
+            return path.read_text()
+    raise FileNotFoundError
+
+
 def hold(pieces: int) -> list[int]:
     """Memory in files that have no name."""
     held = [os.memfd_create(str(number)) for number in range(pieces)]
@@ -187,6 +204,12 @@ READS = {
     "the reference": lambda: (CHECKOUT / REFERENCE).read_text(),
     "the reference by dir_fd": lambda: os.read(at(CHECKOUT, REFERENCE), 99),
     "the reference by import": import_the_reference,
+    "the reference by a descriptor": lambda: os.read(
+        at(Path(np.__file__).parents[1], os.path.relpath(CHECKOUT / REFERENCE, FACTS["packages"])),
+        99,
+    ),
+    "another package": import_another_package,
+    "another Python's package": read_another_package,
     "the wheel": lambda: zipfile.ZipFile(OUTSIDE / "wheel.whl").read("xpcap/reference.py"),
     "passwords": lambda: Path("/etc/shadow").read_text(),
     "the grader's memory": read_memory_of_the_grader,

@@ -28,13 +28,15 @@ from xpcap.errors import OptionError, install
 from xpcap.exercise.grading import hardening
 
 RUNGS = ("bubblewrap", "user", "none")
+VERSION = sysconfig.get_python_version()
+PACKAGES = f"the standard library of Python {VERSION} and NumPy {np.__version__}"  # and no more
 USERS = range(60706, 61184)  # of nobody: no person, service or container gets such a number
-SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store")  # the C library and its like
 CONFIGURED = ("/etc/ld.so.cache", "/etc/localtime")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 SHARED = ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue")  # noqa: S108 - any user may write there
 SCRATCH = "/xpcap-scratch"  # in bubblewrap
-ONE_THREAD = ("OPENBLAS", "OMP", "MKL", "VECLIB_MAXIMUM", "NUMEXPR")
+ONE_THREAD = {f"{one}_NUM_THREADS": "1" for one in ("OPENBLAS", "OMP", "MKL", "VECLIB_MAXIMUM")}
+ISOLATED = ("-I", "-S", "-B", "-X", "utf8")
 LEAST_FILE = 4096  # bytes that a file or folder counts at least
 DEEPEST = 100  # folders in folders; more fill the disk
 REMEDY = f"grade on Linux with bubblewrap, or its wheel: {install('grading')}"
@@ -99,7 +101,8 @@ class Confinement:
             # a closed home stops another user on the way, but not at a descriptor that it inherits
             roots: dict[Path, int] = {}
             if self.rung == "user":
-                for root in (python.prefix, *python.libraries, folder, scratch):
+                base = Path(sys.base_prefix).resolve()
+                for root in (base, python.numpy.parent, folder, scratch):
                     roots[root] = os.open(root, os.O_PATH)
                     stack.callback(os.close, roots[root])
 
@@ -109,29 +112,34 @@ class Confinement:
                         return str(Path(f"/proc/self/fd/{descriptor}", path.relative_to(root)))
                 return str(path)
 
+            upwards = [  # and descriptors lead out of it
+                f"/proc/self/fd/{descriptor}/{os.path.relpath(path, root)}"
+                for root, descriptor in roots.items()
+                for path in python.hidden
+            ]
             home = SCRATCH if self.bwrap else name(scratch)
             settings = {
                 **limits._asdict(),
+                "memory": python.memory + int(limits.memory * 10**9),
                 # of the processes of a user, so of one that has no others
                 "processes": None if user is None and not self.bwrap else limits.processes,
                 "steps": self.steps,
                 "user": user,
-                "libraries": [name(path) for path in python.libraries],
+                "numpy": name(python.numpy),
                 "read": [*map(name, (*python.readable, folder)), *CONFIGURED],
-                "hidden": [*map(str, python.hidden), *map(name, python.hidden)],
+                "hidden": [*map(str, python.hidden), *upwards],
                 "devices": DEVICES,
                 "scratch": home,
             }
             environment = {
                 # without which Windows starts nothing
                 **{one: os.environ[one] for one in ("SYSTEMROOT",) if one in os.environ},
-                **{"PATH": os.defpath, "LANG": "C.UTF-8", "MPLBACKEND": "agg"},
-                **dict.fromkeys(("HOME", "TMPDIR", "TEMP", "TMP", "MPLCONFIGDIR"), home),
-                **{f"{one}_NUM_THREADS": "1" for one in ONE_THREAD},
+                **{"PATH": os.defpath, "LANG": "C.UTF-8"},
+                **dict.fromkeys(("HOME", "TMPDIR", "TEMP", "TMP"), home),
+                **ONE_THREAD,
                 hardening.SETTINGS: json.dumps(settings),
             }
-            command = [name(python.executable), "-I", "-S", "-B", "-X", "utf8"]
-            command += [name(folder / "child.py"), *arguments]
+            command = [name(python.executable), *ISOLATED, name(folder / "child.py"), *arguments]
             if self.bwrap:
                 command = [self.bwrap, *_namespaces(folder, limits), "--", *command]
             process = subprocess.Popen(  # noqa: S603 - a list
@@ -264,7 +272,7 @@ def _probe(confinement: Confinement) -> tuple[tuple[str, ...], str]:
         try:
             with confinement.start(folder, [], Limits(), stdout=out, stderr=error) as process:
                 said = process.process.communicate(timeout=START)[0].decode("utf-8", "replace")
-            last = (said.splitlines() or ["it said nothing"])[-1]
+            last = (said.strip().splitlines() or ["it said nothing"])[-1]
             return tuple(json.loads(last)), ""
         except (OSError, ValueError, subprocess.SubprocessError) as failure:
             return (), last[:200] or str(failure)
@@ -306,49 +314,64 @@ def _namespaces(folder: Path, limits: Limits) -> list[str]:
     command += [f"--unshare-{space}" for space in ("ipc", "pid", "net", "uts", "cgroup-try")]
     command += ["--die-with-parent"]
     python = _python()
-    bound = sorted([*python.readable, folder])  # an outer one before what lies in it
-    # the folders on the way are open, in there, however closed this machine has them
+    bound = [python.executable, python.library, python.numpy, *python.shared, folder]
     named = [*bound, *map(Path, (*CONFIGURED, *DEVICES))]
-    for way in sorted({way for path in named for way in path.parents}):
-        command += ["--perms", "0755", "--dir", str(way)]
-    for path in map(str, bound):
-        command += ["--ro-bind", path, path]
-    for link in filter(Path.is_symlink, map(Path, SYSTEM)):
-        command += ["--symlink", str(link.readlink()), str(link)]
+    # the folders on the way are open, in there, however closed this machine has them
+    made = {way: ["--perms", "0755", "--dir"] for path in named for way in path.parents}
+    made |= {path: ["--tmpfs"] for path in python.packages}
+    made |= {path: ["--ro-bind", str(path)] for path in bound}
+    for path in sorted(made):  # an outer one before what lies in it
+        command += [*made[path], str(path)]
     for name in CONFIGURED:
         command += ["--ro-bind-try", name, name]
     for name in DEVICES:
         command += ["--dev-bind", name, name]
-    for path in map(str, python.hidden):
-        command += ["--tmpfs", path, "--remount-ro", path]
     command += ["--perms", "1777", "--size", str(limits.disk), "--tmpfs", SCRATCH]
-    return [*command, "--remount-ro", "/", "--chdir", SCRATCH]
+    for path in (*python.packages, Path("/")):
+        command += ["--remount-ro", str(path)]
+    return [*command, "--chdir", SCRATCH]
 
 
 class _Python(NamedTuple):
-    """The interpreter without its virtual environment, the folders of packages, and what of them
-    is ours and stays hidden.
-    """
+    """The interpreter below the virtual environment, and what it needs for NumPy."""
 
     executable: Path
-    prefix: Path
-    libraries: list[Path]
-    readable: list[Path]
-    hidden: list[Path]
+    library: Path  # the standard one
+    packages: list[Path]  # folders in it, of what else is installed
+    numpy: Path
+    shared: list[Path]  # libraries, the C library and its like among them
+    readable: list[Path]  # all these, without the packages
+    hidden: list[Path]  # packages with the solutions
+    memory: int  # bytes
 
 
 @functools.cache
 def _python() -> _Python:
     executable = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    prefix, package = Path(sys.base_prefix).resolve(), Path(__file__).resolve().parents[2]
-    found = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    found.append(str(Path(np.__file__).parents[1]))
-    libraries = [*dict.fromkeys(Path(path).resolve() for path in found)]
-    parts = [executable, Path(sysconfig.get_path("stdlib")), prefix / "lib", prefix / "lib64"]
-    readable = {path.resolve() for path in (*parts, *libraries, *map(Path, SYSTEM))}
-    hidden = {package, *(path / package.name for path in libraries)}
-    here = ([path for path in paths if path.exists()] for paths in (readable, hidden))
-    return _Python(executable, prefix, libraries, *here)
+    library, numpy = (
+        Path(sysconfig.get_path("stdlib")).resolve(),
+        Path(np.__file__).resolve().parent,
+    )
+    packages = list(library.glob("*-packages"))
+    readable = [executable, numpy, *set(library.iterdir()).difference(packages)]
+    memory, names = 0, []
+    if sys.platform == "linux":
+        command = [str(executable), *ISOLATED, hardening.__file__, str(numpy)]
+        told = subprocess.run(  # noqa: S603 - a list
+            command, env=ONE_THREAD, stdout=subprocess.PIPE, check=True, timeout=START
+        )
+        memory, names = json.loads(told.stdout)
+    paths = [Path(path) for path in {os.path.normpath(name) for name in names}]
+    shared = [path for path in paths if path.is_absolute() and not {*path.parents} & {*readable}]
+    # another xpcap may lie in the Python below, or in the system's
+    places = {Path(path) for path in sys.path}
+    for root in {Path(sys.base_prefix), Path("/usr"), Path("/usr/local")}:
+        places.update(root.glob("lib*/python*/*-packages"))
+    package = Path(__file__).resolve().parents[2]
+    found = {package, *(path.resolve() / package.name for path in places)}
+    hidden = [path for path in found if (path / "__init__.py").is_file()]
+    readable += shared
+    return _Python(executable, library, packages, numpy, shared, readable, hidden, memory)
 
 
 def packages() -> str:
