@@ -11,31 +11,18 @@ import pytest
 from students import (
     FILES,
     MISTAKES,
-    PAGE,
-    RULE,
+    Answer,
     Mistake,
-    is_right,
-    line,
-    named,
-    with_mistake,
+    answers,
+    page,
+    submissions,
+    with_mistakes,
     written,
 )
 
 from xpcap.exercise.grading import Result, grade, mutants, rules
 from xpcap.exercise.reference import captioning_solver, optim, rnn, rnn_layers
 
-NOTATION = Path(__file__).parents[2] / "docs" / "explain" / "backward.md"
-A_FEW = [
-    "no sigmoid derivative of f",
-    "stacked i, f, g, o",
-    "dc not carried",
-    "shapes that do not fit",
-    "scatter by +=",
-    "cache in a global",
-    "derivatives of what goes in",
-    "dprev_h and dprev_c unpacked the wrong way round",
-    "word of two steps before",
-]
 # What is searched for a mistake
 SEARCHED: list[tuple[ModuleType, str]] = [
     (module, name)
@@ -49,20 +36,29 @@ SEARCHED: list[tuple[ModuleType, str]] = [
 ]
 
 
-@pytest.mark.parametrize("name", A_FEW)
-def test_a_mistake_is_named_where_it_is_and_nothing_else(name: str, tmp_path: Path) -> None:
-    (mistake,) = [mistake for mistake in MISTAKES if mistake.name == name]
-    there, others = named(mistake, tmp_path)
-    assert is_right(mistake, there, others), (there, others)
+@pytest.mark.parametrize(
+    "mistakes",
+    [
+        pytest.param(mistakes, marks=[pytest.mark.slow] if k % 20 else [])
+        for k, mistakes in enumerate(submissions(MISTAKES))
+    ],
+)
+def test_mistakes_are_named_where_they_are_and_nothing_else(mistakes: list[Mistake]) -> None:
+    assert [answer for answer in answers(mistakes) if not answer.is_right] == []
 
 
-@pytest.mark.nightly
-def test_mistakes_are_named_as_the_page_says() -> None:
-    """Of every tenth; `python tests/helpers/students.py` writes the page, and names wrong rows."""
-    lines = PAGE.read_text(encoding="utf-8").split(RULE)[1].splitlines()
-    assert len(lines) == len(MISTAKES) > 490
-    assert not any("WRONG" in row for row in lines)
-    assert [line(mistake) for mistake in MISTAKES[::10]] == lines[::10]
+def test_the_page_is_not_written_where_a_mistake_is_not_named_as_its_row_says() -> None:
+    mistake = Mistake("uphill", "sgd", "w -=", "w +=", "sign", ("weights",))
+    named, other = Result("sgd", False, "weights", "sign"), Result("adam", False, kind="sign")
+    assert "| `sgd` | uphill: `w += config" in page([Answer(mistake, [named], [])])
+    for faults, others in (
+        ([], []),
+        ([named._replace(kind="factor missing")], []),
+        ([named._replace(where="")], []),
+        ([named], [other]),
+    ):
+        with pytest.raises(AssertionError, match="not named as its row says"):
+            page([Answer(mistake, faults, others)])
 
 
 def test_what_is_not_written_is_a_row_and_the_rest_is_graded(tmp_path: Path) -> None:
@@ -87,7 +83,7 @@ def test_what_is_not_written_is_a_row_and_the_rest_is_graded(tmp_path: Path) -> 
 
 def test_a_mistake_that_nothing_explains_is_still_narrowed_down(tmp_path: Path) -> None:
     odd = Mistake("", "lstm_step_forward", "f = sigmoid(a[:, H:", "f = 0.9 * sigmoid(a[:, H:", "")
-    results = {result.function: result for result in grade(written(with_mistake(odd), tmp_path))}
+    results = {result.function: result for result in grade(written(with_mistakes([odd]), tmp_path))}
     assert results["lstm_step_forward"].kind == "wrong values"
     assert results["lstm_step_forward"].where.endswith("gate f")
     # right for the forward pass as it is
