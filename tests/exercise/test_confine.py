@@ -26,6 +26,7 @@ from xpcap.exercise.grading.confine import MB, Confined, Confinement, Limits, co
 
 ROOT = Path(__file__).parents[2]
 ATTACKS = ROOT / "tests" / "helpers" / "attacks.py"
+LEFT = f"left-by-{os.getpid()}"  # a name that a test beside this one does not use
 LIMITS = Limits(memory=0.4, seconds=60, disk=32 * MB, file=10 * MB, files=64, processes=16)
 
 # What may work all the same. Without Landlock another user reads what any user may read: this
@@ -121,7 +122,7 @@ def facts(folder: Path, port: int, answers: int) -> str:
             "packages": str(Path(np.__file__).resolve().parents[1]),
             "port": port,
             "answers": answers,
-            "name": f"left-by-{folder.parent.name}",
+            "name": LEFT,
             "files": LIMITS.files,
         }
     )
@@ -154,7 +155,7 @@ def test_attacks_work_where_nothing_confines(folder: Path, monkeypatch: pytest.M
         os.close(tells)
         answer = json.loads(answers.read())
     for place in ("/tmp", "/var/tmp", "/dev/shm"):
-        Path(place, f"left-by-{folder.parent.name}").unlink()
+        Path(place, LEFT).unlink()
     refused = set(answer["tried"]) - set(answer["worked"])
     assert refused <= (set() if os.geteuid() == 0 else FOR_ROOT), refused
 
@@ -184,7 +185,7 @@ def test_nothing_is_read_written_sent_signalled_or_left(
     assert (folder / "files" / "rnn_layers.py").read_text() == "h = 1\n"
     assert not process.scratch.parent.exists()
     for place in ("/tmp", "/var/tmp", "/dev/shm"):
-        assert not Path(place, f"left-by-{folder.parent.name}").exists()
+        assert not Path(place, LEFT).exists()
 
 
 FILLS = {
