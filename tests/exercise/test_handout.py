@@ -14,6 +14,7 @@ from refusals import refuses
 
 from xpcap.errors import DataError, OptionError
 from xpcap.exercise import table
+from xpcap.exercise.grading.confine import PACKAGES
 from xpcap.exercise.handout import TO_WRITE, functions, handout, sections
 from xpcap.verify import verify
 
@@ -128,7 +129,7 @@ def test_students_write_in_the_order_of_the_course_the_rnn_first() -> None:
 
 def test_the_readme_says_what_to_write_hand_in_and_run_and_how_long_it_takes(folder: Path) -> None:
     text = (folder / "README.md").read_text(encoding="utf-8")
-    for name in (*TO_WRITE, "rnn_layers.py", "rnn.py", "xpcap verify --against rnn_layers.py"):
+    for name in (*TO_WRITE, "rnn_layers.py", "rnn.py", PACKAGES):
         assert name in text
     for title in ("Install", "Write", "Check", "Hand in", "Honour code"):
         assert f"\n## {title}\n" in text
@@ -137,6 +138,15 @@ def test_the_readme_says_what_to_write_hand_in_and_run_and_how_long_it_takes(fol
         assert time in path.read_text(encoding="utf-8")
         assert time in (DOCS.parent / "howto" / "teaching.md").read_text(encoding="utf-8")
     assert not re.search(r"[{}]", text)
+
+
+def test_the_readmes_check_gives_the_marks_of_both_files(tmp_path: Path) -> None:
+    handout(tmp_path, NOTEBOOKS, blank=[name for name in TO_WRITE if name != "rnn_step_forward"])
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^    python (-m xpcap verify .*)$", text, re.M)
+    command = [sys.executable, *line.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith(" functions pass, 6 of 100 points\n"), done.stderr
 
 
 def test_notebooks_have_no_answers_outputs_or_links_that_lead_nowhere(folder: Path) -> None:

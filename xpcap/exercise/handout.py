@@ -19,6 +19,7 @@ import click
 
 from xpcap.errors import EXPECTED, DataError, OptionError, nearest
 from xpcap.exercise import table
+from xpcap.exercise.grading.confine import PACKAGES
 from xpcap.files import new_path, read_text, require_new_file, write_text
 
 TO_WRITE = tuple(
@@ -227,7 +228,7 @@ def _readme(texts: Mapping[str, str], to_write: Mapping[str, Sequence[str]]) -> 
     return _text("student.md").format(
         files="\n".join(files),
         notebooks="\n".join(notebooks),
-        first=next(iter(to_write), "rnn_layers.py"),
+        packages=PACKAGES,
         hand_in=_listed(to_write),
     )
 
