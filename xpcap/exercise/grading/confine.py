@@ -317,11 +317,11 @@ def _namespaces(folder: Path, limits: Limits) -> list[str]:
     bound = [python.executable, python.library, python.numpy, *python.shared, folder]
     named = [*bound, *map(Path, (*CONFIGURED, *DEVICES))]
     # the folders on the way are open, in there, however closed this machine has them
-    made = {way: ["--perms", "0755", "--dir"] for path in named for way in path.parents}
-    made |= {path: ["--tmpfs"] for path in python.packages}
-    made |= {path: ["--ro-bind", str(path)] for path in bound}
-    for path in sorted(made):  # an outer one before what lies in it
-        command += [*made[path], str(path)]
+    mounts = {way: ["--perms", "0755", "--dir"] for path in named for way in path.parents}
+    mounts |= {path: ["--tmpfs"] for path in python.packages}
+    mounts |= {path: ["--ro-bind", str(path)] for path in bound}
+    for path in sorted(mounts):  # an outer one before what lies in it
+        command += [*mounts[path], str(path)]
     for name in CONFIGURED:
         command += ["--ro-bind-try", name, name]
     for name in DEVICES:
@@ -348,28 +348,25 @@ class _Python(NamedTuple):
 @functools.cache
 def _python() -> _Python:
     executable = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    library, numpy = (
-        Path(sysconfig.get_path("stdlib")).resolve(),
-        Path(np.__file__).resolve().parent,
-    )
+    library = Path(sysconfig.get_path("stdlib")).resolve()
+    numpy, package = Path(np.__file__).resolve().parent, Path(__file__).resolve().parents[2]
     packages = list(library.glob("*-packages"))
     readable = [executable, numpy, *set(library.iterdir()).difference(packages)]
     memory, names = 0, []
     if sys.platform == "linux":
         command = [str(executable), *ISOLATED, hardening.__file__, str(numpy)]
-        told = subprocess.run(  # noqa: S603 - a list
+        needs = subprocess.run(  # noqa: S603 - a list
             command, env=ONE_THREAD, stdout=subprocess.PIPE, check=True, timeout=START
         )
-        memory, names = json.loads(told.stdout)
+        memory, names = json.loads(needs.stdout)
     paths = [Path(path) for path in {os.path.normpath(name) for name in names}]
     shared = [path for path in paths if path.is_absolute() and not {*path.parents} & {*readable}]
     # another xpcap may lie in the Python below, or in the system's
     places = {Path(path) for path in sys.path}
     for root in {Path(sys.base_prefix), Path("/usr"), Path("/usr/local")}:
         places.update(root.glob("lib*/python*/*-packages"))
-    package = Path(__file__).resolve().parents[2]
-    found = {package, *(path.resolve() / package.name for path in places)}
-    hidden = [path for path in found if (path / "__init__.py").is_file()]
+    solutions = {package, *(path.resolve() / package.name for path in places)}
+    hidden = [path for path in solutions if os.access(path / "__init__.py", os.R_OK)]
     readable += shared
     return _Python(executable, library, packages, numpy, shared, readable, hidden, memory)
 
