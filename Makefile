@@ -15,7 +15,7 @@ help:
 	@echo "make lint       ruff, import-linter and mypy"
 	@echo "make format     let ruff format the code"
 	@echo "make docs       make excerpts and make site, and open the site in a browser"
-	@echo "make site       build the site of docs/ and of the docstrings into site/html; a warning is an error"
+	@echo "make site       build the site of docs/, of the docstrings and of what grading says of mistakes into site/html; a warning is an error"
 	@echo "make excerpts   bring what the docs quote from the code up to date, and draw their figures"
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
 	@echo "make blanks     write handout/: the course's files with blanks for students, a README, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
@@ -93,7 +93,11 @@ excerpts: .venv/ready
 	$(VENV) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
-site: .venv/docs
+# What grading says of mistakes, as the code is now
+docs/develop/mistakes.md: tests/helpers/students.py $(wildcard xpcap/exercise/*.py xpcap/exercise/*/*.py) | .venv/ready
+	$(VENV) $<
+
+site: .venv/docs docs/develop/mistakes.md
 	$(VENV) -m sphinx --quiet --fail-on-warning -d .venv/doctrees docs site/html
 
 docs: excerpts site
@@ -128,4 +132,4 @@ release: .venv/release
 	echo "3. $(VENV) -m twine upload dist/*"
 
 clean:
-	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv site docs/develop/mistakes.md .pytest_cache .mypy_cache .ruff_cache .hypothesis
