@@ -899,7 +899,7 @@ class Answer(NamedTuple):
 def answers(mistakes: Sequence[Mistake]) -> list[Answer]:
     """What grading says of a submission with mistakes that do not meet."""
     with tempfile.TemporaryDirectory() as folder:
-        results = list(grade(written(with_mistakes(mistakes), Path(folder))))
+        results = list(grade(written(with_mistakes(mistakes), Path(folder)), seed=0))
     faults: dict[str, list[Result]] = {mistake.function: [] for mistake in mistakes}
     others = []
     for result in results:

@@ -371,11 +371,6 @@ def _python() -> _Python:
     return _Python(executable, library, packages, numpy, shared, readable, hidden, memory)
 
 
-def packages() -> str:
-    """What a process can import, in words."""
-    return f"its standard library and NumPy {np.__version__}"
-
-
 # Users, and what they leave
 
 

@@ -21,7 +21,7 @@ from xpcap.exercise import table
 from xpcap.exercise.grading import expected
 from xpcap.exercise.grading import judge as judging
 from xpcap.exercise.grading.cases import Cases, Draw
-from xpcap.exercise.grading.confine import Confinement, confinement, packages
+from xpcap.exercise.grading.confine import PACKAGES, Confinement, confinement
 from xpcap.exercise.grading.files import dotted, find, read
 from xpcap.exercise.grading.judge import NOT_WRITTEN, Judged, judge
 from xpcap.exercise.grading.report import PENDING, Report, Result
@@ -446,7 +446,7 @@ def _not_imported(file: str, seen: Observation | Stopped) -> Result | None:
         (name, message, line), kind = error, "raises an error"
         reason = f"{name}: {message}"
         if name == "ModuleNotFoundError":
-            reason += f". Here is Python with {packages()} alone"
+            reason += f". The grader has {PACKAGES} alone"
     where = f"line {line.number}: {line.text}" if line.number else ""
     advice = f"Importing {line.file or file} fails, so nothing of it can be graded: {reason}."
     return Result(file, False, where, kind, advice)
