@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ import pytest
 from xpcap.errors import DataError
 from xpcap.exercise import table
 from xpcap.exercise.grading import grade
-from xpcap.exercise.grading.report import Report, Result, zero_report
+from xpcap.exercise.grading.report import PENDING, Report, Result, zero_report
 from xpcap.exercise.grading.results import (
     HEADS,
     lines,
+    read_json,
     refused,
     summary,
     to_json,
@@ -153,6 +155,25 @@ def test_the_page_has_every_function_and_escapes_what_a_submission_says(tmp_path
     assert not re.search(r"<script|\x1b|\u202e|src=|://", text)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x1b[2J\\u202e&amp;" in text
     assert max(map(len, text.split())) < 2500
+
+
+def test_what_is_pending_is_no_mistake_on_the_page_and_is_read_back_when_it_is_complete(
+    tmp_path: Path,
+) -> None:
+    waits = [Result("lstm_forward", False, "", PENDING, "It waits for another pass.")]
+    for results, is_complete in ((waits, False), (RESULTS, True)):
+        begun = replace(REPORT, results=results, content="00ff")
+        write_report(tmp_path / "page.html", "ada", begun)
+        page = (tmp_path / "page.html").read_text()
+        assert (page.count("It waits for another pass.") == 1) is not is_complete
+        assert ("To fix" in page) is is_complete
+        write_json(tmp_path / "ada.json", "ada", begun)
+        found = read_json(tmp_path / "ada.json", begun)
+        assert (found is not None) is is_complete
+        assert read_json(tmp_path / "ada.json", replace(begun, content="other")) is None
+    assert found is not None
+    assert [mark[:4] for mark in found.marks] == [mark[:4] for mark in begun.marks]
+    assert to_json(found) == to_json(RESULTS)
 
 
 def test_rows_of_a_class_stay_text_and_add_up(tmp_path: Path) -> None:

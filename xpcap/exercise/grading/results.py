@@ -13,13 +13,22 @@ from typing import Any
 
 from xpcap.errors import DataError
 from xpcap.exercise import table
-from xpcap.exercise.grading.report import NOT_GRADED, WHOLE, Mark, Report, Result, zero_report
+from xpcap.exercise.grading.report import (
+    NOT_GRADED,
+    PENDING,
+    WHOLE,
+    Mark,
+    Report,
+    Result,
+    zero_report,
+)
 from xpcap.files import atomic, read_text, write_text
 from xpcap.report import escape_control
 from xpcap.report.markup import render
 
 TOTAL = 100
 MOST_TEXT = 2000  # characters of an advice
+UNJUDGED = (NOT_GRADED, PENDING)  # kinds
 MOST_JSON = 10**7  # bytes of a report
 LINE = re.compile(r"line (\d+): (.*)", re.DOTALL)  # of a submission, as `where` of a result
 HEADS = ("student", "function", "points", "most", "passed", "kind", "where", "advice", "unusual")
@@ -160,7 +169,7 @@ def write_report(path: Path, title: str, report: Report) -> None:
         {
             **mark._asdict(),
             "results": list(map(_found, mark.results)),
-            "reason": mark.results[0].advice if mark.results[0].kind == NOT_GRADED else "",
+            "reason": mark.results[0].advice if mark.results[0].kind in UNJUDGED else "",
             "remark": any(result.kind for result in mark.results),
         }
         for mark in report.marks
