@@ -1,9 +1,12 @@
 """Processes of a submission: what comes back of errors, ends and nonsense, and the line of each."""
 
 import json
+import math
+import random
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,6 +178,47 @@ def test_an_answer_is_arrays_and_notes_of_the_types_that_they_are_to_have() -> N
     np.testing.assert_array_equal(seen.arrays["out.dx"], np.arange(3.0))
 
 
+LONG = "\ud800" * 600
+ODD = (math.inf, math.nan, 2.5, 10**30, -1, -2, True, None, LONG, ["dx" * 50] * 99, {}, [[]])
+DTYPES = ("BF16", "F8_E4M3", "C64", "BOOL", "I8", "U64", "F16", None, LONG)
+SHAPES = ([2**63, 0], [1] * 8 + [3], [1] * 70, [-1], [24], [3, True], [2.5], None)
+
+
+def changed(content: bytes, rng: random.Random) -> bytes:
+    """A frame with a change of its bytes, of an array's description, or of its notes."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    kind = rng.choice(["bytes", "array", "notes"])
+    if kind == "bytes":
+        start, stop = (rng.randrange(len(content)) for _ in range(2))
+        end = stop if rng.random() < 0.1 else start + rng.randrange(4)
+        return content[:start] + rng.randbytes(rng.randrange(4)) + content[end:]
+    if kind == "array":
+        change = rng.choice([("dtype", rng.choice(DTYPES)), ("shape", rng.choice(SHAPES))])
+        header[rng.choice(["out.dx", LONG])] = {**header.pop("out.dx"), **dict([change])}
+    else:
+        place = notes = json.loads(header["__metadata__"]["notes"])
+        while isinstance(place[key := rng.choice(list(place))], dict) and rng.random() < 0.8:
+            place = place[key]
+        place[rng.choice([key, LONG])] = rng.choice(ODD)
+        text = json.dumps(notes)
+        # more digits than Python reads
+        header["__metadata__"]["notes"] = text.replace(": -1", f": {'1' * 5000}")
+    text = json.dumps(header)
+    return struct.pack("<Q", len(text)) + text.encode() + content[8 + size :]
+
+
+def texts(value: Any) -> Iterator[str]:
+    """All text in an observation or a part of it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from texts([*value, *value.values()])
+    elif isinstance(value, Sequence):
+        for part in value:
+            yield from texts(part)
+
+
 NONSENSE: Sequence[bytes] = (
     b"",
     b"A" * 99,
@@ -192,3 +236,31 @@ NONSENSE: Sequence[bytes] = (
 def test_an_answer_of_another_form_is_nonsense(content: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - of many kinds
         observation(content)
+
+
+def test_any_frame_is_an_observation_within_bounds_or_nonsense() -> None:
+    error = {"type": "E", "message": "m", "file": "f.py", "line": 3, "text": "t"}
+    names = {"names": ["dx"], "missing": ["Wx"], "types": {"dx": "list"}}
+    notes = {"out": {"error": error, "count": 2, "none": False, **names}}
+    whole = frame({"out.dx": np.arange(3.0)}, notes)
+    rng, kinds = random.Random(0), set()
+    for _ in range(2000):
+        try:
+            seen = observation(changed(whole, rng))
+        except ValueError:
+            kinds.add("nonsense")
+            continue
+        kinds.add("an observation")
+        "".join(texts(seen)).encode()  # can be written
+        assert max(map(len, texts(seen))) <= 500
+        assert (
+            len("".join(texts([note._replace(error=None) for note in seen.notes.values()]))) < 9000
+        )
+        for note in seen.notes.values():
+            assert type(note.none) is bool
+            numbers = [note.number or 0, note.error[2].number if note.error else 0]
+            assert all(type(number) is int and 0 <= number < 2**31 for number in numbers)
+        for array in seen.arrays.values():
+            assert array.dtype.kind in "fiub"
+            assert array.ndim <= 8
+    assert kinds == {"nonsense", "an observation"}

@@ -7,6 +7,7 @@ arrays and text.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import queue
@@ -18,7 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -30,6 +31,7 @@ from xpcap.exercise import table
 from xpcap.exercise.grading import child
 from xpcap.exercise.grading.cases import Cases
 from xpcap.exercise.grading.confine import Confined, Confinement, Limits
+from xpcap.exercise.grading.probes import NUMBERS
 from xpcap.files import lock
 
 HERE = Path(__file__).parent
@@ -38,8 +40,10 @@ START = 60.0  # seconds that Python and NumPy may take to start on a busy machin
 LATER = 3.0  # seconds that a process has to end itself after a question's limit
 IN_ALL = 6.0  # times the limit of a question: the time of the questions of a file in all
 SLICE = 0.05  # seconds between two looks at limits that the system does not hold
-MOST_ANSWER = 8 * 2**20  # bytes of a frame
-MOST_HEADER = 2**18  # bytes of the names in a frame
+MAX_ANSWER = 8 * 2**20  # bytes of a frame
+MAX_HEADER = 2**18  # bytes of the names in a frame, and of what is kept of faults
+MAX_LINE, MAX_NAMES = 200, 20  # characters of a line's text, names in a note
+MAX_COUNT, MAX_AXES = 10**9, 8  # of results or calls, and of an array
 LIMITS = {"disk": 32 * 2**20, "file": 10 * 2**20, "files": 128, "processes": 64}
 NONSENSE = "answered what no function returns"
 
@@ -220,7 +224,7 @@ class _Process:
             while any(thread.is_alive() for thread in threads) or not arrived.empty():
                 with contextlib.suppress(queue.Empty):
                     name, piece = arrived.get(timeout=SLICE)
-                    self._faults += piece[: MOST_HEADER - len(self._faults)] * (name == "faults")
+                    self._faults += piece[: MAX_HEADER - len(self._faults)] * (name == "faults")
             for stream in streams.values():
                 if stream is not None:
                     stream.close()
@@ -251,7 +255,7 @@ class _Process:
             except queue.Empty:
                 continue
             if name == "faults":
-                self._faults += piece[: MOST_HEADER - len(self._faults)]
+                self._faults += piece[: MAX_HEADER - len(self._faults)]
                 continue
             if not piece:
                 return ""
@@ -269,7 +273,7 @@ class _Process:
         """The whole frames that have come, an empty one as a question begins. ValueError : too large."""
         while len(self._answers) >= 8:
             (size,) = struct.unpack("<Q", self._answers[:8])
-            if size > MOST_ANSWER:
+            if size > MAX_ANSWER:
                 raise ValueError(f"a frame of {size:,} bytes")
             if len(self._answers) < 8 + size:
                 return
@@ -326,32 +330,63 @@ def _read(stream: IO[bytes], name: str, arrived: "queue.Queue[tuple[str, bytes]]
 
 
 def observation(content: bytes) -> Observation:
-    """The observation of a frame. ValueError : it is none."""
+    """The observation of a frame, of any bytes. Text is cut where child.py cuts it.
+
+    ValueError : it is none.
+    """
     try:
         size = int.from_bytes(content[:8], "little")
-        if size > MOST_HEADER:
+        if size > MAX_HEADER:
             raise ValueError(f"a header of {size:,} bytes")
         notes = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["notes"])
-        arrays = {str(name): np.asarray(value) for name, value in load(content).items()}
-        return Observation(arrays, {str(stage): _note(one) for stage, one in notes.items()})
+        arrays = {_text(name): _array(value) for name, value in load(content).items()}
+        return Observation(arrays, {_text(stage): _note(form) for stage, form in notes.items()})
     except (LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise ValueError(str(error)) from None
 
 
 def _note(form: Mapping[str, Any]) -> Note:
-    """A note of its JSON form, every part of the type that it is to have."""
-    error = form.get("error")
+    """A note of its JSON form, every part of the type and within the bounds that it is to have."""
+    error, count, is_none = form.get("error"), form.get("count"), form.get("none", False)
+    if not isinstance(is_none, bool):
+        raise ValueError(f"{is_none!r} for yes or no")
     return Note(
         None
         if error is None
         else (
-            str(error["type"]),
-            str(error["message"]),
-            Line(str(error["file"]), int(error["line"]), str(error["text"])),
+            _text(error["type"]),
+            _text(error["message"], child.MOST_TEXT),
+            Line(
+                _text(error["file"], MAX_LINE),
+                _number(error["line"]),
+                _text(error["text"], MAX_LINE),
+            ),
         ),
-        None if form.get("count") is None else int(form["count"]),
-        bool(form.get("none")),
-        {str(name): str(kind) for name, kind in dict(form.get("types", {})).items()},
-        [str(name) for name in list(form.get("names", ()))],
-        [str(name) for name in list(form.get("missing", ()))],
+        None if count is None else _number(count),
+        is_none,
+        {_text(name): _text(kind) for name, kind in _first(form.get("types", {}).items())},
+        [_text(name) for name in _first(form.get("names", ()))],
+        [_text(name) for name in _first(form.get("missing", ()))],
     )
+
+
+def _first(values: Iterable[Any]) -> Iterator[Any]:
+    return itertools.islice(values, MAX_NAMES)
+
+
+def _text(value: str, length: int = child.MOST_NAME) -> str:
+    """The beginning of a text, without halves of characters, which no file takes."""
+    return value[:length].encode("utf-8", "replace").decode("utf-8")
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:  # a bool is an int
+        raise ValueError("no whole number that counts anything")
+    return value
+
+
+def _array(value: np.ndarray) -> np.ndarray:
+    """An array of numbers, real ones, with few axes."""
+    if value.dtype.kind not in NUMBERS or value.ndim > MAX_AXES:
+        raise ValueError(f"an array of {value.dtype} with {value.ndim} axes")
+    return value
