@@ -2,10 +2,12 @@
 
 import json
 import math
+import os
 import random
 import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,14 +153,75 @@ def test_a_loop_is_stopped_at_its_line_also_where_it_evades_the_watch(
     )
 
 
+FLOODS = {  # what is written to the answers or the faults again and again: the reason
+    "0, bytes(8)": run.NONSENSE,  # a question begins, and begins
+    "0, bytes([1, 0, 0, 0, 0, 0, 0, 0, 0])": run.NONSENSE,
+    "0, bytes([255]) * 2**16": run.NONSENSE,
+    "1, bytes(2**16)": "did not end within 0.5 seconds",
+}
+PIPES = """import faulthandler, os, select, signal, stat
+def pipes():
+    for number in range(3, 30):
+        try:
+            if stat.S_ISFIFO(os.fstat(number).st_mode): yield number
+        except OSError: pass
+def flood(which, data):
+    faulthandler.cancel_dump_traceback_later()
+    while True: os.write(list(pipes())[which], data)
+def outlive(path, apart, floods=False):
+    if os.fork():
+        return floods or os._exit(3)
+    if apart: os.setsid()
+    try:
+        file = os.open(path, os.O_WRONLY)
+        signal.alarm(20)
+        reader = select.poll()
+        reader.register(file, 0)
+        while not reader.poll(0 if floods else 10_000):  # until the test closes it
+            os.write(list(pipes())[1] if floods else file, bytes(2**16))
+    finally:
+        os._exit(0)
+"""
+
+
+@linux
+def test_floods_end_within_the_limit(
+    unconfined: Confinement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LATER", 1.0)
+    bodies = {f"flood{k}": f"flood({data})" for k, data in enumerate(FLOODS)}
+    answers = rules(bodies, unconfined, PIPES, seconds=0.5).values()
+    reasons = [answer.reason for answer in answers if isinstance(answer, Stopped)]
+    assert reasons == list(FLOODS.values())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX forks")
+@pytest.mark.parametrize("apart", [False, True], ids=["in its group", "in a session of its own"])
+def test_a_process_that_outlives_its_parent_is_not_waited_for(
+    apart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LATER", 0.5)
+    free = Confinement("none", "not confined", ())  # no filter forbids processes
+    os.mkfifo(fifo := tmp_path / "fifo")
+    with os.fdopen(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as alive:
+        call = f"outlive({str(fifo)!r}, {apart}"
+        bodies = {"ends": f"{call})", "right": f"return {call}, True) and w, config"}
+        ends, right = rules(bodies, free, PIPES, seconds=2.0).values()
+        assert isinstance(right, Observation)
+        assert isinstance(ends, Stopped)
+        assert ends.reason == run.LEFT_BEHIND
+        os.set_blocking(alive.fileno(), apart is False)
+        assert alive.read(1) == (None if apart else b"")  # nothing yet, or nobody any more
+
+
 def test_the_functions_of_a_file_have_a_time_in_all(
     unconfined: Confinement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "START", 0.0)
-    monkeypatch.setattr(run, "IN_ALL", 0.0)
+    monkeypatch.setattr(run, "START", 2e-9)
+    monkeypatch.setattr(run, "IN_ALL", 1e-10)
     answers = rules({"one": "return w, config", "two": "return w, config"}, unconfined)
     assert {answer.reason for answer in answers.values() if isinstance(answer, Stopped)} == {
-        "was not reached: the file took its 0 seconds"
+        "was not reached: the file took its 3e-09 seconds"
     }
     assert len(answers) == 2
 

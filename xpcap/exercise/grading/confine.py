@@ -195,13 +195,17 @@ class Confined:
         return sum(max(one.st_blocks * 512, LEAST_FILE) for one in found)
 
     def kill(self) -> None:
-        """End the process, with its group; on Linux it could start no other process."""
-        if self.process.poll() is None:
-            with contextlib.suppress(OSError):  # of macOS, at its very end
-                if hasattr(os, "killpg"):
+        """End the process and its group, which may outlive it where no filter forbids processes."""
+        with contextlib.suppress(OSError):  # of macOS, at its very end
+            if not hasattr(os, "killpg"):
+                self.process.kill()
+            elif self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            else:
+                try:
+                    os.kill(self.process.pid, 0)
+                except ProcessLookupError:  # no other has the number, so it is still the group's
                     os.killpg(self.process.pid, signal.SIGKILL)
-                else:
-                    self.process.kill()
         self.process.wait()
 
 

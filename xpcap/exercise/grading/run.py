@@ -46,6 +46,7 @@ MAX_LINE, MAX_NAMES = 200, 20  # characters of a line's text, names in a note
 MAX_COUNT, MAX_AXES = 10**9, 8  # of results or calls, and of an array
 LIMITS = {"disk": 32 * 2**20, "file": 10 * 2**20, "files": 128, "processes": 64}
 NONSENSE = "answered what no function returns"
+LEFT_BEHIND = "started a process that did not end with it"
 
 
 class Question(NamedTuple):
@@ -136,7 +137,7 @@ def ask(
     right : source of right functions, for questions that have `right`
     """
     answers: list[Observation | Stopped] = []
-    end = time.monotonic() + IN_ALL * seconds + START
+    end = time.monotonic() + _in_all(seconds)
     with tempfile.TemporaryDirectory(prefix="xpcap-", ignore_cleanup_errors=True) as folder:
         _write(Path(folder), files, shown, questions, {"seconds": seconds, "seed": seed})
         for script in SCRIPTS:
@@ -145,12 +146,17 @@ def ask(
             Path(folder, f"{child.RIGHT}.py").write_text(right, encoding="utf-8")
         while len(answers) < len(questions):
             if time.monotonic() > end:
-                late = Stopped(f"was not reached: the file took its {IN_ALL * seconds:g} seconds")
+                late = Stopped(f"was not reached: the file took its {_in_all(seconds):g} seconds")
                 answers += [late] * (len(questions) - len(answers))
                 break
             process = _Process(Path(folder), confinement, shown, seconds, memory)
             answers += process.answers(len(answers), len(questions) - len(answers), end)
     return answers
+
+
+def _in_all(seconds: float) -> float:
+    """The seconds of a file's questions and of the starts of its processes."""
+    return IN_ALL * seconds + START
 
 
 def _write(
@@ -204,16 +210,17 @@ class _Process:
 
     def answers(self, first: int, number: int, end: float) -> list[Observation | Stopped]:
         """Answers from question `first` on; of a process that ends early the last is why."""
-        limits = Limits(memory=self._memory, seconds=IN_ALL * self._seconds + START, **LIMITS)
+        limits = Limits(memory=self._memory, seconds=_in_all(self._seconds), **LIMITS)
         started = self._confinement.start(
             self._folder, [str(first)], limits, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         found: list[Observation | Stopped] = []
         arrived: queue.Queue[tuple[str, bytes]] = queue.Queue(maxsize=64)
+        left = threading.Event()
         with started as process:
             streams = {"answers": process.process.stdout, "faults": process.process.stderr}
             threads = [
-                threading.Thread(target=_read, args=(stream, name, arrived), daemon=True)
+                threading.Thread(target=_read, args=(stream, name, arrived, left), daemon=True)
                 for name, stream in streams.items()
             ]
             for thread in threads:
@@ -221,16 +228,31 @@ class _Process:
             reason = self._take(arrived, process, found, number, end)
             status = None if reason or len(found) == number else self._status(process)
             process.kill()
-            while any(thread.is_alive() for thread in threads) or not arrived.empty():
-                with contextlib.suppress(queue.Empty):
-                    name, piece = arrived.get(timeout=SLICE)
-                    self._faults += piece[: MAX_HEADER - len(self._faults)] * (name == "faults")
-            for stream in streams.values():
-                if stream is not None:
-                    stream.close()
+            self._end(arrived, threads, left)
         if len(found) < number:
             found.append(Stopped(reason or self._cause(status), self._line()))
         return found
+
+    def _end(
+        self,
+        arrived: "queue.Queue[tuple[str, bytes]]",
+        threads: Sequence[threading.Thread],
+        left: threading.Event,
+    ) -> None:
+        """Take what is left in the pipes. Where something else holds them open, leave them to it."""
+        late = time.monotonic() + LATER
+        while time.monotonic() < late and (
+            any(thread.is_alive() for thread in threads) or not arrived.empty()
+        ):
+            with contextlib.suppress(queue.Empty):
+                self._keep(*arrived.get(timeout=SLICE))
+        left.set()
+        while not arrived.empty():  # a thread that waits for room sees that it is left
+            arrived.get()
+
+    def _keep(self, name: str, piece: bytes) -> None:
+        """Keep the beginning of the faults."""
+        self._faults += piece[: MAX_HEADER - len(self._faults)] * (name == "faults")
 
     def _take(
         self,
@@ -242,10 +264,10 @@ class _Process:
     ) -> str:
         """Take answers until all are found, and "", or until why the process has to be ended."""
         late = min(time.monotonic() + self._seconds + START, end)
-        look = 0.0
+        look, begun, ended = 0.0, False, False
         while len(found) < number:
             if (now := time.monotonic()) > late:
-                return self._slow()
+                return LEFT_BEHIND if ended else self._slow(late == end)
             if now > look:
                 look = now + SLICE
                 if reason := process.check():
@@ -253,17 +275,24 @@ class _Process:
             try:
                 name, piece = arrived.get(timeout=SLICE)
             except queue.Empty:
+                if process.process.poll() is not None:  # and yet its pipe is open
+                    late, ended = min(late, now + LATER), True
                 continue
             if name == "faults":
-                self._faults += piece[: MAX_HEADER - len(self._faults)]
+                self._keep(name, piece)
                 continue
             if not piece:
                 return ""
             self._answers += piece
             try:
                 for content in self._frames():
-                    if content and len(found) < number:
+                    if bool(content) != begun:
+                        raise ValueError("a question begins when the one before is answered")
+                    begun = not begun
+                    if content:
                         found.append(observation(content))
+                    if len(found) == number:
+                        break
                     late = min(time.monotonic() + self._seconds + LATER, end)
             except ValueError:
                 return NONSENSE
@@ -287,7 +316,9 @@ class _Process:
         except subprocess.TimeoutExpired:
             return None
 
-    def _slow(self) -> str:
+    def _slow(self, in_all: bool = False) -> str:
+        if in_all:
+            return f"did not end before the file took its {_in_all(self._seconds):g} seconds"
         return f"did not end within {self._seconds:g} second{'s' * (self._seconds != 1)}"
 
     def _cause(self, status: int | None) -> str:
@@ -322,11 +353,17 @@ class _Process:
         return Line()
 
 
-def _read(stream: IO[bytes], name: str, arrived: "queue.Queue[tuple[str, bytes]]") -> None:
-    """Put what comes of a pipe, and at its end nothing."""
-    while piece := os.read(stream.fileno(), 2**16):
-        arrived.put((name, piece))
-    arrived.put((name, b""))
+def _read(
+    stream: IO[bytes],
+    name: str,
+    arrived: "queue.Queue[tuple[str, bytes]]",
+    left: threading.Event,
+) -> None:
+    """Put what comes of a pipe, and at its end nothing, until nobody takes it any more."""
+    with stream:
+        while (piece := os.read(stream.fileno(), 2**16)) and not left.is_set():
+            arrived.put((name, piece))
+        arrived.put((name, b""))
 
 
 def observation(content: bytes) -> Observation:
