@@ -103,10 +103,14 @@ class Observation(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """The process ended, or was ended, at a question."""
+    """The process ended, or was ended, at a question.
+
+    is_slow : at its time limit
+    """
 
     reason: str
     line: Line = Line()
+    is_slow: bool = False
 
 
 @contextlib.contextmanager
@@ -136,7 +140,8 @@ def ask(
     seed : of random numbers that a submission draws, the same for each question
     right : source of right functions, for questions that have `right`
     """
-    answers: list[Observation | Stopped] = []
+    answers: dict[int, Observation | Stopped] = {}
+    left = list(range(len(questions)))
     end = time.monotonic() + _in_all(seconds)
     with tempfile.TemporaryDirectory(prefix="xpcap-", ignore_cleanup_errors=True) as folder:
         _write(Path(folder), files, shown, questions, {"seconds": seconds, "seed": seed})
@@ -144,14 +149,29 @@ def ask(
             shutil.copyfile(HERE / script, Path(folder, script))
         if right:
             Path(folder, f"{child.RIGHT}.py").write_text(right, encoding="utf-8")
-        while len(answers) < len(questions):
+        while left:
             if time.monotonic() > end:
                 late = Stopped(f"was not reached: the file took its {_in_all(seconds):g} seconds")
-                answers += [late] * (len(questions) - len(answers))
+                answers |= dict.fromkeys(left, late)
                 break
             process = _Process(Path(folder), confinement, shown, seconds, memory)
-            answers += process.answers(len(answers), len(questions) - len(answers), end)
-    return answers
+            found = process.answers(left, end)
+            answers |= zip(left, found, strict=False)
+            last, left = left[len(found) - 1], left[len(found) :]
+            if isinstance(found[-1], Stopped) and found[-1].is_slow:
+                waits = Stopped(
+                    f"was not asked: it calls {questions[last].name}, which does not end"
+                )
+                answers |= dict.fromkeys(_above(questions, last, left), waits)
+                left = [k for k in left if k not in answers]
+    return [answers[k] for k in range(len(questions))]
+
+
+def _above(questions: Sequence[Question], slow: int, left: Sequence[int]) -> list[int]:
+    """The questions left that cannot end where one does not: all, if it is an import."""
+    name, is_import = questions[slow].name, not questions[slow].probe
+    known = [k for k in left if questions[k].name in table.FUNCTIONS]
+    return [k for k in known if is_import or name in table.builds_on(questions[k].name)]
 
 
 def _in_all(seconds: float) -> float:
@@ -208,11 +228,16 @@ class _Process:
         self._seconds, self._memory = seconds, memory
         self._answers, self._faults = bytearray(), bytearray()
 
-    def answers(self, first: int, number: int, end: float) -> list[Observation | Stopped]:
-        """Answers from question `first` on; of a process that ends early the last is why."""
+    def answers(self, asked: Sequence[int], end: float) -> list[Observation | Stopped]:
+        """Answers to the questions `asked`; of a process that ends early the last is why."""
+        number = len(asked)
         limits = Limits(memory=self._memory, seconds=_in_all(self._seconds), **LIMITS)
         started = self._confinement.start(
-            self._folder, [str(first)], limits, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            self._folder,
+            list(map(str, asked)),
+            limits,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         found: list[Observation | Stopped] = []
         arrived: queue.Queue[tuple[str, bytes]] = queue.Queue(maxsize=64)
@@ -230,7 +255,8 @@ class _Process:
             process.kill()
             self._end(arrived, threads, left)
         if len(found) < number:
-            found.append(Stopped(reason or self._cause(status), self._line()))
+            why = reason or self._cause(status)
+            found.append(Stopped(why, self._line(), why == self._slow()))
         return found
 
     def _end(
