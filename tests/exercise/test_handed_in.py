@@ -1,8 +1,13 @@
 """What is read of a submission, under which names, and what is refused."""
 
+import errno
+import itertools
 import os
+import string
 import sys
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from refusals import refuses
@@ -170,13 +175,100 @@ def test_a_module_is_found_without_being_run(
     assert "one" not in sys.modules
 
 
-def test_a_link_that_leads_out_is_left_where_it_is(tmp_path: Path) -> None:
+def test_links_that_lead_elsewhere_are_left_and_said(tmp_path: Path) -> None:
     write(tmp_path, {"secret.py": "def adam(w): 0\n", "in/optim.py": "def sgd(w): 0\n"})
-    (tmp_path / "in/link.py").symlink_to(tmp_path / "secret.py")
+    links = {
+        "in/broken.py": tmp_path / "none.py",
+        "in/data.npz": tmp_path / "secret.py",
+        "in/datasets": tmp_path,
+        "in/folder": tmp_path,
+        "in/inside.py": tmp_path / "in/optim.py",
+        "in/loop.py": tmp_path / "in/loop.py",
+        "in/rnn.py": tmp_path / "secret.py",
+    }
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
     before = read(tmp_path / "in")
     assert homes(before) == {"optim": {"sgd"}}
+    assert sorted(before.files) == ["inside.py", "optim.py"]
+    assert before.notes == [
+        "broken.py is a link that leads nowhere: No such file or directory",
+        "folder is a link that leads out of the submission, and is not read",
+        "loop.py is a link that leads nowhere: Too many levels of symbolic links",
+        "rnn.py is a link that leads out of the submission, and is not read",
+    ]
     write(tmp_path, {"secret.py": "def adam(w): 1\n"})
     assert read(tmp_path / "in").digest(0) == before.digest(0)
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names that cannot be opened or listed: whoever runs the tests may read all files."""
+    names: set[str] = set()
+    open_file, scan = Path.open, os.scandir
+
+    def refuse(path: Any) -> None:
+        if Path(path).name in names:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    def opened(path: Path, *arguments: Any, **options: Any) -> Any:
+        refuse(path)
+        return open_file(path, *arguments, **options)
+
+    def scanned(path: Any) -> Any:
+        refuse(path)
+        return scan(path)
+
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(os, "scandir", scanned)
+    return names
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_is_read(closed: set[str], tmp_path: Path) -> None:
+    files = {"rnn_layers.py": LAYERS, "rnn.py": CAPTIONER, "own/a.py": "", "data": "1"}
+    write(tmp_path / "in", dict(files))
+    closed |= {"rnn.py", "own", "data"}
+    found = read(tmp_path / "in")
+    assert homes(found) == {"rnn_layers": {"lstm_step_forward", "sigmoid"}}
+    assert found.notes == [
+        "own cannot be listed: Permission denied",
+        "rnn.py cannot be read: Permission denied",
+    ]
+    closed |= {"rnn_layers.py"}
+    with refuses(DataError, function="grade", cause="rnn.py cannot be read: Permission denied"):
+        read(tmp_path / "in")
+    with refuses(DataError, function="grade", came="cannot be read: Permission denied"):
+        read(tmp_path / "in/rnn.py")
+    closed |= {"in"}
+    with refuses(DataError, function="grade", came="cannot be listed: Permission denied"):
+        read(tmp_path / "in")
+
+
+def test_notes_and_folders_have_an_end(tmp_path: Path) -> None:
+    write(tmp_path, {"optim.py": "def sgd(w): 0\n"})
+    for k in range(30):
+        (tmp_path / f"link{k:02}.py").symlink_to(tmp_path / "none.py")
+    assert read(tmp_path).notes[-2:] == [
+        "link19.py is a link that leads nowhere: No such file or directory",
+        "and 10 more such notes",
+    ]
+    (tmp_path / ("a/" * 101)).mkdir(parents=True)
+    with refuses(DataError, function="grade", came="more than 100 deep"):
+        read(tmp_path)
+
+
+def test_many_names_take_little_memory(tmp_path: Path) -> None:
+    letters = string.ascii_letters + "_"
+    names = ["".join(each) for each in itertools.product(letters, repeat=3)]
+    content = f"import {','.join(names)}\ndef sgd(w): 0\n"
+    write(tmp_path, {"optim.py": content, "aaa-1.py": ""})
+    tracemalloc.start()
+    found = read(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.notes == ["aaa-1.py is taken as aaa.py"]
+    assert homes(found) == {"optim": {"sgd"}}
+    assert peak < 8 * len(content)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The files of a submission: found, read within bounds, and named as the course names them.
 
-Nothing here runs or imports them.
+Nothing here runs or imports them. What cannot be read, or leads elsewhere, is left out and noted.
 """
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -11,7 +12,7 @@ import stat
 import symtable
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ from xpcap.exercise.table import FILES, PACKAGE, functions
 
 MOST_FILE, MOST_FILES = 10**6, 500  # bytes of a file of Python, files of a folder
 MOST_IN_ALL = 4 * 10**6  # bytes of a folder's files of Python
+MAX_PARSED = 2**18  # bytes of a file that is parsed, which takes 300 times as many
+MAX_NOTES = 20  # of a kind
+MAX_DEPTH = 100  # folders in folders
 # bytes and files that the digest is of, besides the files of Python, which are whole in it
 MOST_DIGESTED, MOST_NAMES = 2**26, 10_000
 SKIPPED = r"\..*|datasets|build|node_modules|__pycache__|__MACOSX"  # folders without code
@@ -28,7 +32,8 @@ KNOWN = {  # module: what the course has in it
     module: names for module in FILES if (names := {one.defined for one in functions([module])})
 }
 # What Canvas and Moodle put before a name, and Canvas and browsers behind that of a later upload
-UPLOADED = r"((?:.*_)?\d+_(?:assignsubmission_file_)?)?(%s)((?:-\d+| ?\(\d+\))*)\.py"
+BEFORE = re.compile(r"(?:.*_)?\d+_(?:assignsubmission_file_)?", re.DOTALL)
+BEHIND = re.compile(r"(?:-\d+| ?\(\d+\))*\.py$")
 
 
 class HandedIn(NamedTuple):
@@ -38,7 +43,7 @@ class HandedIn(NamedTuple):
     shown : the student's own name of each
     homes : course module to the course's names in it that the submission defines, each with its
         file; a module that nothing is brought of is absent
-    notes : sentences on names that were taken for others
+    notes : sentences on names that were taken for others, and on files that were not read
     content : digest of all files, of whatever kind, in hexadecimal
     """
 
@@ -65,15 +70,16 @@ def read(path: str | Path) -> HandedIn:
         raise DataError("grade", path, came, expected="a file or a folder")
     if not path.is_file() and not path.is_dir():
         raise DataError("grade", path, "is a pipe or a device", expected="a file or a folder")
+    unread: list[str] = []
     around = path if path.is_dir() else path.parent
-    those = list(_python_files(path)) if path.is_dir() else [path]
+    those = list(_python_files(path, unread)) if path.is_dir() else [path]
     root = _package(around, those)
     notes = [
         f"{one.name} lies outside {root.name}, and is not graded"
         for one in those
         if one.parent == around != root and one.stem in KNOWN
     ]
-    found = _contents(path, root, those)
+    found = _contents(path, root, those, unread)
     files: dict[str, bytes] = {}
     shown: dict[str, str] = {}
     for name, taken in _plain_names(found, notes).items():
@@ -89,14 +95,16 @@ def read(path: str | Path) -> HandedIn:
     homes = _homes(files)
     if not homes:
         others = sorted(one.name for one in path.iterdir())[:5] if path.is_dir() else []
+        holds = [f"it holds {', '.join(others)}"] if others else ["is it the right file?"]
         raise DataError(
             "grade",
             path,
             "defines nothing of the course",
             expected="functions such as lstm_step_forward, the class CaptioningRNN or"
             " CaptioningSolver, or update rules such as adam, in files of Python",
-            cause=f"it holds {', '.join(others)}" if others else "is it the right file?",
+            cause="; ".join(_cut(unread) or holds),
         )
+    notes = [*_cut(notes), *_cut(unread)]
     return HandedIn(files, shown, homes, notes, _digest(path, files))
 
 
@@ -110,11 +118,15 @@ def find(path: str | Path) -> Path:
     if all(map(str.isidentifier, parts)):
         inner = os.path.join(*parts)  # noqa: PTH118 - a name to add to
         places += [Path(one, inner + end) for one in (".", *sys.path) for end in ("", ".py")]
+    came = "does not exist"
     for place in places:
-        if place.exists():
-            return place
+        try:
+            if place.exists():
+                return place
+        except OSError as error:
+            came = f"cannot be read: {error.strerror}"
     expected = "a file, a folder, or the name of a module that Python can find"
-    raise DataError("grade", path, "does not exist", expected=expected)
+    raise DataError("grade", path, came, expected=expected)
 
 
 def dotted(file: str) -> str:
@@ -122,14 +134,28 @@ def dotted(file: str) -> str:
     return f"{PACKAGE}.{file.removesuffix('.py').replace('/', '.')}"
 
 
-def _contents(path: Path, root: Path, those: Sequence[Path]) -> dict[PurePosixPath, bytes]:
+def _cut(notes: Sequence[str]) -> list[str]:
+    """The first notes, and how many more there are."""
+    more = [f"and {len(notes) - MAX_NOTES:,} more such notes"] * (len(notes) > MAX_NOTES)
+    return [*notes[:MAX_NOTES], *more]
+
+
+def _contents(
+    path: Path, root: Path, those: Sequence[Path], unread: list[str]
+) -> dict[PurePosixPath, bytes]:
     """The content of those files that are below `root`, by their paths there."""
     found: dict[PurePosixPath, bytes] = {}
     for one in those:
         if not one.is_relative_to(root):
             continue
-        with one.open("rb") as file:
-            content = file.read(MOST_FILE + 1)
+        try:
+            with one.open("rb") as file:
+                content = file.read(MOST_FILE + 1)
+        except OSError as error:
+            if one == path:
+                raise DataError("grade", path, f"cannot be read: {error.strerror}") from error
+            unread.append(f"{one.name} cannot be read: {error.strerror}")
+            continue
         if len(content) > MOST_FILE:
             came = f"has more than {MOST_FILE:,} bytes"
             raise DataError("grade", one, came, expected="a file of Python")
@@ -148,31 +174,49 @@ def _plain_names(
     Names that may have been another are those that hold the course's, or one that a file imports:
     `part-1.py` and `part-2.py` stay what they are.
     """
-    imported = {
-        word
-        for content in found.values()
-        for line in re.findall(rb"^[ \t]*(?:from|import)[ \t]+(.+)", content, re.MULTILINE)
-        for word in re.findall(r"\w+", line.decode("utf-8", "replace"))
-    }
-    upload = re.compile(UPLOADED % "|".join(map(re.escape, imported | set(FILES))))
+    readings = {path: _readings(path) for path in found}
+    names = {name for ways in readings.values() for _, name, _ in ways}
+    known = names & set(FILES) | _imported(found.values(), names)
     uploads: dict[PurePosixPath, list[tuple[list[list[int]], PurePosixPath]]] = {}
-    for path in found:
-        parts = None if path.stem in imported else upload.fullmatch(path.name)
-        plain = path.with_name(f"{parts[2]}.py") if parts else path
-        if parts and parts[1] and plain in found:
+    for path, ways in readings.items():
+        before, name, behind = next((way for way in ways if way[1] in known), ways[0])
+        plain = path.with_name(f"{name}.py")
+        if before and plain in found:
             plain = path  # a draft such as old_2_rnn.py beside rnn.py is none of Canvas's names
-        behind_before = (parts[3], parts[1] or "") if parts else ("", "")
-        late = [[int(number) for number in re.findall(r"\d+", part)] for part in behind_before]
+        late = [[int(number) for number in re.findall(r"\d+", part)] for part in (behind, before)]
         uploads.setdefault(plain, []).append((late, path))
-    names = {}
+    taken = {}
     for plain, several in uploads.items():
         *earlier, (_, last) = sorted(several)
-        names[plain] = last
+        taken[plain] = last
         if last != plain:
             others = ", ".join(one.name for _, one in earlier)
             instead = f", in place of {others}" if others else ""
             notes.append(f"{last.name} is taken as {plain.name}{instead}")
-    return names
+    return taken
+
+
+def _readings(path: PurePosixPath) -> list[tuple[str, str, str]]:
+    """Ways to read a file's name: what an upload put before a name, the name, what it put behind."""
+    stem = BEHIND.sub("", path.name)
+    behind = path.stem.removeprefix(stem)
+    ways = [("", path.stem, "")]
+    for match in reversed(list(re.finditer("^|_", stem))):
+        before, name = stem[: match.end()], stem[match.end() :]
+        if not before or BEFORE.fullmatch(before):
+            ways.append((before, name, behind))
+    return ways
+
+
+def _imported(contents: Iterable[bytes], names: Collection[str]) -> set[str]:
+    """Those of some names that are in lines that import."""
+    return {
+        word[0]
+        for content in contents
+        for line in re.finditer(rb"^[ \t]*(?:from|import)[ \t]+(.+)", content, re.MULTILINE)
+        for word in re.finditer(r"\w+", line[1].decode("utf-8", "replace"))
+        if word[0] in names
+    }
 
 
 def _package(path: Path, files: Sequence[Path]) -> Path:
@@ -187,38 +231,70 @@ def _package(path: Path, files: Sequence[Path]) -> Path:
     return common.parent if common.name == "classifiers" and common != path else common
 
 
-def _walk(root: Path, skipped: str = "") -> Iterator[Path]:
-    """The files of a folder, in order, but for those in folders of some names."""
-    for folder, folders, files in os.walk(root):
+def _walk(
+    root: Path, skipped: str = "", on_error: Callable[[OSError], object] | None = None
+) -> Iterator[Path]:
+    """The files of a folder and its links, in order, but for those in folders of some names."""
+    for folder, folders, files in os.walk(root, onerror=on_error):
+        if len(Path(folder).relative_to(root).parts) > MAX_DEPTH:
+            came = f"has folders more than {MAX_DEPTH} deep in each other"
+            raise DataError("grade", root, came, cause="is it the right folder?")
         folders[:] = sorted(one for one in folders if not re.fullmatch(skipped, one))
-        yield from (Path(folder, name) for name in sorted(files))
+        # no link where it cannot be known
+        links = [one for one in folders if os.path.islink(f"{folder}/{one}")]  # noqa: PTH114
+        yield from (Path(folder, name) for name in sorted([*files, *links]))
 
 
-def _python_files(root: Path) -> Iterator[Path]:
+def _python_files(root: Path, unread: list[str]) -> Iterator[Path]:
     """The *.py files of a folder; links are followed to files inside it alone."""
     inside = root.resolve()
-    for file in _walk(root, SKIPPED):
+
+    def closed(error: OSError) -> None:
+        if Path(error.filename or root) == root:
+            raise DataError("grade", root, f"cannot be listed: {error.strerror}") from error
+        unread.append(f"{Path(error.filename).name} cannot be listed: {error.strerror}")
+
+    for file in _walk(root, SKIPPED, closed):
         plain = file.suffix == ".py" and file.name[0] != "." and file.name != "__init__.py"
-        if plain and file.is_file() and file.resolve().is_relative_to(inside):
+        is_link = False
+        try:
+            is_link = file.is_symlink()
+            mode = file.stat().st_mode
+        except OSError as error:
+            reason = "is a link that leads nowhere" if is_link else "cannot be read"
+            unread += [f"{file.name} {reason}: {error.strerror}"] * plain
+            continue
+        if is_link and not file.resolve().is_relative_to(inside):
+            note = f"{file.name} is a link that leads out of the submission, and is not read"
+            unread += [note] * (plain or stat.S_ISDIR(mode))
+        elif plain and stat.S_ISREG(mode):
             yield file
 
 
-def defined(content: bytes) -> set[str]:
-    """Names that a file assigns at module level; of one that is no Python, those after def."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the student's escapes
+def defined(content: bytes, names: Collection[str]) -> set[str]:
+    """Those of some names that a file assigns at module level.
+
+    Of a file that is long or no Python those after def or class.
+    """
+    table = None
+    if len(content) <= MAX_PARSED:
+        with (
+            contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError),
+            warnings.catch_warnings(action="ignore"),  # of the student's escapes
+        ):
             # it takes bytes, and heeds what they say of their encoding
-            names = symtable.symtable(content, "", "exec").get_symbols()  # type: ignore[arg-type]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        found = re.findall(rb"^(?:def|class)[ \t]+(\w+)", content, re.MULTILINE)
-        return {name.decode("utf-8", "replace") for name in found}
-    return {one.get_name() for one in names if one.is_assigned()}
+            table = symtable.symtable(content, "", "exec")  # type: ignore[arg-type]
+    if table is None:
+        heads = re.finditer(rb"^(?:def|class)[ \t]+(\w+)", content, re.MULTILINE)
+        return {name for head in heads if (name := head[1].decode("utf-8", "replace")) in names}
+    known = table.get_identifiers()
+    return {name for name in names if name in known and table.lookup(name).is_assigned()}
 
 
 def _homes(files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
     """The file of each name of the course: the course's own file first, then any other."""
-    names = {file: defined(content) for file, content in files.items()}
+    course = set().union(*KNOWN.values())
+    names = {file: defined(content, course) for file, content in files.items()}
     homes = {}
     for module, known in KNOWN.items():
         last_first = sorted(files, key=lambda file: (file != FILES[module], file), reverse=True)
@@ -231,13 +307,16 @@ def _digest(path: Path, files: Mapping[str, bytes]) -> str:
     digest = hashlib.sha256(repr(sorted(files.items())).encode())
     left = MOST_DIGESTED
     for file in itertools.islice(_walk(path), MOST_NAMES):
-        about, content = file.lstat(), b""
-        if stat.S_ISLNK(about.st_mode):
-            content = os.fsencode(file.readlink())
-        elif stat.S_ISREG(about.st_mode):
-            with file.open("rb") as opened:
-                content = opened.read(left)
-            left -= len(content)
-        facts = file.relative_to(path).as_posix(), about.st_size, hashlib.sha256(content).digest()
+        size, content = -1, b""
+        with contextlib.suppress(OSError):  # what cannot be read counts by its name
+            about = file.lstat()
+            size = about.st_size
+            if stat.S_ISLNK(about.st_mode):
+                content = os.fsencode(file.readlink())
+            elif stat.S_ISREG(about.st_mode):
+                with file.open("rb") as opened:
+                    content = opened.read(min(left, size))
+                left -= len(content)
+        facts = file.relative_to(path).as_posix(), size, hashlib.sha256(content).digest()
         digest.update(ascii(facts).encode())
     return digest.hexdigest()
