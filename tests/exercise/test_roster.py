@@ -1,6 +1,7 @@
 """A class: who its students are, that each is graded whatever happens, and what is left on disk."""
 
 import csv
+import errno
 import functools
 import json
 import os
@@ -22,6 +23,7 @@ from xpcap.exercise.grading.report import PENDING, Report, Result
 from xpcap.exercise.grading.roster import (
     Graded,
     apart,
+    doubles,
     file_names,
     grade_class,
     not_on,
@@ -225,6 +227,47 @@ def test_students_are_told_apart_in_what_canvas_and_moodle_make(here: Path) -> N
     assert (totals["doejane"]["points"], totals["roejim"]["points"]) == ("100.0", "0.0")
 
 
+def test_one_student_in_two_spellings_is_two_entries_and_told(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path,
+        {
+            "bob/rnn.py": "",
+            "bob.py": "",
+            "Bob_.zip": "",
+            "Doe, Jane/rnn.py": "",
+            "doejane_12_346_rnn.py": "",
+            "jane.doe/rnn.py": "",
+            "jane/rnn.py": "",
+            "Ada_99_assignsubmission_file_/rnn.py": "",
+            "Ada_98_assignsubmission_file_/rnn.py": "",  # numbers of two accounts
+        },
+    )
+    brought = students(folder)
+    assert len(brought) == 9
+    for name in ("Ren\u00e9", "Rene\u0301"):  # which are one file on some systems
+        brought.append((name, [folder / name]))
+    assert doubles(brought) == {
+        "bob": ["Bob_", "bob.py"],
+        "bob.py": ["Bob_", "bob"],
+        "Bob_": ["bob", "bob.py"],
+        "Doe, Jane": ["doejane"],
+        "doejane": ["Doe, Jane"],
+        "Ren\u00e9": ["Rene\u0301"],
+        "Rene\u0301": ["Ren\u00e9"],
+    }
+
+
+def test_a_class_that_cannot_be_listed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(path: Path) -> None:  # whoever runs the tests may read all folders
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with refuses(DataError, function="verify", came="cannot be listed: Permission denied"):
+        students(tmp_path)
+
+
 def test_files_of_students_are_distinct_on_every_system() -> None:
     names = ["Ada", "ada", "a/b", "a:b", "con", "-rf", "李" * 85, "a\n", "..", "É", "E\u0301"]
     files = file_names(names)
@@ -240,6 +283,10 @@ def test_files_of_students_are_distinct_on_every_system() -> None:
         ('\ufeffID,Student\n1,"Doe, Jane"\n2,Ada\n3\n', ["Doe, Jane", "Ada"]),
         ("Full name,Grade\nAda,\n", ["Ada"]),
         ("Nr;Name;Punkte\n1;Müller, Jörg;\n\n2;Ößer;3,5\n", ["Müller, Jörg", "Ößer"]),
+        (
+            'Student,ID,HW\n"    Points Possible",,100\n"Doe, Jane",1,\n"Student, Test",9,\n',
+            ["Doe, Jane"],
+        ),
     ],
 )
 def test_a_roster_is_lines_or_a_column(text: str, names: list[str], tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ BEGUN = "class.json"
 FAULT = "fault of the grader"
 UPLOADED = re.compile(r"(.+?)(?:_LATE)?_(\d+)_(?:assignsubmission_.*|\d+_.+)")
 STUDENT = ("student", "name", "full name")  # heads of a roster's column
+NOBODY = ("points possible", "student, test")  # in that column of Canvas's gradebook
 MOST_ROSTER = 10**6  # bytes
 MOST_NAME = 50  # characters of a file's name: systems take 255 bytes
 FORBIDDEN = '<>:"/\\|?*'  # in a file's name, on some system
@@ -193,9 +194,12 @@ def students(folder: Path) -> list[tuple[str, list[Path]]]:
     """The students of a folder, by the names that its entries, or Canvas and Moodle, give them.
 
     Each with a folder or a file, or with all of the student's files of a folder of everybody's.
-    DataError : it is no folder, or has no entries.
+    DataError : it is no folder, cannot be listed, or has no entries.
     """
-    entries = sorted(folder.iterdir()) if folder.is_dir() else ()
+    try:
+        entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise DataError("verify", folder, f"cannot be listed: {error.strerror}") from error
     found: dict[tuple[str, str], list[Path]] = {}
     for entry in entries:
         if entry.name[0] == "." or entry.name == "__MACOSX":
@@ -216,6 +220,23 @@ def students(folder: Path) -> list[tuple[str, list[Path]]]:
     ]
 
 
+def doubles(brought: Iterable[tuple[str, Sequence[Path]]]) -> dict[str, list[str]]:
+    """Of what `students` gives, those who are probably one: the other names of each.
+
+    Such as bob.py beside the folder Bob, é in one sign and in two, or "Doe, Jane" beside doejane.
+    """
+    spelt: dict[str, list[str]] = {}
+    for student, paths in brought:
+        is_file = student == paths[0].name and paths[0].is_file()
+        spelt.setdefault(_key(paths[0].stem if is_file else student), []).append(student)
+    return {
+        name: [other for other in names if other != name]
+        for names in spelt.values()
+        for name in names
+        if len(names) > 1
+    }
+
+
 def read_roster(path: Path) -> list[str]:
     """The names of a roster: a column `student`, `name` or `full name` of CSV, else its lines.
 
@@ -231,7 +252,8 @@ def read_roster(path: Path) -> list[str]:
     heads = [cell.strip().casefold() for cell in rows[0]] if rows else []
     if columns := [heads.index(head) for head in STUDENT if head in heads]:
         lines = [row[columns[0]] for row in rows[1:] if len(row) > columns[0]]
-    if names := [name for line in lines if (name := line.strip().strip('"'))]:
+    names = [line.strip().strip('"').strip() for line in lines]
+    if names := [name for name in names if name and name.casefold() not in NOBODY]:
         return names
     raise DataError("verify", path, "has no names", expected="one a line, or CSV with a head")
 
