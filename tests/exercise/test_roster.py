@@ -93,6 +93,7 @@ def test_every_student_gets_rows_a_page_and_json_whatever_happens(here: Path) ->
         here / "submissions",
         {
             "ada/cs231n/rnn_layers.py": RIGHT,
+            "ada.py": RIGHT,
             "Bob/rnn_layers-1.py": f"{RIGHT}# wrong",
             "=cmd/rnn_layers.py": RIGHT,
             "crash.py": f"{RIGHT}# crash",
@@ -110,6 +111,7 @@ def test_every_student_gets_rows_a_page_and_json_whatever_happens(here: Path) ->
     assert {name: float(row["points"]) for name, row in totals.items()} == {
         "'=cmd": 100,
         "ada": 100,
+        "ada.py": 100,
         "Bob": 0,
         "crash": 0,
         "dan": 0,
@@ -117,6 +119,8 @@ def test_every_student_gets_rows_a_page_and_json_whatever_happens(here: Path) ->
         "zoe": 0,
     }
     assert totals["Bob"]["advice"] == "rnn_layers-1.py is taken as rnn_layers.py"
+    assert totals["ada"]["advice"] == "ada.py is probably the same student"
+    assert totals["ada.py"]["advice"] == "ada is probably the same student"
     assert totals["crash"]["kind"] == "fault of the grader"
     assert "is an archive" in totals["dan"]["advice"]
     assert "it holds notes.txt" in totals["eve"]["advice"]
@@ -126,7 +130,7 @@ def test_every_student_gets_rows_a_page_and_json_whatever_happens(here: Path) ->
     assert {row["function"] for row in of_ada} == {*functions, "total"}
     assert len(of_ada) == len(functions) + 1
     assert [one.student for one in done if one.failure] == ["crash"]
-    names = ["=cmd", "Bob", "ada", "crash", "dan", "eve"]
+    names = ["=cmd", "Bob", "ada", "ada.py", "crash", "dan", "eve"]
     files = [f"{name}.{kind}" for name in names for kind in ("html", "json")]
     files += ["class.csv", "class.json"]
     assert sorted(one.name for one in (here / "out").iterdir()) == sorted(files)

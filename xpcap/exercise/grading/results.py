@@ -210,9 +210,9 @@ def class_rows(student: str, report: Report) -> Iterator[list[str | float]]:
     """A row of `HEADS` for each function, and one of the total."""
     marks = {mark.function: mark for mark in report.marks}
     passed = all(mark.passed for mark in marks.values())
-    notes = [Result("total", passed, advice="; ".join(report.notes))]
-    results = marks.pop(WHOLE).results if WHOLE in marks else notes
-    total = Mark("total", float(TOTAL), report.score, passed, results)
+    whole = marks.pop(WHOLE).results if WHOLE in marks else ()
+    notes = [Result("total", passed, advice=note) for note in report.notes]
+    total = Mark("total", float(TOTAL), report.score, passed, [*whole, *notes])
     for mark in (*marks.values(), total):
         advice = [text for one in mark.results for code, text in blocks(one.advice) if not code]
         found = [one.kind for one in mark.results], [one.where for one in mark.results], advice

@@ -19,6 +19,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -146,8 +147,16 @@ def grade_class(
         done.append(Graded(name, nothing))
         on_graded(done[-1])
     done.sort(key=lambda graded: (_key(graded.student), graded.student))
-    write_class(out / TABLE, ((graded.student, graded.report) for graded in done))
+    others = doubles(brought)
+    rows = [(name, _with_others(report, others.get(name, ()))) for name, report, _ in done]
+    write_class(out / TABLE, rows)
     return done
+
+
+def _with_others(report: Report, names: Iterable[str]) -> Report:
+    """A report with a note for the teacher: who is probably the same student."""
+    notes = [f"{name} is probably the same student" for name in names]
+    return replace(report, notes=[*report.notes, *notes])
 
 
 def _begun(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,15 +312,18 @@ def _own(paths: Sequence[Path], file: Path, options: Mapping[str, Any]) -> Gradi
     same submission.
     """
     with tempfile.TemporaryDirectory(prefix="xpcap-", ignore_cleanup_errors=True) as together:
-        for path in paths if len(paths) > 1 else ():
-            if path.is_dir():
-                shutil.copytree(path, together, symlinks=True, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(path, Path(together, path.name), follow_symlinks=False)
         try:
+            for path in paths if len(paths) > 1 else ():
+                if path.is_dir():
+                    shutil.copytree(path, together, symlinks=True, dirs_exist_ok=True)
+                else:
+                    shutil.copyfile(path, Path(together, path.name), follow_symlinks=False)
             grading = Grading(Path(together) if len(paths) > 1 else paths[0], **options)
         except DataError as error:
             return refused(options["expect"], error)
+        except OSError as error:
+            came = f"cannot be read: {error.strerror or error}"
+            return refused(options["expect"], DataError("grade", paths[0], came))
     begun = grading.report()
     if file.exists() and (before := read_json(file, begun)) is not None:
         return before
