@@ -336,6 +336,12 @@ def test_plots_prints_and_settings_of_numpy_cost_nothing(marked: Callable[..., R
     head = """
 import builtins, sys
 import numpy as np
+import matplotlib.pyplot as plt
+from matplotlib import pyplot, rcParams
+rcParams["figure.figsize"] = (10.0, 8.0)
+figure, axes = plt.subplots(nrows=2)
+axes[0].plot([1, 2], label="loss").set(title="tanh")
+plt.show()
 np.seterr(all="raise")
 np.set_printoptions(precision=2)
 np.random.seed(231)

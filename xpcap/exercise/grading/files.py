@@ -37,7 +37,7 @@ BEFORE = re.compile(r"(?:.*_)?\d+_(?:assignsubmission_file_)?", re.DOTALL)
 BEHIND = re.compile(r"(?:-\d+| ?\(\d+\))*\.py$")
 HARMLESS = (
     "numpy __future__ abc builtins collections contextlib copy dataclasses enum functools itertools"
-    " math numbers operator random time typing warnings"
+    " math matplotlib numbers operator random time typing warnings"
 ).split()
 # Comments, and strings up to their end, that of the line, or that of the file
 TEXT = re.compile(
