@@ -195,6 +195,54 @@ WRONG = {  # code that is right when it is called once: function, right, wrong, 
         "e = np.exp(2 * forward); next_h = (e - 1) / (e + 1)",
         {"rnn_step_forward": "not stable"},
     ),
+    "an axis of one squeezed": (
+        "lstm_step_forward",
+        "return next_h, next_c,",
+        "return np.squeeze(next_h), next_c,",
+        {"lstm_step_forward": "wrong for one sample"},
+    ),
+    "sixteen steps at most": (
+        "rnn_forward",
+        "for t in range(T):",
+        "for t in range(min(T, 16)):",
+        {"rnn_forward": "wrong over many steps"},
+    ),
+    "truncated every eight steps": (
+        "lstm_backward",
+        "dnext_c = dprev_c",
+        "dnext_c = dprev_c * (t % 8 != 7)",
+        {"lstm_backward": "wrong over many steps"},
+    ),
+    "a cell clipped between steps": (
+        "lstm_forward",
+        "        cache.append(step)",
+        "        cache.append(step)\n        prev_c = np.clip(prev_c, -8, 8)",
+        {"lstm_forward": "wrong over many steps"},
+    ),
+    "a cell clipped": (
+        "lstm_step_forward",
+        "    tanh_next_c = np",
+        "    next_c = np.clip(next_c, -8, 8)\n    tanh_next_c = np",
+        {"lstm_step_forward": "cut off"},
+    ),
+    "gradients clipped": (
+        "rnn_step_backward",
+        "    return dx,",
+        "    dWh = np.clip(dWh, -300, 300)\n    return dx,",
+        {"rnn_step_backward": "cut off"},
+    ),
+    "gates cut off": (
+        "lstm_step_forward",
+        "    i = sigmoid",
+        "    a = a * (np.abs(a) < 400)\n    i = sigmoid",
+        {"lstm_step_forward": "not stable"},
+    ),
+    "a clip that changes no result": (
+        "lstm_step_forward",
+        "    i = sigmoid",
+        "    a = np.clip(a, -40, 40)\n    i = sigmoid",
+        {},
+    ),
 }
 
 
@@ -242,6 +290,36 @@ CAPTIONERS = {  # the same of a captioner: method, right, wrong, kind
         "            captions[:, t] = word",
         "            captions[:, t] = word\n            if (word == self._end).any(): break",
         "wrong values",
+    ),
+    "an axis of one squeezed": (
+        "sample",
+        "        scores = h.dot",
+        "        h = np.squeeze(h)\n            scores = h.dot",
+        "wrong for one sample",
+    ),
+    "sixteen words at most": (
+        "sample",
+        "for t in range(max_length):",
+        "for t in range(min(max_length, 16)):",
+        "wrong over many steps",
+    ),
+    "captions squeezed": (
+        "loss",
+        "        captions_in =",
+        "        captions = np.squeeze(captions)\n        captions_in =",
+        "wrong for one sample",
+    ),
+    "sixteen words of a caption": (
+        "loss",
+        "        captions_in =",
+        "        captions = captions[:, :17]\n        captions_in =",
+        "wrong over many steps",
+    ),
+    "gradients clipped": (
+        "loss",
+        "        return loss, grads",
+        "        return loss, {key: np.clip(grads[key], -300, 300) for key in grads}",
+        "cut off",
     ),
 }
 

@@ -1,7 +1,6 @@
 """Inputs of probes: drawn afresh for each submission, in sizes that stand in none of its files."""
 
-import ast
-import warnings
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +15,8 @@ Cases = dict[str, dict[str, np.ndarray]]
 Sizes = dict[str, int]
 STEEP = 10.0  # of upstream gradients: clipped ones show
 LARGE = 1000.0  # pre-activations and scores at which exp overflows
+FAR, OLD = 2.0**14, 2.0**6  # factors of gradients, and of cells that many steps have filled
+LONG = 40  # steps
 # With which products of transposed arrays have fitting shapes
 SQUARE = {
     "rnn": {"N": 4, "T": 3, "D": 4, "H": 4, "M": 4, "V": 8},
@@ -35,7 +36,8 @@ class Draw:
 
     def __init__(self, seed: str, sources: Iterable[bytes]) -> None:
         self._seed = int(seed, 16)
-        written = {number for source in sources for number in _numbers(source)}
+        numbers = (found for source in sources for found in re.finditer(rb"\b\d{1,2}\b", source))
+        written = {int(number[0]) for number in numbers}
         free = [size for size in SIZES if size not in written]
         self._free = free if len(free) >= CHOICE else list(SIZES)
 
@@ -72,10 +74,15 @@ class Draw:
         sizes = self.sizes(layer, 0)
         ways = {"first": (sizes, 1), "second": (sizes, 2), "other": (self.sizes(layer, 1), 3)}
         ways["square"] = SQUARE["lstm" if row.cell == "lstm" else "rnn"], 4
+        ways["single"] = {**sizes, "N": 1}, 5
+        if row.step:
+            ways["long"] = {**sizes, "N": 2, "T": LONG}, 6
         cases = {}
         for case, (size, turn) in ways.items():
             rng = self._rng(layer, turn)
             cases[case] = drawn(table.FUNCTIONS[layer].arguments, size, rng)
+            if case == "long":
+                cases[case] |= _remembered(cases[case])
             if row.forward:
                 outputs = table.FUNCTIONS[layer].results
                 upstream = drawn(outputs, size, rng)
@@ -84,31 +91,30 @@ class Draw:
                 }
         if not row.forward:
             cases |= _special(row, cases["first"])
-        return cases
+        return cases | _far(cases["first"])
 
     def _captioner(self, row: table.Function) -> Cases:
         """Cases of a captioner, some of whose sampled captions end early and some do not."""
+        sizes = {turn: self.sizes(row.method, turn) for turn in (0, 1)}
+        long = {**sizes[0], "N": 2, "T": LONG}
         cases: Cases = {}
-        for case, turn in (("first", 0), ("other", 1)):
-            sizes = self.sizes(row.method, turn)
+        for case, size, turn, fits in (
+            ("first", sizes[0], 0, _some_end),
+            ("other", sizes[1], 1, _some_end),
+            ("long", long, 2, _is_clear),
+        ):
             for k in range(TRIES):
-                cases[case] = _captioner(row, sizes, self._rng(row.name, 100 * turn + k))
-                if row.method.endswith("loss") or _some_end(cases[case]):
+                drawn = _captioner(row, size, self._rng(row.name, 100 * turn + k))
+                cases[case] = drawn | (_endless(drawn) if case == "long" else {})
+                if row.method.endswith("loss") or fits(cases[case]):
                     break
-        second = _captioner(row, self.sizes(row.method, 0), self._rng(row.name, 99))
-        data = {key: second[key] for key in ("features", "captions")}
-        return {**cases, "second": {**cases["first"], **data}}
-
-
-def _numbers(source: bytes) -> set[int]:
-    """Whole numbers in a file's code; none in what is no Python."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of the student's escapes
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
-    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    return {value for value in constants if type(value) is int}
+        first, second = cases["first"], _captioner(row, sizes[0], self._rng(row.name, 99))
+        cases["second"] = first | {key: second[key] for key in ("features", "captions")}
+        cases["single"] = first | {key: first[key][:1] for key in ("features", "captions")}
+        # an input and its weights cancel out, so that only the gradients of the weights grow
+        cases["far"] = first | {key: FAR * first[key] for key in ("features", "W_embed")}
+        cases["far"] |= {key: first[key] / FAR for key in ("W_proj", "Wx")}
+        return cases
 
 
 def drawn(
@@ -127,6 +133,26 @@ def drawn(
         else:
             arrays[name] = 0.7 * rng.standard_normal(shape)
     return arrays
+
+
+def _remembered(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights of a long sequence: states contract, or rounding would grow from step to step.
+
+    Cells of an LSTM grow to some 25 over three quarters of the steps, and shrink over the others.
+    """
+    Wh, Wx, x = case["Wh"], np.array(case["Wx"]), np.array(case["x"])
+    if Wh.shape[1] > len(Wh):
+        x[:, :, 0] = np.where(np.arange(LONG) < 0.75 * LONG, 1, -0.2)
+        Wx[0] = np.repeat((4, 5, 0, 4), len(Wh))  # of gates i, f, o, g
+    return {"Wh": 0.5 / np.linalg.norm(Wh, 2) * Wh, "Wx": Wx, "x": x}
+
+
+def _far(first: Mapping[str, np.ndarray]) -> Cases:
+    """The case of large gradients and old cells, where there are such."""
+    factors = {name: FAR for name in first if name.startswith(probes.UPSTREAM)}
+    factors |= {name: OLD for name in first if name == "prev_c"}
+    far = {name: factor * first[name] for name, factor in factors.items()}
+    return {"far": {**first, **far}} if far else {}
 
 
 def _special(row: table.Function, first: Mapping[str, np.ndarray]) -> Cases:
@@ -157,8 +183,10 @@ def _captioner(row: table.Function, sizes: Sizes, rng: np.random.Generator) -> d
         "captions": _captions(N, T, V, (int(start), int(end)), rng),
     }
     made = probes.captioner(rnn.CaptioningRNN, case, parameters=False)
+    # of a loss small ones: where all states are near 1, rounding shows in their slopes
+    scale = 0.5 if row.method.endswith("loss") else 1.0
     for name, value in made.params.items():
-        case[name] = rng.standard_normal(value.shape)
+        case[name] = scale * rng.standard_normal(value.shape)
     case["b_vocab"][end] += rng.uniform(-2, 2)
     return case
 
@@ -175,6 +203,21 @@ def _captions(
         caption[length] = marks[1]
         caption[length + 1 :] = 0
     return captions
+
+
+def _endless(case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What makes a case long: captions without END and NULL, of states that contract."""
+    b_vocab = case["b_vocab"] - LARGE * np.isin(case["vocabulary"], ("<NULL>", "<END>"))
+    Wh = 0.5 / np.linalg.norm(case["Wh"], 2) * case["Wh"]
+    return {"length": np.array([LONG]), "b_vocab": b_vocab, "Wh": Wh}
+
+
+def _is_clear(case: Mapping[str, np.ndarray]) -> bool:
+    """True if rounding changes no word: the parameters in half precision give the same captions."""
+    model = probes.captioner(rnn.CaptioningRNN, case)
+    captions = model.sample(case["features"], max_length=LONG)
+    model.params = {key: value.astype("f2").astype(float) for key, value in model.params.items()}
+    return np.array_equal(captions, model.sample(case["features"], max_length=LONG))
 
 
 def _some_end(case: Mapping[str, Any]) -> bool:

@@ -54,7 +54,7 @@ def until_end(row: table.Function, seen: Seen, cases: Cases) -> Seen:
         stage, _, name = key.partition(".")
         arrays[key] = captions
         if name == "captions" and captions.ndim == 2:
-            case = cases["other" if stage == "other" else "first"]
+            case = cases.get(stage, cases["first"])
             ended = captions == list(case["vocabulary"]).index("<END>")
             arrays[key] = np.where(ended.cumsum(axis=1) - ended > 0, 0, captions)
     return seen._replace(arrays=arrays)

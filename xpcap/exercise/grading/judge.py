@@ -55,7 +55,10 @@ later | state outside the cache | after another forward pass | After a second fo
 older | state outside the cache | with the cache of an earlier forward pass | After a second forward pass {name} is wrong for the first: what it needs belongs into the cache, in arrays of its own.
 other | sizes written in | with arrays of other sizes | {name} is right for arrays of one shape and wrong for others: are sizes or values written into it?
 empty | wrong values | with a zero cell | {name} is wrong where the old cell is zero.
-large | not stable | with large numbers | {name} gives {came} for pre-activations or scores near 1000, where exp overflows: use a form that does not.
+single | wrong for one sample | for N = 1 | {name} is right for N > 1 and wrong for N = 1: is an axis of one squeezed away?
+long | wrong over many steps | for T = 40 | {name} is right over a few steps and wrong for T = 40: does a loop end early, or is what it carries cut off?
+large | not stable | with large numbers | {name} gives {came} for pre-activations or scores near 1000: does exp overflow, or is something cut off?
+far | cut off | with large numbers | {name} is right for small numbers and wrong for large ones: is something clipped?
 adam | state shared | with adam | Right with sgd, wrong with adam: each parameter needs a config of its own, and the config that the rule returns.
 """
 

@@ -100,8 +100,8 @@ def parted(case: Case) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 def forward(call: Callable[..., Any], names: Sequence[str], cases: Any, record: Record) -> None:
     """A layer's forward pass. `names` are its results, with "cache" at the end if it has one.
 
-    Cases "first", "second" of the same sizes, "other" of others; also, where there are such,
-    "large" numbers, "square" sizes and "empty" cells.
+    Cases "first", "second" of the same sizes, "other" of others, a "single" sample; also, where
+    there are such, "long" sequences, "large" and "far" numbers, "square" sizes and "empty" cells.
     """
     defaults = _defaults(call)
     with record.stage("out"):
@@ -252,9 +252,10 @@ def captioner_loss(
         with record.stage("again"):
             model.sample(np.array(second["features"]), max_length=4)
             _losses("again", record, model.loss(*copied(_data(first)).values()))
-    with record.stage("other"):
-        other = cases["other"]
-        _losses("other", record, captioner(made, other).loss(*copied(_data(other)).values()))
+    for stage, case in cases.items():
+        if stage not in ("first", "second"):
+            with record.stage(stage):
+                _losses(stage, record, captioner(made, case).loss(*copied(_data(case)).values()))
 
 
 def _data(case: Any) -> Case:
@@ -304,8 +305,10 @@ def captioner_sample(
             for name in PARAMETERS:
                 model.params[name] = np.array(first[name])
             sampled("again", model, first)
-    with record.stage("other"):
-        sampled("other", captioner(made, cases["other"]), cases["other"])
+    for stage, case in cases.items():
+        if stage not in ("first", "second"):
+            with record.stage(stage):
+                sampled(stage, captioner(made, case), case)
 
 
 # Update rules and solver
