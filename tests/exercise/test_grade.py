@@ -285,6 +285,12 @@ CAPTIONERS = {  # the same of a captioner: method, right, wrong, kind
         "        c = getattr(self, 'c', np.zeros_like(h))[: len(h)]",
         "state not reset",
     ),
+    "a sample that is not written": (
+        "sample",
+        "        N = features.shape[0]",
+        "        raise NotImplementedError\n        N = features.shape[0]",
+        "not written yet",
+    ),
     "a batch that stops together": (
         "sample",
         "            captions[:, t] = word",

@@ -250,7 +250,6 @@ def captioner_loss(
             _losses("used", record, model.loss(*copied(_data(second)).values()))
             _losses("kept", record, returned)
         with record.stage("again"):
-            model.sample(np.array(second["features"]), max_length=4)
             _losses("again", record, model.loss(*copied(_data(first)).values()))
     for stage, case in cases.items():
         if stage not in ("first", "second"):
