@@ -1,5 +1,6 @@
 """Verdicts on observations, whatever they are."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -78,3 +79,57 @@ def test_a_mistake_of_both_cells_costs_once() -> None:
     first, second = judge.told_once(verdicts).values()
     assert (first.passed, second.passed) == (False, True)
     assert "CaptioningRNN.loss (rnn)" in second.results[0].advice
+
+
+OF_RNN, OF_LAYERS = Line("rnn.py", 31, "raise"), Line("rnn_layers.py", 31, "raise")
+UNWRITTEN, FOLLOWS, WRONG = judge.NOT_WRITTEN, judge.FOLLOWS, "sign"
+BELOW = [  # a function, the line that it raises, kinds of those below it, what its advice is
+    ("rnn_forward", None, {"rnn_step_forward": WRONG}, "Fix rnn_step_forward first: {} calls it."),
+    (
+        "rnn_backward",
+        None,
+        {"rnn_step_forward": UNWRITTEN, "rnn_forward": FOLLOWS},
+        "Write rnn_step_forward first: {} builds on it.",
+    ),
+    (
+        "word_embedding_backward",
+        None,
+        {"word_embedding_forward": UNWRITTEN},
+        "Write word_embedding_forward first: {} reads its cache.",
+    ),
+    (
+        "CaptioningRNN.loss (lstm)",
+        None,
+        {"lstm_step_backward": WRONG, "lstm_backward": FOLLOWS},
+        "Fix lstm_step_backward first: {} builds on it.",
+    ),
+    (
+        "CaptioningRNN.loss (rnn)",
+        OF_LAYERS,
+        {"rnn_forward": UNWRITTEN},
+        "Write rnn_forward first: {} calls it.",
+    ),
+    (
+        "CaptioningRNN.loss (rnn)",
+        OF_RNN,
+        {"rnn_forward": UNWRITTEN},
+        "Write CaptioningRNN.loss.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "line", "kinds", "advice"), BELOW)
+def test_what_is_not_written_or_wrong_is_named_and_not_what_follows_from_it(
+    name: str, line: Line | None, kinds: dict[str, str], advice: str
+) -> None:
+    row, cases = table.FUNCTIONS[name], Draw("abc", []).cases(name)
+    right = expected.reference(row, cases)
+    error = line and {"out": Note(error=(judge.UNWRITTEN, "", line))}
+    wrong = {key: 2 * right.arrays[key] for key in right.arrays if re.match(r"(out|again)\.", key)}
+    seen = Observation({**right.arrays, **wrong}, error or {})
+    verdicts = {
+        below: judge.Judged([judge.Result(below, False, kind=kind)], raised=OF_LAYERS)
+        for below, kind in kinds.items()
+    }
+    judged = judge.judge(row, seen, right, cases, list(kinds)[-1:], verdicts)
+    assert judged.results[0].advice == advice.format(name)

@@ -52,7 +52,7 @@ used | state not reset | called again | {name} is wrong on a model that was used
 second | state not reset | called again | {name} depends on the calls before it: nothing may stay between calls.
 again | state not reset | called again | {name} depends on the calls before it: nothing may stay between calls.
 later | state outside the cache | after another forward pass | After a second forward pass {name} is wrong for the second: does its cache hold what the first one left?
-older | state outside the cache | with the cache of an earlier forward pass | After a second forward pass {name} is wrong for the first: what it needs belongs into the cache, in arrays of its own.
+older | state outside the cache | with the cache of an earlier forward pass | After a second forward pass {name} is wrong for the first: what it needs belongs in the cache, in arrays of its own.
 other | sizes written in | with arrays of other sizes | {name} is right for arrays of one shape and wrong for others: are sizes or values written into it?
 empty | wrong values | with a zero cell | {name} is wrong where the old cell is zero.
 single | wrong for one sample | for N = 1 | {name} is right for N > 1 and wrong for N = 1: is an axis of one squeezed away?
@@ -67,12 +67,12 @@ class Judged(NamedTuple):
     """Verdict on a function.
 
     named : changes of the reference that explain all that is wrong; None where there are none
-    raised : it raised an error in its first use
+    raised : the line of an error in its first use
     """
 
     results: list[Result]
     named: Localisation | None = None
-    raised: bool = False
+    raised: Line | None = None
 
     @property
     def passed(self) -> bool:
@@ -111,13 +111,14 @@ def judge(
     raised = seen.error("out")
     odd_cache = own and (own.results[0].error is None or (raised and raised[0] != UNWRITTEN))
     if seen.error("cache") or odd_cache:
-        advice = f"{_mend(row.forward, verdicts)} {name} reads its cache."
-        return Judged([_follows(row, advice)])
+        return Judged([_follows(row, _mend(row, row.forward, verdicts))])
     # of the rules a solver's first stage uses sgd
-    below = next((_mend(one, verdicts) for one in wrong if one not in (row.forward, "adam")), "")
-    fault = _raised(row, seen, cases, right, below) or _malformed(row, seen, right, cases, below)
+    others = (one for one in wrong if one not in (row.forward, "adam"))
+    below = next((_mend(row, one, verdicts) for one in others), "")
+    fault = _raised(row, seen, cases, right, below, verdicts)
+    fault = fault or _malformed(row, seen, right, cases, below)
     if fault:
-        return Judged([fault], raised=raised is not None)
+        return Judged([fault], raised=raised and raised[2])
     outputs = [key[4:] for key in right.arrays if key.startswith("out.")]
     values, wanted = ([one.arrays[f"out.{key}"] for key in outputs] for one in (seen, right))
     error = relative_max_error(values, wanted)
@@ -140,7 +141,7 @@ def judge(
     if name == "lstm_step_forward":
         where += gate(seen, right)
     if below:
-        return Judged([_follows(row, f"{below} {name} calls it.", where, error)])
+        return Judged([_follows(row, below, where, error)])
     if own and own.named and own.named.whole and own.named.function:
         theirs = gradients(row, cases["first"], own.named.function)
         if relative_max_error(values, theirs) <= TOLERANCE:
@@ -148,8 +149,7 @@ def judge(
                 row, Judged([Result(name, False, where, error=error)]), [row.forward]
             )
     if own:
-        advice = f"Fix {row.forward} first: its cache is what {name} reads."
-        return Judged([_follows(row, advice, where, error)])
+        return Judged([_follows(row, _mend(row, row.forward, verdicts), where, error)])
     found, first = search(row, cases, values), cases["first"]
     return Judged(explained(row, where, error, found, first, outputs, values, wanted), found)
 
@@ -161,10 +161,17 @@ def _again(seen: Observation, outputs: Iterable[str]) -> float:
     return relative_max_error([a for a, _ in finite], [b for _, b in finite])
 
 
-def _mend(name: str, verdicts: Mapping[str, Judged]) -> str:
-    """What to do first."""
-    is_there = name not in verdicts or verdicts[name].results[0].kind != NOT_WRITTEN
-    return f"{'Fix' if is_there else 'Write'} {name} first:"
+def _mend(row: table.Function, name: str, verdicts: Mapping[str, Judged]) -> str:
+    """What to do before a function: to a wrong one below, or to what that one follows from."""
+    kinds = {one: judged.results[0].kind for one, judged in verdicts.items()}
+    while kinds.get(name) == FOLLOWS:
+        below = (one for one in table.calls(name) if one in kinds and not verdicts[one].passed)
+        if not (cause := min(below, key=list(kinds).index, default="")):
+            break
+        name = cause
+    verb = "Write" if kinds.get(name) == NOT_WRITTEN else "Fix"
+    use = "calls it" if name in table.calls(row.name) else "builds on it"
+    return f"{verb} {name} first: {row.name} {'reads its cache' if name == row.forward else use}."
 
 
 def _where(line: Line) -> str:
@@ -183,6 +190,7 @@ def _raised(
     cases: Cases,
     right: Observation,
     below: str,
+    verdicts: Mapping[str, Judged],
 ) -> Result | None:
     """The verdict on an error in the first use."""
     error = seen.error("import") or seen.error("shapes") or seen.error("out")
@@ -190,10 +198,14 @@ def _raised(
         return None
     kind, message, line = error
     name, where = row.name, _where(line)
-    if below:
-        return _follows(row, f"{below} {name} calls it.", where)
     if kind == UNWRITTEN:
-        return Result(name, False, where, NOT_WRITTEN, f"Write {name}.")
+        # the line says in which function it was raised; the other cell's method has the same line
+        raised = (one for one in verdicts if verdicts[one].raised == line)
+        if other := next((one for one in raised if not one.startswith(row.method)), ""):
+            return _follows(row, _mend(row, other, verdicts), where)
+        return Result(name, False, where, NOT_WRITTEN, f"Write {row.method}.")
+    if below:
+        return _follows(row, below, where)
     if change := transposed(row, seen, right, cases):
         return Result(name, False, where, change.kind, advice_of(name, change))
     return Result(name, False, where, "raises an error", f"{name} raises {kind}: {message}")
@@ -210,7 +222,8 @@ def _malformed(
         return fault
     if note.number is not None:
         expected = ", ".join(names_of(row))
-        advice = f"{name} returns {note.number} result{'s' * (note.number != 1)}, not {expected}."
+        number = f"{note.number} result{'s' * (note.number != 1)}"
+        advice = f"{name} returns {number}, not {len(names_of(row))}: {expected}."
         return Result(name, False, "", "wrong results", advice)
     for output in (key[4:] for key in right.arrays if key.startswith("out.")):
         if (value := seen.arrays.get(f"out.{output}")) is None:
@@ -221,13 +234,13 @@ def _malformed(
         wanted = right.arrays[f"out.{output}"]
         if output == "loss_history" and value.shape != wanted.shape:
             advice = (
-                f"loss_history has {value.size} losses, not {wanted.size}: one for each of num_epochs"
+                f"loss_history has length {value.size}, not {wanted.size}: one for each of num_epochs"
                 " * max(num_train // batch_size, 1) iterations."
             )
             return Result(name, False, output, "wrong number of steps", advice)
         if value.shape != wanted.shape:
             if below:
-                return _follows(row, f"{below} {name} calls it.", output)
+                return _follows(row, below, output)
             if change := transposed(row, seen, right, cases):
                 return Result(name, False, output, change.kind, advice_of(name, change))
             shapes = {key[4:]: one.shape for key, one in right.arrays.items() if key[:4] == "out."}
@@ -263,7 +276,7 @@ def _of_captioner(row: table.Function, seen: Observation, right: Observation) ->
         return Result(name, False, "", NOT_WRITTEN, advice)
     if note.missing:
         keys = ", ".join(note.missing)
-        advice = f"grads has no {keys}; it has a gradient for each key of params."
+        advice = f"grads has no {keys}; it needs a gradient for each key of params."
         return Result(name, False, keys, "gradient missing", advice)
     return None
 
@@ -358,8 +371,8 @@ def above_right(row: table.Function, judged: Judged, below: Sequence[str]) -> Ju
     if not below:
         return judged
     *others, last = below
-    names = f"{', '.join(others)} and {last}" if others else f"a right {last}"
-    remark = f"Right above {'right ' * bool(others)}{names}: fix yours."
+    names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+    remark = f"Right once {names} right."
     return Judged([Result(row.name, True, "", FOLLOWS, remark, judged.results[0].error)])
 
 
