@@ -344,6 +344,35 @@ def test_a_captioner_is_used_again_and_for_captions_that_end_and_do_not(
     assert failed(report) == {f"CaptioningRNN.{method} (lstm)": kind}
 
 
+SENTENCES = [  # function, right, wrong, what kind and advice say
+    ("rnn_backward", "dh[:, t, :] + dprev", "dh[:, t, :]", "dh not carried: The term `dstate` is"),
+    ("lstm_backward", "dh[:, t, :] + dprev_h", "dprev_h", "dh not added: The term `dh[:, t]` is"),
+    (
+        "lstm_step_backward",
+        "dao, dag",
+        "dag, dao",
+        "Your gates are stacked i, f, g, o; their order",
+    ),
+    ("lstm_step_backward", "dcell * prev_c", "dcell * prev_c ** 3", "df = δ ⊙ c_{t-1}"),
+    ("lstm_step_forward", "+ i * g", "+ i + g", "adds `i` and `g`; they are multiplied."),
+    ("temporal_softmax_loss", "/ N\n    dx_flat", "\n    dx_flat", "by the number of samples"),
+    ("CaptioningRNN.loss", "T.dot(dh0)", "T.dot(dh0 ** 2)", "dW_{proj} = featuresᵀ dh_0"),
+    ("CaptioningRNN.loss", "T.dot(dh0)", "T.dot(-dh0)", "is off by one factor: -1."),
+]
+
+
+@pytest.mark.parametrize(("function", "right", "wrong", "words"), SENTENCES)
+def test_an_advice_tells_what_is_theirs_from_what_is_right(
+    function: str, right: str, wrong: str, words: str, marked: Callable[..., Report]
+) -> None:
+    name = function.rpartition(".")[2]
+    file = "rnn_layers.py" if name == function else "classifiers/rnn.py"
+    text = changed(FILES[file], name, right, wrong)
+    report = marked({file: text}, only=[f"{function}*"])
+    told = [f"{one.kind}: {one.advice}" for one in report.results]
+    assert any(words in sentence for sentence in told), told
+
+
 # One mistake costs once
 
 

@@ -77,7 +77,7 @@ def test_an_array_that_is_too_large_to_send_is_told_by_its_shape(unconfined: Con
         {"large": "return np.ones((2 * 10**5, 2, 3)), config"}, unconfined, HEAD
     ).values()
     assert isinstance(answer, Observation)
-    told = answer.note("out").types["the weights after 1 steps"]
+    told = answer.note("out").types["the weights after step 1"]
     assert told == "an array of shape (200000, 2, 3)"
 
 
@@ -134,7 +134,7 @@ def test_an_end_costs_one_function_and_the_rest_is_asked(unconfined: Confinement
             assert answer.line == Line("my work.py", 6 + 2 * list(ENDS).index(name), body)
     right = answers["right"]
     assert isinstance(right, Observation)
-    np.testing.assert_allclose(right.arrays["out.the weights after 2 steps"], -0.074)
+    np.testing.assert_allclose(right.arrays["out.the weights after step 2"], -0.074)
 
 
 def test_a_loop_is_stopped_at_its_line_also_where_it_evades_the_watch(

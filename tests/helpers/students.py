@@ -739,7 +739,7 @@ lstm_forward | cells for states | h[:, t, :] = prev_h | h[:, t, :] = prev_c | wr
 lstm_forward | state and cell unpacked the wrong way round | prev_h, prev_c, step = lstm | prev_c, prev_h, step = lstm | results swapped
 lstm_forward | state and cell handed over the wrong way round | lstm_step_forward(x[:, t, :], prev_h, prev_c, | lstm_step_forward(x[:, t, :], prev_c, prev_h, | arguments swapped
 lstm_backward | gradient of the cell not carried | dnext_c = dprev_c | dnext_c = np.zeros((N, H)) | dc not carried
-lstm_backward | carried state gradient not added | dh[:, t, :] + dprev_h | dh[:, t, :] | dh not added
+lstm_backward | carried state gradient not added | dh[:, t, :] + dprev_h | dh[:, t, :] | dh not carried
 lstm_backward | bias gradient overwritten | db += dbt | db = dbt | not added up over steps | db
 lstm_backward | not written | dh0 = dprev_h\n    return dx, dh0, dWx, dWh, db | return None, None, None, None, None | not written yet
 lstm_backward | dprev_h and dprev_c unpacked the wrong way round | dx[:, t, :], dprev_h, dprev_c, dWxt | dx[:, t, :], dprev_c, dprev_h, dWxt | results swapped

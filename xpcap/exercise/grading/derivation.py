@@ -58,13 +58,13 @@ rnn_backward lstm_backward CaptioningRNN.loss | dWx Wx | | Every step uses the s
 rnn_backward lstm_backward CaptioningRNN.loss | dWh Wh | | Every step uses the same weights | 1 4 | dWh = Σ_t h_{t-1}ᵀ da_t
 rnn_backward lstm_backward CaptioningRNN.loss | db b | | Every step uses the same weights | 2 4 | db = Σ_{n,t} da_{nt}
 word_embedding_forward | out | | x_{nt} = E_{w(n,t)} | |
-word_embedding_backward CaptioningRNN.loss | dW W_embed | | x_{nt} = E_{w(n,t)} | 5 | dE_v = Σ_{n,t: w(n,t) = v} dx_{nt}
+word_embedding_backward CaptioningRNN.loss | dW W_embed dW_embed | | x_{nt} = E_{w(n,t)} | 5 | dE_v = Σ_{n,t: w(n,t) = v} dx_{nt}
 affine_backward | dx dw | | y = x w | 1 | dx = dy wᵀ, dw = xᵀ dy
 affine_backward | db | | y = x + b | 2 | db = Σ_n dy_n
 temporal_affine_forward | out | | s_{nt} = h_{nt} W_{vocab} + b_{vocab} | |
 temporal_affine_backward | dx | | s_{nt} = h_{nt} W_{vocab} + b_{vocab} | 1 | dh = ds W_{vocab}ᵀ
-temporal_affine_backward CaptioningRNN.loss | dw W_vocab | | s_{nt} = h_{nt} W_{vocab} + b_{vocab} | 1 4 | dW_{vocab} = Σ_{n,t} h_{nt}ᵀ ds_{nt}
-temporal_affine_backward CaptioningRNN.loss | db b_vocab | | s_{nt} = h_{nt} W_{vocab} + b_{vocab} | 2 4 | db_{vocab} = Σ_{n,t} ds_{nt}
+temporal_affine_backward CaptioningRNN.loss | dw W_vocab dW_vocab | | s_{nt} = h_{nt} W_{vocab} + b_{vocab} | 1 4 | dW_{vocab} = Σ_{n,t} h_{nt}ᵀ ds_{nt}
+temporal_affine_backward CaptioningRNN.loss | db b_vocab db_vocab | | s_{nt} = h_{nt} W_{vocab} + b_{vocab} | 2 4 | db_{vocab} = Σ_{n,t} ds_{nt}
 temporal_softmax_loss | shifted log_p | | log p_v = (s_v - m) - log Σ_u e^{s_u - m}, m = max_u s_u | |
 temporal_softmax_loss | loss | | loss = 1/N Σ_{n,t} mask_{nt} (-log p_{nt}(y_{nt})) | |
 temporal_softmax_loss | dscores dx | | -log p_y = -s_y + log Σ_u e^{s_u} | | p_v - [v = y]; times mask_{nt} / N
@@ -72,8 +72,8 @@ CaptioningRNN.loss | captions_in captions_out | | The inputs are all of them but
 CaptioningRNN.loss | mask | | a target counts unless it is <NULL> | |
 CaptioningRNN.loss | h0 | | h_0 = features · W_{proj} + b_{proj} | |
 CaptioningRNN.sample | h | | h_0 = features · W_{proj} + b_{proj} | |
-CaptioningRNN.loss | W_proj | | h_0 = features · W_{proj} + b_{proj} | 1 | dW_{proj} = featuresᵀ dh_0
-CaptioningRNN.loss | b_proj | | h_0 = features · W_{proj} + b_{proj} | 2 | db_{proj} = Σ_n dh_{0,n}
+CaptioningRNN.loss | W_proj dW_proj | | h_0 = features · W_{proj} + b_{proj} | 1 | dW_{proj} = featuresᵀ dh_0
+CaptioningRNN.loss | b_proj db_proj | | h_0 = features · W_{proj} + b_{proj} | 2 | db_{proj} = Σ_n dh_{0,n}
 CaptioningRNN.sample | c | | c_0 is zero | |
 """
 

@@ -1,5 +1,6 @@
 """Where results are wrong, and why: outputs, gates and steps, and the mistake that gives them."""
 
+import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -135,14 +136,16 @@ def explained(
     name = row.name
     if found is None:
         kind, advice, off = _seen(row, case, names, values, wanted)
-        return [
-            Result(
-                name, False, observed, kind, with_derivation(advice, derivation(name, off)), error
-            )
-        ]
+        lines = derivation(name, _variables(row, observed) or off)
+        return [Result(name, False, observed, kind, with_derivation(advice, lines), error)]
     results = []
+    outputs, is_one = observed.split("; gate")[0], len(found.changes) == 1
     for change in found.changes:
-        where = f"gate {change.gate}: {observed.split('; gate')[0]}" if change.gate else observed
+        where = outputs if is_one or change.target not in names else change.target
+        if change.gate:
+            where = f"gate {change.gate}: {where}"
+        elif is_one:
+            where = observed
         advice = advice_of(name, change)
         if not found.whole:
             advice += " That does not explain all: fix this, then grade again."
@@ -153,7 +156,7 @@ def explained(
 def _factors(case: Mapping[str, np.ndarray]) -> list[tuple[float, str, str]]:
     """Factors by which results may be wrong, each with its kind and in words."""
     factors = [
-        (-1.0, "sign", "the sign"),
+        (-1.0, "sign", "-1"),
         (2.0, "added twice", "2"),
         (0.5, "wrong factor", "1 / 2"),
     ]
@@ -161,8 +164,8 @@ def _factors(case: Mapping[str, np.ndarray]) -> list[tuple[float, str, str]]:
         N, T = case["captions"][:, 1:].shape
     else:
         N, T, *_ = (*next(iter(case.values())).shape, 1)
-    for size, name in ((N, "N"), (T, "T"), (N * T, "N T")):
-        mean = f"1 / ({name}), a mean where a sum belongs"
+    for size, name in ((N, "N"), (T, "T"), (N * T, "(N T)")):
+        mean = f"1 / {name}, a mean where a sum belongs"
         total = f"{name}, a sum where a mean belongs"
         factors += [(1 / size, "mean for a sum", mean), (float(size), "sum for a mean", total)]
     return factors
@@ -189,11 +192,19 @@ def _seen(
         if all(
             relative_max_error([value], [factor * right]) <= TOLERANCE for _, value, right in wrong
         ):
-            return kind, f"All that is wrong of {name} is wrong by one factor: {words}.", off
+            return kind, f"What {name} gets wrong is off by one factor: {words}.", off
     if all(not value.any() for _, value, _ in wrong):
-        advice = f"What is wrong of {name} is all zeros: is it computed, and returned?"
+        advice = f"What {name} gets wrong is all zeros: is it computed, and returned?"
         return "left at zero", advice, off
     return "wrong values", f"No known mistake explains {name}: go through it line by line.", off
+
+
+def _variables(row: table.Function, observed: str) -> str:
+    """Variables of the gates that are wrong, and in a forward pass of what they lead to."""
+    gates = re.findall(r"\b[ifog]\b", observed.partition("; gate ")[2].partition(";")[0])
+    if row.forward:
+        return " ".join(f"d{gate} da_{gate}" for gate in gates)
+    return " ".join([*gates, observed.partition(";")[0]]) if gates else ""
 
 
 def advice_of(name: str, change: Change) -> str:

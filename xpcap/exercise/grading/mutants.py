@@ -103,6 +103,8 @@ class Edit(NamedTuple):
     bound: Bound = {}  # noqa: RUF012 - read only
     old: ast.AST | None = None
     rule: Rule | None = None
+    after: Sequence[ast.stmt] = ()  # the changed statements of several places
+    target: str = ""  # of several that the statement computes
 
     @property
     def prior(self) -> int:
@@ -111,7 +113,7 @@ class Edit(NamedTuple):
 
     @property
     def _gate(self) -> str:
-        gates = self.gates or _gates(_target(self.statement))
+        gates = self.gates or _gates(*map(_target, self.after or [self.statement]))
         return gates if self.gates or gates != "i, f, o, g" else ""
 
     def described(self) -> Change:
@@ -120,11 +122,11 @@ class Edit(NamedTuple):
         words |= {"old": text_of(self.old) if self.old else before}
         words |= {
             "new": text_of(new) if isinstance(new := self.slots[0].new, ast.AST) else "",
-            "target": _target(self.statement),
+            "target": self.target or _target(self.statement),
         }
         with _applied([self]):
             replaced = [s.new for s in self.slots if isinstance(s.new, ast.stmt)]
-            after = "; ".join(_plain(node) for node in replaced or [self.statement])
+            after = "; ".join(map(_plain, self.after or replaced or [self.statement]))
         kind = self.kind
         if kind == "term missing":
             kind = kind_of_term(words.get("_b") or words.get("_a") or words["old"], kind)
@@ -439,7 +441,10 @@ def _in_several_places(rule: Rule, statements: Sequence[tuple[Any, int, bool]]) 
         bound = found[0]
         places.append((*found[1:], instead))
     slots = [Slot(of, key, filled(instead, bound, node)) for _, of, key, node, instead in places]
-    return Edit(rule.rank, rule.kind, rule.detail, places[0][0], slots, bound=bound, rule=rule)
+    edit = Edit(rule.rank, rule.kind, rule.detail, places[0][0], slots, bound=bound, rule=rule)
+    news = [slot.new if isinstance(slot.new, ast.stmt) else None for slot in slots]
+    after = [new or place[0] for new, place in zip(news, places, strict=True)]
+    return edit._replace(after=after)
 
 
 def _statements(block: list[ast.stmt], in_loop: bool) -> Iterator[tuple[list[Any], int, bool]]:
@@ -493,7 +498,7 @@ def _slots(
                     )
                     if isinstance(node, ast.Name) and node.id in names and not written:
                         contexts.add("name")
-                        if isinstance(parent, ast.Call):
+                        if isinstance(parent, ast.Call) and text_of(parent.func) != "range":
                             contexts.add("argument")
                     yield (value if isinstance(value, list) else parent), key, node, contexts
 
@@ -509,7 +514,7 @@ def _of_statement(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit
         yield edit(ast.Pass(), 3, "term missing", "`{old}` is left out")
         kind = "not added up over steps" if in_loop else "overwritten, not added"
         new = ast.Assign([statement.target], statement.value, lineno=0)
-        yield edit(new, 1, kind, "`{target}` is overwritten, not added to")
+        yield edit(new, 1, kind, "your `{target}` is overwritten, not added to")
     if number + 1 < len(block) and not isinstance(block[number + 1], ast.Return):
         after = block[number + 1]
         slots = [Slot(block, number, after), Slot(block, number + 1, statement)]
@@ -553,15 +558,16 @@ def _of_statement(block: list[Any], number: int, in_loop: bool) -> Iterator[Edit
     for kept in targets.elts:
         if in_loop and isinstance(kept, ast.Name) and kept.id != "_":
             new = unpacked(
-                [ast.Name("_unused", ast.Store()) if one is kept else one for one in targets.elts]
+                [ast.Name("_", ast.Store()) if one is kept else one for one in targets.elts]
             )
             kind = kind_of_term(kept.id, "state not carried")
-            yield edit(new, 1, kind, f"`{kept.id}` is not carried from step to step")
+            detail = f"`{kept.id}` is not carried from step to step"
+            yield edit(new, 1, kind, detail)._replace(target=kept.id)
     if is_cache:
         for name, other in permutations([text_of(one) for one in targets.elts], 2):
             copied = ast.parse(f"{name} = {other}").body
             both = ast.If(ast.Constant(True), [statement, *copied], [])
-            detail = f"the cache holds `{other}` where `{name}` belongs"
+            detail = f"your cache holds `{other}` where `{name}` belongs"
             yield edit(both, 5, "cache mixed up", detail)
 
 
@@ -578,8 +584,7 @@ def _orders() -> Iterator[tuple[tuple[int, ...], int, str]]:
     for order in permutations(range(4)):
         if moved := _moved(order):
             stacked = ", ".join("ifog"[k] for k in order)
-            names = "`, `".join(moved.split(", "))
-            detail = f"`{names}` change places: the gates are stacked {stacked}"
+            detail = f"your gates are stacked {stacked}; their order is i, f, o, g"
             yield order, 1 if len(moved) == len("i, f") else 2, detail
 
 

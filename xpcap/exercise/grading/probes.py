@@ -327,7 +327,7 @@ def rule(call: Callable[..., Any], names: Sequence[str], cases: Any, record: Rec
             for step, gradient in enumerate(case["gradients"], 1):
                 w, config = call(w, np.array(gradient), config)
                 moved = None if w is None else np.asarray(w) - start
-                record.value(stage, f"the weights after {step} steps", moved)
+                record.value(stage, f"the weights after step {step}", moved)
 
 
 class _Bowl:

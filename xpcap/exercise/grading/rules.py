@@ -4,7 +4,8 @@ A row is `pattern | instead | rank | kind | detail`. In a pattern _a, _b and so 
 expression, each for the same one throughout, _W for a weight and _V for what is no number. Rank says how unlikely a mistake
 is: 0 is looked for first. A detail is a sentence with what the letters stood for; {old} and {new}
 are the expression and what came in its place, {target} is the variable that is computed. Without a
-detail it is "`{new}` stands where `{old}` belongs". The kind "term missing" is refined by TERMS.
+detail it is "`{new}` stands where `{old}` belongs". Of the student's it says "your", and without
+that what is right. The kind "term missing" is refined by TERMS.
 
 Before a pattern, and a colon, stand the functions that a row is for, and where in them: "value",
 what is assigned outside loops, "result", what is returned, "argument", a name that is handed to a
@@ -32,14 +33,14 @@ _a * (1 - _a) | 1 - _a ** 2 | 1 | derivative of tanh instead of sigmoid
 1 - _a ** 2 | _a * (1 - _a) | 1 | derivative of sigmoid instead of tanh
 _a * (1 - _a) | sigmoid(_a) * (1 - sigmoid(_a)) | 1 | derivative of sigmoid wrong | `{_a}` has been through the sigmoid already; the derivative takes it as it is
 1 - _a ** 2 | 1 - np.tanh(_a) ** 2 | 1 | derivative of tanh wrong | `{_a}` has been through the tanh already; the derivative takes it as it is
-_a * (1 - _a) | logit(_a) * (1 - logit(_a)) | 1 | derivative of sigmoid wrong | the derivative is taken of what goes into the sigmoid; it takes `{_a}`, what comes out
-1 - _a ** 2 | 1 - np.arctanh(_a) ** 2 | 1 | derivative of tanh wrong | the derivative is taken of what goes into the tanh; it takes `{_a}`, what comes out
+_a * (1 - _a) | logit(_a) * (1 - logit(_a)) | 1 | derivative of sigmoid wrong | the derivative takes `{_a}`, what comes out of the sigmoid; yours takes what goes in
+1 - _a ** 2 | 1 - np.arctanh(_a) ** 2 | 1 | derivative of tanh wrong | the derivative takes `{_a}`, what comes out of the tanh; yours takes what goes in
 _a * (1 - _a) | 1 - _a or _a or 1 + _a ** 2 or _a * (1 + _a) or _a ** 2 or _a * (1 - _a ** 2) or (_a * (1 - _a)) ** 2 or _a * (1 - _a) ** 2 | 2 | derivative of sigmoid wrong
 1 - _a ** 2 | 1 - _a or _a or 1 + _a ** 2 or (1 - _a) ** 2 or _a ** 2 or 1 - 2 * _a or _a * (1 - _a ** 2) or (1 - _a ** 2) ** 2 or 1 - _a ** 3 or 1 - np.abs(_a) | 2 | derivative of tanh wrong
 _a * (1 - _a) | _a ** 2 - 1 or -(_a * (1 - _a)) | 4 | derivative of sigmoid wrong
 1 - _a ** 2 | _a ** 2 - 1 | 4 | derivative of tanh wrong
-_a * (1 - _a) | _a > 0 or logit(_a) > 0 | 3 | derivative of sigmoid wrong | the derivative is that of a ReLU
-1 - _a ** 2 | _a > 0 | 3 | derivative of tanh wrong | the derivative is that of a ReLU
+_a * (1 - _a) | _a > 0 or logit(_a) > 0 | 3 | derivative of sigmoid wrong | your derivative is that of a ReLU
+1 - _a ** 2 | _a > 0 | 3 | derivative of tanh wrong | your derivative is that of a ReLU
 _a * (_b * (1 - _b)) | _a * _b - _b or _a * (_b - _b) | 2 | brackets wrong | the factor is `{_b} * (1 - {_b})`: it needs its brackets
 
 # Activations
@@ -56,8 +57,8 @@ np.tanh(_a) | np.clip(_a, -1, 1) | 2 | wrong activation | a hard tanh stands whe
 sigmoid(_a) | np.exp(_a) / np.exp(_a).sum(axis=1, keepdims=True) | 3 | wrong activation | a softmax stands where `{old}` belongs
 sigmoid(_a) | sigmoid(-_a) | 2 | sign | the sigmoid is 1 / (1 + exp(-x)); yours is that of -`{_a}`
 np.tanh(_a) | np.tanh(-_a) or 1 - np.tanh(_a) | 3 | sign | `{new}` stands where `{old}` belongs
-sigmoid(_a) | sigmoid(sigmoid(_a)) or np.tanh(sigmoid(_a)) or sigmoid(np.tanh(_a)) | 2 | activation twice | `{_a}` goes through two activations
-np.tanh(_a) | np.tanh(np.tanh(_a)) or np.tanh(sigmoid(_a)) or sigmoid(np.tanh(_a)) | 2 | activation twice | `{_a}` goes through two activations
+sigmoid(_a) | sigmoid(sigmoid(_a)) or np.tanh(sigmoid(_a)) or sigmoid(np.tanh(_a)) | 2 | activation twice | your `{_a}` goes through two activations
+np.tanh(_a) | np.tanh(np.tanh(_a)) or np.tanh(sigmoid(_a)) or sigmoid(np.tanh(_a)) | 2 | activation twice | your `{_a}` goes through two activations
 np.tanh(_a + _b) | np.tanh(_a) + _b or _a + np.tanh(_b) or np.tanh(_a) + np.tanh(_b) | 2 | activation of a part | the tanh is of the whole sum
 np.tanh(_a + _b + _c) | np.tanh(_a) + _b + _c or _a + np.tanh(_b + _c) or _a + np.tanh(_b) + _c or np.tanh(_a) + np.tanh(_b + _c) or np.tanh(_a + _c) + np.tanh(_b) | 2 | activation of a part | the tanh is of the whole sum
 lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) && sigmoid(a_o) | np.tanh(a_i) && np.tanh(a_f) && np.tanh(a_o) | 1 | wrong activation | tanh stands where sigmoid belongs, in all gates
@@ -71,11 +72,11 @@ sigmoid: return _a | return np.tanh(x) or return 1 / (1 - np.exp(-x)) or return 
 
 # Products, sums, brackets
 _a * counts or _a * counts[:, None] | _a | 3 | mask ignored | the mask is missing
-_a * counts | _a * ~counts | 1 | mask ignored | the mask is inverted
-_a * counts[:, None] | _a * ~counts[:, None] | 1 | mask ignored | the mask is inverted
+_a * counts | _a * ~counts | 1 | mask ignored | your mask is inverted
+_a * counts[:, None] | _a * ~counts[:, None] | 1 | mask ignored | your mask is inverted
 _a * _b or _b * _a | _a | 3 | factor missing | the factor `{_b}` is missing
-_a * _b | _a + _b | 3 | sum for a product | `{_a}` and `{_b}` are added, not multiplied
-_a * _b | _a / _b | 4 | factor wrong | `{_b}` divides
+_a * _b | _a + _b | 3 | sum for a product | your code adds `{_a}` and `{_b}`; they are multiplied
+_a * _b | _a / _b | 4 | factor wrong | your code divides by `{_b}`, which is a factor
 _a * _b | _a * _b ** 2 or _a ** 2 * _b | 4 | factor twice | a factor of `{old}` is there twice
 1 + _b or 1 - _b or _b + 1 | 1 | 4 | term missing | the term `{_b}` is missing
 _V + _b or _V - _b or _b + _V or _b - _V | _V | 2 | term missing | the term `{_b}` is missing
@@ -83,11 +84,11 @@ _a + _b or _b + _a | _a + _b + _b | 3 | added twice | the term `{_b}` is there t
 _a - _b | _a - _b - _b or _a - _b - _a | 3 | added twice | a term of `{old}` is there twice
 _a + _b | _a - _b or _b - _a | 3 | sign | a sign in `{old}` is wrong
 _a - _b | _a + _b | 3 | sign | a sign in `{old}` is wrong
-_a + _b | _a * _b | 3 | product for a sum | `{_a}` and `{_b}` are multiplied, not added
-_a + _b | (_a + _b) / 2 | 4 | mean for a sum | `{new}` is a mean
+_a + _b | _a * _b | 3 | product for a sum | your code multiplies `{_a}` and `{_b}`; they are added
+_a + _b | (_a + _b) / 2 | 4 | mean for a sum | `{new}` is a mean, where a sum belongs
 _a / N | _a | 2 | sum for a mean | the division by the number of samples is missing
 _a / _b | _a | 2 | factor missing | the division by `{_b}` is missing
-_a / _b | _a * _b | 5 | factor wrong | `{_b}` multiplies
+_a / _b | _a * _b | 5 | factor wrong | your code multiplies by `{_b}`, which divides
 _a ** _b | _a | 3 | factor wrong | the power `** {_b}` is missing
 _a ** 2 | np.abs(_a) or 2 * _a or _a ** 3 | 4 | factor wrong
 -_a | _a | 2 | sign | the minus of `{old}` is missing
@@ -109,163 +110,163 @@ np.log(_a) | _a | 2 | logarithm missing | the logarithm of `{_a}` is missing
 # Products of matrices
 _W.T | _W | 1 | transposed weight
 _a.T | _a | 1 | transposed
-_a @ _W | np.tanh(_a) @ _W | 3 | activation twice | `{_a}` goes through a tanh on the way into `{old}`
+_a @ _W | np.tanh(_a) @ _W | 3 | activation twice | your `{_a}` goes through a tanh on the way into `{old}`
 _a @ _W | _a @ _W.T | 2 | transposed weight
 _W.T | _W.reshape(_W.shape[::-1]) | 2 | reshape for a transpose | a reshape to the shape of `{old}` does not exchange the axes
 _a.T | _a.reshape(_a.shape[::-1]) | 2 | reshape for a transpose | a reshape to the shape of `{old}` does not exchange the axes
 _a.reshape(_b, _c).T | _a.reshape(_c, _b) | 2 | reshape for a transpose | a reshape to the shape of `{old}` does not exchange the axes
 _a @ _b | _a.T @ _b or _a @ _b.T | 2 | transposed
 _a @ _b | _b @ _a | 4 | factors in the wrong order
-value: _a | _a.T | 4 | transposed | `{target}` is transposed
+value: _a | _a.T | 4 | transposed | your `{target}` is transposed
 
 # Sums over samples
-_a.sum(axis=0) | _a.mean(axis=0) | 1 | mean for a sum | `{old}` is a mean
+_a.sum(axis=0) | _a.mean(axis=0) | 1 | mean for a sum
 _a.sum(axis=0) | _a[0] or _a[-1] | 2 | sum over the batch missing
 _a.sum(axis=0) | _a.sum(axis=1) | 2 | wrong axis
 _a.sum(axis=0) | _a.max(axis=0) or np.abs(_a).sum(axis=0) or np.prod(_a, axis=0) or np.cumsum(_a, axis=0)[-2] | 4 | sum wrong
 _a.sum(axis=1, keepdims=True) | _a.sum(axis=0, keepdims=True) or _a.sum() | 2 | wrong axis
 _a.sum(axis=1, keepdims=True) | _a.mean(axis=1, keepdims=True) or _a.max(axis=1, keepdims=True) | 2 | sum wrong
-(_a).sum() | (_a).mean() | 2 | mean for a sum | `{old}` is a mean
+(_a).sum() | (_a).mean() | 2 | mean for a sum
 
 # Steps
-reversed(_a) | _a | 1 | steps in the wrong order | the loop runs from the first step to the last
-range(_a) | range(_a - 1) or range(1, _a) | 2 | step left out | the loop runs over `{new}`
-range(_a) | range(0, _a, 2) | 4 | step left out | the loop runs over `{new}`
-range(_a) | reversed(range(_a)) | 3 | steps in the wrong order | the loop runs backwards
+reversed(_a) | _a | 1 | steps in the wrong order | your loop runs from the first step to the last; gradients go from the last to the first
+range(_a) | range(_a - 1) or range(1, _a) | 2 | step left out | your loop runs over `{new}`
+range(_a) | range(0, _a, 2) | 4 | step left out | your loop runs over `{new}`
+range(_a) | reversed(range(_a)) | 3 | steps in the wrong order | your loop runs backwards
 _a[t] | _a[0] or _a[-1] or _a[t - 1] or _a[(t + 1) % T] or _a[T - 1 - t] | 2 | wrong time step
 _a[:, t] | _a[:, t - 1] or _a[:, 0] or _a[:, -1] or _a[:, (t + 1) % T] or _a[:, T - 1 - t] | 2 | wrong time step
 _a[:, t] | _a[:, :t + 1].sum(axis=1) or _a[:, t:].sum(axis=1) or _a.sum(axis=1) or _a.mean(axis=1) | 3 | wrong time step
 _a[:, t] = _b | pass | 3 | left at zero | `{_a}` is never filled in
-_a[:, t] = _b | _a[:, t] += _a[:, t - 1] + _b | 3 | added up over steps | `{_a}` holds what is added up over steps
-_a += _b | _a = _b if t == T - 1 else _a | 2 | not added up over steps | `{_a}` has what the last step gives alone
-_a += _b | _a -= _b | 3 | sign | `{_b}` is subtracted
-_a -= _b | _a += _b | 2 | sign | `{_b}` is added
+_a[:, t] = _b | _a[:, t] += _a[:, t - 1] + _b | 3 | added up over steps | your `{_a}` is added up over steps; each step fills in its own
+_a += _b | _a = _b if t == T - 1 else _a | 2 | not added up over steps | your `{_a}` is that of the last step alone; all steps add to it
+_a += _b | _a -= _b | 3 | sign | your code subtracts `{_b}`, which is added
+_a -= _b | _a += _b | 2 | sign | your code adds `{_b}`, which is subtracted
 
 # Whole results
-value: _a | -(_a) | 2 | sign | `{target}` has the wrong sign
-value: _a | (_a) / N or (_a) / len(x) or (_a) / len(dout) or (_a) / len(dnext_h) | 2 | mean for a sum | `{target}` is divided by the number of samples
-value: _a | (_a) / T | 2 | mean for a sum | `{target}` is divided by the number of steps
-value: _a | (_a) / (N * T) | 2 | mean for a sum | `{target}` is divided by the number of steps of all samples
-value: _a | (_a) * 2 | 3 | added twice | `{target}` is twice what it should be
-value: _a | (_a) / 2 | 3 | factor wrong | `{target}` is half of what it should be
-value: _a | (_a) * 0 | 4 | term missing | `{target}` stays zero
+value: _a | -(_a) | 2 | sign | your `{target}` has the wrong sign
+value: _a | (_a) / N or (_a) / len(x) or (_a) / len(dout) or (_a) / len(dnext_h) | 2 | mean for a sum | your `{target}` is divided by the number of samples
+value: _a | (_a) / T | 2 | mean for a sum | your `{target}` is divided by the number of steps
+value: _a | (_a) / (N * T) | 2 | mean for a sum | your `{target}` is divided by the number of steps of all samples
+value: _a | (_a) * 2 | 3 | added twice | your `{target}` is twice what it should be
+value: _a | (_a) / 2 | 3 | factor wrong | your `{target}` is half of what it should be
+value: _a | (_a) * 0 | 4 | term missing | your `{target}` stays zero
 result: _a | np.zeros_like(_a) | 2 | left at zero | zeros stand where `{old}` belongs
-result: _a | -_a | 3 | sign | `{old}` has the wrong sign
-result: _a | _a / len(x) or _a / len(dh) | 3 | mean for a sum | `{old}` is divided by the number of samples
-result: _a | _a / T | 3 | mean for a sum | `{old}` is divided by the number of steps
-result: _a | _a / (N * T) | 3 | mean for a sum | `{old}` is divided by the number of steps of all samples
-result: _a | 2 * _a | 4 | added twice | `{old}` is twice what it should be
-result: _a | np.clip(_a, -1, 1) or np.clip(_a, -5, 5) or np.clip(_a, -10, 10) | 3 | gradient clipped | `{old}` is clipped
-result: _a | _a.T | 3 | transposed | `{old}` is transposed
-result: _a | np.abs(_a) | 4 | sign | `{old}` has lost its signs
-result: _a | np.round(_a) or np.trunc(_a) | 4 | integers | `{old}` holds integers: what is put into it loses its fraction
-result: _a | _a.astype(np.float16) | 4 | float16 | `{old}` is rounded to float16
-result: _a | _a / np.linalg.norm(_a) or _a - _a.mean() | 5 | normalised | `{old}` is normalised
+result: _a | -_a | 3 | sign | your `{old}` has the wrong sign
+result: _a | _a / len(x) or _a / len(dh) | 3 | mean for a sum | your `{old}` is divided by the number of samples
+result: _a | _a / T | 3 | mean for a sum | your `{old}` is divided by the number of steps
+result: _a | _a / (N * T) | 3 | mean for a sum | your `{old}` is divided by the number of steps of all samples
+result: _a | 2 * _a | 4 | added twice | your `{old}` is twice what it should be
+result: _a | np.clip(_a, -1, 1) or np.clip(_a, -5, 5) or np.clip(_a, -10, 10) | 3 | gradient clipped | your `{old}` is clipped
+result: _a | _a.T | 3 | transposed | your `{old}` is transposed
+result: _a | np.abs(_a) | 4 | sign | your `{old}` has lost its signs
+result: _a | np.round(_a) or np.trunc(_a) | 4 | integers | your `{old}` holds integers: what is put into it loses its fraction
+result: _a | _a.astype(np.float16) | 4 | float16 | your `{old}` is rounded to float16
+result: _a | _a / np.linalg.norm(_a) or _a - _a.mean() | 5 | normalised | your `{old}` is normalised
 argument: _W | _W.T | 2 | transposed weight
 argument: _a | np.zeros_like(_a) | 2 | term missing | zeros stand where `{_a}` belongs
-np.zeros_like(_a) | np.ones_like(_a) | 3 | not started at zero | `{target}` starts as ones, not as zeros
-np.zeros(_a, _b) | np.ones(_a, _b) | 3 | not started at zero | `{target}` starts as ones, not as zeros
-np.zeros_like(_a) | _a.copy() | 3 | not started at zero | `{target}` starts as `{_a}`, not as zeros
-np.zeros(_a, _b) | np.zeros(_a, int) | 2 | integers | `{target}` is an array of integers: what is put into it loses its fraction
-test: _a == _b | True | 2 | condition missing | `{old}` is not asked
-*step_forward value: _a | (_a) + prev_h | 4 | term added | `prev_h` is added to `{target}`
+np.zeros_like(_a) | np.ones_like(_a) | 3 | not started at zero | your `{target}` starts as ones, not as zeros
+np.zeros(_a, _b) | np.ones(_a, _b) | 3 | not started at zero | your `{target}` starts as ones, not as zeros
+np.zeros_like(_a) | _a.copy() | 3 | not started at zero | your `{target}` starts as `{_a}`, not as zeros
+np.zeros(_a, _b) | np.zeros(_a, int) | 2 | integers | your `{target}` is an array of integers: what is put into it loses its fraction
+test: _a == _b | True | 2 | condition missing | the condition `{old}` is missing
+*step_forward value: _a | (_a) + prev_h | 4 | term added | your code adds `prev_h` to `{target}`
 
 # Gates of the LSTM
-lstm_step_forward: np.split(a, 4, axis=1) | (a[:, 0::4], a[:, 1::4], a[:, 2::4], a[:, 3::4]) | 0 | gates interleaved | every fourth column is taken for a gate: a gate is a block of H columns
+lstm_step_forward: np.split(a, 4, axis=1) | (a[:, 0::4], a[:, 1::4], a[:, 2::4], a[:, 3::4]) | 0 | gates interleaved | your code takes every fourth column for a gate: a gate is a block of H columns
 lstm_step_forward: np.split(a, 4, axis=1) | a.reshape(4, len(a), -1) | 0 | reshape for a transpose | a reshape to four blocks mixes samples and gates: a gate is a block of H columns
-lstm_step_backward: np.concatenate(_a, axis=1) | np.stack(_a, axis=2).reshape(len(x), -1) | 0 | gates interleaved | the gates' columns alternate: a gate is a block of H columns
-lstm_step_forward: sigmoid(a_i) | 1 - f | 2 | gates swapped | the input gate is 1 - f
+lstm_step_backward: np.concatenate(_a, axis=1) | np.stack(_a, axis=2).reshape(len(x), -1) | 0 | gates interleaved | the columns of your gates alternate: a gate is a block of H columns
+lstm_step_forward: sigmoid(a_i) | 1 - f | 2 | gates swapped | your input gate is 1 - f; it has columns of its own
 lstm_step_forward: i * g | (1 - f) * g | 1 | gates swapped | `1 - f` stands where `i` belongs
 lstm_step_forward: f * prev_c | (1 - i) * prev_c or (1 - f) * prev_c | 1 | gates swapped | `{new}` stands where `{old}` belongs
-lstm_step_forward: sigmoid(a_f) | sigmoid(a_f + 1) | 1 | bias added | 1 is added to the forget gate's sum; its bias is in b
-lstm_step_forward: sigmoid(_a) | sigmoid(_a + prev_c) | 2 | term added | the cell is added to what goes into a gate: gates see x and prev_h alone
-lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) | sigmoid(a_i + prev_c) && sigmoid(a_f + prev_c) | 1 | term added | the cell is added to what goes into two gates: gates see x and prev_h alone
-lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) && sigmoid(a_o) | sigmoid(a_i + prev_c) && sigmoid(a_f + prev_c) && sigmoid(a_o + prev_c) | 1 | term added | the cell is added to what goes into the gates: they see x and prev_h alone
-lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) && next_h = o * _a | sigmoid(a_i + prev_c) && sigmoid(a_f + prev_c) && next_h = sigmoid(a_o + next_c) * _a | 1 | term added | the cell is added to what goes into the gates: they see x and prev_h alone
-lstm_step_forward: next_h = o * np.tanh(next_c) | next_h = sigmoid(a_o + next_c) * np.tanh(next_c) | 2 | term added | the cell is added to what goes into the output gate: gates see x and prev_h alone
-lstm_step_forward: np.tanh(a_g) | np.tanh(a_g + prev_c) | 3 | term added | the cell is added to what goes into `g`
+lstm_step_forward: sigmoid(a_f) | sigmoid(a_f + 1) | 1 | bias added | your code adds 1 to the forget gate's sum; its bias is in b
+lstm_step_forward: sigmoid(_a) | sigmoid(_a + prev_c) | 2 | term added | your code adds the cell to what goes into a gate: gates see x and prev_h alone
+lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) | sigmoid(a_i + prev_c) && sigmoid(a_f + prev_c) | 1 | term added | your code adds the cell to what goes into two gates: gates see x and prev_h alone
+lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) && sigmoid(a_o) | sigmoid(a_i + prev_c) && sigmoid(a_f + prev_c) && sigmoid(a_o + prev_c) | 1 | term added | your code adds the cell to what goes into the gates: they see x and prev_h alone
+lstm_step_forward: sigmoid(a_i) && sigmoid(a_f) && next_h = o * _a | sigmoid(a_i + prev_c) && sigmoid(a_f + prev_c) && next_h = sigmoid(a_o + next_c) * _a | 1 | term added | your code adds the cell to what goes into the gates: they see x and prev_h alone
+lstm_step_forward: next_h = o * np.tanh(next_c) | next_h = sigmoid(a_o + next_c) * np.tanh(next_c) | 2 | term added | your code adds the cell to what goes into the output gate: gates see x and prev_h alone
+lstm_step_forward: np.tanh(a_g) | np.tanh(a_g + prev_c) | 3 | term added | your code adds the cell to what goes into `g`
 lstm_step_forward: next_c = _a | next_c = np.tanh(_a) | 2 | activation twice | the cell has no activation of its own: the tanh is that of the cell in next_h alone
 lstm_step_forward: next_c = _a | next_c = sigmoid(_a) | 3 | activation twice | the cell has no activation of its own
-lstm_step_forward: return (next_h, next_c, _a) | return (next_h, np.tanh(next_c), _a) | 1 | wrong variable | the tanh of the cell is returned, not the cell
+lstm_step_forward: return (next_h, next_c, _a) | return (next_h, np.tanh(next_c), _a) | 1 | wrong variable | your code returns the tanh of the cell, not the cell
 lstm_step_forward: next_h = o * np.tanh(next_c) | next_h = o * np.tanh(next_c) + prev_h or next_h = np.tanh(o * next_c) or next_h = np.tanh(o) * next_c or next_h = o * np.tanh(g) or next_h = np.tanh(o * np.tanh(next_c)) | 2 | activation of a part | `next_h` is `o * np.tanh(next_c)`
-*step_backward: dprev_h = _a | dprev_h = _a + dnext_h | 1 | term added | `dnext_h` is added to `dprev_h`; it reaches the old state through the gates alone
+*step_backward: dprev_h = _a | dprev_h = _a + dnext_h | 1 | term added | your code adds `dnext_h` to `dprev_h`; it reaches the old state through `da` alone
 rnn_step_backward: dx = da @ _a | dx = (da * (1 - next_h ** 2)) @ _a | 2 | derivative of tanh twice | the derivative is in `da` already
 rnn_step_backward: dprev_h = da @ _a | dprev_h = (da * (1 - next_h ** 2)) @ _a | 2 | derivative of tanh twice | the derivative is in `da` already
 rnn_step_backward: dprev_h = _a | dprev_h = _a * (1 - prev_h ** 2) | 2 | derivative of tanh twice | the derivative of the step before is that step's own
-lstm_step_backward: dprev_c = _a | dprev_c = _a + dnext_c | 1 | term added | `dnext_c` is added to `dprev_c` once more
+lstm_step_backward: dprev_c = _a | dprev_c = _a + dnext_c | 1 | term added | your code adds `dnext_c` to `dprev_c` once more
 lstm_step_backward: dnext_h * tanh_c | dnext_h * np.tanh(prev_c) | 1 | wrong variable | the tanh of the old cell stands where that of the new one belongs
 lstm_step_backward: i * (1 - i) | f * (1 - f) or o * (1 - o) or g * (1 - g) | 2 | gates swapped
 lstm_step_backward: f * (1 - f) | i * (1 - i) or o * (1 - o) or g * (1 - g) | 2 | gates swapped
 lstm_step_backward: o * (1 - o) | i * (1 - i) or f * (1 - f) or g * (1 - g) | 2 | gates swapped
-lstm_step_backward: da_o = do * _a | da_o = dc * tanh_c * _a | 1 | wrong variable | `do` is from `dc`; it is from `dnext_h`
+lstm_step_backward: da_o = do * _a | da_o = dc * tanh_c * _a | 1 | wrong variable | your `do` is from `dc`; it is from `dnext_h`
 lstm_step_backward: prev_h.T | (o * tanh_c).T | 1 | wrong variable | the new state stands where `prev_h` belongs
 lstm_step_backward: 1 - tanh_c ** 2 | 1 - np.tanh(prev_c) ** 2 | 1 | wrong variable | the tanh of the old cell stands where that of the new one belongs
-lstm_step_backward: dc = dnext_c + _b | dc = dnext_c + dnext_h | 2 | factor missing | `dnext_h` reaches the cell without its factors
+lstm_step_backward: dc = dnext_c + _b | dc = dnext_c + dnext_h | 2 | factor missing | your `dnext_h` reaches the cell without its factors
 
 # Sequences
-rnn_forward: state = h0 | state = np.zeros_like(h0) | 0 | state not reset | the state starts as zeros, not as h0
-lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = h0, h0 | 0 | state not reset | the cell starts as h0, not as zeros
-lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = np.zeros_like(h0), np.zeros_like(h0) | 0 | state not reset | the state starts as zeros, not as h0
-lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = h0, np.ones_like(h0) | 0 | state not reset | the cell starts as ones, not as zeros
-lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = np.zeros_like(h0), h0 | 0 | state not reset | state and cell start in each other's place
-rnn_forward: state = h0 | state = np.tanh(h0) | 1 | activation twice | h0 goes through a tanh; it is the first state as it is
-lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = np.tanh(h0), np.zeros_like(h0) | 1 | activation twice | h0 goes through a tanh; it is the first state as it is
-rnn_forward, lstm_forward: h[:, t] = state | h[:, t] = state; state = np.zeros_like(h0) | 1 | state not carried | every step starts from zeros, not from the state before
-rnn_forward, lstm_forward: h[:, t] = state | h[:, t] = state + h0 or state = state + h0; h[:, t] = state | 2 | term added | `h0` is added to the states
-rnn_forward: state, step = _a | state, step = _a; state, step = _a | 1 | step taken twice | the loop makes each step twice
-lstm_forward: state, cell, step = _a | state, cell, step = _a; state, cell, step = _a | 1 | step taken twice | the loop makes each step twice
-rnn_forward: state, step = _a | before = state; state, step = _a; state = state + before or before = state; state, step = _a; state = (state + before) / 2 | 2 | term added | the state before is added to the new one; the step replaces it
-lstm_forward: state, cell, step = _a | before = state; state, cell, step = _a; state = state + before | 2 | term added | the state before is added to the new one; the step replaces it
-lstm_forward: state, cell, step = _a | before = cell; state, cell, step = _a; cell = cell + before | 2 | term added | the cell before is added to the new one; the step replaces it
-rnn_forward, lstm_forward: h[:, t] = state | h[:, t] = np.tanh(state) | 2 | activation twice | the states go through a tanh once more
-lstm_forward: h[:, t] = state | h[:, t] = np.tanh(cell) | 2 | wrong variable | h holds the tanh of the cells, not the states
-lstm_forward: h[:, t] = state | h[:, t] = state; cell = state | 1 | state not carried | the next step's cell is the state, not the cell
-lstm_forward: h[:, t] = state | h[:, t] = state; state = cell | 1 | state not carried | the next step's state is the cell, not the state
-rnn_forward, lstm_forward: return (h, cache) | return (h.transpose(1, 0, 2).reshape(h.shape), cache) | 0 | reshape for a transpose | states of (T, N, H) are reshaped to (N, T, H): exchange the axes, by transpose(1, 0, 2)
-rnn_forward, lstm_forward: return (h, cache) | return (h[:, ::-1], cache) | 0 | steps in the wrong order | h has the last step first
-rnn_backward, lstm_backward: return (dx, _a, _b, _c, _d) | return (dx.transpose(1, 0, 2).reshape(dx.shape), _a, _b, _c, _d) | 0 | reshape for a transpose | gradients of (T, N, D) are reshaped to (N, T, D): exchange the axes, by transpose(1, 0, 2)
-rnn_backward, lstm_backward: return (dx, _a, _b, _c, _d) | return (dx[:, ::-1], _a, _b, _c, _d) | 0 | steps in the wrong order | dx has the last step first: the loop runs backwards, and what is appended comes out reversed
-rnn_backward, lstm_backward: dstate = np.zeros((N, H), dh.dtype) | dstate = dh[:, -1] | 0 | dh added twice | what is carried starts as dh of the last step, which the loop adds as well; it starts as zeros
-rnn_backward, lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dh[:, 0], _b, _c, _d) | 0 | dh not carried | dh0 is the gradient of the first step's loss, not what the loop carries to h0
-rnn_backward, lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dstate + dh[:, 0], _b, _c, _d) | 0 | dh added twice | dh of the first step is added to dh0 once more
-rnn_backward, lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dh.sum(axis=1), _b, _c, _d) | 1 | dh not carried | dh0 is a sum of dh, not what the loop carries to h0
-lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dcell, _b, _c, _d) | 0 | results swapped | dh0 is the gradient of the first cell, not of the first state
-rnn_backward, lstm_backward: dstate = dh[:, t] + dstate && return (dx, dstate, _b, _c, _d) | dstate = dh[:, t] + dstate; dh0 = dstate && return (dx, dh0, _b, _c, _d) | 0 | dh not carried | dh0 is what reaches the first step's state, not what that step gives back for h0
-rnn_backward, lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] if t == T - 1 else dstate | 0 | dh not added | `dh[:, t]` reaches the last step alone
-rnn_backward, lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] + dh[:, t] + dstate | 1 | dh added twice | `dh[:, t]` is added twice
-rnn_backward: db += db_t | db += db_t; dstate = dstate + dh[:, t - 1] if t else dstate | 1 | dh added twice | dh of a step is added both before and after it
-rnn_backward: dx[:, t], dstate, dWx_t, dWh_t, db_t = _a | before = dstate - dh[:, t]; dx[:, t], dstate, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 0 | added up over steps | the gradient of the state is added up over the steps; each step replaces it
-lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dstate - dh[:, t]; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 0 | added up over steps | the gradient of the state is added up over the steps; each step replaces it
-lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dcell; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dcell = before + dcell | 0 | added up over steps | the gradient of the cell is added up over the steps; each step replaces it
-lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dstate - dh[:, t], dcell; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dstate, dcell = before[0] + dstate, before[1] + dcell | 0 | added up over steps | the gradients of state and cell are added up over the steps; each step replaces them
-rnn_backward: dx[:, t], dstate, dWx_t, dWh_t, db_t = _a | before = dstate; dx[:, t], dstate, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 1 | added up over steps | the gradient of the state is added up over the steps, `dh` with it; each step replaces it
-lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dstate; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 1 | added up over steps | the gradient of the state is added up over the steps, `dh` with it; each step replaces it
-lstm_backward: dcell = np.zeros((N, H), dh.dtype) | dcell = np.ones((N, H)) | 0 | state not reset | the gradient of the last cell is ones; it is zeros
-lstm_backward: dcell = np.zeros((N, H), dh.dtype) | dcell = dh[:, -1] | 0 | state not reset | the gradient of the last cell is that of the last state; it is zeros
-lstm_backward: dstate = dh[:, t] + dstate | dcell = dstate; dstate = dh[:, t] + dstate | 0 | dc not carried | the cell is given the gradient of the state of the next step, not that of its cell
-lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] + dstate; dcell = dstate | 0 | dc not carried | the cell is given the gradient of its step's state, not that of the next cell
-lstm_backward: dstate = dh[:, t] + dstate | dcell = dh[:, t] + dcell | 0 | dh not added | `dh[:, t]` is added to the gradient of the cell; it belongs to that of the state
-lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] + dstate; dcell = dh[:, t] + dcell | 0 | dh added twice | `dh[:, t]` is added to the gradient of the cell, too
-lstm_backward: dstate = dh[:, t] + dstate | dstate, dcell = dh[:, t] + dcell, dstate | 0 | results swapped | what is carried for state and cell changes places
-rnn_backward, lstm_backward: dWx += dWx_t && dWh += dWh_t && db += db_t | dWx = dWx_t && dWh = dWh_t && db = db_t | 0 | not added up over steps | the gradients of the weights are overwritten at each step, not added to
+rnn_forward: state = h0 | state = np.zeros_like(h0) | 0 | state not reset | your state starts as zeros, not as h0
+lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = h0, h0 | 0 | state not reset | your cell starts as h0, not as zeros
+lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = np.zeros_like(h0), np.zeros_like(h0) | 0 | state not reset | your state starts as zeros, not as h0
+lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = h0, np.ones_like(h0) | 0 | state not reset | your cell starts as ones, not as zeros
+lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = np.zeros_like(h0), h0 | 0 | state not reset | your state and cell start in each other's place
+rnn_forward: state = h0 | state = np.tanh(h0) | 1 | activation twice | your h0 goes through a tanh; it is the first state as it is
+lstm_forward: state, cell = (h0, np.zeros_like(h0)) | state, cell = np.tanh(h0), np.zeros_like(h0) | 1 | activation twice | your h0 goes through a tanh; it is the first state as it is
+rnn_forward, lstm_forward: h[:, t] = state | h[:, t] = state; state = np.zeros_like(h0) | 1 | state not carried | each of your steps starts from zeros, not from the state before
+rnn_forward, lstm_forward: h[:, t] = state | h[:, t] = state + h0 or state = state + h0; h[:, t] = state | 2 | term added | your code adds `h0` to the states
+rnn_forward: state, step = _a | state, step = _a; state, step = _a | 1 | step taken twice | your loop makes each step twice
+lstm_forward: state, cell, step = _a | state, cell, step = _a; state, cell, step = _a | 1 | step taken twice | your loop makes each step twice
+rnn_forward: state, step = _a | before = state; state, step = _a; state = state + before or before = state; state, step = _a; state = (state + before) / 2 | 2 | term added | your code adds the state before to the new one; the step replaces it
+lstm_forward: state, cell, step = _a | before = state; state, cell, step = _a; state = state + before | 2 | term added | your code adds the state before to the new one; the step replaces it
+lstm_forward: state, cell, step = _a | before = cell; state, cell, step = _a; cell = cell + before | 2 | term added | your code adds the cell before to the new one; the step replaces it
+rnn_forward, lstm_forward: h[:, t] = state | h[:, t] = np.tanh(state) | 2 | activation twice | your states go through a tanh once more
+lstm_forward: h[:, t] = state | h[:, t] = np.tanh(cell) | 2 | wrong variable | your h holds the tanh of the cells, not the states
+lstm_forward: h[:, t] = state | h[:, t] = state; cell = state | 1 | state not carried | your code hands the state to the next step as its cell
+lstm_forward: h[:, t] = state | h[:, t] = state; state = cell | 1 | state not carried | your code hands the cell to the next step as its state
+rnn_forward, lstm_forward: return (h, cache) | return (h.transpose(1, 0, 2).reshape(h.shape), cache) | 0 | reshape for a transpose | your code reshapes states of (T, N, H) to (N, T, H): exchange the axes, by transpose(1, 0, 2)
+rnn_forward, lstm_forward: return (h, cache) | return (h[:, ::-1], cache) | 0 | steps in the wrong order | your h has the last step first
+rnn_backward, lstm_backward: return (dx, _a, _b, _c, _d) | return (dx.transpose(1, 0, 2).reshape(dx.shape), _a, _b, _c, _d) | 0 | reshape for a transpose | your code reshapes gradients of (T, N, D) to (N, T, D): exchange the axes, by transpose(1, 0, 2)
+rnn_backward, lstm_backward: return (dx, _a, _b, _c, _d) | return (dx[:, ::-1], _a, _b, _c, _d) | 0 | steps in the wrong order | your dx has the last step first: the loop runs backwards, and what is appended comes out reversed
+rnn_backward, lstm_backward: dstate = np.zeros((N, H), dh.dtype) | dstate = dh[:, -1] | 0 | dh added twice | what you carry starts as dh of the last step, which the loop adds as well; it starts as zeros
+rnn_backward, lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dh[:, 0], _b, _c, _d) | 0 | dh not carried | your dh0 is the gradient of the first step's loss, not what the loop carries to h0
+rnn_backward, lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dstate + dh[:, 0], _b, _c, _d) | 0 | dh added twice | your code adds dh of the first step to dh0 once more
+rnn_backward, lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dh.sum(axis=1), _b, _c, _d) | 1 | dh not carried | your dh0 is a sum of dh, not what the loop carries to h0
+lstm_backward: return (dx, dstate, _b, _c, _d) | return (dx, dcell, _b, _c, _d) | 0 | results swapped | your dh0 is the gradient of the first cell, not of the first state
+rnn_backward, lstm_backward: dstate = dh[:, t] + dstate && return (dx, dstate, _b, _c, _d) | dstate = dh[:, t] + dstate; dh0 = dstate && return (dx, dh0, _b, _c, _d) | 0 | dh not carried | your dh0 is what reaches the first step's state, not what that step gives back for h0
+rnn_backward, lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] if t == T - 1 else dstate | 0 | dh not added | your code adds `dh[:, t]` at the last step alone
+rnn_backward, lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] + dh[:, t] + dstate | 1 | dh added twice | your code adds `dh[:, t]` twice
+rnn_backward: db += db_t | db += db_t; dstate = dstate + dh[:, t - 1] if t else dstate | 1 | dh added twice | your code adds dh of a step both before and after it
+rnn_backward: dx[:, t], dstate, dWx_t, dWh_t, db_t = _a | before = dstate - dh[:, t]; dx[:, t], dstate, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 0 | added up over steps | your gradient of the state is added up over the steps; each step replaces it
+lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dstate - dh[:, t]; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 0 | added up over steps | your gradient of the state is added up over the steps; each step replaces it
+lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dcell; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dcell = before + dcell | 0 | added up over steps | your gradient of the cell is added up over the steps; each step replaces it
+lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dstate - dh[:, t], dcell; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dstate, dcell = before[0] + dstate, before[1] + dcell | 0 | added up over steps | your gradients of state and cell are added up over the steps; each step replaces them
+rnn_backward: dx[:, t], dstate, dWx_t, dWh_t, db_t = _a | before = dstate; dx[:, t], dstate, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 1 | added up over steps | your gradient of the state is added up over the steps, `dh` with it; each step replaces it
+lstm_backward: dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a | before = dstate; dx[:, t], dstate, dcell, dWx_t, dWh_t, db_t = _a; dstate = before + dstate | 1 | added up over steps | your gradient of the state is added up over the steps, `dh` with it; each step replaces it
+lstm_backward: dcell = np.zeros((N, H), dh.dtype) | dcell = np.ones((N, H)) | 0 | state not reset | your gradient of the last cell is ones; it is zeros
+lstm_backward: dcell = np.zeros((N, H), dh.dtype) | dcell = dh[:, -1] | 0 | state not reset | your gradient of the last cell is that of the last state; it is zeros
+lstm_backward: dstate = dh[:, t] + dstate | dcell = dstate; dstate = dh[:, t] + dstate | 0 | dc not carried | your code gives the cell the gradient of the state of the next step, not that of its cell
+lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] + dstate; dcell = dstate | 0 | dc not carried | your code gives the cell the gradient of its step's state, not that of the next cell
+lstm_backward: dstate = dh[:, t] + dstate | dcell = dh[:, t] + dcell | 0 | dh not added | your code adds `dh[:, t]` to the gradient of the cell; it belongs to that of the state
+lstm_backward: dstate = dh[:, t] + dstate | dstate = dh[:, t] + dstate; dcell = dh[:, t] + dcell | 0 | dh added twice | your code adds `dh[:, t]` to the gradient of the cell, too
+lstm_backward: dstate = dh[:, t] + dstate | dstate, dcell = dh[:, t] + dcell, dstate | 0 | results swapped | your code exchanges what is carried for state and cell
+rnn_backward, lstm_backward: dWx += dWx_t && dWh += dWh_t && db += db_t | dWx = dWx_t && dWh = dWh_t && db = db_t | 0 | not added up over steps | your gradients of the weights are overwritten at each step, not added to
 
 # Words
 word_embedding_forward: W[x] | W[x - 1] or W[np.maximum(x - 1, 0)] or W[(x + 1) % len(W)] or np.take(W, x - 1, axis=0) | 1 | words off by one
 word_embedding_forward: W[x] | W[x] * np.sqrt(W.shape[1]) or W[x] / W.shape[1] or np.tanh(W[x]) or W[np.maximum(x, 1)] or W[x] * (x > 0)[..., None] or W[x] / np.linalg.norm(W[x], axis=-1, keepdims=True) or W[x[:, :1]].repeat(x.shape[1], axis=1) or W[x[:, ::-1]] or W[::-1][x] | 2 | vectors changed | a word's vector is its row of W as it is: `W[x]`
-word_embedding_backward: np.add.at(dW, x, dout) | dW[x] += dout or dW[x] = dout | 0 | scatter without adding | of the gradients of a word that repeats only the last one is kept: add each, by np.add.at
+word_embedding_backward: np.add.at(dW, x, dout) | dW[x] += dout or dW[x] = dout | 0 | scatter without adding | of a word that repeats, your code keeps the last gradient alone: add each, by np.add.at
 word_embedding_backward: np.add.at(dW, x, dout) | for n in range(len(x)): dW[x[n]] += dout[n] | 0 | scatter without adding | a word that repeats within a caption loses gradients: add each, by np.add.at
 word_embedding_backward: np.add.at(dW, x, dout) | for t in range(x.shape[1]): dW[x[:, t]] += dout[:, t] | 0 | scatter without adding | a word that repeats within a step loses gradients: add each, by np.add.at
 word_embedding_backward: np.add.at(dW, x, dout) | for n in range(len(x)): dW[x[n]] = dout[n] | 0 | scatter without adding | gradients of a word are overwritten by those of the next caption: add each, by np.add.at
-word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW /= np.maximum(np.bincount(x.ravel(), minlength=len(W)), 1)[:, None] | 0 | mean for a sum | a word's gradient is the mean over its places, not their sum
-word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW /= len(x) or np.add.at(dW, x, dout); dW /= x.size or np.add.at(dW, x, dout); dW /= x.shape[1] | 1 | mean for a sum | `dW` is divided: a word's gradient is the sum over its places
-word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW[0] = 0 | 1 | mask ignored | the gradient of word 0 is left out: the loss masks NULL, the layer does not
+word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW /= np.maximum(np.bincount(x.ravel(), minlength=len(W)), 1)[:, None] | 0 | mean for a sum | your gradient of a word is the mean over its places, not their sum
+word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW /= len(x) or np.add.at(dW, x, dout); dW /= x.size or np.add.at(dW, x, dout); dW /= x.shape[1] | 1 | mean for a sum | your `dW` is divided: a word's gradient is the sum over its places
+word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW[0] = 0 | 1 | mask ignored | your code leaves out the gradient of word 0: the loss masks NULL, the layer does not
 word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, 1.0) or np.add.at(dW, x, dout * W[x]) or np.add.at(dW, x - 1, dout) or np.subtract.at(dW, x, dout) or np.maximum.at(dW, x, dout) or np.add.at(dW, x[:, ::-1], dout) or np.add.at(dW, x[:, :-1], dout[:, :-1]) or np.add.at(dW, x[:, 1:], dout[:, 1:]) or np.add.at(dW, x[:, :1], dout[:, :1]) or np.add.at(dW, x[:1], dout[:1]) or np.add.at(dW, x, dout.sum(axis=0)) or np.add.at(dW, x, dout.sum(axis=1, keepdims=True)) or np.add.at(dW, x, dout.mean(axis=2, keepdims=True)) or np.add.at(dW, x, dout.sum(axis=2, keepdims=True)) | 2 | scatter wrong | each place of x adds its own row of dout to the row of its word
-word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW = np.trunc(dW) or np.add.at(dW, x, np.trunc(dout)) | 2 | integers | `dW` is an array of integers: gradients lose their fraction
+word_embedding_backward: np.add.at(dW, x, dout) | np.add.at(dW, x, dout); dW = np.trunc(dW) or np.add.at(dW, x, np.trunc(dout)) | 2 | integers | your `dW` is an array of integers: gradients lose their fraction
 
 # Loss
 temporal_softmax_loss: mask.reshape(N * T) | np.ones(N * T, bool) | 0 | mask ignored | the mask is not used
-temporal_softmax_loss: mask.reshape(N * T) | ~mask.reshape(N * T) | 0 | mask ignored | the mask is inverted
-temporal_softmax_loss: y.reshape(N * T) | np.roll(y, 1, axis=1).reshape(N * T) or np.roll(y, -1, axis=1).reshape(N * T) or np.maximum(y.reshape(N * T) - 1, 0) | 1 | captions off by one | the targets are off by one
+temporal_softmax_loss: mask.reshape(N * T) | ~mask.reshape(N * T) | 0 | mask ignored | your mask is inverted
+temporal_softmax_loss: y.reshape(N * T) | np.roll(y, 1, axis=1).reshape(N * T) or np.roll(y, -1, axis=1).reshape(N * T) or np.maximum(y.reshape(N * T) - 1, 0) | 1 | captions off by one | your targets are off by one
 temporal_softmax_loss: loss = _a / N | loss = _a / (N * T) | 0 | mean for a sum | the mean is over captions alone, of sums over steps
 temporal_softmax_loss: loss = _a / N | loss = _a / counts.sum() | 0 | mean for a sum | the mean is over captions, not over the words that count
 temporal_softmax_loss: loss = _a / N | loss = _a / T | 1 | mean for a sum | the mean is over captions, not over steps
@@ -279,146 +280,147 @@ temporal_softmax_loss: loss = _a / N && dscores = _b / N | loss = _a && dscores 
 temporal_softmax_loss: loss = _a / N && dscores = _b / N | loss = -(_a) / N && dscores = -(_b) / N | 1 | sign | the loss is minus the logarithm; yours has the other sign, and its gradient
 temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(_b * counts).mean() | 1 | mean for a sum | the mean is over captions alone, of sums over steps
 temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(np.exp(_b) * counts).sum() / N or loss = ((1 - np.exp(_b)) ** 2 * counts).sum() / N or loss = -np.log((np.exp(_b) * counts).sum()) / N | 1 | logarithm missing | the loss adds up the logarithms of the words' probabilities
-temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(scores[rows, words] * counts).sum() / N or loss = -(shifted[rows, words] * counts).sum() / N | 1 | logarithm missing | the loss is of scores, not of logarithms of probabilities
+temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(scores[rows, words] * counts).sum() / N or loss = -(shifted[rows, words] * counts).sum() / N | 1 | logarithm missing | your loss is of scores, not of logarithms of probabilities
 temporal_softmax_loss: loss = -(_b * counts).sum() / N | loss = -(log_p * counts[:, None]).sum() / N or loss = -(log_p.max(axis=1) * counts).sum() / N or loss = -(np.exp(log_p) * log_p * counts[:, None]).sum() / N or loss = -(np.exp(_b) * _b * counts).sum() / N | 1 | wrong words | the loss is of the probability of the caption's word alone
-temporal_softmax_loss: dscores[rows, words] -= 1 | dscores -= 1 | 1 | term missing | 1 is subtracted everywhere; it belongs to the caption's words alone
-temporal_softmax_loss: dscores[rows, words] -= 1 | dscores[:, words] -= 1 | 1 | wrong rows | 1 is subtracted in every row; it belongs to each row's own word
-temporal_softmax_loss: dscores[rows, words] -= 1 | dscores[rows, words] -= counts | 2 | mask ignored | `dscores` is masked where 1 is subtracted alone
-temporal_softmax_loss: dscores[rows, words] -= 1 && dscores = _a * counts[:, None] / N | dscores[rows, words] -= counts && dscores = _a / N | 1 | mask ignored | the mask is on the 1 that is subtracted alone; it belongs to the whole row
+temporal_softmax_loss: dscores[rows, words] -= 1 | dscores -= 1 | 1 | term missing | your code subtracts 1 everywhere; it belongs to the caption's words alone
+temporal_softmax_loss: dscores[rows, words] -= 1 | dscores[:, words] -= 1 | 1 | wrong rows | your code subtracts 1 in every row; it belongs to each row's own word
+temporal_softmax_loss: dscores[rows, words] -= 1 | dscores[rows, words] -= counts | 2 | mask ignored | your code masks `dscores` only where 1 is subtracted
+temporal_softmax_loss: dscores[rows, words] -= 1 && dscores = _a * counts[:, None] / N | dscores[rows, words] -= counts && dscores = _a / N | 1 | mask ignored | your mask is on the 1 that is subtracted alone; it belongs to the whole row
 temporal_softmax_loss: dscores = np.exp(log_p) | dscores = log_p.copy() or dscores = scores.copy() or dscores = np.exp(scores) or dscores = np.exp(shifted) | 1 | exponential missing | the gradient starts from the probabilities, `exp(log_p)`
 temporal_softmax_loss: dscores = np.exp(log_p) | dscores = np.exp(log_p) * (1 - np.exp(log_p)) or dscores = 1 - np.exp(log_p) | 2 | factor wrong | the gradient starts from the probabilities alone
-temporal_softmax_loss: log_p = _a - _b | log_p = (x - np.log(np.exp(x).sum(axis=1, keepdims=True))).reshape(N * T, V) | 1 | wrong axis | the softmax is over steps; it is over words
-temporal_softmax_loss: log_p = _a - _b | log_p = (x - np.log(np.exp(x).sum(axis=(1, 2), keepdims=True))).reshape(N * T, V) or log_p = (x - np.log(np.exp(x).sum(axis=0, keepdims=True))).reshape(N * T, V) or log_p = scores - np.log(np.exp(scores).sum(axis=0, keepdims=True)) or log_p = scores - np.log(np.exp(scores).sum()) | 1 | wrong axis | the softmax is not over words alone
+temporal_softmax_loss: log_p = _a - _b | log_p = (x - np.log(np.exp(x).sum(axis=1, keepdims=True))).reshape(N * T, V) | 1 | wrong axis | your softmax is over steps; it is over words
+temporal_softmax_loss: log_p = _a - _b | log_p = (x - np.log(np.exp(x).sum(axis=(1, 2), keepdims=True))).reshape(N * T, V) or log_p = (x - np.log(np.exp(x).sum(axis=0, keepdims=True))).reshape(N * T, V) or log_p = scores - np.log(np.exp(scores).sum(axis=0, keepdims=True)) or log_p = scores - np.log(np.exp(scores).sum()) | 1 | wrong axis | your softmax is not over words alone
 temporal_softmax_loss: log_p = _a - _b | log_p = np.log(sigmoid(scores)) | 2 | wrong activation | a sigmoid stands where the softmax belongs
-temporal_softmax_loss: dscores.reshape(N, T, V) | dscores.reshape(T, N, V).transpose(1, 0, 2) or dscores.reshape(N, V, T).transpose(0, 2, 1) | 2 | reshape for a transpose | the gradient's axes are mixed up on the way back to (N, T, V)
+temporal_softmax_loss: dscores.reshape(N, T, V) | dscores.reshape(T, N, V).transpose(1, 0, 2) or dscores.reshape(N, V, T).transpose(0, 2, 1) | 2 | reshape for a transpose | the axes of your gradient are mixed up on the way back to (N, T, V)
 
 temporal_softmax_loss: loss = _a / N | loss = _a / N / np.log(2) or loss = _a / N / np.log(10) | 1 | wrong logarithm | the logarithm is the natural one, np.log
 
 # Captioner
-*.loss, *.sample: affine_forward(_a, _b, _c) | affine_forward(_a, _b, 2 * _c) | 2 | added twice | the bias is added twice, in `{old}`
-*.loss: temporal_affine_forward(_a, _b, _c) | temporal_affine_forward(_a, _b, 2 * _c) | 2 | added twice | the bias is added twice, in `{old}`
-*.loss: captions_out = captions[:, 1:] | captions_in, captions_out = captions[:, 1:], captions[:, :-1] | 0 | captions off by one | inputs and targets are in each other's place: a step reads the word that it should predict
-*.loss: captions_in = captions[:, :-1] | captions_in = captions; captions = np.concatenate((captions[:, :1], captions), axis=1) | 0 | captions off by one | inputs and targets are the same captions: a step predicts the word that it reads
+*.loss, *.sample: affine_forward(_a, _b, _c) | affine_forward(_a, _b, 2 * _c) | 2 | added twice | your code adds the bias twice, in `{old}`
+*.loss: temporal_affine_forward(_a, _b, _c) | temporal_affine_forward(_a, _b, 2 * _c) | 2 | added twice | your code adds the bias twice, in `{old}`
+*.loss: captions_out = captions[:, 1:] | captions_in, captions_out = captions[:, 1:], captions[:, :-1] | 0 | captions off by one | your inputs and targets are in each other's place: a step reads the word that it should predict
+*.loss: captions_in = captions[:, :-1] | captions_in = captions; captions = np.concatenate((captions[:, :1], captions), axis=1) | 0 | captions off by one | your inputs and targets are the same captions: a step predicts the word that it reads
 *.loss: captions[:, :-1] | captions[:, 1:] | 2 | captions off by one
 *.loss: captions[:, 1:] | captions[:, :-1] | 2 | captions off by one
-*.loss: captions_in = captions[:, :-1] && captions_out = captions[:, 1:] | captions_in = captions[:, :-2] && captions_out = captions[:, 1:-1] or captions_in = captions[:, 1:-1] && captions_out = captions[:, 2:] or captions_in = captions[:, :-2] && captions_out = captions[:, 2:] | 1 | captions off by one | a step of the captions is left out
-*.loss: mask = captions_out != self._null | mask = captions_in != self._null | 0 | mask ignored | the mask is that of the inputs; it belongs to the targets
-*.loss: mask = captions_out != self._null | mask = captions_out >= 0 | 0 | mask ignored | the mask is true everywhere
-*.loss: captions_out != self._null | captions_out != self._end | 0 | mask ignored | the mask leaves out END, and counts NULL; it leaves out NULL alone
-*.loss: captions_out != self._null | captions_out != self._start | 0 | mask ignored | the mask leaves out START, and counts NULL; it leaves out NULL alone
-*.loss: captions_out != self._null | (captions_out != self._null) & (captions_out != self._end) | 0 | mask ignored | the mask leaves out END as well; the captioner learns to end by it
-*.loss: captions_out != self._null | captions_out == self._null | 1 | mask ignored | `{old}` is inverted
-*.loss: captions_out != self._null | captions[:, :-1] != self._end or (captions_out != self._null) & (captions_in != self._start) or (captions_in != self._null) & (captions_in != self._end) or captions_out > self._end | 1 | mask ignored | the mask is where the targets are not NULL
-*.loss: h0, proj_cache = _a | h0, proj_cache = _a; h0 = np.tanh(h0) | 0 | activation twice | h0 goes through a tanh; it is affine in the features
-*.loss: h0, proj_cache = _a | h0, proj_cache = _a; h0 = np.maximum(h0, 0) | 0 | activation twice | h0 goes through a ReLU; it is affine in the features
-*.loss: h0, proj_cache = _a && affine_backward(dh0, proj_cache) | h0, proj_cache = _a; h0 = np.tanh(h0) && affine_backward(dh0 * (1 - h0 ** 2), proj_cache) | 0 | activation twice | h0 goes through a tanh; it is affine in the features
-*.loss: h0, proj_cache = _a && affine_backward(dh0, proj_cache) | h0, proj_cache = _a; h0 = np.maximum(h0, 0) && affine_backward(dh0 * (h0 > 0), proj_cache) | 0 | activation twice | h0 goes through a ReLU; it is affine in the features
-*.loss: h0, proj_cache = _a && affine_backward(dh0, proj_cache) | h0, proj_cache = _a; h0 = sigmoid(h0) && affine_backward(dh0 * h0 * (1 - h0), proj_cache) | 1 | activation twice | h0 goes through a sigmoid; it is affine in the features
-*.loss: h, cache = _a | h, cache = _a; h = np.tanh(h) | 2 | activation twice | the states go through a tanh on the way to the scores
-*.loss: affine_backward(dh0, _a) | affine_backward(dh[:, 0], _a) | 0 | dh not carried | the image's gradient is that of the first step's state, not the dh0 that the sequence gives back
-*.loss: affine_backward(dh0, _a) | affine_backward(dh.sum(axis=1), _a) | 0 | dh not carried | the image's gradient is a sum of dh, not the dh0 that the sequence gives back
+*.loss: captions_in = captions[:, :-1] && captions_out = captions[:, 1:] | captions_in = captions[:, :-2] && captions_out = captions[:, 1:-1] or captions_in = captions[:, 1:-1] && captions_out = captions[:, 2:] or captions_in = captions[:, :-2] && captions_out = captions[:, 2:] | 1 | captions off by one | your code leaves out a step of the captions
+*.loss: mask = captions_out != self._null | mask = captions_in != self._null | 0 | mask ignored | your mask is that of the inputs; it belongs to the targets
+*.loss: mask = captions_out != self._null | mask = captions_out >= 0 | 0 | mask ignored | your mask is true everywhere
+*.loss: captions_out != self._null | captions_out != self._end | 0 | mask ignored | your mask leaves out END, and counts NULL; it leaves out NULL alone
+*.loss: captions_out != self._null | captions_out != self._start | 0 | mask ignored | your mask leaves out START, and counts NULL; it leaves out NULL alone
+*.loss: captions_out != self._null | (captions_out != self._null) & (captions_out != self._end) | 0 | mask ignored | your mask leaves out END as well; the captioner learns to end by it
+*.loss: captions_out != self._null | captions_out == self._null | 1 | mask ignored | your mask is inverted
+*.loss: captions_out != self._null | captions[:, :-1] != self._end or (captions_out != self._null) & (captions_in != self._start) or (captions_in != self._null) & (captions_in != self._end) or captions_out > self._end | 1 | mask ignored | the mask is true where the targets are not NULL
+*.loss: h0, proj_cache = _a | h0, proj_cache = _a; h0 = np.tanh(h0) | 0 | activation twice | your h0 goes through a tanh; it is affine in the features
+*.loss: h0, proj_cache = _a | h0, proj_cache = _a; h0 = np.maximum(h0, 0) | 0 | activation twice | your h0 goes through a ReLU; it is affine in the features
+*.loss: h0, proj_cache = _a && affine_backward(dh0, proj_cache) | h0, proj_cache = _a; h0 = np.tanh(h0) && affine_backward(dh0 * (1 - h0 ** 2), proj_cache) | 0 | activation twice | your h0 goes through a tanh; it is affine in the features
+*.loss: h0, proj_cache = _a && affine_backward(dh0, proj_cache) | h0, proj_cache = _a; h0 = np.maximum(h0, 0) && affine_backward(dh0 * (h0 > 0), proj_cache) | 0 | activation twice | your h0 goes through a ReLU; it is affine in the features
+*.loss: h0, proj_cache = _a && affine_backward(dh0, proj_cache) | h0, proj_cache = _a; h0 = sigmoid(h0) && affine_backward(dh0 * h0 * (1 - h0), proj_cache) | 1 | activation twice | your h0 goes through a sigmoid; it is affine in the features
+*.loss: h, cache = _a | h, cache = _a; h = np.tanh(h) | 2 | activation twice | your states go through a tanh on the way to the scores
+*.loss: affine_backward(dh0, _a) | affine_backward(dh[:, 0], _a) | 0 | dh not carried | your projection gets the gradient of the first step's state, not the dh0 that the sequence gives back
+*.loss: affine_backward(dh0, _a) | affine_backward(dh.sum(axis=1), _a) | 0 | dh not carried | your projection gets a sum of dh, not the dh0 that the sequence gives back
 *.loss: _, grads[_k], grads[_l] = affine_backward(_a, _c) | _, grads[_k], grads[_l] = affine_backward(_a, _c); grads[_l] = _a[0] or _, grads[_k], grads[_l] = affine_backward(_a, _c); grads[_l] = _a[-1] | 1 | sum over the batch missing | the bias of the projection is that of all images: add up its gradient over the batch
 *.loss: _, grads[_k], grads[_l] = affine_backward(_a, _c) | _, grads[_k], grads[_l] = affine_backward(_a, _c); grads[_l] = _a.mean(axis=0) or _, grads[_k], grads[_l] = affine_backward(_a, _c); grads[_k] /= len(features) or _, grads[_k], grads[_l] = affine_backward(_a / len(features), _c) | 1 | mean for a sum | the gradients of the projection are sums over the batch, not means
-*.loss: word_embedding_backward(dx, _a) | word_embedding_backward(dx, (captions_out, p['W_embed'])) | 1 | captions off by one | the gradient of the words goes to the targets; it belongs to the inputs
+*.loss: word_embedding_backward(dx, _a) | word_embedding_backward(dx, (captions_out, p['W_embed'])) | 1 | captions off by one | your gradient of the words goes to the targets; it belongs to the inputs
 *.loss: p[_k] | np.zeros_like(p[_k]) | 2 | term missing | zeros stand where `{old}` belongs
-*.loss: return (loss, grads) | return (loss / len(features), grads) | 1 | mean for a sum | the loss is divided by the number of captions once more
-*.loss: return (loss, grads) | return (loss / captions_out.shape[1], grads) | 1 | mean for a sum | the loss is divided by the number of steps
-*.loss: return (loss, grads) | return (loss / mask.sum(), grads) | 1 | mean for a sum | the loss is divided by the number of words
-*.loss: return (loss, grads) | return (loss * len(features), grads) | 1 | sum for a mean | the loss is multiplied by the number of captions
-*.loss: return (loss, grads) | return (-loss, grads) | 1 | sign | the loss has the wrong sign
+*.loss: return (loss, grads) | return (loss / len(features), grads) | 1 | mean for a sum | your loss is divided by the number of captions once more
+*.loss: return (loss, grads) | return (loss / captions_out.shape[1], grads) | 1 | mean for a sum | your loss is divided by the number of steps
+*.loss: return (loss, grads) | return (loss / mask.sum(), grads) | 1 | mean for a sum | your loss is divided by the number of words
+*.loss: return (loss, grads) | return (loss * len(features), grads) | 1 | sum for a mean | your loss is multiplied by the number of captions
+*.loss: return (loss, grads) | return (-loss, grads) | 1 | sign | your loss has the wrong sign
 *.sample: p[_k] | np.zeros_like(p[_k]) | 2 | term missing | zeros stand where `{old}` belongs
-*.sample: captions[:, t] = words | captions[:, t] = words; words = np.full(N, self._start) | 0 | word not fed back | every step reads START, not the word of the step before
-*.sample: captions[:, t] = words | captions[:, t] = words; words = np.full(N, self._null) | 0 | word not fed back | every step but the first reads NULL, not the word of the step before
-*.sample: captions[:, t] = words | captions[:, t] = words; words = captions[:, t - 1] if t else np.full(N, self._start) | 0 | word fed late | a step reads the word of two steps before: START comes twice
-*.sample: captions[:, t] = words | captions[:, t] = words; words = captions[:, t - 1] | 0 | word fed late | a step reads the word of two steps before, not the one just found
-*.sample: captions[:, t] = words | captions[:, t] = words; words = captions[:, 0] | 1 | word not fed back | every step reads the first word, not the word of the step before
-*.sample: x, _ = _a | x, _ = _a; h, _ = affine_forward(features, p['W_proj'], p['b_proj']) | 0 | state not carried | every step starts from the picture, not from the state before
-*.sample: x, _ = _a | x, _ = _a; h = np.zeros_like(h) | 0 | state not carried | every step starts from zeros, not from the state before
-*.sample: c = np.zeros_like(h) | c = h | 0 | state not reset | the cell starts as the state, not as zeros
-*.sample: c = np.zeros_like(h) | c = np.ones_like(h) | 1 | state not reset | the cell starts as ones, not as zeros
-*.sample: c = np.zeros_like(h) | c = h; h = np.zeros_like(h) | 0 | state not reset | the picture starts the cell; it starts the state
-*.sample: c = np.zeros_like(h) | c = np.zeros_like(h); h = np.zeros_like(h) | 0 | state not reset | the state starts as zeros, not from the picture
-*.sample: c = np.zeros_like(h) | c = np.zeros_like(h); h = np.tanh(h) | 0 | activation twice | the first state goes through a tanh; it is affine in the features
-*.sample: c = np.zeros_like(h) | c = np.zeros_like(h); h = np.maximum(h, 0) | 0 | activation twice | the first state goes through a ReLU; it is affine in the features
-*.sample: words = np.full(N, self._start) | words = np.full(N, self._null) | 0 | wrong start | the first step reads NULL, not START
-*.sample: words = np.full(N, self._start) | words = np.full(N, self._end) | 0 | wrong start | the first step reads END, not START
-*.sample: captions[:, t] = words && words = np.full(N, self._start) | captions[:, t] = words; words = captions[:, t - 1] if t else np.full(N, self._null) && words = np.full(N, self._start) | 1 | word fed late | a step reads the word of two steps before, not the one just found
-*.sample: captions[:, t] = words | captions[:, (t + 1) % max_length] = words; captions[:, 0] = self._start | 0 | captions off by one | the first column is START, not the first word
-*.sample: captions[:, t] = words | captions[:, t] = words if t else self._start | 1 | captions off by one | the first column is START, not the first word
-*.sample: _a.argmax(axis=1) | _a.argmin(axis=1) | 1 | wrong word | the word with the lowest score is taken, not the one with the highest
-*.sample: _a.argmax(axis=1) | _a[:, 1:].argmax(axis=1) | 1 | words off by one | the first word is left out, and the others are counted from 0
-*.sample: _a.argmax(axis=1) | _a[:, 1:].argmax(axis=1) + 1 or _a[:, 2:].argmax(axis=1) + 2 or _a[:, 3:].argmax(axis=1) + 3 | 1 | wrong word | some words are left out of the choice
+*.sample: captions[:, t] = words | captions[:, t] = words; words = np.full(N, self._start) | 0 | word not fed back | each of your steps reads START, not the word of the step before
+*.sample: captions[:, t] = words | captions[:, t] = words; words = np.full(N, self._null) | 0 | word not fed back | each of your steps but the first reads NULL, not the word of the step before
+*.sample: captions[:, t] = words | captions[:, t] = words; words = captions[:, t - 1] if t else np.full(N, self._start) | 0 | word fed late | your steps read the word of two steps before: START comes twice
+*.sample: captions[:, t] = words | captions[:, t] = words; words = captions[:, t - 1] | 0 | word fed late | your steps read the word of two steps before, not the one just found
+*.sample: captions[:, t] = words | captions[:, t] = words; words = captions[:, 0] | 1 | word not fed back | each of your steps reads the first word, not the word of the step before
+*.sample: x, _ = _a | x, _ = _a; h, _ = affine_forward(features, p['W_proj'], p['b_proj']) | 0 | state not carried | each of your steps starts from the picture, not from the state before
+*.sample: x, _ = _a | x, _ = _a; h = np.zeros_like(h) | 0 | state not carried | each of your steps starts from zeros, not from the state before
+*.sample: c = np.zeros_like(h) | c = h | 0 | state not reset | your cell starts as the state, not as zeros
+*.sample: c = np.zeros_like(h) | c = np.ones_like(h) | 1 | state not reset | your cell starts as ones, not as zeros
+*.sample: c = np.zeros_like(h) | c = h; h = np.zeros_like(h) | 0 | state not reset | your picture starts the cell; it starts the state
+*.sample: c = np.zeros_like(h) | c = np.zeros_like(h); h = np.zeros_like(h) | 0 | state not reset | your state starts as zeros, not from the picture
+*.sample: c = np.zeros_like(h) | c = np.zeros_like(h); h = np.tanh(h) | 0 | activation twice | your first state goes through a tanh; it is affine in the features
+*.sample: c = np.zeros_like(h) | c = np.zeros_like(h); h = np.maximum(h, 0) | 0 | activation twice | your first state goes through a ReLU; it is affine in the features
+*.sample: words = np.full(N, self._start) | words = np.full(N, self._null) | 0 | wrong start | your first step reads NULL, not START
+*.sample: words = np.full(N, self._start) | words = np.full(N, self._end) | 0 | wrong start | your first step reads END, not START
+*.sample: captions[:, t] = words && words = np.full(N, self._start) | captions[:, t] = words; words = captions[:, t - 1] if t else np.full(N, self._null) && words = np.full(N, self._start) | 1 | word fed late | your steps read the word of two steps before, not the one just found
+*.sample: captions[:, t] = words | captions[:, (t + 1) % max_length] = words; captions[:, 0] = self._start | 0 | captions off by one | your first column is START, not the first word
+*.sample: captions[:, t] = words | captions[:, t] = words if t else self._start | 1 | captions off by one | your first column is START, not the first word
+*.sample: _a.argmax(axis=1) | _a.argmin(axis=1) | 1 | wrong word | your code takes the word with the lowest score, not the one with the highest
+*.sample: _a.argmax(axis=1) | _a[:, 1:].argmax(axis=1) | 1 | words off by one | your code leaves out the first word, and counts the others from 0
+*.sample: _a.argmax(axis=1) | _a[:, 1:].argmax(axis=1) + 1 or _a[:, 2:].argmax(axis=1) + 2 or _a[:, 3:].argmax(axis=1) + 3 | 1 | wrong word | your code leaves some words out of the choice
 *.sample: _a.argmax(axis=1) | np.abs(_a).argmax(axis=1) or (-np.abs(_a)).argmax(axis=1) or _a.argsort(axis=1)[:, -2] or _a.argsort(axis=1)[:, 0] or np.full(N, _a.mean(axis=0).argmax()) or np.full(N, _a[0].argmax()) or _a.argmax(axis=1) + 1 | 2 | wrong word | each caption's word is the one with the highest score
-*.sample: scores, _ = affine_forward(h, _b, _c) | scores, _ = affine_forward(c, _b, _c) | 1 | wrong variable | the scores are of the cell, not of the state
-*.sample: scores, _ = affine_forward(h, _b, _c) | scores, _ = affine_forward(np.tanh(h), _b, _c) | 2 | activation twice | the state goes through a tanh once more on the way to the scores
-*.sample: return captions | return captions[:, ::-1] | 1 | steps in the wrong order | captions have the last word first
+*.sample: scores, _ = affine_forward(h, _b, _c) | scores, _ = affine_forward(c, _b, _c) | 1 | wrong variable | your scores are of the cell, not of the state
+*.sample: scores, _ = affine_forward(h, _b, _c) | scores, _ = affine_forward(np.tanh(h), _b, _c) | 2 | activation twice | your state goes through a tanh once more on the way to the scores
+*.sample: return captions | return captions[:, ::-1] | 1 | steps in the wrong order | your captions have the last word first
 *.sample: affine_forward(_a, _b, _c) | affine_forward(_a, _b, np.zeros_like(_c)) | 1 | bias missing | the bias is missing, in `{old}`
 
 # Update rules
-adam: t = config.get('t', 0) + 1 | t = 1 | 0 | step not counted | `t` stays 1: count it up at each call
-adam: config.get('t', 0) + 1 | config.get('t', 0) | 0 | step counted from 0 | `t` is 0 at the first step, and 1 - beta^0 divides by zero: count it up before it is used
-adam: config.get('t', 0) + 1 | config.get('t', 0) + 2 | 0 | step counted twice | `t` is 2 at the first step; it is 1
-adam: config.get('t', 0) + 1 | 2 * config.get('t', 0) + 1 or 2 * config.get('t', 0) + 2 | 2 | step counted twice | `t` grows by more than 1 a step
-adam: config['t'], config['m'], config['v'] = _a | config['t'], config['m'], config['v'] = _a; config['t'] += 1 | 0 | step counted twice | `t` grows by 2 at each call
-adam: config.get('t', 0) + 1 | max(config.get('t', 0), 1) | 0 | step not counted | `t` is 1 at the first step and at the second: count it up before it is used
+adam: t = config.get('t', 0) + 1 | t = 1 | 0 | step not counted | your `t` stays 1: count it up at each call
+adam: config.get('t', 0) + 1 | config.get('t', 0) | 0 | step counted from 0 | your `t` is 0 at the first step, and 1 - beta^0 divides by zero: count it up before it is used
+adam: config.get('t', 0) + 1 | config.get('t', 0) + 2 | 0 | step counted twice | your `t` is 2 at the first step; it is 1
+adam: config.get('t', 0) + 1 | 2 * config.get('t', 0) + 1 or 2 * config.get('t', 0) + 2 | 2 | step counted twice | your `t` grows by more than 1 a step
+adam: config['t'], config['m'], config['v'] = _a | config['t'], config['m'], config['v'] = _a; config['t'] += 1 | 0 | step counted twice | your `t` grows by 2 at each call
+adam: config.get('t', 0) + 1 | max(config.get('t', 0), 1) | 0 | step not counted | your `t` is 1 at the first step and at the second: count it up before it is used
 adam: m_hat = m / _a | m_hat = m | 0 | bias correction missing | `m` is not divided by 1 - beta1^t
 adam: v_hat = v / _a | v_hat = v | 0 | bias correction missing | `v` is not divided by 1 - beta2^t
 adam: m_hat = m / _a && v_hat = v / _b | m_hat = m && v_hat = v | 0 | bias correction missing | neither `m` nor `v` is divided by 1 - beta^t
-adam: m_hat = m / _a && v_hat = v / _b | m_hat = m * _a && v_hat = v * _b | 0 | bias correction wrong | `m` and `v` are multiplied by 1 - beta^t; it divides
-adam: m_hat = m / _a && v_hat = v / _b | m_hat = m / _b && v_hat = v / _a | 0 | bias correction wrong | beta1 and beta2 change places in the corrections
+adam: m_hat = m / _a && v_hat = v / _b | m_hat = m * _a && v_hat = v * _b | 0 | bias correction wrong | your code multiplies `m` and `v` by 1 - beta^t; it divides
+adam: m_hat = m / _a && v_hat = v / _b | m_hat = m / _b && v_hat = v / _a | 0 | bias correction wrong | your beta1 and beta2 are in each other's place in the corrections
 adam: 1 - _a ** t | 1 - _a | 1 | bias correction wrong | the power of t is missing: divide by 1 - beta^t
 adam: 1 - beta1 ** t && 1 - beta2 ** t | 1 - beta1 && 1 - beta2 | 0 | bias correction wrong | the power of t is missing, twice: divide by 1 - beta^t
 adam: 1 - _a ** t | 1 - _a * t or (1 - _a) ** t or 1 - _a ** (t - 1) or 1 - _a ** (t + 1) or 1 + _a ** t | 2 | bias correction wrong
-adam: 1 - beta1 ** t && 1 - beta2 ** t | 1 - beta1 ** (t + 1) && 1 - beta2 ** (t + 1) | 1 | bias correction wrong | `t` counts one too many
-adam: beta1, beta2 = (_a, _b) | beta1, beta2 = (_b, _a) | 0 | wrong variable | beta1 and beta2 are in each other's place
-adam: m = beta1 * m + (1 - beta1) * dw | m = (1 - beta1) * m + beta1 * dw | 0 | weights of a mean swapped | beta1 weighs the old mean, 1 - beta1 the gradient
-adam: v = beta2 * v + (1 - beta2) * dw ** 2 | v = (1 - beta2) * v + beta2 * dw ** 2 | 0 | weights of a mean swapped | beta2 weighs the old mean, 1 - beta2 the squares
-adam: m = beta1 * m + (1 - beta1) * dw && v = beta2 * v + (1 - beta2) * dw ** 2 | m = (1 - beta1) * m + beta1 * dw && v = (1 - beta2) * v + beta2 * dw ** 2 | 0 | weights of a mean swapped | beta weighs the old means, 1 - beta what comes new
+adam: 1 - beta1 ** t && 1 - beta2 ** t | 1 - beta1 ** (t + 1) && 1 - beta2 ** (t + 1) | 1 | bias correction wrong | your `t` counts one too many
+adam: beta1, beta2 = (_a, _b) | beta1, beta2 = (_b, _a) | 0 | wrong variable | your beta1 and beta2 are in each other's place
+adam: m = beta1 * m + (1 - beta1) * dw | m = (1 - beta1) * m + beta1 * dw | 0 | weights of a mean swapped | the old mean has the factor beta1, the gradient 1 - beta1
+adam: v = beta2 * v + (1 - beta2) * dw ** 2 | v = (1 - beta2) * v + beta2 * dw ** 2 | 0 | weights of a mean swapped | the old mean has the factor beta2, the squares 1 - beta2
+adam: m = beta1 * m + (1 - beta1) * dw && v = beta2 * v + (1 - beta2) * dw ** 2 | m = (1 - beta1) * m + beta1 * dw && v = (1 - beta2) * v + beta2 * dw ** 2 | 0 | weights of a mean swapped | the old means have the factor beta, what comes new 1 - beta
 adam: m = beta1 * m + (1 - beta1) * dw && v = beta2 * v + (1 - beta2) * dw ** 2 | m = beta1 * m + dw && v = beta2 * v + dw ** 2 | 0 | factor missing | the factors 1 - beta1 and 1 - beta2 are missing
-sgd_momentum: config['learning_rate'] * dw | (1 - config['momentum']) * dw | 1 | factor wrong | the gradient is weighed by 1 - momentum, not by the learning rate
+sgd_momentum: config['learning_rate'] * dw | (1 - config['momentum']) * dw | 1 | factor wrong | your gradient is weighed by 1 - momentum, not by the learning rate
 adam: dw ** 2 | dw * m or m ** 2 | 3 | wrong variable | `v` is a mean of the gradient's squares
 adam: v = beta2 * v + _a | v = np.maximum(beta2 * v, np.abs(dw)) or v = np.maximum(v, beta2 * v + _a) or v = v + dw ** 2 | 3 | wrong variable | `v` is a moving mean of the gradient's squares
 adam, rmsprop: dw ** 2 | dw.mean() ** 2 or (dw ** 2).sum() or (dw ** 2).mean() or w ** 2 | 3 | wrong variable | the mean is of the gradient's squares, each element by itself
 np.sqrt(_a) + _b | np.sqrt(_a + _b) | 0 | epsilon inside the root | epsilon is added to the root, not inside it
-adam: config['t'], config['m'], config['v'] = (t, m, v) | config['m'], config['v'] = m, v | 0 | state not carried | t is not put back into config
-adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['v'] = t, v | 0 | state not carried | m is not put back into config
-adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['m'] = t, m | 0 | state not carried | v is not put back into config
-adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'] = t | 0 | state not carried | m and v are not put back into config
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['m'], config['v'] = m, v | 0 | state not carried | `t` is not put back into config
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['v'] = t, v | 0 | state not carried | `m` is not put back into config
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['m'] = t, m | 0 | state not carried | `v` is not put back into config
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'] = t | 0 | state not carried | `m` and `v` are not put back into config
 adam: config['t'], config['m'], config['v'] = (t, m, v) | pass | 0 | state not carried | the state is not put back into config
-adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['m'], config['v'] = t, m_hat, v_hat | 0 | wrong variable | the corrected means are put back into config; put back m and v
-adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['m'], config['v'] = t, v, m | 1 | results swapped | m and v are put back in each other's place
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['m'], config['v'] = t, m_hat, v_hat | 0 | wrong variable | your code puts the corrected means back into config; put back m and v
+adam: config['t'], config['m'], config['v'] = (t, m, v) | config['t'], config['m'], config['v'] = t, v, m | 1 | results swapped | your code puts m and v back in each other's place
 sgd_momentum: config['velocity'] = v | pass | 0 | state not carried | `velocity` is not put back into config
 rmsprop: config['cache'] = cache | pass | 0 | state not carried | `cache` is not put back into config
-sgd_momentum: next_w = w + v | next_w = w - v | 0 | sign | the velocity is subtracted; it holds minus the gradient, and is added
-sgd_momentum: next_w = w + v | next_w = w + config['momentum'] * v - config['learning_rate'] * dw | 0 | Nesterov | this is Nesterov's momentum; the weights move by the velocity alone
-sgd_momentum: v = config['momentum'] * v - _a | v = config['momentum'] * v - (1 - config['momentum']) * _a | 0 | factor wrong | the gradient is weighed by 1 - momentum; the velocity is a sum, not a mean
+sgd_momentum: next_w = w + v | next_w = w - v | 0 | sign | your code subtracts the velocity; it holds minus the gradient, and is added
+sgd_momentum: next_w = w + v | next_w = w + config['momentum'] * v - config['learning_rate'] * dw | 0 | Nesterov | yours is Nesterov's momentum; here the weights move by the velocity alone
+sgd_momentum: v = config['momentum'] * v - _a | v = config['momentum'] * v - (1 - config['momentum']) * _a | 0 | factor wrong | your gradient is weighed by 1 - momentum; the velocity is a sum, not a mean
 sgd_momentum: v = config['momentum'] * v - _a | v = (1 - config['momentum']) * v - config['momentum'] * _a or v = (1 - config['momentum']) * v - _a | 1 | weights of a mean swapped | momentum weighs the old velocity
 sgd_momentum: next_w = w + v | next_w = w + config['momentum'] * v or next_w = w + config['learning_rate'] * v or next_w = w + v - config['learning_rate'] * dw or next_w = w - config['learning_rate'] * v or next_w = w - config['learning_rate'] * dw or next_w = v | 3 | wrong step | the weights move by the velocity as it is
-sgd_momentum: config['velocity'] = v | config['velocity'] = -v or config['velocity'] = dw or config['velocity'] = v * config['learning_rate'] or config['velocity'] = config['momentum'] * v | 1 | wrong variable | what is put back is not the velocity
-sgd_momentum: v = _a && config['velocity'] = v | u = v; v = _a && config['velocity'] = u | 1 | state not carried | the old velocity is put back, not the new one
+sgd_momentum: config['velocity'] = v | config['velocity'] = -v or config['velocity'] = dw or config['velocity'] = v * config['learning_rate'] or config['velocity'] = config['momentum'] * v | 1 | wrong variable | what your code puts back is not the velocity
+sgd_momentum: v = _a && config['velocity'] = v | u = v; v = _a && config['velocity'] = u | 1 | state not carried | your code puts back the old velocity, not the new one
 rmsprop: cache = _a * cache + (1 - _a) * _b | cache = (1 - _a) * cache + _a * _b | 0 | weights of a mean swapped | the decay rate weighs the old mean, 1 - decay rate the squares
-rmsprop: cache = _a * cache + (1 - _a) * _b | cache = cache + _b | 0 | factor missing | the squares are added up, as AdaGrad does; here they are a moving mean
-rmsprop: cache = _a * cache + (1 - _a) * _b | cache = _b | 0 | state not carried | the cache is that of this gradient alone
+rmsprop: cache = _a * cache + (1 - _a) * _b | cache = cache + _b | 0 | factor missing | your code adds up the squares, as AdaGrad does; here they are a moving mean
+rmsprop: cache = _a * cache + (1 - _a) * _b | cache = _b | 0 | state not carried | your cache is that of this gradient alone
 config.get(_a, np.zeros_like(w)) | config.get(_a, dw) or config.get(_a, w) | 2 | not started at zero | {_a} starts as zeros
 rmsprop: cache = _a * cache + _b | cache = _a * np.sqrt(cache) + _b or cache = np.sqrt(_a * cache + _b) | 2 | square root twice | the cache holds squares; the root is taken in the step alone
 config.setdefault(_a, _b) | config.setdefault(_a, 1 - _b) or config.setdefault(_a, 10 * _b) or config.setdefault(_a, _b / 10) or config.setdefault(_a, 0.5) or config.setdefault(_a, 0.9) or config.setdefault(_a, 0.99) or config.setdefault(_a, 0.999) | 3 | another default | the default of {_a} is {_b}
 config[_a] * dw | config[_a] ** 2 * dw or config[_a] * np.sign(dw) or config[_a] * dw / np.linalg.norm(dw) or config[_a] * dw * w or config[_a] * (dw + w) or dw / config[_a] | 2 | wrong step | the step is `{old}`
 
 # Solver
-*.train: config['learning_rate'] *= self.lr_decay | config['learning_rate'] *= self.lr_decay ** len(self.optim_configs) | 0 | state shared | the learning rate falls once for each parameter: they share one config, and each needs its own
-*.train: config['learning_rate'] *= self.lr_decay | pass | 0 | learning rate not decayed | the learning rate is not multiplied by lr_decay after each epoch
-*.train: config['learning_rate'] *= self.lr_decay | config['learning_rate'] /= self.lr_decay | 1 | learning rate not decayed | the learning rate is divided by lr_decay; it is multiplied
+*.train: config['learning_rate'] *= self.lr_decay | config['learning_rate'] *= self.lr_decay ** len(self.optim_configs) | 0 | state shared | your learning rate falls once for each parameter: they share one config, and each needs its own
+*.train: config['learning_rate'] *= self.lr_decay | pass | 0 | learning rate not decayed | your learning rate is not multiplied by lr_decay after each epoch
+*.train: config['learning_rate'] *= self.lr_decay | config['learning_rate'] /= self.lr_decay | 1 | learning rate not decayed | your code divides the learning rate by lr_decay; it is multiplied
 *.train: config['learning_rate'] *= self.lr_decay | config['learning_rate'] -= self.lr_decay or config['learning_rate'] = self.lr_decay or config['learning_rate'] *= 1 - self.lr_decay or config['learning_rate'] *= self.lr_decay ** self.epoch | 1 | learning rate not decayed | the learning rate is multiplied by lr_decay after each epoch
-*.train: (_a + 1) % _b | _a % _b | 1 | learning rate not decayed | the learning rate falls at the first step of an epoch; it falls after the last
-*.train: (_a + 1) % _b == 0 | _a > 0 and _a % _b == 0 | 1 | learning rate not decayed | the learning rate falls one step too late
+*.train: (_a + 1) % _b | _a % _b | 1 | learning rate not decayed | your learning rate falls at the first step of an epoch; it falls after the last
+*.train: (_a + 1) % _b == 0 | _a > 0 and _a % _b == 0 | 1 | learning rate not decayed | your learning rate falls one step too late
 *._step: grads[name] | -grads[name] or grads[name] / self.batch_size or grads[name] * self.batch_size | 1 | wrong step | the gradient goes to the update rule as it is
-*._step: self.model.params[name], self.optim_configs[name] = _a | self.model.params[name], _unused = _a | 1 | state not carried | the config that the rule returns is not kept
+*._step: self.model.params[name], self.optim_configs[name] = _a | self.model.params[name], _ = _a | 1 | state not carried | the config that the rule returns is not kept
 """
 
 # Kinds of what is missing, by what it is
 TERMS = [
     (r"\bdnext_c\b|\bdcell\b", "dc not carried"),
-    (r"\bdnext_h\b|\bdstate\b|\bdh\b", "dh not added"),
+    (r"\bdstate\b", "dh not carried"),
+    (r"\bdnext_h\b|\bdh\b", "dh not added"),
     (r"^b$|\['b(_\w+)?'\]$", "bias missing"),
     (r"\bcounts\b|\bmask\b", "mask ignored"),
     (r"\bprev_c\b|\bcell\b|^c$", "state not carried"),
@@ -561,7 +563,7 @@ def wrong_shape(
         (
             len(came) == len(right) > 1 and came[1:] == right[1:] and name in ("dW", "dW_embed"),
             "table too small",
-            "it has a row for each word of the table, also for those that the batch lacks",
+            "it needs a row for each word of the table, also for those that the batch lacks",
         ),
         (not came, "summed too far", "it is one number, a sum over all axes"),
         (
@@ -572,7 +574,7 @@ def wrong_shape(
         (
             len(came) < len(right) and set(came) <= set(right),
             "summed too far",
-            "an axis is gone: it was summed over, or one step is returned for all",
+            "an axis is gone, summed over or with one of its entries alone",
         ),
     ]
     if alike:
