@@ -62,7 +62,7 @@ def grade(
     only : sequence of str
         Patterns of function names, as in a shell. None: all.
     seconds : float
-        Limit of the checks of one function; those of a file have six times that in all.
+        Limit of the checks of one function; all of a pass have six times that, and a minute.
     memory : float
         Limit of a process, in GB.
     require_confinement : bool
@@ -253,30 +253,50 @@ class Grading:
     # Passes
 
     def _own(self, rows: Sequence[table.Function]) -> None:
-        """Ask and judge each module beside the submission's own files."""
-        for module in GRADED:
+        """Ask and judge each function beside the submission's own files."""
+        written: dict[str, list[table.Function]] = {}  # by module
+        for module in dict.fromkeys(row.module for row in rows):
             asked = [row for row in rows if row.module == module]
-            if not asked:
+            if (home := self._handed.homes.get(module)) is None:
+                self._faults[module] = self._missing(module)
                 continue
-            file = table.FILES[module].rpartition("/")[2]
-            home = self._handed.homes.get(module)
-            if home is None:
-                shown = (name.rpartition("/")[2] for name in self._handed.shown.values())
-                self._faults[module] = _missing(file, file in shown)
-                continue
-            written = [row for row in asked if row.defined in home]
-            self._verdicts |= {row.name: _unwritten(row) for row in asked if row not in written}
-            questions = [self._question(module), *map(self._question_of, written)]
-            loaded, *answers = self._answers(self._files(module), questions)
-            if fault := _not_imported(file, loaded):
+            written[module] = [row for row in asked if row.defined in home]
+            missed = [row for row in asked if row.defined not in home]
+            self._verdicts |= {row.name: _unwritten(row) for row in missed}
+        together: dict[
+            frozenset[str], list[str]
+        ] = {}  # modules that are asked beside the same files
+        for module in written:
+            together.setdefault(self._theirs(module), []).append(module)
+        loaded: dict[str, Observation | Stopped] = {}
+        for modules in together.values():
+            questions = [
+                question
+                for module in modules
+                for question in (self._question(module), *map(self._question_of, written[module]))
+            ]
+            names = [question.name for question in questions]
+            answers = self._answers(self._files(modules[0]), questions)
+            loaded |= zip(names, answers, strict=True)
+        for module, asked in written.items():
+            if fault := _not_imported(module, loaded[module]):
                 self._faults[module] = fault
                 continue
-            for row, seen in zip(written, answers, strict=True):
-                self._seen[row.name] = seen
-                self._verdicts[row.name] = self._judged(row, seen, self._wrong(row))
-            for row in written if module == "rnn_layers" else ():
+            for row in asked:
+                self._seen[row.name] = loaded[row.name]
+                self._verdicts[row.name] = self._judged(row, loaded[row.name], self._wrong(row))
+            for row in asked if module == "rnn_layers" else ():
                 self._follow(row)
         self._tell_once()
+
+    def _missing(self, module: str) -> Result:
+        """The one result of a module of which nothing is there."""
+        file, shown = _file(module), self._handed.shown.values()
+        if file in {name.rpartition("/")[2] for name in shown}:
+            advice = f"{file} defines nothing that the course asks for."
+            return Result(file, False, "", NOT_WRITTEN, advice)
+        advice = f"{file} was not handed in: its functions have no points."
+        return Result(file, False, "", "file missing", advice)
 
     def _follow(self, row: table.Function) -> None:
         """Pass a backward pass that is right for a wrong forward pass whose mistakes are known."""
@@ -325,7 +345,7 @@ class Grading:
         answers = self._answers(files, questions, source)
         again = dict(zip((row.name for row in repeated), answers, strict=False))
         loaded, *above = answers[len(repeated) :]
-        if fault := _not_imported(table.FILES[module].rpartition("/")[2], loaded):
+        if fault := _not_imported(module, loaded):
             if module in self._faults:
                 self._faults[module] = fault
             return
@@ -389,16 +409,16 @@ class Grading:
         missed = course if course in self._handed.files else next(iter(home.values()), course)
         return f"{dotted(home.get(name, missed))}:{name}"
 
-    def _files(self, marked: str) -> dict[str, bytes]:
-        """The submission's files, and beside them what the course gives.
+    def _theirs(self, marked: str) -> frozenset[str]:
+        """Modules of which nothing is given: one that is marked, and those that students write."""
+        return frozenset({*self._expect, marked, *table.HANDED_IN})
 
-        A module that is marked, or that students were to write, is theirs alone.
-        """
-        theirs = {*self._expect, marked, *table.HANDED_IN}
+    def _files(self, marked: str) -> dict[str, bytes]:
+        """The submission's files, and beside them what the course gives."""
         given = {
             file: table.source(module, table.PACKAGE).encode("utf-8")
             for module, file in table.FILES.items()
-            if module not in theirs
+            if module not in self._theirs(marked)
         }
         layers = table.part("rnn_layers", GIVEN).encode("utf-8")
         return {**given, "layers.py": layers, **self._handed.files}
@@ -424,20 +444,17 @@ WAITS = (
 )
 
 
-def _missing(file: str, is_there: bool) -> Result:
-    if is_there:
-        advice = f"{file} defines nothing that the course asks for."
-        return Result(file, False, "", NOT_WRITTEN, advice)
-    advice = f"{file} was not handed in: its functions have no points."
-    return Result(file, False, "", "file missing", advice)
+def _file(module: str) -> str:
+    return table.FILES[module].rpartition("/")[2]
 
 
 def _unwritten(row: table.Function) -> Judged:
     return Judged([Result(row.name, False, "", NOT_WRITTEN, f"Write {row.name}.")])
 
 
-def _not_imported(file: str, seen: Observation | Stopped) -> Result | None:
+def _not_imported(module: str, seen: Observation | Stopped) -> Result | None:
     """The one result of a file that cannot be imported; None of one that can."""
+    file = _file(module)
     if isinstance(seen, Stopped):
         reason, line, kind = f"it {seen.reason}", seen.line, "stopped"
     elif (error := seen.error("import")) is None:

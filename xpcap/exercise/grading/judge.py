@@ -109,7 +109,8 @@ def judge(
         return Judged([Result(name, False, _where(seen.line), "stopped", f"{name} {seen.reason}.")])
     own = verdicts[row.forward] if row.forward in wrong else None  # its forward pass, if wrong
     raised = seen.error("out")
-    odd_cache = own and (own.results[0].error is None or (raised and raised[0] != UNWRITTEN))
+    is_written = raised is None or raised[0] != UNWRITTEN
+    odd_cache = own and is_written and (own.results[0].error is None or raised)
     if seen.error("cache") or odd_cache:
         return Judged([_follows(row, _mend(row, row.forward, verdicts))])
     # of the rules a solver's first stage uses sgd

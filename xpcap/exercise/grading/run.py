@@ -159,9 +159,7 @@ def ask(
             answers |= zip(left, found, strict=False)
             last, left = left[len(found) - 1], left[len(found) :]
             if isinstance(found[-1], Stopped) and found[-1].is_slow:
-                waits = Stopped(
-                    f"was not asked: it calls {questions[last].name}, which does not end"
-                )
+                waits = Stopped(f"was not asked: {questions[last].name} does not end")
                 answers |= dict.fromkeys(_above(questions, last, left), waits)
                 left = [k for k in left if k not in answers]
     return [answers[k] for k in range(len(questions))]
