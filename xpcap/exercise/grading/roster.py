@@ -17,7 +17,7 @@ import tempfile
 import traceback
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -36,10 +36,8 @@ from xpcap.exercise.grading.results import (
 )
 from xpcap.files import read_text, require_new_file, write_text
 
-TABLE = "class.csv"
+TABLE, BEGUN = "class.csv", "class.json"
 # Canvas: all students' files in one folder; Moodle: a folder for each, or the same
-BEGUN = "class.json"
-FAULT = "fault of the grader"
 UPLOADED = re.compile(r"(.+?)(?:_LATE)?_(\d+)_(?:assignsubmission_.*|\d+_.+)")
 STUDENT = ("student", "name", "full name")  # heads of a roster's column
 NOBODY = ("points possible", "student, test")  # in that column of Canvas's gradebook
@@ -96,48 +94,49 @@ def grade_class(
     options["confined"] = confinement(require=options.pop("require_confinement", False))
     brought = students(folder)
     present = [student for student, _ in brought]
-    paths = dict(brought)
-    files = {name: out / file for name, file in zip(present, file_names(present), strict=True)}
+    files = [out / file for file in file_names(present)]
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     jobs = jobs or cores
-    limit = jobs * PATIENCE * options.get("seconds", 10.0)
+    limit = jobs * PATIENCE * options.get("seconds", 10.0)  # one may wait for the turn of others
+    waiting: dict[int, Grading] = {}  # by the number of a student
     done: list[Graded] = []
-    gradings: dict[str, Grading] = {}
 
-    def take(student: str, work: Callable[[], Grading | Report]) -> None:
-        failure = ""
+    def take(number: int, work: Callable[[], Grading | Report]) -> Graded | None:
+        """The outcome of a pass; None if another is to come."""
         try:
-            found = apart(work, limit)
-            report = found if isinstance(found, Report) else found.report()
+            found, failure = apart(work, limit), ""
         except OptionError:
             raise  # of no student
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             reason = f"The grader failed, which is no mistake of this submission: {said}"
-            report = zero_report(expect, reason, FAULT)
+            found = zero_report(expect, reason, "fault of the grader")
             failure = "".join(traceback.format_exception(error))
-        write_report(Path(f"{files[student]}.html"), student, report)
-        write_json(Path(f"{files[student]}.json"), student, report)
-        if report.pending:
-            assert isinstance(found, Grading)
-            gradings[student] = found
-        else:
-            done.append(Graded(student, report, failure))
-            on_graded(done[-1])
+        report = found if isinstance(found, Report) else found.report()
+        write_report(Path(f"{files[number]}.html"), present[number], report)
+        write_json(Path(f"{files[number]}.json"), present[number], report)
+        if isinstance(found, Grading) and report.pending:
+            waiting[number] = found
+            return None
+        return Graded(present[number], report, failure)
 
-    settings = {"expect": list(expect), "seed": seed}
     with tempfile.TemporaryDirectory(prefix="xpcap-") as place:
-        options |= {**_begun(out, settings), "turn": Path(place, "turn")}
-        works: dict[str, Callable[[], Grading | Report]] = {
-            name: functools.partial(_own, paths[name], Path(f"{file}.json"), options)
-            for name, file in files.items()
+        options |= _begun(out, {"expect": list(expect), "seed": seed})
+        options["turn"] = Path(place, "turn")
+        works: dict[int, Callable[[], Grading | Report]] = {
+            number: functools.partial(_own, paths, Path(f"{files[number]}.json"), options)
+            for number, (_, paths) in enumerate(brought)
         }
         try:
-            _in_threads(jobs, take, works)
-            for step in PASSES[1:]:
-                waiting, gradings = gradings, {}
-                later = {name: functools.partial(one.take, step) for name, one in waiting.items()}
-                _in_threads(jobs, take, later)
+            for later in (*PASSES[1:], "none"):
+                for graded in filter(None, _in_threads(jobs, take, works)):
+                    done.append(graded)
+                    on_graded(graded)
+                works = {
+                    number: functools.partial(grading.take, later)
+                    for number, grading in waiting.items()
+                }
+                waiting.clear()
         except BaseException:
             if [file.name for file in out.iterdir()] == [BEGUN]:  # nothing was graded
                 shutil.rmtree(out)
@@ -184,16 +183,16 @@ def _begun(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_threads(
-    number: int,
-    take: Callable[[str, Callable[[], Grading | Report]], None],
-    works: Mapping[str, Callable[[], Grading | Report]],
-) -> None:
-    """Call `take` with each work, so many at a time."""
-    with ThreadPoolExecutor(number) as threads:
-        running = [threads.submit(take, name, work) for name, work in works.items()]
+    jobs: int,
+    take: Callable[[int, Callable[[], Grading | Report]], Graded | None],
+    works: Mapping[int, Callable[[], Grading | Report]],
+) -> Iterator[Graded | None]:
+    """What `take` gives of each work, so many at a time."""
+    with ThreadPoolExecutor(jobs) as threads:
+        running = [threads.submit(take, number, work) for number, work in works.items()]
         try:
             for future in as_completed(running):
-                future.result()
+                yield future.result()
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
