@@ -45,7 +45,7 @@ UNWRITTEN = "NotImplementedError"  # raised by what is not written yet
 
 # A later use of a function whose first results are right: stage, kind, how it is used, advice
 FAULTS = """
-after | overwrites its arguments |  | {name} changes its argument {names}, which others still use: work on a copy.
+after | overwrites its arguments |  | {name} overwrites {names}, which others still use: work on a copy.
 parameters | changes the parameters |  | {name} changes {names} of self.params; that is for the solver to do.
 kept | results share memory | called again | A second call of {name} changes the results of the first: return fresh arrays.
 used | state not reset | called again | {name} is wrong on a model that was used before: nothing may stay on it between calls.
@@ -57,7 +57,8 @@ other | sizes written in | with arrays of other sizes | {name} is right for arra
 empty | wrong values | with a zero cell | {name} is wrong where the old cell is zero.
 single | wrong for one sample | for N = 1 | {name} is right for N > 1 and wrong for N = 1: is an axis of one squeezed away?
 long | wrong over many steps | for T = 40 | {name} is right over a few steps and wrong for T = 40: does a loop end early, or is what it carries cut off?
-large | not stable | with large numbers | {name} gives {came} for pre-activations or scores near 1000: does exp overflow, or is something cut off?
+large | not stable | with large numbers | {name} gives NaN or infinity for pre-activations or scores near 1000, where exp overflows: use a form that does not.
+large | cut off | with large numbers | {name} is wrong for pre-activations or scores near 1000: is something clipped?
 far | cut off | with large numbers | {name} is right for small numbers and wrong for large ones: is something clipped?
 adam | state shared | with adam | Right with sgd, wrong with adam: each parameter needs a config of its own, and the config that the rule returns.
 """
@@ -307,9 +308,8 @@ def _later(
             advice = f"{row.name}, {use}, raises {type_}: {message}"
             return Result(row.name, False, _where(line), kind, advice, error)
         off = [key.partition(".")[2] for key in keys if not same(seen, right, key)]
-        if off:
-            came = "NaN or infinity" if _odd(seen, stage) else "wrong values"
-            advice = words.format(name=row.name, names=", ".join(off), came=came)
+        if off and (kind != "not stable" or _odd(seen, stage)):
+            advice = words.format(name=row.name, names=", ".join(off))
             where = "" if use == "called again" else ", ".join(off)
             return Result(row.name, False, where, kind, advice, error)
     return None
@@ -349,7 +349,7 @@ def _passed(row: table.Function, seen: Observation, right: Observation, error: f
     after = [key for key in right.arrays if key.startswith("after.")]
     if changed := [key[6:] for key in after if not same(seen, right, key)]:
         keys = ", ".join(changed)
-        remark = f"Right, but {name} changes its argument {keys}: work on a copy."
+        remark = f"Right, but {name} overwrites {keys}: work on a copy."
         return Result(name, True, keys, "overwrites its arguments", remark, error)
     if names := seen.note("shared").names:
         remark = f"Right, but {name} returns memory of its arguments: return a copy."

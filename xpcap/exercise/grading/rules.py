@@ -574,7 +574,7 @@ def wrong_shape(
         (
             len(came) < len(right) and set(came) <= set(right),
             "summed too far",
-            "an axis is gone, summed over or with one of its entries alone",
+            "an axis is gone, by a sum or by an index",
         ),
     ]
     if alike:
