@@ -13,7 +13,6 @@ import pytest
 from refusals import refuses
 
 from xpcap.errors import DataError
-from xpcap.exercise import table
 from xpcap.exercise.grading.files import HandedIn, dotted, read
 
 LAYERS = "import numpy as np\ndef lstm_step_forward(x): return x\ndef sigmoid(x): return x\n"
@@ -270,63 +269,6 @@ def test_many_names_take_little_memory(tmp_path: Path) -> None:
     assert found.notes == ["aaa-1.py is taken as aaa.py"]
     assert homes(found) == {"optim": {"sgd"}}
     assert peak < 8 * len(content)
-
-
-UNUSUAL = {  # code: what is said of it
-    "import fcntl": ["fcntl"],
-    "import numpy as np, os.path as p; import gc": ["os", "gc"],
-    "if 1: from multiprocessing.shared_memory \\\n import(SharedMemory)": ["multiprocessing"],
-    "from . import gates\nfrom .sub.helper import x\nfrom cs231n.layers import *": [],
-    "import gates, sub.helper, rnn_layers, math, random, typing, abc": [],
-    "from builtins import range\nfrom __future__ import print_function": [],
-    "import builtins as b": ["builtins"],
-    "import sys\nsys._getframe(1).f_back.f_locals": [
-        "sys._getframe",
-        "f_back",
-        "f_locals",
-        "sys",
-    ],
-    "().__class__.__base__.__subclasses__()": ["__subclasses__"],
-    "import random\nrandom . _os.fork()": ["random._os"],
-    "getattr(x, '_getframe')": ["_getframe"],
-    "y = f'{eval(x)} of {exec}'": ["eval", "exec"],
-    "ｅｖａｌ(x)": ["eval"],
-    "model.eval(); eval = re.compile(x)\ndef open(x): 'eval'": [],
-    "mode = 'eval' # exec 'complex'\n'''\nimport fcntl\n''' ": [],
-    "#\rimport fcntl": ["fcntl"],
-    "x = np.zeros(3, complex).imag + 1e-20j": ["complex numbers"],
-    "x.astype('complex128')": ["complex numbers"],
-    "complex_grad = 0x1f + 2 * imaginary": [],
-    "import fcntl\nthis is = no (Python '": ["fcntl"],
-}
-
-
-@pytest.mark.parametrize("source", UNUSUAL)
-def test_words_and_imports_that_no_solution_needs_are_listed(source: str, tmp_path: Path) -> None:
-    files = {
-        "rnn_layers.py": f"{LAYERS}import gates\n{source}\n",
-        "gates.py": "",
-        "fcntl.py": "",  # which Python does not import by this name
-        "sub/helper.py": "",
-        "never_imported.py": "import torch\n",
-    }
-    assert read(write(tmp_path, dict(files))).unusual == UNUSUAL[source]
-
-
-def test_a_helper_is_searched_and_what_is_listed_has_an_end(tmp_path: Path) -> None:
-    many = "\n".join(f"import a{k}{'x' * 99}\nx{k}.sys\n" for k in range(2000))
-    write(
-        tmp_path, {"optim.py": "from .sub.helper import sgd\nadam = sgd\n", "sub/helper.py": many}
-    )
-    found = read(tmp_path).unusual
-    assert len(found) == 21
-    assert max(map(len, found)) <= 50
-    assert found[-1] == "and more"
-
-
-def test_what_students_are_given_has_nothing_unusual(tmp_path: Path) -> None:
-    sources = {file: table.source(module, table.PACKAGE) for module, file in table.FILES.items()}
-    assert read(write(tmp_path, dict(sources))).unusual == []
 
 
 @pytest.mark.parametrize(

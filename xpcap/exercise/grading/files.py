@@ -11,7 +11,6 @@ import re
 import stat
 import symtable
 import sys
-import unicodedata
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -35,34 +34,6 @@ KNOWN = {  # module: what the course has in it
 # What Canvas and Moodle put before a name, and Canvas and browsers behind that of a later upload
 BEFORE = re.compile(r"(?:.*_)?\d+_(?:assignsubmission_file_)?", re.DOTALL)
 BEHIND = re.compile(r"(?:-\d+| ?\(\d+\))*\.py$")
-HARMLESS = (
-    "numpy __future__ abc builtins collections contextlib copy dataclasses enum functools itertools"
-    " math matplotlib numbers operator random time typing warnings"
-).split()
-# Comments, and strings up to their end, that of the line, or that of the file
-TEXT = re.compile(
-    r"""\#[^\n]*
-    | (?P<prefix>\b[rbuft]{1,2})? (?:
-        (?P<long>\"{3}|'{3}) (?: [^\\"'] | \\. | (?!(?P=long)). )*+ (?P=long)?
-        | (?P<short>["']) (?: [^\\"'\n] | \\. | (?!(?P=short))[^\n] )*+ (?P=short)? )""",
-    re.DOTALL | re.IGNORECASE | re.VERBOSE,
-)
-IMPORTS = re.compile(
-    r"""(?:^|[;:]) [^\S\n]*
-    (?: import[^\S\n]+ (?P<names>[^;\n]+) | from[^\S\n]* (?P<of>[\w.]+) [^\S\n]* import\b )""",
-    re.MULTILINE | re.VERBOSE,
-)
-UNUSUAL = re.compile(
-    r"""\b(?: f_(?:back|builtins|code|globals|locals) | (?:tb|gi|cr|ag)_frame
-        | (?:sys\s*\.\s*)? (?:_current_frames|_getframe|setprofile|settrace)
-        | \w++\s*\.\s*_?(?:os|sys) | sys\s*\.\s*modules | ctypes\w* | importlib
-        | __(?:builtins|closure|code|globals|import|loader|spec|subclasses)__ )\b
-    | (?<![\w.'"])(?<!def\ ) (?:builtins|compile|eval|exec|globals|open)\b
-        (?! \s*= | \s+import | ['"] )
-    | (?P<complex> \bcomplex(?:\d+|floating|_)?\b | \bc(?:single|double|longdouble)\b
-        | [.'"]imag\b | (?<![\w.])[\d.][\d_.]*+(?:[eE][-+]?\d+)?[jJ]\b | ["']c(?:8|16|32)["'] )""",
-    re.VERBOSE,
-)
 
 
 class HandedIn(NamedTuple):
@@ -74,7 +45,6 @@ class HandedIn(NamedTuple):
         file; a module that nothing is brought of is absent
     notes : sentences on names that were taken for others, and on files that were not read
     content : digest of all files, of whatever kind, in hexadecimal
-    unusual : imports and words that no solution needs: "fcntl", "sys._getframe", "complex numbers"
     """
 
     files: Mapping[str, bytes]
@@ -82,7 +52,6 @@ class HandedIn(NamedTuple):
     homes: Mapping[str, Mapping[str, str]]
     notes: Sequence[str]
     content: str
-    unusual: Sequence[str]
 
     def digest(self, seed: int) -> str:
         """The digest of all that was handed in and of a teacher's seed: 16 digits."""
@@ -135,7 +104,7 @@ def read(path: str | Path) -> HandedIn:
             cause="; ".join(_cut(unread) or holds),
         )
     notes = [*_cut(notes), *_cut(unread)]
-    return HandedIn(files, shown, homes, notes, _digest(path, files), unusual(files, homes))
+    return HandedIn(files, shown, homes, notes, _digest(path, files))
 
 
 def find(path: str | Path) -> Path:
@@ -350,70 +319,3 @@ def _digest(path: Path, files: Mapping[str, bytes]) -> str:
         facts = file.relative_to(path).as_posix(), size, hashlib.sha256(content).digest()
         digest.update(ascii(facts).encode())
     return digest.hexdigest()
-
-
-# What no solution needs
-
-
-def unusual(files: Mapping[str, bytes], homes: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Words and imports that no solution needs, in the files that are imported when it is graded.
-
-    Read off the code, so that who wants to hide one can; the first `MAX_NOTES`.
-    """
-    stems = {file: PurePosixPath(file).stem for file in files}
-    # what Python's library has by these names is what Python imports
-    course = (*FILES.values(), "layers.py")
-    parts = {part for file in (*files, *course) for part in PurePosixPath(file).parts}
-    own = {part.removesuffix(".py") for part in parts} - sys.stdlib_module_names
-    usual = {*HARMLESS, PACKAGE, *own}
-    waiting = {file for home in homes.values() for file in home.values()}
-    done: set[str] = set()
-    words: dict[str, None] = {}
-    imports: dict[str, None] = {}
-    while waiting:
-        done.add(file := min(waiting))
-        text = code(files[file])
-        _fill(words, map(_word, UNUSUAL.finditer(text)))
-        _fill(imports, (name for name in _modules(text) if name not in usual))
-        known = set(stems.values())
-        named = {match[0] for match in re.finditer(r"\w+", text) if match[0] in known}
-        waiting = {*waiting, *(file for file in files if stems[file] in named)} - done
-    listed = list({**words, **imports})
-    return [*listed[:MAX_NOTES], *["and more"] * (len(listed) > MAX_NOTES)]
-
-
-def _fill(listed: dict[str, None], names: Iterable[str]) -> None:
-    """Add names, in short, until they are more than are told."""
-    for name in names:
-        if len(listed) > MAX_NOTES:
-            return
-        listed[name[:50]] = None
-
-
-def _word(match: re.Match[str]) -> str:
-    return "complex numbers" if match["complex"] else re.sub(r"\s", "", match[0])
-
-
-def code(content: bytes) -> str:
-    """The code of a file without comments and the text of strings; of no Python something similar.
-
-    Strings of a word stay, since names may stand in them, and what formatted strings compute.
-    """
-
-    def shortened(match: re.Match[str]) -> str:
-        text = match[0]
-        if set("fFtT") & set(match["prefix"] or ""):
-            return " ".join(re.findall(r"\{([^{}]*)", text))
-        return "" if text[0] == "#" else text if re.fullmatch(r"\W\w+\W", text) else '""'
-
-    text = content.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
-    text = TEXT.sub(shortened, text).replace("\\\n", " ")
-    # as Python reads names; what gets longer is none
-    return unicodedata.normalize("NFKC", text)[: len(content)]
-
-
-def _modules(text: str) -> Iterator[str]:
-    """The modules that code imports, but for those that it names relative to its own place."""
-    for match in IMPORTS.finditer(text):
-        names = re.finditer(r"(?:^|,)\s*(\w+)", match["names"] or match["of"])
-        yield from (name[1] for name in names)

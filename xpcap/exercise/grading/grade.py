@@ -26,6 +26,7 @@ from xpcap.exercise.grading.files import dotted, find, read
 from xpcap.exercise.grading.judge import NOT_WRITTEN, Judged, judge
 from xpcap.exercise.grading.report import PENDING, Report, Result
 from xpcap.exercise.grading.run import Observation, Question, Stopped, ask, in_turn
+from xpcap.exercise.grading.unusual import unusual
 from xpcap.options import Real
 from xpcap.threads import blas
 
@@ -207,7 +208,7 @@ class Grading:
             self._seed,
             self._handed.content,
             self._handed.notes,
-            self._handed.unusual,
+            unusual(self._handed.files, self._handed.homes),
         )
 
     def _is_graded(self, row: table.Function) -> bool:
