@@ -12,8 +12,7 @@ import numpy as np, os.path as p; import gc | os, gc
 from multiprocessing.shared_memory import (SharedMemory) | multiprocessing
 from . import gates; from .sub.helper import x; from cs231n.layers import * |
 import gates, sub.helper, rnn_layers, math, random, typing, abc |
-from __future__ import print_function; import matplotlib.pyplot as plt |
-import builtins as b | builtins
+from __future__ import print_function; from builtins import range; import matplotlib.pyplot as plt |
 import sys; sys._getframe(1).f_back.f_locals; sys.modules | sys, sys.modules, f_locals, f_back, _getframe
 ().__class__.__base__.__subclasses__() | __subclasses__
 getattr(x, '_getframe') | _getframe

@@ -15,7 +15,7 @@ from xpcap.exercise.table import FILES, PACKAGE
 MAX_PARSED = 2**18  # bytes of a file: its tree takes 300 times as many
 MAX_LISTED, MAX_WORD = 20, 50
 USUAL = frozenset(
-    "numpy matplotlib __future__ abc collections contextlib copy dataclasses enum functools"
+    "numpy matplotlib __future__ abc builtins collections contextlib copy dataclasses enum functools"
     " itertools math numbers operator random time typing warnings".split()
 )
 BUILT_IN = frozenset("__builtins__ __import__ __loader__ compile eval exec globals open".split())
