@@ -81,6 +81,42 @@ def test_a_mistake_of_both_cells_costs_once() -> None:
     assert "CaptioningRNN.loss (rnn)" in second.results[0].advice
 
 
+@pytest.mark.parametrize("method", ["loss", "sample"])
+def test_results_without_a_cell_earn_nothing_though_a_mistake_of_both_cells_gives_them(
+    method: str,
+) -> None:
+    verdicts = {}
+    for cell in table.CELLS:
+        row = table.FUNCTIONS[f"CaptioningRNN.{method} ({cell})"]
+        cases = Draw("abc", []).cases(row.name)
+        right = expected.reference(row, cases)
+        nothing = {key: 0 * value for key, value in right.arrays.items() if key[:6] != "shapes"}
+        if method == "sample":  # the number of the step for a word
+            nothing = {key: value + np.arange(value.shape[-1]) for key, value in nothing.items()}
+        seen = expected.until_end(row, Observation({**right.arrays, **nothing}, {}), cases)
+        verdicts[row.name] = judge.judge(row, seen, right, cases, [], {})
+    first, second = verdicts.values()
+    assert [one.advice for one in first.results] == [one.advice for one in second.results]
+    assert not any(judged.passed for judged in judge.told_once(verdicts).values())
+
+
+def test_zeros_are_no_backward_pass_of_a_forward_pass_without_slopes() -> None:
+    row, there = (table.FUNCTIONS[f"rnn_step_{way}"] for way in ("backward", "forward"))
+    cases = Draw("abc", []).cases(row.name)
+    right = expected.reference(row, cases)
+
+    def sign(x: Any, prev_h: Any, Wx: Any, Wh: Any, b: Any) -> Any:
+        next_h = np.sign(x @ Wx + prev_h @ Wh + b)
+        return next_h, (x, prev_h, Wx, Wh, next_h)
+
+    change = explain.Change(3, "wrong activation", "", "next_h", "tanh(a)", "sign(a)", "")
+    wrong = judge.Result(there.name, False, kind="wrong activation", error=1.0)
+    forward = judge.Judged([wrong], judge.Localisation([change], True, sign))
+    zeros = Observation({key: 0 * value for key, value in right.arrays.items()}, {})
+    judged = judge.judge(row, zeros, right, cases, [there.name], {there.name: forward})
+    assert not judged.passed
+
+
 OF_RNN, OF_LAYERS = Line("rnn.py", 31, "raise"), Line("rnn_layers.py", 31, "raise")
 UNWRITTEN, FOLLOWS, WRONG = judge.NOT_WRITTEN, judge.FOLLOWS, "sign"
 BELOW = [  # a function, the line that it raises, kinds of those below it, what its advice is

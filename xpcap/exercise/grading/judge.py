@@ -15,7 +15,9 @@ from xpcap.exercise.grading import probes
 from xpcap.exercise.grading.cases import Cases
 from xpcap.exercise.grading.derivation import derivation
 from xpcap.exercise.grading.expected import (
+    MODULES,
     TOLERANCE,
+    first_use,
     gradients,
     names_of,
     relative_max_error,
@@ -67,7 +69,8 @@ adam | state shared | with adam | Right with sgd, wrong with adam: each paramete
 class Judged(NamedTuple):
     """Verdict on a function.
 
-    named : changes of the reference that explain all that is wrong; None where there are none
+    named : changes of the reference that explain what is wrong; None where there are none, or where
+        these say nothing of a captioner's cell
     raised : the line of an error in its first use
     """
 
@@ -146,14 +149,37 @@ def judge(
         return Judged([_follows(row, below, where, error)])
     if own and own.named and own.named.whole and own.named.function:
         theirs = gradients(row, cases["first"], own.named.function)
-        if relative_max_error(values, theirs) <= TOLERANCE:
+        # where all of them are zero, as of a step with `sign`, zeros are no backward pass
+        if any(map(np.any, theirs)) and relative_max_error(values, theirs) <= TOLERANCE:
             return above_right(
                 row, Judged([Result(name, False, where, error=error)]), [row.forward]
             )
     if own:
         return Judged([_follows(row, _mend(row, row.forward, verdicts), where, error)])
     found, first = search(row, cases, values), cases["first"]
-    return Judged(explained(row, where, error, found, first, outputs, values, wanted), found)
+    results = explained(row, where, error, found, first, outputs, values, wanted)
+    return Judged(results, found if row.module != "rnn" or _reads_cell(row, first, found) else None)
+
+
+def _reads_cell(
+    row: table.Function, case: Mapping[str, np.ndarray], found: Localisation | None
+) -> bool:
+    """True if most results of a captioner with known mistakes depend on the weights of its cell.
+
+    Zeros, or the same word everywhere, are what some mistake gives, and yet no captioner.
+    """
+    if found is None:
+        return False
+    method = row.method.rpartition(".")[2]
+    made = type("Changed", (MODULES["rnn"].CaptioningRNN,), {method: found.function})
+    other = {**case, **{name: -case[name] for name in ("Wx", "Wh")}}
+    with np.errstate(all="ignore"):
+        try:
+            seen, changed = (first_use(row, made, weights).arrays for weights in (case, other))
+        except (ValueError, LookupError):  # of a word beyond the vocabulary
+            return False
+    apart = [not np.array_equal(seen[key], changed[key], equal_nan=True) for key in seen]
+    return 2 * sum(apart) > len(apart)
 
 
 def _again(seen: Observation, outputs: Iterable[str]) -> float:
