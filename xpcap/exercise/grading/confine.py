@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -63,6 +63,7 @@ class Confinement:
     says: str  # to the report: what confines, and what is not held
     steps: tuple[str, ...]  # of `hardening.STEPS`: those that each process takes
     bwrap: str = ""  # bubblewrap's file
+    python: "_Python | None" = field(default=None, repr=False)  # asked for once, for all processes
 
     @contextlib.contextmanager
     def start(
@@ -83,7 +84,7 @@ class Confinement:
         arguments, pass_fds, stdout, stderr : as of subprocess.Popen. The thread that starts a
             process has to outlive it
         """
-        folder, python = folder.resolve(), _python()
+        folder, python = folder.resolve(), self.python or _python()
         with contextlib.ExitStack() as stack:
             place = tempfile.TemporaryDirectory(prefix="xpcap-", ignore_cleanup_errors=True)
             scratch, user = Path(stack.enter_context(place)).resolve() / "scratch", None
@@ -141,7 +142,7 @@ class Confinement:
             }
             command = [name(python.executable), *ISOLATED, name(folder / "child.py"), *arguments]
             if self.bwrap:
-                command = [self.bwrap, *_namespaces(folder, limits), "--", *command]
+                command = [self.bwrap, *_namespaces(python, folder, limits), "--", *command]
             process = subprocess.Popen(  # noqa: S603 - a list
                 command,
                 stdin=subprocess.DEVNULL,
@@ -233,7 +234,7 @@ def confinement(
             reasons.append(f"{name}: {found}")
         elif name != "none" or not require:
             why = f" ({'; '.join(reasons)})" if reasons and name == "none" else ""
-            return replace(found, says=found.says + why)
+            return replace(found, says=found.says + why, python=_python())
     thing = "`require_confinement`" if rung is None else "rung"
     came = "cannot be met" if rung is None else f"{rung!r} is not to be had"
     raise OptionError("confinement", thing, came, cause="; ".join([*reasons, REMEDY]))
@@ -305,7 +306,7 @@ def _bubblewraps() -> list[str]:
     return [path for place in (None, *wheel) if (path := shutil.which("bwrap", path=place))]
 
 
-def _namespaces(folder: Path, limits: Limits) -> list[str]:
+def _namespaces(python: "_Python", folder: Path, limits: Limits) -> list[str]:
     """Bubblewrap's options.
 
     Root keeps the one privilege to become another user, which `hardening` does at once: so
@@ -317,7 +318,6 @@ def _namespaces(folder: Path, limits: Limits) -> list[str]:
         command = ["--unshare-user"]
     command += [f"--unshare-{space}" for space in ("ipc", "pid", "net", "uts", "cgroup-try")]
     command += ["--die-with-parent"]
-    python = _python()
     bound = [python.executable, python.library, python.numpy, *python.shared, folder]
     named = [*bound, *map(Path, (*CONFIGURED, *DEVICES))]
     # the folders on the way are open, in there, however closed this machine has them
