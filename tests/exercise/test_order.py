@@ -2,6 +2,7 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,20 @@ def test_right_functions_are_in_no_process_before_those_that_they_are_have_their
     assert asked[2][2] == {"CaptioningRNN.loss (lstm)", "CaptioningRNN.sample (lstm)"}
 
 
+def methods(text: str) -> str:
+    """Functions of a file as methods of a class, and their names beside it."""
+    names = re.findall(r"^def (lstm_\w+)\(", text, re.MULTILINE)
+    inner = re.sub(
+        r"\blstm_(?=\w+\()", "self.", re.sub(r"def lstm_(\w+)\(", r"def \1(self, ", text)
+    )
+    bound = [f"{name} = lstm.{name.removeprefix('lstm_')}" for name in names]
+    return "\n".join(["class LSTM:", textwrap.indent(inner, "    "), "lstm = LSTM()", *bound, ""])
+
+
+STEPS, LOOPS, REST = (
+    LAYERS.index(f"def {name}(")
+    for name in ("lstm_step_forward", "lstm_forward", "temporal_affine_forward")
+)
 FAIR = {  # honest code above a wrong LSTM step, in the forms that it has
     "in a package": {"rnn_layers.py": LAYERS, "classifiers/rnn.py": RNN},
     "in two files": {"rnn_layers.py": LAYERS, "rnn.py": bare(RNN)},
@@ -112,6 +127,37 @@ FAIR = {  # honest code above a wrong LSTM step, in the forms that it has
                 "def lstm_backward(dh, cache):\n    N, T, H = dh.shape\n    D = cache[0]['x']",
             ),
         ),
+        "rnn.py": bare(RNN),
+    },
+    "caches that a loop builds anew": {
+        "rnn_layers.py": changed(
+            LAYERS.replace("cache.append(step)", "cache.append([1 * array for array in step])"),
+            ("dnext_c, cache[t])", "dnext_c, tuple(cache[t]))"),
+        ),
+        "rnn.py": bare(RNN),
+    },
+    "arguments of their own": {
+        "rnn_layers.py": changed(
+            LAYERS,
+            (
+                "step_forward(x, prev_h, prev_c, Wx, Wh, b):",
+                "step_forward(x, h, c, Wx, Wh, b, at=0):",
+            ),
+            ("    H = prev_h.shape[1]\n", "    prev_h, prev_c = h, c\n    H = prev_h.shape[1]\n"),
+            ("prev_h, prev_c, Wx, Wh, b)", "h=prev_h, c=prev_c, Wx=Wx, Wh=Wh, b=b, at=t)"),
+        ),
+        "rnn.py": bare(RNN),
+    },
+    "methods of an object": {
+        "rnn_layers.py": LAYERS[:STEPS] + methods(LAYERS[STEPS:REST]) + LAYERS[REST:],
+        "rnn.py": bare(RNN),
+    },
+    "two files in a circle": {
+        "rnn_layers.py": LAYERS[:STEPS]
+        + LAYERS[LOOPS:]
+        + "from steps import lstm_step_forward, lstm_step_backward\n",
+        "steps.py": "import numpy as np\nimport rnn_layers\n"
+        + LAYERS[STEPS:LOOPS].replace("sigmoid(", "rnn_layers.sigmoid("),
         "rnn.py": bare(RNN),
     },
     "decorated, under other names": {

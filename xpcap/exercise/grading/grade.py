@@ -382,17 +382,14 @@ class Grading:
 
     def _question(self, module: str, right: Mapping[str, str] | None = None) -> Question:
         """Whether the files of a module can be imported."""
-        imports = sorted({dotted(file) for file in self._handed.homes[module].values()})
-        return Question(module, "", imports, right=right or {})
+        return Question(module, "", self._modules(module), right=right or {})
 
     def _question_of(self, row: table.Function, right: Mapping[str, str] | None = None) -> Question:
-        places = [self._place(row.module, name) for name in row.passes]
-        modules = [place.partition(":")[0] for place in places]
         return Question(
             row.name,
             expected.probe_of(row),
-            modules,
-            places,
+            self._modules(row.module),
+            [self._place(row.module, name) for name in row.passes],
             expected.names_of(row),
             self._of(row),
             right or {},
@@ -402,6 +399,12 @@ class Grading:
         if row.name not in self._cases:
             self._cases[row.name] = self._draw.cases(row.name)
         return self._cases[row.name]
+
+    def _modules(self, module: str) -> list[str]:
+        """Files that define something of a module, the course's own first: others may need it."""
+        files = set(self._handed.homes[module].values())
+        own_first = sorted(files, key=lambda file: (file != table.FILES[module], file))
+        return [dotted(file) for file in own_first]
 
     def _place(self, module: str, name: str) -> str:
         """Where a function of the submission is, or is missed, as "module:name"."""
