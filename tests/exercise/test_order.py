@@ -60,7 +60,7 @@ def test_right_functions_are_in_no_process_before_those_that_they_are_have_their
         files: Mapping[str, bytes], shown: Any, questions: Sequence[Any], held: Any, **how: Any
     ) -> Any:
         ours = b"".join(text for name, text in files.items() if name not in shown).decode()
-        names = {question.name for question in questions if question.probe}
+        names = {question.name for question in questions if question.probe and question.right}
         asked.append((how["right"], ours, names))
         return ask(files, shown, questions, held, **how)
 

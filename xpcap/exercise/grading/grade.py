@@ -139,6 +139,7 @@ class Grading:
         self._verdicts: dict[str, Judged] = {}
         self._faults: dict[str, Result] = {}  # of modules that are missing, or cannot be imported
         self._seen: dict[str, Observation | Stopped] = {}  # first answers of pending functions
+        self._answered: list[str] = []  # functions that answered in the first pass
         self._draw = Draw(handed.digest(seed), handed.files.values())
         self._cases: dict[str, Cases] = {}
         self._right: dict[str, Observation] = {}
@@ -285,6 +286,7 @@ class Grading:
                 continue
             for row in asked:
                 self._seen[row.name] = loaded[row.name]
+                self._answered += [row.name] * isinstance(loaded[row.name], Observation)
                 self._verdicts[row.name] = self._judged(row, loaded[row.name], self._wrong(row))
             for row in asked if module == "rnn_layers" else ():
                 self._follow(row)
@@ -339,7 +341,13 @@ class Grading:
         names : functions of rnn_layers that right ones replace, from `source`
         """
         right = {name: self._place("rnn_layers", name) for name in names}
-        repeated = [row for row in rows if isinstance(self._seen.get(row.name), Observation)]
+        # all that was asked, so that what a function left to the next is there again
+        before = [] if module == "rnn" and self._is_bare() else ["rnn_layers"]
+        repeated = [
+            row
+            for row in self._rows
+            if row.module in (*before, module) and row.name in self._answered
+        ]
         questions = [self._question_of(row) for row in repeated]
         questions += [self._question(module, right)]
         questions += [self._question_of(row, right) for row in rows]
