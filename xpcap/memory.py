@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from xpcap.backend import Array, asarray, get_array_module
+from xpcap.backend import Array, asarray, get_array_module, is_device_array
 from xpcap.device.cublas import Handle
 from xpcap.device.launch import current_device
 from xpcap.device.replay import Replay
@@ -103,39 +103,18 @@ class Padded(NamedTuple):
     replay: Replay[Any]
 
 
-class Workspace:
-    """Named buffers that last from step to step, lent through `buffer`.
+class _Store:
+    """Named buffers that last. It knows no `Buffer`, so their memory goes with its last user."""
 
-    A buffer is as large as its largest use so far, and a smaller use gets its beginning. Each step
-    overwrites the results of the step before, so the owner of a workspace decides when that may
-    happen. The solver owns one; a sampler makes one for each call. On a device all work with it
-    belongs to the stream that was current when it was made: nothing orders two streams.
-
-    like : array whose library, device and dtype the buffers have
-    parts : most parts of a step; each has buffers of its own
-    layout : on a device, what inputs of a step are padded to by the function that packs them
-    graphs : run the work of padded steps as a CUDA graph, if that gives the same bits
-    padded : an attribute, memory for padded steps; None without a layout
-    """
-
-    padded: Padded | None = None
-
-    def __init__(
-        self, like: Array, parts: int = 1, *, layout: object = None, graphs: bool = False
-    ) -> None:
+    def __init__(self, like: Array) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
         # The last view of each: most are needed in the same shape again, and a new one costs a
         # device's host time
         self._views: dict[str, Array] = {}
-        self._others = [Workspace(like) for _ in range(parts - 1)]
         self._staging = Staging(self._xp)
-        self.buffer = Buffer(self._take, self._send)
-        if layout is not None and self._xp is not np:
-            replay = Replay[Any](Handle(*current_device("Workspace", like)), graphs=graphs)
-            self.padded = Padded(layout, self.buffer.scope("padded"), replay)
 
-    def _take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
+    def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
         flat, wanted = self._buffers.get(name), dtype or self._dtype
         if flat is not None and flat.dtype != wanted:
             came = f"has dtype {flat.dtype}, and {np.dtype(wanted)} is asked for"
@@ -162,12 +141,49 @@ class Workspace:
         self._drop(name)
         self._buffers[name] = flat
 
-    def _send(self, name: str, host: np.ndarray) -> Array:
+    def send(self, name: str, host: np.ndarray) -> Array:
         if self._xp is np:
             return host
-        device = self._take(name, host.shape, host.dtype)
+        device = self.take(name, host.shape, host.dtype)
         self._staging.send(host, device)
         return device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(int(buffer.nbytes) for buffer in self._buffers.values())
+
+
+class Workspace:
+    """Named buffers that last from step to step, lent through `buffer`.
+
+    A buffer is as large as its largest use so far, and a smaller use gets its beginning. Each step
+    overwrites the results of the step before, so the owner of a workspace decides when that may
+    happen. The solver owns one; a sampler makes one for each call. On a device all work with it
+    belongs to the stream that was current when it was made: nothing orders two streams.
+
+    like : array whose library, device and dtype the buffers have
+    parts : most parts of a step; each has buffers of its own
+    layout : on a device, what inputs of a step are padded to by the function that packs them
+    graphs : run the work of padded steps as a CUDA graph, if that gives the same bits
+    padded : an attribute, memory for padded steps; None without a layout
+    """
+
+    padded: Padded | None = None
+
+    def __init__(
+        self, like: Array, parts: int = 1, *, layout: object = None, graphs: bool = False
+    ) -> None:
+        self._store = _Store(like)
+        self._others = [Workspace(like) for _ in range(parts - 1)]
+        self.buffer = Buffer(self._store.take, self._store.send)
+        if layout is not None and is_device_array(like):
+            replay = Replay[Any](Handle(*current_device("Workspace", like)), graphs=graphs)
+            self.padded = Padded(layout, self.buffer.scope("padded"), replay)
+
+    def hold(self, name: str, flat: Array) -> None:
+        """Use `flat` as the buffer of a name."""
+        self._store.hold(name, flat)
 
     @property
     def parts(self) -> list["Workspace"]:
@@ -177,6 +193,4 @@ class Workspace:
     @property
     def nbytes(self) -> int:
         """Bytes held, over all parts."""
-        return sum(int(buffer.nbytes) for buffer in self._buffers.values()) + sum(
-            other.nbytes for other in self._others
-        )
+        return self._store.nbytes + sum(other.nbytes for other in self._others)

@@ -504,7 +504,7 @@ def test_emulated_uploads_of_two_self_critical_steps_go_at_once(
     send = Staging.send
 
     def counted(self: Staging, *arrays: Any) -> None:
-        sent.append(self is solver._workspace._staging)
+        sent.append(self is solver._workspace._store._staging)
         send(self, *arrays)
 
     monkeypatch.setattr(Staging, "send", counted)

@@ -16,7 +16,7 @@ pytest.importorskip("PIL")  # test_emulated_step
 
 from emulated import Emulator, memory
 from emulated.cuda import Graph, Stream
-from test_emulated_step import N, T, captions_of, make
+from test_emulated_step import N, T, captions_of, make, make_data
 from test_launch import in_thread
 
 import xpcap
@@ -26,6 +26,7 @@ from xpcap.device.cublas import Product
 from xpcap.device.launch import Launch
 from xpcap.layers.cells import CELLS
 from xpcap.memory import Padded, Workspace
+from xpcap.models import Sampling
 from xpcap.models.batch import Layout, caption_lengths, mask_rows_of, pack
 from xpcap.models.config import INJECT
 from xpcap.ops import DeviceOps, get_ops, plain_only
@@ -230,6 +231,34 @@ def test_emulated_steps_on_arrays_of_the_device_keep_one_record_and_one_batch(
     np.testing.assert_allclose(
         xpcap.to_numpy(ours.model.params.flat), theirs.model.params.flat, atol=2e-6
     )
+
+
+def test_emulated_memory_goes_with_its_last_user_without_a_collection(device: Emulator) -> None:
+    """Buffers and handles of solvers that are dropped, and of samples, which pile up otherwise."""
+    model, features = make("cupy").model, make_data().split("train").features
+
+    def held() -> tuple[int, int]:
+        return sum(block.nbytes for block in memory._blocks.values()), len(device.handles)
+
+    def train() -> None:
+        trained = solver(graphs=True)
+        for rows in fitting(trained, 3):
+            trained.train_batch(rows)
+
+    train()
+    gc.collect()
+    before, enabled = held(), gc.isenabled()
+    gc.disable()
+    try:
+        for seed in range(40):
+            model.sample(features, policy=Sampling(max_length=3, seed=seed))
+            assert held() == before
+        for _ in range(4):
+            train()
+            assert held() == before
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def test_emulated_record_serves_the_work_that_came_last(device: Emulator) -> None:
