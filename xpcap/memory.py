@@ -6,6 +6,7 @@ A `Workspace` keeps buffers from step to step and lends them through a `Buffer`;
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from xpcap.backend import Array, asarray, get_array_module, is_device_array
 from xpcap.device.cublas import Handle
 from xpcap.device.launch import current_device
 from xpcap.device.replay import Replay
-from xpcap.device.transfers import Staging
+from xpcap.device.transfers import Staging, Waiting
 from xpcap.errors import InvalidTypeError
 
 T = TypeVar("T")
@@ -106,13 +107,13 @@ class Padded(NamedTuple):
 class _Store:
     """Named buffers that last. It knows no `Buffer`, so their memory goes with its last user."""
 
-    def __init__(self, like: Array) -> None:
+    def __init__(self, like: Array, waiting: Waiting) -> None:
         self._xp, self._dtype = get_array_module(like), like.dtype
         self._buffers: dict[str, Array] = {}
         # The last view of each: most are needed in the same shape again, and a new one costs a
         # device's host time
         self._views: dict[str, Array] = {}
-        self._staging = Staging(self._xp)
+        self._staging = Staging(self._xp, waiting)
 
     def take(self, name: str, shape: tuple[int, ...], dtype: DTypeLike | None) -> Array:
         flat, wanted = self._buffers.get(name), dtype or self._dtype
@@ -166,15 +167,22 @@ class Workspace:
     parts : most parts of a step; each has buffers of its own
     layout : on a device, what inputs of a step are padded to by the function that packs them
     graphs : run the work of padded steps as a CUDA graph, if that gives the same bits
+    waiting : gives the context of a wait for the device, which other ranks may hold up
     padded : an attribute, memory for padded steps; None without a layout
     """
 
     padded: Padded | None = None
 
     def __init__(
-        self, like: Array, parts: int = 1, *, layout: object = None, graphs: bool = False
+        self,
+        like: Array,
+        parts: int = 1,
+        *,
+        layout: object = None,
+        graphs: bool = False,
+        waiting: Waiting = nullcontext,
     ) -> None:
-        self._store = _Store(like)
+        self._store = _Store(like, waiting)
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self.buffer = Buffer(self._store.take, self._store.send)
         if layout is not None and is_device_array(like):

@@ -4,7 +4,7 @@ another.
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -14,11 +14,13 @@ import pytest
 pytest.importorskip("PIL")  # test_emulated_step
 
 from emulated import EMULATOR, Emulator
+from emulated.cuda import Event
 from test_emulated_step import N, make, make_data
 
 import xpcap
 from xpcap.device.replay import recording
-from xpcap.device.transfers import AsyncCopy
+from xpcap.device.transfers import AHEAD, AsyncCopy
+from xpcap.distributed import Group
 from xpcap.models import Beam, Sampling
 from xpcap.ops import get_ops
 
@@ -146,6 +148,36 @@ def test_emulated_handle_of_cupy_ends_with_its_thread(xp: ModuleType) -> None:
     with pytest.raises(RuntimeError, match="NOT_INITIALIZED"):
         binding.getVersion(*handles)
     assert binding.getVersion(of_thread()) == 130_000
+
+
+def test_emulated_ring_of_uploads_that_stalls_is_watched_as_a_read(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that waits for other ranks holds up all uploads; counts of calls stay equal."""
+    seen: list[str] = []
+
+    class Watched(Group):
+        how = ""
+
+        @contextlib.contextmanager
+        def waiting(self, *, call: bool = True) -> Iterator[None]:
+            self.how = "call" if call else "read"
+            yield
+            self.how = ""
+
+    group, synchronize = Watched(), Event.synchronize
+
+    def stalled(self: Event) -> None:
+        seen.append(group.how)
+        synchronize(self)
+
+    solver = make("cupy", group=group, num_epochs=40)
+    monkeypatch.setattr(Event, "synchronize", stalled)
+    for _ in range(AHEAD + 4):
+        solver.train_batch(np.arange(N))
+    assert seen == ["read"] * 4
+    del solver
+    assert seen == ["read"] * (4 + AHEAD)
 
 
 @pytest.mark.parametrize("graphs", [False, True], ids=["list", "graph"])

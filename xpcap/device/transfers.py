@@ -1,6 +1,8 @@
 """Copies between host and device that do not stop the host."""
 
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
@@ -8,6 +10,8 @@ import numpy as np
 
 from xpcap.device import Array
 from xpcap.errors import InvalidValueError
+
+Waiting = Callable[[], AbstractContextManager[None]]
 
 AHEAD = 8  # uploads under way at most, of two steps or more; one more waits for the oldest
 
@@ -17,10 +21,12 @@ class Staging:
 
     A copy from ordinary memory would wait for all work launched before it. An upload waits only if
     the device is AHEAD uploads behind.
+
+    waiting : gives the context of a wait, in which other ranks may hold up the device
     """
 
-    def __init__(self, xp: ModuleType) -> None:
-        self._xp, self._turn = xp, 0
+    def __init__(self, xp: ModuleType, waiting: Waiting) -> None:
+        self._xp, self._waiting, self._turn = xp, waiting, 0
         self._stream = 0 if xp is np else xp.cuda.get_current_stream().ptr
         # Pinned memory as bytes, and the event behind its last copy
         self._slots: list[tuple[np.ndarray, Any]] = []
@@ -52,7 +58,8 @@ class Staging:
         if k == len(self._slots):
             self._slots.append((np.empty(0, np.uint8), self._xp.cuda.Event(disable_timing=True)))
         else:
-            self._slots[k][1].synchronize()
+            with self._waiting():
+                self._slots[k][1].synchronize()
         pinned, copied = self._slots[k]
         if pinned.size < nbytes:
             size = nbytes + nbytes // 4  # batches differ a little
@@ -61,8 +68,9 @@ class Staging:
         return pinned, copied
 
     def __del__(self) -> None:
-        for _, copied in self._slots:
-            copied.synchronize()  # CuPy reuses pinned memory next: no copy may still read it
+        with self._waiting():
+            for _, copied in self._slots:
+                copied.synchronize()  # CuPy reuses pinned memory next: no copy may still read it
 
 
 class AsyncCopy:

@@ -1,6 +1,7 @@
 """CaptioningSolver: the training loop. Start with `_train_epoch`, `_train_batch` and `_step`."""
 
 import copy
+import functools
 import hashlib
 import inspect
 import time
@@ -230,7 +231,11 @@ class CaptioningSolver:
         self._optimizer = Optimizer(update_rule, self.optim_config, model.params)
         self.lr_decay = lr_decay
         self._workspace = Workspace(
-            flat, cores() if self._on_host else 1, layout=self._layout(), graphs=graphs
+            flat,
+            cores() if self._on_host else 1,
+            layout=self._layout(),
+            graphs=graphs,
+            waiting=functools.partial(group.waiting, call=False),  # each waits for its own uploads
         )
         if (memory := group.sum_buffer(flat)) is not None:
             self._workspace.hold(GRADIENTS, memory)  # where the group sums gradients fastest
