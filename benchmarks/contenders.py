@@ -30,7 +30,6 @@ from xpcap.backend import Array, array_module, asarray, get_backend, use_backend
 from xpcap.data.dataset import CaptionData
 from xpcap.data.features import fit_scaling
 from xpcap.data.loader import BatchLoader
-from xpcap.errors import BackendError
 from xpcap.models import CaptioningRNN
 from xpcap.training import solver as training
 from xpcap.training.solver import CaptioningSolver
@@ -44,7 +43,9 @@ class Contender(NamedTuple):
     search: Callable[[Config, CaptionData, str], Sample] | None = None
 
 
-def train_xpcap(config: Config, data: CaptionData, backend: str, *, graphs: bool = False) -> Job:
+def train_xpcap(
+    config: Config, data: CaptionData, backend: str, *, graphs: bool = False
+) -> Job | NotTimed:
     """xpcap's solver. On a GPU features are in its memory before; a step packs and sends captions.
 
     `solver.step` returns a copy of the loss: on a GPU one call and one small allocation that a step
@@ -62,8 +63,8 @@ def train_xpcap(config: Config, data: CaptionData, backend: str, *, graphs: bool
     flat = solver.model.params.flat
     feed, rows = BatchLoader(data, flat), batch_rows(config, data)
     batches = [feed.minibatch("train", numbers)[:2] for numbers in rows]
-    if graphs:
-        _require_graph(solver, batches)
+    if graphs and (why := _no_graph(solver, batches)):
+        return NotTimed(why)
     return Job(
         step=lambda k: solver.step(*batches[k]),
         clock=clock_of(flat),
@@ -72,18 +73,14 @@ def train_xpcap(config: Config, data: CaptionData, backend: str, *, graphs: bool
     )
 
 
-def _require_graph(solver: CaptioningSolver, batches: Sequence[Any]) -> None:
-    """Train on each batch twice. BackendError : the steps do not run as a CUDA graph then."""
+def _no_graph(solver: CaptioningSolver, batches: Sequence[Any]) -> str:
+    """Train on each batch twice; why the steps do not run as a CUDA graph then, or nothing."""
     for batch in (*batches, *batches):
         solver.step(*batch)
     padded = solver._workspace.padded
-    if padded is None or not padded.replay.has_graph:
-        raise BackendError(
-            "bench",
-            "xpcap graph",
-            "has no CUDA graph to time",
-            cause=padded.replay.refused if padded else "its steps are not recorded",
-        )
+    if padded is None:
+        return "no CUDA graph: its steps are not recorded"
+    return "" if padded.replay.has_graph else f"no CUDA graph: {padded.replay.refused}"
 
 
 def _check_device(config: Config, data: CaptionData) -> None:
@@ -179,7 +176,7 @@ def train_torch_graph(config: Config, data: CaptionData, backend: str) -> Job:
 
 
 def train_xpcap_graph(config: Config, data: CaptionData, backend: str) -> Job | NotTimed:
-    """xpcap's step as a CUDA graph, of batches that it pads. BackendError : it runs as none."""
+    """xpcap's step as a CUDA graph, of batches that it pads."""
     most = training.MOST_PADDED
     if most < config.N:
         return NotTimed(f"not padded: more than {most} captions")

@@ -2,7 +2,7 @@
 
 import io
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +32,7 @@ from xpcap.report.curves import LIGHT
 PEERS = {"textbook": ("textbook",), "torch": ("torch padded", "torch packed")}
 # Contenders that are timed with a peer on a card besides, and that only train
 CAPTURED = {"torch": ("torch graph", "xpcap graph")}
+GRAPHS = {name for names in CAPTURED.values() for name in names}
 REDUCED_PRECISION = (
     *cublas.REDUCED_PRECISION,
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
@@ -65,12 +66,12 @@ class Result(NamedTuple):
     ms_graph: float | None = None  # PyTorch's padded step in a captured CUDA graph
     ratio_graph: float | None = None
     ms_own_graph: float | None = None  # xpcap's step in CUDA graphs
+    why_no_graph: str | None = None
     why_no_own_graph: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; the last five fields appear only if they have a value."""
-        sizes = asdict(self.config)
-        rare = ("slowdown", "ms_graph", "ratio_graph", "ms_own_graph", "why_no_own_graph")
+        """A JSON object; fields that are None by default appear only if they have a value."""
+        sizes, rare = asdict(self.config), self._field_defaults
         fields = {**self._asdict(), "config": sizes.pop("name"), "sizes": sizes}
         return {key: value for key, value in fields.items() if key not in rare or value is not None}
 
@@ -142,32 +143,47 @@ def bench(
         for config in configs
         if work in works_of(config, works)
     }
-    not_timed: dict[tuple[str, Config], str] = {}  # xpcap's graphs
+    not_timed: dict[tuple[str, str, Config], str] = {}  # why, by contender and task
     with bar((), "bench", plan.rounds * sum(map(len, found.values())), shown=progress) as steps:
         for _ in range(plan.rounds):
             for contender, group in _turns(contenders, configs, backend):
                 own = _works(contender, works)
                 tasks = [(work, config) for config in group for work in works_of(config, own)]
-                for task, measurement in zip(
-                    tasks, run(contender, group, plan, backend, own), strict=True
-                ):
+                measurements: Iterable[Measurement | NotTimed]
+                measurements = run(contender, group, plan, backend, own)
+                if contender in GRAPHS:
+                    measurements = _or_why_not(measurements, len(tasks))
+                for task, measurement in zip(tasks, measurements, strict=True):
                     if isinstance(measurement, NotTimed):
-                        not_timed[task] = measurement.why
+                        not_timed[contender, *task] = measurement.why
                     else:
                         found[task][contender].append(measurement)
                     steps.update()
     return [
         _result(config, work, rounds, about, found.get((TRAINING, config)))._replace(
-            why_no_own_graph=not_timed.get((work, config))
+            why_no_graph=not_timed.get(("torch graph", work, config)),
+            why_no_own_graph=not_timed.get(("xpcap graph", work, config)),
         )
         for (work, config), rounds in found.items()
     ]
 
 
+def _or_why_not(
+    measurements: Iterable[Measurement | NotTimed], count: int
+) -> Iterator[Measurement | NotTimed]:
+    """So many measurements; from where their process fails on, the reason in their place."""
+    done = 0
+    try:
+        for measurement in measurements:
+            yield measurement
+            done += 1
+    except BackendError as error:
+        yield from [NotTimed(str(error))] * (count - done)
+
+
 def _works(contender: str, works: Sequence[str]) -> Sequence[str]:
     """The kinds of work that a contender does."""
-    trains_only = any(contender in names for names in CAPTURED.values())
-    return [TRAINING] if trains_only else works
+    return [TRAINING] if contender in GRAPHS else works
 
 
 def _turns(
@@ -315,7 +331,7 @@ COLUMNS = (
     Column("", "ratio", lambda r: r.ratio_padded, ".2f"),
     Column("torch packed", "ms", lambda r: r.ms_packed, ".2f"),
     Column("", "ratio", lambda r: r.ratio_packed, ".2f"),
-    Column("torch graph", "ms", lambda r: r.ms_graph, ".2f"),
+    Column("torch graph", "ms", lambda r: r.why_no_graph or r.ms_graph, ".2f"),
     Column("", "ratio", lambda r: r.ratio_graph, ".2f"),
     Column("needed", "GFLOP/s", lambda r: r.gflops, ".0f"),
     Column("GEMM", "GFLOP/s", lambda r: r.gemm_gflops, ".0f"),

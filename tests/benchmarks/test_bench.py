@@ -762,6 +762,38 @@ def test_on_a_card_we_and_a_peer_are_timed_in_graphs_too(monkeypatch: pytest.Mon
     assert "torch graph" not in [cell.strip() for cell in second]
 
 
+def test_a_graph_whose_process_fails_is_a_row_that_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sizes before it and the other contenders are timed; without a graph it is an error."""
+
+    def fake(contender: str, configs: Any, plan: Any, name: str, works: Any) -> Iterator[Any]:
+        for k, config in enumerate(config for config in configs for _ in works):
+            if contender == failing and k:
+                raise BackendError("bench", "", f"{contender} at {config.name} stopped")
+            yield Measurement(4.0, 50.0, 40.0, 100.0, None, None)
+
+    monkeypatch.setattr(results, "measure_in_process", fake)
+    monkeypatch.setattr(results, "_check_peers", lambda peers, name: {})  # private: as above
+    large = dataclasses.replace(TINY, name="large", N=512)
+
+    def bench() -> list[results.Result]:
+        about = {"backend": "cupy", "card": "Card 0"}
+        return results.bench([TINY, large], ["torch"], BRIEF, works=[TRAINING], about=about)
+
+    for failing, ms, why in (
+        ("torch graph", "ms_graph", "why_no_graph"),
+        ("xpcap graph", "ms_own_graph", "why_no_own_graph"),
+    ):
+        small, large_one = (one.to_json() for one in bench())
+        assert (small[ms], small.get(why)) == (4.0, None)
+        assert (large_one.get(ms), large_one[why]) == (None, f"bench: {failing} at large stopped")
+        assert f"{failing} at large" in str(results.tables(bench()))
+    failing = "torch padded"
+    with refuses(BackendError, came="torch padded at large stopped"):
+        bench()
+
+
 @TORCH
 @LAYOUTS
 def test_the_peers_beam_finds_the_captions_that_ours_finds(layout: str, one_thread: None) -> None:
@@ -878,7 +910,7 @@ def test_emulated_bench_says_why_a_large_batch_has_no_graph(
 
 
 @pytest.mark.parametrize("fault", ["refused", "other-bits", "not-recorded"])
-def test_emulated_bench_refuses_to_time_graphs_that_are_none(
+def test_emulated_bench_says_why_it_times_no_graph(
     fault: str, device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "refused":
@@ -890,8 +922,10 @@ def test_emulated_bench_refuses_to_time_graphs_that_are_none(
     else:
         why = "CuPy computes weighted_sum"
         monkeypatch.setattr(DeviceOps, "weighted_sum", Equations.weighted_sum)
-    with refuses(BackendError, thing="xpcap graph", came="has no CUDA graph", cause=why):
-        contenders.CONTENDERS["xpcap graph"].train(TINY, TINY.data(2), "cupy")
+    (found,) = measure.measure("xpcap graph", [TINY], BRIEF, "cupy", [TRAINING])
+    assert isinstance(found, work.NotTimed)
+    assert found.why.startswith("no CUDA graph: ")
+    assert why in found.why
 
 
 @pytest.mark.nightly
