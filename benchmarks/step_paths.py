@@ -2,9 +2,9 @@
 
     python -m benchmarks.step_paths --captions 64 --steps 200
 
-Unpadded, every step is launched anew. Padded, its launches are repeated as a list, or as a CUDA
-graph. All four train on the same batches; the exit status is 1 if one of them does not train as
-NumPy does, or launches anew where it should repeat.
+Unpadded or padded, every step is launched anew; padded, its launches can also be repeated as a
+list, or as a CUDA graph. All train on the same batches; the exit status is 1 if one of them does
+not train as NumPy does, or launches anew where it should repeat.
 """
 
 import argparse
@@ -39,6 +39,7 @@ class PathResult(NamedTuple):
     parameter: float  # worst difference from NumPy's parameters after the last step
     launches: int  # that a step repeats; 0: all are made anew
     graph: bool
+    fits: float | None = None  # share of the batches that repeat them, the first among these
 
     @property
     def fault(self) -> str:
@@ -48,6 +49,14 @@ class PathResult(NamedTuple):
         if self.name in ("list", "graph") and not self.launches:
             return f"{self.name} repeats no launches"
         return ""
+
+
+def launch_anew(solver: CaptioningSolver) -> None:
+    """Let no step of a solver on a device repeat another's launches; padding stays."""
+    workspace = solver._workspace
+    if workspace.padded is not None:
+        # Without a record a part is computed
+        workspace.padded = workspace.padded._replace(replay=None)  # type: ignore[arg-type]
 
 
 def step_paths(config: Config, steps: int) -> list[PathResult]:
@@ -70,6 +79,8 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
             workspace = solver._workspace
             if name == "unpadded":
                 workspace.padded = None
+            elif name == "padded":
+                launch_anew(solver)
             for k, captions in enumerate(batches):
                 if k == steps // 2:
                     float(solver.loss_history[-1])  # waits for the device
@@ -78,13 +89,15 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
             losses = np.array(solver.loss_history)  # waits, too
             ms = 1e3 * (time.perf_counter() - start) / (steps - steps // 2)
             replay = None if workspace.padded is None else workspace.padded.replay
-            launches, graph = (len(replay.nodes), replay.has_graph) if replay else (0, False)
-            result = PathResult(name, ms, 0.0, 0.0, launches, graph)
+            result = PathResult(name, ms, 0.0, 0.0, 0, False)
+            if replay is not None:
+                fits = (replay.repeats + 1) / steps
+                result = PathResult(name, ms, 0.0, 0.0, len(replay.nodes), replay.has_graph, fits)
             return result, losses, to_numpy(solver.model.params.flat)
 
     host, expected, parameters = train("numpy")
     found = [host]
-    for name in ("unpadded", "list", "graph"):
+    for name in ("unpadded", "padded", "list", "graph"):
         result, losses, own = train(name)
         found.append(
             result._replace(
@@ -98,12 +111,13 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
 def path_rows(found: Sequence[PathResult]) -> list[tuple[str, ...]]:
     """A table: headings, then a row for each path."""
     rows: list[tuple[str, ...]] = [
-        ("path", "ms a step", "worst loss", "worst parameter", "launches repeated", "")
+        ("path", "ms a step", "worst loss", "worst parameter", "launches repeated", "fit", "")
     ]
     for one in found:
         how = "as a CUDA graph" if one.graph else "graph refused" if one.name == "graph" else ""
         differences = f"{one.loss:.1e}", f"{one.parameter:.1e}"
-        rows.append((one.name, f"{one.ms:.3f}", *differences, str(one.launches or "-"), how))
+        repeated = str(one.launches or "-"), "-" if one.fits is None else f"{one.fits:.0%}"
+        rows.append((one.name, f"{one.ms:.3f}", *differences, *repeated, how))
     return rows
 
 

@@ -1,14 +1,21 @@
-"""The paths of a step on a card: each trains as NumPy does, and one that does not is named."""
+"""The paths of a step on a card: each trains as NumPy does, and one that does not is named. Many
+steps of one: memory that grows is named.
+"""
 
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 from emulated import Emulator
 
-from benchmarks import step_paths
-from benchmarks.step_paths import PathResult, summary
-from benchmarks.work import Config
+from benchmarks import steady, step_paths
+from benchmarks.step_paths import PathResult, launch_anew, summary
+from benchmarks.work import Config, batch_rows, make_solver
+from xpcap.backend import use_backend
 from xpcap.device.replay import Replay
+from xpcap.models.network import Network
+from xpcap.training.solver import CaptioningSolver
 
 TINY = Config("tiny", N=5, D=12, W=6, H=10, V=40, dropout=0.4)
 pytestmark = pytest.mark.slow
@@ -20,11 +27,12 @@ def test_emulated_paths_train_as_numpy_does_and_repeat_their_launches(
     monkeypatch.setattr(step_paths, "CONFIGS", {"coco-dropout": TINY})
     assert step_paths.main(["--captions", "5", "--steps", "6"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = [line.split() for line in lines[1:5]]
-    assert [row[0] for row in rows] == ["numpy", "unpadded", "list", "graph"]
-    assert [row[4] == "-" for row in rows] == [True, True, False, False]
-    assert rows[3][5:] == "as a CUDA graph".split()
-    assert lines[5].startswith("all train as NumPy does; graph accepted; ms a step: numpy ")
+    rows = [line.split() for line in lines[1:6]]
+    assert [row[0] for row in rows] == ["numpy", "unpadded", "padded", "list", "graph"]
+    assert [row[4] == "-" for row in rows] == [True, True, True, False, False]
+    assert rows[3][5] == rows[4][5] != "-"
+    assert rows[4][6:] == "as a CUDA graph".split()
+    assert lines[6].startswith("all train as NumPy does; graph accepted; ms a step: numpy ")
 
 
 def test_emulated_path_that_computes_nothing_fails(
@@ -35,6 +43,46 @@ def test_emulated_path_that_computes_nothing_fails(
     monkeypatch.setattr(Replay, "_run_list", lambda self: None)
     assert step_paths.main(["--captions", "5", "--steps", "6"]) == 1
     assert "list does not train as NumPy does" in capsys.readouterr().out
+
+
+def test_emulated_steps_that_are_launched_anew_are_padded(device: Emulator) -> None:
+    """As the steps of training are, whose parts a profile shows."""
+    with use_backend("cupy"):
+        data = TINY.data(4)
+        solver = make_solver(TINY, data)
+        launch_anew(solver)
+        compute = Network._gradients  # private: the work that a record repeats
+        with mock.patch.object(Network, "_gradients", autospec=True, side_effect=compute) as spy:
+            for captions in batch_rows(TINY, data):
+                solver.train_batch(captions)
+    padded = [call.args[1].packed.padded for call in spy.call_args_list]
+    assert len(padded) == 4
+    assert sum(padded) >= 2
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_emulated_memory_that_grows_with_the_steps_is_named(
+    leaks: bool,
+    device: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(steady, "CONFIGS", {"coco-dropout": TINY})
+    if leaks:
+        held: list[Any] = []
+        train = CaptioningSolver.train_batch
+
+        def leaking(solver: CaptioningSolver, captions: np.ndarray) -> None:
+            held.append(solver.model.params.flat[:64].copy())
+            train(solver, captions)
+
+        monkeypatch.setattr(CaptioningSolver, "train_batch", leaking)
+    assert steady.main(["--captions", "5", "--steps", "20"]) == leaks
+    _, *rows, line = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == [str(k) for k in range(2, 21, 2)]
+    assert line.startswith("memory grows: " if leaks else "memory is flat at ")
+    assert " of 20 batches fit; " in line
+    assert line.endswith("; as a CUDA graph")
 
 
 @pytest.mark.gpu

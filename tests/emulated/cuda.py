@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from emulated import real
+from emulated import memory, real
 from emulated.record import EMULATOR, cuda_error
 
 
@@ -197,6 +197,10 @@ class MemoryPool:
 
     def total_bytes(self) -> int:
         return EMULATOR.pool_free
+
+    def used_bytes(self) -> int:
+        """Of the arrays that are alive, as it is."""
+        return memory.used_bytes()
 
     def free_all_blocks(self, stream: Any = None) -> None:
         EMULATOR.free += EMULATOR.pool_free

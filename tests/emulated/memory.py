@@ -103,6 +103,11 @@ def use(host: np.ndarray) -> None:
         block.use()
 
 
+def used_bytes() -> int:
+    """Bytes of all allocations that are alive."""
+    return sum(block.nbytes for block in _blocks.values())
+
+
 def find(address: int) -> Block | None:
     """The allocation that `address` lies in, if it is alive."""
     starts = sorted(_blocks)
