@@ -63,10 +63,23 @@ def reduced_precision(names: Sequence[str] = REDUCED_PRECISION) -> list[str]:
     return [f"{name}={value}" for name, value in set_to.items() if value not in ("", "0")]
 
 
+def library_name(version: int) -> str:
+    """The file name of cuBLAS of a major version; on Linux, more of its version may follow."""
+    return f"cublas64_{version}.dll" if sys.platform == "win32" else f"libcublas.so.{version}"
+
+
 def load_library(version: int) -> Any:
-    """cuBLAS of a major version, which CuPy has loaded. OSError : it is not to be found."""
-    windows = sys.platform == "win32"
-    return ctypes.CDLL(f"cublas64_{version}.dll" if windows else f"libcublas.so.{version}")
+    """cuBLAS of a major version, which CuPy has loaded. OSError : it is not to be found.
+
+    By the path of what cuda-pathfinder loaded for CuPy: by its name alone, Windows may find another
+    file.
+    """
+    name, path = library_name(version), None
+    with contextlib.suppress(ImportError, RuntimeError):  # CuPy did without, or from elsewhere
+        from cuda import pathfinder
+
+        path = pathfinder.load_nvidia_dynamic_lib("cublas").abs_path
+    return ctypes.CDLL(path if path and name in path.lower() else name)
 
 
 @functools.cache
