@@ -259,6 +259,7 @@ def namespace() -> Module:
         memGetInfo=lambda: (EMULATOR.free, EMULATOR.total),
         driverGetVersion=lambda: 13000,
         runtimeGetVersion=lambda: 13000,
+        is_hip=False,
         CUDARuntimeError=real.look_up("cuda.runtime.CUDARuntimeError"),
     )
     streams = {

@@ -12,7 +12,7 @@ from xpcap import __version__
 from xpcap.backend import backend_status
 from xpcap.cli.shared import PATH, begin, describe_data, examples, json_option, table
 from xpcap.data import open_data
-from xpcap.device.causes import nccl_package
+from xpcap.device.causes import named, nccl_package
 from xpcap.device.probe import import_cupy, import_nccl
 from xpcap.distributed import Group, RankDone
 from xpcap.distributed.mpi import NCCL, MPIGroup, Staged
@@ -67,7 +67,7 @@ def _print_machine(as_json: bool) -> None:
         rows.append((state.name, state.version or "-", usable, devices))
     click.echo(table(rows))
     if cuda := status["cupy"].cuda:
-        click.echo(cuda)
+        click.echo(f"{named()} for {cuda}")
     if slow and status["cupy"].usable:
         click.echo(f"without CUDA kernels of ours, computed by CuPy: {', '.join(slow)}")
     if ranks:

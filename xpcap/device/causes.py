@@ -1,15 +1,23 @@
 """Why a CUDA device cannot be used: what driver, CUDA and card are here, and what to install."""
 
+import functools
+import importlib.metadata
+import platform
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from xpcap.device.cublas import library_name
 from xpcap.errors import install
 
 # By the major version of CUDA that CuPy is built for: the oldest driver, on Linux, and the oldest
 # card, by its compute capability; 13 no longer runs on V100 and P100
 DRIVERS = {12: 525, 13: 580}
 CARDS = {12: (5, 0), 13: (7, 5)}
+# By version of CUDA, the PyTorch on PyPI that brings it; CuPy then finds the newest that is there
+PYTORCH = {12: "before 2.11", 13: "2.11 or newer"}
 
 
 class Cause(NamedTuple):
@@ -33,6 +41,7 @@ CAUSES: Mapping[tuple[str, int | None], Cause] = {
         "the driver's parts in one version", "was it updated? restart the machine"
     ),
 }
+ROCM = Cause("CuPy for CUDA", "xpcap needs CUDA, and thereby an NVIDIA GPU")
 
 
 def version(number: int) -> str:
@@ -44,7 +53,19 @@ def versions(cupy: ModuleType) -> str:
     """The CUDA that this CuPy was built for, and the CUDA that the driver supports."""
     built, driver = _built_and_driver(cupy)
     supports = f"a driver for CUDA {version(driver)}" if driver else "no NVIDIA driver"
-    return f"CuPy for CUDA {version(built)}, {supports}"
+    return f"CUDA {version(built)}, {supports}"
+
+
+@functools.cache  # it reads what every installed package says of itself
+def packages() -> list[str]:
+    """The installed packages that bring CuPy: of two, the later has overwritten the other."""
+    names = importlib.metadata.packages_distributions().get("cupy", [])
+    return sorted({name for name in names if name})
+
+
+def named() -> str:
+    """The installed packages that bring CuPy, as text."""
+    return " and ".join(packages()) or "CuPy"
 
 
 def nccl_package(cupy: ModuleType) -> str:
@@ -58,43 +79,126 @@ def _built_and_driver(cupy: ModuleType) -> tuple[int, int]:
     return runtime.runtimeGetVersion(), runtime.driverGetVersion()
 
 
-def missing() -> list[str]:
-    """Parts of CUDA that CuPy does not find: in packages, the system, or CUDA_PATH."""
+def command(cuda: int) -> str:
+    """The command that installs CuPy for a version of CUDA, with what CuPy needs of CUDA."""
+    if _has_condas_cupy():
+        return f"conda install -c conda-forge cupy cuda-version={cuda}"
+    if _on_jetson():  # the CUDA of the extra is for servers
+        return f"pip install . cupy-cuda{cuda}x"
+    return install(f"cuda{cuda}")
+
+
+def commands_instead(cuda: int) -> str:
+    """The commands that put CuPy for a version of CUDA in the place of all that is installed."""
+    from_conda = _has_condas_cupy()
+    wheels = [name for name in packages() if not (from_conda and name == "cupy")]
+    if not wheels:
+        return command(cuda)
+    reinstall = " --force-reinstall" if from_conda else ""  # the wheels shared its files
+    return f"pip uninstall -y {' '.join(wheels)}, then {command(cuda)}{reinstall}"
+
+
+def _has_condas_cupy() -> bool:
+    """Whether CuPy is, or should be, conda's."""
+    names = packages()
+    return Path(sys.prefix, "conda-meta").is_dir() and (not names or "cupy" in names)
+
+
+def _on_jetson() -> bool:
+    return "tegra" in platform.release()
+
+
+def parts_of_cuda() -> dict[str, Any]:
+    """What CuPy finds of CUDA in packages, the system or CUDA_PATH: None, or an error, for a part
+    that is not there, or cannot be loaded.
+    """
     try:
         from cuda import pathfinder
     except ImportError:  # a CuPy that searches by itself
-        return []
-    found = []
-    for name, title in (("nvrtc", "the compiler NVRTC"), ("cublas", "cuBLAS")):
+        return {}
+    load = pathfinder.load_nvidia_dynamic_lib
+    parts: dict[str, Any] = {}
+    for title, search, name in (
+        ("the compiler NVRTC", load, "nvrtc"),
+        ("cuBLAS", load, "cublas"),
+        ("the headers of CUDA", pathfinder.find_nvidia_header_directory, "cudart"),
+    ):
         try:
-            pathfinder.load_nvidia_dynamic_lib(name)
+            parts[title] = search(name)
         except pathfinder.DynamicLibNotFoundError:
-            found.append(title)
-    if pathfinder.find_nvidia_header_directory("cudart") is None:
-        found.append("the headers of CUDA")
-    return found
+            parts[title] = None
+        except (OSError, RuntimeError) as error:  # a damaged file, or one that it needs is missing
+            parts[title] = error
+    return parts
+
+
+def cause_of_import() -> Cause:
+    """The likely cause of a CuPy that cannot be imported."""
+    names = packages()
+    oldest, newest = min(DRIVERS), max(DRIVERS)
+    either = f"write {oldest} for {newest} where nvidia-smi shows CUDA {oldest}"
+    if not names:
+        return Cause("", f"{command(newest)} installs it for an NVIDIA GPU; {either}")
+    if any("rocm" in name or name == "amd-cupy" for name in names):
+        return ROCM
+    if len(names) > 1:
+        return _clash(f"{commands_instead(newest)}; {either}")
+    cuda = next((cuda for cuda in DRIVERS if names == [f"cupy-cuda{cuda}x"]), newest)
+    cause = f"{names[0]} is damaged, or does not fit this NumPy: {commands_instead(cuda)}"
+    return Cause("a CuPy that can be imported", cause)
 
 
 def cause_of(error: Exception, cupy: ModuleType, card: Mapping[str, Any] | None) -> Cause:
     """The likely cause of an error of a device, whose properties are known if it is visible."""
     built, driver = (number // 1000 for number in _built_and_driver(cupy))
     if not driver:
-        return Cause("NVIDIA's driver", "install it; nvidia-smi should then list the card")
+        install_it = _on_windows("install it")
+        return Cause("NVIDIA's driver", f"{install_it}; nvidia-smi should then list the card")
+    capability = (card["major"], card["minor"]) if card is not None else max(CARDS.values())
+    usable = [cuda for cuda in DRIVERS if cuda <= driver and capability >= CARDS[cuda]]
+    change = [f"take CUDA {usable[-1]}: {commands_instead(usable[-1])}"] if usable else []
     if driver < built:
         wanted = f"a driver for CUDA {built}, {DRIVERS.get(built, 'the newest')} or newer"
-        return Cause(wanted, ", or ".join(["update the driver", *_other_cupy(built, driver)]))
+        return Cause(wanted, ", or ".join([_on_windows("update the driver"), *change]))
     if card is not None:
-        if (card["major"], card["minor"]) < (oldest := CARDS.get(built, (0, 0))):
+        if capability < (oldest := CARDS.get(built, (0, 0))):
             wanted = f"compute capability {'.'.join(map(str, oldest))} for CUDA {built}"
-            return Cause(wanted, "; ".join(["the card is older", *_other_cupy(built, 12)]))
-        if lacks := missing():
-            wanted = " and ".join([", ".join(lacks[:-1]), lacks[-1]] if lacks[1:] else lacks)
-            return Cause(wanted, f"{install(f'cuda{built}')} installs what CuPy needs of CUDA")
+            return Cause(wanted, "; ".join(["the card is older", *change]))
+        if len(packages()) > 1:
+            return _clash(commands_instead(usable[-1] if usable else built))
+        if cause := _cause_in_parts(built, usable):
+            return cause
     return CAUSES.get((type(error).__name__, getattr(error, "status", None)), Cause())
 
 
-def _other_cupy(built: int, usable: int) -> list[str]:
-    """Commands that change to the CuPy for an older CUDA, where there is one."""
-    if not 12 <= usable < built:
-        return []
-    return [f"take CUDA {usable}: pip uninstall cupy-cuda{built}x, {install(f'cuda{usable}')}"]
+def _on_windows(remedy: str) -> str:
+    """What to do about the driver: in WSL, Windows has it."""
+    in_wsl = "microsoft" in platform.release().lower()
+    return f"{remedy} on Windows, never inside WSL" if in_wsl else remedy
+
+
+def _clash(commands: str) -> Cause:
+    return Cause("one CuPy", f"{named()} overwrite each other: {commands}")
+
+
+def _cause_in_parts(built: int, usable: list[int]) -> Cause | None:
+    """The part of CUDA that is missing, damaged or of another version; None: all are there."""
+    parts, source = parts_of_cuda(), "JetPack" if _on_jetson() else command(built)
+    if lacks := [title for title, part in parts.items() if part is None]:
+        wanted = " and ".join([", ".join(lacks[:-1]), lacks[-1]] if lacks[1:] else lacks)
+        return Cause(wanted, f"{source} installs what CuPy needs of CUDA")
+    for title, part in parts.items():
+        if isinstance(part, Exception):
+            again = source if _on_jetson() else f"{source} --force-reinstall"
+            cause = f"a file of CUDA is damaged or missing; {again} brings it"
+            return Cause(f"{title} that can be loaded", cause)
+    path = getattr(parts.get("cuBLAS"), "abs_path", None) or ""
+    if not path or library_name(built) in path.lower():
+        return None
+    wanted = f"cuBLAS of CUDA {built}, not {path}"
+    for cuda in usable:
+        if library_name(cuda) in path.lower():
+            beside = f"beside PyTorch {PYTORCH[cuda]}, which brings CUDA {cuda}, take cuda{cuda}"
+            return Cause(wanted, f"{beside}: {commands_instead(cuda)}")
+    cause = "driver or card are too old for it; install xpcap where no PyTorch is"
+    return Cause(wanted, f"{cause}: python -m venv .venv")

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from xpcap.device import cublas
-from xpcap.device.causes import Cause, cause_of, versions
+from xpcap.device.causes import ROCM, Cause, cause_of, cause_of_import, named, versions
 from xpcap.device.launch import Kernel, parameters
 from xpcap.errors import BackendError, install, sentence
 from xpcap.progress import say
@@ -61,7 +61,7 @@ def import_cupy() -> ModuleType:
         raise BackendError(
             "import_cupy",
             "cupy",
-            f"cannot be imported ({first_line(error)})",
+            f"cannot be imported ({_of_import(error)})",
             expected="the package, a device is not needed",
             cause=f"is it installed in this environment? {install('kernels')} installs it",
         ) from error
@@ -79,6 +79,11 @@ def first_line(error: BaseException) -> str:
     """Type and first line of an error."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _of_import(error: Exception) -> str:
+    """Type and first line of what CuPy wraps into a page of advice."""
+    return first_line(error.__cause__ or error)
 
 
 def _unwritable(error: Exception) -> Cause | None:
@@ -167,10 +172,12 @@ def cupy_status(device: int) -> BackendStatus:
         cupy = load()
         cuda = versions(cupy)
     except Exception as error:  # a broken installation can raise anything, not just ImportError
-        extras = f"{install('cuda12')}, or {install('cuda13')}, installs it for an NVIDIA GPU"
-        why = _unwritable(error) or Cause("", extras)
-        reason = f"cupy cannot be imported ({first_line(error)})"
+        why = _unwritable(error) or cause_of_import()
+        reason = f"cupy cannot be imported ({_of_import(error)})"
         return BackendStatus("cupy", False, "", (), reason, *why)
+    if cupy.cuda.runtime.is_hip:
+        reason = f"{named()} computes on AMD's GPUs, by ROCm"
+        return BackendStatus("cupy", False, cupy.__version__, (), reason, *ROCM)
     cards: tuple[str, ...] = ()
     card, reason, why = None, "", Cause()
     try:
@@ -185,10 +192,9 @@ def cupy_status(device: int) -> BackendStatus:
                 prove(cupy, cards[device])
     except Exception as error:  # faults of driver, toolkit and libraries have many types
         why = _unwritable(error) or cause_of(error, cupy, card)
-        reason = f"no usable CUDA device ({first_line(error)}; {cuda})"
+        details = f"{first_line(error)}; {named()} for {cuda}"
+        reason = f"no usable CUDA device ({details})"
         if len(cards) > 1:
-            reason = (
-                f"CUDA device {device} of {len(cards)} is not usable ({first_line(error)}; {cuda});"
-                " cupy:N asks for another"
-            )
+            reason = f"CUDA device {device} of {len(cards)} is not usable ({details})"
+            reason += "; cupy:N asks for another"
     return BackendStatus("cupy", not reason, cupy.__version__, cards, reason, *why, cuda)
