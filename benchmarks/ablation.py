@@ -20,7 +20,7 @@ from benchmarks.work import CONFIGS, host_batches, make_solver
 from xpcap import CaptioningSolver
 from xpcap.backend import Array
 from xpcap.layers import vocabulary_loss
-from xpcap.memory import Workspace
+from xpcap.memory import Workspace, allocator
 from xpcap.models import batch
 from xpcap.ops import HostOps, Ops, overridden, segments
 from xpcap.threads import SHORT_WAIT, WAIT_VARIABLE, cores
@@ -38,9 +38,7 @@ class Forgetful(Workspace):
     def __init__(self, like: Array, parts: int = 1) -> None:
         super().__init__(like)
         self._others = [Forgetful(like) for _ in range(parts - 1)]
-
-    def _take(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        return np.empty(shape, dtype or self._dtype)
+        self.buffer = allocator(like)
 
 
 def each_row(*args: Any, pack: Any = batch.pack) -> batch.PackedCaptions:
