@@ -255,9 +255,9 @@ def test_emulated_reads_are_counted_with_their_place(
     how: str, xp: ModuleType, emulator: Emulator
 ) -> None:
     x = xp.full((), 2.5)
-    emulator.reset()
-    READS[how](xp, x)
-    (read,) = emulator.reads
+    with emulator.counting() as counts:
+        READS[how](xp, x)
+    (read,) = counts.reads
     assert read.how == how
     assert read.place.startswith("test_emulated_counts.py:")
 
@@ -265,11 +265,12 @@ def test_emulated_reads_are_counted_with_their_place(
 def test_emulated_place_is_the_line_of_xpcap_that_asked(xp: ModuleType, emulator: Emulator) -> None:
     """Not that of the conversion in backend.py, which says little."""
     x = xp.ones(3)
-    gradcheck.rel_error(x, x)
-    assert [read.place.split(":")[0] for read in emulator.reads] == 2 * ["xpcap/gradcheck.py"]
-    assert emulator.reads[0].place.endswith("(rel_error)")
-    xpcap.to_numpy(x)
-    assert emulator.reads[-1].place.startswith("xpcap/backend.py:")
+    with emulator.counting() as counts:
+        gradcheck.rel_error(x, x)
+        xpcap.to_numpy(x)
+    files = [read.place.split(":")[0] for read in counts.reads]
+    assert files == 2 * ["xpcap/gradcheck.py"] + ["xpcap/backend.py"]
+    assert counts.reads[0].place.endswith("(rel_error)")
 
 
 def test_emulated_iteration_reads_only_what_is_looked_at(
@@ -512,8 +513,10 @@ def test_emulated_kernels_leave_a_record_of_what_they_wrote(device: Emulator) ->
         "shift": [],
         "out": [(10, 20)],
     }
-    scale_kernel(xp, guard="k % 7 == 0 && k < n")(
-        (2,), (256,), (out, shift, out, by, np.int32(20), ahead)
-    )
-    assert device.written[-1].changes["x"] == device.written[-1].changes["out"]
-    assert device.written[-1].changes["out"].ranges == [(14, 15)]  # 0 and 7 are NaN as before
+    with device.counting() as counts:
+        scale_kernel(xp, guard="k % 7 == 0 && k < n")(
+            (2,), (256,), (out, shift, out, by, np.int32(20), ahead)
+        )
+    (written,) = counts.written
+    assert written.changes["x"] == written.changes["out"]
+    assert written.changes["out"].ranges == [(14, 15)]  # 0 and 7 are NaN as before

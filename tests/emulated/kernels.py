@@ -148,9 +148,11 @@ class RawKernel:
         if EMULATOR.recorded is not None:
             EMULATOR.recorded.append(self._recorded(grid, block, guarded.args))
         self._built.launch(self.name, grid, block, guarded.args, EMULATOR.seed)
-        changes = guarded.leave()
+        changes = guarded.changes() if EMULATOR.counted else None
+        guarded.leave()
         EMULATOR.launch("raw", self.name)
-        EMULATOR.wrote(self.name, changes)
+        if changes is not None:
+            EMULATOR.wrote(self.name, changes)
 
     def _recorded(self, grid: Any, block: Any, args: list[Any]) -> Any:
         """The launch with copies of its arrays; an array given twice is one copy."""
@@ -249,11 +251,12 @@ class Guarded:
             )
         return self._places[key][3]
 
-    def leave(self) -> dict[str, Changes]:
-        """Take the results home and say what changed; an error where the kernel wrote beside one of
-        its arrays.
-        """
-        changes = {name: changed(host, laid) for name, (host, laid) in self._arrays.items()}
+    def changes(self) -> dict[str, Changes]:
+        """What the kernel changed, by parameter."""
+        return {name: changed(host, laid) for name, (host, laid) in self._arrays.items()}
+
+    def leave(self) -> None:
+        """Take the results home. RuntimeError : the kernel wrote beside one of its arrays."""
         for number, (name, host, room, inside) in enumerate(self._places.values()):
             behind = margin(host.dtype.str, number)
             if (
@@ -265,7 +268,6 @@ class Guarded:
                     " missing, or a size is wrong"
                 )
             host[...] = inside
-        return changes
 
 
 def changed(before: np.ndarray, after: np.ndarray) -> Changes:

@@ -64,6 +64,7 @@ class _Asked(threading.local):
 
 
 _blocks: dict[int, Block] = {}  # by start
+_starts: list[int] = []  # of the same, in ascending order
 _owned: dict[int, Block] = {}  # by the owner's id
 _asked = _Asked()
 
@@ -80,12 +81,14 @@ def allocate(host: np.ndarray) -> np.ndarray:
         key = id(owner)
 
         def free(_: object) -> None:
+            _starts.remove(start)  # by value: a number found before may be another thread's by now
             del _blocks[start], _owned[key]
 
         alive = weakref.ref(owner, free)
         _blocks[start] = _owned[key] = Block(
             start, owner.nbytes, owner.dtype, EMULATOR.current, alive
         )
+        bisect.insort(_starts, start)
         EMULATOR.allocate(owner.nbytes)
         _blocks[start].use()
     return host
@@ -110,7 +113,7 @@ def used_bytes() -> int:
 
 def find(address: int) -> Block | None:
     """The allocation that `address` lies in, if it is alive."""
-    starts = sorted(_blocks)
+    starts = _starts.copy()  # that no other thread changes
     i = bisect.bisect_right(starts, address) - 1
     block = _blocks.get(starts[i]) if i >= 0 else None
     return block if block and address < block.start + block.nbytes else None

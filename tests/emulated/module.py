@@ -103,9 +103,11 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
     machine : devices, name, free, total, busy; see Emulator.configure
     """
     from xpcap import backend
-    from xpcap.device import probe
+    from xpcap.device import cublas, probe
 
     EMULATOR.configure(**machine)
+    # Filled with poison, as all memory: 32 MiB of it would take longer than most tests
+    monkeypatch.setattr(cublas, "WORKSPACE", 1 << 10)
     replace_cupy(monkeypatch)
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     monkeypatch.setattr(probe, "cupy_status", functools.cache(inspect.unwrap(probe.cupy_status)))

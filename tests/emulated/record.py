@@ -1,5 +1,8 @@
 """What the emulated device did: launches, allocations, reads, transfers and waits, each with the
 place in the program that asked for it.
+
+Places, and what kernels wrote, take longer to find than the work itself: they are looked for while
+somebody counts, in the ``with`` of `Emulator.counting`.
 """
 
 import contextlib
@@ -32,6 +35,7 @@ CONVERSIONS = tuple(
 )  # who called them says more
 # bytes: the smallest block of CuPy's pool, for scratch memory whose size only CUB and Thrust know
 SCRATCH = 512
+Place = str | None  # as in "xpcap/backend.py:96 (to_numpy)"; None while nobody counts
 
 
 class Launch(NamedTuple):
@@ -42,7 +46,7 @@ class Launch(NamedTuple):
     # elementwise, reduction, product, gather, scatter, copy, fetch, memset, scan, sort, graph or raw
     kind: str
     name: str
-    place: str
+    place: Place
 
 
 class Allocation(NamedTuple):
@@ -51,14 +55,14 @@ class Allocation(NamedTuple):
     """
 
     nbytes: int
-    place: str
+    place: Place
 
 
 class Read(NamedTuple):
     """One wait for a value that the host wanted: from get() to an f-string. `how` names the way."""
 
     how: str
-    place: str
+    place: Place
 
 
 class Footprint(NamedTuple):
@@ -107,7 +111,7 @@ class Product(NamedTuple):
     A: Footprint
     B: Footprint
     C: Footprint
-    place: str
+    place: Place
 
 
 class Changes(NamedTuple):
@@ -136,21 +140,21 @@ class Written(NamedTuple):
 
     kernel: str
     changes: dict[str, Changes]
-    place: str
+    place: Place
 
 
 class Transfer(NamedTuple):
     """One copy from the host to the device."""
 
     nbytes: int
-    place: str
+    place: Place
 
 
 class Wait(NamedTuple):
     """One synchronisation that reads nothing."""
 
     how: str
-    place: str
+    place: Place
 
 
 class Counts:
@@ -359,7 +363,15 @@ class Emulator(Counts):
         if self.capture is not None:
             raise RuntimeError(f"{what}: operation not permitted when stream is capturing")
 
-    def _launched(self, kind: str, name: str, where: str) -> None:
+    @property
+    def counted(self) -> bool:
+        """Whether somebody counts, and this too."""
+        return bool(self._open) and not self._silent
+
+    def _place(self) -> Place:
+        return place() if self.counted else None
+
+    def _launched(self, kind: str, name: str, where: Place) -> None:
         self.refuse_in_capture(f"{name} on another stream")
         self._record("launches", Launch(kind, name, where))
 
@@ -367,7 +379,7 @@ class Emulator(Counts):
         """A launch, and the bytes of each piece of memory that CuPy takes for it besides its
         result.
         """
-        where = place()
+        where = self._place()
         self._launched(kind, name, where)
         for nbytes in filter(None, scratch):
             self._record("allocations", Allocation(nbytes, where))
@@ -375,33 +387,33 @@ class Emulator(Counts):
     def allocate(self, nbytes: int) -> None:
         if nbytes:
             self.refuse_in_capture("an allocation")
-            self._record("allocations", Allocation(nbytes, place()))
+            self._record("allocations", Allocation(nbytes, self._place()))
 
     def multiply(self, name: str, A: "Footprint", B: "Footprint", C: "Footprint") -> None:
         """A raw product: one launch, and the memory that it reads and writes."""
-        where = place()
+        where = self._place()
         self._launched("product", name, where)
         self._record("products", Product(name, A, B, C, where))
 
     def wrote(self, name: str, changes: "dict[str, Changes]") -> None:
         """What a kernel changed."""
-        self._record("written", Written(name, changes, place()))
+        self._record("written", Written(name, changes, self._place()))
 
     def read(self, how: str) -> None:
         self.refuse_in_capture(how)
         self.finish(self.stream_ptr)
-        self._record("reads", Read(how, place()))
+        self._record("reads", Read(how, self._place()))
 
     def transfer(self, nbytes: int) -> None:
         self.refuse_in_capture("a transfer on another stream")
-        self._record("transfers", Transfer(nbytes, place()))
+        self._record("transfers", Transfer(nbytes, self._place()))
 
     def wait(self, how: str, *mark: int) -> None:
         """Wait for what `finish` ends; while a stream captures in CuPy's mode, for an event alone."""
         if how != "Event.synchronize":
             self.refuse_in_capture(how)
         self.finish(*mark)
-        self._record("waits", Wait(how, place()))
+        self._record("waits", Wait(how, self._place()))
 
     def begin_copy(self, end: Callable[[], None]) -> None:
         """Begin a copy on the current stream; a wait calls `end`."""
@@ -442,7 +454,7 @@ def place() -> str:
     """The nearest line of xpcap that led here, its conversions apart; without one, the nearest line
     outside the emulation.
     """
-    frame: Any = sys._getframe(2)
+    frame: Any = sys._getframe(3)
     best: Any = None
     while frame is not None:
         path = frame.f_code.co_filename
