@@ -2,12 +2,13 @@
 are NumPy's.
 """
 
+import functools
 import gc
 import io
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from refusals import refuses
 
 pytest.importorskip("PIL")  # generated pictures
 
-from emulated import Counts, Emulator, install
+from emulated import Counts, Emulator, install, install_or_skip
 from tqdm import tqdm
 
 import xpcap
@@ -29,6 +30,7 @@ from xpcap.errors import TrainingError
 from xpcap.layers import CELLS
 from xpcap.memory import Workspace
 from xpcap.ops import plain_only
+from xpcap.ops.device import FUSED
 from xpcap.progress import Pace
 from xpcap.runs import folder as run_folder
 
@@ -106,20 +108,45 @@ def count_step(device: Emulator, solver: CaptioningSolver) -> Counts:
     return counts
 
 
-def launches(
-    device: Emulator, cell: str, dropout: float = 0.3, hole: bool = False, inject: str = "init"
-) -> tuple[Counter[str], int]:
+class StepCase(NamedTuple):
+    """A step of training, as far as its launches depend on it.
+
+    recorded : it repeats a record; else it makes its launches anew
+    steps : time steps of the longest captions
+    fused : most captions whose time step is one kernel
+    """
+
+    cell: str
+    dropout: float = 0.3
+    hole: bool = False
+    inject: str = "init"
+    recorded: bool = True
+    steps: int = T
+    fused: int = FUSED
+
+
+@functools.cache
+def counted(case: StepCase) -> Counts:
+    """What the step costs, counted once for all tests that look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        device = install_or_skip(patch)
+        patch.setattr("xpcap.ops.device.FUSED", case.fused)
+        solver = make("cupy", case.cell, case.dropout, hole=case.hole, inject=case.inject)
+        solver.data.split("train").captions[:, case.steps + 1 :] = VOCABULARY.null
+        if not case.recorded:
+            solver._workspace.padded = None
+        return count_step(device, solver)
+
+
+def launches(case: StepCase) -> tuple[Counter[str], int]:
     """What one time step launches, and how many launches a step has beside its T time steps:
     captions of T and of T - 1 steps differ by the first.
     """
-    counted = []
-    for shorter in (0, 1):
-        solver = make("cupy", cell, dropout, hole=hole, inject=inject)
-        solver._workspace.padded = None
-        solver.data.split("train").captions[:, T + 1 - shorter :] = VOCABULARY.null
-        counted.append(count_step(device, solver).names())
-    time_step = counted[0] - counted[1]
-    return time_step, counted[0].total() - T * time_step.total()
+    whole, shorter = (
+        counted(case._replace(recorded=False, steps=steps)).names() for steps in (T, T - 1)
+    )
+    time_step = whole - shorter
+    return time_step, whole.total() - T * time_step.total()
 
 
 def rooms(events: Iterable[Any]) -> Counter[str]:
@@ -136,10 +163,10 @@ def files(events: Iterable[Any]) -> Counter[str]:
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
 def test_emulated_step_reads_nothing_and_launches_little(
-    cell: str, dropout: float, hole: bool, device: Emulator
+    cell: str, dropout: float, hole: bool
 ) -> None:
     for recorded in (True, False):
-        counts = count_step(device, step_of(recorded, cell, dropout, hole))
+        counts = counted(StepCase(cell, dropout, hole, recorded=recorded))
         assert counts.reads == []
         assert counts.waits == []
         assert len(counts.transfers) == 1, (
@@ -149,57 +176,42 @@ def test_emulated_step_reads_nothing_and_launches_little(
         assert len(counts.launches) <= MOST[cell], str(counts)
 
 
-def step_of(recorded: bool, cell: str, dropout: float, hole: bool) -> CaptioningSolver:
-    """A solver whose next steps repeat a record, or make their launches anew."""
-    solver = make("cupy", cell, dropout, hole=hole)
-    if not recorded:
-        solver._workspace.padded = None
-    return solver
-
-
 @pytest.mark.parametrize("hole", [False, True], ids=["whole", "NULL-inside"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
-def test_emulated_step_takes_no_memory_from_the_pool(
-    cell: str, dropout: float, hole: bool, device: Emulator
-) -> None:
+def test_emulated_step_takes_no_memory_from_the_pool(cell: str, dropout: float, hole: bool) -> None:
     """Once the buffers are as large as they have to be."""
     for recorded in (True, False):
-        assert count_step(device, step_of(recorded, cell, dropout, hole)).allocations == []
+        assert counted(StepCase(cell, dropout, hole, recorded=recorded)).allocations == []
 
 
-def test_emulated_time_step_is_one_kernel_and_one_product_each_way(
-    device: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xpcap.ops.device.FUSED", N - 1)
+def test_emulated_time_step_is_one_kernel_and_one_product_each_way() -> None:
     for cell, gates in (("lstm", "lstm_gates"), ("rnn", "rnn_cell")):
-        assert launches(device, cell)[0] == Counter(
+        assert launches(StepCase(cell, fused=N - 1))[0] == Counter(
             {f"raw {gates}": 1, f"raw {gates}_backward": 1, "product sgemm": 2}
         )
 
 
-def test_emulated_time_step_of_few_captions_is_one_kernel_each_way(device: Emulator) -> None:
-    assert launches(device, "lstm")[0] == Counter({"raw lstm_step": 1, "raw lstm_step_backward": 1})
+def test_emulated_time_step_of_few_captions_is_one_kernel_each_way() -> None:
+    assert launches(StepCase("lstm"))[0] == Counter(
+        {"raw lstm_step": 1, "raw lstm_step_backward": 1}
+    )
 
 
 @pytest.mark.parametrize(("cell", "dropout"), BESIDE)
-def test_emulated_step_launches_little_beside_its_time_steps(
-    cell: str, dropout: float, device: Emulator
-) -> None:
+def test_emulated_step_launches_little_beside_its_time_steps(cell: str, dropout: float) -> None:
     """The bounds leave no room: a copy that nobody asked for is seen."""
     for hole, most in zip((False, True), BESIDE[cell, dropout], strict=True):
-        _, beside = launches(device, cell, dropout, hole)
+        _, beside = launches(StepCase(cell, dropout, hole))
         assert beside <= most, f"{beside} launches beside the time steps, at most {most}"
 
 
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
 def test_emulated_picture_at_every_step_takes_four_launches_and_no_memory(
-    cell: str, device: Emulator
+    cell: str,
 ) -> None:
     """Its product and three for the gradients; it joins the rows in the launch that makes them."""
-    without, counts = (
-        count_step(device, make("cupy", cell, inject=inject)) for inject in ("init", "every-step")
-    )
+    without, counts = (counted(StepCase(cell, inject=inject)) for inject in ("init", "every-step"))
     more = counts.names() - without.names()
     assert more == Counter({"raw gather_plus_image": 1, "raw sequence_sum": 1, "product sgemm": 3})
     assert without.names() - counts.names() == Counter({"raw gather_plus": 1})
@@ -237,14 +249,14 @@ def test_emulated_training_with_the_picture_at_every_step_equals_numpy(
 
 @pytest.mark.parametrize(("cell", "gates"), [("lstm", "lstm_gates"), ("rnn", "rnn_cell")])
 def test_emulated_attention_is_two_launches_a_time_step_each_way_and_takes_no_memory(
-    cell: str, gates: str, device: Emulator
+    cell: str, gates: str
 ) -> None:
     """A kernel and a product, beside those of the cell; its grids lie on the device."""
-    time_step, beside = launches(device, cell, inject="attention")
+    time_step, beside = launches(StepCase(cell, inject="attention"))
     of_cell = {f"raw {gates}": 1, f"raw {gates}_backward": 1, "product sgemm": 4}
     assert time_step == Counter({**of_cell, "raw attend_step": 1, "raw attend_step_backward": 1})
-    assert beside - launches(device, cell)[1] <= 10
-    counts = count_step(device, make("cupy", cell, inject="attention", hole=True))
+    assert beside - launches(StepCase(cell))[1] <= 10
+    counts = counted(StepCase(cell, inject="attention", hole=True))
     assert (counts.reads, counts.waits, counts.allocations, len(counts.transfers)) == (
         [],
         [],
