@@ -17,7 +17,7 @@ import emulated
 import numpy as np
 import operations
 import pytest
-from cpu_build import KERNELS, REALS, Launch
+from cpu_build import REALS, Launch
 from operations import TABLE, Draw
 from patterns import functions_in_cuda, in_cuda
 
@@ -295,7 +295,7 @@ def drop(*args: Any, grid: cpu_build.Size = (1,), block: cpu_build.Size = (THREA
 
 
 def test_cpu_build_reads_what_a_kernel_takes() -> None:
-    assert [tuple(p) for p in cpu_build.parameters(KERNELS / "dropout.cu")["dropout"]] == [
+    assert [tuple(p) for p in cpu_build.parameters(FILES["dropout"])["dropout"]] == [
         ("x", "real", True, True),
         ("mask", "unsigned char", True, True),
         ("out", "real", True, False),
