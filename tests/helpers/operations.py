@@ -2,13 +2,12 @@
 docstring states, or by a row of its own.
 
 A row draws calls at ragged sizes and at edge cases, with NaN in memory that is overwritten or must
-not be read, and of numbers that are huge, infinite or NaN. The first call is small, and still fills
-more than one block of 32 threads.
+not be read, of numbers that are huge, infinite or NaN, and of no rows. The first call is small, and
+still fills more than one block of 32 threads.
 
 test_kernels.py holds the host's versions to the equations in float64, test_emulated_kernels.py the
 device's, in any order of threads and with a card's roundings; a device's version also has to name
-an array that it cannot take, and to leave empty ones to the equation. test_cpu_build.py runs the
-launches under sanitizers.
+an array that it cannot take. test_cpu_build.py runs the launches under sanitizers.
 """
 
 import inspect
@@ -119,18 +118,24 @@ def steps_of(N: int, T: int) -> PackedSequences:
 
 # ---- Products
 
+NOTHING = (0, 7, 5), (3, 0, 5), (3, 7, 0)  # n, k, m
+
 
 @row()
 def matmul(draw: Draw) -> Iterator[Any]:
     yield draw.normal(3, 7), draw.normal(7, 5), draw.poison(3, 5)
     # Enough for a share on each core
     yield draw.normal(300, 512) / 20, draw.normal(512, 1000) / 20, draw.poison(300, 1000)
+    for n, k, m in NOTHING:
+        yield draw.normal(n, k), draw.normal(k, m), draw.poison(n, m)
 
 
 @row()
 def matmul_nt(draw: Draw) -> Iterator[Any]:
     yield draw.normal(5, 11), draw.normal(7, 11), draw.poison(5, 7)
     yield draw.normal(130, 3), draw.normal(7, 3), draw.poison(130, 7)  # more than FEW
+    for n, k, m in NOTHING:
+        yield draw.normal(n, k), draw.normal(m, k), draw.poison(n, m)
 
 
 def _products(multiply: Any, arguments: tuple[Any, ...]) -> None:
@@ -141,16 +146,19 @@ def _products(multiply: Any, arguments: tuple[Any, ...]) -> None:
 @row()
 def row_matmul(draw: Draw) -> Iterator[Any]:
     yield Call((draw.normal(11, 7), draw.normal(7, 12), draw.normal(16, 12)), _products)
+    yield Call((draw.normal(11, 0), draw.normal(0, 12), draw.normal(16, 12)), _products)
 
 
 @row()
 def row_matmul_add(draw: Draw) -> Iterator[Any]:
     yield Call((draw.normal(11, 7), draw.normal(7, 12), draw.normal(16, 12)), _products)
+    yield Call((draw.normal(11, 0), draw.normal(0, 12), draw.normal(16, 12)), _products)
 
 
 @row()
 def row_matmul_nt(draw: Draw) -> Iterator[Any]:
     yield Call((draw.normal(11, 12), draw.normal(7, 12), draw.normal(5, 7)), _products)
+    yield Call((draw.normal(11, 0), draw.normal(7, 0), draw.normal(5, 7)), _products)
 
 
 # ---- Losses
@@ -177,6 +185,7 @@ def softmax_loss(draw: Draw) -> Iterator[Any]:
         out = scores if number % 2 else draw.poison(R, V)
         scale = 0.375 if number % 3 == 1 else draw.normal(R)
         yield scores, targets, LossTerms(scale, **weights), out
+    yield draw.normal(0, 5), draw.below(5, 0), LossTerms(), draw.poison(0, 5)
     inf, nan = np.inf, np.nan
     for rows, words in (
         ([[1e30, -1e30, 0, 1e30], [-1e30] * 4], [0, 2]),
@@ -199,18 +208,21 @@ def word_loss(draw: Draw) -> Iterator[Any]:
         given = draw.normal(R, H) / 20, draw.normal(H, V) / 20, draw.normal(V), draw.below(V, R)
         terms = LossTerms(scale, **weights)
         yield *given, terms, draw.poison(R), draw.poison(R, V), draw.poison(R, H)
+    given = draw.normal(0, 4), draw.normal(4, 5), draw.normal(5), draw.below(5, 0)
+    yield *given, LossTerms(), draw.poison(0), draw.poison(0, 5), draw.poison(0, 4)
 
 
 @row(scratch=2)
 def weighted_sum(draw: Draw) -> Iterator[Any]:
-    for n in (150, 1, 1000):
+    for n in (150, 1, 1000, 0):
         yield np.abs(draw.normal(n)), np.abs(draw.normal(n)), draw.poison()
     yield np.abs(draw.normal(300)), 0.375, draw.poison()
 
 
 # ---- Rows of tables, and their gradients
 
-TABLES = (3, 5, 37), (1, 1, 1), (3, 4, 257), (40, 60, 16)  # rows, those of the table, columns
+# Rows, those of the table, columns
+TABLES = (3, 5, 37), (1, 1, 1), (3, 4, 257), (40, 60, 16), (0, 5, 37)
 
 
 @row()
@@ -225,7 +237,7 @@ def gather(draw: Draw) -> Iterator[Any]:
 
 @row()
 def gather_regions(draw: Draw) -> Iterator[Any]:
-    for R, K, C, P in ((2, 3, 9, 2), (1, 1, 1, 1), (5, 3, 37, 3)):
+    for R, K, C, P in ((2, 3, 9, 2), (1, 1, 1, 1), (5, 3, 37, 3), (0, 3, 9, 2)):
         table, rows = draw.normal(K, P, C), draw.below(K, R)
         yield table, rows, draw.poison(R, P, C), draw.mask(R, C), 0.75
         yield table, rows, draw.poison(R, P, C), None, 1.0
@@ -239,7 +251,7 @@ def gather_plus(draw: Draw) -> Iterator[Any]:
 
 @row(scratch=0)
 def gather_plus_image(draw: Draw) -> Iterator[Any]:
-    for N, T, C in ((4, 3, 37), (1, 1, 1), (9, 5, 257)):
+    for N, T, C in ((4, 3, 37), (1, 1, 1), (9, 5, 257), (4, 0, 37), (0, 3, 37)):
         rows = layout(N, T)
         table, ids, b = draw.normal(7, C), draw.below(7, rows.R), draw.normal(C)
         yield table, ids, b, draw.normal(N, C), rows, draw.poison(rows.R, C)
@@ -256,6 +268,7 @@ def scatter(draw: Draw) -> Iterator[Any]:
 def segment_sum(draw: Draw) -> Iterator[Any]:
     """Some ids have no row, the last among them, and one may have most of them."""
     sizes = (20, 50, 3), (20, 300, 3), (1, 1, 1), (40, 255, 60), (200, 33, 31), (90, 512, 2)
+    sizes += (0, 50, 3), (0, 50, 0)
     for R, C, K in sizes:
         ids = draw.below(max(K - 1, 1), R)
         yield draw.normal(R, C), segments(ids, K), draw.poison(K, C)
@@ -266,19 +279,27 @@ def segment_sum(draw: Draw) -> Iterator[Any]:
 
 @row()
 def sequence_sum(draw: Draw) -> Iterator[Any]:
-    for N, T, C in ((4, 3, 50), (1, 1, 1), (3, 7, 300), (9, 5, 33), (25, 16, 8)):
+    for N, T, C in (
+        (4, 3, 50),
+        (1, 1, 1),
+        (3, 7, 300),
+        (9, 5, 33),
+        (25, 16, 8),
+        (4, 0, 50),
+        (0, 3, 50),
+    ):
         rows = layout(N, T)
         yield draw.normal(rows.R, C), rows, draw.poison(N, C)
 
 
 @row()
 def add_rows(draw: Draw) -> Iterator[Any]:
-    for R, C in ((5, 17), (1, 1), (9, 64)):
+    for R, C in ((5, 17), (1, 1), (9, 64), (0, 17)):
         yield draw.normal(R, C), draw.normal(C)
         yield draw.normal(R, C), draw.normal(R, C)
 
 
-FLAT = 150, 1, 255, 256, 1000
+FLAT = 150, 1, 255, 256, 1000, 0
 
 
 @row()
@@ -287,7 +308,7 @@ def dropout(draw: Draw) -> Iterator[Any]:
         yield draw.normal(n), draw.mask(n), 0.75
 
 
-REGIONS = (5, 3, 17), (1, 1, 1), (3, 49, 64)
+REGIONS = (5, 3, 17), (1, 1, 1), (3, 49, 64), (0, 3, 17), (5, 0, 17)
 
 
 @row(scratch=1)
@@ -303,7 +324,7 @@ LARGE = 2 * (1 << 17) + 17  # two whole blocks of the host, and a rest
 
 @row()
 def global_norm(draw: Draw) -> Iterator[Any]:
-    for n in (700, 1, 65536, 200_003):
+    for n in (700, 1, 65536, 200_003, 0):
         yield (draw.normal(n),)
     yield (draw.normal(1000) * draw.dtype.type(1e28),)  # whose squares are too large for float32
     for numbers in ([1, -np.inf, 2], [1, np.nan, 2], [np.nan, np.inf]):
@@ -312,7 +333,7 @@ def global_norm(draw: Draw) -> Iterator[Any]:
 
 @row()
 def clip_by_norm(draw: Draw) -> Iterator[Any]:
-    for n, most in ((700, 5.0), (1, 5.0), (256, 1e9), (70_001, 3.5), (70_001, 1e9)):
+    for n, most in ((700, 5.0), (1, 5.0), (256, 1e9), (70_001, 3.5), (70_001, 1e9), (0, 5.0)):
         yield draw.normal(n), most
     yield draw.normal(1000) * draw.dtype.type(1e28), 5.0
     for odd in (np.nan, np.inf):
@@ -349,7 +370,8 @@ def record_step(draw: Draw) -> Iterator[Any]:
 
 # ---- Choices of words, and masks
 
-SCORES = (3, 70), (1, 1), (2, 2), (4, 255), (5, 256), (3, 1004), (2, 2539)  # rows, words
+# Rows, words
+SCORES = (3, 70), (1, 1), (2, 2), (4, 255), (5, 256), (3, 1004), (2, 2539), (0, 70)
 
 
 @row()
@@ -362,6 +384,7 @@ def log_softmax_(draw: Draw) -> Iterator[Any]:
 def forbid(draw: Draw) -> Iterator[Any]:
     for R, V in SCORES:
         yield draw.normal(R, V), draw.some(-(-V // 3), V)
+    yield draw.normal(3, 70), draw.some(0, 70)
 
 
 @row()
@@ -385,7 +408,7 @@ def odd_scores(draw: Draw) -> np.ndarray:
 def sample_words(draw: Draw) -> Iterator[Any]:
     """Half of the words have no probability; a uniform is in the middle of a likely word's share."""
     temperatures = 0.7, 1.0, None, 2.0, None, 1.0, None
-    for (R, V), temperature in zip(SCORES, temperatures, strict=True):
+    for (R, V), temperature in zip(SCORES, temperatures, strict=False):
         p = draw.rng.random((R, V)) * (draw.rng.random((R, V)) < 0.5)
         p[:, draw.rng.integers(V)] = 1
         x = p
@@ -398,6 +421,7 @@ def sample_words(draw: Draw) -> Iterator[Any]:
         u = (ends - p / 2)[np.arange(R), chosen] / ends[:, -1]
         yield x.astype(draw.dtype), u.astype(draw.dtype), temperature
     yield odd_scores(draw), np.full(4, 0.5, draw.dtype), 1.0
+    yield draw.normal(0, 70), draw.normal(0), 1.0
 
 
 @row()
@@ -445,6 +469,7 @@ def dropout_masks(draw: Draw) -> Iterator[Any]:
         ((70, 33, 101), (5, 7, 5)),
         ((16, 32, 160), (4, 3, 8)),
         ((15, 20, 8), (5, 1, 1)),
+        ((15, 20, 8), (0, 0, 0)),
     ):
         numbers = [draw.rng.permutation(n).astype(np.int32) for n in counts]
         if draw.device:
@@ -493,6 +518,10 @@ def attend_steps(draw: Draw) -> Iterator[Any]:
         yield Call((h, A, draw.poison(rows.R, P), draw.poison(rows.R, H)), _forwards(rows))
     # Whole numbers, so that scores, up to thousands on either side of 0, are exact: equal ones, equal
     # and large, as far below 0, and a NaN. exp() of one overflows above 88, or 709 in double
+    yield Call(
+        (draw.normal(0, 5), draw.normal(0, 3, 5), draw.poison(0, 3), draw.poison(0, 5)),
+        _one_step(0),
+    )
     N, P, H = 7, 49, 16
     A, h = (draw.below(2 * most + 1, *s) - most for most, s in ((16, (N, P, H)), (64, (N, H))))
     h[1], A[2:4], h[2], h[3] = 0, 16, 64, -64
@@ -520,6 +549,8 @@ def attention_sum(draw: Draw) -> Iterator[Any]:
         (1, 33, 49, 7),
         (25, 16, 16, 8),
         (2, 2, 196, 5),
+        (2, 0, 17, 20),
+        (0, 3, 17, 20),
     ):
         rows = layout(N, T)
         by_row = draw.normal(rows.R, P), draw.normal(rows.R, H), draw.normal(rows.R, P)
@@ -706,12 +737,16 @@ def drawn(op: str, equation: Callable[..., Any]) -> Operation:
     """A row of an operation whose docstring has a shape for each argument, ``x (R, C)``.
 
     Arguments with ``int`` behind the shape number rows of any array, a float is 0.75, and what has a
-    default keeps it. `out` is not read.
+    default keeps it. `out` is not read. The last call is of no rows: those that are numbered, else the
+    first ones.
     """
     names = [name for name in inspect.signature(equation).parameters if name != "self"]
     text = inspect.getdoc(equation) or ""
     shapes = {name: re.search(rf"\b{name} \((\w+(?:, \w+)*),?\)(,? int)?", text) for name in names}
-    letters = dict.fromkeys(x for found in shapes.values() if found for x in found[1].split(", "))
+    stated = [found for found in shapes.values() if found]
+    letters = dict.fromkeys(x for found in stated for x in found[1].split(", "))
+    numbered = [found[1] for found in stated if found[2]]
+    nothing = dict.fromkeys((", ".join(numbered) or next(iter(letters), "")).split(", "), 0)
 
     def argument(name: str, sizes: dict[str, int], draw: Draw) -> Any:
         parameter, found = inspect.signature(equation).parameters[name], shapes[name]
@@ -730,9 +765,9 @@ def drawn(op: str, equation: Callable[..., Any]) -> Operation:
         return 0.75
 
     def rows(draw: Draw) -> Iterator[Any]:
-        for sizes in ROUNDS:
-            known = dict(zip(letters, sizes, strict=False))
-            yield tuple(argument(name, known, draw) for name in names)
+        rounds = [dict(zip(letters, sizes, strict=False)) for sizes in ROUNDS]
+        for sizes in (*rounds, rounds[0] | nothing):
+            yield tuple(argument(name, sizes, draw) for name in names)
 
     return Operation(rows, None)
 

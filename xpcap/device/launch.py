@@ -2,7 +2,7 @@
 
 A launch is prepared once: arguments are packed into memory as the kernel's C parameters want them.
 It can then be run as often as wanted, in a fraction of the host's time of CuPy's own launch. A
-launch whose arguments are not those of the C function is an error that names the parameter.
+launch whose arguments are not those of the C function is an error that names kernel and parameter.
 """
 
 import ctypes
@@ -70,8 +70,8 @@ class Kernel:
     """A kernel on a device. Called with threads or blocks and arguments, it launches.
 
     Arguments are those of the C function: device arrays, and numbers, which are packed as the type
-    of their parameter. Blocks lie along one to three axes. Numbers are checked at each launch, arrays
-    where they are first handed over, by `check`.
+    of their parameter. Blocks lie along one to three axes; a kernel of no threads is not launched.
+    Numbers are checked at each launch, arrays where they are first handed over, by `check`.
 
     xp : CuPy
     device : its number
@@ -105,15 +105,17 @@ class Kernel:
         self._offsets = tuple(range(8 * n, 16 * n, 8))
 
     def __call__(self, work: Work, *args: object) -> None:
+        grid = work if isinstance(work, tuple) else (-(-work // self.threads),)
+        if 0 in grid:  # which CUDA refuses
+            return
         memory = self._memory()
         start = ctypes.addressof(memory)
-        pairs = zip(args, self._is_pointer, strict=True)
-        values = [x.data.ptr if pointer else x for x, pointer in pairs]  # type: ignore[attr-defined]
+        pairs: Any = zip(args, self._is_pointer, strict=True)
+        values = [x.data.ptr if pointer else x for x, pointer in pairs]
         try:
             self._pack(memory, 0, *[start + offset for offset in self._offsets], *values)
         except (struct.error, OverflowError):
             raise self._refused_number(args) from None
-        grid = work if isinstance(work, tuple) else (-(-work // self.threads),)
         x, y, z, *_ = *grid, 1, 1
         launch = Launch(self, (x, y, z), memory, args)
         self.launch(*launch.arguments(self.current_stream().ptr))
@@ -177,7 +179,10 @@ def parameters(text: str, name: str, real: str) -> tuple[Parameter, ...]:
 
 
 def current_device(name: str, like: Array) -> tuple[ModuleType, int]:
-    """CuPy and the device of `like`, with a context. ValueError : it is not this thread's device."""
+    """CuPy and the device of `like`, with a context.
+
+    TypeError, ValueError : it is no array of CuPy, or not on this thread's device
+    """
     xp = sys.modules["cupy"]
     if not isinstance(like, xp.ndarray):
         kind = f"are a {type(like).__module__}.{type(like).__name__}"
@@ -267,7 +272,7 @@ class Kernels:
     def kernel(self, name: str, args: Sequence[Any]) -> Kernel:
         """A kernel for the dtype and device of its arguments, or of the arrays before its numbers.
 
-        TypeError, ValueError : an array is not what the kernel takes, or not on this thread's device.
+        TypeError, ValueError : an array is not what it takes, or not on this thread's device
         """
         like = args[self._like(name)]
         xp, device = current_device(name, like)
@@ -281,6 +286,18 @@ class Kernels:
     def launch(self, name: str, work: Work, *args: object) -> None:
         """Launch a kernel. TypeError, ValueError : an argument is not what it takes."""
         self.kernel(name, args)(work, *args)
+
+    def prepared(self, name: str, *arrays: Array) -> Callable[..., None]:
+        """A launch of a kernel on arrays, for each call with threads or blocks and its numbers.
+
+        TypeError, ValueError : an array is not what the kernel takes
+        """
+        kernel = self.kernel(name, arrays)
+
+        def launch(work: Work, *numbers: object) -> None:
+            kernel(work, *arrays, *numbers)
+
+        return launch
 
     def blocks(self, n: int, each: int = 0) -> int:
         """Number of blocks for n threads, or for n things of which a block takes `each`."""

@@ -3,7 +3,7 @@
 ===================  ==============================================================================
 base.py              `Ops`: each operation's contract and plain equation
 host.py              `HostOps`: what is faster on the host
-device.py            `DeviceOps`: a row for each kernel of cuda/, and products by cuBLAS
+device.py            `DeviceOps`: kernels of cuda/, and products by cuBLAS
 packed.py            packed sequences, and the steps of a loop over them
 cell.py              `Pointwise`: what a recurrent cell is to that loop
 softmax.py           softmax, its logarithm and gradient; its loss, with the terms of it

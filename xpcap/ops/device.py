@@ -1,12 +1,12 @@
-"""Operations on CuPy's arrays: rows for the kernels of cuda/, and methods for the rest.
+"""Operations on CuPy's arrays: a method each, which launches a kernel of cuda/ or calls cuBLAS.
 
-A row says how an operation launches its kernel, which is found by its name among the files. An
-array that does not fit the kernel's C parameters is an error. Matrix products are in cublas.py.
+A launch names the kernel, its threads, or its blocks in a tuple, and its C arguments. An array that
+they do not fit is an error. What no kernel computes, the equation does by CuPy: `super()`. Matrix
+products are in cublas.py.
 """
 
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,16 @@ from xpcap.backend import Array, get_array_module, is_device_array
 from xpcap.device import cublas
 from xpcap.device.launch import Kernels
 from xpcap.device.replay import invalidate
-from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Buffer, allocator
-from xpcap.ops.base import OPERATIONS, MultiplyRows, Ops, overridden
+from xpcap.ops.base import OPERATIONS, MultiplyRows, Ops, Segments, overridden
 from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
 from xpcap.ops.choosing import BeamRows
-from xpcap.ops.packed import Step, StepFn
+from xpcap.ops.packed import PackedSequences, Step, StepFn
 from xpcap.ops.softmax import NO_TARGET, LossTerms
 
 # Most sequences for which an LSTM's step is one launch each way, product and gates together. Not
 # yet timed on a card
 FUSED = 128
-# The kernel of a cell's step; that of its gradient is called ..._backward
 CUDA = Kernels(
     __package__,
     {
@@ -40,190 +38,9 @@ CUDA = Kernels(
     },
 )
 
-# ---- Rows of operations that are one launch
-#
-# Each makes of the operation's arguments the number of threads, or the blocks in a tuple; the C
-# arguments; the result; and the name of the kernel, where that is not the operation's. None: the
-# equation computes these arguments.
-
-Launch = tuple[Any, ...]
-
-
-def _empty(like: Array, *shape: int, dtype: Any = None) -> Array:
-    return get_array_module(like).empty(shape, dtype or like.dtype)
-
-
-def _scale(scale: Array | float, like: Array) -> tuple[Array, float, int]:
-    """Scale for a kernel: an array, a number, and 1 to read the array, which else is any."""
-    if isinstance(scale, float):
-        return like, scale, 0
-    return scale, 0, 1
-
-
-def _loss(
-    scores: Array, bias: Array | None, targets: Array, terms: LossTerms, nll: Array, out: Array
-) -> Launch:
-    """Loss nll and gradient out of softmax(scores + bias)."""
-    (R, V), same, rest = scores.shape, _scale(terms.scale, nll), terms.smoothing / scores.shape[1]
-    b, biased = (scores, 0) if bias is None else (bias, 1)
-    args = scores, b, biased, targets, *same, 1 - terms.smoothing, rest, nll, out, V
-    return (R,), args, (nll, out)
-
-
-def _gather(
-    table: Array, rows: Array | None, out: Array, mask: Array | None = None, keep: float = 1.0
-) -> Launch | None:
-    sizes = out.size, out.shape[1]
-    if mask is None:
-        return None if rows is None else (out.size, (table, rows, out, *sizes), out)
-    if rows is None:
-        return out.size, (table, mask, out, 1 / keep, out.size), out, "dropout"
-    return out.size, (table, rows, mask, out, 1 / keep, *sizes), out, "gather_drop"
-
-
-def _beam_step(ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int) -> Launch:
-    empty, (n, V), m = get_array_module(scores).empty, scores.shape, len(beams.next_rows)
-    made = empty(m, np.int32), empty(m, np.int32), empty(m, scores.dtype)
-    sizes = n, m // n, beams.size, null, V
-    return (n,), (ranked, scores, totals, beams.rows, *made, *sizes), made
-
-
-def _start_states(state0: tuple[Any, ...], stacks: State) -> Launch | None:
-    (h0, *others), (h, *below) = state0, stacks
-    if len(others) > 1 or h0.size == 0:
-        return None
-    c0, c = (others[0], below[0]) if others else (h0, h)  # then both write the same
-    return h0.size, (h0, h0 if c0 is None else c0, h, c, c0 is not None, h0.size), None
-
-
-# fmt: off
-LAUNCHES: Mapping[str, Callable[..., Launch | None]] = {
-    "softmax_loss": lambda scores, targets, terms, out=None: None if terms.beyond("smoothing") else _loss(
-        scores, None, targets, terms, _empty(scores, len(scores)), _empty(scores, *scores.shape) if out is None else out),
-    "weighted_sum": lambda x, scale, out: ((1,), (x, *_scale(scale, x), out, x.size), out),
-    "gather": _gather,
-    "gather_plus": lambda table, rows, b, out: (out.size, (table, rows, b, out, out.size, out.shape[1]), out),
-    "gather_plus_image": lambda table, ids, b, image, rows, out: None if not is_device_array(rows.sequence) else (
-        out.size, (table, ids, b, image, rows.sequence, out, out.size, out.shape[1]), out),
-    "gather_regions": lambda table, rows, out, mask=None, keep=1.0: (
-        (out.size, (table, rows, out, out.size, math.prod(out.shape[1:])), out, "gather") if mask is None
-        else (out.size, (table, rows, mask, out, 1 / keep, out.size, *out.shape[1:]), out)),
-    "scatter": lambda x, rows, out, mask=None, keep=1.0: (
-        (out.size, (x, rows, out, len(rows), out.size, out.shape[1]), out) if mask is None
-        else (out.size, (x, rows, mask, out, 1 / keep, len(rows), out.size, out.shape[1]), out, "scatter_drop")),
-    "segment_sum": lambda rows, groups, out=None: (
-        (len(groups.starts) - 1, CUDA.blocks(rows.shape[1], CUDA.threads // CUDA["SEGMENT_PARTS"])),
-        (rows, groups.order, groups.starts,
-         out := _empty(rows, len(groups.starts) - 1, rows.shape[1]) if out is None else out, rows.shape[1]), out),
-    "sequence_sum": lambda x, rows, out: None if not is_device_array(rows.firsts) else (
-        (len(out), CUDA.blocks(out.shape[1])), (x, rows.firsts, out, len(rows.firsts) - 1, out.shape[1]), out),
-    "column_sum": lambda x, out: ((CUDA.blocks(x.shape[1], CUDA["SUM_COLUMNS"]),), (x, out, *x.shape), out),
-    "add_rows": lambda x, b: (x.size, (x, b, x.size, b.size), x),
-    "dropout": lambda x, mask, keep: (x.size, (x, mask, out := _empty(x, *x.shape), 1 / keep, x.size), out),
-    "mean_regions": lambda A, out: (out.size, (A, out, out.size, *A.shape[1:]), out),
-    "add_to_regions": lambda dA, dmean: (dmean.size, (dA, dmean, dmean.size, *dA.shape[1:]), dA),
-    "adam_update": lambda w, dw, m, v, alpha, beta1, beta2, epsilon: (
-        w.size, (w, dw, m, v, alpha, beta1, 1 - beta1, beta2, 1 - beta2, epsilon, w.size), None),
-    "record_step": lambda record, i, loss, norm: ((1,), (record, loss, norm, i), None),
-    "log_softmax_": lambda scores: ((len(scores),), (scores, scores.shape[1]), scores, "log_softmax"),
-    "forbid": lambda scores, words: (
-        len(scores) * len(words), (scores, words, len(scores), len(words), scores.shape[1]), None),
-    "argmax": lambda scores: (
-        (len(scores),), (scores, words := _empty(scores, len(scores), dtype=np.int32), scores.shape[1]), words),
-    "sample_words": lambda x, u, temperature=None: (
-        (len(x),), (x, u, words := _empty(x, len(x), dtype=np.int32),
-                    temperature or 1, temperature is not None, x.shape[1]), words),
-    "beam_step": _beam_step,
-    "attention_sum": lambda weights, dcontext, dscores, h, rows, out: (
-        None if out.shape[1] > CUDA["REGIONS"] or not is_device_array(rows.firsts)
-        else ((len(out), CUDA.blocks(out.shape[2]), CUDA.blocks(out.shape[1], CUDA["SLAB"])),
-              (weights, dcontext, dscores, h, rows.firsts, out, len(out), len(rows.firsts) - 1, *out.shape[1:]), out)),
-    "start_states": _start_states,
-}
-# fmt: on
-
-# ---- Rows of operations that prepare a step of a loop
-#
-# Each gives the kernel; the arrays; a step's threads, or blocks, and numbers; and the sizes, the
-# last arguments of every step.
-
-StepLaunch = tuple[str, Sequence[Array], Callable[[Step], tuple[Any, ...]], Sequence[int]]
-
-
-def _cell_steps(cell: Pointwise, loop: CellBuffers) -> StepLaunch | None:
-    if not cell.kernel:
-        return None
-    (h, *_), (_, *carried), H = loop.after, loop.before, loop.after[0].shape[1]
-    # The kernel of a cell without saved rows finds r in the stack of h
-    arrays = loop.a, loop.r if loop.saved else h, *carried, *loop.after, *loop.saved
-
-    def of_step(step: Step) -> tuple[int, ...]:
-        first, before, after, n, _ = step
-        return n * H, first, *((before, after) if carried else (after,)), n
-
-    return cell.kernel, arrays, of_step, (H,)
-
-
-def _cell_backward_steps(
-    cell: Pointwise, loop: CellBuffers, grads: CellGradients
-) -> StepLaunch | None:
-    """Without a gradient of the last states, only sequences with a next step read dstate."""
-    if not cell.kernel:
-        return None
-    carries, (*_, last), (_, *carried) = grads.carries, loop.after, grads.dstate
-    H, arrays = last.shape[1], (grads.dh, *grads.dstate, *loop.saved, last, grads.da, *carried)
-    if carries:
-        grads.begin()
-
-    def of_step(step: Step) -> tuple[int, ...]:
-        first, before, after, n, n_next = step
-        return n * H, first, before if carried else after, n, n if carries else n_next
-
-    return f"{cell.kernel}_backward", arrays, of_step, (H,)
-
-
-# fmt: off
-STEPS: Mapping[str, Callable[..., StepLaunch | None]] = {
-    "attend_steps": lambda h, A, weights, context: None if A.shape[1] > CUDA["REGIONS"] else (
-        "attend_step", (h, A, weights, context), lambda step: ((step.n,), step.first, step.before), A.shape[1:]),
-    "attend_backward_steps": lambda dcontext, A, weights, dscores, dh_next: None if A.shape[1] > CUDA["REGIONS"] else (
-        "attend_step_backward", (dcontext, A, weights, dscores, dh_next),
-        lambda step: ((step.n,), step.first), A.shape[1:]),
-    "cell_steps": _cell_steps,
-    "cell_backward_steps": _cell_backward_steps,
-}
-# fmt: on
-
-
-def _prepared(
-    kernel: str,
-    arrays: Sequence[Array],
-    of_step: Callable[[Step], tuple[Any, ...]],
-    sizes: Sequence[int],
-) -> StepFn:
-    """A function that launches a kernel for a step."""
-    launch = CUDA.kernel(kernel, arrays)
-
-    def step_fn(step: Step) -> None:
-        work, *numbers = of_step(step)
-        launch(work, *arrays, *numbers, *sizes)
-
-    return step_fn
-
-
-# ---- The operations
-
 
 class Equations(Ops):
-    """The plain equations on a device: CuPy computes them, so a recording that is on is not used.
-
-    What a subclass overrides runs for arrays that are not empty, and its errors name the operation.
-    """
-
-    def __init_subclass__(cls) -> None:
-        for name in OPERATIONS:
-            if name in vars(cls):
-                setattr(cls, name, _guarded(name, vars(cls)[name]))
+    """The plain equations on a device, by CuPy: a recording that is on is not used."""
 
     @classmethod
     def without_kernels(cls) -> list[str]:
@@ -241,33 +58,41 @@ def _unrecorded(name: str, equation: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _guarded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method of an operation, or its equation where an array is empty."""
-    equation = getattr(Equations, name)
-
-    @functools.wraps(method)
-    def run(ops: Ops, *args: Any, **kwargs: Any) -> Any:
-        for x in (*args, *kwargs.values()) if kwargs else args:
-            if getattr(x, "size", 1) == 0:
-                return equation(ops, *args, **kwargs)
-        try:
-            return method(ops, *args, **kwargs)
-        except (InvalidTypeError, InvalidValueError) as error:
-            _, *fields = error.args
-            raise type(error)(name, *fields) from error
-
-    return run
-
-
 for _name in OPERATIONS:
     setattr(Equations, _name, _unrecorded(_name, getattr(Ops, _name)))
 
 
+def _empty(like: Array, *shape: int, dtype: Any = None) -> Array:
+    return get_array_module(like).empty(shape, dtype or like.dtype)
+
+
+def _scale(scale: Array | float, like: Array) -> tuple[Array, float, int]:
+    """Scale for a kernel: an array, a number, and 1 to read the array, which else is any."""
+    if isinstance(scale, float):
+        return like, scale, 0
+    return scale, 0, 1
+
+
+def _launch_loss(
+    scores: Array, bias: Array | None, targets: Array, terms: LossTerms, nll: Array, out: Array
+) -> None:
+    """Loss nll and gradient out of softmax(scores + bias)."""
+    (R, V), scale = scores.shape, _scale(terms.scale, nll)
+    kept, rest = 1 - terms.smoothing, terms.smoothing / V
+    b, biased = (scores, 0) if bias is None else (bias, 1)
+    CUDA.launch("softmax_loss", (R,), scores, b, biased, targets, *scale, kept, rest, nll, out, V)
+
+
 def _squares(x: Array, buffer: Buffer) -> tuple[Array, Array]:
-    """Partial sums of squares, as many as a block has threads to add them, and memory for the norm."""
+    """Partial sums of squares, as many as a block has threads, and memory for the norm."""
     partial = buffer("squares", (CUDA.threads,), np.float64)
     CUDA.launch("squares", (CUDA.threads,), x, partial, x.size)
     return partial, buffer("norm", ())
+
+
+def _fits_a_block(A: Array) -> bool:
+    """Whether a block has room for the scores of a picture's regions, A (N, P, H)."""
+    return A.size > 0 and A.shape[1] <= CUDA["REGIONS"]
 
 
 def _tiles(H: int, units: int) -> tuple[int, int]:
@@ -276,29 +101,49 @@ def _tiles(H: int, units: int) -> tuple[int, int]:
 
 
 class DeviceOps(Equations):
-    """Operations on CuPy's arrays: those with a row, and products and what is several launches."""
+    """Operations on CuPy's arrays, by kernels of ours and cuBLAS."""
 
-    # ---- Products
+    # ---- Products. cuBLAS takes no empty factor
 
     def matmul(self, x: Array, w: Array, out: Array) -> Array:
-        return cublas.multiply(x, w, out)
+        if x.size and w.size:
+            return cublas.multiply(x, w, out)
+        return super().matmul(x, w, out)
 
     def matmul_add(self, x: Array, w: Array, out: Array, buffer: Buffer | None = None) -> Array:
-        return cublas.multiply(x, w, out, cublas.ONE)
+        if x.size and w.size:
+            return cublas.multiply(x, w, out, cublas.ONE)
+        return super().matmul_add(x, w, out, buffer)
 
     def matmul_nt(self, x: Array, w: Array, out: Array) -> Array:
-        return cublas.multiply(x, w.T, out)
+        return self.matmul(x, w.T, out)
 
     def row_matmul(self, x: Array, w: Array, out: Array) -> MultiplyRows:
-        return cublas.multiply_rows(x, w, out)
+        if x.size and w.size:
+            return cublas.multiply_rows(x, w, out)
+        return super().row_matmul(x, w, out)
 
     def row_matmul_add(
         self, x: Array, w: Array, out: Array, buffer: Buffer | None = None
     ) -> MultiplyRows:
-        return cublas.multiply_rows(x, w, out, cublas.ONE)
+        if x.size and w.size:
+            return cublas.multiply_rows(x, w, out, cublas.ONE)
+        return super().row_matmul_add(x, w, out, buffer)
 
     def row_matmul_nt(self, x: Array, w: Array, out: Array) -> MultiplyRows:
-        return cublas.multiply_rows(x, w.T, out)
+        return self.row_matmul(x, w.T, out)
+
+    # ---- Losses
+
+    def softmax_loss(
+        self, scores: Array, targets: Array, terms: LossTerms, out: Array | None = None
+    ) -> tuple[Array, Array]:
+        if terms.beyond("smoothing"):
+            return super().softmax_loss(scores, targets, terms, out)
+        nll = _empty(scores, len(scores))
+        dscores = _empty(scores, *scores.shape) if out is None else out
+        _launch_loss(scores, None, targets, terms, nll, dscores)
+        return nll, dscores
 
     def word_loss(
         self,
@@ -315,9 +160,104 @@ class DeviceOps(Equations):
             super().word_loss(h, w, b, targets, terms, nll, dscores, dh)
             return
         self.matmul(h, w, dscores)
-        blocks, args, _ = _loss(dscores, b, targets, terms, nll, dscores)
-        CUDA.launch("softmax_loss", blocks, *args)
+        _launch_loss(dscores, b, targets, terms, nll, dscores)
         self.matmul(dscores, w.T, dh)
+
+    def weighted_sum(self, x: Array, scale: Array | float, out: Array) -> Array:
+        CUDA.launch("weighted_sum", (1,), x, *_scale(scale, x), out, x.size)
+        return out
+
+    # ---- Rows of tables, and their gradients
+
+    def gather(
+        self,
+        table: Array,
+        rows: Array | None,
+        out: Array,
+        mask: Array | None = None,
+        keep: float = 1.0,
+    ) -> Array:
+        n, C = out.size, out.shape[1]
+        if mask is None and rows is None:
+            return super().gather(table, rows, out)
+        if mask is None:
+            CUDA.launch("gather", n, table, rows, out, n, C)
+        elif rows is None:
+            CUDA.launch("dropout", n, table, mask, out, 1 / keep, n)
+        else:
+            CUDA.launch("gather_drop", n, table, rows, mask, out, 1 / keep, n, C)
+        return out
+
+    def gather_plus(self, table: Array, rows: Array, b: Array, out: Array) -> Array:
+        CUDA.launch("gather_plus", out.size, table, rows, b, out, out.size, out.shape[1])
+        return out
+
+    def gather_plus_image(
+        self, table: Array, ids: Array, b: Array, image: Array, rows: PackedSequences, out: Array
+    ) -> Array:
+        if not is_device_array(rows.sequence):
+            return super().gather_plus_image(table, ids, b, image, rows, out)
+        arrays = table, ids, b, image, rows.sequence, out
+        CUDA.launch("gather_plus_image", out.size, *arrays, out.size, out.shape[1])
+        return out
+
+    def gather_regions(
+        self, table: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
+    ) -> Array:
+        n, (_, P, D) = out.size, out.shape
+        if mask is None:
+            CUDA.launch("gather", n, table, rows, out, n, P * D)
+        else:
+            CUDA.launch("gather_regions", n, table, rows, mask, out, 1 / keep, n, P, D)
+        return out
+
+    def scatter(
+        self, x: Array, rows: Array, out: Array, mask: Array | None = None, keep: float = 1.0
+    ) -> Array:
+        sizes = len(rows), out.size, out.shape[1]
+        if mask is None:
+            CUDA.launch("scatter", out.size, x, rows, out, *sizes)
+        else:
+            CUDA.launch("scatter_drop", out.size, x, rows, mask, out, 1 / keep, *sizes)
+        return out
+
+    def segment_sum(self, rows: Array, groups: Segments, out: Array | None = None) -> Array:
+        K, C = len(groups.starts) - 1, rows.shape[1]
+        blocks = K, CUDA.blocks(C, CUDA.threads // CUDA["SEGMENT_PARTS"])
+        sums = _empty(rows, K, C) if out is None else out
+        CUDA.launch("segment_sum", blocks, rows, groups.order, groups.starts, sums, C)
+        return sums
+
+    def sequence_sum(self, x: Array, rows: PackedSequences, out: Array) -> Array:
+        (N, C), T = out.shape, len(rows.batch_sizes)
+        if not is_device_array(rows.firsts):
+            return super().sequence_sum(x, rows, out)
+        CUDA.launch("sequence_sum", (N, CUDA.blocks(C)), x, rows.firsts, out, T, C)
+        return out
+
+    def column_sum(self, x: Array, out: Array) -> Array:
+        blocks = CUDA.blocks(x.shape[1], CUDA["SUM_COLUMNS"])
+        CUDA.launch("column_sum", (blocks,), x, out, *x.shape)
+        return out
+
+    def add_rows(self, x: Array, b: Array) -> Array:
+        CUDA.launch("add_rows", x.size, x, b, x.size, b.size)
+        return x
+
+    def dropout(self, x: Array, mask: Array, keep: float) -> Array:
+        out = _empty(x, *x.shape)
+        CUDA.launch("dropout", x.size, x, mask, out, 1 / keep, x.size)
+        return out
+
+    def mean_regions(self, A: Array, out: Array) -> Array:
+        CUDA.launch("mean_regions", out.size, A, out, out.size, *A.shape[1:])
+        return out
+
+    def add_to_regions(self, dA: Array, dmean: Array) -> Array:
+        CUDA.launch("add_to_regions", dmean.size, dA, dmean, dmean.size, *dA.shape[1:])
+        return dA
+
+    # ---- The update of a training step
 
     def global_norm(self, x: Array, buffer: Buffer | None = None) -> Array:
         partial, norm = _squares(x, buffer or allocator(x))
@@ -328,6 +268,62 @@ class DeviceOps(Equations):
         partial, norm = _squares(x, buffer or allocator(x))
         CUDA.launch("clip", (CUDA.threads,), x, partial, norm, most, x.size)
         return norm
+
+    def adam_update(
+        self,
+        w: Array,
+        dw: Array,
+        m: Array,
+        v: Array,
+        alpha: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        rates = alpha, beta1, 1 - beta1, beta2, 1 - beta2, epsilon
+        CUDA.launch("adam_update", w.size, w, dw, m, v, *rates, w.size)
+
+    def record_step(self, record: Array, i: int, loss: Array, norm: Array) -> None:
+        CUDA.launch("record_step", (1,), record, loss, norm, i)
+
+    # ---- Choices of words. The kernels of rows read a first score
+
+    def log_softmax_(self, scores: Array) -> Array:
+        if not scores.size:
+            return super().log_softmax_(scores)
+        CUDA.launch("log_softmax", (len(scores),), scores, scores.shape[1])
+        return scores
+
+    def forbid(self, scores: Array, words: Array) -> None:
+        (n, V), count = scores.shape, len(words)
+        CUDA.launch("forbid", n * count, scores, words, n, count, V)
+
+    def argmax(self, scores: Array) -> Array:
+        if not scores.size:
+            return super().argmax(scores)
+        words = _empty(scores, len(scores), dtype=np.int32)
+        CUDA.launch("argmax", (len(scores),), scores, words, scores.shape[1])
+        return words
+
+    def sample_words(self, x: Array, u: Array, temperature: float | None = None) -> Array:
+        if not x.size:
+            return super().sample_words(x, u, temperature)
+        (n, V), words = x.shape, _empty(x, len(x), dtype=np.int32)
+        soft = temperature is not None
+        CUDA.launch("sample_words", (n,), x, u, words, temperature or 1, soft, V)
+        return words
+
+    def beam_step(
+        self, ranked: Array, scores: Array, totals: Array, beams: BeamRows, null: int
+    ) -> tuple[Array, Array, Array]:
+        (n, V), m = scores.shape, len(beams.next_rows)
+        words, parents = (_empty(scores, m, dtype=np.int32) for _ in range(2))
+        results = words, parents, _empty(scores, m)
+        sizes = n, m // n, beams.size, null, V
+        CUDA.launch("beam_step", (n,), ranked, scores, totals, beams.rows, *results, *sizes)
+        return results
+
+    # ---- Random numbers
 
     def dropout_masks(
         self,
@@ -345,6 +341,93 @@ class DeviceOps(Equations):
             args = *rows, *part, N, D, K, W, L, H, *scalars
             CUDA.launch("dropout_masks", threads, *args)
 
+    # ---- Attention
+
+    def attend_steps(self, h: Array, A: Array, weights: Array, context: Array) -> StepFn:
+        if not _fits_a_block(A):
+            return super().attend_steps(h, A, weights, context)
+        launch = CUDA.prepared("attend_step", h, A, weights, context)
+        _, P, H = A.shape
+
+        def step_fn(step: Step) -> None:
+            launch((step.n,), step.first, step.before, P, H)
+
+        return step_fn
+
+    def attend_backward_steps(
+        self, dcontext: Array, A: Array, weights: Array, dscores: Array, dh_next: Array
+    ) -> StepFn:
+        arrays, (_, P, H) = (dcontext, A, weights, dscores, dh_next), A.shape
+        if not _fits_a_block(A):
+            return super().attend_backward_steps(*arrays)
+        launch = CUDA.prepared("attend_step_backward", *arrays)
+
+        def step_fn(step: Step) -> None:
+            launch((step.n,), step.first, P, H)
+
+        return step_fn
+
+    def attention_sum(
+        self,
+        weights: Array,
+        dcontext: Array,
+        dscores: Array,
+        h: Array,
+        rows: PackedSequences,
+        out: Array,
+    ) -> Array:
+        (N, P, H), T = out.shape, len(rows.batch_sizes)
+        if not (_fits_a_block(out) and is_device_array(rows.firsts)):
+            return super().attention_sum(weights, dcontext, dscores, h, rows, out)
+        blocks = N, CUDA.blocks(H), CUDA.blocks(P, CUDA["SLAB"])
+        arrays = weights, dcontext, dscores, h, rows.firsts, out
+        CUDA.launch("attention_sum", blocks, *arrays, N, T, P, H)
+        return out
+
+    # ---- Recurrent cells
+
+    def start_states(self, state0: tuple[Array | None, ...], stacks: State) -> None:
+        if len(state0) > 2:
+            super().start_states(state0, stacks)
+            return
+        # Where there is no c, h is written twice
+        h0, c0, h, c = state0[0], state0[-1], stacks[0], stacks[-1]
+        given, n = c0 is not None, h0.size  # type: ignore[union-attr]
+        CUDA.launch("start_states", n, h0, c0 if given else h0, h, c, given, n)
+
+    def cell_steps(self, cell: Pointwise, loop: CellBuffers) -> StepFn:
+        if not cell.kernel:
+            return super().cell_steps(cell, loop)
+        (h, *_), (_, *carried), H = loop.after, loop.before, loop.after[0].shape[1]
+        # The kernel of a cell without saved rows finds r in the stack of h
+        arrays = loop.a, loop.r if loop.saved else h, *carried, *loop.after, *loop.saved
+        launch = CUDA.prepared(cell.kernel, *arrays)
+
+        def step_fn(step: Step) -> None:
+            first, before, after, n, _ = step
+            states = (before, after) if carried else (after,)
+            launch(n * H, first, *states, n, H)
+
+        return step_fn
+
+    def cell_backward_steps(
+        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients
+    ) -> StepFn:
+        """Without a gradient of the last states, only sequences with a next step read dstate."""
+        if not cell.kernel:
+            return super().cell_backward_steps(cell, loop, grads)
+        carries, (*_, last), (_, *carried) = grads.carries, loop.after, grads.dstate
+        arrays = grads.dh, *grads.dstate, *loop.saved, last, grads.da, *carried
+        launch, H = CUDA.prepared(f"{cell.kernel}_backward", *arrays), last.shape[1]
+        if carries:
+            grads.begin()
+
+        def step_fn(step: Step) -> None:
+            first, before, after, n, n_next = step
+            launch(n * H, first, before if carried else after, n, n if carries else n_next, H)
+
+        return step_fn
+
     def fused_cell_steps(self, cell: Pointwise, loop: CellBuffers, Wh: Array) -> StepFn | None:
         h, H = loop.before[0], len(Wh)
         # A stack holds N more than there are rows; a single step has separate arrays
@@ -352,13 +435,16 @@ class DeviceOps(Equations):
         if not (cell.kernel == "lstm_gates" and fits):
             return None
         arrays = loop.a, Wh, *loop.before, *loop.after, *loop.saved
-        across, rows = _tiles(H, CUDA["FORWARD_UNITS"])
+        launch, (across, rows) = (
+            CUDA.prepared("lstm_step", *arrays),
+            _tiles(H, CUDA["FORWARD_UNITS"]),
+        )
 
-        def of_step(step: Step) -> tuple[Any, ...]:
+        def step_fn(step: Step) -> None:
             first, before, after, n, _ = step
-            return (across, -(-n // rows)), first, before, after, n
+            launch((across, -(-n // rows)), first, before, after, n, H)
 
-        return _prepared("lstm_step", arrays, of_step, (H,))
+        return step_fn
 
     def fused_cell_backward_steps(
         self, cell: Pointwise, loop: CellBuffers, grads: CellGradients, Wh: Array
@@ -369,52 +455,16 @@ class DeviceOps(Equations):
             return None
         arrays = grads.dh, *loop.saved, loop.before[1], Wh, grads.da, *others
         multiply = self.row_matmul_nt(grads.da, Wh, dh_next)
+        launch = CUDA.prepared("lstm_step_backward", *arrays)
         across, rows = _tiles(H, CUDA["BACKWARD_UNITS"])
 
-        def of_step(step: Step) -> tuple[Any, ...]:
-            first, before, _, n, n_next = step
-            return (across, -(-n // rows)), first, before, n, n_next
-
-        fused = _prepared("lstm_step_backward", arrays, of_step, (H,))
-
         def step_fn(step: Step) -> None:
-            fused(step)
-            if not step.first:
-                multiply(0, 0, step.n)
+            first, before, _, n, n_next = step
+            launch((across, -(-n // rows)), first, before, n, n_next, H)
+            if not first:
+                multiply(0, 0, n)
 
         return step_fn
-
-
-def _by_row(name: str, row: Callable[..., Launch | None]) -> Callable[..., Any]:
-    """The method of an operation with a row in LAUNCHES."""
-    equation = getattr(Equations, name)
-
-    def launch(ops: Ops, *args: Any, **kwargs: Any) -> Any:
-        found = row(*args, **kwargs)
-        if found is None:
-            return equation(ops, *args, **kwargs)
-        work, arguments, result, *kernel = found
-        CUDA.kernel(kernel[0] if kernel else name, arguments)(work, *arguments)
-        return result
-
-    return launch
-
-
-def _by_step_row(name: str, row: Callable[..., StepLaunch | None]) -> Callable[..., Any]:
-    """The method of an operation with a row in STEPS."""
-    equation = getattr(Equations, name)
-
-    def prepare(ops: Ops, *args: Any, **kwargs: Any) -> Any:
-        found = row(*args, **kwargs)
-        return equation(ops, *args, **kwargs) if found is None else _prepared(*found)
-
-    return prepare
-
-
-for _name, _row in LAUNCHES.items():
-    setattr(DeviceOps, _name, _guarded(_name, _by_row(_name, _row)))
-for _name, _step_row in STEPS.items():
-    setattr(DeviceOps, _name, _guarded(_name, _by_step_row(_name, _step_row)))
 
 
 def contiguous(x: Array) -> Array:
