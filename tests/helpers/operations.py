@@ -737,8 +737,8 @@ def drawn(op: str, equation: Callable[..., Any]) -> Operation:
     """A row of an operation whose docstring has a shape for each argument, ``x (R, C)``.
 
     Arguments with ``int`` behind the shape number rows of any array, a float is 0.75, and what has a
-    default keeps it. `out` is not read. The last call is of no rows: those that are numbered, else the
-    first ones.
+    default keeps it. `out` is not read, unless the docstring adds to it. The last call is of no rows:
+    those that are numbered, else the first ones.
     """
     names = [name for name in inspect.signature(equation).parameters if name != "self"]
     text = inspect.getdoc(equation) or ""
@@ -754,7 +754,8 @@ def drawn(op: str, equation: Callable[..., Any]) -> Operation:
             shape = [sizes[letter] for letter in found[1].split(", ")]
             if found[2]:
                 return draw.below(min(sizes.values()), *shape)
-            return draw.poison(*shape) if name == "out" else draw.normal(*shape)
+            overwritten = name == "out" and "out +=" not in text
+            return draw.poison(*shape) if overwritten else draw.normal(*shape)
         if parameter.default is not parameter.empty:
             return parameter.default
         assert parameter.annotation in (float, "float"), (

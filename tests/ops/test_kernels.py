@@ -52,6 +52,9 @@ def test_arguments_are_drawn_by_the_shapes_of_a_docstring_or_a_row_is_asked_for(
     def scaled(self: Ops, x: Any, rows: Any, keep: float, out: Any, buffer: Any = None) -> None:
         """out (R, C) = keep * x[rows]: x (K, C), rows (R,) int."""
 
+    def added(self: Ops, x: Any, out: Any) -> None:
+        """out += x: x (R, C), out (R, C)."""
+
     def unknown(self: Ops, x: Any, out: Any) -> None:
         """out (R,) = sums of x."""
 
@@ -61,6 +64,8 @@ def test_arguments_are_drawn_by_the_shapes_of_a_docstring_or_a_row_is_asked_for(
         assert (x.shape, rows.shape, keep, out.shape, buffer) == ((K, C), (R,), 0.75, (R, C), None)
         assert rows.max() < K
         assert np.isnan(out).all()
+    for call in drawn("added", added).calls(Draw("float32")):
+        assert not any(np.isnan(x).any() for x in flat(call.arguments))
     K, C, *_ = ROUNDS[0]
     assert [x.shape for x in flat(of_nothing.arguments)] == [(K, C), (0,), (0, C)]
     with pytest.raises(AssertionError, match=r"unknown: .* no shape of x(?s:.*)    yield x, out$"):
