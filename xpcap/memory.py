@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array
-from xpcap.device.cublas import Handle
-from xpcap.device.launch import current_device
 from xpcap.device.replay import Replay
 from xpcap.device.transfers import Staging, Waiting
 from xpcap.errors import InvalidTypeError
@@ -186,8 +184,7 @@ class Workspace:
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self.buffer = Buffer(self._store.take, self._store.send)
         if layout is not None and is_device_array(like):
-            replay = Replay[Any](Handle(*current_device("Workspace", like)), graphs=graphs)
-            self.padded = Padded(layout, self.buffer.scope("padded"), replay)
+            self.padded = Padded(layout, self.buffer.scope("padded"), Replay(graphs=graphs))
 
     def hold(self, name: str, flat: Array) -> None:
         """Use `flat` as the buffer of a name."""

@@ -58,7 +58,7 @@ class Operands:
         self.device = [xp.asarray(x) for x in self.host]
         self.parts = [x[1:, 1:-1] for x in self.device]
         self.numbers = np.array([2, beta], dtype)
-        self.handle = cublas.Handle(xp, xp.cuda.runtime.getDevice())
+        self.handle = cublas.Handle(xp, xp.cuda.runtime.getDevice(), 0)
         (a, b, c), itemsize = (x.data.ptr for x in self.parts), dtype.itemsize
         lda, ldb, ldc = (x.shape[1] for x in self.device)
         self.arguments: dict[str, Any] = {
@@ -236,8 +236,23 @@ def test_emulated_products_want_the_current_stream_and_memory_of_their_own(xp: M
     given.handle._library.cublasSetStream_v2(given.handle.address, 0)  # cuBLAS forgets the memory
     with pytest.raises(ValueError, match="no workspace"):
         given.call()
-    given.handle.use(7)
+    given.handle._use(7)
     with pytest.raises(ValueError, match="has stream 0x7"):
+        given.call()
+
+
+def test_emulated_handles_want_equal_memory_that_is_alive(xp: ModuleType) -> None:
+    """cuBLAS chooses an algorithm, and thereby the bits, by how much there is."""
+    given, half = Operands(xp), Operands(xp)
+    handle, memory = half.handle, half.handle._memory
+    handle._library.cublasSetWorkspace_v2(handle.address, memory.data.ptr, memory.nbytes // 2)
+    for call in (given.call, half.call):
+        with pytest.raises(ValueError, match=r"bytes of memory and another handle"):
+            call()
+    del half, handle, memory, call
+    given.call()
+    del given.handle._memory
+    with pytest.raises(ValueError, match="the memory of the handle is freed"):
         given.call()
 
 
@@ -263,7 +278,7 @@ def test_emulated_raw_products_next_to_each_other_are_allowed(xp: ModuleType) ->
     one = np.ones(1, "f4")
     weights = xp.asarray(np.eye(3, dtype="f4"))
     zero = np.zeros(1, "f4")
-    handle = cublas.Handle(xp, 0)
+    handle = cublas.Handle(xp, 0, 0)
     numbers = [0, 0, 4, 3, 3, one.ctypes.data, both.data.ptr, 8, weights.data.ptr, 3]
     handle.gemm["f"](handle.address, *numbers, zero.ctypes.data, both.data.ptr + 16, 8)
     np.testing.assert_array_equal(both.get()[:, 4:], both.get()[:, :4])

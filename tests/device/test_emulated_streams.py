@@ -14,15 +14,18 @@ import pytest
 pytest.importorskip("PIL")  # test_emulated_step
 
 from emulated import EMULATOR, Emulator
-from emulated.cuda import Event
+from emulated.blas import Call
+from emulated.cuda import Event, Stream
 from test_emulated_step import N, make, make_data
 
 import xpcap
+from xpcap.device import cublas, replay
 from xpcap.device.replay import recording
 from xpcap.device.transfers import AHEAD, AsyncCopy
 from xpcap.distributed import Group
 from xpcap.models import Beam, Sampling
 from xpcap.ops import get_ops
+from xpcap.threads import Lock
 
 
 @pytest.fixture
@@ -141,13 +144,112 @@ def test_emulated_thread_launches_nothing_without_a_context(xp: ModuleType) -> N
     assert float(x[0, 0]) == 4
 
 
-def test_emulated_handle_of_cupy_ends_with_its_thread(xp: ModuleType) -> None:
-    handles: list[int] = []
-    binding, of_thread = xp.cuda.cublas, xp.cuda.device.get_cublas_handle
-    in_thread(lambda: handles.append(of_thread()))
-    with pytest.raises(RuntimeError, match="NOT_INITIALIZED"):
-        binding.getVersion(*handles)
-    assert binding.getVersion(of_thread()) == 130_000
+def test_emulated_two_streams_of_a_thread_multiply_in_their_own_memory(xp: ModuleType) -> None:
+    streams = [xp.cuda.Stream(non_blocking=True) for _ in range(2)]
+    for stream in 2 * streams:
+        with stream:
+            multiply(xp.ones((4, 4), "f4"))
+
+
+def test_emulated_default_streams_of_threads_multiply_in_their_own_memory(
+    device: Emulator, xp: ModuleType
+) -> None:
+    """Every thread means its own by one address, and CuPy has one object for all."""
+    before = set(device.handles)
+
+    def work() -> None:
+        with xp.cuda.Stream.ptds:
+            multiply(xp.ones((4, 4), "f4"))
+            handles.append(set(device.handles) - before)
+
+    handles: list[set[int]] = []
+    in_thread(lambda: (work(), in_thread(work)))
+    assert [len(made) for made in handles] == [1, 2]
+    assert set(device.handles) == before
+
+
+def test_emulated_handles_go_with_their_streams(
+    device: Emulator, xp: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(device.handles) == 1, "that of the null stream, from the probe"
+    cublas._handles.clear()
+    monkeypatch.setattr(cublas, "WORKSPACE", 256)
+    most = 0
+    for _ in range(1000):
+        with xp.cuda.Stream():
+            multiply(xp.ones((4, 4), "f4"))
+            most = max(most, len(device.handles))
+    assert most == 1
+    assert not device.handles
+
+
+class Turn(Lock):
+    """A turn that knows of a thread that had to wait for it, or came through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited, self.tried = False, threading.Event()
+
+    def __enter__(self) -> None:
+        if not self.acquire(0):
+            self.waited = True
+            self.tried.set()
+            super().__enter__()
+
+
+@pytest.mark.parametrize("work", ["product", "list", "graph", "new handle", "dropped handle"])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(Stream, "begin_capture"), (Call, "run")], ids=["capture", "product"]
+)
+def test_emulated_thread_waits_while_another_captures_or_multiplies(
+    owner: type, name: str, work: str, xp: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A product may be several kernels that share memory; a capture ends where a handle does."""
+    turn = Turn()
+    for module in (cublas, replay):
+        monkeypatch.setattr(module, "TURN", turn)
+    x = xp.ones((4, 4), "f4")
+
+    def make_step(graphs: bool) -> Callable[[], object]:
+        repeated, out = replay.Replay[Any](graphs=graphs), x.copy()
+        return lambda: repeated.run(1, lambda: get_ops(x).matmul(x, x, out), lambda done: [done])
+
+    captures, launches_graph, launches_list = (make_step(graphs) for graphs in (True, True, False))
+    for step in (captures, *[launches_graph] * 3, launches_list):
+        step()
+    out, memory = x.copy(), xp.empty(cublas.WORKSPACE, np.uint8)
+    handles = [cublas.Handle(xp, 0, 0, memory)]
+    others: dict[str, Callable[[], object]] = {
+        "product": lambda: get_ops(x).matmul(x, x, out),
+        "list": launches_list,
+        "graph": launches_graph,
+        "new handle": lambda: cublas.Handle(xp, 0, 0, memory),
+        "dropped handle": handles.clear,
+    }
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            xp.cuda.Device(0).use()
+            others[work]()
+        except Exception as error:
+            errors.append(error)
+        finally:
+            turn.tried.set()
+
+    thread, real = threading.Thread(target=run), getattr(owner, name)
+
+    def interrupted(self: Any, *args: Any) -> None:
+        real(self, *args)
+        if thread.ident is None:
+            thread.start()
+            assert turn.tried.wait(60)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    captures()
+    thread.join()
+    assert not errors
+    assert turn.waited
 
 
 def test_emulated_ring_of_uploads_that_stalls_is_watched_as_a_read(

@@ -22,7 +22,7 @@ from test_launch import in_thread
 import xpcap
 from xpcap import CaptioningSolver
 from xpcap.device import replay
-from xpcap.device.cublas import Product
+from xpcap.device.cublas import WORKSPACE, Handle, Product
 from xpcap.device.launch import Launch
 from xpcap.layers.cells import CELLS
 from xpcap.memory import Padded, Workspace
@@ -482,22 +482,20 @@ def test_emulated_graph_that_is_right_is_announced_once(
     assert not capsys.readouterr().err
 
 
-def test_emulated_list_and_graph_multiply_by_one_handle_each_solver_by_its_own(
-    device: Emulator,
-) -> None:
-    handles = []
+def test_emulated_lists_and_graphs_of_a_stream_multiply_in_one_memory(device: Emulator) -> None:
+    """cuBLAS chooses an algorithm by it. A graph is captured by a twin of the stream's handle."""
+    handles, addresses = set(), set()
     for graphs in (False, True):
-        one = solver(graphs=graphs)
-        for rows in fitting(one, 3):
-            one.train_batch(rows)
-        products = [node for node in padded(one).replay.nodes if isinstance(node, Product)]
-        assert len({id(product.handle) for product in products}) == 1
-        handle = products[0].handle
-        assert {product.arguments[0] for product in products} == {handle.address}
-        assert handle.stream == 0, "after a capture it is on the null stream again"
-        handles.append(handle)
-    assert handles[0].address != handles[1].address
-    assert handles[0]._memory.data.ptr != handles[1]._memory.data.ptr
+        trained = solver(graphs=graphs)
+        for rows in fitting(trained, 3):
+            trained.train_batch(rows)
+        products = [node for node in padded(trained).replay.nodes if isinstance(node, Product)]
+        handles |= {product.handle for product in products}
+        addresses |= {product.arguments[0] for product in products}
+    (handle,) = handles
+    assert (addresses, handle.stream) == ({handle.address}, 0)
+    memories = [state.workspace for state in device.handles.values()]
+    assert memories == [(handle._memory.data.ptr, WORKSPACE)] * 2
 
 
 def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:
@@ -509,6 +507,7 @@ def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:
         (product,) = record.nodes
         assert isinstance(product, Product)
         stream = xp.cuda.Stream(non_blocking=True)
+        captured, handle = product.call(stream.ptr), product.handle
         with pytest.raises(RuntimeError, match="legacy"):
             xp.cuda.Stream.null.begin_capture()
         stream.begin_capture()
@@ -520,16 +519,17 @@ def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:
                 x, w, out, out, 1.0, 0.9, 0.9, 1e-8
             ),  # on the null stream
             lambda: out.__iadd__(x),
+            lambda: Handle(xp, 0, 0, handle._memory),
+            lambda: handle._library.cublasDestroy_v2(handle.address),
         )
         for what in refused:
             with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
                 what()
         with pytest.raises(ValueError, match="the handle has stream 0x0"):
-            product.call(stream.ptr)()
+            product.call(0)()
         out_before = out.host.copy()
-        with product.handle.capturing(stream.ptr):
-            product.call(stream.ptr)()
-            graph = stream.end_capture()
+        captured()
+        graph = stream.end_capture()
         np.testing.assert_array_equal(out.host, out_before)  # nothing ran
         x.fill(3)
         graph.launch()

@@ -23,47 +23,14 @@ _addresses = itertools.count(0x5EED0, 16)  # of handles
 NAMES = "handle transa transb m n k alpha A lda B ldb beta C ldc".split()
 
 
-class ThreadHandle:
-    """CuPy's own handle of a thread for a device: destroyed with the thread."""
-
-    def __init__(self) -> None:
-        EMULATOR.bind()
-        self.address = next(_addresses)
-        EMULATOR.handles[self.address] = HandleState()
-
-    def __del__(self) -> None:
-        EMULATOR.handles.pop(self.address, None)  # that of an earlier test is gone already
-
-
-def get_cublas_handle() -> int:
-    """CuPy's own handle, which xpcap asks for the version alone."""
-    if not EMULATOR.cublas:
-        raise ImportError(MISSING)
-    handles = EMULATOR.own.setdefault("cublas", {})
-    if EMULATOR.current not in handles:
-        handles[EMULATOR.current] = ThreadHandle()
-    return int(handles[EMULATOR.current].address)
-
-
-class Cublas(Module):
-    """The binding, as far as xpcap has a use for it."""
-
-    def __init__(self) -> None:
-        super().__init__("cuda.cublas", "is not modelled; add it to tests/emulated/blas.py")
-        self.getVersion = self._version
-
-    @staticmethod
-    def _version(handle: int) -> int:
-        if handle not in EMULATOR.handles:
-            raise RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED")
-        return 130_000
-
-
 class Call:
     """C = alpha op(A) op(B) + beta C, column by column: op(A) is m x k, op(B) k x n, C m x n."""
 
     def __init__(self, name: str, dtype: np.dtype, given: dict[str, Any]) -> None:
         self.name, self.dtype = name, dtype
+        self.workspace = (
+            0  # address of the handle's memory at the call, which a graph goes on using
+        )
         self.numbers = {key: self._integer(key, value) for key, value in given.items()}
 
     def _integer(self, key: str, value: Any) -> int:
@@ -103,7 +70,7 @@ class Call:
                     f"{self.name}: C overlaps {key}, expected memory of its own; cuBLAS reads and"
                     " writes in no fixed order"
                 )
-        for address in (a.address, b.address, c.address):
+        for address in (self._workspace(), a.address, b.address, c.address):
             if block := memory.find(address):
                 block.use()
         with np.errstate(all="ignore"):
@@ -123,6 +90,12 @@ class Call:
                 f"{self.name}: the handle belongs to device {found.device}, and device"
                 f" {EMULATOR.current} is the current one"
             )
+
+    def _workspace(self) -> int:
+        """The address of the memory that its kernels share, which has to be alive."""
+        if memory.find(self.workspace) is None:
+            raise ValueError(f"{self.name}: the memory of the handle is freed")
+        return self.workspace
 
     def _footprint(self, key: str, shape: tuple[int, int]) -> Footprint:
         ld = self.numbers[f"ld{key.lower()}"]
@@ -193,7 +166,8 @@ class HandleState:
     """What the library knows of a handle."""
 
     def __init__(self) -> None:
-        self.device, self.stream, self.has_workspace = EMULATOR.current, 0, False
+        self.device, self.stream = EMULATOR.current, 0
+        self.workspace: tuple[int, int] | None = None  # address and bytes of memory of its own
 
 
 class Library:
@@ -210,6 +184,7 @@ class Library:
         self.cublasSetWorkspace_v2 = Entry("cublasSetWorkspace_v2", self._set_workspace, 3)
 
     def _create(self, result: Any) -> int:
+        EMULATOR.refuse_in_capture("cublasCreate")
         if not EMULATOR.has_context:
             return 1  # CUBLAS_STATUS_NOT_INITIALIZED
         address = next(_addresses)
@@ -218,19 +193,20 @@ class Library:
         return 0
 
     def _destroy(self, handle: int) -> int:
+        EMULATOR.refuse_in_capture("cublasDestroy, which waits for the device")
         EMULATOR.handles.pop(handle, None)  # that of an earlier test is gone already
         return 0
 
     def _set_stream(self, handle: int, stream: int) -> int:
         state = EMULATOR.handles[handle]
-        state.stream, state.has_workspace = stream, False  # as documented
+        state.stream, state.workspace = stream, None  # as documented
         return 0
 
     def _set_workspace(self, handle: int, address: int, nbytes: int) -> int:
         block = memory.find(address)
         if handle not in EMULATOR.handles or block is None or block.nbytes < nbytes:
             return 7  # CUBLAS_STATUS_INVALID_VALUE
-        EMULATOR.handles[handle].has_workspace = True
+        EMULATOR.handles[handle].workspace = address, nbytes
         return 0
 
     def _gemm(self, name: str, dtype: np.dtype, *args: int) -> int:
@@ -238,12 +214,20 @@ class Library:
         call.check_handle()
         state = EMULATOR.handles[args[0]]
         expected = EMULATOR.stream_ptr if capture is None else capture.stream.ptr
-        if state.stream != expected or not state.has_workspace:
+        if state.stream != expected or state.workspace is None:
             raise ValueError(
                 f"{name}: the handle has stream {state.stream:#x} and"
-                f" {'its own' if state.has_workspace else 'no'} workspace, expected stream"
+                f" {'its own' if state.workspace else 'no'} workspace, expected stream"
                 f" {expected:#x} and memory of its own"
             )
+        call.workspace, nbytes = state.workspace
+        for other in EMULATOR.handles.values():
+            if other.workspace and other.workspace[1] != nbytes:
+                raise ValueError(
+                    f"{name}: the handle has {nbytes} bytes of memory and another handle"
+                    f" {other.workspace[1]}, expected the same: cuBLAS chooses the algorithm by it,"
+                    " and so the bits"
+                )
         if capture is None:
             call.run()
         else:
@@ -267,5 +251,5 @@ class Entry:
         return int(self.errcheck(self._run(*given), self, args))
 
 
-CUBLAS = Cublas()
+CUBLAS = Module("cuda.cublas", "is not modelled; add it to tests/emulated/blas.py")
 LIBRARY = Library()

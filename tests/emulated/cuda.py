@@ -123,7 +123,8 @@ class Stream:
         ptds: bool = False,
         priority: int | None = None,
     ) -> None:
-        self.ptr, self.waits_for_null = 0 if null else next(self._addresses), not non_blocking
+        self.ptr = 0 if null else 2 if ptds else next(self._addresses)
+        self.waits_for_null = not non_blocking
         self._before: list[Any] = []
 
     def begin_capture(self, mode: int | None = None) -> None:
@@ -165,7 +166,7 @@ class Stream:
         EMULATOR.finish(*event.mark)
 
 
-Stream.null = Stream(null=True)
+Stream.null, Stream.ptds = Stream(null=True), Stream(ptds=True)
 
 
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
@@ -249,7 +250,6 @@ class Cuda(Module):
 def namespace() -> Module:
     """cupy.cuda."""
     from emulated import nccl
-    from emulated.blas import get_cublas_handle
 
     runtime = Module(
         "cuda.runtime",
@@ -268,10 +268,7 @@ def namespace() -> Module:
         "get_current_stream": lambda: EMULATOR.stream or Stream.null,
         "get_elapsed_time": get_elapsed_time,
     }
-    devices = {
-        "Device": Device,
-        "get_cublas_handle": get_cublas_handle,
-    }
+    devices = {"Device": Device}
     return Cuda(
         "cuda",
         runtime=runtime,

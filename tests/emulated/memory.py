@@ -6,11 +6,21 @@ import bisect
 import dataclasses
 import threading
 import weakref
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from emulated.record import EMULATOR
+
+
+class Queue(NamedTuple):
+    """What orders the work of a stream, which may be gone while its work goes on."""
+
+    ptr: int
+    waits_for_null: bool
+
+    def __str__(self) -> str:
+        return f"<Stream {self.ptr}>"
 
 
 @dataclasses.dataclass
@@ -26,7 +36,7 @@ class Block:
     owner: "weakref.ref[np.ndarray]"
     # The last work with it, and its stream
     work: int = 0
-    stream: Any = None
+    stream: Queue | None = None
 
     def use(self) -> None:
         """Let work on the current stream read or write it.
@@ -34,8 +44,9 @@ class Block:
         RuntimeError : work on another stream may not be done with it. Stricter than CUDA, where two
         may read.
         """
-        old, new = self.stream, EMULATOR.stream
-        if old is not new and not EMULATOR.is_over(old.ptr if old else 0, self.work):
+        old, current = self.stream, EMULATOR.stream
+        new = current and Queue(current.ptr, current.waits_for_null)
+        if old != new and not EMULATOR.is_over(old.ptr if old else 0, self.work):
             one = old or new
             if (old and new) or not one.waits_for_null:
                 raise RuntimeError(

@@ -120,7 +120,7 @@ def install(monkeypatch: Any, **machine: Any) -> Emulator:
 def replace_cupy(monkeypatch: Any) -> Cupy:
     """Put a module in place of cupy, and the emulated cuBLAS in place of its library.
 
-    Handles that this thread makes, each with memory of its own, end with the module.
+    Handles, each stream's with memory of its own, end with the module.
     """
     from emulated import blas
     from xpcap.device import cublas
@@ -130,5 +130,5 @@ def replace_cupy(monkeypatch: Any) -> Cupy:
     monkeypatch.setitem(sys.modules, "cupy.cuda", module.cuda)
     monkeypatch.setitem(sys.modules, "cupy.cuda.nccl", module.cuda.nccl)
     monkeypatch.setattr(cublas, "load_library", lambda version: blas.LIBRARY)
-    monkeypatch.setattr(cublas, "_of_thread", cublas._OfThread())
+    monkeypatch.setattr(cublas, "_handles", type(cublas._handles)())
     return module

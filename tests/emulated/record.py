@@ -297,11 +297,6 @@ class Emulator(Counts):
             self.current = self.current
 
     @property
-    def own(self) -> dict[Any, Any]:
-        """Whatever belongs to this thread, and ends with it."""
-        return self._thread.__dict__
-
-    @property
     def stream(self) -> Any:
         """The stream that this thread has made current; None for the null stream."""
         return getattr(self._thread, "stream", None)

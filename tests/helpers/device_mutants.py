@@ -109,7 +109,8 @@ MANY_REGIONS = (
 NO_SUCH_WORD = "test_emulated_loss_of_a_target_outside_the_vocabulary_is_nan[2147483647-float32]"
 NO_PROBABILITY = "test_emulated_draw_is_no_word_of_probability_0[None-float32]"
 OTHER_WORK = "test_emulated_record_serves_the_work_that_came_last"
-HANDLES = "test_emulated_list_and_graph_multiply_by_one_handle_each_solver_by_its_own"
+HANDLES = "test_emulated_lists_and_graphs_of_a_stream_multiply_in_one_memory"
+TURNS = "test_emulated_thread_waits_while_another_captures_or_multiplies"
 _GRAPH = "test_emulated_graph_that_is_not_right_is_not_used"
 VIEW = _STEP + "array_that_no_kernel_takes_is_named_with_its_parameter[view]"
 _ANY_ORDER = "test_emulated_kernel_gives_the_same_bits_in_any_order_of_threads"
@@ -339,23 +340,35 @@ MUTANTS = [
         "cublas.multiply_rows($x, $w, $out)",
         kernel("row_matmul_add")),
     Mutant("handle-of-another-device", "one cuBLAS handle for all devices",
-        "_handle", "_of_thread.handles.get($key)",
-        "next((one for (x, _), one in _of_thread.handles.items() if x is xp), None)",
+        "_handle", 'current_device("cuBLAS", $out)', '(current_device("cuBLAS", $out)[0], 0)',
         SECOND_DEVICE, "the handle belongs to device 0, and device 1 is the current one"),
     Mutant("stream-of-their-own",
         "products run on a stream of their own, which waits for no kernel",
-        "Handle.use", "self._library.cublasSetStream_v2(self.address, $here)", "0xBAD",
+        "Handle._use", "self._library.cublasSetStream_v2(self.address, $here)", "0xBAD",
         kernel("matmul"), "the handle has stream 0xbad"),
     Mutant("workspace-forgotten",
         "a handle lacks its memory: cuBLAS forgets it with each change of the stream",
-        "Handle.use", "self._library.cublasSetWorkspace_v2(self.address, ...)", "None",
+        "Handle._use", "self._library.cublasSetWorkspace_v2(self.address, ...)", "None",
         kernel("matmul"), "no workspace"),
-    Mutant("stream-of-the-capture", "a handle stays on the stream that captured",
-        "Handle.capturing", "self.use(before)", "None",
-        HANDLES, "expected stream 0x0 and memory of its own"),
-    Mutant("handle-of-the-thread", "recorded products run by the handle of a thread, which may end",
-        "_handle", "_entered.get()", "None",
+    Mutant("half-a-workspace", "products of a graph have half the memory, and so other bits",
+        "Handle._use", "memory.nbytes", "memory.nbytes >> (stream != 0)",
+        HANDLES, "bytes of memory and another handle"),
+    Mutant("captured-by-the-streams-own", "a graph is captured by a handle that others use",
+        "Product.call", "self.handle.on(stream)", "self.handle",
         HANDLES, "the handle has stream 0x0"),
+    Mutant("handle-of-the-thread", "streams of a thread share a handle, and the memory of products",
+        "_handle", "threading.current_thread() if $x else $y", "threading.current_thread()",
+        "test_emulated_two_streams_of_a_thread_multiply_in_their_own_memory",
+        "the handle has stream 0x0"),
+    Mutant("handles-that-stay", "handles of streams that are gone stay, each with its memory",
+        "_handles", "weakref.WeakKeyDictionary()", "{}",
+        "test_emulated_handles_go_with_their_streams", "assert 1000 == 1"),
+    Mutant("product-out-of-turn", "kernels of two threads' products share memory, and mix",
+        "_run", "with TURN: $call", "$call",
+        TURNS + "[product-product]", "assert False"),
+    Mutant("handle-ends-in-a-capture", "a handle may be destroyed while another thread captures",
+        "_destroy", "with TURN: $call", "$call",
+        TURNS + "[capture-dropped handle]", "not permitted when stream is capturing"),
     Mutant("no-context", "a thread's first launch finds no context of the device",
         "current_device", "not _this_thread.has_context", "False",
         "test_emulated_thread_that_begins_with_our_own_work_has_a_context[launch]", "assert "),

@@ -4,20 +4,20 @@ cuBLAS sees columns where our arrays have rows: a row-major (n, k) matrix is a c
 one. So out = x @ w is computed as out.T = w.T @ x.T, and a matrix whose transpose is row-major is
 passed with the flag for a transposed factor. A raw call checks nothing, so factors are checked here.
 
-Each product runs by a `Handle`: that of a workspace while it is entered, else one of this thread.
-cuBLAS chooses an algorithm, and thereby the bits, by the memory that a handle has. So launches one
-by one and in a graph, which must agree, run by one handle.
+Each product runs by the `Handle` of the current stream. cuBLAS chooses an algorithm, and thereby the
+bits, by the memory that a handle has: all have as much, so launches one by one and in a graph agree.
+A product may be several kernels that share this memory, so the thread that launches one has the
+`TURN`: no other product of the stream, and no graph, comes between.
 """
 
 import contextlib
-import contextvars
 import ctypes
 import functools
 import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ import numpy as np
 
 from xpcap.device import Array
 from xpcap.device.launch import current_device
-from xpcap.device.replay import note
+from xpcap.device.replay import TURN, note
 from xpcap.errors import InvalidTypeError, InvalidValueError, XpcapError
 
 MultiplyRows = Callable[[int, int, int], None]
@@ -43,6 +43,7 @@ REDUCED_PRECISION = (
 )
 AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N and CUBLAS_OP_T
 WORKSPACE = 32 << 20  # bytes for a handle, as NVIDIA advises for its largest cards
+OF_THREAD = 2  # the address by which every thread means a default stream of its own
 
 _INT, _ADDRESS = ctypes.c_int, ctypes.c_void_p
 _MATRIX = _ADDRESS, _INT  # and its leading dimension
@@ -88,8 +89,8 @@ def _library(xp: ModuleType) -> Any:
 
     ImportError, OSError : it is not to be found.
     """
-    binding = xp.cuda.cublas  # loads the library, from a wheel or from the system
-    found = load_library(binding.getVersion(xp.cuda.device.get_cublas_handle()) // 10_000)
+    _ = xp.cuda.cublas  # loads the library, from a wheel or from the system
+    found = load_library(xp.cuda.runtime.runtimeGetVersion() // 1000)  # as CUDA's
     for name, types in _TYPES.items():
         function = getattr(found, name)
         function.argtypes, function.errcheck = types, _raise_status
@@ -104,75 +105,70 @@ def _raise_status(status: int, function: Any, args: Any) -> int:
 
 
 class Handle:
-    """A handle of cuBLAS with memory of its own, for work on one stream at a time.
+    """A handle of cuBLAS with memory, for products on one stream of a device.
 
     xp : CuPy
     device : number of this thread's current device
+    stream : address
+    memory : that of another handle, whose work is never done at the same time; None: new
     """
 
-    def __init__(self, xp: ModuleType, device: int) -> None:
-        self._library, self.device = _library(xp), device
+    def __init__(
+        self, xp: ModuleType, device: int, stream: int, memory: Array | None = None
+    ) -> None:
+        self._xp, self._library, self.device = xp, _library(xp), device
         self.gemm = {real: getattr(self._library, name) for real, name in GEMM.items()}
-        self._memory, address = xp.empty(WORKSPACE, np.uint8), _ADDRESS()
-        self._library.cublasCreate_v2(ctypes.byref(address))
-        self.address, self.stream = int(address.value or 0), -1
+        self._memory = xp.empty(WORKSPACE, np.uint8) if memory is None else memory
+        address = _ADDRESS()
+        with TURN:
+            self._library.cublasCreate_v2(ctypes.byref(address))
+        self.address = int(address.value or 0)
         # Not at the end of the process, when the driver may be gone already
-        weakref.finalize(self, self._library.cublasDestroy_v2, self.address).atexit = False
-        self.use(xp.cuda.get_current_stream().ptr)
+        weakref.finalize(self, _destroy, self._library, self.address).atexit = False
+        self._use(stream)
 
-    def use(self, stream: int) -> None:
+    def _use(self, stream: int) -> None:
         """Give the handle to a stream. cuBLAS then forgets its memory, so it gets that again."""
-        if stream != self.stream:
-            self._library.cublasSetStream_v2(self.address, stream)
-            memory = self._memory
-            self._library.cublasSetWorkspace_v2(self.address, memory.data.ptr, memory.nbytes)
-            self.stream = stream
+        self._library.cublasSetStream_v2(self.address, stream)
+        memory = self._memory
+        self._library.cublasSetWorkspace_v2(self.address, memory.data.ptr, memory.nbytes)
+        self.stream = stream
 
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Multiply by this handle inside the ``with``, in this thread, on its stream."""
-        token = _entered.set(self)
-        try:
-            yield
-        finally:
-            _entered.reset(token)
+    @functools.cached_property
+    def _twin(self) -> "Handle":
+        return Handle(self._xp, self.device, self.stream, self._memory)
 
-    @contextlib.contextmanager
-    def capturing(self, stream: int) -> Iterator[None]:
-        """Give the handle to a stream that captures, inside the ``with``."""
-        before = self.stream
-        self.use(stream)
-        try:
-            yield
-        finally:
-            self.use(before)
+    def on(self, stream: int) -> "Handle":
+        """This handle; for another stream, which captures, its twin with the same memory.
+
+        The device does not work for both at once: a graph is launched on this handle's stream. The
+        twin lasts as long as this handle, which the nodes of a graph keep alive.
+        """
+        if stream == self.stream:
+            return self
+        self._twin._use(stream)
+        return self._twin
 
 
-_entered: contextvars.ContextVar[Handle | None] = contextvars.ContextVar(
-    "xpcap_cublas", default=None
-)
+def _destroy(library: Any, address: int) -> None:
+    with TURN:
+        library.cublasDestroy_v2(address)
 
 
-class _OfThread(threading.local):
-    """Handles of a thread, by device; destroyed with it."""
-
-    def __init__(self) -> None:
-        self.handles: dict[tuple[ModuleType, int], Handle] = {}
-
-
-_of_thread = _OfThread()
+# By stream, with which they go, and device: the null stream is one of each device
+_handles: MutableMapping[object, dict[int, Handle]] = weakref.WeakKeyDictionary()
 
 
 def _handle(out: Array) -> Handle:
     """The handle for a product. ValueError : `out` is not on this thread's device."""
     xp, device = current_device("cuBLAS", out)
-    if (handle := _entered.get()) is not None and handle.device == device:
-        return handle
-    handle = _of_thread.handles.get((xp, device))
-    if handle is None:
-        handle = _of_thread.handles[xp, device] = Handle(xp, device)
-    handle.use(xp.cuda.get_current_stream().ptr)
-    return handle
+    stream = xp.cuda.get_current_stream()
+    owner = threading.current_thread() if stream.ptr == OF_THREAD else stream
+    handles = _handles.setdefault(owner, {})
+    if device not in handles:
+        with TURN:
+            handles[device] = handles.get(device) or Handle(xp, device, stream.ptr)
+    return handles[device]
 
 
 class Product(NamedTuple):
@@ -184,14 +180,15 @@ class Product(NamedTuple):
     arrays: tuple[Array, ...]  # x, w, out: an address keeps no memory alive
 
     def call(self, stream: int) -> Callable[[], object]:
-        """On the handle's stream, which is this one."""
         types = self.gemm.argtypes  # type: ignore[attr-defined]
-        prepared = [type_(x) for type_, x in zip(types, self.arguments, strict=True)]
+        arguments = self.handle.on(stream).address, *self.arguments[1:]
+        prepared = [type_(x) for type_, x in zip(types, arguments, strict=True)]
         return functools.partial(self.gemm, *prepared)
 
 
 def _run(product: Product) -> None:
-    product.gemm(*product.arguments)
+    with TURN:
+        product.gemm(*product.arguments)
     note(product)
 
 

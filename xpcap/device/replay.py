@@ -16,8 +16,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from xpcap.device import Array
 from xpcap.progress import say
+from xpcap.threads import Lock
 
 T = TypeVar("T")
+
+# Held by a thread that launches products or a graph, captures, or makes or destroys a handle of
+# cuBLAS: no other's come between. While a stream captures, CUDA refuses what the last two do
+TURN = Lock()
 
 
 class Node(Protocol):
@@ -62,16 +67,6 @@ def invalidate(operation: str) -> None:
         record.invalidated = record.invalidated or operation
 
 
-class Products(Protocol):
-    """The source of products on a device: a handle of cuBLAS."""
-
-    def entered(self) -> contextlib.AbstractContextManager[None]:
-        """Let products of this thread be its own inside the ``with``."""
-
-    def capturing(self, stream: int) -> contextlib.AbstractContextManager[None]:
-        """Let its products be captured on a stream inside the ``with``."""
-
-
 class Replay(Generic[T]):
     """A function's work on a device, recorded at its first run, and repeated at the next ones.
 
@@ -79,12 +74,11 @@ class Replay(Generic[T]):
     another key replaces it. `repeats` counts the runs that repeated a record, and `refused` says why
     there is no record, or no graph.
 
-    products : the handle for the list and for the graph, so that both give the same bits
     graphs : repeat the work as a CUDA graph, if that gives the bits of the same launches one by one
     """
 
-    def __init__(self, products: Products, *, graphs: bool = False) -> None:
-        self.graphs, self._products, self.repeats = graphs, products, 0
+    def __init__(self, *, graphs: bool = False) -> None:
+        self.graphs, self.repeats = graphs, 0
         self._forget()
 
     def _forget(self) -> None:
@@ -113,7 +107,7 @@ class Replay(Generic[T]):
         if self._key == key and self.nodes:
             return self._repeat()
         self._forget()  # first: a record holds the arrays that it was made for
-        with self._products.entered(), recording() as record:
+        with recording() as record:
             result = compute()
         if record.invalidated is None:
             stream = sys.modules["cupy"].cuda.get_current_stream().ptr
@@ -126,7 +120,8 @@ class Replay(Generic[T]):
     def _repeat(self) -> Any:
         self.repeats += 1
         if self._graph is not None:
-            self._graph.launch()
+            with TURN:
+                self._graph.launch()
         elif self.graphs and not self.refused:
             self._try_graph()
         else:
@@ -134,8 +129,9 @@ class Replay(Generic[T]):
         return self._result
 
     def _run_list(self) -> None:
-        for call in self._calls:
-            call()
+        with TURN:
+            for call in self._calls:
+                call()
 
     def _try_graph(self) -> None:
         """Capture a graph and hold it against the list; the result is there whatever comes of it.
@@ -145,8 +141,9 @@ class Replay(Generic[T]):
         """
         graph, reason, found = None, "", None
         try:
-            graph = self._captured()
-            graph.launch()
+            with TURN:
+                graph = self._captured()
+                graph.launch()
             found = self._bits()
         except (RuntimeError, MemoryError) as error:  # CuPy's errors of CUDA are RuntimeErrors
             reason = str(error)
@@ -169,13 +166,16 @@ class Replay(Generic[T]):
         return [array.get().tobytes() for array in self._outputs]
 
     def _captured(self) -> Any:
-        """The work as a graph. The null stream cannot capture: it is done on a stream of its own."""
+        """The work as a graph. The null stream cannot capture: it is done on a stream of its own.
+
+        What CUDA refuses while a stream captures, such as making a handle, comes before.
+        """
         stream = sys.modules["cupy"].cuda.Stream(non_blocking=True)
-        with self._products.capturing(stream.ptr):
-            stream.begin_capture()
-            try:
-                for node in self.nodes:
-                    node.call(stream.ptr)()
-            finally:
-                graph = stream.end_capture()
+        calls = [node.call(stream.ptr) for node in self.nodes]
+        stream.begin_capture()
+        try:
+            for call in calls:
+                call()
+        finally:
+            graph = stream.end_capture()
         return graph
