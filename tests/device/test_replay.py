@@ -24,6 +24,7 @@ from xpcap import CaptioningSolver
 from xpcap.device import replay
 from xpcap.device.cublas import WORKSPACE, Handle, Product
 from xpcap.device.launch import Launch
+from xpcap.device.replay import Replay
 from xpcap.layers.cells import CELLS
 from xpcap.memory import Padded, Workspace
 from xpcap.models import Sampling
@@ -496,6 +497,43 @@ def test_emulated_lists_and_graphs_of_a_stream_multiply_in_one_memory(device: Em
     assert (addresses, handle.stream) == ({handle.address}, 0)
     memories = [state.workspace for state in device.handles.values()]
     assert memories == [(handle._memory.data.ptr, WORKSPACE)] * 2
+
+
+@pytest.mark.parametrize("enabled", [True, False], ids=["gc", "no-gc"])
+def test_emulated_capture_ends_no_handle_of_garbage(
+    enabled: bool, device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection may come anywhere; one is provoked where a capture has begun."""
+    import cupy
+
+    held, threshold, before = [Handle(cupy, 0, 0)], gc.get_threshold(), gc.isenabled()
+    address, begin, end = held[0].address, Stream.begin_capture, Stream.end_capture
+
+    def begin_capture(self: Stream) -> None:
+        begin(self)
+        garbage: list[Any] = [held.pop()]
+        garbage.append(garbage)
+        gc.set_threshold(1)
+
+    def end_capture(self: Stream) -> Graph:
+        assert address in device.handles
+        return end(self)
+
+    monkeypatch.setattr(Stream, "begin_capture", begin_capture)
+    monkeypatch.setattr(Stream, "end_capture", end_capture)
+    x, repeated = cupy.ones((4, 4), "f4"), Replay[Any](graphs=True)
+    out = x.copy()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        for _ in range(2):
+            repeated.run(1, lambda: get_ops(x).matmul(x, x, out), lambda done: [done])
+        assert repeated.has_graph
+        assert gc.isenabled() is enabled
+    finally:
+        gc.set_threshold(*threshold)
+        (gc.enable if before else gc.disable)()
+    gc.collect()
+    assert address not in device.handles
 
 
 def test_emulated_capture_refuses_what_cuda_refuses(device: Emulator) -> None:

@@ -10,6 +10,7 @@ an operation without a kernel, which CuPy then computes, invalidates a recording
 
 import contextlib
 import contextvars
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
@@ -65,6 +66,19 @@ def invalidate(operation: str) -> None:
     """Let a recording that is on not be used: CuPy computes an operation."""
     if (record := _current.get()) is not None:
         record.invalidated = record.invalidated or operation
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Collect garbage before the ``with`` and none inside: a capture may not survive its end."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Replay(Generic[T]):
@@ -141,7 +155,7 @@ class Replay(Generic[T]):
         """
         graph, reason, found = None, "", None
         try:
-            with TURN:
+            with TURN, _no_collections():
                 graph = self._captured()
                 graph.launch()
             found = self._bits()
