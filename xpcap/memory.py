@@ -100,6 +100,7 @@ class Padded(NamedTuple):
     layout: Any
     buffer: Buffer
     replay: Replay[Any]
+    forward: Replay[Any]  # of the forward pass, where the host has work before the rest
 
 
 class _Store:
@@ -184,7 +185,8 @@ class Workspace:
         self._others = [Workspace(like) for _ in range(parts - 1)]
         self.buffer = Buffer(self._store.take, self._store.send)
         if layout is not None and is_device_array(like):
-            self.padded = Padded(layout, self.buffer.scope("padded"), Replay(graphs=graphs))
+            replays = (Replay[Any](graphs=graphs) for _ in range(2))
+            self.padded = Padded(layout, self.buffer.scope("padded"), *replays)
 
     def hold(self, name: str, flat: Array) -> None:
         """Use `flat` as the buffer of a name."""

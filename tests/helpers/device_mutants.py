@@ -284,7 +284,7 @@ MUTANTS = [
         "gradients", "($params, part.table.data.ptr, len(part.table))", "$params",
         OTHER_WORK, "assert [Launch(kernel="),
     Mutant("table-of-the-caller", "a record has the address of features that the caller may free",
-        "prepare_batch", "replay is not None and is_device_array($features)", "False",
+        "prepare_batch", "padded is not None and is_device_array($features)", "False",
         "test_emulated_steps_on_arrays_of_the_device_keep_one_record_and_one_batch", "assert "),
     Mutant("copy-is-not-recorded", "CuPy copies the initial states, which a repeated step does not",
         "forward_loop", "get_ops($a).start_states($state0, $states)", "$states[0][:N] = $state0[0]",

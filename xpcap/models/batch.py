@@ -5,7 +5,7 @@ transfer.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array, to_numpy
-from xpcap.device.replay import Replay
 from xpcap.errors import InvalidTypeError, InvalidValueError
 from xpcap.memory import Buffer, Padded, view
 from xpcap.models.config import ModelConfig
@@ -115,7 +114,8 @@ class Batch(NamedTuple):
     features: Array | FeatureRows  # (N, D), or grids (N, P, D), host or device; n with `shard`
     captions: np.ndarray  # (N, T+1) int
     pictures: np.ndarray | None = None  # (N,) int, picture number of each caption, within its split
-    weights: np.ndarray | None = None  # (N,) float, weight of each caption; None: 1 each
+    # (N,) float, weight of each caption, or a function that returns them; None: 1 each
+    weights: np.ndarray | Callable[[], np.ndarray] | None = None
     total: float | None = None  # divisor of the loss; None: N
     shard: np.ndarray | None = None  # (n,) int, captions that this process computes; None: all
     step: int | None = None  # training step of the dropout masks, from 0; None: one after the last
@@ -132,11 +132,19 @@ class Batch(NamedTuple):
         """Captions that this process computes."""
         return len(self.captions if self.shard is None else self.shard)
 
-    @property
-    def scale(self) -> np.ndarray | float:
-        """Factor of each caption's loss (N,), or one number for all."""
+    def scale(self, where: str) -> np.ndarray | float:
+        """Factor of each caption's loss (N,), or one number for all.
+
+        TypeError, ValueError : a function returns no weights; `where` begins the message.
+        """
         total = len(self.captions) if self.total is None else self.total
-        return 1 / total if self.weights is None else np.asarray(self.weights / total)
+        weights = self.weights
+        if weights is None:
+            return 1 / total
+        if callable(weights):
+            weights = np.asarray(as_array(where, "weights", weights()))
+            spec("weights:N=n!").check(where, weights, sizes={"N": len(self.captions)})
+        return np.asarray(weights / total)
 
     def take(self, captions: slice) -> "Batch":
         """Features and captions of some captions alone."""
@@ -161,11 +169,13 @@ class Batch(NamedTuple):
         TypeError, ValueError : it is no batch for a model of this config; `where` begins messages.
         """
         captions = to_numpy(as_array(where, "captions", self.captions))
-        weights = self.weights
-        if weights is not None:
-            weights = np.asarray(as_array(where, "weights", weights))
+        weights = given = self.weights
+        if callable(weights):
+            given = None  # checked once they are there
+        elif weights is not None:
+            weights = given = np.asarray(as_array(where, "weights", weights))
         arrays = spec("captions:N>0,T+1>1=i weights?:N=n! shard?:n=i")
-        sizes = arrays.check(where, captions, weights, self.shard)
+        sizes = arrays.check(where, captions, given, self.shard)
         n = sizes["N" if self.shard is None else "n"]
         features, shape = self.features, config.feature_shape
         if not isinstance(features, FeatureRows):
@@ -239,7 +249,12 @@ class Part(NamedTuple):
     masks: Masks
     terms: LossTerms  # with the factor of the loss of each row with a target (L,); or one for all
     buffer: Buffer  # memory to compute it in
-    replay: Replay[Any] | None = None  # of the work on padded parts
+    padded: Padded | None = None  # records of the work on padded parts
+    later: Callable[[], LossTerms] | None = None  # returns `terms`, for after the forward pass
+
+    def weighed(self) -> "Part":
+        """The part with its terms, whose factors the host may compute only now."""
+        return self if self.later is None else self._replace(terms=self.later(), later=None)
 
     def unpack(self, values: np.ndarray, rows: Array | None = None) -> np.ndarray:
         """Values of packed rows by caption and step, (N, T, ...); 0 where there is no row.
@@ -288,9 +303,10 @@ def prepare_batch(
     orders = _dealt(lengths, len(buffers), shard)
     layout = None if padded is None else padded.layout
     packed = [_packed(captions, lengths, null, order, layout, V) for order in orders]
-    replay = None
     if padded is not None and packed[0].padded:
-        buffers, replay = [padded.buffer], padded.replay
+        buffers = [padded.buffer]
+    else:
+        padded = None
     mask_rows: Sequence[Sequence[np.ndarray]] = [()] * len(packed)
     counts: Sequence[int] = ()
     if draw is not None:
@@ -302,7 +318,7 @@ def prepare_batch(
         table, pictures = features.on_device(where, like, buffers[0]), features.rows
     else:
         table, pictures = to_device(where, features, like, buffers[0]), np.arange(len(features))
-        if replay is not None and is_device_array(features):
+        if padded is not None and is_device_array(features):
             own = buffers[0]("features", table.shape)  # a record has the address of one table
             own[...] = table
             table = own
@@ -319,17 +335,20 @@ def prepare_batch(
     masks = [Masks()] * len(packed)
     if draw is not None:
         masks = masks_of(config, draw, [own for _, (_, *own) in sent], counts, buffers)
-    scale = batch.scale
-    scales = [
-        scale if isinstance(scale, float) else _by_target(scale, p, buffer, like.dtype)
-        for p, buffer in zip(packed, buffers, strict=True)
+    parts = [
+        Part(table, own_pictures, p, m, terms, buffer, padded)
+        for (p, (own_pictures, *_)), m, buffer in zip(sent, masks, buffers, strict=True)
     ]
-    return [
-        Part(table, own_pictures, p, m, replace(terms, scale=factor), buffer, replay)
-        for (p, (own_pictures, *_)), m, factor, buffer in zip(
-            sent, masks, scales, buffers, strict=True
-        )
-    ]
+
+    def terms_of(k: int, scale: np.ndarray | float) -> LossTerms:
+        if not isinstance(scale, float):
+            scale = _by_target(scale, packed[k], buffers[k], like.dtype)
+        return replace(terms, scale=scale)
+
+    if callable(batch.weights) and len(parts) == 1 and is_device_array(like):
+        return [parts[0]._replace(later=lambda: terms_of(0, batch.scale(where)))]
+    scale = batch.scale(where)
+    return [part._replace(terms=terms_of(k, scale)) for k, part in enumerate(parts)]
 
 
 def _by_target(

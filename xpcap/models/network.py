@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,8 +49,9 @@ def extra_term(attention: Attention | None) -> dict[str, Attention]:
     return {} if attention is None else {"extra_term": attention}
 
 
-class Forward(NamedTuple):
-    """Cache of `Network.forward`, with its result."""
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """Cache of `Network.forward`, with its result. It equals itself alone."""
 
     image: Image
     vectors: Array  # (K, W) after dropout
@@ -83,19 +85,29 @@ class Network:
         """Loss and gradients of one part; those of a batch are the sum over its parts.
 
         What a padded part launches is recorded, and run again for the next ones: all that differs
-        lies in what was uploaded.
+        lies in what was uploaded. Where the host computes weights meanwhile, the forward pass has a
+        record of its own.
         """
-        replay = part.replay
-        if replay is None or not isinstance(self._ops, DeviceOps):
+        padded = part.padded
+        if padded is None or not isinstance(self._ops, DeviceOps):
             return self._gradients(part)
         # A record keeps its arrays alive, so no other ones have their addresses
         addresses = self.params.flat.data.ptr, part.table.data.ptr, len(part.table)
-        key = addresses, self.config, part.terms.key, part.masks.hidden is None
-        compute = functools.partial(self._gradients, part)
-        return replay.run(key, compute, lambda done: (done[0], done[1].flat))
+        key: tuple[object, ...] = addresses, self.config, part.masks.hidden is None
+        if part.later is None:
+            key, compute = (*key, part.terms.key), functools.partial(self._gradients, part)
+        else:
+            forward = functools.partial(self.forward, part)
+            cache = padded.forward.run(key, forward, lambda cache: (cache.hidden,))
+            part = part.weighed()
+            key = *key, part.terms.key, cache  # a record after this forward pass alone
+            compute = functools.partial(self._gradients, part, cache)
+        return padded.replay.run(key, compute, lambda done: (done[0], done[1].flat))
 
-    def _gradients(self, part: Part) -> tuple[Array, Parameters]:
-        grads, cache, buffer = self._empty_gradients(), self.forward(part), self.buffer
+    def _gradients(self, part: Part, cache: Forward | None = None) -> tuple[Array, Parameters]:
+        """Loss and gradients of one part; of a forward pass that is done, given its cache."""
+        grads, buffer = self._empty_gradients(), self.buffer
+        cache, part = cache or self.forward(part), part.weighed()
         nll, (dh, _, _) = vocabulary_loss(
             cache.hidden,
             self.params["W_vocab"],
@@ -150,13 +162,13 @@ class Network:
     def backward(self, dh: Array, part: Part, cache: Forward, grads: Parameters) -> None:
         """Write all gradients but those of W_vocab and b_vocab, given dh (L, H) of `cache.hidden`."""
         packed, masks, buffer, ops = part.packed, part.masks, self.buffer, self._ops
-        (image, vectors, loop, _), (weight, bias) = cache, self.cell.inputs
+        image, vectors, (weight, bias) = cache.image, cache.vectors, self.cell.inputs
         if packed.target_rows is not None:
             out = buffer("dh_rows", (packed.rows.R, dh.shape[1]))
             dh = ops.scatter(dh, packed.target_rows, out, masks.hidden, self._keep)  # (R, H)
         elif masks.hidden is not None:
             dh = ops.gather(dh, None, buffer("dh_rows", dh.shape), masks.hidden, self._keep)
-        da, dstate0 = self._cell_backward(dh, loop, grads)
+        da, dstate0 = self._cell_backward(dh, cache.cell, grads)
 
         # Rows of one word share its projection, so their gradients add up before the products.
         out = buffer("dwords", (len(vectors), da.shape[1]))
