@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from xpcap.backend import asarray
 from xpcap.distributed import Group
 
 Outcome = TypeVar("Outcome")
@@ -36,7 +37,8 @@ class Rank(Group):
     def all_reduce(self, flat: Any) -> None:
         self.sums += 1
         host = flat if isinstance(flat, np.ndarray) else flat.get()
-        flat[...] = np.sum(self.meeting.exchange(self.rank, host.copy()), axis=0, dtype=host.dtype)
+        total = np.sum(self.meeting.exchange(self.rank, host.copy()), axis=0, dtype=host.dtype)
+        flat[...] = asarray(total, like=flat)
 
     def max(self, number: int) -> int:
         return max(self.meeting.exchange(self.rank, number))

@@ -15,7 +15,7 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.errors import DataError, InvalidTypeError, InvalidValueError, OptionError
 from xpcap.memory import Workspace
 from xpcap.metrics.cider import CiderD
-from xpcap.models.batch import Batch, FeatureRows
+from xpcap.models.batch import Batch, FeatureRows, Layout
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.parameters import Parameters
 from xpcap.ops import LossTerms, draw_uniforms
@@ -41,6 +41,10 @@ class Objective:
     def epoch_indices(self, data: CaptionData) -> np.ndarray:
         """Indices of the training captions that an epoch visits, each once (n,). Here: all."""
         return np.arange(len(data.split("train").captions))
+
+    def layout(self, captions: np.ndarray, null: int, n: int) -> Layout:
+        """Layout that a device pads steps to, of n of the captions (m, T+1) that an epoch visits."""
+        return Layout.of(captions, null, n)
 
     def figures(self, mean_loss: float) -> dict[str, float]:
         """Training figures of an epoch's record, by names of their own, from its steps' mean loss."""
@@ -201,10 +205,17 @@ class SelfCritical(Objective):
             raise DataError("SelfCritical", "the data", came, "the same", cause)
         return np.unique(data.split("train").image_idxs, return_index=True)[1]
 
+    def layout(self, captions: np.ndarray, null: int, n: int) -> Layout:
+        """As of n * K train captions: samples are hardly longer, and their lengths vary less."""
+        return Layout.of(self._data.split("train").captions, null, n * self.samples)
+
     def loss(
         self, model: Any, batch: Batch, workspace: Workspace | None = None
     ) -> tuple[Array, Parameters]:
-        """Loss and gradients of N pictures; a rank samples for the pictures in `batch.shard`."""
+        """Loss and gradients of N pictures; a rank samples for the pictures in `batch.shard`.
+
+        On a device the rewards are computed during the forward pass of the samples.
+        """
         if batch.pictures is None or batch.step is None:
             came = "names no pictures or no step"
             expected = "both, as `CaptioningSolver.train` gives them"
@@ -214,12 +225,19 @@ class SelfCritical(Objective):
         rows = (shard[:, None] * K + np.arange(K)).ravel()  # this rank's, among N * K captions
         features = _repeated(_features(model, batch), K)
         sampled = self._sample(model, features, rows, N * K, batch.step)
-        rewards = self.rewards(sampled, batch.pictures[shard].repeat(K))
-        captions, all_rewards = self._gather(sampled, rewards, rows, N * K)
-        weights = advantages(all_rewards.reshape(-1, K)).ravel()
+        captions, pictures = self._gather(sampled, rows, N * K), batch.pictures[shard].repeat(K)
+        rewards = np.zeros(len(rows))
+
+        def weights() -> np.ndarray:
+            rewards[:] = self.rewards(sampled, pictures)
+            of_all = np.zeros(N * K)
+            of_all[rows] = advantages(rewards.reshape(-1, K)).ravel()
+            return of_all
+
+        given = weights() if _has_own_loss(model) else weights
         rows_of_shard = None if batch.shard is None else rows
         batch = Batch(
-            features, captions, weights=weights, total=N * K, shard=rows_of_shard, step=batch.step
+            features, captions, weights=given, total=N * K, shard=rows_of_shard, step=batch.step
         )
         _, grads = model.loss(features, captions, workspace=workspace, **batch.options)
         loss = np.asarray(-rewards.sum() / (N * K), grads.flat.dtype)
@@ -282,18 +300,13 @@ class SelfCritical(Objective):
             features = features.gather()
         return model.sample(features, policy=policy)
 
-    def _gather(
-        self, sampled: np.ndarray, rewards: np.ndarray, rows: np.ndarray, n: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Captions (n, T+1), START first, and rewards (n,) of all ranks."""
+    def _gather(self, sampled: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
+        """Captions (n, T+1) of all ranks, START first."""
         captions = np.full((n, self._max_length + 1), self._words.null, np.int32)
         captions[:, 0] = self._words.start
-        all_rewards = np.zeros(n)
-        ours = rows.tolist(), sampled.tolist(), rewards.tolist()
-        for theirs, words, scores in self._group.gather(ours):
+        for theirs, words in self._group.gather((rows.tolist(), sampled.tolist())):
             captions[theirs, 1:] = np.reshape(words, (len(theirs), self._max_length))
-            all_rewards[theirs] = scores
-        return captions, all_rewards
+        return captions
 
 
 def scale_logits(params: Parameters, factor: float) -> None:
@@ -329,10 +342,15 @@ def _features(model: Any, batch: Batch) -> Array | FeatureRows:
 
     A loss of one's own gets them as the batch has them.
     """
-    features, own = batch.features, getattr(type(model), "loss", None) is not CaptioningRNN.loss
-    if own or not batch.trusted or isinstance(features, FeatureRows):
+    features = batch.features
+    if _has_own_loss(model) or not batch.trusted or isinstance(features, FeatureRows):
         return features
     return FeatureRows(features, np.arange(len(features)), trusted=True)
+
+
+def _has_own_loss(model: Any) -> bool:
+    """True of a model whose `loss` may take arrays alone."""
+    return getattr(type(model), "loss", None) is not CaptioningRNN.loss
 
 
 def _repeated(features: Array | FeatureRows, K: int) -> Array | FeatureRows:

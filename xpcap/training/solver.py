@@ -408,10 +408,11 @@ class CaptioningSolver:
     def _layout(self) -> Layout | None:
         """Layout for whole batches of this rank; None where the host does not hold up a device."""
         n = len(range(self.group.rank, self.batch_size, self.group.size))
-        if self._on_host or n > MOST_PADDED or not 0 < n <= len(self._captions):
+        if self._on_host or not 0 < n <= len(self._captions):
             return None
         captions = self.data.split("train").captions[self._captions]
-        return Layout.of(captions, self.data.vocabulary.null, n)
+        layout = self.objective.layout(captions, self.data.vocabulary.null, n)
+        return layout if layout.sizes[0] <= MOST_PADDED else None
 
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """Loss of an optimisation step, and the gradient's norm before clipping, both 0-d."""
