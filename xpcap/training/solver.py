@@ -1,4 +1,41 @@
-"""CaptioningSolver: the training loop. Start with `_train_epoch`, `_train_batch` and `_step`."""
+"""CaptioningSolver: the training loop. Start with `_train_epoch`, `_train_batch` and `_step`.
+
+A step on a device
+------------------
+The host launches kernels and products, which the device computes in order, and goes on at once; it
+waits only where it reads a result. `CaptioningSolver.step` reads nothing.
+
+Every step, from `step` to the loss:
+
+1. `step` makes a `Batch` of features and captions, and the objective passes it to
+   `CaptioningRNN.loss`, with the solver's `Workspace`: memory that lasts from step to step.
+2. `prepare_batch` checks the batch. `pack` sorts captions by length, lists their rows step by step,
+   and pads them to the workspace's `Layout`, so nearly all batches have the same shapes. `send`
+   uploads all index arrays in one transfer (`Staging`), and `masks_of` launches the dropout masks.
+3. `Network.gradients` has `Replay.run` repeat the record of the first such step: its launches, one
+   by one, or as one CUDA graph. Nothing is decided again: what differs lies in what was uploaded.
+4. `Group.all_reduce` sums the gradients of several ranks, `clip_by_global_norm` scales them, and
+   `Optimizer.update` changes the parameters. These are launched anew, as masks are: their arguments
+   have the number of the step and the learning rate.
+5. `step` returns the loss. In `train`, `LossBuffer.add` keeps it on the device until losses are
+   printed or saved.
+
+Once a record, when parameters, features, config or terms of the loss are others than before:
+
+1. `Replay.run` calls `Network.forward`, `vocabulary_loss` and `Network.backward`. They ask
+   `get_ops` for operations, here methods of `DeviceOps`, and the workspace for arrays.
+2. A method calls `Kernels.launch`, which checks the arguments of a kernel of ops/cuda and launches
+   it, or `multiply`, which calls cuBLAS. Both note what they did, and that is the record.
+3. With `graphs`, the next step captures the record as a graph, and keeps it if its bits are right.
+
+Outside of records: `Kernels` compile at their first use (`warm_up`), and `BatchLoader` sends the
+features. Sampling, validation, batches that do not fit the layout, and cells without kernels take
+the same way through `DeviceOps`, but each launch is made anew.
+
+In self-critical training `SelfCritical.loss` samples captions first. Their forward pass is a record
+of its own: while the device runs it the host computes the rewards, from which come the weights of
+the captions, uploaded before the record of the rest runs.
+"""
 
 import copy
 import functools
