@@ -21,8 +21,8 @@ from test_launch import in_thread
 
 import xpcap
 from xpcap import CaptioningSolver
-from xpcap.device import replay
-from xpcap.device.cublas import WORKSPACE, Handle, Product
+from xpcap.device import cublas, replay
+from xpcap.device.cublas import Handle, Product
 from xpcap.device.launch import Launch
 from xpcap.device.replay import Replay
 from xpcap.layers.cells import CELLS
@@ -496,7 +496,7 @@ def test_emulated_lists_and_graphs_of_a_stream_multiply_in_one_memory(device: Em
     (handle,) = handles
     assert (addresses, handle.stream) == ({handle.address}, 0)
     memories = [state.workspace for state in device.handles.values()]
-    assert memories == [(handle._memory.data.ptr, WORKSPACE)] * 2
+    assert memories == [(handle._memory.data.ptr, cublas.WORKSPACE)] * 2
 
 
 @pytest.mark.parametrize("enabled", [True, False], ids=["gc", "no-gc"])
