@@ -277,6 +277,7 @@ HEAVY = {
     "new limits": raise_limits,
     "another program": lambda: os.execv("/bin/true", ["/bin/true"]),
     "namespaces": lambda: call(libc.unshare, 0x10000000),
+    "others' opens held up": lambda: call(libc.fanotify_init, 4, 0),
     "a ring of calls": lambda: call(libc.syscall, 425, 8, ctypes.create_string_buffer(200)),
     "more threads": lambda: in_threads(40, 1),
 }

@@ -52,6 +52,7 @@ REFUSED = (
     # the kernel's workshops
     "add_key 248 217 request_key 249 218 keyctl 250 219 bpf 321 280 perf_event_open 298 241 "
     "io_uring_setup 425 425 io_uring_enter 426 426 io_uring_register 427 427 userfaultfd 323 282 "
+    "fanotify_init 300 262 "
     # limits, its own and others'
     "setrlimit 160 164 prlimit64 302 261"
 )
