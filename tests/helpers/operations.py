@@ -12,6 +12,7 @@ an array that it cannot take. test_cpu_build.py runs the launches under sanitize
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -737,23 +738,20 @@ def drawn(op: str, equation: Callable[..., Any]) -> Operation:
     """A row of an operation whose docstring has a shape for each argument, ``x (R, C)``.
 
     Arguments with ``int`` behind the shape number rows of any array, a float is 0.75, and what has a
-    default keeps it. `out` is not read, unless the docstring adds to it. The last call is of no rows:
-    those that are numbered, else the first ones.
+    default keeps it. `out` is not read, unless the docstring adds to it. The last calls have nothing
+    along each axis in turn, where the equation says what that gives.
     """
     names = [name for name in inspect.signature(equation).parameters if name != "self"]
     text = inspect.getdoc(equation) or ""
     shapes = {name: re.search(rf"\b{name} \((\w+(?:, \w+)*),?\)(,? int)?", text) for name in names}
-    stated = [found for found in shapes.values() if found]
-    letters = dict.fromkeys(x for found in stated for x in found[1].split(", "))
-    numbered = [found[1] for found in stated if found[2]]
-    nothing = dict.fromkeys((", ".join(numbered) or next(iter(letters), "")).split(", "), 0)
+    letters = dict.fromkeys(x for found in shapes.values() if found for x in found[1].split(", "))
 
     def argument(name: str, sizes: dict[str, int], draw: Draw) -> Any:
         parameter, found = inspect.signature(equation).parameters[name], shapes[name]
         if found:
             shape = [sizes[letter] for letter in found[1].split(", ")]
             if found[2]:
-                return draw.below(min(sizes.values()), *shape)
+                return draw.below(max(min(sizes.values()), 1), *shape)
             overwritten = name == "out" and "out +=" not in text
             return draw.poison(*shape) if overwritten else draw.normal(*shape)
         if parameter.default is not parameter.empty:
@@ -767,10 +765,22 @@ def drawn(op: str, equation: Callable[..., Any]) -> Operation:
 
     def rows(draw: Draw) -> Iterator[Any]:
         rounds = [dict(zip(letters, sizes, strict=False)) for sizes in ROUNDS]
-        for sizes in (*rounds, rounds[0] | nothing):
-            yield tuple(argument(name, sizes, draw) for name in names)
+        for sizes in (*rounds, *(rounds[0] | {letter: 0} for letter in letters)):
+            call = tuple(argument(name, sizes, draw) for name in names)
+            if all(sizes.values()) or is_defined(equation, call):
+                yield call
 
     return Operation(rows, None)
+
+
+def is_defined(equation: Callable[..., Any], call: tuple[Any, ...]) -> bool:
+    """Whether an equation gives a result: not of a mean or a maximum of nothing."""
+    with warnings.catch_warnings(action="error"):
+        try:
+            equation(Ops(), *each(np.copy, call))
+        except (IndexError, ValueError, RuntimeWarning):
+            return False
+    return True
 
 
 TABLE |= {op: drawn(op, getattr(Ops, op)) for op in OPERATIONS if op not in TABLE}
