@@ -9,10 +9,12 @@ not train as NumPy does, or launches anew where it should repeat.
 
 import argparse
 import functools
+import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -28,18 +30,20 @@ from xpcap.training.solver import CaptioningSolver
 EPSILON = 1e-3
 PARAMETER_TOLERANCE = LEARNING_RATE / 10  # most that a step of Adam moves one is the whole rate
 BATCHES = 8  # of captions to draw from
+BLOCKS = 5  # that are timed
 
 
 class PathResult(NamedTuple):
     """Training by one path."""
 
     name: str
-    ms: float  # a step, over the second half
+    ms: float  # a step, the median over blocks of the second half
     loss: float  # worst relative difference from NumPy's loss of a step
     parameter: float  # worst difference from NumPy's parameters after the last step
     launches: int  # that a step repeats; 0: all are made anew
     graph: bool
     fits: float | None = None  # share of the batches that repeat them, the first among these
+    span: tuple[float, float] = (0.0, 0.0)  # ms a step in the fastest and the slowest block
 
     @property
     def fault(self) -> str:
@@ -63,6 +67,8 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
     """Train on the backend cupy by each path, and on NumPy first."""
     data, rng = config.data(BATCHES), np.random.default_rng(SEED)
     batches = [rng.permutation(BATCHES * config.N)[: config.N] for _ in range(steps)]
+    half = steps // 2
+    block = max(1, (steps - half) // BLOCKS)
 
     def train(name: str) -> tuple[PathResult, np.ndarray, np.ndarray]:
         with use_backend("numpy" if name == "numpy" else "cupy"):
@@ -81,18 +87,21 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
                 workspace.padded = None
             elif name == "padded":
                 launch_anew(solver)
+            marks = []
             for k, captions in enumerate(batches):
-                if k == steps // 2:
+                if k >= half and (k - half) % block == 0:
                     float(solver.loss_history[-1])  # waits for the device
-                    start = time.perf_counter()
+                    marks.append((k, time.perf_counter()))
                 solver.train_batch(captions)
             losses = np.array(solver.loss_history)  # waits, too
-            ms = 1e3 * (time.perf_counter() - start) / (steps - steps // 2)
+            marks.append((steps, time.perf_counter()))
+            times = [1e3 * (end - start) / (j - i) for (i, start), (j, end) in pairwise(marks)]
+            ms, span = statistics.median(times), (min(times), max(times))
             replay = None if workspace.padded is None else workspace.padded.replay
-            result = PathResult(name, ms, 0.0, 0.0, 0, False)
+            result = PathResult(name, ms, 0.0, 0.0, 0, False, span=span)
             if replay is not None:
-                fits = (replay.repeats + 1) / steps
-                result = PathResult(name, ms, 0.0, 0.0, len(replay.nodes), replay.has_graph, fits)
+                launches, fits = len(replay.nodes), (replay.repeats + 1) / steps
+                result = result._replace(launches=launches, graph=replay.has_graph, fits=fits)
             return result, losses, to_numpy(solver.model.params.flat)
 
     host, expected, parameters = train("numpy")
@@ -111,13 +120,24 @@ def step_paths(config: Config, steps: int) -> list[PathResult]:
 def path_rows(found: Sequence[PathResult]) -> list[tuple[str, ...]]:
     """A table: headings, then a row for each path."""
     rows: list[tuple[str, ...]] = [
-        ("path", "ms a step", "worst loss", "worst parameter", "launches repeated", "fit", "")
+        (
+            "path",
+            "ms a step",
+            "from",
+            "to",
+            "worst loss",
+            "worst parameter",
+            "launches repeated",
+            "fit",
+            "",
+        )
     ]
     for one in found:
         how = "as a CUDA graph" if one.graph else "graph refused" if one.name == "graph" else ""
         differences = f"{one.loss:.1e}", f"{one.parameter:.1e}"
         repeated = str(one.launches or "-"), "-" if one.fits is None else f"{one.fits:.0%}"
-        rows.append((one.name, f"{one.ms:.3f}", *differences, *repeated, how))
+        times = (f"{ms:.3f}" for ms in (one.ms, *one.span))
+        rows.append((one.name, *times, *differences, *repeated, how))
     return rows
 
 
@@ -143,7 +163,7 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.exit(str(error))
     config = replace(CONFIGS["coco-dropout"], N=given.captions)
     found = step_paths(config, given.steps)
-    print(f"{table(path_rows(found))}\n{summary(found)}")
+    print(f"{table(path_rows(found))}\n{given.captions} captions: {summary(found)}")
     return int(any(one.fault for one in found))
 
 

@@ -29,10 +29,13 @@ def test_emulated_paths_train_as_numpy_does_and_repeat_their_launches(
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines[1:6]]
     assert [row[0] for row in rows] == ["numpy", "unpadded", "padded", "list", "graph"]
-    assert [row[4] == "-" for row in rows] == [True, True, True, False, False]
-    assert rows[3][5] == rows[4][5] != "-"
-    assert rows[4][6:] == "as a CUDA graph".split()
-    assert lines[6].startswith("all train as NumPy does; graph accepted; ms a step: numpy ")
+    assert [row[6] == "-" for row in rows] == [True, True, True, False, False]
+    assert rows[3][7] == rows[4][7] != "-"
+    assert all(float(row[2]) <= float(row[1]) <= float(row[3]) for row in rows)
+    assert rows[4][8:] == "as a CUDA graph".split()
+    assert lines[6].startswith(
+        "5 captions: all train as NumPy does; graph accepted; ms a step: numpy "
+    )
 
 
 def test_emulated_path_that_computes_nothing_fails(

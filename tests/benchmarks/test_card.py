@@ -1,0 +1,51 @@
+"""What a card runs with, its first product, and two runs that should be one."""
+
+from pathlib import Path
+
+import pytest
+from emulated import Emulator
+from emulated.cuda import Graph
+
+from benchmarks import card
+from xpcap.runs.folder import BEST, HISTORY, LAST
+
+
+def test_emulated_captured_product_is_computed_by_the_graph(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert card.main(["product"]) == 0
+    monkeypatch.setattr(Graph, "launch", lambda self: None)
+    assert card.main(["product"]) == 1
+    said = "a captured product of ones adds up to {}, expected 67108864.0"
+    assert capsys.readouterr().out.splitlines() == [said.format(67108864.0), said.format(0.0)]
+
+
+def test_runs_are_the_same_to_the_last_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "whole", tmp_path / "stopped"
+    for run in runs:
+        run.mkdir()
+        for name in (BEST, LAST, HISTORY):
+            (run / name).write_bytes(b"parameters")
+    words = ["same", *map(str, runs)]
+    assert card.main(words) == 0
+    (runs[1] / LAST).write_bytes(b"parameterz")
+    (runs[1] / BEST).unlink()
+    assert card.main(words) == 1
+    same, other = capsys.readouterr().out.splitlines()
+    assert same == f"the same bytes: {BEST}, {LAST}, {HISTORY}"
+    assert other == f"{LAST} differs; {BEST} is missing"
+
+
+def test_emulated_libraries_are_named_with_the_card_and_the_variables(
+    device: Emulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert card.main(["libraries"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "NVIDIA_TF32_OVERRIDE=0" in lines
+    assert any(line.startswith("cupy-cuda") and ", installed by " in line for line in lines)
+    for name in card.LIBRARIES:
+        assert any(line.startswith(f"{name}: ") for line in lines)
+    assert lines[-1].startswith("emulated, driver ")
