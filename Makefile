@@ -20,7 +20,7 @@ help:
 	@echo "make notebooks  run the notebooks of docs/ and write their outputs into them"
 	@echo "make blanks     write handout/: the course's files with blanks for students, a README, and the notebooks without answers; ARGS=\"--blank 'lstm_*'\""
 	@echo "make bench      time training and sampling: ARGS='--config coco --peer torch', or ARGS=--help"
-	@echo "make gpu-check  gpu tests, verify, sanitizers, benchmarks and a profile on CuPy, and a page about it (PAGE=gpu-check.md); installs nothing, uses the packages of $(PYTHON)"
+	@echo "make gpu-check  run the commands of docs/develop/gpu-check.md on a GPU, and write a page about it (PAGE=gpu-check.md); installs nothing, uses the packages of $(PYTHON)"
 	@echo "make release    build sdist and wheel into dist/, check them in a clean environment, and list the steps of a release; uploads nothing"
 	@echo "make clean      remove .venv, caches and site/ (runs/ stays)"
 

@@ -1,23 +1,30 @@
-"""The check of a machine with a card: every part runs, the worst status counts, and the page says
-what became of each.
+"""The check of a machine with a card: every part runs, whatever becomes of the others, and the page
+says what became of each.
 """
 
 import os
 import re
+import signal
+import types
 import warnings
 from pathlib import Path
 
+import emulated_check
 import gpu_check
 import pytest
-from gpu_check import Done, Found, LeftOutError, Part
+from emulated import install_or_skip
+from gpu_check import Done, Part, parts_of
 from libraries import CUPY
 
+COMMANDS = gpu_check.COMMANDS.read_text(encoding="utf-8")
+PARTS = parts_of(COMMANDS)
 TESTS = """
+import warnings
 import pytest
 
 @pytest.mark.gpu
 def test_right() -> None:
-    pass
+    warnings.warn("of CuPy")
 
 @pytest.mark.gpu
 def test_wrong() -> None:
@@ -30,75 +37,114 @@ def test_left_out() -> None:
 def test_of_something_else() -> None:
     raise AssertionError
 """
+HANGS = """
+import subprocess, sys
+if len(sys.argv) == 1:
+    subprocess.Popen([sys.executable, __file__, "child"], stdin=subprocess.PIPE).wait()
+sys.stdin.read()
+"""
+
+
+def part(title: str, *commands: str, limit: float = 60.0) -> Part:
+    return Part(title, limit, f"what {title} is for", commands)
+
+
+def python(code: str) -> str:
+    return f'python -c "{code}"'
 
 
 def test_a_part_that_fails_does_not_stop_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ran: list[str] = []
-
-    def part(title: str, status: int, error: Exception | None = None) -> Part:
-        def run() -> Found:
-            ran.append(title)
-            if error is not None:
-                raise error
-            return Found(status, f"{title} in a line", f"all of {title}")
-
-        return Part(title, run, f"what {title} is for")
-
-    page = tmp_path / "page.md"
+    """It is tried again. What the machine lacks is no failure."""
+    at_first = f"p = pathlib.Path('{(tmp_path / 'mark').as_posix()}'); new = not p.exists()"
     parts = [
-        part("one", 0),
-        part("two", 3),
-        part("three", 0, RuntimeError("the driver went away")),
-        part("four", 1),
-        part("five", 0, LeftOutError("no second card")),
+        part("one", python("print('one | in a line')"), python("print('two lines')")),
+        part("two", python("raise SystemExit('wrong')"), python("print('and goes on')")),
+        part("three", python(f"import pathlib; {at_first}; p.touch(); raise SystemExit(new)")),
+        part("four", python("import os; os.abort()")),
+        part("five", python("raise SystemExit('no second card')") + gpu_check.NEEDED, "false"),
+        part("six", "no-such-profiler --stats"),
+        part("seven", python("print('told')") + gpu_check.RESULT, python("print('not told')")),
+        part("eight", "NAME=value " + python("import os; print(os.environ['NAME'])")),
     ]
-    assert gpu_check.check(parts, page) == 3
-    assert ran == ["one", "two", "three", "four", "five"]
-    text, shown = page.read_text(), capsys.readouterr().out
-    states = "ok", "FAILED", "FAILED", "FAILED", "left out"
-    lines = {"three": "RuntimeError: the driver went away", "five": "no second card"}
-    for title, state in zip(ran, states, strict=True):
-        line = lines.get(title, f"{title} in a line")
-        assert f"| {title} | {state} | {line} | what {title} is for | 0 |" in text
-        assert f"{state:8}  {title}: {line}" in shown
-        assert f"## {title}\n\n{lines.get(title, f'all of {title}')}" in text
+    page = tmp_path / "page.md"
+    assert gpu_check.check(parts, page) == 1
+    text, shown = page.read_text(encoding="utf-8"), capsys.readouterr().out
+    for title, state, line in (
+        ("one", "ok", "one / in a line<br>two lines"),
+        ("two", "FAILED twice", "wrong"),
+        ("three", "FAILED, then ok", "no output"),
+        ("four", "FAILED twice", "ended by SIGABRT"),
+        ("five", "left out", "no second card"),
+        ("six", "left out", "no-such-profiler is not installed"),
+        ("seven", "ok", "told"),
+        ("eight", "ok", "value"),
+    ):
+        assert f"| {title} | {state} | {line} | what {title} is for | " in text
+        assert f"{state}: {line.replace('<br>', '; ').replace('/', '|')}\n" in shown
+    assert text.count("and goes on\n") == 2
+    assert "Fatal Python error: Aborted" in text
     assert gpu_check.check(parts[4:], page) == 0
-    assert gpu_check.check(parts[:1], page) == 0
 
 
-def test_an_interrupt_leaves_the_page_as_far_as_it_came(tmp_path: Path) -> None:
-    def interrupted() -> Found:
+def test_an_interrupt_leaves_the_page_as_far_as_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> Done:
         raise KeyboardInterrupt
 
     page = tmp_path / "page.md"
-    parts = [
-        Part("one", lambda: Found(0, "done", "")),
-        Part("two", interrupted),
-        Part("three", lambda: Found(0, "", "")),
-    ]
-    assert gpu_check.check(parts, page) == 130
-    assert "| one | ok | done" in page.read_text()
-    assert "| two | FAILED | interrupted" in page.read_text()
-    assert "| three | not run | |" in page.read_text()
+    monkeypatch.setattr(gpu_check, "run", interrupted)
+    assert gpu_check.check([part("one", "true"), part("two", "true")], page) == 130
+    assert "| one | interrupted | " in page.read_text(encoding="utf-8")
+    assert "| two | not run | | " in page.read_text(encoding="utf-8")
 
 
-def test_tests_are_counted_and_failures_named(tmp_path: Path) -> None:
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
+@pytest.mark.parametrize("groups", [True, False])
+def test_a_command_that_hangs_ends_at_the_time_limit(
+    groups: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are process groups, with what it started; elsewhere, as on Windows, alone."""
+    sent: list[int] = []
+    if groups:
+        send = getattr(os, "killpg", None) or pytest.skip("this system has no process groups")
+
+        def killpg(group: int, number: int) -> None:
+            sent.append(number)
+            send(group, number)
+
+        monkeypatch.setattr(os, "killpg", killpg)
+    else:
+        monkeypatch.delattr(os, "killpg", raising=False)
+        there = {name: value for name, value in vars(signal).items() if name != "SIGKILL"}
+        monkeypatch.setattr(gpu_check, "signal", types.SimpleNamespace(**there))
+    (tmp_path / "hangs.py").write_text(HANGS)
+    done = gpu_check.run(f"python {(tmp_path / 'hangs.py').as_posix()}", 1, tmp_path)
+    assert done.status == 124
+    assert done.last == "killed at the part's time limit, after 1 s"
+    assert sent == ([signal.SIGABRT, signal.SIGKILL] if groups else [])
+
+
+def test_tests_are_counted_and_the_first_failure_is_shown(tmp_path: Path) -> None:
+    """By the command of the page: a warning is no error, and counted."""
     file = tmp_path / "test_some.py"
-    file.write_text(TESTS)
-    found = gpu_check.gpu_tests(str(file))
-    assert (found.status, found.line) == (1, "1 passed, 1 failed, 1 skipped")
-    assert "- `test_some::test_wrong`\n" in found.text
-    assert "- 1 skipped: no second card" in found.text
-    assert "assert (1 + 1) == 3" in found.text
-    file.write_text(
-        TESTS.replace("1 + 1 == 3", "pytest.skip('no card')").replace(
-            "    pass", "    pytest.skip('no card')"
-        )
+    (tests,) = (part for part in PARTS if part.title == "GPU tests")
+    command = tests.commands[-1].replace(
+        "python -m pytest", f"python -m pytest -c pyproject.toml {file.as_posix()}"
     )
-    assert gpu_check.gpu_tests(str(file))[:2] == (1, "0 passed, 0 failed, 3 skipped")
+    file.write_text(TESTS)
+    done = gpu_check.run(command, 60, tmp_path)
+    assert done.status == 1
+    assert re.match(r"1 failed, 1 passed, 1 skipped, 1 deselected, 1 warning in ", done.last)
+    assert "UserWarning: of CuPy" in done.output
+    assert done.output.startswith("test_wrong: @pytest.mark.gpu\n")
+    assert ": 1 passed, 1 failed, 1 skipped\n" in done.output
+    assert "SKIPPED [1]" in done.output
+    file.write_text(TESTS.replace("1 + 1 == 3", "True"))
+    assert gpu_check.run(command, 60, tmp_path).status == 0
+    file.write_text(re.sub("warnings.warn.*|assert .*", "pytest.skip('no card')", TESTS))
+    assert gpu_check.run(command, 60, tmp_path).status == 1
 
 
 def test_a_warning_of_cupys_own_is_no_error_and_any_other_is() -> None:
@@ -115,67 +161,31 @@ def test_a_warning_of_cupys_own_is_no_error_and_any_other_is() -> None:
     assert [str(one.message) for one in shown] == ["slow here"]
 
 
-def test_a_missing_pytest_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    found = gpu_check.gpu_tests()
-    assert found.status == 1
-    assert "pytest is missing; pip install '.[cuda12,dev]'" in found.line
-
-
-def test_a_command_that_hangs_ends_with_what_it_started_and_says_so() -> None:
-    hangs = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
-    done = gpu_check.run(gpu_check.PYTHON, "-c", hangs, limit=1)
-    assert done.status == 137
-    assert done.last == "killed; the limit is 1 s"
-
-
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that would run, on a machine with two cards and every program."""
-    ran: list[list[str]] = []
-
-    def run(*words: str, limit: float = 0, **settings: str) -> Done:
-        ran.append([*(f"{name}={value}" for name, value in settings.items()), *words])
-        return Done(0, "2\n")
-
-    monkeypatch.setattr(gpu_check, "run", run)
-    monkeypatch.setattr(gpu_check, "program", lambda name: name)
-    return ran
-
-
-def test_tests_under_the_sanitizer_are_those_of_kernels_on_a_card(
-    commands: list[list[str]],
+def test_the_page_holds_no_place_of_this_machine_and_the_ends_of_long_outputs(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And there are some: its word is in the name of a test marked gpu."""
-    found = gpu_check.sanitizer("racecheck")
-    (words,) = commands
-    assert words[:3] == ["compute-sanitizer", "--tool", "racecheck"]
-    word = words[words.index("-k") + 1]
-    text = (gpu_check.ROOT / "tests" / "ops" / "test_kernels.py").read_text(encoding="utf-8")
-    assert re.search(rf"@pytest.mark.gpu\n(@.*\n)*def test_\w*{word}", text)
-    assert (found.status, found.line) == (0, "2")
-
-
-def test_what_the_machine_lacks_is_left_out_with_the_reason(
-    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gpu_check, "run", lambda *words, **_: Done(0, "1\n"))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    with pytest.raises(LeftOutError, match="two cards are needed; visible: 1"):
-        gpu_check.two_cards()
-    monkeypatch.undo()
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(LeftOutError, match="nsys is not installed"):
-        gpu_check.timeline()
-
-
-def test_the_page_holds_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     home = Path(os.sep) / "home" / "somebody"
     monkeypatch.setattr(Path, "home", lambda: home)
-    assert (
-        gpu_check.clean(f"{gpu_check.ROOT}/xpcap/ops/base.py and {home}/.cupy")
-        == "./xpcap/ops/base.py and ~/.cupy"
-    )
+    text = f"{gpu_check.ROOT}/xpcap/ops/base.py and {home}/.cupy"
+    assert gpu_check.clean(text) == "./xpcap/ops/base.py and ~/.cupy"
+    monkeypatch.setattr(gpu_check, "LONGEST", 600)
+    shown = gpu_check.section(Done("command", 0, "a" * 500 + "b" * 500))
+    assert re.search(r"\n    a{200}\n    ... 400 characters ...\n    b{400}$", shown)
+
+
+def test_every_part_of_the_page_is_read() -> None:
+    """From the quickest on; tests under the sanitizer are those of kernels, and there are some."""
+    assert [part.title for part in PARTS] == re.findall(r"^## (.*) \(", COMMANDS, re.MULTILINE)
+    assert [part.limit for part in PARTS[:3]] == [60, 300, 120]
+    checked = [part.commands[0] for part in PARTS if "compute-sanitizer" in part.commands[0]]
+    assert [re.findall("--tool (.*) --error", command) for command in checked] == [
+        ["memcheck --report-api-errors no"],
+        ["racecheck"],
+    ]
+    word = re.fullmatch(".* -k (.*)", checked[0])
+    text = (gpu_check.ROOT / "tests" / "ops" / "test_kernels.py").read_text(encoding="utf-8")
+    assert word is not None
+    assert re.search(rf"@pytest.mark.gpu\n(@.*\n)*def test_\w*{word[1]}", text)
 
 
 @pytest.mark.skipif(CUPY.usable, reason="there is a card: make gpu-check is the test")
@@ -185,15 +195,42 @@ def test_without_a_card_each_command_says_so_and_the_rest_is_left_out(
 ) -> None:
     """So each takes the options that it is given."""
     monkeypatch.setenv("CUPY_TF32", "0")
+    monkeypatch.setattr(gpu_check, "AGAIN", 0.0)
+    monkeypatch.setenv("PATH", "")
     page = tmp_path / "page.md"
-    parts = [part for part in gpu_check.PARTS if part.run is not gpu_check.gpu_tests]
-    assert all(part.decides for part in parts)
+    parts = [part for part in PARTS if part.title != "GPU tests"]
     assert gpu_check.check(parts, page) == 1
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in text.splitlines() if " | FAILED | " in line]
-    assert len(rows) == 7
+    assert [title.removeprefix("| ") for title, *_ in rows] == [
+        part.title
+        for part in parts
+        if part.commands[0].startswith(("python", "xpcap", "CUDA"))
+        and not part.commands[0].endswith(gpu_check.NEEDED)
+    ]
     assert all("cannot be used" in result for _, _, result, *_ in rows)
-    assert text.count(" | left out | ") == len(parts) - 7
-    assert "nvidia-smi is not installed." in text
-    assert "| CUPY_TF32 | 0 |" in text
+    assert text.count(" | left out | ") == len(parts) - len(rows)
+    assert "| Card | left out | nvidia-smi is not installed |" in text
+    assert "CUPY_TF32=0\n" in text
     assert "Traceback" not in text
+
+
+@pytest.mark.nightly
+def test_emulated_check_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its page is the example of the docs; the parts of the page of commands are its headings."""
+    install_or_skip(monkeypatch)
+    monkeypatch.setenv("PYTHONPATH", str(emulated_check.EVERYWHERE))
+    page = tmp_path / "page.md"
+    assert gpu_check.check(emulated_check.emulated_parts(), page) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# xpcap on the emulated device: no time here is a card's, ")
+    for title, line in (
+        ("A captured product", "adds up to 67108864.0, expected 67108864.0"),
+        ("Paths of a step", "5 captions: all train as NumPy does; graph accepted; "),
+        ("A thousand steps", "memory is flat at "),
+        ("Training", "the same bytes: "),
+        ("GPU tests", " passed, "),
+    ):
+        assert re.search(rf"^\| {title} \| ok \| [^|]*{line}", text, re.MULTILINE)
+    example = gpu_check.COMMANDS.with_name("gpu-check-example.md").read_text(encoding="utf-8")
+    assert re.findall("^## .*", example, re.MULTILINE) == re.findall("^## .*", text, re.MULTILINE)
