@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv/bin/python
 
-.PHONY: help demo test slow nightly mutants fuzz kill-test lint format docs site excerpts notebooks blanks bench gpu-check release clean
+.PHONY: help demo test slow nightly kernels-check mutants fuzz kill-test lint format docs site excerpts notebooks blanks bench gpu-check release clean
 
 help:
 	@echo "make demo       train on generated pictures, show captions and scores, leave a run folder under runs/"
 	@echo "make test       the tests, on up to four cores; on Linux with a CUDA compiler, so that kernels are checked without a GPU"
 	@echo "make slow       the slow tests: processes, races, faults and kills, real captions, commands and notebooks of the docs"
 	@echo "make nightly    tests that take longer still, such as of all device mutants; bash .ci/nightly runs them, fuzz, kill-test and mutants"
+	@echo "make kernels-check  after a change of a kernel: NVRTC for every architecture, and the sanitizers; writes down what was checked"
 	@echo "make mutants    make small changes in the files that you changed, one at a time, and print those that no test notices; ARGS='--all --seed 5', or ARGS=--help"
 	@echo "make fuzz       10,000 bad inputs of each kind, and 2,000 fresh examples of each property; CASES and SEED may be given"
 	@echo "make kill-test  kill training 100 times, let every step of every write fail, and go on; KILLS and SEED may be given"
@@ -59,6 +60,9 @@ slow: .venv/kernels
 
 nightly: .venv/kernels
 	$(VENV) -m pytest $(PARALLEL) -m nightly
+
+kernels-check: .venv/kernels
+	$(VENV) tools/check_kernels.py $(PARALLEL)
 
 mutants: .venv/kernels
 	$(VENV) tools/mutants.py $(ARGS)

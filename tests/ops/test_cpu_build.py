@@ -176,7 +176,7 @@ GUARDS = [
 MOST_BLOCKS = 40  # of a launch under the address sanitizer, each with its threads
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kernel", FILES)
 def test_cpu_build_reads_nothing_beyond_the_arrays_of_an_operation(kernel: str) -> None:
     """Not even what changes no result."""
@@ -229,10 +229,8 @@ def sanitizer_table() -> list[tuple[str, str, int]]:
     return [(*name, report.races) for name, report in zip(names, reports, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("kernel", "real"),
-    [pytest.param(*key, marks=[pytest.mark.nightly] * (key[1] == "double")) for key in CLEAN],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize(("kernel", "real"), CLEAN)
 def test_cpu_build_threads_do_not_race(kernel: str, real: str) -> None:
     """And compute what the emulated device computed."""
     with cpu_build.or_skip():

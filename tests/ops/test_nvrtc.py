@@ -1,5 +1,5 @@
 """Every kernel file becomes machine code for every architecture, without a GPU: by NVRTC's wheel,
-else by nvcc.
+else by nvcc. At night, and by make kernels-check when a kernel changed.
 """
 
 import functools
@@ -14,7 +14,6 @@ import pytest
 from xpcap.device.launch import THREADS
 
 FILES = cpu_build.files()
-ENDS = ("sm_75", nvrtc.ARCHITECTURES[-1])  # the oldest is one that every CUDA 12 and 13 knows
 # Float kernels that add up in double, so that sums over millions of numbers keep their digits
 ADD_IN_DOUBLE = {
     kernel
@@ -24,7 +23,7 @@ ADD_IN_DOUBLE = {
 }
 UNUSED = 'extern "C" __global__ void f(REAL* x) { int unused; x[0] = 0; }'
 WRONG = 'extern "C" __global__ void f(REAL* x) { x[0] = y; }'
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 class Row(NamedTuple):
@@ -79,14 +78,8 @@ def _compiler() -> None:
         pytest.skip(str(reason))
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(arch, marks=() if arch in ENDS else pytest.mark.nightly)
-        for arch in nvrtc.ARCHITECTURES
-    ]
-)
+@pytest.fixture(params=nvrtc.ARCHITECTURES)
 def arch(request: pytest.FixtureRequest) -> str:
-    """The oldest and the newest architecture; those between are for the night."""
     if request.param not in nvrtc.compiler().architectures:
         pytest.skip(f"{nvrtc.compiler().name} does not know {request.param}")
     return request.param
