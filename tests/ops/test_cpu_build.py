@@ -22,7 +22,7 @@ from operations import TABLE, Draw
 from patterns import functions_in_cuda, in_cuda
 
 import xpcap
-from xpcap.device.launch import THREADS, Kernels
+from xpcap.device.launch import THREADS
 from xpcap.ops import DeviceOps
 from xpcap.ops import device as device_ops
 
@@ -39,8 +39,6 @@ def _compiler() -> None:
 
 # ---- what the operations launch
 
-# The sanitizer tells 255 threads apart, and forgets what happened before when there are more
-FEW = Kernels("xpcap.ops", {**device_ops.CUDA.constants, "BACKWARD_UNITS": 8}, threads=32)
 SMALL = 60_000  # elements of an array that is recorded
 
 
@@ -50,7 +48,7 @@ def recorded(real: str) -> dict[str, list[Launch]]:
     found: dict[str, list[Launch]] = {kernel: [] for kernel in FILES}
     with pytest.MonkeyPatch.context() as patch:
         device = emulated.install_or_skip(patch)
-        patch.setattr(device_ops, "CUDA", FEW)
+        patch.setattr(device_ops, "CUDA", cpu_build.FEW)
         with xpcap.use_backend("cupy"):
             for op, row in TABLE.items():
                 for call in row.calls(Draw(np.dtype(REALS[real]).name, device=True)):

@@ -27,11 +27,15 @@ import numpy as np
 import pytest
 from patterns import functions_in_cuda
 
+from xpcap.device.launch import Kernels
 from xpcap.ops.device import CUDA
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "xpcap" / "ops" / "cuda"
 HEADERS = ("shim.h", "fibers.h", "threads.h")
+# The kernels in blocks of few threads. The thread sanitizer tells 255 apart, and forgets what happened
+# before when there are more
+FEW = Kernels("xpcap.ops", {**CUDA.constants, "BACKWARD_UNITS": 8}, threads=32)
 REALS = {
     "float": np.float32,
     "double": np.float64,
