@@ -60,7 +60,9 @@ def _git(*words: str) -> str:
     git, folder = shutil.which("git"), str(Path(__file__).parent)
     if git is None:
         return ""
-    return subprocess.run([git, "-C", folder, *words], capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [git, "-C", folder, *words], capture_output=True, text=True
+    ).stdout.strip()
 
 
 def _print_libraries() -> None:
