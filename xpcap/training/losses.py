@@ -81,7 +81,7 @@ class LossBuffer:
         return self._losses
 
     def _read(self) -> None:
-        """Bring the waiting steps to the host: the one read in training that waits for a device."""
+        """Bring the waiting steps to the host, which waits for the device."""
         if not self._unread:
             return
         with self._group.waiting(call=False):  # rank 0 alone prints and saves

@@ -2,8 +2,7 @@
 
 A step on a device
 ------------------
-The host launches kernels and products, which the device computes in order, and goes on at once; it
-waits only where it reads a result. `CaptioningSolver.step` reads nothing.
+The host launches kernels and products, which the device computes in order, and goes on at once.
 
 Every step, from `step` to the loss:
 
@@ -26,11 +25,17 @@ Once a record, when parameters, features, config or terms of the loss are others
    `get_ops` for operations, here methods of `DeviceOps`, and the workspace for arrays.
 2. A method calls `Kernels.launch`, which checks the arguments of a kernel of ops/cuda and launches
    it, or `multiply`, which calls cuBLAS. Both note what they did, and that is the record.
-3. With `graphs`, the next step captures the record as a graph, and keeps it if its bits are right.
+3. With `graphs`, the next step captures the record as a graph and launches it, then the list, and
+   keeps the graph if both give the same bits.
 
-Outside of records: `Kernels` compile at their first use (`warm_up`), and `BatchLoader` sends the
-features. Sampling, validation, batches that do not fit the layout, and cells without kernels take
-the same way through `DeviceOps`, but each launch is made anew.
+Outside of records: `Kernels` compile at their first use (`warm_up`), and features are sent, by
+`BatchLoader` for a whole data set, by `prepare_batch` for a step's own. Sampling, validation,
+batches that do not fit the layout or have more than `MOST_PADDED` captions, and cells without
+kernels take the same way through `DeviceOps`, but each launch is made anew.
+
+The host waits where it reads a result: a loss (`LossBuffer`), a graph's bits once a record,
+captions that are given on the device; for the upload four steps before (`Staging`); and in
+all-reduces that go through its memory.
 
 In self-critical training `SelfCritical.loss` samples captions first. Their forward pass is a record
 of its own: while the device runs it the host computes the rewards, from which come the weights of
@@ -471,7 +476,7 @@ class CaptioningSolver:
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
         """An optimisation step on a minibatch of your own, which is not recorded.
 
-        Nothing is read from a device. Dropout masks are those of the step after the model's last
+        Nothing is read from a device, but for captions that lie there. Dropout masks are those of the step after the model's last
         one: `model.loss` counts. Of several ranks each computes its share of the batch.
 
         Parameters
