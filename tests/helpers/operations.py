@@ -731,7 +731,7 @@ def fused_cell_backward_steps(draw: Draw) -> Iterator[Any]:
 
 # ---- Operations without a row
 
-ROUNDS = (5, 37, 7, 4), (1, 1, 1, 1), (31, 257, 9, 2), (700, 33, 3, 5), (257, 40, 2, 3)  # sizes
+ROUNDS = (5, 37, 7, 4), (1, 1, 1, 1), (31, 777, 9, 2), (700, 33, 3, 5), (257, 40, 2, 3)  # sizes
 
 
 def drawn(op: str, equation: Callable[..., Any]) -> Operation:
