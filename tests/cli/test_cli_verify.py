@@ -77,6 +77,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(verify, "grade", lambda path, **options: Stub(path, **options).report())
     monkeypatch.setattr(roster, "Grading", Stub)
     monkeypatch.setattr(roster, "apart", here)
+    for module in (verify, roster):  # which takes half a second
+        monkeypatch.setattr(module, "fill_page_cache", lambda: None)
     return asked
 
 

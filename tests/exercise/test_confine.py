@@ -356,3 +356,18 @@ def test_every_xpcap_that_a_python_of_this_machine_has_is_closed(
     monkeypatch.syspath_prepend(places[1])
     closed = set(confine._python.__wrapped__().hidden)
     assert {*(place / "xpcap" for place in places), ROOT / "xpcap"} <= closed
+
+
+def test_what_an_earlier_process_put_out_of_memory_is_read_before_the_next() -> None:
+    file = Path(os.__file__).with_name("turtle.py")
+    with file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(opened.fileno(), [bytearray(8)], 0, os.RWF_NOWAIT)
+            pytest.skip("this file system keeps all pages")
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            pytest.skip(f"this file system does not tell: {error}")
+        confine.fill_page_cache()
+        assert os.preadv(opened.fileno(), [bytearray(8)], 0, os.RWF_NOWAIT) == 8

@@ -22,6 +22,7 @@ from xpcap.cli.shared import (
 )
 from xpcap.errors import DataError, OptionError
 from xpcap.exercise.grading import results
+from xpcap.exercise.grading.confine import fill_page_cache
 from xpcap.exercise.grading.files import KNOWN, find
 from xpcap.exercise.grading.grade import grade
 from xpcap.exercise.grading.report import Report, Result
@@ -161,6 +162,7 @@ def verify(
             require_new_file("verify", file, suffix)
     # a student at home grades what is there; of a submission the rest is missing
     alone = find(against).is_file() and expect is None and gradescope is None
+    fill_page_cache()
     try:
         report = grade(against, expect=None if alone else modules, only=only, **limits)
     except DataError as error:

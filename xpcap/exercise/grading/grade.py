@@ -175,13 +175,8 @@ class Grading:
         captioners = [row for row in failed if row.module == "rnn"]
         if self._is_bare() or ("rnn" in self._faults and self._failing(LAYERS)):
             return captioners  # they may lack a function that is not written
-        # also one that raises, since layers that pass may return lists, or have odd caches
-        return [
-            row
-            for row in captioners
-            if self._wrong(row, LAYERS)
-            or (row.name in self._verdicts and self._verdicts[row.name].raised)
-        ]
+        # also above layers that pass and yet may be at fault: by finite differences, or as lists
+        return [row for row in captioners if self._wrong(row, LAYERS) or self._is_doubtful(row)]
 
     def report(self) -> Report:
         """The verdicts so far; what waits for a pass is marked as pending."""
@@ -231,6 +226,13 @@ class Grading:
         return [
             name for name in names if name in self._verdicts and not self._verdicts[name].passed
         ]
+
+    def _is_doubtful(self, row: table.Function) -> bool:
+        """True of a captioner that raised an error, or has gradients by finite differences."""
+        judged = self._verdicts.get(row.name)
+        below = [self._verdicts[n] for n in table.builds_on(row.name) if n in self._verdicts]
+        is_numeric = any(found.results[0].kind == judging.NUMERIC for found in below)
+        return is_numeric or (judged is not None and judged.raised is not None)
 
     def _is_bare(self) -> bool:
         """True without layers that can be imported."""

@@ -42,6 +42,7 @@ from xpcap.gradcheck import eval_numerical_gradient
 NUMERIC_TOLERANCE = 1e-4  # of gradients by central differences
 DERIVED = 1e-11, 2e-9  # errors of float64 between these are of finite differences, not a derivation
 NOT_WRITTEN = "not written yet"
+NUMERIC = "finite differences"
 FOLLOWS = "follows from another function"
 UNWRITTEN = "NotImplementedError"  # raised by what is not written yet
 
@@ -365,7 +366,7 @@ def _passed(row: table.Function, seen: Observation, right: Observation, error: f
             f"Right, but {name} {why}: it looks like finite differences, where a derivation by hand"
             " leaves 1e-14."
         )
-        return Result(name, True, "", "finite differences", remark, error)
+        return Result(name, True, "", NUMERIC, remark, error)
     if seen.note("complex").number:
         remark = (
             f"Right, but {name} computes with complex numbers: that is differentiation by a complex"

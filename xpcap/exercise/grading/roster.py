@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from xpcap.errors import DataError, OptionError
-from xpcap.exercise.grading.confine import confinement
+from xpcap.exercise.grading.confine import confinement, fill_page_cache
 from xpcap.exercise.grading.grade import PASSES, Grading
 from xpcap.exercise.grading.report import Report, zero_report
 from xpcap.exercise.grading.results import (
@@ -122,6 +122,7 @@ def grade_class(
 
     with tempfile.TemporaryDirectory(prefix="xpcap-") as place:
         options |= _begun(out, {"expect": list(expect), "seed": seed})
+        fill_page_cache()
         options["turn"] = Path(place, "turn")
         works: dict[int, Callable[[], Grading | Report]] = {
             number: functools.partial(_own, paths, Path(f"{files[number]}.json"), options)
