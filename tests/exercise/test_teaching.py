@@ -60,7 +60,9 @@ def test_the_command_grades_a_class_and_its_totals_come_of_the_table(
     assert done.returncode == 0, done.stderr
     reports = folder / "reports"
     names = [f"{name}.{kind}" for name in ("solved", ODD) for kind in ("html", "json")]
-    assert sorted(path.name for path in reports.iterdir()) == sorted([*names, "class.csv"])
+    assert sorted(path.name for path in reports.iterdir()) == sorted(
+        [*names, "class.csv", "class.json"]
+    )
     assert "not written yet" in (reports / f"{ODD}.html").read_text(encoding="utf-8")
     assert sorted(path.name for path in folder.iterdir()) == ["reports", "submissions"]
     (table,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -110,7 +110,7 @@ def test_code_blocks_run(
     assert capsys.readouterr().out
 
 
-COMMAND = re.compile(r"^(make demo|xpcap (?:.*\\\n)*.*)$", re.MULTILINE)
+COMMAND = re.compile(r"^(make demo|xpcap [a-z-](?:.*\\\n)*.*)$", re.MULTILINE)
 RUNTIME = "onnxruntime-web-1.30.0.tgz"  # npm pack fetches it; a page of `export` needs it
 
 
