@@ -267,21 +267,21 @@ class Grading:
             written[module] = [row for row in asked if row.defined in home]
             missed = [row for row in asked if row.defined not in home]
             self._verdicts |= {row.name: _unwritten(row) for row in missed}
-        together: dict[
-            frozenset[str], list[str]
-        ] = {}  # modules that are asked beside the same files
+        together: list[tuple[dict[str, bytes], list[str]]] = []  # files, modules beside them
         for module in written:
-            together.setdefault(self._theirs(module), []).append(module)
+            files = self._files(module)
+            if not (modules := next((names for same, names in together if same == files), [])):
+                together.append((files, modules))
+            modules.append(module)
         loaded: dict[str, Observation | Stopped] = {}
-        for modules in together.values():
+        for files, modules in together:
             questions = [
                 question
                 for module in modules
                 for question in (self._question(module), *map(self._question_of, written[module]))
             ]
             names = [question.name for question in questions]
-            answers = self._answers(self._files(modules[0]), questions)
-            loaded |= zip(names, answers, strict=True)
+            loaded |= zip(names, self._answers(files, questions), strict=True)
         for module, asked in written.items():
             if fault := _not_imported(module, loaded[module]):
                 self._faults[module] = fault
@@ -423,16 +423,14 @@ class Grading:
         missed = course if course in self._handed.files else next(iter(home.values()), course)
         return f"{dotted(home.get(name, missed))}:{name}"
 
-    def _theirs(self, marked: str) -> frozenset[str]:
-        """Modules of which nothing is given: one that is marked, and those that students write."""
-        return frozenset({*self._expect, marked, *table.HANDED_IN})
-
     def _files(self, marked: str) -> dict[str, bytes]:
-        """The submission's files, and beside them what the course gives."""
+        """The submission's files, and beside them what the course gives: nothing of a module that is
+        marked, or that students were to write.
+        """
         given = {
             file: table.source(module, table.PACKAGE).encode("utf-8")
             for module, file in table.FILES.items()
-            if module not in self._theirs(marked)
+            if module not in {*self._expect, marked, *table.HANDED_IN}
         }
         layers = table.part("rnn_layers", GIVEN).encode("utf-8")
         return {**given, "layers.py": layers, **self._handed.files}
