@@ -99,7 +99,7 @@ def commands_instead(cuda: int) -> str:
 
 
 def _has_condas_cupy() -> bool:
-    """Whether CuPy is, or should be, conda's."""
+    """True if CuPy comes from conda, or has to."""
     names = packages()
     return Path(sys.prefix, "conda-meta").is_dir() and (not names or "cupy" in names)
 
@@ -109,8 +109,8 @@ def _on_jetson() -> bool:
 
 
 def parts_of_cuda() -> dict[str, Any]:
-    """What CuPy finds of CUDA in packages, the system or CUDA_PATH: None, or an error, for a part
-    that is not there, or cannot be loaded.
+    """Parts of CUDA that CuPy finds in packages, the system or CUDA_PATH: None for a missing part, an
+    error for one that cannot be loaded.
     """
     try:
         from cuda import pathfinder
@@ -172,7 +172,7 @@ def cause_of(error: Exception, cupy: ModuleType, card: Mapping[str, Any] | None)
 
 
 def _on_windows(remedy: str) -> str:
-    """What to do about the driver: in WSL, Windows has it."""
+    """A remedy for the driver; in WSL, Windows has it."""
     in_wsl = "microsoft" in platform.release().lower()
     return f"{remedy} on Windows, never inside WSL" if in_wsl else remedy
 

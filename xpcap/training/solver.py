@@ -34,8 +34,8 @@ batches that do not fit the layout or have more than `MOST_PADDED` captions, and
 kernels take the same way through `DeviceOps`, but each launch is made anew.
 
 The host waits where it reads a result: a loss (`LossBuffer`), a graph's bits once a record,
-captions that are given on the device; for the upload four steps before (`Staging`); and in
-all-reduces that go through its memory.
+captions that are given on the device; for the oldest upload, when `AHEAD` are under way (`Staging`);
+and in all-reduces that go through its memory.
 
 In self-critical training `SelfCritical.loss` samples captions first. Their forward pass is a record
 of its own: while the device runs it the host computes the rewards, from which come the weights of
@@ -476,8 +476,9 @@ class CaptioningSolver:
     def step(self, features: Array | FeatureRows, captions: Array) -> Array:
         """An optimisation step on a minibatch of your own, which is not recorded.
 
-        Nothing is read from a device, but for captions that lie there. Dropout masks are those of the step after the model's last
-        one: `model.loss` counts. Of several ranks each computes its share of the batch.
+        Nothing is read from a device, but for captions that lie there. Dropout masks are those of
+        the step after the model's last one: `model.loss` counts. Of several ranks each computes its
+        share of the batch.
 
         Parameters
         ----------

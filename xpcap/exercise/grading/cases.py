@@ -206,7 +206,7 @@ def _captions(
 
 
 def _endless(row: table.Function, case: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What makes a case long: states that contract, and samples without END and NULL."""
+    """Parameters of a long case: states contract, and samples have no END or NULL."""
     Wh = 0.5 / np.linalg.norm(case["Wh"], 2) * case["Wh"]
     if row.method.endswith("loss"):  # which is nan in the course's form for a word of probability 0
         return {"Wh": Wh}

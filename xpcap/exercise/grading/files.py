@@ -71,26 +71,26 @@ def read(path: str | Path) -> HandedIn:
         raise DataError("grade", path, "is a pipe or a device", expected="a file or a folder")
     unread: list[str] = []
     around = path if path.is_dir() else path.parent
-    those = list(_python_files(path, unread)) if path.is_dir() else [path]
-    root = _package(around, those)
+    python_files = list(_python_files(path, unread)) if path.is_dir() else [path]
+    root = _package(around, python_files)
     notes = [
         f"{one.name} lies outside {root.name}, and is not graded"
-        for one in those
+        for one in python_files
         if one.parent == around != root and one.stem in KNOWN
     ]
-    found = _contents(path, root, those, unread)
+    contents = _contents(path, root, python_files, unread)
     files: dict[str, bytes] = {}
     shown: dict[str, str] = {}
-    for name, taken in _plain_names(found, notes).items():
+    for name, source in _plain_names(contents, notes).items():
         # Python imports no other characters
         home = re.sub(r"[^\w/]", "_", name.with_suffix("").as_posix()) + ".py"
         # relative imports of two dots lead into the package from classifiers/
-        if "/" not in home and re.search(rb"^[ \t]*from[ \t]+\.\.", found[taken], re.MULTILINE):
+        if "/" not in home and re.search(rb"^[ \t]*from[ \t]+\.\.", contents[source], re.MULTILINE):
             home = f"classifiers/{home}"
         while home in files:
             home = f"{home.removesuffix('.py')}_.py"
-        files[home] = found[taken]
-        shown[home] = (root / taken).relative_to(around).as_posix()
+        files[home] = contents[source]
+        shown[home] = (root / source).relative_to(around).as_posix()
     homes = _homes(files)
     if not homes:
         others = sorted(one.name for one in path.iterdir())[:5] if path.is_dir() else []
@@ -140,11 +140,11 @@ def _cut(notes: Sequence[str]) -> list[str]:
 
 
 def _contents(
-    path: Path, root: Path, those: Sequence[Path], unread: list[str]
+    path: Path, root: Path, python_files: Sequence[Path], unread: list[str]
 ) -> dict[PurePosixPath, bytes]:
     """The content of those files that are below `root`, by their paths there."""
     found: dict[PurePosixPath, bytes] = {}
-    for one in those:
+    for one in python_files:
         if not one.is_relative_to(root):
             continue
         try:
@@ -184,15 +184,15 @@ def _plain_names(
             plain = path  # a draft such as old_2_rnn.py beside rnn.py is none of Canvas's names
         late = [[int(number) for number in re.findall(r"\d+", part)] for part in (behind, before)]
         uploads.setdefault(plain, []).append((late, path))
-    taken = {}
+    sources = {}
     for plain, several in uploads.items():
         *earlier, (_, last) = sorted(several)
-        taken[plain] = last
+        sources[plain] = last
         if last != plain:
             others = ", ".join(one.name for _, one in earlier)
             instead = f", in place of {others}" if others else ""
             notes.append(f"{last.name} is taken as {plain.name}{instead}")
-    return taken
+    return sources
 
 
 def _readings(path: PurePosixPath) -> list[tuple[str, str, str]]:
@@ -208,7 +208,7 @@ def _readings(path: PurePosixPath) -> list[tuple[str, str, str]]:
 
 
 def _imported(contents: Iterable[bytes], names: Collection[str]) -> set[str]:
-    """Those of some names that are in lines that import."""
+    """Names that occur in lines that import."""
     return {
         word[0]
         for content in contents
@@ -271,7 +271,7 @@ def _python_files(root: Path, unread: list[str]) -> Iterator[Path]:
 
 
 def defined(content: bytes, names: Collection[str]) -> set[str]:
-    """Those of some names that a file assigns at module level.
+    """Names that a file assigns at module level.
 
     Of a file that is long or no Python those after def or class.
     """

@@ -124,6 +124,7 @@ class Grading:
         self._limits = {"seconds": seconds, "memory": memory}
         self._confined, self._seed, self._turn = confined, seed, turn
         self._handed = handed = read(submission)
+        self._unusual = unusual(handed.files, handed.homes)
         alone = expect is None and find(submission).is_file()
         self._expect = tuple(handed.homes) if alone else expect or table.HANDED_IN
         rows = [row for row in table.FUNCTIONS.values() if self._is_graded(row)]
@@ -204,7 +205,7 @@ class Grading:
             self._seed,
             self._handed.content,
             self._handed.notes,
-            unusual(self._handed.files, self._handed.homes),
+            self._unusual,
         )
 
     def _is_graded(self, row: table.Function) -> bool:
