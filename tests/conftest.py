@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from emulated import device  # noqa: F401 - a fixture
 from libraries import BLAS, CUPY, Lib
+from new_cells import NEW_CELLS
 from runs import Runs
 
 import xpcap
 from xpcap import backend
+from xpcap.layers import CELLS
 from xpcap.verify import Row, verify
 
 WORDS = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "dog", "runs", "on", "the", "grass"]
@@ -109,6 +111,13 @@ def default_hang_up() -> Iterator[None]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)
+
+
+@pytest.fixture
+def new_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells of one's own are in CELLS."""
+    for name, cell in NEW_CELLS.items():
+        monkeypatch.setitem(CELLS, name, cell)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Fill in what the pages of docs/ quote: ```python FILE FUNCTION fences, those that end in `whole`
 with signature and docstring, ```python FILE fences, and the tables of device mutants, of a
-command's options and of scores. `make excerpts` runs this.
+command's options, of scores and of cells. `make excerpts` runs this.
 """
 
 import ast
@@ -18,6 +18,7 @@ from patterns import function_named
 
 from xpcap.cli import main
 from xpcap.cli.decoding import NAMES as DECODING
+from xpcap.layers import CELLS
 from xpcap.metrics import ALIASES, METRICS, of_train
 from xpcap.runs.recipe import OPTIONS, STAGES
 from xpcap.shapes.scoring import NAMED
@@ -29,6 +30,7 @@ TABLE = re.compile(r"^\| mutant \|.*\n(?:\|.*\n)+", re.MULTILINE)
 ARRAYS = re.compile(r"^(<!-- arrays of (\S+) -->\n)(?:\|.*\n)+", re.MULTILINE)
 COMMAND = re.compile(r"^(<!-- options of (\w+) -->\n)(?:\|.*\n)+", re.MULTILINE)
 SCORES = re.compile(r"^(<!-- scores -->\n)(?:\|.*\n)+", re.MULTILINE)
+CELL_TABLE = re.compile(r"^(<!-- cells -->\n)(?:\|.*\n)+", re.MULTILINE)
 STARTED = re.compile(r"^\| option \| self-critical \|.*\n(?:\|.*\n)+", re.MULTILINE)
 
 
@@ -110,6 +112,7 @@ def filled(page: str) -> str:
     page = COMMAND.sub(lambda match: match[1] + options(match[2]), page)
     page = STARTED.sub(lambda _: presets(), page)
     page = SCORES.sub(lambda match: match[1] + scores(), page)
+    page = CELL_TABLE.sub(lambda match: match[1] + cells(), page)
     return TABLE.sub(lambda _: "".join(f"{line}\n" for line in device_mutants.table()), page)
 
 
@@ -150,6 +153,26 @@ def scores() -> str:
         names += [alias for alias, name in ALIASES.items() if name in names]
         protocol = metric.protocol.removesuffix("; 1 words, such as a")
         rows.append(f"| {', '.join(f'`{name}`' for name in names)} | {metric.plain} | {protocol} |")
+    return "".join(f"{row}\n" for row in rows)
+
+
+def cells() -> str:
+    """The table of cells, from their attributes."""
+    rows = ["| cell | blocks, as stacked | gates | state | parameters | CUDA kernel |"]
+    rows.append("|---|---|---|---|---|---|")
+    W, H = 1, 1000
+
+    def size(n: int) -> str:
+        return "W" if n == W else "H" if n == H else f"{n // H}H"
+
+    for name, cell in CELLS.items():
+        shapes = (  # (H,) has a comma
+            f"`{key}` ({', '.join(map(size, shape))}{',' * (len(shape) == 1)})"
+            for key, shape in cell.shapes(W, H).items()
+        )
+        letters = (", ".join(x) or "none" for x in (cell.blocks, cell.gates, cell.states))
+        texts = (f"`{name}`", *letters, ", ".join(shapes), cell.kernel and f"`{cell.kernel}`")
+        rows.append(f"| {' | '.join(text or 'none' for text in texts)} |")
     return "".join(f"{row}\n" for row in rows)
 
 

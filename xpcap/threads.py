@@ -296,13 +296,16 @@ def blas() -> Blas:
 def in_turn(function: Callable[P, R]) -> Callable[P, R]:
     """Decorator of functions whose products use all threads of BLAS: take a turn.
 
-    Only if the first argument is a host array, or has one as `like`.
+    Only if the first argument that is an array, or has one as `like`, is the host's.
     """
 
     @functools.wraps(function)
     def taking_turns(*args: P.args, **kwargs: P.kwargs) -> R:
-        first = args[0] if args else next(iter(kwargs.values()), None)
-        if not isinstance(getattr(first, "like", first), np.ndarray):
+        for argument in (*args, *kwargs.values()):
+            first = getattr(argument, "like", argument)
+            if hasattr(first, "dtype"):
+                break
+        if not isinstance(first, np.ndarray):
             return function(*args, **kwargs)
         with blas().turn():
             return function(*args, **kwargs)

@@ -23,6 +23,7 @@ from refusals import refuses
 from xpcap import CaptioningRNN, CaptioningSolver, generate, open_run, runs
 from xpcap.cli import main
 from xpcap.cli.group import in_options
+from xpcap.cli.shared import command_line
 from xpcap.cli.train import Progress, duration
 from xpcap.data import CaptionData, Vocabulary, open_data, tokenize, write_dataset
 from xpcap.device import probe
@@ -523,6 +524,22 @@ def test_python_m_xpcap_is_the_command_line() -> None:
     as_module, as_file = (python(*way, "info", "--help") for way in (("-m", "xpcap"), ("cli.py",)))
     assert as_module.stdout.startswith("Usage: python -m xpcap info [OPTIONS] ")
     assert as_module.stdout.split("\n")[1:] == as_file.stdout.split("\n")[1:]
+
+
+@pytest.mark.parametrize(
+    ("program", "begins"),
+    [
+        ("/usr/bin/xpcap", "xpcap train"),
+        ("/usr/lib/xpcap/__main__.py", "xpcap train"),  # python -m xpcap
+        ("cli.py", "python cli.py train"),
+        ("my cells/mgu.py", "python 'my cells/mgu.py' train"),
+    ],
+)
+def test_a_command_to_type_is_of_the_program_that_runs(
+    program: str, begins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [program, "train"])
+    assert command_line("train", "my data").startswith(begins)
 
 
 def test_a_python_without_packages_says_how_to_get_one_with_them() -> None:

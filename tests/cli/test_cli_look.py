@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import SMALL, call, failing, good
+from new_cells import NEW_CELLS
 from runs import Runs
 
 pytest.importorskip("PIL.Image")
 
 from xpcap import CaptioningRNN, open_run, runs
 from xpcap.encoders import HistogramEncoder, read_picture
-from xpcap.layers import CELLS, stack
 from xpcap.models import Trace
 from xpcap.report import write_look_page
 from xpcap.report.look import gradient_sizes, percent
@@ -136,22 +136,21 @@ def test_the_page_of_a_gru_names_its_gates_and_says_nothing_of_an_lstms(
     assert {*re.findall(r">(gate \w|state) (?:below|above)", page)} == {"gate r", "gate z"}
 
 
-def test_a_cell_that_names_its_output_otherwise_has_a_page(
-    run: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The states of a stack have the numbers of their layers."""
-    monkeypatch.setitem(CELLS, "lstm2", stack(CELLS["lstm"], CELLS["lstm"]))
+@pytest.mark.usefixtures("new_cells")
+@pytest.mark.parametrize("cell", NEW_CELLS)
+def test_a_cell_of_ones_own_has_a_page(cell: str, run: Path, picture: Path) -> None:
+    """It tells no meanings, and the states of a stack have the numbers of their layers."""
     opened = open_run(run)
-    config = replace(opened.model.config, cell="lstm2")
+    config = replace(opened.model.config, cell=cell)
     model = CaptioningRNN.from_config(config, opened.model.word_to_idx, seed=0)
     opened = replace(opened, model=model)
     found = runs.look_inside(opened, picture, caption="a red circle")
-    write_look_page("stack.html", found)
-    page = Path("stack.html").read_text()
+    write_look_page("own.html", found)
+    page = Path("own.html").read_text()
     assert "Units are sorted by their mean state over the caption" in page
     assert re.findall(r"<i>(\w+)</i></h3>", page) == [
-        *(f"{name}{k}" for k in (1, 2) for name in "ifog"),
-        *("c1", "h1", "c2", "h2"),
+        *found.trace.gates,
+        *reversed(config.recurrent.states),
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from emulated import Counts, Emulator
+from new_cells import NEW_CELLS
 from refusals import refuses
 
 import xpcap
@@ -183,12 +184,13 @@ def test_emulated_policy_of_ones_own_gets_the_captions_that_go_on(device: Emulat
 
 
 @pytest.mark.parametrize("policy", [Policy, Watched, WatchedRowwise, Summing, Turning])
-@pytest.mark.parametrize("cell", list(CELLS))
+@pytest.mark.parametrize("cell", [*CELLS, *NEW_CELLS])
+@pytest.mark.usefixtures("new_cells")
 def test_emulated_policies_say_what_they_say_on_numpy(
     cell: str, policy: type[Policy], device: Emulator
 ) -> None:
     seen = set()
-    for says_end in (-1e9, 4.0, 8.0, 1e9):
+    for says_end in (-1e9, -4.0, 0.0, 8.0, 1e9):
         for length in (1, 2, 9):
             host, emulated = (
                 make(backend, says_end, cell).decode(
@@ -215,8 +217,12 @@ OURS = [
 @pytest.mark.parametrize("policy", OURS, ids=str)
 @pytest.mark.parametrize(
     ("cell", "inject"),
-    [("lstm", "init"), ("lstm", "every-step"), ("rnn", "every-step"), ("lstm", "attention")],
+    [
+        *(("lstm", inject) for inject in ("init", "attention")),
+        *((cell, "every-step") for cell in (*CELLS, *NEW_CELLS)),
+    ],
 )
+@pytest.mark.usefixtures("new_cells")
 @pytest.mark.slow
 def test_emulated_beams_and_draws_are_those_of_numpy(
     cell: str, inject: str, policy: Policy, device: Emulator
@@ -232,7 +238,7 @@ def test_emulated_beams_and_draws_are_those_of_numpy(
             np.testing.assert_array_equal(emulated.captions, host.captions)
             np.testing.assert_allclose(emulated.probabilities, host.probabilities, rtol=1e-9)
             np.testing.assert_allclose(
-                emulated.log_probabilities, host.log_probabilities, rtol=1e-9
+                emulated.log_probabilities, host.log_probabilities, rtol=1e-9, atol=1e-12
             )
             lengths |= set((host.captions != 0).sum(axis=2).ravel().tolist())
     assert len(lengths) > 1

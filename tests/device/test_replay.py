@@ -16,7 +16,8 @@ pytest.importorskip("PIL")  # test_emulated_step
 
 from emulated import Emulator, memory
 from emulated.cuda import Graph, Stream
-from test_emulated_step import N, T, captions_of, make, make_data
+from new_cells import NEW_CELLS, MinimalGated
+from test_emulated_step import RECORDED, N, T, captions_of, make, make_data
 from test_launch import in_thread
 
 import xpcap
@@ -25,7 +26,6 @@ from xpcap.device import cublas, replay
 from xpcap.device.cublas import Handle, Product
 from xpcap.device.launch import Launch
 from xpcap.device.replay import Replay
-from xpcap.layers.cells import CELLS
 from xpcap.memory import Padded, Workspace
 from xpcap.models import Sampling
 from xpcap.models.batch import Layout, caption_lengths, mask_rows_of, pack
@@ -99,7 +99,7 @@ def texts(nodes: Any) -> list[tuple[Any, ...]]:
 # ---- The record
 
 
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("cell", RECORDED)
 @pytest.mark.parametrize("inject", INJECT)
 def test_emulated_padded_batches_make_the_same_launches(
     inject: str, cell: str, device: Emulator
@@ -302,13 +302,30 @@ def test_emulated_plain_equations_reach_recorded_steps(device: Emulator) -> None
     check_equal(ours, theirs)
 
 
-def test_emulated_cell_that_may_do_anything_is_not_recorded(
-    device: Emulator, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("new_cells")
+@pytest.mark.parametrize("cell", NEW_CELLS)
+def test_emulated_cell_without_a_kernel_is_neither_padded_nor_recorded(
+    cell: str, device: Emulator
 ) -> None:
-    monkeypatch.setitem(CELLS, "lstm", CELLS["lstm"]._replace(replayable=False))
-    one = solver()
-    check_trains(one, 3)
+    one = solver(cell=cell)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replay, "run", None)
+        check_trains(one, 3, cell=cell)
     assert not padded(one).replay.nodes
+
+
+@pytest.mark.usefixtures("new_cells")
+@pytest.mark.parametrize("inject", ["every-step", "attention"])
+def test_emulated_padded_steps_of_a_plain_cell_are_not_repeated(
+    inject: str, device: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padding changes no result, and CuPy's work is not recorded."""
+    monkeypatch.setattr(MinimalGated, "kernel", "said to have one")
+    one = solver(cell="plain", inject=inject)
+    check_trains(one, 3, cell="plain", inject=inject)
+    record = padded(one).replay
+    assert (record.nodes, record.repeats) == ([], 0)
+    assert "MinimalGated.step_forward" in record.refused
 
 
 def test_emulated_operation_without_a_kernel_ends_a_record(

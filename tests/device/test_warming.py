@@ -11,11 +11,12 @@ from emulated import Emulator
 from test_emulated_step import make
 
 import xpcap
+from xpcap.layers import CELLS
 from xpcap.training.evaluate import SELECT
 
 
 @pytest.mark.parametrize("select", SELECT)
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.slow
 def test_emulated_warm_up_launches_all_that_training_will_and_changes_nothing(
     cell: str, select: str, device: Emulator

@@ -8,11 +8,12 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import failing, good
+from new_cells import NEW_CELLS, MinimalGated
 from refusals import Refusal, refusals, refuses
 from runs import config_of
 
@@ -22,12 +23,11 @@ from xpcap.data.vocabulary import SPECIAL
 from xpcap.decoding.decode import Decoded
 from xpcap.encoders import find_encoder
 from xpcap.errors import OptionError
-from xpcap.layers import CELLS, loop_of
+from xpcap.layers import CELLS
 from xpcap.memory import allocator
 from xpcap.models import CaptioningRNN, Ensemble, Policy
 from xpcap.models.config import INJECT
 from xpcap.onnx_graph import Graph
-from xpcap.ops import Pointwise, sigmoid, single_step
 from xpcap.runs import Run, open_run
 from xpcap.runs.decoder import limited
 from xpcap.runs.run import Inputs
@@ -49,10 +49,14 @@ WORDS = [*SPECIAL, *(f"word{i}" for i in range(40))]
 
 
 def make_run(
-    cell: str = "lstm", inject: str = "every-step", raw: tuple[int, ...] = (20,), **source: str
+    cell: str = "lstm",
+    inject: str = "every-step",
+    raw: tuple[int, ...] = (20,),
+    seed: int = 3,
+    **source: str,
 ) -> Run[CaptioningRNN]:
     """A run with random weights, a PCA and a scaling, on raw features of a shape."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     vocabulary, d = Vocabulary(WORDS), raw[-1] - 2
     shape = d if len(raw) == 1 else (raw[0], d)
     model = CaptioningRNN(vocabulary.word_to_idx, shape, 8, 16, cell, inject=inject, seed=1)
@@ -105,7 +109,7 @@ def scores_along(folder: Path, run: Run[CaptioningRNN], features: np.ndarray) ->
     for column in greedy(run, features).T:
         outputs = [value.name for value in step.get_outputs()]
         out = dict(zip(outputs, step.run(None, {"words": words, **state}), strict=True))
-        state |= {name: out[f"next_{name}"] for name in ("h", "c") if name in state}
+        state |= {name: out[f"next_{name}"] for name in run.model.config.recurrent.states}
         scores, own = run.model.advance(run.model.project(words), own, allocator(run.model.like))
         found.append(out["scores"])
         wanted.append(scores.copy())
@@ -113,49 +117,31 @@ def scores_along(folder: Path, run: Run[CaptioningRNN], features: np.ndarray) ->
     return np.array(found), np.array(wanted)
 
 
-class MinimalGated(Pointwise):
-    """A cell that the package does not know, with one gate, which scales a part of r."""
-
-    name, blocks, gates, scales, product = "mgu", "fn", "f", True, "product"
-    saved: ClassVar = {"product": 2}
-
-    def equation(self, a: Any, r: Any, *state: Any) -> Any:
-        (h,), (a_f, a_n), (r_f, r_n) = state, self.split(a), self.split(r)
-        f = sigmoid(a_f + r_f)
-        return ((1 - f) * h + f * np.tanh(a_n + f * r_n),), (r,)
-
-
-def by_hand(a: Any, state: Any, params: Any, buffer: Any, extra_term: Any = None) -> Any:
-    """A step of that cell which does not go through the loop of the others."""
-    a = a.copy()
-    if extra_term is not None:
-        extra_term.forward_steps(state[0], a)(single_step(len(a)))
-    return MinimalGated().equation(a, state[0] @ params["Wh"], *state)[0]
-
-
 @pytest.mark.parametrize("inject", INJECT)
-@pytest.mark.parametrize("cell", [*CELLS, "unknown", "by hand"])
+@pytest.mark.parametrize("cell", [*CELLS, *NEW_CELLS])
+@pytest.mark.usefixtures("new_cells")
 def test_the_graphs_compute_the_runs_scores_and_captions(
-    cell: str, inject: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cell: str, inject: str, tmp_path: Path
 ) -> None:
-    unknown = loop_of(MinimalGated())
-    for name, own in (("unknown", unknown), ("by hand", unknown._replace(step=by_hand))):
-        monkeypatch.setitem(CELLS, name, own)
-    run = make_run(cell, inject, (5, 20) if "attention" in inject else (20,))
+    for seed in range(20):  # until it says different things
+        run = make_run(cell, inject, (5, 20) if "attention" in inject else (20,), seed)
+        captions = greedy(run, raw_features(run))
+        if len({*texts(run, captions)}) > 3:
+            break
+    else:
+        pytest.fail("the captions of none of 20 runs differ")
     files = export_onnx(run, tmp_path / "out").files
     assert [file.name for file in files] == ["start.onnx", "step.onnx", "greedy.onnx"]
-    captions = greedy(run, raw_features(run))
-    assert len({*texts(run, captions)}) > 3
     for n in (N, 1):  # the batch is dynamic
         features = raw_features(run, n)
         found, wanted = scores_along(tmp_path / "out", run, features)
         assert np.abs(wanted).max() > 1
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)  # rounding grows by the step
         outputs = ["captions", "words", "probabilities"]
         ids, words, probabilities = opened(files[2]).run(outputs, {"features": features})
         np.testing.assert_array_equal(padded(ids), captions[:n])
         likely = decoded(run, features).probabilities[:, 0]  # less than 1 without UNK's share
-        np.testing.assert_allclose(padded(probabilities), likely, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(padded(probabilities), likely, rtol=0, atol=1e-4)
         assert [" ".join(filter(None, row)) for row in words] == texts(run, captions[:n])
 
 
@@ -409,13 +395,13 @@ def test_without_the_package_the_command_names_what_installs_it(
 
 
 class Odd(MinimalGated):
-    """A cell whose equation has an operation in the middle that ONNX is not taught."""
+    """A cell whose step has an operation in the middle that ONNX is not taught."""
 
     def __init__(self, operation: Callable[[Any], Any]) -> None:
         self.operation = operation
 
-    def equation(self, a: Any, r: Any, *state: Any) -> Any:
-        return super().equation(self.operation(a), r, *state)
+    def step_forward(self, a: Any, state: Any, params: Any) -> Any:
+        return super().step_forward(self.operation(a), state, params)
 
 
 @pytest.mark.parametrize("export", [export_onnx, export_web])
@@ -440,7 +426,7 @@ def test_a_cell_without_an_onnx_form_is_refused_by_name_before_anything_is_asked
 ) -> None:
     """A page needs a runtime, which is not here; nobody is sent for it in vain."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setitem(CELLS, "odd", loop_of(Odd(eval(f"lambda a: {refusal.statement}"))))
+    monkeypatch.setitem(CELLS, "odd", Odd(eval(f"lambda a: {refusal.statement}")))
     with refuses(refusal.error, function=export.__name__, **refusal.fields):
         export(make_run("odd"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -21,6 +21,7 @@ import numpy as np
 
 from xpcap import layers, ops
 from xpcap.backend import asarray, to_numpy
+from xpcap.layers import Pointwise
 from xpcap.ops import (
     NO_TARGET,
     OPERATIONS,
@@ -30,7 +31,6 @@ from xpcap.ops import (
     LossTerms,
     Ops,
     PackedSequences,
-    Pointwise,
     Step,
     log_softmax,
     segments,
@@ -38,9 +38,7 @@ from xpcap.ops import (
 )
 from xpcap.options import kinds
 
-CELLS: dict[str, Pointwise] = {
-    name: getattr(getattr(layers, name), name.upper()) for name in layers.CELLS
-}
+CELLS = {name: cell for name, cell in layers.CELLS.items() if isinstance(cell, Pointwise)}
 # Largest difference from the equation in float64, relative to the largest value of an array
 TOLERANCES = {"float32": 1e-6, "float64": 2e-15}
 
@@ -593,7 +591,7 @@ def cell_buffers(draw: Draw, cell: Pointwise, N: int, R: int, H: int, after: boo
     if not after:
         for stack in stacks:
             stack[N:] = np.nan
-    r = saved[cell.product] if cell.product in saved else stacks[0][N:]
+    r = saved[cell.product_buffer] if cell.product_buffer in saved else stacks[0][N:]
     if not after:
         r[...] = draw.normal(*r.shape)
     return CellBuffers(
@@ -605,7 +603,7 @@ def one_step_buffers(draw: Draw, cell: Pointwise, n: int, H: int) -> CellBuffers
     """Buffers of a step whose states before and after are separate arrays."""
     before, after = (tuple(make(n, H) for _ in cell.states) for make in (draw.normal, draw.poison))
     saved = {name: draw.poison(n, columns * H) for name, columns in cell.saved.items()}
-    r = saved.get(cell.product, after[0])
+    r = saved.get(cell.product_buffer, after[0])
     r[...] = draw.normal(*r.shape)
     return CellBuffers(draw.normal(n, r.shape[1]), r, before, after, tuple(saved.values()))
 
@@ -616,7 +614,7 @@ def cell_gradients(
     """Gradients of a backward loop, NaN where it must not read; the last states have one or none."""
     G = len(cell.blocks) * H
     da = draw.poison(R, G)
-    dr, direct = (draw.poison(R, G), draw.poison(N, H)) if cell.scales else (da, None)
+    dr, direct = (draw.poison(R, G), draw.poison(N, H)) if cell.scales_recurrence else (da, None)
     lasts = tuple(draw.normal(N, H) if last else None for _ in cell.states)
     dstate = tuple(draw.poison(N, H) for _ in cell.states)
     return CellGradients(draw.normal(R, H), dstate, lasts, da, dr, direct)
@@ -634,7 +632,7 @@ def cell_steps(draw: Draw) -> Iterator[Any]:
             loop = cell_buffers(draw, cell, N, rows.R, H, after=False)
             yield Call((cell, loop), _forwards(rows))
             yield Call((cell, one_step_buffers(draw, cell, N, H)), _one_step(N))
-        if draw.device and "blocks" in cell.saved and not cell.scales:
+        if draw.device and "blocks" in cell.saved and not cell.scales_recurrence:
             loop = one_step_buffers(draw, cell, N, H)
             separate = loop._replace(a=loop.r, r=draw.normal(*loop.r.shape))
             yield Call((cell, separate), _one_step(N))  # the blocks overwrite a
@@ -661,7 +659,7 @@ def cell_backward_steps(draw: Draw) -> Iterator[Any]:
             for last in (False, True):
                 grads = cell_gradients(draw, cell, N, rows.R, H, last)
                 yield Call((cell, loop, grads), _cell_backwards(rows))
-        if draw.device and not cell.scales:
+        if draw.device and not cell.scales_recurrence:
             da = loop.saved[0] if "blocks" in cell.saved else grads.dh  # overwritten
             yield Call((cell, loop, grads._replace(da=da, dr=da)), _cell_backwards(rows))
 

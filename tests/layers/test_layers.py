@@ -15,12 +15,14 @@ from refusals import Refusal, refusals, refuses
 from xpcap import layers, to_numpy
 from xpcap.gradcheck import eval_numerical_gradient_array, rel_error
 from xpcap.layers import vocabulary_loss
+from xpcap.layers.lstm import LSTM
+from xpcap.layers.rnn import RNN
 from xpcap.memory import Buffer, allocator
 from xpcap.ops import LossTerms, PackedSequences
 from xpcap.testing.layer import Trial, trials
 
 N, T, D, H, V = 3, 4, 5, 2, 9
-LSTM = layer_cases.trial("lstm", N=N, T=T, D=D, H=H)
+SEQUENCE = layer_cases.trial("lstm", N=N, T=T, D=D, H=H)
 TRIALS = [
     trial
     for pair in PAIRS.values()
@@ -110,7 +112,7 @@ def test_pieces_of_a_sequence_that_carry_the_state_equal_the_whole_both_ways(
         rng.standard_normal((N, 10, H)),
         rng.standard_normal((3, N, H)),
     )
-    weights = (rng.standard_normal(LSTM.shapes[name]) for name in ("Wx", "Wh", "b"))
+    weights = (rng.standard_normal(SEQUENCE.shapes[name]) for name in ("Wx", "Wh", "b"))
     x, dh, h0, c0, dc_T, *weights = lib(x, dh, h0, c0, dc_T, *weights)
     *whole, cache = layers.lstm_forward(x, h0, *weights, c0=c0)
     dx, dh0, *dweights, dc0 = layers.lstm_backward(dh, cache, dc_T=dc_T)
@@ -141,7 +143,7 @@ def test_pieces_of_a_sequence_that_carry_the_state_equal_the_whole_both_ways(
 def test_a_cell_that_begins_at_zero_is_the_courses_and_no_gradient_of_its_last_is_zeros(
     lib: Any,
 ) -> None:
-    (inputs, upstream), zeros = LSTM.draw(), lib(np.zeros((N, H)))
+    (inputs, upstream), zeros = SEQUENCE.draw(), lib(np.zeros((N, H)))
     inputs, dh = lib(*map(to_numpy, inputs.values())), lib(to_numpy(upstream["dh"]))
     h, cache = layers.lstm_forward(*inputs)
     carried_h, c_T, carried = layers.lstm_forward(*inputs, c0=zeros)
@@ -251,12 +253,12 @@ def test_dropout_draws_the_courses_mask(seed: int | None) -> None:
     call("temporal_affine", b=zeros(6, 1)) | thing: b | came: has shape (6, 1) | expected: (M,)
     layers.lstm_backward(dh, carried, dc_T=dh[1:, 0]) | function: lstm_backward | thing: dc_T | came: has shape (2, 2) | expected: (3, 2)
     layers.lstm_backward(dh, plain, dc_T=dh[:, 0]) | function: lstm_backward | came: got dc_T | expected: returned no c_T | cause: pass c0 to lstm_forward
-    layers.lstm_rows_backward(zeros(7, H), rows, dc_T=dh[:, 0]) | function: lstm_rows_backward | thing: dc_T | came: has shape (3, 2) | expected: (4, 2)
-    packed([3, 2]) | function: rnn_rows_forward | thing: batch sizes | came: are [3, 2] with N = 4
-    packed([2, 3, 2]) | function: rnn_rows_forward | thing: batch sizes | came: are [2, 3, 2] with N = 4
-    packed([5, 2]) | function: rnn_rows_forward | thing: batch sizes | came: are [5, 2] with N = 4
-    packed([3, 2, 2, 0, 0, 1]) | function: rnn_rows_forward | thing: batch sizes | came: are [3, 2, 2, 0, 0, 1] with N = 4
-    layers.rnn_rows_forward(zeros(6, H), (zeros(3, H),), zeros(H, H), PackedSequences([3, 2, 1], 3, None, None)) | function: rnn_rows_forward | thing: batch sizes | cause: of(sizes, N)
+    LSTM.rows_backward(zeros(6, H), rows) | function: LSTMCell.rows_backward | thing: dh | came: has shape (6, 2) | expected: (7, 2)
+    packed([3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | came: are [3, 2] with N = 4
+    packed([2, 3, 2]) | function: RNNCell.rows_forward | thing: batch sizes | came: are [2, 3, 2] with N = 4
+    packed([5, 2]) | function: RNNCell.rows_forward | thing: batch sizes | came: are [5, 2] with N = 4
+    packed([3, 2, 2, 0, 0, 1]) | function: RNNCell.rows_forward | thing: batch sizes | came: are [3, 2, 2, 0, 0, 1] with N = 4
+    unindexed([3, 2, 1], 3) | function: RNNCell.rows_forward | thing: batch sizes | cause: of(sizes, N)
     embed([[0, 9]]) | expected: 0..8
     embed([[-1, 0]]) | expected: 0..8
     loss(zeros(1, 2, V), [[0, 9]], [[True, True]]) | expected: 0..8
@@ -300,13 +302,13 @@ def call(pair: str, **changed: Any) -> Any:
 
 def caches() -> dict[str, Any]:
     """Upstream gradients of an LSTM, and caches of one with c0, without, and of rows."""
-    arguments, upstream = LSTM.draw(np.float32)
+    arguments, upstream = SEQUENCE.draw(np.float32)
     rows = PackedSequences.of([3, 2, 2], 4)
     state0, Wh = (zeros(4, H),) * 2, zeros(H, 4 * H)
     return upstream | {
         "plain": layers.lstm_forward(**arguments)[-1],
         "carried": layers.lstm_forward(**arguments, c0=zeros(N, H))[-1],
-        "rows": layers.lstm_rows_forward(zeros(7, 4 * H), state0, Wh, rows)[-1],
+        "rows": LSTM.rows_forward(zeros(7, 4 * H), state0, {"Wh": Wh}, rows)[-1],
     }
 
 
@@ -316,7 +318,13 @@ def dropout(param: dict[str, Any]) -> Any:
 
 def packed(sizes: list[int]) -> Any:
     rows = PackedSequences.of(sizes, 4)
-    return layers.rnn_rows_forward(zeros(7, H), (zeros(4, H),), zeros(H, H), rows)
+    return RNN.rows_forward(zeros(7, H), (zeros(4, H),), {"Wh": zeros(H, H)}, rows)
+
+
+def unindexed(sizes: list[int], N: int) -> Any:
+    """A loop over rows without indices."""
+    rows = PackedSequences(sizes, N, None, None)
+    return RNN.rows_forward(zeros(rows.R, H), (zeros(N, H),), {"Wh": zeros(H, H)}, rows)
 
 
 def embed(ids: Any) -> Any:
@@ -331,12 +339,9 @@ def test_buffers_of_an_lstm_are_one_allocation_and_do_not_overlap(lib: Any) -> N
     """Four would be given back to the system after each pass, and paged in again in the next
     one.
     """
-    a, state0, Wh = (
-        lib(np.ones((7, 4 * H))),
-        (lib(np.ones((4, H))), lib(np.ones((4, H)))),
-        lib(np.ones((H, 4 * H))),
-    )
-    _, cache = layers.lstm_rows_forward(a, state0, Wh, PackedSequences.of([3, 2, 2], 4))
+    a, h0, c0, Wh = lib(*map(np.ones, ((7, 4 * H), (4, H), (4, H), (H, 4 * H))))
+    rows = PackedSequences.of([3, 2, 2], 4)
+    _, cache = LSTM.rows_forward(a, (h0, c0), {"Wh": Wh}, rows)
     arrays = [*cache.states, *cache.saved.values()]
     assert not any(lib.xp.shares_memory(x, y) for x, y in itertools.combinations(arrays, 2))
     if lib.name != "emulated":

@@ -1,5 +1,5 @@
-"""A cell of one's own, a minimal gated unit that attends: one entry in CELLS, and the package trains
-it, saves it and samples from it as from its own; from a stack as well. Source: Zhou et al. 2016.
+"""A cell of one's own: an entry in CELLS, and the package trains it, saves it and samples from it as
+from its own. What its step returns wrongly is named. The plain loop gives what the fast one gives.
 """
 
 import json
@@ -8,93 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from new_cells import NEW_CELLS, MinimalGated
 from refusals import Refusal, refusals, refuses
 
-from xpcap import CaptioningRNN, OptionError, TrainOptions, open_run, train_run
+from xpcap import CaptioningRNN, TrainOptions, open_run, train_run
 from xpcap.data import write_dataset
 from xpcap.data.synthetic import draw_data
-from xpcap.layers import CELLS, Cell, Pointwise, attention_forward, loop_of, stack
-from xpcap.memory import allocator
+from xpcap.layers import CELLS, Attention, Cell, PackedSequences, Pointwise
 from xpcap.models import Beam, Policy
-from xpcap.ops import sigmoid, single_step
-from xpcap.testing import CELL, check_cell
+from xpcap.testing import cell as contract
+from xpcap.testing import check_cell
+
+pytestmark = pytest.mark.usefixtures("new_cells")
 
 
-def shapes(W: int, H: int) -> dict[str, tuple[int, ...]]:
-    """Blocks stack f, g: forget gate, candidate."""
-    return {"Wx": (W, 2 * H), "Wh": (H, 2 * H), "b": (2 * H,)}
-
-
-def blocks(a: Any, h: Any, Wh: Any) -> tuple[Any, ...]:
-    """f and g, and what the gate scales: the candidate's part of r = h @ Wh."""
-    H, r = h.shape[1], h @ Wh
-    f = sigmoid(a[:, :H] + r[:, :H])
-    return f, np.tanh(a[:, H:] + f * r[:, H:]), r[:, H:]
-
-
-def step(a: Any, state: Any, params: Any, buffer: Any, extra_term: Any = None) -> Any:
-    (h,) = state
-    if extra_term is not None:
-        a = a.copy()
-        extra_term.forward_steps(h, a)(single_step(len(h)))
-    f, g, _ = blocks(a, h, params["Wh"])
-    return ((1 - f) * h + f * g,)
-
-
-def rows_forward(
-    a: Any, state0: Any, params: Any, rows: Any, buffer: Any = None, extra_term: Any = None
-) -> Any:
-    h = np.concatenate((state0[0], np.empty((rows.R, state0[0].shape[1]), a.dtype)))
-    if extra_term is not None:
-        a = a.copy()
-        add = extra_term.forward_steps(h, a)
-    for t in rows.steps:
-        if extra_term is not None:
-            add(t)
-        (h[t.states_after],) = step(a[t.rows], (h[t.states_before],), params, buffer)
-    return h[rows.N :], (a, h, params["Wh"], rows, extra_term)
-
-
-def rows_backward(dh: Any, cache: Any, buffer: Any = None, grads: Any = None) -> Any:
-    a, h, Wh, rows, extra_term = cache
-    da, dr, dh_next = np.empty_like(a), np.empty_like(a), np.zeros((rows.N, len(Wh)), a.dtype)
-    back = None if extra_term is None else extra_term.backward_steps(da, dh_next)
-    for t in reversed(rows.steps):
-        before = h[t.states_before]
-        f, g, r = blocks(a[t.rows], before, Wh)
-        dh_all = dh[t.rows] + dh_next[: t.n]
-        dg = dh_all * f * (1 - g * g)
-        df = (dh_all * (g - before) + dg * r) * f * (1 - f)
-        da[t.rows] = np.concatenate((df, dg), axis=1)
-        dr[t.rows] = np.concatenate((df, dg * f), axis=1)  # not da: the gate scales r
-        dh_next[: t.n] = dh_all * (1 - f) + dr[t.rows] @ Wh.T
-        if back is not None:
-            back(t)  # adds to dh_next what came through the term
-    return da, (dh_next,), {"Wh": rows.previous_states(h, allocator(h)).T @ dr}
-
-
-MGU = Cell(shapes, 1, step, rows_forward, rows_backward, takes_extra_term=True)
-
-
-@pytest.fixture(autouse=True)
-def listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CELLS, "mgu", MGU)
-    monkeypatch.setitem(CELLS, "lstm2", stack(CELLS["lstm"], CELLS["lstm"]))
-
-
-@pytest.mark.parametrize("claim", CELL, ids=lambda claim: claim.__name__)
-def test_the_cell_keeps_the_contract(claim: Any) -> None:
-    check_cell("mgu", [claim])
-
-
-@pytest.mark.parametrize(
-    ("cell", "own"),
-    [("mgu", "Wx Wh b"), ("lstm2", "Wx1 Wh1 b1 Wx2 Wh2 b2")],
-    ids=["of one's own", "stacked"],
-)
-def test_a_new_cell_is_trained_saved_reopened_and_sampled(
-    cell: str, own: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("cell", NEW_CELLS)
+def test_a_new_cell_is_trained_saved_reopened_and_sampled(cell: str, tmp_path: Path) -> None:
     data = draw_data(12, (4, 6), 20, seed=0)
     write_dataset(tmp_path / "x.h5", data)
     trained = train_run(
@@ -120,7 +49,8 @@ def test_a_new_cell_is_trained_saved_reopened_and_sampled(
     losses = [json.loads(line)["train_loss"] for line in lines]
     assert losses[-1] < losses[0] / 1.5
     run = open_run(tmp_path / "run")
-    assert " ".join(run.model.params).startswith(f"W_proj b_proj W_embed {own} ")
+    names = " ".join(CELLS[cell].shapes(16, 32))
+    assert " ".join(run.model.params).startswith(f"W_proj b_proj W_embed {names} ")
     features = data.features("train", np.arange(12))
     greedy, beam = (
         run.model.decode(features, policy) for policy in (Policy(), Beam(3, length_penalty=0))
@@ -133,46 +63,140 @@ def test_a_new_cell_is_trained_saved_reopened_and_sampled(
     assert len(np.unique(beam.captions[:, 0], axis=0)) > 3
 
 
-def test_a_cell_that_takes_no_term_is_refused_where_it_would_attend(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(CELLS, "plain", MGU._replace(takes_extra_term=False))
-    words = {"<NULL>": 0, "<START>": 1, "a": 2}
-    with refuses(
-        OptionError,
-        thing="cell 'plain'",
-        came="cannot attend",
-        expected="such as rnn, lstm",
-        cause="takes_extra_term=True",
-    ):
-        CaptioningRNN(words, (4, 6), 5, 7, "plain", inject="attention+every-step")
-    with refuses(
-        OptionError, function="attention_forward", thing="cell 'plain'", came="cannot attend"
-    ):
-        attention_forward(
-            *(
-                np.zeros(shape)
-                for shape in ((1, 2, 5), (1, 4, 7), (5, 14), (7, 14), (7, 14), (14,))
-            ),
-            cell="plain",
-        )
-    assert CaptioningRNN(words, 6, 5, 7, "plain", inject="every-step").sample(
-        np.zeros((1, 6)), 3
-    ).shape == (1, 3)
+class Delayed(Cell):
+    """A cell whose second array is a view of its pre-activations, for the step after."""
+
+    blocks, states = "hc", ("h", "c")
+
+    def shapes(self, W: int, H: int) -> dict[str, tuple[int, ...]]:
+        return {"Wx": (W, 2 * H), "Wh": (H, H), "b": (2 * H,)}
+
+    def step_forward(self, a: Any, state: Any, params: Any) -> Any:
+        (h, c), (a_h, a_c) = state, self.split(a)
+        after = np.tanh(a_h + h @ params["Wh"] + c)
+        return (after, a_c), {"before": h, "h": after}
+
+    def step_backward(self, dafter: Any, cache: Any, params: Any) -> Any:
+        (dh, dc), (before, after) = dafter, cache.values()
+        da_h = dh * (1 - after * after)
+        da = np.concatenate((da_h, dc), axis=1)
+        return da, (da_h @ params["Wh"].T, da_h), {"Wh": before.T @ da_h}
 
 
-def test_a_cell_without_the_parameter_of_the_term_does_without_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    plain = MGU._replace(
-        step=lambda a, state, params, buffer: step(a, state, params, buffer),
-        rows_forward=lambda a, state0, params, rows, buffer=None: rows_forward(
-            a, state0, params, rows, buffer
-        ),
-        takes_extra_term=False,
-    )
-    monkeypatch.setitem(CELLS, "plain", plain)
+def test_a_state_may_be_a_view_of_what_a_step_is_given() -> None:
+    CELLS["plain"] = Delayed()
     check_cell("plain")
+
+
+# ---- The loops
+
+
+@pytest.mark.parametrize("sizes", [[4, 4, 4], [3, 2, 2], []], ids=str)
+@pytest.mark.parametrize(
+    ("cell", "attends"),
+    [
+        (name, attends)
+        for name, cell in (CELLS | NEW_CELLS).items()
+        if type(cell).rows_forward is not Cell.rows_forward
+        # a stack attends from the state of its bottom layer, which is not its first
+        for attends in ((False, True) if isinstance(cell, Pointwise) else (False,))
+    ],
+)
+def test_a_loop_of_its_own_gives_what_the_plain_one_gives(
+    cell: str, sizes: list[int], attends: bool, rng: np.random.Generator
+) -> None:
+    W, H, N, P = 2, 5, 4, 3
+    fast, rows, found = CELLS[cell], PackedSequences.of(sizes, N), []
+    params = {name: rng.standard_normal(shape) for name, shape in fast.shapes(W, H).items()}
+    a = rng.standard_normal((rows.R, len(params[fast.inputs[1]])))
+    state0 = tuple(rng.standard_normal((len(fast.states), N, H)))
+    A, Wattn = rng.standard_normal((N, P, H)), rng.standard_normal((H, a.shape[1]))
+    dh = rng.standard_normal((rows.R, H))
+    for loop in (type(fast), Cell):
+        term = Attention(A, Wattn) if attends else None
+        h, cache = loop.rows_forward(fast, a, state0, params, rows, extra_term=term)
+        da, dstate0, grads = loop.rows_backward(fast, dh, cache)
+        found.append([h, da, *dstate0, *grads.values()])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-13)
+
+
+# ---- What is refused
+
+
+class Changed(MinimalGated):
+    """A minimal gated unit whose step and gradient return what `forward` and `backward` make of it."""
+
+    def __init__(self, forward: Any = None, backward: Any = None, **attributes: Any) -> None:
+        self.forward, self.backward = forward or (lambda *x: x), backward or (lambda *x: x)
+        vars(self).update(attributes)
+
+    def step_forward(self, a: Any, state: Any, params: Any) -> Any:
+        self.a, self.h = a, state[0]
+        return self.forward(*super().step_forward(a, state, params))
+
+    def step_backward(self, dafter: Any, cache: Any, params: Any) -> Any:
+        return self.backward(*super().step_backward(dafter, cache, params))
+
+
+def forward(change: Any) -> None:
+    """Run a step whose state after it and cache are changed."""
+    cell = CELLS["plain"] = Changed(change)
+    loop = contract.Trial("plain").loop()
+    _, (cache, _) = loop.forward()
+    cell.activations(cache)
+
+
+def backward(change: Any) -> None:
+    """Run a step whose da, gradient of the state before and gradients of parameters are changed."""
+    CELLS["plain"] = Changed(backward=change)
+    contract.Trial("plain").loop().run()
+
+
+@refusals(
+    """
+    forward(lambda after, cache: after) | TypeError | came: got a tuple of 1 | expected: a tuple of the state after, a dict for the gradient
+    forward(lambda after, cache: None) | TypeError | came: got a NoneType
+    forward(lambda after, cache: (after[0], cache)) | TypeError | came: got a ndarray | expected: a tuple of h | cause: has a comma, (h,)
+    forward(lambda after, cache: (after * 2, cache)) | TypeError | came: got a tuple of 2 | expected: a tuple of h
+    forward(lambda after, cache: (after, (*cache.values(),))) | TypeError | thing: cache | came: is a tuple of 3 | expected: a dict
+    forward(lambda after, cache: ((after[0][:, :1],), cache)) | ValueError | thing: state h | came: has shape (3, 1) | expected: (3, 3)
+    forward(lambda after, cache: ((after[0][0],), cache)) | ValueError | thing: state h | came: has shape (3,)
+    forward(lambda after, cache: ((after[0].astype("f4"),), cache)) | TypeError | thing: state h | came: has dtype float32 | expected: float64
+    forward(lambda after, cache: ((after[0].tolist(),), cache)) | TypeError | thing: state h | came: is a list
+    forward(lambda after, cache: (after, {"h": cache["h"], "n": cache["n"]})) | ValueError | came: names 'f', which the cache of a step lacks | expected: n
+    """,
+)
+def test_what_a_step_returns_wrongly_is_named(refusal: Refusal) -> None:
+    refusal.check({"forward": forward})
+
+
+@refusals(
+    """
+    backward(lambda da, dstate, grads: da) | TypeError | came: got a ndarray | expected: a tuple of da, dstate, grads
+    backward(lambda da, dstate, grads: (da, dstate)) | TypeError | came: got a tuple of 2 | expected: a tuple of da, dstate, grads
+    backward(lambda da, dstate, grads: (da, dstate[0], grads)) | TypeError | came: got a ndarray | expected: a tuple of gradient of state h | cause: has a comma, (h,)
+    backward(lambda da, dstate, grads: (da[:, :1], dstate, grads)) | ValueError | thing: da | came: has shape (2, 1) | expected: (2, 6)
+    backward(lambda da, dstate, grads: (da.astype("f4"), dstate, grads)) | TypeError | thing: da | came: has dtype float32
+    backward(lambda da, dstate, grads: (da, (dstate[0][:, :1],), grads)) | ValueError | thing: gradient of state h | came: has shape (2, 1)
+    backward(lambda da, dstate, grads: (da, dstate, {})) | ValueError | thing: grads | came: are those of nothing | expected: of Wf, Wn
+    backward(lambda da, dstate, grads: (da, dstate, {"Wf": grads["Wf"]})) | ValueError | thing: grads | came: are those of Wf | expected: of Wf, Wn
+    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wx": 0})) | ValueError | thing: grads | came: Wf, Wn, Wx | cause: the caller's
+    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wn": grads["Wn"].sum()})) | TypeError | thing: gradient of Wn
+    backward(lambda da, dstate, grads: (da, dstate, {**grads, "Wn": grads["Wn"][:1]})) | ValueError | thing: gradient of Wn | came: has shape (1, 3) | expected: (3, 3)
+    """,
+)
+def test_what_a_steps_gradient_returns_wrongly_is_named(refusal: Refusal) -> None:
+    refusal.check({"backward": backward})
+
+
+@pytest.mark.parametrize("name", ["a", "h"])
+def test_a_step_cannot_write_to_what_it_is_given(name: str) -> None:
+    def write(after: Any, cache: Any) -> Any:
+        getattr(CELLS["plain"], name)[...] = 0
+
+    with pytest.raises(ValueError, match="read-only"):
+        forward(write)
 
 
 @refusals(
@@ -181,48 +205,48 @@ def test_a_cell_without_the_parameter_of_the_term_does_without_it(
     shapes=lambda W, H: shapes(H, H) | came: inputs ('Wx', 'b') of shapes (7, 14) and (14,) | expected: (W, G) and (G,) with W = 5
     inputs=("Wx", "bx") | came: of shapes (5, 14) and ()
     """,
-    error=OptionError,
+    error=ValueError,
     function="ModelConfig",
-    thing="cell 'mgu'",
+    thing="cell 'plain'",
 )
-def test_parameters_that_do_not_fit_in_are_refused(
-    refusal: Refusal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parameters_that_do_not_fit_in_are_refused(refusal: Refusal) -> None:
     def model(**change: Any) -> CaptioningRNN:
-        monkeypatch.setitem(CELLS, "mgu", MGU._replace(**change))
-        return CaptioningRNN({"<NULL>": 0, "<START>": 1, "a": 2}, 6, 5, 7, "mgu")
+        CELLS["plain"] = Changed(**change)
+        return CaptioningRNN({"<NULL>": 0, "<START>": 1, "a": 2}, 6, 5, 7, "plain")
 
-    refusal.check({**globals(), "model": model}, "model({})")
-
-
-def test_a_gradient_that_a_cell_does_not_return_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(
-        CELLS, "mgu", MGU._replace(rows_backward=lambda *args: (*rows_backward(*args)[:2], {}))
-    )
-    data = draw_data(4, 6, 20, seed=0)
-    model = CaptioningRNN(data.vocabulary.word_to_idx, 6, 5, 7, "mgu", seed=0)
-    with refuses(
-        ValueError, thing="rows_backward of cell 'mgu'", came="returned no gradient of Wh"
-    ):
-        model.loss(*data.minibatch("train", np.arange(4)))
+    refusal.check({"shapes": MinimalGated().shapes, "model": model}, "model({})")
 
 
-def test_an_unfinished_cell_is_named_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Half(Pointwise):
-        name, blocks, product = "half", "h", "h"
+def test_a_gradient_that_the_fast_form_would_not_use_is_refused() -> None:
+    class Unscaled(type(CELLS["gru"])):  # type: ignore[misc]
+        scales_recurrence = False
 
+    CELLS["plain"] = Unscaled()
+    with refuses(ValueError, function="Unscaled.gradient", cause="set scales_recurrence = True"):
+        contract.Trial("plain").loop().run()
+
+
+def test_an_unfinished_cell_is_named_with_what_is_missing() -> None:
+    class NoStep(Cell):
+        blocks = "h"
+
+    class NoGradient(NoStep):
+        def step_forward(self, a: Any, state: Any, params: Any) -> Any:
+            return (np.tanh(a + state[0] @ params["Wh"]),), {}
+
+    class NoEquation(Pointwise):
+        blocks, product_buffer = "h", "h"
+
+    class NoEquationGradient(NoEquation):
         def equation(self, a: Any, r: Any, *state: Any) -> Any:
             return (np.tanh(a + r),), ()
 
-    monkeypatch.setitem(CELLS, "half", loop_of(Half()))
-    with pytest.raises(
-        NotImplementedError, match=r"Half\.gradient is missing: write the gradients"
+    for cell, missing in (
+        (NoStep, "step_forward is missing: write a step"),
+        (NoGradient, "step_backward is missing: write the gradients"),
+        (NoEquation, "equation is missing: write a step"),
+        (NoEquationGradient, "gradient is missing: write the gradients"),
     ):
-        check_cell("half")
-    monkeypatch.setitem(
-        CELLS, "half", loop_of(type("Empty", (Half,), {"equation": Pointwise.equation})())
-    )
-    with pytest.raises(NotImplementedError, match=r"Empty\.equation is missing"):
-        check_cell("half")
+        CELLS["plain"] = cell()
+        with pytest.raises(NotImplementedError, match=rf"{cell.__name__}\.{missing}"):
+            check_cell("plain")

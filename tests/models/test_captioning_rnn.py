@@ -15,10 +15,14 @@ from xpcap.models import FeatureRows
 from xpcap.models.batch import caption_lengths, mask_rows_of, pack
 from xpcap.verify import read_cases
 
-CELLS = pytest.mark.parametrize("cell", list(layers.CELLS))
+CELLS = pytest.mark.parametrize("cell", [*layers.CELLS, "plain"])
+IN_COURSE_FORM = pytest.mark.parametrize(
+    "cell", [cell for cell in layers.CELLS if hasattr(layers, f"{cell}_forward")]
+)
 INJECT = pytest.mark.parametrize("inject", models.config.INJECT)
 WORDS = {"<NULL>": 0, "<START>": 1, "<END>": 2, **{f"w{i}": i for i in range(3, 12)}}
 N, D, W, H, V, T, P = 7, 5, 4, 6, len(WORDS), 8, 3
+pytestmark = pytest.mark.usefixtures("new_cells")
 
 
 def make(
@@ -119,7 +123,7 @@ def padded(
     return loss, grads
 
 
-@CELLS
+@IN_COURSE_FORM
 @INJECT
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_packed_equals_padded(
@@ -221,17 +225,12 @@ def test_the_constructor_draws_as_the_course_does(cell: str) -> None:
     np.random.seed(231)
     drawn = make(cell, seed=None).params
     np.random.seed(231)
-    k = layers.CELLS[cell].shapes(W, H)["b"][0] // H
-    expected = {
-        "W_embed": np.random.randn(V, W) / 100,
-        "W_proj": np.random.randn(D, H) / np.sqrt(D),
-        "Wx": np.random.randn(W, k * H) / np.sqrt(W),
-        "Wh": np.random.randn(H, k * H) / np.sqrt(H),
-        "W_vocab": np.random.randn(H, V) / np.sqrt(H),
-        "b_proj": np.zeros(H),
-        "b": np.zeros(k * H),
-        "b_vocab": np.zeros(V),
-    }
+    expected = {"W_embed": np.random.randn(V, W) / 100}
+    of_cell = layers.CELLS[cell].shapes(W, H)
+    for name, shape in {"W_proj": (D, H), **of_cell, "W_vocab": (H, V)}.items():
+        matrix = len(shape) == 2
+        expected[name] = np.random.randn(*shape) / np.sqrt(shape[0]) if matrix else np.zeros(shape)
+    expected |= {"b_proj": np.zeros(H), "b_vocab": np.zeros(V)}
     assert set(drawn) == set(expected)
     for name, value in expected.items():
         np.testing.assert_array_equal(drawn[name], value)
@@ -324,7 +323,7 @@ def test_score_is_the_loss_without_dropout(cell: str, rng: np.random.Generator) 
     assert 0 <= int(score.correct) <= score.tokens
 
 
-@CELLS
+@IN_COURSE_FORM
 def test_score_counts_words_guessed_right(cell: str, rng: np.random.Generator) -> None:
     """Against the argmax of the padded forward pass, step by step."""
     features, captions, model = (
@@ -391,20 +390,20 @@ def test_an_assigned_buffer_is_copied_into_the_one_of_the_views() -> None:
 
 
 def greedy_one_by_one(model: CaptioningRNN, features: np.ndarray, length: int) -> np.ndarray:
-    """The course's loop, one picture at a time through the plain step functions."""
+    """The course's loop, one picture at a time through the steps of the cell."""
     p, out = model.params, np.zeros((len(features), length), np.int32)
+    cell = layers.CELLS[model.cell_type]
+    weight, bias = (p[name] for name in cell.inputs)
     for row, x in zip(out, features, strict=True):
         A = x[None] @ p["W_proj"] + p["b_proj"]
         h, word = A.mean(axis=1) if "Wattn" in p else A, 1
-        cell = layers.CELLS[model.cell_type]
-        state = (h,) * cell.states if "Wattn" in p else cell.initial(h)
-        step_forward = getattr(layers, f"{model.cell_type}_step_forward")
-        b = p["b"] + (h @ p["W_image"])[0] if "W_image" in p else p["b"]
+        state = (h,) * len(cell.states) if "Wattn" in p else cell.initial(h)
+        b = bias + h @ p["W_image"] if "W_image" in p else bias
         for t in range(length):
-            vector, own = p["W_embed"][[word]], b
+            a = p["W_embed"][[word]] @ weight + b
             if "Wattn" in p:
-                own = b + (layers.dot_product_attention_forward(state[0], A)[0] @ p["Wattn"])[0]
-            *state, _ = step_forward(vector, *state, p["Wx"], p["Wh"], own)
+                a = a + layers.dot_product_attention_forward(state[0], A)[0] @ p["Wattn"]
+            state, _ = cell.step_forward(a, state, p)
             row[t] = word = int((state[0] @ p["W_vocab"] + p["b_vocab"]).argmax())
             if word == 2:
                 break

@@ -30,7 +30,7 @@ WAYS = pytest.mark.parametrize(
 LIBRARIES = pytest.mark.parametrize(
     "lib", ["numpy", "emulated", pytest.param("cupy", marks=pytest.mark.gpu)], indirect=True
 )
-CELLS = pytest.mark.parametrize("cell", list(layers.CELLS))
+CELLS = pytest.mark.parametrize("cell", [*layers.CELLS, "plain"])
 DATA = draw_data(N, D, V, seed=1)
 
 
@@ -201,6 +201,7 @@ WEIGHTS[4] = 0
 
 
 @CELLS
+@pytest.mark.usefixtures("new_cells")
 def test_a_weighted_loss_is_the_weighted_sum_of_single_captions(
     cell: str, workspace: Workspace
 ) -> None:
@@ -232,6 +233,7 @@ def test_weights_of_one_and_a_total_of_all_are_the_plain_loss(workspace: Workspa
 
 
 @CELLS
+@pytest.mark.usefixtures("new_cells")
 @pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
 def test_gradients_of_a_weighted_loss_match_finite_differences(
     cell: str, dropout: float, workspace: Workspace, rng: np.random.Generator
@@ -246,7 +248,8 @@ def test_gradients_of_a_weighted_loss_match_finite_differences(
         )
 
     grads = loss()[1].copy()
-    for name in ("W_proj", "Wh", "b", "b_vocab"):
+    recurrent = layers.CELLS[cell].recurrent_names()
+    for name in ("W_proj", *recurrent, layers.CELLS[cell].inputs[1], "b_vocab"):
         numeric = eval_numerical_gradient(lambda _: loss()[0], model.params[name], verbose=False)
         np.testing.assert_allclose(grads[name], numeric, rtol=1e-6, atol=1e-8, err_msg=name)
     assert max(directional_errors(lambda: loss()[0], model.params, grads, rng)) < 1e-6

@@ -22,8 +22,7 @@ KINDS = {
     "lstm": ("lstm", 6, "init"),
     "rnn": ("rnn", 9, "every-step"),
     "other lstm": ("lstm", 7, "every-step"),
-}
-KINDS |= {
+    "plain": ("plain", 8, "init"),
     "attentive lstm": ("lstm", 6, "attention"),
     "attentive rnn": ("rnn", 9, "attention+every-step"),
 }
@@ -32,7 +31,9 @@ SEVERAL = [
     ("rnn", "other lstm"),
     ("attentive lstm", "attentive rnn"),
     ("lstm", "rnn", "other lstm"),
+    ("plain", "lstm"),
 ]
+pytestmark = pytest.mark.usefixtures("new_cells")
 
 
 def seen(kinds: tuple[str, ...], n: int) -> np.ndarray:

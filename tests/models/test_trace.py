@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from new_cells import NEW_CELLS, MinimalGated
 from refusals import refuses
-from test_captioning_rnn import CELLS, INJECT, batch, make
+from test_captioning_rnn import INJECT, batch, make
 
-from xpcap import CaptioningRNN, OptionError, layers, to_numpy, use_backend
+from xpcap import CaptioningRNN, layers, to_numpy, use_backend
 from xpcap.models import FeatureRows, Trace
 from xpcap.models.batch import caption_lengths
+
+CELLS = pytest.mark.parametrize("cell", [*layers.CELLS, *NEW_CELLS])
+pytestmark = pytest.mark.usefixtures("new_cells")
 
 
 def strong(cell: str, inject: str, rng: np.random.Generator, **how: Any) -> CaptioningRNN:
@@ -144,7 +148,7 @@ def test_the_gates_of_an_lstm_are_those_of_its_step_and_make_its_next_state(
     np.testing.assert_allclose(h[:, 1:][live], (gates["o"] * np.tanh(c[:, 1:]))[live], rtol=1e-12)
     x = p["W_embed"][captions[:, 2]]
     _, _, cache = layers.lstm_step_forward(x, h[:, 2], c[:, 2], p["Wx"], p["Wh"], p["b"])
-    expected = np.split(cache.saved[0], 4, axis=1)
+    expected = np.split(cache.step["saved"][0], 4, axis=1)
     for name, gate in zip("ifog", expected, strict=True):
         np.testing.assert_allclose(gates[name][live[:, 2], 2], gate[live[:, 2]], rtol=1e-9)
         assert not gates[name][~live].any()
@@ -162,23 +166,30 @@ def test_an_rnn_has_no_gates_and_the_saturation_of_its_state(rng: np.random.Gene
     assert (list(trace.states), trace.gates, list(trace.saturation)) == (["h"], {}, ["state"])
 
 
+class Quiet(MinimalGated):
+    """A minimal gated unit that names no gate."""
+
+    gates = ""
+
+    def step_forward(self, a: Any, state: Any, params: Any) -> Any:
+        after, cache = super().step_forward(a, state, params)
+        return after, {"saved": cache}
+
+    def step_backward(self, dafter: Any, cache: Any, params: Any) -> Any:
+        return super().step_backward(dafter, cache["saved"], params)
+
+
 def test_a_cell_that_names_nothing_is_traced_all_the_same(
     monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     features, captions = batch(rng, "attention")
-    model = strong("lstm", "attention", rng)
+    model = strong("plain", "attention", rng)
     named = model.trace(features, captions)
-    quiet = layers.Cell(*layers.CELLS["lstm"][:5], takes_extra_term=True)
-    monkeypatch.setitem(layers.CELLS, "lstm", quiet)
-    found = model.trace(features, captions)
-    assert (list(found.states), found.gates, found.saturation) == (["h", "state 2"], {}, {})
-    np.testing.assert_array_equal(found.states["state 2"], named.states["c"])
-    np.testing.assert_array_equal(found.gradient_norms["state 2"], named.gradient_norms["c"])
-    monkeypatch.setitem(layers.CELLS, "lstm", quiet._replace(state_names=("h",)))
-    with refuses(
-        OptionError, thing="cell 'lstm'", came="names 1 arrays of a state, h", expected="2"
-    ):
-        make("lstm")
+    monkeypatch.setitem(layers.CELLS, "plain", Quiet())
+    quiet = model.trace(features, captions)
+    assert (quiet.gates, quiet.saturation) == ({}, {})
+    np.testing.assert_array_equal(quiet.states["h"], named.states["h"])
+    np.testing.assert_array_equal(quiet.gradient_norms["h"], named.gradient_norms["h"])
 
 
 def test_what_is_no_batch_is_refused(rng: np.random.Generator) -> None:

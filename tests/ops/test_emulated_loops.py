@@ -10,9 +10,10 @@ from operations import CELLS, Draw, cell_buffers, cell_gradients, each
 
 import xpcap
 from xpcap import ops
-from xpcap.layers.recurrent import backward_steps, forward_steps, rows_backward, rows_forward
+from xpcap.layers import Pointwise
+from xpcap.layers.recurrent import backward_steps, forward_steps
 from xpcap.memory import Workspace
-from xpcap.ops import DeviceOps, PackedSequences, Pointwise, Step, get_ops
+from xpcap.ops import DeviceOps, PackedSequences, Step, get_ops
 
 N, H = 5, 7
 ROWS = PackedSequences.of([5, 5, 3, 1], N)  # sequences of 4, 3, 3, 2 and 2 steps
@@ -32,12 +33,15 @@ def record(device: Emulator, step_fn: ops.StepFn, step: Step) -> Counts:
     return counts
 
 
-@pytest.fixture(params=["lstm", "lstm, many sequences", "rnn"])
+MANY = ", many sequences"
+
+
+@pytest.fixture(params=[k + more for k, x in CELLS.items() if x.kernel for more in ("", MANY)])
 def cell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pointwise:
-    """An LSTM's step is one kernel for few sequences, and a product and a kernel for many."""
-    if "many" in request.param:
+    """A step of few sequences may be one kernel; that of many is a product and a kernel."""
+    if request.param.endswith(MANY):
         monkeypatch.setattr("xpcap.ops.device.FUSED", N - 1)
-    return CELLS[request.param.partition(",")[0]]
+    return CELLS[request.param.removesuffix(MANY)]
 
 
 def test_emulated_steps_forward_touch_their_own_rows(cell: Pointwise, device: Emulator) -> None:
@@ -85,9 +89,9 @@ def test_emulated_steps_that_no_sequence_reaches_launch_nothing(
     rows, G = PackedSequences.of(sizes, 2), len(cell.blocks) * H
     with xpcap.use_backend("cupy"):
         state0 = (drawn(2, H),) * len(cell.states)
-        h, cache = rows_forward(drawn(rows.R, G), state0, drawn(H, G), rows, cell)
+        h, cache = cell.rows_forward(drawn(rows.R, G), state0, {"Wh": drawn(H, G)}, rows)
         with device.counting() as counts:
-            _, (dh0, *_), _ = rows_backward(drawn(rows.R, H), cache)
+            _, (dh0, *_), _ = cell.rows_backward(drawn(rows.R, H), cache)
     assert len(h) == rows.R
     assert np.isfinite(xpcap.to_numpy(dh0)).all()
     assert sum("back" in launch.name for launch in counts.launches) == sum(n > 0 for n in sizes)

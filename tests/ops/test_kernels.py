@@ -24,15 +24,15 @@ from operations import (
 import xpcap
 from xpcap import layers, ops
 from xpcap.backend import Array
+from xpcap.layers import PackedSequences, Pointwise
 from xpcap.layers.lstm import LSTMCell
-from xpcap.layers.recurrent import sequence_backward, sequence_forward, step_forward
+from xpcap.layers.sequence import sequence_backward, sequence_forward, step_forward
 from xpcap.ops import (
     OPERATIONS,
     CellBuffers,
     DeviceOps,
     HostOps,
     Ops,
-    Pointwise,
     State,
     get_ops,
     host,
@@ -181,7 +181,7 @@ class Mixin:
         self, dstate: State, before: State, after: State, saved: State
     ) -> tuple[Array, Array, tuple[Array | None, ...]]:
         da, _, dbefore = LSTMCell.gradient(self, dstate, before, after, saved)  # type: ignore[arg-type]
-        return 0 * da, 0 * da, dbefore
+        return (zeros := 0 * da), zeros, dbefore
 
 
 class Doubled(LSTMCell):
@@ -194,29 +194,15 @@ class Mixed(Mixin, LSTMCell):
     """The same by a mixin that is no cell itself."""
 
 
-class Renamed(LSTMCell):
-    name = "mine"
+class Inherited(LSTMCell):
+    """An LSTM with nothing of its own."""
 
 
-@pytest.mark.parametrize("backend", ["numpy", "cupy"])
-def test_a_cell_of_another_name_runs_its_kernel(backend: str, device: Emulator) -> None:
-    rng = np.random.default_rng(0)
-    given = [rng.standard_normal(s) for s in ((3, 2, 4), (3, H), (4, 4 * H), (H, 4 * H), 4 * H)]
-    with xpcap.use_backend(backend):
-        x, h0, *params = map(xpcap.asarray, given)
-        for cell in (Renamed(), CELLS["lstm"]):
-            h, cache = sequence_forward(cell, x, (h0, None), *params)
-            results = h, *sequence_backward(h, cache)[1]
-            if cell is not CELLS["lstm"]:
-                renamed = results
-    for one, other in zip(renamed, results, strict=True):
-        np.testing.assert_array_equal(xpcap.to_numpy(one), xpcap.to_numpy(other))
-
-
-@pytest.mark.parametrize("cell", [Doubled(), Mixed()], ids=["subclass", "mixin"])
-def test_what_is_said_of_other_equations_is_not_inherited(cell: LSTMCell) -> None:
-    assert (cell.equations, cell.keeps) == ((), None)
-    assert Renamed().equations == LSTMCell.equations
+def test_fast_versions_and_texts_belong_to_their_equations() -> None:
+    for name in ("in_place", "gradient_in_place", "kernel", "equations", "memory_gate"):
+        assert getattr(Inherited, name) == getattr(LSTMCell, name)
+        for cell in (Doubled, Mixed):
+            assert getattr(cell, name) == getattr(Pointwise, name) != getattr(LSTMCell, name)
 
 
 @pytest.mark.parametrize("cell", [Doubled(), Mixed()], ids=["subclass", "mixin"])
@@ -245,30 +231,24 @@ def test_a_subclass_with_an_equation_of_its_own_runs_it(
         assert not xpcap.to_numpy(dx).any()
 
 
-@pytest.mark.parametrize("cell", layers.CELLS)
-def test_operations_are_chosen_once_for_a_sequence(
-    cell: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cell", CELLS.values(), ids=list(CELLS))
+def test_operations_are_chosen_once_for_a_loop(
+    cell: Pointwise, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many steps it has."""
     asked: list[Any] = []
-    forward, backward, G = (
-        getattr(layers, f"{cell}_forward"),
-        getattr(layers, f"{cell}_backward"),
-        layers.CELLS[cell].shapes(1, H)["b"][0],
-    )
 
     def watched(x: Any) -> Ops:
         asked.append(x)
         return get_ops(x)
 
     monkeypatch.setattr(layers.recurrent, "get_ops", watched)
-    counts = []
+    G, state0, counts = len(cell.blocks) * H, (np.ones((N, H)),) * len(cell.states), []
     for T in (2, 20):
         asked.clear()
-        h, cache = forward(
-            np.ones((N, T, V)), np.ones((N, H)), np.ones((V, G)), np.ones((H, G)), np.ones(G)
-        )
-        backward(h, cache)
+        rows = PackedSequences.full(N, T)
+        h, cache = cell.rows_forward(np.ones((T * N, G)), state0, {"Wh": np.ones((H, G))}, rows)
+        cell.rows_backward(h.copy(), cache)
         counts.append(len(asked))
     assert counts[0] == counts[1] > 0
 

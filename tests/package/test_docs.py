@@ -9,6 +9,7 @@ import json
 import os
 import pydoc
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import caption_formats
 import click
@@ -25,7 +27,7 @@ import numpy as np
 import pytest
 import students
 from click.testing import CliRunner
-from commands import SMALL
+from commands import SMALL, use_few_pictures
 from patterns import function_named
 
 import xpcap
@@ -36,6 +38,7 @@ from xpcap.exercise import table
 from xpcap.layers import CELLS
 from xpcap.runs import pictures, train
 from xpcap.shapes import generate, picture_of
+from xpcap.testing import check_cell
 
 ROOT = Path(__file__).parents[2]
 README, CONTRIBUTING = (
@@ -109,6 +112,82 @@ def test_code_blocks_run(
             table.update(rows)
     assert capsys.readouterr().out
 
+
+# ---- Programs that add a cell, which explain/cells.md quotes
+
+CELL_PROGRAMS = {
+    Path(info.split()[1]).stem: ROOT / info.split()[1]
+    for name, info, _ in FENCES
+    if name == "explain/cells.md" and info.startswith("python docs/")
+}
+
+
+def paper_mgu(a: Any, h: Any, p: Any) -> Any:
+    """Zhou et al. 2016; a is what x and the biases add."""
+    a_f, a_n = a
+    f = 1 / (1 + np.exp(-(a_f + h @ p["Wf"])))
+    return (1 - f) * h + f * np.tanh(a_n + (f * h) @ p["Wn"])
+
+
+def paper_gru(a: Any, h: Any, p: Any) -> Any:
+    """Cho et al. 2014, equations 5 to 8: z keeps the state."""
+    a_r, a_z, a_n = a
+    r, z = (1 / (1 + np.exp(-(x + h @ p[name]))) for x, name in ((a_r, "Wr"), (a_z, "Wz")))
+    return z * h + (1 - z) * np.tanh(a_n + (r * h) @ p["Wn"])
+
+
+@pytest.mark.parametrize(
+    ("program", "paper"),
+    [("minimal_gated_unit", paper_mgu), ("gru_2014", paper_gru)],
+)
+def test_cell_of_a_program_is_that_of_its_paper_and_keeps_the_contract(
+    program: str, paper: Any
+) -> None:
+    rng, (N, H) = np.random.default_rng(0), (3, 4)
+    with mock.patch.dict(CELLS):
+        listed = set(CELLS)
+        runpy.run_path(str(CELL_PROGRAMS[program]))
+        (name,) = set(CELLS) - listed
+        cell = CELLS[name]
+        shapes = {"a": (N, H * len(cell.blocks)), "h": (N, H), **cell.shapes(5, H)}
+        arrays = {key: rng.standard_normal(shape) for key, shape in shapes.items()}
+        (h,), _ = cell.step_forward(arrays["a"], (arrays["h"],), arrays)
+        blocks = np.split(arrays["a"], len(cell.blocks), axis=1)
+        np.testing.assert_allclose(h, paper(blocks, arrays["h"], arrays), rtol=1e-12)
+        check_cell(name)
+
+
+@pytest.mark.usefixtures("plain_curves")
+@pytest.mark.slow
+def test_commands_of_a_program_with_its_cell_run_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few epochs; the one that resumes takes two more."""
+    pytest.importorskip("onnx", reason="the export extra is not installed")
+    monkeypatch.chdir(tmp_path)
+    use_few_pictures(monkeypatch)
+    put_files_that_the_docs_speak_of()
+    for path in CELL_PROGRAMS.values():
+        shutil.copy(path, tmp_path)
+    commands = re.findall(r"^ {4}python (.*)$", DOCS["explain/cells.md"], re.MULTILINE)
+    assert len(commands) == 6
+    for command in commands:
+        words = shlex.split(command)
+        if words[0] == "-c":
+            subprocess.run([sys.executable, *words], check=True)
+            continue
+        if words[1] == "train":
+            words += ["--epochs", "4"] if "--resume" in words else SMALL
+        monkeypatch.setattr(sys, "argv", words)
+        with mock.patch.dict(CELLS), pytest.raises(SystemExit) as end:
+            runpy.run_path(words[0], run_name="__main__")
+        assert end.value.code == 0, command
+    epochs = (tmp_path / "runs/mgu/history.jsonl").read_text().splitlines()
+    assert len(epochs) == 4
+    assert (tmp_path / "mgu-onnx/greedy.onnx").exists()
+
+
+# ---- Commands
 
 COMMAND = re.compile(r"^(make demo|xpcap [a-z-](?:.*\\\n)*.*)$", re.MULTILINE)
 RUNTIME = "onnxruntime-web-1.30.0.tgz"  # npm pack fetches it; a page of `export` needs it

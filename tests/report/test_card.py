@@ -111,7 +111,8 @@ def test_the_equations_of_a_card_and_the_tensors_alone_give_the_runs_probabiliti
     assert nll == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", [*CELLS, "plain"])
+@pytest.mark.usefixtures("new_cells")
 def test_a_card_has_the_equations_of_its_cell(
     cell: str, scored: tuple[Run, Scores, CaptionData]
 ) -> None:

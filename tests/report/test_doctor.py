@@ -18,8 +18,8 @@ from xpcap.cli import main
 from xpcap.cli.group import in_options
 from xpcap.data import CaptionData, Split, Vocabulary
 from xpcap.layers import CELLS
-from xpcap.layers.cells import no_activations
-from xpcap.models.config import INJECT
+from xpcap.layers.lstm import LSTMCell
+from xpcap.models.config import INJECT, OWN
 from xpcap.report import doctor
 from xpcap.report.doctor import Case, Diagnosis, Finding, Symptom, diagnose
 from xpcap.runs import evaluate_run, examine_run, score_captions
@@ -31,6 +31,7 @@ COLOURS, THINGS, PLACES = (
 )
 FORMS = ("a {0} {1} on the {2}", "there is a {0} {1} standing on the {2}", "{1} on {2}")
 NAMES = [one.name for one in doctor.SYMPTOMS]
+pytestmark = pytest.mark.usefixtures("new_cells")
 
 
 def draw(pictures: int) -> tuple[np.ndarray, list[str]]:
@@ -143,7 +144,10 @@ def data_of(case: Case) -> CaptionData:
     return grids() if case.model.config.attends else DATA
 
 
-CASES = {*(("lstm", inject) for inject in INJECT), *((cell, "every-step") for cell in CELLS)}
+CASES = {
+    *(("lstm", inject) for inject in INJECT),
+    *((cell, "every-step") for cell in (*CELLS, "plain")),
+}
 each_model = pytest.mark.parametrize("kind", sorted(CASES), ids=" ".join)
 
 
@@ -288,7 +292,7 @@ def blind(params: dict[str, np.ndarray]) -> None:
 
 
 def grow(params: dict[str, np.ndarray]) -> None:
-    for name in ("Wx", "Wh", "b"):
+    for name in params.keys() - set(OWN):  # the cell's
         params[name] = params[name] * 100
 
 
@@ -397,7 +401,7 @@ def test_a_value_at_a_limit_is_on_its_better_side(bad: float, values: tuple[floa
 
 def test_what_cannot_be_measured_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """One picture cannot be exchanged for another, and a cell may leave out where its gates are."""
-    monkeypatch.setitem(CELLS, "lstm", CELLS["lstm"]._replace(activations=no_activations))
+    monkeypatch.setitem(CELLS, "lstm", type("Ungated", (LSTMCell,), {"gates": ""})())
     val = DATA.splits["val"]
     one = replace(val, captions=val.captions[:2], image_idxs=val.image_idxs[:2], text=HUMAN[:1] * 2)
     data = CaptionData(DATA.vocabulary, {"val": one})

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 pytest.importorskip("filelock")
 
 from xpcap.data.features import FeatureScaling, Projection
+from xpcap.errors import DataError
 from xpcap.runs.config import Config
 from xpcap.runs.folder import CONFIG
 from xpcap.runs.recipe import OPTIONS
@@ -32,6 +34,19 @@ def test_a_config_is_written_as_it_was_read(tmp_path: Path) -> None:
     expected = {**since, **json.loads((KEPT / CONFIG).read_text())}
     text = json.dumps(expected, indent=2, sort_keys=True) + "\n"
     assert (tmp_path / CONFIG).read_text() == text
+
+
+def test_a_run_of_a_cell_that_a_program_adds_is_opened_by_that_program(tmp_path: Path) -> None:
+    config = {**json.loads((KEPT / CONFIG).read_text()), "cell": "peephole"}
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    with refuses(
+        DataError,
+        thing="cell",
+        came="is 'peephole'",
+        expected="lstm",
+        cause="trained by a program that adds this cell to CELLS? Run that program",
+    ):
+        Config.read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -6,31 +6,41 @@ from typing import Any
 
 import numpy as np
 import pytest
+from new_cells import NEW_CELLS, MinimalGated
 from refusals import refuses
 
 from xpcap import OptionError, to_numpy, use_backend
 from xpcap.errors import ContractError
 from xpcap.layers import CELLS, Cell, stack
-from xpcap.layers.cells import Activation
+from xpcap.layers.cell import Activation, Shapes
+from xpcap.layers.rnn import RNN, RNNCell
 from xpcap.models.config import INJECT
 from xpcap.testing import CELL, check_cell
 from xpcap.testing import cell as contract
 from xpcap.testing.cell import CAPTIONS, STEP, Trial
 
-RENAMED = CELLS["rnn"]._replace(
-    shapes=lambda W, H: {"U": (W, H), "Wh": (H, H), "c": (H,)}, inputs=("U", "c")
-)
-STACKS = {
+
+class Renamed(MinimalGated):
+    """A minimal gated unit whose weight and bias have names of their own."""
+
+    inputs = "U", "c"
+
+    def shapes(self, W: int, H: int) -> Shapes:
+        return {"Wf": (H, H), "c": (2 * H,), "Wn": (H, H), "U": (W, 2 * H)}
+
+
+OTHERS = NEW_CELLS | {
+    "renamed": Renamed(),
     "gru2": stack(CELLS["gru"], CELLS["gru"]),
-    "lstm+rnn+gru": stack(CELLS["lstm"], RENAMED, CELLS["gru"]),
+    "renamed+lstm+renamed": stack(Renamed(), CELLS["lstm"], Renamed()),
 }
 each_claim = pytest.mark.parametrize("claim", CELL, ids=lambda claim: claim.__name__)
-each_cell = pytest.mark.parametrize("cell", [*CELLS, *STACKS])
+each_cell = pytest.mark.parametrize("cell", [*CELLS, *OTHERS])
 
 
 @pytest.fixture(autouse=True)
 def listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, cell in STACKS.items():
+    for name, cell in OTHERS.items():
         monkeypatch.setitem(CELLS, name, cell)
 
 
@@ -64,18 +74,18 @@ def test_devices_agree(cell: str, inject: str, lib: Any) -> None:
         np.testing.assert_allclose(to_numpy(found[name]), x, rtol=1e-11, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("cell", list(CELLS))
+@pytest.mark.parametrize("cell", [*CELLS, "plain"])
 def test_loop_refuses_arrays_that_do_not_fit(cell: str) -> None:
-    loop = Trial(cell).loop()
+    loop, kind = Trial(cell).loop(), type(CELLS[cell]).__name__
     _, (cache, _) = loop.forward()
     for name, x in loop.arrays.items():
         for error, bad in (
-            (ValueError, np.concatenate((x, x), axis=1)),
+            (ValueError, np.concatenate((x, x), axis=-1)),
             (ValueError, x[None]),
             (TypeError, x.astype(np.float32)),
             (TypeError, x.tolist()),
         ):
-            with refuses(error, function=f"{cell}_rows_forward"):
+            with refuses(error, function=f"{kind}.rows_forward"):
                 loop._replace(arrays=loop.arrays | {name: bad}).forward()
     for error, bad in (
         (ValueError, loop.dh[1:]),
@@ -83,29 +93,37 @@ def test_loop_refuses_arrays_that_do_not_fit(cell: str) -> None:
         (TypeError, loop.dh.astype(np.float32)),
         (TypeError, loop.dh.tolist()),
     ):
-        with refuses(error, function=f"{cell}_rows_backward", thing="dh"):
+        with refuses(error, function=f"{kind}.rows_backward", thing="dh"):
             loop.cell.rows_backward(bad, cache)
 
 
 # ---- Cells that break the contract, each one claim at least
 
-RNN = CELLS["rnn"]
 SEEN: list[Any] = []
 
 
 def changed(**changes: Any) -> Cell:
-    """An RNN whose functions call those of `changes` with its own results, then its arguments."""
+    """An RNN whose methods call those of `changes` with its own results, then its arguments."""
 
     def wrapped(name: str, change: Any) -> Any:
-        return lambda *args, **kwargs: change(getattr(RNN, name)(*args, **kwargs), *args)
+        return lambda self, *args, **kwargs: change(getattr(RNN, name)(*args, **kwargs), *args)
 
-    return RNN._replace(**{name: wrapped(name, change) for name, change in changes.items()})
+    methods = {name: wrapped(name, change) for name, change in changes.items()}
+    return type("Broken", (RNNCell,), methods)()
 
 
 def keep_last(found: Any, *_: Any) -> Any:
     """Keep the cache outside it."""
     SEEN[:] = [found[1]]
     return found
+
+
+class Flipped(MinimalGated):
+    """A minimal gated unit with a sign wrong in its gradient."""
+
+    def step_backward(self, dafter: Any, cache: Any, params: Any) -> Any:
+        da, dstate, grads = super().step_backward(dafter, cache, params)
+        return da, dstate, grads | {"Wf": -grads["Wf"]}
 
 
 def write(found: Any, a: Any, *_: Any) -> Any:
@@ -121,10 +139,10 @@ def add_up(found: Any, dh: Any, cache: Any, buffer: Any = None, *_: Any) -> Any:
     return da, dstate0, {"Wh": total}
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Cell, str | tuple[str, ...], str]] = {
     "gradient": (
-        changed(rows_backward=lambda found, *_: (*found[:2], {"Wh": -found[2]["Wh"]})),
-        ("cell 'broken' with inject 'init' and dropout 0.0", "the captioner's gradient of Wh"),
+        Flipped(),
+        ("cell 'broken' with inject 'init' and dropout 0.0", "the captioner's gradient of Wf"),
         "differs from finite differences",
     ),
     "dtype_kept": (
@@ -138,9 +156,9 @@ BROKEN = {
         changed(rows_forward=write), "the pre-activation of the loop", "has changed",
     ),
     "caches_apart": (
-        RNN._replace(
-            rows_forward=changed(rows_forward=keep_last).rows_forward,
-            rows_backward=lambda dh, cache, *rest: RNN.rows_backward(dh, SEEN[0], *rest),
+        changed(
+            rows_forward=keep_last,
+            rows_backward=lambda _, dh, cache, *rest: RNN.rows_backward(dh, SEEN[0], *rest),
         ),
         "while another cache is alive",
         "differs from the one alone",
@@ -152,7 +170,7 @@ BROKEN = {
         "differs from that of the sequence alone",
     ),
     "steps_compose": (
-        changed(step=lambda state, *_: tuple(0.9 * x for x in state)),
+        changed(advance=lambda state, *_: tuple(0.9 * x for x in state)),
         "h of step 0",
         "differs from that of the loop",
     ),
@@ -162,7 +180,7 @@ BROKEN = {
         "is [",
     ),
     "watched": (
-        RNN._replace(activations=lambda cache: {"state": Activation(cache.Wh, -1, 1)}),
+        changed(activations=lambda _, cache: {"state": Activation(cache.Wh, -1, 1)}),
         "state",
         "has shape (3, 3)",
     ),
@@ -182,14 +200,13 @@ def test_cell_that_breaks_a_claim_is_named_with_what_is_wrong(
 
 
 def test_stale_states_and_missing_gradients_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def step(a: Any, state: Any, params: Any, buffer: Any) -> Any:
-        """One whose state lies in the buffer, which the next step overwrites."""
+    def in_buffer(after: Any, a: Any, state: Any, params: Any, buffer: Any, *_: Any) -> Any:
+        """A state that lies in the buffer, which the next step overwrites."""
         h = buffer("h", state[0].shape)
-        h[...] = RNN.step(a, state, params, buffer)[0]
+        h[...] = after[0]
         return (h,)
 
-    cell = RNN._replace(step=step, takes_extra_term=False)
-    monkeypatch.setitem(CELLS, "broken", cell)
+    monkeypatch.setitem(CELLS, "broken", changed(advance=in_buffer))
     with refuses(ContractError, thing="h of step 0", came="differs"):
         check_cell("broken", [contract.steps_compose])
     for change, came in (
@@ -210,14 +227,6 @@ def test_error_of_a_cell_goes_through_with_the_claim_and_the_captioner(
     assert caught.value.__notes__ == [f"check_cell: gradient, {Trial('broken')}"]
 
 
-def test_cell_that_takes_no_term_is_not_tried_with_attention(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen = []
-    monkeypatch.setitem(CELLS, "plain", RNN._replace(takes_extra_term=False))
-    check_cell("plain", [seen.append])
-    assert [(trial.inject, trial.dropout) for trial in seen] == [
-        ("init", 0.0), ("init", 0.4), ("every-step", 0.0), ("every-step", 0.4),
-    ]  # fmt: skip
+def test_cell_that_does_not_exist_is_refused() -> None:
     with refuses(OptionError, function="check_cell", thing="cell", came="'plane' does not exist"):
         check_cell("plane")

@@ -19,6 +19,8 @@ from xpcap import CaptioningRNN, CaptioningSolver, optim, to_numpy
 from xpcap.data.features import FeatureScaling, fit_scaling
 from xpcap.distributed import Group
 from xpcap.errors import DataError, OptionError, TrainingError
+from xpcap.exercise import table
+from xpcap.layers import CELLS
 from xpcap.metrics import CiderD
 from xpcap.models import Batch, FeatureRows
 from xpcap.runs import load_state, save_state
@@ -163,7 +165,7 @@ def course_losses(cell: str, batch_size: int, epochs: int) -> list[float]:
     solver, whose batches are drawn with replacement; each from NumPy's global stream.
     """
     V, D, W, H = len(DATA.vocabulary), DATA.feature_dim, 12, 16
-    gates = 4 * H if cell == "lstm" else H
+    gates = CELLS[cell].shapes(W, H)["b"][0]
     drawn = np.random.randint(len(COURSE["train_captions"]), size=50)
     captions, images = COURSE["train_captions"][drawn], COURSE["train_image_idxs"][drawn]
     params = {
@@ -192,7 +194,7 @@ def course_losses(cell: str, batch_size: int, epochs: int) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", table.CELLS)
 @pytest.mark.parametrize("batch_size", [16, 60])
 def test_with_replacement_the_courses_losses_come_of_its_seed(cell: str, batch_size: int) -> None:
     """An epoch has as many steps as there are whole batches, at least one; and what is drawn next

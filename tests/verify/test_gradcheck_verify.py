@@ -16,6 +16,7 @@ from xpcap.gradcheck import (
     grad_check_sparse,
     rel_error,
 )
+from xpcap.layers.lstm import LSTM
 from xpcap.verify import Row, mixed_error, published, read_cases, verify
 
 
@@ -147,7 +148,7 @@ def test_the_published_losses_are_among_the_cases() -> None:
 
 
 def swapped_gates(right: Any, cell: Any, a: Any, Wh: Any, *args: Any) -> Any:
-    if cell.name != "lstm":
+    if cell is not LSTM:
         return right(cell, a, Wh, *args)
     H = len(Wh)
     swapped = np.concatenate(
@@ -159,7 +160,7 @@ def swapped_gates(right: Any, cell: Any, a: Any, Wh: Any, *args: Any) -> Any:
 
 def forgetful_backward(right: Any, cell: Any, loop: Any, grads: Any, *args: Any) -> Any:
     step_fn = right(cell, loop, grads, *args)
-    if cell.name != "lstm":
+    if cell is not LSTM:
         return step_fn
 
     def forget(step: ops.Step) -> None:

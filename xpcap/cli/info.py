@@ -51,7 +51,7 @@ def _print_machine(as_json: bool) -> None:
     }
     status, ranks = backend_status(), _ranks(group)
     slow = DeviceOps.without_kernels()
-    slow += [f"steps of cell {name}" for name, cell in CELLS.items() if not cell.replayable]
+    slow += [f"steps of cell {name}" for name, cell in CELLS.items() if not cell.kernel]
     if group.rank:
         raise RankDone
     if as_json:

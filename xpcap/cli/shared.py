@@ -147,9 +147,13 @@ def examples(*lines: str) -> str:
 
 
 def command_line(*words: str) -> str:
-    """A command as the user types it: with the program that runs now, words quoted for a shell."""
-    program = "python cli.py" if Path(sys.argv[0]).name == "cli.py" else "xpcap"
-    return f"{program} {shlex.join(words)}"
+    """A command as the user types it, quoted for a shell: with the program that runs now.
+
+    That may be cli.py, or a program that adds a cell or an encoder and calls `main`.
+    """
+    program = Path(sys.argv[0])
+    is_script = program.suffix == ".py" and program.name != "__main__.py"
+    return shlex.join((*(("python", str(program)) if is_script else ("xpcap",)), *words))
 
 
 def backend_option(command: Function) -> Function:

@@ -13,9 +13,8 @@ from xpcap.decoding.hypotheses import Hypotheses, check_first
 from xpcap.decoding.policies import Choice, LogitsProcessor, Policy, Special, require_policy
 from xpcap.device.transfers import AsyncCopy
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.layers.cells import State
 from xpcap.memory import Buffer, Workspace
-from xpcap.ops import contiguous, get_ops, log_softmax
+from xpcap.ops import State, contiguous, get_ops, log_softmax
 from xpcap.spec import check_range, spec
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly
 

@@ -68,7 +68,7 @@ class Captioner:
     @property
     def state(self) -> list[str]:
         """Names of the arrays of a state that change from step to step."""
-        return [name.replace(" ", "_") for name in self.config.recurrent.names_of_states()]
+        return [name.replace(" ", "_") for name in self.config.recurrent.states]
 
     @property
     def constants(self) -> list[str]:

@@ -2,8 +2,8 @@
 
 ``forward(...) -> (out, cache)``, and ``backward(dout, cache) -> grads`` with gradients in argument
 order. Inputs are read-only, results are fresh arrays, and dtype in is dtype out (float32 or
-float64). Arrays may be NumPy's or CuPy's, but not both in one call. cells.py says what a recurrent
-cell is, and how to add one.
+float64). Arrays may be NumPy's or CuPy's, but not both in one call. cell.py says what a recurrent
+cell is; an instance in `CELLS` trains.
 """
 
 from xpcap.layers.attention import (
@@ -15,7 +15,8 @@ from xpcap.layers.attention import (
     dot_product_attention_backward,
     dot_product_attention_forward,
 )
-from xpcap.layers.cells import CELLS, Cell, loop_of
+from xpcap.layers.cell import Cell
+from xpcap.layers.cells import CELLS
 from xpcap.layers.elementary import (
     affine_backward,
     affine_forward,
@@ -36,21 +37,18 @@ from xpcap.layers.gru import (
 from xpcap.layers.lstm import (
     lstm_backward,
     lstm_forward,
-    lstm_rows_backward,
-    lstm_rows_forward,
     lstm_step_backward,
     lstm_step_forward,
 )
+from xpcap.layers.recurrent import Pointwise
 from xpcap.layers.rnn import (
     rnn_backward,
     rnn_forward,
-    rnn_rows_backward,
-    rnn_rows_forward,
     rnn_step_backward,
     rnn_step_forward,
 )
 from xpcap.layers.stack import stack
-from xpcap.ops import PackedSequences, Pointwise, RecurrentTerm, sigmoid
+from xpcap.ops import PackedSequences, RecurrentTerm, sigmoid
 
 __all__ = [
     "CELLS",
@@ -73,17 +71,12 @@ __all__ = [
     "gru_forward",
     "gru_step_backward",
     "gru_step_forward",
-    "loop_of",
     "lstm_backward",
     "lstm_forward",
-    "lstm_rows_backward",
-    "lstm_rows_forward",
     "lstm_step_backward",
     "lstm_step_forward",
     "rnn_backward",
     "rnn_forward",
-    "rnn_rows_backward",
-    "rnn_rows_forward",
     "rnn_step_backward",
     "rnn_step_forward",
     "sigmoid",

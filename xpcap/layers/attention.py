@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidValueError, OptionError, unknown
-from xpcap.layers.cells import CELLS, check_takes_extra_term
+from xpcap.layers.cells import CELLS
 from xpcap.layers.checks import check_arrays
 from xpcap.layers.layer import gradient, layer
 from xpcap.layers.lstm import LSTM
-from xpcap.layers.recurrent import StepCache, step_backward, step_forward
+from xpcap.layers.sequence import StepCache, step_backward, step_forward
 from xpcap.memory import Buffer, allocator
 from xpcap.ops import (
     PackedSequences,
@@ -254,30 +254,29 @@ def attention_forward(
     """Run a cell that attends over a whole sequence, from h0 = c0 = the mean of A over regions.
 
     Each step adds attn @ Wattn to its pre-activation; attn attends to A from the state before. G is
-    4H for an LSTM, 3H for a GRU, H for an RNN.
+    H times the number of the cell's blocks.
 
     A: The regions of each picture, projected to the size of a state.
     cell: A name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b.
     h: The state after each step, without h0.
     ValueError: There is no region.
-    OptionError: The cell is unknown, cannot attend, or has other parameters.
+    OptionError: The cell is unknown, or has other parameters.
     """
     if cell not in CELLS:
         raise unknown("attention_forward", "cell", cell, CELLS)
-    check_takes_extra_term("attention_forward", cell)
     kind = CELLS[cell]
     shapes = kind.shapes(1, 1)
     if set(shapes) != {"Wx", "Wh", "b"}:
         came = f"has the parameters {', '.join(shapes)}"
         raise OptionError("attention_forward", f"cell {cell!r}", came, "one of Wx, Wh and b")
-    spec(f"Wh:H,{shapes['b'][0]}H").check("attention_forward", Wh, note=kind.note)
+    spec(f"Wh:H,{shapes['b'][0]}H").check("attention_forward", Wh, note=kind.order)
     require_regions("attention_forward", A)
     N, T, _ = x.shape
     x_rows, rows = to_rows(x), PackedSequences.full(N, T)
     attention = Attention(to_regions(A), Wattn)
     a = x_rows @ Wx  # (T*N, G)
     a += b
-    state0 = (attention.start(),) * kind.states
+    state0 = (attention.start(),) * len(kind.states)
     h, loop = kind.rows_forward(a, state0, {"Wh": Wh}, rows, extra_term=attention)
     return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from xpcap.backend import Array, get_array_module
 from xpcap.layers.layer import gradient, layer
-from xpcap.layers.recurrent import (
+from xpcap.layers.recurrent import Pointwise
+from xpcap.layers.sequence import (
     SequenceCache,
     StepCache,
     sequence_backward,
@@ -16,15 +17,15 @@ from xpcap.layers.recurrent import (
     step_backward,
     step_forward,
 )
-from xpcap.ops import Pointwise, State, sigmoid
+from xpcap.ops import State, sigmoid
 
 
 class GRUCell(Pointwise):
     """The pointwise half of a GRU step: a = x @ Wx + b, r = h_prev @ Wh."""
 
-    name, blocks, gates, scales = "gru", "rzn", "rz", True
+    blocks, gates, scales_recurrence = "rzn", "rz", True
     saved: ClassVar = {"blocks": 3, "product": 3}
-    product = "product"
+    product_buffer = "product"
     equations = (
         "a = x Wx + b{term};  p = h Wh            (N, 3H), columns stacked r, z, n",
         "r, z = sigmoid((a + p)[:, :2H]);  n = tanh(a[:, 2H:] + r * p[:, 2H:])",
@@ -36,7 +37,7 @@ class GRUCell(Pointwise):
         "n": ("Candidate", "what the word offers the state"),
         "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
     }
-    keeps = "z", "h", "h = (1 − z) · n + z · h"
+    memory_gate = "z", "h"
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
         """new is tanh(a_n + reset * r_n); h goes from h_prev towards it as far as update leaves."""

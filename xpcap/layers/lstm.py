@@ -11,37 +11,24 @@ import numpy as np
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidValueError
 from xpcap.layers.layer import gradient, layer
-from xpcap.layers.recurrent import (
-    RowsCache,
+from xpcap.layers.recurrent import Pointwise
+from xpcap.layers.sequence import (
     SequenceCache,
     StepCache,
-    rows_backward,
-    rows_forward,
     sequence_backward,
     sequence_forward,
     step_backward,
     step_forward,
 )
-from xpcap.memory import Buffer
-from xpcap.ops import (
-    CellBuffers,
-    CellGradients,
-    PackedSequences,
-    Pointwise,
-    RecurrentTerm,
-    State,
-    Step,
-    StepFn,
-    sigmoid,
-)
+from xpcap.ops import CellBuffers, CellGradients, State, Step, StepFn, sigmoid
 from xpcap.ops.host import rows_of_a_block
 
 
 class LSTMCell(Pointwise):
     """The pointwise half of an LSTM step: a = x @ Wx + b, r = h_prev @ Wh."""
 
-    name, blocks, gates, kernel = "lstm", "ifog", "ifo", "lstm_gates"
-    states, product = ("h", "c"), "blocks"
+    blocks, gates, kernel = "ifog", "ifo", "lstm_gates"
+    states, product_buffer = ("h", "c"), "blocks"
     saved: ClassVar = {"blocks": 4, "tanh_c": 1}
     equations = (
         "a = x Wx + h Wh + b{term}            (N, 4H), columns stacked i, f, o, g",
@@ -56,7 +43,7 @@ class LSTMCell(Pointwise):
         "c": ("Cell", "c = f · c + i · g, after the word"),
         "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
     }
-    keeps = "f", "c", "c = f · c + i · g"
+    memory_gate = "f", "c"
 
     def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
         """i, f and o of a + r through the logistic function, g through tanh; then c and h."""
@@ -241,54 +228,3 @@ def lstm_backward(
         raise InvalidValueError("lstm_backward", "", "got dc_T", expected, cause)
     dx, (dh0, dc0), *weights = sequence_backward(dh, cache, None if dc_T is None else (None, dc_T))
     return (dx, dh0, *weights, dc0) if cache.carried else (dx, dh0, *weights)
-
-
-# ---- Packed rows
-
-
-@layer("a:R,4H Wh:H,4H -> h:R,H", note=LSTM.order)
-def lstm_rows_forward(
-    a: Array,
-    state0: tuple[Array, Array | None],
-    Wh: Array,
-    rows: PackedSequences,
-    buffer: Buffer | None = None,
-    extra_term: RecurrentTerm | None = None,
-) -> tuple[Array, RowsCache]:
-    """Run the LSTM over packed rows: steps on a_t + h_{t-1} @ Wh of the sequences alive at each t.
-
-    a: x @ Wx + b of every row, time-major.
-    state0 : tuple of h0 and c0, each an array (N, H), float
-        The state before the first step. c0 None: zeros.
-    rows: Sequence and step of each of the R rows.
-    buffer: Memory for results and cache. None allocates.
-    extra_term: A term that each step adds to its pre-activation, such as attention.
-    h: A view into the cache.
-    """
-    return rows_forward(a, state0, Wh, rows, LSTM, buffer, extra_term)
-
-
-@gradient(lstm_rows_forward)
-def lstm_rows_backward(
-    dh: Array,
-    cache: RowsCache,
-    buffer: Buffer | None = None,
-    dWh: Array | None = None,
-    dc_T: Array | None = None,
-) -> tuple[Array, State, Array]:
-    """Gradients of lstm_rows_forward.
-
-    dh: The upstream gradient of each row, from the layers above.
-    buffer: Memory for da and dstate0. None allocates.
-    dWh : array (H, 4H), float, or None
-        Memory for the gradient of Wh. None allocates.
-    dc_T : array (N, H), float, or None
-        The upstream gradient of each sequence's c after its last step. None: zeros.
-
-    Returns
-    -------
-    da : array (R, 4H), float
-    dstate0 : tuple of dh0 and dc0, each an array (N, H), float
-    dWh : array (H, 4H), float
-    """
-    return rows_backward(dh, cache, buffer, dWh, None if dc_T is None else (None, dc_T))

@@ -1,4 +1,4 @@
-"""One loop over packed rows, whatever the cell: a cell is the pointwise half of a step.
+"""The fast form of a cell, with one product a step, and its loop over packed rows.
 
     a = x @ Wx + b              of all rows, one product before the loop
     at each step, of the n sequences alive:
@@ -7,39 +7,34 @@
         h, ... = cell(a, r, h, ...)
 
 Backward, the steps run in reverse, and the gradients of Wx, Wh and b are one product each after the
-loop. The cells are lstm.py, rnn.py and gru.py; cells.py offers them to captioners.
+loop. The cells are lstm.py, rnn.py and gru.py.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from xpcap.backend import Array, asarray, get_array_module
+from xpcap.layers.cell import Cell, Params, StepCache, with_term
 from xpcap.layers.checks import check_upstream
 from xpcap.memory import Buffer, allocator, one_block
 from xpcap.ops import (
     CellBuffers,
     CellGradients,
     PackedSequences,
-    Pointwise,
     RecurrentTerm,
     State,
     StepFn,
     contiguous,
-    from_rows,
     get_ops,
     single_step,
-    to_rows,
     zero_without_steps,
 )
-from xpcap.spec import Spec, spec
 from xpcap.threads import in_turn
-
-# ---- The loop
 
 
 class RowsCache(NamedTuple):
-    """Cache of rows_forward."""
+    """Cache of the loop."""
 
-    cell: Pointwise
+    cell: "Pointwise"
     states: State  # stacks, each (N+R, H): initial states, then those after each row
     saved: dict[str, Array]  # (R, .), as the cell names them
     Wh: Array  # (H, G)
@@ -52,28 +47,191 @@ class RowsCache(NamedTuple):
         return {"R": self.rows.R, "N": self.rows.N, "H": len(self.Wh)}
 
 
-@in_turn
-def rows_forward(
-    a: Array,
-    state0: tuple[Array | None, ...],
-    Wh: Array,
-    rows: PackedSequences,
-    cell: Pointwise,
-    buffer: Buffer | None = None,
-    extra_term: RecurrentTerm | None = None,
-) -> tuple[Array, RowsCache]:
-    """Run a cell over packed rows: steps on a_t and h_{t-1} @ Wh of the sequences alive at each t.
+class Pointwise(Cell):
+    """The fast form of a cell: one product a step, h @ Wh, and all but that product.
 
-    a (R, G) is x @ Wx + b of every row, time-major; an array of `state0`, each (N, H), may be None
-    but for h0: zeros. Memory for results and cache comes from `buffer`; None allocates.
-    `extra_term`, such as attention, adds to the pre-activation of each step. h (R, H) is a view
-    into the cache. TypeError, ValueError : libraries, dtypes, shapes or sizes do not match.
+    `equation` and `gradient` are pure, and enough: the loop runs them on any library. Versions in
+    place for NumPy may be added. The parameters are Wx (W, G), Wh (H, G) and b (G,), with H columns
+    in G for each of `blocks`.
+
+    Attributes
+    ----------
+    saved : dict of str to int
+        What `gradient` reads besides states, by name, in so many times H columns. An array `blocks`
+        has the blocks after their nonlinearity.
+    product_buffer : str
+        What r = h @ Wh lies in until the step overwrites it: an array of `saved`, or ``h``.
+    scales_recurrence : bool
+        True if a gate scales a part of r, as a GRU's reset gate does, or h enters besides r. Then
+        the gradients of a and r differ, and the term of attention is added to a.
+    kernel : str
+        The CUDA kernel of a step; that of its gradient has the same name and ``_backward``. Empty:
+        there is none, and CuPy computes `equation` and `gradient`.
     """
-    function, (h0, *others) = f"{cell.name}_rows_forward", state0
-    sizes = loop_spec(cell).check(function, a, h0, Wh, *others, note=cell.order)
-    rows.check(function, len(a), sizes["N"])
-    state0 = tuple(map(contiguous, state0))  # which `layer` does not see in a tuple
-    return forward_loop(a, state0, Wh, rows, cell, buffer, extra_term)
+
+    saved: ClassVar[dict[str, int]] = {}
+    product_buffer: str
+    scales_recurrence = False
+
+    def __init_subclass__(cls) -> None:
+        """Let a class run its equations, or those it inherits, without fast versions or texts of others.
+
+        A fast version belongs to the equations of its class, or of one further up: a mixin's
+        `equation` leaves it behind as one of the class itself does.
+        """
+
+        def owner(name: str) -> int:
+            return next(k for k, base in enumerate(cls.__mro__) if name in vars(base))
+
+        equations = min(owner("equation"), owner("gradient"))
+        for name in ("in_place", "gradient_in_place", "kernel"):
+            if owner(name) > equations:
+                setattr(cls, name, getattr(Pointwise, name))
+        for name in ("equations", "memory_gate"):
+            if owner(name) > owner("equation"):
+                setattr(cls, name, vars(Cell)[name])
+
+    def equation(self, a: Array, r: Array, *state: Array) -> tuple[State, State]:
+        """The pointwise half of a step.
+
+        Parameters
+        ----------
+        a : array (n, G), float
+            x @ Wx + b.
+        r : array (n, G), float
+            h @ Wh.
+        *state : array (n, H), float
+            Each array of the state before the step.
+
+        Returns
+        -------
+        after : tuple of array (n, H), float
+            The state after it.
+        saved : tuple of array (n, .), float
+            What `saved` names.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.equation is missing: write a step")
+
+    def gradient(
+        self, dstate: State, before: State, after: State, saved: State
+    ) -> tuple[Array, Array, tuple[Array | None, ...]]:
+        """Gradients of `equation`.
+
+        Parameters
+        ----------
+        dstate : tuple of array (n, H), float
+            The gradient of the state after the step.
+        before, after : tuple of array (n, H), float
+            The states before and after it.
+        saved : tuple of array (n, .), float
+
+        Returns
+        -------
+        da, dr : array (n, G), float
+            The same array, unless `scales_recurrence`.
+        dbefore : tuple of array (n, H), float
+            The gradient of the state before; of h only what it has besides r = h @ Wh, None for
+            nothing.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__}.gradient is missing: write the gradients of its equation"
+        )
+
+    def in_place(self, loop: CellBuffers) -> StepFn | None:
+        """Steps of `equation` on whole buffers, in place, for NumPy.
+
+        Parameters
+        ----------
+        loop : CellBuffers
+
+        Returns
+        -------
+        step_fn : callable or None
+            Function of one Step. None: `equation` runs as it stands.
+        """
+        return None
+
+    def gradient_in_place(self, loop: CellBuffers, grads: CellGradients) -> StepFn | None:
+        """Steps of `gradient` on whole buffers, in place, for NumPy.
+
+        Parameters
+        ----------
+        loop : CellBuffers
+        grads : CellGradients
+
+        Returns
+        -------
+        step_fn : callable or None
+            Function of one Step, called from the last step on. None: `gradient` runs as it stands.
+        """
+        return None
+
+    # ---- What it gets
+
+    def step_forward(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
+        r = state[0] @ params["Wh"]
+        (n, H), empty = state[0].shape, get_array_module(a).empty
+
+        def array(name: str, columns: int = 1) -> Array:
+            return r if name == self.product_buffer else empty((n, columns * H), a.dtype)
+
+        after = tuple(map(array, self.states))
+        saved = tuple(array(name, columns) for name, columns in self.saved.items())
+        get_ops(a).cell_steps(self, CellBuffers(a, r, state, after, saved))(single_step(n))
+        return after, {"before": state, "after": after, "saved": saved}
+
+    def step_backward(
+        self, dafter: State, cache: StepCache, params: Params
+    ) -> tuple[Array, State, Params]:
+        before, after, saved = cache["before"], cache["after"], cache["saved"]
+        da, dr, (direct, *others) = self.gradient(dafter, before, after, saved)
+        dh = dr @ params["Wh"].T
+        return da, (dh if direct is None else dh + direct, *others), {"Wh": before[0].T @ dr}
+
+    def advance(
+        self,
+        a: Array,
+        state: State,
+        params: Params,
+        buffer: Buffer,
+        extra_term: RecurrentTerm | None = None,
+    ) -> State:
+        n, H = state[0].shape
+        after = tuple(get_array_module(a).empty_like(x) for x in state)
+        saved = {name: buffer(name, (n, columns * H)) for name, columns in self.saved.items()}
+        Wh = params["Wh"]
+        forward_steps(self, a, Wh, state, after, saved, buffer, extra_term)(single_step(n))
+        return after
+
+    @in_turn
+    def rows_forward(
+        self,
+        a: Array,
+        state0: tuple[Any, ...],
+        params: Params,
+        rows: PackedSequences,
+        buffer: Buffer | None = None,
+        extra_term: RecurrentTerm | None = None,
+    ) -> tuple[Array, RowsCache]:
+        self._check_rows(a, state0, params, rows)
+        state0 = tuple(map(contiguous, state0))  # which `layer` does not see in a tuple
+        return forward_loop(a, state0, params["Wh"], rows, self, buffer, extra_term)
+
+    @in_turn
+    def rows_backward(
+        self, dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None
+    ) -> tuple[Array, State, Params]:
+        shape, h = (cache.rows.R, len(cache.Wh)), cache.states[0]
+        check_upstream(f"{type(self).__name__}.rows_backward", "dh", dh, shape, h)
+        da, dstate0, dWh = backward_loop(dh, cache, buffer, None if grads is None else grads["Wh"])
+        return da, dstate0, {"Wh": dWh}
+
+    def block_values(self, cache: RowsCache) -> dict[str, Array]:
+        values = cache.saved.get("blocks")
+        return {} if values is None else dict(zip(self.blocks, self.split(values), strict=True))
+
+
+# ---- The loop
 
 
 def forward_loop(
@@ -85,7 +243,7 @@ def forward_loop(
     buffer: Buffer | None = None,
     extra_term: RecurrentTerm | None = None,
 ) -> tuple[Array, RowsCache]:
-    """rows_forward without its checks."""
+    """Pointwise.rows_forward without its checks: h (R, H), a view into the cache."""
     R, N, H = len(a), rows.N, len(Wh)
     shapes = [(N + R, H)] * len(cell.states) + [(R, k * H) for k in cell.saved.values()]
     if buffer is None:
@@ -114,14 +272,12 @@ def forward_steps(
     """A step of a cell, from stacks of states before steps to stacks of those after them."""
     ops, h = get_ops(a), after[0]
     # The rows of a stack of states begin behind the initial ones
-    r = saved[cell.product] if cell.product in saved else h[len(h) - len(a) :]
+    r = saved[cell.product_buffer] if cell.product_buffer in saved else h[len(h) - len(a) :]
     add = None
-    if extra_term is not None and not cell.scales:
+    if extra_term is not None and not cell.scales_recurrence:
         add = extra_term.forward_steps(before[0], r)
     elif extra_term is not None:
-        with_term = (buffer or allocator(a))("a", a.shape)
-        with_term[...] = a
-        a, add = with_term, extra_term.forward_steps(before[0], with_term)
+        a, add = with_term(a, before[0], extra_term, buffer or allocator(a))
     loop = CellBuffers(a, r, before, after, tuple(saved.values()))
     if add is None and (fused := ops.fused_cell_steps(cell, loop, Wh)):
         return fused
@@ -136,30 +292,6 @@ def forward_steps(
     return step_fn
 
 
-@in_turn
-def rows_backward(
-    dh: Array,
-    cache: RowsCache,
-    buffer: Buffer | None = None,
-    dWh: Array | None = None,
-    last: tuple[Array | None, ...] | None = None,
-) -> tuple[Array, State, Array]:
-    """Gradients of rows_forward: da (R, G), those of the states before, each (N, H), and dWh (H, G).
-
-    dh (R, H) is the upstream gradient of each row, from the layers above; `last`, each (N, H), that
-    of each sequence's state after its last step, None: zeros. dWh is memory for that gradient.
-    TypeError, ValueError : libraries, dtypes or shapes do not match.
-    """
-    N, H, h = cache.rows.N, len(cache.Wh), cache.states[0]
-    function = f"{cache.cell.name}_rows_backward"
-    check_upstream(function, "dh", dh, (cache.rows.R, H), h)
-    for name, x in zip(cache.cell.states, last or (), strict=False):
-        if x is not None:
-            check_upstream(function, f"d{name}_T", x, (N, H), h)
-    last = last and tuple(map(contiguous, last))
-    return backward_loop(dh, cache, buffer, dWh, last)
-
-
 def backward_loop(
     dh: Array,
     cache: RowsCache,
@@ -167,12 +299,20 @@ def backward_loop(
     dWh: Array | None = None,
     last: tuple[Array | None, ...] | None = None,
 ) -> tuple[Array, State, Array]:
-    """rows_backward without its checks."""
+    """Pointwise.rows_backward without its checks: da (R, G), those of the states before, and dWh.
+
+    `last`, each (N, H), is the upstream gradient of each sequence's state after its last step; None:
+    zeros.
+    """
     cell, states, saved, Wh, rows, extra_term = cache
     (H, G), R, N, h = Wh.shape, rows.R, rows.N, states[0]
     ops, buffer = get_ops(h), buffer or allocator(h)
     da = buffer("da", (R, G))
-    dr, direct = (buffer("dr", (R, G)), buffer("dh_direct", (N, H))) if cell.scales else (da, None)
+    dr, direct = (
+        (buffer("dr", (R, G)), buffer("dh_direct", (N, H)))
+        if cell.scales_recurrence
+        else (da, None)
+    )
     dstate = tuple(buffer(f"d{name}", (N, H)) for name in cell.states)
     loop = CellBuffers(da, da, states, states, tuple(saved.values()))
     grads = CellGradients(dh, dstate, last or (None,) * len(states), da, dr, direct)
@@ -218,115 +358,3 @@ def backward_steps(
             add(step)
 
     return step_fn
-
-
-def loop_spec(cell: Pointwise) -> Spec:
-    """Shapes of a loop's arguments: ``a:R,4H h0:N,H Wh:H,4H c0?:N,H``."""
-    G, (h, *others) = f"{len(cell.blocks)}H", cell.states
-    return spec(" ".join((f"a:R,{G} {h}0:N,H Wh:H,{G}", *(f"{name}0?:N,H" for name in others))))
-
-
-# ---- One step: of sampling, and by itself
-
-
-def advance(
-    a: Array,
-    state: State,
-    Wh: Array,
-    cell: Pointwise,
-    buffer: Buffer,
-    extra_term: RecurrentTerm | None = None,
-) -> State:
-    """The state after one step from a (n, G) and a state, in fresh memory; for sampling."""
-    n, H = state[0].shape
-    after = tuple(get_array_module(a).empty_like(x) for x in state)
-    saved = {name: buffer(name, (n, columns * H)) for name, columns in cell.saved.items()}
-    forward_steps(cell, a, Wh, state, after, saved, buffer, extra_term)(single_step(n))
-    return after
-
-
-class StepCache(NamedTuple):
-    """Cache of step_forward: its arguments and results."""
-
-    cell: Pointwise
-    x: Array  # (N, D)
-    before: State
-    Wx: Array
-    Wh: Array
-    after: State
-    saved: State
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """N sequences, D inputs, H units."""
-        return {"N": len(self.x), "D": len(self.Wx), "H": len(self.Wh)}
-
-
-def step_forward(
-    cell: Pointwise, x: Array, before: State, Wx: Array, Wh: Array, b: Array
-) -> tuple[State, StepCache]:
-    """The state after one step of a cell from x (N, D); the cache keeps its own copy."""
-    a, r = x @ Wx + b, before[0] @ Wh
-    (N, H), empty = before[0].shape, get_array_module(x).empty
-
-    def array(name: str, columns: int = 1) -> Array:
-        return r if name == cell.product else empty((N, columns * H), a.dtype)
-
-    after = tuple(map(array, cell.states))
-    saved = tuple(array(name, columns) for name, columns in cell.saved.items())
-    get_ops(x).cell_steps(cell, CellBuffers(a, r, before, after, saved))(single_step(N))
-    copies = tuple(state.copy() for state in after)  # which the caller may write to
-    return copies, StepCache(cell, x, before, Wx, Wh, after, saved)
-
-
-def step_backward(dstate: State, cache: StepCache) -> tuple[Array, State, Array, Array, Array]:
-    """Gradients of step_forward: dx, those of the state before, dWx, dWh and db."""
-    cell, x, before, Wx, Wh, after, saved = cache
-    da, dr, (direct, *others) = cell.gradient(dstate, before, after, saved)
-    dh = dr @ Wh.T if direct is None else dr @ Wh.T + direct
-    return da @ Wx.T, (dh, *others), x.T @ da, before[0].T @ dr, da.sum(axis=0)
-
-
-# ---- Sequences (N, T, D), all of one length
-
-
-class SequenceCache(NamedTuple):
-    """Cache of sequence_forward."""
-
-    x: Array  # (T*N, D), time-major
-    Wx: Array  # (D, G)
-    loop: RowsCache
-    carried: bool  # the state besides h was given, and its last value returned
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """N sequences of T steps, D inputs, H units."""
-        rows = self.loop.rows
-        return {"N": rows.N, "T": len(rows.batch_sizes), "D": len(self.Wx), "H": len(self.loop.Wh)}
-
-    @property
-    def last_state(self) -> State:
-        """The state (N, H) after the last step."""
-        return tuple(x[len(x) - self.loop.rows.N :].copy() for x in self.loop.states)
-
-
-def sequence_forward(
-    cell: Pointwise, x: Array, state0: tuple[Array | None, ...], Wx: Array, Wh: Array, b: Array
-) -> tuple[Array, SequenceCache]:
-    """States (N, T, H) of a cell over a whole sequence x (N, T, D)."""
-    N, T, _ = x.shape
-    x_rows = to_rows(x)
-    a = x_rows @ Wx  # (T*N, G)
-    a += b
-    h, loop = forward_loop(a, state0, Wh, PackedSequences.full(N, T), cell)
-    return from_rows(h, N, T), SequenceCache(x_rows, Wx, loop, state0[-1] is not None)
-
-
-def sequence_backward(
-    dh: Array, cache: SequenceCache, last: tuple[Array | None, ...] | None = None
-) -> tuple[Array, State, Array, Array, Array]:
-    """Gradients of sequence_forward: dx, those of state0, dWx, dWh and db."""
-    x, Wx, loop, _ = cache
-    da, dstate0, dWh = backward_loop(to_rows(dh), loop, last=last)
-    dx = from_rows(da @ Wx.T, loop.rows.N, len(loop.rows.batch_sizes))
-    return dx, dstate0, x.T @ da, dWh, da.sum(axis=0)

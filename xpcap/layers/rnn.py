@@ -3,31 +3,24 @@
 from typing import ClassVar
 
 from xpcap.backend import Array, get_array_module
+from xpcap.layers.cell import Activation
 from xpcap.layers.layer import gradient, layer
-from xpcap.layers.recurrent import (
-    RowsCache,
+from xpcap.layers.recurrent import Pointwise, RowsCache
+from xpcap.layers.sequence import (
     SequenceCache,
     StepCache,
-    rows_backward,
-    rows_forward,
     sequence_backward,
     sequence_forward,
     step_backward,
     step_forward,
 )
-from xpcap.memory import Buffer
-from xpcap.ops import (
-    PackedSequences,
-    Pointwise,
-    RecurrentTerm,
-    State,
-)
+from xpcap.ops import State
 
 
 class RNNCell(Pointwise):
     """The pointwise half of an RNN step: a = x @ Wx + b, r = h_prev @ Wh."""
 
-    name, blocks, product, kernel = "rnn", "h", "h", "rnn_cell"
+    blocks, product_buffer, kernel = "h", "h", "rnn_cell"
     equations = ("h = tanh(x Wx + h Wh + b{term})",)
     meanings: ClassVar = {
         "h": ("Hidden state", "what predicts the next word, and goes to the next step"),
@@ -44,6 +37,10 @@ class RNNCell(Pointwise):
         (dh,), (h,) = dstate, after
         da = dh * (1 - h * h)
         return da, da, (None,)
+
+    def activations(self, cache: RowsCache) -> dict[str, Activation]:
+        """The state. At 0.99 tanh has a fiftieth of its steepest slope."""
+        return {"state": Activation(cache.states[0][cache.rows.N :], -0.99, 0.99)}
 
 
 RNN = RNNCell()
@@ -83,45 +80,3 @@ def rnn_backward(dh: Array, cache: SequenceCache) -> tuple[Array, Array, Array, 
     """
     dx, (dh0,), *weights = sequence_backward(dh, cache)
     return dx, dh0, *weights
-
-
-@layer("a:R,H Wh:H,H -> h:R,H")
-def rnn_rows_forward(
-    a: Array,
-    state0: State,
-    Wh: Array,
-    rows: PackedSequences,
-    buffer: Buffer | None = None,
-    extra_term: RecurrentTerm | None = None,
-) -> tuple[Array, RowsCache]:
-    """Run the RNN over packed rows: h_t = tanh(a_t + h_{t-1} @ Wh) of the sequences alive at t.
-
-    a: x @ Wx + b of every row, time-major.
-    state0 : tuple of h0, an array (N, H), float
-        The state before the first step.
-    rows: Sequence and step of each of the R rows.
-    buffer: Memory for results and cache. None allocates.
-    extra_term: A term that each step adds to its pre-activation, such as attention.
-    h: A view into the cache.
-    """
-    return rows_forward(a, state0, Wh, rows, RNN, buffer, extra_term)
-
-
-@gradient(rnn_rows_forward)
-def rnn_rows_backward(
-    dh: Array, cache: RowsCache, buffer: Buffer | None = None, dWh: Array | None = None
-) -> tuple[Array, State, Array]:
-    """Gradients of rnn_rows_forward.
-
-    dh: The upstream gradient of each row, from the layers above.
-    buffer: Memory for da and dstate0. None allocates.
-    dWh : array (H, H), float, or None
-        Memory for the gradient of Wh. None allocates.
-
-    Returns
-    -------
-    da : array (R, H), float
-    dstate0 : tuple of dh0, an array (N, H), float
-    dWh : array (H, H), float
-    """
-    return rows_backward(dh, cache, buffer, dWh)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xpcap.backend import Array, get_array_module
-from xpcap.errors import InvalidValueError
-from xpcap.layers.cells import Activation, Cell, Params, Shapes
+from xpcap.errors import InvalidTypeError, InvalidValueError
+from xpcap.layers.cell import Activation, Cell, Params, Shapes, StepCache
 from xpcap.memory import Buffer, allocator
 from xpcap.ops import PackedSequences, RecurrentTerm, State, get_ops
 
@@ -28,44 +28,68 @@ def stack(*cells: Cell) -> Cell:
 
     Raises
     ------
+    TypeError
+        One is no Cell.
     ValueError
         There are fewer than two cells.
     """
+    for cell in cells:
+        if not isinstance(cell, Cell):
+            came, cause = f"got a {type(cell).__name__}", 'give CELLS["lstm"], not its name'
+            raise InvalidTypeError("stack", "", came, "cells", cause)
     if len(cells) < 2:
         raise InvalidValueError(
             "stack", "", f"got {'one cell' if cells else 'no cell'}", "two or more"
         )
-    layers = _Stack(cells)
-    bottom = cells[0]
-    weight, bias = bottom.inputs
-    return Cell(
-        layers.shapes,
-        sum(cell.states for cell in cells),
-        layers.step,
-        layers.rows_forward,
-        layers.rows_backward,
-        layers.activations,
-        takes_extra_term=bottom.takes_extra_term,
-        inputs=(f"{weight}1", f"{bias}1"),
-        gates=layers.gates,
-        state_names=layers.state_names,
-    )
+    return _Stack(cells)
 
 
-class _Stack:
-    """The functions of a stack's Cell. Layers have the numbers 1, 2, ... from the bottom up."""
+class _Stack(Cell):
+    """A stack, which runs the loop of each cell. Layers have the numbers 1, 2, ... from the bottom up."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self._cells = dict(enumerate(cells, 1))
-        self.state_names = tuple(
-            f"{name}{k}" for k in reversed(self._cells) for name in self._cells[k].names_of_states()
+        self.states = tuple(
+            f"{name}{k}" for k in reversed(self._cells) for name in self._cells[k].states
         )
+        weight, bias = cells[0].inputs
+        self.inputs = f"{weight}1", f"{bias}1"
 
     def shapes(self, W: int, H: int) -> Shapes:
         own = {k: cell.shapes(W if k == 1 else H, H) for k, cell in self._cells.items()}
         return {f"{name}{k}": shape for k, shapes in own.items() for name, shape in shapes.items()}
 
-    def step(
+    def step_forward(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
+        after: State = ()
+        caches = {}
+        for k, cell in self._cells.items():
+            own, below = self._own(params, k), after[0] if after else None
+            if below is not None:
+                weight, bias = (own[name] for name in cell.inputs)
+                a = below @ weight + bias
+            states, cache = cell.step_forward(a, self._state(state, k), own)
+            after, caches[str(k)] = states + after, (cache, below)
+        return after, caches
+
+    def step_backward(
+        self, dafter: State, cache: StepCache, params: Params
+    ) -> tuple[Array, State, Params]:
+        dstate: State = ()
+        grads: dict[str, Array] = {}
+        dbelow: Any = 0
+        for k, cell in reversed(self._cells.items()):
+            (layer_cache, below), own = cache[str(k)], self._own(params, k)
+            dh, *others = self._state(dafter, k)
+            da, dbefore, found = cell.step_backward((dh + dbelow, *others), layer_cache, own)
+            layer_grads, dstate = dict(found), dstate + dbefore
+            if below is not None:
+                weight, bias = cell.inputs
+                layer_grads |= {weight: below.T @ da, bias: da.sum(axis=0)}
+                dbelow = da @ own[weight].T
+            grads |= {f"{name}{k}": grad for name, grad in layer_grads.items()}
+        return da, dstate, grads
+
+    def advance(
         self,
         a: Array,
         state: State,
@@ -77,8 +101,8 @@ class _Stack:
         for k, cell in self._cells.items():
             scope, own = buffer.scope(str(k)), self._own(params, k)
             a = self._inputs(k, after[0], own, scope) if after else a
-            term = _term(extra_term if k == 1 else None)
-            after = cell.step(a, self._state(state, k), own, scope, **term) + after
+            term = extra_term if k == 1 else None
+            after = cell.advance(a, self._state(state, k), own, scope, term) + after
         return after
 
     def rows_forward(
@@ -99,8 +123,8 @@ class _Stack:
             h0, *others = self._state(state0, k)
             if h0 is None:
                 h0 = get_array_module(a).zeros_like(state0[0])
-            below, term = h, _term(extra_term if k == 1 else None)
-            h, cache = cell.rows_forward(a, (h0, *others), own, rows, scope, **term)
+            below, term = h, extra_term if k == 1 else None
+            h, cache = cell.rows_forward(a, (h0, *others), own, rows, scope, term)
             caches.append((cache, below, own))
         return h, caches
 
@@ -112,28 +136,31 @@ class _Stack:
         grads: Params | None = None,
     ) -> tuple[Array, State, Params]:
         ops, buffer = get_ops(dh), buffer or allocator(dh)
+        if grads is None:
+            params = {
+                f"{name}{k}": x for k, (*_, own) in enumerate(caches, 1) for name, x in own.items()
+            }
+            grads = {
+                name: buffer(f"d{name}", params[name].shape) for name in self.recurrent_names()
+            }
         dstate0: State = ()
-        found: dict[str, Array] = {}
         for k, cell in reversed(self._cells.items()):
-            cache, below, params = caches[k - 1]
-            scope, to = buffer.scope(str(k)), self._own(grads or {}, k)
-            da, dstate, of_layer = cell.rows_backward(dh, cache, scope, to or None)
-            own, dstate0 = dict(of_layer), dstate0 + dstate
+            (cache, below, params), own = caches[k - 1], self._own(grads, k)
+            scope, recurrent = buffer.scope(str(k)), {x: own[x] for x in cell.recurrent_names()}
+            da, dstate, _ = cell.rows_backward(dh, cache, scope, recurrent)
+            dstate0 += dstate
             if below is not None:
-                for name in cell.inputs:
-                    own[name] = to[name] if name in to else scope(name, params[name].shape)
                 weight, bias = cell.inputs
                 ops.matmul(below.T, da, out=own[weight])
                 ops.column_sum(da, out=own[bias])
                 dh = ops.matmul(da, params[weight].T, out=scope("dh_below", below.shape))
-            found |= {f"{name}{k}": grad for name, grad in own.items()}
-        return da, dstate0, found
+        return da, dstate0, grads
 
     def activations(self, caches: list[Any]) -> dict[str, Activation]:
         return self._numbered([cell.activations for cell in self._cells.values()], caches)
 
-    def gates(self, caches: list[Any]) -> dict[str, Array]:
-        return self._numbered([cell.gates for cell in self._cells.values()], caches)
+    def block_values(self, caches: list[Any]) -> dict[str, Array]:
+        return self._numbered([cell.block_values for cell in self._cells.values()], caches)
 
     def _numbered(self, functions: Sequence[Any], caches: list[Any]) -> dict[str, Any]:
         """Results of each layer's function on its cache, under numbered names."""
@@ -151,15 +178,10 @@ class _Stack:
 
     def _state(self, state: tuple[Any, ...], k: int) -> tuple[Any, ...]:
         """The state of layer k in that of the stack."""
-        above = sum(cell.states for number, cell in self._cells.items() if number > k)
-        return state[above : above + self._cells[k].states]
+        above = sum(len(cell.states) for number, cell in self._cells.items() if number > k)
+        return state[above : above + len(self._cells[k].states)]
 
     def _inputs(self, k: int, h: Array, own: Params, buffer: Buffer) -> Array:
         """Pre-activations (n, G) of layer k from the states below it."""
         (weight, bias), ops = (own[name] for name in self._cells[k].inputs), get_ops(h)
         return ops.add_rows(ops.matmul(h, weight, buffer("inputs", (len(h), len(bias)))), bias)
-
-
-def _term(extra_term: RecurrentTerm | None) -> dict[str, RecurrentTerm]:
-    """The argument of a cell's step or loop; none for a cell that may take none."""
-    return {} if extra_term is None else {"extra_term": extra_term}

@@ -9,12 +9,12 @@ from xpcap.backend import Array, asarray, to_numpy
 from xpcap.decoding.decode import Decodable, Decoded, decode
 from xpcap.decoding.policies import Policy, WordIds, require_policy
 from xpcap.errors import InvalidValueError
-from xpcap.layers.cells import State
 from xpcap.memory import allocator
 from xpcap.models import network
 from xpcap.models.batch import Batch, FeatureRows, Part, prepare_batch, prepare_features
 from xpcap.models.config import ModelConfig
 from xpcap.models.network import Score
+from xpcap.ops import State
 from xpcap.options import Whole
 from xpcap.spec import as_array, check_range, spec
 from xpcap.threads import cores, in_turn, parallel_map, split_evenly

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from xpcap.backend import Array, array_module, asarray, to_numpy
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.layers.cells import Activation, State
+from xpcap.layers.cell import Activation
 from xpcap.memory import Buffer, Workspace, allocator
 from xpcap.models.batch import (
     Batch,
@@ -23,7 +23,7 @@ from xpcap.models.config import ModelConfig
 from xpcap.models.network import Network
 from xpcap.models.parameters import Parameters, draw_weights
 from xpcap.models.trace import Trace, trace
-from xpcap.ops import LossTerms
+from xpcap.ops import LossTerms, State
 from xpcap.options import SEED, kinds
 from xpcap.threads import in_turn, parallel_map
 
@@ -32,7 +32,7 @@ LEAST_PART = 32  # captions, at least: products with fewer rows gain nothing fro
 
 
 class CaptioningRNN(Captioner):
-    """An image captioner with a recurrent cell: a vanilla RNN, an LSTM or a GRU.
+    """An image captioner with a recurrent cell, such as an LSTM.
 
     The image sets the first state, and each word takes a step::
 
@@ -57,7 +57,7 @@ class CaptioningRNN(Captioner):
     hidden_dim : int
         H, size of the state.
     cell_type : str
-        A name in xpcap.layers.CELLS: "rnn", "lstm" or "gru".
+        A name in xpcap.layers.CELLS.
     dtype : dtype
         numpy.float32 or numpy.float64.
     dropout : float
@@ -358,7 +358,7 @@ class CaptioningRNN(Captioner):
             self._next_step = step + 1
             return self._network(buffers[0]).zero_gradients()
         padded = None
-        if workspace is not None and self.config.recurrent.replayable:
+        if workspace is not None and self.config.recurrent.kernel:
             padded = workspace.padded
         parts = prepare_batch(
             where,

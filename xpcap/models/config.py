@@ -3,7 +3,8 @@
 from dataclasses import KW_ONLY, dataclass
 
 from xpcap.errors import InvalidValueError, OptionError
-from xpcap.layers.cells import CELLS, Cell, Shapes, check_takes_extra_term
+from xpcap.layers.cell import Cell, Shapes
+from xpcap.layers.cells import CELLS
 from xpcap.options import Names, Real, Several, Whole, check_fields, option
 
 OWN = ("W_proj", "b_proj", "W_embed", "W_vocab", "b_vocab", "W_image", "Wattn")  # not the cell's
@@ -49,7 +50,7 @@ class ModelConfig:
     Raises
     ------
     OptionError
-        A field is not of its kind, the cell cannot attend, or its parameters do not fit.
+        A field is not of its kind, or the cell's parameters do not fit.
     ValueError
         A grid is given without attention, or a single feature with it.
     """
@@ -65,8 +66,6 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.attends:
-            check_takes_extra_term("ModelConfig", self.cell)
         if len(self.feature_shape) != 1 + self.attends:
             wanted = "regions and size, (P, D)" if self.attends else "one size, (D,)"
             came = f"is {self.feature_shape}"
@@ -80,10 +79,6 @@ class ModelConfig:
             came = f"has a parameter {taken[0]!r}"
             expected = "another name: that one is the captioner's"
             raise OptionError("ModelConfig", f"cell {self.cell!r}", came, expected)
-        names, states = self.recurrent.state_names, self.recurrent.states
-        if names and len(names) != states:
-            came = f"names {len(names)} arrays of a state, {', '.join(names)}"
-            raise OptionError("ModelConfig", f"cell {self.cell!r}", came, states)
         weight, bias = (own.get(name, ()) for name in self.recurrent.inputs)
         if len(bias) != 1 or weight != (self.wordvec, *bias):
             came = f"has inputs {self.recurrent.inputs} of shapes {weight} and {bias}"
@@ -139,4 +134,4 @@ class ModelConfig:
     @property
     def state_arrays(self) -> int:
         """Number of arrays in a state of `CaptioningRNN.start`, including the image's."""
-        return self.recurrent.states + self.every_step + self.attends
+        return len(self.recurrent.states) + self.every_step + self.attends

@@ -7,13 +7,12 @@ import numpy as np
 
 from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidTypeError, InvalidValueError
-from xpcap.layers.cells import State
 from xpcap.memory import Buffer, allocator
 from xpcap.models.batch import FeatureRows, prepare_features
 from xpcap.models.captioner import Captioner
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.network import Network
-from xpcap.ops import log_mean_softmax
+from xpcap.ops import State, log_mean_softmax
 
 
 class Ensemble(Captioner):

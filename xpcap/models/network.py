@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, get_array_module, to_numpy
-from xpcap.errors import InvalidValueError
 from xpcap.layers.attention import Attention
-from xpcap.layers.cells import State
 from xpcap.layers.vocabulary_loss import blocks, vocabulary_loss
 from xpcap.memory import Buffer, allocator
 from xpcap.models.batch import Part
 from xpcap.models.config import ModelConfig
 from xpcap.models.parameters import Parameters
-from xpcap.ops import DeviceOps, PackedSequences, contiguous, get_ops, log_mean_softmax
+from xpcap.ops import DeviceOps, PackedSequences, State, contiguous, get_ops, log_mean_softmax
 from xpcap.threads import run_parallel
 
 GRADIENTS = "grads"  # name of the buffer of all gradients in a workspace
@@ -42,11 +40,6 @@ class Image(NamedTuple):
     def start(self, states: int) -> tuple[Array | None, ...]:
         """The `states` first arrays: h0; with attention h0 in each, else None, which is zeros."""
         return (self.h0, *[None if self.attention is None else self.h0] * (states - 1))
-
-
-def extra_term(attention: Attention | None) -> dict[str, Attention]:
-    """Keywords of a cell's step and loop: a cell that is never given a term need not take one."""
-    return {} if attention is None else {"extra_term": attention}
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,10 +143,8 @@ class Network:
         else:
             ops.gather_plus_image(projected, packed.inputs.ids, bias, image.term, rows, a)
 
-        state0, extra = image.start(self.cell.states), extra_term(image.attention)
-        h, cache = self.cell.rows_forward(
-            a, state0, self.cell_params, rows, buffer.scope("cell"), **extra
-        )
+        state0, scope = image.start(len(self.cell.states)), buffer.scope("cell")
+        h, cache = self.cell.rows_forward(a, state0, self.cell_params, rows, scope, image.attention)
         if packed.target_rows is not None or masks.hidden is not None:
             out = buffer("hidden", (len(packed.targets), self.config.hidden))
             h = ops.gather(contiguous(h), packed.target_rows, out, masks.hidden, self._keep)
@@ -189,18 +180,8 @@ class Network:
 
     def _cell_backward(self, dh: Array, loop: Any, grads: Parameters) -> tuple[Array, State]:
         """da (R, G) and dstate0 of the cell's loop; the gradients of its parameters go to `grads`."""
-        weight, bias = self.cell.inputs
-        own = {
-            name: grads[name] for name in self.config.cell_shapes() if name not in (weight, bias)
-        }
-        da, dstate0, found = self.cell.rows_backward(dh, loop, self.buffer.scope("cell"), own)
-        if missing := [name for name in own if name not in found]:
-            thing = f"rows_backward of cell {self.config.cell!r}"
-            came = f"returned no gradient of {missing[0]}"
-            raise InvalidValueError("CaptioningRNN.loss", thing, came, f"those of {', '.join(own)}")
-        for name, grad in own.items():
-            if found[name] is not grad:  # a cell need not write to the arrays that it is given
-                grads[name] = found[name]
+        recurrent = {name: grads[name] for name in self.cell.recurrent_names()}
+        da, dstate0, _ = self.cell.rows_backward(dh, loop, self.buffer.scope("cell"), recurrent)
         return contiguous(da), tuple(contiguous(dstate) for dstate in dstate0)
 
     # ---- The image
@@ -257,7 +238,7 @@ class Network:
     def start(self, features: Array) -> State:
         """State before the first word: the cell's, then the image's terms of every step, if any."""
         image, cell = self.project_image(features), self.cell
-        state = (image.h0,) * cell.states if self.config.attends else cell.initial(image.h0)
+        state = (image.h0,) * len(cell.states) if self.config.attends else cell.initial(image.h0)
         constant = image.term, None if image.attention is None else image.attention.A
         return (*state, *(array for array in constant if array is not None))
 
@@ -276,7 +257,8 @@ class Network:
 
         The state is that of `start`: only the cell's arrays change.
         """
-        state, constants = state[: self.cell.states], state[self.cell.states :]
+        n = len(self.cell.states)
+        state, constants = state[:n], state[n:]
         if self.config.every_step:
             a += constants[0]
         attention = self._attention(constants[-1]) if self.config.attends else None
@@ -284,8 +266,7 @@ class Network:
 
     def cell_step(self, a: Array, state: State, attention: Attention | None) -> State:
         """The cell's state after whole pre-activations a (n, G), which are overwritten."""
-        buffer, extra = self.buffer.scope("cell"), extra_term(attention)
-        return self.cell.step(a, state, self.cell_params, buffer, **extra)
+        return self.cell.advance(a, state, self.cell_params, self.buffer.scope("cell"), attention)
 
     def scores(self, h: Array) -> Array:
         """Scores (n, V) of the next word from hidden states (n, H), in the buffer."""

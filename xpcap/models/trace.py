@@ -6,7 +6,7 @@ import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.layers.attention import Attention
-from xpcap.layers.cells import Activation
+from xpcap.layers.cell import Activation
 from xpcap.models.batch import caption_lengths
 from xpcap.models.network import Image, Network
 from xpcap.ops import PackedSequences, get_ops
@@ -31,11 +31,11 @@ class Trace(NamedTuple):
 
     states : each array of the cell's state (N, T+1, H) by name, "h" first; of an LSTM "h" and "c".
         [:, 0] is the state before the first step
-    gates : each gate (N, T, H) by name; of an LSTM "i", "f", "o" and "g", of a GRU "r", "z" and
-        "n". Empty for an RNN, and for a cell that does not name its gates
+    gates : each block after its nonlinearity (N, T, H) by name, as `Cell.block_values` has them;
+        of an LSTM "i", "f", "o" and "g"
     log_probabilities : array (N, T, V), of the next word
-    saturation : Saturation of each of the cell's activations, by name: of an LSTM "gate i", "gate f"
-        and "gate o", of a GRU "gate r" and "gate z", of an RNN "state". Empty for a cell that does not name them
+    saturation : Saturation of each of `Cell.activations`, by name: of an LSTM "gate i", "gate f" and
+        "gate o"
     gradient_norms : array (N, T, T+1) for each name in `states`; [n, t, k] is the Euclidean norm of
         the gradient of -log p(captions[n, t + 1]) with respect to states[name][n, k], where the
         state's other arrays are held. 0 for k > t + 1, and where the target is NULL
@@ -57,15 +57,17 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
     if image.term is not None:
         a += image.term
 
-    def extra(pictures: slice, times: int) -> dict[str, Attention]:
+    def attention(pictures: slice, times: int) -> Attention | None:
         """Attention of sequences: those of `pictures`, in their order, so many times."""
         if image.attention is None:
-            return {}
+            return None
         A = xp.tile(image.attention.A[pictures], (times, 1, 1))
-        return {"extra_term": Attention(A, params["Wattn"])}
+        return Attention(A, params["Wattn"])
 
     # States, step by step as in sampling
-    state = tuple(xp.zeros_like(image.h0) if x is None else x for x in image.start(cell.states))
+    state = tuple(
+        xp.zeros_like(image.h0) if x is None else x for x in image.start(len(cell.states))
+    )
     steps = [state]
     for t in range(T):
         state = network.cell_step(a[t].copy(), state, image.attention)
@@ -75,9 +77,9 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
     # Gates, of each step as a sequence of its own
     rows, before = PackedSequences.full(T * N, 1), tuple(_rows(x[:T]) for x in states)
     _, cache = cell.rows_forward(
-        _rows(a).copy(), before, network.cell_params, rows, **extra(slice(N), T)
+        _rows(a).copy(), before, network.cell_params, rows, None, attention(slice(N), T)
     )
-    gates, activations = cell.gates(cache), cell.activations(cache)
+    gates, activations = cell.block_values(cache), cell.activations(cache)
 
     # Word probabilities, and the gradient of each step's loss with respect to its h
     scores = network.scores(_rows(states[0][1:]))
@@ -89,7 +91,7 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
     # The gradient with respect to a state is the one that the cell returns for its initial state,
     # if it starts there. So each loss has a sequence from every state before it: (k, caption)
     # starts from state k and takes steps k..t. At its step j those with k <= t - j are alive.
-    norms = xp.zeros((cell.states, T, T + 1, N), like.dtype)
+    norms = xp.zeros((len(cell.states), T, T + 1, N), like.dtype)
     for first in range(0, N, AT_ONCE):
         some = slice(first, min(first + AT_ONCE, N))
         n = some.stop - first
@@ -99,7 +101,7 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
             inputs = xp.concatenate([_rows(a[j : t + 1, some]) for j in range(t + 1)])
             before = tuple(_rows(x[: t + 1, some]) for x in states)
             _, cache = cell.rows_forward(
-                inputs, before, network.cell_params, rows, **extra(some, t + 1)
+                inputs, before, network.cell_params, rows, None, attention(some, t + 1)
             )
             upstream = xp.zeros((rows.R, dh.shape[2]), like.dtype)
             for step in rows.steps:
@@ -123,7 +125,7 @@ def trace(network: Network, image: Image, captions: np.ndarray, null: int) -> Tr
         shares = [by_caption(x.mean(axis=1, keepdims=True))[:, :, 0] for x in beyond]
         return Saturation(shares[0], shares[1], one.low, one.high)
 
-    names = cell.names_of_states()
+    names = cell.states
     by_loss = np.moveaxis(to_numpy(norms), 3, 1)  # (states, N, T, T+1)
     return Trace(
         {name: by_caption(x, begun) for name, x in zip(names, states, strict=True)},

@@ -5,7 +5,7 @@ base.py              `Ops`: each operation's contract and plain equation
 host.py              `HostOps`: what is faster on the host
 device.py            `DeviceOps`: kernels of cuda/, and products by cuBLAS
 packed.py            packed sequences, and the steps of a loop over them
-cell.py              `Pointwise`: what a recurrent cell is to that loop
+cell.py              the arrays of that loop, and what it asks of a recurrent cell
 softmax.py           softmax, its logarithm and gradient; its loss, with the terms of it
 choosing.py          parts of the choice of the next words from rows of scores
 random.py            counter-based random numbers: dropout masks, augmentations, sampling
@@ -31,7 +31,7 @@ from xpcap.ops.base import (
     segments,
     sigmoid,
 )
-from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
+from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State
 from xpcap.ops.choosing import BeamRows, row_blocks, topk
 from xpcap.ops.device import DeviceOps, contiguous
 from xpcap.ops.host import HostOps

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from xpcap.backend import Array, asarray, get_array_module, is_device_array
+from xpcap.errors import InvalidValueError
 from xpcap.memory import Buffer, allocator
-from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
+from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State
 from xpcap.ops.choosing import BeamRows, row_blocks, topk
 from xpcap.ops.packed import PackedSequences, Step, StepFn
 from xpcap.ops.random import kept_units
@@ -489,7 +490,7 @@ class Ops:
         for x, stack in zip(state0, stacks, strict=True):
             stack[:N] = 0 if x is None else x
 
-    def cell_steps(self, cell: Pointwise, loop: CellBuffers) -> StepFn:
+    def cell_steps(self, cell: PointwiseSteps, loop: CellBuffers) -> StepFn:
         """A cell's equation on the rows of a step."""
 
         def step_fn(step: Step) -> None:
@@ -504,7 +505,7 @@ class Ops:
         return step_fn
 
     def cell_backward_steps(
-        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients
+        self, cell: PointwiseSteps, loop: CellBuffers, grads: CellGradients
     ) -> StepFn:
         """A cell's gradient on the rows of a step, later steps first."""
         grads.begin()
@@ -516,7 +517,12 @@ class Ops:
             before = tuple(x[step.states_before] for x in loop.before)
             after = tuple(x[step.states_after] for x in loop.after)
             saved = tuple(x[rows] for x in loop.saved)
-            grads.da[rows], dr, (dh, *carried) = cell.gradient(dstate, before, after, saved)
+            da, dr, (dh, *carried) = cell.gradient(dstate, before, after, saved)
+            grads.da[rows] = da
+            if direct is None and (dr is not da or dh is not None):
+                caller, expected = f"{type(cell).__name__}.gradient", "one array for both, and None"
+                came, cause = "differ, or h has more", "set scales_recurrence = True"
+                raise InvalidValueError(caller, "gradients of a and r", came, expected, cause)
             if direct is not None:
                 grads.dr[rows], direct[:n] = dr, 0 if dh is None else dh
             for x, value in zip(others, carried, strict=True):
@@ -524,12 +530,12 @@ class Ops:
 
         return step_fn
 
-    def fused_cell_steps(self, cell: Pointwise, loop: CellBuffers, Wh: Array) -> StepFn | None:
+    def fused_cell_steps(self, cell: PointwiseSteps, loop: CellBuffers, Wh: Array) -> StepFn | None:
         """A whole step, r = h @ Wh included, in one launch; None where there is no such kernel."""
         return None
 
     def fused_cell_backward_steps(
-        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients, Wh: Array
+        self, cell: PointwiseSteps, loop: CellBuffers, grads: CellGradients, Wh: Array
     ) -> StepFn | None:
         """A whole step back, dh = dr @ Wh.T included; None where there is no such kernel."""
         return None

@@ -17,7 +17,7 @@ from xpcap.device.launch import Kernels
 from xpcap.device.replay import invalidate
 from xpcap.memory import Buffer, allocator
 from xpcap.ops.base import OPERATIONS, MultiplyRows, Ops, Segments, overridden
-from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise, State
+from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps, State
 from xpcap.ops.choosing import BeamRows
 from xpcap.ops.packed import PackedSequences, Step, StepFn
 from xpcap.ops.softmax import NO_TARGET, LossTerms
@@ -395,7 +395,7 @@ class DeviceOps(Equations):
         given, n = c0 is not None, h0.size  # type: ignore[union-attr]
         CUDA.launch("start_states", n, h0, c0 if given else h0, h, c, given, n)
 
-    def cell_steps(self, cell: Pointwise, loop: CellBuffers) -> StepFn:
+    def cell_steps(self, cell: PointwiseSteps, loop: CellBuffers) -> StepFn:
         if not cell.kernel:
             return super().cell_steps(cell, loop)
         (h, *_), (_, *carried), H = loop.after, loop.before, loop.after[0].shape[1]
@@ -411,7 +411,7 @@ class DeviceOps(Equations):
         return step_fn
 
     def cell_backward_steps(
-        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients
+        self, cell: PointwiseSteps, loop: CellBuffers, grads: CellGradients
     ) -> StepFn:
         """Without a gradient of the last states, only sequences with a next step read dstate."""
         if not cell.kernel:
@@ -428,7 +428,7 @@ class DeviceOps(Equations):
 
         return step_fn
 
-    def fused_cell_steps(self, cell: Pointwise, loop: CellBuffers, Wh: Array) -> StepFn | None:
+    def fused_cell_steps(self, cell: PointwiseSteps, loop: CellBuffers, Wh: Array) -> StepFn | None:
         h, H = loop.before[0], len(Wh)
         # A stack holds N more than there are rows; a single step has separate arrays
         fits = (len(h) - len(loop.a) or len(h)) <= FUSED
@@ -447,7 +447,7 @@ class DeviceOps(Equations):
         return step_fn
 
     def fused_cell_backward_steps(
-        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients, Wh: Array
+        self, cell: PointwiseSteps, loop: CellBuffers, grads: CellGradients, Wh: Array
     ) -> StepFn | None:
         """Each step multiplies the da of its next one itself: only the first step writes dh."""
         (dh_next, *others), H = grads.dstate, len(Wh)

@@ -13,7 +13,7 @@ import numpy as np
 from xpcap.backend import Array
 from xpcap.memory import Buffer
 from xpcap.ops.base import MultiplyRows, Ops, Segments
-from xpcap.ops.cell import CellBuffers, CellGradients, Pointwise
+from xpcap.ops.cell import CellBuffers, CellGradients, PointwiseSteps
 from xpcap.ops.packed import StepFn
 from xpcap.ops.softmax import LossTerms, below_maximum
 from xpcap.threads import blas, contention_guard, cores, free_cores, parallel_map, split_evenly
@@ -274,11 +274,11 @@ class HostOps(Ops):
 
     # ---- Recurrent cells
 
-    def cell_steps(self, cell: Pointwise, loop: CellBuffers) -> StepFn:
+    def cell_steps(self, cell: PointwiseSteps, loop: CellBuffers) -> StepFn:
         return cell.in_place(loop) or super().cell_steps(cell, loop)
 
     def cell_backward_steps(
-        self, cell: Pointwise, loop: CellBuffers, grads: CellGradients
+        self, cell: PointwiseSteps, loop: CellBuffers, grads: CellGradients
     ) -> StepFn:
         steps = cell.gradient_in_place(loop, grads)
         return steps or super().cell_backward_steps(cell, loop, grads)

@@ -7,9 +7,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from xpcap.backend import Array, asarray
+from xpcap.backend import Array
 from xpcap.errors import InvalidValueError
-from xpcap.memory import Buffer
 
 # A batch of sequences without padding: rows in order of time, first those of step 0, then those of
 # step 1, and so on. The longest sequence comes first, so those alive at a step are the first ones
@@ -115,12 +114,6 @@ class PackedSequences(NamedTuple):
             came = f"are {list(self.batch_sizes)}, and rows have no `previous` or no `sequence`"
             cause = "make it by PackedSequences.of(sizes, N)"
             raise InvalidValueError(function, "batch sizes", came, f"{N} at each step", cause)
-
-    def previous_states(self, stack: Array, buffer: Buffer | None = None) -> Array:
-        """State (R, H) before each row, from a stack (N + R, H); for cells of one's own."""
-        if self.previous is None:
-            return stack[: self.R]
-        return stack[asarray(self.previous, like=stack)]
 
 
 @functools.lru_cache(maxsize=64)  # the forward and the backward loop ask for the same ones

@@ -233,7 +233,7 @@ def _step(model: ModelConfig) -> list[str]:
     cell, term = model.recurrent, " + h0 W_image" if model.every_step else ""
     if not cell.equations:
         return []
-    _, *others = cell.names_of_states()
+    _, *others = cell.states
     if model.attends:
         states = " = ".join(("h", *others))
         start = [

@@ -114,11 +114,11 @@ def _steps(inside: Inside) -> list[dict[str, object]]:
 def _gated(inside: Inside) -> GatedState | None:
     """The gated state; None: every state passes a product, or the trace has no such gate."""
     cell = inside.config.recurrent
-    if cell.keeps is None or cell.keeps[0] not in inside.trace.gates:
+    if cell.memory_gate is None or cell.memory_gate[0] not in inside.trace.gates:
         return None
-    gate, state, _ = cell.keeps
+    gate, state = cell.memory_gate
     title = {name: meaning[0].lower() for name, meaning in cell.meanings.items()}
-    return GatedState(title[gate], title[state], inside.trace.gates[gate][0])
+    return GatedState(title.get(gate, gate), title.get(state, state), inside.trace.gates[gate][0])
 
 
 def _heatmaps(inside: Inside, gated: GatedState | None) -> list[dict[str, object]]:

@@ -15,6 +15,7 @@ from xpcap.data.vocabulary import TOKENISER
 from xpcap.errors import DataError, InvalidValueError, OptionError
 from xpcap.files import check_format, write_text
 from xpcap.json_text import check_json, read_json
+from xpcap.layers import CELLS
 from xpcap.models import ModelConfig
 from xpcap.options import Names, Text, Whole, check_fields, described, option
 from xpcap.runs.folder import A_RUN, CONFIG, DATA, FIRST, LOCK, best_digest, nothing_yet
@@ -79,6 +80,10 @@ class Config:
         check_json("open_run", file, stored, {})
         check_format("open_run", file, stored.get("format"), FORMAT)
         check_json("open_run", file, stored, {"source": {}})
+        if isinstance(cell := stored.get("cell"), str) and cell not in CELLS:
+            came, expected = f"is {cell[:80]!r}", f"one of {', '.join(CELLS)}"
+            cause = "was it trained by a program that adds this cell to CELLS? Run that program"
+            raise DataError("open_run", f"{file}: cell", came, expected, cause)
         try:
             return cls(
                 recipe=Recipe.from_config(stored, folder),

@@ -17,7 +17,8 @@ import numpy as np
 from xpcap.backend import Array, asarray, get_array_module, to_numpy
 from xpcap.errors import unknown
 from xpcap.layers.attention import Attention
-from xpcap.layers.cells import CELLS, Cell, Shapes
+from xpcap.layers.cell import Cell, Shapes
+from xpcap.layers.cells import CELLS
 from xpcap.memory import Buffer, Workspace, allocator
 from xpcap.models.captioning_rnn import CaptioningRNN
 from xpcap.models.config import INJECT, has_attention
@@ -80,7 +81,7 @@ class Trial(NamedTuple):
         rows = PackedSequences.of([3, 2, 2], N)
         params = Network(model.config, model.params).cell_params
         shapes: Shapes = {"the pre-activation": (rows.R, G)}
-        shapes |= {f"initial {name}": (N, H) for name in cell.names_of_states()}
+        shapes |= {f"initial {name}": (N, H) for name in cell.states}
         shapes |= {name: x.shape for name, x in params.items() if name not in cell.inputs}
         if has_attention(self.inject):
             shapes |= {"the regions": (N, P, H), "Wattn": (H, G)}
@@ -110,7 +111,7 @@ class Loop(NamedTuple):
     @property
     def state0(self) -> State:
         """The state before the first step."""
-        return tuple(self.arrays[f"initial {name}"] for name in self.cell.names_of_states())
+        return tuple(self.arrays[f"initial {name}"] for name in self.cell.states)
 
     @property
     def params(self) -> dict[str, Array]:
@@ -118,31 +119,29 @@ class Loop(NamedTuple):
         names = [name for name in self.cell.shapes(W, H) if name in self.arrays]
         return {name: self.arrays[name] for name in names} | self.inputs
 
-    def extra(self) -> dict[str, Attention]:
-        """The term of attention as an argument, if there is one."""
+    def attention(self) -> Attention | None:
+        """The term of attention, if there is one."""
         if "Wattn" not in self.arrays:
-            return {}
-        return {"extra_term": Attention(self.arrays["the regions"], self.arrays["Wattn"])}
+            return None
+        return Attention(self.arrays["the regions"], self.arrays["Wattn"])
 
     def forward(self, buffer: Buffer | None = None) -> tuple[Array, Any]:
         """h (R, H), and what `backward` takes."""
-        extra = self.extra()
-        h, cache = self.cell.rows_forward(
-            self.a, self.state0, self.params, self.rows, buffer, **extra
-        )
-        return h, (cache, extra)
+        term = self.attention()
+        h, cache = self.cell.rows_forward(self.a, self.state0, self.params, self.rows, buffer, term)
+        return h, (cache, term)
 
     def backward(self, cache: Any, buffer: Buffer | None = None) -> dict[str, Array]:
         """Gradients by the names of `arrays`."""
-        loop, extra = cache
+        loop, term = cache
         da, dstate0, param_grads = self.cell.rows_backward(self.dh, loop, buffer)
-        names = self.cell.names_of_states()
+        names = self.cell.states
         if len(dstate0) != len(names):
             fail("rows_backward", f"returns {len(dstate0)} gradients of a state", len(names))
         grads = {"the pre-activation": da}
         grads |= {f"initial {name}": x for name, x in zip(names, dstate0, strict=True)}
         grads |= {name: x for name, x in param_grads.items() if name not in self.inputs}
-        for term in extra.values():
+        if term is not None:
             dh0 = get_array_module(da).zeros_like(self.state0[0])  # no state is made of regions
             grads["the regions"], grads["Wattn"] = term.gradients(da, dh0, self.rows)
         for name in self.arrays:
@@ -222,12 +221,12 @@ def inputs_unchanged(trial: Trial) -> None:
     before = {name: to_numpy(x).copy() for name, x in given.items()}
     model.loss(features, CAPTIONS, step=STEP)
     loop.run()
-    loop.cell.step(
+    loop.cell.advance(
         loop.a[: len(STEPS) - 1],
         tuple(x[:-1] for x in loop.state0),
         loop.params,
         allocator(loop.a),
-        **loop.extra(),
+        loop.attention(),
     )
     for name, x in given.items():
         if not np.array_equal(to_numpy(x), before[name]):
@@ -296,9 +295,9 @@ def steps_compose(trial: Trial) -> None:
     for n in loop.rows.batch_sizes:
         rows = slice(first, first + n)
         state = tuple(x[:n] for x in state)
-        state = loop.cell.step(loop.a[rows], state, loop.params, buffer, **loop.extra())
-        if len(state) != loop.cell.states:
-            fail("step", f"returns {len(state)} arrays of a state", loop.cell.states)
+        state = loop.cell.advance(loop.a[rows], state, loop.params, buffer, loop.attention())
+        if len(state) != len(loop.cell.states):
+            fail("advance", f"returns {len(state)} arrays of a state", loop.cell.states)
         steps.append((rows, state[0]))
         first += n
     for t, (rows, x) in enumerate(steps):
@@ -325,10 +324,10 @@ def no_words(trial: Trial) -> None:
 
 
 def watched(trial: Trial) -> None:
-    """Arrays that `gates` and `activations` name have a row for each of the loop's, and H columns."""
+    """Arrays that `block_values` and `activations` name have a row for each of the loop's, and H columns."""
     loop = trial.loop()
     h, (cache, _) = loop.forward()
-    named = dict(loop.cell.gates(cache))
+    named = dict(loop.cell.block_values(cache))
     named |= {name: activation.values for name, activation in loop.cell.activations(cache).items()}
     for name, x in named.items():
         if x.shape != h.shape:
@@ -351,8 +350,7 @@ CELL: tuple[Claim, ...] = (
 def check_cell(cell: str, contract: Iterable[Claim] = CELL) -> None:
     """Hold a cell to what captioners rely on, in tiny models: each `inject`, with dropout and without.
 
-    A cell that takes no extra term is not tried with attention. The backend in use does the work;
-    NumPy is the faster one here.
+    The backend in use does the work; NumPy is the faster one here.
 
     Parameters
     ----------
@@ -371,7 +369,5 @@ def check_cell(cell: str, contract: Iterable[Claim] = CELL) -> None:
     """
     if cell not in CELLS:
         raise unknown("check_cell", "cell", cell, CELLS)
-    able = CELLS[cell].takes_extra_term
-    injects = [inject for inject in INJECT if able or not has_attention(inject)]
-    for claim, inject, dropout in itertools.product(contract, injects, (0.0, DROPOUT)):
+    for claim, inject, dropout in itertools.product(contract, INJECT, (0.0, DROPOUT)):
         check("check_cell", Trial(cell, inject, dropout), [claim])

@@ -96,7 +96,7 @@ def _compare(label: str, setup: Setup, other: Scope, tolerance: float) -> Row:
     error = outcome.error
     if outcome.diverged:
         label += f": {outcome.tensor} diverges at step {outcome.step}"
-    elif not CELLS[setup.cell].replayable:
+    elif not CELLS[setup.cell].kernel:
         label += f", {setup.steps} steps"
     elif not outcome.repeated:
         label, error = f"{label}: no step was repeated from a record", math.inf

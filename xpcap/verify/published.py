@@ -254,7 +254,7 @@ def variants(captioner: type) -> Iterator[tuple[str, str, str]]:
     """The models to check, by label, cell and `inject`: our own class also attends to regions."""
     for cell in _cells_of(captioner):
         yield cell, cell, "init"
-        if issubclass(captioner, CaptioningRNN) and CELLS[cell].takes_extra_term:
+        if issubclass(captioner, CaptioningRNN):
             yield f"{cell} that attends", cell, "attention+every-step"
 
 

@@ -1,0 +1,498 @@
+"""Recurrent cells: a step and its gradient, and the plain loop that runs them over packed rows."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from xpcap.backend import Array, get_array_module
+from xpcap.device.replay import invalidate
+from xpcap.errors import InvalidTypeError, InvalidValueError
+from xpcap.layers.checks import check_upstream
+from xpcap.memory import Buffer, allocator
+from xpcap.ops import (
+    PackedSequences,
+    RecurrentTerm,
+    State,
+    StepFn,
+    contiguous,
+    get_ops,
+    single_step,
+)
+from xpcap.spec import check_float, spec
+from xpcap.threads import in_turn
+
+Shapes = dict[str, tuple[int, ...]]
+Params = Mapping[str, Array]
+StepCache = Mapping[str, Any]  # of one step
+
+
+class Activation(NamedTuple):
+    """Activations (R, H) of one nonlinearity; beyond low..high hardly any gradient passes."""
+
+    values: Array  # (R, H)
+    low: float
+    high: float
+
+
+class LoopCache(NamedTuple):
+    """Cache of Cell.rows_forward."""
+
+    h: Array  # (N+R, H): the initial states, then the state after each row
+    G: int
+    steps: list[StepCache]
+    params: Params
+    rows: PackedSequences
+    extra_term: RecurrentTerm | None
+
+
+class Cell:
+    """A recurrent cell: a step and its gradient, from parameters that it names.
+
+    A subclass writes `step_forward` and `step_backward`, with whatever products they need, and
+    names the parameters in `shapes`. A loop over packed rows runs them on any library and sums the
+    gradients of the parameters. An instance in `CELLS` trains, samples, attends and is exported.
+
+    A step works on pre-activations a = x @ Wx + b, (n, G). The captioner computes them, once for
+    each distinct word, adds the terms of the image and of attention, and computes the gradients of
+    Wx and b. It also drops out image features, word vectors and h; a cell drops nothing.
+
+    Attributes
+    ----------
+    blocks : str
+        A letter for each block of H columns in a, as they are stacked. Arrays of a step's cache
+        under these names are the gates that `CaptioningRNN.trace` and ``look`` show.
+    gates : str
+        Those of them that the logistic function makes gates, in 0..1. The doctor watches them.
+    states : tuple of str
+        Names of the arrays of a state, each (n, H). The first is h, the output.
+    inputs : tuple of two str
+        Names of the weight (W, G) and of the bias (G,) of a.
+    equations : tuple of str
+        Lines of a step's equations, for the model card. ``{term}`` stands for the terms that a
+        captioner adds to a.
+    meanings : dict of str to tuple of str
+        Of blocks and states by name: a title, and what it is, for the page of ``look``.
+    memory_gate : tuple of str or None
+        A gate that alone multiplies a state on its way to the next step, and that state, by name.
+        None: there is no such gate.
+    kernel : str
+        Name of the CUDA kernel of a step, which a Pointwise may have. Empty: CuPy computes the steps
+        on a device, where they are neither padded nor recorded.
+    """
+
+    blocks: str = ""
+    gates: str = ""
+    states: tuple[str, ...] = ("h",)
+    inputs: tuple[str, str] = ("Wx", "b")
+    equations: tuple[str, ...] = ()
+    meanings: ClassVar[dict[str, tuple[str, str]]] = {}
+    memory_gate: tuple[str, str] | None = None
+    kernel: str = ""
+
+    # ---- What a cell writes
+
+    def shapes(self, W: int, H: int) -> Shapes:
+        """Names and shapes of the parameters, in the order of the buffer.
+
+        Matrices are drawn from randn / sqrt(rows); vectors begin at zero.
+
+        Parameters
+        ----------
+        W : int
+            Size of a word vector.
+        H : int
+            Size of a state.
+
+        Returns
+        -------
+        shapes : dict of str to tuple of int
+            Here Wx (W, G), Wh (H, G) and b (G,), with H columns for each block.
+        """
+        G = len(self.blocks) * H
+        return {"Wx": (W, G), "Wh": (H, G), "b": (G,)}
+
+    def step_forward(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
+        """One step of n sequences. Inputs are read-only.
+
+        Parameters
+        ----------
+        a : array (n, G), float
+            Pre-activations.
+        state : tuple of array (n, H), float
+            The state before the step.
+        params : mapping of str to array
+            The parameters by name.
+
+        Returns
+        -------
+        after : tuple of array (n, H), float
+            The state after it.
+        cache : dict
+            What `step_backward` reads, by name.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__}.step_forward is missing: write a step, from a (n, G), the state"
+            " and the parameters to the state after it and a dict of what the gradient reads"
+        )
+
+    def step_backward(
+        self, dafter: State, cache: StepCache, params: Params
+    ) -> tuple[Array, State, Params]:
+        """Gradients of `step_forward`.
+
+        Parameters
+        ----------
+        dafter : tuple of array (n, H), float
+            The gradient of the state after the step.
+        cache : dict
+        params : mapping of str to array
+
+        Returns
+        -------
+        da : array (n, G), float
+        dstate : tuple of array (n, H), float
+            The gradient of the state before.
+        grads : dict of str to array
+            Of this step, by name, of all parameters but the two of `inputs`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__}.step_backward is missing: write the gradients of its step"
+        )
+
+    # ---- What it gets
+
+    @property
+    def order(self) -> str:
+        """The order of blocks, a likely cause of a wrong shape; empty if there is one block."""
+        return f"gates stack {', '.join(self.blocks)}" if len(self.blocks) > 1 else ""
+
+    def split(self, x: Array) -> list[Array]:
+        """Views of the blocks of a pre-activation.
+
+        Parameters
+        ----------
+        x : array (n, G), float
+
+        Returns
+        -------
+        blocks : list of array (n, H), float
+        """
+        H = x.shape[1] // len(self.blocks)
+        return [x[:, k * H : (k + 1) * H] for k in range(len(self.blocks))]
+
+    def recurrent_names(self) -> list[str]:
+        """Names of the parameters besides the two of `inputs`.
+
+        Returns
+        -------
+        names : list of str
+            In the order of the buffer.
+        """
+        return [name for name in self.shapes(1, 1) if name not in self.inputs]
+
+    def initial(self, h0: Array) -> State:
+        """The state before the first step.
+
+        Parameters
+        ----------
+        h0 : array (n, H), float
+
+        Returns
+        -------
+        state : tuple of array
+            h0, and zeros for the other arrays.
+        """
+        xp = get_array_module(h0)
+        return (h0, *(xp.zeros_like(h0) for _ in self.states[1:]))
+
+    def advance(
+        self,
+        a: Array,
+        state: State,
+        params: Params,
+        buffer: Buffer,
+        extra_term: RecurrentTerm | None = None,
+    ) -> State:
+        """The state after one step, in memory of its own; for sampling.
+
+        Parameters
+        ----------
+        a : array (n, G), float
+            Pre-activations.
+        state : tuple of array (n, H), float
+            The state before the step.
+        params : mapping of str to array
+            The parameters by name.
+        buffer : Buffer
+            Memory for temporaries.
+        extra_term : RecurrentTerm or None
+            A term that is added to a, such as attention.
+
+        Returns
+        -------
+        after : tuple of array (n, H), float
+        """
+        a = a.copy()  # the caller's buffer, and a state may be a view of a
+        if extra_term is not None:
+            extra_term.forward_steps(state[0], a)(single_step(len(a)))
+        after, _ = self._checked_step(a, state, params)
+        return after
+
+    @in_turn
+    def rows_forward(
+        self,
+        a: Array,
+        state0: tuple[Any, ...],
+        params: Params,
+        rows: PackedSequences,
+        buffer: Buffer | None = None,
+        extra_term: RecurrentTerm | None = None,
+    ) -> tuple[Array, Any]:
+        """Run the cell over packed rows.
+
+        Parameters
+        ----------
+        a : array (R, G), float
+            Pre-activations of every row, time-major.
+        state0 : tuple of array (N, H), float, or None
+            The state before the first step. None, but for h: zeros.
+        params : mapping of str to array
+        rows : PackedSequences
+        buffer : Buffer or None
+            Memory for results and cache. None allocates.
+        extra_term : RecurrentTerm or None
+            A term that each step adds to its pre-activations, such as attention.
+
+        Returns
+        -------
+        h : array (R, H), float
+            A view into the cache.
+        cache : object
+            For `rows_backward`, `block_values` and `activations`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Libraries, dtypes, shapes or sizes do not match, also in what a step returns.
+        """
+        self._check_rows(a, state0, params, rows)
+        invalidate(self._caller("step_forward"))
+        buffer, shape = buffer or allocator(a), (rows.N + rows.R, state0[0].shape[1])
+        stacks = tuple(buffer(f"state {name}", shape) for name in self.states)
+        get_ops(a).start_states(tuple(map(contiguous, state0)), stacks)
+        add, caches = None, []
+        if extra_term is not None:
+            a, add = with_term(a, stacks[0], extra_term, buffer)
+        for step in rows.steps:
+            if add is not None:
+                add(step)
+            state = tuple(_read_only(stack[step.states_before]) for stack in stacks)
+            after, cache = self._checked_step(_read_only(a[step.rows]), state, params)
+            for name, stack, x in zip(self.states, stacks, after, strict=True):
+                self._check("step_forward", f"state {name}", x, stack[step.states_after])
+                stack[step.states_after] = x
+            caches.append(cache)
+        return stacks[0][rows.N :], LoopCache(
+            stacks[0], a.shape[1], caches, params, rows, extra_term
+        )
+
+    @in_turn
+    def rows_backward(
+        self, dh: Array, cache: Any, buffer: Buffer | None = None, grads: Params | None = None
+    ) -> tuple[Array, State, Params]:
+        """Gradients of `rows_forward`.
+
+        Parameters
+        ----------
+        dh : array (R, H), float
+            The upstream gradient of each row, from the layers above.
+        cache : object
+        buffer : Buffer or None
+            Memory for results. None allocates.
+        grads : mapping of str to array, or None
+            Memory for the gradients of all parameters but the two of `inputs`, by name. None
+            allocates.
+
+        Returns
+        -------
+        da : array (R, G), float
+        dstate0 : tuple of array (N, H), float
+        grads : mapping of str to array
+            All of `grads`, if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Libraries, dtypes or shapes do not match, also in what a step's gradient returns, or a
+            gradient is missing.
+        """
+        h, G, caches, params, rows, extra_term = cache
+        N, R, H = rows.N, rows.R, h.shape[1]
+        check_upstream(f"{type(self).__name__}.rows_backward", "dh", dh, (R, H), h)
+        buffer = buffer or allocator(h)
+        da = buffer("da", (R, G))
+        dstate = tuple(buffer(f"dstate {name}", (N, H)) for name in self.states)
+        if grads is None:
+            names = self.recurrent_names()
+            grads = {name: buffer(f"d{name}", params[name].shape) for name in names}
+        for total in (*dstate, *grads.values()):
+            total[...] = 0
+        add = None if extra_term is None else extra_term.backward_steps(da, dstate[0])
+        for step, step_cache in zip(reversed(rows.steps), reversed(caches), strict=True):
+            dafter = tuple(x[: step.n].copy() for x in dstate)
+            dafter[0][...] += dh[step.rows]
+            self._backward(step_cache, params, dafter, da[step.rows], dstate, grads)
+            if add is not None:
+                add(step)
+        return da, dstate, grads
+
+    def _backward(
+        self,
+        cache: StepCache,
+        params: Params,
+        dafter: State,
+        da: Array,
+        dstate: State,
+        grads: Params,
+    ) -> None:
+        """Write a step's gradients to da (n, G) and the first n rows of dstate; add them to grads."""
+        function, names = "step_backward", [f"gradient of state {name}" for name in self.states]
+        results = self.step_backward(dafter, cache, params)
+        found, before, of_params = self._unpacked(function, results, "da", "dstate", "grads")
+        self._check(function, "da", found, da)
+        da[...] = found
+        before = self._unpacked(f"{function}, dstate", before, *names)
+        for name, total, x in zip(names, dstate, before, strict=True):
+            self._check(function, name, x, total[: len(da)])
+            total[: len(da)] = x
+        if set(of_params) != set(grads):
+            came, wanted = (", ".join(names) or "nothing" for names in (of_params, grads))
+            caller, cause = self._caller(function), "those of a, so of its bias, are the caller's"
+            raise InvalidValueError(caller, "grads", f"are those of {came}", f"of {wanted}", cause)
+        for name, total in grads.items():
+            self._check(function, f"gradient of {name}", of_params[name], total)
+            total[...] += of_params[name]
+
+    def block_values(self, cache: Any) -> dict[str, Array]:
+        """Blocks after their nonlinearity.
+
+        Parameters
+        ----------
+        cache : object
+            Of `rows_forward`.
+
+        Returns
+        -------
+        values : dict of str to array (R, H)
+            Those that a step's cache has, by name.
+        """
+        xp, steps = get_array_module(cache.h), cache.steps
+        return {
+            name: xp.concatenate([cache.h[:0], *(step[name] for step in steps)])
+            for name in self.blocks
+            if all(name in step for step in steps)
+        }
+
+    def activations(self, cache: Any) -> dict[str, Activation]:
+        """Nonlinearities to watch for saturation.
+
+        Parameters
+        ----------
+        cache : object
+            Of `rows_forward`.
+
+        Returns
+        -------
+        activations : dict of str to Activation
+            The gates. At 0.05 and 0.95 a sigmoid has a fifth of its steepest slope.
+        """
+        values = self.block_values(cache)
+        if missing := [name for name in self.gates if name not in values]:
+            came = f"names {missing[0]!r}, which the cache of a step lacks"
+            expected = f"one of {', '.join(values) or 'no gates'}"
+            raise InvalidValueError(self._caller("gates"), "", came, expected)
+        return {f"gate {name}": Activation(values[name], 0.05, 0.95) for name in self.gates}
+
+    # ---- Checks
+
+    def _check_rows(
+        self,
+        a: Array,
+        state0: tuple[Any, ...],
+        params: Params,
+        rows: PackedSequences,
+    ) -> None:
+        """TypeError, ValueError : arguments of `rows_forward` do not fit together."""
+        caller = self._caller("rows_forward")
+        h0, *others = self._unpacked("rows_forward, state0", state0, *self.states)
+        H = np.shape(h0)[-1] if np.ndim(h0) else 1
+        shapes = self.shapes(1, H)
+        names = [name for name in shapes if name not in self.inputs]
+        (h, *more), (G,) = self.states, shapes[self.inputs[1]]
+
+        def axes(shape: tuple[int, ...]) -> str:
+            return (
+                ",".join(f"{n // H}H" if H and n and not n % H else str(n) for n in shape) or "()"
+            )
+
+        entries = [f"a:R,{axes((G,))}", f"{h}0:N,H"]
+        entries += [f"{name}:{axes(shapes[name])}" for name in names]
+        entries += [f"{name}0?:N,H" for name in more]
+        arrays = (a, h0, *(params[name] for name in names), *others)
+        sizes = spec(" ".join(entries)).check(caller, *arrays, note=self.order)
+        rows.check(caller, len(a), sizes["N"])
+
+    def _checked_step(self, a: Array, state: State, params: Params) -> tuple[State, StepCache]:
+        """`step_forward`, and TypeError if it does not return what it must."""
+        function = "step_forward"
+        results = self.step_forward(a, state, params)
+        after, cache = self._unpacked(
+            function, results, "the state after", "a dict for the gradient"
+        )
+        if not isinstance(cache, Mapping):
+            came = f"is {_described(cache)}"
+            raise InvalidTypeError(
+                self._caller(function), "cache", came, "a dict of arrays by name"
+            )
+        return self._unpacked(f"{function}, state", after, *self.states), cache
+
+    def _unpacked(self, function: str, results: Any, *names: str) -> tuple[Any, ...]:
+        """Results, or TypeError if they are no tuple of so many."""
+        if isinstance(results, tuple) and len(results) == len(names):
+            return results
+        expected = f"a tuple of {', '.join(names)}"
+        caller, came = self._caller(function), f"got {_described(results)}"
+        cause = "a tuple of one has a comma, (h,)" if len(names) == 1 else ""
+        raise InvalidTypeError(caller, "", came, expected, cause)
+
+    def _check(self, function: str, name: str, x: Array, like: Array) -> None:
+        """TypeError, ValueError : a result differs from `like` in library, dtype or shape."""
+        caller = self._caller(function)
+        check_float(caller, name, x, "the pre-activation", like)
+        if x.shape != like.shape:
+            raise InvalidValueError(caller, name, f"has shape {x.shape}", like.shape)
+
+    def _caller(self, function: str) -> str:
+        return f"{type(self).__name__}.{function}"
+
+
+def with_term(
+    a: Array, h: Array, extra_term: RecurrentTerm, buffer: Buffer
+) -> tuple[Array, StepFn]:
+    """A copy of pre-activations a (R, G), and steps that add a term of the states in a stack to it."""
+    copy = buffer("a", a.shape)
+    copy[...] = a
+    return copy, extra_term.forward_steps(h, copy)
+
+
+def _read_only(x: Array) -> Array:
+    """A view of an array of the host, to which a step cannot write; an array of a device itself."""
+    if isinstance(x, np.ndarray):
+        x = x.view()
+        x.flags.writeable = False
+    return x
+
+
+def _described(x: object) -> str:
+    return f"a tuple of {len(x)}" if isinstance(x, tuple) else f"a {type(x).__name__}"
