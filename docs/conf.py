@@ -2,12 +2,14 @@
 
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from numpydoc.docscrape import NumpyDocString
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
@@ -41,6 +43,7 @@ autodoc_member_order = "groupwise"
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True  # METRICS, not all that it holds
 numpydoc_show_class_members = False  # autodoc lists them
+NumpyDocString.sections["Shapes"] = []  # known, and left to show_shapes
 
 html_theme = "furo"
 html_title = f"{project} {release}"
@@ -116,8 +119,20 @@ def hide_fields(
     return skip or str(one.__doc__).startswith("Alias for field number")
 
 
+def show_shapes(
+    app: Sphinx, kind: str, name: str, function: object, options: object, lines: list[str]
+) -> None:
+    """The section Shapes of a layer, below what numpydoc made of the others."""
+    _, _, section = str(function.__doc__).partition("\nShapes\n------\n")
+    if section:
+        shapes, _, errors = section.partition("\n\n")
+        shapes = textwrap.indent(shapes, "    ")
+        lines += f"\n.. rubric:: Shapes\n\n::\n\n{shapes}\n\n{errors}\n".splitlines()
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", add_contents)
     app.connect("autodoc-skip-member", hide_fields)
+    app.connect("autodoc-process-docstring", show_shapes, priority=501)  # numpydoc's is 500
     app.add_transform(LinksOutOfTheDocs)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))

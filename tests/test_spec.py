@@ -89,6 +89,14 @@ def test_array_of_another_kind_is_refused(
         Spec(text).check("f", array)
 
 
+def test_a_spec_reads_as_the_shapes_of_arguments_above_those_of_results() -> None:
+    text = "x:N>0,D|N,P,D! w:4D ids:...=i c0?:() -> out:...,D loss:() dc0?:()"
+    assert str(Spec(text)) == (
+        "x (N > 0, D) or (N, P, D) finite, w (4D,), ids (...) integers, c0 () or None\n"
+        "-> out (..., D), loss (), dc0 ()"
+    )
+
+
 def test_floats_have_one_dtype_and_other_kinds_their_own() -> None:
     both = Spec("x:N,D ids:N=i w:D,M")
     both.check("f", zeros(2, 3), zeros(2, dtype="i8"), zeros(3, 4))

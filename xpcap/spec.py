@@ -15,7 +15,7 @@ An entry for each array, ``name:axes``, with a space between entries and a comma
 ``-> h:N,H``           results, which only documentation reads
 ====================== =============================================================
 
-`Spec` checks arguments of layers and arrays of files, and knows the types of a docstring. The first
+`Spec` checks arguments of layers and arrays of files, and ends the docstrings of layers. The first
 array that has a letter binds its size, unless the caller gives it. Arrays without a kind share one
 dtype and one library.
 """
@@ -149,11 +149,10 @@ class Entry(NamedTuple):
         """``(N, D) or (N, P, D)``."""
         return " or ".join(map(str, self.forms))
 
-    @property
-    def type(self) -> str:
-        """The type in a docstring: ``array (N, D), float``."""
-        finite = ", finite" if self.finite else ""
-        return f"array {self.shapes}, {KINDS[self.kind][1]}{finite}"
+    def __str__(self) -> str:
+        """``targets (N, T) integers``; of floats, the usual kind, ``x (N, D)``."""
+        kind = KINDS[self.kind][1] if self.kind else ""
+        return " ".join(filter(None, (self.name, self.shapes, "finite" * self.finite, kind)))
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """The shape of the first form, whose letters are bound."""
@@ -198,6 +197,11 @@ class Spec:
         self.entries = tuple(map(Entry.parse, arguments.split()))
         self.results = tuple(map(Entry.parse, results.split()))
         self.note = note
+
+    def __str__(self) -> str:
+        """``x (N, D), c0 (N, H) or None``, and in a second line the results, ``-> h (N, H)``."""
+        arguments = (f"{entry}{' or None' * entry.optional}" for entry in self.entries)
+        return f"{', '.join(arguments)}\n-> {', '.join(map(str, self.results))}"
 
     def check(
         self, function: str, *arrays: Array, note: str = "", sizes: Sizes | None = None

@@ -1,4 +1,4 @@
-"""One line of shapes: what `layer` and `gradient` check, pass on and write into a docstring."""
+"""One line of shapes: what `layer` and `gradient` check, pass on and append to a docstring."""
 
 import contextlib
 from collections.abc import Iterator
@@ -33,17 +33,10 @@ def scan_forward(
 
         h = x @ Wx
 
-    x, h0: What the pass
-        begins with.
-    scale: Of h.
-    c0 : array (N, H), float, or zeros
-        The cell before.
-    log : list
-    OptionError: The scale is odd.
-
-    Notes
-    -----
-    Of this test.
+    Raises
+    ------
+    OptionError
+        The scale is odd.
     """
     return SimpleNamespace(**locals()), ScanCache(x, h0, ids, Wx)
 
@@ -110,7 +103,10 @@ def test_a_call_that_python_refuses_gets_its_own_error() -> None:
         scan_backward(given["x"])
 
 
-def test_docstring_has_every_section_in_numpydocs_form() -> None:
+def test_docstring_is_the_authors_and_then_shapes() -> None:
+    errors = """
+Raises TypeError unless floats share one dtype, float32 or float64, and arrays one
+library; ValueError if a shape does not fit."""
     assert scan_forward.__doc__ == (
         """One pass.
 
@@ -118,94 +114,29 @@ From left to right::
 
     h = x @ Wx
 
-Parameters
-----------
-x : array (N, D), float
-    What the pass
-    begins with.
-h0 : array (N, H), float
-    What the pass
-    begins with.
-ids : array (N,), integers
-Wx : array (D, H), float
-scale : float or None
-    Of h.
-c0 : array (N, H), float, or zeros
-    The cell before.
-
-Returns
--------
-h : array (N, H), float
-weights : array (N, D), float
-c_T : array (N, H), float
-cache : ScanCache
-    For scan_backward.
-log : list
-
 Raises
 ------
-TypeError, ValueError
-    Libraries, dtypes or shapes do not match.
 OptionError
     The scale is odd.
 
-Notes
------
-Of this test."""
+Shapes
+------
+x (N, D), h0 (N, H), ids (N,) integers, Wx (D, H), c0 (N, H) or None
+-> h (N, H), weights (N, D), c_T (N, H)
+"""
+        + errors
     )
     assert scan_backward.__doc__ == (
         """Gradients of scan_forward.
 
-Parameters
-----------
-dh : array (N, H), float
-    The upstream gradient of h.
-cache : ScanCache
-    Of scan_forward.
-dc_T : array (N, H), float, or None
-    The upstream gradient of c_T.
-
-Returns
--------
-dx : array (N, D), float
-dh0 : array (N, H), float
-dWx : array (D, H), float
-dc0 : array (N, H), float
-
-Raises
+Shapes
 ------
-TypeError, ValueError
-    Libraries, dtypes or shapes do not match."""
+dh (N, H), dc_T (N, H) or None
+-> dx (N, D), dh0 (N, H), dWx (D, H), dc0 (N, H)
+"""
+        + errors
     )
     assert scan_forward.spec.table().splitlines()[2] == "| `x` | (N, D) | float, argument |"
-
-
-def test_neighbours_of_one_type_share_a_line() -> None:
-    @layer("h:N,H c:N,H -> next_h:N,H next_c:N,H")
-    def forward(h: Any, c: Any) -> tuple[Any, Any, ScanCache]:
-        """One step: the last paragraph is no list."""
-
-    @gradient(layer("x:N,H h0:N,H -> next_h:N,H next_c:N,H")(lambda x, h0: None))
-    def backward(dnext_h: Any, dnext_c: Any, cache: ScanCache) -> None:
-        """Gradients."""
-
-    assert "\nh, c : array (N, H), float\n\nReturns" in (forward.__doc__ or "")
-    assert "next_h, next_c : array (N, H), float\ncache : ScanCache" in (forward.__doc__ or "")
-    both = (
-        "dnext_h, dnext_c : array (N, H), float\n    The upstream gradients of next_h and next_c."
-    )
-    assert both in (backward.__doc__ or "")
-
-
-def test_a_docstring_that_describes_an_unknown_name_is_our_own_mistake() -> None:
-    def forward(x: Any) -> None:
-        """One step.
-
-        h: What there is not.
-        """
-
-    with pytest.raises(ValueError, match="forward: the docstring describes h"):
-        layer("x:N -> out:N")(forward)
 
 
 def test_on_a_device_arrays_arrive_as_kernels_take_them_and_stay_as_they_were(device: Any) -> None:

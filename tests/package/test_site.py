@@ -62,7 +62,10 @@ def test_every_public_name_has_an_entry_with_its_parameters(site: Path) -> None:
     wanted = {f"xpcap.{name}" for name in {*xpcap.__all__} - {"__version__"}}
     wanted |= {f"xpcap.layers.{name}" for name in layers.__all__ if name != "CELLS"}
     assert wanted | {"xpcap.optim.adam", "xpcap.CaptioningRNN.sample"} <= entries
-    assert re.search(r"<strong>Wh</strong>.*array \(H, 4H\), float", pages["layers"])
+    shapes = r"Shapes</p>\s*<div[^>]*>.*<pre>.*Wh \(H, 4H\).*\n-&gt; h \(N, T, H\)"
+    lstm = pages["layers"].partition('id="xpcap.layers.lstm_forward"')[2].partition("</dl>")[0]
+    assert re.search(shapes, lstm)
+    assert "Raises TypeError unless floats share one dtype" in lstm
     assert "Alias for field" not in pages["layers"]
 
 

@@ -48,10 +48,13 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
         scores = A . prev_h / sqrt(H);  attn_weights = softmax(scores) over regions
         attn = attn_weights . A
 
-    A: The regions, projected to the size of a state. (N, H, K, K) is the layout of the assignment.
-    attn: The context.
-    attn_weights: In the layout of A; the weights of a picture have the sum 1.
-    ValueError: There is no region.
+    A holds the regions, projected to the size of a state; the assignment's layout is (N, H, K, K).
+    attn is the context. attn_weights has the layout of A; the weights of each picture sum to 1.
+
+    Raises
+    ------
+    ValueError
+        A has no regions.
     """
     require_regions("dot_product_attention_forward", A)
     regions = to_regions(A)
@@ -64,9 +67,9 @@ def dot_product_attention_forward(prev_h: Array, A: Array) -> tuple[Array, Array
 
 @gradient(dot_product_attention_forward)
 def dot_product_attention_backward(dattn: Array, cache: DotProductCache) -> tuple[Array, Array]:
-    """Gradients of dot_product_attention_forward.
+    """Gradients of dot_product_attention_forward, from dattn and the cache.
 
-    `attn_weights` has no upstream gradient::
+    attn_weights has no upstream gradient::
 
         dweights = A . dattn
         dscores = attn_weights * (dweights - attn_weights . dweights) / sqrt(H)
@@ -253,14 +256,17 @@ def attention_forward(
 ) -> tuple[Array, AttentionCache]:
     """Run a cell that attends over a whole sequence, from h0 = c0 = the mean of A over regions.
 
-    Each step adds attn @ Wattn to its pre-activation; attn attends to A from the state before. G is
-    H times the number of the cell's blocks.
+    Each step attends to A from the state before it, and adds attn @ Wattn to its pre-activation.
+    A holds the regions of each picture, projected to the size of a state; h holds the state after
+    each step. `cell` is a name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b;
+    G is H times the number of its blocks.
 
-    A: The regions of each picture, projected to the size of a state.
-    cell: A name in xpcap.layers.CELLS, of a cell with the parameters Wx, Wh and b.
-    h: The state after each step, without h0.
-    ValueError: There is no region.
-    OptionError: The cell is unknown, or has other parameters.
+    Raises
+    ------
+    ValueError
+        A has no regions.
+    OptionError
+        The cell is unknown, or has other parameters.
     """
     if cell not in CELLS:
         raise unknown("attention_forward", "cell", cell, CELLS)
@@ -285,10 +291,9 @@ def attention_forward(
 def attention_backward(
     dh: Array, cache: AttentionCache
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Gradients of attention_forward.
+    """Gradients of attention_forward, from dh, the upstream gradient of each step, and the cache.
 
-    dh: The upstream gradient of each step.
-    dA: In the shape of A.
+    dA has the layout of A.
     """
     x, Wx, shape, attention, rows, cell, loop = cache
     da, dstate0, grads = CELLS[cell].rows_backward(to_rows(dh), loop)
@@ -333,9 +338,8 @@ def attention_lstm_step_forward(
 ) -> tuple[Array, Array, AttentionLSTMStepCache]:
     """One LSTM step with a context, a = x @ Wx + prev_h @ Wh + attn @ Wattn + b.
 
-    The context is more of the input: [x, attn] @ [Wx; Wattn].
-
-    attn: The context, as from dot_product_attention_forward.
+    attn is the context, as from dot_product_attention_forward. It extends the input:
+    [x, attn] @ [Wx; Wattn].
     """
     concatenate = get_array_module(x).concatenate
     inputs, weights = concatenate((x, attn), axis=1), concatenate((Wx, Wattn))
@@ -347,7 +351,7 @@ def attention_lstm_step_forward(
 def attention_lstm_step_backward(
     dnext_h: Array, dnext_c: Array, cache: AttentionLSTMStepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array, Array, Array]:
-    """Gradients of attention_lstm_step_forward."""
+    """Gradients of attention_lstm_step_forward, from dnext_h, dnext_c and the cache."""
     D, step = cache
     dinput, (dprev_h, dprev_c), dweights, dWh, db = step_backward((dnext_h, dnext_c), step)
     return dinput[:, :D], dprev_h, dprev_c, dinput[:, D:], dweights[:D], dWh, dweights[D:], db

@@ -24,13 +24,10 @@ class AffineCache(NamedTuple):
 
 @layer("x:N,... w:D,M b:M -> out:N,M")
 def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
-    """An affine layer, out = x @ w + b, with all axes of x after the first flattened into one.
+    """Affine layer, out = x @ w + b.
 
-    x: D is the product of its axes after the first.
-
-    Notes
-    -----
-    CS231n's affine layer: same name and arguments.
+    All axes of x after the first are flattened into one, whose size is D. Name and arguments are
+    those of CS231n's affine layer.
     """
     note = "D is the product of all axes of x after the first"
     check_arrays("affine_forward", "x:N,D w:D,M", _rows(x), w, note=note)
@@ -39,21 +36,21 @@ def affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
 
 @gradient(affine_forward)
 def affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
-    """Gradients of affine_forward."""
+    """Gradients of affine_forward, from dout and the cache."""
     x, w, _ = cache
     return (dout @ w.T).reshape(x.shape), _rows(x).T @ dout, dout.sum(axis=0)
 
 
 @layer("x:N,T,D w:D,M b:M -> out:N,T,M")
 def temporal_affine_forward(x: Array, w: Array, b: Array) -> tuple[Array, AffineCache]:
-    """An affine layer at each step, out[n, t] = x[n, t] @ w + b, as one product over N * T rows."""
+    """Affine layer at each step, out[n, t] = x[n, t] @ w + b, as one product of N * T rows."""
     N, T, D = x.shape
     return (x.reshape(N * T, D) @ w + b).reshape(N, T, w.shape[1]), AffineCache(x, w, b)
 
 
 @gradient(temporal_affine_forward)
 def temporal_affine_backward(dout: Array, cache: AffineCache) -> tuple[Array, Array, Array]:
-    """Gradients of temporal_affine_forward."""
+    """Gradients of temporal_affine_forward, from dout and the cache."""
     x, w, _ = cache
     N, T, D = x.shape
     rows = dout.reshape(N * T, w.shape[1])
@@ -82,10 +79,13 @@ class EmbeddingCache(NamedTuple):
 def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
     """Word vectors, out[n, t] = W[x[n, t]].
 
-    x: Word ids in 0..V-1, in the course (N, T).
-    W: The table of word vectors.
-    ValueError: An id on the host is outside 0..V-1. Ids on a device are not read here, and CuPy
-        wraps bad ones silently; the model checks ids before it sends them.
+    x holds word ids in 0..V-1, of shape (N, T) in the course. Row v of W is the vector of word v.
+
+    Raises
+    ------
+    ValueError
+        An id on the host is outside 0..V-1. Ids on a device are not read here, and CuPy wraps bad
+        ones silently; the model checks ids before it sends them.
     """
     check_range("word_embedding_forward", "x", x, W.shape[0], "from another vocabulary?")
     return W[x], EmbeddingCache(x, W)
@@ -93,9 +93,9 @@ def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
 
 @gradient(word_embedding_forward)
 def word_embedding_backward(dout: Array, cache: EmbeddingCache) -> Array:
-    """Gradient of the table of word_embedding_forward.
+    """Gradient of W in word_embedding_forward, from dout and the cache.
 
-    dW: The gradients of a repeated word are added up.
+    The gradients of a word that occurs several times are added up.
     """
     x, W = cache
     V, D = W.shape
@@ -120,12 +120,17 @@ class DropoutCache(NamedTuple):
 def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, DropoutCache]:
     """Keep each unit with probability p and scale it by 1 / p; in test mode return a copy of x.
 
-    dropout_param: ``p``, the probability of *keeping* a unit (as in the course; CaptioningRNN's
-        `dropout` is the share dropped); ``mode``, "train" or "test"; optionally ``seed``, an int.
-        The mask is the course's: ``rand(*x.shape) < p`` from NumPy's legacy generator, the global
-        one or, given a seed, a fresh one.
-    ValueError: p is missing or outside (0, 1].
-    OptionError: The mode or a key is unknown.
+    dropout_param is the course's dictionary: ``p``, the probability of *keeping* a unit
+    (CaptioningRNN's `dropout` is the share dropped); ``mode``, "train" or "test"; optionally
+    ``seed``, an int. The mask is the course's too: ``rand(*x.shape) < p`` from NumPy's legacy
+    generator, the global one or, given a seed, a fresh one.
+
+    Raises
+    ------
+    ValueError
+        p or mode is missing, or p is outside (0, 1].
+    OptionError
+        The mode or a key is unknown.
 
     Notes
     -----
@@ -154,7 +159,7 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
 
 @gradient(dropout_forward)
 def dropout_backward(dout: Array, cache: DropoutCache) -> Array:
-    """Gradient of dropout_forward."""
+    """Gradient of dropout_forward, from dout and the cache."""
     return dout.copy() if cache.mask is None else apply_mask(dout, cache.mask, cache.p)
 
 
@@ -170,18 +175,20 @@ def apply_mask(x: Array, mask: Array | None, p: float) -> Array:
 def temporal_softmax_loss(
     x: Array, y: Array, mask: Array, verbose: bool = False
 ) -> tuple[Array, Array]:
-    """Softmax cross entropy of a batch of sequences.
+    """Softmax cross entropy of a batch of sequences, and its gradient dx.
 
     Summed over time, averaged over sequences::
 
         loss = 1/N * sum over n, t with mask[n, t] of -log softmax(x[n, t])[y[n, t]]
 
-    x: Scores.
-    y: Target words in 0..V-1.
-    mask: True for steps that count. The others add no loss and get no gradient.
-    verbose: Print the shape of the gradient, as the course does.
-    loss: Stays on the device.
-    ValueError: There is no sequence, whose mean loss is undefined, or a target on the host is outside
+    x holds the scores of V words at each step, y the target words in 0..V-1. Steps whose mask is
+    False add no loss and get no gradient. The loss stays on the device of x. With `verbose` the
+    shape of the gradient is printed, as in the course.
+
+    Raises
+    ------
+    ValueError
+        There are no sequences, so that the mean is undefined, or a target on the host is outside
         0..V-1.
 
     Notes

@@ -77,6 +77,10 @@ def gru_step_forward(
         a = x @ Wx + b;  p = prev_h @ Wh
         r, z = sigmoid(a_r + p_r), sigmoid(a_z + p_z);  n = tanh(a_n + r * p_n)
         next_h = (1 - z) * n + z * prev_h
+
+    Notes
+    -----
+    Cho et al. 2014, section 2.3; the reset gate scales a product, as in cuDNN and PyTorch.
     """
     (next_h,), cache = step_forward(GRU, x, (prev_h,), Wx, Wh, b)
     return next_h, cache
@@ -84,26 +88,22 @@ def gru_step_forward(
 
 @gradient(gru_step_forward)
 def gru_step_backward(dnext_h: Array, cache: StepCache) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of gru_step_forward."""
+    """Gradients of gru_step_forward, from dnext_h and the cache."""
     dx, (dprev_h,), *weights = step_backward((dnext_h,), cache)
     return dx, dprev_h, *weights
 
 
 @layer("x:N,T,D h0:N,H Wx:D,3H Wh:H,3H b:3H -> h:N,T,H", note=GRU.order)
 def gru_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, SequenceCache]:
-    """Run the GRU over a whole sequence.
+    """Run the GRU over a whole sequence: gru_step_forward at each step.
 
-    h0: The state before the first step.
-    h: The state after each step, without h0.
+    h0 is the state before the first step; h holds the state after each step.
     """
     return sequence_forward(GRU, x, (h0,), Wx, Wh, b)
 
 
 @gradient(gru_forward)
 def gru_backward(dh: Array, cache: SequenceCache) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of gru_forward.
-
-    dh: The upstream gradient of each step.
-    """
+    """Gradients of gru_forward, from dh, the upstream gradient of each step, and the cache."""
     dx, (dh0,), *weights = sequence_backward(dh, cache)
     return dx, dh0, *weights

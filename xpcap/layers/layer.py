@@ -1,19 +1,15 @@
-"""`layer` and `gradient`: one line of shapes checks a layer's arrays, takes its turn at BLAS and
-writes the array tables of its docstring.
+"""`layer` and `gradient`: decorators that check arrays by one line of shapes, append it to the
+docstring, and take the layer's turn at BLAS.
 
 ::
 
     @layer("x:N,T=i W:V,D -> out:N,T,D")
     def word_embedding_forward(x: Array, W: Array) -> tuple[Array, EmbeddingCache]:
-        \"\"\"Word vectors, out[n, t] = W[x[n, t]].
-
-        x: Word ids in 0..V-1.
-        ValueError: An id is outside 0..V-1.
-        \"\"\"
+        \"\"\"Word vectors, out[n, t] = W[x[n, t]], of word ids x in 0..V-1.\"\"\"
 
     @gradient(word_embedding_forward)
     def word_embedding_backward(dout: Array, cache: EmbeddingCache) -> Array:
-        \"\"\"Gradient of the table of word_embedding_forward.\"\"\"
+        \"\"\"Gradient of W in word_embedding_forward, from dout and the cache.\"\"\"
 """
 
 import copy
@@ -24,7 +20,6 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from xpcap.backend import Array, is_device_array
 from xpcap.layers.checks import check_upstream
-from xpcap.layers.docstrings import Words, backward_words, docstring, forward_words
 from xpcap.ops import contiguous
 from xpcap.spec import Spec
 from xpcap.threads import blas
@@ -33,6 +28,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 Arguments = dict[str, Any]  # of a call, by name
+ERRORS = """Raises TypeError unless floats share one dtype, float32 or float64, and arrays one
+library; ValueError if a shape does not fit."""
 
 
 class Layer(Protocol[P, R_co]):
@@ -63,7 +60,7 @@ def layer(shapes: str, note: str = "") -> Callable[[Callable[P, R]], Layer[P, R]
             spec.check(function.__name__, *map(given.get, names))
             return given[first]
 
-        return _decorated(function, spec, check, forward_words(function))
+        return _decorated(function, spec, check)
 
     return decorate
 
@@ -92,7 +89,7 @@ def gradient(forward: Layer[..., Any]) -> Callable[[Callable[P, R]], Layer[P, R]
                     check_upstream(name, entry.name, dout, entry.shape(sizes), like)
             return like
 
-        return _decorated(function, spec, check, backward_words(forward, spec))
+        return _decorated(function, spec, check)
 
     return decorate
 
@@ -116,9 +113,9 @@ def _sizes(spec: Spec, cache: Any) -> tuple[dict[str, Any], Array]:
 
 
 def _decorated(
-    function: Callable[P, R], spec: Spec, check: Callable[[Arguments], Array], words: Words
+    function: Callable[P, R], spec: Spec, check: Callable[[Arguments], Array]
 ) -> Layer[P, R]:
-    """The function, which checks its arrays and runs in a turn at BLAS, with its docstring."""
+    """The function, with checks of its arrays, a turn at BLAS, and shapes in its docstring."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -135,6 +132,7 @@ def _decorated(
                 bound.arguments[entry.name] = contiguous(bound.arguments[entry.name])
         return function(*bound.args, **bound.kwargs)
 
-    checked.__doc__ = docstring(function, spec, words)
+    text = inspect.cleandoc(function.__doc__ or "")
+    checked.__doc__ = f"{text}\n\nShapes\n------\n{spec}\n\n{ERRORS}"
     checked.spec = spec  # type: ignore[attr-defined]
     return cast(Layer[P, R], checked)

@@ -175,6 +175,10 @@ def lstm_step_forward(
         a = x @ Wx + prev_h @ Wh + b
         i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
         next_c = f * prev_c + i * g;  next_h = o * tanh(next_c)
+
+    Notes
+    -----
+    Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
     """
     (next_h, next_c), cache = step_forward(LSTM, x, (prev_h, prev_c), Wx, Wh, b)
     return next_h, next_c, cache
@@ -184,7 +188,7 @@ def lstm_step_forward(
 def lstm_step_backward(
     dnext_h: Array, dnext_c: Array, cache: StepCache
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """Gradients of lstm_step_forward."""
+    """Gradients of lstm_step_forward, from dnext_h, dnext_c and the cache."""
     dx, (dprev_h, dprev_c), *weights = step_backward((dnext_h, dnext_c), cache)
     return dx, dprev_h, dprev_c, *weights
 
@@ -196,16 +200,14 @@ def lstm_step_backward(
 def lstm_forward(
     x: Array, h0: Array, Wx: Array, Wh: Array, b: Array, *, c0: Array | None = None
 ) -> tuple[Any, ...]:
-    """Run the LSTM over a whole sequence.
+    """Run the LSTM over a whole sequence: lstm_step_forward at each step.
 
-    The course's form, ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, begins with c0 = 0. With c0
-    the state is carried from one piece of a sequence to the next: ``h, c_T, cache = lstm_forward(x,
-    h0, Wx, Wh, b, c0=c0)``; the next piece begins with ``h[:, -1]`` and ``c_T``.
+    h0 is the state before the first step; h holds the state after each step. In the course's form,
+    ``h, cache = lstm_forward(x, h0, Wx, Wh, b)``, the cell starts at zero.
 
-    h0: The state before the first step.
-    c0: The cell before the first step. None: zeros, and c_T is not returned.
-    h: The state after each step, without h0.
-    c_T: The cell after the last step. Only if c0 is given.
+    To run a long sequence in pieces, pass the cell before the first step as c0, and get the cell
+    after the last step as c_T: ``h, c_T, cache = lstm_forward(x, h0, Wx, Wh, b, c0=c0)``. The next
+    piece starts from ``h[:, -1]`` and c_T.
     """
     h, cache = sequence_forward(LSTM, x, (h0, c0), Wx, Wh, b)
     return (h, cache) if c0 is None else (h, cache.last_state[1], cache)
@@ -215,12 +217,15 @@ def lstm_forward(
 def lstm_backward(
     dh: Array, cache: SequenceCache, *, dc_T: Array | None = None
 ) -> tuple[Array, ...]:
-    """Gradients of lstm_forward.
+    """Gradients of lstm_forward, from dh, the upstream gradient of each step, and the cache.
 
-    dh: The upstream gradient of each step.
-    dc_T: The upstream gradient of c_T, if the forward pass was given c0. None: zeros.
-    dc0: Only if the forward pass was given c0.
-    ValueError: dc_T is given, and the forward pass was not given c0.
+    If the forward pass was given c0, dc_T is the upstream gradient of c_T (None means zeros), and
+    dc0 is returned as well.
+
+    Raises
+    ------
+    ValueError
+        dc_T is given, but the forward pass was not given c0.
     """
     if dc_T is not None and not cache.carried:
         expected = "none: the forward pass returned no c_T"

@@ -57,26 +57,22 @@ def rnn_step_forward(
 
 @gradient(rnn_step_forward)
 def rnn_step_backward(dnext_h: Array, cache: StepCache) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of rnn_step_forward."""
+    """Gradients of rnn_step_forward, from dnext_h and the cache."""
     dx, (dprev_h,), *weights = step_backward((dnext_h,), cache)
     return dx, dprev_h, *weights
 
 
 @layer("x:N,T,D h0:N,H Wx:D,H Wh:H,H b:H -> h:N,T,H")
 def rnn_forward(x: Array, h0: Array, Wx: Array, Wh: Array, b: Array) -> tuple[Array, SequenceCache]:
-    """Run the RNN over a whole sequence.
+    """Run the RNN over a whole sequence: rnn_step_forward at each step.
 
-    h0: The state before the first step.
-    h: The state after each step, without h0.
+    h0 is the state before the first step; h holds the state after each step.
     """
     return sequence_forward(RNN, x, (h0,), Wx, Wh, b)
 
 
 @gradient(rnn_forward)
 def rnn_backward(dh: Array, cache: SequenceCache) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of rnn_forward.
-
-    dh: The upstream gradient of each step.
-    """
+    """Gradients of rnn_forward, from dh, the upstream gradient of each step, and the cache."""
     dx, (dh0,), *weights = sequence_backward(dh, cache)
     return dx, dh0, *weights

@@ -39,18 +39,17 @@ def vocabulary_loss(
     buffer: Buffer | None = None,
     out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, VocabularyGrads]:
-    """Cross entropy of words given hidden states, and its gradients.
+    """Cross entropy of target words given hidden states, and its gradients.
 
-    It is affine_forward, the softmax loss of h @ w + b, and affine_backward in one.
+    affine_forward, the softmax loss of h @ w + b and affine_backward in one. Targets are words in
+    0..V-1. `terms` are the terms of the loss, such as smoothing, and the weight `scale` of each
+    row: gradients are those of ``(scale * nll).sum()``. Memory for them and for temporaries comes
+    from `buffer` (None allocates); `out` is memory for the gradients of w and b alone.
 
-    targets: Words in 0..V-1.
-    terms: Terms of the loss, such as smoothing, and the weight of each row in the gradients.
-    buffer: Memory for gradients and temporaries. None allocates.
-    out : tuple of arrays (H, V) and (V,), or None
-        Memory for the gradients of w and b. None takes it from `buffer`.
-    grads : VocabularyGrads
-        Of (scale * nll).sum().
-    ValueError: A target on the host is outside 0..V-1.
+    Raises
+    ------
+    ValueError
+        A target on the host is outside 0..V-1.
     """
     if not isinstance(terms.scale, float):
         check_arrays("vocabulary_loss", "h:L,H scale:L", h, terms.scale)
