@@ -72,7 +72,7 @@ def ways(solver: CaptioningSolver) -> dict[str, Callable[[], AbstractContextMana
         "parts: one, BLAS on all cores": lambda: mock.patch.object(solver, "_workspace", one),
         "kept buffers": lambda: mock.patch.object(solver, "_workspace", forgetful),
         "blocks: scores held as a whole": lambda: mock.patch.object(
-            vocabulary_loss, "LEAST", 1 << 30
+            vocabulary_loss, "MIN_ROWS", 1 << 30
         ),
     }
     return found | {op: lambda op=op: without(op) for op in overridden(HostOps)}

@@ -172,7 +172,7 @@ def test_emulated_blocks_of_scores_are_repeated_as_well(
 ) -> None:
     """All of a step is recorded, where its scores take more than one block."""
     blocks = sys.modules["xpcap.layers.vocabulary_loss"]
-    monkeypatch.setattr(blocks, "LEAST", 64)
+    monkeypatch.setattr(blocks, "MIN_ROWS", 64)
     monkeypatch.setattr(blocks, "DEVICE_BLOCK", 64)
     ours = solver()
     leave_losses(ours)

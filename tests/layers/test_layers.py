@@ -369,7 +369,7 @@ def test_vocabulary_loss_is_its_three_layers_and_holds_a_block_of_scores(
     """In blocks of all rows, of 2, and of 3 with one left over."""
     for name in ("BLOCK", "DEVICE_BLOCK"):
         monkeypatch.setattr(vocabulary_loss, name, block)
-    monkeypatch.setattr(vocabulary_loss, "LEAST", least)
+    monkeypatch.setattr(vocabulary_loss, "MIN_ROWS", least)
     h, w, b, scale = lib(*(rng.standard_normal(shape) for shape in ((10, 4), (4, 3), 3, 10)))
     targets, fresh = lib(rng.integers(0, 3, 10).astype(np.int32)), allocator(h)
     held: dict[str, int] = {}

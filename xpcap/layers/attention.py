@@ -182,9 +182,9 @@ class Attention:
             It has run several forward passes, and holds the states of the last one alone.
         """
         if self._passes != 1:
-            came = f"has run {self._passes or 'no'} forward passes"
+            got = f"has run {self._passes or 'no'} forward passes"
             cause = "make an Attention for each forward pass, from the same A and Wattn"
-            raise InvalidValueError("Attention.backward_steps", "the term", came, "one", cause)
+            raise InvalidValueError("Attention.backward_steps", "the term", got, "one", cause)
         ops, buffer = get_ops(da), self._buffer
         self._dcontext = buffer("dcontext", self._context.shape)
         self._dscores = buffer("dscores", self.weights.shape)
@@ -270,20 +270,20 @@ def attention_forward(
     """
     if cell not in CELLS:
         raise unknown("attention_forward", "cell", cell, CELLS)
-    kind = CELLS[cell]
-    shapes = kind.shapes(1, 1)
+    recurrent_cell = CELLS[cell]
+    shapes = recurrent_cell.shapes(1, 1)
     if set(shapes) != {"Wx", "Wh", "b"}:
-        came = f"has the parameters {', '.join(shapes)}"
-        raise OptionError("attention_forward", f"cell {cell!r}", came, "one of Wx, Wh and b")
-    spec(f"Wh:H,{shapes['b'][0]}H").check("attention_forward", Wh, note=kind.order)
+        got = f"has the parameters {', '.join(shapes)}"
+        raise OptionError("attention_forward", f"cell {cell!r}", got, "one of Wx, Wh and b")
+    spec(f"Wh:H,{shapes['b'][0]}H").check("attention_forward", Wh, note=recurrent_cell.order)
     require_regions("attention_forward", A)
     N, T, _ = x.shape
     x_rows, rows = to_rows(x), PackedSequences.full(N, T)
     attention = Attention(to_regions(A), Wattn)
     a = x_rows @ Wx  # (T*N, G)
     a += b
-    state0 = (attention.start(),) * len(kind.states)
-    h, loop = kind.rows_forward(a, state0, {"Wh": Wh}, rows, extra_term=attention)
+    state0 = (attention.start(),) * len(recurrent_cell.states)
+    h, loop = recurrent_cell.rows_forward(a, state0, {"Wh": Wh}, rows, extra_term=attention)
     return from_rows(h, N, T), AttentionCache(x_rows, Wx, A.shape, attention, rows, cell, loop)
 
 

@@ -26,6 +26,6 @@ def check_upstream(
     """TypeError, ValueError : an upstream gradient differs from `shape`, or from `like` in kind."""
     check_float(function, name, dout, "the cache", like)
     if dout.shape != shape:
-        came = f"has shape {dout.shape}"
+        got = f"has shape {dout.shape}"
         expected = f"{shape}, the shape of the output"
-        raise InvalidValueError(function, name, came, expected, "is the cache from another batch?")
+        raise InvalidValueError(function, name, got, expected, "is the cache from another batch?")

@@ -137,16 +137,16 @@ def dropout_forward(x: Array, dropout_param: dict[str, Any]) -> tuple[Array, Dro
     Srivastava et al. 2014, section 4, in the inverted form.
     """
     if missing := [key for key in ("p", "mode") if key not in dropout_param]:
-        came = f"lacks {', '.join(missing)}"
+        got = f"lacks {', '.join(missing)}"
         expected = "p and mode, and a seed for a repeatable mask"
-        raise InvalidValueError("dropout_forward", "dropout_param", came, expected)
+        raise InvalidValueError("dropout_forward", "dropout_param", got, expected)
     for key in dropout_param:
         if key not in DROPOUT_KEYS:
             raise unknown("dropout_forward", "dropout_param", key, DROPOUT_KEYS)
     p, mode = dropout_param["p"], dropout_param["mode"]
     if not 0 < p <= 1:
-        wanted = "a probability of keeping a unit in (0, 1]"
-        raise InvalidValueError("dropout_forward", "p", f"is {p}", expected=wanted)
+        expected = "a probability of keeping a unit in (0, 1]"
+        raise InvalidValueError("dropout_forward", "p", f"is {p}", expected)
     if mode not in ("train", "test"):
         raise unknown("dropout_forward", "mode", mode, ("train", "test"))
     if mode == "test":
@@ -199,9 +199,9 @@ def temporal_softmax_loss(
     check_range("temporal_softmax_loss", "y", y, V, "from another vocabulary?")
     xp, terms = get_array_module(x), LossTerms(1 / N)
     nll, dx = get_ops(x).softmax_loss(x.reshape(N * T, V), y.reshape(N * T), terms)
-    counts = mask.reshape(N * T)
-    loss = xp.where(counts, nll, 0).sum() / N
-    dx = xp.where(counts[:, None], dx, 0)  # not a product: a masked step may hold inf
+    row_mask = mask.reshape(N * T)
+    loss = xp.where(row_mask, nll, 0).sum() / N
+    dx = xp.where(row_mask[:, None], dx, 0)  # not a product: a masked step may hold inf
     if verbose:
         print("dx_flat:", dx.shape)
     return loss, dx.reshape(N, T, V)

@@ -56,9 +56,9 @@ def layer(shapes: str, note: str = "") -> Callable[[Callable[P, R]], Layer[P, R]
     first = next(entry.name for entry in spec.entries if not (entry.kind or entry.optional))
 
     def decorate(function: Callable[P, R]) -> Layer[P, R]:
-        def check(given: Arguments) -> Array:
-            spec.check(function.__name__, *map(given.get, names))
-            return given[first]
+        def check(arguments: Arguments) -> Array:
+            spec.check(function.__name__, *map(arguments.get, names))
+            return arguments[first]
 
         return _decorated(function, spec, check)
 
@@ -81,10 +81,10 @@ def gradient(forward: Layer[..., Any]) -> Callable[[Callable[P, R]], Layer[P, R]
         spec = copy.copy(forward.spec.backward)
         spec.entries = tuple(entry for entry in spec.entries if entry.name in parameters)
 
-        def check(given: Arguments) -> Array:
-            sizes, like = _sizes(forward.spec, given["cache"])
+        def check(arguments: Arguments) -> Array:
+            sizes, like = _sizes(forward.spec, arguments["cache"])
             for entry in spec.entries:
-                dout = given.get(entry.name)
+                dout = arguments.get(entry.name)
                 if dout is not None or not entry.optional:
                     check_upstream(name, entry.name, dout, entry.shape(sizes), like)
             return like

@@ -12,7 +12,7 @@ from xpcap.spec import check_range
 
 BLOCK = 1 << 22  # scores in a block on the host: more would not stay in cache
 DEVICE_BLOCK = 1 << 26  # on a GPU, where a block costs launches; 256 MB of float32
-LEAST = 256  # rows in a block, at least, since each block adds to all of dw
+MIN_ROWS = 256  # rows in a block: each adds to all of dw
 
 
 class VocabularyGrads(NamedTuple):
@@ -25,7 +25,7 @@ class VocabularyGrads(NamedTuple):
 
 def blocks(L: int, V: int, like: Array) -> list[slice]:
     """Blocks of rows 0..L for scores over V words, on the device of `like`; at least one block."""
-    n = max(LEAST, (DEVICE_BLOCK if is_device_array(like) else BLOCK) // V)
+    n = max(MIN_ROWS, (DEVICE_BLOCK if is_device_array(like) else BLOCK) // V)
     return [slice(start, min(start + n, L)) for start in range(0, max(L, 1), n)]
 
 
@@ -59,16 +59,16 @@ def vocabulary_loss(
     dh, nll = buffer("dh", h.shape), buffer("nll", (len(h),))
     dw, db = out or (buffer("dw", w.shape), buffer("db", b.shape))
     for rows in blocks(len(h), len(b), h):
-        x, words, some, losses, dx = h, targets, terms, nll, dh
+        states, words, block_terms, losses, dstates = h, targets, terms, nll, dh
         if len(h) > rows.stop - rows.start:  # a slice costs a device's host time
-            x, words, losses, dx = (array[rows] for array in (h, targets, nll, dh))
-            some = terms.rows(rows)
-        dscores = buffer("scores", (len(x), len(b)))  # (n, V)
-        ops.word_loss(x, w, b, words, some, losses, dscores, dx)
+            states, words, losses, dstates = (array[rows] for array in (h, targets, nll, dh))
+            block_terms = terms.rows(rows)
+        dscores = buffer("scores", (len(states), len(b)))  # (n, V)
+        ops.word_loss(states, w, b, words, block_terms, losses, dscores, dstates)
         if rows.start == 0:
-            ops.matmul(x.T, dscores, out=dw)
+            ops.matmul(states.T, dscores, out=dw)
             ops.column_sum(dscores, out=db)
         else:
-            ops.matmul_add(x.T, dscores, dw, buffer)
+            ops.matmul_add(states.T, dscores, dw, buffer)
             ops.add_rows(db, ops.column_sum(dscores, out=buffer("db_block", b.shape)))
     return nll, VocabularyGrads(dh, dw, db)
