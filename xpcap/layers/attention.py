@@ -179,7 +179,7 @@ class Attention:
         Raises
         ------
         ValueError
-            It has run several forward passes, and holds the states of the last one alone.
+            It has run no forward pass, or several: it holds the states of the last one alone.
         """
         if self._passes != 1:
             got = f"has run {self._passes or 'no'} forward passes"
@@ -361,7 +361,7 @@ def attention_lstm_step_backward(
 
 
 def require_regions(function: str, A: Array) -> None:
-    """ValueError : A has no region."""
+    """Raise ValueError if A has no regions."""
     if 0 in _grid(A):
         raise InvalidValueError(
             function, "A", f"has shape {A.shape}", expected="at least one region"

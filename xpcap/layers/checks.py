@@ -8,7 +8,7 @@ from xpcap.spec import check_float, spec
 
 
 def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> ModuleType:
-    """Library of float arrays, checked against symbolic shapes.
+    """Check float arrays against symbolic shapes, and return their library.
 
     function : the caller's name, for messages
     shapes : one entry per array, as in ``"x:N,T,D Wh:H,4H b:4H"``; see `xpcap.spec`
@@ -23,7 +23,7 @@ def check_arrays(function: str, shapes: str, *arrays: Array, note: str = "") -> 
 def check_upstream(
     function: str, name: str, dout: Array, shape: tuple[int, ...], like: Array
 ) -> None:
-    """TypeError, ValueError : an upstream gradient differs from `shape`, or from `like` in kind."""
+    """Raise ValueError unless dout has `shape`, TypeError unless dtype and library of `like`."""
     check_float(function, name, dout, "the cache", like)
     if dout.shape != shape:
         got = f"has shape {dout.shape}"

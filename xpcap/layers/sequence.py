@@ -85,5 +85,7 @@ def sequence_backward(
     """Gradients of sequence_forward: dx, those of state0, dWx, dWh and db."""
     x, Wx, loop, _ = cache
     da, dstate0, dWh = backward_loop(to_rows(dh), loop, last=last)
+    # Bare products make fresh arrays. dWh comes from the loop by ops.matmul, since captioners run
+    # that loop too, and give it memory for dWh
     dx = from_rows(da @ Wx.T, loop.rows.N, len(loop.rows.batch_sizes))
     return dx, dstate0, x.T @ da, dWh, da.sum(axis=0)
