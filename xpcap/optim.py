@@ -91,17 +91,22 @@ class UpdateRule:
         return {key: one for key, one in found.items() if one is not None}
 
     def step(self, arrays: Iterable[tuple[Array, Array, State]], config: Config) -> None:
-        """Take one step of several arrays in place; ``t`` is counted up once.
+        """Take one step of several arrays in place; ``t`` is counted up once, unless an error ends it.
 
         Parameters
         ----------
         arrays : iterable of (w, dw, state)
         config : dict
         """
-        if "t" in self.numbers:
-            config["t"] += 1
-        for w, dw, state in arrays:
-            self.update(w, dw, state, config)
+        before = dict(config)
+        try:
+            if "t" in self.numbers:
+                config["t"] += 1
+            for w, dw, state in arrays:
+                self.update(w, dw, state, config)
+        except BaseException:
+            config.update(before)  # a step that is interrupted is taken again
+            raise
 
     def complete(self, config: Mapping[str, Any], *arrays: str) -> Config:
         """All numbers: those of `config`, and defaults.
