@@ -616,6 +616,26 @@ def test_a_linear_rate_falls_with_each_step_to_zero_and_begins_anew_for_more_epo
     np.testing.assert_array_equal(other.model.params.flat, solver.model.params.flat)
 
 
+def test_a_linear_rate_that_was_set_is_that_of_a_resumed_training_as_well(tmp_path: Path) -> None:
+    """Of more epochs; the one that a solver was made with, if none was set."""
+    solver, resumed, plain = (make(lr_decay="linear", num_epochs=1) for _ in range(3))
+    states = [tmp_path / name for name in ("plain", "set")]
+    plain.train()
+    save_state(states[0], plain.state())
+    solver.learning_rate = 3e-3
+    solver.train()
+    save_state(states[1], solver.state())
+    for path, whole in zip(states, (plain, solver), strict=True):
+        resumed.learning_rate = 1.0
+        resumed.restore(load_state(path, resumed.model.params.shapes))
+        for each in (resumed, whole):
+            each.train()
+        np.testing.assert_array_equal(resumed.model.params.flat, whole.model.params.flat)
+    save_state(tmp_path / "again", resumed.state())
+    save_state(tmp_path / "whole", solver.state())
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
 def test_a_model_that_takes_the_place_of_another_is_the_one_that_is_validated_and_kept() -> None:
     solver, whole = make(num_epochs=1), make(num_epochs=1)
     solver.model = copy.copy(solver.model)

@@ -22,7 +22,8 @@ class Optimizer:
     Its attributes:
     lr_decay : as in CaptioningSolver; may be set
     config : all numbers as they are now
-    first_rate : the rate with which a linear one begins again; to be set with the rate
+    first_rate : the rate with which a linear one begins again, to be set with the rate; None: the
+        one in the config that it was made with
     state : state arrays of the parameters that have them, by name
     """
 
@@ -32,7 +33,8 @@ class Optimizer:
         self.rule = as_rule(rule)
         self.lr_decay: float | str = 1.0
         self.config, self.state = self.rule.complete(config), {}
-        self.first_rate = self.config["learning_rate"]
+        self._given_rate: float = self.config["learning_rate"]
+        self.first_rate: float | None = None
         xp, dtype = get_array_module(params.flat), params.flat.dtype
         for key, shapes in state_shapes(self.rule, params.shapes).items():
             self.state[key] = Parameters.empty(shapes, dtype, xp)
@@ -64,7 +66,8 @@ class Optimizer:
     def begin_again(self) -> None:
         """Restore a linear rate, before more epochs than were planned."""
         if self.lr_decay == LINEAR:
-            self.config["learning_rate"] = self.first_rate
+            rate = self._given_rate if self.first_rate is None else self.first_rate
+            self.config["learning_rate"] = rate
 
 
 def state_shapes(

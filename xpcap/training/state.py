@@ -11,7 +11,7 @@ from xpcap.backend import asarray, to_numpy
 from xpcap.errors import DataError, OptionError, TrainingError
 from xpcap.models.parameters import Parameters
 from xpcap.optim import RULES, UpdateRule
-from xpcap.options import Kind, Names, Whole
+from xpcap.options import Kind, Names, Real, Whole
 from xpcap.spec import Spec, check_finite
 from xpcap.training.optimizer import Optimizer, state_shapes
 
@@ -124,6 +124,7 @@ class TrainingState(NamedTuple):
     order_rng: dict[str, Any]  # of numpy.random.Generator.bit_generator
     start: Record | None = None  # of the parameters that training started from, if scored
     replacement: bool = False  # captions are drawn with replacement: there is no order
+    first_rate: float | None = None  # of a linear rate, if one was set; see Optimizer
 
     @classmethod
     def of(
@@ -165,6 +166,7 @@ class TrainingState(NamedTuple):
             order_rng=dict(order.rng.bit_generator.state),
             start=None if start is None else dict(start),
             replacement=order.replacement,
+            first_rate=optimizer.first_rate,
         )
         rate = optimizer.config["learning_rate"]
         cause = f"iteration {state.iteration}; is the learning rate, now {rate:g}, too high?"
@@ -244,6 +246,7 @@ class TrainingState(NamedTuple):
         """Write the state to the parts of a solver. DataError : bad hyperparameters."""
         with _option_errors_as_data_errors("CaptioningSolver.restore"):
             optimizer.config = optimizer.rule.complete(self.optimizer)
+        optimizer.first_rate = self.first_rate
         for key, moment in self.moments.items():
             optimizer.state[key].flat[...] = asarray(moment.flat, like=params.flat)
         params.flat[...] = asarray(self.params.flat, like=params.flat)
@@ -285,6 +288,7 @@ def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, A
         "rng": {"order": state.order_rng},
         **({} if state.start is None else {"start": state.start}),
         **({"replacement": True} if state.replacement else {}),
+        **({} if state.first_rate is None else {"first_rate": state.first_rate}),
     }
     return tensors, meta
 
@@ -320,6 +324,7 @@ def from_tensors(
         )
         rule = rules[Names(rules).check("", "update rule", numbers.pop("rule", None))]
         numbers = rule.complete(numbers)
+        first_rate = Real(0, MOST, optional=True).check("", "first_rate", meta.get("first_rate"))
     large = [f"{key} is {x:g}" for key, x in numbers.items() if x > MOST]
     require(not large, f"the optimizer's {', '.join(large)}", f"at most {MOST}")
 
@@ -375,6 +380,7 @@ def from_tensors(
         order_rng=_checked_rng(where, meta["rng"].get("order")),
         start=start,
         replacement=replacement,
+        first_rate=first_rate,
     )
 
 
