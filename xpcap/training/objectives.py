@@ -71,20 +71,11 @@ class CrossEntropy(Objective):
         return model.loss(_features(model, batch), batch.captions, workspace=workspace, **options)
 
 
-class FunctionObjective(Objective):
-    """A plain function of (model, batch, workspace) as an objective."""
-
-    def __init__(self, function: LossFunction) -> None:
-        self._function = function
-
-    def loss(
-        self, model: Any, batch: Batch, workspace: Workspace | None = None
-    ) -> tuple[Array, Parameters]:
-        return self._function(model, batch, workspace)
-
-
 def as_objective(given: Objective | LossFunction | None) -> Objective:
-    """Objective of a solver's argument; None: cross entropy. TypeError : it cannot be one."""
+    """Objective of a solver's argument: a function is its `loss`, None is cross entropy.
+
+    TypeError : it cannot be one.
+    """
     if given is None:
         return CrossEntropy()
     if isinstance(given, Objective):
@@ -103,7 +94,9 @@ def as_objective(given: Objective | LossFunction | None) -> Objective:
         came = "is called as objective(model, batch, workspace)"
         expected = f"one that takes these ({error})"
         raise InvalidTypeError("CaptioningSolver", "objective", came, expected) from error
-    return FunctionObjective(given)
+    objective = Objective()
+    objective.loss = given  # type: ignore[method-assign, assignment]
+    return objective
 
 
 def loss_and_gradients(
