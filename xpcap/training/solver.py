@@ -99,7 +99,7 @@ from xpcap.training.state import (
     best_of,
     with_start,
 )
-from xpcap.training.watcher import Watcher, checked_watchers
+from xpcap.training.watcher import Functions, Watcher, checked_watchers
 
 # Captions of a batch, at most, that a device pads. Larger ones are estimated to take it longer than
 # the host; not yet timed on a card
@@ -247,7 +247,7 @@ class CaptioningSolver:
         self.objective, self.group = as_objective(objective), group
         self.print_every, self.verbose, self.progress = print_every, verbose, progress
         self.on_step, self.on_epoch = on_step, on_epoch
-        self.watchers = checked_watchers("CaptioningSolver", watchers)
+        self._watchers = (*checked_watchers("CaptioningSolver", watchers), Functions())
         _check_arguments(self, seed)
         replacement = Flag().check("CaptioningSolver", "replacement", replacement)
         graphs = Flag().check("CaptioningSolver", "graphs", graphs)
@@ -321,7 +321,7 @@ class CaptioningSolver:
         """
         self._why_stopped = None
         again = self.finished
-        for watcher in self.watchers:
+        for watcher in self._watchers:
             watcher.begin(self)
         if self._report_due:
             self._report_epoch()
@@ -707,17 +707,13 @@ class CaptioningSolver:
             self._pace.done()
 
     def _tell_step(self) -> None:
-        for watcher in self.watchers:
+        for watcher in self._watchers:
             watcher.step(self)
-        if self.on_step is not None:
-            self.on_step(self)
 
     def _report_epoch(self) -> None:
         """Tell of an epoch; that stays due until all have returned."""
-        for watcher in self.watchers:
+        for watcher in self._watchers:
             watcher.epoch(self)
-        if self.on_epoch is not None:
-            self.on_epoch(self)
         self._report_due = False
 
     def _require_finite(self) -> None:
