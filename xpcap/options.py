@@ -148,12 +148,7 @@ class Real(Kind):
 
 @dataclass(frozen=True)
 class Flag(Kind):
-    """True or False, NumPy's among them; `check` returns a bool.
-
-    optional : None is taken, too, which a refusal does not mention
-    """
-
-    optional: bool = False
+    """True or False, NumPy's among them; `check` returns a bool."""
 
     metavar = ""
 
@@ -161,8 +156,6 @@ class Flag(Kind):
         return "True or False"
 
     def check(self, function: str, name: str, value: object) -> Any:
-        if self.optional and value is None:
-            return None
         if isinstance(value, bool | np.bool_):
             return bool(value)
         raise self.refusal(function, name, value)
@@ -260,6 +253,12 @@ class Option(NamedTuple):
     role: str = ""
     presets: Mapping[str, Any] = MappingProxyType({})
 
+    def check(self, function: str, name: str, value: object) -> Any:
+        """The value, as the kind returns it; None, if that is the default. OptionError : neither."""
+        if value is None and self.default is None:
+            return None
+        return self.kind.check(function, name, value)
+
 
 def option(
     kind: Kind, default: Any = MISSING, help: str = "", *, role: str = "", **presets: Any
@@ -306,7 +305,5 @@ def check_fields(options: object, function: str = "") -> None:
     """
     of: type = type(options)
     for name, told in described(of).items():
-        value = getattr(options, name)
-        if value is not None or told.default is not None:
-            value = told.kind.check(function or of.__name__, f"`{name}`", value)
-            object.__setattr__(options, name, value)  # the dataclass may be frozen
+        value = told.check(function or of.__name__, f"`{name}`", getattr(options, name))
+        object.__setattr__(options, name, value)  # the dataclass may be frozen

@@ -868,7 +868,6 @@ WITHOUT_VAL = replace(DATA, splits={"train": TRAIN})
     make(progress="no") | ValueError | thing: progress | came: is 'no' | expected: True or False
     make(replacement="no") | ValueError | thing: replacement | came: is 'no' | expected: True or False
     make(graphs="no") | ValueError | thing: graphs | came: is 'no' | expected: True or False
-    make(batchsize=3) | OptionError | function: CaptioningSolver | thing: keyword | came: 'batchsize' does not exist | expected: one of update_rule, | cause: did you mean 'batch_size'
     make(WITHOUT_VAL, select="cider") | OptionError | function: CaptioningSolver | thing: `select` | came: is cider, but the data has no val split
     make(WITHOUT_VAL, patience=2) | OptionError | function: CaptioningSolver | thing: `patience` | came: is 2, but the data has no val split
     make(select="last", patience=2) | OptionError | thing: `patience` | came: is 2, but `select` is last

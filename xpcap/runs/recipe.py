@@ -35,7 +35,7 @@ from xpcap.prepare.options import TINY_CAPTIONS
 from xpcap.runs.folder import DATA
 from xpcap.training.objectives import CROSS_ENTROPY, OBJECTIVES, SAMPLES, SELF_CRITICAL
 from xpcap.training.optimizer import DECAY, LINEAR
-from xpcap.training.solver import KINDS as OF_SOLVER
+from xpcap.training.solver import CaptioningSolver
 
 # Roles. An option that one objective alone uses has the objective's name as its role
 SOURCE = "source"  # what training starts from
@@ -85,7 +85,7 @@ def _interval(text: object) -> Interval | None:
     return Interval(seconds=float(match[1])) if match[1] else Interval(steps=int(match[2]))
 
 
-OF_MODEL, OF_LOSS = kinds(ModelConfig), kinds(LossTerms)
+OF_MODEL, OF_LOSS, OF_SOLVER = map(kinds, (ModelConfig, LossTerms, CaptioningSolver))
 SIZE, COUNT = Whole(1, MOST), Whole(0, MOST)
 
 

@@ -20,7 +20,6 @@ class Optimizer:
     params : like those to update
 
     Its attributes:
-    lr_decay : as in CaptioningSolver; may be set
     config : all numbers as they are now
     first_rate : the rate with which a linear one begins again, to be set with the rate; None: the
         one in the config that it was made with
@@ -31,7 +30,6 @@ class Optimizer:
         self, rule: str | UpdateRule, config: Mapping[str, Any], params: Parameters
     ) -> None:
         self.rule = as_rule(rule)
-        self.lr_decay: float | str = 1.0
         self.config, self.state = self.rule.complete(config), {}
         self._given_rate: float = self.config["learning_rate"]
         self.first_rate: float | None = None
@@ -53,19 +51,19 @@ class Optimizer:
             arrays = [(w, grads[name], self.state_of(name)) for name, w in params.items()]
             self.rule.step(arrays, self.config)
 
-    def end_step(self, left: int) -> None:
+    def end_step(self, lr_decay: float | str, left: int) -> None:
         """Lower a linear rate, with `left` steps left before this one; beyond the last it stays."""
-        if self.lr_decay == LINEAR and left > 0:
+        if lr_decay == LINEAR and left > 0:
             self.config["learning_rate"] *= (left - 1) / left
 
-    def end_epoch(self) -> None:
-        """Lower the rate by its factor."""
-        if self.lr_decay != LINEAR:
-            self.config["learning_rate"] *= self.lr_decay
+    def end_epoch(self, lr_decay: float | str) -> None:
+        """Lower the rate by a factor, unless it is linear."""
+        if not isinstance(lr_decay, str):
+            self.config["learning_rate"] *= lr_decay
 
-    def begin_again(self) -> None:
+    def begin_again(self, lr_decay: float | str) -> None:
         """Restore a linear rate, before more epochs than were planned."""
-        if self.lr_decay == LINEAR:
+        if lr_decay == LINEAR:
             rate = self._given_rate if self.first_rate is None else self.first_rate
             self.config["learning_rate"] = rate
 

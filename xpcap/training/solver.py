@@ -45,9 +45,9 @@ the captions, uploaded before the record of the rest runs.
 import copy
 import functools
 import hashlib
-import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, fields
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -66,7 +66,6 @@ from xpcap.errors import (
     InvalidValueError,
     OptionError,
     TrainingError,
-    unknown,
 )
 from xpcap.memory import Buffer, Workspace
 from xpcap.models.batch import Batch, FeatureRows, Layout, deal
@@ -75,14 +74,13 @@ from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops
 from xpcap.ops.random import draw_views
 from xpcap.optim import UpdateRule
-from xpcap.options import Flag, Kind, Names, Real, Whole
+from xpcap.options import Flag, Names, Real, Whole, described, option
 from xpcap.progress import BAR_SECONDS, Pace, bar, say
 from xpcap.spec import as_array, as_numbers
 from xpcap.threads import cores
 from xpcap.training.evaluate import SELECT, EpochEvaluator, accuracy
 from xpcap.training.losses import LossBuffer
 from xpcap.training.objectives import (
-    LossFunction,
     Objective,
     as_objective,
     figures_of,
@@ -106,6 +104,7 @@ from xpcap.training.watcher import Functions, Watcher, checked_watchers
 MOST_PADDED = 512
 
 
+@dataclass(eq=False, repr=False)
 class CaptioningSolver:
     """The training loop: CS231n's class, with the validation and best parameters it only promised.
 
@@ -169,8 +168,6 @@ class CaptioningSolver:
     graphs : bool
         On a device, run the recorded step as a CUDA graph, if it gives the bits of the same
         launches one by one. It is tested when it is made; a line on standard error tells.
-    **unknown_keywords : object
-        Refused, with the nearest known one.
 
     Attributes
     ----------
@@ -197,8 +194,8 @@ class CaptioningSolver:
     Raises
     ------
     OptionError
-        An unknown keyword, rule or hyperparameter, with the nearest known one, or a bad value; or
-        one that takes a val split which the data lacks.
+        An unknown rule or hyperparameter, with the nearest known one, or a bad value; or one that
+        takes a val split which the data lacks.
     DataError
         Data that does not fit together, or a word to which model and data give different ids.
     TypeError
@@ -208,84 +205,78 @@ class CaptioningSolver:
         An objective that visits no caption, or one that there is not.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        data: CaptionData | Mapping[str, Any],
-        *,
-        update_rule: str | UpdateRule = "sgd",
-        optim_config: Mapping[str, Any] | None = None,
-        lr_decay: float | str = 1.0,
-        select: str = "loss",
-        batch_size: int = 100,
-        num_epochs: int = 10,
-        replacement: bool = False,
-        print_every: int = 10,
-        verbose: bool = True,
-        clip_norm: float | None = None,
-        seed: int | None = None,
-        patience: int | None = None,
-        progress: bool | None = None,
-        on_step: Callable[["CaptioningSolver"], object] | None = None,
-        on_epoch: Callable[["CaptioningSolver"], object] | None = None,
-        watchers: Iterable[Watcher] = (),
-        objective: Objective | LossFunction | None = None,
-        group: Group = SINGLE,
-        graphs: bool = False,
-        **unknown_keywords: object,
-    ) -> None:
-        if unknown_keywords:
-            raise _unknown_keyword(next(iter(unknown_keywords)))
-        self.model = model
-        if isinstance(data, CaptionData):
-            check_data("CaptioningSolver: the data", data, start=False)
-        self.data = data if isinstance(data, CaptionData) else from_coco(data)
-        self.update_rule = update_rule
-        self.optim_config = MappingProxyType(dict(optim_config or {}))
-        self.clip_norm, self.batch_size = clip_norm, batch_size
-        self.select, self.patience = select, patience
-        self.objective, self.group = as_objective(objective), group
-        self.print_every, self.verbose, self.progress = print_every, verbose, progress
-        self.on_step, self.on_epoch = on_step, on_epoch
-        self._watchers = (*checked_watchers("CaptioningSolver", watchers), Functions())
-        _check_arguments(self, seed)
-        replacement = Flag().check("CaptioningSolver", "replacement", replacement)
-        graphs = Flag().check("CaptioningSolver", "graphs", graphs)
+    model: Any
+    data: Any  # a CaptionData, once the solver is made
+    _: KW_ONLY
+    update_rule: str | UpdateRule = "sgd"
+    optim_config: Mapping[str, Any] | None = None
+    lr_decay: float | str = option(DECAY, 1.0)
+    select: str = option(Names(SELECT), "loss")
+    batch_size: int = option(Whole(1), 100)
+    num_epochs: int = option(Whole(1), 10)
+    replacement: bool = option(Flag(), False)
+    print_every: int = option(Whole(1), 10)
+    verbose: bool = option(Flag(), True)
+    clip_norm: float | None = option(Real(above=0), None)
+    seed: int | None = option(Whole(0), None)
+    patience: int | None = option(Whole(1), None)
+    progress: bool | None = option(Flag(), None)
+    on_step: Callable[["CaptioningSolver"], object] | None = None
+    on_epoch: Callable[["CaptioningSolver"], object] | None = None
+    watchers: Iterable[Watcher] = ()
+    objective: Any = None  # an Objective, once the solver is made
+    group: Group = SINGLE
+    graphs: bool = option(Flag(), False)
+
+    _built = False  # no field: true once the parts are made
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, CaptionData):
+            check_data("CaptioningSolver: the data", self.data, start=False)
+        else:
+            self.data = from_coco(self.data)
+        self.optim_config = MappingProxyType(dict(self.optim_config or {}))
+        self.objective = as_objective(self.objective)
+        self.watchers = (*checked_watchers("CaptioningSolver", self.watchers), Functions())
+        _check_model(self.model, self.data.vocabulary)
+        _check_choice(self.select, self.patience, self.data)
+        _check_group(self.group, self.seed, self.batch_size)
 
         self.start: Record | None = None
         self._history: list[Record] = []
         self.times: list[Record] = []
         self.best_params: Parameters | dict[str, Array] = {}
-        self._num_epochs = self._last_epoch = 1  # until it is set
-        self.num_epochs = num_epochs
+        self._last_epoch = self.num_epochs
         self._why_stopped: str | None = None
         self._report_due = False  # true until all have been told of the last epoch
 
-        flat = model.params.flat
+        flat = self.model.params.flat
         self._on_host = get_array_module(flat) is np
         self._captions = _epoch_captions(self.objective, self.data)
-        self._order = EpochOrder(len(self._captions), seed, replacement)
-        self._loader, self._record = (
-            BatchLoader(self.data, flat),
-            LossBuffer(flat, self.steps_per_epoch, group=group),
-        )
-        self._evaluate = EpochEvaluator(self.data, self._loader, select, group)
-        self._optimizer = Optimizer(update_rule, self.optim_config, model.params)
-        self.lr_decay = lr_decay
+        self._order = EpochOrder(len(self._captions), self.seed, self.replacement)
+        self._loader = BatchLoader(self.data, flat)
+        self._record = LossBuffer(flat, self.steps_per_epoch, group=self.group)
+        self._evaluate = EpochEvaluator(self.data, self._loader, self.select, self.group)
+        self._optimizer = Optimizer(self.update_rule, self.optim_config, self.model.params)
         self._workspace = Workspace(
             flat,
             cores() if self._on_host else 1,
             layout=self._layout(),
-            graphs=graphs,
-            waiting=functools.partial(group.waiting, call=False),  # each waits for its own uploads
+            graphs=self.graphs,
+            # Each rank waits for its own uploads
+            waiting=functools.partial(self.group.waiting, call=False),
         )
-        if (memory := group.sum_buffer(flat)) is not None:
+        if (memory := self.group.sum_buffer(flat)) is not None:
             self._workspace.hold(GRADIENTS, memory)  # where the group sums gradients fastest
         self._pace = Pace(BAR_SECONDS)  # of reading losses for the progress bar
+        self._built = True
 
-    def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute. OptionError : not of its kind, or other parts were built from it."""
-        if name in BUILT_IN and name in self.__dict__:
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; an option is set to what its kind returns.
+
+        Raise OptionError if the value is not of that kind, or parts were built from the former one.
+        """
+        if self._built and name in BUILT_IN:
             raise OptionError(
                 "CaptioningSolver",
                 f"`{name}`",
@@ -294,15 +285,12 @@ class CaptioningSolver:
                 cause="make another solver of the same model with it; other.restore(solver.state())"
                 " works only with the same data, batch size and update rule",
             )
-        if name in KINDS:
-            value = KINDS[name].check("CaptioningSolver", name, value)
-        if name == "patience" and value is not None:
-            lacks_val = "val" not in self.data.splits
-            if lacks_val or self.select == "last":
-                why = "but the data has no val split" if lacks_val else "but `select` is last"
-                came = f"is {value}, {why}"
-                cause = "without scores to compare, training never stops early"
-                raise OptionError("CaptioningSolver", "`patience`", came, "None", cause)
+        if name in OPTIONS:
+            value = OPTIONS[name].check("CaptioningSolver", f"`{name}`", value)
+        if self._built and name == "patience":
+            _check_choice(self.select, value, self.data)
+        if self._built and name == "num_epochs" and self.epoch < self._last_epoch:
+            self._last_epoch += value - self.num_epochs
         super().__setattr__(name, value)
 
     def train(self) -> None:
@@ -321,13 +309,13 @@ class CaptioningSolver:
         """
         self._why_stopped = None
         again = self.finished
-        for watcher in self._watchers:
+        for watcher in self.watchers:
             watcher.begin(self)
         if self._report_due:
             self._report_epoch()
         elif again:
             self._last_epoch = self.epoch + self.num_epochs
-            self._optimizer.begin_again()
+            self._optimizer.begin_again(self.lr_decay)
             self._train_epoch()
         while not self.finished:
             self._train_epoch()
@@ -403,7 +391,7 @@ class CaptioningSolver:
             self.best_params = self.model.params.copy()
         self.times.append(times)
         self._history.append(record)
-        self._optimizer.end_epoch()
+        self._optimizer.end_epoch(self.lr_decay)
         self._order.end()
         self._report_due = True
         self._report_epoch()
@@ -440,7 +428,7 @@ class CaptioningSolver:
         loss, norm = self._step(batch, require_finite=self._on_host)
         self._record.add(loss, norm)
         left = (self._last_epoch - self.epoch) * self.steps_per_epoch - self._order.position
-        self._optimizer.end_step(left)
+        self._optimizer.end_step(self.lr_decay, left)
         self._order.position += 1
 
     def _shard(self, captions: np.ndarray) -> np.ndarray:
@@ -521,7 +509,7 @@ class CaptioningSolver:
         batch = self._loader.minibatch("train", captions)._replace(step=0)
         loss, grads = self.objective.loss(model, batch, Workspace(flat, 1))
         norm = self._clip(grads)
-        optimizer = Optimizer(self.update_rule, self.optim_config, model.params)
+        optimizer = Optimizer(self.update_rule, self.optim_config or {}, model.params)
         optimizer.update(model.params, grads)
         record.add(loss, norm)
         self._evaluate.warm_up(model)
@@ -602,17 +590,6 @@ class CaptioningSolver:
         return [record["val_accuracy"] for record in self._history if "val_accuracy" in record]
 
     @property
-    def num_epochs(self) -> int:
-        """Epochs of a call of `train`; one that is interrupted ends after as many as are set."""
-        return self._num_epochs
-
-    @num_epochs.setter
-    def num_epochs(self, value: int) -> None:
-        if self.epoch < self._last_epoch:
-            self._last_epoch += value - self._num_epochs
-        self._num_epochs = value
-
-    @property
     def learning_rate(self) -> float:
         """Learning rate of the next step; `lr_decay` goes on from a value that is set.
 
@@ -626,15 +603,6 @@ class CaptioningSolver:
         _, kind = self._optimizer.rule.numbers["learning_rate"]
         rate = kind.check("CaptioningSolver", "learning_rate", value)
         self._optimizer.config["learning_rate"] = self._optimizer.first_rate = rate
-
-    @property
-    def lr_decay(self) -> float | str:
-        """Factor on the learning rate after each epoch, or "linear"."""
-        return self._optimizer.lr_decay
-
-    @lr_decay.setter
-    def lr_decay(self, value: float | str) -> None:
-        self._optimizer.lr_decay = DECAY.check("CaptioningSolver", "lr_decay", value)
 
     @property
     def optim_configs(self) -> dict[str, Mapping[str, Any]]:
@@ -707,12 +675,12 @@ class CaptioningSolver:
             self._pace.done()
 
     def _tell_step(self) -> None:
-        for watcher in self._watchers:
+        for watcher in self.watchers:
             watcher.step(self)
 
     def _report_epoch(self) -> None:
         """Tell of an epoch; that stays due until all have returned."""
-        for watcher in self._watchers:
+        for watcher in self.watchers:
             watcher.epoch(self)
         self._report_due = False
 
@@ -828,57 +796,64 @@ class CaptioningSolver:
         )
 
 
-# ---- Checks of a solver's arguments
-
-# arguments that other parts of a solver were built from
-BUILT_IN = {"data", "update_rule", "optim_config", "select", "batch_size", "objective", "group"}
-
-KINDS: dict[str, Kind] = {
-    **dict.fromkeys(("batch_size", "num_epochs", "print_every"), Whole(1)),
-    "patience": Whole(1, optional=True),
-    "clip_norm": Real(above=0, optional=True),
-    "select": Names(SELECT),
-    "verbose": Flag(),
-    "progress": Flag(optional=True),
+OPTIONS = described(CaptioningSolver)
+# Arguments that parts of a solver are built from; all others may be set at any time
+BUILT_IN = {field.name for field in fields(CaptioningSolver)} - {
+    *("model", "lr_decay", "num_epochs", "print_every", "verbose", "clip_norm", "patience"),
+    *("progress", "on_step", "on_epoch"),
 }
 
 
-def _unknown_keyword(name: str) -> Exception:
-    """The error for a keyword that the solver lacks; it suggests the nearest one."""
-    parameters = inspect.signature(CaptioningSolver).parameters.values()
-    known = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
-    return unknown("CaptioningSolver", "keyword", name, known)
+# ---- Checks of a solver's arguments
 
 
-def _check_arguments(solver: CaptioningSolver, seed: int | None) -> None:
-    """Check a solver's attributes; raises as its constructor does."""
-    where, params = "CaptioningSolver", getattr(solver.model, "params", None)
+def _check_model(model: Any, vocabulary: Vocabulary) -> None:
+    """Raise InvalidTypeError, or DataError if model and data give a word different ids."""
+    params = getattr(model, "params", None)
     if not isinstance(params, Parameters):
         raise InvalidTypeError(
-            where,
+            "CaptioningSolver",
             "model.params",
             f"is a {type(params).__name__}",
             expected="xpcap.models.parameters.Parameters, named views of one flat buffer",
             cause="is the model the course's own CaptioningRNN? xpcap.CaptioningRNN takes the"
             " same arguments",
         )
-    if solver.select == "cider" and "val" not in solver.data.splits:
+    for word, i in getattr(model, "word_to_idx", {}).items():
+        j = vocabulary.word_to_idx.get(word, i)
+        if i != j:
+            came = f"gives {word!r} the id {i} and the data {j}"
+            cause = "was the model made for other data?"
+            raise DataError("CaptioningSolver", "the model", came, "one id", cause)
+
+
+def _check_choice(select: str, patience: int | None, data: CaptionData) -> None:
+    """Raise OptionError if the best epoch, or the last, cannot be told by scores."""
+    lacks_val = "val" not in data.splits
+    if lacks_val and select == "cider":
         came, expected = "is cider, but the data has no val split", "last, or data with one"
-        raise OptionError(where, "`select`", came, expected)
-    Whole(0, optional=True).check(where, "seed", seed)
-    if seed is None and solver.group.size > 1:
+        raise OptionError("CaptioningSolver", "`select`", came, expected)
+    if patience is not None and (lacks_val or select == "last"):
+        why = "but the data has no val split" if lacks_val else "but `select` is last"
+        cause = "without scores to compare, training never stops early"
+        came = f"is {patience}, {why}"
+        raise OptionError("CaptioningSolver", "`patience`", came, "None", cause)
+
+
+def _check_group(group: Group, seed: int | None, batch_size: int) -> None:
+    """Raise OptionError if the ranks of a group cannot share batches."""
+    if seed is None and group.size > 1:
         raise OptionError(
-            where,
+            "CaptioningSolver",
             "`seed`",
-            f"is None for {solver.group.size} ranks",
+            f"is None for {group.size} ranks",
             expected="a whole number: each would draw captions of its own from its NumPy's global"
             " stream",
         )
-    if solver.batch_size < solver.group.size:
-        came = f"is {solver.batch_size} for {solver.group.size} ranks"
-        expected = "at least a caption for each"
-        raise OptionError(where, "`batch_size`", came, expected, "raise it, or start fewer")
-    _check_words(getattr(solver.model, "word_to_idx", {}), solver.data.vocabulary)
+    if batch_size < group.size:
+        came, expected = f"is {batch_size} for {group.size} ranks", "at least a caption for each"
+        cause = "raise it, or start fewer"
+        raise OptionError("CaptioningSolver", "`batch_size`", came, expected, cause)
 
 
 def _epoch_captions(objective: Objective, data: CaptionData) -> np.ndarray:
@@ -889,16 +864,6 @@ def _epoch_captions(objective: Objective, data: CaptionData) -> np.ndarray:
         came = f"has shape {captions.shape}" if captions.size else "is empty"
         raise InvalidValueError(where, "the result", came, "numbers of train captions (n,)")
     return captions
-
-
-def _check_words(word_to_idx: Mapping[str, int], vocabulary: Vocabulary) -> None:
-    """DataError : model and data give a word different ids."""
-    for word, i in word_to_idx.items():
-        j = vocabulary.word_to_idx.get(word, i)
-        if i != j:
-            came = f"gives {word!r} the id {i} and the data {j}"
-            cause = "was the model made for other data?"
-            raise DataError("CaptioningSolver", "the model", came, "one id", cause)
 
 
 # ---- Ranks
