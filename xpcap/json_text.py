@@ -1,8 +1,8 @@
 """JSON that anybody wrote: its text, and the types of what it holds.
 
-A form says what is wanted: a type; a list of one form; an object's keys with their forms, "*" for
-any key, and a question mark behind a key that may be missing or null; a tuple of alternatives.
-``{"images": [{"file_name": str, "id": (int, str)}], "info?": {}}``
+A form says what is wanted: a type; a kind of option; a list of one form; an object's keys with their
+forms, "*" for any other key, and a question mark behind a key that may be missing or null; a tuple of
+alternatives. ``{"images": [{"file_name": str, "id": (int, str)}], "info?": {}, "*": Real(0)}``
 """
 
 import json
@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from xpcap.errors import DataError
+from xpcap.errors import DataError, OptionError
 from xpcap.files import text_of
+from xpcap.options import Kind
 
-Form = type | list[Any] | dict[str, Any] | tuple[Any, ...]
+Form = type | Kind | list[Any] | dict[str, Any] | tuple[Any, ...]
 TYPES = {str: "text", int: "a whole number", dict: "an object", list: "a list"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -62,6 +63,12 @@ def check_json(
 
 def _misfit(value: object, form: Form) -> tuple[str, str, str] | None:
     """The path of the first value that does not fit, what came, and what was expected."""
+    if isinstance(form, Kind):
+        try:
+            form.check("", "", value)
+        except OptionError:
+            return "", kind_of(value), str(form)
+        return None
     if isinstance(form, tuple):
         form = next((one for one in form if type(value) is _type(one)), form)
     if type(value) is not _type(form):
@@ -83,13 +90,16 @@ def _parts(value: Any, form: Form) -> Iterator[tuple[str, object, Form]]:
     """Members of a list or an object: the step of the path to each, its value, and its form."""
     if isinstance(form, list):
         yield from ((f"[{number}]", one, form[0]) for number, one in enumerate(value))
-    elif isinstance(form, dict) and "*" in form:
-        yield from ((f"[{key[:60]!r}]", one, form["*"]) for key, one in value.items())
     elif isinstance(form, dict):
-        for key, inner in form.items():
-            name = key.removesuffix("?")
+        named = {key.removesuffix("?"): key for key in form if key != "*"}
+        for name, key in named.items():
             if name == key or value.get(name) is not None:
-                yield f".{name}", value.get(name, ...), inner
+                yield f".{name}", value.get(name, ...), form[key]
+        if "*" in form:
+            others = value.keys() - named.keys()
+            yield from (
+                (f"[{key[:60]!r}]", value[key], form["*"]) for key in value if key in others
+            )
 
 
 def kind_of(value: object) -> str:

@@ -600,12 +600,15 @@ class TestStages:
         assert state.start is not None
         for odd in (
             {**state.start, "epoch": 1},
-            {**state.start, "val_cider": "much"},
             {"epoch": 0},
         ):
             save_state(tmp_path / "odd.safetensors", state._replace(start=odd), vocabulary="v")
             with refuses(DataError, came="start is", expected="the figures of epoch 0"):
                 load_state(tmp_path / "odd.safetensors", shapes)
+        odd = {**state.start, "val_cider": "much"}
+        save_state(tmp_path / "odd.safetensors", state._replace(start=odd), vocabulary="v")
+        with refuses(DataError, thing="start['val_cider']", came="is 'much'"):
+            load_state(tmp_path / "odd.safetensors", shapes)
 
     @pytest.mark.parametrize("command", ["caption", "evaluate", "info"])
     def test_a_run_stopped_in_its_first_stage_is_opened_by_that_and_says_so(

@@ -41,10 +41,11 @@ class Own(CrossEntropy):
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("objective", [None, Own(), SelfCritical(DATA, samples=2)])
 def test_a_state_is_read_as_it_was_written(rule: Any, objective: Any, tmp_path: Path) -> None:
-    """Of any rule and objective, and with NumPy's numbers among the options."""
+    """Of any rule and objective, with NumPy's numbers among the options, and a rate that is absurd."""
     numbers = {"batch_size": np.int64(7), "num_epochs": np.int32(1), "clip_norm": np.float32(5)}
     solver = make(rule, objective=objective, **numbers)
     solver.train()
+    solver.learning_rate = 1e20
     save_state(tmp_path / "state", solver.state())
     own = None if rule.name in optim.RULES else rule
     read = load_state(tmp_path / "state", solver.model.params.shapes, rule=own)

@@ -1,7 +1,6 @@
 """State of a training, which decides how it goes on: in memory, and as tensors of a file."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
@@ -9,9 +8,10 @@ import numpy as np
 
 from xpcap.backend import asarray, to_numpy
 from xpcap.errors import DataError, OptionError, TrainingError
+from xpcap.json_text import Form, check_json
 from xpcap.models.parameters import Parameters
 from xpcap.optim import RULES, UpdateRule
-from xpcap.options import Kind, Names, Real, Whole
+from xpcap.options import Flag, Names, Real, Whole
 from xpcap.spec import Spec, check_finite
 from xpcap.training.optimizer import Optimizer, state_shapes
 
@@ -263,13 +263,17 @@ VALIDATED = {"val_loss", "val_perplexity", "val_accuracy"}  # a record has all o
 COUNTED = {"epoch", "iteration", "learning_rate", "train_accuracy"}  # a record has all of them
 OPTIONAL = {"val_distinct", "val_length", LATEST, LIMIT}
 RESERVED = {*VALIDATED, CIDER, *COUNTED, *OPTIONAL}  # all others are figures of an objective
-MOST = 2**53  # of any count: what JSON and doubles hold exactly
-COUNTS: dict[str, Kind] = {
-    **dict.fromkeys(("iteration", "epoch", "position"), Whole(0, MOST)),
-    **dict.fromkeys(("captions", "batch_size"), Whole(1, MOST)),
+COUNT, SIZE = Whole(0, 2**53), Whole(1, 2**53)  # what JSON and doubles hold exactly
+META: dict[str, Form] = {  # of a state's file
+    "optimizer": {},
+    **dict.fromkeys(("epoch", "iteration", "position"), COUNT),
+    **dict.fromkeys(("captions", "batch_size"), SIZE),
+    "history": [{**dict.fromkeys(sorted(COUNTED), Real()), "*": Real()}],
+    "rng": {"order": {}},
+    "start?": {"epoch": COUNT, "*": Real()},
+    "replacement?": Flag(),
+    "first_rate?": Real(0),
 }
-TYPES = {"optimizer": dict, "rng": dict, "history": list, "replacement": bool}
-JSON = {dict: "an object", list: "a list", bool: "true or false"}
 
 
 def to_tensors(state: TrainingState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -311,49 +315,41 @@ def from_tensors(
         if not fits:
             raise DataError(where, "", found, expected, "damaged, or not the state of a training?")
 
-    # Fields
-    meta = {"replacement": False, **meta}
-    for name, kind in TYPES.items():
-        found = f"{name} is {_short(meta.get(name))}"
-        require(isinstance(meta.get(name), kind), found, JSON[kind])
-    history, replacement, start = meta["history"], meta["replacement"], meta.get("start")
+    check_json(where, "", meta, META)
+    history, start, replacement = meta["history"], meta.get("start"), bool(meta.get("replacement"))
+    epoch, iteration, position, captions, batch_size = (
+        meta[name] for name in ("epoch", "iteration", "position", "captions", "batch_size")
+    )
     rules, numbers = RULES if rule is None else {rule.name: rule}, dict(meta["optimizer"])
     with _option_errors_as_data_errors(where):
-        iteration, epoch, position, captions, batch_size = (
-            kind.check("", name, meta.get(name)) for name, kind in COUNTS.items()
-        )
         rule = rules[Names(rules).check("", "update rule", numbers.pop("rule", None))]
         numbers = rule.complete(numbers)
-        first_rate = Real(0, MOST, optional=True).check("", "first_rate", meta.get("first_rate"))
-    large = [f"{key} is {x:g}" for key, x in numbers.items() if x > MOST]
-    require(not large, f"the optimizer's {', '.join(large)}", f"at most {MOST}")
 
     # Tensors
-    groups: dict[str, Mapping[str, tuple[int, ...]]] = {"": shapes}
-    groups |= {f"{rule.name}.{key}.": of for key, of in state_shapes(rule, shapes).items()}
-    known = {prefix + name: shape for prefix, of in groups.items() for name, shape in of.items()}
-    known["losses"] = (iteration,)
+    groups: dict[str, Mapping[str, tuple[int, ...]]] = {"": shapes}  # by the prefix of their names
+    for key, moment_shapes in state_shapes(rule, shapes).items():
+        groups[f"{rule.name}.{key}."] = moment_shapes
+    known = {prefix + name: x for prefix, group in groups.items() for name, x in group.items()}
     wide = "losses" in tensors and tensors["losses"].dtype == np.float64
-    given = dict(tensors)
-    order = given.pop("order", None)
-    Spec.of(known, "f8!" if wide else "f4!").check_file(where, given, "from another run?")
-    params, *arrays = (_gathered(given, prefix, of) for prefix, of in groups.items())
-    moments = dict(zip(rule.state, arrays, strict=True))
+    spec = Spec.of({**known, "losses": (iteration,)}, "f8!" if wide else "f4!")
+    if "order" in tensors:
+        spec.entries += Spec.of({"order": (captions,)}, "i4").entries
+    spec.check_file(where, tensors, "from another run?")
+    params, *arrays = (_gathered(tensors, prefix, group) for prefix, group in groups.items())
+    moments, order = dict(zip(rule.state, arrays, strict=True)), tensors.get("order")
     for key in rule.squares:
         for name, square in moments[key].items():
             least = square.min(initial=0)
             require(least >= 0, f"{rule.name}.{key}.{name} goes down to {least:g}", "squares")
-    if order is not None:
-        Spec.of({"order": (captions,)}, "i4").check_file(where, {"order": order})
-        once = np.array_equal(np.sort(order), np.arange(captions))
-        require(once, "order is no permutation", f"each of 0..{captions - 1} once")
+    once = order is None or np.array_equal(np.sort(order), np.arange(captions))
+    require(once, "order is no permutation", f"each of 0..{captions - 1} once")
 
     # Relations
     require(len(history) == epoch, f"history is {_short(history)}", f"a list of {epoch} records")
     for number, record in enumerate(history, start=1):
-        fits = _is_record(record, number) and record.keys() ^ history[0].keys() <= OPTIONAL
+        fits = _is_of_epoch(record, number) and record.keys() ^ history[0].keys() <= OPTIONAL
         found = f"record {number} of the history is {_short(record)}"
-        require(fits, found, f"the figures of epoch {number}")
+        require(fits and bool(record.keys() - RESERVED), found, f"the figures of epoch {number}")
     # Without an order, steps since the last epoch: a caller may take them by itself
     most = iteration - (history[-1]["iteration"] if history else 0)
     if order is not None:
@@ -361,9 +357,8 @@ def from_tensors(
     found = f"position {position} in {captions} captions by {batch_size}"
     require(position <= most, found, "one within an epoch")
     if start is not None:
-        fits = _has_numbers(start) and start.get("epoch") == 0
-        if fits and history:
-            fits = not {*VALIDATED, CIDER} & (start.keys() ^ history[0].keys())
+        others = history[0].keys() if history else start.keys()
+        fits = _is_of_epoch(start, 0) and not {*VALIDATED, CIDER} & (start.keys() ^ others)
         require(fits, f"start is {_short(start)}", "the figures of epoch 0")
 
     return TrainingState(
@@ -375,12 +370,12 @@ def from_tensors(
         batch_size=batch_size,
         order=order,
         position=position,
-        losses=given["losses"],
+        losses=tensors["losses"],
         history=history,
-        order_rng=_checked_rng(where, meta["rng"].get("order")),
+        order_rng=_checked_rng(where, meta["rng"]["order"]),
         start=start,
         replacement=replacement,
-        first_rate=first_rate,
+        first_rate=meta.get("first_rate"),
     )
 
 
@@ -403,25 +398,16 @@ def _gathered(
     return arrays
 
 
-def _is_record(record: Any, number: int) -> bool:
-    """True for a record of the epoch of that number."""
-    complete = _has_numbers(record) and record.keys() >= COUNTED
-    return complete and bool(record.keys() - RESERVED) and record["epoch"] == number
-
-
-def _has_numbers(record: object) -> bool:
-    """True for a record of finite numbers, with all figures of validation or none."""
-    if not isinstance(record, dict):
-        return False
-    numbers = all(type(x) in (int, float) and abs(x) <= sys.float_info.max for x in record.values())
-    return numbers and len(VALIDATED & record.keys()) in (0, len(VALIDATED))
+def _is_of_epoch(record: Record, epoch: int) -> bool:
+    """True for a record of that epoch that has all figures of validation or none."""
+    return record["epoch"] == epoch and len(VALIDATED & record.keys()) in (0, len(VALIDATED))
 
 
 def _checked_rng(where: str, state: Any) -> dict[str, Any]:
     """State of a generator, once NumPy has taken it."""
     generator = np.random.default_rng(0)
     try:
-        generator.bit_generator.state = dict(state)
+        generator.bit_generator.state = state
     except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
         thing = "the state of a random generator"
         came = f"is {_short(state)}"
