@@ -177,7 +177,7 @@ def train_torch_graph(config: Config, data: CaptionData, backend: str) -> Job:
 
 def train_xpcap_graph(config: Config, data: CaptionData, backend: str) -> Job | NotTimed:
     """xpcap's step as a CUDA graph, of batches that it pads."""
-    most = training.MOST_PADDED
+    most = training.MAX_PADDED
     if most < config.N:
         return NotTimed(f"not padded: more than {most} captions")
     return train_xpcap(config, data, backend, graphs=True)

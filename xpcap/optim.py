@@ -18,7 +18,7 @@ from xpcap.options import Kind, Names, Real, Whole
 from xpcap.spec import check_float, require_array
 
 Config = dict[str, Any]
-State = Mapping[str, Array]
+RuleState = Mapping[str, Array]
 Shape = tuple[int, ...]
 
 AS_W: Callable[[Shape], Shape | None] = tuple  # a state array has the shape of w
@@ -57,7 +57,7 @@ class UpdateRule:
     """
 
     name: str
-    update: Callable[[Array, Array, State, Config], None]
+    update: Callable[[Array, Array, RuleState, Config], None]
     numbers: Mapping[str, tuple[float, Kind]]
     state: Mapping[str, Callable[[Shape], Shape | None]] = field(default_factory=dict)
     squares: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class UpdateRule:
         found = {key: of(shape) for key, of in self.state.items()}
         return {key: one for key, one in found.items() if one is not None}
 
-    def step(self, arrays: Iterable[tuple[Array, Array, State]], config: Config) -> None:
+    def step(self, arrays: Iterable[tuple[Array, Array, RuleState]], config: Config) -> None:
         """Take one step of several arrays in place; ``t`` is counted up once, unless an error ends it.
 
         Parameters
@@ -145,25 +145,25 @@ STEPS = Whole(0, 2**53, cause="it is the number of steps done")
 MAX_NORM = Real(above=0)
 
 
-def _sgd(w: Array, dw: Array, state: State, config: Config) -> None:
+def _sgd(w: Array, dw: Array, state: RuleState, config: Config) -> None:
     w -= config["learning_rate"] * dw
 
 
-def _sgd_momentum(w: Array, dw: Array, state: State, config: Config) -> None:
+def _sgd_momentum(w: Array, dw: Array, state: RuleState, config: Config) -> None:
     v = state["velocity"]
     v *= config["momentum"]
     v -= config["learning_rate"] * dw
     w += v
 
 
-def _rmsprop(w: Array, dw: Array, state: State, config: Config) -> None:
+def _rmsprop(w: Array, dw: Array, state: RuleState, config: Config) -> None:
     cache, decay = state["cache"], config["decay_rate"]
     cache *= decay
     cache += (1 - decay) * (dw * dw)
     w -= config["learning_rate"] * dw / (get_array_module(cache).sqrt(cache) + config["epsilon"])
 
 
-def _adam(w: Array, dw: Array, state: State, config: Config) -> None:
+def _adam(w: Array, dw: Array, state: RuleState, config: Config) -> None:
     b1, b2, t = config["beta1"], config["beta2"], config["t"]
     alpha = config["learning_rate"] * math.sqrt(1 - b2**t) / (1 - b1**t)
     updated = w, state["m"], state["v"]

@@ -79,8 +79,8 @@ class Whole(Kind):
 
     def __str__(self) -> str:
         last = "2**63-1" if self.high == LARGEST else self.high
-        some = f"of at least {self.low}" if self.high == math.inf else f"in {self.low}..{last}"
-        return f"a whole number {some}"
+        bounds = f"of at least {self.low}" if self.high == math.inf else f"in {self.low}..{last}"
+        return f"a whole number {bounds}"
 
     def check(self, function: str, name: str, value: object) -> Any:
         if self.optional and value is None:
@@ -120,17 +120,17 @@ class Real(Kind):
 
     def __str__(self) -> str:
         if self.below < math.inf:
-            some = f"a number in [{_plain(self.low)}, {_plain(self.below)})"
+            text = f"a number in [{_plain(self.low)}, {_plain(self.below)})"
         elif self.high < math.inf:
-            some = f"a number in {_plain(self.low)}..{_plain(self.high)}"
+            text = f"a number in {_plain(self.low)}..{_plain(self.high)}"
         elif self.above > -math.inf:
             positive = self.above == 0
-            some = "a positive number" if positive else f"a number above {_plain(self.above)}"
+            text = "a positive number" if positive else f"a number above {_plain(self.above)}"
         elif self.low > -math.inf:
-            some = f"a finite number of at least {_plain(self.low)}"
+            text = f"a finite number of at least {_plain(self.low)}"
         else:
-            some = "a finite number"
-        return f"{some}, or {self.word!r}" if self.word else some
+            text = "a finite number"
+        return f"{text}, or {self.word!r}" if self.word else text
 
     def check(self, function: str, name: str, value: object) -> Any:
         if (self.optional and value is None) or (self.word and value == self.word):
@@ -264,24 +264,24 @@ def option(
     kind: Kind, default: Any = MISSING, help: str = "", *, role: str = "", **presets: Any
 ) -> Any:
     """Make a field of a dataclass; arguments are those of Option, presets as keywords."""
-    told = Option(kind, default, help, role, MappingProxyType(presets))
-    return field(default=default, metadata={"option": told})
+    metadata = {"option": Option(kind, default, help, role, MappingProxyType(presets))}
+    return field(default=default, metadata=metadata)
 
 
 @functools.cache
 def described(of: type) -> Mapping[str, Option]:
     """The options of a dataclass, by name, in the order of its fields."""
-    found = {one.name: one.metadata.get("option") for one in fields(of)}
-    return MappingProxyType({name: told for name, told in found.items() if told is not None})
+    options = {f.name: f.metadata["option"] for f in fields(of) if "option" in f.metadata}
+    return MappingProxyType(options)
 
 
 def documented(of: type[T]) -> type[T]:
     """Write the parameters of a dataclass into its docstring, from its options."""
     cls: type = of
     rows = (
-        f"\n{one.name} : {inspect.formatannotation(one.type)}\n    {described(cls)[one.name].help}"
-        for one in fields(cls)
-        if one.name in described(cls)
+        f"\n{f.name} : {inspect.formatannotation(f.type)}\n    {described(cls)[f.name].help}"
+        for f in fields(cls)
+        if f.name in described(cls)
     )
     text, raises, rest = inspect.cleandoc(of.__doc__ or "").partition("\n\nRaises\n")
     of.__doc__ = f"{text}\n\nParameters\n----------{''.join(rows)}{raises}{rest}"
@@ -295,7 +295,7 @@ def kinds(options: object) -> Mapping[str, Kind]:
 
 @functools.cache
 def _kinds(of: type) -> Mapping[str, Kind]:
-    return MappingProxyType({name: told.kind for name, told in described(of).items()})
+    return MappingProxyType({name: option.kind for name, option in described(of).items()})
 
 
 def check_fields(options: object, function: str = "") -> None:
@@ -304,6 +304,6 @@ def check_fields(options: object, function: str = "") -> None:
     OptionError : a value is not of its kind; the error names the function, or else the class.
     """
     of: type = type(options)
-    for name, told in described(of).items():
-        value = told.check(function or of.__name__, f"`{name}`", getattr(options, name))
+    for name, option in described(of).items():
+        value = option.check(function or of.__name__, f"`{name}`", getattr(options, name))
         object.__setattr__(options, name, value)  # the dataclass may be frozen

@@ -904,7 +904,7 @@ def test_emulated_bench_times_our_step_in_graphs(device: Emulator) -> None:
 def test_emulated_bench_says_why_a_large_batch_has_no_graph(
     device: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xpcap.training.solver.MOST_PADDED", TINY.N - 1)
+    monkeypatch.setattr("xpcap.training.solver.MAX_PADDED", TINY.N - 1)
     (found,) = measure.measure("xpcap graph", [TINY], BRIEF, "cupy", [TRAINING])
     assert found == work.NotTimed("not padded: more than 4 captions")
 

@@ -290,7 +290,7 @@ def test_a_sample_alone_is_refused() -> None:
 
 def let_captions_be(patch: pytest.MonkeyPatch) -> None:
     """However short, long or alike captions are, training on the score does not end for it."""
-    for limit, never in (("LEAST_DISTINCT", 0), ("SHORTEST", 0), ("LONGEST", 99)):
+    for limit, never in (("MIN_DISTINCT", 0), ("MIN_LENGTH_RATIO", 0), ("MAX_LENGTH_RATIO", 99)):
         patch.setattr(objectives, limit, never)
 
 

@@ -32,8 +32,8 @@ PROTOCOL = (
     " outside the vocabulary as UNK"
 )
 ACCURACY_SAMPLE = 1000  # training captions, at most, that train_accuracy is measured on
-MOST = 1000  # pictures, at most, that are captioned after an epoch
-AT_ONCE = 250  # pictures of a batch
+MAX_VAL_PICTURES = 1000  # pictures, at most, that are captioned after an epoch
+BATCH_PICTURES = 250  # pictures of a batch
 
 
 # ---- Teacher-forced scores
@@ -119,14 +119,16 @@ class CaptionScore:
     def __init__(self, data: CaptionData, group: Group = SINGLE) -> None:
         self._data, self._group = data, group
         references = data.reference_words("val")
-        self._pictures = np.array(list(references))[evenly_spaced(len(references), MOST)]
+        self._pictures = np.array(list(references))[
+            evenly_spaced(len(references), MAX_VAL_PICTURES)
+        ]
         self._score = CiderD([references[picture] for picture in self._pictures.tolist()])
         self._forbid = data.vocabulary.null, data.vocabulary.start, data.vocabulary.unk
 
     def __call__(self, model: Captioner, between: Callable[[], None]) -> dict[str, float]:
         """CIDEr-D, share of captions that differ, mean length. Calls `between` between batches."""
         words, shard = self._data.vocabulary, []
-        for batch in self._group.batches(len(self._pictures), AT_ONCE):
+        for batch in self._group.batches(len(self._pictures), BATCH_PICTURES):
             if len(pictures := self._pictures[batch]):
                 features = self._data.features("val", pictures)
                 ids = model.sample(features, self._data.max_words, forbid=self._forbid)
@@ -143,7 +145,7 @@ class CaptionScore:
     def warm_up(self, model: Captioner) -> None:
         """Caption a batch for three words, the fewest after which captions leave it on a device."""
         policy = _HalfStop(max_length=3, forbid=self._forbid)
-        model.sample(self._data.features("val", self._pictures[:AT_ONCE]), policy=policy)
+        model.sample(self._data.features("val", self._pictures[:BATCH_PICTURES]), policy=policy)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from xpcap.distributed import SINGLE, Group
 from xpcap.models.parameters import Parameters
 from xpcap.ops import get_ops
 
-MOST_WAITING = 4096  # steps whose losses may wait on the device
-HUGE = 1e6  # no parameter or gradient of a healthy captioner has a norm anywhere near
+MAX_WAITING = 4096  # steps whose losses may wait on the device
+MAX_HEALTHY_NORM = 1e6  # no parameter or gradient of a healthy captioner has a norm anywhere near
 
 
-class Step(NamedTuple):
+class StepLoss(NamedTuple):
     """An iteration, its loss, and the norm of its gradient before clipping."""
 
     iteration: int
@@ -37,7 +37,7 @@ class LossBuffer:
     The latest wait on the device with their gradient norms and one flag: all are finite.
 
     like : array with the library, device and dtype of the numbers
-    capacity : steps that may wait, up to MOST_WAITING; one more reads them
+    capacity : steps that may wait, up to MAX_WAITING; one more reads them
     losses : of the steps before
     group : ranks whose sums a read waits for
     """
@@ -45,11 +45,11 @@ class LossBuffer:
     def __init__(
         self, like: Array, capacity: int, losses: Sequence[float] = (), *, group: Group = SINGLE
     ) -> None:
-        rows = min(capacity, MOST_WAITING) + 1
+        rows = min(capacity, MAX_WAITING) + 1
         self._waiting = get_array_module(like).empty((rows, 2), like.dtype)
         self._losses, self._group = list(losses), group
-        self._last_good: Step | None = None
-        self._first_bad: Step | None = None
+        self._last_good: StepLoss | None = None
+        self._first_bad: StepLoss | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -87,7 +87,9 @@ class LossBuffer:
         with self._group.waiting(call=False):  # rank 0 alone prints and saves
             table = to_numpy(self._waiting[: self._unread + 1])
         first = len(self._losses) + 1
-        steps = [Step(k, loss, norm) for k, (loss, norm) in enumerate(table[1:].tolist(), first)]
+        steps = [
+            StepLoss(k, loss, norm) for k, (loss, norm) in enumerate(table[1:].tolist(), first)
+        ]
         self._losses += [step.loss for step in steps]
         self._clear()
         if self._first_bad is None:
@@ -110,13 +112,13 @@ class LossBuffer:
     ) -> str:
         """Diagnosis of a step that is not finite and not recorded, before its update."""
         self._read()
-        step = Step(len(self) + 1, float(loss), float(norm))
+        step = StepLoss(len(self) + 1, float(loss), float(norm))
         return diagnose(step, self._last_good, params, grads, learning_rate)
 
 
 def diagnose(
-    step: Step,
-    before: Step | None,
+    step: StepLoss,
+    before: StepLoss | None,
     params: Parameters,
     grads: Parameters | None,
     learning_rate: float,
@@ -149,10 +151,10 @@ def diagnose(
 
 
 def _cause(
-    before: Step | None, bad: list[str], largest: float, at_once: bool, learning_rate: float
+    before: StepLoss | None, bad: list[str], largest: float, at_once: bool, learning_rate: float
 ) -> str:
     """The likely cause. `at_once`: found at the step itself, before its update."""
-    diverged = largest > HUGE or (before is not None and before.norm > HUGE)
+    diverged = largest > MAX_HEALTHY_NORM or (before is not None and before.norm > MAX_HEALTHY_NORM)
     if at_once and bad:
         return (
             f"was {bad[0]} set from outside, or did the last update, with the learning rate"

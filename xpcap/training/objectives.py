@@ -24,8 +24,8 @@ from xpcap.training.state import RESERVED
 
 CROSS_ENTROPY, SELF_CRITICAL = OBJECTIVES = ("cross-entropy", "self-critical")
 SAMPLES = Whole(2, cause="a sample is compared with the others of its picture")
-LEAST_DISTINCT = 0.05  # of captions of the val split; those of good runs differ in 0.4 and more
-SHORTEST, LONGEST = 0.6, 1.6  # words of a caption over those of a reference
+MIN_DISTINCT = 0.05  # of captions of the val split; those of good runs differ in 0.4 and more
+MIN_LENGTH_RATIO, MAX_LENGTH_RATIO = 0.6, 1.6  # words of a caption over those of a reference
 LossFunction = Callable[[Any, Batch, Workspace | None], tuple[Array, Parameters]]
 
 
@@ -244,12 +244,12 @@ class SelfCritical(Objective):
         """Reason to stop: captions of the val split hardly differ, or are of odd length."""
         distinct = record.get("val_distinct", 1.0)
         length = record.get("val_length", self._length)
-        if distinct < LEAST_DISTINCT:
+        if distinct < MIN_DISTINCT:
             return (
                 f"only {distinct:.1%} of the captions of the val split differ, expected at least"
-                f" {LEAST_DISTINCT:.0%}"
+                f" {MIN_DISTINCT:.0%}"
             )
-        if not SHORTEST <= length / self._length <= LONGEST:
+        if not MIN_LENGTH_RATIO <= length / self._length <= MAX_LENGTH_RATIO:
             return (
                 f"captions of the val split have {length:.1f} words, expected about"
                 f" {self._length:.1f}, as the train split's have"

@@ -72,8 +72,8 @@ def state_shapes(
     rule: UpdateRule, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     """Shapes of a rule's state arrays, by name and parameter, given those of the parameters."""
-    found: dict[str, dict[str, tuple[int, ...]]] = {key: {} for key in rule.state}
+    by_key: dict[str, dict[str, tuple[int, ...]]] = {key: {} for key in rule.state}
     for name, shape in shapes.items():
         for key, size in rule.state_shapes(shape).items():
-            found[key][name] = size
-    return found
+            by_key[key][name] = size
+    return by_key

@@ -30,7 +30,7 @@ Once a record, when parameters, features, config or terms of the loss are others
 
 Outside of records: `Kernels` compile at their first use (`warm_up`), and features are sent, by
 `BatchLoader` for a whole data set, by `prepare_batch` for a step's own. Sampling, validation,
-batches that do not fit the layout or have more than `MOST_PADDED` captions, and cells without
+batches that do not fit the layout or have more than `MAX_PADDED` captions, and cells without
 kernels take the same way through `DeviceOps`, but each launch is made anew.
 
 The host waits where it reads a result: a loss (`LossBuffer`), a graph's bits once a record,
@@ -101,7 +101,7 @@ from xpcap.training.watcher import Functions, Watcher, checked_watchers
 
 # Captions of a batch, at most, that a device pads. Larger ones are estimated to take it longer than
 # the host; not yet timed on a card
-MOST_PADDED = 512
+MAX_PADDED = 512
 
 
 @dataclass(eq=False, repr=False)
@@ -442,7 +442,7 @@ class CaptioningSolver:
             return None
         captions = self.data.split("train").captions[self._captions]
         layout = self.objective.layout(captions, self.data.vocabulary.null, n)
-        return layout if layout.sizes[0] <= MOST_PADDED else None
+        return layout if layout.sizes[0] <= MAX_PADDED else None
 
     def _step(self, batch: Batch, require_finite: bool = False) -> tuple[Array, Array]:
         """Loss of an optimisation step, and the gradient's norm before clipping, both 0-d."""

@@ -38,7 +38,7 @@ def best_of(history: Sequence[Record]) -> Record | None:
         return history[-1]
     if history and LIMIT in history[0]:
         start, *epochs = history
-        history = [start, *(one for one in epochs if one["val_loss"] <= start[LIMIT])]
+        history = [start, *(epoch for epoch in epochs if epoch["val_loss"] <= start[LIMIT])]
     if "val_cider" in figures:
         return max(history, key=lambda record: (record["val_cider"], -record["val_loss"]))
     if "val_loss" in figures:
@@ -75,8 +75,8 @@ class EpochOrder:
         self.count, self.replacement = count, replacement
         self.rng: np.random.Generator | None = None
         if seed is not None or not replacement:
-            drawn = np.random.randint(2**31) if seed is None else int(seed)
-            self.rng = np.random.default_rng([drawn, ORDER_STREAM])
+            key = np.random.randint(2**31) if seed is None else int(seed)
+            self.rng = np.random.default_rng([key, ORDER_STREAM])
         self.captions: np.ndarray | None = None
         self.position = 0
 
@@ -143,9 +143,9 @@ class TrainingState(NamedTuple):
         TrainingError : a parameter or moment is not finite. OptionError : a parameter has the name
         of another tensor of a state's file.
         """
-        if taken := [name for name in TENSORS if name in params]:
+        if clashes := [name for name in TENSORS if name in params]:
             came, expected = "has the name of a tensor of the state", "another: a file holds both"
-            thing = f"parameter {taken[0]!r}"
+            thing = f"parameter {clashes[0]!r}"
             raise OptionError("CaptioningSolver.state", thing, came, expected)
 
         def on_host(arrays: Parameters) -> Parameters:
@@ -311,9 +311,9 @@ def from_tensors(
     finite.
     """
 
-    def require(fits: bool, found: str, expected: str) -> None:
+    def require(fits: bool, misfit: str, expected: str) -> None:
         if not fits:
-            raise DataError(where, "", found, expected, "damaged, or not the state of a training?")
+            raise DataError(where, "", misfit, expected, "damaged, or not the state of a training?")
 
     check_json(where, "", meta, META)
     history, start, replacement = meta["history"], meta.get("start"), bool(meta.get("replacement"))
@@ -348,14 +348,14 @@ def from_tensors(
     require(len(history) == epoch, f"history is {_short(history)}", f"a list of {epoch} records")
     for number, record in enumerate(history, start=1):
         fits = _is_of_epoch(record, number) and record.keys() ^ history[0].keys() <= OPTIONAL
-        found = f"record {number} of the history is {_short(record)}"
-        require(fits and bool(record.keys() - RESERVED), found, f"the figures of epoch {number}")
+        misfit = f"record {number} of the history is {_short(record)}"
+        require(fits and bool(record.keys() - RESERVED), misfit, f"the figures of epoch {number}")
     # Without an order, steps since the last epoch: a caller may take them by itself
-    most = iteration - (history[-1]["iteration"] if history else 0)
+    max_position = iteration - (history[-1]["iteration"] if history else 0)
     if order is not None:
-        most = batches_of_epoch(captions, batch_size, replacement)
-    found = f"position {position} in {captions} captions by {batch_size}"
-    require(position <= most, found, "one within an epoch")
+        max_position = batches_of_epoch(captions, batch_size, replacement)
+    misfit = f"position {position} in {captions} captions by {batch_size}"
+    require(position <= max_position, misfit, "one within an epoch")
     if start is not None:
         others = history[0].keys() if history else start.keys()
         fits = _is_of_epoch(start, 0) and not {*VALIDATED, CIDER} & (start.keys() ^ others)

@@ -64,7 +64,7 @@ class Functions(Watcher):
 def checked_watchers(function: str, watchers: Iterable[Watcher]) -> tuple[Watcher, ...]:
     """The watchers given to a function. TypeError : one is none, or they are not in a list."""
     listed = tuple(watchers) if isinstance(watchers, Iterable) else None
-    if listed is None or not all(isinstance(one, Watcher) for one in listed):
+    if listed is None or not all(isinstance(watcher, Watcher) for watcher in listed):
         came, expected = f"is {watchers!r:.100}", "a list of Watcher objects"
         raise InvalidTypeError(function, "`watchers`", came, expected)
     return listed
