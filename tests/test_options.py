@@ -13,10 +13,10 @@ from xpcap.errors import OptionError
 from xpcap.options import (
     LARGEST,
     Flag,
-    Kind,
     Location,
     Names,
     Option,
+    OptionKind,
     Real,
     Several,
     Whole,
@@ -47,7 +47,7 @@ from xpcap.options import (
         (Location(), Path("a.h5"), Path("a.h5")),
     ],
 )
-def test_kind_takes_and_converts(kind: Kind, value: object, found: object) -> None:
+def test_kind_takes_and_converts(kind: OptionKind, value: object, found: object) -> None:
     taken = kind.check("f", "`x`", value)
     assert taken == found
     assert type(taken) is type(found)
@@ -101,7 +101,7 @@ def test_kind_refuses(refusal: Refusal) -> None:
     ],
 )
 def test_kind_parses_a_text_and_leaves_what_it_cannot_convert(
-    kind: Kind, metavar: str, text: str, found: object
+    kind: OptionKind, metavar: str, text: str, found: object
 ) -> None:
     parsed = kind.parse(text)
     assert (kind.metavar, parsed, type(parsed)) == (metavar, found, type(found))

@@ -14,9 +14,9 @@ from typing import Any
 
 from xpcap.errors import DataError, OptionError
 from xpcap.files import text_of
-from xpcap.options import Kind
+from xpcap.options import OptionKind
 
-Form = type | Kind | list[Any] | dict[str, Any] | tuple[Any, ...]
+Form = type | OptionKind | list[Any] | dict[str, Any] | tuple[Any, ...]
 TYPES = {str: "text", int: "a whole number", dict: "an object", list: "a list"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -63,7 +63,7 @@ def check_json(
 
 def _misfit(value: object, form: Form) -> tuple[str, str, str] | None:
     """The path of the first value that does not fit, what came, and what was expected."""
-    if isinstance(form, Kind):
+    if isinstance(form, OptionKind):
         try:
             form.check("", "", value)
         except OptionError:

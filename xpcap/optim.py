@@ -14,7 +14,7 @@ from xpcap.backend import Array, get_array_module
 from xpcap.errors import InvalidValueError, OptionError, unknown
 from xpcap.memory import Buffer
 from xpcap.ops import contiguous, get_ops
-from xpcap.options import Kind, Names, Real, Whole
+from xpcap.options import Names, OptionKind, Real, Whole
 from xpcap.spec import check_float, require_array
 
 Config = dict[str, Any]
@@ -37,7 +37,7 @@ class UpdateRule:
     update : callable
         ``update(w, dw, state, config)``, a step in place on an array of parameters w, of any shape,
         and on its `state`, arrays by name; dw is the gradient, config holds the numbers.
-    numbers : dict of str to (float, Kind)
+    numbers : dict of str to (float, OptionKind)
         Default and kind of each number. One is ``learning_rate``. ``t``, if it is among them, is
         the number of the step, from 1.
     state : dict of str to callable
@@ -58,7 +58,7 @@ class UpdateRule:
 
     name: str
     update: Callable[[Array, Array, RuleState, Config], None]
-    numbers: Mapping[str, tuple[float, Kind]]
+    numbers: Mapping[str, tuple[float, OptionKind]]
     state: Mapping[str, Callable[[Shape], Shape | None]] = field(default_factory=dict)
     squares: tuple[str, ...] = ()
     elementwise: bool = False

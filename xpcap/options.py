@@ -31,7 +31,7 @@ LARGEST = 2**63 - 1  # of seeds and steps: what a random stream's key and counte
 T = TypeVar("T")
 
 
-class Kind:
+class OptionKind:
     """A kind of option; its text says what it takes."""
 
     reads: type = str  # makes a value of a text of a command line
@@ -61,7 +61,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Whole(Kind):
+class Whole(OptionKind):
     """Whole numbers, NumPy's among them, in low..high; `check` returns an int.
 
     low, high : the range, both included
@@ -94,7 +94,7 @@ class Whole(Kind):
 
 
 @dataclass(frozen=True)
-class Real(Kind):
+class Real(OptionKind):
     """Finite real numbers in low..high, above `above` and below `below`; `check` returns a float.
 
     low, high : the range, both included
@@ -147,7 +147,7 @@ class Real(Kind):
 
 
 @dataclass(frozen=True)
-class Flag(Kind):
+class Flag(OptionKind):
     """True or False, NumPy's among them; `check` returns a bool."""
 
     metavar = ""
@@ -162,7 +162,7 @@ class Flag(Kind):
 
 
 @dataclass(frozen=True)
-class Location(Kind):
+class Location(OptionKind):
     """A path of a file or folder, as text or a Path; `check` returns it as it is."""
 
     reads = Path
@@ -180,7 +180,7 @@ class Location(Kind):
 
 
 @dataclass(frozen=True)
-class Text(Kind):
+class Text(OptionKind):
     """Any text; `check` returns it as it is."""
 
     def __str__(self) -> str:
@@ -193,7 +193,7 @@ class Text(Kind):
 
 
 @dataclass(frozen=True)
-class Names(Kind):
+class Names(OptionKind):
     """One of a few names, or of the keys of a mapping, which may grow."""
 
     names: Collection[str]
@@ -212,13 +212,13 @@ class Names(Kind):
 
 
 @dataclass(frozen=True)
-class Several(Kind):
+class Several(OptionKind):
     """A list or tuple, or another sequence, of one kind; `check` returns a tuple.
 
     kind : of each item
     """
 
-    kind: Kind
+    kind: OptionKind
 
     def __str__(self) -> str:
         return f"several, each {self.kind}"
@@ -247,7 +247,7 @@ class Option(NamedTuple):
     presets : defaults for some uses, by their names
     """
 
-    kind: Kind
+    kind: OptionKind
     default: Any = MISSING
     help: str = ""
     role: str = ""
@@ -261,7 +261,7 @@ class Option(NamedTuple):
 
 
 def option(
-    kind: Kind, default: Any = MISSING, help: str = "", *, role: str = "", **presets: Any
+    kind: OptionKind, default: Any = MISSING, help: str = "", *, role: str = "", **presets: Any
 ) -> Any:
     """Make a field of a dataclass; arguments are those of Option, presets as keywords."""
     metadata = {"option": Option(kind, default, help, role, MappingProxyType(presets))}
@@ -288,13 +288,13 @@ def documented(of: type[T]) -> type[T]:
     return of
 
 
-def kinds(options: object) -> Mapping[str, Kind]:
+def kinds(options: object) -> Mapping[str, OptionKind]:
     """The kinds of the options of a dataclass, or of an instance of one, by name."""
     return _kinds(options if isinstance(options, type) else type(options))
 
 
 @functools.cache
-def _kinds(of: type) -> Mapping[str, Kind]:
+def _kinds(of: type) -> Mapping[str, OptionKind]:
     return MappingProxyType({name: option.kind for name, option in described(of).items()})
 
 

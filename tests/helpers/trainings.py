@@ -8,7 +8,7 @@ import numpy as np
 
 from xpcap.data import CaptionData, Vocabulary, write_dataset
 from xpcap.data.dataset import Split
-from xpcap.options import Flag, Kind, Names, Real, Whole
+from xpcap.options import Flag, Names, OptionKind, Real, Whole
 from xpcap.runs import train_run
 from xpcap.runs.recipe import AFTER, LENGTH, MODEL, OPTIONS, SOURCE, TRAINING, UNSTORED, Recipe
 from xpcap.training.objectives import CROSS_ENTROPY, SELF_CRITICAL
@@ -60,7 +60,7 @@ def data_set(
     return path
 
 
-def other(kind: Kind, value: Any) -> Any:
+def other(kind: OptionKind, value: Any) -> Any:
     """A value of a kind that is another than the one given, and near it."""
     if isinstance(kind, Flag):
         return not value

@@ -20,7 +20,7 @@ from xpcap.data.dataset import size
 from xpcap.distributed import SINGLE, Group, init
 from xpcap.encoders import scheme_of
 from xpcap.errors import BackendError, OptionError
-from xpcap.options import Flag, Kind, Location, Option, Real, Whole
+from xpcap.options import Flag, Location, Option, OptionKind, Real, Whole
 from xpcap.progress import say
 from xpcap.report import columns, escape_control
 from xpcap.report.scores import Row
@@ -40,7 +40,7 @@ class Value(click.ParamType):
 
     name = "value"
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: OptionKind) -> None:
         self.kind = kind
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:

@@ -13,7 +13,7 @@ from xpcap.errors import InvalidTypeError, InvalidValueError, OptionError
 from xpcap.memory import Buffer
 from xpcap.metrics.variety import LONGEST_STUTTER
 from xpcap.ops import get_ops, tempered
-from xpcap.options import SEED, Flag, Kind, Real, Whole, check_fields, documented, option
+from xpcap.options import SEED, Flag, OptionKind, Real, Whole, check_fields, documented, option
 
 
 class Special(NamedTuple):
@@ -37,7 +37,7 @@ StepFunction = Callable[[Array, Array | None, int, np.ndarray], Choice]  # score
 
 
 @dataclass(frozen=True)
-class WordIds(Kind):
+class WordIds(OptionKind):
     """Ids of words, from any iterable; `check` returns them sorted, as a tuple, each once."""
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ from xpcap.encoders import PHOTOGRAPHS, Encoder, find_encoder
 from xpcap.encoders.grid import MOST as MOST_REGIONS
 from xpcap.encoders.kinds import named
 from xpcap.errors import OptionError, install
-from xpcap.options import SEED, Flag, Kind, Location, Whole, check_fields, documented, option
+from xpcap.options import SEED, Flag, Location, OptionKind, Whole, check_fields, documented, option
 from xpcap.prepare.rows import Columns
 from xpcap.prepare.splits import SPLITS, our_name
 
@@ -24,7 +24,7 @@ TINY_CAPTIONS = 60  # of fewer, a run says the captions themselves, and so needs
 COUNT = Whole(1, 10**6)
 
 
-class Fractions(Kind):
+class Fractions(OptionKind):
     """Shares of train, val and test, as numbers or text with commas; `check` returns a list."""
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Fractions(Kind):
         raise self.refusal(function, name, value)
 
 
-class Lists(Kind):
+class Lists(OptionKind):
     """Lists of pictures by split, as a mapping, or as texts NAME=LIST; `check` returns a dict.
 
     Synonyms of a split's name become ours, as in a column.
@@ -78,7 +78,7 @@ class Lists(Kind):
         raise self.refusal(function, name, value)
 
 
-class EncoderKind(Kind):
+class EncoderKind(OptionKind):
     """An encoder, or its name."""
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from xpcap.errors import LONGEST, DataError
-from xpcap.options import Kind, Text, check_fields, option
+from xpcap.options import OptionKind, Text, check_fields, option
 from xpcap.prepare.text import is_json, parse_json
 
 NAMED = 3  # names listed of each kind, and as many with a remark
@@ -24,7 +24,7 @@ class CaptionRow(NamedTuple):
     words: Sequence[str] = ()  # of the caption, once they are made
 
 
-class Headings(Kind):
+class Headings(OptionKind):
     """One heading or several; `check` returns a tuple."""
 
     repeated = True

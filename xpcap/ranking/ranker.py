@@ -11,7 +11,7 @@ from xpcap.backend import Array, to_numpy
 from xpcap.errors import OptionError
 from xpcap.metrics.cider import CiderD
 from xpcap.metrics.variety import repeated
-from xpcap.options import Flag, Kind, Real, Whole
+from xpcap.options import Flag, OptionKind, Real, Whole
 from xpcap.ranking.index import Neighbours, PhotoIndex, pair
 
 RETRIEVED_FROM = 10  # nearest photos whose captions may become candidates
@@ -30,7 +30,7 @@ FEATURES = {
 }
 # Kinds of a ranker's weights and settings, which are also those of its file
 WEIGHT = Real(-1e6, 1e6)
-SETTINGS: Mapping[str, Kind] = {
+SETTINGS: Mapping[str, OptionKind] = {
     "neighbours": Whole(1, 1000),
     "width": Whole(1, 100),
     "retrieved": Whole(0, 1000),

@@ -20,9 +20,9 @@ from xpcap.ops import LossTerms
 from xpcap.options import (
     SEED,
     Flag,
-    Kind,
     Location,
     Names,
+    OptionKind,
     Real,
     Whole,
     check_fields,
@@ -64,7 +64,7 @@ class Interval(NamedTuple):
     steps: float = math.inf
 
 
-class IntervalText(Kind):
+class IntervalText(OptionKind):
     """A text that stands for an Interval."""
 
     def __str__(self) -> str:
