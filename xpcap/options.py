@@ -254,7 +254,7 @@ class Option(NamedTuple):
     presets: Mapping[str, Any] = MappingProxyType({})
 
     def check(self, function: str, name: str, value: object) -> Any:
-        """The value, as the kind returns it; None, if that is the default. OptionError : neither."""
+        """The value, as the kind returns it or raises OptionError; None, if that is the default."""
         if value is None and self.default is None:
             return None
         return self.kind.check(function, name, value)

@@ -74,7 +74,7 @@ class CrossEntropy(Objective):
 def as_objective(given: Objective | LossFunction | None) -> Objective:
     """Objective of a solver's argument: a function is its `loss`, None is cross entropy.
 
-    TypeError : it cannot be one.
+    Raise InvalidTypeError if it can be none of these.
     """
     if given is None:
         return CrossEntropy()

@@ -685,7 +685,7 @@ class CaptioningSolver:
         self._report_due = False
 
     def _require_finite(self) -> None:
-        """TrainingError : a step so far was not finite. To call before a loss is recorded."""
+        """Raise TrainingError if a step so far was not finite. To call before a loss is recorded."""
         if fault := self._record.fault(self.model.params, self.learning_rate):
             self._fail(fault)
 
@@ -776,7 +776,7 @@ class CaptioningSolver:
         self._last_epoch = self.num_epochs
 
     def _require_stream(self, method: str) -> None:
-        """OptionError : captions are drawn from NumPy's global stream."""
+        """Raise OptionError if captions are drawn from NumPy's global stream."""
         if self._order.rng is None:
             raise OptionError(
                 f"CaptioningSolver.{method}",
@@ -880,7 +880,7 @@ def _all_reduce(group: Group, loss: Array, grads: Parameters) -> Array:
 
 
 def _check_same(group: Group, params: Parameters, epoch: int) -> None:
-    """TrainingError : the parameters of a rank are not, bit for bit, those of rank 0."""
+    """Raise TrainingError if the parameters of a rank are not, bit for bit, those of rank 0."""
     if group.size == 1:
         return
     content = np.ascontiguousarray(to_numpy(params.flat)).data

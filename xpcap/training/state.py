@@ -140,8 +140,8 @@ class TrainingState(NamedTuple):
     ) -> "TrainingState":
         """State of the parts of a solver.
 
-        TrainingError : a parameter or moment is not finite. OptionError : a parameter has the name
-        of another tensor of a state's file.
+        Raise TrainingError if a parameter or moment is not finite, OptionError if a parameter has
+        the name of another tensor of a state's file.
         """
         if clashes := [name for name in TENSORS if name in params]:
             came, expected = "has the name of a tensor of the state", "another: a file holds both"
@@ -213,7 +213,7 @@ class TrainingState(NamedTuple):
         batch_size: int,
         figures: Set[str],
     ) -> None:
-        """DataError : the state is of another model, data set, update rule, batch size or figures.
+        """Raise DataError if model, data, update rule, batch size or figures are not the state's.
 
         figures : names in the records that the solver will write
         """
@@ -243,7 +243,7 @@ class TrainingState(NamedTuple):
                 raise DataError("CaptioningSolver.restore", "", came, "the same", cause)
 
     def restore_into(self, params: Parameters, optimizer: Optimizer, order: EpochOrder) -> None:
-        """Write the state to the parts of a solver. DataError : bad hyperparameters."""
+        """Write the state to the parts of a solver. Raise DataError if hyperparameters are bad."""
         with _option_errors_as_data_errors("CaptioningSolver.restore"):
             optimizer.config = optimizer.rule.complete(self.optimizer)
         optimizer.first_rate = self.first_rate
@@ -306,9 +306,11 @@ def from_tensors(
 ) -> TrainingState:
     """State from the tensors and JSON of to_tensors, with every piece checked.
 
-    `where` has function and file, for messages; `shapes` are those of the model's parameters; `rule`
-    is one that RULES lacks. DataError : anything missing, unknown, of another shape or type, or not
-    finite.
+    Raise DataError if anything is missing, unknown, of another shape or type, or not finite.
+
+    where : function and file, for messages
+    shapes : those of the model's parameters
+    rule : one that RULES lacks
     """
 
     def require(fits: bool, misfit: str, expected: str) -> None:

@@ -62,7 +62,7 @@ class Functions(Watcher):
 
 
 def checked_watchers(function: str, watchers: Iterable[Watcher]) -> tuple[Watcher, ...]:
-    """The watchers given to a function. TypeError : one is none, or they are not in a list."""
+    """The watchers given to a function. Raise InvalidTypeError unless they are a list of them."""
     listed = tuple(watchers) if isinstance(watchers, Iterable) else None
     if listed is None or not all(isinstance(watcher, Watcher) for watcher in listed):
         came, expected = f"is {watchers!r:.100}", "a list of Watcher objects"
